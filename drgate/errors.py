@@ -1,0 +1,59 @@
+"""One exception tree. Every message is a sentence: what is wrong, in which file and row, what was expected, what to do.
+
+The command line maps each of these to one line on standard error and an exit code; a traceback is never the answer to
+bad input.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class DrgateError(Exception):
+    """The command could not do its work (exit code 2)."""
+
+    exit_code: ClassVar[int] = 2
+
+
+class UsageError(DrgateError):
+    """Arguments that do not go together."""
+
+
+class ManifestError(DrgateError):
+    """A list of images and grades that cannot be used."""
+
+
+class ImageUnreadable(DrgateError):
+    """An image file that does not decode."""
+
+
+class PredictionsError(DrgateError):
+    """A table of predictions that cannot be evaluated."""
+
+
+class SpecError(DrgateError):
+    """A checklist that is not valid."""
+
+
+class CheckpointError(DrgateError):
+    """A model file that is damaged, unsafe or of another kind."""
+
+
+class RecordError(DrgateError):
+    """A training record that cannot be read or does not belong to the model."""
+
+
+class CertificateError(DrgateError):
+    """A certificate, key or signature that is not genuine."""
+
+
+class TrainingError(DrgateError):
+    """A training run that cannot start or go on."""
+
+
+class NotCertified(DrgateError):
+    """Refused because the certificate does not say PASS: the exit code is that of the verdict (1 or 3)."""
+
+    def __init__(self, message: str, *, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code  # type: ignore[misc]

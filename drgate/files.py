@@ -1,0 +1,130 @@
+"""Reading and writing files the safe way: whole or not at all, digests, tables as text."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from drgate.errors import DrgateError, UsageError
+
+MAX_JSON_BYTES = 64 << 20
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; it takes the name of `path` when the block ends well, else it vanishes.
+
+    A reader sees the old file or the whole new one, also after a crash: the content is synced before the rename.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        yield temporary
+        with temporary.open("rb+") as handle:
+            os.fsync(handle.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write `data` to `path`, whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def sha256_file(path: Path) -> str:
+    """Lower-case hex SHA-256 of a file's bytes."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def md5_file(path: Path) -> str:
+    """Lower-case hex MD5 of a file's bytes: for matching DVC files only, never for trust."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
+def canonical_json(value: Any) -> bytes:
+    """The one byte form of a JSON value: sorted keys, no white space, UTF-8, finite numbers only."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+
+
+def read_json(path: Path, what: str, error: type[DrgateError]) -> Any:
+    """Parse a JSON file; duplicate keys, NaN, excessive size and anything else that is not plain JSON raise `error`."""
+    try:
+        if path.stat().st_size > MAX_JSON_BYTES:
+            raise error(f"{path} is larger than {MAX_JSON_BYTES >> 20} MB: that is not {what}.")
+        return parse_json(path.read_bytes(), str(path), what, error)
+    except OSError as problem:
+        raise error(f"{path} cannot be read ({problem.strerror}); expected {what}.") from problem
+
+
+def parse_json(data: bytes, origin: str, what: str, error: type[DrgateError]) -> Any:
+    """Parse JSON bytes strictly: see `read_json`."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        keys = [key for key, _ in pairs]
+        if len(set(keys)) != len(keys):
+            twice = next(key for key in keys if keys.count(key) > 1)
+            raise error(f"{origin} has the key {twice!r} twice in one object; expected {what}.")
+        return dict(pairs)
+
+    def constant(text: str) -> Any:
+        raise error(f"{origin} holds {text}, which is not JSON; expected {what}.")
+
+    try:
+        return json.loads(data.decode("utf-8"), object_pairs_hook=unique, parse_constant=constant)
+    except (ValueError, RecursionError) as problem:
+        raise error(f"{origin} is not valid JSON ({problem}); expected {what}.") from problem
+
+
+def read_table(path: Path, what: str, error: type[DrgateError]) -> pd.DataFrame:
+    """A CSV (every cell as text, empty cells as NA) or Parquet file as a data frame; trouble raises `error`.
+
+    Column names are stripped. Row i of the frame is line i + 2 of a CSV.
+    """
+    if not path.is_file():
+        raise error(f"{path} does not exist; expected {what}.")
+    try:
+        if path.suffix.lower() in {".parquet", ".pq"}:
+            table = pd.read_parquet(path)
+        else:
+            separator = "\t" if path.suffix.lower() == ".tsv" else ","
+            table = pd.read_csv(
+                path, sep=separator, dtype=str, keep_default_na=False, na_values=[""], encoding="utf-8-sig",
+                skip_blank_lines=False, index_col=False,
+            )  # fmt: skip
+    except pd.errors.EmptyDataError as problem:
+        raise error(f"{path} is empty; expected {what}.") from problem
+    except (ValueError, OSError) as problem:
+        reason = " ".join(str(problem).split())
+        raise error(f"{path} cannot be read as a table ({reason}); expected {what}.") from problem
+    table.columns = pd.Index([str(column).strip() for column in table.columns])
+    twice = table.columns[table.columns.duplicated()]
+    if len(twice):
+        raise error(f"{path} has two columns named {twice[0]!r}; keep one.")
+    if table.empty:
+        raise error(f"{path} has no rows; expected {what}.")
+    return table
+
+
+def row_name(path: Path | str, index: int) -> str:
+    """How a person finds row `index` (0-based) of a table: its line in a CSV, its number in Parquet."""
+    if str(path).lower().endswith((".parquet", ".pq")):
+        return f"{path}, row {index + 1}"
+    return f"{path}, line {index + 2}"
+
+
+def refuse_existing(path: Path, remedy: str) -> None:
+    """Raise when `path` exists: nothing is overwritten silently."""
+    if path.exists():
+        raise UsageError(f"{path} exists already; {remedy}.")

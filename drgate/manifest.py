@@ -1,0 +1,382 @@
+"""Which images, whose eye, which reference grade: a manifest, from the layouts that data sets come in.
+
+    manifest = load_manifest(Path("eyepacs"))          # labels.csv, split/grade/*, grade/*, APTOS or EyePACS CSV
+    test = manifest.select("test")
+    test.digest()                                      # 'sha256:...' over rows and image contents
+
+A manifest is a table and the folder that its image paths are relative to. Grades may be absent altogether: a sealed
+test set, whose keeper joins them at evaluation.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
+from typing import Final
+
+import pandas as pd
+
+from drgate.errors import ManifestError
+from drgate.files import canonical_json, read_table, row_name, sha256_file
+from drgate.scale import GRADES, parse_grade
+
+COLUMNS: Final = ("image", "grade", "patient", "eye", "gradable", "split")
+SPLITS: Final = ("train", "val", "test")
+IMAGE_SUFFIXES: Final = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".ppm")
+
+_SPLIT_NAMES: Final = {
+    "train": "train", "training": "train",
+    "val": "val", "valid": "val", "validation": "val", "dev": "val",
+    "test": "test", "testing": "test",
+}  # fmt: skip
+_EYE_NAMES: Final = {"l": "L", "left": "L", "os": "L", "r": "R", "right": "R", "od": "R"}
+_EYEPACS_NAME: Final = re.compile(r"(?P<patient>\d+)_(?P<eye>left|right)")
+_EXPECTED: Final = (
+    "a folder with labels.csv, split/grade/* or grade/* images, or a CSV with the columns image and grade "
+    "(or id_code and diagnosis as APTOS, or image and level as EyePACS)"
+)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A list of fundus photographs with reference grades.
+
+    table: one row an image, sorted by image, columns `COLUMNS` and any further ones (camera, site, ...):
+        image (str, POSIX path relative to `root`), grade (Int8, 0-4 or NA), patient (str or NA; namespaced by `source`
+        where that column is present), eye ("L", "R" or NA), gradable (bool), split ("train", "val", "test" or NA).
+    origin: the file or folder that it was read from, for messages.
+    """
+
+    root: Path
+    table: pd.DataFrame = field(repr=False)
+    origin: Path
+    _contents: dict[str, str] = field(default_factory=dict, repr=False, compare=False)
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    @property
+    def slices(self) -> list[str]:
+        """Names of the further columns."""
+        return [column for column in self.table.columns if column not in COLUMNS]
+
+    @property
+    def patients_known(self) -> bool:
+        """Whether every row names its patient (all do or none does)."""
+        return bool(self.table["patient"].notna().all())
+
+    @property
+    def sealed(self) -> bool:
+        """Whether no row has a grade: a test set whose grades somebody else keeps."""
+        return bool(self.table["grade"].isna().all())
+
+    def path(self, image: str) -> Path:
+        """Where the file of an image lies."""
+        return self.root / image
+
+    def select(self, split: str) -> Manifest:
+        """The rows of one split, in the same order.
+
+        Raises ManifestError when there is no split column or the split is empty.
+        """
+        present = [name for name in SPLITS if (self.table["split"] == name).any()]
+        if split not in present:
+            have = f"it has {', '.join(present)}" if present else "it has no split column"
+            raise ManifestError(f"{self.origin} has no images in the split {split!r}: {have}. Choose with --split.")
+        return replace(self, table=self.table[self.table["split"] == split].reset_index(drop=True))
+
+    def content_digests(self) -> dict[str, str]:
+        """SHA-256 (hex) of each image file, by image; read once, also by the selections made of this manifest."""
+        missing = [image for image in self.table["image"] if image not in self._contents]
+        with ThreadPoolExecutor(min(8, (os.cpu_count() or 1) * 2)) as pool:
+            self._contents.update(
+                zip(missing, pool.map(lambda image: sha256_file(self.path(image)), missing), strict=True)
+            )
+        return {image: self._contents[image] for image in self.table["image"]}
+
+    def digest(self) -> str:
+        """`sha256:...` over the rows, sorted by image, each with the digest of its file's bytes."""
+        contents = self.content_digests()
+        columns = sorted(self.table.columns)
+        state = hashlib.sha256(canonical_json(["drgate manifest 1", columns]) + b"\n")
+        for values in self.table[columns].itertuples(index=False):
+            row = dict(zip(columns, values, strict=True))
+            cells = [None if pd.isna(row[column]) else _plain(row[column]) for column in columns]
+            state.update(canonical_json([contents[row["image"]], *cells]) + b"\n")
+        return f"sha256:{state.hexdigest()}"
+
+    def leaks(self, split: str | None = None) -> list[str]:
+        """What splits share that they must not: one sentence each for patients and for byte-identical files.
+
+        split: only what this split shares with others. Empty when nothing is shared or nothing is split.
+        """
+        rows = self.table[self.table["split"].notna()]
+        found = []
+        named = rows[rows["patient"].notna()]
+        patients = _splits_by(named["patient"], named["split"])
+        if sentence := _shared(patients, split, "patients", "Split by patient."):
+            found.append(f"{self.origin}: {sentence}")
+        if rows["split"].nunique() > 1:
+            contents = rows["image"].map(self.content_digests())
+            names = rows["image"].groupby(contents).agg(" = ".join)
+            files = {str(names[digest]): splits for digest, splits in _splits_by(contents, rows["split"]).items()}
+            if sentence := _shared(files, split, "byte-identical images", "Keep each image in one split."):
+                found.append(f"{self.origin}: {sentence}")
+        return found
+
+    def duplicates(self) -> list[str]:
+        """One sentence for each set of byte-identical files in this manifest; says so when their grades differ."""
+        groups: dict[str, list[str]] = {}
+        for image, digest in self.content_digests().items():
+            groups.setdefault(digest, []).append(image)
+        grades = self.table.set_index("image")["grade"]
+        sentences = []
+        for images in groups.values():
+            if len(images) > 1:
+                given = sorted({str(grades[image]) for image in images})
+                tail = f", but graded {' and '.join(given)}" if len(given) > 1 else ""
+                sentences.append(f"{' and '.join(images)} are the same file{tail}.")
+        return sentences
+
+
+def load_manifest(path: Path | str) -> Manifest:
+    """Read a manifest from a CSV or Parquet file, or from a folder.
+
+    A folder is read from its `labels.csv` (or `labels.parquet`) where it has one, else from `split/grade/*` or
+    `grade/*` with grades as digits or class names.
+
+    Raises ManifestError, naming file and row, for anything that is not a usable manifest: a missing file, no images, a
+    grade outside 0-4, a duplicate image, an image file that does not exist, a patient given in some rows only.
+    """
+    path = Path(path)
+    if path.is_dir():
+        for name in ("labels.csv", "labels.parquet"):
+            if (path / name).is_file():
+                return _from_table(path / name)
+        return _from_folder(path)
+    return _from_table(path)
+
+
+def split_by_patient(
+    manifest: Manifest, *, seed: int = 0, shares: tuple[float, float, float] = (0.7, 0.15, 0.15)
+) -> Manifest:
+    """The manifest with a `split` column: patients dealt to train, val and test, stratified by their worst grade.
+
+    shares: fractions of patients for train, val, test; they sum to 1. Where patients are unknown, byte-identical images
+    count as one patient. The dealing depends on the seed and the patients' names alone, not on the order of rows.
+    """
+    owner = manifest.table["patient"]
+    if not manifest.patients_known:
+        owner = manifest.table["image"].map(manifest.content_digests())
+    worst = manifest.table["grade"].groupby(owner).max()
+    place: dict[str, str] = {}
+    for _, stratum in worst.groupby(worst.fillna(-1)):
+        order = sorted(stratum.index, key=lambda name: hashlib.sha256(f"{seed}:{name}".encode()).digest())
+        edges = (round(shares[0] * len(order)), round((shares[0] + shares[1]) * len(order)))
+        place |= {name: SPLITS[(i >= edges[0]) + (i >= edges[1])] for i, name in enumerate(order)}
+    return replace(manifest, table=manifest.table.assign(split=owner.map(place).astype("str")))
+
+
+def _plain(value: object) -> str | int | float | bool:
+    """A cell as a plain JSON value (NumPy scalars become Python's)."""
+    item = value.item() if hasattr(value, "item") else value
+    return item if isinstance(item, str | int | float | bool) else str(item)
+
+
+def _splits_by(key: pd.Series[str], split: pd.Series[str]) -> dict[str, set[str]]:
+    """The splits in which each value of `key` occurs."""
+    splits: dict[str, set[str]] = {}
+    for name, place in zip(key, split, strict=True):
+        splits.setdefault(name, set()).add(place)
+    return splits
+
+
+def _shared(splits: dict[str, set[str]], split: str | None, what: str, remedy: str) -> str | None:
+    shared = sorted(name for name, places in splits.items() if len(places) > 1 and (split is None or split in places))
+    if not shared:
+        return None
+    examples = ", ".join(f"{name} ({'/'.join(sorted(splits[name]))})" for name in shared[:3])
+    more = "" if len(shared) <= 3 else f" and {len(shared) - 3} more"
+    return f"{len(shared)} {what} are in more than one split: {examples}{more}. {remedy}"
+
+
+def _from_folder(root: Path) -> Manifest:
+    found = sorted(_images(root))
+    if not found:
+        raise ManifestError(f"{root} holds no images ({', '.join(IMAGE_SUFFIXES)}); expected {_EXPECTED}.")
+    rows = []
+    for image in found:
+        folders = PurePosixPath(image).parts[:-1]
+        split = _SPLIT_NAMES.get(folders[0].lower()) if len(folders) == 2 else None
+        grade = parse_grade(folders[-1]) if folders else None
+        if grade is None or len(folders) > 2 or (len(folders) == 2 and split is None):
+            raise ManifestError(
+                f"{root / image} lies in no folder that names a grade (0-4 or a name such as Severe), "
+                f"below the root or below train, val or test; expected {_EXPECTED}."
+            )
+        rows.append({"image": image, "grade": str(grade), "split": split})
+    table = pd.DataFrame(rows)
+    if table["split"].isna().all():
+        table = table.drop(columns="split")
+    names = [_EYEPACS_NAME.fullmatch(PurePosixPath(image).stem) for image in table["image"]]
+    if all(names):  # EyePACS names say whose eye it is; a mixture of names says nothing reliable
+        table["patient"] = [name["patient"] for name in names if name]
+        table["eye"] = [name["eye"] for name in names if name]
+    return _checked(table, root, root)
+
+
+def _from_table(path: Path) -> Manifest:
+    table = read_table(path, _EXPECTED, ManifestError)
+    root = path.parent
+    if {"id_code", "diagnosis"} <= set(table.columns):
+        table = table.rename(columns={"id_code": "image", "diagnosis": "grade"})
+        table["image"] = _resolve_names(table["image"], root, path)
+    elif {"image", "level"} <= set(table.columns):
+        table = table.rename(columns={"level": "grade"})
+        names = [_EYEPACS_NAME.fullmatch(PurePosixPath(str(image)).stem) for image in table["image"]]
+        for i, name in enumerate(names):
+            if name is None:
+                raise ManifestError(
+                    f"{row_name(path, i)}: image {table['image'].iloc[i]!r} is not an EyePACS name such as 10_left."
+                )
+        table["patient"] = [name["patient"] for name in names if name]
+        table["eye"] = [name["eye"] for name in names if name]
+        table["image"] = _resolve_names(table["image"], root, path)
+    elif "image" not in table.columns:
+        raise ManifestError(f"{path} has the columns {', '.join(table.columns)}; expected {_EXPECTED}.")
+    return _checked(table, root, path)
+
+
+def _images(root: Path) -> Iterator[str]:
+    for folder, folders, files in os.walk(root):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in files:
+            if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith("."):
+                yield (Path(folder) / name).relative_to(root).as_posix()
+
+
+def _resolve_names(names: pd.Series[str], root: Path, origin: Path) -> list[str]:
+    """Paths of images that a public CSV names without folder or suffix."""
+    by_stem: dict[str, list[str]] = {}
+    for image in _images(root):
+        by_stem.setdefault(PurePosixPath(image).stem, []).append(image)
+    paths = []
+    for i, name in enumerate(names):
+        candidates = by_stem.get(PurePosixPath(str(name)).stem, [])
+        if len(candidates) != 1:
+            trouble = "two files have this name" if candidates else f"no such image below {root}"
+            listed = f" ({', '.join(candidates[:2])})" if candidates else ""
+            raise ManifestError(f"{row_name(origin, i)}: image {name!r}: {trouble}{listed}.")
+        paths.append(candidates[0])
+    return paths
+
+
+def _checked(table: pd.DataFrame, root: Path, origin: Path) -> Manifest:
+    """The manifest of a table whose columns have drgate's names, each cell checked."""
+    checked = pd.DataFrame(index=table.index)
+    checked["image"] = _image_column(table["image"], root, origin)
+    checked["grade"] = pd.array(grade_column(table, origin, ManifestError), dtype="Int8")
+    checked["patient"] = patient_column(table, origin, ManifestError)
+    checked["eye"] = _mapped(table, "eye", _EYE_NAMES, "L or R", origin)
+    checked["gradable"] = gradable_column(table, origin, ManifestError)
+    checked["split"] = _mapped(table, "split", _SPLIT_NAMES, "train, val or test", origin)
+    for column in table.columns:
+        if column not in COLUMNS:
+            checked[column] = table[column]
+    lacking = checked["grade"].isna() & checked["gradable"]
+    if lacking.any() and not checked["grade"].isna().all():
+        first = int(lacking.to_numpy().argmax())
+        raise ManifestError(
+            f"{row_name(origin, first)}: {checked['image'].iloc[first]!r} has no grade; give 0-4, or set gradable to "
+            "false, or leave all grades out for a sealed test set."
+        )
+    return Manifest(root, checked.sort_values("image", ignore_index=True), origin)
+
+
+def _image_column(images: pd.Series[str], root: Path, origin: Path) -> list[str]:
+    paths: list[str] = []
+    seen: dict[str, int] = {}
+    for i, given in enumerate(images):
+        where = row_name(origin, i)
+        if pd.isna(given) or not str(given).strip():
+            raise ManifestError(f"{where}: the image is empty; expected a path relative to {root}.")
+        image = str(given).strip().replace("\\", "/")
+        if "://" in image:
+            raise ManifestError(f"{where}: {image!r} is an address; copy the images beside the manifest first.")
+        path = Path(image)
+        if path.is_absolute():
+            try:
+                path = path.relative_to(root.resolve())
+            except ValueError:
+                raise ManifestError(f"{where}: {image!r} lies outside {root}; give paths relative to it.") from None
+        normal = os.path.normpath(path.as_posix()).replace(os.sep, "/")
+        if normal.startswith(".."):
+            raise ManifestError(f"{where}: {image!r} lies outside {root}; give paths relative to it.")
+        if normal in seen:
+            raise ManifestError(f"{where}: image {normal!r} stands in {row_name(origin, seen[normal])} already.")
+        if not (root / normal).is_file():
+            raise ManifestError(f"{where}: image file {root / normal} does not exist.")
+        seen[normal] = i
+        paths.append(normal)
+    return paths
+
+
+def grade_column(table: pd.DataFrame, origin: Path, error: type[ManifestError]) -> list[int | None]:
+    """The column `grade` as 0-4 or None where it is empty; text or another number raises `error` with its row."""
+    if "grade" not in table.columns:
+        return [None] * len(table)
+    grades: list[int | None] = []
+    for i, cell in enumerate(table["grade"]):
+        grade = None if pd.isna(cell) else parse_grade(str(cell))
+        if grade is None and not pd.isna(cell):
+            raise error(
+                f"{row_name(origin, i)}: grade {str(cell)!r} is not on the ICDR scale; expected 0-4 or a name "
+                f"({', '.join(GRADES)})."
+            )
+        grades.append(grade)
+    return grades
+
+
+def patient_column(table: pd.DataFrame, origin: Path, error: type[ManifestError]) -> pd.Series[str]:
+    """The column `patient`, namespaced by `source` where present; all rows name a patient, or none does."""
+    if "patient" not in table.columns or table["patient"].isna().all():
+        return pd.Series(pd.NA, index=table.index, dtype="str")
+    empty = table["patient"].isna() | (table["patient"].astype("str").str.strip() == "")
+    if empty.any():
+        raise error(
+            f"{row_name(origin, int(empty.to_numpy().argmax()))}: the patient is empty though other rows name one; "
+            "fill it in or drop the column."
+        )
+    patient = table["patient"].astype("str").str.strip()
+    if "source" in table.columns:
+        patient = table["source"].fillna("").astype("str") + ":" + patient
+    return patient
+
+
+def gradable_column(table: pd.DataFrame, origin: Path, error: type[ManifestError]) -> list[bool]:
+    """The column `gradable` as booleans; true where it is absent or empty."""
+    if "gradable" not in table.columns:
+        return [True] * len(table)
+    words = {"true": True, "1": True, "yes": True, "1.0": True, "false": False, "0": False, "no": False, "0.0": False}
+    values = []
+    for i, cell in enumerate(table["gradable"]):
+        value = True if pd.isna(cell) else words.get(str(cell).strip().lower())
+        if value is None:
+            raise error(f"{row_name(origin, i)}: gradable is {str(cell)!r}; expected true or false.")
+        values.append(value)
+    return values
+
+
+def _mapped(table: pd.DataFrame, column: str, names: dict[str, str], expected: str, origin: Path) -> pd.Series[str]:
+    if column not in table.columns:
+        return pd.Series(pd.NA, index=table.index, dtype="str")
+    values = [None if pd.isna(cell) else names.get(str(cell).strip().lower(), "?") for cell in table[column]]
+    if "?" in values:
+        i = values.index("?")
+        raise ManifestError(f"{row_name(origin, i)}: {column} is {str(table[column].iloc[i])!r}; expected {expected}.")
+    return pd.Series(pd.array(values, dtype="str"), index=table.index)

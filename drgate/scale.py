@@ -1,0 +1,43 @@
+"""The International Clinical Diabetic Retinopathy (ICDR) severity scale: five grades, their names and groups.
+
+Source: Wilkinson et al. 2003, Ophthalmology 110:1677, doi 10.1016/S0161-6420(03)00475-5.
+
+>>> parse_grade("Proliferate_DR"), parse_grade("2")
+(4, 2)
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+GRADES: Final = ("no_dr", "mild_npdr", "moderate_npdr", "severe_npdr", "pdr")
+"""Identifiers of grades 0 to 4, in order; they appear in criterion ids such as `sensitivity:pdr`."""
+
+TITLES: Final = ("No DR", "Mild NPDR", "Moderate NPDR", "Severe NPDR", "PDR")
+"""The same for people to read."""
+
+GROUPS: Final[dict[str, tuple[int, ...]]] = {"referable": (2, 3, 4), "vision_threatening": (3, 4)}
+"""Groups of grades by DR alone; diabetic macular oedema joins `referable` only where a table carries it."""
+
+GROUP_TITLES: Final = {"referable": "Referable DR", "vision_threatening": "Vision-threatening DR"}
+
+_NAMES: Final[dict[str, int]] = {
+    "nodr": 0, "none": 0, "normal": 0, "noapparentretinopathy": 0, "healthy": 0, "nodiabeticretinopathy": 0,
+    "mild": 1, "mildnpdr": 1, "milddr": 1,
+    "moderate": 2, "moderatenpdr": 2, "moderatedr": 2,
+    "severe": 3, "severenpdr": 3, "severedr": 3,
+    "pdr": 4, "proliferative": 4, "proliferatedr": 4, "proliferativedr": 4, "proliferate": 4,
+}  # fmt: skip
+
+
+def parse_grade(text: str) -> int | None:
+    """Grade 0-4 from a digit or one of the usual class names; None when it is neither.
+
+    Case, spaces, hyphens and underscores do not matter. `2.0` counts as 2 (CSV writers make floats of integers);
+    a digit outside 0-4 is None.
+    """
+    text = text.strip()
+    if re.fullmatch(r"[0-4](\.0+)?", text):
+        return int(text[0])
+    return _NAMES.get(re.sub(r"[\s_\-]+", "", text.lower()))
