@@ -21,7 +21,7 @@ from typing import Final
 
 import pandas as pd
 
-from drgate.errors import ManifestError
+from drgate.errors import DrgateError, ManifestError
 from drgate.files import canonical_json, read_table, row_name, sha256_file
 from drgate.scale import GRADES, parse_grade
 
@@ -326,7 +326,7 @@ def _image_column(images: pd.Series[str], root: Path, origin: Path) -> list[str]
     return paths
 
 
-def grade_column(table: pd.DataFrame, origin: Path, error: type[ManifestError]) -> list[int | None]:
+def grade_column(table: pd.DataFrame, origin: Path, error: type[DrgateError]) -> list[int | None]:
     """The column `grade` as 0-4 or None where it is empty; text or another number raises `error` with its row."""
     if "grade" not in table.columns:
         return [None] * len(table)
@@ -342,7 +342,7 @@ def grade_column(table: pd.DataFrame, origin: Path, error: type[ManifestError]) 
     return grades
 
 
-def patient_column(table: pd.DataFrame, origin: Path, error: type[ManifestError]) -> pd.Series[str]:
+def patient_column(table: pd.DataFrame, origin: Path, error: type[DrgateError]) -> pd.Series[str]:
     """The column `patient`, namespaced by `source` where present; all rows name a patient, or none does."""
     if "patient" not in table.columns or table["patient"].isna().all():
         return pd.Series(pd.NA, index=table.index, dtype="str")
@@ -358,7 +358,7 @@ def patient_column(table: pd.DataFrame, origin: Path, error: type[ManifestError]
     return patient
 
 
-def gradable_column(table: pd.DataFrame, origin: Path, error: type[ManifestError]) -> list[bool]:
+def gradable_column(table: pd.DataFrame, origin: Path, error: type[DrgateError]) -> list[bool]:
     """The column `gradable` as booleans; true where it is absent or empty."""
     if "gradable" not in table.columns:
         return [True] * len(table)
