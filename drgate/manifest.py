@@ -110,6 +110,11 @@ class Manifest:
             state.update(canonical_json([contents[row["image"]], *cells]) + b"\n")
         return f"sha256:{state.hexdigest()}"
 
+    def images_digest(self) -> str:
+        """`sha256:...` over the set of image contents: what a look is counted by, whatever the rows say of them."""
+        state = hashlib.sha256(b"drgate images 1\n" + "\n".join(sorted(set(self.content_digests().values()))).encode())
+        return f"sha256:{state.hexdigest()}"
+
     def leaks(self, split: str | None = None) -> list[str]:
         """What splits share that they must not: one sentence each for patients and for byte-identical files.
 

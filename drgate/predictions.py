@@ -185,8 +185,8 @@ def _probability_columns(table: pd.DataFrame, origin: Path) -> NDArray[np.float6
         return np.full((len(table), 5), np.nan)
     if set(present) != set(PROBABILITIES):
         raise PredictionsError(
-            f"{origin} has the probability columns {', '.join(sorted(present))}; expected p_0 to p_4, one for each of the "
-            "five ICDR grades."
+            f"{origin} has the probability columns {', '.join(sorted(present))}; expected p_0 to p_4, "
+            "one for each of the five ICDR grades."
         )
     cells = table[list(PROBABILITIES)]
     absent: NDArray[np.bool_] = cells.isna().to_numpy()

@@ -1,0 +1,332 @@
+"""Certificate: the signed statement of what an evaluation found, in forms that strangers' tools read.
+
+    read_certificate(Path("certificate.json"))     # Certificate: one signature over one Statement
+    read_certificate(Path("statement.json"))       # Statement: the same bytes, unsigned
+
+The statement is an in-toto Statement v1 with a test-result predicate; the certificate is a Sigstore bundle v0.3 that
+holds it in a DSSE envelope. Both have one byte form. A reader rebuilds the bytes from what it parsed and refuses any
+others, so nothing stands in a certificate that is not signed, and nothing in a statement that does not follow from the
+evaluation in it. Whether a signature holds, and whose it is, `drgate.verify` says.
+
+References: in-toto attestation framework (Statement v1, predicate test-result v0.1); DSSE protocol v1; Sigstore bundle
+format v0.3.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from drgate.errors import CertificateError, DrgateError
+from drgate.evaluation import Evaluation
+from drgate.files import canonical_json, parse_json
+from drgate.keys import check_signature_form
+
+FORMAT: Final = 1
+"""Number of the statement's form. It covers every word that `statement_bytes` writes: to change one is a new number,
+and statements of the older numbers must still come out as they were signed."""
+MAX_BYTES: Final = 16 << 20
+STATEMENT_TYPE: Final = "https://in-toto.io/Statement/v1"
+PREDICATE_TYPE: Final = "https://in-toto.io/attestation/test-result/v0.1"
+PAYLOAD_TYPE: Final = "application/vnd.in-toto+json"
+BUNDLE_TYPE: Final = "application/vnd.dev.sigstore.bundle.v0.3+json"
+
+NOT_A_MEDICAL_DEVICE: Final = (
+    "drgate is not a medical device, and this certificate is neither a clearance nor an approval to diagnose or treat."
+)
+NOT_EVIDENCE_FOR: Final = (
+    "other patients, cameras, sites or times than those of this test set",
+    "other files than the subjects named here, also where they were made from them",
+    "benefit to patients, or safety in a workflow with its readers and referrals",
+    "agreement with a better reference standard than the grades of this test set",
+)
+Result = Literal["PASSED", "WARNED", "FAILED"]
+
+_EXPECTED: Final = "a certificate or statement that drgate wrote"
+_HEX_SHA256: Final = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """What is signed.
+
+    data: its bytes, in the one form there is.
+    content: the same as plain values.
+    evaluation: the evaluation inside, from which all the rest follows.
+    """
+
+    data: bytes = field(repr=False)
+    content: dict[str, Any] = field(repr=False)
+    evaluation: Evaluation
+
+    @property
+    def headline(self) -> str:
+        """What is certified, in one sentence."""
+        return str(self.content["predicate"]["drgate"]["headline"])
+
+    @property
+    def result(self) -> Result:
+        """in-toto's word: PASSED, WARNED for a PASS with warnings, FAILED for everything else."""
+        result: Result = self.content["predicate"]["result"]
+        return result
+
+    @property
+    def subjects(self) -> dict[str, str]:
+        """Hex SHA-256 of every file that the statement speaks of, by name."""
+        return {subject["name"]: subject["digest"]["sha256"] for subject in self.content["subject"]}
+
+    @property
+    def of_model(self) -> bool:
+        """Whether the subjects are a model's files; a foreign table of predictions certifies no model."""
+        return bool(self.evaluation.model["kind"] != "predictions table")
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """A statement under one signature.
+
+    key_id: lower-case hex SHA-256 of the signer's public key (DER SPKI): a claim until the signature is verified.
+    signature: ECDSA P-256 over `pre_authentication(statement.data)`, DER with the lower s.
+    """
+
+    statement: Statement
+    key_id: str
+    signature: bytes = field(repr=False)
+
+    def to_bytes(self) -> bytes:
+        """The file: a Sigstore bundle v0.3 in its one form."""
+        return canonical_json(
+            {
+                "mediaType": BUNDLE_TYPE,
+                "verificationMaterial": {"publicKey": {"hint": self.key_id}},
+                "dsseEnvelope": {
+                    "payload": base64.b64encode(self.statement.data).decode(),
+                    "payloadType": PAYLOAD_TYPE,
+                    "signatures": [{"keyid": self.key_id, "sig": base64.b64encode(self.signature).decode()}],
+                },
+            }
+        )
+
+
+def pre_authentication(statement: bytes) -> bytes:
+    """The bytes that a signature covers: DSSE's pre-authentication encoding (PAE) of type and payload."""
+    kind = PAYLOAD_TYPE.encode()
+    return b"DSSEv1 %d %b %d %b" % (len(kind), kind, len(statement), statement)
+
+
+def statement_bytes(evaluation: Evaluation) -> bytes:
+    """The statement of an evaluation: a pure function, so the same evaluation gives the same bytes.
+
+    Raises CertificateError where the evaluation contradicts itself or does not say what it is about.
+    """
+    try:
+        data = canonical_json(
+            {
+                "_type": STATEMENT_TYPE,
+                "subject": _subjects(evaluation),
+                "predicateType": PREDICATE_TYPE,
+                "predicate": _predicate(evaluation),
+            }
+        )
+    except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as problem:
+        raise CertificateError(
+            f"The evaluation cannot be stated ({type(problem).__name__}: {problem}); evaluate again."
+        ) from problem
+    if len(data) > MAX_BYTES // 2:
+        raise CertificateError(
+            f"The evaluation is larger than {MAX_BYTES >> 21} MB; nobody could read its certificate."
+        )
+    return data
+
+
+def make_statement(evaluation: Evaluation) -> Statement:
+    """The statement of an evaluation, as this version of drgate makes it."""
+    return parse_statement(statement_bytes(evaluation), "the statement")
+
+
+def parse_statement(data: bytes, origin: str) -> Statement:
+    """The statement in `data`; `origin` names it in messages.
+
+    Raises CertificateError for anything but the one byte form: other white space or order, duplicate or unknown keys, a
+    result, headline, subject or list of tests that does not follow from the evaluation inside.
+    """
+    content = _parse(data, origin)
+    try:
+        extension = content["predicate"]["drgate"]
+        number, plain = extension["format"], extension["evaluation"]
+        if type(number) is not int or number != FORMAT:
+            raise CertificateError(
+                f"{origin} is a statement of format {number!r}, and this drgate reads format {FORMAT}; use the version "
+                "that wrote it."
+            )
+        evaluation = _Typed(evaluation=Evaluation.from_json(plain)).evaluation
+        same = statement_bytes(evaluation) == data
+    except (KeyError, TypeError, AttributeError) as problem:
+        raise CertificateError(f"{origin} lacks a part ({problem}); expected {_EXPECTED}.") from problem
+    except ValidationError as problem:
+        first = problem.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise CertificateError(f"{origin}: {where}: {first['msg']}; expected {_EXPECTED}.") from problem
+    except CertificateError:
+        raise
+    except DrgateError as problem:
+        raise CertificateError(f"{origin}: {problem}") from problem
+    if not same:
+        raise CertificateError(
+            f"{origin} is not, byte for byte, what follows from the evaluation in it: it was written or changed by "
+            "something else than drgate."
+        )
+    return Statement(data, content, evaluation)
+
+
+def parse_certificate(data: bytes, origin: str) -> Certificate:
+    """The certificate in `data`; `origin` names it in messages. The signature is not verified here.
+
+    Raises CertificateError for anything but the one byte form: spare base64 bits, white space, duplicate, unknown or
+    unsigned fields, another key hint, several signatures; and for what `parse_statement` refuses.
+    """
+    bundle = _parse(data, origin)
+    try:
+        envelope = bundle["dsseEnvelope"]
+        signature = envelope["signatures"][0]
+        key_id = bundle["verificationMaterial"]["publicKey"]["hint"]
+        payload = base64.b64decode(envelope["payload"], validate=True)
+        signed = base64.b64decode(signature["sig"], validate=True)
+        if not _HEX_SHA256.fullmatch(key_id):
+            raise ValueError("the key hint is not a SHA-256 in lower-case hex")
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError) as problem:
+        raise CertificateError(f"{origin} is not a Sigstore bundle v0.3 that drgate wrote ({problem}).") from problem
+    try:
+        check_signature_form(signed)
+    except CertificateError as problem:
+        raise CertificateError(f"{origin}: {problem}") from problem
+    certificate = Certificate(parse_statement(payload, origin), key_id, signed)
+    if certificate.to_bytes() != data:
+        raise CertificateError(
+            f"{origin} is not in its canonical form: it holds something that is not signed, or was rewritten."
+        )
+    return certificate
+
+
+def read_certificate(path: Path) -> Certificate | Statement:
+    """Read `certificate.json` or, unsigned, `statement.json`.
+
+    Raises CertificateError for a missing, empty, oversized or malformed file; see `parse_certificate`.
+    """
+    try:
+        with path.open("rb") as handle:
+            data = handle.read(MAX_BYTES + 1)
+    except OSError as problem:
+        raise CertificateError(f"{path} cannot be read ({problem.strerror}); expected {_EXPECTED}.") from problem
+    if len(data) > MAX_BYTES:
+        raise CertificateError(f"{path} is larger than {MAX_BYTES >> 20} MB; expected {_EXPECTED}.")
+    if data.startswith(b'{"_type":'):  # the first key of the one form that a statement has
+        return parse_statement(data, str(path))
+    return parse_certificate(data, str(path))
+
+
+class _Typed(BaseModel):
+    """Checks every field of an evaluation against its declared type: a signature does not make text a count."""
+
+    model_config = ConfigDict(strict=True, revalidate_instances="always")
+    evaluation: Evaluation
+
+
+def _parse(data: bytes, origin: str) -> Any:
+    if len(data) > MAX_BYTES:
+        raise CertificateError(f"{origin} is larger than {MAX_BYTES >> 20} MB; expected {_EXPECTED}.")
+    return parse_json(data, origin, _EXPECTED, CertificateError)
+
+
+def _subjects(evaluation: Evaluation) -> list[dict[str, Any]]:
+    files = evaluation.model["files"]
+    names = [file["name"] for file in files]
+    if not files or len(set(names)) != len(names):
+        raise CertificateError("The evaluation names no file, or one name twice; a certificate speaks of named files.")
+    for name in (*names, _model_name(evaluation), _test_set_name(evaluation)):
+        if not name.isprintable():  # it stands in the headline, which terminals, logs and pages show
+            raise CertificateError(f"{name!r} holds characters that do not print; rename it.")
+    for file in files:
+        if not _HEX_SHA256.fullmatch(file["sha256"]):
+            raise CertificateError(f"The digest of {file['name']!r} is not a SHA-256 in lower-case hex.")
+    return [
+        {
+            "name": file["name"],
+            "digest": {"sha256": file["sha256"], "md5": file["md5"]},
+            "annotations": {"size": file["size"]},
+        }
+        for file in files
+    ]
+
+
+def _predicate(evaluation: Evaluation) -> dict[str, Any]:
+    required = {criterion.id: criterion.status for criterion in evaluation.criteria if criterion.required}
+    follows = "FAIL" if "FAIL" in required.values() else "PASS" if {*required.values()} == {"PASS"} else "INSUFFICIENT"
+    if evaluation.verdict != follows:
+        raise CertificateError(
+            f"The evaluation says {evaluation.verdict}, but its required criteria make it {follows}."
+        )
+    return {
+        "result": _result(evaluation),
+        "configuration": _configuration(evaluation),
+        "passedTests": [criterion.id for criterion in evaluation.criteria if criterion.status == "PASS"],
+        "warnedTests": [c.id for c in evaluation.criteria if not c.required and c.status != "PASS"],
+        "failedTests": [name for name, status in required.items() if status != "PASS"],
+        "drgate": {
+            "format": FORMAT,
+            "version": evaluation.software["drgate"],
+            "headline": _headline(evaluation),
+            "not_evidence_for": list(NOT_EVIDENCE_FOR),
+            "not_a_medical_device": NOT_A_MEDICAL_DEVICE,
+            "evaluation": evaluation.to_json(),
+        },
+    }
+
+
+def _result(evaluation: Evaluation) -> Result:
+    if evaluation.verdict != "PASS":
+        return "FAILED"
+    return "WARNED" if evaluation.warnings else "PASSED"
+
+
+def _configuration(evaluation: Evaluation) -> list[dict[str, Any]]:
+    """What the test was run with, each by the digest of its content (not of a file: layout does not matter)."""
+    spec, data = evaluation.spec, evaluation.data
+    named = {
+        f"spec {spec['name']} version {spec['version']}": spec["digest"],
+        "manifest": data.get("manifest_digest"),
+        "predictions": data["predictions_digest"],
+        "baseline": evaluation.training.get("baseline", {}).get("predictions_digest"),
+    }
+    return [
+        {"name": name, "digest": {"sha256": digest.removeprefix("sha256:")}, "annotations": {"digest_of": "content"}}
+        for name, digest in named.items()
+        if digest
+    ]
+
+
+def _headline(evaluation: Evaluation) -> str:
+    observed = "is observed to meet" if evaluation.observed_only else "meets"
+    says = observed if evaluation.verdict == "PASS" else "does not meet"
+    ending = ", with warnings" if _result(evaluation) == "WARNED" else ""
+    ending = ": the evidence is insufficient" if evaluation.verdict == "INSUFFICIENT" else ending
+    return (
+        f"{_model_name(evaluation)} {says} checklist {evaluation.spec['name']} version {evaluation.spec['version']} "
+        f"on test set {_test_set_name(evaluation)}{ending}."
+    )
+
+
+def _model_name(evaluation: Evaluation) -> str:
+    name = evaluation.model.get("name") or evaluation.model["files"][0]["name"]
+    return f"{name} (predictions, no model)" if evaluation.model["kind"] == "predictions table" else str(name)
+
+
+def _test_set_name(evaluation: Evaluation) -> str:
+    data = evaluation.data
+    name = data.get("name") or f"of predictions {data['predictions_digest']}"
+    return f"{name} (split {data['split']})" if data.get("split") else str(name)

@@ -1,0 +1,176 @@
+"""Keys that sign certificates: ECDSA on P-256, private ones as PKCS#8 behind a passphrase, public ones as PEM.
+
+    private, public = generate_key(Path("clinical"), passphrase)      # clinical.pem (mode 0600) and clinical.pub
+    signature = load_private_key(private, passphrase).sign(data)
+    load_public_key(public).verifies(signature, data)                 # True
+
+One statement under one key has one signature: the nonce is derived from the message (RFC 6979), and of the two values
+of s that fit, (r, s) and (r, n - s), only the lower is written and accepted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, utils
+
+from drgate.errors import CertificateError, UsageError
+
+MAX_KEY_BYTES: Final = 64 << 10
+_ORDER: Final = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551  # of P-256: FIPS 186-5, SP 800-186
+_EXPECTED_PRIVATE: Final = "a private ECDSA P-256 key in PEM, as `drgate keygen` writes NAME.pem"
+_EXPECTED_PUBLIC: Final = "a public ECDSA P-256 key in PEM, as `drgate keygen` writes NAME.pub"
+
+
+@dataclass(frozen=True, slots=True)
+class PublicKey:
+    """A key that a reader trusts. id: lower-case hex SHA-256 of its DER SubjectPublicKeyInfo."""
+
+    id: str
+    _key: ec.EllipticCurvePublicKey = field(repr=False, compare=False)
+
+    def verifies(self, signature: bytes, data: bytes) -> bool:
+        """Whether `signature`, in its one accepted form, is this key's over `data`."""
+        try:
+            check_signature_form(signature)
+            self._key.verify(signature, data, ec.ECDSA(hashes.SHA256()))
+        except (CertificateError, InvalidSignature):
+            return False
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class PrivateKey:
+    """A key that signs. public: what its signatures are verified with."""
+
+    public: PublicKey
+    _key: ec.EllipticCurvePrivateKey = field(repr=False, compare=False)
+
+    def sign(self, data: bytes) -> bytes:
+        """The DER signature over the SHA-256 of `data`: the same data always give the same bytes."""
+        drawn = self._key.sign(data, ec.ECDSA(hashes.SHA256(), deterministic_signing=True))
+        return _lower(drawn)
+
+
+def check_signature_form(signature: bytes) -> None:
+    """Raise CertificateError unless the bytes are the one form of an ECDSA P-256 signature: strict DER, the lower s."""
+    try:
+        canonical = _lower(signature)
+    except ValueError as problem:
+        raise CertificateError("The signature is not an ECDSA P-256 signature in DER.") from problem
+    if canonical != signature:
+        raise CertificateError("The signature is not in its canonical form; somebody rewrote it after signing.")
+
+
+def _lower(signature: bytes) -> bytes:
+    r, s = utils.decode_dss_signature(signature)
+    if not (0 < r < _ORDER and 0 < s < _ORDER):
+        raise ValueError("r and s lie between 1 and the order of the curve")
+    return utils.encode_dss_signature(r, min(s, _ORDER - s))
+
+
+def generate_key(name: Path, passphrase: bytes | None) -> tuple[Path, Path]:
+    """Write a new pair as NAME.pem (private, mode 0600) and NAME.pub; both or none. Returns the two paths.
+
+    passphrase: encrypts the private key; None leaves it in the clear, for keys that a secret store protects.
+    Raises UsageError when either file exists or cannot be written, or the passphrase is empty.
+    """
+    if passphrase == b"":
+        raise UsageError("The passphrase is empty; give one, or ask for a key without.")
+    key = ec.generate_private_key(ec.SECP256R1())
+    protection = serialization.BestAvailableEncryption(passphrase) if passphrase else serialization.NoEncryption()
+    private, public = name.with_name(f"{name.name}.pem"), name.with_name(f"{name.name}.pub")
+    contents = {
+        private: (key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, protection), 0o600),
+        public: (
+            key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo),
+            0o644,
+        ),
+    }
+    with contextlib.ExitStack() as undo:
+        for path, (content, mode) in contents.items():
+            try:
+                # O_EXCL: creating and refusing to overwrite is one step, and a symbolic link is not followed
+                descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+            except FileExistsError as problem:
+                raise UsageError(
+                    f"{path} exists already; choose another name: a key is never overwritten."
+                ) from problem
+            except OSError as problem:
+                raise UsageError(f"{path} cannot be written ({problem.strerror}).") from problem
+            undo.callback(path.unlink, missing_ok=True)
+            with os.fdopen(descriptor, "wb") as handle:
+                handle.write(content)
+                handle.flush()
+                os.fsync(handle.fileno())
+        undo.pop_all()
+    return private, public
+
+
+def load_private_key(path: Path, passphrase: bytes | None = None) -> PrivateKey:
+    """Read a private key from a PEM file; see `parse_private_key`."""
+    return parse_private_key(_read(path, _EXPECTED_PRIVATE), passphrase, str(path))
+
+
+def parse_private_key(pem: bytes, passphrase: bytes | None, origin: str) -> PrivateKey:
+    """The private key in PEM bytes; `origin` names them in messages.
+
+    Raises CertificateError: no key, a public one, one of another kind or curve, encrypted and no or the wrong
+    passphrase given. A passphrase for a key in the clear is not needed and not an error.
+    """
+    if b"PUBLIC KEY" in pem:
+        raise CertificateError(f"{origin} holds a public key; expected {_EXPECTED_PRIVATE}.")
+    encrypted = b"ENCRYPTED" in pem
+    if encrypted and not passphrase:
+        raise CertificateError(f"{origin} is protected by a passphrase and none was given; set DRGATE_KEY_PASSPHRASE.")
+    try:
+        key = serialization.load_pem_private_key(pem, passphrase if encrypted else None)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as problem:
+        if encrypted:
+            raise CertificateError(f"The passphrase does not open {origin}, or the file is damaged.") from problem
+        raise CertificateError(f"{origin} holds no key that can be read; expected {_EXPECTED_PRIVATE}.") from problem
+    if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP256R1):
+        raise CertificateError(f"{origin} is a key of another kind; expected {_EXPECTED_PRIVATE}.")
+    return PrivateKey(_public(key.public_key()), key)
+
+
+def load_public_key(path: Path) -> PublicKey:
+    """Read a public key from a PEM file.
+
+    Raises CertificateError: no key, a private one, one of another kind or curve.
+    """
+    pem = _read(path, _EXPECTED_PUBLIC)
+    if b"PRIVATE KEY" in pem:
+        raise CertificateError(
+            f"{path} holds a private key, which never leaves its owner; expected {_EXPECTED_PUBLIC}."
+        )
+    try:
+        key = serialization.load_pem_public_key(pem)
+    except (ValueError, UnsupportedAlgorithm) as problem:
+        raise CertificateError(f"{path} holds no key that can be read; expected {_EXPECTED_PUBLIC}.") from problem
+    if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
+        raise CertificateError(f"{path} is a key of another kind; expected {_EXPECTED_PUBLIC}.")
+    return _public(key)
+
+
+def _public(key: ec.EllipticCurvePublicKey) -> PublicKey:
+    der = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    return PublicKey(hashlib.sha256(der).hexdigest(), key)
+
+
+def _read(path: Path, expected: str) -> bytes:
+    try:
+        with path.open("rb") as handle:
+            content = handle.read(MAX_KEY_BYTES + 1)
+    except OSError as problem:
+        raise CertificateError(f"{path} cannot be read ({problem.strerror}); expected {expected}.") from problem
+    if len(content) > MAX_KEY_BYTES:
+        raise CertificateError(f"{path} is larger than {MAX_KEY_BYTES >> 10} KB; expected {expected}.")
+    return content

@@ -1,0 +1,284 @@
+"""Verify: is a certificate genuine, whose is it, and do its numbers follow from the predictions?
+
+    found = verify(Path("certificate.json"), trusted=[load_public_key(Path("clinical.pub"))])
+    found.exit_code          # 0 genuine and PASS, 1 genuine and FAIL, 3 insufficient or not shown, 2 not genuine
+    found.checked            # what was compared and found equal, in sentences; `unchecked` and `problems` likewise
+
+What was not given is not checked, and said. Nothing here needs the model's weights or torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from drgate.certificate import Certificate, Statement, pre_authentication, read_certificate
+from drgate.errors import CertificateError, DrgateError
+from drgate.evaluation import EXIT_CODES, Evaluation, Verdict
+from drgate.files import canonical_json, sha256_file
+from drgate.keys import PublicKey
+from drgate.predictions import Predictions, load_predictions
+from drgate.spec import GateSpec, parse_spec
+
+TOLERANCE: Final = 1e-9
+"""How far a recomputed bound may lie from the recorded one: what builds of the same special function differ by."""
+
+Finding = tuple[Literal["checked", "unchecked", "problem"], str]
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """What is known about a certificate after looking.
+
+    headline, verdict: what the certificate says; worth something only where it is genuine.
+    trusted: a trusted key signed it.
+    checked: what was compared and found equal. unchecked: what could not be, and why. problems: what contradicts it.
+    """
+
+    headline: str
+    verdict: Verdict
+    trusted: bool
+    checked: tuple[str, ...]
+    unchecked: tuple[str, ...]
+    problems: tuple[str, ...]
+
+    @property
+    def genuine(self) -> bool:
+        """A trusted key signed it and nothing that was given contradicts it."""
+        return self.trusted and not self.problems
+
+    @property
+    def exit_code(self) -> int:
+        """2 contradicted; 3 unsigned, no trusted key given, or INSUFFICIENT; 0 genuine and PASS; 1 genuine and FAIL."""
+        if self.problems:
+            return 2
+        return EXIT_CODES[self.verdict] if self.trusted else 3
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "genuine": self.genuine,
+            "trusted": self.trusted,
+            "verdict": self.verdict,
+            "headline": self.headline,
+            "checked": list(self.checked),
+            "unchecked": list(self.unchecked),
+            "problems": list(self.problems),
+        }
+
+
+def verify(
+    path: Path,
+    *,
+    trusted: Sequence[PublicKey] = (),
+    models: Sequence[Path] = (),
+    predictions: Path | None = None,
+    spec: GateSpec | None = None,
+    baseline: Path | None = None,
+) -> Verification:
+    """Check the certificate (or unsigned statement) in `path` against everything that is given.
+
+    trusted: the keys of which one must have signed. models: files that must be subjects. predictions: the table that
+    was evaluated; without it, `predictions.parquet` beside the certificate where there is one. spec: the checklist it
+    must have been held against. baseline: the table that its baseline criterion was judged by.
+    Raises CertificateError where `path` is no certificate at all, DrgateError where another file cannot be read.
+    """
+    read = read_certificate(path)
+    statement = read.statement if isinstance(read, Certificate) else read
+    evaluation = statement.evaluation
+    findings = [
+        *_signature(read, trusted),
+        *_subjects(statement, models),
+        *_checklist(evaluation, spec),
+        *_numbers(evaluation, path, predictions, baseline),
+    ]
+
+    def sentences(kind: str) -> tuple[str, ...]:
+        return tuple(sentence for found, sentence in findings if found == kind)
+
+    return Verification(
+        headline=statement.headline,
+        verdict=evaluation.verdict,
+        trusted=isinstance(read, Certificate) and signer(read, trusted) is not None,
+        checked=sentences("checked"),
+        unchecked=sentences("unchecked"),
+        problems=sentences("problem"),
+    )
+
+
+def signer(certificate: Certificate, trusted: Sequence[PublicKey]) -> PublicKey | None:
+    """The trusted key whose signature the certificate bears, if any does."""
+    signed = pre_authentication(certificate.statement.data)
+    candidates = (key for key in trusted if key.id == certificate.key_id)
+    return next((key for key in candidates if key.verifies(certificate.signature, signed)), None)
+
+
+def _signature(read: Certificate | Statement, trusted: Sequence[PublicKey]) -> Iterator[Finding]:
+    if isinstance(read, Statement):
+        yield "unchecked", "It is unsigned: anybody could have written it."
+    elif not trusted:
+        yield (
+            "unchecked",
+            f"No trusted key was given: the signature, said to be of key {read.key_id}, was not verified.",
+        )
+    elif signer(read, trusted):
+        yield "checked", f"The signature is that of the trusted key {read.key_id}."
+    elif read.key_id in {key.id for key in trusted}:
+        yield "problem", f"The signature is not that of key {read.key_id}: statement or signature was changed."
+    else:
+        yield "problem", f"It is signed by key {read.key_id}, which is not among the trusted keys."
+
+
+def _subjects(statement: Statement, models: Sequence[Path]) -> Iterator[Finding]:
+    names = {digest: name for name, digest in statement.subjects.items()}
+    if not statement.of_model:
+        yield "unchecked", "It speaks of a table of predictions: which model made them is not known."
+    missing = set(names)
+    for path in models:
+        try:
+            digest = sha256_file(path)
+        except OSError as problem:
+            raise CertificateError(
+                f"{path} cannot be read ({problem.strerror}); expected a file of the model."
+            ) from problem
+        if digest in names:
+            missing.discard(digest)
+            yield "checked", f"{path} is the certified file {names[digest]} (SHA-256 {digest})."
+        else:
+            yield "problem", f"{path} is not what was certified: no subject has its SHA-256 {digest}."
+    if models and not missing:
+        yield "checked", "All files of the certified model were given." if len(names) > 1 else "It is the whole model."
+    elif missing and statement.of_model:
+        yield "unchecked", f"Not given, so not compared: {', '.join(sorted(names[digest] for digest in missing))}."
+
+
+def _checklist(evaluation: Evaluation, spec: GateSpec | None) -> Iterator[Finding]:
+    recorded = evaluation.spec
+    name = f"{recorded['name']} version {recorded['version']}"
+    content: dict[str, Any] = recorded["content"]
+    if recorded["digest"] != f"sha256:{hashlib.sha256(canonical_json(content)).hexdigest()}" or (
+        (content.get("name"), content.get("version")) != (recorded["name"], recorded["version"])
+    ):
+        yield "problem", f"The checklist inside is not the one that its name and digest say ({name})."
+    if spec is None:
+        yield "unchecked", f"No checklist was expected: it was held against the one inside, {name}."
+    elif spec.digest == recorded["digest"]:
+        yield "checked", f"The checklist is the expected one, {name}."
+    else:
+        yield (
+            "problem",
+            f"The checklist is {name} ({recorded['digest']}), not the expected {spec.name} ({spec.digest}).",
+        )
+
+
+def _numbers(evaluation: Evaluation, path: Path, given: Path | None, baseline: Path | None) -> Iterator[Finding]:
+    beside = path.parent / "predictions.parquet"
+    if given is None and not beside.is_file():
+        yield "unchecked", "The predictions were not given: the numbers were not recomputed."
+        return
+    table = load_predictions(given or beside)
+    place = f"{given or beside}" + ("" if given else " (found beside the certificate)")
+    if table.digest != evaluation.data["predictions_digest"]:
+        yield "problem", f"{place} does not hold the predictions that were evaluated: its digest is {table.digest}."
+        return
+    yield "checked", f"{place} holds the predictions that were evaluated."
+    rival = load_predictions(baseline) if baseline else None
+    yield from _recomputation(evaluation, table, rival)
+
+
+def _recomputation(recorded: Evaluation, table: Predictions, baseline: Predictions | None) -> Iterator[Finding]:
+    """Evaluate again and compare: counts, decisions and sentences exactly, exact bounds within `TOLERANCE`."""
+    import numpy as np
+
+    from drgate.evaluate import evaluate
+
+    named = recorded.training.get("baseline", {}).get("predictions_digest")
+    if baseline is not None and baseline.digest != named:
+        yield "problem", f"{baseline.origin} does not hold the baseline that was compared with."
+        return
+    try:
+        spec = parse_spec(recorded.spec["content"], "the checklist in the certificate")
+        again = evaluate(
+            table, spec, model=recorded.model, data=recorded.data, training=recorded.training, look=recorded.look,
+            baseline=baseline,
+        )  # fmt: skip
+    except (DrgateError, ArithmeticError, LookupError, TypeError, ValueError, AttributeError) as problem:
+        yield "problem", f"The evaluation cannot be computed from what the certificate records: {problem}"
+        return
+    alike = _Comparable(
+        baseline=baseline is not None or not named,
+        bootstrap=recorded.software.get("numpy") == np.__version__,
+        sentences=recorded.software["drgate"] == again.software["drgate"],
+    )
+    if not alike.baseline:
+        yield "unchecked", "The baseline's predictions were not given: its criterion was not compared."
+    if not alike.bootstrap:
+        theirs, ours = recorded.software.get("numpy", "an unknown version"), np.__version__
+        yield "unchecked", f"Bootstrap limits were not compared: they were drawn by NumPy {theirs}, and this is {ours}."
+    if not alike.sentences:
+        yield "unchecked", f"Its sentences were not compared: drgate {recorded.software['drgate']} wrote them."
+    differences = list(_differences(alike.part(recorded), alike.part(again), "", TOLERANCE))
+    yield from (("problem", f"Recomputed from the predictions, {difference}.") for difference in differences[:5])
+    if not differences:
+        yield "checked", "The evaluation was recomputed from the predictions and came out the same."
+
+
+@dataclass(frozen=True, slots=True)
+class _Comparable:
+    """In what a recorded and a recomputed evaluation can be compared.
+
+    baseline: in the one criterion that takes another table. bootstrap: in what random numbers decided. sentences: in
+    words, and in the further facts that one version of drgate records and another may not.
+    """
+
+    baseline: bool
+    bootstrap: bool
+    sentences: bool
+
+    def part(self, evaluation: Evaluation) -> dict[str, Any]:
+        """That part of an evaluation as plain values, criteria by id."""
+        plain = evaluation.to_json()
+        criteria = {c["id"]: c for c in plain["criteria"] if self.baseline or c["id"] != "baseline"}
+        metrics = {name: metric for name, metric in plain["metrics"].items() if self.baseline or name != "baseline"}
+        if not self.bootstrap:
+            for criterion in criteria.values():
+                if _drawn(criterion["estimate"]):
+                    del criterion["status"], criterion["reason"]
+            for metric in (*metrics.values(), *(criterion["estimate"] for criterion in criteria.values())):
+                for key in ("bootstrap", "bootstrap_undefined", *(("low", "high") if _drawn(metric) else ())):
+                    metric.pop(key, None)
+        counts = {key: plain[key] for key in ("confusion_matrix", "no_output", "flagged")}
+        if not self.sentences:
+            for judged in (*criteria.values(), *(criterion["estimate"] for criterion in criteria.values())):
+                judged.pop("reason", None)
+            return {"criteria": criteria, **counts}
+        del plain["software"]  # of the machine, not of the predictions
+        if not (self.baseline and self.bootstrap):
+            del plain["verdict"]  # follows from the criteria in every statement, so nothing is lost
+        return {**plain, "criteria": criteria, "metrics": metrics}
+
+
+def _drawn(metric: dict[str, Any]) -> bool:
+    return "bootstrap" in metric.get("method", "")
+
+
+def _differences(recorded: Any, again: Any, where: str, tolerance: float) -> Iterator[str]:
+    """Where two plain values differ: floats by more than `tolerance` (bootstrap limits: at all), the rest at all."""
+    if isinstance(recorded, dict) and isinstance(again, dict):
+        within = 0.0 if _drawn(recorded) else tolerance
+        for key in sorted(recorded.keys() | again.keys()):
+            place = f"{where}.{key}" if where else key
+            if key not in recorded or key not in again:
+                yield f"{place} is {'missing in' if key in again else 'only in'} the certificate"
+            else:
+                yield from _differences(recorded[key], again[key], place, 0.0 if key == "bootstrap" else within)
+    elif isinstance(recorded, list) and isinstance(again, list) and len(recorded) == len(again):
+        for i, (old, new) in enumerate(zip(recorded, again, strict=True)):
+            yield from _differences(old, new, f"{where}[{i}]", tolerance)
+    elif isinstance(recorded, float) and isinstance(again, float):
+        if not abs(recorded - again) <= tolerance:
+            yield f"{where} is {again!r}, not {recorded!r}"
+    elif canonical_json(recorded) != canonical_json(again):
+        yield f"{where} is {again!r:.200}, not {recorded!r:.200}"
