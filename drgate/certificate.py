@@ -49,6 +49,8 @@ Result = Literal["PASSED", "WARNED", "FAILED"]
 
 _EXPECTED: Final = "a certificate or statement that drgate wrote"
 _HEX_SHA256: Final = re.compile(r"[0-9a-f]{64}")
+_CONTENT_SHA256: Final = re.compile(r"sha256:[0-9a-f]{64}")
+_TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,9 +250,9 @@ def _subjects(evaluation: Evaluation) -> list[dict[str, Any]]:
     names = [file["name"] for file in files]
     if not files or len(set(names)) != len(names):
         raise CertificateError("The evaluation names no file, or one name twice; a certificate speaks of named files.")
-    for name in (*names, _model_name(evaluation), _test_set_name(evaluation)):
-        if not name.isprintable():  # it stands in the headline, which terminals, logs and pages show
-            raise CertificateError(f"{name!r} holds characters that do not print; rename it.")
+    for shown in (*names, _headline(evaluation)):
+        if not shown.isprintable():  # terminals, logs and pages show these
+            raise CertificateError(f"{shown!r} holds characters that do not print; rename what it names.")
     for file in files:
         if not _HEX_SHA256.fullmatch(file["sha256"]):
             raise CertificateError(f"The digest of {file['name']!r} is not a SHA-256 in lower-case hex.")
@@ -271,6 +273,8 @@ def _predicate(evaluation: Evaluation) -> dict[str, Any]:
         raise CertificateError(
             f"The evaluation says {evaluation.verdict}, but its required criteria make it {follows}."
         )
+    if not _TIME.fullmatch(evaluation.look["time"]):
+        raise CertificateError("The evaluation has no time of its look (ISO 8601, UTC); a certificate has an age.")
     return {
         "result": _result(evaluation),
         "configuration": _configuration(evaluation),
@@ -303,10 +307,13 @@ def _configuration(evaluation: Evaluation) -> list[dict[str, Any]]:
         "predictions": data["predictions_digest"],
         "baseline": evaluation.training.get("baseline", {}).get("predictions_digest"),
     }
+    given = {name: digest for name, digest in named.items() if digest is not None}
+    for name, digest in given.items():
+        if not _CONTENT_SHA256.fullmatch(digest):
+            raise CertificateError(f"The digest of {name} is {digest!r}; expected sha256: and 64 hexadecimal digits.")
     return [
         {"name": name, "digest": {"sha256": digest.removeprefix("sha256:")}, "annotations": {"digest_of": "content"}}
-        for name, digest in named.items()
-        if digest
+        for name, digest in given.items()
     ]
 
 

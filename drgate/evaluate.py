@@ -9,7 +9,7 @@ with the same NumPy, whatever the order of rows. `verify` relies on that.
 
 from __future__ import annotations
 
-import math
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -26,11 +26,15 @@ from drgate.errors import PredictionsError
 from drgate.evaluation import CriterionResult, Estimate, Evaluation, Metric, NotEstimable, Status, Verdict
 from drgate.predictions import Predictions
 from drgate.scale import GRADES, GROUP_TITLES, GROUPS, TITLES
-from drgate.spec import Criterion, GateSpec, NoOutputPolicy
+from drgate.spec import Criterion, GateSpec, NoOutputPolicy, default_policy
 from drgate.stats import agreement, bootstrap, cluster, confusion, paired, ranking, stability
 
 NO_OUTPUT: Final = 5
 """Column of the 5 x 6 table for images that the model gave no answer for."""
+
+KAPPA_WEIGHTS: Final[dict[str, agreement.Weights]] = {
+    "kappa": "none", "linear_kappa": "linear", "quadratic_kappa": "quadratic",
+}  # fmt: skip
 
 NAMES: Final = {**dict(zip(GRADES, TITLES, strict=True)), **GROUP_TITLES}
 
@@ -74,7 +78,7 @@ def evaluate(
     results = []
     for criterion in spec.each_criterion():
         metric = found.get(criterion.id)
-        if metric is None or criterion.policy != metrics.default_policy(criterion.id):
+        if metric is None or criterion.policy != default_policy(criterion.id):
             metric = metrics.estimate(criterion.id, criterion.policy)
         results.append(_judge(criterion, metric, spec, history))
     if look["number"] > look["allowed"]:
@@ -195,12 +199,6 @@ class _Metrics:
             return bootstrap.resample_images(self.sample.table, resamples=resamples, seed=self.seed)
         return bootstrap.resample_patients(*self.sample.patterns, resamples=resamples, seed=self.seed)
 
-    @staticmethod
-    def default_policy(name: str) -> NoOutputPolicy:
-        """How images without output count in a metric where the criterion does not say."""
-        metric, _, target = name.partition(":")
-        return "as_referred" if target in GROUPS and metric != "auc" else "excluded"
-
     def all(self) -> dict[str, Metric]:
         """Every metric by id, in the order in which a report shows them."""
         names = ["accuracy", "balanced_accuracy", "kappa", "linear_kappa", "quadratic_kappa"]
@@ -208,7 +206,7 @@ class _Metrics:
             names += [f"{metric}:{target}" for target in NAMES]
         names += ["undergraded:vision_threatening_below_referable", "undergraded:by_two", "overgraded:by_two"]
         names += ["no_output", *(f"no_output:{grade}" for grade in GRADES)]
-        return {name: self.estimate(name, self.default_policy(name)) for name in names}
+        return {name: self.estimate(name, default_policy(name)) for name in names}
 
     def estimate(self, name: str, policy: NoOutputPolicy) -> Metric:
         """One metric with its interval; NotEstimable, with the reason, where the data do not define it."""
@@ -216,15 +214,15 @@ class _Metrics:
         if metric == "auc":
             return self._auc(target)
         if metric in ("kappa", "linear_kappa", "quadratic_kappa", "balanced_accuracy"):
-            return self._index(metric)
+            return self._index(metric, policy)
         ratio = _ratio(metric, target, policy)
         k, n = (int(count) for count in ratio.terms(self.sample.table))
         if n == 0:
             return NotEstimable(_absent(metric, target))
         effective = self._effective(ratio, k, n)
         bounds = cluster.bounds(effective, level=self.level, interval=self.spec.evidence.interval)
-        hits, totals = ratio.terms(self.replicates)
-        shown = bootstrap.percentile_interval(_masked_ratio(hits, totals), level=self.level)
+        values, defined = ratio.values(self.replicates)
+        shown = bootstrap.percentile_interval(values, self.level, defined)
         return Estimate(
             kind="proportion",
             value=k / n,
@@ -247,27 +245,27 @@ class _Metrics:
             return cluster.unknown_clusters(k, n, level=self.level)
         patterns, counts = self.sample.patterns
         successes, sizes = ratio.terms(patterns)
-        return cluster.effective_sample(successes, sizes, level=self.level, counts=counts)
+        return cluster.effective_sample(successes, sizes, level=self.level, counts=counts, adverse=ratio.adverse)
 
-    def _index(self, metric: str) -> Metric:
-        """Kappa and balanced accuracy: over units with output, interval by bootstrap."""
-        weights = {"kappa": "none", "linear_kappa": "linear", "quadratic_kappa": "quadratic"}
+    def _index(self, metric: str, policy: NoOutputPolicy) -> Metric:
+        """Kappa and balanced accuracy, interval by bootstrap."""
+        present = tuple(np.flatnonzero(self.sample.table.sum(axis=1)).tolist())
 
-        def value(tables: NDArray[np.int64]) -> np.ma.MaskedArray[Any, Any]:
-            square = tables.reshape(*tables.shape[:-1], 5, 6)[..., :NO_OUTPUT]
+        def values(tables: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
             if metric == "balanced_accuracy":
-                return confusion.balanced_accuracy(square)
-            return agreement.kappa(square, weights=weights[metric])
+                return confusion.balanced_accuracy(tables, policy, grades=present)
+            return agreement.kappa(confusion.square(tables, policy), KAPPA_WEIGHTS[metric])
 
-        n = int(self.sample.table[:, :NO_OUTPUT].sum())
-        estimate = value(self.sample.table.reshape(1, 30))
-        if np.ma.getmaskarray(estimate)[0]:
-            return NotEstimable(f"{metric} is not defined on this table (one grade only, or no output at all).")
-        shown = bootstrap.percentile_interval(value(self.replicates), level=self.level)
+        value, defined = values(self.sample.table)
+        if not defined:
+            return NotEstimable("it is not defined on this table (one grade only, or no output at all).")
+        drawn, drawn_defined = values(self.replicates)
+        shown = bootstrap.percentile_interval(drawn, self.level, drawn_defined)
         who = "image" if self.sample.patterns is None else "patient"
+        n = int(self.sample.table[:, :NO_OUTPUT].sum() if policy == "excluded" else self.sample.table.sum())
         return Estimate(
             kind="index",
-            value=float(estimate[0]),
+            value=float(value),
             n=n,
             low=None if shown is None else shown.low,
             high=None if shown is None else shown.high,
@@ -297,8 +295,8 @@ class _Metrics:
             low=result.low,
             high=result.high,
             level=self.level,
-            method="DeLong" if self.sample.patients is None else "Obuchowski (clustered DeLong)",
-            clusters=None if self.sample.patients is None else int(np.unique(self.sample.patients[answered]).size),
+            method=result.method,
+            clusters=result.clusters,
         )
 
 
@@ -313,9 +311,11 @@ def _ratio(metric: str, target: str, policy: NoOutputPolicy) -> confusion.Ratio:
     if metric == "no_output":
         return confusion.no_output(GRADES.index(target) if target else None)
     if metric == "undergraded":
-        return confusion.below(GROUPS["vision_threatening"], 2) if target != "by_two" else confusion.undergraded_by(2)
+        if target == "by_two":
+            return confusion.undergraded_by(2, policy)
+        return confusion.below(GROUPS["vision_threatening"], 2, policy)
     if metric == "overgraded":
-        return confusion.overgraded_by(2)
+        return confusion.overgraded_by(2, policy)
     make = {
         "sensitivity": confusion.sensitivity,
         "specificity": confusion.specificity,
@@ -342,10 +342,6 @@ def _absent(metric: str, target: str) -> str:
     return "the model gave no output for any image."
 
 
-def _masked_ratio(hits: NDArray[np.int64], totals: NDArray[np.int64]) -> np.ma.MaskedArray[Any, Any]:
-    return np.ma.masked_array(hits / np.maximum(totals, 1), mask=totals == 0)
-
-
 # -- evidence from the training record ---------------------------------------------------------------------------------
 
 
@@ -367,14 +363,22 @@ def _stability_summary(training: Mapping[str, Any], spec: GateSpec) -> dict[str,
         window=window,
         n_val=training.get("n_val"),
     )
-    if isinstance(result, str):
-        return {"stability": {"reason": result}}
-    summary = {key: value for key, value in stability.as_dict(result).items() if value is not None}
-    rates = [entry["learning_rate"] for entry in history if entry.get("learning_rate") is not None]
-    if len(rates) == len(history):
-        inside = rates[result.start : result.stop]
-        summary["learning_rate_mean_over_peak"] = sum(inside) / len(inside) / max(rates) if max(rates) > 0 else 0.0
-    summary |= {"first_epoch": epochs[result.start], "last_epoch": epochs[result.stop - 1]}
+    if isinstance(result, stability.NotAssessable):
+        return {"stability": {"reason": result.reason}}
+    summary = {key: value for key, value in dataclasses.asdict(result).items() if value is not None}
+    inside = history[result.first : result.last + 1]
+    summary |= {"window": window, "first_epoch": inside[0]["epoch"], "last_epoch": inside[-1]["epoch"]}
+    rates = [entry.get("learning_rate", 0.0) for entry in history]
+    if max(rates) > 0:
+        summary["learning_rate_mean_over_peak"] = (
+            sum(entry.get("learning_rate", 0.0) for entry in inside) / window / max(rates)
+        )
+    mean = sum(entry["val_accuracy"] for entry in inside) / window
+    limits = [c.threshold for c in spec.criteria if c.metric == "stability"]
+    if result.range_without_noise is not None and limits:
+        needed = stability.n_val_to_show(result.range_without_noise, limits[0], mean, window)
+        if needed is not None:
+            summary["n_val_to_show"] = needed
     return {"stability": summary}
 
 
@@ -412,17 +416,23 @@ def _baseline(predictions: Predictions, baseline: Predictions | None, spec: Gate
         return NotEstimable("the baseline's table has other reference grades.")
     right = (both["predicted"] == both["grade"]).fillna(False).to_numpy(dtype=bool)
     right_b = (both["predicted_b"] == both["grade"]).fillna(False).to_numpy(dtype=bool)
-    difference = right.astype(np.int64) - right_b.astype(np.int64)
+    only, only_b = right & ~right_b, right_b & ~right
     if predictions.patients_known:
-        owners = np.unique(both["patient"].to_numpy(dtype=str), return_inverse=True)[1]
-        effect = paired.difference_design_effect(difference, owners, level=level)
+        owner = np.unique(both["patient"].to_numpy(dtype=str), return_inverse=True)[1]
+        paired_sample = paired.paired_sample(
+            *(np.bincount(owner, weights=flags).astype(np.int64) for flags in (only, only_b, np.ones(len(both))))
+        )
+    elif spec.evidence.one_image_per_patient:
+        paired_sample = paired.PairedSample(int(only.sum()), int(only_b.sum()), len(both), len(both), 1.0)
     else:
-        effect = 1.0 if spec.evidence.one_image_per_patient else 2.0
-    only_a, only_b = int((difference == 1).sum()), int((difference == -1).sum())
-    bounds = paired.tango(only_a / effect, only_b / effect, len(both) / effect, level=level)
+        paired_sample = paired.paired_sample_unknown(int(only.sum()), int(only_b.sum()), len(both))
+    margin = next((c.margin for c in spec.criteria if c.margin is not None), 0.02)
+    result = paired.noninferiority(paired_sample, margin, level=level)
+    optional = {} if paired_sample.clusters is None else {"clusters": paired_sample.clusters}
     return Estimate(
-        kind="index", value=float(difference.mean()), n=len(both), low=bounds.low, high=bounds.high, level=level,
-        method="Tango's score interval of the paired difference", design_effect=effect,
+        kind="index", value=result.difference, n=len(both), low=result.bounds.low, high=result.bounds.high, level=level,
+        method="Tango's score interval of the paired difference in accuracy",
+        design_effect=paired_sample.design_effect, **optional,
     )  # fmt: skip
 
 
@@ -509,12 +519,11 @@ def _judge_range(criterion: Criterion, metric: Estimate, training: Mapping[str, 
     points = f"{100 * metric.value:.1f} points between epochs {summary['first_epoch']} and {summary['last_epoch']}"
     if _meets(metric.value, criterion.comparator, criterion.threshold):
         return "PASS", f"Validation accuracy ranged over {points}."
-    noise = summary.get("noise_floor")
-    if noise is not None and metric.value <= noise:
-        needed = math.ceil(summary["n_val"] * (noise / criterion.threshold) ** 2)
+    if (unexplained := summary.get("range_without_noise")) is not None and unexplained < criterion.threshold:
         return "INSUFFICIENT", (
-            f"Validation accuracy ranged over {points}, no more than sampling noise explains with {summary['n_val']} "
-            f"validation images ({100 * noise:.1f} points); about {needed} would show it."
+            f"Validation accuracy ranged over {points}, of which sampling noise explains as much as misses: "
+            f"{100 * summary['noise_floor']:.1f} points are expected with {training['n_val']} validation images; "
+            f"about {summary['n_val_to_show']} would show it."
         )
     return "FAIL", f"Validation accuracy ranged over {points}; the run had not settled."
 

@@ -75,6 +75,12 @@ class Manifest:
         """Whether no row has a grade: a test set whose grades somebody else keeps."""
         return bool(self.table["grade"].isna().all())
 
+    @property
+    def split_of(self) -> str:
+        """The one split that all rows belong to; empty where they belong to several or to none."""
+        names = self.table["split"].unique()
+        return str(names[0]) if len(names) == 1 and not pd.isna(names[0]) else ""
+
     def path(self, image: str) -> Path:
         """Where the file of an image lies."""
         return self.root / image

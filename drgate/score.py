@@ -12,13 +12,14 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
+import pandas as pd
 import PIL
 from numpy.typing import NDArray
 
-from drgate.errors import ImageUnreadable
+from drgate.errors import ImageUnreadable, ManifestError, PredictionsError
 from drgate.files import md5_file, sha256_file
 from drgate.manifest import Manifest
 from drgate.predictions import PROBABILITIES, Predictions, make_predictions
@@ -48,33 +49,51 @@ def score(
 
     workers: processes that decode (default: the cores there are; 0: decode here). advance: called with the number of
     images done, batch by batch.
+
+    Raises ManifestError when a patient or a picture of the model's training set is among the images, as far as the
+    model's fingerprint tells, and PredictionsError when no image at all could be graded.
     """
     from drgate.vision.decoding import in_processes, usable_cores
 
+    _refuse_training_patients(grader, manifest)
+    trained_on = set() if grader.fingerprint is None else {row.tobytes() for row in grader.fingerprint.images}
     table = manifest.table
     paths = [manifest.path(image) for image in table["image"]]
     prepared = in_processes(
-        partial(_prepare, preprocess=grader.preprocessing),
+        partial(_prepare, preprocess=grader.preprocessing, hashed=bool(trained_on)),
         paths,
         workers=usable_cores() if workers is None else workers,
     )
     probabilities = np.full((len(table), 5), np.nan)
     refused: dict[str, str] = {}
+    known: list[str] = []
     for start, batch in _batches(prepared):
-        readable = [i for i, pixels in enumerate(batch) if not isinstance(pixels, str)]
+        readable = [i for i, item in enumerate(batch) if not isinstance(item.pixels, str)]
         if readable:
-            logits = grader.logits(np.stack([batch[i] for i in readable]))
-            probabilities[[start + i for i in readable]] = softmax(logits)
-        refused |= {table["image"].iloc[start + i]: pixels for i, pixels in enumerate(batch) if isinstance(pixels, str)}
+            probabilities[[start + i for i in readable]] = softmax(
+                grader.logits(np.stack([batch[i].pixels for i in readable]))
+            )
+        for i, item in enumerate(batch):
+            image = str(table["image"].iloc[start + i])
+            if isinstance(item.pixels, str):
+                refused[image] = item.pixels
+            elif item.hash in trained_on:
+                known.append(image)
         advance(len(batch))
+    if known:
+        raise ManifestError(
+            f"{manifest.origin}: {len(known)} pictures of this set were in the model's training set "
+            f"({_few(known)}: equal perceptual hash); a model is not judged on them."
+        )
     silent = np.isnan(probabilities).any(axis=1)
+    if silent.all():
+        reason = next(iter(refused.values()), "the model gave no finite numbers.")
+        raise PredictionsError(f"{manifest.origin}: not one image could be graded; the first: {reason}")
     probabilities[silent] = np.nan
     for image in table["image"][silent]:
         reason = refused.get(image, f"the model gave no finite numbers for {image}.")
         warnings.warn(f"No output: {reason}", NoOutputWarning, stacklevel=2)
-    scored = table.drop(columns="split").assign(
-        **{name: probabilities[:, j] for j, name in enumerate(PROBABILITIES)}
-    )
+    scored = table.drop(columns="split").assign(**{name: probabilities[:, j] for j, name in enumerate(PROBABILITIES)})
     return make_predictions(scored, str(manifest.origin), _provenance(grader, manifest))
 
 
@@ -94,23 +113,58 @@ def model_files(files: list[Path]) -> list[dict[str, Any]]:
     ]
 
 
-def _prepare(path: Path, preprocess: Preprocessing) -> NDArray[np.float32] | str:
-    """The network's input, or why there is none."""
+class _Prepared(NamedTuple):
+    pixels: Any  # the network's input, or a sentence that says why there is none
+    hash: bytes = b""
+
+
+def _prepare(path: Path, preprocess: Preprocessing, hashed: bool) -> _Prepared:
+    from drgate.vision.fingerprint import image_hash
     from drgate.vision.images import read_image
 
     try:
-        return preprocess(read_image(path))
+        image = read_image(path)
     except ImageUnreadable as problem:
-        return str(problem)
+        return _Prepared(str(problem))
+    return _Prepared(preprocess(image), image_hash(image) if hashed else b"")
 
 
-def _batches(
-    prepared: Iterator[NDArray[np.float32] | str],
-) -> Iterator[tuple[int, list[NDArray[np.float32] | str]]]:
+def _batches(prepared: Iterator[_Prepared]) -> Iterator[tuple[int, list[_Prepared]]]:
     start = 0
     while batch := list(islice(prepared, BATCH)):
         yield start, batch
         start += len(batch)
+
+
+def _refuse_training_patients(grader: Grader, manifest: Manifest) -> None:
+    if grader.fingerprint is None or not manifest.patients_known:
+        return
+    from drgate.vision.fingerprint import shares_patients
+
+    if shared := shares_patients(grader.fingerprint, manifest.table["patient"]):
+        raise ManifestError(
+            f"{manifest.origin}: {len(shared)} patients of this set were in the model's training set ({_few(shared)}); "
+            "a model is not judged on them."
+        )
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+
+
+def _leakage(grader: Grader, manifest: Manifest) -> list[str]:
+    """What was checked; each of these would have been refused had it been found."""
+    checked = []
+    if manifest.split_of:
+        checked.append("The manifest's splits share no patient and no byte-identical file.")
+    if grader.fingerprint is not None:
+        who = (
+            "No patient and no picture"
+            if manifest.patients_known and len(grader.fingerprint.patients)
+            else "No picture"
+        )
+        checked.append(f"{who} of the model's training set is in the test set (names hashed; equal perceptual hash).")
+    return checked
 
 
 def _provenance(grader: Grader, manifest: Manifest) -> dict[str, Any]:
@@ -125,13 +179,16 @@ def _provenance(grader: Grader, manifest: Manifest) -> dict[str, Any]:
         "manifest": {
             "name": manifest.origin.name,
             "digest": manifest.digest(),
-            "split": _only(manifest.table["split"]),
+            "split": manifest.split_of,
             "images_digest": manifest.images_digest(),
         },
         "preprocessing": {**grader.preprocessing.as_dict(), "pillow": PIL.__version__},
+        "leakage": _leakage(grader, manifest),
+        "warnings": [
+            *manifest.duplicates(),
+            *(
+                f"Images come from: {name}."
+                for name in sorted(manifest.table.get("source", pd.Series()).dropna().unique())
+            ),
+        ],
     }
-
-
-def _only(split: Any) -> str:
-    names = split.dropna().unique()
-    return str(names[0]) if len(names) == 1 else ""

@@ -50,6 +50,17 @@ Comparator = Literal[">=", ">", "<=", "<"]
 NoOutputPolicy = Literal["excluded", "as_referred", "worst_case"]
 
 
+def default_policy(metric_id: str) -> NoOutputPolicy:
+    """How images without output count where a criterion does not say.
+
+    A group is a decision to refer, and an eye without output is referred; an exact grade is judged over images with
+    output, with a line of its own for those without.
+    """
+    metric, _, target = metric_id.partition(":")
+    group = target in GROUPS or target == "vision_threatening_below_referable"
+    return "as_referred" if group and metric != "auc" else "excluded"
+
+
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -108,9 +119,7 @@ class Criterion(_Frozen):
     @property
     def policy(self) -> NoOutputPolicy:
         """How images without output count in this criterion."""
-        if self.no_output is not None:
-            return self.no_output
-        return "as_referred" if self.target in GROUPS and self.metric != "auc" else "excluded"
+        return self.no_output or default_policy(self.id)
 
     @model_validator(mode="after")
     def _is_sound(self) -> Self:
@@ -125,7 +134,7 @@ class Criterion(_Frozen):
                 f"{self.id!r}: {self.metric} takes "
                 + (f"one of {', '.join(sorted(targets - {''}))}" if targets != {""} else "no grade")
             )
-        if self.no_output == "as_referred" and self.target not in GROUPS:
+        if self.no_output == "as_referred" and default_policy(self.id) != "as_referred":
             raise ValueError(
                 f"{self.id!r}: no_output as_referred is defined for the groups {' and '.join(GROUPS)} only"
             )

@@ -10,6 +10,7 @@ What was not given is not checked, and said. Nothing here needs the model's weig
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,7 +97,7 @@ def verify(
     ]
 
     def sentences(kind: str) -> tuple[str, ...]:
-        return tuple(sentence for found, sentence in findings if found == kind)
+        return tuple(_visible(sentence) for found, sentence in findings if found == kind)
 
     return Verification(
         headline=statement.headline,
@@ -106,6 +107,11 @@ def verify(
         unchecked=sentences("unchecked"),
         problems=sentences("problem"),
     )
+
+
+def _visible(sentence: str) -> str:
+    """Names in a certificate may be hostile: what does not print is spelled out."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in sentence)
 
 
 def signer(certificate: Certificate, trusted: Sequence[PublicKey]) -> PublicKey | None:
@@ -222,7 +228,10 @@ def _recomputation(recorded: Evaluation, table: Predictions, baseline: Predictio
     differences = list(_differences(alike.part(recorded), alike.part(again), "", TOLERANCE))
     yield from (("problem", f"Recomputed from the predictions, {difference}.") for difference in differences[:5])
     if not differences:
-        yield "checked", "The evaluation was recomputed from the predictions and came out the same."
+        what = (
+            "The evaluation" if alike.baseline and alike.bootstrap and alike.sentences else "The rest of the evaluation"
+        )
+        yield "checked", f"{what} was recomputed from the predictions and came out the same."
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,7 +248,7 @@ class _Comparable:
 
     def part(self, evaluation: Evaluation) -> dict[str, Any]:
         """That part of an evaluation as plain values, criteria by id."""
-        plain = evaluation.to_json()
+        plain = json.loads(canonical_json(evaluation.to_json()))  # tuples and NumPy's floats as a certificate has them
         criteria = {c["id"]: c for c in plain["criteria"] if self.baseline or c["id"] != "baseline"}
         metrics = {name: metric for name, metric in plain["metrics"].items() if self.baseline or name != "baseline"}
         if not self.bootstrap:
