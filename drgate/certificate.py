@@ -259,7 +259,7 @@ def _subjects(evaluation: Evaluation) -> list[dict[str, Any]]:
     return [
         {
             "name": file["name"],
-            "digest": {"sha256": file["sha256"], "md5": file["md5"]},
+            "digest": {name: file[name] for name in ("sha256", "md5") if name in file},
             "annotations": {"size": file["size"]},
         }
         for file in files
@@ -305,6 +305,7 @@ def _configuration(evaluation: Evaluation) -> list[dict[str, Any]]:
         f"spec {spec['name']} version {spec['version']}": spec["digest"],
         "manifest": data.get("manifest_digest"),
         "predictions": data["predictions_digest"],
+        "parent's statement": evaluation.model.get("parent", {}).get("statement"),
         "baseline": evaluation.training.get("baseline", {}).get("predictions_digest"),
     }
     given = {name: digest for name, digest in named.items() if digest is not None}

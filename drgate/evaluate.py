@@ -494,23 +494,25 @@ def _judge_interval(criterion: Criterion, metric: Estimate, decided_on: str) -> 
     measured = _percent(metric.value, criterion.threshold)
     if metric.k is not None:
         measured = f"{metric.k} of {metric.n} ({measured})"
-    rule = _rule(criterion)
+    rule = f"the rule is {_rule(criterion)}"
     bounded = f"the {side} bound is {_percent(bound, criterion.threshold)}"
     if not estimate_meets:
-        shown = not _meets(other, criterion.comparator, criterion.threshold)
-        gap = abs(metric.value - criterion.threshold) * 100
         wrong_side = "below" if upward else "above"
-        if shown:
-            how = f"shown {wrong_side} it, the {other_side} bound being {_percent(other, criterion.threshold)} too"
+        if _meets(other, criterion.comparator, criterion.threshold):
+            gap = abs(metric.value - criterion.threshold) * 100
+            how = (
+                f"Missed by {gap:.1f} points, but not shown {wrong_side} it (interval {_interval(metric, criterion)})."
+            )
         else:
-            how = f"missed by {gap:.1f} points, not shown {wrong_side} (interval {_interval(metric, criterion)})"
-        return "FAIL", f"{measured} does not meet {rule}: {how}."
+            how = f"Shown {wrong_side} it: even the {other_side} bound is {_percent(other, criterion.threshold)}."
+        return "FAIL", f"{measured}; {rule}. {how}"
     if decided_on == "point":
-        return "PASS", f"{measured} observed; {rule} on the estimate alone ({bounded})."
+        return "PASS", f"{measured} observed; {rule}, on the estimate alone ({bounded})."
     if _meets(bound, criterion.comparator, criterion.threshold):
-        return "PASS", f"{measured}; {bounded}, which meets {rule}."
+        return "PASS", f"{measured}; {bounded}; {rule}."
     return "INSUFFICIENT", (
-        f"{measured} meets {rule}, but {bounded}: too few patients to show it, not evidence that the model falls short."
+        f"{measured} meets the rule ({_rule(criterion)}), but {bounded}: too few patients to show it, which is no "
+        "evidence that the model falls short."
     )
 
 

@@ -19,14 +19,14 @@ from typing import TYPE_CHECKING, Any, Final
 from drgate.errors import CheckpointError, ManifestError, PredictionsError, UsageError
 from drgate.evaluate import evaluate
 from drgate.evaluation import Evaluation
-from drgate.files import canonical_json, sha256_file, write_atomically
+from drgate.files import canonical_json, read_json, sha256_file, write_atomically
 from drgate.looks import Look, take_look
 from drgate.predictions import Predictions, load_predictions, write_predictions
 from drgate.score import score
 from drgate.spec import GateSpec
 
 if TYPE_CHECKING:
-    from drgate.certificate import Certificate
+    from drgate.certificate import Statement
     from drgate.keys import PrivateKey
     from drgate.manifest import Manifest
     from drgate.vision.graders import Grader
@@ -60,15 +60,15 @@ def judge(
     out: Path | None = None,
     force: bool = False,
     workers: int | None = None,
-    parent: Certificate | None = None,
+    parent: Statement | None = None,
     started: Callable[[int], Any] = lambda images: None,
     advance: Callable[[int], Any] = lambda images: None,
 ) -> Judgement:
     """Score `source` if it is a model, evaluate, certify, and write the folder.
 
     source: a checkpoint, an ONNX model or a table of predictions. data, split: the test set of a model; a manifest
-    without splits is taken whole. out: default `reports/<model>-<8 of its digest>-<8 of the test set's>`. parent: the
-    certificate of the model that this one was exported from: look, stability and cost are the parent's. started and
+    without splits is taken whole. out: default `reports/<model>-<8 of its digest>-<8 of the test set's>`. parent: what
+    was certified of the model that this one was exported from: look, stability and cost are the parent's. started and
     advance are told how many images there are, and how many are done.
 
     Raises DrgateError for whatever cannot be judged, with nothing written.
@@ -94,7 +94,7 @@ def judge(
         raise UsageError(f"{folder} holds something else; give another folder with --out, or --force to replace it.")
     if parent is not None:
         _inherit(parent, model, facts)
-        look = Look(parent.statement.evaluation.look["number"], parent.statement.evaluation.look["time"])
+        look = Look(parent.evaluation.look["number"], parent.evaluation.look["time"])
     else:
         images = facts["images_digest"]
         # Before the numbers are known to anybody: a look that was taken counts, whatever becomes of it.
@@ -144,6 +144,25 @@ def model_and_test_set(source: Path, data: Path | None, split: str, base: str | 
     return load_grader(source, base), manifest
 
 
+def read_evaluation(path: Path) -> tuple[Evaluation, str | None]:
+    """The evaluation in `evaluation.json`, `statement.json` or `certificate.json`, and how the last is signed."""
+    from drgate.certificate import Certificate, read_certificate
+
+    if not path.is_file():
+        raise UsageError(f"{path} does not exist; expected an evaluation, a statement or a certificate.")
+    plain = read_json(path, "an evaluation that drgate wrote", UsageError)
+    if isinstance(plain, dict) and "verdict" in plain:
+        return Evaluation.from_json(plain), None
+    read = read_certificate(path)
+    if isinstance(read, Certificate):
+        return read.statement.evaluation, _signature(path.name, read.key_id)
+    return read.evaluation, None
+
+
+def _signature(name: str, keyid: str) -> str:
+    return f"{name}, key {keyid[:16]}"
+
+
 def _known(predictions: Predictions, source: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """What is known of the model and of the test set, from the predictions' provenance."""
     provenance = predictions.provenance
@@ -181,12 +200,12 @@ def _digest_of(value: Any) -> str:
 
 
 def _training(
-    grader: Grader | None, model: dict[str, Any], source: Path, record: Path | None, parent: Certificate | None
+    grader: Grader | None, model: dict[str, Any], source: Path, record: Path | None, parent: Statement | None
 ) -> dict[str, Any]:
     from drgate.record import training_evidence
 
     if parent is not None:
-        return dict(parent.statement.evaluation.training)
+        return dict(parent.evaluation.training)
     if grader is None and record is None:
         return {"missing": "a table of predictions carries no training record; give the run folder with --record."}
     if record is not None and not record.is_dir():
@@ -198,13 +217,13 @@ def _training(
     )
 
 
-def _inherit(parent: Certificate, model: dict[str, Any], facts: dict[str, Any]) -> None:
+def _inherit(parent: Statement, model: dict[str, Any], facts: dict[str, Any]) -> None:
     """Name the certificate that stability, cost, look and leakage come from; it must speak of the same test set."""
-    evaluation = parent.statement.evaluation
+    evaluation = parent.evaluation
     if evaluation.data.get("manifest_digest") != facts["manifest_digest"]:
         raise UsageError("The certificate speaks of another test set; give the one that it was made on with --data.")
     model["parent"] = {
-        "statement": f"sha256:{hashlib.sha256(parent.statement.data).hexdigest()}",
+        "statement": f"sha256:{hashlib.sha256(parent.data).hexdigest()}",
         "name": evaluation.model["name"],
         "tensor_digest": evaluation.model["tensor_digest"],
         "verdict": evaluation.verdict,
@@ -226,7 +245,7 @@ def _write(folder: Path, evaluation: Evaluation, predictions: Predictions, key: 
     from drgate.report import html, junit, markdown
 
     statement, certificate = certify(evaluation, key)
-    name = None if certificate is None or key is None else f"certificate.json, key {key.public.id[:16]}"
+    name = None if certificate is None or key is None else _signature("certificate.json", key.public.id)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary:
         fresh = Path(temporary) / "fresh"

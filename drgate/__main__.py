@@ -1,0 +1,3 @@
+from drgate.cli import main
+
+main()

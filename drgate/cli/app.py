@@ -1,0 +1,110 @@
+"""The application: its commands, and the one table from trouble to message and exit code."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+import warnings
+from collections import Counter
+from typing import Any
+
+import typer
+
+from drgate.errors import DrgateError
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells count it: never 1, which means that a criterion failed."""
+
+SHOWN_WARNINGS = 5
+"""Warnings of one kind that are printed; the rest are counted."""
+
+
+def build() -> typer.Typer:
+    """The `drgate` application with all its commands."""
+    from drgate.cli import demo, evaluate, export, keygen, report, score, spec, verify
+
+    app = typer.Typer(
+        name="drgate",
+        help="The gate that a diabetic retinopathy grading model passes before it ships. Not a medical device.\n\n"
+        "Exit codes: 0 passed, 1 a criterion failed, 3 not enough evidence, 2 the command could not do its work.",
+        epilog="Start with: drgate demo",
+        no_args_is_help=True,
+        add_completion=False,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+    )
+    app.callback(invoke_without_command=True)(_version)
+    for module in (demo, evaluate, score, verify, export, report, keygen):
+        module.register(app)
+    app.add_typer(spec.app, name="spec")
+    return app
+
+
+def _version(version: bool = typer.Option(False, "--version", help="Print the version and stop.")) -> None:
+    if version:
+        from drgate import __version__
+
+        typer.echo(f"drgate {__version__}")
+        raise typer.Exit
+
+
+def run(app: typer.Typer, name: str, arguments: list[str] | None = None) -> None:
+    """Run an application and exit: every expected trouble is one line on standard error, never a traceback."""
+    given = sys.argv[1:] if arguments is None else arguments
+    warned: Counter[type[Warning]] = Counter()
+
+    def warn(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+        warned[category] += 1
+        if category.__module__.startswith(("drgate", "trainer")) and warned[category] <= SHOWN_WARNINGS:
+            complain(name, f"warning: {message}")
+
+    warnings.showwarning = warn
+    try:
+        code = app([_hyphenated(word) for word in given], prog_name=name, standalone_mode=False)
+        for category, times in warned.items():
+            if category.__module__.startswith(("drgate", "trainer")) and times > SHOWN_WARNINGS:
+                complain(name, f"warning: {times - SHOWN_WARNINGS} more like these.")
+    except DrgateError as problem:
+        complain(name, str(problem))
+        code = problem.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        complain(name, "interrupted.")
+        code = INTERRUPTED
+    except typer.Exit as problem:
+        code = problem.exit_code
+    except BrokenPipeError:
+        code = 2
+    except Exception as problem:
+        if not hasattr(problem, "format_message"):  # typer's usage errors, whatever module they live in
+            raise
+        complain(name, _usage(problem, app))
+        code = 2
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def complain(name: str, message: str) -> None:
+    """One line on standard error; control characters in file names do not reach the terminal."""
+    visible = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in message)
+    sys.stderr.write(f"{name}: {visible}\n")
+
+
+def _hyphenated(word: str) -> str:
+    """Flags are accepted with _ and with -."""
+    if not word.startswith("--"):
+        return word
+    flag, equals, value = word.partition("=")
+    return flag.replace("_", "-") + equals + value
+
+
+def _usage(problem: Any, app: typer.Typer) -> str:
+    message = str(problem.format_message()).rstrip(".")
+    context = getattr(problem, "ctx", None)
+    flag = getattr(problem, "option_name", None)
+    if flag and context is not None:
+        known = [option for parameter in context.command.params for option in parameter.opts]
+        near = difflib.get_close_matches(str(flag), known, 1)
+        message = f"there is no option {flag}" + (f"; did you mean {near[0]}?" if near else ".")
+    elif not message.endswith("?"):
+        message += "."
+    where = context.command_path if context is not None else app.info.name
+    return f"{message} See {where} --help."

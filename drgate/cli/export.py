@@ -1,0 +1,94 @@
+"""`drgate export`: what passed becomes an ONNX bundle, and is judged again as such."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from drgate.cli.options import (
+    BaseOption,
+    DataOption,
+    Format,
+    FormatOption,
+    KeyOption,
+    QuietOption,
+    SpecOption,
+    SplitOption,
+    WorkersOption,
+    emit,
+    progress,
+    signing_key,
+    tell,
+)  # fmt: skip
+
+HELP = """Export a certified checkpoint as an ONNX bundle; the exported file is scored and judged again.
+
+Refused without a certificate that says PASS, that a key you trust signed (--trusted-key, or your own --key), and that
+speaks of this file. Exit code 0 exported, 1 or 3 as the verdict says, 2 unreadable or of another model or checklist.
+
+\b
+Example:
+  drgate export best_model.pth --certificate reports/release-3/certificate.json --data eyepacs \\
+                --key keys/clinical.pem --out bundle
+"""
+
+
+def register(app: typer.Typer) -> None:
+    app.command("export", help=HELP)(command)
+
+
+def command(
+    checkpoint: Annotated[Path, typer.Argument(metavar="CKPT", help="The checkpoint that was certified.")],
+    certificate: Annotated[Path, typer.Option("--certificate", metavar="FILE", help="Its certificate.json.")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of the bundle; a new one.")],
+    data: DataOption = None,
+    split: SplitOption = "test",
+    spec: SpecOption = "medical-grade",
+    base: BaseOption = None,
+    key: KeyOption = None,
+    trusted_key: Annotated[
+        list[Path] | None, typer.Option("--trusted-key", metavar="PUB", help="Public key whose certificates you trust.")
+    ] = None,
+    allow_unsigned: Annotated[
+        bool, typer.Option("--allow-unsigned", help="Take an unsigned statement; the bundle is then unsigned in turn.")
+    ] = False,
+    workers: WorkersOption = None,
+    format: FormatOption = Format.human,
+    quiet: QuietOption = False,
+) -> int:
+    from drgate.errors import UsageError
+    from drgate.export import export
+    from drgate.keys import load_public_key
+    from drgate.report import terminal
+    from drgate.spec import load_spec
+
+    if data is None:
+        raise UsageError("The exported model is judged again: say on which test set, with --data MANIFEST.")
+    signer = signing_key(key)
+    trusted = [load_public_key(path) for path in trusted_key or ()] + ([] if signer is None else [signer.public])
+    with progress("Scoring the exported model", quiet) as (started, advance):
+        bundle = export(
+            checkpoint,
+            certificate=certificate,
+            data=data,
+            split=split,
+            spec=load_spec(spec),
+            out=out,
+            base=base,
+            key=signer,
+            trusted=trusted,
+            allow_unsigned=allow_unsigned,
+            workers=workers,
+            started=started,
+            advance=advance,
+        )
+    evaluation = bundle.judgement.evaluation
+    emit(evaluation.to_json(), lambda console: terminal.render(evaluation, console), format, quiet)
+    tell(
+        f"Logits of {bundle.compared} images agree within {bundle.largest_difference:.1e}. "
+        + (f"Bundle: {bundle.folder}" if evaluation.exit_code == 0 else f"Not exported; why: {bundle.folder}"),
+        quiet,
+    )
+    return evaluation.exit_code

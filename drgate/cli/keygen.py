@@ -1,0 +1,49 @@
+"""`drgate keygen`: a key that signs certificates."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from drgate.cli.options import Format, FormatOption, QuietOption, emit, tell
+
+HELP = """Make a signing key: NAME.pem (private, mode 0600, behind a passphrase) and NAME.pub (for those who verify).
+
+The passphrase is asked for, or comes from DRGATE_KEY_PASSPHRASE. Nothing is ever overwritten.
+
+\b
+Example:
+  drgate keygen --out keys/clinical
+"""
+
+
+def register(app: typer.Typer) -> None:
+    app.command("keygen", help=HELP)(command)
+
+
+def command(
+    out: Annotated[Path, typer.Option("--out", metavar="NAME", help="Where the two files go, without a suffix.")],
+    no_passphrase: Annotated[
+        bool, typer.Option("--no-passphrase", help="Leave the private key in the clear, for a secret store to protect.")
+    ] = False,
+    format: FormatOption = Format.human,
+    quiet: QuietOption = False,
+) -> int:
+    from drgate.errors import UsageError
+    from drgate.keys import generate_key, load_public_key
+
+    text = os.environ.get("DRGATE_KEY_PASSPHRASE")
+    if not text and not no_passphrase:
+        if not sys.stdin.isatty():
+            raise UsageError("A passphrase is needed: set DRGATE_KEY_PASSPHRASE, or say --no-passphrase.")
+        text = typer.prompt("Passphrase", hide_input=True, confirmation_prompt=True, err=True)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    private, public = generate_key(out, None if no_passphrase or not text else text.encode())
+    summary = {"private": str(private), "public": str(public), "keyid": load_public_key(public).id}
+    story = f"{private} signs: keep it secret. {public} verifies: give it away. Key id {summary['keyid'][:16]}."
+    emit(summary, lambda _: tell(story, quiet), format, quiet)
+    return 0

@@ -1,0 +1,113 @@
+"""Options that several commands share, each in one place, and the one sink for results."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from drgate.errors import UsageError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from drgate.keys import PrivateKey
+
+
+class Format(StrEnum):
+    human = "human"
+    json = "json"
+
+
+FormatOption = Annotated[
+    Format, typer.Option("--format", help="json: the result alone on standard output.", show_default=True)
+]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no story, only trouble.")]
+DataOption = Annotated[
+    Path | None,
+    typer.Option("--data", metavar="MANIFEST", help="Test set: labels CSV or Parquet, or a folder of images."),
+]
+SplitOption = Annotated[str, typer.Option("--split", help="Split of the manifest; one without splits is taken whole.")]
+SpecOption = Annotated[
+    str, typer.Option("--spec", metavar="NAME|FILE", help="Checklist: a name of `drgate spec list`, or a YAML file.")
+]
+BaseOption = Annotated[
+    str | None,
+    typer.Option(
+        "--base", metavar="embedded|FOLDER|HUB_ID", help="Where a checkpoint's base model lies, if not where it lay."
+    ),
+]
+KeyOption = Annotated[
+    str | None,
+    typer.Option(
+        "--key", metavar="KEY", envvar="DRGATE_KEY", show_envvar=True, help="Private key that signs the certificate."
+    ),
+]
+WorkersOption = Annotated[
+    int | None, typer.Option("--workers", min=0, help="Processes that decode images. [one a core]", show_default=False)
+]
+
+
+def emit(plain: Any, human: Callable[[Console], None], format: Format, quiet: bool = False) -> None:
+    """A result to standard output: JSON alone, or the human form unless quiet."""
+    if format is Format.json:
+        sys.stdout.write(json.dumps(plain, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    elif not quiet:
+        human(console(sys.stdout))
+
+
+def tell(sentence: str, quiet: bool) -> None:
+    """A line of the story, on standard error."""
+    if not quiet:
+        console(sys.stderr).print(sentence, markup=False, highlight=False, soft_wrap=True)
+
+
+def console(stream: Any) -> Console:
+    """A console that honours NO_COLOR and is 100 columns wide where it is not a terminal."""
+    from rich.console import Console
+
+    return Console(file=stream, width=None if stream.isatty() else 100)
+
+
+@contextmanager
+def progress(what: str, quiet: bool) -> Iterator[tuple[Callable[[int], None], Callable[[int], None]]]:
+    """A progress bar on standard error where that is a terminal: (total known, so many more done)."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console(sys.stderr),
+        disable=quiet or not sys.stderr.isatty(),
+        transient=True,
+    )
+    with bar:
+        task = bar.add_task(what, total=None)
+        yield lambda total: bar.update(task, total=total), lambda done: bar.advance(task, done)
+
+
+def signing_key(given: str | None) -> PrivateKey | None:
+    """The private key of `--key` or DRGATE_KEY: a file, or the PEM text itself. A passphrase is asked for if needed."""
+    if not given:
+        return None
+    from drgate.keys import load_private_key, parse_private_key
+
+    text = os.environ.get("DRGATE_KEY_PASSPHRASE")
+    passphrase = text.encode() if text else None
+    if given.lstrip().startswith("-----BEGIN"):
+        return parse_private_key(given.encode(), passphrase, "DRGATE_KEY")
+    path = Path(given)
+    if not path.is_file():
+        raise UsageError(f"{path} does not exist; expected a private key (drgate keygen --out NAME writes NAME.pem).")
+    if passphrase is None and b"ENCRYPTED" in path.read_bytes()[:64] and sys.stdin.isatty():
+        passphrase = typer.prompt(f"Passphrase of {path}", hide_input=True, err=True).encode()
+    return load_private_key(path, passphrase)

@@ -1,0 +1,70 @@
+"""`drgate score`: a model over images, grades or none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from drgate.cli.options import (
+    BaseOption,
+    DataOption,
+    Format,
+    FormatOption,
+    QuietOption,
+    SplitOption,
+    WorkersOption,
+    emit,
+    progress,
+    tell,
+)  # fmt: skip
+
+HELP = """Score images with a model: a table of predictions that knows which model and which images it is of.
+
+No grades are needed: a sealed test set is scored here and evaluated by the keeper of its grades.
+
+\b
+Example:
+  drgate score best_model.pth --data site-a --out predictions.parquet
+  drgate evaluate predictions.parquet
+"""
+
+
+def register(app: typer.Typer) -> None:
+    app.command("score", help=HELP)(command)
+
+
+def command(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Checkpoint (*.pth) or ONNX model.")],
+    out: Annotated[Path, typer.Option("--out", metavar="PREDICTIONS", help="Parquet file to write.")],
+    data: DataOption = None,
+    split: SplitOption = "test",
+    base: BaseOption = None,
+    workers: WorkersOption = None,
+    format: FormatOption = Format.human,
+    quiet: QuietOption = False,
+) -> int:
+    from drgate.errors import UsageError
+    from drgate.files import refuse_existing
+    from drgate.judge import model_and_test_set
+    from drgate.predictions import write_predictions
+    from drgate.score import score
+
+    if out.suffix.lower() not in (".parquet", ".pq"):
+        raise UsageError(f"{out}: predictions that know their model are Parquet; give a name that ends in .parquet.")
+    refuse_existing(out, "choose another name with --out")
+    grader, manifest = model_and_test_set(model, data, split, base)
+    with progress("Scoring", quiet) as (started, advance):
+        started(len(manifest))
+        predictions = score(grader, manifest, workers=workers, advance=advance)
+    write_predictions(predictions, out)
+    silent = int(predictions.table["predicted"].isna().sum())
+    summary = {"predictions": str(out), "digest": predictions.digest, "images": len(predictions), "no_output": silent}
+    emit(
+        summary,
+        lambda _: tell(f"{len(predictions)} images scored, {silent} without output: {out}", quiet),
+        format,
+        quiet,
+    )
+    return 0

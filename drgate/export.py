@@ -1,0 +1,232 @@
+"""A certified checkpoint becomes an ONNX bundle, and the file that will run is scored and judged once more.
+
+    bundle = export(Path("best_model.pth"), certificate=Path("certificate.json"), data=Path("eyepacs"),
+                    spec=load_spec("medical-grade"), out=Path("bundle"), trusted=[key])
+
+The bundle: model.onnx (weights beside it where they are large), preprocess.json, labels.json, MODEL_CARD.md, and all
+that `drgate evaluate` writes, for the ONNX file: a certificate speaks of the bytes that will run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from drgate.certificate import Certificate, Statement, read_certificate
+from drgate.errors import CertificateError, CheckpointError, NotCertified
+from drgate.evaluation import EXIT_CODES, Evaluation
+from drgate.files import refuse_existing, write_atomically
+from drgate.judge import Judgement, judge, model_and_test_set
+from drgate.scale import GRADES
+from drgate.spec import GateSpec
+from drgate.verify import verify
+from drgate.vision.base import resolve_base
+from drgate.vision.checkpoint import load_checkpoint
+from drgate.vision.graders import OnnxGrader
+from drgate.vision.images import Preprocessing, read_image
+from drgate.vision.network import GradingModel, merge_lora
+
+if TYPE_CHECKING:
+    from drgate.keys import PrivateKey, PublicKey
+    from drgate.manifest import Manifest
+
+BATCHES: Final = (1, 2, 7)
+"""Batch sizes at which the logits of both files are compared: an exporter can fix the batch silently."""
+
+TOLERANCE: Final = 1e-3
+"""Largest difference of logits that is rounding, as a fraction of their largest magnitude."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """What came of an export: the judgement of the ONNX file, and how closely it follows the checkpoint.
+
+    folder: the bundle, or, where the exported file did not pass, `<out>.refused` with the report that says why.
+    compared: images whose logits were compared; largest_difference: of any logit among them.
+    """
+
+    judgement: Judgement
+    folder: Path
+    compared: int
+    largest_difference: float
+
+
+def export(
+    checkpoint: Path,
+    *,
+    certificate: Path,
+    data: Path,
+    spec: GateSpec,
+    out: Path,
+    split: str = "test",
+    base: str | None = None,
+    key: PrivateKey | None = None,
+    trusted: Sequence[PublicKey] = (),
+    allow_unsigned: bool = False,
+    workers: int | None = None,
+    started: Callable[[int], Any] = lambda images: None,
+    advance: Callable[[int], Any] = lambda images: None,
+) -> Bundle:
+    """Export a checkpoint that its certificate lets through.
+
+    Raises NotCertified (exit code 1 or 3, as the verdict says; 3 without a trusted signature), CertificateError for a
+    certificate that is not genuine or speaks of another model or checklist, CheckpointError when the exported file
+    does not compute what the checkpoint does. Nothing is written then.
+    """
+    refuse_existing(out, "give a new folder with --out")
+    refused = out.with_name(f"{out.name}.refused")
+    refuse_existing(refused, "move it away, or give another folder with --out")
+    parent = _admitted(checkpoint, certificate, spec, trusted, allow_unsigned)
+    _, test_set = model_and_test_set(checkpoint, data, split, base)
+    loaded = load_checkpoint(checkpoint)
+    model = merge_lora(loaded.build(None if base is None else resolve_base(base))).eval()
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as temporary:
+        fresh = Path(temporary) / "bundle"
+        fresh.mkdir()
+        write_onnx(model, loaded.preprocessing.size, fresh / "model.onnx")
+        _write_companions(fresh, loaded.preprocessing)
+        difference = compare(model, OnnxGrader(fresh / "model.onnx"), _sample(test_set, loaded.preprocessing))
+        judgement = judge(
+            fresh / "model.onnx", spec=spec, data=data, split=split, key=key, out=Path(temporary) / "report",
+            workers=workers, parent=parent, started=started, advance=advance,
+        )  # fmt: skip
+        if judgement.evaluation.exit_code != 0:
+            judgement.folder.rename(refused)
+            return Bundle(judgement, refused, sum(BATCHES), difference)
+        for file in judgement.folder.iterdir():
+            file.rename(fresh / file.name)
+        write_atomically(fresh / "MODEL_CARD.md", _model_card(judgement.evaluation, loaded.preprocessing).encode())
+        fresh.rename(out)
+    return Bundle(judgement, out, sum(BATCHES), difference)
+
+
+def _admitted(
+    checkpoint: Path, certificate: Path, spec: GateSpec, trusted: Sequence[PublicKey], allow_unsigned: bool
+) -> Statement:
+    """The statement that lets this checkpoint through; anything less raises."""
+    read = read_certificate(certificate)
+    statement = read.statement if isinstance(read, Certificate) else read
+    if not statement.of_model:
+        raise CertificateError(f"{certificate} speaks of a table of predictions, of no model; judge the model itself.")
+    result = verify(certificate, trusted=trusted, models=[checkpoint], spec=spec)
+    if result.problems:
+        raise CertificateError(f"{certificate} does not let {checkpoint} through: {result.problems[0]}")
+    verdict = statement.evaluation.verdict
+    if verdict != "PASS":
+        raise NotCertified(
+            f"{certificate} says {verdict}: {checkpoint.name} does not meet checklist {spec.name} and is not exported.",
+            exit_code=EXIT_CODES[verdict],
+        )
+    if not result.trusted and not allow_unsigned:
+        missing = (
+            "is not signed" if isinstance(read, Statement) else "is signed by no key that you trust (--trusted-key)"
+        )
+        raise NotCertified(f"{certificate} {missing}; nothing is exported on it.", exit_code=3)
+    return statement
+
+
+def write_onnx(model: GradingModel, size: int, path: Path) -> None:
+    """Write a network as ONNX with a free batch dimension, input `pixel_values` and output `logits`."""
+    # A batch of one would be taken for a constant.
+    example = torch.zeros(2, 3, size, size)
+    with _quiet_exporter():
+        torch.onnx.export(
+            model,
+            (example,),
+            str(path),
+            input_names=["pixel_values"],
+            output_names=["logits"],
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            dynamo=True,
+            verbose=False,
+        )
+
+
+@contextlib.contextmanager
+def _quiet_exporter() -> Iterator[None]:
+    """The exporter warns of its own future and logs what it skips; neither is the user's business."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def compare(model: GradingModel, exported: OnnxGrader, images: NDArray[np.float32]) -> float:
+    """Largest difference of any logit between a network and its ONNX file, over real images at several batch sizes.
+
+    Raises CheckpointError when it is more than rounding explains.
+    """
+    largest = 0.0
+    start = 0
+    for size in BATCHES:
+        batch = images[start : start + size]
+        start += size
+        with torch.inference_mode():
+            expected = model(torch.from_numpy(batch)).numpy()
+        difference = float(np.abs(expected - exported.logits(batch)).max())
+        if not difference <= TOLERANCE * max(1.0, float(np.abs(expected).max())):
+            raise CheckpointError(
+                f"The ONNX file's logits differ from the checkpoint's by {difference:.2g} at a batch of {size}; "
+                "nothing was exported."
+            )
+        largest = max(largest, difference)
+    return largest
+
+
+def _sample(test_set: Manifest, preprocessing: Preprocessing) -> NDArray[np.float32]:
+    """As many images of the test set as `compare` takes, spread over it; repeated where there are fewer."""
+    names = list(test_set.table["image"])
+    chosen = [names[i * len(names) // sum(BATCHES)] for i in range(sum(BATCHES))]
+    return np.stack([preprocessing(read_image(test_set.path(name))) for name in chosen])
+
+
+def _write_companions(folder: Path, preprocessing: Preprocessing) -> None:
+    settings = {
+        **preprocessing.as_dict(),
+        "input": "pixel_values: float32 (batch, 3, size, size), RGB, -1 to 1",
+        "steps": "upright 8-bit RGB; crop to the field of view; pad to a square with black; Pillow bicubic to size",
+        "output": "logits: float32 (batch, 5), in the order of labels.json; softmax gives probabilities",
+    }
+    write_atomically(folder / "preprocess.json", json.dumps(settings, indent=2).encode() + b"\n")
+    write_atomically(folder / "labels.json", json.dumps(list(GRADES)).encode() + b"\n")
+
+
+def _model_card(evaluation: Evaluation, preprocessing: Preprocessing) -> str:
+    from drgate.report import markdown
+
+    parent = evaluation.model["parent"]
+    return "\n".join(
+        [
+            "# Model card",
+            "",
+            "Grades diabetic retinopathy on colour fundus photographs, ICDR 0 to 4. **Not a medical device.**",
+            "",
+            "- Input: `pixel_values`, float32 (batch, 3, size, size); "
+            f"preprocessing `{preprocessing.id}` at {preprocessing.size} pixels (preprocess.json).",
+            "- Output: `logits`, float32 (batch, 5), in the order of labels.json.",
+            f"- Exported from {markdown.code(parent['name'])}, tensors `{parent['tensor_digest']}`, certified by "
+            f"statement `{parent['statement']}`.",
+            "- What it is certified for, and what that is no evidence for: report.html; certificate.json where signed.",
+            "",
+            *(f"- {markdown.escape(line)}" for line in evaluation.page_one),
+            "",
+        ]
+    )
