@@ -207,7 +207,7 @@ def parse_certificate(data: bytes, origin: str) -> Certificate:
         check_signature_form(signed)
     except CertificateError as problem:
         raise CertificateError(f"{origin}: {problem}") from problem
-    certificate = Certificate(parse_statement(payload, origin), key_id, signed)
+    certificate = Certificate(parse_statement(payload, f"The statement in {origin}"), key_id, signed)
     if certificate.to_bytes() != data:
         raise CertificateError(
             f"{origin} is not in its canonical form: it holds something that is not signed, or was rewritten."

@@ -19,6 +19,7 @@ from typing import Final
 from drgate.cli.options import console, progress
 from drgate.errors import DrgateError
 from drgate.files import refuse_existing
+from drgate.scale import GRADES
 from drgate.synthetic import write_dataset
 
 TRAIN_PATIENTS: Final = 240
@@ -37,12 +38,21 @@ def make_data(folder: Path, *, seed: int, quiet: bool = False) -> None:
     """Write the demo's synthetic data set: images and labels.csv, split by patient."""
     refuse_existing(folder, "give a new folder with --out")
     with progress("Drawing fundus photographs", quiet) as (started, advance):
+        drawn = 0
+
+        def report(done: int, total: int) -> None:
+            nonlocal drawn
+            started(total)
+            advance(done - drawn)
+            drawn = done
+
         write_dataset(
             folder,
             seed=seed,
-            train_patients=TRAIN_PATIENTS,
-            val_patients=VAL_PATIENTS,
-            test_patients=TEST_PATIENTS,
+            train_patients=[TRAIN_PATIENTS] * len(GRADES),
+            val_patients=[VAL_PATIENTS] * len(GRADES),
+            test_patients=[TEST_PATIENTS] * len(GRADES),
+            progress=report,
         )
 
 

@@ -10,6 +10,7 @@ with the same NumPy, whatever the order of rows. `verify` relies on that.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -20,6 +21,7 @@ import numpy as np
 import pandas as pd
 import scipy
 from numpy.typing import NDArray
+from scipy.special import ndtr, ndtri
 
 from drgate import __version__
 from drgate.errors import PredictionsError
@@ -282,10 +284,16 @@ class _Metrics:
             return NotEstimable(f"there are no probabilities by {self.sample.unit} to rank by.")
         scores = self.sample.probabilities[answered][:, list(grades)].sum(axis=1)
         positive = np.isin(self.sample.reference[answered], grades)
-        if self.sample.patients is None:
+        method = ""
+        if self.sample.patients is not None:
+            result = ranking.auc_clustered(scores, positive, self.sample.patients[answered], level=self.level)
+        elif self.sample.independent:
             result = ranking.auc_delong(scores, positive, level=self.level)
         else:
-            result = ranking.auc_clustered(scores, positive, self.sample.patients[answered], level=self.level)
+            # Two eyes entirely alike double the variance: the interval of a z that is larger by the root of 2.
+            wide = 2 * float(ndtr(math.sqrt(2) * ndtri((1 + self.level) / 2))) - 1
+            result = ranking.auc_delong(scores, positive, level=wide)
+            method = ", variance doubled for unknown patients"
         if result is None:
             return NotEstimable(f"it takes images with {NAMES[target]} and images without.")
         return Estimate(
@@ -295,7 +303,7 @@ class _Metrics:
             low=result.low,
             high=result.high,
             level=self.level,
-            method=result.method,
+            method=result.method + method,
             clusters=result.clusters,
         )
 
@@ -428,11 +436,10 @@ def _baseline(predictions: Predictions, baseline: Predictions | None, spec: Gate
         paired_sample = paired.paired_sample_unknown(int(only.sum()), int(only_b.sum()), len(both))
     margin = next((c.margin for c in spec.criteria if c.margin is not None), 0.02)
     result = paired.noninferiority(paired_sample, margin, level=level)
-    optional = {} if paired_sample.clusters is None else {"clusters": paired_sample.clusters}
     return Estimate(
         kind="index", value=result.difference, n=len(both), low=result.bounds.low, high=result.bounds.high, level=level,
         method="Tango's score interval of the paired difference in accuracy",
-        design_effect=paired_sample.design_effect, **optional,
+        clusters=paired_sample.clusters, design_effect=paired_sample.design_effect,
     )  # fmt: skip
 
 
@@ -451,16 +458,14 @@ def _meets(value: Fraction | float, comparator: str, threshold: Fraction | float
 
 
 def _judge(criterion: Criterion, metric: Metric, spec: GateSpec, training: Mapping[str, Any]) -> CriterionResult:
-    decided_on = spec.evidence.decide_on
+    decided_on = "point" if criterion.metric in ("stability", "cost") else spec.evidence.decide_on
     if isinstance(metric, NotEstimable):
         status, reason = "NOT_ASSESSED", f"Not assessed: {metric.reason}"
         if criterion.reference_value is not None:
             reason += f" The bare figure {_percent(criterion.reference_value)} is from other data and no comparison."
     elif metric.kind == "range":
-        decided_on = "point"
         status, reason = _judge_range(criterion, metric, training)
     elif metric.low is None or metric.high is None:
-        decided_on = "point"
         met = _meets(metric.value, criterion.comparator, criterion.threshold)
         status = "PASS" if met else "FAIL"
         reason = f"{metric.value:.2f} USD spent over {metric.n} attempt{'' if metric.n == 1 else 's'}."

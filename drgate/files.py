@@ -9,11 +9,12 @@ import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from drgate.errors import DrgateError, UsageError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 MAX_JSON_BYTES = 64 << 20
 
@@ -72,11 +73,12 @@ def parse_json(data: bytes, origin: str, what: str, error: type[DrgateError]) ->
     """Parse JSON bytes strictly: see `read_json`."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        keys = [key for key, _ in pairs]
-        if len(set(keys)) != len(keys):
-            twice = next(key for key in keys if keys.count(key) > 1)
-            raise error(f"{origin} has the key {twice!r} twice in one object; expected {what}.")
-        return dict(pairs)
+        found: dict[str, Any] = {}
+        for key, value in pairs:
+            if key in found:
+                raise error(f"{origin} has the key {key!r} twice in one object; expected {what}.")
+            found[key] = value
+        return found
 
     def constant(text: str) -> Any:
         raise error(f"{origin} holds {text}, which is not JSON; expected {what}.")
@@ -92,6 +94,8 @@ def read_table(path: Path, what: str, error: type[DrgateError]) -> pd.DataFrame:
 
     Column names are stripped. Row i of the frame is line i + 2 of a CSV.
     """
+    import pandas as pd  # a second to import, which those who read no table do not pay
+
     if not path.is_file():
         raise error(f"{path} does not exist; expected {what}.")
     try:

@@ -205,7 +205,7 @@ def _training(
     from drgate.record import training_evidence
 
     if parent is not None:
-        return dict(parent.evaluation.training)
+        return {key: value for key, value in parent.evaluation.training.items() if key != "baseline"}
     if grader is None and record is None:
         return {"missing": "a table of predictions carries no training record; give the run folder with --record."}
     if record is not None and not record.is_dir():

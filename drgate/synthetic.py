@@ -253,7 +253,8 @@ def _draw_lesions(rng: np.random.Generator, grade: int) -> Lesions:
         counts["new_vessels_elsewhere"] = _some_quadrants(rng, 1, 2) if elsewhere else (0, 0, 0, 0)
         counts["preretinal_haemorrhages"] = int(preretinal)
         counts["vitreous_haemorrhage"] = int(vitreous)
-    return Lesions(**{name: tuple(n) if isinstance(n, list) else n for name, n in counts.items()})
+    frozen: dict[str, Any] = {name: tuple(n) if isinstance(n, list) else n for name, n in counts.items()}
+    return Lesions(**frozen)
 
 
 # --- anatomy: coordinates are those of `Mark`, in a right eye (optic disc on the right) -------------------------------
@@ -289,7 +290,8 @@ def _waves(rng: np.random.Generator, branches: int, points: int, *, most: float)
     """Gentle waves (branches, points) that start at 0, at most `most` periods."""
     t = np.linspace(0.0, 1.0, points)
     turns, phase = rng.uniform((0.3 * most, 0.0), (most, 1.0), size=(branches, 2)).T[..., None] * (2 * np.pi)
-    return (np.sin(turns * t + phase) - np.sin(phase)) * np.minimum(1.0, 4 * t)
+    offsets: Points = (np.sin(turns * t + phase) - np.sin(phase)) * np.minimum(1.0, 4 * t)
+    return offsets
 
 
 def _arcades(rng: np.random.Generator, disc: Points, fovea: Points, width: float) -> _Branches:
@@ -406,7 +408,8 @@ def _grid(radius: float) -> tuple[Plane, Plane, Plane]:
 @functools.lru_cache(maxsize=8)
 def _edge(radius: float) -> Plane:
     """1 in the field of view, 0 outside, a pixel wide in between."""
-    return np.clip((1.0 - _grid(radius)[2]) * np.float32(radius) + 0.5, 0, 1)
+    edge: Plane = np.clip((1.0 - _grid(radius)[2]) * np.float32(radius) + 0.5, 0, 1)
+    return edge
 
 
 @functools.lru_cache(maxsize=256)
@@ -436,7 +439,8 @@ def _blobs(
     stretch, heading = np.broadcast_to(stretch, n)[:, None], np.broadcast_to(heading, n)[:, None]
     along, across = reach * np.cos(angle) * stretch, reach * np.sin(angle)
     cos, sin = np.cos(heading), np.sin(heading)
-    return centres[:, None] + np.stack([along * cos - across * sin, along * sin + across * cos], axis=-1)
+    outlines: Points = centres[:, None] + np.stack([along * cos - across * sin, along * sin + across * cos], axis=-1)
+    return outlines
 
 
 def _irma(rng: np.random.Generator, centre: Points, radius: float) -> list[Points]:

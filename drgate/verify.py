@@ -155,7 +155,7 @@ def _subjects(statement: Statement, models: Sequence[Path]) -> Iterator[Finding]
         else:
             yield "problem", f"{path} is not what was certified: no subject has its SHA-256 {digest}."
     if models and not missing:
-        yield "checked", "All files of the certified model were given." if len(names) > 1 else "It is the whole model."
+        yield "checked", "All files that it speaks of were given."
     elif missing and statement.of_model:
         yield "unchecked", f"Not given, so not compared: {', '.join(sorted(names[digest] for digest in missing))}."
 

@@ -1,0 +1,21 @@
+"""What is claimed about error rates and speed, as commands: `python -m benchmarks NAME`."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+NAMES = {"gate-error": "simulated false-pass rate of the clustered gate over many designs"}
+
+
+def main(arguments: list[str]) -> int:
+    if not arguments or arguments[0] not in NAMES:
+        print("usage: python -m benchmarks NAME [--help]\n")
+        print("\n".join(f"  {name:<12} {what}" for name, what in NAMES.items()))
+        return 0 if arguments in ([], ["--help"], ["-h"]) else 2
+    module = importlib.import_module(f"benchmarks.{arguments[0].replace('-', '_')}")
+    return int(module.main(arguments[1:]) or 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,163 @@
+r"""The report as GitHub-flavoured Markdown, for a pull request, a step summary or a file beside the model.
+
+    text = render(evaluation, certificate=None)
+
+Text of the evaluation cannot become markup, a link, a mention or another table cell: file names stand in code spans,
+sentences are escaped.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from drgate.certificate import NOT_A_MEDICAL_DEVICE, NOT_EVIDENCE_FOR
+from drgate.evaluation import Evaluation
+from drgate.report import words
+from drgate.scale import TITLES
+
+FLAGGED_AT_MOST: Final = 20
+"""Flagged images listed; a step summary holds 1 MiB, and evaluation.json has all of them."""
+
+_MARKS: Final = re.compile(r"([\\`*_{}\[\]<>|~$&#!])")
+_JOINER: Final = "\N{WORD JOINER}"
+
+
+def render(evaluation: Evaluation, *, certificate: str | None = None) -> str:
+    """The whole report.
+
+    certificate: the name of the signed certificate and the key that signed it; None where nothing was signed.
+    """
+    lines = words.lines(evaluation)
+    symbol = words.SYMBOLS[evaluation.verdict]
+    parts = [
+        f"# {symbol} {escape(words.verdict_word(evaluation))}",
+        f"**{escape(words.headline(evaluation))}**",
+        escape(words.signature(certificate)),
+        _bullets(f"{label}: {escape(text)}" for label, text in words.summary(evaluation)),
+        "## Checklist",
+        _table(
+            [
+                "Outcome",
+                "Criterion",
+                "Rule",
+                "What decides",
+                "Counts",
+                "Estimate",
+                f"Interval, {words.plain_percent(words.level_of(evaluation))}",
+            ],
+            [
+                [
+                    f"{line.symbol} {line.outcome}",
+                    f"{line.title} ({line.advice})",
+                    line.rule,
+                    line.decides or line.basis,
+                    line.counts,
+                    line.value,
+                    line.interval,
+                ]
+                for line in lines
+            ],
+        ),
+        escape(words.decision_rule(evaluation)),
+    ]
+    reasons = [
+        f"{line.symbol} **{escape(line.title)}: {line.outcome.lower()}** ({line.advice}). {escape(line.reason)}"
+        for line in words.unmet(evaluation)
+    ]
+    parts += ["## Reasons", _bullets(reasons)] if reasons else []
+    parts += (
+        ["## To be read with the verdict", _bullets(map(escape, evaluation.page_one))] if evaluation.page_one else []
+    )
+    parts += ["## What was judged", _bullets(f"{label}: {escape(text)}" for label, text in words.judged(evaluation))]
+    parts += _flagged(evaluation)
+    parts += ["## What this is no evidence for", _bullets(map(escape, NOT_EVIDENCE_FOR)), NOT_A_MEDICAL_DEVICE]
+    parts += [
+        "## Confusion matrix",
+        "Rows: the reference grade. Columns: what the model called it.",
+        _matrix(evaluation),
+    ]
+    parts += ["## All metrics", _metrics(evaluation)]
+    parts += ["## Settings and digests"]
+    for title, pairs in words.settings(evaluation):
+        parts += [f"### {title}", _bullets(f"{escape(label)}: {code(text)}" for label, text in pairs)]
+    return "\n\n".join(parts) + "\n"
+
+
+def escape(text: str) -> str:
+    r"""A sentence whose characters mean themselves: no markup, no HTML, no link, no mention, no further cell.
+
+    >>> escape("a|b <i>*x*</i>")
+    'a\\|b \\<i\\>\\*x\\*\\</i\\>'
+    """
+    text = _MARKS.sub(r"\\\1", words.visible(text).strip())
+    text = text.replace("@", f"@{_JOINER}").replace("://", f":{_JOINER}//")
+    text = re.sub(r"(?i)\bwww\.", lambda found: f"{found[0][:-1]}{_JOINER}.", text)
+    return re.sub(r"^(\s*\d*)([-+=.)]+)(?=\s|$)", r"\1\\\2", text)  # would begin a list, a heading or a rule
+
+
+def code(text: str) -> str:
+    """A name in a code span, fenced by more backticks than it holds."""
+    text = words.visible(text)
+    fence = "`" * (max((len(run) for run in re.findall("`+", text)), default=0) + 1)
+    space = " " if text.startswith("`") or text.endswith("`") or not text.strip() else ""
+    return f"{fence}{space}{text}{space}{fence}"
+
+
+def _flagged(evaluation: Evaluation) -> list[str]:
+    header, rows = words.flagged_columns(evaluation)
+    if not rows:
+        return []
+    parts = [
+        f"## Severe NPDR or PDR called below referable: {len(rows)}",
+        _table(
+            header,
+            [[code(row[0]).replace("|", "\\|"), *map(escape, row[1:])] for row in rows[:FLAGGED_AT_MOST]],
+            escaped=True,
+        ),
+    ]
+    if len(rows) > FLAGGED_AT_MOST:
+        parts.append(f"And {len(rows) - FLAGGED_AT_MOST} more, in evaluation.json.")
+    return parts
+
+
+def _matrix(evaluation: Evaluation) -> str:
+    rows = [
+        [title, *map(str, counts), str(refused), str(sum(counts) + refused)]
+        for title, counts, refused in zip(TITLES, evaluation.confusion_matrix, evaluation.no_output, strict=True)
+    ]
+    return _table(["Reference grade", *TITLES, "No output", "All"], rows)
+
+
+def _metrics(evaluation: Evaluation) -> str:
+    decides = "Interval" if evaluation.observed_only else "Interval that decides"
+    header = ["Metric", "Counts", "Estimate", decides, "Method", "Bootstrap, beside it", "Patients", "Design effect"]
+    rows = []
+    for metric in words.metric_lines(evaluation):
+        if metric.reason:
+            rows.append([metric.title, f"Not estimable: {metric.reason}", "", "", "", "", "", ""])
+        else:
+            rows.append(
+                [
+                    metric.title,
+                    metric.counts,
+                    metric.value,
+                    metric.interval,
+                    metric.method,
+                    metric.bootstrap,
+                    metric.patients,
+                    metric.design_effect,
+                ]
+            )
+    return _table(header, rows)
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]], *, escaped: bool = False) -> str:
+    body = [row if escaped else [escape(cell) for cell in row] for row in rows]
+    rule = ["---"] * len(header)
+    return "\n".join(f"| {' | '.join(row)} |" for row in ([*map(escape, header)], rule, *body))
+
+
+def _bullets(items: Iterable[str]) -> str:
+    return "\n".join(f"- {item}" for item in items)

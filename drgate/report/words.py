@@ -1,0 +1,520 @@
+"""What all formats say in the same words: verdict, rules, numbers, lines of the checklist.
+
+    for line in lines(evaluation):
+        print(line.symbol, line.title, line.counts, line.value, line.interval, line.rule, line.outcome)
+
+Every string that comes back may contain text of the evaluation, with control characters and other characters that
+do not print made visible; the caller still escapes it for its own format.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+from drgate.evaluation import CriterionResult, Estimate, Evaluation, Metric, NotEstimable, Status
+from drgate.scale import GRADES, GROUP_TITLES, TITLES
+
+SYMBOLS: Final[dict[Status, str]] = {"PASS": "✓", "FAIL": "✗", "INSUFFICIENT": "?", "NOT_ASSESSED": "–"}
+OUTCOMES: Final[dict[Status, str]] = {
+    "PASS": "Pass",
+    "FAIL": "Fail",
+    "INSUFFICIENT": "Not enough evidence",
+    "NOT_ASSESSED": "Not assessed",
+}
+_SPACE: Final = "\N{NO-BREAK SPACE}"
+_METRICS: Final = {
+    "accuracy": "Overall accuracy",
+    "balanced_accuracy": "Balanced accuracy",
+    "kappa": "Kappa, unweighted",
+    "linear_kappa": "Kappa, linear weights",
+    "quadratic_kappa": "Kappa, quadratic weights",
+    "sensitivity": "Sensitivity",
+    "specificity": "Specificity",
+    "ppv": "Positive predictive value",
+    "npv": "Negative predictive value",
+    "auc": "Area under the ROC curve",
+    "undergraded": "Graded too low",
+    "overgraded": "Graded too high",
+    "no_output": "Without output",
+    "stability": "Stable convergence (range)",
+    "baseline": "Difference from baseline",
+    "cost": "Additional spend",
+}
+_TARGETS: Final = {
+    **dict(zip(GRADES, TITLES, strict=True)),
+    **GROUP_TITLES,
+    "by_two": "by two grades or more",
+}
+_WHOLE: Final = {
+    "no_output": "Images without output",
+    "undergraded:vision_threatening_below_referable": "Severe NPDR or PDR called below referable",
+}
+_SIGNS: Final = {">=": "at least", ">": "above", "<=": "at most", "<": "below"}
+_SHORT_SIGNS: Final = {">=": "≥", ">": ">", "<=": "≤", "<": "<"}
+_METHODS: Final = {"clopper-pearson": "Clopper-Pearson", "wilson": "Wilson"}
+
+Decisive = Literal["low", "high", "value"]
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of the checklist in words.
+
+    counts: "57 of 60", or empty where the quantity is no proportion.
+    value, low, high: with as many digits as it takes to see on which side of the threshold they lie; empty where there
+        is none.
+    interval: "83.7 to 99.3 %", with the level where it is not 95 %.
+    decisive: which of value, low and high the rule speaks of; decides: the same in words, "lower bound 83.7 %".
+    rule: "at least 95 %"; short_rule: "≥ 95 %"; basis: "on the lower bound" or "on the estimate".
+    added: "safety" for a line that the checklist did not have of its own.
+    advice: "required", "advisory" or "advisory, added for safety".
+    """
+
+    id: str
+    title: str
+    status: Status
+    symbol: str
+    outcome: str
+    counts: str
+    value: str
+    low: str
+    high: str
+    interval: str
+    decisive: Decisive
+    decides: str
+    rule: str
+    short_rule: str
+    basis: str
+    required: bool
+    added: str
+    advice: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class MetricLine:
+    """One metric in words; `reason` is filled, and the rest empty, where the data do not define it.
+
+    family: the heading it stands under; name: what remains of the title there.
+    """
+
+    id: str
+    title: str
+    family: str
+    name: str
+    counts: str = ""
+    value: str = ""
+    interval: str = ""
+    method: str = ""
+    bootstrap: str = ""
+    patients: str = ""
+    design_effect: str = ""
+    reason: str = ""
+
+
+def visible(text: object) -> str:
+    r"""Text in which every character that does not print (control, direction override, lone surrogate) is spelt out.
+
+    >>> visible("eye\x00\n.jpg")
+    'eye\\x00\\n.jpg'
+    """
+    return "".join(
+        char if char.isprintable() or char in "\u00a0\u202f" else char.encode("unicode_escape").decode()
+        for char in str(text)
+    )
+
+
+def headline(evaluation: Evaluation) -> str:
+    """The verdict as one sentence.
+
+    "observed" stands wherever the checklist decides on point estimates: then nothing was shown.
+    """
+    observed = evaluation.observed_only
+    subject = subject_name(evaluation)
+    words = {
+        "PASS": f"{subject} {'is observed to meet' if observed else 'meets'}",
+        "FAIL": f"{subject} {'is observed not to meet' if observed else 'does not meet'}",
+        "INSUFFICIENT": f"Not enough evidence that {subject} meets",
+    }[evaluation.verdict]
+    warnings = len(evaluation.warnings)
+    tail = "" if evaluation.verdict != "PASS" or not warnings else f", with {warnings} warning{'s' * (warnings > 1)}"
+    return f"{words} checklist {checklist_name(evaluation)} on test set {test_set_name(evaluation)}{tail}."
+
+
+def verdict_word(evaluation: Evaluation) -> str:
+    """The verdict in two or three words."""
+    word = OUTCOMES[evaluation.verdict]
+    if evaluation.verdict == "PASS" and evaluation.warnings:
+        word += " with warnings"
+    return f"{word}, observed" if evaluation.observed_only and evaluation.verdict == "PASS" else word
+
+
+def subject_name(evaluation: Evaluation) -> str:
+    """Name of the model, or of the table of predictions, that was judged; of a path its last part."""
+    name = visible(evaluation.model.get("name") or "").rstrip("/").rpartition("/")[2]
+    return name or "The model (no name given)"
+
+
+def checklist_name(evaluation: Evaluation) -> str:
+    """Name and version of the checklist."""
+    return f"{_said(evaluation.spec, 'name')} version {_said(evaluation.spec, 'version')}"
+
+
+def test_set_name(evaluation: Evaluation) -> str:
+    """Name of the test set, with its split where there is one."""
+    name, split = evaluation.data.get("name"), evaluation.data.get("split")
+    return (visible(name) if name else "(no name given)") + (f" (split {visible(split)})" if split else "")
+
+
+def decision_rule(evaluation: Evaluation) -> str:
+    """What the lines are decided on, and what the other interval is for."""
+    evidence = evaluation.spec["content"]["evidence"]
+    method = _METHODS.get(str(evidence.get("interval")), visible(evidence.get("interval")))
+    level = level_of(evaluation)
+    exact = "exact " if method == "Clopper-Pearson" else ""
+    sides = (
+        f"{exact}{method} interval at the effective sample size, two-sided {plain_percent(level)} "
+        f"(one-sided {plain_percent((1 + level) / 2)} for its one end)"
+    )
+    if evaluation.observed_only:
+        return (
+            "The estimate itself decides each line: what was observed on these images, not what was shown. "
+            f"Beside it: the {sides}, and the bootstrap. Points are percentage points."
+        )
+    return (
+        f"For proportions the unfavourable end of the {sides} decides. "
+        "The bootstrap interval is shown beside it and decides nothing there. Points are percentage points."
+    )
+
+
+def level_of(evaluation: Evaluation) -> float:
+    """The two-sided level of the intervals: the checklist's, or narrower error where several looks are allowed."""
+    levels = [c.estimate.level for c in evaluation.criteria if isinstance(c.estimate, Estimate)]
+    return next((x for x in levels if x is not None), float(evaluation.spec["content"]["evidence"]["level"]))
+
+
+def lines(evaluation: Evaluation) -> list[Line]:
+    """The checklist, in its order."""
+    level, unit = level_of(evaluation), _unit(evaluation)
+    return [_line(c, level, unit, observed=evaluation.observed_only) for c in evaluation.criteria]
+
+
+def unmet(evaluation: Evaluation) -> list[Line]:
+    """The lines that are not PASS, required ones first: those whose reasons a reader wants."""
+    return sorted((line for line in lines(evaluation) if line.status != "PASS"), key=lambda line: not line.required)
+
+
+def metric_lines(evaluation: Evaluation) -> list[MetricLine]:
+    """All metrics in the order of the evaluation."""
+    level, unit = level_of(evaluation), _unit(evaluation)
+    return [_metric_line(name, metric, level, unit) for name, metric in evaluation.metrics.items()]
+
+
+def summary(evaluation: Evaluation) -> list[tuple[str, str]]:
+    """What was judged in four short facts: label and text."""
+    data, model, look = evaluation.data, evaluation.model, evaluation.look
+    files = model.get("files", ())
+    patients = "patients unknown" if data.get("patients") is None else f"{visible(data['patients'])} patients"
+    return [
+        (
+            _said(model, "kind").capitalize(),
+            ", ".join([subject_name(evaluation), *(_short(f["sha256"]) for f in files[:1])]),
+        ),
+        (
+            "Test set",
+            f"{test_set_name(evaluation)}, {_short(data.get('manifest_digest') or data.get('predictions_digest'))}",
+        ),
+        ("Images", f"{_said(data, 'images')}, {patients}"),
+        (
+            "Look at this test set",
+            f"{visible(look['number'])} of {_said(look, 'allowed')}" if look.get("number") else "not recorded",
+        ),
+    ]
+
+
+def judged(evaluation: Evaluation) -> list[tuple[str, str]]:
+    """What was judged, on what, by whom it was graded: label and text, for page one."""
+    data, model, look, content = evaluation.data, evaluation.model, evaluation.look, evaluation.spec["content"]
+    named = [f"{_said(model, 'kind')} {subject_name(evaluation)}"]
+    named += [f"{visible(f.get('name', ''))}: {_short(f.get('sha256'))}" for f in model.get("files", ())]
+    digests = [
+        f"{what} {_short(data[key])}"
+        for what, key in (("images", "manifest_digest"), ("predictions", "predictions_digest"))
+        if data.get(key)
+    ]
+    patients = "unknown" if data.get("patients") is None else visible(data["patients"])
+    ungradable = data.get("reference_ungradable") or 0
+    refused = sum(evaluation.no_output)
+    images = [f"{_said(data, 'images')} graded"]
+    if data.get("unit") not in (None, "image"):
+        images += [f"judged by {visible(data['unit'])}, {_said(data, 'units')} in all"]
+    images += [f"{refused} without an answer from the model"] if refused else []
+    images += (
+        [f"{visible(ungradable)} more that the reference could not grade, outside every count"] if ungradable else []
+    )
+    grades = data.get("by_grade") or ()
+    decided = "the estimate (observed)" if evaluation.observed_only else "the bound of the interval"
+    return [
+        ("Model", "; ".join(named)),
+        ("Checklist", f"{checklist_name(evaluation)}, decided on {decided}; {_short(evaluation.spec.get('digest'))}"),
+        ("Test set", "; ".join([test_set_name(evaluation), *digests])),
+        ("Images", "; ".join(images)),
+        ("Patients", ". ".join([patients, *([visible(data["cluster"])] if data.get("cluster") else [])])),
+        ("Reference grades", ", ".join(f"{t} {visible(n)}" for t, n in zip(TITLES, grades, strict=False)) or "none"),
+        ("Look at this test set", _look(look)),
+        ("Intended use", _stated(content.get("intended_use", {}))),
+        ("Reference standard", _stated(content.get("reference", {}))),
+        ("Kind of test set", _stated(content.get("test_set", {}))),
+    ]
+
+
+def flagged_columns(evaluation: Evaluation) -> tuple[list[str], list[list[str]]]:
+    """The flagged images as header and rows, grades by their titles."""
+    keys = list(dict.fromkeys(key for image in evaluation.flagged for key in image))
+    titles = {"grade": "reference grade", "predicted": "called"}
+    header = [visible(titles.get(key, key.replace("_", " "))).capitalize() for key in keys]
+    return header, [[_flag(key, image.get(key)) for key in keys] for image in evaluation.flagged]
+
+
+def settings(evaluation: Evaluation) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Everything that the numbers depend on, by section: label and text."""
+    content = {key: value for key, value in evaluation.spec["content"].items() if key != "criteria"}
+    training = {key: value for key, value in evaluation.training.items() if key != "history"}
+    seen = {"warnings", "leakage", "cluster", "by_grade"}  # these stand on page one
+    sections: list[tuple[str, Mapping[str, Any]]] = [
+        ("Model", evaluation.model),
+        ("Data", {key: value for key, value in evaluation.data.items() if key not in seen}),
+        ("Training", training),
+        ("Look", evaluation.look),
+        ("Checklist", {"digest": evaluation.spec.get("digest"), **content}),
+        ("Software", evaluation.software),
+    ]
+    return [(title, list(_pairs(section))) for title, section in sections if section]
+
+
+def percent(value: float, *, against: float | None = None) -> str:
+    """A fraction as a percentage with one digit, or as many more as it takes to tell it from `against`, 0 and 1.
+
+    A bound of 0.9496 against a threshold of 0.95 must not read "95.0 %".
+
+    >>> percent(0.9496, against=0.95), percent(0.95, against=0.95), percent(0.99962)
+    ('94.96\\xa0%', '95.0\\xa0%', '99.96\\xa0%')
+    """
+    return f"{_digits(100 * value, 1, None if against is None else 100 * against, 0.0, 100.0)}{_SPACE}%"
+
+
+def plain_percent(value: float) -> str:
+    """A fraction that somebody wrote down, such as a threshold or a level, as a percentage."""
+    return f"{100 * value:.10g}{_SPACE}%"
+
+
+def signature(certificate: str | None) -> str:
+    """Who stands behind the numbers."""
+    if certificate is None:
+        return "Unsigned: nobody has put their signature to these numbers."
+    return f"Signed: {visible(certificate)}."
+
+
+def _line(criterion: CriterionResult, level: float, unit: str, *, observed: bool) -> Line:
+    favours_more = criterion.comparator in (">=", ">")
+    decisive: Decisive = "value" if criterion.decided_on == "point" else "low" if favours_more else "high"
+    side = {"low": "lower bound", "high": "upper bound", "value": "estimate"}[decisive]
+    estimate = criterion.estimate
+    kind = estimate.kind if isinstance(estimate, Estimate) else _kind_of(criterion.id)
+    signed = criterion.id.partition("@")[0] == "baseline"
+    shown = {"value": "", "low": "", "high": ""}
+    if isinstance(estimate, Estimate):
+        for name in shown:
+            number = getattr(estimate, name)
+            if number is not None:
+                shown[name] = _amount(number, kind, criterion.threshold, signed=signed)
+    limit = _threshold(criterion.threshold, kind, signed=signed)
+    outcome = OUTCOMES[criterion.status]
+    reason = visible(criterion.reason).removeprefix(
+        f"{OUTCOMES['NOT_ASSESSED']}: "
+    )  # it stands before the reason anyway
+    return Line(
+        id=visible(criterion.id),
+        title=title(criterion.id),
+        status=criterion.status,
+        symbol=SYMBOLS[criterion.status],
+        outcome=f"{outcome}, observed" if observed and criterion.status == "PASS" else outcome,
+        counts=_counts(estimate, unit),
+        value=shown["value"],
+        low=shown["low"],
+        high=shown["high"],
+        interval=_interval(estimate, criterion.threshold, level, signed=signed),
+        decisive=decisive,
+        decides=f"{side} {shown[decisive]}" if shown[decisive] else "",
+        rule=f"{_SIGNS[criterion.comparator]} {limit}",
+        short_rule=f"{_SHORT_SIGNS[criterion.comparator]}{_SPACE}{limit}",
+        basis=f"on the {side}",
+        required=criterion.required,
+        added=visible(criterion.added),
+        advice=("required" if criterion.required else "advisory")
+        + (f", added for {visible(criterion.added)}" if criterion.added else ""),
+        reason=reason[:1].upper() + reason[1:],
+    )
+
+
+def _metric_line(name: str, metric: Metric, level: float, unit: str) -> MetricLine:
+    family = _METRICS.get(name.partition(":")[0].partition("@")[0].partition("^")[0], "Other")
+    family = family if ":" in name and family != "Other" else "Overall"
+    short = title(name).removeprefix(f"{family}, ")
+    if isinstance(metric, NotEstimable):
+        return MetricLine(visible(name), title(name), family, short, reason=visible(metric.reason))
+    signed = name.partition("@")[0] == "baseline"
+    bootstrap = ""
+    if metric.bootstrap is not None:
+        bootstrap = _range(*metric.bootstrap, metric.kind, None, signed=signed)
+        if metric.bootstrap_undefined:
+            bootstrap += f" ({metric.bootstrap_undefined} resamples without a value)"
+    return MetricLine(
+        id=visible(name),
+        title=title(name),
+        family=family,
+        name=short,
+        counts=_counts(metric, unit),
+        value=_amount(metric.value, metric.kind, None, signed=signed),
+        interval=_interval(metric, None, level, signed=signed),
+        method=visible(_METHODS.get(metric.method or "", metric.method or "")),
+        bootstrap=bootstrap,
+        patients="" if metric.clusters is None else str(metric.clusters),
+        design_effect="" if metric.design_effect is None else f"{metric.design_effect:.2f}",
+    )
+
+
+def title(metric_id: str) -> str:
+    """A metric id for people: `sensitivity:pdr@camera=A` is "Sensitivity, PDR (camera A)"."""
+    whole, _, mix = metric_id.partition("^")
+    whole, _, part = whole.partition("@")
+    metric, _, target = whole.partition(":")
+    words = _WHOLE.get(whole) or _METRICS.get(metric, metric.replace("_", " "))
+    if target and whole not in _WHOLE:
+        words += f", {_TARGETS.get(target, target.replace('_', ' '))}"
+    words += f" ({part.replace('=', ' ')})" if part else ""
+    return visible(words + (f", at the {mix} mix" if mix else ""))
+
+
+def _kind_of(metric_id: str) -> str:
+    metric = metric_id.partition(":")[0]
+    if metric == "cost":
+        return "amount"
+    if metric == "stability":
+        return "range"
+    return "index" if metric == "auc" or metric.endswith("kappa") else "proportion"
+
+
+def _digits(value: float, decimals: int, *landmarks: float | None) -> str:
+    """The number with `decimals` digits, or as many more as it takes to tell it from each landmark that it is not."""
+    others = [mark for mark in landmarks if mark is not None and mark != value]
+    while decimals < 6 and any(f"{value:.{decimals}f}" == f"{mark:.{decimals}f}" for mark in others):
+        decimals += 1
+    return f"{value:.{decimals}f}".replace("-", "−")
+
+
+def _amount(value: float, kind: str, against: float | None, *, signed: bool = False) -> str:
+    if kind == "range" or signed:  # signed: a difference of two accuracies
+        sign = "+" if signed and value > 0 else ""
+        return f"{sign}{_digits(100 * value, 1, None if against is None else 100 * against)}{_SPACE}points"
+    if kind == "amount":
+        return f"{_digits(value, 2, against)}{_SPACE}USD"
+    return _digits(value, 3, against, 1.0) if kind == "index" else percent(value, against=against)
+
+
+def _threshold(value: float, kind: str, *, signed: bool) -> str:
+    if kind == "range" or signed:
+        return f"{100 * value:.10g}{_SPACE}points".replace("-", "−")
+    if kind == "amount":
+        return f"{value:g}{_SPACE}USD"
+    return f"{value:g}" if kind == "index" else plain_percent(value)
+
+
+def _range(low: float, high: float, kind: str, against: float | None, *, signed: bool) -> str:
+    upper = _amount(high, kind, against, signed=signed)
+    lower = _amount(low, kind, against, signed=signed).partition(_SPACE)[0]
+    return f"{lower} to {upper}"
+
+
+def _interval(estimate: Metric, against: float | None, level: float, *, signed: bool) -> str:
+    if not isinstance(estimate, Estimate) or estimate.low is None or estimate.high is None:
+        return ""
+    other = "" if estimate.level in (None, level) else f" (level {plain_percent(estimate.level or 0)})"
+    return _range(estimate.low, estimate.high, estimate.kind, against, signed=signed) + other
+
+
+def _counts(estimate: Metric, unit: str) -> str:
+    if not isinstance(estimate, Estimate) or estimate.n is None:
+        return ""
+    if estimate.k is not None:
+        return f"{estimate.k} of {estimate.n}"
+    what = {"range": "evaluation", "amount": "attempt"}.get(estimate.kind, unit)
+    return f"{estimate.n} {what}{'' if estimate.n == 1 else 's'}"
+
+
+def _unit(evaluation: Evaluation) -> str:
+    return visible(evaluation.data.get("unit") or "image")
+
+
+def _look(look: Mapping[str, Any]) -> str:
+    if not look.get("number"):
+        return "not recorded"
+    when = f", {visible(look['time'])}" if look.get("time") else ""
+    return f"number {visible(look['number'])} of {_said(look, 'allowed')} allowed{when}"
+
+
+def _stated(mapping: Mapping[str, Any]) -> str:
+    """What is stated, then the names of what is not: "role: assist. Not stated: population, setting"."""
+    given = {key: value for key, value in mapping.items() if value not in (None, "", "not stated")}
+    missing = [visible(key.replace("_", " ")) for key in mapping if key not in given]
+    said = "; ".join(f"{visible(key.replace('_', ' '))}: {visible(value)}" for key, value in given.items())
+    unsaid = f"{'Not' if said else 'not'} stated: {', '.join(missing)}" if missing else ""
+    return ". ".join(part for part in (said, unsaid) if part) or "not stated"
+
+
+def _said(mapping: Mapping[str, Any], key: str) -> str:
+    value = mapping.get(key)
+    return "not stated" if value in (None, "") else visible(value)
+
+
+def _short(digest: object) -> str:
+    """A digest's first twelve digits, with the name of its algorithm."""
+    text = visible(digest or "")
+    algorithm, _, digits = text.rpartition(":")
+    return f"{algorithm or 'sha256'}:{digits[:12]}…" if digits else "no digest"
+
+
+def _flag(key: str, value: object) -> str:
+    if key in ("grade", "predicted") and isinstance(value, int) and 0 <= value < len(TITLES):
+        return TITLES[value]
+    return _plain(value)
+
+
+def _pairs(value: object, label: str = "") -> Iterator[tuple[str, str]]:
+    """Nested values as flat labels: {"base": {"id": "x"}} is ("base: id", "x")."""
+    nested: Sequence[tuple[object, object]] = ()
+    if isinstance(value, Mapping):
+        nested = list(value.items())
+    elif isinstance(value, list | tuple) and any(isinstance(item, Mapping | list | tuple) for item in value):
+        nested = list(enumerate(value, 1))
+    if not nested:
+        yield label, _plain(value)
+    for key, inner in nested:
+        name = visible(str(key).replace("_", " "))
+        yield from _pairs(inner, f"{label}: {name}" if label else name)
+
+
+def _plain(value: object) -> str:
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, list | tuple):
+        return ", ".join(_plain(item) for item in value) or "none"
+    if isinstance(value, Mapping):
+        return "none"
+    return visible(value) or "none"

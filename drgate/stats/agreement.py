@@ -1,0 +1,82 @@
+"""Cohen's kappa, unweighted, linear and quadratic, always over all labels of the table.
+
+>>> import numpy as np
+>>> table = np.array([[0, 4, 1], [0, 8, 0], [0, 1, 5]])
+>>> value, defined = kappa(table, "linear")
+>>> round(float(value), 4), bool(defined)
+(0.4701, True)
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import ndtri
+
+from drgate.stats.proportion import Bounds, require_level
+
+Weights = Literal["none", "linear", "quadratic"]
+
+
+def kappa(tables: ArrayLike, weights: Weights) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Kappa of every table of counts (..., k, k), and where it is defined; both of the leading shape.
+
+    -1 <= kappa <= 1. Undefined (value 0) without cases, and where chance alone would agree fully: reference and
+    prediction both know one label only. A label without cases stays in the table and its distances count.
+
+    References: Cohen 1968, Psychological Bulletin 70:213.
+    """
+    t = _square(tables)
+    disagreement = 1 - _agreement_weights(t.shape[-1], weights)
+    n = t.sum(axis=(-2, -1))
+    observed = n * np.einsum("...ij,ij->...", t, disagreement)
+    expected = np.einsum("...i,ij,...j->...", t.sum(axis=-1), disagreement, t.sum(axis=-2))
+    defined = np.asarray(expected > 0)
+    return 1 - np.divide(observed, expected, out=np.ones_like(expected), where=defined), defined
+
+
+def kappa_interval(table: ArrayLike, weights: Weights, *, level: float) -> Bounds | None:
+    """Large-sample interval of kappa for one table (k, k) of independent images, clipped to [-1, 1].
+
+    None where kappa is undefined. It knows nothing of patients: where images cluster, use the patient bootstrap. With
+    perfect agreement both ends are 1, which shows nothing: no gate decides on this interval.
+
+    References: Fleiss, Cohen & Everitt 1969, Psychological Bulletin 72:323.
+    """
+    require_level(level)
+    t = _square(table)
+    if t.ndim != 2:
+        raise ValueError("The interval of kappa is of one table.")
+    value, defined = kappa(t, weights)
+    if not defined:
+        return None
+    n = t.sum()
+    p, w, estimate = t / n, _agreement_weights(len(t), weights), float(value)
+    rows, columns = p.sum(axis=1), p.sum(axis=0)
+    chance = rows @ w @ columns
+    marginal = (w @ columns)[:, None] + (rows @ w)[None, :]
+    spread = (p * (w - marginal * (1 - estimate)) ** 2).sum() - (estimate - chance * (1 - estimate)) ** 2
+    half = float(ndtri((1 + level) / 2)) * math.sqrt(max(0.0, spread) / n) / (1 - chance)
+    return Bounds(max(-1.0, estimate - half), min(1.0, estimate + half))
+
+
+def _square(tables: ArrayLike) -> NDArray[np.float64]:
+    t = np.asarray(tables, dtype=np.float64)
+    if t.ndim < 2 or t.shape[-1] != t.shape[-2] or t.shape[-1] < 2:
+        raise ValueError(f"Kappa is of square tables (..., k, k) with k >= 2, not {t.shape}.")
+    return t
+
+
+def _agreement_weights(labels: int, weights: Weights) -> NDArray[np.float64]:
+    distance = np.abs(np.subtract.outer(np.arange(labels), np.arange(labels))) / (labels - 1)
+    match weights:
+        case "none":
+            return np.eye(labels)
+        case "linear":
+            return 1 - distance
+        case "quadratic":
+            return 1 - distance**2
+    raise ValueError(f"The weights of kappa are 'none', 'linear' or 'quadratic', not {weights!r}.")

@@ -1,0 +1,222 @@
+"""The area under the ROC curve, with an interval for independent images and one for images of patients.
+
+>>> import numpy as np
+>>> area = auc_delong(np.array([0.9, 0.8, 0.4, 0.6, 0.3, 0.1]), np.array([1, 1, 1, 0, 0, 0], dtype=bool), level=0.95)
+>>> round(area.value, 4), area.method
+(0.8889, 'delong, logit scale')
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import ndtri
+
+from drgate.stats.proportion import Bounds, require_level
+
+
+@dataclass(frozen=True, slots=True)
+class Area:
+    """An area under the ROC curve: the chance that a positive image scores above a negative one, ties counted half."""
+
+    value: float
+    """0 to 1."""
+    se: float
+    """Standard error on the plain scale, >= 0."""
+    low: float
+    high: float
+    level: float
+    method: str
+    positives: int
+    """Images."""
+    negatives: int
+    """Images."""
+    clusters: int | None
+    """Patients; None where images are taken as independent."""
+
+
+@dataclass(frozen=True, slots=True)
+class AreaDifference:
+    """First area minus second, on the same images."""
+
+    value: float
+    """-1 to 1."""
+    se: float
+    low: float
+    high: float
+    level: float
+
+
+def auc_delong(scores: ArrayLike, positive: ArrayLike, *, level: float) -> Area | None:
+    """Area and interval of independent images, in O(n log n).
+
+    `scores` (n,) are finite, higher meaning more likely positive; `positive` (n,) bool. The interval is DeLong's on the
+    logit scale, within (0, 1) and better covered near 1 than the plain one. Where DeLong's variance is 0 or cannot be
+    had (all pairs in order, all scores equal, a single image on one side) it is Newcombe's score interval instead, and
+    `method` says so: perfect order in a small sample is no proof of perfection.
+
+    None without a positive or without a negative image. Raises ValueError for scores that are not finite and for arrays
+    of different length.
+
+    References: DeLong, DeLong & Clarke-Pearson 1988, Biometrics 44:837; logit scale: Pepe 2003, The Statistical
+    Evaluation of Medical Tests, section 5.2; Newcombe 2006, Statistics in Medicine 25:559 (method 5).
+    """
+    scores, positive = _checked(scores, positive)
+    return _area(scores, positive, np.arange(scores.size), level, clustered=False)
+
+
+def auc_clustered(scores: ArrayLike, positive: ArrayLike, patients: ArrayLike, *, level: float) -> Area | None:
+    """Area and interval where images cluster in patients; `patients` (n,) holds an integer code for each image.
+
+    As `auc_delong`, with Obuchowski's variance, which is DeLong's where every patient has one image. Where the variance
+    is 0 or cannot be had, Newcombe's interval takes the patients with a positive and those with a negative image as its
+    sample sizes.
+
+    References: Obuchowski 1997, Biometrics 53:567.
+    """
+    scores, positive = _checked(scores, positive)
+    return _area(scores, positive, _codes(patients, scores.size), level, clustered=True)
+
+
+def auc_difference(
+    first: ArrayLike, second: ArrayLike, positive: ArrayLike, patients: ArrayLike | None = None, *, level: float
+) -> AreaDifference | None:
+    """Difference of two areas on the same images: paired DeLong, or its clustered form where `patients` are given.
+
+    None without a positive or a negative image, or with a single image (patient) on one side: no variance can be had.
+    The interval is on the plain scale, clipped to [-1, 1]; two scores that order alike have se 0 and no width.
+
+    References: as `auc_delong` and `auc_clustered`.
+    """
+    require_level(level)
+    first, positive = _checked(first, positive)
+    second, _ = _checked(second, positive)
+    owner = np.arange(first.size) if patients is None else _codes(patients, first.size)
+    if not positive.any() or positive.all():
+        return None
+    apart = _in_order(first, positive) - _in_order(second, positive)
+    value = float(apart[positive].sum()) / _pairs(positive)
+    variance = _variance(apart, positive, owner)
+    if variance is None:
+        return None
+    se = math.sqrt(variance)
+    half = float(ndtri((1 + level) / 2)) * se
+    return AreaDifference(value, se, max(-1.0, value - half), min(1.0, value + half), level)
+
+
+def _area(
+    scores: NDArray[np.float64], positive: NDArray[np.bool_], owner: NDArray[np.int64], level: float, *, clustered: bool
+) -> Area | None:
+    require_level(level)
+    positives, negatives = int(positive.sum()), int((~positive).sum())
+    if not positives or not negatives:
+        return None
+    in_order = _in_order(scores, positive)
+    value = float(in_order[positive].sum()) / _pairs(positive)
+    variance = _variance(in_order, positive, owner)
+    z = float(ndtri((1 + level) / 2))
+    if variance and 0 < value < 1:
+        se = math.sqrt(variance)
+        half = z * se / (value * (1 - value))
+        logit = math.log(value / (1 - value))
+        ends = Bounds(_expit(logit - half), _expit(logit + half))
+        method = "obuchowski, logit scale" if clustered else "delong, logit scale"
+    else:
+        ends = _newcombe(value, len(np.unique(owner[positive])), len(np.unique(owner[~positive])), z)
+        se, method = 0.0 if variance is None else math.sqrt(variance), "newcombe score"
+    clusters = len(np.unique(owner)) if clustered else None
+    return Area(value, se, ends.low, ends.high, level, method, positives, negatives, clusters)
+
+
+def _in_order(scores: NDArray[np.float64], positive: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Of each image, twice the number of images of the other side that it is in order with, ties counting one."""
+    above, below = np.sort(scores[positive]), np.sort(scores[~positive])
+    twice = np.empty(scores.size, dtype=np.int64)
+    at = scores[positive]
+    twice[positive] = np.searchsorted(below, at, "left") + np.searchsorted(below, at, "right")
+    at = scores[~positive]
+    under = np.searchsorted(above, at, "left") + np.searchsorted(above, at, "right")
+    twice[~positive] = 2 * above.size - under
+    return twice
+
+
+def _pairs(positive: NDArray[np.bool_]) -> int:
+    """Twice the number of pairs of a positive and a negative image."""
+    return 2 * int(positive.sum()) * int((~positive).sum())
+
+
+def _variance(in_order: NDArray[np.int64], positive: NDArray[np.bool_], owner: NDArray[np.int64]) -> float | None:
+    """Obuchowski's variance; None with one patient on a side, or where the estimate is negative.
+
+    Sums within patients are of whole numbers and those over patients are correctly rounded, so that the order of the
+    images and the names of the patients change no digit. An estimate of 0, rounding apart, is exactly 0.
+    """
+    clusters = int(owner.max()) + 1
+    sides: list[tuple[NDArray[np.float64], int, int]] = []
+    for side in (positive, ~positive):
+        images = int(side.sum())
+        sizes = np.bincount(owner[side], minlength=clusters)
+        patients = int((sizes > 0).sum())
+        if patients < 2:
+            return None
+        sums = np.bincount(owner[side], weights=in_order[side], minlength=clusters)
+        centred = (sums - sizes * (float(in_order[side].sum()) / images)) / (2 * (in_order.size - images))
+        sides.append((centred.astype(np.float64), patients, images))
+    (up, up_patients, up_images), (down, down_patients, down_images) = sides
+    variance = (
+        up_patients / (up_patients - 1) * math.fsum(up * up) / up_images**2
+        + down_patients / (down_patients - 1) * math.fsum(down * down) / down_images**2
+        + 2 * clusters / (clusters - 1) * math.fsum(up * down) / (up_images * down_images)
+    )
+    if variance < -1e-15:
+        return None
+    return variance if variance > 1e-15 else 0.0
+
+
+def _newcombe(value: float, positives: int, negatives: int, z: float) -> Bounds:
+    """Score interval of an area: the areas whose own standard error, at this sample size, reaches as far as `value`."""
+    extra = (positives + negatives) / 2 - 1
+
+    def excess(area: float) -> float:
+        spread = area * (1 - area) * (1 + extra * ((1 - area) / (2 - area) + area / (1 + area)))
+        return abs(area - value) - z * math.sqrt(spread / (positives * negatives))
+
+    return Bounds(
+        0.0 if value == 0 else _crossing(excess, 0.0, value), 1.0 if value == 1 else _crossing(excess, 1.0, value)
+    )
+
+
+def _crossing(excess: Callable[[float], float], outside: float, inside: float) -> float:
+    for _ in range(100):
+        middle = (outside + inside) / 2
+        if excess(middle) > 0:
+            outside = middle
+        else:
+            inside = middle
+    return (outside + inside) / 2
+
+
+def _expit(logit: float) -> float:
+    return 1 / (1 + math.exp(-logit)) if logit >= 0 else math.exp(logit) / (1 + math.exp(logit))
+
+
+def _checked(scores: ArrayLike, positive: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    scores, positive = np.asarray(scores, dtype=np.float64), np.asarray(positive)
+    if scores.shape != positive.shape or scores.ndim != 1:
+        raise ValueError("Scores and labels must be flat arrays of one length.")
+    if positive.dtype != np.bool_:
+        raise ValueError("The labels say True for a positive image and False for a negative one.")
+    if not np.isfinite(scores).all():
+        raise ValueError("Scores must be finite.")
+    return scores, positive
+
+
+def _codes(patients: ArrayLike, images: int) -> NDArray[np.int64]:
+    patients = np.asarray(patients)
+    if patients.shape != (images,):
+        raise ValueError("Every image needs the code of its patient.")
+    return np.asarray(np.unique(patients, return_inverse=True)[1], dtype=np.int64)

@@ -1,0 +1,215 @@
+"""A model that gives logits, whatever file it lies in: a checkpoint of `drtrain`, or an exported ONNX model.
+
+grader = load_grader(Path("best_model.pth"))
+logits = grader.logits(batch)                   # (n, 3, size, size) float32  ->  (n, 5) float32
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from drgate.errors import CheckpointError
+from drgate.files import canonical_json, read_json, sha256_file
+from drgate.scale import GRADES
+from drgate.vision.fingerprint import Fingerprint
+from drgate.vision.images import Preprocessing, preprocessing
+
+ONNX_COMPANIONS: Final = ("preprocess.json", "labels.json")
+"""Files beside an ONNX model: `{"id": ..., "size": ...}`, and the list of the five grades' identifiers."""
+
+
+class Grader(Protocol):
+    """What scoring needs to know of a model."""
+
+    @property
+    def preprocessing(self) -> Preprocessing: ...
+
+    @property
+    def files(self) -> list[Path]:
+        """All files that are the model, the one that was named first."""
+        ...
+
+    @property
+    def tensor_digest(self) -> str:
+        """`sha256:...`: two files that grade alike bit for bit have one digest; a record does not change it."""
+        ...
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """Kind, base model, class names, preprocessing and the like, as plain JSON values."""
+        ...
+
+    @property
+    def providers(self) -> list[str]:
+        """What computes: `cuda:NAME` or `cpu`, or ONNX Runtime's execution providers in their order."""
+        ...
+
+    @property
+    def record(self) -> dict[str, Any] | None:
+        """The training record, where the model carries one."""
+        ...
+
+    @property
+    def fingerprint(self) -> Fingerprint | None:
+        """Of the training set, where the model carries one."""
+        ...
+
+    def logits(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Logits (n, 5) in float32 for preprocessed images (n, 3, size, size)."""
+        ...
+
+
+def load_grader(path: Path, base: str | None = None) -> Grader:
+    """The model in a `.pth` checkpoint or an `.onnx` file.
+
+    base: where a checkpoint's base model lies now, if not where it lay in training (`drgate.vision.base.resolve_base`).
+
+    Raises:
+        CheckpointError: the file is of another kind, damaged, or not a model of the five grades.
+    """
+    if path.suffix == ".onnx":
+        if base is not None:
+            raise CheckpointError(f"{path} is an ONNX model, which holds its base model; leave --base out.")
+        return OnnxGrader(path)
+    if path.suffix in (".pth", ".pt"):
+        return CheckpointGrader(path, base)
+    raise CheckpointError(
+        f"{path} is not a model that drgate reads; expected a checkpoint (*.pth) or an ONNX model (*.onnx)."
+    )
+
+
+class CheckpointGrader:
+    """A checkpoint in float32 on the GPU where there is one, else on the CPU."""
+
+    def __init__(self, path: Path, base: str | None = None) -> None:
+        import torch
+
+        from drgate.vision.base import resolve_base
+        from drgate.vision.checkpoint import load_checkpoint
+
+        self.checkpoint = load_checkpoint(path)
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._model = self.checkpoint.build(None if base is None else resolve_base(base)).to(self._device)
+        self.preprocessing = self.checkpoint.preprocessing
+        self.files = [path]
+        self.tensor_digest = self.checkpoint.tensor_digest
+        self.record = self.checkpoint.record
+        self.fingerprint = self.checkpoint.fingerprint
+        self.providers = [f"cuda:{torch.cuda.get_device_name()}" if self._device.type == "cuda" else "cpu"]
+
+    @property
+    def description(self) -> dict[str, Any]:
+        checkpoint = self.checkpoint
+        lora = checkpoint.lora
+        return {
+            "kind": "checkpoint",
+            "base": {name: getattr(checkpoint.base, name) for name in checkpoint.base.__slots__},
+            "lora": None if lora is None else {"r": lora.r, "alpha": lora.alpha},
+            "class_names": list(GRADES),
+            "preprocessing": self.preprocessing.as_dict(),
+            "epoch": checkpoint.epoch,
+            "fingerprint": checkpoint.fingerprint is not None,
+        }
+
+    def logits(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        import torch
+
+        with torch.inference_mode():
+            logits: NDArray[np.float32] = self._model(torch.from_numpy(batch).to(self._device)).cpu().numpy()
+        return logits
+
+
+class OnnxGrader:
+    """An ONNX model with `preprocess.json` and `labels.json` beside it, on CUDA where that works, else on the CPU."""
+
+    def __init__(self, path: Path) -> None:
+        import onnxruntime
+
+        self.preprocessing = _preprocessing_beside(path)
+        self.files = [*_onnx_files(path), *(path.with_name(name) for name in ONNX_COMPANIONS)]
+        wanted = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+        available = onnxruntime.get_available_providers()
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3  # a CUDA provider that is listed but has no device is not the user's trouble
+        try:
+            self._session = onnxruntime.InferenceSession(
+                str(path), options, providers=[provider for provider in wanted if provider in available]
+            )
+        except Exception as error:  # onnxruntime's exceptions share no base class
+            raise CheckpointError(f"{path} is not an ONNX model that runs ({_first_line(error)}).") from error
+        self.providers: list[str] = self._session.get_providers()
+        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+        size = self.preprocessing.size
+        if len(inputs) != 1 or inputs[0].type != "tensor(float)" or list(inputs[0].shape[1:]) != [3, size, size]:
+            raise CheckpointError(f"{path} does not take images (n, 3, {size}, {size}) of 32-bit floats.")
+        if len(outputs) != 1 or len(outputs[0].shape) != 2 or outputs[0].shape[1] != len(GRADES):
+            shapes = ", ".join(str(output.shape) for output in outputs)
+            raise CheckpointError(f"{path} gives {shapes}; logits (n, 5) of the five grades were expected.")
+        self._input = inputs[0].name
+        self.record = None
+        self.fingerprint = None
+
+    @property
+    def tensor_digest(self) -> str:
+        named = sorted((file.name, sha256_file(file)) for file in self.files)
+        return f"sha256:{hashlib.sha256(canonical_json(['drgate onnx 1', named])).hexdigest()}"
+
+    @property
+    def description(self) -> dict[str, Any]:
+        return {"kind": "onnx", "class_names": list(GRADES), "preprocessing": self.preprocessing.as_dict()}
+
+    def logits(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        logits: NDArray[np.float32] = self._session.run(None, {self._input: batch})[0]
+        return logits
+
+
+def _preprocessing_beside(path: Path) -> Preprocessing:
+    if not path.is_file():
+        raise CheckpointError(f"{path} does not exist; expected an ONNX model.")
+    settings_file, labels_file = (path.with_name(name) for name in ONNX_COMPANIONS)
+    for file in (settings_file, labels_file):
+        if not file.is_file():
+            raise CheckpointError(
+                f"{file} is not there: an ONNX model needs it beside {path.name} (drgate export writes it)."
+            )
+    settings = read_json(settings_file, '{"id": ..., "size": ...}', CheckpointError)
+    labels = read_json(labels_file, "a list of the grades' identifiers", CheckpointError)
+    if labels != list(GRADES):
+        raise CheckpointError(f"{labels_file} lists {labels}; expected {list(GRADES)}.")
+    if (
+        not isinstance(settings, dict)
+        or not isinstance(settings.get("id"), str)
+        or type(settings.get("size")) is not int
+    ):
+        raise CheckpointError(f'{settings_file} is not {{"id": ..., "size": ...}}.')
+    return preprocessing(settings["id"], settings["size"])
+
+
+def _onnx_files(path: Path) -> list[Path]:
+    """The model and the files of external data that it names, which lie beside it."""
+    import onnx
+
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except Exception as error:  # protobuf's exceptions
+        raise CheckpointError(f"{path} is not an ONNX model ({_first_line(error)}).") from error
+    names = {
+        entry.value
+        for tensor in onnx.external_data_helper._get_all_tensors(model)
+        for entry in tensor.external_data
+        if entry.key == "location"
+    }
+    for name in sorted(names):
+        if os.path.basename(name) != name or not path.with_name(name).is_file():  # noqa: PTH119  # as the file spells it
+            raise CheckpointError(f"{path} keeps its weights in {name!r}, which is not a file beside it.")
+    return [path, *(path.with_name(name) for name in sorted(names))]
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

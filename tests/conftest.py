@@ -1,0 +1,106 @@
+"""Fixtures that several test modules share: small data sets, the command line, and the real photographs."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import settings
+from PIL import Image
+
+settings.register_profile("drgate", derandomize=True, deadline=None)
+settings.load_profile("drgate")
+
+REAL_DATA = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Real graded photographs, which must not be redistributed and so are not part of the project."""
+    if not REAL_DATA.is_dir():
+        pytest.skip("the real photographs (../shared/data) are not on this machine; they may not be redistributed")
+    return REAL_DATA
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended: exit code, standard output, standard error."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def drgate(capfd: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
+    """Run `drgate` in this process."""
+
+    def run(*arguments: object) -> Ended:
+        from drgate.cli import main
+
+        with pytest.raises(SystemExit) as stop:
+            main([str(argument) for argument in arguments])
+        captured = capfd.readouterr()
+        return Ended(int(stop.value.code or 0), captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture
+def refused(drgate: Callable[..., Ended], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """Run a command that must be refused: exit code 2, one sentence, nothing written. Returns the sentence."""
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+
+    def run(*arguments: object) -> str:
+        ended = drgate(*arguments)
+        assert ended.code == 2, ended
+        assert ended.out == ""
+        assert ended.err.count("\n") == 1, ended.err
+        assert ended.err.startswith("drgate: ")
+        assert "Traceback" not in ended.err
+        assert list(here.iterdir()) == [], "something was written"
+        return ended.err.strip()
+
+    return run
+
+
+@pytest.fixture
+def write_csv(tmp_path: Path) -> Callable[..., Path]:
+    """Write rows (dictionaries with the same keys) as a CSV file."""
+
+    def write(rows: Iterable[dict[str, object]], name: str = "table.csv") -> Path:
+        rows = list(rows)
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("w", newline="") as handle:
+            writer = csv.DictWriter(handle, list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+        return path
+
+    return write
+
+
+def photograph(path: Path, seed: int, size: int = 48) -> None:
+    """A small image that is like no other of another seed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 255, (size, size, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+
+
+@pytest.fixture
+def photographs(tmp_path: Path) -> Callable[..., Path]:
+    """Write images by name below one folder, each unlike the others, and return the folder."""
+
+    def write(*names: str, folder: str = "images") -> Path:
+        for i, name in enumerate(names):
+            photograph(tmp_path / folder / name, seed=i)
+        return tmp_path / folder
+
+    return write

@@ -1,0 +1,407 @@
+"""Verify: what is genuine, whose it is, and what was not checked."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from drgate.certify import certify
+from drgate.errors import CertificateError, DrgateError
+from drgate.evaluate import evaluate
+from drgate.evaluation import Estimate, Evaluation
+from drgate.files import canonical_json
+from drgate.keys import PrivateKey, generate_key, load_private_key
+from drgate.predictions import Predictions, make_predictions, write_predictions
+from drgate.spec import GateSpec, load_spec, parse_spec
+from drgate.verify import Verification, verify
+from tests.evaluations import criterion, evaluation, file_entry
+
+
+@pytest.fixture(scope="module")
+def key(tmp_path_factory: pytest.TempPathFactory) -> PrivateKey:
+    return load_private_key(generate_key(tmp_path_factory.mktemp("keys") / "clinical", None)[0])
+
+
+@pytest.fixture(scope="module")
+def stranger(tmp_path_factory: pytest.TempPathFactory) -> PrivateKey:
+    return load_private_key(generate_key(tmp_path_factory.mktemp("keys") / "stranger", None)[0])
+
+
+def written(folder: Path, made: Evaluation, key: PrivateKey | None) -> Path:
+    """The certificate (or, without a key, the statement) of an evaluation, in its own folder."""
+    statement, certificate = certify(made, key)
+    path = folder / ("statement.json" if certificate is None else "certificate.json")
+    path.write_bytes(statement if certificate is None else certificate)
+    return path
+
+
+def said(found: Verification) -> str:
+    return "\n".join((*found.checked, *found.unchecked, *found.problems))
+
+
+class TestExitCode:
+    """The codes of `drgate verify`."""
+
+    @pytest.mark.parametrize(
+        ("verdict", "status", "code"),
+        [("PASS", "PASS", 0), ("FAIL", "FAIL", 1), ("INSUFFICIENT", "INSUFFICIENT", 3)],
+    )
+    def test_of_a_genuine_one_is_its_verdicts(self, tmp_path, key, verdict, status, code):
+        """A genuine FAIL is genuine: 1, not 2."""
+        path = written(tmp_path, evaluation(verdict=verdict, criteria=(criterion("accuracy", status),)), key)
+        found = verify(path, trusted=[key.public])
+        assert (found.genuine, found.trusted, found.verdict, found.exit_code) == (True, True, verdict, code)
+
+    @pytest.mark.parametrize(("verdict", "status"), [("PASS", "PASS"), ("FAIL", "FAIL")])
+    def test_of_an_unsigned_one_is_3(self, tmp_path, key, verdict, status):
+        """Whatever an unsigned statement says, it is not shown."""
+        path = written(tmp_path, evaluation(verdict=verdict, criteria=(criterion("accuracy", status),)), None)
+        found = verify(path, trusted=[key.public])
+        assert (found.genuine, found.trusted, found.exit_code) == (False, False, 3)
+        assert "unsigned" in said(found)
+
+    def test_without_trusted_keys_is_3(self, tmp_path, key):
+        """A signature that nobody vouches for proves nothing: the file names its own signer."""
+        found = verify(written(tmp_path, evaluation(), key))
+        assert (found.genuine, found.trusted, found.exit_code) == (False, False, 3)
+        assert f"said to be of key {key.public.id}, was not verified" in said(found)
+
+    def test_of_another_signer_is_2(self, tmp_path, key, stranger):
+        """Signed well, by somebody who is not trusted."""
+        found = verify(written(tmp_path, evaluation(), stranger), trusted=[key.public])
+        assert (found.genuine, found.exit_code) == (False, 2)
+        assert f"signed by key {stranger.public.id}, which is not among the trusted keys" in said(found)
+
+    def test_of_a_forged_signer_is_2(self, tmp_path, key, stranger):
+        """A stranger's signature under a trusted key's name."""
+        found = verify(written(tmp_path, evaluation(), PrivateKey(key.public, stranger._key)), trusted=[key.public])
+        assert (found.genuine, found.trusted, found.exit_code) == (False, False, 2)
+        assert f"not that of key {key.public.id}" in said(found)
+
+    def test_of_a_changed_key_hint_is_2(self, tmp_path, key, stranger):
+        """The hint is not signed: a trusted key's signature under another key's name is not that certificate."""
+        path = written(tmp_path, evaluation(), PrivateKey(stranger.public, key._key))
+        for trusted in ([key.public], [key.public, stranger.public]):
+            found = verify(path, trusted=trusted)
+            assert (found.genuine, found.trusted, found.exit_code) == (False, False, 2)
+
+    def test_of_an_unsigned_one_that_is_contradicted_is_2(self, tmp_path):
+        """Contradicted outweighs unsigned."""
+        (tmp_path / "other.pth").write_bytes(b"other weights")
+        found = verify(written(tmp_path, evaluation(), None), models=[tmp_path / "other.pth"])
+        assert found.exit_code == 2
+
+    def test_one_of_several_trusted_keys_is_enough(self, tmp_path, key, stranger):
+        """Trust is a set of keys."""
+        assert verify(written(tmp_path, evaluation(), key), trusted=[stranger.public, key.public]).exit_code == 0
+
+    def test_what_is_no_certificate_raises(self, tmp_path):
+        """A file of another kind has no verdict to report."""
+        (tmp_path / "certificate.json").write_text("{}")
+        with pytest.raises(CertificateError, match=r"certificate\.json is not a Sigstore bundle"):
+            verify(tmp_path / "certificate.json")
+
+
+class TestModelFiles:
+    def test_the_certified_file_whatever_its_name(self, tmp_path, key):
+        """A file is known by its digest."""
+        (tmp_path / "renamed.bin").write_bytes(b"weights")
+        found = verify(written(tmp_path, evaluation(), key), trusted=[key.public], models=[tmp_path / "renamed.bin"])
+        assert found.exit_code == 0
+        digest = hashlib.sha256(b"weights").hexdigest()
+        assert f"renamed.bin is the certified file best_model.pth (SHA-256 {digest})." in said(found)
+        assert "All files that it speaks of were given." in found.checked
+
+    def test_another_file_of_the_same_name(self, tmp_path, key):
+        """One byte more is another model."""
+        (tmp_path / "best_model.pth").write_bytes(b"weights.")
+        found = verify(written(tmp_path, evaluation(), key), trusted=[key.public], models=[tmp_path / "best_model.pth"])
+        assert found.exit_code == 2
+        assert "is not what was certified" in said(found)
+
+    def test_all_files_are_needed_for_all(self, tmp_path, key):
+        """A model of two files is not checked by one of them, and that is said."""
+        (tmp_path / "graph").write_bytes(b"graph")
+        (tmp_path / "tensors").write_bytes(b"tensors")
+        files = [file_entry("model.onnx", b"graph"), file_entry("model.onnx.data", b"tensors")]
+        path = written(tmp_path, evaluation(model={"kind": "onnx", "files": files}), key)
+        one = verify(path, trusted=[key.public], models=[tmp_path / "graph"])
+        assert "Not given, so not compared: model.onnx.data." in one.unchecked
+        assert not any("All files" in sentence for sentence in one.checked)
+        both = verify(path, trusted=[key.public], models=[tmp_path / "graph", tmp_path / "tensors"])
+        assert "All files that it speaks of were given." in both.checked
+
+    def test_missing_file_is_one_sentence(self, tmp_path, key):
+        """A file that was asked for and is not there is an error, not a gap."""
+        with pytest.raises(DrgateError, match=r"absent\.pth cannot be read"):
+            verify(written(tmp_path, evaluation(), key), models=[tmp_path / "absent.pth"])
+
+    def test_foreign_table_certifies_no_model(self, tmp_path, key):
+        """Somebody else's predictions: said, in so many words."""
+        table = {name: value for name, value in file_entry("theirs.csv", b"image,grade\n").items() if name != "md5"}
+        made = evaluation(model={"kind": "predictions table", "name": "theirs.csv", "files": [table]})
+        found = verify(written(tmp_path, made, key), trusted=[key.public])
+        assert "which model made them is not known" in said(found)
+        assert found.headline.startswith("theirs.csv (predictions, no model) meets")
+
+
+class TestJson:
+    def test_says_what_the_object_says(self, tmp_path, key):
+        """`--format json` prints this."""
+        found = verify(written(tmp_path, evaluation(), key), trusted=[key.public])
+        plain: dict[str, Any] = json.loads(canonical_json(found.to_json()))
+        assert plain["genuine"] is True
+        assert plain["headline"] == "best_model.pth meets checklist small version 2 on test set clinic-a."
+        assert plain["unchecked"] == list(found.unchecked)
+
+
+SPEC = parse_spec(
+    {
+        "name": "small",
+        "version": 2,
+        "bootstrap": {"resamples": 1000},
+        "criteria": [
+            {"id": "accuracy", "at_least": 0.7},
+            {"id": "quadratic_kappa", "at_least": 0.6},
+            {"id": "sensitivity:pdr", "at_least": 0.5},
+            {"id": "stability", "below": 0.05, "required": False},
+            {"id": "baseline", "margin": 0.2},
+        ],
+    },
+    "the small spec",
+)
+TRAINING = {
+    "history": [{"epoch": i, "val_accuracy": 0.9 + 0.002 * (i % 3)} for i in range(12)],
+    "selected_epoch": 5,
+    "n_val": 400,
+    "spend": {"usd": 3.5, "earlier_usd": 0.0, "earlier_attempts": 0},
+}
+
+
+def predictions(seed: int, *, changed: float = 0.0) -> Predictions:
+    """Eighty patients with two eyes, mostly right; `changed` moves one probability."""
+    rng = np.random.default_rng(seed)
+    grades = np.repeat(np.arange(160) % 5, 1)
+    probabilities = np.full((160, 5), 0.05)
+    called = np.where(rng.random(160) < 0.92, grades, (grades + 1) % 5)
+    probabilities[np.arange(160), called] = 0.8
+    probabilities[0, (called[0] + 1) % 5] -= changed
+    probabilities[0, called[0]] += changed
+    table = pd.DataFrame(probabilities, columns=["p_0", "p_1", "p_2", "p_3", "p_4"])
+    table.insert(0, "image", [f"{i:03}.jpg" for i in range(160)])
+    table["patient"] = [f"p{i // 2}" for i in range(160)]
+    table["grade"] = grades
+    return make_predictions(table, f"table {seed}", {})
+
+
+@pytest.fixture(scope="module")
+def table() -> Predictions:
+    return predictions(1)
+
+
+@pytest.fixture(scope="module")
+def rival() -> Predictions:
+    return predictions(2)
+
+
+@pytest.fixture(scope="module")
+def judged(table: Predictions, rival: Predictions) -> Evaluation:
+    template = evaluation()
+    made = evaluate(
+        table, SPEC, model=template.model, data={"name": "clinic-a"}, training=TRAINING, look=template.look,
+        baseline=rival,
+    )  # fmt: skip
+    assert made.verdict == "PASS"
+    return made
+
+
+@pytest.fixture
+def folder(tmp_path: Path, table: Predictions, rival: Predictions) -> Path:
+    write_predictions(table, tmp_path / "predictions.parquet")
+    write_predictions(rival, tmp_path / "baseline.parquet")
+    return tmp_path
+
+
+def changed(made: Evaluation, metric: str, **fields: Any) -> Evaluation:
+    """The evaluation with fields of one metric changed, also where a criterion rests on it."""
+
+    def lied(estimate: Any) -> Any:
+        return replace(estimate, **fields)
+
+    return replace(
+        made,
+        metrics={name: lied(value) if name == metric else value for name, value in made.metrics.items()},
+        criteria=tuple(
+            replace(line, estimate=lied(line.estimate)) if line.id == metric else line for line in made.criteria
+        ),
+    )
+
+
+def lower(by: float) -> Callable[[Evaluation], Evaluation]:
+    """The accuracy's lower limit, moved."""
+
+    def lie(made: Evaluation) -> Evaluation:
+        estimate = made.metrics["accuracy"]
+        assert isinstance(estimate, Estimate)
+        assert estimate.low is not None
+        return changed(made, "accuracy", low=estimate.low + by)
+
+    return lie
+
+
+def drawn(by: float) -> Callable[[Evaluation], Evaluation]:
+    """The accuracy's bootstrap limits, moved."""
+
+    def lie(made: Evaluation) -> Evaluation:
+        estimate = made.metrics["accuracy"]
+        assert isinstance(estimate, Estimate)
+        assert estimate.bootstrap is not None
+        low, high = estimate.bootstrap
+        return changed(made, "accuracy", bootstrap=(low + by, high))
+
+    return lie
+
+
+class TestNumbers:
+    """Whoever holds the predictions gets the same evaluation."""
+
+    def test_come_out_the_same(self, folder, key, judged):
+        """Every number is computed again, from the table beside the certificate and the baseline."""
+        path = written(folder, judged, key)
+        found = verify(path, trusted=[key.public], spec=SPEC, baseline=folder / "baseline.parquet")
+        assert found.problems == ()
+        assert found.exit_code == 0
+        assert "(found beside the certificate)" in said(found)
+        assert "The evaluation was recomputed from the predictions and came out the same." in found.checked
+        assert "The checklist is the expected one, small version 2." in found.checked
+
+    def test_come_out_of_any_file_with_the_same_rows(self, folder, tmp_path_factory, key, judged, table):
+        """CSV, shuffled, without provenance: the rows count."""
+        elsewhere = tmp_path_factory.mktemp("elsewhere") / "rows.csv"
+        table.table.sample(frac=1, random_state=0).to_csv(elsewhere, index=False)
+        found = verify(written(folder, judged, key), trusted=[key.public], predictions=elsewhere)
+        assert found.exit_code == 0
+        assert any("came out the same" in sentence for sentence in found.checked)
+
+    def test_are_not_claimed_without_predictions(self, tmp_path, key, judged):
+        """What was not given was not checked."""
+        found = verify(written(tmp_path, judged, key), trusted=[key.public])
+        assert "The predictions were not given: the numbers were not recomputed." in found.unchecked
+        assert not any("recomputed" in sentence for sentence in found.checked)
+
+    def test_one_changed_probability_is_another_table(self, folder, key, judged):
+        """By a millionth, in one row, without consequence for any decision."""
+        write_predictions(predictions(1, changed=1e-6), folder / "predictions.parquet")
+        found = verify(written(folder, judged, key), trusted=[key.public])
+        assert found.exit_code == 2
+        assert "does not hold the predictions that were evaluated" in said(found)
+
+    @pytest.mark.parametrize(
+        ("lie", "place"),
+        [
+            (lower(1e-6), "criteria.accuracy.estimate.low"),
+            (drawn(1e-13), "criteria.accuracy.estimate.bootstrap.low"),
+            (lambda e: changed(e, "sensitivity:pdr", n=33), "criteria.sensitivity:pdr.estimate.n"),
+            (lambda e: changed(e, "quadratic_kappa", low=0.99), "criteria.quadratic_kappa.estimate.low"),
+            (lambda e: replace(e, no_output=(1, 0, 0, 0, 0)), "no_output[0]"),
+            (lambda e: replace(e, page_one=e.page_one[1:]), "page_one"),
+            (lambda e: replace(e, flagged=()), "flagged"),
+            (lambda e: replace(e, data={**e.data, "patients": 160}), "data.patients"),
+            (lambda e: replace(e, metrics={}), "metrics.accuracy is missing in the certificate"),
+            (lambda e: replace(e, criteria=e.criteria[1:]), "criteria.accuracy is missing in the certificate"),
+        ],
+    )  # fmt: skip
+    def test_lies_are_found_though_well_signed(self, folder, key, judged, lie, place):
+        """A signer who certifies what the predictions do not say is contradicted by them."""
+        found = verify(written(folder, lie(judged), key), trusted=[key.public], baseline=folder / "baseline.parquet")
+        assert (found.trusted, found.exit_code) == (True, 2)
+        assert place in said(found)
+
+    def test_last_digits_of_an_exact_bound_may_differ(self, folder, key, judged):
+        """Another build of the special functions is no lie."""
+        found = verify(written(folder, lower(1e-10)(judged), key), trusted=[key.public])
+        assert found.exit_code == 0
+
+    def test_bootstrap_belongs_to_its_numpy(self, folder, key, judged):
+        """Under another NumPy the drawn limits are not compared, and that is said; the counts still are."""
+        other = replace(drawn(0.01)(judged), software={**judged.software, "numpy": "1.0.0"})
+        kappa = changed(other, "quadratic_kappa", low=0.61)
+        found = verify(written(folder, kappa, key), trusted=[key.public])
+        assert found.exit_code == 0
+        assert "drawn by NumPy 1.0.0" in said(found)
+        assert verify(written(folder, changed(kappa, "accuracy", k=1), key), trusted=[key.public]).exit_code == 2
+
+    def test_sentences_belong_to_their_version(self, folder, key, judged):
+        """Another drgate may word its reasons differently; its counts and decisions must be the same."""
+        older = replace(judged, page_one=("In other words.",), software={**judged.software, "drgate": "0.0.7"})
+        found = verify(written(folder, older, key), trusted=[key.public])
+        assert found.exit_code == 0
+        assert "drgate 0.0.7 wrote them" in said(found)
+        assert verify(written(folder, lower(1e-6)(older), key), trusted=[key.public]).exit_code == 2
+
+    def test_baseline_that_was_not_given_is_named(self, folder, key, judged):
+        """Without the baseline's table everything else is compared."""
+        path = written(folder, judged, key)
+        found = verify(path, trusted=[key.public])
+        assert found.exit_code == 0
+        assert "The baseline's predictions were not given: its criterion was not compared." in found.unchecked
+        assert verify(written(folder, lower(1e-6)(judged), key), trusted=[key.public]).exit_code == 2
+
+    def test_other_baseline_is_refused(self, folder, key, judged):
+        """The comparison was with one table, known by its digest."""
+        path = written(folder, judged, key)
+        found = verify(path, trusted=[key.public], baseline=folder / "predictions.parquet")
+        assert found.exit_code == 2
+        assert "predictions.parquet does not hold the baseline that was compared with." in said(found)
+
+    @pytest.mark.parametrize(
+        "hostile",
+        [
+            lambda e: replace(e, look={**e.look, "number": "1"}),
+            lambda e: replace(e, look={"time": e.look["time"]}),
+            lambda e: replace(e, training={**e.training, "history": [1]}),
+            lambda e: replace(e, training={**e.training, "spend": 7}),
+            lambda e: replace(e, data={**e.data, "warnings": 7}),
+        ],
+    )
+    def test_evidence_that_does_not_compute_is_a_problem(self, folder, judged, hostile):
+        """Anybody can write a statement; a traceback is never the answer."""
+        found = verify(written(folder, hostile(judged), None))
+        assert found.exit_code == 2
+        assert "cannot be computed from what the certificate records" in said(found)
+
+    def test_hostile_names_do_not_reach_the_terminal(self, folder, judged):
+        """Escape sequences in an unsigned statement are spelled out."""
+        found = verify(written(folder, replace(judged, metrics={"\x1b[2J\n::error": Estimate("index", 1.0)}), None))
+        assert "\x1b" not in said(found)
+        assert "\\x1b[2J\\n::error" in said(found)
+
+
+class TestChecklist:
+    def test_another_one_is_refused(self, tmp_path, key, judged):
+        """Held against a checklist that nobody asked for."""
+        other: GateSpec = load_spec("medical-grade")
+        found = verify(written(tmp_path, judged, key), trusted=[key.public], spec=other)
+        assert found.exit_code == 2
+        assert "The checklist is small version 2" in said(found)
+
+    @pytest.mark.parametrize("part", ["digest", "content", "name", "version"])
+    def test_must_be_the_one_its_digest_names(self, tmp_path, key, judged, part):
+        """A certificate cannot carry one checklist under another's name or digest."""
+        lies = {
+            "digest": f"sha256:{'0' * 64}",
+            "content": {**judged.spec["content"], "looks": 2},
+            "name": "medical-grade",
+            "version": 7,
+        }
+        found = verify(written(tmp_path, replace(judged, spec={**judged.spec, part: lies[part]}), key))
+        assert found.exit_code == 2
+        assert "The checklist inside is not the one that its name and digest say" in said(found)

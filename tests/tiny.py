@@ -1,0 +1,98 @@
+"""Models and data sets so small that a test can train on them, of the real architecture and layout."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+from safetensors.torch import save_file
+from transformers import SiglipVisionConfig, SiglipVisionModel
+
+from drgate.vision.base import Base, resolve_base
+from drgate.vision.checkpoint import BaseReference, Checkpoint, LoraSettings, checkpoint_tensors
+from drgate.vision.fingerprint import Fingerprint
+from drgate.vision.images import FUNDUS_SQUARE, preprocessing
+from drgate.vision.network import GradingModel, add_lora, architecture
+
+WIDTH = 32
+SIZE = 28
+
+
+def write_base(folder: Path, *, seed: int = 0, prefix: str = "", **changes: Any) -> Path:
+    """A random SigLIP vision tower as save_pretrained lays it out."""
+    torch.manual_seed(seed)
+    settings = {
+        "hidden_size": WIDTH, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "image_size": SIZE, "patch_size": 7,
+    } | changes  # fmt: skip
+    config = SiglipVisionConfig(**settings)
+    folder.mkdir(parents=True)
+    config.save_pretrained(folder)
+    tensors = {f"{prefix}{name}": tensor for name, tensor in SiglipVisionModel(config).state_dict().items()}
+    save_file(tensors, folder / "model.safetensors")
+    return folder
+
+
+def random_model(base: Base, *, lora: bool = True, seed: int = 0) -> GradingModel:
+    """A grading network whose adapters and head are random (a fresh adapter's B is zero and would hide mistakes)."""
+    torch.manual_seed(seed)
+    backbone = add_lora(base.load(), r=4, alpha=8) if lora else base.load()
+    model = GradingModel(backbone, WIDTH, 0.1).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if ".lora_B." in name:
+                parameter.normal_(std=0.1)
+    return model
+
+
+def checkpoint_of(model: GradingModel, base: Base, *, lora: bool = True, **changes: Any) -> Checkpoint:
+    """A checkpoint of a network, with a fingerprint of three images and two patients."""
+    tower, head = checkpoint_tensors(model)
+    fields: dict[str, Any] = {
+        "base": BaseReference.of(base),
+        "architecture": architecture(base.config),
+        "lora": LoraSettings(4, 8.0) if lora else None,
+        "tower": tower,
+        "head": head,
+        "dropout": 0.1,
+        "preprocessing": preprocessing(FUNDUS_SQUARE, SIZE),
+        "training_config": {"learning_rate": 1e-3},
+        "epoch": 3,
+        "record": {"history": [{"epoch": 1, "val_accuracy": 0.5}], "status": "running"},
+        "fingerprint": Fingerprint.build([bytes([i]) * 32 for i in (7, 3, 5)], ["10", "11", "10"]),
+    }
+    return Checkpoint(**fields | changes)
+
+
+def tiny_base(folder: Path) -> Base:
+    return resolve_base(str(write_base(folder)))
+
+
+def eye(grade: int, seed: int, size: int = 56) -> Image.Image:
+    """A disc that is the redder the worse its grade: something that two epochs learn."""
+    generator = np.random.default_rng([grade, seed])
+    image = Image.new("RGB", (size, size))
+    green = 200 - 45 * grade + int(generator.integers(-4, 5))
+    ImageDraw.Draw(image).ellipse((3, 3, size - 4, size - 4), fill=(200, green, 60))
+    noise = generator.integers(0, 12, (size, size, 3), dtype=np.uint8)
+    return Image.fromarray(np.asarray(image) // 2 + 60 + noise)
+
+
+def write_eyes(folder: Path, *, train: int = 6, val: int = 4, test: int = 2, extra: str = "") -> Path:
+    """A data set with so many patients a grade in each split, one eye a patient, and labels.csv.
+
+    extra: further lines of labels.csv.
+    """
+    (folder / "images").mkdir(parents=True)
+    lines = ["image,grade,patient,eye,gradable,split"]
+    for split, patients in (("train", train), ("val", val), ("test", test)):
+        for grade in range(5):
+            for index in range(patients):
+                name = f"{split}-{grade}-{index}"
+                eye(grade, seed=len(lines)).save(folder / "images" / f"{name}.png")
+                lines.append(f"images/{name}.png,{grade},{name},L,true,{split}")
+    (folder / "labels.csv").write_text("\n".join(lines) + "\n" + extra)
+    return folder

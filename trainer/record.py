@@ -1,0 +1,164 @@
+"""What a run leaves behind about itself: `record.jsonl` in its folder, and the same as one table in its checkpoints.
+
+The file is append-only JSON lines, each synced to disk: `start`, then `epoch` and `best` in turn, then `end`. A run
+whose file has no `end` was killed. The table (`RunRecord.table`) is what `drgate evaluate` reads for stability and
+cost:
+
+    {"status": "finished", "history": [{"epoch": 1, "val_accuracy": 0.71, ...}, ...], "selected_epoch": 14,
+     "tensor_digest": "sha256:...", "spend": {"usd_per_hour": 2.5, "usd": 0.41, "earlier_attempts": 3,
+     "earlier_usd": 1.9}, ...}
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import shutil
+import subprocess
+import time
+from copy import deepcopy
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+from drgate.errors import RecordError, UsageError
+from drgate.files import canonical_json
+from drgate.record import FILE, read_record
+
+FORMAT: Final = "drgate-training-record 1"
+
+_PACKAGES: Final = ("drgate", "torch", "transformers", "peft", "accelerate", "numpy", "pillow")
+
+
+class RunRecord:
+    """The record of one run while it runs."""
+
+    def __init__(self, folder: Path, *, started: float, usd_per_hour: float | None, facts: dict[str, Any]) -> None:
+        """Write the `start` line.
+
+        folder: the run's own; it exists and holds no run (`refuse_used`). started: `time.monotonic()` at the moment
+        from which time costs money. facts: what is known before the first step; plain JSON values.
+        """
+        self._file = folder / FILE
+        self._started = started
+        self._usd_per_hour = usd_per_hour
+        self.table: dict[str, Any] = {
+            "format": FORMAT,
+            "status": "running",
+            "reason": None,
+            "started": _now(),
+            "ended": None,
+            **facts,
+            "history": [],
+            "selected_epoch": None,
+            "tensor_digest": None,
+            "seconds": 0.0,
+            "spend": {"usd_per_hour": usd_per_hour, "usd": None, **_earlier(folder)},
+        }
+        self._tick()
+        self._append("start", {**facts, "spend": self.table["spend"]})
+
+    def epoch(self, entry: dict[str, Any]) -> None:
+        """Add an epoch's figures to the history; `entry` has at least `epoch`, counted from 1, and `val_accuracy`."""
+        self._tick()
+        entry = {**entry, "seconds": self.table["seconds"], "usd": self.table["spend"]["usd"]}
+        self.table["history"].append(entry)
+        self._append("epoch", entry)
+
+    def best(self, epoch: int, tensor_digest: str) -> None:
+        """Epoch `epoch` is the best so far; its weights have this digest."""
+        self.table |= {"selected_epoch": epoch, "tensor_digest": tensor_digest}
+        self._append("best", {"epoch": epoch, "tensor_digest": tensor_digest})
+
+    def end(self, status: str, reason: str) -> None:
+        """Say how and why it ended.
+
+        status: `finished`, `stopped` (early, by a rule), `interrupted` (by a signal) or `failed`. reason: a sentence.
+        """
+        self._tick()
+        self.table |= {"status": status, "reason": reason, "ended": _now()}
+        kept = ("status", "reason", "selected_epoch", "tensor_digest", "seconds")
+        self._append("end", {name: self.table[name] for name in kept} | {"usd": self.table["spend"]["usd"]})
+
+    def copy(self) -> dict[str, Any]:
+        """The table as it stands, for a checkpoint."""
+        return deepcopy(self.table)
+
+    def _tick(self) -> None:
+        seconds = time.monotonic() - self._started
+        self.table["seconds"] = round(seconds, 1)
+        if self._usd_per_hour is not None:
+            self.table["spend"]["usd"] = round(seconds / 3600 * self._usd_per_hour, 6)
+
+    def _append(self, event: str, fields: dict[str, Any]) -> None:
+        line = canonical_json({"event": event, "time": _now(), **fields}) + b"\n"
+        try:
+            with self._file.open("ab") as handle:
+                handle.write(line)
+                handle.flush()
+                os.fsync(handle.fileno())
+        except OSError as error:
+            raise RecordError(f"The record {self._file} cannot be written: {error.strerror}.") from error
+
+
+def refuse_used(folder: Path) -> None:
+    """Raise UsageError where a run's folder already holds a run, or is no folder."""
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder} is a file; give a new folder with --output_dir.")
+    for name in (FILE, "best_model.pth", "last.pth"):
+        if (folder / name).exists():
+            raise UsageError(f"{folder} already holds a run ({name}); give another folder with --output_dir.")
+
+
+def git_commit() -> dict[str, Any] | None:
+    """Commit of the repository in the working directory, and whether files differ from it; None outside of one."""
+    git = shutil.which("git")
+    if git is None:
+        return None
+
+    def asked(*arguments: str) -> str | None:
+        answer = subprocess.run([git, *arguments], capture_output=True, text=True, check=False)
+        return answer.stdout.strip() if answer.returncode == 0 else None
+
+    commit = asked("rev-parse", "HEAD")
+    if commit is None:
+        return None
+    return {"commit": commit, "modified": bool(asked("status", "--porcelain", "--untracked-files=no"))}
+
+
+def environment() -> dict[str, Any]:
+    """Versions of what computes, the machine and its devices."""
+    import torch
+
+    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: importlib.metadata.version(name) for name in _PACKAGES},
+        "gpus": gpus,
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _earlier(folder: Path) -> dict[str, Any]:
+    """Number and cost of the runs in folders beside this one; the cost is None where one of them does not tell."""
+    spent: list[float | None] = [
+        _spent(file) for file in sorted(folder.resolve().parent.glob(f"*/{FILE}")) if file.parent != folder.resolve()
+    ]
+    known = [usd for usd in spent if usd is not None]
+    return {"earlier_attempts": len(spent), "earlier_usd": sum(known) if len(known) == len(spent) else None}
+
+
+def _spent(file: Path) -> float | None:
+    """USD that a run's last line knows of; None where it had no price or the record is not one of ours."""
+    try:
+        usd = read_record(file)["spend"]["usd"]
+    except (RecordError, KeyError, TypeError):
+        return None
+    return float(usd) if isinstance(usd, int | float) else None
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
