@@ -26,6 +26,7 @@ from drgate.files import canonical_json
 from drgate.scale import GRADES, GROUPS
 
 MAX_BYTES: Final = 1 << 20
+MAX_DEPTH: Final = 20
 TARGETS: Final[dict[str, tuple[str, ...]]] = {
     "accuracy": (),
     "balanced_accuracy": (),
@@ -281,13 +282,17 @@ def parse_yaml(data: bytes, origin: str) -> GateSpec:
     """The spec in YAML bytes; `origin` names it in messages."""
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
-    from ruamel.yaml.events import AliasEvent, NodeEvent
+    from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent, NodeEvent
 
     yaml = YAML(typ="safe", pure=True)
+    depth = 0
     try:
         for event in yaml.parse(io.BytesIO(data)):
             if (isinstance(event, NodeEvent) and event.anchor is not None) or isinstance(event, AliasEvent):
                 raise SpecError(f"{origin} uses YAML anchors; a checklist is written out.")
+            depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
+            if depth > MAX_DEPTH:
+                raise SpecError(f"{origin} is nested more than {MAX_DEPTH} deep: that is not a checklist.")
         content = YAML(typ="safe", pure=True).load(io.BytesIO(data))
     except (YAMLError, ValueError, RecursionError) as problem:
         raise SpecError(f"{origin} is not valid YAML: {_one_line(problem)}") from problem

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import json
 import math
@@ -10,8 +11,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -30,13 +32,23 @@ from drgate.vision.base import resolve_base
 from drgate.vision.checkpoint import load_checkpoint
 from drgate.vision.fingerprint import shares_patients
 from drgate.vision.graders import load_grader
-from drgate.vision.images import read_image
+from drgate.vision.images import FUNDUS_SQUARE, preprocessing, read_image
+from drgate.vision.network import GradingModel
 from trainer.cli import main
 from trainer.config import TrainingConfig, read_config
-from trainer.data import ImageSet
+from trainer.data import ImageSet, read_images
 from trainer.loss import focal_losses
 from trainer.run import FocalTrainer, build_model, class_weights, train
 from trainer.schedule import rate
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _imports_are_no_garbage() -> Iterator[None]:
+    """Each run collects garbage; what was imported need not be searched through every time (half of the test time)."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="module")
@@ -190,18 +202,50 @@ class _Gradients(TrainerCallback):
         control.should_training_stop = True
 
 
-def first_gradients(config: TrainingConfig, folder: Path, images: int) -> dict[str, torch.Tensor]:
-    base = resolve_base(config.base)
+def trained(config: TrainingConfig, folder: Path, images: int, watch: TrainerCallback) -> GradingModel:
+    """The engine alone on random images, until `watch` stops it."""
     generator = np.random.default_rng(0)
     shape = (images, tiny.SIZE, tiny.SIZE, 3)
     data = ImageSet(generator.integers(0, 255, shape, dtype=np.uint8), np.arange(images, dtype=np.int64) % 5, [])
-    torch.manual_seed(0)
-    model = build_model(config, base)
-    keep = _Gradients()
+    torch.manual_seed(config.seed)
+    model = build_model(config, resolve_base(config.base))
     trainer = FocalTrainer(config, model, data, folder)
-    trainer.add_callback(keep)
+    trainer.add_callback(watch)
     trainer.train()
+    return model
+
+
+def first_gradients(config: TrainingConfig, folder: Path, images: int) -> dict[str, torch.Tensor]:
+    keep = _Gradients()
+    trained(config, folder, images, keep)
     return keep.found
+
+
+class _ThreeSteps(TrainerCallback):
+    def on_step_end(self, args, state, control, **_):
+        control.should_training_stop = state.global_step == 3
+
+
+class TestParameters:
+    changes: ClassVar = {
+        "learning_rate": 1e-3, "batch_size": 5, "gradient_accumulation_steps": 2, "warmup_epochs": 1,
+        "scheduler": "linear", "num_epochs": 1, "weight_decay": 0.5, "max_grad_norm": 0.01, "use_lora": "no",
+        "lora_r": 2, "lora_alpha": 2, "dropout": 0.5, "focal_loss_alpha": 0.01, "focal_loss_gamma": 0,
+        "class_weight_severe": 8, "class_weight_pdr": 6, "seed": 1, "precision": "bf16",
+    }  # fmt: skip
+
+    @pytest.mark.parametrize("name", changes)
+    def test_each_parameter_of_the_optimisation_acts(self, config, tmp_path, name):
+        """Changing it alone gives another network after three steps."""
+        usual = {"precision": "fp32", "lora_alpha": 32, "scheduler": "cosine"}
+        networks = [
+            trained(config(**usual | change), tmp_path, 20, _ThreeSteps()).eval()
+            for change in ({}, {name: self.changes[name]})
+        ]
+        images = torch.rand(4, 3, tiny.SIZE, tiny.SIZE, generator=torch.Generator().manual_seed(1))
+        with torch.inference_mode():
+            first, second = (network(images) for network in networks)
+        assert not torch.equal(first, second)
 
 
 class TestAccumulation:
@@ -465,6 +509,18 @@ class TestBadInput:
 
 
 class TestData:
+    def test_images_that_do_not_fit_in_memory_are_the_same_from_disk(self, eyes, tmp_path, monkeypatch):
+        """Beyond the limit the prepared images lie in a nameless file; what is read there is what was decoded."""
+        rows = load_manifest(eyes).select("val")
+        prepare = preprocessing(FUNDUS_SQUARE, tiny.SIZE)
+        expected = read_images(rows, prepare, workers=0, folder=tmp_path)
+        monkeypatch.setattr("trainer.data._IN_MEMORY", 0)
+        actual = read_images(rows, prepare, workers=0, folder=tmp_path)
+        assert isinstance(actual.pixels, np.memmap)
+        assert np.array_equal(actual.pixels, expected.pixels)
+        assert actual.hashes == expected.hashes
+        assert list(tmp_path.iterdir()) == []
+
     def test_ungradable_rows_are_left_out_and_said(self, config, base, tmp_path):
         """They have no grade to learn; the note stands in the record."""
         folder = tiny.write_eyes(tmp_path / "d", extra="images/dark.png,,train-9,R,false,train\n")
@@ -484,11 +540,9 @@ class TestData:
 
     def test_json_on_standard_output_is_the_record(self, base, eyes, tmp_path, capfd):
         """`--format json`: the record alone, parsable; `-` and `_` in flags are the same."""
+        flags = f"--dataset {eyes} --base {base} --output-dir {tmp_path / 'r'} --num-epochs 1 --batch_size 10"
         with pytest.raises(SystemExit) as stop:
-            main(
-                ["--dataset", str(eyes), "--base", str(base), "--output-dir", str(tmp_path / "r"), "--num-epochs", "1"]
-                + ["--batch_size", "10", "--num_workers", "2", "--format", "json", "--experiment_name", "first"]
-            )
+            main([*flags.split(), "--num_workers", "2", "--format", "json", "--experiment_name", "first"])
         assert stop.value.code == 0
         record = json.loads(capfd.readouterr().out)
         assert record["experiment_name"] == "first"

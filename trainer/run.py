@@ -166,6 +166,7 @@ class FocalTrainer(Trainer):
             weight_decay=config.weight_decay,
             max_grad_norm=config.max_grad_norm,
             seed=config.seed,
+            use_cpu=not cuda,
             bf16=config.precision == "bf16",
             fp16=config.precision == "fp16",
             optim="adamw_torch",
@@ -179,6 +180,8 @@ class FocalTrainer(Trainer):
             dataloader_num_workers=0,  # the images lie prepared in memory
             dataloader_pin_memory=cuda,
         )
+        if arguments.n_gpu > 1:
+            arguments._n_gpu = 1  # several GPUs are for torchrun; threads over GPUs would count images wrongly
         self._weights = class_weights(config).to(arguments.device)
         self.loss_sum = torch.zeros((), device=arguments.device)
         self.images_seen = 0
