@@ -64,7 +64,7 @@ def evaluate(
     """
     look = dict(look or {"number": 1, "allowed": spec.looks, "time": ""})
     level = 1 - (1 - spec.evidence.level) / spec.looks  # alpha/K: every look is tested at its share
-    sample = _Sample.of(predictions, spec, level)
+    sample = _Sample.of(predictions, spec)
     seed = bootstrap.seed_from(predictions.digest, spec.digest)
     metrics = _Metrics(sample, spec, level, seed)
     history = dict(training or {})
@@ -103,6 +103,11 @@ def evaluate(
     )
 
 
+def require_evaluable(predictions: Predictions, spec: GateSpec) -> None:
+    """Raise PredictionsError where `evaluate` would, before a look at the test set is counted."""
+    _Sample.of(predictions, spec)
+
+
 @dataclass(frozen=True)
 class _Sample:
     """What is judged, by the unit of the spec: reference and predicted grade (5: no output), patient."""
@@ -117,7 +122,7 @@ class _Sample:
     independent: bool
 
     @classmethod
-    def of(cls, predictions: Predictions, spec: GateSpec, level: float) -> _Sample:
+    def of(cls, predictions: Predictions, spec: GateSpec) -> _Sample:
         table = predictions.table
         judged = table[table["gradable"] & table["grade"].notna()]
         lacking = table["gradable"] & table["grade"].isna()

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from drgate.errors import CheckpointError, ManifestError, PredictionsError, UsageError
-from drgate.evaluate import evaluate
+from drgate.evaluate import evaluate, require_evaluable
 from drgate.evaluation import Evaluation
 from drgate.files import canonical_json, read_json, sha256_file, write_atomically
 from drgate.looks import Look, take_look
@@ -92,6 +92,7 @@ def judge(
     folder = out or _default_folder(model, facts)
     if folder.exists() and not force and not _same_look(folder, model, facts):
         raise UsageError(f"{folder} holds something else; give another folder with --out, or --force to replace it.")
+    require_evaluable(predictions, spec)
     if parent is not None:
         _inherit(parent, model, facts)
         look = Look(parent.evaluation.look["number"], parent.evaluation.look["time"])

@@ -18,10 +18,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from drgate.errors import UsageError
 from drgate.files import canonical_json, write_atomically
+
+PATIENCE: Final = 30.0
+"""Seconds that a command waits for another to finish its line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,11 +91,11 @@ def _now() -> str:
 
 
 @contextlib.contextmanager
-def _locked(path: Path, patience: float = 30) -> Iterator[None]:
+def _locked(path: Path) -> Iterator[None]:
     """One writer at a time, by a lock file that only its owner removes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = path.with_name(f"{path.name}.lock")
-    deadline = time.monotonic() + patience
+    deadline = time.monotonic() + PATIENCE
     while True:
         try:
             os.close(os.open(lock, os.O_CREAT | os.O_EXCL))

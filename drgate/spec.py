@@ -320,7 +320,8 @@ def _one_line(problem: BaseException) -> str:
 
 def _explained(problem: ValidationError) -> str:
     """The first thing wrong, with the place and, for a misspelt key, the nearest right one."""
-    first = problem.errors()[0]
+    # A misspelt key is also a missing one; what was typed says more than what was not.
+    first = min(problem.errors(), key=lambda error: error["type"] != "extra_forbidden")
     where = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         model: type[BaseModel] = GateSpec

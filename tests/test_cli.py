@@ -1,0 +1,276 @@
+"""The command line as a person meets it: light, one clear sentence for bad input, nothing half-written."""
+
+from __future__ import annotations
+
+import ast
+import json
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.conftest import Ended
+from tests.tiny import checkpoint_of, random_model, tiny_base
+
+Run = Callable[..., Ended]
+Refused = Callable[..., str]
+HEAVY = {"torch", "transformers", "peft", "onnx", "onnxruntime"}
+
+
+def modules_after(*arguments: str) -> set[str]:
+    """Which modules a fresh process holds after a command."""
+    script = (
+        "import sys, json\n"
+        "from drgate.cli import main\n"
+        "try:\n    main(sys.argv[1:])\nexcept SystemExit:\n    pass\n"
+        "sys.stderr.write('\\n' + json.dumps(sorted(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=True)
+    return set(json.loads(done.stderr.splitlines()[-1]))
+
+
+class TestLight:
+    def test_help_imports_nothing_heavy(self):
+        """`drgate --help` answers at once: neither torch nor pandas nor numpy is imported for it."""
+        assert not modules_after("--help") & (HEAVY | {"pandas", "numpy", "scipy", "sklearn", "plotly"})
+
+    def test_a_table_is_evaluated_without_torch(self, write_csv: Callable[..., Path], tmp_path: Path):
+        rows = [{"image": f"{i}.png", "grade": i % 5, "predicted": i % 5} for i in range(10)]
+        table = write_csv(rows)
+        loaded = modules_after("evaluate", str(table), "--out", str(tmp_path / "out"), "--looks", str(tmp_path / "l"))
+        assert "drgate.evaluate" in loaded
+        assert not loaded & HEAVY
+
+    def test_stats_imports_no_other_part_of_drgate(self):
+        """The wall that import-linter states module by module, for whatever module is added."""
+        for file in Path("drgate/stats").resolve().glob("*.py"):
+            for node in ast.walk(ast.parse(file.read_text())):
+                names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+                names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+                assert not [n for n in names if n.startswith("drgate") and not n.startswith("drgate.stats")], file
+
+
+class TestHelp:
+    @pytest.mark.parametrize(
+        "command", ["demo", "evaluate", "score", "verify", "export", "report", "keygen", "spec", "spec show"]
+    )
+    def test_every_command_has_help_with_an_example(self, command: str, drgate: Run):
+        ended = drgate(*command.split(), "--help")
+        assert ended.code == 0
+        assert f"drgate {command.split()[0]}" in ended.out or "Example" in ended.out
+
+    def test_flags_with_underscores_are_the_same(self, drgate: Run, tmp_path: Path):
+        assert drgate("keygen", "--out", tmp_path / "a", "--no_passphrase").code == 0
+
+    def test_unknown_flag_offers_the_nearest(self, refused: Refused):
+        assert "did you mean --data?" in refused("evaluate", "x.csv", "--dta", "y")
+
+    def test_unknown_command(self, refused: Refused):
+        assert "evalute" in refused("evalute")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sound checkpoint of a tiny network."""
+    from drgate.vision.checkpoint import save_checkpoint
+
+    folder = tmp_path_factory.mktemp("model")
+    base = tiny_base(folder / "base")
+    save_checkpoint(folder / "model.pth", checkpoint_of(random_model(base), base))
+    return folder / "model.pth"
+
+
+class Exploit:
+    """A pickle that runs code when it is loaded carelessly."""
+
+    def __init__(self, proof: Path) -> None:
+        self.proof = proof
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        import os
+
+        return os.mkdir, (str(self.proof),)
+
+
+class TestBadInput:
+    """Each ends with exit code 2 and one sentence, and leaves nothing behind (the fixture `refused` looks)."""
+
+    def test_model_without_data(self, refused: Refused, checkpoint: Path):
+        assert "--data" in refused("evaluate", checkpoint)
+
+    def test_missing_file(self, refused: Refused, tmp_path: Path):
+        assert "does not exist" in refused("evaluate", tmp_path / "none.csv")
+        assert "does not exist" in refused("evaluate", tmp_path / "none.pth", "--data", tmp_path)
+
+    def test_neither_model_nor_table(self, refused: Refused, tmp_path: Path):
+        assert "neither a model" in refused("evaluate", tmp_path / "notes.txt")
+
+    def test_empty_manifest(self, refused: Refused, checkpoint: Path, tmp_path: Path):
+        (tmp_path / "labels.csv").write_text("")
+        assert "is empty" in refused("evaluate", checkpoint, "--data", tmp_path / "labels.csv")
+
+    def test_folder_without_images(self, refused: Refused, checkpoint: Path, tmp_path: Path):
+        (tmp_path / "nothing").mkdir()
+        assert "holds no images" in refused("evaluate", checkpoint, "--data", tmp_path / "nothing")
+
+    @pytest.mark.parametrize("grade", ["7", "moderately bad", "-1", "1.5"])
+    def test_grades_off_the_scale(
+        self, grade: str, refused: Refused, checkpoint: Path, photographs: Callable[..., Path]
+    ):
+        folder = photographs("a.png")
+        (folder / "labels.csv").write_text(f"image,grade\na.png,{grade}\n")
+        assert "line 2: grade" in refused("evaluate", checkpoint, "--data", folder)
+
+    @pytest.mark.parametrize(
+        ("row", "sentence"),
+        [
+            ("a.png,0,0.5,0.5,0.1,0,0", "sum to 1.1"),
+            ("a.png,0,nan,0.5,0.5,0,0", "nan or inf"),
+            ("b.png,0,1,0,0,0,0", "'b.png' occurs twice"),
+            ("a.png,0,1,0,0,0,", "give all five or none"),
+            ("a.png,,1,0,0,0,0", "has no reference grade"),
+        ],
+    )
+    def test_tables(self, row: str, sentence: str, refused: Refused, tmp_path: Path):
+        table = tmp_path / "predictions.csv"
+        table.write_text(f"image,grade,p_0,p_1,p_2,p_3,p_4\nb.png,1,1,0,0,0,0\n{row}\n")
+        assert sentence in refused("evaluate", table)
+
+    def test_truncated_checkpoint(
+        self, refused: Refused, checkpoint: Path, tmp_path: Path, photographs: Callable[..., Path]
+    ):
+        broken = tmp_path / "checkpoint_truncated.pth"
+        broken.write_bytes(checkpoint.read_bytes()[:-500])
+        assert "checkpoint_truncated.pth" in refused("evaluate", broken, "--data", photographs("0/a.png"))
+
+    def test_checkpoint_with_code(self, refused: Refused, tmp_path: Path, photographs: Callable[..., Path]):
+        """A pickle with code in it is refused, and its code does not run."""
+        for name, write in {
+            "plain.pth": lambda path, thing: path.write_bytes(pickle.dumps(thing)),
+            "zipped.pth": lambda path, thing: torch.save(thing, path),
+        }.items():
+            write(tmp_path / name, {"model": Exploit(tmp_path / "owned")})
+            refused("evaluate", tmp_path / name, "--data", photographs("0/a.png"))
+            assert not (tmp_path / "owned").exists()
+
+    def test_checkpoint_with_four_classes(
+        self, refused: Refused, checkpoint: Path, tmp_path: Path, photographs: Callable[..., Path]
+    ):
+        content = torch.load(checkpoint, weights_only=True)
+        head = content["head"]
+        head["classifier.8.weight"], head["classifier.8.bias"] = (
+            head["classifier.8.weight"][:4],
+            head["classifier.8.bias"][:4],
+        )
+        torch.save(content, tmp_path / "four.pth")
+        assert "four.pth" in refused("evaluate", tmp_path / "four.pth", "--data", photographs("0/a.png"))
+
+    def test_misspelt_key_in_a_checklist(self, refused: Refused, tmp_path: Path):
+        (tmp_path / "mine.yaml").write_text("name: a\nversion: 1\ncriterias: []\n")
+        assert "did you mean 'criteria'?" in refused("spec", "check", tmp_path / "mine.yaml")
+
+    def test_leak_between_splits(self, refused: Refused, checkpoint: Path, photographs: Callable[..., Path]):
+        folder = photographs("a.png", "b.png")
+        (folder / "labels.csv").write_text("image,grade,patient,split\na.png,0,1,train\nb.png,0,1,test\n")
+        assert "in more than one split" in refused("evaluate", checkpoint, "--data", folder)
+
+    def test_training_patient_in_the_test_set(
+        self, refused: Refused, checkpoint: Path, photographs: Callable[..., Path]
+    ):
+        """Patient 10 was in the training set of this checkpoint, as its fingerprint tells."""
+        folder = photographs("a.png", "b.png")
+        (folder / "labels.csv").write_text("image,grade,patient\na.png,0,10\nb.png,1,77\n")
+        assert "were in the model's training set (10)" in refused("evaluate", checkpoint, "--data", folder)
+
+    def test_control_characters_do_not_reach_the_terminal(self, refused: Refused, tmp_path: Path):
+        table = tmp_path / "predictions.csv"
+        table.write_text('image,grade,predicted\n"a\x1b[31m",9,0\n')
+        assert "\x1b" not in refused("evaluate", table)
+
+
+class TestEvaluateTable:
+    def test_real_table(self, drgate: Run, real_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+        """Somebody else's predictions: FAIL, the whole folder, the same JSON on standard output and on disk."""
+        monkeypatch.chdir(tmp_path)
+        table = real_data / "predictions" / "eyepacs-1024-weak-model.csv"
+        ended = drgate("evaluate", table, "--format", "json", "--out", "report")
+        assert ended.code == 1
+        plain = json.loads(ended.out)
+        assert plain == json.loads(Path("report/evaluation.json").read_text())
+        assert plain["confusion_matrix"][4][4] == 9
+        assert {path.name for path in Path("report").iterdir()} == {
+            "evaluation.json", "statement.json", "predictions.parquet", "report.html", "report.md", "junit.xml",
+        }  # fmt: skip
+        statement = Path("report/statement.json").read_bytes()
+        assert drgate("evaluate", table, "--out", "report", "--quiet").code == 1
+        assert Path("report/statement.json").read_bytes() == statement
+
+    def test_another_look_is_not_overwritten(
+        self, drgate: Run, write_csv: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        monkeypatch.chdir(tmp_path)
+        one = write_csv([{"image": "a", "grade": 0, "predicted": 0}], "one.csv")
+        two = write_csv([{"image": "b", "grade": 0, "predicted": 0}], "two.csv")
+        assert drgate("evaluate", one, "--out", "report").code == 3
+        ended = drgate("evaluate", two, "--out", "report")
+        assert ended.code == 2
+        assert "holds something else" in ended.err
+        assert drgate("evaluate", two, "--out", "report", "--force").code == 3
+
+    def test_human_output_names_the_verdict(
+        self, drgate: Run, real_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        monkeypatch.chdir(tmp_path)
+        ended = drgate("evaluate", real_data / "predictions" / "eyepacs-1024-weak-model.csv")
+        assert "does not meet checklist medical-grade" in ended.out
+        assert "1 of 16" in ended.out
+        assert "report.html" in ended.err
+
+
+class TestKeys:
+    def test_passphrase_is_required_where_nobody_can_be_asked(
+        self, drgate: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        monkeypatch.setattr("sys.stdin.isatty", lambda: False, raising=False)
+        monkeypatch.delenv("DRGATE_KEY_PASSPHRASE", raising=False)
+        assert drgate("keygen", "--out", tmp_path / "k").code == 2
+        monkeypatch.setenv("DRGATE_KEY_PASSPHRASE", "correct horse")
+        assert drgate("keygen", "--out", tmp_path / "k").code == 0
+        assert drgate("keygen", "--out", tmp_path / "k").code == 2
+
+    def test_signed_by_environment(self, drgate: Run, real_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+        """The key and its passphrase come from the environment; verify says genuine and FAIL."""
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("DRGATE_KEY_PASSPHRASE", "correct horse")
+        drgate("keygen", "--out", "k")
+        monkeypatch.setenv("DRGATE_KEY", Path("k.pem").read_text())
+        table = real_data / "predictions" / "eyepacs-1024-weak-model.csv"
+        assert drgate("evaluate", table, "--out", "report", "--quiet").code == 1
+        verified = drgate("verify", "report/certificate.json", "--key", "k.pub", "--format", "json")
+        assert verified.code == 1
+        assert json.loads(verified.out)["genuine"] is True
+        assert drgate("verify", "report/certificate.json").code == 3
+        assert drgate("verify", "report/statement.json", "--key", "k.pub").code == 3
+        drgate("keygen", "--out", "other")
+        assert drgate("verify", "report/certificate.json", "--key", "other.pub").code in (2, 3)
+
+
+class TestReportCommand:
+    @pytest.mark.parametrize("kind", ["terminal", "html", "markdown", "junit"])
+    def test_draws_an_evaluation_again(
+        self, kind: str, drgate: Run, write_csv: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        monkeypatch.chdir(tmp_path)
+        table = write_csv([{"image": str(i), "grade": i % 5, "predicted": i % 5} for i in range(20)])
+        drgate("evaluate", table, "--out", "report", "--quiet")
+        ended = drgate("report", "report/evaluation.json", "--as", kind)
+        assert ended.code == 0
+        assert "medical-grade" in ended.out
+
+    def test_not_an_evaluation(self, refused: Refused, tmp_path: Path):
+        (tmp_path / "evaluation.json").write_text('{"verdict": "PASS"}')
+        assert "not an evaluation" in refused("report", tmp_path / "evaluation.json")
