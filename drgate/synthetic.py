@@ -107,7 +107,8 @@ def icdr_grade(lesions: Lesions) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """One lesion and its place. Unit: the radius of the field of view; origin: its centre; x to the right, y down."""
+    """One lesion and its place; a beaded vein has several. Unit: the radius of the field of view, from its centre; x to
+    the right, y down."""
 
     kind: str
     """A field of `Lesions`."""
@@ -181,7 +182,7 @@ class Photograph:
     grade: int
     lesions: Lesions
     marks: tuple[Mark, ...]
-    """Place of each counted lesion."""
+    """Where the counted lesions are."""
     camera: str
     eye: Eye
 
@@ -229,7 +230,7 @@ def _draw_lesions(rng: np.random.Generator, grade: int) -> Lesions:
     """Lesions that the ICDR rule calls `grade`, at some distance from the rule's edges."""
     counts: dict[str, Any] = {}
     if grade >= 1:
-        counts["microaneurysms"] = _spread(rng, int(rng.integers(5, 17) if grade == 1 else rng.integers(6, 22)), 8)
+        counts["microaneurysms"] = _spread(rng, int(rng.integers(8, 21) if grade == 1 else rng.integers(6, 22)), 8)
     if grade >= 2:
         counts["haemorrhages"] = _spread(rng, int(rng.integers(5, 24)), 8)
         counts["hard_exudates"] = _spread(rng, int(rng.integers(0, 4)), 2)
@@ -340,8 +341,8 @@ def _bead(trunks: _Branches, beaded: Sequence[int], width: float) -> None:
     t = np.linspace(0.0, 1.0, trunks.lines.shape[1])
     onset = np.clip((t - 0.10) / 0.08, 0.0, 1.0)
     for quadrant in np.flatnonzero(beaded):
-        beads = np.sin(2 * np.pi * np.concatenate([[0.0], length[quadrant]]) / 0.094)
-        swollen = width * (0.80 - 0.22 * t) * (1.22 + 0.80 * beads)
+        beads = np.sin(2 * np.pi * np.concatenate([[0.0], length[quadrant]]) / 0.125)
+        swollen = width * (0.84 - 0.20 * t) * (1.30 + 0.95 * beads)
         trunks.widths[quadrant] += onset * (np.maximum(swollen, 0.25 * width) - trunks.widths[quadrant])
 
 
@@ -561,7 +562,8 @@ class _Fundus:
 
         self.trunks = _arcades(rng, self.disc, self.fovea, width)
         _bead(self.trunks, beaded, width)
-        self._mark("venous_beading", np.flatnonzero(beaded), self.trunks.lines[:4][np.flatnonzero(beaded), 45], 0.3)
+        for quadrant in np.flatnonzero(beaded):
+            self._mark("venous_beading", [quadrant] * 5, self.trunks.lines[quadrant, 16:80:15], 0.12)
         branches = _children(rng, self.trunks, 4, 0.50, 17)
         orders = (self.trunks, branches, _children(rng, branches, 2, 0.24, 9))
         veins, arteries = _Mask(self.radius), _Mask(self.radius)
@@ -590,12 +592,12 @@ class _Fundus:
         if total["new_vessels_disc"] or total["new_vessels_elsewhere"]:
             self._new_vessels(lesions)
         if total["irma"]:
-            centres, quadrants = self.places.take(lesions.irma, clearance=0.15)
+            centres, quadrants = self.places.take(lesions.irma, clearance=0.16)
             mask = _Mask(self.radius)
             for centre in centres:
-                mask.lines(_irma(self.rng, centre, 0.090), 0.0125, 0.85)
+                mask.lines(_irma(self.rng, centre, 0.108), 0.0135, 0.90)
             self._paint(self.retina * (0.50, 0.16, 0.28), mask.read())
-            self._mark("irma", quadrants, centres, 0.10)
+            self._mark("irma", quadrants, centres, 0.12)
         if total["cotton_wool_spots"]:
             self._cotton_wool_spots(lesions.cotton_wool_spots)
         if total["hard_exudates"]:
@@ -604,8 +606,8 @@ class _Fundus:
             self._haemorrhages(blood, lesions.haemorrhages)
         if total["microaneurysms"]:
             centres, quadrants = self.places.take(lesions.microaneurysms)
-            radii = self.rng.uniform(0.0125, 0.0165, size=len(centres))
-            blood.discs(centres, radii, 0.86)
+            radii = self.rng.uniform(0.0180, 0.0215, size=len(centres))
+            blood.discs(centres, radii, 0.92)
             self._mark("microaneurysms", quadrants, centres, radii)
         if total["microaneurysms"] or total["haemorrhages"] or total["preretinal_haemorrhages"]:
             self._paint(self.retina * (0.44, 0.13, 0.24), blood.read())
@@ -683,7 +685,7 @@ class _Fundus:
         rng = self.rng
         centres, quadrants = self.places.take(counts)
         n = len(centres)
-        radii = rng.uniform(0.020, 0.029 if n > 60 else 0.038, size=n)
+        radii = rng.uniform(*((0.025, 0.031) if n > 60 else (0.030, 0.046)), size=n)
         stretch = np.where(rng.random(n) < 0.30, rng.uniform(1.7, 2.4, size=n), rng.uniform(1.0, 1.3, size=n))
         fibres = np.arctan2(centres[:, 1] - self.disc[1], centres[:, 0] - self.disc[0])
         outlines = _blobs(rng, centres, radii / np.sqrt(stretch), ragged=0.28, stretch=stretch, heading=fibres)
@@ -722,6 +724,8 @@ def _count(marks: Sequence[Mark]) -> Lesions:
         places = [mark.quadrant for mark in marks if mark.kind == field.name]
         whole_eye = isinstance(field.default, int)
         counts[field.name] = len(places) if whole_eye else tuple(places.count(q) for q in range(4))
+    # Marked several times along the vein.
+    counts["venous_beading"] = tuple(min(1, n) for n in counts["venous_beading"])
     return Lesions(**counts)
 
 

@@ -127,6 +127,7 @@ def read_images(
     if np.prod(shape, dtype=np.int64) <= _IN_MEMORY:
         pixels: NDArray[np.uint8] = np.empty(shape, dtype=np.uint8)
     else:
+        folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as file:
             pixels = np.memmap(file, dtype=np.uint8, mode="w+", shape=shape)
     hashes = []

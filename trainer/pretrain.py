@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import SiglipVisionConfig, SiglipVisionModel
 
-from drgate.synthetic import EYES, Lesions, Photograph, draw_patient, render
+from drgate.synthetic import EYES, QUADRANTS, Lesions, Photograph, draw_patient, render
 from drgate.vision.images import FUNDUS_SQUARE, preprocessing, scaled
 
 SIZE: Final = 128
@@ -63,18 +63,13 @@ class Examples:
     patches: NDArray[np.float32]
     """(n, PATCHES, PATCHES, len(EVERYWHERE)): lesions with their centre here, or 1 where a large one reaches."""
     whole: NDArray[np.float32]
-    """(n, answers): log(1 + number) by kind and quadrant, see `_whole`."""
+    """(n, answers): log(1 + number), see `_whole`."""
 
 
 def _whole(lesions: Lesions) -> list[float]:
-    """What the pooled feature is asked: every count, and the least and the most crowded quadrant's haemorrhages."""
-    counts: list[int] = []
-    for name in Lesions.__dataclass_fields__:
-        value = getattr(lesions, name)
-        counts.extend(value if isinstance(value, tuple) else (value,))
-    total = lesions.total
-    counts += [total["microaneurysms"], total["haemorrhages"], total["irma"], sum(lesions.venous_beading)]
-    counts += [min(lesions.haemorrhages), max(lesions.haemorrhages), total["hard_exudates"], total["cotton_wool_spots"]]
+    """What the pooled feature is asked: how many there are of each kind, and of haemorrhages in each quadrant."""
+    counts = [*lesions.total.values(), *lesions.haemorrhages, min(lesions.haemorrhages), max(lesions.haemorrhages)]
+    counts.append(int(sum(lesions.venous_beading) >= 2))
     return [math.log1p(n) for n in counts]
 
 
@@ -190,12 +185,9 @@ def check(reader: LesionReader, examples: Examples) -> dict[str, float]:
         answers.append(reader.of_whole(reader.tower(pixel_values=pixels).pooler_output))
     present, amount = torch.cat(answers).numpy().reshape(len(examples.pixels), 2, -1).swapaxes(0, 1)
     right = ((present > 0) == (examples.whole > 0)).mean(axis=0)
-    names: list[str] = []
-    for name, field in Lesions.__dataclass_fields__.items():
-        names += [name] if isinstance(field.default, int) else [f"{name} {q}" for q in range(4)]
-    names += ["any ma", "any haemorrhage", "any irma", "any beading", "min haem", "max haem", "any he", "any cws"]
+    names = [*Lesions().total, *(f"haemorrhages, {q}" for q in QUADRANTS), "least", "most", "2 quadrants beaded"]
     result = dict(zip(names, right.tolist(), strict=True))
-    least = names.index("min haem")
+    least = names.index("least")
     result["21 haemorrhages in each quadrant"] = float(
         ((amount[:, least] > math.log(15)) == (examples.whole[:, least] > math.log(21.5))).mean()
     )

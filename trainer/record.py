@@ -37,7 +37,7 @@ class RunRecord:
     def __init__(self, folder: Path, *, started: float, usd_per_hour: float | None, facts: dict[str, Any]) -> None:
         """Write the `start` line.
 
-        folder: the run's own; it exists and holds no run (`refuse_used`). started: `time.monotonic()` at the moment
+        folder: the run's own, made here; it holds no run (`refuse_used`). started: `time.monotonic()` at the moment
         from which time costs money. facts: what is known before the first step; plain JSON values.
         """
         self._file = folder / FILE
@@ -94,6 +94,7 @@ class RunRecord:
     def _append(self, event: str, fields: dict[str, Any]) -> None:
         line = canonical_json({"event": event, "time": _now(), **fields}) + b"\n"
         try:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
             with self._file.open("ab") as handle:
                 handle.write(line)
                 handle.flush()

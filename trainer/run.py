@@ -86,14 +86,8 @@ def train(config: TrainingConfig, *, quiet: bool = False) -> dict[str, Any]:
     base = resolve_base(config.base)
     for note in splits.notes:
         tell(note, quiet)
-    folder.mkdir(parents=True, exist_ok=True)
     preprocess = preprocessing(FUNDUS_SQUARE, architecture(base.config)["image_size"])
-    try:
-        training, validation = _read_all(splits, preprocess, config, folder, quiet)
-    except BaseException:
-        if not any(folder.iterdir()):
-            folder.rmdir()  # nothing was trained: the same command can be given again
-        raise
+    training, validation = _read_all(splits, preprocess, config, folder, quiet)
     fingerprint = Fingerprint.build(training.hashes, splits.train.table["patient"].dropna())
     facts = {
         "experiment_name": config.experiment_name,
@@ -256,6 +250,7 @@ class Watch(TrainerCallback):
         self._bar = contextlib.ExitStack()
         self._advance: Callable[[int], None]
         self._rate = 0.0
+        self._began = time.monotonic()
 
     def __enter__(self) -> Watch:
         return self
@@ -342,8 +337,7 @@ class Watch(TrainerCallback):
         if table["spend"]["usd"] is not None:
             parts.append(f"{table['spend']['usd']:.2f} USD")
         left = max(self.config.num_epochs, self.best_epoch + EVALUATIONS_AFTER_BEST) - entry["epoch"]
-        first = table["history"][0]["seconds"]
-        pace = (table["seconds"] - first) / (entry["epoch"] - 1) if entry["epoch"] > 1 else first
+        pace = (time.monotonic() - self._began) / entry["epoch"]
         parts.append(f"about {_duration(left * pace)} left" if left > 0 else _duration(table["seconds"]))
         if best:
             parts.append("best so far")

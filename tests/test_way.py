@@ -1,0 +1,302 @@
+"""The whole way with a model that a test can train: score, judge, certify, verify, export; and who is turned away."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+
+from drgate.certificate import Certificate, Statement, read_certificate
+from drgate.errors import CertificateError, CheckpointError, DrgateError, ManifestError, NotCertified, UsageError
+from drgate.export import compare, export
+from drgate.judge import Judgement, judge
+from drgate.keys import PrivateKey, generate_key, load_private_key
+from drgate.manifest import load_manifest
+from drgate.predictions import load_predictions, write_predictions
+from drgate.record import read_record, training_evidence
+from drgate.score import NoOutputWarning, score, softmax
+from drgate.spec import GateSpec, load_spec, parse_yaml
+from drgate.verify import verify
+from drgate.vision.checkpoint import load_checkpoint
+from drgate.vision.graders import OnnxGrader, load_grader
+from tests.tiny import write_base, write_eyes
+from trainer.config import TrainingConfig
+from trainer.run import train
+
+LENIENT = parse_yaml(
+    b"name: lenient\nversion: 1\nlooks: 3\nevidence: {decide_on: point}\nbootstrap: {resamples: 1000}\n"
+    b"criteria: [{id: accuracy, at_least: 0.5}, {id: stability, below: 0.9}, {id: cost, below: 1}]",
+    "lenient.yaml",
+)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a data set, and a run that learned it: data/, run/, key.pem."""
+    folder = tmp_path_factory.mktemp("way")
+    base = write_base(folder / "base")
+    write_eyes(folder / "data", train=8, val=4, test=4)
+    train(
+        TrainingConfig(
+            dataset=str(folder / "data"), base=str(base), output_dir=str(folder / "run"), learning_rate=3e-3,
+            batch_size=8, gradient_accumulation_steps=1, warmup_epochs=0, num_epochs=10, dropout=0.0, num_workers=0,
+            usd_per_hour=0.5, checkpoint_frequency=1, lora_r=4, lora_alpha=8,
+        )
+    )  # fmt: skip
+    generate_key(folder / "key", None)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def key(place: Path) -> PrivateKey:
+    return load_private_key(place / "key.pem")
+
+
+@pytest.fixture(scope="module")
+def certified(place: Path, key: PrivateKey) -> Judgement:
+    """The run's best model, judged and certified by the lenient checklist."""
+    return judge(
+        place / "run" / "best_model.pth", spec=LENIENT, data=place / "data", looks=place / "looks.jsonl", key=key,
+        out=place / "report", workers=0,
+    )  # fmt: skip
+
+
+class TestScoring:
+    def test_equals_the_network_by_hand(self, place: Path):
+        """Scores are the softmax of the network's logits, image by image, in the order of the images."""
+        grader = load_grader(place / "run" / "best_model.pth")
+        test_set = load_manifest(place / "data").select("test")
+        predictions = score(grader, test_set, workers=0)
+        model = load_checkpoint(place / "run" / "best_model.pth").build()
+        from drgate.vision.images import read_image
+
+        for image, row in zip(test_set.table["image"], predictions.probabilities(), strict=True):
+            pixels = torch.from_numpy(grader.preprocessing(read_image(test_set.path(image)))[None])
+            with torch.inference_mode():
+                expected = torch.softmax(model(pixels).double(), dim=1).numpy()[0]
+            np.testing.assert_allclose(row, expected, atol=1e-6)
+
+    def test_workers_change_nothing(self, place: Path):
+        grader = load_grader(place / "run" / "best_model.pth")
+        test_set = load_manifest(place / "data").select("test")
+        assert score(grader, test_set, workers=2).digest == score(grader, test_set, workers=0).digest
+
+    def test_unreadable_image_stays_as_a_row_without_answer(self, place: Path, tmp_path: Path):
+        """No crash: the image counts as one that the model refused, and the checklist says how."""
+        data = Path(shutil.copytree(place / "data", tmp_path / "data"))
+        test_set = load_manifest(data).select("test")
+        first = test_set.table["image"].iloc[0]
+        (data / first).write_bytes(b"not an image")
+        grader = load_grader(place / "run" / "best_model.pth")
+        with pytest.warns(NoOutputWarning, match=str(first)):
+            predictions = score(grader, load_manifest(data).select("test"), workers=0)
+        row = predictions.table.set_index("image").loc[first]
+        assert row[["p_0", "predicted"]].isna().all()
+        assert predictions.table["predicted"].notna().sum() == len(test_set) - 1
+
+    def test_a_folder_of_broken_images_is_an_error(self, place: Path, tmp_path: Path):
+        data = Path(shutil.copytree(place / "data", tmp_path / "data"))
+        for image in (data / "images").glob("test-*"):
+            image.write_bytes(image.name.encode())
+        with pytest.raises(DrgateError, match="not one image could be graded"):
+            score(load_grader(place / "run" / "best_model.pth"), load_manifest(data).select("test"), workers=0)
+
+    def test_training_pictures_are_recognised_without_patients(self, place: Path, tmp_path: Path):
+        """Copied under other names and without patients, pictures of the training set are found by their hash."""
+        folder = tmp_path / "again"
+        for i, image in enumerate(sorted((place / "data" / "images").glob("train-0-*"))):
+            (folder / "0").mkdir(parents=True, exist_ok=True)
+            shutil.copy(image, folder / "0" / f"{i}.png")
+        with pytest.raises(ManifestError, match="in the model's training set"):
+            score(load_grader(place / "run" / "best_model.pth"), load_manifest(folder), workers=0)
+
+    def test_provenance_survives_the_file(self, place: Path, tmp_path: Path):
+        predictions = score(
+            load_grader(place / "run" / "best_model.pth"), load_manifest(place / "data").select("test"), workers=0
+        )
+        write_predictions(predictions, tmp_path / "p.parquet")
+        again = load_predictions(tmp_path / "p.parquet")
+        assert again.provenance == predictions.provenance
+        assert again.provenance["model"]["tensor_digest"] == load_checkpoint(place / "run/best_model.pth").tensor_digest
+        write_predictions(predictions, tmp_path / "p.csv")
+        assert load_predictions(tmp_path / "p.csv").provenance == {}
+
+    def test_softmax_of_anything_not_finite_is_no_answer(self):
+        probabilities = softmax(
+            np.array([[0, 0, 0, 0, 0], [1e4, 0, 0, 0, 0], [np.nan, 0, 0, 0, 0], [np.inf, 0, 0, 0, 0]])
+        )
+        np.testing.assert_allclose(probabilities[:2], [[0.2] * 5, [1, 0, 0, 0, 0]])
+        assert np.isnan(probabilities[2:]).all()
+
+
+class TestJudging:
+    def test_evidence_of_the_run_is_used(self, certified: Judgement):
+        """Stability and cost come from the checkpoint's own record; the verdict is what the numbers say."""
+        evaluation = certified.evaluation
+        assert evaluation.verdict == "PASS", [c.reason for c in evaluation.criteria]
+        assert evaluation.training["stability"]["window"] == 10
+        assert evaluation.training["spend"]["usd"] > 0
+        assert evaluation.model["tensor_digest"].startswith("sha256:")
+        assert any("Leakage beyond that: not checked." in line for line in evaluation.page_one)
+        assert any("No patient and no picture of the model's training set" in line for line in evaluation.page_one)
+
+    def test_same_look_same_bytes(self, place: Path, key: PrivateKey, certified: Judgement):
+        """Judging the same model on the same images again gives the same certificate, byte for byte."""
+        before = (certified.folder / "certificate.json").read_bytes()
+        again = judge(
+            place / "run" / "best_model.pth", spec=LENIENT, data=place / "data", looks=place / "looks.jsonl", key=key,
+            out=place / "report", workers=0,
+        )  # fmt: skip
+        assert (again.folder / "certificate.json").read_bytes() == before
+
+    def test_a_scored_table_is_judged_as_its_model(self, place: Path, tmp_path: Path):
+        grader = load_grader(place / "run" / "best_model.pth")
+        predictions = score(grader, load_manifest(place / "data").select("test"), workers=0)
+        write_predictions(predictions, tmp_path / "p.parquet")
+        found = judge(
+            tmp_path / "p.parquet", spec=LENIENT, looks=tmp_path / "l", out=tmp_path / "o", record=place / "run"
+        ).evaluation
+        assert found.model["tensor_digest"] == grader.tensor_digest
+        assert found.training["spend"]["usd"] > 0
+
+    def test_an_early_checkpoint_finds_the_record_beside_it(self, place: Path):
+        """Weights taken on the way are matched to the run by their tensor digest, others are not."""
+        table = read_record(place / "run" / "record.jsonl")
+        digest = next(iter(table["digests"]))
+        found = training_evidence(None, tensor_digest=digest, folder=place / "run")
+        assert found["selected_epoch"] == table["digests"][digest]
+        assert len(found["history"]) >= 10
+        other = training_evidence(None, tensor_digest="sha256:0", folder=place / "run")
+        assert "of other weights" in other["missing"]
+
+    def test_a_table_with_data_is_a_mistake(self, place: Path, write_csv: Callable[..., Path]):
+        table = write_csv([{"image": "a", "grade": 0, "predicted": 0}])
+        with pytest.raises(UsageError, match="needs no --data"):
+            judge(table, spec=LENIENT, data=place / "data")
+
+
+class TestExport:
+    @pytest.fixture(scope="class")
+    @classmethod
+    def bundle(cls, place: Path, key: PrivateKey, certified: Judgement) -> Path:
+        result = export(
+            place / "run" / "best_model.pth", certificate=certified.folder / "certificate.json", data=place / "data",
+            spec=LENIENT, out=place / "bundle", key=key, trusted=[key.public], workers=0,
+        )  # fmt: skip
+        assert result.largest_difference < 1e-4
+        return result.folder
+
+    def test_bundle_is_complete(self, bundle: Path):
+        assert {path.name for path in bundle.iterdir()} >= {
+            "model.onnx", "preprocess.json", "labels.json", "MODEL_CARD.md", "certificate.json", "statement.json",
+            "evaluation.json", "predictions.parquet", "report.html", "report.md", "junit.xml",
+        }  # fmt: skip
+
+    def test_onnx_computes_what_the_checkpoint_does(self, bundle: Path, place: Path):
+        """A free batch dimension: any batch gives each image's logits, within rounding of the unmerged network."""
+        model = load_checkpoint(place / "run" / "best_model.pth").build()
+        session = onnxruntime.InferenceSession(bundle / "model.onnx", providers=["CPUExecutionProvider"])
+        images = np.random.default_rng(0).uniform(-1, 1, (11, 3, 28, 28)).astype(np.float32)
+        with torch.inference_mode():
+            expected = model(torch.from_numpy(images)).numpy()
+        for size in (1, 2, 3, 11):
+            got = session.run(None, {"pixel_values": images[:size]})[0]
+            np.testing.assert_allclose(got, expected[:size], atol=1e-4)
+
+    def test_certificate_is_of_the_onnx_file(self, bundle: Path, place: Path, key: PrivateKey, certified: Judgement):
+        """It names every file that decides the answer, its parent, and takes look and stability from there."""
+        read = read_certificate(bundle / "certificate.json")
+        assert isinstance(read, Certificate)
+        files = [bundle / name for name in read.statement.subjects]
+        assert {"model.onnx", "preprocess.json", "labels.json"} <= {file.name for file in files}
+        result = verify(bundle / "certificate.json", trusted=[key.public], models=files, spec=LENIENT)
+        assert (result.exit_code, result.problems) == (0, ())
+        evaluation = read.statement.evaluation
+        assert evaluation.look == certified.evaluation.look
+        assert evaluation.training["stability"] == certified.evaluation.training["stability"]
+        assert evaluation.model["parent"]["tensor_digest"] == certified.evaluation.model["tensor_digest"]
+        assert verify(bundle / "certificate.json", trusted=[key.public], models=[place / "run/last.pth"]).exit_code == 2
+
+    def test_a_changed_file_is_not_the_one_that_was_certified(self, bundle: Path, key: PrivateKey, tmp_path: Path):
+        copied = Path(shutil.copytree(bundle, tmp_path / "bundle"))
+        (copied / "preprocess.json").write_text((copied / "preprocess.json").read_text() + " ")
+        result = verify(copied / "certificate.json", trusted=[key.public], models=[copied / "preprocess.json"])
+        assert result.exit_code == 2
+
+    def test_a_wrong_network_is_noticed(self, bundle: Path, place: Path):
+        """The comparison of logits can fail."""
+        model = load_checkpoint(place / "run" / "epoch_01.pth").build()
+        images = np.random.default_rng(0).uniform(-1, 1, (10, 3, 28, 28)).astype(np.float32)
+        with pytest.raises(CheckpointError, match="logits differ"):
+            compare(model, OnnxGrader(bundle / "model.onnx"), images)
+
+    @pytest.mark.parametrize(
+        ("change", "error", "words", "code"),
+        [
+            ({"spec": "medical-grade"}, CertificateError, "does not let", 2),
+            ({"checkpoint": "epoch_01.pth"}, CertificateError, "does not let", 2),
+            ({"certificate": "statement.json"}, NotCertified, "is not signed", 3),
+            ({"trusted": []}, NotCertified, "no key that you trust", 3),
+        ],
+    )
+    def test_who_is_turned_away(
+        self, change: dict[str, Any], error: type[DrgateError], words: str, code: int,
+        place: Path, key: PrivateKey, certified: Judgement, tmp_path: Path,
+    ):  # fmt: skip
+        """Another checklist, another model, no signature, no trusted key: refused, and nothing is written."""
+        spec: GateSpec = load_spec(change["spec"]) if "spec" in change else LENIENT
+        with pytest.raises(error, match=words) as refusal:
+            export(
+                place / "run" / change.get("checkpoint", "best_model.pth"),
+                certificate=certified.folder / change.get("certificate", "certificate.json"), data=place / "data",
+                spec=spec, out=tmp_path / "bundle", trusted=change.get("trusted", [key.public]), workers=0,
+            )  # fmt: skip
+        assert refusal.value.exit_code == code
+        assert list(tmp_path.iterdir()) == []
+
+    def test_what_failed_is_not_exported(self, place: Path, key: PrivateKey, tmp_path: Path):
+        """A signed FAIL opens nothing; the exit code is the verdict's."""
+        strict = load_spec("medical-grade")
+        failed = judge(
+            place / "run" / "epoch_01.pth", spec=strict, data=place / "data", looks=tmp_path / "l", key=key,
+            out=tmp_path / "report", workers=0,
+        )  # fmt: skip
+        assert failed.evaluation.verdict == "FAIL"
+        with pytest.raises(NotCertified, match="says FAIL") as refusal:
+            export(
+                place / "run" / "epoch_01.pth", certificate=failed.folder / "certificate.json", data=place / "data",
+                spec=strict, out=tmp_path / "bundle", trusted=[key.public], workers=0,
+            )  # fmt: skip
+        assert refusal.value.exit_code == 1
+        assert not (tmp_path / "bundle").exists()
+
+    def test_a_table_exports_nothing(
+        self, place: Path, key: PrivateKey, tmp_path: Path, write_csv: Callable[..., Path]
+    ):
+        """A certificate of somebody's predictions says nothing of a model file."""
+        spec = parse_yaml(
+            b"name: t\nversion: 1\nevidence: {decide_on: point}\ncriteria: [{id: accuracy, at_least: 0.5}]", "t.yaml"
+        )
+        table = write_csv([{"image": "a", "grade": 0, "predicted": 0}])
+        judged = judge(table, spec=spec, looks=tmp_path / "l", key=key, out=tmp_path / "o")
+        assert judged.evaluation.verdict == "PASS"
+        with pytest.raises(CertificateError, match="of no model"):
+            export(
+                place / "run" / "best_model.pth", certificate=tmp_path / "o" / "certificate.json", data=place / "data",
+                spec=spec, out=tmp_path / "bundle", trusted=[key.public], workers=0,
+            )  # fmt: skip
+
+
+def test_statement_says_what_was_judged(certified: Judgement):
+    """The statement carries the evaluation itself: whoever reads it needs nothing else."""
+    read = read_certificate(certified.folder / "statement.json")
+    assert isinstance(read, Statement)
+    assert read.evaluation == certified.evaluation
+    assert json.loads((certified.folder / "evaluation.json").read_text()) == read.evaluation.to_json()
