@@ -43,12 +43,15 @@ from trainer.schedule import rate
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _imports_are_no_garbage() -> Iterator[None]:
-    """Each run collects garbage; what was imported need not be searched through every time (half of the test time)."""
+def _quick() -> Iterator[None]:
+    """One thread, which such small networks are fastest on, and no search for garbage in what was imported."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     gc.collect()
     gc.freeze()
     yield
     gc.unfreeze()
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -404,7 +407,8 @@ class TestInterrupted:
             "--batch_size": 10, "--num_workers": 2,
         }  # fmt: skip
         command = [sys.executable, "-m", "trainer", *(str(word) for pair in arguments.items() for word in pair)]
-        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
             deadline = time.monotonic() + 120
             while not (folder / "best_model.pth").exists() and time.monotonic() < deadline:
                 time.sleep(0.05)

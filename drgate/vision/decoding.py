@@ -11,6 +11,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -47,7 +48,7 @@ def in_processes(function: Callable[[Item], Result], items: Sequence[Item], *, w
     method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
     waiting: deque[Future[list[Result]]] = deque()
     with ProcessPoolExecutor(
-        workers, mp_context=multiprocessing.get_context(method), initializer=_leave_interrupts_to_the_parent
+        workers, mp_context=multiprocessing.get_context(method), initializer=_follow_the_parent
     ) as pool:
         try:
             for start in range(0, len(items), CHUNK):
@@ -68,5 +69,14 @@ def _each(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Res
     return [function(item) for item in items]
 
 
-def _leave_interrupts_to_the_parent() -> None:
+def _follow_the_parent() -> None:
+    """Interrupts are the parent's to handle; and a worker whose parent was killed ends, instead of staying for good."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+
+        def end() -> None:
+            parent.join()
+            os._exit(1)
+
+        threading.Thread(target=end, daemon=True).start()

@@ -1,0 +1,117 @@
+"""Real fundus photographs, trained on and judged by the public commands; every count checked with scikit-learn."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from sklearn import metrics as sk
+
+from drgate.scale import GRADES
+
+
+def run(folder: Path, module: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """A public command in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", module, *map(str, arguments)], cwd=folder, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `run/best_model.pth`, two epochs on real photographs 1024 pixels wide."""
+    folder = tmp_path_factory.mktemp("real")
+    ended = run(
+        folder, "trainer", "--dataset", real_data / "eyepacs-1024", "--base", "embedded", "--num_epochs", 2,
+        "--batch_size", 16, "--learning_rate", 1e-3, "--usd_per_hour", 0.1, "--output_dir", "run",
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    return folder
+
+
+def judged(folder: Path, data: Path, name: str) -> tuple[dict[str, Any], pd.DataFrame]:
+    """The evaluation by `drgate evaluate` (which must fail), and the predictions that it wrote."""
+    ended = run(
+        folder, "drgate", "evaluate", "run/best_model.pth", "--data", data, "--split", "test", "--out", name,
+        "--format", "json",
+    )  # fmt: skip
+    assert ended.returncode == 1, ended.stderr
+    return json.loads(ended.stdout), pd.read_parquet(folder / name / "predictions.parquet")
+
+
+def check_counts(evaluation: dict[str, Any], table: pd.DataFrame, data: Path) -> None:
+    """Every count of the evaluation, from the labels as they lie on disk and the table's probabilities."""
+    labels = pd.read_csv(data / "labels.csv").set_index("image")
+    labels = labels[labels["split"] == "test"].sort_index()
+    assert table["image"].tolist() == labels.index.tolist()
+    truth = labels["grade"].to_numpy()
+    called = table[[f"p_{j}" for j in range(5)]].to_numpy().argmax(axis=1)
+    assert evaluation["confusion_matrix"] == sk.confusion_matrix(truth, called, labels=range(5)).tolist()
+    assert evaluation["metrics"]["accuracy"]["k"] == sk.accuracy_score(truth, called, normalize=False)
+    assert evaluation["data"]["patients"] == labels["patient"].nunique()
+    for j, grade in enumerate(GRADES):
+        sensitivity = evaluation["metrics"][f"sensitivity:{grade}"]
+        specificity = evaluation["metrics"][f"specificity:{grade}"]
+        if (truth == j).any():
+            assert sensitivity["value"] == pytest.approx(sk.recall_score(truth == j, called == j, zero_division=0))
+            assert sensitivity["n"] == (truth == j).sum()
+        else:
+            assert sensitivity["status"] == "not_estimable"
+        assert specificity["value"] == pytest.approx(sk.recall_score(truth != j, called != j))
+        assert specificity["n"] == (truth != j).sum()
+
+
+def test_three_grades_only(trained: Path, real_data: Path):
+    """This split has no severe NPDR and no PDR: both lines are not assessed, and that is said in plain words."""
+    evaluation, table = judged(trained, real_data / "eyepacs-1024", "report-1024")
+    check_counts(evaluation, table, real_data / "eyepacs-1024")
+    assert evaluation["verdict"] == "FAIL"
+    outcome = {criterion["id"]: criterion for criterion in evaluation["criteria"]}
+    for grade, title in (("severe_npdr", "Severe NPDR"), ("pdr", "PDR")):
+        assert outcome[f"sensitivity:{grade}"]["status"] == "NOT_ASSESSED"
+        assert f"no image graded {title}" in outcome[f"sensitivity:{grade}"]["reason"]
+    assert outcome["accuracy"]["status"] == "FAIL"
+    assert outcome["stability"]["status"] == "NOT_ASSESSED"
+    assert outcome["cost"]["status"] == "PASS"
+    page = (trained / "report-1024" / "report.md").read_text()
+    assert "Leakage beyond that: not checked" in page
+
+
+def test_another_camera_with_all_grades(trained: Path, real_data: Path):
+    """The same model on the 256-pixel set of another preparation, whose test split has all five grades."""
+    evaluation, table = judged(trained, real_data / "eyepacs-256", "report-256")
+    check_counts(evaluation, table, real_data / "eyepacs-256")
+    assert all(sum(row) > 0 for row in evaluation["confusion_matrix"])
+
+
+def test_what_failed_is_not_exported(trained: Path, real_data: Path):
+    """A signed FAIL opens nothing: export ends with the verdict's exit code and writes nothing."""
+    assert run(trained, "drgate", "keygen", "--out", "key", "--no-passphrase").returncode == 0
+    ended = run(
+        trained, "drgate", "evaluate", "run/best_model.pth", "--data", real_data / "eyepacs-1024", "--key", "key.pem",
+        "--out", "signed", "--quiet",
+    )  # fmt: skip
+    assert ended.returncode == 1
+    ended = run(
+        trained, "drgate", "export", "run/best_model.pth", "--certificate", "signed/certificate.json",
+        "--data", real_data / "eyepacs-1024", "--key", "key.pem", "--out", "bundle",
+    )  # fmt: skip
+    assert ended.returncode == 1
+    assert "says FAIL" in ended.stderr
+    assert not (trained / "bundle").exists()
+
+
+def test_training_images_are_not_a_test_set(trained: Path, real_data: Path):
+    """The training split of the same patients at another size is refused: the fingerprint knows them."""
+    ended = run(
+        trained, "drgate", "evaluate", "run/best_model.pth", "--data", real_data / "eyepacs-256", "--split", "train",
+        "--out", "leaky",
+    )  # fmt: skip
+    assert ended.returncode == 2
+    assert "were in the model's training set" in ended.stderr
+    assert not (trained / "leaky").exists()
