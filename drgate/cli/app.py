@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import sys
 import warnings
 from collections import Counter
@@ -50,6 +51,9 @@ def _version(version: bool = typer.Option(False, "--version", help="Print the ve
 
 def run(app: typer.Typer, name: str, arguments: list[str] | None = None) -> None:
     """Run an application and exit: every expected trouble is one line on standard error, never a traceback."""
+    # Threads of torch that spin while they wait fight over cores that another process uses: measured on two cores, one
+    # of them busy, 4 images a second in training instead of 100 (docs/decisions/0004-waiting-threads-sleep.md).
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     given = sys.argv[1:] if arguments is None else arguments
     warned: Counter[type[Warning]] = Counter()
 
