@@ -166,14 +166,10 @@ def parse_statement(data: bytes, origin: str) -> Statement:
                 f"{origin} is a statement of format {number!r}, and this drgate reads format {FORMAT}; use the version "
                 "that wrote it."
             )
-        evaluation = _Typed(evaluation=Evaluation.from_json(plain)).evaluation
+        evaluation = checked_evaluation(Evaluation.from_json(plain), origin)
         same = statement_bytes(evaluation) == data
     except (KeyError, TypeError, AttributeError) as problem:
         raise CertificateError(f"{origin} lacks a part ({problem}); expected {_EXPECTED}.") from problem
-    except ValidationError as problem:
-        first = problem.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise CertificateError(f"{origin}: {where}: {first['msg']}; expected {_EXPECTED}.") from problem
     except CertificateError:
         raise
     except DrgateError as problem:
@@ -213,6 +209,16 @@ def parse_certificate(data: bytes, origin: str) -> Certificate:
             f"{origin} is not in its canonical form: it holds something that is not signed, or was rewritten."
         )
     return certificate
+
+
+def checked_evaluation(evaluation: Evaluation, origin: str) -> Evaluation:
+    """An evaluation each of whose fields is of its declared type; CertificateError otherwise."""
+    try:
+        return _Typed(evaluation=evaluation).evaluation
+    except ValidationError as problem:
+        first = problem.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise CertificateError(f"{origin}: {where}: {first['msg']}; expected {_EXPECTED}.") from problem
 
 
 def read_certificate(path: Path) -> Certificate | Statement:

@@ -63,7 +63,8 @@ def evaluate(
     Raises PredictionsError when there is no reference grade to judge by.
     """
     look = dict(look or {"number": 1, "allowed": spec.looks, "time": ""})
-    level = 1 - (1 - spec.evidence.level) / spec.looks  # alpha/K: every look is tested at its share
+    # alpha/K: every look is tested at its share of the level
+    level = 1 - (1 - spec.evidence.level) / max(spec.looks, look["allowed"])
     sample = _Sample.of(predictions, spec)
     seed = bootstrap.seed_from(predictions.digest, spec.digest)
     metrics = _Metrics(sample, spec, level, seed)
@@ -83,8 +84,8 @@ def evaluate(
         if metric is None or criterion.policy != default_policy(criterion.id):
             metric = metrics.estimate(criterion.id, criterion.policy)
         results.append(_judge(criterion, metric, spec, history))
-    if look["number"] > look["allowed"]:
-        results = [_beyond_looks(result, look) for result in results]
+    if barred := _barred(look, data or {}):
+        results = [_cannot_pass(result, barred) for result in results]
     flagged = _flagged(predictions)
     return Evaluation(
         verdict=_verdict(results),
@@ -225,7 +226,7 @@ class _Metrics:
         ratio = _ratio(metric, target, policy)
         k, n = (int(count) for count in ratio.terms(self.sample.table))
         if n == 0:
-            return NotEstimable(_absent(metric, target))
+            return NotEstimable(_absent(metric, target, self.sample.table))
         effective = self._effective(ratio, k, n)
         bounds = cluster.bounds(effective, level=self.level, interval=self.spec.evidence.interval)
         values, defined = ratio.values(self.replicates)
@@ -338,21 +339,26 @@ def _ratio(metric: str, target: str, policy: NoOutputPolicy) -> confusion.Ratio:
     return make(_grades(target), policy)
 
 
-def _absent(metric: str, target: str) -> str:
+def _absent(metric: str, target: str, table: NDArray[np.int64]) -> str:
     """Why a proportion has no denominator."""
     title = NAMES.get(target, "")
+    inside = np.isin(np.arange(5), _grades(target if target in NAMES else "vision_threatening"))
     match metric:
-        case "sensitivity" | "no_output":
-            return f"the test set has no image graded {title}." if title else "the test set has no graded image."
-        case "specificity":
-            return f"the test set has no image graded other than {title}."
         case "ppv":
             return f"no image was called {title}."
         case "npv":
             return f"no image was called other than {title}."
+        case "sensitivity" | "no_output" if title:
+            rows, which = table[inside], f"graded {title}"
+        case "specificity":
+            rows, which = table[~inside], f"graded other than {title}"
         case "undergraded" if target != "by_two":
-            return "the test set has no image graded severe NPDR or PDR."
-    return "the model gave no output for any image."
+            rows, which = table[inside], "graded severe NPDR or PDR"
+        case _:
+            rows, which = table, "that is graded"
+    if rows.sum() == 0:
+        return f"the test set has no image {which}."
+    return f"the model gave no output for any of the {rows.sum()} images {which}."
 
 
 # -- evidence from the training record ---------------------------------------------------------------------------------
@@ -406,6 +412,10 @@ def _stability(training: Mapping[str, Any]) -> Metric:
 
 def _cost(training: Mapping[str, Any]) -> Metric:
     spend = training.get("spend")
+    if "missing" in training:
+        return NotEstimable(training["missing"])
+    if training.get("status") == "running":
+        return NotEstimable("the run's record has no end: it was killed, and its spend is not known.")
     if not spend or spend.get("usd") is None:
         return NotEstimable("the record holds no spend; train with --usd_per_hour.")
     if spend.get("earlier_usd") is None:
@@ -470,10 +480,12 @@ def _judge(criterion: Criterion, metric: Metric, spec: GateSpec, training: Mappi
             reason += f" The bare figure {_percent(criterion.reference_value)} is from other data and no comparison."
     elif metric.kind == "range":
         status, reason = _judge_range(criterion, metric, training)
-    elif metric.low is None or metric.high is None:
+    elif metric.kind == "amount":
         met = _meets(metric.value, criterion.comparator, criterion.threshold)
         status = "PASS" if met else "FAIL"
         reason = f"{metric.value:.2f} USD spent over {metric.n} attempt{'' if metric.n == 1 else 's'}."
+    elif metric.low is None or metric.high is None or metric.low == metric.high:
+        status, reason = "INSUFFICIENT", f"{metric.value:.3f}, but too few patients for an interval."
     else:
         status, reason = _judge_interval(criterion, metric, decided_on)
     return CriterionResult(
@@ -560,14 +572,22 @@ def _interval(metric: Estimate, criterion: Criterion) -> str:
     return f"{_percent(metric.low, criterion.threshold)} to {_percent(metric.high, criterion.threshold)}"
 
 
-def _beyond_looks(result: CriterionResult, look: Mapping[str, Any]) -> CriterionResult:
+def _barred(look: Mapping[str, Any], data: Mapping[str, Any]) -> str:
+    """Why nothing can pass on this test set, whatever the numbers; empty where something can."""
+    if look["number"] > look["allowed"]:
+        return (
+            f"this is look {look['number']} at a test set that allows {look['allowed']}: it reports and cannot pass; a "
+            "fresh test set can"
+        )
+    if data.get("selected_here"):
+        return "the model was selected on these images: they report and cannot pass it; the test split can"
+    return ""
+
+
+def _cannot_pass(result: CriterionResult, barred: str) -> CriterionResult:
     if result.status != "PASS":
         return result
-    reason = (
-        f"{result.reason} But this is look {look['number']} at a test set that allows {look['allowed']}: it reports "
-        "and cannot pass; a fresh test set can."
-    )
-    return replace(result, status="INSUFFICIENT", reason=reason)
+    return replace(result, status="INSUFFICIENT", reason=f"{result.reason} But {barred}.")
 
 
 def _verdict(results: list[CriterionResult]) -> Verdict:
@@ -599,10 +619,8 @@ def _page_one(
 ) -> tuple[str, ...]:
     """What must be read with the verdict."""
     lines = []
-    if look["number"] > look["allowed"]:
-        lines.append(
-            f"Look {look['number']} at a test set that allows {look['allowed']}: nothing can pass on it any more."
-        )
+    if barred := _barred(look, data):
+        lines.append(f"{barred[0].upper()}{barred[1:]}.")
     if spec.evidence.decide_on == "point":
         lines.append(
             "Decided on point estimates: what was observed here, not what may be expected of the next patients."

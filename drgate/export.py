@@ -24,7 +24,7 @@ import torch
 from numpy.typing import NDArray
 
 from drgate.certificate import Certificate, Statement, read_certificate
-from drgate.errors import CertificateError, CheckpointError, NotCertified
+from drgate.errors import CertificateError, CheckpointError, ImageUnreadable, NotCertified
 from drgate.evaluation import EXIT_CODES, Evaluation
 from drgate.files import refuse_existing, write_atomically
 from drgate.judge import Judgement, judge, model_and_test_set
@@ -87,8 +87,8 @@ def export(
     refuse_existing(out, "give a new folder with --out")
     refused = out.with_name(f"{out.name}.refused")
     refuse_existing(refused, "move it away, or give another folder with --out")
-    parent = _admitted(checkpoint, certificate, spec, trusted, allow_unsigned)
-    _, test_set = model_and_test_set(checkpoint, data, split, base)
+    parent, vouched = _admitted(checkpoint, certificate, spec, trusted, allow_unsigned)
+    _, test_set = model_and_test_set(checkpoint, data, split, base, parent)
     loaded = load_checkpoint(checkpoint)
     model = merge_lora(loaded.build(None if base is None else resolve_base(base))).eval()
 
@@ -100,9 +100,17 @@ def export(
         _write_companions(fresh, loaded.preprocessing)
         difference = compare(model, OnnxGrader(fresh / "model.onnx"), _sample(test_set, loaded.preprocessing))
         judgement = judge(
-            fresh / "model.onnx", spec=spec, data=data, split=split, key=key, out=Path(temporary) / "report",
-            workers=workers, parent=parent, started=started, advance=advance,
-        )  # fmt: skip
+            fresh / "model.onnx",
+            spec=spec,
+            data=data,
+            split=split,
+            key=key if vouched else None,  # nothing is signed on what nobody vouched for
+            out=Path(temporary) / "report",
+            workers=workers,
+            parent=parent,
+            started=started,
+            advance=advance,
+        )
         if judgement.evaluation.exit_code != 0:
             judgement.folder.rename(refused)
             return Bundle(judgement, refused, sum(BATCHES), difference)
@@ -115,8 +123,8 @@ def export(
 
 def _admitted(
     checkpoint: Path, certificate: Path, spec: GateSpec, trusted: Sequence[PublicKey], allow_unsigned: bool
-) -> Statement:
-    """The statement that lets this checkpoint through; anything less raises."""
+) -> tuple[Statement, bool]:
+    """The statement that lets this checkpoint through, and whether a trusted key signed it; anything less raises."""
     read = read_certificate(certificate)
     statement = read.statement if isinstance(read, Certificate) else read
     if not statement.of_model:
@@ -135,7 +143,7 @@ def _admitted(
             "is not signed" if isinstance(read, Statement) else "is signed by no key that you trust (--trusted-key)"
         )
         raise NotCertified(f"{certificate} {missing}; nothing is exported on it.", exit_code=3)
-    return statement
+    return statement, result.trusted
 
 
 def write_onnx(model: GradingModel, size: int, path: Path) -> None:
@@ -193,9 +201,17 @@ def compare(model: GradingModel, exported: OnnxGrader, images: NDArray[np.float3
 
 def _sample(test_set: Manifest, preprocessing: Preprocessing) -> NDArray[np.float32]:
     """As many images of the test set as `compare` takes, spread over it; repeated where there are fewer."""
+    wanted = sum(BATCHES)
     names = list(test_set.table["image"])
-    chosen = [names[i * len(names) // sum(BATCHES)] for i in range(sum(BATCHES))]
-    return np.stack([preprocessing(read_image(test_set.path(name))) for name in chosen])
+    images: list[NDArray[np.float32]] = []
+    for name in names[:: max(1, len(names) // (2 * wanted))]:
+        with contextlib.suppress(ImageUnreadable):  # it counts as one without output, and another is compared
+            images.append(preprocessing(read_image(test_set.path(name))))
+        if len(images) == wanted:
+            break
+    if not images:
+        raise CheckpointError("No image of the test set could be read to compare the exported model on.")
+    return np.stack([images[i % len(images)] for i in range(wanted)])
 
 
 def _write_companions(folder: Path, preprocessing: Preprocessing) -> None:

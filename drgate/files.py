@@ -102,11 +102,12 @@ def read_table(path: Path, what: str, error: type[DrgateError]) -> pd.DataFrame:
         if path.suffix.lower() in {".parquet", ".pq"}:
             table = pd.read_parquet(path)
         else:
-            separator = "\t" if path.suffix.lower() == ".tsv" else ","
             table = pd.read_csv(
-                path, sep=separator, dtype=str, keep_default_na=False, na_values=[""], encoding="utf-8-sig",
-                skip_blank_lines=False, index_col=False,
+                path, sep="\t" if path.suffix.lower() == ".tsv" else ",", dtype=str, keep_default_na=False,
+                na_values=[""], encoding="utf-8-sig", skip_blank_lines=False, header=None,
             )  # fmt: skip
+            # Named here, because pandas would rename the second of two equal names.
+            table = table.iloc[1:].reset_index(drop=True).set_axis(table.iloc[0].fillna("").astype(str), axis=1)
     except pd.errors.EmptyDataError as problem:
         raise error(f"{path} is empty; expected {what}.") from problem
     except (ValueError, OSError) as problem:

@@ -8,10 +8,11 @@ What `drgate evaluate` does, and what `drgate export` does once more with the fi
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -79,55 +80,69 @@ def judge(
         predictions = load_predictions(source)
         grader = None
     else:
-        grader, test_set = model_and_test_set(source, data, split, base)
+        grader, test_set = model_and_test_set(source, data, split, base, parent)
         if test_set.sealed:
             raise ManifestError(
                 f"{data} has no grades: score it with drgate score; its keeper joins them to the table and evaluates."
             )
+        if contradictions := test_set.duplicates(contradicting=True):
+            raise ManifestError(f"{data}: {contradictions[0]} Both cannot be true; keep one.")
         started(len(test_set))
         predictions = score(grader, test_set, workers=workers, advance=advance)
     model, facts = _known(predictions, source)
     training = _training(grader, model, source, record, parent)
+    if facts.get("split") == "val" or facts.get("manifest_digest", "") == training.get("validation_set"):
+        facts["selected_here"] = True
     earlier = None if baseline is None else load_predictions(baseline)
-    folder = out or _default_folder(model, facts)
-    if folder.exists() and not force and not _same_look(folder, model, facts):
-        raise UsageError(f"{folder} holds something else; give another folder with --out, or --force to replace it.")
     require_evaluable(predictions, spec)
-    if parent is not None:
-        _inherit(parent, model, facts)
-        look = Look(parent.evaluation.look["number"], parent.evaluation.look["time"])
-    else:
-        images = facts["images_digest"]
-        # Before the numbers are known to anybody: a look that was taken counts, whatever becomes of it.
-        look = take_look(
-            looks or Path("reports") / "looks" / f"{images.removeprefix('sha256:')[:16]}.jsonl",
-            test_set=images,
-            model=model.get("tensor_digest", predictions.digest),
-            predictions=predictions.digest,
-            spec=spec.digest,
+    folder = out or _default_folder(model, facts)
+    same = {
+        "images": facts["images_digest"],
+        "model": model.get("tensor_digest"),
+        "predictions": predictions.digest,
+        "spec": spec.digest,
+    }
+    with _replacing_folder(folder, same, signing=key is not None, force=force) as fresh:
+        if parent is not None:
+            _inherit(parent, model, facts)
+            look = Look(*(parent.evaluation.look[part] for part in ("number", "allowed", "time")))
+        else:
+            # Before the numbers are known to anybody: a look that was taken counts, whatever becomes of it.
+            look = take_look(
+                looks or Path("reports") / "looks" / f"{same['images'].removeprefix('sha256:')[:16]}.jsonl",
+                test_set=same["images"],
+                model=same["model"] or predictions.digest,
+                predictions=predictions.digest,
+                spec=spec.digest,
+                allowed=spec.looks,
+            )
+        evaluation = evaluate(
+            predictions,
+            spec,
+            model=model,
+            data=facts,
+            training=training,
+            look={"number": look.number, "allowed": look.allowed, "time": look.time},
+            baseline=earlier,
         )
-    evaluation = evaluate(
-        predictions,
-        spec,
-        model=model,
-        data=facts,
-        training=training,
-        look={"number": look.number, "allowed": spec.looks, "time": look.time},
-        baseline=earlier,
-    )
-    signed = _write(folder, evaluation, predictions, key)
-    return Judgement(evaluation, predictions, folder, signed)
+        _write(fresh, evaluation, predictions, key)
+    return Judgement(evaluation, predictions, folder, key is not None)
 
 
-def model_and_test_set(source: Path, data: Path | None, split: str, base: str | None) -> tuple[Grader, Manifest]:
-    """The model, and the images that it is to be scored on: one split of a manifest, or all of one without splits.
+def model_and_test_set(
+    source: Path, data: Path | None, split: str, base: str | None, parent: Statement | None = None
+) -> tuple[Grader, Manifest]:
+    """The model, and the images that it is to be scored on.
+
+    One split of a manifest; of one without splits the part that training dealt to that split, where the model's record
+    (or its parent's certificate) says how, else all of it.
 
     Raises DrgateError for what is not a model, a manifest that is missing or unusable, and for patients or
     byte-identical files that the split shares with another.
     """
-    from drgate.manifest import load_manifest
+    from drgate.manifest import load_manifest, split_by_patient
 
-    if source.suffix.lower() not in MODELS:
+    if source.suffix not in MODELS:
         raise UsageError(
             f"{source} is neither a model ({', '.join(MODELS)}) nor a table of predictions ({', '.join(TABLES)})."
         )
@@ -135,25 +150,39 @@ def model_and_test_set(source: Path, data: Path | None, split: str, base: str | 
         raise CheckpointError(f"{source} does not exist; expected a checkpoint (*.pth) or an ONNX model (*.onnx).")
     if data is None:
         raise UsageError(f"{source} is a model: say on which images it is to be judged, with --data MANIFEST.")
+    if split == "train":
+        raise UsageError("A model is not judged on the split that it was trained on; choose another with --split.")
     manifest = load_manifest(data)
-    if manifest.table["split"].notna().any():
-        if leaks := manifest.leaks(split):
-            raise ManifestError(leaks[0])
-        manifest = manifest.select(split)
     from drgate.vision.graders import load_grader
 
-    return load_grader(source, base), manifest
+    grader = load_grader(source, base)
+    if manifest.table["split"].isna().all():
+        seed = _dealt_by(grader, manifest, parent)
+        if seed is None:
+            return grader, manifest
+        manifest = split_by_patient(manifest, seed=seed)
+    if leaks := manifest.leaks(split):
+        raise ManifestError(leaks[0])
+    return grader, manifest.select(split)
+
+
+def _dealt_by(grader: Grader, manifest: Manifest, parent: Statement | None) -> int | None:
+    """The seed by which training dealt this very manifest to splits, if it did."""
+    if parent is not None:
+        return parent.evaluation.data.get("dealt_by_seed")
+    record = grader.record or {}
+    return record.get("dealt_by_seed") if record.get("dataset_digest") == manifest.digest() else None
 
 
 def read_evaluation(path: Path) -> tuple[Evaluation, str | None]:
     """The evaluation in `evaluation.json`, `statement.json` or `certificate.json`, and how the last is signed."""
-    from drgate.certificate import Certificate, read_certificate
+    from drgate.certificate import Certificate, checked_evaluation, read_certificate
 
     if not path.is_file():
         raise UsageError(f"{path} does not exist; expected an evaluation, a statement or a certificate.")
     plain = read_json(path, "an evaluation that drgate wrote", UsageError)
     if isinstance(plain, dict) and "verdict" in plain:
-        return Evaluation.from_json(plain), None
+        return checked_evaluation(Evaluation.from_json(plain), str(path)), None
     read = read_certificate(path)
     if isinstance(read, Certificate):
         return read.statement.evaluation, _signature(path.name, read.key_id)
@@ -189,10 +218,15 @@ def _known(predictions: Predictions, source: Path) -> tuple[dict[str, Any], dict
             "warnings": [*provenance.get("warnings", [])],
             "leakage": " ".join([*provenance.get("leakage", []), LEAKAGE_BEYOND]),
         }
-    except (KeyError, TypeError) as problem:
+        if manifest.get("dealt_by_seed") is not None:
+            facts["dealt_by_seed"] = manifest["dealt_by_seed"]
+            facts["warnings"].append(
+                f"Patients were dealt to splits by seed {manifest['dealt_by_seed']}, as in training."
+            )
+        if use := model.get("base", {}).get("use"):
+            facts["warnings"].append(f"Base model {model['base']['id']}: {use}")
+    except (KeyError, TypeError, AttributeError) as problem:
         raise PredictionsError(f"{source}: its provenance lacks {problem}; score the model again.") from problem
-    if use := model.get("base", {}).get("use"):
-        facts["warnings"].append(f"Base model {model['base']['id']}: {use}")
     return model, facts
 
 
@@ -207,8 +241,8 @@ def _training(
 
     if parent is not None:
         return {key: value for key, value in parent.evaluation.training.items() if key != "baseline"}
-    if grader is None and record is None:
-        return {"missing": "a table of predictions carries no training record; give the run folder with --record."}
+    if "tensor_digest" not in model:
+        return {"missing": "a table from elsewhere belongs to no training run; judge the model itself."}
     if record is not None and not record.is_dir():
         raise UsageError(f"--record {record} is not a folder; expected a run folder of drtrain.")
     return training_evidence(
@@ -240,42 +274,62 @@ def _default_folder(model: dict[str, Any], facts: dict[str, Any]) -> Path:
     return Path("reports") / f"{Path(model['name']).stem}-{short[0]}-{short[1]}"
 
 
-def _write(folder: Path, evaluation: Evaluation, predictions: Predictions, key: PrivateKey | None) -> bool:
-    """Write the folder, whole or not at all. Returns whether it holds a signed certificate."""
+def _write(folder: Path, evaluation: Evaluation, predictions: Predictions, key: PrivateKey | None) -> None:
+    """Write all that is said of one evaluation."""
     from drgate.certify import certify
     from drgate.report import html, junit, markdown
 
     statement, certificate = certify(evaluation, key)
     name = None if certificate is None or key is None else _signature("certificate.json", key.public.id)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary:
-        fresh = Path(temporary) / "fresh"
+    plain = json.dumps(evaluation.to_json(), indent=2, ensure_ascii=False, allow_nan=False)
+    write_atomically(folder / "evaluation.json", plain.encode() + b"\n")
+    write_atomically(folder / "statement.json", statement)
+    if certificate is not None:
+        write_atomically(folder / "certificate.json", certificate)
+    write_predictions(predictions, folder / "predictions.parquet")
+    write_atomically(folder / "report.html", html.render(evaluation, certificate=name).encode())
+    write_atomically(folder / "report.md", markdown.render(evaluation, certificate=name).encode())
+    write_atomically(folder / "junit.xml", junit.render(evaluation).encode())
+
+
+@contextlib.contextmanager
+def _replacing_folder(folder: Path, same: dict[str, Any], *, signing: bool, force: bool) -> Iterator[Path]:
+    """Yield an empty folder that takes the name of `folder` when the block ends well.
+
+    An evaluation in `folder` is replaced only by the same one again (and a signed one not by an unsigned), or by
+    `force`; anything else there is left alone.
+    """
+    here = Path.cwd().resolve()
+    found = folder.resolve()
+    free = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
+    ours = (folder / "evaluation.json").is_file() and found not in (here, *here.parents)
+    if not free and not (ours and (force or _is_same(folder, same, signing=signing))):
+        advice = ", or --force to replace it" if ours else ""
+        raise UsageError(f"{folder} holds something else; give another folder with --out{advice}.")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent)
+    except OSError as problem:
+        raise UsageError(f"{folder} cannot be written ({problem.strerror}); choose another with --out.") from problem
+    with temporary as name:
+        fresh = Path(name) / "fresh"
         fresh.mkdir()
-        plain = json.dumps(evaluation.to_json(), indent=2, ensure_ascii=False, allow_nan=False)
-        write_atomically(fresh / "evaluation.json", plain.encode() + b"\n")
-        write_atomically(fresh / "statement.json", statement)
-        if certificate is not None:
-            write_atomically(fresh / "certificate.json", certificate)
-        write_predictions(predictions, fresh / "predictions.parquet")
-        write_atomically(fresh / "report.html", html.render(evaluation, certificate=name).encode())
-        write_atomically(fresh / "report.md", markdown.render(evaluation, certificate=name).encode())
-        write_atomically(fresh / "junit.xml", junit.render(evaluation).encode())
+        yield fresh
         if folder.exists():
-            folder.rename(Path(temporary) / "replaced")
+            folder.rename(Path(name) / "replaced")
         fresh.rename(folder)
-    return certificate is not None
 
 
-def _same_look(folder: Path, model: dict[str, Any], facts: dict[str, Any]) -> bool:
-    """Whether a folder holds what was found by the same look, or nothing."""
-    if not folder.is_dir():
-        return False
+def _is_same(folder: Path, same: dict[str, Any], *, signing: bool) -> bool:
+    """Whether a folder holds the evaluation of the same predictions of the same model by the same checklist."""
     try:
         plain = json.loads((folder / "evaluation.json").read_bytes())
-        return bool(
-            plain["data"]["images_digest"] == facts["images_digest"]
-            and plain["model"].get("tensor_digest") == model.get("tensor_digest")
-            and plain["model"]["name"] == model["name"]
-        )
-    except (OSError, ValueError, KeyError, TypeError):
-        return not any(folder.iterdir())
+        there = {
+            "images": plain["data"]["images_digest"],
+            "model": plain["model"].get("tensor_digest"),
+            "predictions": plain["data"]["predictions_digest"],
+            "spec": plain["spec"]["digest"],
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
+    return there == same and (signing or not (folder / "certificate.json").exists())

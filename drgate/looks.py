@@ -29,27 +29,37 @@ PATIENCE: Final = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """The place of one model in the chain of a test set: number from 1, time as ISO 8601 in UTC."""
+    """The place of one model in the chain of a test set.
+
+    number: from 1. allowed: how many looks were declared before the first. time: ISO 8601 in UTC.
+    """
 
     number: int
+    allowed: int
     time: str
 
 
-def take_look(path: Path, *, test_set: str, model: str, predictions: str, spec: str) -> Look:
+def take_look(path: Path, *, test_set: str, model: str, predictions: str, spec: str, allowed: int) -> Look:
     """The look of this model at this test set, appended to the chain when it is new.
+
+    allowed: how many looks the checklist declares; what was declared at the first look holds for all later ones.
 
     Raises UsageError when the file is not an unbroken chain: looks are evidence, and a damaged count counts nothing.
     """
     with _locked(path):
         lines = path.read_bytes().splitlines() if path.exists() else []
         entries = _checked(lines, path)
-        for entry in entries:
-            if entry["test_set"] == test_set and entry["model"] == model:
-                return Look(entry["look"], entry["time"])
-        number = 1 + sum(entry["test_set"] == test_set for entry in entries)
+        earlier = [entry for entry in entries if entry["test_set"] == test_set]
+        if earlier:
+            allowed = earlier[0]["allowed"]
+        for entry in earlier:
+            if entry["model"] == model:
+                return Look(entry["look"], allowed, entry["time"])
+        number = 1 + len(earlier)
         now = _now()
         entry = {
             "look": number,
+            "allowed": allowed,
             "time": now,
             "test_set": test_set,
             "model": model,
@@ -58,7 +68,7 @@ def take_look(path: Path, *, test_set: str, model: str, predictions: str, spec: 
             "previous": _link(lines[-1]) if lines else "",
         }
         write_atomically(path, b"".join(line + b"\n" for line in [*lines, canonical_json(entry)]))
-    return Look(number, now)
+    return Look(number, allowed, now)
 
 
 def _checked(lines: list[bytes], path: Path) -> list[dict[str, Any]]:
@@ -67,7 +77,11 @@ def _checked(lines: list[bytes], path: Path) -> list[dict[str, Any]]:
     for i, line in enumerate(lines):
         try:
             entry = json.loads(line)
-            sound = entry["previous"] == previous and {"look", "time", "test_set", "model"} <= set(entry)
+            sound = (
+                entry["previous"] == previous
+                and all(type(entry[key]) is int and entry[key] > 0 for key in ("look", "allowed"))
+                and all(type(entry[key]) is str for key in ("time", "test_set", "model"))
+            )
         except (ValueError, TypeError, KeyError):
             sound = False
         if not sound:
@@ -86,7 +100,10 @@ def _link(line: bytes) -> str:
 def _now() -> str:
     """UTC to the second; SOURCE_DATE_EPOCH stands in for the clock where it is set."""
     given = os.environ.get("SOURCE_DATE_EPOCH")
-    moment = datetime.fromtimestamp(int(given), UTC) if given else datetime.now(UTC)
+    try:
+        moment = datetime.fromtimestamp(int(given), UTC) if given else datetime.now(UTC)
+    except (ValueError, OverflowError, OSError) as problem:
+        raise UsageError(f"SOURCE_DATE_EPOCH is {given!r}; expected seconds since 1970.") from problem
     return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import Final
+from typing import Any, Final
 
 import pandas as pd
 
@@ -35,6 +35,7 @@ _SPLIT_NAMES: Final = {
     "test": "test", "testing": "test",
 }  # fmt: skip
 _EYE_NAMES: Final = {"l": "L", "left": "L", "os": "L", "r": "R", "right": "R", "od": "R"}
+_ABSENT: Final = ("nan", "na", "n/a", "none", "null", "<na>")
 _EYEPACS_NAME: Final = re.compile(r"(?P<patient>\d+)_(?P<eye>left|right)")
 _EXPECTED: Final = (
     "a folder with labels.csv, split/grade/* or grade/* images, or a CSV with the columns image and grade "
@@ -50,11 +51,13 @@ class Manifest:
         image (str, POSIX path relative to `root`), grade (Int8, 0-4 or NA), patient (str or NA; namespaced by `source`
         where that column is present), eye ("L", "R" or NA), gradable (bool), split ("train", "val", "test" or NA).
     origin: the file or folder that it was read from, for messages.
+    dealt_by_seed: where the splits are `split_by_patient`'s and not the data set's own.
     """
 
     root: Path
     table: pd.DataFrame = field(repr=False)
     origin: Path
+    dealt_by_seed: int | None = None
     _contents: dict[str, str] = field(default_factory=dict, repr=False, compare=False)
 
     def __len__(self) -> int:
@@ -140,18 +143,26 @@ class Manifest:
                 found.append(f"{self.origin}: {sentence}")
         return found
 
-    def duplicates(self) -> list[str]:
-        """One sentence for each set of byte-identical files in this manifest; says so when their grades differ."""
+    def duplicates(self, *, contradicting: bool = False) -> list[str]:
+        """One sentence for each set of byte-identical files in this manifest.
+
+        contradicting: only those that are given different grades or different patients, which cannot both be true.
+        """
         groups: dict[str, list[str]] = {}
         for image, digest in self.content_digests().items():
             groups.setdefault(digest, []).append(image)
-        grades = self.table.set_index("image")["grade"]
+        rows = self.table.set_index("image")
         sentences = []
         for images in groups.values():
             if len(images) > 1:
-                given = sorted({str(grades[image]) for image in images})
-                tail = f", but graded {' and '.join(given)}" if len(given) > 1 else ""
-                sentences.append(f"{' and '.join(images)} are the same file{tail}.")
+                tails = []
+                for column, what in (("grade", "graded"), ("patient", "of patients")):
+                    given = sorted({str(cell) for cell in rows.loc[images, column].dropna()})
+                    if len(given) > 1:
+                        tails.append(f"{what} {' and '.join(given)}")
+                if tails or not contradicting:
+                    but = f", but {', '.join(tails)}" if tails else ""
+                    sentences.append(f"{' and '.join(images)} are the same file{but}.")
         return sentences
 
 
@@ -190,7 +201,7 @@ def split_by_patient(
         order = sorted(stratum.index, key=lambda name: hashlib.sha256(f"{seed}:{name}".encode()).digest())
         edges = (round(shares[0] * len(order)), round((shares[0] + shares[1]) * len(order)))
         place |= {name: SPLITS[(i >= edges[0]) + (i >= edges[1])] for i, name in enumerate(order)}
-    return replace(manifest, table=manifest.table.assign(split=owner.map(place).astype("str")))
+    return replace(manifest, table=manifest.table.assign(split=owner.map(place).astype("str")), dealt_by_seed=seed)
 
 
 def _plain(value: object) -> str | int | float | bool:
@@ -244,6 +255,8 @@ def _from_folder(root: Path) -> Manifest:
 def _from_table(path: Path) -> Manifest:
     table = read_table(path, _EXPECTED, ManifestError)
     root = path.parent
+    if "grade" in table.columns and {"level", "diagnosis"} & set(table.columns):
+        raise ManifestError(f"{path} has grades in two columns, grade and level or diagnosis; keep one.")
     if {"id_code", "diagnosis"} <= set(table.columns):
         table = table.rename(columns={"id_code": "image", "diagnosis": "grade"})
         table["image"] = _resolve_names(table["image"], root, path)
@@ -293,12 +306,12 @@ def _checked(table: pd.DataFrame, root: Path, origin: Path) -> Manifest:
     checked["image"] = _image_column(table["image"], root, origin)
     checked["grade"] = pd.array(grade_column(table, origin, ManifestError), dtype="Int8")
     checked["patient"] = patient_column(table, origin, ManifestError)
-    checked["eye"] = _mapped(table, "eye", _EYE_NAMES, "L or R", origin)
+    checked["eye"] = eye_column(table, origin, ManifestError)
     checked["gradable"] = gradable_column(table, origin, ManifestError)
-    checked["split"] = _mapped(table, "split", _SPLIT_NAMES, "train, val or test", origin)
+    checked["split"] = _mapped(table, "split", _SPLIT_NAMES, "train, val or test", origin, ManifestError)
     for column in table.columns:
         if column not in COLUMNS:
-            checked[column] = table[column]
+            checked[column] = text_column(table[column])
     lacking = checked["grade"].isna() & checked["gradable"]
     if lacking.any() and not checked["grade"].isna().all():
         first = int(lacking.to_numpy().argmax())
@@ -330,7 +343,11 @@ def _image_column(images: pd.Series[str], root: Path, origin: Path) -> list[str]
             raise ManifestError(f"{where}: {image!r} lies outside {root}; give paths relative to it.")
         if normal in seen:
             raise ManifestError(f"{where}: image {normal!r} stands in {row_name(origin, seen[normal])} already.")
-        if not (root / normal).is_file():
+        try:
+            there = (root / normal).is_file()
+        except (OSError, ValueError):  # a name that no file can have
+            there = False
+        if not there:
             raise ManifestError(f"{where}: image file {root / normal} does not exist.")
         seen[normal] = i
         paths.append(normal)
@@ -363,10 +380,32 @@ def patient_column(table: pd.DataFrame, origin: Path, error: type[DrgateError]) 
             f"{row_name(origin, int(empty.to_numpy().argmax()))}: the patient is empty though other rows name one; "
             "fill it in or drop the column."
         )
-    patient = table["patient"].astype("str").str.strip()
+    # Spreadsheets and Parquet make floats of whole numbers: patient 10.0 is patient 10.
+    patient = table["patient"].astype("str").str.strip().str.replace(r"^(\d+)\.0+$", r"\1", regex=True)
+    absent = patient.str.lower().isin(_ABSENT)
+    if absent.any():
+        i = int(absent.to_numpy().argmax())
+        raise error(
+            f"{row_name(origin, i)}: the patient is {patient.iloc[i]!r}, which is how programs write that there is "
+            "none; name the patient or drop the column."
+        )
     if "source" in table.columns:
-        patient = table["source"].fillna("").astype("str") + ":" + patient
+        prefix = table["source"].fillna("").astype("str") + ":"
+        # A table that is read back names them so already.
+        named = [name if name.startswith(start) else start + name for name, start in zip(patient, prefix, strict=True)]
+        patient = pd.Series(pd.array(named, dtype="str"), index=table.index)
     return patient
+
+
+def eye_column(table: pd.DataFrame, origin: Path, error: type[DrgateError]) -> pd.Series[str]:
+    """The column `eye` as L or R; NA where it is absent or empty."""
+    return _mapped(table, "eye", _EYE_NAMES, "L or R", origin, error)
+
+
+def text_column(column: pd.Series[Any]) -> pd.Series[str]:
+    """A further column as text or NA, so that CSV and Parquet of the same rows are the same."""
+    values = [None if pd.api.types.is_scalar(cell) and pd.isna(cell) else str(cell) for cell in column]
+    return pd.Series(pd.array(values, dtype="str"), index=column.index)
 
 
 def gradable_column(table: pd.DataFrame, origin: Path, error: type[DrgateError]) -> list[bool]:
@@ -383,11 +422,13 @@ def gradable_column(table: pd.DataFrame, origin: Path, error: type[DrgateError])
     return values
 
 
-def _mapped(table: pd.DataFrame, column: str, names: dict[str, str], expected: str, origin: Path) -> pd.Series[str]:
+def _mapped(
+    table: pd.DataFrame, column: str, names: dict[str, str], expected: str, origin: Path, error: type[DrgateError]
+) -> pd.Series[str]:
     if column not in table.columns:
         return pd.Series(pd.NA, index=table.index, dtype="str")
     values = [None if pd.isna(cell) else names.get(str(cell).strip().lower(), "?") for cell in table[column]]
     if "?" in values:
         i = values.index("?")
-        raise ManifestError(f"{row_name(origin, i)}: {column} is {str(table[column].iloc[i])!r}; expected {expected}.")
+        raise error(f"{row_name(origin, i)}: {column} is {str(table[column].iloc[i])!r}; expected {expected}.")
     return pd.Series(pd.array(values, dtype="str"), index=table.index)

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from drgate.errors import PredictionsError
 from drgate.files import canonical_json, read_table, replacing, row_name
-from drgate.manifest import gradable_column, grade_column, patient_column
+from drgate.manifest import eye_column, gradable_column, grade_column, patient_column, text_column
 
 PROBABILITIES: Final = ("p_0", "p_1", "p_2", "p_3", "p_4")
 COLUMNS: Final = ("image", "patient", "eye", "grade", "gradable", *PROBABILITIES, "predicted")
@@ -87,7 +87,15 @@ def load_predictions(path: Path | str) -> Predictions:
     """
     path = Path(path)
     table = read_table(path, _EXPECTED, PredictionsError)
-    return _checked(table, path, _provenance(path))
+    provenance = _provenance(path)
+    rows = provenance.pop("rows", None)
+    predictions = _checked(table, path, provenance)
+    if provenance and rows != predictions.digest:
+        raise PredictionsError(
+            f"{path} was changed after the model had been scored; score it again, or give a CSV of your own, which "
+            "speaks of no model."
+        )
+    return predictions
 
 
 def make_predictions(table: pd.DataFrame, origin: str, provenance: dict[str, Any]) -> Predictions:
@@ -101,8 +109,10 @@ def write_predictions(predictions: Predictions, path: Path) -> None:
         if path.suffix.lower() == ".csv":
             predictions.table.to_csv(temporary, index=False, lineterminator="\n")
             return
+        # The rows that the provenance speaks of, so that an edited table is not taken for the model's.
+        marked = {**predictions.provenance, "rows": predictions.digest} if predictions.provenance else {}
         arrow = pa.Table.from_pandas(predictions.table, preserve_index=False)
-        metadata = {**(arrow.schema.metadata or {}), _METADATA_KEY: canonical_json(predictions.provenance)}
+        metadata = {**(arrow.schema.metadata or {}), _METADATA_KEY: canonical_json(marked)}
         pq.write_table(arrow.replace_schema_metadata(metadata), temporary)
 
 
@@ -150,17 +160,14 @@ def _checked(table: pd.DataFrame, origin: Path, provenance: dict[str, Any]) -> P
     checked = pd.DataFrame(index=table.index)
     checked["image"] = _images(table["image"], origin)
     checked["patient"] = patient_column(table, origin, PredictionsError)
-    checked["eye"] = (
-        table["eye"].astype("str") if "eye" in table.columns else pd.Series(pd.NA, table.index, dtype="str")
-    )
+    checked["eye"] = eye_column(table, origin, PredictionsError)
     checked["grade"] = pd.array(grade_column(table, origin, PredictionsError), dtype="Int8")
     checked["gradable"] = gradable_column(table, origin, PredictionsError)
     checked[list(PROBABILITIES)] = probabilities = _probability_columns(table, origin)
     checked["predicted"] = pd.array(_predicted_column(table, probabilities, origin), dtype="Int8")
     for column in table.columns:
         if column not in COLUMNS:
-            # text for every slice, so that CSV and Parquet of the same rows have the same digest
-            checked[column] = table[column].where(table[column].isna(), table[column].astype("str")).astype("str")
+            checked[column] = text_column(table[column])
     return Predictions(checked.sort_values("image", ignore_index=True), str(origin), provenance)
 
 

@@ -10,6 +10,7 @@ A record counts only for the weights that it names by tensor digest. The whole o
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any, Final
 
@@ -79,21 +80,34 @@ def _selected(table: dict[str, Any], tensor_digest: str) -> int | None:
 
 def _evidence(table: dict[str, Any], selected: int) -> dict[str, Any]:
     try:
-        history = [{key: entry[key] for key in _KEPT if entry.get(key) is not None} for entry in table["history"]]
+        history = [_numbers(entry, _KEPT) for entry in table["history"]]
         evidence = {
             "history": history,
             "selected_epoch": selected,
             "n_val": table["validation_set"]["n"],
             "validation_set": table["validation_set"]["digest"],
             "selection_rule": table["selection_rule"],
-            "spend": table["spend"],
+            "spend": _numbers(table["spend"], ("usd_per_hour", "usd", "earlier_attempts", "earlier_usd")),
             "status": table["status"],
             "reason": table.get("reason") or "",
             "warm_start_inside": bool(table.get("warm_start_inside", False)),
         }
         for entry in history:
-            if not 0 <= entry["val_accuracy"] <= 1:
+            if not entry["val_accuracy"] <= 1:
                 raise RecordError(f"The training record has a validation accuracy of {entry['val_accuracy']}.")
-    except (KeyError, TypeError) as problem:
+    except (KeyError, TypeError, AttributeError) as problem:
         raise RecordError(f"The training record is not one that drtrain wrote (no {problem}).") from problem
     return evidence
+
+
+def _numbers(entry: dict[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
+    """The entry's numbers by key, counts as int and the rest as float; what is absent or null is left out."""
+    found: dict[str, Any] = {}
+    for key in keys:
+        value = entry.get(key)
+        if value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+            raise RecordError(f"The training record says {key} = {value!r}; expected a number that is not negative.")
+        found[key] = int(value) if key in ("epoch", "earlier_attempts") else float(value)
+    return found

@@ -93,7 +93,10 @@ def score(
     for image in table["image"][silent]:
         reason = refused.get(image, f"the model gave no finite numbers for {image}.")
         warnings.warn(f"No output: {reason}", NoOutputWarning, stacklevel=2)
-    scored = table.drop(columns="split").assign(**{name: probabilities[:, j] for j, name in enumerate(PROBABILITIES)})
+    # A manifest's own columns of these names must not answer for images that the model did not.
+    scored = table.drop(columns=["split", "predicted", *PROBABILITIES], errors="ignore").assign(
+        **{name: probabilities[:, j] for j, name in enumerate(PROBABILITIES)}
+    )
     return make_predictions(scored, str(manifest.origin), _provenance(grader, manifest))
 
 
@@ -158,12 +161,9 @@ def _leakage(grader: Grader, manifest: Manifest) -> list[str]:
     if manifest.split_of:
         checked.append("The manifest's splits share no patient and no byte-identical file.")
     if grader.fingerprint is not None:
-        who = (
-            "No patient and no picture"
-            if manifest.patients_known and len(grader.fingerprint.patients)
-            else "No picture"
-        )
-        checked.append(f"{who} of the model's training set is in the test set (names hashed; equal perceptual hash).")
+        named = manifest.patients_known and len(grader.fingerprint.patients)
+        who = "No patient (by name) and no picture" if named else "No picture"
+        checked.append(f"{who} of the model's training set is in the test set (by equal perceptual hash).")
     return checked
 
 
@@ -180,6 +180,7 @@ def _provenance(grader: Grader, manifest: Manifest) -> dict[str, Any]:
             "name": manifest.origin.name,
             "digest": manifest.digest(),
             "split": manifest.split_of,
+            "dealt_by_seed": manifest.dealt_by_seed,
             "images_digest": manifest.images_digest(),
         },
         "preprocessing": {**grader.preprocessing.as_dict(), "pillow": PIL.__version__},

@@ -13,6 +13,7 @@ import difflib
 import functools
 import hashlib
 import io
+import math
 from collections.abc import Mapping
 from fractions import Fraction
 from importlib import resources
@@ -139,17 +140,25 @@ class Criterion(_Frozen):
             raise ValueError(
                 f"{self.id!r}: no_output as_referred is defined for the groups {' and '.join(GROUPS)} only"
             )
+        if self.no_output is not None and self.metric in ("auc", "no_output", "stability", "baseline", "cost"):
+            raise ValueError(f"{self.id!r}: no_output does not apply to it")
+        if self.id.endswith(":"):
+            raise ValueError(f"{self.id!r}: a grade is missing after the colon")
         bounds = [value for value in (self.at_least, self.above, self.at_most, self.below) if value is not None]
         if self.metric == "baseline":
             if bounds or self.margin is None:
                 raise ValueError("baseline takes a margin, such as 0.02, and no threshold")
             return self
+        if self.window is not None and self.metric != "stability":
+            raise ValueError(f"{self.id!r}: window belongs to stability")
+        if self.unit is not None and self.metric != "cost":
+            raise ValueError(f"{self.id!r}: a unit belongs to cost")
         if self.margin is not None or self.reference_value is not None:
             raise ValueError(f"{self.id!r}: margin and reference_value belong to baseline")
         if len(bounds) != 1:
             raise ValueError(f"{self.id!r}: give exactly one of at_least, above, at_most, below")
         if self.metric == "cost":
-            if bounds[0] <= 0 or (self.below is None and self.at_most is None):
+            if not 0 < bounds[0] < math.inf or (self.below is None and self.at_most is None):
                 raise ValueError("cost takes a positive amount as below or at_most")
         elif not 0 <= bounds[0] <= 1:
             hint = f": did you mean {bounds[0] / 100:g}?" if 1 < bounds[0] <= 100 else ""
@@ -205,7 +214,7 @@ class TestSet(_Frozen):
 
 
 class GateSpec(_Frozen):
-    """A checklist. See docs/spec.md for each key."""
+    """A checklist. See docs/checklists.md."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9.-]*$")
     version: int = Field(ge=1)

@@ -47,7 +47,10 @@ EYES: Final[tuple[Eye, Eye]] = ("R", "L")
 QUADRANTS: Final = ("superotemporal", "inferotemporal", "superonasal", "inferonasal")
 """Order of the four numbers in `Lesions`; the quadrants meet half-way between fovea and optic disc."""
 
-COLUMNS: Final = ("image", "grade", "patient", "eye", "gradable", "split", "camera")
+SOURCE: Final = "drgate synthetic"
+"""What a certificate says of where the images come from."""
+
+COLUMNS: Final = ("image", "grade", "patient", "eye", "gradable", "split", "camera", "source")
 """Of `labels.csv`."""
 
 OTHER_EYE: Final = (0.70, 0.24, 0.06)
@@ -230,28 +233,28 @@ def _draw_lesions(rng: np.random.Generator, grade: int) -> Lesions:
     """Lesions that the ICDR rule calls `grade`, at some distance from the rule's edges."""
     counts: dict[str, Any] = {}
     if grade >= 1:
-        counts["microaneurysms"] = _spread(rng, int(rng.integers(8, 21) if grade == 1 else rng.integers(6, 22)), 8)
+        counts["microaneurysms"] = _spread(rng, int(rng.integers(10, 22) if grade == 1 else rng.integers(6, 22)), 8)
     if grade >= 2:
         counts["haemorrhages"] = _spread(rng, int(rng.integers(5, 24)), 8)
         counts["hard_exudates"] = _spread(rng, int(rng.integers(0, 4)), 2)
         counts["cotton_wool_spots"] = _spread(rng, int(rng.integers(0, 4)), 2)
     if grade == 3:
-        signs = ((1, 0, 0), (0, 1, 0), (0, 0, 1), (0, 1, 1), (1, 0, 1), (1, 1, 0), (1, 1, 1))
-        many, beaded, irma = signs[int(rng.choice(7, p=(0.16, 0.14, 0.24, 0.12, 0.12, 0.12, 0.10)))]
+        signs = ((1, 0, 0), (0, 1, 1), (1, 0, 1), (1, 1, 0), (1, 1, 1))
+        many, beaded, irma = signs[int(rng.choice(5, p=(0.25, 0.20, 0.20, 0.20, 0.15)))]
         if many:
             counts["haemorrhages"] = [int(n) for n in rng.integers(22, 28, size=4)]
         if beaded:
-            counts["venous_beading"] = _some_quadrants(rng, 2, 4)
+            counts["venous_beading"] = _some_quadrants(rng, 3, 4)
         if irma:
             # The only sign of severity is seldom a single patch.
-            counts["irma"] = [n * int(rng.integers(1, 3)) for n in _some_quadrants(rng, 1 if many or beaded else 2, 4)]
+            counts["irma"] = [n * int(rng.integers(1, 3)) for n in _some_quadrants(rng, 1 if many else 3, 4)]
     if grade == 4:
-        signs_of_pdr = rng.random(4) < (0.45, 0.60, 0.30, 0.12)
+        signs_of_pdr = rng.random(4) < (0.55, 0.60, 0.45, 0.15)
         if not signs_of_pdr.any():
             signs_of_pdr[int(rng.integers(2))] = True
         disc, elsewhere, preretinal, vitreous = signs_of_pdr.tolist()
         counts["new_vessels_disc"] = int(disc)
-        counts["new_vessels_elsewhere"] = _some_quadrants(rng, 1, 2) if elsewhere else (0, 0, 0, 0)
+        counts["new_vessels_elsewhere"] = _some_quadrants(rng, 2, 3) if elsewhere else (0, 0, 0, 0)
         counts["preretinal_haemorrhages"] = int(preretinal)
         counts["vitreous_haemorrhage"] = int(vitreous)
     frozen: dict[str, Any] = {name: tuple(n) if isinstance(n, list) else n for name, n in counts.items()}
@@ -563,7 +566,9 @@ class _Fundus:
         self.trunks = _arcades(rng, self.disc, self.fovea, width)
         _bead(self.trunks, beaded, width)
         for quadrant in np.flatnonzero(beaded):
-            self._mark("venous_beading", [quadrant] * 5, self.trunks.lines[quadrant, 16:80:15], 0.12)
+            places = self.trunks.lines[quadrant, 16:80:15]
+            seen = places[(np.hypot(*places.T) < 0.95) & (np.abs(places[:, 1]) < self.camera.visible)]
+            self._mark("venous_beading", [int(quadrant)] * len(seen), seen, 0.12)
         branches = _children(rng, self.trunks, 4, 0.50, 17)
         orders = (self.trunks, branches, _children(rng, branches, 2, 0.24, 9))
         veins, arteries = _Mask(self.radius), _Mask(self.radius)
@@ -606,7 +611,7 @@ class _Fundus:
             self._haemorrhages(blood, lesions.haemorrhages)
         if total["microaneurysms"]:
             centres, quadrants = self.places.take(lesions.microaneurysms)
-            radii = self.rng.uniform(0.0180, 0.0215, size=len(centres))
+            radii = self.rng.uniform(0.0240, 0.0290, size=len(centres))
             blood.discs(centres, radii, 0.92)
             self._mark("microaneurysms", quadrants, centres, radii)
         if total["microaneurysms"] or total["haemorrhages"] or total["preretinal_haemorrhages"]:
@@ -651,7 +656,7 @@ class _Fundus:
             self._mark("new_vessels_disc", [-1], centres[-1:], extents[-1:])
         fronds, tissue = _Mask(self.radius), _Mask(self.radius)
         for centre, extent in zip(centres, extents, strict=True):
-            fronds.lines(_frond(rng, centre, extent), 0.013, 0.92)
+            fronds.lines(_frond(rng, centre, extent), 0.016, 0.94)
             self.places.close(centre, extent + 0.05)
         tissue.polygons(_blobs(rng, np.array(centres), extents * 0.8, ragged=0.3), 1.0)
         self._paint((0.93, 0.68, 0.50), tissue.read_soft(blur=0.05, opacity=0.22))
@@ -766,7 +771,7 @@ def _write_patient(task: tuple[Path, Namespace, int, int, int, str, int]) -> lis
         photograph.image.save(folder / name, quality=90)
         rows.append({
             "image": name, "grade": photograph.grade, "patient": f"p{index:06d}", "eye": eye, "gradable": "true",
-            "split": split, "camera": photograph.camera, "lesions": photograph.lesions,
+            "split": split, "camera": photograph.camera, "source": SOURCE, "lesions": photograph.lesions,
         })  # fmt: skip
     return rows
 
@@ -785,7 +790,7 @@ def write_dataset(
 ) -> None:
     """Write a labelled data set; the folder appears whole or not at all.
 
-    It holds `images/p000123_L.jpg`, `labels.csv` (image, grade, patient, eye, gradable, split, camera) and
+    It holds `images/p000123_L.jpg`, `labels.csv` (columns `COLUMNS`) and
     `lesions.json` (for each image the counts that decide its grade). A patient is in one split only.
 
     Args:

@@ -36,6 +36,8 @@ class Splits:
     train: Manifest
     val: Manifest
     dataset_digest: str
+    dealt_by_seed: int | None
+    """Where the data set had no splits of its own; `drgate evaluate` deals it again in the same way."""
     notes: list[str]
     """What was left out or assumed, in sentences."""
 
@@ -92,7 +94,7 @@ def load_splits(dataset: str, *, seed: int) -> Splits:
             f"{dataset} has no training image of {' and '.join(empty)}: a model cannot learn a grade that it never"
             " sees."
         )
-    return Splits(train, val, dataset_digest, notes)
+    return Splits(train, val, dataset_digest, manifest.dealt_by_seed, notes)
 
 
 def _graded(manifest: Manifest, split: str, notes: list[str]) -> Manifest:

@@ -93,6 +93,7 @@ def train(config: TrainingConfig, *, quiet: bool = False) -> dict[str, Any]:
         "experiment_name": config.experiment_name,
         "parameters": config.model_dump(),
         "dataset_digest": splits.dataset_digest,
+        "dealt_by_seed": splits.dealt_by_seed,
         "notes": splits.notes,
         "training_set": {"digest": splits.train.digest(), "n": len(training), "grades": training.counts()},
         "validation_set": {"digest": splits.val.digest(), "n": len(validation), "grades": validation.counts()},

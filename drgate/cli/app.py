@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import sys
+import traceback
 import warnings
 from collections import Counter
 from typing import Any
@@ -76,13 +77,18 @@ def run(app: typer.Typer, name: str, arguments: list[str] | None = None) -> None
         code = INTERRUPTED
     except typer.Exit as problem:
         code = problem.exit_code
-    except BrokenPipeError:
+    except OSError as problem:
+        complain(name, f"{problem.filename or 'a file'}: {problem.strerror or problem}.")
         code = 2
     except Exception as problem:
-        if not hasattr(problem, "format_message"):  # typer's usage errors, whatever module they live in
-            raise
-        complain(name, _usage(problem, app))
-        code = 2
+        code = 2  # never 1, which means that a criterion failed
+        if type(problem).__name__ == "NoArgsIsHelpError":
+            sys.stdout.write(f"{problem}\n")
+        elif hasattr(problem, "format_message"):  # typer's usage errors, whatever module they live in
+            complain(name, _usage(problem, app))
+        else:
+            traceback.print_exc()
+            complain(name, "this is a defect of the program; please report what is above.")
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -106,8 +106,12 @@ def signing_key(given: str | None) -> PrivateKey | None:
     if given.lstrip().startswith("-----BEGIN"):
         return parse_private_key(given.encode(), passphrase, "DRGATE_KEY")
     path = Path(given)
-    if not path.is_file():
-        raise UsageError(f"{path} does not exist; expected a private key (drgate keygen --out NAME writes NAME.pem).")
+    try:
+        there = path.is_file()
+    except (OSError, ValueError):
+        there = False
+    if not there:  # not quoted: it may be the key itself
+        raise UsageError("--key (or DRGATE_KEY) names no file and is no PEM; drgate keygen --out NAME writes NAME.pem.")
     if passphrase is None and b"ENCRYPTED" in path.read_bytes()[:64] and sys.stdin.isatty():
         passphrase = typer.prompt(f"Passphrase of {path}", hide_input=True, err=True).encode()
     return load_private_key(path, passphrase)

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from drgate.cli.options import Format, FormatOption
+
 HELP = """Draw the report of an evaluation again, from evaluation.json, statement.json or certificate.json.
 
 \b
@@ -31,17 +33,18 @@ def command(
     evaluation: Annotated[Path, typer.Argument(metavar="EVALUATION")],
     kind: Annotated[Kind, typer.Option("--as", help="What to draw.")] = Kind.terminal,
     out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="File to write. [standard output]")] = None,
+    format: FormatOption = Format.human,
 ) -> int:
     import sys
 
-    from drgate.cli.options import console
+    from drgate.cli.options import emit
     from drgate.files import write_atomically
     from drgate.judge import read_evaluation
     from drgate.report import html, junit, markdown, terminal
 
     found, signature = read_evaluation(evaluation)
-    if kind is Kind.terminal:
-        terminal.render(found, console(sys.stdout))
+    if kind is Kind.terminal or format is Format.json:
+        emit(found.to_json(), lambda screen: terminal.render(found, screen), format)
         return 0
     text = {
         Kind.html: lambda: html.render(found, certificate=signature),

@@ -22,12 +22,11 @@ from drgate.cli.options import (
 
 HELP = """Score images with a model: a table of predictions that knows which model and which images it is of.
 
-No grades are needed: a sealed test set is scored here and evaluated by the keeper of its grades.
+No grades are needed. Where the manifest has them, drgate evaluate judges the table as it judges the model.
 
 \b
 Example:
   drgate score best_model.pth --data site-a --out predictions.parquet
-  drgate evaluate predictions.parquet
 """
 
 
