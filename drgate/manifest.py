@@ -64,9 +64,9 @@ class Manifest:
         return len(self.table)
 
     @property
-    def slices(self) -> list[str]:
-        """Names of the further columns."""
-        return [column for column in self.table.columns if column not in COLUMNS]
+    def name(self) -> str:
+        """What people call it: its folder where it is that folder's labels, else its file."""
+        return self.root.resolve().name if self.origin.stem == "labels" else self.origin.name
 
     @property
     def patients_known(self) -> bool:

@@ -51,19 +51,9 @@ class Predictions:
         return len(self.table)
 
     @property
-    def has_probabilities(self) -> bool:
-        """Whether any row has probabilities; without them only decision metrics are assessed."""
-        return bool(self.table["p_0"].notna().any())
-
-    @property
     def patients_known(self) -> bool:
         """Whether every row names its patient (all do or none does)."""
         return bool(self.table["patient"].notna().all())
-
-    @property
-    def slices(self) -> list[str]:
-        """Names of the further columns."""
-        return [column for column in self.table.columns if column not in COLUMNS]
 
     def probabilities(self) -> NDArray[np.float64]:
         """(n, 5) probabilities; rows without are NaN."""

@@ -177,7 +177,7 @@ def _provenance(grader: Grader, manifest: Manifest) -> dict[str, Any]:
             "providers": grader.providers,
         },
         "manifest": {
-            "name": manifest.origin.name,
+            "name": manifest.name,
             "digest": manifest.digest(),
             "split": manifest.split_of,
             "dealt_by_seed": manifest.dealt_by_seed,

@@ -142,7 +142,9 @@ def _subjects(statement: Statement, models: Sequence[Path]) -> Iterator[Finding]
     if not statement.of_model:
         yield "unchecked", "It speaks of a table of predictions: which model made them is not known."
     missing = set(names)
-    for path in models:
+    # What lies beside a model under the name of another of its files is checked with it.
+    beside = (path.with_name(name) for path in models for name in statement.subjects)
+    for path in dict.fromkeys([*models, *(path for path in beside if path.is_file())]):
         try:
             digest = sha256_file(path)
         except OSError as problem:

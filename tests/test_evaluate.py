@@ -387,3 +387,34 @@ def test_every_verdict_comes_from_the_required_lines(write_csv: Callable[..., Pa
     found = evaluate(table_of(matrix), parse_spec(content, "x"))
     assert found.verdict == "PASS"
     assert [c.id for c in found.warnings] == ["sensitivity:pdr"]
+
+
+class TestTooLittle:
+    @pytest.mark.parametrize("metric", ["quadratic_kappa", "balanced_accuracy"])
+    def test_a_degenerate_bootstrap_shows_nothing(self, metric: str):
+        """Five images, all right: the bootstrap says [1, 1], which is no evidence of anything."""
+        spec = parse_spec(QUICK.content() | {"criteria": [{"id": metric, "at_least": 0.5}]}, "x")
+        found = evaluate(table_of(np.diag([1] * 5).tolist()), spec)
+        assert found.verdict == "INSUFFICIENT"
+        assert "too few patients for an interval" in found.criteria[0].reason
+
+    def test_selected_on_these_images(self):
+        """The validation split chose the model; it cannot pass it."""
+        found = evaluate(
+            table_of(np.diag([200] * 5).tolist()), QUICK, training=settled_run(), data={"selected_here": True}
+        )
+        assert found.verdict == "INSUFFICIENT"
+        assert "selected on these images" in found.page_one[0]
+
+    def test_a_run_that_was_killed_has_no_known_cost(self):
+        training = settled_run() | {"status": "running"}
+        found = evaluate(table_of(np.diag([200] * 5).tolist()), QUICK, training=training)
+        assert next(c for c in found.criteria if c.id == "cost").status == "NOT_ASSESSED"
+
+    def test_a_grade_that_got_no_answer_at_all_is_not_called_absent(self):
+        predictions = table_of(np.diag([20] * 5).tolist())
+        table = predictions.table.copy()
+        table.loc[table["grade"] == 4, "predicted"] = pd.NA
+        found = evaluate(make_predictions(table, "t.csv", {}), QUICK)
+        pdr = next(c for c in found.criteria if c.id == "sensitivity:pdr")
+        assert "no output for any of the 20 images graded PDR" in pdr.reason

@@ -58,3 +58,14 @@ def test_an_abandoned_lock_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(drgate.looks, "PATIENCE", 0.2)
     with pytest.raises(UsageError, match="remove it"):
         look(tmp_path / "looks.jsonl")
+
+
+def test_the_number_declared_first_holds(tmp_path: Path):
+    """Raising the number of looks after the first one buys none."""
+    chain = tmp_path / "looks.jsonl"
+    parts = {"test_set": "set", "predictions": "p", "spec": "s"}
+    assert take_look(chain, **parts, model="a", allowed=1) == Look(
+        1, 1, take_look(chain, **parts, model="a", allowed=9).time
+    )
+    second = take_look(chain, **parts, model="b", allowed=9)
+    assert (second.number, second.allowed) == (2, 1)

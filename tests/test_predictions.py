@@ -7,10 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from drgate.errors import PredictionsError
-from drgate.predictions import load_predictions, write_predictions
+from drgate.predictions import load_predictions, make_predictions, write_predictions
 
 Write = Callable[..., Path]
 SOUND = {
@@ -59,9 +61,6 @@ def test_four_classes_are_refused(write_csv: Write):
 
 def test_nan_in_parquet_is_not_an_empty_cell(tmp_path: Path):
     """Parquet tells an absent cell from a NaN; only the first means that the model gave no output."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     columns = {"image": ["a", "b"], "grade": [0, 1]} | {f"p_{j}": [0.2, None] for j in range(5)}
     pq.write_table(pa.table(columns), tmp_path / "empty.parquet")
     assert load_predictions(tmp_path / "empty.parquet").table["predicted"].isna().tolist() == [False, True]
@@ -103,3 +102,48 @@ class TestDigest:
         table.loc[17, "p_2"] = np.nextafter(table.loc[17, "p_2"], 1)
         table.to_csv(tmp_path / "a.csv", index=False)
         assert load_predictions(tmp_path / "a.csv").digest != before
+
+
+class TestHonestTables:
+    def test_patients_are_namespaced_once(self, write_csv: Write, tmp_path: Path):
+        """A table with a source column that is written and read back is the same table."""
+        first = load_predictions(write_csv([SOUND | {"source": "site-a"}]))
+        assert first.table["patient"].tolist() == ["site-a:1"]
+        write_predictions(first, tmp_path / "again.parquet")
+        assert load_predictions(tmp_path / "again.parquet").digest == first.digest
+
+    @pytest.mark.parametrize("cell", ["None", "nan", "NULL"])
+    def test_what_programs_write_for_nothing_is_no_grade(self, cell: str, write_csv: Write):
+        """`None` is not "No DR"."""
+        with pytest.raises(PredictionsError, match="not on the ICDR scale"):
+            load_predictions(write_csv([SOUND | {"grade": cell}]))
+
+    def test_nor_is_it_a_patient(self, write_csv: Write):
+        with pytest.raises(PredictionsError, match="there is none"):
+            load_predictions(write_csv([SOUND | {"patient": "nan"}]))
+
+    def test_numeric_patients_of_parquet_are_those_of_csv(self, write_csv: Write, tmp_path: Path):
+        """Parquet keeps 10 as 10.0 where a column had gaps; it is the same patient."""
+        pd.DataFrame([{"image": "a", "grade": 0, "predicted": 0, "patient": 10.0}]).to_parquet(tmp_path / "p.parquet")
+        table = write_csv([{"image": "a", "grade": 0, "predicted": 0, "patient": 10}])
+        assert load_predictions(table).digest == load_predictions(tmp_path / "p.parquet").digest
+
+    def test_repeated_column(self, tmp_path: Path):
+        (tmp_path / "t.csv").write_text("image,grade,predicted,grade\na,0,0,1\n")
+        with pytest.raises(PredictionsError, match="two columns named 'grade'"):
+            load_predictions(tmp_path / "t.csv")
+
+    def test_spelling_of_the_eye_does_not_matter(self, write_csv: Write):
+        rows = [SOUND | {"image": name, "eye": eye} for name, eye in (("a", "L"), ("b", "left"), ("c", "OS"))]
+        assert set(load_predictions(write_csv(rows)).table["eye"]) == {"L"}
+
+    def test_a_scored_table_that_was_edited_speaks_of_no_model(self, tmp_path: Path):
+        """The model's digests stay in a Parquet file that somebody edits; its rows no longer match them."""
+        table = pd.DataFrame([{"image": "a", "grade": 0, "predicted": 1}, {"image": "b", "grade": 1, "predicted": 1}])
+        write_predictions(make_predictions(table, "t", {"model": {"name": "m"}}), tmp_path / "p.parquet")
+        assert load_predictions(tmp_path / "p.parquet").provenance == {"model": {"name": "m"}}
+        arrow = pq.read_table(tmp_path / "p.parquet")
+        edited = arrow.set_column(arrow.schema.get_field_index("predicted"), "predicted", pa.array([0, 1], pa.int8()))
+        pq.write_table(edited, tmp_path / "p.parquet")
+        with pytest.raises(PredictionsError, match="was changed after"):
+            load_predictions(tmp_path / "p.parquet")

@@ -81,6 +81,11 @@ REFUSED = {
     "no looks": (lambda c: c.update(looks=0), "greater than or equal to 1"),
     "a narrower interval": (lambda c: c["evidence"].update(interval="jeffreys"), "'clopper-pearson' or 'wilson'"),
     "baseline without margin": (lambda c: c["criteria"][5].pop("margin"), "baseline takes a margin"),
+    "a window elsewhere": (lambda c: c["criteria"][0].update(window=10), "window belongs to stability"),
+    "a unit elsewhere": (lambda c: c["criteria"][0].update(unit="USD"), "a unit belongs to cost"),
+    "a policy for stability": (lambda c: c["criteria"][4].update(no_output="excluded"), "does not apply"),
+    "an infinite cost": (lambda c: c["criteria"][6].update(below=float("inf")), "positive amount"),
+    "a colon too many": (lambda c: c["criteria"][0].update(id="accuracy:"), "missing after the colon"),
     "expectation above one": (lambda c: c["expect"].update(pdr=98.5), "expect: pdr"),
 }
 

@@ -10,15 +10,24 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
+import pandas as pd
 import pytest
 import torch
 
 from drgate.certificate import Certificate, Statement, read_certificate
-from drgate.errors import CertificateError, CheckpointError, DrgateError, ManifestError, NotCertified, UsageError
+from drgate.errors import (
+    CertificateError,
+    CheckpointError,
+    DrgateError,
+    ManifestError,
+    NotCertified,
+    RecordError,
+    UsageError,
+)
 from drgate.export import compare, export
 from drgate.judge import Judgement, judge
 from drgate.keys import PrivateKey, generate_key, load_private_key
-from drgate.manifest import load_manifest
+from drgate.manifest import load_manifest, split_by_patient
 from drgate.predictions import load_predictions, write_predictions
 from drgate.record import read_record, training_evidence
 from drgate.score import NoOutputWarning, score, softmax
@@ -145,7 +154,7 @@ class TestJudging:
         assert evaluation.training["spend"]["usd"] > 0
         assert evaluation.model["tensor_digest"].startswith("sha256:")
         assert any("Leakage beyond that: not checked." in line for line in evaluation.page_one)
-        assert any("No patient and no picture of the model's training set" in line for line in evaluation.page_one)
+        assert any("No patient (by name) and no picture of the model's training set" in line for line in evaluation.page_one)
 
     def test_same_look_same_bytes(self, place: Path, key: PrivateKey, certified: Judgement):
         """Judging the same model on the same images again gives the same certificate, byte for byte."""
@@ -175,6 +184,86 @@ class TestJudging:
         assert len(found["history"]) >= 10
         other = training_evidence(None, tensor_digest="sha256:0", folder=place / "run")
         assert "of other weights" in other["missing"]
+
+    def test_a_column_named_predicted_does_not_answer_for_the_model(self, place: Path, tmp_path: Path):
+        """What a manifest says of its images is not the model's output."""
+        data = Path(shutil.copytree(place / "data", tmp_path / "data"))
+        labels = pd.read_csv(data / "labels.csv")
+        labels.assign(predicted=labels["grade"], p_0=1.0).to_csv(data / "labels.csv", index=False)
+        test_set = load_manifest(data).select("test")
+        first = test_set.table["image"].iloc[0]
+        (data / first).write_bytes(b"not an image")
+        with pytest.warns(NoOutputWarning):
+            predictions = score(load_grader(place / "run" / "best_model.pth"), test_set, workers=0)
+        assert predictions.table.set_index("image").loc[first, ["p_0", "predicted"]].isna().all()
+
+    def test_the_split_that_selected_the_model_cannot_pass_it(self, place: Path, tmp_path: Path):
+        found = judge(
+            place / "run" / "best_model.pth", spec=LENIENT, data=place / "data", split="val", looks=tmp_path / "l",
+            out=tmp_path / "o", workers=0,
+        ).evaluation  # fmt: skip
+        assert found.verdict == "INSUFFICIENT"
+        with pytest.raises(UsageError, match="trained on"):
+            judge(
+                place / "run" / "best_model.pth", spec=LENIENT, data=place / "data", split="train", out=tmp_path / "p"
+            )
+
+    def test_a_dealt_data_set_is_dealt_again(self, place: Path, tmp_path: Path):
+        """A data set without splits: training dealt the patients by its seed, and judging takes its test part."""
+        data = Path(shutil.copytree(place / "data", tmp_path / "data"))
+        labels = pd.read_csv(data / "labels.csv").drop(columns="split")
+        labels.to_csv(data / "labels.csv", index=False)
+        train(
+            TrainingConfig(
+                dataset=str(data), base=str(place / "base"), output_dir=str(tmp_path / "run"), batch_size=16,
+                gradient_accumulation_steps=1, num_epochs=1, num_workers=0, lora_r=4, lora_alpha=8, seed=3,
+            )
+        )  # fmt: skip
+        found = judge(
+            tmp_path / "run" / "best_model.pth", spec=LENIENT, data=data, looks=tmp_path / "l", out=tmp_path / "o",
+            workers=0,
+        ).evaluation  # fmt: skip
+        assert found.data["dealt_by_seed"] == 3
+        assert found.data["images"] == split_by_patient(load_manifest(data), seed=3).table["split"].eq("test").sum()
+
+    def test_a_signed_folder_is_not_replaced_by_an_unsigned_one(self, place: Path, certified: Judgement):
+        with pytest.raises(UsageError, match="holds something else"):
+            judge(
+                place / "run" / "best_model.pth", spec=LENIENT, data=place / "data", looks=place / "looks.jsonl",
+                out=certified.folder, workers=0,
+            )  # fmt: skip
+        assert (certified.folder / "certificate.json").exists()
+
+    def test_force_replaces_nothing_but_evaluations(
+        self, place: Path, tmp_path: Path, write_csv: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+    ):
+        table = write_csv([{"image": "a", "grade": 0, "predicted": 0}])
+        (tmp_path / "precious").mkdir()
+        (tmp_path / "precious" / "thesis.tex").touch()
+        monkeypatch.chdir(tmp_path / "precious")
+        for folder in (tmp_path / "precious", Path(), table / "inside"):
+            with pytest.raises(UsageError, match=r"holds something else|cannot be written"):
+                judge(table, spec=LENIENT, looks=tmp_path / "l", out=folder, force=True)
+        assert (tmp_path / "precious" / "thesis.tex").exists()
+        assert not (tmp_path / "l").exists(), "a look was counted"
+
+    def test_contradicting_copies_are_refused(self, place: Path, tmp_path: Path):
+        """One photograph under two patients' names is not two patients."""
+        data = Path(shutil.copytree(place / "data", tmp_path / "data"))
+        shutil.copy(data / "images" / "test-0-0.png", data / "images" / "test-0-1.png")
+        with pytest.raises(ManifestError, match="of patients test-0-0 and test-0-1"):
+            judge(place / "run" / "best_model.pth", spec=LENIENT, data=data, looks=tmp_path / "l", out=tmp_path / "o")
+
+    @pytest.mark.parametrize(("key", "value"), [("val_accuracy", 2.0), ("learning_rate", "high"), ("epoch", True)])
+    def test_a_record_of_nonsense_is_refused(self, key: str, value: object):
+        table = {
+            "tensor_digest": "d",
+            "selected_epoch": 1,
+            "history": [{"epoch": 1, "val_accuracy": 0.5} | {key: value}],
+        }
+        table |= {"validation_set": {"n": 1, "digest": "x"}, "selection_rule": "", "spend": {}, "status": "finished"}
+        with pytest.raises(RecordError):
+            training_evidence(table, tensor_digest="d", folder=None)
 
     def test_a_table_with_data_is_a_mistake(self, place: Path, write_csv: Callable[..., Path]):
         table = write_csv([{"image": "a", "grade": 0, "predicted": 0}])
@@ -260,6 +349,17 @@ class TestExport:
             )  # fmt: skip
         assert refusal.value.exit_code == code
         assert list(tmp_path.iterdir()) == []
+
+    def test_what_nobody_vouched_for_is_not_signed(
+        self, place: Path, key: PrivateKey, certified: Judgement, tmp_path: Path
+    ):
+        """--allow-unsigned exports on a bare statement, but no key signs what follows from it."""
+        result = export(
+            place / "run" / "best_model.pth", certificate=certified.folder / "statement.json", data=place / "data",
+            spec=LENIENT, out=tmp_path / "bundle", key=key, trusted=[key.public], allow_unsigned=True, workers=0,
+        )  # fmt: skip
+        assert not result.judgement.signed
+        assert not (tmp_path / "bundle" / "certificate.json").exists()
 
     def test_what_failed_is_not_exported(self, place: Path, key: PrivateKey, tmp_path: Path):
         """A signed FAIL opens nothing; the exit code is the verdict's."""

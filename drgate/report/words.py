@@ -261,7 +261,7 @@ def judged(evaluation: Evaluation) -> list[tuple[str, str]]:
         ("Checklist", f"{checklist_name(evaluation)}, decided on {decided}; {_short(evaluation.spec.get('digest'))}"),
         ("Test set", "; ".join([test_set_name(evaluation), *digests])),
         ("Images", "; ".join(images)),
-        ("Patients", ". ".join([patients, *([visible(data["cluster"])] if data.get("cluster") else [])])),
+        ("Patients", patients),
         ("Reference grades", ", ".join(f"{t} {visible(n)}" for t, n in zip(TITLES, grades, strict=False)) or "none"),
         ("Look at this test set", _look(look)),
         ("Intended use", _stated(content.get("intended_use", {}))),
@@ -282,7 +282,7 @@ def settings(evaluation: Evaluation) -> list[tuple[str, list[tuple[str, str]]]]:
     """Everything that the numbers depend on, by section: label and text."""
     content = {key: value for key, value in evaluation.spec["content"].items() if key != "criteria"}
     training = {key: value for key, value in evaluation.training.items() if key != "history"}
-    seen = {"warnings", "leakage", "cluster", "by_grade"}  # these stand on page one
+    seen = {"warnings", "leakage", "by_grade"}  # these stand on page one
     sections: list[tuple[str, Mapping[str, Any]]] = [
         ("Model", evaluation.model),
         ("Data", {key: value for key, value in evaluation.data.items() if key not in seen}),
