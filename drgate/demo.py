@@ -30,10 +30,10 @@ TEST_PATIENTS: Final = 200
 TRAINING: Final = {
     "base": "embedded",
     "learning_rate": "8e-4",
-    "warmup_epochs": "3",
+    "warmup_epochs": "5",
     "batch_size": "32",
     "gradient_accumulation_steps": "1",
-    "num_epochs": "13",
+    "num_epochs": "14",
     "focal_loss_gamma": "1",
     "dropout": "0.05",
 }
