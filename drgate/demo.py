@@ -22,19 +22,22 @@ from drgate.files import refuse_existing
 from drgate.scale import GRADES
 from drgate.synthetic import write_dataset
 
-TRAIN_PATIENTS: Final = 150
+TRAIN_PATIENTS: Final = 170
 VAL_PATIENTS: Final = 40
 TEST_PATIENTS: Final = 200
 """Patients a grade, by the worse eye; each brings two photographs."""
 
 TRAINING: Final = {
     "base": "embedded",
-    "learning_rate": "8e-4",
-    "warmup_epochs": "5",
+    "learning_rate": "5e-4",
+    "warmup_epochs": "2",
     "batch_size": "32",
     "gradient_accumulation_steps": "1",
     "num_epochs": "14",
+    "select_from_epoch": "6",
     "focal_loss_gamma": "1",
+    "class_weight_severe": "1.5",
+    "class_weight_pdr": "3",
     "dropout": "0.05",
 }
 EARLY_EPOCH: Final = 1

@@ -249,7 +249,7 @@ def _draw_lesions(rng: np.random.Generator, grade: int) -> Lesions:
             # The only sign of severity is seldom a single patch.
             counts["irma"] = [n * int(rng.integers(1, 3)) for n in _some_quadrants(rng, 1 if many else 3, 4)]
     if grade == 4:
-        signs_of_pdr = rng.random(4) < (0.55, 0.60, 0.45, 0.15)
+        signs_of_pdr = rng.random(4) < (0.60, 0.65, 0.50, 0.20)
         if not signs_of_pdr.any():
             signs_of_pdr[int(rng.integers(2))] = True
         disc, elsewhere, preretinal, vitreous = signs_of_pdr.tolist()

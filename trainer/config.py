@@ -70,6 +70,9 @@ class TrainingConfig(BaseModel):
     class_weight_severe: float = Field(1.0, gt=0, description="Factor of the loss of severe NPDR images.")
     class_weight_pdr: float = Field(1.0, gt=0, description="Factor of the loss of PDR images.")
 
+    select_from_epoch: int = Field(
+        1, ge=1, description="First epoch that can be the best; earlier ones are still on their way up."
+    )
     patience: int = Field(
         10, ge=1, description="Stop after so many epochs without a new best, though never before five of them."
     )

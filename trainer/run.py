@@ -100,7 +100,10 @@ def train(config: TrainingConfig, *, quiet: bool = False) -> dict[str, Any]:
         "base": {"id": base.id, "revision": base.revision, "digest": base.digest},
         "parent": None,
         "preprocessing": preprocess.as_dict(),
-        "selection_rule": f"highest validation accuracy among epochs 1 to {config.num_epochs}, the earlier of equals",
+        "selection_rule": (
+            f"highest validation accuracy among epochs {config.select_from_epoch} to {config.num_epochs}, "
+            "the earlier of equals"
+        ),
         "git_commit": git_commit(),
         "environment": environment(),
     }
@@ -279,7 +282,7 @@ class Watch(TrainerCallback):
             "train_loss": self.trainer.mean_loss(),
             **self._evaluate(),
             "learning_rate": self._rate,
-            "selectable": epoch <= self.config.num_epochs,
+            "selectable": self.config.select_from_epoch <= epoch <= self.config.num_epochs,
         }
         if not np.isfinite([entry["train_loss"], entry["val_loss"]]).all():
             raise TrainingError(
@@ -295,7 +298,7 @@ class Watch(TrainerCallback):
         if every and epoch % every == 0:
             self.keeper.write(f"epoch_{epoch:02d}.pth", self.model, epoch)
         tell(self._line(entry, best=best), self.quiet)
-        since = epoch - self.best_epoch
+        since = epoch - max(self.best_epoch, self.config.select_from_epoch - 1)
         if epoch >= self.config.num_epochs and since >= EVALUATIONS_AFTER_BEST:
             self.ending = ("finished", f"All {self.config.num_epochs} epochs ran; the best is epoch {self.best_epoch}.")
             control.should_training_stop = True
@@ -343,7 +346,8 @@ class Watch(TrainerCallback):
         if best:
             parts.append("best so far")
         elif not entry["selectable"]:
-            parts.append("after the last epoch: watched, not chosen")
+            early = entry["epoch"] < self.config.select_from_epoch
+            parts.append("too early to be chosen" if early else "after the last epoch: watched, not chosen")
         return "  ".join(parts)
 
 
@@ -429,6 +433,11 @@ def _resolved(config: TrainingConfig) -> TrainingConfig:
         precision = "bf16" if cuda and torch.cuda.is_bf16_supported() else "fp32"
     if precision == "fp16" and not cuda:
         raise TrainingError("--precision fp16 needs a GPU; without one use fp32 or auto.")
+    if config.select_from_epoch > config.num_epochs:
+        raise TrainingError(
+            f"--select_from_epoch {config.select_from_epoch} lies after the last of {config.num_epochs} epochs: no epoch "
+            "could be the best."
+        )
     folder = config.output_dir or f"runs/{config.experiment_name}"
     return config.model_copy(update={"output_dir": folder, "precision": precision})
 
