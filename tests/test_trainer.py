@@ -350,6 +350,15 @@ class TestRun:
         assert (record["status"], record["selected_epoch"], len(record["history"])) == ("stopped", 1, 6)
         assert "5 evaluations" in record["reason"]
 
+    def test_epochs_that_are_too_early_are_not_chosen(self, config, tmp_path):
+        """With a rate too small to improve anything the first epoch that may be chosen is the best one."""
+        record = train(config(learning_rate=1e-12, num_epochs=4, select_from_epoch=3), quiet=True)
+        assert record["selected_epoch"] == 3
+        assert [entry["selectable"] for entry in record["history"]][:5] == [False, False, True, True, False]
+        assert len(record["history"]) == 8
+        with pytest.raises(TrainingError, match="lies after the last"):
+            train(config(num_epochs=2, select_from_epoch=3, output_dir=str(tmp_path / "b")), quiet=True)
+
     def test_full_fine_tuning(self, config, base, tmp_path):
         """Without LoRA the whole tower moves, and the checkpoint needs no base model any more."""
         train(config(use_lora="no", num_epochs=1, learning_rate=1e-3), quiet=True)

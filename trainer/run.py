@@ -435,8 +435,8 @@ def _resolved(config: TrainingConfig) -> TrainingConfig:
         raise TrainingError("--precision fp16 needs a GPU; without one use fp32 or auto.")
     if config.select_from_epoch > config.num_epochs:
         raise TrainingError(
-            f"--select_from_epoch {config.select_from_epoch} lies after the last of {config.num_epochs} epochs: no epoch "
-            "could be the best."
+            f"--select_from_epoch {config.select_from_epoch} lies after the last of {config.num_epochs} epochs: no "
+            "epoch could be the best."
         )
     folder = config.output_dir or f"runs/{config.experiment_name}"
     return config.model_copy(update={"output_dir": folder, "precision": precision})
