@@ -434,6 +434,8 @@ def _baseline(predictions: Predictions, baseline: Predictions | None, spec: Gate
     if (both["_merge"] != "both").any():
         image = both.loc[both["_merge"] != "both", "image"].iloc[0]
         return NotEstimable(f"the baseline was scored on other images ({image!r} is in one table only).")
+    if baseline.table["grade"].isna().all():
+        return NotEstimable("the baseline's table has no reference grades.")
     both = both[both["gradable"] & both["grade"].notna()]
     if (both["grade"] != both["grade_b"]).fillna(True).any():
         return NotEstimable("the baseline's table has other reference grades.")
@@ -575,19 +577,16 @@ def _interval(metric: Estimate, criterion: Criterion) -> str:
 def _barred(look: Mapping[str, Any], data: Mapping[str, Any]) -> str:
     """Why nothing can pass on this test set, whatever the numbers; empty where something can."""
     if look["number"] > look["allowed"]:
-        return (
-            f"this is look {look['number']} at a test set that allows {look['allowed']}: it reports and cannot pass; a "
-            "fresh test set can"
-        )
+        return f"this is look {look['number']} at a test set that allows {look['allowed']}; a fresh test set can"
     if data.get("selected_here"):
-        return "the model was selected on these images: they report and cannot pass it; the test split can"
+        return "the model was selected on these images; the test split can"
     return ""
 
 
 def _cannot_pass(result: CriterionResult, barred: str) -> CriterionResult:
     if result.status != "PASS":
         return result
-    return replace(result, status="INSUFFICIENT", reason=f"{result.reason} But {barred}.")
+    return replace(result, status="INSUFFICIENT", reason=f"{result.reason} It cannot pass here: {barred}.")
 
 
 def _verdict(results: list[CriterionResult]) -> Verdict:
@@ -620,7 +619,7 @@ def _page_one(
     """What must be read with the verdict."""
     lines = []
     if barred := _barred(look, data):
-        lines.append(f"{barred[0].upper()}{barred[1:]}.")
+        lines.append(f"Nothing can pass here: {barred}.")
     if spec.evidence.decide_on == "point":
         lines.append(
             "Decided on point estimates: what was observed here, not what may be expected of the next patients."

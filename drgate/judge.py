@@ -78,6 +78,8 @@ def judge(
         if data is not None:
             raise UsageError(f"{source} is a table of predictions, which needs no --data; leave it out.")
         predictions = load_predictions(source)
+        if record is not None and not predictions.provenance:
+            raise UsageError(f"{source} is a table from elsewhere, which belongs to no run; leave --record out.")
         grader = None
     else:
         grader, test_set = model_and_test_set(source, data, split, base, parent)
@@ -178,6 +180,8 @@ def read_evaluation(path: Path) -> tuple[Evaluation, str | None]:
     """The evaluation in `evaluation.json`, `statement.json` or `certificate.json`, and how the last is signed."""
     from drgate.certificate import Certificate, checked_evaluation, read_certificate
 
+    if path.is_dir():
+        path = path / "evaluation.json"
     if not path.is_file():
         raise UsageError(f"{path} does not exist; expected an evaluation, a statement or a certificate.")
     plain = read_json(path, "an evaluation that drgate wrote", UsageError)
@@ -242,7 +246,10 @@ def _training(
     if parent is not None:
         return {key: value for key, value in parent.evaluation.training.items() if key != "baseline"}
     if "tensor_digest" not in model:
-        return {"missing": "a table from elsewhere belongs to no training run; judge the model itself."}
+        return {
+            "missing": "a table from elsewhere belongs to no training run; judge the model itself, or use a checklist "
+            "without this line."
+        }
     if record is not None and not record.is_dir():
         raise UsageError(f"--record {record} is not a folder; expected a run folder of drtrain.")
     return training_evidence(

@@ -142,8 +142,8 @@ def _subjects(statement: Statement, models: Sequence[Path]) -> Iterator[Finding]
     if not statement.of_model:
         yield "unchecked", "It speaks of a table of predictions: which model made them is not known."
     missing = set(names)
-    # What lies beside a model under the name of another of its files is checked with it.
-    beside = (path.with_name(name) for path in models for name in statement.subjects)
+    # What lies beside one of its files under the name of another is checked with it.
+    beside = (path.with_name(name) for path in models if path.name in statement.subjects for name in statement.subjects)
     for path in dict.fromkeys([*models, *(path for path in beside if path.is_file())]):
         try:
             digest = sha256_file(path)
@@ -157,7 +157,7 @@ def _subjects(statement: Statement, models: Sequence[Path]) -> Iterator[Finding]
         else:
             yield "problem", f"{path} is not what was certified: no subject has its SHA-256 {digest}."
     if models and not missing:
-        yield "checked", "All files that it speaks of were given."
+        yield "checked", "All files that it speaks of are there."
     elif missing and statement.of_model:
         yield "unchecked", f"Not given, so not compared: {', '.join(sorted(names[digest] for digest in missing))}."
 

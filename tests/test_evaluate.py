@@ -247,7 +247,7 @@ class TestOutcomes:
         )
         assert found.verdict == "INSUFFICIENT"
         assert not any(c.status == "PASS" for c in found.criteria)
-        assert "This is look 2" in found.page_one[0]
+        assert "this is look 2" in found.page_one[0]
 
     def test_declared_looks_share_alpha(self):
         """With K = 2 declared looks, 72 PDR cases without a miss no longer show 0.95; 86 do."""

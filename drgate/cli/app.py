@@ -17,6 +17,9 @@ from drgate.errors import DrgateError
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells count it: never 1, which means that a criterion failed."""
 
+UNREAD = 141
+"""Exit code when the reader of standard output has gone (a closed pipe)."""
+
 SHOWN_WARNINGS = 5
 """Warnings of one kind that are printed; the rest are counted."""
 
@@ -77,6 +80,8 @@ def run(app: typer.Typer, name: str, arguments: list[str] | None = None) -> None
         code = INTERRUPTED
     except typer.Exit as problem:
         code = problem.exit_code
+    except BrokenPipeError:
+        code = _unread()
     except OSError as problem:
         complain(name, f"{problem.filename or 'a file'}: {problem.strerror or problem}.")
         code = 2
@@ -89,7 +94,17 @@ def run(app: typer.Typer, name: str, arguments: list[str] | None = None) -> None
         else:
             traceback.print_exc()
             complain(name, "this is a defect of the program; please report what is above.")
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        code = _unread()
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _unread() -> int:
+    """Nobody reads standard output any more: end as a shell counts that, and let the interpreter's last flush be."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return UNREAD
 
 
 def complain(name: str, message: str) -> None:

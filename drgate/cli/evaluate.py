@@ -32,7 +32,7 @@ report.md and junit.xml. Exit code 0 PASS, 1 FAIL, 3 not enough evidence, 2 coul
 Examples:
   drgate evaluate runs/first/best_model.pth --data eyepacs --split test
   drgate evaluate best_model.pth --data labels.csv --key keys/clinical.pem --out reports/release-3
-  drgate evaluate predictions.csv --spec medical-grade-safe --format json
+  drgate evaluate predictions.csv --spec mine.yaml --format json
 """
 
 

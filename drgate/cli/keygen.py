@@ -41,6 +41,8 @@ def command(
         if not sys.stdin.isatty():
             raise UsageError("A passphrase is needed: set DRGATE_KEY_PASSPHRASE, or say --no-passphrase.")
         text = typer.prompt("Passphrase", hide_input=True, confirmation_prompt=True, err=True)
+    if out.suffix in (".pem", ".pub"):
+        raise UsageError(f"{out} names one of the two files; give the name without a suffix, such as {out.stem}.")
     out.parent.mkdir(parents=True, exist_ok=True)
     private, public = generate_key(out, None if no_passphrase or not text else text.encode())
     summary = {"private": str(private), "public": str(public), "keyid": load_public_key(public).id}

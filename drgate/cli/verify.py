@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 HELP = """Check a certificate: signature, model files, checklist, and every number recomputed from the predictions.
 
-Exit code 0 genuine and PASS, 1 genuine and FAIL, 3 genuine but insufficient, unsigned or no trusted key, 2 not genuine.
+Exit code 0 genuine and PASS, 1 genuine and FAIL, 3 insufficient, unsigned or no trusted key given, 2 not genuine.
 
 \b
 Example:
@@ -69,9 +69,13 @@ def command(
             for sentence in sentences:
                 console.print(f"  {sign}  ", style=style, end="", highlight=False)
                 console.print(sentence, markup=False, highlight=False)
-        genuine = "genuine" if result.genuine else "NOT genuine"
-        trusted = "by a trusted key" if result.trusted else "no trusted key vouches for it"
-        console.print(f"{genuine}, {trusted}; verdict {result.verdict}", markup=False, highlight=False, style="bold")
+        if result.problems:
+            closing = "NOT what it should be: do not rely on it, ask for the original"
+        elif not result.trusted:
+            closing = f"Not vouched for: unsigned, or no trusted key was given (--key). Verdict {result.verdict}"
+        else:
+            closing = f"Genuine, signed by a trusted key. Verdict {result.verdict}"
+        console.print(closing, markup=False, highlight=False, style="bold")
 
     emit(result.to_json(), human, format, quiet)
     return result.exit_code

@@ -185,7 +185,8 @@ def decision_rule(evaluation: Evaluation) -> str:
         )
     return (
         f"For proportions the unfavourable end of the {sides} decides. "
-        "The bootstrap interval is shown beside it and decides nothing there. Points are percentage points."
+        "The bootstrap interval (in the metrics of report.html and report.md) decides nothing there. "
+        "Points are percentage points."
     )
 
 
@@ -224,7 +225,7 @@ def summary(evaluation: Evaluation) -> list[tuple[str, str]]:
         ),
         (
             "Test set",
-            f"{test_set_name(evaluation)}, {_short(data.get('manifest_digest') or data.get('predictions_digest'))}",
+            f"{test_set_name(evaluation)}, {_short(data.get('manifest_digest') or data.get('images_digest'))}",
         ),
         ("Images", f"{_said(data, 'images')}, {patients}"),
         (

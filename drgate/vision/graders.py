@@ -135,8 +135,10 @@ class OnnxGrader:
         self.files = [*_onnx_files(path), *(path.with_name(name) for name in ONNX_COMPANIONS)]
         wanted = ["CUDAExecutionProvider", "CPUExecutionProvider"]
         available = onnxruntime.get_available_providers()
+        # A CUDA provider that is listed but has no device is not the user's trouble.
+        onnxruntime.set_default_logger_severity(4)
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3  # a CUDA provider that is listed but has no device is not the user's trouble
+        options.log_severity_level = 3
         try:
             self._session = onnxruntime.InferenceSession(
                 str(path), options, providers=[provider for provider in wanted if provider in available]
