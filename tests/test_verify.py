@@ -118,7 +118,7 @@ class TestModelFiles:
         assert found.exit_code == 0
         digest = hashlib.sha256(b"weights").hexdigest()
         assert f"renamed.bin is the certified file best_model.pth (SHA-256 {digest})." in said(found)
-        assert "All files that it speaks of were given." in found.checked
+        assert "All files that it speaks of are there." in found.checked
 
     def test_another_file_of_the_same_name(self, tmp_path, key):
         """One byte more is another model."""
@@ -137,7 +137,7 @@ class TestModelFiles:
         assert "Not given, so not compared: model.onnx.data." in one.unchecked
         assert not any("All files" in sentence for sentence in one.checked)
         both = verify(path, trusted=[key.public], models=[tmp_path / "graph", tmp_path / "tensors"])
-        assert "All files that it speaks of were given." in both.checked
+        assert "All files that it speaks of are there." in both.checked
 
     def test_missing_file_is_one_sentence(self, tmp_path, key):
         """A file that was asked for and is not there is an error, not a gap."""
