@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,17 +12,38 @@ from drgate.cli.options import Format, FormatOption, emit
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from drgate.spec import GateSpec
+
 app = typer.Typer(
-    help="Checklists: list those that ship, show, check or describe one.", no_args_is_help=True, rich_markup_mode=None
+    help="Checklists: list, show, check, compare, describe.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
 )
 SpecArgument = Annotated[str, typer.Argument(metavar="NAME|FILE")]
+DIFF_HELP = """What became weaker, stronger or merely different from checklist A to checklist B.
+
+Ends with 0 where nothing became weaker, 1 where something did, 2 where they cannot be compared or have one name and
+version and different contents.
+
+\b
+Example: drgate spec diff medical-grade mine.yaml"""
 
 
-@app.command("list", help="Names of the checklists that ship with drgate.")
+@app.command("list", help="Name, version and meaning of the checklists that ship with drgate.")
 def list_(format: FormatOption = Format.human) -> int:
-    from drgate.spec import shipped
+    from drgate.spec import load_spec, shipped
 
-    emit(shipped(), lambda console: console.print("\n".join(shipped()), highlight=False), format)
+    specs = [load_spec(name) for name in shipped()]
+
+    def human(console: Console) -> None:
+        from rich.table import Table
+
+        table = Table(box=None, show_header=False, pad_edge=False)
+        for spec in specs:
+            table.add_row(spec.name, f"version {spec.version}", spec.description)
+        console.print(table, markup=False, highlight=False)
+
+    emit([{**_identity(spec), "description": spec.description} for spec in specs], human, format)
     return 0
 
 
@@ -36,6 +58,7 @@ def show(spec: SpecArgument, format: FormatOption = Format.human) -> int:
 
         yaml = YAML()
         yaml.default_flow_style = None
+        yaml.width = 120
         yaml.dump(loaded.content(), console.file)
         console.print(f"# {loaded.digest}", markup=False, highlight=False)
 
@@ -43,15 +66,56 @@ def show(spec: SpecArgument, format: FormatOption = Format.human) -> int:
     return 0
 
 
-@app.command(help="Whether a file is a valid checklist: 0, or 2 with the reason. Example: drgate spec check mine.yaml")
-def check(spec: SpecArgument, format: FormatOption = Format.human) -> int:
+@app.command(
+    help="Whether files are valid checklists: 0, or 2 with the reason. Example: drgate spec check mine.yaml other.yaml"
+)
+def check(
+    specs: Annotated[list[str], typer.Argument(metavar="NAME|FILE...")], format: FormatOption = Format.human
+) -> int:
     from drgate.spec import load_spec
+    from drgate.spec_diff import refuse_namesakes
 
-    loaded = load_spec(spec)
-    summary = {"name": loaded.name, "version": loaded.version, "digest": loaded.digest}
-    text = f"{loaded.name} version {loaded.version}: {len(loaded.each_criterion())} criteria, valid. {loaded.digest}"
-    emit(summary, lambda console: console.print(text, markup=False, highlight=False, soft_wrap=True), format)
+    loaded = [load_spec(spec) for spec in specs]
+    refuse_namesakes(loaded)
+
+    def human(console: Console) -> None:
+        for spec in loaded:
+            lines = len(spec.each_criterion())
+            text = f"{spec.name} version {spec.version}: {lines} criteria, valid. {spec.digest}"
+            console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    emit([_identity(spec) for spec in loaded], human, format)
     return 0
+
+
+@app.command(help=DIFF_HELP)
+def diff(
+    a: Annotated[str, typer.Argument(metavar="A")],
+    b: Annotated[str, typer.Argument(metavar="B")],
+    format: FormatOption = Format.human,
+) -> int:
+    from drgate.spec import read_spec
+    from drgate.spec_diff import diff as changes_from
+    from drgate.spec_diff import refuse_namesakes
+
+    old, new = read_spec(a), read_spec(b)
+    changes = changes_from(old, new)
+    weaker = sum(change.kind == "weaker" for change in changes)
+
+    def human(console: Console) -> None:
+        for change in changes:
+            text = f"{change.kind:<9}  {change.sentence}"
+            console.print(text, markup=False, highlight=False, soft_wrap=True)
+        found = f"{len(changes)} changes, {weaker} of them weaker" if changes else "the same"
+        text = f"{old.name} version {old.version} -> {new.name} version {new.version}: {found}."
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    plain = {
+        "old": _identity(old), "new": _identity(new), "changes": [dataclasses.asdict(change) for change in changes],
+    }  # fmt: skip
+    emit(plain, human, format)
+    refuse_namesakes([old, new])
+    return 1 if weaker else 0
 
 
 @app.command(help="The JSON Schema of a checklist, for editors.")
@@ -60,3 +124,7 @@ def schema() -> int:
 
     emit(json_schema(), lambda _: None, Format.json)
     return 0
+
+
+def _identity(spec: GateSpec) -> dict[str, object]:
+    return {"name": spec.name, "version": spec.version, "digest": spec.digest}
