@@ -31,9 +31,9 @@ def kappa(tables: ArrayLike, weights: Weights) -> tuple[NDArray[np.float64], NDA
     """
     t = _square(tables)
     disagreement = 1 - _agreement_weights(t.shape[-1], weights)
-    n = t.sum(axis=(-2, -1))
-    observed = n * np.einsum("...ij,ij->...", t, disagreement)
-    expected = np.einsum("...i,ij,...j->...", t.sum(axis=-1), disagreement, t.sum(axis=-2))
+    rows, columns = np.einsum("...ij->...i", t), np.einsum("...ij->...j", t)
+    observed = np.einsum("...i->...", rows) * (t.reshape(*t.shape[:-2], -1) @ disagreement.ravel())
+    expected = np.einsum("...i,...i->...", rows @ disagreement, columns)
     defined = np.asarray(expected > 0)
     return 1 - np.divide(observed, expected, out=np.ones_like(expected), where=defined), defined
 

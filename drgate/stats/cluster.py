@@ -23,7 +23,14 @@ from scipy.special import stdtrit
 from drgate.stats.proportion import Bounds, Interval, exact_bounds, require_level, wilson_bounds
 
 SHRINKAGE = 10
-"""Patients with an error at which the estimated and the complete-correlation design effect weigh the same."""
+"""Patients with an error at which the estimated and the complete-correlation design effect weigh the same; more where
+patients bring more than two or three images."""
+
+SHRINKAGE_PER_IMAGE = 7
+"""The same for each image by which complete correlation exceeds 1, where that is more than `SHRINKAGE`."""
+
+LEVERAGE = 10
+"""Least variance of the number of errors, over the square of those that the largest patient has at the common rate."""
 
 UNKNOWN_DESIGN_EFFECT = 2.0
 """Two eyes of a patient, entirely alike: what images count where nobody says whose they are."""
@@ -62,8 +69,7 @@ def effective_sample(
     below a limit, say `adverse`: few errors then means few events, and the shrinkage guards the upper bound.
 
     With one image a patient the result is the plain sample, digit for digit. One error more never raises the lower
-    bound where no patient has more than four images; with ten images of each of ten patients the first one does,
-    from .619 to .629, because the weight of complete correlation falls faster than the estimate.
+    bound, at any sizes: searched, not proved (docs/statistics.md).
 
     Raises ValueError for no image at all, for a count outside its range and for arrays of different shape.
     """
@@ -147,13 +153,18 @@ def clustered_design_effect(
     """The estimated design effect, shrunk towards complete correlation while few patients have an error.
 
     `sizes` and `sizes_squared` are the sums of m_i and m_i^2, `largest` the greatest m_i, `estimated` the variance
-    ratio d, `with_error` the patients e with an error; all broadcast. Returns values >= 1.
+    ratio d, `with_error` the patients e with an error; all broadcast. With s the complete-correlation design effect
+    (the mean size where no patient has more than two images, else sum m_i^2 / sum m_i) and w = max(10, 7 (s - 1)),
+    the result is (e d + w s) / (e + w), at least 1, and at least sum m_i^2 / sum m_i where one patient has more than
+    four times the mean.
     """
     c, n, squares = np.asarray(clusters), np.asarray(sizes), np.asarray(sizes_squared)
     top = np.asarray(largest)
     complete = np.where(top <= 2, n / c, squares / n)
     e = np.asarray(with_error)
-    shrunk = np.maximum(1.0, (e * np.asarray(estimated) + SHRINKAGE * complete) / (e + SHRINKAGE))
+    # With a weight that does not grow, the first errors would take more from the design effect than from the estimate.
+    weight = np.maximum(SHRINKAGE, SHRINKAGE_PER_IMAGE * (complete - 1))
+    shrunk = np.maximum(1.0, (e * np.asarray(estimated) + weight * complete) / (e + weight))
     # One patient with a hundred images tells the estimate little and can spoil it entirely.
     floor = np.where(top > 4 * n / c, squares / n, 1.0)
     return np.asarray(np.maximum(shrunk, floor), dtype=np.float64)
@@ -171,7 +182,12 @@ def effective_n(
     largest: ArrayLike,
     level: float,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Design effect and effective n from sums over patients (errors y_i = m_i - x_i), broadcast over replicates."""
+    """Design effect and effective n from sums over patients (errors y_i = m_i - x_i), broadcast over replicates.
+
+    Where the largest patient M brings more than two images, the design effect is at least 10 M^2 q / (n (1 - q)) with
+    q = sum y_i / n, up to the largest that there can be, about M: of weight only where few patients bring many images,
+    or where most images are wrong. With up to two images a patient nothing is added to the published rule.
+    """
     c, n, wrong = (np.asarray(a, dtype=np.float64) for a in (clusters, sizes, errors))
     q = wrong / n
     squares = np.asarray(errors_squared, dtype=np.float64)
@@ -190,6 +206,13 @@ def effective_n(
         sizes_squared=sizes_squared,
         largest=largest,
     )
+    # A large patient without an error among patients who have many is an outlier: its first error takes more from the
+    # variance than from the estimate, unless the variance is at least what such a patient makes it.
+    top = np.asarray(largest, dtype=np.float64)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        most = np.where(c == n, 1.0, np.where(c == 1, top, top * c * (n - 1) / ((c - 1) * n)))
+        leverage = np.where((wrong == 0) | (top <= 2), 0.0, LEVERAGE * top**2 * wrong / (n * (n - wrong)))
+    design = np.maximum(design, np.minimum(most, leverage))
     return design, n / design * _t_ratio(n, c, level)
 
 

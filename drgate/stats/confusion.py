@@ -224,10 +224,9 @@ def balanced_accuracy(
     lost a grade estimates something else.
     """
     wanted = tuple(range(GRADES)) if grades is None else grades
-    pairs = [sensitivity((grade,), no_output).values(tables) for grade in wanted]
-    values, defined = np.stack([v for v, _ in pairs]), np.stack([d for _, d in pairs])
-    mean, any_present = share(values.sum(axis=0), defined.sum(axis=0))
-    return mean, any_present if grades is None else np.asarray(defined.all(axis=0))
+    values, defined = share(*terms([sensitivity((grade,), no_output) for grade in wanted], tables))
+    mean, any_present = share(values.sum(axis=-1), defined.sum(axis=-1))
+    return mean, any_present if grades is None else np.asarray(defined.all(axis=-1))
 
 
 def square(tables: ArrayLike, no_output: NoOutput = "excluded") -> NDArray[np.int64]:

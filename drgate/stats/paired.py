@@ -18,8 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import bdtr, ndtri
 
+from drgate.stats.bootstrap import distinct_patients
 from drgate.stats.cluster import UNKNOWN_DESIGN_EFFECT, clustered_design_effect
+from drgate.stats.confusion import CELLS
 from drgate.stats.proportion import Bounds, require_level, wilson_bounds
+
+_CHUNK = 200_000
+"""Counts of patterns held at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +59,8 @@ class NonInferiority:
     level: float
     shown: bool
     """The lower bound lies above -margin."""
+    inferior: bool
+    """The upper bound lies below -margin: shown to be worse by more than that."""
 
 
 def mcnemar_exact(only_first: int, only_second: int) -> float:
@@ -168,8 +175,60 @@ def paired_sample(
 
 
 def paired_sample_unknown(only_first: int, only_second: int, n: int) -> PairedSample:
-    """The same where patients are unknown: design effect 2."""
-    return PairedSample(only_first, only_second, n, None, UNKNOWN_DESIGN_EFFECT)
+    """The same where patients are unknown: design effect 2, and what its estimate from pairs can exceed that by.
+
+    With c = (n + 1) // 2 patients, the fewest at two images each, that is c (n - 1) / ((c - 1) n): deleting the patient
+    column never narrows the interval of pairs that are entirely alike.
+    """
+    fewest = (n + 1) // 2
+    small = fewest * (n - 1) / ((fewest - 1) * n) if fewest > 1 else 1.0
+    return PairedSample(only_first, only_second, n, None, UNKNOWN_DESIGN_EFFECT * small)
+
+
+def resample_pairs(
+    first: NDArray[np.integer],
+    second: NDArray[np.integer],
+    patients: NDArray[np.integer],
+    *,
+    resamples: int,
+    seed: int,
+    inflation: float = 1.0,
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Tables (resamples, 30) of the first and of the second model, of the same patients drawn with replacement.
+
+    `first` and `second` hold each image's cell 0-29 under each model, `patients` any integers that tell the patients
+    apart, all (images,). Patients whose images fall into the same pairs of cells are one pattern, and a draw is a
+    multinomial over the patterns: the cluster bootstrap of the pairs, whatever the order of rows. `inflation` divides
+    the number drawn: 2 where nobody says which images are of one patient. Raises ValueError as `distinct_patients`, and
+    where there is nothing to draw.
+    """
+    one, other = np.asarray(first, dtype=np.int64), np.asarray(second, dtype=np.int64)
+    if one.shape != other.shape or one.size == 0 or resamples < 1 or inflation < 1:
+        raise ValueError("A paired bootstrap needs each image's cell under both models, and a replicate.")
+    distinct = distinct_patients(one * CELLS + other, patients, CELLS * CELLS)
+    kinds = distinct.times.size
+    tables = [
+        np.bincount(distinct.patients * CELLS + cells, minlength=kinds * CELLS).reshape(kinds, CELLS)
+        for cells in np.divmod(distinct.codes, CELLS)
+    ]
+    patterns = np.concatenate(tables, axis=1).astype(np.float64)
+    total = int(distinct.times.sum())
+    generator = np.random.Generator(np.random.PCG64(seed))
+    drawn = np.empty((resamples, 2 * CELLS))
+    rows = max(1, _CHUNK // kinds)
+    for start in range(0, resamples, rows):
+        stop = min(resamples, start + rows)
+        times = generator.multinomial(max(1, round(total / inflation)), distinct.times / total, size=stop - start)
+        # Whole numbers below 2^53: the product is exact in any order and on any number of threads.
+        drawn[start:stop] = times.astype(np.float64) @ patterns
+    both = drawn.astype(np.int64)
+    return both[:, :CELLS], both[:, CELLS:]
+
+
+def difference_bounds(sample: PairedSample, *, level: float) -> Bounds:
+    """Tango's interval of the difference, with all counts divided by the design effect."""
+    deff = sample.design_effect
+    return tango_bounds(sample.only_first / deff, sample.only_second / deff, sample.n / deff, level=level)
 
 
 def noninferiority(sample: PairedSample, margin: float, *, level: float) -> NonInferiority:
@@ -179,9 +238,8 @@ def noninferiority(sample: PairedSample, margin: float, *, level: float) -> NonI
     """
     if not 0 < margin < 1:
         raise ValueError(f"A non-inferiority margin lies between 0 and 1, such as 0.02, not {margin}.")
-    deff = sample.design_effect
-    ends = tango_bounds(sample.only_first / deff, sample.only_second / deff, sample.n / deff, level=level)
-    return NonInferiority(sample.difference, ends, margin, level, ends.low > -margin)
+    ends = difference_bounds(sample, level=level)
+    return NonInferiority(sample.difference, ends, margin, level, ends.low > -margin, ends.high < -margin)
 
 
 def _discordant(only_first: int, only_second: int) -> tuple[int, int]:

@@ -8,6 +8,8 @@ the number of misses. A rate that must stay below a limit is the same rule on it
 (72, 19)
 >>> round(power(300, 0.90, true=0.95, level=0.95), 3)
 0.881
+>>> patients_to_show(0.90, true=0.95, target=0.8, level=0.95).patients
+255
 
 `level` is two-sided: a gate at 0.95 decides at one-sided 97.5 %, and each of K looks at 1 - (1 - 0.95) / K.
 """
@@ -17,16 +19,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import bdtr, betainc, betaln, gammaln, ndtri
 
-from drgate.stats.cluster import bounds, effective_n, effective_sample
+from drgate.stats.cluster import bounds, effective_n, effective_sample, unknown_clusters
 from drgate.stats.proportion import Interval, require_level
 
 UNREALISTIC = 100_000
 """Cases beyond which "no realistic number" is the answer."""
+
+_FINEST = 10**6
+"""Largest denominator of a threshold: 1 - 0.9 is a tenth, whatever floating point makes of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +43,28 @@ class SimulatedPower:
     value: float
     se: float
     replicates: int
+
+
+@dataclass(frozen=True, slots=True)
+class Passing:
+    """The chance that a test set passes, given what is true."""
+
+    probability: float
+    method: Literal["exact", "simulated"]
+    """Exact: binomial, of independent patients with one image each."""
+    se: float | None = None
+    """Monte Carlo standard error; None where exact."""
+
+
+@dataclass(frozen=True, slots=True)
+class Needed:
+    """Patients, in all, from which the power stays at what was asked for."""
+
+    patients: int
+    images: int
+    power: float
+    """With that many, 0 to 1."""
+    method: Literal["exact", "simulated"]
 
 
 def misses_allowed(n: int, threshold: float, *, level: float, interval: Interval = "clopper-pearson") -> int | None:
@@ -56,47 +85,77 @@ def power(n: int, threshold: float, *, true: float, level: float, interval: Inte
 
 
 def smallest_without_miss(
-    threshold: float, *, level: float, interval: Interval = "clopper-pearson", images: int = 1
+    threshold: float,
+    *,
+    level: float,
+    interval: Interval = "clopper-pearson",
+    images: ArrayLike = 1,
+    counts: ArrayLike | None = None,
 ) -> int | None:
     """Fewest patients, each with `images` images, that show `threshold` without a miss.
 
-    None above `UNREALISTIC` patients.
+    `images` may be several sizes, which patients have in the proportions of `counts`. None above `UNREALISTIC`
+    patients.
     """
     _require(threshold, level, interval)
-    if images < 1:
-        raise ValueError(f"A patient brings at least one image, not {images}.")
+    sizes, times = _patients(np.atleast_1d(images), counts)
+    share = times / times.sum()
 
     def enough(patients: int) -> bool:
-        size = np.array([images])
-        sample = effective_sample(size, size, level=level, counts=np.array([patients]))
+        sample = effective_sample(sizes, sizes, level=level, counts=_dealt(patients, share))
         return bounds(sample, level=level, interval=interval).low >= threshold
 
     return _first(enough)
 
 
+def patients_to_screen(cases: int, share: float, *, assurance: float) -> int | None:
+    """Patients to take as they come, of whom `share` (0 to 1) are cases, to find `cases` with that probability.
+
+    The quantile of a negative binomial; None where the share is 0, or beyond `UNREALISTIC` times the cases.
+    """
+    if cases < 0 or not 0 <= share <= 1 or not 0 < assurance < 1:
+        raise ValueError("The cases are not negative, the share and the assurance lie between 0 and 1.")
+    if cases == 0 or share == 1:
+        return cases
+    if share < 1 / UNREALISTIC:
+        return None
+    low, high = cases - 1, cases
+    while betainc(cases, high - cases + 1, share) < assurance:
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if betainc(cases, middle - cases + 1, share) >= assurance else (middle, high)
+    return high
+
+
 def cases_needed(
-    threshold: float, *, true: float, target: float, level: float, interval: Interval = "clopper-pearson"
+    threshold: float,
+    *,
+    true: float,
+    target: float,
+    level: float,
+    interval: Interval = "clopper-pearson",
+    strict: bool = False,
+    point: bool = False,
 ) -> int | None:
     """Number of independent cases from which the power stays at or above `target` (0 to 1).
 
     Power is saw-toothed in n: more cases can have less. This is the n after the last that falls short. None where
     the truth does not exceed the threshold, or beyond `UNREALISTIC` cases: then no realistic number shows it.
+    `strict` and `point` as in `passing`.
     """
     _require(threshold, level, interval)
     if not 0 < true <= 1 or not 0 < target < 1:
         raise ValueError("The expected truth and the target power lie between 0 and 1.")
     if true <= threshold:
         return None
-    spreads = ndtri((1 + level) / 2) * math.sqrt(threshold * (1 - threshold)) + ndtri(target) * math.sqrt(
-        true * (1 - true)
-    )
-    rough = (max(0.0, float(spreads)) / (true - threshold)) ** 2
+    rough = _rough_cases(threshold, true, target, level, point)
     if rough > 1.2 * UNREALISTIC:
         return None
     horizon = int(1.5 * rough) + 300
     while True:
         n = np.arange(1, horizon + 1)
-        short = np.flatnonzero(_power(n, threshold, true, level, interval) < target)
+        short = np.flatnonzero(_power(n, threshold, true, level, interval, strict, point) < target)
         last = 0 if short.size == 0 else int(n[short[-1]])
         # The teeth shrink as n grows: what a quarter more cases does not bring down, nothing does.
         if last <= 0.8 * horizon:
@@ -123,34 +182,134 @@ def simulated_power(
     At `true` equal to the threshold this is the false-pass probability.
     """
     _require(threshold, level, interval)
-    if not 0 < true < 1 or not 0 <= icc <= 1 or replicates < 1:
-        raise ValueError("The truth lies between 0 and 1, the correlation from 0 to 1, with at least one replicate.")
-    images = np.asarray(sizes, dtype=np.int64)
-    times = np.ones_like(images) if counts is None else np.asarray(counts, dtype=np.int64)
-    if images.ndim != 1 or images.shape != times.shape or (images < 1).any() or (times < 0).any() or not times.any():
-        raise ValueError("Patients need sizes of at least 1, and counts that are not negative and not all 0.")
-    generator = np.random.Generator(np.random.PCG64(seed))
-    sums = np.zeros((4, replicates), dtype=np.int64)  # errors, patients with one, errors^2, errors x size
-    for size in np.unique(images[times > 0]):
-        misses = np.arange(size + 1)
-        chance = _miss_distribution(int(size), true, icc)
-        drawn = generator.multinomial(int(times[images == size].sum()), chance, size=replicates)
-        sums += (drawn @ np.stack([misses, misses > 0, misses**2, misses * size], axis=1)).T
-    wrong, with_error, squared, by_size = sums
-    n = int(times @ images)
-    _, effective = effective_n(
-        clusters=int(times.sum()),
-        sizes=n,
-        errors=wrong,
-        with_error=with_error,
-        errors_squared=squared,
-        errors_by_size=by_size,
-        sizes_squared=int(times @ images**2),
-        largest=int(images[times > 0].max()),
-        level=level,
-    )
-    value = float(_shows(wrong / n * effective, effective, threshold, level, interval).mean())
+    images, times = _patients(sizes, counts)
+    drawn = _draw(images, times, true, icc, replicates, seed)
+    value = float(_clustered(drawn, images, times, threshold, level, interval).mean())
     return SimulatedPower(value, float(np.sqrt(value * (1 - value) / replicates)), replicates)
+
+
+def passing(
+    threshold: float,
+    *,
+    true: float,
+    level: float,
+    interval: Interval = "clopper-pearson",
+    sizes: ArrayLike = (1,),
+    counts: ArrayLike | None = None,
+    icc: float = 0.5,
+    strict: bool = False,
+    point: bool = False,
+    unknown: bool = False,
+    replicates: int = 10_000,
+    seed: int = 0,
+) -> Passing:
+    """The chance that patients of these sizes pass a line when the truth is `true` (0 to 1, above 0).
+
+    `sizes` holds the images that patients bring to the line's denominator, > 0, and `counts` how many patients bring so
+    many (default: one each). Exact where each brings one; else simulated as in `simulated_power`, their images
+    correlated by `icc`. Where `true` does not reach the threshold this is a false pass.
+
+    point: the estimate decides and not the bound: it must reach the threshold or, where `strict`, exceed it; compared
+    in counts, so that 38 of 40 reaches .95. unknown: nobody says whose the images are; patients are drawn with two
+    each, and the bound takes the design effect 2 as `unknown_clusters` does.
+    """
+    _require(threshold, level, interval)
+    images, times = _patients(sizes, counts)
+    n = int(times @ images)
+    if unknown:
+        images, times = _pairs(n)
+    elif images.max() == 1:
+        exact = _power(np.array([n]), threshold, true, level, interval, strict, point)
+        return Passing(float(exact[0]), "exact")
+    drawn = _draw(images, times, true, icc, replicates, seed)
+    if point:
+        passes = drawn.wrong <= _allowed(np.array([n]), threshold, level, interval, strict, point)
+    elif unknown:
+        effective = np.full(replicates, unknown_clusters(n, n, level=level).effective_n)
+        passes = _shows(drawn.wrong / n * effective, effective, threshold, level, interval)
+    else:
+        passes = _clustered(drawn, images, times, threshold, level, interval)
+    value = float(passes.mean())
+    return Passing(value, "simulated", float(np.sqrt(value * (1 - value) / replicates)))
+
+
+def patients_to_show(
+    threshold: float,
+    *,
+    true: float,
+    target: float,
+    level: float,
+    interval: Interval = "clopper-pearson",
+    sizes: Sequence[int] = (1,),
+    counts: Sequence[int] | None = None,
+    icc: float = 0.5,
+    strict: bool = False,
+    point: bool = False,
+    unknown: bool = False,
+    seed: int = 0,
+) -> Needed | None:
+    """Patients, in all, from which the power to show `threshold` stays at or above `target` when the truth is `true`.
+
+    The patients bring images in the proportions of `sizes` and `counts`; other arguments as in `passing`. Exact where
+    each brings one image (`cases_needed`); else simulated, to about one per cent of the number, and checked at up to a
+    quarter more. None where the truth does not exceed the threshold, or beyond `UNREALISTIC` patients.
+    """
+    _require(threshold, level, interval)
+    images, times = _patients(sizes, counts)
+    if unknown:
+        images, times = np.array([2]), np.array([1])
+    if images.max() == 1:
+        n = cases_needed(
+            threshold, true=true, target=target, level=level, interval=interval, strict=strict, point=point
+        )
+        if n is None:
+            return None
+        chance = _power(np.array([n]), threshold, true, level, interval, strict, point)
+        return Needed(n, n, float(chance[0]), "exact")
+    if not 0 < true <= 1 or not 0 < target < 1:
+        raise ValueError("The expected truth and the target power lie between 0 and 1.")
+    if true <= threshold:
+        return None
+    mean = float(times @ images / times.sum())
+    # Complete correlation makes a patient worth one image, none makes it worth all.
+    if _rough_cases(threshold, true, target, level, point) > 1.2 * UNREALISTIC * mean:
+        return None
+    share = times / times.sum()
+
+    def power_of(patients: int) -> float:
+        return passing(
+            threshold, true=true, level=level, interval=interval, sizes=images, counts=_dealt(patients, share), icc=icc,
+            strict=strict, point=point, unknown=unknown, replicates=4000, seed=seed,
+        ).probability  # fmt: skip
+
+    found: dict[int, float] = {}
+
+    def enough(patients: int) -> bool:
+        if patients not in found:
+            found[patients] = power_of(patients)
+        return found[patients] >= target
+
+    start = max(2, int(_rough_cases(threshold, true, target, level, point) / mean))
+    short, long = 0, start
+    while not enough(long):
+        if long > UNREALISTIC:
+            return None
+        short, long = long, max(long + 1, int(1.3 * long))
+    while True:
+        while long - short > max(1, long // 100):
+            middle = (short + long) // 2
+            short, long = (short, middle) if enough(middle) else (middle, long)
+        # Power is saw-toothed: the number that counts is the one after the last that falls short.
+        later = [n for n in sorted({long + 1, *(int(long * more) for more in _CHECKED)}) if n > long and not enough(n)]
+        if not later:
+            break
+        short = later[-1]
+        long = short + max(1, short // 50)
+        while not enough(long):
+            short, long = long, long + max(1, long // 50)
+    if long > UNREALISTIC:
+        return None
+    return Needed(long, int(_dealt(long, share) @ images), found[long], "simulated")
 
 
 def joint_power(powers: Sequence[float]) -> float:
@@ -158,10 +317,92 @@ def joint_power(powers: Sequence[float]) -> float:
     return float(np.prod(np.asarray(powers, dtype=np.float64)))
 
 
+@dataclass(frozen=True, slots=True)
+class _Drawn:
+    """Sums over the patients of each replicate, all (replicates,): y errors of m images."""
+
+    wrong: NDArray[np.int64]
+    with_error: NDArray[np.int64]
+    squared: NDArray[np.int64]
+    by_size: NDArray[np.int64]
+
+
+_CHECKED = (1.03, 1.07, 1.12, 1.18, 1.25)
+"""Multiples of a simulated number of patients at which the power must hold as well."""
+
+
+def _patients(sizes: ArrayLike, counts: ArrayLike | None) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Sizes with a patient, and how many have each."""
+    images = np.asarray(sizes, dtype=np.int64)
+    times = np.ones_like(images) if counts is None else np.asarray(counts, dtype=np.int64)
+    if images.ndim != 1 or images.shape != times.shape or (images < 1).any() or (times < 0).any() or not times.any():
+        raise ValueError("Patients need sizes of at least 1, and counts that are not negative and not all 0.")
+    return images[times > 0], times[times > 0]
+
+
+def _pairs(n: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """n images as patients with two each, the last with one where n is odd."""
+    return (np.array([2, 1]), np.array([n // 2, 1])) if n % 2 else (np.array([2]), np.array([n // 2]))
+
+
+def _dealt(patients: int, share: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Whole patients in these proportions, summing to `patients` (largest remainders)."""
+    exact = patients * share
+    whole = exact.astype(np.int64)
+    whole[np.argsort(whole - exact, kind="stable")[: patients - int(whole.sum())]] += 1
+    return whole
+
+
+def _rough_cases(threshold: float, true: float, target: float, level: float, point: bool) -> float:
+    """Independent cases by the normal approximation; for `point` without the part that the bound needs."""
+    bound = 0.0 if point else float(ndtri((1 + level) / 2)) * math.sqrt(threshold * (1 - threshold))
+    return (max(0.0, bound + float(ndtri(target)) * math.sqrt(true * (1 - true))) / (true - threshold)) ** 2
+
+
+def _draw(
+    images: NDArray[np.int64], times: NDArray[np.int64], true: float, icc: float, replicates: int, seed: int
+) -> _Drawn:
+    if not 0 < true <= 1 or not 0 <= icc <= 1 or replicates < 1:
+        raise ValueError("The truth lies between 0 and 1, the correlation from 0 to 1, with at least one replicate.")
+    generator = np.random.Generator(np.random.PCG64(seed))
+    sums = np.zeros((4, replicates), dtype=np.int64)
+    for size in np.unique(images):
+        misses = np.arange(size + 1)
+        drawn = generator.multinomial(
+            int(times[images == size].sum()), _miss_distribution(int(size), true, icc), size=replicates
+        )
+        sums += (drawn @ np.stack([misses, misses > 0, misses**2, misses * size], axis=1)).T
+    return _Drawn(*sums)
+
+
+def _clustered(
+    drawn: _Drawn,
+    images: NDArray[np.int64],
+    times: NDArray[np.int64],
+    threshold: float,
+    level: float,
+    interval: Interval,
+) -> NDArray[np.bool_]:
+    """Whether the clustered bound of each replicate is at least the threshold."""
+    n = int(times @ images)
+    _, effective = effective_n(
+        clusters=int(times.sum()),
+        sizes=n,
+        errors=drawn.wrong,
+        with_error=drawn.with_error,
+        errors_squared=drawn.squared,
+        errors_by_size=drawn.by_size,
+        sizes_squared=int(times @ images**2),
+        largest=int(images.max()),
+        level=level,
+    )
+    return _shows(drawn.wrong / n * effective, effective, threshold, level, interval)
+
+
 def _miss_distribution(size: int, true: float, icc: float) -> NDArray[np.float64]:
     """Chance of 0 to `size` misses in one patient: binomial, beta-binomial, or all alike."""
     y = np.arange(size + 1)
-    if icc == 1:
+    if icc == 1 or true == 1:
         return np.where(y == 0, true, np.where(y == size, 1 - true, 0.0))
     ways = gammaln(size + 1) - gammaln(y + 1) - gammaln(size - y + 1)
     if icc == 0:
@@ -187,11 +428,22 @@ def _shows(
     return np.asarray((below <= (1 - level) / 2) & (n > 0))
 
 
-def _allowed(n: NDArray[np.int64], threshold: float, level: float, interval: Interval) -> NDArray[np.int64]:
+def _allowed(
+    n: NDArray[np.int64],
+    threshold: float,
+    level: float,
+    interval: Interval,
+    strict: bool = False,
+    point: bool = False,
+) -> NDArray[np.int64]:
     """Misses allowed at each n, -1 where none is."""
     _require(threshold, level, interval)
     if (n < 1).any():
         raise ValueError("At least one case is needed.")
+    if point:
+        exact = Fraction(threshold).limit_denominator(_FINEST)
+        least = exact.numerator * n // exact.denominator + 1 if strict else -(-exact.numerator * n // exact.denominator)
+        return np.asarray(n - least, dtype=np.int64)
     size = n.astype(np.float64)
     # More misses than n (1 - threshold) put the estimate itself below the threshold.
     low, high = np.full(n.shape, -1), (size * (1 - threshold)).astype(np.int64) + 1
@@ -204,11 +456,17 @@ def _allowed(n: NDArray[np.int64], threshold: float, level: float, interval: Int
 
 
 def _power(
-    n: NDArray[np.int64], threshold: float, true: float, level: float, interval: Interval
+    n: NDArray[np.int64],
+    threshold: float,
+    true: float,
+    level: float,
+    interval: Interval,
+    strict: bool = False,
+    point: bool = False,
 ) -> NDArray[np.float64]:
     if not 0 <= true <= 1:
         raise ValueError(f"A true proportion lies between 0 and 1, not {true}.")
-    allowed = _allowed(n, threshold, level, interval)
+    allowed = _allowed(n, threshold, level, interval, strict, point)
     chance = bdtr(np.maximum(allowed, 0).astype(np.float64), n, 1 - true)
     return np.asarray(np.where(allowed < 0, 0.0, chance), dtype=np.float64)
 

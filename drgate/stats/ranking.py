@@ -26,7 +26,7 @@ class Area:
     value: float
     """0 to 1."""
     se: float
-    """Standard error on the plain scale, >= 0."""
+    """Standard error on the plain scale, >= 0; inflated where the variance is."""
     low: float
     high: float
     level: float
@@ -51,22 +51,23 @@ class AreaDifference:
     level: float
 
 
-def auc_delong(scores: ArrayLike, positive: ArrayLike, *, level: float) -> Area | None:
+def auc_delong(scores: ArrayLike, positive: ArrayLike, *, level: float, inflation: float = 1.0) -> Area | None:
     """Area and interval of independent images, in O(n log n).
 
     `scores` (n,) are finite, higher meaning more likely positive; `positive` (n,) bool. The interval is DeLong's on the
     logit scale, within (0, 1) and better covered near 1 than the plain one. Where DeLong's variance is 0 or cannot be
     had (all pairs in order, all scores equal, a single image on one side) it is Newcombe's score interval instead, and
-    `method` says so: perfect order in a small sample is no proof of perfection.
+    `method` says so: perfect order in a small sample is no proof of perfection. `inflation` multiplies the variance:
+    2 where nobody says which images are of one patient (two eyes that are entirely alike).
 
-    None without a positive or without a negative image. Raises ValueError for scores that are not finite and for arrays
-    of different length.
+    None without a positive or without a negative image. Raises ValueError for scores that are not finite, for arrays of
+    different length and for an inflation below 1.
 
     References: DeLong, DeLong & Clarke-Pearson 1988, Biometrics 44:837; logit scale: Pepe 2003, The Statistical
     Evaluation of Medical Tests, section 5.2; Newcombe 2006, Statistics in Medicine 25:559 (method 5).
     """
     scores, positive = _checked(scores, positive)
-    return _area(scores, positive, np.arange(scores.size), level, clustered=False)
+    return _area(scores, positive, np.arange(scores.size), level, inflation, clustered=False)
 
 
 def auc_clustered(scores: ArrayLike, positive: ArrayLike, patients: ArrayLike, *, level: float) -> Area | None:
@@ -79,20 +80,28 @@ def auc_clustered(scores: ArrayLike, positive: ArrayLike, patients: ArrayLike, *
     References: Obuchowski 1997, Biometrics 53:567.
     """
     scores, positive = _checked(scores, positive)
-    return _area(scores, positive, _codes(patients, scores.size), level, clustered=True)
+    return _area(scores, positive, _codes(patients, scores.size), level, 1.0, clustered=True)
 
 
 def auc_difference(
-    first: ArrayLike, second: ArrayLike, positive: ArrayLike, patients: ArrayLike | None = None, *, level: float
+    first: ArrayLike,
+    second: ArrayLike,
+    positive: ArrayLike,
+    patients: ArrayLike | None = None,
+    *,
+    level: float,
+    inflation: float = 1.0,
 ) -> AreaDifference | None:
     """Difference of two areas on the same images: paired DeLong, or its clustered form where `patients` are given.
 
     None without a positive or a negative image, or with a single image (patient) on one side: no variance can be had.
     The interval is on the plain scale, clipped to [-1, 1]; two scores that order alike have se 0 and no width.
+    `inflation` as `auc_delong`.
 
     References: as `auc_delong` and `auc_clustered`.
     """
     require_level(level)
+    _require_inflation(inflation)
     first, positive = _checked(first, positive)
     second, _ = _checked(second, positive)
     owner = np.arange(first.size) if patients is None else _codes(patients, first.size)
@@ -103,44 +112,59 @@ def auc_difference(
     variance = _variance(apart, positive, owner)
     if variance is None:
         return None
-    se = math.sqrt(variance)
+    se = math.sqrt(inflation * variance)
     half = float(ndtri((1 + level) / 2)) * se
     return AreaDifference(value, se, max(-1.0, value - half), min(1.0, value + half), level)
 
 
 def _area(
-    scores: NDArray[np.float64], positive: NDArray[np.bool_], owner: NDArray[np.int64], level: float, *, clustered: bool
+    scores: NDArray[np.float64],
+    positive: NDArray[np.bool_],
+    owner: NDArray[np.int64],
+    level: float,
+    inflation: float,
+    *,
+    clustered: bool,
 ) -> Area | None:
     require_level(level)
+    _require_inflation(inflation)
     positives, negatives = int(positive.sum()), int((~positive).sum())
     if not positives or not negatives:
         return None
     in_order = _in_order(scores, positive)
     value = float(in_order[positive].sum()) / _pairs(positive)
     variance = _variance(in_order, positive, owner)
+    se = 0.0 if variance is None else math.sqrt(inflation * variance)
     z = float(ndtri((1 + level) / 2))
-    if variance and 0 < value < 1:
-        se = math.sqrt(variance)
+    if se and 0 < value < 1:
         half = z * se / (value * (1 - value))
         logit = math.log(value / (1 - value))
         ends = Bounds(_expit(logit - half), _expit(logit + half))
         method = "obuchowski, logit scale" if clustered else "delong, logit scale"
     else:
-        ends = _newcombe(value, len(np.unique(owner[positive])), len(np.unique(owner[~positive])), z)
-        se, method = 0.0 if variance is None else math.sqrt(variance), "newcombe score"
-    clusters = len(np.unique(owner)) if clustered else None
+        ends = _newcombe(value, _present(owner[positive]), _present(owner[~positive]), math.sqrt(inflation) * z)
+        method = "newcombe score"
+    clusters = _present(owner) if clustered else None
     return Area(value, se, ends.low, ends.high, level, method, positives, negatives, clusters)
+
+
+def _present(owner: NDArray[np.int64]) -> int:
+    return int(np.count_nonzero(np.bincount(owner)))
 
 
 def _in_order(scores: NDArray[np.float64], positive: NDArray[np.bool_]) -> NDArray[np.int64]:
     """Of each image, twice the number of images of the other side that it is in order with, ties counting one."""
-    above, below = np.sort(scores[positive]), np.sort(scores[~positive])
+    # One sort and running counts: searching among a million unsorted scores costs several times as much.
+    order = np.argsort(scores)
+    ranked, side = scores[order], positive[order]
+    first = np.flatnonzero(np.r_[True, ranked[1:] != ranked[:-1]])
+    tied = np.diff(np.r_[first, ranked.size])
+    above = np.add.reduceat(side, first, dtype=np.int64)
+    below = tied - above
+    # Images of the other side under a group of equal scores count two, those in it one.
+    under = np.where(side, np.repeat(2 * np.cumsum(below) - below, tied), np.repeat(2 * np.cumsum(above) - above, tied))
     twice = np.empty(scores.size, dtype=np.int64)
-    at = scores[positive]
-    twice[positive] = np.searchsorted(below, at, "left") + np.searchsorted(below, at, "right")
-    at = scores[~positive]
-    under = np.searchsorted(above, at, "left") + np.searchsorted(above, at, "right")
-    twice[~positive] = 2 * above.size - under
+    twice[order] = np.where(side, under, 2 * int(above.sum()) - under)
     return twice
 
 
@@ -155,15 +179,15 @@ def _variance(in_order: NDArray[np.int64], positive: NDArray[np.bool_], owner: N
     Sums within patients are of whole numbers and those over patients are correctly rounded, so that the order of the
     images and the names of the patients change no digit. An estimate of 0, rounding apart, is exactly 0.
     """
-    clusters = int(owner.max()) + 1
+    codes, clusters = int(owner.max()) + 1, _present(owner)
     sides: list[tuple[NDArray[np.float64], int, int]] = []
     for side in (positive, ~positive):
         images = int(side.sum())
-        sizes = np.bincount(owner[side], minlength=clusters)
+        sizes = np.bincount(owner[side], minlength=codes)
         patients = int((sizes > 0).sum())
         if patients < 2:
             return None
-        sums = np.bincount(owner[side], weights=in_order[side], minlength=clusters)
+        sums = np.bincount(owner[side], weights=in_order[side], minlength=codes)
         centred = (sums - sizes * (float(in_order[side].sum()) / images)) / (2 * (in_order.size - images))
         sides.append((centred.astype(np.float64), patients, images))
     (up, up_patients, up_images), (down, down_patients, down_images) = sides
@@ -215,8 +239,16 @@ def _checked(scores: ArrayLike, positive: ArrayLike) -> tuple[NDArray[np.float64
     return scores, positive
 
 
+def _require_inflation(inflation: float) -> None:
+    if not 1 <= inflation < math.inf:
+        raise ValueError(f"A variance is inflated by a factor of at least 1, not {inflation}.")
+
+
 def _codes(patients: ArrayLike, images: int) -> NDArray[np.int64]:
+    """Whole numbers from 0 that name the patients; some may name nobody."""
     patients = np.asarray(patients)
     if patients.shape != (images,):
         raise ValueError("Every image needs the code of its patient.")
+    if images and np.issubdtype(patients.dtype, np.integer) and patients.min() >= 0 and patients.max() < 2 * images:
+        return patients.astype(np.int64, copy=False)
     return np.asarray(np.unique(patients, return_inverse=True)[1], dtype=np.int64)

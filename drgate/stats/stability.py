@@ -120,9 +120,10 @@ def range_in_sds(window: int) -> float:
 
 
 def is_best_so_far(curve: Sequence[float]) -> bool:
-    """Whether a foreign history is a best-so-far curve: it never falls and rises at least twice.
+    """Whether these evaluations, those of the window, are best-so-far values: they never fall and rise at least twice.
 
-    Such a curve cannot show instability, so it is refused. A curve that is constant is not one.
+    Such a curve cannot show instability, so a foreign history of it is refused. A curve that is constant, or rises
+    once, is none. What lies outside the window proves nothing: two runs written one after the other fall in between.
     """
     steps = np.diff(np.asarray(curve, dtype=np.float64))
     return bool((steps >= 0).all() and (steps > 0).sum() >= 2)

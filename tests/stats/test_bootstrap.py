@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -40,13 +41,14 @@ def literal(resamples, seed, *, by_patient):
 class TestPatterns:
     @given(images)
     def test_brute_force_agrees(self, rows):
-        """The distinct rows of the patients x cells table, in lexicographic order, with their multiplicities."""
+        """The distinct rows of the patients x cells table, with their multiplicities."""
         cells, patients = np.array(rows).T
         full = np.zeros((9, 30), dtype=int)
         np.add.at(full, (patients, cells), 1)
         expected, times = np.unique(full[full.sum(axis=1) > 0], axis=0, return_counts=True)
         patterns, counts = b.patient_patterns(cells, patients)
-        assert (patterns.tolist(), counts.tolist()) == (expected.tolist(), times.tolist())
+        order = np.lexsort(patterns.T[::-1])
+        assert (patterns[order].tolist(), counts[order].tolist()) == (expected.tolist(), times.tolist())
 
     @given(images, st.randoms(use_true_random=False))
     def test_order_of_rows_and_names_of_patients_do_not_matter(self, rows, random):
@@ -67,8 +69,8 @@ class TestPatterns:
         cells = np.tile(np.r_[np.zeros(40, int), 29], 3)
         cells[-1] = 28
         patterns, counts = b.patient_patterns(cells, np.repeat([0, 1, 2], 41))
-        assert counts.tolist() == [2, 1]
-        assert patterns[:, [0, 28, 29]].tolist() == [[40, 0, 1], [40, 1, 0]]
+        assert counts.tolist() == [1, 2]
+        assert patterns[:, [0, 28, 29]].tolist() == [[40, 1, 0], [40, 0, 1]]
 
     def test_worst_grade(self):
         """A patient's stratum is the highest reference grade among the images."""
@@ -78,17 +80,88 @@ class TestPatterns:
         assert [int(counts[strata == g].sum()) for g in range(5)] == np.bincount(worst, minlength=5).tolist()
 
     @pytest.mark.parametrize(
-        ("cells", "patients"), [([30], [0]), ([-1], [0]), ([1, 2], [0]), ([1], [0.5]), ([[1]], [[1]])]
+        ("cells", "patients", "times"),
+        [
+            ([30], [0], None),
+            ([-1], [0], None),
+            ([1, 2], [0], None),
+            ([1], [0.5], None),
+            ([1.0], [0], None),
+            ([[1]], [[1]], None),
+            ([1], [1], [5]),
+            ([1], [-1], [5]),
+            ([1], [0], [[5]]),
+        ],
     )
-    def test_what_is_no_table_is_refused(self, cells, patients):
-        """Cells outside the table and codes that are no integers are errors."""
+    def test_what_is_no_table_is_refused(self, cells, patients, times):
+        """Cells outside the table, codes that are no integers and patients without a multiplicity are errors."""
         with pytest.raises(ValueError):
-            b.patient_patterns(np.array(cells), np.array(patients))
+            b.patient_patterns(np.array(cells), np.array(patients), times)
+
+    def test_no_image_has_no_pattern(self):
+        """An empty slice has no patient."""
+        none = np.zeros(0, dtype=int)
+        patterns, counts = b.patient_patterns(none, none, np.array([3, 4]))
+        assert (patterns.shape, counts.shape) == ((0, 30), (0,))
 
     def test_nobody_cannot_be_resampled(self):
         """A bootstrap of nothing is an error."""
         with pytest.raises(ValueError):
             b.resample_images(np.zeros((5, 6), int), resamples=10, seed=0)
+
+
+class TestDistinctPatients:
+    KINDS = 5000
+
+    @staticmethod
+    def multisets(codes, patients, times=None):
+        """How many patients have each multiset of codes, counted with Python's own dictionaries."""
+        images = {}
+        for code, patient in zip(codes.tolist(), patients.tolist(), strict=True):
+            images.setdefault(patient, []).append(code)
+        found = Counter()
+        for patient, mine in images.items():
+            found[tuple(sorted(mine))] += 1 if times is None else int(times[patient])
+        return found
+
+    @given(st.lists(st.tuples(st.integers(0, KINDS - 1), st.integers(-3, 8)), min_size=1, max_size=80))
+    def test_brute_force_agrees(self, rows):
+        """Each multiset of codes occurs once, with the number of patients who have it; nothing else occurs."""
+        rows = [(code % 3 * 2499, patient) for code, patient in rows]
+        codes, patients = np.array(rows).T
+        distinct = b.distinct_patients(codes, patients, self.KINDS)
+        assert self.multisets(distinct.codes, distinct.patients, distinct.times) == self.multisets(codes, patients)
+        assert len(set(distinct.patients.tolist())) == distinct.times.size
+        assert (np.diff(distinct.patients) >= 0).all()
+
+    @given(images, st.randoms(use_true_random=False))
+    def test_order_of_rows_and_names_of_patients_do_not_matter(self, rows, random):
+        """Shuffled rows and any other names, also the farthest apart, give the same arrays."""
+        names = random.sample([-(2**63), 2**63 - 1, *range(7)], 9)
+        renamed = [(code, names[patient]) for code, patient in rows]
+        random.shuffle(renamed)
+        first, second = (b.distinct_patients(*np.array(some).T, 30) for some in (rows, renamed))
+        for name in ("codes", "patients", "times"):
+            assert np.array_equal(getattr(first, name), getattr(second, name))
+
+    @given(images)
+    def test_a_slice_of_the_distinct_patients_is_the_slice_of_the_images(self, rows):
+        """Patterns of a slice come out the same from the images as from the distinct patients."""
+        cells, patients = np.array(rows).T
+        camera = (cells * 7 + patients) % 3
+        distinct = b.distinct_patients(cells * 3 + camera, patients, 90)
+        for wanted in range(3):
+            mine, inside = distinct.codes % 3 == wanted, camera == wanted
+            compressed = b.patient_patterns(distinct.codes[mine] // 3, distinct.patients[mine], distinct.times)
+            for ours, theirs in zip(compressed, b.patient_patterns(cells[inside], patients[inside]), strict=True):
+                assert np.array_equal(ours, theirs)
+
+    def test_long_lists_of_large_codes(self):
+        """Codes too large to share a key, and more images than a key holds, are told apart in every place."""
+        base = np.arange(40) * 10**15
+        lists = [base, *(base + (np.arange(40) == place) for place in range(40)), base]
+        distinct = b.distinct_patients(np.concatenate(lists), np.repeat(np.arange(42), 40), 10**17)
+        assert sorted(distinct.times.tolist()) == [1] * 40 + [2]
 
 
 class TestDistribution:
@@ -129,10 +202,33 @@ class TestDistribution:
         tables = b.resample_patients(patterns, counts, resamples=50, seed=0, strata=b.worst_grade(patterns))
         assert (tables.reshape(-1, 5, 6).sum(axis=2) == [9, 7, 5, 3, 1]).all()
 
-    def test_chunks_change_no_size(self, monkeypatch):
-        """Small chunks give every replicate its full number of patients."""
-        monkeypatch.setattr(b, "_CHUNK", 100)
+    @pytest.mark.parametrize("strata", [False, True])
+    def test_inflation_draws_fewer_and_multiplies_the_variance(self, strata):
+        """Half the patients are drawn, so the variance of a proportion doubles; less than one is refused."""
         patterns, counts = b.patient_patterns(CELLS, PATIENTS)
+        labels = b.worst_grade(patterns) if strata else None
+        once, twice = (
+            b.resample_patients(patterns, counts, resamples=20_000, seed=6, strata=labels, inflation=inflation)
+            for inflation in (1, 2)
+        )
+        assert twice.sum(axis=1).mean() == pytest.approx(once.sum(axis=1).mean() / 2, rel=0.02)
+        before, after = (c.accuracy("excluded").values(tables)[0].var() for tables in (once, twice))
+        assert after == pytest.approx(2 * before, rel=0.06)
+        with pytest.raises(ValueError, match=r"not 0\.5"):
+            b.resample_patients(patterns, counts, resamples=2, seed=6, inflation=0.5)
+
+    def test_other_tables(self):
+        """Two models side by side, 60 cells, are drawn together."""
+        patterns, counts = b.patient_patterns(CELLS, PATIENTS)
+        tables = b.resample_patients(np.hstack([patterns, patterns]), counts, resamples=50, seed=7)
+        assert np.array_equal(tables[:, :30], tables[:, 30:])
+        assert np.array_equal(tables[:, :30], b.resample_patients(patterns, counts, resamples=50, seed=7))
+
+    def test_chunks_change_nothing(self, monkeypatch):
+        """Drawing few replicates at once changes no digit."""
+        monkeypatch.setattr(b, "_CHUNK", 700)
+        patterns, counts = b.patient_patterns(np.r_[CELLS, np.full(99, 7)], np.r_[PATIENTS, np.arange(99) + 150])
+        assert 0 < (counts <= b._RARE).sum() < counts.size
         whole = b.resample_patients(patterns, counts, resamples=37, seed=5)
         monkeypatch.undo()
         assert np.array_equal(whole, b.resample_patients(patterns, counts, resamples=37, seed=5))

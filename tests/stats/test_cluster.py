@@ -6,7 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from statsmodels.api import OLS
 
@@ -22,6 +22,13 @@ def low(successes, sizes, *, level=0.95, interval="clopper-pearson", **how):
 def of_pairs(patients, single_misses):
     return [1] * single_misses + [2] * (patients - single_misses), [2] * patients
 
+
+many = st.lists(
+    st.tuples(st.integers(1, 20).flatmap(lambda m: st.tuples(st.integers(0, m), st.just(m))), st.integers(1, 8)),
+    min_size=1,
+    max_size=6,
+)
+"""Kinds of patients, (successes, images), and how many there are of each."""
 
 patients = st.lists(
     st.integers(1, 6).flatmap(lambda m: st.tuples(st.integers(0, m), st.just(m))), min_size=1, max_size=40
@@ -55,9 +62,9 @@ class TestPrintedNumbers:
 class TestFormula:
     @pytest.mark.parametrize("seed", range(5))
     def test_the_estimated_part_is_the_cluster_robust_variance(self, seed):
-        """d is the cluster-robust variance (statsmodels) over the simple one, shrunk to (e d + 10 s) / (e + 10)."""
+        """d is the cluster-robust variance (statsmodels) over the simple one, shrunk to (e d + w s) / (e + w)."""
         rng = np.random.default_rng(seed)
-        sizes = rng.integers(1, 4, 80)
+        sizes = rng.integers(1, 4 + 2 * (seed % 2), 80)
         right = rng.binomial(sizes, rng.beta(8, 2, 80))
         y = np.concatenate([np.r_[np.ones(x), np.zeros(m - x)] for x, m in zip(right, sizes, strict=True)])
         fit = OLS(y, np.ones_like(y)).fit(cov_type="cluster", cov_kwds={"groups": np.repeat(np.arange(80), sizes)})
@@ -65,7 +72,8 @@ class TestFormula:
         d = fit.bse[0] ** 2 / (p * (1 - p) / (n - 1))
         s = (sizes**2).sum() / n
         sample = effective_sample(right, sizes, level=0.95)
-        assert sample.design_effect == pytest.approx(max(1, (e * d + 10 * s) / (e + 10)), rel=1e-9)
+        w = max(10, 7 * (s - 1))
+        assert sample.design_effect == pytest.approx(max(1, (e * d + w * s) / (e + w)), rel=1e-9)
 
     def test_one_patient_with_many_images_sets_a_floor(self):
         """Where the largest patient has over four times the mean, the design effect is at least sum m^2 / n."""
@@ -122,7 +130,7 @@ class TestLaws:
         assert ends.low <= plain.low + 1e-12
 
     @given(pairs, st.data())
-    def test_one_more_error_never_raises_the_bound_of_one_or_two_images(self, rows, data):
+    def test_one_more_error_never_raises_the_bound_of_pairs(self, rows, data):
         """Any image that turns wrong, of any patient with one or two images."""
         turned = [i for i, (x, _) in enumerate(rows) if x > 0]
         if turned:
@@ -180,12 +188,55 @@ class TestLaws:
                 chance = (sizes - errors) * (1 + sticky * errors)
                 errors[rng.choice(len(sizes), p=chance / chance.sum())] += 1
 
-    def test_where_the_rule_ends(self):
-        """With ten images of each of ten patients the first error does raise the bound: the documented limit."""
+    @settings(max_examples=150)
+    @given(many, st.sampled_from(["clopper-pearson", "wilson"]), st.sampled_from([0.9, 0.95, 0.99, 0.9995]))
+    def test_the_same_at_any_sizes(self, kinds, interval, level):
+        """Up to twenty images a patient, equal or not: no error more, of any patient, ever raises the bound."""
+        x, m = np.repeat(np.array([kind for kind, _ in kinds]), [times for _, times in kinds], axis=0).T
+        before = low(x, m, level=level, interval=interval)
+        for kind in {kind for kind, _ in kinds if kind[0] > 0}:
+            worse = x.copy()
+            worse[np.flatnonzero((x == kind[0]) & (m == kind[1]))[0]] -= 1
+            assert low(worse, m, level=level, interval=interval) <= before + 1e-12
+
+    @given(many, st.data())
+    def test_one_more_bad_event_never_lowers_the_upper_bound(self, kinds, data):
+        """The mirrored law, of a rate that must stay below a limit."""
+        events, m = np.repeat(np.array([kind for kind, _ in kinds]), [times for _, times in kinds], axis=0).T
+
+        def high(events):
+            sample = effective_sample(events, m, level=0.95, adverse=True)
+            return bounds(sample, level=0.95, interval="clopper-pearson").high
+
+        free = np.flatnonzero(events < m)
+        if free.size:
+            worse = events.copy()
+            worse[data.draw(st.sampled_from(free.tolist()))] += 1
+            assert high(worse) >= high(events) - 1e-12
+
+    @pytest.mark.parametrize(
+        "sizes", [(2, 3, 5), (1, 1, 2, 4), (1, 2, 2, 6), (3, 3, 3, 3), (10, 10, 10), (1, 1, 1, 1, 9)]
+    )
+    def test_the_same_in_every_state_of_few_patients(self, sizes):
+        """All combinations of errors, exhaustively."""
+        m = np.array(sizes)
+        states = {y: low(m - np.array(y), m) for y in itertools.product(*(range(size + 1) for size in sizes))}
+        for y, before in states.items():
+            for i in range(len(sizes)):
+                assert states.get((*y[:i], y[i] + 1, *y[i + 1 :]), 0.0) <= before + 1e-12
+
+    def test_where_a_constant_weight_would_break_it(self):
+        """Ten patients with ten images: no error gives .619, the first .609; a weight of ten patients gave .629."""
         sizes = np.full(10, 10)
         first = sizes.copy()
         first[0] -= 1
-        assert (round(low(sizes, sizes), 3), round(low(first, sizes), 3)) == (0.619, 0.629)
+        assert (round(low(sizes, sizes), 3), round(low(first, sizes), 3)) == (0.619, 0.609)
+
+    def test_where_an_untouched_large_patient_would_break_it(self):
+        """Twenty patients with one of two images wrong and one with eight right: its first error does not help."""
+        right, sizes = np.array([8] + [1] * 20), np.array([8] + [2] * 20)
+        assert low([7] + [1] * 20, sizes) < low(right, sizes)
+        assert effective_sample(right, sizes, level=0.95).design_effect == pytest.approx(8 * 21 * 47 / (20 * 48))
 
     @given(pairs)
     def test_removing_the_patient_column_never_helps(self, rows):

@@ -12,12 +12,14 @@ from statsmodels.api import OLS
 from statsmodels.stats.contingency_tables import mcnemar
 
 from drgate.stats.paired import (
+    difference_bounds,
     mcnemar_exact,
     mcnemar_midp,
     newcombe_bounds,
     noninferiority,
     paired_sample,
     paired_sample_unknown,
+    resample_pairs,
     tango_bounds,
 )
 
@@ -138,9 +140,20 @@ class TestClusters:
         assert noninferiority(paired_sample(none, none, sizes), 0.12, level=0.95).shown
 
     def test_unknown_patients_halve_the_sample(self):
-        """Without a patient column the design effect is 2."""
+        """Without a patient column the design effect is 2, corrected for the few patients of so many pairs."""
         ends = noninferiority(paired_sample_unknown(6, 16, 161), 0.02, level=0.95).bounds
-        assert ends == tango_bounds(3, 8, 80.5, level=0.95)
+        small = 2 * 81 * 160 / (80 * 161)
+        assert ends == tango_bounds(6 / small, 16 / small, 161 / small, level=0.95)
+
+    @pytest.mark.parametrize("pairs", [(1, 0, 3), (2, 5, 20), (0, 30, 60)])
+    def test_deleting_the_patients_never_narrows_the_interval(self, pairs):
+        """Pairs of eyes entirely alike: the interval without the patient column is as wide or wider."""
+        b, c, n = pairs
+        first, second = np.repeat([2, 0, 0], [b, c, n - b - c]), np.repeat([0, 2, 0], [b, c, n - b - c])
+        known = difference_bounds(paired_sample(first, second, np.full(n, 2)), level=0.95)
+        unknown = difference_bounds(paired_sample_unknown(2 * b, 2 * c, 2 * n), level=0.95)
+        assert unknown.low <= known.low + 1e-9
+        assert unknown.high >= known.high - 1e-9
 
     @pytest.mark.parametrize(("patients", "discordant"), [(30, 0.2), (60, 0.2)])
     def test_error_at_the_margin_is_below_nominal(self, patients, discordant):
@@ -160,3 +173,45 @@ class TestClusters:
         """Two points are 0.02, not 2."""
         with pytest.raises(ValueError):
             noninferiority(paired_sample_unknown(6, 16, 161), margin, level=0.95)
+
+
+class TestBootstrap:
+    """Pairs of cells, drawn by patient."""
+
+    def drawn(self, seed=1, **changes):
+        rng = np.random.default_rng(5)
+        first, second, patients = rng.integers(0, 30, 80), rng.integers(0, 30, 80), np.repeat(np.arange(40), 2)
+        given = {"first": first, "second": second, "patients": patients} | changes
+        return given, resample_pairs(*given.values(), resamples=4000, seed=seed)
+
+    def test_mean_and_variance_are_those_of_drawing_patients(self):
+        """Each cell's count has the mean n p and the variance of a sum over patients drawn with replacement."""
+        given, tables = self.drawn()
+        for cells, drawn in zip((given["first"], given["second"]), tables, strict=True):
+            of = np.zeros((40, 30))
+            np.add.at(of, (given["patients"], cells), 1)
+            assert drawn.mean(axis=0) == pytest.approx(of.sum(axis=0), abs=0.15)
+            assert drawn.var(axis=0) == pytest.approx(40 * of.var(axis=0), rel=0.15, abs=0.15)
+
+    def test_both_models_have_the_same_patients(self):
+        """A model against itself differs in no replicate."""
+        rng = np.random.default_rng(2)
+        cells = rng.integers(0, 30, 50)
+        one, other = resample_pairs(cells, cells, np.arange(50) // 3, resamples=50, seed=3)
+        assert (one == other).all()
+
+    def test_order_and_names_do_not_matter(self):
+        """Rows shuffled, patients renamed: the same tables; another seed: others."""
+        given, tables = self.drawn()
+        order = np.random.default_rng(1).permutation(80)
+        _, again = self.drawn(
+            first=given["first"][order], second=given["second"][order], patients=900 - 7 * given["patients"][order]
+        )
+        assert all((one == other).all() for one, other in zip(tables, again, strict=True))
+        assert (self.drawn(seed=2)[1][0] != tables[0]).any()
+
+    def test_half_as_many_double_the_variance(self):
+        """Patients unknown: half the images in every replicate."""
+        cells = np.repeat([0, 7], 50)
+        tables = resample_pairs(cells, cells, np.arange(100), resamples=10, seed=1, inflation=2)
+        assert (tables[0].sum(axis=1) == 50).all()

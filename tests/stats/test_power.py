@@ -7,12 +7,16 @@ import sys
 
 import numpy as np
 import pytest
-from scipy.stats import binom
+from scipy.stats import binom, nbinom
 
+from drgate.stats.cluster import bounds, effective_sample, unknown_clusters
 from drgate.stats.power import (
     cases_needed,
     joint_power,
     misses_allowed,
+    passing,
+    patients_to_screen,
+    patients_to_show,
     power,
     simulated_power,
     smallest_without_miss,
@@ -62,9 +66,9 @@ class TestOracles:
     @pytest.mark.parametrize("threshold", [0.5, 0.9, 0.95])
     def test_misses_allowed_by_looking_at_every_bound(self, interval, threshold):
         """The most misses whose interval still reaches the threshold, interval by interval."""
-        bounds = {"clopper-pearson": exact_bounds, "wilson": wilson_bounds}[interval]
+        interval_of = {"clopper-pearson": exact_bounds, "wilson": wilson_bounds}[interval]
         for n in (1, 20, 36, 72, 73, 150):
-            good = [m for m in range(n + 1) if bounds(n - m, n, level=0.95).low >= threshold]
+            good = [m for m in range(n + 1) if interval_of(n - m, n, level=0.95).low >= threshold]
             assert misses_allowed(n, threshold, level=0.95, interval=interval) == (max(good) if good else None)
 
     def test_power_by_binomial_sums(self):
@@ -88,8 +92,6 @@ class TestOracles:
     @pytest.mark.parametrize("icc", [0.0, 0.4, 1.0])
     def test_simulation_meets_a_literal_loop(self, icc):
         """Drawing each patient's images and building each bound gives the same share of passes."""
-        from drgate.stats.cluster import bounds, effective_sample
-
         sizes = np.repeat([1, 3], [60, 40])
         rng = np.random.default_rng(2)
         passes = 0
@@ -114,6 +116,149 @@ class TestOracles:
                     list(design), true, true=true, icc=icc, level=0.95, counts=list(design.values()), replicates=20_000
                 )
                 assert error.value <= 0.025
+
+
+def literal(sizes, decide, *, true, icc, tables=2000, seed=11):
+    """Share of test sets, drawn patient by patient and image by image, that `decide(right, sizes)` passes."""
+    rng = np.random.default_rng(seed)
+    sizes = np.asarray(sizes)
+    passes = 0
+    for _ in range(tables):
+        chance = rng.beta(true * (1 - icc) / icc, (1 - true) * (1 - icc) / icc, sizes.size)
+        right = np.array([(rng.random(m) < p).sum() for m, p in zip(sizes, chance, strict=True)])
+        passes += decide(right, sizes)
+    return passes / tables, np.sqrt(0.25 / tables)
+
+
+class TestPassing:
+    @pytest.mark.parametrize(("n", "threshold", "true"), [(100, 0.90, 0.90), (300, 0.90, 0.95), (59, 0.95, 0.99)])
+    def test_of_independent_patients_it_is_the_binomial_sum(self, n, threshold, true):
+        """Every count whose bound reaches the threshold."""
+        good = [k for k in range(n + 1) if exact_bounds(k, n, level=0.95).low >= threshold]
+        found = passing(threshold, true=true, level=0.95, counts=[n])
+        assert (found.method, found.se) == ("exact", None)
+        assert found.probability == pytest.approx(binom.pmf(good, n, true).sum() if good else 0.0, abs=1e-12)
+
+    @pytest.mark.parametrize(
+        ("n", "threshold", "strict", "least"),
+        [
+            (40, 0.95, False, 38),
+            (40, 0.95, True, 39),
+            (50, 0.90, False, 45),
+            (30, 1 - 0.9, False, 3),
+            (30, 1 - 0.9, True, 4),
+        ],
+    )
+    def test_of_an_estimate_the_counts_decide(self, n, threshold, strict, least):
+        """38 of 40 reaches .95 and does not exceed it; 1 - 0.9 is a tenth."""
+        found = passing(threshold, true=0.85, level=0.95, counts=[n], point=True, strict=strict)
+        assert found.probability == pytest.approx(binom.sf(least - 1, n, 0.85), abs=1e-12)
+
+    def test_published_error_of_a_point_gate(self):
+        """Severe, n = 50, true .85 passes ">= .90" 22 % of the time; PDR, n = 30, true .90 passes ">= .95" 18 %."""
+        for n, threshold, true, percent in ((50, 0.90, 0.85, 22), (30, 0.95, 0.90, 18)):
+            assert round(100 * passing(threshold, true=true, level=0.95, counts=[n], point=True).probability) == percent
+
+    @pytest.mark.parametrize("kind", ["bound", "point", "unknown"])
+    def test_of_clustered_patients_it_is_a_literal_simulation(self, kind):
+        """Drawn image by image, each table's bound or estimate held against the threshold."""
+        sizes = np.repeat([1, 2], [50, 60]) if kind != "unknown" else np.full(85, 2)
+
+        def decide(right, sizes):
+            k, n = int(right.sum()), int(sizes.sum())
+            if kind == "point":
+                return k * 20 > n * 17
+            sample = (
+                unknown_clusters(k, n, level=0.95) if kind == "unknown" else effective_sample(right, sizes, level=0.95)
+            )
+            return bounds(sample, level=0.95, interval="clopper-pearson").low >= 0.85
+
+        expected, se = literal(sizes, decide, true=0.93 if kind != "point" else 0.87, icc=0.5)
+        found = passing(
+            0.85, true=0.93 if kind != "point" else 0.87, level=0.95, sizes=[1, 2], counts=[50, 60],
+            point=kind == "point", strict=True, unknown=kind == "unknown",
+        )  # fmt: skip
+        assert found.method == "simulated"
+        assert found.probability == pytest.approx(expected, abs=4 * se)
+
+    def test_unknown_patients_pass_no_more_often_than_known_pairs(self):
+        """Deleting the patient column does not raise the chance of passing, deserved or not."""
+        for true in (0.90, 0.95):
+            known = passing(0.90, true=true, level=0.95, sizes=[2], counts=[200])
+            unknown = passing(0.90, true=true, level=0.95, sizes=[2], counts=[200], unknown=True)
+            assert unknown.probability <= known.probability + 0.005
+
+    def test_a_perfect_model_passes_for_certain_or_never(self):
+        """At a truth of 1 only the size of the test set matters."""
+        for patients, certain in ((73, 0.0), (74, 1.0)):
+            assert passing(0.95, true=1.0, level=0.95, sizes=[2], counts=[patients]).probability == certain
+
+
+class TestPatientsToShow:
+    @pytest.mark.parametrize(("threshold", "table"), [(0.90, LINE_90), (0.95, LINE_95)])
+    def test_of_one_image_each_it_is_the_printed_table(self, threshold, table):
+        """Patients and images are the same, and the power is exact."""
+        for true, (eighty, ninety) in table.items():
+            for target, n in ((0.8, eighty), (0.9, ninety)):
+                found = patients_to_show(threshold, true=true, target=target, level=0.95)
+                assert (found.patients, found.images, found.method) == (n, n, "exact")
+                assert found.power == power(n, threshold, true=true, level=0.95) >= target
+
+    @pytest.mark.parametrize(("sizes", "counts"), [([2], [1]), ([1, 2], [1, 1]), ([1, 4], [3, 1])])
+    def test_of_several_images_the_power_holds_and_hardly_less_does_not(self, sizes, counts):
+        """Simulated anew with another seed: the target is met there and missed with an eighth fewer patients."""
+        found = patients_to_show(0.90, true=0.96, target=0.8, level=0.95, sizes=sizes, counts=counts)
+
+        def simulated(patients):
+            share = np.array(counts) / sum(counts)
+            each = np.rint(patients * share).astype(int)
+            return simulated_power(sizes, 0.90, true=0.96, icc=0.5, level=0.95, counts=each, replicates=40_000, seed=5)
+
+        assert found.method == "simulated"
+        assert simulated(found.patients).value >= 0.78
+        assert simulated(int(found.patients / 1.125)).value < 0.8
+        assert found.images == pytest.approx(found.patients * np.average(sizes, weights=counts), abs=max(sizes))
+
+    def test_more_correlation_or_a_higher_target_takes_no_fewer(self):
+        """In steps that the simulation can tell apart."""
+        at = [
+            patients_to_show(0.90, true=0.96, target=target, level=0.95, sizes=[2], icc=icc).patients
+            for icc, target in ((0.0, 0.8), (0.4, 0.8), (0.9, 0.8), (0.9, 0.95))
+        ]
+        assert at == sorted(at)
+
+    @pytest.mark.parametrize("sizes", [[1], [2]])
+    def test_no_realistic_number(self, sizes):
+        """A truth at, below or a hair above the threshold."""
+        for true in (0.90, 0.85, 0.9001):
+            assert patients_to_show(0.90, true=true, target=0.8, level=0.95, sizes=sizes) is None
+
+    def test_an_estimate_needs_the_cases_from_which_it_stays(self):
+        """By brute force over all numbers of cases."""
+        found = patients_to_show(0.90, true=0.95, target=0.8, level=0.95, point=True).patients
+        chance = [binom.sf(-(-9 * n // 10) - 1, n, 0.95) for n in range(1, 500)]
+        assert found == max(n for n, c in enumerate(chance, 1) if c < 0.8) + 1
+
+    def test_the_fewest_without_a_miss_of_mixed_sizes(self):
+        """With half the patients bringing two images, the first number whose bound reaches the threshold."""
+        fewest = smallest_without_miss(0.95, level=0.95, images=[1, 2], counts=[1, 1])
+        for patients, enough in ((fewest, True), (fewest - 1, False)):
+            sizes = np.array([1] * (patients - patients // 2) + [2] * (patients // 2))
+            sample = effective_sample(sizes, sizes, level=0.95)
+            assert (bounds(sample, level=0.95, interval="clopper-pearson").low >= 0.95) == enough
+
+
+class TestScreening:
+    @pytest.mark.parametrize(("cases", "share", "assurance"), [(1, 0.5, 0.9), (72, 0.02, 0.9), (300, 0.13, 0.99)])
+    def test_it_is_the_negative_binomial_quantile(self, cases, share, assurance):
+        """SciPy counts the patients who are no case."""
+        assert patients_to_screen(cases, share, assurance=assurance) == cases + nbinom.ppf(assurance, cases, share)
+
+    def test_at_the_ends(self):
+        """Nothing to find takes nobody, a share of 1 takes just those, a share of 0 finds none."""
+        assert patients_to_screen(0, 0.1, assurance=0.9) == 0
+        assert patients_to_screen(7, 1.0, assurance=0.9) == 7
+        assert patients_to_screen(7, 0.0, assurance=0.9) is None
 
 
 class TestNoAnswer:

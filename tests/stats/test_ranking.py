@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.special import expit, logit, ndtri
+from scipy.special import expit, logit, ndtr, ndtri
 from sklearn.metrics import roc_auc_score
 
 from drgate.stats.proportion import wilson_bounds
@@ -118,6 +118,52 @@ class TestVariance:
         assert auc_clustered(scores, positive, owner, level=0.95) == auc_clustered(
             scores[order], positive[order], names[owner][order], level=0.95
         )
+
+
+class TestUnknownPatients:
+    def test_twice_the_variance(self):
+        """Inflated by 2, the standard error is that of the same images seen twice each."""
+        scores, positive, _ = sample(5)
+        plain, inflated = (auc_delong(scores, positive, level=0.95, inflation=f) for f in (1.0, 2.0))
+        assert inflated.se == pytest.approx(np.sqrt(2) * plain.se)
+        twice = auc_clustered(
+            np.repeat(scores, 2), np.repeat(positive, 2), np.repeat(np.arange(scores.size), 2), level=0.95
+        )
+        assert (inflated.value, plain.se) == pytest.approx((twice.value, twice.se))
+        half = ndtri(0.975) * inflated.se / (inflated.value * (1 - inflated.value))
+        ends = expit(logit(inflated.value) + np.array([-half, half]))
+        assert (inflated.low, inflated.high, inflated.level) == pytest.approx((*ends, 0.95))
+
+    def test_of_a_difference(self):
+        """Twice the variance of the difference too."""
+        first, positive, _ = sample(5)
+        second = first + np.random.default_rng(5).normal(size=first.size)
+        plain, inflated = (auc_difference(first, second, positive, level=0.95, inflation=f) for f in (1.0, 2.0))
+        assert inflated.se == pytest.approx(np.sqrt(2) * plain.se)
+        assert inflated.low < plain.low < plain.high < inflated.high
+
+    def test_perfect_order_proves_less(self):
+        """Without a variance to double, the score interval is that of a z larger by the root of 2."""
+        scores, positive = np.r_[np.ones(20), np.zeros(20)], np.arange(40) < 20
+        plain, inflated = (auc_delong(scores, positive, level=0.95, inflation=f) for f in (1.0, 2.0))
+        wide = auc_delong(scores, positive, level=2 * ndtr(np.sqrt(2) * ndtri(0.975)) - 1)
+        assert inflated.low == pytest.approx(wide.low)
+        assert inflated.low < plain.low
+
+    @pytest.mark.parametrize("inflation", [0.5, np.nan, np.inf])
+    def test_never_below_one(self, inflation):
+        """A variance is not deflated."""
+        with pytest.raises(ValueError, match="inflated"):
+            auc_delong([1.0, 0.0], np.array([True, False]), level=0.95, inflation=inflation)
+
+
+class TestCodes:
+    def test_names_with_gaps(self):
+        """Codes that name nobody, are negative or far apart count as much as dense ones."""
+        scores, positive, owner = sample(6)
+        expected = auc_clustered(scores, positive, owner, level=0.95)
+        for codes in (owner + 7, owner * 2, owner - 1000, owner * 10**9):
+            assert auc_clustered(scores, positive, codes, level=0.95) == expected
 
 
 class TestWithoutVariance:

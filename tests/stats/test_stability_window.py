@@ -109,6 +109,16 @@ class TestBestSoFar:
         assert not is_best_so_far([0.9] * 10)
         assert not is_best_so_far([0.8] * 5 + [0.9] * 5)
 
+    def test_the_window_is_what_counts(self):
+        """Section 9: "never falls, at least two rises in the window"; of what lies outside, nothing follows."""
+        best = list(np.maximum.accumulate(CURVE))
+        window = stability_window(best, 9)
+        assert is_best_so_far(best[window.first : window.last + 1])
+        after_a_fall = [0.95, *best]
+        window = stability_window(after_a_fall, 10)
+        assert not is_best_so_far(after_a_fall)
+        assert is_best_so_far(after_a_fall[window.first : window.last + 1])
+
 
 def test_the_results_are_of_two_kinds():
     """A window or a reason, never a number that means neither."""
