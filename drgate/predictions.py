@@ -12,9 +12,10 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from dataclasses import dataclass, field
+import re
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import pandas as pd
@@ -27,10 +28,17 @@ from drgate.errors import PredictionsError
 from drgate.files import canonical_json, read_table, replacing, row_name
 from drgate.manifest import eye_column, gradable_column, grade_column, patient_column, text_column
 
+if TYPE_CHECKING:
+    from drgate.operating_point import OperatingPoint
+
 PROBABILITIES: Final = ("p_0", "p_1", "p_2", "p_3", "p_4")
 COLUMNS: Final = ("image", "patient", "eye", "grade", "gradable", *PROBABILITIES, "predicted")
+OPTIONAL_COLUMNS: Final = ("dme", "sha256")
 SUM_TOLERANCE: Final = 1e-3
 _METADATA_KEY: Final = b"drgate.provenance"
+_DME: Final = {
+    "1": 1, "1.0": 1, "yes": 1, "true": 1, "0": 0, "0.0": 0, "no": 0, "false": 0,
+}  # fmt: skip
 _EXPECTED: Final = "a CSV or Parquet table with image, grade and p_0 to p_4 (or predicted)"
 
 
@@ -38,8 +46,10 @@ _EXPECTED: Final = "a CSV or Parquet table with image, grade and p_0 to p_4 (or 
 class Predictions:
     """A model's answers beside the reference grades.
 
-    table: sorted by image; columns `COLUMNS`, then slice columns. grade and predicted are Int8 (NA: no reference grade;
-        no output), probabilities float64 (all five NaN: none given or no output), gradable bool, the rest text or NA.
+    table: sorted by image; columns `COLUMNS`, then `OPTIONAL_COLUMNS` where given, and slice columns. grade and
+        predicted are Int8 (NA: no reference grade; no output), probabilities float64 (all five NaN: none given or no
+        output), gradable bool, dme Int8 (1: diabetic macular oedema by the reference, NA: not known), sha256 the hex
+        digest of the image file's bytes or NA, the rest text or NA.
     provenance: what `score` wrote about model, manifest and preprocessing; empty for a foreign table.
     """
 
@@ -55,9 +65,29 @@ class Predictions:
         """Whether every row names its patient (all do or none does)."""
         return bool(self.table["patient"].notna().all())
 
+    @property
+    def slice_columns(self) -> list[str]:
+        """The further columns that a spec may slice by, sorted."""
+        return sorted(set(self.table.columns) - {*COLUMNS, *OPTIONAL_COLUMNS})
+
     def probabilities(self) -> NDArray[np.float64]:
         """(n, 5) probabilities; rows without are NaN."""
         return self.table[list(PROBABILITIES)].to_numpy(dtype=np.float64)
+
+    def at(self, operating_point: OperatingPoint) -> Predictions:
+        """The same predictions, graded by cut-offs instead of by the most probable grade.
+
+        Raises PredictionsError for an image that has a predicted grade but no probabilities.
+        """
+        grades = operating_point.apply(self.probabilities())
+        bare = (grades < 0) & self.table["predicted"].notna().to_numpy()
+        if bare.any():
+            raise PredictionsError(
+                f"{self.origin}: image {self.table['image'].iloc[int(bare.argmax())]!r} has a predicted grade but no "
+                "probabilities; an operating point needs p_0 to p_4."
+            )
+        predicted = pd.Series(grades, index=self.table.index, dtype="Int8").where(grades >= 0)
+        return replace(self, table=self.table.assign(predicted=predicted))
 
     @functools.cached_property
     def digest(self) -> str:
@@ -68,18 +98,21 @@ class Predictions:
         return f"sha256:{state.hexdigest()}"
 
 
-def load_predictions(path: Path | str) -> Predictions:
+def load_predictions(path: Path | str, operating_point: OperatingPoint | None = None) -> Predictions:
     """Read a table of predictions from CSV or Parquet and check every cell.
+
+    operating_point: `predicted` may be what its cut-offs give, in the whole table. The table comes back as it was
+        written; `at` applies the cut-offs.
 
     Raises PredictionsError, naming file and row: a missing column, a duplicate image, a grade outside 0-4,
     probabilities that are incomplete, not finite, outside [0, 1] or do not sum to 1 within 1e-3, a `predicted` that is
-    not the most probable grade.
+    neither the most probable grade nor the operating point's.
     """
     path = Path(path)
     table = read_table(path, _EXPECTED, PredictionsError)
     provenance = _provenance(path)
     rows = provenance.pop("rows", None)
-    predictions = _checked(table, path, provenance)
+    predictions = _checked(table, path, provenance, operating_point)
     if provenance and rows != predictions.digest:
         raise PredictionsError(
             f"{path} was changed after the model had been scored; score it again, or give a CSV of your own, which "
@@ -90,7 +123,7 @@ def load_predictions(path: Path | str) -> Predictions:
 
 def make_predictions(table: pd.DataFrame, origin: str, provenance: dict[str, Any]) -> Predictions:
     """Predictions from a table in memory, checked like one from a file."""
-    return _checked(table, Path(origin), provenance)
+    return _checked(table, Path(origin), provenance, None)
 
 
 def write_predictions(predictions: Predictions, path: Path) -> None:
@@ -134,17 +167,20 @@ def _column_bytes(name: str, column: pd.Series[Any]) -> bytes:
     if name in PROBABILITIES:
         # + 0.0 makes the two zeros one
         values = (column.to_numpy(dtype=np.float64, na_value=0.0) + 0.0).astype("<f8").tobytes()
-    elif name in ("grade", "predicted"):
+    elif name in ("grade", "predicted", "dme"):
         values = column.to_numpy(dtype=np.int8, na_value=0).tobytes()
     elif name == "gradable":
         values = column.to_numpy(dtype=np.int8).tobytes()
     else:
-        cells = [None if gone else str(cell) for gone, cell in zip(absent, column, strict=True)]
-        values = canonical_json(cells)
+        cells = column.to_numpy(dtype=object, copy=True)
+        cells[absent] = None
+        values = canonical_json(cells.tolist())
     return canonical_json([name, len(values)]) + np.packbits(absent).tobytes() + values
 
 
-def _checked(table: pd.DataFrame, origin: Path, provenance: dict[str, Any]) -> Predictions:
+def _checked(
+    table: pd.DataFrame, origin: Path, provenance: dict[str, Any], operating_point: OperatingPoint | None
+) -> Predictions:
     if "image" not in table.columns:
         raise PredictionsError(f"{origin} has the columns {', '.join(table.columns)}; expected {_EXPECTED}.")
     checked = pd.DataFrame(index=table.index)
@@ -154,9 +190,14 @@ def _checked(table: pd.DataFrame, origin: Path, provenance: dict[str, Any]) -> P
     checked["grade"] = pd.array(grade_column(table, origin, PredictionsError), dtype="Int8")
     checked["gradable"] = gradable_column(table, origin, PredictionsError)
     checked[list(PROBABILITIES)] = probabilities = _probability_columns(table, origin)
-    checked["predicted"] = pd.array(_predicted_column(table, probabilities, origin), dtype="Int8")
+    predicted = _predicted_column(table, probabilities, origin, operating_point)
+    checked["predicted"] = pd.array(predicted, dtype="Int8")
     for column in table.columns:
-        if column not in COLUMNS:
+        if column == "dme":
+            checked[column] = pd.array(_dme_column(table[column], origin), dtype="Int8")
+        elif column == "sha256":
+            checked[column] = _sha256_column(table[column], origin)
+        elif column not in COLUMNS:
             checked[column] = text_column(table[column])
     return Predictions(checked.sort_values("image", ignore_index=True), str(origin), provenance)
 
@@ -225,21 +266,53 @@ def _refuse(rows: Any, origin: Path, trouble: str) -> None:
         raise PredictionsError(f"{row_name(origin, int(rows.argmax()))}: {trouble}.")
 
 
-def _predicted_column(table: pd.DataFrame, probabilities: NDArray[np.float64], origin: Path) -> list[int | None]:
+def _dme_column(column: pd.Series[Any], origin: Path) -> list[int | None]:
+    values = [None if pd.isna(cell) else _DME.get(str(cell).strip().lower(), -1) for cell in column]
+    if -1 in values:
+        i = values.index(-1)
+        raise PredictionsError(
+            f"{row_name(origin, i)}: dme is {str(column.iloc[i])!r}; expected 0, 1 or an empty cell."
+        )
+    return values
+
+
+def _sha256_column(column: pd.Series[Any], origin: Path) -> pd.Series[str]:
+    digests = text_column(column).str.strip().str.lower()
+    for i, digest in enumerate(digests):
+        if not pd.isna(digest) and not re.fullmatch("[0-9a-f]{64}", digest):
+            raise PredictionsError(
+                f"{row_name(origin, i)}: sha256 is {digest!r}; expected the 64 hex digits of the image file's SHA-256, "
+                "or an empty cell."
+            )
+    return digests
+
+
+def _predicted_column(
+    table: pd.DataFrame, probabilities: NDArray[np.float64], origin: Path, operating_point: OperatingPoint | None
+) -> list[int | None]:
     """The decided grade: as given, else the most probable (the lower one of two equals); None is no output."""
     answered = ~np.isnan(probabilities[:, 0])
     best = np.where(answered, np.nan_to_num(probabilities, nan=-1.0).argmax(1), -1)
     if "predicted" not in table.columns:
         return [int(grade) if grade >= 0 else None for grade in best]
     given = grade_column(table[["predicted"]].rename(columns={"predicted": "grade"}), origin, PredictionsError)
-    for i, grade in enumerate(given):
-        if not answered[i]:
-            continue
-        if grade is None:
-            raise PredictionsError(f"{row_name(origin, i)}: there are probabilities but predicted is empty.")
-        if probabilities[i, grade] < probabilities[i].max():
+    stated = np.array([-1 if grade is None else grade for grade in given], dtype=np.int64)
+    _refuse(answered & (stated < 0), origin, "there are probabilities but predicted is empty")
+    chosen = np.take_along_axis(probabilities, np.maximum(stated, 0)[:, None], axis=1)[:, 0]
+    other = answered & ~(chosen >= np.nan_to_num(probabilities, nan=0.0).max(axis=1))
+    if other.any() and operating_point is None:
+        i = int(other.argmax())
+        raise PredictionsError(
+            f"{row_name(origin, i)}: predicted is {stated[i]} but the most probable grade is {best[i]}; cut-offs other "
+            "than the most probable grade need an operating-point file."
+        )
+    if other.any() and operating_point is not None:
+        cut = operating_point.apply(probabilities)
+        wrong = answered & (cut != stated)
+        if wrong.any():
+            i = int(wrong.argmax())
             raise PredictionsError(
-                f"{row_name(origin, i)}: predicted is {grade} but the most probable grade is {best[i]}; cut-offs other "
-                "than the most probable grade need an operating-point file."
+                f"{row_name(origin, i)}: predicted is {stated[i]} but the operating point gives {cut[i]}, and the "
+                "table is not graded by the most probable grade either."
             )
     return given

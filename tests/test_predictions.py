@@ -38,6 +38,8 @@ REFUSED = {
     "predicted is not the most probable": ({"predicted": "1"}, "need an operating-point file"),
     "predicted is empty beside probabilities": ({"predicted": ""}, "predicted is empty"),
     "predicted is no grade": ({"predicted": "9"}, "grade '9'"),
+    "oedema is neither": ({"dme": "2"}, "dme is '2'; expected 0, 1 or an empty cell"),
+    "a file digest that is none": ({"sha256": "abc"}, "expected the 64 hex digits"),
 }  # fmt: skip
 
 
@@ -46,8 +48,7 @@ def test_defects_are_refused_with_their_row(defect: str, write_csv: Write):
     """Every defect of a row is one sentence with file and line."""
     change, sentence = REFUSED[defect]
     first = {**SOUND, "image": "first.png"}
-    if "predicted" in change:
-        first["predicted"] = "2"
+    first |= {name: good for name, good in (("predicted", "2"), ("dme", "0"), ("sha256", "0" * 64)) if name in change}
     path = write_csv([first, SOUND | change])
     with pytest.raises(PredictionsError, match=sentence) as error:
         load_predictions(path)
@@ -147,3 +148,30 @@ class TestHonestTables:
         pq.write_table(edited, tmp_path / "p.parquet")
         with pytest.raises(PredictionsError, match="was changed after"):
             load_predictions(tmp_path / "p.parquet")
+
+
+class TestOptionalColumns:
+    ROWS = (("yes", 1), ("TRUE", 1), ("1.0", 1), ("no", 0), ("false", 0), ("0", 0), ("", None))
+
+    def test_macular_oedema(self, write_csv: Write, tmp_path: Path):
+        """0, 1 or not known, however it is spelt; the same in Parquet, and part of the digest."""
+        table = load_predictions(
+            write_csv([SOUND | {"image": str(i), "dme": cell} for i, (cell, _) in enumerate(self.ROWS)])
+        )
+        given = [None if pd.isna(value) else int(value) for value in table.table["dme"]]
+        assert given == [value for _, value in self.ROWS]
+        write_predictions(table, tmp_path / "p.parquet")
+        assert load_predictions(tmp_path / "p.parquet").digest == table.digest
+        other = make_predictions(table.table.assign(dme=0), "t", {})
+        assert other.digest != table.digest
+
+    def test_slices_are_the_rest(self, write_csv: Write):
+        """Neither the file digest nor oedema is a column to slice by."""
+        extra = {"sha256": "AB" * 32, "dme": "1", "site": "a", "camera": "X", "source": "s"}
+        table = load_predictions(write_csv([SOUND | extra]))
+        assert table.slice_columns == ["camera", "site", "source"]
+        assert table.table["sha256"].tolist() == ["ab" * 32]
+
+    def test_they_are_not_added(self, write_csv: Write):
+        """An absent column is not an empty one, so that older tables keep their digest."""
+        assert load_predictions(write_csv([SOUND])).table.columns[-1] == "predicted"

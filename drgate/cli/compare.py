@@ -1,0 +1,66 @@
+"""`drgate compare`: two models on the same images."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from drgate.cli.options import Format, FormatOption, QuietOption, emit, tell
+
+HELP = """Compare two models on the same images: every difference A - B, paired, with patients taken into account.
+
+Exit code 0 A is shown non-inferior to B in accuracy at the margin, 1 shown worse by more than the margin, 3 neither.
+
+\b
+Example:
+  drgate compare new.parquet best.parquet --margin 0.02 --out comparison.md
+"""
+
+
+def register(app: typer.Typer) -> None:
+    app.command("compare", help=HELP, short_help="Two models on the same images: is A non-inferior to B?")(command)
+
+
+def command(
+    first: Annotated[Path, typer.Argument(metavar="A", help="Predictions of the model in question.")],
+    second: Annotated[Path, typer.Argument(metavar="B", help="Predictions of the other one, on the same images.")],
+    margin: Annotated[float, typer.Option("--margin", help="Non-inferiority margin in accuracy, a fraction.")] = 0.02,
+    level: Annotated[float, typer.Option("--level", help="Two-sided level of the intervals.")] = 0.95,
+    one_image_per_patient: Annotated[
+        bool,
+        typer.Option("--one-image-per-patient", help="Declares it of tables that name no patient; else two allowed."),
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="Write a page (.md) or the numbers (.json) as well.")
+    ] = None,
+    format: FormatOption = Format.human,
+    quiet: QuietOption = False,
+) -> int:
+    from drgate.compare import compare
+    from drgate.errors import UsageError
+    from drgate.files import refuse_existing, write_atomically
+    from drgate.predictions import load_predictions
+    from drgate.report import compare_page
+
+    for name, value, example in (("--margin", margin, "0.02"), ("--level", level, "0.95")):
+        if not 0 < value < 1:
+            raise UsageError(f"{name} is {value:g}; expected a fraction between 0 and 1, such as {example}.")
+    if out is not None:
+        if out.suffix.lower() not in (".md", ".json"):
+            raise UsageError(f"{out}: a comparison is written as .md or .json; give --out such a name.")
+        refuse_existing(out, "choose another name with --out")
+    comparison = compare(
+        load_predictions(first), load_predictions(second), margin=margin, level=level,
+        one_image_per_patient=one_image_per_patient,
+    )  # fmt: skip
+    if out is not None:
+        as_json = json.dumps(comparison.to_json(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        page = compare_page.markdown(comparison) if out.suffix.lower() == ".md" else as_json
+        write_atomically(out, page.encode())
+    emit(comparison.to_json(), lambda console: compare_page.terminal(comparison, console), format, quiet)
+    if out is not None:
+        tell(f"Comparison: {out}.", quiet)
+    return comparison.exit_code

@@ -1,0 +1,79 @@
+"""`drgate tune`: cut-offs that keep room for the test set to differ, as a locked file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from drgate.cli.options import Format, FormatOption, QuietOption, SpecOption, SplitOption, emit, tell
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+HELP = """Choose cut-offs on a tuning table for the required criteria of a checklist, or say that there are none.
+
+Every bound must hold on the tuning table, and the chance to pass on the planned test set must be what the checklist
+plans with. Exit code 0 written, 1 infeasible (nothing is written). Tune on other patients than you test on.
+
+\b
+Example:
+  drgate tune validation.parquet --spec screening-referable --out operating-point.json
+  drgate evaluate test.parquet --spec screening-referable --operating-point operating-point.json
+"""
+
+
+def register(app: typer.Typer) -> None:
+    app.command("tune", help=HELP, short_help="Choose cut-offs on a tuning table and lock them in a file.")(command)
+
+
+def command(
+    predictions: Annotated[Path, typer.Argument(metavar="PREDICTIONS", help="Tuning table: grades and p_0 to p_4.")],
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="JSON file to write.")],
+    spec: SpecOption = "medical-grade",
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            "--data", metavar="MANIFEST", help="Planned test set, for its counts. [one like the tuning table]"
+        ),
+    ] = None,
+    split: SplitOption = "test",
+    format: FormatOption = Format.human,
+    quiet: QuietOption = False,
+) -> int:
+    from drgate.files import refuse_existing
+    from drgate.manifest import load_manifest
+    from drgate.operating_point import write_operating_point
+    from drgate.predictions import load_predictions
+    from drgate.spec import load_spec
+    from drgate.tune import Infeasible, tune
+
+    refuse_existing(out, "an operating point is not overwritten; choose another name with --out")
+    test = None if data is None else load_manifest(data)
+    if test is not None and test.table["split"].notna().any():
+        test = test.select(split)
+    found = tune(load_predictions(predictions), load_spec(spec), test=test)
+    if isinstance(found, Infeasible):
+        emit(found.to_json(), lambda console: console.print(f"Infeasible. {found.reason}", markup=False), format, quiet)
+        return 1
+    write_operating_point(found, out)
+    summary = {"status": "tuned", "file": str(out), "digest": found.digest, "cut_offs": list(found.cut_offs)}
+    promise = found.promise
+
+    def human(console: Console) -> None:
+        cuts = ", ".join(f"P(grade >= {k}) >= {cut:g}" for k, cut in enumerate(found.cut_offs, start=1))
+        chance = f"Chance to pass these on the planned test set: {100 * promise['power']:.0f} %"
+        lines = [f"Cut-offs: {cuts}. The grade is the highest that is reached, else 0.", f"{chance}."]
+        lines += [
+            f"  {one['id']} {one['rule']}: {one['k']}/{one['n']}, bound {one['bound']:.3f}, chance {one['power']:.2f}"
+            for one in promise["criteria"]
+        ]
+        if promise["not_covered"]:
+            lines.append(f"Not tuned to, judged at evaluation only: {', '.join(promise['not_covered'])}.")
+        for line in lines:
+            console.print(line, markup=False, highlight=False)
+
+    emit(summary | {"promise": dict(promise)}, human, format, quiet)
+    tell(f"Operating point: {out} ({found.digest}).", quiet)
+    return 0

@@ -1,0 +1,637 @@
+"""A locked operating point: cut-offs on P(grade >= k) that leave room for the test set to differ.
+
+    found = tune(load_predictions("val.parquet"), load_spec("screening-referable"))
+    if isinstance(found, Infeasible): print(found.reason)
+    else: write_operating_point(found, Path("operating-point.json"))
+
+Cut-offs that just meet a checklist on the table they were chosen on meet it on the next one half of the time at best.
+So each required sensitivity, specificity, accuracy and rate of grave errors must reach its threshold with its *bound*
+on the tuning table, and the chance that all of them do so on the planned test set must be what the checklist plans
+with; of the cut-offs that keep this, those with the best specificity are taken.
+
+The search looks at every combination of up to 24 values for each cut-off, first over all that no single cut-off rules
+out, then between the neighbours of the best one, until nothing lies between them (or `ROUNDS`). What it returns meets
+every line by the gate's own bounds, and nothing that it compared and that does has a higher specificity. Where no
+cut-off has more than 24 values that count (`complete`), that is the best of all, and "infeasible" is a proof.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from drgate.errors import PredictionsError, SpecError
+from drgate.measure import ratio
+from drgate.operating_point import OperatingPoint, cumulative, make_operating_point
+from drgate.predictions import Predictions
+from drgate.scale import GROUPS
+from drgate.spec import Criterion, GateSpec, default_policy
+from drgate.stats import cluster, confusion
+from drgate.stats.predictive import predictive_power
+
+if TYPE_CHECKING:
+    from drgate.manifest import Manifest
+
+VALUES: Final = 24
+"""Values of each cut-off that are combined in one round."""
+
+ROUNDS: Final = 5
+
+TUNED: Final = ("accuracy", "sensitivity", "specificity", "missed", "undergraded", "overgraded")
+"""Metrics that cut-offs decide and whose denominator they do not: what tuning can promise."""
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Infeasible:
+    """No cut-offs were found; `reason` names the criterion that stands in the way and how near it came.
+
+    complete: whether every combination was compared, so that there are none.
+    """
+
+    reason: str
+    complete: bool
+
+    def to_json(self) -> dict[str, Any]:
+        return {"status": "infeasible", "reason": self.reason, "complete": self.complete}
+
+
+@dataclass(frozen=True, eq=False)
+class Units:
+    """What is counted: images, eyes (their worst image) or patients (the worse eye).
+
+    reference: (n,) grades; scores: (n, 4) the highest P(grade >= k) of the unit's images, NaN without output; patients:
+    (n,) codes or None; dme: (n,) whether macular oedema is present, or None; independent: declared to be of one patient
+    each; origin: what they are called.
+    """
+
+    reference: Ints
+    scores: Floats
+    patients: Ints | None
+    dme: NDArray[np.bool_] | None
+    independent: bool
+    origin: str
+
+    @cached_property
+    def answered(self) -> NDArray[np.bool_]:
+        """Units with output."""
+        return ~np.isnan(self.scores[:, 0])
+
+    def graded(self, target: str) -> Ints:
+        """Reference grades, for a group lifted into it where macular oedema is present."""
+        if self.dme is None or target not in GROUPS:
+            return self.reference
+        return np.where(self.dme, np.maximum(self.reference, GROUPS[target][0]), self.reference)
+
+    @classmethod
+    def of(cls, predictions: Predictions, spec: GateSpec) -> Units:
+        """The graded units of a tuning table, by the unit of the checklist.
+
+        Raises PredictionsError where grades, probabilities or what makes a unit are missing.
+        """
+        table, origin = predictions.table, predictions.origin
+        lacking = table["gradable"] & table["grade"].isna()
+        judged = table[table["gradable"] & table["grade"].notna()]
+        if judged.empty or lacking.any():
+            raise PredictionsError(
+                f"{origin} has images without a reference grade; cut-offs are tuned on graded images."
+            )
+        scores = cumulative(judged[["p_0", "p_1", "p_2", "p_3", "p_4"]].to_numpy(dtype=np.float64))
+        bare = np.isnan(scores[:, 0]) & judged["predicted"].notna().to_numpy()
+        if bare.any() or np.isnan(scores).all():
+            raise PredictionsError(f"{origin} has no probabilities for every answer; cut-offs need p_0 to p_4.")
+        rows = pd.DataFrame(scores, columns=range(1, 5)).fillna(np.inf)
+        rows["reference"] = judged["grade"].to_numpy(dtype=np.int64)
+        if "dme" in judged.columns and judged["dme"].notna().all():
+            rows["dme"] = judged["dme"].to_numpy(dtype=np.int64)
+        rows = _by_unit(rows, judged, spec.unit, origin)
+        known = predictions.patients_known
+        return cls(
+            rows["reference"].to_numpy(),
+            rows[list(range(1, 5))].replace(np.inf, np.nan).to_numpy(dtype=np.float64),
+            np.unique(rows["patient"], return_inverse=True)[1].astype(np.int64) if known else None,
+            rows["dme"].to_numpy(dtype=bool) if "dme" in rows else None,
+            not known and spec.evidence.one_image_per_patient,
+            origin,
+        )
+
+    @classmethod
+    def planned(cls, manifest: Manifest, spec: GateSpec) -> Units:
+        """The units of a test set that is only planned with; its scores are of no meaning.
+
+        Raises PredictionsError where it has no reference grades.
+        """
+        judged = manifest.table[manifest.table["gradable"] & manifest.table["grade"].notna()]
+        if judged.empty:
+            raise PredictionsError(f"{manifest.origin} has no reference grades, so there are no counts to plan with.")
+        rows = pd.DataFrame({"reference": judged["grade"].to_numpy(dtype=np.int64)})
+        rows = _by_unit(rows, judged, spec.unit, str(manifest.origin))
+        known = manifest.patients_known
+        return cls(
+            rows["reference"].to_numpy(),
+            np.zeros((len(rows), 4)),
+            np.unique(rows["patient"], return_inverse=True)[1].astype(np.int64) if known else None,
+            None,
+            not known and spec.evidence.one_image_per_patient,
+            manifest.name,
+        )
+
+
+def tune(predictions: Predictions, spec: GateSpec, *, test: Manifest | None = None) -> OperatingPoint | Infeasible:
+    """Choose cut-offs for the required criteria of a checklist.
+
+    predictions: the tuning table, with grades and probabilities. test: the planned test set, of which only the counts
+    by grade and patient are read; without it one like the tuning table is planned. Looks, level, unit, interval and
+    the planned power are the checklist's. A checklist that decides on estimates is tuned to the bound all the same.
+
+    Raises SpecError where no required criterion depends on cut-offs, PredictionsError for a table without grades or
+    probabilities.
+    """
+    units = Units.of(predictions, spec)
+    planned = units if test is None else Units.planned(test, spec)
+    lines = [criterion for criterion in spec.each_criterion() if criterion.required]
+    tuned = [line for line in lines if line.metric in TUNED and not line.column and not line.deployed]
+    if not tuned:
+        raise SpecError(
+            f"The checklist {spec.name} requires no sensitivity, specificity, accuracy or rate of grave errors of the "
+            "whole test set; there is nothing that cut-offs could be tuned to."
+        )
+    constraints = [_Constraint(line, units, planned, spec) for line in tuned]
+    for constraint in constraints:
+        if constraint.impossible:
+            return Infeasible(constraint.impossible, complete=True)
+    search = _Search(units, constraints, spec.planning.power)
+    choice, complete, compared = search.run()
+    if choice is None:
+        return Infeasible(search.shortfall(complete), complete)
+    predicted = search.grades(choice)
+    found = [constraint.found(predicted) for constraint in constraints]
+    promise = {
+        "power": float(np.prod([one["power"] for one in found])),
+        "wanted": spec.planning.power,
+        "level": constraints[0].level,
+        "planned": {
+            "like": planned.origin if test is not None else "the tuning table",
+            "unit": spec.unit,
+            "by_grade": np.bincount(planned.reference, minlength=5).tolist(),
+        },
+        "criteria": found,
+        "not_covered": [line.id for line in lines if line not in tuned],
+        "search": {"compared": compared, "complete": complete},
+    }
+    return make_operating_point(
+        choice, spec={"name": spec.name, "version": spec.version, "digest": spec.digest}, tuned_on=predictions,
+        promise=promise,
+    )  # fmt: skip
+
+
+class _Constraint:
+    """One required criterion as a number of errors that a set of cut-offs may make."""
+
+    def __init__(self, criterion: Criterion, units: Units, planned: Units, spec: GateSpec) -> None:
+        self.criterion, self.units, self.spec = criterion, units, spec
+        # alpha/K, as every look is tested
+        self.level = 1 - (1 - spec.evidence.level) / spec.looks
+        counts = ratio(criterion.metric, criterion.target, criterion.policy)
+        self.adverse = counts.adverse
+        self.floor = 1 - criterion.threshold if self.adverse else criterion.threshold
+        # Errors are what lowers the chance to pass: the complement of success, or the adverse event itself.
+        errors = counts.success if self.adverse else counts.counted & ~counts.success
+        self.reference = units.graded(criterion.target)
+        column = np.where(units.answered, 0, confusion.NO_OUTPUT)
+        self.counted: NDArray[np.bool_] = counts.counted[self.reference, column]
+        self.wrong: NDArray[np.bool_] = errors[self.reference]
+        self.silent = int((self.wrong[:, confusion.NO_OUTPUT] & self.counted & ~units.answered).sum())
+        self.n = int(self.counted.sum())
+        self.sizes = _sizes(self.counted, units)
+        target = planned.graded(criterion.target)
+        self.planned = _sizes(counts.counted[target, np.where(planned.answered, 0, confusion.NO_OUTPUT)], planned)
+        self.unknown = planned.patients is None and not planned.independent
+
+    @cached_property
+    def impossible(self) -> str:
+        """Why no cut-offs can meet it, whatever the model; empty where they might."""
+        if self.n == 0 or not self._reaches(0, self._ceiling(0)):
+            n, what = self.n, "the tuning table"
+        elif self._planned_power(0.0, float(self.n)) == 0:
+            n, what = int((self.planned[0] * self.planned[1]).sum()), "the planned test set"
+        else:
+            return ""
+        return (
+            f"{self.criterion.id}: with {n} {self.spec.unit}s that count in {what} not even a model without an error "
+            f"can show {self.rule}."
+        )
+
+    @property
+    def rule(self) -> str:
+        """The threshold in words."""
+        words = {">=": "at least", ">": "more than", "<=": "at most", "<": "less than"}[self.criterion.comparator]
+        return f"{words} {100 * self.criterion.threshold:g} %"
+
+    @cached_property
+    def hopeful(self) -> Floats:
+        """(n + 1,) the highest chance to pass that so many errors can leave; 0 where the bound falls short.
+
+        As if the patients' errors were as little correlated as the shrunk design effect can be: a ceiling, which is
+        exact where every patient has one unit.
+        """
+        found = np.zeros(self.n + 1)
+        for errors in range(min(self.n, int(self.n * (1 - self.floor)) + 1) + 1):
+            effective = self._ceiling(errors)
+            if self._reaches(errors, effective):
+                found[errors] = self._planned_power(errors / self.n * effective, effective)
+        return found
+
+    def judge(self, predicted: Ints) -> tuple[bool, float]:
+        """Whether these grades reach the bound by the gate's own rule, and the chance to pass on the planned test."""
+        sample = self._sample(self._errors(predicted))
+        misses = (self.n - sample.k) / self.n * sample.effective_n
+        reaches = self._reaches(self.n - sample.k, sample.effective_n)
+        return reaches, self._planned_power(misses, sample.effective_n) if reaches else 0.0
+
+    def found(self, predicted: Ints) -> dict[str, Any]:
+        """Counts, bound and chance for the record."""
+        sample = self._sample(self._errors(predicted))
+        ends = cluster.bounds(sample, level=self.level, interval=self.spec.evidence.interval)
+        k = self.n - sample.k if self.adverse else sample.k
+        return {
+            "id": self.criterion.id,
+            "rule": f"{self.criterion.comparator} {self.criterion.threshold:g}",
+            "k": k,
+            "n": self.n,
+            "bound": 1 - ends.low if self.adverse else ends.low,
+            "design_effect": sample.design_effect,
+            "planned": int((self.planned[0] * self.planned[1]).sum()),
+            "power": self.judge(predicted)[1],
+        }
+
+    def _errors(self, predicted: Ints) -> NDArray[np.bool_]:
+        return np.asarray(self.counted & self.wrong[np.arange(len(predicted)), predicted])
+
+    def _sample(self, wrong: NDArray[np.bool_]) -> cluster.EffectiveSample:
+        """The effective sample of what is right."""
+        k = self.n - int(wrong.sum())
+        if self.units.patients is None:
+            if self.units.independent:
+                return cluster.one_image_per_patient(k, self.n)
+            return cluster.unknown_clusters(k, self.n, level=self.level)
+        good, all_ = (
+            np.bincount(self.units.patients, weights=flags).astype(np.int64)
+            for flags in (self.counted & ~wrong, self.counted)
+        )
+        return cluster.effective_sample(good, all_, level=self.level)
+
+    def _reaches(self, errors: int, effective: float) -> bool:
+        sample = cluster.EffectiveSample(self.n - errors, self.n, None, 1.0, effective)
+        low = cluster.bounds(sample, level=self.level, interval=self.spec.evidence.interval).low
+        return low > self.floor if self.criterion.comparator in (">", "<") else low >= self.floor
+
+    def _ceiling(self, errors: int) -> float:
+        """The largest effective number of units with so many errors."""
+        if self.units.patients is None:
+            if self.units.independent:
+                return float(self.n)
+            return cluster.unknown_clusters(self.n - errors, self.n, level=self.level).effective_n
+        sizes, times = self.sizes
+        clusters, squares, rate = int(times.sum()), int((sizes**2 * times).sum()), errors / self.n
+        _, effective = cluster.effective_n(
+            clusters=clusters, sizes=self.n, errors=errors, with_error=min(errors, clusters),
+            # No variance between patients: the estimated design effect can be no smaller.
+            errors_squared=rate**2 * squares, errors_by_size=rate * squares, sizes_squared=squares,
+            largest=int(sizes.max()), level=self.level,
+        )  # fmt: skip
+        return float(effective)
+
+    def _planned_power(self, misses: float, n: float) -> float:
+        """Chance that the planned units show the floor, after `misses` of `n` effective ones on the tuning table.
+
+        The planned units count as the gate will count them, with errors correlated as the checklist plans.
+        """
+        if not 0 < self.floor < 1:
+            return float(self.floor <= 0)
+        sizes, times = self.planned
+        total, rate = int((sizes * times).sum()), misses / n
+        if total == 0:
+            return 0.0
+        if self.unknown:
+            effective = cluster.unknown_clusters(total, total, level=self.level).effective_n
+        else:
+            correlation = self.spec.planning.correlation
+            inflated = 1 + (sizes - 1) * correlation
+            _, found = cluster.effective_n(
+                clusters=int(times.sum()),
+                sizes=total,
+                errors=total * rate,
+                # Expectations over patients whose units err alike with this correlation.
+                with_error=(times * sizes * rate / inflated).sum(),
+                errors_squared=(times * sizes * (rate * (1 - rate) * inflated + sizes * rate**2)).sum(),
+                errors_by_size=(times * sizes**2 * rate).sum(),
+                sizes_squared=(times * sizes**2).sum(),
+                largest=int(sizes.max()),
+                level=self.level,
+            )
+            effective = float(found)
+        if effective < 1:
+            return 0.0
+        return predictive_power(
+            misses, n, planned=int(effective + 1e-9), threshold=self.floor, level=self.level,
+            interval=self.spec.evidence.interval,
+        )  # fmt: skip
+
+
+class _Search:
+    """Every combination of a few values for each cut-off, by counts; round after round nearer to the best."""
+
+    def __init__(self, units: Units, constraints: list[_Constraint], wanted: float) -> None:
+        self.units, self.constraints, self.wanted = units, constraints, wanted
+        scores = units.scores[units.answered]
+        self.values = [_between(scores[:, k]) for k in range(4)]
+        self.objective = self._objective()
+        used = {k for weights in (*self.steps, self.objective) for k in range(4) if weights[:, k + 1].any()}
+        self.free = [k for k in range(4) if k not in used]
+        self.used = sorted(used)
+        self.nearest: tuple[float, ...] | None = None
+        self.judged: list[dict[tuple[float, ...], tuple[bool, float]]] = [{} for _ in constraints]
+
+    @cached_property
+    def classes(self) -> tuple[Ints, Ints]:
+        """Distinct kinds of units with output, (kinds,) the first unit of each and (units,) the kind of each.
+
+        Units of one kind have the same reference grade for every criterion.
+        """
+        lifted = 0 if self.units.dme is None else self.units.dme.astype(np.int64)
+        code = (self.units.reference * 2 + lifted)[self.units.answered]
+        _, first, kind = np.unique(code, return_index=True, return_inverse=True)
+        return np.flatnonzero(self.units.answered)[first], kind
+
+    @cached_property
+    def steps(self) -> list[Ints]:
+        """Per constraint, `_steps` of its errors."""
+        return [_steps((c.wrong & c.counted[:, None])[self.classes[0], :5]) for c in self.constraints]
+
+    def run(self) -> tuple[tuple[float, ...] | None, bool, int]:
+        """The best cut-offs (or None), whether every combination was compared, and how many were."""
+        allowed = [self._admissible(k) for k in range(4)]
+        if not all(values.size for values in allowed):
+            # One cut-off alone cannot serve every criterion. A look at all its values says how near the nearest comes.
+            self._round(
+                [_spread(few if few.size else all_, None) for few, all_ in zip(allowed, self.values, strict=True)]
+            )
+            return None, True, 0
+        best: tuple[float, ...] | None = None
+        compared, complete, window = 0, False, allowed
+        for number in range(ROUNDS):
+            centre = best or self.nearest or (None,) * 4
+            grid = [_spread(values, keep) for values, keep in zip(window, centre, strict=True)]
+            best = self._round(grid) or best
+            compared += math.prod(values.size for values in grid)
+            whole = [few.size == all_.size for few, all_ in zip(grid, window, strict=True)]
+            # Free cut-offs change no criterion: they break ties only.
+            complete = complete or (number == 0 and all(whole[k] for k in self.used))
+            nearest = best or self.nearest
+            if all(whole) or nearest is None:
+                break
+            window = [_around(values, few, at) for values, few, at in zip(allowed, grid, nearest, strict=True)]
+        return (None if best is None else self._tidy(best)), complete, compared
+
+    def grades(self, cut_offs: tuple[float, ...]) -> Ints:
+        """(n,) grades at these cut-offs, 5 for no output."""
+        reached = self.units.scores >= np.asarray(cut_offs)
+        grades = np.where(reached, np.arange(1, 5), 0).max(axis=1)
+        return np.where(self.units.answered, grades, confusion.NO_OUTPUT).astype(np.int64)
+
+    def shortfall(self, complete: bool) -> str:
+        """Which criterion stood in the way at the cut-offs that came nearest, and how near."""
+        compared = "No cut-offs meet" if complete else "None of the cut-offs that were compared meets"
+        assert self.nearest is not None, "a search that found nothing knows what came nearest"
+        predicted = self.grades(self.nearest)
+        records = [(c, c.found(predicted)) for c in self.constraints]
+        missed = [(c, r) for c, r in records if not c.judge(predicted)[0]]
+        if not missed:
+            power = float(np.prod([r["power"] for _, r in records]))
+            weakest, record = min(records, key=lambda pair: pair[1]["power"])
+            return (
+                f"{compared} every bound with a chance of {100 * self.wanted:g} % to pass on the planned test set; the "
+                f"nearest have {100 * power:.0f} %, limited by {weakest.criterion.id} ({record['k']} of {record['n']}, "
+                f"{100 * record['power']:.0f} %)."
+            )
+        worst, record = max(missed, key=lambda pair: abs(pair[1]["bound"] - pair[0].criterion.threshold))
+        side = "an upper" if worst.adverse else "a lower"
+        return (
+            f"{compared} every required criterion; at the nearest, {worst.criterion.id} has {side} bound of "
+            f"{100 * record['bound']:.1f} % ({record['k']} of {record['n']}) where {worst.rule} is asked."
+        )
+
+    def _objective(self) -> Floats:
+        """(kinds, 5) weights of the mean specificity of every target that a sensitivity or specificity is required of,
+        as a loss; of accuracy where there is none."""
+        targets = {
+            c.criterion.target
+            for c in self.constraints
+            if c.criterion.metric in ("sensitivity", "specificity", "missed")
+        }
+        chosen = [("specificity", target) for target in sorted(targets)] or [("accuracy", "")]
+        losses = np.stack([self._loss(metric, target) for metric, target in chosen])
+        return np.asarray(losses.mean(axis=0), dtype=np.float64)
+
+    def _loss(self, metric: str, target: str) -> Floats:
+        """(kinds, 5) steps of the rate of errors of one proportion."""
+        name = f"{metric}:{target}" if target else metric
+        counts = ratio(metric, target, default_policy(name))
+        reference = self.units.graded(target)
+        column = np.where(self.units.answered, 0, confusion.NO_OUTPUT)
+        counted = max(1, int(counts.counted[reference, column].sum()))
+        first = self.classes[0]
+        wrong = (counts.counted & ~counts.success)[reference[first], :5]
+        return _steps(wrong) / counted
+
+    def _admissible(self, k: int) -> Floats:
+        """Values of one cut-off that no criterion rules out, whatever the other three are."""
+        values = self.values[k]
+        if k in self.free:
+            # Free cut-offs are never lower than those below them; certainty is always possible.
+            return np.unique(np.r_[values, 1.0])
+        scores = self.units.scores[self.units.answered]
+        order = np.sort(scores[:, k])
+        at = np.argsort(scores[:, k], kind="stable")
+        below = np.searchsorted(order, values, side="left")
+        keep = np.ones(values.size, dtype=bool)
+        # Below t_k, a free cut-off above it is not reached either.
+        others = [grade for grade in range(5) if grade <= k or (grade > k + 1 and grade - 1 not in self.free)]
+        for c in self.constraints:
+            wrong = (c.wrong & c.counted[:, None])[self.units.answered][at]
+            reached = np.asarray(wrong[:, k + 1 : 5].all(axis=1))
+            missed = np.asarray(wrong[:, others].all(axis=1))
+            fewest = np.r_[0, np.cumsum(missed)][below] + np.r_[0, np.cumsum(reached[::-1])][len(order) - below]
+            keep &= c.hopeful[np.minimum(fewest + c.silent, c.n)] > 0
+        return values[keep]
+
+    def _round(self, grid: list[Floats]) -> tuple[float, ...] | None:
+        """The best feasible combination of a grid; None without one, and `nearest` then is what came nearest."""
+        reached = self._reached(grid)
+        powers = []
+        for constraint, weights in zip(self.constraints, self.steps, strict=True):
+            base = constraint.silent + self._constant(constraint)
+            powers.append((np.rint(_total(weights, reached)).astype(np.int64) + base, constraint))
+        shape = tuple(values.size for values in grid)
+        chance = np.ones(shape)
+        for errors, constraint in powers:
+            chance = chance * constraint.hopeful[errors]
+        chance = np.where(self._ordered(grid), chance, -1.0)
+        # Rounded, so that ties are ties whatever the order of summation.
+        loss, accuracy = (
+            np.broadcast_to(np.round(_total(steps, reached), 12), shape)
+            for steps in (self.objective, self._loss("accuracy", ""))
+        )
+        hopeful = np.flatnonzero(chance.ravel() >= self.wanted)
+        order = hopeful[np.lexsort((hopeful, accuracy.ravel()[hopeful], loss.ravel()[hopeful]))]
+        for flat in order:
+            choice = tuple(float(values[i]) for values, i in zip(grid, np.unravel_index(flat, shape), strict=True))
+            if self._holds(choice):
+                return choice
+        if chance.max() > 0:
+            near = int(chance.argmax())
+        else:
+            excess = np.zeros(shape)
+            for errors, constraint in powers:
+                most = int(np.flatnonzero(constraint.hopeful).max())
+                excess = np.maximum(excess, np.maximum(0, errors - most) / constraint.n)
+            near = int(np.where(chance < 0, np.inf, excess).argmin())
+        self.nearest = tuple(float(values[i]) for values, i in zip(grid, np.unravel_index(near, shape), strict=True))
+        return None
+
+    def _holds(self, choice: tuple[float, ...]) -> bool:
+        """Whether every bound is reached by the gate's own rule, and the joint chance is what is wanted."""
+        power = 1.0
+        for constraint, weights, judged in zip(self.constraints, self.steps, self.judged, strict=True):
+            # Only these cut-offs decide it, so that most combinations have been judged already.
+            key = tuple(cut for k, cut in enumerate(choice) if weights[:, k + 1].any())
+            if key not in judged:
+                judged[key] = constraint.judge(self.grades(choice))
+            reaches, chance = judged[key]
+            power *= chance
+            if not reaches or power < self.wanted:
+                return False
+        return True
+
+    def _ordered(self, grid: list[Floats]) -> NDArray[np.bool_]:
+        """Where a cut-off that no criterion asks about changes none that one does."""
+        fine = np.ones((1, 1, 1, 1), dtype=bool)
+        axes = np.ix_(*grid)
+        for k, j in itertools.product(self.free, self.used):
+            if j < k:
+                fine = fine & (axes[k] >= axes[j])
+        return fine
+
+    def _constant(self, constraint: _Constraint) -> int:
+        """Errors where every unit with output is called grade 0."""
+        first, kind = self.classes
+        wrong = (constraint.wrong & constraint.counted[:, None])[first, 0]
+        return int(np.bincount(kind, minlength=len(first)) @ wrong)
+
+    def _reached(self, grid: list[Floats]) -> list[NDArray[np.float64]]:
+        """For k = 1 to 4, units of each kind called at least k: (kinds, a, b, c, d), axes that do not matter being 1.
+
+        A unit is called at least k where it reaches one of the cut-offs k to 4, so the rest lies in a lower corner of
+        the table of what each unit reaches.
+        """
+        scores, (first, kind) = self.units.scores[self.units.answered], self.classes
+        places = [np.searchsorted(values, scores[:, k], side="right") for k, values in enumerate(grid)]
+        sizes = [values.size + 1 for values in grid]
+        flat = np.ravel_multi_index((kind, *places), (len(first), *sizes))
+        corner = np.bincount(flat, minlength=len(first) * int(np.prod(sizes))).reshape(len(first), *sizes)
+        for axis in range(1, 5):
+            corner = np.cumsum(corner, axis=axis)
+        everyone = np.bincount(kind, minlength=len(first)).reshape(-1, 1, 1, 1, 1)
+        found = []
+        for k in range(1, 5):
+            # Cut-offs below k are not asked: their whole axis.
+            lower = tuple(slice(-1, None) if axis < k else slice(0, -1) for axis in range(1, 5))
+            found.append((everyone - corner[(slice(None), *lower)]).astype(np.float64))
+        return found
+
+    def _tidy(self, cut_offs: tuple[float, ...]) -> tuple[float, ...]:
+        """The same cut-offs with as few digits as keep every unit on its side."""
+        return tuple(_shortest(cut, self.units.scores[self.units.answered, k]) for k, cut in enumerate(cut_offs))
+
+
+def _by_unit(rows: pd.DataFrame, judged: pd.DataFrame, unit: str, origin: str) -> pd.DataFrame:
+    """The worst of each unit's images, with the patient's name."""
+    rows = rows.assign(patient=judged["patient"].to_numpy())
+    if unit == "image":
+        return rows
+    keys = {"patient": judged["patient"].to_numpy(), "eye": judged["eye"].to_numpy()}
+    used = ["patient", "eye"] if unit == "eye" else ["patient"]
+    for key in used:
+        if pd.isna(keys[key]).any():
+            raise PredictionsError(f"{origin}: the checklist judges by {unit}, but {key} is not given for every image.")
+    return rows.assign(**{key: keys[key] for key in used}).groupby(used, as_index=False).max()
+
+
+def _sizes(counted: NDArray[np.bool_], units: Units) -> tuple[Ints, Ints]:
+    """Units that a patient brings to the denominator, and how many patients bring so many."""
+    if units.patients is None:
+        return np.array([1]), np.array([int(counted.sum())])
+    each = np.bincount(units.patients, weights=counted).astype(np.int64)
+    sizes, times = np.unique(each[each > 0], return_counts=True)
+    return sizes.astype(np.int64), times.astype(np.int64)
+
+
+def _steps(wrong: NDArray[np.bool_]) -> Ints:
+    """(kinds, 5): by how much errors grow when a unit is called k instead of k - 1; column 0 is not used."""
+    return np.concatenate([np.zeros((len(wrong), 1), dtype=np.int64), np.diff(wrong.astype(np.int64), axis=1)], axis=1)
+
+
+def _total(steps: Ints | Floats, reached: list[NDArray[np.float64]]) -> Floats:
+    """Errors beyond those of calling everything grade 0, on the grid; axes that do not matter have length 1."""
+    total: Floats = np.zeros((1, 1, 1, 1))
+    for k in range(1, 5):
+        if steps[:, k].any():
+            total = total + np.einsum("i,iabcd->abcd", steps[:, k].astype(np.float64), reached[k - 1])
+    return total
+
+
+def _between(scores: Floats) -> Floats:
+    """Cut-offs between two neighbouring scores, ascending, at most 1; one half where all scores are equal."""
+    distinct = np.unique(scores)
+    middle = (distinct[:-1] + distinct[1:]) / 2
+    possible = middle[(middle > 0) & (middle <= 1)]
+    return np.asarray(possible if possible.size else [0.5], dtype=np.float64)
+
+
+def _spread(values: Floats, keep: float | None) -> Floats:
+    """Up to `VALUES` of the values, evenly by rank, with the ends and, where it is among them, `keep`."""
+    if values.size <= VALUES:
+        return values
+    at = np.unique(np.rint(np.linspace(0, values.size - 1, VALUES)).astype(np.int64))
+    chosen = values[at]
+    if keep is not None and keep in values and keep not in chosen:
+        chosen = np.sort(np.r_[np.delete(chosen, int(np.abs(chosen - keep).argmin())), keep])
+    return np.asarray(chosen, dtype=np.float64)
+
+
+def _around(values: Floats, grid: Floats, at: float) -> Floats:
+    """The values from the neighbour below to the neighbour above on the grid."""
+    i = int(np.searchsorted(grid, at))
+    low, high = grid[max(0, i - 1)], grid[min(grid.size - 1, i + 1)]
+    return np.asarray(values[(values >= low) & (values <= high)], dtype=np.float64)
+
+
+def _shortest(cut: float, scores: Floats) -> float:
+    below, above = scores[scores < cut], scores[scores >= cut]
+    low = float(below.max()) if below.size else 0.0
+    high = min(1.0, float(above.min())) if above.size else 1.0
+    for digits in range(1, 17):
+        short = round(cut, digits)
+        if low < short <= high:
+            return short
+    return cut

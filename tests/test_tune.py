@@ -1,0 +1,388 @@
+"""Operating points: locked, kept apart from the test set, tuned so that that passes as often as promised."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import typer
+from scipy.stats import betabinom
+
+from drgate.cli import tune as command
+from drgate.cli.app import run
+from drgate.errors import PredictionsError, SpecError, UsageError
+from drgate.evaluate import evaluate
+from drgate.evaluation import Estimate
+from drgate.manifest import load_manifest
+from drgate.operating_point import (
+    OperatingPoint,
+    load_operating_point,
+    make_operating_point,
+    parse_operating_point,
+    write_operating_point,
+)
+from drgate.predictions import Predictions, load_predictions, make_predictions, write_predictions
+from drgate.spec import GateSpec, load_spec, parse_spec
+from drgate.stats import cluster
+from drgate.stats.power import misses_allowed, power
+from drgate.stats.predictive import predictive_power
+from drgate.tune import Infeasible, Units, tune
+
+SCREENING = [{"id": "sensitivity:referable", "at_least": 0.85}]
+FIVE = [
+    {"id": "sensitivity:pdr", "at_least": 0.7},
+    {"id": "sensitivity:severe_npdr", "at_least": 0.6},
+    {"id": "accuracy", "at_least": 0.6},
+    {"id": "undergraded:vision_threatening_below_referable", "at_most": 0.08},
+    {"id": "specificity:referable", "above": 0.7},
+]
+
+
+def spec_of(criteria: list[dict[str, Any]], **content: Any) -> GateSpec:
+    return parse_spec({"name": "s", "version": 1, "criteria": criteria} | content, "s.yaml")
+
+
+def scored(
+    seed: int, patients: int, *, images: int = 1, noise: float = 0.5, step: float = 0.0, name: str = ""
+) -> Predictions:
+    """A grader that sees the grade through noise, half of it a patient's own; `step` makes its scores coarse."""
+    rng = np.random.default_rng(seed)
+    grade = np.repeat(rng.choice(5, patients, p=(0.35, 0.15, 0.2, 0.15, 0.15)), images)
+    own, each = rng.normal(0, noise, patients), rng.normal(0, noise, patients * images)
+    seen = grade + (np.repeat(own, images) + each) / np.sqrt(2)
+    if step:
+        seen = np.clip(np.rint(seen / step) * step, -0.5, 4.5)
+    logits = -2 * np.abs(seen[:, None] - np.arange(5))
+    p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    table = pd.DataFrame(p, columns=[f"p_{j}" for j in range(5)]).assign(
+        image=[f"{name}{seed}-{i:05d}.png" for i in range(len(grade))], grade=grade,
+        patient=[f"{name}{seed}-{i // images}" for i in range(len(grade))],
+    )  # fmt: skip
+    return make_predictions(table, f"{seed}.csv", {})
+
+
+def tuned(predictions: Predictions, spec: GateSpec) -> OperatingPoint:
+    found = tune(predictions, spec)
+    assert isinstance(found, OperatingPoint), found
+    return found
+
+
+@pytest.fixture(scope="module")
+def table() -> Predictions:
+    return scored(1, 400, noise=1.0)
+
+
+@pytest.fixture(scope="module")
+def point(table: Predictions) -> OperatingPoint:
+    return tuned(table, spec_of(SCREENING))
+
+
+class TestGrading:
+    def test_the_highest_grade_that_is_reached(self, table: Predictions, point: OperatingPoint):
+        """max{k: P(grade >= k) >= t_k}, else 0, one image at a time; no output stays none."""
+        p = np.r_[table.probabilities()[:50], np.full((1, 5), np.nan)]
+        grades = point.apply(p)
+        for row, grade in zip(p[:50], grades, strict=False):
+            reached = [k for k in range(1, 5) if sum(row[j] for j in range(4, k - 1, -1)) >= point.cut_offs[k - 1]]
+            assert grade == max(reached, default=0)
+        assert grades[50] == -1
+
+    def test_a_table_at_its_operating_point_can_be_read_again(self, table, point, tmp_path: Path):
+        """`predicted` that is not the most probable grade is accepted only beside its operating point."""
+        at = table.at(point)
+        assert (at.table["predicted"] != table.table["predicted"]).any()
+        write_predictions(at, tmp_path / "at.csv")
+        with pytest.raises(PredictionsError, match="need an operating-point file"):
+            load_predictions(tmp_path / "at.csv")
+        again = load_predictions(tmp_path / "at.csv", point)
+        assert again.digest == at.digest == again.at(point).digest
+        other = make_operating_point(np.minimum(1, np.array(point.cut_offs) * 1.5), spec={}, tuned_on=table, promise={})
+        with pytest.raises(PredictionsError, match="but the operating point gives"):
+            load_predictions(tmp_path / "at.csv", other)
+
+    def test_grades_without_probabilities_cannot_be_cut(self, point: OperatingPoint):
+        bare = make_predictions(pd.DataFrame({"image": ["a"], "grade": [0], "predicted": [0]}), "bare.csv", {})
+        with pytest.raises(PredictionsError, match="'a' has a predicted grade but no probabilities"):
+            bare.at(point)
+
+
+class TestFile:
+    def test_round_trip(self, point: OperatingPoint, tmp_path: Path):
+        """`parse_operating_point(p.content()) == p`, through a file as well; nothing is overwritten."""
+        path = tmp_path / "point.json"
+        write_operating_point(point, path)
+        assert load_operating_point(path) == point == parse_operating_point(point.content(), "x")
+        with pytest.raises(UsageError, match="exists already"):
+            write_operating_point(point, path)
+
+    @pytest.mark.parametrize("key", ["cut_offs", "spec", "tuning", "promise"])
+    def test_any_change_is_seen(self, key: str, point: OperatingPoint, tmp_path: Path):
+        """The digest is over everything."""
+        plain = point.content()
+        plain[key] = [0.1, 0.2, 0.3, 0.4] if key == "cut_offs" else {}
+        (tmp_path / "p.json").write_text(json.dumps(plain))
+        with pytest.raises(UsageError, match=r"p\.json was changed after it was written"):
+            load_operating_point(tmp_path / "p.json")
+
+    @pytest.mark.parametrize("content", ["[]", "{}", '{"format": "other"}', "not json"])
+    def test_other_files_are_refused(self, content: str, tmp_path: Path):
+        (tmp_path / "p.json").write_text(content)
+        with pytest.raises(UsageError, match="an operating point that drgate tune wrote"):
+            load_operating_point(tmp_path / "p.json")
+
+    def test_no_patient_is_named(self, point: OperatingPoint, table: Predictions):
+        """Patients are in the file as hashes, one for each."""
+        assert len(point.patients) == table.table["patient"].nunique()
+        assert not set(point.patients) & set(table.table["patient"])
+
+
+class TestOverlap:
+    def rows(self, predictions: Predictions, **changes: Any) -> Predictions:
+        return make_predictions(predictions.table.iloc[:40].assign(**changes), "test.csv", {})
+
+    def test_other_images_of_other_patients_pass(self, point: OperatingPoint):
+        point.refuse_overlap(scored(2, 30))
+
+    def test_an_image_by_name(self, point: OperatingPoint, table: Predictions):
+        with pytest.raises(UsageError, match=r"test.csv: image '1-00000.png' is among the images"):
+            point.refuse_overlap(self.rows(table, patient=[f"new{i}" for i in range(40)]))
+
+    def test_a_patient(self, point: OperatingPoint, table: Predictions):
+        with pytest.raises(UsageError, match=r"test.csv: 40 patients, such as '1-0'"):
+            point.refuse_overlap(self.rows(table, image=[f"new{i}" for i in range(40)]))
+
+    def test_a_file_under_another_name_and_another_file_under_the_name(self, table: Predictions):
+        """Where both sides have file digests they decide, not the names."""
+        digests = [f"{i:064x}" for i in range(400)]
+        known = make_predictions(table.table.assign(sha256=digests), "tuning.csv", {})
+        point = make_operating_point((0.5,) * 4, spec={}, tuned_on=known, promise={})
+        anew = {"patient": [f"new{i}" for i in range(40)]}
+        with pytest.raises(UsageError, match="image 'new0'"):
+            point.refuse_overlap(self.rows(known, image=[f"new{i}" for i in range(40)], **anew))
+        point.refuse_overlap(self.rows(known, sha256=[f"{i + 4000:064x}" for i in range(40)], **anew))
+        with pytest.raises(UsageError, match="is among the images"):
+            point.refuse_overlap(self.rows(table, **anew))
+
+
+def brute_force(predictions: Predictions, wanted: float) -> tuple[tuple[float, float], float] | None:
+    """(mean specificity, accuracy) and chance of the best of all combinations of cut-offs for `FIVE`, one by one."""
+    grade = predictions.table["grade"].to_numpy(dtype=int)
+    p = predictions.probabilities()
+    scores = np.stack([p[:, 4], p[:, 4] + p[:, 3], p[:, 4] + p[:, 3] + p[:, 2], 1 - p[:, 0]], axis=1)[:, ::-1]
+    values = []
+    for k in range(4):
+        distinct = np.unique(np.round(scores[:, k], 9))
+        values.append((distinct[1:] + distinct[:-1]) / 2)
+    best = None
+    for cut_offs in itertools.product(*values):
+        called = np.where(scores >= np.array(cut_offs), np.arange(1, 5), 0).max(axis=1)
+        lines = (
+            (called == 4, grade == 4, 0.7),
+            (called == 3, grade == 3, 0.6),
+            (called == grade, grade >= 0, 0.6),
+            (called >= 2, grade >= 3, 0.92),
+            (called < 2, grade < 2, 0.7),
+        )
+        chance = 1.0
+        for right, counted, floor in lines:
+            n, k = int(counted.sum()), int((right & counted).sum())
+            if k == 0 or cluster.exact_bounds(k, n, level=0.95).low < floor:
+                chance = 0.0
+                break
+            allowed = misses_allowed(n, floor, level=0.95)
+            chance *= 0.0 if allowed is None else float(betabinom.cdf(allowed, n, n - k + 1, k))
+        if chance >= wanted:
+            rates = [(called != 3)[grade != 3].mean(), (called != 4)[grade != 4].mean(), (called < 2)[grade < 2].mean()]
+            reached = (round(float(np.mean(rates)), 9), round(float((called == grade).mean()), 9))
+            best = max(best, (reached, chance)) if best else (reached, chance)
+    return best
+
+
+class TestChoice:
+    @pytest.mark.parametrize("seed", range(2))
+    def test_the_best_of_all_combinations(self, seed: int):
+        """Coarse scores: brute force over every combination finds the same best, or none either."""
+        table = scored(seed, 700, noise=0.35, step=0.5)
+        found, best = tune(table, spec_of(FIVE)), brute_force(table, 0.8)
+        if isinstance(found, Infeasible):
+            assert (found.complete, best) == (True, None)
+            return
+        assert found.promise["search"]["complete"]
+        assert best is not None
+        called, grade = found.apply(table.probabilities()), table.table["grade"].to_numpy(dtype=int)
+        rates = [(called != 3)[grade != 3].mean(), (called != 4)[grade != 4].mean(), (called < 2)[grade < 2].mean()]
+        assert (np.mean(rates), (called == grade).mean()) == pytest.approx(best[0], abs=1e-8)
+
+    @pytest.mark.parametrize("images", [1, 2])
+    def test_what_is_promised_is_what_the_gate_sees(self, images: int):
+        """Counts and bounds of the promise are those of `evaluate` on the tuning table at the operating point."""
+        table, spec = scored(3, 800 // images, images=images, noise=0.35), spec_of(FIVE)
+        found = tuned(table, spec)
+        evaluation = evaluate(table.at(found), spec)
+        assert evaluation.verdict == "PASS"
+        for line in found.promise["criteria"]:
+            metric = evaluation.metrics[line["id"]]
+            assert isinstance(metric, Estimate)
+            end = metric.high if line["rule"].startswith("<") else metric.low
+            assert (line["k"], line["n"], line["bound"]) == (metric.k, metric.n, pytest.approx(end))
+        assert found.promise["power"] == pytest.approx(np.prod([line["power"] for line in found.promise["criteria"]]))
+        assert found.promise["power"] >= 0.8
+
+    def test_other_grades_do_not_move_a_group(self, point: OperatingPoint):
+        """Where only referable is asked for, t_2 alone decides it."""
+        p = scored(9, 300, noise=0.8).probabilities()
+        assert ((point.apply(p) >= 2) == (p[:, 4] + p[:, 3] + p[:, 2] >= point.cut_offs[1])).all()
+
+    def test_more_looks_cost_specificity(self, table: Predictions, point: OperatingPoint):
+        """Each of K looks is tested at alpha/K, so the cut-off is no higher."""
+        many = tuned(table, spec_of(SCREENING, looks=10))
+        assert many.promise["level"] == pytest.approx(0.995)
+        assert many.cut_offs[1] < point.cut_offs[1]
+
+    def test_unknown_patients_cost_specificity(self, table: Predictions, point: OperatingPoint):
+        """Without a patient column two images a patient are allowed for, unless one is declared."""
+        unknown = make_predictions(table.table.drop(columns="patient"), "u.csv", {})
+        evidence = {"evidence": {"one_image_per_patient": True}}
+        assert tuned(unknown, spec_of(SCREENING)).cut_offs[1] < point.cut_offs[1]
+        assert tuned(unknown, spec_of(SCREENING, **evidence)).cut_offs == point.cut_offs
+
+    def test_by_patient_the_worse_eye_decides(self):
+        """Tuned by patient, the counts are those of the gate by patient."""
+        table, spec = scored(4, 400, images=2, noise=0.5), spec_of(SCREENING, unit="patient")
+        found = tuned(table, spec)
+        metric = evaluate(table.at(found), spec).metrics["sensitivity:referable"]
+        assert isinstance(metric, Estimate)
+        line = found.promise["criteria"][0]
+        assert (line["k"], line["n"], line["bound"]) == (metric.k, metric.n, pytest.approx(metric.low))
+
+    def test_a_larger_planned_test_set_needs_less_room(
+        self, table, point, tmp_path: Path, photographs: Callable[..., Path]
+    ):
+        """The planned counts come from the manifest: with few referable images the cut-off falls or there is none."""
+        names = [f"{i}.png" for i in range(60)]
+        folder = photographs(*names)
+        rows = pd.DataFrame({"image": names, "grade": [2] * 60, "patient": names})
+        rows.to_csv(folder / "labels.csv", index=False)
+        few = tune(table, spec_of(SCREENING), test=load_manifest(folder))
+        assert isinstance(few, OperatingPoint)
+        assert few.promise["planned"]["by_grade"] == [0, 0, 60, 0, 0]
+        assert few.cut_offs[1] < point.cut_offs[1]
+        rows.iloc[:20].to_csv(folder / "labels.csv", index=False)
+        none = tune(table, spec_of(SCREENING), test=load_manifest(folder))
+        assert isinstance(none, Infeasible)
+        assert "with 20 images that count in the planned test set not even a model without an error" in none.reason
+
+
+class TestInfeasible:
+    def test_names_the_criterion_and_how_near(self):
+        """A poor model: which line stands in the way, and its bound."""
+        lines = [{"id": "sensitivity:referable", "at_least": 0.9}, {"id": "specificity:referable", "at_least": 0.9}]
+        found = tune(scored(5, 500, noise=2.0), spec_of(lines))
+        assert isinstance(found, Infeasible)
+        assert found.complete
+        assert "ity:referable has a lower bound of" in found.reason
+        assert "where at least 90 % is asked" in found.reason
+
+    def test_too_few_cases_are_said_so(self):
+        """30 images cannot show 95 %, whatever the cut-offs."""
+        found = tune(scored(6, 100), spec_of([{"id": "sensitivity:pdr", "at_least": 0.95}]))
+        assert isinstance(found, Infeasible)
+        assert "sensitivity:pdr: with" in found.reason
+        assert "not even a model without an error can show at least 95 %" in found.reason
+
+    def test_nothing_to_tune_to(self):
+        """AUC does not depend on cut-offs."""
+        with pytest.raises(SpecError, match="there is nothing that cut-offs could be tuned to"):
+            tune(scored(6, 100), spec_of([{"id": "auc:referable", "at_least": 0.9}]))
+
+    def test_a_weak_model_on_real_photographs(self, real_data: Path):
+        """The owner's checklist is out of its reach, and the answer says so."""
+        weak = load_predictions(real_data / "predictions" / "eyepacs-1024-weak-model.csv")
+        found = tune(weak, load_spec("medical-grade"))
+        assert isinstance(found, Infeasible)
+        assert "can show" in found.reason
+
+
+class TestPower:
+    @pytest.mark.parametrize(
+        ("misses", "n", "planned", "threshold"), [(3, 300, 300, 0.95), (0, 80, 200, 0.9), (40, 400, 90, 0.8)]
+    )
+    def test_predictive_power_is_beta_binomial(self, misses: int, n: int, planned: int, threshold: float):
+        """SciPy's beta-binomial at the misses that the exact power allows."""
+        allowed = misses_allowed(planned, threshold, level=0.95)
+        expected = betabinom.cdf(allowed, planned, misses + 1, n - misses)
+        assert predictive_power(misses, n, planned=planned, threshold=threshold, level=0.95) == pytest.approx(expected)
+
+    def test_cut_offs_at_a_score_pass_as_often_as_predicted(self):
+        """Simulated for scores of any distribution: tuned to 5 misses of 200, tested on 150 cases."""
+        rng = np.random.default_rng(4)
+        allowed = misses_allowed(150, 0.92, level=0.95)
+        passed = 0
+        for _ in range(4000):
+            cut = np.sort(rng.gamma(2, size=200))[5]
+            passed += (rng.gamma(2, size=150) < cut).sum() <= allowed
+        expected = predictive_power(5, 200, planned=150, threshold=0.92, level=0.95)
+        assert passed / 4000 == pytest.approx(expected, abs=4 * np.sqrt(0.25 / 4000))
+        assert expected < power(150, 0.92, true=1 - 5 / 200, level=0.95)
+
+    def test_the_test_set_passes_as_often_as_promised_and_rarely_when_tuned_to_the_estimate(self):
+        """Simulated: 60 tuning and test sets. Tuned to the estimate, a cut-off passes hardly ever."""
+        spec, passed, estimate, promised = spec_of(SCREENING), [], [], []
+        for seed in range(60):
+            first, second = scored(2 * seed, 300, noise=0.7), scored(2 * seed + 1, 300, noise=0.7)
+            found = tuned(first, spec)
+            promised.append(found.promise["power"])
+            scores = [Units.of(p, spec).scores[:, 1] for p in (first, second)]
+            referable = [p.table["grade"].to_numpy(dtype=int) >= 2 for p in (first, second)]
+            ordered = np.sort(scores[0][referable[0]])
+            observed = ordered[int(0.15 * ordered.size)]
+            for cut, results in ((found.cut_offs[1], passed), (observed, estimate)):
+                k, n = int((scores[1][referable[1]] >= cut).sum()), int(referable[1].sum())
+                results.append(cluster.exact_bounds(k, n, level=0.95).low >= 0.85)
+        assert np.mean(passed) == pytest.approx(np.mean(promised), abs=0.15)
+        assert np.mean(estimate) < 0.15
+
+
+class TestCommand:
+    @pytest.fixture
+    def drgate_tune(self, capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+        app = typer.Typer()
+        command.register(app)
+
+        def call(*arguments: object) -> tuple[int, str, str]:
+            with pytest.raises(SystemExit) as stop:
+                run(app, "drgate", [str(argument) for argument in arguments])
+            captured = capfd.readouterr()
+            return int(stop.value.code or 0), captured.out, captured.err
+
+        return call
+
+    @pytest.fixture
+    def files(self, table: Predictions, tmp_path: Path) -> list[Any]:
+        write_predictions(table, tmp_path / "tuning.csv")
+        (tmp_path / "s.yaml").write_text(
+            'name: s\nversion: 1\ncriteria: [{id: "sensitivity:referable", at_least: 0.85}]\n'
+        )
+        return [tmp_path / "tuning.csv", "--spec", tmp_path / "s.yaml", "--out", tmp_path / "point.json"]
+
+    def test_writes_a_locked_file(self, drgate_tune: Any, files: list[Any], point: OperatingPoint):
+        """The same cut-offs as in Python; a second time the file is in the way."""
+        code, out, _ = drgate_tune(*files, "--format", "json")
+        written = load_operating_point(files[-1])
+        assert (code, json.loads(out)["digest"]) == (0, written.digest)
+        assert written.cut_offs == point.cut_offs
+        code, _, err = drgate_tune(*files)
+        assert (code, "exists already" in err) == (2, True)
+
+    def test_infeasible_writes_nothing(self, drgate_tune: Any, files: list[Any]):
+        """Exit code 1 and the reason."""
+        files[2].write_text('name: s\nversion: 1\ncriteria: [{id: "sensitivity:pdr", at_least: 0.99}]\n')
+        code, out, _ = drgate_tune(*files)
+        assert (code, files[-1].exists()) == (1, False)
+        assert out.startswith("Infeasible. sensitivity:pdr")
