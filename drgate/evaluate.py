@@ -10,35 +10,27 @@ with the same NumPy, whatever the order of rows. `verify` relies on that.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fractions import Fraction
-from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
-import pandas as pd
 import scipy
-from numpy.typing import NDArray
-from scipy.special import ndtr, ndtri
 
 from drgate import __version__
-from drgate.errors import PredictionsError
+from drgate.compare import accuracy_difference
 from drgate.evaluation import CriterionResult, Estimate, Evaluation, Metric, NotEstimable, Status, Verdict
+from drgate.measure import NAMES, NO_OUTPUT, UNDERGRADED, Metrics, Sample, ratio, unit_lacks
 from drgate.predictions import Predictions
-from drgate.scale import GRADES, GROUP_TITLES, GROUPS, TITLES
-from drgate.spec import Criterion, GateSpec, NoOutputPolicy, default_policy
-from drgate.stats import agreement, bootstrap, cluster, confusion, paired, ranking, stability
+from drgate.scale import GRADES, GROUPS
+from drgate.spec import PROPORTIONS, Criterion, GateSpec, default_policy
+from drgate.stats import bootstrap, power, stability
 
-NO_OUTPUT: Final = 5
-"""Column of the 5 x 6 table for images that the model gave no answer for."""
+UNITS: Final = ("image", "eye", "patient")
 
-KAPPA_WEIGHTS: Final[dict[str, agreement.Weights]] = {
-    "kappa": "none", "linear_kappa": "linear", "quadratic_kappa": "quadratic",
-}  # fmt: skip
-
-NAMES: Final = {**dict(zip(GRADES, TITLES, strict=True)), **GROUP_TITLES}
+HALF_AGAIN: Final = 1.5
+"""The gate's false passes are shown at the threshold itself and for a model that errs half again as often."""
 
 
 def evaluate(
@@ -57,17 +49,17 @@ def evaluate(
     model, data: what is known of the model and the test set; carried into the evaluation as given, counts added.
     training: the run's record as far as criteria need it: `history` (a list of {"epoch", "val_accuracy"}),
         `selected_epoch`, `n_val`, `spend`; empty where there is no record.
-    look: {"number", "allowed", "time"}; a look beyond the allowed number reports and cannot pass.
+    look: {"number", "allowed", "time"} and what the chain of looks says besides; a look beyond the allowed number
+        reports and cannot pass.
     baseline: the best earlier run's predictions on the same images.
 
-    Raises PredictionsError when there is no reference grade to judge by.
+    Raises PredictionsError when there is no reference grade to judge by, or no column that the checklist slices by.
     """
     look = dict(look or {"number": 1, "allowed": spec.looks, "time": ""})
     # alpha/K: every look is tested at its share of the level
     level = 1 - (1 - spec.evidence.level) / max(spec.looks, look["allowed"])
-    sample = _Sample.of(predictions, spec)
-    seed = bootstrap.seed_from(predictions.digest, spec.digest)
-    metrics = _Metrics(sample, spec, level, seed)
+    sample = Sample.of(predictions, spec)
+    metrics = Metrics(sample, spec, level, bootstrap.seed_from(predictions.digest, spec.digest))
     history = dict(training or {})
     history |= _stability_summary(history, spec)
 
@@ -78,287 +70,66 @@ def evaluate(
     if baseline is not None:
         history["baseline"] = {"predictions_digest": baseline.digest}
 
+    criteria = spec.each_criterion(sample.slice_names)
     results = []
-    for criterion in spec.each_criterion():
+    for criterion in criteria:
         metric = found.get(criterion.id)
         if metric is None or criterion.policy != default_policy(criterion.id):
             metric = metrics.estimate(criterion.id, criterion.policy)
-        results.append(_judge(criterion, metric, spec, history))
-    if barred := _barred(look, data or {}):
+        metric = _enough(metric, criterion, spec)
+        results.append(_judge(criterion, metric, metrics, history))
+    if barred := _barred(look, data or {}, spec):
         results = [_cannot_pass(result, barred) for result in results]
     flagged = _flagged(predictions)
     return Evaluation(
         verdict=_verdict(results),
         criteria=tuple(results),
         metrics=found,
-        confusion_matrix=tuple(tuple(int(cell) for cell in row[:NO_OUTPUT]) for row in sample.table),
-        no_output=tuple(int(count) for count in sample.table[:, NO_OUTPUT]),
+        confusion_matrix=tuple(tuple(int(cell) for cell in row[:NO_OUTPUT]) for row in sample.whole().table),
+        no_output=tuple(int(count) for count in sample.whole().table[:, NO_OUTPUT]),
         spec={"name": spec.name, "version": spec.version, "digest": spec.digest, "content": spec.content()},
         data={**(data or {}), **sample.counts(), "predictions_digest": predictions.digest},
         model=dict(model or {"kind": "predictions table", "name": predictions.origin, "files": []}),
         training=history,
         look=look,
         flagged=flagged,
-        page_one=_page_one(sample, spec, look, data or {}, flagged),
+        page_one=_page_one(sample, spec, look, data or {}, history, flagged, results),
         software={"drgate": __version__, "numpy": np.__version__, "scipy": scipy.__version__},
+        three_ways=metrics.three_ways(),
+        units=_other_units(predictions, spec, metrics),
+        gate_error=tuple(error for criterion in criteria for error in _gate_error(criterion, metrics)),
+        reliability=metrics.reliability(),
     )
 
 
 def require_evaluable(predictions: Predictions, spec: GateSpec) -> None:
     """Raise PredictionsError where `evaluate` would, before a look at the test set is counted."""
-    _Sample.of(predictions, spec)
+    Sample.of(predictions, spec)
 
 
-@dataclass(frozen=True)
-class _Sample:
-    """What is judged, by the unit of the spec: reference and predicted grade (5: no output), patient."""
-
-    reference: NDArray[np.int64]
-    predicted: NDArray[np.int64]
-    patients: NDArray[np.int64] | None
-    probabilities: NDArray[np.float64]
-    unit: str
-    images: int
-    ungradable: int
-    independent: bool
-
-    @classmethod
-    def of(cls, predictions: Predictions, spec: GateSpec) -> _Sample:
-        table = predictions.table
-        judged = table[table["gradable"] & table["grade"].notna()]
-        lacking = table["gradable"] & table["grade"].isna()
-        if judged.empty:
-            raise PredictionsError(
-                f"{predictions.origin} has no reference grades; join them (column grade) before it is evaluated."
-            )
-        if lacking.any():
-            raise PredictionsError(
-                f"{predictions.origin}: image {table['image'][lacking].iloc[0]!r} has no reference grade; give one, "
-                "or set gradable to false."
-            )
-        rows = pd.DataFrame(
-            {
-                "reference": judged["grade"].astype("int64"),
-                "predicted": judged["predicted"].fillna(NO_OUTPUT).astype("int64"),
-                "patient": judged["patient"],
-                "eye": judged["eye"],
-            }
-        )
-        probabilities = judged[["p_0", "p_1", "p_2", "p_3", "p_4"]].to_numpy(dtype=np.float64)
-        if spec.unit != "image":
-            keys = ["patient"] if spec.unit == "patient" else ["patient", "eye"]
-            if rows[keys].isna().any(axis=None):
-                raise PredictionsError(
-                    f"{predictions.origin}: the spec judges by {spec.unit}, but {' or '.join(keys)} is not given for "
-                    "every image."
-                )
-            # The worst eye decides; one without output leaves the whole unit without (no_output is the largest code).
-            rows = rows.groupby(keys, as_index=False)[["reference", "predicted"]].max()
-            probabilities = np.full((len(rows), 5), np.nan)
-        patients = None
-        if predictions.patients_known:
-            patients = np.unique(rows["patient"].to_numpy(dtype=str), return_inverse=True)[1].astype(np.int64)
-        return cls(
-            rows["reference"].to_numpy(),
-            rows["predicted"].to_numpy(),
-            patients,
-            probabilities,
-            spec.unit,
-            len(judged),
-            int((~table["gradable"]).sum()),
-            patients is None and spec.evidence.one_image_per_patient,
-        )
-
-    @cached_property
-    def table(self) -> NDArray[np.int64]:
-        """The 5 x 6 table: rows the reference grade, columns the predicted one and no output."""
-        return confusion.tabulate(self.reference, self.predicted)
-
-    @cached_property
-    def patterns(self) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
-        """Distinct patients' count vectors over the 30 cells, and how many patients have each."""
-        if self.patients is None:
-            return None
-        return bootstrap.patient_patterns(self.reference * 6 + self.predicted, self.patients)
-
-    def counts(self) -> dict[str, Any]:
-        """The counts of the test set that a report shows."""
-        return {
-            "unit": self.unit,
-            "units": len(self.reference),
-            "images": self.images,
-            "patients": None if self.patients is None else int(self.patients.max()) + 1,
-            "by_grade": [int(count) for count in self.table.sum(axis=1)],
-            "reference_ungradable": self.ungradable,
-        }
-
-
-class _Metrics:
-    """Estimates every metric of one sample, sharing one bootstrap."""
-
-    def __init__(self, sample: _Sample, spec: GateSpec, level: float, seed: int) -> None:
-        self.sample, self.spec, self.level, self.seed = sample, spec, level, seed
-
-    @cached_property
-    def replicates(self) -> NDArray[np.int64]:
-        """(B, 30) resampled tables: patients where they are known, else images."""
-        resamples = self.spec.bootstrap.resamples
-        if self.sample.patterns is None:
-            return bootstrap.resample_images(self.sample.table, resamples=resamples, seed=self.seed)
-        return bootstrap.resample_patients(*self.sample.patterns, resamples=resamples, seed=self.seed)
-
-    def all(self) -> dict[str, Metric]:
-        """Every metric by id, in the order in which a report shows them."""
-        names = ["accuracy", "balanced_accuracy", "kappa", "linear_kappa", "quadratic_kappa"]
-        for metric in ("sensitivity", "specificity", "ppv", "npv", "auc"):
-            names += [f"{metric}:{target}" for target in NAMES]
-        names += ["undergraded:vision_threatening_below_referable", "undergraded:by_two", "overgraded:by_two"]
-        names += ["no_output", *(f"no_output:{grade}" for grade in GRADES)]
-        return {name: self.estimate(name, default_policy(name)) for name in names}
-
-    def estimate(self, name: str, policy: NoOutputPolicy) -> Metric:
-        """One metric with its interval; NotEstimable, with the reason, where the data do not define it."""
-        metric, _, target = name.partition(":")
-        if metric == "auc":
-            return self._auc(target)
-        if metric in ("kappa", "linear_kappa", "quadratic_kappa", "balanced_accuracy"):
-            return self._index(metric, policy)
-        ratio = _ratio(metric, target, policy)
-        k, n = (int(count) for count in ratio.terms(self.sample.table))
-        if n == 0:
-            return NotEstimable(_absent(metric, target, self.sample.table))
-        effective = self._effective(ratio, k, n)
-        bounds = cluster.bounds(effective, level=self.level, interval=self.spec.evidence.interval)
-        values, defined = ratio.values(self.replicates)
-        shown = bootstrap.percentile_interval(values, self.level, defined)
-        return Estimate(
-            kind="proportion",
-            value=k / n,
-            k=k,
-            n=n,
-            low=bounds.low,
-            high=bounds.high,
-            level=self.level,
-            method=self.spec.evidence.interval,
-            clusters=effective.clusters,
-            design_effect=effective.design_effect,
-            bootstrap=None if shown is None else (shown.low, shown.high),
-            bootstrap_undefined=None if shown is None else shown.undefined,
-        )
-
-    def _effective(self, ratio: confusion.Ratio, k: int, n: int) -> cluster.EffectiveSample:
-        if self.sample.patterns is None:
-            if self.sample.independent:
-                return cluster.one_image_per_patient(k, n)
-            return cluster.unknown_clusters(k, n, level=self.level)
-        patterns, counts = self.sample.patterns
-        successes, sizes = ratio.terms(patterns)
-        return cluster.effective_sample(successes, sizes, level=self.level, counts=counts, adverse=ratio.adverse)
-
-    def _index(self, metric: str, policy: NoOutputPolicy) -> Metric:
-        """Kappa and balanced accuracy, interval by bootstrap."""
-        present = tuple(np.flatnonzero(self.sample.table.sum(axis=1)).tolist())
-
-        def values(tables: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-            if metric == "balanced_accuracy":
-                return confusion.balanced_accuracy(tables, policy, grades=present)
-            return agreement.kappa(confusion.square(tables, policy), KAPPA_WEIGHTS[metric])
-
-        value, defined = values(self.sample.table)
-        if not defined:
-            return NotEstimable("it is not defined on this table (one grade only, or no output at all).")
-        drawn, drawn_defined = values(self.replicates)
-        shown = bootstrap.percentile_interval(drawn, self.level, drawn_defined)
-        who = "image" if self.sample.patterns is None else "patient"
-        n = int(self.sample.table[:, :NO_OUTPUT].sum() if policy == "excluded" else self.sample.table.sum())
-        return Estimate(
-            kind="index",
-            value=float(value),
-            n=n,
-            low=None if shown is None else shown.low,
-            high=None if shown is None else shown.high,
-            level=self.level,
-            method=f"{who} bootstrap, percentile",
-            bootstrap_undefined=None if shown is None else shown.undefined,
-        )
-
-    def _auc(self, target: str) -> Metric:
-        """A grade or group against the rest, over images with probabilities."""
-        grades = _grades(target)
-        answered = ~np.isnan(self.sample.probabilities[:, 0])
-        if not answered.any():
-            return NotEstimable(f"there are no probabilities by {self.sample.unit} to rank by.")
-        scores = self.sample.probabilities[answered][:, list(grades)].sum(axis=1)
-        positive = np.isin(self.sample.reference[answered], grades)
-        method = ""
-        if self.sample.patients is not None:
-            result = ranking.auc_clustered(scores, positive, self.sample.patients[answered], level=self.level)
-        elif self.sample.independent:
-            result = ranking.auc_delong(scores, positive, level=self.level)
+def _other_units(
+    predictions: Predictions, spec: GateSpec, metrics: Metrics
+) -> dict[str, dict[str, Metric] | NotEstimable]:
+    """The metrics by the units that the checklist does not judge by, as far as the data allow."""
+    found: dict[str, dict[str, Metric] | NotEstimable] = {}
+    plain = spec.model_copy(update={"slices": []})
+    for unit in UNITS:
+        if unit == spec.unit:
+            continue
+        if missing := unit_lacks(predictions, unit):
+            found[unit] = NotEstimable(f"{missing} is not given for every image.")
         else:
-            # Two eyes entirely alike double the variance: the interval of a z that is larger by the root of 2.
-            wide = 2 * float(ndtr(math.sqrt(2) * ndtri((1 + self.level) / 2))) - 1
-            result = ranking.auc_delong(scores, positive, level=wide)
-            method = ", variance doubled for unknown patients"
-        if result is None:
-            return NotEstimable(f"it takes images with {NAMES[target]} and images without.")
-        return Estimate(
-            kind="index",
-            value=result.value,
-            n=int(answered.sum()),
-            low=result.low,
-            high=result.high,
-            level=self.level,
-            method=result.method + method,
-            clusters=result.clusters,
-        )
+            other = Sample.of(predictions, plain, unit)
+            found[unit] = Metrics(other, plain, metrics.level, metrics.seed).of_unit()
+    return found
 
 
-def _grades(target: str) -> tuple[int, ...]:
-    return GROUPS[target] if target in GROUPS else (GRADES.index(target),)
-
-
-def _ratio(metric: str, target: str, policy: NoOutputPolicy) -> confusion.Ratio:
-    """A proportion as cells of the 5 x 6 table."""
-    if metric == "accuracy":
-        return confusion.accuracy(policy)
-    if metric == "no_output":
-        return confusion.no_output(GRADES.index(target) if target else None)
-    if metric == "undergraded":
-        if target == "by_two":
-            return confusion.undergraded_by(2, policy)
-        return confusion.below(GROUPS["vision_threatening"], 2, policy)
-    if metric == "overgraded":
-        return confusion.overgraded_by(2, policy)
-    make = {
-        "sensitivity": confusion.sensitivity,
-        "specificity": confusion.specificity,
-        "ppv": confusion.ppv,
-        "npv": confusion.npv,
-    }[metric]
-    return make(_grades(target), policy)
-
-
-def _absent(metric: str, target: str, table: NDArray[np.int64]) -> str:
-    """Why a proportion has no denominator."""
-    title = NAMES.get(target, "")
-    inside = np.isin(np.arange(5), _grades(target if target in NAMES else "vision_threatening"))
-    match metric:
-        case "ppv":
-            return f"no image was called {title}."
-        case "npv":
-            return f"no image was called other than {title}."
-        case "sensitivity" | "no_output" if title:
-            rows, which = table[inside], f"graded {title}"
-        case "specificity":
-            rows, which = table[~inside], f"graded other than {title}"
-        case "undergraded" if target != "by_two":
-            rows, which = table[inside], "graded severe NPDR or PDR"
-        case _:
-            rows, which = table, "that is graded"
-    if rows.sum() == 0:
-        return f"the test set has no image {which}."
-    return f"the model gave no output for any of the {rows.sum()} images {which}."
+def _enough(metric: Metric, criterion: Criterion, spec: GateSpec) -> Metric:
+    """A slice too small for its own line is not assessed, whatever its few images say."""
+    wanted = spec.fewest_positives(criterion)
+    if isinstance(metric, NotEstimable) or (metric.n or 0) >= wanted:
+        return metric
+    return NotEstimable(f"the slice has {metric.n} of the {wanted} cases that the checklist asks for.")
 
 
 # -- evidence from the training record ---------------------------------------------------------------------------------
@@ -412,7 +183,7 @@ def _stability(training: Mapping[str, Any]) -> Metric:
 
 def _cost(training: Mapping[str, Any]) -> Metric:
     spend = training.get("spend")
-    if "missing" in training:
+    if "missing" in training and not spend:
         return NotEstimable(training["missing"])
     if training.get("status") == "running":
         return NotEstimable("the run's record has no end: it was killed, and its spend is not known.")
@@ -430,34 +201,9 @@ def _baseline(predictions: Predictions, baseline: Predictions | None, spec: Gate
     """Difference of accuracy on the same images, model minus baseline, by Tango's interval at the effective n."""
     if baseline is None:
         return NotEstimable("no baseline predictions on these images were given (--baseline).")
-    both = predictions.table.merge(baseline.table, on="image", how="outer", suffixes=("", "_b"), indicator=True)
-    if (both["_merge"] != "both").any():
-        image = both.loc[both["_merge"] != "both", "image"].iloc[0]
-        return NotEstimable(f"the baseline was scored on other images ({image!r} is in one table only).")
-    if baseline.table["grade"].isna().all():
-        return NotEstimable("the baseline's table has no reference grades.")
-    both = both[both["gradable"] & both["grade"].notna()]
-    if (both["grade"] != both["grade_b"]).fillna(True).any():
-        return NotEstimable("the baseline's table has other reference grades.")
-    right = (both["predicted"] == both["grade"]).fillna(False).to_numpy(dtype=bool)
-    right_b = (both["predicted_b"] == both["grade"]).fillna(False).to_numpy(dtype=bool)
-    only, only_b = right & ~right_b, right_b & ~right
-    if predictions.patients_known:
-        owner = np.unique(both["patient"].to_numpy(dtype=str), return_inverse=True)[1]
-        paired_sample = paired.paired_sample(
-            *(np.bincount(owner, weights=flags).astype(np.int64) for flags in (only, only_b, np.ones(len(both))))
-        )
-    elif spec.evidence.one_image_per_patient:
-        paired_sample = paired.PairedSample(int(only.sum()), int(only_b.sum()), len(both), len(both), 1.0)
-    else:
-        paired_sample = paired.paired_sample_unknown(int(only.sum()), int(only_b.sum()), len(both))
-    margin = next((c.margin for c in spec.criteria if c.margin is not None), 0.02)
-    result = paired.noninferiority(paired_sample, margin, level=level)
-    return Estimate(
-        kind="index", value=result.difference, n=len(both), low=result.bounds.low, high=result.bounds.high, level=level,
-        method="Tango's score interval of the paired difference in accuracy",
-        clusters=paired_sample.clusters, design_effect=paired_sample.design_effect,
-    )  # fmt: skip
+    return accuracy_difference(
+        predictions, baseline, level=level, one_image_per_patient=spec.evidence.one_image_per_patient
+    )
 
 
 # -- decisions ---------------------------------------------------------------------------------------------------------
@@ -474,8 +220,8 @@ def _meets(value: Fraction | float, comparator: str, threshold: Fraction | float
     return value < threshold
 
 
-def _judge(criterion: Criterion, metric: Metric, spec: GateSpec, training: Mapping[str, Any]) -> CriterionResult:
-    decided_on = "point" if criterion.metric in ("stability", "cost") else spec.evidence.decide_on
+def _judge(criterion: Criterion, metric: Metric, metrics: Metrics, training: Mapping[str, Any]) -> CriterionResult:
+    decided_on = "point" if criterion.metric in ("stability", "cost") else metrics.spec.evidence.decide_on
     if isinstance(metric, NotEstimable):
         status, reason = "NOT_ASSESSED", f"Not assessed: {metric.reason}"
         if criterion.reference_value is not None:
@@ -490,6 +236,8 @@ def _judge(criterion: Criterion, metric: Metric, spec: GateSpec, training: Mappi
         status, reason = "INSUFFICIENT", f"{metric.value:.3f}, but too few patients for an interval."
     else:
         status, reason = _judge_interval(criterion, metric, decided_on)
+        if status != "PASS" and decided_on == "bound" and metric.k is not None:
+            reason += f" {_more(criterion, metrics)}"
     return CriterionResult(
         id=criterion.id,
         status=status,  # type: ignore[arg-type]
@@ -535,9 +283,106 @@ def _judge_interval(criterion: Criterion, metric: Estimate, decided_on: str) -> 
     if _meets(bound, criterion.comparator, criterion.threshold):
         return "PASS", f"{measured}; {bounded}; {rule}."
     return "INSUFFICIENT", (
-        f"{measured} meets the rule ({_rule(criterion)}), but {bounded}: too few patients to show it, which is no "
-        "evidence that the model falls short."
+        f"{measured} meets the rule ({_rule(criterion)}), but {bounded}: not shown, which is no evidence that the "
+        "model falls short."
     )
+
+
+def _higher_is_better(criterion: Criterion) -> bool:
+    return criterion.comparator in (">=", ">")
+
+
+def _patients(criterion: Criterion, metrics: Metrics) -> tuple[list[int], list[int]] | None:
+    """Images a patient brings to the line's denominator, and how many patients bring so many; None without any."""
+    tally = metrics.sample.tally(
+        criterion.column, criterion.value, criterion.target if criterion.target in GROUPS else ""
+    )
+    if tally is None or criterion.metric not in PROPORTIONS or criterion.deployed:
+        return None
+    sizes, counts = tally.sizes(ratio(criterion.metric, criterion.target, criterion.policy))
+    return (sizes, counts) if sizes else None
+
+
+def _more(criterion: Criterion, metrics: Metrics) -> str:
+    """How many patients would settle a line: at the expected true value, never at the observed one."""
+    spec, found = metrics.spec, _patients(criterion, metrics)
+    if found is None:
+        return ""
+    expected = spec.expected(criterion.id)
+    if expected is None:
+        return "How many patients would settle it, the checklist does not say (expect)."
+    sizes, counts = found
+    who, up = _who(criterion, metrics.sample.unit), _higher_is_better(criterion)
+    threshold = criterion.threshold if up else 1 - criterion.threshold
+    truth = f"were the true value {_percent(expected, criterion.threshold)}, as the checklist expects"
+    needed = power.patients_to_show(
+        threshold, true=expected if up else 1 - expected, target=spec.planning.power, level=metrics.level,
+        interval=spec.evidence.interval, sizes=sizes, counts=counts, icc=spec.planning.correlation,
+        unknown=metrics.sample.patients is None and not metrics.sample.independent,
+    )  # fmt: skip
+    if needed is None:
+        return f"No realistic number of patients would show it, {truth}."
+    have = sum(counts)
+    if needed.patients <= have:
+        return (
+            f"As many patients as these {have} would show it with {spec.planning.power:.0%} power or more, {truth}: "
+            "more of them may not help."
+        )
+    return (
+        f"{needed.patients} patients {who} in all, {needed.patients - have} more, would show it with "
+        f"{spec.planning.power:.0%} power, {truth}."
+    )
+
+
+def _who(criterion: Criterion, unit: str) -> str:
+    """Which patients a line counts."""
+    title = NAMES.get(criterion.target, "")
+    if criterion.metric == "specificity":
+        who = "with any DR" if criterion.target == GRADES[0] else f"without {title}"
+    elif criterion.id.startswith(UNDERGRADED):
+        who = "with severe NPDR or PDR"
+    elif criterion.metric in ("ppv", "npv"):
+        who = f"called {title}" if criterion.metric == "ppv" else f"called other than {title}"
+    else:
+        who = f"with {title}" if title else "of this mix of grades"
+    return f"{who} and {criterion.column} = {criterion.value}" if criterion.column else who
+
+
+def _gate_error(criterion: Criterion, metrics: Metrics) -> list[dict[str, Any]]:
+    """How often this line passes a model that does not deserve it, and fails one that does, at these counts."""
+    found = _patients(criterion, metrics)
+    limit = criterion.threshold if _higher_is_better(criterion) else 1 - criterion.threshold
+    if found is None or not 0 < limit < 1:
+        return []
+    sizes, counts = found
+    spec, tally_of = metrics.spec, metrics.sample
+    expected = spec.expected(criterion.id)
+    truths = [(criterion.threshold, False), (1 - HALF_AGAIN * (1 - limit), False)]
+    if not _higher_is_better(criterion):
+        truths[1] = (1 - truths[1][0], False)
+    if expected is not None:
+        truths.append((expected, True))
+    rows = []
+    for true, deserves in truths:
+        if not 0 < true < 1:
+            continue
+        passing = power.passing(
+            limit, true=true if _higher_is_better(criterion) else 1 - true, level=metrics.level,
+            interval=spec.evidence.interval, sizes=sizes, counts=counts, icc=spec.planning.correlation,
+            strict=criterion.comparator in (">", "<"), point=spec.evidence.decide_on == "point",
+            unknown=tally_of.patients is None and not tally_of.independent,
+        )  # fmt: skip
+        row = {
+            "id": criterion.id,
+            "true": true,
+            "passes": passing.probability,
+            "deserves": deserves,
+            "method": passing.method,
+            "patients": sum(counts),
+            "n": sum(size * count for size, count in zip(sizes, counts, strict=True)),
+        }
+        rows.append(row if passing.se is None else {**row, "se": passing.se})
+    return rows
 
 
 def _judge_range(criterion: Criterion, metric: Estimate, training: Mapping[str, Any]) -> tuple[Status, str]:
@@ -574,12 +419,14 @@ def _interval(metric: Estimate, criterion: Criterion) -> str:
     return f"{_percent(metric.low, criterion.threshold)} to {_percent(metric.high, criterion.threshold)}"
 
 
-def _barred(look: Mapping[str, Any], data: Mapping[str, Any]) -> str:
+def _barred(look: Mapping[str, Any], data: Mapping[str, Any], spec: GateSpec) -> str:
     """Why nothing can pass on this test set, whatever the numbers; empty where something can."""
     if look["number"] > look["allowed"]:
         return f"this is look {look['number']} at a test set that allows {look['allowed']}; a fresh test set can"
     if data.get("selected_here"):
         return "the model was selected on these images; the test split can"
+    if spec.audit.required and not data.get("audit"):
+        return "the checklist requires a leakage audit of the training images against these, and none was given"
     return ""
 
 
@@ -610,15 +457,20 @@ def _flagged(predictions: Predictions) -> tuple[dict[str, Any], ...]:
 
 
 def _page_one(
-    sample: _Sample,
+    sample: Sample,
     spec: GateSpec,
     look: Mapping[str, Any],
     data: Mapping[str, Any],
+    training: Mapping[str, Any],
     flagged: tuple[dict[str, Any], ...],
+    results: list[CriterionResult],
 ) -> tuple[str, ...]:
     """What must be read with the verdict."""
     lines = []
-    if barred := _barred(look, data):
+    table = sample.whole().table
+    if spec.purpose == "pipeline":
+        lines.append("This checklist is for trying a pipeline: whatever its verdict, it certifies nothing.")
+    if barred := _barred(look, data, spec):
         lines.append(f"Nothing can pass here: {barred}.")
     if spec.evidence.decide_on == "point":
         lines.append(
@@ -631,24 +483,40 @@ def _page_one(
             else "No patient is named: every bound allows for two images a patient (design effect 2)."
         )
     if flagged:
-        lines.append(
-            f"{len(flagged)} image{'s' if len(flagged) > 1 else ''} with severe NPDR or PDR "
-            f"{'were' if len(flagged) > 1 else 'was'} called below referable."
-        )
-    confused = int(sample.table[3, 4])
-    if confused:
+        lines.append(f"{_count(len(flagged), 'image')} with severe NPDR or PDR called below referable.")
+    if confused := int(table[3, 4]):
         lines.append(
             f"{confused} severe NPDR called PDR count as misses of severe NPDR; clinically that is harmless, both are "
             "referred at once."
         )
-    unanswered = int(sample.table[:, NO_OUTPUT].sum())
-    if unanswered:
-        lines.append(f"{unanswered} of {len(sample.reference)} {sample.unit}s got no output from the model.")
+    if unanswered := int(table[:, NO_OUTPUT].sum()):
+        lines.append(f"{unanswered} of {_count(len(sample), sample.unit)} got no output from the model.")
     if sample.ungradable:
         lines.append(f"{sample.ungradable} images have no reference grade (not gradable) and stay outside every count.")
+    small = [r.id for r in results if "@" in r.id and r.status == "NOT_ASSESSED"]
+    if small:
+        lines.append(f"Too few cases, or none, to judge {', '.join(small)}.")
+    for column, codes in sample.slices.items():
+        if outside := int((codes < 0).sum()):
+            lines.append(f"{_count(outside, sample.unit)} in no slice by {column}.")
+    if any(" in all, " in result.reason for result in results):
+        lines.append("Adding patients and testing again is another look at this test set.")
+    lines += _regraded(look)
+    if foreign := training.get("foreign"):
+        lines.append(f"The training history is from {foreign}: nothing binds it to these weights.")
     lines += data.get("warnings", [])
     lines.append(str(data.get("leakage", "Leakage between training and test data: not checked.")))
-    lines.append("Referable and vision-threatening are by DR grade alone; diabetic macular oedema is not considered.")
+    lines.append(
+        "Referable and vision-threatening are by DR grade alone; diabetic macular oedema is not considered."
+        if sample.dme is None
+        else f"Referable and vision-threatening include diabetic macular oedema ({int(sample.dme.sum())} of "
+        f"{_count(len(sample), sample.unit)}), which the model is only credited for by the DR grade that it gives."
+    )
+    if spec.deployment is None:
+        lines.append(
+            "Accuracy, specificity, group sensitivity and predictive values hold at this test set's mix of grades "
+            "only; the checklist states no deployment mix."
+        )
     for title, part in (
         ("Intended use", "intended_use"),
         ("Reference standard", "reference"),
@@ -658,3 +526,25 @@ def _page_one(
         if missing:
             lines.append(f"{title}: {', '.join(missing)} not stated.")
     return tuple(lines)
+
+
+def _regraded(look: Mapping[str, Any]) -> list[str]:
+    """What the chain of looks says of other looks at these images, and of grades changed after a model was seen."""
+    lines = []
+    for other in look.get("overlapping", ()):
+        lines.append(
+            f"Test set {other['name']} shares {_count(other['images'], 'image')} and "
+            f"{_count(other['patients'], 'patient')} with this one; its looks count here."
+        )
+    if changed := look.get("regraded_count", 0):
+        favours = "; ".join(
+            f"{one['favouring']} of {one['changed']} take an error from the model of look {one['look']}"
+            f"{' (this model)' if one['same_model'] else ''}"
+            for one in look.get("favouring", ())
+        )
+        lines.append(f"{_count(changed, 'reference grade')} changed since an earlier look: {favours}.")
+    return lines
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"

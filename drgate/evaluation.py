@@ -9,7 +9,7 @@ Undefined is a status with a reason, never NaN; keys that do not apply are absen
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, Final, Literal
 
 from drgate.errors import DrgateError
@@ -31,7 +31,9 @@ class Estimate:
     method: what made the interval, e.g. "clopper-pearson", "patient bootstrap, percentile".
     clusters: patients that contribute; absent where patients are unknown.
     design_effect: by how much clustering inflates the variance (1 = independent images).
-    bootstrap: (low, high) of the percentile bootstrap, shown beside and never deciding for a proportion.
+    bootstrap: (low, high) of the bootstrap, shown beside and never deciding for a proportion.
+    bootstrap_undefined: replicates in which the quantity was not defined, left out of that interval.
+    expected: what a perfectly calibrated model would show here (of a calibration error).
     """
 
     kind: Literal["proportion", "index", "range", "amount"]
@@ -46,6 +48,7 @@ class Estimate:
     design_effect: float | None = None
     bootstrap: tuple[float, float] | None = None
     bootstrap_undefined: int | None = None
+    expected: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         plain = {field.name: getattr(self, field.name) for field in fields(self)}
@@ -75,6 +78,14 @@ def metric_from_json(plain: Mapping[str, Any]) -> Metric:
     if "bootstrap" in rest:
         rest["bootstrap"] = (rest["bootstrap"]["low"], rest["bootstrap"]["high"])
     return Estimate(**rest)
+
+
+def _plain(metrics: Mapping[str, Metric]) -> dict[str, Any]:
+    return {name: metric.to_json() for name, metric in metrics.items()}
+
+
+def _metrics(plain: Mapping[str, Any]) -> dict[str, Metric]:
+    return {name: metric_from_json(metric) for name, metric in plain.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +137,12 @@ class Evaluation:
     flagged: images whose severe NPDR or PDR was called below referable.
     page_one: sentences that must be read with the verdict.
     software: versions that the numbers depend on.
+    three_ways: by metric and policy, how the metric comes out when images without output are excluded, as referred, or
+        the worst case; empty where every image got an answer.
+    units: the metrics by image, by eye (its worst image) and by patient (the worse eye), but for the unit judged.
+    gate_error: how often the gate itself errs at these counts: the probability of passing each line at a stated true
+        value that does, or does not, deserve it.
+    reliability: by endpoint, bins of the predicted probability with what was observed.
     """
 
     verdict: Verdict
@@ -141,6 +158,10 @@ class Evaluation:
     flagged: tuple[dict[str, Any], ...]
     page_one: tuple[str, ...]
     software: dict[str, str]
+    three_ways: dict[str, dict[str, Metric]] = field(default_factory=dict)
+    units: dict[str, dict[str, Metric] | NotEstimable] = field(default_factory=dict)
+    gate_error: tuple[dict[str, Any], ...] = ()
+    reliability: dict[str, tuple[dict[str, Any], ...]] = field(default_factory=dict)
 
     @property
     def exit_code(self) -> int:
@@ -161,7 +182,16 @@ class Evaluation:
         return {
             "verdict": self.verdict,
             "criteria": [criterion.to_json() for criterion in self.criteria],
-            "metrics": {name: metric.to_json() for name, metric in self.metrics.items()},
+            "metrics": _plain(self.metrics),
+            "three_ways": {name: _plain(ways) for name, ways in self.three_ways.items()},
+            "units": {
+                unit: found.to_json()
+                if isinstance(found, NotEstimable)
+                else {"status": "estimated", "metrics": _plain(found)}
+                for unit, found in self.units.items()
+            },
+            "gate_error": list(self.gate_error),
+            "reliability": {endpoint: list(bins) for endpoint, bins in self.reliability.items()},
             "confusion_matrix": [list(row) for row in self.confusion_matrix],
             "no_output": list(self.no_output),
             "spec": self.spec,
@@ -182,7 +212,14 @@ class Evaluation:
                 **{
                     **plain,
                     "criteria": tuple(CriterionResult.from_json(criterion) for criterion in plain["criteria"]),
-                    "metrics": {name: metric_from_json(metric) for name, metric in plain["metrics"].items()},
+                    "metrics": _metrics(plain["metrics"]),
+                    "three_ways": {name: _metrics(ways) for name, ways in plain["three_ways"].items()},
+                    "units": {
+                        unit: _metrics(found["metrics"]) if "metrics" in found else NotEstimable(found["reason"])
+                        for unit, found in plain["units"].items()
+                    },
+                    "gate_error": tuple(plain["gate_error"]),
+                    "reliability": {endpoint: tuple(bins) for endpoint, bins in plain["reliability"].items()},
                     "confusion_matrix": tuple(tuple(row) for row in plain["confusion_matrix"]),
                     "no_output": tuple(plain["no_output"]),
                     "flagged": tuple(plain["flagged"]),

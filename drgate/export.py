@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from drgate.certificate import Certificate, Statement, read_certificate
 from drgate.errors import CertificateError, CheckpointError, ImageUnreadable, NotCertified
 from drgate.evaluation import EXIT_CODES, Evaluation
-from drgate.files import refuse_existing, write_atomically
+from drgate.files import canonical_json, refuse_existing, write_atomically
 from drgate.judge import Judgement, judge, model_and_test_set
 from drgate.scale import GRADES
 from drgate.spec import GateSpec
@@ -116,6 +116,9 @@ def export(
             return Bundle(judgement, refused, sum(BATCHES), difference)
         for file in judgement.folder.iterdir():
             file.rename(fresh / file.name)
+        if point := judgement.evaluation.data.get("operating_point"):
+            # Without its cut-offs the file that runs would grade otherwise than it was judged.
+            write_atomically(fresh / "operating_point.json", canonical_json(point))
         write_atomically(fresh / "MODEL_CARD.md", _model_card(judgement.evaluation, loaded.preprocessing).encode())
         fresh.rename(out)
     return Bundle(judgement, out, sum(BATCHES), difference)
@@ -132,6 +135,10 @@ def _admitted(
     result = verify(certificate, trusted=trusted, models=[checkpoint], spec=spec)
     if result.problems:
         raise CertificateError(f"{certificate} does not let {checkpoint} through: {result.problems[0]}")
+    if spec.purpose == "pipeline":
+        raise CertificateError(
+            f"The checklist {spec.name} is for trying a pipeline and certifies nothing; judge by a clinical one."
+        )
     verdict = statement.evaluation.verdict
     if verdict != "PASS":
         raise NotCertified(

@@ -3,7 +3,8 @@
     judgement = judge(Path("best_model.pth"), data=Path("data"), split="test", spec=load_spec("medical-grade"))
     judgement.evaluation.exit_code, judgement.folder
 
-What `drgate evaluate` does, and what `drgate export` does once more with the file that it exports.
+What `drgate evaluate` does, and what `drgate export` does once more with the file that it exports. A model is scored
+first; a table of predictions is taken as it is, or with the grades that the keeper of a sealed test set joins to it.
 """
 
 from __future__ import annotations
@@ -21,10 +22,15 @@ from drgate.errors import CheckpointError, ManifestError, PredictionsError, Usag
 from drgate.evaluate import evaluate, require_evaluable
 from drgate.evaluation import Evaluation
 from drgate.files import canonical_json, read_json, sha256_file, write_atomically
-from drgate.looks import Look, take_look
+from drgate.grades import join_grades
+from drgate.looks import Look, Seen, take_look
+from drgate.manifest import images_digest
+from drgate.operating_point import OperatingPoint, load_operating_point, parse_operating_point
 from drgate.predictions import Predictions, load_predictions, write_predictions
+from drgate.record import FILE as RECORD
+from drgate.record import FOREIGN, foreign_evidence, training_evidence
 from drgate.score import score
-from drgate.spec import GateSpec
+from drgate.spec import GateSpec, parse_spec
 
 if TYPE_CHECKING:
     from drgate.certificate import Statement
@@ -34,17 +40,22 @@ if TYPE_CHECKING:
 
 TABLES: Final = (".csv", ".tsv", ".parquet", ".pq")
 MODELS: Final = (".pth", ".pt", ".onnx")
+LOOKS: Final = Path("reports") / "looks"
 LEAKAGE_BEYOND: Final = "Leakage beyond that: not checked."
 
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """What was found, and the folder that holds all of it."""
+    """What was found, and the folder that holds all of it.
+
+    looks: the chain that the look is logged in; None for a variant of a certified model, which takes none.
+    """
 
     evaluation: Evaluation
     predictions: Predictions = field(repr=False)
     folder: Path
     signed: bool
+    looks: Path | None = None
 
 
 def judge(
@@ -56,6 +67,9 @@ def judge(
     baseline: Path | None = None,
     base: str | None = None,
     record: Path | None = None,
+    selected_epoch: int | None = None,
+    grades: Path | None = None,
+    operating_point: Path | None = None,
     looks: Path | None = None,
     key: PrivateKey | None = None,
     out: Path | None = None,
@@ -68,34 +82,56 @@ def judge(
     """Score `source` if it is a model, evaluate, certify, and write the folder.
 
     source: a checkpoint, an ONNX model or a table of predictions. data, split: the test set of a model; a manifest
-    without splits is taken whole. out: default `reports/<model>-<8 of its digest>-<8 of the test set's>`. parent: what
-    was certified of the model that this one was exported from: look, stability and cost are the parent's. started and
-    advance are told how many images there are, and how many are done.
+    without splits is taken whole. grades: the reference grades of a table that was scored without. operating_point:
+    cut-offs that decide instead of the most probable grade. record: a run folder, or a history of another kind
+    (`foreign_evidence`), of which selected_epoch is the chosen epoch. looks: the chain of looks; by default one file a
+    test set in reports/looks, where looks in the other files count too if they share images or patients. out: default
+    `reports/<model>-<8 of its digest>-<8 of the test set's>`. parent: what was certified of the model that this one was
+    exported from: operating point, look, stability and cost are the parent's. started and advance are told how many
+    images there are, and how many are done.
 
     Raises DrgateError for whatever cannot be judged, with nothing written.
     """
+    # What can be refused is refused before the hours that scoring may take.
+    point = _operating_point(operating_point, parent)
+    history = _foreign_history(record, selected_epoch, spec)
+    earlier = None if baseline is None else load_predictions(baseline)
+    grader = None
     if source.suffix.lower() in TABLES:
         if data is not None:
             raise UsageError(f"{source} is a table of predictions, which needs no --data; leave it out.")
-        predictions = load_predictions(source)
-        if record is not None and not predictions.provenance:
-            raise UsageError(f"{source} is a table from elsewhere, which belongs to no run; leave --record out.")
-        grader = None
+        predictions = load_predictions(source, point)
     else:
+        if grades is not None:
+            raise UsageError(
+                "--grades joins grades to a table of predictions: score the model first (drgate score MODEL --data "
+                "MANIFEST --out PREDICTIONS), then evaluate PREDICTIONS."
+            )
         grader, test_set = model_and_test_set(source, data, split, base, parent)
         if test_set.sealed:
             raise ManifestError(
-                f"{data} has no grades: score it with drgate score; its keeper joins them to the table and evaluates."
+                f"{data} has no grades: score it with drgate score; whoever keeps its grades evaluates the table, with "
+                "--grades FILE."
             )
         if contradictions := test_set.duplicates(contradicting=True):
             raise ManifestError(f"{data}: {contradictions[0]} Both cannot be true; keep one.")
         started(len(test_set))
         predictions = score(grader, test_set, workers=workers, advance=advance)
     model, facts = _known(predictions, source)
-    training = _training(grader, model, source, record, parent)
+    if grades is not None:
+        predictions = _with_grades(predictions, grades, facts)
+    elif predictions.table["grade"].isna().all():
+        raise PredictionsError(f"{source} has no reference grades; whoever keeps them joins them with --grades FILE.")
+    _refuse_contradictions(predictions)
+    if point is not None:
+        point.refuse_overlap(predictions)
+        predictions = predictions.at(point)
+        facts["operating_point"] = point.content()
+    training = _training(grader, model, source, record, history, parent)
+    if training.get("percent"):
+        facts["warnings"].append(f"{training['foreign']} gives validation accuracies in percent; divided by 100.")
     if facts.get("split") == "val" or facts.get("manifest_digest", "") == training.get("validation_set"):
         facts["selected_here"] = True
-    earlier = None if baseline is None else load_predictions(baseline)
     require_evaluable(predictions, spec)
     folder = out or _default_folder(model, facts)
     same = {
@@ -107,28 +143,35 @@ def judge(
     with _replacing_folder(folder, same, signing=key is not None, force=force) as fresh:
         if parent is not None:
             _inherit(parent, model, facts)
-            look = Look(*(parent.evaluation.look[part] for part in ("number", "allowed", "time")))
+            look, chain = parent.evaluation.look, None
         else:
             # Before the numbers are known to anybody: a look that was taken counts, whatever becomes of it.
-            look = take_look(
-                looks or Path("reports") / "looks" / f"{same['images'].removeprefix('sha256:')[:16]}.jsonl",
-                test_set=same["images"],
-                model=same["model"] or predictions.digest,
-                predictions=predictions.digest,
-                spec=spec.digest,
-                allowed=spec.looks,
-            )
+            taken, chain = _look(predictions, spec, model, facts, point, looks)
+            look = taken.to_json()
         evaluation = evaluate(
-            predictions,
-            spec,
-            model=model,
-            data=facts,
-            training=training,
-            look={"number": look.number, "allowed": look.allowed, "time": look.time},
-            baseline=earlier,
+            predictions, spec, model=model, data=facts, training=training, look=look, baseline=earlier
         )
         _write(fresh, evaluation, predictions, key)
-    return Judgement(evaluation, predictions, folder, key is not None)
+    return Judgement(evaluation, predictions, folder, key is not None, chain)
+
+
+def shown_with(judgement: Judgement, interval: str, baseline: Path | None = None) -> Evaluation:
+    """The same judgement with the bounds of another interval: to look at, never what is written or signed.
+
+    interval: "clopper-pearson" or "wilson". baseline: as it was given to `judge`.
+    """
+    found = judgement.evaluation
+    content = found.spec["content"]
+    other = {**content, "evidence": {**content["evidence"], "interval": interval}}
+    return evaluate(
+        judgement.predictions,
+        parse_spec(other, "the checklist with another interval"),
+        model=found.model,
+        data=found.data,
+        training=found.training,
+        look=found.look,
+        baseline=None if baseline is None else load_predictions(baseline),
+    )
 
 
 def model_and_test_set(
@@ -202,11 +245,13 @@ def _known(predictions: Predictions, source: Path) -> tuple[dict[str, Any], dict
     provenance = predictions.provenance
     if not provenance:
         file = {"name": source.name, "sha256": sha256_file(source), "size": source.stat().st_size}
-        names = sorted(predictions.table["image"])
+        table = predictions.table
+        known = "sha256" in table.columns and table["sha256"].notna().all()
+        names = _digest_of(["drgate image names 1", sorted(table["image"])])
         model: dict[str, Any] = {"kind": "predictions table", "name": source.name, "files": [file]}
         facts: dict[str, Any] = {
             "name": source.name,
-            "images_digest": _digest_of(["drgate image names 1", names]),
+            "images_digest": images_digest(table["sha256"]) if known else names,
             "warnings": ["A table from elsewhere: it speaks of these predictions, of no model file."],
             "leakage": "Leakage between training and test data: not checked.",
         }
@@ -234,29 +279,112 @@ def _known(predictions: Predictions, source: Path) -> tuple[dict[str, Any], dict
     return model, facts
 
 
+def _operating_point(path: Path | None, parent: Statement | None) -> OperatingPoint | None:
+    """The cut-offs that decide: those in the file, or those that the parent was certified at."""
+    if path is not None:
+        return load_operating_point(path)
+    certified = None if parent is None else parent.evaluation.data.get("operating_point")
+    return None if certified is None else parse_operating_point(certified, "the certificate's operating point")
+
+
+def _with_grades(predictions: Predictions, grades: Path, facts: dict[str, Any]) -> Predictions:
+    """The predictions with their keeper's grades; what that means for the facts is put there."""
+    joined = join_grades(predictions, grades)
+    facts["grades"] = {"name": grades.name, "sha256": sha256_file(grades)}
+    if predictions.provenance and joined.patients_known and not predictions.patients_known:
+        facts["warnings"].append(
+            f"{grades.name} names the patients, which scoring did not know: whether the model was trained on one of "
+            "them was not checked."
+        )
+    return joined
+
+
+def _refuse_contradictions(predictions: Predictions) -> None:
+    """Raise PredictionsError where byte-identical images have different grades or patients."""
+    table = predictions.table
+    if "sha256" not in table.columns:
+        return
+    for column in ("grade", "patient"):
+        distinct = table.dropna(subset=["sha256", column]).drop_duplicates(["sha256", column])
+        if (twice := distinct["sha256"].duplicated(keep=False)).any():
+            one, other, *_ = distinct[twice].sort_values("sha256", kind="stable")["image"]
+            raise PredictionsError(
+                f"{predictions.origin}: {one!r} and {other!r} are the same file, but have different {column}s; both "
+                "cannot be true."
+            )
+
+
+def _look(
+    predictions: Predictions,
+    spec: GateSpec,
+    model: dict[str, Any],
+    facts: dict[str, Any],
+    point: OperatingPoint | None,
+    looks: Path | None,
+) -> tuple[Look, Path]:
+    """The look that this judgement takes, and the file that it is logged in."""
+    others: list[Path] = []
+    if looks is None:
+        looks = LOOKS / f"{facts['images_digest'].removeprefix('sha256:')[:16]}.jsonl"
+        others = sorted(path for path in LOOKS.glob("*.jsonl") if path.name != looks.name)
+    judged = model.get("tensor_digest") or predictions.digest
+    look = take_look(
+        looks,
+        Seen.of(predictions, facts["name"]),
+        model=judged if point is None else f"{judged} at {point.digest}",
+        predictions=predictions.digest,
+        spec=spec,
+        others=others,
+    )
+    return look, looks
+
+
 def _digest_of(value: Any) -> str:
     return f"sha256:{hashlib.sha256(canonical_json(value)).hexdigest()}"
 
 
-def _training(
-    grader: Grader | None, model: dict[str, Any], source: Path, record: Path | None, parent: Statement | None
-) -> dict[str, Any]:
-    from drgate.record import training_evidence
+def _foreign_history(record: Path | None, selected_epoch: int | None, spec: GateSpec) -> dict[str, Any] | None:
+    """The evidence in a history that drtrain did not record; None where `record` is a run folder or is not given."""
+    if record is None or record.is_dir() or record.suffix.lower() not in FOREIGN:
+        if selected_epoch is not None:
+            raise UsageError("--selected-epoch belongs to a history from elsewhere (--record FILE); leave it out.")
+        if record is not None and not (record / RECORD).is_file():
+            raise UsageError(
+                f"--record {record} holds no {RECORD}; expected a run folder of drtrain, or a history "
+                f"({', '.join(FOREIGN)})."
+            )
+        return None
+    window = next((c.window for c in spec.criteria if c.metric == "stability" and c.window), 10)
+    return foreign_evidence(record, window=window, selected=selected_epoch)
 
+
+def _training(
+    grader: Grader | None,
+    model: dict[str, Any],
+    source: Path,
+    record: Path | None,
+    history: dict[str, Any] | None,
+    parent: Statement | None,
+) -> dict[str, Any]:
+    """What stability and cost are judged by: the run's own record, else a history that nothing binds to the weights."""
     if parent is not None:
         return {key: value for key, value in parent.evaluation.training.items() if key != "baseline"}
     if "tensor_digest" not in model:
-        return {
-            "missing": "a table from elsewhere belongs to no training run; judge the model itself, or use a checklist "
-            "without this line."
+        if record is not None and history is None:
+            raise UsageError(f"{source} is a table from elsewhere, which belongs to no run; leave --record out.")
+        return history or {
+            "missing": "a table from elsewhere belongs to no training run; give its history with --record FILE, judge "
+            "the model itself, or use a checklist without this line."
         }
-    if record is not None and not record.is_dir():
-        raise UsageError(f"--record {record} is not a folder; expected a run folder of drtrain.")
-    return training_evidence(
+    beside = None if grader is None else source.parent
+    own = training_evidence(
         None if grader is None else grader.record,
-        tensor_digest=model.get("tensor_digest", ""),
-        folder=record or (None if grader is None else source.parent),
+        tensor_digest=model["tensor_digest"],
+        folder=beside if history else record or beside,
     )
+    if history and "selected_epoch" in own:
+        raise UsageError(f"{source} has a training record of its own, of these very weights; leave --record out.")
+    return history or own
 
 
 def _inherit(parent: Statement, model: dict[str, Any], facts: dict[str, Any]) -> None:
@@ -277,8 +405,8 @@ def _inherit(parent: Statement, model: dict[str, Any], facts: dict[str, Any]) ->
 def _default_folder(model: dict[str, Any], facts: dict[str, Any]) -> Path:
     own = model.get("tensor_digest") or f"sha256:{model['files'][0]['sha256']}"
     test_set = facts.get("manifest_digest", facts["images_digest"])
-    short = [digest.removeprefix("sha256:")[:8] for digest in (own, test_set)]
-    return Path("reports") / f"{Path(model['name']).stem}-{short[0]}-{short[1]}"
+    digests = [own, test_set, *([facts["operating_point"]["digest"]] if "operating_point" in facts else [])]
+    return Path("reports") / "-".join([Path(model["name"]).stem, *(d.removeprefix("sha256:")[:8] for d in digests)])
 
 
 def _write(folder: Path, evaluation: Evaluation, predictions: Predictions, key: PrivateKey | None) -> None:
@@ -313,18 +441,25 @@ def _replacing_folder(folder: Path, same: dict[str, Any], *, signing: bool, forc
     if not free and not (ours and (force or _is_same(folder, same, signing=signing))):
         advice = ", or --force to replace it" if ours else ""
         raise UsageError(f"{folder} holds something else; give another folder with --out{advice}.")
+    absent = [parent for parent in folder.parents if not parent.exists()]
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         temporary = tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent)
     except OSError as problem:
         raise UsageError(f"{folder} cannot be written ({problem.strerror}); choose another with --out.") from problem
-    with temporary as name:
-        fresh = Path(name) / "fresh"
-        fresh.mkdir()
-        yield fresh
-        if folder.exists():
-            folder.rename(Path(name) / "replaced")
-        fresh.rename(folder)
+    try:
+        with temporary as name:
+            fresh = Path(name) / "fresh"
+            fresh.mkdir()
+            yield fresh
+            if folder.exists():
+                folder.rename(Path(name) / "replaced")
+            fresh.rename(folder)
+    except BaseException:
+        for parent in absent:
+            with contextlib.suppress(OSError):  # holds something, such as the looks
+                parent.rmdir()
+        raise
 
 
 def _is_same(folder: Path, same: dict[str, Any], *, signing: bool) -> bool:

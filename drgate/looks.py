@@ -1,100 +1,405 @@
-"""How often a test set has been looked at: a hash-chained file, one line a new pair of test set and model.
+"""How often test images have been looked at: a hash-chained file, one line a new pair of test set and model.
 
-    look = take_look(Path("looks.jsonl"), test_set=manifest.images_digest(), model=tensor_digest, ...)
-    look.number, look.time
+    seen = Seen.of(predictions, "site-a")
+    look = take_look(Path("looks.jsonl"), seen, model=tensor_digest, predictions=predictions.digest, spec=spec)
+    look.number, look.allowed, look.time, look.regraded
 
-The chain belongs to the images: its key is a digest of their contents. The same model on the same images keeps its
-number and its time, so that repeating an evaluation costs nothing and gives the same bytes.
+The chain belongs to the images and patients, not to a file name: a test set that shares one of either with a logged one
+continues the count. The same model on the same images and reference grades keeps its number and its time, so that
+repeating an evaluation costs nothing and gives the same bytes; reference grades that changed in between make a new look
+and are listed.
+
+A chain holds the first 8 bytes of each image's SHA-256, of each patient a slow salted hash, and, a character an image,
+reference grades and answers: whoever has the images can read their grades from it, so it is kept where the grades are.
 """
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import hashlib
 import json
+import math
 import os
+import secrets
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
 
 from drgate.errors import UsageError
 from drgate.files import canonical_json, write_atomically
 
+if TYPE_CHECKING:
+    from drgate.predictions import Predictions
+    from drgate.spec import GateSpec
+
+Keys = NDArray[np.uint64]
+"""Images or patients by 8 bytes of a hash, ascending, each once."""
+
 PATIENCE: Final = 30.0
 """Seconds that a command waits for another to finish its line."""
+
+SHOWN: Final = 50
+"""Changed grades that a look lists; the others are counted."""
+
+LOCK: Final = ".looks.lock"
+FORMAT: Final = "drgate looks 2"
+_NONE: Final = b"-"
+_CHARACTERS: Final = np.frombuffer(b"-01234", dtype="S1")
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """What one look sees: images, whose they are, their reference grades and a model's answers.
+
+    name: of the test set, for messages. keys: of the distinct images, by content where the predictions have `sha256`,
+    else by name. images: their names, in the order of `keys`. patients: distinct names, sorted; empty where unknown.
+    reference, predicted: one of b"0" to b"4" an image, in the order of `keys`; b"-" where there is none.
+    """
+
+    name: str
+    keys: Keys = field(repr=False)
+    images: tuple[str, ...] = field(repr=False)
+    patients: tuple[str, ...] = field(repr=False)
+    reference: NDArray[np.bytes_] = field(repr=False)
+    predicted: NDArray[np.bytes_] = field(repr=False)
+
+    @classmethod
+    def of(cls, predictions: Predictions, name: str) -> Seen:
+        """Of predictions with their reference grades; byte-identical images count once."""
+        table = predictions.table
+        contents = table["sha256"].to_list() if "sha256" in table.columns else [None] * len(table)
+        hashes = [
+            bytes.fromhex(content[:16])
+            if isinstance(content, str)
+            else hashlib.sha256(b"drgate image name\n" + image.encode()).digest()[:8]
+            for image, content in zip(table["image"], contents, strict=True)
+        ]
+        keys, first = np.unique(np.frombuffer(b"".join(hashes), dtype=">u8").astype(np.uint64), return_index=True)
+        graded = table["grade"].where(table["gradable"]).to_numpy(dtype=np.int64, na_value=-1)
+        answered = table["predicted"].to_numpy(dtype=np.int64, na_value=-1)
+        names = table["image"].to_list()
+        return cls(
+            name=name,
+            keys=keys,
+            images=tuple(names[i] for i in first),
+            patients=tuple(sorted(table["patient"].dropna().unique())),
+            reference=_CHARACTERS[graded[first] + 1],
+            predicted=_CHARACTERS[answered[first] + 1],
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """The place of one model in the chain of a test set.
+    """The place of one model among all looks at its test images.
 
     number: from 1. allowed: how many looks were declared before the first. time: ISO 8601 in UTC.
+    overlapping: the other test sets that share images or patients with this one, {"name", "looks", "images",
+        "patients"}: their looks count.
+    regraded: images whose reference grade is not what an earlier look saw, {"image", "from", "to"}, grades 0-4 or "not
+        gradable"; the first `SHOWN` of `regraded_count`.
+    favouring: for each earlier look that saw other grades, {"look", "time", "same_model", "changed", "favouring"}: of
+        `changed` grades so many turn an error of that look's model into a right answer or out of the count.
     """
 
     number: int
     allowed: int
     time: str
+    overlapping: tuple[dict[str, Any], ...] = ()
+    regraded: tuple[dict[str, Any], ...] = ()
+    regraded_count: int = 0
+    favouring: tuple[dict[str, Any], ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """As `evaluate` takes it; what is empty is absent."""
+        plain: dict[str, Any] = {"number": self.number, "allowed": self.allowed, "time": self.time}
+        for name in ("overlapping", "regraded", "favouring"):
+            if entries := getattr(self, name):
+                plain[name] = list(entries)
+        if self.regraded:
+            plain["regraded_count"] = self.regraded_count
+        return plain
 
 
-def take_look(path: Path, *, test_set: str, model: str, predictions: str, spec: str, allowed: int) -> Look:
-    """The look of this model at this test set, appended to the chain when it is new.
+def take_look(
+    path: Path, seen: Seen, *, model: str, predictions: str, spec: GateSpec, others: Iterable[Path] = ()
+) -> Look:
+    """The look of this model at these images, appended to the chain in `path` when it is new.
 
-    allowed: how many looks the checklist declares; what was declared at the first look holds for all later ones.
+    model: what makes it another look: the digest of its tensors, or of a table's rows. predictions: digest of the rows.
+    spec: declares how many looks are allowed; what was declared at the first look holds for all later ones. others:
+    further chains, read only, whose looks at the same images or patients count too.
 
-    Raises UsageError when the file is not an unbroken chain: looks are evidence, and a damaged count counts nothing.
+    Raises UsageError when a file is not an unbroken chain (looks are evidence, and a damaged count counts nothing) and
+    when a checklist of the same name and version but with another content is logged.
     """
-    with _locked(path):
-        lines = path.read_bytes().splitlines() if path.exists() else []
-        entries = _checked(lines, path)
-        earlier = [entry for entry in entries if entry["test_set"] == test_set]
-        if earlier:
-            allowed = earlier[0]["allowed"]
-        for entry in earlier:
-            if entry["model"] == model:
-                return Look(entry["look"], allowed, entry["time"])
-        number = 1 + len(earlier)
-        now = _now()
+    with _locked(path.parent):
+        logged = [_read(other) for other in others]
+        own = _read(path) if path.exists() else _begun(path, seen, logged)
+        chains = [own, *logged]
+        for chain in chains:
+            chain.refuse_other_content(spec)
+        earlier: list[_Earlier] = []
+        hashed: dict[tuple[bytes, int], Keys] = {}
+        for chain in chains:
+            by = (chain.salt, chain.cost)
+            if by not in hashed:
+                hashed[by] = _patient_keys(seen.patients, *by)
+            earlier += chain.overlapping(seen, hashed[by])
+        reference = _text(seen.reference)
+        for look in earlier:
+            entry = look.entry
+            if look.same_images and (entry["model"], entry["reference"]) == (model, reference):
+                return _look(entry, seen)
+        earlier.sort(key=lambda look: (look.entry["time"], look.entry["allowed"]))
+        test_set = _test_set_entry(seen, hashed[own.salt, own.cost])
         entry = {
-            "look": number,
-            "allowed": allowed,
-            "time": now,
-            "test_set": test_set,
+            "kind": "look",
+            "look": 1 + len(earlier),
+            "allowed": earlier[0].entry["allowed"] if earlier else spec.looks,
+            "time": _now(),
+            "test_set": test_set["test_set"],
             "model": model,
             "predictions": predictions,
-            "spec": spec,
-            "previous": _link(lines[-1]) if lines else "",
+            "spec": {"name": spec.name, "version": spec.version, "digest": spec.digest},
+            "reference": reference,
+            "predicted": _text(seen.predicted),
+            "overlapping": _overlapping(earlier),
+            **_changes(earlier, seen, model),
         }
-        write_atomically(path, b"".join(line + b"\n" for line in [*lines, canonical_json(entry)]))
-    return Look(number, allowed, now)
+        new = [entry] if entry["test_set"] in own.test_sets else [test_set, entry]
+        write_atomically(path, b"".join(line + b"\n" for line in own.extended(new)))
+    return _look(entry, seen)
 
 
-def _checked(lines: list[bytes], path: Path) -> list[dict[str, Any]]:
-    entries = []
+# -- one chain ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class _LoggedSet:
+    name: str
+    images: Keys
+    patients: Keys
+
+
+@dataclass(frozen=True, eq=False)
+class _Earlier:
+    """A logged look at images or patients that are now seen again."""
+
+    entry: dict[str, Any]
+    test_set: _LoggedSet
+    same_images: bool
+    shared_images: int
+    shared_patients: int
+
+
+@dataclass(frozen=True, eq=False)
+class _Chain:
+    path: Path
+    lines: list[bytes]
+    last: str
+    """Digest of the last line, which the next one names."""
+    salt: bytes
+    cost: int
+    test_sets: dict[str, _LoggedSet]
+    looks: list[dict[str, Any]]
+
+    def refuse_other_content(self, spec: GateSpec) -> None:
+        for entry in self.looks:
+            logged = entry["spec"]
+            if (logged["name"], logged["version"]) == (spec.name, spec.version) and logged["digest"] != spec.digest:
+                raise UsageError(
+                    f"{self.path} logs a checklist {spec.name} version {spec.version} with another content; whoever "
+                    "changes a checklist gives it a new version."
+                )
+
+    def overlapping(self, seen: Seen, patients: Keys) -> list[_Earlier]:
+        """The looks at test sets that share an image or a patient, in the order of the chain."""
+        shared = {}
+        for digest, logged in self.test_sets.items():
+            images = np.intersect1d(seen.keys, logged.images, assume_unique=True).size
+            people = np.intersect1d(patients, logged.patients, assume_unique=True).size
+            if images or people:
+                shared[digest] = (logged, images == seen.keys.size == logged.images.size, images, people)
+        return [_Earlier(entry, *shared[entry["test_set"]]) for entry in self.looks if entry["test_set"] in shared]
+
+    def extended(self, entries: Iterable[dict[str, Any]]) -> list[bytes]:
+        """The lines with these after them, each linked to the one before."""
+        lines, previous = list(self.lines), self.last
+        for entry in entries:
+            linked = {**entry, "previous": previous}
+            previous = _digest(linked)
+            lines.append(canonical_json({**linked, "digest": previous}))
+        return lines
+
+
+def _begun(path: Path, seen: Seen, others: Sequence[_Chain]) -> _Chain:
+    """A new chain; it shares its salt with those beside it, so that patients are hashed once for all of them."""
+    if others:
+        salt, cost = others[0].salt, others[0].cost
+    else:
+        salt = secrets.token_bytes(16)
+        # scrypt's cost n: about 0.3 ms of a core a patient, less for more than 10,000 of them
+        cost = min(64, max(2, 2 ** int(math.log2(640_000 / max(1, len(seen.patients))))))
+    blank = _Chain(path, [], "", salt, cost, {}, [])
+    (line,) = blank.extended([{"kind": "chain", "format": FORMAT, "salt": salt.hex(), "cost": cost}])
+    return _Chain(path, [line], json.loads(line)["digest"], salt, cost, {}, [])
+
+
+def _read(path: Path) -> _Chain:
+    lines = path.read_bytes().splitlines()
     previous = ""
-    for i, line in enumerate(lines):
+    salt, cost = b"", 0
+    test_sets: dict[str, _LoggedSet] = {}
+    looks: list[dict[str, Any]] = []
+    for i, line in enumerate(lines or [b""]):
         try:
             entry = json.loads(line)
-            sound = (
-                entry["previous"] == previous
-                and all(type(entry[key]) is int and entry[key] > 0 for key in ("look", "allowed"))
-                and all(type(entry[key]) is str for key in ("time", "test_set", "model"))
-            )
-        except (ValueError, TypeError, KeyError):
-            sound = False
-        if not sound:
+            digest = entry.pop("digest")
+            if entry["previous"] != previous or digest != _digest(entry) or (entry["kind"] == "chain") != (i == 0):
+                raise ValueError
+            match entry["kind"]:
+                case "chain":
+                    salt, cost = bytes.fromhex(entry["salt"]), entry["cost"]
+                    if entry["format"] != FORMAT or type(cost) is not int or not 2 <= cost <= 1 << 14:
+                        raise ValueError
+                case "test set":
+                    images, patients = _parsed_keys(entry["images"]), _parsed_keys(entry["patients"])
+                    test_sets[entry["test_set"]] = _LoggedSet(str(entry["name"]), images, patients)
+                case "look":
+                    _require_sound(entry, test_sets)
+                    looks.append(entry)
+                case _:
+                    raise ValueError
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as problem:
             raise UsageError(
                 f"{path}, line {i + 1}: the chain of looks is broken; restore the file from version control."
-            )
-        entries.append(entry)
-        previous = _link(line)
-    return entries
+            ) from problem
+        previous = digest
+    return _Chain(path, lines, previous, salt, cost, test_sets, looks)
 
 
-def _link(line: bytes) -> str:
-    return f"sha256:{hashlib.sha256(line).hexdigest()}"
+def _require_sound(entry: dict[str, Any], test_sets: dict[str, _LoggedSet]) -> None:
+    """Raise ValueError, TypeError or KeyError for a look that no `take_look` wrote."""
+    spec = entry["spec"]
+    images = test_sets[entry["test_set"]].images.size
+    sound = (
+        all(type(number) is int and number > 0 for number in (entry["look"], entry["allowed"], spec["version"]))
+        and all(type(text) is str for text in (entry["time"], entry["model"], spec["name"], spec["digest"]))
+        and all(len(entry[key]) == images and not set(entry[key]) - set("-01234") for key in ("reference", "predicted"))
+        and all(type(entry[key]) is list for key in ("overlapping", "regraded", "favouring"))
+        and type(entry["regraded_count"]) is int
+    )
+    if not sound:
+        raise ValueError
+
+
+def _digest(entry: dict[str, Any]) -> str:
+    return f"sha256:{hashlib.sha256(canonical_json(entry)).hexdigest()}"
+
+
+# -- what a look holds -------------------------------------------------------------------------------------------------
+
+
+def _test_set_entry(seen: Seen, patients: Keys) -> dict[str, Any]:
+    held = {"images": _written_keys(seen.keys), "patients": _written_keys(patients)}
+    return {"kind": "test set", "test_set": _digest(held), "name": seen.name, **held}
+
+
+def _overlapping(earlier: Sequence[_Earlier]) -> list[dict[str, Any]]:
+    """The other test sets among the earlier looks, with what is shared; one that was only relabelled is no other."""
+    found: dict[str, dict[str, Any]] = {}
+    for look in earlier:
+        if not look.same_images:
+            shared = {"images": look.shared_images, "patients": look.shared_patients}
+            known = found.setdefault(look.entry["test_set"], {"name": look.test_set.name, "looks": 0, **shared})
+            known["looks"] += 1
+    return list(found.values())
+
+
+def _changes(earlier: Sequence[_Earlier], seen: Seen, model: str) -> dict[str, Any]:
+    """Reference grades that are not what earlier looks saw, and whom the changes favour."""
+    was = np.full(seen.keys.size, b"", dtype="S1")
+    favouring = []
+    for look in earlier:
+        _, here, there = np.intersect1d(seen.keys, look.test_set.images, assume_unique=True, return_indices=True)
+        old, answer = (_array(look.entry[key])[there] for key in ("reference", "predicted"))
+        new = seen.reference[here]
+        changed = old != new
+        if not changed.any():
+            continue
+        was[here[changed]] = old[changed]
+        # An error that is no longer one: the grade is now what was answered, or the image counts no more.
+        mended = changed & (answer != old) & (((answer == new) & (new != _NONE)) | ((new == _NONE) & (old != _NONE)))
+        favouring.append(
+            {
+                "look": look.entry["look"],
+                "time": look.entry["time"],
+                "same_model": look.entry["model"] == model,
+                "changed": int(changed.sum()),
+                "favouring": int(mended.sum()),
+            }
+        )
+    places = sorted(np.flatnonzero(was != b""), key=lambda i: seen.images[i])
+    # By key: image names often name the patient, and a chain is kept where many can read it.
+    regraded = [[f"{seen.keys[i]:016x}", was[i].decode(), seen.reference[i].decode()] for i in places[:SHOWN]]
+    return {"regraded": regraded, "regraded_count": len(places), "favouring": favouring}
+
+
+def _look(entry: dict[str, Any], seen: Seen) -> Look:
+    names = {f"{key:016x}": image for key, image in zip(seen.keys, seen.images, strict=True)}
+    return Look(
+        number=entry["look"],
+        allowed=entry["allowed"],
+        time=entry["time"],
+        overlapping=tuple(entry["overlapping"]),
+        regraded=tuple(
+            {"image": names[key], "from": _grade(old), "to": _grade(new)} for key, old, new in entry["regraded"]
+        ),
+        regraded_count=entry["regraded_count"],
+        favouring=tuple(entry["favouring"]),
+    )
+
+
+def _grade(character: str) -> int | str:
+    return "not gradable" if character == _NONE.decode() else int(character)
+
+
+def _text(characters: NDArray[np.bytes_]) -> str:
+    return characters.tobytes().decode()
+
+
+def _array(text: str) -> NDArray[np.bytes_]:
+    return np.frombuffer(text.encode(), dtype="S1")
+
+
+def _written_keys(keys: Keys) -> str:
+    return base64.b64encode(keys.astype(">u8").tobytes()).decode()
+
+
+def _parsed_keys(text: str) -> Keys:
+    keys = np.frombuffer(base64.b64decode(text, validate=True), dtype=">u8").astype(np.uint64)
+    if not (keys[1:] > keys[:-1]).all():
+        raise ValueError
+    return keys
+
+
+def _patient_keys(patients: Sequence[str], salt: bytes, cost: int) -> Keys:
+    """8 bytes of scrypt a patient: slow, so that a list of plausible names is not run through at once."""
+
+    def one(name: str) -> bytes:
+        return hashlib.scrypt(name.encode(), salt=salt, n=cost, r=8, p=1, dklen=8)
+
+    with ThreadPoolExecutor() as pool:  # scrypt runs outside the interpreter's lock
+        hashes = b"".join(pool.map(one, patients))
+    return np.unique(np.frombuffer(hashes, dtype=">u8").astype(np.uint64))
 
 
 def _now() -> str:
@@ -108,10 +413,10 @@ def _now() -> str:
 
 
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """One writer at a time, by a lock file that only its owner removes."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = path.with_name(f"{path.name}.lock")
+def _locked(folder: Path) -> Iterator[None]:
+    """One writer at a time in a folder of chains, by a lock file that only its owner removes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = folder / LOCK
     deadline = time.monotonic() + PATIENCE
     while True:
         try:

@@ -13,17 +13,19 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import pandas as pd
 
 from drgate.errors import DrgateError, ManifestError
 from drgate.files import canonical_json, read_table, row_name, sha256_file
 from drgate.scale import GRADES, parse_grade
+
+_Value = TypeVar("_Value")
 
 COLUMNS: Final = ("image", "grade", "patient", "eye", "gradable", "split")
 SPLITS: Final = ("train", "val", "test")
@@ -38,8 +40,8 @@ _EYE_NAMES: Final = {"l": "L", "left": "L", "os": "L", "r": "R", "right": "R", "
 _ABSENT: Final = ("nan", "na", "n/a", "none", "null", "<na>")
 _EYEPACS_NAME: Final = re.compile(r"(?P<patient>\d+)_(?P<eye>left|right)")
 _EXPECTED: Final = (
-    "a folder with labels.csv, split/grade/* or grade/* images, or a CSV with the columns image and grade "
-    "(or id_code and diagnosis as APTOS, or image and level as EyePACS)"
+    "a folder with labels.csv, split/grade/* or grade/* images (or images alone, without grades), or a CSV with the "
+    "columns image and grade (or id_code and diagnosis as APTOS, or image and level as EyePACS)"
 )
 
 
@@ -121,8 +123,7 @@ class Manifest:
 
     def images_digest(self) -> str:
         """`sha256:...` over the set of image contents: what a look is counted by, whatever the rows say of them."""
-        state = hashlib.sha256(b"drgate images 1\n" + "\n".join(sorted(set(self.content_digests().values()))).encode())
-        return f"sha256:{state.hexdigest()}"
+        return images_digest(self.content_digests().values())
 
     def leaks(self, split: str | None = None) -> list[str]:
         """What splits share that they must not: one sentence each for patients and for byte-identical files.
@@ -170,7 +171,7 @@ def load_manifest(path: Path | str) -> Manifest:
     """Read a manifest from a CSV or Parquet file, or from a folder.
 
     A folder is read from its `labels.csv` (or `labels.parquet`) where it has one, else from `split/grade/*` or
-    `grade/*` with grades as digits or class names.
+    `grade/*` with grades as digits or class names. A folder of images alone is a sealed test set: no grades.
 
     Raises ManifestError, naming file and row, for anything that is not a usable manifest: a missing file, no images, a
     grade outside 0-4, a duplicate image, an image file that does not exist, a patient given in some rows only.
@@ -182,6 +183,12 @@ def load_manifest(path: Path | str) -> Manifest:
                 return _from_table(path / name)
         return _from_folder(path)
     return _from_table(path)
+
+
+def images_digest(contents: Iterable[str]) -> str:
+    """`sha256:...` over a set of images, each by the SHA-256 (hex) of its file's bytes."""
+    state = hashlib.sha256(b"drgate images 1\n" + "\n".join(sorted(set(contents))).encode())
+    return f"sha256:{state.hexdigest()}"
 
 
 def split_by_patient(
@@ -231,8 +238,12 @@ def _from_folder(root: Path) -> Manifest:
     found = sorted(_images(root))
     if not found:
         raise ManifestError(f"{root} holds no images ({', '.join(IMAGE_SUFFIXES)}); expected {_EXPECTED}.")
-    rows = []
+    rows: list[dict[str, str | None]] = []
+    sealed = all("/" not in image for image in found)
     for image in found:
+        if sealed:
+            rows.append({"image": image})
+            continue
         folders = PurePosixPath(image).parts[:-1]
         split = _SPLIT_NAMES.get(folders[0].lower()) if len(folders) == 2 else None
         grade = parse_grade(folders[-1]) if folders else None
@@ -242,9 +253,7 @@ def _from_folder(root: Path) -> Manifest:
                 f"below the root or below train, val or test; expected {_EXPECTED}."
             )
         rows.append({"image": image, "grade": str(grade), "split": split})
-    table = pd.DataFrame(rows)
-    if table["split"].isna().all():
-        table = table.drop(columns="split")
+    table = pd.DataFrame(rows).dropna(axis="columns", how="all")
     names = [_EYEPACS_NAME.fullmatch(PurePosixPath(image).stem) for image in table["image"]]
     if all(names):  # EyePACS names say whose eye it is; a mixture of names says nothing reliable
         table["patient"] = [name["patient"] for name in names if name]
@@ -257,7 +266,7 @@ def _from_table(path: Path) -> Manifest:
     root = path.parent
     if "grade" in table.columns and {"level", "diagnosis"} & set(table.columns):
         raise ManifestError(f"{path} has grades in two columns, grade and level or diagnosis; keep one.")
-    if {"id_code", "diagnosis"} <= set(table.columns):
+    if "id_code" in table.columns and ("diagnosis" in table.columns or "image" not in table.columns):
         table = table.rename(columns={"id_code": "image", "diagnosis": "grade"})
         table["image"] = _resolve_names(table["image"], root, path)
     elif {"image", "level"} <= set(table.columns):
@@ -358,16 +367,10 @@ def grade_column(table: pd.DataFrame, origin: Path, error: type[DrgateError]) ->
     """The column `grade` as 0-4 or None where it is empty; text or another number raises `error` with its row."""
     if "grade" not in table.columns:
         return [None] * len(table)
-    grades: list[int | None] = []
-    for i, cell in enumerate(table["grade"]):
-        grade = None if pd.isna(cell) else parse_grade(str(cell))
-        if grade is None and not pd.isna(cell):
-            raise error(
-                f"{row_name(origin, i)}: grade {str(cell)!r} is not on the ICDR scale; expected 0-4 or a name "
-                f"({', '.join(GRADES)})."
-            )
-        grades.append(grade)
-    return grades
+    return _each_distinct(
+        table["grade"], parse_grade,
+        f"grade {{}} is not on the ICDR scale; expected 0-4 or a name ({', '.join(GRADES)})", origin, error,
+    )  # fmt: skip
 
 
 def patient_column(table: pd.DataFrame, origin: Path, error: type[DrgateError]) -> pd.Series[str]:
@@ -404,6 +407,8 @@ def eye_column(table: pd.DataFrame, origin: Path, error: type[DrgateError]) -> p
 
 def text_column(column: pd.Series[Any]) -> pd.Series[str]:
     """A further column as text or NA, so that CSV and Parquet of the same rows are the same."""
+    if column.dtype == "str":
+        return column
     values = [None if pd.api.types.is_scalar(cell) and pd.isna(cell) else str(cell) for cell in column]
     return pd.Series(pd.array(values, dtype="str"), index=column.index)
 
@@ -413,13 +418,11 @@ def gradable_column(table: pd.DataFrame, origin: Path, error: type[DrgateError])
     if "gradable" not in table.columns:
         return [True] * len(table)
     words = {"true": True, "1": True, "yes": True, "1.0": True, "false": False, "0": False, "no": False, "0.0": False}
-    values = []
-    for i, cell in enumerate(table["gradable"]):
-        value = True if pd.isna(cell) else words.get(str(cell).strip().lower())
-        if value is None:
-            raise error(f"{row_name(origin, i)}: gradable is {str(cell)!r}; expected true or false.")
-        values.append(value)
-    return values
+    values = _each_distinct(
+        table["gradable"], lambda cell: words.get(cell.strip().lower()), "gradable is {}; expected true or false",
+        origin, error,
+    )  # fmt: skip
+    return [value is not False for value in values]
 
 
 def _mapped(
@@ -427,8 +430,24 @@ def _mapped(
 ) -> pd.Series[str]:
     if column not in table.columns:
         return pd.Series(pd.NA, index=table.index, dtype="str")
-    values = [None if pd.isna(cell) else names.get(str(cell).strip().lower(), "?") for cell in table[column]]
-    if "?" in values:
-        i = values.index("?")
-        raise error(f"{row_name(origin, i)}: {column} is {str(table[column].iloc[i])!r}; expected {expected}.")
+    values = _each_distinct(
+        table[column], lambda cell: names.get(cell.strip().lower()), f"{column} is {{}}; expected {expected}",
+        origin, error,
+    )  # fmt: skip
     return pd.Series(pd.array(values, dtype="str"), index=table.index)
+
+
+def _each_distinct(
+    column: pd.Series[Any], parse: Callable[[str], _Value | None], trouble: str, origin: Path, error: type[DrgateError]
+) -> list[_Value | None]:
+    """What `parse` makes of every cell, None for an empty one; it sees each distinct cell once, for tables are long.
+
+    Raises `error` with the first row that it makes nothing of; `trouble` says what is wrong with the cell, {}.
+    """
+    codes, distinct = pd.factorize(column)
+    values = [parse(str(cell)) for cell in distinct]
+    if None in values:
+        wrong = values.index(None)  # numbered by first appearance
+        row = int((codes == wrong).argmax())
+        raise error(f"{row_name(origin, row)}: {trouble.format(repr(str(distinct[wrong])))}.")
+    return [None if code < 0 else values[code] for code in codes.tolist()]

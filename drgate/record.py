@@ -5,19 +5,39 @@
 
 A record counts only for the weights that it names by tensor digest. The whole of it lies in a finished run's
 `best_model.pth`; a checkpoint taken on the way finds it in `record.jsonl` beside itself.
+
+A history from elsewhere names no weights, and whoever reads the report is told so:
+
+    evidence = foreign_evidence(Path("history.csv"), window=10)
+    evidence["foreign"]                                 # 'history.csv'
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from drgate.errors import RecordError
+from drgate.files import read_json, read_table, row_name
+from drgate.stats.stability import StabilityWindow, is_best_so_far, stability_window
 
 FILE: Final = "record.jsonl"
+FOREIGN: Final = (".csv", ".tsv", ".json")
+"""Suffixes of a history from elsewhere."""
 _KEPT: Final = ("epoch", "val_accuracy", "val_loss", "train_loss", "learning_rate")
+_EXPECTED: Final = (
+    "a CSV with the columns epoch, val_accuracy and selected (and learning_rate or run), or a JSON object with history "
+    "(or val_accuracies), selected_epoch and n_val"
+)
+_SPEND: Final = ("usd_per_hour", "usd", "earlier_attempts", "earlier_usd")
+_SELECTED: Final = {
+    "1": True, "1.0": True, "true": True, "yes": True, "x": True,
+    "": False, "0": False, "0.0": False, "false": False, "no": False,
+}  # fmt: skip
 
 
 def training_evidence(record: dict[str, Any] | None, *, tensor_digest: str, folder: Path | None) -> dict[str, Any]:
@@ -38,8 +58,170 @@ def training_evidence(record: dict[str, Any] | None, *, tensor_digest: str, fold
         if selected is None:
             missing = "the training record is of other weights; give the folder of this model's own run with --record."
             continue
-        return _evidence(table, selected)
+        evidence = _evidence(table, selected)
+        return _without_history(evidence, _not_one_run(evidence["history"]))
     return {"missing": missing}
+
+
+def foreign_evidence(file: Path, *, window: int, selected: int | None = None) -> dict[str, Any]:
+    """A history that drtrain did not record, as evidence that no weights are bound to; `foreign` names the file.
+
+    CSV: a row an evaluation, `epoch`, `val_accuracy`, optionally `learning_rate`, `run`, and `selected` (true in the
+    row of the epoch that was chosen). JSON: `history`, a list of objects with these keys, or `val_accuracies`, a list
+    of numbers whose epochs count from 0; optionally `selected_epoch`, `n_val`, `spend`, `warm_start_inside`.
+
+    window: evaluations that the checklist's stability looks at. selected: the chosen epoch, where the file is silent.
+
+    Validation accuracies that are all above 1 are percent, and `percent` says so. A history that shows no stability
+    (best values so far, several runs, evaluations missing) is left out, with the reason under "missing".
+
+    Raises RecordError, naming file and row: not such a file, a number that is not one, no or two selected epochs.
+    """
+    if file.suffix.lower() == ".json":
+        rows, said = _json_history(file)
+    else:
+        rows, said = _csv_history(file)
+    accuracies = [row["val_accuracy"] for row in rows]
+    percent = min(accuracies) > 1
+    if max(accuracies) > (100 if percent else 1):
+        worst = next(row for row in rows if row["val_accuracy"] > 1 and (not percent or row["val_accuracy"] > 100))
+        raise RecordError(
+            f"{worst['where']}: val_accuracy is {worst['val_accuracy']:g}; expected fractions, or percent (above 1) in "
+            "every row."
+        )
+    chosen = said.pop("selected_epoch", None)
+    if chosen is not None and selected is not None and chosen != selected:
+        raise RecordError(f"{file} says that epoch {chosen} was selected, not {selected}; give one of them.")
+    chosen = selected if chosen is None else chosen
+    if chosen is None:
+        raise RecordError(
+            f"{file} does not say which epoch was selected; add the column selected (true in one row; in JSON "
+            "selected_epoch), or give --selected-epoch."
+        )
+    history: list[dict[str, Any]] = [
+        {key: row[key] for key in ("epoch", "val_accuracy", "learning_rate") if key in row} for row in rows
+    ]
+    for entry in history:
+        entry["val_accuracy"] /= 100 if percent else 1
+    epochs = [entry["epoch"] for entry in history]
+    if chosen not in epochs:
+        raise RecordError(f"{file} has no evaluation of the selected epoch {chosen}.")
+    evidence = {"foreign": file.name, "history": history, "selected_epoch": chosen, **said}
+    if percent:
+        evidence["percent"] = True
+    reason = "it holds several runs." if len({row.get("run") for row in rows}) > 1 else _not_one_run(history)
+    shown = stability_window([entry["val_accuracy"] for entry in history], epochs.index(chosen), window)
+    if not reason and isinstance(shown, StabilityWindow):
+        reason = _shows_nothing(history[shown.first : shown.last + 1])
+    return _without_history(evidence, reason and f"{file.name} shows no stability: {reason}")
+
+
+def _without_history(evidence: dict[str, Any], reason: str) -> dict[str, Any]:
+    """The evidence, without its history where there is a reason that nothing can be read from it."""
+    if not reason:
+        return evidence
+    return {key: value for key, value in evidence.items() if key != "history"} | {"missing": reason}
+
+
+def _not_one_run(history: Sequence[Mapping[str, Any]]) -> str:
+    """Why these are not evaluations of one run, an epoch or more apart; empty where they are."""
+    for before, after in itertools.pairwise(entry["epoch"] for entry in history):
+        if after == before:
+            return f"there are two evaluations of epoch {after}; they must be at least one epoch apart."
+        if after < before:
+            return f"epoch {after} comes after epoch {before}: several runs in one history."
+    return ""
+
+
+def _shows_nothing(window: Sequence[Mapping[str, Any]]) -> str:
+    """Why a window of a foreign history says nothing of stability; empty where it does."""
+    epochs = [entry["epoch"] for entry in window]
+    steps = [after - before for before, after in itertools.pairwise(epochs)]
+    if max(steps) > min(steps):
+        place = next(i for i, step in enumerate(steps) if step > min(steps))
+        return f"between epochs {epochs[place]} and {epochs[place + 1]} evaluations are missing; give all of them."
+    if is_best_so_far([entry["val_accuracy"] for entry in window]):
+        return (
+            f"between epochs {epochs[0]} and {epochs[-1]} it never falls, as the best accuracy so far does; give the "
+            "accuracy of each evaluation."
+        )
+    return ""
+
+
+def _csv_history(file: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Rows with `where` for messages, and what else the file says."""
+    table = read_table(file, _EXPECTED, RecordError)
+    if not {"epoch", "val_accuracy"} <= set(table.columns):
+        raise RecordError(f"{file} has the columns {', '.join(table.columns)}; expected {_EXPECTED}.")
+    rows = []
+    chosen = []
+    for i, cells in enumerate(table.fillna("").astype(str).to_dict("records")):
+        where = row_name(file, i)
+        row: dict[str, Any] = {"where": where}
+        for key in ("epoch", "val_accuracy", "learning_rate"):
+            text = cells.get(key, "").strip()
+            if text or key != "learning_rate":
+                row[key] = _number(text, key, where)
+        if "run" in cells:
+            row["run"] = cells["run"]
+        selected = _SELECTED.get(cells.get("selected", "").strip().lower())
+        if selected is None:
+            raise RecordError(f"{where}: selected is {cells['selected']!r}; expected true in one row, else empty.")
+        if selected:
+            chosen.append(row["epoch"])
+        rows.append(row)
+    if len(chosen) > 1:
+        raise RecordError(f"{file} has {len(chosen)} rows that are selected; expected one.")
+    return rows, {"selected_epoch": chosen[0]} if chosen else {}
+
+
+def _json_history(file: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    plain = read_json(file, _EXPECTED, RecordError)
+    if not isinstance(plain, dict) or not isinstance(
+        entries := plain.get("history", plain.get("val_accuracies")), list
+    ):
+        raise RecordError(f"{file} has no list history (or val_accuracies); expected {_EXPECTED}.")
+    if "history" not in plain:
+        entries = [{"epoch": i, "val_accuracy": value} for i, value in enumerate(entries)]
+    rows = []
+    for i, entry in enumerate(entries):
+        where = f"{file}, evaluation {i + 1}"
+        if not isinstance(entry, dict):
+            raise RecordError(f"{where} is {entry!r}; expected an object with epoch and val_accuracy.")
+        row = {"where": where, "run": entry.get("run")}
+        for key in ("epoch", "val_accuracy", "learning_rate"):
+            if entry.get(key) is not None or key != "learning_rate":
+                row[key] = _number(entry.get(key), key, where)
+        rows.append(row)
+    if not rows:
+        raise RecordError(f"{file} has no evaluation; expected {_EXPECTED}.")
+    said: dict[str, Any] = {}
+    for key in ("selected_epoch", "n_val"):
+        if plain.get(key) is not None:
+            said[key] = _number(plain[key], key, str(file))
+    if said.get("n_val") == 0:
+        raise RecordError(f"{file}: n_val is 0; expected the number of validation images.")
+    if plain.get("warm_start_inside") not in (None, False, True):
+        raise RecordError(f"{file}: warm_start_inside is {plain['warm_start_inside']!r}; expected true or false.")
+    said["warm_start_inside"] = bool(plain.get("warm_start_inside"))
+    if plain.get("spend") is not None:
+        if not isinstance(plain["spend"], dict):
+            raise RecordError(f"{file}: spend is {plain['spend']!r}; expected an object with usd and earlier_usd.")
+        said["spend"] = _numbers(plain["spend"], _SPEND)
+    return rows, said
+
+
+def _number(value: Any, key: str, where: str) -> Any:
+    """A cell as a number that is not negative: whole for epochs and counts, else a float."""
+    try:
+        number = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    whole = key in ("epoch", "selected_epoch", "n_val")
+    if not 0 <= number < math.inf or (whole and not number.is_integer()):
+        what = "a whole number" if whole else "a number that is not negative"
+        raise RecordError(f"{where}: {key} is {value!r}; expected {what}.")
+    return int(number) if whole else number
 
 
 def read_record(file: Path) -> dict[str, Any]:
@@ -87,7 +269,7 @@ def _evidence(table: dict[str, Any], selected: int) -> dict[str, Any]:
             "n_val": table["validation_set"]["n"],
             "validation_set": table["validation_set"]["digest"],
             "selection_rule": table["selection_rule"],
-            "spend": _numbers(table["spend"], ("usd_per_hour", "usd", "earlier_attempts", "earlier_usd")),
+            "spend": _numbers(table["spend"], _SPEND),
             "status": table["status"],
             "reason": table.get("reason") or "",
             "warm_start_inside": bool(table.get("warm_start_inside", False)),

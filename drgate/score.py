@@ -51,13 +51,15 @@ def score(
     images done, batch by batch.
 
     Raises ManifestError when a patient or a picture of the model's training set is among the images, as far as the
-    model's fingerprint tells, and PredictionsError when no image at all could be graded.
+    model's fingerprint tells, or a file is not the one whose SHA-256 the manifest gives; PredictionsError when a
+    further column cannot be read or no image at all could be graded.
     """
     from drgate.vision.decoding import in_processes, usable_cores
 
     _refuse_training_patients(grader, manifest)
     trained_on = set() if grader.fingerprint is None else {row.tobytes() for row in grader.fingerprint.images}
     table = manifest.table
+    rows = _rows(manifest)
     paths = [manifest.path(image) for image in table["image"]]
     prepared = in_processes(
         partial(_prepare, preprocess=grader.preprocessing, hashed=bool(trained_on)),
@@ -93,11 +95,25 @@ def score(
     for image in table["image"][silent]:
         reason = refused.get(image, f"the model gave no finite numbers for {image}.")
         warnings.warn(f"No output: {reason}", NoOutputWarning, stacklevel=2)
-    # A manifest's own columns of these names must not answer for images that the model did not.
-    scored = table.drop(columns=["split", "predicted", *PROBABILITIES], errors="ignore").assign(
-        **{name: probabilities[:, j] for j, name in enumerate(PROBABILITIES)}
-    )
+    scored = rows.assign(**{name: probabilities[:, j] for j, name in enumerate(PROBABILITIES)})
     return make_predictions(scored, str(manifest.origin), _provenance(grader, manifest))
+
+
+def _rows(manifest: Manifest) -> pd.DataFrame:
+    """What the table of predictions takes from the manifest, checked before the hours that scoring may take."""
+    table = manifest.table
+    contents = table["image"].map(manifest.content_digests()).astype("str")
+    if "sha256" in table.columns:
+        other = table["sha256"].notna() & (table["sha256"].str.strip().str.lower() != contents)
+        if other.any():
+            image = table["image"][other].iloc[0]
+            raise ManifestError(
+                f"{manifest.origin}: {manifest.path(image)} has another SHA-256 than the manifest says."
+            )
+    # A manifest's own columns of these names must not answer for images that the model did not.
+    rows = table.drop(columns=["split", "predicted", *PROBABILITIES], errors="ignore").assign(sha256=contents)
+    make_predictions(rows.assign(predicted="0"), str(manifest.origin), {})
+    return rows
 
 
 def softmax(logits: NDArray[np.floating[Any]]) -> NDArray[np.float64]:

@@ -21,6 +21,7 @@ from drgate.errors import CertificateError, DrgateError
 from drgate.evaluation import EXIT_CODES, Evaluation, Verdict
 from drgate.files import canonical_json, sha256_file
 from drgate.keys import PublicKey
+from drgate.operating_point import parse_operating_point
 from drgate.predictions import Predictions, load_predictions
 from drgate.spec import GateSpec, parse_spec
 
@@ -186,7 +187,9 @@ def _numbers(evaluation: Evaluation, path: Path, given: Path | None, baseline: P
     if given is None and not beside.is_file():
         yield "unchecked", "The predictions were not given: the numbers were not recomputed."
         return
-    table = load_predictions(given or beside)
+    recorded = evaluation.data.get("operating_point")
+    point = None if recorded is None else parse_operating_point(recorded, "the operating point in the certificate")
+    table = load_predictions(given or beside, point)
     place = f"{given or beside}" + ("" if given else " (found beside the certificate)")
     if table.digest != evaluation.data["predictions_digest"]:
         yield "problem", f"{place} does not hold the predictions that were evaluated: its digest is {table.digest}."
@@ -251,28 +254,41 @@ class _Comparable:
     def part(self, evaluation: Evaluation) -> dict[str, Any]:
         """That part of an evaluation as plain values, criteria by id."""
         plain = json.loads(canonical_json(evaluation.to_json()))  # tuples and NumPy's floats as a certificate has them
-        criteria = {c["id"]: c for c in plain["criteria"] if self.baseline or c["id"] != "baseline"}
-        metrics = {name: metric for name, metric in plain["metrics"].items() if self.baseline or name != "baseline"}
+        if not self.baseline:
+            plain["criteria"] = [c for c in plain["criteria"] if c["id"] != "baseline"]
+            plain["metrics"].pop("baseline", None)
         if not self.bootstrap:
-            for criterion in criteria.values():
-                if _drawn(criterion["estimate"]):
-                    del criterion["status"], criterion["reason"]
-            for metric in (*metrics.values(), *(criterion["estimate"] for criterion in criteria.values())):
-                for key in ("bootstrap", "bootstrap_undefined", *(("low", "high") if _drawn(metric) else ())):
-                    metric.pop(key, None)
-        counts = {key: plain[key] for key in ("confusion_matrix", "no_output", "flagged")}
+            plain = _without_draws(plain)
+        plain["criteria"] = {criterion["id"]: criterion for criterion in plain["criteria"]}
         if not self.sentences:
-            for judged in (*criteria.values(), *(criterion["estimate"] for criterion in criteria.values())):
-                judged.pop("reason", None)
-            return {"criteria": criteria, **counts}
+            for criterion in plain["criteria"].values():
+                criterion.pop("reason", None)
+                criterion["estimate"].pop("reason", None)
+            return {key: plain[key] for key in ("criteria", "confusion_matrix", "no_output", "flagged")}
         del plain["software"]  # of the machine, not of the predictions
         if not (self.baseline and self.bootstrap):
             del plain["verdict"]  # follows from the criteria in every statement, so nothing is lost
-        return {**plain, "criteria": criteria, "metrics": metrics}
+        return dict(plain)
+
+
+def _without_draws(plain: Any) -> Any:
+    """Plain values without what random numbers decided, the advice on how many more patients among it."""
+    if isinstance(plain, list):
+        return [_without_draws(item) for item in plain]
+    if not isinstance(plain, dict):
+        return plain
+    drawn = {"bootstrap", "bootstrap_undefined"}
+    if _drawn(plain):
+        drawn |= {"low", "high", "passes", "se"}
+    if "estimate" in plain:  # a criterion
+        drawn |= {"reason", "status"} if _drawn(plain["estimate"]) else {"reason"}
+    return {key: _without_draws(value) for key, value in plain.items() if key not in drawn}
 
 
 def _drawn(metric: dict[str, Any]) -> bool:
-    return "bootstrap" in metric.get("method", "")
+    """Whether random numbers made it: a bootstrap's limits, a simulated probability."""
+    method = metric.get("method", "")
+    return isinstance(method, str) and ("bootstrap" in method or "simulated" in method)
 
 
 def _differences(recorded: Any, again: Any, where: str, tolerance: float) -> Iterator[str]:

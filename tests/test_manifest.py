@@ -86,6 +86,34 @@ class TestLayouts:
         photographs("a.png", folder=".")
         assert load_manifest(write_csv([{"image": "a.png"}])).sealed
 
+    def test_a_folder_of_images_alone_is_sealed(self, photographs: Write):
+        """Nothing but images: a test set to be scored, whose grades somebody else keeps."""
+        manifest = load_manifest(photographs("b.png", "a.png"))
+        assert manifest.sealed
+        assert manifest.table["image"].tolist() == ["a.png", "b.png"]
+        assert manifest.table["split"].isna().all()
+        assert not manifest.patients_known
+
+    def test_a_flat_eyepacs_folder_names_patients(self, photographs: Write):
+        manifest = load_manifest(photographs("10_left.png", "10_right.png"))
+        assert manifest.sealed
+        assert manifest.table[["patient", "eye"]].to_numpy().tolist() == [["10", "L"], ["10", "R"]]
+
+    def test_aptos_without_grades(self, photographs: Write, write_csv: Write):
+        """The CSV of APTOS's own test set has `id_code` alone."""
+        photographs("test_images/0a.png", folder="aptos")
+        manifest = load_manifest(write_csv([{"id_code": "0a"}], "aptos/test.csv"))
+        assert manifest.sealed
+        assert manifest.table["image"].tolist() == ["test_images/0a.png"]
+
+    def test_a_sealed_set_is_not_trained_on(self, photographs: Write):
+        """Without grades there is nothing to learn, and the message says so."""
+        from drgate.errors import TrainingError
+        from trainer.data import load_splits
+
+        with pytest.raises(TrainingError, match="has no grades: nothing can be learned"):
+            load_splits(str(photographs(*(f"{i}.png" for i in range(20)))), seed=0)
+
 
 REFUSED = {
     "grade 7": ({"grade": "7"}, "grade '7' is not on the ICDR scale"),
@@ -138,6 +166,11 @@ class TestRefusals:
     def test_folders_that_name_no_grade(self, photographs: Write):
         with pytest.raises(ManifestError, match="no folder that names a grade"):
             load_manifest(photographs("0/a.png", "holiday/b.png"))
+
+    def test_images_beside_grade_folders(self, photographs: Write):
+        """Some images with a grade and some without are no sealed set: the latter would be lost silently."""
+        with pytest.raises(ManifestError, match=r"b\.png lies in no folder that names a grade"):
+            load_manifest(photographs("0/a.png", "b.png"))
 
     def test_unknown_columns(self, write_csv: Write):
         with pytest.raises(ManifestError, match="has the columns file, label"):

@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from rich.console import Console
 
-from drgate.evaluation import CriterionResult, Estimate, Evaluation, NotEstimable
+from drgate.evaluation import Evaluation, NotEstimable
 from drgate.report import html, junit, markdown, terminal, words
-from drgate.spec import load_spec
+from drgate.report.sections import sections
+from tests.evaluations import whole_evaluation as evaluation
 
 CHROMIUM = Path("/usr/bin/chromium")
 HOSTILE = (
@@ -30,9 +31,14 @@ FORMATS: dict[str, Callable[[Evaluation], str]] = {
     "html": html.render,
     "markdown": markdown.render,
     "junit": junit.render,
-    "terminal": lambda evaluation: on_console(evaluation, width=100),
+    "terminal": lambda evaluation: on_console(evaluation, width=150),
 }
 VOID = {"meta", "br", "img", "link", "hr", "input"}
+
+
+def hostile() -> Evaluation:
+    """An evaluation of one who wants to be more than text."""
+    return evaluation(HOSTILE, column=HOSTILE.replace("=", ""))
 
 
 def on_console(evaluation: Evaluation, **settings: Any) -> str:
@@ -40,68 +46,6 @@ def on_console(evaluation: Evaluation, **settings: Any) -> str:
     file = io.StringIO()
     terminal.render(evaluation, Console(file=file, **settings))
     return file.getvalue()
-
-
-def proportion(k: int, n: int, low: float, high: float) -> Estimate:
-    return Estimate(
-        "proportion", k / n, k=k, n=n, low=low, high=high, level=0.95, method="clopper-pearson",
-        clusters=n // 2, design_effect=1.31, bootstrap=(low + 0.001, high - 0.001), bootstrap_undefined=0,
-    )  # fmt: skip
-
-
-def criterion(name: str, status: str, comparator: str, threshold: float, estimate: Any, **more: Any) -> CriterionResult:
-    settings = {"decided_on": "bound", "required": True, "added": "", "reason": f"Because of {name}."} | more
-    return CriterionResult(name, status, comparator, threshold, estimate=estimate, **settings)  # type: ignore[arg-type]
-
-
-def evaluation(name: str = "best_model.pth", *, verdict: str = "FAIL", spec: str = "medical-grade") -> Evaluation:
-    """An evaluation with each outcome, required and advisory; `name` stands wherever a user's text can."""
-    checklist = load_spec(spec)
-    criteria = (
-        criterion("accuracy", "PASS", ">=", 0.90, proportion(941, 1000, 0.9246, 0.9548)),
-        criterion("sensitivity:severe_npdr", "INSUFFICIENT", ">=", 0.90, proportion(93, 100, 0.8611, 0.9714)),
-        criterion("sensitivity:pdr", "FAIL", ">=", 0.95, proportion(56, 60, 0.8380, 0.9815), reason=f"Missed. {name}"),
-        criterion("specificity:no_dr", "PASS", ">", 0.90, proportion(395, 400, 0.9711, 0.9959)),
-        criterion("stability", "PASS", "<", 0.05, Estimate("range", 0.0312, n=10), decided_on="point"),
-        criterion("baseline", "NOT_ASSESSED", ">", -0.02, NotEstimable("no table was given."), required=False),
-        criterion("cost", "PASS", "<", 100.0, Estimate("amount", 12.5, n=3), decided_on="point"),
-        criterion(
-            "undergraded:vision_threatening_below_referable", "FAIL", "<=", 0.02, proportion(5, 160, 0.0102, 0.0714),
-            required=False, added="safety",
-        ),
-    )  # fmt: skip
-    metrics = {c.id: c.estimate for c in criteria}
-    metrics |= {
-        "quadratic_kappa": Estimate("index", 0.943, n=1000, low=0.931, high=0.952, level=0.95, method="bootstrap")
-    }
-    metrics |= {"auc:referable": NotEstimable(f"the table has no probabilities. {name}")}
-    return Evaluation(
-        verdict=verdict,  # type: ignore[arg-type]
-        criteria=criteria,
-        metrics=metrics,
-        confusion_matrix=((585, 8, 7, 0, 0), (4, 108, 8, 0, 0), (0, 6, 112, 2, 0), (2, 1, 3, 93, 1), (1, 1, 1, 1, 56)),
-        no_output=(3, 0, 0, 0, 4),
-        spec={"name": checklist.name, "version": 1, "digest": checklist.digest, "content": checklist.content()},
-        data={
-            "name": name, "split": "test", "images": 1007, "patients": 612, "unit": "image", "units": 1007,
-            "by_grade": [603, 120, 120, 100, 64], "reference_ungradable": 9, "warnings": [name],
-            "manifest_digest": "sha256:" + "ab" * 32, "predictions_digest": "sha256:" + "cd" * 32,
-        },
-        model={
-            "kind": "checkpoint", "name": name, "tensor_digest": "sha256:" + "ef" * 32,
-            "files": [{"name": name, "sha256": "12" * 32, "md5": "34" * 16, "size": 3812331}], name: {name: [name]},
-        },
-        training={
-            "history": [{"epoch": epoch, "val_accuracy": 0.9 - 0.3 / epoch} for epoch in range(1, 16)],
-            "selected_epoch": 9,
-            "stability": {"window": 10, "range": 0.0312, "first_epoch": 6, "last_epoch": 15},
-            "spend": {"usd": 12.5},
-        },
-        look={"number": 1, "allowed": 1, "time": "2026-02-03T04:05:06Z"},
-        flagged=tuple({"image": f"{number:03}-{name}", "grade": 4, "predicted": 1} for number in range(30)),
-        page_one=("Leakage between training and test data: not checked.", name),
-        software={"drgate": "0.1.0", "numpy": "2.4.1"},
-    )  # fmt: skip
 
 
 class _Page(HTMLParser):
@@ -158,7 +102,7 @@ class TestEveryFormat:
     @pytest.mark.parametrize("name", FORMATS)
     def test_is_text_that_can_be_written(self, name: str):
         """No lone surrogate and no control character survives, whatever the names."""
-        text = FORMATS[name](evaluation(HOSTILE))
+        text = FORMATS[name](hostile())
         text.encode("utf-8")
         text = text.partition("<script")[0] + text.rpartition("</script>")[2]  # the plotting library is not ours
         assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e\ufffe]", text)
@@ -174,6 +118,7 @@ class TestEveryFormat:
             metrics={}, confusion_matrix=((0,) * 5,) * 5, no_output=(0,) * 5, data={"images": 0, "patients": None},
             model={"kind": "predictions table", "name": "table.csv", "files": []},
             training={}, look={}, flagged=(), page_one=(),
+            three_ways={}, units={}, gate_error=(), reliability={},
         )  # fmt: skip
         text = FORMATS[name](bare)
         assert "table.csv" in text.replace("\\", "")
@@ -223,6 +168,8 @@ class TestWords:
             ("sensitivity:pdr@camera=A", "Sensitivity, PDR (camera A)"),
             ("ppv:referable^deployment", "Positive predictive value, Referable DR, at the deployment mix"),
             ("undergraded:vision_threatening_below_referable", "Severe NPDR or PDR called below referable"),
+            ("sensitivity:pdr@camera=A=B@C^D", "Sensitivity, PDR (camera A=B@C^D)"),
+            ("ece:referable", "Expected calibration error, Referable DR"),
             ("some_new_metric", "some new metric"),
         ],
     )
@@ -238,23 +185,102 @@ class TestWords:
         assert decides["cost"] == "estimate 12.50\u00a0USD"
 
 
+def drawn(name: str, judged: Evaluation) -> str:
+    """The text of a page or of a Markdown document, as a reader sees it."""
+    if name == "html":
+        return " ".join(_Page(html.render(judged)).text.split())
+    return " ".join(_Page(MarkdownIt("gfm-like", {"linkify": False}).render(markdown.render(judged))).text.split())
+
+
+@pytest.mark.parametrize("name", ["html", "markdown"])
+class TestSections:
+    def test_everything_that_was_found_is_said(self, name: str):
+        """Three ways, slices, deployment mix, units, calibration, the gate's own error and changed grades."""
+        text = drawn(name, evaluation()).replace("\u00a0", " ")
+        for number in (
+            "56 of 64", "76.8 to 94.5 %",  # worst case
+            "1 of 4", "0.6 to 80.6 %", "the test set has no image graded Severe NPDR",  # slices
+            "504 · 110 · 90 · 90 · 60", "In no slice by camera: 3 images", "has 4 of the 30 cases",
+            "No DR 80 %", "84.4 %", "82.4 to 85.9 %",  # at the deployment mix
+            "By image (judged)", "171 of 175", "eye is not given for every image",  # units
+            "0.034", "0.021 if perfectly calibrated", "0.870", "0.983", "0.974 to 0.991",  # calibration and ranking
+            "true 90.0 %: passes 2.1 % ± 0.1", "true 98.5 %: not passed 59.6 %", "simulated",  # the gate's own error
+            "Images whose reference grade changed: 61, the first 2", "not gradable",  # looks
+        ):  # fmt: skip
+            assert number.lower() in text.lower(), number
+
+    def test_at_this_mix_only(self, name: str):
+        """Without a deployment mix nothing is standardised, and the reader is told what that means."""
+        judged = evaluation()
+        content = {key: value for key, value in judged.spec["content"].items() if key != "deployment"}
+        text = drawn(name, replace(judged, spec={**judged.spec, "content": content}))
+        assert "at this test set's mix only" in text
+        assert "At the deployment mix" not in text
+
+    def test_no_probabilities(self, name: str):
+        """A table without probabilities says why there is neither ranking nor calibration."""
+        judged = evaluation()
+        why = NotEstimable("there are no probabilities to rank by.")
+        ranked = ("auc", "brier", "ece", "calibration")
+        metrics = {key: why if key.startswith(ranked) else metric for key, metric in judged.metrics.items()}
+        text = drawn(name, replace(judged, metrics=metrics, reliability={}))
+        assert "Not estimable: there are no probabilities to rank by." in text
+        assert "if perfectly calibrated" not in text
+
+    def test_bootstrap_is_named(self, name: str):
+        """How replicates became an interval, and whether the class totals were fixed."""
+        judged = evaluation()
+        bootstrap = {"resamples": 1000, "interval": "bca", "class_totals": "fixed"}
+        content = {**judged.spec["content"], "bootstrap": bootstrap}
+        assert "Bootstrap (percentile), beside it" in drawn(name, judged)
+        text = drawn(name, replace(judged, spec={**judged.spec, "content": content}))
+        assert "Bootstrap (BCa, class totals fixed), beside it" in text
+
+
+class TestWithoutOutput:
+    def marks(self, judged: Evaluation) -> dict[str, str]:
+        """Per metric the marks of its three cells, "." where there is none."""
+        section = next(section for section in sections(judged) if section.name == "three-ways")
+        rows = [row for table in section.tables for row in table.rows]
+        return {row[0].text: "".join(cell.mark or "." for cell in row[1:]) for row in rows}
+
+    def test_marks_what_the_checklist_uses(self):
+        """By default grades leave images without output out and groups refer them; no line, no full mark."""
+        assert self.marks(evaluation()) == {
+            "Overall accuracy": "●..",
+            "Sensitivity, PDR": "●..",
+            "Sensitivity, Referable DR": ".●.",
+            "Kappa, quadratic weights": "○..",
+        }
+
+    def test_follows_the_line(self):
+        """A line that counts them as the worst case is marked there, `each` for all grades."""
+        judged = evaluation()
+        lines = [{"id": "sensitivity:each", "no_output": "worst_case"}, {"id": "accuracy^deployment"}]
+        content = {**judged.spec["content"], "criteria": lines}
+        marks = self.marks(replace(judged, spec={**judged.spec, "content": content}))
+        assert marks["Sensitivity, PDR"] == "..●"
+        assert marks["Overall accuracy"] == "○.."
+
+
 class TestHtml:
     def test_is_well_formed_and_loads_nothing(self):
-        """Every element closes in order, and no attribute or style points outside the page."""
+        """Every element closes in order, no attribute or style points outside the page, and every link is to a part."""
         page = html.render(evaluation())
         parsed = _Page(page)
         assert parsed.tags.count("h1") == 1
         pointing = [value for name, value in parsed.attributes if name in {"src", "href", "action", "srcset", "data"}]
-        assert pointing == ["#checklist"]
+        names = {value for name, value in parsed.attributes if name == "id"}
+        assert {link.removeprefix("#") for link in pointing} <= names
         assert "url(" not in page.partition("</style>")[0]
 
     def test_hostile_names_stay_text(self):
         """Names with markup add no element and no attribute, and read as they are."""
-        clean, hostile = _Page(html.render(evaluation())), _Page(html.render(evaluation(HOSTILE)))
-        assert hostile.tags == clean.tags
-        assert {name for name, _ in hostile.attributes} == {name for name, _ in clean.attributes}
-        assert words.visible(HOSTILE) in hostile.text
-        assert "{{ 7*7 }}" in hostile.text
+        clean, theirs = _Page(html.render(evaluation())), _Page(html.render(hostile()))
+        assert theirs.tags == clean.tags
+        assert {name for name, _ in theirs.attributes} == {name for name, _ in clean.attributes}
+        assert words.visible(HOSTILE) in theirs.text
+        assert "{{ 7*7 }}" in theirs.text
 
     def test_all_flagged_images_and_cells(self):
         """Each flagged image and each count of the confusion matrix is on the page."""
@@ -271,13 +297,25 @@ class TestHtml:
 
 
 class TestMarkdown:
+    def test_fifty_flagged_images(self):
+        """A pull request gets the first fifty by name, worst first, and the number of the rest; the page has all."""
+        many = replace(
+            evaluation(),
+            flagged=tuple({"image": f"{n:03}.png", "grade": 3 + n % 2, "predicted": 0} for n in range(130)),
+        )
+        text = markdown.render(many)
+        assert re.findall(r"`(\d{3})\.png`", text) == [f"{n:03}" for n in range(1, 101, 2)]
+        assert "PDR called No DR (65)" in text
+        assert "And 80 more, in evaluation.json." in text
+        assert len(re.findall(r"<li>\d{3}\.png</li>", html.render(many))) == 130
+
     def test_hostile_names_stay_text(self):
         """Rendered as GitHub does, names make no element, link, image or cell."""
         render = MarkdownIt("gfm-like", {"linkify": False, "html": True}).render
-        clean, hostile = (render(markdown.render(evaluation(name))) for name in ("best_model.pth", HOSTILE))
-        assert _Page(hostile).tags == _Page(clean).tags
-        assert {"script", "img", "a"}.isdisjoint(_Page(hostile).tags)
-        assert "@everyone" not in re.sub(r"<code>.*?</code>", "", hostile, flags=re.DOTALL)
+        clean, theirs = (render(markdown.render(judged)) for judged in (evaluation(), hostile()))
+        assert _Page(theirs).tags == _Page(clean).tags
+        assert {"script", "img", "a"}.isdisjoint(_Page(theirs).tags)
+        assert "@everyone" not in re.sub(r"<code>.*?</code>", "", theirs, flags=re.DOTALL)
 
     @pytest.mark.parametrize(
         "text", ["- a", "1. a", "1) a", "# a", "---", "===", "+ a", "> a", "```", "    a", "| a |", "$a$"]
@@ -309,10 +347,11 @@ class TestJunit:
             "sensitivity:severe_npdr": "INSUFFICIENT",
             "sensitivity:pdr": "FAIL",
             "baseline": "NOT_ASSESSED",
+            "sensitivity:pdr@camera=handheld": "NOT_ASSESSED",
         }
         assert [case.get("name") for case in root.iter("testcase")] == [c.id for c in judged.criteria]
         for element in (root, *root.iter("testsuite")):
-            assert (element.get("tests"), element.get("failures"), element.get("skipped")) == ("8", "3", "0")
+            assert (element.get("tests"), element.get("failures"), element.get("skipped")) == ("10", "4", "0")
 
     def test_advisory_lines(self):
         """One that is not met warns on its output; one that was not assessed is skipped."""
@@ -324,13 +363,13 @@ class TestJunit:
 
     def test_hostile_names_are_kept(self):
         """Characters that XML cannot hold are written out, the rest is escaped and read back."""
-        assert words.visible(HOSTILE) in "".join(ET.fromstring(junit.render(evaluation(HOSTILE))).itertext())
+        assert words.visible(HOSTILE) in "".join(ET.fromstring(junit.render(hostile())).itertext())
 
 
 class TestTerminal:
     def test_plain_in_a_pipe(self):
         """No escape sequence is written where there is no terminal, hostile names or not."""
-        assert "\x1b" not in on_console(evaluation(HOSTILE), width=100)
+        assert "\x1b" not in on_console(hostile(), width=100)
 
     def test_no_color(self):
         """NO_COLOR leaves no colour; the words and symbols still tell the outcome."""
@@ -370,7 +409,7 @@ def browser() -> Iterator[Any]:
 def test_page_works_offline_in_a_browser(browser: Any, tmp_path: Path, width: int):
     """Opened as a file, on a desk or a phone, it draws its figures, loads nothing and runs nothing of a name."""
     path = tmp_path / "report.html"
-    path.write_text(html.render(evaluation(HOSTILE)), encoding="utf-8")
+    path.write_text(html.render(hostile()), encoding="utf-8")
     page = browser.new_context(offline=True, viewport={"width": width, "height": 900}).new_page()
     asked: list[str] = []
     complaints: list[str] = []
@@ -383,8 +422,23 @@ def test_page_works_offline_in_a_browser(browser: Any, tmp_path: Path, width: in
     assert complaints == []
     assert page.evaluate("window.hacked") is None
     assert page.locator("h1").is_visible()
-    assert page.locator("#figure-criteria .errorbar").count() == 5
+    assert page.locator("#figure-criteria .errorbar").count() == 6
+    assert page.locator("#figure-slices .errorbar").count() == 2
+    assert page.locator("#figure-reliability-referable .errorbar").count() == 10
     assert page.locator("#figure-training .points .point").count() == 16  # 15 epochs, and the ring around the selected
     assert page.evaluate("document.documentElement.scrollWidth") == width
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.textContent") == "To the checklist"
+
+
+def test_page_one_is_one_sheet_of_paper(browser: Any, tmp_path: Path):
+    """Verdict, checklist, what must be read with it, thirty missed images by name and the reasons fit on A4."""
+    path = tmp_path / "report.html"
+    path.write_text(html.render(evaluation()), encoding="utf-8")
+    millimetre = 96 / 25.4
+    page = browser.new_page(viewport={"width": int((210 - 28) * millimetre), "height": 900})
+    page.emulate_media(media="print")
+    page.goto(path.as_uri())
+    bottom = page.evaluate("document.querySelector('.page-one').getBoundingClientRect().bottom")
+    assert page.locator(".page-one li", has_text="-best_model.pth").count() == 30
+    assert bottom <= (297 - 22) * millimetre

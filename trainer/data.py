@@ -72,6 +72,8 @@ def load_splits(dataset: str, *, seed: int) -> Splits:
     from drgate.manifest import load_manifest, split_by_patient
 
     manifest = load_manifest(dataset)
+    if manifest.sealed:
+        raise TrainingError(f"{manifest.origin} has no grades: nothing can be learned from it; give a graded data set.")
     dataset_digest = manifest.digest()
     notes = []
     if manifest.table["split"].isna().all():

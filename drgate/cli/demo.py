@@ -22,7 +22,7 @@ Examples:
 
 
 def register(app: typer.Typer) -> None:
-    app.command("demo", help=HELP)(command)
+    app.command("demo", help=HELP, short_help="The whole way once, on synthetic photographs.")(command)
 
 
 def command(

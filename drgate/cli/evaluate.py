@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -28,16 +29,25 @@ HELP = """Judge a model, or a table of predictions, by a checklist.
 Writes a folder with evaluation.json, statement.json (certificate.json with --key), predictions.parquet, report.html,
 report.md and junit.xml. Exit code 0 PASS, 1 FAIL, 3 not enough evidence, 2 could not be judged.
 
+Every look at test images counts, and is logged before a number is known. Keep the log under version control, where the
+grades may be read.
+
 \b
 Examples:
   drgate evaluate runs/first/best_model.pth --data eyepacs --split test
   drgate evaluate best_model.pth --data labels.csv --key keys/clinical.pem --out reports/release-3
-  drgate evaluate predictions.csv --spec mine.yaml --format json
+  drgate evaluate predictions.csv --spec mine.yaml --record history.csv --format json
+  drgate evaluate scored.parquet --grades kept/grades.csv
 """
 
 
+class Interval(StrEnum):
+    clopper_pearson = "clopper-pearson"
+    wilson = "wilson"
+
+
 def register(app: typer.Typer) -> None:
-    app.command("evaluate", help=HELP)(command)
+    app.command("evaluate", help=HELP, short_help="Judge a model, or a table of predictions, by a checklist.")(command)
 
 
 def command(
@@ -53,7 +63,27 @@ def command(
     ] = None,
     base: BaseOption = None,
     record: Annotated[
-        Path | None, typer.Option("--record", metavar="RUN_DIR", help="Run folder, where the model carries no record.")
+        Path | None,
+        typer.Option(
+            "--record",
+            metavar="RUN_DIR|FILE",
+            help="Where the model carries no record: its run folder, or a CSV or JSON of its history.",
+        ),
+    ] = None,
+    selected_epoch: Annotated[
+        int | None, typer.Option("--selected-epoch", metavar="N", min=0, help="Which epoch of that history was chosen.")
+    ] = None,
+    grades: Annotated[
+        Path | None,
+        typer.Option("--grades", metavar="FILE", help="Reference grades of a table that was scored without."),
+    ] = None,
+    operating_point: Annotated[
+        Path | None,
+        typer.Option("--operating-point", metavar="FILE", help="Cut-offs of drgate tune, tuned on other images."),
+    ] = None,
+    interval: Annotated[
+        Interval | None,
+        typer.Option("--interval", help="Show other bounds; folder, exit code and certificate keep the checklist's."),
     ] = None,
     looks: Annotated[
         Path | None, typer.Option("--looks", metavar="FILE", help="Chain of looks. [reports/looks/<test set>.jsonl]")
@@ -67,17 +97,27 @@ def command(
     format: FormatOption = Format.human,
     quiet: QuietOption = False,
 ) -> int:
-    from drgate.judge import judge
+    from drgate.errors import UsageError
+    from drgate.judge import judge, shown_with
     from drgate.report import terminal
     from drgate.spec import load_spec
 
+    private = signing_key(key)
+    if interval is not None and private is not None:
+        raise UsageError("--interval only shows other bounds, and --key (or DRGATE_KEY) signs: give one of them.")
     with progress("Scoring", quiet) as (started, advance):
         judgement = judge(
             source, spec=load_spec(spec), data=data, split=split, baseline=baseline, base=base, record=record,
-            looks=looks, key=signing_key(key), out=out, force=force, workers=workers, started=started, advance=advance,
+            selected_epoch=selected_epoch, grades=grades, operating_point=operating_point, looks=looks, key=private,
+            out=out, force=force, workers=workers, started=started, advance=advance,
         )  # fmt: skip
     evaluation = judgement.evaluation
-    emit(evaluation.to_json(), lambda console: terminal.render(evaluation, console), format, quiet)
+    shown = evaluation if interval is None else shown_with(judgement, interval.value, baseline)
+    emit(shown.to_json(), lambda console: terminal.render(shown, console), format, quiet)
+    if interval is not None:
+        tell(f"Shown with {interval.value} bounds; by the checklist's own it is {evaluation.verdict}.", quiet)
+    look = evaluation.look
+    tell(f"Look {look['number']} of {look['allowed']} at these images, logged in {judgement.looks}.", quiet)
     signature = "signed" if judgement.signed else "not signed (no --key): it opens neither export nor gate"
     tell(f"Report: {judgement.folder / 'report.html'}; certificate {signature}.", quiet)
     return evaluation.exit_code

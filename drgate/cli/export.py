@@ -36,7 +36,7 @@ Example:
 
 
 def register(app: typer.Typer) -> None:
-    app.command("export", help=HELP)(command)
+    app.command("export", help=HELP, short_help="Export a certified checkpoint as an ONNX bundle.")(command)
 
 
 def command(

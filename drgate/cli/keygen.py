@@ -22,7 +22,7 @@ Example:
 
 
 def register(app: typer.Typer) -> None:
-    app.command("keygen", help=HELP)(command)
+    app.command("keygen", help=HELP, short_help="Make a signing key.")(command)
 
 
 def command(

@@ -26,24 +26,32 @@ class Kind(StrEnum):
 
 
 def register(app: typer.Typer) -> None:
-    app.command("report", help=HELP)(command)
+    app.command("report", help=HELP, short_help="Draw the report of an evaluation again.")(command)
 
 
 def command(
     evaluation: Annotated[Path, typer.Argument(metavar="EVALUATION")],
     kind: Annotated[Kind, typer.Option("--as", help="What to draw.")] = Kind.terminal,
     out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="File to write. [standard output]")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the file of --out.")] = False,
     format: FormatOption = Format.human,
 ) -> int:
     import sys
 
     from drgate.cli.options import emit
-    from drgate.files import write_atomically
+    from drgate.errors import UsageError
+    from drgate.files import refuse_existing, write_atomically
     from drgate.judge import read_evaluation
     from drgate.report import html, junit, markdown, terminal
 
+    if kind is not Kind.terminal and format is Format.json:
+        raise UsageError(f"--format json is the evaluation itself, --as {kind} a drawing of it; give one of them.")
+    if out is not None and kind is Kind.terminal:
+        raise UsageError("--out takes a file of a report: say which with --as html, markdown or junit.")
+    if out is not None and not force:
+        refuse_existing(out, "choose another name with --out, or --force to replace it")
     found, signature = read_evaluation(evaluation)
-    if kind is Kind.terminal or format is Format.json:
+    if kind is Kind.terminal:
         emit(found.to_json(), lambda screen: terminal.render(found, screen), format)
         return 0
     text = {

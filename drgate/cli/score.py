@@ -22,7 +22,8 @@ from drgate.cli.options import (
 
 HELP = """Score images with a model: a table of predictions that knows which model and which images it is of.
 
-No grades are needed. Where the manifest has them, drgate evaluate judges the table as it judges the model.
+No grades are needed: a folder of images will do. Where the manifest has them, drgate evaluate judges the table as it
+judges the model; else whoever keeps them joins them: drgate evaluate PREDICTIONS --grades FILE.
 
 \b
 Example:
@@ -31,7 +32,7 @@ Example:
 
 
 def register(app: typer.Typer) -> None:
-    app.command("score", help=HELP)(command)
+    app.command("score", help=HELP, short_help="Score images with a model; no grades are needed.")(command)
 
 
 def command(

@@ -23,7 +23,7 @@ Example:
 
 
 def register(app: typer.Typer) -> None:
-    app.command("verify", help=HELP)(command)
+    app.command("verify", help=HELP, short_help="Is a certificate genuine, and do the numbers recompute?")(command)
 
 
 def command(

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import html
 import textwrap
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from drgate.evaluation import CriterionResult, Estimate, Evaluation, Status
-from drgate.report.words import OUTCOMES, title, visible
+from drgate.report.words import OUTCOMES, percent, title, visible
+from drgate.scale import GROUP_TITLES
+from drgate.spec import parse_id
 
 COLOURS: Final[dict[Status, str]] = {
     "PASS": "#0b6b3a",
@@ -25,7 +28,10 @@ _SHAPES: Final[dict[Status, str]] = {
 }
 _INK: Final = "#16202a"
 _GRID: Final = "#e3e8ec"
+_LINE: Final = "#1f5fa8"
 _ROW: Final = 36
+SLICES_DRAWN: Final = 40
+"""Slices of one figure; the tables have all of them."""
 _FONT: Final = {"family": 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif'}
 
 
@@ -42,12 +48,17 @@ class Figure:
 
 
 def figures(evaluation: Evaluation) -> list[Figure]:
-    """Those that these data allow: proportions against their thresholds, and validation accuracy by epoch."""
-    return [figure for figure in (_forest(evaluation), _curve(evaluation)) if figure is not None]
+    """Those that these data allow: lines against thresholds, one metric by slice, reliability, validation accuracy."""
+    drawn = [_forest(evaluation), _slices(evaluation)]
+    drawn += [_reliability(endpoint, bins) for endpoint, bins in evaluation.reliability.items()]
+    drawn.append(_curve(evaluation))
+    return [figure for figure in drawn if figure is not None]
 
 
 def _forest(evaluation: Evaluation) -> Figure | None:
-    proportions = [c for c in evaluation.criteria if isinstance(c.estimate, Estimate) and c.estimate.k is not None]
+    proportions = [
+        c for c in evaluation.criteria if isinstance(c.estimate, Estimate) and c.estimate.kind == "proportion"
+    ]
     panels = [
         [c for c in proportions if c.comparator in (">=", ">")],
         [c for c in proportions if c.comparator in ("<=", "<")],
@@ -126,21 +137,30 @@ def _estimates(panel: list[CriterionResult], axes: dict[str, Any], named: set[st
                 "x": [100 * e.value for _, e in found],
                 "y": [y for y, _ in found],
                 "marker": {"symbol": _SHAPES[status], "size": 11, "color": colour},
-                "error_x": {
-                    "type": "data",
-                    "symmetric": False,
-                    "array": [100 * ((e.value if e.high is None else e.high) - e.value) for _, e in found],
-                    "arrayminus": [100 * (e.value - (e.value if e.low is None else e.low)) for _, e in found],
-                    "color": colour,
-                    "thickness": 2,
-                    "width": 5,
-                },
-                "text": [f"{e.k} of {e.n}" for _, e in found],
-                "hovertemplate": "%{text}: %{x:.2f} %<extra></extra>",
+                "error_x": _bars([e for _, e in found], colour),
+                "text": [_counted(e) for _, e in found],
+                "hovertemplate": "%{text}%{x:.2f} %<extra></extra>",
             }
         )
         named.add(status)
     return traces
+
+
+def _bars(estimates: list[Estimate], colour: str) -> dict[str, Any]:
+    """Intervals as plotly's error bars; of no length where there is none."""
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": [100 * ((e.value if e.high is None else e.high) - e.value) for e in estimates],
+        "arrayminus": [100 * (e.value - (e.value if e.low is None else e.low)) for e in estimates],
+        "color": colour,
+        "thickness": 2,
+        "width": 5,
+    }
+
+
+def _counted(estimate: Estimate) -> str:
+    return "" if estimate.k is None else f"{estimate.k} of {estimate.n}: "
 
 
 def _scope(panel: list[CriterionResult], *, higher: bool) -> list[float]:
@@ -153,6 +173,106 @@ def _scope(panel: list[CriterionResult], *, higher: bool) -> list[float]:
     low, high = (min(seen), 100.0) if higher else (0.0, max(seen))
     room = 0.04 * max(high - low, 1.0)
     return [low - room, high + room]
+
+
+def _slices(evaluation: Evaluation) -> Figure | None:
+    """The metric of the first line on a slice, else sensitivity for referable DR, slice by slice."""
+    asked = [parse_id(c.id) for c in evaluation.criteria]
+    metric = next((str(replace(a, column="", value="")) for a in asked if a.column), "sensitivity:referable")
+    slices = [(one["by"], one["value"]) for one in evaluation.data.get("slices") or ()]
+    found = [
+        (f"{column}: {value}", estimate)
+        for column, value in slices
+        if isinstance(
+            estimate := evaluation.metrics.get(str(replace(parse_id(metric), column=column, value=value))), Estimate
+        )
+        and estimate.kind == "proportion"
+    ]
+    drawn = found[:SLICES_DRAWN]
+    if not drawn:
+        return None
+    whole = evaluation.metrics.get(metric)
+    estimates = [estimate for _, estimate in drawn]
+    low = min(100 * (e.value if e.low is None else e.low) for e in estimates)
+    high = max(100 * (e.value if e.high is None else e.high) for e in estimates)
+    room = 0.04 * max(high - low, 1.0)
+    height = _ROW * len(drawn) + 96
+    layout = _layout(height)
+    layout["xaxis"] = _axis(
+        range=[low - room, high + room],
+        ticksuffix=" %",
+        title={"text": html.escape(title(metric)), "font": {"size": 12}},
+    )
+    layout["yaxis"] = _axis(
+        range=[len(drawn) - 0.5, -0.5],
+        tickvals=list(range(len(drawn))),
+        ticktext=[_wrapped(visible(name), 2) for name, _ in drawn],
+        showgrid=False,
+        tickfont={"size": 12},
+    )
+    caption = f"{title(metric)} by slice (mark), with its interval (bar)."
+    if isinstance(whole, Estimate):
+        ends = {"x0": 100 * whole.value, "x1": 100 * whole.value, "y0": 0, "y1": 1, "yref": "paper"}
+        layout["shapes"] = [{"type": "line", **ends, "line": {"color": _INK, "width": 1.5, "dash": "dot"}}]
+        caption += f" Dotted: the whole test set, {percent(whole.value)}."
+    if len(found) > len(drawn):
+        caption += f" The first {len(drawn)} of {len(found)} slices."
+    data: list[dict[str, Any]] = [
+        {
+            "type": "scatter",
+            "mode": "markers",
+            "showlegend": False,
+            "x": [100 * e.value for e in estimates],
+            "y": list(range(len(drawn))),
+            "marker": {"size": 10, "color": _LINE},
+            "error_x": _bars(estimates, _LINE),
+            "text": [_counted(e) for e in estimates],
+            "hovertemplate": "%{text}%{x:.2f} %<extra></extra>",
+        }
+    ]
+    label = f"{title(metric)} by slice; the tables have the same numbers."
+    return Figure("figure-slices", label, caption, height, data, layout)
+
+
+def _reliability(endpoint: str, bins: Sequence[Mapping[str, Any]]) -> Figure | None:
+    if not bins:
+        return None
+    height = 360
+    layout = _layout(height)
+    layout["showlegend"] = False
+    layout["margin"]["t"] = 12
+    for axis, words in (("xaxis", "mean predicted probability"), ("yaxis", "observed")):
+        layout[axis] = _axis(range=[-3, 103], ticksuffix=" %", dtick=20, title={"text": words, "font": {"size": 12}})
+    ends = {"x0": 0, "y0": 0, "x1": 100, "y1": 100}
+    layout["shapes"] = [
+        {"type": "line", **ends, "line": {"color": _INK, "width": 1.5, "dash": "dot"}, "layer": "below"}
+    ]
+    data: list[dict[str, Any]] = [
+        {
+            "type": "scatter",
+            "mode": "markers",
+            "x": [100 * one["predicted"] for one in bins],
+            "y": [100 * one["observed"] for one in bins],
+            "marker": {"size": 9, "color": _LINE},
+            "error_y": {
+                "type": "data",
+                "symmetric": False,
+                "array": [100 * (one["observed_high"] - one["observed"]) for one in bins],
+                "arrayminus": [100 * (one["observed"] - one["observed_low"]) for one in bins],
+                "color": _LINE,
+                "thickness": 2,
+                "width": 5,
+            },
+            "text": [str(one["n"]) for one in bins],
+            "hovertemplate": "n %{text}: predicted %{x:.1f} %, observed %{y:.1f} %<extra></extra>",
+        }
+    ]
+    name = GROUP_TITLES.get(endpoint, endpoint)
+    caption = (
+        f"{name}: how often it was there (mark, with its interval) where so much was predicted. Dotted: calibrated."
+    )
+    label = f"Reliability of the probability of {name}; the table has the same numbers."
+    return Figure(f"figure-reliability-{endpoint}", label, caption, height, data, layout)
 
 
 def _curve(evaluation: Evaluation) -> Figure | None:
@@ -176,7 +296,7 @@ def _curve(evaluation: Evaluation) -> Figure | None:
             "name": "validation accuracy",
             "x": epochs,
             "y": accuracy,
-            "line": {"color": "#1f5fa8", "width": 2},
+            "line": {"color": _LINE, "width": 2},
             "marker": {"size": 6},
             "hovertemplate": "epoch %{x}: %{y:.2f} %<extra></extra>",
         }
@@ -229,6 +349,12 @@ def _axis(**more: Any) -> dict[str, Any]:
 
 
 def _label(metric_id: str) -> str:
-    """A title that wraps; plotly reads a few HTML tags in labels, so the text is escaped."""
-    wrapped = textwrap.wrap(title(metric_id), 26) or [""]
-    return "<br>".join(html.escape(part) for part in wrapped[:3])
+    return _wrapped(title(metric_id), 3)
+
+
+def _wrapped(text: str, most: int) -> str:
+    """At most so many lines; plotly reads a few HTML tags in labels, so the text is escaped."""
+    wrapped = textwrap.wrap(text, 26) or [""]
+    if len(wrapped) > most:
+        wrapped = [*wrapped[: most - 1], f"{wrapped[most - 1][:25]}…"]
+    return "<br>".join(html.escape(part) for part in wrapped)

@@ -8,7 +8,7 @@ The same evaluation gives the same bytes. Jinja2 escapes all text; the page's po
 from __future__ import annotations
 
 from importlib import resources
-from typing import Any, Final
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -18,10 +18,8 @@ from drgate.certificate import NOT_A_MEDICAL_DEVICE, NOT_EVIDENCE_FOR
 from drgate.evaluation import Evaluation
 from drgate.report import words
 from drgate.report.figures import figures
+from drgate.report.sections import MARKS, sections
 from drgate.scale import TITLES
-
-FLAGGED_AT_ONCE: Final = 10
-"""Flagged images shown on the first page; the others unfold."""
 
 
 def render(evaluation: Evaluation, *, certificate: str | None = None) -> str:
@@ -38,8 +36,8 @@ def render(evaluation: Evaluation, *, certificate: str | None = None) -> str:
         lstrip_blocks=True,
     )
     drawn = figures(evaluation)
+    further = sections(evaluation)
     metrics = words.metric_lines(evaluation)
-    header, flagged = words.flagged_columns(evaluation)
     return environment.get_template("page.html").render(
         evaluation=evaluation,
         words=words,
@@ -49,9 +47,19 @@ def render(evaluation: Evaluation, *, certificate: str | None = None) -> str:
         },
         matrix=_matrix(evaluation),
         titles=TITLES,
-        flagged_header=header,
-        flagged=flagged,
-        flagged_at_once=FLAGGED_AT_ONCE,
+        sections=further,
+        contents=[
+            ("checklist", "Checklist"),
+            ("judged", "What was judged"),
+            ("limits", "What this is no evidence for"),
+            ("estimates", "Estimates against thresholds"),
+            ("matrix", "Confusion matrix"),
+            *((section.name, section.title) for section in further),
+            ("metrics", "All metrics"),
+            *([("training", "Training")] if any(f.name == "figure-training" for f in drawn) else []),
+            ("settings", "Settings and digests"),
+        ],
+        marks=MARKS,
         certificate=certificate,
         not_evidence_for=NOT_EVIDENCE_FOR,
         not_a_medical_device=NOT_A_MEDICAL_DEVICE,

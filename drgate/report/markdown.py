@@ -8,6 +8,7 @@ sentences are escaped.
 
 from __future__ import annotations
 
+import html
 import re
 from collections.abc import Iterable, Sequence
 from typing import Final
@@ -15,10 +16,14 @@ from typing import Final
 from drgate.certificate import NOT_A_MEDICAL_DEVICE, NOT_EVIDENCE_FOR
 from drgate.evaluation import Evaluation
 from drgate.report import words
+from drgate.report.sections import Cell, Section, sections
 from drgate.scale import TITLES
 
-FLAGGED_AT_MOST: Final = 20
+FLAGGED_AT_MOST: Final = 50
 """Flagged images listed; a step summary holds 1 MiB, and evaluation.json has all of them."""
+
+ROWS_AT_MOST: Final = 50
+"""Rows of a table after page one."""
 
 _MARKS: Final = re.compile(r"([\\`*_{}\[\]<>|~$&#!])")
 _JOINER: Final = "\N{WORD JOINER}"
@@ -70,14 +75,16 @@ def render(evaluation: Evaluation, *, certificate: str | None = None) -> str:
     parts += (
         ["## To be read with the verdict", _bullets(map(escape, evaluation.page_one))] if evaluation.page_one else []
     )
-    parts += ["## What was judged", _bullets(f"{label}: {escape(text)}" for label, text in words.judged(evaluation))]
     parts += _flagged(evaluation)
+    parts += ["## What was judged", _bullets(f"{label}: {escape(text)}" for label, text in words.judged(evaluation))]
     parts += ["## What this is no evidence for", _bullets(map(escape, NOT_EVIDENCE_FOR)), NOT_A_MEDICAL_DEVICE]
     parts += [
         "## Confusion matrix",
         "Rows: the reference grade. Columns: what the model called it.",
         _matrix(evaluation),
     ]
+    for section in sections(evaluation):
+        parts += _section(section)
     parts += ["## All metrics", _metrics(evaluation)]
     parts += ["## Settings and digests"]
     for title, pairs in words.settings(evaluation):
@@ -106,20 +113,36 @@ def code(text: str) -> str:
 
 
 def _flagged(evaluation: Evaluation) -> list[str]:
-    header, rows = words.flagged_columns(evaluation)
-    if not rows:
+    groups = words.flagged(evaluation)
+    if not groups:
         return []
-    parts = [
-        f"## Severe NPDR or PDR called below referable: {len(rows)}",
-        _table(
-            header,
-            [[code(row[0]).replace("|", "\\|"), *map(escape, row[1:])] for row in rows[:FLAGGED_AT_MOST]],
-            escaped=True,
-        ),
-    ]
-    if len(rows) > FLAGGED_AT_MOST:
-        parts.append(f"And {len(rows) - FLAGGED_AT_MOST} more, in evaluation.json.")
-    return parts
+    room = FLAGGED_AT_MOST
+    listed = []
+    for title, images in groups:
+        if room > 0:
+            listed.append(f"{title} ({len(images)}): {', '.join(map(code, images[:room]))}")
+        room -= len(images)
+    parts = [f"## Severe NPDR or PDR called below referable: {len(evaluation.flagged)}", _bullets(listed)]
+    return [*parts, f"And {-room} more, in evaluation.json."] if room < 0 else parts
+
+
+def _section(section: Section) -> list[str]:
+    parts = [f"## {escape(section.title)}", *map(escape, section.text)]
+    for table in section.tables:
+        rows = [[_cell(cell) for cell in row] for row in table.rows[:ROWS_AT_MOST]]
+        drawn = [_table(table.header, rows)]
+        if len(table.rows) > ROWS_AT_MOST:
+            drawn.append(f"And {len(table.rows) - ROWS_AT_MOST} more, in report.html and evaluation.json.")
+        if table.folded:
+            drawn = [f"<details><summary>{html.escape(table.folded)}</summary>", *drawn, "</details>"]
+        parts += drawn
+    return [*parts, _bullets(map(escape, section.notes))] if section.notes else parts
+
+
+def _cell(cell: Cell) -> str:
+    more = "; ".join(cell.more)
+    shown = f"{cell.text} ({more})" if cell.text and more else cell.text or more
+    return f"{cell.mark} {shown}".strip()
 
 
 def _matrix(evaluation: Evaluation) -> str:
@@ -132,7 +155,8 @@ def _matrix(evaluation: Evaluation) -> str:
 
 def _metrics(evaluation: Evaluation) -> str:
     decides = "Interval" if evaluation.observed_only else "Interval that decides"
-    header = ["Metric", "Counts", "Estimate", decides, "Method", "Bootstrap, beside it", "Patients", "Design effect"]
+    beside = words.bootstrap_label(evaluation)
+    header = ["Metric", "Counts", "Estimate", decides, "Method", beside, "Patients", "Design effect"]
     rows = []
     for metric in words.metric_lines(evaluation):
         if metric.reason:
@@ -153,8 +177,8 @@ def _metrics(evaluation: Evaluation) -> str:
     return _table(header, rows)
 
 
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]], *, escaped: bool = False) -> str:
-    body = [row if escaped else [escape(cell) for cell in row] for row in rows]
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    body = [[escape(cell) for cell in row] for row in rows]
     rule = ["---"] * len(header)
     return "\n".join(f"| {' | '.join(row)} |" for row in ([*map(escape, header)], rule, *body))
 

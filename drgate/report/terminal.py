@@ -26,6 +26,8 @@ _STYLES: Final[dict[Status, str]] = {
     "NOT_ASSESSED": "dim",
 }
 _SIDES: Final = {"low": "lower ", "high": "upper ", "value": ""}
+FLAGGED_AT_MOST: Final = 10
+"""Flagged images named; the report's page one has all of them."""
 _FULL_WIDTH: Final = 96
 """Columns from which estimate and interval stand side by side."""
 _PLAIN: Final = str.maketrans(
@@ -58,10 +60,23 @@ def render(evaluation: Evaluation, console: Console) -> None:
             hang=2,
             styled=len(head),
         )
+    _flagged(console, evaluation)
     if evaluation.page_one:
         console.print(Text("\nTo be read with the verdict", style="bold"))
     for sentence in evaluation.page_one:
         _paragraph(console, f"- {words.visible(sentence)}", "", hang=2)
+
+
+def _flagged(console: Console, evaluation: Evaluation) -> None:
+    """The images that cost sight, by name."""
+    if not evaluation.flagged:
+        return
+    console.print(Text("\nSevere NPDR or PDR called below referable", style="bold"))
+    named = [f"{image} ({what})" for what, images in words.flagged(evaluation) for image in images]
+    for name in named[:FLAGGED_AT_MOST]:
+        _paragraph(console, f"- {name}", "", hang=2)
+    if len(named) > FLAGGED_AT_MOST:
+        _paragraph(console, f"- and {len(named) - FLAGGED_AT_MOST} more, on page one of report.html", "")
 
 
 def _checklist(evaluation: Evaluation, console: Console) -> Table:

@@ -10,11 +10,12 @@ do not print made visible; the caller still escapes it for its own format.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 from drgate.evaluation import CriterionResult, Estimate, Evaluation, Metric, NotEstimable, Status
 from drgate.scale import GRADES, GROUP_TITLES, TITLES
+from drgate.spec import parse_id
 
 SYMBOLS: Final[dict[Status, str]] = {"PASS": "✓", "FAIL": "✗", "INSUFFICIENT": "?", "NOT_ASSESSED": "–"}
 OUTCOMES: Final[dict[Status, str]] = {
@@ -35,9 +36,14 @@ _METRICS: Final = {
     "ppv": "Positive predictive value",
     "npv": "Negative predictive value",
     "auc": "Area under the ROC curve",
+    "missed": "Missed",
     "undergraded": "Graded too low",
     "overgraded": "Graded too high",
     "no_output": "Without output",
+    "brier": "Brier score",
+    "calibration_slope": "Calibration slope",
+    "calibration_intercept": "Calibration intercept",
+    "ece": "Expected calibration error",
     "stability": "Stable convergence (range)",
     "baseline": "Difference from baseline",
     "cost": "Additional spend",
@@ -54,6 +60,10 @@ _WHOLE: Final = {
 _SIGNS: Final = {">=": "at least", ">": "above", "<=": "at most", "<": "below"}
 _SHORT_SIGNS: Final = {">=": "≥", ">": ">", "<=": "≤", "<": "<"}
 _METHODS: Final = {"clopper-pearson": "Clopper-Pearson", "wilson": "Wilson"}
+_INDICES: Final = (
+    "auc", "kappa", "linear_kappa", "quadratic_kappa", "brier", "ece", "calibration_slope", "calibration_intercept",
+)  # fmt: skip
+"""Metrics that are no share of anything: written as plain numbers."""
 
 Decisive = Literal["low", "high", "value"]
 
@@ -98,6 +108,7 @@ class MetricLine:
     """One metric in words; `reason` is filled, and the rest empty, where the data do not define it.
 
     family: the heading it stands under; name: what remains of the title there.
+    expected: what a perfectly calibrated model would show, of a calibration error.
     """
 
     id: str
@@ -111,6 +122,7 @@ class MetricLine:
     bootstrap: str = ""
     patients: str = ""
     design_effect: str = ""
+    expected: str = ""
     reason: str = ""
 
 
@@ -196,9 +208,14 @@ def level_of(evaluation: Evaluation) -> float:
     return next((x for x in levels if x is not None), float(evaluation.spec["content"]["evidence"]["level"]))
 
 
+def unit_of(evaluation: Evaluation) -> str:
+    """What was judged: image, eye or patient."""
+    return visible(evaluation.data.get("unit") or "image")
+
+
 def lines(evaluation: Evaluation) -> list[Line]:
     """The checklist, in its order."""
-    level, unit = level_of(evaluation), _unit(evaluation)
+    level, unit = level_of(evaluation), unit_of(evaluation)
     return [_line(c, level, unit, observed=evaluation.observed_only) for c in evaluation.criteria]
 
 
@@ -208,9 +225,18 @@ def unmet(evaluation: Evaluation) -> list[Line]:
 
 
 def metric_lines(evaluation: Evaluation) -> list[MetricLine]:
-    """All metrics in the order of the evaluation."""
-    level, unit = level_of(evaluation), _unit(evaluation)
-    return [_metric_line(name, metric, level, unit) for name, metric in evaluation.metrics.items()]
+    """The metrics of the whole test set at its own mix of grades, in the order of the evaluation."""
+    level, unit = level_of(evaluation), unit_of(evaluation)
+    names = ((name, metric, parse_id(name)) for name, metric in evaluation.metrics.items())
+    return [metric_line(name, metric, level, unit) for name, metric, at in names if not (at.column or at.deployed)]
+
+
+def bootstrap_label(evaluation: Evaluation) -> str:
+    """What kind of interval stands beside the one that decides."""
+    content = evaluation.spec["content"].get("bootstrap") or {}
+    kind = {"percentile": "percentile", "bca": "BCa"}.get(str(content.get("interval", "percentile")), "")
+    fixed = ", class totals fixed" if content.get("class_totals") == "fixed" else ""
+    return f"Bootstrap ({kind}{fixed}), beside it"
 
 
 def summary(evaluation: Evaluation) -> list[tuple[str, str]]:
@@ -257,9 +283,11 @@ def judged(evaluation: Evaluation) -> list[tuple[str, str]]:
     )
     grades = data.get("by_grade") or ()
     decided = "the estimate (observed)" if evaluation.observed_only else "the bound of the interval"
+    meaning = visible(content.get("description") or "")
     return [
         ("Model", "; ".join(named)),
         ("Checklist", f"{checklist_name(evaluation)}, decided on {decided}; {_short(evaluation.spec.get('digest'))}"),
+        *([("What it asks", meaning)] if meaning else []),
         ("Test set", "; ".join([test_set_name(evaluation), *digests])),
         ("Images", "; ".join(images)),
         ("Patients", patients),
@@ -271,24 +299,28 @@ def judged(evaluation: Evaluation) -> list[tuple[str, str]]:
     ]
 
 
-def flagged_columns(evaluation: Evaluation) -> tuple[list[str], list[list[str]]]:
-    """The flagged images as header and rows, grades by their titles."""
-    keys = list(dict.fromkeys(key for image in evaluation.flagged for key in image))
-    titles = {"grade": "reference grade", "predicted": "called"}
-    header = [visible(titles.get(key, key.replace("_", " "))).capitalize() for key in keys]
-    return header, [[_flag(key, image.get(key)) for key in keys] for image in evaluation.flagged]
+def flagged(evaluation: Evaluation) -> list[tuple[str, list[str]]]:
+    """The images called below referable, worst first: "PDR called No DR", and their names."""
+    groups: dict[tuple[int, int], list[str]] = {}
+    for image in evaluation.flagged:
+        groups.setdefault((image["grade"], image["predicted"]), []).append(visible(image["image"]))
+    worst_first = sorted(groups, key=lambda pair: (-pair[0], pair[1]))
+    return [(f"{TITLES[grade]} called {TITLES[called]}", groups[grade, called]) for grade, called in worst_first]
 
 
 def settings(evaluation: Evaluation) -> list[tuple[str, list[tuple[str, str]]]]:
     """Everything that the numbers depend on, by section: label and text."""
     content = {key: value for key, value in evaluation.spec["content"].items() if key != "criteria"}
     training = {key: value for key, value in evaluation.training.items() if key != "history"}
-    seen = {"warnings", "leakage", "by_grade"}  # these stand on page one
+    data = dict(evaluation.data)
+    if point := data.get("operating_point"):  # the rest of it is a list of tuning images
+        data["operating_point"] = {key: point.get(key) for key in ("cut_offs", "digest")}
+    shown = {"warnings", "leakage", "by_grade", "slices", "in_no_slice", "overlapping", "regraded", "favouring"}
     sections: list[tuple[str, Mapping[str, Any]]] = [
         ("Model", evaluation.model),
-        ("Data", {key: value for key, value in evaluation.data.items() if key not in seen}),
+        ("Data", {key: value for key, value in data.items() if key not in shown}),
         ("Training", training),
-        ("Look", evaluation.look),
+        ("Look", {key: value for key, value in evaluation.look.items() if key not in shown}),
         ("Checklist", {"digest": evaluation.spec.get("digest"), **content}),
         ("Software", evaluation.software),
     ]
@@ -324,7 +356,7 @@ def _line(criterion: CriterionResult, level: float, unit: str, *, observed: bool
     side = {"low": "lower bound", "high": "upper bound", "value": "estimate"}[decisive]
     estimate = criterion.estimate
     kind = estimate.kind if isinstance(estimate, Estimate) else _kind_of(criterion.id)
-    signed = criterion.id.partition("@")[0] == "baseline"
+    signed = criterion.id == "baseline"
     shown = {"value": "", "low": "", "high": ""}
     if isinstance(estimate, Estimate):
         for name in shown:
@@ -360,13 +392,17 @@ def _line(criterion: CriterionResult, level: float, unit: str, *, observed: bool
     )
 
 
-def _metric_line(name: str, metric: Metric, level: float, unit: str) -> MetricLine:
-    family = _METRICS.get(name.partition(":")[0].partition("@")[0].partition("^")[0], "Other")
-    family = family if ":" in name and family != "Other" else "Overall"
+def metric_line(name: str, metric: Metric, level: float, unit: str) -> MetricLine:
+    """One metric.
+
+    level: two-sided, of the intervals; one at another level says so. unit: what `n` counts: image, eye or patient.
+    """
+    asked = parse_id(name)
+    family = _METRICS.get(asked.metric, "Overall") if asked.target else "Overall"
     short = title(name).removeprefix(f"{family}, ")
     if isinstance(metric, NotEstimable):
         return MetricLine(visible(name), title(name), family, short, reason=visible(metric.reason))
-    signed = name.partition("@")[0] == "baseline"
+    signed = name == "baseline"
     bootstrap = ""
     if metric.bootstrap is not None:
         bootstrap = _range(*metric.bootstrap, metric.kind, None, signed=signed)
@@ -384,28 +420,28 @@ def _metric_line(name: str, metric: Metric, level: float, unit: str) -> MetricLi
         bootstrap=bootstrap,
         patients="" if metric.clusters is None else str(metric.clusters),
         design_effect="" if metric.design_effect is None else f"{metric.design_effect:.2f}",
+        expected="" if metric.expected is None else _amount(metric.expected, metric.kind, None),
     )
 
 
 def title(metric_id: str) -> str:
     """A metric id for people: `sensitivity:pdr@camera=A` is "Sensitivity, PDR (camera A)"."""
-    whole, _, mix = metric_id.partition("^")
-    whole, _, part = whole.partition("@")
-    metric, _, target = whole.partition(":")
-    words = _WHOLE.get(whole) or _METRICS.get(metric, metric.replace("_", " "))
-    if target and whole not in _WHOLE:
-        words += f", {_TARGETS.get(target, target.replace('_', ' '))}"
-    words += f" ({part.replace('=', ' ')})" if part else ""
-    return visible(words + (f", at the {mix} mix" if mix else ""))
+    asked = parse_id(metric_id)
+    whole = str(replace(asked, column="", value="", deployed=False))
+    words = _WHOLE.get(whole) or _METRICS.get(asked.metric, asked.metric.replace("_", " "))
+    if asked.target and whole not in _WHOLE:
+        words += f", {_TARGETS.get(asked.target, asked.target.replace('_', ' '))}"
+    words += f" ({asked.column} {asked.value})" if asked.column else ""
+    return visible(words + (", at the deployment mix" if asked.deployed else ""))
 
 
 def _kind_of(metric_id: str) -> str:
-    metric = metric_id.partition(":")[0]
+    metric = parse_id(metric_id).metric
     if metric == "cost":
         return "amount"
     if metric == "stability":
         return "range"
-    return "index" if metric == "auc" or metric.endswith("kappa") else "proportion"
+    return "index" if metric in _INDICES else "proportion"
 
 
 def _digits(value: float, decimals: int, *landmarks: float | None) -> str:
@@ -451,12 +487,10 @@ def _counts(estimate: Metric, unit: str) -> str:
         return ""
     if estimate.k is not None:
         return f"{estimate.k} of {estimate.n}"
+    if estimate.kind == "proportion":  # at another mix of grades it is a weighted mean: no count of anything
+        return ""
     what = {"range": "evaluation", "amount": "attempt"}.get(estimate.kind, unit)
     return f"{estimate.n} {what}{'' if estimate.n == 1 else 's'}"
-
-
-def _unit(evaluation: Evaluation) -> str:
-    return visible(evaluation.data.get("unit") or "image")
 
 
 def _look(look: Mapping[str, Any]) -> str:
@@ -485,12 +519,6 @@ def _short(digest: object) -> str:
     text = visible(digest or "")
     algorithm, _, digits = text.rpartition(":")
     return f"{algorithm or 'sha256'}:{digits[:12]}…" if digits else "no digest"
-
-
-def _flag(key: str, value: object) -> str:
-    if key in ("grade", "predicted") and isinstance(value, int) and 0 <= value < len(TITLES):
-        return TITLES[value]
-    return _plain(value)
 
 
 def _pairs(value: object, label: str = "") -> Iterator[tuple[str, str]]:

@@ -1,0 +1,77 @@
+"""`drgate plan`: how many patients of each grade a checklist takes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from drgate.cli.options import DataOption, Format, FormatOption, QuietOption, SplitOption, emit, tell
+
+HELP = """How many patients of each grade a checklist takes, its power, and what a given test set can never show.
+
+Exit code 0 planned, 1 a required line can never pass on the given test set, however good the model.
+
+\b
+Example:
+  drgate plan medical-grade --expect severe_npdr=0.96,pdr=0.985
+  drgate plan --data labels.csv --prevalence no_dr=.7,mild_npdr=.1,moderate_npdr=.14,severe_npdr=.04,pdr=.02
+"""
+
+
+def register(app: typer.Typer) -> None:
+    app.command("plan", help=HELP, short_help="How many patients of each grade a checklist takes.")(command)
+
+
+def command(
+    spec: Annotated[str, typer.Argument(metavar="[SPEC]", help="Checklist: a name, or a YAML file.")] = "medical-grade",
+    expect: Annotated[
+        str | None, typer.Option("--expect", metavar="NAME=VALUE,...", help="Expected true values, beside the spec's.")
+    ] = None,
+    prevalence: Annotated[
+        str | None,
+        typer.Option(
+            "--prevalence",
+            metavar="GRADE=SHARE,...",
+            help="Share of patients by worse eye. [the spec's deployment mix]",
+        ),
+    ] = None,
+    power: Annotated[float | None, typer.Option("--power", help="Wanted for each line. [the spec's]")] = None,
+    two_images: Annotated[
+        float | None, typer.Option("--two-images", help="Share of patients who bring two images. [the spec's]")
+    ] = None,
+    correlation: Annotated[
+        float | None, typer.Option("--correlation", help="Of errors in one patient's images. [the spec's]")
+    ] = None,
+    data: DataOption = None,
+    split: SplitOption = "test",
+    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write a page with power curves.")] = None,
+    format: FormatOption = Format.human,
+    quiet: QuietOption = False,
+) -> int:
+    from drgate.errors import UsageError
+    from drgate.files import refuse_existing, write_atomically
+    from drgate.plan import load_planned, parse_expect, parse_prevalence, plan, with_planning
+    from drgate.report import plan_page
+    from drgate.spec import load_spec
+
+    if out is not None:
+        if out.suffix.lower() not in (".html", ".htm"):
+            raise UsageError(f"{out}: the page is HTML; give --out a name that ends in .html.")
+        refuse_existing(out, "choose another name with --out")
+    asked = with_planning(
+        load_spec(spec), expect=None if expect is None else parse_expect(expect), power=power, two_images=two_images,
+        correlation=correlation,
+    )  # fmt: skip
+    found = plan(
+        asked,
+        prevalence=None if prevalence is None else parse_prevalence(prevalence),
+        data=None if data is None else load_planned(data, split=split),
+    )
+    if out is not None:
+        write_atomically(out, plan_page.html(found).encode())
+    emit(found.to_json(), lambda console: plan_page.terminal(found, console), format, quiet)
+    if out is not None:
+        tell(f"Page: {out}.", quiet)
+    return found.exit_code

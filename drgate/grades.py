@@ -1,0 +1,83 @@
+"""The reference grades of a sealed test set, joined to a table of predictions by whoever keeps them.
+
+    predictions = join_grades(load_predictions("predictions.parquet"), Path("grades.csv"))
+
+Every image of the table has its row in the keeper's file and every row its image: a grade that is left out or has no
+image is a mistake or a choice, and neither may pass unseen. What the table says of its model stays.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from drgate.errors import PredictionsError
+from drgate.files import read_table
+from drgate.predictions import PROBABILITIES, Predictions, make_predictions
+
+_EXPECTED: Final = "a CSV or Parquet table with image and grade (and gradable, patient, eye or further columns)"
+
+
+def join_grades(predictions: Predictions, path: Path) -> Predictions:
+    """The predictions with the grades in `path`, and with whatever else stands there of each image.
+
+    Raises PredictionsError, naming the image or row: the table has grades already, an image without a row, a row
+    without an image, an image twice, no grade though gradable, a patient, eye or other cell that contradicts the
+    table's.
+    """
+    ours = predictions.table
+    if ours["grade"].notna().any():
+        image = ours["image"][ours["grade"].notna()].iloc[0]
+        raise PredictionsError(f"{predictions.origin} has grades already (image {image!r}); leave --grades out.")
+    read = read_table(path, _EXPECTED, PredictionsError).drop(columns="split", errors="ignore")
+    for column in ("image", "grade"):
+        if column not in read.columns:
+            raise PredictionsError(f"{path} has the columns {', '.join(read.columns)}; expected {_EXPECTED}.")
+    for column in (*PROBABILITIES, "predicted"):
+        if column in read.columns:
+            raise PredictionsError(
+                f"{path} has the column {column}, which is the model's to fill; expected {_EXPECTED}."
+            )
+    if "source" in ours.columns and "source" not in read.columns:  # names of patients begin with it
+        read["source"] = read["image"].map(ours.set_index("image")["source"])
+    # Checked like predictions, whose columns these are but for the answers.
+    theirs = make_predictions(read.assign(predicted="0"), str(path), {}).table
+    missing = sorted(set(ours["image"]) - set(theirs["image"]))
+    if missing:
+        raise PredictionsError(f"{path} has no row for image {missing[0]!r}{_more(missing)} of {predictions.origin}.")
+    extra = sorted(set(theirs["image"]) - set(ours["image"]))
+    if extra:
+        raise PredictionsError(
+            f"{path} has a row for image {extra[0]!r}{_more(extra)}, which is not in {predictions.origin}; give the "
+            "images that were scored, and no others."
+        )
+    # Both are sorted by image, and the images are the same: row by row they speak of the same one.
+    joined = ours.assign(grade=theirs["grade"])
+    for column in theirs.columns.difference(["image", "grade", "predicted", *PROBABILITIES]):
+        if column not in ours.columns:
+            joined[column] = theirs[column]
+            continue
+        if column == "gradable":  # what is kept out of every count is for the keeper to say
+            contradicts = theirs["gradable"] & ~ours["gradable"]
+            joined["gradable"] = theirs["gradable"]
+        else:
+            contradicts = ((ours[column] != theirs[column]) & ours[column].notna() & theirs[column].notna()).fillna(
+                False
+            )
+            joined[column] = ours[column].where(ours[column].notna(), theirs[column])
+        if contradicts.any():
+            i = int(contradicts.to_numpy().argmax())
+            raise PredictionsError(
+                f"{path}: image {ours['image'].iloc[i]!r} has the {column} {str(theirs[column].iloc[i])!r}, but "
+                f"{str(ours[column].iloc[i])!r} in {predictions.origin}; both cannot be true."
+            )
+    lacking = joined["gradable"] & joined["grade"].isna()
+    if lacking.any():
+        image = joined["image"][lacking].iloc[0]
+        raise PredictionsError(f"{path}: image {image!r} has no grade; give 0-4, or set gradable to false.")
+    return replace(predictions, table=joined)
+
+
+def _more(images: list[str]) -> str:
+    return f" and {len(images) - 1} more" if len(images) > 1 else ""

@@ -1,0 +1,706 @@
+"""Every metric of a set of predictions with its interval: what is measured, before anything is decided.
+
+    sample = Sample.of(predictions, spec)
+    Metrics(sample, spec, level=0.95, seed=1).estimate("sensitivity:pdr", "excluded")
+
+The images are read once, into distinct patients and how often each occurs; every slice, resample and unit follows from
+those counts. Only what needs probabilities (ranking, calibration) looks at images again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from drgate.errors import PredictionsError
+from drgate.evaluation import Estimate, Metric, NotEstimable
+from drgate.predictions import PROBABILITIES, Predictions
+from drgate.scale import GRADES, GROUP_TITLES, GROUPS, TITLES
+from drgate.spec import AT_DEPLOYMENT, PROPORTIONS, GateSpec, NoOutputPolicy, Slice, default_policy, parse_id
+from drgate.stats import agreement, bootstrap, calibration, cluster, confusion, ranking, standardized
+from drgate.stats.calibration import Undefined
+
+NO_OUTPUT: Final = 5
+"""Column of the 5 x 6 table for images that the model gave no answer for."""
+
+UNKNOWN: Final = cluster.UNKNOWN_DESIGN_EFFECT
+"""By how much two eyes entirely alike inflate a variance, where patients are not known."""
+
+KAPPA_WEIGHTS: Final[dict[str, agreement.Weights]] = {
+    "kappa": "none", "linear_kappa": "linear", "quadratic_kappa": "quadratic",
+}  # fmt: skip
+
+NAMES: Final = {**dict(zip(GRADES, TITLES, strict=True)), **GROUP_TITLES}
+RATES: Final = ("sensitivity", "specificity", "ppv", "npv")
+UNDERGRADED: Final = "undergraded:vision_threatening_below_referable"
+
+Values = Callable[[NDArray[np.int64]], tuple[NDArray[np.float64], NDArray[np.bool_]]]
+"""A metric of every table (..., 30), and where it is defined."""
+
+
+@dataclass(frozen=True, eq=False)
+class Tally:
+    """Counts of one set of images, by patient where patients are known.
+
+    table: 5 x 6, rows the reference grade, columns the predicted one and no output.
+    patterns, counts: distinct patients' counts over the 30 cells (P, 30), and how many patients have each (P,); where
+        patients are unknown, of single images.
+    patients: "known", "unknown", or "one image each" where the checklist declares it.
+    """
+
+    table: NDArray[np.int64]
+    patterns: NDArray[np.int64]
+    counts: NDArray[np.int64]
+    patients: str
+
+    def effective(self, ratio: confusion.Ratio, level: float) -> cluster.EffectiveSample | None:
+        """The proportion at its effective sample size; None without an image in the denominator."""
+        k, n = (int(count) for count in ratio.terms(self.table))
+        if n == 0:
+            return None
+        if self.patients == "one image each":
+            return cluster.one_image_per_patient(k, n)
+        if self.patients == "unknown":
+            return cluster.unknown_clusters(k, n, level=level)
+        successes, sizes = ratio.terms(self.patterns)
+        return cluster.effective_sample(successes, sizes, level=level, counts=self.counts, adverse=ratio.adverse)
+
+    def sizes(self, ratio: confusion.Ratio) -> tuple[list[int], list[int]]:
+        """Images a patient brings to the denominator, and how many patients bring so many.
+
+        Where patients are unknown, pairs are assumed, as the bounds assume them.
+        """
+        _, each = ratio.terms(self.patterns)
+        if self.patients == "unknown":
+            n = int(self.counts @ each)
+            pairs = [(2, n // 2), (1, n % 2)]
+            return [size for size, many in pairs if many], [many for _, many in pairs if many]
+        sizes, at = np.unique(each, return_inverse=True)
+        patients = np.bincount(at.ravel(), weights=self.counts).astype(int)
+        return [int(s) for s in sizes if s > 0], [int(c) for s, c in zip(sizes, patients, strict=True) if s > 0]
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """What is judged, by image, eye (its worst image) or patient (the worse eye).
+
+    reference: grades 0-4; predicted: grades 0-4, 5 for no output; both (n,). patients: dense codes, or None.
+    probabilities: (n, 5), NaN where there are none. dme: whether there is macular oedema, or None without that column.
+    slices: by column, the number of each unit's slice in `slice_names` (-1: in none).
+    """
+
+    reference: NDArray[np.int64]
+    predicted: NDArray[np.int64]
+    patients: NDArray[np.int64] | None
+    probabilities: NDArray[np.float64]
+    dme: NDArray[np.bool_] | None
+    slices: dict[str, NDArray[np.int64]]
+    slice_names: dict[str, tuple[str, ...]]
+    unit: str
+    images: int
+    ungradable: int
+    independent: bool
+
+    @classmethod
+    def of(cls, predictions: Predictions, spec: GateSpec, unit: str | None = None) -> Sample:
+        """The gradable images of a table, by the unit of the checklist or another.
+
+        Raises PredictionsError without reference grades, without a column that the checklist slices by, and where a
+        unit cannot be told (no patient, no eye) or lies in two slices.
+        """
+        table, unit = predictions.table, unit or spec.unit
+        lacking = table["gradable"] & table["grade"].isna()
+        judged = table[table["gradable"] & table["grade"].notna()]
+        if judged.empty:
+            raise PredictionsError(
+                f"{predictions.origin} has no reference grades; join them with --grades FILE before it is evaluated."
+            )
+        if lacking.any():
+            raise PredictionsError(
+                f"{predictions.origin}: image {table['image'][lacking].iloc[0]!r} has no reference grade; give one, "
+                "or set gradable to false."
+            )
+        slices, names = {}, {}
+        for one in spec.slices:
+            if one.by not in judged.columns:
+                raise PredictionsError(
+                    f"{predictions.origin} has no column {one.by!r}, by which the checklist {spec.name} slices; it has "
+                    f"{', '.join(predictions.slice_columns) or 'no such columns'}."
+                )
+            names[one.by], slices[one.by] = _sliced(judged[one.by], one)
+        columns = {
+            "reference": judged["grade"].to_numpy(dtype=np.int64),
+            "predicted": judged["predicted"].to_numpy(dtype=np.int64, na_value=NO_OUTPUT),
+            **{f"by {column}": codes for column, codes in slices.items()},
+        }
+        dme = _dme(judged, predictions.origin)
+        if dme is not None:
+            columns["dme"] = dme.astype(np.int64)
+        probabilities = judged[list(PROBABILITIES)].to_numpy(dtype=np.float64)
+        known = predictions.patients_known
+        patients = pd.factorize(judged["patient"])[0].astype(np.int64) if known else None
+        if missing := unit_lacks(predictions, unit):
+            raise PredictionsError(
+                f"{predictions.origin}: the spec judges by {unit}, but {missing} is not given for every image."
+            )
+        if unit != "image":
+            columns, owner = _worst(judged, columns, unit, predictions.origin, patients)
+            patients, probabilities = owner, np.full((len(owner), 5), np.nan)
+        return cls(
+            columns["reference"],
+            columns["predicted"],
+            patients,
+            probabilities,
+            None if dme is None else columns["dme"].astype(bool),
+            {column: columns[f"by {column}"] for column in slices},
+            names,
+            unit,
+            len(judged),
+            int((~table["gradable"]).sum()),
+            not known and spec.evidence.one_image_per_patient,
+        )
+
+    def __len__(self) -> int:
+        return len(self.reference)
+
+    @cached_property
+    def _distinct(self) -> tuple[dict[str, NDArray[np.int64]], NDArray[np.int64] | None, NDArray[np.int64]]:
+        """Columns of the distinct patients' units, the patient of each, and how often each patient occurs."""
+        columns = {"reference": self.reference, "predicted": self.predicted}
+        if self.dme is not None:
+            columns["dme"] = self.dme.astype(np.int64)
+        columns |= {f"by {column}": codes + 1 for column, codes in self.slices.items()}
+        joint = np.zeros(len(self), dtype=np.int64)
+        for codes in columns.values():
+            joint = joint * (int(codes.max()) + 1) + codes
+        _, first, kind = np.unique(joint, return_index=True, return_inverse=True)
+        if self.patients is None:
+            kinds, owners, times = np.arange(len(first)), None, np.bincount(kind)
+        else:
+            found = bootstrap.distinct_patients(kind, self.patients, len(first))
+            kinds, owners, times = found.codes, found.patients, found.times
+        chosen = {name: codes[first][kinds] for name, codes in columns.items()}
+        return chosen, owners, times.astype(np.int64)
+
+    def tally(self, column: str = "", value: str = "", endpoint: str = "") -> Tally | None:
+        """Counts of all units or of one slice; None where the slice has none.
+
+        endpoint: "referable" or "vision_threatening": macular oedema then lifts the reference into that group.
+        """
+        return self._tallied(column, value, endpoint if self.dme is not None else "")
+
+    @functools.cache  # noqa: B019 - a sample lives as long as its evaluation
+    def _tallied(self, column: str, value: str, endpoint: str) -> Tally | None:
+        columns, owners, times = self._distinct
+        reference = columns["reference"]
+        if endpoint:
+            reference = np.where(columns["dme"] == 1, np.maximum(reference, GROUPS[endpoint][0]), reference)
+        cells = confusion.cells(reference, columns["predicted"])
+        inside = np.ones(len(cells), dtype=bool)
+        if column:
+            if value not in self.slice_names.get(column, ()):
+                return None
+            inside = columns[f"by {column}"] == self.slice_names[column].index(value) + 1
+        if not inside.any():
+            return None
+        if owners is None:
+            table = np.bincount(cells[inside], weights=times[inside], minlength=confusion.CELLS).astype(np.int64)
+            patterns, counts = bootstrap.image_patterns(table)
+        else:
+            patterns, counts = bootstrap.patient_patterns(cells[inside], owners[inside], times)
+            table = counts @ patterns
+        known = "one image each" if self.independent else "unknown" if owners is None else "known"
+        return Tally(table.reshape(confusion.GRADES, confusion.COLUMNS), patterns, counts, known)
+
+    def whole(self, endpoint: str = "") -> Tally:
+        """Counts of all units."""
+        tally = self.tally(endpoint=endpoint)
+        assert tally is not None, "a sample has at least one unit"
+        return tally
+
+    def counts(self) -> dict[str, Any]:
+        """The counts of the test set that a report shows."""
+        found: dict[str, Any] = {
+            "unit": self.unit,
+            "units": len(self),
+            "images": self.images,
+            "patients": None if self.patients is None else int(self.patients.max()) + 1,
+            "by_grade": [int(count) for count in self.whole().table.sum(axis=1)],
+            "reference_ungradable": self.ungradable,
+            "dme": None if self.dme is None else int(self.dme.sum()),
+        }
+        if self.slices:
+            found["slices"] = [
+                {"by": column, "value": value, "units": int(tally.table.sum()),
+                 "by_grade": [int(count) for count in tally.table.sum(axis=1)]}
+                for column, value in self.each_slice() if (tally := self.tally(column, value)) is not None
+            ]  # fmt: skip
+            found["in_no_slice"] = {column: int((codes < 0).sum()) for column, codes in self.slices.items()}
+        return found
+
+    def each_slice(self) -> Iterator[tuple[str, str]]:
+        """Column and name of every slice that has a unit."""
+        for column, names in self.slice_names.items():
+            yield from ((column, name) for name in names)
+
+
+def unit_lacks(predictions: Predictions, unit: str) -> str:
+    """The column without which a table cannot be judged by eye or by patient; empty where it can."""
+    table = predictions.table
+    if unit != "image" and not predictions.patients_known:
+        return "patient"
+    judged = table["gradable"] & table["grade"].notna()
+    return "eye" if unit == "eye" and table["eye"][judged].isna().any() else ""
+
+
+def _sliced(values: pd.Series[Any], one: Slice) -> tuple[tuple[str, ...], NDArray[np.int64]]:
+    """Names of the slices that occur, sorted, and the number of each row's (-1: in none)."""
+    codes, found = pd.factorize(values)
+    slice_of = [one.name_of(str(value)) for value in found]
+    names = tuple(sorted(set(slice_of)))
+    number = np.array([*(names.index(name) for name in slice_of), -1])  # factorize numbers an absent value -1
+    return names, number[codes]
+
+
+def _dme(judged: pd.DataFrame, origin: str) -> NDArray[np.bool_] | None:
+    if "dme" not in judged.columns or judged["dme"].isna().all():
+        return None
+    absent = judged["dme"].isna()
+    if absent.any():
+        raise PredictionsError(
+            f"{origin}: image {judged['image'][absent].iloc[0]!r} has no dme while others have; give 0 or 1 for every "
+            "graded image, or leave the column out."
+        )
+    return judged["dme"].to_numpy(dtype=bool)
+
+
+def _worst(
+    judged: pd.DataFrame,
+    columns: dict[str, NDArray[np.int64]],
+    unit: str,
+    origin: str,
+    patients: NDArray[np.int64] | None,
+) -> tuple[dict[str, NDArray[np.int64]], NDArray[np.int64]]:
+    """The worst of each unit's images, column by column, and each unit's patient.
+
+    No output has the largest code: an eye without leaves the whole unit without.
+    """
+    assert patients is not None
+    codes = patients * 2 + (judged["eye"] == "R").to_numpy(dtype=np.int64) if unit == "eye" else patients
+    order = np.argsort(codes, kind="stable")
+    starts = np.flatnonzero(np.r_[True, np.diff(codes[order]) != 0])
+    worst = {}
+    for name, values in columns.items():
+        worst[name] = np.maximum.reduceat(values[order], starts)
+        if name.startswith("by ") and (np.minimum.reduceat(values[order], starts) != worst[name]).any():
+            at = int((np.minimum.reduceat(values[order], starts) != worst[name]).argmax())
+            who = judged["patient"].iloc[order[starts[at]]]
+            raise PredictionsError(
+                f"{origin}: the spec judges by {unit} and slices by {name[3:]}, but patient {who!r} has images in two "
+                "of its slices; slice by what a patient has once, or judge by image."
+            )
+    return worst, patients[order][starts]
+
+
+class Metrics:
+    """Estimates every metric of one sample, sharing one bootstrap."""
+
+    def __init__(self, sample: Sample, spec: GateSpec, level: float, seed: int) -> None:
+        self.sample, self.spec, self.level, self.seed = sample, spec, level, seed
+        self._replicates: dict[Tally, NDArray[np.int64]] = {}
+        self._shares: dict[tuple[Tally, tuple[str, str, NoOutputPolicy]], bootstrap.BootstrapInterval | None] = {}
+        self._calibrations: dict[
+            str, tuple[bootstrap.BootstrapInterval | None, bootstrap.BootstrapInterval | None]
+        ] = {}
+
+    def all(self) -> dict[str, Metric]:
+        """Every metric by id, in the order in which a report shows them."""
+        names = list(_names())
+        if self.spec.deployment is not None:
+            names += [f"{name}^deployment" for name in names if _standardizable(name)]
+        names += [f"{name}@{column}={value}" for column, value in self.sample.each_slice() for name in _slice_names()]
+        return {name: self.estimate(name, default_policy(name)) for name in names}
+
+    def of_unit(self) -> dict[str, Metric]:
+        """The metrics that are shown for a unit other than the one that is judged."""
+        return {name: self.estimate(name, default_policy(name)) for name in _slice_names()}
+
+    def three_ways(self) -> dict[str, dict[str, Metric]]:
+        """Metrics under each policy for images without output; empty where every image got an answer."""
+        if not self.sample.whole().table[:, NO_OUTPUT].any():
+            return {}
+        found: dict[str, dict[str, Metric]] = {}
+        for name in _names():
+            if parse_id(name).metric not in ("no_output", "auc", *PROBABILISTIC):
+                group = default_policy(name) == "as_referred"
+                policies: tuple[NoOutputPolicy, ...] = ("excluded", "worst_case")
+                if group:
+                    policies = ("excluded", "as_referred", "worst_case")
+                found[name] = {policy: self.estimate(name, policy) for policy in policies}
+        return found
+
+    def reliability(self) -> dict[str, tuple[dict[str, Any], ...]]:
+        """Bins of the predicted probability with what was observed, for the two groups; empty without probabilities."""
+        found = {}
+        for target in GROUPS:
+            answers = self._answers(target)
+            if answers.positive.size:
+                bins = calibration.reliability(
+                    answers.probabilities, answers.positive, answers.patients, level=self.level,
+                    interval=self.spec.evidence.interval,
+                )  # fmt: skip
+                found[target] = tuple(dataclasses.asdict(one) for one in bins)
+        return found
+
+    def estimate(self, name: str, policy: NoOutputPolicy) -> Metric:
+        """One metric with its interval; NotEstimable, with the reason, where the data do not define it."""
+        parts = parse_id(name)
+        tally = self.sample.tally(parts.column, parts.value, parts.target if parts.target in GROUPS else "")
+        if tally is None:
+            return NotEstimable(f"no {self.sample.unit} of the test set has {parts.column} = {parts.value}.")
+        if parts.metric == "auc":
+            return self._auc(parts.target, parts.column, parts.value)
+        if parts.metric in PROBABILISTIC:
+            return self._calibration(parts.metric, parts.target)
+        if parts.metric in KAPPA_WEIGHTS or parts.metric == "balanced_accuracy":
+            return self._index(parts.metric, policy, tally)
+        counted = ratio(parts.metric, parts.target, policy)
+        if parts.deployed:
+            return self._standardized(counted, tally, policy)
+        effective = tally.effective(counted, self.level)
+        if effective is None:
+            return NotEstimable(_absent(parts.metric, parts.target, tally.table, self.sample.unit))
+        bounds = cluster.bounds(effective, level=self.level, interval=self.spec.evidence.interval)
+        return Estimate(
+            kind="proportion",
+            value=effective.k / effective.n,
+            k=effective.k,
+            n=effective.n,
+            low=bounds.low,
+            high=bounds.high,
+            level=self.level,
+            method=self.spec.evidence.interval,
+            clusters=effective.clusters,
+            design_effect=effective.design_effect,
+            **_beside(self._share_drawn(tally, parts.metric, parts.target, policy)),
+        )
+
+    def replicates(self, tally: Tally) -> NDArray[np.int64]:
+        """(B, 30) resampled tables: patients where they are known, else images, half as many where they are unknown.
+
+        Half as many images double every variance, which is what two eyes entirely alike would do.
+        """
+        if tally not in self._replicates:
+            fixed = self.spec.bootstrap.class_totals == "fixed"
+            self._replicates[tally] = bootstrap.resample_patients(
+                tally.patterns,
+                tally.counts,
+                resamples=self.spec.bootstrap.resamples,
+                seed=self.seed,
+                strata=bootstrap.worst_grade(tally.patterns) if fixed else None,
+                inflation=UNKNOWN if tally.patients == "unknown" else 1.0,
+            )
+        return self._replicates[tally]
+
+    def _drawn(self, tally: Tally, values: Values) -> list[bootstrap.BootstrapInterval | None]:
+        """Bootstrap intervals of one or several metrics, as the checklist asks for them; None where there is none."""
+        drawn, defined = _columns(values(self.replicates(tally)))
+        if self.spec.bootstrap.interval == "percentile":
+            return [
+                bootstrap.percentile_interval(drawn[:, at], self.level, defined[:, at]) for at in range(drawn.shape[1])
+            ]
+        whole, _ = _columns(values(tally.table.reshape(1, -1)))
+        without, possible = _columns(values(bootstrap.leave_one_out(tally.patterns, tally.counts)))
+        return [
+            bootstrap.bca_interval(
+                drawn[:, at], self.level, estimate=float(whole[0, at]), jackknife=without[possible[:, at], at],
+                counts=tally.counts[possible[:, at]], defined=defined[:, at],
+            ) for at in range(drawn.shape[1])
+        ]  # fmt: skip
+
+    def _share_drawn(
+        self, tally: Tally, metric: str, target: str, policy: NoOutputPolicy
+    ) -> bootstrap.BootstrapInterval | None:
+        """The bootstrap interval of a proportion; those of one tally are drawn together: one product gives all."""
+        key = (metric, target, policy)
+        if (tally, key) not in self._shares:
+            keys = SHARES if key in SHARES else (key,)
+            counted = [ratio(*one) for one in keys]
+            found = self._drawn(tally, lambda tables: confusion.share(*confusion.terms(counted, tables)))
+            self._shares |= {(tally, one): interval for one, interval in zip(keys, found, strict=True)}
+        return self._shares[tally, key]
+
+    def _index(self, metric: str, policy: NoOutputPolicy, tally: Tally) -> Metric:
+        """Kappa and balanced accuracy, interval by bootstrap."""
+        present = tuple(np.flatnonzero(tally.table.sum(axis=1)).tolist())
+
+        def values(tables: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+            if metric == "balanced_accuracy":
+                return confusion.balanced_accuracy(tables, policy, grades=present)
+            return agreement.kappa(confusion.square(tables, policy), KAPPA_WEIGHTS[metric])
+
+        value, defined = values(tally.table)
+        if not defined:
+            return NotEstimable("it is not defined on this table (one grade only, or no output at all).")
+        shown = self._drawn(tally, values)[0]
+        who = "patient" if tally.patients == "known" else "image"
+        doubled = ", variance doubled for unknown patients" if tally.patients == "unknown" else ""
+        return Estimate(
+            kind="index",
+            value=float(value),
+            n=int(tally.table[:, :NO_OUTPUT].sum() if policy == "excluded" else tally.table.sum()),
+            low=None if shown is None else shown.low,
+            high=None if shown is None else shown.high,
+            level=self.level,
+            method=f"{who} bootstrap, {self.spec.bootstrap.interval}{doubled}",
+            bootstrap_undefined=None if shown is None else shown.undefined,
+        )
+
+    def _standardized(self, counted: confusion.Ratio, tally: Tally, policy: NoOutputPolicy) -> Metric:
+        """A proportion at the deployment mix of grades."""
+        mix = self.spec.deployment
+        if mix is None:
+            return NotEstimable("the checklist states no deployment mix of grades.")
+        weights = [mix[grade] for grade in GRADES]
+        found = standardized.estimate(
+            counted, tally.patterns, tally.counts, mix=weights, level=self.level,
+            interval=self.spec.evidence.interval, no_output=policy, unknown_patients=tally.patients == "unknown",
+        )  # fmt: skip
+        if isinstance(found, Undefined):
+            return NotEstimable(f"{found.reason}.")
+
+        def values(tables: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+            return standardized.values(counted, tables, mix=weights, no_output=policy)
+
+        return Estimate(
+            kind="proportion",
+            value=found.value,
+            n=int(counted.terms(tally.table)[1]),
+            low=found.low,
+            high=found.high,
+            level=self.level,
+            method=f"{self.spec.evidence.interval}, standardised to the deployment mix",
+            clusters=found.clusters,
+            **_beside(self._drawn(tally, values)[0]),
+        )
+
+    def _answers(self, target: str, column: str = "", value: str = "") -> _Answers:
+        """A grade or group in the images with probabilities, of the whole sample or of a slice."""
+        sample = self.sample
+        answered = ~np.isnan(sample.probabilities[:, 0])
+        if column:
+            answered &= sample.slices[column] == sample.slice_names[column].index(value)
+        inside = grades_of(target)
+        positive = np.isin(sample.reference[answered], inside)
+        if target in GROUPS and sample.dme is not None:
+            positive |= sample.dme[answered]
+        scores = sample.probabilities[answered][:, list(inside)].sum(axis=1)
+        patients = None if sample.patients is None else sample.patients[answered]
+        if sample.independent:
+            patients = np.arange(len(scores))
+        return _Answers(scores, positive, patients)
+
+    @property
+    def _doubled(self) -> str:
+        """What the method says where variances allow for unknown patients."""
+        unknown = self.sample.patients is None and not self.sample.independent
+        return ", variance doubled for unknown patients" if unknown else ""
+
+    def _auc(self, target: str, column: str, value: str) -> Metric:
+        """A grade or group against the rest."""
+        answers = self._answers(target, column, value)
+        if not answers.positive.size:
+            return NotEstimable(f"there are no probabilities by {self.sample.unit} to rank by.")
+        if self.sample.patients is not None:
+            assert answers.patients is not None
+            result = ranking.auc_clustered(answers.scores, answers.positive, answers.patients, level=self.level)
+        else:
+            inflation = UNKNOWN if self._doubled else 1.0
+            result = ranking.auc_delong(answers.scores, answers.positive, level=self.level, inflation=inflation)
+        if result is None:
+            return NotEstimable(f"it takes {self.sample.unit}s with {NAMES[target]} and {self.sample.unit}s without.")
+        return Estimate(
+            kind="index",
+            value=result.value,
+            n=len(answers.scores),
+            low=result.low,
+            high=result.high,
+            level=self.level,
+            method=result.method + self._doubled,
+            clusters=result.clusters,
+        )
+
+    def _calibration(self, metric: str, target: str) -> Metric:
+        """Brier score, calibration slope and intercept, expected calibration error."""
+        answers = self._answers(target or "referable")
+        n = len(answers.scores)
+        if not n:
+            return NotEstimable(f"there are no probabilities by {self.sample.unit}.")
+        given: NDArray[np.float64] = answers.probabilities
+        outcome: NDArray[Any] = answers.positive
+        if metric == "ece":
+            error = calibration.calibration_error(given, outcome, seed=self.seed)
+            if isinstance(error, Undefined):
+                return NotEstimable(f"{error.reason}.")
+            return Estimate(
+                kind="index", value=error.value, n=n, expected=error.expected,
+                method=f"{error.bins} bins of equal size; expected value simulated",
+            )  # fmt: skip
+        if not target:
+            answered = ~np.isnan(self.sample.probabilities[:, 0])
+            given, outcome = self.sample.probabilities[answered], self.sample.reference[answered]
+        measured = {
+            "brier": calibration.brier,
+            "calibration_slope": calibration.calibration_slope,
+            "calibration_intercept": calibration.calibration_intercept,
+        }[metric](given, outcome, answers.patients, level=self.level)
+        if isinstance(measured, Undefined):
+            return NotEstimable(f"{measured.reason}.")
+        drawn = None if metric == "brier" else self._calibration_drawn(target)[metric == "calibration_intercept"]
+        return Estimate(
+            kind="index",
+            value=measured.value,
+            n=n,
+            low=measured.low,
+            high=measured.high,
+            level=self.level,
+            method=("patient sandwich" if measured.clusters is not None else "sandwich") + self._doubled,
+            clusters=measured.clusters,
+            **_beside(drawn),
+        )
+
+    def _calibration_drawn(
+        self, target: str
+    ) -> tuple[bootstrap.BootstrapInterval | None, bootstrap.BootstrapInterval | None]:
+        """Bootstrap intervals of slope and intercept, where patients are known and images not too many."""
+        if target not in self._calibrations:
+            answers = self._answers(target)
+            found = None
+            if answers.patients is not None:
+                found = calibration.calibration_bootstrap(
+                    answers.probabilities, answers.positive, answers.patients, level=self.level, seed=self.seed
+                )
+            self._calibrations[target] = found if isinstance(found, tuple) else (None, None)
+        return self._calibrations[target]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Answers:
+    """A grade or group in the images that have probabilities.
+
+    scores: the summed probability as the table has it; positive: whether it is so; patients: codes, every image its own
+    where that is declared, None where patients are unknown.
+    """
+
+    scores: NDArray[np.float64]
+    positive: NDArray[np.bool_]
+    patients: NDArray[np.int64] | None
+
+    @property
+    def probabilities(self) -> NDArray[np.float64]:
+        """The scores within [0, 1], which the rounding of a table's digits may leave."""
+        return np.clip(self.scores, 0.0, 1.0)
+
+
+PROBABILISTIC: Final = ("brier", "calibration_slope", "calibration_intercept", "ece")
+
+
+def _beside(shown: bootstrap.BootstrapInterval | None) -> dict[str, Any]:
+    """The bootstrap interval that stands beside the one that decides."""
+    return {} if shown is None else {"bootstrap": (shown.low, shown.high), "bootstrap_undefined": shown.undefined}
+
+
+def _columns(
+    found: tuple[NDArray[np.float64], NDArray[np.bool_]],
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Values of one metric as a column; those of several are columns already."""
+    values, defined = found
+    return values.reshape(len(values), -1), defined.reshape(len(values), -1)
+
+
+def _names() -> Iterator[str]:
+    """Metrics of the whole test set."""
+    yield from ("accuracy", "balanced_accuracy", *KAPPA_WEIGHTS)
+    yield from (f"{metric}:{target}" for metric, target in itertools.product((*RATES, "auc"), NAMES))
+    yield from (f"missed:{group}" for group in GROUPS)
+    yield from (UNDERGRADED, "undergraded:by_two", "overgraded:by_two")
+    yield from ("no_output", *(f"no_output:{grade}" for grade in GRADES), "brier")
+    yield from (f"{metric}:{group}" for metric, group in itertools.product(PROBABILISTIC, GROUPS))
+
+
+def _slice_names() -> Iterator[str]:
+    """Metrics of a slice."""
+    yield from ("accuracy", "quadratic_kappa")
+    yield from (f"{metric}:{target}" for metric, target in itertools.product(RATES, NAMES))
+    yield from (f"auc:{group}" for group in GROUPS)
+    yield from (UNDERGRADED, "no_output", *(f"no_output:{grade}" for grade in GRADES))
+
+
+def _standardizable(name: str) -> bool:
+    parts = parse_id(name)
+    return parts.target in AT_DEPLOYMENT.get(parts.metric, ())
+
+
+def grades_of(target: str) -> tuple[int, ...]:
+    """The grades of a group, or the one of a grade."""
+    return GROUPS[target] if target in GROUPS else (GRADES.index(target),)
+
+
+def ratio(metric: str, target: str, policy: NoOutputPolicy) -> confusion.Ratio:
+    """A proportion as cells of the 5 x 6 table."""
+    if metric == "accuracy":
+        return confusion.accuracy(policy)
+    if metric == "no_output":
+        return confusion.no_output(GRADES.index(target) if target else None)
+    if metric == "undergraded":
+        if target == "by_two":
+            return confusion.undergraded_by(2, policy)
+        return confusion.below(GROUPS["vision_threatening"], 2, policy)
+    if metric == "overgraded":
+        return confusion.overgraded_by(2, policy)
+    make = {
+        "sensitivity": confusion.sensitivity,
+        "specificity": confusion.specificity,
+        "ppv": confusion.ppv,
+        "npv": confusion.npv,
+        "missed": confusion.missed,
+    }[metric]
+    return make(grades_of(target), policy)
+
+
+def _absent(metric: str, target: str, table: NDArray[np.int64], unit: str) -> str:
+    """Why a proportion has no denominator."""
+    title = NAMES.get(target, "")
+    inside = np.isin(np.arange(5), grades_of(target if target in NAMES else "vision_threatening"))
+    match metric:
+        case "ppv":
+            return f"no {unit} was called {title}."
+        case "npv":
+            return f"no {unit} was called other than {title}."
+        case "sensitivity" | "missed" | "no_output" if title:
+            rows, which = table[inside], f"graded {title}"
+        case "specificity":
+            rows, which = table[~inside], f"graded other than {title}"
+        case "undergraded" if target != "by_two":
+            rows, which = table[inside], "graded severe NPDR or PDR"
+        case _:
+            rows, which = table, "that is graded"
+    if rows.sum() == 0:
+        return f"the test set has no {unit} {which}."
+    return f"the model gave no output for any of the {rows.sum()} {unit}s {which}."
+
+
+SHARES: Final[tuple[tuple[str, str, NoOutputPolicy], ...]] = tuple(
+    (parts.metric, parts.target, default_policy(name))
+    for name in _names() if (parts := parse_id(name)).metric in PROPORTIONS
+)  # fmt: skip
+"""The proportions of a tally, each with the policy that it has where a criterion does not say."""

@@ -1,0 +1,510 @@
+"""How many patients of each grade a checklist takes, and what it cannot pass however good the model.
+
+    result = plan(load_spec("medical-grade"), prevalence=parse_prevalence("no_dr=0.7,..."))
+    result.lines[1].needed                      # Needed(patients=152, images=228, power=0.81, method='simulated')
+    plan(spec, data=load_planned("labels.csv")).never     # ids of the lines that this test set cannot show
+
+Everything is counted in patients: `planning.two_images` of them bring two images to a line's denominator, the others
+one, and the errors of one patient's images correlate by `planning.correlation`. A true value that the checklist does
+not state is not invented.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.optimize import LinearConstraint, milp
+
+from drgate.errors import ManifestError, UsageError
+from drgate.files import read_table
+from drgate.manifest import load_manifest
+from drgate.measure import Sample, ratio
+from drgate.predictions import PROBABILITIES, Predictions, load_predictions, make_predictions
+from drgate.scale import GRADES, GROUPS
+from drgate.spec import OF_THE_RUN, PROPORTIONS, Criterion, GateSpec, default_policy, parse_spec
+from drgate.stats import cluster, power
+
+ASSURANCE: Final = 0.9
+"""Probability with which the patients to screen bring the cases that are needed."""
+
+CURVE: Final = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 1.75, 2.0)
+"""Where the power is drawn, in units of the patients needed."""
+
+DEPENDS_ON_THE_MODEL: Final = ("ppv", "npv")
+"""Metrics over the images that are called so: nobody knows beforehand how many."""
+
+
+@dataclass(frozen=True, slots=True)
+class Here:
+    """One line on a given test set.
+
+    patients, images: in the line's denominator; patients is None where they are not known.
+    bound: the deciding bound of a model without a miss, as the line's own quantity; None without an image.
+    can_pass: whether that model passes. why: why not; empty where it does.
+    power: chance of passing at the expected true value, None without one; method: "exact" or "simulated"; se: its Monte
+    Carlo standard error.
+    """
+
+    patients: int | None
+    images: int
+    bound: float | None
+    can_pass: bool
+    why: str = ""
+    power: float | None = None
+    method: str | None = None
+    se: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LinePlan:
+    """What one criterion on a proportion takes.
+
+    threshold, comparator: as the checklist has them. expected: the stated true value, None where there is none.
+    without_miss: fewest patients with which a model without a miss passes; None where no number is enough.
+    needed: patients from which the power stays at the wanted one; None with the reason in `why`.
+    grades: whose patients count, by worst eye; empty where the model decides who counts.
+    curve: (patients, power), at the multiples `CURVE` of what is needed.
+    """
+
+    id: str
+    required: bool
+    comparator: str
+    threshold: float
+    expected: float | None
+    without_miss: int | None
+    needed: power.Needed | None
+    why: str
+    grades: tuple[str, ...]
+    curve: tuple[tuple[int, float], ...] = ()
+    here: Here | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Collection:
+    """The smallest test set on which the required lines have their numbers, and what it takes to collect it.
+
+    by_grade: patients to keep, by the grade of the worse eye. without_expectation: lines that count with the fewest
+    patients that could pass, since no true value is stated for them.
+    prevalence: share of patients by worst eye; empty where it is not stated, and then the rest is absent.
+    screened_expected, screened: patients to screen, on average and with the probability `ASSURANCE`, for the line that
+    takes most, `bottleneck`; both None where a grade that is needed has no patients.
+    """
+
+    by_grade: Mapping[str, int]
+    without_expectation: tuple[str, ...]
+    prevalence: Mapping[str, float]
+    bottleneck: str = ""
+    screened_expected: int | None = None
+    screened: int | None = None
+
+    @property
+    def patients(self) -> int:
+        """Patients to keep, in all."""
+        return sum(self.by_grade.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Cases, power and feasibility of a checklist.
+
+    power: wanted for each line. joint_power: of all required lines with an expected value on the smallest test set,
+    their powers multiplied as if they were independent; joint_here the same on the given test set.
+    not_planned: criteria that are no proportion of images, with the reason.
+    data: origin, split, unit, units, patients and counts by grade of the given test set; empty without one.
+    """
+
+    spec: Mapping[str, Any]
+    unit: str
+    decided_on: str
+    level: float
+    looks: int
+    power: float
+    two_images: float
+    correlation: float
+    lines: tuple[LinePlan, ...]
+    not_planned: tuple[tuple[str, str], ...]
+    collection: Collection | None
+    joint_power: float | None
+    joint_here: float | None
+    data: Mapping[str, Any]
+    notes: tuple[str, ...]
+
+    @property
+    def never(self) -> tuple[str, ...]:
+        """Lines, required or not, that no model passes on the given test set."""
+        return tuple(line.id for line in self.lines if line.here is not None and not line.here.can_pass)
+
+    @property
+    def exit_code(self) -> int:
+        """1 where a required line can never pass on the given test set, else 0."""
+        return int(any(line.required and line.id in self.never for line in self.lines))
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; what does not apply is absent."""
+        plain: dict[str, Any] = _present(dataclasses.asdict(self))
+        plain["not_planned"] = [{"id": name, "reason": reason} for name, reason in self.not_planned]
+        if self.collection is not None:
+            plain["collection"]["patients"] = self.collection.patients
+        return plain | {"never": list(self.never)}
+
+
+def plan(spec: GateSpec, *, prevalence: Mapping[str, float] | None = None, data: Predictions | None = None) -> Plan:
+    """Plan a checklist, at its own `expect` and `planning` (`with_planning` changes those).
+
+    prevalence: share of patients by the grade of their worse eye (`parse_prevalence`); default: the checklist's
+        deployment mix.
+    data: a test set with reference grades (`load_planned`); a model's answers in it are not looked at.
+    """
+    prevalence = prevalence or spec.deployment or {}
+    level = 1 - (1 - spec.evidence.level) / spec.looks
+    sample = None if data is None else Sample.of(data, spec)
+    planner = _Planner(spec, level, sample)
+    lines, left_out = [], []
+    for criterion in spec.each_criterion(None if sample is None else sample.slice_names):
+        if reason := _not_planned(criterion):
+            left_out.append((criterion.id, reason))
+        else:
+            lines.append(planner.line(criterion))
+    collection, notes = _collection(lines, prevalence)
+    required = [line for line in lines if line.required]
+    here = [line.here.power for line in required if line.here is not None and line.here.power is not None]
+    shown = [] if collection is None else [
+        planner.power_with(line, sum(collection.by_grade[grade] for grade in line.grades))
+        for line in required if line.needed is not None and line.grades
+    ]  # fmt: skip
+    return Plan(
+        spec={"name": spec.name, "version": spec.version, "digest": spec.digest},
+        unit=spec.unit,
+        decided_on=spec.evidence.decide_on,
+        level=level,
+        looks=spec.looks,
+        power=spec.planning.power,
+        two_images=spec.planning.two_images if spec.unit == "image" else 0.0,
+        correlation=spec.planning.correlation,
+        lines=tuple(lines),
+        not_planned=tuple(left_out),
+        collection=collection,
+        joint_power=power.joint_power(shown) if shown else None,
+        joint_here=power.joint_power(here) if here else None,
+        data={} if data is None or sample is None else {"origin": data.origin, **sample.counts()},
+        notes=(*_assumptions(spec, level, lines), *notes),
+    )
+
+
+class _Planner:
+    """The lines of one checklist, on one test set or none."""
+
+    def __init__(self, spec: GateSpec, level: float, sample: Sample | None) -> None:
+        self.spec, self.level, self.sample = spec, level, sample
+        two = spec.planning.two_images if spec.unit == "image" else 0.0
+        # Shares as counts: the planned numbers of patients keep these proportions.
+        self.sizes, self.counts = [1, 2], [round(1000 * (1 - two)), round(1000 * two)]
+        self.point = spec.evidence.decide_on == "point"
+
+    def line(self, criterion: Criterion) -> LinePlan:
+        """What one criterion takes."""
+        expected = self.spec.expected(criterion.id)
+        limit, true = (
+            _upward(criterion, criterion.threshold),
+            None if expected is None else _upward(criterion, expected),
+        )
+        without = needed = None
+        why = ""
+        if not 0 < limit < 1:
+            why = "no bound reaches this threshold, whatever the number"
+        else:
+            without = 1 if self.point else power.smallest_without_miss(
+                limit, level=self.level, interval=self.spec.evidence.interval, images=self.sizes, counts=self.counts
+            )  # fmt: skip
+            if true is None:
+                why = "no expected true value stated"
+            elif true <= limit:
+                why = "the expected true value does not exceed the threshold"
+            else:
+                needed = power.patients_to_show(
+                    limit, true=true, target=self.spec.planning.power, level=self.level,
+                    interval=self.spec.evidence.interval, sizes=self.sizes, counts=self.counts,
+                    icc=self.spec.planning.correlation, strict=_strict(criterion), point=self.point,
+                )  # fmt: skip
+                why = "" if needed else "no realistic number: the expected true value is too near to the threshold"
+        found = LinePlan(
+            criterion.id, criterion.required, criterion.comparator, criterion.threshold, expected, without, needed,
+            why, _grades(criterion), here=self.here(criterion, expected),
+        )  # fmt: skip
+        if needed is None:
+            return found
+        at = sorted({max(1, round(part * needed.patients)) for part in CURVE})
+        return dataclasses.replace(found, curve=tuple((n, self.power_with(found, n)) for n in at))
+
+    def power_with(self, line: LinePlan, patients: int) -> float:
+        """Power of a line with so many patients, bringing images as planned; 0 with none."""
+        if patients == 0 or line.expected is None:
+            return 0.0
+        if line.needed is not None and patients == line.needed.patients:
+            return line.needed.power
+        share = [count / sum(self.counts) for count in self.counts]
+        pairs = round(patients * share[1])
+        return self._passing(line, line.expected, self.sizes, [patients - pairs, pairs]).probability
+
+    def here(self, criterion: Criterion, expected: float | None) -> Here | None:
+        """The line on the given test set; None without one."""
+        if self.sample is None:
+            return None
+        tally = self.sample.tally(
+            criterion.column, criterion.value, criterion.target if criterion.target in GROUPS else ""
+        )
+        # Who is in the denominator; no image lacks an answer here, so the policy for those does not matter.
+        counted = ratio(criterion.metric, criterion.target, default_policy(criterion.id))
+        sizes, counts = ([], []) if tally is None else tally.sizes(counted)
+        n = sum(size * count for size, count in zip(sizes, counts, strict=True))
+        if tally is None or n == 0:
+            return Here(None, 0, None, False, "no case in this test set")
+        unknown = tally.patients == "unknown"
+        who = None if unknown else sum(counts)
+        if unknown:
+            best = cluster.unknown_clusters(n, n, level=self.level)
+        else:
+            each = np.array(sizes)
+            best = cluster.effective_sample(each, each, level=self.level, counts=np.array(counts))
+        low = cluster.bounds(best, level=self.level, interval=self.spec.evidence.interval).low
+        bound, limit = _upward(criterion, low), _upward(criterion, criterion.threshold)
+        cases = f"{n} case{'' if n == 1 else 's'}"
+        if n < (fewest := self.spec.fewest_positives(criterion)):
+            return Here(who, n, bound, False, f"{cases}, and the checklist asks for {fewest}")
+        if not self.point and low < limit:
+            side = "lower" if _up(criterion) else "upper"
+            without = f"{cases}: even without a miss the {side} bound is {100 * bound:.1f} %"
+            return Here(who, n, bound, False, without, 0.0)
+        if expected is None or not 0 < limit < 1 or criterion.metric in DEPENDS_ON_THE_MODEL:
+            return Here(who, n, bound, True)
+        found = self._passing(criterion, expected, sizes, counts, unknown=unknown)
+        return Here(who, n, bound, True, "", found.probability, found.method, found.se)
+
+    def _passing(
+        self,
+        line: LinePlan | Criterion,
+        true: float,
+        sizes: Sequence[int],
+        counts: Sequence[int],
+        *,
+        unknown: bool = False,
+    ) -> power.Passing:
+        return power.passing(
+            _upward(line, line.threshold), true=_upward(line, true), level=self.level,
+            interval=self.spec.evidence.interval, sizes=sizes, counts=counts, icc=self.spec.planning.correlation,
+            strict=_strict(line), point=self.point, unknown=unknown, replicates=4000,
+        )  # fmt: skip
+
+
+def with_planning(
+    spec: GateSpec,
+    *,
+    expect: Mapping[str, float] | None = None,
+    power: float | None = None,
+    two_images: float | None = None,
+    correlation: float | None = None,
+) -> GateSpec:
+    """The checklist with other expected values (added to its own) and other assumptions for planning.
+
+    Raises UsageError for a value that is no fraction, SpecError for an expectation of something that there is not.
+    """
+    content = spec.content()
+    for name, value in (expect or {}).items():
+        if not 0 < value < 1:
+            raise UsageError(f"--expect: {name}={value:g}: expected a fraction between 0 and 1{_percent_hint(value)}")
+    planning = {"power": power, "two_images": two_images, "correlation": correlation}
+    for name, given in planning.items():
+        if given is not None and not (0 < given < 1 if name == "power" else 0 <= given <= 1):
+            raise UsageError(
+                f"--{name.replace('_', '-')} is {given:g}; expected a fraction between 0 and 1{_percent_hint(given)}"
+            )
+    content["expect"] = {**spec.expect, **(expect or {})}
+    content["planning"] = {**content["planning"], **{name: v for name, v in planning.items() if v is not None}}
+    return parse_spec(content, f"{spec.name} with --expect")
+
+
+def parse_expect(text: str) -> dict[str, float]:
+    """`severe_npdr=0.96,pdr=0.985` as numbers by name. Raises UsageError."""
+    return _pairs(text, "--expect", "such as severe_npdr=0.96,pdr=0.985")
+
+
+def parse_prevalence(text: str) -> dict[str, float]:
+    """Share of patients by the grade of their worse eye: all five grades, sum 1 within 1e-6. Raises UsageError."""
+    shares = _pairs(
+        text, "--prevalence", "such as no_dr=0.7,mild_npdr=0.1,moderate_npdr=0.14,severe_npdr=0.04,pdr=0.02"
+    )
+    for grade, value in shares.items():
+        if grade not in GRADES:
+            near = difflib.get_close_matches(grade, GRADES, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(GRADES)}."
+            raise UsageError(f"--prevalence: there is no grade {grade!r}; {hint}")
+        if not 0 <= value <= 1:
+            raise UsageError(
+                f"--prevalence: {grade}={value:g}: expected a fraction between 0 and 1{_percent_hint(value)}"
+            )
+    if lacking := [grade for grade in GRADES if grade not in shares]:
+        raise UsageError(
+            f"--prevalence: {' and '.join(lacking)} is missing; give all five grades, 0 where there is none."
+        )
+    total = math.fsum(shares.values())
+    if abs(total - 1) > 1e-6:
+        raise UsageError(f"--prevalence: the shares of the five grades sum to {total:.9g}; expected 1.")
+    return {grade: shares[grade] for grade in GRADES}
+
+
+def load_planned(path: Path, *, split: str = "test") -> Predictions:
+    """A test set to plan with: a manifest (folder, CSV, Parquet) or a table of predictions; its answers are dropped.
+
+    split: of a manifest that has splits, which one; one without is taken whole. Every graded image counts as rightly
+    answered: only its patient, its reference grade and the columns that a checklist slices by matter.
+    """
+    table = _rows(path, split)
+    if table["grade"].isna().all():
+        raise ManifestError(f"{path} has no reference grades; a plan counts patients by grade.")
+    graded = table[~table["gradable"] | table["grade"].notna()]
+    kept = graded.drop(columns=[name for name in (*PROBABILITIES, "predicted", "split") if name in graded.columns])
+    return make_predictions(kept.assign(predicted=graded["grade"]), str(path), {})
+
+
+def _rows(path: Path, split: str) -> pd.DataFrame:
+    if path.is_file() and {"predicted", *PROBABILITIES} & set(read_table(path, "a test set", ManifestError).columns):
+        return load_predictions(path).table
+    manifest = load_manifest(path)
+    return (manifest.select(split) if manifest.table["split"].notna().any() else manifest).table
+
+
+def _pairs(text: str, option: str, example: str) -> dict[str, float]:
+    """`name=number` between commas. Raises UsageError."""
+    found: dict[str, float] = {}
+    for part in text.split(","):
+        name, equals, number = (piece.strip() for piece in part.rpartition("="))
+        try:
+            value = float(number)
+        except ValueError:
+            value = math.nan
+        if not name or not equals or not math.isfinite(value):
+            raise UsageError(f"{option}: {part.strip()!r} is not name=number; expected pairs {example}.")
+        if name in found:
+            raise UsageError(f"{option}: {name} stands twice.")
+        found[name] = value
+    return found
+
+
+def _percent_hint(value: float) -> str:
+    return f"; did you mean {value / 100:g}?" if 1 < value <= 100 else "."
+
+
+def _up(line: LinePlan | Criterion) -> bool:
+    return line.comparator in (">=", ">")
+
+
+def _strict(line: LinePlan | Criterion) -> bool:
+    return line.comparator in (">", "<")
+
+
+def _upward(line: LinePlan | Criterion, value: float) -> float:
+    """A value of the line, as one that must be high: a rate that must stay low is its complement."""
+    return value if _up(line) else 1 - value
+
+
+def _not_planned(criterion: Criterion) -> str:
+    """Why no number of cases belongs to a criterion; empty where one does."""
+    if criterion.metric in OF_THE_RUN:
+        return "it speaks of the training run or of another model, not of test images alone"
+    if criterion.metric not in PROPORTIONS:
+        return "it is no proportion of images"
+    return "at the deployment mix it depends on the rates of every grade" if criterion.deployed else ""
+
+
+def _grades(criterion: Criterion) -> tuple[str, ...]:
+    """Whose patients a line counts; empty where that is left to the model or to a slice."""
+    if criterion.column or criterion.metric in DEPENDS_ON_THE_MODEL:
+        return ()
+    target = "vision_threatening" if criterion.target.startswith("vision_threatening") else criterion.target
+    inside = GROUPS[target] if target in GROUPS else (GRADES.index(target),) if target in GRADES else range(5)
+    outside = criterion.metric == "specificity"
+    return tuple(grade for i, grade in enumerate(GRADES) if (i in inside) != outside)
+
+
+def _collection(lines: Sequence[LinePlan], prevalence: Mapping[str, float]) -> tuple[Collection | None, list[str]]:
+    """The smallest test set for the required lines, and what stands in its way."""
+    counted = [line for line in lines if line.required and line.grades]
+    if hopeless := [line.id for line in counted if line.needed is None and (line.expected or not line.without_miss)]:
+        return None, [f"No test set is planned: there is no number of patients for {', '.join(hopeless)}."]
+    if not counted:
+        return None, ["No test set is planned: no required line counts patients of a grade."]
+    needs = [line.needed.patients if line.needed else line.without_miss or 0 for line in counted]
+    common = sorted(GRADES, key=lambda grade: -prevalence.get(grade, 0.0))
+    by_grade = _smallest([[grade in line.grades for grade in common] for line in counted], needs)
+    kept = {grade: by_grade[common.index(grade)] for grade in GRADES}
+    unstated = tuple(line.id for line in counted if line.needed is None)
+    if not prevalence:
+        return Collection(kept, unstated, {}), []
+    scarce = [grade for grade in GRADES if kept[grade] and not prevalence[grade]]
+    if scarce:
+        return Collection(kept, unstated, dict(prevalence), scarce[0]), [
+            f"{scarce[0]} is needed, and its stated prevalence is 0: no screening finds it."
+        ]
+    bottleneck = max(GRADES, key=lambda grade: kept[grade] / prevalence[grade] if kept[grade] else 0.0)
+    needed, share = kept[bottleneck], prevalence[bottleneck]
+    screened = power.patients_to_screen(needed, share, assurance=ASSURANCE)
+    return Collection(kept, unstated, dict(prevalence), bottleneck, math.ceil(needed / share), screened), []
+
+
+def _smallest(counts: Sequence[Sequence[bool]], needs: Sequence[int]) -> list[int]:
+    """Fewest patients by grade that give each line its number; of several such sets the one with the first grades."""
+    grades = np.arange(len(counts[0]))
+    ones = np.ones_like(grades)
+    enough = LinearConstraint(np.array(counts, dtype=float), lb=np.array(needs, dtype=float))
+
+    def least(cost: NDArray[np.int64], *conditions: LinearConstraint) -> NDArray[np.int64]:
+        found = milp(cost, integrality=ones, constraints=conditions, options={"mip_rel_gap": 0.0}).x
+        assert found is not None, "any number of patients is allowed"
+        return np.rint(found).astype(np.int64)
+
+    fewest = least(ones, enough).sum()
+    chosen = least(grades, enough, LinearConstraint(ones[None, :], ub=np.array([float(fewest)])))
+    return [int(n) for n in chosen]
+
+
+def _assumptions(spec: GateSpec, level: float, lines: Sequence[LinePlan]) -> list[str]:
+    """What the numbers rest on, in sentences."""
+    wanted = spec.planning.power
+    said = []
+    if spec.unit == "image":
+        said.append(
+            f"{100 * spec.planning.two_images:g} % of the patients bring two images to a line's denominator, the "
+            f"others one; errors of one patient's images correlate by {spec.planning.correlation:g}."
+        )
+    if spec.evidence.decide_on == "point":
+        said.append("The checklist decides on estimates: the numbers say how often one is met, and show nothing.")
+    if spec.looks > 1:
+        said.append(f"{spec.looks} looks are declared, so each is judged at {100 * level:.6g} % (two-sided).")
+    planned = [line for line in lines if line.required and line.needed is not None]
+    if len(planned) > 1:
+        said.append(
+            f"Power multiplies: {len(planned)} required lines with just {100 * wanted:g} % each pass together "
+            f"{100 * wanted ** len(planned):.0f} % of the time, taken as independent. For {100 * wanted:g} % together "
+            f"plan each with {100 * wanted ** (1 / len(planned)):.1f} %."
+        )
+    if silent := [line.id for line in lines if line.expected is None]:
+        said.append(f"No expected true value stated (expect, or --expect), so no power, for {', '.join(silent)}.")
+    if apart := [line.id for line in lines if not line.grades and line.needed is not None]:
+        said.append(f"Not part of the test set by grade, which cannot know who counts there: {', '.join(apart)}.")
+    return said
+
+
+def _present(value: Any) -> Any:
+    """Without the keys that do not apply."""
+    if isinstance(value, dict):
+        return {key: _present(inner) for key, inner in value.items() if inner is not None}
+    return [_present(inner) for inner in value] if isinstance(value, (list, tuple)) else value

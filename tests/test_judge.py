@@ -1,0 +1,474 @@
+"""Judging as a command: sealed grades, operating points, histories from elsewhere, looks, and what is only shown."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from drgate.errors import ManifestError, PredictionsError
+from drgate.grades import join_grades
+from drgate.judge import judge
+from drgate.operating_point import make_operating_point, write_operating_point
+from drgate.predictions import load_predictions
+from drgate.score import score
+from drgate.spec import parse_yaml
+from tests.conftest import Ended
+from tests.tiny import checkpoint_of, eye, random_model, tiny_base
+
+Run = Callable[..., Ended]
+Refused = Callable[..., str]
+Write = Callable[..., Path]
+
+GRADES = {f"{i:02}.png": i % 5 for i in range(20)}
+SPEC = """name: own
+version: {version}
+looks: {looks}
+evidence: {{decide_on: point}}
+bootstrap: {{resamples: 1000}}
+criteria: [{{id: accuracy, at_least: {floor}}}, {{id: stability, below: 0.05, required: false}}]
+"""
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working folder."""
+    folder = tmp_path / "work"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> Callable[..., Path]:
+    """Write a checklist that asks for accuracy and stability."""
+
+    def write(looks: int = 1, version: int = 1, floor: float = 0.001) -> Path:
+        path = tmp_path / "own.yaml"
+        path.write_text(SPEC.format(looks=looks, version=version, floor=floor))
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="module")
+def scored(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model, a flat folder of twenty photographs without grades, and the table that scoring made: model.pth, sealed/,
+    scored.parquet."""
+    from drgate.cli import main
+    from drgate.vision.checkpoint import save_checkpoint
+
+    folder = tmp_path_factory.mktemp("scored")
+    base = tiny_base(folder / "base")
+    save_checkpoint(folder / "model.pth", checkpoint_of(random_model(base), base))
+    (folder / "sealed").mkdir()
+    for i, name in enumerate(GRADES):
+        eye(GRADES[name], seed=100 + i).save(folder / "sealed" / name)
+    words = ["score", folder / "model.pth", "--data", folder / "sealed", "--out", folder / "scored.parquet", "--quiet"]
+    with pytest.raises(SystemExit) as stop:
+        main([*map(str, words), "--workers", "0"])
+    assert stop.value.code == 0
+    return folder
+
+
+def rows(**changes: dict[str, object]) -> list[dict[str, object]]:
+    """The keeper's rows of the twenty photographs; changes by image stem."""
+    plain: list[dict[str, object]] = [{"image": image, "grade": grade} for image, grade in GRADES.items()]
+    return [row | changes.get("i" + str(row["image"])[:2], {}) for row in plain]
+
+
+class TestScored:
+    def test_knows_the_bytes_of_each_image(self, scored: Path):
+        """`sha256` is that of the file (checked with hashlib); grades are absent, patients unknown."""
+        table = load_predictions(scored / "scored.parquet").table.set_index("image")
+        for name in GRADES:
+            assert table.loc[name, "sha256"] == hashlib.sha256((scored / "sealed" / name).read_bytes()).hexdigest()
+        assert table["grade"].isna().all()
+        assert table["predicted"].notna().all()
+
+    def test_keeps_oedema_and_slice_columns(self, scored: Path, write_csv: Write, tmp_path: Path):
+        """Whatever a checklist may slice by stays in the table, dme as a number."""
+        from drgate.manifest import load_manifest
+        from drgate.vision.graders import load_grader
+
+        extra = {"dme": "1", "camera": "A"}
+        folder = Path(shutil.copytree(scored / "sealed", tmp_path / "graded"))
+        manifest = load_manifest(write_csv([row | extra for row in rows()], f"{folder.name}/labels.csv"))
+        table = score(load_grader(scored / "model.pth"), manifest, workers=0).table
+        assert set(table["dme"]) == {1}
+        assert set(table["camera"]) == {"A"}
+
+    def test_a_column_that_cannot_be_read_is_refused_before_scoring(self, scored: Path, photographs: Write):
+        """Not after the hours that scoring may take: no image is decoded."""
+        from drgate.manifest import load_manifest
+        from drgate.vision.graders import load_grader
+
+        folder = photographs("a.png")
+        (folder / "labels.csv").write_text("image,grade,dme\na.png,0,perhaps\n")
+        grader = load_grader(scored / "model.pth")
+        with pytest.raises(PredictionsError, match="dme is 'perhaps'"):
+            score(grader, load_manifest(folder), workers=0, advance=lambda _: pytest.fail("scored"))
+
+    def test_a_file_that_is_not_the_manifests_is_refused(self, scored: Path, photographs: Write):
+        """Where the manifest gives the SHA-256 of its images, another file of the same name is none of them."""
+        from drgate.manifest import load_manifest
+        from drgate.vision.graders import load_grader
+
+        folder = photographs("a.png")
+        (folder / "labels.csv").write_text(f"image,grade,sha256\na.png,0,{'0' * 64}\n")
+        with pytest.raises(ManifestError, match="another SHA-256"):
+            score(load_grader(scored / "model.pth"), load_manifest(folder), workers=0)
+
+
+class TestSealedGrades:
+    def test_their_keeper_joins_them(self, drgate: Run, scored: Path, write_csv: Write, spec: Write, here: Path):
+        """The joined table is judged as the model that scored it, on the grades in the file."""
+        kept = write_csv(rows(), "grades.csv")
+        ended = drgate("evaluate", scored / "scored.parquet", "--grades", kept, "--spec", spec(), "--format", "json")
+        assert ended.code == 0, ended.err
+        found = json.loads(ended.out)
+        assert found["model"]["name"] == "model.pth"
+        assert found["model"]["tensor_digest"].startswith("sha256:")
+        assert found["data"]["by_grade"] == [4, 4, 4, 4, 4]
+        assert found["data"]["grades"] == {
+            "name": "grades.csv", "sha256": hashlib.sha256(kept.read_bytes()).hexdigest(),
+        }  # fmt: skip
+        table = load_predictions(scored / "scored.parquet").table
+        right = sum(GRADES[image] == grade for image, grade in zip(table["image"], table["predicted"], strict=True))
+        assert (found["metrics"]["accuracy"]["k"], found["metrics"]["accuracy"]["n"]) == (right, 20)
+        assert "Look 1 of 1 at these images, logged in reports/looks/" in ended.err
+        (written,) = here.glob("reports/model-*/predictions.parquet")
+        assert load_predictions(written).digest == found["data"]["predictions_digest"]
+
+    def test_may_say_more_of_each_image(self, scored: Path, write_csv: Write):
+        """Patients, eyes, oedema, what is not gradable, and columns to slice by."""
+        more = [
+            {**row, "patient": str(i // 2), "eye": "LR"[i % 2], "dme": i % 2, "camera": "A"}
+            for i, row in enumerate(rows())
+        ]
+        more[3] |= {"grade": "", "gradable": "false"}
+        path = write_csv([{"gradable": "", **row} for row in more])
+        joined = join_grades(load_predictions(scored / "scored.parquet"), path)
+        assert joined.patients_known
+        assert joined.table["eye"].tolist() == ["L", "R"] * 10
+        assert int(joined.table["dme"].sum()) == 10
+        assert set(joined.table["camera"]) == {"A"}
+        assert joined.table.loc[3, ["gradable", "grade"]].isna().tolist() == [False, True]
+        assert joined.provenance
+
+    def test_named_patients_were_not_checked_for_leakage(self, scored: Path, write_csv: Write, here: Path):
+        """Scoring could not compare patients that nobody had named, and page one says so."""
+        path = write_csv([{**row, "patient": str(i)} for i, row in enumerate(rows())])
+        found = judge(
+            scored / "scored.parquet",
+            spec=parse_yaml(SPEC.format(looks=1, version=1, floor=0.001).encode(), "s"),
+            grades=path,
+        )
+        assert any(
+            "whether the model was trained on one of them was not checked" in w for w in found.evaluation.page_one
+        )
+
+    @pytest.mark.parametrize(
+        ("content", "sentence"),
+        [
+            (rows()[:-1], "has no row for image '19.png' of"),
+            ([*rows(), {"image": "zz.png", "grade": 0}], "a row for image 'zz.png', which is not in"),
+            ([*rows(), rows()[3]], "line 22: image '03.png' occurs twice"),
+            (rows(i03={"grade": 7}), "line 5: grade '7' is not on the ICDR scale"),
+            (rows(i03={"grade": ""}), "image '03.png' has no grade; give 0-4, or set gradable to false"),
+            ([{**row, "predicted": 0} for row in rows()], "the column predicted, which is the model's"),
+            ([{"image": row["image"]} for row in rows()], "has the columns image; expected"),
+            ([{**row, "sha256": "0" * 64} for row in rows()], "has the sha256 '000"),
+        ],
+        ids=[
+            "an image missing", "an image too many", "an image twice", "grade 7", "no grade", "answers",
+            "no grades at all", "other images",
+        ],
+    )  # fmt: skip
+    def test_that_do_not_fit_are_refused(
+        self, content: Iterable[dict[str, Any]], sentence: str, refused: Refused, scored: Path, write_csv: Write
+    ):
+        """One sentence with the file and the image; nothing is written, no look is taken."""
+        said = refused("evaluate", scored / "scored.parquet", "--grades", write_csv(content, "grades.csv"))
+        assert sentence in said
+        assert "grades.csv" in said
+
+    @pytest.mark.parametrize(("column", "ours", "theirs"), [("patient", "p1", "p2"), ("eye", "L", "R")])
+    def test_that_contradict_the_table_are_refused(
+        self, column: str, ours: str, theirs: str, refused: Refused, write_csv: Write
+    ):
+        """Whoever joins grades of another patient or eye joins them to the wrong image."""
+        table = write_csv([{"image": "a", column: ours, "predicted": 0}], "t.csv")
+        kept = write_csv([{"image": "a", column: theirs, "grade": 0}], "grades.csv")
+        assert f"image 'a' has the {column} '{theirs}', but '{ours}' in" in refused("evaluate", table, "--grades", kept)
+
+    def test_what_counts_is_for_the_keeper_to_say(self, refused: Refused, write_csv: Write):
+        """A row that the scored table calls not gradable is out only if the keeper says so as well."""
+        table = write_csv(
+            [{"image": "a", "gradable": "false", "predicted": 0}, {"image": "b", "gradable": "", "predicted": 0}],
+            "t.csv",
+        )
+        kept = write_csv([{"image": "a", "grade": 0}, {"image": "b", "grade": 0}], "grades.csv")
+        assert "image 'a' has the gradable 'True', but 'False' in" in refused("evaluate", table, "--grades", kept)
+
+    def test_one_file_with_two_grades_is_refused(self, refused: Refused, write_csv: Write):
+        """Byte-identical images of a sealed set, graded differently by their keeper."""
+        table = write_csv([{"image": name, "sha256": "a" * 64, "predicted": 0} for name in "xy"], "t.csv")
+        kept = write_csv([{"image": "x", "grade": 0}, {"image": "y", "grade": 3}], "grades.csv")
+        assert "'x' and 'y' are the same file, but have different grades" in refused(
+            "evaluate", table, "--grades", kept
+        )
+
+    def test_grades_that_are_there_are_not_replaced(self, refused: Refused, write_csv: Write):
+        table = write_csv([{"image": "a", "grade": 0, "predicted": 0}])
+        assert "has grades already (image 'a')" in refused("evaluate", table, "--grades", table)
+
+    def test_a_sealed_table_alone_is_refused(self, refused: Refused, scored: Path):
+        assert "--grades FILE" in refused("evaluate", scored / "scored.parquet")
+
+    def test_a_sealed_folder_is_not_evaluated(self, refused: Refused, scored: Path):
+        said = refused("evaluate", scored / "model.pth", "--data", scored / "sealed")
+        assert "has no grades: score it with drgate score" in said
+
+    def test_a_model_is_scored_first(self, refused: Refused, scored: Path, write_csv: Write):
+        said = refused("evaluate", scored / "model.pth", "--data", scored / "sealed", "--grades", write_csv(rows()))
+        assert "score the model first" in said
+
+
+class TestLooks:
+    @pytest.fixture
+    def tables(self, write_csv: Write) -> Callable[..., Path]:
+        def write(
+            name: str, images: str = "abcde", grades: str = "01234", predicted: str = "01234", **more: str
+        ) -> Path:
+            cells = zip(images, grades, predicted, strict=True)
+            return write_csv([{"image": i, "grade": g, "predicted": p, **more} for i, g, p in cells], name)
+
+        return write
+
+    def test_the_second_model_cannot_pass(self, drgate: Run, tables: Write, spec: Write, here: Path):
+        """One look is declared: another model's table of the same images reports and cannot pass, by whatever file."""
+        first = drgate("evaluate", tables("one.csv"), "--spec", spec())
+        assert first.code == 0
+        assert "Look 1 of 1" in first.err
+        second = drgate("evaluate", tables("two.csv", predicted="01233"), "--spec", spec())
+        assert second.code == 3
+        assert "Look 2 of 1" in second.err
+        overlapping = drgate("evaluate", tables("three.csv", images="efghi"), "--spec", spec(), "--format", "json")
+        assert overlapping.code == 3
+        look = json.loads(overlapping.out)["look"]
+        assert look["number"] == 3
+        assert {entry["images"] for entry in look["overlapping"]} == {1}
+        assert len(list(here.glob("reports/looks/*.jsonl"))) == 2
+
+    def test_the_same_again_keeps_its_look(self, drgate: Run, tables: Write, spec: Write, here: Path):
+        drgate("evaluate", tables("one.csv"), "--spec", spec())
+        before = {path: path.read_bytes() for path in here.rglob("*.json*")}
+        assert drgate("evaluate", tables("one.csv"), "--spec", spec()).code == 0
+        assert {path: path.read_bytes() for path in here.rglob("*.json*")} == before
+
+    def test_changed_grades_reach_the_evaluation(self, drgate: Run, tables: Write, spec: Write, here: Path):
+        """The keys that a report makes its sentences of."""
+        drgate("evaluate", tables("one.csv", predicted="01230"), "--spec", spec(looks=3))
+        changed = tables("two.csv", grades="01230", predicted="01230")
+        look = json.loads(drgate("evaluate", changed, "--spec", spec(looks=3), "--format", "json").out)["look"]
+        assert look["regraded"] == [{"image": "e", "from": 4, "to": 0}]
+        assert look["favouring"][0]["favouring"] == 1
+
+    def test_an_operating_point_is_another_look(
+        self, drgate: Run, scored: Path, write_csv: Write, spec: Write, here: Path, tmp_path: Path
+    ):
+        """The same tensors with other cut-offs give other grades: whoever tries many of them looks many times."""
+        kept = write_csv(rows(), "grades.csv")
+        words = ("evaluate", scored / "scored.parquet", "--grades", kept, "--spec", spec(looks=2))
+        assert "Look 1 of 2" in drgate(*words).err
+        assert "Look 2 of 2" in drgate(*words, "--operating-point", cut_offs(tmp_path, write_csv)).err
+        assert "Look 1 of 2" in drgate(*words).err
+
+    def test_a_checklist_that_changed_without_a_new_version(
+        self, drgate: Run, tables: Write, spec: Write, tmp_path: Path, refused: Refused
+    ):
+        chain = tmp_path / "looks.jsonl"
+        assert (
+            drgate("evaluate", tables("one.csv"), "--spec", spec(), "--looks", chain, "--out", tmp_path / "o").code == 0
+        )
+        changed = refused("evaluate", tables("two.csv", predicted="01233"), "--spec", spec(floor=0.1), "--looks", chain)
+        assert "own version 1 with another content" in changed
+
+    def test_a_damaged_chain(self, tables: Write, tmp_path: Path, refused: Refused):
+        """Nothing is written, not even an empty reports folder."""
+        (tmp_path / "looks.jsonl").write_text("{}\n")
+        assert "chain of looks is broken" in refused("evaluate", tables("one.csv"), "--looks", tmp_path / "looks.jsonl")
+
+
+def cut_offs(
+    folder: Path, write_csv: Write, cuts: tuple[float, ...] = (0.01, 0.02, 0.03, 0.04), image: str = "tuned"
+) -> Path:
+    """An operating point tuned on one image of its own."""
+    tuned_on = load_predictions(write_csv([{"image": image, "grade": 0, "predicted": 0}], "tuning.csv"))
+    point = make_operating_point(
+        cuts, spec={"name": "s", "version": 1, "digest": "sha256:0"}, tuned_on=tuned_on, promise={}
+    )
+    write_operating_point(point, folder / f"{image}.json")
+    return folder / f"{image}.json"
+
+
+WIDE = {"p_0": 0.6, "p_1": 0.1, "p_2": 0.1, "p_3": 0.1, "p_4": 0.1}
+
+
+class TestOperatingPoint:
+    def test_decides_the_grades(self, drgate: Run, write_csv: Write, spec: Write, here: Path, tmp_path: Path):
+        """P(grade 4) = .1 reaches a cut-off of .04, though grade 0 is the most probable; the cut-offs are evidence."""
+        table = write_csv([{"image": str(i), "grade": 4, **WIDE} for i in range(5)], "t.csv")
+        file = cut_offs(tmp_path, write_csv)
+        ended = drgate("evaluate", table, "--operating-point", file, "--spec", spec(), "--format", "json")
+        found = json.loads(ended.out)
+        assert found["confusion_matrix"][4] == [0, 0, 0, 0, 5]
+        assert found["data"]["operating_point"] == json.loads(file.read_text())
+
+    def test_a_table_that_was_graded_by_it(
+        self, drgate: Run, write_csv: Write, spec: Write, here: Path, tmp_path: Path, refused: Refused
+    ):
+        """`predicted` other than the most probable grade is read with the operating point, and only with it."""
+        table = write_csv([{"image": "a", "grade": 4, **WIDE, "predicted": 4}], "t.csv")
+        assert "need an operating-point file" in refused("evaluate", table)
+        file = cut_offs(tmp_path, write_csv)
+        assert drgate("evaluate", table, "--operating-point", file, "--spec", spec(), "--out", here / "o").code == 0
+
+    def test_tuned_on_a_test_image(self, write_csv: Write, tmp_path: Path, refused: Refused):
+        table = write_csv([{"image": "a", "grade": 4, **WIDE}], "t.csv")
+        file = cut_offs(tmp_path, write_csv, image="a")
+        assert "image 'a' is among the images that the operating point was tuned on" in refused(
+            "evaluate", table, "--operating-point", file
+        )
+
+    @pytest.mark.parametrize("text", ["", "{}", "not JSON"])
+    def test_no_operating_point(self, text: str, write_csv: Write, tmp_path: Path, refused: Refused):
+        (tmp_path / "point.json").write_text(text)
+        table = write_csv([{"image": "a", "grade": 4, **WIDE}])
+        assert "point.json" in refused("evaluate", table, "--operating-point", tmp_path / "point.json")
+
+
+CURVE = [0.70, 0.74, 0.78, 0.782, 0.792, 0.795, 0.794, 0.79, 0.792, 0.788, 0.791, 0.793]
+
+
+class TestHistoryFromElsewhere:
+    @pytest.fixture
+    def history(self, tmp_path: Path) -> Path:
+        """In percent, as people note them."""
+        path = tmp_path / "history.csv"
+        with path.open("w", newline="") as handle:
+            csv.writer(handle).writerows(
+                [("epoch", "val_accuracy"), *((i + 10, round(100 * value, 1)) for i, value in enumerate(CURVE))]
+            )
+        return path
+
+    def test_of_a_table_from_elsewhere(self, drgate: Run, write_csv: Write, spec: Write, history: Path, here: Path):
+        """Range of epochs 11 to 20: 79.5 - 74.0 = 5.5 points, which misses "below 5"; whose history it is, is said."""
+        table = write_csv([{"image": "a", "grade": 0, "predicted": 0}])
+        words = ("evaluate", table, "--spec", spec(), "--record", history, "--selected-epoch", 15, "--format", "json")
+        found = json.loads(drgate(*words).out)
+        stability = found["metrics"]["stability"]
+        assert stability["value"] == pytest.approx(0.055)
+        assert found["criteria"][1]["status"] == "FAIL"
+        assert found["training"]["foreign"] == "history.csv"
+        assert any("in percent" in line for line in found["page_one"])
+        assert any("history.csv" in line and "weights" in line for line in found["page_one"])
+
+    def test_of_a_model_without_a_record(
+        self, drgate: Run, scored: Path, write_csv: Write, spec: Write, history: Path, here: Path
+    ):
+        kept = write_csv(rows(), "grades.csv")
+        ended = drgate(
+            "evaluate", scored / "scored.parquet", "--grades", kept, "--spec", spec(), "--record", history,
+            "--selected-epoch", 15, "--format", "json",
+        )  # fmt: skip
+        assert json.loads(ended.out)["training"]["foreign"] == "history.csv"
+
+    def test_does_not_replace_the_models_own(
+        self, scored: Path, photographs: Write, history: Path, refused: Refused, tmp_path: Path
+    ):
+        """A record that names these very weights is better evidence than a list that names none."""
+        from drgate.vision.checkpoint import load_checkpoint, save_checkpoint
+
+        checkpoint = load_checkpoint(scored / "model.pth")
+        record = {
+            "tensor_digest": checkpoint.tensor_digest, "selected_epoch": 1, "status": "finished", "spend": {"usd": 1},
+            "history": [{"epoch": 1, "val_accuracy": 0.5}], "validation_set": {"n": 1, "digest": "v"},
+            "selection_rule": "",
+        }  # fmt: skip
+        save_checkpoint(tmp_path / "own.pth", dataclasses.replace(checkpoint, record=record))
+        data = photographs("0/a.png")
+        assert "has a training record of its own" in refused(
+            "evaluate", tmp_path / "own.pth", "--data", data, "--record", history, "--selected-epoch", 15
+        )
+
+    def test_is_refused_in_one_sentence(self, write_csv: Write, history: Path, refused: Refused, tmp_path: Path):
+        """No selected epoch; an epoch for no history; a folder without a record; a file of another kind."""
+        table = write_csv([{"image": "a", "grade": 0, "predicted": 0}])
+        assert "--selected-epoch" in refused("evaluate", table, "--record", history)
+        assert "belongs to a history" in refused("evaluate", table, "--selected-epoch", 3)
+        assert "holds no record.jsonl" in refused("evaluate", table, "--record", tmp_path / "images")
+        assert "holds no record.jsonl" in refused("evaluate", table, "--record", tmp_path / "history.txt")
+        (tmp_path / "empty.json").touch()
+        assert "empty.json is not valid JSON" in refused("evaluate", table, "--record", tmp_path / "empty.json")
+
+
+class TestOnlyShown:
+    def test_another_interval_changes_nothing_that_is_written(
+        self, drgate: Run, write_csv: Write, spec: Write, here: Path
+    ):
+        """Wilson's lower bound of 20 of 20 is .8389, Clopper-Pearson's .8316: shown and written, at one image each."""
+        table = write_csv(
+            [{"image": str(i), "grade": i % 5, "predicted": i % 5, "patient": f"p{i}"} for i in range(20)]
+        )
+        ended = drgate("evaluate", table, "--spec", spec(), "--interval", "wilson", "--out", "o", "--format", "json")
+        shown, written = json.loads(ended.out), json.loads((here / "o" / "evaluation.json").read_text())
+        assert shown["metrics"]["accuracy"]["low"] == pytest.approx(0.8389, abs=5e-5)
+        assert written["metrics"]["accuracy"]["low"] == pytest.approx(0.8316, abs=5e-5)
+        assert "Shown with wilson bounds; by the checklist's own it is PASS." in ended.err
+        assert drgate("evaluate", table, "--spec", spec(), "--out", "o").code == 0, "the same look, the same folder"
+
+    def test_another_interval_is_not_signed(self, refused: Refused, drgate: Run, write_csv: Write, tmp_path: Path):
+        assert drgate("keygen", "--out", tmp_path / "k", "--no-passphrase").code == 0
+        table = write_csv([{"image": "a", "grade": 0, "predicted": 0}])
+        said = refused("evaluate", table, "--interval", "wilson", "--key", tmp_path / "k.pem")
+        assert "--interval only shows" in said
+
+
+class TestReportCommand:
+    @pytest.fixture
+    def evaluated(self, drgate: Run, write_csv: Write, spec: Write, here: Path) -> Path:
+        table = write_csv([{"image": "a", "grade": 0, "predicted": 0}])
+        assert drgate("evaluate", table, "--spec", spec(), "--out", "report", "--quiet").code == 0
+        return here / "report" / "evaluation.json"
+
+    def test_overwrites_nothing_unasked(self, evaluated: Path, drgate: Run, tmp_path: Path):
+        page = tmp_path / "page.html"
+        page.write_text("precious")
+        ended = drgate("report", evaluated, "--as", "html", "--out", page)
+        assert ended.code == 2
+        assert "exists already; choose another name with --out, or --force" in ended.err
+        assert page.read_text() == "precious"
+        assert drgate("report", evaluated, "--as", "html", "--out", page, "--force").code == 0
+        assert page.read_text().startswith("<!doctype html>")
+
+    @pytest.mark.parametrize(
+        ("words", "sentence"),
+        [
+            (("--as", "html", "--format", "json"), "give one of them"),
+            (("--out", "x.txt"), "say which with --as"),
+        ],
+    )
+    def test_contradicting_options(self, words: tuple[str, ...], sentence: str, evaluated: Path, drgate: Run):
+        ended = drgate("report", evaluated, *words)
+        assert ended.code == 2
+        assert sentence in ended.err
+        assert ended.out == ""

@@ -1,0 +1,375 @@
+"""Plans: patients of each grade, power, and what a test set can never show."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import typer
+from scipy.stats import binom, nbinom
+
+from drgate.errors import DrgateError, SpecError, UsageError
+from drgate.evaluate import evaluate
+from drgate.plan import load_planned, parse_expect, parse_prevalence, plan, with_planning
+from drgate.predictions import load_predictions
+from drgate.report import plan_page
+from drgate.spec import load_spec, parse_spec
+from drgate.stats.proportion import exact_bounds
+
+MIX = "no_dr=0.7,mild_npdr=0.1,moderate_npdr=0.14,severe_npdr=0.04,pdr=0.02"
+APTOS = (361, 74, 200, 39, 59)
+"""Images by grade of a 20 % split of APTOS 2019 whose PDR class has 59."""
+
+
+def spec_of(*criteria, **more):
+    return parse_spec({"name": "mine", "version": 1, "criteria": list(criteria)} | more, "mine")
+
+
+def table_of(path, by_grade, *, images=1, **columns):
+    rows = [
+        {"image": f"{grade}-{i}-{eye}.png", "grade": grade, "predicted": 0, "patient": f"{grade}-{i}", **columns}
+        for grade, n in enumerate(by_grade)
+        for i, eye in itertools.product(range(n), range(images))
+    ]
+    pd.DataFrame(rows).to_csv(path, index=False)
+    return path
+
+
+def line(result, name):
+    return next(found for found in result.lines if found.id == name)
+
+
+SEVERE = {"id": "sensitivity:severe_npdr", "at_least": 0.90}
+PDR = {"id": "sensitivity:pdr", "at_least": 0.95}
+ONE_IMAGE = {"planning": {"two_images": 0.0}}
+
+
+class TestPrintedNumbers:
+    """Section 5 of the statistics, through the checklist."""
+
+    def test_without_a_miss(self):
+        """36 cases show .90, 72 show .95; with two images each 37 and 74 patients."""
+        for two, expected in ((0.0, [36, 72]), (1.0, [37, 74])):
+            found = plan(spec_of(SEVERE, PDR, planning={"two_images": two}))
+            assert [one.without_miss for one in found.lines] == expected
+
+    @pytest.mark.parametrize(("looks", "patients"), [(1, 74), (2, 87), (3, 96)])
+    def test_each_look_takes_its_share(self, looks, patients):
+        """With two images each, 87 patients at alpha / 2 and 96 at alpha / 3."""
+        found = plan(spec_of(PDR, looks=looks, planning={"two_images": 1.0}))
+        assert found.lines[0].without_miss == patients
+        assert found.level == pytest.approx(1 - 0.05 / looks)
+
+    @pytest.mark.parametrize(
+        ("criterion", "true", "patients"),
+        [(SEVERE, 0.96, (167, 206)), (SEVERE, 0.98, (85, 100)), (PDR, 0.985, (230, 285)), (PDR, 0.97, (851, 1106))],
+    )
+    def test_patients_from_which_the_power_stays(self, criterion, true, patients):
+        """Both tables, for power 80 % and 90 %."""
+        for wanted, n in zip((0.8, 0.9), patients, strict=True):
+            asked = spec_of(criterion, planning={"two_images": 0.0, "power": wanted}, expect={criterion["id"]: true})
+            assert plan(asked).lines[0].needed.patients == n
+
+    def test_a_fifth_of_aptos_cannot_pass_the_pdr_line(self, tmp_path):
+        """59 PDR images of independent patients: .939 at 59 of 59."""
+        found = plan(load_spec("medical-grade"), data=load_planned(table_of(tmp_path / "aptos.csv", APTOS)))
+        pdr = line(found, "sensitivity:pdr").here
+        assert (round(pdr.bound, 3), pdr.can_pass, pdr.power, pdr.images) == (0.939, False, 0.0, 59)
+        assert pdr.bound == exact_bounds(59, 59, level=0.95).low
+        assert line(found, "sensitivity:severe_npdr").here.can_pass
+        assert found.exit_code == 1
+
+
+class TestPower:
+    def test_without_an_expected_value_none_is_invented(self):
+        """No power and no number of patients, and a sentence that says so."""
+        found = plan(spec_of(SEVERE))
+        assert (found.lines[0].expected, found.lines[0].needed) == (None, None)
+        assert found.lines[0].why == "no expected true value stated"
+        assert found.collection.without_expectation == ("sensitivity:severe_npdr",)
+        assert any("sensitivity:severe_npdr" in note for note in found.notes)
+
+    def test_a_rate_that_must_stay_low_is_the_mirrored_line(self):
+        """At most 5 % with .02 expected takes what at least 95 % with .98 takes."""
+        low = plan(spec_of({"id": "no_output", "at_most": 0.05}, expect={"no_output": 0.02}, **ONE_IMAGE)).lines[0]
+        assert (low.needed.patients, low.without_miss) == (338, 72)
+
+    @pytest.mark.parametrize("true", [0.85, 0.90, 0.9001])
+    def test_no_realistic_number_is_an_answer(self, true):
+        """A truth at, below or a hair above the threshold."""
+        found = plan(spec_of(SEVERE, expect={"severe_npdr": true}))
+        assert found.lines[0].needed is None
+        assert "expected true value" in found.lines[0].why
+        assert found.collection is None
+
+    def test_the_curve_is_the_binomial_one(self):
+        """With one image a patient every point is a binomial sum over the passing counts."""
+        found = plan(spec_of(SEVERE, expect={"severe_npdr": 0.96}, **ONE_IMAGE)).lines[0]
+        assert len(found.curve) > 10
+        for n, chance in found.curve:
+            passes = [k for k in range(n + 1) if exact_bounds(k, n, level=0.95).low >= 0.90]
+            assert chance == pytest.approx(binom.pmf(passes, n, 0.96).sum() if passes else 0.0, abs=1e-12)
+
+    def test_power_multiplies(self):
+        """Jointly, the required lines' powers on the smallest test set; advisory lines do not count."""
+        advisory = {"id": "sensitivity:moderate_npdr", "at_least": 0.9, "required": False}
+        expect = {"severe_npdr": 0.96, "pdr": 0.985, "moderate_npdr": 0.96}
+        found = plan(spec_of(SEVERE, PDR, advisory, expect=expect, **ONE_IMAGE))
+        assert found.joint_power == pytest.approx(found.lines[0].needed.power * found.lines[1].needed.power)
+        assert found.collection.by_grade["moderate_npdr"] == 0
+
+    def test_on_estimates_the_counts_decide(self):
+        """Power of an observed .95 of 40 is the chance of at least 38: compared exactly, without the bound."""
+        asked = spec_of(PDR, evidence={"decide_on": "point"}, expect={"pdr": 0.97}, **ONE_IMAGE)
+        found = plan(asked).lines[0]
+        assert dict(found.curve)[found.needed.patients] == found.needed.power
+        assert found.needed.power == pytest.approx(
+            sum(binom.pmf(k, found.needed.patients, 0.97) for k in range(found.needed.patients + 1)
+                if 20 * k >= 19 * found.needed.patients)
+        )  # fmt: skip
+
+
+class TestCollection:
+    def test_the_smallest_set_by_brute_force(self):
+        """No set with fewer patients gives every line its number."""
+        lines = [
+            {"id": "sensitivity:severe_npdr", "at_least": 0.3},
+            {"id": "sensitivity:vision_threatening", "at_least": 0.5},
+            {"id": "specificity:pdr", "above": 0.6}, {"id": "accuracy", "at_least": 0.55},
+        ]  # fmt: skip
+        found = plan(spec_of(*lines, **ONE_IMAGE))
+        needs = [(one.grades, one.without_miss) for one in found.lines]
+        grades = list(found.collection.by_grade)
+        most = max(n for _, n in needs) + 1
+        fewest = min(
+            sum(counts)
+            for counts in itertools.product(range(most), repeat=5)
+            if all(sum(counts[grades.index(g)] for g in which) >= n for which, n in needs)
+        )
+        assert found.collection.patients == fewest
+        for which, n in needs:
+            assert sum(found.collection.by_grade[grade] for grade in which) >= n
+
+    def test_the_scarcest_grade_sets_the_screening(self):
+        """Expected n / share, and the negative binomial's 90 % point, of the grade that takes most."""
+        found = plan(spec_of(SEVERE, PDR, **ONE_IMAGE), prevalence=parse_prevalence(MIX)).collection
+        assert found.by_grade == {"no_dr": 0, "mild_npdr": 0, "moderate_npdr": 0, "severe_npdr": 36, "pdr": 72}
+        assert (found.bottleneck, found.screened_expected) == ("pdr", 3600)
+        assert found.screened == 72 + nbinom.ppf(0.9, 72, 0.02)
+
+    def test_the_deployment_mix_is_the_prevalence_unless_another_is_stated(self):
+        """The checklist's own mix serves."""
+        mix = dict(
+            zip(("no_dr", "mild_npdr", "moderate_npdr", "severe_npdr", "pdr"), (0.6, 0.1, 0.1, 0.1, 0.1), strict=True)
+        )
+        found = plan(spec_of(PDR, deployment=mix, **ONE_IMAGE))
+        assert (found.collection.prevalence, found.collection.screened_expected) == (mix, 720)
+
+    def test_a_grade_that_nobody_has_is_not_found(self):
+        """A prevalence of 0 for a grade that is needed."""
+        found = plan(
+            spec_of(PDR), prevalence=parse_prevalence("no_dr=1,mild_npdr=0,moderate_npdr=0,severe_npdr=0,pdr=0")
+        )
+        assert found.collection.screened is None
+        assert any("prevalence is 0" in note for note in found.notes)
+
+
+class TestGivenTestSet:
+    def test_never_means_that_a_perfect_model_does_not_pass(self, tmp_path):
+        """Evaluating a model without a miss on the same images agrees, line by line."""
+        for images, by_grade in (
+            (1, APTOS),
+            (2, (60, 50, 40, 37, 74)),
+            (2, (60, 50, 40, 36, 73)),
+            (3, (9, 9, 9, 40, 80)),
+        ):
+            path = table_of(tmp_path / f"{images}-{by_grade[4]}.csv", by_grade, images=images)
+            rows = pd.read_csv(path)
+            perfect = tmp_path / "perfect.csv"
+            rows.assign(predicted=rows["grade"]).to_csv(perfect, index=False)
+            spec = load_spec("medical-grade-safe")
+            found = plan(spec, data=load_planned(path))
+            judged = {one.id: one for one in evaluate(load_predictions(perfect), spec).criteria}
+            for one in found.lines:
+                assert one.here.can_pass == (judged[one.id].status == "PASS"), one.id
+                low, high = judged[one.id].estimate.low, judged[one.id].estimate.high
+                assert one.here.bound == pytest.approx(low if one.comparator in (">=", ">") else high, abs=1e-12)
+
+    def test_the_answers_of_a_model_are_not_looked_at(self, tmp_path):
+        """A table with all answers wrong plans as one with all right."""
+        wrong = table_of(tmp_path / "a.csv", APTOS)
+        rows = pd.read_csv(wrong)
+        rows.assign(predicted=rows["grade"]).to_csv(tmp_path / "b.csv", index=False)
+        first, second = (plan(load_spec("medical-grade"), data=load_planned(p)) for p in (wrong, tmp_path / "b.csv"))
+        assert first.lines == second.lines
+
+    def test_without_patients_two_images_each_are_allowed_for(self, tmp_path):
+        """72 PDR images without a patient column cannot show .95; declared as one image a patient they can."""
+        path = table_of(tmp_path / "t.csv", (1, 0, 0, 0, 72))
+        rows = pd.read_csv(path).drop(columns="patient")
+        rows.to_csv(path, index=False)
+        for declared, possible in ((False, False), (True, True)):
+            asked = spec_of(PDR, evidence={"one_image_per_patient": declared})
+            found = plan(asked, data=load_planned(path)).lines[0].here
+            assert (found.can_pass, found.patients) == (possible, 72 if declared else None)
+
+    def test_a_grade_that_is_absent_can_never_pass(self, tmp_path):
+        """No case, no line."""
+        found = plan(spec_of(PDR), data=load_planned(table_of(tmp_path / "t.csv", (5, 5, 5, 5, 0))))
+        assert (found.never, found.exit_code, found.lines[0].here.why) == (
+            ("sensitivity:pdr",), 1, "no case in this test set"
+        )  # fmt: skip
+
+    def test_an_advisory_line_does_not_close(self, tmp_path):
+        """Only required lines decide the exit code."""
+        found = plan(
+            spec_of({"id": "accuracy", "at_least": 0.5}, {**PDR, "required": False}),
+            data=load_planned(table_of(tmp_path / "t.csv", (30, 0, 0, 0, 3))),
+        )
+        assert (found.never, found.exit_code) == (("sensitivity:pdr",), 0)
+
+    def test_slices_are_planned_each(self, tmp_path):
+        """Each value of the column, and fewer positives than asked for is never."""
+        path = table_of(tmp_path / "t.csv", (50, 0, 0, 0, 40))
+        rows = pd.read_csv(path)
+        rows.assign(camera=np.where(rows.index % 3 == 0, "A", "B")).to_csv(path, index=False)
+        asked = spec_of(
+            {"id": "accuracy", "at_least": 0.5}, {"id": "sensitivity:pdr@camera=each", "at_least": 0.5},
+            slices=[{"by": "camera", "min_positives": 20}],
+        )  # fmt: skip
+        found = plan(asked, data=load_planned(path))
+        assert [one.id for one in found.lines[1:]] == ["sensitivity:pdr@camera=A", "sensitivity:pdr@camera=B"]
+        assert found.never == ("sensitivity:pdr@camera=A",)
+
+    def test_a_folder_of_images_is_read_as_a_manifest(self, tmp_path):
+        """split/grade/*: the split that is asked for, a split that is not there is refused."""
+        for grade in range(5):
+            folder = tmp_path / "set" / "test" / str(grade)
+            folder.mkdir(parents=True)
+            for i in range(grade + 1):
+                (folder / f"{i}-{grade}.png").write_bytes(bytes([grade, i]))
+        assert len(load_planned(tmp_path / "set")) == 15
+        with pytest.raises(DrgateError, match="split"):
+            load_planned(tmp_path / "set", split="val")
+
+    def test_a_sealed_set_cannot_be_planned_with(self, tmp_path):
+        """Without reference grades there is nothing to count."""
+        path = table_of(tmp_path / "t.csv", (3, 0, 0, 0, 0))
+        pd.read_csv(path).drop(columns="grade").to_csv(path, index=False)
+        with pytest.raises(DrgateError, match="no reference grades"):
+            load_planned(path)
+
+
+class TestBadInput:
+    @pytest.mark.parametrize(
+        ("text", "said"),
+        [
+            ("no_dr=0.7,pdr=0.3", "missing"),
+            (MIX.replace("0.02", "0.03"), "sum to 1.01"),
+            (MIX.replace("0.7", "70"), "did you mean 0.7"),
+            (MIX.replace("mild_npdr", "mild_npd"), "did you mean 'mild_npdr'"),
+            ("no_dr", "not name=number"),
+            ("no_dr=nan", "not name=number"),
+            (f"{MIX},pdr=0.02", "twice"),
+        ],
+    )
+    def test_a_prevalence_is_five_shares_that_sum_to_one(self, text, said):
+        """One sentence, with the hint where one is at hand."""
+        with pytest.raises(UsageError, match=said):
+            parse_prevalence(text)
+
+    def test_expected_values_are_fractions_of_what_there_is(self):
+        """98.5 for 0.985 and a misspelt grade are refused with a hint."""
+        spec = load_spec("medical-grade")
+        with pytest.raises(UsageError, match=r"did you mean 0\.985"):
+            with_planning(spec, expect=parse_expect("pdr=98.5"))
+        with pytest.raises(SpecError, match="did you mean 'pdr'"):
+            with_planning(spec, expect=parse_expect("prd=0.9"))
+
+    @pytest.mark.parametrize("name", ["power", "two_images", "correlation"])
+    def test_assumptions_are_fractions(self, name):
+        """80 for 0.8 is refused."""
+        with pytest.raises(UsageError, match=r"did you mean 0\.8"):
+            with_planning(load_spec("medical-grade"), **{name: 80})
+
+    def test_what_is_stated_beside_overrides(self):
+        """--expect adds to the checklist's own and wins where both speak."""
+        asked = with_planning(load_spec("medical-grade"), expect={"pdr": 0.99}, power=0.9, two_images=0.0)
+        assert (asked.expected("sensitivity:pdr"), asked.expected("sensitivity:severe_npdr")) == (0.99, 0.96)
+        assert plan(asked).lines[2].needed.patients == 202
+
+
+class TestPages:
+    @pytest.fixture
+    def found(self, tmp_path):
+        path = table_of(tmp_path / "t.csv", (40, 10, 20, 39, 59))
+        spec = spec_of(SEVERE, PDR, {"id": "cost", "below": 100, "unit": "USD"}, expect={"pdr": 0.985})
+        return plan(spec, prevalence=parse_prevalence(MIX), data=load_planned(path))
+
+    def test_the_numbers_are_plain_json(self, found):
+        """No NaN, no None, and the lines that can never pass by id."""
+        plain = json.loads(json.dumps(found.to_json(), allow_nan=False))
+        assert plain["never"] == ["sensitivity:pdr"]
+        assert "null" not in json.dumps(plain)
+        assert plain["collection"]["bottleneck"] == "pdr"
+
+    def test_the_page_is_the_same_every_time_and_loads_nothing(self, found):
+        """Same plan, same bytes; no address to load from outside the drawing library."""
+        page = plan_page.html(found)
+        assert page == plan_page.html(found)
+        assert "default-src &#39;none&#39;" in page or "default-src 'none'" in page
+        assert "<link" not in page
+        assert "src=" not in page.split('id="drawings"')[0].replace("-src", "")
+
+    def test_the_page_says_what_can_never_pass(self, found):
+        """The headline, the reason with its bound, and what was not planned."""
+        page = plan_page.html(found)
+        assert "no model passes 1 required line" in page
+        assert "even without a miss the lower bound is 93.9 %" in page
+        assert "Additional spend" in page
+
+    def test_a_hostile_file_name_stays_text(self, found):
+        """Markup in the name of a test set does not become markup."""
+        named = dataclasses.replace(found, data={**found.data, "origin": "<img onerror=x>.csv"})
+        assert "<img onerror" not in plan_page.html(named)
+
+
+class TestCommand:
+    @pytest.fixture
+    def run(self):
+        from drgate.cli import plan as module
+        from drgate.cli.app import run
+
+        def call(*arguments):
+            app = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode=None, add_completion=False)
+            app.callback()(lambda: None)
+            module.register(app)
+            with pytest.raises(SystemExit) as ended:
+                run(app, "drgate", ["plan", *map(str, arguments)])
+            return ended.value.code
+
+        return call
+
+    def test_exit_codes(self, run, tmp_path, capsys):
+        """0 planned, 1 a required line can never pass, 2 bad input in one line."""
+        few = table_of(tmp_path / "few.csv", (40, 0, 0, 0, 59))
+        assert run("medical-grade") == 0
+        assert run("medical-grade", "--data", few) == 1
+        capsys.readouterr()
+        assert run("medical-grade", "--prevalence", "no_dr=1.5") == 2
+        heard = capsys.readouterr()
+        assert heard.out == ""
+        assert heard.err.count("\n") == 1
+
+    def test_json_alone_on_standard_output_and_a_page_beside(self, run, tmp_path, capsys):
+        """The page is written whole; an existing one is not overwritten."""
+        page = tmp_path / "plan.html"
+        assert run("medical-grade", "--out", page, "--format", "json") == 0
+        heard = capsys.readouterr()
+        assert json.loads(heard.out)["spec"]["name"] == "medical-grade"
+        assert page.read_text().startswith("<!doctype html>")
+        assert run("medical-grade", "--out", page) == 2
