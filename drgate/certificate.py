@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from drgate.errors import CertificateError, DrgateError
 from drgate.evaluation import Evaluation
@@ -214,7 +214,15 @@ def parse_certificate(data: bytes, origin: str) -> Certificate:
 def checked_evaluation(evaluation: Evaluation, origin: str) -> Evaluation:
     """An evaluation each of whose fields is of its declared type; CertificateError otherwise."""
     try:
-        return _Typed(evaluation=evaluation).evaluation
+        return _Typed.model_validate(
+            {
+                "evaluation": evaluation,
+                "flagged": evaluation.flagged,
+                "gate_error": evaluation.gate_error,
+                "reliability": evaluation.reliability,
+                "look": evaluation.look,
+            }
+        ).evaluation
     except ValidationError as problem:
         first = problem.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
@@ -238,11 +246,77 @@ def read_certificate(path: Path) -> Certificate | Statement:
     return parse_certificate(data, str(path))
 
 
+class _Strict(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+
+class _Flagged(_Strict):
+    image: str
+    grade: int
+    predicted: int
+
+
+class _GateError(_Strict):
+    id: str
+    true: float
+    passes: float
+    deserves: bool
+    method: Literal["exact", "simulated"]
+    patients: int
+    n: int
+    se: float | None = None
+
+
+class _Bin(_Strict):
+    low: float
+    high: float
+    n: int
+    predicted: float
+    observed: float
+    observed_low: float
+    observed_high: float
+
+
+class _Overlap(_Strict):
+    name: str
+    looks: int
+    images: int
+    patients: int
+
+
+class _Regraded(_Strict):
+    image: str
+    before: int | str = Field(alias="from")
+    to: int | str
+
+
+class _Favour(_Strict):
+    look: int
+    time: str
+    same_model: bool
+    changed: int
+    favouring: int
+
+
+class _Look(_Strict):
+    number: int
+    allowed: int
+    time: str
+    overlapping: list[_Overlap] = []
+    regraded: list[_Regraded] = []
+    regraded_count: int = 0
+    favouring: list[_Favour] = []
+
+
 class _Typed(BaseModel):
     """Checks every field of an evaluation against its declared type: a signature does not make text a count."""
 
     model_config = ConfigDict(strict=True, revalidate_instances="always")
     evaluation: Evaluation
+    flagged: tuple[_Flagged, ...]
+    gate_error: tuple[_GateError, ...]
+    reliability: dict[str, tuple[_Bin, ...]]
+    look: _Look
 
 
 def _parse(data: bytes, origin: str) -> Any:

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from drgate.certificate import checked_evaluation
 from drgate.certify import certify
 from drgate.errors import CertificateError, DrgateError
 from drgate.evaluate import evaluate
@@ -365,8 +366,6 @@ class TestNumbers:
     @pytest.mark.parametrize(
         "hostile",
         [
-            lambda e: replace(e, look={**e.look, "number": "1"}),
-            lambda e: replace(e, look={"time": e.look["time"]}),
             lambda e: replace(e, training={**e.training, "history": [1]}),
             lambda e: replace(e, training={**e.training, "spend": 7}),
             lambda e: replace(e, data={**e.data, "warnings": 7}),
@@ -377,6 +376,21 @@ class TestNumbers:
         found = verify(written(folder, hostile(judged), None))
         assert found.exit_code == 2
         assert "cannot be computed from what the certificate records" in said(found)
+
+    @pytest.mark.parametrize(
+        ("hostile", "where"),
+        [
+            (lambda e: replace(e, look={**e.look, "number": "1"}), r"look\.number"),
+            (lambda e: replace(e, look={"time": e.look["time"]}), r"look\.number"),
+            (lambda e: replace(e, flagged=({"image": 3},)), r"flagged\.0\.image"),
+            (lambda e: replace(e, gate_error=({"id": "accuracy"},)), r"gate_error\.0\.true"),
+            (lambda e: replace(e, reliability={"referable": ({"low": "0"},)}), r"reliability\.referable\.0\.low"),
+        ],
+    )
+    def test_what_a_report_draws_has_its_type(self, judged, hostile, where):
+        """A field of another type is no evaluation of ours: it is refused before anything is drawn or signed."""
+        with pytest.raises(CertificateError, match=where):
+            checked_evaluation(hostile(judged), "evaluation.json")
 
     def test_hostile_names_do_not_reach_the_terminal(self, folder, judged):
         """Escape sequences in an unsigned statement are spelled out."""

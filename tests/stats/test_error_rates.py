@@ -1,7 +1,7 @@
 """Why the gate rests on exact bounds: how often each interval passes a model at the threshold itself.
 
-Nominal is 2.5 %: the share of test sets whose two-sided 95 % interval lies above p0 when p0 is the truth. Every share is a
-binomial sum, computed here; the intervals of the gate are the package's, the others textbook formulas.
+Nominal is 2.5 %: the share of test sets whose two-sided 95 % interval lies above p0 when p0 is the truth. Every share
+is a binomial sum, computed here; the intervals of the gate are the package's, the others textbook formulas.
 """
 
 from __future__ import annotations
