@@ -7,15 +7,19 @@ import sys
 
 NAMES = {
     "bootstrap": "intervals of 33 metrics against scikit-learn, SciPy and confidenceinterval",
+    "brier-error": "simulated misses of the upper end of a Brier score",
     "evaluate-large": "a million images through drgate evaluate, in a minute and 2 GB",
     "gate-error": "simulated false-pass rate of the clustered gate over many designs",
+    "paired-error": "simulated false non-inferiority of compare, against the patient bootstrap",
+    "standardized-error": "simulated false-pass rate at a deployment mix over random designs",
+    "tune-promise": "simulated pass rate after tuning, against what was promised",
 }
 
 
 def main(arguments: list[str]) -> int:
     if not arguments or arguments[0] not in NAMES:
         print("usage: python -m benchmarks NAME [--help]\n")
-        print("\n".join(f"  {name:<15} {what}" for name, what in NAMES.items()))
+        print("\n".join(f"  {name:<18} {what}" for name, what in NAMES.items()))
         return 0 if arguments in ([], ["--help"], ["-h"]) else 2
     module = importlib.import_module(f"benchmarks.{arguments[0].replace('-', '_')}")
     return int(module.main(arguments[1:]) or 0)

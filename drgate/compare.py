@@ -107,6 +107,14 @@ class Comparison:
         return found
 
     @property
+    def shown(self) -> Literal["more accurate", "less accurate", "no difference"]:
+        """Of the first model: which difference in accuracy is shown, the interval excluding zero."""
+        low, high = self.accuracy.low, self.accuracy.high
+        if low is not None and low > 0:
+            return "more accurate"
+        return "less accurate" if high is not None and high < 0 else "no difference"
+
+    @property
     def exit_code(self) -> int:
         """0 non-inferior, 1 shown inferior, 3 not shown either way."""
         return EXIT_CODES[self.outcome]
@@ -114,6 +122,7 @@ class Comparison:
     def to_json(self) -> dict[str, Any]:
         plain = {part.name: getattr(self, part.name) for part in fields(self)}
         return plain | {
+            "shown": self.shown,
             "differences": {name: difference.to_json() for name, difference in self.differences.items()},
             "discordant": list(self.discordant),
             "notes": list(self.notes),

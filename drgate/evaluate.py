@@ -21,13 +21,27 @@ import scipy
 from drgate import __version__
 from drgate.compare import accuracy_difference
 from drgate.evaluation import CriterionResult, Estimate, Evaluation, Metric, NotEstimable, Status, Verdict
-from drgate.measure import NAMES, NO_OUTPUT, UNDERGRADED, Metrics, Sample, ratio, unit_lacks
+from drgate.measure import (
+    KAPPA_WEIGHTS,
+    NAMES,
+    NO_OUTPUT,
+    UNDERGRADED,
+    UNKNOWN,
+    Metrics,
+    Sample,
+    grades_of,
+    ratio,
+    unit_lacks,
+)
 from drgate.predictions import Predictions
-from drgate.scale import GRADES, GROUPS
-from drgate.spec import PROPORTIONS, Criterion, GateSpec, default_policy
-from drgate.stats import bootstrap, power, stability
+from drgate.scale import GRADES, GROUPS, TITLES
+from drgate.spec import FROM_PROBABILITIES, PROPORTIONS, Criterion, GateSpec, default_policy
+from drgate.stats import bootstrap, paired, power, stability
 
 UNITS: Final = ("image", "eye", "patient")
+
+FEWEST_PATIENTS: Final = 30
+"""Patients below which a bootstrap passes nothing: of fewer, it is known to be too narrow."""
 
 HALF_AGAIN: Final = 1.5
 """The gate's false passes are shown at the threshold itself and for a model that errs half again as often."""
@@ -76,7 +90,7 @@ def evaluate(
         metric = found.get(criterion.id)
         if metric is None or criterion.policy != default_policy(criterion.id):
             metric = metrics.estimate(criterion.id, criterion.policy)
-        metric = _enough(metric, criterion, spec)
+        metric = _enough(metric, criterion, metrics)
         results.append(_judge(criterion, metric, metrics, history))
     if barred := _barred(look, data or {}, spec):
         results = [_cannot_pass(result, barred) for result in results]
@@ -124,12 +138,24 @@ def _other_units(
     return found
 
 
-def _enough(metric: Metric, criterion: Criterion, spec: GateSpec) -> Metric:
-    """A slice too small for its own line is not assessed, whatever its few images say."""
-    wanted = spec.fewest_positives(criterion)
-    if isinstance(metric, NotEstimable) or (metric.n or 0) >= wanted:
+def _enough(metric: Metric, criterion: Criterion, metrics: Metrics) -> Metric:
+    """The metric, unless its cases are too few or incomplete for a line of the checklist."""
+    tally = metrics.sample.tally(
+        criterion.column, criterion.value, criterion.target if criterion.target in GROUPS else ""
+    )
+    if isinstance(metric, NotEstimable) or tally is None:
         return metric
-    return NotEstimable(f"the slice has {metric.n} of the {wanted} cases that the checklist asks for.")
+    by_grade = tally.table.sum(axis=1)
+    if criterion.metric == "balanced_accuracy" and (by_grade == 0).any():
+        absent = ", ".join(TITLES[grade] for grade in np.flatnonzero(by_grade == 0))
+        return NotEstimable(f"it is over all five grades, and there is none of {absent}.")
+    cases, wanted = metric.n or 0, metrics.spec.fewest_positives(criterion)
+    if criterion.metric in FROM_PROBABILITIES and criterion.target:
+        positive = int(by_grade[list(grades_of(criterion.target))].sum())
+        cases = min(positive, int(by_grade.sum()) - positive)
+    if cases < wanted:
+        return NotEstimable(f"the slice has {cases} of the {wanted} cases that the checklist asks for.")
+    return metric
 
 
 # -- evidence from the training record ---------------------------------------------------------------------------------
@@ -201,9 +227,29 @@ def _baseline(predictions: Predictions, baseline: Predictions | None, spec: Gate
     """Difference of accuracy on the same images, model minus baseline, by Tango's interval at the effective n."""
     if baseline is None:
         return NotEstimable("no baseline predictions on these images were given (--baseline).")
-    return accuracy_difference(
+    found = accuracy_difference(
         predictions, baseline, level=level, one_image_per_patient=spec.evidence.one_image_per_patient
     )
+    if spec.unit == "image" or isinstance(found, NotEstimable):
+        return found
+    if missing := unit_lacks(baseline, spec.unit):
+        return NotEstimable(
+            f"the checklist judges by {spec.unit}, and the baseline's table does not name the {missing}."
+        )
+    plain = spec.model_copy(update={"slices": []})
+    ours, theirs = Sample.of(predictions, plain), Sample.of(baseline, plain)
+    assert ours.patients is not None, "a unit other than the image names its patients"
+    right, right_b = ours.predicted == ours.reference, theirs.predicted == theirs.reference
+    only, only_b, each = (
+        np.bincount(ours.patients, weights=flags).astype(np.int64)
+        for flags in (right & ~right_b, right_b & ~right, np.ones(len(ours)))
+    )
+    sample = paired.paired_sample(only, only_b, each)
+    ends = paired.difference_bounds(sample, level=level)
+    return dataclasses.replace(
+        found, value=sample.difference, n=sample.n, low=ends.low, high=ends.high, clusters=sample.clusters,
+        design_effect=sample.design_effect,
+    )  # fmt: skip
 
 
 # -- decisions ---------------------------------------------------------------------------------------------------------
@@ -232,12 +278,16 @@ def _judge(criterion: Criterion, metric: Metric, metrics: Metrics, training: Map
         met = _meets(metric.value, criterion.comparator, criterion.threshold)
         status = "PASS" if met else "FAIL"
         reason = f"{metric.value:.2f} USD spent over {metric.n} attempt{'' if metric.n == 1 else 's'}."
-    elif metric.low is None or metric.high is None or metric.low == metric.high:
-        status, reason = "INSUFFICIENT", f"{metric.value:.3f}, but too few patients for an interval."
     else:
         status, reason = _judge_interval(criterion, metric, decided_on)
+        if status == "PASS" and decided_on == "bound" and (why := _unfounded(metric, metrics)):
+            status, reason = (
+                "INSUFFICIENT",
+                f"{_shown(metric, criterion)} meets the rule ({_rule(criterion)}), but {why}.",
+            )
         if status != "PASS" and decided_on == "bound" and metric.k is not None:
-            reason += f" {_more(criterion, metrics)}"
+            settled = "Shown " in reason
+            reason += " More patients would not mend it." if settled else f" {_more(criterion, metrics)}"
     return CriterionResult(
         id=criterion.id,
         status=status,  # type: ignore[arg-type]
@@ -251,32 +301,54 @@ def _judge(criterion: Criterion, metric: Metric, metrics: Metrics, training: Map
     )
 
 
+def _unfounded(metric: Estimate, metrics: Metrics) -> str:
+    """Why a bootstrap's bound is no ground for a pass; empty where it is one."""
+    if "bootstrap" not in (metric.method or ""):
+        return ""
+    if metric.low is None or metric.low == metric.high:
+        return "no resample differs from the sample, which says nothing about its error"
+    tally = metrics.sample.whole()
+    independent = metric.clusters or (metric.n or 0) / (UNKNOWN if tally.patients == "unknown" else 1)
+    if independent < FEWEST_PATIENTS:
+        return f"a bootstrap of fewer than {FEWEST_PATIENTS} patients decides nothing"
+    return ""
+
+
 def _judge_interval(criterion: Criterion, metric: Estimate, decided_on: str) -> tuple[Status, str]:
     """FAIL where the estimate itself misses the threshold, INSUFFICIENT where only the bound does."""
-    assert metric.low is not None
-    assert metric.high is not None
-    upward = criterion.comparator in (">=", ">")
+    upward = _higher_is_better(criterion)
     if metric.k is not None and metric.n is not None:
         value: Fraction | float = Fraction(metric.k, metric.n)
         estimate_meets = _meets(value, criterion.comparator, criterion.exact_threshold)
     else:
         estimate_meets = _meets(metric.value, criterion.comparator, criterion.threshold)
+    measured, rule = _shown(metric, criterion), f"the rule is {_rule(criterion)}"
+    if metric.low is None or metric.high is None:
+        if not estimate_meets:
+            return "FAIL", f"{measured}; {rule}."
+        if decided_on == "point":
+            return "PASS", f"{measured} observed; {rule}, on the estimate alone."
+        return (
+            "INSUFFICIENT",
+            f"{measured} meets the rule ({_rule(criterion)}), but there is no interval to show it by.",
+        )
     bound, other = (metric.low, metric.high) if upward else (metric.high, metric.low)
     side, other_side = ("lower", "upper") if upward else ("upper", "lower")
-    measured = _percent(metric.value, criterion.threshold)
-    if metric.k is not None:
-        measured = f"{metric.k} of {metric.n} ({measured})"
-    rule = f"the rule is {_rule(criterion)}"
-    bounded = f"the {side} bound is {_percent(bound, criterion.threshold)}"
+    bounded = f"the {side} bound is {_number(bound, criterion, criterion.threshold)}"
     if not estimate_meets:
         wrong_side = "below" if upward else "above"
-        if _meets(other, criterion.comparator, criterion.threshold):
-            gap = abs(metric.value - criterion.threshold) * 100
-            how = (
-                f"Missed by {gap:.1f} points, but not shown {wrong_side} it (interval {_interval(metric, criterion)})."
-            )
+        if metric.value == criterion.threshold:
+            how = "It reaches the limit, which the rule excludes."
+        elif _meets(other, criterion.comparator, criterion.threshold):
+            gap = abs(metric.value - criterion.threshold)
+            missed = f"{gap:.3f}" if _is_index(criterion) else f"{100 * gap:.1f} points"
+            interval = " to ".join(_number(end, criterion, criterion.threshold) for end in (metric.low, metric.high))
+            how = f"Missed by {missed}, but not shown {wrong_side} it (interval {interval})."
         else:
-            how = f"Shown {wrong_side} it: even the {other_side} bound is {_percent(other, criterion.threshold)}."
+            how = (
+                f"Shown {wrong_side} it: even the {other_side} bound is "
+                f"{_number(other, criterion, criterion.threshold)}."
+            )
         return "FAIL", f"{measured}; {rule}. {how}"
     if decided_on == "point":
         return "PASS", f"{measured} observed; {rule}, on the estimate alone ({bounded})."
@@ -286,6 +358,28 @@ def _judge_interval(criterion: Criterion, metric: Estimate, decided_on: str) -> 
         f"{measured} meets the rule ({_rule(criterion)}), but {bounded}: not shown, which is no evidence that the "
         "model falls short."
     )
+
+
+def _shown(metric: Estimate, criterion: Criterion) -> str:
+    """What was measured, with its counts where it has any."""
+    value = _number(metric.value, criterion, criterion.threshold)
+    return value if metric.k is None else f"{metric.k} of {metric.n} ({value})"
+
+
+def _is_index(criterion: Criterion) -> bool:
+    """Whether the metric is a number of its own kind and no share of images."""
+    return criterion.metric in (*KAPPA_WEIGHTS, *FROM_PROBABILITIES)
+
+
+def _number(value: float, criterion: Criterion, near: float | None = None) -> str:
+    """A value of the criterion's metric: a percentage, or a plain number for an index."""
+    if not _is_index(criterion):
+        return _percent(value, near)
+    for digits in (3, 4, 5, 6):
+        text = f"{value:.{digits}f}"
+        if near is None or value == near or text != f"{near:.{digits}f}":
+            break
+    return text
 
 
 def _higher_is_better(criterion: Criterion) -> bool:
@@ -325,8 +419,8 @@ def _more(criterion: Criterion, metrics: Metrics) -> str:
     have = sum(counts)
     if needed.patients <= have:
         return (
-            f"As many patients as these {have} would show it with {spec.planning.power:.0%} power or more, {truth}: "
-            "more of them may not help."
+            f"The test set is large enough: {have} patients {who} show it with {spec.planning.power:.0%} power "
+            f"or more, {truth}."
         )
     return (
         f"{needed.patients} patients {who} in all, {needed.patients - have} more, would show it with "
@@ -361,7 +455,7 @@ def _gate_error(criterion: Criterion, metrics: Metrics) -> list[dict[str, Any]]:
     if not _higher_is_better(criterion):
         truths[1] = (1 - truths[1][0], False)
     if expected is not None:
-        truths.append((expected, True))
+        truths.append((expected, _meets(expected, criterion.comparator, criterion.threshold)))
     rows = []
     for true, deserves in truths:
         if not 0 < true < 1:
@@ -401,7 +495,8 @@ def _judge_range(criterion: Criterion, metric: Estimate, training: Mapping[str, 
 
 def _rule(criterion: Criterion) -> str:
     words = {">=": "at least", ">": "above", "<=": "at most", "<": "below"}[criterion.comparator]
-    return f"{words} {_percent(criterion.threshold)}"
+    number = f"{criterion.threshold:g}" if _is_index(criterion) else _percent(criterion.threshold)
+    return f"{words} {number}"
 
 
 def _percent(value: float, near: float | None = None) -> str:
@@ -411,12 +506,6 @@ def _percent(value: float, near: float | None = None) -> str:
         if near is None or value == near or text != f"{100 * near:.{digits}f}":
             break
     return f"{text} %"
-
-
-def _interval(metric: Estimate, criterion: Criterion) -> str:
-    assert metric.low is not None
-    assert metric.high is not None
-    return f"{_percent(metric.low, criterion.threshold)} to {_percent(metric.high, criterion.threshold)}"
 
 
 def _barred(look: Mapping[str, Any], data: Mapping[str, Any], spec: GateSpec) -> str:

@@ -167,8 +167,11 @@ class Manifest:
         return sentences
 
 
-def load_manifest(path: Path | str) -> Manifest:
+def load_manifest(path: Path | str, *, files: bool = True) -> Manifest:
     """Read a manifest from a CSV or Parquet file, or from a folder.
+
+    files: whether the image files of a table must exist; False for those who only count rows. A public CSV's names
+        then stay as they stand there.
 
     A folder is read from its `labels.csv` (or `labels.parquet`) where it has one, else from `split/grade/*` or
     `grade/*` with grades as digits or class names. A folder of images alone is a sealed test set: no grades.
@@ -180,9 +183,9 @@ def load_manifest(path: Path | str) -> Manifest:
     if path.is_dir():
         for name in ("labels.csv", "labels.parquet"):
             if (path / name).is_file():
-                return _from_table(path / name)
+                return _from_table(path / name, files)
         return _from_folder(path)
-    return _from_table(path)
+    return _from_table(path, files)
 
 
 def images_digest(contents: Iterable[str]) -> str:
@@ -258,17 +261,18 @@ def _from_folder(root: Path) -> Manifest:
     if all(names):  # EyePACS names say whose eye it is; a mixture of names says nothing reliable
         table["patient"] = [name["patient"] for name in names if name]
         table["eye"] = [name["eye"] for name in names if name]
-    return _checked(table, root, root)
+    return _checked(table, root, root, files=True)
 
 
-def _from_table(path: Path) -> Manifest:
+def _from_table(path: Path, files: bool) -> Manifest:
     table = read_table(path, _EXPECTED, ManifestError)
     root = path.parent
     if "grade" in table.columns and {"level", "diagnosis"} & set(table.columns):
         raise ManifestError(f"{path} has grades in two columns, grade and level or diagnosis; keep one.")
     if "id_code" in table.columns and ("diagnosis" in table.columns or "image" not in table.columns):
         table = table.rename(columns={"id_code": "image", "diagnosis": "grade"})
-        table["image"] = _resolve_names(table["image"], root, path)
+        if files:
+            table["image"] = _resolve_names(table["image"], root, path)
     elif {"image", "level"} <= set(table.columns):
         table = table.rename(columns={"level": "grade"})
         names = [_EYEPACS_NAME.fullmatch(PurePosixPath(str(image)).stem) for image in table["image"]]
@@ -279,10 +283,11 @@ def _from_table(path: Path) -> Manifest:
                 )
         table["patient"] = [name["patient"] for name in names if name]
         table["eye"] = [name["eye"] for name in names if name]
-        table["image"] = _resolve_names(table["image"], root, path)
+        if files:
+            table["image"] = _resolve_names(table["image"], root, path)
     elif "image" not in table.columns:
         raise ManifestError(f"{path} has the columns {', '.join(table.columns)}; expected {_EXPECTED}.")
-    return _checked(table, root, path)
+    return _checked(table, root, path, files)
 
 
 def _images(root: Path) -> Iterator[str]:
@@ -309,10 +314,10 @@ def _resolve_names(names: pd.Series[str], root: Path, origin: Path) -> list[str]
     return paths
 
 
-def _checked(table: pd.DataFrame, root: Path, origin: Path) -> Manifest:
+def _checked(table: pd.DataFrame, root: Path, origin: Path, files: bool) -> Manifest:
     """The manifest of a table whose columns have drgate's names, each cell checked."""
     checked = pd.DataFrame(index=table.index)
-    checked["image"] = _image_column(table["image"], root, origin)
+    checked["image"] = _image_column(table["image"], root, origin, files)
     checked["grade"] = pd.array(grade_column(table, origin, ManifestError), dtype="Int8")
     checked["patient"] = patient_column(table, origin, ManifestError)
     checked["eye"] = eye_column(table, origin, ManifestError)
@@ -331,7 +336,7 @@ def _checked(table: pd.DataFrame, root: Path, origin: Path) -> Manifest:
     return Manifest(root, checked.sort_values("image", ignore_index=True), origin)
 
 
-def _image_column(images: pd.Series[str], root: Path, origin: Path) -> list[str]:
+def _image_column(images: pd.Series[str], root: Path, origin: Path, files: bool) -> list[str]:
     paths: list[str] = []
     seen: dict[str, int] = {}
     for i, given in enumerate(images):
@@ -353,7 +358,7 @@ def _image_column(images: pd.Series[str], root: Path, origin: Path) -> list[str]
         if normal in seen:
             raise ManifestError(f"{where}: image {normal!r} stands in {row_name(origin, seen[normal])} already.")
         try:
-            there = (root / normal).is_file()
+            there = not files or (root / normal).is_file()
         except (OSError, ValueError):  # a name that no file can have
             there = False
         if not there:
@@ -409,6 +414,8 @@ def text_column(column: pd.Series[Any]) -> pd.Series[str]:
     """A further column as text or NA, so that CSV and Parquet of the same rows are the same."""
     if column.dtype == "str":
         return column
+    if pd.api.types.is_float_dtype(column) and (column.dropna() % 1 == 0).all():
+        column = column.astype("Int64")  # Parquet makes floats of whole numbers with gaps: site 1.0 is site 1
     values = [None if pd.api.types.is_scalar(cell) and pd.isna(cell) else str(cell) for cell in column]
     return pd.Series(pd.array(values, dtype="str"), index=column.index)
 

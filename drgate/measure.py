@@ -25,7 +25,7 @@ from drgate.errors import PredictionsError
 from drgate.evaluation import Estimate, Metric, NotEstimable
 from drgate.predictions import PROBABILITIES, Predictions
 from drgate.scale import GRADES, GROUP_TITLES, GROUPS, TITLES
-from drgate.spec import AT_DEPLOYMENT, PROPORTIONS, GateSpec, NoOutputPolicy, Slice, default_policy, parse_id
+from drgate.spec import AT_DEPLOYMENT, PROPORTIONS, GateSpec, MetricId, NoOutputPolicy, Slice, default_policy, parse_id
 from drgate.stats import agreement, bootstrap, calibration, cluster, confusion, ranking, standardized
 from drgate.stats.calibration import Undefined
 
@@ -136,17 +136,19 @@ class Sample:
                     f"{predictions.origin} has no column {one.by!r}, by which the checklist {spec.name} slices; it has "
                     f"{', '.join(predictions.slice_columns) or 'no such columns'}."
                 )
-            names[one.by], slices[one.by] = _sliced(judged[one.by], one)
+            names[one.by], slices[one.by] = _sliced(judged[one.by], one, predictions.origin)
         columns = {
             "reference": judged["grade"].to_numpy(dtype=np.int64),
             "predicted": judged["predicted"].to_numpy(dtype=np.int64, na_value=NO_OUTPUT),
             **{f"by {column}": codes for column, codes in slices.items()},
         }
+        known = predictions.patients_known
+        if not known and not spec.evidence.one_image_per_patient:
+            _require_countable(judged, spec, predictions.origin)
         dme = _dme(judged, predictions.origin)
         if dme is not None:
             columns["dme"] = dme.astype(np.int64)
         probabilities = judged[list(PROBABILITIES)].to_numpy(dtype=np.float64)
-        known = predictions.patients_known
         patients = pd.factorize(judged["patient"])[0].astype(np.int64) if known else None
         if missing := unit_lacks(predictions, unit):
             raise PredictionsError(
@@ -253,6 +255,23 @@ class Sample:
             yield from ((column, name) for name in names)
 
 
+def _require_countable(judged: pd.DataFrame, spec: GateSpec, origin: str) -> None:
+    """Raise PredictionsError for what cannot be counted where nobody says which images are of one patient."""
+    if spec.bootstrap.class_totals == "fixed":
+        raise PredictionsError(
+            f"{origin} names no patients, and the checklist {spec.name} fixes how many of each grade there are "
+            "(class_totals); name them, or take class_totals: random."
+        )
+    if "sha256" in judged.columns:
+        files = judged["sha256"].dropna()
+        if (again := files[files.duplicated()]).size:
+            same = judged["image"][judged["sha256"] == again.iloc[0]]
+            raise PredictionsError(
+                f"{origin}: {same.iloc[0]!r} and {same.iloc[1]!r} are the same file, and no patient is named, so that "
+                "it would count twice; keep one, or name the patients."
+            )
+
+
 def unit_lacks(predictions: Predictions, unit: str) -> str:
     """The column without which a table cannot be judged by eye or by patient; empty where it can."""
     table = predictions.table
@@ -262,9 +281,15 @@ def unit_lacks(predictions: Predictions, unit: str) -> str:
     return "eye" if unit == "eye" and table["eye"][judged].isna().any() else ""
 
 
-def _sliced(values: pd.Series[Any], one: Slice) -> tuple[tuple[str, ...], NDArray[np.int64]]:
+def _sliced(values: pd.Series[Any], one: Slice, origin: str) -> tuple[tuple[str, ...], NDArray[np.int64]]:
     """Names of the slices that occur, sorted, and the number of each row's (-1: in none)."""
     codes, found = pd.factorize(values)
+    grouped = {value for members in (one.groups or {}).values() for value in members}
+    for name in set(one.groups or {}) & set(map(str, found)) - grouped:
+        raise PredictionsError(
+            f"{origin}: {name!r} is a value of {one.by} and also the name of a group that does not hold it; rename the "
+            "group, or put the value into it."
+        )
     slice_of = [one.name_of(str(value)) for value in found]
     names = tuple(sorted(set(slice_of)))
     number = np.array([*(names.index(name) for name in slice_of), -1])  # factorize numbers an absent value -1
@@ -319,7 +344,7 @@ class Metrics:
         self._replicates: dict[Tally, NDArray[np.int64]] = {}
         self._shares: dict[tuple[Tally, tuple[str, str, NoOutputPolicy]], bootstrap.BootstrapInterval | None] = {}
         self._calibrations: dict[
-            str, tuple[bootstrap.BootstrapInterval | None, bootstrap.BootstrapInterval | None]
+            tuple[str, str, str], tuple[bootstrap.BootstrapInterval | None, bootstrap.BootstrapInterval | None]
         ] = {}
 
     def all(self) -> dict[str, Metric]:
@@ -370,15 +395,18 @@ class Metrics:
         if parts.metric == "auc":
             return self._auc(parts.target, parts.column, parts.value)
         if parts.metric in PROBABILISTIC:
-            return self._calibration(parts.metric, parts.target)
-        if parts.metric in KAPPA_WEIGHTS or parts.metric == "balanced_accuracy":
-            return self._index(parts.metric, policy, tally)
+            return self._calibration(parts)
+        if parts.metric in KAPPA_WEIGHTS:
+            return self._kappa(parts.metric, policy, tally)
+        if parts.metric == "balanced_accuracy":
+            return self._balanced(policy, tally)
         counted = ratio(parts.metric, parts.target, policy)
         if parts.deployed:
-            return self._standardized(counted, tally, policy)
+            return self._standardized(counted, tally, policy, parts.target)
         effective = tally.effective(counted, self.level)
         if effective is None:
-            return NotEstimable(_absent(parts.metric, parts.target, tally.table, self.sample.unit))
+            reason = _absent(parts.metric, parts.target, tally.table, self.sample.unit)
+            return NotEstimable(reason.replace("the test set", "the slice") if parts.column else reason)
         bounds = cluster.bounds(effective, level=self.level, interval=self.spec.evidence.interval)
         return Estimate(
             kind="proportion",
@@ -439,13 +467,10 @@ class Metrics:
             self._shares |= {(tally, one): interval for one, interval in zip(keys, found, strict=True)}
         return self._shares[tally, key]
 
-    def _index(self, metric: str, policy: NoOutputPolicy, tally: Tally) -> Metric:
-        """Kappa and balanced accuracy, interval by bootstrap."""
-        present = tuple(np.flatnonzero(tally.table.sum(axis=1)).tolist())
+    def _kappa(self, metric: str, policy: NoOutputPolicy, tally: Tally) -> Metric:
+        """Agreement, with the bootstrap interval that decides."""
 
         def values(tables: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-            if metric == "balanced_accuracy":
-                return confusion.balanced_accuracy(tables, policy, grades=present)
             return agreement.kappa(confusion.square(tables, policy), KAPPA_WEIGHTS[metric])
 
         value, defined = values(tally.table)
@@ -462,15 +487,48 @@ class Metrics:
             high=None if shown is None else shown.high,
             level=self.level,
             method=f"{who} bootstrap, {self.spec.bootstrap.interval}{doubled}",
+            clusters=int(tally.counts.sum()) if tally.patients == "known" else None,
             bootstrap_undefined=None if shown is None else shown.undefined,
         )
 
-    def _standardized(self, counted: confusion.Ratio, tally: Tally, policy: NoOutputPolicy) -> Metric:
+    def _balanced(self, policy: NoOutputPolicy, tally: Tally) -> Metric:
+        """Mean sensitivity of the grades present: accuracy at a mix in which each weighs the same.
+
+        So it has that mix's exact interval, which a grade with few images and no error widens; a bootstrap would not.
+        """
+        counted = confusion.accuracy(policy)
+        base = tally.table[:, :NO_OUTPUT] if policy == "excluded" else tally.table
+        present = base.sum(axis=1) > 0
+        if not present.any():
+            return NotEstimable("the model gave no output at all.")
+        found = self._at_mix(counted, tally, policy, (present / present.sum()).tolist())
+        if isinstance(found, NotEstimable):
+            return found
+        absent = [TITLES[grade] for grade in np.flatnonzero(~present)]
+        return dataclasses.replace(
+            found,
+            method=f"{self.spec.evidence.interval}, standardised to equal shares of the grades present"
+            + (f" (none of {', '.join(absent)})" if absent else ""),
+        )
+
+    def _standardized(self, counted: confusion.Ratio, tally: Tally, policy: NoOutputPolicy, target: str) -> Metric:
         """A proportion at the deployment mix of grades."""
         mix = self.spec.deployment
         if mix is None:
             return NotEstimable("the checklist states no deployment mix of grades.")
-        weights = [mix[grade] for grade in GRADES]
+        if target in GROUPS and self.sample.dme is not None:
+            return NotEstimable(
+                "the deployment mix is of DR grades: how many eyes have macular oedema, it does not say."
+            )
+        found = self._at_mix(counted, tally, policy, [mix[grade] for grade in GRADES])
+        if isinstance(found, NotEstimable):
+            return found
+        return dataclasses.replace(found, method=f"{self.spec.evidence.interval}, standardised to the deployment mix")
+
+    def _at_mix(
+        self, counted: confusion.Ratio, tally: Tally, policy: NoOutputPolicy, weights: list[float]
+    ) -> Estimate | NotEstimable:
+        """A proportion as it would be at another mix of grades."""
         found = standardized.estimate(
             counted, tally.patterns, tally.counts, mix=weights, level=self.level,
             interval=self.spec.evidence.interval, no_output=policy, unknown_patients=tally.patients == "unknown",
@@ -488,17 +546,20 @@ class Metrics:
             low=found.low,
             high=found.high,
             level=self.level,
-            method=f"{self.spec.evidence.interval}, standardised to the deployment mix",
             clusters=found.clusters,
             **_beside(self._drawn(tally, values)[0]),
         )
 
+    def _answered(self, column: str, value: str) -> NDArray[np.bool_]:
+        """Which images, of all or of a slice, have probabilities."""
+        answered = ~np.isnan(self.sample.probabilities[:, 0])
+        if column:
+            answered &= self.sample.slices[column] == self.sample.slice_names[column].index(value)
+        return answered
+
     def _answers(self, target: str, column: str = "", value: str = "") -> _Answers:
         """A grade or group in the images with probabilities, of the whole sample or of a slice."""
-        sample = self.sample
-        answered = ~np.isnan(sample.probabilities[:, 0])
-        if column:
-            answered &= sample.slices[column] == sample.slice_names[column].index(value)
+        sample, answered = self.sample, self._answered(column, value)
         inside = grades_of(target)
         positive = np.isin(sample.reference[answered], inside)
         if target in GROUPS and sample.dme is not None:
@@ -524,8 +585,8 @@ class Metrics:
             assert answers.patients is not None
             result = ranking.auc_clustered(answers.scores, answers.positive, answers.patients, level=self.level)
         else:
-            inflation = UNKNOWN if self._doubled else 1.0
-            result = ranking.auc_delong(answers.scores, answers.positive, level=self.level, inflation=inflation)
+            unknown = bool(self._doubled)
+            result = ranking.auc_delong(answers.scores, answers.positive, level=self.level, unknown=unknown)
         if result is None:
             return NotEstimable(f"it takes {self.sample.unit}s with {NAMES[target]} and {self.sample.unit}s without.")
         return Estimate(
@@ -539,9 +600,10 @@ class Metrics:
             clusters=result.clusters,
         )
 
-    def _calibration(self, metric: str, target: str) -> Metric:
+    def _calibration(self, parts: MetricId) -> Metric:
         """Brier score, calibration slope and intercept, expected calibration error."""
-        answers = self._answers(target or "referable")
+        metric = parts.metric
+        answers = self._answers(parts.target or "referable", parts.column, parts.value)
         n = len(answers.scores)
         if not n:
             return NotEstimable(f"there are no probabilities by {self.sample.unit}.")
@@ -555,8 +617,8 @@ class Metrics:
                 kind="index", value=error.value, n=n, expected=error.expected,
                 method=f"{error.bins} bins of equal size; expected value simulated",
             )  # fmt: skip
-        if not target:
-            answered = ~np.isnan(self.sample.probabilities[:, 0])
+        if not parts.target:
+            answered = self._answered(parts.column, parts.value)
             given, outcome = self.sample.probabilities[answered], self.sample.reference[answered]
         measured = {
             "brier": calibration.brier,
@@ -565,7 +627,7 @@ class Metrics:
         }[metric](given, outcome, answers.patients, level=self.level)
         if isinstance(measured, Undefined):
             return NotEstimable(f"{measured.reason}.")
-        drawn = None if metric == "brier" else self._calibration_drawn(target)[metric == "calibration_intercept"]
+        drawn = None if metric == "brier" else self._calibration_drawn(parts)[metric == "calibration_intercept"]
         return Estimate(
             kind="index",
             value=measured.value,
@@ -579,18 +641,19 @@ class Metrics:
         )
 
     def _calibration_drawn(
-        self, target: str
+        self, parts: MetricId
     ) -> tuple[bootstrap.BootstrapInterval | None, bootstrap.BootstrapInterval | None]:
         """Bootstrap intervals of slope and intercept, where patients are known and images not too many."""
-        if target not in self._calibrations:
-            answers = self._answers(target)
+        key = (parts.target, parts.column, parts.value)
+        if key not in self._calibrations:
+            answers = self._answers(*key)
             found = None
             if answers.patients is not None:
                 found = calibration.calibration_bootstrap(
                     answers.probabilities, answers.positive, answers.patients, level=self.level, seed=self.seed
                 )
-            self._calibrations[target] = found if isinstance(found, tuple) else (None, None)
-        return self._calibrations[target]
+            self._calibrations[key] = found if isinstance(found, tuple) else (None, None)
+        return self._calibrations[key]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -70,7 +70,8 @@ class LinePlan:
 
     threshold, comparator: as the checklist has them. expected: the stated true value, None where there is none.
     without_miss: fewest patients with which a model without a miss passes; None where no number is enough.
-    needed: patients from which the power stays at the wanted one; None with the reason in `why`.
+    needed: patients from which the power stays at the wanted one; None with the reason in `why`. Both with as many
+        images a patient as in the given test set, where it has a case, else as planned.
     grades: whose patients count, by worst eye; empty where the model decides who counts.
     curve: (patients, power), at the multiples `CURVE` of what is needed.
     """
@@ -118,8 +119,10 @@ class Plan:
 
     power: wanted for each line. joint_power: of all required lines with an expected value on the smallest test set,
     their powers multiplied as if they were independent; joint_here the same on the given test set.
+    power_each: to plan each line with for the wanted power together, rounded up; None where that is had anyway.
     not_planned: criteria that are no proportion of images, with the reason.
-    data: origin, split, unit, units, patients and counts by grade of the given test set; empty without one.
+    data: origin, split, rows (of the split, and in all), unit, units, patients and counts by grade of the given test
+        set; empty without one.
     """
 
     spec: Mapping[str, Any]
@@ -135,6 +138,7 @@ class Plan:
     collection: Collection | None
     joint_power: float | None
     joint_here: float | None
+    power_each: float | None
     data: Mapping[str, Any]
     notes: tuple[str, ...]
 
@@ -181,6 +185,8 @@ def plan(spec: GateSpec, *, prevalence: Mapping[str, float] | None = None, data:
         planner.power_with(line, sum(collection.by_grade[grade] for grade in line.grades))
         for line in required if line.needed is not None and line.grades
     ]  # fmt: skip
+    joint = power.joint_power(shown) if shown else None
+    short = joint is not None and joint < spec.planning.power
     return Plan(
         spec={"name": spec.name, "version": spec.version, "digest": spec.digest},
         unit=spec.unit,
@@ -193,10 +199,13 @@ def plan(spec: GateSpec, *, prevalence: Mapping[str, float] | None = None, data:
         lines=tuple(lines),
         not_planned=tuple(left_out),
         collection=collection,
-        joint_power=power.joint_power(shown) if shown else None,
+        joint_power=joint,
         joint_here=power.joint_power(here) if here else None,
-        data={} if data is None or sample is None else {"origin": data.origin, **sample.counts()},
-        notes=(*_assumptions(spec, level, lines), *notes),
+        power_each=math.ceil(1000 * spec.planning.power ** (1 / len(shown))) / 1000 if short else None,
+        data={}
+        if data is None or sample is None
+        else {"origin": data.origin, **data.provenance.get("planned", {}), **sample.counts()},
+        notes=(*_assumptions(spec, level, lines, given=sample is not None), *notes),
     )
 
 
@@ -205,9 +214,8 @@ class _Planner:
 
     def __init__(self, spec: GateSpec, level: float, sample: Sample | None) -> None:
         self.spec, self.level, self.sample = spec, level, sample
-        two = spec.planning.two_images if spec.unit == "image" else 0.0
-        # Shares as counts: the planned numbers of patients keep these proportions.
-        self.sizes, self.counts = [1, 2], [round(1000 * (1 - two)), round(1000 * two)]
+        self.images: dict[str, tuple[list[int], list[int]]] = {}
+        self.unknown = sample is not None and sample.patients is None and not sample.independent
         self.point = spec.evidence.decide_on == "point"
 
     def line(self, criterion: Criterion) -> LinePlan:
@@ -222,9 +230,8 @@ class _Planner:
         if not 0 < limit < 1:
             why = "no bound reaches this threshold, whatever the number"
         else:
-            without = 1 if self.point else power.smallest_without_miss(
-                limit, level=self.level, interval=self.spec.evidence.interval, images=self.sizes, counts=self.counts
-            )  # fmt: skip
+            sizes, counts = self._images(criterion)
+            without = 1 if self.point else self._without_miss(limit, sizes, counts)
             if true is None:
                 why = "no expected true value stated"
             elif true <= limit:
@@ -232,45 +239,77 @@ class _Planner:
             else:
                 needed = power.patients_to_show(
                     limit, true=true, target=self.spec.planning.power, level=self.level,
-                    interval=self.spec.evidence.interval, sizes=self.sizes, counts=self.counts,
+                    interval=self.spec.evidence.interval, sizes=sizes, counts=counts,
                     icc=self.spec.planning.correlation, strict=_strict(criterion), point=self.point,
+                    unknown=self.unknown,
                 )  # fmt: skip
                 why = "" if needed else "no realistic number: the expected true value is too near to the threshold"
         found = LinePlan(
             criterion.id, criterion.required, criterion.comparator, criterion.threshold, expected, without, needed,
             why, _grades(criterion), here=self.here(criterion, expected),
         )  # fmt: skip
+        self.images[criterion.id] = self._images(criterion)
         if needed is None:
             return found
         at = sorted({max(1, round(part * needed.patients)) for part in CURVE})
         return dataclasses.replace(found, curve=tuple((n, self.power_with(found, n)) for n in at))
 
     def power_with(self, line: LinePlan, patients: int) -> float:
-        """Power of a line with so many patients, bringing images as planned; 0 with none."""
+        """Power of a planned line with so many patients, bringing images as they did; 0 with none."""
         if patients == 0 or line.expected is None:
             return 0.0
         if line.needed is not None and patients == line.needed.patients:
             return line.needed.power
-        share = [count / sum(self.counts) for count in self.counts]
-        pairs = round(patients * share[1])
-        return self._passing(line, line.expected, self.sizes, [patients - pairs, pairs]).probability
+        sizes, counts = self.images[line.id]
+        # Whole patients in these proportions, those with most images first.
+        upto = np.rint(np.cumsum(counts[::-1]) * (patients / sum(counts))).astype(int)
+        dealt = np.diff(upto, prepend=0)[::-1].tolist()
+        return self._passing(line, line.expected, sizes, dealt, unknown=self.unknown).probability
+
+    def _images(self, criterion: Criterion) -> tuple[list[int], list[int]]:
+        """Images that a patient brings to a line's denominator, and how many patients (or what share) bring so many.
+
+        Of the given test set, as an evaluation of it counts them; as planned without one, where it has no case, and
+        where the model decides who counts.
+        """
+        found = None if criterion.metric in DEPENDS_ON_THE_MODEL else self._counted(criterion)
+        if found is not None:
+            return ([2], [1]) if self.unknown else found
+        two = self.spec.planning.two_images if self.spec.unit == "image" else 0.0
+        return [1, 2], [round(1000 * (1 - two)), round(1000 * two)]
+
+    def _counted(self, criterion: Criterion) -> tuple[list[int], list[int]] | None:
+        """Images that a patient of the given test set brings, and how many patients bring so many; None without any."""
+        endpoint = criterion.target if criterion.target in GROUPS else ""
+        tally = None if self.sample is None else self.sample.tally(criterion.column, criterion.value, endpoint)
+        if tally is None:
+            return None
+        # Who is in the denominator; no image lacks an answer here, so the policy for those does not matter.
+        sizes, counts = tally.sizes(ratio(criterion.metric, criterion.target, default_policy(criterion.id)))
+        return (sizes, counts) if sizes else None
+
+    def _without_miss(self, limit: float, sizes: list[int], counts: list[int]) -> int | None:
+        """Fewest patients with which a model without a miss shows the limit."""
+        interval = self.spec.evidence.interval
+        found = power.smallest_without_miss(limit, level=self.level, interval=interval, images=sizes, counts=counts)
+        while found is not None and self.unknown:
+            best = cluster.unknown_clusters(2 * found, 2 * found, level=self.level)
+            if cluster.bounds(best, level=self.level, interval=interval).low >= limit:
+                break
+            found += 1
+        return found
 
     def here(self, criterion: Criterion, expected: float | None) -> Here | None:
         """The line on the given test set; None without one."""
         if self.sample is None:
             return None
-        tally = self.sample.tally(
-            criterion.column, criterion.value, criterion.target if criterion.target in GROUPS else ""
-        )
-        # Who is in the denominator; no image lacks an answer here, so the policy for those does not matter.
-        counted = ratio(criterion.metric, criterion.target, default_policy(criterion.id))
-        sizes, counts = ([], []) if tally is None else tally.sizes(counted)
-        n = sum(size * count for size, count in zip(sizes, counts, strict=True))
-        if tally is None or n == 0:
+        found = self._counted(criterion)
+        if found is None:
             return Here(None, 0, None, False, "no case in this test set")
-        unknown = tally.patients == "unknown"
-        who = None if unknown else sum(counts)
-        if unknown:
+        sizes, counts = found
+        n = sum(size * count for size, count in zip(sizes, counts, strict=True))
+        who = None if self.unknown else sum(counts)
+        if self.unknown:
             best = cluster.unknown_clusters(n, n, level=self.level)
         else:
             each = np.array(sizes)
@@ -286,8 +325,8 @@ class _Planner:
             return Here(who, n, bound, False, without, 0.0)
         if expected is None or not 0 < limit < 1 or criterion.metric in DEPENDS_ON_THE_MODEL:
             return Here(who, n, bound, True)
-        found = self._passing(criterion, expected, sizes, counts, unknown=unknown)
-        return Here(who, n, bound, True, "", found.probability, found.method, found.se)
+        chance = self._passing(criterion, expected, sizes, counts, unknown=self.unknown)
+        return Here(who, n, bound, True, "", chance.probability, chance.method, chance.se)
 
     def _passing(
         self,
@@ -365,21 +404,26 @@ def load_planned(path: Path, *, split: str = "test") -> Predictions:
     """A test set to plan with: a manifest (folder, CSV, Parquet) or a table of predictions; its answers are dropped.
 
     split: of a manifest that has splits, which one; one without is taken whole. Every graded image counts as rightly
-    answered: only its patient, its reference grade and the columns that a checklist slices by matter.
+    answered: only its patient, its reference grade and the columns that a checklist slices by matter. The image files
+    of a table need not exist.
     """
-    table = _rows(path, split)
+    table, about = _rows(path, split)
     if table["grade"].isna().all():
         raise ManifestError(f"{path} has no reference grades; a plan counts patients by grade.")
     graded = table[~table["gradable"] | table["grade"].notna()]
     kept = graded.drop(columns=[name for name in (*PROBABILITIES, "predicted", "split") if name in graded.columns])
-    return make_predictions(kept.assign(predicted=graded["grade"]), str(path), {})
+    return make_predictions(kept.assign(predicted=graded["grade"]), str(path), about)
 
 
-def _rows(path: Path, split: str) -> pd.DataFrame:
+def _rows(path: Path, split: str) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """The rows to plan with, and which split of how many rows they are where there are splits."""
     if path.is_file() and {"predicted", *PROBABILITIES} & set(read_table(path, "a test set", ManifestError).columns):
-        return load_predictions(path).table
-    manifest = load_manifest(path)
-    return (manifest.select(split) if manifest.table["split"].notna().any() else manifest).table
+        return load_predictions(path).table, {}
+    manifest = load_manifest(path, files=False)
+    if not manifest.table["split"].notna().any():
+        return manifest.table, {}
+    chosen = manifest.select(split)
+    return chosen.table, {"planned": {"split": split, "rows": {"split": len(chosen), "all": len(manifest)}}}
 
 
 def _pairs(text: str, option: str, example: str) -> dict[str, float]:
@@ -476,14 +520,16 @@ def _smallest(counts: Sequence[Sequence[bool]], needs: Sequence[int]) -> list[in
     return [int(n) for n in chosen]
 
 
-def _assumptions(spec: GateSpec, level: float, lines: Sequence[LinePlan]) -> list[str]:
+def _assumptions(spec: GateSpec, level: float, lines: Sequence[LinePlan], *, given: bool) -> list[str]:
     """What the numbers rest on, in sentences."""
     wanted = spec.planning.power
     said = []
     if spec.unit == "image":
+        as_planned = f"{100 * spec.planning.two_images:g} % of the patients bring two images to a line's denominator"
+        as_given = "Patients bring as many images to a line's denominator as in this test set"
         said.append(
-            f"{100 * spec.planning.two_images:g} % of the patients bring two images to a line's denominator, the "
-            f"others one; errors of one patient's images correlate by {spec.planning.correlation:g}."
+            f"{f'{as_given}; where it has no case, {as_planned}' if given else as_planned}, the others one; errors of "
+            f"one patient's images correlate by {spec.planning.correlation:g}."
         )
     if spec.evidence.decide_on == "point":
         said.append("The checklist decides on estimates: the numbers say how often one is met, and show nothing.")
@@ -493,8 +539,7 @@ def _assumptions(spec: GateSpec, level: float, lines: Sequence[LinePlan]) -> lis
     if len(planned) > 1:
         said.append(
             f"Power multiplies: {len(planned)} required lines with just {100 * wanted:g} % each pass together "
-            f"{100 * wanted ** len(planned):.0f} % of the time, taken as independent. For {100 * wanted:g} % together "
-            f"plan each with {100 * wanted ** (1 / len(planned)):.1f} %."
+            f"{100 * wanted ** len(planned):.0f} % of the time, taken as independent."
         )
     if silent := [line.id for line in lines if line.expected is None]:
         said.append(f"No expected true value stated (expect, or --expect), so no power, for {', '.join(silent)}.")

@@ -28,6 +28,9 @@ from drgate.errors import SpecError
 from drgate.files import canonical_json
 from drgate.scale import GRADES, GROUPS
 
+IN_THE_TAIL: Final = 25
+"""Bootstrap replicates that must lie beyond a bound that decides."""
+
 MAX_BYTES: Final = 1 << 20
 MAX_DEPTH: Final = 20
 TARGETS: Final[dict[str, tuple[str, ...]]] = {
@@ -60,6 +63,9 @@ OF_THE_RUN: Final = ("stability", "baseline", "cost")
 
 FROM_PROBABILITIES: Final = ("auc", "brier", "ece", "calibration_slope", "calibration_intercept")
 """Metrics of the probabilities, which an image without output does not have."""
+
+LOWER_IS_BETTER: Final = ("missed", "undergraded", "overgraded", "no_output", "brier", "stability")
+"""Metrics that a better model has less of."""
 
 PROPORTIONS: Final = (
     "accuracy", "sensitivity", "specificity", "ppv", "npv", "missed", "undergraded", "overgraded", "no_output",
@@ -324,6 +330,9 @@ class Criterion(_Frozen):
             raise ValueError(f"{self.id!r}: any model meets {value:g}; a line that cannot fail certifies nothing")
         elif self.above == 1 or self.below == 0:
             raise ValueError(f"{self.id!r}: no model can be {'above 1' if self.above else 'below 0'}")
+        elif (metric in LOWER_IS_BETTER) != (self.comparator in ("<", "<=")):
+            wanted = "at_most or below" if metric in LOWER_IS_BETTER else "at_least or above"
+            raise ValueError(f"{self.id!r}: a limit on the wrong side, which a bad model meets; give {wanted}")
 
 
 class Evidence(_Frozen):
@@ -509,6 +518,13 @@ class GateSpec(_Frozen):
             if name.column and name.value != EACH and str(replace(name, value="")) in all_slices:
                 raise ValueError(f"the criterion {each!r} stands twice: @{name.column}=each has it already")
             self._is_declared(each, name)
+            # Every look is tested at its share of the level, and a bootstrap's tail needs replicates of its own.
+            needed = math.ceil(2 * IN_THE_TAIL * self.looks / (1 - self.evidence.level) - 1e-6)
+            if "kappa" in name.metric and self.bootstrap.resamples < needed:
+                raise ValueError(
+                    f"{each!r} is decided by bootstrap: with {self.looks} looks at level {self.evidence.level:g} it "
+                    f"takes bootstrap.resamples of at least {needed}"
+                )
         return self
 
     def _is_declared(self, criterion: str, name: MetricId) -> None:

@@ -28,11 +28,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from drgate.errors import PredictionsError, SpecError
-from drgate.measure import ratio
+from drgate.measure import UNDERGRADED, Sample, ratio
 from drgate.operating_point import OperatingPoint, cumulative, make_operating_point
 from drgate.predictions import Predictions
 from drgate.scale import GROUPS
-from drgate.spec import Criterion, GateSpec, default_policy
+from drgate.spec import Criterion, GateSpec, default_policy, parse_id
 from drgate.stats import cluster, confusion
 from drgate.stats.predictive import predictive_power
 
@@ -192,6 +192,42 @@ def tune(predictions: Predictions, spec: GateSpec, *, test: Manifest | None = No
         choice, spec={"name": spec.name, "version": spec.version, "digest": spec.digest}, tuned_on=predictions,
         promise=promise,
     )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """One proportion of the tuning table, by the most probable grade and by the cut-offs: k of n each."""
+
+    id: str
+    before: tuple[int, int]
+    after: tuple[int, int]
+
+    def to_json(self) -> dict[str, Any]:
+        return {"id": self.id} | {
+            when: {"k": k, "n": n} for when, (k, n) in (("before", self.before), ("after", self.after))
+        }
+
+
+EFFECTS: Final = (
+    "sensitivity:referable", "specificity:referable", "sensitivity:severe_npdr", "specificity:severe_npdr",
+    "sensitivity:pdr", "specificity:pdr", UNDERGRADED,
+)  # fmt: skip
+"""What tuning gives and takes, whatever the checklist asks."""
+
+
+def effects(predictions: Predictions, point: OperatingPoint, spec: GateSpec) -> list[Effect]:
+    """`EFFECTS` on the tuning table before and after, by the unit of the checklist."""
+    # Slices are no concern of cut-offs, and the tuning table need not have their columns.
+    whole = spec.model_copy(update={"slices": []})
+    samples = [Sample.of(table, whole) for table in (predictions, predictions.at(point))]
+
+    def counted(sample: Sample, name: str) -> tuple[int, int]:
+        parts = parse_id(name)
+        tally = sample.whole(parts.target if parts.target in GROUPS else "")
+        k, n = ratio(parts.metric, parts.target, default_policy(name)).terms(tally.table)
+        return int(k), int(n)
+
+    return [Effect(name, *(counted(sample, name) for sample in samples)) for name in EFFECTS]
 
 
 class _Constraint:

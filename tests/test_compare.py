@@ -178,6 +178,26 @@ class TestOutcome:
         patients = {"patient": [str(i) for i in range(4000)]}
         assert compare(*of_right_and_wrong(first, second, **patients)).outcome == outcome
 
+    @pytest.mark.parametrize(
+        ("wins", "losses", "outcome", "said"),
+        [
+            (40, 0, "non-inferior", "Non-inferior at 2 points: shown (and more accurate: shown, by 0.7 to 1.4 points)"),
+            (0, 40, "non-inferior", "Non-inferior at 2 points: shown (and less accurate: shown, by 0.7 to 1.4 points)"),
+            (40, 110, "not shown", "Shown less accurate (by 1.2 to 2.4 points); whether by more than the margin"),
+            (0, 400, "inferior", "Less accurate by more than 2 points: shown (by 9.1 to 11.0 points)."),
+            (20, 20, "non-inferior", "Non-inferior at 2 points: shown. "),
+        ],
+    )  # fmt: skip
+    def test_a_shown_difference_is_said(self, wins: int, losses: int, outcome: str, said: str):
+        """Where the interval excludes zero, whatever the margin says; McNemar agrees that it does."""
+        first = [True] * (3000 + wins) + [False] * (1000 - wins)
+        second = [True] * 3000 + [False] * wins + [True] * losses + [False] * (1000 - wins - losses)
+        result = compare(*of_right_and_wrong(first, second, patient=[str(i) for i in range(4000)]))
+        assert result.outcome == outcome
+        assert compare_page.headline(result).startswith(said)
+        assert (result.shown != "no difference") == ((result.accuracy.mcnemar_exact or 0) < 0.05)
+        assert result.to_json()["shown"] == result.shown
+
     def test_pairs_of_eyes_are_worth_less(self):
         """The same images as two of each patient, alike: a wider interval, and unknown patients no narrower."""
         first, second = [True, True] * 48 + [False, False] * 2, [True, True] * 46 + [False, False] * 4
@@ -294,6 +314,7 @@ class TestCommand:
         assert "| Overall accuracy |" in compare_page.markdown(loaded)
         code, out, _ = drgate_compare(*files)
         assert "Sensitivity, PDR" in out
+        assert f"{difference(loaded, 'sensitivity:pdr').only_first}:" in out.split("Sensitivity, PDR")[1].split("\n")[0]
 
     @pytest.mark.parametrize(
         ("arguments", "sentence"),

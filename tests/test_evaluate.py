@@ -18,7 +18,7 @@ from sklearn import metrics as sk
 
 from drgate.errors import PredictionsError
 from drgate.evaluate import evaluate
-from drgate.evaluation import Estimate, Evaluation, NotEstimable
+from drgate.evaluation import CriterionResult, Estimate, Evaluation, NotEstimable
 from drgate.predictions import Predictions, load_predictions, make_predictions
 from drgate.scale import GRADES, GROUPS
 from drgate.spec import GateSpec, load_spec, parse_spec
@@ -326,6 +326,22 @@ class TestUnits:
         assert found.confusion_matrix[1] == (0, 0, 1, 0, 0)
         assert found.no_output == (0, 0, 0, 1, 0)
 
+    def test_the_baseline_is_paired_by_the_unit_too(self):
+        """Patients and not images are compared where the checklist judges patients: counts by pandas."""
+        generator = np.random.default_rng(1)
+        table = pd.DataFrame({"grade": np.repeat(generator.integers(0, 5, 200), 2)})
+        table["image"] = [f"{i:03d}" for i in range(400)]
+        table["patient"] = [str(i // 2) for i in range(400)]
+        ours, theirs = (
+            table.assign(predicted=np.where(generator.random(400) < right, table["grade"], 0)) for right in (0.95, 0.8)
+        )
+        a, b = (make_predictions(one, "t.csv", {}) for one in (ours, theirs))
+        found = estimate(evaluate(a, self.by("patient"), baseline=b), "baseline")
+        worst = [one.groupby("patient")[["grade", "predicted"]].max() for one in (ours, theirs)]
+        right = [one["grade"] == one["predicted"] for one in worst]
+        assert found.n == 200
+        assert found.value == pytest.approx(right[0].mean() - right[1].mean())
+
     def test_needs_patients(self):
         predictions = table_of(np.diag([2] * 5).tolist())
         with pytest.raises(PredictionsError, match="patient is not given"):
@@ -391,13 +407,45 @@ def test_every_verdict_comes_from_the_required_lines(write_csv: Callable[..., Pa
 
 
 class TestTooLittle:
-    @pytest.mark.parametrize("metric", ["quadratic_kappa", "balanced_accuracy"])
-    def test_a_degenerate_bootstrap_shows_nothing(self, metric: str):
+    def judged(self, line: dict[str, Any], predictions: Predictions, **changes: Any) -> CriterionResult:
+        """One line, judged on a table."""
+        content = QUICK.content() | {"criteria": [line]} | changes
+        return evaluate(predictions, parse_spec(content, "x")).criteria[0]
+
+    def test_a_degenerate_bootstrap_shows_nothing(self):
         """Five images, all right: the bootstrap says [1, 1], which is no evidence of anything."""
-        spec = parse_spec(QUICK.content() | {"criteria": [{"id": metric, "at_least": 0.5}]}, "x")
-        found = evaluate(table_of(np.diag([1] * 5).tolist()), spec)
-        assert found.verdict == "INSUFFICIENT"
-        assert "too few patients for an interval" in found.criteria[0].reason
+        judged = self.judged({"id": "quadratic_kappa", "at_least": 0.5}, table_of(np.diag([1] * 5).tolist()))
+        assert judged.status == "INSUFFICIENT"
+        assert "no resample differs" in judged.reason
+
+    def test_few_patients_bootstrap_too_little(self):
+        """Two patients with a hundred images each: their kappa is known of two patients."""
+        matrix = np.diag([40] * 5)
+        matrix[0, 1] = 1
+        owners = [str(i % 2) for i in range(201)]
+        judged = self.judged({"id": "quadratic_kappa", "at_least": 0.9}, table_of(matrix.tolist(), patient=owners))
+        assert judged.status == "INSUFFICIENT"
+        assert "fewer than 30 patients" in judged.reason
+
+    def test_a_model_that_grades_everything_alike_fails(self):
+        """Kappa 0 without spread misses the threshold itself: a failure, not a lack of evidence."""
+        constant = np.zeros((5, 5), dtype=int)
+        constant[:, 0] = 100
+        judged = self.judged({"id": "quadratic_kappa", "at_least": 0.8}, table_of(constant.tolist()))
+        assert judged.status == "FAIL"
+        perfect = table_of(np.diag([100] * 5).tolist())
+        point = {"evidence": {"decide_on": "point"}}
+        assert self.judged({"id": "quadratic_kappa", "at_least": 0.8}, perfect, **point).status == "PASS"
+
+    def test_balanced_accuracy_is_over_all_five_grades_and_no_bootstrap(self):
+        """An absent grade is not assessed, and one right image of a grade shows nothing of it."""
+        line = {"id": "balanced_accuracy", "at_least": 0.9}
+        absent = self.judged(line, table_of(np.diag([300, 300, 300, 0, 0]).tolist()))
+        assert absent.status == "NOT_ASSESSED"
+        assert "none of Severe NPDR, PDR" in absent.reason
+        single = self.judged(line, table_of(np.diag([300, 300, 300, 1, 1]).tolist()))
+        assert single.status == "INSUFFICIENT"
+        assert self.judged(line, table_of(np.diag([300] * 5).tolist())).status == "PASS"
 
     def test_selected_on_these_images(self):
         """The validation split chose the model; it cannot pass it."""

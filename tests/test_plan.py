@@ -245,6 +245,27 @@ class TestGivenTestSet:
         assert [one.id for one in found.lines[1:]] == ["sensitivity:pdr@camera=A", "sensitivity:pdr@camera=B"]
         assert found.never == ("sensitivity:pdr@camera=A",)
 
+    @pytest.mark.parametrize("images", [1, 2, 3])
+    def test_patients_needed_are_those_that_an_evaluation_names(self, tmp_path, images):
+        """Both take the images per patient from the data, not from the planning's share of pairs."""
+        path = table_of(tmp_path / "t.csv", (30, 0, 0, 0, 75), images=images)
+        spec = spec_of({"id": "sensitivity:pdr", "at_least": 0.95}, expect={"pdr": 0.985})
+        needed = plan(spec, data=load_planned(path)).lines[0].needed.patients
+        rows = pd.read_csv(path)
+        missed = rows["image"].isin(["4-0-0.png", "4-1-0.png"])
+        rows.assign(predicted=rows["grade"].mask(missed, 3)).to_csv(path, index=False)
+        judged = evaluate(load_predictions(path), spec).criteria[0]
+        assert f"{needed} patients" in judged.reason
+
+    @pytest.mark.parametrize("columns", [("image", "grade"), ("id_code", "diagnosis"), ("image", "level")])
+    def test_labels_serve_without_their_images(self, tmp_path, columns):
+        """Planning reads grades, patients and splits; a public CSV's too."""
+        names = [f"{i}_{eye}" for i in range(90) for eye in ("left", "right")]
+        pd.DataFrame(dict(zip(columns, (names, [4, 0] * 90), strict=True))).to_csv(tmp_path / "l.csv", index=False)
+        found = plan(spec_of({"id": "sensitivity:pdr", "at_least": 0.5}), data=load_planned(tmp_path / "l.csv"))
+        assert found.data["by_grade"] == [90, 0, 0, 0, 90]
+        assert found.data["patients"] == (90 if "level" in columns else None)
+
     def test_a_folder_of_images_is_read_as_a_manifest(self, tmp_path):
         """split/grade/*: the split that is asked for, a split that is not there is refused."""
         for grade in range(5):
@@ -328,9 +349,37 @@ class TestPages:
     def test_the_page_says_what_can_never_pass(self, found):
         """The headline, the reason with its bound, and what was not planned."""
         page = plan_page.html(found)
-        assert "no model passes 1 required line" in page
-        assert "even without a miss the lower bound is 93.9 %" in page
+        assert "mine version 1: 1 required line cannot be passed here by any model: Sensitivity, PDR." in page
+        assert "even without a miss the lower bound is 93.9 %; needs at least 72 patients without a miss." in page
         assert "Additional spend" in page
+
+    def test_the_headline_promises_no_more_than_the_joint_power(self):
+        """Who is in the set, how many are screened and how often a good model passes; what no patient was asked for."""
+        spec = spec_of(SEVERE, PDR, expect={"severe_npdr": 0.96, "pdr": 0.985}, **ONE_IMAGE)
+        found = plan(spec, prevalence=parse_prevalence(MIX))
+        chance = found.lines[0].needed.power * found.lines[1].needed.power
+        assert plan_page.headline(found) == (
+            "mine version 1: 397 patients (Severe NPDR 167, PDR 230), found among about 11,500 screened; a model as "
+            f"good as expected passes all required lines {100 * chance:.0f}\N{NO-BREAK SPACE}% of the time."
+        )
+        together, absent = plan_page.advice(found)
+        assert "(--power 0.895)" in together  # sqrt(.8) = .8944
+        assert plan(with_planning(spec, power=0.895)).joint_power >= 0.8
+        assert "No patient with No DR or Mild NPDR or Moderate NPDR is needed" in absent
+        assert 'class="verdict NOT_ASSESSED"' in plan_page.html(found)
+
+    def test_the_headline_of_a_test_set_answers_for_it(self, tmp_path):
+        """Every line can pass: how often all do; the split and its share of the images are named."""
+        path = table_of(tmp_path / "labels.csv", (0, 0, 0, 320, 450))
+        rows = pd.read_csv(path).drop(columns="predicted")
+        rows.assign(split=np.where(rows.index % 2, "test", "train")).to_csv(path, index=False)
+        spec = spec_of(SEVERE, PDR, expect={"severe_npdr": 0.96, "pdr": 0.985}, **ONE_IMAGE)
+        found = plan(spec, data=load_planned(path))
+        both = found.lines[0].here.power * found.lines[1].here.power
+        assert plan_page.headline(found).startswith(
+            f"mine version 1: every required line can pass here; all together {100 * both:.0f}\N{NO-BREAK SPACE}% of"
+        )
+        assert f"{path}, test split: 385 of 770 images; judged: 385 images" in dict(plan_page.facts(found))["Test set"]
 
     def test_a_hostile_file_name_stays_text(self, found):
         """Markup in the name of a test set does not become markup."""

@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from rich.console import Console
 
-from drgate.evaluation import Evaluation, NotEstimable
+from drgate.evaluation import Estimate, Evaluation, NotEstimable
 from drgate.report import html, junit, markdown, terminal, words
+from drgate.report.figures import figures
 from drgate.report.sections import sections
 from tests.evaluations import whole_evaluation as evaluation
 
@@ -130,9 +131,35 @@ class TestWords:
     def test_a_shown_number_lies_on_its_own_side_of_the_threshold(self, n: int, data: st.DataObject, threshold: float):
         """Nobody reads "95.0 %" for a number that misses 95 %, nor "100.0 %" for one that is not all."""
         value = data.draw(st.integers(0, n)) / n
-        shown = float(words.percent(value, against=threshold).rstrip("\u00a0%")) / 100
-        for mark in (threshold, 0.0, 1.0):
-            assert (shown > mark, shown < mark) == (value > mark, value < mark)
+        said = words.percent(value, against=threshold).rstrip("\u00a0%")
+        shown = float(said.lstrip("<>\u202f")) / 100
+        assert (shown > threshold, shown < threshold) == (value > threshold, value < threshold)
+        assert (shown in (0.0, 1.0)) == (value in (0.0, 1.0))
+        if said[0] in "<>":  # then it is true, and the threshold is not in between
+            assert value > shown >= threshold if said[0] == ">" else value < shown <= threshold
+
+    @pytest.mark.parametrize(
+        ("value", "against", "expected"),
+        [
+            (0.999999, None, "> 99.9 %"), (1.0, None, "100.0 %"), (1 - 2**-53, None, "100.0 %"),
+            (0.000001, None, "< 0.1 %"), (0.0, None, "0.0 %"), (0.9951, 0.995, "99.51 %"),
+            (0.99999, 0.9995, "> 99.99 %"), (0.9993, None, "99.9 %"),
+        ],
+    )  # fmt: skip
+    def test_no_more_digits_than_needed_at_the_ends(self, value: float, against: float | None, expected: str):
+        """All but not quite all is "> 99.9 %"; digits are for telling a number from its threshold."""
+        assert re.sub(r"\s", " ", words.percent(value, against=against)) == expected
+
+    def test_metrics_at_their_ends(self):
+        """An area of 1 is "1.000", a bound short of it "> 0.999"; a bootstrap that only repeats 0 or 1 is none."""
+        area = Estimate("index", 1.0, n=100, low=0.97, high=0.9999999, level=0.95,
+                        method="delong or newcombe, whichever is wider, bca")  # fmt: skip
+        none = Estimate("proportion", 0.0, k=0, n=60, low=0.0, high=0.05, level=0.95, method="wilson",
+                        bootstrap=(0.0, 0.0))  # fmt: skip
+        line = words.metric_line("auc:pdr", area, 0.95, "image")
+        assert (line.value, line.interval) == ("1.000", "0.970 to >\u202f0.999")
+        assert line.method == "DeLong or Newcombe, whichever is wider, BCa"
+        assert words.metric_line("missed:pdr", none, 0.95, "image").bootstrap == "–"
 
     @pytest.mark.parametrize(
         ("verdict", "spec", "expected"),
@@ -155,6 +182,46 @@ class TestWords:
         """The verdict in words; "observed" where point estimates decide."""
         said = words.headline(evaluation("m.pth", verdict=verdict, spec=spec))
         assert said == expected.format(f"checklist {spec} version 1")
+
+    @pytest.mark.parametrize("verdict", ["INSUFFICIENT", "FAIL"])
+    def test_look_used_up(self, verdict: str):
+        """A look too many is the headline, unless the model fails; it is said once, not in each reason."""
+        judged = evaluation("m.pth", verdict=verdict)
+        barred = "this is look 2 at a test set that allows 1; a fresh test set can"
+        lines = tuple(replace(c, reason=f"{c.reason} It cannot pass here: {barred}.") for c in judged.criteria)
+        judged = replace(
+            judged, criteria=lines, look={**judged.look, "number": 2, "allowed": 1},
+            page_one=(f"Nothing can pass here: {barred}.", "Its reason: It cannot pass here: unlikely."),
+        )  # fmt: skip
+        said = "Cannot pass here: look 2 at a test set that allows 1."
+        assert (words.headline(judged) == said) == (verdict == "INSUFFICIENT")
+        assert words.headline(judged) == said or "does not meet" in words.headline(judged)
+        for name, render in FORMATS.items():
+            text = " ".join(render(judged).split())
+            assert text.count("a fresh test set can") == 1, name
+            assert name == "junit" or "look 2, of 1 allowed" in text
+
+    @pytest.mark.parametrize("name", FORMATS)
+    def test_operating_point(self, name: str):
+        """Grades that are not the most probable ones are said to be so, with the cut-offs."""
+        judged = evaluation()
+        point = {"cut_offs": [0.776, 0.72, 0.5, 1.0], "digest": f"sha256:0020d065{'a' * 56}"}
+        assert "cut-offs" not in FORMATS[name](judged)
+        text = " ".join(FORMATS[name](replace(judged, data={**judged.data, "operating_point": point})).split())
+        assert "cut-offs of the operating point sha256:0020d065" in text
+        for cut in ("P(≥1) .776", "P(≥2) .72", "P(≥4) 1; not the most probable grade"):
+            assert cut in text
+
+    def test_each_digest_says_of_what(self):
+        """The file, and the images with their grades; the digest of the answers is among the settings."""
+        judged = evaluation("weak.csv")
+        for facts in (dict(words.summary(judged)), dict(words.judged(judged))):
+            assert "weak.csv (split test)" in facts["Test set"]
+            assert "images and grades sha256:abab" in facts["Test set"]
+            assert "cdcd" not in str(facts)
+            assert str(facts).count("sha256:1212") == 1
+        assert dict(words.judged(judged))["Model"] == "checkpoint weak.csv; file sha256:121212121212…"
+        assert "cdcd" in str(words.settings(judged))
 
     def test_observed_stands_wherever_a_line_passes(self):
         """A checklist on point estimates shows nothing, so no line says a bare "Pass"."""
@@ -204,7 +271,7 @@ class TestSections:
             "No DR 80 %", "84.4 %", "82.4 to 85.9 %",  # at the deployment mix
             "By image (judged)", "171 of 175", "eye is not given for every image",  # units
             "0.034", "0.021 if perfectly calibrated", "0.870", "0.983", "0.974 to 0.991",  # calibration and ranking
-            "true 90.0 %: passes 2.1 % ± 0.1", "true 98.5 %: not passed 59.6 %", "simulated",  # the gate's own error
+            "true 90 %: passes 2.1 % ± 0.1", "true 98.5 %: not passed 59.6 %", "simulated",  # the gate's own error
             "Images whose reference grade changed: 61, the first 2", "not gradable",  # looks
         ):  # fmt: skip
             assert number.lower() in text.lower(), number
@@ -294,6 +361,28 @@ class TestHtml:
         assert "Signed: certificate.json, key 1f0c" in html.render(
             evaluation(), certificate="certificate.json, key 1f0c"
         )
+
+
+class TestFigures:
+    def test_slices_show_their_threshold(self):
+        """Where lines of the checklist judge the slices, their threshold is drawn and within the axis."""
+        judged = evaluation()
+        lines = tuple(replace(c, threshold=0.999) if "@" in c.id else c for c in judged.criteria)
+        for asked, drawn in (
+            (replace(judged, criteria=lines), [99.9, 99.9]),
+            (replace(judged, criteria=lines[:8]), []),
+        ):
+            figure = next(figure for figure in figures(asked) if figure.name == "figure-slices")
+            found = [x for trace in figure.data if trace.get("name") == "threshold" for x in trace["x"]]
+            assert found == drawn
+            low, high = figure.layout["xaxis"]["range"]
+            assert all(low < x < high for x in found)
+
+    def test_legend_order(self):
+        """Pass, Fail, Not enough evidence, threshold, whichever panel an outcome first stands in."""
+        figure = next(figure for figure in figures(evaluation()) if figure.name == "figure-criteria")
+        ranks = {trace["name"]: trace["legendrank"] for trace in figure.data}
+        assert sorted(ranks, key=ranks.__getitem__) == ["Pass", "Fail", "Not enough evidence", "threshold"]
 
 
 class TestMarkdown:
@@ -405,7 +494,7 @@ def browser() -> Iterator[Any]:
         chromium.close()
 
 
-@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("width", [1280, 760, 420, 390])
 def test_page_works_offline_in_a_browser(browser: Any, tmp_path: Path, width: int):
     """Opened as a file, on a desk or a phone, it draws its figures, loads nothing and runs nothing of a name."""
     path = tmp_path / "report.html"
@@ -426,7 +515,7 @@ def test_page_works_offline_in_a_browser(browser: Any, tmp_path: Path, width: in
     assert page.locator("#figure-slices .errorbar").count() == 2
     assert page.locator("#figure-reliability-referable .errorbar").count() == 10
     assert page.locator("#figure-training .points .point").count() == 16  # 15 epochs, and the ring around the selected
-    assert page.evaluate("document.documentElement.scrollWidth") == width
+    assert page.evaluate("document.scrollingElement.scrollWidth") == width
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.textContent") == "To the checklist"
 

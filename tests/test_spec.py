@@ -23,6 +23,7 @@ from scipy.stats import beta, binomtest
 from drgate.errors import SpecError
 from drgate.scale import GRADES
 from drgate.spec import (
+    LOWER_IS_BETTER,
     TARGETS,
     GateSpec,
     MetricId,
@@ -222,7 +223,9 @@ def checklists(draw: st.DrawFn) -> dict[str, Any]:
         place = draw(st.sampled_from(["", "@camera=each", "@site=Oslo"]))
         line = {
             "id": (f"{metric}:{target}" if target else metric) + place,
-            draw(st.sampled_from(["at_least", "above", "at_most"])): draw(fraction),
+            draw(st.sampled_from(["at_most", "below"] if metric in LOWER_IS_BETTER else ["at_least", "above"])): draw(
+                fraction
+            ),
             "required": not criteria or draw(st.booleans()),
         }
         if place and draw(st.booleans()):
@@ -334,6 +337,18 @@ REFUSED = {
     "an intercept beyond reason": (
         lambda c: c["criteria"].append({"id": "calibration_intercept:referable", "below": 0.5}),
         "at_least or at_most",
+    ),
+    "a limit on the wrong side": (
+        lambda c: c["criteria"].append({"id": "sensitivity:referable@camera=A", "at_most": 0.95}),
+        "a limit on the wrong side",
+    ),
+    "a rate that must stay low, from below": (
+        lambda c: c["criteria"].append({"id": "missed:referable", "at_least": 0.1}),
+        "give at_most or below",
+    ),
+    "a bootstrap too short for its looks": (
+        lambda c: c["criteria"].append({"id": "quadratic_kappa", "at_least": 0.8}) or c.update(looks=100),
+        "bootstrap.resamples of at least 100000",
     ),
     "overlapping groups": (
         lambda c: c.update(slices=[{"by": "camera", "groups": {"a": ["A", "B"], "b": ["B"]}}]),
@@ -555,11 +570,17 @@ def kinds(old: GateSpec, new: GateSpec) -> list[str]:
 
 
 class TestDiff:
-    @given(st.sampled_from(sorted(SIGNS)), st.integers(1, 99), st.sampled_from(sorted(SIGNS)), st.integers(1, 99))
-    def test_a_threshold_is_weaker_where_it_lets_more_values_through(self, was: str, low: int, now: str, high: int):
+    @given(
+        st.sampled_from([("accuracy", "at_least", "above"), ("missed:referable", "at_most", "below")]),
+        st.booleans(), st.integers(1, 99), st.booleans(), st.integers(1, 99),
+    )  # fmt: skip
+    def test_a_threshold_is_weaker_where_it_lets_more_values_through(
+        self, line: tuple[str, str, str], first: bool, low: int, second: bool, high: int
+    ):
         """Brute force over every half percent: weaker if and only if some value passes that did not, and stronger the
-        other way round; a floor against a ceiling cuts both ways."""
-        old, new = spec_of({"id": "accuracy", was: low / 100}), spec_of({"id": "accuracy", now: high / 100})
+        other way round."""
+        metric, was, now = line[0], line[1 + first], line[1 + second]
+        old, new = spec_of({"id": metric, was: low / 100}), spec_of({"id": metric, now: high / 100})
         before = {value for value in HUNDREDTHS if SIGNS[was](value, Fraction(low, 100))}
         after = {value for value in HUNDREDTHS if SIGNS[now](value, Fraction(high, 100))}
         lets_in, keeps_out = after - before, before - after
@@ -572,7 +593,7 @@ class TestDiff:
         """Whatever else changes with it: a looser threshold is in the list, as weaker, under its id."""
         line = draw.choice(plain["criteria"])
         key = next(key for key in SIGNS if key in line)
-        loose = {"at_least": 0.005, "above": 0.005, "at_most": 0.995}[key]
+        loose = {"at_least": 0.005, "above": 0.005, "at_most": 0.995, "below": 0.995}[key]
         weakened = copy.deepcopy(plain) | {"unit": "eye", "looks": 3, "description": "Other."}
         weakened["criteria"][plain["criteria"].index(line)][key] = loose
         new = parse_spec(weakened, "new")

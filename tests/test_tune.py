@@ -32,7 +32,7 @@ from drgate.spec import GateSpec, load_spec, parse_spec
 from drgate.stats import cluster
 from drgate.stats.power import misses_allowed, power
 from drgate.stats.predictive import predictive_power
-from drgate.tune import Infeasible, Units, tune
+from drgate.tune import Infeasible, Units, effects, tune
 
 SCREENING = [{"id": "sensitivity:referable", "at_least": 0.85}]
 FIVE = [
@@ -379,6 +379,26 @@ class TestCommand:
         assert written.cut_offs == point.cut_offs
         code, _, err = drgate_tune(*files)
         assert (code, "exists already" in err) == (2, True)
+
+    def test_says_what_was_given_and_taken(
+        self, drgate_tune: Any, files: list[Any], table: Predictions, point: OperatingPoint
+    ):
+        """Before and after on the tuning table, counted image by image."""
+        _, out, _ = drgate_tune(*files, "--format", "json")
+        grade = table.table["grade"].to_numpy(dtype=int)
+        called = [p.table["predicted"].to_numpy(dtype=int) for p in (table, table.at(point))]
+        found = {one["id"]: [one[when]["k"] for when in ("before", "after")] for one in json.loads(out)["tuning_table"]}
+        assert found["sensitivity:referable"] == [int(((grade >= 2) & (c >= 2)).sum()) for c in called]
+        assert found["specificity:pdr"] == [int(((grade != 4) & (c != 4)).sum()) for c in called]
+        missed = [int(((grade >= 3) & (c < 2)).sum()) for c in called]
+        assert found["undergraded:vision_threatening_below_referable"] == missed
+        assert len(found) == 7
+        sliced = spec_of(SCREENING, slices=[{"by": "camera"}])
+        assert len(effects(table, point, sliced)) == 7  # the tuning table has no such column
+        files[-1].unlink()
+        _, out, _ = drgate_tune(*files)
+        assert f"Severe NPDR or PDR called below referable: {missed[0]} -> {missed[1]} images of" in out
+        assert ("not complete" in out) == (not point.promise["search"]["complete"])
 
     def test_infeasible_writes_nothing(self, drgate_tune: Any, files: list[Any]):
         """Exit code 1 and the reason."""

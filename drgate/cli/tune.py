@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 HELP = """Choose cut-offs on a tuning table for the required criteria of a checklist, or say that there are none.
 
 Every bound must hold on the tuning table, and the chance to pass on the planned test set must be what the checklist
-plans with. Exit code 0 written, 1 infeasible (nothing is written). Tune on other patients than you test on.
+plans with. Among the choices that meet every line, the most specific is taken: sensitivity is spent down to what the
+lines ask; raise the floor if you want more.
+
+Exit code 0 written, 1 infeasible (nothing is written). Tune on other patients than you test on.
 
 \b
 Example:
@@ -46,20 +49,22 @@ def command(
     from drgate.manifest import load_manifest
     from drgate.operating_point import write_operating_point
     from drgate.predictions import load_predictions
+    from drgate.report import words
     from drgate.spec import load_spec
-    from drgate.tune import Infeasible, tune
+    from drgate.tune import Infeasible, effects, tune
 
     refuse_existing(out, "an operating point is not overwritten; choose another name with --out")
-    test = None if data is None else load_manifest(data)
+    test = None if data is None else load_manifest(data, files=False)
     if test is not None and test.table["split"].notna().any():
         test = test.select(split)
-    found = tune(load_predictions(predictions), load_spec(spec), test=test)
+    tuning, checklist = load_predictions(predictions), load_spec(spec)
+    found = tune(tuning, checklist, test=test)
     if isinstance(found, Infeasible):
         emit(found.to_json(), lambda console: console.print(f"Infeasible. {found.reason}", markup=False), format, quiet)
         return 1
-    write_operating_point(found, out)
     summary = {"status": "tuned", "file": str(out), "digest": found.digest, "cut_offs": list(found.cut_offs)}
-    promise = found.promise
+    promise, changed = found.promise, effects(tuning, found, checklist)
+    write_operating_point(found, out)
 
     def human(console: Console) -> None:
         cuts = ", ".join(f"P(grade >= {k}) >= {cut:g}" for k, cut in enumerate(found.cut_offs, start=1))
@@ -71,9 +76,25 @@ def command(
         ]
         if promise["not_covered"]:
             lines.append(f"Not tuned to, judged at evaluation only: {', '.join(promise['not_covered'])}.")
+        if not promise["search"]["complete"]:
+            lines.append(
+                f"The search was not complete: {promise['search']['compared']} combinations were compared, and one "
+                "between them may be more specific."
+            )
+        lines.append("On the tuning table, by the most probable grade -> by these cut-offs:")
+        for one in changed:
+            (k, n), (k_after, n_after) = one.before, one.after
+            if not n or not n_after:
+                continue
+            rates = (
+                f"{k} -> {k_after} {checklist.unit}s of {n}"
+                if one.id.startswith("undergraded")
+                else f"{words.percent(k / n)} -> {words.percent(k_after / n_after)}"
+            )
+            lines.append(f"  {words.title(one.id)}: {rates}")
         for line in lines:
             console.print(line, markup=False, highlight=False)
 
-    emit(summary | {"promise": dict(promise)}, human, format, quiet)
+    emit(summary | {"promise": dict(promise), "tuning_table": [one.to_json() for one in changed]}, human, format, quiet)
     tell(f"Operating point: {out} ({found.digest}).", quiet)
     return 0

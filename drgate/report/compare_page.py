@@ -21,7 +21,7 @@ LISTED_AT_MOST: Final = 20
 """Discordant images listed in Markdown; the JSON has all of them."""
 
 _STYLES: Final[dict[Outcome, str]] = {"non-inferior": "green", "inferior": "bold red", "not shown": "yellow"}
-_HEADER: Final = ("Quantity", "First", "Second", "Difference", "Interval", "Bootstrap", "Discordant", "McNemar mid-p")
+_HEADER: Final = ("Quantity", "First", "Second", "Difference", "Interval", "Discordant", "Bootstrap", "McNemar mid-p")
 _AT_A_TERMINAL: Final = 6
 """Columns that fit a terminal of 100 characters; Markdown and JSON have all."""
 
@@ -29,14 +29,18 @@ _AT_A_TERMINAL: Final = 6
 def headline(comparison: Comparison) -> str:
     """The outcome as one sentence."""
     margin, level = f"{100 * comparison.margin:g} points", words.plain_percent(comparison.level)
-    accuracy = comparison.accuracy
+    accuracy, shown = comparison.accuracy, comparison.shown
     ends = " to ".join(
         _beside(100 * end, 100 * comparison.margin) for end in (accuracy.low, accuracy.high) if end is not None
     )
+    by = _by(accuracy.low, accuracy.high)
     said = {
-        "non-inferior": f"Non-inferior at a margin of {margin}: shown",
-        "inferior": f"Worse by more than {margin}: shown",
-        "not shown": f"Neither non-inferior at a margin of {margin} nor worse by more than that: not shown",
+        "non-inferior": f"Non-inferior at {margin}: shown"
+        + ("" if shown == "no difference" else f" (and {shown}: shown, by {by})"),
+        "inferior": f"Less accurate by more than {margin}: shown (by {by})",
+        "not shown": f"Neither non-inferiority at {margin} nor a difference in accuracy is shown"
+        if shown == "no difference"
+        else f"Shown {shown} (by {by}); whether by more than the margin of {margin} is open",
     }[comparison.outcome]
     return (
         f"{said}. Accuracy {words.percent(accuracy.first)} against {words.percent(accuracy.second)}, difference "
@@ -118,8 +122,8 @@ def _row(name: str, difference: Difference | NotEstimable) -> list[str]:
         *both,
         value,
         _ends(difference.low, difference.high, kind),
-        beside,
         pairs,
+        beside,
         _p(difference.mcnemar_midp),
     ]
 
@@ -128,6 +132,17 @@ def _ends(low: float | None, high: float | None, kind: str) -> str:
     if low is None or high is None:
         return ""
     return " to ".join(_points(end) if kind == "proportion" else _signed(end, 3) for end in (low, high))
+
+
+def _by(low: float | None, high: float | None) -> str:
+    """By how many points, whichever way, an interval that excludes zero lies."""
+    if low is None or high is None:
+        return ""
+    near, far = sorted((abs(100 * low), abs(100 * high)))
+    digits = 1
+    while digits < 6 and not float(f"{near:.{digits}f}"):
+        digits += 1
+    return f"{near:.{digits}f} to {far:.{digits}f} points"
 
 
 def _points(value: float) -> str:

@@ -97,17 +97,8 @@ def _forest(evaluation: Evaluation) -> Figure | None:
         )
         axes = {"xaxis": f"x{suffix}", "yaxis": f"y{suffix}", "type": "scatter", "mode": "markers"}
         data += _estimates(panel, axes, named)
-        data.append(
-            {
-                **axes,
-                "name": "threshold",
-                "showlegend": number == 1,
-                "x": [100 * c.threshold for c in panel],
-                "y": list(range(len(panel))),
-                "marker": {"symbol": "line-ns", "size": 22, "line": {"width": 3, "color": _INK}},
-                "hovertemplate": "threshold %{x:.4~g} %<extra></extra>",
-            }
-        )
+        thresholds = _thresholds([(y, c.threshold) for y, c in enumerate(panel)])
+        data.append({**axes, **thresholds, "showlegend": number == 1})
         top = bottom - gap / body
     return Figure(
         "figure-criteria",
@@ -123,7 +114,7 @@ def _forest(evaluation: Evaluation) -> Figure | None:
 def _estimates(panel: list[CriterionResult], axes: dict[str, Any], named: set[str]) -> list[dict[str, Any]]:
     """One trace an outcome, each named once in the legend."""
     traces = []
-    for status, colour in COLOURS.items():
+    for rank, (status, colour) in enumerate(COLOURS.items()):
         rows = [(y, c.estimate) for y, c in enumerate(panel) if c.status == status]
         found = [(y, e) for y, e in rows if isinstance(e, Estimate)]
         if not found:
@@ -133,6 +124,7 @@ def _estimates(panel: list[CriterionResult], axes: dict[str, Any], named: set[st
                 **axes,
                 "name": OUTCOMES[status],
                 "legendgroup": status,
+                "legendrank": rank,
                 "showlegend": status not in named,
                 "x": [100 * e.value for _, e in found],
                 "y": [y for y, _ in found],
@@ -144,6 +136,20 @@ def _estimates(panel: list[CriterionResult], axes: dict[str, Any], named: set[st
         )
         named.add(status)
     return traces
+
+
+def _thresholds(rows: Sequence[tuple[int, float]]) -> dict[str, Any]:
+    """A black stroke for each row (y, threshold), last in the legend."""
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "name": "threshold",
+        "legendrank": len(COLOURS),
+        "x": [100 * threshold for _, threshold in rows],
+        "y": [y for y, _ in rows],
+        "marker": {"symbol": "line-ns", "size": 22, "line": {"width": 3, "color": _INK}},
+        "hovertemplate": "threshold %{x:.4~g} %<extra></extra>",
+    }
 
 
 def _bars(estimates: list[Estimate], colour: str) -> dict[str, Any]:
@@ -180,8 +186,9 @@ def _slices(evaluation: Evaluation) -> Figure | None:
     asked = [parse_id(c.id) for c in evaluation.criteria]
     metric = next((str(replace(a, column="", value="")) for a in asked if a.column), "sensitivity:referable")
     slices = [(one["by"], one["value"]) for one in evaluation.data.get("slices") or ()]
+    limits = {c.id: c.threshold for c in evaluation.criteria}
     found = [
-        (f"{column}: {value}", estimate)
+        (f"{column}: {value}", estimate, limits.get(str(replace(parse_id(metric), column=column, value=value))))
         for column, value in slices
         if isinstance(
             estimate := evaluation.metrics.get(str(replace(parse_id(metric), column=column, value=value))), Estimate
@@ -192,9 +199,11 @@ def _slices(evaluation: Evaluation) -> Figure | None:
     if not drawn:
         return None
     whole = evaluation.metrics.get(metric)
-    estimates = [estimate for _, estimate in drawn]
-    low = min(100 * (e.value if e.low is None else e.low) for e in estimates)
-    high = max(100 * (e.value if e.high is None else e.high) for e in estimates)
+    estimates = [estimate for _, estimate, _ in drawn]
+    thresholds = [(y, limit) for y, (_, _, limit) in enumerate(drawn) if limit is not None]
+    seen = [100 * limit for _, limit in thresholds]
+    low = min(*(100 * (e.value if e.low is None else e.low) for e in estimates), *seen, 100.0)
+    high = max(*(100 * (e.value if e.high is None else e.high) for e in estimates), *seen, 0.0)
     room = 0.04 * max(high - low, 1.0)
     height = _ROW * len(drawn) + 96
     layout = _layout(height)
@@ -206,7 +215,7 @@ def _slices(evaluation: Evaluation) -> Figure | None:
     layout["yaxis"] = _axis(
         range=[len(drawn) - 0.5, -0.5],
         tickvals=list(range(len(drawn))),
-        ticktext=[_wrapped(visible(name), 2) for name, _ in drawn],
+        ticktext=[_wrapped(visible(name), 2) for name, _, _ in drawn],
         showgrid=False,
         tickfont={"size": 12},
     )
@@ -230,6 +239,9 @@ def _slices(evaluation: Evaluation) -> Figure | None:
             "hovertemplate": "%{text}%{x:.2f} %<extra></extra>",
         }
     ]
+    if thresholds:
+        data.append({**_thresholds(thresholds), "showlegend": False})
+        caption += " Black: the checklist's threshold."
     label = f"{title(metric)} by slice; the tables have the same numbers."
     return Figure("figure-slices", label, caption, height, data, layout)
 

@@ -58,27 +58,88 @@ def rows(plan: Plan) -> list[Row]:
 
 
 def headline(plan: Plan) -> str:
-    """The answer in one sentence."""
-    name = f"{plan.spec['name']} version {plan.spec['version']}"
-    if plan.never:
-        required = [line.id for line in plan.lines if line.required and line.id in plan.never]
-        what = f"{len(required)} required" if required else f"{len(plan.never)} advisory"
-        return words.visible(
-            f"{name}: no model passes {what} line{'' if len(required or plan.never) == 1 else 's'} on this test set."
-        )
-    if plan.collection is None:
-        return words.visible(f"{name}: no test set is planned.")
-    n = plan.collection.patients
-    return words.visible(f"{name}: at least {n} patient{'' if n == 1 else 's'}.")
+    """The answer in one sentence: of the given test set, else of the smallest one."""
+    said = _collected(plan) if not plan.data else _here(plan)
+    return words.visible(f"{plan.spec['name']} version {plan.spec['version']}: {said}")
+
+
+def _here(plan: Plan) -> str:
+    """What the given test set can show."""
+    required = [line for line in plan.lines if line.required]
+    never = [line.id for line in required if line.id in plan.never]
+    if never:
+        names = "; ".join(words.title(name) for name in never)
+        return f"{_lines(len(never), 'required')} cannot be passed here by any model: {names}."
+    said = f"every required line{_of_cases(plan)} can pass here"
+    if plan.joint_here is not None:
+        who = "all" if all(line.here and line.here.power is not None for line in required) else "those with a power"
+        said += f"; {who} together {_percent(plan.joint_here)} of the time, by a model as good as expected"
+    advisory = f". {_lines(len(plan.never), 'advisory')} cannot" if plan.never else ""
+    return f"{said}{advisory}." if required else f"no required line counts cases{advisory}."
+
+
+def _collected(plan: Plan) -> str:
+    """The smallest test set, and how often a model as good as expected passes on it."""
+    collection = plan.collection
+    if collection is None:
+        return "no test set is planned."
+    kept = ", ".join(f"{_TITLES[grade]} {n}" for grade, n in collection.by_grade.items() if n)
+    said = f"{collection.patients} patient{'' if collection.patients == 1 else 's'} ({kept})"
+    if collection.screened_expected is not None:
+        said += f", found among about {_about(collection.screened_expected)} screened"
+    if plan.joint_power is None:
+        return f"{said}; enough for a model without a miss, no expected true value is stated."
+    which = "the required lines with an expected value" if collection.without_expectation else "all required lines"
+    return (
+        f"{said}; a model as good as expected passes {which}{_of_cases(plan)} {_percent(plan.joint_power)} of the time."
+    )
+
+
+def _of_cases(plan: Plan) -> str:
+    """What the lines that are planned have in common, where others are not."""
+    return " that counts cases" if plan.not_planned and plan.data else " that count cases" if plan.not_planned else ""
+
+
+def _lines(n: int, kind: str) -> str:
+    return f"{n} {kind} line{'' if n == 1 else 's'}"
+
+
+def _about(n: int) -> str:
+    """A number to three digits."""
+    unit = 10 ** max(0, len(str(n)) - 3)
+    return f"{round(n / unit) * unit:,}"
+
+
+def advice(plan: Plan) -> list[str]:
+    """What the smallest test set does not give, and what would."""
+    said = []
+    if plan.power_each is not None:
+        wanted, each = words.plain_percent(plan.power), words.plain_percent(plan.power_each)
+        said.append(f"For {wanted} together plan each line with {each} (--power {plan.power_each:g}).")
+    if plan.collection is not None:
+        none = [_TITLES[grade] for grade, n in plan.collection.by_grade.items() if not n]
+        if none:
+            said.append(
+                f"No patient with {' or '.join(none)} is needed for the arithmetic; a test set without them shows "
+                "nothing about them."
+            )
+    return said
 
 
 def impossible(plan: Plan) -> list[str]:
-    """The lines that no model passes on the given test set, with the reason."""
+    """The lines that no model passes on the given test set, with the reason and the fewest patients that could."""
     return [
-        f"{words.title(line.id)} ({_rule(line)}{'' if line.required else ', advisory'}): {line.here.why}."
+        f"{words.title(line.id)} ({_rule(line)}{'' if line.required else ', advisory'}): {line.here.why}{_needs(line)}."
         for line in plan.lines
         if line.here is not None and not line.here.can_pass
     ]
+
+
+def _needs(line: LinePlan) -> str:
+    here, fewest = line.here, line.without_miss
+    if here is None or fewest is None or (here.patients is not None and here.patients >= fewest):
+        return ""
+    return f"; needs at least {fewest} patient{'' if fewest == 1 else 's'} without a miss"
 
 
 def facts(plan: Plan) -> list[tuple[str, str]]:
@@ -92,7 +153,10 @@ def facts(plan: Plan) -> list[tuple[str, str]]:
         patients = plan.data.get("patients")
         who = "patients unknown" if patients is None else f"{patients} patients"
         grades = ", ".join(f"{t} {n}" for t, n in zip(TITLES, plan.data["by_grade"], strict=True))
-        pairs.append(("Test set", words.visible(f"{plan.data['origin']}: {plan.data['units']} {plan.unit}s, {who}")))
+        rows = plan.data.get("rows")
+        split = f", {plan.data['split']} split: {rows['split']} of {rows['all']} images" if rows else ""
+        judged = f"{plan.data['units']} {plan.unit}s, {who}"
+        pairs.append(("Test set", words.visible(f"{plan.data['origin']}{split}; judged: {judged}")))
         pairs.append(("By grade", grades))
         if plan.joint_here is not None:
             pairs.append(
@@ -120,9 +184,12 @@ def facts(plan: Plan) -> list[tuple[str, str]]:
 
 def terminal(plan: Plan, console: Console) -> None:
     """Write the plan to a console."""
-    console.print(Text(headline(plan), style="bold red" if plan.exit_code else "bold"))
+    console.print(Text(_plain(headline(plan), console), style="bold red" if plan.exit_code else "bold"))
     for sentence in impossible(plan):
         console.print(Text(_plain(f"✗ {sentence}", console), style="red"))
+    if not plan.data:
+        for sentence in advice(plan):
+            console.print(Text(_plain(sentence, console)))
     for label, text in facts(plan):
         console.print(Text(_plain(f"{label}: {text}", console), style="dim"))
     console.print()
@@ -165,6 +232,8 @@ def notes(plan: Plan) -> list[str]:
     for name, reason in plan.not_planned:
         left_out.setdefault(reason, []).append(words.title(name))
     said = [words.visible(note) for note in plan.notes]
+    if plan.data:
+        said += [f"Smallest test set: {sentence}" for sentence in advice(plan)]
     said += [f"{line.title}: {line.why}." for line in rows(plan) if line.why and "stated" not in line.why]
     said += [f"Not planned: {', '.join(names)}: {reason}." for reason, names in left_out.items()]
     if any(not line.required for line in plan.lines):
@@ -182,12 +251,13 @@ def html(plan: Plan) -> str:
     return environment.get_template("plan.html").render(
         plan=plan,
         headline=headline(plan),
-        impossible=impossible(plan),
+        sentences=impossible(plan) if plan.data else advice(plan),
         facts=facts(plan),
         rows=rows(plan),
         shown=[f"{part:g}" for part in _SHOWN],
         notes=notes(plan),
-        tone="FAIL" if plan.exit_code else "INSUFFICIENT" if plan.never or plan.collection is None else "PASS",
+        # Never green: a plan is no evidence about any model.
+        tone="FAIL" if plan.exit_code else "INSUFFICIENT" if plan.never else "NOT_ASSESSED",
         height=_HEIGHT,
         drawings=drawings,
         plotly=Markup(get_plotlyjs() if drawings else ""),  # noqa: S704 (the library itself)

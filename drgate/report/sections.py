@@ -297,8 +297,11 @@ def _gate_error(evaluation: Evaluation) -> Section | None:
                 Cell(f"{patients} patients", (counted,))
                 if known
                 else Cell(counted, (f"taken as {patients} patients",)),
-                Cell("", tuple(f"true {percent(e['true'])}: passes {_chance(e['passes'], e)}" for e in wrong)),
-                Cell("", tuple(f"true {percent(e['true'])}: not passed {_chance(1 - e['passes'], e)}" for e in missed))
+                Cell("", tuple(f"true {plain_percent(e['true'])}: passes {_chance(e['passes'], e)}" for e in wrong)),
+                Cell(
+                    "",
+                    tuple(f"true {plain_percent(e['true'])}: not passed {_chance(1 - e['passes'], e)}" for e in missed),
+                )
                 if missed
                 else Cell("–", ("no expected value stated",)),
                 Cell(", ".join(dict.fromkeys(visible(e["method"]) for e in errors))),
@@ -306,7 +309,7 @@ def _gate_error(evaluation: Evaluation) -> Section | None:
         )
     text = (
         "How often each line is wrong by chance at the counts of this test set. A false pass: a model that does not "
-        "deserve it passes, here one whose true value is the threshold itself and one that errs half again as often. "
+        "deserve it passes, here one whose true value is the threshold itself and one with 1.5 times that error rate. "
         "A false fail: a model at the true value that the checklist expects does not pass. "
         "Exact: from the binomial distribution, images being independent. Simulated: images of a patient correlate as "
         "the checklist's planning says; ± is the standard error of the simulation, in points.",

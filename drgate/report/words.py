@@ -9,6 +9,8 @@ do not print made visible; the caller still escapes it for its own format.
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
@@ -59,7 +61,18 @@ _WHOLE: Final = {
 }
 _SIGNS: Final = {">=": "at least", ">": "above", "<=": "at most", "<": "below"}
 _SHORT_SIGNS: Final = {">=": "≥", ">": ">", "<=": "≤", "<": "<"}
-_METHODS: Final = {"clopper-pearson": "Clopper-Pearson", "wilson": "Wilson"}
+_METHODS: Final = {
+    "clopper-pearson": "Clopper-Pearson",
+    "wilson": "Wilson",
+    "delong": "DeLong",
+    "obuchowski": "Obuchowski",
+    "newcombe": "Newcombe",
+    "bca": "BCa",
+}
+_METHOD: Final = re.compile(rf"\b({'|'.join(_METHODS)})\b")
+_NARROW: Final = "\N{NARROW NO-BREAK SPACE}"
+_NOTHING: Final = "Nothing can pass here: "
+"""How page one begins the sentence that each line's reason repeats."""
 _INDICES: Final = (
     "auc", "kappa", "linear_kappa", "quadratic_kappa", "brier", "ece", "calibration_slope", "calibration_intercept",
 )  # fmt: skip
@@ -141,8 +154,12 @@ def visible(text: object) -> str:
 def headline(evaluation: Evaluation) -> str:
     """The verdict as one sentence.
 
-    "observed" stands wherever the checklist decides on point estimates: then nothing was shown.
+    "observed" stands wherever the checklist decides on point estimates: then nothing was shown. A look too many says
+    so, unless the model fails anyway.
     """
+    if evaluation.verdict == "INSUFFICIENT" and _used_up(evaluation.look):
+        look = evaluation.look
+        return f"Cannot pass here: look {look['number']} at a test set that allows {look['allowed']}."
     observed = evaluation.observed_only
     subject = subject_name(evaluation)
     words = {
@@ -183,7 +200,7 @@ def test_set_name(evaluation: Evaluation) -> str:
 def decision_rule(evaluation: Evaluation) -> str:
     """What the lines are decided on, and what the other interval is for."""
     evidence = evaluation.spec["content"]["evidence"]
-    method = _METHODS.get(str(evidence.get("interval")), visible(evidence.get("interval")))
+    method = _method(str(evidence.get("interval")))
     level = level_of(evaluation)
     exact = "exact " if method == "Clopper-Pearson" else ""
     sides = (
@@ -214,9 +231,14 @@ def unit_of(evaluation: Evaluation) -> str:
 
 
 def lines(evaluation: Evaluation) -> list[Line]:
-    """The checklist, in its order."""
+    """The checklist, in its order; what bars every line stands on page one, not in each reason."""
     level, unit = level_of(evaluation), unit_of(evaluation)
-    return [_line(c, level, unit, observed=evaluation.observed_only) for c in evaluation.criteria]
+    criteria = evaluation.criteria
+    for said in evaluation.page_one:
+        if said.startswith(_NOTHING):
+            again = f" It cannot pass here: {said.removeprefix(_NOTHING)}"
+            criteria = tuple(replace(c, reason=c.reason.replace(again, "")) for c in criteria)
+    return [_line(c, level, unit, observed=evaluation.observed_only) for c in criteria]
 
 
 def unmet(evaluation: Evaluation) -> list[Line]:
@@ -240,37 +262,35 @@ def bootstrap_label(evaluation: Evaluation) -> str:
 
 
 def summary(evaluation: Evaluation) -> list[tuple[str, str]]:
-    """What was judged in four short facts: label and text."""
+    """What was judged in four short facts, and how grades were called where not by the highest probability."""
     data, model, look = evaluation.data, evaluation.model, evaluation.look
     files = model.get("files", ())
     patients = "patients unknown" if data.get("patients") is None else f"{visible(data['patients'])} patients"
     return [
         (
             _said(model, "kind").capitalize(),
-            ", ".join([subject_name(evaluation), *(_short(f["sha256"]) for f in files[:1])]),
+            ", ".join([subject_name(evaluation), *(f"file {_short(f['sha256'])}" for f in files[:1])]),
         ),
         (
             "Test set",
-            f"{test_set_name(evaluation)}, {_short(data.get('manifest_digest') or data.get('images_digest'))}",
+            f"{test_set_name(evaluation)}, {_contents(data)}",
         ),
         ("Images", f"{_said(data, 'images')}, {patients}"),
         (
             "Look at this test set",
-            f"{visible(look['number'])} of {_said(look, 'allowed')}" if look.get("number") else "not recorded",
+            _look(look),
         ),
+        *_graded_by(data),
     ]
 
 
 def judged(evaluation: Evaluation) -> list[tuple[str, str]]:
     """What was judged, on what, by whom it was graded: label and text, for page one."""
     data, model, look, content = evaluation.data, evaluation.model, evaluation.look, evaluation.spec["content"]
-    named = [f"{_said(model, 'kind')} {subject_name(evaluation)}"]
-    named += [f"{visible(f.get('name', ''))}: {_short(f.get('sha256'))}" for f in model.get("files", ())]
-    digests = [
-        f"{what} {_short(data[key])}"
-        for what, key in (("images", "manifest_digest"), ("predictions", "predictions_digest"))
-        if data.get(key)
-    ]
+    subject = subject_name(evaluation)
+    named = [f"{_said(model, 'kind')} {subject}"]
+    files = [(visible(f.get("name", "")), _short(f.get("sha256"))) for f in model.get("files", ())]
+    named += [f"file {digest}" if name == subject else f"file {name}: {digest}" for name, digest in files]
     patients = "unknown" if data.get("patients") is None else visible(data["patients"])
     ungradable = data.get("reference_ungradable") or 0
     refused = sum(evaluation.no_output)
@@ -288,11 +308,12 @@ def judged(evaluation: Evaluation) -> list[tuple[str, str]]:
         ("Model", "; ".join(named)),
         ("Checklist", f"{checklist_name(evaluation)}, decided on {decided}; {_short(evaluation.spec.get('digest'))}"),
         *([("What it asks", meaning)] if meaning else []),
-        ("Test set", "; ".join([test_set_name(evaluation), *digests])),
+        *_graded_by(data),
+        ("Test set", f"{test_set_name(evaluation)}; {_contents(data)}"),
         ("Images", "; ".join(images)),
         ("Patients", patients),
         ("Reference grades", ", ".join(f"{t} {visible(n)}" for t, n in zip(TITLES, grades, strict=False)) or "none"),
-        ("Look at this test set", _look(look)),
+        ("Look at this test set", _look(look) + (f"; {visible(look['time'])}" if look.get("time") else "")),
         ("Intended use", _stated(content.get("intended_use", {}))),
         ("Reference standard", _stated(content.get("reference", {}))),
         ("Kind of test set", _stated(content.get("test_set", {}))),
@@ -328,14 +349,14 @@ def settings(evaluation: Evaluation) -> list[tuple[str, list[tuple[str, str]]]]:
 
 
 def percent(value: float, *, against: float | None = None) -> str:
-    """A fraction as a percentage with one digit, or as many more as it takes to tell it from `against`, 0 and 1.
+    """A fraction as a percentage with one digit, or as many more as it takes to tell it from `against`.
 
-    A bound of 0.9496 against a threshold of 0.95 must not read "95.0 %".
+    A bound of 0.9496 against a threshold of 0.95 must not read "95.0 %", nor 0.99962 "100.0 %".
 
     >>> percent(0.9496, against=0.95), percent(0.95, against=0.95), percent(0.99962)
-    ('94.96\\xa0%', '95.0\\xa0%', '99.96\\xa0%')
+    ('94.96\\xa0%', '95.0\\xa0%', '>\\u202f99.9\\xa0%')
     """
-    return f"{_digits(100 * value, 1, None if against is None else 100 * against, 0.0, 100.0)}{_SPACE}%"
+    return f"{_within(100 * value, 1, None if against is None else 100 * against, 0.0, 100.0)}{_SPACE}%"
 
 
 def plain_percent(value: float) -> str:
@@ -404,7 +425,9 @@ def metric_line(name: str, metric: Metric, level: float, unit: str) -> MetricLin
         return MetricLine(visible(name), title(name), family, short, reason=visible(metric.reason))
     signed = name == "baseline"
     bootstrap = ""
-    if metric.bootstrap is not None:
+    if metric.bootstrap in ((0.0, 0.0), (1.0, 1.0)):  # every resample of all or nothing is all or nothing
+        bootstrap = "–"
+    elif metric.bootstrap is not None:
         bootstrap = _range(*metric.bootstrap, metric.kind, None, signed=signed)
         if metric.bootstrap_undefined:
             bootstrap += f" ({metric.bootstrap_undefined} resamples without a value)"
@@ -416,7 +439,7 @@ def metric_line(name: str, metric: Metric, level: float, unit: str) -> MetricLin
         counts=_counts(metric, unit),
         value=_amount(metric.value, metric.kind, None, signed=signed),
         interval=_interval(metric, None, level, signed=signed),
-        method=visible(_METHODS.get(metric.method or "", metric.method or "")),
+        method=_method(metric.method or ""),
         bootstrap=bootstrap,
         patients="" if metric.clusters is None else str(metric.clusters),
         design_effect="" if metric.design_effect is None else f"{metric.design_effect:.2f}",
@@ -452,13 +475,27 @@ def _digits(value: float, decimals: int, *landmarks: float | None) -> str:
     return f"{value:.{decimals}f}".replace("-", "−")
 
 
+def _within(value: float, decimals: int, against: float | None, *ends: float) -> str:
+    """As `_digits`; what would read as an end that it is not is "> 99.9", not the digits that it takes."""
+    shown = _digits(value, decimals, against)
+    for end in ends:
+        # A sum of weights is 1 but for its last digit: that is no difference.
+        if float(shown.replace("−", "-")) == end and not math.isclose(value, end, abs_tol=1e-9):
+            decimals = len(shown.partition(".")[2])
+            inside = f"{end + math.copysign(10**-decimals, value - end):.{decimals}f}"
+            return f"{'<' if value > end else '>'}{_NARROW}{inside}"
+    return shown
+
+
 def _amount(value: float, kind: str, against: float | None, *, signed: bool = False) -> str:
     if kind == "range" or signed:  # signed: a difference of two accuracies
         sign = "+" if signed and value > 0 else ""
         return f"{sign}{_digits(100 * value, 1, None if against is None else 100 * against)}{_SPACE}points"
     if kind == "amount":
         return f"{_digits(value, 2, against)}{_SPACE}USD"
-    return _digits(value, 3, against, 1.0) if kind == "index" else percent(value, against=against)
+    if kind == "index":  # no end of those that may exceed it, such as a calibration slope
+        return _within(value, 3, against, 1.0) if value <= 1 else _digits(value, 3, against)
+    return percent(value, against=against)
 
 
 def _threshold(value: float, kind: str, *, signed: bool) -> str:
@@ -496,8 +533,34 @@ def _counts(estimate: Metric, unit: str) -> str:
 def _look(look: Mapping[str, Any]) -> str:
     if not look.get("number"):
         return "not recorded"
-    when = f", {visible(look['time'])}" if look.get("time") else ""
-    return f"number {visible(look['number'])} of {_said(look, 'allowed')} allowed{when}"
+    number, allowed = visible(look["number"]), _said(look, "allowed")
+    return f"look {number}, of {allowed} allowed" if _used_up(look) else f"look {number} of {allowed} allowed"
+
+
+def _used_up(look: Mapping[str, Any]) -> bool:
+    return bool(look.get("number") and look.get("allowed")) and look["number"] > look["allowed"]
+
+
+def _contents(data: Mapping[str, Any]) -> str:
+    """The digest of what a test set holds, and what it is over."""
+    if data.get("manifest_digest"):
+        return f"images and grades {_short(data['manifest_digest'])}"
+    return f"images {_short(data.get('images_digest'))}"
+
+
+def _graded_by(data: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Grades by cut-offs; nothing where the most probable grade is taken, as everybody expects."""
+    point = data.get("operating_point")
+    if not point:
+        return []
+    cuts = ", ".join(f"P(≥{grade}) {cut:.4g}" for grade, cut in enumerate(point["cut_offs"], 1)).replace(" 0.", " .")
+    digest = _short(point.get("digest"))
+    return [("Grades", f"by cut-offs of the operating point {digest}: {cuts}; not the most probable grade")]
+
+
+def _method(text: str) -> str:
+    """A method with the names in it as their bearers write them."""
+    return visible(_METHOD.sub(lambda found: _METHODS[found[0]], text))
 
 
 def _stated(mapping: Mapping[str, Any]) -> str:

@@ -25,7 +25,9 @@ from drgate.stats.cluster import (
     EffectiveSample,
     bounds,
     effective_sample,
+    fewest_patients,
     unknown_clusters,
+    unknown_inflation,
 )
 from drgate.stats.proportion import Interval, exact_bounds, require_level
 
@@ -146,8 +148,10 @@ def brier(
     variance = clusters / (clusters - 1) * math.fsum(residual * residual) / n**2
     one_more = float(sizes @ sizes) / n**2
     if patients is None:
-        variance, one_more = UNKNOWN_DESIGN_EFFECT * variance, UNKNOWN_DESIGN_EFFECT / n
-    few = (float(ndtri((1 + level) / 2)) / _t(clusters if patients is not None else (n + 1) // 2, level)) ** 2
+        if fewest_patients(n) < 2:
+            return Undefined(_TOO_FEW)
+        variance, one_more = unknown_inflation(n) * variance, UNKNOWN_DESIGN_EFFECT / n
+    few = (float(ndtri((1 + level) / 2)) / _t(clusters if patients is not None else fewest_patients(n), level)) ** 2
     low, high = mean, 1.0
     if variance > 0:
         effective = few * mean * (1 - mean) / variance
@@ -308,7 +312,7 @@ def _coefficient(
         return Undefined("it takes positive and negative images")
     x, y, owner = _ordered(p, y, _codes(patients, p.size))
     clusters = _clusters(owner)
-    if clusters < 2:
+    if clusters < 2 or (patients is None and fewest_patients(p.size) < 2):
         return Undefined(_TOO_FEW)
     everyone = np.ones((1, x.size))
     if joint and x.max() - x.min() < _ALIKE:
@@ -329,7 +333,7 @@ def _coefficient(
     variance = float((bread @ meat @ bread)[-1, -1]) * clusters / (clusters - 1) * (n - 1) / (n - k)
     t = _t(clusters, level)
     if patients is None:
-        variance, t = UNKNOWN_DESIGN_EFFECT * variance, _t((n + 1) // 2, level)
+        variance, t = unknown_inflation(n) * variance, _t(fewest_patients(n), level)
     se, value = math.sqrt(variance), slope if joint else at
     return Calibration(value, se, value - t * se, value + t * se, level, None if patients is None else clusters)
 

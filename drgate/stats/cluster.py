@@ -113,10 +113,23 @@ def unknown_clusters(k: int, n: int, *, level: float) -> EffectiveSample:
     require_level(level)
     if not 0 <= k <= n or n <= 0:
         raise ValueError(f"A proportion needs 0 <= k <= n and n > 0, not {k} of {n}.")
-    fewest = (n + 1) // 2
-    small = 1.0 if n == 1 else (fewest - 1) * n / (fewest * (n - 1))
-    effective = float(n / UNKNOWN_DESIGN_EFFECT * small * _t_ratio(n, fewest, level))
-    return EffectiveSample(k, n, None, UNKNOWN_DESIGN_EFFECT, effective)
+    worth = 1 / UNKNOWN_DESIGN_EFFECT if n == 1 else 1 / unknown_inflation(n)
+    return EffectiveSample(k, n, None, UNKNOWN_DESIGN_EFFECT, float(n * worth * _t_ratio(n, fewest_patients(n), level)))
+
+
+def fewest_patients(images: int) -> int:
+    """Patients that so many images have at least, at two each: whose number small-sample corrections take."""
+    return (images + 1) // 2
+
+
+def unknown_inflation(images: int) -> float:
+    """By how much the variance of so many independent images grows where they may be pairs of unknown patients.
+
+    2 c / (c - 1) (n - 1) / n with c the fewest patients there can be; infinite for two images or fewer, which may all
+    be of one patient.
+    """
+    fewest = fewest_patients(images)
+    return np.inf if fewest < 2 else UNKNOWN_DESIGN_EFFECT * fewest / (fewest - 1) * (images - 1) / images
 
 
 def one_image_per_patient(k: int, n: int) -> EffectiveSample:

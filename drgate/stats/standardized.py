@@ -107,7 +107,11 @@ def estimate(
     errors, deciding = (succeeded, success) if ratio.adverse else (failed, failure)
     if unknown_patients:
         about = max(1, round(deciding.equal_n))
-        clusters, worth = None, unknown_clusters(0, about, level=level).effective_n / about
+        # The images of one cell, taken two by two: patients whose images are entirely alike.
+        wrong, counted, seen = (np.concatenate([2 * part, part]) for part in (errors, failed + succeeded, images))
+        alike = np.concatenate([times // 2, times % 2])
+        clusters, worth = None, _worth(deciding, wrong, counted, seen, alike, level)[1]
+        worth = min(worth, unknown_clusters(0, about, level=level).effective_n / about)
     else:
         clusters, worth = _worth(deciding, errors, failed + succeeded, images, times, level)
     within = exact_bounds if interval == "clopper-pearson" else wilson_bounds

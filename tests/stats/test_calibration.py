@@ -136,13 +136,15 @@ class TestSlopeAndIntercept:
         assert shifted.value == pytest.approx(1, abs=0.05)
 
     def test_unknown_patients_double_the_variance(self):
-        """Nobody says whose the images are: twice the variance of so many patients, and no number of patients."""
+        """Nobody says whose the images are: the variance of pairs entirely alike, and no number of patients."""
         p, positive, _ = endpoint(6)
+        n = p.size
+        pairs = 2 * (n / 2) / (n / 2 - 1) * (n - 1) / n
         for figure in FIGURES:
             apart = figure(p, positive, np.arange(p.size), level=0.95)
             unknown = figure(p, positive, level=0.95)
             assert unknown.value == apart.value
-            assert unknown.se == pytest.approx(np.sqrt(2) * apart.se)
+            assert unknown.se == pytest.approx(np.sqrt(pairs) * apart.se)
             assert unknown.low < apart.low
             assert (unknown.clusters, apart.clusters) == (None, p.size)
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.special import expit, logit, ndtr, ndtri
+from scipy.special import expit, logit, ndtri
 from sklearn.metrics import roc_auc_score
 
 from drgate.stats.proportion import wilson_bounds
@@ -79,7 +79,7 @@ class TestVariance:
 
     @pytest.mark.parametrize("seed", range(3))
     def test_delong_by_direct_covariances(self, seed):
-        """DeLong's standard error from sample variances of the placements; interval on the logit scale."""
+        """DeLong's standard error from sample variances of the placements; no narrower than its logit interval."""
         scores, positive, _ = sample(seed)
         x, y = scores[positive], scores[~positive]
         order = (x[:, None] > y) + 0.5 * (x[:, None] == y)
@@ -87,7 +87,9 @@ class TestVariance:
         area = auc_delong(scores, positive, level=0.95)
         assert area.se == pytest.approx(se, rel=1e-10)
         half = ndtri(0.975) * se / (area.value * (1 - area.value))
-        assert (area.low, area.high) == pytest.approx(tuple(expit(logit(area.value) + np.array([-half, half]))))
+        low, high = expit(logit(area.value) + np.array([-half, half]))
+        assert area.low <= low + 1e-12
+        assert area.high >= high - 1e-12
 
     def test_clustered_is_delong_with_one_image_a_patient(self):
         """Nothing changes where no patient repeats."""
@@ -121,40 +123,48 @@ class TestVariance:
 
 
 class TestUnknownPatients:
-    def test_twice_the_variance(self):
-        """Inflated by 2, the standard error is that of the same images seen twice each."""
-        scores, positive, _ = sample(5)
-        plain, inflated = (auc_delong(scores, positive, level=0.95, inflation=f) for f in (1.0, 2.0))
-        assert inflated.se == pytest.approx(np.sqrt(2) * plain.se)
-        twice = auc_clustered(
-            np.repeat(scores, 2), np.repeat(positive, 2), np.repeat(np.arange(scores.size), 2), level=0.95
-        )
-        assert (inflated.value, plain.se) == pytest.approx((twice.value, twice.se))
-        half = ndtri(0.975) * inflated.se / (inflated.value * (1 - inflated.value))
-        ends = expit(logit(inflated.value) + np.array([-half, half]))
-        assert (inflated.low, inflated.high, inflated.level) == pytest.approx((*ends, 0.95))
-
-    def test_of_a_difference(self):
-        """Twice the variance of the difference too."""
+    def test_a_difference_has_twice_the_variance(self):
+        """Of two areas on the same images: inflated by 2."""
         first, positive, _ = sample(5)
         second = first + np.random.default_rng(5).normal(size=first.size)
         plain, inflated = (auc_difference(first, second, positive, level=0.95, inflation=f) for f in (1.0, 2.0))
         assert inflated.se == pytest.approx(np.sqrt(2) * plain.se)
         assert inflated.low < plain.low < plain.high < inflated.high
 
-    def test_perfect_order_proves_less(self):
-        """Without a variance to double, the score interval is that of a z larger by the root of 2."""
-        scores, positive = np.r_[np.ones(20), np.zeros(20)], np.arange(40) < 20
-        plain, inflated = (auc_delong(scores, positive, level=0.95, inflation=f) for f in (1.0, 2.0))
-        wide = auc_delong(scores, positive, level=2 * ndtr(np.sqrt(2) * ndtri(0.975)) - 1)
-        assert inflated.low == pytest.approx(wide.low)
-        assert inflated.low < plain.low
-
     @pytest.mark.parametrize("inflation", [0.5, np.nan, np.inf])
     def test_never_below_one(self, inflation):
         """A variance is not deflated."""
         with pytest.raises(ValueError, match="inflated"):
-            auc_delong([1.0, 0.0], np.array([True, False]), level=0.95, inflation=inflation)
+            auc_difference([1.0, 0.0], [1.0, 0.0], np.array([True, False]), level=0.95, inflation=inflation)
+
+    @settings(max_examples=60)
+    @given(st.integers(0, 10_000), st.integers(2, 25), st.booleans())
+    def test_forgetting_the_patients_never_helps(self, seed, patients, alike):
+        """Two images a patient, alike or not: without the patient column no end of the interval moves inwards."""
+        generator = np.random.default_rng(seed)
+        positive = np.repeat(generator.random(patients) < 0.5, 2)
+        eyes = (
+            np.repeat(generator.normal(size=(patients, 1)), 2, axis=1)
+            if alike
+            else generator.normal(size=(patients, 2))
+        )
+        scores = eyes.ravel() + positive
+        known = auc_clustered(scores, positive, np.repeat(np.arange(patients), 2), level=0.95)
+        unknown = auc_delong(scores, positive, level=0.95, unknown=True)
+        assert (known is None) == (unknown is None)
+        if known is not None:
+            assert unknown.low <= known.low + 1e-12
+            assert unknown.high >= known.high - 1e-12
+
+
+class TestFewPositives:
+    def test_a_gate_on_the_area_keeps_its_level(self):
+        """True area .90, ten positive images and 300 negative: DeLong alone passes ">= .90" in one of ten samples."""
+        generator = np.random.default_rng(3)
+        apart = np.sqrt(2) * ndtri(0.9)
+        positive = np.arange(310) < 10
+        samples = [np.r_[generator.normal(apart, 1, 10), generator.normal(0, 1, 300)] for _ in range(400)]
+        assert np.mean([auc_delong(one, positive, level=0.95).low > 0.9 for one in samples]) <= 0.025
 
 
 class TestCodes:
