@@ -593,13 +593,16 @@ def _page_one(
     lines += _regraded(look)
     if foreign := training.get("foreign"):
         lines.append(f"The training history is from {foreign}: nothing binds it to these weights.")
+    if keeper := data.get("grades"):
+        lines.append(f"Reference grades were joined from {keeper['name']} (SHA-256 {keeper['sha256'][:16]}...).")
     lines += data.get("warnings", [])
     lines.append(str(data.get("leakage", "Leakage between training and test data: not checked.")))
     lines.append(
         "Referable and vision-threatening are by DR grade alone; diabetic macular oedema is not considered."
         if sample.dme is None
         else f"Referable and vision-threatening include diabetic macular oedema ({int(sample.dme.sum())} of "
-        f"{_count(len(sample), sample.unit)}), which the model is only credited for by the DR grade that it gives."
+        f"{_count(len(sample), sample.unit)}), which the model is only credited for by the DR grade that it gives; "
+        "severe NPDR or PDR called below referable is by DR grade alone."
     )
     if spec.deployment is None:
         lines.append(

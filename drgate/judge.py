@@ -14,7 +14,7 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -41,6 +41,11 @@ if TYPE_CHECKING:
 TABLES: Final = (".csv", ".tsv", ".parquet", ".pq")
 MODELS: Final = (".pth", ".pt", ".onnx")
 LOOKS: Final = Path("reports") / "looks"
+WRITTEN: Final = (
+    "evaluation.json", "statement.json", "certificate.json", "predictions.parquet",
+    "report.html", "report.md", "junit.xml",
+)  # fmt: skip
+"""What an evaluation's folder holds; anything else there is somebody's own."""
 LEAKAGE_BEYOND: Final = "Leakage beyond that: not checked."
 
 
@@ -127,6 +132,10 @@ def judge(
         point.refuse_overlap(predictions)
         predictions = predictions.at(point)
         facts["operating_point"] = point.content()
+        if not (point.patients_known and predictions.patients_known):
+            facts["warnings"].append(
+                "Whether a patient is among those that the cut-offs were tuned on was not checked: not all are named."
+            )
     training = _training(grader, model, source, record, history, parent)
     if training.get("percent"):
         facts["warnings"].append(f"{training['foreign']} gives validation accuracies in percent; divided by 100.")
@@ -267,6 +276,8 @@ def _known(predictions: Predictions, source: Path) -> tuple[dict[str, Any], dict
             "warnings": [*provenance.get("warnings", [])],
             "leakage": " ".join([*provenance.get("leakage", []), LEAKAGE_BEYOND]),
         }
+        if "grades" in provenance:
+            facts["grades"] = dict(provenance["grades"])
         if manifest.get("dealt_by_seed") is not None:
             facts["dealt_by_seed"] = manifest["dealt_by_seed"]
             facts["warnings"].append(
@@ -290,7 +301,10 @@ def _operating_point(path: Path | None, parent: Statement | None) -> OperatingPo
 def _with_grades(predictions: Predictions, grades: Path, facts: dict[str, Any]) -> Predictions:
     """The predictions with their keeper's grades; what that means for the facts is put there."""
     joined = join_grades(predictions, grades)
-    facts["grades"] = {"name": grades.name, "sha256": sha256_file(grades)}
+    keeper = {"name": grades.name, "sha256": sha256_file(grades)}
+    if joined.provenance:  # goes with the table, whoever evaluates it next
+        joined = replace(joined, provenance={**joined.provenance, "grades": keeper})
+    facts["grades"] = keeper
     if predictions.provenance and joined.patients_known and not predictions.patients_known:
         facts["warnings"].append(
             f"{grades.name} names the patients, which scoring did not know: whether the model was trained on one of "
@@ -323,10 +337,10 @@ def _look(
     looks: Path | None,
 ) -> tuple[Look, Path]:
     """The look that this judgement takes, and the file that it is logged in."""
-    others: list[Path] = []
     if looks is None:
         looks = LOOKS / f"{facts['images_digest'].removeprefix('sha256:')[:16]}.jsonl"
-        others = sorted(path for path in LOOKS.glob("*.jsonl") if path.name != looks.name)
+    # Wherever this look is logged, those in the usual place count.
+    others = sorted(path for path in LOOKS.glob("*.jsonl") if path.resolve() != looks.resolve())
     judged = model.get("tensor_digest") or predictions.digest
     look = take_look(
         looks,
@@ -453,6 +467,9 @@ def _replacing_folder(folder: Path, same: dict[str, Any], *, signing: bool, forc
             fresh.mkdir()
             yield fresh
             if folder.exists():
+                for other in folder.iterdir():  # a countersignature, somebody's notes
+                    if other.name not in WRITTEN:
+                        other.rename(fresh / other.name)
                 folder.rename(Path(name) / "replaced")
             fresh.rename(folder)
     except BaseException:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import fcntl
 import hashlib
 import json
 import math
@@ -31,10 +32,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from drgate.errors import UsageError
 from drgate.files import canonical_json, write_atomically
+from drgate.predictions import PROBABILITIES
 
 if TYPE_CHECKING:
     from drgate.predictions import Predictions
@@ -70,6 +73,8 @@ class Seen:
     patients: tuple[str, ...] = field(repr=False)
     reference: NDArray[np.bytes_] = field(repr=False)
     predicted: NDArray[np.bytes_] = field(repr=False)
+    rest: str = field(repr=False)
+    """Digest of what else decides a verdict: patients, eyes, macular oedema, slices and the decided grades."""
 
     @classmethod
     def of(cls, predictions: Predictions, name: str) -> Seen:
@@ -79,13 +84,15 @@ class Seen:
         hashes = [
             bytes.fromhex(content[:16])
             if isinstance(content, str)
-            else hashlib.sha256(b"drgate image name\n" + image.encode()).digest()[:8]
+            else hashlib.sha256(b"drgate image name\n" + image.casefold().encode()).digest()[:8]
             for image, content in zip(table["image"], contents, strict=True)
         ]
         keys, first = np.unique(np.frombuffer(b"".join(hashes), dtype=">u8").astype(np.uint64), return_index=True)
         graded = table["grade"].where(table["gradable"]).to_numpy(dtype=np.int64, na_value=-1)
         answered = table["predicted"].to_numpy(dtype=np.int64, na_value=-1)
         names = table["image"].to_list()
+        deciding = table.iloc[first].drop(columns=["image", "sha256", *PROBABILITIES], errors="ignore")
+        rest = {name: [None if pd.isna(cell) else str(cell) for cell in deciding[name]] for name in deciding.columns}
         return cls(
             name=name,
             keys=keys,
@@ -93,6 +100,7 @@ class Seen:
             patients=tuple(sorted(table["patient"].dropna().unique())),
             reference=_CHARACTERS[graded[first] + 1],
             predicted=_CHARACTERS[answered[first] + 1],
+            rest=f"sha256:{hashlib.sha256(canonical_json(rest)).hexdigest()}",
         )
 
 
@@ -140,6 +148,7 @@ def take_look(
     Raises UsageError when a file is not an unbroken chain (looks are evidence, and a damaged count counts nothing) and
     when a checklist of the same name and version but with another content is logged.
     """
+    path = path.resolve()  # a link is followed, never replaced by a file of its own
     with _locked(path.parent):
         logged = [_read(other) for other in others]
         own = _read(path) if path.exists() else _begun(path, seen, logged)
@@ -156,14 +165,15 @@ def take_look(
         reference = _text(seen.reference)
         for look in earlier:
             entry = look.entry
-            if look.same_images and (entry["model"], entry["reference"]) == (model, reference):
+            same = (entry["model"], entry["reference"], entry["rest"]) == (model, reference, seen.rest)
+            if look.same_images and same:
                 return _look(entry, seen)
-        earlier.sort(key=lambda look: (look.entry["time"], look.entry["allowed"]))
         test_set = _test_set_entry(seen, hashed[own.salt, own.cost])
         entry = {
             "kind": "look",
             "look": 1 + len(earlier),
-            "allowed": earlier[0].entry["allowed"] if earlier else spec.looks,
+            # Never more than any earlier look was told: a later file, or a clock set back, raises nothing.
+            "allowed": min((look.entry["allowed"] for look in earlier), default=spec.looks),
             "time": _now(),
             "test_set": test_set["test_set"],
             "model": model,
@@ -171,6 +181,7 @@ def take_look(
             "spec": {"name": spec.name, "version": spec.version, "digest": spec.digest},
             "reference": reference,
             "predicted": _text(seen.predicted),
+            "rest": seen.rest,
             "overlapping": _overlapping(earlier),
             **_changes(earlier, seen, model),
         }
@@ -292,7 +303,9 @@ def _require_sound(entry: dict[str, Any], test_sets: dict[str, _LoggedSet]) -> N
     images = test_sets[entry["test_set"]].images.size
     sound = (
         all(type(number) is int and number > 0 for number in (entry["look"], entry["allowed"], spec["version"]))
-        and all(type(text) is str for text in (entry["time"], entry["model"], spec["name"], spec["digest"]))
+        and all(
+            type(text) is str for text in (entry["time"], entry["model"], entry["rest"], spec["name"], spec["digest"])
+        )
         and all(len(entry[key]) == images and not set(entry[key]) - set("-01234") for key in ("reference", "predicted"))
         and all(type(entry[key]) is list for key in ("overlapping", "regraded", "favouring"))
         and type(entry["regraded_count"]) is int
@@ -414,19 +427,16 @@ def _now() -> str:
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """One writer at a time in a folder of chains, by a lock file that only its owner removes."""
+    """One writer at a time in a folder of chains, by a lock that the system frees however its holder ends."""
     folder.mkdir(parents=True, exist_ok=True)
-    lock = folder / LOCK
     deadline = time.monotonic() + PATIENCE
-    while True:
-        try:
-            os.close(os.open(lock, os.O_CREAT | os.O_EXCL))
-            break
-        except FileExistsError:
-            if time.monotonic() > deadline:
-                raise UsageError(f"{lock} is held by another command; if none runs, remove it.") from None
-            time.sleep(0.1)
-    try:
+    with (folder / LOCK).open("a") as lock:
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise UsageError(f"{folder / LOCK} is held by another command; wait for it, or end it.") from None
+                time.sleep(0.1)
         yield
-    finally:
-        lock.unlink(missing_ok=True)

@@ -169,6 +169,10 @@ def parse_operating_point(plain: object, origin: str) -> OperatingPoint:
         sound = all(type(cut) in (int, float) and math.isfinite(cut) and 0 < cut <= 1 for cut in point.cut_offs)
         # The law of `content`; also refuses keys that nobody reads.
         sound = sound and point.content() == dict(plain)
+        if not point.images:
+            raise UsageError(
+                f"{origin} names no image that it was tuned on, so that no overlap could be seen; tune again."
+            )
     except (KeyError, TypeError, ValueError, AttributeError) as problem:
         raise UsageError(f"{origin} is not {_WHAT} ({problem!r}).") from problem
     if not sound:

@@ -341,7 +341,7 @@ class Evidence(_Frozen):
     decide_on: Literal["bound", "point"] = Field(
         default="bound", description="bound: the unfavourable end of the interval decides; point: what was observed"
     )
-    level: float = Field(default=0.95, ge=0.5, lt=1, description="two-sided; 0.95 is one-sided 97.5 % for a bound")
+    level: float = Field(default=0.95, ge=0.5, le=0.9999, description="two-sided; 0.95 is one-sided 97.5 % for a bound")
     interval: Literal["clopper-pearson", "wilson"] = Field(
         default="clopper-pearson", description="interval of a proportion, at the effective sample size"
     )
@@ -406,7 +406,8 @@ class Audit(_Frozen):
     """What must be known about leakage between training and test images."""
 
     required: bool = Field(
-        default=False, description="true: without an audit that found no leak, the gate does not pass"
+        default=False,
+        description="true: without an audit that found no leak, the gate does not pass (no command writes one yet)",
     )
 
 
@@ -689,7 +690,7 @@ def parse_yaml(data: bytes, origin: str) -> GateSpec:
     """The spec in YAML bytes; `origin` names it in messages."""
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
-    from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent, NodeEvent
+    from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent, NodeEvent, ScalarEvent
 
     yaml = YAML(typ="safe", pure=True)
     depth = 0
@@ -697,6 +698,8 @@ def parse_yaml(data: bytes, origin: str) -> GateSpec:
         for event in yaml.parse(io.BytesIO(data)):
             if (isinstance(event, NodeEvent) and event.anchor is not None) or isinstance(event, AliasEvent):
                 raise SpecError(f"{origin} uses YAML anchors; a checklist is written out.")
+            if isinstance(event, ScalarEvent) and event.value == "<<" and event.style is None:
+                raise SpecError(f"{origin} merges keys with <<; a checklist is written out.")
             depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
             if depth > MAX_DEPTH:
                 raise SpecError(f"{origin} is nested more than {MAX_DEPTH} deep: that is not a checklist.")
@@ -738,7 +741,8 @@ def _explained(problem: ValidationError) -> str:
         return f"there is no key {where!r}; {_ended(_nearest(str(first['loc'][-1]), known, 'expected'))}"
     message = first["msg"].removeprefix("Value error, ")
     ctx = first.get("ctx", {})
-    if ctx.get("lt", ctx.get("le")) == 1 and isinstance(first["input"], int | float):
+    limit = ctx.get("lt", ctx.get("le"))
+    if limit is not None and 0.99 < limit <= 1 and isinstance(first["input"], int | float) and first["input"] > 1:
         message = _not_a_fraction(first["input"])
     return f"{where}: {_ended(message)}" if where else _ended(message)
 

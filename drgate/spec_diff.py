@@ -15,7 +15,7 @@ from fractions import Fraction
 from typing import Any, Final, Literal
 
 from drgate.errors import SpecError
-from drgate.spec import OF_THE_RUN, PROPORTIONS, Criterion, GateSpec
+from drgate.spec import EACH, OF_THE_RUN, PROPORTIONS, Criterion, GateSpec
 
 Kind = Literal["weaker", "stronger", "different"]
 
@@ -167,8 +167,11 @@ def _slices(old: GateSpec, new: GateSpec) -> Iterator[Change]:
 
 
 def _criteria(old: GateSpec, new: GateSpec) -> Iterator[Change]:
-    before = {criterion.id: criterion for criterion in old.each_criterion()}
-    after = {criterion.id: criterion for criterion in new.each_criterion()}
+    # `@column=each` keeps an id of its own beside its declared groups: it speaks of undeclared values too.
+    before, after = (
+        {criterion.id: criterion for criterion in spec.each_criterion({one.by: [EACH] for one in spec.slices})}
+        for spec in (old, new)
+    )
     for name in dict.fromkeys([*before, *after]):
         if name not in after:
             was = before[name]
@@ -198,7 +201,8 @@ def _line(was: Criterion, now: Criterion, old: GateSpec, new: GateSpec) -> Itera
         yield Change(kind, name, f"{name}: the range is taken over {windows[1]} evaluations, not {windows[0]}.")
     fewest = old.fewest_positives(was), new.fewest_positives(now)
     if fewest[0] != fewest[1]:
-        kind = "weaker" if fewest[1] < fewest[0] else "stronger"
+        # A required line that is not assessed stops a model; an advisory one then says nothing.
+        kind = "stronger" if now.required and was.required and fewest[1] > fewest[0] else "weaker"
         yield Change(kind, name, f"{name}: assessed from {fewest[1]} units on, not from {fewest[0]}.")
     if was.reference_value != now.reference_value:
         shown = f"{_shown(was.reference_value)} becomes {_shown(now.reference_value)}"
@@ -211,7 +215,7 @@ def _threshold(was: Criterion, now: Criterion) -> Kind:
     """Which of two different thresholds of one metric lets more models through."""
     floors = was.comparator in (">=", ">"), now.comparator in (">=", ">")
     if floors[0] != floors[1]:
-        return "different"
+        return "weaker"  # what it stopped may pass now
 
     def height(criterion: Criterion) -> tuple[Fraction, bool]:
         sign = 1 if floors[0] else -1

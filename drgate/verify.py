@@ -21,7 +21,7 @@ from drgate.errors import CertificateError, DrgateError
 from drgate.evaluation import EXIT_CODES, Evaluation, Verdict
 from drgate.files import canonical_json, sha256_file
 from drgate.keys import PublicKey
-from drgate.operating_point import parse_operating_point
+from drgate.operating_point import OperatingPoint, parse_operating_point
 from drgate.predictions import Predictions, load_predictions
 from drgate.spec import GateSpec, parse_spec
 
@@ -195,8 +195,36 @@ def _numbers(evaluation: Evaluation, path: Path, given: Path | None, baseline: P
         yield "problem", f"{place} does not hold the predictions that were evaluated: its digest is {table.digest}."
         return
     yield "checked", f"{place} holds the predictions that were evaluated."
+    yield from _origin(evaluation, table, point)
+    yield "unchecked", "Taken as recorded: the look, the training record, and what is said of leakage and of the data."
     rival = load_predictions(baseline) if baseline else None
     yield from _recomputation(evaluation, table, rival)
+
+
+def _origin(evaluation: Evaluation, table: Predictions, point: OperatingPoint | None) -> Iterator[Finding]:
+    """Whether the predictions are of the model, the images and the cut-offs that the statement names."""
+    if point is not None:
+        try:
+            point.refuse_overlap(table)
+            if table.at(point).digest != table.digest:
+                yield "problem", "The grades in the predictions are not those of the operating point."
+        except DrgateError as problem:
+            yield "problem", str(problem)
+    if "tensor_digest" not in evaluation.model:
+        return
+    if not table.provenance:
+        yield "unchecked", "The predictions do not say which model made them."
+        return
+    model, manifest = table.provenance.get("model", {}), table.provenance.get("manifest", {})
+    said = {
+        "model": (evaluation.model.get("tensor_digest"), model.get("tensor_digest")),
+        "test set": (evaluation.data.get("manifest_digest"), manifest.get("digest")),
+        "images": (evaluation.data.get("images_digest"), manifest.get("images_digest")),
+        "grades": (evaluation.data.get("grades"), table.provenance.get("grades")),
+    }
+    for what, (recorded, found) in said.items():
+        if recorded != found:
+            yield "problem", f"The predictions are of another {what} than the statement says ({found}, not {recorded})."
 
 
 def _recomputation(recorded: Evaluation, table: Predictions, baseline: Predictions | None) -> Iterator[Finding]:
@@ -226,11 +254,18 @@ def _recomputation(recorded: Evaluation, table: Predictions, baseline: Predictio
     if not alike.baseline:
         yield "unchecked", "The baseline's predictions were not given: its criterion was not compared."
     if not alike.bootstrap:
-        theirs, ours = recorded.software.get("numpy", "an unknown version"), np.__version__
-        yield "unchecked", f"Bootstrap limits were not compared: they were drawn by NumPy {theirs}, and this is {ours}."
+        drew, here = recorded.software.get("numpy", "an unknown version"), np.__version__
+        yield "unchecked", f"Bootstrap limits were not compared: they were drawn by NumPy {drew}, and this is {here}."
     if not alike.sentences:
-        yield "unchecked", f"Its sentences were not compared: drgate {recorded.software['drgate']} wrote them."
-    differences = list(_differences(alike.part(recorded), alike.part(again), "", TOLERANCE))
+        yield (
+            "unchecked",
+            "Its sentences, and what only one version records, were not compared: "
+            f"drgate {recorded.software['drgate']} wrote it.",
+        )
+    theirs, ours = alike.part(recorded), alike.part(again)
+    if not alike.sentences:
+        theirs, ours = _shared(theirs, ours), _shared(ours, theirs)
+    differences = list(_differences(theirs, ours, "", TOLERANCE))
     yield from (("problem", f"Recomputed from the predictions, {difference}.") for difference in differences[:5])
     if not differences:
         what = (
@@ -264,11 +299,18 @@ class _Comparable:
             for criterion in plain["criteria"].values():
                 criterion.pop("reason", None)
                 criterion["estimate"].pop("reason", None)
-            return {key: plain[key] for key in ("criteria", "confusion_matrix", "no_output", "flagged")}
+            del plain["page_one"]
         del plain["software"]  # of the machine, not of the predictions
-        if not (self.baseline and self.bootstrap):
+        if not self.baseline:
             del plain["verdict"]  # follows from the criteria in every statement, so nothing is lost
         return dict(plain)
+
+
+def _shared(one: Any, other: Any) -> Any:
+    """Of nested tables, the keys that both have: what each of two versions records."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return {key: _shared(value, other[key]) for key, value in one.items() if key in other}
+    return one
 
 
 def _without_draws(plain: Any) -> Any:
@@ -280,8 +322,8 @@ def _without_draws(plain: Any) -> Any:
     drawn = {"bootstrap", "bootstrap_undefined"}
     if _drawn(plain):
         drawn |= {"low", "high", "passes", "se"}
-    if "estimate" in plain:  # a criterion
-        drawn |= {"reason", "status"} if _drawn(plain["estimate"]) else {"reason"}
+    if "estimate" in plain:  # a criterion: whether it passed must be the same, whatever the digits of its bound
+        drawn.add("reason")
     return {key: _without_draws(value) for key, value in plain.items() if key not in drawn}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import fcntl
 import hashlib
 import json
 from collections.abc import Sequence
@@ -77,7 +78,6 @@ class TestCounting:
         assert look(chain, AB, spec=checklist(9, name="another")) == first
         assert look(chain, AB, "other model").number == 2
         assert look(chain, AB) == first
-        assert not (chain.parent / drgate.looks.LOCK).exists()
 
     def test_the_order_of_rows_is_no_other_test_set(self, chain: Path):
         assert look(chain, AB) == look(chain, table(["b", "a"], [4, 0]))
@@ -243,13 +243,43 @@ class TestEvidence:
             look(tmp_path / "own.jsonl", AB, beside=True)
         assert not (tmp_path / "own.jsonl").exists()
 
-    def test_an_abandoned_lock_is_named(self, chain: Path, monkeypatch: pytest.MonkeyPatch):
-        """A writer that died leaves its lock; the message says which file to remove."""
+    def test_a_lock_is_held_by_who_lives(self, chain: Path, monkeypatch: pytest.MonkeyPatch):
+        """A file that a dead writer left locks nothing; one that another process holds is named."""
         chain.parent.mkdir()
-        (chain.parent / drgate.looks.LOCK).touch()
+        lock = chain.parent / drgate.looks.LOCK
+        lock.touch()
+        assert look(chain, AB).number == 1
         monkeypatch.setattr(drgate.looks, "PATIENCE", 0.2)
-        with pytest.raises(UsageError, match=r"\.looks\.lock is held .* remove it"):
-            look(chain, AB)
+        with lock.open("a") as held:
+            fcntl.flock(held, fcntl.LOCK_EX)
+            with pytest.raises(UsageError, match=r"\.looks\.lock is held by another command"):
+                look(chain, AB, "other model")
+
+    def test_what_decides_beside_the_grade_makes_another_look(self, chain: Path):
+        """Macular oedema, patients or slices that were changed after a look: the same model looks again."""
+        first = look(chain, AB)
+        for column, cells in (("dme", [1, 0]), ("camera", ["A", None]), ("patient", ["p", "q"])):
+            changed = make_predictions(AB.table.assign(**{column: cells}), "changed.csv", {})
+            assert look(chain, changed).number > first.number, column
+
+    def test_no_later_file_allows_more(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+        """A chain begun elsewhere with a clock set back and a hundred looks raises nothing."""
+        monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
+        one, other = tmp_path / "one.jsonl", tmp_path / "other.jsonl"
+        look(one, AB, spec=checklist(1))
+        monkeypatch.setenv("SOURCE_DATE_EPOCH", "1")
+        look(other, AB, "second model", spec=checklist(100, name="lavish"))
+        found = look(one, AB, "third model", spec=checklist(1), beside=True)
+        assert (found.number, found.allowed) == (3, 1)
+
+    def test_a_link_is_followed(self, tmp_path: Path):
+        """The chain that a link names grows, and the link stays one."""
+        real, link = tmp_path / "real" / "looks.jsonl", tmp_path / "link.jsonl"
+        look(real, AB)
+        link.symlink_to(real)
+        assert look(link, AB, "other model").number == 2
+        assert link.is_symlink()
+        assert look(real, AB, "third model").number == 3
 
     def test_patients_and_image_names_do_not_stand_in_the_file(self, chain: Path):
         """Neither plainly nor as a hash that can be looked up: each chain has a salt of its own."""

@@ -411,7 +411,8 @@ BEYOND_JSON_SCHEMA = {
     "a mix that is not whole", "a criterion at no mix", "a metric that has no mix", "a slope beyond reason",
     "an intercept beyond reason", "overlapping groups", "a value twice in a group", "a group called each",
     "a column sliced twice", "an undeclared slice", "a misspelt slice", "part of a group", "a slice and each",
-    "positives without a slice", "an expectation twice", "an infinite cost",
+    "positives without a slice", "an expectation twice", "an infinite cost", "a limit on the wrong side",
+    "a rate that must stay low, from below", "a bootstrap too short for its looks",
 }  # fmt: skip
 """Defects of REFUSED that take more than a schema to see."""
 

@@ -345,7 +345,7 @@ class TestNumbers:
         older = replace(judged, page_one=("In other words.",), software={**judged.software, "drgate": "0.0.7"})
         found = verify(written(folder, older, key), trusted=[key.public])
         assert found.exit_code == 0
-        assert "drgate 0.0.7 wrote them" in said(found)
+        assert "drgate 0.0.7 wrote it" in said(found)
         assert verify(written(folder, lower(1e-6)(older), key), trusted=[key.public]).exit_code == 2
 
     def test_baseline_that_was_not_given_is_named(self, folder, key, judged):

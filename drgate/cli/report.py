@@ -51,14 +51,17 @@ def command(
     if out is not None and not force:
         refuse_existing(out, "choose another name with --out, or --force to replace it")
     found, signature = read_evaluation(evaluation)
-    if kind is Kind.terminal:
-        emit(found.to_json(), lambda screen: terminal.render(found, screen), format)
-        return 0
-    text = {
-        Kind.html: lambda: html.render(found, certificate=signature),
-        Kind.markdown: lambda: markdown.render(found, certificate=signature),
-        Kind.junit: lambda: junit.render(found),
-    }[kind]()
+    try:
+        if kind is Kind.terminal:
+            emit(found.to_json(), lambda screen: terminal.render(found, screen), format)
+            return 0
+        text = {
+            Kind.html: lambda: html.render(found, certificate=signature),
+            Kind.markdown: lambda: markdown.render(found, certificate=signature),
+            Kind.junit: lambda: junit.render(found),
+        }[kind]()
+    except (LookupError, TypeError, ValueError, AttributeError) as problem:
+        raise UsageError(f"{evaluation} cannot be drawn: drgate did not write it so ({problem!r}).") from problem
     if out is None:
         sys.stdout.write(text)
     else:

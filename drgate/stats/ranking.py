@@ -142,7 +142,7 @@ def _area(
     sides = [_present(owner[positive]), _present(owner[~positive])]
     if unknown:
         sides = [fewest_patients(side) for side in sides]
-    ends, method = _newcombe(value, *sides, z), "newcombe score"
+    ends, method = _newcombe(value, sides[0], sides[1], z), "newcombe score"
     if se and 0 < value < 1:
         half = z * se / (value * (1 - value))
         logit = math.log(value / (1 - value))
