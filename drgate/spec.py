@@ -742,7 +742,7 @@ def _explained(problem: ValidationError) -> str:
     message = first["msg"].removeprefix("Value error, ")
     ctx = first.get("ctx", {})
     limit = ctx.get("lt", ctx.get("le"))
-    if limit is not None and 0.99 < limit <= 1 and isinstance(first["input"], int | float) and first["input"] > 1:
+    if limit is not None and 0.99 < limit <= 1 and isinstance(first["input"], int | float) and first["input"] >= 1:
         message = _not_a_fraction(first["input"])
     return f"{where}: {_ended(message)}" if where else _ended(message)
 

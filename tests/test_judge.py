@@ -147,6 +147,26 @@ class TestSealedGrades:
         (written,) = here.glob("reports/model-*/predictions.parquet")
         assert load_predictions(written).digest == found["data"]["predictions_digest"]
 
+    def test_the_keeper_is_named_whoever_evaluates_next(self, drgate: Run, scored: Path, write_csv: Write, spec: Write):
+        """The joined table says whose grades it has, in every later evaluation and on page one."""
+        kept = write_csv(rows(), "grades.csv")
+        first = drgate("evaluate", scored / "scored.parquet", "--grades", kept, "--spec", spec(), "--out", "first")
+        assert first.code == 0, first.err
+        again = drgate("evaluate", "first/predictions.parquet", "--spec", spec(), "--out", "again", "--format", "json")
+        assert again.code == 0, again.err
+        found = json.loads(again.out)
+        assert found["data"]["grades"]["name"] == "grades.csv"
+        assert any("joined from grades.csv" in line for line in found["page_one"])
+
+    def test_what_others_put_beside_an_evaluation_stays(self, drgate: Run, write_csv: Write, spec: Write, here: Path):
+        """The same evaluation again replaces its own files and nobody else's."""
+        path = write_csv([{**row, "predicted": row["grade"]} for row in rows()], "table.csv")
+        for _ in range(2):
+            assert drgate("evaluate", path, "--spec", spec(), "--out", "out").code == 0
+            (here / "out" / "NAME.clinical.certificate.json").write_text("{}")
+        assert drgate("evaluate", path, "--spec", spec(), "--out", "out").code == 0
+        assert (here / "out" / "NAME.clinical.certificate.json").read_text() == "{}"
+
     def test_may_say_more_of_each_image(self, scored: Path, write_csv: Write):
         """Patients, eyes, oedema, what is not gradable, and columns to slice by."""
         more = [

@@ -210,16 +210,17 @@ class TestUnknownPatients:
     @settings(max_examples=15)
     @given(st.integers(0, 10_000), st.integers(5, 40))
     def test_forgetting_them_helps_no_metric_with_an_interval(self, seed: int, patients: int):
-        """AUC, Brier, slope, intercept and rates at the deployment mix: no end of an interval moves inwards."""
+        """Rates, AUC, Brier, slope and intercept: no end of an interval moves inwards."""
         predictions = drawn(seed, patients)
-        spec = checklist(deployment=MIX)
+        spec = checklist()
         forgotten = make_predictions(predictions.table.drop(columns=["patient", "eye"]), "t.csv", {})
         known, unknown = evaluate(predictions, spec).metrics, evaluate(forgotten, spec).metrics
         for name, metric in known.items():
             other = unknown[name]
             if not isinstance(metric, Estimate) or not isinstance(other, Estimate) or metric.low is None:
                 continue
-            if "kappa" not in name:  # a bootstrap's limits have an error of their own
+            # A bootstrap's limits have an error of their own; at equal shares of the grades see docs/statistics.md.
+            if "kappa" not in name and name != "balanced_accuracy":
                 assert other.low is not None
                 assert other.high is not None
                 assert metric.high is not None

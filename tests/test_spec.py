@@ -432,6 +432,7 @@ def test_what_is_no_checklist_is_refused(defect: str):
 
 YAML = {
     "anchors": (b"a: &x [1]\nb: [*x, *x]", "uses YAML anchors"),
+    "merged keys": (b"a: {<<: {b: 1}}", "merges keys with <<"),
     "a duplicate key": (b"name: a\nname: b", "duplicate key"),
     "unclosed": (b"a: [", "is not valid YAML"),
     "a list": (b"- 1", "is not a checklist"),
@@ -588,6 +589,24 @@ class TestDiff:
         expected = {(False, False): [], (True, False): ["weaker"], (False, True): ["stronger"]}
         assert kinds(old, new) == expected.get((bool(lets_in), bool(keeps_out)), ["different"])
         assert kinds(new, old) == expected.get((bool(keeps_out), bool(lets_in)), ["different"])
+
+    def test_one_group_instead_of_each_is_weaker(self):
+        """`each` also speaks of the cameras that no group holds."""
+        slices = [{"by": "camera", "groups": {"good": ["A", "B"]}}]
+        old, new = (
+            spec_of({"id": f"sensitivity:pdr@camera={which}", "at_least": 0.8}, slices=slices)
+            for which in ("each", "good")
+        )
+        assert "weaker" in kinds(old, new)
+
+    def test_more_positives_weaken_an_advisory_line(self):
+        """An advisory line that is not assessed warns of nothing."""
+        slices = [{"by": "camera"}]
+        required = {"id": "accuracy", "at_least": 0.9}
+        line = {"id": "accuracy@camera=A", "at_least": 0.9, "required": False}
+        old = spec_of(required, {**line, "min_positives": 0}, slices=slices)
+        new = spec_of(required, {**line, "min_positives": 1000}, slices=slices)
+        assert kinds(old, new) == ["weaker"]
 
     @given(checklists(), st.randoms())
     def test_a_weakened_line_is_always_told(self, plain: dict[str, Any], draw: random.Random):

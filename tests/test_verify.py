@@ -340,6 +340,55 @@ class TestNumbers:
         assert "drawn by NumPy 1.0.0" in said(found)
         assert verify(written(folder, changed(kappa, "accuracy", k=1), key), trusted=[key.public]).exit_code == 2
 
+    def test_another_numpy_changes_no_outcome(self, folder, key, judged):
+        """A line that its own estimate misses cannot pass because its limits were drawn elsewhere."""
+        other = replace(judged, software={**judged.software, "numpy": "1.0.0"})
+        criteria = tuple(
+            replace(c, threshold=0.999, status="PASS") if c.id == "quadratic_kappa" else c for c in other.criteria
+        )
+        content = {**judged.spec["content"]}
+        content["criteria"] = [
+            {**line, "at_least": 0.999} if line["id"] == "quadratic_kappa" else line for line in content["criteria"]
+        ]
+        digest = f"sha256:{hashlib.sha256(canonical_json(content)).hexdigest()}"
+        forged = replace(other, criteria=criteria, spec={**judged.spec, "content": content, "digest": digest})
+        found = verify(written(folder, forged, key), trusted=[key.public])
+        assert found.exit_code == 2
+        assert "quadratic_kappa.status" in said(found)
+
+    @pytest.mark.parametrize(
+        "forge",
+        [
+            lambda e: changed(e, "sensitivity:pdr", k=1),
+            lambda e: replace(e, gate_error=tuple({**row, "passes": 0.0} for row in e.gate_error)),
+            lambda e: replace(e, data={**e.data, "patients": 99999}),
+        ],
+    )
+    def test_another_version_hides_no_number(self, folder, key, judged, forge):
+        """What both versions record is compared, whatever the version that wrote it calls itself."""
+        older = replace(judged, software={**judged.software, "drgate": "0.0.7"})
+        assert verify(written(folder, forge(older), key), trusted=[key.public]).exit_code == 2
+
+    def test_predictions_of_another_model(self, folder, key, table, judged):
+        """A table says which model and images it is of; a statement that says otherwise is a problem."""
+        provenance = {
+            "model": {"tensor_digest": f"sha256:{'1' * 64}"},
+            "manifest": {"digest": f"sha256:{'2' * 64}", "images_digest": f"sha256:{'3' * 64}"},
+        }
+        write_predictions(replace(table, provenance=provenance), folder / "predictions.parquet")
+        data = {**judged.data, "manifest_digest": f"sha256:{'2' * 64}", "images_digest": f"sha256:{'3' * 64}"}
+        model = {**judged.model, "tensor_digest": f"sha256:{'1' * 64}"}
+        honest = replace(judged, data=data, model=model)
+        assert "another model" not in said(verify(written(folder, honest, key), trusted=[key.public]))
+        for forged, what in (
+            (replace(honest, model={**model, "tensor_digest": f"sha256:{'4' * 64}"}), "another model"),
+            (replace(honest, data={**data, "manifest_digest": f"sha256:{'4' * 64}"}), "another test set"),
+            (replace(honest, data={**data, "grades": {"name": "g.csv", "sha256": "0" * 64}}), "another grades"),
+        ):
+            found = verify(written(folder, forged, key), trusted=[key.public])
+            assert found.exit_code == 2
+            assert what in said(found)
+
     def test_sentences_belong_to_their_version(self, folder, key, judged):
         """Another drgate may word its reasons differently; its counts and decisions must be the same."""
         older = replace(judged, page_one=("In other words.",), software={**judged.software, "drgate": "0.0.7"})

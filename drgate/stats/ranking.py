@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtri
 
-from drgate.stats.cluster import fewest_patients, unknown_inflation
+from drgate.stats.cluster import UNKNOWN_DESIGN_EFFECT, fewest_patients, unknown_inflation
 from drgate.stats.proportion import Bounds, require_level
 
 
@@ -135,8 +135,8 @@ def _area(
     value = float(in_order[positive].sum()) / _pairs(positive)
     variance = _variance(in_order, positive, owner)
     if variance is not None and unknown:
-        inflation = unknown_inflation(min(positives, negatives))
-        variance = variance * inflation if math.isfinite(inflation) else None
+        # One or two images on a side may be one patient's: no variance is known, and twice that of pairs stands in.
+        variance *= min(unknown_inflation(min(positives, negatives)), 2 * UNKNOWN_DESIGN_EFFECT)
     se = 0.0 if variance is None else math.sqrt(variance)
     z = float(ndtri((1 + level) / 2))
     sides = [_present(owner[positive]), _present(owner[~positive])]
