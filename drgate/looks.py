@@ -32,12 +32,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from drgate.errors import UsageError
 from drgate.files import canonical_json, write_atomically
-from drgate.predictions import PROBABILITIES
+from drgate.predictions import PROBABILITIES, column_bytes
 
 if TYPE_CHECKING:
     from drgate.predictions import Predictions
@@ -92,7 +91,9 @@ class Seen:
         answered = table["predicted"].to_numpy(dtype=np.int64, na_value=-1)
         names = table["image"].to_list()
         deciding = table.iloc[first].drop(columns=["image", "sha256", *PROBABILITIES], errors="ignore")
-        rest = {name: [None if pd.isna(cell) else str(cell) for cell in deciding[name]] for name in deciding.columns}
+        rest = hashlib.sha256()
+        for column in sorted(deciding.columns):
+            rest.update(column_bytes(column, deciding[column]))
         return cls(
             name=name,
             keys=keys,
@@ -100,7 +101,7 @@ class Seen:
             patients=tuple(sorted(table["patient"].dropna().unique())),
             reference=_CHARACTERS[graded[first] + 1],
             predicted=_CHARACTERS[answered[first] + 1],
-            rest=f"sha256:{hashlib.sha256(canonical_json(rest)).hexdigest()}",
+            rest=f"sha256:{rest.hexdigest()}",
         )
 
 
@@ -407,11 +408,13 @@ def _parsed_keys(text: str) -> Keys:
 def _patient_keys(patients: Sequence[str], salt: bytes, cost: int) -> Keys:
     """8 bytes of scrypt a patient: slow, so that a list of plausible names is not run through at once."""
 
-    def one(name: str) -> bytes:
-        return hashlib.scrypt(name.encode(), salt=salt, n=cost, r=8, p=1, dklen=8)
+    def some(names: Sequence[str]) -> bytes:
+        return b"".join(hashlib.scrypt(name.encode(), salt=salt, n=cost, r=8, p=1, dklen=8) for name in names)
 
+    at_once = 500  # a task for each of a million patients would cost more than the hashes
     with ThreadPoolExecutor() as pool:  # scrypt runs outside the interpreter's lock
-        hashes = b"".join(pool.map(one, patients))
+        parts = (patients[start : start + at_once] for start in range(0, len(patients), at_once))
+        hashes = b"".join(pool.map(some, parts))
     return np.unique(np.frombuffer(hashes, dtype=">u8").astype(np.uint64))
 
 

@@ -94,7 +94,7 @@ class Predictions:
         """`sha256:...` over the rows in the order of their images, column by column in the order of their names."""
         state = hashlib.sha256(canonical_json(["drgate predictions 1", len(self.table), sorted(self.table.columns)]))
         for column in sorted(self.table.columns):
-            state.update(_column_bytes(column, self.table[column]))
+            state.update(column_bytes(column, self.table[column]))
         return f"sha256:{state.hexdigest()}"
 
 
@@ -161,7 +161,7 @@ def _provenance(path: Path) -> dict[str, Any]:
     return provenance
 
 
-def _column_bytes(name: str, column: pd.Series[Any]) -> bytes:
+def column_bytes(name: str, column: pd.Series[Any]) -> bytes:
     """One column as bytes: which cells are present, then their values in a form that no library version changes."""
     absent = column.isna().to_numpy()
     if name in PROBABILITIES:
