@@ -79,17 +79,17 @@ class Seen:
     def of(cls, predictions: Predictions, name: str) -> Seen:
         """Of predictions with their reference grades; byte-identical images count once."""
         table = predictions.table
-        contents = table["sha256"].to_list() if "sha256" in table.columns else [None] * len(table)
+        names = table["image"].to_numpy(dtype=object).tolist()
+        contents = table["sha256"].to_numpy(dtype=object).tolist() if "sha256" in table.columns else [None] * len(table)
         hashes = [
             bytes.fromhex(content[:16])
             if isinstance(content, str)
             else hashlib.sha256(b"drgate image name\n" + image.casefold().encode()).digest()[:8]
-            for image, content in zip(table["image"], contents, strict=True)
+            for image, content in zip(names, contents, strict=True)
         ]
         keys, first = np.unique(np.frombuffer(b"".join(hashes), dtype=">u8").astype(np.uint64), return_index=True)
         graded = table["grade"].where(table["gradable"]).to_numpy(dtype=np.int64, na_value=-1)
         answered = table["predicted"].to_numpy(dtype=np.int64, na_value=-1)
-        names = table["image"].to_list()
         deciding = table.iloc[first].drop(columns=["image", "sha256", *PROBABILITIES], errors="ignore")
         rest = hashlib.sha256()
         for column in sorted(deciding.columns):
@@ -368,7 +368,9 @@ def _changes(earlier: Sequence[_Earlier], seen: Seen, model: str) -> dict[str, A
 
 
 def _look(entry: dict[str, Any], seen: Seen) -> Look:
-    names = {f"{key:016x}": image for key, image in zip(seen.keys, seen.images, strict=True)}
+    names = {}
+    if entry["regraded"]:
+        names = {f"{key:016x}": image for key, image in zip(seen.keys, seen.images, strict=True)}
     return Look(
         number=entry["look"],
         allowed=entry["allowed"],
@@ -409,8 +411,9 @@ def _patient_keys(patients: Sequence[str], salt: bytes, cost: int) -> Keys:
     """8 bytes of scrypt a patient: slow, so that a list of plausible names is not run through at once."""
 
     def some(names: Sequence[str]) -> bytes:
-        return b"".join(hashlib.scrypt(name.encode(), salt=salt, n=cost, r=8, p=1, dklen=8) for name in names)
+        return b"".join(hashlib.scrypt(name.encode(), salt=salt, n=cost, r=r, p=1, dklen=8) for name in names)
 
+    r = 8 if cost > 2 else 1  # of hundreds of thousands of patients no hash can be slow
     at_once = 500  # a task for each of a million patients would cost more than the hashes
     with ThreadPoolExecutor() as pool:  # scrypt runs outside the interpreter's lock
         parts = (patients[start : start + at_once] for start in range(0, len(patients), at_once))
