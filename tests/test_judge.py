@@ -147,7 +147,9 @@ class TestSealedGrades:
         (written,) = here.glob("reports/model-*/predictions.parquet")
         assert load_predictions(written).digest == found["data"]["predictions_digest"]
 
-    def test_the_keeper_is_named_whoever_evaluates_next(self, drgate: Run, scored: Path, write_csv: Write, spec: Write):
+    def test_the_keeper_is_named_whoever_evaluates_next(
+        self, drgate: Run, scored: Path, write_csv: Write, spec: Write, here: Path
+    ):
         """The joined table says whose grades it has, in every later evaluation and on page one."""
         kept = write_csv(rows(), "grades.csv")
         first = drgate("evaluate", scored / "scored.parquet", "--grades", kept, "--spec", spec(), "--out", "first")
