@@ -77,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--keep", type=Path, metavar="DIR", help="leave table, checklist and report in this new folder")
     options = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as temporary:
-        folder = options.keep or Path(temporary) / "large"
+        folder = (options.keep or Path(temporary) / "large").resolve()
         folder.mkdir(parents=True)
         table, spec = folder / "predictions.parquet", folder / "checklist.yaml"
         write_table(table, options.images)
@@ -85,7 +85,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         command = [sys.executable, "-m", "drgate", "evaluate", str(table), "--spec", str(spec)]
         command += ["--out", str(folder / "report"), "--looks", str(folder / "looks.jsonl"), "--quiet"]
         began = time.perf_counter()
-        ended = subprocess.run(command, check=False)
+        # In a folder of its own: looks that lie in the usual place would be read, and patients hashed for each of them.
+        ended = subprocess.run(command, check=False, cwd=folder)
         taken = time.perf_counter() - began
         evaluated = ended.returncode in (0, 1, 3) and (folder / "report" / "evaluation.json").is_file()
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
