@@ -22,6 +22,7 @@ from scipy.special import ndtr, ndtri
 
 from drgate.errors import PredictionsError
 from drgate.evaluation import Estimate, Metric, NotEstimable
+from drgate.measure import oedema
 from drgate.predictions import PROBABILITIES, Predictions
 from drgate.scale import GRADES, GROUPS
 from drgate.spec import NoOutputPolicy
@@ -410,7 +411,7 @@ def _pairs(first: Predictions, second: Predictions, independent: bool, name: str
         called=(_called(mine), _called(theirs)),
         probabilities=(_probabilities(mine), _probabilities(theirs)),
         patients=patients,
-        dme=_dme(mine),
+        dme=oedema(mine, first.origin),
         independent=patients is None and independent,
     )
 
@@ -445,12 +446,6 @@ def _called(table: pd.DataFrame) -> NDArray[np.int64]:
 
 def _probabilities(table: pd.DataFrame) -> NDArray[np.float64]:
     return table[list(PROBABILITIES)].to_numpy(dtype=np.float64)
-
-
-def _dme(table: pd.DataFrame) -> NDArray[np.bool_] | None:
-    if "dme" not in table.columns or table["dme"].isna().any():
-        return None
-    return table["dme"].to_numpy(dtype=bool)
 
 
 def _grade(called: np.int64) -> int | None:

@@ -35,7 +35,7 @@ from drgate.measure import (
 )
 from drgate.predictions import Predictions
 from drgate.scale import GRADES, GROUPS, TITLES
-from drgate.spec import FROM_PROBABILITIES, PROPORTIONS, Criterion, GateSpec, default_policy
+from drgate.spec import FROM_PROBABILITIES, PROPORTIONS, RULE_WORDS, Criterion, GateSpec, default_policy
 from drgate.stats import bootstrap, paired, power, stability
 
 UNITS: Final = ("image", "eye", "patient")
@@ -164,7 +164,7 @@ def _enough(metric: Metric, criterion: Criterion, metrics: Metrics) -> Metric:
 def _stability_summary(training: Mapping[str, Any], spec: GateSpec) -> dict[str, Any]:
     """The window that the stability criterion looks at, or why there is none (statistics of `stats.stability`)."""
     history = training.get("history") or []
-    window = next((c.window for c in spec.criteria if c.metric == "stability" and c.window), 10)
+    window = spec.stability_window
     if not history or "selected_epoch" not in training:
         missing = training.get("missing") or "there is no training record; give the run folder with --record."
         return {"stability": {"reason": missing}}
@@ -494,7 +494,7 @@ def _judge_range(criterion: Criterion, metric: Estimate, training: Mapping[str, 
 
 
 def _rule(criterion: Criterion) -> str:
-    words = {">=": "at least", ">": "above", "<=": "at most", "<": "below"}[criterion.comparator]
+    words = RULE_WORDS[criterion.comparator]
     number = f"{criterion.threshold:g}" if _is_index(criterion) else _percent(criterion.threshold)
     return f"{words} {number}"
 

@@ -368,8 +368,7 @@ def _foreign_history(record: Path | None, selected_epoch: int | None, spec: Gate
                 f"({', '.join(FOREIGN)})."
             )
         return None
-    window = next((c.window for c in spec.criteria if c.metric == "stability" and c.window), 10)
-    return foreign_evidence(record, window=window, selected=selected_epoch)
+    return foreign_evidence(record, window=spec.stability_window, selected=selected_epoch)
 
 
 def _training(

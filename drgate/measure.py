@@ -145,7 +145,7 @@ class Sample:
         known = predictions.patients_known
         if not known and not spec.evidence.one_image_per_patient:
             _require_countable(judged, spec, predictions.origin)
-        dme = _dme(judged, predictions.origin)
+        dme = oedema(judged, predictions.origin)
         if dme is not None:
             columns["dme"] = dme.astype(np.int64)
         probabilities = judged[list(PROBABILITIES)].to_numpy(dtype=np.float64)
@@ -296,7 +296,8 @@ def _sliced(values: pd.Series[Any], one: Slice, origin: str) -> tuple[tuple[str,
     return names, number[codes]
 
 
-def _dme(judged: pd.DataFrame, origin: str) -> NDArray[np.bool_] | None:
+def oedema(judged: pd.DataFrame, origin: str) -> NDArray[np.bool_] | None:
+    """Which graded images have macular oedema; None without that column. PredictionsError where some do not say."""
     if "dme" not in judged.columns or judged["dme"].isna().all():
         return None
     absent = judged["dme"].isna()

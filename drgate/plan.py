@@ -391,9 +391,7 @@ def parse_prevalence(text: str) -> dict[str, float]:
                 f"--prevalence: {grade}={value:g}: expected a fraction between 0 and 1{_percent_hint(value)}"
             )
     if lacking := [grade for grade in GRADES if grade not in shares]:
-        raise UsageError(
-            f"--prevalence: {' and '.join(lacking)} is missing; give all five grades, 0 where there is none."
-        )
+        raise UsageError(f"--prevalence lacks {', '.join(lacking)}; give all five grades, 0 where there is none.")
     total = math.fsum(shares.values())
     if abs(total - 1) > 1e-6:
         raise UsageError(f"--prevalence: the shares of the five grades sum to {total:.9g}; expected 1.")

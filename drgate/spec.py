@@ -64,6 +64,12 @@ OF_THE_RUN: Final = ("stability", "baseline", "cost")
 FROM_PROBABILITIES: Final = ("auc", "brier", "ece", "calibration_slope", "calibration_intercept")
 """Metrics of the probabilities, which an image without output does not have."""
 
+RULE_WORDS: Final = {">=": "at least", ">": "above", "<=": "at most", "<": "below"}
+"""A comparator in words."""
+
+STABILITY_WINDOW: Final = 10
+"""Evaluations that stability looks at where a checklist does not say."""
+
 LOWER_IS_BETTER: Final = ("missed", "undergraded", "overgraded", "no_output", "brier", "stability")
 """Metrics that a better model has less of."""
 
@@ -484,7 +490,7 @@ class GateSpec(_Frozen):
             if grade not in GRADES:
                 raise ValueError(f"there is no grade {grade!r}; {_nearest(grade, GRADES)}")
         if lacking := [grade for grade in GRADES if grade not in mix]:
-            raise ValueError(f"{' and '.join(lacking)} is missing; give all five grades, 0 where there are none")
+            raise ValueError(f"the mix lacks {', '.join(lacking)}; give all five grades, 0 where there are none")
         total = math.fsum(mix.values())
         if abs(total - 1) > 1e-6:
             raise ValueError(f"the shares of the five grades sum to {total:.9g}, not to 1")
@@ -563,6 +569,11 @@ class GateSpec(_Frozen):
                     each = str(replace(name, target=target, value=value))
                     written.append(criterion.model_copy(update={"id": each}))
         return written
+
+    @property
+    def stability_window(self) -> int:
+        """Evaluations that stability looks at."""
+        return next((c.window for c in self.criteria if c.metric == "stability" and c.window), STABILITY_WINDOW)
 
     def fewest_positives(self, criterion: Criterion) -> int:
         """Fewest units in the denominator for a criterion on a slice to be assessed; 0 where it is on no slice."""

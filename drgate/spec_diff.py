@@ -12,19 +12,21 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 from drgate.errors import SpecError
-from drgate.spec import EACH, OF_THE_RUN, PROPORTIONS, Criterion, GateSpec
+from drgate.spec import (
+    EACH,
+    LOWER_IS_BETTER,
+    OF_THE_RUN,
+    PROPORTIONS,
+    RULE_WORDS,
+    STABILITY_WINDOW,
+    Criterion,
+    GateSpec,
+)
 
 Kind = Literal["weaker", "stronger", "different"]
-
-WORDS: Final = {">=": "at least", ">": "above", "<=": "at most", "<": "below"}
-ADVERSE: Final = ("missed", "undergraded", "overgraded", "no_output", "brier")
-"""Metrics that are better when they are small."""
-
-STABILITY_WINDOW: Final = 10
-"""Evaluations that stability looks at where a checklist does not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,7 +228,7 @@ def _threshold(was: Criterion, now: Criterion) -> Kind:
 
 def _policy(was: Criterion, now: Criterion) -> Kind:
     """Which of two ways to count images without output lets more models through, where that is certain."""
-    if was.metric not in PROPORTIONS or (now.metric in ADVERSE) == (now.comparator in (">=", ">")):
+    if was.metric not in PROPORTIONS or (now.metric in LOWER_IS_BETTER) == (now.comparator in (">=", ">")):
         return "different"  # nothing certain of a kappa, or of a line that asks for a bad figure
     ranks: dict[str, int] = {"excluded": 1, "worst_case": 2}
     if was.metric in ("sensitivity", "missed", "undergraded"):
@@ -242,7 +244,7 @@ def _policy(was: Criterion, now: Criterion) -> Kind:
 def _asked(criterion: Criterion) -> str:
     if criterion.margin is not None:
         return f"no more than {_shown(criterion.margin)} worse"
-    return f"{WORDS[criterion.comparator]} {_shown(criterion.threshold)}"
+    return f"{RULE_WORDS[criterion.comparator]} {_shown(criterion.threshold)}"
 
 
 def _weight(criterion: Criterion) -> str:

@@ -32,7 +32,7 @@ from drgate.measure import UNDERGRADED, Sample, ratio
 from drgate.operating_point import OperatingPoint, cumulative, make_operating_point
 from drgate.predictions import Predictions
 from drgate.scale import GROUPS
-from drgate.spec import Criterion, GateSpec, default_policy, parse_id
+from drgate.spec import RULE_WORDS, Criterion, GateSpec, default_policy, parse_id
 from drgate.stats import cluster, confusion
 from drgate.stats.predictive import predictive_power
 
@@ -270,7 +270,7 @@ class _Constraint:
     @property
     def rule(self) -> str:
         """The threshold in words."""
-        words = {">=": "at least", ">": "more than", "<=": "at most", "<": "less than"}[self.criterion.comparator]
+        words = RULE_WORDS[self.criterion.comparator]
         return f"{words} {100 * self.criterion.threshold:g} %"
 
     @cached_property

@@ -289,7 +289,7 @@ class TestBadInput:
     @pytest.mark.parametrize(
         ("text", "said"),
         [
-            ("no_dr=0.7,pdr=0.3", "missing"),
+            ("no_dr=0.7,pdr=0.3", "lacks"),
             (MIX.replace("0.02", "0.03"), "sum to 1.01"),
             (MIX.replace("0.7", "70"), "did you mean 0.7"),
             (MIX.replace("mild_npdr", "mild_npd"), "did you mean 'mild_npdr'"),

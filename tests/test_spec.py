@@ -309,7 +309,7 @@ REFUSED = {
     ),
     "a mix without a grade": (
         lambda c: c.update(deployment={"no_dr": 0.9, "mild_npdr": 0.1}),
-        "moderate_npdr and severe_npdr and pdr is missing",
+        "lacks moderate_npdr, severe_npdr, pdr",
     ),
     "a mix with another grade": (lambda c: c.update(deployment=MIX | {"prd": 0.0}), "did you mean 'pdr'?"),
     "a criterion at no mix": (

@@ -147,7 +147,7 @@ class TestOverlap:
         return make_predictions(predictions.table.iloc[:40].assign(**changes), "test.csv", {})
 
     def test_other_images_of_other_patients_pass(self, point: OperatingPoint):
-        point.refuse_overlap(scored(2, 30))
+        assert point.refuse_overlap(scored(2, 30)) is None
 
     def test_an_image_by_name(self, point: OperatingPoint, table: Predictions):
         with pytest.raises(UsageError, match=r"test.csv: image '1-00000.png' is among the images"):

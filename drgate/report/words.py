@@ -17,7 +17,7 @@ from typing import Any, Final, Literal
 
 from drgate.evaluation import CriterionResult, Estimate, Evaluation, Metric, NotEstimable, Status
 from drgate.scale import GRADES, GROUP_TITLES, TITLES
-from drgate.spec import parse_id
+from drgate.spec import RULE_WORDS, parse_id
 
 SYMBOLS: Final[dict[Status, str]] = {"PASS": "✓", "FAIL": "✗", "INSUFFICIENT": "?", "NOT_ASSESSED": "–"}
 OUTCOMES: Final[dict[Status, str]] = {
@@ -59,7 +59,6 @@ _WHOLE: Final = {
     "no_output": "Images without output",
     "undergraded:vision_threatening_below_referable": "Severe NPDR or PDR called below referable",
 }
-_SIGNS: Final = {">=": "at least", ">": "above", "<=": "at most", "<": "below"}
 _SHORT_SIGNS: Final = {">=": "≥", ">": ">", "<=": "≤", "<": "<"}
 _METHODS: Final = {
     "clopper-pearson": "Clopper-Pearson",
@@ -402,7 +401,7 @@ def _line(criterion: CriterionResult, level: float, unit: str, *, observed: bool
         interval=_interval(estimate, criterion.threshold, level, signed=signed),
         decisive=decisive,
         decides=f"{side} {shown[decisive]}" if shown[decisive] else "",
-        rule=f"{_SIGNS[criterion.comparator]} {limit}",
+        rule=f"{RULE_WORDS[criterion.comparator]} {limit}",
         short_rule=f"{_SHORT_SIGNS[criterion.comparator]}{_SPACE}{limit}",
         basis=f"on the {side}",
         required=criterion.required,

@@ -18,13 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import bdtr, ndtri
 
-from drgate.stats.bootstrap import distinct_patients
+from drgate.stats.bootstrap import distinct_patients, resample_patients
 from drgate.stats.cluster import UNKNOWN_DESIGN_EFFECT, clustered_design_effect
 from drgate.stats.confusion import CELLS
 from drgate.stats.proportion import Bounds, require_level, wilson_bounds
-
-_CHUNK = 200_000
-"""Counts of patterns held at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,17 +208,9 @@ def resample_pairs(
         np.bincount(distinct.patients * CELLS + cells, minlength=kinds * CELLS).reshape(kinds, CELLS)
         for cells in np.divmod(distinct.codes, CELLS)
     ]
-    patterns = np.concatenate(tables, axis=1).astype(np.float64)
-    total = int(distinct.times.sum())
-    generator = np.random.Generator(np.random.PCG64(seed))
-    drawn = np.empty((resamples, 2 * CELLS))
-    rows = max(1, _CHUNK // kinds)
-    for start in range(0, resamples, rows):
-        stop = min(resamples, start + rows)
-        times = generator.multinomial(max(1, round(total / inflation)), distinct.times / total, size=stop - start)
-        # Whole numbers below 2^53: the product is exact in any order and on any number of threads.
-        drawn[start:stop] = times.astype(np.float64) @ patterns
-    both = drawn.astype(np.int64)
+    both = resample_patients(
+        np.concatenate(tables, axis=1), distinct.times, resamples=resamples, seed=seed, inflation=inflation
+    )
     return both[:, :CELLS], both[:, CELLS:]
 
 
