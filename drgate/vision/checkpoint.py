@@ -153,14 +153,40 @@ def checkpoint_tensors(model: GradingModel) -> tuple[dict[str, Tensor], dict[str
     """(tower, head) of a network as a checkpoint holds them, copied to the CPU in float32."""
 
     def copied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {name: tensor.to("cpu", torch.float32, copy=True).contiguous() for name, tensor in tensors.items()}
+        return {name: whole(tensor).to("cpu", torch.float32, copy=True).contiguous() for name, tensor in tensors.items()}
+
+    def whole(tensor: Any) -> Tensor:  # where FSDP spread it, all processes ask at the same time
+        gathered: Tensor = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+        return gathered
 
     tower = adapter_tensors(model.backbone) or model.backbone.state_dict()
     return copied(tower), copied(model.classifier.state_dict())
 
 
-def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+@dataclass(frozen=True, slots=True, eq=False)
+class TrainingState:
+    """What a run needs besides the weights to go on as if it had never stopped; it lies in the same file.
+
+    values: plain JSON values. tensors: by name; what the optimizer remembers.
+    """
+
+    values: dict[str, Any] = field(repr=False)
+    tensors: dict[str, Tensor] = field(repr=False)
+
+    def digest(self, tensor_digest: str) -> str:
+        """`sha256:...` over all of it and the weights that it belongs to."""
+        state = hashlib.sha256(canonical_json(["drgate training state 1", tensor_digest, self.values]))
+        for name in sorted(self.tensors):
+            update_digest(state, name, self.tensors[name])
+        return f"sha256:{state.hexdigest()}"
+
+
+def save_checkpoint(
+    path: Path, checkpoint: Checkpoint, *, state: TrainingState | None = None, keep: Path | None = None
+) -> None:
     """Write the file, whole or not at all.
+
+    state: of the run that goes on from here. keep: the name that the file replaced takes.
 
     Raises:
         CheckpointError: the disk does not take it; what lay at `path` before is untouched.
@@ -197,10 +223,13 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
             "salt": fingerprint.salt.hex(),
             "patients": torch.from_numpy(fingerprint.patients.copy()),
         },
-        "tensor_digest": checkpoint.tensor_digest,
+        "tensor_digest": (digest := checkpoint.tensor_digest),
+        "state": None
+        if state is None
+        else {"values": state.values, "tensors": state.tensors, "digest": state.digest(digest)},
     }
     try:
-        with replacing(path) as temporary:
+        with replacing(path, keep=keep) as temporary:
             torch.save(payload, temporary)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
         raise CheckpointError(f"{path} cannot be written: {' '.join(str(error).split())}.") from error
@@ -222,6 +251,26 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointError(
             f"{path}: the checkpoint lacks or garbles a part of its description ({error!r})."
         ) from error
+
+
+def load_training_state(path: Path) -> tuple[Checkpoint, TrainingState | None]:
+    """A checkpoint and the state of its run, None where it has none; the state is checked against its digest.
+
+    Raises CheckpointError as `load_checkpoint` does, and for a state that is damaged or of other weights.
+    """
+    payload = _read(path)
+    checkpoint = load_checkpoint(path)
+    found = payload.get("state")
+    if found is None:
+        return checkpoint, None
+    try:
+        state = TrainingState(dict(found["values"]), dict(found["tensors"]))
+        whole = state.digest(checkpoint.tensor_digest) == found["digest"]
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise CheckpointError(f"{path}: the training state lacks or garbles a part ({error!r}).") from error
+    if not whole:
+        raise CheckpointError(f"{path}: the training state does not have the digest written with it: it is damaged.")
+    return checkpoint, state
 
 
 def _read(path: Path) -> dict[str, Any]:
