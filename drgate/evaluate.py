@@ -116,6 +116,20 @@ def evaluate(
     )
 
 
+def lines(predictions: Predictions, spec: GateSpec) -> tuple[CriterionResult, ...]:
+    """The checklist's lines about images alone, without the rest of an evaluation: for those who look every few minutes.
+
+    Looks are not counted: who decides by these has chosen by them. Raises PredictionsError as `evaluate` does.
+    """
+    sample = Sample.of(predictions, spec)
+    metrics = Metrics(sample, spec, spec.evidence.level, bootstrap.seed_from(predictions.digest, spec.digest))
+    return tuple(
+        _judge(criterion, _enough(metrics.estimate(criterion.id, criterion.policy), criterion, metrics), metrics, {})
+        for criterion in spec.each_criterion(sample.slice_names)
+        if criterion.metric not in OF_THE_RUN
+    )
+
+
 def require_evaluable(predictions: Predictions, spec: GateSpec) -> None:
     """Raise PredictionsError where `evaluate` would, before a look at the test set is counted."""
     Sample.of(predictions, spec)

@@ -224,28 +224,64 @@ def _number(value: Any, key: str, where: str) -> Any:
     return int(number) if whole else number
 
 
+def read_lines(file: Path) -> list[dict[str, Any]]:
+    """The lines of a `record.jsonl`; a line that was cut off by a crash is left out.
+
+    Raises RecordError where it is not one that drtrain wrote.
+    """
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as problem:
+        raise RecordError(f"{file} cannot be read ({problem}).") from problem
+    lines: list[dict[str, Any]] = []
+    broken = ""
+    for number, line in enumerate(text.split("\n")[:-1], 1):
+        try:
+            event = json.loads(line)
+            if not isinstance(event, dict) or not isinstance(event["event"], str):
+                raise ValueError("no event")
+        except (ValueError, KeyError, RecursionError) as problem:
+            if broken or number == 1:
+                raise RecordError(broken or f"{file} is not a record that drtrain wrote ({problem!r}).") from problem
+            broken = f"{file}, line {number}, is not of a record that drtrain wrote ({problem!r})."
+            continue
+        if broken and event["event"] != "resume":  # only a crash cuts a line off, and a resume follows it
+            raise RecordError(broken)
+        broken = ""
+        lines.append(event)
+    if broken:
+        raise RecordError(broken)
+    return lines
+
+
 def read_record(file: Path) -> dict[str, Any]:
-    """The table in a `record.jsonl`; a last line that was cut off by a crash is left out.
+    """The table in a `record.jsonl`.
 
     Besides the run's facts it has `history`, `spend`, `status`, and `digests`: tensor digest by epoch.
     """
     table: dict[str, Any] = {"status": "running", "history": [], "digests": {}}
     try:
-        lines = file.read_text(encoding="utf-8").split("\n")[:-1]
-        for event in map(json.loads, lines):
+        for event in read_lines(file):
             match event.pop("event"):
                 case "start":
                     table |= event
+                case "resume":
+                    after = event["epoch"]
+                    table["history"] = [entry for entry in table["history"] if entry["epoch"] <= after]
+                    table["digests"] = {name: at for name, at in table["digests"].items() if at <= after}
+                    table |= {"status": "running", "parameters": event.get("parameters", table.get("parameters"))}
+                    table["spend"] = event["spend"]
+                    table["resumes"] = [*table.get("resumes", []), event]
                 case "epoch":
                     table["history"].append(event)
                     table["spend"] |= {"usd": event["usd"]}
                 case "best":
                     table["digests"][event["tensor_digest"]] = event["epoch"]
-                case "end":
-                    table |= {"status": event["status"], "reason": event["reason"]}
+                case "spend":
                     table["spend"] |= {"usd": event["usd"]}
-    except (OSError, UnicodeDecodeError) as problem:
-        raise RecordError(f"{file} cannot be read ({problem}).") from problem
+                case "end":
+                    table |= {"status": event["status"], "reason": event["reason"], "rule": event.get("rule")}
+                    table["spend"] |= {"usd": event["usd"]}
     except (ValueError, KeyError, TypeError, AttributeError) as problem:
         raise RecordError(f"{file} is not a record that drtrain wrote ({problem!r}).") from problem
     return table

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from drgate.errors import TrainingError
+from drgate.vision.checkpoint import TrainingState
 from drgate.vision.images import scaled
 from drgate.vision.network import GradingModel
 from trainer.augment import augment
@@ -32,8 +33,8 @@ from trainer.data import ImageSet
 from trainer.loss import focal_losses
 from trainer.processes import Processes
 
-OptimizerState = dict[str, dict[str, Tensor]]
-"""AdamW's moments and step, by the parameter's name in `GradingModel`; whole, on the CPU."""
+_OF: Final = "|"
+"""Between a parameter's name in `GradingModel` and the part of the optimizer's state that is kept of it."""
 
 
 class Engine:
@@ -92,7 +93,8 @@ class Engine:
     def step(
         self,
         images: ImageSet,
-        parts: Sequence[Sequence[int] | NDArray[np.int64]],
+        parts: Sequence[NDArray[np.int64]],
+        repeats: Sequence[NDArray[np.int64]],
         *,
         epoch: int,
         number: int,
@@ -102,7 +104,7 @@ class Engine:
         """One optimizer step; returns the summed loss of this process's images, on its device.
 
         parts: this process's positions in `images`, a forward pass each; all processes have equally many, and one may
-        be empty. epoch, number: of the step, from 1 and from 0; what is random belongs to them. total: images of the
+        be empty. repeats: how often each was shown in this epoch before. epoch, number: of the step, from 1 and from 0; what is random belongs to them. total: images of the
         step on all processes. rate: the learning rate.
         """
         torch.manual_seed(_keyed(self.config.seed, number, self.group.rank))
@@ -110,8 +112,8 @@ class Engine:
             parameters["lr"] = rate
         self.model.train()
         summed = torch.zeros((), device=self.group.device)
-        for i, part in enumerate(parts):
-            pixels, grades, counted = self._batch(images, part, epoch)
+        for i, (part, again) in enumerate(zip(parts, repeats, strict=True)):
+            pixels, grades, counted = self._batch(images, part, again, epoch)
             with self._synchronised(i + 1 == len(parts)):
                 with self._autocast():
                     logits = self._network(pixels)
@@ -128,19 +130,19 @@ class Engine:
         return summed
 
     def _batch(
-        self, images: ImageSet, part: Sequence[int] | NDArray[np.int64], epoch: int
+        self, images: ImageSet, part: NDArray[np.int64], again: NDArray[np.int64], epoch: int
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Network input, grades, and whether each image counts."""
-        real = len(part)
-        positions = np.asarray(part if real else [0], dtype=np.int64)
+        """Network input, grades, and what each image counts."""
+        counted = float(len(part) > 0)
+        if not counted:
+            part = again = np.zeros(1, dtype=np.int64)
         device = self.group.device
-        grades = torch.from_numpy(images.grades[positions]).to(device)
-        if self.config.augmentation == "none":
-            pixels = torch.from_numpy(scaled(images.pixels[positions])).to(device)
-        else:
-            raw = torch.from_numpy(images.pixels[positions]).to(device)
-            pixels = augment(raw, seed=self.config.seed, epoch=epoch, images=positions.tolist())
-        return pixels, grades, torch.full((len(positions),), float(real > 0), device=device)
+        pixels = augment(
+            torch.from_numpy(images.pixels[part]).to(device),
+            augmentation=self.config.augmentation, seed=self.config.seed, epoch=epoch, images=part, repeats=again,
+        )  # fmt: skip
+        grades = torch.from_numpy(images.grades[part]).to(device)
+        return pixels, grades, torch.full((len(part),), counted, device=device)
 
     @contextlib.contextmanager
     def _synchronised(self, last: bool) -> Any:
@@ -185,30 +187,37 @@ class Engine:
         logits[where] = np.concatenate([values for _, values in parts])
         return torch.from_numpy(logits)
 
-    def optimizer_state(self) -> OptimizerState:
-        """What the optimizer remembers, whole; every process must ask at the same time."""
-        return {
-            name: {key: _whole(value) for key, value in self.optimizer.state[parameter].items()}
+    def state(self, values: dict[str, Any]) -> TrainingState:
+        """`values` and what optimizer and scaler remember, whole and on the CPU; every process must ask."""
+        tensors = {
+            f"{name}{_OF}{key}": _whole(value)
             for name, parameter in self._parameters.items()
-            if parameter in self.optimizer.state
+            for key, value in self.optimizer.state.get(parameter, {}).items()
         }
+        return TrainingState({**values, "scaler": self.scaler.state_dict()}, tensors)
 
-    def restore_optimizer(self, state: OptimizerState) -> None:
-        """Go on from `optimizer_state`.
+    def restore(self, state: TrainingState) -> None:
+        """Go on from `state`.
 
-        Raises TrainingError where it belongs to other parameters.
+        Raises TrainingError where it belongs to other parameters, or lacks a part.
         """
-        if foreign := sorted(state.keys() - self._parameters.keys()):
-            raise TrainingError(f"The optimizer's state is of another network: it knows {foreign[0]}, which this one lacks.")
-        for name, values in state.items():
+        found: dict[str, dict[str, Tensor]] = {}
+        for joined, value in state.tensors.items():
+            name, _, key = joined.partition(_OF)
+            if name not in self._parameters:
+                raise TrainingError(f"The optimizer's state is of another network: it knows {name}, which is not here.")
             parameter = self._parameters[name]
-            for key, value in values.items():
-                if key != "step" and value.shape != parameter.shape:
-                    raise TrainingError(
-                        f"The optimizer's state is of another network: {name} has the shape {tuple(value.shape)} there,"
-                        f" and {tuple(parameter.shape)} here."
-                    )
-            self.optimizer.state[parameter] = {key: _placed(key, value, parameter) for key, value in values.items()}
+            if key != "step" and value.shape != parameter.shape:
+                raise TrainingError(
+                    f"The optimizer's state is of another network: {name} has the shape {tuple(value.shape)} there, and"
+                    f" {tuple(parameter.shape)} here."
+                )
+            found.setdefault(name, {})[key] = _placed(key, value, parameter)
+        for name, values in found.items():
+            if values.keys() != {"step", "exp_avg", "exp_avg_sq"}:
+                raise TrainingError(f"The optimizer's state of {name} lacks a part.")
+            self.optimizer.state[self._parameters[name]] = values
+        self.scaler.load_state_dict(state.values["scaler"])
 
 
 def class_weights(config: TrainingConfig) -> Tensor:
