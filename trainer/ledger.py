@@ -1,0 +1,505 @@
+"""The ledger: every attempt in a folder of runs, read from the record that each run keeps of itself.
+
+    ledger = read_ledger(Path("runs"))
+    for attempt in ledger.attempts:                     # oldest first
+        print(attempt.name, attempt.status, attempt.best, attempt.spend)
+
+There is no other store: the ledger is a view of `RUNS/*/record.jsonl`. An attempt of a hand-kept log is such a folder
+too (`trainer.attempts.import_log`), whose record says from which lines of which file it came and holds only what these
+tell. A record that cannot be read is a warning that names it; the others are read all the same.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Literal, get_args
+
+from drgate.errors import RecordError, UsageError
+from drgate.record import FILE
+
+Status = Literal["running", "finished", "stopped", "interrupted", "failed", "killed", "imported"]
+"""`killed`: the record has no end and its process is gone. `imported`: a log that tells no outcome."""
+
+_NUMBER: Final = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+
+
+@dataclass(frozen=True, slots=True)
+class Spend:
+    """USD. A hand-kept log may know a range; what a run measured has both ends equal."""
+
+    low: float | None
+    high: float | None
+    """None: no upper end is told ("$200+")."""
+    about: bool = False
+    """Whoever wrote it down rounded."""
+
+    def __str__(self) -> str:
+        about = "~" if self.about else ""
+        if self.high is None:
+            return f"{about}${_amount(self.low or 0)}+"
+        if self.low is None:
+            return f"{about}<${_amount(self.high)}"
+        if self.low == self.high:
+            return f"{about}${_amount(self.low)}"
+        return f"{about}${_amount(self.low)}-{_amount(self.high)}"
+
+    def to_json(self) -> dict[str, Any]:
+        return {"low": self.low, "high": self.high, "about": self.about}
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluated:
+    """The figures of one epoch, as far as they are told. Accuracies are fractions."""
+
+    epoch: int | None
+    """None: a log that tells a result and not its epoch."""
+    val_accuracy: float | None = None
+    n_val: int | None = None
+    train_accuracy: float | None = None
+    train_loss: float | None = None
+    severe_npdr: tuple[int, int] | None = None
+    """Recognised, of so many."""
+    pdr: tuple[int, int] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        told = {name: getattr(self, name) for name in self.__slots__ if name != "epoch"}
+        plain = {name: list(value) if isinstance(value, tuple) else value for name, value in told.items()}
+        return {"epoch": self.epoch} | {name: value for name, value in plain.items() if value is not None}
+
+
+@dataclass(frozen=True, slots=True)
+class Parent:
+    """The checkpoint from which a run started."""
+
+    how: str
+    """The parameter that named it."""
+    source: str
+    digests: tuple[str, ...] = ()
+    """Of the file and of its tensors: any of them identifies it."""
+    epoch: int | None = None
+    attempt: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "how": self.how, "source": self.source, "digests": list(self.digests), "epoch": self.epoch,
+            "attempt": self.attempt,
+        }  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where an imported attempt was written down."""
+
+    file: str
+    sha256: str
+    section: str
+    """Its heading."""
+    lines: tuple[int, int]
+    """First and last, from 1."""
+    investment: Mapping[str, Spend] = field(default_factory=dict)
+    """What the log says of the money of all attempts together, by its own words."""
+
+    def to_json(self) -> dict[str, Any]:
+        money = {"investment": {name: spend.to_json() for name, spend in self.investment.items()}}
+        told = money if self.investment else {}
+        return {"file": self.file, "sha256": self.sha256, "section": self.section, "lines": list(self.lines), **told}
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One attempt: what was tried, what came of it, what it cost. What is not told is None or absent."""
+
+    name: str
+    """Of its folder."""
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    """Those told; text that is a number is that number."""
+    status: Status = "imported"
+    reason: str = ""
+    history: tuple[Evaluated, ...] = ()
+    """Ascending epochs."""
+    best: Evaluated | None = None
+    """The chosen epoch; where none was chosen, that of highest validation accuracy, the earlier of equals."""
+    spend: Spend | None = None
+    planned: Spend | None = None
+    """What a log expected it to cost, which is no spend."""
+    started: str | None = None
+    """ISO 8601: a date, or a date and a time."""
+    ended: str | None = None
+    dataset: str | None = None
+    """Digest."""
+    base: str | None = None
+    """Digest."""
+    parent: Parent | None = None
+    commit: str | None = None
+    """Of git; ends in -modified where files differed from it."""
+    again: str | None = None
+    """Why an identical attempt was repeated."""
+    baseline: bool = False
+    """The result to beat."""
+    resumes: tuple[Mapping[str, Any], ...] = ()
+    """{"epoch": after which it went on, "changed": {parameter: [before, after]}}"""
+    environment: Mapping[str, Any] = field(default_factory=dict)
+    origin: Origin | None = None
+    folder: Path | None = None
+
+    @property
+    def title(self) -> str:
+        """How a sentence names it: the log's own `attempt 2`, else its folder."""
+        return re.sub(r"\battempt-(?=\d)", "attempt ", self.name) if self.origin else self.name
+
+    @property
+    def last(self) -> Evaluated | None:
+        """The last epoch with a validation accuracy."""
+        return next((entry for entry in reversed(self.history) if entry.val_accuracy is not None), None)
+
+    @property
+    def reached(self) -> int:
+        """The last epoch told; 0 where none is."""
+        return max((entry.epoch or 0 for entry in self.history), default=0)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for `--format json`."""
+        return {
+            "name": self.name,
+            "folder": None if self.folder is None else str(self.folder),
+            "status": self.status,
+            "reason": self.reason,
+            "baseline": self.baseline,
+            "parameters": dict(self.parameters),
+            "history": [entry.to_json() for entry in self.history],
+            "best": None if self.best is None else self.best.to_json(),
+            "spend": None if self.spend is None else self.spend.to_json(),
+            "planned_spend": None if self.planned is None else self.planned.to_json(),
+            "started": self.started,
+            "ended": self.ended,
+            "dataset_digest": self.dataset,
+            "base_digest": self.base,
+            "parent": None if self.parent is None else self.parent.to_json(),
+            "git_commit": self.commit,
+            "again": self.again,
+            "resumes": [dict(resume) for resume in self.resumes],
+            "environment": dict(self.environment),
+            "imported_from": None if self.origin is None else self.origin.to_json(),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """All attempts that could be read, oldest first, and a sentence on each that could not."""
+
+    attempts: tuple[Attempt, ...]
+    warnings: tuple[str, ...] = ()
+
+    def find(self, name: str) -> Attempt:
+        """The attempt of that name; `attempt 2` finds `attempt-2`.
+
+        Raises UsageError, offering the nearest name.
+        """
+        for attempt in self.attempts:
+            if name in (attempt.name, attempt.title):
+                return attempt
+        import difflib
+
+        names = [attempt.name for attempt in self.attempts]
+        near = difflib.get_close_matches(name, names, 1)
+        there = f"did you mean {near[0]}?" if near else f"there are {', '.join(names)}." if names else "there is none."
+        raise UsageError(f"There is no attempt {name!r}; {there}")
+
+
+def read_ledger(runs: Path) -> Ledger:
+    """All attempts in a folder of runs; a folder that is not there holds none."""
+    attempts, warnings = [], []
+    for file in sorted(runs.glob(f"*/{FILE}")):
+        if file.parent.name.startswith("."):
+            continue
+        try:
+            attempts.append(read_attempt(file.parent))
+        except RecordError as error:
+            warnings.append(str(error))
+    return Ledger(in_order(attempts), tuple(warnings))
+
+
+def in_order(attempts: Iterable[Attempt]) -> tuple[Attempt, ...]:
+    """Oldest first; attempts of one log stay together, in its order, whichever of them tell a date."""
+    attempts = list(attempts)
+    logs: dict[str, str] = {}
+    for attempt in attempts:
+        if attempt.origin and (date := attempt.started or attempt.ended):
+            logs[attempt.origin.file] = min(date, logs.get(attempt.origin.file, date))
+
+    def key(attempt: Attempt) -> tuple[str, str, int, str]:
+        if attempt.origin:
+            return logs.get(attempt.origin.file, ""), attempt.origin.file, attempt.origin.lines[0], attempt.name
+        return attempt.started or "", "", 0, attempt.name
+
+    return tuple(sorted(attempts, key=key))
+
+
+def read_attempt(folder: Path) -> Attempt:
+    """One run folder.
+
+    Raises RecordError, naming file and line: unreadable, or not a record.
+    """
+    file = folder / FILE
+    try:
+        lines = file.read_bytes().split(b"\n")[:-1]  # what follows the last newline was cut off by a crash
+    except OSError as error:
+        raise RecordError(f"{file} cannot be read ({error.strerror}); this attempt is left out.") from error
+    reading = _Reading(folder.name)
+    number = 0
+    try:
+        for number, line in enumerate(lines, start=1):
+            reading.take(json.loads(line.decode("utf-8"), parse_constant=_no_constant))
+        attempt = reading.attempt(folder)
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
+        raise RecordError(
+            f"{file}, line {number}, is not of a record that drtrain wrote ({error or type(error).__name__}); this "
+            "attempt is left out."
+        ) from error
+    return attempt
+
+
+def spent(attempts: Iterable[Attempt]) -> tuple[Spend, tuple[str, ...]]:
+    """What all of them cost together, and the names of those that do not tell.
+
+    An upper end that one of them does not tell is none of the sum's either.
+    """
+    attempts = list(attempts)
+    told = [attempt.spend for attempt in attempts if attempt.spend is not None]
+    highs = [spend.high for spend in told if spend.high is not None]
+    low = sum(spend.low or 0.0 for spend in told)
+    high = sum(highs) if len(highs) == len(told) else None
+    untold = tuple(attempt.name for attempt in attempts if attempt.spend is None)
+    return Spend(round(low, 6), None if high is None else round(high, 6), any(spend.about for spend in told)), untold
+
+
+def baseline_of(attempts: Sequence[Attempt]) -> Attempt | None:
+    """The result to beat: the one that a log calls so, else the first attempt that has a result."""
+    marked = (attempt for attempt in attempts if attempt.baseline)
+    return next(marked, next((attempt for attempt in attempts if accuracy(attempt) is not None), None))
+
+
+def best_of(attempts: Iterable[Attempt]) -> Attempt | None:
+    """The attempt of highest chosen validation accuracy, the earlier of equals."""
+    return max(
+        (attempt for attempt in attempts if accuracy(attempt) is not None),
+        key=lambda attempt: accuracy(attempt) or 0.0, default=None,
+    )  # fmt: skip
+
+
+def accuracy(attempt: Attempt) -> float | None:
+    """Validation accuracy of the chosen epoch."""
+    return None if attempt.best is None else attempt.best.val_accuracy
+
+
+def as_told(value: Any) -> Any:
+    """A parameter's value in the one form that compares: numbers as numbers, yes and no as words, nothing as None.
+
+    >>> as_told("2e-05"), as_told("16"), as_told(True), as_told([]), as_told("cosine")
+    (2e-05, 16, 'yes', None, 'cosine')
+    """
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list | tuple):
+        return [as_told(item) for item in value] or None
+    if isinstance(value, str):
+        text = value.strip()
+        if not _NUMBER.fullmatch(text):
+            return text
+        value = float(text)
+        if value in (float("inf"), float("-inf")):
+            return text
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+        return int(value)
+    return value
+
+
+def this_process() -> dict[str, Any]:
+    """What a record's `start` and `resume` lines say under `process`, so that a reader can tell running from killed."""
+    return {"host": platform.node(), "pid": os.getpid(), "began": _began(os.getpid())}
+
+
+class _Reading:
+    """A record as its lines are read."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.start: dict[str, Any] = {}
+        self.parameters: dict[str, Any] = {}
+        self.history: dict[int, Evaluated] = {}
+        self.chosen: list[int] = []
+        self.resumes: list[dict[str, Any]] = []
+        self.end: dict[str, Any] | None = None
+        self.process: dict[str, Any] | None = None
+        self.usd: float | None = None
+
+    def take(self, event: dict[str, Any]) -> None:
+        kind = event["event"]
+        if not self.start and kind != "start":
+            raise ValueError(f"the first line is {kind!r}, not 'start'")
+        self._spend((event.get("spend") or {}).get("usd"))
+        self._spend(event.get("usd"))
+        match kind:
+            case "start":
+                self.start = event
+                self.parameters = {name: as_told(value) for name, value in event["parameters"].items()}
+                self.process = event.get("process")
+            case "resume":
+                changed = event.get("changed") or {}
+                after = event["epoch"]
+                self.end = None
+                self.parameters |= {name: as_told(new) for name, (_, new) in changed.items()}
+                self.history = {epoch: entry for epoch, entry in self.history.items() if epoch <= after}
+                self.chosen = [epoch for epoch in self.chosen if epoch <= after]
+                self.resumes.append({"epoch": after, "changed": changed})
+                self.process = event.get("process")
+            case "epoch":
+                entry = _evaluated(event)
+                self.history[event["epoch"]] = entry
+            case "best":
+                self.chosen.append(event["epoch"])
+            case "end":
+                self.end = event
+
+    def attempt(self, folder: Path) -> Attempt:
+        start, end = self.start, self.end or {}
+        if not start:
+            raise ValueError("it has no whole line")
+        origin = _origin(start.get("imported_from"))
+        status, reason = self._ending(origin)
+        return Attempt(
+            name=self.name,
+            parameters=self.parameters,
+            status=status,
+            reason=" ".join(str(reason).split()),
+            history=tuple(self.history[epoch] for epoch in sorted(self.history)),
+            best=self._best(),
+            spend=self._cost(),
+            planned=_spend(start.get("planned_spend")),
+            started=start.get("time"),
+            ended=end.get("time"),
+            dataset=start.get("dataset_digest"),
+            base=(start.get("base") or {}).get("digest"),
+            parent=_parent(start.get("parent")),
+            commit=_commit(start.get("git_commit")),
+            again=start.get("again"),
+            baseline=bool(start.get("baseline")),
+            resumes=tuple(self.resumes),
+            environment=start.get("environment") or {},
+            origin=origin,
+            folder=folder,
+        )
+
+    def _ending(self, origin: Origin | None) -> tuple[Status, str]:
+        if self.end is not None:
+            status = self.end["status"]
+            if status not in get_args(Status):
+                raise ValueError(f"it ended with the status {status!r}")
+            return status, self.end.get("reason") or ""
+        if origin is not None:
+            return "running", self.start.get("reason") or ""
+        if self.process is None:
+            return "killed", "Its record has no end."
+        if self.process.get("host") != platform.node():
+            return "running", f"Its record has no end; whether it still runs is known on {self.process.get('host')}."
+        if _began(int(self.process["pid"])) == self.process.get("began"):
+            return "running", ""
+        return "killed", "Its record has no end, and its process is gone."
+
+    def _best(self) -> Evaluated | None:
+        if self.chosen and self.chosen[-1] in self.history:
+            return self.history[self.chosen[-1]]
+        told = [entry for _, entry in sorted(self.history.items()) if entry.val_accuracy is not None]
+        if result := self.start.get("result"):
+            told.append(_evaluated(result))
+        return max(told, key=lambda entry: entry.val_accuracy or 0.0, default=None)
+
+    def _cost(self) -> Spend | None:
+        if "low" in (self.start.get("spend") or {}):
+            return _spend(self.start["spend"])
+        return None if self.usd is None else Spend(self.usd, self.usd)
+
+    def _spend(self, usd: Any) -> None:
+        """Spend only grows, across resumes too."""
+        if usd is not None:
+            self.usd = max(float(usd), self.usd or 0.0)
+
+
+def _evaluated(event: Mapping[str, Any]) -> Evaluated:
+    sensitivity = event.get("sensitivity") or {}
+
+    def counted(grade: str) -> tuple[int, int] | None:
+        share = sensitivity.get(grade)
+        return None if not share else (int(share["k"]), int(share["n"]))
+
+    def number(name: str) -> float | None:
+        value = event.get(name)
+        return None if value is None else float(value)
+
+    epoch, n_val = event["epoch"], event.get("n_val")
+    if epoch is not None and (isinstance(epoch, bool) or not isinstance(epoch, int)):
+        raise ValueError(f"an epoch is {epoch!r}")
+    return Evaluated(
+        epoch, number("val_accuracy"), None if n_val is None else int(n_val), number("train_accuracy"),
+        number("train_loss"), counted("severe_npdr"), counted("pdr"),
+    )  # fmt: skip
+
+
+def _spend(plain: Mapping[str, Any] | None) -> Spend | None:
+    if plain is None:
+        return None
+    low, high = (None if plain[end] is None else float(plain[end]) for end in ("low", "high"))
+    return None if low is None and high is None else Spend(low, high, bool(plain.get("about")))
+
+
+def _parent(plain: Mapping[str, Any] | None) -> Parent | None:
+    if plain is None:
+        return None
+    digests = tuple(plain[name] for name in ("sha256", "tensor_digest") if plain.get(name))
+    return Parent(str(plain["how"]), str(plain["source"]), digests, plain.get("epoch"), plain.get("attempt"))
+
+
+def _origin(plain: Mapping[str, Any] | None) -> Origin | None:
+    if plain is None:
+        return None
+    money = {name: spend for name, told in (plain.get("investment") or {}).items() if (spend := _spend(told))}
+    first, last = plain["lines"]
+    return Origin(plain["file"], plain["sha256"], plain["section"], (int(first), int(last)), money)
+
+
+def _commit(plain: Any) -> str | None:
+    if not isinstance(plain, Mapping):
+        return None if plain is None else str(plain)
+    return f"{plain['commit']}-modified" if plain.get("modified") else str(plain["commit"])
+
+
+def _began(pid: int) -> int | None:
+    """When a process began, in the kernel's ticks; -1 where it lives and the system does not tell; None: it is gone."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+    except (OSError, ValueError, IndexError):
+        if Path("/proc/self/stat").exists():
+            return None
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return None
+    except PermissionError:
+        pass
+    return -1
+
+
+def _amount(value: float) -> str:
+    """At least two decimals where there are any, and all that there are."""
+    short = f"{value:.0f}" if value == int(value) else f"{value:.2f}"
+    return short if float(short) == value else repr(value)
+
+
+def _no_constant(text: str) -> Any:
+    raise ValueError(f"{text} is not JSON")
