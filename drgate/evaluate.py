@@ -35,7 +35,7 @@ from drgate.measure import (
 )
 from drgate.predictions import Predictions
 from drgate.scale import GRADES, GROUPS, TITLES
-from drgate.spec import FROM_PROBABILITIES, PROPORTIONS, RULE_WORDS, Criterion, GateSpec, default_policy
+from drgate.spec import FROM_PROBABILITIES, OF_THE_RUN, PROPORTIONS, RULE_WORDS, Criterion, GateSpec, default_policy
 from drgate.stats import bootstrap, paired, power, stability
 
 UNITS: Final = ("image", "eye", "patient")
@@ -117,7 +117,7 @@ def evaluate(
 
 
 def lines(predictions: Predictions, spec: GateSpec) -> tuple[CriterionResult, ...]:
-    """The checklist's lines about images alone, without the rest of an evaluation: for those who look every few minutes.
+    """The checklist's lines about images alone, without the rest of an evaluation: for those who look after each epoch.
 
     Looks are not counted: who decides by these has chosen by them. Raises PredictionsError as `evaluate` does.
     """

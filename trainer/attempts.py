@@ -80,7 +80,8 @@ class Imported:
 def diff(a: Attempt, b: Attempt) -> Difference:
     """What differs from attempt a to attempt b."""
     changed = {
-        name: (theirs, ours) for name, (theirs, ours) in differences(b.parameters, a.parameters, place=frozenset()).items()
+        name: (theirs, ours)
+        for name, (theirs, ours) in differences(b.parameters, a.parameters, place=frozenset()).items()
     }
     known = {
         "dataset digest": (a.dataset, b.dataset),
@@ -236,7 +237,9 @@ def _facts(attempt: Attempt) -> str:
         ("Commit", attempt.commit and code(attempt.commit)),
     ]
     for resume in attempt.resumes:
-        changed = ", ".join(f"{code(name)} {_value(old)}, then {_value(new)}" for name, (old, new) in resume["changed"].items())
+        changed = ", ".join(
+            f"{code(name)} {_value(old)}, then {_value(new)}" for name, (old, new) in resume["changed"].items()
+        )
         facts.append(("Resumed", f"after epoch {resume['epoch']}{f' ({changed})' if changed else ''}"))
     return "\n".join(f"- **{label}**: {text}" for label, text in facts if text is not None)
 
@@ -275,7 +278,10 @@ def _results(attempt: Attempt) -> Iterable[str]:
 def _differs_from(attempt: Attempt, other: Attempt) -> list[str]:
     found = diff(other, attempt)
     lines = [f"- {code(name)}: {_value(now)}, there {_value(then)}" for name, (then, now) in found.parameters.items()]
-    lines += [f"- {name}: {code(str(now)[:20])}, there {code(str(then)[:20])}" for name, (then, now) in found.identities.items()]
+    lines += [
+        f"- {name}: {code(str(now)[:20])}, there {code(str(then)[:20])}"
+        for name, (then, now) in found.identities.items()
+    ]
     if found.only_a:
         lines.append(f"- not told here: {', '.join(map(code, found.only_a))}")
     if found.only_b:
@@ -284,7 +290,10 @@ def _differs_from(attempt: Attempt, other: Attempt) -> list[str]:
 
 
 def _standing(attempts: Sequence[Attempt], baseline: Attempt | None, best: Attempt | None) -> str:
-    rows = [["Attempt", "Outcome", "Epochs", "Best accuracy", "Reached in", "Against the baseline", "Cost"], ["---"] * 7]
+    rows = [
+        ["Attempt", "Outcome", "Epochs", "Best accuracy", "Reached in", "Against the baseline", "Cost"],
+        ["---"] * 7,
+    ]
     for attempt in attempts:
         mark = "the baseline" if attempt is baseline else standing(attempt, baseline)
         reached = "" if attempt.best is None or attempt.best.epoch is None else f"epoch {attempt.best.epoch}"
@@ -418,7 +427,9 @@ def _events(attempt: Attempt) -> Iterable[dict[str, Any]]:
         plain = entry.to_json()
         shares = {name: plain.pop(name) for name in ("severe_npdr", "pdr") if name in plain}
         if shares:
-            plain["sensitivity"] = {name: {"k": k, "n": n, "value": k / n if n else None} for name, (k, n) in shares.items()}
+            plain["sensitivity"] = {
+                name: {"k": k, "n": n, "value": k / n if n else None} for name, (k, n) in shares.items()
+            }
         yield {"event": "epoch", **plain, "usd": None}
     if best is not None and best.epoch is not None:
         yield {"event": "best", "epoch": best.epoch, "tensor_digest": None}

@@ -301,7 +301,9 @@ def _facts(attempt: Attempt, against: str, baseline: str | None) -> list[tuple[s
         first, last = attempt.origin.lines
         facts.append(("Imported from", f"{attempt.origin.file}, lines {first} to {last}: {attempt.origin.section}"))
     for resume in attempt.resumes:
-        changed = ", ".join(f"{name} {_value(old)}, then {_value(new)}" for name, (old, new) in resume["changed"].items())
+        changed = ", ".join(
+            f"{name} {_value(old)}, then {_value(new)}" for name, (old, new) in resume["changed"].items()
+        )
         facts.append(("Resumed", f"after epoch {resume['epoch']}{f': {changed}' if changed else ''}"))
     return [(label, text) for label, text in facts if text]
 
@@ -329,7 +331,12 @@ def _epochs(console: Console, attempt: Attempt) -> Any:
         change = "" if before is None or entry.val_accuracy is None else points(entry.val_accuracy - before)
         before = before if entry.val_accuracy is None else entry.val_accuracy
         best = entry == attempt.best
-        row = (str(entry.epoch), *(cell(entry) for _, cell in shown), change, _bar(entry, told) + (" best" if best else ""))
+        row = (
+            str(entry.epoch),
+            *(cell(entry) for _, cell in shown),
+            change,
+            _bar(entry, told) + (" best" if best else ""),
+        )
         table.add_row(*(_text(console, cell, "bold" if best else "") for cell in row))
     return table
 

@@ -115,7 +115,7 @@ def _signature() -> inspect.Signature:
     file = typer.Option("--config", metavar="FILE", help="YAML file with parameters; flags override it.")
     options: dict[str, tuple[Any, Any]] = {
         **{
-            name: (Annotated[_kind(field), _option(name, field)], None)  # type: ignore[misc]
+            name: (Annotated[_kind(field), _option(name, field)], None)
             for name, field in TrainingConfig.model_fields.items()
         },
         "resume": (Annotated[bool, typer.Option("--resume", help="Go on with the run in --output_dir.")], False),
@@ -127,7 +127,8 @@ def _signature() -> inspect.Signature:
         ),
         "again": (
             Annotated[
-                str | None, typer.Option("--again", metavar="WHY", help="Make an attempt that was made before, and why.")
+                str | None,
+                typer.Option("--again", metavar="WHY", help="Make an attempt that was made before, and why."),
             ],
             None,
         ),

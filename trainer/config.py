@@ -189,7 +189,9 @@ class TrainingConfig(BaseModel):
         return (value,) if isinstance(value, str) else value
 
 
-def read_config(file: Path | None, flags: Mapping[str, Any], *, before: Mapping[str, Any] | None = None) -> TrainingConfig:
+def read_config(
+    file: Path | None, flags: Mapping[str, Any], *, before: Mapping[str, Any] | None = None
+) -> TrainingConfig:
     """Parameters from a YAML file (or none) and from flags, which win; values in flags may be text.
 
     before: those of the run that is resumed, which both override.

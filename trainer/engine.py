@@ -40,9 +40,7 @@ _OF: Final = "|"
 class Engine:
     """A grading network that learns, on this process's device."""
 
-    def __init__(
-        self, config: TrainingConfig, model: GradingModel, group: Processes, *, frozen: bool = False
-    ) -> None:
+    def __init__(self, config: TrainingConfig, model: GradingModel, group: Processes, *, frozen: bool = False) -> None:
         """frozen: whether the tower rests for now (`freeze`)."""
         self.config = config
         self.group = group

@@ -37,7 +37,8 @@ MAX_BYTES: Final = 16 << 20
 
 _HEADING: Final = re.compile(r"(#{1,6})\s+(.*?)\s*#*\s*$")
 _ATTEMPT: Final = re.compile(
-    r"[\W_]*(?:training\s+)?(?:attempt|run|experiment|trial|try)\s*(?:#|no\.?|number)?\s*(\d+[a-z]?)(?=\s*(?:$|[-–—:(.,]))", re.I
+    r"[\W_]*(?:training\s+)?(?:attempt|run|experiment|trial|try)\s*(?:#|no\.?|number)?\s*(\d+[a-z]?)(?=\s*(?:$|[-–—:(.,]))",
+    re.I,
 )
 _BASELINE: Final = re.compile(r"[\W_]*(?:best\s+(?:result|run)|baseline)\b", re.I)
 _MONEY_HEADING: Final = re.compile(r"\b(?:investment|cost|costs|budget|money|spend|spending)\b", re.I)
@@ -60,14 +61,17 @@ _LORA: Final = re.compile(r"\b(?:lora_)?(r|alpha)\s*[=:]\s*(\d+(?:\.\d+)?)", re.
 _NOT_SET: Final = re.compile(r"\s*#\s*not set:\s*(.+)$")
 _EPOCH: Final = re.compile(r"[\W_]*epoch\s*#?\s*(\d+)(?:\s*/\s*\d+)?(?!\s*[-–—]\s*\d)\b", re.I)
 _ACCURACY: Final = r"{}[\s_-]*(?:acc(?:uracy)?)?[\s:=*_(~]{{0,6}}(\d+(?:\.\d+)?)\s*(%?)"
-_VALIDATION: Final = re.compile(r"\b" + _ACCURACY.format(r"val(?:idation)?") + r"(?:[\s*]*\(\s*(\d+)\s*/\s*(\d+)\s*\))?", re.I)
+_VALIDATION: Final = re.compile(
+    r"\b" + _ACCURACY.format(r"val(?:idation)?") + r"(?:[\s*]*\(\s*(\d+)\s*/\s*(\d+)\s*\))?", re.I
+)
 _TRAINING: Final = re.compile(r"\b" + _ACCURACY.format(r"train(?:ing)?"), re.I)
 _LOSS: Final = re.compile(r"\btrain(?:ing)?[\s_-]*loss[\s:=]*(\d+(?:\.\d+)?(?:e[+-]?\d+)?)", re.I)
 _COUNTED: Final = re.compile(r"\b(severe(?:\s+NPDR)?|PDR)\s*:?\s*(\d+)\s*/\s*(\d+)", re.I)
 _SPAN: Final = re.compile(r"(`+)\s?(.+?)\s?\1")
 _AMOUNT: Final = re.compile(
     r"(?P<about>~|≈|about\s+|approx\.?\s+)?\s*(?P<less><|≤|under\s+|below\s+)?\s*(?:\$|USD\s*)"
-    r"(?P<low>\d[\d,]*(?:\.\d+)?(?:e-?\d+)?k?)(?:\s*(?:-|–|—|to)\s*\$?(?P<high>\d[\d,]*(?:\.\d+)?k?))?(?P<plus>\+)?", re.I
+    r"(?P<low>\d[\d,]*(?:\.\d+)?(?:e-?\d+)?k?)(?:\s*(?:-|–|—|to)\s*\$?(?P<high>\d[\d,]*(?:\.\d+)?k?))?(?P<plus>\+)?",
+    re.I,
 )
 _MONTHS: Final = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 _ISO: Final = re.compile(r"\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d)?(?:Z|[+-]\d\d:\d\d)?)?")
@@ -401,7 +405,13 @@ class _Parser:
         counted = {found[0][:3].lower(): (int(found[1]), int(found[2])) for found in _COUNTED.findall(text)}
         accuracy = _share(val[1], val[2]) if val else None
         n_val = None
-        if val and val[4] and accuracy is not None and int(val[4]) and abs(int(val[3]) / int(val[4]) - accuracy) < 0.005:
+        if (
+            val
+            and val[4]
+            and accuracy is not None
+            and int(val[4])
+            and abs(int(val[3]) / int(val[4]) - accuracy) < 0.005
+        ):
             n_val = int(val[4])
             accuracy = int(val[3]) / n_val
         self._add(
@@ -488,7 +498,9 @@ class _Parser:
             fields["spend"] = previous
             self.notes.append(f"What the log calls previous investment ({previous}) is taken as the baseline's spend.")
         if "planned" in fields and "spend" not in fields:
-            self.notes.append(f"{draft.section!r} tells what it was expected to cost ({fields['planned']}), not what it did.")
+            self.notes.append(
+                f"{draft.section!r} tells what it was expected to cost ({fields['planned']}), not what it did."
+            )
         origin = Origin(self.file, self.sha256, draft.section, (draft.first, draft.last), self.money)
         return Attempt(
             name=draft.name, parameters=draft.parameters, history=history, best=best, baseline=draft.baseline,

@@ -1,8 +1,8 @@
 """Where a run starts from: the base model, the weights of a checkpoint, or the whole state of one.
 
-    origin = find_origin(config, base)                  # --resume_from_checkpoint, --init_from, or neither
-    origin = resumed(Path("runs/first"), base)          # --resume: last.pth, or the one before where it is damaged
-    model = origin.build(config, base)
+origin = find_origin(config, base)                  # --resume_from_checkpoint, --init_from, or neither
+origin = resumed(Path("runs/first"), base)          # --resume: last.pth, or the one before where it is damaged
+model = origin.build(config, base)
 """
 
 from __future__ import annotations

@@ -86,7 +86,11 @@ class Preflight:
             f"An optimizer step has {self.global_batch} images, an epoch {self.steps_per_epoch} steps.",
             f"About {duration(cost.seconds_per_epoch)} an epoch and {duration(cost.seconds)} in all on {cost.device}, at "
             f"{cost.images_per_second:.3g} images a second; memory {cost.peak_bytes / 2**30:.1f} GiB"
-            + (f"; cost about {cost.usd:.2f} USD." if cost.usd is not None else "; cost unknown without --usd_per_hour."),
+            + (
+                f"; cost about {cost.usd:.2f} USD."
+                if cost.usd is not None
+                else "; cost unknown without --usd_per_hour."
+            ),
             *(f"Note: {finding}" for finding in self.findings),
         ]
         if self.unplanned:
@@ -97,7 +101,9 @@ class Preflight:
                 " (drgate plan --data says how many it takes)."
             )
         else:
-            chance = "" if self.power is None else f"; a model as good as expected passes with probability {self.power:.0%}"
+            chance = (
+                "" if self.power is None else f"; a model as good as expected passes with probability {self.power:.0%}"
+            )
             lines.append(f"The test split can pass every required line{chance}.")
         likenesses = (*self.circles.identical, *self.circles.retraced) or self.circles.nearest
         lines += [likeness.sentence for likeness in likenesses] or ["No earlier attempt is known."]
@@ -139,7 +145,7 @@ def earlier_attempts(ready: Ready, runs: Path | None = None) -> CircleReport:
     """The attempts in the folder of runs that are like this one."""
     origin = ready.origin
     folder = ready.runs if runs is None else runs
-    known = [attempt for attempt in read_ledger(folder).attempts if attempt.folder.resolve() != ready.folder.resolve()]
+    known = [attempt for attempt in read_ledger(folder).attempts if attempt.name != ready.folder.name]
     proposal = Proposal(
         parameters=ready.config.model_dump(mode="json"),
         dataset=ready.splits.dataset_digest,
@@ -174,7 +180,9 @@ def findings(ready: Ready) -> tuple[str, ...]:
     if config.freeze_backbone_epochs >= last:
         found.append(f"freeze_backbone_epochs {config.freeze_backbone_epochs} is the whole run: only the head learns.")
     elif 0 < config.freeze_backbone_epochs < first:
-        found.append(f"freeze_backbone_epochs {config.freeze_backbone_epochs} is over: the run goes on in epoch {first}.")
+        found.append(
+            f"freeze_backbone_epochs {config.freeze_backbone_epochs} is over: the run goes on in epoch {first}."
+        )
     if config.focal_loss_alpha != 1:
         found.append(
             f"focal_loss_alpha {config.focal_loss_alpha:g} scales the whole loss, which Adam cancels"
@@ -182,7 +190,9 @@ def findings(ready: Ready) -> tuple[str, ...]:
         )
     found += _class_weights(ready)
     if config.validation_frequency > last:
-        found.append(f"validation_frequency {config.validation_frequency} is never reached: only the last epoch is judged.")
+        found.append(
+            f"validation_frequency {config.validation_frequency} is never reached: only the last epoch is judged."
+        )
     if config.checkpoint_frequency > last + EVALUATIONS_AFTER_BEST * config.validation_frequency:
         found.append(f"checkpoint_frequency {config.checkpoint_frequency} is never reached: no epoch_NN.pth is kept.")
     for decision in map(parse_decision, config.decide):

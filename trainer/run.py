@@ -48,6 +48,7 @@ from trainer.circles import CircleReport
 from trainer.config import LATER, PLACE, TrainingConfig
 from trainer.data import ImageSet, Splits, cache_folder, load_splits, read_images
 from trainer.engine import Engine
+from trainer.ledger import this_process
 from trainer.origin import BEST, LAST, PREVIOUS, Origin, find_origin, resumed
 from trainer.preflight import earlier_attempts, findings
 from trainer.processes import Processes, processes
@@ -55,7 +56,16 @@ from trainer.record import Listener, RunRecord, earlier_spend, environment, git_
 from trainer.sampling import epoch_order, global_batches, repeats
 from trainer.schedule import plateau_cuts, rate
 from trainer.tracking import tracked
-from trainer.watch import EVALUATIONS_AFTER_BEST, Stop, epoch_line, overspent, parse_decision, ruling, selectable, standing
+from trainer.watch import (
+    EVALUATIONS_AFTER_BEST,
+    Stop,
+    epoch_line,
+    overspent,
+    parse_decision,
+    ruling,
+    selectable,
+    standing,
+)
 
 SPOKEN: Final = 60.0
 """Seconds after which the record says again what was spent, within an epoch."""
@@ -257,7 +267,12 @@ class _Run:
 
     def _record(self, training: ImageSet, validation: ImageSet, listener: Listener | None) -> RunRecord:
         config, ready, origin = self.config, self.ready, self.origin
-        common = {"parameters": config.model_dump(mode="json"), "git_commit": git_commit(), "environment": environment()}
+        common = {
+            "parameters": config.model_dump(mode="json"),
+            "git_commit": git_commit(),
+            "environment": environment(),
+        }
+        common["process"] = this_process()
         common["processes"] = {"n": self.group.size, "global_batch": ready.global_batch}
         if origin.how == "resume" and origin.checkpoint is not None and origin.state is not None:
             facts = {
@@ -274,7 +289,11 @@ class _Run:
             "dealt_by_seed": ready.splits.dealt_by_seed,
             "notes": [*ready.splits.notes, *origin.notes],
             "training_set": {"digest": ready.splits.train.digest(), "n": len(training), "grades": training.counts()},
-            "validation_set": {"digest": ready.splits.val.digest(), "n": len(validation), "grades": validation.counts()},
+            "validation_set": {
+                "digest": ready.splits.val.digest(),
+                "n": len(validation),
+                "grades": validation.counts(),
+            },
             "base": {"id": ready.base.id, "revision": ready.base.revision, "digest": ready.base.digest},
             "parent": origin.as_record(),
             "changed": {name: list(pair) for name, pair in ready.changed.items()},
@@ -381,7 +400,9 @@ class _Run:
         shown = repeats(order)
         steps = list(
             global_batches(
-                np.arange(len(order)), batch_size=config.batch_size, accumulation=config.gradient_accumulation_steps,
+                np.arange(len(order)),
+                batch_size=config.batch_size,
+                accumulation=config.gradient_accumulation_steps,
                 world_size=group.size,
             )  # fmt: skip
         )
@@ -500,15 +521,15 @@ class _Run:
         if stop is None:
             coming = pace / 3600 * (config.usd_per_hour or 0.0)
             stop = overspent(usd, table["spend"]["earlier_usd"], config, next_usd=coming)
-        stop = self.group.share(stop)  # clocks differ
+        agreed: Stop | None = self.group.share(stop)  # clocks differ
         if self.group.first:
             line = epoch_line(
                 history, config, inherited=inherited, usd=usd,
-                seconds_left=self._epochs_left() * pace if stop is None else 0.0,
+                seconds_left=self._epochs_left() * pace if agreed is None else 0.0,
                 checklist=checklist_state(self.ready.spec, self.ready.splits.val, self.predicted),
             )  # fmt: skip
             tell(line, self.quiet)
-        return stop
+        return agreed
 
     def _epochs_left(self) -> int:
         best = standing(self.record.table["history"], self.config).best
@@ -545,9 +566,7 @@ class _Run:
         whole = self._state() if state else None
         if self.group.first:
             keep = self.folder / PREVIOUS if name == LAST else None
-            save_checkpoint(
-                self.folder / name, replace(checkpoint, record=self.record.copy()), state=whole, keep=keep
-            )
+            save_checkpoint(self.folder / name, replace(checkpoint, record=self.record.copy()), state=whole, keep=keep)
 
     def _state(self) -> TrainingState:
         loss_sum = sum(self.group.gather(self.loss_sum.item()))
@@ -623,19 +642,23 @@ def _alone(folder: Path, group: Processes) -> Iterator[None]:
         return
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder} is a file; give a new folder with --output_dir.")
+    made = [place for place in (folder, *folder.parents) if not place.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     lock = folder / ".lock"
-    with lock.open("w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as problem:
-            raise UsageError(f"Another process is at work in {folder}; wait for it, or end it first.") from problem
-        try:
-            yield
-        finally:
-            lock.unlink(missing_ok=True)
+    try:
+        with lock.open("w") as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as problem:
+                raise UsageError(f"Another process is at work in {folder}; wait for it, or end it first.") from problem
+            try:
+                yield
+            finally:
+                lock.unlink(missing_ok=True)
+    finally:
+        for place in made:
             with contextlib.suppress(OSError):  # holds something
-                folder.rmdir()
+                place.rmdir()
 
 
 def resolved(config: TrainingConfig, group: Processes) -> TrainingConfig:
@@ -654,6 +677,8 @@ def resolved(config: TrainingConfig, group: Processes) -> TrainingConfig:
             f"--select_from_epoch {config.select_from_epoch} lies after the last of {config.num_epochs} epochs: no "
             "epoch could be the best."
         )
+    if config.usd_per_hour is None and (config.budget_usd or config.project_budget_usd):
+        raise TrainingError("A budget needs the machine's price: give --usd_per_hour.")
     if config.distributed == "fsdp" and (config.freeze_backbone_epochs or precision == "fp16"):
         raise TrainingError("--distributed fsdp goes with neither --freeze_backbone_epochs nor --precision fp16.")
     folder = config.output_dir or f"runs/{config.experiment_name}"

@@ -65,7 +65,9 @@ class _Mirror:
         self._broken = False
         self._ended = False
         name = folder.resolve().as_posix()
-        earlier = client.search_runs([experiment], f"tags.`{_TAG}` = '{name.replace(chr(39), chr(39) * 2)}'", max_results=1)
+        earlier = client.search_runs(
+            [experiment], f"tags.`{_TAG}` = '{name.replace(chr(39), chr(39) * 2)}'", max_results=1
+        )
         if earlier:
             self._run = earlier[0].info.run_id
             client.set_terminated(self._run, status="RUNNING")
@@ -81,7 +83,9 @@ class _Mirror:
             self._write(line, table)
         except Exception as problem:
             self._broken = True
-            warnings.warn(f"MLflow no longer takes the mirror of the record ({problem}).", TrackingWarning, stacklevel=2)
+            warnings.warn(
+                f"MLflow no longer takes the mirror of the record ({problem}).", TrackingWarning, stacklevel=2
+            )
 
     def close(self) -> None:
         """A run that ended without a last line in its record failed."""

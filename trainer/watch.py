@@ -151,7 +151,9 @@ def ruling(history: History, config: TrainingConfig, inherited: History = ()) ->
             value = _value(decision.metric, entry, now)
             if value is None or not decision.met(value):
                 stood = "had no case to measure it by" if value is None else f"stood at {value:.4g}"
-                return Stop("decision", f"Decision point {decision.text!r} was not met: epoch {epoch} {stood}.", "stopped")
+                return Stop(
+                    "decision", f"Decision point {decision.text!r} was not met: epoch {epoch} {stood}.", "stopped"
+                )
     before = standing(history[:-1], config, inherited).reference
     margin = config.regression_margin
     if not watched and margin is not None and before is not None and accuracy < before.accuracy - margin:
