@@ -26,6 +26,8 @@ from drgate.files import read_json, read_table, row_name
 from drgate.stats.stability import StabilityWindow, is_best_so_far, stability_window
 
 FILE: Final = "record.jsonl"
+OLDER: Final = "older checkpoint layout"
+"""Format of the record in a checkpoint of an earlier trainer (`drgate.vision.older`), which knows its history only."""
 FOREIGN: Final = (".csv", ".tsv", ".json")
 """Suffixes of a history from elsewhere."""
 _KEPT: Final = ("epoch", "val_accuracy", "val_loss", "train_loss", "learning_rate")
@@ -40,11 +42,14 @@ _SELECTED: Final = {
 }  # fmt: skip
 
 
-def training_evidence(record: dict[str, Any] | None, *, tensor_digest: str, folder: Path | None) -> dict[str, Any]:
+def training_evidence(
+    record: dict[str, Any] | None, *, tensor_digest: str, folder: Path | None, window: int = 10
+) -> dict[str, Any]:
     """What a record says of these weights, as `evaluate` takes it; {"missing": reason} where nothing does.
 
     record: the table in the checkpoint. folder: a run folder whose `record.jsonl` is tried where the checkpoint's own
-    table is absent or was written before its run ended.
+    table is absent or was written before its run ended. window: evaluations that the checklist's stability looks at;
+    within them the history of an older checkpoint, which no drtrain wrote, must not be that of the best so far.
 
     Raises RecordError when a record is there but is not one of drgate's.
     """
@@ -58,6 +63,8 @@ def training_evidence(record: dict[str, Any] | None, *, tensor_digest: str, fold
         if selected is None:
             missing = "the training record is of other weights; give the folder of this model's own run with --record."
             continue
+        if table.get("format") == OLDER:
+            return _older_evidence(table, selected, window)
         evidence = _evidence(table, selected)
         return _without_history(evidence, _not_one_run(evidence["history"]))
     return {"missing": missing}
@@ -110,9 +117,7 @@ def foreign_evidence(file: Path, *, window: int, selected: int | None = None) ->
     if percent:
         evidence["percent"] = True
     reason = "it holds several runs." if len({row.get("run") for row in rows}) > 1 else _not_one_run(history)
-    shown = stability_window([entry["val_accuracy"] for entry in history], epochs.index(chosen), window)
-    if not reason and isinstance(shown, StabilityWindow):
-        reason = _shows_nothing(history[shown.first : shown.last + 1])
+    reason = reason or _window_shows_nothing(history, chosen, window)
     return _without_history(evidence, reason and f"{file.name} shows no stability: {reason}")
 
 
@@ -131,6 +136,13 @@ def _not_one_run(history: Sequence[Mapping[str, Any]]) -> str:
         if after < before:
             return f"epoch {after} comes after epoch {before}: several runs in one history."
     return ""
+
+
+def _window_shows_nothing(history: Sequence[Mapping[str, Any]], selected: int, window: int) -> str:
+    """Why the window that stability looks at says nothing of it; empty where it does, or where there is none."""
+    position = [entry["epoch"] for entry in history].index(selected)
+    shown = stability_window([entry["val_accuracy"] for entry in history], position, window)
+    return _shows_nothing(history[shown.first : shown.last + 1]) if isinstance(shown, StabilityWindow) else ""
 
 
 def _shows_nothing(window: Sequence[Mapping[str, Any]]) -> str:
@@ -316,6 +328,14 @@ def _evidence(table: dict[str, Any], selected: int) -> dict[str, Any]:
     except (KeyError, TypeError, AttributeError) as problem:
         raise RecordError(f"The training record is not one that drtrain wrote (no {problem}).") from problem
     return evidence
+
+
+def _older_evidence(table: dict[str, Any], selected: int, window: int) -> dict[str, Any]:
+    """The evidence in a checkpoint of an earlier trainer: the history where it can be told by epoch, and no spend."""
+    history = [_numbers(entry, _KEPT) for entry in table["history"]]
+    evidence = {"history": history, "selected_epoch": selected, "status": table["status"], "spend": {}}
+    reason = _window_shows_nothing(history, selected, window) if history else table["missing"]
+    return _without_history(evidence, reason and f"the older checkpoint's history shows no stability: {reason}")
 
 
 def _numbers(entry: dict[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:

@@ -177,9 +177,12 @@ def _leakage(grader: Grader, manifest: Manifest) -> list[str]:
     if manifest.split_of:
         checked.append("The manifest's splits share no patient and no byte-identical file.")
     if grader.fingerprint is not None:
-        named = manifest.patients_known and len(grader.fingerprint.patients)
+        named = manifest.patients_known and grader.fingerprint.knows_patients
         who = "No patient (by name) and no picture" if named else "No picture"
-        checked.append(f"{who} of the model's training set is in the test set (by equal perceptual hash).")
+        whole = (
+            "those training sets that the model's fingerprint tells of" if grader.untold else "the model's training set"
+        )
+        checked.append(f"{who} of {whole} is in the test set (by equal perceptual hash).")
     return checked
 
 
@@ -203,6 +206,15 @@ def _provenance(grader: Grader, manifest: Manifest) -> dict[str, Any]:
         "leakage": _leakage(grader, manifest),
         "warnings": [
             *manifest.duplicates(),
+            *grader.notes,
+            *(
+                [
+                    f"Lineage unknown: {grader.untold} Whether pictures or patients of this test set were in training "
+                    "could not be checked against those."
+                ]
+                if grader.untold
+                else []
+            ),
             *(
                 f"Images come from: {name}."
                 for name in sorted(manifest.table.get("source", pd.Series()).dropna().unique())
