@@ -46,8 +46,10 @@ class Engine:
         self.group = group
         self.model = model.to(group.device)
         if config.gradient_checkpointing == "yes":
-            backbone: Any = model.backbone.model if isinstance(model.backbone, LoraModel) else model.backbone
-            backbone.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            tower = _tower(model)
+            # one function under two names: transformers renames it on the way to version 6
+            enable = getattr(tower, "activation_checkpointing_enable", None) or tower.gradient_checkpointing_enable
+            enable({"use_reentrant": False})
         self._tower = [parameter for parameter in model.backbone.parameters() if parameter.requires_grad]
         if group.size > 1 and config.distributed == "fsdp":
             _shard(self.model)
@@ -229,10 +231,14 @@ def _keyed(seed: int, number: int, rank: int) -> int:
 
 def _shard(model: GradingModel) -> None:
     """FSDP over the encoder's layers and the rest."""
-    tower: Any = model.backbone.model if isinstance(model.backbone, LoraModel) else model.backbone
-    for layer in tower.encoder.layers:
+    for layer in _tower(model).encoder.layers:
         fully_shard(layer)
     fully_shard(model)
+
+
+def _tower(model: GradingModel) -> Any:
+    """The vision tower, whether adapters sit on it or not."""
+    return model.backbone.model if isinstance(model.backbone, LoraModel) else model.backbone
 
 
 def _whole(value: Tensor) -> Tensor:

@@ -188,9 +188,15 @@ def refuse_again(ready: Ready, again: str | None, runs: Path | None, quiet: bool
     for likeness in (*report.identical, *report.retraced) or report.nearest[:1]:
         tell(likeness.sentence, quiet)
     if report.identical and again is None:
+        attempt = report.identical[0].attempt
+        way = (
+            f"Go on with it (--resume --output_dir {attempt.folder}), change something"
+            if attempt.status in ("killed", "interrupted")
+            else "Change something"
+        )
         raise UsageError(
-            f"This attempt was made before. {report.identical[0].sentence} Change something, or say why it is to be made"
-            ' again: --again "..."'
+            f"This attempt was made before: {report.identical[0].sentence} {way}, or say why it is to be made again:"
+            ' --again "..."'
         )
     return report
 
@@ -244,7 +250,7 @@ class _Run:
                 one, other = (
                     read_images(
                         manifest, self.ready.preprocess, workers=config.num_workers, cache=cache, folder=self.folder,
-                        advance=advance,
+                        advance=advance, note=partial(tell, quiet=self.quiet),
                     )
                     for manifest in (splits.train, splits.val)
                 )  # fmt: skip
