@@ -39,7 +39,7 @@ from trainer.data import ImageSet, read_images
 from trainer.engine import Engine, class_weights
 from trainer.loss import focal_losses
 from trainer.origin import Origin
-from trainer.processes import Processes
+from drgate.vision.processes import Processes
 from trainer.run import train
 from trainer.sampling import epoch_order, global_batches
 from trainer.schedule import rate

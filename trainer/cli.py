@@ -65,7 +65,7 @@ def command(
 
 def _dry_run(parameters: TrainingConfig, runs: Path | None, format: Format, quiet: bool) -> int:
     from trainer.preflight import preflight
-    from trainer.processes import processes
+    from drgate.vision.processes import processes
     from trainer.run import prepare, resolved
 
     with processes() as group:

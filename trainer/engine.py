@@ -31,7 +31,7 @@ from trainer.augment import augment
 from trainer.config import TrainingConfig
 from trainer.data import ImageSet
 from trainer.loss import focal_losses
-from trainer.processes import Processes
+from drgate.vision.processes import Processes
 
 _OF: Final = "|"
 """Between a parameter's name in `GradingModel` and the part of the optimizer's state that is kept of it."""

@@ -51,7 +51,7 @@ from trainer.engine import Engine
 from trainer.ledger import this_process
 from trainer.origin import BEST, LAST, PREVIOUS, Origin, find_origin, resumed
 from trainer.preflight import earlier_attempts, findings
-from trainer.processes import Processes, processes
+from drgate.vision.processes import Processes, processes
 from trainer.record import Listener, RunRecord, earlier_spend, environment, git_commit, refuse_used
 from trainer.sampling import epoch_order, global_batches, repeats
 from trainer.schedule import plateau_cuts, rate

@@ -105,7 +105,8 @@ class CheckpointGrader:
 
         resolved = None if base is None else resolve_base(base)
         self.checkpoint = load_any_checkpoint(path, resolved)
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        own = int(os.environ.get("LOCAL_RANK", "0"))  # under torchrun, a device for each process
+        self._device = torch.device("cuda", own) if torch.cuda.is_available() else torch.device("cpu")
         self._model = self.checkpoint.build(resolved).to(self._device)
         self.preprocessing = self.checkpoint.preprocessing
         self.files = [path]
@@ -113,7 +114,7 @@ class CheckpointGrader:
         self.record = self.checkpoint.record
         self.fingerprint = self.checkpoint.fingerprint
         self.untold = self.checkpoint.untold
-        self.providers = [f"cuda:{torch.cuda.get_device_name()}" if self._device.type == "cuda" else "cpu"]
+        self.providers = [f"cuda:{torch.cuda.get_device_name(self._device)}" if self._device.type == "cuda" else "cpu"]
 
     @property
     def notes(self) -> list[str]:

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from drgate.errors import TrainingError
+from drgate.errors import DrgateError
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ class Processes:
 def processes() -> Iterator[Processes]:
     """This process's place, read from the environment that torchrun sets; the group is left at the end.
 
-    Raises TrainingError where the environment says that there are several and they do not find each other.
+    Raises DrgateError where the environment says that there are several and they do not find each other.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     local = int(os.environ.get("LOCAL_RANK", "0"))
@@ -88,7 +88,7 @@ def processes() -> Iterator[Processes]:
             timeout=datetime.timedelta(hours=12),
         )
     except (ValueError, RuntimeError) as problem:  # torch's DistError is a RuntimeError
-        raise TrainingError(
+        raise DrgateError(
             f"The {size} processes of this run did not find each other ({' '.join(str(problem).split())[:160]}); start"
             " them with torchrun."
         ) from problem
