@@ -199,7 +199,7 @@ class TestGeometry:
 
 
 class TestLesionsStay:
-    @pytest.mark.parametrize(("across", "least"), [(2, 0.65), (4, 0.80), (6, 0.80)])
+    @pytest.mark.parametrize(("across", "least"), [(2, 0.65), (4, 0.80)])
     def test_a_microaneurysm_of_a_few_pixels(self, across, least):
         """At 448 pixels, the depth of a dark spot against the retina around it keeps this share in every draw."""
         image = spot(BLOOD, across, 448)
@@ -210,7 +210,7 @@ class TestLesionsStay:
             return 1 - patch.min(axis=1) / np.median(patch, axis=1)
 
         before = depth(image[None, :, :, 1])
-        after = depth(many(image, 60)[:, 1])
+        after = depth(many(image, 40)[:, 1])
         assert (after / before).min() > least
         assert (after / before).max() < 1.5
         assert np.median(after / before) == pytest.approx(1, abs=0.1)
@@ -218,9 +218,9 @@ class TestLesionsStay:
     def test_exudates_stay_bright_and_yellow(self):
         """Red above green above blue, as in the photograph, and lit well above the retina in red and green."""
         image = spot(EXUDATE, 9, 448)
-        pictures = many(image, 60)
-        lesion = pictures[:, :, 200:248, 200:248].reshape(60, 3, -1)
-        brightest = lesion[np.arange(60)[:, None], np.arange(3), lesion[:, 1].argmax(axis=1)[:, None]]
+        pictures = many(image, 40)
+        lesion = pictures[:, :, 200:248, 200:248].reshape(40, 3, -1)
+        brightest = lesion[np.arange(40)[:, None], np.arange(3), lesion[:, 1].argmax(axis=1)[:, None]]
         retina = np.median(lesion, axis=2)
         before = np.array(EXUDATE) / np.array(RETINA) - 1
         after = brightest / retina - 1
@@ -239,10 +239,10 @@ class TestLesionsStay:
         assert 0.75 < ratio.min() < ratio.max() < 1.25
 
     def test_every_lesion_of_a_synthetic_eye(self):
-        """Each marked microaneurysm of eight eyes is found where the map says, with most of its depth."""
-        size, draws, ratios = 224, 4, []
+        """Each marked microaneurysm of six eyes is found where the map says, with most of its depth."""
+        size, draws, ratios = 224, 3, []
         y, x = np.mgrid[:size, :size]
-        for index in range(8):
+        for index in range(6):
             photograph = render(draw_patient("demo", seed=1, index=index, worse_grade=1), "R", size=640)
             pixels = preprocessing(FUNDUS_SQUARE, size).pixels(photograph.image)
             drawn = draw_changes(seed=0, epoch=1, images=[index] * draws, repeats=range(draws))
@@ -260,7 +260,7 @@ class TestLesionsStay:
                     if np.abs(place).max() < 0.9 and before > 0.15:
                         found = depth(picture[1], *((place + 1) * size / 2), mark.radius * size / 2)
                         ratios.append(found / before)
-        assert len(ratios) > 200
+        assert len(ratios) > 100
         assert min(ratios) > 0.6
         assert np.median(ratios) == pytest.approx(1, abs=0.1)
 

@@ -278,16 +278,15 @@ class _Stored:
         self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._sweep()
         hashes = []
-        with replacing(self.path) as temporary:
-            with temporary.open("wb") as file:
-                start = len(self.header) + 32 * self.shape[0] + 32
-                _reserve(file, start + math.prod(self.shape))
-                file.seek(start)
-                for pixels, hashed in images:
-                    file.write(pixels.tobytes())
-                    hashes.append(hashed)
-                file.seek(0)
-                file.write(self._front(b"".join(hashes)))
+        with replacing(self.path) as temporary, temporary.open("wb") as file:
+            start = len(self.header) + 32 * self.shape[0] + 32
+            _reserve(file, start + math.prod(self.shape))
+            file.seek(start)
+            for pixels, hashed in images:
+                file.write(pixels.tobytes())
+                hashes.append(hashed)
+            file.seek(0)
+            file.write(self._front(b"".join(hashes)))
 
     def _front(self, hashes: bytes) -> bytes:
         return self.header + hashes + hashlib.sha256(self.header + hashes).digest()
