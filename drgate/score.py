@@ -67,7 +67,7 @@ def score(
             f"{manifest.origin}: {len(known)} pictures of this set were in the model's training set "
             f"({_few(known)}: equal perceptual hash); a model is not judged on them."
         )
-    silent = np.isnan(probabilities).any(axis=1)
+    silent: NDArray[np.bool_] = np.isnan(probabilities).any(axis=1)
     if silent.all():
         reason = next(iter(refused.values()), "the model gave no finite numbers.")
         raise PredictionsError(f"{manifest.origin}: not one image could be graded; the first: {reason}")
@@ -79,9 +79,7 @@ def score(
     return make_predictions(scored, str(manifest.origin), _provenance(grader, manifest))
 
 
-def _all_shares(
-    grader: Grader, manifest: Manifest, workers: int | None, advance: Callable[[int], Any]
-) -> _Scored:
+def _all_shares(grader: Grader, manifest: Manifest, workers: int | None, advance: Callable[[int], Any]) -> _Scored:
     """The whole set, scored here or, under torchrun, by all processes: every n-th image each."""
     n, size = len(manifest), int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:

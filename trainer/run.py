@@ -244,17 +244,21 @@ class _Run:
         config, splits = self.config, self.ready.splits
         cache = cache_folder(config.cache_dir)
 
+        said: set[str] = set()
+
+        def note(sentence: str) -> None:
+            if sentence not in said:
+                tell(sentence, self.quiet)
+            said.add(sentence)
+
         def read() -> tuple[ImageSet, ImageSet]:
             with progress("Reading images", self.quiet) as (started, advance):
                 started(len(splits.train) + len(splits.val))
-                one, other = (
-                    read_images(
-                        manifest, self.ready.preprocess, workers=config.num_workers, cache=cache, folder=self.folder,
-                        advance=advance, note=partial(tell, quiet=self.quiet),
-                    )
-                    for manifest in (splits.train, splits.val)
+                prepared = partial(
+                    read_images, preprocess=self.ready.preprocess, workers=config.num_workers, cache=cache,
+                    folder=self.folder, advance=advance, note=note,
                 )  # fmt: skip
-            return one, other
+                return prepared(splits.train), prepared(splits.val)
 
         # One process a machine decodes and the others open what it decoded.
         found = read() if self.group.local_rank == 0 else None
