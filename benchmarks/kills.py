@@ -112,11 +112,7 @@ def _ended(
 
 def _writing(folder: Path) -> bool:
     """Whether a checkpoint lies there half-written, or between its two names."""
-    try:
-        names = os.listdir(folder)
-    except FileNotFoundError:
-        return False
-    return any(name.endswith(".tmp") for name in names)
+    return any(folder.glob(".*.tmp"))
 
 
 def _train(settings: dict[str, Any], resume: bool) -> None:
@@ -126,7 +122,8 @@ def _train(settings: dict[str, Any], resume: bool) -> None:
 def _differences(one: Path, other: Path) -> list[str]:
     found = []
     (first, state), (second, again) = (load_training_state(folder / "last.pth") for folder in (one, other))
-    assert state is not None and again is not None
+    if state is None or again is None:
+        return ["one of them has no training state"]
     if first.tensor_digest != second.tensor_digest:
         found.append("the last weights")
     if state.digest("") != again.digest(""):

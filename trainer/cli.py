@@ -64,8 +64,8 @@ def command(
 
 
 def _dry_run(parameters: TrainingConfig, runs: Path | None, format: Format, quiet: bool) -> int:
-    from trainer.preflight import preflight
     from drgate.vision.processes import processes
+    from trainer.preflight import preflight
     from trainer.run import prepare, resolved
 
     with processes() as group:

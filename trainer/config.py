@@ -78,7 +78,7 @@ class TrainingConfig(BaseModel):
     )
     num_epochs: int = Field(
         30, ge=1, le=10_000,
-        description="Epochs among which the best is chosen; up to five evaluations follow, to see whether it is stable.",
+        description="Epochs among which the best is chosen; up to five evaluations follow, to see if it is stable.",
     )  # fmt: skip
     warmup_epochs: int = Field(
         0, ge=0, description="Epochs of linear warm-up to the peak learning rate; with scheduler none it then stays."

@@ -27,11 +27,11 @@ from drgate.errors import TrainingError
 from drgate.vision.checkpoint import TrainingState
 from drgate.vision.images import scaled
 from drgate.vision.network import GradingModel
+from drgate.vision.processes import Processes
 from trainer.augment import augment
 from trainer.config import TrainingConfig
 from trainer.data import ImageSet
 from trainer.loss import focal_losses
-from drgate.vision.processes import Processes
 
 _OF: Final = "|"
 """Between a parameter's name in `GradingModel` and the part of the optimizer's state that is kept of it."""
@@ -104,8 +104,8 @@ class Engine:
         """One optimizer step; returns the summed loss of this process's images, on its device.
 
         parts: this process's positions in `images`, a forward pass each; all processes have equally many, and one may
-        be empty. repeats: how often each was shown in this epoch before. epoch, number: of the step, from 1 and from 0; what is random belongs to them. total: images of the
-        step on all processes. rate: the learning rate.
+        be empty. repeats: how often each was shown in this epoch before. epoch, number: of the step, from 1 and from 0;
+        what is random belongs to them. total: images of the step on all processes. rate: the learning rate.
         """
         torch.manual_seed(_keyed(self.config.seed, number, self.group.rank))
         for parameters in self.optimizer.param_groups:

@@ -88,8 +88,8 @@ class Origin:
         if config.use_lora == "no":
             if checkpoint.lora is not None and self.how != "init_from":
                 raise UsageError(
-                    f"{self.source} has LoRA adapters, and --use_lora no trains the whole tower, whose optimizer it does"
-                    " not know; start from its weights with --init_from."
+                    f"{self.source} has LoRA adapters, and --use_lora no trains the whole tower, whose optimizer it"
+                    " does not know; start from its weights with --init_from."
                 )
             return
         if checkpoint.lora is None:

@@ -84,8 +84,8 @@ class Preflight:
         cost = self.measured
         lines = [
             f"An optimizer step has {self.global_batch} images, an epoch {self.steps_per_epoch} steps.",
-            f"About {duration(cost.seconds_per_epoch)} an epoch and {duration(cost.seconds)} in all on {cost.device}, at "
-            f"{cost.images_per_second:.3g} images a second; memory {cost.peak_bytes / 2**30:.1f} GiB"
+            f"About {duration(cost.seconds_per_epoch)} an epoch and {duration(cost.seconds)} in all on {cost.device}, "
+            f"at {cost.images_per_second:.3g} images a second; memory {cost.peak_bytes / 2**30:.1f} GiB"
             + (
                 f"; cost about {cost.usd:.2f} USD."
                 if cost.usd is not None

@@ -43,6 +43,7 @@ from drgate.vision.checkpoint import (
 from drgate.vision.fingerprint import Fingerprint
 from drgate.vision.images import FUNDUS_SQUARE, Preprocessing, preprocessing
 from drgate.vision.network import architecture
+from drgate.vision.processes import Processes, processes
 from trainer.checklist import checklist_state
 from trainer.circles import CircleReport
 from trainer.config import LATER, PLACE, TrainingConfig
@@ -51,7 +52,6 @@ from trainer.engine import Engine
 from trainer.ledger import this_process
 from trainer.origin import BEST, LAST, PREVIOUS, Origin, find_origin, resumed
 from trainer.preflight import earlier_attempts, findings
-from drgate.vision.processes import Processes, processes
 from trainer.record import Listener, RunRecord, earlier_spend, environment, git_commit, refuse_used
 from trainer.sampling import epoch_order, global_batches, repeats
 from trainer.schedule import plateau_cuts, rate
@@ -163,12 +163,12 @@ def prepare(config: TrainingConfig, group: Processes, *, resume: bool, quiet: bo
         ready = replace(ready, origin=_comparable(ready, quiet))
     if not resume and origin.epochs >= config.num_epochs:
         raise UsageError(
-            f"--num_epochs {config.num_epochs} is behind already: {origin.source} has {origin.epochs} epochs; give more."
+            f"--num_epochs {config.num_epochs} is behind already: {origin.source} has {origin.epochs}; give more."
         )
     if config.project_budget_usd is not None and earlier_spend(folder)["earlier_usd"] is None:
         raise TrainingError(
-            f"--project_budget_usd cannot be kept: an earlier attempt in {folder.parent} does not tell its cost; drtrain"
-            " attempts list shows which."
+            f"--project_budget_usd cannot be kept: an earlier attempt in {folder.parent} does not tell its cost;"
+            " drtrain attempts list shows which."
         )
     if origin.checkpoint is not None:
         tell(f"From {origin.source}: {origin.restored}.", quiet)
@@ -373,8 +373,8 @@ class _Run:
             self.record.best()
         elif chosen is not None and there is None:
             raise TrainingError(
-                f"{file} is missing or damaged, and {self.origin.source} holds another epoch than the best, {chosen}: put"
-                " it back, or start anew."
+                f"{file} is missing or damaged, and {self.origin.source} holds another epoch than the best, {chosen}:"
+                " put it back, or start anew."
             )
 
     # -- epochs -------------------------------------------------------------------------------------------------------
@@ -414,7 +414,7 @@ class _Run:
                 batch_size=config.batch_size,
                 accumulation=config.gradient_accumulation_steps,
                 world_size=group.size,
-            )  # fmt: skip
+            )
         )
         rate_at = self._schedule(len(steps))
         saved = time.monotonic()
@@ -709,7 +709,7 @@ def _changed(config: TrainingConfig, origin: Origin) -> dict[str, tuple[Any, Any
 
 def _refuse_another_run(ready: Ready) -> None:
     """A run that is resumed is the same run: what acted from its first step on stays as it was."""
-    assert ready.origin.checkpoint is not None and ready.origin.state is not None
+    assert ready.origin.checkpoint is not None
     table = ready.origin.checkpoint.record or {}
     elsewhere = f'start a new attempt with --resume_from_checkpoint "{ready.origin.source}" and another --output_dir.'
     if table.get("dataset_digest") != ready.splits.dataset_digest:

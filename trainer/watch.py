@@ -173,8 +173,8 @@ def ruling(history: History, config: TrainingConfig, inherited: History = ()) ->
         where = f"the best is epoch {now.reference.epoch}"
         if now.reference != now.best and now.best is not None:
             where = (
-                f"the best, {now.reference.accuracy:.1%} at epoch {now.reference.epoch}, lies before this run, whose own "
-                f"is epoch {now.best.epoch}"
+                f"the best, {now.reference.accuracy:.1%} at epoch {now.reference.epoch}, lies before this run, whose "
+                f"own is epoch {now.best.epoch}"
             )
         return Stop("patience", f"No better epoch in {now.since} evaluations; {where}.", "stopped")
     return None
