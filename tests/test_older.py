@@ -18,7 +18,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from drgate.errors import CheckpointError
+from drgate.export import export
+from drgate.judge import judge
+from drgate.manifest import load_manifest
 from drgate.record import training_evidence
+from drgate.score import score
+from drgate.spec import parse_spec
 from drgate.vision.base import Base, resolve_base
 from drgate.vision.checkpoint import checkpoint_tensors, lineage, load_checkpoint, save_checkpoint
 from drgate.vision.fingerprint import Fingerprint
@@ -415,9 +420,7 @@ class TestNumpyScalars:
         read, expected = (load_any_checkpoint(path, base).record for path in (old, new))
         assert read["history"] == expected["history"]
 
-    @pytest.mark.parametrize(
-        "value", [np.float32(0.25), np.float16(0.25), np.float64(0.25), np.dtype(">f8").type(0.25), np.int64(0)]
-    )
+    @pytest.mark.parametrize("value", [np.float32(0.25), np.float16(0.25), np.float64(0.25), np.int64(1), np.uint8(0)])
     def test_of_every_kind_are_numbers(self, base, tmp_path, value):
         """Whatever width NumPy held a figure in, it is the same number."""
         path = write(tmp_path / "m.pth", state_dict(base), accuracies=[0.5, 0.25, 0.75], best_val_accuracy=value)
@@ -480,3 +483,36 @@ class TestJudged:
             )
             stability = next(c for c in json.loads(ended.out)["criteria"] if c["id"] == "stability")
             assert stability["status"] == status, stability
+
+    def test_exported(self, base, tmp_path):
+        """What passed becomes ONNX, merged pooling head and all: its logits are the checkpoint's."""
+        eyes = tiny.write_eyes(tmp_path / "eyes", train=1, val=1, test=2)
+        path = write(tmp_path / "older.pth", state_dict(base))
+        where = {"data": eyes, "base": str(base.folder), "workers": 0}
+        criteria = [{"id": "accuracy", "at_least": 0.0001}]
+        spec = parse_spec({"name": "any", "version": 1, "bootstrap": {"resamples": 1000}, "criteria": criteria}, "any")
+        judged = judge(path, spec=spec, looks=tmp_path / "looks.jsonl", out=tmp_path / "report", **where)
+        assert judged.evaluation.verdict == "PASS", judged.evaluation.criteria
+        statement = judged.folder / "statement.json"
+        out = tmp_path / "bundle"
+        bundle = export(path, certificate=statement, spec=spec, out=out, allow_unsigned=True, **where)
+        assert bundle.folder == out
+        with torch.inference_mode():
+            expected = reference_logits(base, state_dict(base), images())
+        np.testing.assert_allclose(load_grader(out / "model.onnx").logits(images().numpy()), expected, atol=1e-4)
+
+    def test_leakage_is_claimed_of_what_the_fingerprint_tells_of(self, base, tmp_path):
+        """A child that knows its own images, of a parent that knows none: page one says which half was checked."""
+        origin = {"training_sets": "unknown", "why": "older.pth tells nothing.", "pretraining": "unknown"}
+        child = tiny.checkpoint_of(tiny.random_model(base), base, record={"lineage": origin})
+        save_checkpoint(tmp_path / "child.pth", child)
+        eyes = load_manifest(tiny.write_eyes(tmp_path / "eyes", train=1, val=1, test=1)).select("test")
+        provenance = score(load_grader(tmp_path / "child.pth"), eyes, workers=0).provenance
+        assert any(
+            "those training sets that the model's fingerprint tells of" in line for line in provenance["leakage"]
+        )
+        assert any("Lineage unknown: older.pth tells nothing." in line for line in provenance["warnings"])
+        save_checkpoint(tmp_path / "known.pth", replace(child, record={"lineage": lineage(base, None)}))
+        provenance = score(load_grader(tmp_path / "known.pth"), eyes, workers=0).provenance
+        assert not any("Lineage" in line for line in provenance["warnings"])
+        assert any("the model's training set is in the test set" in line for line in provenance["leakage"])

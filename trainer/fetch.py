@@ -45,23 +45,22 @@ def fetch(uri: str, *, quiet: bool = False) -> Path:
         CheckpointError: another kind of address, an extra that is not installed, no such object, no access, no
             network, or another size or checksum than the store says; nothing half-fetched is left.
     """
-    scheme, separator, _ = uri.partition("://")
+    scheme, separator, remote = uri.partition("://")
     if not separator or not re.fullmatch(r"[A-Za-z][A-Za-z0-9+.\-]*", scheme):
         return Path(uri).expanduser()
     if scheme not in _EXTRAS:
         raise CheckpointError(
             f"{uri} is of a kind that is not read; a checkpoint is a local path, or lies at gs://, s3:// or hf://."
         )
-    name = PurePosixPath(uri).name
-    if name in ("", ".", "..") or uri.count("/") < 3:
+    name = remote.partition("/")[2].rpartition("/")[2]
+    if name in ("", ".", ".."):
         raise CheckpointError(f"{uri} names no file; expected {scheme}://BUCKET/.../best_model.pth.")
     try:
         with _silent():
-            return _fetched(uri, scheme, name, quiet)
+            return _fetched(uri, scheme, remote, quiet)
     except ImportError as error:
         raise CheckpointError(
-            f'{uri} needs an extra that is not installed ({error.name or error}): pip install "drgate'
-            f'[{_EXTRAS[scheme]}]".'
+            f'{uri} needs what is not installed here ({error}): pip install "drgate[{_EXTRAS[scheme]}]".'
         ) from error
     except CheckpointError:
         raise
@@ -69,14 +68,14 @@ def fetch(uri: str, *, quiet: bool = False) -> Path:
         raise CheckpointError(f"{uri} cannot be fetched: {_reason(error, scheme)}.") from error
 
 
-def _fetched(uri: str, scheme: str, name: str, quiet: bool) -> Path:
+def _fetched(uri: str, scheme: str, remote: str, quiet: bool) -> Path:
     import fsspec
 
     store = fsspec.filesystem(scheme, skip_instance_cache=True)  # an instance remembers listings and endpoints
-    remote = uri.removeprefix(f"{scheme}://")
     told = store.info(remote)
     if told["type"] != "file":
         raise CheckpointError(f"{uri} is a folder; name the checkpoint in it.")
+    name = PurePosixPath(remote).name
     size = int(told["size"])
     identity = {key: str(told[key]) for key in _IDENTITY if told.get(key)}
     path = _cache() / hashlib.sha256(canonical_json([uri, size, identity])).hexdigest()[:16] / name

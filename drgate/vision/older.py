@@ -49,13 +49,11 @@ class _NumberType:
     def __init__(self, name: str, *_: object) -> None:
         if not isinstance(name, str) or not re.fullmatch(r"b1|[iu][1248]|f[248]", name):
             raise pickle.UnpicklingError(f"NumPy scalars of the type {name!r} are not read")
-        self.type = np.dtype(name)
+        self.type = np.dtype(f"<{name}")
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
-        if state[1] not in ("|", "<", ">", "="):
+        if state[1] not in ("|", "<"):
             raise pickle.UnpicklingError(f"NumPy scalars of the byte order {state[1]!r} are not read")
-        if state[1] == ">":
-            self.type = self.type.newbyteorder(">")
 
 
 def _number(kind: _NumberType, data: bytes) -> bool | int | float:
