@@ -13,6 +13,7 @@ NAMES = {
     "kills": "a run killed at 25 random moments and resumed, against the same run left alone",
     "paired-error": "simulated false non-inferiority of compare, against the patient bootstrap",
     "standardized-error": "simulated false-pass rate at a deployment mix over random designs",
+    "train": "a training step against a bare PyTorch + peft loop, on the same decoded images",
     "tune-promise": "simulated pass rate after tuning, against what was promised",
 }
 
