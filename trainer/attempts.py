@@ -25,9 +25,9 @@ from drgate.files import canonical_json
 from drgate.record import FILE
 from drgate.report.markdown import code, escape
 from drgate.report.words import visible
-from trainer.circles import differences, percent
+from trainer.circles import PLACE, differences, percent
 from trainer.handlog import read_log
-from trainer.ledger import Attempt, Evaluated, Spend, accuracy, baseline_of, best_of, read_attempt, read_ledger, spent
+from trainer.ledger import Attempt, Evaluated, Spend, accuracy, baseline_of, best_of, read_attempt, spent
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,8 @@ class Imported:
 def diff(a: Attempt, b: Attempt) -> Difference:
     """What differs from attempt a to attempt b."""
     changed = {
-        name: (theirs, ours) for name, (theirs, ours) in differences(b.parameters, a.parameters, place=frozenset()).items()
+        name: (theirs, ours)
+        for name, (theirs, ours) in differences(b.parameters, a.parameters, place=frozenset()).items()
     }
     known = {
         "dataset digest": (a.dataset, b.dataset),
@@ -162,8 +163,9 @@ def points(difference: float) -> str:
     >>> points(-0.0236), points(0.0)
     ('-2.36 points', '0 points')
     """
-    text = f"{difference * 100:+.2f}".rstrip("0").rstrip(".")
-    return f"{'0' if text in ('+0', '-0') else text} points"
+    text = f"{difference * 100:+.2f}"
+    text = text[:-1] if text.endswith("0") else text
+    return f"{'0' if text in ('+0.0', '-0.0') else text} points"
 
 
 def counted(attempt: Attempt) -> str:
@@ -171,11 +173,16 @@ def counted(attempt: Attempt) -> str:
 
     >>> counted(Attempt("a", history=(Evaluated(3, 0.7), Evaluated(4, 0.7))))
     '3-4'
+    >>> counted(Attempt("a", history=(Evaluated(3, 0.7), Evaluated(6, 0.7))))
+    '3-6, 2 told'
     """
     epochs = [entry.epoch for entry in attempt.history if entry.epoch is not None]
     if not epochs:
         return ""
-    return str(epochs[0]) if len(epochs) == 1 else f"{epochs[0]}-{epochs[-1]}"
+    if len(epochs) == 1:
+        return str(epochs[0])
+    gaps = epochs[-1] - epochs[0] >= len(epochs)
+    return f"{epochs[0]}-{epochs[-1]}" + (f", {len(epochs)} told" if gaps else "")
 
 
 def command(parameters: Mapping[str, Any]) -> str:
@@ -197,7 +204,7 @@ def command(parameters: Mapping[str, Any]) -> str:
 
 
 def _attempt(attempt: Attempt, number: int, others: Sequence[Attempt]) -> list[str]:
-    date = (attempt.started or attempt.ended or "")[:10]
+    date = (attempt.started or (attempt.baseline and attempt.ended) or "")[:10]
     label = "Baseline" if attempt.baseline else f"Attempt #{number}"
     parts = [f"### {label} - {escape(attempt.name)}{f' ({escape(date)})' if date else ''}", _facts(attempt)]
     if attempt.parameters:
@@ -215,7 +222,7 @@ def _attempt(attempt: Attempt, number: int, others: Sequence[Attempt]) -> list[s
 def _facts(attempt: Attempt) -> str:
     facts: list[tuple[str, str | None]] = [
         ("Name", code(attempt.name)),
-        ("Status", "not told" if attempt.status == "imported" else attempt.status),
+        ("Status", attempt.outcome.partition(",")[0]),
         ("Reason", escape(attempt.reason) or None),
         ("Started", attempt.started),
         ("Ended", attempt.ended),
@@ -236,7 +243,9 @@ def _facts(attempt: Attempt) -> str:
         ("Commit", attempt.commit and code(attempt.commit)),
     ]
     for resume in attempt.resumes:
-        changed = ", ".join(f"{code(name)} {_value(old)}, then {_value(new)}" for name, (old, new) in resume["changed"].items())
+        changed = ", ".join(
+            f"{code(name)} {_value(old)}, then {_value(new)}" for name, (old, new) in resume["changed"].items()
+        )
         facts.append(("Resumed", f"after epoch {resume['epoch']}{f' ({changed})' if changed else ''}"))
     return "\n".join(f"- **{label}**: {text}" for label, text in facts if text is not None)
 
@@ -274,8 +283,15 @@ def _results(attempt: Attempt) -> Iterable[str]:
 
 def _differs_from(attempt: Attempt, other: Attempt) -> list[str]:
     found = diff(other, attempt)
-    lines = [f"- {code(name)}: {_value(now)}, there {_value(then)}" for name, (then, now) in found.parameters.items()]
-    lines += [f"- {name}: {code(str(now)[:20])}, there {code(str(then)[:20])}" for name, (then, now) in found.identities.items()]
+    lines = [
+        f"- {code(name)}: {_value(now)}, there {_value(then)}"
+        for name, (then, now) in found.parameters.items()
+        if name not in PLACE
+    ]
+    lines += [
+        f"- {name}: {code(str(now)[:20])}, there {code(str(then)[:20])}"
+        for name, (then, now) in found.identities.items()
+    ]
     if found.only_a:
         lines.append(f"- not told here: {', '.join(map(code, found.only_a))}")
     if found.only_b:
@@ -284,12 +300,15 @@ def _differs_from(attempt: Attempt, other: Attempt) -> list[str]:
 
 
 def _standing(attempts: Sequence[Attempt], baseline: Attempt | None, best: Attempt | None) -> str:
-    rows = [["Attempt", "Outcome", "Epochs", "Best accuracy", "Reached in", "Against the baseline", "Cost"], ["---"] * 7]
+    rows = [
+        ["Attempt", "Outcome", "Epochs", "Best accuracy", "Reached in", "Against the baseline", "Cost"],
+        ["---"] * 7,
+    ]
     for attempt in attempts:
         mark = "the baseline" if attempt is baseline else standing(attempt, baseline)
         reached = "" if attempt.best is None or attempt.best.epoch is None else f"epoch {attempt.best.epoch}"
         name = f"**{code(attempt.name)}**" if attempt is best else code(attempt.name)
-        cells = [attempt.status, counted(attempt), percent(accuracy(attempt)) if attempt.best else "", reached, mark]
+        cells = [attempt.outcome, counted(attempt), percent(accuracy(attempt)) if attempt.best else "", reached, mark]
         rows.append([name.replace("|", "\\|"), *map(escape, cells), escape(str(attempt.spend or "not told"))])
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     if best is None:
@@ -418,7 +437,9 @@ def _events(attempt: Attempt) -> Iterable[dict[str, Any]]:
         plain = entry.to_json()
         shares = {name: plain.pop(name) for name in ("severe_npdr", "pdr") if name in plain}
         if shares:
-            plain["sensitivity"] = {name: {"k": k, "n": n, "value": k / n if n else None} for name, (k, n) in shares.items()}
+            plain["sensitivity"] = {
+                name: {"k": k, "n": n, "value": k / n if n else None} for name, (k, n) in shares.items()
+            }
         yield {"event": "epoch", **plain, "usd": None}
     if best is not None and best.epoch is not None:
         yield {"event": "best", "epoch": best.epoch, "tensor_digest": None}

@@ -26,6 +26,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
+from itertools import dropwhile
 from pathlib import Path
 from typing import Any, Final, cast
 from unicodedata import category, east_asian_width
@@ -37,7 +38,8 @@ MAX_BYTES: Final = 16 << 20
 
 _HEADING: Final = re.compile(r"(#{1,6})\s+(.*?)\s*#*\s*$")
 _ATTEMPT: Final = re.compile(
-    r"[\W_]*(?:training\s+)?(?:attempt|run|experiment|trial|try)\s*(?:#|no\.?|number)?\s*(\d+[a-z]?)(?=\s*(?:$|[-–—:(.,]))", re.I
+    r"[\W_]*(?:training\s+)?(?:attempt|run|experiment|trial|try)\s*(?:#|no\.?|number)?\s*(\d+[a-z]?)(?=\s*(?:$|[-–—:(.,]))",
+    re.I,
 )
 _BASELINE: Final = re.compile(r"[\W_]*(?:best\s+(?:result|run)|baseline)\b", re.I)
 _MONEY_HEADING: Final = re.compile(r"\b(?:investment|cost|costs|budget|money|spend|spending)\b", re.I)
@@ -57,17 +59,24 @@ _FLAG_LINE: Final = re.compile(r"\s*(?:[-*+]\s+)?`?--[A-Za-z]")
 _FLAG: Final = re.compile(r"--([A-Za-z][\w-]*)(?:=(.*))?$", re.S)
 _PAIR: Final = re.compile(r"\s*['\"]?([A-Za-z]\w*)['\"]?\s*[:=]\s*(.*?)\s*,?$")
 _LORA: Final = re.compile(r"\b(?:lora_)?(r|alpha)\s*[=:]\s*(\d+(?:\.\d+)?)", re.I)
+_TRAINS: Final = re.compile(
+    r"(?:\S*/)?(?:drtrain|python[\d.]*|torchrun|accelerate|bash|sh|uv|poetry|nohup|\S+\.(?:sh|py))"
+)
+"""First words of a command whose flags are a run's parameters."""
 _NOT_SET: Final = re.compile(r"\s*#\s*not set:\s*(.+)$")
 _EPOCH: Final = re.compile(r"[\W_]*epoch\s*#?\s*(\d+)(?:\s*/\s*\d+)?(?!\s*[-–—]\s*\d)\b", re.I)
 _ACCURACY: Final = r"{}[\s_-]*(?:acc(?:uracy)?)?[\s:=*_(~]{{0,6}}(\d+(?:\.\d+)?)\s*(%?)"
-_VALIDATION: Final = re.compile(r"\b" + _ACCURACY.format(r"val(?:idation)?") + r"(?:[\s*]*\(\s*(\d+)\s*/\s*(\d+)\s*\))?", re.I)
+_VALIDATION: Final = re.compile(
+    r"\b" + _ACCURACY.format(r"val(?:idation)?") + r"(?:[\s*]*\(\s*(\d+)\s*/\s*(\d+)\s*\))?", re.I
+)
 _TRAINING: Final = re.compile(r"\b" + _ACCURACY.format(r"train(?:ing)?"), re.I)
 _LOSS: Final = re.compile(r"\btrain(?:ing)?[\s_-]*loss[\s:=]*(\d+(?:\.\d+)?(?:e[+-]?\d+)?)", re.I)
 _COUNTED: Final = re.compile(r"\b(severe(?:\s+NPDR)?|PDR)\s*:?\s*(\d+)\s*/\s*(\d+)", re.I)
 _SPAN: Final = re.compile(r"(`+)\s?(.+?)\s?\1")
 _AMOUNT: Final = re.compile(
     r"(?P<about>~|≈|about\s+|approx\.?\s+)?\s*(?P<less><|≤|under\s+|below\s+)?\s*(?:\$|USD\s*)"
-    r"(?P<low>\d[\d,]*(?:\.\d+)?(?:e-?\d+)?k?)(?:\s*(?:-|–|—|to)\s*\$?(?P<high>\d[\d,]*(?:\.\d+)?k?))?(?P<plus>\+)?", re.I
+    r"(?P<low>\d[\d,]*(?:\.\d+)?(?:e-?\d+)?k?)(?:\s*(?:-|–|—|to)\s*\$?(?P<high>\d[\d,]*(?:\.\d+)?k?))?(?P<plus>\+)?",
+    re.I,
 )
 _MONTHS: Final = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 _ISO: Final = re.compile(r"\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d)?(?:Z|[+-]\d\d:\d\d)?)?")
@@ -279,14 +288,17 @@ class _Parser:
         """A fenced block: a command with flags, or `name: value` lines."""
         text = "\n".join(block)
         told: dict[str, Any] = {}
-        if re.search(r"(?:^|\s)--[A-Za-z]", text):
+        pairs = [_PAIR.match(line.partition(" #")[0]) for line in block if line.strip(" \t{}#-")]
+        for line in block:  # output of a run, pasted
+            if epoch := _EPOCH.match(line):
+                self._evaluation(draft, int(epoch[1]), line)
+        if re.search(r"(?:^|\s)--[A-Za-z]", text) or any(map(_NOT_SET.match, block)):
             for line in re.sub(r"\\[ \t]*\n", " ", text).split("\n"):
                 told |= self._flags(line, told)
-        else:
-            for line in block:
-                pair = _PAIR.match(line.partition(" #")[0])
-                if pair and pair[2] and not pair[2].startswith(("{", "[")):
-                    told[pair[1]] = as_told(pair[2].strip("'\""))
+        elif all(pairs):
+            told = {
+                pair[1]: as_told(pair[2].strip("'\"")) for pair in pairs if pair and pair[2] and pair[2][0] not in "[{"
+            }
         self._tell(draft, told)
 
     def _flags(self, line: str, before: Mapping[str, Any]) -> dict[str, Any]:
@@ -303,6 +315,10 @@ class _Parser:
                     continue
                 token = flag[2]
             if name is None:
+                continue
+            if token.startswith("$"):  # a variable of a script that the log does not show
+                told.pop(name, None)
+                name = None
                 continue
             value = as_told(token)
             if name in _LISTS:
@@ -362,7 +378,11 @@ class _Parser:
             case "status" | "outcome" | "result":
                 if status := _status(value):
                     draft.fields["status"] = status
-                if _NOT_YET.match(value):
+                    draft.not_yet = False
+                if value.lower() == "not told":
+                    draft.fields.pop("status", None)
+                    draft.not_yet = False
+                elif _NOT_YET.match(value):
                     draft.not_yet = True
                 elif (status and value.lower() != status) or (draft.baseline and not status):
                     draft.outcome = _from_letters(value)
@@ -374,7 +394,7 @@ class _Parser:
             case "reason":
                 draft.reason = value
             case "name":
-                draft.name = spans[0] if spans else value
+                draft.name = (spans[0] if spans else value) or draft.name
             case "date" | "dates":
                 draft.fields["ended" if draft.baseline else "started"] = self._date(value)
             case "started" | "training started" | "start":
@@ -401,7 +421,13 @@ class _Parser:
         counted = {found[0][:3].lower(): (int(found[1]), int(found[2])) for found in _COUNTED.findall(text)}
         accuracy = _share(val[1], val[2]) if val else None
         n_val = None
-        if val and val[4] and accuracy is not None and int(val[4]) and abs(int(val[3]) / int(val[4]) - accuracy) < 0.005:
+        if (
+            val
+            and val[4]
+            and accuracy is not None
+            and int(val[4])
+            and abs(int(val[3]) / int(val[4]) - accuracy) < 0.005
+        ):
             n_val = int(val[4])
             accuracy = int(val[3]) / n_val
         self._add(
@@ -415,6 +441,7 @@ class _Parser:
     def _row(self, draft: _Draft, rows: list[str]) -> None:
         """The last of these rows of a table, where its columns are an epoch's."""
         header, *_, last = ([cell.strip(" *`") for cell in row.strip().strip("|").split("|")] for row in rows)
+        header = [re.sub(r"\s*\(.*?\)", "", name) for name in header]
         cells = dict(zip((name.lower() for name in header), last, strict=False))
         epoch = next((cells[name] for name in cells if name.startswith("epoch")), "")
         if not re.fullmatch(r"\d+", epoch):
@@ -488,16 +515,18 @@ class _Parser:
             fields["spend"] = previous
             self.notes.append(f"What the log calls previous investment ({previous}) is taken as the baseline's spend.")
         if "planned" in fields and "spend" not in fields:
-            self.notes.append(f"{draft.section!r} tells what it was expected to cost ({fields['planned']}), not what it did.")
+            self.notes.append(
+                f"{draft.section!r} tells what it was expected to cost ({fields['planned']}), not what it did."
+            )
         origin = Origin(self.file, self.sha256, draft.section, (draft.first, draft.last), self.money)
         return Attempt(
             name=draft.name, parameters=draft.parameters, history=history, best=best, baseline=draft.baseline,
-            reason=" ".join((draft.reason or "; ".join(filter(None, (draft.decision, draft.outcome)))).split()), origin=origin, **fields,
+            reason=_reason(draft), origin=origin, **fields,
         )  # fmt: skip
 
 
 def _lines(text: str) -> Iterator[tuple[int, str, list[str] | None]]:
-    """Number and text of each line; a fenced block comes as one, with its lines. A heading of an attempt ends it too."""
+    """Number and text of each line; a fenced block comes as one, with its lines. An attempt's heading ends it too."""
     fence: str | None = None
     block: list[str] = []
     number = 0
@@ -513,7 +542,7 @@ def _lines(text: str) -> Iterator[tuple[int, str, list[str] | None]]:
         if mark and mark[1].startswith(fence) and not mark[2]:
             yield number, line, block
             fence = None
-        elif heading and (_ATTEMPT.match(heading[2]) or len(heading[1]) > 1 and _BASELINE.match(heading[2])):
+        elif heading and (_ATTEMPT.match(heading[2]) or (len(heading[1]) > 1 and _BASELINE.match(heading[2]))):
             yield number - 1, "", block
             fence = None
             yield number, line, None
@@ -524,11 +553,22 @@ def _lines(text: str) -> Iterator[tuple[int, str, list[str] | None]]:
 
 
 def _tokens(line: str) -> list[str]:
-    """Words of a shell line without its comment; one with a stray quote is split at spaces."""
+    """Words of a shell line that trains, without its comment and its launcher; a stray quote splits at spaces."""
     try:
-        return shlex.split(line, comments=True)
+        words = shlex.split(line, comments=True)
     except ValueError:
-        return re.split(r"\s#", line)[0].split()
+        words = re.split(r"\s#", line)[0].split()
+    words = list(dropwhile(lambda word: re.match(r"[A-Z_]+=", word), words))
+    if words and not words[0].startswith("-") and not _TRAINS.fullmatch(words[0]):
+        return []
+    scripts = [index for index, word in enumerate(words) if word == "-m" or word.endswith(".py")]
+    return words[scripts[0] :] if scripts else words
+
+
+def _reason(draft: _Draft) -> str:
+    """The log's own words for how it ended."""
+    said = draft.reason or "; ".join(part.rstrip(".") for part in (draft.decision, draft.outcome) if part)
+    return " ".join(said.split())
 
 
 def _from_letters(text: str) -> str:
