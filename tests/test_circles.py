@@ -111,7 +111,7 @@ class TestRetraced:
         assert (likeness.retraces_to_epoch, likeness.stood_at) == (24, 0.794)
         assert likeness.sentence == (
             "retraces attempt 1 up to epoch 24, where it stood at 79.4 %; what differs acts later: "
-            "patience 15, now 40, num_epochs 60, now 80."
+            "patience (15, now 40), num_epochs (60, now 80)."
         )
 
     @pytest.mark.parametrize(
@@ -224,7 +224,7 @@ class TestNearest:
         ]
         report = compare(proposed(), earlier)
         assert [likeness.attempt.name for likeness in report.nearest] == ["least", "one", "two"]
-        assert report.nearest[0].sentence == "least differs in learning_rate 1, now 2e-05."
+        assert report.nearest[0].sentence == "least differs in learning_rate (1, now 2e-05)."
 
     def test_nothing_before(self):
         """The first attempt of a project."""

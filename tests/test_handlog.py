@@ -195,6 +195,7 @@ class TestResults:
             "- Target: Validation 90% by epoch 30",
             "**Expected results**:\n- Epoch 30: Validation 91%\n- Validation accuracy: 91%",
             "#### Plan\n- Epoch 30: Validation 91%",
+            "**Differences from the best run**:\n- Epoch 30: Validation 91%\n- Validation: 91%",
         ],
     )
     def test_what_is_hoped_for_is_no_result(self, read, line):

@@ -4,8 +4,8 @@
     found = diff(first, second)
     taken = import_log(Path("training-attempts-log.md"), Path("runs"))
 
-A rendered log is one that `import_log` reads: the same attempts come back, except for environments, resumes, and
-sensitivities of other grades than severe NPDR and PDR, which stay in the run folders.
+A rendered log is one that `import_log` reads: the same attempts come back, with losses to four digits. Environments,
+resumes, and sensitivities of other grades than severe NPDR and PDR stay in the run folders.
 """
 
 from __future__ import annotations
@@ -222,7 +222,7 @@ def _attempt(attempt: Attempt, number: int, others: Sequence[Attempt]) -> list[s
 def _facts(attempt: Attempt) -> str:
     facts: list[tuple[str, str | None]] = [
         ("Name", code(attempt.name)),
-        ("Status", attempt.outcome.partition(",")[0]),
+        ("Status", attempt.outcome.removesuffix(" (log)")),
         ("Reason", escape(attempt.reason) or None),
         ("Started", attempt.started),
         ("Ended", attempt.ended),
@@ -266,7 +266,7 @@ def _results(attempt: Attempt) -> Iterable[str]:
     for entry in attempt.history:
         told = []
         if entry.train_loss is not None:
-            told.append(f"Training loss {entry.train_loss!r}")
+            told.append(f"Training loss {entry.train_loss:.4g}")
         if entry.train_accuracy is not None:
             told.append(f"Training {_exact(entry.train_accuracy)}")
         if entry.val_accuracy is not None:

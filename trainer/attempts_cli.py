@@ -247,6 +247,9 @@ def import_(
     return 0
 
 
+_FULL_WIDTH = 80
+"""Columns from which the list also shows which epochs are told, and the date."""
+
 _STYLES = {
     "running": "cyan", "finished": "green", "stopped": "yellow", "interrupted": "yellow", "failed": "red",
     "killed": "red", "imported": "dim",
@@ -269,21 +272,27 @@ def _read(runs: Path, quiet: bool) -> Ledger:
 
 def _listing(console: Console, ledger: Ledger, baseline: Attempt | None, best: Attempt | None) -> Any:
     from trainer.attempts import counted, standing
+    from trainer.circles import percent
+    from trainer.ledger import accuracy
 
-    table = _table(console, "Attempt", "Outcome", "Epochs", "Best validation", "Against baseline", "Cost", "Date")
+    columns = ["Attempt", "Outcome", "Validation", "In epoch", "To baseline", "Cost", "Epochs", "Date"]
+    shown = slice(None if console.width >= _FULL_WIDTH else -2)
+    table = _table(console, *columns[shown])
     for attempt in ledger.attempts:
         is_baseline = baseline is not None and attempt.name == baseline.name
-        is_best = best is not None and attempt.name == best.name
+        emphasis = "bold" if best is not None and attempt.name == best.name else ""
+        epoch = None if attempt.best is None else attempt.best.epoch
         cells = (
-            (attempt.name, "bold" if is_best else ""),
+            (attempt.name, emphasis),
             (attempt.outcome, _STYLES[attempt.status]),
-            (counted(attempt), ""),
-            (_best(attempt), "bold" if is_best else ""),
+            (percent(accuracy(attempt)) if attempt.best else "none", emphasis),
+            ("" if epoch is None else str(epoch), emphasis),
             ("the baseline" if is_baseline else standing(attempt, baseline), "dim" if is_baseline else ""),
             (str(attempt.spend or "not told"), "" if attempt.spend else "dim"),
+            (counted(attempt), ""),
             ((attempt.started or attempt.ended or "not told")[:10], "dim"),
         )
-        table.add_row(*(_text(console, cell, style) for cell, style in cells))
+        table.add_row(*(_text(console, cell, style) for cell, style in list(cells)[shown]))
     return table
 
 
@@ -302,9 +311,9 @@ def _facts(attempt: Attempt, against: str, baseline: str | None) -> list[tuple[s
         ("Commit", attempt.commit),
         ("Folder", None if attempt.folder is None else str(attempt.folder)),
     ]
-    if attempt.origin:
-        first, last = attempt.origin.lines
-        facts.append(("Imported from", f"{attempt.origin.file}, lines {first} to {last}: {attempt.origin.section}"))
+    if origin := attempt.origin:
+        lines = f"lines {origin.lines[0]} to {origin.lines[1]}"
+        facts.append(("Imported from", f"{origin.file}, {lines}: {origin.section}"))
     for resume in attempt.resumes:
         changed = ", ".join(
             f"{name} {_value(old)}, then {_value(new)}" for name, (old, new) in resume["changed"].items()

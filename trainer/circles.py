@@ -128,8 +128,8 @@ class Likeness:
         return f"{self.attempt.title} differs in {self._differences()}"
 
     def _differences(self) -> str:
-        return ", ".join(
-            f"{name} {_shown(theirs)}, now {_shown(ours)}" for name, (theirs, ours) in self.differing.items()
+        return _listed(
+            [f"{name} ({_shown(theirs)}, now {_shown(ours)})" for name, (theirs, ours) in self.differing.items()]
         )
 
     def to_json(self) -> dict[str, Any]:

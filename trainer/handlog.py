@@ -50,6 +50,8 @@ _LABEL: Final = re.compile(r"\s{0,3}(?:\*\*|__)([^*]+?):?(?:\*\*|__)\s*:?\s*(?:\
 _PLANNED: Final = re.compile(
     r"\b(?:expect\w*|estimate\w*|plan\w*|target\w*|goal\w*|next|forecast|project(?:ed|ion)|hoped?|should)\b", re.I
 )
+_ASIDE: Final = re.compile(rf"{_PLANNED.pattern}|\bdifferen|\bcompar", re.I)
+"""Labels under which nothing is told of this attempt's own course."""
 _NOT_YET: Final = re.compile(r"[\W_]*(?:planned|to ?do|next|not (?:yet )?(?:started|run)|idea)\b", re.I)
 _COST: Final = re.compile(
     r"(?:(?:final|actual|total|expected|planned|estimated) )?(?:costs?|spend|spent|price|investment)"
@@ -236,7 +238,7 @@ class _Parser:
                 elif depth <= level or current is None:
                     current, level = None, 0
                     money = bool(_MONEY_HEADING.search(title))
-                planned = current is not None and draft is None and bool(_PLANNED.search(title))
+                planned = current is not None and draft is None and bool(_ASIDE.search(title))
                 rows = []
                 continue
             if current is not None:
@@ -246,7 +248,7 @@ class _Parser:
                     self._block(current, block)
                     continue
                 if label := _LABEL.match(line):  # what stands below a bare label is of its kind
-                    planned = not label[2].strip() and bool(_PLANNED.search(label[1]))
+                    planned = not label[2].strip() and bool(_ASIDE.search(label[1]))
                 rows = [*rows, line] if line.lstrip().startswith("|") else []
                 if not planned and len(rows) > 2:
                     self._row(current, rows)
@@ -316,7 +318,7 @@ class _Parser:
                 token = flag[2]
             if name is None:
                 continue
-            if token.startswith("$"):  # a variable of a script that the log does not show
+            if re.match(r"\$\{?[A-Za-z_]", token) and f"'{token}'" not in line:  # a variable of a script
                 told.pop(name, None)
                 name = None
                 continue
@@ -485,8 +487,9 @@ class _Parser:
             return iso[0]
         for found in _DATE.finditer(text):
             month, year = _month(found), found["year"] or self.year
-            if month and year:
-                day = f"{year}-{month:02d}-{int(found['day'] or found['day2']):02d}"
+            day_of = int(found["day"] or found["day2"])
+            if month and year and 1 <= day_of <= 31:
+                day = f"{year}-{month:02d}-{day_of:02d}"
                 zone = "Z" if found["utc"] else ""
                 return f"{day}T{found['hour']}:{found['minute']}{zone}" if found["hour"] else day
         return None

@@ -158,7 +158,7 @@ class Attempt:
         """Its status in words."""
         if self.status == "imported":
             return "not told"
-        return "running, says the log" if self.origin and self.status == "running" else self.status
+        return "running (log)" if self.origin and self.status == "running" else self.status
 
     @property
     def last(self) -> Evaluated | None:
