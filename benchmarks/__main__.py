@@ -10,6 +10,7 @@ NAMES = {
     "brier-error": "simulated misses of the upper end of a Brier score",
     "evaluate-large": "a million images through drgate evaluate, in a minute and 2 GB",
     "gate-error": "simulated false-pass rate of the clustered gate over many designs",
+    "kills": "a run killed at 25 random moments and resumed, against the same run left alone",
     "paired-error": "simulated false non-inferiority of compare, against the patient bootstrap",
     "standardized-error": "simulated false-pass rate at a deployment mix over random designs",
     "tune-promise": "simulated pass rate after tuning, against what was promised",

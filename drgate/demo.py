@@ -39,6 +39,7 @@ TRAINING: Final = {
     "class_weight_severe": "1.5",
     "class_weight_pdr": "3",
     "dropout": "0.05",
+    "augmentation": "none",
 }
 EARLY_EPOCH: Final = 1
 
@@ -172,7 +173,11 @@ class _Story:
         module = {"drgate": "drgate", "drtrain": "trainer"}[program]
         quiet = ["--quiet"] if self.quiet else []
         # The visitor's own key must not sign a synthetic model.
-        own_keys_only = {name: value for name, value in os.environ.items() if not name.startswith("DRGATE_")}
+        own_keys_only = {
+            name: value
+            for name, value in os.environ.items()
+            if name == "DRGATE_CACHE" or not name.startswith("DRGATE_")
+        }
         result = subprocess.run(
             [sys.executable, "-m", module, *arguments, *quiet], cwd=self.folder, env=own_keys_only, check=False
         )

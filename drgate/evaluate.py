@@ -35,7 +35,7 @@ from drgate.measure import (
 )
 from drgate.predictions import Predictions
 from drgate.scale import GRADES, GROUPS, TITLES
-from drgate.spec import FROM_PROBABILITIES, PROPORTIONS, RULE_WORDS, Criterion, GateSpec, default_policy
+from drgate.spec import FROM_PROBABILITIES, OF_THE_RUN, PROPORTIONS, RULE_WORDS, Criterion, GateSpec, default_policy
 from drgate.stats import bootstrap, paired, power, stability
 
 UNITS: Final = ("image", "eye", "patient")
@@ -113,6 +113,20 @@ def evaluate(
         units=_other_units(predictions, spec, metrics),
         gate_error=tuple(error for criterion in criteria for error in _gate_error(criterion, metrics)),
         reliability=metrics.reliability(),
+    )
+
+
+def lines(predictions: Predictions, spec: GateSpec) -> tuple[CriterionResult, ...]:
+    """The checklist's lines about images alone, without the rest of an evaluation: for those who look after each epoch.
+
+    Looks are not counted: who decides by these has chosen by them. Raises PredictionsError as `evaluate` does.
+    """
+    sample = Sample.of(predictions, spec)
+    metrics = Metrics(sample, spec, spec.evidence.level, bootstrap.seed_from(predictions.digest, spec.digest))
+    return tuple(
+        _judge(criterion, _enough(metrics.estimate(criterion.id, criterion.policy), criterion, metrics), metrics, {})
+        for criterion in spec.each_criterion(sample.slice_names)
+        if criterion.metric not in OF_THE_RUN
     )
 
 

@@ -32,10 +32,10 @@ from drgate.scale import GRADES
 from drgate.spec import GateSpec
 from drgate.verify import verify
 from drgate.vision.base import resolve_base
-from drgate.vision.checkpoint import load_checkpoint
 from drgate.vision.graders import OnnxGrader
 from drgate.vision.images import Preprocessing, read_image
 from drgate.vision.network import GradingModel, merge_lora
+from drgate.vision.older import load_any_checkpoint
 
 if TYPE_CHECKING:
     from drgate.keys import PrivateKey, PublicKey
@@ -89,8 +89,9 @@ def export(
     refuse_existing(refused, "move it away, or give another folder with --out")
     parent, vouched = _admitted(checkpoint, certificate, spec, trusted, allow_unsigned)
     _, test_set = model_and_test_set(checkpoint, data, split, base, parent)
-    loaded = load_checkpoint(checkpoint)
-    model = merge_lora(loaded.build(None if base is None else resolve_base(base))).eval()
+    resolved = None if base is None else resolve_base(base)
+    loaded = load_any_checkpoint(checkpoint, resolved)
+    model = merge_lora(loaded.build(resolved)).eval()
 
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as temporary:

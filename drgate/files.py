@@ -20,10 +20,13 @@ MAX_JSON_BYTES = 64 << 20
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, *, keep: Path | None = None) -> Iterator[Path]:
     """Yield a temporary path beside `path`; it takes the name of `path` when the block ends well, else it vanishes.
 
-    A reader sees the old file or the whole new one, also after a crash: the content is synced before the rename.
+    keep: the name that the file replaced takes, if there is one.
+
+    A reader sees the old file or the whole new one, also after a crash: the content is synced before the rename. With
+    `keep` a crash can leave the old file under that name alone.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
@@ -31,6 +34,8 @@ def replacing(path: Path) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb+") as handle:
             os.fsync(handle.fileno())
+        if keep is not None and path.exists():
+            path.replace(keep)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

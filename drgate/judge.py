@@ -136,7 +136,7 @@ def judge(
             facts["warnings"].append(
                 "Whether a patient is among those that the cut-offs were tuned on was not checked: not all are named."
             )
-    training = _training(grader, model, source, record, history, parent)
+    training = _training(grader, model, source, record, history, parent, spec)
     if training.get("percent"):
         facts["warnings"].append(f"{training['foreign']} gives validation accuracies in percent; divided by 100.")
     if facts.get("split") == "val" or facts.get("manifest_digest", "") == training.get("validation_set"):
@@ -378,6 +378,7 @@ def _training(
     record: Path | None,
     history: dict[str, Any] | None,
     parent: Statement | None,
+    spec: GateSpec,
 ) -> dict[str, Any]:
     """What stability and cost are judged by: the run's own record, else a history that nothing binds to the weights."""
     if parent is not None:
@@ -394,6 +395,7 @@ def _training(
         None if grader is None else grader.record,
         tensor_digest=model["tensor_digest"],
         folder=beside if history else record or beside,
+        window=spec.stability_window,
     )
     if history and "selected_epoch" in own:
         raise UsageError(f"{source} has a training record of its own, of these very weights; leave --record out.")

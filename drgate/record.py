@@ -26,6 +26,8 @@ from drgate.files import read_json, read_table, row_name
 from drgate.stats.stability import StabilityWindow, is_best_so_far, stability_window
 
 FILE: Final = "record.jsonl"
+OLDER: Final = "older checkpoint layout"
+"""Format of the record in a checkpoint of an earlier trainer (`drgate.vision.older`), which knows its history only."""
 FOREIGN: Final = (".csv", ".tsv", ".json")
 """Suffixes of a history from elsewhere."""
 _KEPT: Final = ("epoch", "val_accuracy", "val_loss", "train_loss", "learning_rate")
@@ -40,11 +42,14 @@ _SELECTED: Final = {
 }  # fmt: skip
 
 
-def training_evidence(record: dict[str, Any] | None, *, tensor_digest: str, folder: Path | None) -> dict[str, Any]:
+def training_evidence(
+    record: dict[str, Any] | None, *, tensor_digest: str, folder: Path | None, window: int = 10
+) -> dict[str, Any]:
     """What a record says of these weights, as `evaluate` takes it; {"missing": reason} where nothing does.
 
     record: the table in the checkpoint. folder: a run folder whose `record.jsonl` is tried where the checkpoint's own
-    table is absent or was written before its run ended.
+    table is absent or was written before its run ended. window: evaluations that the checklist's stability looks at;
+    within them the history of an older checkpoint, which no drtrain wrote, must not be that of the best so far.
 
     Raises RecordError when a record is there but is not one of drgate's.
     """
@@ -58,6 +63,8 @@ def training_evidence(record: dict[str, Any] | None, *, tensor_digest: str, fold
         if selected is None:
             missing = "the training record is of other weights; give the folder of this model's own run with --record."
             continue
+        if table.get("format") == OLDER:
+            return _older_evidence(table, selected, window)
         evidence = _evidence(table, selected)
         return _without_history(evidence, _not_one_run(evidence["history"]))
     return {"missing": missing}
@@ -110,9 +117,7 @@ def foreign_evidence(file: Path, *, window: int, selected: int | None = None) ->
     if percent:
         evidence["percent"] = True
     reason = "it holds several runs." if len({row.get("run") for row in rows}) > 1 else _not_one_run(history)
-    shown = stability_window([entry["val_accuracy"] for entry in history], epochs.index(chosen), window)
-    if not reason and isinstance(shown, StabilityWindow):
-        reason = _shows_nothing(history[shown.first : shown.last + 1])
+    reason = reason or _window_shows_nothing(history, chosen, window)
     return _without_history(evidence, reason and f"{file.name} shows no stability: {reason}")
 
 
@@ -131,6 +136,13 @@ def _not_one_run(history: Sequence[Mapping[str, Any]]) -> str:
         if after < before:
             return f"epoch {after} comes after epoch {before}: several runs in one history."
     return ""
+
+
+def _window_shows_nothing(history: Sequence[Mapping[str, Any]], selected: int, window: int) -> str:
+    """Why the window that stability looks at says nothing of it; empty where it does, or where there is none."""
+    position = [entry["epoch"] for entry in history].index(selected)
+    shown = stability_window([entry["val_accuracy"] for entry in history], position, window)
+    return _shows_nothing(history[shown.first : shown.last + 1]) if isinstance(shown, StabilityWindow) else ""
 
 
 def _shows_nothing(window: Sequence[Mapping[str, Any]]) -> str:
@@ -224,28 +236,64 @@ def _number(value: Any, key: str, where: str) -> Any:
     return int(number) if whole else number
 
 
+def read_lines(file: Path) -> list[dict[str, Any]]:
+    """The lines of a `record.jsonl`; a line that was cut off by a crash is left out.
+
+    Raises RecordError where it is not one that drtrain wrote.
+    """
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as problem:
+        raise RecordError(f"{file} cannot be read ({problem}).") from problem
+    lines: list[dict[str, Any]] = []
+    broken = ""
+    for number, line in enumerate(text.split("\n")[:-1], 1):
+        try:
+            event = json.loads(line)
+            if not isinstance(event, dict) or not isinstance(event["event"], str):
+                raise ValueError("no event")
+        except (ValueError, KeyError, RecursionError) as problem:
+            if broken or number == 1:
+                raise RecordError(broken or f"{file} is not a record that drtrain wrote ({problem!r}).") from problem
+            broken = f"{file}, line {number}, is not of a record that drtrain wrote ({problem!r})."
+            continue
+        if broken and event["event"] != "resume":  # only a crash cuts a line off, and a resume follows it
+            raise RecordError(broken)
+        broken = ""
+        lines.append(event)
+    if broken:
+        raise RecordError(broken)
+    return lines
+
+
 def read_record(file: Path) -> dict[str, Any]:
-    """The table in a `record.jsonl`; a last line that was cut off by a crash is left out.
+    """The table in a `record.jsonl`.
 
     Besides the run's facts it has `history`, `spend`, `status`, and `digests`: tensor digest by epoch.
     """
     table: dict[str, Any] = {"status": "running", "history": [], "digests": {}}
     try:
-        lines = file.read_text(encoding="utf-8").split("\n")[:-1]
-        for event in map(json.loads, lines):
+        for event in read_lines(file):
             match event.pop("event"):
                 case "start":
                     table |= event
+                case "resume":
+                    after = event["epoch"]
+                    table["history"] = [entry for entry in table["history"] if entry["epoch"] <= after]
+                    table["digests"] = {name: at for name, at in table["digests"].items() if at <= after}
+                    table |= {"status": "running", "parameters": event.get("parameters", table.get("parameters"))}
+                    table["spend"] = event["spend"]
+                    table["resumes"] = [*table.get("resumes", []), event]
                 case "epoch":
                     table["history"].append(event)
                     table["spend"] |= {"usd": event["usd"]}
                 case "best":
                     table["digests"][event["tensor_digest"]] = event["epoch"]
-                case "end":
-                    table |= {"status": event["status"], "reason": event["reason"]}
+                case "spend":
                     table["spend"] |= {"usd": event["usd"]}
-    except (OSError, UnicodeDecodeError) as problem:
-        raise RecordError(f"{file} cannot be read ({problem}).") from problem
+                case "end":
+                    table |= {"status": event["status"], "reason": event["reason"], "rule": event.get("rule")}
+                    table["spend"] |= {"usd": event["usd"]}
     except (ValueError, KeyError, TypeError, AttributeError) as problem:
         raise RecordError(f"{file} is not a record that drtrain wrote ({problem!r}).") from problem
     return table
@@ -280,6 +328,14 @@ def _evidence(table: dict[str, Any], selected: int) -> dict[str, Any]:
     except (KeyError, TypeError, AttributeError) as problem:
         raise RecordError(f"The training record is not one that drtrain wrote (no {problem}).") from problem
     return evidence
+
+
+def _older_evidence(table: dict[str, Any], selected: int, window: int) -> dict[str, Any]:
+    """The evidence in a checkpoint of an earlier trainer: the history where it can be told by epoch, and no spend."""
+    history = [_numbers(entry, _KEPT) for entry in table["history"]]
+    evidence = {"history": history, "selected_epoch": selected, "status": table["status"], "spend": {}}
+    reason = _window_shows_nothing(history, selected, window) if history else table["missing"]
+    return _without_history(evidence, reason and f"the older checkpoint's history shows no stability: {reason}")
 
 
 def _numbers(entry: dict[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ Images are streamed: worker processes decode, the model grades batches, memory d
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -47,6 +48,8 @@ def score(
     An image that cannot be read, or for which the model gives no finite numbers, becomes a row without probabilities
     and a `NoOutputWarning`: the model refused it, and the checklist says how that counts.
 
+    Under torchrun every process scores its share, the first goes on with all of it and the others end here (SystemExit).
+
     workers: processes that decode (default: the cores there are; 0: decode here). advance: called with the number of
     images done, batch by batch.
 
@@ -54,40 +57,17 @@ def score(
     model's fingerprint tells, or a file is not the one whose SHA-256 the manifest gives; PredictionsError when a
     further column cannot be read or no image at all could be graded.
     """
-    from drgate.vision.decoding import in_processes, usable_cores
-
     _refuse_training_patients(grader, manifest)
-    trained_on = set() if grader.fingerprint is None else {row.tobytes() for row in grader.fingerprint.images}
     table = manifest.table
     rows = _rows(manifest)
-    paths = [manifest.path(image) for image in table["image"]]
-    prepared = in_processes(
-        partial(_prepare, preprocess=grader.preprocessing, hashed=bool(trained_on)),
-        paths,
-        workers=usable_cores() if workers is None else workers,
-    )
-    probabilities = np.full((len(table), 5), np.nan)
-    refused: dict[str, str] = {}
-    known: list[str] = []
-    for start, batch in _batches(prepared):
-        readable = [i for i, item in enumerate(batch) if not isinstance(item.pixels, str)]
-        if readable:
-            probabilities[[start + i for i in readable]] = softmax(
-                grader.logits(np.stack([batch[i].pixels for i in readable]))
-            )
-        for i, item in enumerate(batch):
-            image = str(table["image"].iloc[start + i])
-            if isinstance(item.pixels, str):
-                refused[image] = item.pixels
-            elif item.hash in trained_on:
-                known.append(image)
-        advance(len(batch))
+    found = _all_shares(grader, manifest, workers, advance)
+    probabilities, refused, known = found.probabilities, found.refused, found.known
     if known:
         raise ManifestError(
             f"{manifest.origin}: {len(known)} pictures of this set were in the model's training set "
             f"({_few(known)}: equal perceptual hash); a model is not judged on them."
         )
-    silent = np.isnan(probabilities).any(axis=1)
+    silent: NDArray[np.bool_] = np.isnan(probabilities).any(axis=1)
     if silent.all():
         reason = next(iter(refused.values()), "the model gave no finite numbers.")
         raise PredictionsError(f"{manifest.origin}: not one image could be graded; the first: {reason}")
@@ -97,6 +77,70 @@ def score(
         warnings.warn(f"No output: {reason}", NoOutputWarning, stacklevel=2)
     scored = rows.assign(**{name: probabilities[:, j] for j, name in enumerate(PROBABILITIES)})
     return make_predictions(scored, str(manifest.origin), _provenance(grader, manifest))
+
+
+def _all_shares(grader: Grader, manifest: Manifest, workers: int | None, advance: Callable[[int], Any]) -> _Scored:
+    """The whole set, scored here or, under torchrun, by all processes: every n-th image each."""
+    n, size = len(manifest), int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1:
+        return _share(grader, manifest, np.arange(n), workers, advance)
+    from drgate.vision.processes import processes
+
+    with processes() as group:
+        positions = np.arange(group.rank, n, group.size)
+        mine = _share(grader, manifest, positions, workers, lambda done: advance(done * group.size))
+        shares = group.gather((positions, mine))
+    if not group.first:
+        raise SystemExit(0)  # the first goes on with all of it
+    os.environ["WORLD_SIZE"] = "1"
+    where = np.concatenate([positions for positions, _ in shares])
+    if not np.array_equal(np.sort(where), np.arange(n)):
+        raise PredictionsError(f"{manifest.origin}: the processes did not score every image exactly once.")
+    whole = _Scored(np.empty((n, 5)), {}, [])
+    for positions, share in shares:
+        whole.probabilities[positions] = share.probabilities
+        whole.refused.update(share.refused)
+        whole.known.extend(share.known)
+    return whole
+
+
+class _Scored(NamedTuple):
+    probabilities: NDArray[np.float64]  # (n, 5); NaN where there is no output
+    refused: dict[str, str]  # why, by image
+    known: list[str]  # images that the model was trained on
+
+
+def _share(
+    grader: Grader,
+    manifest: Manifest,
+    positions: NDArray[np.int64],
+    workers: int | None,
+    advance: Callable[[int], Any],
+) -> _Scored:
+    """Probabilities of the images at these positions."""
+    from drgate.vision.decoding import in_processes, usable_cores
+
+    trained_on = set() if grader.fingerprint is None else {row.tobytes() for row in grader.fingerprint.images}
+    images = [str(image) for image in manifest.table["image"].iloc[positions]]
+    prepared = in_processes(
+        partial(_prepare, preprocess=grader.preprocessing, hashed=bool(trained_on)),
+        [manifest.path(image) for image in images],
+        workers=usable_cores() if workers is None else workers,
+    )
+    found = _Scored(np.full((len(images), 5), np.nan), {}, [])
+    for start, batch in _batches(prepared):
+        readable = [i for i, item in enumerate(batch) if not isinstance(item.pixels, str)]
+        if readable:
+            found.probabilities[[start + i for i in readable]] = softmax(
+                grader.logits(np.stack([batch[i].pixels for i in readable]))
+            )
+        for i, item in enumerate(batch):
+            if isinstance(item.pixels, str):
+                found.refused[images[start + i]] = item.pixels
+            elif item.hash in trained_on:
+                found.known.append(images[start + i])
+        advance(len(batch))
+    return found
 
 
 def _rows(manifest: Manifest) -> pd.DataFrame:
@@ -177,9 +221,12 @@ def _leakage(grader: Grader, manifest: Manifest) -> list[str]:
     if manifest.split_of:
         checked.append("The manifest's splits share no patient and no byte-identical file.")
     if grader.fingerprint is not None:
-        named = manifest.patients_known and len(grader.fingerprint.patients)
+        named = manifest.patients_known and grader.fingerprint.knows_patients
         who = "No patient (by name) and no picture" if named else "No picture"
-        checked.append(f"{who} of the model's training set is in the test set (by equal perceptual hash).")
+        whole = (
+            "those training sets that the model's fingerprint tells of" if grader.untold else "the model's training set"
+        )
+        checked.append(f"{who} of {whole} is in the test set (by equal perceptual hash).")
     return checked
 
 
@@ -203,6 +250,15 @@ def _provenance(grader: Grader, manifest: Manifest) -> dict[str, Any]:
         "leakage": _leakage(grader, manifest),
         "warnings": [
             *manifest.duplicates(),
+            *grader.notes,
+            *(
+                [
+                    f"Lineage unknown: {grader.untold} Whether pictures or patients of this test set were in training "
+                    "could not be checked against those."
+                ]
+                if grader.untold
+                else []
+            ),
             *(
                 f"Images come from: {name}."
                 for name in sorted(manifest.table.get("source", pd.Series()).dropna().unique())

@@ -14,6 +14,7 @@ from hypothesis import settings
 from PIL import Image
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does, before torch is imported
+os.environ["DRGATE_CACHE"] = "none"  # no test reads or leaves pictures in the user's cache
 
 settings.register_profile("drgate", derandomize=True, deadline=None)
 settings.load_profile("drgate")

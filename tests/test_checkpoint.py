@@ -245,18 +245,67 @@ class TestFingerprint:
         assert fingerprint is not None
         assert shares_patients(fingerprint, ["9", "11", "10", "11", "1"]) == ["10", "11"]
         assert fingerprint.images[:, 0].tolist() == [3, 5, 7]
-        assert len(fingerprint.salt) == 16
+        assert [len(salt) for salt in fingerprint.patients] == [16]
 
     def test_is_keyed_anew_each_time(self):
         """The same patients leave other hashes in another model, so that two models cannot be joined on them."""
         first, second = (Fingerprint.build([], ["10"]) for _ in range(2))
-        assert first.patients.tobytes() != second.patients.tobytes()
+        hashes = [{row.tobytes() for rows in each.patients.values() for row in rows} for each in (first, second)]
+        assert len(hashes[0]) == 1
+        assert hashes[0].isdisjoint(hashes[1])
 
     def test_of_unknown_patients_is_empty(self):
         """No patients, no hashes, nobody is a member."""
         fingerprint = Fingerprint.build([], [])
         assert fingerprint.images.shape == (0, 32)
+        assert not fingerprint.knows_patients
         assert shares_patients(fingerprint, ["10"]) == []
+
+    def test_of_a_line_knows_every_ancestor(self):
+        """A child knows its own images and patients, its parent's and its grandparent's, all under one salt."""
+        first = Fingerprint.build([b"a" * 32, b"b" * 32], ["1", "2"])
+        second = Fingerprint.build([b"b" * 32, b"c" * 32], ["2", "3"], ancestors=[first])
+        third = Fingerprint.build([b"d" * 32], ["4"], ancestors=[second])
+        assert third.patients.keys() == first.patients.keys()
+        assert [row.tobytes()[:1] for row in third.images] == [b"a", b"b", b"c", b"d"]
+        assert shares_patients(third, ["0", "1", "2", "3", "4", "5"]) == ["1", "2", "3", "4"]
+        assert [len(rows) for rows in third.patients.values()] == [4]
+        assert shares_patients(first, ["3", "4"]) == [], "the ancestor stays as it was"
+
+    def test_of_a_run_that_goes_on_stays_as_it_was(self):
+        """Built again on itself, with the same images and patients, nothing is added."""
+        first = Fingerprint.build([b"a" * 32], ["1"])
+        again = Fingerprint.build([b"a" * 32], ["1"], ancestors=[first])
+        assert again.images.tobytes() == first.images.tobytes()
+        assert {salt: rows.tobytes() for salt, rows in again.patients.items()} == {
+            salt: rows.tobytes() for salt, rows in first.patients.items()
+        }
+
+    def test_of_strangers_keeps_each_ones_salt(self, base, tmp_path):
+        """Hashes cannot be keyed again: ancestors that do not know each other leave two tables, in the file too."""
+        parents = [Fingerprint.build([bytes([i]) * 32], [str(i)]) for i in (1, 2)]
+        child = Fingerprint.build([b"\3" * 32], ["3"], ancestors=parents)
+        assert len(child.patients) == 2
+        save_checkpoint(tmp_path / "m.pth", tiny.checkpoint_of(tiny.random_model(base), base, fingerprint=child))
+        loaded = load_checkpoint(tmp_path / "m.pth").fingerprint
+        assert loaded is not None
+        assert shares_patients(loaded, ["0", "1", "2", "3"]) == ["1", "2", "3"]
+        assert loaded.images[:, 0].tolist() == [1, 2, 3]
+
+    def test_of_strangers_is_another_kind_for_whoever_knows_one_salt(self, base, tmp_path):
+        """A reader of one table must not take it for all: the file says that it holds several, and holds them whole."""
+        parents = [Fingerprint.build([], [str(i)]) for i in (1, 2)]
+        child = Fingerprint.build([], ["3"], ancestors=parents)
+        save_checkpoint(tmp_path / "m.pth", tiny.checkpoint_of(tiny.random_model(base), base, fingerprint=child))
+        plain = torch.load(tmp_path / "m.pth", weights_only=True)["fingerprint"]
+        one = tiny.checkpoint_of(tiny.random_model(base), base)
+        save_checkpoint(tmp_path / "one.pth", one)
+        known = torch.load(tmp_path / "one.pth", weights_only=True)["fingerprint"]
+        assert plain["patient_hash"] != known["patient_hash"]
+        assert set(known) == {"image_hash", "images", "patient_hash", "salt", "patients"}
+        for garbled in ({"salt": plain["salt"][:1]}, {"salt": plain["salt"][:1] * 2}, {"patients": []}):
+            with pytest.raises(CheckpointError, match="fingerprint"):
+                load_checkpoint(rewritten(tmp_path / "m.pth", fingerprint={**plain, **garbled}))
 
     def test_image_hash_survives_recompression_and_tells_eyes_apart(self, tmp_path):
         """A re-encoded, rescaled copy is within 32 of 256 bits; another image is far away."""

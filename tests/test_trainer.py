@@ -21,7 +21,6 @@ import tiny
 import torch
 from sklearn.metrics import confusion_matrix
 from torch.nn import functional
-from transformers import TrainerCallback
 
 from drgate.errors import DrgateError, TrainingError, UsageError
 from drgate.files import sha256_file
@@ -32,14 +31,20 @@ from drgate.vision.base import resolve_base
 from drgate.vision.checkpoint import load_checkpoint
 from drgate.vision.fingerprint import shares_patients
 from drgate.vision.graders import load_grader
-from drgate.vision.images import FUNDUS_SQUARE, preprocessing, read_image
-from drgate.vision.network import GradingModel
+from drgate.vision.images import FUNDUS_SQUARE, preprocessing, read_image, scaled
+from drgate.vision.network import GradingModel, merge_lora
 from trainer.cli import main
 from trainer.config import TrainingConfig, read_config
 from trainer.data import ImageSet, read_images
+from trainer.engine import Engine, class_weights
 from trainer.loss import focal_losses
-from trainer.run import FocalTrainer, build_model, class_weights, train
+from trainer.origin import Origin
+from drgate.vision.processes import Processes
+from trainer.run import train
+from trainer.sampling import epoch_order, global_batches
 from trainer.schedule import rate
+
+ALONE = Processes(0, 0, 1, torch.device("cpu"))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -72,7 +77,7 @@ def config(base, eyes, tmp_path):
         settings: dict[str, Any] = {
             "dataset": str(eyes), "base": str(base), "output_dir": str(tmp_path / "runs" / "a"),
             "learning_rate": 3e-3, "batch_size": 10, "gradient_accumulation_steps": 1, "num_epochs": 2,
-            "dropout": 0.0, "num_workers": 0, "scheduler": "none",
+            "dropout": 0.0, "num_workers": 0, "scheduler": "none", "augmentation": "none", "cache_dir": "none",
         }  # fmt: skip
         return TrainingConfig(**settings | changes)
 
@@ -112,13 +117,13 @@ class TestConfig:
         """The command line is the configuration: each field, its description and its default."""
         with pytest.raises(SystemExit) as stop:
             main(["--help"])
-        shown = " ".join(capsys.readouterr().out.split())
+        shown = " ".join(capsys.readouterr().out.split()).replace("- ", "-")  # where lines are broken
         assert stop.value.code == 0
         assert "drtrain --dataset" in shown
         for name, field in TrainingConfig.model_fields.items():
             assert f"--{name} " in shown
             assert str(field.description).split(";")[0].split(":")[0] in shown
-            assert field.default is None or field.is_required() or f"[{field.default}]" in shown
+            assert field.default in (None, ()) or field.is_required() or f"[{field.default}]" in shown
 
 
 class TestSchedule:
@@ -197,36 +202,58 @@ class TestLoss:
         assert class_weights(config(class_weight_severe=8, class_weight_pdr=6)).tolist() == [1, 1, 1, 8, 6]
 
 
-class _Gradients(TrainerCallback):
-    """Keeps the gradients of the first optimizer step, and stops."""
-
-    def on_pre_optimizer_step(self, args, state, control, model, **_):
-        self.found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
-        control.should_training_stop = True
-
-
-def trained(config: TrainingConfig, folder: Path, images: int, watch: TrainerCallback) -> GradingModel:
-    """The engine alone on random images, until `watch` stops it."""
-    generator = np.random.default_rng(0)
-    shape = (images, tiny.SIZE, tiny.SIZE, 3)
-    data = ImageSet(generator.integers(0, 255, shape, dtype=np.uint8), np.arange(images, dtype=np.int64) % 5, [])
+def engine_of(config: TrainingConfig) -> Engine:
     torch.manual_seed(config.seed)
-    model = build_model(config, resolve_base(config.base))
-    trainer = FocalTrainer(config, model, data, folder)
-    trainer.add_callback(watch)
-    trainer.train()
-    return model
+    base = resolve_base(config.base)
+    return Engine(config, Origin("base").build(config, base), ALONE)
 
 
-def first_gradients(config: TrainingConfig, folder: Path, images: int) -> dict[str, torch.Tensor]:
-    keep = _Gradients()
-    trained(config, folder, images, keep)
-    return keep.found
+def random_images(n: int) -> ImageSet:
+    generator = np.random.default_rng(0)
+    pixels = generator.integers(0, 255, (n, tiny.SIZE, tiny.SIZE, 3), dtype=np.uint8)
+    return ImageSet(pixels, np.arange(n, dtype=np.int64) % 5, [])
 
 
-class _ThreeSteps(TrainerCallback):
-    def on_step_end(self, args, state, control, **_):
-        control.should_training_stop = state.global_step == 3
+def steps_of(engine: Engine, images: ImageSet, most: int) -> GradingModel:
+    """The first optimizer steps of a run on these images, as `train` asks for them."""
+    config = engine.config
+    number = 0
+    for epoch in range(1, 10):
+        order = epoch_order(images.grades, seed=config.seed, epoch=epoch, sampling=config.sampling)
+        steps = list(
+            global_batches(
+                order, batch_size=config.batch_size, accumulation=config.gradient_accumulation_steps, world_size=1
+            )
+        )
+        engine.freeze(epoch <= config.freeze_backbone_epochs)
+        for step in steps:
+            fraction = rate(
+                number, scheduler=config.scheduler, warmup_steps=config.warmup_epochs * len(steps),
+                total_steps=config.num_epochs * len(steps), cycles=config.scheduler_cycles,
+                power=config.scheduler_power,
+            )  # fmt: skip
+            parts = step.batches[0]
+            engine.step(
+                images, parts, [np.zeros_like(part) for part in parts], epoch=epoch, number=number, total=step.images,
+                rate=config.learning_rate * fraction,
+            )  # fmt: skip
+            number += 1
+            if number == most:
+                return engine.model
+    raise AssertionError("too few steps")
+
+
+def first_gradients(config: TrainingConfig, images: int) -> dict[str, torch.Tensor]:
+    """The gradients that the first optimizer step was made with."""
+    engine = engine_of(config)
+    found: dict[str, torch.Tensor] = {}
+
+    def keep() -> None:
+        found.update({name: p.grad.clone() for name, p in engine.model.named_parameters() if p.grad is not None})
+
+    engine.optimizer.step = keep
+    steps_of(engine, random_images(images), 1)
+    return found
 
 
 class TestParameters:
@@ -234,15 +261,16 @@ class TestParameters:
         "learning_rate": 1e-3, "batch_size": 5, "gradient_accumulation_steps": 2, "warmup_epochs": 1,
         "scheduler": "linear", "num_epochs": 1, "weight_decay": 0.5, "max_grad_norm": 0.01, "use_lora": "no",
         "lora_r": 2, "lora_alpha": 2, "dropout": 0.5, "focal_loss_alpha": 0.01, "focal_loss_gamma": 0,
-        "class_weight_severe": 8, "class_weight_pdr": 6, "seed": 1, "precision": "bf16",
+        "class_weight_severe": 8, "class_weight_pdr": 6, "seed": 1, "precision": "bf16", "augmentation": "fundus",
+        "sampling": "balanced", "freeze_backbone_epochs": 1,
     }  # fmt: skip
 
     @pytest.mark.parametrize("name", changes)
-    def test_each_parameter_of_the_optimisation_acts(self, config, tmp_path, name):
+    def test_each_parameter_of_the_optimisation_acts(self, config, name):
         """Changing it alone gives another network after three steps."""
         usual = {"precision": "fp32", "lora_alpha": 32, "scheduler": "cosine"}
         networks = [
-            trained(config(**usual | change), tmp_path, 20, _ThreeSteps()).eval()
+            steps_of(engine_of(config(**usual | change)), random_images(20), 3).eval()
             for change in ({}, {name: self.changes[name]})
         ]
         images = torch.rand(4, 3, tiny.SIZE, tiny.SIZE, generator=torch.Generator().manual_seed(1))
@@ -250,24 +278,87 @@ class TestParameters:
             first, second = (network(images) for network in networks)
         assert not torch.equal(first, second)
 
+    @pytest.mark.parametrize(
+        ("scheduler", "change"),
+        [("cosine_with_restarts", {"scheduler_cycles": 5}), ("polynomial", {"scheduler_power": 5.0})],
+    )
+    def test_the_parameters_of_a_schedule_act_with_it(self, config, scheduler, change):
+        """Other cycles, another power: another network."""
+        weights = [
+            steps_of(engine_of(config(scheduler=scheduler, **settings)), random_images(20), 3).classifier.state_dict()
+            for settings in ({}, change)
+        ]
+        assert not torch.equal(weights[0]["classifier.8.weight"], weights[1]["classifier.8.weight"])
+
+    def test_a_frozen_backbone_rests_and_then_learns(self, config):
+        """In the first epoch only the head moves; adapters move from the second on."""
+        engine = engine_of(config(freeze_backbone_epochs=1, lora_r=4))
+        before = {name: p.detach().clone() for name, p in engine.model.named_parameters()}
+        steps_of(engine, random_images(20), 2)  # the whole first epoch
+        moved = {name for name, p in engine.model.named_parameters() if not torch.equal(p, before[name])}
+        assert moved
+        assert all(name.startswith("classifier.") for name in moved)
+        steps_of(engine, random_images(20), 4)
+        moved = {name for name, p in engine.model.named_parameters() if not torch.equal(p, before[name])}
+        assert any(".lora_B." in name for name in moved)
+
+    def test_gradient_checkpointing_gives_the_same_gradients(self, config):
+        """It trades time for memory and nothing else."""
+        plain = first_gradients(config(), 10)
+        again = first_gradients(config(gradient_checkpointing="yes"), 10)
+        assert plain.keys() == again.keys()
+        for name, gradient in plain.items():
+            torch.testing.assert_close(again[name], gradient, msg=name)
+
+    def test_every_adapter_gets_a_gradient_and_merging_changes_nothing(self, config):
+        """Of each LoRA pair B has a gradient at once and A from the second step on; merged logits equal unmerged."""
+        engine = engine_of(config(lora_r=4))
+        model = steps_of(engine, random_images(20), 1)
+        found: dict[str, torch.Tensor] = {}
+        engine.optimizer.step = lambda: found.update(
+            {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+        )
+        steps_of(engine, random_images(20), 1)
+        adapters = [name for name, _ in model.named_parameters() if ".lora_" in name]
+        assert len(adapters) == 2 * 6 * 2, "six linear layers in each of two encoder layers"
+        assert all(found[name].abs().max() > 0 for name in adapters)
+        images = torch.rand(4, 3, tiny.SIZE, tiny.SIZE, generator=torch.Generator().manual_seed(1))
+        model.eval()
+        with torch.inference_mode():
+            before = model(images)
+            torch.testing.assert_close(merge_lora(model)(images), before, rtol=1e-5, atol=1e-5)
+
 
 class TestAccumulation:
     @pytest.mark.parametrize("images", [24, 21], ids=["four whole batches", "a short last batch"])
-    def test_four_batches_of_six_are_one_of_twenty_four(self, config, tmp_path, images):
+    def test_four_batches_of_six_are_one_of_twenty_four(self, config, images):
         """The gradient of an optimizer step is that of all its images at once, with class weights and focal loss."""
         settings = {"class_weight_severe": 8, "class_weight_pdr": 6, "focal_loss_gamma": 2, "max_grad_norm": 0}
         parts = config(batch_size=6, gradient_accumulation_steps=4, precision="fp32", **settings)
         whole = config(batch_size=24, gradient_accumulation_steps=1, precision="fp32", **settings)
-        expected = first_gradients(whole, tmp_path, images)
-        actual = first_gradients(parts, tmp_path, images)
+        expected = first_gradients(whole, images)
+        actual = first_gradients(parts, images)
         assert actual.keys() == expected.keys()
         assert any(".lora_B." in name for name in actual)
         for name, gradient in expected.items():
             torch.testing.assert_close(actual[name], gradient, rtol=1e-4, atol=1e-7, msg=name)
 
-    def test_the_gradient_is_clipped_to_the_given_norm(self, config, tmp_path):
+    def test_the_gradient_is_that_of_the_mean_loss(self, config):
+        """The weighted losses are summed and divided by the number of images: the oracle is torch's autograd."""
+        settings = config(batch_size=10, class_weight_pdr=6, focal_loss_gamma=0, max_grad_norm=0)
+        found = first_gradients(settings, 10)
+        model, images = engine_of(settings).model, random_images(10)
+        logits = model(torch.from_numpy(scaled(images.pixels)))
+        losses = functional.cross_entropy(logits, torch.from_numpy(images.grades), reduction="none")
+        weights = torch.where(torch.from_numpy(images.grades) == 4, 6.0, 1.0)
+        ((losses * weights).sum() / 10).backward()
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                torch.testing.assert_close(found[name], parameter.grad, rtol=1e-4, atol=1e-7, msg=name)
+
+    def test_the_gradient_is_clipped_to_the_given_norm(self, config):
         """max_grad_norm scales the whole gradient down to that length."""
-        found = first_gradients(config(max_grad_norm=0.01, precision="fp32"), tmp_path, 24)
+        found = first_gradients(config(max_grad_norm=0.01, precision="fp32"), 24)
         assert math.sqrt(sum(float(g.square().sum()) for g in found.values())) == pytest.approx(0.01, rel=1e-3)
 
 
@@ -290,7 +381,7 @@ class TestRun:
         assert best.tensor_digest == record["tensor_digest"]
         assert load_checkpoint(folder / "last.pth").epoch == len(history)
         assert {file.name for file in folder.iterdir()} == {
-            "best_model.pth", "last.pth", "record.jsonl",
+            "best_model.pth", "last.pth", "previous.pth", "record.jsonl",
             *(f"epoch_{epoch:02d}.pth" for epoch in range(2, len(history) + 1, 2)),
         }  # fmt: skip
 
@@ -321,10 +412,10 @@ class TestRun:
         patients = load_manifest(eyes).table["patient"]
         assert shares_patients(best.fingerprint, patients) == sorted(p for p in patients if p.startswith("train"))
 
-        shown = capfd.readouterr().err.splitlines()
+        shown = [line for line in capfd.readouterr().err.splitlines() if line.startswith("epoch ")]
         severe = history[0]["sensitivity"]["severe_npdr"]
         assert f"severe NPDR {severe['k']}/{severe['n']}" in shown[0]
-        assert len(shown) == len(history) + 1
+        assert len(shown) == len(history)
 
     def test_the_record_on_disk_tells_the_same(self, config, tmp_path):
         """record.jsonl, read line by line, gives the table in the checkpoint."""
@@ -340,7 +431,8 @@ class TestRun:
         """Order of images, initial weights and dropout all follow from the seed; another seed is another run."""
         digests = []
         for name, seed in (("x", 1), ("y", 1), ("z", 2)):
-            record = train(config(seed=seed, dropout=0.3, num_epochs=1, output_dir=str(tmp_path / name)), quiet=True)
+            settings = config(seed=seed, dropout=0.3, num_epochs=1, output_dir=str(tmp_path / name))
+            record = train(settings, again="to compare", quiet=True)
             digests.append(record["tensor_digest"])
         assert digests[0] == digests[1] != digests[2]
 
@@ -378,7 +470,7 @@ class TestRun:
 
     def test_earlier_attempts_are_counted(self, config, tmp_path):
         """Spend of runs beside this one, killed ones too; one that does not tell its price makes the sum unknown."""
-        first = train(config(usd_per_hour=7.2, num_epochs=1), quiet=True)
+        first = train(config(usd_per_hour=7.2, num_epochs=1), again="to count", quiet=True)
         assert first["spend"] | {"usd": 0} == {
             "usd_per_hour": 7.2, "usd": 0, "earlier_attempts": 0, "earlier_usd": 0,
         }  # fmt: skip
@@ -388,12 +480,12 @@ class TestRun:
         lines = file.read_text().splitlines(keepends=True)
         (killed / "record.jsonl").write_text("".join(lines[:2]) + lines[2][:20])
         spent_by_killed = json.loads(lines[1])["usd"]
-        second = train(config(usd_per_hour=0, num_epochs=1, output_dir=str(tmp_path / "runs" / "b")), quiet=True)
+        second = train(config(usd_per_hour=0, num_epochs=1, output_dir=str(tmp_path / "runs" / "b")), again="to count", quiet=True)
         assert second["spend"]["usd"] == 0
         assert second["spend"]["earlier_attempts"] == 2
         assert second["spend"]["earlier_usd"] == pytest.approx(first["spend"]["usd"] + spent_by_killed)
-        train(config(num_epochs=1, output_dir=str(tmp_path / "runs" / "c")), quiet=True)
-        fourth = train(config(num_epochs=1, output_dir=str(tmp_path / "runs" / "d")), quiet=True)
+        train(config(num_epochs=1, output_dir=str(tmp_path / "runs" / "c")), again="to count", quiet=True)
+        fourth = train(config(num_epochs=1, output_dir=str(tmp_path / "runs" / "d")), again="to count", quiet=True)
         assert fourth["spend"]["earlier_attempts"] == 4
         assert fourth["spend"]["earlier_usd"] is None
 

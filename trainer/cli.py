@@ -3,47 +3,111 @@
 from __future__ import annotations
 
 import inspect
+import sys
 import typing
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from pydantic.fields import FieldInfo
 
 from drgate.cli.app import run
 from drgate.cli.options import Format, FormatOption, QuietOption, emit
+from drgate.errors import UsageError
 from trainer.config import TrainingConfig, read_config
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 HELP = """Fine-tune a SigLIP vision tower to grade diabetic retinopathy.
 
 \b
-Example:
+Examples:
   drtrain --dataset eyepacs --base embedded --learning_rate 5e-4 \\
           --batch_size 24 --gradient_accumulation_steps 1 --num_epochs 15 \\
           --usd_per_hour 0 --output_dir runs/first
+  drtrain --config run.yaml --dry_run                 time, memory, cost, what was tried before
+  drtrain --output_dir runs/first --resume            after a kill: goes on to the same weights
+  drtrain --config run.yaml --decide "epoch 20: val_accuracy > 0.82" --budget_usd 80
+  drtrain attempts list                               the ledger of all attempts
 
 The folder then holds best_model.pth, last.pth and record.jsonl; drgate evaluate judges best_model.pth. Flags may be
-written with - instead of _. Exit code 0 when the run came to its end, 2 when it could not.
+written with - instead of _. Exit code 0 when the run came to its end, 1 when a decision point or a regression ended
+it, 3 when a budget did, 2 when it could not go on.
 """
 
 
-def command(*, config: Path | None, format: Format, quiet: bool, **flags: str | None) -> None:
-    parameters = read_config(config, {name: text for name, text in flags.items() if text is not None})
+def command(
+    *,
+    config: Path | None,
+    resume: bool,
+    dry_run: bool,
+    again: str | None,
+    runs: Path | None,
+    format: Format,
+    quiet: bool,
+    **flags: Any,
+) -> int:
+    given = {name: value for name, value in flags.items() if value is not None and value != []}
+    if resume and dry_run:
+        raise UsageError("--dry_run is for a run that has not begun; leave --resume out.")
+    before = _parameters_of(given, config) if resume else None
+    parameters = read_config(config, given, before=before)
+    if dry_run:
+        return _dry_run(parameters, runs, format, quiet)
     from trainer.run import train
+    from trainer.watch import exit_code
 
-    record = train(parameters, quiet=quiet)
+    record = train(parameters, resume=resume, again=again, runs=runs, quiet=quiet)
     emit(record, lambda console: None, format, quiet)
+    return exit_code(record.get("rule"))
+
+
+def _dry_run(parameters: TrainingConfig, runs: Path | None, format: Format, quiet: bool) -> int:
+    from trainer.preflight import preflight
+    from drgate.vision.processes import processes
+    from trainer.run import prepare, resolved
+
+    with processes() as group:
+        ready = prepare(resolved(parameters, group), group, resume=False, quiet=quiet)
+        report = preflight(ready, runs)
+
+    def human(console: Console) -> None:
+        for sentence in report.sentences():
+            console.print(sentence, markup=False, highlight=False)
+
+    emit(report.to_json(), human, format, quiet)
+    return 2 if report.circles.identical else 0
+
+
+def _parameters_of(given: dict[str, Any], file: Path | None) -> dict[str, Any]:
+    """Those that the run in the folder began with."""
+    from drgate.record import FILE, read_record
+
+    folder = given.get("output_dir") or (None if file is None else read_config(file, given).output_dir)
+    if folder is None:
+        raise UsageError("--resume goes on with a run: say in which folder with --output_dir.")
+    record = Path(folder) / FILE
+    if not record.is_file():
+        raise UsageError(f"{folder} holds no run to go on with ({FILE} is not there); start one without --resume.")
+    known = read_record(record).get("parameters") or {}
+    return {name: value for name, value in known.items() if name in TrainingConfig.model_fields}
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run `drtrain` and exit with its code."""
+    given = sys.argv[1:] if arguments is None else arguments
+    if given[:1] == ["attempts"]:
+        from trainer.attempts_cli import app as attempts
+
+        run(attempts(), "drtrain attempts", given[1:])
     app = typer.Typer(name="drtrain", add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
     signature = _signature()
     command.__signature__ = signature  # type: ignore[attr-defined]
     command.__annotations__ = {name: option.annotation for name, option in signature.parameters.items()}
     spelling = {"token_normalize_func": lambda flag: flag.replace("-", "_")}
     app.command(help=HELP, no_args_is_help=True, context_settings=spelling)(command)
-    run(app, "drtrain", arguments)
+    run(app, "drtrain", given)
 
 
 def _signature() -> inspect.Signature:
@@ -51,9 +115,29 @@ def _signature() -> inspect.Signature:
     file = typer.Option("--config", metavar="FILE", help="YAML file with parameters; flags override it.")
     options: dict[str, tuple[Any, Any]] = {
         **{
-            name: (Annotated[str | None, _option(name, field)], None)
+            name: (Annotated[_kind(field), _option(name, field)], None)
             for name, field in TrainingConfig.model_fields.items()
         },
+        "resume": (Annotated[bool, typer.Option("--resume", help="Go on with the run in --output_dir.")], False),
+        "dry_run": (
+            Annotated[
+                bool, typer.Option("--dry_run", help="Say what the run would take and was tried before, and stop.")
+            ],
+            False,
+        ),
+        "again": (
+            Annotated[
+                str | None,
+                typer.Option("--again", metavar="WHY", help="Make an attempt that was made before, and why."),
+            ],
+            None,
+        ),
+        "runs": (
+            Annotated[
+                Path | None, typer.Option("--runs", metavar="DIR", help="Folder of attempts. [that of --output_dir]")
+            ],
+            None,
+        ),
         "config": (Annotated[Path | None, file], None),
         "format": (FormatOption, Format.human),
         "quiet": (QuietOption, False),
@@ -66,9 +150,14 @@ def _signature() -> inspect.Signature:
     )
 
 
+def _kind(field: FieldInfo) -> Any:
+    """Text, or several of them; pydantic makes of it what the field wants."""
+    return list[str] | None if typing.get_origin(field.annotation) is tuple else str | None
+
+
 def _option(name: str, field: FieldInfo) -> Any:
     kinds: tuple[Any, ...] = typing.get_args(field.annotation) or (field.annotation,)
     choices = typing.get_origin(field.annotation) is typing.Literal
     metavar = "|".join(kinds) if choices else {int: "INTEGER", float: "NUMBER"}.get(kinds[0], "TEXT")
-    default = " Required." if field.is_required() else f" [{field.default}]" if field.default is not None else ""
+    default = " Required." if field.is_required() else "" if field.default in (None, ()) else f" [{field.default}]"
     return typer.Option(f"--{name}", metavar=metavar, show_default=False, help=f"{field.description}{default}")

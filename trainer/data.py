@@ -1,22 +1,33 @@
 """Images and grades for training: which rows count, and their pixels, read once by worker processes.
 
-Images are not augmented, so each is decoded and prepared once; epochs then read bytes. Workers import this module, and
-it imports nothing heavy.
+Each image is decoded and prepared once, before augmentation; epochs then read bytes. With a cache the next run reads
+them too, and so do further processes of the same run. Workers import this module, and it imports nothing heavy.
+
+    cache = cache_folder(None)
+    training = read_images(splits.train, preprocess, workers=2, cache=cache, folder=run_folder)
 """
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import math
+import os
 import tempfile
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import IO, TYPE_CHECKING, Any, Final
 
+import imagehash
 import numpy as np
+import PIL
 from numpy.typing import NDArray
 
 from drgate.errors import TrainingError
+from drgate.files import canonical_json, replacing
 from drgate.scale import GRADES, TITLES
 from drgate.vision.decoding import in_processes
 from drgate.vision.fingerprint import image_hash
@@ -27,6 +38,9 @@ if TYPE_CHECKING:
 
 _IN_MEMORY: Final = 8 << 30
 """Prepared images up to this many bytes are kept in memory, more in a nameless file in the run's folder."""
+
+_ABANDONED: Final = 3600
+"""Seconds without a write after which an unfinished file in the cache belongs to nobody."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,38 +123,180 @@ def _graded(manifest: Manifest, split: str, notes: list[str]) -> Manifest:
     return replace(rows, table=rows.table[usable].reset_index(drop=True))
 
 
+def cache_folder(setting: str | None) -> Path | None:
+    """Where prepared images are kept between runs: the setting, else $DRGATE_CACHE, else drgate/images in the user's
+    cache folder ($XDG_CACHE_HOME or ~/.cache).
+
+    None for the setting (or variable) `none`, and where there is no such folder because the user has no home.
+    What lies there are pictures of patients, to be kept and removed as the data set itself: about 0.6 MB an image of
+    448 pixels. It may be removed at any time when nothing is running; what is missing is made again.
+    """
+    setting = setting or os.environ.get("DRGATE_CACHE")
+    if setting:
+        return None if setting.lower() == "none" else Path(setting)
+    given = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    try:  # a relative path there is to be ignored, says the XDG specification
+        return (given if given.is_absolute() else Path.home() / ".cache") / "drgate" / "images"
+    except RuntimeError:
+        return None
+
+
 def read_images(
     manifest: Manifest,
     preprocess: Preprocessing,
     *,
     workers: int,
     folder: Path,
+    cache: Path | None = None,
     advance: Callable[[int], Any] = lambda images: None,
+    note: Callable[[str], Any] = lambda sentence: None,
 ) -> ImageSet:
-    """Decode, prepare and hash all images of a manifest.
+    """Prepared images and hashes of a manifest: from the cache, else decoded, and then left in the cache.
 
-    folder: where images that do not fit in memory are kept while this process lives. advance: called with 1 after each
-    image.
+    cache: folder of `cache_folder`, created for its owner alone; its pixels are read-only and come from disk as they
+    are needed. folder: where, without a cache, images that do not fit in memory are kept while this process lives.
+    advance: called with numbers of images that are ready. note: called with a sentence when a file of the cache was
+    damaged, or when the cache cannot be written and this process does without.
+
+    Of several processes of one machine let one call it first: the others then find what it left. Processes that fill
+    the same cache at once do no harm but to their time.
 
     Raises:
         ImageUnreadable: naming the first file that does not decode.
+        TrainingError: the images fit neither in memory nor in `folder`.
         DrgateError: a worker process was killed.
     """
     paths = [manifest.path(image) for image in manifest.table["image"]]
     shape = (len(paths), preprocess.size, preprocess.size, 3)
-    if np.prod(shape, dtype=np.int64) <= _IN_MEMORY:
-        pixels: NDArray[np.uint8] = np.empty(shape, dtype=np.uint8)
-    else:
+    ready = 0
+
+    def prepared() -> Iterator[tuple[NDArray[np.uint8], bytes]]:
+        nonlocal ready
+        prepare = partial(prepare_image, preprocess=preprocess)
+        for index, image in enumerate(in_processes(prepare, paths, workers=workers)):
+            yield image
+            if index >= ready:  # also when a cache that failed half-way makes it start again
+                ready = index + 1
+                advance(1)
+
+    found = None
+    if cache is not None:
+        stored = _Stored.of(manifest, preprocess, cache)
+        found = stored.read(note)
+        if found is None:
+            try:
+                stored.write(prepared())
+                found = stored.read(note)
+            except OSError as error:
+                note(
+                    f"The image cache {cache} cannot be written ({error.strerror or error}): images are decoded in"
+                    " every run. DRGATE_CACHE names another folder, and `none` does without."
+                )
+        else:
+            advance(len(paths))
+    if found is None:
+        pixels, hashes = _empty(shape, folder), []
+        for index, (image, hashed) in enumerate(prepared()):
+            pixels[index] = image
+            hashes.append(hashed)
+        found = pixels, hashes
+    return ImageSet(found[0], manifest.table["grade"].to_numpy(dtype=np.int64), found[1])
+
+
+def _empty(shape: tuple[int, ...], folder: Path) -> NDArray[np.uint8]:
+    """Room for prepared images, in memory or else in a nameless file."""
+    size = math.prod(shape)
+    if size <= _IN_MEMORY:
+        return np.empty(shape, dtype=np.uint8)
+    try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as file:
-            pixels = np.memmap(file, dtype=np.uint8, mode="w+", shape=shape)
-    hashes = []
-    prepare = partial(prepare_image, preprocess=preprocess)
-    for index, (prepared, hashed) in enumerate(in_processes(prepare, paths, workers=workers)):
-        pixels[index] = prepared
-        hashes.append(hashed)
-        advance(1)
-    return ImageSet(pixels, manifest.table["grade"].to_numpy(dtype=np.int64), hashes)
+            _reserve(file, size)
+            return np.memmap(file, dtype=np.uint8, mode="r+", shape=shape)
+    except OSError as error:
+        raise TrainingError(
+            f"The prepared images take {size / 2**30:.1f} GB, for which {folder} has no room"
+            f" ({error.strerror or error}); name an --output_dir on a larger disk."
+        ) from error
+
+
+def _reserve(file: IO[bytes], size: int) -> None:
+    """Make a new file that large, and find out now, not at a later write, that the disk is full."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file.fileno(), 0, size)
+    else:
+        file.truncate(size)
+
+
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    """One set of prepared images in the cache: a header, their hashes, a checksum of both, their pixels.
+
+    The file's name follows from the header, and the header from all that decides the pixels: preprocessing, versions of
+    the libraries that decode and hash, and the contents of the image files in their order. So a file is never
+    outdated, only no longer asked for.
+    """
+
+    path: Path
+    header: bytes
+    shape: tuple[int, int, int, int]
+
+    @classmethod
+    def of(cls, manifest: Manifest, preprocess: Preprocessing, folder: Path) -> _Stored:
+        contents = list(manifest.content_digests().values())
+        header = canonical_json({
+            "format": "drgate images 1",
+            "preprocessing": preprocess.as_dict(),
+            "libraries": {"pillow": PIL.__version__, "imagehash": imagehash.__version__},
+            "images": len(contents),
+            "contents": hashlib.sha256("\n".join(contents).encode()).hexdigest(),
+        })  # fmt: skip
+        name = f"{hashlib.sha256(header).hexdigest()[:32]}.images"
+        return cls(folder / name, header + b"\n", (len(contents), preprocess.size, preprocess.size, 3))
+
+    def read(self, note: Callable[[str], Any]) -> tuple[NDArray[np.uint8], list[bytes]] | None:
+        """Pixels and hashes; None where there is no whole file. Cheap: of the pixels only their number is checked."""
+        length = len(self.header) + 32 * self.shape[0] + 32
+        try:
+            with self.path.open("rb") as file:
+                front = file.read(length)
+                whole = os.fstat(file.fileno()).st_size == length + math.prod(self.shape)
+                if not whole or front != self._front(front[len(self.header) : -32]):
+                    note(f"{self.path} in the image cache is damaged: its images are decoded again.")
+                    return None
+                pixels = np.memmap(file, dtype=np.uint8, mode="r", offset=length, shape=self.shape)
+        except OSError:  # not there; or not ours to read, and then most likely not to write, which will be said
+            return None
+        hashes = front[len(self.header) : -32]
+        return pixels, [hashes[start : start + 32] for start in range(0, len(hashes), 32)]
+
+    def write(self, images: Iterator[tuple[NDArray[np.uint8], bytes]]) -> None:
+        """Decode into a file beside, which takes its name when it is whole.
+
+        Raises OSError where the folder cannot be written or the disk is full.
+        """
+        self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._sweep()
+        hashes = []
+        with replacing(self.path) as temporary, temporary.open("wb") as file:
+            start = len(self.header) + 32 * self.shape[0] + 32
+            _reserve(file, start + math.prod(self.shape))
+            file.seek(start)
+            for pixels, hashed in images:
+                file.write(pixels.tobytes())
+                hashes.append(hashed)
+            file.seek(0)
+            file.write(self._front(b"".join(hashes)))
+
+    def _front(self, hashes: bytes) -> bytes:
+        return self.header + hashes + hashlib.sha256(self.header + hashes).digest()
+
+    def _sweep(self) -> None:
+        """Remove what processes left that were killed while they wrote; a living one writes every moment."""
+        for left in self.path.parent.glob(".*.images.*.tmp"):
+            with contextlib.suppress(OSError):
+                if time.time() - left.stat().st_mtime > _ABANDONED:
+                    left.unlink()
 
 
 def prepare_image(path: Path, preprocess: Preprocessing) -> tuple[NDArray[np.uint8], bytes]:

@@ -1,7 +1,8 @@
 """What a run leaves behind about itself: `record.jsonl` in its folder, and the same as one table in its checkpoints.
 
-The file is append-only JSON lines, each synced to disk: `start`, then `epoch` and `best` in turn, then `end`. A run
-whose file has no `end` was killed. The table (`RunRecord.table`) is what `drgate evaluate` reads for stability and
+The file is append-only JSON lines, each synced to disk: `start`, then `epoch`, `best` and `spend` in turn, then `end`;
+and `resume` where a run goes on from the epoch that it names, later ones being computed again. A run whose file has no
+`end` was killed. The table (`RunRecord.table`) is what `drgate evaluate` reads for stability and
 cost:
 
     {"status": "finished", "history": [{"epoch": 1, "val_accuracy": 0.71, ...}, ...], "selected_epoch": 14,
@@ -17,6 +18,7 @@ import platform
 import shutil
 import subprocess
 import time
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,40 +26,71 @@ from typing import Any, Final
 
 from drgate.errors import RecordError, UsageError
 from drgate.files import canonical_json
-from drgate.record import FILE, read_record
+from drgate.record import FILE, read_lines, read_record
 
 FORMAT: Final = "drgate-training-record 1"
 
-_PACKAGES: Final = ("drgate", "torch", "transformers", "peft", "accelerate", "numpy", "pillow")
+Listener = Callable[[dict[str, Any], dict[str, Any]], Any]
+"""Told a line of the record and the whole table."""
+
+_PACKAGES: Final = ("drgate", "torch", "transformers", "peft", "numpy", "pillow")
 
 
 class RunRecord:
     """The record of one run while it runs."""
 
-    def __init__(self, folder: Path, *, started: float, usd_per_hour: float | None, facts: dict[str, Any]) -> None:
-        """Write the `start` line.
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        started: float,
+        usd_per_hour: float | None,
+        facts: dict[str, Any],
+        listeners: Sequence[Listener] = (),
+        resumed: dict[str, Any] | None = None,
+        write: bool = True,
+    ) -> None:
+        """Write the `start` line, or the `resume` line of a run that goes on.
 
-        folder: the run's own, made here; it holds no run (`refuse_used`). started: `time.monotonic()` at the moment
-        from which time costs money. facts: what is known before the first step; plain JSON values.
+        folder: the run's own; it holds no run (`refuse_used`) unless one is resumed. started: `time.monotonic()` at the
+        moment from which time costs money. facts: what is known before the first step, plain JSON values; of a resumed
+        run only what belongs to the `resume` line (`epoch`, `step`, `changed`, `environment`, ...). listeners: told each
+        line. resumed: the table to go on from. write: whether lines reach the file; one process of a run does that.
         """
         self._file = folder / FILE
         self._started = started
         self._usd_per_hour = usd_per_hour
-        self.table: dict[str, Any] = {
-            "format": FORMAT,
-            "status": "running",
-            "reason": None,
-            "started": _now(),
-            "ended": None,
-            **facts,
-            "history": [],
-            "selected_epoch": None,
-            "tensor_digest": None,
-            "seconds": 0.0,
-            "spend": {"usd_per_hour": usd_per_hour, "usd": None, **_earlier(folder)},
-        }
+        self._listeners = listeners
+        self._write = write
+        self._spoken = started
+        if resumed is None:
+            self._before = (0.0, 0.0 if usd_per_hour is not None else None)
+            self.table: dict[str, Any] = {
+                "format": FORMAT,
+                "status": "running",
+                "reason": None,
+                "started": _now(),
+                "ended": None,
+                **facts,
+                "history": [],
+                "selected_epoch": None,
+                "tensor_digest": None,
+                "seconds": 0.0,
+                "spend": {"usd_per_hour": usd_per_hour, "usd": None, **earlier_spend(folder)},
+            }
+            self._tick()
+            self._append("start", {**facts, "spend": self.table["spend"]})
+            return
+        # What the file knows last, which a kill cut off from the checkpoint, was paid for too.
+        seconds, usd = _paid(self._file)
+        self._before = (seconds, usd if usd_per_hour is not None else None)
+        self.table = deepcopy(resumed) | {"status": "running", "reason": None, "ended": None}
+        self.table["sessions"] = int(self.table.get("sessions", 1)) + 1
+        self.table["spend"] = {"usd_per_hour": usd_per_hour, "usd": None, **earlier_spend(folder)}
+        if "parameters" in facts:
+            self.table["parameters"] = facts["parameters"]
         self._tick()
-        self._append("start", {**facts, "spend": self.table["spend"]})
+        self._append("resume", {**facts, "seconds": self.table["seconds"], "spend": self.table["spend"]})
 
     def epoch(self, entry: dict[str, Any]) -> None:
         """Add an epoch's figures to the history; `entry` has at least `epoch`, counted from 1, and `val_accuracy`."""
@@ -66,41 +99,79 @@ class RunRecord:
         self.table["history"].append(entry)
         self._append("epoch", entry)
 
-    def best(self, epoch: int, tensor_digest: str) -> None:
-        """Epoch `epoch` is the best so far; its weights have this digest."""
+    def choose(self, epoch: int, tensor_digest: str) -> None:
+        """Epoch `epoch` is the best so far and its weights have this digest; `best` says so once they are written."""
         self.table |= {"selected_epoch": epoch, "tensor_digest": tensor_digest}
-        self._append("best", {"epoch": epoch, "tensor_digest": tensor_digest})
 
-    def end(self, status: str, reason: str) -> None:
+    def best(self) -> None:
+        """The weights of the epoch chosen last lie in best_model.pth."""
+        self._append("best", {"epoch": self.table["selected_epoch"], "tensor_digest": self.table["tensor_digest"]})
+
+    def spend(self, *, every: float = 0.0) -> None:
+        """Say what was spent so far, unless less than `every` seconds have passed since it was last said."""
+        if time.monotonic() - self._spoken >= every:
+            self._tick()
+            self._append("spend", {"seconds": self.table["seconds"], "usd": self.table["spend"]["usd"]})
+
+    def end(self, status: str, reason: str, rule: str | None = None) -> None:
         """Say how and why it ended.
 
         status: `finished`, `stopped` (early, by a rule), `interrupted` (by a signal) or `failed`. reason: a sentence.
+        rule: which one stopped it, in a word or as it was given.
         """
         self._tick()
-        self.table |= {"status": status, "reason": reason, "ended": _now()}
-        kept = ("status", "reason", "selected_epoch", "tensor_digest", "seconds")
+        self.table |= {"status": status, "reason": reason, "rule": rule, "ended": _now()}
+        kept = ("status", "reason", "rule", "selected_epoch", "tensor_digest", "seconds")
         self._append("end", {name: self.table[name] for name in kept} | {"usd": self.table["spend"]["usd"]})
 
     def copy(self) -> dict[str, Any]:
         """The table as it stands, for a checkpoint."""
         return deepcopy(self.table)
 
+    def usd(self) -> float | None:
+        """Cost of this run up to now; None without a price."""
+        self._tick()
+        usd = self.table["spend"]["usd"]
+        return None if usd is None else float(usd)
+
     def _tick(self) -> None:
         seconds = time.monotonic() - self._started
-        self.table["seconds"] = round(seconds, 1)
-        if self._usd_per_hour is not None:
-            self.table["spend"]["usd"] = round(seconds / 3600 * self._usd_per_hour, 6)
+        self.table["seconds"] = round(self._before[0] + seconds, 1)
+        if self._usd_per_hour is not None and self._before[1] is not None:
+            self.table["spend"]["usd"] = round(self._before[1] + seconds / 3600 * self._usd_per_hour, 6)
 
     def _append(self, event: str, fields: dict[str, Any]) -> None:
-        line = canonical_json({"event": event, "time": _now(), **fields}) + b"\n"
+        self._spoken = time.monotonic()
+        if not self._write:
+            return
+        line = {"event": event, "time": _now(), **fields}
         try:
             self._file.parent.mkdir(parents=True, exist_ok=True)
             with self._file.open("ab") as handle:
-                handle.write(line)
+                if handle.tell() and not _ends_whole(self._file):
+                    handle.write(b"\n")  # a line that a crash cut off stays a line of its own
+                handle.write(canonical_json(line) + b"\n")
                 handle.flush()
                 os.fsync(handle.fileno())
         except OSError as error:
             raise RecordError(f"The record {self._file} cannot be written: {error.strerror}.") from error
+        for listener in self._listeners:
+            listener(line, self.table)
+
+
+def _ends_whole(file: Path) -> bool:
+    with file.open("rb") as handle:
+        handle.seek(-1, os.SEEK_END)
+        return handle.read(1) == b"\n"
+
+
+def _paid(file: Path) -> tuple[float, float | None]:
+    """Seconds and USD that the last line of a record knows of."""
+    seconds, usd = 0.0, None
+    for line in read_lines(file):
+        seconds = float(line.get("seconds", seconds))
+        usd = line.get("usd", line.get("spend", {}).get("usd", usd))
+    return seconds, None if usd is None else float(usd)
 
 
 def refuse_used(folder: Path) -> None:
@@ -109,7 +180,10 @@ def refuse_used(folder: Path) -> None:
         raise UsageError(f"{folder} is a file; give a new folder with --output_dir.")
     for name in (FILE, "best_model.pth", "last.pth"):
         if (folder / name).exists():
-            raise UsageError(f"{folder} already holds a run ({name}); give another folder with --output_dir.")
+            raise UsageError(
+                f"{folder} already holds a run ({name}); go on with it with --resume, or give another folder with"
+                " --output_dir."
+            )
 
 
 def git_commit() -> dict[str, Any] | None:
@@ -143,7 +217,7 @@ def environment() -> dict[str, Any]:
     }
 
 
-def _earlier(folder: Path) -> dict[str, Any]:
+def earlier_spend(folder: Path) -> dict[str, Any]:
     """Number and cost of the runs in folders beside this one; the cost is None where one of them does not tell."""
     spent: list[float | None] = [
         _spent(file) for file in sorted(folder.resolve().parent.glob(f"*/{FILE}")) if file.parent != folder.resolve()

@@ -1,20 +1,22 @@
 """One training run, from parameters to `best_model.pth`.
 
     record = train(TrainingConfig(dataset="eyepacs", base="embedded", output_dir="runs/first"))
+    record = train(config, resume=True)                 # goes on after a kill, to the same weights bit for bit
 
-`transformers.Trainer` is the engine: gradient accumulation, mixed precision, devices. What decides is here: the loss,
-the schedule, which epoch is best, and when it is over. The best epoch is the one of highest validation accuracy among
-the first `num_epochs`, the earlier of equals; a run ends only when five evaluations follow it, because a history that
-ends at its maximum proves nothing about stability.
+What decides is here: the order of things. An epoch is over when `last.pth` holds it; the record's line is written
+before, and is taken back where a kill comes in between; `best_model.pth` is written after, and made up for. So a run
+killed at any moment goes on from a state that is whole. The best epoch is the one of highest validation accuracy among
+the first `num_epochs`, the earlier of equals; a run ends only when five evaluations follow it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import signal
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -22,412 +24,659 @@ from typing import Any, Final
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.optim.lr_scheduler import LambdaLR
-from torch.utils.data import Dataset
-from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
-from transformers.trainer_callback import PrinterCallback
 
 from drgate.cli.options import progress, tell
-from drgate.errors import DrgateError, TrainingError
+from drgate.errors import CheckpointError, DrgateError, TrainingError, UsageError
 from drgate.scale import GRADES
+from drgate.spec import GateSpec, load_spec
 from drgate.vision.base import Base, resolve_base
 from drgate.vision.checkpoint import (
     BaseReference,
     Checkpoint,
     LoraSettings,
+    TrainingState,
     checkpoint_tensors,
+    lineage,
     load_checkpoint,
     save_checkpoint,
 )
 from drgate.vision.fingerprint import Fingerprint
-from drgate.vision.images import FUNDUS_SQUARE, Preprocessing, preprocessing, scaled
-from drgate.vision.network import GradingModel, add_lora, architecture
-from trainer.config import TrainingConfig
-from trainer.data import ImageSet, Splits, load_splits, read_images
-from trainer.loss import focal_losses
-from trainer.record import RunRecord, environment, git_commit, refuse_used
-from trainer.schedule import rate
+from drgate.vision.images import FUNDUS_SQUARE, Preprocessing, preprocessing
+from drgate.vision.network import architecture
+from trainer.checklist import checklist_state
+from trainer.circles import CircleReport
+from trainer.config import LATER, PLACE, TrainingConfig
+from trainer.data import ImageSet, Splits, cache_folder, load_splits, read_images
+from trainer.engine import Engine
+from trainer.ledger import this_process
+from trainer.origin import BEST, LAST, PREVIOUS, Origin, find_origin, resumed
+from trainer.preflight import earlier_attempts, findings
+from drgate.vision.processes import Processes, processes
+from trainer.record import Listener, RunRecord, earlier_spend, environment, git_commit, refuse_used
+from trainer.sampling import epoch_order, global_batches, repeats
+from trainer.schedule import plateau_cuts, rate
+from trainer.tracking import tracked
+from trainer.watch import (
+    EVALUATIONS_AFTER_BEST,
+    Stop,
+    epoch_line,
+    overspent,
+    parse_decision,
+    ruling,
+    selectable,
+    standing,
+)
 
-EVALUATIONS_AFTER_BEST: Final = 5
+SPOKEN: Final = 60.0
+"""Seconds after which the record says again what was spent, within an epoch."""
 
 
-@contextlib.contextmanager
-def _terminated_like_interrupted() -> Iterator[None]:
-    """SIGTERM raises KeyboardInterrupt as Ctrl-C does, so that a run that is told to go leaves a truthful record."""
-    try:
-        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    except ValueError:  # not in the main thread, where signals do not arrive
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-@_terminated_like_interrupted()
-def train(config: TrainingConfig, *, quiet: bool = False) -> dict[str, Any]:
+def train(
+    config: TrainingConfig,
+    *,
+    resume: bool = False,
+    again: str | None = None,
+    runs: Path | None = None,
+    quiet: bool = False,
+) -> dict[str, Any]:
     """Train a grading model, leaving `best_model.pth`, `last.pth` and `record.jsonl` in the run's folder.
 
-    quiet: no line for each epoch, and no progress, on standard error.
+    resume: go on with the run in that folder. again: why an attempt that was made before is made again. runs: folder of
+    all attempts; by default the one that the run's folder lies in. quiet: no line for each epoch, and no progress, on
+    standard error.
 
     Returns: the run's record (trainer/record.py).
 
     Raises:
         DrgateError: anything that keeps the run from starting, going on or ending; the record says how it ended.
-        KeyboardInterrupt: by Ctrl-C or SIGTERM; the record says so.
+        KeyboardInterrupt: by Ctrl-C or SIGTERM; the state is saved, and the record says so.
     """
     started = time.monotonic()
-    config = _resolved(config)
+    with processes() as group, _Stopping() as stopping:
+        quiet = quiet or not group.first
+        config = resolved(config, group)
+        with _alone(Path(str(config.output_dir)), group):
+            ready = prepare(config, group, resume=resume, quiet=quiet)
+            if resume and (over := _is_over(ready)):
+                tell(f"This run had come to its end: {over['reason']}", quiet)
+                return over
+            if not resume:
+                refuse_again(ready, again, runs, quiet)
+            return _Run(ready, started, again, stopping, quiet).go()
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A run that could start: everything is found and fits together, and no image is read yet."""
+
+    config: TrainingConfig
+    group: Processes
+    folder: Path
+    splits: Splits
+    base: Base
+    preprocess: Preprocessing
+    origin: Origin
+    spec: GateSpec
+    changed: Mapping[str, tuple[Any, Any]]
+    """Parameters that differ from those of the run that is gone on with: (there, here)."""
+
+    @property
+    def global_batch(self) -> int:
+        """Images in an optimizer step, on all processes."""
+        return self.config.batch_size * self.config.gradient_accumulation_steps * self.group.size
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return -(-len(self.splits.train) // self.global_batch)
+
+    @property
+    def runs(self) -> Path:
+        """Folder of this attempt and those beside it."""
+        return self.folder.resolve().parent
+
+
+def prepare(config: TrainingConfig, group: Processes, *, resume: bool, quiet: bool) -> Ready:
+    """Find everything that a run needs, and refuse what cannot work before money is spent.
+
+    config: `resolved`.
+
+    Raises DrgateError.
+    """
     folder = Path(str(config.output_dir))
-    refuse_used(folder)
+    if not resume and group.first:
+        refuse_used(folder)
+    for text in config.decide:
+        parse_decision(text)
+    spec = load_spec(config.spec)
     splits = load_splits(config.dataset, seed=config.seed)
     base = resolve_base(config.base)
-    for note in splits.notes:
+    origin = resumed(folder) if resume else find_origin(config, base)
+    for note in (*splits.notes, *origin.notes):
         tell(note, quiet)
-    preprocess = preprocessing(FUNDUS_SQUARE, architecture(base.config)["image_size"])
-    training, validation = _read_all(splits, preprocess, config, folder, quiet)
-    fingerprint = Fingerprint.build(training.hashes, splits.train.table["patient"].dropna())
-    facts = {
-        "experiment_name": config.experiment_name,
-        "parameters": config.model_dump(),
-        "dataset_digest": splits.dataset_digest,
-        "dealt_by_seed": splits.dealt_by_seed,
-        "notes": splits.notes,
-        "training_set": {"digest": splits.train.digest(), "n": len(training), "grades": training.counts()},
-        "validation_set": {"digest": splits.val.digest(), "n": len(validation), "grades": validation.counts()},
-        "base": {"id": base.id, "revision": base.revision, "digest": base.digest},
-        "parent": None,
-        "preprocessing": preprocess.as_dict(),
-        "selection_rule": (
-            f"highest validation accuracy among epochs {config.select_from_epoch} to {config.num_epochs}, "
-            "the earlier of equals"
-        ),
-        "git_commit": git_commit(),
-        "environment": environment(),
-    }
-    record = RunRecord(folder, started=started, usd_per_hour=config.usd_per_hour, facts=facts)
-    keeper = _Keeper(folder, config, base, preprocess, fingerprint, record)
-    try:
-        set_seed(config.seed)
-        model = build_model(config, base)
-        trainer = FocalTrainer(config, model, training, folder)
-        watch = Watch(config, model, trainer, validation, keeper, quiet)
-        with watch:
-            trainer.add_callback(watch)
-            trainer.train()
-        keeper.write("last.pth", model, len(record.table["history"]))
-        keeper.end(*watch.ending)
-    except BaseException as error:
-        with contextlib.suppress(DrgateError):  # a full disk takes no record either
-            keeper.end(*_ending(error, record))
-        epoch = record.table["selected_epoch"]
-        kept = f"{folder / 'best_model.pth'} holds epoch {epoch}" if epoch else "no checkpoint was written yet"
-        if isinstance(error, KeyboardInterrupt):
-            tell(f"{record.table['reason']} {kept}.", quiet)
-        if isinstance(error, torch.OutOfMemoryError):
-            raise TrainingError(
-                "The device's memory does not hold a batch; halve --batch_size and double"
-                f" --gradient_accumulation_steps; {kept}."
-            ) from error
-        raise
-    tell(f"{watch.ending[1]} {folder / 'best_model.pth'}", quiet)
-    return record.copy()
+    size = architecture(base.config)["image_size"]
+    ready = Ready(
+        config, group, folder, splits, base, preprocessing(FUNDUS_SQUARE, size), origin, spec, _changed(config, origin)
+    )
+    if resume:
+        _refuse_another_run(ready)
+    elif origin.how == "resume_from_checkpoint":
+        ready = replace(ready, origin=_comparable(ready, quiet))
+    if not resume and origin.epochs >= config.num_epochs:
+        raise UsageError(
+            f"--num_epochs {config.num_epochs} is behind already: {origin.source} has {origin.epochs} epochs; give more."
+        )
+    if config.project_budget_usd is not None and earlier_spend(folder)["earlier_usd"] is None:
+        raise TrainingError(
+            f"--project_budget_usd cannot be kept: an earlier attempt in {folder.parent} does not tell its cost; drtrain"
+            " attempts list shows which."
+        )
+    if origin.checkpoint is not None:
+        tell(f"From {origin.source}: {origin.restored}.", quiet)
+    for name, (before, now) in ready.changed.items():
+        tell(f"  {name}: {before} there, {now} here", quiet)
+    return ready
 
 
-def build_model(config: TrainingConfig, base: Base) -> GradingModel:
-    """The network before its first step; the head and the adapters are drawn from torch's generator."""
-    tower = base.load()
-    backbone: torch.nn.Module = tower
-    if config.use_lora == "yes":
-        backbone = add_lora(tower, r=config.lora_r, alpha=config.lora_alpha)
-    return GradingModel(backbone, architecture(base.config)["hidden_size"], config.dropout)
+def refuse_again(ready: Ready, again: str | None, runs: Path | None, quiet: bool) -> CircleReport:
+    """Say which earlier attempts this one is like, and refuse what was tried before and what can have no effect.
 
-
-class FocalTrainer(Trainer):
-    """`transformers.Trainer` with our loss and schedule.
-
-    The loss of an optimizer step is the sum over all its images, of however many forward passes, divided by their
-    number.
+    Raises UsageError for an attempt that is identical to an earlier one, without a reason to make it again.
     """
-
-    def __init__(self, config: TrainingConfig, model: GradingModel, images: ImageSet, folder: Path) -> None:
-        self.config = config
-        cuda = torch.cuda.is_available()
-        arguments = TrainingArguments(
-            output_dir=str(folder),
-            per_device_train_batch_size=config.batch_size,
-            gradient_accumulation_steps=config.gradient_accumulation_steps,
-            num_train_epochs=config.num_epochs + EVALUATIONS_AFTER_BEST,
-            learning_rate=config.learning_rate,
-            weight_decay=config.weight_decay,
-            max_grad_norm=config.max_grad_norm,
-            seed=config.seed,
-            use_cpu=not cuda,
-            bf16=config.precision == "bf16",
-            fp16=config.precision == "fp16",
-            optim="adamw_torch",
-            eval_strategy="no",
-            save_strategy="no",
-            logging_strategy="no",
-            logging_nan_inf_filter=False,
-            report_to=[],
-            disable_tqdm=True,
-            remove_unused_columns=False,
-            dataloader_num_workers=0,  # the images lie prepared in memory
-            dataloader_pin_memory=cuda,
+    for finding in findings(ready):
+        tell(f"Note: {finding}", quiet)
+    report = earlier_attempts(ready, runs)
+    for likeness in (*report.identical, *report.retraced) or report.nearest[:1]:
+        tell(likeness.sentence, quiet)
+    if report.identical and again is None:
+        attempt = report.identical[0].attempt
+        way = (
+            f"Go on with it (--resume --output_dir {attempt.folder}), change something"
+            if attempt.status in ("killed", "interrupted")
+            else "Change something"
         )
-        if arguments.n_gpu > 1:
-            arguments._n_gpu = 1  # several GPUs are for torchrun; threads over GPUs would count images wrongly
-        self._weights = class_weights(config).to(arguments.device)
-        self.loss_sum = torch.zeros((), device=arguments.device)
-        self.images_seen = 0
-        super().__init__(
-            model=model,
-            args=arguments,
-            train_dataset=_Indices(len(images)),
-            data_collator=partial(collate, images),
-            compute_loss_func=self._loss,
+        raise UsageError(
+            f"This attempt was made before: {report.identical[0].sentence} {way}, or say why it is to be made again:"
+            ' --again "..."'
         )
-        self.remove_callback(PrinterCallback)
+    return report
 
-    def losses(self, logits: Tensor, grades: Tensor) -> Tensor:
-        """Loss of each image (n,)."""
-        return focal_losses(
-            logits,
-            grades,
-            alpha=self.config.focal_loss_alpha,
-            gamma=self.config.focal_loss_gamma,
-            weights=self._weights.to(logits.device),
+
+class _Run:
+    """A run from its first line in the record to its last."""
+
+    def __init__(self, ready: Ready, started: float, again: str | None, stopping: _Stopping, quiet: bool) -> None:
+        self.ready, self.started, self.again, self.stopping, self.quiet = ready, started, again, stopping, quiet
+        self.config, self.group, self.folder = ready.config, ready.group, ready.folder
+        self.origin = ready.origin
+        self.epoch, self.step = ready.origin.epochs, 0
+        self.rate = 0.0
+        self.pace: list[float] = []
+
+    def go(self) -> dict[str, Any]:
+        training, validation = self._images()
+        self.fingerprint = self._fingerprint(training)
+        with tracked(self.config, self.folder, active=self.group.first) as listener:
+            self.record = self._record(training, validation, listener)
+            try:
+                self._begin()
+                self.stopping.patient = True
+                stop = self._epochs(training, validation)
+                self.stopping.patient = False
+                self._end(stop.status, stop.reason, stop.rule)
+            except BaseException as error:
+                self.stopping.patient = False
+                with contextlib.suppress(DrgateError):  # a full disk takes no record either
+                    self._end(*self._ending(error))
+                if isinstance(error, KeyboardInterrupt):
+                    tell(f"{self.record.table['reason']} {self._kept()}.", self.quiet)
+                if isinstance(error, torch.OutOfMemoryError):
+                    raise TrainingError(
+                        "The device's memory does not hold a batch; halve --batch_size and double"
+                        f" --gradient_accumulation_steps; {self._kept()}."
+                    ) from error
+                raise
+        tell(f"{stop.reason} {self._kept()}.", self.quiet)
+        return self.record.copy()
+
+    # -- before the first step ----------------------------------------------------------------------------------------
+
+    def _images(self) -> tuple[ImageSet, ImageSet]:
+        config, splits = self.config, self.ready.splits
+        cache = cache_folder(config.cache_dir)
+
+        said: set[str] = set()
+
+        def note(sentence: str) -> None:
+            if sentence not in said:
+                tell(sentence, self.quiet)
+            said.add(sentence)
+
+        def read() -> tuple[ImageSet, ImageSet]:
+            with progress("Reading images", self.quiet) as (started, advance):
+                started(len(splits.train) + len(splits.val))
+                prepared = partial(
+                    read_images, preprocess=self.ready.preprocess, workers=config.num_workers, cache=cache,
+                    folder=self.folder, advance=advance, note=note,
+                )  # fmt: skip
+                return prepared(splits.train), prepared(splits.val)
+
+        # One process a machine decodes and the others open what it decoded.
+        found = read() if self.group.local_rank == 0 else None
+        self.group.wait()
+        return found or read()
+
+    def _fingerprint(self, training: ImageSet) -> Fingerprint | None:
+        if not self.group.first:
+            return None
+        parent = self.origin.checkpoint
+        if self.origin.how == "resume" and parent is not None:
+            return parent.fingerprint
+        ancestors = [] if parent is None or parent.fingerprint is None else [parent.fingerprint]
+        patients = self.ready.splits.train.table["patient"].dropna()
+        return Fingerprint.build(training.hashes, patients, ancestors=ancestors)
+
+    def _record(self, training: ImageSet, validation: ImageSet, listener: Listener | None) -> RunRecord:
+        config, ready, origin = self.config, self.ready, self.origin
+        common = {
+            "parameters": config.model_dump(mode="json"),
+            "git_commit": git_commit(),
+            "environment": environment(),
+        }
+        common["process"] = this_process()
+        common["processes"] = {"n": self.group.size, "global_batch": ready.global_batch}
+        if origin.how == "resume" and origin.checkpoint is not None and origin.state is not None:
+            facts = {
+                **common,
+                "epoch": origin.epochs,
+                "step": origin.state.values["step"],
+                "from": {"file": Path(origin.source).name, "sha256": origin.sha256},
+                "changed": {name: list(pair) for name, pair in ready.changed.items()},
+            }
+            return self._recorded(facts, listener, resumed=origin.checkpoint.record)
+        facts = {
+            "experiment_name": config.experiment_name,
+            "dataset_digest": ready.splits.dataset_digest,
+            "dealt_by_seed": ready.splits.dealt_by_seed,
+            "notes": [*ready.splits.notes, *origin.notes],
+            "training_set": {"digest": ready.splits.train.digest(), "n": len(training), "grades": training.counts()},
+            "validation_set": {
+                "digest": ready.splits.val.digest(),
+                "n": len(validation),
+                "grades": validation.counts(),
+            },
+            "base": {"id": ready.base.id, "revision": ready.base.revision, "digest": ready.base.digest},
+            "parent": origin.as_record(),
+            "changed": {name: list(pair) for name, pair in ready.changed.items()},
+            "inherited": [dict(entry) for entry in origin.inherited],
+            "lineage": lineage(ready.base, origin.checkpoint),
+            "preprocessing": ready.preprocess.as_dict(),
+            "selection_rule": (
+                f"highest validation accuracy among epochs {config.select_from_epoch} to {config.num_epochs}, "
+                "the earlier of equals"
+            ),
+            **common,
+        }
+        if self.again is not None:
+            facts["again"] = self.again
+        return self._recorded(facts, listener)
+
+    def _recorded(
+        self, facts: dict[str, Any], listener: Listener | None, resumed: dict[str, Any] | None = None
+    ) -> RunRecord:
+        return RunRecord(
+            self.folder,
+            started=self.started,
+            usd_per_hour=self.config.usd_per_hour,
+            facts=facts,
+            listeners=[] if listener is None else [listener],
+            resumed=resumed,
+            write=self.group.first,
         )
 
-    def _loss(self, logits: Tensor, grades: Tensor, num_items_in_batch: Tensor | int) -> Tensor:
-        total = self.losses(logits, grades).sum()
-        self.loss_sum += total.detach()
-        self.images_seen += len(grades)
-        return total / num_items_in_batch
+    def _begin(self) -> None:
+        """The engine at the origin, and what a kill left undone."""
+        config, origin = self.config, self.origin
+        torch.manual_seed(config.seed)  # the head and the adapters are drawn from it
+        model = origin.build(config, self.ready.base)
+        self.engine = Engine(config, model, self.group, frozen=self.epoch < config.freeze_backbone_epochs)
+        self.loss_sum, self.images_seen = torch.zeros((), device=self.group.device), 0
+        if origin.state is not None:
+            values = origin.state.values
+            self.engine.restore(origin.state)
+            if origin.how == "resume" or values["steps_per_epoch"] == self.ready.steps_per_epoch:
+                self.step = values["step"]  # else the epoch in progress is begun anew: its steps are others here
+                self.images_seen = values["images_seen"]
+                self.loss_sum += values["loss_sum"] if self.group.first else 0.0
+        if origin.how == "resume":
+            self._make_up_for_a_kill()
+        else:
+            self._save(LAST)
 
-    def mean_loss(self) -> float:
-        """Mean training loss an image since the last call."""
-        mean = self.loss_sum.item() / max(self.images_seen, 1)
+    def _make_up_for_a_kill(self) -> None:
+        """Write best_model.pth where the state holds the best epoch and the file does not; keep one that is better."""
+        if not self.group.first or self.origin.checkpoint is None:
+            return
+        for left in self.folder.glob(".*.pth.*.tmp"):
+            left.unlink(missing_ok=True)
+        table = self.record.table
+        file = self.folder / BEST
+        there: Checkpoint | None = None
+        if file.exists():
+            with contextlib.suppress(CheckpointError):
+                there = load_checkpoint(file)
+        chosen = table["selected_epoch"]
+        if there is not None and there.tensor_digest == table["tensor_digest"]:
+            return
+        own = self.origin.checkpoint
+        if chosen is not None and own.tensor_digest == table["tensor_digest"]:
+            save_checkpoint(file, replace(own, record=self.record.copy()))
+            self.record.best()
+        elif chosen is not None and there is None:
+            raise TrainingError(
+                f"{file} is missing or damaged, and {self.origin.source} holds another epoch than the best, {chosen}: put"
+                " it back, or start anew."
+            )
+
+    # -- epochs -------------------------------------------------------------------------------------------------------
+
+    def _epochs(self, training: ImageSet, validation: ImageSet) -> Stop:
+        config = self.config
+        while True:
+            epoch = self.epoch + 1
+            began = time.monotonic()
+            stop = self._one_epoch(epoch, training)
+            if stop is not None:
+                return stop
+            if epoch % config.validation_frequency == 0 or epoch == config.num_epochs:
+                entry = self._evaluated(epoch, validation)
+                self.pace.append(time.monotonic() - began)
+                self._keep(epoch, entry)
+                stop = self._ruling()
+            else:
+                self.epoch, self.step = epoch, 0
+                self._save(LAST)
+                self.record.spend()
+            every = config.checkpoint_frequency
+            if every and epoch % every == 0:
+                self._save(f"epoch_{epoch:02d}.pth", state=False)
+            if stop is not None:
+                return stop
+
+    def _one_epoch(self, epoch: int, training: ImageSet) -> Stop | None:
+        """The optimizer steps of an epoch that are not done yet; what ended the run within it, else None."""
+        config, group = self.config, self.group
+        self.engine.freeze(epoch <= config.freeze_backbone_epochs)
+        order = epoch_order(training.grades, seed=config.seed, epoch=epoch, sampling=config.sampling)
+        shown = repeats(order)
+        steps = list(
+            global_batches(
+                np.arange(len(order)),
+                batch_size=config.batch_size,
+                accumulation=config.gradient_accumulation_steps,
+                world_size=group.size,
+            )  # fmt: skip
+        )
+        rate_at = self._schedule(len(steps))
+        saved = time.monotonic()
+        with progress(f"Epoch {epoch}", self.quiet) as (started, advance):
+            started(len(steps))
+            advance(self.step)
+            while self.step < len(steps):
+                step = steps[self.step]
+                number = self.epoch * len(steps) + self.step
+                self.rate = rate_at(number)
+                places = step.batches[group.rank]
+                loss = self.engine.step(
+                    training, [order[at] for at in places], [shown[at] for at in places], epoch=epoch, number=number,
+                    total=step.images, rate=self.rate,
+                )  # fmt: skip
+                self.loss_sum += loss
+                self.images_seen += step.images
+                self.step += 1
+                advance(1)
+                self.record.spend(every=SPOKEN)
+                minutes = (time.monotonic() - saved) / 60
+                poor = self._overspent()
+                interrupted, broken, spent, due = group.any_of(
+                    [
+                        self.stopping.asked,
+                        not bool(torch.isfinite(loss)),
+                        poor is not None,
+                        group.first and self.step < len(steps) and minutes >= config.save_minutes,
+                    ]
+                )
+                if broken:
+                    raise _Diverged(epoch)
+                if interrupted or spent or due:
+                    self._save(LAST)
+                    saved = time.monotonic()
+                if interrupted:
+                    raise KeyboardInterrupt
+                if spent:
+                    stop: Stop = group.share(poor)
+                    return stop
+        return None
+
+    def _schedule(self, steps: int) -> Callable[[int], float]:
+        """The learning rate of each optimizer step, counted from 0 over the whole run, in the epoch that begins."""
+        config = self.config
+        fraction = partial(
+            rate, scheduler=config.scheduler, warmup_steps=config.warmup_epochs * steps,
+            total_steps=config.num_epochs * steps, cycles=config.scheduler_cycles, power=config.scheduler_power,
+        )  # fmt: skip
+        peak = config.learning_rate
+        if config.scheduler == "validation_plateau":
+            evaluations = [*self.origin.inherited, *self.record.table["history"]]
+            cuts = plateau_cuts([entry["val_accuracy"] for entry in evaluations], config.plateau_patience)
+            peak *= config.plateau_factor**cuts
+        return lambda number: peak * fraction(number)
+
+    def _evaluated(self, epoch: int, validation: ImageSet) -> dict[str, Any]:
+        """The epoch's figures on the validation images: accuracy, loss, each grade's sensitivity and specificity."""
+        with progress("Validation", self.quiet) as (started, advance):
+            started(len(validation))
+            logits = self.engine.logits(validation, advance)
+        grades = torch.from_numpy(validation.grades)
+        loss_sum = sum(self.group.gather(self.loss_sum.item()))
+        entry: dict[str, Any] = {
+            "epoch": epoch,
+            "train_loss": loss_sum / max(self.images_seen, 1),
+            "val_loss": self.engine.losses(logits, grades).mean().item(),
+        }
         self.loss_sum.zero_()
         self.images_seen = 0
-        return mean
-
-    def create_scheduler(
-        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
-    ) -> torch.optim.lr_scheduler.LRScheduler:
-        if self.lr_scheduler is None:
-            steps_per_epoch = num_training_steps // (self.config.num_epochs + EVALUATIONS_AFTER_BEST)
-            factor = partial(
-                rate,
-                scheduler=self.config.scheduler,
-                warmup_steps=self.config.warmup_epochs * steps_per_epoch,
-                total_steps=self.config.num_epochs * steps_per_epoch,
-            )
-            self.lr_scheduler = LambdaLR(optimizer or self.optimizer, factor)  # type: ignore[arg-type]  # made before
-        return self.lr_scheduler
-
-
-class Watch(TrainerCallback):
-    """Evaluates after each epoch, keeps the best, and says when the run is over."""
-
-    def __init__(
-        self,
-        config: TrainingConfig,
-        model: GradingModel,
-        trainer: FocalTrainer,
-        validation: ImageSet,
-        keeper: _Keeper,
-        quiet: bool,
-    ) -> None:
-        self.config = config
-        self.model = model
-        self.trainer = trainer
-        self.validation = validation
-        self.keeper = keeper
-        self.quiet = quiet
-        self.best_accuracy = -1.0
-        self.best_epoch = 0
-        self.ending = ("failed", "The run ended before its first evaluation.")
-        self._bar = contextlib.ExitStack()
-        self._advance: Callable[[int], None]
-        self._rate = 0.0
-        self._began = time.monotonic()
-
-    def __enter__(self) -> Watch:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.close()
-
-    def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        epoch = len(self.keeper.record.table["history"]) + 1
-        started, self._advance = self._bar.enter_context(progress(f"Epoch {epoch}", self.quiet))
-        started(state.max_steps // int(args.num_train_epochs))
-
-    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._rate = float(kwargs["optimizer"].param_groups[0]["lr"])
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self._advance(1)
-
-    def on_epoch_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self._bar.close()
-        history = self.keeper.record.table["history"]
-        epoch = len(history) + 1
-        entry = {
-            "epoch": epoch,
-            "train_loss": self.trainer.mean_loss(),
-            **self._evaluate(),
-            "learning_rate": self._rate,
-            "selectable": self.config.select_from_epoch <= epoch <= self.config.num_epochs,
-        }
         if not np.isfinite([entry["train_loss"], entry["val_loss"]]).all():
-            raise TrainingError(
-                f"Training diverged in epoch {epoch}: the loss is no longer a number; lower --learning_rate or"
-                " --focal_loss_alpha."
-            )
-        self.keeper.record.epoch(entry)
-        best = entry["selectable"] and entry["val_accuracy"] > self.best_accuracy
-        if best:
-            self.best_accuracy, self.best_epoch = entry["val_accuracy"], epoch
-            self.keeper.write("best_model.pth", self.model, epoch, best=True)
-        every = self.config.checkpoint_frequency
-        if every and epoch % every == 0:
-            self.keeper.write(f"epoch_{epoch:02d}.pth", self.model, epoch)
-        tell(self._line(entry, best=best), self.quiet)
-        since = epoch - max(self.best_epoch, self.config.select_from_epoch - 1)
-        if epoch >= self.config.num_epochs and since >= EVALUATIONS_AFTER_BEST:
-            self.ending = ("finished", f"All {self.config.num_epochs} epochs ran; the best is epoch {self.best_epoch}.")
-            control.should_training_stop = True
-        elif since >= max(self.config.patience, EVALUATIONS_AFTER_BEST):
-            self.ending = ("stopped", f"No better epoch in {since} evaluations; the best is epoch {self.best_epoch}.")
-            control.should_training_stop = True
-
-    def _evaluate(self) -> dict[str, Any]:
-        """Accuracy, mean loss, and each grade's sensitivity and specificity with counts, on the validation images."""
-        self.model.eval()
-        grades = self.validation.grades
-        logits = []
-        with torch.inference_mode():
-            step = 2 * self.config.batch_size
-            for start in range(0, len(grades), step):
-                pixels = torch.from_numpy(scaled(self.validation.pixels[start : start + step]))
-                logits.append(self.model(pixels.to(self.trainer.args.device)).float().cpu())
-            all_logits = torch.cat(logits)
-            loss = self.trainer.losses(all_logits, torch.from_numpy(grades)).mean().item()
-        predicted = all_logits.argmax(dim=1).numpy()
-        return {
-            "val_loss": loss,
-            "val_accuracy": float((predicted == grades).mean()),
-            "n_val": len(grades),
-            **_by_grade(grades, predicted),
+            raise _Diverged(epoch)
+        predicted = logits.argmax(dim=1).numpy()
+        self.predicted = predicted
+        return entry | {
+            "val_accuracy": float((predicted == validation.grades).mean()),
+            "n_val": len(validation),
+            **_by_grade(validation.grades, predicted),
+            "learning_rate": self.rate,
+            "selectable": selectable(epoch, self.config),
         }
 
-    def _line(self, entry: dict[str, Any], *, best: bool) -> str:
-        table = self.keeper.record.table
-        correct = round(entry["val_accuracy"] * entry["n_val"])
-        severe, pdr = (entry["sensitivity"][grade] for grade in ("severe_npdr", "pdr"))
-        parts = [
-            f"epoch {entry['epoch']}/{self.config.num_epochs}",
-            f"train loss {entry['train_loss']:.4f}",
-            f"val accuracy {entry['val_accuracy']:.1%} ({correct}/{entry['n_val']})",
-            f"severe NPDR {severe['k']}/{severe['n']}",
-            f"PDR {pdr['k']}/{pdr['n']}",
-            f"lr {entry['learning_rate']:.1e}",
-        ]
-        if table["spend"]["usd"] is not None:
-            parts.append(f"{table['spend']['usd']:.2f} USD")
-        left = max(self.config.num_epochs, self.best_epoch + EVALUATIONS_AFTER_BEST) - entry["epoch"]
-        pace = (time.monotonic() - self._began) / entry["epoch"]
-        parts.append(f"about {_duration(left * pace)} left" if left > 0 else _duration(table["seconds"]))
+    def _keep(self, epoch: int, entry: dict[str, Any]) -> None:
+        """The record's line, then the state, then the best model: a kill in between leaves what can be made up for."""
+        self.record.epoch(entry)
+        best = self.group.share(self._is_best(epoch))
+        checkpoint = self._checkpoint(epoch)
         if best:
-            parts.append("best so far")
-        elif not entry["selectable"]:
-            early = entry["epoch"] < self.config.select_from_epoch
-            parts.append("too early to be chosen" if early else "after the last epoch: watched, not chosen")
-        return "  ".join(parts)
+            self.record.choose(epoch, checkpoint.tensor_digest)
+        self.epoch, self.step = epoch, 0
+        self._save(LAST, checkpoint=checkpoint)
+        if best and self.group.first:
+            save_checkpoint(self.folder / BEST, replace(checkpoint, record=self.record.copy()))
+            self.record.best()
 
+    def _is_best(self, epoch: int) -> bool:
+        now = standing(self.record.table["history"], self.config).best
+        if now is None or now.epoch != epoch:
+            return False
+        file = self.folder / BEST
+        if not file.exists():
+            return True
+        # Of a later epoch than the state that this run went on from, where the newest state was damaged.
+        there = load_checkpoint(file)
+        known = {entry["epoch"]: entry["val_accuracy"] for entry in (there.record or {}).get("history", ())}
+        return there.epoch < epoch or known.get(there.epoch, 0.0) <= now.accuracy
 
-class _Keeper:
-    """Writes checkpoints of one run."""
+    def _ruling(self) -> Stop | None:
+        """What ends the run after this evaluation; says how it went."""
+        config, table, inherited = self.config, self.record.table, self.origin.inherited
+        history, usd = table["history"], self.record.usd()
+        stop = ruling(history, config, inherited)
+        pace = float(np.median(self.pace))
+        if stop is None:
+            coming = pace / 3600 * (config.usd_per_hour or 0.0)
+            stop = overspent(usd, table["spend"]["earlier_usd"], config, next_usd=coming)
+        agreed: Stop | None = self.group.share(stop)  # clocks differ
+        if self.group.first:
+            line = epoch_line(
+                history, config, inherited=inherited, usd=usd,
+                seconds_left=self._epochs_left() * pace if agreed is None else 0.0,
+                checklist=checklist_state(self.ready.spec, self.ready.splits.val, self.predicted),
+            )  # fmt: skip
+            tell(line, self.quiet)
+        return agreed
 
-    def __init__(
-        self,
-        folder: Path,
-        config: TrainingConfig,
-        base: Base,
-        preprocess: Preprocessing,
-        fingerprint: Fingerprint,
-        record: RunRecord,
-    ) -> None:
-        self.folder = folder
-        self.config = config
-        self.base = base
-        self.preprocess = preprocess
-        self.fingerprint = fingerprint
-        self.record = record
+    def _epochs_left(self) -> int:
+        best = standing(self.record.table["history"], self.config).best
+        after = 0 if best is None else best.epoch + EVALUATIONS_AFTER_BEST * self.config.validation_frequency
+        return max(self.config.num_epochs, after) - self.epoch
 
-    def write(self, name: str, model: GradingModel, epoch: int, *, best: bool = False) -> None:
-        tower, head = checkpoint_tensors(model)
+    def _overspent(self) -> Stop | None:
+        return overspent(self.record.usd(), self.record.table["spend"]["earlier_usd"], self.config)
+
+    # -- files --------------------------------------------------------------------------------------------------------
+
+    def _checkpoint(self, epoch: int) -> Checkpoint:
+        """The network as it stands; every process must ask at the same time."""
+        tower, head = checkpoint_tensors(self.engine.model)
         config = self.config
         lora = LoraSettings(config.lora_r, config.lora_alpha) if config.use_lora == "yes" else None
-        checkpoint = Checkpoint(
-            base=BaseReference.of(self.base),
-            architecture=architecture(self.base.config),
+        return Checkpoint(
+            base=BaseReference.of(self.ready.base),
+            architecture=architecture(self.ready.base.config),
             lora=lora,
             tower=tower,
             head=head,
             dropout=config.dropout,
-            preprocessing=self.preprocess,
-            training_config=config.model_dump(),
+            preprocessing=self.ready.preprocess,
+            training_config=config.model_dump(mode="json"),
             epoch=epoch,
             record=None,
             fingerprint=self.fingerprint,
         )
-        if best:
-            self.record.best(epoch, checkpoint.tensor_digest)
-        save_checkpoint(self.folder / name, replace(checkpoint, record=self.record.copy()))
 
-    def end(self, status: str, reason: str) -> None:
+    def _save(self, name: str, *, checkpoint: Checkpoint | None = None, state: bool = True) -> None:
+        """Write the network as it stands, with the state that a run goes on from; every process must ask."""
+        checkpoint = self._checkpoint(self.epoch) if checkpoint is None else checkpoint
+        whole = self._state() if state else None
+        if self.group.first:
+            keep = self.folder / PREVIOUS if name == LAST else None
+            save_checkpoint(self.folder / name, replace(checkpoint, record=self.record.copy()), state=whole, keep=keep)
+
+    def _state(self) -> TrainingState:
+        loss_sum = sum(self.group.gather(self.loss_sum.item()))
+        return self.engine.state(
+            {
+                "epoch": self.epoch,
+                "step": self.step,
+                "steps_per_epoch": self.ready.steps_per_epoch,
+                "loss_sum": loss_sum,
+                "images_seen": self.images_seen,
+                "inherited": [dict(entry) for entry in self.origin.inherited],
+            }
+        )
+
+    def _end(self, status: str, reason: str, rule: str | None) -> None:
         """End the record and write the whole of it into the best checkpoint, whose weights stay as they are."""
-        self.record.end(status, reason)
-        path = self.folder / "best_model.pth"
+        if not self.group.first:
+            return
+        self.record.end(status, reason, rule)
+        path = self.folder / BEST
         if path.exists():
             save_checkpoint(path, replace(load_checkpoint(path), record=self.record.copy()))
 
+    def _ending(self, error: BaseException) -> tuple[str, str, str | None]:
+        epoch = self.epoch + 1
+        if isinstance(error, KeyboardInterrupt):
+            return "interrupted", f"A signal ended the run in epoch {epoch}.", None
+        rule = "nan" if isinstance(error, _Diverged) else None
+        return "failed", f"In epoch {epoch}: {' '.join(str(error).split()) or type(error).__name__}", rule
 
-class _Indices(Dataset[int]):
-    """Positions in an `ImageSet`; `collate` fetches what lies there."""
-
-    def __init__(self, length: int) -> None:
-        self._length = length
-
-    def __len__(self) -> int:
-        return self._length
-
-    def __getitem__(self, index: int) -> int:
-        return index
+    def _kept(self) -> str:
+        epoch = self.record.table["selected_epoch"]
+        return f"{self.folder / BEST} holds epoch {epoch}" if epoch else f"{self.folder} holds no epoch that was chosen"
 
 
-def collate(images: ImageSet, indices: list[int]) -> dict[str, Tensor]:
-    """Network input and grades of the images at `indices`."""
-    return {
-        "pixel_values": torch.from_numpy(scaled(images.pixels[indices])),
-        "labels": torch.from_numpy(images.grades[indices]),
-    }
+class _Diverged(TrainingError):
+    def __init__(self, epoch: int) -> None:
+        super().__init__(
+            f"Training diverged in epoch {epoch}: the loss is no longer a number; lower --learning_rate or"
+            " --focal_loss_alpha, and go on from the last whole epoch with --resume_from_checkpoint."
+        )
 
 
-def class_weights(config: TrainingConfig) -> Tensor:
-    """Factor of each grade's loss (5,)."""
-    return torch.tensor([1.0, 1.0, 1.0, config.class_weight_severe, config.class_weight_pdr])
+class _Stopping:
+    """Ctrl-C and SIGTERM: at once, or, while `patient`, after the step in hand; a second one is always at once."""
+
+    def __init__(self) -> None:
+        self.patient = False
+        self.asked = False
+
+    def __enter__(self) -> _Stopping:
+        try:
+            self._before = {name: signal.signal(name, self._hear) for name in (signal.SIGINT, signal.SIGTERM)}
+        except ValueError:  # not in the main thread, where signals do not arrive
+            self._before = {}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for name, handler in self._before.items():
+            signal.signal(name, handler)
+
+    def _hear(self, *_: object) -> None:
+        if self.asked or not self.patient:
+            raise KeyboardInterrupt
+        self.asked = True
 
 
-def _resolved(config: TrainingConfig) -> TrainingConfig:
-    """The parameters with the run's folder and the precision as they are here."""
-    cuda = torch.cuda.is_available()
+@contextlib.contextmanager
+def _alone(folder: Path, group: Processes) -> Iterator[None]:
+    """One run in a folder at a time; a folder that was made for nothing is removed again."""
+    if not group.first:
+        yield
+        return
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder} is a file; give a new folder with --output_dir.")
+    made = [place for place in (folder, *folder.parents) if not place.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = folder / ".lock"
+    try:
+        with lock.open("w") as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as problem:
+                raise UsageError(f"Another process is at work in {folder}; wait for it, or end it first.") from problem
+            try:
+                yield
+            finally:
+                lock.unlink(missing_ok=True)
+    finally:
+        for place in made:
+            with contextlib.suppress(OSError):  # holds something
+                place.rmdir()
+
+
+def resolved(config: TrainingConfig, group: Processes) -> TrainingConfig:
+    """The parameters with the run's folder and the precision as they are here.
+
+    Raises TrainingError for what this machine or these processes cannot do.
+    """
+    cuda = group.device.type == "cuda"
     precision: str = config.precision
     if precision == "auto":
         precision = "bf16" if cuda and torch.cuda.is_bf16_supported() else "fp32"
@@ -438,18 +687,71 @@ def _resolved(config: TrainingConfig) -> TrainingConfig:
             f"--select_from_epoch {config.select_from_epoch} lies after the last of {config.num_epochs} epochs: no "
             "epoch could be the best."
         )
+    if config.usd_per_hour is None and (config.budget_usd or config.project_budget_usd):
+        raise TrainingError("A budget needs the machine's price: give --usd_per_hour.")
+    if config.distributed == "fsdp" and (config.freeze_backbone_epochs or precision == "fp16"):
+        raise TrainingError("--distributed fsdp goes with neither --freeze_backbone_epochs nor --precision fp16.")
     folder = config.output_dir or f"runs/{config.experiment_name}"
     return config.model_copy(update={"output_dir": folder, "precision": precision})
 
 
-def _read_all(
-    splits: Splits, preprocess: Preprocessing, config: TrainingConfig, folder: Path, quiet: bool
-) -> tuple[ImageSet, ImageSet]:
-    read = partial(read_images, preprocess=preprocess, workers=config.num_workers, folder=folder)
-    with progress("Reading images", quiet) as (started, advance):
-        started(len(splits.train) + len(splits.val))
-        training, validation = (read(manifest, advance=advance) for manifest in (splits.train, splits.val))
-    return training, validation
+def _changed(config: TrainingConfig, origin: Origin) -> dict[str, tuple[Any, Any]]:
+    """Parameters that differ from those of the checkpoint's run, as far as they are told."""
+    here = config.model_dump(mode="json")
+    there = origin.parameters()
+    places = {"output_dir", "experiment_name", "resume_from_checkpoint", "init_from"}
+    return {
+        name: (there[name], here[name])
+        for name in here
+        if name in there and name not in places and there[name] != here[name]
+    }
+
+
+def _refuse_another_run(ready: Ready) -> None:
+    """A run that is resumed is the same run: what acted from its first step on stays as it was."""
+    assert ready.origin.checkpoint is not None and ready.origin.state is not None
+    table = ready.origin.checkpoint.record or {}
+    elsewhere = f'start a new attempt with --resume_from_checkpoint "{ready.origin.source}" and another --output_dir.'
+    if table.get("dataset_digest") != ready.splits.dataset_digest:
+        raise UsageError(f"{ready.config.dataset} has changed since this run began: put it back, or {elsewhere}")
+    if table.get("base", {}).get("digest") != ready.base.digest:
+        raise UsageError(f"The base model {ready.base.id} is not the one that this run began with; {elsewhere}")
+    shared = {"batch_size", "gradient_accumulation_steps"}
+    if table.get("processes", {}).get("global_batch") != ready.global_batch:
+        raise UsageError(
+            f"An optimizer step of this run has {table.get('processes', {}).get('global_batch')} images, and"
+            f" {ready.global_batch} with these parameters and {ready.group.size} processes: keep batch_size x"
+            " gradient_accumulation_steps x processes."
+        )
+    if wrong := [name for name in ready.changed if name not in PLACE | LATER | shared]:
+        before, now = ready.changed[wrong[0]]
+        raise UsageError(
+            f"--{wrong[0]} was {before} when this run began and is {now} now, and acts from the first step on: leave it"
+            f" as it was, or {elsewhere}"
+        )
+
+
+def _is_over(ready: Ready) -> dict[str, Any] | None:
+    """The record of a resumed run that has come to its end, where nothing was changed that would let it go on."""
+    from drgate.record import FILE, read_record
+
+    table = read_record(ready.folder / FILE)
+    over = table["status"] in ("finished", "stopped") and not LATER & ready.changed.keys()
+    return table if over else None
+
+
+def _comparable(ready: Ready, quiet: bool) -> Origin:
+    """The origin with its evaluations, where they are of the validation images of this run or could be."""
+    origin = ready.origin
+    record = (origin.checkpoint.record if origin.checkpoint is not None else None) or {}
+    there = record.get("validation_set", {}).get("digest")
+    if there is None:
+        tell("Whether its evaluations are of the same validation images is not known.", quiet)
+        return origin
+    if there == ready.splits.val.digest():
+        return origin
+    tell("Its evaluations are of other validation images: the best so far is counted anew.", quiet)
+    return replace(origin, inherited=())
 
 
 def _by_grade(grades: NDArray[np.int64], predicted: NDArray[np.int64]) -> dict[str, dict[str, dict[str, Any]]]:
@@ -462,18 +764,3 @@ def _by_grade(grades: NDArray[np.int64], predicted: NDArray[np.int64]) -> dict[s
         "sensitivity": {name: share(predicted[grades == grade] == grade) for grade, name in enumerate(GRADES)},
         "specificity": {name: share(predicted[grades != grade] != grade) for grade, name in enumerate(GRADES)},
     }
-
-
-def _ending(error: BaseException, record: RunRecord) -> tuple[str, str]:
-    epoch = len(record.table["history"]) + 1
-    if isinstance(error, KeyboardInterrupt):
-        return "interrupted", f"A signal ended the run in epoch {epoch}."
-    return "failed", f"In epoch {epoch}: {' '.join(str(error).split()) or type(error).__name__}"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"

@@ -7,20 +7,49 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 
-def rate(step: int, *, scheduler: str, warmup_steps: int, total_steps: int) -> float:
+def rate(
+    step: int, *, scheduler: str, warmup_steps: int, total_steps: int, cycles: int = 1, power: float = 1.0
+) -> float:
     """Fraction of the peak learning rate, in (0, 1], at a step that counts from 0.
 
-    Linear warm-up reaches the peak at its last step. Then `none` stays there, and `linear` and `cosine` fall so that
-    they would be zero at `total_steps`. From there on the last positive rate is kept: what follows only watches.
+    Linear warm-up reaches the peak at its last step. Then `none` and `validation_plateau` stay there (the cuts of the
+    latter are `plateau_cuts`), and the others fall so that they would be zero at `total_steps`:
+    `cosine_with_restarts` so `cycles` times, each time from the peak, and `polynomial` as (1 - progress) ** power. From
+    there on the last positive rate is kept: what follows only watches.
     """
     step = min(step, total_steps - 1)
     if step < warmup_steps:
         return (step + 1) / warmup_steps
     progress = (step - warmup_steps) / (total_steps - warmup_steps)
-    if scheduler == "linear":
-        return 1 - progress
-    if scheduler == "cosine":
-        return (1 + math.cos(math.pi * progress)) / 2
+    match scheduler:
+        case "linear":
+            return 1 - progress
+        case "polynomial":
+            return float((1 - progress) ** power)
+        case "cosine":
+            return (1 + math.cos(math.pi * progress)) / 2
+        case "cosine_with_restarts":
+            return (1 + math.cos(math.pi * (cycles * progress % 1))) / 2
     return 1.0
+
+
+def plateau_cuts(accuracies: Sequence[float], patience: int) -> int:
+    """How often `validation_plateau` has cut the rate after these evaluations, oldest first.
+
+    It cuts when `patience` evaluations in a row brought no new best, and then counts again.
+
+    >>> plateau_cuts([0.5, 0.6, 0.6, 0.59, 0.6, 0.58], patience=2)
+    2
+    """
+    best, since, cuts = -math.inf, 0, 0
+    for accuracy in accuracies:
+        if accuracy > best:
+            best, since = accuracy, 0
+        else:
+            since += 1
+            if since == patience:
+                cuts, since = cuts + 1, 0
+    return cuts

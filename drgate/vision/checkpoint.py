@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import pickle
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -36,6 +37,7 @@ from drgate.vision.network import (
     empty_tower,
     fill_adapter,
     fill_tower,
+    tower_tensors,
     vision_config,
 )
 
@@ -76,7 +78,8 @@ class Checkpoint:
     lora: LoraSettings | None
     """None: the whole tower was trained."""
     tower: dict[str, Tensor] = field(repr=False)
-    """With LoRA the adapter's tensors (`network.adapter_tensors`), else all of the vision tower's."""
+    """With LoRA the adapter's tensors (`network.adapter_tensors`), and those of the tower under it that are not the
+    base model's; without, all of the vision tower's."""
     head: dict[str, Tensor] = field(repr=False)
     """State dict of `GradingHead`."""
     dropout: float
@@ -88,6 +91,24 @@ class Checkpoint:
     record: dict[str, Any] | None = field(repr=False)
     """The run's record (trainer/record.py): parameters, history, spend, parents. Plain JSON values."""
     fingerprint: Fingerprint | None = field(repr=False)
+
+    @property
+    def replaced(self) -> tuple[str, ...]:
+        """With LoRA, the tensors that stand in for the base model's own; none where drtrain began at the base."""
+        return () if self.lora is None else tuple(sorted(name for name in self.tower if ".lora_" not in name))
+
+    @property
+    def untold(self) -> str:
+        """Why the fingerprint may leave out images that these weights were trained on; empty where it tells of all."""
+        record = self.record or {}
+        origin = record.get("lineage")
+        if isinstance(origin, dict) and origin.get("training_sets") != "known":
+            return str(origin.get("why"))
+        if self.fingerprint is None:
+            return "A model in its line holds no fingerprint of the images that it was trained on."
+        if not isinstance(origin, dict) and record.get("parent") is not None:
+            return "Its record names a parent, and not whether that one's training images are known."
+        return ""
 
     @property
     def tensor_digest(self) -> str:
@@ -123,13 +144,15 @@ class Checkpoint:
             CheckpointError: the base cannot be had, or is not the one that the model was trained on.
         """
         config = vision_config(self.architecture)
+        replaced: tuple[str, ...] = ()
         if self.lora is None:
             backbone: torch.nn.Module = fill_tower(config, self.tower)
         else:
             adapted = add_lora(self._base_for_adapters(base).load(), r=self.lora.r, alpha=self.lora.alpha)
-            fill_adapter(adapted, self.tower)
+            replaced = fill_adapter(adapted, self.tower)
             backbone = adapted
         model = GradingModel(backbone, config.hidden_size, self.dropout)
+        model.replaced = replaced
         model.classifier.load_state_dict(self.head)
         return model.eval()
 
@@ -149,18 +172,62 @@ class Checkpoint:
         return base
 
 
+def lineage(base: Base, parent: Checkpoint | None) -> dict[str, Any]:
+    """What is known of the images behind a model that starts at `base`, or goes on from `parent`; for its record.
+
+    Returns: `training_sets`, "known" where the fingerprint that it inherits tells of all images that any ancestor was
+    trained on, else "unknown"; `why`, a sentence; `pretraining`, as the base's makers declare it.
+    """
+    untold = "" if parent is None else parent.untold
+    return {
+        "training_sets": "unknown" if untold else "known",
+        "why": untold or "Its fingerprint tells of all images that it and its ancestors were trained on.",
+        "pretraining": base.pretraining if parent is None else parent.base.pretraining,
+    }
+
+
 def checkpoint_tensors(model: GradingModel) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """(tower, head) of a network as a checkpoint holds them, copied to the CPU in float32."""
 
     def copied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {name: tensor.to("cpu", torch.float32, copy=True).contiguous() for name, tensor in tensors.items()}
+        return {
+            name: whole(tensor).to("cpu", torch.float32, copy=True).contiguous() for name, tensor in tensors.items()
+        }
 
-    tower = adapter_tensors(model.backbone) or model.backbone.state_dict()
+    def whole(tensor: Any) -> Tensor:  # where FSDP spread it, all processes ask at the same time
+        gathered: Tensor = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+        return gathered
+
+    tower = adapter_tensors(model.backbone)
+    own = tower_tensors(model.backbone)
+    tower |= {name: own[name] for name in (model.replaced if tower else own)}
     return copied(tower), copied(model.classifier.state_dict())
 
 
-def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+@dataclass(frozen=True, slots=True, eq=False)
+class TrainingState:
+    """What a run needs besides the weights to go on as if it had never stopped; it lies in the same file.
+
+    values: plain JSON values. tensors: by name; what the optimizer remembers.
+    """
+
+    values: dict[str, Any] = field(repr=False)
+    tensors: dict[str, Tensor] = field(repr=False)
+
+    def digest(self, tensor_digest: str) -> str:
+        """`sha256:...` over all of it and the weights that it belongs to."""
+        state = hashlib.sha256(canonical_json(["drgate training state 1", tensor_digest, self.values]))
+        for name in sorted(self.tensors):
+            update_digest(state, name, self.tensors[name])
+        return f"sha256:{state.hexdigest()}"
+
+
+def save_checkpoint(
+    path: Path, checkpoint: Checkpoint, *, state: TrainingState | None = None, keep: Path | None = None
+) -> None:
     """Write the file, whole or not at all.
+
+    state: of the run that goes on from here. keep: the name that the file replaced takes.
 
     Raises:
         CheckpointError: the disk does not take it; what lay at `path` before is untouched.
@@ -193,17 +260,31 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         else {
             "image_hash": "phash-256",
             "images": torch.from_numpy(fingerprint.images.copy()),
-            "patient_hash": {"name": "scrypt", **SCRYPT},
-            "salt": fingerprint.salt.hex(),
-            "patients": torch.from_numpy(fingerprint.patients.copy()),
+            **_patients_payload(fingerprint),
         },
-        "tensor_digest": checkpoint.tensor_digest,
+        "tensor_digest": (digest := checkpoint.tensor_digest),
+        "state": None
+        if state is None
+        else {"values": state.values, "tensors": state.tensors, "digest": state.digest(digest)},
     }
     try:
-        with replacing(path) as temporary:
+        with replacing(path, keep=keep) as temporary:
             torch.save(payload, temporary)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
         raise CheckpointError(f"{path} cannot be written: {' '.join(str(error).split())}.") from error
+
+
+def _patients_payload(fingerprint: Fingerprint) -> dict[str, Any]:
+    """How the file holds patients: one salt beside its table, several as two lists.
+
+    A reader that knows one salt only must not check one table and call that all: for it, several are another kind.
+    """
+    tables = [torch.from_numpy(rows.copy()) for rows in fingerprint.patients.values()]
+    salts = [salt.hex() for salt in fingerprint.patients]
+    kind: dict[str, Any] = {"name": "scrypt", **SCRYPT}
+    if len(salts) == 1:
+        return {"patient_hash": kind, "salt": salts[0], "patients": tables[0]}
+    return {"patient_hash": {**kind, "salts": len(salts)}, "salt": salts, "patients": tables}
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -213,7 +294,15 @@ def load_checkpoint(path: Path) -> Checkpoint:
         CheckpointError: with the reason: no such file, a Git LFS pointer, truncated, code or foreign types inside, not
             a drgate checkpoint, a newer format, other classes, tensors missing, misshapen or not finite, damaged.
     """
-    payload = _read(path)
+    return parse_checkpoint(path, read_payload(path))
+
+
+def parse_checkpoint(path: Path, payload: Any) -> Checkpoint:
+    """The checkpoint in what `read_payload` read of `path`; raises CheckpointError as `load_checkpoint` does."""
+    if not isinstance(payload, dict) or payload.get("format") != FORMAT:
+        older = isinstance(payload, dict) and "model_state_dict" in payload
+        what = "a checkpoint in the older training layout" if older else "no drgate checkpoint"
+        raise CheckpointError(f"{path} is {what}; expected a file that drtrain wrote.")
     try:
         return _checked(payload)
     except CheckpointError as error:
@@ -224,7 +313,35 @@ def load_checkpoint(path: Path) -> Checkpoint:
         ) from error
 
 
-def _read(path: Path) -> dict[str, Any]:
+def load_training_state(path: Path) -> tuple[Checkpoint, TrainingState | None]:
+    """A checkpoint and the state of its run, None where it has none; the state is checked against its digest.
+
+    Raises CheckpointError as `load_checkpoint` does, and for a state that is damaged or of other weights.
+    """
+    payload = read_payload(path)
+    checkpoint = parse_checkpoint(path, payload)
+    found = payload.get("state")
+    if found is None:
+        return checkpoint, None
+    try:
+        state = TrainingState(dict(found["values"]), dict(found["tensors"]))
+        whole = state.digest(checkpoint.tensor_digest) == found["digest"]
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise CheckpointError(f"{path}: the training state lacks or garbles a part ({error!r}).") from error
+    if not whole:
+        raise CheckpointError(f"{path}: the training state does not have the digest written with it: it is damaged.")
+    return checkpoint, state
+
+
+def read_payload(path: Path, allowed: Sequence[tuple[Any, str]] = ()) -> Any:
+    """What `torch.save` put into a file: tensors and plain values, never code.
+
+    allowed: what else may be read, and the name under which a file asks for it.
+
+    Raises:
+        CheckpointError: with the reason: no such file, a Git LFS pointer, truncated, damaged, code or foreign types
+            inside.
+    """
     if not path.is_file():
         raise CheckpointError(f"{path} does not exist; expected a checkpoint (*.pth).")
     with path.open("rb") as handle:
@@ -243,7 +360,8 @@ def _read(path: Path) -> dict[str, Any]:
     if packed:  # torch.save never does, and a small file could unfold to any size
         raise CheckpointError(f"{path} is a compressed archive, not a checkpoint that torch.save wrote.")
     try:
-        payload = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(list(allowed)):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path} holds Python objects other than tensors and plain values, which could run code when read; it was"
@@ -252,11 +370,6 @@ def _read(path: Path) -> dict[str, Any]:
     except Exception as error:  # damaged archives come as RuntimeError, EOFError, KeyError, UnicodeDecodeError, ...
         reason = " ".join(str(error).split())[:160]
         raise CheckpointError(f"{path} is damaged and cannot be read ({reason}). Copy it again.") from error
-    if not isinstance(payload, dict) or payload.get("format") != FORMAT:
-        older = isinstance(payload, dict) and "model_state_dict" in payload
-        what = "a checkpoint in the older training layout" if older else "no drgate checkpoint"
-        raise CheckpointError(f"{path} is {what}; expected a file that drtrain wrote.")
-    return payload
 
 
 def _checked(payload: dict[str, Any]) -> Checkpoint:
@@ -299,14 +412,17 @@ def _checked(payload: dict[str, Any]) -> Checkpoint:
         record=record,
         fingerprint=_fingerprint(payload["fingerprint"]),
     )
-    _check_tensors(checkpoint)
+    check_tensors(checkpoint)
     if checkpoint.tensor_digest != payload["tensor_digest"]:
         raise CheckpointError("the weights do not have the digest that was written with them: the file is damaged.")
     return checkpoint
 
 
-def _check_tensors(checkpoint: Checkpoint) -> None:
-    """Names, shapes and finite values; shapes first, so that nothing is done with a tensor of absurd size."""
+def check_tensors(checkpoint: Checkpoint) -> None:
+    """Raise CheckpointError for names, shapes and values that do not fit the architecture.
+
+    Shapes first, so that nothing is done with a tensor of absurd size.
+    """
     config = vision_config(checkpoint.architecture)
     if checkpoint.preprocessing.size != config.image_size:
         raise CheckpointError(
@@ -314,14 +430,19 @@ def _check_tensors(checkpoint: Checkpoint) -> None:
             f" {config.image_size}."
         )
     tower = empty_tower(config)
+    expected_tower = tower.state_dict()
+    required = set(expected_tower)
     with torch.device("meta"):
         head = GradingHead(config.hidden_size, checkpoint.dropout).state_dict()
-        if checkpoint.lora is None:
-            expected_tower = tower.state_dict()
-        else:
-            expected_tower = adapter_tensors(add_lora(tower, r=checkpoint.lora.r, alpha=1))
-    for what, expected, found in (("head", head, checkpoint.head), ("tower", expected_tower, checkpoint.tower)):
-        if missing := sorted(expected.keys() - found.keys()):
+        if checkpoint.lora is not None:
+            adapter = adapter_tensors(add_lora(tower, r=checkpoint.lora.r, alpha=1))
+            expected_tower = {**expected_tower, **adapter}
+            required = set(adapter)
+    for what, expected, wanted, found in (
+        ("head", head, set(head), checkpoint.head),
+        ("tower", expected_tower, required, checkpoint.tower),
+    ):
+        if missing := sorted(wanted - found.keys()):
             raise CheckpointError(f"the {what} lacks the tensors {few(missing)}.")
         if foreign := sorted(found.keys() - expected.keys()):
             raise CheckpointError(f"the {what} holds tensors that belong to no such model: {few(foreign)}.")
@@ -341,12 +462,19 @@ def _check_tensors(checkpoint: Checkpoint) -> None:
 def _fingerprint(payload: dict[str, Any] | None) -> Fingerprint | None:
     if payload is None:
         return None
-    if payload["image_hash"] != "phash-256" or payload["patient_hash"] != {"name": "scrypt", **SCRYPT}:
+    kind = dict(payload["patient_hash"])
+    one = "salts" not in kind
+    salts, tables = ([payload["salt"]], [payload["patients"]]) if one else (payload["salt"], payload["patients"])
+    count = kind.pop("salts", 1)
+    if payload["image_hash"] != "phash-256" or kind != {"name": "scrypt", **SCRYPT}:
         raise CheckpointError("the training fingerprint is of a kind that this drgate does not know.")
+    if not len(salts) == len(set(salts)) == len(tables) == count:
+        raise CheckpointError("the training fingerprint is garbled.")
 
     def rows(tensor: Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
         if tensor.dtype != torch.uint8 or tensor.dim() != 2 or tensor.shape[1] != 32 or not tensor.is_contiguous():
             raise CheckpointError("the training fingerprint is garbled.")
         return tensor.numpy()
 
-    return Fingerprint(rows(payload["images"]), bytes.fromhex(payload["salt"]), rows(payload["patients"]))
+    patients = {bytes.fromhex(salt): rows(table) for salt, table in zip(salts, tables, strict=True)}
+    return Fingerprint(rows(payload["images"]), patients)

@@ -60,6 +60,16 @@ class Grader(Protocol):
         """Of the training set, where the model carries one."""
         ...
 
+    @property
+    def untold(self) -> str:
+        """Why the fingerprint may leave training images out; empty where it does not, or where a certificate tells."""
+        ...
+
+    @property
+    def notes(self) -> list[str]:
+        """What must be read with a verdict on this model, in sentences."""
+        ...
+
     def logits(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
         """Logits (n, 5) in float32 for preprocessed images (n, 3, size, size)."""
         ...
@@ -91,17 +101,31 @@ class CheckpointGrader:
         import torch
 
         from drgate.vision.base import resolve_base
-        from drgate.vision.checkpoint import load_checkpoint
+        from drgate.vision.older import load_any_checkpoint
 
-        self.checkpoint = load_checkpoint(path)
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._model = self.checkpoint.build(None if base is None else resolve_base(base)).to(self._device)
+        resolved = None if base is None else resolve_base(base)
+        self.checkpoint = load_any_checkpoint(path, resolved)
+        own = int(os.environ.get("LOCAL_RANK", "0"))  # under torchrun, a device for each process
+        self._device = torch.device("cuda", own) if torch.cuda.is_available() else torch.device("cpu")
+        self._model = self.checkpoint.build(resolved).to(self._device)
         self.preprocessing = self.checkpoint.preprocessing
         self.files = [path]
         self.tensor_digest = self.checkpoint.tensor_digest
         self.record = self.checkpoint.record
         self.fingerprint = self.checkpoint.fingerprint
-        self.providers = [f"cuda:{torch.cuda.get_device_name()}" if self._device.type == "cuda" else "cpu"]
+        self.untold = self.checkpoint.untold
+        self.providers = [f"cuda:{torch.cuda.get_device_name(self._device)}" if self._device.type == "cuda" else "cpu"]
+
+    @property
+    def notes(self) -> list[str]:
+        lacks = (self.checkpoint.record or {}).get("lacks")
+        found = [str(sentence) for sentence in lacks] if isinstance(lacks, list) else []
+        if own := self.checkpoint.replaced:
+            found.append(
+                f"Under its adapters the model has {len(own)} tensors of its own in the place of those of "
+                f"{self.checkpoint.base.id}."
+            )
+        return found
 
     @property
     def description(self) -> dict[str, Any]:
@@ -156,6 +180,8 @@ class OnnxGrader:
         self._input = inputs[0].name
         self.record = None
         self.fingerprint = None
+        self.untold = ""
+        self.notes: list[str] = []
 
     @property
     def tensor_digest(self) -> str:

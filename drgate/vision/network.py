@@ -123,6 +123,8 @@ class GradingModel(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.classifier = GradingHead(width, dropout)
+        self.replaced: tuple[str, ...] = ()
+        """Tensors of the tower under the adapters that are not the base model's: its checkpoint holds them too."""
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         logits: Tensor = self.classifier(self.backbone(pixel_values=pixel_values).pooler_output)
@@ -152,12 +154,25 @@ def adapter_tensors(backbone: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def fill_adapter(backbone: LoraModel, tensors: dict[str, Tensor]) -> None:
-    """Copy tensors named as in `adapter_tensors` into the adapter; names and shapes have been checked."""
-    own = adapter_tensors(backbone)
+def tower_tensors(backbone: nn.Module) -> dict[str, Tensor]:
+    """The vision tower's own tensors under its own names, whether adapters sit on it or not."""
+    return {
+        name.removeprefix("model.").replace(".base_layer.", "."): tensor.detach()
+        for name, tensor in backbone.state_dict().items()
+        if ".lora_" not in name
+    }
+
+
+def fill_adapter(backbone: LoraModel, tensors: dict[str, Tensor]) -> tuple[str, ...]:
+    """Copy tensors named as in `adapter_tensors` or `tower_tensors` to their places; all have been checked.
+
+    Returns the names of the latter: what `GradingModel.replaced` says.
+    """
+    adapter, tower = adapter_tensors(backbone), tower_tensors(backbone)
     with torch.no_grad():
         for name, tensor in tensors.items():
-            own[name].copy_(tensor)
+            (adapter if name in adapter else tower)[name].copy_(tensor)
+    return tuple(sorted(tensors.keys() - adapter.keys()))
 
 
 def merge_lora(model: GradingModel) -> GradingModel:

@@ -1,0 +1,147 @@
+"""A run killed with SIGKILL at random moments and resumed each time, against the same run left alone.
+
+    python -m benchmarks kills                  # 25 kills on the embedded base
+    python -m benchmarks kills --kills 5 --base FOLDER
+
+What is compared, bit for bit: weights, optimizer state, chosen epoch, and every figure of the history. The state is
+written after each step, so that many kills fall into the writing of a checkpoint; how many did is counted. Processes
+are forked from one that has imported everything, as a start takes longer than such a run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import random
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from drgate.synthetic import write_dataset
+from drgate.vision.checkpoint import load_checkpoint, load_training_state
+from trainer.config import TrainingConfig
+from trainer.run import train
+
+PATIENTS = [6] * 5
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks kills", description=__doc__.split("\n")[0])
+    parser.add_argument("--kills", type=int, default=25)
+    parser.add_argument("--base", default="embedded")
+    parser.add_argument("--data", help="data set to train on (default: a small synthetic one)")
+    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args(argv)
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as name:
+        place = Path(name)
+        data = Path(options.data) if options.data else place / "data"
+        if not options.data:
+            write_dataset(
+                data, seed=0, train_patients=PATIENTS, val_patients=[2] * 5, test_patients=[1] * 5,
+                progress=lambda done, total: None,
+            )  # fmt: skip
+        settings: dict[str, Any] = {
+            "dataset": str(data), "base": options.base, "learning_rate": 1e-3, "batch_size": 5, "dropout": 0.3,
+            "gradient_accumulation_steps": 2, "num_epochs": options.epochs, "warmup_epochs": 1, "num_workers": 0,
+            "cache_dir": str(place / "cache"), "save_minutes": 0,
+        }  # fmt: skip
+        alone, killed = place / "alone" / "run", place / "killed" / "run"
+        began = time.monotonic()
+        _ended(settings | {"output_dir": str(alone)}, resume=False, kill_after=None)
+        seconds = time.monotonic() - began
+        print(f"Left alone: {seconds:.1f} s.", flush=True)
+        draw = random.Random(options.seed)
+        writing = 0
+        for number in range(options.kills):
+            # Half of them at any moment, the others as soon as a checkpoint is seen to be written.
+            after = draw.uniform(0.05, max(0.5, 2 * seconds / options.kills))
+            settings_here = settings | {"output_dir": str(killed)}
+            ended, in_writing = _ended(
+                settings_here, resume=(killed / "last.pth").exists() or (killed / "previous.pth").exists(),
+                kill_after=after, at_writing=number % 2 == 1,
+            )  # fmt: skip
+            writing += in_writing
+            if ended:
+                print(f"The run came to its end after {number} kills; it is only looked at from here on.")
+                break
+            if not (killed / "last.pth").exists() and not (killed / "previous.pth").exists():
+                for left in killed.glob("*"):
+                    left.unlink()
+        ended, _ = _ended(settings | {"output_dir": str(killed)}, resume=True, kill_after=None)
+        print(f"{number + 1} kills, {writing} of them while a checkpoint was written.")
+        differences = _differences(alone, killed)
+        for difference in differences:
+            print(f"DIFFERENT: {difference}", file=sys.stderr)
+        if not differences:
+            print("Weights, optimizer state, chosen epoch and history are the same, bit for bit.")
+        return 1 if differences or not ended else 0
+
+
+def _ended(
+    settings: dict[str, Any], *, resume: bool, kill_after: float | None, at_writing: bool = False
+) -> tuple[bool, bool]:
+    """Run in a child; whether it came to its end, and whether the kill fell into the writing of a checkpoint."""
+    process = multiprocessing.get_context("fork").Process(target=_train, args=(settings, resume))
+    process.start()
+    folder = Path(settings["output_dir"])
+    if kill_after is None:
+        process.join()
+        if process.exitcode:
+            raise SystemExit(f"The run ended with exit code {process.exitcode}.")
+        return True, False
+    deadline = time.monotonic() + kill_after
+    while process.is_alive() and time.monotonic() < deadline:
+        time.sleep(0.001)
+    while at_writing and process.is_alive() and time.monotonic() < deadline + 5 and not _writing(folder):
+        pass
+    if not process.is_alive():
+        process.join()
+        return process.exitcode == 0, False
+    os.kill(process.pid or 0, signal.SIGKILL)
+    process.join()
+    return False, _writing(folder)
+
+
+def _writing(folder: Path) -> bool:
+    """Whether a checkpoint lies there half-written, or between its two names."""
+    try:
+        names = os.listdir(folder)
+    except FileNotFoundError:
+        return False
+    return any(name.endswith(".tmp") for name in names)
+
+
+def _train(settings: dict[str, Any], resume: bool) -> None:
+    train(TrainingConfig(**settings), resume=resume, again="to be killed", quiet=True)
+
+
+def _differences(one: Path, other: Path) -> list[str]:
+    found = []
+    (first, state), (second, again) = (load_training_state(folder / "last.pth") for folder in (one, other))
+    assert state is not None and again is not None
+    if first.tensor_digest != second.tensor_digest:
+        found.append("the last weights")
+    if state.digest("") != again.digest(""):
+        found.append("the optimizer's state")
+    best, best_again = (load_checkpoint(folder / "best_model.pth") for folder in (one, other))
+    if best.tensor_digest != best_again.tensor_digest or best.epoch != best_again.epoch:
+        found.append("the best model")
+    histories = [
+        [{key: value for key, value in entry.items() if key not in ("seconds", "usd")} for entry in record["history"]]
+        for record in ((first.record or {}), (second.record or {}))
+    ]
+    if histories[0] != histories[1]:
+        found.append("the history")
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

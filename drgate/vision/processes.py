@@ -1,0 +1,98 @@
+"""The processes of one run: alone, or those that torchrun or `accelerate launch` started, one a device.
+
+    with processes() as group:
+        group.rank, group.size, group.device
+        everything = group.gather(mine)             # on every process, in order of rank
+
+Only process 0 writes files and speaks. What all must agree on (when to stop, when to save) goes through `any_of`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from drgate.errors import DrgateError
+
+
+@dataclass(frozen=True, slots=True)
+class Processes:
+    """This process among those of the run."""
+
+    rank: int
+    local_rank: int
+    """Among those of this machine."""
+    size: int
+    device: torch.device
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the one that writes and speaks."""
+        return self.rank == 0
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every process's value, by rank."""
+        if self.size == 1:
+            return [value]
+        found: list[Any] = [None] * self.size
+        dist.all_gather_object(found, value)
+        return found
+
+    def share(self, value: Any) -> Any:
+        """Process 0's value, on all."""
+        if self.size == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, src=0)
+        return box[0]
+
+    def any_of(self, flags: Sequence[bool]) -> list[bool]:
+        """For each flag whether a process raised it; the same answer on all."""
+        if self.size == 1:
+            return list(flags)
+        raised = torch.tensor([float(flag) for flag in flags], device=self.device)
+        dist.all_reduce(raised, dist.ReduceOp.MAX)
+        return [bool(flag) for flag in raised.tolist()]
+
+    def wait(self) -> None:
+        """Until all processes are here."""
+        if self.size > 1:
+            dist.barrier()
+
+
+@contextlib.contextmanager
+def processes() -> Iterator[Processes]:
+    """This process's place, read from the environment that torchrun sets; the group is left at the end.
+
+    Raises DrgateError where the environment says that there are several and they do not find each other.
+    """
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    device = torch.device("cuda", local) if torch.cuda.is_available() else torch.device("cpu")
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    if size == 1:
+        yield Processes(0, 0, 1, device)
+        return
+    try:
+        dist.init_process_group(
+            "nccl" if device.type == "cuda" else "gloo",
+            # the first process decodes a whole data set while the others wait
+            timeout=datetime.timedelta(hours=12),
+        )
+    except (ValueError, RuntimeError) as problem:  # torch's DistError is a RuntimeError
+        raise DrgateError(
+            f"The {size} processes of this run did not find each other ({' '.join(str(problem).split())[:160]}); start"
+            " them with torchrun."
+        ) from problem
+    try:
+        yield Processes(dist.get_rank(), local, size, device)
+    finally:
+        dist.destroy_process_group()

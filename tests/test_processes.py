@@ -1,0 +1,94 @@
+"""Several processes under torchrun (gloo, on loopback): the same run, and the same predictions, as one process."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+
+from drgate.predictions import load_predictions
+from drgate.record import read_record
+from drgate.vision.checkpoint import load_checkpoint, save_checkpoint
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """A base model and a data set of 33 training and 27 validation images: neither divides by two."""
+    folder = tmp_path_factory.mktemp("several")
+    tiny.write_base(folder / "tower")
+    tiny.write_eyes(folder / "eyes", train=7, val=5, test=3)
+    table = (folder / "eyes" / "labels.csv").read_text().splitlines()
+    left_out = ("train-0-0,", "train-4-6,", "val-2-1,", "val-0-0,", "test-1-1,", "test-3-0,")
+    kept = [line for line in table if not any(name in line for name in left_out)]
+    (folder / "eyes" / "labels.csv").write_text("\n".join(kept) + "\n")
+    return folder
+
+
+def started(arguments: list[str], processes: int) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    launcher = [
+        "-m", "torch.distributed.run", "--nproc_per_node", str(processes), "--master_addr", "127.0.0.1",
+        "--master_port", str(port),
+    ] if processes > 1 else []  # fmt: skip
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "DRGATE_CACHE": "none"}
+    command = [sys.executable, *launcher, "-m", *arguments]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment, check=False)
+    assert ended.returncode == 0, ended.stderr[-3000:]
+
+
+def trained(place: Path, name: str, processes: int, **changes: Any) -> dict[str, Any]:
+    settings = {
+        "dataset": place / "eyes", "base": place / "tower", "learning_rate": 3e-3, "batch_size": 8 // processes,
+        "gradient_accumulation_steps": 1, "num_epochs": 2, "dropout": 0, "num_workers": 0, "scheduler": "none",
+        "output_dir": place / name / "run", "class_weight_pdr": 6,
+    } | changes  # fmt: skip
+    started(["trainer", *(str(word) for key, value in settings.items() for word in (f"--{key}", value))], processes)
+    return read_record(place / name / "run" / "record.jsonl")
+
+
+@pytest.fixture(scope="module")
+def alone(place) -> dict[str, Any]:
+    return trained(place, "one", 1)
+
+
+class TestTraining:
+    @pytest.mark.parametrize("changes", [{}, {"distributed": "fsdp"}], ids=["ddp", "fsdp"])
+    def test_two_processes_give_the_loss_curve_of_one(self, place, alone, changes):
+        """At the same global batch, with augmentation, a weighted loss, and a last step that does not divide."""
+        name = changes.get("distributed", "ddp")
+        two = trained(place, name, 2, **changes)
+        assert two["training_set"]["n"] == 33
+        assert two["processes"] == {"n": 2, "global_batch": 8}
+        assert len(two["history"]) == len(alone["history"])
+        for here, there in zip(two["history"], alone["history"], strict=True):
+            assert here["train_loss"] == pytest.approx(there["train_loss"], rel=1e-4)
+            assert here["val_loss"] == pytest.approx(there["val_loss"], rel=1e-3)
+            assert here["n_val"] == there["n_val"] == 23
+            assert here["val_accuracy"] == pytest.approx(there["val_accuracy"], abs=1.01 / 23)
+        for file in ("last.pth", "best_model.pth"):
+            load_checkpoint(place / name / "run" / file).build()
+
+
+class TestScoring:
+    def test_two_processes_give_the_predictions_of_one(self, place):
+        """13 images over two processes: seven and six; the same table, with the same digest."""
+        from drgate.vision.base import resolve_base
+
+        base = resolve_base(str(place / "tower"))
+        save_checkpoint(place / "model.pth", tiny.checkpoint_of(tiny.random_model(base), base))
+        tables = []
+        for processes in (1, 2):
+            out = place / f"scored-{processes}.parquet"
+            words = ["drgate", "score", place / "model.pth", "--data", place / "eyes", "--split", "test", "--out", out]
+            started([str(word) for word in words], processes)
+            tables.append(load_predictions(out))
+        assert len(tables[1].table) == 13
+        assert tables[0].digest == tables[1].digest

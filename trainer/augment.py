@@ -1,0 +1,218 @@
+"""Fundus photographs as another camera might have taken them: turned, nearer, brighter, a little out of focus.
+
+For training alone; what is validated, tested or scored never passes here. Each image is changed by numbers that follow
+from (seed, epoch, image) and nothing else: not from the batch it lies in, the process, or what was drawn before. A run
+that goes on in the middle of an epoch, or on another number of GPUs, sees the same pictures.
+
+    pixels = torch.from_numpy(images.pixels[positions])                    # uint8 (n, size, size, 3)
+    batch = augment(pixels, augmentation="fundus", seed=0, epoch=3, images=positions)   # float32 (n, 3, size, size)
+
+Nothing here can make a lesion or remove one, so that the grade stays true. Hence no elastic warp, no erased patches,
+no noise, no turn of hue; and the bounds below, which tests hold against drawn lesions of the smallest size.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+Augmentation = Literal["none", "fundus"]
+
+ZOOM: Final = 1.08
+"""The retina appears at most this much larger or smaller. Fields of view differ by far more between cameras, but what
+leaves the frame is gone: with the shift, at most 6 % of the disc."""
+
+SHIFT: Final = 0.02
+"""Largest shift along each axis; unit: side of the image. The preprocessing centres the field of view to about this."""
+
+BRIGHTNESS: Final = (0.80, 1.15)
+"""Factor of all channels. Upwards little: what is clipped to white, as the disc and exudates soon are, loses shape."""
+
+CHANNEL: Final = 0.08
+"""Each channel's factor is within 1 +- this: flashes and filters differ. Red stays above green and green above blue
+wherever they were by more than these factors' ratio, 1.17, so that blood stays red and exudates stay yellow."""
+
+TONE: Final = 0.2
+"""Strength of the curve x + t x (1 - x): at the level of the retina like a gamma of 0.88 to 1.13, but made of products,
+which come out the same everywhere. 0 and 1 stay, so that nothing is clipped."""
+
+CONTRAST: Final = 0.6
+"""Strength of the curve x + c x (1 - x) (x - 0.35): the slope at the level of the retina changes by at most 14 %."""
+
+PIVOT: Final = 0.35
+"""The level that contrast leaves alone: about the mean of the lit retina over channels; unit: white."""
+
+BLUR: Final = 1 / 900
+"""Largest standard deviation of the blur; unit: side of the image. Half a pixel of 448, where the smallest
+microaneurysms that a grader sees measure about 4 pixels."""
+
+BLURRED: Final = 0.5
+"""Share of images that are blurred; the others stay as sharp as they came."""
+
+_STREAM: Final = 2
+"""Keeps the draws of this module apart from those of `trainer.sampling` under the same seed."""
+
+_AT_ONCE: Final = 1 << 18
+"""Pixels that a CPU works on at a time, so that they stay in its cache: a third of the time of 24 images of 448."""
+
+_FIELDS: Final = 13
+"""Numbers drawn for one image."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Changes:
+    """What is done to each of n images, as float32 on the CPU."""
+
+    affine: Tensor
+    """(n, 2, 3): from a place (x, y, 1) in the result to its place in the original; unit: half the side, from the
+    centre. Flip, turn, zoom and shift in one, so that pixels are resampled once."""
+    gain: Tensor
+    """(n, 3): factors of red, green, blue."""
+    tone: Tensor
+    """(n,)"""
+    contrast: Tensor
+    """(n,)"""
+    blur: Tensor
+    """(n,): standard deviation; unit: side of the image; 0 for none."""
+
+
+def draw_changes(
+    *, seed: int, epoch: int, images: Sequence[int] | NDArray[np.int64], repeats: Sequence[int] | NDArray[np.int64]
+) -> Changes:
+    """The changes of each image: a function of seed, epoch, the image's number and its repeat in the epoch.
+
+    The angle is any: the field of view is a disc on black, ICDR counts lesions in quadrants whatever their direction,
+    and a mirrored right eye is a left eye.
+    """
+    keys = zip(images, repeats, strict=True)
+    drawn = np.array([_numbers(seed, epoch, int(image), int(repeat)) for image, repeat in keys]).reshape(-1, _FIELDS)
+    flip, angle, zoom, across, down, brightness, red, green, blue, tone, contrast, blurred, blur = drawn.T
+    angle = 2 * np.pi * angle
+    mirror = np.where(flip < 0.5, -1.0, 1.0)  # with any angle, this is both flips
+    scale = ZOOM ** _within(zoom, 1.0)
+    cos, sin = np.cos(angle) / scale, np.sin(angle) / scale
+    rows = [[mirror * cos, mirror * sin, _within(across, 2 * SHIFT)], [-sin, cos, _within(down, 2 * SHIFT)]]
+    light = BRIGHTNESS[0] + (BRIGHTNESS[1] - BRIGHTNESS[0]) * brightness
+    gain = light[:, None] * (1 + _within(np.stack([red, green, blue], axis=1), CHANNEL))
+    return Changes(
+        affine=_tensor(np.array(rows).transpose(2, 0, 1)),
+        gain=_tensor(gain),
+        tone=_tensor(_within(tone, TONE)),
+        contrast=_tensor(_within(contrast, CONTRAST)),
+        blur=_tensor(np.where(blurred < BLURRED, BLUR * blur, 0.0)),
+    )
+
+
+def augment(
+    pixels: Tensor,
+    *,
+    augmentation: Augmentation,
+    seed: int,
+    epoch: int,
+    images: Sequence[int] | NDArray[np.int64],
+    repeats: Sequence[int] | NDArray[np.int64] | None = None,
+) -> Tensor:
+    """Network input (n, 3, size, size), float32 in [-1, 1], on the device of `pixels`.
+
+    pixels: (n, size, size, 3) of 0 to 255, uint8 or floating-point. none: scaled only, to the same values as
+    `drgate.vision.images.scaled`. fundus: changed first; black stays exactly -1, and so is what comes into view from
+    outside of the image. images: the number of each image in its data set. repeats: how often it was shown in this
+    epoch before (`trainer.sampling.repeats`), so that an image that balanced sampling repeats looks different each
+    time; by default 0.
+
+    On a CPU an image comes out the same to the last bit in any batch and with any number of threads; on another device
+    the same numbers are drawn, and pictures agree to rounding.
+
+    Raises ValueError when `images` or `repeats` do not fit `pixels`, or for another augmentation.
+    """
+    if augmentation not in ("none", "fundus"):
+        raise ValueError(f"augmentation is {augmentation!r}; expected none or fundus")
+    if augmentation == "none" or not len(pixels):
+        return _levels(pixels, 127.5).sub_(1)
+    changes = draw_changes(
+        seed=seed, epoch=epoch, images=images, repeats=np.zeros(len(images), dtype=int) if repeats is None else repeats
+    )
+    if len(images) != len(pixels):
+        raise ValueError(f"{len(pixels)} images were given with the numbers of {len(images)}")
+    if pixels.device.type != "cpu":
+        return _changed(pixels, changes)
+    few = max(1, _AT_ONCE // pixels.shape[1] ** 2)
+    parts = [slice(start, start + few) for start in range(0, len(pixels), few)]
+    return torch.cat([_changed(pixels[part], _part(changes, part)) for part in parts])
+
+
+def _numbers(seed: int, epoch: int, image: int, repeat: int) -> NDArray[np.float64]:
+    """Uniform in [0, 1): the counter-based generator gives each image a stream of its own, without any state."""
+    philox = np.random.Philox(key=[seed, _STREAM], counter=[0, repeat, epoch, image])
+    return np.random.Generator(philox).random(_FIELDS)
+
+
+def _within(uniform: NDArray[np.float64], bound: float) -> NDArray[np.float64]:
+    """From [0, 1) to [-bound, bound)."""
+    return (2 * uniform - 1) * bound
+
+
+def _tensor(values: NDArray[np.float64]) -> Tensor:
+    return torch.from_numpy(values.astype(np.float32))
+
+
+def _part(changes: Changes, which: slice) -> Changes:
+    return Changes(
+        changes.affine[which], changes.gain[which], changes.tone[which], changes.contrast[which], changes.blur[which]
+    )
+
+
+def _levels(pixels: Tensor, white: float) -> Tensor:
+    return pixels.movedim(-1, 1).to(torch.float32, memory_format=torch.contiguous_format) * (1 / white)
+
+
+def _changed(pixels: Tensor, changes: Changes) -> Tensor:
+    """Only additions and multiplications of single values, so that no result depends on how the work is cut up."""
+    levels = _levels(pixels, 255)
+    levels = _resampled(levels, changes.affine.to(levels.device, non_blocking=True))
+    _blur(levels, changes.blur)
+    gain, tone, contrast = (
+        values.reshape(len(levels), -1, 1, 1).to(levels.device, non_blocking=True)
+        for values in (changes.gain, changes.tone, changes.contrast)
+    )
+    levels.mul_(gain).clamp_(0, 1)
+    curve = (levels - PIVOT).mul_(contrast).add_(tone).mul_(1 - levels).add_(1)
+    return levels.mul_(curve).mul_(2).sub_(1)
+
+
+def _resampled(levels: Tensor, affine: Tensor) -> Tensor:
+    """Bilinear: it takes at most a quarter from the contrast of a spot of two pixels, and never overshoots."""
+    size = levels.shape[-1]
+    places = (torch.arange(size, dtype=torch.float32, device=levels.device) * 2 + 1) / size - 1
+    by_x, by_y, shift = affine[..., None].unbind(2)  # (n, 2, 1) each
+    along, down = by_x * places, by_y * places + shift
+    grid = torch.empty(len(levels), size, size, 2, device=levels.device)
+    for axis in (0, 1):
+        torch.add(along[:, axis, None, :], down[:, axis, :, None], out=grid[..., axis])
+    return functional.grid_sample(levels, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+
+def _blur(levels: Tensor, blur: Tensor) -> None:
+    """Gaussian of a standard deviation below a pixel or two: steps of the diffusion equation, in place."""
+    size = levels.shape[-1]
+    chosen = torch.nonzero(blur)[:, 0]
+    if not len(chosen):
+        return
+    steps = math.ceil(2 * (BLUR * size) ** 2)  # each of a variance up to half a pixel squared, where it is stable
+    weight = ((blur[chosen] * size) ** 2 / (2 * steps)).reshape(-1, 1, 1, 1).to(levels.device)
+    places = chosen.to(levels.device)
+    soft = levels[places]
+    for _ in range(steps):
+        for axis in (-1, -2):
+            flow = soft.diff(dim=axis).mul_(weight)
+            soft.narrow(axis, 0, size - 1).add_(flow)
+            soft.narrow(axis, 1, size - 1).sub_(flow)
+    levels[places] = soft

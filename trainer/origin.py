@@ -1,0 +1,196 @@
+"""Where a run starts from: the base model, the weights of a checkpoint, or the whole state of one.
+
+origin = find_origin(config, base)                  # --resume_from_checkpoint, --init_from, or neither
+origin = resumed(Path("runs/first"), base)          # --resume: last.pth, or the one before where it is damaged
+model = origin.build(config, base)
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import torch
+
+from drgate.errors import CheckpointError, TrainingError, UsageError
+from drgate.files import sha256_file
+from drgate.vision.base import Base
+from drgate.vision.checkpoint import Checkpoint, TrainingState, load_training_state
+from drgate.vision.network import GradingModel, add_lora, architecture, merge_lora
+from drgate.vision.older import load_any_checkpoint
+from trainer.config import TrainingConfig
+from trainer.fetch import fetch
+
+LAST: Final = "last.pth"
+PREVIOUS: Final = "previous.pth"
+BEST: Final = "best_model.pth"
+
+How = Literal["base", "init_from", "resume_from_checkpoint", "resume"]
+
+
+class OlderStateWarning(UserWarning):
+    """The newest state of a run is damaged and the one before is used."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Origin:
+    """What a run starts from.
+
+    how: "base" where there is no checkpoint. source: as it was named. sha256: of the file. epochs: complete ones before
+    the first of this run. inherited: evaluations of these epochs, as far as they are told. restored: what of the
+    checkpoint is taken, and what starts anew, in a sentence.
+    """
+
+    how: How
+    source: str = ""
+    sha256: str = ""
+    checkpoint: Checkpoint | None = field(default=None, repr=False)
+    state: TrainingState | None = field(default=None, repr=False)
+    epochs: int = 0
+    inherited: tuple[Mapping[str, Any], ...] = field(default=(), repr=False)
+    restored: str = "nothing: it starts from the base model"
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the checkpoint lacks, in sentences."""
+        record = self.checkpoint.record if self.checkpoint is not None else None
+        return tuple((record or {}).get("lacks", ()))
+
+    def build(self, config: TrainingConfig, base: Base) -> GradingModel:
+        """The network before the first step of this run.
+
+        Raises UsageError where the checkpoint's adapters are not those that the parameters ask for.
+        """
+        if self.checkpoint is None:
+            tower = base.load()
+            backbone = add_lora(tower, r=config.lora_r, alpha=config.lora_alpha) if config.use_lora == "yes" else tower
+            return GradingModel(backbone, architecture(base.config)["hidden_size"], config.dropout)
+        self._refuse_other_network(config, base)
+        model = self.checkpoint.build(base)
+        if config.use_lora == "no" and self.checkpoint.lora is not None:
+            model = merge_lora(model).requires_grad_(True)  # the adapters are part of the tower from here on
+        for module in model.modules():
+            if isinstance(module, torch.nn.Dropout) and module in model.classifier.classifier:
+                module.p = config.dropout
+        return model
+
+    def _refuse_other_network(self, config: TrainingConfig, base: Base) -> None:
+        assert self.checkpoint is not None
+        checkpoint = self.checkpoint
+        if checkpoint.architecture != architecture(base.config):
+            raise UsageError(
+                f"{self.source} is of another architecture than the base model {base.id}: give with --base the one that"
+                " it was trained on."
+            )
+        if config.use_lora == "no":
+            if checkpoint.lora is not None and self.how != "init_from":
+                raise UsageError(
+                    f"{self.source} has LoRA adapters, and --use_lora no trains the whole tower, whose optimizer it does"
+                    " not know; start from its weights with --init_from."
+                )
+            return
+        if checkpoint.lora is None:
+            raise UsageError(f"{self.source} is a whole tower without adapters; go on with --use_lora no.")
+        if checkpoint.base.digest != base.digest:
+            raise UsageError(
+                f"{self.source} has adapters for another base model than {base.id}; give the one that they were trained"
+                " on with --base."
+            )
+        if (checkpoint.lora.r, checkpoint.lora.alpha) != (config.lora_r, config.lora_alpha):
+            raise UsageError(
+                f"{self.source} has adapters of rank {checkpoint.lora.r} and alpha {checkpoint.lora.alpha:g}; give"
+                f" --lora_r {checkpoint.lora.r} --lora_alpha {checkpoint.lora.alpha:g}."
+            )
+
+    def as_record(self) -> dict[str, Any] | None:
+        """What the record says of it; None for a run that starts from the base model."""
+        if self.checkpoint is None:
+            return None
+        record = self.checkpoint.record or {}
+        return {
+            "how": self.how,
+            "source": self.source,
+            "sha256": self.sha256,
+            "tensor_digest": self.checkpoint.tensor_digest,
+            "epoch": self.checkpoint.epoch,
+            "attempt": record.get("experiment_name"),
+            "restored": self.restored,
+            "parent": record.get("parent"),
+        }
+
+    def parameters(self) -> Mapping[str, Any]:
+        """Those that the checkpoint's run had; empty where they are not known."""
+        if self.checkpoint is None:
+            return {}
+        record = self.checkpoint.record or {}
+        return dict(record.get("parameters") or self.checkpoint.training_config)
+
+
+def find_origin(config: TrainingConfig, base: Base) -> Origin:
+    """The origin that the parameters name.
+
+    Raises CheckpointError or DrgateError: no such file, not a checkpoint, not to be had from where it lies; UsageError:
+    a state is asked of a checkpoint that has none.
+    """
+    named = config.resume_from_checkpoint or config.init_from
+    if named is None:
+        return Origin("base")
+    how: How = "init_from" if config.init_from else "resume_from_checkpoint"
+    file = fetch(named)
+    digest = sha256_file(file) if file.is_file() else ""
+    checkpoint = load_any_checkpoint(file, base, alpha=config.lora_alpha)
+    record = checkpoint.record or {}
+    if how == "init_from":
+        return Origin(how, named, digest, checkpoint, restored="its weights alone; epochs count from 1")
+    if "lacks" in record:
+        return Origin(
+            how, named, digest, checkpoint, None, checkpoint.epoch, tuple(record.get("history", ())),
+            "weights, epoch and history of a checkpoint in the older layout; the optimizer starts anew",
+        )  # fmt: skip
+    _, state = load_training_state(file)
+    if state is None:
+        raise UsageError(
+            f"{named} holds weights and no training state (optimizer, epoch in progress): go on from {LAST} of its run,"
+            " or start from its weights with --init_from."
+        )
+    return _from_state(how, named, digest, checkpoint, state)
+
+
+def resumed(folder: Path, base: Base | None = None) -> Origin:
+    """The newest whole state in a run's folder.
+
+    Raises TrainingError where there is none. A damaged newest one is passed over with an `OlderStateWarning`.
+    """
+    trouble = []
+    for name in (LAST, PREVIOUS):
+        file = folder / name
+        if not file.is_file():
+            continue
+        try:
+            checkpoint, state = load_training_state(file)
+        except CheckpointError as problem:
+            trouble.append(str(problem))
+            continue
+        if state is None:
+            trouble.append(f"{file} holds no training state.")
+            continue
+        for sentence in trouble:
+            warnings.warn(f"{sentence} The one before it, {name}, is used.", OlderStateWarning, stacklevel=2)
+        return _from_state("resume", file.as_posix(), sha256_file(file), checkpoint, state)
+    reason = " ".join(trouble) or f"it holds neither {LAST} nor {PREVIOUS}."
+    raise TrainingError(f"{folder} holds no state that a run could go on from: {reason}")
+
+
+def _from_state(how: How, source: str, digest: str, checkpoint: Checkpoint, state: TrainingState) -> Origin:
+    record = checkpoint.record or {}
+    values = state.values
+    inherited: Sequence[Mapping[str, Any]] = values["inherited"]
+    if how == "resume_from_checkpoint":
+        inherited = [*inherited, *record.get("history", [])]
+    return Origin(
+        how, source, digest, checkpoint, state, values["epoch"], tuple(inherited),
+        "its whole state: weights, optimizer, schedule, order of images, history",
+    )  # fmt: skip

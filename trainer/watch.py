@@ -1,0 +1,254 @@
+"""When a run is over, which epoch is its best, and what is said of each: rules over the history, without state.
+
+    standing(history, config).best               # Best(epoch=14, accuracy=0.812)
+    ruling(history, config, spend)               # Stop("patience", ...) or None
+
+A history is a list of evaluations as they stand in the record. Everything follows from it, so a resumed run judges as
+the run that was never interrupted.
+"""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+from drgate.errors import UsageError
+from drgate.scale import GRADES
+from trainer.config import TrainingConfig
+
+EVALUATIONS_AFTER_BEST: Final = 5
+"""A history that ends at its best proves nothing about stability (docs/decisions/0003)."""
+
+History = Sequence[Mapping[str, Any]]
+
+_COMPARISONS: Final[dict[str, Callable[[float, float], bool]]] = {
+    ">=": operator.ge, ">": operator.gt, "<=": operator.le, "<": operator.lt,
+}  # fmt: skip
+_DECISION: Final = re.compile(r"\s*epoch\s+(\d+)\s*:\s*([\w:]+)\s*(>=|<=|>|<)\s*([0-9.eE+-]+)\s*(%?)\s*")
+_PLAIN: Final = ("val_accuracy", "val_loss", "train_loss", "best_val_accuracy")
+
+
+@dataclass(frozen=True, slots=True)
+class Best:
+    """An evaluation that none before it equals."""
+
+    epoch: int
+    accuracy: float
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where a run stands after its last evaluation.
+
+    best: among the epochs of this run that may be chosen; None before the first.
+    reference: the best so far wherever it was reached, also before this run went on from a checkpoint.
+    since: evaluations since the reference was last beaten by more than `min_delta`. since_best: since `best`.
+    """
+
+    best: Best | None
+    reference: Best | None
+    since: int
+    since_best: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Why a run ends.
+
+    rule: `epochs`, `patience`, `decision`, `regression`, `budget`, `project_budget`. reason: a sentence. status: as in
+    the record.
+    """
+
+    rule: str
+    reason: str
+    status: Literal["finished", "stopped"]
+
+
+def exit_code(rule: str | None) -> int:
+    """Of a run that a rule ended: 0 it came to its end; 1 it missed what was asked of it; 3 the money ended first."""
+    return {"decision": 1, "regression": 1, "budget": 3, "project_budget": 3}.get(rule or "", 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What must hold at the first evaluation at or after an epoch."""
+
+    text: str
+    epoch: int
+    metric: str
+    comparator: str
+    threshold: float
+
+    def met(self, value: float) -> bool:
+        return _COMPARISONS[self.comparator](value, self.threshold)
+
+
+def parse_decision(text: str) -> Decision:
+    """The decision point in words such as "epoch 20: val_accuracy > 0.82" or "epoch 5: sensitivity:pdr >= 50%".
+
+    Raises UsageError for anything else.
+    """
+    found = _DECISION.fullmatch(text)
+    kind, _, grade = found[2].partition(":") if found else ("", "", "")
+    known = (kind in _PLAIN and not grade) or (kind in ("sensitivity", "specificity") and grade in GRADES)
+    try:
+        threshold = float(found[4]) if found else 0.0
+    except ValueError:
+        known, threshold = False, 0.0
+    if found is None or not known or int(found[1]) < 1:
+        raise UsageError(
+            f"--decide {text!r} is no decision point; write for example --decide 'epoch 20: val_accuracy > 0.82', with"
+            f" one of {', '.join(_PLAIN)}, sensitivity:GRADE, specificity:GRADE (GRADE one of {', '.join(GRADES)})."
+        )
+    return Decision(text, int(found[1]), found[2], found[3], threshold / 100 if found[5] else threshold)
+
+
+def selectable(epoch: int, config: TrainingConfig) -> bool:
+    """Whether an epoch may be the best: not too early, and not one that only watches."""
+    return config.select_from_epoch <= epoch <= config.num_epochs
+
+
+def standing(history: History, config: TrainingConfig, inherited: History = ()) -> Standing:
+    """Where the run stands. inherited: evaluations before the checkpoint that the run went on from, oldest first."""
+    best: Best | None = None
+    reference: Best | None = None
+    counted = -1.0
+    since = since_best = 0
+    for entry in inherited:
+        accuracy = entry["val_accuracy"]
+        if reference is None or accuracy > reference.accuracy:
+            reference = Best(entry["epoch"], accuracy)
+        counted = max(counted, accuracy)
+    for entry in history:
+        accuracy, chosen = entry["val_accuracy"], entry["selectable"]
+        since, since_best = since + 1, since_best + 1
+        if chosen and (best is None or accuracy > best.accuracy):
+            best, since_best = Best(entry["epoch"], accuracy), 0
+        if chosen and (reference is None or accuracy > reference.accuracy):
+            reference = Best(entry["epoch"], accuracy)
+        if chosen and accuracy > counted + (config.min_delta if counted >= 0 else 0.0):
+            counted, since = accuracy, 0
+        if entry["epoch"] < config.select_from_epoch:
+            since = since_best = 0
+    return Standing(best, reference, since, since_best)
+
+
+def ruling(history: History, config: TrainingConfig, inherited: History = ()) -> Stop | None:
+    """What ends the run after its last evaluation, the gravest first; None where it goes on.
+
+    The money is `overspent`'s.
+    """
+    entry = history[-1]
+    epoch, accuracy = entry["epoch"], entry["val_accuracy"]
+    now = standing(history, config, inherited)
+    earlier = history[-2]["epoch"] if len(history) > 1 else 0
+    watched = epoch > config.num_epochs  # what is only watched for stability is not judged any more
+    for decision in map(parse_decision, config.decide):
+        if not watched and earlier < decision.epoch <= epoch:
+            value = _value(decision.metric, entry, now)
+            if value is None or not decision.met(value):
+                stood = "had no case to measure it by" if value is None else f"stood at {value:.4g}"
+                return Stop(
+                    "decision", f"Decision point {decision.text!r} was not met: epoch {epoch} {stood}.", "stopped"
+                )
+    before = standing(history[:-1], config, inherited).reference
+    margin = config.regression_margin
+    if not watched and margin is not None and before is not None and accuracy < before.accuracy - margin:
+        return Stop(
+            "regression",
+            f"Epoch {epoch} at {accuracy:.1%} lies more than {100 * margin:g} points below the best so far, "
+            f"{before.accuracy:.1%} at epoch {before.epoch}.",
+            "stopped",
+        )
+    shown = now.best is not None and now.since_best >= EVALUATIONS_AFTER_BEST
+    if epoch >= config.num_epochs and (shown or now.best is None):
+        ended = f"All {config.num_epochs} epochs ran; " + (
+            f"the best is epoch {now.best.epoch}." if now.best else "none of them could be chosen."
+        )
+        return Stop("epochs", ended, "finished")
+    if shown and now.since >= config.patience and now.reference is not None:
+        where = f"the best is epoch {now.reference.epoch}"
+        if now.reference != now.best and now.best is not None:
+            where = (
+                f"the best, {now.reference.accuracy:.1%} at epoch {now.reference.epoch}, lies before this run, whose own "
+                f"is epoch {now.best.epoch}"
+            )
+        return Stop("patience", f"No better epoch in {now.since} evaluations; {where}.", "stopped")
+    return None
+
+
+def overspent(
+    usd: float | None, earlier_usd: float | None, config: TrainingConfig, *, next_usd: float = 0.0
+) -> Stop | None:
+    """Which budget does not allow `next_usd` more; None where both do."""
+    if usd is None:
+        return None
+    coming = f" and the next epoch costs about {next_usd:.2f}" if next_usd else ""
+    if config.budget_usd is not None and usd + next_usd > config.budget_usd:
+        return Stop("budget", f"This run has cost {usd:.2f} of {config.budget_usd:.2f} USD{coming}.", "stopped")
+    total = usd + (earlier_usd or 0.0)
+    if config.project_budget_usd is not None and total + next_usd > config.project_budget_usd:
+        spent = f"All attempts together have cost {total:.2f} of {config.project_budget_usd:.2f} USD{coming}."
+        return Stop("project_budget", spent, "stopped")
+    return None
+
+
+def _value(metric: str, entry: Mapping[str, Any], now: Standing) -> float | None:
+    kind, _, grade = metric.partition(":")
+    if grade:
+        value = entry[kind][grade]["value"]
+        return None if value is None else float(value)
+    if kind == "best_val_accuracy":
+        return None if now.reference is None else now.reference.accuracy
+    return float(entry[kind])
+
+
+def epoch_line(
+    history: History,
+    config: TrainingConfig,
+    *,
+    inherited: History = (),
+    checklist: str = "",
+    usd: float | None = None,
+    seconds_left: float | None = None,
+) -> str:
+    """What a person reads after an epoch."""
+    entry = history[-1]
+    epoch, n = entry["epoch"], entry["n_val"]
+    now = standing(history, config, inherited)
+    severe, pdr = (entry["sensitivity"][grade] for grade in ("severe_npdr", "pdr"))
+    parts = [
+        f"epoch {epoch}/{config.num_epochs}",
+        f"train loss {entry['train_loss']:.4f}",
+        f"val accuracy {entry['val_accuracy']:.1%} ({round(entry['val_accuracy'] * n)}/{n})",
+        f"severe NPDR {severe['k']}/{severe['n']}",
+        f"PDR {pdr['k']}/{pdr['n']}",
+        f"lr {entry['learning_rate']:.1e}",
+    ]
+    if checklist:
+        parts.append(checklist)
+    if usd is not None:
+        parts.append(f"{usd:.2f} USD")
+    if seconds_left is not None:
+        parts.append(f"about {duration(seconds_left)} left" if seconds_left > 0 else duration(entry.get("seconds", 0)))
+    if now.best is not None and now.best.epoch == epoch:
+        parts.append("best so far" if now.reference == now.best else "best of this run")
+    elif not entry["selectable"]:
+        early = epoch < config.select_from_epoch
+        parts.append("too early to be chosen" if early else "after the last epoch: watched, not chosen")
+    if now.reference is not None and now.reference != now.best:
+        behind = 100 * (now.reference.accuracy - entry["val_accuracy"])
+        if behind > 0:
+            parts.append(f"{behind:.1f} points below the {now.reference.accuracy:.1%} that it went on from")
+    return "  ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
