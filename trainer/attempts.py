@@ -4,8 +4,8 @@
     found = diff(first, second)
     taken = import_log(Path("training-attempts-log.md"), Path("runs"))
 
-A rendered log is one that `import_log` reads: the same attempts come back, except for environments, resumes, and
-sensitivities of other grades than severe NPDR and PDR, which stay in the run folders.
+A rendered log is one that `import_log` reads: the same attempts come back, with losses to four digits. Environments,
+resumes, and sensitivities of other grades than severe NPDR and PDR stay in the run folders.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from drgate.files import canonical_json
 from drgate.record import FILE
 from drgate.report.markdown import code, escape
 from drgate.report.words import visible
-from trainer.circles import differences, percent
+from trainer.circles import PLACE, differences, percent
 from trainer.handlog import read_log
-from trainer.ledger import Attempt, Evaluated, Spend, accuracy, baseline_of, best_of, read_attempt, read_ledger, spent
+from trainer.ledger import Attempt, Evaluated, Spend, accuracy, baseline_of, best_of, read_attempt, spent
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,8 +163,9 @@ def points(difference: float) -> str:
     >>> points(-0.0236), points(0.0)
     ('-2.36 points', '0 points')
     """
-    text = f"{difference * 100:+.2f}".rstrip("0").rstrip(".")
-    return f"{'0' if text in ('+0', '-0') else text} points"
+    text = f"{difference * 100:+.2f}"
+    text = text[:-1] if text.endswith("0") else text
+    return f"{'0' if text in ('+0.0', '-0.0') else text} points"
 
 
 def counted(attempt: Attempt) -> str:
@@ -172,11 +173,16 @@ def counted(attempt: Attempt) -> str:
 
     >>> counted(Attempt("a", history=(Evaluated(3, 0.7), Evaluated(4, 0.7))))
     '3-4'
+    >>> counted(Attempt("a", history=(Evaluated(3, 0.7), Evaluated(6, 0.7))))
+    '3-6, 2 told'
     """
     epochs = [entry.epoch for entry in attempt.history if entry.epoch is not None]
     if not epochs:
         return ""
-    return str(epochs[0]) if len(epochs) == 1 else f"{epochs[0]}-{epochs[-1]}"
+    if len(epochs) == 1:
+        return str(epochs[0])
+    gaps = epochs[-1] - epochs[0] >= len(epochs)
+    return f"{epochs[0]}-{epochs[-1]}" + (f", {len(epochs)} told" if gaps else "")
 
 
 def command(parameters: Mapping[str, Any]) -> str:
@@ -198,7 +204,7 @@ def command(parameters: Mapping[str, Any]) -> str:
 
 
 def _attempt(attempt: Attempt, number: int, others: Sequence[Attempt]) -> list[str]:
-    date = (attempt.started or attempt.ended or "")[:10]
+    date = (attempt.started or (attempt.baseline and attempt.ended) or "")[:10]
     label = "Baseline" if attempt.baseline else f"Attempt #{number}"
     parts = [f"### {label} - {escape(attempt.name)}{f' ({escape(date)})' if date else ''}", _facts(attempt)]
     if attempt.parameters:
@@ -216,7 +222,7 @@ def _attempt(attempt: Attempt, number: int, others: Sequence[Attempt]) -> list[s
 def _facts(attempt: Attempt) -> str:
     facts: list[tuple[str, str | None]] = [
         ("Name", code(attempt.name)),
-        ("Status", "not told" if attempt.status == "imported" else attempt.status),
+        ("Status", attempt.outcome.removesuffix(" (log)")),
         ("Reason", escape(attempt.reason) or None),
         ("Started", attempt.started),
         ("Ended", attempt.ended),
@@ -260,7 +266,7 @@ def _results(attempt: Attempt) -> Iterable[str]:
     for entry in attempt.history:
         told = []
         if entry.train_loss is not None:
-            told.append(f"Training loss {entry.train_loss!r}")
+            told.append(f"Training loss {entry.train_loss:.4g}")
         if entry.train_accuracy is not None:
             told.append(f"Training {_exact(entry.train_accuracy)}")
         if entry.val_accuracy is not None:
@@ -277,7 +283,11 @@ def _results(attempt: Attempt) -> Iterable[str]:
 
 def _differs_from(attempt: Attempt, other: Attempt) -> list[str]:
     found = diff(other, attempt)
-    lines = [f"- {code(name)}: {_value(now)}, there {_value(then)}" for name, (then, now) in found.parameters.items()]
+    lines = [
+        f"- {code(name)}: {_value(now)}, there {_value(then)}"
+        for name, (then, now) in found.parameters.items()
+        if name not in PLACE
+    ]
     lines += [
         f"- {name}: {code(str(now)[:20])}, there {code(str(then)[:20])}"
         for name, (then, now) in found.identities.items()
@@ -298,7 +308,7 @@ def _standing(attempts: Sequence[Attempt], baseline: Attempt | None, best: Attem
         mark = "the baseline" if attempt is baseline else standing(attempt, baseline)
         reached = "" if attempt.best is None or attempt.best.epoch is None else f"epoch {attempt.best.epoch}"
         name = f"**{code(attempt.name)}**" if attempt is best else code(attempt.name)
-        cells = [attempt.status, counted(attempt), percent(accuracy(attempt)) if attempt.best else "", reached, mark]
+        cells = [attempt.outcome, counted(attempt), percent(accuracy(attempt)) if attempt.best else "", reached, mark]
         rows.append([name.replace("|", "\\|"), *map(escape, cells), escape(str(attempt.spend or "not told"))])
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     if best is None:

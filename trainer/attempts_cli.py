@@ -59,10 +59,10 @@ Examples:
   drtrain attempts render > ATTEMPTS.md
   drtrain attempts render first second --out TWO.md
 """
-IMPORT_HELP = """Take in a log that was kept by hand in Markdown: each attempt becomes a folder with what the log tells of it.
+IMPORT_HELP = """Take in a log that was kept by hand in Markdown: a folder for each attempt, with what is told of it.
 
-Headings such as "### Attempt 3", parameters as flags, results as "Epoch 17: Training 75.6%, Validation 78.2%". Importing
-a log again takes in what is new.
+Headings such as "### Attempt 3", parameters as flags, results as "Epoch 17: Training 75.6%, Validation 78.2%".
+Importing a log again takes in what is new.
 
 \b
 Example:
@@ -130,7 +130,7 @@ def show(
     def human(console: Console) -> None:
         from rich.table import Table
 
-        console.print(_text(console, f"{attempt.title}: {_outcome(attempt)}", f"bold {_STYLES[attempt.status]}"))
+        console.print(_text(console, f"{attempt.title}: {attempt.outcome}", f"bold {_STYLES[attempt.status]}"))
         table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
         table.add_column(style="dim", no_wrap=True)
         table.add_column(overflow="fold")
@@ -176,7 +176,7 @@ def diff(
                 table.add_row(*(_text(console, cell) for cell in cells))
         best = [_best(attempt) for attempt in (found.a, found.b)]
         table.add_row(*(_text(console, cell) for cell in ("best", *best, "")))
-        table.add_row(*(_text(console, cell) for cell in ("outcome", found.a.status, found.b.status, "")))
+        table.add_row(*(_text(console, cell) for cell in ("outcome", found.a.outcome, found.b.outcome, "")))
         spends = [str(attempt.spend or "not told") for attempt in (found.a, found.b)]
         table.add_row(*(_text(console, cell) for cell in ("cost", *spends, "")))
         console.print(table)
@@ -210,7 +210,12 @@ def render(
         tell(f"{len(chosen)} attempts: {out}.", quiet)
     plain: dict[str, Any] = {"attempts": [attempt.name for attempt in chosen]}
     plain |= {"markdown": text} if out is None else {"file": str(out)}
-    emit(plain, lambda console: None if out else console.file.write(text) and None, format)
+
+    def human(console: Console) -> None:
+        if out is None:
+            console.file.write(text)
+
+    emit(plain, human, format)
     return 0
 
 
@@ -242,6 +247,9 @@ def import_(
     return 0
 
 
+_FULL_WIDTH = 80
+"""Columns from which the list also shows which epochs are told, and the date."""
+
 _STYLES = {
     "running": "cyan", "finished": "green", "stopped": "yellow", "interrupted": "yellow", "failed": "red",
     "killed": "red", "imported": "dim",
@@ -264,21 +272,27 @@ def _read(runs: Path, quiet: bool) -> Ledger:
 
 def _listing(console: Console, ledger: Ledger, baseline: Attempt | None, best: Attempt | None) -> Any:
     from trainer.attempts import counted, standing
+    from trainer.circles import percent
+    from trainer.ledger import accuracy
 
-    table = _table(console, "Attempt", "Outcome", "Epochs", "Best validation", "Against baseline", "Cost", "Since")
+    columns = ["Attempt", "Outcome", "Validation", "In epoch", "To baseline", "Cost", "Epochs", "Date"]
+    shown = slice(None if console.width >= _FULL_WIDTH else -2)
+    table = _table(console, *columns[shown])
     for attempt in ledger.attempts:
         is_baseline = baseline is not None and attempt.name == baseline.name
-        is_best = best is not None and attempt.name == best.name
+        emphasis = "bold" if best is not None and attempt.name == best.name else ""
+        epoch = None if attempt.best is None else attempt.best.epoch
         cells = (
-            (attempt.name, "bold" if is_best else ""),
-            (_outcome(attempt), _STYLES[attempt.status]),
-            (counted(attempt), ""),
-            (_best(attempt), "bold" if is_best else ""),
+            (attempt.name, emphasis),
+            (attempt.outcome, _STYLES[attempt.status]),
+            (percent(accuracy(attempt)) if attempt.best else "none", emphasis),
+            ("" if epoch is None else str(epoch), emphasis),
             ("the baseline" if is_baseline else standing(attempt, baseline), "dim" if is_baseline else ""),
             (str(attempt.spend or "not told"), "" if attempt.spend else "dim"),
+            (counted(attempt), ""),
             ((attempt.started or attempt.ended or "not told")[:10], "dim"),
         )
-        table.add_row(*(_text(console, cell, style) for cell, style in cells))
+        table.add_row(*(_text(console, cell, style) for cell, style in list(cells)[shown]))
     return table
 
 
@@ -287,19 +301,19 @@ def _facts(attempt: Attempt, against: str, baseline: str | None) -> list[tuple[s
         ("Ended because", attempt.reason),
         ("Best validation", _best(attempt) + (f" ({against} against {baseline})" if against else "")),
         ("Cost", str(attempt.spend or "not told")),
-        ("Planned cost", attempt.planned and f"{attempt.planned}, a plan and no spend"),
+        ("Planned cost", f"{attempt.planned}, a plan and no spend" if attempt.planned else None),
         ("Started", attempt.started),
         ("Ended", attempt.ended),
         ("Again because", attempt.again),
-        ("Parent", attempt.parent and f"{attempt.parent.how} {attempt.parent.source}"),
+        ("Parent", f"{attempt.parent.how} {attempt.parent.source}" if attempt.parent else None),
         ("Data set", attempt.dataset),
         ("Base", attempt.base),
         ("Commit", attempt.commit),
         ("Folder", None if attempt.folder is None else str(attempt.folder)),
     ]
-    if attempt.origin:
-        first, last = attempt.origin.lines
-        facts.append(("Imported from", f"{attempt.origin.file}, lines {first} to {last}: {attempt.origin.section}"))
+    if origin := attempt.origin:
+        lines = f"lines {origin.lines[0]} to {origin.lines[1]}"
+        facts.append(("Imported from", f"{origin.file}, {lines}: {origin.section}"))
     for resume in attempt.resumes:
         changed = ", ".join(
             f"{name} {_value(old)}, then {_value(new)}" for name, (old, new) in resume["changed"].items()
@@ -345,12 +359,6 @@ def _bar(entry: Evaluated, told: list[float], width: int = 20) -> str:
     if entry.val_accuracy is None or len(told) < 2 or max(told) == min(told):
         return ""
     return "#" * (1 + round((entry.val_accuracy - min(told)) / (max(told) - min(told)) * (width - 1)))
-
-
-def _outcome(attempt: Attempt) -> str:
-    if attempt.status == "imported":
-        return "not told"
-    return f"{attempt.status}, says the log" if attempt.origin and attempt.status == "running" else attempt.status
 
 
 def _best(attempt: Attempt) -> str:

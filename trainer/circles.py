@@ -128,8 +128,8 @@ class Likeness:
         return f"{self.attempt.title} differs in {self._differences()}"
 
     def _differences(self) -> str:
-        return ", ".join(
-            f"{name} {_shown(theirs)}, now {_shown(ours)}" for name, (theirs, ours) in self.differing.items()
+        return _listed(
+            [f"{name} ({_shown(theirs)}, now {_shown(ours)})" for name, (theirs, ours) in self.differing.items()]
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -221,7 +221,11 @@ def _likeness(
     asleep = {name for name, (governor, values) in ONLY_WITH.items() if ours.get(governor) not in (None, *values)}
     passed_over = place | asleep
     differing = differences(ours, theirs, place=passed_over)
-    differing |= {name: (theirs[name], None) for name in theirs if name not in ours and name not in passed_over}
+    differing |= {
+        name: (value, None)
+        for name, value in theirs.items()
+        if value is not None and name not in ours and name not in passed_over
+    }
     untold = [name for name in ours if name not in theirs and name not in passed_over and name not in PARENTS]
     untold += _parent_untold(ours, theirs)
     notes = _by_identity(proposal, attempt, ours, differing, untold)

@@ -26,6 +26,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
+from itertools import dropwhile
 from pathlib import Path
 from typing import Any, Final, cast
 from unicodedata import category, east_asian_width
@@ -49,6 +50,8 @@ _LABEL: Final = re.compile(r"\s{0,3}(?:\*\*|__)([^*]+?):?(?:\*\*|__)\s*:?\s*(?:\
 _PLANNED: Final = re.compile(
     r"\b(?:expect\w*|estimate\w*|plan\w*|target\w*|goal\w*|next|forecast|project(?:ed|ion)|hoped?|should)\b", re.I
 )
+_ASIDE: Final = re.compile(rf"{_PLANNED.pattern}|\bdifferen|\bcompar", re.I)
+"""Labels under which nothing is told of this attempt's own course."""
 _NOT_YET: Final = re.compile(r"[\W_]*(?:planned|to ?do|next|not (?:yet )?(?:started|run)|idea)\b", re.I)
 _COST: Final = re.compile(
     r"(?:(?:final|actual|total|expected|planned|estimated) )?(?:costs?|spend|spent|price|investment)"
@@ -58,6 +61,10 @@ _FLAG_LINE: Final = re.compile(r"\s*(?:[-*+]\s+)?`?--[A-Za-z]")
 _FLAG: Final = re.compile(r"--([A-Za-z][\w-]*)(?:=(.*))?$", re.S)
 _PAIR: Final = re.compile(r"\s*['\"]?([A-Za-z]\w*)['\"]?\s*[:=]\s*(.*?)\s*,?$")
 _LORA: Final = re.compile(r"\b(?:lora_)?(r|alpha)\s*[=:]\s*(\d+(?:\.\d+)?)", re.I)
+_TRAINS: Final = re.compile(
+    r"(?:\S*/)?(?:drtrain|python[\d.]*|torchrun|accelerate|bash|sh|uv|poetry|nohup|\S+\.(?:sh|py))"
+)
+"""First words of a command whose flags are a run's parameters."""
 _NOT_SET: Final = re.compile(r"\s*#\s*not set:\s*(.+)$")
 _EPOCH: Final = re.compile(r"[\W_]*epoch\s*#?\s*(\d+)(?:\s*/\s*\d+)?(?!\s*[-–—]\s*\d)\b", re.I)
 _ACCURACY: Final = r"{}[\s_-]*(?:acc(?:uracy)?)?[\s:=*_(~]{{0,6}}(\d+(?:\.\d+)?)\s*(%?)"
@@ -231,7 +238,7 @@ class _Parser:
                 elif depth <= level or current is None:
                     current, level = None, 0
                     money = bool(_MONEY_HEADING.search(title))
-                planned = current is not None and draft is None and bool(_PLANNED.search(title))
+                planned = current is not None and draft is None and bool(_ASIDE.search(title))
                 rows = []
                 continue
             if current is not None:
@@ -241,7 +248,7 @@ class _Parser:
                     self._block(current, block)
                     continue
                 if label := _LABEL.match(line):  # what stands below a bare label is of its kind
-                    planned = not label[2].strip() and bool(_PLANNED.search(label[1]))
+                    planned = not label[2].strip() and bool(_ASIDE.search(label[1]))
                 rows = [*rows, line] if line.lstrip().startswith("|") else []
                 if not planned and len(rows) > 2:
                     self._row(current, rows)
@@ -283,14 +290,17 @@ class _Parser:
         """A fenced block: a command with flags, or `name: value` lines."""
         text = "\n".join(block)
         told: dict[str, Any] = {}
-        if re.search(r"(?:^|\s)--[A-Za-z]", text):
+        pairs = [_PAIR.match(line.partition(" #")[0]) for line in block if line.strip(" \t{}#-")]
+        for line in block:  # output of a run, pasted
+            if epoch := _EPOCH.match(line):
+                self._evaluation(draft, int(epoch[1]), line)
+        if re.search(r"(?:^|\s)--[A-Za-z]", text) or any(map(_NOT_SET.match, block)):
             for line in re.sub(r"\\[ \t]*\n", " ", text).split("\n"):
                 told |= self._flags(line, told)
-        else:
-            for line in block:
-                pair = _PAIR.match(line.partition(" #")[0])
-                if pair and pair[2] and not pair[2].startswith(("{", "[")):
-                    told[pair[1]] = as_told(pair[2].strip("'\""))
+        elif all(pairs):
+            told = {
+                pair[1]: as_told(pair[2].strip("'\"")) for pair in pairs if pair and pair[2] and pair[2][0] not in "[{"
+            }
         self._tell(draft, told)
 
     def _flags(self, line: str, before: Mapping[str, Any]) -> dict[str, Any]:
@@ -307,6 +317,10 @@ class _Parser:
                     continue
                 token = flag[2]
             if name is None:
+                continue
+            if re.match(r"\$\{?[A-Za-z_]", token) and f"'{token}'" not in line:  # a variable of a script
+                told.pop(name, None)
+                name = None
                 continue
             value = as_told(token)
             if name in _LISTS:
@@ -366,7 +380,11 @@ class _Parser:
             case "status" | "outcome" | "result":
                 if status := _status(value):
                     draft.fields["status"] = status
-                if _NOT_YET.match(value):
+                    draft.not_yet = False
+                if value.lower() == "not told":
+                    draft.fields.pop("status", None)
+                    draft.not_yet = False
+                elif _NOT_YET.match(value):
                     draft.not_yet = True
                 elif (status and value.lower() != status) or (draft.baseline and not status):
                     draft.outcome = _from_letters(value)
@@ -378,7 +396,7 @@ class _Parser:
             case "reason":
                 draft.reason = value
             case "name":
-                draft.name = spans[0] if spans else value
+                draft.name = (spans[0] if spans else value) or draft.name
             case "date" | "dates":
                 draft.fields["ended" if draft.baseline else "started"] = self._date(value)
             case "started" | "training started" | "start":
@@ -425,6 +443,7 @@ class _Parser:
     def _row(self, draft: _Draft, rows: list[str]) -> None:
         """The last of these rows of a table, where its columns are an epoch's."""
         header, *_, last = ([cell.strip(" *`") for cell in row.strip().strip("|").split("|")] for row in rows)
+        header = [re.sub(r"\s*\(.*?\)", "", name) for name in header]
         cells = dict(zip((name.lower() for name in header), last, strict=False))
         epoch = next((cells[name] for name in cells if name.startswith("epoch")), "")
         if not re.fullmatch(r"\d+", epoch):
@@ -468,8 +487,9 @@ class _Parser:
             return iso[0]
         for found in _DATE.finditer(text):
             month, year = _month(found), found["year"] or self.year
-            if month and year:
-                day = f"{year}-{month:02d}-{int(found['day'] or found['day2']):02d}"
+            day_of = int(found["day"] or found["day2"])
+            if month and year and 1 <= day_of <= 31:
+                day = f"{year}-{month:02d}-{day_of:02d}"
                 zone = "Z" if found["utc"] else ""
                 return f"{day}T{found['hour']}:{found['minute']}{zone}" if found["hour"] else day
         return None
@@ -504,12 +524,12 @@ class _Parser:
         origin = Origin(self.file, self.sha256, draft.section, (draft.first, draft.last), self.money)
         return Attempt(
             name=draft.name, parameters=draft.parameters, history=history, best=best, baseline=draft.baseline,
-            reason=" ".join((draft.reason or "; ".join(filter(None, (draft.decision, draft.outcome)))).split()), origin=origin, **fields,
+            reason=_reason(draft), origin=origin, **fields,
         )  # fmt: skip
 
 
 def _lines(text: str) -> Iterator[tuple[int, str, list[str] | None]]:
-    """Number and text of each line; a fenced block comes as one, with its lines. A heading of an attempt ends it too."""
+    """Number and text of each line; a fenced block comes as one, with its lines. An attempt's heading ends it too."""
     fence: str | None = None
     block: list[str] = []
     number = 0
@@ -525,7 +545,7 @@ def _lines(text: str) -> Iterator[tuple[int, str, list[str] | None]]:
         if mark and mark[1].startswith(fence) and not mark[2]:
             yield number, line, block
             fence = None
-        elif heading and (_ATTEMPT.match(heading[2]) or len(heading[1]) > 1 and _BASELINE.match(heading[2])):
+        elif heading and (_ATTEMPT.match(heading[2]) or (len(heading[1]) > 1 and _BASELINE.match(heading[2]))):
             yield number - 1, "", block
             fence = None
             yield number, line, None
@@ -536,11 +556,22 @@ def _lines(text: str) -> Iterator[tuple[int, str, list[str] | None]]:
 
 
 def _tokens(line: str) -> list[str]:
-    """Words of a shell line without its comment; one with a stray quote is split at spaces."""
+    """Words of a shell line that trains, without its comment and its launcher; a stray quote splits at spaces."""
     try:
-        return shlex.split(line, comments=True)
+        words = shlex.split(line, comments=True)
     except ValueError:
-        return re.split(r"\s#", line)[0].split()
+        words = re.split(r"\s#", line)[0].split()
+    words = list(dropwhile(lambda word: re.match(r"[A-Z_]+=", word), words))
+    if words and not words[0].startswith("-") and not _TRAINS.fullmatch(words[0]):
+        return []
+    scripts = [index for index, word in enumerate(words) if word == "-m" or word.endswith(".py")]
+    return words[scripts[0] :] if scripts else words
+
+
+def _reason(draft: _Draft) -> str:
+    """The log's own words for how it ended."""
+    said = draft.reason or "; ".join(part.rstrip(".") for part in (draft.decision, draft.outcome) if part)
+    return " ".join(said.split())
 
 
 def _from_letters(text: str) -> str:

@@ -154,6 +154,13 @@ class Attempt:
         return re.sub(r"\battempt-(?=\d)", "attempt ", self.name) if self.origin else self.name
 
     @property
+    def outcome(self) -> str:
+        """Its status in words."""
+        if self.status == "imported":
+            return "not told"
+        return "running (log)" if self.origin and self.status == "running" else self.status
+
+    @property
     def last(self) -> Evaluated | None:
         """The last epoch with a validation accuracy."""
         return next((entry for entry in reversed(self.history) if entry.val_accuracy is not None), None)
@@ -252,15 +259,16 @@ def read_attempt(folder: Path) -> Attempt:
     except OSError as error:
         raise RecordError(f"{file} cannot be read ({error.strerror}); this attempt is left out.") from error
     reading = _Reading(folder.name)
-    number = 0
+    read = 0
     try:
-        for number, line in enumerate(lines, start=1):
+        for line in lines:
+            read += 1
             reading.take(json.loads(line.decode("utf-8"), parse_constant=_no_constant))
         attempt = reading.attempt(folder)
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
+        what = f"no {error}" if isinstance(error, KeyError) else str(error) or type(error).__name__
         raise RecordError(
-            f"{file}, line {number}, is not of a record that drtrain wrote ({error or type(error).__name__}); this "
-            "attempt is left out."
+            f"{file}, line {read}, is not of a record that drtrain wrote ({what}); this attempt is left out."
         ) from error
     return attempt
 
@@ -360,8 +368,7 @@ class _Reading:
                 self.resumes.append({"epoch": after, "changed": changed})
                 self.process = event.get("process")
             case "epoch":
-                entry = _evaluated(event)
-                self.history[event["epoch"]] = entry
+                self.history[event["epoch"]] = _evaluated(event)
             case "best":
                 self.chosen.append(event["epoch"])
             case "end":
@@ -440,6 +447,8 @@ def _evaluated(event: Mapping[str, Any]) -> Evaluated:
 
     def number(name: str) -> float | None:
         value = event.get(name)
+        if value is not None and (isinstance(value, bool) or (name.endswith("accuracy") and not 0 <= value <= 1)):
+            raise ValueError(f"{name} is {value!r}")
         return None if value is None else float(value)
 
     epoch, n_val = event["epoch"], event.get("n_val")
