@@ -116,6 +116,7 @@ def verify(
     max_age_days: int | None = None,
     now: datetime | None = None,
     deep: Rescoring | None = None,
+    read: Certificate | Statement | None = None,
 ) -> Verification:
     """Check the certificate (or unsigned statement) in `path` against everything that is given.
 
@@ -124,11 +125,12 @@ def verify(
     must have been held against. baseline: the table that its baseline criterion was judged by. parent: the certificate
     that it names as its model's (or that it was compared with). looks: the chain that must hold its look. revocations:
     keys and statements that are no longer believed. max_age_days: how old its look may be. now: the reader's clock.
-    deep: how to score the model again.
+    deep: how to score the model again. read: what `path` holds, where it was read before: then that is checked, and
+    the path only says what lies beside it.
 
     Raises CertificateError where `path` is no certificate at all, DrgateError where another file cannot be read.
     """
-    read = read_certificate(path)
+    read = read_certificate(path) if read is None else read
     statement = read.statement if isinstance(read, Certificate) else read
     evaluation = statement.evaluation
     numbers = _numbers(evaluation, path, predictions, baseline)

@@ -112,13 +112,17 @@ def command(
 
 def show(result: Verification, console: Console) -> None:
     """Headline, then what was checked, what could not be and what contradicts it, and what follows."""
+    from rich.table import Table
+    from rich.text import Text
+
     console.print(result.headline, markup=False, highlight=False, style="bold")
+    found = Table.grid(padding=(0, 1))
     for sign, style, sentences in (
         ("ok", "green", result.checked), ("--", "yellow", result.unchecked), ("NO", "bold red", result.problems),
     ):  # fmt: skip
         for sentence in sentences:
-            console.print(f"  {sign}  ", style=style, end="", highlight=False)
-            console.print(sentence, markup=False, highlight=False)
+            found.add_row(Text(f" {sign}", style=style), Text(sentence, overflow="fold"))
+    console.print(found)
     if result.problems:
         closing = "NOT genuine, or no longer valid: do not rely on it"
     elif not result.trusted:
