@@ -16,7 +16,9 @@ import pytest
 import torch
 import typer
 
+from drgate.certificate import statement_bytes
 from tests.conftest import Ended
+from tests.evaluations import evaluation
 from tests.tiny import checkpoint_of, random_model, tiny_base
 
 Run = Callable[..., Ended]
@@ -47,6 +49,13 @@ class TestLight:
         loaded = modules_after("evaluate", str(table), "--out", str(tmp_path / "out"), "--looks", str(tmp_path / "l"))
         assert "drgate.evaluate" in loaded
         assert not loaded & HEAVY
+
+    def test_a_certificate_is_verified_without_numpy(self, tmp_path: Path):
+        """Signature, age, revocations and model files: what a gate asks of every merge."""
+        (tmp_path / "statement.json").write_bytes(statement_bytes(evaluation()))
+        loaded = modules_after("verify", str(tmp_path / "statement.json"), "--max-age-days", "1")
+        assert "drgate.verify" in loaded
+        assert not loaded & (HEAVY | {"pandas", "numpy", "scipy", "drgate.spec"})
 
     def test_stats_imports_no_other_part_of_drgate(self):
         """The wall that import-linter states module by module, for whatever module is added."""
@@ -362,6 +371,16 @@ class TestSigning:
         assert ended.code == 2
         assert says in ended.err
         assert sorted(certified.parent.iterdir()) == before
+
+    def test_what_cannot_be_drawn_is_not_signed(self, drgate: Run, certified: Path):
+        """A statement whose evidence is of another type than ours: a sentence, no traceback, no signature."""
+        hostile = certified.with_name("statement.json")
+        hostile.write_bytes(statement_bytes(evaluation(data={**evaluation().data, "by_grade": 7})))
+        (certified.with_name("predictions.parquet")).unlink()
+        ended = drgate("sign", hostile, "--role", "clinical", "--key", "doctor.pem", "--yes")
+        assert (ended.code, "Traceback" in ended.err) == (2, False)
+        assert "cannot be drawn" in ended.err
+        assert not list(certified.parent.glob("*.clinical.*"))
 
     @pytest.mark.parametrize(
         ("arguments", "says"),

@@ -94,7 +94,10 @@ def command(
         screen.print()
         show(found, screen)
 
-    page(console(sys.stderr))
+    try:
+        page(console(sys.stderr))
+    except (LookupError, TypeError, ValueError, AttributeError) as problem:
+        raise CertificateError(f"{certificate} cannot be drawn: drgate did not write it so ({problem!r}).") from problem
     if found.problems:
         raise CertificateError(f"{certificate} is not signed: {found.problems[0]}")
     if not yes:
