@@ -429,6 +429,21 @@ class TestCertificate:
         command = ["openssl", "dgst", "-sha256", "-verify", keys[1], "-signature", tmp_path / "sig", tmp_path / "pae"]
         assert subprocess.run(command, capture_output=True).stdout == b"Verified OK\n"
 
+    def test_the_documented_commands_verify_it(self, signed: bytes, keys: tuple[Path, Path], tmp_path: Path):
+        """What docs/certificates.md says is enough for a stranger, run as it stands there; an edit is found out."""
+        document = (Path(__file__).parents[1] / "docs" / "certificates.md").read_text()
+        (recipe,) = re.findall(r"```sh\n(sed.*?)```", document, re.DOTALL)
+        (tmp_path / "certificate.json").write_bytes(signed)
+        (tmp_path / "clinical.pub").write_bytes(keys[1].read_bytes())
+        run = {"args": ["sh", "-e", "-c", recipe], "cwd": tmp_path, "capture_output": True}
+        assert subprocess.run(**run, check=True).stdout == b"Verified OK\n"
+        assert (tmp_path / "statement.json").read_bytes() == statement_bytes(evaluation())
+        edited = statement_bytes(evaluation(no_output=(0, 0, 0, 0, 1)))
+        envelope = json.loads(signed)["dsseEnvelope"]
+        other = signed.replace(envelope["payload"].encode(), base64.b64encode(edited))
+        (tmp_path / "certificate.json").write_bytes(other)
+        assert b"Verification failure" in subprocess.run(**run, check=False).stdout
+
     def test_same_evaluation_same_certificate(self, signed: bytes, key: PrivateKey):
         """Deterministic signatures (RFC 6979): certifying again changes no byte."""
         assert certify(evaluation(), key) == (statement_bytes(evaluation()), signed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from cryptography.hazmat.primitives import serialization
 
 from drgate.certificate import checked_evaluation, make_statement, reference
 from drgate.certify import certify
@@ -112,6 +114,71 @@ class TestExitCode:
         (tmp_path / "certificate.json").write_text("{}")
         with pytest.raises(CertificateError, match=r"certificate\.json is not a Sigstore bundle"):
             verify(tmp_path / "certificate.json")
+
+
+class TestNeverAccepted:
+    """`drgate verify` on what is not the certificate that was signed: exit code 2, and the reason in a sentence."""
+
+    @pytest.mark.parametrize(
+        ("name", "says"),
+        [
+            ("empty", "is not valid JSON"),
+            ("truncated", "is not valid JSON"),
+            ("duplicate_key", "has the key 'mediaType' twice"),
+            ("white_space", "not in its canonical form"),
+            ("unsigned_field", "not in its canonical form"),
+            ("unknown_algorithm", "not an ECDSA P-256 signature"),
+            ("other_predicate", "lacks a part"),
+            ("number_changed", "not, byte for byte, what follows"),
+            ("swapped_signature", "statement or signature was changed"),
+            ("stranger", "not among the trusted keys"),
+            ("not_a_file", "cannot be read"),
+        ],
+    )
+    def test_with_its_reason(self, drgate, tmp_path, key, stranger, name, says):
+        other = certify(evaluation(no_output=(1, 0, 0, 0, 0)), key)[1]
+        signed = certify(evaluation(), key)[1]
+        assert signed is not None
+        assert other is not None
+        bundle, envelope = json.loads(signed), json.loads(signed)["dsseEnvelope"]
+        payload = base64.b64decode(envelope["payload"])
+        signature = envelope["signatures"][0]
+        theirs = json.loads(other)["dsseEnvelope"]["signatures"][0]["sig"]
+        ed25519 = base64.b64encode(b"\1" * 64).decode()
+
+        def enveloped(**changes: Any) -> bytes:
+            return canonical_json({**bundle, "dsseEnvelope": {**envelope, **changes}})
+
+        def stated(statement: bytes) -> bytes:
+            return enveloped(payload=base64.b64encode(statement).decode())
+
+        files = {
+            "empty": b"",
+            "truncated": signed[: len(signed) // 2],
+            "duplicate_key": signed[:-1] + b',"mediaType":"application/json"}',
+            "white_space": signed + b"\n",
+            "unsigned_field": canonical_json({**bundle, "comment": "looks fine to me"}),
+            "unknown_algorithm": enveloped(signatures=[{**signature, "sig": ed25519}]),
+            "other_predicate": stated(canonical_json({"_type": "https://in-toto.io/Statement/v1", "predicate": {}})),
+            "number_changed": stated(payload.replace(b'"passedTests":["accuracy",', b'"passedTests":["auc",')),
+            "swapped_signature": enveloped(signatures=[{**signature, "sig": theirs}]),
+            "stranger": certify(evaluation(), stranger)[1],
+        }
+        path, public = tmp_path / f"certificate_{name}.json", tmp_path / "key.pub"
+        public.write_bytes(public_pem(key))
+        if (data := files.get(name)) is not None:
+            path.write_bytes(data)
+        ended = drgate("verify", path, "--key", public)
+        assert ended.code == 2
+        assert says in " ".join((ended.out + ended.err).split())
+        assert "Traceback" not in ended.err
+        path.write_bytes(signed)
+        assert drgate("verify", path, "--key", public).code == 0, "as it was signed, it is accepted"
+
+
+def public_pem(key: PrivateKey) -> bytes:
+    form = serialization.PublicFormat.SubjectPublicKeyInfo
+    return key.public._key.public_bytes(serialization.Encoding.PEM, form)
 
 
 DAY = timedelta(days=1)
