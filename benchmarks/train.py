@@ -166,7 +166,7 @@ def _bare(model: GradingModel, images: ImageSet, parts: list[np.ndarray], config
 
 
 def _share_of_the_matrix_rate(device: torch.device, precision: str, images: int, seconds: float) -> None:
-    """Arithmetic of a LoRA step (forward, and the gradient of activations: twice the forward) against a large product."""
+    """Arithmetic of a LoRA step, twice that of the forward pass, against a large product."""
     kind = torch.bfloat16 if precision == "bf16" else torch.float32
     n = 8192 if device.type == "cuda" else 2048
     one = torch.randn(n, n, device=device, dtype=kind)

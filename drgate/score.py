@@ -50,7 +50,7 @@ def score(
     An image that cannot be read, or for which the model gives no finite numbers, becomes a row without probabilities
     and a `NoOutputWarning`: the model refused it, and the checklist says how that counts.
 
-    Under torchrun every process scores its share, the first goes on with all of it and the others end here (SystemExit).
+    Under torchrun every process scores its share; the first goes on with all of it, the others end here (SystemExit).
 
     workers: processes that decode (default: the cores there are; 0: decode here). advance: called with the number of
     images done, batch by batch.
@@ -69,7 +69,7 @@ def score(
             f"{manifest.origin}: {len(known)} pictures of this set were in the model's training set "
             f"({_few(known)}: equal perceptual hash); a model is not judged on them."
         )
-    silent: NDArray[np.bool_] = np.isnan(probabilities).any(axis=1)
+    silent: NDArray[np.bool_] = np.asarray(np.isnan(probabilities).any(axis=1))
     if silent.all():
         reason = next(iter(refused.values()), "the model gave no finite numbers.")
         raise PredictionsError(f"{manifest.origin}: not one image could be graded; the first: {reason}")

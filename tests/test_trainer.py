@@ -33,13 +33,13 @@ from drgate.vision.fingerprint import shares_patients
 from drgate.vision.graders import load_grader
 from drgate.vision.images import FUNDUS_SQUARE, preprocessing, read_image, scaled
 from drgate.vision.network import GradingModel, merge_lora
+from drgate.vision.processes import Processes
 from trainer.cli import main
 from trainer.config import TrainingConfig, read_config
 from trainer.data import ImageSet, read_images
 from trainer.engine import Engine, class_weights
 from trainer.loss import focal_losses
 from trainer.origin import Origin
-from drgate.vision.processes import Processes
 from trainer.run import train
 from trainer.sampling import epoch_order, global_batches
 from trainer.schedule import rate
@@ -480,7 +480,9 @@ class TestRun:
         lines = file.read_text().splitlines(keepends=True)
         (killed / "record.jsonl").write_text("".join(lines[:2]) + lines[2][:20])
         spent_by_killed = json.loads(lines[1])["usd"]
-        second = train(config(usd_per_hour=0, num_epochs=1, output_dir=str(tmp_path / "runs" / "b")), again="to count", quiet=True)
+        second = train(
+            config(usd_per_hour=0, num_epochs=1, output_dir=str(tmp_path / "runs" / "b")), again="to count", quiet=True
+        )
         assert second["spend"]["usd"] == 0
         assert second["spend"]["earlier_attempts"] == 2
         assert second["spend"]["earlier_usd"] == pytest.approx(first["spend"]["usd"] + spent_by_killed)

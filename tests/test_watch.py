@@ -128,7 +128,7 @@ class TestRuling:
     )  # fmt: skip
     def test_what_is_no_decision_point_is_refused(self, text):
         """With an example of one."""
-        with pytest.raises(UsageError, match="epoch 20: val_accuracy > 0.82"):
+        with pytest.raises(UsageError, match=r"epoch 20: val_accuracy > 0\.82"):
             parse_decision(text)
 
 

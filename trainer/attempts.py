@@ -25,7 +25,8 @@ from drgate.files import canonical_json
 from drgate.record import FILE
 from drgate.report.markdown import code, escape
 from drgate.report.words import visible
-from trainer.circles import PLACE, differences, percent
+from trainer.circles import differences, percent
+from trainer.config import PLACE
 from trainer.handlog import read_log
 from trainer.ledger import Attempt, Evaluated, Spend, accuracy, baseline_of, best_of, read_attempt, spent
 

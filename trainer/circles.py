@@ -16,36 +16,8 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
+from trainer.config import FALLING, LATER, ONLY_WITH, PLACE
 from trainer.ledger import Attempt, Evaluated, accuracy, as_told
-
-PLACE: Final = frozenset(
-    {
-        "output_dir", "experiment_name", "runs", "num_workers", "cache_dir", "checkpoint_frequency", "save_minutes",
-        "usd_per_hour", "track", "tracking_uri", "distributed", "gradient_checkpointing", "spec",
-    }
-)  # fmt: skip
-"""Where and how a run is computed, kept and shown: the weights are the same whatever they say."""
-
-LATER: Final = frozenset(
-    {
-        "num_epochs", "patience", "min_delta", "select_from_epoch", "decide", "regression_margin", "budget_usd",
-        "project_budget_usd", "validation_frequency",
-    }
-)  # fmt: skip
-"""When a run ends and which of its epochs is chosen."""
-
-FALLING: Final = ("linear", "cosine", "cosine_with_restarts", "polynomial")
-"""Schedules whose course depends on the number of epochs."""
-
-ONLY_WITH: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
-    "lora_r": ("use_lora", ("yes",)),
-    "lora_alpha": ("use_lora", ("yes",)),
-    "scheduler_cycles": ("scheduler", ("cosine_with_restarts",)),
-    "scheduler_power": ("scheduler", ("polynomial",)),
-    "plateau_patience": ("scheduler", ("validation_plateau",)),
-    "plateau_factor": ("scheduler", ("validation_plateau",)),
-}
-"""Parameters that do nothing unless another has one of these values."""
 
 PARENTS: Final = ("resume_from_checkpoint", "init_from")
 """Parameters that name the checkpoint a run starts from."""
@@ -167,20 +139,17 @@ class CircleReport:
         }
 
 
-def compare(
-    proposal: Proposal, attempts: Sequence[Attempt], *,
-    place: Set[str] = PLACE, later: Set[str] = LATER, falling: Sequence[str] = FALLING,
-) -> CircleReport:  # fmt: skip
+def compare(proposal: Proposal, attempts: Sequence[Attempt]) -> CircleReport:
     """Hold a proposed run against the earlier attempts.
 
-    attempts: without the run's own folder. place, later, falling: see `PLACE`, `LATER`, `FALLING`.
+    attempts: without the run's own folder.
     """
-    found = [_likeness(proposal, attempt, place, later, falling) for attempt in reversed(attempts)]
+    found = [_likeness(proposal, attempt) for attempt in reversed(attempts)]
     near = (likeness for likeness in found if likeness.kind == "near")
     return CircleReport(
         tuple(likeness for likeness in found if likeness.kind == "identical"),
         tuple(likeness for likeness in found if likeness.kind == "retraced"),
-        tuple(sorted(near, key=lambda likeness: _distance(likeness, later))[:NEAREST]),
+        tuple(sorted(near, key=_distance)[:NEAREST]),
     )
 
 
@@ -212,14 +181,14 @@ def percent(value: float | None) -> str:
 
 
 def _likeness(
-    proposal: Proposal, attempt: Attempt, place: Set[str], later: Set[str], falling: Sequence[str]
+    proposal: Proposal, attempt: Attempt
 ) -> Likeness:  # fmt: skip
     ours = {name: as_told(value) for name, value in proposal.parameters.items()}
     theirs = attempt.parameters
     if attempt.origin is None and attempt.parent is None:
         theirs = {**dict.fromkeys(PARENTS), **theirs}  # a run's own record without a parent tells that there was none
     asleep = {name for name, (governor, values) in ONLY_WITH.items() if ours.get(governor) not in (None, *values)}
-    passed_over = place | asleep
+    passed_over = PLACE | asleep
     differing = differences(ours, theirs, place=passed_over)
     differing |= {
         name: (value, None)
@@ -230,11 +199,11 @@ def _likeness(
     untold += _parent_untold(ours, theirs)
     notes = _by_identity(proposal, attempt, ours, differing, untold)
     schedule = ours.get("scheduler")
-    path = {name for name in differing if name not in later}
-    warm_only = not path and schedule in falling and "num_epochs" in differing
+    path = {name for name in differing if name not in LATER}
+    warm_only = not path and schedule in FALLING and "num_epochs" in differing
     if schedule == "validation_plateau" and "validation_frequency" in differing:
         path.add("validation_frequency")
-    shaping = [name for name in ours if name in theirs and name not in passed_over and name not in later]
+    shaping = [name for name in ours if name in theirs and name not in passed_over and name not in LATER]
     shared = _warm_up(ours) if warm_only else attempt.reached
     if path or len(shaping) < ENOUGH or _unborn(attempt) or (warm_only and not shared):
         return Likeness(attempt, "near", differing, tuple(untold), None, None, notes)
@@ -298,8 +267,8 @@ def _unborn(attempt: Attempt) -> bool:
     return ended and attempt.origin is None and not attempt.history
 
 
-def _distance(likeness: Likeness, later: Set[str]) -> tuple[int, int, int]:
-    path = sum(name not in later for name in likeness.differing)
+def _distance(likeness: Likeness) -> tuple[int, int, int]:
+    path = sum(name not in LATER for name in likeness.differing)
     return path, len(likeness.differing), len(likeness.untold)
 
 

@@ -54,7 +54,7 @@ def command(
     before = _parameters_of(given, config) if resume else None
     parameters = read_config(config, given, before=before)
     if dry_run:
-        return _dry_run(parameters, runs, format, quiet)
+        return _dry_run(parameters, again, runs, format, quiet)
     from trainer.run import train
     from trainer.watch import exit_code
 
@@ -63,21 +63,22 @@ def command(
     return exit_code(record.get("rule"))
 
 
-def _dry_run(parameters: TrainingConfig, runs: Path | None, format: Format, quiet: bool) -> int:
+def _dry_run(parameters: TrainingConfig, again: str | None, runs: Path | None, format: Format, quiet: bool) -> int:
     from drgate.vision.processes import processes
     from trainer.preflight import preflight
-    from trainer.run import prepare, resolved
+    from trainer.run import by_name, prepare, refuse_circles, resolved
 
     with processes() as group:
-        ready = prepare(resolved(parameters, group), group, resume=False, quiet=quiet)
-        report = preflight(ready, runs)
+        config = resolved(parameters, group)
+        refuse_circles(by_name(config, runs), again, quiet=True)
+        report = preflight(prepare(config, group, resume=False, quiet=quiet), runs)
 
     def human(console: Console) -> None:
         for sentence in report.sentences():
             console.print(sentence, markup=False, highlight=False)
 
     emit(report.to_json(), human, format, quiet)
-    return 2 if report.circles.identical else 0
+    return 2 if report.circles.identical and again is None else 0
 
 
 def _parameters_of(given: dict[str, Any], file: Path | None) -> dict[str, Any]:

@@ -33,13 +33,25 @@ PLACE: Final = frozenset(
 LATER: Final = frozenset(
     {
         "num_epochs", "patience", "min_delta", "select_from_epoch", "decide", "regression_margin", "budget_usd",
-        "project_budget_usd",
+        "project_budget_usd", "validation_frequency",
     }
 )  # fmt: skip
-"""When a run ends and which of its epochs is chosen; `num_epochs` shapes the falling schedules as well."""
+"""When a run ends and which of its epochs is chosen; `num_epochs` shapes the falling schedules as well, and
+`validation_frequency` validation_plateau."""
 
 FALLING: Final = ("linear", "cosine", "cosine_with_restarts", "polynomial")
 """Schedules whose course depends on the number of epochs."""
+
+ONLY_WITH: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
+    "scheduler_cycles": ("scheduler", ("cosine_with_restarts",)),
+    "scheduler_power": ("scheduler", ("polynomial",)),
+    "plateau_patience": ("scheduler", ("validation_plateau",)),
+    "plateau_factor": ("scheduler", ("validation_plateau",)),
+    "lora_r": ("use_lora", ("yes",)),
+    "lora_alpha": ("use_lora", ("yes",)),
+    "tracking_uri": ("track", ("mlflow",)),
+}
+"""Parameters that act only where another has one of these values."""
 
 
 class TrainingConfig(BaseModel):

@@ -17,6 +17,7 @@ import torch
 
 from drgate.errors import CheckpointError, TrainingError, UsageError
 from drgate.files import sha256_file
+from drgate.record import OLDER
 from drgate.vision.base import Base
 from drgate.vision.checkpoint import Checkpoint, TrainingState, load_training_state
 from drgate.vision.network import GradingModel, add_lora, architecture, merge_lora
@@ -145,10 +146,10 @@ def find_origin(config: TrainingConfig, base: Base) -> Origin:
     record = checkpoint.record or {}
     if how == "init_from":
         return Origin(how, named, digest, checkpoint, restored="its weights alone; epochs count from 1")
-    if "lacks" in record:
+    if record.get("format") == OLDER:
         return Origin(
             how, named, digest, checkpoint, None, checkpoint.epoch, tuple(record.get("history", ())),
-            "weights, epoch and history of a checkpoint in the older layout; the optimizer starts anew",
+            f"weights, epoch and history of a checkpoint in the older layout. {record['starts_anew']}",
         )  # fmt: skip
     _, state = load_training_state(file)
     if state is None:

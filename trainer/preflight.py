@@ -22,10 +22,10 @@ import torch
 from drgate.errors import DrgateError
 from drgate.plan import load_planned, plan
 from trainer.circles import CircleReport, Proposal, compare
-from trainer.config import FALLING, LATER, PLACE, TrainingConfig
+from trainer.config import ONLY_WITH, TrainingConfig
 from trainer.data import ImageSet, prepare_image
 from trainer.engine import Engine
-from trainer.ledger import read_ledger
+from trainer.ledger import Attempt, read_ledger
 from trainer.watch import EVALUATIONS_AFTER_BEST, duration, parse_decision
 
 if TYPE_CHECKING:
@@ -33,17 +33,6 @@ if TYPE_CHECKING:
 
 MEASURED_STEPS: Final = 3
 """Forward and backward passes that are timed after the first, which is not."""
-
-_ONLY_WITH: Final = {
-    "scheduler_cycles": ("scheduler", ("cosine_with_restarts",)),
-    "scheduler_power": ("scheduler", ("polynomial",)),
-    "plateau_patience": ("scheduler", ("validation_plateau",)),
-    "plateau_factor": ("scheduler", ("validation_plateau",)),
-    "lora_r": ("use_lora", ("yes",)),
-    "lora_alpha": ("use_lora", ("yes",)),
-    "tracking_uri": ("track", ("mlflow",)),
-}  # fmt: skip
-"""Parameters that act only where another has one of these values."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,15 +133,23 @@ def preflight(ready: Ready, runs: Path | None = None) -> Preflight:
 def earlier_attempts(ready: Ready, runs: Path | None = None) -> CircleReport:
     """The attempts in the folder of runs that are like this one."""
     origin = ready.origin
-    folder = ready.runs if runs is None else runs
-    known = [attempt for attempt in read_ledger(folder).attempts if attempt.name != ready.folder.name]
-    proposal = Proposal(
-        parameters=ready.config.model_dump(mode="json"),
-        dataset=ready.splits.dataset_digest,
-        base=ready.base.digest,
-        parent=() if origin.checkpoint is None else (origin.sha256, origin.checkpoint.tensor_digest),
+    return compare(
+        Proposal(
+            parameters=ready.config.model_dump(mode="json"),
+            dataset=ready.splits.dataset_digest,
+            base=ready.base.digest,
+            parent=() if origin.checkpoint is None else (origin.sha256, origin.checkpoint.tensor_digest),
+        ),
+        known_attempts(ready.folder, runs),
     )
-    return compare(proposal, known, place=PLACE, later=LATER, falling=FALLING)
+
+
+def known_attempts(folder: Path, runs: Path | None = None) -> list[Attempt]:
+    """Those beside a run's folder, or in `runs`, without the run itself."""
+    beside = folder.resolve().parent
+    found = read_ledger(beside if runs is None else runs).attempts
+    own = runs is None or runs.resolve() == beside
+    return [attempt for attempt in found if not (own and attempt.name == folder.name)]
 
 
 def findings(ready: Ready) -> tuple[str, ...]:
@@ -163,7 +160,7 @@ def findings(ready: Ready) -> tuple[str, ...]:
     evaluations = last // config.validation_frequency - (first - 1) // config.validation_frequency
     found = [
         f"{name} acts only with {other} {' or '.join(values)}; here it is {getattr(config, other)}."
-        for name, (other, values) in _ONLY_WITH.items()
+        for name, (other, values) in ONLY_WITH.items()
         if getattr(config, name) != usual[name] and getattr(config, other) not in values
     ]
     if config.patience >= evaluations:

@@ -55,7 +55,7 @@ class RunRecord:
         folder: the run's own; it holds no run (`refuse_used`) unless one is resumed. started: `time.monotonic()` at the
         moment from which time costs money. facts: what is known before the first step, plain JSON values; of a resumed
         run only what belongs to the `resume` line (`epoch`, `step`, `changed`, `environment`, ...). listeners: told
-        each line. resumed: the table to go on from. write: whether lines reach the file; one process of a run does that.
+        each line. resumed: the table to go on from. write: whether lines reach the file, as one process's do.
         """
         self._file = folder / FILE
         self._started = started

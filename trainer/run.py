@@ -45,13 +45,13 @@ from drgate.vision.images import FUNDUS_SQUARE, Preprocessing, preprocessing
 from drgate.vision.network import architecture
 from drgate.vision.processes import Processes, processes
 from trainer.checklist import checklist_state
-from trainer.circles import CircleReport
+from trainer.circles import CircleReport, Proposal, compare
 from trainer.config import LATER, PLACE, TrainingConfig
 from trainer.data import ImageSet, Splits, cache_folder, load_splits, read_images
 from trainer.engine import Engine
 from trainer.ledger import this_process
 from trainer.origin import BEST, LAST, PREVIOUS, Origin, find_origin, resumed
-from trainer.preflight import earlier_attempts, findings
+from trainer.preflight import earlier_attempts, findings, known_attempts
 from trainer.record import Listener, RunRecord, earlier_spend, environment, git_commit, refuse_used
 from trainer.sampling import epoch_order, global_batches, repeats
 from trainer.schedule import plateau_cuts, rate
@@ -96,12 +96,16 @@ def train(
         quiet = quiet or not group.first
         config = resolved(config, group)
         with _alone(Path(str(config.output_dir)), group):
+            if not resume:
+                refuse_circles(by_name(config, runs), again, quiet=True)
             ready = prepare(config, group, resume=resume, quiet=quiet)
             if resume and (over := _is_over(ready)):
                 tell(f"This run had come to its end: {over['reason']}", quiet)
                 return over
             if not resume:
-                refuse_again(ready, again, runs, quiet)
+                for finding in findings(ready):
+                    tell(f"Note: {finding}", quiet)
+                refuse_circles(earlier_attempts(ready, runs), again, quiet)
             return _Run(ready, started, again, stopping, quiet).go()
 
 
@@ -177,28 +181,28 @@ def prepare(config: TrainingConfig, group: Processes, *, resume: bool, quiet: bo
     return ready
 
 
-def refuse_again(ready: Ready, again: str | None, runs: Path | None, quiet: bool) -> CircleReport:
-    """Say which earlier attempts this one is like, and refuse what was tried before and what can have no effect.
+def by_name(config: TrainingConfig, runs: Path | None) -> CircleReport:
+    """What is known of earlier attempts before anything is fetched or read: data and checkpoints compare by name."""
+    return compare(Proposal(config.model_dump(mode="json")), known_attempts(Path(str(config.output_dir)), runs))
 
-    Raises UsageError for an attempt that is identical to an earlier one, without a reason to make it again.
+
+def refuse_circles(report: CircleReport, again: str | None, quiet: bool) -> None:
+    """Say which earlier attempts a run is like.
+
+    Raises UsageError for one that is identical to an earlier one, without a reason to make it again.
     """
-    for finding in findings(ready):
-        tell(f"Note: {finding}", quiet)
-    report = earlier_attempts(ready, runs)
     for likeness in (*report.identical, *report.retraced) or report.nearest[:1]:
         tell(likeness.sentence, quiet)
-    if report.identical and again is None:
-        attempt = report.identical[0].attempt
-        way = (
-            f"Go on with it (--resume --output_dir {attempt.folder}), change something"
-            if attempt.status in ("killed", "interrupted")
-            else "Change something"
-        )
-        raise UsageError(
-            f"This attempt was made before: {report.identical[0].sentence} {way}, or say why it is to be made again:"
-            ' --again "..."'
-        )
-    return report
+    if not report.identical or again is not None:
+        return
+    attempt = report.identical[0].attempt
+    goes_on = attempt.status in ("killed", "interrupted") and attempt.origin is None
+    way = f"Go on with it (--resume --output_dir {attempt.folder}), change" if goes_on else "Change"
+    others = " ".join(likeness.sentence for likeness in report.retraced)
+    raise UsageError(
+        f"This attempt was made before: {report.identical[0].sentence} {others + ' ' if others and quiet else ''}{way}"
+        ' something, or say why it is to be made again: --again "..."'
+    )
 
 
 class _Run:
@@ -723,7 +727,10 @@ def _refuse_another_run(ready: Ready) -> None:
             f" {ready.global_batch} with these parameters and {ready.group.size} processes: keep batch_size x"
             " gradient_accumulation_steps x processes."
         )
-    if wrong := [name for name in ready.changed if name not in PLACE | LATER | shared]:
+    free = PLACE | LATER | shared
+    if ready.config.scheduler == "validation_plateau":
+        free -= {"validation_frequency"}
+    if wrong := [name for name in ready.changed if name not in free]:
         before, now = ready.changed[wrong[0]]
         raise UsageError(
             f"--{wrong[0]} was {before} when this run began and is {now} now, and acts from the first step on: leave it"
