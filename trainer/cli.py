@@ -75,7 +75,7 @@ def _dry_run(parameters: TrainingConfig, again: str | None, runs: Path | None, f
 
     def human(console: Console) -> None:
         for sentence in report.sentences():
-            console.print(sentence, markup=False, highlight=False)
+            console.print(sentence, markup=False, highlight=False, soft_wrap=True)
 
     emit(report.to_json(), human, format, quiet)
     return 2 if report.circles.identical and again is None else 0
