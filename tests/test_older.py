@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from drgate.errors import CheckpointError
+from drgate.errors import CheckpointError, UsageError
 from drgate.export import export
 from drgate.judge import judge
 from drgate.manifest import load_manifest
@@ -30,6 +30,8 @@ from drgate.vision.fingerprint import Fingerprint
 from drgate.vision.graders import load_grader
 from drgate.vision.network import merge_lora
 from drgate.vision.older import load_any_checkpoint
+from trainer.config import TrainingConfig
+from trainer.run import train
 
 LAYERS, HEADS, RANK, ALPHA = 2, 4, 3, 6.0
 LINEAR = [
@@ -516,3 +518,51 @@ class TestJudged:
         provenance = score(load_grader(tmp_path / "known.pth"), eyes, workers=0).provenance
         assert not any("Lineage" in line for line in provenance["warnings"])
         assert any("the model's training set is in the test set" in line for line in provenance["leakage"])
+
+
+class TestTrained:
+    @pytest.fixture
+    def run(self, base, tmp_path):
+        """Train one epoch further from an older file; returns the record."""
+        eyes = tiny.write_eyes(tmp_path / "eyes")
+
+        def go(lora: bool, **changes: Any) -> dict[str, Any]:
+            file = write(tmp_path / "best_model.pth", state_dict(base, lora=lora))
+            settings: dict[str, Any] = {
+                "dataset": str(eyes), "base": base.id, "output_dir": str(tmp_path / "runs" / "first"), "num_epochs": 4,
+                "learning_rate": 1e-12, "batch_size": 10, "num_workers": 0, "use_lora": "yes" if lora else "no",
+                "lora_r": RANK, "lora_alpha": ALPHA, "augmentation": "none", "resume_from_checkpoint": str(file),
+            }  # fmt: skip
+            return train(TrainingConfig(**settings | changes), quiet=True)
+
+        return go
+
+    @pytest.mark.parametrize("lora", [True, False], ids=["lora", "whole"])
+    def test_goes_on_with_weights_epoch_and_history(self, base, tmp_path, run, lora):
+        """Epoch 4 follows the file's third; 81.76 % is what it is held against; what starts anew is recorded."""
+        record = run(lora)
+        assert record["history"][0]["epoch"] == 4
+        assert [entry["val_accuracy"] for entry in record["inherited"]] == pytest.approx([0.61, 0.705, 0.8176])
+        assert record["parent"]["how"] == "resume_from_checkpoint"
+        assert "start anew" in record["parent"]["restored"]
+        assert record["lineage"]["training_sets"] == "unknown"
+        assert any("older checkpoint layout" in note for note in record["notes"])
+        best = load_checkpoint(tmp_path / "runs" / "first" / "best_model.pth")
+        # at a rate of nearly nothing the logits are those of the reference pass
+        with torch.inference_mode():
+            logits = best.build(base)(images())
+        reference = reference_logits(base, state_dict(base, lora=lora), images())
+        torch.testing.assert_close(logits, reference, atol=1e-4, rtol=0)
+
+    def test_weights_alone(self, base, tmp_path, run):
+        """--init_from: epochs count from 1 and nothing is inherited."""
+        file = write(tmp_path / "weights.pth", state_dict(base))
+        record = run(True, resume_from_checkpoint=None, init_from=str(file), num_epochs=1)
+        assert record["history"][0]["epoch"] == 1
+        assert record["inherited"] == []
+        assert record["parent"]["how"] == "init_from"
+
+    def test_epochs_that_lie_behind(self, run):
+        """num_epochs 3 is over before it begins."""
+        with pytest.raises(UsageError, match="is behind already"):
+            run(True, num_epochs=3)
