@@ -63,18 +63,16 @@ def main(argv: list[str]) -> int:
         for number in range(options.kills):
             # Half of them at any moment, the others as soon as a checkpoint is seen to be written.
             after = draw.uniform(0.05, max(0.5, 2 * seconds / options.kills))
-            settings_here = settings | {"output_dir": str(killed)}
             ended, in_writing = _ended(
-                settings_here, resume=(killed / "last.pth").exists() or (killed / "previous.pth").exists(),
-                kill_after=after, at_writing=number % 2 == 1,
-            )  # fmt: skip
+                settings | {"output_dir": str(killed)},
+                resume=(killed / "record.jsonl").exists(),
+                kill_after=after,
+                at_writing=number % 2 == 1,
+            )
             writing += in_writing
             if ended:
                 print(f"The run came to its end after {number} kills; it is only looked at from here on.")
                 break
-            if not (killed / "last.pth").exists() and not (killed / "previous.pth").exists():
-                for left in killed.glob("*"):
-                    left.unlink()
         ended, _ = _ended(settings | {"output_dir": str(killed)}, resume=True, kill_after=None)
         print(f"{number + 1} kills, {writing} of them while a checkpoint was written.")
         differences = _differences(alone, killed)
@@ -89,9 +87,10 @@ def _ended(
     settings: dict[str, Any], *, resume: bool, kill_after: float | None, at_writing: bool = False
 ) -> tuple[bool, bool]:
     """Run in a child; whether it came to its end, and whether the kill fell into the writing of a checkpoint."""
+    folder = Path(settings["output_dir"])
+    left = _half_written(folder)
     process = multiprocessing.get_context("fork").Process(target=_train, args=(settings, resume))
     process.start()
-    folder = Path(settings["output_dir"])
     if kill_after is None:
         process.join()
         if process.exitcode:
@@ -100,19 +99,19 @@ def _ended(
     deadline = time.monotonic() + kill_after
     while process.is_alive() and time.monotonic() < deadline:
         time.sleep(0.001)
-    while at_writing and process.is_alive() and time.monotonic() < deadline + 5 and not _writing(folder):
+    while at_writing and process.is_alive() and time.monotonic() < deadline + 5 and not _half_written(folder) - left:
         pass
     if not process.is_alive():
         process.join()
         return process.exitcode == 0, False
     os.kill(process.pid or 0, signal.SIGKILL)
     process.join()
-    return False, _writing(folder)
+    return False, bool(_half_written(folder) - left)
 
 
-def _writing(folder: Path) -> bool:
-    """Whether a checkpoint lies there half-written, or between its two names."""
-    return any(folder.glob(".*.tmp"))
+def _half_written(folder: Path) -> set[str]:
+    """Checkpoints that lie there half-written."""
+    return {file.name for file in folder.glob(".*.tmp")}
 
 
 def _train(settings: dict[str, Any], resume: bool) -> None:

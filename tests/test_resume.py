@@ -54,7 +54,7 @@ def config(base, eyes, tmp_path):
         settings: dict[str, Any] = {
             "dataset": str(eyes), "base": str(base), "output_dir": str(tmp_path / "runs" / name),
             "learning_rate": 3e-3, "batch_size": 10, "gradient_accumulation_steps": 1, "num_epochs": 3,
-            "dropout": 0.3, "num_workers": 0, "scheduler": "none", "save_minutes": 0,
+            "dropout": 0.3, "num_workers": 0, "scheduler": "none",
         }  # fmt: skip
         return TrainingConfig(**settings | changes)
 
@@ -123,8 +123,8 @@ class TestExactResume:
         with monkeypatch.context() as patched:
             cut_off(patched, when)
             with pytest.raises(Cut):
-                train(config("cut"), again="to be cut", quiet=True)
-        record = train(config("cut"), resume=True, quiet=True)
+                train(config("cut", save_minutes=0), again="to be cut", quiet=True)
+        record = train(config("cut", save_minutes=0), resume=True, quiet=True)
         assert untimed(record["history"]) == untimed(expected["history"]), moment
         assert record["tensor_digest"] == expected["tensor_digest"]
         runs = tmp_path / "runs"
@@ -137,17 +137,31 @@ class TestExactResume:
         assert on_disk["digests"][expected["tensor_digest"]] == expected["selected_epoch"]
         assert not list((runs / "cut").glob(".*"))
 
+    def test_before_the_first_state_was_written(self, config, monkeypatch, tmp_path):
+        """A kill as early as that: the run begins again in its folder, and is the run that was left alone."""
+        expected = train(config("alone"), quiet=True)
+        with monkeypatch.context() as patched:
+            cut_off(patched, lambda n, path: n == 1)
+            with pytest.raises(Cut):
+                train(config("cut"), again="to be cut", quiet=True)
+        assert not list((tmp_path / "runs" / "cut").glob("*.pth"))
+        record = train(config("cut"), resume=True, quiet=True)
+        assert untimed(record["history"]) == untimed(expected["history"])
+        assert record["tensor_digest"] == expected["tensor_digest"]
+        best = load_checkpoint(tmp_path / "runs" / "cut" / "best_model.pth")
+        assert best.record == record
+
     def test_a_damaged_newest_state_is_passed_over(self, config, monkeypatch, tmp_path):
         """The one before is used, with a warning that names both; the end is the same."""
         expected = train(config("alone"), quiet=True)
         with monkeypatch.context() as patched:
             cut_off(patched, lambda n, path: n == 9)
             with pytest.raises(Cut):
-                train(config("cut"), again="to be cut", quiet=True)
+                train(config("cut", save_minutes=0), again="to be cut", quiet=True)
         last = tmp_path / "runs" / "cut" / "last.pth"
         last.write_bytes(last.read_bytes()[:-1000])
         with pytest.warns(OlderStateWarning, match=r"last\.pth is truncated.*previous\.pth, is used"):
-            record = train(config("cut"), resume=True, quiet=True)
+            record = train(config("cut", save_minutes=0), resume=True, quiet=True)
         assert record["tensor_digest"] == expected["tensor_digest"]
 
     def test_without_any_whole_state_it_says_so(self, config, tmp_path):
@@ -174,14 +188,16 @@ class TestExactResume:
         with monkeypatch.context() as patched:
             patched.setattr(torch, "save", full)
             with pytest.raises(CheckpointError, match="No space left on device"):
-                train(config("full"), again="on a small disk", quiet=True)
+                train(config("full", save_minutes=0), again="on a small disk", quiet=True)
         folder = tmp_path / "runs" / "full"
         assert not list(folder.glob(".*"))
         table = read_record(folder / "record.jsonl")
         assert table["status"] == "failed"
         assert "No space left" in table["reason"]
         load_training_state(folder / "last.pth")
-        assert train(config("full"), resume=True, quiet=True)["tensor_digest"] == expected["tensor_digest"]
+        assert (
+            train(config("full", save_minutes=0), resume=True, quiet=True)["tensor_digest"] == expected["tensor_digest"]
+        )
 
     def test_the_best_is_not_replaced_by_a_worse_one(self, config, monkeypatch, tmp_path):
         """Where the state fell back behind the best model, an epoch computed again differently does not replace it."""
@@ -193,7 +209,7 @@ class TestExactResume:
         with monkeypatch.context() as patched:
             cut_off(patched, lambda n, path: n == 4)
             with pytest.raises(Cut):
-                train(config("early", num_epochs=4), again="for its state", quiet=True)
+                train(config("early", num_epochs=4, save_minutes=0), again="for its state", quiet=True)
         (folder / "last.pth").write_bytes((tmp_path / "runs" / "early" / "last.pth").read_bytes())
         monkeypatch.setattr(trainer.run.Engine, "step", lambda self, *a, **k: torch.zeros(()))
         table = (folder / "record.jsonl").read_text().splitlines(keepends=True)

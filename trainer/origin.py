@@ -1,7 +1,7 @@
 """Where a run starts from: the base model, the weights of a checkpoint, or the whole state of one.
 
 origin = find_origin(config, base)                  # --resume_from_checkpoint, --init_from, or neither
-origin = resumed(Path("runs/first"), base)          # --resume: last.pth, or the one before where it is damaged
+origin = resumed(Path("runs/first"))                # --resume: last.pth, or the one before where it is damaged
 model = origin.build(config, base)
 """
 
@@ -160,10 +160,11 @@ def find_origin(config: TrainingConfig, base: Base) -> Origin:
     return _from_state(how, named, digest, checkpoint, state)
 
 
-def resumed(folder: Path, base: Base | None = None) -> Origin:
-    """The newest whole state in a run's folder.
+def resumed(folder: Path) -> Origin | None:
+    """The newest whole state in a run's folder; None where the run was killed before it had written its first.
 
-    Raises TrainingError where there is none. A damaged newest one is passed over with an `OlderStateWarning`.
+    Raises TrainingError where all that are there are damaged. A damaged newest one is passed over with an
+    `OlderStateWarning`.
     """
     trouble = []
     for name in (LAST, PREVIOUS):
@@ -181,8 +182,9 @@ def resumed(folder: Path, base: Base | None = None) -> Origin:
         for sentence in trouble:
             warnings.warn(f"{sentence} The one before it, {name}, is used.", OlderStateWarning, stacklevel=2)
         return _from_state("resume", file.as_posix(), sha256_file(file), checkpoint, state)
-    reason = " ".join(trouble) or f"it holds neither {LAST} nor {PREVIOUS}."
-    raise TrainingError(f"{folder} holds no state that a run could go on from: {reason}")
+    if trouble:
+        raise TrainingError(f"{folder} holds no state that a run could go on from: {' '.join(trouble)}")
+    return None
 
 
 def _from_state(how: How, source: str, digest: str, checkpoint: Checkpoint, state: TrainingState) -> Origin:

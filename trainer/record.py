@@ -84,7 +84,12 @@ class RunRecord:
         # What the file knows last, which a kill cut off from the checkpoint, was paid for too.
         seconds, usd = _paid(self._file)
         self._before = (seconds, usd if usd_per_hour is not None else None)
-        self.table = deepcopy(resumed) | {"status": "running", "reason": None, "ended": None}
+        of_the_file = ("digests", "resumes", "time")
+        self.table = {"format": FORMAT, "selected_epoch": None, "tensor_digest": None, "seconds": seconds} | {
+            name: deepcopy(value) for name, value in resumed.items() if name not in of_the_file
+        }
+        self.table |= {"status": "running", "reason": None, "rule": None, "ended": None}
+        self.table["history"] = [entry for entry in self.table["history"] if entry["epoch"] <= facts["epoch"]]
         self.table["sessions"] = int(self.table.get("sessions", 1)) + 1
         self.table["spend"] = {"usd_per_hour": usd_per_hour, "usd": None, **earlier_spend(folder)}
         if "parameters" in facts:

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from drgate.cli.options import progress, tell
 from drgate.errors import CheckpointError, DrgateError, TrainingError, UsageError
+from drgate.record import FILE, read_record
 from drgate.scale import GRADES
 from drgate.spec import GateSpec, load_spec
 from drgate.vision.base import Base, resolve_base
@@ -123,6 +124,8 @@ class Ready:
     spec: GateSpec
     changed: Mapping[str, tuple[Any, Any]]
     """Parameters that differ from those of the run that is gone on with: (there, here)."""
+    before: dict[str, Any] | None = None
+    """The record of the run that is resumed, up to its newest state."""
 
     @property
     def global_batch(self) -> int:
@@ -154,13 +157,19 @@ def prepare(config: TrainingConfig, group: Processes, *, resume: bool, quiet: bo
     spec = load_spec(config.spec)
     splits = load_splits(config.dataset, seed=config.seed)
     base = resolve_base(config.base)
-    origin = resumed(folder) if resume else find_origin(config, base)
+    before = read_record(folder / FILE) if resume else None
+    state = resumed(folder) if resume else None
+    origin = state or find_origin(config, base)
+    if state is not None and state.checkpoint is not None:
+        before = state.checkpoint.record
     for note in (*splits.notes, *origin.notes):
         tell(note, quiet)
     size = architecture(base.config)["image_size"]
+    there = origin.parameters() if before is None else before.get("parameters") or {}
     ready = Ready(
-        config, group, folder, splits, base, preprocessing(FUNDUS_SQUARE, size), origin, spec, _changed(config, origin)
-    )
+        config, group, folder, splits, base, preprocessing(FUNDUS_SQUARE, size), origin, spec, _changed(config, there),
+        before,
+    )  # fmt: skip
     if resume:
         _refuse_another_run(ready)
     elif origin.how == "resume_from_checkpoint":
@@ -288,15 +297,16 @@ class _Run:
         }
         common["process"] = this_process()
         common["processes"] = {"n": self.group.size, "global_batch": ready.global_batch}
-        if origin.how == "resume" and origin.checkpoint is not None and origin.state is not None:
+        if ready.before is not None:
+            state = origin.state if origin.how == "resume" else None
             facts = {
                 **common,
                 "epoch": origin.epochs,
-                "step": origin.state.values["step"],
-                "from": {"file": Path(origin.source).name, "sha256": origin.sha256},
+                "step": 0 if state is None else state.values["step"],
+                "from": None if state is None else {"file": Path(origin.source).name, "sha256": origin.sha256},
                 "changed": {name: list(pair) for name, pair in ready.changed.items()},
             }
-            return self._recorded(facts, listener, resumed=origin.checkpoint.record)
+            return self._recorded(facts, listener, resumed=ready.before)
         facts = {
             "experiment_name": config.experiment_name,
             "dataset_digest": ready.splits.dataset_digest,
@@ -699,10 +709,9 @@ def resolved(config: TrainingConfig, group: Processes) -> TrainingConfig:
     return config.model_copy(update={"output_dir": folder, "precision": precision})
 
 
-def _changed(config: TrainingConfig, origin: Origin) -> dict[str, tuple[Any, Any]]:
-    """Parameters that differ from those of the checkpoint's run, as far as they are told."""
+def _changed(config: TrainingConfig, there: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Parameters that differ from those of another run, as far as they are told."""
     here = config.model_dump(mode="json")
-    there = origin.parameters()
     places = {"output_dir", "experiment_name", "resume_from_checkpoint", "init_from"}
     return {
         name: (there[name], here[name])
@@ -713,9 +722,8 @@ def _changed(config: TrainingConfig, origin: Origin) -> dict[str, tuple[Any, Any
 
 def _refuse_another_run(ready: Ready) -> None:
     """A run that is resumed is the same run: what acted from its first step on stays as it was."""
-    assert ready.origin.checkpoint is not None
-    table = ready.origin.checkpoint.record or {}
-    elsewhere = f'start a new attempt with --resume_from_checkpoint "{ready.origin.source}" and another --output_dir.'
+    table = ready.before or {}
+    elsewhere = f'start a new attempt with --resume_from_checkpoint "{ready.folder / LAST}" and another --output_dir.'
     if table.get("dataset_digest") != ready.splits.dataset_digest:
         raise UsageError(f"{ready.config.dataset} has changed since this run began: put it back, or {elsewhere}")
     if table.get("base", {}).get("digest") != ready.base.digest:
@@ -740,8 +748,6 @@ def _refuse_another_run(ready: Ready) -> None:
 
 def _is_over(ready: Ready) -> dict[str, Any] | None:
     """The record of a resumed run that has come to its end, where nothing was changed that would let it go on."""
-    from drgate.record import FILE, read_record
-
     table = read_record(ready.folder / FILE)
     over = table["status"] in ("finished", "stopped") and not LATER & ready.changed.keys()
     return table if over else None
