@@ -48,6 +48,12 @@ class TestStanding:
         assert now.reference == Best(16, 0.8176)
         assert now.since == 4
 
+    def test_what_could_not_be_chosen_before_is_no_reference(self):
+        """An epoch that was too early in the run before is too early here."""
+        early = history(0.99) + history(0.80, first=2)
+        early[0]["selectable"] = False
+        assert standing(history(0.7, first=3), config(), early).reference == Best(2, 0.80)
+
     def test_small_gains_do_not_reset_patience(self):
         """min_delta .01: .700 to .705 is a new best, and still the second evaluation without one that counts."""
         now = standing(history(0.6, 0.700, 0.705, 0.706), config(min_delta=0.01))

@@ -118,6 +118,8 @@ def standing(history: History, config: TrainingConfig, inherited: History = ()) 
     counted = -1.0
     since = since_best = 0
     for entry in inherited:
+        if not entry.get("selectable", True):
+            continue
         accuracy = entry["val_accuracy"]
         if reference is None or accuracy > reference.accuracy:
             reference = Best(entry["epoch"], accuracy)
