@@ -15,21 +15,23 @@ format v0.3.
 from __future__ import annotations
 
 import base64
+import hashlib
 import re
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from drgate.errors import CertificateError, DrgateError
-from drgate.evaluation import Evaluation
+from drgate.evaluation import CriterionResult, Estimate, Evaluation
 from drgate.files import canonical_json, parse_json
 from drgate.keys import check_signature_form
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 """Number of the statement's form. It covers every word that `statement_bytes` writes: to change one is a new number,
-and statements of the older numbers must still come out as they were signed."""
+and statements of the older numbers must still come out as they were signed (but for 1, which no release wrote)."""
 MAX_BYTES: Final = 16 << 20
 STATEMENT_TYPE: Final = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE: Final = "https://in-toto.io/attestation/test-result/v0.1"
@@ -50,6 +52,7 @@ Result = Literal["PASSED", "WARNED", "FAILED"]
 _EXPECTED: Final = "a certificate or statement that drgate wrote"
 _HEX_SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _CONTENT_SHA256: Final = re.compile(r"sha256:[0-9a-f]{64}")
+_TIME_FORMAT: Final = "%Y-%m-%dT%H:%M:%SZ"
 _TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", re.ASCII)
 
 
@@ -76,6 +79,27 @@ class Statement:
         """in-toto's word: PASSED, WARNED for a PASS with warnings, FAILED for everything else."""
         result: Result = self.content["predicate"]["result"]
         return result
+
+    @property
+    def digest(self) -> str:
+        """`sha256:...` over its bytes: how lists of revocations and later statements name it."""
+        return f"sha256:{hashlib.sha256(self.data).hexdigest()}"
+
+    @property
+    def time(self) -> datetime:
+        """When its look was taken: what its age counts from."""
+        return _moment(self.evaluation.look["time"])
+
+    @property
+    def expires(self) -> datetime | None:
+        """From when on it holds no longer, where its checklist sets that."""
+        until = expiry(self.evaluation)
+        return None if until is None else _moment(until)
+
+    @property
+    def clinical(self) -> bool:
+        """Whether its checklist is one that certifies; one for trying a pipeline opens neither export nor gate."""
+        return bool(self.evaluation.spec["content"].get("purpose", "clinical") == "clinical")
 
     @property
     def subjects(self) -> dict[str, str]:
@@ -135,7 +159,7 @@ def statement_bytes(evaluation: Evaluation) -> bytes:
                 "predicate": _predicate(evaluation),
             }
         )
-    except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as problem:
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError, RecursionError) as problem:
         raise CertificateError(
             f"The evaluation cannot be stated ({type(problem).__name__}: {problem}); evaluate again."
         ) from problem
@@ -144,6 +168,92 @@ def statement_bytes(evaluation: Evaluation) -> bytes:
             f"The evaluation is larger than {MAX_BYTES >> 21} MB; nobody could read its certificate."
         )
     return data
+
+
+def expiry(evaluation: Evaluation) -> str | None:
+    """The moment (ISO 8601, UTC) from which the certificate holds no longer, where the checklist sets `valid_days`."""
+    days = evaluation.spec["content"].get("valid_days")
+    if days is None:
+        return None
+    return (_moment(evaluation.look["time"]) + timedelta(days=days)).strftime(_TIME_FORMAT)
+
+
+def lineage(evaluation: Evaluation) -> dict[str, Any]:
+    """Where the weights come from: `parent` (None where training began at the base), and what is known of ancestors.
+
+    `training_sets`: "known" where the images of all ancestors are, else "unknown", with `why`. `pretraining`: what is
+    declared of the base model's data, or "unknown". Silence is unknown.
+    """
+    training = evaluation.training
+    said = training.get("lineage") or {}
+    if evaluation.model["kind"] == "predictions table":
+        why = "a table of predictions does not say which model made it."
+    else:
+        why = training.get("missing") or "the training record does not say."
+    return {
+        "parent": training.get("parent"),
+        "training_sets": said.get("training_sets", "unknown"),
+        "why": said.get("why", why),
+        "pretraining": said.get("pretraining", "unknown"),
+    }
+
+
+def reference(statement: Statement) -> dict[str, Any]:
+    """What a later statement records of this one, so as to say what changed."""
+    evaluation = statement.evaluation
+    data = evaluation.data
+    plain = {
+        "statement": statement.digest,
+        "name": evaluation.model.get("name"),
+        "tensor_digest": evaluation.model.get("tensor_digest"),
+        "verdict": evaluation.verdict,
+        "spec": evaluation.spec["digest"],
+        "test_set": data.get("manifest_digest") or data.get("images_digest"),
+        "criteria": {criterion.id: _outcome(criterion) for criterion in evaluation.criteria},
+    }
+    return {key: value for key, value in plain.items() if value is not None}
+
+
+def changes(evaluation: Evaluation) -> dict[str, Any] | None:
+    """What changed against the certificate of the model that it was exported from, or that it was compared with.
+
+    `criteria`: by id, `from` and `to`, absent where one of the two does not have the line; those that came out the same
+    are left out. None where no earlier certificate was given.
+    """
+    earlier = evaluation.model.get("parent") or evaluation.model.get("previous")
+    if not earlier:
+        return None
+    data = evaluation.data
+    before = earlier["criteria"]
+    after = {criterion.id: _outcome(criterion) for criterion in evaluation.criteria}
+    return {
+        "against": earlier["statement"],
+        "name": earlier.get("name", "a table of predictions"),
+        "relation": "exported from" if evaluation.model.get("parent") else "compared with",
+        "verdict": {"from": earlier["verdict"], "to": evaluation.verdict},
+        "same_spec": earlier["spec"] == evaluation.spec["digest"],
+        "same_test_set": earlier.get("test_set") == (data.get("manifest_digest") or data.get("images_digest")),
+        "criteria": {
+            name: {
+                **({"from": before[name]} if name in before else {}),
+                **({"to": after[name]} if name in after else {}),
+            }
+            for name in sorted({*before, *after})
+            if before.get(name) != after.get(name)
+        },
+    }
+
+
+def _outcome(criterion: CriterionResult) -> dict[str, Any]:
+    estimate = criterion.estimate
+    if not isinstance(estimate, Estimate):
+        return {"status": criterion.status}
+    plain = {"status": criterion.status, "k": estimate.k, "n": estimate.n, "value": estimate.value}
+    return {key: value for key, value in plain.items() if value is not None}
+
+
+def _moment(text: str) -> datetime:
+    return datetime.strptime(text, _TIME_FORMAT).replace(tzinfo=UTC)
 
 
 def make_statement(evaluation: Evaluation) -> Statement:
@@ -302,6 +412,7 @@ class _Look(_Strict):
     number: int
     allowed: int
     time: str
+    line: str | None = None
     overlapping: list[_Overlap] = []
     regraded: list[_Regraded] = []
     regraded_count: int = 0
@@ -353,8 +464,14 @@ def _predicate(evaluation: Evaluation) -> dict[str, Any]:
         raise CertificateError(
             f"The evaluation says {evaluation.verdict}, but its required criteria make it {follows}."
         )
-    if not _TIME.fullmatch(evaluation.look["time"]):
-        raise CertificateError("The evaluation has no time of its look (ISO 8601, UTC); a certificate has an age.")
+    try:
+        if not _TIME.fullmatch(evaluation.look["time"]):
+            raise ValueError
+        _moment(evaluation.look["time"])
+    except ValueError as problem:
+        raise CertificateError(
+            "The evaluation has no time of its look (ISO 8601, UTC); a certificate has an age."
+        ) from problem
     return {
         "result": _result(evaluation),
         "configuration": _configuration(evaluation),
@@ -365,11 +482,27 @@ def _predicate(evaluation: Evaluation) -> dict[str, Any]:
             "format": FORMAT,
             "version": evaluation.software["drgate"],
             "headline": _headline(evaluation),
+            "time": evaluation.look["time"],
+            **_given(expires=expiry(evaluation), changes=changes(evaluation)),
+            "training": _training(evaluation),
+            "lineage": lineage(evaluation),
+            "intended_use": evaluation.spec["content"].get("intended_use", {}),
             "not_evidence_for": list(NOT_EVIDENCE_FOR),
             "not_a_medical_device": NOT_A_MEDICAL_DEVICE,
             "evaluation": evaluation.to_json(),
         },
     }
+
+
+def _given(**values: Any) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def _training(evaluation: Evaluation) -> dict[str, Any]:
+    """The training record in short: which attempt, from what, how it ended, what it cost; or what is missing."""
+    kept = ("attempt", "parameters_digest", "git_commit", "status", "selected_epoch", "spend", "foreign", "missing")
+    summary = {key: evaluation.training[key] for key in kept if evaluation.training.get(key) is not None}
+    return summary or {"missing": "there is no training record."}
 
 
 def _result(evaluation: Evaluation) -> Result:
@@ -379,21 +512,32 @@ def _result(evaluation: Evaluation) -> Result:
 
 
 def _configuration(evaluation: Evaluation) -> list[dict[str, Any]]:
-    """What the test was run with, each by the digest of its content (not of a file: layout does not matter)."""
+    """What the test was run with, each by the digest of its content (layout does not matter), grades by their file."""
     spec, data = evaluation.spec, evaluation.data
+    grades = data.get("grades", {}).get("sha256")
     named = {
         f"spec {spec['name']} version {spec['version']}": spec["digest"],
         "manifest": data.get("manifest_digest"),
+        "grades": None if grades is None else f"sha256:{grades}",
         "predictions": data["predictions_digest"],
+        "operating point": data.get("operating_point", {}).get("digest"),
+        "audit": (data.get("audit") or {}).get("digest"),
+        "line of the look": evaluation.look.get("line"),
         "parent's statement": evaluation.model.get("parent", {}).get("statement"),
+        "previous statement": evaluation.model.get("previous", {}).get("statement"),
         "baseline": evaluation.training.get("baseline", {}).get("predictions_digest"),
+        "training parameters": evaluation.training.get("parameters_digest"),
     }
     given = {name: digest for name, digest in named.items() if digest is not None}
     for name, digest in given.items():
         if not _CONTENT_SHA256.fullmatch(digest):
             raise CertificateError(f"The digest of {name} is {digest!r}; expected sha256: and 64 hexadecimal digits.")
     return [
-        {"name": name, "digest": {"sha256": digest.removeprefix("sha256:")}, "annotations": {"digest_of": "content"}}
+        {
+            "name": name,
+            "digest": {"sha256": digest.removeprefix("sha256:")},
+            "annotations": {"digest_of": "file" if name == "grades" else "content"},
+        }
         for name, digest in given.items()
     ]
 

@@ -23,7 +23,7 @@ import json
 import math
 import os
 import secrets
-import time
+import time as clock
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -34,6 +34,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from drgate.chain import broken, line_digest, read_chain
 from drgate.errors import UsageError
 from drgate.files import canonical_json, write_atomically
 from drgate.predictions import PROBABILITIES, column_bytes
@@ -53,6 +54,7 @@ SHOWN: Final = 50
 
 LOCK: Final = ".looks.lock"
 FORMAT: Final = "drgate looks 2"
+TIME_FORMAT: Final = "%Y-%m-%dT%H:%M:%SZ"
 _NONE: Final = b"-"
 _CHARACTERS: Final = np.frombuffer(b"-01234", dtype="S1")
 
@@ -110,6 +112,7 @@ class Look:
     """The place of one model among all looks at its test images.
 
     number: from 1. allowed: how many looks were declared before the first. time: ISO 8601 in UTC.
+    line: `sha256:...` of its line in the chain, by which a certificate is bound to it.
     overlapping: the other test sets that share images or patients with this one, {"name", "looks", "images",
         "patients"}: their looks count.
     regraded: images whose reference grade is not what an earlier look saw, {"image", "from", "to"}, grades 0-4 or "not
@@ -121,6 +124,7 @@ class Look:
     number: int
     allowed: int
     time: str
+    line: str = field(default="", compare=False)
     overlapping: tuple[dict[str, Any], ...] = ()
     regraded: tuple[dict[str, Any], ...] = ()
     regraded_count: int = 0
@@ -129,6 +133,8 @@ class Look:
     def to_json(self) -> dict[str, Any]:
         """As `evaluate` takes it; what is empty is absent."""
         plain: dict[str, Any] = {"number": self.number, "allowed": self.allowed, "time": self.time}
+        if self.line:
+            plain["line"] = self.line
         for name in ("overlapping", "regraded", "favouring"):
             if entries := getattr(self, name):
                 plain[name] = list(entries)
@@ -138,17 +144,26 @@ class Look:
 
 
 def take_look(
-    path: Path, seen: Seen, *, model: str, predictions: str, spec: GateSpec, others: Iterable[Path] = ()
+    path: Path,
+    seen: Seen,
+    *,
+    model: str,
+    predictions: str,
+    spec: GateSpec,
+    others: Iterable[Path] = (),
+    time: str | None = None,
 ) -> Look:
     """The look of this model at these images, appended to the chain in `path` when it is new.
 
     model: what makes it another look: the digest of its tensors, or of a table's rows. predictions: digest of the rows.
     spec: declares how many looks are allowed; what was declared at the first look holds for all later ones. others:
-    further chains, read only, whose looks at the same images or patients count too.
+    further chains, read only, whose looks at the same images or patients count too. time: of a new look, ISO 8601 in
+    UTC to the second; by default SOURCE_DATE_EPOCH where it is set, else the clock.
 
     Raises UsageError when a file is not an unbroken chain (looks are evidence, and a damaged count counts nothing) and
     when a checklist of the same name and version but with another content is logged.
     """
+    taken = _now() if time is None else given_time(time)
     path = path.resolve()  # a link is followed, never replaced by a file of its own
     with _locked(path.parent):
         logged = [_read(other) for other in others]
@@ -175,7 +190,7 @@ def take_look(
             "look": 1 + len(earlier),
             # Never more than any earlier look was told: a later file, or a clock set back, raises nothing.
             "allowed": min((look.entry["allowed"] for look in earlier), default=spec.looks),
-            "time": _now(),
+            "time": taken,
             "test_set": test_set["test_set"],
             "model": model,
             "predictions": predictions,
@@ -187,8 +202,9 @@ def take_look(
             **_changes(earlier, seen, model),
         }
         new = [entry] if entry["test_set"] in own.test_sets else [test_set, entry]
-        write_atomically(path, b"".join(line + b"\n" for line in own.extended(new)))
-    return _look(entry, seen)
+        lines = own.extended(new)
+        write_atomically(path, b"".join(line + b"\n" for line in lines))
+    return _look(json.loads(lines[-1]), seen)
 
 
 # -- one chain ---------------------------------------------------------------------------------------------------------
@@ -247,7 +263,7 @@ class _Chain:
         lines, previous = list(self.lines), self.last
         for entry in entries:
             linked = {**entry, "previous": previous}
-            previous = _digest(linked)
+            previous = line_digest(linked)
             lines.append(canonical_json({**linked, "digest": previous}))
         return lines
 
@@ -266,17 +282,13 @@ def _begun(path: Path, seen: Seen, others: Sequence[_Chain]) -> _Chain:
 
 
 def _read(path: Path) -> _Chain:
-    lines = path.read_bytes().splitlines()
-    previous = ""
+    data = path.read_bytes()
     salt, cost = b"", 0
     test_sets: dict[str, _LoggedSet] = {}
     looks: list[dict[str, Any]] = []
-    for i, line in enumerate(lines or [b""]):
+    entries = read_chain(data, str(path))
+    for i, entry in enumerate(entries):
         try:
-            entry = json.loads(line)
-            digest = entry.pop("digest")
-            if entry["previous"] != previous or digest != _digest(entry) or (entry["kind"] == "chain") != (i == 0):
-                raise ValueError
             match entry["kind"]:
                 case "chain":
                     salt, cost = bytes.fromhex(entry["salt"]), entry["cost"]
@@ -291,11 +303,8 @@ def _read(path: Path) -> _Chain:
                 case _:
                     raise ValueError
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as problem:
-            raise UsageError(
-                f"{path}, line {i + 1}: the chain of looks is broken; restore the file from version control."
-            ) from problem
-        previous = digest
-    return _Chain(path, lines, previous, salt, cost, test_sets, looks)
+            raise broken(str(path), i) from problem
+    return _Chain(path, data.splitlines(), entries[-1]["digest"], salt, cost, test_sets, looks)
 
 
 def _require_sound(entry: dict[str, Any], test_sets: dict[str, _LoggedSet]) -> None:
@@ -315,16 +324,12 @@ def _require_sound(entry: dict[str, Any], test_sets: dict[str, _LoggedSet]) -> N
         raise ValueError
 
 
-def _digest(entry: dict[str, Any]) -> str:
-    return f"sha256:{hashlib.sha256(canonical_json(entry)).hexdigest()}"
-
-
 # -- what a look holds -------------------------------------------------------------------------------------------------
 
 
 def _test_set_entry(seen: Seen, patients: Keys) -> dict[str, Any]:
     held = {"images": _written_keys(seen.keys), "patients": _written_keys(patients)}
-    return {"kind": "test set", "test_set": _digest(held), "name": seen.name, **held}
+    return {"kind": "test set", "test_set": line_digest(held), "name": seen.name, **held}
 
 
 def _overlapping(earlier: Sequence[_Earlier]) -> list[dict[str, Any]]:
@@ -375,6 +380,7 @@ def _look(entry: dict[str, Any], seen: Seen) -> Look:
         number=entry["look"],
         allowed=entry["allowed"],
         time=entry["time"],
+        line=entry["digest"],
         overlapping=tuple(entry["overlapping"]),
         regraded=tuple(
             {"image": names[key], "from": _grade(old), "to": _grade(new)} for key, old, new in entry["regraded"]
@@ -428,21 +434,34 @@ def _now() -> str:
         moment = datetime.fromtimestamp(int(given), UTC) if given else datetime.now(UTC)
     except (ValueError, OverflowError, OSError) as problem:
         raise UsageError(f"SOURCE_DATE_EPOCH is {given!r}; expected seconds since 1970.") from problem
-    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+    return moment.strftime(TIME_FORMAT)
+
+
+def given_time(text: str) -> str:
+    """A moment that somebody gives for a look. Raises UsageError unless it is one, and not in the future."""
+    try:
+        moment = datetime.strptime(text, TIME_FORMAT).replace(tzinfo=UTC)
+    except ValueError as problem:
+        raise UsageError(
+            f"The time {text!r} is none; expected ISO 8601 in UTC, such as 2026-01-31T09:00:00Z."
+        ) from problem
+    if moment > datetime.now(UTC):
+        raise UsageError(f"The time {text} lies in the future: a certificate is not made younger than it is.")
+    return moment.strftime(TIME_FORMAT)
 
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """One writer at a time in a folder of chains, by a lock that the system frees however its holder ends."""
     folder.mkdir(parents=True, exist_ok=True)
-    deadline = time.monotonic() + PATIENCE
+    deadline = clock.monotonic() + PATIENCE
     with (folder / LOCK).open("a") as lock:
         while True:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
-                if time.monotonic() > deadline:
+                if clock.monotonic() > deadline:
                     raise UsageError(f"{folder / LOCK} is held by another command; wait for it, or end it.") from None
-                time.sleep(0.1)
+                clock.sleep(0.1)
         yield

@@ -461,6 +461,9 @@ class GateSpec(_Frozen):
     evidence: Evidence = Field(default=Evidence(), description="what the decisions rest on")
     bootstrap: Bootstrap = Field(default=Bootstrap(), description="the intervals shown beside")
     looks: int = Field(default=1, ge=1, le=100, description="how often the test set may be looked at, in all")
+    valid_days: int | None = Field(
+        default=None, ge=1, le=3650, description="days from its look after which a certificate holds no longer"
+    )
     planning: Planning = Field(default=Planning(), description="what `drgate plan` assumes")
     intended_use: IntendedUse = Field(default=IntendedUse(), description="for whom and how")
     reference: Reference = Field(default=Reference(), description="how the reference grades came to be")

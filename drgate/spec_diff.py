@@ -122,6 +122,10 @@ def _judged(where: str, was: Any, now: Any, old: GateSpec, new: GateSpec) -> tup
                     True,
                 )
             return "stronger", ": fewer models may be tried", True
+        case "valid_days":
+            if now is None or (was is not None and now > was):
+                return "weaker", ": a certificate holds longer", False
+            return "stronger", ": a certificate holds for a shorter time", False
         case "audit.required":
             return ("stronger" if now else "weaker"), "", True
         case "deployment":

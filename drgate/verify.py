@@ -4,26 +4,32 @@
     found.exit_code          # 0 genuine and PASS, 1 genuine and FAIL, 3 insufficient or not shown, 2 not genuine
     found.checked            # what was compared and found equal, in sentences; `unchecked` and `problems` likewise
 
-What was not given is not checked, and said. Nothing here needs the model's weights or torch.
+What was not given is not checked, and said. Nothing here needs the model's weights or torch, but for `deep=True`, which
+scores the model again; and nothing but the recomputation needs NumPy.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
-from drgate.certificate import Certificate, Statement, pre_authentication, read_certificate
-from drgate.errors import CertificateError, DrgateError
+from drgate.certificate import Certificate, Statement, read_certificate, reference
+from drgate.chain import read_chain
+from drgate.errors import CertificateError, DrgateError, UsageError
 from drgate.evaluation import EXIT_CODES, Evaluation, Verdict
 from drgate.files import canonical_json, sha256_file
 from drgate.keys import PublicKey
-from drgate.operating_point import OperatingPoint, parse_operating_point
-from drgate.predictions import Predictions, load_predictions
 from drgate.spec import GateSpec, parse_spec
+from drgate.trust import Revocations, lapses, signer
+
+if TYPE_CHECKING:
+    from drgate.operating_point import OperatingPoint
+    from drgate.predictions import Predictions
 
 TOLERANCE: Final = 1e-9
 """How far a recomputed bound may lie from the recorded one: what builds of the same special function differ by."""
@@ -32,17 +38,40 @@ Finding = tuple[Literal["checked", "unchecked", "problem"], str]
 
 
 @dataclass(frozen=True, slots=True)
+class Rescoring:
+    """How `verify` scores the model again: on which images, with which base model, and who is told of the progress.
+
+    data: the manifest of the test set. base: where a checkpoint's base model lies, if not where it lay. workers:
+    processes that decode. started, advance: told how many images there are, and how many are done.
+    """
+
+    data: Path
+    base: str | None = None
+    workers: int | None = None
+    started: Callable[[int], Any] = lambda images: None
+    advance: Callable[[int], Any] = lambda images: None
+
+
+RESCORED_WITHIN: Final = 1e-3
+"""How far a probability may lie from the recorded one when another device or library scores again."""
+
+
+@dataclass(frozen=True, slots=True)
 class Verification:
     """What is known about a certificate after looking.
 
     headline, verdict: what the certificate says; worth something only where it is genuine.
     trusted: a trusted key signed it.
+    bound: the predictions were given, and carry the digests of this model and this test set.
+    recomputed: every number follows from the predictions; what could not be compared is in `unchecked`.
     checked: what was compared and found equal. unchecked: what could not be, and why. problems: what contradicts it.
     """
 
     headline: str
     verdict: Verdict
     trusted: bool
+    bound: bool
+    recomputed: bool
     checked: tuple[str, ...]
     unchecked: tuple[str, ...]
     problems: tuple[str, ...]
@@ -63,6 +92,8 @@ class Verification:
         return {
             "genuine": self.genuine,
             "trusted": self.trusted,
+            "bound": self.bound,
+            "recomputed": self.recomputed,
             "verdict": self.verdict,
             "headline": self.headline,
             "checked": list(self.checked),
@@ -79,22 +110,37 @@ def verify(
     predictions: Path | None = None,
     spec: GateSpec | None = None,
     baseline: Path | None = None,
+    parent: Path | None = None,
+    looks: Path | None = None,
+    revocations: Revocations | None = None,
+    max_age_days: int | None = None,
+    now: datetime | None = None,
+    deep: Rescoring | None = None,
 ) -> Verification:
     """Check the certificate (or unsigned statement) in `path` against everything that is given.
 
     trusted: the keys of which one must have signed. models: files that must be subjects. predictions: the table that
     was evaluated; without it, `predictions.parquet` beside the certificate where there is one. spec: the checklist it
-    must have been held against. baseline: the table that its baseline criterion was judged by.
+    must have been held against. baseline: the table that its baseline criterion was judged by. parent: the certificate
+    that it names as its model's (or that it was compared with). looks: the chain that must hold its look. revocations:
+    keys and statements that are no longer believed. max_age_days: how old its look may be. now: the reader's clock.
+    deep: how to score the model again.
+
     Raises CertificateError where `path` is no certificate at all, DrgateError where another file cannot be read.
     """
     read = read_certificate(path)
     statement = read.statement if isinstance(read, Certificate) else read
     evaluation = statement.evaluation
+    numbers = _numbers(evaluation, path, predictions, baseline)
     findings = [
         *_signature(read, trusted),
+        *_standing(read, revocations, max_age_days, now or datetime.now(UTC)),
         *_subjects(statement, models),
         *_checklist(evaluation, spec),
-        *_numbers(evaluation, path, predictions, baseline),
+        *_look(evaluation, looks),
+        *_earlier(evaluation, parent),
+        *numbers.findings,
+        *(_again(statement, models, numbers.table, deep) if deep else ()),
     ]
 
     def sentences(kind: str) -> tuple[str, ...]:
@@ -104,6 +150,8 @@ def verify(
         headline=statement.headline,
         verdict=evaluation.verdict,
         trusted=isinstance(read, Certificate) and signer(read, trusted) is not None,
+        bound=numbers.bound,
+        recomputed=numbers.recomputed,
         checked=sentences("checked"),
         unchecked=sentences("unchecked"),
         problems=sentences("problem"),
@@ -113,13 +161,6 @@ def verify(
 def _visible(sentence: str) -> str:
     """Names in a certificate may be hostile: what does not print is spelled out."""
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in sentence)
-
-
-def signer(certificate: Certificate, trusted: Sequence[PublicKey]) -> PublicKey | None:
-    """The trusted key whose signature the certificate bears, if any does."""
-    signed = pre_authentication(certificate.statement.data)
-    candidates = (key for key in trusted if key.id == certificate.key_id)
-    return next((key for key in candidates if key.verifies(certificate.signature, signed)), None)
 
 
 def _signature(read: Certificate | Statement, trusted: Sequence[PublicKey]) -> Iterator[Finding]:
@@ -136,6 +177,30 @@ def _signature(read: Certificate | Statement, trusted: Sequence[PublicKey]) -> I
         yield "problem", f"The signature is not that of key {read.key_id}: statement or signature was changed."
     else:
         yield "problem", f"It is signed by key {read.key_id}, which is not among the trusted keys."
+
+
+def _standing(
+    read: Certificate | Statement, revocations: Revocations | None, max_age_days: int | None, now: datetime
+) -> Iterator[Finding]:
+    """Whether it still holds: revoked, expired, too old."""
+    statement = read.statement if isinstance(read, Certificate) else read
+    problems = lapses(statement, now=now, max_age_days=max_age_days)
+    yield from (("problem", sentence) for sentence in problems)
+    taken, until = statement.time, statement.expires
+    if not problems and (until or max_age_days is not None):
+        holds = f"it holds until {until:%Y-%m-%d}" if until else f"at most {max_age_days} days are allowed"
+        yield "checked", f"Its look was taken on {taken:%Y-%m-%d}; {holds}."
+    elif not problems:
+        yield (
+            "unchecked",
+            f"Its look was taken on {taken:%Y-%m-%d}: it sets no expiry, and no maximum age was asked for.",
+        )
+    if revocations is None:
+        yield "unchecked", "No list of revocations was given."
+    elif revoked := revocations.against(read):
+        yield from (("problem", sentence) for sentence in revoked)
+    else:
+        yield "checked", "Neither the statement nor the key is revoked."
 
 
 def _subjects(statement: Statement, models: Sequence[Path]) -> Iterator[Finding]:
@@ -182,23 +247,96 @@ def _checklist(evaluation: Evaluation, spec: GateSpec | None) -> Iterator[Findin
         )
 
 
-def _numbers(evaluation: Evaluation, path: Path, given: Path | None, baseline: Path | None) -> Iterator[Finding]:
+def _look(evaluation: Evaluation, chain: Path | None) -> Iterator[Finding]:
+    """Whether the chain of looks has the line that the statement names, and the line says the same."""
+    look, line = evaluation.look, evaluation.look.get("line")
+    if chain is None:
+        yield "unchecked", f"No chain of looks was given: that it was look {look['number']} is taken as recorded."
+        return
+    try:
+        entries = read_chain(chain.read_bytes(), str(chain))
+    except OSError as problem:
+        raise UsageError(f"{chain} cannot be read ({problem.strerror}); expected a chain of looks.") from problem
+    entry = next((entry for entry in entries if entry["digest"] == line), None)
+    if entry is None:
+        yield "problem", f"{chain} has no line {line}: this look is not logged there."
+        return
+    judged = evaluation.model.get("parent", evaluation.model).get("tensor_digest")
+    judged = judged or evaluation.data["predictions_digest"]
+    if point := evaluation.data.get("operating_point"):
+        judged = f"{judged} at {point['digest']}"
+    said = {
+        "kind": "look",
+        "look": look["number"],
+        "allowed": look["allowed"],
+        "time": look["time"],
+        "model": judged,
+        "overlapping": look.get("overlapping", []),
+        "favouring": look.get("favouring", []),
+        "regraded_count": look.get("regraded_count", 0),
+    }
+    different = [key for key, value in said.items() if entry.get(key) != value]
+    for key in different:
+        yield "problem", f"The look's line in {chain} says {key} {entry.get(key)!r:.100}, not {said[key]!r:.100}."
+    if not different:
+        yield "checked", f"{chain} logs it: look {look['number']} of {look['allowed']}, {look['time']}."
+
+
+def _earlier(evaluation: Evaluation, given: Path | None) -> Iterator[Finding]:
+    """Whether the earlier certificate that the statement names is the one given, and says what is recorded of it."""
+    recorded = [evaluation.model[role] for role in ("parent", "previous") if evaluation.model.get(role)]
+    if given is None:
+        if recorded:
+            yield "unchecked", f"The earlier certificate {recorded[0]['statement']} was not given (--parent)."
+        return
+    read = read_certificate(given)
+    found = reference(read.statement if isinstance(read, Certificate) else read)
+    if found in recorded:
+        yield "checked", f"{given} is the earlier certificate that it names, and says what is recorded of it."
+    else:
+        yield "problem", f"{given} is not an earlier certificate that it names ({found['statement']})."
+
+
+@dataclass(frozen=True, slots=True)
+class _Numbers:
+    """What the predictions say of a statement; `table` where they are those that were evaluated."""
+
+    findings: tuple[Finding, ...]
+    table: Predictions | None = None
+    bound: bool = False
+    recomputed: bool = False
+
+
+def _numbers(evaluation: Evaluation, path: Path, given: Path | None, baseline: Path | None) -> _Numbers:
+    """Load the predictions, compare digest and provenance, evaluate again."""
     beside = path.parent / "predictions.parquet"
     if given is None and not beside.is_file():
-        yield "unchecked", "The predictions were not given: the numbers were not recomputed."
-        return
+        return _Numbers((("unchecked", "The predictions were not given: the numbers were not recomputed."),))
+    from drgate.operating_point import parse_operating_point
+    from drgate.predictions import load_predictions
+
     recorded = evaluation.data.get("operating_point")
     point = None if recorded is None else parse_operating_point(recorded, "the operating point in the certificate")
     table = load_predictions(given or beside, point)
     place = f"{given or beside}" + ("" if given else " (found beside the certificate)")
     if table.digest != evaluation.data["predictions_digest"]:
-        yield "problem", f"{place} does not hold the predictions that were evaluated: its digest is {table.digest}."
-        return
-    yield "checked", f"{place} holds the predictions that were evaluated."
-    yield from _origin(evaluation, table, point)
-    yield "unchecked", "Taken as recorded: the look, the training record, and what is said of leakage and of the data."
+        what = f"{place} does not hold the predictions that were evaluated: its digest is {table.digest}."
+        return _Numbers((("problem", what),))
+    origin = list(_origin(evaluation, table, point))
     rival = load_predictions(baseline) if baseline else None
-    yield from _recomputation(evaluation, table, rival)
+    recomputation = list(_recomputation(evaluation, table, rival))
+    findings: list[Finding] = [
+        ("checked", f"{place} holds the predictions that were evaluated."),
+        *origin,
+        ("unchecked", "Taken as recorded: the training record, and what is said of leakage and of the data."),
+        *recomputation,
+    ]
+    return _Numbers(
+        tuple(findings),
+        table,
+        bound=not origin and "tensor_digest" in evaluation.model,
+        recomputed=all(kind != "problem" for kind, _ in recomputation),
+    )
 
 
 def _origin(evaluation: Evaluation, table: Predictions, point: OperatingPoint | None) -> Iterator[Finding]:
@@ -272,6 +410,53 @@ def _recomputation(recorded: Evaluation, table: Predictions, baseline: Predictio
             "The evaluation" if alike.baseline and alike.bootstrap and alike.sentences else "The rest of the evaluation"
         )
         yield "checked", f"{what} was recomputed from the predictions and came out the same."
+
+
+def _again(
+    statement: Statement, models: Sequence[Path], table: Predictions | None, how: Rescoring
+) -> Iterator[Finding]:
+    """Score the model again and compare with the predictions that were evaluated: same images, same answers."""
+    import numpy as np
+
+    from drgate.judge import MODELS, model_and_test_set
+    from drgate.operating_point import parse_operating_point
+    from drgate.predictions import PROBABILITIES
+    from drgate.score import score
+
+    evaluation = statement.evaluation
+    source = next((path for path in models if path.suffix in MODELS), None)
+    if source is None:
+        raise UsageError(f"To score the model again it takes the model ({', '.join(MODELS)}); give it with --model.")
+    if table is None:
+        raise UsageError("What is scored again is compared with the predictions; give them with --predictions.")
+    grader, test_set = model_and_test_set(source, how.data, evaluation.data.get("split") or "test", how.base, statement)
+    if grader.tensor_digest != evaluation.model.get("tensor_digest"):
+        yield "problem", f"{source} has other tensors ({grader.tensor_digest}) than the model that was judged."
+        return
+    how.started(len(test_set))
+    scored = score(grader, test_set, workers=how.workers, advance=how.advance)
+    if (digest := scored.provenance["manifest"]["digest"]) != evaluation.data.get("manifest_digest"):
+        yield "problem", f"{how.data} is not the test set that it was judged on: its digest is {digest}."
+        return
+    if (recorded := evaluation.data.get("operating_point")) is not None:
+        scored = scored.at(parse_operating_point(recorded, "the operating point in the certificate"))
+    before, after = (found.table.set_index("image").sort_index() for found in (table, scored))
+    if not before.index.equals(after.index):
+        yield "problem", "Scored again, the model answered for other images than the predictions hold."
+        return
+    answers = [frame["predicted"].to_numpy(dtype=np.int64, na_value=-1) for frame in (before, after)]
+    different = int((answers[0] != answers[1]).sum())
+    probabilities = [frame[list(PROBABILITIES)].to_numpy(dtype=np.float64) for frame in (before, after)]
+    furthest = float(np.nanmax(np.abs(probabilities[0] - probabilities[1]), initial=0.0))
+    if different or furthest > RESCORED_WITHIN:
+        yield (
+            "problem",
+            f"Scored again, {different} of {len(before)} images are graded otherwise, and probabilities differ by "
+            f"up to {furthest:.2g}.",
+        )
+    else:
+        said = "to the last bit" if not furthest else f"probabilities within {furthest:.1g}"
+        yield "checked", f"The model was scored again: all {len(before)} images are graded the same, {said}."
 
 
 @dataclass(frozen=True, slots=True)

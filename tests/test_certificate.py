@@ -219,7 +219,7 @@ class TestEdited:
             lambda c: c["predicate"]["drgate"].update(not_evidence_for=[]),
             lambda c: c["predicate"]["drgate"].update(note=1),
             lambda c: c["predicate"]["drgate"].update(version=1),
-            lambda c: c["predicate"]["drgate"].update(format=2),
+            lambda c: c["predicate"]["drgate"].update(format=1),
             lambda c: c["predicate"]["drgate"].update(format=True),
             lambda c: c["predicate"]["drgate"]["evaluation"].update(verdict="FAIL"),
             lambda c: c["predicate"]["drgate"]["evaluation"].update(verdict="GREAT"),

@@ -188,7 +188,7 @@ class TestChangedGrades:
         told = look(chain, changed).to_json()
         look(chain, self.before, "another")
         assert look(chain, changed).to_json() == told
-        assert set(told) == {"number", "allowed", "time", "regraded", "regraded_count", "favouring"}
+        assert set(told) == {"number", "allowed", "time", "line", "regraded", "regraded_count", "favouring"}
 
     def test_a_long_list_is_cut_and_counted(self, chain: Path):
         images = [f"{i:03}" for i in range(120)]
@@ -197,7 +197,7 @@ class TestChangedGrades:
         assert (len(again.regraded), again.regraded_count) == (drgate.looks.SHOWN, 120)
 
     def test_a_look_without_changes_says_nothing_of_them(self, chain: Path):
-        assert set(look(chain, AB).to_json()) == {"number", "allowed", "time"}
+        assert set(look(chain, AB).to_json()) == {"number", "allowed", "time", "line"}
 
 
 class TestEvidence:
