@@ -2,27 +2,86 @@
 
     statement, certificate = certify(evaluation, load_private_key(Path("clinical.pem"), passphrase))
 
+    countersign(Path("reports/best/certificate.json"), "clinical", key)   # best_model.clinical.certificate.json
+
 Every verdict is certified: a signed FAIL is as good an answer as a signed PASS, and opens nothing.
 """
 
 from __future__ import annotations
 
-from drgate.certificate import MAX_BYTES, Certificate, make_statement, pre_authentication
-from drgate.errors import CertificateError
+import re
+from pathlib import Path
+from typing import Final
+
+from drgate.certificate import (
+    MAX_BYTES,
+    Certificate,
+    Statement,
+    make_statement,
+    pre_authentication,
+    read_certificate,
+)
+from drgate.errors import CertificateError, UsageError
 from drgate.evaluation import Evaluation
-from drgate.keys import PrivateKey
+from drgate.files import refuse_existing, write_atomically
+from drgate.keys import SigningKey
+
+ENDING: Final = ".certificate.json"
+_ROLE: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 
 
-def certify(evaluation: Evaluation, key: PrivateKey | None) -> tuple[bytes, bytes | None]:
+def certify(evaluation: Evaluation, key: SigningKey | None) -> tuple[bytes, bytes | None]:
     """The bytes of `statement.json` and, where there is a key, of `certificate.json`.
 
-    The same evaluation and key give the same bytes. Raises CertificateError where the evaluation contradicts itself.
+    The same evaluation and key file give the same bytes. Raises CertificateError where the evaluation contradicts
+    itself.
     """
     statement = make_statement(evaluation)
-    if key is None:
-        return statement.data, None
-    signature = key.sign(pre_authentication(statement.data))
-    certificate = Certificate(statement, key.public.id, signature).to_bytes()
+    return statement.data, None if key is None else sign(statement, key)
+
+
+def sign(statement: Statement, key: SigningKey) -> bytes:
+    """A certificate: the statement under one signature. Every signer of a statement makes one of their own."""
+    certificate = Certificate(statement, key.public.id, key.sign(pre_authentication(statement.data))).to_bytes()
     if len(certificate) > MAX_BYTES:
         raise CertificateError(f"The certificate would be larger than {MAX_BYTES >> 20} MB; nobody could read it.")
-    return statement.data, certificate
+    return certificate
+
+
+def countersignature(path: Path, role: str) -> Path:
+    """Where a further signature of the certificate in `path` goes: NAME.ROLE.certificate.json beside it.
+
+    NAME is the certificate's own (`NAME.certificate.json`), or, where it has none, that of what it speaks of. The role
+    in a file name is for people: which role a key stands for, a policy says.
+
+    Raises UsageError for a role that is no plain word, or a file that exists.
+    """
+    if not _ROLE.fullmatch(role):
+        raise UsageError(
+            f"The role {role!r} is no plain word; expected lower-case letters and digits, such as clinical."
+        )
+    if path.name.endswith(ENDING):
+        name = path.name.removesuffix(ENDING)
+    else:
+        read = read_certificate(path)
+        statement = read.statement if isinstance(read, Certificate) else read
+        model = statement.evaluation.model
+        name = Path(str(model.get("name") or model["files"][0]["name"])).stem
+        name = re.sub(r"[^A-Za-z0-9._-]", "_", name).lstrip(".") or "model"
+    target = path.with_name(f"{name}.{role}{ENDING}")
+    refuse_existing(target, "that role has signed; move its file away to sign again")
+    return target
+
+
+def countersign(path: Path, role: str, key: SigningKey) -> Path:
+    """Sign the statement in `path` (a certificate, or an unsigned statement) with a further key; returns the new file.
+
+    Raises UsageError as `countersignature` does, and where the key is the one that signed `path`: a signature more of
+    the same key says nothing more.
+    """
+    target = countersignature(path, role)
+    read = read_certificate(path)
+    if isinstance(read, Certificate) and read.key_id == key.public.id:
+        raise UsageError(f"{path} is signed by this very key; a further signature is another person's.")
+    write_atomically(target, sign(read.statement if isinstance(read, Certificate) else read, key))
+    return target

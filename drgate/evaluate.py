@@ -10,12 +10,14 @@ with the same NumPy, whatever the order of rows. `verify` relies on that.
 from __future__ import annotations
 
 import dataclasses
+import platform
 from collections.abc import Mapping
 from dataclasses import replace
 from fractions import Fraction
 from typing import Any, Final
 
 import numpy as np
+import pandas as pd
 import scipy
 
 from drgate import __version__
@@ -73,7 +75,8 @@ def evaluate(
     # alpha/K: every look is tested at its share of the level
     level = 1 - (1 - spec.evidence.level) / max(spec.looks, look["allowed"])
     sample = Sample.of(predictions, spec)
-    metrics = Metrics(sample, spec, level, bootstrap.seed_from(predictions.digest, spec.digest))
+    seed = bootstrap.seed_from(predictions.digest, spec.digest)
+    metrics = Metrics(sample, spec, level, seed)
     history = dict(training or {})
     history |= _stability_summary(history, spec)
 
@@ -102,13 +105,24 @@ def evaluate(
         confusion_matrix=tuple(tuple(int(cell) for cell in row[:NO_OUTPUT]) for row in sample.whole().table),
         no_output=tuple(int(count) for count in sample.whole().table[:, NO_OUTPUT]),
         spec={"name": spec.name, "version": spec.version, "digest": spec.digest, "content": spec.content()},
-        data={**(data or {}), **sample.counts(), "predictions_digest": predictions.digest},
+        data={
+            **(data or {}),
+            **sample.counts(),
+            "predictions_digest": predictions.digest,
+            "bootstrap_seed": f"{seed:016x}",  # as text: not every reader of JSON has whole numbers of 64 bits
+        },
         model=dict(model or {"kind": "predictions table", "name": predictions.origin, "files": []}),
         training=history,
         look=look,
         flagged=flagged,
         page_one=_page_one(sample, spec, look, data or {}, history, flagged, results),
-        software={"drgate": __version__, "numpy": np.__version__, "scipy": scipy.__version__},
+        software={
+            "drgate": __version__,
+            "python": platform.python_version(),
+            "numpy": np.__version__,
+            "scipy": scipy.__version__,
+            "pandas": pd.__version__,
+        },
         three_ways=metrics.three_ways(),
         units=_other_units(predictions, spec, metrics),
         gate_error=tuple(error for criterion in criteria for error in _gate_error(criterion, metrics)),

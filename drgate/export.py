@@ -30,6 +30,7 @@ from drgate.files import canonical_json, refuse_existing, write_atomically
 from drgate.judge import Judgement, judge, model_and_test_set
 from drgate.scale import GRADES
 from drgate.spec import GateSpec
+from drgate.trust import Revocations
 from drgate.verify import verify
 from drgate.vision.base import resolve_base
 from drgate.vision.checkpoint import load_checkpoint
@@ -38,7 +39,7 @@ from drgate.vision.images import Preprocessing, read_image
 from drgate.vision.network import GradingModel, merge_lora
 
 if TYPE_CHECKING:
-    from drgate.keys import PrivateKey, PublicKey
+    from drgate.keys import PublicKey, SigningKey
     from drgate.manifest import Manifest
 
 BATCHES: Final = (1, 2, 7)
@@ -71,8 +72,9 @@ def export(
     out: Path,
     split: str = "test",
     base: str | None = None,
-    key: PrivateKey | None = None,
+    key: SigningKey | None = None,
     trusted: Sequence[PublicKey] = (),
+    revocations: Revocations | None = None,
     allow_unsigned: bool = False,
     workers: int | None = None,
     started: Callable[[int], Any] = lambda images: None,
@@ -81,13 +83,13 @@ def export(
     """Export a checkpoint that its certificate lets through.
 
     Raises NotCertified (exit code 1 or 3, as the verdict says; 3 without a trusted signature), CertificateError for a
-    certificate that is not genuine or speaks of another model or checklist, CheckpointError when the exported file
-    does not compute what the checkpoint does. Nothing is written then.
+    certificate that is not genuine, has expired, is revoked, or speaks of another model or checklist, CheckpointError
+    when the exported file does not compute what the checkpoint does. Nothing is written then.
     """
     refuse_existing(out, "give a new folder with --out")
     refused = out.with_name(f"{out.name}.refused")
     refuse_existing(refused, "move it away, or give another folder with --out")
-    parent, vouched = _admitted(checkpoint, certificate, spec, trusted, allow_unsigned)
+    parent, vouched = _admitted(checkpoint, certificate, spec, trusted, revocations, allow_unsigned)
     _, test_set = model_and_test_set(checkpoint, data, split, base, parent)
     loaded = load_checkpoint(checkpoint)
     model = merge_lora(loaded.build(None if base is None else resolve_base(base))).eval()
@@ -125,17 +127,22 @@ def export(
 
 
 def _admitted(
-    checkpoint: Path, certificate: Path, spec: GateSpec, trusted: Sequence[PublicKey], allow_unsigned: bool
+    checkpoint: Path,
+    certificate: Path,
+    spec: GateSpec,
+    trusted: Sequence[PublicKey],
+    revocations: Revocations | None,
+    allow_unsigned: bool,
 ) -> tuple[Statement, bool]:
     """The statement that lets this checkpoint through, and whether a trusted key signed it; anything less raises."""
     read = read_certificate(certificate)
     statement = read.statement if isinstance(read, Certificate) else read
     if not statement.of_model:
         raise CertificateError(f"{certificate} speaks of a table of predictions, of no model; judge the model itself.")
-    result = verify(certificate, trusted=trusted, models=[checkpoint], spec=spec)
+    result = verify(certificate, trusted=trusted, models=[checkpoint], spec=spec, revocations=revocations)
     if result.problems:
         raise CertificateError(f"{certificate} does not let {checkpoint} through: {result.problems[0]}")
-    if spec.purpose == "pipeline":
+    if not statement.clinical:
         raise CertificateError(
             f"The checklist {spec.name} is for trying a pipeline and certifies nothing; judge by a clinical one."
         )

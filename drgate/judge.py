@@ -13,17 +13,17 @@ import contextlib
 import hashlib
 import json
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from drgate.errors import CheckpointError, ManifestError, PredictionsError, UsageError
+from drgate.errors import CertificateError, CheckpointError, ManifestError, PredictionsError, UsageError
 from drgate.evaluate import evaluate, require_evaluable
 from drgate.evaluation import Evaluation
 from drgate.files import canonical_json, read_json, sha256_file, write_atomically
 from drgate.grades import join_grades
-from drgate.looks import Look, Seen, take_look
+from drgate.looks import Look, Seen, given_time, take_look
 from drgate.manifest import images_digest
 from drgate.operating_point import OperatingPoint, load_operating_point, parse_operating_point
 from drgate.predictions import Predictions, load_predictions, write_predictions
@@ -34,7 +34,7 @@ from drgate.spec import GateSpec, parse_spec
 
 if TYPE_CHECKING:
     from drgate.certificate import Statement
-    from drgate.keys import PrivateKey
+    from drgate.keys import PublicKey, SigningKey
     from drgate.manifest import Manifest
     from drgate.vision.graders import Grader
 
@@ -76,7 +76,9 @@ def judge(
     grades: Path | None = None,
     operating_point: Path | None = None,
     looks: Path | None = None,
-    key: PrivateKey | None = None,
+    time: str | None = None,
+    previous: Path | None = None,
+    key: SigningKey | None = None,
     out: Path | None = None,
     force: bool = False,
     workers: int | None = None,
@@ -90,7 +92,8 @@ def judge(
     without splits is taken whole. grades: the reference grades of a table that was scored without. operating_point:
     cut-offs that decide instead of the most probable grade. record: a run folder, or a history of another kind
     (`foreign_evidence`), of which selected_epoch is the chosen epoch. looks: the chain of looks; by default one file a
-    test set in reports/looks, where looks in the other files count too if they share images or patients. out: default
+    test set in reports/looks, where looks in the other files count too if they share images or patients. time: of a
+    new look. previous: an earlier certificate; what changed against it is stated. key: signs. out: default
     `reports/<model>-<8 of its digest>-<8 of the test set's>`. parent: what was certified of the model that this one was
     exported from: operating point, look, stability and cost are the parent's. started and advance are told how many
     images there are, and how many are done.
@@ -99,6 +102,9 @@ def judge(
     """
     # What can be refused is refused before the hours that scoring may take.
     point = _operating_point(operating_point, parent)
+    if time is not None:
+        given_time(time)
+    compared = None if previous is None else _read_reference(previous)
     history = _foreign_history(record, selected_epoch, spec)
     earlier = None if baseline is None else load_predictions(baseline)
     grader = None
@@ -123,6 +129,8 @@ def judge(
         started(len(test_set))
         predictions = score(grader, test_set, workers=workers, advance=advance)
     model, facts = _known(predictions, source)
+    if compared is not None:
+        model["previous"] = compared
     if grades is not None:
         predictions = _with_grades(predictions, grades, facts)
     elif predictions.table["grade"].isna().all():
@@ -155,7 +163,7 @@ def judge(
             look, chain = parent.evaluation.look, None
         else:
             # Before the numbers are known to anybody: a look that was taken counts, whatever becomes of it.
-            taken, chain = _look(predictions, spec, model, facts, point, looks)
+            taken, chain = _look(predictions, spec, model, facts, point, looks, time)
             look = taken.to_json()
         evaluation = evaluate(
             predictions, spec, model=model, data=facts, training=training, look=look, baseline=earlier
@@ -228,9 +236,14 @@ def _dealt_by(grader: Grader, manifest: Manifest, parent: Statement | None) -> i
     return record.get("dealt_by_seed") if record.get("dataset_digest") == manifest.digest() else None
 
 
-def read_evaluation(path: Path) -> tuple[Evaluation, str | None]:
-    """The evaluation in `evaluation.json`, `statement.json` or `certificate.json`, and how the last is signed."""
+def read_evaluation(path: Path, trusted: Sequence[PublicKey] = ()) -> tuple[Evaluation, str | None]:
+    """The evaluation in `evaluation.json`, `statement.json` or `certificate.json`, and how the last is signed.
+
+    trusted: keys of which one must have signed; without them a certificate's signature is a claim, and called so.
+    Raises CertificateError where trusted keys are given and none of them signed.
+    """
     from drgate.certificate import Certificate, checked_evaluation, read_certificate
+    from drgate.trust import signer
 
     if path.is_dir():
         path = path / "evaluation.json"
@@ -238,11 +251,22 @@ def read_evaluation(path: Path) -> tuple[Evaluation, str | None]:
         raise UsageError(f"{path} does not exist; expected an evaluation, a statement or a certificate.")
     plain = read_json(path, "an evaluation that drgate wrote", UsageError)
     if isinstance(plain, dict) and "verdict" in plain:
-        return checked_evaluation(Evaluation.from_json(plain), str(path)), None
-    read = read_certificate(path)
+        read: Any = checked_evaluation(Evaluation.from_json(plain), str(path))
+    else:
+        read = read_certificate(path)
+    if trusted and not (isinstance(read, Certificate) and signer(read, trusted)):
+        raise CertificateError(f"{path} is signed by none of the trusted keys; nothing is drawn.")
     if isinstance(read, Certificate):
-        return read.statement.evaluation, _signature(path.name, read.key_id)
-    return read.evaluation, None
+        claim = "" if trusted else "; the signature was not verified here (--key PUB)"
+        return read.statement.evaluation, _signature(path.name, read.key_id) + claim
+    return read if isinstance(read, Evaluation) else read.evaluation, None
+
+
+def _read_reference(path: Path) -> dict[str, Any]:
+    from drgate.certificate import Certificate, read_certificate, reference
+
+    read = read_certificate(path)
+    return reference(read.statement if isinstance(read, Certificate) else read)
 
 
 def _signature(name: str, keyid: str) -> str:
@@ -335,6 +359,7 @@ def _look(
     facts: dict[str, Any],
     point: OperatingPoint | None,
     looks: Path | None,
+    time: str | None,
 ) -> tuple[Look, Path]:
     """The look that this judgement takes, and the file that it is logged in."""
     if looks is None:
@@ -349,6 +374,7 @@ def _look(
         predictions=predictions.digest,
         spec=spec,
         others=others,
+        time=time,
     )
     return look, looks
 
@@ -402,15 +428,12 @@ def _training(
 
 def _inherit(parent: Statement, model: dict[str, Any], facts: dict[str, Any]) -> None:
     """Name the certificate that stability, cost, look and leakage come from; it must speak of the same test set."""
+    from drgate.certificate import reference
+
     evaluation = parent.evaluation
     if evaluation.data.get("manifest_digest") != facts["manifest_digest"]:
         raise UsageError("The certificate speaks of another test set; give the one that it was made on with --data.")
-    model["parent"] = {
-        "statement": f"sha256:{hashlib.sha256(parent.data).hexdigest()}",
-        "name": evaluation.model["name"],
-        "tensor_digest": evaluation.model["tensor_digest"],
-        "verdict": evaluation.verdict,
-    }
+    model["parent"] = reference(parent)
     facts["leakage"] = evaluation.data["leakage"]
     facts["warnings"] = list(dict.fromkeys([*facts["warnings"], *evaluation.data["warnings"]]))
 
@@ -422,12 +445,15 @@ def _default_folder(model: dict[str, Any], facts: dict[str, Any]) -> Path:
     return Path("reports") / "-".join([Path(model["name"]).stem, *(d.removeprefix("sha256:")[:8] for d in digests)])
 
 
-def _write(folder: Path, evaluation: Evaluation, predictions: Predictions, key: PrivateKey | None) -> None:
+def _write(folder: Path, evaluation: Evaluation, predictions: Predictions, key: SigningKey | None) -> None:
     """Write all that is said of one evaluation."""
+    from drgate.certificate import parse_statement
     from drgate.certify import certify
     from drgate.report import html, junit, markdown
 
     statement, certificate = certify(evaluation, key)
+    # Pages are drawn from the bytes that are signed, not from what they were made of.
+    evaluation = parse_statement(statement, "the statement").evaluation
     name = None if certificate is None or key is None else _signature("certificate.json", key.public.id)
     plain = json.dumps(evaluation.to_json(), indent=2, ensure_ascii=False, allow_nan=False)
     write_atomically(folder / "evaluation.json", plain.encode() + b"\n")

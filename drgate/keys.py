@@ -4,18 +4,24 @@
     signature = load_private_key(private, passphrase).sign(data)
     load_public_key(public).verifies(signature, data)                 # True
 
-One statement under one key has one signature: the nonce is derived from the message (RFC 6979), and of the two values
-of s that fit, (r, s) and (r, n - s), only the lower is written and accepted.
+A key may also live where no file can hold it, behind a command that signs what it reads:
+
+    CommandKey(load_public_key(Path("clinical.pub")), ("kms-sign", "clinical")).sign(data)
+
+One statement under one key file has one signature: the nonce is derived from the message (RFC 6979), and of the two
+values of s that fit, (r, s) and (r, n - s), only the lower is written and accepted.
 """
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import hashlib
 import os
+import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
@@ -46,6 +52,19 @@ class PublicKey:
         return True
 
 
+class SigningKey(Protocol):
+    """What signs, wherever its secret lies."""
+
+    @property
+    def public(self) -> PublicKey:
+        """What its signatures are verified with."""
+        ...
+
+    def sign(self, data: bytes) -> bytes:
+        """The signature over the SHA-256 of `data`: DER with the lower s."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class PrivateKey:
     """A key that signs. public: what its signatures are verified with."""
@@ -57,6 +76,54 @@ class PrivateKey:
         """The DER signature over the SHA-256 of `data`: the same data always give the same bytes."""
         drawn = self._key.sign(data, ec.ECDSA(hashes.SHA256(), deterministic_signing=True))
         return _lower(drawn)
+
+
+@dataclass(frozen=True, slots=True)
+class CommandKey:
+    """A key behind a command: a cloud's key service, a smart card, another machine.
+
+    public: what its signatures are verified with. command: the words of a program, run without a shell; it reads the
+    bytes to sign on standard input, and writes an ECDSA signature over their SHA-256: DER, or that in base64 or PEM.
+    """
+
+    public: PublicKey
+    command: tuple[str, ...]
+
+    def sign(self, data: bytes) -> bytes:
+        """What the command signs, checked against the public key.
+
+        Raises CertificateError where the command is not there, fails, writes no signature, or one of another key.
+        """
+        name = self.command[0] if self.command else "nothing"
+        try:
+            ended = subprocess.run(self.command, input=data, stdout=subprocess.PIPE, check=False)
+        except (OSError, ValueError, IndexError) as problem:
+            raise CertificateError(
+                f"The signing command {name!r} cannot be run ({getattr(problem, 'strerror', None) or problem})."
+            ) from problem
+        if ended.returncode != 0:
+            raise CertificateError(
+                f"The signing command {name!r} failed (exit code {ended.returncode}); nothing is signed."
+            )
+        try:
+            signature = _lower(_der(ended.stdout))
+        except ValueError as problem:
+            raise CertificateError(
+                f"The signing command {name!r} wrote no ECDSA P-256 signature; expected DER, or DER in base64 or PEM."
+            ) from problem
+        if not self.public.verifies(signature, data):
+            raise CertificateError(
+                f"The signing command {name!r} signed something else, or with another key than {self.public.id}."
+            )
+        return signature
+
+
+def _der(written: bytes) -> bytes:
+    """The signature in what a command wrote. Raises ValueError."""
+    if written[:1] == b"\x30":  # DER's sequence; in base64 it would begin with M
+        return written
+    lines = written.decode("ascii").split("\n")
+    return base64.b64decode("".join(line.strip() for line in lines if not line.startswith("-----")), validate=True)
 
 
 def check_signature_form(signature: bytes) -> None:

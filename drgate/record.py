@@ -14,6 +14,7 @@ A history from elsewhere names no weights, and whoever reads the report is told 
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import math
@@ -22,7 +23,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from drgate.errors import RecordError
-from drgate.files import read_json, read_table, row_name
+from drgate.files import canonical_json, read_json, read_table, row_name
 from drgate.stats.stability import StabilityWindow, is_best_so_far, stability_window
 
 FILE: Final = "record.jsonl"
@@ -273,13 +274,41 @@ def _evidence(table: dict[str, Any], selected: int) -> dict[str, Any]:
             "status": table["status"],
             "reason": table.get("reason") or "",
             "warm_start_inside": bool(table.get("warm_start_inside", False)),
+            **_origin(table),
         }
         for entry in history:
             if not entry["val_accuracy"] <= 1:
                 raise RecordError(f"The training record has a validation accuracy of {entry['val_accuracy']}.")
-    except (KeyError, TypeError, AttributeError) as problem:
+    except (KeyError, TypeError, AttributeError, ValueError) as problem:
         raise RecordError(f"The training record is not one that drtrain wrote (no {problem}).") from problem
     return evidence
+
+
+def _origin(table: dict[str, Any]) -> dict[str, Any]:
+    """Which attempt it was and where it began, as far as the record says; what it does not say is left out.
+
+    `attempt`: its name. `parameters_digest`: of all parameters as resolved. `git_commit`: {"commit", "modified"}.
+    `parent`: the weights it began with, {"how", "sha256", "tensor_digest", "epoch", "attempt"}, None where it began at
+    the base model. `lineage`: {"training_sets": "known" or "unknown", "why", "pretraining"}.
+    """
+    found: dict[str, Any] = {}
+    if name := table.get("experiment_name"):
+        found["attempt"] = str(name)
+    if parameters := table.get("parameters"):
+        found["parameters_digest"] = f"sha256:{hashlib.sha256(canonical_json(parameters)).hexdigest()}"
+    if commit := table.get("git_commit"):
+        found["git_commit"] = {"commit": str(commit["commit"]), "modified": bool(commit["modified"])}
+    if "parent" in table:
+        parent = table["parent"]
+        # not the path that it was read from, which is of one machine
+        kept = ("how", "sha256", "tensor_digest", "epoch", "attempt")
+        found["parent"] = parent and {key: parent[key] for key in kept if parent.get(key) is not None}
+    if lineage := table.get("lineage"):
+        said = {key: str(lineage[key]) for key in ("training_sets", "why", "pretraining")}
+        if said["training_sets"] != "known":
+            said["training_sets"] = "unknown"
+        found["lineage"] = said
+    return found
 
 
 def _numbers(entry: dict[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ Images are streamed: worker processes decode, the model grades batches, memory d
 
 from __future__ import annotations
 
+import importlib
 import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -19,6 +20,7 @@ import pandas as pd
 import PIL
 from numpy.typing import NDArray
 
+from drgate import __version__
 from drgate.errors import ImageUnreadable, ManifestError, PredictionsError
 from drgate.files import md5_file, sha256_file
 from drgate.manifest import Manifest
@@ -183,6 +185,15 @@ def _leakage(grader: Grader, manifest: Manifest) -> list[str]:
     return checked
 
 
+def _versions(kind: str) -> dict[str, str]:
+    """Versions of what computes a model of this kind: execution providers are nothing without them."""
+    found = {"drgate": __version__}
+    for name in ("onnxruntime",) if kind == "onnx" else ("torch", "transformers", "peft"):
+        # of the module: the same one comes in several distributions (onnxruntime-gpu)
+        found[name] = str(importlib.import_module(name).__version__)
+    return found
+
+
 def _provenance(grader: Grader, manifest: Manifest) -> dict[str, Any]:
     return {
         "model": {
@@ -191,6 +202,7 @@ def _provenance(grader: Grader, manifest: Manifest) -> dict[str, Any]:
             "files": model_files(grader.files),
             "tensor_digest": grader.tensor_digest,
             "providers": grader.providers,
+            "scored_with": _versions(grader.description["kind"]),
         },
         "manifest": {
             "name": manifest.name,

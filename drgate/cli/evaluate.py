@@ -14,7 +14,9 @@ from drgate.cli.options import (
     Format,
     FormatOption,
     KeyOption,
+    PublicKeyOption,
     QuietOption,
+    SignCommandOption,
     SpecOption,
     SplitOption,
     WorkersOption,
@@ -88,7 +90,17 @@ def command(
     looks: Annotated[
         Path | None, typer.Option("--looks", metavar="FILE", help="Chain of looks. [reports/looks/<test set>.jsonl]")
     ] = None,
+    time: Annotated[
+        str | None,
+        typer.Option("--time", metavar="UTC", help="Time of a new look, such as 2026-01-31T09:00:00Z. [now]"),
+    ] = None,
+    previous: Annotated[
+        Path | None,
+        typer.Option("--previous", metavar="CERTIFICATE", help="An earlier one: what changed against it is stated."),
+    ] = None,
     key: KeyOption = None,
+    sign_command: SignCommandOption = None,
+    public_key: PublicKeyOption = None,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="Folder to write. [reports/<model>-<digest>-<test set>]")
     ] = None,
@@ -102,14 +114,15 @@ def command(
     from drgate.report import terminal
     from drgate.spec import load_spec
 
-    private = signing_key(key)
+    private = signing_key(key, sign_command, public_key)
     if interval is not None and private is not None:
         raise UsageError("--interval only shows other bounds, and --key (or DRGATE_KEY) signs: give one of them.")
     with progress("Scoring", quiet) as (started, advance):
         judgement = judge(
             source, spec=load_spec(spec), data=data, split=split, baseline=baseline, base=base, record=record,
-            selected_epoch=selected_epoch, grades=grades, operating_point=operating_point, looks=looks, key=private,
-            out=out, force=force, workers=workers, started=started, advance=advance,
+            selected_epoch=selected_epoch, grades=grades, operating_point=operating_point, looks=looks, time=time,
+            previous=previous, key=private, out=out, force=force, workers=workers,
+            started=started, advance=advance,
         )  # fmt: skip
     evaluation = judgement.evaluation
     shown = evaluation if interval is None else shown_with(judgement, interval.value, baseline)

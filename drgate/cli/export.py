@@ -13,7 +13,10 @@ from drgate.cli.options import (
     Format,
     FormatOption,
     KeyOption,
+    PublicKeyOption,
     QuietOption,
+    RevokedOption,
+    SignCommandOption,
     SpecOption,
     SplitOption,
     WorkersOption,
@@ -48,9 +51,12 @@ def command(
     spec: SpecOption = "medical-grade",
     base: BaseOption = None,
     key: KeyOption = None,
+    sign_command: SignCommandOption = None,
+    public_key: PublicKeyOption = None,
     trusted_key: Annotated[
         list[Path] | None, typer.Option("--trusted-key", metavar="PUB", help="Public key whose certificates you trust.")
     ] = None,
+    revoked: RevokedOption = None,
     allow_unsigned: Annotated[
         bool, typer.Option("--allow-unsigned", help="Take an unsigned statement; the bundle is then unsigned in turn.")
     ] = False,
@@ -63,10 +69,11 @@ def command(
     from drgate.keys import load_public_key
     from drgate.report import terminal
     from drgate.spec import load_spec
+    from drgate.trust import load_revocations
 
     if data is None:
         raise UsageError("The exported model is judged again: say on which test set, with --data MANIFEST.")
-    signer = signing_key(key)
+    signer = signing_key(key, sign_command, public_key)
     trusted = [load_public_key(path) for path in trusted_key or ()] + ([] if signer is None else [signer.public])
     with progress("Scoring the exported model", quiet) as (started, advance):
         bundle = export(
@@ -79,6 +86,7 @@ def command(
             base=base,
             key=signer,
             trusted=trusted,
+            revocations=None if revoked is None else load_revocations(revoked),
             allow_unsigned=allow_unsigned,
             workers=workers,
             started=started,

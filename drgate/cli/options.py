@@ -18,7 +18,7 @@ from drgate.errors import UsageError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from drgate.keys import PrivateKey
+    from drgate.keys import SigningKey
 
 
 class Format(StrEnum):
@@ -48,6 +48,23 @@ KeyOption = Annotated[
     str | None,
     typer.Option(
         "--key", metavar="KEY", envvar="DRGATE_KEY", show_envvar=True, help="Private key that signs the certificate."
+    ),
+]
+SignCommandOption = Annotated[
+    str | None,
+    typer.Option(
+        "--sign-command",
+        metavar="CMD",
+        help="Program that signs what it reads and writes the signature, for a key that no file holds.",
+    ),
+]
+PublicKeyOption = Annotated[
+    Path | None, typer.Option("--public-key", metavar="PUB", help="Public half of the key behind --sign-command.")
+]
+RevokedOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--revoked", metavar="FILE", help="Keys and statements no longer believed: an id and a reason a line."
     ),
 ]
 WorkersOption = Annotated[
@@ -95,8 +112,15 @@ def progress(what: str, quiet: bool) -> Iterator[tuple[Callable[[int], None], Ca
         yield lambda total: bar.update(task, total=total), lambda done: bar.advance(task, done)
 
 
-def signing_key(given: str | None) -> PrivateKey | None:
-    """The private key of `--key` or DRGATE_KEY: a file, or the PEM text itself. A passphrase is asked for if needed."""
+def signing_key(
+    given: str | None, sign_command: str | None = None, public_key: Path | None = None
+) -> SigningKey | None:
+    """The key of `--key` or DRGATE_KEY (a file, or the PEM text itself), or the one behind `--sign-command`.
+
+    A passphrase is asked for if needed.
+    """
+    if sign_command is not None or public_key is not None:
+        return _command_key(given, sign_command, public_key)
     if not given:
         return None
     from drgate.keys import load_private_key, parse_private_key
@@ -115,3 +139,24 @@ def signing_key(given: str | None) -> PrivateKey | None:
     if passphrase is None and b"ENCRYPTED" in path.read_bytes()[:64] and sys.stdin.isatty():
         passphrase = typer.prompt(f"Passphrase of {path}", hide_input=True, err=True).encode()
     return load_private_key(path, passphrase)
+
+
+def _command_key(given: str | None, command: str | None, public_key: Path | None) -> SigningKey:
+    import shlex
+    import shutil
+
+    from drgate.keys import CommandKey, load_public_key
+
+    if given:
+        raise UsageError("Both --key (or DRGATE_KEY) and --sign-command sign; give one of them.")
+    if command is None or public_key is None:
+        raise UsageError("--sign-command CMD and --public-key PUB belong together: give both.")
+    try:
+        words = shlex.split(command)
+    except ValueError as problem:
+        raise UsageError(f"--sign-command cannot be read ({problem}); quote it as a shell would.") from problem
+    if not words:
+        raise UsageError("--sign-command is empty; expected a program and its arguments.")
+    if shutil.which(words[0]) is None:  # told now, not after hours of scoring
+        raise UsageError(f"--sign-command names {words[0]!r}, which is no program that can be run.")
+    return CommandKey(load_public_key(public_key), tuple(words))

@@ -12,8 +12,11 @@ from drgate.cli.options import Format, FormatOption
 
 HELP = """Draw the report of an evaluation again, from evaluation.json, statement.json or certificate.json.
 
+A certificate's page is drawn from the signed bytes. With --key PUB it is drawn only where that key signed them.
+
 \b
-Example:
+Examples:
+  drgate report certificate.json --key keys/clinical.pub --as html --out page.html
   drgate report reports/release-3/evaluation.json --as html --out report.html
 """
 
@@ -34,6 +37,10 @@ def command(
     kind: Annotated[Kind, typer.Option("--as", help="What to draw.")] = Kind.terminal,
     out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="File to write. [standard output]")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the file of --out.")] = False,
+    key: Annotated[
+        list[Path] | None,
+        typer.Option("--key", metavar="PUB", help="Public key that must have signed (several times for several)."),
+    ] = None,
     format: FormatOption = Format.human,
 ) -> int:
     import sys
@@ -42,6 +49,7 @@ def command(
     from drgate.errors import UsageError
     from drgate.files import refuse_existing, write_atomically
     from drgate.judge import read_evaluation
+    from drgate.keys import load_public_key
     from drgate.report import html, junit, markdown, terminal
 
     if kind is not Kind.terminal and format is Format.json:
@@ -50,7 +58,7 @@ def command(
         raise UsageError("--out takes a file of a report: say which with --as html, markdown or junit.")
     if out is not None and not force:
         refuse_existing(out, "choose another name with --out, or --force to replace it")
-    found, signature = read_evaluation(evaluation)
+    found, signature = read_evaluation(evaluation, [load_public_key(path) for path in key or ()])
     try:
         if kind is Kind.terminal:
             emit(found.to_json(), lambda screen: terminal.render(found, screen), format)

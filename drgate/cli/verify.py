@@ -7,18 +7,33 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from drgate.cli.options import Format, FormatOption, QuietOption, emit
+from drgate.cli.options import (
+    BaseOption,
+    DataOption,
+    Format,
+    FormatOption,
+    QuietOption,
+    RevokedOption,
+    WorkersOption,
+    emit,
+    progress,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-HELP = """Check a certificate: signature, model files, checklist, and every number recomputed from the predictions.
+    from drgate.verify import Verification
 
-Exit code 0 genuine and PASS, 1 genuine and FAIL, 3 insufficient, unsigned or no trusted key given, 2 not genuine.
+HELP = """Check a certificate: signature, age, model files, checklist, and every number recomputed from the predictions.
+
+Says what was checked and what could not be. Exit code 0 genuine and PASS, 1 genuine and FAIL, 3 insufficient, unsigned
+or no trusted key given, 2 not genuine, expired, revoked, or contradicted by something that was given.
 
 \b
-Example:
+Examples:
   drgate verify reports/release-3/certificate.json --key keys/clinical.pub --model best_model.pth
+  drgate verify certificate.json --key keys/clinical.pub --looks looks/site-a.jsonl --revoked keys/revoked.txt
+  drgate verify certificate.json --key keys/clinical.pub --deep --model best_model.pth --data site-a
 """
 
 
@@ -45,37 +60,69 @@ def command(
         Path | None,
         typer.Option("--baseline", metavar="FILE", help="Predictions that its baseline line was judged by."),
     ] = None,
+    parent: Annotated[
+        Path | None,
+        typer.Option(
+            "--parent", metavar="FILE", help="The earlier certificate that it names (of the checkpoint, say)."
+        ),
+    ] = None,
+    looks: Annotated[
+        Path | None, typer.Option("--looks", metavar="FILE", help="Chain of looks that must hold its look.")
+    ] = None,
+    revoked: RevokedOption = None,
+    max_age_days: Annotated[
+        int | None, typer.Option("--max-age-days", metavar="N", min=0, help="Refuse a look older than this.")
+    ] = None,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Score the model again and compare (needs drgate[models], --model, --data).")
+    ] = False,
+    data: DataOption = None,
+    base: BaseOption = None,
+    workers: WorkersOption = None,
     format: FormatOption = Format.human,
     quiet: QuietOption = False,
 ) -> int:
+    from drgate.errors import UsageError
     from drgate.keys import load_public_key
     from drgate.spec import load_spec
-    from drgate.verify import verify
+    from drgate.trust import load_revocations
+    from drgate.verify import Rescoring, verify
 
-    result = verify(
-        certificate,
-        trusted=[load_public_key(path) for path in key or ()],
-        models=model or (),
-        predictions=predictions,
-        spec=None if spec is None else load_spec(spec),
-        baseline=baseline,
-    )
-
-    def human(console: Console) -> None:
-        console.print(result.headline, markup=False, highlight=False, style="bold")
-        for sign, style, sentences in (
-            ("ok", "green", result.checked), ("--", "yellow", result.unchecked), ("NO", "bold red", result.problems),
-        ):  # fmt: skip
-            for sentence in sentences:
-                console.print(f"  {sign}  ", style=style, end="", highlight=False)
-                console.print(sentence, markup=False, highlight=False)
-        if result.problems:
-            closing = "NOT what it should be: do not rely on it, ask for the original"
-        elif not result.trusted:
-            closing = f"Not vouched for: unsigned, or no trusted key was given (--key). Verdict {result.verdict}"
-        else:
-            closing = f"Genuine, signed by a trusted key. Verdict {result.verdict}"
-        console.print(closing, markup=False, highlight=False, style="bold")
-
-    emit(result.to_json(), human, format, quiet)
+    if deep and data is None:
+        raise UsageError("--deep scores the model again: say on which images, with --data MANIFEST.")
+    if not deep and (data is not None or base is not None):
+        raise UsageError("--data and --base are for scoring the model again: add --deep, or leave them out.")
+    with progress("Scoring again", quiet or not deep) as (started, advance):
+        result = verify(
+            certificate,
+            trusted=[load_public_key(path) for path in key or ()],
+            models=model or (),
+            predictions=predictions,
+            spec=None if spec is None else load_spec(spec),
+            baseline=baseline,
+            parent=parent,
+            looks=looks,
+            revocations=None if revoked is None else load_revocations(revoked),
+            max_age_days=max_age_days,
+            deep=Rescoring(data, base, workers, started, advance) if deep and data is not None else None,
+        )
+    emit(result.to_json(), lambda console: show(result, console), format, quiet)
     return result.exit_code
+
+
+def show(result: Verification, console: Console) -> None:
+    """Headline, then what was checked, what could not be and what contradicts it, and what follows."""
+    console.print(result.headline, markup=False, highlight=False, style="bold")
+    for sign, style, sentences in (
+        ("ok", "green", result.checked), ("--", "yellow", result.unchecked), ("NO", "bold red", result.problems),
+    ):  # fmt: skip
+        for sentence in sentences:
+            console.print(f"  {sign}  ", style=style, end="", highlight=False)
+            console.print(sentence, markup=False, highlight=False)
+    if result.problems:
+        closing = "NOT genuine, or no longer valid: do not rely on it"
+    elif not result.trusted:
+        closing = f"Not vouched for: unsigned, or no trusted key was given (--key). Verdict {result.verdict}"
+    else:
+        closing = f"Genuine, signed by a trusted key. Verdict {result.verdict}"
+    console.print(closing, markup=False, highlight=False, style="bold")

@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from drgate.certificate import changes
 from drgate.evaluation import Estimate, Evaluation, Metric, NotEstimable
-from drgate.report.words import level_of, lines, metric_line, percent, plain_percent, title, unit_of, visible
+from drgate.report.words import OUTCOMES, level_of, lines, metric_line, percent, plain_percent, title, unit_of, visible
 from drgate.scale import GRADES, GROUP_TITLES, GROUPS, TITLES
 from drgate.spec import EACH, default_policy, parse_id
 
@@ -76,9 +77,38 @@ class Section:
 def sections(evaluation: Evaluation) -> list[Section]:
     """Those that this evaluation fills, in the order in which they are read."""
     made: Sequence[Callable[[Evaluation], Section | None]] = (
-        _three_ways, _slices, _deployment, _units, _probabilities, _gate_error, _looks,
+        _changes, _three_ways, _slices, _deployment, _units, _probabilities, _gate_error, _looks,
     )  # fmt: skip
     return [section for make in made if (section := make(evaluation)) is not None]
+
+
+def _changes(evaluation: Evaluation) -> Section | None:
+    """What came out otherwise than in an earlier certificate."""
+    found = changes(evaluation)
+    if found is None:
+        return None
+    before, after = found["verdict"]["from"], found["verdict"]["to"]
+    text = [
+        f"Against {visible(found['name'])} ({visible(found['against'])}), which this model was {found['relation']}: "
+        + (f"{visible(before)} again." if before == after else f"{visible(before)} became {visible(after)}."),
+    ]
+    if not found["same_spec"]:
+        text.append("The earlier one was held against another checklist, or another version of this one.")
+    if not found["same_test_set"]:
+        text.append("The earlier one was judged on another test set: the figures are not of the same images.")
+    rows = ((title(name), _was(line.get("from")), _was(line.get("to"))) for name, line in found["criteria"].items())
+    table = _listed("Lines that came out otherwise", ("Line", "Earlier", "Now"), rows)
+    if not table.rows:
+        text.append("Every line of the checklist came out the same.")
+    return Section("changes", "What changed", tuple(text), (table,) if table.rows else ())
+
+
+def _was(line: Mapping[str, Any] | None) -> str:
+    if line is None:
+        return "not asked"
+    counts = f", {line['k']} of {line['n']}" if "k" in line and "n" in line else ""
+    value = f", {line['value']:.4g}" if "value" in line and not counts else ""
+    return f"{OUTCOMES.get(line['status'], line['status'])}{counts}{value}"
 
 
 def _three_ways(evaluation: Evaluation) -> Section | None:

@@ -16,8 +16,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from drgate.certificate import NOT_A_MEDICAL_DEVICE, NOT_EVIDENCE_FOR
 from drgate.evaluation import Evaluation, Status
 from drgate.report import words
+from drgate.report.sections import sections
 
 _STYLES: Final[dict[Status, str]] = {
     "PASS": "green",
@@ -65,6 +67,26 @@ def render(evaluation: Evaluation, console: Console) -> None:
         console.print(Text("\nTo be read with the verdict", style="bold"))
     for sentence in evaluation.page_one:
         _paragraph(console, f"- {words.visible(sentence)}", "", hang=2)
+
+
+def signing_page(evaluation: Evaluation, console: Console) -> None:
+    """Write what somebody who signs must have seen: the report, what was judged, and what it is no evidence for."""
+    render(evaluation, console)
+    console.print(Text("\nWhat was judged", style="bold"))
+    for label, text in words.judged(evaluation):
+        _paragraph(console, f"{label}: {text}", "", hang=2, styled=len(label))
+    for section in sections(evaluation):
+        if section.name == "changes":
+            console.print(Text(f"\n{section.title}", style="bold"))
+            for sentence in section.text:
+                _paragraph(console, sentence, "")
+            for row in (row for table in section.tables for row in table.rows):
+                name, before, after = (cell.text for cell in row)
+                _paragraph(console, f"- {name}: {before}; now {after}", "", hang=2)
+    console.print(Text("\nWhat this is no evidence for", style="bold"))
+    for what in NOT_EVIDENCE_FOR:
+        _paragraph(console, f"- {what}", "", hang=2)
+    _paragraph(console, NOT_A_MEDICAL_DEVICE, "")
 
 
 def _flagged(console: Console, evaluation: Evaluation) -> None:

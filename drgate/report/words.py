@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
+from drgate.certificate import expiry, lineage
 from drgate.errors import visible as visible  # every format shows text through it
 from drgate.evaluation import CriterionResult, Estimate, Evaluation, Metric, NotEstimable, Status
 from drgate.scale import GRADES, GROUP_TITLES, TITLES
@@ -302,6 +303,8 @@ def judged(evaluation: Evaluation) -> list[tuple[str, str]]:
         ("Patients", patients),
         ("Reference grades", ", ".join(f"{t} {visible(n)}" for t, n in zip(TITLES, grades, strict=False)) or "none"),
         ("Look at this test set", _look(look) + (f"; {visible(look['time'])}" if look.get("time") else "")),
+        ("Holds", _holds(evaluation)),
+        ("Lineage", _lineage(evaluation)),
         ("Intended use", _stated(content.get("intended_use", {}))),
         ("Reference standard", _stated(content.get("reference", {}))),
         ("Kind of test set", _stated(content.get("test_set", {}))),
@@ -523,6 +526,28 @@ def _look(look: Mapping[str, Any]) -> str:
         return "not recorded"
     number, allowed = visible(look["number"]), _said(look, "allowed")
     return f"look {number}, of {allowed} allowed" if _used_up(look) else f"look {number} of {allowed} allowed"
+
+
+def _holds(evaluation: Evaluation) -> str:
+    until = expiry(evaluation) if evaluation.look.get("time") else None
+    return f"until {until}" if until else "no expiry; a gate may ask for a highest age, counted from the look"
+
+
+def _lineage(evaluation: Evaluation) -> str:
+    """Where the weights come from, and whether all images that they have seen are known."""
+    found = lineage(evaluation)
+    parent = found["parent"]
+    began = ""
+    if parent:
+        how = {"init_from": "a warm start from", "resume_from_checkpoint": "resumed from"}.get(
+            parent.get("how"), "from"
+        )
+        named = f"attempt {visible(parent['attempt'])}, " if parent.get("attempt") else ""
+        began = f"{how} {named}{_short(parent.get('tensor_digest') or parent.get('sha256'))}; "
+    why = f" ({visible(found['why']).rstrip('.')})" if found["why"] else ""
+    return (
+        f"{began}training sets {visible(found['training_sets'])}{why}; pretraining data {visible(found['pretraining'])}"
+    )
 
 
 def _used_up(look: Mapping[str, Any]) -> bool:

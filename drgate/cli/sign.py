@@ -1,0 +1,106 @@
+"""`drgate sign`: a further signature under what somebody else certified."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from drgate.cli.options import (
+    Format,
+    FormatOption,
+    KeyOption,
+    PublicKeyOption,
+    QuietOption,
+    RevokedOption,
+    SignCommandOption,
+    emit,
+    signing_key,
+    tell,
+)
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+HELP = """Put a further signature to a certificate, after showing what is signed.
+
+Shows the page, drawn from the bytes to be signed, and what could be checked of it; then asks, or takes --yes. Writes
+NAME.ROLE.certificate.json beside: the same statement under this key. Nothing is signed that is contradicted, expired or
+revoked. Which role a key stands for, a gate's policy says, not the file's name.
+
+\b
+Example:
+  drgate sign reports/release-3/certificate.json --role clinical --key keys/clinical.pem --trusted-key keys/ml.pub
+"""
+
+
+def register(app: typer.Typer) -> None:
+    app.command("sign", help=HELP, short_help="Put a further signature to a certificate.")(command)
+
+
+def command(
+    certificate: Annotated[Path, typer.Argument(metavar="CERTIFICATE", help="certificate.json, or statement.json.")],
+    role: Annotated[str, typer.Option("--role", metavar="ROLE", help="Stands in the new file's name.")],
+    key: KeyOption = None,
+    sign_command: SignCommandOption = None,
+    public_key: PublicKeyOption = None,
+    trusted_key: Annotated[
+        list[Path] | None,
+        typer.Option("--trusted-key", metavar="PUB", help="Public key that must have signed it so far."),
+    ] = None,
+    predictions: Annotated[
+        Path | None, typer.Option("--predictions", metavar="FILE", help="[predictions.parquet beside the certificate]")
+    ] = None,
+    revoked: RevokedOption = None,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Sign without being asked; the page is shown all the same.")
+    ] = False,
+    format: FormatOption = Format.human,
+    quiet: QuietOption = False,
+) -> int:
+    import sys
+
+    from drgate.certify import countersign, countersignature
+    from drgate.cli.options import console
+    from drgate.cli.verify import show
+    from drgate.errors import CertificateError, UsageError
+    from drgate.judge import read_evaluation
+    from drgate.keys import load_public_key
+    from drgate.report import terminal
+    from drgate.trust import load_revocations
+    from drgate.verify import verify
+
+    signer = signing_key(key, sign_command, public_key)
+    if signer is None:
+        raise UsageError("Nothing signs: give --key KEY (or DRGATE_KEY), or --sign-command CMD with --public-key PUB.")
+    countersignature(certificate, role)  # what can be refused is refused before anybody reads a page
+    if not yes and not sys.stdin.isatty():
+        raise UsageError("Nobody can be asked here: read the page (drgate report), then sign with --yes.")
+    trusted = [load_public_key(path) for path in trusted_key or ()]
+    found = verify(
+        certificate,
+        trusted=trusted,
+        predictions=predictions,
+        revocations=None if revoked is None else load_revocations(revoked),
+    )
+    evaluation, _ = read_evaluation(certificate, trusted)
+
+    def page(screen: Console) -> None:
+        terminal.signing_page(evaluation, screen)
+        screen.print()
+        show(found, screen)
+
+    page(console(sys.stderr))
+    if found.problems:
+        raise CertificateError(f"{certificate} is not signed: {found.problems[0]}")
+    if not yes:
+        typer.confirm(f"Sign this as {role}, with key {signer.public.id[:16]}?", abort=True, err=True)
+    written = countersign(certificate, role, signer)
+    emit(
+        {"certificate": str(written), "role": role, "keyid": signer.public.id},
+        lambda _: tell(f"Signed: {written}, key {signer.public.id[:16]}.", quiet),
+        format,
+        quiet,
+    )
+    return 0
