@@ -282,7 +282,8 @@ def _table(data: bytes, path: str, origin: str = "") -> dict[str, Any] | None:
     try:
         content: Any = tomllib.loads(data.decode())
     except (ValueError, RecursionError) as problem:
-        raise PolicyError(visible(f"{origin or path} is not valid TOML ({problem}); expected {_EXPECTED}.")) from problem
+        said = f"{origin or path} is not valid TOML ({problem}); expected {_EXPECTED}."
+        raise PolicyError(visible(said)) from problem
     keys = ("tool", "drgate", "gate") if PurePosixPath(path).name == PYPROJECT else ("gate",)
     for key in keys:
         content = content.get(key) if isinstance(content, dict) else None

@@ -110,7 +110,7 @@ def load_predictions(path: Path | str, operating_point: OperatingPoint | None = 
     """
     path = Path(path)
     table = read_table(path, _EXPECTED, PredictionsError)
-    provenance = _provenance(path)
+    provenance = read_provenance(path)
     rows = provenance.pop("rows", None)
     predictions = _checked(table, path, provenance, operating_point)
     if provenance and rows != predictions.digest:
@@ -139,7 +139,11 @@ def write_predictions(predictions: Predictions, path: Path) -> None:
         pq.write_table(arrow.replace_schema_metadata(metadata), temporary)
 
 
-def _provenance(path: Path) -> dict[str, Any]:
+def read_provenance(path: Path) -> dict[str, Any]:
+    """What a table says of its model and images, as yet unproven: `rows` is the digest that its rows must have.
+
+    Empty for a table that `score` did not write. Raises PredictionsError where it is damaged.
+    """
     if path.suffix.lower() not in {".parquet", ".pq"}:
         return {}
     schema = pq.read_schema(path)

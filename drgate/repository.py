@@ -17,7 +17,7 @@ import hashlib
 import os
 import re
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
@@ -192,14 +192,35 @@ class Repository:
             )
         return found.stdout.decode().strip()
 
+    def fetched(self, path: str, content: Content, *, limit: int) -> bytes:
+        """The bytes that a pointer stands for, from the working tree, where `git lfs pull` or `dvc pull` put them.
+
+        Raises RepositoryError where they are missing, are others, or lie behind a symbolic link.
+        """
+        file = self.root / path
+        links = [self.root / parent for parent in (PurePosixPath(path), *PurePosixPath(path).parents)]
+        if any(link.is_symlink() for link in links) or not file.is_file() or content.size > limit:
+            raise RepositoryError(
+                f"{visible(path)} is a pointer, and what it stands for is not in the working tree as a plain file of "
+                f"at most {_in_bytes(limit)}; fetch it first (git lfs pull --include, or dvc pull)."
+            )
+        with file.open("rb") as handle:
+            data = handle.read(content.size + 1)
+        digest = hashlib.sha256(data).hexdigest()
+        md5 = hashlib.md5(data, usedforsecurity=False).hexdigest()
+        if len(data) != content.size or (digest != content.sha256 and md5 != content.md5):
+            raise RepositoryError(f"{visible(path)} in the working tree is not what its pointer stands for; fetch it.")
+        return data
+
     def contains(self, oid: str) -> bool:
         """Whether what is checked out descends from a commit, as far as this clone knows."""
         return _run(self.root, "merge-base", "--is-ancestor", oid, "HEAD").returncode == 0
 
-    def unstaged(self) -> list[str]:
-        """Paths whose file in the working tree is not what is staged, files that Git does not know among them."""
-        changed = _git(self.root, "diff-files", "--name-only", "-z", "--ignore-submodules")
-        unknown = _git(self.root, "ls-files", "--others", "--exclude-standard", "-z", "--full-name", "--", ":/")
+    def unstaged(self, paths: Iterable[str], patterns: Iterable[str]) -> list[str]:
+        """Which files of these paths and patterns are not, in the working tree, what is staged; unknown ones too."""
+        asked = [*(f":(top,literal){path}" for path in paths), *(f":(top,glob){pattern}" for pattern in patterns)]
+        changed = _git(self.root, "diff-files", "--name-only", "-z", "--ignore-submodules", "--", *asked)
+        unknown = _git(self.root, "ls-files", "--others", "--exclude-standard", "-z", "--full-name", "--", *asked)
         return sorted({*_lines(changed, "the working tree"), *_lines(unknown, "the working tree")})
 
     def size(self, oid: str) -> int:
