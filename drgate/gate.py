@@ -199,10 +199,10 @@ class _Assessed:
     findings: tuple[Finding, ...]
 
     @property
-    def vouched(self) -> bool:
-        """Whether those who must have signed it have."""
-        signed = [finding for finding in self.findings if finding.check.startswith(("signatures", "tampering"))]
-        return all(finding.status == "PASS" for finding in signed)
+    def applies(self) -> bool:
+        """Whether those who must have signed it have, and it speaks of the very files that are there."""
+        decisive = ("signatures", "tampering", "file ")
+        return all(finding.status == "PASS" for finding in self.findings if finding.check.startswith(decisive))
 
 
 @dataclass(frozen=True)
@@ -562,7 +562,7 @@ class _Assessor:
         if not assessed:
             return (self._missing(unfit),)
         # Of what was signed as it must be, the latest look speaks; statements of one look differ in evidence alone.
-        assessed.sort(key=lambda one: (not one.vouched, -one.statement.time.timestamp(), _worst(one.findings)))
+        assessed.sort(key=lambda one: (not one.applies, -one.statement.time.timestamp(), _worst(one.findings)))
         return assessed[0].findings
 
     def _finding(self, check: str, status: Status, reason: str, **more: Any) -> Finding:

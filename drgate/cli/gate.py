@@ -62,7 +62,7 @@ def command(
         emit(report.to_json(), lambda screen: drawn.render(report, screen), format, quiet)
     sys.stdout.write(drawn.defanged(caught.getvalue(), json=format is Format.json))
     sys.stdout.flush()
-    sys.stderr.write("".join(f"{line}\n" for line in drawn.annotations(report)))
+    sys.stderr.write("".join(f"{line}\n" for line in drawn.workflow_commands(report)))
     if path := os.environ.get("GITHUB_STEP_SUMMARY"):
         summary = Path(path)
         room = drawn.SUMMARY_BYTES - (summary.stat().st_size if summary.is_file() else 0)

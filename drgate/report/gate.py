@@ -2,7 +2,7 @@
 
     text = markdown(report)                      # a comment, a step summary
     text = junit(report)                         # one case a criterion and model
-    for line in annotations(report): ...         # GitHub's workflow commands
+    for line in workflow_commands(report): ...         # GitHub's workflow commands
 
 Names come from whoever proposed the change: none of them becomes markup, a command of a log, or another cell.
 """
@@ -148,7 +148,7 @@ def junit(report: GateReport) -> str:
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + ET.tostring(root, encoding="unicode") + "\n"
 
 
-def annotations(report: GateReport) -> Iterator[str]:
+def workflow_commands(report: GateReport) -> Iterator[str]:
     """GitHub's workflow commands, a line each: errors for what closes the gate, warnings for what is waived."""
     errors = [finding for finding in report.findings if finding.closes]
     warnings = [f for f in report.findings if not f.closes and f.status != "PASS"]

@@ -178,7 +178,7 @@ def _figure(id: str, history: History) -> dict[str, Any]:
     trend = _trend(id, history)
     scale = 100.0 if trend[0][2].kind in ("proportion", "range") else 1.0
     names = [f"{n}. {record.time[:10]}" for n, record in enumerate(history.records, 1)]
-    place = {id_: name for id_, name in zip(map(id_of, history.records), names, strict=True)}
+    place = dict(zip(map(id_of, history.records), names, strict=True))
     data: list[dict[str, Any]] = []
     for status, colour in _COLOURS.items():
         part = [(r, c, e) for r, c, e in trend if c.status == status]
