@@ -4,12 +4,14 @@
 
 Builds a Git repository with a policy, one certified model and its predictions (2,000 images of 1,000 patients, the
 metrics and 10,000 replicates of a real checklist), then runs `drgate gate` on it as a process. Prints the fastest and
-the median of the runs, and fails where the median is above 1 s without the recomputation or 3 s with it.
+the median of the runs, and the processor time of one, and fails where the median is above 1 s without the recomputation
+or 3 s with it. On a machine that others use as well the processor time says more.
 """
 
 from __future__ import annotations
 
 import argparse
+import resource
 import statistics
 import subprocess
 import sys
@@ -73,15 +75,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as temporary:
         made = build((options.keep or Path(temporary) / "repository").resolve(), options.images)
         for what, limit in LIMITS.items():
+            before = resource.getrusage(resource.RUSAGE_CHILDREN)
             taken = timed(made, options.runs)
+            after = resource.getrusage(resource.RUSAGE_CHILDREN)
+            worked = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
             median = statistics.median(taken)
             exceeded |= median > limit
             print(
-                f"{what:<26} fastest {min(taken):.2f} s, median {median:.2f} s of {options.runs} (limit {limit:.0f} s), "
-                f"{options.images} images"
+                f"{what:<26} fastest {min(taken):.2f} s, median {median:.2f} s of {options.runs} (limit {limit:.0f}), "
+                f"processor time {worked / options.runs:.2f} s, {options.images} images"
             )
-            made.replace("drgate.toml", "require_predictions = false", "require_predictions = true") if limit == 1 else None
-            made.merge()
+            if limit == min(LIMITS.values()):
+                made.replace("drgate.toml", "require_predictions = false", "require_predictions = true")
+                made.merge()
     return 1 if exceeded else 0
 
 

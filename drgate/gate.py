@@ -238,7 +238,7 @@ class _Gate:
         self._last_notes(rules, theirs, findings)
         return GateReport(
             base=visible(base_ref),
-            commit=self.repository.resolve(base_ref),
+            commit=self.base.commit,
             policy=theirs,
             rules_digest=rules.digest,
             findings=tuple(_shown(finding) for finding in findings),
@@ -323,8 +323,8 @@ class _Gate:
         if unseen:
             more = f" and {len(unseen) - 3} more" if len(unseen) > 3 else ""
             self.notes.append(f"Not staged, so not judged: {', '.join(unseen[:3])}{more} (git add).")
-        oid = self.repository.resolve(self.base.name)
-        if any(finding.closes and finding.group == RULES for finding in findings) and not self.repository.contains(oid):
+        closed = any(finding.closes and finding.group == RULES for finding in findings)
+        if closed and not self.repository.contains(self.base.commit):
             self.notes.append(
                 f"What is checked out does not contain all of {self.base.name}, as far as this clone knows: merge it "
                 "first, or what is missing here may look like a weakening."

@@ -207,13 +207,7 @@ def load_rules(tree: Tree, policy: Policy) -> Rules:
 
     Raises DrgateError where one of them is missing or cannot be used.
     """
-    origin = f"{policy.spec} in {tree.name}"
-    spec = parse_yaml(tree.read(policy.spec, limit=MAX_SPEC_BYTES, what="a checklist"), origin)
-    refuse_impostor(spec, policy.spec)
-    if spec.purpose == "pipeline":
-        raise PolicyError(
-            f"{origin}: the checklist {spec.name} is for trying a pipeline and certifies nothing; name a clinical one."
-        )
+    spec = _checklist(tree.read(policy.spec, limit=MAX_SPEC_BYTES, what="a checklist"), policy.spec)
     trusted = {
         role: tuple(
             parse_public_key(tree.read(path, limit=MAX_KEY_BYTES, what="a public key"), f"{path} in {tree.name}")
@@ -228,6 +222,17 @@ def load_rules(tree: Tree, policy: Policy) -> Rules:
         if one.manifest is not None
     }
     return Rules(policy, spec, trusted, parse_revocations(policy.revoked, f"revoked in {tree.name}"), labels)
+
+
+@functools.lru_cache(maxsize=4)  # that of the base branch is mostly that of the change, and YAML is slow
+def _checklist(data: bytes, origin: str) -> GateSpec:
+    spec = parse_yaml(data, origin)
+    refuse_impostor(spec, origin)
+    if spec.purpose == "pipeline":
+        raise PolicyError(
+            f"{origin}: the checklist {spec.name} is for trying a pipeline and certifies nothing; name a clinical one."
+        )
+    return spec
 
 
 def compare(base: Rules, head: Rules) -> tuple[RuleChange, ...]:

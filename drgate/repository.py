@@ -62,11 +62,12 @@ class Content:
 
 @dataclass(frozen=True)
 class Tree:
-    """The files of one commit, or of what is staged."""
+    """The files of one commit, or of what is staged. commit: its object id, "" for what is staged."""
 
     name: str
     entries: Mapping[str, Entry] = field(repr=False)
     repository: Repository = field(repr=False)
+    commit: str = ""
 
     def has(self, path: str) -> bool:
         """Whether there is a file, a link or a submodule of this name."""
@@ -166,7 +167,7 @@ class Repository:
             facts, _, path = line.partition("\t")
             mode, _, found = facts.split(" ")
             entries[path] = Entry(path, mode, found)
-        return Tree(visible(ref), entries, self)
+        return Tree(visible(ref), entries, self, oid)
 
     def staged(self) -> Tree:
         """The files as they are staged. Raises RepositoryError in the middle of a merge."""

@@ -1042,7 +1042,7 @@ class TestHostileNames:
         """Git allows any bytes."""
         (Path(os.fsdecode(os.fsencode(repository.root) + b"/models/\xff.pth"))).write_bytes(b"weights")
         report = answer(repository)
-        assert report.models[0] == "models/\\udcff.pth"
+        assert "models/\\udcff.pth" in report.models
         json.dumps(report.to_json(), ensure_ascii=False).encode()
 
 
