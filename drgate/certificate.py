@@ -179,10 +179,11 @@ def expiry(evaluation: Evaluation) -> str | None:
 
 
 def lineage(evaluation: Evaluation) -> dict[str, Any]:
-    """Where the weights come from: `parent` (None where training began at the base), and what is known of ancestors.
+    """Where the weights come from, and what is known of their ancestors.
 
-    `training_sets`: "known" where the images of all ancestors are, else "unknown", with `why`. `pretraining`: what is
-    declared of the base model's data, or "unknown". Silence is unknown.
+    `parent`: None where training began at the base model, absent where nothing says. `training_sets`: "known" where the
+    images of all ancestors are, else "unknown", with `why`. `pretraining`: what is declared of the base model's images,
+    or "unknown". Silence is unknown.
     """
     training = evaluation.training
     said = training.get("lineage") or {}
@@ -191,7 +192,7 @@ def lineage(evaluation: Evaluation) -> dict[str, Any]:
     else:
         why = training.get("missing") or "the training record does not say."
     return {
-        "parent": training.get("parent"),
+        **({"parent": training["parent"]} if "parent" in training else {}),
         "training_sets": said.get("training_sets", "unknown"),
         "why": said.get("why", why),
         "pretraining": said.get("pretraining", "unknown"),

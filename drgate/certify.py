@@ -2,7 +2,7 @@
 
     statement, certificate = certify(evaluation, load_private_key(Path("clinical.pem"), passphrase))
 
-    countersign(Path("reports/best/certificate.json"), "clinical", key)   # best_model.clinical.certificate.json
+    again = countersign(read_certificate(path), another_key)    # the same statement under a further signature
 
 Every verdict is certified: a signed FAIL is as good an answer as a signed PASS, and opens nothing.
 """
@@ -13,17 +13,10 @@ import re
 from pathlib import Path
 from typing import Final
 
-from drgate.certificate import (
-    MAX_BYTES,
-    Certificate,
-    Statement,
-    make_statement,
-    pre_authentication,
-    read_certificate,
-)
+from drgate.certificate import MAX_BYTES, Certificate, Statement, make_statement, pre_authentication
 from drgate.errors import CertificateError, UsageError
 from drgate.evaluation import Evaluation
-from drgate.files import refuse_existing, write_atomically
+from drgate.files import refuse_existing
 from drgate.keys import SigningKey
 
 ENDING: Final = ".certificate.json"
@@ -48,8 +41,8 @@ def sign(statement: Statement, key: SigningKey) -> bytes:
     return certificate
 
 
-def countersignature(path: Path, role: str) -> Path:
-    """Where a further signature of the certificate in `path` goes: NAME.ROLE.certificate.json beside it.
+def countersignature(path: Path, role: str, statement: Statement) -> Path:
+    """Where a further signature of the statement in `path` goes: NAME.ROLE.certificate.json beside it.
 
     NAME is the certificate's own (`NAME.certificate.json`), or, where it has none, that of what it speaks of. The role
     in a file name is for people: which role a key stands for, a policy says.
@@ -63,8 +56,6 @@ def countersignature(path: Path, role: str) -> Path:
     if path.name.endswith(ENDING):
         name = path.name.removesuffix(ENDING)
     else:
-        read = read_certificate(path)
-        statement = read.statement if isinstance(read, Certificate) else read
         model = statement.evaluation.model
         name = Path(str(model.get("name") or model["files"][0]["name"])).stem
         name = re.sub(r"[^A-Za-z0-9._-]", "_", name).lstrip(".") or "model"
@@ -73,15 +64,11 @@ def countersignature(path: Path, role: str) -> Path:
     return target
 
 
-def countersign(path: Path, role: str, key: SigningKey) -> Path:
-    """Sign the statement in `path` (a certificate, or an unsigned statement) with a further key; returns the new file.
+def countersign(read: Certificate | Statement, key: SigningKey) -> bytes:
+    """A further certificate over a statement that was read, and shown, before.
 
-    Raises UsageError as `countersignature` does, and where the key is the one that signed `path`: a signature more of
-    the same key says nothing more.
+    Raises UsageError where the key is the one that signed it already: a signature more of one key says nothing more.
     """
-    target = countersignature(path, role)
-    read = read_certificate(path)
     if isinstance(read, Certificate) and read.key_id == key.public.id:
-        raise UsageError(f"{path} is signed by this very key; a further signature is another person's.")
-    write_atomically(target, sign(read.statement if isinstance(read, Certificate) else read, key))
-    return target
+        raise UsageError("It is signed by this very key; a further signature is another person's.")
+    return sign(read.statement if isinstance(read, Certificate) else read, key)

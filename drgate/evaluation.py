@@ -132,8 +132,8 @@ class Evaluation:
     spec: name, version, digest and the whole content of the checklist.
     data: the test set and the predictions: digests, counts, how patients are known, warnings.
     model: what was judged: files with digests, base, preprocessing; `kind` is "predictions table" for a foreign table.
-    training: what stability, cost and baseline were judged by.
-    look: number of this look at the test set, how many the spec allows, the time of the look.
+    training: what stability, cost and baseline were judged by; which attempt it was, its parent and lineage.
+    look: number of this look at the test set, how many the spec allows, the time of the look, its line in the chain.
     flagged: images whose severe NPDR or PDR was called below referable.
     page_one: sentences that must be read with the verdict.
     software: versions that the numbers depend on.

@@ -24,12 +24,12 @@ from drgate.errors import CertificateError, DrgateError, UsageError
 from drgate.evaluation import EXIT_CODES, Evaluation, Verdict
 from drgate.files import canonical_json, sha256_file
 from drgate.keys import PublicKey
-from drgate.spec import GateSpec, parse_spec
 from drgate.trust import Revocations, lapses, signer
 
 if TYPE_CHECKING:
     from drgate.operating_point import OperatingPoint
     from drgate.predictions import Predictions
+    from drgate.spec import GateSpec
 
 TOLERANCE: Final = 1e-9
 """How far a recomputed bound may lie from the recorded one: what builds of the same special function differ by."""
@@ -116,6 +116,7 @@ def verify(
     max_age_days: int | None = None,
     now: datetime | None = None,
     deep: Rescoring | None = None,
+    read: Certificate | Statement | None = None,
 ) -> Verification:
     """Check the certificate (or unsigned statement) in `path` against everything that is given.
 
@@ -124,11 +125,12 @@ def verify(
     must have been held against. baseline: the table that its baseline criterion was judged by. parent: the certificate
     that it names as its model's (or that it was compared with). looks: the chain that must hold its look. revocations:
     keys and statements that are no longer believed. max_age_days: how old its look may be. now: the reader's clock.
-    deep: how to score the model again.
+    deep: how to score the model again. read: what `path` holds, where it was read before: then that is checked, and
+    the path only says what lies beside it.
 
     Raises CertificateError where `path` is no certificate at all, DrgateError where another file cannot be read.
     """
-    read = read_certificate(path)
+    read = read_certificate(path) if read is None else read
     statement = read.statement if isinstance(read, Certificate) else read
     evaluation = statement.evaluation
     numbers = _numbers(evaluation, path, predictions, baseline)
@@ -370,6 +372,7 @@ def _recomputation(recorded: Evaluation, table: Predictions, baseline: Predictio
     import numpy as np
 
     from drgate.evaluate import evaluate
+    from drgate.spec import parse_spec
 
     named = recorded.training.get("baseline", {}).get("predictions_digest")
     if baseline is not None and baseline.digest != named:
@@ -429,7 +432,11 @@ def _again(
         raise UsageError(f"To score the model again it takes the model ({', '.join(MODELS)}); give it with --model.")
     if table is None:
         raise UsageError("What is scored again is compared with the predictions; give them with --predictions.")
-    grader, test_set = model_and_test_set(source, how.data, evaluation.data.get("split") or "test", how.base, statement)
+    split, seed = evaluation.data.get("split"), evaluation.data.get("dealt_by_seed")
+    if not (split is None or type(split) is str) or not (seed is None or type(seed) is int):
+        yield "problem", f"It records a split {split!r} dealt by seed {seed!r}, which no manifest has."
+        return
+    grader, test_set = model_and_test_set(source, how.data, split or "test", how.base, statement)
     if grader.tensor_digest != evaluation.model.get("tensor_digest"):
         yield "problem", f"{source} has other tensors ({grader.tensor_digest}) than the model that was judged."
         return

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import base64
+import hmac
 import json
 import re
+import shlex
 import stat
 import subprocess
+import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec, utils
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, utils
 from securesystemslib.dsse import Envelope
 from securesystemslib.exceptions import VerificationError
 from securesystemslib.signer import SSlibKey
@@ -22,16 +26,18 @@ from drgate.certificate import (
     MAX_BYTES,
     Certificate,
     Statement,
+    make_statement,
     parse_certificate,
     parse_statement,
     pre_authentication,
     read_certificate,
+    reference,
     statement_bytes,
 )
-from drgate.certify import certify
+from drgate.certify import certify, countersign, countersignature
 from drgate.errors import CertificateError, UsageError
 from drgate.files import canonical_json
-from drgate.keys import PrivateKey, generate_key, load_private_key, load_public_key, parse_private_key
+from drgate.keys import CommandKey, PrivateKey, generate_key, load_private_key, load_public_key, parse_private_key
 from tests.evaluations import CONTENT, criterion, digest_of, evaluation, file_entry
 
 ORDER = 2**256 - 2**224 + 2**192 - 0x4319055258E8617B0C46353D039CDAAF  # of P-256, in the shape FIPS 186 prints it
@@ -61,6 +67,26 @@ def accepted(data: bytes, key: PrivateKey) -> bool:
     except CertificateError:
         return False
     return key.public.verifies(certificate.signature, pre_authentication(certificate.statement.data))
+
+
+def every_change(plain: Any) -> Iterator[Any]:
+    """Copies of a JSON value, each with one leaf another, one entry gone, or one more."""
+    if isinstance(plain, dict):
+        for key, value in plain.items():
+            yield {name: other for name, other in plain.items() if name != key}
+            yield from ({**plain, key: changed} for changed in every_change(value))
+        yield {**plain, "more": 1}
+    elif isinstance(plain, list):
+        for i, value in enumerate(plain):
+            yield plain[:i] + plain[i + 1 :]
+            yield from ([*plain[:i], changed, *plain[i + 1 :]] for changed in every_change(value))
+        yield [*plain, 1]
+    elif isinstance(plain, bool) or plain is None:
+        yield not plain
+    elif isinstance(plain, int | float):
+        yield plain + 1
+    else:
+        yield plain + "x"
 
 
 class TestStatement:
@@ -113,6 +139,98 @@ class TestStatement:
             "predictions": "2" * 64,
             "baseline": "3" * 64,
         }
+
+    def test_configuration_names_what_further_was_given(self):
+        """Operating point, audit, sealed grades, the look's line, earlier statements, parameters: each by digest."""
+        digests = [f"sha256:{digit * 64}" for digit in "456789a"]
+        base = evaluation()
+        made = evaluation(
+            data={
+                **base.data, "operating_point": {"digest": digests[0]}, "audit": {"digest": digests[1]},
+                "grades": {"name": "kept.csv", "sha256": "7" * 64},
+            },
+            look={**base.look, "line": digests[2]},
+            model={
+                **base.model,
+                "previous": {"statement": digests[4], "verdict": "FAIL", "spec": digests[0], "criteria": {}},
+            },
+            training={"parameters_digest": digests[5]},
+        )  # fmt: skip
+        found = {
+            entry["name"]: (entry["digest"]["sha256"][0], entry["annotations"]["digest_of"])
+            for entry in json.loads(statement_bytes(made))["predicate"]["configuration"]
+        }
+        assert found == {
+            "spec small version 2": (digest_of(CONTENT)[7], "content"),
+            "manifest": ("1", "content"),
+            "grades": ("7", "file"),
+            "predictions": ("2", "content"),
+            "operating point": ("4", "content"),
+            "audit": ("5", "content"),
+            "line of the look": ("6", "content"),
+            "previous statement": ("8", "content"),
+            "training parameters": ("9", "content"),
+        }
+
+    @pytest.mark.parametrize("audit", [None, {}])
+    def test_without_an_audit_none_is_named(self, audit):
+        """An absent audit, or one that says nothing, is no digest."""
+        data = statement_bytes(evaluation(data={**evaluation().data, "audit": audit}))
+        names = [entry["name"] for entry in json.loads(data)["predicate"]["configuration"]]
+        assert "audit" not in names
+
+    def test_states_the_run_and_its_lineage(self):
+        """Attempt, parameters, commit, how it ended and what it cost; the parent; what is known of ancestors."""
+        parent = {"how": "init_from", "sha256": "a" * 64, "tensor_digest": f"sha256:{'b' * 64}", "epoch": 7}
+        training = {
+            "attempt": "attempt-3", "parameters_digest": f"sha256:{'c' * 64}", "status": "finished",
+            "git_commit": {"commit": "d" * 40, "modified": False}, "spend": {"usd": 3.5}, "selected_epoch": 14,
+            "history": [{"epoch": 1, "val_accuracy": 0.5}], "parent": parent,
+            "lineage": {"training_sets": "known", "why": "", "pretraining": "declared"},
+        }  # fmt: skip
+        said = json.loads(statement_bytes(evaluation(training=training)))["predicate"]["drgate"]
+        short = ("attempt", "parameters_digest", "status", "git_commit", "spend", "selected_epoch")
+        assert said["training"] == {key: training[key] for key in short}
+        assert said["lineage"] == {"parent": parent, "training_sets": "known", "why": "", "pretraining": "declared"}
+
+    def test_silence_about_the_lineage_is_unknown(self):
+        """A record without it, no record, a foreign table: unknown, and why."""
+        for changes, why in (
+            ({"training": {"status": "finished"}}, "the training record does not say."),
+            ({"training": {"missing": "the model carries no record."}}, "the model carries no record."),
+            ({"model": {**evaluation().model, "kind": "predictions table"}}, "does not say which model made it"),
+        ):
+            said = json.loads(statement_bytes(evaluation(**changes)))["predicate"]["drgate"]["lineage"]
+            assert (said["training_sets"], said["pretraining"]) == ("unknown", "unknown")
+            assert why in said["why"]
+            assert "parent" not in said
+
+    @pytest.mark.parametrize("role", ["parent", "previous"])
+    def test_states_what_changed_against_an_earlier_certificate(self, role):
+        """By line: what came out otherwise, what is new, what is no longer asked; the same lines are left out."""
+        lines = (criterion("accuracy", "PASS"), criterion("cost", "PASS"), criterion("stability", "PASS"))
+        before = make_statement(evaluation(criteria=lines))
+        now = (criterion("accuracy", "PASS"), criterion("cost", "NOT_ASSESSED"), criterion("auc:pdr", "PASS"))
+        model = {**evaluation().model, role: reference(before)}
+        made = evaluation(verdict="INSUFFICIENT", criteria=now, model=model)
+        found = json.loads(statement_bytes(made))["predicate"]["drgate"]["changes"]
+        passed = {"status": "PASS", "k": 95, "n": 100, "value": 0.95}
+        assert found["against"] == before.digest
+        assert found["verdict"] == {"from": "PASS", "to": "INSUFFICIENT"}
+        assert (found["same_spec"], found["same_test_set"]) == (True, True)
+        assert found["relation"] == {"parent": "exported from", "previous": "compared with"}[role]
+        assert found["criteria"] == {
+            "cost": {"from": passed, "to": {"status": "NOT_ASSESSED"}},
+            "stability": {"from": passed},
+            "auc:pdr": {"to": passed},
+        }
+        assert "changes" not in before.content["predicate"]["drgate"]
+
+    def test_names_intended_use(self):
+        use = {"population": "adults with diabetes", "role": "assist"}
+        content = {**CONTENT, "intended_use": use}
+        spec = {"name": "small", "version": 2, "digest": digest_of(content), "content": content}
+        assert json.loads(statement_bytes(evaluation(spec=spec)))["predicate"]["drgate"]["intended_use"] == use
 
     @pytest.mark.parametrize(
         ("verdict", "criteria", "result", "passed", "warned", "failed", "headline"),
@@ -190,10 +308,17 @@ class TestStatement:
             {"software": {}},
             {"look": {"time": ""}},
             {"look": {"time": "2026-01-02"}},
+            {"look": {"time": "2026-02-30T00:00:00Z"}},
+            {"spec": {**evaluation().spec, "content": {**CONTENT, "valid_days": 10**12}}},
+            {"spec": {**evaluation().spec, "content": {**CONTENT, "valid_days": "90"}}},
+            {"model": {**evaluation().model, "previous": {"statement": "sha256:" + "0" * 64}}},
             {"training": {"spend": float("nan")}},
         ],
-        ids="none twice prefixed newline escape predictions digest version time day nan".split(),  # noqa: SIM905
-    )
+        ids=[
+            "none", "twice", "prefixed", "newline", "escape", "predictions", "digest", "version", "time", "day",
+            "calendar", "forever", "text", "previous", "nan",
+        ],
+    )  # fmt: skip
     def test_without_clear_subjects_is_refused(self, changes: dict[str, Any]):
         """A certificate names files by digest, in names that print; otherwise there is none."""
         with pytest.raises(CertificateError):
@@ -304,6 +429,21 @@ class TestCertificate:
         command = ["openssl", "dgst", "-sha256", "-verify", keys[1], "-signature", tmp_path / "sig", tmp_path / "pae"]
         assert subprocess.run(command, capture_output=True).stdout == b"Verified OK\n"
 
+    def test_the_documented_commands_verify_it(self, signed: bytes, keys: tuple[Path, Path], tmp_path: Path):
+        """What docs/certificates.md says is enough for a stranger, run as it stands there; an edit is found out."""
+        document = (Path(__file__).parents[1] / "docs" / "certificates.md").read_text()
+        (recipe,) = re.findall(r"```sh\n(sed.*?)```", document, re.DOTALL)
+        (tmp_path / "certificate.json").write_bytes(signed)
+        (tmp_path / "clinical.pub").write_bytes(keys[1].read_bytes())
+        run = {"args": ["sh", "-e", "-c", recipe], "cwd": tmp_path, "capture_output": True}
+        assert subprocess.run(**run, check=True).stdout == b"Verified OK\n"
+        assert (tmp_path / "statement.json").read_bytes() == statement_bytes(evaluation())
+        edited = statement_bytes(evaluation(no_output=(0, 0, 0, 0, 1)))
+        envelope = json.loads(signed)["dsseEnvelope"]
+        other = signed.replace(envelope["payload"].encode(), base64.b64encode(edited))
+        (tmp_path / "certificate.json").write_bytes(other)
+        assert b"Verification failure" in subprocess.run(**run, check=False).stdout
+
     def test_same_evaluation_same_certificate(self, signed: bytes, key: PrivateKey):
         """Deterministic signatures (RFC 6979): certifying again changes no byte."""
         assert certify(evaluation(), key) == (statement_bytes(evaluation()), signed)
@@ -317,6 +457,43 @@ class TestCertificate:
             if accepted(signed[:i] + bytes([signed[i] ^ mask]) + signed[i + 1 :], key)
         ]
         assert survivors == []
+
+    def test_every_field_changed_and_encoded_again_is_refused(self, signed: bytes, key: PrivateKey):
+        """Whatever field of bundle or statement says something else, in whatever canonical form: no certificate."""
+        bundle = json.loads(signed)
+        statement = json.loads(base64.b64decode(bundle["dsseEnvelope"]["payload"]))
+        again = canonical_json(statement)
+        assert base64.b64decode(bundle["dsseEnvelope"]["payload"]) == again
+
+        def encoded(changed: Any) -> bytes:
+            payload = base64.b64encode(canonical_json(changed)).decode()
+            return canonical_json({**bundle, "dsseEnvelope": {**bundle["dsseEnvelope"], "payload": payload}})
+
+        tried = [canonical_json(changed) for changed in every_change(bundle)]
+        tried += [encoded(changed) for changed in every_change(statement)]
+        assert len(tried) > 350
+        assert [data for data in tried if accepted(data, key)] == []
+
+    def test_unknown_algorithms_are_refused(self, signed: bytes, key: PrivateKey):
+        """ECDSA on P-256 with SHA-256 alone: no field can name another, and no other signature has its form."""
+        certificate = parse_certificate(signed, "x")
+        data = pre_authentication(certificate.statement.data)
+        p384 = ec.generate_private_key(ec.SECP384R1()).sign(data, ec.ECDSA(hashes.SHA384()))
+        others = {
+            "ed25519": ed25519.Ed25519PrivateKey.generate().sign(data),
+            "p384": p384,
+            "hmac": hmac.digest(b"public", data, "sha256"),
+            "none": b"\0",
+        }
+        for name, signature in others.items():
+            with pytest.raises(CertificateError, match="signature is not"):
+                parse_certificate(replace(certificate, signature=signature).to_bytes(), name)
+        bundle = json.loads(signed)
+        for where in (bundle["dsseEnvelope"]["signatures"][0], bundle["dsseEnvelope"], bundle["verificationMaterial"]):
+            where["alg"] = "none"
+            assert not accepted(canonical_json(bundle), key)
+            del where["alg"]
+        assert accepted(canonical_json(bundle), key)
 
     def test_every_truncation_is_refused(self, signed: bytes, key: PrivateKey):
         """No proper beginning of a certificate is one."""
@@ -558,3 +735,98 @@ class TestKeys:
             "huge": tmp_path / "huge",
             "missing": tmp_path / "missing",
         }
+
+
+class TestCommandKey:
+    """A key that no file of ours holds: a command signs what it reads."""
+
+    SIGNS = "openssl dgst -sha256 -sign key.pem"
+
+    @pytest.fixture
+    def place(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        generate_key(tmp_path / "key", None)
+        generate_key(tmp_path / "other", None)
+        monkeypatch.chdir(tmp_path)
+        return tmp_path
+
+    @pytest.mark.parametrize(
+        "command",
+        [
+            SIGNS.split(),
+            ["sh", "-c", f"{SIGNS} | openssl base64"],
+            ["sh", "-c", f"{SIGNS} | openssl base64 -A"],
+            ["sh", "-c", f"echo -----BEGIN SIGNATURE-----; {SIGNS} | openssl base64; echo -----END SIGNATURE-----"],
+        ],
+        ids=["der", "base64", "base64 in one line", "pem"],
+    )
+    def test_signs_as_the_key_itself_would(self, place: Path, command: list[str]):
+        """DER, base64 or PEM: the certificate holds under the public key, with the lower s, by openssl too."""
+        key = CommandKey(load_public_key(place / "key.pub"), tuple(command))
+        for _ in range(4):  # openssl draws a nonce: of four signatures one has the higher s, but for 6 % of the time
+            data = certify(evaluation(), key)[1]
+            assert data is not None
+            certificate = parse_certificate(data, "x")
+            assert certificate.key_id == load_private_key(place / "key.pem").public.id
+            assert key.public.verifies(certificate.signature, pre_authentication(certificate.statement.data))
+            assert certificate.statement.data == certify(evaluation(), None)[0]
+
+    @pytest.mark.parametrize(
+        ("command", "says"),
+        [
+            ("openssl dgst -sha256 -sign other.pem", "signed something else, or with another key"),
+            ("openssl dgst -sha384 -sign key.pem", "signed something else, or with another key"),
+            ("sh -c 'echo; cat >/dev/null'", "wrote no ECDSA P-256 signature"),
+            ("cat", "wrote no ECDSA P-256 signature"),
+            ("sh -c 'head -c 5000 /dev/zero'", "wrote no ECDSA P-256 signature"),
+            ("openssl dgst -sha256 -sign absent.pem", "failed"),
+            ("false", "failed"),
+            ("./no-such-program", "cannot be run"),
+        ],
+    )  # fmt: skip
+    def test_that_does_not_sign_is_refused(self, place: Path, command: str, says: str):
+        """Nothing is certified by a command that signs with another key, something else, or not at all."""
+        key = CommandKey(load_public_key(place / "key.pub"), tuple(shlex.split(command)))
+        with pytest.raises(CertificateError, match=says):
+            certify(evaluation(), key)
+
+    def test_reads_all_that_is_signed(self, place: Path):
+        """The command gets the pre-authentication bytes, all of them, on standard input."""
+        program = "import sys, pathlib; pathlib.Path('seen').write_bytes(sys.stdin.buffer.read())"
+        key = CommandKey(load_public_key(place / "key.pub"), (sys.executable, "-c", program))
+        large = evaluation(page_one=("long. " * 50_000,))
+        with pytest.raises(CertificateError, match="wrote no"):
+            certify(large, key)
+        assert (place / "seen").read_bytes() == pre_authentication(statement_bytes(large))
+
+
+class TestCountersigning:
+    """A further signature: another bundle over the same statement."""
+
+    @pytest.mark.parametrize(
+        ("name", "model", "expected"),
+        [
+            ("certificate.json", "best_model.pth", "best_model.clinical.certificate.json"),
+            ("statement.json", "best_model.pth", "best_model.clinical.certificate.json"),
+            ("release-3.certificate.json", "best_model.pth", "release-3.clinical.certificate.json"),
+            ("certificate.json", "../../etc/x y.pth", "x_y.clinical.certificate.json"),
+            ("certificate.json", ".pth", "pth.clinical.certificate.json"),
+        ],
+    )
+    def test_file_is_named_for_what_it_speaks_of(self, tmp_path: Path, name: str, model: str, expected: str):
+        """A hostile name stays in the folder."""
+        statement = make_statement(evaluation(model={**evaluation().model, "name": model}))
+        assert countersignature(tmp_path / name, "clinical", statement) == tmp_path / expected
+
+    @pytest.mark.parametrize("role", ["", "Clinical", "../x", "a b", "a/b", "-x", "x" * 65])
+    def test_role_is_a_plain_word(self, tmp_path: Path, role: str):
+        with pytest.raises(UsageError, match="no plain word"):
+            countersignature(tmp_path / "certificate.json", role, make_statement(evaluation()))
+
+    def test_both_hold_over_the_same_statement(self, signed: bytes, key: PrivateKey, tmp_path: Path):
+        other = load_private_key(generate_key(tmp_path / "doctor", None)[0])
+        first = parse_certificate(signed, "x")
+        second = parse_certificate(countersign(first, other), "y")
+        assert second.statement == first.statement
+        assert (first.key_id, second.key_id) == (key.public.id, other.public.id)
+        with pytest.raises(UsageError, match="by this very key"):
+            countersign(first, key)

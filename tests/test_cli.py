@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import base64
+import hashlib
 import json
 import pickle
 import subprocess
@@ -12,8 +14,11 @@ from pathlib import Path
 
 import pytest
 import torch
+import typer
 
+from drgate.certificate import statement_bytes
 from tests.conftest import Ended
+from tests.evaluations import evaluation
 from tests.tiny import checkpoint_of, random_model, tiny_base
 
 Run = Callable[..., Ended]
@@ -45,6 +50,13 @@ class TestLight:
         assert "drgate.evaluate" in loaded
         assert not loaded & HEAVY
 
+    def test_a_certificate_is_verified_without_numpy(self, tmp_path: Path):
+        """Signature, age, revocations and model files: what a gate asks of every merge."""
+        (tmp_path / "statement.json").write_bytes(statement_bytes(evaluation()))
+        loaded = modules_after("verify", str(tmp_path / "statement.json"), "--max-age-days", "1")
+        assert "drgate.verify" in loaded
+        assert not loaded & (HEAVY | {"pandas", "numpy", "scipy", "drgate.spec"})
+
     def test_stats_imports_no_other_part_of_drgate(self):
         """The wall that import-linter states module by module, for whatever module is added."""
         for file in Path("drgate/stats").resolve().glob("*.py"):
@@ -56,7 +68,7 @@ class TestLight:
 
 class TestHelp:
     @pytest.mark.parametrize(
-        "command", ["demo", "evaluate", "score", "verify", "export", "report", "keygen", "spec", "spec show"]
+        "command", ["demo", "evaluate", "score", "verify", "export", "report", "keygen", "sign", "spec", "spec show"]
     )
     def test_every_command_has_help_with_an_example(self, command: str, drgate: Run):
         ended = drgate(*command.split(), "--help")
@@ -257,6 +269,160 @@ class TestKeys:
         assert drgate("verify", "report/statement.json", "--key", "k.pub").code == 3
         drgate("keygen", "--out", "other")
         assert drgate("verify", "report/certificate.json", "--key", "other.pub").code in (2, 3)
+
+
+class TestSigning:
+    """`drgate sign`, and keys behind a command."""
+
+    @pytest.fixture
+    def certified(
+        self, drgate: Run, write_csv: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> Path:
+        """A folder with report/certificate.json, signed through a command, and the keys ml and doctor."""
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.delenv("DRGATE_KEY", raising=False)
+        for name in ("ml", "doctor"):
+            drgate("keygen", "--out", name, "--no-passphrase")
+        table = write_csv([{"image": str(i), "grade": i % 5, "predicted": i % 5} for i in range(20)])
+        ended = drgate(
+            "evaluate", table, "--spec", "smoke", "--out", "report", "--time", "2026-01-31T09:00:00Z",
+            "--sign-command", "openssl dgst -sha256 -sign ml.pem", "--public-key", "ml.pub",
+        )  # fmt: skip
+        assert ended.code == 0, ended
+        return tmp_path / "report" / "certificate.json"
+
+    def test_by_a_command(self, drgate: Run, certified: Path):
+        """What a command signed is verified as any other; the look is dated as it was told."""
+        ended = drgate("verify", certified, "--key", "ml.pub", "--format", "json")
+        assert ended.code == 0
+        plain = json.loads(ended.out)
+        assert (plain["genuine"], plain["recomputed"]) == (True, True)
+        assert any("2026-01-31" in sentence for sentence in plain["unchecked"])
+
+    def test_again_in_a_role(self, drgate: Run, certified: Path):
+        """The page is shown, drawn from what is signed; the new file is the same statement under the other key."""
+        ended = drgate(
+            "sign", certified, "--role", "clinical", "--key", "doctor.pem", "--trusted-key", "ml.pub", "--yes"
+        )
+        assert ended.code == 0
+        for shown in (
+            "is observed to meet checklist smoke",
+            "What was judged",
+            "What this is no evidence for",
+            "not a medical device",
+        ):
+            assert shown in ended.err
+        written = certified.with_name("table.clinical.certificate.json")
+        first, second = (json.loads(path.read_bytes())["dsseEnvelope"] for path in (certified, written))
+        assert first["payload"] == second["payload"]
+        assert drgate("verify", written, "--key", "doctor.pub").code == 0
+        assert drgate("verify", written, "--key", "ml.pub").code == 2
+        again = drgate("sign", certified, "--role", "clinical", "--key", "doctor.pem", "--yes")
+        assert (again.code, "that role has signed" in again.err) == (2, True)
+
+    def test_asks_before_it_signs(self, drgate: Run, certified: Path, monkeypatch: pytest.MonkeyPatch):
+        """At a terminal it asks; no is no. What is signed is what was shown, though the file is swapped meanwhile."""
+        monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+        asked: list[str] = []
+        shown = certified.read_bytes()
+
+        def answer(question: str, **_: object) -> bool:
+            asked.append(question)
+            certified.write_bytes(b"{}")
+            if len(asked) == 1:
+                raise typer.Abort
+            return True
+
+        monkeypatch.setattr("typer.confirm", answer)
+        arguments = ("sign", certified, "--role", "clinical", "--key", "doctor.pem")
+        assert drgate(*arguments).code == 130
+        assert not list(certified.parent.glob("*.clinical.*"))
+        certified.write_bytes(shown)
+        assert drgate(*arguments).code == 0
+        assert "Sign this as clinical" in asked[1]
+        written = certified.with_name("table.clinical.certificate.json")
+        assert (
+            json.loads(written.read_bytes())["dsseEnvelope"]["payload"] == json.loads(shown)["dsseEnvelope"]["payload"]
+        )
+
+    @pytest.mark.parametrize(
+        ("arguments", "says"),
+        [
+            (("--key", "doctor.pem"), "Nobody can be asked here"),
+            (("--yes",), "Nothing signs"),
+            (("--yes", "--key", "ml.pem"), "by this very key"),
+            (("--yes", "--key", "doctor.pem", "--trusted-key", "doctor.pub"), "not among the trusted keys"),
+            (("--yes", "--key", "doctor.pem", "--revoked", "revoked.txt"), "is revoked: the test set leaked"),
+            (("--yes", "--key", "doctor.pem", "--predictions", "table.csv"), "does not hold the predictions"),
+            (
+                ("--yes", "--sign-command", "openssl dgst -sha256 -sign ml.pem", "--public-key", "doctor.pub"),
+                "another key",
+            ),
+        ],
+    )
+    def test_what_is_not_signed(self, drgate: Run, certified: Path, write_csv, monkeypatch, arguments, says):
+        """Without a person or --yes, without a key, twice by one key, by a stranger's certificate, contradicted."""
+        monkeypatch.setattr("sys.stdin.isatty", lambda: False, raising=False)
+        statement = base64.b64decode(json.loads(certified.read_bytes())["dsseEnvelope"]["payload"])
+        Path("revoked.txt").write_text(f"sha256:{hashlib.sha256(statement).hexdigest()} the test set leaked\n")
+        write_csv([{"image": "a", "grade": 0, "predicted": 0}])
+        before = sorted(certified.parent.iterdir())
+        ended = drgate("sign", certified, "--role", "clinical", *arguments)
+        assert ended.code == 2
+        assert says in ended.err
+        assert sorted(certified.parent.iterdir()) == before
+
+    def test_what_cannot_be_drawn_is_not_signed(self, drgate: Run, certified: Path):
+        """A statement whose evidence is of another type than ours: a sentence, no traceback, no signature."""
+        hostile = certified.with_name("statement.json")
+        hostile.write_bytes(statement_bytes(evaluation(data={**evaluation().data, "by_grade": 7})))
+        (certified.with_name("predictions.parquet")).unlink()
+        ended = drgate("sign", hostile, "--role", "clinical", "--key", "doctor.pem", "--yes")
+        assert (ended.code, "Traceback" in ended.err) == (2, False)
+        assert "cannot be drawn" in ended.err
+        assert not list(certified.parent.glob("*.clinical.*"))
+
+    @pytest.mark.parametrize(
+        ("arguments", "says"),
+        [
+            (("--sign-command", "cat"), "belong together"),
+            (("--public-key", "k.pub"), "belong together"),
+            (("--sign-command", "cat", "--public-key", "k.pub", "--key", "k.pem"), "give one of them"),
+            (("--sign-command", "'cat", "--public-key", "k.pub"), "quote it as a shell would"),
+            (("--sign-command", " ", "--public-key", "k.pub"), "is empty"),
+            (("--sign-command", "no-such-program-here x", "--public-key", "k.pub"), "no program that can be run"),
+            (("--time", "yesterday"), "expected ISO 8601"),
+            (("--previous", "absent.json"), "absent.json cannot be read"),
+        ],
+    )
+    def test_bad_usage_is_told_before_anything_is_scored(
+        self, refused: Refused, write_csv: Callable[..., Path], monkeypatch, arguments, says
+    ):
+        monkeypatch.delenv("DRGATE_KEY", raising=False)
+        table = write_csv([{"image": "a", "grade": 0, "predicted": 0}])
+        assert says in refused("evaluate", table, *arguments)
+
+    def test_report_says_whether_the_signature_was_verified(self, drgate: Run, certified: Path):
+        """A key's name in a file is a claim; the page says so, and is not drawn for a key that did not sign."""
+        claimed = drgate("report", certified, "--as", "markdown")
+        assert "the signature was not verified here" in claimed.out
+        verified = drgate("report", certified, "--as", "html", "--key", "ml.pub")
+        assert verified.out == (certified.parent / "report.html").read_text(), "drawn from the signed bytes, both times"
+        assert drgate("report", certified, "--as", "markdown", "--key", "doctor.pub").code == 2
+        assert drgate("report", certified.parent / "evaluation.json", "--as", "markdown", "--key", "ml.pub").code == 2
+
+    def test_previous_certificate_is_compared(self, drgate: Run, certified: Path, write_csv: Callable[..., Path]):
+        """What changed against an earlier certificate is stated and shown."""
+        rows = [{"image": str(i), "grade": i % 5, "predicted": 0 if i < 10 else i % 5} for i in range(20)]
+        worse = write_csv(rows, "worse.csv")
+        drgate("evaluate", worse, "--spec", "smoke", "--out", "worse", "--previous", certified, "--quiet")
+        found = json.loads(Path("worse/statement.json").read_bytes())["predicate"]["drgate"]["changes"]
+        assert found["same_test_set"] is True
+        assert found["criteria"]["accuracy"]["to"]["k"] < found["criteria"]["accuracy"]["from"]["k"] == 20
+        page = Path("worse/report.md").read_text()
+        assert "## What changed" in page
+        assert "20 of 20" in page
+        assert drgate("verify", "worse/statement.json", "--parent", certified).code == 3
 
 
 class TestReportCommand:

@@ -66,6 +66,51 @@ def chain(tmp_path: Path) -> Path:
 AB = table(["a", "b"], [0, 4])
 
 
+class TestLine:
+    """A look names its line in the chain, by which a certificate is bound to it."""
+
+    def test_is_the_digest_of_its_line(self, chain: Path):
+        first, second = look(chain, AB), look(chain, AB, "other model")
+        lines = [json.loads(line) for line in chain.read_bytes().splitlines()]
+        assert [line["digest"] for line in lines if line["kind"] == "look"] == [first.line, second.line]
+        content = {key: value for key, value in lines[-1].items() if key != "digest"}
+        plain = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+        assert second.line == f"sha256:{hashlib.sha256(plain).hexdigest()}"
+
+    def test_is_kept_with_the_look(self, chain: Path):
+        """The same look again names the same line, whatever was logged since."""
+        first = look(chain, AB)
+        look(chain, AB, "other model")
+        assert look(chain, AB).line == first.line
+
+
+class TestGivenTime:
+    def test_dates_a_new_look_and_no_old_one(self, chain: Path):
+        seen = Seen.of(AB, "t")
+        for given, model, expected in (
+            ("2026-01-31T09:00:00Z", "one", "2026-01-31T09:00:00Z"),
+            ("2026-03-31T09:00:00Z", "one", "2026-01-31T09:00:00Z"),
+            ("2026-03-31T09:00:00Z", "two", "2026-03-31T09:00:00Z"),
+        ):
+            taken = take_look(chain, seen, model=model, predictions=AB.digest, spec=checklist(2), time=given)
+            assert taken.time == expected
+
+    @pytest.mark.parametrize(
+        "given", ["yesterday", "2026-01-31", "2026-02-30T09:00:00Z", "2026-01-31T09:00:00+02:00", ""]
+    )
+    def test_that_is_none_is_refused(self, chain: Path, given: str):
+        with pytest.raises(UsageError, match="expected ISO 8601"):
+            take_look(chain, Seen.of(AB, "t"), model="m", predictions=AB.digest, spec=checklist(), time=given)
+        assert not chain.exists()
+
+    def test_in_the_future_is_refused(self, chain: Path):
+        """A certificate cannot be made younger than it is."""
+        with pytest.raises(UsageError, match="in the future"):
+            take_look(
+                chain, Seen.of(AB, "t"), model="m", predictions=AB.digest, spec=checklist(), time="9999-01-01T00:00:00Z"
+            )
+
+
 class TestCounting:
     def test_the_same_model_on_the_same_images_keeps_number_and_time(
         self, chain: Path, monkeypatch: pytest.MonkeyPatch

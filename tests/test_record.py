@@ -47,6 +47,59 @@ def read(tmp_path: Path) -> Callable[..., dict[str, Any]]:
     return evidence
 
 
+class TestOrigin:
+    """Which attempt it was and where its weights began: what a certificate states of it."""
+
+    TABLE: Mapping[str, Any] = {
+        "tensor_digest": "d", "selected_epoch": 2, "status": "finished", "selection_rule": "best", "spend": {},
+        "history": [{"epoch": 1, "val_accuracy": 0.5}, {"epoch": 2, "val_accuracy": 0.6}],
+        "validation_set": {"n": 10, "digest": "v"},
+    }  # fmt: skip
+
+    def test_is_taken_from_the_record(self):
+        parent = {
+            "how": "init_from", "source": "/home/someone/runs/a/best_model.pth", "sha256": "a" * 64,
+            "tensor_digest": f"sha256:{'b' * 64}", "epoch": 24, "attempt": "attempt-1",
+        }  # fmt: skip
+        lineage = {"training_sets": "known", "why": "", "pretraining": "declared"}
+        table = {
+            **self.TABLE, "experiment_name": "attempt-2", "parameters": {"seed": 1}, "parent": parent,
+            "lineage": lineage, "git_commit": {"commit": "c" * 40, "modified": True},
+        }  # fmt: skip
+        found = training_evidence(table, tensor_digest="d", folder=None)
+        assert found["attempt"] == "attempt-2"
+        assert found["git_commit"] == {"commit": "c" * 40, "modified": True}
+        assert found["lineage"] == lineage
+        assert found["parent"] == {key: value for key, value in parent.items() if key != "source"}, (
+            "a path is of one machine"
+        )
+        # printf '{"seed":1}' | sha256sum
+        assert found["parameters_digest"] == "sha256:fbe47f6d82b435a89f6e6fca65ad16138195de06c5fc3ffb66826a76e64e479f"
+        other = training_evidence({**table, "parameters": {"seed": 2}}, tensor_digest="d", folder=None)
+        assert other["parameters_digest"] != found["parameters_digest"]
+
+    def test_of_an_older_record_is_left_out(self):
+        """A record that says nothing of it gives no more than before; a parent of None is said."""
+        found = training_evidence(dict(self.TABLE), tensor_digest="d", folder=None)
+        assert not {"attempt", "parameters_digest", "git_commit", "parent", "lineage"} & set(found)
+        found = training_evidence({**self.TABLE, "parent": None, "git_commit": None}, tensor_digest="d", folder=None)
+        assert found["parent"] is None
+        assert "git_commit" not in found
+
+    @pytest.mark.parametrize("said", ["Known", "yes", "", 1])
+    def test_lineage_is_known_only_where_it_says_so(self, said):
+        table = {**self.TABLE, "lineage": {"training_sets": said, "why": "w", "pretraining": "p"}}
+        found = training_evidence(table, tensor_digest="d", folder=None)
+        assert found["lineage"]["training_sets"] == "unknown"
+
+    @pytest.mark.parametrize(
+        "nonsense", [{"parent": "best_model.pth"}, {"lineage": {"why": ""}}, {"lineage": 7}, {"git_commit": "c"}]
+    )
+    def test_of_nonsense_is_refused(self, nonsense):
+        with pytest.raises(RecordError, match="not one that drtrain wrote"):
+            training_evidence({**self.TABLE, **nonsense}, tensor_digest="d", folder=None)
+
+
 class TestForeignHistory:
     def test_a_csv(self, read):
         """Accuracies by epoch and the selected one; the file is named, since nothing binds it to any weights."""

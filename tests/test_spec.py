@@ -650,6 +650,8 @@ class TestDiff:
             # More models may try; but fewer looks leave each a larger share of the level.
             ("looks", 1, 3, "weaker", "different"),
             ("audit.required", True, False, "weaker", "stronger"),
+            ("valid_days", 90, None, "weaker", "stronger"),
+            ("valid_days", 90, 365, "weaker", "stronger"),
             ("unit", "image", "patient", "different", "different"),
             ("purpose", "clinical", "pipeline", "different", "different"),
             ("intended_use.role", "assist", "autonomous", "different", "different"),

@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from cryptography.hazmat.primitives import serialization
 
-from drgate.certificate import checked_evaluation
+from drgate.certificate import checked_evaluation, make_statement, reference
 from drgate.certify import certify
 from drgate.errors import CertificateError, DrgateError
 from drgate.evaluate import evaluate
 from drgate.evaluation import Estimate, Evaluation
 from drgate.files import canonical_json
 from drgate.keys import PrivateKey, generate_key, load_private_key
+from drgate.looks import Seen, take_look
 from drgate.predictions import Predictions, make_predictions, write_predictions
 from drgate.spec import GateSpec, load_spec, parse_spec
+from drgate.trust import Revocations
 from drgate.verify import Verification, verify
-from tests.evaluations import criterion, evaluation, file_entry
+from tests.evaluations import CONTENT, criterion, digest_of, evaluation, file_entry
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +114,198 @@ class TestExitCode:
         (tmp_path / "certificate.json").write_text("{}")
         with pytest.raises(CertificateError, match=r"certificate\.json is not a Sigstore bundle"):
             verify(tmp_path / "certificate.json")
+
+
+class TestNeverAccepted:
+    """`drgate verify` on what is not the certificate that was signed: exit code 2, and the reason in a sentence."""
+
+    @pytest.mark.parametrize(
+        ("name", "says"),
+        [
+            ("empty", "is not valid JSON"),
+            ("truncated", "is not valid JSON"),
+            ("duplicate_key", "has the key 'mediaType' twice"),
+            ("white_space", "not in its canonical form"),
+            ("unsigned_field", "not in its canonical form"),
+            ("unknown_algorithm", "not an ECDSA P-256 signature"),
+            ("other_predicate", "lacks a part"),
+            ("number_changed", "not, byte for byte, what follows"),
+            ("swapped_signature", "statement or signature was changed"),
+            ("stranger", "not among the trusted keys"),
+            ("not_a_file", "cannot be read"),
+        ],
+    )
+    def test_with_its_reason(self, drgate, tmp_path, key, stranger, name, says):
+        other = certify(evaluation(no_output=(1, 0, 0, 0, 0)), key)[1]
+        signed = certify(evaluation(), key)[1]
+        assert signed is not None
+        assert other is not None
+        bundle, envelope = json.loads(signed), json.loads(signed)["dsseEnvelope"]
+        payload = base64.b64decode(envelope["payload"])
+        signature = envelope["signatures"][0]
+        theirs = json.loads(other)["dsseEnvelope"]["signatures"][0]["sig"]
+        ed25519 = base64.b64encode(b"\1" * 64).decode()
+
+        def enveloped(**changes: Any) -> bytes:
+            return canonical_json({**bundle, "dsseEnvelope": {**envelope, **changes}})
+
+        def stated(statement: bytes) -> bytes:
+            return enveloped(payload=base64.b64encode(statement).decode())
+
+        files = {
+            "empty": b"",
+            "truncated": signed[: len(signed) // 2],
+            "duplicate_key": signed[:-1] + b',"mediaType":"application/json"}',
+            "white_space": signed + b"\n",
+            "unsigned_field": canonical_json({**bundle, "comment": "looks fine to me"}),
+            "unknown_algorithm": enveloped(signatures=[{**signature, "sig": ed25519}]),
+            "other_predicate": stated(canonical_json({"_type": "https://in-toto.io/Statement/v1", "predicate": {}})),
+            "number_changed": stated(payload.replace(b'"passedTests":["accuracy",', b'"passedTests":["auc",')),
+            "swapped_signature": enveloped(signatures=[{**signature, "sig": theirs}]),
+            "stranger": certify(evaluation(), stranger)[1],
+        }
+        path, public = tmp_path / f"certificate_{name}.json", tmp_path / "key.pub"
+        public.write_bytes(public_pem(key))
+        if (data := files.get(name)) is not None:
+            path.write_bytes(data)
+        ended = drgate("verify", path, "--key", public)
+        assert ended.code == 2
+        assert says in " ".join((ended.out + ended.err).split())
+        assert "Traceback" not in ended.err
+        path.write_bytes(signed)
+        assert drgate("verify", path, "--key", public).code == 0, "as it was signed, it is accepted"
+
+
+def public_pem(key: PrivateKey) -> bytes:
+    form = serialization.PublicFormat.SubjectPublicKeyInfo
+    return key.public._key.public_bytes(serialization.Encoding.PEM, form)
+
+
+DAY = timedelta(days=1)
+LOOKED = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)  # of the evaluations made by hand
+
+
+class TestStanding:
+    """Whether it still holds: its own expiry, a policy's highest age, revocations."""
+
+    @staticmethod
+    def expiring(days: int) -> Evaluation:
+        content = {**CONTENT, "valid_days": days}
+        return evaluation(spec={"name": "small", "version": 2, "digest": digest_of(content), "content": content})
+
+    def test_an_expired_one_is_2(self, tmp_path, key):
+        path = written(tmp_path, self.expiring(30), key)
+        before = verify(path, trusted=[key.public], now=LOOKED + 29 * DAY)
+        after = verify(path, trusted=[key.public], now=LOOKED + 30 * DAY)
+        assert (before.exit_code, after.exit_code) == (0, 2)
+        assert "Its look was taken on 2026-01-02; it holds until 2026-02-01." in before.checked
+        assert "It expired on 2026-02-01." in after.problems
+        assert not after.genuine
+
+    def test_one_older_than_asked_is_2(self, tmp_path, key):
+        path = written(tmp_path, evaluation(), key)
+        for days, code in ((10, 0), (11, 2)):
+            assert verify(path, trusted=[key.public], now=LOOKED + days * DAY, max_age_days=10).exit_code == code
+
+    def test_age_that_nobody_asked_for_is_unchecked(self, tmp_path, key):
+        found = verify(written(tmp_path, evaluation(), key), trusted=[key.public])
+        assert any("sets no expiry, and no maximum age was asked for" in sentence for sentence in found.unchecked)
+
+    def test_the_clock_is_not_the_environments(self, tmp_path, key, monkeypatch):
+        """SOURCE_DATE_EPOCH dates new looks; it does not turn a reader's clock back."""
+        monkeypatch.setenv("SOURCE_DATE_EPOCH", str(int(LOOKED.timestamp())))
+        assert verify(written(tmp_path, self.expiring(1), key), trusted=[key.public]).exit_code == 2
+
+    def test_one_from_the_future_is_2(self, tmp_path, key):
+        path = written(tmp_path, evaluation(), key)
+        assert verify(path, trusted=[key.public], now=LOOKED - DAY).exit_code == 2
+
+    def test_a_revoked_one_is_2(self, tmp_path, key, stranger):
+        """By its statement or its key; another key's revocation does not touch it, and is said to be checked."""
+        path = written(tmp_path, evaluation(), key)
+        digest = f"sha256:{hashlib.sha256(certify(evaluation(), None)[0]).hexdigest()}"
+        for name in (digest, key.public.id):
+            found = verify(path, trusted=[key.public], revocations=Revocations({name: "the laptop was lost"}))
+            assert found.exit_code == 2
+            assert "is revoked: the laptop was lost" in said(found)
+        other = verify(path, trusted=[key.public], revocations=Revocations({stranger.public.id: "left"}))
+        assert other.exit_code == 0
+        assert "Neither the statement nor the key is revoked." in other.checked
+
+
+class TestLook:
+    """The look that a statement names stands in the chain, and says the same."""
+
+    @pytest.fixture
+    def chained(self, tmp_path, table) -> tuple[Evaluation, Path]:
+        chain = tmp_path / "looks.jsonl"
+        for model in ("another", "this"):
+            look = take_look(chain, Seen.of(table, "clinic-a"), model=model, predictions=table.digest, spec=SPEC)
+        model = {**evaluation().model, "tensor_digest": "this"}
+        return evaluation(model=model, look=look.to_json()), chain
+
+    def test_is_found_in_its_chain(self, tmp_path, key, chained):
+        made, chain = chained
+        found = verify(written(tmp_path, made, key), trusted=[key.public], looks=chain)
+        assert found.exit_code == 0
+        assert f"{chain} logs it: look 2 of 1, {made.look['time']}." in found.checked
+
+    @pytest.mark.parametrize(
+        ("change", "says"),
+        [
+            ({"number": 1}, "says look 2, not 1"),
+            ({"allowed": 9}, "says allowed 1, not 9"),
+            ({"time": "2026-01-02T03:04:05Z"}, "says time"),
+            ({"line": f"sha256:{'0' * 64}"}, "this look is not logged there"),
+        ],
+    )
+    def test_that_says_something_else_is_found_out(self, tmp_path, key, chained, change, says):
+        """A signer cannot call the second look the first."""
+        made, chain = chained
+        path = written(tmp_path, replace(made, look={**made.look, **change}), key)
+        found = verify(path, trusted=[key.public], looks=chain)
+        assert found.exit_code == 2
+        assert says in said(found)
+
+    def test_of_another_model_is_found_out(self, tmp_path, key, chained):
+        made, chain = chained
+        path = written(tmp_path, replace(made, model={**made.model, "tensor_digest": "better"}), key)
+        assert "says model 'this', not 'better'" in said(verify(path, trusted=[key.public], looks=chain))
+
+    def test_without_a_line_is_not_in_the_chain(self, tmp_path, key, chained):
+        """A statement that names no line cannot be bound to a chain: with a chain given, that is no pass."""
+        look = {name: value for name, value in chained[0].look.items() if name != "line"}
+        found = verify(written(tmp_path, replace(chained[0], look=look), key), trusted=[key.public], looks=chained[1])
+        assert found.exit_code == 2
+
+    def test_in_a_broken_chain_is_an_error(self, tmp_path, key, chained):
+        made, chain = chained
+        chain.write_bytes(chain.read_bytes().replace(b'"look":1', b'"look":3'))
+        with pytest.raises(DrgateError, match="chain of looks is broken"):
+            verify(written(tmp_path, made, key), trusted=[key.public], looks=chain)
+        with pytest.raises(DrgateError, match="cannot be read"):
+            verify(written(tmp_path, made, key), looks=tmp_path / "absent")
+
+
+class TestEarlier:
+    """The certificate of the checkpoint that an ONNX file was exported from, or one that was compared with."""
+
+    def test_is_the_one_that_is_named(self, tmp_path, key):
+        earlier = written(tmp_path, evaluation(), key)
+        made = evaluation(model={**evaluation().model, "parent": reference(make_statement(evaluation()))})
+        (tmp_path / "later").mkdir()
+        path = written(tmp_path / "later", made, key)
+        assert verify(path, trusted=[key.public], parent=earlier).exit_code == 0
+        assert any("was not given (--parent)" in line for line in verify(path, trusted=[key.public]).unchecked)
+
+    @pytest.mark.parametrize("lie", [{"verdict": "FAIL"}, {"criteria": {}}, {"statement": f"sha256:{'0' * 64}"}])
+    def test_that_was_misquoted_is_found_out(self, tmp_path, key, lie):
+        earlier = written(tmp_path, evaluation(), key)
+        made = evaluation(model={**evaluation().model, "parent": reference(make_statement(evaluation())) | lie})
+        (tmp_path / "later").mkdir()
+        found = verify(written(tmp_path / "later", made, key), trusted=[key.public], parent=earlier)
+        assert found.exit_code == 2
+        assert "is not an earlier certificate that it names" in said(found)
 
 
 class TestModelFiles:
@@ -291,12 +488,14 @@ class TestNumbers:
         found = verify(written(folder, judged, key), trusted=[key.public], predictions=elsewhere)
         assert found.exit_code == 0
         assert any("came out the same" in sentence for sentence in found.checked)
+        assert (found.recomputed, found.bound) == (True, False), "a table without provenance is bound to no model"
 
     def test_are_not_claimed_without_predictions(self, tmp_path, key, judged):
         """What was not given was not checked."""
         found = verify(written(tmp_path, judged, key), trusted=[key.public])
         assert "The predictions were not given: the numbers were not recomputed." in found.unchecked
         assert not any("recomputed" in sentence for sentence in found.checked)
+        assert (found.recomputed, found.bound) == (False, False)
 
     def test_one_changed_probability_is_another_table(self, folder, key, judged):
         """By a millionth, in one row, without consequence for any decision."""
@@ -316,6 +515,7 @@ class TestNumbers:
             (lambda e: replace(e, page_one=e.page_one[1:]), "page_one"),
             (lambda e: replace(e, flagged=()), "flagged"),
             (lambda e: replace(e, data={**e.data, "patients": 160}), "data.patients"),
+            (lambda e: replace(e, data={**e.data, "bootstrap_seed": "0" * 16}), "data.bootstrap_seed"),
             (lambda e: replace(e, metrics={}), "metrics.accuracy is missing in the certificate"),
             (lambda e: replace(e, criteria=e.criteria[1:]), "criteria.accuracy is missing in the certificate"),
         ],
@@ -323,7 +523,7 @@ class TestNumbers:
     def test_lies_are_found_though_well_signed(self, folder, key, judged, lie, place):
         """A signer who certifies what the predictions do not say is contradicted by them."""
         found = verify(written(folder, lie(judged), key), trusted=[key.public], baseline=folder / "baseline.parquet")
-        assert (found.trusted, found.exit_code) == (True, 2)
+        assert (found.trusted, found.recomputed, found.exit_code) == (True, False, 2)
         assert place in said(found)
 
     def test_last_digits_of_an_exact_bound_may_differ(self, folder, key, judged):
@@ -379,14 +579,16 @@ class TestNumbers:
         data = {**judged.data, "manifest_digest": f"sha256:{'2' * 64}", "images_digest": f"sha256:{'3' * 64}"}
         model = {**judged.model, "tensor_digest": f"sha256:{'1' * 64}"}
         honest = replace(judged, data=data, model=model)
-        assert "another model" not in said(verify(written(folder, honest, key), trusted=[key.public]))
+        found = verify(written(folder, honest, key), trusted=[key.public])
+        assert "another model" not in said(found)
+        assert (found.recomputed, found.bound) == (True, True)
         for forged, what in (
             (replace(honest, model={**model, "tensor_digest": f"sha256:{'4' * 64}"}), "another model"),
             (replace(honest, data={**data, "manifest_digest": f"sha256:{'4' * 64}"}), "another test set"),
             (replace(honest, data={**data, "grades": {"name": "g.csv", "sha256": "0" * 64}}), "another grades"),
         ):
             found = verify(written(folder, forged, key), trusted=[key.public])
-            assert found.exit_code == 2
+            assert (found.exit_code, found.bound) == (2, False)
             assert what in said(found)
 
     def test_sentences_belong_to_their_version(self, folder, key, judged):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ import pandas as pd
 import pytest
 import torch
 
-from drgate.certificate import Certificate, Statement, read_certificate
+from drgate.certificate import Certificate, Statement, make_statement, read_certificate
 from drgate.errors import (
     CertificateError,
     CheckpointError,
@@ -31,8 +33,9 @@ from drgate.manifest import load_manifest, split_by_patient
 from drgate.predictions import load_predictions, write_predictions
 from drgate.record import read_record, training_evidence
 from drgate.score import NoOutputWarning, score, softmax
-from drgate.spec import GateSpec, load_spec, parse_yaml
-from drgate.verify import verify
+from drgate.spec import GateSpec, load_spec, parse_spec, parse_yaml
+from drgate.trust import Revocations
+from drgate.verify import Rescoring, verify
 from drgate.vision.checkpoint import load_checkpoint
 from drgate.vision.graders import OnnxGrader, load_grader
 from tests.tiny import write_base, write_eyes
@@ -271,6 +274,69 @@ class TestJudging:
             judge(table, spec=LENIENT, data=place / "data")
 
 
+class TestScoredAgain:
+    """`verify --deep`: the model itself gives the predictions that were certified."""
+
+    def test_comes_out_the_same(self, place: Path, key: PrivateKey, certified: Judgement):
+        found = verify(
+            certified.folder / "certificate.json", trusted=[key.public], models=[place / "run" / "best_model.pth"],
+            spec=LENIENT, looks=place / "looks.jsonl", deep=Rescoring(place / "data", workers=0),
+        )  # fmt: skip
+        assert (found.exit_code, found.problems) == (0, ())
+        assert (found.bound, found.recomputed) == (True, True)
+        assert any("was scored again: all 20 images are graded the same" in sentence for sentence in found.checked)
+
+    def test_finds_predictions_that_the_model_did_not_make(
+        self, place: Path, key: PrivateKey, certified: Judgement, tmp_path: Path
+    ):
+        """Predictions with one answer changed, evaluated and signed anew: every digest fits, the model does not."""
+        table = certified.predictions.table.copy()
+        answered = table["predicted"].iloc[0]
+        other = (answered + 1) % 5
+        table.loc[0, [f"p_{answered}", f"p_{other}"]] = table.loc[0, [f"p_{other}", f"p_{answered}"]].tolist()
+        table.loc[0, "predicted"] = other
+        write_predictions(replace(certified.predictions, table=table), tmp_path / "p.parquet")
+        forged = judge(
+            tmp_path / "p.parquet",
+            spec=LENIENT,
+            record=place / "run",
+            looks=tmp_path / "l",
+            key=key,
+            out=tmp_path / "o",
+        )
+        arguments: dict[str, Any] = {"trusted": [key.public], "models": [place / "run" / "best_model.pth"]}
+        shallow = verify(forged.folder / "certificate.json", **arguments)
+        assert (shallow.bound, shallow.recomputed, shallow.problems) == (True, True, ())
+        deep = verify(forged.folder / "certificate.json", **arguments, deep=Rescoring(place / "data", workers=0))
+        assert deep.exit_code == 2
+        assert any("1 of 20 images are graded otherwise" in sentence for sentence in deep.problems)
+
+    def test_another_model_or_test_set_is_found_out(
+        self, place: Path, key: PrivateKey, certified: Judgement, tmp_path: Path
+    ):
+        certificate = certified.folder / "certificate.json"
+        other = verify(certificate, models=[place / "run" / "epoch_01.pth"], deep=Rescoring(place / "data", workers=0))
+        assert any("has other tensors" in sentence for sentence in other.problems)
+        data = Path(shutil.copytree(place / "data", tmp_path / "data"))
+        (data / load_manifest(data).select("test").table["image"].iloc[0]).unlink()
+        labels = pd.read_csv(data / "labels.csv")
+        labels[[(data / image).exists() for image in labels["image"]]].to_csv(data / "labels.csv", index=False)
+        fewer = verify(
+            certificate, models=[place / "run" / "best_model.pth"], deep=Rescoring(data, workers=0), spec=LENIENT
+        )
+        assert any("is not the test set that it was judged on" in sentence for sentence in fewer.problems)
+
+    def test_takes_the_model_and_the_predictions(self, place: Path, certified: Judgement, tmp_path: Path):
+        certificate = certified.folder / "certificate.json"
+        with pytest.raises(UsageError, match="give it with --model"):
+            verify(certificate, deep=Rescoring(place / "data"))
+        shutil.copy(certificate, tmp_path)
+        with pytest.raises(UsageError, match="give them with --predictions"):
+            verify(
+                tmp_path / "certificate.json", models=[place / "run" / "best_model.pth"], deep=Rescoring(place / "data")
+            )
+
+
 class TestExport:
     @pytest.fixture(scope="class")
     @classmethod
@@ -312,6 +378,14 @@ class TestExport:
         assert evaluation.training["stability"] == certified.evaluation.training["stability"]
         assert evaluation.model["parent"]["tensor_digest"] == certified.evaluation.model["tensor_digest"]
         assert verify(bundle / "certificate.json", trusted=[key.public], models=[place / "run/last.pth"]).exit_code == 2
+        found = verify(
+            bundle / "certificate.json", trusted=[key.public], looks=place / "looks.jsonl",
+            parent=certified.folder / "certificate.json",
+        )  # fmt: skip
+        assert (found.exit_code, found.problems) == (0, ())
+        changes = read.statement.content["predicate"]["drgate"]["changes"]
+        assert changes["against"] == make_statement(certified.evaluation).digest
+        assert (changes["relation"], changes["same_spec"], changes["same_test_set"]) == ("exported from", True, True)
 
     def test_a_changed_file_is_not_the_one_that_was_certified(self, bundle: Path, key: PrivateKey, tmp_path: Path):
         copied = Path(shutil.copytree(bundle, tmp_path / "bundle"))
@@ -349,6 +423,42 @@ class TestExport:
             )  # fmt: skip
         assert refusal.value.exit_code == code
         assert list(tmp_path.iterdir()) == []
+
+    def test_what_is_revoked_opens_nothing(self, place: Path, key: PrivateKey, certified: Judgement, tmp_path: Path):
+        for name in (key.public.id, make_statement(certified.evaluation).digest):
+            with pytest.raises(CertificateError, match="is revoked: lost"):
+                export(
+                    place / "run" / "best_model.pth", certificate=certified.folder / "certificate.json",
+                    data=place / "data", spec=LENIENT, out=tmp_path / "bundle", trusted=[key.public],
+                    revocations=Revocations({name: "lost"}), workers=0,
+                )  # fmt: skip
+        assert list(tmp_path.iterdir()) == []
+
+    @pytest.mark.parametrize(
+        ("checklist", "time", "says"),
+        [
+            ({"valid_days": 30}, datetime.now(UTC) - timedelta(days=31), "expired on"),
+            ({"purpose": "pipeline"}, datetime.now(UTC) - timedelta(days=31), "certifies nothing"),
+        ],
+    )
+    def test_what_expired_or_was_for_trying_opens_nothing(
+        self, place: Path, key: PrivateKey, certified: Judgement, tmp_path: Path,
+        checklist: dict[str, Any], time: datetime, says: str,
+    ):  # fmt: skip
+        """A signed PASS by this very checklist, a day too old; and one by a checklist for pipelines, like `smoke`."""
+        spec = parse_spec({**LENIENT.content(), "name": "other", **checklist}, "other.yaml")
+        write_predictions(certified.predictions, tmp_path / "p.parquet")
+        judged = judge(
+            tmp_path / "p.parquet", spec=spec, record=place / "run", looks=tmp_path / "l", key=key, out=tmp_path / "o",
+            time=f"{time:%Y-%m-%dT%H:%M:%SZ}",
+        )  # fmt: skip
+        assert judged.evaluation.verdict == "PASS"
+        with pytest.raises(CertificateError, match=says):
+            export(
+                place / "run" / "best_model.pth", certificate=tmp_path / "o" / "certificate.json", data=place / "data",
+                spec=spec, out=tmp_path / "bundle", trusted=[key.public], workers=0,
+            )  # fmt: skip
+        assert not (tmp_path / "bundle").exists()
 
     def test_what_nobody_vouched_for_is_not_signed(
         self, place: Path, key: PrivateKey, certified: Judgement, tmp_path: Path
@@ -399,4 +509,14 @@ def test_statement_says_what_was_judged(certified: Judgement):
     read = read_certificate(certified.folder / "statement.json")
     assert isinstance(read, Statement)
     assert read.evaluation == certified.evaluation
+    said = read.content["predicate"]["drgate"]
+    assert said["training"]["status"] in ("finished", "stopped")
+    assert said["training"]["spend"]["usd"] > 0
+    assert said["training"]["parameters_digest"].startswith("sha256:")
+    assert said["lineage"]["parent"] is None, "training began at the base model"
+    model = read.evaluation.model
+    assert model["providers"]
+    assert model["scored_with"]["torch"] == torch.__version__
+    named = {entry["name"] for entry in read.content["predicate"]["configuration"]}
+    assert named >= {"manifest", "predictions", "line of the look", "training parameters"}
     assert json.loads((certified.folder / "evaluation.json").read_text()) == read.evaluation.to_json()

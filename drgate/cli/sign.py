@@ -61,11 +61,12 @@ def command(
 ) -> int:
     import sys
 
+    from drgate.certificate import Certificate, read_certificate
     from drgate.certify import countersign, countersignature
     from drgate.cli.options import console
     from drgate.cli.verify import show
     from drgate.errors import CertificateError, UsageError
-    from drgate.judge import read_evaluation
+    from drgate.files import write_atomically
     from drgate.keys import load_public_key
     from drgate.report import terminal
     from drgate.trust import load_revocations
@@ -74,7 +75,9 @@ def command(
     signer = signing_key(key, sign_command, public_key)
     if signer is None:
         raise UsageError("Nothing signs: give --key KEY (or DRGATE_KEY), or --sign-command CMD with --public-key PUB.")
-    countersignature(certificate, role)  # what can be refused is refused before anybody reads a page
+    read = read_certificate(certificate)  # once: what is shown is what is signed, whatever becomes of the file
+    statement = read.statement if isinstance(read, Certificate) else read
+    target = countersignature(certificate, role, statement)
     if not yes and not sys.stdin.isatty():
         raise UsageError("Nobody can be asked here: read the page (drgate report), then sign with --yes.")
     trusted = [load_public_key(path) for path in trusted_key or ()]
@@ -83,23 +86,26 @@ def command(
         trusted=trusted,
         predictions=predictions,
         revocations=None if revoked is None else load_revocations(revoked),
+        read=read,
     )
-    evaluation, _ = read_evaluation(certificate, trusted)
 
     def page(screen: Console) -> None:
-        terminal.signing_page(evaluation, screen)
+        terminal.signing_page(statement.evaluation, screen)
         screen.print()
         show(found, screen)
 
-    page(console(sys.stderr))
+    try:
+        page(console(sys.stderr))
+    except (LookupError, TypeError, ValueError, AttributeError) as problem:
+        raise CertificateError(f"{certificate} cannot be drawn: drgate did not write it so ({problem!r}).") from problem
     if found.problems:
         raise CertificateError(f"{certificate} is not signed: {found.problems[0]}")
     if not yes:
         typer.confirm(f"Sign this as {role}, with key {signer.public.id[:16]}?", abort=True, err=True)
-    written = countersign(certificate, role, signer)
+    write_atomically(target, countersign(read, signer))
     emit(
-        {"certificate": str(written), "role": role, "keyid": signer.public.id},
-        lambda _: tell(f"Signed: {written}, key {signer.public.id[:16]}.", quiet),
+        {"certificate": str(target), "role": role, "keyid": signer.public.id},
+        lambda _: tell(f"Signed: {target}, key {signer.public.id[:16]}.", quiet),
         format,
         quiet,
     )

@@ -22,6 +22,7 @@ from drgate.cli.options import (
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from drgate.spec import GateSpec
     from drgate.verify import Verification
 
 HELP = """Check a certificate: signature, age, model files, checklist, and every number recomputed from the predictions.
@@ -84,7 +85,6 @@ def command(
 ) -> int:
     from drgate.errors import UsageError
     from drgate.keys import load_public_key
-    from drgate.spec import load_spec
     from drgate.trust import load_revocations
     from drgate.verify import Rescoring, verify
 
@@ -92,33 +92,50 @@ def command(
         raise UsageError("--deep scores the model again: say on which images, with --data MANIFEST.")
     if not deep and (data is not None or base is not None):
         raise UsageError("--data and --base are for scoring the model again: add --deep, or leave them out.")
-    with progress("Scoring again", quiet or not deep) as (started, advance):
-        result = verify(
+
+    def verified(rescoring: Rescoring | None = None) -> Verification:
+        return verify(
             certificate,
             trusted=[load_public_key(path) for path in key or ()],
             models=model or (),
             predictions=predictions,
-            spec=None if spec is None else load_spec(spec),
+            spec=None if spec is None else _checklist(spec),
             baseline=baseline,
             parent=parent,
             looks=looks,
             revocations=None if revoked is None else load_revocations(revoked),
             max_age_days=max_age_days,
-            deep=Rescoring(data, base, workers, started, advance) if deep and data is not None else None,
+            deep=rescoring,
         )
+
+    if data is None:
+        result = verified()
+    else:
+        with progress("Scoring again", quiet) as (started, advance):
+            result = verified(Rescoring(data, base, workers, started, advance))
     emit(result.to_json(), lambda console: show(result, console), format, quiet)
     return result.exit_code
 
 
+def _checklist(given: str) -> GateSpec:
+    from drgate.spec import load_spec  # a tenth of a second, which those who expect no checklist do not pay
+
+    return load_spec(given)
+
+
 def show(result: Verification, console: Console) -> None:
     """Headline, then what was checked, what could not be and what contradicts it, and what follows."""
+    from rich.table import Table
+    from rich.text import Text
+
     console.print(result.headline, markup=False, highlight=False, style="bold")
+    found = Table.grid(padding=(0, 1))
     for sign, style, sentences in (
         ("ok", "green", result.checked), ("--", "yellow", result.unchecked), ("NO", "bold red", result.problems),
     ):  # fmt: skip
         for sentence in sentences:
-            console.print(f"  {sign}  ", style=style, end="", highlight=False)
-            console.print(sentence, markup=False, highlight=False)
+            found.add_row(Text(f" {sign}", style=style), Text(sentence, overflow="fold"))
+    console.print(found)
     if result.problems:
         closing = "NOT genuine, or no longer valid: do not rely on it"
     elif not result.trusted:

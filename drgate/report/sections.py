@@ -89,8 +89,9 @@ def _changes(evaluation: Evaluation) -> Section | None:
         return None
     before, after = found["verdict"]["from"], found["verdict"]["to"]
     text = [
-        f"Against {visible(found['name'])} ({visible(found['against'])}), which this model was {found['relation']}: "
-        + (f"{visible(before)} again." if before == after else f"{visible(before)} became {visible(after)}."),
+        f"Against {visible(found['name'])}, statement {visible(found['against'])[:19]}…, which this one was "
+        f"{found['relation']}: "
+        + (f"verdict {visible(before)} again." if before == after else f"{visible(before)} became {visible(after)}."),
     ]
     if not found["same_spec"]:
         text.append("The earlier one was held against another checklist, or another version of this one.")

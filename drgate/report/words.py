@@ -303,7 +303,7 @@ def judged(evaluation: Evaluation) -> list[tuple[str, str]]:
         ("Patients", patients),
         ("Reference grades", ", ".join(f"{t} {visible(n)}" for t, n in zip(TITLES, grades, strict=False)) or "none"),
         ("Look at this test set", _look(look) + (f"; {visible(look['time'])}" if look.get("time") else "")),
-        ("Holds", _holds(evaluation)),
+        ("Certificate holds", _holds(evaluation)),
         ("Lineage", _lineage(evaluation)),
         ("Intended use", _stated(content.get("intended_use", {}))),
         ("Reference standard", _stated(content.get("reference", {}))),
@@ -530,13 +530,13 @@ def _look(look: Mapping[str, Any]) -> str:
 
 def _holds(evaluation: Evaluation) -> str:
     until = expiry(evaluation) if evaluation.look.get("time") else None
-    return f"until {until}" if until else "no expiry; a gate may ask for a highest age, counted from the look"
+    return f"until {until}" if until else "without expiry; a gate may set a highest age, counted from the look"
 
 
 def _lineage(evaluation: Evaluation) -> str:
     """Where the weights come from, and whether all images that they have seen are known."""
     found = lineage(evaluation)
-    parent = found["parent"]
+    parent = found.get("parent")
     began = ""
     if parent:
         how = {"init_from": "a warm start from", "resume_from_checkpoint": "resumed from"}.get(
