@@ -59,6 +59,7 @@ MODEL_SUFFIXES: Final = (
 TABLES: Final = (".parquet", ".pq")
 MAX_CHAIN_BYTES: Final = 1 << 30
 MAX_TABLE_BYTES: Final = 1 << 30
+MAX_ROWS: Final = 10_000_000
 CLOCK_SKEW: Final = timedelta(hours=1)
 _PAYLOAD: Final = re.compile(rb'"payload":"([A-Za-z0-9+/=]*)"')
 _SEVERITY: Final[dict[Status, int]] = {
@@ -558,7 +559,10 @@ class _Assessor:
             if why := self._unfit(statement, group):
                 unfit.append(f"{group[0].path} {why}")
             else:
-                assessed.append(_Assessed(statement, tuple(self._assess(statement, group))))
+                try:
+                    assessed.append(_Assessed(statement, tuple(self._assess(statement, group))))
+                except (LookupError, TypeError, ValueError, AttributeError) as problem:
+                    unfit.append(f"{group[0].path} records what drgate does not write ({problem!r})")
         if not assessed:
             return (self._missing(unfit),)
         # Of what was signed as it must be, the latest look speaks; statements of one look differ in evidence alone.
@@ -602,6 +606,8 @@ class _Assessor:
 
     def _assess(self, statement: Statement, group: Sequence[_Found]) -> Iterator[Finding]:
         yield from self._signatures(statement, group)
+        if not trust.roles(statement, _signed(group), self.rules.trusted):
+            return  # what nobody vouches for at all is not looked into further
         limit = self.rules.policy.max_age_days if self._is_changed(statement) else None
         lapsed = trust.lapses(statement, now=self.gate.now, max_age_days=limit)
         fresh = "It is fresh enough." if limit is not None else "The model is unchanged; it has not expired."
@@ -615,7 +621,7 @@ class _Assessor:
     def _signatures(self, statement: Statement, group: Sequence[_Found]) -> Iterator[Finding]:
         trusted, policy = self.rules.trusted, self.rules.policy
         signed = [found for found in group if isinstance(found.read, Certificate)]
-        certificates = [found.read for found in signed if isinstance(found.read, Certificate)]
+        certificates = _signed(group)
         known = {key.id for keys in trusted.values() for key in keys}
         for found in signed:
             assert isinstance(found.read, Certificate), "filtered above"
@@ -673,8 +679,9 @@ class _Assessor:
         if entry is None:
             reason = f"Its look is not in {self.test_set.looks}; commit the chain that drgate evaluate wrote."
             return self._finding("look", "NOT_ASSESSED", reason)
-        same = (entry["look"], entry["allowed"], entry["time"]) == (look["number"], look["allowed"], look["time"])
-        if not same or str(entry["model"]).partition(" at ")[0] != own:
+        named = ("allowed", "time")
+        same = entry.get("look") == look["number"] and all(entry.get(key) == look[key] for key in named)
+        if not same or str(entry.get("model")).partition(" at ")[0] != own:
             return self._finding("look", "REFUSED", f"Its look is another than {self.test_set.looks} says.")
         reason = f"Look {look['number']} of {look['allowed']}, {look['time']}, is in {self.test_set.looks}."
         return self._finding("look", "PASS", reason)
@@ -776,11 +783,15 @@ class _Tables:
 
     def _read(self, entry: Entry) -> tuple[Path, dict[str, Any]] | str:
         """A copy and what it says of itself, or why it cannot be read."""
+        import pyarrow.parquet as pq
+
         from drgate.predictions import read_provenance
 
         copy = self.folder / f"{len(self.read)}.parquet"
         try:
             copy.write_bytes(self._bytes(entry))
+            if (rows := pq.read_metadata(copy).num_rows) > MAX_ROWS:
+                return f"{entry.path} holds {rows} rows; at most {MAX_ROWS} are read."
             return copy, read_provenance(copy)
         except (DrgateError, OSError, ValueError) as problem:  # Arrow's errors are among the last
             return f"{entry.path} cannot be read: {problem}".replace(str(copy), entry.path)
@@ -807,6 +818,10 @@ def _is(content: Content, subject: Mapping[str, Any]) -> bool:
     if content.sha256:
         return bool(digests["sha256"] == content.sha256)
     return bool(content.md5) and digests.get("md5") == content.md5
+
+
+def _signed(group: Iterable[_Found]) -> list[Certificate]:
+    return [found.read for found in group if isinstance(found.read, Certificate)]
 
 
 def _is_plain(name: str) -> bool:

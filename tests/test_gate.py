@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ruamel.yaml import YAML
 
 from drgate.certify import certify
+from drgate.chain import line_digest
 from drgate.errors import CertificateError, DrgateError, PolicyError, RepositoryError
 from drgate.files import canonical_json
 from drgate.gate import RULES, Finding, GateReport, covers, gate
@@ -326,6 +328,18 @@ class TestWhatDoesNotCount:
         assert closing(report) == {"model:models/dr.pth:site-a:signatures": "NOT_ASSESSED"}
         assert "no key that the policy trusts" in said(report)
 
+    @pytest.mark.parametrize("training", [{"history": 7}, {"spend": 7}, {"history": [1], "selected_epoch": 1}])
+    def test_that_records_nonsense(self, demanding, tmp_path, training):
+        """Though those signed it who may: refused, and no traceback."""
+        repository = copy_of(demanding, tmp_path / "repository")
+        (path,) = (repository.root / "certificates").rglob("clinical.certificate.json")
+        data = self.recertified(repository, training=training)
+        assert data is not None
+        path.write_bytes(data)
+        report = answer(repository)
+        assert closing(report) == {"model:models/dr.pth:site-a:predictions": "REFUSED"}
+        assert "cannot be computed" in of(report, "predictions").reason
+
     def test_in_another_role(self, repository):
         """Trusted, and not the role that must sign."""
         self.replace_certificate(repository, self.recertified(repository, "engineering"))
@@ -594,6 +608,22 @@ class TestLooks:
         repository.certify("certificates/new", evaluation, predictions)
         report = answer(repository)
         assert closing(report) == {"model:models/dr.pth:site-a:look": "NOT_ASSESSED"}
+
+    def test_line_that_says_little(self, repository):
+        """A chain is written by whoever proposes the change: a line may lack everything but its digest."""
+        evaluation, predictions = repository.judge(
+            {"dr.pth": b"better weights"}, table=answers(2), chain="elsewhere.jsonl"
+        )
+        chain = repository.root / self.CHAIN
+        last = json.loads(chain.read_bytes().splitlines()[-1])["digest"]
+        entry = {"kind": "look", "previous": last}
+        line = {**entry, "digest": line_digest(entry)}
+        chain.write_bytes(chain.read_bytes() + canonical_json(line) + b"\n")
+        repository.write("models/dr.pth", b"better weights")
+        repository.certify(
+            "certificates/new", replace(evaluation, look={**evaluation.look, "line": line["digest"]}), predictions
+        )
+        assert of(answer(repository), "look").status == "REFUSED"
 
     def test_look_of_another_model(self, repository):
         """A certificate that claims another model's line."""
@@ -1157,6 +1187,54 @@ class TestShown:
             drgate("waive", "nothing", *command[2:], "--key", "secret/clinical.pem", "--expires", "2999-01-01").code
             == 2
         )
+
+
+class TestFilesForCi:
+    """The action, the GitLab template and the pre-commit hooks."""
+
+    ROOT = Path(__file__).parents[1]
+
+    def read(self, name: str) -> Any:
+        return YAML(typ="safe", pure=True).load((self.ROOT / name).read_text())
+
+    @pytest.mark.parametrize("base_ref", ["", "origin/main", '"; touch hacked; echo "', "$(touch hacked)"])
+    def test_action_hands_its_inputs_over_as_they_are(self, tmp_path, base_ref):
+        """The step, run by bash with a stand-in for drgate: inputs are arguments, never script."""
+        action = self.read("action.yml")
+        (step,) = [step for step in action["runs"]["steps"] if step.get("id") == "gate"]
+        assert {*step["env"]} == {"BASE_REF", "POLICY", "JUNIT", "COMMENT"}
+        assert "${{" not in step["run"]
+        fake = tmp_path / "drgate/bin/drgate"
+        fake.parent.mkdir(parents=True)
+        fake.write_text('#!/bin/sh\nfor word in "$@"; do printf \'%s\\n\' "$word"; done\nexit 3\n')
+        fake.chmod(0o755)
+        given = {"BASE_REF": base_ref, "POLICY": "", "JUNIT": "j.xml", "COMMENT": "c.md"}
+        output = tmp_path / "output"
+        done = subprocess.run(
+            ["bash", "-e", "-o", "pipefail", "-c", step["run"]], cwd=tmp_path, capture_output=True, text=True,
+            check=False,
+            env={**os.environ, **given, "RUNNER_TEMP": str(tmp_path), "GITHUB_OUTPUT": str(output)},
+        )  # fmt: skip
+        assert done.returncode == 3, done
+        more = ["--base-ref", base_ref] if base_ref else []
+        assert done.stdout.splitlines() == ["gate", "--junit", "j.xml", "--comment", "c.md", *more]
+        assert output.read_text() == "exit-code=3\n"
+        assert not (tmp_path / "hacked").exists()
+
+    def test_options_exist(self, drgate):
+        """What the files call is what the command line has."""
+        known = drgate("gate", "--help").out
+        used = (self.ROOT / "action.yml").read_text() + (self.ROOT / "ci/drgate.gitlab-ci.yml").read_text()
+        for option in ("--junit", "--comment", "--base-ref", "--policy"):
+            assert option in known
+            assert option in used + "--policy"
+        job = self.read("ci/drgate.gitlab-ci.yml")[".drgate-gate"]
+        assert job["artifacts"]["reports"]["junit"] == "drgate-gate.xml"
+        hooks = {hook["id"]: hook["entry"].split() for hook in self.read(".pre-commit-hooks.yaml")}
+        assert hooks == {
+            "drgate-gate": ["drgate", "gate", "--base-ref", "HEAD"],
+            "drgate-spec-check": ["drgate", "spec", "check"],
+        }
 
 
 class TestLight:

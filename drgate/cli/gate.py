@@ -49,6 +49,8 @@ def command(
     from drgate.gate import gate
     from drgate.report import gate as drawn
 
+    # For tables of some thousand rows the threads of a linear algebra library cost more than they bring.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     report = gate(Path(), base_ref=base_ref_of(base_ref), policy=policy)
     if junit is not None:
         write_atomically(junit, drawn.junit(report).encode())

@@ -36,10 +36,11 @@ DRAWN: Final = 24
 
 
 def headline(history: History) -> str:
-    """How many models, and how many of them passed."""
+    """How many models, and of how many a certificate says PASS; one that nobody vouches for counts where none is."""
     models = {record.digest for record in history.records}
-    passed = {record.digest for record in history.records if record.verdict == "PASS"}
-    return f"{len(models)} model{'' if len(models) == 1 else 's'} judged, {len(passed)} passed what they were judged by"
+    passed = {r.digest for r in history.records if r.verdict == "PASS" and (r.vouched or not history.verified)}
+    which = "trusted certificate" if history.verified else "certificate"
+    return f"{len(models)} model{'' if len(models) == 1 else 's'} judged, {len(passed)} with a {which} that says PASS"
 
 
 def signed(record: Record, *, verified: bool) -> str:
