@@ -328,7 +328,9 @@ class TestWhatDoesNotCount:
         assert closing(report) == {"model:models/dr.pth:site-a:signatures": "NOT_ASSESSED"}
         assert "no key that the policy trusts" in said(report)
 
-    @pytest.mark.parametrize("training", [{"history": 7}, {"spend": 7}, {"history": [1], "selected_epoch": 1}])
+    @pytest.mark.parametrize(
+        "training", [{"history": 7, "selected_epoch": 1}, {"spend": 7}, {"history": [1], "selected_epoch": 1}]
+    )
     def test_that_records_nonsense(self, demanding, tmp_path, training):
         """Though those signed it who may: refused, and no traceback."""
         repository = copy_of(demanding, tmp_path / "repository")
