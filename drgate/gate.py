@@ -24,7 +24,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final, Literal
 
 from drgate import trust
-from drgate.certificate import MAX_BYTES, Certificate, Statement, parse_certificate, parse_statement
+from drgate.certificate import MAX_BYTES, Certificate, Statement, parse_certificate, parse_statement, reference
 from drgate.chain import read_chain
 from drgate.errors import DrgateError, PolicyError, RepositoryError, visible
 from drgate.evaluation import CriterionResult
@@ -61,6 +61,9 @@ MAX_CHAIN_BYTES: Final = 1 << 30
 MAX_TABLE_BYTES: Final = 1 << 30
 MAX_ROWS: Final = 10_000_000
 CLOCK_SKEW: Final = timedelta(hours=1)
+_STATEMENT: Final = b'{"_type":'
+_BUNDLE: Final = b'{"dsseEnvelope":'
+"""How the one form of a statement and that of a certificate begin."""
 _PAYLOAD: Final = re.compile(rb'"payload":"([A-Za-z0-9+/=]*)"')
 _SEVERITY: Final[dict[Status, int]] = {
     "PASS": 0, "WAIVED": 0, "NOT_ASSESSED": 1, "INSUFFICIENT": 1, "FAIL": 2, "REFUSED": 3,
@@ -494,34 +497,40 @@ class _Certificates:
         self.useless: list[str] = []
         """Why files in the folder are no certificates, in sentences."""
         self.tables: list[Entry] = []
+        self._by_digest: dict[str, list[tuple[str, bytes]]] = {}
         needles = [digest.encode() for digest in wanted]
         for entry in gate.head.below(rules.policy.certificates):
             if entry.path.endswith((*TABLES, *(suffix + DVC for suffix in TABLES))):
                 self.tables.append(entry)
                 continue
             try:
-                read = self._read(gate, entry, needles)
+                self._take(gate, entry, needles)
             except DrgateError as problem:
                 self.useless.append(str(problem))
-                continue
-            if read is not None:
-                self.found.append(_Found(entry.path, read))
 
-    def _read(self, gate: _Gate, entry: Entry, needles: Iterable[bytes]) -> Certificate | Statement | None:
-        """A certificate or statement that names a wanted digest; the others are not worth the time to parse."""
+    def _take(self, gate: _Gate, entry: Entry, needles: Iterable[bytes]) -> None:
+        """Keep a certificate or statement; those that name no wanted digest are not worth the time to parse."""
         if not entry.path.endswith(".json") and gate.repository.size(entry.oid) > MAX_BYTES:
-            return None
+            return
         data = gate.head.read(entry.path, limit=MAX_BYTES, what="a certificate")
-        payload: bytes = data
-        if data.startswith(b"{") and (inside := _PAYLOAD.search(data)):
+        statement = data if data.startswith(_STATEMENT) else b""
+        if data.startswith(_BUNDLE) and (inside := _PAYLOAD.search(data)):
             with contextlib.suppress(ValueError):
-                payload = base64.b64decode(inside[1])
-        if not any(needle in payload for needle in needles):
-            return None
-        if data.startswith(b'{"_type":'):
-            return parse_statement(data, entry.path)
-        # Other JSON about a model, such as evaluation.json, lies there as well.
-        return parse_certificate(data, entry.path) if b"dsseEnvelope" in data else None
+                statement = base64.b64decode(inside[1])
+        if not statement:  # other JSON, such as evaluation.json, lies there as well
+            return
+        digest = f"sha256:{hashlib.sha256(statement).hexdigest()}"
+        self._by_digest.setdefault(digest, []).append((entry.path, data))
+        if any(needle in statement for needle in needles):
+            self.found.append(_parsed(entry.path, data))
+
+    def of_statement(self, digest: str) -> list[_Found]:
+        """All that bear this statement. Raises CertificateError where one of them is damaged."""
+        return [_parsed(path, data) for path, data in self._by_digest.get(digest, [])]
+
+
+def _parsed(path: str, data: bytes) -> _Found:
+    return _Found(path, parse_statement(data, path) if data.startswith(_STATEMENT) else parse_certificate(data, path))
 
 
 class _Assessor:
@@ -613,6 +622,8 @@ class _Assessor:
         fresh = "It is fresh enough." if limit is not None else "The model is unchanged; it has not expired."
         yield self._finding("age", "FAIL" if lapsed else "PASS", " ".join(lapsed) or fresh)
         yield self._look(statement)
+        if parent := statement.evaluation.model.get("parent"):
+            yield self._parent(statement, parent)
         yield from self._files_beside(statement)
         if self.rules.policy.require_predictions:
             yield self._recomputed(statement, group)
@@ -685,6 +696,32 @@ class _Assessor:
             return self._finding("look", "REFUSED", f"Its look is another than {self.test_set.looks} says.")
         reason = f"Look {look['number']} of {look['allowed']}, {look['time']}, is in {self.test_set.looks}."
         return self._finding("look", "PASS", reason)
+
+    def _parent(self, statement: Statement, recorded: Mapping[str, Any]) -> Finding:
+        """Of an exported model: stability, cost and look are those of the certificate that it was exported under."""
+        check = "parent"
+        try:
+            group = self.certificates.of_statement(str(recorded["statement"]))
+        except DrgateError as problem:
+            return self._finding(check, "REFUSED", str(problem))
+        if not group:
+            reason = (
+                "Its stability, cost and look come from the certificate of the model that it was exported from "
+                f"({recorded['statement']}), which is not in {self.rules.policy.certificates}; commit that too."
+            )
+            return self._finding(check, "NOT_ASSESSED", reason)
+        parent = group[0].statement
+        own, theirs = (
+            ({key: value for key, value in one.evaluation.training.items() if key != "baseline"}, one.evaluation.look)
+            for one in (statement, parent)
+        )
+        if reference(parent) != recorded or canonical_json(own) != canonical_json(theirs):
+            return self._finding(check, "REFUSED", f"It takes from {group[0].path} what that does not say.")
+        roles = trust.roles(parent, _signed(group), self.rules.trusted, self.rules.revocations)
+        if not self.rules.policy.vouched(roles) or self.rules.revocations.against(parent):
+            reason = f"{group[0].path}, which it was exported under, is not signed as the policy asks, or is revoked."
+            return self._finding(check, "NOT_ASSESSED", reason)
+        return self._finding(check, "PASS", f"Exported under {group[0].path}, which says what is taken from it.")
 
     def _criteria(self, statement: Statement) -> Iterator[Finding]:
         """The lines of the checklist; a waived one is never a passed one."""

@@ -88,6 +88,12 @@ def scored(table: pd.DataFrame, model: Mapping[str, Any], test_set: str = TEST_S
     return make_predictions(table, "scored", {"model": dict(model), "manifest": manifest, "preprocessing": {}})
 
 
+def git_in(root: Path, *arguments: str) -> str:
+    """What git writes; a command that fails raises."""
+    done = subprocess.run(["git", *arguments], cwd=root, env={**os.environ, **_GIT}, check=True, capture_output=True)
+    return done.stdout.decode(errors="surrogateescape")
+
+
 @dataclass
 class Repository:
     """A repository in a folder. main holds what was set up; work goes on in the branch `change`."""
@@ -96,10 +102,7 @@ class Repository:
     keys: dict[str, PrivateKey] = field(default_factory=dict)
 
     def git(self, *arguments: str) -> str:
-        done = subprocess.run(
-            ["git", *arguments], cwd=self.root, env={**os.environ, **_GIT}, check=True, capture_output=True
-        )
-        return done.stdout.decode(errors="surrogateescape")
+        return git_in(self.root, *arguments)
 
     def write(self, path: str, content: str | bytes) -> Path:
         file = self.root / path

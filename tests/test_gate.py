@@ -18,7 +18,8 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from drgate.certify import certify
+from drgate.certificate import Certificate, make_statement, read_certificate, reference
+from drgate.certify import certify, sign
 from drgate.chain import line_digest
 from drgate.errors import CertificateError, DrgateError, PolicyError, RepositoryError
 from drgate.files import canonical_json
@@ -296,6 +297,55 @@ class TestModelFiles:
             if data == b"tensors":
                 repository.merge()
         assert closing(answer(repository)) == {"model:models/m.onnx:site-a:age": "FAIL"}
+
+
+class TestExportedModel:
+    """An ONNX file takes stability, cost and look from the certificate that it was exported under."""
+
+    @pytest.fixture
+    def exported(self, demanding: Repository, tmp_path: Path) -> Repository:
+        repository = copy_of(demanding, tmp_path / "repository")
+        repository.replace("drgate.toml", '"models/*.pth"', '"models/*.pth", "models/*.onnx"')
+        parent, _ = repository.judge({"dr.pth": b"weights of the first model"})
+        model = model_facts({"dr.onnx": b"graph"})
+        made = replace(parent, model={**model, "parent": reference(make_statement(parent))})
+        repository.write("models/dr.onnx", b"graph")
+        repository.certify("certificates/exported", made, scored(answers(1), model))
+        return repository
+
+    def test_with_its_parents_certificate(self, exported):
+        """The look is the parent's, and in the chain under the parent's tensors."""
+        report = answer(exported)
+        assert report.exit_code == 0, said(report)
+        assert of(report, "parent").status == "PASS"
+
+    def test_without_it(self, exported):
+        """Nobody can see what it was exported under, though the checkpoint need not be there."""
+        (exported.root / "models/dr.pth").unlink()
+        exported.replace("drgate.toml", '"models/*.pth", ', "")
+        exported.replace("drgate.toml", "[gate]", "[gate]\nnot_models = []")
+        exported.merge()
+        assert answer(exported).exit_code == 0
+        (path,) = (exported.root / "certificates").glob("dr.pth*/clinical.certificate.json")
+        path.unlink()
+        report = answer(exported)
+        assert closing(report) == {"model:models/dr.onnx:site-a:parent": "NOT_ASSESSED"}
+
+    def test_that_a_stranger_signed(self, exported):
+        """Cost and stability on a stranger's word."""
+        (path,) = (exported.root / "certificates").glob("dr.pth*/clinical.certificate.json")
+        parent = read_certificate(path)
+        assert isinstance(parent, Certificate)
+        path.write_bytes(sign(parent.statement, exported.keys["stranger"]))
+        assert "model:models/dr.onnx:site-a:parent" in closing(answer(exported))
+
+    def test_that_says_something_else(self, exported):
+        """The exported file's certificate claims a cost that the parent's does not have."""
+        parent, _ = exported.judge({"dr.pth": b"weights of the first model"})
+        model = model_facts({"dr.onnx": b"graph"}) | {"parent": reference(make_statement(parent))}
+        made = replace(parent, model=model, training={**parent.training, "spend": {"usd": 1.0}})
+        exported.certify("certificates/exported", made, None)
+        assert of(answer(exported), "parent").status == "REFUSED"
 
 
 class TestWhatDoesNotCount:
