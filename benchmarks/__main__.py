@@ -9,6 +9,7 @@ NAMES = {
     "bootstrap": "intervals of 33 metrics against scikit-learn, SciPy and confidenceinterval",
     "brier-error": "simulated misses of the upper end of a Brier score",
     "evaluate-large": "a million images through drgate evaluate, in a minute and 2 GB",
+    "gate": "drgate gate on a repository, in 1 s, and 3 s with every number recomputed",
     "gate-error": "simulated false-pass rate of the clustered gate over many designs",
     "kills": "a run killed at 25 random moments and resumed, against the same run left alone",
     "paired-error": "simulated false non-inferiority of compare, against the patient bootstrap",

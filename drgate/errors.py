@@ -19,6 +19,14 @@ class UsageError(DrgateError):
     """Arguments that do not go together."""
 
 
+class RepositoryError(DrgateError):
+    """A Git repository that does not give what the gate must read."""
+
+
+class PolicyError(DrgateError):
+    """A policy that is not valid, or that names what cannot be used."""
+
+
 class ManifestError(DrgateError):
     """A list of images and grades that cannot be used."""
 
@@ -57,3 +65,15 @@ class NotCertified(DrgateError):
     def __init__(self, message: str, *, exit_code: int) -> None:
         super().__init__(message)
         self.exit_code = exit_code  # type: ignore[misc]
+
+
+def visible(text: object) -> str:
+    r"""Text in which every character that does not print (control, direction override, lone surrogate) is spelt out.
+
+    >>> visible("eye\x00\n.jpg")
+    'eye\\x00\\n.jpg'
+    """
+    return "".join(
+        char if char.isprintable() or char in "\u00a0\u202f" else char.encode("unicode_escape").decode()
+        for char in str(text)
+    )

@@ -209,21 +209,25 @@ def parse_private_key(pem: bytes, passphrase: bytes | None, origin: str) -> Priv
 
 
 def load_public_key(path: Path) -> PublicKey:
-    """Read a public key from a PEM file.
+    """Read a public key from a PEM file; see `parse_public_key`."""
+    return parse_public_key(_read(path, _EXPECTED_PUBLIC), str(path))
+
+
+def parse_public_key(pem: bytes, origin: str) -> PublicKey:
+    """The public key in PEM bytes; `origin` names them in messages.
 
     Raises CertificateError: no key, a private one, one of another kind or curve.
     """
-    pem = _read(path, _EXPECTED_PUBLIC)
     if b"PRIVATE KEY" in pem:
         raise CertificateError(
-            f"{path} holds a private key, which never leaves its owner; expected {_EXPECTED_PUBLIC}."
+            f"{origin} holds a private key, which never leaves its owner; expected {_EXPECTED_PUBLIC}."
         )
     try:
         key = serialization.load_pem_public_key(pem)
     except (ValueError, UnsupportedAlgorithm) as problem:
-        raise CertificateError(f"{path} holds no key that can be read; expected {_EXPECTED_PUBLIC}.") from problem
+        raise CertificateError(f"{origin} holds no key that can be read; expected {_EXPECTED_PUBLIC}.") from problem
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
-        raise CertificateError(f"{path} is a key of another kind; expected {_EXPECTED_PUBLIC}.")
+        raise CertificateError(f"{origin} is a key of another kind; expected {_EXPECTED_PUBLIC}.")
     return _public(key)
 
 

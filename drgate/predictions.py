@@ -110,7 +110,8 @@ def load_predictions(path: Path | str, operating_point: OperatingPoint | None = 
     """
     path = Path(path)
     table = read_table(path, _EXPECTED, PredictionsError)
-    provenance = _provenance(path)
+    _refuse_nan(path)
+    provenance = read_provenance(path)
     rows = provenance.pop("rows", None)
     predictions = _checked(table, path, provenance, operating_point)
     if provenance and rows != predictions.digest:
@@ -139,19 +140,14 @@ def write_predictions(predictions: Predictions, path: Path) -> None:
         pq.write_table(arrow.replace_schema_metadata(metadata), temporary)
 
 
-def _provenance(path: Path) -> dict[str, Any]:
+def read_provenance(path: Path) -> dict[str, Any]:
+    """What a table says of its model and images, as yet unproven: `rows` is the digest that its rows must have.
+
+    Empty for a table that `score` did not write. Raises PredictionsError where it is damaged.
+    """
     if path.suffix.lower() not in {".parquet", ".pq"}:
         return {}
-    schema = pq.read_schema(path)
-    for name in PROBABILITIES:  # pandas shows an absent cell and a literal NaN alike; only the first is an answer
-        if name in schema.names and pa.types.is_floating(schema.field(name).type):
-            column = pq.read_table(path, columns=[name])[name]
-            if pc.any(pc.is_nan(column)).as_py():
-                row = pc.index(pc.is_nan(column), True).as_py()
-                raise PredictionsError(
-                    f"{row_name(path, row)}: {name} is NaN; expected a probability or an empty cell."
-                )
-    text = (schema.metadata or {}).get(_METADATA_KEY, b"{}")
+    text = (pq.read_schema(path).metadata or {}).get(_METADATA_KEY, b"{}")
     try:
         provenance = json.loads(text)
     except ValueError as problem:
@@ -159,6 +155,19 @@ def _provenance(path: Path) -> dict[str, Any]:
     if not isinstance(provenance, dict):
         raise PredictionsError(f"{path}: its provenance is not an object; score the model again.")
     return provenance
+
+
+def _refuse_nan(path: Path) -> None:
+    """Pandas shows an absent cell and a literal NaN alike; only the first is an answer."""
+    if path.suffix.lower() not in {".parquet", ".pq"}:
+        return
+    schema = pq.read_schema(path)
+    floating = [n for n in PROBABILITIES if n in schema.names and pa.types.is_floating(schema.field(n).type)]
+    table = pq.read_table(path, columns=floating)
+    for name in floating:
+        if pc.any(pc.is_nan(table[name])).as_py():
+            row = pc.index(pc.is_nan(table[name]), True).as_py()
+            raise PredictionsError(f"{row_name(path, row)}: {name} is NaN; expected a probability or an empty cell.")
 
 
 def column_bytes(name: str, column: pd.Series[Any]) -> bytes:

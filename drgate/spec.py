@@ -24,7 +24,7 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from drgate.errors import SpecError
+from drgate.errors import DrgateError, SpecError
 from drgate.files import canonical_json
 from drgate.scale import GRADES, GROUPS
 
@@ -676,14 +676,20 @@ def load_spec(name: str | Path) -> GateSpec:
     version of a checklist that ships, but not its content: a certificate names its checklist by these.
     """
     spec = read_spec(name)
-    if str(name) not in shipped() and spec.name in shipped():
+    if str(name) not in shipped():
+        refuse_impostor(spec, str(name))
+    return spec
+
+
+def refuse_impostor(spec: GateSpec, origin: str) -> None:
+    """Raise SpecError for a spec with the name and version of one that ships, but not its content."""
+    if spec.name in shipped():
         ours = read_spec(spec.name)
         if ours.version == spec.version and ours.digest != spec.digest:
             raise SpecError(
-                f"{name} calls itself {spec.name} version {spec.version} and is not the checklist of that name that "
-                f"ships (drgate spec diff {spec.name} {name} says where); raise its version, or rename it."
+                f"{origin} calls itself {spec.name} version {spec.version} and is not the checklist of that name that "
+                f"ships (drgate spec diff {spec.name} {origin} says where); raise its version, or rename it."
             )
-    return spec
 
 
 def read_spec(name: str | Path) -> GateSpec:
@@ -702,6 +708,11 @@ def read_spec(name: str | Path) -> GateSpec:
 
 def parse_yaml(data: bytes, origin: str) -> GateSpec:
     """The spec in YAML bytes; `origin` names it in messages."""
+    return parse_spec(plain_yaml(data, origin, "a checklist", SpecError), origin)
+
+
+def plain_yaml(data: bytes, origin: str, what: str, error: type[DrgateError]) -> Any:
+    """The plain values in YAML bytes; `error` for anchors, merged keys and deep nesting, which grow without bound."""
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
     from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent, NodeEvent, ScalarEvent
@@ -711,16 +722,15 @@ def parse_yaml(data: bytes, origin: str) -> GateSpec:
     try:
         for event in yaml.parse(io.BytesIO(data)):
             if (isinstance(event, NodeEvent) and event.anchor is not None) or isinstance(event, AliasEvent):
-                raise SpecError(f"{origin} uses YAML anchors; a checklist is written out.")
+                raise error(f"{origin} uses YAML anchors; {what} is written out.")
             if isinstance(event, ScalarEvent) and event.value == "<<" and event.style is None:
-                raise SpecError(f"{origin} merges keys with <<; a checklist is written out.")
+                raise error(f"{origin} merges keys with <<; {what} is written out.")
             depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
             if depth > MAX_DEPTH:
-                raise SpecError(f"{origin} is nested more than {MAX_DEPTH} deep: that is not a checklist.")
-        content = YAML(typ="safe", pure=True).load(io.BytesIO(data))
+                raise error(f"{origin} is nested more than {MAX_DEPTH} deep: that is not {what}.")
+        return YAML(typ="safe", pure=True).load(io.BytesIO(data))
     except (YAMLError, ValueError, RecursionError) as problem:
-        raise SpecError(f"{origin} is not valid YAML: {_one_line(problem)}") from problem
-    return parse_spec(content, origin)
+        raise error(f"{origin} is not valid YAML: {_one_line(problem)}") from problem
 
 
 def parse_spec(content: object, origin: str) -> GateSpec:

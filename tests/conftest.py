@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ os.environ["DRGATE_CACHE"] = "none"  # no test reads or leaves pictures in the u
 settings.register_profile("drgate", derandomize=True, deadline=None)
 settings.load_profile("drgate")
 
+CHROMIUM = Path("/usr/bin/chromium")
 REAL_DATA = Path(__file__).parents[2] / "shared" / "data"
 
 
@@ -108,3 +110,18 @@ def photographs(tmp_path: Path) -> Callable[..., Path]:
         return tmp_path / folder
 
     return write
+
+
+@pytest.fixture
+def browser() -> Iterator[Any]:
+    """Debian's Chromium, without a network."""
+    if not CHROMIUM.exists():
+        pytest.skip(
+            f"there is no {CHROMIUM}; the page is tested in a browser where it is installed (apt install chromium)"
+        )
+    api = pytest.importorskip("playwright.sync_api")
+    arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    with api.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=str(CHROMIUM), args=arguments)
+        yield chromium
+        chromium.close()

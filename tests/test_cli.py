@@ -68,7 +68,22 @@ class TestLight:
 
 class TestHelp:
     @pytest.mark.parametrize(
-        "command", ["demo", "evaluate", "score", "verify", "export", "report", "keygen", "sign", "spec", "spec show"]
+        "command",
+        [
+            "demo",
+            "evaluate",
+            "score",
+            "verify",
+            "export",
+            "gate",
+            "waive",
+            "history",
+            "report",
+            "keygen",
+            "sign",
+            "spec",
+            "spec show",
+        ],
     )
     def test_every_command_has_help_with_an_example(self, command: str, drgate: Run):
         ended = drgate(*command.split(), "--help")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 import xml.etree.ElementTree as ET
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -23,7 +23,6 @@ from drgate.report.figures import figures
 from drgate.report.sections import sections
 from tests.evaluations import whole_evaluation as evaluation
 
-CHROMIUM = Path("/usr/bin/chromium")
 HOSTILE = (
     "</script><script>window.hacked=1</script><img src=x onerror=window.hacked=1>|`a`**b**[c](http://example.invalid)"
     "[red]d[/red]\n\x00\x1b[31m\ud800\ufffe\u202e @everyone www.example.invalid {{ 7*7 }} &amp; \"' http://example.invalid"
@@ -477,21 +476,6 @@ class TestTerminal:
         terminal.render(evaluation(), Console(file=file, width=100))
         file.flush()
         assert b"x Fail" in file.buffer.getvalue()  # type: ignore[attr-defined]
-
-
-@pytest.fixture
-def browser() -> Iterator[Any]:
-    """Debian's Chromium, without a network."""
-    if not CHROMIUM.exists():
-        pytest.skip(
-            f"there is no {CHROMIUM}; the page is tested in a browser where it is installed (apt install chromium)"
-        )
-    api = pytest.importorskip("playwright.sync_api")
-    arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-    with api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=str(CHROMIUM), args=arguments)
-        yield chromium
-        chromium.close()
 
 
 @pytest.mark.parametrize("width", [1280, 760, 420, 390])

@@ -26,7 +26,23 @@ SHOWN_WARNINGS = 5
 
 def build() -> typer.Typer:
     """The `drgate` application with all its commands."""
-    from drgate.cli import compare, demo, evaluate, export, keygen, plan, report, score, sign, spec, tune, verify
+    from drgate.cli import (
+        compare,
+        demo,
+        evaluate,
+        export,
+        gate,
+        history,
+        keygen,
+        plan,
+        report,
+        score,
+        sign,
+        spec,
+        tune,
+        verify,
+        waive,
+    )
 
     app = typer.Typer(
         name="drgate",
@@ -39,7 +55,8 @@ def build() -> typer.Typer:
         pretty_exceptions_enable=False,
     )
     app.callback(invoke_without_command=True)(_version)
-    for module in (demo, plan, evaluate, score, compare, tune, verify, export, report, keygen, sign):
+    commands = (demo, plan, evaluate, score, compare, tune, verify, sign, gate, waive, history, export, report, keygen)
+    for module in commands:
         module.register(app)
     app.add_typer(spec.app, name="spec")
     return app

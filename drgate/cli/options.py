@@ -67,6 +67,20 @@ RevokedOption = Annotated[
         "--revoked", metavar="FILE", help="Keys and statements no longer believed: an id and a reason a line."
     ),
 ]
+PolicyOption = Annotated[
+    str | None,
+    typer.Option(
+        "--policy", metavar="FILE", help="Policy, from the root of the repository. [drgate.toml, or pyproject.toml]"
+    ),
+]
+BaseRefOption = Annotated[
+    str | None,
+    typer.Option(
+        "--base-ref",
+        metavar="REF",
+        help="Branch that is merged into, such as origin/main. [the target of the pull or merge request in CI]",
+    ),
+]
 WorkersOption = Annotated[
     int | None, typer.Option("--workers", min=0, help="Processes that decode images. [one a core]", show_default=False)
 ]
@@ -160,3 +174,17 @@ def _command_key(given: str | None, command: str | None, public_key: Path | None
     if shutil.which(words[0]) is None:  # told now, not after hours of scoring
         raise UsageError(f"--sign-command names {words[0]!r}, which is no program that can be run.")
     return CommandKey(load_public_key(public_key), tuple(words))
+
+
+def base_ref_of(given: str | None) -> str:
+    """The branch that is merged into: as given, else what GitHub or GitLab say of the request that is being tested.
+
+    Raises UsageError where nobody says: a guess could compare a change with itself.
+    """
+    target = os.environ.get("GITHUB_BASE_REF") or os.environ.get("CI_MERGE_REQUEST_TARGET_BRANCH_NAME")
+    if given or target:
+        return given or f"origin/{target}"
+    raise UsageError(
+        "Say what is merged into with --base-ref, such as origin/main (or HEAD: what is staged against what is "
+        "committed)."
+    )

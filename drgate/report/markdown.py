@@ -40,9 +40,9 @@ def render(evaluation: Evaluation, *, certificate: str | None = None) -> str:
         f"# {symbol} {escape(words.verdict_word(evaluation))}",
         f"**{escape(words.headline(evaluation))}**",
         escape(words.signature(certificate)),
-        _bullets(f"{label}: {escape(text)}" for label, text in words.summary(evaluation)),
+        bullets(f"{label}: {escape(text)}" for label, text in words.summary(evaluation)),
         "## Checklist",
-        _table(
+        grid(
             [
                 "Outcome",
                 "Criterion",
@@ -71,13 +71,13 @@ def render(evaluation: Evaluation, *, certificate: str | None = None) -> str:
         f"{line.symbol} **{escape(line.title)}: {line.outcome.lower()}** ({line.advice}). {escape(line.reason)}"
         for line in words.unmet(evaluation)
     ]
-    parts += ["## Reasons", _bullets(reasons)] if reasons else []
+    parts += ["## Reasons", bullets(reasons)] if reasons else []
     parts += (
-        ["## To be read with the verdict", _bullets(map(escape, evaluation.page_one))] if evaluation.page_one else []
+        ["## To be read with the verdict", bullets(map(escape, evaluation.page_one))] if evaluation.page_one else []
     )
     parts += _flagged(evaluation)
-    parts += ["## What was judged", _bullets(f"{label}: {escape(text)}" for label, text in words.judged(evaluation))]
-    parts += ["## What this is no evidence for", _bullets(map(escape, NOT_EVIDENCE_FOR)), NOT_A_MEDICAL_DEVICE]
+    parts += ["## What was judged", bullets(f"{label}: {escape(text)}" for label, text in words.judged(evaluation))]
+    parts += ["## What this is no evidence for", bullets(map(escape, NOT_EVIDENCE_FOR)), NOT_A_MEDICAL_DEVICE]
     parts += [
         "## Confusion matrix",
         "Rows: the reference grade. Columns: what the model called it.",
@@ -88,7 +88,7 @@ def render(evaluation: Evaluation, *, certificate: str | None = None) -> str:
     parts += ["## All metrics", _metrics(evaluation)]
     parts += ["## Settings and digests"]
     for title, pairs in words.settings(evaluation):
-        parts += [f"### {title}", _bullets(f"{escape(label)}: {code(text)}" for label, text in pairs)]
+        parts += [f"### {title}", bullets(f"{escape(label)}: {code(text)}" for label, text in pairs)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -122,7 +122,7 @@ def _flagged(evaluation: Evaluation) -> list[str]:
         if room > 0:
             listed.append(f"{title} ({len(images)}): {', '.join(map(code, images[:room]))}")
         room -= len(images)
-    parts = [f"## Severe NPDR or PDR called below referable: {len(evaluation.flagged)}", _bullets(listed)]
+    parts = [f"## Severe NPDR or PDR called below referable: {len(evaluation.flagged)}", bullets(listed)]
     return [*parts, f"And {-room} more, in evaluation.json."] if room < 0 else parts
 
 
@@ -130,13 +130,13 @@ def _section(section: Section) -> list[str]:
     parts = [f"## {escape(section.title)}", *map(escape, section.text)]
     for table in section.tables:
         rows = [[_cell(cell) for cell in row] for row in table.rows[:ROWS_AT_MOST]]
-        drawn = [_table(table.header, rows)]
+        drawn = [grid(table.header, rows)]
         if len(table.rows) > ROWS_AT_MOST:
             drawn.append(f"And {len(table.rows) - ROWS_AT_MOST} more, in report.html and evaluation.json.")
         if table.folded:
             drawn = [f"<details><summary>{html.escape(table.folded)}</summary>", *drawn, "</details>"]
         parts += drawn
-    return [*parts, _bullets(map(escape, section.notes))] if section.notes else parts
+    return [*parts, bullets(map(escape, section.notes))] if section.notes else parts
 
 
 def _cell(cell: Cell) -> str:
@@ -150,7 +150,7 @@ def _matrix(evaluation: Evaluation) -> str:
         [title, *map(str, counts), str(refused), str(sum(counts) + refused)]
         for title, counts, refused in zip(TITLES, evaluation.confusion_matrix, evaluation.no_output, strict=True)
     ]
-    return _table(["Reference grade", *TITLES, "No output", "All"], rows)
+    return grid(["Reference grade", *TITLES, "No output", "All"], rows)
 
 
 def _metrics(evaluation: Evaluation) -> str:
@@ -174,14 +174,16 @@ def _metrics(evaluation: Evaluation) -> str:
                     metric.design_effect,
                 ]
             )
-    return _table(header, rows)
+    return grid(header, rows)
 
 
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def grid(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table of escaped cells."""
     body = [[escape(cell) for cell in row] for row in rows]
     rule = ["---"] * len(header)
     return "\n".join(f"| {' | '.join(row)} |" for row in ([*map(escape, header)], rule, *body))
 
 
-def _bullets(items: Iterable[str]) -> str:
+def bullets(items: Iterable[str]) -> str:
+    """A list of items that are Markdown already."""
     return "\n".join(f"- {item}" for item in items)

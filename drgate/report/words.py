@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 from drgate.certificate import expiry, lineage
+from drgate.errors import visible as visible  # every format shows text through it
 from drgate.evaluation import CriterionResult, Estimate, Evaluation, Metric, NotEstimable, Status
 from drgate.scale import GRADES, GROUP_TITLES, TITLES
 from drgate.spec import RULE_WORDS, parse_id
@@ -137,18 +138,6 @@ class MetricLine:
     design_effect: str = ""
     expected: str = ""
     reason: str = ""
-
-
-def visible(text: object) -> str:
-    r"""Text in which every character that does not print (control, direction override, lone surrogate) is spelt out.
-
-    >>> visible("eye\x00\n.jpg")
-    'eye\\x00\\n.jpg'
-    """
-    return "".join(
-        char if char.isprintable() or char in "\u00a0\u202f" else char.encode("unicode_escape").decode()
-        for char in str(text)
-    )
 
 
 def headline(evaluation: Evaluation) -> str:

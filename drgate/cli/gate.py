@@ -1,0 +1,73 @@
+"""`drgate gate`: may this change be merged?"""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import redirect_stdout
+from io import StringIO
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from drgate.cli.options import BaseRefOption, Format, FormatOption, PolicyOption, QuietOption, base_ref_of, emit
+
+HELP = """Say whether what is staged may be merged, by the policy on the base branch.
+
+Every model that the policy names must have a certificate that counts: signed by those who must, by the policy's
+checklist, on its test sets, not older than it allows where the model changed, every number recomputed. Nothing in the
+rules may become weaker without a signed waiver. Needs no weights, no torch, no network. See docs/gate.md.
+
+Exit code 0 open, 1 something failed, 3 evidence is missing, 2 something is not what it claims to be; all but 0 is
+closed.
+
+\b
+Examples:
+  drgate gate --base-ref origin/main --junit gate.xml
+  drgate gate --base-ref HEAD                      (before a commit: what is staged against what is committed)
+"""
+
+
+def register(app: typer.Typer) -> None:
+    app.command("gate", help=HELP, short_help="May this change be merged?")(command)
+
+
+def command(
+    policy: PolicyOption = None,
+    base_ref: BaseRefOption = None,
+    junit: Annotated[
+        Path | None, typer.Option("--junit", metavar="FILE", help="Write JUnit XML: a case a criterion and model.")
+    ] = None,
+    comment: Annotated[
+        Path | None, typer.Option("--comment", metavar="FILE", help="Write Markdown, as a comment on a pull request.")
+    ] = None,
+    format: FormatOption = Format.human,
+    quiet: QuietOption = False,
+) -> int:
+    from drgate.files import write_atomically
+    from drgate.gate import gate
+    from drgate.report import gate as drawn
+
+    # For tables of some thousand rows the threads of a linear algebra library cost more than they bring.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    report = gate(Path(), base_ref=base_ref_of(base_ref), policy=policy)
+    if junit is not None:
+        write_atomically(junit, drawn.junit(report).encode())
+    if comment is not None:
+        write_atomically(comment, drawn.markdown(report).encode())
+    if os.environ.get("GITHUB_ACTIONS") != "true":
+        emit(report.to_json(), lambda screen: drawn.render(report, screen), format, quiet)
+        return report.exit_code
+    # A runner takes lines of either stream for commands; a proposed file name must not be one.
+    with redirect_stdout(StringIO()) as caught:
+        emit(report.to_json(), lambda screen: drawn.render(report, screen), format, quiet)
+    sys.stdout.write(drawn.defanged(caught.getvalue(), json=format is Format.json))
+    sys.stdout.flush()
+    sys.stderr.write("".join(f"{line}\n" for line in drawn.workflow_commands(report)))
+    if path := os.environ.get("GITHUB_STEP_SUMMARY"):
+        summary = Path(path)
+        room = drawn.SUMMARY_BYTES - (summary.stat().st_size if summary.is_file() else 0)
+        with summary.open("a", encoding="utf-8") as handle:
+            handle.write(drawn.markdown(report, limit=room))
+    return report.exit_code

@@ -1,0 +1,50 @@
+"""`drgate history`: which model passed what, when, on which look, signed by whom."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from drgate.cli.options import Format, FormatOption, QuietOption, emit, tell
+
+HELP = """List the certificates below a folder: which model passed what, when, on which look, and signed by whom.
+
+\b
+Examples:
+  drgate history certificates --key keys/clinical.pub
+  drgate history certificates --out history.html
+"""
+
+
+def register(app: typer.Typer) -> None:
+    app.command("history", help=HELP, short_help="Which model passed what, when, and signed by whom?")(command)
+
+
+def command(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder of certificates.")],
+    key: Annotated[
+        list[Path] | None,
+        typer.Option("--key", metavar="PUB", help="Public key that you trust (several times for several)."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="Write a page with the trend of every line (HTML).")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the file of --out.")] = False,
+    format: FormatOption = Format.human,
+    quiet: QuietOption = False,
+) -> int:
+    from drgate.files import refuse_existing, write_atomically
+    from drgate.history import read_history
+    from drgate.keys import load_public_key
+    from drgate.report import history_page
+
+    if out is not None and not force:
+        refuse_existing(out, "choose another name with --out, or --force to replace it")
+    history = read_history(folder, trusted=[load_public_key(path) for path in key or ()])
+    if out is not None:
+        write_atomically(out, history_page.html(history).encode())
+        tell(f"Wrote {out}.", quiet)
+    emit(history.to_json(), lambda console: history_page.render(history, console), format, quiet)
+    return 0

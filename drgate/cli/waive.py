@@ -1,0 +1,82 @@
+"""`drgate waive`: sign that one named thing shall not close the gate, until a date."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from drgate.cli.options import (
+    BaseRefOption,
+    Format,
+    FormatOption,
+    KeyOption,
+    PolicyOption,
+    PublicKeyOption,
+    QuietOption,
+    SignCommandOption,
+    base_ref_of,
+    emit,
+    signing_key,
+    tell,
+)
+
+HELP = """Waive findings of the gate: sign what is waived, why, in which role, and until when.
+
+The ids are those that drgate gate shows. What is waived stays visible as waived for ever, and is never shown as passed.
+The waiver counts where a key signs it that the base branch's policy trusts for that role, once the file is staged, and
+until it expires. Where the policy asks for several roles, each writes one.
+
+\b
+Example:
+  drgate waive spec:sensitivity:pdr --base-ref origin/main --role clinical --key keys/clinical.pem \\
+               --expires 2026-12-31 --reason "Bridging until site B has graded its second hundred PDR eyes."
+"""
+
+
+def register(app: typer.Typer) -> None:
+    app.command("waive", help=HELP, short_help="Sign that one named thing shall not close the gate, until a date.")(
+        command
+    )
+
+
+def command(
+    ids: Annotated[list[str], typer.Argument(metavar="ID...", help="What is waived, as drgate gate names it.")],
+    reason: Annotated[str, typer.Option("--reason", help="Why; shown wherever the waiver is.")],
+    role: Annotated[str, typer.Option("--role", help="Role in which you sign, as the policy names it.")],
+    expires: Annotated[str, typer.Option("--expires", metavar="YYYY-MM-DD", help="The day it ends (UTC).")],
+    key: KeyOption = None,
+    sign_command: SignCommandOption = None,
+    public_key: PublicKeyOption = None,
+    policy: PolicyOption = None,
+    base_ref: BaseRefOption = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="[in the policy's folder of waivers]")
+    ] = None,
+    format: FormatOption = Format.human,
+    quiet: QuietOption = False,
+) -> int:
+    from datetime import UTC, datetime
+
+    from drgate.errors import UsageError
+    from drgate.files import refuse_existing, write_atomically
+    from drgate.gate import covers, gate, waivers_folder
+    from drgate.waiver import make_waiver
+
+    signer = signing_key(key, sign_command, public_key)
+    if signer is None:
+        raise UsageError("Nothing signs: give --key KEY (or DRGATE_KEY), or --sign-command CMD with --public-key PUB.")
+    try:
+        until = datetime.strptime(expires, "%Y-%m-%d").replace(tzinfo=UTC)
+    except ValueError as problem:
+        raise UsageError(f"--expires is {expires!r}; expected a day, such as 2026-12-31.") from problem
+    base = base_ref_of(base_ref)
+    found = covers(gate(Path(), base_ref=base, policy=policy), ids)
+    waiver = make_waiver(found, reason=reason, role=role, issued=datetime.now(UTC), expires=until, key=signer)
+    path = out or waivers_folder(Path(), policy) / f"{waiver.digest[7:19]}.{role}.json"
+    refuse_existing(path, "give another name with --out")
+    write_atomically(path, waiver.to_bytes())
+    plain = {"file": str(path), "covers": [cover.id for cover in found], "keyid": signer.public.id}
+    emit(plain, lambda _: tell(f"Wrote {path}; it counts once it is staged (git add).", quiet), format, quiet)
+    return 0

@@ -1,0 +1,158 @@
+"""History: which model passed what, when, on which look, and signed by whom, over a folder of certificates.
+
+    history = read_history(Path("certificates"), trusted=[load_public_key(Path("keys/clinical.pub"))])
+    for record in history.records: ...           # by the time of their looks
+
+Several signatures over one statement are one record. What is no certificate is named, with the reason.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from drgate.certificate import MAX_BYTES, Certificate, Statement, read_certificate
+from drgate.errors import CertificateError, UsageError, visible
+from drgate.evaluation import CriterionResult, Verdict
+from drgate.keys import PublicKey
+from drgate.trust import signer
+
+MAX_FILES: Final = 100_000
+_BEGINNINGS: Final = (b'{"_type":', b'{"dsseEnvelope":')
+"""How the one form of a statement and that of a certificate begin; other files in the folder are not theirs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One statement.
+
+    files: where it lies, with each signature. model, digest: name and SHA-256 of the model's first file. test_set,
+    spec: names. time: of the look, ISO 8601 in UTC. look, allowed: its number, and of how many. signers: ids of the
+    keys that are named as its signers; vouched: those of them that are trusted and whose signature was verified.
+    """
+
+    files: tuple[str, ...]
+    model: str
+    digest: str
+    test_set: str
+    spec: str
+    verdict: Verdict
+    warned: bool
+    time: str
+    look: int
+    allowed: int
+    signers: tuple[str, ...]
+    vouched: tuple[str, ...]
+    criteria: tuple[CriterionResult, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "files": list(self.files),
+            "model": self.model,
+            "digest": self.digest,
+            "test_set": self.test_set,
+            "spec": self.spec,
+            "verdict": self.verdict,
+            "warned": self.warned,
+            "time": self.time,
+            "look": self.look,
+            "allowed": self.allowed,
+            "signers": list(self.signers),
+            "vouched": list(self.vouched),
+            "criteria": [criterion.to_json() for criterion in self.criteria],
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """Records by time. useless: why files that begin like certificates are none. verified: trusted keys were given."""
+
+    folder: str
+    records: tuple[Record, ...]
+    useless: tuple[str, ...]
+    verified: bool
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "folder": self.folder,
+            "verified": self.verified,
+            "records": [record.to_json() for record in self.records],
+            "useless": list(self.useless),
+        }
+
+
+def read_history(folder: Path, *, trusted: Sequence[PublicKey] = ()) -> History:
+    """All certificates and statements below a folder; links are not followed out of it.
+
+    Raises UsageError where there is no such folder, or no certificate in it.
+    """
+    if not folder.is_dir():
+        raise UsageError(f"{folder} is not a folder; expected one that holds certificates.")
+    found: dict[bytes, list[tuple[str, Certificate | Statement]]] = {}
+    useless = []
+    for path in _files(folder):
+        try:
+            read = _read(path)
+        except CertificateError as problem:
+            useless.append(visible(problem))
+            continue
+        if read is not None:
+            statement = read.statement if isinstance(read, Certificate) else read
+            found.setdefault(statement.data, []).append((str(path.relative_to(folder)), read))
+    if not found:
+        more = f" The first file that looks like one: {useless[0]}" if useless else ""
+        raise UsageError(f"{folder} holds no certificate; drgate evaluate --key KEY writes one.{more}")
+    records = sorted((_record(group, trusted) for group in found.values()), key=lambda r: (r.time, r.model, r.digest))
+    return History(visible(folder), tuple(records), tuple(useless), bool(trusted))
+
+
+def _files(folder: Path) -> list[Path]:
+    paths: list[Path] = []
+    for place, _, names in os.walk(folder, followlinks=False):
+        paths += [path for name in names if not (path := Path(place) / name).is_symlink() and path.is_file()]
+        if len(paths) > MAX_FILES:
+            raise UsageError(f"{folder} holds more than {MAX_FILES} files; name the folder of the certificates.")
+    return sorted(paths)
+
+
+def _read(path: Path) -> Certificate | Statement | None:
+    """A certificate or statement; None for a file of another kind."""
+    try:
+        with path.open("rb") as handle:
+            beginning = handle.read(max(map(len, _BEGINNINGS)))
+    except OSError as problem:
+        raise CertificateError(f"{path} cannot be read ({problem.strerror}).") from problem
+    if not beginning.startswith(_BEGINNINGS):
+        if path.name.endswith("certificate.json"):
+            raise CertificateError(f"{path} is no certificate in the form that drgate writes.")
+        return None
+    if path.stat().st_size > MAX_BYTES:
+        raise CertificateError(f"{path} is larger than {MAX_BYTES >> 20} MB; no certificate is.")
+    return read_certificate(path)
+
+
+def _record(group: Sequence[tuple[str, Certificate | Statement]], trusted: Sequence[PublicKey]) -> Record:
+    first = group[0][1]
+    statement = first.statement if isinstance(first, Certificate) else first
+    certificates = [read for _, read in group if isinstance(read, Certificate)]
+    evaluation = statement.evaluation
+    subject = statement.content["subject"][0]
+    data, spec, look = evaluation.data, evaluation.spec, evaluation.look
+    return Record(
+        files=tuple(visible(name) for name, _ in group),
+        model=visible(evaluation.model.get("name") or subject["name"]),
+        digest=subject["digest"]["sha256"],
+        test_set=visible(data.get("name") or data["predictions_digest"]),
+        spec=visible(f"{spec['name']} version {spec['version']}"),
+        verdict=evaluation.verdict,
+        warned=bool(evaluation.warnings),
+        time=look["time"],
+        look=look["number"],
+        allowed=look["allowed"],
+        signers=tuple(sorted({one.key_id for one in certificates})),
+        vouched=tuple(sorted({one.key_id for one in certificates if signer(one, trusted) is not None})),
+        criteria=evaluation.criteria,
+    )
