@@ -137,6 +137,21 @@ class TestExactResume:
         assert on_disk["digests"][expected["tensor_digest"]] == expected["selected_epoch"]
         assert not list((runs / "cut").glob(".*"))
 
+    def test_between_the_last_evaluation_and_the_end(self, config, monkeypatch, tmp_path):
+        """What the last evaluation decided is decided again: no epoch is added."""
+        expected = train(config("alone"), quiet=True)
+
+        def gone(*_: Any) -> None:
+            raise Cut
+
+        with monkeypatch.context() as patched:
+            patched.setattr(trainer.record.RunRecord, "end", gone)
+            with pytest.raises(Cut):
+                train(config("cut"), again="to be cut", quiet=True)
+        record = train(config("cut"), resume=True, quiet=True)
+        assert untimed(record["history"]) == untimed(expected["history"])
+        assert (record["status"], record["reason"]) == (expected["status"], expected["reason"])
+
     def test_before_the_first_state_was_written(self, config, monkeypatch, tmp_path):
         """A kill as early as that: the run begins again in its folder, and is the run that was left alone."""
         expected = train(config("alone"), quiet=True)

@@ -395,6 +395,12 @@ class _Run:
 
     def _epochs(self, training: ImageSet, validation: ImageSet) -> Stop:
         config = self.config
+        history = self.record.table["history"]
+        if self.step == 0 and history and history[-1]["epoch"] == self.epoch:
+            # A kill may have come between the last evaluation and what follows from it.
+            over = ruling(history, config, self.origin.inherited)
+            if over is not None:
+                return over
         while True:
             epoch = self.epoch + 1
             began = time.monotonic()
