@@ -20,7 +20,7 @@ from drgate.errors import CheckpointError, DrgateError, TrainingError, UsageErro
 from drgate.files import sha256_file
 from drgate.record import read_record
 from drgate.vision.base import resolve_base
-from drgate.vision.checkpoint import load_checkpoint, load_training_state, save_checkpoint
+from drgate.vision.checkpoint import TrainingState, load_checkpoint, load_training_state, save_checkpoint
 from trainer.cli import main
 from trainer.config import TrainingConfig
 from trainer.origin import OlderStateWarning
@@ -367,6 +367,21 @@ class TestFromACheckpoint:
         source = tmp_path / "runs" / "parent" / "last.pth"
         with pytest.raises(DrgateError, match=words):
             train(config("b", **{"resume_from_checkpoint": str(source), "num_epochs": 20} | changes), quiet=True)
+
+    @pytest.mark.parametrize(
+        ("values", "words"),
+        [({"epoch": "5"}, "epoch"), ({"step": -1}, "step"), ({"inherited": [{"epoch": 1}]}, "val_accuracy"),
+         ({"scaler": None}, "scaler")],
+    )  # fmt: skip
+    def test_a_state_that_drtrain_did_not_write_is_refused(self, config, tmp_path, values, words):
+        """Digests that fit make no sense of nonsense: one sentence, no traceback."""
+        train(config("parent", num_epochs=1), quiet=True)
+        checkpoint, state = load_training_state(tmp_path / "runs" / "parent" / "last.pth")
+        assert state is not None
+        odd = TrainingState(state.values | values, state.tensors)
+        save_checkpoint(tmp_path / "odd.pth", checkpoint, state=odd)
+        with pytest.raises(CheckpointError, match=words):
+            train(config("b", num_epochs=20, resume_from_checkpoint=str(tmp_path / "odd.pth")), quiet=True)
 
     def test_another_architecture_is_refused(self, config, tmp_path):
         """The base model must be that of the checkpoint."""

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from drgate.errors import CheckpointError, TrainingError, UsageError
 from drgate.files import sha256_file
@@ -28,6 +29,48 @@ from trainer.fetch import fetch
 LAST: Final = "last.pth"
 PREVIOUS: Final = "previous.pth"
 BEST: Final = "best_model.pth"
+
+
+class _Loose(BaseModel):
+    model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
+
+
+class _Evaluation(_Loose):
+    epoch: int = Field(ge=1)
+    val_accuracy: float = Field(ge=0, le=1)
+
+
+class _OwnEvaluation(_Evaluation):
+    selectable: bool
+    val_loss: float
+    train_loss: float
+    n_val: int = Field(ge=1)
+    learning_rate: float
+    sensitivity: dict[str, dict[str, Any]]
+    specificity: dict[str, dict[str, Any]]
+
+
+class _Values(_Loose):
+    """What `TrainingState.values` holds."""
+
+    epoch: int = Field(ge=0)
+    step: int = Field(ge=0)
+    steps_per_epoch: int = Field(ge=1)
+    loss_sum: float
+    images_seen: int = Field(ge=0)
+    inherited: list[_Evaluation]
+    scaler: dict[str, Any]
+
+
+class _Table(_Loose):
+    """What a record holds that a run goes on from."""
+
+    history: list[_OwnEvaluation]
+    parameters: dict[str, Any]
+    spend: dict[str, Any]
+    selected_epoch: int | None
+    tensor_digest: str | None
+
 
 How = Literal["base", "init_from", "resume_from_checkpoint", "resume"]
 
@@ -190,6 +233,15 @@ def resumed(folder: Path) -> Origin | None:
 def _from_state(how: How, source: str, digest: str, checkpoint: Checkpoint, state: TrainingState) -> Origin:
     record = checkpoint.record or {}
     values = state.values
+    try:
+        _Values.model_validate(values)
+        _Table.model_validate(record)
+    except ValidationError as problem:
+        first = problem.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise CheckpointError(
+            f"{source}: its training state is not one that drtrain wrote ({where}: {first['msg']})."
+        ) from problem
     inherited: Sequence[Mapping[str, Any]] = values["inherited"]
     if how == "resume_from_checkpoint":
         inherited = [*inherited, *record.get("history", [])]
