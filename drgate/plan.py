@@ -406,11 +406,16 @@ def load_planned(path: Path, *, split: str = "test") -> Predictions:
     of a table need not exist.
     """
     table, about = _rows(path, split)
+    return planned(table, str(path), about)
+
+
+def planned(table: pd.DataFrame, origin: str, about: Mapping[str, Any] | None = None) -> Predictions:
+    """The rows of a manifest or of predictions as a test set to plan with: see `load_planned`."""
     if table["grade"].isna().all():
-        raise ManifestError(f"{path} has no reference grades; a plan counts patients by grade.")
+        raise ManifestError(f"{origin} has no reference grades; a plan counts patients by grade.")
     graded = table[~table["gradable"] | table["grade"].notna()]
     kept = graded.drop(columns=[name for name in (*PROBABILITIES, "predicted", "split") if name in graded.columns])
-    return make_predictions(kept.assign(predicted=graded["grade"]), str(path), about)
+    return make_predictions(kept.assign(predicted=graded["grade"]), origin, dict(about or {}))
 
 
 def _rows(path: Path, split: str) -> tuple[pd.DataFrame, dict[str, Any]]:

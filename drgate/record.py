@@ -282,7 +282,11 @@ def read_record(file: Path) -> dict[str, Any]:
                     after = event["epoch"]
                     table["history"] = [entry for entry in table["history"] if entry["epoch"] <= after]
                     table["digests"] = {name: at for name, at in table["digests"].items() if at <= after}
-                    table |= {"status": "running", "parameters": event.get("parameters", table.get("parameters"))}
+                    table["status"] = "running"
+                    for name in ("parameters", "selection_rule"):
+                        table[name] = event.get(name, table.get(name))
+                    if event.get("warm_start"):
+                        table["warm_starts"] = [*table.get("warm_starts", []), after]
                     table["spend"] = event["spend"]
                     table["resumes"] = [*table.get("resumes", []), event]
                 case "epoch":
@@ -311,7 +315,7 @@ def _selected(table: dict[str, Any], tensor_digest: str) -> int | None:
 
 def _evidence(table: dict[str, Any], selected: int) -> dict[str, Any]:
     try:
-        history = [_numbers(entry, _KEPT) for entry in table["history"]]
+        history = _between_warm_starts([_numbers(entry, _KEPT) for entry in table["history"]], table, selected)
         evidence = {
             "history": history,
             "selected_epoch": selected,
@@ -330,6 +334,14 @@ def _evidence(table: dict[str, Any], selected: int) -> dict[str, Any]:
     except (KeyError, TypeError, AttributeError, ValueError) as problem:
         raise RecordError(f"The training record is not one that drtrain wrote (no {problem}).") from problem
     return evidence
+
+
+def _between_warm_starts(history: list[dict[str, Any]], table: dict[str, Any], selected: int) -> list[dict[str, Any]]:
+    """The evaluations around the selected epoch that no warm start lies between: another schedule is another run."""
+    starts = [int(after) for after in table.get("warm_starts", [])]
+    first = max((after for after in starts if after < selected), default=0)
+    last = min((after for after in starts if after >= selected), default=math.inf)
+    return [entry for entry in history if first < entry["epoch"] <= last]
 
 
 def _older_evidence(table: dict[str, Any], selected: int, window: int) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import tiny
 import torch
 
 from drgate.errors import TrainingError, UsageError
-from drgate.record import read_record
+from drgate.record import read_record, training_evidence
 from drgate.vision.checkpoint import load_training_state
 from drgate.vision.processes import Processes
 from trainer.cli import main
@@ -124,8 +124,8 @@ class TestDryRun:
                       "can never pass", "No earlier attempt is known."):  # fmt: skip
             assert words in out
 
-    def test_what_was_tried_is_refused_before_anything_is_fetched(self, config, tmp_path, capfd):
-        """An identical attempt, proposed with a checkpoint that cannot be had: exit code 2, and --again is named."""
+    def test_what_was_tried_is_refused(self, config, tmp_path, capfd):
+        """An identical attempt: exit code 2, and --again is named."""
         first = config(num_epochs=1)
         train(first, quiet=True)
         twin = first.model_copy(update={"output_dir": str(tmp_path / "runs" / "b")})
@@ -204,3 +204,41 @@ class TestStops:
         assert epochs[:2] == [2, 3]
         assert all(epoch % 2 == 0 for epoch in epochs[2:])
         assert sum(epoch > record["selected_epoch"] for epoch in epochs) >= 5
+
+
+class TestAncestors:
+    def test_validation_patients_that_an_ancestor_was_trained_on_are_refused(self, config, tmp_path):
+        """Dealt by another seed, a child's validation patients were its parent's training patients."""
+        data = tiny.write_eyes(tmp_path / "d", train=10, val=0, test=0)
+        text = (data / "labels.csv").read_text()
+        (data / "labels.csv").write_text(text.replace(",split", "").replace(",train\n", "\n"))
+        train(config(dataset=str(data), num_epochs=1, seed=3), quiet=True)
+        parent = str(tmp_path / "runs" / "a" / "best_model.pth")
+        child = config(
+            dataset=str(data), num_epochs=1, seed=4, init_from=parent, output_dir=str(tmp_path / "runs" / "b")
+        )
+        with pytest.raises(TrainingError, match=r"was trained on \d+ of the (validation|test) patients"):
+            train(child, quiet=True)
+        assert train(child.model_copy(update={"seed": 3}), quiet=True)["lineage"]["training_sets"] == "known"
+
+
+class TestLikeness:
+    def test_a_data_set_corrected_in_place_is_another(self, config, tmp_path):
+        """The same name, another digest: the attempt is new."""
+        data = tiny.write_eyes(tmp_path / "d")
+        train(config(dataset=str(data), num_epochs=1), quiet=True)
+        tiny.eye(2, 77).save(data / "images" / "train-2-0.png")
+        second = config(dataset=str(data), num_epochs=1, output_dir=str(tmp_path / "runs" / "b"))
+        assert train(second, quiet=True)["status"] == "finished"
+
+    def test_a_falling_schedule_that_was_made_longer_on_the_way_is_another(self, config, tmp_path):
+        """Its rate rose again, so a fresh run of that length has other weights; and no window reaches across."""
+        train(config(num_epochs=1, scheduler="cosine"), quiet=True)
+        longer = train(config(num_epochs=8, scheduler="cosine"), resume=True, quiet=True)
+        assert longer["warm_starts"] == [6]
+        fresh = config(num_epochs=8, scheduler="cosine", output_dir=str(tmp_path / "runs" / "b"))
+        assert train(fresh, quiet=True)["status"] == "finished"
+        evidence = training_evidence(longer, tensor_digest=longer["tensor_digest"], folder=None)
+        epochs = [entry["epoch"] for entry in evidence["history"]]
+        assert longer["selected_epoch"] in epochs
+        assert epochs[-1] <= 6 or epochs[0] > 6

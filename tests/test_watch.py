@@ -130,12 +130,25 @@ class TestRuling:
 
     @pytest.mark.parametrize(
         "text", ["epoch 20", "epoch x: val_accuracy > 1", "epoch 5: recall > 0.5", "epoch 5: sensitivity:worst > 0.5",
-                 "epoch 0: val_accuracy > 0.5", "epoch 5: val_accuracy = 0.5", "epoch 5: val_accuracy > .5.5"],
+                 "epoch 0: val_accuracy > 0.5", "epoch 5: val_accuracy = 0.5", "epoch 5: val_accuracy > .5.5",
+                 "epoch 5000000: val_accuracy > 0.5"],
     )  # fmt: skip
     def test_what_is_no_decision_point_is_refused(self, text):
         """With an example of one."""
         with pytest.raises(UsageError, match=r"epoch 20: val_accuracy > 0\.82"):
             parse_decision(text)
+
+    @pytest.mark.parametrize("text", ["epoch 5: val_accuracy > 82", "epoch 5: sensitivity:pdr > 1e999"])
+    def test_a_share_above_one_is_a_forgotten_percent_sign(self, text):
+        """It would surely end a run that was paid for."""
+        with pytest.raises(UsageError, match="82%"):
+            parse_decision(text)
+
+    def test_a_decision_that_lies_behind_a_run_that_goes_on_is_not_asked(self):
+        """From epoch 7 on, a decision at epoch 3 was another run's."""
+        decided = config(decide="epoch 3: val_accuracy > 0.9")
+        assert ruling(history(0.5, first=8), decided, begins=7) is None
+        assert ruling(history(0.5, first=3), decided, begins=2).rule == "decision"
 
 
 class TestMoney:

@@ -44,6 +44,8 @@ class Proposal:
     """Digest, likewise."""
     parent: tuple[str, ...] = ()
     """Digests of the checkpoint it starts from: of the file, of its tensors."""
+    global_batch: int | None = None
+    """Images in an optimizer step, on all processes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +201,10 @@ def _likeness(
     untold += _parent_untold(ours, theirs)
     notes = _by_identity(proposal, attempt, ours, differing, untold)
     schedule = ours.get("scheduler")
+    if proposal.global_batch and attempt.global_batch and proposal.global_batch != attempt.global_batch:
+        differing["images in a step"] = (attempt.global_batch, proposal.global_batch)
+    if schedule in FALLING and any("num_epochs" in resume.get("changed", {}) for resume in attempt.resumes):
+        differing["num_epochs, changed on the way,"] = ("yes", "no")
     path = {name for name in differing if name not in LATER}
     warm_only = not path and schedule in FALLING and "num_epochs" in differing
     if schedule == "validation_plateau" and "validation_frequency" in differing:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import sys
 import typing
 from pathlib import Path
@@ -59,7 +60,8 @@ def command(
     from trainer.watch import exit_code
 
     record = train(parameters, resume=resume, again=again, runs=runs, quiet=quiet)
-    emit(record, lambda console: None, format, quiet)
+    if _first():
+        emit(record, lambda console: None, format, quiet)
     return exit_code(record.get("rule"))
 
 
@@ -71,14 +73,21 @@ def _dry_run(parameters: TrainingConfig, again: str | None, runs: Path | None, f
     with processes() as group:
         config = resolved(parameters, group)
         refuse_circles(by_name(config, runs), again, quiet=True)
-        report = preflight(prepare(config, group, resume=False, quiet=quiet), runs)
+        report = preflight(prepare(config, group, resume=False, runs=runs, quiet=quiet or not group.first), runs)
 
     def human(console: Console) -> None:
         for sentence in report.sentences():
             console.print(sentence, markup=False, highlight=False, soft_wrap=True)
 
-    emit(report.to_json(), human, format, quiet)
-    return 2 if report.circles.identical and again is None else 0
+    if _first():
+        emit(report.to_json(), human, format, quiet)
+    refuse_circles(report.circles, again, quiet=True)
+    return 0
+
+
+def _first() -> bool:
+    """Whether this is the process of the run that speaks."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _parameters_of(given: dict[str, Any], file: Path | None) -> dict[str, Any]:

@@ -60,8 +60,9 @@ class TrainingConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     dataset: str = Field(
+        min_length=1,
         description="Images and grades: a folder (labels.csv, split/grade/* or grade/*), a CSV or a Parquet file. "
-        "Without splits, patients are dealt to train, val and test by the seed."
+        "Without splits, patients are dealt to train, val and test by the seed.",
     )
     base: str = Field(
         "google/medsiglip-448", description="Vision tower to start from: embedded, a local folder, or a hub id."
@@ -70,7 +71,7 @@ class TrainingConfig(BaseModel):
         None, description="Folder of this run; it must not hold another. Default: runs/EXPERIMENT_NAME."
     )
     experiment_name: str = Field(
-        "run", min_length=1, pattern=r"^[\w.\-]+$", description="Name of the attempt in its record."
+        "run", min_length=1, pattern=r"^\w[\w.\-]*$", description="Name of the attempt in its record."
     )
     resume_from_checkpoint: str | None = Field(
         None,
@@ -100,7 +101,7 @@ class TrainingConfig(BaseModel):
         description="Learning rate after warm-up: constant, falling to zero over num_epochs, or cut when validation "
         "accuracy stays where it is.",
     )
-    scheduler_cycles: int = Field(3, ge=1, description="Falls of cosine_with_restarts over the run.")
+    scheduler_cycles: int = Field(3, ge=1, le=1000, description="Falls of cosine_with_restarts over the run.")
     scheduler_power: float = Field(2.0, gt=0, le=10, description="Exponent of polynomial; 1 is linear.")
     plateau_patience: int = Field(
         3, ge=1, description="Evaluations without a new best after which validation_plateau cuts the rate."
@@ -162,7 +163,9 @@ class TrainingConfig(BaseModel):
         None, gt=0, lt=1, description="Stop when validation accuracy lies further than this below the best so far."
     )
     usd_per_hour: float | None = Field(
-        None, ge=0, description="Price of the machine; without it the run's cost is unknown. A machine of one's own: 0."
+        None,
+        ge=0,
+        description="Price of all machines together; without it the cost is unknown. A machine of one's own: 0.",
     )
     budget_usd: float | None = Field(None, gt=0, description="Stop before this run has cost more.")
     project_budget_usd: float | None = Field(
@@ -194,6 +197,15 @@ class TrainingConfig(BaseModel):
     tracking_uri: str | None = Field(
         None, description="MLflow server or store. Default: MLFLOW_TRACKING_URI, else sqlite beside the runs."
     )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _plain(cls, value: Any) -> Any:
+        if isinstance(value, bool):
+            raise ValueError("true and false are no values of a parameter; write yes or no, or a number")
+        if isinstance(value, str) and not value.isprintable():
+            raise ValueError("it holds characters that do not print")
+        return value
 
     @field_validator("decide", mode="before")
     @classmethod

@@ -54,6 +54,8 @@ class Splits:
     """Where the data set had no splits of its own; `drgate evaluate` deals it again in the same way."""
     notes: list[str]
     """What was left out or assumed, in sentences."""
+    test: Manifest | None = None
+    """The rows that are locked; None where there are none, as where an owner keeps them elsewhere."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -110,7 +112,8 @@ def load_splits(dataset: str, *, seed: int) -> Splits:
             f"{dataset} has no training image of {' and '.join(empty)}: a model cannot learn a grade that it never"
             " sees."
         )
-    return Splits(train, val, dataset_digest, manifest.dealt_by_seed, notes)
+    test = manifest.select("test") if "test" in present else None
+    return Splits(train, val, dataset_digest, manifest.dealt_by_seed, notes, test)
 
 
 def _graded(manifest: Manifest, split: str, notes: list[str]) -> Manifest:

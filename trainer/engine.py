@@ -213,11 +213,20 @@ class Engine:
                     f" {tuple(parameter.shape)} here."
                 )
             found.setdefault(name, {})[key] = _placed(key, value, parameter)
+        towers = {name for name in self._parameters if name.startswith("backbone.")}
+        heads = self._parameters.keys() - towers
+        # All or none of the tower, which rests while it is frozen, and of the head.
+        if found and (heads - found.keys() or (towers & found.keys() and towers - found.keys())):
+            lacking = sorted((heads | towers) - found.keys())
+            raise TrainingError(f"The optimizer's state lacks {lacking[0]}: it is not whole.")
+        if not found and state.values["epoch"] + state.values["step"] > 0:
+            raise TrainingError("The training state holds nothing of the optimizer: it is not whole.")
         for name, values in found.items():
             if values.keys() != {"step", "exp_avg", "exp_avg_sq"}:
                 raise TrainingError(f"The optimizer's state of {name} lacks a part.")
             self.optimizer.state[self._parameters[name]] = values
-        self.scaler.load_state_dict(state.values["scaler"])
+        if state.values["scaler"]:  # empty where precision was not fp16: then the scale is found anew
+            self.scaler.load_state_dict(state.values["scaler"])
 
 
 def class_weights(config: TrainingConfig) -> Tensor:

@@ -145,6 +145,8 @@ class Attempt:
     resumes: tuple[Mapping[str, Any], ...] = ()
     """{"epoch": after which it went on, "changed": {parameter: [before, after]}}"""
     environment: Mapping[str, Any] = field(default_factory=dict)
+    global_batch: int | None = None
+    """Images in an optimizer step, on all processes."""
     origin: Origin | None = None
     folder: Path | None = None
 
@@ -333,6 +335,10 @@ def this_process() -> dict[str, Any]:
     return {"host": platform.node(), "pid": os.getpid(), "began": _began(os.getpid())}
 
 
+class LedgerWarning(UserWarning):
+    """A folder holds a record that cannot be read, so that nobody knows what was tried there."""
+
+
 class _Reading:
     """A record as its lines are read."""
 
@@ -399,6 +405,7 @@ class _Reading:
             baseline=bool(start.get("baseline")),
             resumes=tuple(self.resumes),
             environment=start.get("environment") or {},
+            global_batch=(start.get("processes") or {}).get("global_batch"),
             origin=origin,
             folder=folder,
         )

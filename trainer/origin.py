@@ -55,7 +55,7 @@ class _Values(_Loose):
 
     epoch: int = Field(ge=0)
     step: int = Field(ge=0)
-    steps_per_epoch: int = Field(ge=1)
+    order: dict[str, Any]
     loss_sum: float
     images_seen: int = Field(ge=0)
     inherited: list[_Evaluation]
@@ -101,7 +101,8 @@ class Origin:
     def notes(self) -> tuple[str, ...]:
         """What the checkpoint lacks, in sentences."""
         record = self.checkpoint.record if self.checkpoint is not None else None
-        return tuple((record or {}).get("lacks", ()))
+        lacks = (record or {}).get("lacks")
+        return tuple(str(sentence) for sentence in lacks) if isinstance(lacks, list) else ()
 
     def build(self, config: TrainingConfig, base: Base) -> GradingModel:
         """The network before the first step of this run.
@@ -169,8 +170,8 @@ class Origin:
         """Those that the checkpoint's run had; empty where they are not known."""
         if self.checkpoint is None:
             return {}
-        record = self.checkpoint.record or {}
-        return dict(record.get("parameters") or self.checkpoint.training_config)
+        known = (self.checkpoint.record or {}).get("parameters")
+        return known if isinstance(known, dict) else self.checkpoint.training_config
 
 
 def find_origin(config: TrainingConfig, base: Base) -> Origin:
@@ -185,14 +186,16 @@ def find_origin(config: TrainingConfig, base: Base) -> Origin:
     how: How = "init_from" if config.init_from else "resume_from_checkpoint"
     file = fetch(named)
     digest = sha256_file(file) if file.is_file() else ""
-    checkpoint = load_any_checkpoint(file, base, alpha=config.lora_alpha)
+    # An older file does not hold its alpha: what was asked for, else twice its rank.
+    alpha = config.lora_alpha if "lora_alpha" in config.model_fields_set else None
+    checkpoint = load_any_checkpoint(file, base, alpha=alpha)
     record = checkpoint.record or {}
     if how == "init_from":
         return Origin(how, named, digest, checkpoint, restored="its weights alone; epochs count from 1")
     if record.get("format") == OLDER:
         return Origin(
-            how, named, digest, checkpoint, None, checkpoint.epoch, tuple(record.get("history", ())),
-            f"weights, epoch and history of a checkpoint in the older layout. {record['starts_anew']}",
+            how, named, digest, checkpoint, None, checkpoint.epoch, tuple(record["history"]),
+            f"weights, epoch and history of a checkpoint in the older layout. {record.get('starts_anew', '')}",
         )  # fmt: skip
     _, state = load_training_state(file)
     if state is None:

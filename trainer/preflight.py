@@ -11,6 +11,7 @@ from __future__ import annotations
 import resource
 import sys
 import time
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,12 +21,12 @@ import numpy as np
 import torch
 
 from drgate.errors import DrgateError
-from drgate.plan import load_planned, plan
+from drgate.plan import plan, planned
 from trainer.circles import CircleReport, Proposal, compare
 from trainer.config import ONLY_WITH, TrainingConfig
 from trainer.data import ImageSet, prepare_image
 from trainer.engine import Engine
-from trainer.ledger import Attempt, read_ledger
+from trainer.ledger import Attempt, LedgerWarning, read_ledger
 from trainer.watch import EVALUATIONS_AFTER_BEST, duration, parse_decision
 
 if TYPE_CHECKING:
@@ -117,10 +118,15 @@ def preflight(ready: Ready, runs: Path | None = None) -> Preflight:
     Nothing is written. Raises DrgateError where an image does not decode or the network does not fit.
     """
     never, power, unplanned = _planned(ready)
+    measured = _measure(ready)
+    said = findings(ready)
+    budget = ready.config.budget_usd
+    if budget is not None and measured.usd is not None and measured.usd > budget:
+        said = (*said, f"budget_usd {budget:g} ends the run before its last epoch: all of it costs {measured.usd:.2f}.")
     return Preflight(
         parameters=ready.config.model_dump(mode="json"),
-        findings=findings(ready),
-        measured=_measure(ready),
+        findings=said,
+        measured=measured,
         never=never,
         power=power,
         unplanned=unplanned,
@@ -139,6 +145,7 @@ def earlier_attempts(ready: Ready, runs: Path | None = None) -> CircleReport:
             dataset=ready.splits.dataset_digest,
             base=ready.base.digest,
             parent=() if origin.checkpoint is None else (origin.sha256, origin.checkpoint.tensor_digest),
+            global_batch=ready.global_batch,
         ),
         known_attempts(ready.folder, runs),
     )
@@ -147,9 +154,11 @@ def earlier_attempts(ready: Ready, runs: Path | None = None) -> CircleReport:
 def known_attempts(folder: Path, runs: Path | None = None) -> list[Attempt]:
     """Those beside a run's folder, or in `runs`, without the run itself."""
     beside = folder.resolve().parent
-    found = read_ledger(beside if runs is None else runs).attempts
+    ledger = read_ledger(beside if runs is None else runs)
+    for sentence in ledger.warnings:
+        warnings.warn(sentence, LedgerWarning, stacklevel=2)
     own = runs is None or runs.resolve() == beside
-    return [attempt for attempt in found if not (own and attempt.name == folder.name)]
+    return [attempt for attempt in ledger.attempts if not (own and attempt.name == folder.name)]
 
 
 def findings(ready: Ready) -> tuple[str, ...]:
@@ -157,15 +166,18 @@ def findings(ready: Ready) -> tuple[str, ...]:
     config, first = ready.config, ready.origin.epochs + 1
     usual = {name: field.default for name, field in TrainingConfig.model_fields.items()}
     last = config.num_epochs
-    evaluations = last // config.validation_frequency - (first - 1) // config.validation_frequency
+    before = max(first, config.select_from_epoch) - 1
+    evaluations = last // config.validation_frequency - before // config.validation_frequency
     found = [
         f"{name} acts only with {other} {' or '.join(values)}; here it is {getattr(config, other)}."
         for name, (other, values) in ONLY_WITH.items()
         if getattr(config, name) != usual[name] and getattr(config, other) not in values
     ]
-    if config.patience >= evaluations:
+    waits = max(config.patience, EVALUATIONS_AFTER_BEST)
+    if waits >= evaluations:
+        few = "" if waits == config.patience else f", which is never less than {waits},"
         found.append(
-            f"patience {config.patience} cannot stop this run: it has {evaluations} evaluations to choose from."
+            f"patience {config.patience}{few} cannot stop this run: it has {evaluations} evaluations to choose from."
         )
     if config.warmup_epochs >= last:
         found.append(
@@ -270,11 +282,12 @@ def _peak() -> int:
 
 
 def _planned(ready: Ready) -> tuple[tuple[str, ...], float | None, str]:
+    test = ready.splits.test
+    if test is None:
+        return (), None, f"{ready.config.dataset} has no test split."
     try:
-        found = plan(ready.spec, data=load_planned(Path(ready.config.dataset)))
+        found = plan(ready.spec, data=planned(test.table, str(test.origin)))
     except DrgateError as problem:
         return (), None, str(problem)
-    if ready.splits.dealt_by_seed is not None:
-        return (), None, f"{ready.config.dataset} has no splits, and its test images are dealt by the seed."
     required = {line.id for line in found.lines if line.required}
     return tuple(name for name in found.never if name in required), found.joint_here, ""

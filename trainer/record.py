@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -48,6 +49,7 @@ class RunRecord:
         facts: dict[str, Any],
         listeners: Sequence[Listener] = (),
         resumed: dict[str, Any] | None = None,
+        runs: Path | None = None,
         write: bool = True,
     ) -> None:
         """Write the `start` line, or the `resume` line of a run that goes on.
@@ -55,13 +57,15 @@ class RunRecord:
         folder: the run's own; it holds no run (`refuse_used`) unless one is resumed. started: `time.monotonic()` at the
         moment from which time costs money. facts: what is known before the first step, plain JSON values; of a resumed
         run only what belongs to the `resume` line (`epoch`, `step`, `changed`, `environment`, ...). listeners: told
-        each line. resumed: the table to go on from. write: whether lines reach the file, as one process's do.
+        each line. resumed: the table to go on from. runs: the other attempts, by default those beside. write: whether
+        lines reach the file, as one process's do.
         """
         self._file = folder / FILE
         self._started = started
         self._usd_per_hour = usd_per_hour
         self._listeners = listeners
         self._write = write
+        self._earlier = partial(earlier_spend, folder, runs)
         self._spoken = started
         if resumed is None:
             self._before = (0.0, 0.0 if usd_per_hour is not None else None)
@@ -76,7 +80,7 @@ class RunRecord:
                 "selected_epoch": None,
                 "tensor_digest": None,
                 "seconds": 0.0,
-                "spend": {"usd_per_hour": usd_per_hour, "usd": None, **earlier_spend(folder)},
+                "spend": {"usd_per_hour": usd_per_hour, "usd": None, **self._earlier()},
             }
             self._tick()
             self._append("start", {**facts, "spend": self.table["spend"]})
@@ -90,15 +94,18 @@ class RunRecord:
         }
         self.table |= {"status": "running", "reason": None, "rule": None, "ended": None}
         self.table["history"] = [entry for entry in self.table["history"] if entry["epoch"] <= facts["epoch"]]
-        self.table["sessions"] = int(self.table.get("sessions", 1)) + 1
-        self.table["spend"] = {"usd_per_hour": usd_per_hour, "usd": None, **earlier_spend(folder)}
-        if "parameters" in facts:
-            self.table["parameters"] = facts["parameters"]
+        said = {name: facts[name] for name in ("epoch", "git_commit", "environment", "processes", "changed")}
+        self.table["sessions"] = [*self.table.get("sessions", []), said]
+        self.table["spend"] = {"usd_per_hour": usd_per_hour, "usd": None, **self._earlier()}
+        self.table |= {name: facts[name] for name in ("parameters", "selection_rule")}
+        if facts["warm_start"]:
+            self.table["warm_starts"] = [*self.table.get("warm_starts", []), facts["epoch"]]
         self._tick()
         self._append("resume", {**facts, "seconds": self.table["seconds"], "spend": self.table["spend"]})
 
     def epoch(self, entry: dict[str, Any]) -> None:
         """Add an epoch's figures to the history; `entry` has at least `epoch`, counted from 1, and `val_accuracy`."""
+        self.table["spend"] |= self._earlier()  # other attempts may be running
         self._tick()
         entry = {**entry, "seconds": self.table["seconds"], "usd": self.table["spend"]["usd"]}
         self.table["history"].append(entry)
@@ -153,8 +160,7 @@ class RunRecord:
         try:
             self._file.parent.mkdir(parents=True, exist_ok=True)
             with self._file.open("ab") as handle:
-                if handle.tell() and not _ends_whole(self._file):
-                    handle.write(b"\n")  # a line that a crash cut off stays a line of its own
+                handle.truncate(_whole_lines(self._file))  # what a crash or a full disk cut off was no line
                 handle.write(canonical_json(line) + b"\n")
                 handle.flush()
                 os.fsync(handle.fileno())
@@ -164,19 +170,21 @@ class RunRecord:
             listener(line, self.table)
 
 
-def _ends_whole(file: Path) -> bool:
-    with file.open("rb") as handle:
-        handle.seek(-1, os.SEEK_END)
-        return handle.read(1) == b"\n"
+def _whole_lines(file: Path) -> int:
+    """Bytes up to the end of the last whole line."""
+    return file.read_bytes().rfind(b"\n") + 1
 
 
 def _paid(file: Path) -> tuple[float, float | None]:
     """Seconds and USD that the last line of a record knows of."""
     seconds, usd = 0.0, None
-    for line in read_lines(file):
-        seconds = float(line.get("seconds", seconds))
-        usd = line.get("usd", line.get("spend", {}).get("usd", usd))
-    return seconds, None if usd is None else float(usd)
+    try:
+        for line in read_lines(file):
+            seconds = float(line.get("seconds", seconds))
+            usd = line.get("usd", line.get("spend", {}).get("usd", usd))
+        return seconds, None if usd is None else float(usd)
+    except (TypeError, ValueError, AttributeError) as problem:
+        raise RecordError(f"{file} is not a record that drtrain wrote ({problem!r}).") from problem
 
 
 def refuse_used(folder: Path) -> None:
@@ -222,13 +230,23 @@ def environment() -> dict[str, Any]:
     }
 
 
-def earlier_spend(folder: Path) -> dict[str, Any]:
-    """Number and cost of the runs in folders beside this one; the cost is None where one of them does not tell."""
-    spent: list[float | None] = [
-        _spent(file) for file in sorted(folder.resolve().parent.glob(f"*/{FILE}")) if file.parent != folder.resolve()
-    ]
+def earlier_spend(folder: Path, runs: Path | None = None) -> dict[str, Any]:
+    """Number and cost of the attempts in folders beside this one, or in `runs`; an imported log's baseline is none.
+
+    The cost is None where one of them does not tell.
+    """
+    own = folder.resolve()
+    files = sorted((own.parent if runs is None else runs).resolve().glob(f"*/{FILE}"))
+    spent: list[float | None] = [_spent(file) for file in files if file.parent != own and not _is_baseline(file)]
     known = [usd for usd in spent if usd is not None]
     return {"earlier_attempts": len(spent), "earlier_usd": sum(known) if len(known) == len(spent) else None}
+
+
+def _is_baseline(file: Path) -> bool:
+    try:
+        return bool(read_record(file).get("baseline"))
+    except RecordError:
+        return False
 
 
 def _spent(file: Path) -> float | None:

@@ -41,13 +41,13 @@ from drgate.vision.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
-from drgate.vision.fingerprint import Fingerprint
+from drgate.vision.fingerprint import Fingerprint, shares_patients
 from drgate.vision.images import FUNDUS_SQUARE, Preprocessing, preprocessing
 from drgate.vision.network import architecture
 from drgate.vision.processes import Processes, processes
 from trainer.checklist import checklist_state
 from trainer.circles import CircleReport, Proposal, compare
-from trainer.config import LATER, PLACE, TrainingConfig
+from trainer.config import FALLING, LATER, PLACE, TrainingConfig
 from trainer.data import ImageSet, Splits, cache_folder, load_splits, read_images
 from trainer.engine import Engine
 from trainer.ledger import this_process
@@ -98,16 +98,23 @@ def train(
         config = resolved(config, group)
         with _alone(Path(str(config.output_dir)), group):
             if not resume:
-                refuse_circles(by_name(config, runs), again, quiet=True)
-            ready = prepare(config, group, resume=resume, quiet=quiet)
+                group.together(lambda: refuse_circles(by_name(config, runs), again, quiet=True))
+            ready = group.together(partial(prepare, config, group, resume=resume, runs=runs, quiet=quiet))
             if resume and (over := _is_over(ready)):
                 tell(f"This run had come to its end: {over['reason']}", quiet)
                 return over
+            for finding in findings(ready):
+                tell(f"Note: {finding}", quiet)
             if not resume:
-                for finding in findings(ready):
-                    tell(f"Note: {finding}", quiet)
-                refuse_circles(earlier_attempts(ready, runs), again, quiet)
-            return _Run(ready, started, again, stopping, quiet).go()
+                group.together(lambda: refuse_circles(earlier_attempts(ready, runs), again, quiet))
+            try:
+                return _Run(ready, started, again, stopping, quiet).go()
+            except RuntimeError as problem:
+                if group.first:
+                    raise
+                raise TrainingError(  # the first process tells why; here its connection broke off
+                    f"Process {group.rank} ended with the others ({' '.join(str(problem).split())[:120]})."
+                ) from problem
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +133,8 @@ class Ready:
     """Parameters that differ from those of the run that is gone on with: (there, here)."""
     before: dict[str, Any] | None = None
     """The record of the run that is resumed, up to its newest state."""
+    attempts: Path | None = None
+    """Folder of the other attempts, where it is not the one that the run's folder lies in."""
 
     @property
     def global_batch(self) -> int:
@@ -142,10 +151,10 @@ class Ready:
         return self.folder.resolve().parent
 
 
-def prepare(config: TrainingConfig, group: Processes, *, resume: bool, quiet: bool) -> Ready:
+def prepare(config: TrainingConfig, group: Processes, *, resume: bool, runs: Path | None = None, quiet: bool) -> Ready:
     """Find everything that a run needs, and refuse what cannot work before money is spent.
 
-    config: `resolved`.
+    config: `resolved`. runs: folder of the other attempts, by default that of the run's folder.
 
     Raises DrgateError.
     """
@@ -168,7 +177,7 @@ def prepare(config: TrainingConfig, group: Processes, *, resume: bool, quiet: bo
     there = origin.parameters() if before is None else before.get("parameters") or {}
     ready = Ready(
         config, group, folder, splits, base, preprocessing(FUNDUS_SQUARE, size), origin, spec, _changed(config, there),
-        before,
+        before, runs,
     )  # fmt: skip
     if resume:
         _refuse_another_run(ready)
@@ -178,10 +187,17 @@ def prepare(config: TrainingConfig, group: Processes, *, resume: bool, quiet: bo
         raise UsageError(
             f"--num_epochs {config.num_epochs} is behind already: {origin.source} has {origin.epochs}; give more."
         )
-    if config.project_budget_usd is not None and earlier_spend(folder)["earlier_usd"] is None:
+    _refuse_known_patients(ready)
+    paid = (before or {}).get("spend", {}).get("usd", 0.0)
+    if paid is None and (config.budget_usd or config.project_budget_usd):
         raise TrainingError(
-            f"--project_budget_usd cannot be kept: an earlier attempt in {folder.parent} does not tell its cost;"
-            " drtrain attempts list shows which."
+            "A budget cannot be kept: what this run has cost so far is not known, since it began without"
+            " --usd_per_hour."
+        )
+    if config.project_budget_usd is not None and earlier_spend(folder, runs)["earlier_usd"] is None:
+        raise TrainingError(
+            f"--project_budget_usd cannot be kept: an earlier attempt in {runs or folder.parent} does not tell its"
+            " cost; drtrain attempts list shows which."
         )
     if origin.checkpoint is not None:
         tell(f"From {origin.source}: {origin.restored}.", quiet)
@@ -191,8 +207,12 @@ def prepare(config: TrainingConfig, group: Processes, *, resume: bool, quiet: bo
 
 
 def by_name(config: TrainingConfig, runs: Path | None) -> CircleReport:
-    """What is known of earlier attempts before anything is fetched or read: data and checkpoints compare by name."""
-    return compare(Proposal(config.model_dump(mode="json")), known_attempts(Path(str(config.output_dir)), runs))
+    """The attempts of imported logs that a run is like, before anything is fetched or read.
+
+    Their data and checkpoints are known by name alone; drtrain's own are compared by digest, once these are known.
+    """
+    told = [attempt for attempt in known_attempts(Path(str(config.output_dir)), runs) if attempt.origin is not None]
+    return compare(Proposal(config.model_dump(mode="json")), told)
 
 
 def refuse_circles(report: CircleReport, again: str | None, quiet: bool) -> None:
@@ -222,6 +242,7 @@ class _Run:
         self.config, self.group, self.folder = ready.config, ready.group, ready.folder
         self.origin = ready.origin
         self.epoch, self.step = ready.origin.epochs, 0
+        self._begins = 0 if ready.before is not None else ready.origin.epochs  # where this attempt's history begins
         self.rate = 0.0
         self.pace: list[float] = []
 
@@ -290,11 +311,15 @@ class _Run:
 
     def _record(self, training: ImageSet, validation: ImageSet, listener: Listener | None) -> RunRecord:
         config, ready, origin = self.config, self.ready, self.origin
-        common = {
+        common: dict[str, Any] = {
             "parameters": config.model_dump(mode="json"),
             "git_commit": git_commit(),
             "environment": environment(),
         }
+        common["selection_rule"] = (
+            f"highest validation accuracy among epochs {config.select_from_epoch} to {config.num_epochs}, "
+            "the earlier of equals"
+        )
         common["process"] = this_process()
         common["processes"] = {"n": self.group.size, "global_batch": ready.global_batch}
         if ready.before is not None:
@@ -305,6 +330,8 @@ class _Run:
                 "step": 0 if state is None else state.values["step"],
                 "from": None if state is None else {"file": Path(origin.source).name, "sha256": origin.sha256},
                 "changed": {name: list(pair) for name, pair in ready.changed.items()},
+                # a falling schedule over another number of epochs rises again
+                "warm_start": "num_epochs" in ready.changed and config.scheduler in FALLING and origin.epochs > 0,
             }
             return self._recorded(facts, listener, resumed=ready.before)
         facts = {
@@ -324,10 +351,6 @@ class _Run:
             "inherited": [dict(entry) for entry in origin.inherited],
             "lineage": lineage(ready.base, origin.checkpoint),
             "preprocessing": ready.preprocess.as_dict(),
-            "selection_rule": (
-                f"highest validation accuracy among epochs {config.select_from_epoch} to {config.num_epochs}, "
-                "the earlier of equals"
-            ),
             **common,
         }
         if self.again is not None:
@@ -344,6 +367,7 @@ class _Run:
             facts=facts,
             listeners=[] if listener is None else [listener],
             resumed=resumed,
+            runs=self.ready.attempts,
             write=self.group.first,
         )
 
@@ -357,8 +381,8 @@ class _Run:
         if origin.state is not None:
             values = origin.state.values
             self.engine.restore(origin.state)
-            if origin.how == "resume" or values["steps_per_epoch"] == self.ready.steps_per_epoch:
-                self.step = values["step"]  # else the epoch in progress is begun anew: its steps are others here
+            if values["order"] == self._order():
+                self.step = values["step"]  # else the epoch in progress is begun anew: its images come otherwise here
                 self.images_seen = values["images_seen"]
                 self.loss_sum += values["loss_sum"] if self.group.first else 0.0
         if origin.how == "resume":
@@ -380,8 +404,12 @@ class _Run:
                 there = load_checkpoint(file)
         chosen = table["selected_epoch"]
         if there is not None and there.tensor_digest == table["tensor_digest"]:
+            # it may say that the run had ended
+            save_checkpoint(file, replace(there, record=self.record.copy()))
             return
         own = self.origin.checkpoint
+        if there is not None and there.epoch > own.epoch:
+            return  # of an epoch that is computed again; it is replaced if that is as good
         if chosen is not None and own.tensor_digest == table["tensor_digest"]:
             save_checkpoint(file, replace(own, record=self.record.copy()))
             self.record.best()
@@ -398,7 +426,7 @@ class _Run:
         history = self.record.table["history"]
         if self.step == 0 and history and history[-1]["epoch"] == self.epoch:
             # A kill may have come between the last evaluation and what follows from it.
-            over = ruling(history, config, self.origin.inherited)
+            over = ruling(history, config, self.origin.inherited, begins=self._begins)
             if over is not None:
                 return over
         while True:
@@ -534,11 +562,11 @@ class _Run:
         now = standing(self.record.table["history"], self.config).best
         if now is None or now.epoch != epoch:
             return False
-        file = self.folder / BEST
-        if not file.exists():
+        try:
+            there = load_checkpoint(self.folder / BEST)
+        except CheckpointError:  # none yet, or damaged
             return True
         # Of a later epoch than the state that this run went on from, where the newest state was damaged.
-        there = load_checkpoint(file)
         known = {entry["epoch"]: entry["val_accuracy"] for entry in (there.record or {}).get("history", ())}
         return there.epoch < epoch or known.get(there.epoch, 0.0) <= now.accuracy
 
@@ -546,7 +574,7 @@ class _Run:
         """What ends the run after this evaluation; says how it went."""
         config, table, inherited = self.config, self.record.table, self.origin.inherited
         history, usd = table["history"], self.record.usd()
-        stop = ruling(history, config, inherited)
+        stop = ruling(history, config, inherited, begins=self._begins)
         pace = float(np.median(self.pace))
         if stop is None:
             coming = pace / 3600 * (config.usd_per_hour or 0.0)
@@ -567,6 +595,9 @@ class _Run:
         return max(self.config.num_epochs, after) - self.epoch
 
     def _overspent(self) -> Stop | None:
+        """By the clock of the first process, which began first."""
+        if not self.group.first:
+            return None
         return overspent(self.record.usd(), self.record.table["spend"]["earlier_usd"], self.config)
 
     # -- files --------------------------------------------------------------------------------------------------------
@@ -598,13 +629,22 @@ class _Run:
             keep = self.folder / PREVIOUS if name == LAST else None
             save_checkpoint(self.folder / name, replace(checkpoint, record=self.record.copy()), state=whole, keep=keep)
 
+    def _order(self) -> dict[str, Any]:
+        """What decides which images make up each step of an epoch."""
+        return {
+            "seed": self.config.seed,
+            "sampling": self.config.sampling,
+            "training_set": self.ready.splits.train.digest(),
+            "global_batch": self.ready.global_batch,
+        }
+
     def _state(self) -> TrainingState:
         loss_sum = sum(self.group.gather(self.loss_sum.item()))
         return self.engine.state(
             {
                 "epoch": self.epoch,
                 "step": self.step,
-                "steps_per_epoch": self.ready.steps_per_epoch,
+                "order": self._order(),
                 "loss_sum": loss_sum,
                 "images_seen": self.images_seen,
                 "inherited": [dict(entry) for entry in self.origin.inherited],
@@ -741,7 +781,14 @@ def _refuse_another_run(ready: Ready) -> None:
             f" {ready.global_batch} with these parameters and {ready.group.size} processes: keep batch_size x"
             " gradient_accumulation_steps x processes."
         )
-    free = PLACE | LATER | shared
+    for name in ("resume_from_checkpoint", "init_from"):
+        began = (table.get("parameters") or {}).get(name)
+        if getattr(ready.config, name) != began:
+            raise UsageError(
+                f"--{name} was {began} when this run began; a run that is resumed goes on from its own state."
+            )
+    # data and base model were compared by digest: they may lie elsewhere now
+    free = PLACE | LATER | shared | {"dataset", "base"}
     if ready.config.scheduler == "validation_plateau":
         free -= {"validation_frequency"}
     if wrong := [name for name in ready.changed if name not in free]:
@@ -750,6 +797,23 @@ def _refuse_another_run(ready: Ready) -> None:
             f"--{wrong[0]} was {before} when this run began and is {now} now, and acts from the first step on: leave it"
             f" as it was, or {elsewhere}"
         )
+
+
+def _refuse_known_patients(ready: Ready) -> None:
+    """An ancestor that was trained on validation images flatters every figure that the run is steered by."""
+    origin, splits = ready.origin, ready.splits
+    parent = origin.checkpoint.fingerprint if origin.checkpoint is not None and origin.how != "resume" else None
+    if parent is None:
+        return
+    for rows, what in ((splits.val, "validation"), (splits.test, "test")):
+        if rows is None or not rows.patients_known:
+            continue
+        if shared := shares_patients(parent, rows.table["patient"]):
+            raise TrainingError(
+                f"{origin.source} was trained on {len(shared)} of the {what} patients ({', '.join(shared[:3])}"
+                f"{', ...' if len(shared) > 3 else ''}): neither this run nor what comes of it could be judged by them."
+                " Use the splits that it was trained on (of a data set without splits: its --seed)."
+            )
 
 
 def _is_over(ready: Ready) -> dict[str, Any] | None:

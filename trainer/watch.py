@@ -9,6 +9,7 @@ the run that was never interrupted.
 
 from __future__ import annotations
 
+import math
 import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -27,7 +28,7 @@ History = Sequence[Mapping[str, Any]]
 _COMPARISONS: Final[dict[str, Callable[[float, float], bool]]] = {
     ">=": operator.ge, ">": operator.gt, "<=": operator.le, "<": operator.lt,
 }  # fmt: skip
-_DECISION: Final = re.compile(r"\s*epoch\s+(\d+)\s*:\s*([\w:]+)\s*(>=|<=|>|<)\s*([0-9.eE+-]+)\s*(%?)\s*")
+_DECISION: Final = re.compile(r"\s*epoch\s+(\d{1,6})\s*:\s*([\w:]+)\s*(>=|<=|>|<)\s*([0-9.eE+-]+)\s*(%?)\s*")
 _PLAIN: Final = ("val_accuracy", "val_loss", "train_loss", "best_val_accuracy")
 
 
@@ -98,12 +99,17 @@ def parse_decision(text: str) -> Decision:
         threshold = float(found[4]) if found else 0.0
     except ValueError:
         known, threshold = False, 0.0
+    if found is not None and found[5]:
+        threshold /= 100
+    share = kind not in ("val_loss", "train_loss")
+    if found is not None and known and not (0 <= threshold <= 1 if share else 0 <= threshold < math.inf):
+        raise UsageError(f"--decide {text!r}: {found[2]} is a share from 0 to 1; write for example 0.82 or 82%.")
     if found is None or not known or int(found[1]) < 1:
         raise UsageError(
             f"--decide {text!r} is no decision point; write for example --decide 'epoch 20: val_accuracy > 0.82', with"
             f" one of {', '.join(_PLAIN)}, sensitivity:GRADE, specificity:GRADE (GRADE one of {', '.join(GRADES)})."
         )
-    return Decision(text, int(found[1]), found[2], found[3], threshold / 100 if found[5] else threshold)
+    return Decision(text, int(found[1]), found[2], found[3], threshold)
 
 
 def selectable(epoch: int, config: TrainingConfig) -> bool:
@@ -138,15 +144,16 @@ def standing(history: History, config: TrainingConfig, inherited: History = ()) 
     return Standing(best, reference, since, since_best)
 
 
-def ruling(history: History, config: TrainingConfig, inherited: History = ()) -> Stop | None:
+def ruling(history: History, config: TrainingConfig, inherited: History = (), *, begins: int = 0) -> Stop | None:
     """What ends the run after its last evaluation, the gravest first; None where it goes on.
 
-    The money is `overspent`'s.
+    begins: epochs that were complete before the first of this history; decision points up to there lie behind. The
+    money is `overspent`'s.
     """
     entry = history[-1]
     epoch, accuracy = entry["epoch"], entry["val_accuracy"]
     now = standing(history, config, inherited)
-    earlier = history[-2]["epoch"] if len(history) > 1 else 0
+    earlier = history[-2]["epoch"] if len(history) > 1 else begins
     watched = epoch > config.num_epochs  # what is only watched for stability is not judged any more
     for decision in map(parse_decision, config.decide):
         if not watched and earlier < decision.epoch <= epoch:

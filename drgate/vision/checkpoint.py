@@ -100,10 +100,13 @@ class Checkpoint:
     @property
     def untold(self) -> str:
         """Why the fingerprint may leave out images that these weights were trained on; empty where it tells of all."""
-        record = self.record or {}
+        if self.record is None:
+            return "It holds no record of how it was trained."
+        record = self.record
         origin = record.get("lineage")
-        if isinstance(origin, dict) and origin.get("training_sets") != "known":
-            return str(origin.get("why"))
+        if origin is not None and not (isinstance(origin, dict) and origin.get("training_sets") == "known"):
+            why = origin.get("why") if isinstance(origin, dict) else None
+            return str(why or "Its record does not say that all images behind it are known.")
         if self.fingerprint is None:
             return "A model in its line holds no fingerprint of the images that it was trained on."
         if not isinstance(origin, dict) and record.get("parent") is not None:

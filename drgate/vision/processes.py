@@ -12,14 +12,16 @@ from __future__ import annotations
 import contextlib
 import datetime
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 
 from drgate.errors import DrgateError
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,26 @@ class Processes:
         raised = torch.tensor([float(flag) for flag in flags], device=self.device)
         dist.all_reduce(raised, dist.ReduceOp.MAX)
         return [bool(flag) for flag in raised.tolist()]
+
+    def together(self, action: Callable[[], Result]) -> Result:
+        """Do something on all, the first before the others: what it refuses is told once.
+
+        Raises what `action` raises on the first process; then the others end (SystemExit with its exit code).
+        """
+        if self.size == 1:
+            return action()
+        problem: DrgateError | None = None
+        if self.first:
+            try:
+                result = action()
+            except DrgateError as error:
+                problem = error
+        code: int = self.share(problem.exit_code if problem else 0)
+        if problem is not None:
+            raise problem
+        if code:
+            raise SystemExit(code)
+        return result if self.first else action()
 
     def wait(self) -> None:
         """Until all processes are here."""
