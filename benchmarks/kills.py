@@ -36,7 +36,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--kills", type=int, default=25)
     parser.add_argument("--base", default="embedded")
     parser.add_argument("--data", help="data set to train on (default: a small synthetic one)")
-    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(argv)
     torch.set_num_threads(1)
@@ -54,59 +54,72 @@ def main(argv: list[str]) -> int:
             "cache_dir": str(place / "cache"), "save_minutes": 0,
         }  # fmt: skip
         alone, killed = place / "alone" / "run", place / "killed" / "run"
-        began = time.monotonic()
-        _ended(settings | {"output_dir": str(alone)}, resume=False, kill_after=None)
-        seconds = time.monotonic() - began
-        print(f"Left alone: {seconds:.1f} s.", flush=True)
+        _left_alone(settings | {"output_dir": str(alone)}, resume=False)
         draw = random.Random(options.seed)
-        writing = 0
+        at = {"start": 0, "training": 0, "writing": 0}
         for number in range(options.kills):
-            # Half of them at any moment, the others as soon as a checkpoint is seen to be written.
-            after = draw.uniform(0.05, max(0.5, 2 * seconds / options.kills))
-            ended, in_writing = _ended(
-                settings | {"output_dir": str(killed)},
-                resume=(killed / "record.jsonl").exists(),
-                kill_after=after,
-                at_writing=number % 2 == 1,
-            )
-            writing += in_writing
-            if ended:
-                print(f"The run came to its end after {number} kills; it is only looked at from here on.")
+            # One in five at any moment of the start, the others while it trains, half of these while it writes.
+            moment = ("start", "training", "writing", "training", "writing")[number % 5]
+            where = _killed(settings | {"output_dir": str(killed)}, moment, draw.random())
+            if where is None:
+                print(f"The run came to its end after {number} kills; more epochs (--epochs) make room for more.")
                 break
-        ended, _ = _ended(settings | {"output_dir": str(killed)}, resume=True, kill_after=None)
-        print(f"{number + 1} kills, {writing} of them while a checkpoint was written.")
+            at[where] += 1
+        _left_alone(settings | {"output_dir": str(killed)}, resume=(killed / "record.jsonl").exists())
+        print(
+            f"{sum(at.values())} kills: {at['start']} before the first step, {at['training']} while it trained, "
+            f"{at['writing']} while a checkpoint was written."
+        )
         differences = _differences(alone, killed)
         for difference in differences:
             print(f"DIFFERENT: {difference}", file=sys.stderr)
         if not differences:
             print("Weights, optimizer state, chosen epoch and history are the same, bit for bit.")
-        return 1 if differences or not ended else 0
+        return 1 if differences or at["training"] + at["writing"] < options.kills // 2 else 0
 
 
-def _ended(
-    settings: dict[str, Any], *, resume: bool, kill_after: float | None, at_writing: bool = False
-) -> tuple[bool, bool]:
-    """Run in a child; whether it came to its end, and whether the kill fell into the writing of a checkpoint."""
-    folder = Path(settings["output_dir"])
-    left = _half_written(folder)
+def _started(settings: dict[str, Any], resume: bool) -> Any:
     process = multiprocessing.get_context("fork").Process(target=_train, args=(settings, resume))
     process.start()
-    if kill_after is None:
-        process.join()
-        if process.exitcode:
-            raise SystemExit(f"The run ended with exit code {process.exitcode}.")
-        return True, False
-    deadline = time.monotonic() + kill_after
-    while process.is_alive() and time.monotonic() < deadline:
-        time.sleep(0.001)
-    while at_writing and process.is_alive() and time.monotonic() < deadline + 5 and not _half_written(folder) - left:
+    return process
+
+
+def _left_alone(settings: dict[str, Any], *, resume: bool) -> None:
+    process = _started(settings, resume)
+    process.join()
+    if process.exitcode:
+        raise SystemExit(f"The run ended with exit code {process.exitcode}.")
+
+
+def _killed(settings: dict[str, Any], moment: str, share: float) -> str | None:
+    """Go on with the run in a child and kill it; where the kill fell, None where the run had ended before.
+
+    moment: in the start, while it trains, or as soon as a checkpoint is being written. share: how late, 0 to 1.
+    """
+    folder = Path(settings["output_dir"])
+    record = folder / "record.jsonl"
+    lines, left = _size(record), _half_written(folder)
+    process = _started(settings, record.exists())
+    if moment == "start":
+        process.join(0.5 * share)
+    else:
+        while process.is_alive() and _size(record) == lines:  # the line of this session
+            time.sleep(0.001)
+        process.join(0.4 * share)
+    while moment == "writing" and process.is_alive() and not _half_written(folder) - left:
         pass
     if not process.is_alive():
         process.join()
-        return process.exitcode == 0, False
-    os.kill(process.pid or 0, signal.SIGKILL)
+        return None
+    os.kill(process.pid, signal.SIGKILL)
     process.join()
-    return False, bool(_half_written(folder) - left)
+    if _half_written(folder) - left:
+        return "writing"
+    return "start" if _size(record) == lines else "training"
+
+
+def _size(file: Path) -> int:
+    return file.stat().st_size if file.exists() else 0
 
 
 def _half_written(folder: Path) -> set[str]:

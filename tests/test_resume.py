@@ -99,7 +99,7 @@ class TestExactResume:
         """SIGKILL at random moments, half of them while a checkpoint is written: the same weights, bit for bit."""
         command = [
             sys.executable, "-m", "benchmarks", "kills", "--kills", "6", "--base", str(base), "--data", str(eyes),
-            "--epochs", "3", "--seed", "1",
+            "--epochs", "6", "--seed", "1",
         ]  # fmt: skip
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         root = Path(__file__).parents[1]
@@ -218,7 +218,6 @@ class TestExactResume:
         """Where the state fell back behind the best model, an epoch computed again differently does not replace it."""
         train(config("cut", num_epochs=4), quiet=True)
         folder = tmp_path / "runs" / "cut"
-        best = sha256_file(folder / "best_model.pth")
         chosen = load_checkpoint(folder / "best_model.pth")
         # A state before the best epoch, and an engine that is worse from there on.
         with monkeypatch.context() as patched:
@@ -234,7 +233,6 @@ class TestExactResume:
         known = {entry["epoch"]: entry["val_accuracy"] for entry in (chosen.record or {})["history"]}
         assert after.tensor_digest == chosen.tensor_digest
         assert max(entry["val_accuracy"] for entry in record["history"]) <= known[chosen.epoch]
-        assert best
 
 
 class TestResumeCommand:
