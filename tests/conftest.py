@@ -5,14 +5,12 @@ from __future__ import annotations
 import csv
 import os
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import settings
-from PIL import Image
+from material import REAL_DATA, Ended, photograph
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does, before torch is imported
 os.environ["DRGATE_CACHE"] = "none"  # no test reads or leaves pictures in the user's cache
@@ -21,7 +19,6 @@ settings.register_profile("drgate", derandomize=True, deadline=None)
 settings.load_profile("drgate")
 
 CHROMIUM = Path("/usr/bin/chromium")
-REAL_DATA = Path(__file__).parents[2] / "shared" / "data"
 
 
 @pytest.fixture(scope="session")
@@ -30,15 +27,6 @@ def real_data() -> Path:
     if not REAL_DATA.is_dir():
         pytest.skip("the real photographs (../shared/data) are not on this machine; they may not be redistributed")
     return REAL_DATA
-
-
-@dataclass(frozen=True)
-class Ended:
-    """How a command ended: exit code, standard output, standard error."""
-
-    code: int
-    out: str
-    err: str
 
 
 @pytest.fixture
@@ -91,13 +79,6 @@ def write_csv(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return write
-
-
-def photograph(path: Path, seed: int, size: int = 48) -> None:
-    """A small image that is like no other of another seed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = np.random.default_rng(seed).integers(0, 255, (size, size, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(path)
 
 
 @pytest.fixture

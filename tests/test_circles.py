@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import REAL_DATA
+from material import REAL_DATA
 
 from trainer.attempts import import_log
 from trainer.circles import Proposal, compare, same

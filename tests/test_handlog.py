@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import REAL_DATA
+from material import REAL_DATA
 
 from drgate.errors import RecordError
 from trainer.handlog import HandLog, read_log, repaired

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import photograph
+from material import photograph
 
 from drgate.errors import ImageUnreadable, TrainingError
 from drgate.manifest import Manifest, load_manifest

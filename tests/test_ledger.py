@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import REAL_DATA, Ended
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
+from material import REAL_DATA, Ended
 
 from drgate.cli.app import run as run_app
 from drgate.errors import RecordError, UsageError
