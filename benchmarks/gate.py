@@ -69,6 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks gate", description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=2000, help="rows of the predictions (default: %(default)s)")
     parser.add_argument("--runs", type=int, default=5, help="of each (default: %(default)s)")
+    parser.add_argument("--untimed", action="store_true", help="only whether the gate is open, however long it takes")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="leave the repository in this new folder")
     options = parser.parse_args(argv)
     exceeded = False
@@ -88,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             if limit == min(LIMITS.values()):
                 made.replace("drgate.toml", "require_predictions = false", "require_predictions = true")
                 made.merge()
-    return 1 if exceeded else 0
+    return 1 if exceeded and not options.untimed else 0
 
 
 if __name__ == "__main__":
