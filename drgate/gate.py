@@ -636,7 +636,16 @@ class _Assessor:
         if not assessed:
             return (self._missing(unfit),), set()
         # The latest look speaks, though not all have signed it who must; those of one look differ in evidence alone.
-        assessed.sort(key=lambda one: (not one.heard, -one.statement.time.timestamp(), _worst(one.findings)))
+        lines = [entry["digest"] for entry in self.held.chains.lines.get(self.test_set.name, [])]
+        place = {
+            digest: at for at, digest in enumerate(lines)
+        }  # looks may bear one time, as SOURCE_DATE_EPOCH gives it
+
+        def latest_first(one: _Assessed) -> tuple[bool, float, int, int]:
+            at = place.get(one.statement.evaluation.look.get("line", ""), -1)
+            return not one.heard, -one.statement.time.timestamp(), -at, _worst(one.findings)
+
+        assessed.sort(key=latest_first)
         others = (one for one in assessed[0].statement.content["subject"] if not self.model.is_subject(one))
         return assessed[0].findings, {path for one in others if (path := self._beside(one["name"]))}
 

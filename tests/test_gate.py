@@ -155,24 +155,20 @@ class TestChangedModel:
         report = answer(repository, now=NOW + timedelta(days=400))
         assert report.exit_code == 0, said(report)
 
-    def test_later_look_speaks(self, repository):
+    @pytest.mark.parametrize("time", ["2026-02-01T09:00:00Z", RECENT])
+    def test_later_look_speaks(self, repository, time):
         """Of two certificates for one model on one test set, the later look decides, also where it says FAIL."""
-        worse = answers(1)
-        worse["grade"] = (worse["grade"] + 1) % 5
-        evaluation, predictions = repository.judge(
-            {"dr.pth": b"weights of the first model"}, table=worse, time="2026-02-01T09:00:00Z"
-        )
-        repository.certify("certificates/again", evaluation, predictions)
+        self.worse_look(repository, time=time)
         report = answer(repository)
         assert report.exit_code == 1
         assert of(report, "accuracy").status == "FAIL"
 
-    def worse_look(self, repository: Repository, **options: Any) -> Path:
+    def worse_look(self, repository: Repository, time: str = "2026-02-01T09:00:00Z", **options: Any) -> Path:
         """A later look at the same model, which fails; its certificate."""
         worse = answers(1)
         worse["grade"] = (worse["grade"] + 1) % 5
         files = {"dr.pth": b"weights of the first model"}
-        evaluation, predictions = repository.judge(files, table=worse, time="2026-02-01T09:00:00Z")
+        evaluation, predictions = repository.judge(files, table=worse, time=time)
         repository.certify("certificates/again", evaluation, predictions, **options)
         return next((repository.root / "certificates/again").glob("*.certificate.json"))
 
