@@ -18,7 +18,7 @@ import base64
 import hashlib
 import re
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -26,7 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from drgate.errors import CertificateError, DrgateError
 from drgate.evaluation import CriterionResult, Estimate, Evaluation
-from drgate.files import canonical_json, parse_json
+from drgate.files import TIME_FORMAT, canonical_json, parse_json, parse_moment
 from drgate.keys import check_signature_form
 
 FORMAT: Final = 2
@@ -47,13 +47,14 @@ NOT_EVIDENCE_FOR: Final = (
     "benefit to patients, or safety in a workflow with its readers and referrals",
     "agreement with a better reference standard than the grades of this test set",
 )
+STATEMENT_BEGINS: Final = b'{"_type":'
+CERTIFICATE_BEGINS: Final = b'{"dsseEnvelope":'
+"""How the one form of a statement and that of a certificate begin."""
 Result = Literal["PASSED", "WARNED", "FAILED"]
 
 _EXPECTED: Final = "a certificate or statement that drgate wrote"
 _HEX_SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _CONTENT_SHA256: Final = re.compile(r"sha256:[0-9a-f]{64}")
-_TIME_FORMAT: Final = "%Y-%m-%dT%H:%M:%SZ"
-_TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,13 +89,13 @@ class Statement:
     @property
     def time(self) -> datetime:
         """When its look was taken: what its age counts from."""
-        return _moment(self.evaluation.look["time"])
+        return parse_moment(self.evaluation.look["time"])
 
     @property
     def expires(self) -> datetime | None:
         """From when on it holds no longer, where its checklist sets that."""
         until = expiry(self.evaluation)
-        return None if until is None else _moment(until)
+        return None if until is None else parse_moment(until)
 
     @property
     def clinical(self) -> bool:
@@ -139,10 +140,10 @@ class Certificate:
         )
 
 
-def pre_authentication(statement: bytes) -> bytes:
+def pre_authentication(payload: bytes, payload_type: str = PAYLOAD_TYPE) -> bytes:
     """The bytes that a signature covers: DSSE's pre-authentication encoding (PAE) of type and payload."""
-    kind = PAYLOAD_TYPE.encode()
-    return b"DSSEv1 %d %b %d %b" % (len(kind), kind, len(statement), statement)
+    kind = payload_type.encode()
+    return b"DSSEv1 %d %b %d %b" % (len(kind), kind, len(payload), payload)
 
 
 def statement_bytes(evaluation: Evaluation) -> bytes:
@@ -175,7 +176,7 @@ def expiry(evaluation: Evaluation) -> str | None:
     days = evaluation.spec["content"].get("valid_days")
     if days is None:
         return None
-    return (_moment(evaluation.look["time"]) + timedelta(days=days)).strftime(_TIME_FORMAT)
+    return (parse_moment(evaluation.look["time"]) + timedelta(days=days)).strftime(TIME_FORMAT)
 
 
 def lineage(evaluation: Evaluation) -> dict[str, Any]:
@@ -251,10 +252,6 @@ def _outcome(criterion: CriterionResult) -> dict[str, Any]:
         return {"status": criterion.status}
     plain = {"status": criterion.status, "k": estimate.k, "n": estimate.n, "value": estimate.value}
     return {key: value for key, value in plain.items() if value is not None}
-
-
-def _moment(text: str) -> datetime:
-    return datetime.strptime(text, _TIME_FORMAT).replace(tzinfo=UTC)
 
 
 def make_statement(evaluation: Evaluation) -> Statement:
@@ -352,7 +349,7 @@ def read_certificate(path: Path) -> Certificate | Statement:
         raise CertificateError(f"{path} cannot be read ({problem.strerror}); expected {_EXPECTED}.") from problem
     if len(data) > MAX_BYTES:
         raise CertificateError(f"{path} is larger than {MAX_BYTES >> 20} MB; expected {_EXPECTED}.")
-    if data.startswith(b'{"_type":'):  # the first key of the one form that a statement has
+    if data.startswith(STATEMENT_BEGINS):
         return parse_statement(data, str(path))
     return parse_certificate(data, str(path))
 
@@ -466,9 +463,7 @@ def _predicate(evaluation: Evaluation) -> dict[str, Any]:
             f"The evaluation says {evaluation.verdict}, but its required criteria make it {follows}."
         )
     try:
-        if not _TIME.fullmatch(evaluation.look["time"]):
-            raise ValueError
-        _moment(evaluation.look["time"])
+        parse_moment(evaluation.look["time"])
     except ValueError as problem:
         raise CertificateError(
             "The evaluation has no time of its look (ISO 8601, UTC); a certificate has an age."
@@ -477,7 +472,7 @@ def _predicate(evaluation: Evaluation) -> dict[str, Any]:
         "result": _result(evaluation),
         "configuration": _configuration(evaluation),
         "passedTests": [criterion.id for criterion in evaluation.criteria if criterion.status == "PASS"],
-        "warnedTests": [c.id for c in evaluation.criteria if not c.required and c.status != "PASS"],
+        "warnedTests": [criterion.id for criterion in evaluation.warnings],
         "failedTests": [name for name, status in required.items() if status != "PASS"],
         "drgate": {
             "format": FORMAT,

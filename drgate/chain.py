@@ -10,10 +10,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from drgate.errors import UsageError
 from drgate.files import canonical_json
+
+if TYPE_CHECKING:
+    from drgate.evaluation import Evaluation
 
 
 def read_chain(data: bytes, origin: str) -> list[dict[str, Any]]:
@@ -35,6 +39,46 @@ def read_chain(data: bytes, origin: str) -> list[dict[str, Any]]:
         entries.append({**entry, "digest": digest})
         previous = digest
     return entries
+
+
+def logged_look(
+    evaluation: Evaluation, entries: Sequence[dict[str, Any]]
+) -> tuple[dict[str, Any] | None, list[str], list[dict[str, Any]]]:
+    """The line that an evaluation names as its look, and what it says otherwise; the later looks of the same model.
+
+    None where there is no such line. Later looks are those at the same images, with whatever cut-offs.
+    """
+    look = evaluation.look
+    at = next((i for i, entry in enumerate(entries) if entry["digest"] == look.get("line")), None)
+    if at is None:
+        return None, [], []
+    entry, own = entries[at], evaluation.model.get("parent", evaluation.model).get("tensor_digest")
+    judged = own or evaluation.data["predictions_digest"]
+    if point := evaluation.data.get("operating_point"):
+        judged = f"{judged} at {point['digest']}"
+    said = {
+        "kind": "look",
+        "look": look["number"],
+        "allowed": look["allowed"],
+        "time": look["time"],
+        "model": judged,
+        "overlapping": look.get("overlapping", []),
+        "favouring": look.get("favouring", []),
+        "regraded_count": look.get("regraded_count", 0),
+    }
+    different = [
+        f"says {key} {entry.get(key)!r:.100}, not {value!r:.100}"
+        for key, value in said.items()
+        if entry.get(key) != value
+    ]
+    alike = [
+        i for i, one in enumerate(entries) if one["kind"] == "look" and one.get("test_set") == entry.get("test_set")
+    ]
+    earlier = sum(i < at for i in alike)
+    if look["number"] <= earlier:
+        different.append(f"says look {look['number']}, after {earlier} others at the same images")
+    later = [entries[i] for i in alike if i > at and str(entries[i].get("model")).partition(" at ")[0] == own]
+    return entry, different, later
 
 
 def line_digest(entry: dict[str, Any]) -> str:

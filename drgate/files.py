@@ -8,8 +8,9 @@ import json
 import os
 import secrets
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from drgate.errors import DrgateError, UsageError
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MAX_JSON_BYTES = 64 << 20
+TIME_FORMAT: Final = "%Y-%m-%dT%H:%M:%SZ"
 
 
 @contextlib.contextmanager
@@ -62,6 +64,14 @@ def md5_file(path: Path) -> str:
 def canonical_json(value: Any) -> bytes:
     """The one byte form of a JSON value: sorted keys, no white space, UTF-8, finite numbers only."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+
+
+def parse_moment(text: str) -> datetime:
+    """The moment that is written in `TIME_FORMAT` (UTC); ValueError for any other form, such as a year of one digit."""
+    moment = datetime.strptime(text, TIME_FORMAT).replace(tzinfo=UTC)
+    if moment.strftime(TIME_FORMAT) != text:
+        raise ValueError(f"the moment {text!r} is in another form")
+    return moment
 
 
 def read_json(path: Path, what: str, error: type[DrgateError]) -> Any:

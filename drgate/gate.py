@@ -19,13 +19,22 @@ import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any, Final, Literal
 
 from drgate import trust
-from drgate.certificate import MAX_BYTES, Certificate, Statement, parse_certificate, parse_statement, reference
-from drgate.chain import read_chain
+from drgate.certificate import (
+    CERTIFICATE_BEGINS,
+    MAX_BYTES,
+    STATEMENT_BEGINS,
+    Certificate,
+    Statement,
+    parse_certificate,
+    parse_statement,
+    reference,
+)
+from drgate.chain import logged_look, read_chain
 from drgate.errors import DrgateError, PolicyError, RepositoryError, visible
 from drgate.evaluation import CriterionResult
 from drgate.files import canonical_json
@@ -41,7 +50,7 @@ from drgate.policy import (
     part_digest,
 )
 from drgate.repository import DVC, Content, Entry, Repository, Tree, open_repository
-from drgate.spec import EACH, GateSpec
+from drgate.spec import EACH, PROPORTIONS, GateSpec, parse_id
 from drgate.waiver import MAX_BYTES as MAX_WAIVER_BYTES
 from drgate.waiver import Cover, Waiver, parse_waiver
 
@@ -52,7 +61,7 @@ RULES: Final = "rules"
 
 MODEL_SUFFIXES: Final = (
     ".pth", ".pt", ".ckpt", ".safetensors", ".onnx", ".onnx.data", ".onnx_data", ".tflite", ".engine", ".keras", ".h5",
-    ".pkl", ".joblib",
+    ".pkl", ".joblib", ".pt2", ".ort", ".gguf", ".trt", ".plan", "pytorch_model.bin", "adapter_model.bin",
 )  # fmt: skip
 """Files of these names are taken for models: outside every pattern of the policy they close the gate."""
 
@@ -60,10 +69,6 @@ TABLES: Final = (".parquet", ".pq")
 MAX_CHAIN_BYTES: Final = 1 << 30
 MAX_TABLE_BYTES: Final = 1 << 30
 MAX_ROWS: Final = 10_000_000
-CLOCK_SKEW: Final = timedelta(hours=1)
-_STATEMENT: Final = b'{"_type":'
-_BUNDLE: Final = b'{"dsseEnvelope":'
-"""How the one form of a statement and that of a certificate begin."""
 _PAYLOAD: Final = re.compile(rb'"payload":"([A-Za-z0-9+/=]*)"')
 _SEVERITY: Final[dict[Status, int]] = {
     "PASS": 0, "WAIVED": 0, "NOT_ASSESSED": 1, "INSUFFICIENT": 1, "FAIL": 2, "REFUSED": 3,
@@ -112,7 +117,8 @@ class Finding:
 class GateReport:
     """The answer.
 
-    base: the ref that decided, and its commit. policy: where the policy lies. rules_digest: of all that it names.
+    base: the ref that decided, and its commit. policy: where the policy lies. rules_digest: of all that it names. They
+    are "" where nothing could be judged.
     findings: rules first, then model by model. notes: what is to be known and decides nothing.
     """
 
@@ -171,11 +177,18 @@ def gate(folder: Path, *, base_ref: str, policy: str | None = None, now: datetim
         return _Gate(repository, base, head, now or datetime.now(UTC)).report(base_ref, policy)
 
 
+def refused(base_ref: str, problem: DrgateError) -> GateReport:
+    """The answer where nothing could be judged: closed, and why."""
+    found = Finding(RULES, "gate", "gate", "REFUSED", visible(problem))
+    return GateReport(base=visible(base_ref), commit="", policy="", rules_digest="", findings=(found,), notes=())
+
+
 @dataclass(frozen=True, slots=True)
 class _Model:
-    """A guarded file."""
+    """A file that is a model or looks like one. entry: the file itself, or the one that stands for it."""
 
     path: str
+    entry: Entry
     content: Content
 
     def is_subject(self, subject: Mapping[str, Any]) -> bool:
@@ -197,16 +210,14 @@ class _Found:
 
 @dataclass(frozen=True, slots=True)
 class _Assessed:
-    """What one statement says for a model on a test set."""
+    """What one statement says for a model on a test set.
+
+    heard: somebody who is trusted signed it, in whatever role, and it speaks of the very files that are there.
+    """
 
     statement: Statement
     findings: tuple[Finding, ...]
-
-    @property
-    def applies(self) -> bool:
-        """Whether those who must have signed it have, and it speaks of the very files that are there."""
-        decisive = ("signatures", "tampering", "file ")
-        return all(finding.status == "PASS" for finding in self.findings if finding.check.startswith(decisive))
+    heard: bool
 
 
 @dataclass(frozen=True)
@@ -258,30 +269,29 @@ class _Gate:
         files, broken = self._files(rules)
         findings += broken
         for pattern in rules.policy.models:
-            if not any(matches(pattern, path) for path, _ in files):
+            if not any(matches(pattern, file.path) for file in files):
                 reason = f"No file matches {pattern!r}, so it guards nothing; correct the pattern or take it out."
                 findings.append(Finding(RULES, "policy:models", f"models {pattern}", "REFUSED", reason))
-        guarded = [(path, found) for path, found in files if rules.policy.guards(path)]
-        certificates = _Certificates(self, rules, {content.sha256 or content.md5 for _, (_, content) in guarded})
+        guarded = [file for file in files if rules.policy.guards(file.path)]
+        certificates = _Certificates(self, rules, {file.content.sha256 or file.content.md5 for file in guarded})
+        findings += certificates.findings
         tables = _Tables(self, certificates.tables, folder)
-        by_path: dict[str, list[Content]] = {}
-        for path, (_, content) in files:
-            by_path.setdefault(path, []).append(content)
+        by_path: dict[str, list[_Model]] = {}
+        for file in files:
+            by_path.setdefault(file.path, []).append(file)
         known = self._known(rules if before is None else before)
+        held = _Held(self, rules, waivers, chains, certificates, tables, by_path, *known)
         vouched_for: set[str] = set()
-        for path, (_, content) in guarded:
-            if content.kind == "dvc" and not rules.policy.allow_md5_pointers:
+        for model in guarded:
+            if model.content.kind == "dvc" and not rules.policy.allow_md5_pointers:
                 reason = "A DVC file names it by MD5 alone, which the policy does not allow (allow_md5_pointers)."
-                findings.append(Finding(path, f"model:{path}", "identity", "REFUSED", reason))
+                findings.append(Finding(model.path, f"model:{model.path}", "identity", "REFUSED", reason))
                 continue
-            model = _Model(path, content)
             for test_set in rules.policy.test_sets:
-                assessor = _Assessor(
-                    self, rules, waivers, chains, certificates, tables, by_path, known, model, test_set
-                )
-                findings += assessor.findings()
-                vouched_for |= assessor.companions
-        for path, _ in files:
+                found, companions = _Assessor(held, model, test_set).answer()
+                findings += found
+                vouched_for |= companions
+        for path in by_path:
             if not (rules.policy.guards(path) or path in vouched_for or rules.policy.exempts(path)):
                 reason = (
                     "It looks like a model and no pattern of the policy guards it; add it to models, or to not_models "
@@ -292,9 +302,12 @@ class _Gate:
             findings.append(Finding(RULES, "policy:models", "models", "REFUSED", "There is no model to judge."))
         return findings
 
-    def _files(self, rules: Rules) -> tuple[list[tuple[str, tuple[Entry, Content]]], list[Finding]]:
-        """All files that are models or look like one, as themselves or by a pointer, and those that cannot be read."""
-        found: list[tuple[str, tuple[Entry, Content]]] = []
+    def _files(self, rules: Rules) -> tuple[list[_Model], list[Finding]]:
+        """All files that are models or look like one, as themselves or by a pointer, and those that cannot be read.
+
+        A DVC file that cannot be read could stand for anything.
+        """
+        found: list[_Model] = []
         broken: list[Finding] = []
         for path in sorted(self.head.entries):
             entry = self.head.entries[path]
@@ -302,22 +315,36 @@ class _Gate:
             relevant = rules.policy.guards(inner) or _looks_like_model(inner)
             try:
                 if path.endswith(DVC):
-                    tracked = self.head.tracked_by_dvc(entry)
                     found += [
-                        (name, (entry, content))
-                        for name, content in tracked.items()
+                        _Model(name, entry, content)
+                        for name, content in self.head.tracked_by_dvc(entry).items()
                         if rules.policy.guards(name) or _looks_like_model(name)
                     ]
                 elif relevant and not rules.policy.exempts(path):
-                    found.append((path, (entry, self.head.content(entry))))
+                    found.append(_Model(path, entry, self.head.content(entry)))
             except RepositoryError as problem:
-                if relevant:
+                if not rules.policy.exempts(path):
                     broken.append(Finding(inner, f"model:{inner}", "identity", "REFUSED", str(problem)))
         return found, broken
 
-    def _known(self, rules: Rules) -> set[str]:
-        """Objects of the base branch that may be part of a model: one of these is not changed, wherever it lies now."""
-        return {entry.oid for path, entry in self.base.entries.items() if not rules.policy.exempts(path)}
+    def _known(self, rules: Rules) -> tuple[set[str], set[str]]:
+        """Objects that the base branch has as guarded files, or that stand for one, and those that lie beside them.
+
+        One of these is not changed, wherever it is guarded now; what lay anywhere else was never judged.
+        """
+        models: list[Entry] = []
+        for path, entry in self.base.entries.items():
+            names: Iterable[str] = [path]
+            if path.endswith(DVC):
+                try:
+                    names = self.base.tracked_by_dvc(entry)
+                except RepositoryError:
+                    continue
+            if any(rules.policy.guards(name) for name in names) and not rules.policy.exempts(path):
+                models.append(entry)
+        folders = {PurePosixPath(entry.path).parent for entry in models}
+        beside = {entry.oid for path, entry in self.base.entries.items() if PurePosixPath(path).parent in folders}
+        return {entry.oid for entry in models}, beside
 
     def _last_notes(self, rules: Rules, policy: str, findings: Sequence[Finding]) -> None:
         own = [policy, rules.policy.spec, rules.policy.certificates, rules.policy.waivers]
@@ -392,10 +419,11 @@ class _Waivers:
                         reason = f"The waiver {entry.path} is removed; what was waived stays visible: restore it."
                         findings.append(Finding(RULES, f"waiver:{entry.path}", "waivers", "FAIL", reason))
                 elif not trusted and data not in found:
-                    gate.notes.append(
+                    reason = (
                         f"Does not count: the waiver {entry.path} is not signed by a key that the base branch trusts "
-                        f"for {waiver.role}, or that key is revoked."
+                        f"for {waiver.role}, or that key is revoked. Take it out: once merged it would stay."
                     )
+                    findings.append(Finding(RULES, f"waiver:{entry.path}", "waivers", "REFUSED", reason))
                     continue
                 found[data] = (entry.path, waiver)
         return cls(tuple(found.values()), findings, rules, gate.now)
@@ -409,12 +437,12 @@ class _Waivers:
             for path, waiver in covering
             if waiver.signed_by(self.rules.trusted) is not None
             and waiver.key_id not in self.rules.revocations.reasons
-            and waiver.issued - CLOCK_SKEW <= self.now < waiver.expires
+            and waiver.issued - trust.CLOCK_SKEW <= self.now < waiver.expires
         ]
         if (was or now) and self.rules.policy.vouched(waiver.role for _, waiver in valid):
             return "WAIVED", "".join(f" {_waived(path, waiver)}" for path, waiver in valid)
         said = "".join(
-            f" {path} waived it until {_day(waiver.expires)} and has expired."
+            f" {path} waived it until {trust.day(waiver.expires)} and has expired."
             for path, waiver in covering
             if self.now >= waiver.expires
         )
@@ -424,25 +452,39 @@ class _Waivers:
         return failed, said
 
     def in_effect(self, rules: Rules, shown: set[str]) -> Iterator[Finding]:
-        """What was waived once and is still as it was made: shown for ever."""
+        """What was waived once and is not again as it was before: shown for ever."""
         for id, said in self.kept(rules).items():
             if id not in shown:
                 yield Finding(RULES, id, id, "WAIVED", said)
 
     def kept(self, rules: Rules) -> dict[str, str]:
-        """By id, what is said of rules that still are what a waiver let them become."""
+        """By id, what is said of rules that are not what they were before a waiver.
+
+        A little stricter than what it let them become is still not what was waived away.
+        """
         return {
             cover.id: f"{cover.what} {_waived(path, waiver)}"
             for path, waiver in self.found
             for cover in waiver.covers
-            if cover.id.startswith(("spec:", "policy:")) and part_digest(rules, cover.id) == cover.now
+            if cover.id.startswith(("spec:", "policy:")) and part_digest(rules, cover.id) != cover.was
         }
+
+    def eases(self, rules: Rules, line: str) -> str:
+        """What is said where a line of the checklist, or a setting that it rests on, stands under a waiver."""
+        for id, said in self.kept(rules).items():
+            kind, _, where = id.partition(":")
+            section = where.partition(".")[0]
+            own = where in (line, _each_slice(line))
+            drawn = section != "bootstrap" or parse_id(line).metric not in PROPORTIONS
+            if kind == "spec" and (own or (section in GateSpec.model_fields and drawn)):
+                return said
+        return ""
 
 
 def _waived(path: str, waiver: Waiver) -> str:
     return (
-        f"Waived by {waiver.role} (key {waiver.key_id[:16]}, {path}) on {_day(waiver.issued)} until "
-        f"{_day(waiver.expires)}: {waiver.reason}"
+        f"Waived by {waiver.role} (key {waiver.key_id[:16]}, {path}) on {trust.day(waiver.issued)} until "
+        f"{trust.day(waiver.expires)}: {waiver.reason}"
     )
 
 
@@ -453,7 +495,7 @@ class _Chains:
     """The chains of looks: each must hold, and go on from the one on the base branch."""
 
     def __init__(self, gate: _Gate, before: Rules | None, rules: Rules) -> None:
-        self.lines: dict[str, dict[str, dict[str, Any]]] = {}
+        self.lines: dict[str, list[dict[str, Any]]] = {}
         self.findings: list[Finding] = []
         earlier = {} if before is None else {one.name: one for one in before.policy.test_sets}
         # A chain that the change's own policy no longer names is compared where the base branch has it.
@@ -482,18 +524,24 @@ class _Chains:
                     f"{one.looks} does not go on from the chain on {gate.base.name}: looks were rewritten, or others "
                     "were taken there in the meantime. Start from that chain and take the look again."
                 )
-        self.lines[one.name] = {entry["digest"]: entry for entry in entries if entry["kind"] == "look"}
-        return f"{one.looks} is unbroken, goes on from that of the base branch, and holds {len(self.lines[one.name])}."
+        self.lines[one.name] = entries
+        looks = sum(entry["kind"] == "look" for entry in entries)
+        return f"{one.looks} is unbroken, goes on from that of the base branch, and holds {looks}."
 
 
 # -- certificates ------------------------------------------------------------------------------------------------------
 
 
 class _Certificates:
-    """The certificates of the change that speak of a guarded file, and the tables beside them."""
+    """The certificates of the change that speak of a guarded file, and the tables beside them.
+
+    One that bears a trusted key's name without its signature is refused for itself, and stands beside no genuine one.
+    """
 
     def __init__(self, gate: _Gate, rules: Rules, wanted: set[str]) -> None:
         self.found: list[_Found] = []
+        self.findings: list[Finding] = []
+        self.keys = [key for keys in rules.trusted.values() for key in keys]
         self.useless: list[str] = []
         """Why files in the folder are no certificates, in sentences."""
         self.tables: list[Entry] = []
@@ -513,8 +561,8 @@ class _Certificates:
         if not entry.path.endswith(".json") and gate.repository.size(entry.oid) > MAX_BYTES:
             return
         data = gate.head.read(entry.path, limit=MAX_BYTES, what="a certificate")
-        statement = data if data.startswith(_STATEMENT) else b""
-        if data.startswith(_BUNDLE) and (inside := _PAYLOAD.search(data)):
+        statement = data if data.startswith(STATEMENT_BEGINS) else b""
+        if data.startswith(CERTIFICATE_BEGINS) and (inside := _PAYLOAD.search(data)):
             with contextlib.suppress(ValueError):
                 statement = base64.b64decode(inside[1])
         if not statement:  # other JSON, such as evaluation.json, lies there as well
@@ -522,45 +570,58 @@ class _Certificates:
         digest = f"sha256:{hashlib.sha256(statement).hexdigest()}"
         self._by_digest.setdefault(digest, []).append((entry.path, data))
         if any(needle in statement for needle in needles):
-            self.found.append(_parsed(entry.path, data))
+            found = _parsed(entry.path, data)
+            named = [key for key in self.keys if isinstance(found.read, Certificate) and key.id == found.read.key_id]
+            if isinstance(found.read, Certificate) and named and trust.signer(found.read, named) is None:
+                reason = f"{found.path}: the signature is not that of key {found.read.key_id}: a forgery; take it out."
+                self.findings.append(Finding(RULES, f"certificate:{found.path}", "tampering", "REFUSED", reason))
+            else:
+                self.found.append(found)
 
     def of_statement(self, digest: str) -> list[_Found]:
-        """All that bear this statement. Raises CertificateError where one of them is damaged."""
-        return [_parsed(path, data) for path, data in self._by_digest.get(digest, [])]
+        """All that bear this statement and can be read."""
+        found = []
+        for path, data in self._by_digest.get(digest, []):
+            with contextlib.suppress(DrgateError):
+                found.append(_parsed(path, data))
+        return found
 
 
 def _parsed(path: str, data: bytes) -> _Found:
-    return _Found(path, parse_statement(data, path) if data.startswith(_STATEMENT) else parse_certificate(data, path))
+    return _Found(
+        path, parse_statement(data, path) if data.startswith(STATEMENT_BEGINS) else parse_certificate(data, path)
+    )
 
 
+@dataclass(frozen=True)
+class _Held:
+    """What every model is held against. known, beside: objects of the base branch that are, and lie beside, models."""
+
+    gate: _Gate
+    rules: Rules
+    waivers: _Waivers
+    chains: _Chains
+    certificates: _Certificates
+    tables: _Tables
+    files: Mapping[str, Sequence[_Model]]
+    known: set[str]
+    beside: set[str]
+
+
+@dataclass(frozen=True)
 class _Assessor:
     """One model on one test set."""
 
-    def __init__(
-        self,
-        gate: _Gate,
-        rules: Rules,
-        waivers: _Waivers,
-        chains: _Chains,
-        certificates: _Certificates,
-        tables: _Tables,
-        files: Mapping[str, Sequence[Content]],
-        known: set[str],
-        model: _Model,
-        test_set: GatedTestSet,
-    ) -> None:
-        self.gate, self.rules, self.waivers, self.chains = gate, rules, waivers, chains
-        self.certificates, self.tables, self.files, self.known = certificates, tables, files, known
-        self.model, self.test_set = model, test_set
-        self.companions: set[str] = set()
-        self.place = "" if len(rules.policy.test_sets) == 1 else f" on {test_set.name}"
+    held: _Held
+    model: _Model
+    test_set: GatedTestSet
 
-    def findings(self) -> tuple[Finding, ...]:
-        """What the best certificate for this model and test set says; what is missing where there is none."""
+    def answer(self) -> tuple[tuple[Finding, ...], set[str]]:
+        """What the certificate that speaks for this model and test set says, or that none does; its further files."""
         unfit: list[str] = []
         assessed: list[_Assessed] = []
         groups: dict[bytes, list[_Found]] = {}
-        for found in self.certificates.found:
+        for found in self.held.certificates.found:
             if any(self.model.is_subject(subject) for subject in found.statement.content["subject"]):
                 groups.setdefault(found.statement.data, []).append(found)
         for group in groups.values():
@@ -569,26 +630,37 @@ class _Assessor:
                 unfit.append(f"{group[0].path} {why}")
             else:
                 try:
-                    assessed.append(_Assessed(statement, tuple(self._assess(statement, group))))
-                except (LookupError, TypeError, ValueError, AttributeError) as problem:
+                    assessed.append(self._assess(statement, group))
+                except (DrgateError, LookupError, TypeError, ValueError, AttributeError) as problem:
                     unfit.append(f"{group[0].path} records what drgate does not write ({problem!r})")
         if not assessed:
-            return (self._missing(unfit),)
-        # Of what was signed as it must be, the latest look speaks; statements of one look differ in evidence alone.
-        assessed.sort(key=lambda one: (not one.applies, -one.statement.time.timestamp(), _worst(one.findings)))
-        return assessed[0].findings
+            return (self._missing(unfit),), set()
+        # The latest look speaks, though not all have signed it who must; those of one look differ in evidence alone.
+        lines = [entry["digest"] for entry in self.held.chains.lines.get(self.test_set.name, [])]
+        place = {
+            digest: at for at, digest in enumerate(lines)
+        }  # looks may bear one time, as SOURCE_DATE_EPOCH gives it
+
+        def latest_first(one: _Assessed) -> tuple[bool, float, int, int]:
+            at = place.get(one.statement.evaluation.look.get("line", ""), -1)
+            return not one.heard, -one.statement.time.timestamp(), -at, _worst(one.findings)
+
+        assessed.sort(key=latest_first)
+        others = (one for one in assessed[0].statement.content["subject"] if not self.model.is_subject(one))
+        return assessed[0].findings, {path for one in others if (path := self._beside(one["name"]))}
 
     def _finding(self, check: str, status: Status, reason: str, **more: Any) -> Finding:
         id = more.pop("id", f"model:{self.model.path}:{self.test_set.name}:{check}")
-        return Finding(self.model.path, id, f"{check}{self.place}", status, reason, **more)
+        place = "" if len(self.held.rules.policy.test_sets) == 1 else f" on {self.test_set.name}"
+        return Finding(self.model.path, id, f"{check}{place}", status, reason, **more)
 
     def _missing(self, unfit: Sequence[str]) -> Finding:
         known = self.model.content.sha256 or f"MD5 {self.model.content.md5}"
         reason = (
-            f"No certificate in {self.rules.policy.certificates} counts for this file (digest {known}) on the test set "
-            f"{self.test_set.name}."
+            f"No certificate in {self.held.rules.policy.certificates} counts for this file (digest {known}) on the "
+            f"test set {self.test_set.name}."
         )
-        said = [*unfit, *self.certificates.useless]
+        said = [*unfit, *self.held.certificates.useless]
         if said:
             reason += f" What is there: {'; '.join(said[:5])}{'; ...' if len(said) > 5 else '.'}".replace("..", ".")
         return self._finding("certificate", "NOT_ASSESSED", reason)
@@ -602,112 +674,119 @@ class _Assessor:
             return f"is by the checklist {evaluation.spec['name']}, which is for trying a pipeline"
         if evaluation.data.get("manifest_digest") != self.test_set.manifest_digest:
             return f"is on another test set, {evaluation.data.get('name')}"
-        if evaluation.spec["digest"] != self.rules.spec.digest or (
-            f"sha256:{hashlib.sha256(canonical_json(evaluation.spec['content'])).hexdigest()}" != self.rules.spec.digest
+        if evaluation.spec["digest"] != self.held.rules.spec.digest or (
+            f"sha256:{hashlib.sha256(canonical_json(evaluation.spec['content'])).hexdigest()}"
+            != self.held.rules.spec.digest
         ):
             return (
                 f"is by the checklist {evaluation.spec['name']} version {evaluation.spec['version']}, not by "
-                f"{self.rules.policy.spec} ({self.rules.spec.name} version {self.rules.spec.version})"
+                f"{self.held.rules.policy.spec} ({self.held.rules.spec.name} version {self.held.rules.spec.version})"
             )
         if not any(isinstance(found.read, Certificate) for found in group):
             return "is not signed"
         return ""
 
-    def _assess(self, statement: Statement, group: Sequence[_Found]) -> Iterator[Finding]:
-        yield from self._signatures(statement, group)
-        if not trust.roles(statement, _signed(group), self.rules.trusted):
-            return  # what nobody vouches for at all is not looked into further
-        limit = self.rules.policy.max_age_days if self._is_changed(statement) else None
-        lapsed = trust.lapses(statement, now=self.gate.now, max_age_days=limit)
+    def _assess(self, statement: Statement, group: Sequence[_Found]) -> _Assessed:
+        findings = [self._signatures(statement, group)]
+        rules = self.held.rules
+        heard = bool(trust.roles(statement, _signed(group), rules.trusted, rules.revocations))
+        if trust.roles(statement, _signed(group), rules.trusted):
+            files = list(self._files_beside(statement))
+            heard = heard and not files and not rules.revocations.against(statement)
+            findings += [*self._revocation(statement), *files, *self._contents(statement, group)]
+        return _Assessed(statement, tuple(findings), heard)  # what nobody vouches for is not looked into further
+
+    def _contents(self, statement: Statement, group: Sequence[_Found]) -> Iterator[Finding]:
+        limit = self.held.rules.policy.max_age_days if self._is_changed(statement) else None
+        lapsed = trust.lapses(statement, now=self.held.gate.now, max_age_days=limit)
         fresh = "It is fresh enough." if limit is not None else "The model is unchanged; it has not expired."
         yield self._finding("age", "FAIL" if lapsed else "PASS", " ".join(lapsed) or fresh)
         yield self._look(statement)
         if parent := statement.evaluation.model.get("parent"):
             yield self._parent(statement, parent)
-        yield from self._files_beside(statement)
-        if self.rules.policy.require_predictions:
+        if self.held.rules.policy.require_predictions:
             yield self._recomputed(statement, group)
         yield from self._criteria(statement)
 
-    def _signatures(self, statement: Statement, group: Sequence[_Found]) -> Iterator[Finding]:
-        trusted, policy = self.rules.trusted, self.rules.policy
-        signed = [found for found in group if isinstance(found.read, Certificate)]
-        certificates = _signed(group)
-        known = {key.id for keys in trusted.values() for key in keys}
-        for found in signed:
-            assert isinstance(found.read, Certificate), "filtered above"
-            keys = [key for keys in trusted.values() for key in keys]
-            if found.read.key_id in known and trust.signer(found.read, keys) is None:
-                reason = f"{found.path}: the signature is not that of key {found.read.key_id}; somebody changed it."
-                yield self._finding("tampering", "REFUSED", reason)
-        revoked = self.rules.revocations.against(statement)
-        if revoked:
+    def _revocation(self, statement: Statement) -> Iterator[Finding]:
+        if revoked := self.held.rules.revocations.against(statement):
             yield self._finding("revocation", "FAIL", " ".join(revoked))
-        roles = trust.roles(statement, certificates, trusted, self.rules.revocations)
+
+    def _signatures(self, statement: Statement, group: Sequence[_Found]) -> Finding:
+        policy, certificates = self.held.rules.policy, _signed(group)
+
+        def filled(some: Iterable[Certificate]) -> frozenset[str]:
+            return trust.roles(statement, some, self.held.rules.trusted, self.held.rules.revocations)
+
+        roles = filled(certificates)
         asked = f"{policy.signers} of {', '.join(policy.required_roles)}"
         if policy.vouched(roles):
-            names = ", ".join(f"{found.path}" for found in signed)
+            names = ", ".join(one.path for one in group if isinstance(one.read, Certificate) and filled([one.read]))
             reason = f"Signed by {', '.join(sorted(roles))} ({names}); the policy asks for {asked}."
-            yield self._finding("signatures", "PASS", reason)
-            return
-        lost = dict.fromkeys(why for one in certificates for why in self.rules.revocations.against(one))
+            return self._finding("signatures", "PASS", reason)
+        lost = dict.fromkeys(why for one in certificates for why in self.held.rules.revocations.against(one))
         have = ", ".join(sorted(roles)) or "no key that the policy trusts"
         reason = f"Signed by {have}; the policy asks for {asked}. {' '.join(lost)}".strip()
-        yield self._finding("signatures", "FAIL" if lost else "NOT_ASSESSED", reason)
+        return self._finding("signatures", "FAIL" if lost else "NOT_ASSESSED", reason)
 
     def _is_changed(self, statement: Statement) -> bool:
         """Whether one of the model's files is not what the base branch has."""
-        names = [one["name"] for one in statement.content["subject"] if _is_plain(one["name"])]
-        paths = [self.model.path, *(str(PurePosixPath(self.model.path).with_name(name)) for name in names)]
-        entries = (self.gate.head.entries.get(place) for path in paths for place in (path, path + DVC))
-        return any(entry is not None and entry.oid not in self.known for entry in entries)
+        others = (one for one in statement.content["subject"] if not self.model.is_subject(one))
+        beside = [file.entry.oid for one in others for file in self._at(self._beside(one["name"]))]
+        return self.model.entry.oid not in self.held.known or not self.held.beside.issuperset(beside)
 
     def _files_beside(self, statement: Statement) -> Iterator[Finding]:
         for subject in statement.content["subject"]:
             if self.model.is_subject(subject):
                 continue
-            path = str(PurePosixPath(self.model.path).with_name(subject["name"])) if _is_plain(subject["name"]) else ""
-            contents = self.files.get(path) or self._one(path)
-            if contents and all(_is(content, subject) for content in contents):
-                self.companions.add(path)
+            there = self._at(self._beside(subject["name"]))
+            if there and all(file.is_subject(subject) for file in there):
                 continue
-            missing = "is not the certified one" if contents else "is missing"
+            missing = "is not the certified one" if there else "is missing"
             reason = f"The model's file {subject['name']} {missing} beside it; a certificate speaks of all its files."
             yield self._finding(f"file {subject['name']}", "REFUSED", reason)
 
-    def _one(self, path: str) -> Sequence[Content]:
-        """A file of the model that does not look like one, such as its preprocessing."""
-        entry = self.gate.head.entries.get(path)
+    def _beside(self, name: str) -> str:
+        """The path of a file beside the model's; empty where no file can have this name."""
+        plain = name not in ("", ".", "..") and "/" not in name and "\0" not in name
+        return str(PurePosixPath(self.model.path).with_name(name)) if plain else ""
+
+    def _at(self, path: str) -> Sequence[_Model]:
+        """What lies at a path; it need not look like a model, such as its preprocessing."""
+        if found := self.held.files.get(path):
+            return found
+        entry = self.held.gate.head.entries.get(path)
         with contextlib.suppress(RepositoryError):  # a link, or a pointer that cannot be read: the file is not there
-            return () if entry is None else (self.gate.head.content(entry),)
+            return () if entry is None else (_Model(path, entry, self.held.gate.head.content(entry)),)
         return ()
 
     def _look(self, statement: Statement) -> Finding:
         evaluation = statement.evaluation
         look = evaluation.look
-        entry = self.chains.lines.get(self.test_set.name, {}).get(look.get("line", ""))
-        own = evaluation.model.get("parent", evaluation.model).get("tensor_digest")
+        entry, different, later = logged_look(evaluation, self.held.chains.lines.get(self.test_set.name, []))
         if entry is None:
             reason = f"Its look is not in {self.test_set.looks}; commit the chain that drgate evaluate wrote."
             return self._finding("look", "NOT_ASSESSED", reason)
-        named = ("allowed", "time")
-        same = entry.get("look") == look["number"] and all(entry.get(key) == look[key] for key in named)
-        if not same or str(entry.get("model")).partition(" at ")[0] != own:
-            return self._finding("look", "REFUSED", f"Its look is another than {self.test_set.looks} says.")
+        if different:
+            said = f"Its look is another than {self.test_set.looks} says: the line {'; '.join(different[:3])}."
+            return self._finding("look", "REFUSED", said)
+        if later:
+            reason = (
+                f"{self.test_set.looks} holds a later look of this model ({later[-1].get('time')}); its certificate is "
+                "missing or does not count: commit the one that the last look gave, whatever it says."
+            )
+            return self._finding("look", "NOT_ASSESSED", reason)
         reason = f"Look {look['number']} of {look['allowed']}, {look['time']}, is in {self.test_set.looks}."
         return self._finding("look", "PASS", reason)
 
     def _parent(self, statement: Statement, recorded: Mapping[str, Any]) -> Finding:
         """Of an exported model: stability, cost and look are those of the certificate that it was exported under."""
         check = "parent"
-        try:
-            group = self.certificates.of_statement(str(recorded["statement"]))
-        except DrgateError as problem:
-            return self._finding(check, "REFUSED", str(problem))
+        group = self.held.certificates.of_statement(str(recorded["statement"]))
         if not group:
             reason = (
                 "Its stability, cost and look come from the certificate of the model that it was exported from "
-                f"({recorded['statement']}), which is not in {self.rules.policy.certificates}; commit that too."
+                f"({recorded['statement']}), which is not in {self.held.rules.policy.certificates}; commit that too."
             )
             return self._finding(check, "NOT_ASSESSED", reason)
         parent = group[0].statement
@@ -717,8 +796,8 @@ class _Assessor:
         )
         if reference(parent) != recorded or canonical_json(own) != canonical_json(theirs):
             return self._finding(check, "REFUSED", f"It takes from {group[0].path} what that does not say.")
-        roles = trust.roles(parent, _signed(group), self.rules.trusted, self.rules.revocations)
-        if not self.rules.policy.vouched(roles) or self.rules.revocations.against(parent):
+        roles = trust.roles(parent, _signed(group), self.held.rules.trusted, self.held.rules.revocations)
+        if not self.held.rules.policy.vouched(roles) or self.held.rules.revocations.against(parent):
             reason = f"{group[0].path}, which it was exported under, is not signed as the policy asks, or is revoked."
             return self._finding(check, "NOT_ASSESSED", reason)
         return self._finding(check, "PASS", f"Exported under {group[0].path}, which says what is taken from it.")
@@ -727,17 +806,16 @@ class _Assessor:
         """The lines of the checklist; a waived one is never a passed one."""
         evaluation = statement.evaluation
         found = {criterion.id: criterion for criterion in evaluation.criteria}
-        for name in _lines_lacking(self.rules.spec, found):
+        for name in _lines_lacking(self.held.rules.spec, found):
             yield self._finding(name, "REFUSED", "The certificate lacks this line of its own checklist.")
-        kept = self.waivers.kept(self.rules)
         for criterion in evaluation.criteria:
             id = visible(f"criterion:{self.model.path}:{self.test_set.name}:{criterion.id}")
-            eased = kept.get(f"spec:{criterion.id}") or kept.get(f"spec:{_each_slice(criterion.id)}")
+            eased = self.held.waivers.eases(self.held.rules, criterion.id)
             status: Status = criterion.status
             reason, now = criterion.reason, ""
             if criterion.status != "PASS" and criterion.required:
                 now = statement.digest
-                status, why = self.waivers.status(id, "", now, failed=criterion.status)
+                status, why = self.held.waivers.status(id, "", now, failed=criterion.status)
                 reason += why
             elif eased and criterion.status == "PASS":
                 status, reason = "WAIVED", f"{reason} Met only as the line stands under a waiver. {eased}"
@@ -749,7 +827,7 @@ class _Assessor:
     def _recomputed(self, statement: Statement, group: Sequence[_Found]) -> Finding:
         from drgate.verify import verify
 
-        check, tables = "predictions", self.tables
+        check, tables = "predictions", self.held.tables
         evaluation = statement.evaluation
         near = {str(PurePosixPath(found.path).parent) for found in group}
         named = evaluation.training.get("baseline", {}).get("predictions_digest")
@@ -757,8 +835,8 @@ class _Assessor:
         table = tables.find(evaluation.data["predictions_digest"], near, useless, evaluation.model["files"])
         if table is None:
             reason = (
-                f"The policy asks for the predictions, and no table in {self.rules.policy.certificates} is the one "
-                f"that drgate score bound to this model. {' '.join(useless[:5])}"
+                f"The policy asks for the predictions, and no table in {self.held.rules.policy.certificates} is the "
+                f"one that drgate score bound to this model. {' '.join(useless[:5])}"
             )
             return self._finding(check, "NOT_ASSESSED", reason.strip())
         baseline = None if named is None else tables.find(named, near, [])
@@ -766,7 +844,7 @@ class _Assessor:
         copy.write_bytes(statement.data)
         try:
             # Whether it still holds was found before; only the numbers are asked for here.
-            result = verify(copy, predictions=table, spec=self.rules.spec, baseline=baseline, now=statement.time)
+            result = verify(copy, predictions=table, spec=self.held.rules.spec, baseline=baseline, now=statement.time)
         except DrgateError as problem:
             return self._finding(check, "REFUSED", tables.named(str(problem)))
         if result.problems:
@@ -774,13 +852,13 @@ class _Assessor:
         if named is not None and baseline is None and _requires_baseline(evaluation.criteria):
             reason = (
                 "The line baseline is required, and the baseline's predictions are not in "
-                f"{self.rules.policy.certificates}; commit them, as drgate score wrote them."
+                f"{self.held.rules.policy.certificates}; commit them, as drgate score wrote them."
             )
             return self._finding(check, "NOT_ASSESSED", reason)
         if not (result.recomputed and result.bound):
             return self._finding(check, "NOT_ASSESSED", " ".join(map(tables.named, result.unchecked)))
         not_compared = [said for said in result.unchecked if "not compared" in said and "Not given" not in said]
-        self.gate.notes.extend(f"{self.model.path}: {said}" for said in not_compared)
+        self.held.gate.notes.extend(f"{self.model.path}: {said}" for said in not_compared)
         return self._finding(check, "PASS", tables.named(f"Every number was recomputed from {table}."))
 
 
@@ -861,11 +939,6 @@ def _signed(group: Iterable[_Found]) -> list[Certificate]:
     return [found.read for found in group if isinstance(found.read, Certificate)]
 
 
-def _is_plain(name: str) -> bool:
-    """Whether a file of this name can lie beside another."""
-    return name not in ("", ".", "..") and "/" not in name and "\0" not in name
-
-
 def _looks_like_model(path: str) -> bool:
     return path.casefold().endswith(MODEL_SUFFIXES)
 
@@ -902,10 +975,6 @@ def _shown(finding: Finding) -> Finding:
         visible(finding.group), visible(finding.id), visible(finding.check), finding.status, visible(finding.reason),
         finding.required, finding.was, finding.now,
     )  # fmt: skip
-
-
-def _day(moment: datetime) -> str:
-    return moment.astimezone(UTC).strftime("%Y-%m-%d")
 
 
 def covers(report: GateReport, ids: Iterable[str]) -> list[Cover]:

@@ -14,15 +14,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from drgate.certificate import MAX_BYTES, Certificate, Statement, read_certificate
+from drgate.certificate import (
+    CERTIFICATE_BEGINS,
+    MAX_BYTES,
+    STATEMENT_BEGINS,
+    Certificate,
+    Statement,
+    read_certificate,
+)
 from drgate.errors import CertificateError, UsageError, visible
 from drgate.evaluation import CriterionResult, Verdict
 from drgate.keys import PublicKey
-from drgate.trust import signer
+from drgate.trust import NOTHING_REVOKED, Revocations, signer
 
 MAX_FILES: Final = 100_000
-_BEGINNINGS: Final = (b'{"_type":', b'{"dsseEnvelope":')
-"""How the one form of a statement and that of a certificate begin; other files in the folder are not theirs."""
+_BEGINNINGS: Final = (STATEMENT_BEGINS, CERTIFICATE_BEGINS)
+"""Other files in the folder are no certificates."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +75,8 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """Records by time. useless: why files that begin like certificates are none. verified: trusted keys were given."""
+    """Records by time. useless: why files that begin like certificates do not count: they are
+    none, or are revoked. verified: trusted keys were given."""
 
     folder: str
     records: tuple[Record, ...]
@@ -84,8 +92,10 @@ class History:
         }
 
 
-def read_history(folder: Path, *, trusted: Sequence[PublicKey] = ()) -> History:
-    """All certificates and statements below a folder; links are not followed out of it.
+def read_history(
+    folder: Path, *, trusted: Sequence[PublicKey] = (), revocations: Revocations = NOTHING_REVOKED
+) -> History:
+    """All certificates and statements below a folder that are not revoked; links are not followed out of it.
 
     Raises UsageError where there is no such folder, or no certificate in it.
     """
@@ -100,6 +110,9 @@ def read_history(folder: Path, *, trusted: Sequence[PublicKey] = ()) -> History:
             useless.append(visible(problem))
             continue
         if read is not None:
+            if revoked := revocations.against(read):
+                useless.append(visible(f"{path}: {' '.join(revoked)}"))
+                continue
             statement = read.statement if isinstance(read, Certificate) else read
             found.setdefault(statement.data, []).append((str(path.relative_to(folder)), read))
     if not found:

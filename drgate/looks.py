@@ -36,7 +36,7 @@ from numpy.typing import NDArray
 
 from drgate.chain import broken, line_digest, read_chain
 from drgate.errors import UsageError
-from drgate.files import canonical_json, write_atomically
+from drgate.files import TIME_FORMAT, canonical_json, parse_moment, write_atomically
 from drgate.predictions import PROBABILITIES, column_bytes
 
 if TYPE_CHECKING:
@@ -54,7 +54,6 @@ SHOWN: Final = 50
 
 LOCK: Final = ".looks.lock"
 FORMAT: Final = "drgate looks 2"
-TIME_FORMAT: Final = "%Y-%m-%dT%H:%M:%SZ"
 _NONE: Final = b"-"
 _CHARACTERS: Final = np.frombuffer(b"-01234", dtype="S1")
 
@@ -440,14 +439,14 @@ def _now() -> str:
 def given_time(text: str) -> str:
     """A moment that somebody gives for a look. Raises UsageError unless it is one, and not in the future."""
     try:
-        moment = datetime.strptime(text, TIME_FORMAT).replace(tzinfo=UTC)
+        moment = parse_moment(text)
     except ValueError as problem:
         raise UsageError(
             f"The time {text!r} is none; expected ISO 8601 in UTC, such as 2026-01-31T09:00:00Z."
         ) from problem
     if moment > datetime.now(UTC):
         raise UsageError(f"The time {text} lies in the future: a certificate is not made younger than it is.")
-    return moment.strftime(TIME_FORMAT)
+    return text
 
 
 @contextlib.contextmanager

@@ -68,7 +68,8 @@ class GatedTestSet(_Frozen):
     looks: RepositoryPath
     """The chain of looks at it."""
     manifest: RepositoryPath | None = None
-    """Its labels, where the repository holds them (CSV): then a change of that file is one of the test set."""
+    """Its labels, where the repository holds them (CSV): then a change of that file is one of the test set. That they
+    are those of `manifest_digest`, which covers the images, nobody can see here."""
 
 
 class Policy(_Frozen):
@@ -359,6 +360,8 @@ def _test_sets(base: Rules, head: Rules) -> Iterator[RuleChange]:
             yield RuleChange("stronger", id, f"Models must pass on the test set {name} as well.", *digests)
         elif now is None:
             yield RuleChange("weaker", id, f"The test set {name} is no longer asked for.", *digests)
+        elif was["labels"] is None and was | {"labels": now["labels"]} == now and was != now:
+            yield RuleChange("stronger", id, f"The labels of {name} are held to a file.", *digests)
         elif was != now:
             yield RuleChange("weaker", id, _swapped(name, was, now, base, head), *digests)
         elif before[name].looks != after[name].looks:

@@ -125,10 +125,12 @@ class Tree:
         """
         data = self.read(entry.path, limit=MAX_POINTER_BYTES, what="a DVC file")
         origin = f"{visible(entry.path)} in {self.name}"
-        outs = _plain_yaml(data, origin)
-        outs = outs.get("outs") if isinstance(outs, dict) else None
+        content = _plain_yaml(data, origin)
+        outs = content.get("outs") if isinstance(content, dict) else None
         if not isinstance(outs, list) or not outs:
             raise RepositoryError(f"{origin} lists no outs; expected a DVC file.")
+        if "wdir" in content:
+            raise RepositoryError(f"{origin} speaks of files elsewhere (wdir); track each file beside its DVC file.")
         found = {}
         for out in outs:
             path, md5, size = (out.get(key) if isinstance(out, dict) else None for key in ("path", "md5", "size"))
@@ -182,10 +184,16 @@ class Repository:
         return Tree("what is staged", entries, self)
 
     def resolve(self, ref: str) -> str:
-        """The object id of a commit. Raises RepositoryError where there is none of this name here."""
-        found = _run(self.root, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{ref}^{{commit}}")
-        if found.returncode:
-            name = ref.removeprefix("origin/")
+        """The object id of a commit: of the branch of this name where there is one, whatever tag is called the same.
+
+        Raises RepositoryError where there is none of this name here.
+        """
+        for name in (f"refs/remotes/{ref}", f"refs/heads/{ref}", ref):  # a change may bring a tag `origin/main`
+            found = _run(self.root, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}")
+            if not found.returncode:
+                break
+        else:
+            name = ref.removeprefix("refs/remotes/").removeprefix("origin/")
             raise RepositoryError(
                 f"There is no commit {visible(ref)!r} here. A shallow clone has no other branch: fetch it first (git "
                 f"fetch --depth=1 origin +refs/heads/{visible(name)}:refs/remotes/origin/{visible(name)}; in GitHub's "
@@ -278,6 +286,8 @@ def open_repository(folder: Path) -> Iterator[Repository]:
         reason = found.stderr.decode(errors="replace").strip().partition("\n")[0].removeprefix("fatal: ")
         raise RepositoryError(f"{folder.resolve()} is not in a Git repository that can be read ({visible(reason)}).")
     root = Path(os.fsdecode(found.stdout.removesuffix(b"\n")))
+    if "GIT_DIR" not in os.environ and not (root / ".git").exists():  # a Git older than 2.38 takes such a folder
+        raise RepositoryError(f"{visible(root)} holds what looks like a repository's own files, and no .git; see it.")
     with contextlib.ExitStack() as stack:
         sizes, contents = (
             stack.enter_context(
@@ -299,8 +309,15 @@ def _plain_yaml(data: bytes, origin: str) -> Any:
 
 
 def _environment() -> dict[str, str]:
-    # Replaced objects would let a file be read as another than the one that is deployed.
-    return {**os.environ, "LC_ALL": "C", "GIT_NO_REPLACE_OBJECTS": "1", "GIT_OPTIONAL_LOCKS": "0"}
+    # Replaced objects would let a file be read as another than the one that is deployed; a folder of the change that
+    # has the files of a bare repository would be taken for one, and its configuration names programs.
+    count = os.environ.get("GIT_CONFIG_COUNT") or "0"
+    at = int(count) if count.isdecimal() else 0
+    return {
+        **os.environ, "LC_ALL": "C", "GIT_NO_REPLACE_OBJECTS": "1", "GIT_OPTIONAL_LOCKS": "0",
+        "GIT_CONFIG_COUNT": str(at + 1), f"GIT_CONFIG_KEY_{at}": "safe.bareRepository",
+        f"GIT_CONFIG_VALUE_{at}": "explicit",
+    }  # fmt: skip
 
 
 def _run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[bytes]:

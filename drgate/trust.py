@@ -142,16 +142,16 @@ def lapses(statement: Statement, *, now: datetime, max_age_days: int | None = No
     """
     found = []
     if statement.time > now + CLOCK_SKEW:
-        found.append(f"It is dated {_day(statement.time)}, which lies in the future.")
+        found.append(f"It is dated {day(statement.time)}, which lies in the future.")
     if statement.expires is not None and now >= statement.expires:
-        found.append(f"It expired on {_day(statement.expires)}.")
+        found.append(f"It expired on {day(statement.expires)}.")
     if max_age_days is not None and now - statement.time > timedelta(days=max_age_days):
         age = (now - statement.time).days
         found.append(
-            f"Its look was taken on {_day(statement.time)}, {age} days ago; at most {max_age_days} are allowed."
+            f"Its look was taken on {day(statement.time)}, {age} days ago; at most {max_age_days} are allowed."
         )
     return tuple(found)
 
 
-def _day(moment: datetime) -> str:
+def day(moment: datetime) -> str:
     return moment.astimezone(UTC).strftime("%Y-%m-%d")

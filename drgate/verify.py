@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from drgate.certificate import Certificate, Statement, read_certificate, reference
-from drgate.chain import read_chain
-from drgate.errors import CertificateError, DrgateError, UsageError
+from drgate.chain import logged_look, read_chain
+from drgate.errors import CertificateError, DrgateError, UsageError, visible
 from drgate.evaluation import EXIT_CODES, Evaluation, Verdict
 from drgate.files import canonical_json, sha256_file
 from drgate.keys import PublicKey
@@ -146,7 +146,7 @@ def verify(
     ]
 
     def sentences(kind: str) -> tuple[str, ...]:
-        return tuple(_visible(sentence) for found, sentence in findings if found == kind)
+        return tuple(visible(sentence) for found, sentence in findings if found == kind)
 
     return Verification(
         headline=statement.headline,
@@ -158,11 +158,6 @@ def verify(
         unchecked=sentences("unchecked"),
         problems=sentences("problem"),
     )
-
-
-def _visible(sentence: str) -> str:
-    """Names in a certificate may be hostile: what does not print is spelled out."""
-    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in sentence)
 
 
 def _signature(read: Certificate | Statement, trusted: Sequence[PublicKey]) -> Iterator[Finding]:
@@ -251,7 +246,7 @@ def _checklist(evaluation: Evaluation, spec: GateSpec | None) -> Iterator[Findin
 
 def _look(evaluation: Evaluation, chain: Path | None) -> Iterator[Finding]:
     """Whether the chain of looks has the line that the statement names, and the line says the same."""
-    look, line = evaluation.look, evaluation.look.get("line")
+    look = evaluation.look
     if chain is None:
         yield "unchecked", f"No chain of looks was given: that it was look {look['number']} is taken as recorded."
         return
@@ -259,29 +254,15 @@ def _look(evaluation: Evaluation, chain: Path | None) -> Iterator[Finding]:
         entries = read_chain(chain.read_bytes(), str(chain))
     except OSError as problem:
         raise UsageError(f"{chain} cannot be read ({problem.strerror}); expected a chain of looks.") from problem
-    entry = next((entry for entry in entries if entry["digest"] == line), None)
+    entry, different, later = logged_look(evaluation, entries)
     if entry is None:
-        yield "problem", f"{chain} has no line {line}: this look is not logged there."
+        yield "problem", f"{chain} has no line {look.get('line')}: this look is not logged there."
         return
-    judged = evaluation.model.get("parent", evaluation.model).get("tensor_digest")
-    judged = judged or evaluation.data["predictions_digest"]
-    if point := evaluation.data.get("operating_point"):
-        judged = f"{judged} at {point['digest']}"
-    said = {
-        "kind": "look",
-        "look": look["number"],
-        "allowed": look["allowed"],
-        "time": look["time"],
-        "model": judged,
-        "overlapping": look.get("overlapping", []),
-        "favouring": look.get("favouring", []),
-        "regraded_count": look.get("regraded_count", 0),
-    }
-    different = [key for key, value in said.items() if entry.get(key) != value]
-    for key in different:
-        yield "problem", f"The look's line in {chain} says {key} {entry.get(key)!r:.100}, not {said[key]!r:.100}."
+    yield from (("problem", f"The look's line in {chain} {difference}.") for difference in different)
     if not different:
         yield "checked", f"{chain} logs it: look {look['number']} of {look['allowed']}, {look['time']}."
+    if later:
+        yield "unchecked", f"{chain} logs a later look of this model, {later[-1].get('time')}; ask for its certificate."
 
 
 def _earlier(evaluation: Evaluation, given: Path | None) -> Iterator[Finding]:

@@ -19,15 +19,15 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from drgate.certificate import pre_authentication
 from drgate.errors import CertificateError, UsageError
-from drgate.files import canonical_json, parse_json
+from drgate.files import TIME_FORMAT, canonical_json, parse_json, parse_moment
 from drgate.keys import PublicKey, SigningKey, check_signature_form
 
 PAYLOAD_TYPE: Final = "application/vnd.drgate.waiver+json"
 FORMAT: Final = "drgate waiver 1"
 MAX_BYTES: Final = 256 << 10
 MAX_REASON: Final = 2000
-TIME_FORMAT: Final = "%Y-%m-%dT%H:%M:%SZ"
 _DIGEST: Final = re.compile(r"|sha256:[0-9a-f]{64}")
 _ROLE: Final = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 _EXPECTED: Final = "a waiver that drgate waive wrote"
@@ -68,7 +68,9 @@ class Waiver:
     def signed_by(self, trusted: Mapping[str, Sequence[PublicKey]]) -> PublicKey | None:
         """The trusted key of its role that signed it, if any did."""
         keys = (key for key in trusted.get(self.role, ()) if key.id == self.key_id)
-        return next((key for key in keys if key.verifies(self.signature, _signed(self.data))), None)
+        return next(
+            (key for key in keys if key.verifies(self.signature, pre_authentication(self.data, PAYLOAD_TYPE))), None
+        )
 
     def to_bytes(self) -> bytes:
         """The file, in its one form."""
@@ -103,7 +105,7 @@ def make_waiver(
             "role": role,
         }
     )
-    return _parsed(data, key.public.id, key.sign(_signed(data)), "the waiver")
+    return _parsed(data, key.public.id, key.sign(pre_authentication(data, PAYLOAD_TYPE)), "the waiver")
 
 
 def parse_waiver(data: bytes, origin: str) -> Waiver:
@@ -137,8 +139,8 @@ def _parsed(data: bytes, key_id: str, signature: bytes, origin: str) -> Waiver:
             covers=tuple(_cover(**one) for one in content["covers"]),
             reason=_text(content["reason"], MAX_REASON),
             role=_text(content["role"], 64),
-            issued=_moment(content["issued"]),
-            expires=_moment(content["expires"]),
+            issued=parse_moment(content["issued"]),
+            expires=parse_moment(content["expires"]),
             key_id=_text(key_id, 64),
             signature=signature,
             data=data,
@@ -162,16 +164,3 @@ def _text(value: Any, limit: int) -> str:
     if not isinstance(value, str) or not value or len(value) > limit:
         raise ValueError(f"a text of at most {limit} letters is missing")
     return value
-
-
-def _moment(text: Any) -> datetime:
-    moment = datetime.strptime(text, TIME_FORMAT).replace(tzinfo=UTC)
-    if moment.strftime(TIME_FORMAT) != text:
-        raise ValueError("a moment is in another form")
-    return moment
-
-
-def _signed(data: bytes) -> bytes:
-    """What the signature covers: DSSE's pre-authentication encoding."""
-    kind = PAYLOAD_TYPE.encode()
-    return b"DSSEv1 %d %b %d %b" % (len(kind), kind, len(data), data)

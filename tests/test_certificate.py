@@ -237,7 +237,7 @@ class TestStatement:
         [
             ("PASS", [("a", "PASS", True)], "PASSED", ["a"], [], [], "on test set clinic-a."),
             ("PASS", [("a", "PASS", True), ("b", "FAIL", False)], "WARNED", ["a"], ["b"], [], ", with warnings."),
-            ("PASS", [("a", "PASS", True), ("b", "NOT_ASSESSED", False)], "PASSED", ["a"], ["b"], [], "clinic-a."),
+            ("PASS", [("a", "PASS", True), ("b", "NOT_ASSESSED", False)], "PASSED", ["a"], [], [], "clinic-a."),
             ("FAIL", [("a", "FAIL", True), ("b", "PASS", True)], "FAILED", ["b"], [], ["a"], "does not meet"),
             ("INSUFFICIENT", [("a", "INSUFFICIENT", True)], "FAILED", [], [], ["a"], ": the evidence is insufficient."),
             ("INSUFFICIENT", [("a", "NOT_ASSESSED", True)], "FAILED", [], [], ["a"], "does not meet"),
@@ -309,6 +309,7 @@ class TestStatement:
             {"look": {"time": ""}},
             {"look": {"time": "2026-01-02"}},
             {"look": {"time": "2026-02-30T00:00:00Z"}},
+            {"look": {"number": 1, "allowed": 1, "time": "0001-01-01T00:00:00Z"}},
             {"spec": {**evaluation().spec, "content": {**CONTENT, "valid_days": 10**12}}},
             {"spec": {**evaluation().spec, "content": {**CONTENT, "valid_days": "90"}}},
             {"model": {**evaluation().model, "previous": {"statement": "sha256:" + "0" * 64}}},
@@ -316,7 +317,7 @@ class TestStatement:
         ],
         ids=[
             "none", "twice", "prefixed", "newline", "escape", "predictions", "digest", "version", "time", "day",
-            "calendar", "forever", "text", "previous", "nan",
+            "calendar", "year", "forever", "text", "previous", "nan",
         ],
     )  # fmt: skip
     def test_without_clear_subjects_is_refused(self, changes: dict[str, Any]):

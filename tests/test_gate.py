@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
@@ -154,17 +155,62 @@ class TestChangedModel:
         report = answer(repository, now=NOW + timedelta(days=400))
         assert report.exit_code == 0, said(report)
 
-    def test_later_look_speaks(self, repository):
+    @pytest.mark.parametrize("time", ["2026-02-01T09:00:00Z", RECENT])
+    def test_later_look_speaks(self, repository, time):
         """Of two certificates for one model on one test set, the later look decides, also where it says FAIL."""
-        worse = answers(1)
-        worse["grade"] = (worse["grade"] + 1) % 5
-        evaluation, predictions = repository.judge(
-            {"dr.pth": b"weights of the first model"}, table=worse, time="2026-02-01T09:00:00Z"
-        )
-        repository.certify("certificates/again", evaluation, predictions)
+        self.worse_look(repository, time=time)
         report = answer(repository)
         assert report.exit_code == 1
         assert of(report, "accuracy").status == "FAIL"
+
+    def worse_look(self, repository: Repository, time: str = "2026-02-01T09:00:00Z", **options: Any) -> Path:
+        """A later look at the same model, which fails; its certificate."""
+        worse = answers(1)
+        worse["grade"] = (worse["grade"] + 1) % 5
+        files = {"dr.pth": b"weights of the first model"}
+        evaluation, predictions = repository.judge(files, table=worse, time=time)
+        repository.certify("certificates/again", evaluation, predictions, **options)
+        return next((repository.root / "certificates/again").glob("*.certificate.json"))
+
+    def test_later_look_cannot_be_hidden(self, repository):
+        """Its certificate is deleted, or stands beside a forged copy that makes it look tampered with."""
+        path = self.worse_look(repository)
+        genuine = read_certificate(path)
+        assert isinstance(genuine, Certificate)
+        forged = replace(genuine, signature=repository.keys["clinical"].sign(b"something else"))
+        repository.write("certificates/again/copy.json", forged.to_bytes())
+        report = answer(repository)
+        assert of(report, "accuracy").status == "FAIL"
+        assert closing(report)["certificate:certificates/again/copy.json"] == "REFUSED"
+        (repository.root / "certificates/again/copy.json").unlink()
+        path.unlink()
+        report = answer(repository)
+        assert closing(report) == {"model:models/dr.pth:site-a:look": "NOT_ASSESSED"}
+        assert "holds a later look of this model (2026-02-01T09:00:00Z)" in of(report, "look").reason
+
+    @pytest.mark.parametrize("logged", [True, False])
+    def test_later_look_speaks_under_one_signature(self, repository, logged):
+        """Where two must sign, the FAIL that one of them signed is enough to close, in the chain or not."""
+        repository.replace("drgate.toml", '= ["clinical"]', '= ["clinical", "engineering"]')
+        chain = (repository.root / "looks/site-a.jsonl").read_bytes()
+        evaluation, _ = repository.judge({"dr.pth": b"weights of the first model"})
+        repository.certify("certificates/second", evaluation, None, roles=("engineering",))
+        assert answer(repository).exit_code == 0
+        self.worse_look(repository, roles=("engineering",))
+        if not logged:
+            repository.write("looks/site-a.jsonl", chain)
+        assert of(answer(repository), "accuracy").status == "FAIL"
+
+    @pytest.mark.parametrize("stash", ["docs/figure.bin", "models/dr.txt"])
+    def test_old_weights_by_way_of_another_file(self, repository, stash):
+        """Bytes that a merge brought in as something else were never judged, so a model made of them is changed."""
+        evaluation, predictions = repository.judge({"dr.pth": b"old"}, table=answers(2), time="2024-01-31T09:00:00Z")
+        repository.certify("certificates/old", evaluation, predictions)
+        repository.write(stash, b"old")
+        assert answer(repository).exit_code == 0
+        repository.merge()
+        (repository.root / stash).rename(repository.root / "models/dr.pth")
+        assert closing(answer(repository)) == {"model:models/dr.pth:site-a:age": "FAIL"}
 
 
 class TestModelFiles:
@@ -210,6 +256,35 @@ class TestModelFiles:
         assert answer(repository).exit_code == 0
         repository.write("models/dr.pth.dvc", self.dvc(b"other"))
         assert answer(repository).exit_code == 3
+
+    def test_dvc_file_of_another_name_is_a_changed_model(self, repository):
+        """A DVC file may be called anything; what it stands for is new all the same."""
+        repository.replace("drgate.toml", "require_predictions", "allow_md5_pointers = true\nrequire_predictions")
+        repository.merge()
+        evaluation, predictions = repository.judge({"dr.pth": b"old"}, table=answers(2), time="2024-01-31T09:00:00Z")
+        repository.certify("certificates/old", evaluation, predictions)
+        self.swap(repository, "models/weights.dvc", self.dvc(b"old"))
+        assert closing(answer(repository)) == {"model:models/dr.pth:site-a:age": "FAIL"}
+        repository.merge()
+        assert answer(repository).exit_code == 0
+
+    @pytest.mark.parametrize(
+        ("path", "content"),
+        [
+            ("models/x.dvc", "outs:\n- {md5: %s, size: 0, path: evil.pth}\n- {md5: %s.dir, size: 3, path: d}\n"),
+            ("models/x.dvc", "outs:\n- {md5: %s, path: evil.pth}\n"),
+            ("models/x.dvc", "outs:\n- {md5: %s.dir, size: 3, path: release}\n"),
+            ("attic/net.bin.dvc", "wdir: ../models\nouts:\n- {md5: %s, size: 0, path: evil.pth}\n"),
+        ],
+    )
+    def test_dvc_file_that_could_hide_a_model(self, repository, path, content):
+        """Whatever it is called, unless the policy says that it is none."""
+        repository.write(path, content.replace("%s", "d41d8cd98f00b204e9800998ecf8427e"))
+        report = answer(repository)
+        assert closing(report) == {f"model:{path.removesuffix('.dvc')}": "REFUSED"}
+        repository.replace("drgate.toml", "require_pre", f'not_models = ["{path}"]\nrequire_pre')
+        repository.merge()
+        assert answer(repository).exit_code == 0
 
     def test_dvc_file_elsewhere_is_refused(self, repository):
         """MD5 is weaker, and asked for explicitly."""
@@ -278,6 +353,13 @@ class TestModelFiles:
         for name, content in files.items():
             repository.write(f"models/{name}", content)
         assert answer(repository).exit_code == 0
+        # Another certificate vouches for nothing but its own model.
+        boast = {"m.onnx": b"graph", "m.onnx.data": b"tensors", "evil.onnx.data": b"evil"}
+        evaluation, predictions = repository.judge(boast, table=answers(4, right=0.4), time="2025-12-01T00:00:00Z")
+        repository.certify("certificates/boast", evaluation, predictions)
+        repository.write("models/evil.onnx.data", b"evil")
+        assert closing(answer(repository)) == {"model:models/evil.onnx.data": "REFUSED"}
+        (repository.root / "models/evil.onnx.data").unlink()
         repository.write("models/m.onnx.data", b"other tensors")
         report = answer(repository)
         assert report.exit_code == 2
@@ -406,7 +488,8 @@ class TestWhatDoesNotCount:
         self.replace_certificate(repository, self.recertified(repository, "forger"))
         report = answer(repository)
         assert report.exit_code == 2
-        assert "somebody changed it" in of(report, "tampering").reason
+        assert "a forgery; take it out" in of(report, "tampering").reason
+        assert of(report, "certificate").status == "NOT_ASSESSED"
 
     def test_of_a_table_of_predictions(self, repository):
         """It speaks of no model, though it names the file."""
@@ -506,7 +589,12 @@ class TestWhatDoesNotCount:
         (good,) = (repository.root / "certificates").rglob("clinical.certificate.json")
         repository.write("certificates/README.md", "notes")
         repository.write("certificates/broken.json", good.read_bytes()[:-1])
-        assert answer(repository).exit_code == 0
+        data = self.recertified(repository, "stranger")
+        assert data is not None
+        repository.write("certificates/approved by the board.json", data)
+        report = answer(repository)
+        assert report.exit_code == 0
+        assert "by the board" not in of(report, "signatures").reason
 
     def test_several_roles(self, repository):
         """n of m: a role counts where its own key has signed the same statement."""
@@ -677,6 +765,31 @@ class TestLooks:
         )
         assert of(answer(repository), "look").status == "REFUSED"
 
+    @pytest.mark.parametrize("lie", ["regraded", "number"])
+    def test_look_that_says_less_than_its_line(self, repository, lie):
+        """That grades were changed in the model's favour is left out; or a chain counts from one again."""
+        worse = answers(5)
+        worse["grade"] = (worse["grade"] + 1) % 5
+        repository.judge({"dr.pth": b"better weights"}, table=worse, time="2026-02-01T09:00:00Z")
+        evaluation, predictions = repository.judge({"dr.pth": b"better weights"}, table=answers(5))
+        look = dict(evaluation.look)
+        assert (look["number"], look["regraded_count"]) == (3, 160)
+        if lie == "regraded":
+            look = {key: look[key] for key in ("number", "allowed", "time", "line")}
+        else:
+            chain = repository.root / self.CHAIN
+            lines = chain.read_bytes().splitlines()
+            entry = {**json.loads(lines[-1]), "look": 2}
+            del entry["digest"]
+            look |= {"number": 2, "line": line_digest(entry)}
+            chain.write_bytes(b"\n".join([*lines[:-1], canonical_json({**entry, "digest": look["line"]})]) + b"\n")
+        repository.write("models/dr.pth", b"better weights")
+        repository.certify("certificates/new", replace(evaluation, look=look), predictions)
+        report = answer(repository)
+        assert of(report, "look").status == "REFUSED"
+        said = "regraded_count 160, not 0" if lie == "regraded" else "look 2, after 2 others"
+        assert said in of(report, "look").reason
+
     def test_look_of_another_model(self, repository):
         """A certificate that claims another model's line."""
         evaluation, predictions = repository.judge({"dr.pth": b"better weights"}, table=answers(1))
@@ -784,6 +897,7 @@ class TestWeakening:
         """Labels in the repository: a test set that forgets whose eyes it holds is another one."""
         repository.replace("drgate.toml", "looks =", 'manifest = "labels.csv"\nlooks =')
         repository.write("labels.csv", "image,grade,patient\na.png,0,p1\n")
+        assert answer(repository).exit_code == 0, "to hold the labels to a file only asks for more"
         repository.merge()
         assert answer(repository).exit_code == 0
         repository.write("labels.csv", "image,grade\na.png,0\n")
@@ -854,6 +968,49 @@ class TestWaiver:
         repository.add_model("dr.pth", b"weights of the first model")
         assert not [f for f in answer(repository).findings if f.status == "WAIVED"]
 
+    @pytest.mark.parametrize("gone", [False, True])
+    def test_is_not_washed_off_by_a_hair(self, repository, gone):
+        """Raised a little, or dropped and asked again for next to nothing: not what was waived away."""
+        line = '  - {id: "sensitivity:pdr", at_least: %s}\n'
+        repository.replace("checklists/site-a.yaml", "version: 1", "version: 2")
+        repository.replace("checklists/site-a.yaml", line % 0.6, "" if gone else line % 0.5)
+        repository.add_model("dr.pth", b"weights of the first model")
+        waive(repository, answer(repository), "spec:sensitivity:pdr")
+        repository.merge()
+        repository.replace("checklists/site-a.yaml", "version: 2", "version: 3")
+        after = '  - {id: "specificity:no_dr"'
+        repository.replace("checklists/site-a.yaml", after if gone else line % 0.5, (line % 0.5001) + after * gone)
+        repository.add_model("dr.pth", b"weights of the first model")
+        report = answer(repository)
+        assert report.exit_code == 0, said(report)
+        assert of(report, "spec:sensitivity:pdr").status == of(report, "sensitivity:pdr").status == "WAIVED"
+
+    def test_of_a_general_rule_is_shown_on_every_line_that_rests_on_it(self, repository):
+        """Point estimates decide; no line is then a plain pass."""
+        repository.replace("checklists/site-a.yaml", "version: 1", "version: 2\nevidence: {decide_on: point}")
+        repository.add_model("dr.pth", b"weights of the first model")
+        report = answer(repository)
+        waive(repository, report, *(id for id in closing(report) if id.startswith("spec:")))
+        report = answer(repository)
+        assert report.exit_code == 0, said(report)
+        assert {of(report, line).status for line in ("accuracy", "sensitivity:pdr", "specificity:no_dr")} == {"WAIVED"}
+
+    def test_of_the_bootstrap_is_not_shown_on_exact_bounds(self, repository):
+        """What no random number touches stays a pass."""
+        repository.replace("checklists/site-a.yaml", "resamples: 1000", "resamples: 5000")
+        repository.replace("checklists/site-a.yaml", "criteria:", "criteria:\n  - {id: quadratic_kappa, at_least: 0.2}")
+        repository.replace("checklists/site-a.yaml", "version: 1", "version: 2")
+        repository.add_model("dr.pth", b"weights of the first model")
+        repository.merge()
+        repository.replace("checklists/site-a.yaml", "resamples: 5000", "resamples: 5001")
+        repository.replace("checklists/site-a.yaml", "version: 2", "version: 3")
+        repository.add_model("dr.pth", b"weights of the first model")
+        waive(repository, answer(repository), "spec:bootstrap.resamples")
+        report = answer(repository)
+        assert report.exit_code == 0, said(report)
+        assert of(report, "quadratic_kappa").status == "WAIVED"
+        assert of(report, "accuracy").status == "PASS"
+
     def test_covers_one_thing_only(self, repository):
         """A lower threshold than the one that was waived is not covered, nor is another line."""
         self.easier(repository)
@@ -875,6 +1032,8 @@ class TestWaiver:
             assert "Waived by engineering alone" in said(report)
         else:
             assert "Does not count: the waiver" in said(report)
+            (id,) = [id for id in closing(report) if id.startswith("waiver:")]
+            assert closing(report)[id] == "REFUSED", "once merged it would be shown for ever as the role's"
 
     def test_of_a_key_that_the_change_itself_adds(self, repository):
         """Trust comes from the base branch: a change cannot bring its own signer."""
@@ -993,6 +1152,33 @@ class TestRepository:
         """A shallow clone: how to fetch it."""
         with pytest.raises(RepositoryError, match=r"no commit 'origin/main' here.*git fetch --depth=1 origin"):
             answer(repository, base_ref="origin/main")
+
+    def test_tag_that_is_called_like_the_base_branch(self, repository):
+        """Git itself would take the tag; whoever proposes the change can push one."""
+        repository.git("update-ref", "refs/remotes/origin/main", "main")
+        repository.replace("drgate.toml", "= 365", "= 366")
+        repository.stage()
+        repository.git("commit", "--quiet", "-m", "a change")
+        for ref in ("origin/main", "main"):
+            repository.git("tag", ref, "HEAD")
+            assert closing(answer(repository, base_ref=ref)) == {"policy:max_age_days": "FAIL"}
+
+    @pytest.mark.parametrize("old", [False, True])
+    def test_folder_with_the_files_of_a_repository(self, repository, monkeypatch, old):
+        """A change can bring one: neither is it judged in place of the real one, nor is its configuration run."""
+        ran = repository.root.parent / "ran"
+        for name in ("HEAD", "index", "packed-refs"):
+            if (repository.root / ".git" / name).exists():
+                repository.write(f"sub/{name}", (repository.root / ".git" / name).read_bytes())
+        for name in ("objects", "refs"):
+            shutil.copytree(repository.root / ".git" / name, repository.root / "sub" / name)
+        settings = f'repositoryformatversion = 0\nbare = false\nworktree = .\nfsmonitor = "touch {ran}; false"\n'
+        repository.write("sub/config", f"[core]\n{settings}")
+        if old:  # a Git that does not know safe.bareRepository
+            monkeypatch.setattr("drgate.repository._environment", lambda: {**os.environ})
+        with pytest.raises(RepositoryError, match=r"and no \.git" if old else "bare repository"):
+            gate(repository.root / "sub", base_ref="main", now=NOW)
+        assert not ran.exists()
 
     @pytest.mark.parametrize("ref", ["--upload-pack=x", "main\0x", "", "HEAD:models", "nowhere;touch x"])
     def test_hostile_ref(self, repository, ref):
@@ -1208,7 +1394,25 @@ class TestShown:
         assert "The gate is open" in (tmp_path / "gate.md").read_text()
         ended = drgate("gate")
         assert ended.code == 2
-        assert "--base-ref" in ended.err
+        assert "--base-ref" in ended.out
+
+    def test_where_nothing_can_be_judged(self, repository, drgate, monkeypatch, tmp_path):
+        """Every output says so; a change that brings a green report of its own has none of it shown."""
+        monkeypatch.chdir(repository.root)
+        monkeypatch.setenv("GITHUB_ACTIONS", "true")
+        monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "summary.md"))
+        repository.write("gate.md", "## The gate is open\n")
+        repository.write("gate.xml", '<testsuites tests="1" failures="0"/>')
+        repository.replace("drgate.toml", "checklists/site-a.yaml", "checklists/##[add-mask]x.yaml")
+        repository.stage()
+        ended = drgate("gate", "--base-ref", "main", "--junit", "gate.xml", "--comment", "gate.md")
+        assert ended.code == 2
+        assert "##[" not in ended.out + ended.err
+        assert ended.err.startswith("::error title=rules%3A gate::Refused. checklists/")
+        assert ET.parse("gate.xml").getroot().get("errors") == "1"
+        for text in (Path("gate.md").read_text(), (tmp_path / "summary.md").read_text(), ended.out):
+            assert "The gate is closed: rules, gate" in text
+        assert json.loads(drgate("gate", "--base-ref", "main", "--format", "json").out)["open"] is False
 
     def test_waive_command(self, repository, drgate, monkeypatch):
         """As the gate itself suggests it."""
@@ -1273,13 +1477,31 @@ class TestFilesForCi:
         assert output.read_text() == "exit-code=3\n"
         assert not (tmp_path / "hacked").exists()
 
+    def test_the_changes_own_python_is_not_run(self, tmp_path):
+        """Jobs begin in the folder of the change, and `python -m` looks there first."""
+        (install,) = [step for step in self.read("action.yml")["runs"]["steps"] if "SOURCE" in step.get("env", {})]
+        before = self.read("ci/drgate.gitlab-ci.yml")[".drgate-gate"]["before_script"]
+        (tmp_path / "venv.py").write_text("open('hacked', 'w')\n")
+        lines = [install["run"].splitlines()[0], *(line for line in before if " -m venv " in line)]
+        assert len(lines) == 2
+        for i, line in enumerate(lines):
+            made = tmp_path / f"made{i}"
+            script = line.replace("/tmp/drgate-venv", str(made)) + " --without-pip"
+            subprocess.run(
+                ["bash", "-ec", script], cwd=tmp_path, check=True,
+                env={"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "RUNNER_TEMP": str(made)},
+            )  # fmt: skip
+            assert made.exists()
+            assert not (tmp_path / "hacked").exists()
+
     def test_options_exist(self, drgate):
         """What the files call is what the command line has."""
         known = drgate("gate", "--help").out
-        used = (self.ROOT / "action.yml").read_text() + (self.ROOT / "ci/drgate.gitlab-ci.yml").read_text()
-        for option in ("--junit", "--comment", "--base-ref", "--policy"):
-            assert option in known
-            assert option in used + "--policy"
+        (step,) = [step for step in self.read("action.yml")["runs"]["steps"] if step.get("id") == "gate"]
+        (script,) = self.read("ci/drgate.gitlab-ci.yml")[".drgate-gate"]["script"]
+        used = {*re.findall(r"--[a-z-]+", step["run"] + script)}
+        assert used == {"--junit", "--comment", "--base-ref", "--policy"}
+        assert all(option in known for option in used)
         job = self.read("ci/drgate.gitlab-ci.yml")[".drgate-gate"]
         assert job["artifacts"]["reports"]["junit"] == "drgate-gate.xml"
         hooks = {hook["id"]: hook["entry"].split() for hook in self.read(".pre-commit-hooks.yaml")}

@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 
+from drgate.certificate import parse_statement
 from drgate.certify import certify
 from drgate.errors import UsageError
 from drgate.history import History, read_history
 from drgate.keys import PrivateKey, generate_key, load_private_key
 from drgate.report import history_page
+from drgate.trust import Revocations
 from tests.evaluations import criterion, evaluation, whole_evaluation
 
 HOSTILE = "</script><script>window.hacked=1</script><b>&amp;\u202e::error.pth"
@@ -56,6 +58,20 @@ class TestRecords:
         ]  # fmt: skip
         assert found.records[1].files == ("b/clinical.certificate.json", "b/ml.certificate.json")
         assert found.useless == ()
+
+    def test_what_is_revoked_is_named_and_left_out(self, folder, keys, drgate, tmp_path):
+        """A statement, or a key: the other signature stays."""
+        (statement,) = (r for r in read_history(folder).records if r.look == 4)
+        digest = parse_statement((folder / statement.files[0]).read_bytes(), "it").digest
+        key = keys["clinical"].public.id
+        found = read_history(folder, revocations=Revocations({digest: "wrong grades", key: "lost"}))
+        assert [(r.look, r.files) for r in found.records] == [
+            (1, ("a/certificate.json",)), (2, ("b/ml.certificate.json",)),
+        ]  # fmt: skip
+        assert "The statement is revoked: wrong grades" in " ".join(found.useless)
+        (tmp_path / "revoked.txt").write_text(f"{digest} wrong grades\n")
+        ended = drgate("history", folder, "--revoked", tmp_path / "revoked.txt", "--format", "json")
+        assert [record["look"] for record in json.loads(ended.out)["records"]] == [1, 2]
 
     def test_signers_are_vouched_for_by_trusted_keys_alone(self, folder, keys):
         """A name in a file proves nothing."""

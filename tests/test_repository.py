@@ -28,6 +28,22 @@ def commit(root: Path, **files: bytes) -> None:
     git_in(root, "commit", "--quiet", "-m", "files")
 
 
+def test_settings_of_the_environment_are_kept(root, monkeypatch):
+    """Ours is one more: whoever calls may have trusted the folder that way."""
+    (root / "new").write_bytes(b"one")
+    (root / "ignored").write_text("new\n")
+    monkeypatch.setenv("GIT_CONFIG_COUNT", "1")
+    monkeypatch.setenv("GIT_CONFIG_KEY_0", "core.excludesFile")
+    for excludes, unknown in ((os.devnull, ["new"]), (str(root / "ignored"), [])):
+        monkeypatch.setenv("GIT_CONFIG_VALUE_0", excludes)
+        with open_repository(root) as repository:
+            assert repository.unstaged([], ["new"]) == unknown
+    (root / "bare").mkdir()
+    git_in(root / "bare", "init", "--quiet", "--bare")
+    with pytest.raises(RepositoryError, match=r"safe\.bareRepository"), open_repository(root / "bare"):
+        pass
+
+
 class TestTrees:
     def test_commit_and_what_is_staged(self, root):
         """Neither is the working tree."""

@@ -272,6 +272,16 @@ class TestLook:
         path = written(tmp_path, replace(made, model={**made.model, "tensor_digest": "better"}), key)
         assert "says model 'this', not 'better'" in said(verify(path, trusted=[key.public], looks=chain))
 
+    def test_later_one_of_the_same_model_is_named(self, tmp_path, key, chained, table):
+        """With other cut-offs, or other grades: what that found is not in this certificate."""
+        made, chain = chained
+        time = "2026-01-31T09:00:00Z"
+        take_look(
+            chain, Seen.of(table, "clinic-a"), model="this at sha256:1", predictions=table.digest, spec=SPEC, time=time
+        )
+        found = verify(written(tmp_path, made, key), trusted=[key.public], looks=chain)
+        assert f"{chain} logs a later look of this model, {time}; ask for its certificate." in found.unchecked
+
     def test_without_a_line_is_not_in_the_chain(self, tmp_path, key, chained):
         """A statement that names no line cannot be bound to a chain: with a chain given, that is no pass."""
         look = {name: value for name, value in chained[0].look.items() if name != "line"}

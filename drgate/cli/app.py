@@ -12,7 +12,7 @@ from typing import Any
 
 import typer
 
-from drgate.errors import DrgateError
+from drgate.errors import DrgateError, visible
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells count it: never 1, which means that a criterion failed."""
@@ -126,8 +126,7 @@ def _unread() -> int:
 
 def complain(name: str, message: str) -> None:
     """One line on standard error; control characters in file names do not reach the terminal."""
-    visible = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in message)
-    sys.stderr.write(f"{name}: {visible}\n")
+    sys.stderr.write(f"{name}: {visible(message)}\n")
 
 
 def _hyphenated(word: str) -> str:

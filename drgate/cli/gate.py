@@ -45,13 +45,20 @@ def command(
     format: FormatOption = Format.human,
     quiet: QuietOption = False,
 ) -> int:
+    from drgate.errors import DrgateError
     from drgate.files import write_atomically
-    from drgate.gate import gate
+    from drgate.gate import gate, refused
     from drgate.report import gate as drawn
 
     # For tables of some thousand rows the threads of a linear algebra library cost more than they bring.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    report = gate(Path(), base_ref=base_ref_of(base_ref), policy=policy)
+    for written in (junit, comment):
+        if written is not None:  # the change may hold files of these names, and they are not our answer
+            written.unlink(missing_ok=True)
+    try:
+        report = gate(Path(), base_ref=base_ref_of(base_ref), policy=policy)
+    except DrgateError as problem:
+        report = refused(base_ref or "", problem)
     if junit is not None:
         write_atomically(junit, drawn.junit(report).encode())
     if comment is not None:

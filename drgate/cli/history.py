@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from drgate.cli.options import Format, FormatOption, QuietOption, emit, tell
+from drgate.cli.options import Format, FormatOption, QuietOption, RevokedOption, emit, tell
 
 HELP = """List the certificates below a folder: which model passed what, when, on which look, and signed by whom.
 
@@ -28,6 +28,7 @@ def command(
         list[Path] | None,
         typer.Option("--key", metavar="PUB", help="Public key that you trust (several times for several)."),
     ] = None,
+    revoked: RevokedOption = None,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FILE", help="Write a page with the trend of every line (HTML).")
     ] = None,
@@ -39,10 +40,15 @@ def command(
     from drgate.history import read_history
     from drgate.keys import load_public_key
     from drgate.report import history_page
+    from drgate.trust import NOTHING_REVOKED, load_revocations
 
     if out is not None and not force:
         refuse_existing(out, "choose another name with --out, or --force to replace it")
-    history = read_history(folder, trusted=[load_public_key(path) for path in key or ()])
+    history = read_history(
+        folder,
+        trusted=[load_public_key(path) for path in key or ()],
+        revocations=NOTHING_REVOKED if revoked is None else load_revocations(revoked),
+    )
     if out is not None:
         write_atomically(out, history_page.html(history).encode())
         tell(f"Wrote {out}.", quiet)

@@ -183,7 +183,7 @@ def base_ref_of(given: str | None) -> str:
     """
     target = os.environ.get("GITHUB_BASE_REF") or os.environ.get("CI_MERGE_REQUEST_TARGET_BRANCH_NAME")
     if given or target:
-        return given or f"origin/{target}"
+        return given or f"refs/remotes/origin/{target}"  # in full: a tag may be called origin/main too
     raise UsageError(
         "Say what is merged into with --base-ref, such as origin/main (or HEAD: what is staged against what is "
         "committed)."

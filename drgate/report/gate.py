@@ -56,8 +56,9 @@ def render(report: GateReport, console: Console) -> None:
     """For a person at a terminal: what is not passed in full, the rest counted."""
     style = "bold green" if report.exit_code == 0 else "bold red"
     console.print(Text(headline(report), style=style), soft_wrap=True)
-    decided = f"Decided by {report.policy} on {report.base} ({report.commit[:12]})."
-    console.print(Text(decided, style="dim"), soft_wrap=True)
+    if report.commit:
+        decided = f"Decided by {report.policy} on {report.base} ({report.commit[:12]})."
+        console.print(Text(decided, style="dim"), soft_wrap=True)
     for group in _groups(report):
         findings = [finding for finding in report.findings if finding.group == group]
         console.print(Text(f"\n{group}", style="bold"), soft_wrap=True)
@@ -91,7 +92,9 @@ def markdown(report: GateReport, *, limit: int = COMMENT_BYTES) -> str:
     """A comment or a summary, at most `limit` bytes of UTF-8: what closes the gate and what is waived come first."""
     parts = [
         f"## {escape(headline(report))}",
-        f"Decided by {code(report.policy)} on {code(report.base)} ({code(report.commit[:12])}).",
+        f"Decided by {code(report.policy)} on {code(report.base)} ({code(report.commit[:12])})."
+        if report.commit
+        else "Nothing could be judged.",
     ]
     loud = [finding for finding in report.findings if finding.status != "PASS"]
     quiet = [finding for finding in report.findings if finding.status == "PASS"]
