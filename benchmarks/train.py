@@ -4,10 +4,11 @@
     python -m benchmarks train --size full --batch_size 6 --accumulation 4 --precision bf16      # on a GPU
 
 Both take turns, step by step, in one process, so that a machine whose speed drifts slows both. The ratio is that of the
-fastest steps, which nothing else on the machine disturbed; that of the medians stands beside it. The bare loop does what a training script would: cross-entropy, AdamW, clipping, the same accumulation and
-precision. The images lie in the cache that drtrain fills; its augmentation, which the bare loop has not, is off, and
-what it costs is printed beside. `--size full` has the architecture of MedSigLIP-448 with random weights, and prints
-the share of the matrix rate that this machine reaches on a large product.
+fastest steps, which nothing else on the machine disturbed; that of the medians stands beside it. The bare loop does
+what a training script would: cross-entropy, AdamW, clipping, the same accumulation and precision. The images lie in the
+cache that drtrain fills; its augmentation, which the bare loop has not, is off, and what it costs is printed beside.
+`--size full` has the architecture of MedSigLIP-448 with random weights, and prints the share of the matrix rate that
+this machine reaches on a large product.
 """
 
 from __future__ import annotations

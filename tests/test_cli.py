@@ -6,6 +6,7 @@ import ast
 import base64
 import hashlib
 import json
+import os
 import pickle
 import subprocess
 import sys
@@ -19,6 +20,7 @@ import typer
 from drgate.certificate import statement_bytes
 from tests.conftest import Ended
 from tests.evaluations import evaluation
+from tests.material import photograph
 from tests.tiny import checkpoint_of, random_model, tiny_base
 
 Run = Callable[..., Ended]
@@ -455,3 +457,24 @@ class TestReportCommand:
     def test_not_an_evaluation(self, refused: Refused, tmp_path: Path):
         (tmp_path / "evaluation.json").write_text('{"verdict": "PASS"}')
         assert "not an evaluation" in refused("report", tmp_path / "evaluation.json")
+
+
+class TestLightInstallation:
+    def test_a_command_that_needs_more_says_what_to_install(self, tmp_path: Path):
+        """Without torch: one sentence that names the package and the extra, exit code 2, no traceback."""
+        blocked = "import sys; sys.modules['torch'] = None; from {package}.cli import main; main({arguments!r})"
+        for package, arguments, extra in (
+            ("drgate", ["score", "model.pth", "--data", "data", "--out", "x.parquet"], "models"),
+            ("trainer", ["--dataset", "data"], "train"),
+        ):
+            (tmp_path / "model.pth").write_bytes(b"PK")
+            photograph(tmp_path / "data" / "No_DR" / "a.png", seed=1)
+            script = blocked.format(package=package, arguments=arguments)
+            here = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+            ended = subprocess.run(
+                [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False, env=here
+            )
+            assert ended.returncode == 2, ended.stderr
+            assert "Traceback" not in ended.stderr
+            assert "this needs torch" in ended.stderr
+            assert f'".[{extra}]"' in ended.stderr

@@ -263,7 +263,7 @@ def _read(runs: Path, quiet: bool) -> Ledger:
     from trainer.ledger import read_ledger
 
     if not runs.is_dir():
-        raise UsageError(f"{runs} is no folder; give the folder of the run folders with --runs.")
+        raise UsageError(f"No attempts are known: there is no folder {runs}; --runs names another.")
     ledger = read_ledger(runs)
     for warning in ledger.warnings:
         complain("drtrain", f"warning: {warning}")

@@ -34,7 +34,7 @@ Examples:
 
 The folder then holds best_model.pth, last.pth and record.jsonl; drgate evaluate judges best_model.pth. Flags may be
 written with - instead of _. Exit code 0 when the run came to its end, 1 when a decision point or a regression ended
-it, 3 when a budget did, 2 when it could not go on.
+it, 3 when a budget did, 2 when it could not go on, 130 after Ctrl-C or SIGTERM.
 """
 
 

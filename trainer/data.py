@@ -109,8 +109,7 @@ def load_splits(dataset: str, *, seed: int) -> Splits:
     train, val = (_graded(manifest, split, notes) for split in ("train", "val"))
     if empty := [title for index, title in enumerate(TITLES) if not (train.table["grade"] == index).any()]:
         raise TrainingError(
-            f"{dataset} has no training image of {' and '.join(empty)}: a model cannot learn a grade that it never"
-            " sees."
+            f"{dataset} has no training image of {', '.join(empty)}: a model cannot learn a grade that it never sees."
         )
     test = manifest.select("test") if "test" in present else None
     return Splits(train, val, dataset_digest, manifest.dealt_by_seed, notes, test)

@@ -23,10 +23,11 @@ import torch
 from drgate.errors import DrgateError
 from drgate.plan import plan, planned
 from trainer.circles import CircleReport, Proposal, compare
-from trainer.config import ONLY_WITH, TrainingConfig
+from trainer.config import FALLING, ONLY_WITH, TrainingConfig
 from trainer.data import ImageSet, prepare_image
 from trainer.engine import Engine
 from trainer.ledger import Attempt, LedgerWarning, read_ledger
+from trainer.schedule import rate
 from trainer.watch import EVALUATIONS_AFTER_BEST, duration, parse_decision
 
 if TYPE_CHECKING:
@@ -186,6 +187,17 @@ def findings(ready: Ready) -> tuple[str, ...]:
         )
     elif 0 < config.warmup_epochs < first:
         found.append(f"warmup_epochs {config.warmup_epochs} is over: the run goes on in epoch {first}.")
+    if first > 1 and config.scheduler in FALLING:
+        steps = ready.steps_per_epoch
+        left = rate(
+            (first - 1) * steps, scheduler=config.scheduler, warmup_steps=config.warmup_epochs * steps,
+            total_steps=last * steps, cycles=config.scheduler_cycles, power=config.scheduler_power,
+        )  # fmt: skip
+        if left < 0.1:
+            found.append(
+                f"The schedule is nearly over where the run goes on: the rate is {config.learning_rate * left:.1e} in"
+                f" epoch {first} of {last}; for a fresh schedule give more epochs, or start with --init_from."
+            )
     if config.freeze_backbone_epochs >= last:
         found.append(f"freeze_backbone_epochs {config.freeze_backbone_epochs} is the whole run: only the head learns.")
     elif 0 < config.freeze_backbone_epochs < first:

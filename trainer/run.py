@@ -185,7 +185,8 @@ def prepare(config: TrainingConfig, group: Processes, *, resume: bool, runs: Pat
         ready = replace(ready, origin=_comparable(ready, quiet))
     if not resume and origin.epochs >= config.num_epochs:
         raise UsageError(
-            f"--num_epochs {config.num_epochs} is behind already: {origin.source} has {origin.epochs}; give more."
+            f"--num_epochs {config.num_epochs} is behind already: {origin.source} has {origin.epochs} epochs, those"
+            " after its last that only watched included; give more, or start anew with --init_from."
         )
     _refuse_known_patients(ready)
     paid = (before or {}).get("spend", {}).get("usd", 0.0)
@@ -202,7 +203,7 @@ def prepare(config: TrainingConfig, group: Processes, *, resume: bool, runs: Pat
     if origin.checkpoint is not None:
         tell(f"From {origin.source}: {origin.restored}.", quiet)
     for name, (before, now) in ready.changed.items():
-        tell(f"  {name}: {before} there, {now} here", quiet)
+        tell(f"  {name}: {_said(before)} there, {_said(now)} here", quiet)
     return ready
 
 
@@ -262,7 +263,11 @@ class _Run:
                 with contextlib.suppress(DrgateError):  # a full disk takes no record either
                     self._end(*self._ending(error))
                 if isinstance(error, KeyboardInterrupt):
-                    tell(f"{self.record.table['reason']} {self._kept()}.", self.quiet)
+                    tell(
+                        f"{self.record.table['reason']} {self._kept()}. Go on with: drtrain --resume --output_dir"
+                        f" {self.folder}",
+                        self.quiet,
+                    )
                 if isinstance(error, torch.OutOfMemoryError):
                     raise TrainingError(
                         "The device's memory does not hold a batch; halve --batch_size and double"
@@ -753,6 +758,11 @@ def resolved(config: TrainingConfig, group: Processes) -> TrainingConfig:
         raise TrainingError("--distributed fsdp goes with neither --freeze_backbone_epochs nor --precision fp16.")
     folder = config.output_dir or f"runs/{config.experiment_name}"
     return config.model_copy(update={"output_dir": folder, "precision": precision})
+
+
+def _said(value: Any) -> str:
+    """A parameter's value for a person."""
+    return "not set" if value in (None, [], ()) else "; ".join(value) if isinstance(value, list) else str(value)
 
 
 def _changed(config: TrainingConfig, there: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

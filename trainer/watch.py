@@ -230,7 +230,7 @@ def epoch_line(
     now = standing(history, config, inherited)
     severe, pdr = (entry["sensitivity"][grade] for grade in ("severe_npdr", "pdr"))
     parts = [
-        f"epoch {epoch}/{config.num_epochs}",
+        f"epoch {epoch}/{config.num_epochs}" if epoch <= config.num_epochs else f"epoch {epoch}, watched",
         f"train loss {entry['train_loss']:.4f}",
         f"val accuracy {entry['val_accuracy']:.1%} ({round(entry['val_accuracy'] * n)}/{n})",
         f"severe NPDR {severe['k']}/{severe['n']}",
@@ -242,12 +242,13 @@ def epoch_line(
     if usd is not None:
         parts.append(f"{usd:.2f} USD")
     if seconds_left is not None:
-        parts.append(f"about {duration(seconds_left)} left" if seconds_left > 0 else duration(entry.get("seconds", 0)))
+        took = f"took {duration(entry.get('seconds', 0))}"
+        parts.append(f"about {duration(seconds_left)} left" if seconds_left > 0 else took)
     if now.best is not None and now.best.epoch == epoch:
         parts.append("best so far" if now.reference == now.best else "best of this run")
     elif not entry["selectable"]:
         early = epoch < config.select_from_epoch
-        parts.append("too early to be chosen" if early else "after the last epoch: watched, not chosen")
+        parts.append("too early to be chosen" if early else "not chosen from: it shows whether the best is stable")
     if now.reference is not None and now.reference != now.best:
         behind = 100 * (now.reference.accuracy - entry["val_accuracy"])
         if behind > 0:

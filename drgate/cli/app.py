@@ -20,6 +20,13 @@ INTERRUPTED = 130
 UNREAD = 141
 """Exit code when the reader of standard output has gone (a closed pipe)."""
 
+EXTRAS = {
+    **dict.fromkeys(("torch", "transformers", "peft", "safetensors", "onnx", "onnxscript", "onnxruntime"), "models"),
+    "accelerate": "train",
+    "mlflow": "mlflow",
+}
+"""Packages that the light core does without, and the extra that brings them."""
+
 SHOWN_WARNINGS = 5
 """Warnings of one kind that are printed; the rest are counted."""
 
@@ -99,6 +106,19 @@ def run(app: typer.Typer, name: str, arguments: list[str] | None = None) -> None
         code = problem.exit_code
     except BrokenPipeError:
         code = _unread()
+    except ModuleNotFoundError as problem:
+        code = 2
+        package = (problem.name or "").partition(".")[0]
+        if package in EXTRAS:
+            extra = "train" if name.startswith("drtrain") else EXTRAS[package]
+            complain(
+                name,
+                f"this needs {package}, which the light installation lacks; install it, in a clone of drgate, with:"
+                f' pip install -c constraints.txt ".[{extra}]"',
+            )
+        else:
+            traceback.print_exc()
+            complain(name, "this is a defect of the program; please report what is above.")
     except OSError as problem:
         complain(name, f"{problem.filename or 'a file'}: {problem.strerror or problem}.")
         code = 2
