@@ -50,7 +50,7 @@ def command(
         typer.Option("--trusted-key", metavar="PUB", help="Public key that must have signed it so far."),
     ] = None,
     predictions: Annotated[
-        Path | None, typer.Option("--predictions", metavar="FILE", help="[predictions.parquet beside the certificate]")
+        Path | None, typer.Option("--predictions", metavar="FILE", help="[the matching table beside the certificate]")
     ] = None,
     revoked: RevokedOption = None,
     yes: Annotated[

@@ -52,7 +52,7 @@ def command(
         list[Path] | None, typer.Option("--model", metavar="FILE", help="Model file that it must speak of.")
     ] = None,
     predictions: Annotated[
-        Path | None, typer.Option("--predictions", metavar="FILE", help="[predictions.parquet beside the certificate]")
+        Path | None, typer.Option("--predictions", metavar="FILE", help="[the matching table beside the certificate]")
     ] = None,
     spec: Annotated[
         str | None, typer.Option("--spec", metavar="NAME|FILE", help="Checklist that it must have been held against.")
