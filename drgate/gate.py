@@ -16,6 +16,7 @@ import base64
 import contextlib
 import hashlib
 import re
+import shlex
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -69,6 +70,7 @@ TABLES: Final = (".parquet", ".pq")
 MAX_CHAIN_BYTES: Final = 1 << 30
 MAX_TABLE_BYTES: Final = 1 << 30
 MAX_ROWS: Final = 10_000_000
+_ADOPTION: Final = "policy:adoption"
 _PAYLOAD: Final = re.compile(rb'"payload":"([A-Za-z0-9+/=]*)"')
 _SEVERITY: Final[dict[Status, int]] = {
     "PASS": 0, "WAIVED": 0, "NOT_ASSESSED": 1, "INSUFFICIENT": 1, "FAIL": 2, "REFUSED": 3,
@@ -138,6 +140,11 @@ class GateReport:
     def models(self) -> tuple[str, ...]:
         """The groups that are models, in order."""
         return tuple(dict.fromkeys(finding.group for finding in self.findings if finding.group != RULES))
+
+    @property
+    def adopts(self) -> bool:
+        """Whether the base branch has no policy, so that the change was judged by its own."""
+        return any(finding.id == _ADOPTION for finding in self.findings)
 
     @property
     def headline(self) -> str:
@@ -282,17 +289,24 @@ class _Gate:
         known = self._known(rules if before is None else before)
         held = _Held(self, rules, waivers, chains, certificates, tables, by_path, *known)
         vouched_for: set[str] = set()
+        unjudged = {path for path in by_path if not (rules.policy.guards(path) or rules.policy.exempts(path))}
         for model in guarded:
             if model.content.kind == "dvc" and not rules.policy.allow_md5_pointers:
                 reason = "A DVC file names it by MD5 alone, which the policy does not allow (allow_md5_pointers)."
                 findings.append(Finding(model.path, f"model:{model.path}", "identity", "REFUSED", reason))
+                unjudged.add(model.path)
                 continue
             for test_set in rules.policy.test_sets:
                 found, companions = _Assessor(held, model, test_set).answer()
                 findings += found
-                vouched_for |= companions
+                if companions is None:
+                    unjudged.add(model.path)
+                else:
+                    vouched_for |= companions
         for path in by_path:
             if not (rules.policy.guards(path) or path in vouched_for or rules.policy.exempts(path)):
+                if _graph_of(path) in unjudged - vouched_for:
+                    continue  # the graph closes the gate already, and what is done about it is done about its weights
                 reason = (
                     "It looks like a model and no pattern of the policy guards it; add it to models, or to not_models "
                     "where it is none."
@@ -367,7 +381,7 @@ class _Gate:
 
 def _adoption(base: str, policy: str) -> Finding:
     return Finding(
-        RULES, "policy:adoption", "adoption", "NOT_ASSESSED",
+        RULES, _ADOPTION, "adoption", "NOT_ASSESSED",
         f"{base} has no policy, so nothing on it says whom to trust, and a change cannot vouch for itself. What "
         f"follows is judged by the change's own {policy}. Somebody who may reads it and merges it past the gate; from "
         "then on it decides.",
@@ -616,8 +630,11 @@ class _Assessor:
     model: _Model
     test_set: GatedTestSet
 
-    def answer(self) -> tuple[tuple[Finding, ...], set[str]]:
-        """What the certificate that speaks for this model and test set says, or that none does; its further files."""
+    def answer(self) -> tuple[tuple[Finding, ...], set[str] | None]:
+        """What the certificate that speaks for this model and test set says, with the model's further files.
+
+        Or that none speaks, with None.
+        """
         unfit: list[str] = []
         assessed: list[_Assessed] = []
         groups: dict[bytes, list[_Found]] = {}
@@ -634,7 +651,7 @@ class _Assessor:
                 except (DrgateError, LookupError, TypeError, ValueError, AttributeError) as problem:
                     unfit.append(f"{group[0].path} records what drgate does not write ({problem!r})")
         if not assessed:
-            return (self._missing(unfit),), set()
+            return (self._missing(unfit),), None
         # The latest look speaks, though not all have signed it who must; those of one look differ in evidence alone.
         lines = [entry["digest"] for entry in self.held.chains.lines.get(self.test_set.name, [])]
         place = {
@@ -663,6 +680,10 @@ class _Assessor:
         said = [*unfit, *self.held.certificates.useless]
         if said:
             reason += f" What is there: {'; '.join(said[:5])}{'; ...' if len(said) > 5 else '.'}".replace("..", ".")
+        policy = self.held.rules.policy
+        words = ("drgate", "evaluate", self.model.path, "--data", self.test_set.manifest or "TEST_SET", "--spec",
+                 policy.spec, "--looks", self.test_set.looks, "--key", "KEY")  # fmt: skip
+        reason += f" Make one and commit it with the chain: {shlex.join(words)}"
         return self._finding("certificate", "NOT_ASSESSED", reason)
 
     def _unfit(self, statement: Statement, group: Sequence[_Found]) -> str:
@@ -727,6 +748,9 @@ class _Assessor:
         lost = dict.fromkeys(why for one in certificates for why in self.held.rules.revocations.against(one))
         have = ", ".join(sorted(roles)) or "no key that the policy trusts"
         reason = f"Signed by {have}; the policy asks for {asked}. {' '.join(lost)}".strip()
+        if not lost:
+            role = next(role for role in policy.required_roles if role not in roles)
+            reason += f" Sign it: {shlex.join(('drgate', 'sign', group[0].path, '--role', role, '--key', 'KEY'))}"
         return self._finding("signatures", "FAIL" if lost else "NOT_ASSESSED", reason)
 
     def _is_changed(self, statement: Statement) -> bool:
@@ -941,6 +965,11 @@ def _signed(group: Iterable[_Found]) -> list[Certificate]:
 
 def _looks_like_model(path: str) -> bool:
     return path.casefold().endswith(MODEL_SUFFIXES)
+
+
+def _graph_of(path: str) -> str:
+    """The ONNX file whose weights lie in `path`, by the names in use; empty for another file."""
+    return path[: -len(".data")] if path.casefold().endswith((".onnx.data", ".onnx_data")) else ""
 
 
 def _lines_lacking(spec: GateSpec, found: Mapping[str, CriterionResult]) -> Iterator[str]:

@@ -325,8 +325,9 @@ class TestModelFiles:
     def test_model_outside_every_pattern(self, repository):
         """A file that looks like a model and that nobody guards."""
         repository.write("elsewhere/other.onnx", b"weights")
+        repository.write("elsewhere/other.onnx.data", b"tensors")
         report = answer(repository)
-        assert closing(report) == {"model:elsewhere/other.onnx": "REFUSED"}
+        assert closing(report) == {"model:elsewhere/other.onnx": "REFUSED"}, "named once, not with its weights"
         assert report.exit_code == 2
 
     def test_what_is_no_model_is_declared(self, repository):
@@ -353,6 +354,9 @@ class TestModelFiles:
         for name, content in files.items():
             repository.write(f"models/{name}", content)
         assert answer(repository).exit_code == 0
+        repository.write("models/m.onnx_data", b"more tensors")
+        assert closing(answer(repository)) == {"model:models/m.onnx_data": "REFUSED"}, "the certificate names no such"
+        (repository.root / "models/m.onnx_data").unlink()
         # Another certificate vouches for nothing but its own model.
         boast = {"m.onnx": b"graph", "m.onnx.data": b"tensors", "evil.onnx.data": b"evil"}
         evaluation, predictions = repository.judge(boast, table=answers(4, right=0.4), time="2025-12-01T00:00:00Z")
@@ -366,6 +370,20 @@ class TestModelFiles:
         assert "is not the certified one" in of(report, "file m.onnx.data").reason
         (repository.root / "models/m.onnx.data").unlink()
         assert "is missing" in of(answer(repository), "file m.onnx.data").reason
+
+    def test_external_weights_wait_for_their_graphs_certificate(self, repository):
+        """Missing evidence is 3, not 2, and is named once, with the command that makes it."""
+        repository.replace("drgate.toml", '"models/*.pth"', '"models/*.pth", "models/*.onnx"')
+        repository.write("models/m.onnx", b"graph")
+        for name in ("m.onnx.data", "m.onnx_data"):
+            repository.write(f"models/{name}", b"tensors")
+        report = answer(repository)
+        assert closing(report) == {"model:models/m.onnx:site-a:certificate": "NOT_ASSESSED"}
+        assert report.exit_code == 3
+        command = (
+            "drgate evaluate models/m.onnx --data TEST_SET --spec checklists/site-a.yaml --looks looks/site-a.jsonl"
+        )
+        assert command in of(report, "certificate").reason
 
     def test_changed_companion_is_a_changed_model(self, repository):
         """Other external weights under the same graph need a fresh certificate."""
@@ -479,6 +497,7 @@ class TestWhatDoesNotCount:
         self.replace_certificate(repository, self.recertified(repository, "engineering"))
         report = answer(repository)
         assert "Signed by engineering; the policy asks for 1 of clinical" in of(report, "signatures").reason
+        assert re.search(r"drgate sign certificates/\S+ --role clinical --key KEY", of(report, "signatures").reason)
         assert report.exit_code == 3
 
     def test_forged(self, repository):
@@ -1128,6 +1147,7 @@ class TestFirstAdoption:
         assert closing(report) == {"policy:adoption": "NOT_ASSESSED"}
         assert report.exit_code == 3
         assert "main has no policy" in said(report)
+        assert "Judged by the change's own `drgate.toml`; `main` (" in drawn.markdown(report)
         repository.merge()
         assert answer(repository).exit_code == 0
 
@@ -1333,6 +1353,13 @@ class TestShown:
         assert {("models/dr.pth", "accuracy"), ("models/other.pth", "accuracy")} <= names
         assert int(root.get("tests", "")) == len(report.findings)
         assert root.get("failures") == root.get("errors") == "0"
+
+    def test_what_is_advisory_is_not_called_missing(self):
+        """Nothing rests on it, whether the gate is open or closed."""
+        line = Finding("models/a.pth", "id", "baseline", "NOT_ASSESSED", "no table was given.", required=False)
+        page = drawn.markdown(GateReport("main", "0" * 40, "drgate.toml", "sha256:", (line,), ()))
+        assert "Not assessed (advisory)" in page
+        assert "Missing" not in page
 
     def test_junit_tells_failed_from_refused(self, repository):
         """A failure, and an error."""
