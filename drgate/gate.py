@@ -39,6 +39,7 @@ from drgate.chain import logged_look, read_chain
 from drgate.errors import DrgateError, PolicyError, RepositoryError, visible
 from drgate.evaluation import CriterionResult
 from drgate.files import canonical_json
+from drgate.keys import PublicKey
 from drgate.policy import (
     GatedTestSet,
     RuleChange,
@@ -236,12 +237,7 @@ class _Gate:
     notes: list[str] = field(default_factory=list)
 
     def report(self, base_ref: str, given: str | None) -> GateReport:
-        ours, theirs = find_policy(self.base, given), find_policy(self.head, given)
-        if theirs is None:
-            gone = f"the change removes {ours}." if ours else "write one first (docs/gate.md)."
-            raise PolicyError(f"There is no policy{visible(f' {given}' if given else '')} in {self.head.name}: {gone}")
-        after = load_rules(self.head, load_policy(self.head, theirs))
-        before = None if ours is None else load_rules(self.base, load_policy(self.base, ours))
+        before, after, theirs = self.rules(given)
         waivers = _Waivers.read(self, before, after)
         findings = list(waivers.findings)
         rules = after
@@ -266,6 +262,15 @@ class _Gate:
             findings=tuple(_shown(finding) for finding in findings),
             notes=tuple(map(visible, dict.fromkeys(self.notes))),
         )
+
+    def rules(self, given: str | None) -> tuple[Rules | None, Rules, str]:
+        """Those of the base branch, where it has any, those of the change, and where the change's policy lies."""
+        ours, theirs = find_policy(self.base, given), find_policy(self.head, given)
+        if theirs is None:
+            gone = f"the change removes {ours}." if ours else "write one first (docs/gate.md)."
+            raise PolicyError(f"There is no policy{visible(f' {given}' if given else '')} in {self.head.name}: {gone}")
+        before = None if ours is None else load_rules(self.base, load_policy(self.base, ours))
+        return before, load_rules(self.head, load_policy(self.head, theirs)), theirs
 
     # -- models --------------------------------------------------------------------------------------------------------
 
@@ -442,17 +447,23 @@ class _Waivers:
                 found[data] = (entry.path, waiver)
         return cls(tuple(found.values()), findings, rules, gate.now)
 
-    def status(self, id: str, was: str, now: str, failed: Status = "FAIL") -> tuple[Status, str]:
-        """WAIVED where enough roles waive it, else `failed`; and what there is to say, with a leading space."""
+    def covering(self, id: str, was: str, now: str) -> list[tuple[str, Waiver]]:
+        """Those that name this very thing, valid or not."""
         asked = (id, was, now)
-        covering = [(p, w) for p, w in self.found if any((c.id, c.was, c.now) == asked for c in w.covers)]
-        valid = [
-            (path, waiver)
-            for path, waiver in covering
-            if waiver.signed_by(self.rules.trusted) is not None
+        return [(p, w) for p, w in self.found if any((c.id, c.was, c.now) == asked for c in w.covers)]
+
+    def is_valid(self, waiver: Waiver) -> bool:
+        """Whether a trusted key of its role signed it, and it is in force."""
+        return (
+            waiver.signed_by(self.rules.trusted) is not None
             and waiver.key_id not in self.rules.revocations.reasons
             and waiver.issued - trust.CLOCK_SKEW <= self.now < waiver.expires
-        ]
+        )
+
+    def status(self, id: str, was: str, now: str, failed: Status = "FAIL") -> tuple[Status, str]:
+        """WAIVED where enough roles waive it, else `failed`; and what there is to say, with a leading space."""
+        covering = self.covering(id, was, now)
+        valid = [(path, waiver) for path, waiver in covering if self.is_valid(waiver)]
         if (was or now) and self.rules.policy.vouched(waiver.role for _, waiver in valid):
             return "WAIVED", "".join(f" {_waived(path, waiver)}" for path, waiver in valid)
         said = "".join(
@@ -1017,6 +1028,37 @@ def covers(report: GateReport, ids: Iterable[str]) -> list[Cover]:
         known = ", ".join(waivable) or "nothing"
         raise PolicyError(f"{visible(unknown[0])} is nothing that a waiver could cover here; there is: {known}.")
     return [Cover(id, waivable[id].was, waivable[id].now, waivable[id].reason[:2000]) for id in asked]
+
+
+def still_to_waive(
+    folder: Path, covered: Iterable[Cover], role: str, key: PublicKey, *, base_ref: str, policy: str | None = None
+) -> str:
+    """Which of the required roles must waive this too, beside `role` and what is staged; empty where none must.
+
+    Raises PolicyError where no waiver of this role under this key would count.
+    """
+    with open_repository(folder) as repository:
+        judge = _Gate(repository, repository.commit(base_ref), repository.staged(), datetime.now(UTC))
+        before, after, path = judge.rules(policy)
+        waivers = _Waivers.read(judge, before, after)
+    rules = before or after
+    where = visible(f"the change's own {path}" if before is None else f"the policy of {judge.base.name}")
+    required = rules.policy.required_roles
+    if role not in required:
+        raise PolicyError(f"By {where} the role {visible(role)} waives nothing; it asks for {', '.join(required)}.")
+    if key.id not in {one.id for one in rules.trusted[role]}:
+        raise PolicyError(f"Key {key.id[:16]} is not one that {where} trusts for {role}; its waiver would not count.")
+    if why := rules.revocations.reasons.get(key.id):
+        raise PolicyError(f"Key {key.id[:16]} is revoked by {where}: {visible(why)}")
+    lacking = 0
+    others: dict[str, None] = {}
+    for cover in covered:
+        valid = (waiver for _, waiver in waivers.covering(cover.id, cover.was, cover.now) if waivers.is_valid(waiver))
+        left = [one for one in required if one not in {role, *(waiver.role for waiver in valid)}]
+        if (more := rules.policy.signers - (len(required) - len(left))) > 0:
+            lacking = max(lacking, more)
+            others |= dict.fromkeys(left)
+    return f"{lacking} more of the required roles must waive it too: {', '.join(others)}." if lacking else ""
 
 
 def waivers_folder(folder: Path, policy: str | None = None) -> Path:

@@ -1441,6 +1441,36 @@ class TestShown:
             assert "The gate is closed: rules, gate" in text
         assert json.loads(drgate("gate", "--base-ref", "main", "--format", "json").out)["open"] is False
 
+    def test_waiver_that_could_not_count_is_not_signed(self, repository, drgate, monkeypatch):
+        """A role that the policy does not have or require, a key of another role; then, who is still to sign."""
+        monkeypatch.chdir(repository.root)
+        repository.replace("drgate.toml", "= 365", "= 366")
+        repository.stage()
+
+        def command(role: str, key: str) -> Any:
+            return drgate(
+                "waive", "policy:max_age_days", "--base-ref", "main", "--reason", "a year and a day", "--expires",
+                "2999-01-01", "--role", role, "--key", f"secret/{key}.pem",
+            )  # fmt: skip
+
+        for role, key, says in (
+            ("boss", "clinical", "the role boss waives nothing; it asks for clinical."),
+            ("engineering", "engineering", "the role engineering waives nothing; it asks for clinical."),
+            ("clinical", "engineering", "is not one that the policy of main trusts for clinical"),
+        ):
+            ended = command(role, key)
+            assert ended.code == 2
+            assert says in ended.err
+        assert not (repository.root / "waivers").exists()
+        repository.replace("drgate.toml", "= 366", "= 365")
+        repository.replace("drgate.toml", '["clinical"]\n', '["clinical", "engineering"]\n')
+        repository.merge()
+        repository.replace("drgate.toml", "= 365", "= 366")
+        repository.stage()
+        assert "1 more of the required roles must waive it too: engineering." in command("clinical", "clinical").err
+        repository.stage()
+        assert "must waive it too" not in command("engineering", "engineering").err
+
     def test_waive_command(self, repository, drgate, monkeypatch):
         """As the gate itself suggests it."""
         monkeypatch.chdir(repository.root)

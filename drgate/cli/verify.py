@@ -72,7 +72,7 @@ def command(
     ] = None,
     revoked: RevokedOption = None,
     max_age_days: Annotated[
-        int | None, typer.Option("--max-age-days", metavar="N", min=0, help="Refuse a look older than this.")
+        int | None, typer.Option("--max-age-days", metavar="N", min=1, help="Refuse a look older than this.")
     ] = None,
     deep: Annotated[
         bool, typer.Option("--deep", help="Score the model again and compare (needs drgate[models], --model, --data).")
