@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import typer
 
 from drgate.certificate import statement_bytes
 from tests.conftest import Ended

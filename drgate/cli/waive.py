@@ -25,7 +25,7 @@ from drgate.cli.options import (
 HELP = """Waive findings of the gate: sign what is waived, why, in which role, and until when.
 
 The ids are those that drgate gate shows. What is waived stays visible as waived for ever, and is never shown as passed.
-The waiver counts where a key signs it that the base branch's policy trusts for that role, one of those it requires, once
+The waiver counts where a key signs it that the base branch's policy trusts for that role, one that it requires, once
 the file is staged, and until it expires. Where the policy asks for several roles, each writes one.
 
 \b
