@@ -29,7 +29,7 @@ from drgate.predictions import write_predictions
 from drgate.report import gate as drawn
 from drgate.waiver import Waiver, make_waiver, parse_waiver
 from tests.evaluations import criterion, digest_of, file_entry
-from tests.repositories import RECENT, Repository, answers, copy_of, make_repository, model_facts, scored
+from tests.repositories import RECENT, TEST_SET, Repository, answers, copy_of, make_repository, model_facts, scored
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 HOSTILE = "models/a\n::error::x `b` <img src=x> | ##[error]'\".pth"
@@ -1500,6 +1500,28 @@ class TestShown:
             drgate("waive", "nothing", *command[2:], "--key", "secret/clinical.pem", "--expires", "2999-01-01").code
             == 2
         )
+
+
+class TestDocumentation:
+    def test_policies_are_read_as_they_are_copied(self, template, tmp_path):
+        """The first block is a whole policy; the second goes on below its [gate]."""
+        text = (Path(__file__).parents[1] / "docs/gate.md").read_text(encoding="utf-8").replace("sha256:...", TEST_SET)
+        first, second = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+        head, mark, tail = first.partition("[[gate.test_sets]]")
+        repository = copy_of(template, tmp_path / "repository")
+        (repository.root / "drgate.toml").unlink()
+        repository.merge()
+        for old, new in (
+            ("keys/engineering.pub", "keys/ml.pub"),
+            ("checklists/site-a.yaml", "checklists/medical-grade.yaml"),
+            ("looks/site-a.jsonl", "looks/site-a-2026.jsonl"),
+        ):
+            (repository.root / old).rename(repository.root / new)
+        adoption = {"policy:adoption": "NOT_ASSESSED"}
+        unsigned = {"model:models/dr.pth:site-a-2026:signatures": "NOT_ASSESSED"}  # by engineering, of two roles
+        for policy, expected in ((first, adoption | unsigned), (f"{head}{second}\n{mark}{tail}", adoption)):
+            repository.write("drgate.toml", policy)
+            assert closing(answer(repository)) == expected
 
 
 class TestFilesForCi:
