@@ -694,7 +694,8 @@ class _Assessor:
         policy = self.held.rules.policy
         words = ("drgate", "evaluate", self.model.path, "--data", self.test_set.manifest or "TEST_SET", "--spec",
                  policy.spec, "--looks", self.test_set.looks, "--key", "KEY")  # fmt: skip
-        reason += f" Make one and commit it with the chain: {shlex.join(words)}"
+        exported = " (or take the one that drgate export wrote)" if self.model.path.endswith(".onnx") else ""
+        reason += f" Make one{exported} and commit it with the chain: {shlex.join(words)}"
         return self._finding("certificate", "NOT_ASSESSED", reason)
 
     def _unfit(self, statement: Statement, group: Sequence[_Found]) -> str:

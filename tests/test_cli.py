@@ -312,6 +312,7 @@ class TestSigning:
         plain = json.loads(ended.out)
         assert (plain["genuine"], plain["recomputed"]) == (True, True)
         assert any("2026-01-31" in sentence for sentence in plain["unchecked"])
+        assert drgate("verify", certified, "--max-age-days", "0").code == 2, "no look is that young for long"
 
     def test_again_in_a_role(self, drgate: Run, certified: Path):
         """The page is shown, drawn from what is signed; the new file is the same statement under the other key."""

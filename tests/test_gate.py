@@ -384,6 +384,7 @@ class TestModelFiles:
             "drgate evaluate models/m.onnx --data TEST_SET --spec checklists/site-a.yaml --looks looks/site-a.jsonl"
         )
         assert command in of(report, "certificate").reason
+        assert "drgate export" in of(report, "certificate").reason
 
     def test_changed_companion_is_a_changed_model(self, repository):
         """Other external weights under the same graph need a fresh certificate."""
