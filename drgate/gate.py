@@ -16,6 +16,7 @@ import base64
 import contextlib
 import hashlib
 import re
+import shlex
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -38,6 +39,7 @@ from drgate.chain import logged_look, read_chain
 from drgate.errors import DrgateError, PolicyError, RepositoryError, visible
 from drgate.evaluation import CriterionResult
 from drgate.files import canonical_json
+from drgate.keys import PublicKey
 from drgate.policy import (
     GatedTestSet,
     RuleChange,
@@ -69,6 +71,7 @@ TABLES: Final = (".parquet", ".pq")
 MAX_CHAIN_BYTES: Final = 1 << 30
 MAX_TABLE_BYTES: Final = 1 << 30
 MAX_ROWS: Final = 10_000_000
+_ADOPTION: Final = "policy:adoption"
 _PAYLOAD: Final = re.compile(rb'"payload":"([A-Za-z0-9+/=]*)"')
 _SEVERITY: Final[dict[Status, int]] = {
     "PASS": 0, "WAIVED": 0, "NOT_ASSESSED": 1, "INSUFFICIENT": 1, "FAIL": 2, "REFUSED": 3,
@@ -138,6 +141,11 @@ class GateReport:
     def models(self) -> tuple[str, ...]:
         """The groups that are models, in order."""
         return tuple(dict.fromkeys(finding.group for finding in self.findings if finding.group != RULES))
+
+    @property
+    def adopts(self) -> bool:
+        """Whether the base branch has no policy, so that the change was judged by its own."""
+        return any(finding.id == _ADOPTION for finding in self.findings)
 
     @property
     def headline(self) -> str:
@@ -229,12 +237,7 @@ class _Gate:
     notes: list[str] = field(default_factory=list)
 
     def report(self, base_ref: str, given: str | None) -> GateReport:
-        ours, theirs = find_policy(self.base, given), find_policy(self.head, given)
-        if theirs is None:
-            gone = f"the change removes {ours}." if ours else "write one first (docs/gate.md)."
-            raise PolicyError(f"There is no policy{visible(f' {given}' if given else '')} in {self.head.name}: {gone}")
-        after = load_rules(self.head, load_policy(self.head, theirs))
-        before = None if ours is None else load_rules(self.base, load_policy(self.base, ours))
+        before, after, theirs = self.rules(given)
         waivers = _Waivers.read(self, before, after)
         findings = list(waivers.findings)
         rules = after
@@ -260,6 +263,15 @@ class _Gate:
             notes=tuple(map(visible, dict.fromkeys(self.notes))),
         )
 
+    def rules(self, given: str | None) -> tuple[Rules | None, Rules, str]:
+        """Those of the base branch, where it has any, those of the change, and where the change's policy lies."""
+        ours, theirs = find_policy(self.base, given), find_policy(self.head, given)
+        if theirs is None:
+            gone = f"the change removes {ours}." if ours else "write one first (docs/gate.md)."
+            raise PolicyError(f"There is no policy{visible(f' {given}' if given else '')} in {self.head.name}: {gone}")
+        before = None if ours is None else load_rules(self.base, load_policy(self.base, ours))
+        return before, load_rules(self.head, load_policy(self.head, theirs)), theirs
+
     # -- models --------------------------------------------------------------------------------------------------------
 
     def _models(
@@ -282,17 +294,24 @@ class _Gate:
         known = self._known(rules if before is None else before)
         held = _Held(self, rules, waivers, chains, certificates, tables, by_path, *known)
         vouched_for: set[str] = set()
+        unjudged = {path for path in by_path if not (rules.policy.guards(path) or rules.policy.exempts(path))}
         for model in guarded:
             if model.content.kind == "dvc" and not rules.policy.allow_md5_pointers:
                 reason = "A DVC file names it by MD5 alone, which the policy does not allow (allow_md5_pointers)."
                 findings.append(Finding(model.path, f"model:{model.path}", "identity", "REFUSED", reason))
+                unjudged.add(model.path)
                 continue
             for test_set in rules.policy.test_sets:
                 found, companions = _Assessor(held, model, test_set).answer()
                 findings += found
-                vouched_for |= companions
+                if companions is None:
+                    unjudged.add(model.path)
+                else:
+                    vouched_for |= companions
         for path in by_path:
             if not (rules.policy.guards(path) or path in vouched_for or rules.policy.exempts(path)):
+                if _graph_of(path) in unjudged - vouched_for:
+                    continue  # the graph closes the gate already, and what is done about it is done about its weights
                 reason = (
                     "It looks like a model and no pattern of the policy guards it; add it to models, or to not_models "
                     "where it is none."
@@ -367,7 +386,7 @@ class _Gate:
 
 def _adoption(base: str, policy: str) -> Finding:
     return Finding(
-        RULES, "policy:adoption", "adoption", "NOT_ASSESSED",
+        RULES, _ADOPTION, "adoption", "NOT_ASSESSED",
         f"{base} has no policy, so nothing on it says whom to trust, and a change cannot vouch for itself. What "
         f"follows is judged by the change's own {policy}. Somebody who may reads it and merges it past the gate; from "
         "then on it decides.",
@@ -428,17 +447,23 @@ class _Waivers:
                 found[data] = (entry.path, waiver)
         return cls(tuple(found.values()), findings, rules, gate.now)
 
-    def status(self, id: str, was: str, now: str, failed: Status = "FAIL") -> tuple[Status, str]:
-        """WAIVED where enough roles waive it, else `failed`; and what there is to say, with a leading space."""
+    def covering(self, id: str, was: str, now: str) -> list[tuple[str, Waiver]]:
+        """Those that name this very thing, valid or not."""
         asked = (id, was, now)
-        covering = [(p, w) for p, w in self.found if any((c.id, c.was, c.now) == asked for c in w.covers)]
-        valid = [
-            (path, waiver)
-            for path, waiver in covering
-            if waiver.signed_by(self.rules.trusted) is not None
+        return [(p, w) for p, w in self.found if any((c.id, c.was, c.now) == asked for c in w.covers)]
+
+    def is_valid(self, waiver: Waiver) -> bool:
+        """Whether a trusted key of its role signed it, and it is in force."""
+        return (
+            waiver.signed_by(self.rules.trusted) is not None
             and waiver.key_id not in self.rules.revocations.reasons
             and waiver.issued - trust.CLOCK_SKEW <= self.now < waiver.expires
-        ]
+        )
+
+    def status(self, id: str, was: str, now: str, failed: Status = "FAIL") -> tuple[Status, str]:
+        """WAIVED where enough roles waive it, else `failed`; and what there is to say, with a leading space."""
+        covering = self.covering(id, was, now)
+        valid = [(path, waiver) for path, waiver in covering if self.is_valid(waiver)]
         if (was or now) and self.rules.policy.vouched(waiver.role for _, waiver in valid):
             return "WAIVED", "".join(f" {_waived(path, waiver)}" for path, waiver in valid)
         said = "".join(
@@ -616,8 +641,11 @@ class _Assessor:
     model: _Model
     test_set: GatedTestSet
 
-    def answer(self) -> tuple[tuple[Finding, ...], set[str]]:
-        """What the certificate that speaks for this model and test set says, or that none does; its further files."""
+    def answer(self) -> tuple[tuple[Finding, ...], set[str] | None]:
+        """What the certificate that speaks for this model and test set says, with the model's further files.
+
+        Or that none speaks, with None.
+        """
         unfit: list[str] = []
         assessed: list[_Assessed] = []
         groups: dict[bytes, list[_Found]] = {}
@@ -634,7 +662,7 @@ class _Assessor:
                 except (DrgateError, LookupError, TypeError, ValueError, AttributeError) as problem:
                     unfit.append(f"{group[0].path} records what drgate does not write ({problem!r})")
         if not assessed:
-            return (self._missing(unfit),), set()
+            return (self._missing(unfit),), None
         # The latest look speaks, though not all have signed it who must; those of one look differ in evidence alone.
         lines = [entry["digest"] for entry in self.held.chains.lines.get(self.test_set.name, [])]
         place = {
@@ -663,6 +691,11 @@ class _Assessor:
         said = [*unfit, *self.held.certificates.useless]
         if said:
             reason += f" What is there: {'; '.join(said[:5])}{'; ...' if len(said) > 5 else '.'}".replace("..", ".")
+        policy = self.held.rules.policy
+        words = ("drgate", "evaluate", self.model.path, "--data", self.test_set.manifest or "TEST_SET", "--spec",
+                 policy.spec, "--looks", self.test_set.looks, "--key", "KEY")  # fmt: skip
+        exported = " (or take the one that drgate export wrote)" if self.model.path.endswith(".onnx") else ""
+        reason += f" Make one{exported} and commit it with the chain: {shlex.join(words)}"
         return self._finding("certificate", "NOT_ASSESSED", reason)
 
     def _unfit(self, statement: Statement, group: Sequence[_Found]) -> str:
@@ -727,6 +760,9 @@ class _Assessor:
         lost = dict.fromkeys(why for one in certificates for why in self.held.rules.revocations.against(one))
         have = ", ".join(sorted(roles)) or "no key that the policy trusts"
         reason = f"Signed by {have}; the policy asks for {asked}. {' '.join(lost)}".strip()
+        if not lost:
+            role = next(role for role in policy.required_roles if role not in roles)
+            reason += f" Sign it: {shlex.join(('drgate', 'sign', group[0].path, '--role', role, '--key', 'KEY'))}"
         return self._finding("signatures", "FAIL" if lost else "NOT_ASSESSED", reason)
 
     def _is_changed(self, statement: Statement) -> bool:
@@ -943,6 +979,11 @@ def _looks_like_model(path: str) -> bool:
     return path.casefold().endswith(MODEL_SUFFIXES)
 
 
+def _graph_of(path: str) -> str:
+    """The ONNX file whose weights lie in `path`, by the names in use; empty for another file."""
+    return path[: -len(".data")] if path.casefold().endswith((".onnx.data", ".onnx_data")) else ""
+
+
 def _lines_lacking(spec: GateSpec, found: Mapping[str, CriterionResult]) -> Iterator[str]:
     """Lines of the checklist that an evaluation by it does not have as they stand there."""
     for criterion in spec.each_criterion({one.by: [EACH] for one in spec.slices}):
@@ -988,6 +1029,37 @@ def covers(report: GateReport, ids: Iterable[str]) -> list[Cover]:
         known = ", ".join(waivable) or "nothing"
         raise PolicyError(f"{visible(unknown[0])} is nothing that a waiver could cover here; there is: {known}.")
     return [Cover(id, waivable[id].was, waivable[id].now, waivable[id].reason[:2000]) for id in asked]
+
+
+def still_to_waive(
+    folder: Path, covered: Iterable[Cover], role: str, key: PublicKey, *, base_ref: str, policy: str | None = None
+) -> str:
+    """Which of the required roles must waive this too, beside `role` and what is staged; empty where none must.
+
+    Raises PolicyError where no waiver of this role under this key would count.
+    """
+    with open_repository(folder) as repository:
+        judge = _Gate(repository, repository.commit(base_ref), repository.staged(), datetime.now(UTC))
+        before, after, path = judge.rules(policy)
+        waivers = _Waivers.read(judge, before, after)
+    rules = before or after
+    where = visible(f"the change's own {path}" if before is None else f"the policy of {judge.base.name}")
+    required = rules.policy.required_roles
+    if role not in required:
+        raise PolicyError(f"By {where} the role {visible(role)} waives nothing; it asks for {', '.join(required)}.")
+    if key.id not in {one.id for one in rules.trusted[role]}:
+        raise PolicyError(f"Key {key.id[:16]} is not one that {where} trusts for {role}; its waiver would not count.")
+    if why := rules.revocations.reasons.get(key.id):
+        raise PolicyError(f"Key {key.id[:16]} is revoked by {where}: {visible(why)}")
+    lacking = 0
+    others: dict[str, None] = {}
+    for cover in covered:
+        valid = (waiver for _, waiver in waivers.covering(cover.id, cover.was, cover.now) if waivers.is_valid(waiver))
+        left = [one for one in required if one not in {role, *(waiver.role for waiver in valid)}]
+        if (more := rules.policy.signers - (len(required) - len(left))) > 0:
+            lacking = max(lacking, more)
+            others |= dict.fromkeys(left)
+    return f"{lacking} more of the required roles must waive it too: {', '.join(others)}." if lacking else ""
 
 
 def waivers_folder(folder: Path, policy: str | None = None) -> Path:

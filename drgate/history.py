@@ -37,14 +37,17 @@ class Record:
     """One statement.
 
     files: where it lies, with each signature. model, digest: name and SHA-256 of the model's first file. test_set,
-    spec: names. time: of the look, ISO 8601 in UTC. look, allowed: its number, and of how many. signers: ids of the
-    keys that are named as its signers; vouched: those of them that are trusted and whose signature was verified.
+    split, spec: names. images: the test set's digest, of its images alone where a table came from elsewhere. time: of
+    the look, ISO 8601 in UTC. look, allowed: its number, and of how many. signers: ids of the keys that it names;
+    vouched: those of them that are trusted and whose signature was verified.
     """
 
     files: tuple[str, ...]
     model: str
     digest: str
     test_set: str
+    split: str
+    images: str
     spec: str
     verdict: Verdict
     warned: bool
@@ -55,12 +58,20 @@ class Record:
     vouched: tuple[str, ...]
     criteria: tuple[CriterionResult, ...]
 
+    @property
+    def judged_on(self) -> str:
+        """The test set so that no other is taken for it: data (val) 11a4eaf3."""
+        split = f" ({self.split})" if self.split else ""
+        return f"{self.test_set}{split} {self.images.removeprefix('sha256:')[:8]}".rstrip()
+
     def to_json(self) -> dict[str, Any]:
         return {
             "files": list(self.files),
             "model": self.model,
             "digest": self.digest,
             "test_set": self.test_set,
+            "split": self.split,
+            "images": self.images,
             "spec": self.spec,
             "verdict": self.verdict,
             "warned": self.warned,
@@ -159,6 +170,8 @@ def _record(group: Sequence[tuple[str, Certificate | Statement]], trusted: Seque
         model=visible(evaluation.model.get("name") or subject["name"]),
         digest=subject["digest"]["sha256"],
         test_set=visible(data.get("name") or data["predictions_digest"]),
+        split=visible(str(data.get("split") or "")),
+        images=visible(str(data.get("manifest_digest") or data.get("images_digest") or "")),
         spec=visible(f"{spec['name']} version {spec['version']}"),
         verdict=evaluation.verdict,
         warned=bool(evaluation.warnings),

@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 TOLERANCE: Final = 1e-9
 """How far a recomputed bound may lie from the recorded one: what builds of the same special function differ by."""
 
+TABLES: Final = (".parquet", ".pq")
+"""What a table of predictions that is looked for beside a certificate ends in."""
+
 Finding = tuple[Literal["checked", "unchecked", "problem"], str]
 
 
@@ -121,8 +124,8 @@ def verify(
     """Check the certificate (or unsigned statement) in `path` against everything that is given.
 
     trusted: the keys of which one must have signed. models: files that must be subjects. predictions: the table that
-    was evaluated; without it, `predictions.parquet` beside the certificate where there is one. spec: the checklist it
-    must have been held against. baseline: the table that its baseline criterion was judged by. parent: the certificate
+    was evaluated; without it, the one beside the certificate that has its digest. spec: the checklist it must have been
+    held against. baseline: the table that its baseline criterion was judged by. parent: the certificate
     that it names as its model's (or that it was compared with). looks: the chain that must hold its look. revocations:
     keys and statements that are no longer believed. max_age_days: how old its look may be. now: the reader's clock.
     deep: how to score the model again. read: what `path` holds, where it was read before: then that is checked, and
@@ -292,19 +295,25 @@ class _Numbers:
 
 def _numbers(evaluation: Evaluation, path: Path, given: Path | None, baseline: Path | None) -> _Numbers:
     """Load the predictions, compare digest and provenance, evaluate again."""
-    beside = path.parent / "predictions.parquet"
-    if given is None and not beside.is_file():
+    beside = [] if given else [one for one in path.parent.iterdir() if one.suffix.lower() in TABLES and one.is_file()]
+    if given is None and not beside:
         return _Numbers((("unchecked", "The predictions were not given: the numbers were not recomputed."),))
     from drgate.operating_point import parse_operating_point
     from drgate.predictions import load_predictions
 
     recorded = evaluation.data.get("operating_point")
     point = None if recorded is None else parse_operating_point(recorded, "the operating point in the certificate")
-    table = load_predictions(given or beside, point)
-    place = f"{given or beside}" + ("" if given else " (found beside the certificate)")
-    if table.digest != evaluation.data["predictions_digest"]:
-        what = f"{place} does not hold the predictions that were evaluated: its digest is {table.digest}."
-        return _Numbers((("problem", what),))
+    digest = evaluation.data["predictions_digest"]
+    if given is None:
+        found, place = _found(sorted(beside, key=lambda one: (one.stem != "predictions", one.name)), digest, point)
+        if found is None:
+            return _Numbers((("unchecked", place),))
+        table = found
+    else:
+        table, place = load_predictions(given, point), str(given)
+        if table.digest != digest:
+            what = f"{place} does not hold the predictions that were evaluated: its digest is {table.digest}."
+            return _Numbers((("problem", what),))
     origin = list(_origin(evaluation, table, point))
     rival = load_predictions(baseline) if baseline else None
     recomputation = list(_recomputation(evaluation, table, rival))
@@ -319,6 +328,30 @@ def _numbers(evaluation: Evaluation, path: Path, given: Path | None, baseline: P
         table,
         bound=not origin and "tensor_digest" in evaluation.model,
         recomputed=all(kind != "problem" for kind, _ in recomputation),
+    )
+
+
+def _found(tables: Sequence[Path], digest: str, point: OperatingPoint | None) -> tuple[Predictions | None, str]:
+    """The table that has this digest and what to call it, or None and why: one that merely lies there proves nothing.
+
+    Certificates of several models may share a folder, so another model's table contradicts nothing.
+    """
+    from drgate.predictions import load_predictions, read_provenance
+
+    why = []
+    for path in tables:
+        try:
+            if read_provenance(path).get("rows", digest) == digest:  # others need not be read whole
+                table = load_predictions(path, point)
+                if table.digest == digest:
+                    return table, f"{path} (found beside the certificate)"
+            why.append(f"{path.name} holds others")
+        except (DrgateError, OSError, ValueError) as problem:  # Arrow's errors are among the last
+            why.append(f"{path.name} cannot be read ({str(problem).rstrip('.')})")
+    more = "; ..." if len(why) > 3 else ""
+    return None, (
+        "The predictions that were evaluated are not beside the certificate, so the numbers were not recomputed: "
+        f"{'; '.join(why[:3])}{more}. Give them with --predictions."
     )
 
 

@@ -29,7 +29,7 @@ from drgate.predictions import write_predictions
 from drgate.report import gate as drawn
 from drgate.waiver import Waiver, make_waiver, parse_waiver
 from tests.evaluations import criterion, digest_of, file_entry
-from tests.repositories import RECENT, Repository, answers, copy_of, make_repository, model_facts, scored
+from tests.repositories import RECENT, TEST_SET, Repository, answers, copy_of, make_repository, model_facts, scored
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 HOSTILE = "models/a\n::error::x `b` <img src=x> | ##[error]'\".pth"
@@ -325,8 +325,9 @@ class TestModelFiles:
     def test_model_outside_every_pattern(self, repository):
         """A file that looks like a model and that nobody guards."""
         repository.write("elsewhere/other.onnx", b"weights")
+        repository.write("elsewhere/other.onnx.data", b"tensors")
         report = answer(repository)
-        assert closing(report) == {"model:elsewhere/other.onnx": "REFUSED"}
+        assert closing(report) == {"model:elsewhere/other.onnx": "REFUSED"}, "named once, not with its weights"
         assert report.exit_code == 2
 
     def test_what_is_no_model_is_declared(self, repository):
@@ -353,6 +354,9 @@ class TestModelFiles:
         for name, content in files.items():
             repository.write(f"models/{name}", content)
         assert answer(repository).exit_code == 0
+        repository.write("models/m.onnx_data", b"more tensors")
+        assert closing(answer(repository)) == {"model:models/m.onnx_data": "REFUSED"}, "the certificate names no such"
+        (repository.root / "models/m.onnx_data").unlink()
         # Another certificate vouches for nothing but its own model.
         boast = {"m.onnx": b"graph", "m.onnx.data": b"tensors", "evil.onnx.data": b"evil"}
         evaluation, predictions = repository.judge(boast, table=answers(4, right=0.4), time="2025-12-01T00:00:00Z")
@@ -366,6 +370,21 @@ class TestModelFiles:
         assert "is not the certified one" in of(report, "file m.onnx.data").reason
         (repository.root / "models/m.onnx.data").unlink()
         assert "is missing" in of(answer(repository), "file m.onnx.data").reason
+
+    def test_external_weights_wait_for_their_graphs_certificate(self, repository):
+        """Missing evidence is 3, not 2, and is named once, with the command that makes it."""
+        repository.replace("drgate.toml", '"models/*.pth"', '"models/*.pth", "models/*.onnx"')
+        repository.write("models/m.onnx", b"graph")
+        for name in ("m.onnx.data", "m.onnx_data"):
+            repository.write(f"models/{name}", b"tensors")
+        report = answer(repository)
+        assert closing(report) == {"model:models/m.onnx:site-a:certificate": "NOT_ASSESSED"}
+        assert report.exit_code == 3
+        command = (
+            "drgate evaluate models/m.onnx --data TEST_SET --spec checklists/site-a.yaml --looks looks/site-a.jsonl"
+        )
+        assert command in of(report, "certificate").reason
+        assert "drgate export" in of(report, "certificate").reason
 
     def test_changed_companion_is_a_changed_model(self, repository):
         """Other external weights under the same graph need a fresh certificate."""
@@ -479,6 +498,7 @@ class TestWhatDoesNotCount:
         self.replace_certificate(repository, self.recertified(repository, "engineering"))
         report = answer(repository)
         assert "Signed by engineering; the policy asks for 1 of clinical" in of(report, "signatures").reason
+        assert re.search(r"drgate sign certificates/\S+ --role clinical --key KEY", of(report, "signatures").reason)
         assert report.exit_code == 3
 
     def test_forged(self, repository):
@@ -1128,6 +1148,7 @@ class TestFirstAdoption:
         assert closing(report) == {"policy:adoption": "NOT_ASSESSED"}
         assert report.exit_code == 3
         assert "main has no policy" in said(report)
+        assert "Judged by the change's own `drgate.toml`; `main` (" in drawn.markdown(report)
         repository.merge()
         assert answer(repository).exit_code == 0
 
@@ -1334,6 +1355,13 @@ class TestShown:
         assert int(root.get("tests", "")) == len(report.findings)
         assert root.get("failures") == root.get("errors") == "0"
 
+    def test_what_is_advisory_is_not_called_missing(self):
+        """Nothing rests on it, whether the gate is open or closed."""
+        line = Finding("models/a.pth", "id", "baseline", "NOT_ASSESSED", "no table was given.", required=False)
+        page = drawn.markdown(GateReport("main", "0" * 40, "drgate.toml", "sha256:", (line,), ()))
+        assert "Not assessed (advisory)" in page
+        assert "Missing" not in page
+
     def test_junit_tells_failed_from_refused(self, repository):
         """A failure, and an error."""
         repository.write("elsewhere/other.onnx", b"weights")
@@ -1414,6 +1442,36 @@ class TestShown:
             assert "The gate is closed: rules, gate" in text
         assert json.loads(drgate("gate", "--base-ref", "main", "--format", "json").out)["open"] is False
 
+    def test_waiver_that_could_not_count_is_not_signed(self, repository, drgate, monkeypatch):
+        """A role that the policy does not have or require, a key of another role; then, who is still to sign."""
+        monkeypatch.chdir(repository.root)
+        repository.replace("drgate.toml", "= 365", "= 366")
+        repository.stage()
+
+        def command(role: str, key: str) -> Any:
+            return drgate(
+                "waive", "policy:max_age_days", "--base-ref", "main", "--reason", "a year and a day", "--expires",
+                "2999-01-01", "--role", role, "--key", f"secret/{key}.pem",
+            )  # fmt: skip
+
+        for role, key, says in (
+            ("boss", "clinical", "the role boss waives nothing; it asks for clinical."),
+            ("engineering", "engineering", "the role engineering waives nothing; it asks for clinical."),
+            ("clinical", "engineering", "is not one that the policy of main trusts for clinical"),
+        ):
+            ended = command(role, key)
+            assert ended.code == 2
+            assert says in ended.err
+        assert not (repository.root / "waivers").exists()
+        repository.replace("drgate.toml", "= 366", "= 365")
+        repository.replace("drgate.toml", '["clinical"]\n', '["clinical", "engineering"]\n')
+        repository.merge()
+        repository.replace("drgate.toml", "= 365", "= 366")
+        repository.stage()
+        assert "1 more of the required roles must waive it too: engineering." in command("clinical", "clinical").err
+        repository.stage()
+        assert "must waive it too" not in command("engineering", "engineering").err
+
     def test_waive_command(self, repository, drgate, monkeypatch):
         """As the gate itself suggests it."""
         monkeypatch.chdir(repository.root)
@@ -1443,6 +1501,28 @@ class TestShown:
             drgate("waive", "nothing", *command[2:], "--key", "secret/clinical.pem", "--expires", "2999-01-01").code
             == 2
         )
+
+
+class TestDocumentation:
+    def test_policies_are_read_as_they_are_copied(self, template, tmp_path):
+        """The first block is a whole policy; the second goes on below its [gate]."""
+        text = (Path(__file__).parents[1] / "docs/gate.md").read_text(encoding="utf-8").replace("sha256:...", TEST_SET)
+        first, second = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+        head, mark, tail = first.partition("[[gate.test_sets]]")
+        repository = copy_of(template, tmp_path / "repository")
+        (repository.root / "drgate.toml").unlink()
+        repository.merge()
+        for old, new in (
+            ("keys/engineering.pub", "keys/ml.pub"),
+            ("checklists/site-a.yaml", "checklists/medical-grade.yaml"),
+            ("looks/site-a.jsonl", "looks/site-a-2026.jsonl"),
+        ):
+            (repository.root / old).rename(repository.root / new)
+        adoption = {"policy:adoption": "NOT_ASSESSED"}
+        unsigned = {"model:models/dr.pth:site-a-2026:signatures": "NOT_ASSESSED"}  # by engineering, of two roles
+        for policy, expected in ((first, adoption | unsigned), (f"{head}{second}\n{mark}{tail}", adoption)):
+            repository.write("drgate.toml", policy)
+            assert closing(answer(repository)) == expected
 
 
 class TestFilesForCi:

@@ -13,6 +13,7 @@ import pytest
 from drgate.certificate import parse_statement
 from drgate.certify import certify
 from drgate.errors import UsageError
+from drgate.evaluation import Estimate
 from drgate.history import History, read_history
 from drgate.keys import PrivateKey, generate_key, load_private_key
 from drgate.report import history_page
@@ -156,6 +157,32 @@ class TestPage:
         page = history_page.html(read_history(folder))
         assert "a trend across different ones compares nothing" in page
         assert "No signature was verified" in page
+
+    def test_one_trend_a_test_set(self, tmp_path, keys):
+        """Validation and test images of one name are two; amounts and ranges have their units."""
+        cost = replace(criterion("cost", "PASS"), estimate=Estimate("amount", 0.01396, n=1), threshold=100.0)
+        stable = replace(criterion("stability", "PASS"), estimate=Estimate("range", 0.013, n=10), threshold=0.05)
+        for n, split in enumerate(("val", "test", "test")):
+            data = evaluation().data | {"split": split, "manifest_digest": f"sha256:{split.encode().hex():0<64}"}
+            made = evaluation(data=data, criteria=(cost, stable))
+            made = replace(made, look={"number": n + 1, "allowed": 3, "time": f"2026-02-0{n + 1}T04:05:06Z"})
+            (tmp_path / f"{n}.certificate.json").write_bytes(certify(made, keys["clinical"])[1] or b"")
+        history = read_history(tmp_path)
+        assert [r.judged_on for r in history.records] == [
+            "clinic-a (val) 76616c00", "clinic-a (test) 74657374", "clinic-a (test) 74657374",
+        ]  # fmt: skip
+        page = history_page.html(history)
+        found = re.search(r'id="drawings">(.*?)</script>', page)
+        assert found is not None
+        drawings = {one["title"]: one["layout"] for one in json.loads(found[1])}
+        assert {title: len(layout["xaxis"]["categoryarray"]) for title, layout in drawings.items()} == {
+            "Additional spend, clinic-a (val) 76616c00": 1, "Additional spend, clinic-a (test) 74657374": 2,
+            "Stable convergence (range), clinic-a (val) 76616c00": 1,
+            "Stable convergence (range), clinic-a (test) 74657374": 2,
+        }  # fmt: skip
+        assert {layout["yaxis"]["ticksuffix"] for layout in drawings.values()} == {" USD", " points"}
+        assert re.search(r"0\.01.USD", page)
+        assert re.search(r"1\.3.points", page)
 
     @pytest.mark.parametrize("width", [1280, 390])
     def test_works_offline_in_a_browser(self, browser: Any, hostile: History, tmp_path: Path, width: int):

@@ -510,9 +510,25 @@ class TestNumbers:
     def test_one_changed_probability_is_another_table(self, folder, key, judged):
         """By a millionth, in one row, without consequence for any decision."""
         write_predictions(predictions(1, changed=1e-6), folder / "predictions.parquet")
-        found = verify(written(folder, judged, key), trusted=[key.public])
+        path = written(folder, judged, key)
+        found = verify(path, trusted=[key.public], predictions=folder / "predictions.parquet")
         assert found.exit_code == 2
         assert "does not hold the predictions that were evaluated" in said(found)
+
+    def test_another_models_table_beside_contradicts_nothing(self, folder, key, judged, table):
+        """Certificates of several models share a folder: of the tables there the one with its digest is taken."""
+        path = written(folder, judged, key)
+        write_predictions(predictions(1, changed=1e-6), folder / "predictions.parquet")
+        (folder / "broken.parquet").write_bytes(b"PAR1 and no more")
+        alone = verify(path, trusted=[key.public])
+        assert (alone.exit_code, alone.recomputed, alone.bound) == (0, False, False)
+        (why,) = (sentence for sentence in alone.unchecked if "not beside the certificate" in sentence)
+        assert "predictions.parquet holds others" in why
+        assert "broken.parquet cannot be read" in why
+        write_predictions(table, folder / "best.parquet")
+        found = verify(path, trusted=[key.public])
+        assert (found.exit_code, found.recomputed) == (0, True)
+        assert "best.parquet (found beside the certificate)" in said(found)
 
     @pytest.mark.parametrize(
         ("lie", "place"),

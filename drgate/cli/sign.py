@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 HELP = """Put a further signature to a certificate, after showing what is signed.
 
 Shows the page, drawn from the bytes to be signed, and what could be checked of it; then asks, or takes --yes. Writes
-NAME.ROLE.certificate.json beside: the same statement under this key. Nothing is signed that is contradicted, expired or
-revoked. Which role a key stands for, a gate's policy says, not the file's name.
+MODEL.ROLE.certificate.json beside certificate.json (MODEL: the certified file without its suffix), and
+NAME.ROLE.certificate.json beside NAME.certificate.json: the same statement under this key. Nothing is signed that is
+contradicted, expired or revoked. Which role a key stands for, a gate's policy says, not the file's name.
 
 \b
 Example:
@@ -50,7 +51,7 @@ def command(
         typer.Option("--trusted-key", metavar="PUB", help="Public key that must have signed it so far."),
     ] = None,
     predictions: Annotated[
-        Path | None, typer.Option("--predictions", metavar="FILE", help="[predictions.parquet beside the certificate]")
+        Path | None, typer.Option("--predictions", metavar="FILE", help="[the matching table beside the certificate]")
     ] = None,
     revoked: RevokedOption = None,
     yes: Annotated[
@@ -63,6 +64,7 @@ def command(
 
     from drgate.certificate import Certificate, read_certificate
     from drgate.certify import countersign, countersignature
+    from drgate.cli.app import INTERRUPTED
     from drgate.cli.options import console
     from drgate.cli.verify import show
     from drgate.errors import CertificateError, UsageError
@@ -100,8 +102,9 @@ def command(
         raise CertificateError(f"{certificate} cannot be drawn: drgate did not write it so ({problem!r}).") from problem
     if found.problems:
         raise CertificateError(f"{certificate} is not signed: {found.problems[0]}")
-    if not yes:
-        typer.confirm(f"Sign this as {role}, with key {signer.public.id[:16]}?", abort=True, err=True)
+    if not yes and not typer.confirm(f"Sign this as {role}, with key {signer.public.id[:16]}?", err=True):
+        tell("Not signed: nothing was written.", quiet)
+        return INTERRUPTED
     write_atomically(target, countersign(read, signer))
     emit(
         {"certificate": str(target), "role": role, "keyid": signer.public.id},

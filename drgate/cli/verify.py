@@ -52,7 +52,7 @@ def command(
         list[Path] | None, typer.Option("--model", metavar="FILE", help="Model file that it must speak of.")
     ] = None,
     predictions: Annotated[
-        Path | None, typer.Option("--predictions", metavar="FILE", help="[predictions.parquet beside the certificate]")
+        Path | None, typer.Option("--predictions", metavar="FILE", help="[the matching table beside the certificate]")
     ] = None,
     spec: Annotated[
         str | None, typer.Option("--spec", metavar="NAME|FILE", help="Checklist that it must have been held against.")
@@ -72,7 +72,7 @@ def command(
     ] = None,
     revoked: RevokedOption = None,
     max_age_days: Annotated[
-        int | None, typer.Option("--max-age-days", metavar="N", min=0, help="Refuse a look older than this.")
+        int | None, typer.Option("--max-age-days", metavar="N", min=1, help="Refuse a look older than this.")
     ] = None,
     deep: Annotated[
         bool, typer.Option("--deep", help="Score the model again and compare (needs drgate[models], --model, --data).")

@@ -25,8 +25,8 @@ from drgate.cli.options import (
 HELP = """Waive findings of the gate: sign what is waived, why, in which role, and until when.
 
 The ids are those that drgate gate shows. What is waived stays visible as waived for ever, and is never shown as passed.
-The waiver counts where a key signs it that the base branch's policy trusts for that role, once the file is staged, and
-until it expires. Where the policy asks for several roles, each writes one.
+The waiver counts where a key signs it that the base branch's policy trusts for that role, one that it requires, once
+the file is staged, and until it expires. Where the policy asks for several roles, each writes one.
 
 \b
 Example:
@@ -61,7 +61,7 @@ def command(
 
     from drgate.errors import UsageError
     from drgate.files import refuse_existing, write_atomically
-    from drgate.gate import covers, gate, waivers_folder
+    from drgate.gate import covers, gate, still_to_waive, waivers_folder
     from drgate.waiver import make_waiver
 
     signer = signing_key(key, sign_command, public_key)
@@ -73,10 +73,12 @@ def command(
         raise UsageError(f"--expires is {expires!r}; expected a day, such as 2026-12-31.") from problem
     base = base_ref_of(base_ref)
     found = covers(gate(Path(), base_ref=base, policy=policy), ids)
+    lacking = still_to_waive(Path(), found, role, signer.public, base_ref=base, policy=policy)
     waiver = make_waiver(found, reason=reason, role=role, issued=datetime.now(UTC), expires=until, key=signer)
     path = out or waivers_folder(Path(), policy) / f"{waiver.digest[7:19]}.{role}.json"
     refuse_existing(path, "give another name with --out")
     write_atomically(path, waiver.to_bytes())
-    plain = {"file": str(path), "covers": [cover.id for cover in found], "keyid": signer.public.id}
-    emit(plain, lambda _: tell(f"Wrote {path}; it counts once it is staged (git add).", quiet), format, quiet)
+    plain = {"file": str(path), "covers": [cover.id for cover in found], "keyid": signer.public.id, "lacking": lacking}
+    said = f"Wrote {path}; it counts once it is staged (git add). {lacking}".strip()
+    emit(plain, lambda _: tell(said, quiet), format, quiet)
     return 0

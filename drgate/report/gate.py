@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import shlex
 import xml.etree.ElementTree as ET  # only writes
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final
 
 from rich.console import Console
@@ -57,8 +57,7 @@ def render(report: GateReport, console: Console) -> None:
     style = "bold green" if report.exit_code == 0 else "bold red"
     console.print(Text(headline(report), style=style), soft_wrap=True)
     if report.commit:
-        decided = f"Decided by {report.policy} on {report.base} ({report.commit[:12]})."
-        console.print(Text(decided, style="dim"), soft_wrap=True)
+        console.print(Text(_decided(report, str), style="dim"), soft_wrap=True)
     for group in _groups(report):
         findings = [finding for finding in report.findings if finding.group == group]
         console.print(Text(f"\n{group}", style="bold"), soft_wrap=True)
@@ -92,9 +91,7 @@ def markdown(report: GateReport, *, limit: int = COMMENT_BYTES) -> str:
     """A comment or a summary, at most `limit` bytes of UTF-8: what closes the gate and what is waived come first."""
     parts = [
         f"## {escape(headline(report))}",
-        f"Decided by {code(report.policy)} on {code(report.base)} ({code(report.commit[:12])})."
-        if report.commit
-        else "Nothing could be judged.",
+        _decided(report, code) if report.commit else "Nothing could be judged.",
     ]
     loud = [finding for finding in report.findings if finding.status != "PASS"]
     quiet = [finding for finding in report.findings if finding.status == "PASS"]
@@ -160,7 +157,7 @@ def workflow_commands(report: GateReport) -> Iterator[str]:
         shown = findings if len(findings) <= SHOWN_ANNOTATIONS else findings[: SHOWN_ANNOTATIONS - 1]
         for finding in shown:
             title = f"{finding.group}: {finding.check}"
-            yield f"::{kind} title={_property(title)}::{_data(f'{OUTCOMES[finding.status]}. {finding.reason}')}"
+            yield f"::{kind} title={_property(title)}::{_data(f'{_outcome(finding)}. {finding.reason}')}"
         if len(shown) < len(findings):
             yield f"::{kind} title=drgate gate::{len(findings) - len(shown)} more, in the step's summary."
 
@@ -188,8 +185,22 @@ def _groups(report: GateReport) -> list[str]:
     return list(dict.fromkeys(finding.group for finding in report.findings))
 
 
+def _decided(report: GateReport, drawn: Callable[[str], str]) -> str:
+    """By whose rules, with names as `drawn`."""
+    where = f"{drawn(report.base)} ({drawn(report.commit[:12])})"
+    if report.adopts:
+        return f"Judged by the change's own {drawn(report.policy)}; {where} has none."
+    return f"Decided by {drawn(report.policy)} on {where}."
+
+
+def _outcome(finding: Finding) -> str:
+    """In words; what the answer does not rest on is not called missing."""
+    advisory = finding.status == "NOT_ASSESSED" and not finding.required
+    return "Not assessed" if advisory else OUTCOMES[finding.status]
+
+
 def _mark(finding: Finding) -> str:
-    return f"{SYMBOLS[finding.status]} {OUTCOMES[finding.status]}:"
+    return f"{SYMBOLS[finding.status]} {_outcome(finding)}:"
 
 
 def _weight(finding: Finding) -> str:
@@ -199,13 +210,13 @@ def _weight(finding: Finding) -> str:
 def _rows(findings: list[Finding], longest: int = 2000) -> Iterator[list[str]]:
     for finding in findings:
         reason = finding.reason if len(finding.reason) <= longest else f"{finding.reason[:longest]}…"
-        outcome = f"{SYMBOLS[finding.status]} {OUTCOMES[finding.status]}{_weight(finding)}"
+        outcome = f"{SYMBOLS[finding.status]} {_outcome(finding)}{_weight(finding)}"
         yield [outcome, finding.group, finding.check, reason]
 
 
 def _case(case: ET.Element, finding: Finding) -> str:
     """Fill a test case in; the attribute that counts it, "" where it passed."""
-    told = f"{OUTCOMES[finding.status]}{_weight(finding)}. {finding.reason}"
+    told = f"{_outcome(finding)}{_weight(finding)}. {finding.reason}"
     if finding.status == "WAIVED":
         ET.SubElement(case, "skipped", {"message": told})
         return "skipped"

@@ -78,7 +78,7 @@ def render(history: History, console: Console) -> None:
         table.add_row(
             record.time[:10],
             Text(f"{record.model} ({record.digest[:8]})"),
-            Text(record.test_set),
+            Text(record.judged_on),
             Text(record.spec),
             Text(f"{words.SYMBOLS[record.verdict]} {verdict(record)}", style=_STYLES[record.verdict]),
             look(record),
@@ -102,10 +102,12 @@ def html(history: History) -> str:
         lstrip_blocks=True,
     )  # fmt: skip
     lines = _lines(history)
+    pairs = [(id, place) for id in lines for place in dict.fromkeys(one.judged_on for one in history.records)]
     drawings = [
-        {"name": f"figure-{n}", "title": words.title(id), "label": _label(id), **_figure(id, history)}
-        for n, id in enumerate([id for id in lines if _trend(id, history)][:DRAWN])
-    ]
+        {"name": f"figure-{n}", "title": f"{words.title(id)}, {place}", "label": _label(id, place),
+         **_figure(id, place, history)}
+        for n, (id, place) in enumerate([pair for pair in pairs if _trend(*pair, history)][:DRAWN])
+    ]  # fmt: skip
 
     def own(name: str) -> Markup:
         text = (resources.files("drgate.report") / "templates" / name).read_text(encoding="utf-8")
@@ -152,7 +154,7 @@ def _cell(id: str, record: Record) -> dict[str, str]:
     value = ""
     if isinstance(estimate, Estimate):
         counted = "" if estimate.k is None else f" ({estimate.k} of {estimate.n})"
-        value = _plain(estimate.value, estimate.kind) + counted
+        value = words.metric_line(id, estimate, 0.95, "image").value + counted
     return {
         "status": criterion.status,
         "symbol": words.SYMBOLS[criterion.status],
@@ -161,25 +163,30 @@ def _cell(id: str, record: Record) -> dict[str, str]:
     }
 
 
-def _plain(value: float, kind: str) -> str:
-    return words.percent(value) if kind in ("proportion", "range") else f"{value:.4g}"
+def _unit(id: str, kind: str) -> tuple[float, str]:
+    """What a value is multiplied by to be drawn, and what stands behind it then."""
+    if kind == "range" or id == "baseline":  # a difference of two accuracies
+        return 100.0, " points"
+    return {"proportion": (100.0, " %"), "amount": (1.0, " USD")}.get(kind, (1.0, ""))
 
 
-def _trend(id: str, history: History) -> list[tuple[Record, CriterionResult, Estimate]]:
-    found = ((record, _of(id, record)) for record in history.records)
+def _trend(id: str, place: str, history: History) -> list[tuple[Record, CriterionResult, Estimate]]:
+    """One line of checklists on one test set: across different ones nothing is compared."""
+    found = ((record, _of(id, record)) for record in history.records if record.judged_on == place)
     return [(r, c, c.estimate) for r, c in found if c is not None and isinstance(c.estimate, Estimate)]
 
 
-def _label(id: str) -> str:
-    return f"{words.title(id)} of each record in the order of time; the table above has the same numbers."
+def _label(id: str, place: str) -> str:
+    return f"{words.title(id)} of each record on {place} in the order of time; the table above has the same numbers."
 
 
-def _figure(id: str, history: History) -> dict[str, Any]:
+def _figure(id: str, judged_on: str, history: History) -> dict[str, Any]:
     """One line of checklists over time: estimate, interval and the threshold that it was held against."""
-    trend = _trend(id, history)
-    scale = 100.0 if trend[0][2].kind in ("proportion", "range") else 1.0
-    names = [f"{n}. {record.time[:10]}" for n, record in enumerate(history.records, 1)]
-    place = dict(zip(map(id_of, history.records), names, strict=True))
+    trend = _trend(id, judged_on, history)
+    scale, suffix = _unit(id, trend[0][2].kind)
+    numbered = [(n, one) for n, one in enumerate(history.records, 1) if one.judged_on == judged_on]
+    place = {id_of(record): f"{n}. {record.time[:10]}" for n, record in numbered}
+    names = [*place.values()]
     data: list[dict[str, Any]] = []
     for status, colour in _COLOURS.items():
         part = [(r, c, e) for r, c, e in trend if c.status == status]
@@ -197,7 +204,7 @@ def _figure(id: str, history: History) -> dict[str, Any]:
                 },
                 "marker": {"size": 10, "color": colour, "symbol": _SHAPES[status]},
                 # plotly reads a few HTML tags in text
-                "text": [escape(f"{r.model} on {r.test_set}, {r.spec}") for r, _, _ in part],
+                "text": [escape(f"{r.model} on {r.judged_on}, {r.spec}") for r, _, _ in part],
                 "hovertemplate": "%{text}: %{y:.4~g}<extra></extra>",
             }
         )  # fmt: skip
@@ -220,7 +227,7 @@ def _figure(id: str, history: History) -> dict[str, Any]:
             "legend": {"orientation": "h", "x": 0, "y": 1.02, "xanchor": "left", "yanchor": "bottom"},
             "xaxis": {**axis, "type": "category", "categoryorder": "array", "categoryarray": names,
                       "range": [-0.5, len(names) - 0.5]},
-            "yaxis": {**axis, "ticksuffix": " %" if scale > 1 else ""},
+            "yaxis": {**axis, "ticksuffix": suffix},
         },
     }  # fmt: skip
 
