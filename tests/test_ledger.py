@@ -541,7 +541,7 @@ class TestCommands:
     @pytest.mark.parametrize(
         ("arguments", "sentence"),
         [
-            (("list", "--runs", "nowhere"), "nowhere is no folder; give the folder of the run folders with --runs."),
+            (("list", "--runs", "nowhere"), "No attempts are known: there is no folder nowhere; --runs names another."),
             (("import", "nowhere.md"), "nowhere.md cannot be read (No such file or directory)"),
             (("shw", "a"), "Did you mean 'show'?"),
         ],
