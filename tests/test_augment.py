@@ -98,7 +98,7 @@ class TestWhatItDependsOn:
         pixels = noise(3)
         actual = augment(pixels, augmentation="none", seed=0, epoch=1, images=range(3))
         assert np.array_equal(actual.numpy(), scaled(pixels.numpy()))
-        assert actual.is_contiguous()
+        assert actual.is_contiguous(memory_format=torch.channels_last), "as the first convolution likes it"
 
     def test_floating_point_levels_are_taken_too(self):
         """Of 0 to 255, the same as bytes; and the input is left alone."""

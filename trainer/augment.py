@@ -136,7 +136,7 @@ def augment(
     if augmentation not in ("none", "fundus"):
         raise ValueError(f"augmentation is {augmentation!r}; expected none or fundus")
     if augmentation == "none" or not len(pixels):
-        return _levels(pixels, 127.5).sub_(1)
+        return pixels.movedim(-1, 1).to(torch.float32, copy=True).mul_(1 / 127.5).sub_(1)  # laid out as the pixels
     changes = draw_changes(
         seed=seed, epoch=epoch, images=images, repeats=np.zeros(len(images), dtype=int) if repeats is None else repeats
     )
