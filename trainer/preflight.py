@@ -279,8 +279,8 @@ def _measure(ready: Ready) -> Measured:
     epochs = config.num_epochs - ready.origin.epochs + EVALUATIONS_AFTER_BEST * config.validation_frequency
     seconds = epochs * epoch + decoding * (n_train + n_val) / max(1, config.num_workers)
     return Measured(
-        seconds=round(seconds, 1),
-        seconds_per_epoch=round(epoch, 1),
+        seconds=round(seconds, 3),
+        seconds_per_epoch=round(epoch, 3),
         images_per_second=round(1 / each, 3),
         peak_bytes=torch.cuda.max_memory_allocated() if cuda else _peak(),
         device=torch.cuda.get_device_name(group.device) if cuda else f"{torch.get_num_threads()} CPU threads",
