@@ -182,7 +182,7 @@ class TrainingConfig(BaseModel):
         "auto", description="Of the arithmetic; auto is bf16 on a GPU that has it, else fp32."
     )
     gradient_checkpointing: YesNo = Field(
-        "no", description="Compute activations again in the backward pass: less memory, about a third more time."
+        "no", description="Compute activations again in the backward pass: less memory, more time."
     )
     distributed: Literal["ddp", "fsdp"] = Field(
         "ddp", description="Under torchrun: a whole model on each device, or its parameters spread over them."
