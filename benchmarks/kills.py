@@ -45,14 +45,26 @@ def main(argv: list[str]) -> int:
         data = Path(options.data) if options.data else place / "data"
         if not options.data:
             write_dataset(
-                data, seed=0, train_patients=PATIENTS, val_patients=[2] * 5, test_patients=[1] * 5,
+                data,
+                seed=0,
+                train_patients=PATIENTS,
+                val_patients=[2] * 5,
+                test_patients=[1] * 5,
                 progress=lambda done, total: None,
-            )  # fmt: skip
+            )
         settings: dict[str, Any] = {
-            "dataset": str(data), "base": options.base, "learning_rate": 1e-3, "batch_size": 5, "dropout": 0.3,
-            "gradient_accumulation_steps": 2, "num_epochs": options.epochs, "warmup_epochs": 1, "num_workers": 0,
-            "cache_dir": str(place / "cache"), "save_minutes": 0,
-        }  # fmt: skip
+            "dataset": str(data),
+            "base": options.base,
+            "learning_rate": 1e-3,
+            "batch_size": 5,
+            "dropout": 0.3,
+            "gradient_accumulation_steps": 2,
+            "num_epochs": options.epochs,
+            "warmup_epochs": 1,
+            "num_workers": 0,
+            "cache_dir": str(place / "cache"),
+            "save_minutes": 0,
+        }
         alone, killed = place / "alone" / "run", place / "killed" / "run"
         _left_alone(settings | {"output_dir": str(alone)}, resume=False)
         draw = random.Random(options.seed)

@@ -38,9 +38,13 @@ from trainer.data import ImageSet, read_images
 from trainer.engine import Engine
 
 FULL = {
-    "hidden_size": 1152, "intermediate_size": 4304, "num_hidden_layers": 27, "num_attention_heads": 16,
-    "image_size": 448, "patch_size": 14,
-}  # fmt: skip
+    "hidden_size": 1152,
+    "intermediate_size": 4304,
+    "num_hidden_layers": 27,
+    "num_attention_heads": 16,
+    "image_size": 448,
+    "patch_size": 14,
+}
 """MedSigLIP-448's vision tower."""
 
 MOST = 1.05
@@ -57,10 +61,15 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--alone", action="store_true", help="no bare loop: the memory of drtrain's step alone")
     options = parser.parse_args(argv)
     config = TrainingConfig(
-        dataset="synthetic", batch_size=options.batch_size, gradient_accumulation_steps=options.accumulation,
-        precision=options.precision, augmentation="none", dropout=0.1, learning_rate=1e-5,
+        dataset="synthetic",
+        batch_size=options.batch_size,
+        gradient_accumulation_steps=options.accumulation,
+        precision=options.precision,
+        augmentation="none",
+        dropout=0.1,
+        learning_rate=1e-5,
         gradient_checkpointing=options.gradient_checkpointing,
-    )  # fmt: skip
+    )
     whole = options.batch_size * options.accumulation
     with processes() as group, tempfile.TemporaryDirectory() as name:
         size = FULL["image_size"] if options.size == "full" else resolve_base("embedded").config.image_size
@@ -137,9 +146,13 @@ def _images(folder: Path, size: int, n: int) -> ImageSet:
     """Synthetic photographs through drtrain's own cache."""
     patients = [max(1, -(-n // 10))] * 5
     write_dataset(
-        folder / "data", seed=0, train_patients=patients, val_patients=[1] * 5, test_patients=[1] * 5,
+        folder / "data",
+        seed=0,
+        train_patients=patients,
+        val_patients=[1] * 5,
+        test_patients=[1] * 5,
         progress=lambda done, total: None,
-    )  # fmt: skip
+    )
     rows = load_manifest(folder / "data").select("train")
     prepare = preprocessing(FUNDUS_SQUARE, size)
     for _ in range(2):  # filled, then read

@@ -179,9 +179,16 @@ def accuracy_difference(
     sample = pairs.sample(*pairs.right())
     ends = paired.difference_bounds(sample, level=level)
     return Estimate(
-        kind="index", value=sample.difference, n=sample.n, low=ends.low, high=ends.high, level=level, method=METHOD,
-        clusters=sample.clusters, design_effect=sample.design_effect,
-    )  # fmt: skip
+        kind="index",
+        value=sample.difference,
+        n=sample.n,
+        low=ends.low,
+        high=ends.high,
+        level=level,
+        method=METHOD,
+        clusters=sample.clusters,
+        design_effect=sample.design_effect,
+    )
 
 
 @dataclass(frozen=True, eq=False)

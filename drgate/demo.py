@@ -85,9 +85,19 @@ def demo(folder: Path, *, seed: int = 0, quiet: bool = False) -> int:
     story.say("Fine-tune the embedded SigLIP base with LoRA. Each epoch is validated; epoch checkpoints are kept.")
     settings = [word for name, value in TRAINING.items() for word in (f"--{name}", value)]
     story.run(
-        "drtrain", "--dataset", "data", *settings, "--seed", str(seed), "--checkpoint_frequency", "1",
-        "--usd_per_hour", "0.10", "--output_dir", "runs/first",
-    )  # fmt: skip
+        "drtrain",
+        "--dataset",
+        "data",
+        *settings,
+        "--seed",
+        str(seed),
+        "--checkpoint_frequency",
+        "1",
+        "--usd_per_hour",
+        "0.10",
+        "--output_dir",
+        "runs/first",
+    )
 
     story.say(
         "An early checkpoint, as somebody in a hurry would ship it. It is judged on the validation split:",
@@ -104,23 +114,49 @@ def demo(folder: Path, *, seed: int = 0, quiet: bool = False) -> int:
 
     story.say("The best checkpoint, judged once on the locked test split, by lower bounds, and certified.")
     verdict = story.run(
-        "drgate", "evaluate", "runs/first/best_model.pth", "--data", "data", "--split", "test",
-        "--key", "keys/demo.pem", "--out", "reports/best", expected=(0, 1, 3),
-    )  # fmt: skip
+        "drgate",
+        "evaluate",
+        "runs/first/best_model.pth",
+        "--data",
+        "data",
+        "--split",
+        "test",
+        "--key",
+        "keys/demo.pem",
+        "--out",
+        "reports/best",
+        expected=(0, 1, 3),
+    )
 
     story.say("Anyone with the public key can check it: signature, model file, and every number recomputed.")
     story.run(
-        "drgate", "verify", "reports/best/certificate.json", "--key", "keys/demo.pub",
-        "--model", "runs/first/best_model.pth", expected=(verdict,),
-    )  # fmt: skip
+        "drgate",
+        "verify",
+        "reports/best/certificate.json",
+        "--key",
+        "keys/demo.pub",
+        "--model",
+        "runs/first/best_model.pth",
+        expected=(verdict,),
+    )
 
     story.say(
         "Only what passed is exported. The ONNX file is scored and judged again: the certificate is of its bytes."
     )
     exported = story.run(
-        "drgate", "export", "runs/first/best_model.pth", "--certificate", "reports/best/certificate.json",
-        "--data", "data", "--key", "keys/demo.pem", "--out", "bundle", expected=(0, 1, 3),
-    )  # fmt: skip
+        "drgate",
+        "export",
+        "runs/first/best_model.pth",
+        "--certificate",
+        "reports/best/certificate.json",
+        "--data",
+        "data",
+        "--key",
+        "keys/demo.pem",
+        "--out",
+        "bundle",
+        expected=(0, 1, 3),
+    )
     if exported == 0:
         story.run(
             "drgate", "verify", "bundle/certificate.json", "--key", "keys/demo.pub", "--model", "bundle/model.onnx"

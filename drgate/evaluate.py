@@ -275,9 +275,14 @@ def _baseline(predictions: Predictions, baseline: Predictions | None, spec: Gate
     sample = paired.paired_sample(only, only_b, each)
     ends = paired.difference_bounds(sample, level=level)
     return dataclasses.replace(
-        found, value=sample.difference, n=sample.n, low=ends.low, high=ends.high, clusters=sample.clusters,
+        found,
+        value=sample.difference,
+        n=sample.n,
+        low=ends.low,
+        high=ends.high,
+        clusters=sample.clusters,
         design_effect=sample.design_effect,
-    )  # fmt: skip
+    )
 
 
 # -- decisions ---------------------------------------------------------------------------------------------------------
@@ -438,10 +443,16 @@ def _more(criterion: Criterion, metrics: Metrics) -> str:
     threshold = criterion.threshold if up else 1 - criterion.threshold
     truth = f"were the true value {_percent(expected, criterion.threshold)}, as the checklist expects"
     needed = power.patients_to_show(
-        threshold, true=expected if up else 1 - expected, target=spec.planning.power, level=metrics.level,
-        interval=spec.evidence.interval, sizes=sizes, counts=counts, icc=spec.planning.correlation,
+        threshold,
+        true=expected if up else 1 - expected,
+        target=spec.planning.power,
+        level=metrics.level,
+        interval=spec.evidence.interval,
+        sizes=sizes,
+        counts=counts,
+        icc=spec.planning.correlation,
         unknown=metrics.sample.patients is None and not metrics.sample.independent,
-    )  # fmt: skip
+    )
     if needed is None:
         return f"No realistic number of patients would show it, {truth}."
     have = sum(counts)
@@ -489,11 +500,17 @@ def _gate_error(criterion: Criterion, metrics: Metrics) -> list[dict[str, Any]]:
         if not 0 < true < 1:
             continue
         passing = power.passing(
-            limit, true=true if _higher_is_better(criterion) else 1 - true, level=metrics.level,
-            interval=spec.evidence.interval, sizes=sizes, counts=counts, icc=spec.planning.correlation,
-            strict=criterion.comparator in (">", "<"), point=spec.evidence.decide_on == "point",
+            limit,
+            true=true if _higher_is_better(criterion) else 1 - true,
+            level=metrics.level,
+            interval=spec.evidence.interval,
+            sizes=sizes,
+            counts=counts,
+            icc=spec.planning.correlation,
+            strict=criterion.comparator in (">", "<"),
+            point=spec.evidence.decide_on == "point",
             unknown=tally_of.patients is None and not tally_of.independent,
-        )  # fmt: skip
+        )
         row = {
             "id": criterion.id,
             "true": true,

@@ -118,9 +118,15 @@ def read_table(path: Path, what: str, error: type[DrgateError]) -> pd.DataFrame:
             table = pd.read_parquet(path)
         else:
             table = pd.read_csv(
-                path, sep="\t" if path.suffix.lower() == ".tsv" else ",", dtype=str, keep_default_na=False,
-                na_values=[""], encoding="utf-8-sig", skip_blank_lines=False, header=None,
-            )  # fmt: skip
+                path,
+                sep="\t" if path.suffix.lower() == ".tsv" else ",",
+                dtype=str,
+                keep_default_na=False,
+                na_values=[""],
+                encoding="utf-8-sig",
+                skip_blank_lines=False,
+                header=None,
+            )
             # Named here, because pandas would rename the second of two equal names.
             table = table.iloc[1:].reset_index(drop=True).set_axis(table.iloc[0].fillna("").astype(str), axis=1)
     except pd.errors.EmptyDataError as problem:

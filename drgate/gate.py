@@ -62,9 +62,27 @@ RULES: Final = "rules"
 """The group of findings that are about the rules themselves, not about a model."""
 
 MODEL_SUFFIXES: Final = (
-    ".pth", ".pt", ".ckpt", ".safetensors", ".onnx", ".onnx.data", ".onnx_data", ".tflite", ".engine", ".keras", ".h5",
-    ".pkl", ".joblib", ".pt2", ".ort", ".gguf", ".trt", ".plan", "pytorch_model.bin", "adapter_model.bin",
-)  # fmt: skip
+    ".pth",
+    ".pt",
+    ".ckpt",
+    ".safetensors",
+    ".onnx",
+    ".onnx.data",
+    ".onnx_data",
+    ".tflite",
+    ".engine",
+    ".keras",
+    ".h5",
+    ".pkl",
+    ".joblib",
+    ".pt2",
+    ".ort",
+    ".gguf",
+    ".trt",
+    ".plan",
+    "pytorch_model.bin",
+    "adapter_model.bin",
+)
 """Files of these names are taken for models: outside every pattern of the policy they close the gate."""
 
 TABLES: Final = (".parquet", ".pq")
@@ -74,8 +92,13 @@ MAX_ROWS: Final = 10_000_000
 _ADOPTION: Final = "policy:adoption"
 _PAYLOAD: Final = re.compile(rb'"payload":"([A-Za-z0-9+/=]*)"')
 _SEVERITY: Final[dict[Status, int]] = {
-    "PASS": 0, "WAIVED": 0, "NOT_ASSESSED": 1, "INSUFFICIENT": 1, "FAIL": 2, "REFUSED": 3,
-}  # fmt: skip
+    "PASS": 0,
+    "WAIVED": 0,
+    "NOT_ASSESSED": 1,
+    "INSUFFICIENT": 1,
+    "FAIL": 2,
+    "REFUSED": 3,
+}
 _EXIT_CODES: Final = {0: 0, 1: 3, 2: 1, 3: 2}
 
 
@@ -110,9 +133,13 @@ class Finding:
 
     def to_json(self) -> dict[str, Any]:
         plain: dict[str, Any] = {
-            "group": self.group, "id": self.id, "check": self.check, "status": self.status, "required": self.required,
+            "group": self.group,
+            "id": self.id,
+            "check": self.check,
+            "status": self.status,
+            "required": self.required,
             "reason": self.reason,
-        }  # fmt: skip
+        }
         return plain | ({"waivable": {"was": self.was, "now": self.now}} if self.waivable else {})
 
 
@@ -386,11 +413,14 @@ class _Gate:
 
 def _adoption(base: str, policy: str) -> Finding:
     return Finding(
-        RULES, _ADOPTION, "adoption", "NOT_ASSESSED",
+        RULES,
+        _ADOPTION,
+        "adoption",
+        "NOT_ASSESSED",
         f"{base} has no policy, so nothing on it says whom to trust, and a change cannot vouch for itself. What "
         f"follows is judged by the change's own {policy}. Somebody who may reads it and merges it past the gate; from "
         "then on it decides.",
-    )  # fmt: skip
+    )
 
 
 def _changes(changes: Sequence[RuleChange], waivers: _Waivers, before: Rules, notes: list[str]) -> Iterator[Finding]:
@@ -692,8 +722,19 @@ class _Assessor:
         if said:
             reason += f" What is there: {'; '.join(said[:5])}{'; ...' if len(said) > 5 else '.'}".replace("..", ".")
         policy = self.held.rules.policy
-        words = ("drgate", "evaluate", self.model.path, "--data", self.test_set.manifest or "TEST_SET", "--spec",
-                 policy.spec, "--looks", self.test_set.looks, "--key", "KEY")  # fmt: skip
+        words = (
+            "drgate",
+            "evaluate",
+            self.model.path,
+            "--data",
+            self.test_set.manifest or "TEST_SET",
+            "--spec",
+            policy.spec,
+            "--looks",
+            self.test_set.looks,
+            "--key",
+            "KEY",
+        )
         exported = " (or take the one that drgate export wrote)" if self.model.path.endswith(".onnx") else ""
         reason += f" Make one{exported} and commit it with the chain: {shlex.join(words)}"
         return self._finding("certificate", "NOT_ASSESSED", reason)
@@ -1013,9 +1054,15 @@ def _worst(findings: Iterable[Finding]) -> int:
 def _shown(finding: Finding) -> Finding:
     """Names come from the change: what does not print is spelt out."""
     return Finding(
-        visible(finding.group), visible(finding.id), visible(finding.check), finding.status, visible(finding.reason),
-        finding.required, finding.was, finding.now,
-    )  # fmt: skip
+        visible(finding.group),
+        visible(finding.id),
+        visible(finding.check),
+        finding.status,
+        visible(finding.reason),
+        finding.required,
+        finding.was,
+        finding.now,
+    )
 
 
 def covers(report: GateReport, ids: Iterable[str]) -> list[Cover]:

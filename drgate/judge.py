@@ -42,9 +42,14 @@ TABLES: Final = (".csv", ".tsv", ".parquet", ".pq")
 MODELS: Final = (".pth", ".pt", ".onnx")
 LOOKS: Final = Path("reports") / "looks"
 WRITTEN: Final = (
-    "evaluation.json", "statement.json", "certificate.json", "predictions.parquet",
-    "report.html", "report.md", "junit.xml",
-)  # fmt: skip
+    "evaluation.json",
+    "statement.json",
+    "certificate.json",
+    "predictions.parquet",
+    "report.html",
+    "report.md",
+    "junit.xml",
+)
 """What an evaluation's folder holds; anything else there is somebody's own."""
 LEAKAGE_BEYOND: Final = "Leakage beyond that: not checked."
 

@@ -32,10 +32,15 @@ SPLITS: Final = ("train", "val", "test")
 IMAGE_SUFFIXES: Final = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".ppm")
 
 _SPLIT_NAMES: Final = {
-    "train": "train", "training": "train",
-    "val": "val", "valid": "val", "validation": "val", "dev": "val",
-    "test": "test", "testing": "test",
-}  # fmt: skip
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "dev": "val",
+    "test": "test",
+    "testing": "test",
+}
 _EYE_NAMES: Final = {"l": "L", "left": "L", "os": "L", "r": "R", "right": "R", "od": "R"}
 _ABSENT: Final = ("nan", "na", "n/a", "none", "null", "<na>")
 _EYEPACS_NAME: Final = re.compile(r"(?P<patient>\d+)_(?P<eye>left|right)")
@@ -373,9 +378,12 @@ def grade_column(table: pd.DataFrame, origin: Path, error: type[DrgateError]) ->
     if "grade" not in table.columns:
         return [None] * len(table)
     return _each_distinct(
-        table["grade"], parse_grade,
-        f"grade {{}} is not on the ICDR scale; expected 0-4 or a name ({', '.join(GRADES)})", origin, error,
-    )  # fmt: skip
+        table["grade"],
+        parse_grade,
+        f"grade {{}} is not on the ICDR scale; expected 0-4 or a name ({', '.join(GRADES)})",
+        origin,
+        error,
+    )
 
 
 def patient_column(table: pd.DataFrame, origin: Path, error: type[DrgateError]) -> pd.Series[str]:
@@ -426,9 +434,12 @@ def gradable_column(table: pd.DataFrame, origin: Path, error: type[DrgateError])
         return [True] * len(table)
     words = {"true": True, "1": True, "yes": True, "1.0": True, "false": False, "0": False, "no": False, "0.0": False}
     values = _each_distinct(
-        table["gradable"], lambda cell: words.get(cell.strip().lower()), "gradable is {}; expected true or false",
-        origin, error,
-    )  # fmt: skip
+        table["gradable"],
+        lambda cell: words.get(cell.strip().lower()),
+        "gradable is {}; expected true or false",
+        origin,
+        error,
+    )
     return [value is not False for value in values]
 
 
@@ -438,9 +449,12 @@ def _mapped(
     if column not in table.columns:
         return pd.Series(pd.NA, index=table.index, dtype="str")
     values = _each_distinct(
-        table[column], lambda cell: names.get(cell.strip().lower()), f"{column} is {{}}; expected {expected}",
-        origin, error,
-    )  # fmt: skip
+        table[column],
+        lambda cell: names.get(cell.strip().lower()),
+        f"{column} is {{}}; expected {expected}",
+        origin,
+        error,
+    )
     return pd.Series(pd.array(values, dtype="str"), index=table.index)
 
 

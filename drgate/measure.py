@@ -36,8 +36,10 @@ UNKNOWN: Final = cluster.UNKNOWN_DESIGN_EFFECT
 """By how much two eyes entirely alike inflate a variance, where patients are not known."""
 
 KAPPA_WEIGHTS: Final[dict[str, agreement.Weights]] = {
-    "kappa": "none", "linear_kappa": "linear", "quadratic_kappa": "quadratic",
-}  # fmt: skip
+    "kappa": "none",
+    "linear_kappa": "linear",
+    "quadratic_kappa": "quadratic",
+}
 
 NAMES: Final = {**dict(zip(GRADES, TITLES, strict=True)), **GROUP_TITLES}
 RATES: Final = ("sensitivity", "specificity", "ppv", "npv")
@@ -242,10 +244,15 @@ class Sample:
         }
         if self.slices:
             found["slices"] = [
-                {"by": column, "value": value, "units": int(tally.table.sum()),
-                 "by_grade": [int(count) for count in tally.table.sum(axis=1)]}
-                for column, value in self.each_slice() if (tally := self.tally(column, value)) is not None
-            ]  # fmt: skip
+                {
+                    "by": column,
+                    "value": value,
+                    "units": int(tally.table.sum()),
+                    "by_grade": [int(count) for count in tally.table.sum(axis=1)],
+                }
+                for column, value in self.each_slice()
+                if (tally := self.tally(column, value)) is not None
+            ]
             found["in_no_slice"] = {column: int((codes < 0).sum()) for column, codes in self.slices.items()}
         return found
 
@@ -381,9 +388,12 @@ class Metrics:
             answers = self._answers(target)
             if answers.positive.size:
                 bins = calibration.reliability(
-                    answers.probabilities, answers.positive, answers.patients, level=self.level,
+                    answers.probabilities,
+                    answers.positive,
+                    answers.patients,
+                    level=self.level,
                     interval=self.spec.evidence.interval,
-                )  # fmt: skip
+                )
                 found[target] = tuple(dataclasses.asdict(one) for one in bins)
         return found
 
@@ -451,10 +461,15 @@ class Metrics:
         without, possible = _columns(values(bootstrap.leave_one_out(tally.patterns, tally.counts)))
         return [
             bootstrap.bca_interval(
-                drawn[:, at], self.level, estimate=float(whole[0, at]), jackknife=without[possible[:, at], at],
-                counts=tally.counts[possible[:, at]], defined=defined[:, at],
-            ) for at in range(drawn.shape[1])
-        ]  # fmt: skip
+                drawn[:, at],
+                self.level,
+                estimate=float(whole[0, at]),
+                jackknife=without[possible[:, at], at],
+                counts=tally.counts[possible[:, at]],
+                defined=defined[:, at],
+            )
+            for at in range(drawn.shape[1])
+        ]
 
     def _share_drawn(
         self, tally: Tally, metric: str, target: str, policy: NoOutputPolicy
@@ -531,9 +546,15 @@ class Metrics:
     ) -> Estimate | NotEstimable:
         """A proportion as it would be at another mix of grades."""
         found = standardized.estimate(
-            counted, tally.patterns, tally.counts, mix=weights, level=self.level,
-            interval=self.spec.evidence.interval, no_output=policy, unknown_patients=tally.patients == "unknown",
-        )  # fmt: skip
+            counted,
+            tally.patterns,
+            tally.counts,
+            mix=weights,
+            level=self.level,
+            interval=self.spec.evidence.interval,
+            no_output=policy,
+            unknown_patients=tally.patients == "unknown",
+        )
         if isinstance(found, Undefined):
             return NotEstimable(f"{found.reason}.")
 
@@ -615,9 +636,12 @@ class Metrics:
             if isinstance(error, Undefined):
                 return NotEstimable(f"{error.reason}.")
             return Estimate(
-                kind="index", value=error.value, n=n, expected=error.expected,
+                kind="index",
+                value=error.value,
+                n=n,
+                expected=error.expected,
                 method=f"{error.bins} bins of equal size; expected value simulated",
-            )  # fmt: skip
+            )
         if not parts.target:
             answered = self._answered(parts.column, parts.value)
             given, outcome = self.sample.probabilities[answered], self.sample.reference[answered]
@@ -765,6 +789,7 @@ def _absent(metric: str, target: str, table: NDArray[np.int64], unit: str) -> st
 
 SHARES: Final[tuple[tuple[str, str, NoOutputPolicy], ...]] = tuple(
     (parts.metric, parts.target, default_policy(name))
-    for name in _names() if (parts := parse_id(name)).metric in PROPORTIONS
-)  # fmt: skip
+    for name in _names()
+    if (parts := parse_id(name)).metric in PROPORTIONS
+)
 """The proportions of a tally, each with the policy that it has where a criterion does not say."""

@@ -181,10 +181,15 @@ def plan(spec: GateSpec, *, prevalence: Mapping[str, float] | None = None, data:
     collection, notes = _collection(lines, prevalence)
     required = [line for line in lines if line.required]
     here = [line.here.power for line in required if line.here is not None and line.here.power is not None]
-    shown = [] if collection is None else [
-        planner.power_with(line, sum(collection.by_grade[grade] for grade in line.grades))
-        for line in required if line.needed is not None and line.grades
-    ]  # fmt: skip
+    shown = (
+        []
+        if collection is None
+        else [
+            planner.power_with(line, sum(collection.by_grade[grade] for grade in line.grades))
+            for line in required
+            if line.needed is not None and line.grades
+        ]
+    )
     joint = power.joint_power(shown) if shown else None
     short = joint is not None and joint < spec.planning.power
     return Plan(
@@ -238,16 +243,31 @@ class _Planner:
                 why = "the expected true value does not exceed the threshold"
             else:
                 needed = power.patients_to_show(
-                    limit, true=true, target=self.spec.planning.power, level=self.level,
-                    interval=self.spec.evidence.interval, sizes=sizes, counts=counts,
-                    icc=self.spec.planning.correlation, strict=_strict(criterion), point=self.point,
+                    limit,
+                    true=true,
+                    target=self.spec.planning.power,
+                    level=self.level,
+                    interval=self.spec.evidence.interval,
+                    sizes=sizes,
+                    counts=counts,
+                    icc=self.spec.planning.correlation,
+                    strict=_strict(criterion),
+                    point=self.point,
                     unknown=self.unknown,
-                )  # fmt: skip
+                )
                 why = "" if needed else "no realistic number: the expected true value is too near to the threshold"
         found = LinePlan(
-            criterion.id, criterion.required, criterion.comparator, criterion.threshold, expected, without, needed,
-            why, _grades(criterion), here=self.here(criterion, expected),
-        )  # fmt: skip
+            criterion.id,
+            criterion.required,
+            criterion.comparator,
+            criterion.threshold,
+            expected,
+            without,
+            needed,
+            why,
+            _grades(criterion),
+            here=self.here(criterion, expected),
+        )
         self.images[criterion.id] = self._images(criterion)
         if needed is None:
             return found
@@ -338,10 +358,18 @@ class _Planner:
         unknown: bool = False,
     ) -> power.Passing:
         return power.passing(
-            _upward(line, line.threshold), true=_upward(line, true), level=self.level,
-            interval=self.spec.evidence.interval, sizes=sizes, counts=counts, icc=self.spec.planning.correlation,
-            strict=_strict(line), point=self.point, unknown=unknown, replicates=4000,
-        )  # fmt: skip
+            _upward(line, line.threshold),
+            true=_upward(line, true),
+            level=self.level,
+            interval=self.spec.evidence.interval,
+            sizes=sizes,
+            counts=counts,
+            icc=self.spec.planning.correlation,
+            strict=_strict(line),
+            point=self.point,
+            unknown=unknown,
+            replicates=4000,
+        )
 
 
 def with_planning(

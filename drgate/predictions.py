@@ -37,8 +37,15 @@ OPTIONAL_COLUMNS: Final = ("dme", "sha256")
 SUM_TOLERANCE: Final = 1e-3
 _METADATA_KEY: Final = b"drgate.provenance"
 _DME: Final = {
-    "1": 1, "1.0": 1, "yes": 1, "true": 1, "0": 0, "0.0": 0, "no": 0, "false": 0,
-}  # fmt: skip
+    "1": 1,
+    "1.0": 1,
+    "yes": 1,
+    "true": 1,
+    "0": 0,
+    "0.0": 0,
+    "no": 0,
+    "false": 0,
+}
 _EXPECTED: Final = "a CSV or Parquet table with image, grade and p_0 to p_4 (or predicted)"
 
 

@@ -38,9 +38,17 @@ _EXPECTED: Final = (
 )
 _SPEND: Final = ("usd_per_hour", "usd", "earlier_attempts", "earlier_usd")
 _SELECTED: Final = {
-    "1": True, "1.0": True, "true": True, "yes": True, "x": True,
-    "": False, "0": False, "0.0": False, "false": False, "no": False,
-}  # fmt: skip
+    "1": True,
+    "1.0": True,
+    "true": True,
+    "yes": True,
+    "x": True,
+    "": False,
+    "0": False,
+    "0.0": False,
+    "false": False,
+    "no": False,
+}
 
 
 def training_evidence(

@@ -137,11 +137,16 @@ class Tree:
             if isinstance(md5, str) and md5.endswith(".dir"):
                 raise RepositoryError(f"{origin} stands for a folder (.dir); track each file of the model on its own.")
             if (
-                not isinstance(path, str) or "/" in path or "\\" in path or path in ("", ".", "..")
-                or not isinstance(md5, str) or not _MD5.fullmatch(md5)
-                or type(size) is not int or size < 0
+                not isinstance(path, str)
+                or "/" in path
+                or "\\" in path
+                or path in ("", ".", "..")
+                or not isinstance(md5, str)
+                or not _MD5.fullmatch(md5)
+                or type(size) is not int
+                or size < 0
                 or out.get("hash", "md5") != "md5"
-            ):  # fmt: skip
+            ):
                 raise RepositoryError(
                     f"{origin} cannot be read; expected outs with the name of a file beside it, its md5 and its size."
                 )
@@ -292,12 +297,15 @@ def open_repository(folder: Path) -> Iterator[Repository]:
         sizes, contents = (
             stack.enter_context(
                 subprocess.Popen(
-                    [_GIT, "cat-file", how], cwd=root, env=_environment(), stdin=subprocess.PIPE,
+                    [_GIT, "cat-file", how],
+                    cwd=root,
+                    env=_environment(),
+                    stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                 )
             )
             for how in ("--batch-check", "--batch")
-        )  # fmt: skip
+        )
         yield Repository(root, _Answers(sizes), _Answers(contents))
 
 
@@ -314,18 +322,26 @@ def _environment() -> dict[str, str]:
     count = os.environ.get("GIT_CONFIG_COUNT") or "0"
     at = int(count) if count.isdecimal() else 0
     return {
-        **os.environ, "LC_ALL": "C", "GIT_NO_REPLACE_OBJECTS": "1", "GIT_OPTIONAL_LOCKS": "0",
-        "GIT_CONFIG_COUNT": str(at + 1), f"GIT_CONFIG_KEY_{at}": "safe.bareRepository",
+        **os.environ,
+        "LC_ALL": "C",
+        "GIT_NO_REPLACE_OBJECTS": "1",
+        "GIT_OPTIONAL_LOCKS": "0",
+        "GIT_CONFIG_COUNT": str(at + 1),
+        f"GIT_CONFIG_KEY_{at}": "safe.bareRepository",
         f"GIT_CONFIG_VALUE_{at}": "explicit",
-    }  # fmt: skip
+    }
 
 
 def _run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[bytes]:
     try:
         return subprocess.run(
-            [_GIT, *arguments], cwd=folder, env=_environment(), stdin=subprocess.DEVNULL, capture_output=True,
+            [_GIT, *arguments],
+            cwd=folder,
+            env=_environment(),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
             check=False,
-        )  # fmt: skip
+        )
     except FileNotFoundError as problem:
         raise RepositoryError("There is no git on this machine, or no such folder; install git.") from problem
     except ValueError as problem:  # a NUL in a name

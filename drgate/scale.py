@@ -23,12 +23,26 @@ GROUPS: Final[dict[str, tuple[int, ...]]] = {"referable": (2, 3, 4), "vision_thr
 GROUP_TITLES: Final = {"referable": "Referable DR", "vision_threatening": "Vision-threatening DR"}
 
 _NAMES: Final[dict[str, int]] = {
-    "nodr": 0, "normal": 0, "noapparentretinopathy": 0, "healthy": 0, "nodiabeticretinopathy": 0,
-    "mild": 1, "mildnpdr": 1, "milddr": 1,
-    "moderate": 2, "moderatenpdr": 2, "moderatedr": 2,
-    "severe": 3, "severenpdr": 3, "severedr": 3,
-    "pdr": 4, "proliferative": 4, "proliferatedr": 4, "proliferativedr": 4, "proliferate": 4,
-}  # fmt: skip
+    "nodr": 0,
+    "normal": 0,
+    "noapparentretinopathy": 0,
+    "healthy": 0,
+    "nodiabeticretinopathy": 0,
+    "mild": 1,
+    "mildnpdr": 1,
+    "milddr": 1,
+    "moderate": 2,
+    "moderatenpdr": 2,
+    "moderatedr": 2,
+    "severe": 3,
+    "severenpdr": 3,
+    "severedr": 3,
+    "pdr": 4,
+    "proliferative": 4,
+    "proliferatedr": 4,
+    "proliferativedr": 4,
+    "proliferate": 4,
+}
 
 
 def parse_grade(text: str) -> int | None:

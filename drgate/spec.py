@@ -74,8 +74,16 @@ LOWER_IS_BETTER: Final = ("missed", "undergraded", "overgraded", "no_output", "b
 """Metrics that a better model has less of."""
 
 PROPORTIONS: Final = (
-    "accuracy", "sensitivity", "specificity", "ppv", "npv", "missed", "undergraded", "overgraded", "no_output",
-)  # fmt: skip
+    "accuracy",
+    "sensitivity",
+    "specificity",
+    "ppv",
+    "npv",
+    "missed",
+    "undergraded",
+    "overgraded",
+    "no_output",
+)
 """Metrics that are a share of units: those with a binomial bound, and those that can be planned for."""
 
 AT_DEPLOYMENT: Final[dict[str, tuple[str, ...]]] = {
@@ -258,8 +266,11 @@ class Criterion(_Frozen):
     def comparator(self) -> Comparator:
         """As a sign. Non-inferiority is `>`: the bound of the difference must lie above minus the margin."""
         given: tuple[tuple[float | None, Comparator], ...] = (
-            (self.at_least, ">="), (self.above, ">"), (self.at_most, "<="), (self.below, "<"),
-        )  # fmt: skip
+            (self.at_least, ">="),
+            (self.above, ">"),
+            (self.at_most, "<="),
+            (self.below, "<"),
+        )
         return next((sign for value, sign in given if value is not None), ">")
 
     @property

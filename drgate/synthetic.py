@@ -431,9 +431,14 @@ def _cloud(rng: np.random.Generator, cells: int, side: int) -> Plane:
 
 
 def _blobs(
-    rng: np.random.Generator, centres: Points, radii: Points, *, ragged: float,
-    stretch: Points | float = 1.0, heading: Points | float = 0.0,
-) -> Points:  # fmt: skip
+    rng: np.random.Generator,
+    centres: Points,
+    radii: Points,
+    *,
+    ragged: float,
+    stretch: Points | float = 1.0,
+    heading: Points | float = 0.0,
+) -> Points:
     """Irregular outlines (n, 18, 2), `stretch` times longer along `heading`."""
     n = len(centres)
     angle = np.linspace(0.0, 2 * np.pi, 18, endpoint=False)
@@ -769,10 +774,19 @@ def _write_patient(task: tuple[Path, Namespace, int, int, int, str, int]) -> lis
         photograph = render(patient, eye, size=size)
         name = f"images/p{index:06d}_{eye}.jpg"
         photograph.image.save(folder / name, quality=90)
-        rows.append({
-            "image": name, "grade": photograph.grade, "patient": f"p{index:06d}", "eye": eye, "gradable": "true",
-            "split": split, "camera": photograph.camera, "source": SOURCE, "lesions": photograph.lesions,
-        })  # fmt: skip
+        rows.append(
+            {
+                "image": name,
+                "grade": photograph.grade,
+                "patient": f"p{index:06d}",
+                "eye": eye,
+                "gradable": "true",
+                "split": split,
+                "camera": photograph.camera,
+                "source": SOURCE,
+                "lesions": photograph.lesions,
+            }
+        )
     return rows
 
 

@@ -189,9 +189,11 @@ def tune(predictions: Predictions, spec: GateSpec, *, test: Manifest | None = No
         "search": {"compared": compared, "complete": complete},
     }
     return make_operating_point(
-        choice, spec={"name": spec.name, "version": spec.version, "digest": spec.digest}, tuned_on=predictions,
+        choice,
+        spec={"name": spec.name, "version": spec.version, "digest": spec.digest},
+        tuned_on=predictions,
         promise=promise,
-    )  # fmt: skip
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,9 +211,14 @@ class Effect:
 
 
 EFFECTS: Final = (
-    "sensitivity:referable", "specificity:referable", "sensitivity:severe_npdr", "specificity:severe_npdr",
-    "sensitivity:pdr", "specificity:pdr", UNDERGRADED,
-)  # fmt: skip
+    "sensitivity:referable",
+    "specificity:referable",
+    "sensitivity:severe_npdr",
+    "specificity:severe_npdr",
+    "sensitivity:pdr",
+    "specificity:pdr",
+    UNDERGRADED,
+)
 """What tuning gives and takes, whatever the checklist asks."""
 
 
@@ -340,11 +347,17 @@ class _Constraint:
         sizes, times = self.sizes
         clusters, squares, rate = int(times.sum()), int((sizes**2 * times).sum()), errors / self.n
         _, effective = cluster.effective_n(
-            clusters=clusters, sizes=self.n, errors=errors, with_error=min(errors, clusters),
+            clusters=clusters,
+            sizes=self.n,
+            errors=errors,
+            with_error=min(errors, clusters),
             # No variance between patients: the estimated design effect can be no smaller.
-            errors_squared=rate**2 * squares, errors_by_size=rate * squares, sizes_squared=squares,
-            largest=int(sizes.max()), level=self.level,
-        )  # fmt: skip
+            errors_squared=rate**2 * squares,
+            errors_by_size=rate * squares,
+            sizes_squared=squares,
+            largest=int(sizes.max()),
+            level=self.level,
+        )
         return float(effective)
 
     def _planned_power(self, misses: float, n: float) -> float:
@@ -379,9 +392,13 @@ class _Constraint:
         if effective < 1:
             return 0.0
         return predictive_power(
-            misses, n, planned=int(effective + 1e-9), threshold=self.floor, level=self.level,
+            misses,
+            n,
+            planned=int(effective + 1e-9),
+            threshold=self.floor,
+            level=self.level,
             interval=self.spec.evidence.interval,
-        )  # fmt: skip
+        )
 
 
 class _Search:

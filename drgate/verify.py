@@ -395,9 +395,14 @@ def _recomputation(recorded: Evaluation, table: Predictions, baseline: Predictio
     try:
         spec = parse_spec(recorded.spec["content"], "the checklist in the certificate")
         again = evaluate(
-            table, spec, model=recorded.model, data=recorded.data, training=recorded.training, look=recorded.look,
+            table,
+            spec,
+            model=recorded.model,
+            data=recorded.data,
+            training=recorded.training,
+            look=recorded.look,
             baseline=baseline,
-        )  # fmt: skip
+        )
     except (DrgateError, ArithmeticError, LookupError, TypeError, ValueError, AttributeError) as problem:
         yield "problem", f"The evaluation cannot be computed from what the certificate records: {problem}"
         return

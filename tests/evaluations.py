@@ -68,9 +68,19 @@ def file_entry(name: str, content: bytes) -> dict[str, Any]:
 def proportion(k: int, n: int, low: float, high: float) -> Estimate:
     """k of n with an interval, as a metric that has a binomial bound."""
     return Estimate(
-        "proportion", k / n, k=k, n=n, low=low, high=high, level=0.95, method="clopper-pearson",
-        clusters=n // 2, design_effect=1.31, bootstrap=(low + 0.001, high - 0.001), bootstrap_undefined=0,
-    )  # fmt: skip
+        "proportion",
+        k / n,
+        k=k,
+        n=n,
+        low=low,
+        high=high,
+        level=0.95,
+        method="clopper-pearson",
+        clusters=n // 2,
+        design_effect=1.31,
+        bootstrap=(low + 0.001, high - 0.001),
+        bootstrap_undefined=0,
+    )
 
 
 def index(value: float, low: float, high: float, **more: Any) -> Estimate:
@@ -114,15 +124,25 @@ def whole_evaluation(
         judged("baseline", "NOT_ASSESSED", ">", -0.02, NotEstimable("no table was given."), required=False),
         judged("cost", "PASS", "<", 100.0, Estimate("amount", 12.5, n=3), decided_on="point"),
         judged(
-            "undergraded:vision_threatening_below_referable", "FAIL", "<=", 0.02, proportion(5, 160, 0.0102, 0.0714),
-            required=False, added="safety",
+            "undergraded:vision_threatening_below_referable",
+            "FAIL",
+            "<=",
+            0.02,
+            proportion(5, 160, 0.0102, 0.0714),
+            required=False,
+            added="safety",
         ),
         judged(f"sensitivity:pdr{here}", "PASS", ">=", 0.9, proportion(55, 56, 0.9045, 0.9995), required=False),
         judged(
-            f"sensitivity:pdr{there}", "NOT_ASSESSED", ">=", 0.9, few, required=False,
+            f"sensitivity:pdr{there}",
+            "NOT_ASSESSED",
+            ">=",
+            0.9,
+            few,
+            required=False,
             reason=f"Not assessed: {few.reason}",
         ),
-    )  # fmt: skip
+    )
     whole: dict[str, Metric] = {c.id: c.estimate for c in criteria if "@" not in c.id}
     whole |= {
         "balanced_accuracy": index(0.93, 0.92, 0.94),
@@ -156,14 +176,22 @@ def whole_evaluation(
     }
     deployed: dict[str, Metric] = {
         f"{metric}^deployment": Estimate(
-            "proportion", value, n=1000, low=value - 0.02, high=value + 0.015, level=0.95,
+            "proportion",
+            value,
+            n=1000,
+            low=value - 0.02,
+            high=value + 0.015,
+            level=0.95,
             method="clopper-pearson, standardised to the deployment mix",
         )
         for metric, value in {
-            "accuracy": 0.961, "sensitivity:referable": 0.958, "specificity:referable": 0.9802,
-            "ppv:referable": 0.844, "missed:referable": 0.042,
+            "accuracy": 0.961,
+            "sensitivity:referable": 0.958,
+            "specificity:referable": 0.9802,
+            "ppv:referable": 0.844,
+            "missed:referable": 0.042,
         }.items()
-    }  # fmt: skip
+    }
     metrics = whole | deployed | sliced
     ways = ("excluded", "as_referred", "worst_case")
     return Evaluation(
@@ -174,9 +202,17 @@ def whole_evaluation(
         no_output=(3, 0, 0, 0, 4),
         spec={"name": spec, "version": 1, "digest": shipped.digest, "content": content},
         data={
-            "name": name, "split": "test", "images": 1007, "patients": 612, "unit": "image", "units": 1007,
-            "by_grade": [603, 120, 120, 100, 64], "reference_ungradable": 9, "warnings": [name],
-            "manifest_digest": "sha256:" + "ab" * 32, "predictions_digest": "sha256:" + "cd" * 32,
+            "name": name,
+            "split": "test",
+            "images": 1007,
+            "patients": 612,
+            "unit": "image",
+            "units": 1007,
+            "by_grade": [603, 120, 120, 100, 64],
+            "reference_ungradable": 9,
+            "warnings": [name],
+            "manifest_digest": "sha256:" + "ab" * 32,
+            "predictions_digest": "sha256:" + "cd" * 32,
             "slices": [
                 {"by": column, "value": name, "units": 854, "by_grade": [504, 110, 90, 90, 60]},
                 {"by": column, "value": "handheld", "units": 150, "by_grade": [96, 10, 30, 10, 4]},
@@ -184,8 +220,11 @@ def whole_evaluation(
             "in_no_slice": {column: 3},
         },
         model={
-            "kind": "checkpoint", "name": name, "tensor_digest": "sha256:" + "ef" * 32,
-            "files": [{"name": name, "sha256": "12" * 32, "md5": "34" * 16, "size": 3812331}], name: {name: [name]},
+            "kind": "checkpoint",
+            "name": name,
+            "tensor_digest": "sha256:" + "ef" * 32,
+            "files": [{"name": name, "sha256": "12" * 32, "md5": "34" * 16, "size": 3812331}],
+            name: {name: [name]},
         },
         training={
             "history": [{"epoch": epoch, "val_accuracy": 0.9 - 0.3 / epoch} for epoch in range(1, 16)],
@@ -194,7 +233,9 @@ def whole_evaluation(
             "spend": {"usd": 12.5},
         },
         look={
-            "number": 2, "allowed": 3, "time": "2026-02-03T04:05:06Z",
+            "number": 2,
+            "allowed": 3,
+            "time": "2026-02-03T04:05:06Z",
             "overlapping": [{"name": name, "looks": 1, "images": 40, "patients": 22}],
             "regraded": [{"image": name, "from": 4, "to": 3}, {"image": "b.png", "from": 2, "to": "not gradable"}],
             "regraded_count": 61,
@@ -208,7 +249,8 @@ def whole_evaluation(
         three_ways={
             "accuracy": {way: proportion(941 - n, 1000, 0.92, 0.95) for n, way in enumerate(ways) if n != 1},
             "sensitivity:pdr": {
-                "excluded": proportion(56, 60, 0.8380, 0.9815), "worst_case": proportion(56, 64, 0.7685, 0.9445),
+                "excluded": proportion(56, 60, 0.8380, 0.9815),
+                "worst_case": proportion(56, 64, 0.7685, 0.9445),
             },
             "sensitivity:referable": {way: proportion(271 - n, 284, 0.91, 0.97) for n, way in enumerate(ways)},
             "quadratic_kappa": {"excluded": index(0.943, 0.931, 0.952), "worst_case": index(0.911, 0.90, 0.93)},
@@ -222,11 +264,26 @@ def whole_evaluation(
             },
         },
         gate_error=(
-            {"id": "accuracy", "true": 0.9, "passes": 0.0214, "deserves": False, "method": "simulated", "se": 0.001,
-             "patients": 606, "n": 1000},
+            {
+                "id": "accuracy",
+                "true": 0.9,
+                "passes": 0.0214,
+                "deserves": False,
+                "method": "simulated",
+                "se": 0.001,
+                "patients": 606,
+                "n": 1000,
+            },
             *(
-                {"id": f"sensitivity:pdr{where}", "true": true, "passes": passes, "deserves": deserves,
-                 "method": "exact", "patients": 60, "n": 60}
+                {
+                    "id": f"sensitivity:pdr{where}",
+                    "true": true,
+                    "passes": passes,
+                    "deserves": deserves,
+                    "method": "exact",
+                    "patients": 60,
+                    "n": 60,
+                }
                 for where in ("", here)
                 for true, passes, deserves in ((0.95, 0.0, False), (0.925, 0.0, False), (0.985, 0.404, True))
                 if not where or not deserves
@@ -234,11 +291,17 @@ def whole_evaluation(
         ),
         reliability={
             endpoint: tuple(
-                {"low": low / 10, "high": (low + 1) / 10, "n": 100, "predicted": low / 10 + 0.05,
-                 "observed": low / 10 + 0.02,
-                 "observed_low": max(0.0, low / 10 - 0.04), "observed_high": min(1.0, low / 10 + 0.11)}
+                {
+                    "low": low / 10,
+                    "high": (low + 1) / 10,
+                    "n": 100,
+                    "predicted": low / 10 + 0.05,
+                    "observed": low / 10 + 0.02,
+                    "observed_low": max(0.0, low / 10 - 0.04),
+                    "observed_high": min(1.0, low / 10 + 0.11),
+                }
                 for low in range(10)
             )
             for endpoint in ("referable", "vision_threatening")
         },
-    )  # fmt: skip
+    )

@@ -56,9 +56,13 @@ IMAGES = f"sha256:{'b' * 64}"
 RECENT = "2026-01-31T09:00:00Z"
 _EVALUATED: dict[tuple[Any, ...], Evaluation] = {}
 _GIT = {
-    "GIT_AUTHOR_NAME": "A", "GIT_AUTHOR_EMAIL": "a@example.org", "GIT_COMMITTER_NAME": "A",
-    "GIT_COMMITTER_EMAIL": "a@example.org", "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_SYSTEM": os.devnull,
-}  # fmt: skip
+    "GIT_AUTHOR_NAME": "A",
+    "GIT_AUTHOR_EMAIL": "a@example.org",
+    "GIT_COMMITTER_NAME": "A",
+    "GIT_COMMITTER_EMAIL": "a@example.org",
+    "GIT_CONFIG_GLOBAL": os.devnull,
+    "GIT_CONFIG_SYSTEM": os.devnull,
+}
 
 
 def answers(seed: int, *, images: int = 160, right: float = 0.93) -> pd.DataFrame:
@@ -145,9 +149,13 @@ class Repository:
         model = model_facts(files)
         predictions = scored(answers(1) if table is None else table, model, test_set)
         look = take_look(
-            self.root / chain, Seen.of(predictions, "site-a"), model=model["tensor_digest"],
-            predictions=predictions.digest, spec=checklist, time=time,
-        )  # fmt: skip
+            self.root / chain,
+            Seen.of(predictions, "site-a"),
+            model=model["tensor_digest"],
+            predictions=predictions.digest,
+            spec=checklist,
+            time=time,
+        )
         data = {"name": "site-a", "manifest_digest": test_set, "images_digest": IMAGES, "warnings": []}
         # What is carried along costs nothing to exchange; the numbers are computed once for all tests.
         key = (predictions.digest, checklist.digest, look.number, look.allowed, test_set)

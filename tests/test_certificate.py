@@ -146,7 +146,9 @@ class TestStatement:
         base = evaluation()
         made = evaluation(
             data={
-                **base.data, "operating_point": {"digest": digests[0]}, "audit": {"digest": digests[1]},
+                **base.data,
+                "operating_point": {"digest": digests[0]},
+                "audit": {"digest": digests[1]},
                 "grades": {"name": "kept.csv", "sha256": "7" * 64},
             },
             look={**base.look, "line": digests[2]},
@@ -155,7 +157,7 @@ class TestStatement:
                 "previous": {"statement": digests[4], "verdict": "FAIL", "spec": digests[0], "criteria": {}},
             },
             training={"parameters_digest": digests[5]},
-        )  # fmt: skip
+        )
         found = {
             entry["name"]: (entry["digest"]["sha256"][0], entry["annotations"]["digest_of"])
             for entry in json.loads(statement_bytes(made))["predicate"]["configuration"]
@@ -183,11 +185,16 @@ class TestStatement:
         """Attempt, parameters, commit, how it ended and what it cost; the parent; what is known of ancestors."""
         parent = {"how": "init_from", "sha256": "a" * 64, "tensor_digest": f"sha256:{'b' * 64}", "epoch": 7}
         training = {
-            "attempt": "attempt-3", "parameters_digest": f"sha256:{'c' * 64}", "status": "finished",
-            "git_commit": {"commit": "d" * 40, "modified": False}, "spend": {"usd": 3.5}, "selected_epoch": 14,
-            "history": [{"epoch": 1, "val_accuracy": 0.5}], "parent": parent,
+            "attempt": "attempt-3",
+            "parameters_digest": f"sha256:{'c' * 64}",
+            "status": "finished",
+            "git_commit": {"commit": "d" * 40, "modified": False},
+            "spend": {"usd": 3.5},
+            "selected_epoch": 14,
+            "history": [{"epoch": 1, "val_accuracy": 0.5}],
+            "parent": parent,
             "lineage": {"training_sets": "known", "why": "", "pretraining": "declared"},
-        }  # fmt: skip
+        }
         said = json.loads(statement_bytes(evaluation(training=training)))["predicate"]["drgate"]
         short = ("attempt", "parameters_digest", "status", "git_commit", "spend", "selected_epoch")
         assert said["training"] == {key: training[key] for key in short}
@@ -242,7 +249,7 @@ class TestStatement:
             ("INSUFFICIENT", [("a", "INSUFFICIENT", True)], "FAILED", [], [], ["a"], ": the evidence is insufficient."),
             ("INSUFFICIENT", [("a", "NOT_ASSESSED", True)], "FAILED", [], [], ["a"], "does not meet"),
         ],
-    )  # fmt: skip
+    )
     def test_says_of_each_verdict(self, verdict, criteria, result, passed, warned, failed, headline):
         """in-toto's three results, the three lists of tests, and the headline, for each verdict."""
         lines = tuple(criterion(name, status, required=required) for name, status, required in criteria)
@@ -316,10 +323,24 @@ class TestStatement:
             {"training": {"spend": float("nan")}},
         ],
         ids=[
-            "none", "twice", "prefixed", "newline", "escape", "predictions", "digest", "version", "time", "day",
-            "calendar", "year", "forever", "text", "previous", "nan",
+            "none",
+            "twice",
+            "prefixed",
+            "newline",
+            "escape",
+            "predictions",
+            "digest",
+            "version",
+            "time",
+            "day",
+            "calendar",
+            "year",
+            "forever",
+            "text",
+            "previous",
+            "nan",
         ],
-    )  # fmt: skip
+    )
     def test_without_clear_subjects_is_refused(self, changes: dict[str, Any]):
         """A certificate names files by digest, in names that print; otherwise there is none."""
         with pytest.raises(CertificateError):
@@ -362,7 +383,7 @@ class TestEdited:
             lambda c: c.update(predicate=[]),
             lambda c: c.clear(),
         ],
-    )  # fmt: skip
+    )
     def test_is_refused(self, edit):
         """Each of the stated things is rebuilt from the evaluation inside and compared."""
         with pytest.raises(CertificateError):
@@ -554,7 +575,7 @@ class TestCertificate:
             ),
             "empty": b"",
             "the statement alone": payload,
-        }  # fmt: skip
+        }
 
     def test_every_rewriting_is_refused(self, signed: bytes, key: PrivateKey):
         """Bytes that mean the same, or nearly, and bytes that say more than was signed: none is a certificate."""
@@ -783,7 +804,7 @@ class TestCommandKey:
             ("false", "failed"),
             ("./no-such-program", "cannot be run"),
         ],
-    )  # fmt: skip
+    )
     def test_that_does_not_sign_is_refused(self, place: Path, command: str, says: str):
         """Nothing is certified by a command that signs with another key, something else, or not at all."""
         key = CommandKey(load_public_key(place / "key.pub"), tuple(shlex.split(command)))

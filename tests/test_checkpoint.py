@@ -367,11 +367,12 @@ class TestOnnxGrader:
             helper.make_node("MatMul", ["flat", "weight"], ["logits"]),
         ]
         graph = helper.make_graph(
-            nodes, "tiny",
+            nodes,
+            "tiny",
             [helper.make_tensor_value_info("pixel_values", TensorProto.FLOAT, ["batch", 3, tiny.SIZE, tiny.SIZE])],
             [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 5])],
             [numpy_helper.from_array(weight, "weight")],
-        )  # fmt: skip
+        )
         path = tmp_path / "model.onnx"
         built = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
         onnx.save(built, path, save_as_external_data=True, location="model.onnx.data", size_threshold=32)

@@ -14,9 +14,17 @@ from trainer.circles import Proposal, compare, same
 from trainer.ledger import Attempt, Evaluated, Origin, Parent, read_ledger
 
 TOLD: dict[str, Any] = {
-    "learning_rate": 2e-05, "batch_size": 6, "gradient_accumulation_steps": 4, "use_lora": "yes", "lora_r": 16,
-    "scheduler": "none", "warmup_epochs": 3, "weight_decay": 1e-05, "patience": 15, "num_epochs": 60,
-}  # fmt: skip
+    "learning_rate": 2e-05,
+    "batch_size": 6,
+    "gradient_accumulation_steps": 4,
+    "use_lora": "yes",
+    "lora_r": 16,
+    "scheduler": "none",
+    "warmup_epochs": 3,
+    "weight_decay": 1e-05,
+    "patience": 15,
+    "num_epochs": 60,
+}
 CURVE = (Evaluated(17, 0.782), Evaluated(21, 0.792), Evaluated(24, 0.794))
 WRITTEN = Origin("log.md", "0" * 64, "Attempt #1", (1, 9))
 
@@ -117,10 +125,15 @@ class TestRetraced:
     @pytest.mark.parametrize(
         "changed",
         [
-            {"patience": 3}, {"min_delta": 0.01}, {"decide": ["epoch 20: val_accuracy > 0.82"]},
-            {"regression_margin": 0.02}, {"budget_usd": 10}, {"select_from_epoch": 5}, {"validation_frequency": 2},
+            {"patience": 3},
+            {"min_delta": 0.01},
+            {"decide": ["epoch 20: val_accuracy > 0.82"]},
+            {"regression_margin": 0.02},
+            {"budget_usd": 10},
+            {"select_from_epoch": 5},
+            {"validation_frequency": 2},
         ],
-    )  # fmt: skip
+    )
     def test_each_of_those_that_act_later(self, changed):
         """In stopping or in the choice of the epoch."""
         (name,) = changed
@@ -245,12 +258,29 @@ def test_the_given_log(tmp_path):
         pytest.skip("the log that the project was given (../shared/reference) is not on this machine")
     import_log(log, tmp_path / "runs")
     again = {
-        "learning_rate": 2e-5, "batch_size": 6, "use_lora": "yes", "lora_r": 16, "lora_alpha": 32.0, "dropout": 0.4,
-        "focal_loss_alpha": 4.0, "focal_loss_gamma": 6.0, "class_weight_severe": 8.0, "class_weight_pdr": 6.0,
-        "gradient_accumulation_steps": 4, "warmup_epochs": 30, "scheduler": "none", "weight_decay": 1e-5,
-        "patience": 40, "num_epochs": 80, "resume_from_checkpoint": "gs://dr-data-2/checkpoints/best_model.pth",
-        "init_from": None, "dataset": "eyes", "base": "embedded", "seed": 0, "output_dir": "runs/third",
-    }  # fmt: skip
+        "learning_rate": 2e-5,
+        "batch_size": 6,
+        "use_lora": "yes",
+        "lora_r": 16,
+        "lora_alpha": 32.0,
+        "dropout": 0.4,
+        "focal_loss_alpha": 4.0,
+        "focal_loss_gamma": 6.0,
+        "class_weight_severe": 8.0,
+        "class_weight_pdr": 6.0,
+        "gradient_accumulation_steps": 4,
+        "warmup_epochs": 30,
+        "scheduler": "none",
+        "weight_decay": 1e-5,
+        "patience": 40,
+        "num_epochs": 80,
+        "resume_from_checkpoint": "gs://dr-data-2/checkpoints/best_model.pth",
+        "init_from": None,
+        "dataset": "eyes",
+        "base": "embedded",
+        "seed": 0,
+        "output_dir": "runs/third",
+    }
     report = compare(Proposal(again, dataset="sha256:aa"), read_ledger(tmp_path / "runs").attempts)
     assert [likeness.attempt.title for likeness in report.identical] == ["attempt 2"]
     assert report.identical[0].untold == ("dataset", "base", "seed")

@@ -231,8 +231,13 @@ class TestEvaluateTable:
         assert plain == json.loads(Path("report/evaluation.json").read_text())
         assert plain["confusion_matrix"][4][4] == 9
         assert {path.name for path in Path("report").iterdir()} == {
-            "evaluation.json", "statement.json", "predictions.parquet", "report.html", "report.md", "junit.xml",
-        }  # fmt: skip
+            "evaluation.json",
+            "statement.json",
+            "predictions.parquet",
+            "report.html",
+            "report.md",
+            "junit.xml",
+        }
         statement = Path("report/statement.json").read_bytes()
         assert drgate("evaluate", table, "--out", "report", "--quiet").code == 1
         assert Path("report/statement.json").read_bytes() == statement
@@ -301,9 +306,19 @@ class TestSigning:
             drgate("keygen", "--out", name, "--no-passphrase")
         table = write_csv([{"image": str(i), "grade": i % 5, "predicted": i % 5} for i in range(20)])
         ended = drgate(
-            "evaluate", table, "--spec", "smoke", "--out", "report", "--time", "2026-01-31T09:00:00Z",
-            "--sign-command", "openssl dgst -sha256 -sign ml.pem", "--public-key", "ml.pub",
-        )  # fmt: skip
+            "evaluate",
+            table,
+            "--spec",
+            "smoke",
+            "--out",
+            "report",
+            "--time",
+            "2026-01-31T09:00:00Z",
+            "--sign-command",
+            "openssl dgst -sha256 -sign ml.pem",
+            "--public-key",
+            "ml.pub",
+        )
         assert ended.code == 0, ended
         return tmp_path / "report" / "certificate.json"
 

@@ -187,7 +187,7 @@ class TestOutcome:
             (0, 400, "inferior", "Less accurate by more than 2 points: shown (by 9.1 to 11.0 points)."),
             (20, 20, "non-inferior", "Non-inferior at 2 points: shown. "),
         ],
-    )  # fmt: skip
+    )
     def test_a_shown_difference_is_said(self, wins: int, losses: int, outcome: str, said: str):
         """Where the interval excludes zero, whatever the margin says; McNemar agrees that it does."""
         first = [True] * (3000 + wins) + [False] * (1000 - wins)
@@ -203,8 +203,10 @@ class TestOutcome:
         first, second = [True, True] * 48 + [False, False] * 2, [True, True] * 46 + [False, False] * 4
         widths = []
         for columns in (
-            {"patient": [str(i) for i in range(100)]}, {"patient": [str(i // 2) for i in range(100)]}, {},
-        ):  # fmt: skip
+            {"patient": [str(i) for i in range(100)]},
+            {"patient": [str(i // 2) for i in range(100)]},
+            {},
+        ):
             accuracy = compare(*of_right_and_wrong(first, second, **columns)).accuracy
             widths.append((accuracy.high or 0) - (accuracy.low or 0))
         assert widths[0] < widths[1] <= widths[2] + 1e-9
@@ -243,7 +245,7 @@ class TestWhatCannotBeCompared:
         "other grades": (lambda t: t.assign(grade=(t["grade"] + 1) % 5), "has other reference grades"),
         "no grades": (lambda t: t.assign(grade=pd.NA), "has no reference grades"),
         "other patients": (regrouped, "groups the images into other patients"),
-    }  # fmt: skip
+    }
 
     @pytest.mark.parametrize("defect", CHANGES)
     def test_is_refused_and_named(self, defect: str, pair: Any):

@@ -42,9 +42,19 @@ def stores() -> Iterator[dict[str, str]]:
     python = [sys.executable, "-W", "ignore", "-m"]
     commands = [
         [*python, "moto.server", "-H", "127.0.0.1", "-p", str(s3)],
-        [*python, "gcp_storage_emulator", "start", "--host", "127.0.0.1", "--port", str(gcs), "--in-memory",
-         "--default-bucket", "bucket"],
-    ]  # fmt: skip
+        [
+            *python,
+            "gcp_storage_emulator",
+            "start",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(gcs),
+            "--in-memory",
+            "--default-bucket",
+            "bucket",
+        ],
+    ]
     servers = [subprocess.Popen(c, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) for c in commands]
     try:
         deadline = time.monotonic() + 60

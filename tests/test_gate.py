@@ -305,7 +305,7 @@ class TestModelFiles:
             ("outs: " + "[" * 5000, "nested more than"),
             ("outs: {{\n", "not valid YAML"),
         ],
-    )  # fmt: skip
+    )
     def test_dvc_file_that_is_none(self, repository, content, reason):
         """Folders, paths elsewhere, and YAML that would grow."""
         self.swap(repository, "models/dr.pth.dvc", content)
@@ -838,8 +838,9 @@ class TestWeakening:
         self.easier(repository)
         repository.add_model("dr.pth", b"better weights", table=answers(2))
         assert set(closing(answer(repository))) == {
-            "spec:sensitivity:pdr", "model:models/dr.pth:site-a:certificate",
-        }  # fmt: skip
+            "spec:sensitivity:pdr",
+            "model:models/dr.pth:site-a:certificate",
+        }
 
     def test_content_changed_under_the_same_version(self, repository):
         """Certificates name their checklist by name and version; no waiver helps."""
@@ -870,7 +871,7 @@ class TestWeakening:
             ("a" * 64, "c" * 64, "policy:test_sets.site-a"),
             ('models = ["models/*.pth"]', 'models = ["models/d*.pth"]', "policy:models"),
         ],
-    )  # fmt: skip
+    )
     def test_of_the_policy_fails(self, repository, old, new, id):
         """Each key that lets more through."""
         repository.write("keys/new.pub", (repository.root / "secret/stranger.pub").read_bytes())
@@ -1276,7 +1277,7 @@ class TestRepository:
             ("keys/clinical.pub", b"-----BEGIN PUBLIC KEY-----\n", "no key that can be read"),
             ("keys/clinical.pub", b"A" * (1 << 17), "larger than 64 KB"),
         ],
-    )  # fmt: skip
+    )
     def test_hostile_rules(self, repository, path, content, error):
         """One sentence each, and no long wait."""
         repository.write(path, content)
@@ -1450,9 +1451,19 @@ class TestShown:
 
         def command(role: str, key: str) -> Any:
             return drgate(
-                "waive", "policy:max_age_days", "--base-ref", "main", "--reason", "a year and a day", "--expires",
-                "2999-01-01", "--role", role, "--key", f"secret/{key}.pem",
-            )  # fmt: skip
+                "waive",
+                "policy:max_age_days",
+                "--base-ref",
+                "main",
+                "--reason",
+                "a year and a day",
+                "--expires",
+                "2999-01-01",
+                "--role",
+                role,
+                "--key",
+                f"secret/{key}.pem",
+            )
 
         for role, key, says in (
             ("boss", "clinical", "the role boss waives nothing; it asks for clinical."),
@@ -1547,10 +1558,13 @@ class TestFilesForCi:
         given = {"BASE_REF": base_ref, "POLICY": "", "JUNIT": "j.xml", "COMMENT": "c.md"}
         output = tmp_path / "output"
         done = subprocess.run(
-            ["bash", "-e", "-o", "pipefail", "-c", step["run"]], cwd=tmp_path, capture_output=True, text=True,
+            ["bash", "-e", "-o", "pipefail", "-c", step["run"]],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
             check=False,
             env={**os.environ, **given, "RUNNER_TEMP": str(tmp_path), "GITHUB_OUTPUT": str(output)},
-        )  # fmt: skip
+        )
         assert done.returncode == 3, done
         more = ["--base-ref", base_ref] if base_ref else []
         assert done.stdout.splitlines() == ["gate", "--junit", "j.xml", "--comment", "c.md", *more]
@@ -1568,9 +1582,11 @@ class TestFilesForCi:
             made = tmp_path / f"made{i}"
             script = line.replace("/tmp/drgate-venv", str(made)) + " --without-pip"
             subprocess.run(
-                ["bash", "-ec", script], cwd=tmp_path, check=True,
+                ["bash", "-ec", script],
+                cwd=tmp_path,
+                check=True,
                 env={"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "RUNNER_TEMP": str(made)},
-            )  # fmt: skip
+            )
             assert made.exists()
             assert not (tmp_path / "hacked").exists()
 
@@ -1617,9 +1633,13 @@ finally:
         repository.stage()
         program = self.HOOK.format(refused={*refused}, arguments=[*arguments])
         return subprocess.run(
-            [sys.executable, "-c", program], cwd=repository.root, capture_output=True, text=True, check=False,
+            [sys.executable, "-c", program],
+            cwd=repository.root,
+            capture_output=True,
+            text=True,
+            check=False,
             env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
-        )  # fmt: skip
+        )
 
     def test_without_predictions_needs_no_number_library(self, repository):
         """Neither NumPy nor pandas is imported where nothing is recomputed."""

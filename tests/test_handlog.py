@@ -125,8 +125,11 @@ class TestParameters:
     def test_flags_of_a_command(self, attempts):
         """Continued lines, = and -, comments; numbers are numbers."""
         assert attempts["attempt-3"].parameters == {
-            "learning_rate": 3e-05, "batch_size": 16, "scheduler": "cosine", "warmup_epochs": 2,
-        }  # fmt: skip
+            "learning_rate": 3e-05,
+            "batch_size": 16,
+            "scheduler": "cosine",
+            "warmup_epochs": 2,
+        }
 
     def test_flags_in_a_list(self, attempts):
         """Outside of a block, with or without code marks."""
@@ -177,8 +180,9 @@ class TestResults:
     def test_a_table_of_epochs(self, attempts):
         """Columns are found by their names."""
         assert attempts["attempt-4b"].history == (
-            Evaluated(1, 0.415, train_accuracy=0.40), Evaluated(3, 0.41, train_accuracy=0.42),
-        )  # fmt: skip
+            Evaluated(1, 0.415, train_accuracy=0.40),
+            Evaluated(3, 0.41, train_accuracy=0.42),
+        )
 
     def test_a_result_without_an_epoch(self, attempts):
         """Is the best of an attempt that tells nothing else."""
@@ -237,8 +241,9 @@ class TestOutcome:
         """A log is written from top to bottom; the reason is in its own words."""
         assert (attempts["attempt-3"].status, attempts["attempt-3"].reason) == ("failed", "FAILED - flat")
         assert (attempts["attempt-4b"].status, attempts["attempt-4b"].reason) == (
-            "stopped", "stopped at epoch 3, going nowhere",
-        )  # fmt: skip
+            "stopped",
+            "stopped at epoch 3, going nowhere",
+        )
 
     def test_dates(self, attempts, read):
         """As ISO 8601; one without a year takes the only year that the log names."""
@@ -318,11 +323,22 @@ def reference() -> Path:
 
 
 COMMON = {
-    "learning_rate": 2e-5, "batch_size": 6, "use_lora": "yes", "lora_r": 16, "lora_alpha": 32, "dropout": 0.4,
-    "focal_loss_alpha": 4, "focal_loss_gamma": 6, "class_weight_severe": 8, "class_weight_pdr": 6,
-    "gradient_accumulation_steps": 4, "warmup_epochs": 30, "scheduler": "none", "weight_decay": 1e-5,
+    "learning_rate": 2e-5,
+    "batch_size": 6,
+    "use_lora": "yes",
+    "lora_r": 16,
+    "lora_alpha": 32,
+    "dropout": 0.4,
+    "focal_loss_alpha": 4,
+    "focal_loss_gamma": 6,
+    "class_weight_severe": 8,
+    "class_weight_pdr": 6,
+    "gradient_accumulation_steps": 4,
+    "warmup_epochs": 30,
+    "scheduler": "none",
+    "weight_decay": 1e-5,
     "resume_from_checkpoint": "gs://dr-data-2/checkpoints/best_model.pth",
-}  # fmt: skip
+}
 """What all of the given log's attempts share."""
 
 
@@ -342,8 +358,11 @@ class TestTheLogThatWasGiven:
         attempt = read_log(reference).attempts[1]
         assert attempt.parameters == COMMON | {"patience": 15, "num_epochs": 60}
         assert [(e.epoch, e.train_accuracy, e.val_accuracy) for e in attempt.history] == [
-            (17, 0.756, 0.782), (21, 0.764, 0.792), (22, 0.767, 0.795), (24, 0.769, 0.794),
-        ]  # fmt: skip
+            (17, 0.756, 0.782),
+            (21, 0.764, 0.792),
+            (22, 0.767, 0.795),
+            (24, 0.769, 0.794),
+        ]
         assert (attempt.status, attempt.spend) == ("failed", Spend(70, 90, True))
         assert "Stopped at epoch 24" in attempt.reason
         assert "FAILED" in attempt.reason

@@ -55,8 +55,10 @@ class TestRecords:
         """One record a statement, whoever signed it."""
         found = read_history(folder)
         assert [(r.time[:10], r.verdict, r.look, r.allowed) for r in found.records] == [
-            ("2026-01-02", "FAIL", 1, 1), ("2026-02-03", "PASS", 2, 3), ("2026-03-03", "FAIL", 4, 3),
-        ]  # fmt: skip
+            ("2026-01-02", "FAIL", 1, 1),
+            ("2026-02-03", "PASS", 2, 3),
+            ("2026-03-03", "FAIL", 4, 3),
+        ]
         assert found.records[1].files == ("b/clinical.certificate.json", "b/ml.certificate.json")
         assert found.useless == ()
 
@@ -67,8 +69,9 @@ class TestRecords:
         key = keys["clinical"].public.id
         found = read_history(folder, revocations=Revocations({digest: "wrong grades", key: "lost"}))
         assert [(r.look, r.files) for r in found.records] == [
-            (1, ("a/certificate.json",)), (2, ("b/ml.certificate.json",)),
-        ]  # fmt: skip
+            (1, ("a/certificate.json",)),
+            (2, ("b/ml.certificate.json",)),
+        ]
         assert "The statement is revoked: wrong grades" in " ".join(found.useless)
         (tmp_path / "revoked.txt").write_text(f"{digest} wrong grades\n")
         ended = drgate("history", folder, "--revoked", tmp_path / "revoked.txt", "--format", "json")
@@ -169,17 +172,20 @@ class TestPage:
             (tmp_path / f"{n}.certificate.json").write_bytes(certify(made, keys["clinical"])[1] or b"")
         history = read_history(tmp_path)
         assert [r.judged_on for r in history.records] == [
-            "clinic-a (val) 76616c00", "clinic-a (test) 74657374", "clinic-a (test) 74657374",
-        ]  # fmt: skip
+            "clinic-a (val) 76616c00",
+            "clinic-a (test) 74657374",
+            "clinic-a (test) 74657374",
+        ]
         page = history_page.html(history)
         found = re.search(r'id="drawings">(.*?)</script>', page)
         assert found is not None
         drawings = {one["title"]: one["layout"] for one in json.loads(found[1])}
         assert {title: len(layout["xaxis"]["categoryarray"]) for title, layout in drawings.items()} == {
-            "Additional spend, clinic-a (val) 76616c00": 1, "Additional spend, clinic-a (test) 74657374": 2,
+            "Additional spend, clinic-a (val) 76616c00": 1,
+            "Additional spend, clinic-a (test) 74657374": 2,
             "Stable convergence (range), clinic-a (val) 76616c00": 1,
             "Stable convergence (range), clinic-a (test) 74657374": 2,
-        }  # fmt: skip
+        }
         assert {layout["yaxis"]["ticksuffix"] for layout in drawings.values()} == {" USD", " points"}
         assert re.search(r"0\.01.USD", page)
         assert re.search(r"1\.3.points", page)

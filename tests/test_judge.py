@@ -138,8 +138,9 @@ class TestSealedGrades:
         assert found["model"]["tensor_digest"].startswith("sha256:")
         assert found["data"]["by_grade"] == [4, 4, 4, 4, 4]
         assert found["data"]["grades"] == {
-            "name": "grades.csv", "sha256": hashlib.sha256(kept.read_bytes()).hexdigest(),
-        }  # fmt: skip
+            "name": "grades.csv",
+            "sha256": hashlib.sha256(kept.read_bytes()).hexdigest(),
+        }
         table = load_predictions(scored / "scored.parquet").table
         right = sum(GRADES[image] == grade for image, grade in zip(table["image"], table["predicted"], strict=True))
         assert (found["metrics"]["accuracy"]["k"], found["metrics"]["accuracy"]["n"]) == (right, 20)
@@ -210,10 +211,16 @@ class TestSealedGrades:
             ([{**row, "sha256": "0" * 64} for row in rows()], "has the sha256 '000"),
         ],
         ids=[
-            "an image missing", "an image too many", "an image twice", "grade 7", "no grade", "answers",
-            "no grades at all", "other images",
+            "an image missing",
+            "an image too many",
+            "an image twice",
+            "grade 7",
+            "no grade",
+            "answers",
+            "no grades at all",
+            "other images",
         ],
-    )  # fmt: skip
+    )
     def test_that_do_not_fit_are_refused(
         self, content: Iterable[dict[str, Any]], sentence: str, refused: Refused, scored: Path, write_csv: Write
     ):
@@ -409,9 +416,19 @@ class TestHistoryFromElsewhere:
     ):
         kept = write_csv(rows(), "grades.csv")
         ended = drgate(
-            "evaluate", scored / "scored.parquet", "--grades", kept, "--spec", spec(), "--record", history,
-            "--selected-epoch", 15, "--format", "json",
-        )  # fmt: skip
+            "evaluate",
+            scored / "scored.parquet",
+            "--grades",
+            kept,
+            "--spec",
+            spec(),
+            "--record",
+            history,
+            "--selected-epoch",
+            15,
+            "--format",
+            "json",
+        )
         assert json.loads(ended.out)["training"]["foreign"] == "history.csv"
 
     def test_does_not_replace_the_models_own(
@@ -422,10 +439,14 @@ class TestHistoryFromElsewhere:
 
         checkpoint = load_checkpoint(scored / "model.pth")
         record = {
-            "tensor_digest": checkpoint.tensor_digest, "selected_epoch": 1, "status": "finished", "spend": {"usd": 1},
-            "history": [{"epoch": 1, "val_accuracy": 0.5}], "validation_set": {"n": 1, "digest": "v"},
+            "tensor_digest": checkpoint.tensor_digest,
+            "selected_epoch": 1,
+            "status": "finished",
+            "spend": {"usd": 1},
+            "history": [{"epoch": 1, "val_accuracy": 0.5}],
+            "validation_set": {"n": 1, "digest": "v"},
             "selection_rule": "",
-        }  # fmt: skip
+        }
         save_checkpoint(tmp_path / "own.pth", dataclasses.replace(checkpoint, record=record))
         data = photographs("0/a.png")
         assert "has a training record of its own" in refused(

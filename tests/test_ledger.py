@@ -101,14 +101,20 @@ class TestReading:
         attempt = read_attempt(
             write(
                 start(
-                    dataset_digest="sha256:d", base={"id": "embedded", "digest": "sha256:b"}, again="to see the seed",
-                    git_commit={"commit": "abc", "modified": True}, environment={"python": "3.11"},
+                    dataset_digest="sha256:d",
+                    base={"id": "embedded", "digest": "sha256:b"},
+                    again="to see the seed",
+                    git_commit={"commit": "abc", "modified": True},
+                    environment={"python": "3.11"},
                     parent={"how": "init_from", "source": "a.pth", "sha256": "f", "tensor_digest": "t", "epoch": 4},
                 ),
-                epoch(1, 0.5, sensitivity=severe, usd=0.1), {"event": "best", "epoch": 1, "tensor_digest": "x"},
-                epoch(2, 0.6, usd=0.2), {"event": "spend", "seconds": 5, "usd": 0.25}, end(usd=0.3),
+                epoch(1, 0.5, sensitivity=severe, usd=0.1),
+                {"event": "best", "epoch": 1, "tensor_digest": "x"},
+                epoch(2, 0.6, usd=0.2),
+                {"event": "spend", "seconds": 5, "usd": 0.25},
+                end(usd=0.3),
             )
-        )  # fmt: skip
+        )
         assert attempt.parameters == PARAMETERS | {"decide": None}
         assert attempt.best == attempt.history[0] == Evaluated(1, 0.5, 50, None, 0.5, (4, 6), (0, 0))
         assert (attempt.status, attempt.reason, attempt.spend) == ("finished", "All ran.", Spend(0.3, 0.3))
@@ -121,12 +127,16 @@ class TestReading:
         """Epochs and choices after it are dropped, changed parameters hold from then on, money stays spent."""
         attempt = read_attempt(
             write(
-                start(), epoch(1, 0.5, usd=1), epoch(2, 0.9, usd=2),
-                {"event": "best", "epoch": 2, "tensor_digest": "x"}, end("interrupted"),
+                start(),
+                epoch(1, 0.5, usd=1),
+                epoch(2, 0.9, usd=2),
+                {"event": "best", "epoch": 2, "tensor_digest": "x"},
+                end("interrupted"),
                 {"event": "resume", "epoch": 1, "changed": {"patience": [10, 20]}},
-                epoch(2, 0.6, usd=1.5), end(),
+                epoch(2, 0.6, usd=1.5),
+                end(),
             )
-        )  # fmt: skip
+        )
         assert [(entry.epoch, entry.val_accuracy) for entry in attempt.history] == [(1, 0.5), (2, 0.6)]
         assert attempt.best.val_accuracy == 0.6
         assert attempt.parameters["patience"] == 20
@@ -144,8 +154,11 @@ class TestReading:
         script = "import json; from trainer.ledger import this_process; print(json.dumps(this_process()))"
         child = subprocess.run(
             [sys.executable, "-c", script],
-            capture_output=True, text=True, check=True, env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
-        )  # fmt: skip
+            capture_output=True,
+            text=True,
+            check=True,
+            env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
+        )
         gone = json.loads(child.stdout)
         assert read_attempt(write(start(process=gone), name="b")).status == "killed"
         reused = gone | {"pid": os.getpid()}
@@ -203,9 +216,11 @@ class TestReading:
             return Origin("log.md", "", "", (line, line))
 
         attempts = [
-            Attempt("b", started="2026-02-01T00:00:00Z"), Attempt("a", started="2026-01-01T00:00:00Z"),
-            Attempt("attempt-2", origin=told(9)), Attempt("attempt-1", started="2025-12-24", origin=told(2)),
-        ]  # fmt: skip
+            Attempt("b", started="2026-02-01T00:00:00Z"),
+            Attempt("a", started="2026-01-01T00:00:00Z"),
+            Attempt("attempt-2", origin=told(9)),
+            Attempt("attempt-1", started="2025-12-24", origin=told(2)),
+        ]
         assert [attempt.name for attempt in in_order(attempts)] == ["attempt-1", "attempt-2", "a", "b"]
 
     def test_a_name_that_is_nearly_right_is_offered(self, runs, write):
@@ -233,10 +248,14 @@ class TestMoney:
     @pytest.mark.parametrize(
         ("spend", "text"),
         [
-            (Spend(70, 90, True), "~$70-90"), (Spend(200, None, True), "~$200+"), (Spend(0.41, 0.41), "$0.41"),
-            (Spend(1.234567, 1.234567), "$1.234567"), (Spend(None, 300), "<$300"), (Spend(0, 0), "$0"),
+            (Spend(70, 90, True), "~$70-90"),
+            (Spend(200, None, True), "~$200+"),
+            (Spend(0.41, 0.41), "$0.41"),
+            (Spend(1.234567, 1.234567), "$1.234567"),
+            (Spend(None, 300), "<$300"),
+            (Spend(0, 0), "$0"),
         ],
-    )  # fmt: skip
+    )
     def test_as_people_write_it(self, spend, text):
         """With all the digits that there are."""
         assert str(spend) == text
@@ -304,13 +323,17 @@ def attempts(draw: st.DrawFn) -> Attempt:
         parent=draw(
             st.none()
             | st.builds(
-                Parent, st.just("init_from"), WORDS.filter(bool), st.sampled_from([(), ("a",), ("a", "b")]),
-                st.none() | st.integers(0, 99), st.none() | NAMES,
+                Parent,
+                st.just("init_from"),
+                WORDS.filter(bool),
+                st.sampled_from([(), ("a",), ("a", "b")]),
+                st.none() | st.integers(0, 99),
+                st.none() | NAMES,
             )
         ),
         commit=draw(st.sampled_from(["abc", "abc-modified", None])),
         again=draw(st.none() | WORDS.filter(bool)),
-    )  # fmt: skip
+    )
 
 
 class TestRenderedLog:
@@ -332,8 +355,14 @@ class TestRenderedLog:
         told = {"dataset": "my eyes/it's", "decide": ["epoch 2: val_accuracy > 0.5", "epoch 3: x > 1"], "track": None}
         words = shlex.split(command(told).replace("\\\n", " "), comments=True)
         assert words == [
-            "drtrain", "--dataset", "my eyes/it's", "--decide", told["decide"][0], "--decide", told["decide"][1],
-        ]  # fmt: skip
+            "drtrain",
+            "--dataset",
+            "my eyes/it's",
+            "--decide",
+            told["decide"][0],
+            "--decide",
+            told["decide"][1],
+        ]
 
     def test_text_of_a_record_stays_text(self):
         """No markup, link, mention, heading or table cell comes out of a name or a reason."""

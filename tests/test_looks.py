@@ -200,8 +200,11 @@ class TestChangedGrades:
         assert again.regraded_count == 2
         (favour,) = again.favouring
         assert {key: favour[key] for key in ("look", "same_model", "changed", "favouring")} == {
-            "look": 1, "same_model": True, "changed": 2, "favouring": 1,
-        }  # fmt: skip
+            "look": 1,
+            "same_model": True,
+            "changed": 2,
+            "favouring": 1,
+        }
 
     def test_an_error_that_is_no_longer_gradable_is_mended_too(self, chain: Path):
         """Taking d, which the model got wrong, out of the count favours it; taking a, which it got right, does not."""
@@ -248,9 +251,18 @@ class TestChangedGrades:
 class TestEvidence:
     @pytest.mark.parametrize(
         "defect",
-        ["the first line removed", "a line in the middle removed", "a grade changed", "the last grade changed",
-         "lines exchanged", "not JSON", "another object", "cut off", "emptied"],
-    )  # fmt: skip
+        [
+            "the first line removed",
+            "a line in the middle removed",
+            "a grade changed",
+            "the last grade changed",
+            "lines exchanged",
+            "not JSON",
+            "another object",
+            "cut off",
+            "emptied",
+        ],
+    )
     def test_a_broken_chain_is_refused(self, defect: str, chain: Path):
         """Looks are evidence: a chain that was edited is not counted from, and the file stays as it is."""
         for model in "abc":

@@ -105,8 +105,12 @@ class TestSlices:
         )
         found = evaluate(drawn(3, 100), spec)
         assert [c.id for c in found.criteria] == [
-            "accuracy", "accuracy@camera=A", "accuracy@camera=B", "accuracy@camera=C=1", "accuracy@camera=D@x",
-        ]  # fmt: skip
+            "accuracy",
+            "accuracy@camera=A",
+            "accuracy@camera=B",
+            "accuracy@camera=C=1",
+            "accuracy@camera=D@x",
+        ]
         assert found.verdict == "PASS"
 
     def test_too_few_positives_are_not_assessed_and_named(self):
@@ -394,8 +398,10 @@ class TestGateError:
         spec = checklist(criteria=[{"id": "sensitivity:pdr", "at_least": 0.95}], expect={"pdr": 0.985})
         errors = evaluate(make_predictions(table, "t.csv", {}), spec).gate_error
         assert [(e["true"], e["deserves"], e["method"]) for e in errors] == [
-            (0.95, False, "exact"), (pytest.approx(0.925), False, "exact"), (0.985, True, "exact"),
-        ]  # fmt: skip
+            (0.95, False, "exact"),
+            (pytest.approx(0.925), False, "exact"),
+            (0.985, True, "exact"),
+        ]
         # No miss is allowed among 100 but zero (statistics notes, section 5): P(no miss) = true ** 100.
         for error in errors:
             assert error["passes"] == pytest.approx(binom.pmf(100, 100, error["true"]))

@@ -30,13 +30,19 @@ class TestHead:
         """Names and shapes of design section 6, for d = 1152."""
         shapes = {name: tuple(tensor.shape) for name, tensor in GradingHead(1152, 0.4).state_dict().items()}
         assert shapes == {
-            "feature_norm.weight": (1152,), "feature_norm.bias": (1152,),
-            "classifier.0.weight": (576, 1152), "classifier.0.bias": (576,),
-            "classifier.3.weight": (576,), "classifier.3.bias": (576,),
-            "classifier.4.weight": (288, 576), "classifier.4.bias": (288,),
-            "classifier.7.weight": (288,), "classifier.7.bias": (288,),
-            "classifier.8.weight": (5, 288), "classifier.8.bias": (5,),
-        }  # fmt: skip
+            "feature_norm.weight": (1152,),
+            "feature_norm.bias": (1152,),
+            "classifier.0.weight": (576, 1152),
+            "classifier.0.bias": (576,),
+            "classifier.3.weight": (576,),
+            "classifier.3.bias": (576,),
+            "classifier.4.weight": (288, 576),
+            "classifier.4.bias": (288,),
+            "classifier.7.weight": (288,),
+            "classifier.7.bias": (288,),
+            "classifier.8.weight": (5, 288),
+            "classifier.8.bias": (5,),
+        }
 
     def test_grades_the_pooled_feature(self, base):
         """The logits are those of the head on the tower's pooler output, (n, 5)."""

@@ -37,8 +37,10 @@ LAYERS, HEADS, RANK, ALPHA = 2, 4, 3, 6.0
 LINEAR = [
     *(f"encoder.layers.{i}.self_attn.{name}_proj" for i in range(LAYERS) for name in ("q", "k", "v", "out")),
     *(f"encoder.layers.{i}.mlp.{name}" for i in range(LAYERS) for name in ("fc1", "fc2")),
-    "head.attention.out_proj", "head.mlp.fc1", "head.mlp.fc2",
-]  # fmt: skip
+    "head.attention.out_proj",
+    "head.mlp.fc1",
+    "head.mlp.fc2",
+]
 """Every linear layer of the tower: what the earlier trainer put adapters on."""
 PEFT = "backbone.vision_model.base_model.model."
 
@@ -55,10 +57,16 @@ def drawn(*shape: int, seed: int, scale: float = 0.2) -> Tensor:
 def head(classes: int = 5, d: int = tiny.WIDTH) -> dict[str, Tensor]:
     """A grading head under the layout's names, LayerNorms included, with auxiliary heads beside it."""
     shapes = {
-        "feature_norm": (d,), "classifier.0": (d // 2, d), "classifier.3": (d // 2,), "classifier.4": (d // 4, d // 2),
-        "classifier.7": (d // 4,), "classifier.8": (classes, d // 4),
-        "referable_dr_head.0": (2, d), "sight_threatening_head.0": (2, d), "confidence_head.0": (1, d),
-    }  # fmt: skip
+        "feature_norm": (d,),
+        "classifier.0": (d // 2, d),
+        "classifier.3": (d // 2,),
+        "classifier.4": (d // 4, d // 2),
+        "classifier.7": (d // 4,),
+        "classifier.8": (classes, d // 4),
+        "referable_dr_head.0": (2, d),
+        "sight_threatening_head.0": (2, d),
+        "confidence_head.0": (1, d),
+    }
     tensors = {}
     for seed, (name, shape) in enumerate(shapes.items()):
         tensors[f"classifier.{name}.weight"] = drawn(*shape, seed=seed) + (1.0 if len(shape) == 1 else 0.0)
@@ -110,9 +118,11 @@ def write(path: Path, state: dict[str, Any], *, epoch: int = 2, accuracies: Any 
 def reference_logits(base: Base, state: dict[str, Tensor], images: Tensor, *, alpha: float = ALPHA) -> Tensor:
     """A forward pass written from the layout's description alone: SigLIP's vision tower, adapters, the two heads."""
     plain = {
-        re.sub(r"^backbone\.vision_model\.(base_model\.model\.)?(vision_model\.)?", "backbone.vision_model.", name)
-        .replace(".base_layer.", "."): tensor for name, tensor in state.items()
-    }  # fmt: skip
+        re.sub(
+            r"^backbone\.vision_model\.(base_model\.model\.)?(vision_model\.)?", "backbone.vision_model.", name
+        ).replace(".base_layer.", "."): tensor
+        for name, tensor in state.items()
+    }
 
     def of(name: str) -> Tensor:
         return plain[f"backbone.vision_model.{name}"]
@@ -273,8 +283,17 @@ class TestHistory:
     def test_says_what_it_lacks(self, base, tmp_path):
         """Base, preprocessing, alpha, what was dropped and read past: each is named."""
         lacks = " ".join(load_any_checkpoint(write(tmp_path / "m.pth", state_dict(base)), base).record["lacks"])
-        for word in ("base model", "fundus-square-1", "parameters", "spend", "training images", "alpha", "out_proj",
-                     "confidence_head", "head.mlp.fc1"):  # fmt: skip
+        for word in (
+            "base model",
+            "fundus-square-1",
+            "parameters",
+            "spend",
+            "training images",
+            "alpha",
+            "out_proj",
+            "confidence_head",
+            "head.mlp.fc1",
+        ):
             assert word in lacks, word
 
     def test_ends_at_its_maximum_and_proves_nothing(self, base, tmp_path):
@@ -346,8 +365,14 @@ class TestRefused:
             ({**good, f"{fc1}.lora_magnitude_vector.default.weight": torch.zeros(1)}, "lora_magnitude_vector"),
             ({**good, f"{fc1}.lora_A.default.weight": nan}, "NaN"),
             ({**good, f"{pool}.lora_A.default.weight": torch.zeros(RANK, 5)}, "do not fit"),
-            ({**good, f"{pool}.lora_A.default.weight": torch.zeros(2, tiny.WIDTH),
-              f"{pool}.lora_B.default.weight": torch.zeros(64, 2)}, r"ranks \[2, 3\]"),
+            (
+                {
+                    **good,
+                    f"{pool}.lora_A.default.weight": torch.zeros(2, tiny.WIDTH),
+                    f"{pool}.lora_B.default.weight": torch.zeros(64, 2),
+                },
+                r"ranks \[2, 3\]",
+            ),
             ({**good, **head(classes=4)}, "4 classes"),
             (state_dict(base, inert=0.5), "out_proj"),
             ({**good, **wide}, "plain tensor"),
@@ -355,7 +380,7 @@ class TestRefused:
             ({name: tensor for name, tensor in good.items() if name.startswith("classifier")}, "no vision tower"),
             ({**good, f"module.{fc1}.base_layer.weight": good[f"{fc1}.base_layer.weight"]}, "twice"),
             ([1], "table of tensors"),
-        ]  # fmt: skip
+        ]
         for state, words in broken:
             path = write(tmp_path / "m.pth", state)
             with pytest.raises(CheckpointError, match=words) as raised:
@@ -529,10 +554,19 @@ class TestTrained:
         def go(lora: bool, **changes: Any) -> dict[str, Any]:
             file = write(tmp_path / "best_model.pth", state_dict(base, lora=lora))
             settings: dict[str, Any] = {
-                "dataset": str(eyes), "base": base.id, "output_dir": str(tmp_path / "runs" / "first"), "num_epochs": 4,
-                "learning_rate": 1e-12, "batch_size": 10, "num_workers": 0, "use_lora": "yes" if lora else "no",
-                "lora_r": RANK, "lora_alpha": ALPHA, "augmentation": "none", "resume_from_checkpoint": str(file),
-            }  # fmt: skip
+                "dataset": str(eyes),
+                "base": base.id,
+                "output_dir": str(tmp_path / "runs" / "first"),
+                "num_epochs": 4,
+                "learning_rate": 1e-12,
+                "batch_size": 10,
+                "num_workers": 0,
+                "use_lora": "yes" if lora else "no",
+                "lora_r": RANK,
+                "lora_alpha": ALPHA,
+                "augmentation": "none",
+                "resume_from_checkpoint": str(file),
+            }
             return train(TrainingConfig(**settings | changes), quiet=True)
 
         return go

@@ -128,9 +128,12 @@ class TestPower:
         found = plan(asked).lines[0]
         assert dict(found.curve)[found.needed.patients] == found.needed.power
         assert found.needed.power == pytest.approx(
-            sum(binom.pmf(k, found.needed.patients, 0.97) for k in range(found.needed.patients + 1)
-                if 20 * k >= 19 * found.needed.patients)
-        )  # fmt: skip
+            sum(
+                binom.pmf(k, found.needed.patients, 0.97)
+                for k in range(found.needed.patients + 1)
+                if 20 * k >= 19 * found.needed.patients
+            )
+        )
 
 
 class TestCollection:
@@ -139,8 +142,9 @@ class TestCollection:
         lines = [
             {"id": "sensitivity:severe_npdr", "at_least": 0.3},
             {"id": "sensitivity:vision_threatening", "at_least": 0.5},
-            {"id": "specificity:pdr", "above": 0.6}, {"id": "accuracy", "at_least": 0.55},
-        ]  # fmt: skip
+            {"id": "specificity:pdr", "above": 0.6},
+            {"id": "accuracy", "at_least": 0.55},
+        ]
         found = plan(spec_of(*lines, **ONE_IMAGE))
         needs = [(one.grades, one.without_miss) for one in found.lines]
         grades = list(found.collection.by_grade)
@@ -221,8 +225,10 @@ class TestGivenTestSet:
         """No case, no line."""
         found = plan(spec_of(PDR), data=load_planned(table_of(tmp_path / "t.csv", (5, 5, 5, 5, 0))))
         assert (found.never, found.exit_code, found.lines[0].here.why) == (
-            ("sensitivity:pdr",), 1, "no case in this test set"
-        )  # fmt: skip
+            ("sensitivity:pdr",),
+            1,
+            "no case in this test set",
+        )
 
     def test_an_advisory_line_does_not_close(self, tmp_path):
         """Only required lines decide the exit code."""
@@ -238,9 +244,10 @@ class TestGivenTestSet:
         rows = pd.read_csv(path)
         rows.assign(camera=np.where(rows.index % 3 == 0, "A", "B")).to_csv(path, index=False)
         asked = spec_of(
-            {"id": "accuracy", "at_least": 0.5}, {"id": "sensitivity:pdr@camera=each", "at_least": 0.5},
+            {"id": "accuracy", "at_least": 0.5},
+            {"id": "sensitivity:pdr@camera=each", "at_least": 0.5},
             slices=[{"by": "camera", "min_positives": 20}],
-        )  # fmt: skip
+        )
         found = plan(asked, data=load_planned(path))
         assert [one.id for one in found.lines[1:]] == ["sensitivity:pdr@camera=A", "sensitivity:pdr@camera=B"]
         assert found.never == ("sensitivity:pdr@camera=A",)

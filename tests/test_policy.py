@@ -71,7 +71,7 @@ class TestReading:
             (b'name = "site-a"', b'name = "a b"', r"test_sets\.0\.name"),
             (b"365", b"365\nmax_age_days = 3", r"not valid TOML"),
         ],
-    )  # fmt: skip
+    )
     def test_what_is_refused(self, old, new, reason):
         """One sentence that names the key."""
         assert old in WHOLE
@@ -184,7 +184,7 @@ class TestWeaker:
             ({"revoked": [f"{'e' * 64} lost"]}, {"revoked": [f"{'f' * 64} lost"]}, "weaker"),
             ({"revoked": [f"{'e' * 64} lost"]}, {"revoked": [f"{'e' * 64} stolen"]}, None),
         ],
-    )  # fmt: skip
+    )
     def test_each_key(self, keys, old, new, kind):
         """What lets more through is weaker; where a thing lies is neither."""
         assert [change.kind for change in changes(policy(**old), policy(**new), keys)] == ([kind] if kind else [])

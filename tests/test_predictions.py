@@ -40,7 +40,7 @@ REFUSED = {
     "predicted is no grade": ({"predicted": "9"}, "grade '9'"),
     "oedema is neither": ({"dme": "2"}, "dme is '2'; expected 0, 1 or an empty cell"),
     "a file digest that is none": ({"sha256": "abc"}, "expected the 64 hex digits"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("defect", REFUSED, ids=str)

@@ -34,10 +34,16 @@ def place(tmp_path_factory) -> Path:
 def config(place, tmp_path):
     def build(**changes: Any) -> TrainingConfig:
         settings: dict[str, Any] = {
-            "dataset": str(place / "eyes"), "base": str(place / "tower"), "output_dir": str(tmp_path / "runs" / "a"),
-            "learning_rate": 3e-3, "batch_size": 10, "gradient_accumulation_steps": 1, "num_epochs": 30,
-            "num_workers": 0, "scheduler": "none",
-        }  # fmt: skip
+            "dataset": str(place / "eyes"),
+            "base": str(place / "tower"),
+            "output_dir": str(tmp_path / "runs" / "a"),
+            "learning_rate": 3e-3,
+            "batch_size": 10,
+            "gradient_accumulation_steps": 1,
+            "num_epochs": 30,
+            "num_workers": 0,
+            "scheduler": "none",
+        }
         return TrainingConfig(**settings | changes)
 
     return build
@@ -120,8 +126,12 @@ class TestDryRun:
         """And the ledger's answer."""
         assert self.run(config(), "--dry_run") == 0
         out = capfd.readouterr().out
-        for words in ("An optimizer step has 10 images", "cost unknown without --usd_per_hour",
-                      "can never pass", "No earlier attempt is known."):  # fmt: skip
+        for words in (
+            "An optimizer step has 10 images",
+            "cost unknown without --usd_per_hour",
+            "can never pass",
+            "No earlier attempt is known.",
+        ):
             assert words in out
 
     def test_what_was_tried_is_refused(self, config, tmp_path, capfd):

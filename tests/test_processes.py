@@ -34,10 +34,20 @@ def started(arguments: list[str], processes: int) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    launcher = [
-        "-m", "torch.distributed.run", "--nproc_per_node", str(processes), "--master_addr", "127.0.0.1",
-        "--master_port", str(port),
-    ] if processes > 1 else []  # fmt: skip
+    launcher = (
+        [
+            "-m",
+            "torch.distributed.run",
+            "--nproc_per_node",
+            str(processes),
+            "--master_addr",
+            "127.0.0.1",
+            "--master_port",
+            str(port),
+        ]
+        if processes > 1
+        else []
+    )
     environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "DRGATE_CACHE": "none"}
     command = [sys.executable, *launcher, "-m", *arguments]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment, check=False)
@@ -46,10 +56,18 @@ def started(arguments: list[str], processes: int) -> None:
 
 def trained(place: Path, name: str, processes: int, **changes: Any) -> dict[str, Any]:
     settings = {
-        "dataset": place / "eyes", "base": place / "tower", "learning_rate": 3e-3, "batch_size": 8 // processes,
-        "gradient_accumulation_steps": 1, "num_epochs": 2, "dropout": 0, "num_workers": 0, "scheduler": "none",
-        "output_dir": place / name / "run", "class_weight_pdr": 6,
-    } | changes  # fmt: skip
+        "dataset": place / "eyes",
+        "base": place / "tower",
+        "learning_rate": 3e-3,
+        "batch_size": 8 // processes,
+        "gradient_accumulation_steps": 1,
+        "num_epochs": 2,
+        "dropout": 0,
+        "num_workers": 0,
+        "scheduler": "none",
+        "output_dir": place / name / "run",
+        "class_weight_pdr": 6,
+    } | changes
     started(["trainer", *(str(word) for key, value in settings.items() for word in (f"--{key}", value))], processes)
     return read_record(place / name / "run" / "record.jsonl")
 

@@ -27,9 +27,23 @@ def trained(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with `run/best_model.pth`, two epochs on real photographs 1024 pixels wide."""
     folder = tmp_path_factory.mktemp("real")
     ended = run(
-        folder, "trainer", "--dataset", real_data / "eyepacs-1024", "--base", "embedded", "--num_epochs", 2,
-        "--batch_size", 16, "--learning_rate", 1e-3, "--usd_per_hour", 0.1, "--output_dir", "run",
-    )  # fmt: skip
+        folder,
+        "trainer",
+        "--dataset",
+        real_data / "eyepacs-1024",
+        "--base",
+        "embedded",
+        "--num_epochs",
+        2,
+        "--batch_size",
+        16,
+        "--learning_rate",
+        1e-3,
+        "--usd_per_hour",
+        0.1,
+        "--output_dir",
+        "run",
+    )
     assert ended.returncode == 0, ended.stderr
     return folder
 
@@ -37,9 +51,19 @@ def trained(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def judged(folder: Path, data: Path, name: str) -> tuple[dict[str, Any], pd.DataFrame]:
     """The evaluation by `drgate evaluate` (which must fail), and the predictions that it wrote."""
     ended = run(
-        folder, "drgate", "evaluate", "run/best_model.pth", "--data", data, "--split", "test", "--out", name,
-        "--format", "json",
-    )  # fmt: skip
+        folder,
+        "drgate",
+        "evaluate",
+        "run/best_model.pth",
+        "--data",
+        data,
+        "--split",
+        "test",
+        "--out",
+        name,
+        "--format",
+        "json",
+    )
     assert ended.returncode == 1, ended.stderr
     return json.loads(ended.stdout), pd.read_parquet(folder / name / "predictions.parquet")
 
@@ -93,14 +117,33 @@ def test_what_failed_is_not_exported(trained: Path, real_data: Path):
     """A signed FAIL opens nothing: export ends with the verdict's exit code and writes nothing."""
     assert run(trained, "drgate", "keygen", "--out", "key", "--no-passphrase").returncode == 0
     ended = run(
-        trained, "drgate", "evaluate", "run/best_model.pth", "--data", real_data / "eyepacs-1024", "--key", "key.pem",
-        "--out", "signed", "--quiet",
-    )  # fmt: skip
+        trained,
+        "drgate",
+        "evaluate",
+        "run/best_model.pth",
+        "--data",
+        real_data / "eyepacs-1024",
+        "--key",
+        "key.pem",
+        "--out",
+        "signed",
+        "--quiet",
+    )
     assert ended.returncode == 1
     ended = run(
-        trained, "drgate", "export", "run/best_model.pth", "--certificate", "signed/certificate.json",
-        "--data", real_data / "eyepacs-1024", "--key", "key.pem", "--out", "bundle",
-    )  # fmt: skip
+        trained,
+        "drgate",
+        "export",
+        "run/best_model.pth",
+        "--certificate",
+        "signed/certificate.json",
+        "--data",
+        real_data / "eyepacs-1024",
+        "--key",
+        "key.pem",
+        "--out",
+        "bundle",
+    )
     assert ended.returncode == 1
     assert "says FAIL" in ended.stderr
     assert not (trained / "bundle").exists()

@@ -51,21 +51,33 @@ class TestOrigin:
     """Which attempt it was and where its weights began: what a certificate states of it."""
 
     TABLE: Mapping[str, Any] = {
-        "tensor_digest": "d", "selected_epoch": 2, "status": "finished", "selection_rule": "best", "spend": {},
+        "tensor_digest": "d",
+        "selected_epoch": 2,
+        "status": "finished",
+        "selection_rule": "best",
+        "spend": {},
         "history": [{"epoch": 1, "val_accuracy": 0.5}, {"epoch": 2, "val_accuracy": 0.6}],
         "validation_set": {"n": 10, "digest": "v"},
-    }  # fmt: skip
+    }
 
     def test_is_taken_from_the_record(self):
         parent = {
-            "how": "init_from", "source": "/home/someone/runs/a/best_model.pth", "sha256": "a" * 64,
-            "tensor_digest": f"sha256:{'b' * 64}", "epoch": 24, "attempt": "attempt-1",
-        }  # fmt: skip
+            "how": "init_from",
+            "source": "/home/someone/runs/a/best_model.pth",
+            "sha256": "a" * 64,
+            "tensor_digest": f"sha256:{'b' * 64}",
+            "epoch": 24,
+            "attempt": "attempt-1",
+        }
         lineage = {"training_sets": "known", "why": "", "pretraining": "declared"}
         table = {
-            **self.TABLE, "experiment_name": "attempt-2", "parameters": {"seed": 1}, "parent": parent,
-            "lineage": lineage, "git_commit": {"commit": "c" * 40, "modified": True},
-        }  # fmt: skip
+            **self.TABLE,
+            "experiment_name": "attempt-2",
+            "parameters": {"seed": 1},
+            "parent": parent,
+            "lineage": lineage,
+            "git_commit": {"commit": "c" * 40, "modified": True},
+        }
         found = training_evidence(table, tensor_digest="d", folder=None)
         assert found["attempt"] == "attempt-2"
         assert found["git_commit"] == {"commit": "c" * 40, "modified": True}
@@ -227,10 +239,14 @@ class TestRefused:
 
 
 OWN = {
-    "tensor_digest": "d", "selected_epoch": 6, "validation_set": {"n": 9, "digest": "v"}, "selection_rule": "best",
-    "spend": {"usd": 1}, "status": "finished",
+    "tensor_digest": "d",
+    "selected_epoch": 6,
+    "validation_set": {"n": 9, "digest": "v"},
+    "selection_rule": "best",
+    "spend": {"usd": 1},
+    "status": "finished",
     "history": [{"epoch": i + 1, "val_accuracy": value} for i, value in enumerate(CURVE)],
-}  # fmt: skip
+}
 
 
 class TestOwnRecord:

@@ -115,11 +115,20 @@ class TestEveryFormat:
         bare = replace(
             bare,
             criteria=tuple(replace(c, status="NOT_ASSESSED", estimate=nothing) for c in bare.criteria),
-            metrics={}, confusion_matrix=((0,) * 5,) * 5, no_output=(0,) * 5, data={"images": 0, "patients": None},
+            metrics={},
+            confusion_matrix=((0,) * 5,) * 5,
+            no_output=(0,) * 5,
+            data={"images": 0, "patients": None},
             model={"kind": "predictions table", "name": "table.csv", "files": []},
-            training={}, look={}, flagged=(), page_one=(),
-            three_ways={}, units={}, gate_error=(), reliability={},
-        )  # fmt: skip
+            training={},
+            look={},
+            flagged=(),
+            page_one=(),
+            three_ways={},
+            units={},
+            gate_error=(),
+            reliability={},
+        )
         text = FORMATS[name](bare)
         assert "table.csv" in text.replace("\\", "")
         assert "nan" not in text.partition("<script")[0].lower()
@@ -140,21 +149,34 @@ class TestWords:
     @pytest.mark.parametrize(
         ("value", "against", "expected"),
         [
-            (0.999999, None, "> 99.9 %"), (1.0, None, "100.0 %"), (1 - 2**-53, None, "100.0 %"),
-            (0.000001, None, "< 0.1 %"), (0.0, None, "0.0 %"), (0.9951, 0.995, "99.51 %"),
-            (0.99999, 0.9995, "> 99.99 %"), (0.9993, None, "99.9 %"),
+            (0.999999, None, "> 99.9 %"),
+            (1.0, None, "100.0 %"),
+            (1 - 2**-53, None, "100.0 %"),
+            (0.000001, None, "< 0.1 %"),
+            (0.0, None, "0.0 %"),
+            (0.9951, 0.995, "99.51 %"),
+            (0.99999, 0.9995, "> 99.99 %"),
+            (0.9993, None, "99.9 %"),
         ],
-    )  # fmt: skip
+    )
     def test_no_more_digits_than_needed_at_the_ends(self, value: float, against: float | None, expected: str):
         """All but not quite all is "> 99.9 %"; digits are for telling a number from its threshold."""
         assert re.sub(r"\s", " ", words.percent(value, against=against)) == expected
 
     def test_metrics_at_their_ends(self):
         """An area of 1 is "1.000", a bound short of it "> 0.999"; a bootstrap that only repeats 0 or 1 is none."""
-        area = Estimate("index", 1.0, n=100, low=0.97, high=0.9999999, level=0.95,
-                        method="delong or newcombe, whichever is wider, bca")  # fmt: skip
-        none = Estimate("proportion", 0.0, k=0, n=60, low=0.0, high=0.05, level=0.95, method="wilson",
-                        bootstrap=(0.0, 0.0))  # fmt: skip
+        area = Estimate(
+            "index",
+            1.0,
+            n=100,
+            low=0.97,
+            high=0.9999999,
+            level=0.95,
+            method="delong or newcombe, whichever is wider, bca",
+        )
+        none = Estimate(
+            "proportion", 0.0, k=0, n=60, low=0.0, high=0.05, level=0.95, method="wilson", bootstrap=(0.0, 0.0)
+        )
         line = words.metric_line("auc:pdr", area, 0.95, "image")
         assert (line.value, line.interval) == ("1.000", "0.970 to >\u202f0.999")
         assert line.method == "DeLong or Newcombe, whichever is wider, BCa"
@@ -189,9 +211,11 @@ class TestWords:
         barred = "this is look 2 at a test set that allows 1; a fresh test set can"
         lines = tuple(replace(c, reason=f"{c.reason} It cannot pass here: {barred}.") for c in judged.criteria)
         judged = replace(
-            judged, criteria=lines, look={**judged.look, "number": 2, "allowed": 1},
+            judged,
+            criteria=lines,
+            look={**judged.look, "number": 2, "allowed": 1},
             page_one=(f"Nothing can pass here: {barred}.", "Its reason: It cannot pass here: unlikely."),
-        )  # fmt: skip
+        )
         said = "Cannot pass here: look 2 at a test set that allows 1."
         assert (words.headline(judged) == said) == (verdict == "INSUFFICIENT")
         assert words.headline(judged) == said or "does not meet" in words.headline(judged)
@@ -264,15 +288,31 @@ class TestSections:
         """Three ways, slices, deployment mix, units, calibration, the gate's own error and changed grades."""
         text = drawn(name, evaluation()).replace("\u00a0", " ")
         for number in (
-            "56 of 64", "76.8 to 94.5 %",  # worst case
-            "1 of 4", "0.6 to 80.6 %", "the test set has no image graded Severe NPDR",  # slices
-            "504 · 110 · 90 · 90 · 60", "In no slice by camera: 3 images", "has 4 of the 30 cases",
-            "No DR 80 %", "84.4 %", "82.4 to 85.9 %",  # at the deployment mix
-            "By image (judged)", "171 of 175", "eye is not given for every image",  # units
-            "0.034", "0.021 if perfectly calibrated", "0.870", "0.983", "0.974 to 0.991",  # calibration and ranking
-            "true 90 %: passes 2.1 % ± 0.1", "true 98.5 %: not passed 59.6 %", "simulated",  # the gate's own error
-            "Images whose reference grade changed: 61, the first 2", "not gradable",  # looks
-        ):  # fmt: skip
+            "56 of 64",
+            "76.8 to 94.5 %",  # worst case
+            "1 of 4",
+            "0.6 to 80.6 %",
+            "the test set has no image graded Severe NPDR",  # slices
+            "504 · 110 · 90 · 90 · 60",
+            "In no slice by camera: 3 images",
+            "has 4 of the 30 cases",
+            "No DR 80 %",
+            "84.4 %",
+            "82.4 to 85.9 %",  # at the deployment mix
+            "By image (judged)",
+            "171 of 175",
+            "eye is not given for every image",  # units
+            "0.034",
+            "0.021 if perfectly calibrated",
+            "0.870",
+            "0.983",
+            "0.974 to 0.991",  # calibration and ranking
+            "true 90 %: passes 2.1 % ± 0.1",
+            "true 98.5 %: not passed 59.6 %",
+            "simulated",  # the gate's own error
+            "Images whose reference grade changed: 61, the first 2",
+            "not gradable",  # looks
+        ):
             assert number.lower() in text.lower(), number
 
     def test_at_this_mix_only(self, name: str):

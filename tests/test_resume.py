@@ -52,10 +52,17 @@ def eyes(tmp_path_factory) -> Path:
 def config(base, eyes, tmp_path):
     def build(name: str = "a", **changes: Any) -> TrainingConfig:
         settings: dict[str, Any] = {
-            "dataset": str(eyes), "base": str(base), "output_dir": str(tmp_path / "runs" / name),
-            "learning_rate": 3e-3, "batch_size": 10, "gradient_accumulation_steps": 1, "num_epochs": 3,
-            "dropout": 0.3, "num_workers": 0, "scheduler": "none",
-        }  # fmt: skip
+            "dataset": str(eyes),
+            "base": str(base),
+            "output_dir": str(tmp_path / "runs" / name),
+            "learning_rate": 3e-3,
+            "batch_size": 10,
+            "gradient_accumulation_steps": 1,
+            "num_epochs": 3,
+            "dropout": 0.3,
+            "num_workers": 0,
+            "scheduler": "none",
+        }
         return TrainingConfig(**settings | changes)
 
     return build
@@ -98,9 +105,21 @@ class TestExactResume:
     def test_killed_and_resumed_it_is_the_run_that_was_left_alone(self, base, eyes):
         """SIGKILL at random moments, half of them while a checkpoint is written: the same weights, bit for bit."""
         command = [
-            sys.executable, "-m", "benchmarks", "kills", "--kills", "6", "--base", str(base), "--data", str(eyes),
-            "--epochs", "6", "--seed", "1",
-        ]  # fmt: skip
+            sys.executable,
+            "-m",
+            "benchmarks",
+            "kills",
+            "--kills",
+            "6",
+            "--base",
+            str(base),
+            "--data",
+            str(eyes),
+            "--epochs",
+            "6",
+            "--seed",
+            "1",
+        ]
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         root = Path(__file__).parents[1]
         ended = subprocess.run(
@@ -368,9 +387,13 @@ class TestFromACheckpoint:
 
     @pytest.mark.parametrize(
         ("values", "words"),
-        [({"epoch": "5"}, "epoch"), ({"step": -1}, "step"), ({"inherited": [{"epoch": 1}]}, "val_accuracy"),
-         ({"scaler": None}, "scaler")],
-    )  # fmt: skip
+        [
+            ({"epoch": "5"}, "epoch"),
+            ({"step": -1}, "step"),
+            ({"inherited": [{"epoch": 1}]}, "val_accuracy"),
+            ({"scaler": None}, "scaler"),
+        ],
+    )
     def test_a_state_that_drtrain_did_not_write_is_refused(self, config, tmp_path, values, words):
         """Digests that fit make no sense of nonsense: one sentence, no traceback."""
         train(config("parent", num_epochs=1), quiet=True)

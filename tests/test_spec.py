@@ -71,9 +71,20 @@ class TestId:
 
     @pytest.mark.parametrize(
         "text",
-        ["", ":pdr", "accuracy:", "accuracy@", "accuracy@camera", "accuracy@=A", "accuracy@camera=", "accuracy^",
-         "accuracy^deploy", "accuracy^deployment^deployment", "accuracy^deployment@camera=A"],
-    )  # fmt: skip
+        [
+            "",
+            ":pdr",
+            "accuracy:",
+            "accuracy@",
+            "accuracy@camera",
+            "accuracy@=A",
+            "accuracy@camera=",
+            "accuracy^",
+            "accuracy^deploy",
+            "accuracy^deployment^deployment",
+            "accuracy^deployment@camera=A",
+        ],
+    )
     def test_without_a_part_is_refused(self, text: str):
         with pytest.raises(SpecError):
             parse_id(text)
@@ -123,8 +134,12 @@ class TestShipped:
 
     def test_are_five(self):
         assert shipped() == [
-            "medical-grade", "medical-grade-observed", "medical-grade-safe", "screening-referable", "smoke",
-        ]  # fmt: skip
+            "medical-grade",
+            "medical-grade-observed",
+            "medical-grade-safe",
+            "screening-referable",
+            "smoke",
+        ]
         assert all(load_spec(name).description and load_spec(name).name == name for name in shipped())
 
     @pytest.mark.parametrize("name", shipped())
@@ -256,7 +271,7 @@ def checklists(draw: st.DrawFn) -> dict[str, Any]:
         "slices": draw(st.permutations([camera, {"by": "site"}])),
         "expect": draw(st.dictionaries(st.sampled_from(["pdr", "specificity:each"]), fraction)),
         "criteria": criteria,
-    }  # fmt: skip
+    }
 
 
 REFUSED = {
@@ -406,14 +421,36 @@ REFUSED = {
 }
 
 BEYOND_JSON_SCHEMA = {
-    "twice", "twice by each", "none required", "no criterion", "a policy for stability", "a window elsewhere",
-    "a unit elsewhere", "no cost", "a threshold that cannot fail", "a threshold that cannot be met",
-    "a mix that is not whole", "a criterion at no mix", "a metric that has no mix", "a slope beyond reason",
-    "an intercept beyond reason", "overlapping groups", "a value twice in a group", "a group called each",
-    "a column sliced twice", "an undeclared slice", "a misspelt slice", "part of a group", "a slice and each",
-    "positives without a slice", "an expectation twice", "an infinite cost", "a limit on the wrong side",
-    "a rate that must stay low, from below", "a bootstrap too short for its looks",
-}  # fmt: skip
+    "twice",
+    "twice by each",
+    "none required",
+    "no criterion",
+    "a policy for stability",
+    "a window elsewhere",
+    "a unit elsewhere",
+    "no cost",
+    "a threshold that cannot fail",
+    "a threshold that cannot be met",
+    "a mix that is not whole",
+    "a criterion at no mix",
+    "a metric that has no mix",
+    "a slope beyond reason",
+    "an intercept beyond reason",
+    "overlapping groups",
+    "a value twice in a group",
+    "a group called each",
+    "a column sliced twice",
+    "an undeclared slice",
+    "a misspelt slice",
+    "part of a group",
+    "a slice and each",
+    "positives without a slice",
+    "an expectation twice",
+    "an infinite cost",
+    "a limit on the wrong side",
+    "a rate that must stay low, from below",
+    "a bootstrap too short for its looks",
+}
 """Defects of REFUSED that take more than a schema to see."""
 
 
@@ -537,9 +574,15 @@ class TestExpected:
     SPEC = spec_of(
         {"id": "accuracy", "at_least": 0.8},
         slices=[{"by": "camera"}],
-        expect={"pdr": 0.985, "referable": 0.9, "specificity:each": 0.95, "specificity:pdr": 0.97,
-                "sensitivity:pdr@camera=A": 0.99, "accuracy@camera=each": 0.93},
-    )  # fmt: skip
+        expect={
+            "pdr": 0.985,
+            "referable": 0.9,
+            "specificity:each": 0.95,
+            "specificity:pdr": 0.97,
+            "sensitivity:pdr@camera=A": 0.99,
+            "accuracy@camera=each": 0.93,
+        },
+    )
 
     @pytest.mark.parametrize(
         ("metric", "value"),
@@ -562,8 +605,11 @@ class TestExpected:
 
 
 SIGNS: dict[str, Callable[[Fraction, Fraction], bool]] = {
-    "at_least": operator.ge, "above": operator.gt, "at_most": operator.le, "below": operator.lt,
-}  # fmt: skip
+    "at_least": operator.ge,
+    "above": operator.gt,
+    "at_most": operator.le,
+    "below": operator.lt,
+}
 HUNDREDTHS = [Fraction(i, 200) for i in range(201)]
 
 
@@ -574,8 +620,11 @@ def kinds(old: GateSpec, new: GateSpec) -> list[str]:
 class TestDiff:
     @given(
         st.sampled_from([("accuracy", "at_least", "above"), ("missed:referable", "at_most", "below")]),
-        st.booleans(), st.integers(1, 99), st.booleans(), st.integers(1, 99),
-    )  # fmt: skip
+        st.booleans(),
+        st.integers(1, 99),
+        st.booleans(),
+        st.integers(1, 99),
+    )
     def test_a_threshold_is_weaker_where_it_lets_more_values_through(
         self, line: tuple[str, str, str], first: bool, low: int, second: bool, high: int
     ):

@@ -37,9 +37,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("synthetic") / "set"
     seen: list[tuple[int, int]] = []
     write_dataset(
-        out, seed=3, train_patients=[3, 2, 2, 2, 2], val_patients=[1] * 5, test_patients=[2] * 5, size=96, workers=1,
+        out,
+        seed=3,
+        train_patients=[3, 2, 2, 2, 2],
+        val_patients=[1] * 5,
+        test_patients=[2] * 5,
+        size=96,
+        workers=1,
         progress=lambda done, total: seen.append((done, total)),
-    )  # fmt: skip
+    )
     assert seen == [(i + 1, 26) for i in range(26)]
     return out
 

@@ -34,14 +34,28 @@ def server(tmp_path_factory) -> Iterator[str]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [
-        sys.executable, "-W", "ignore", "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port),
-        "--workers", "1", "--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}",
-        "--artifacts-destination", str(folder / "artifacts"),
-    ]  # fmt: skip
+        sys.executable,
+        "-W",
+        "ignore",
+        "-m",
+        "mlflow",
+        "server",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--workers",
+        "1",
+        "--backend-store-uri",
+        f"sqlite:///{folder / 'mlflow.db'}",
+        "--artifacts-destination",
+        str(folder / "artifacts"),
+    ]
     quiet = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    with (folder / "log").open("w") as log, subprocess.Popen(
-        command, stdout=log, stderr=log, env=quiet, start_new_session=True
-    ) as process:  # fmt: skip
+    with (
+        (folder / "log").open("w") as log,
+        subprocess.Popen(command, stdout=log, stderr=log, env=quiet, start_new_session=True) as process,
+    ):
         deadline = time.monotonic() + 180
         while time.monotonic() < deadline:
             try:
@@ -68,9 +82,15 @@ def config(tmp_path_factory) -> Any:
 
     def build(**changes: Any) -> TrainingConfig:
         settings: dict[str, Any] = {
-            "dataset": str(eyes), "base": str(base), "output_dir": str(place / "project" / "first"), "num_epochs": 1,
-            "batch_size": 10, "num_workers": 0, "track": "mlflow", "usd_per_hour": 2.5,
-        }  # fmt: skip
+            "dataset": str(eyes),
+            "base": str(base),
+            "output_dir": str(place / "project" / "first"),
+            "num_epochs": 1,
+            "batch_size": 10,
+            "num_workers": 0,
+            "track": "mlflow",
+            "usd_per_hour": 2.5,
+        }
         return TrainingConfig(**settings | changes)
 
     return build

@@ -75,10 +75,19 @@ def config(base, eyes, tmp_path):
 
     def build(**changes: Any) -> TrainingConfig:
         settings: dict[str, Any] = {
-            "dataset": str(eyes), "base": str(base), "output_dir": str(tmp_path / "runs" / "a"),
-            "learning_rate": 3e-3, "batch_size": 10, "gradient_accumulation_steps": 1, "num_epochs": 2,
-            "dropout": 0.0, "num_workers": 0, "scheduler": "none", "augmentation": "none", "cache_dir": "none",
-        }  # fmt: skip
+            "dataset": str(eyes),
+            "base": str(base),
+            "output_dir": str(tmp_path / "runs" / "a"),
+            "learning_rate": 3e-3,
+            "batch_size": 10,
+            "gradient_accumulation_steps": 1,
+            "num_epochs": 2,
+            "dropout": 0.0,
+            "num_workers": 0,
+            "scheduler": "none",
+            "augmentation": "none",
+            "cache_dir": "none",
+        }
         return TrainingConfig(**settings | changes)
 
     return build
@@ -228,15 +237,23 @@ def steps_of(engine: Engine, images: ImageSet, most: int) -> GradingModel:
         engine.freeze(epoch <= config.freeze_backbone_epochs)
         for step in steps:
             fraction = rate(
-                number, scheduler=config.scheduler, warmup_steps=config.warmup_epochs * len(steps),
-                total_steps=config.num_epochs * len(steps), cycles=config.scheduler_cycles,
+                number,
+                scheduler=config.scheduler,
+                warmup_steps=config.warmup_epochs * len(steps),
+                total_steps=config.num_epochs * len(steps),
+                cycles=config.scheduler_cycles,
                 power=config.scheduler_power,
-            )  # fmt: skip
+            )
             parts = step.batches[0]
             engine.step(
-                images, parts, [np.zeros_like(part) for part in parts], epoch=epoch, number=number, total=step.images,
+                images,
+                parts,
+                [np.zeros_like(part) for part in parts],
+                epoch=epoch,
+                number=number,
+                total=step.images,
                 rate=config.learning_rate * fraction,
-            )  # fmt: skip
+            )
             number += 1
             if number == most:
                 return engine.model
@@ -258,12 +275,28 @@ def first_gradients(config: TrainingConfig, images: int) -> dict[str, torch.Tens
 
 class TestParameters:
     changes: ClassVar = {
-        "learning_rate": 1e-3, "batch_size": 5, "gradient_accumulation_steps": 2, "warmup_epochs": 1,
-        "scheduler": "linear", "num_epochs": 1, "weight_decay": 0.5, "max_grad_norm": 0.01, "use_lora": "no",
-        "lora_r": 2, "lora_alpha": 2, "dropout": 0.5, "focal_loss_alpha": 0.01, "focal_loss_gamma": 0,
-        "class_weight_severe": 8, "class_weight_pdr": 6, "seed": 1, "precision": "bf16", "augmentation": "fundus",
-        "sampling": "balanced", "freeze_backbone_epochs": 1,
-    }  # fmt: skip
+        "learning_rate": 1e-3,
+        "batch_size": 5,
+        "gradient_accumulation_steps": 2,
+        "warmup_epochs": 1,
+        "scheduler": "linear",
+        "num_epochs": 1,
+        "weight_decay": 0.5,
+        "max_grad_norm": 0.01,
+        "use_lora": "no",
+        "lora_r": 2,
+        "lora_alpha": 2,
+        "dropout": 0.5,
+        "focal_loss_alpha": 0.01,
+        "focal_loss_gamma": 0,
+        "class_weight_severe": 8,
+        "class_weight_pdr": 6,
+        "seed": 1,
+        "precision": "bf16",
+        "augmentation": "fundus",
+        "sampling": "balanced",
+        "freeze_backbone_epochs": 1,
+    }
 
     @pytest.mark.parametrize("name", changes)
     def test_each_parameter_of_the_optimisation_acts(self, config, name):
@@ -381,9 +414,12 @@ class TestRun:
         assert best.tensor_digest == record["tensor_digest"]
         assert load_checkpoint(folder / "last.pth").epoch == len(history)
         assert {file.name for file in folder.iterdir()} == {
-            "best_model.pth", "last.pth", "previous.pth", "record.jsonl",
+            "best_model.pth",
+            "last.pth",
+            "previous.pth",
+            "record.jsonl",
             *(f"epoch_{epoch:02d}.pth" for epoch in range(2, len(history) + 1, 2)),
-        }  # fmt: skip
+        }
 
         # Validation figures, recomputed by the grader and scikit-learn from the image files.
         grader = load_grader(folder / "best_model.pth")
@@ -472,8 +508,11 @@ class TestRun:
         """Spend of runs beside this one, killed ones too; one that does not tell its price makes the sum unknown."""
         first = train(config(usd_per_hour=7.2, num_epochs=1), again="to count", quiet=True)
         assert first["spend"] | {"usd": 0} == {
-            "usd_per_hour": 7.2, "usd": 0, "earlier_attempts": 0, "earlier_usd": 0,
-        }  # fmt: skip
+            "usd_per_hour": 7.2,
+            "usd": 0,
+            "earlier_attempts": 0,
+            "earlier_usd": 0,
+        }
         file = tmp_path / "runs" / "a" / "record.jsonl"
         killed = tmp_path / "runs" / "killed"
         killed.mkdir()
@@ -506,9 +545,14 @@ class TestInterrupted:
         """Ctrl-C and SIGTERM: the exit code is not that of success, the best epoch so far is whole and knows why."""
         folder = tmp_path / "run"
         arguments = {
-            "--dataset": eyes, "--base": base, "--output_dir": folder, "--num_epochs": 5000, "--patience": 5000,
-            "--batch_size": 10, "--num_workers": 2,
-        }  # fmt: skip
+            "--dataset": eyes,
+            "--base": base,
+            "--output_dir": folder,
+            "--num_epochs": 5000,
+            "--patience": 5000,
+            "--batch_size": 10,
+            "--num_workers": 2,
+        }
         command = [sys.executable, "-m", "trainer", *(str(word) for pair in arguments.items() for word in pair)]
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:

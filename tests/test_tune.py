@@ -61,9 +61,10 @@ def scored(
     logits = -2 * np.abs(seen[:, None] - np.arange(5))
     p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     table = pd.DataFrame(p, columns=[f"p_{j}" for j in range(5)]).assign(
-        image=[f"{name}{seed}-{i:05d}.png" for i in range(len(grade))], grade=grade,
+        image=[f"{name}{seed}-{i:05d}.png" for i in range(len(grade))],
+        grade=grade,
         patient=[f"{name}{seed}-{i // images}" for i in range(len(grade))],
-    )  # fmt: skip
+    )
     return make_predictions(table, f"{seed}.csv", {})
 
 

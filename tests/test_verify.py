@@ -424,9 +424,14 @@ def rival() -> Predictions:
 def judged(table: Predictions, rival: Predictions) -> Evaluation:
     template = evaluation()
     made = evaluate(
-        table, SPEC, model=template.model, data={"name": "clinic-a"}, training=TRAINING, look=template.look,
+        table,
+        SPEC,
+        model=template.model,
+        data={"name": "clinic-a"},
+        training=TRAINING,
+        look=template.look,
         baseline=rival,
-    )  # fmt: skip
+    )
     assert made.verdict == "PASS"
     return made
 
@@ -545,7 +550,7 @@ class TestNumbers:
             (lambda e: replace(e, metrics={}), "metrics.accuracy is missing in the certificate"),
             (lambda e: replace(e, criteria=e.criteria[1:]), "criteria.accuracy is missing in the certificate"),
         ],
-    )  # fmt: skip
+    )
     def test_lies_are_found_though_well_signed(self, folder, key, judged, lie, place):
         """A signer who certifies what the predictions do not say is contradicted by them."""
         found = verify(written(folder, lie(judged), key), trusted=[key.public], baseline=folder / "baseline.parquet")

@@ -129,10 +129,18 @@ class TestRuling:
         assert ruling(history(0.782, first=17), config(), before) is None
 
     @pytest.mark.parametrize(
-        "text", ["epoch 20", "epoch x: val_accuracy > 1", "epoch 5: recall > 0.5", "epoch 5: sensitivity:worst > 0.5",
-                 "epoch 0: val_accuracy > 0.5", "epoch 5: val_accuracy = 0.5", "epoch 5: val_accuracy > .5.5",
-                 "epoch 5000000: val_accuracy > 0.5"],
-    )  # fmt: skip
+        "text",
+        [
+            "epoch 20",
+            "epoch x: val_accuracy > 1",
+            "epoch 5: recall > 0.5",
+            "epoch 5: sensitivity:worst > 0.5",
+            "epoch 0: val_accuracy > 0.5",
+            "epoch 5: val_accuracy = 0.5",
+            "epoch 5: val_accuracy > .5.5",
+            "epoch 5000000: val_accuracy > 0.5",
+        ],
+    )
     def test_what_is_no_decision_point_is_refused(self, text):
         """With an example of one."""
         with pytest.raises(UsageError, match=r"epoch 20: val_accuracy > 0\.82"):
@@ -172,8 +180,16 @@ class TestEpochLine:
     def test_says_what_people_ask(self):
         """Both grades of danger with their counts, the checklist, the money and the time."""
         line = epoch_line(history(0.5, 0.7), config(), checklist="checklist 3 of 8 shown", usd=1.234, seconds_left=7200)
-        for part in ("epoch 2/60", "70.0% (70/100)", "severe NPDR 4/5", "PDR 4/5", "checklist 3 of 8 shown", "1.23 USD",
-                     "about 2.0 h left", "best so far"):  # fmt: skip
+        for part in (
+            "epoch 2/60",
+            "70.0% (70/100)",
+            "severe NPDR 4/5",
+            "PDR 4/5",
+            "checklist 3 of 8 shown",
+            "1.23 USD",
+            "about 2.0 h left",
+            "best so far",
+        ):
             assert part in line
 
     def test_a_best_of_its_own_is_not_called_the_best(self):

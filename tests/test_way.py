@@ -57,11 +57,22 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_eyes(folder / "data", train=8, val=4, test=4)
     train(
         TrainingConfig(
-            dataset=str(folder / "data"), base=str(base), output_dir=str(folder / "run"), learning_rate=3e-3,
-            batch_size=8, gradient_accumulation_steps=1, warmup_epochs=0, num_epochs=10, dropout=0.0, num_workers=0,
-            usd_per_hour=0.5, checkpoint_frequency=1, lora_r=4, lora_alpha=8,
+            dataset=str(folder / "data"),
+            base=str(base),
+            output_dir=str(folder / "run"),
+            learning_rate=3e-3,
+            batch_size=8,
+            gradient_accumulation_steps=1,
+            warmup_epochs=0,
+            num_epochs=10,
+            dropout=0.0,
+            num_workers=0,
+            usd_per_hour=0.5,
+            checkpoint_frequency=1,
+            lora_r=4,
+            lora_alpha=8,
         )
-    )  # fmt: skip
+    )
     generate_key(folder / "key", None)
     return folder
 
@@ -75,9 +86,14 @@ def key(place: Path) -> PrivateKey:
 def certified(place: Path, key: PrivateKey) -> Judgement:
     """The run's best model, judged and certified by the lenient checklist."""
     return judge(
-        place / "run" / "best_model.pth", spec=LENIENT, data=place / "data", looks=place / "looks.jsonl", key=key,
-        out=place / "report", workers=0,
-    )  # fmt: skip
+        place / "run" / "best_model.pth",
+        spec=LENIENT,
+        data=place / "data",
+        looks=place / "looks.jsonl",
+        key=key,
+        out=place / "report",
+        workers=0,
+    )
 
 
 class TestScoring:
@@ -163,9 +179,14 @@ class TestJudging:
         """Judging the same model on the same images again gives the same certificate, byte for byte."""
         before = (certified.folder / "certificate.json").read_bytes()
         again = judge(
-            place / "run" / "best_model.pth", spec=LENIENT, data=place / "data", looks=place / "looks.jsonl", key=key,
-            out=place / "report", workers=0,
-        )  # fmt: skip
+            place / "run" / "best_model.pth",
+            spec=LENIENT,
+            data=place / "data",
+            looks=place / "looks.jsonl",
+            key=key,
+            out=place / "report",
+            workers=0,
+        )
         assert (again.folder / "certificate.json").read_bytes() == before
 
     def test_a_scored_table_is_judged_as_its_model(self, place: Path, tmp_path: Path):
@@ -202,9 +223,14 @@ class TestJudging:
 
     def test_the_split_that_selected_the_model_cannot_pass_it(self, place: Path, tmp_path: Path):
         found = judge(
-            place / "run" / "best_model.pth", spec=LENIENT, data=place / "data", split="val", looks=tmp_path / "l",
-            out=tmp_path / "o", workers=0,
-        ).evaluation  # fmt: skip
+            place / "run" / "best_model.pth",
+            spec=LENIENT,
+            data=place / "data",
+            split="val",
+            looks=tmp_path / "l",
+            out=tmp_path / "o",
+            workers=0,
+        ).evaluation
         assert found.verdict == "INSUFFICIENT"
         with pytest.raises(UsageError, match="trained on"):
             judge(
@@ -218,23 +244,39 @@ class TestJudging:
         labels.to_csv(data / "labels.csv", index=False)
         train(
             TrainingConfig(
-                dataset=str(data), base=str(place / "base"), output_dir=str(tmp_path / "run"), batch_size=16,
-                gradient_accumulation_steps=1, num_epochs=1, num_workers=0, lora_r=4, lora_alpha=8, seed=3,
+                dataset=str(data),
+                base=str(place / "base"),
+                output_dir=str(tmp_path / "run"),
+                batch_size=16,
+                gradient_accumulation_steps=1,
+                num_epochs=1,
+                num_workers=0,
+                lora_r=4,
+                lora_alpha=8,
+                seed=3,
             )
-        )  # fmt: skip
+        )
         found = judge(
-            tmp_path / "run" / "best_model.pth", spec=LENIENT, data=data, looks=tmp_path / "l", out=tmp_path / "o",
+            tmp_path / "run" / "best_model.pth",
+            spec=LENIENT,
+            data=data,
+            looks=tmp_path / "l",
+            out=tmp_path / "o",
             workers=0,
-        ).evaluation  # fmt: skip
+        ).evaluation
         assert found.data["dealt_by_seed"] == 3
         assert found.data["images"] == split_by_patient(load_manifest(data), seed=3).table["split"].eq("test").sum()
 
     def test_a_signed_folder_is_not_replaced_by_an_unsigned_one(self, place: Path, certified: Judgement):
         with pytest.raises(UsageError, match="holds something else"):
             judge(
-                place / "run" / "best_model.pth", spec=LENIENT, data=place / "data", looks=place / "looks.jsonl",
-                out=certified.folder, workers=0,
-            )  # fmt: skip
+                place / "run" / "best_model.pth",
+                spec=LENIENT,
+                data=place / "data",
+                looks=place / "looks.jsonl",
+                out=certified.folder,
+                workers=0,
+            )
         assert (certified.folder / "certificate.json").exists()
 
     def test_force_replaces_nothing_but_evaluations(
@@ -279,9 +321,13 @@ class TestScoredAgain:
 
     def test_comes_out_the_same(self, place: Path, key: PrivateKey, certified: Judgement):
         found = verify(
-            certified.folder / "certificate.json", trusted=[key.public], models=[place / "run" / "best_model.pth"],
-            spec=LENIENT, looks=place / "looks.jsonl", deep=Rescoring(place / "data", workers=0),
-        )  # fmt: skip
+            certified.folder / "certificate.json",
+            trusted=[key.public],
+            models=[place / "run" / "best_model.pth"],
+            spec=LENIENT,
+            looks=place / "looks.jsonl",
+            deep=Rescoring(place / "data", workers=0),
+        )
         assert (found.exit_code, found.problems) == (0, ())
         assert (found.bound, found.recomputed) == (True, True)
         assert any("was scored again: all 20 images are graded the same" in sentence for sentence in found.checked)
@@ -342,17 +388,32 @@ class TestExport:
     @classmethod
     def bundle(cls, place: Path, key: PrivateKey, certified: Judgement) -> Path:
         result = export(
-            place / "run" / "best_model.pth", certificate=certified.folder / "certificate.json", data=place / "data",
-            spec=LENIENT, out=place / "bundle", key=key, trusted=[key.public], workers=0,
-        )  # fmt: skip
+            place / "run" / "best_model.pth",
+            certificate=certified.folder / "certificate.json",
+            data=place / "data",
+            spec=LENIENT,
+            out=place / "bundle",
+            key=key,
+            trusted=[key.public],
+            workers=0,
+        )
         assert result.largest_difference < 1e-4
         return result.folder
 
     def test_bundle_is_complete(self, bundle: Path):
         assert {path.name for path in bundle.iterdir()} >= {
-            "model.onnx", "preprocess.json", "labels.json", "MODEL_CARD.md", "certificate.json", "statement.json",
-            "evaluation.json", "predictions.parquet", "report.html", "report.md", "junit.xml",
-        }  # fmt: skip
+            "model.onnx",
+            "preprocess.json",
+            "labels.json",
+            "MODEL_CARD.md",
+            "certificate.json",
+            "statement.json",
+            "evaluation.json",
+            "predictions.parquet",
+            "report.html",
+            "report.md",
+            "junit.xml",
+        }
 
     def test_onnx_computes_what_the_checkpoint_does(self, bundle: Path, place: Path):
         """A free batch dimension: any batch gives each image's logits, within rounding of the unmerged network."""
@@ -379,9 +440,11 @@ class TestExport:
         assert evaluation.model["parent"]["tensor_digest"] == certified.evaluation.model["tensor_digest"]
         assert verify(bundle / "certificate.json", trusted=[key.public], models=[place / "run/last.pth"]).exit_code == 2
         found = verify(
-            bundle / "certificate.json", trusted=[key.public], looks=place / "looks.jsonl",
+            bundle / "certificate.json",
+            trusted=[key.public],
+            looks=place / "looks.jsonl",
             parent=certified.folder / "certificate.json",
-        )  # fmt: skip
+        )
         assert (found.exit_code, found.problems) == (0, ())
         changes = read.statement.content["predicate"]["drgate"]["changes"]
         assert changes["against"] == make_statement(certified.evaluation).digest
@@ -410,17 +473,28 @@ class TestExport:
         ],
     )
     def test_who_is_turned_away(
-        self, change: dict[str, Any], error: type[DrgateError], words: str, code: int,
-        place: Path, key: PrivateKey, certified: Judgement, tmp_path: Path,
-    ):  # fmt: skip
+        self,
+        change: dict[str, Any],
+        error: type[DrgateError],
+        words: str,
+        code: int,
+        place: Path,
+        key: PrivateKey,
+        certified: Judgement,
+        tmp_path: Path,
+    ):
         """Another checklist, another model, no signature, no trusted key: refused, and nothing is written."""
         spec: GateSpec = load_spec(change["spec"]) if "spec" in change else LENIENT
         with pytest.raises(error, match=words) as refusal:
             export(
                 place / "run" / change.get("checkpoint", "best_model.pth"),
-                certificate=certified.folder / change.get("certificate", "certificate.json"), data=place / "data",
-                spec=spec, out=tmp_path / "bundle", trusted=change.get("trusted", [key.public]), workers=0,
-            )  # fmt: skip
+                certificate=certified.folder / change.get("certificate", "certificate.json"),
+                data=place / "data",
+                spec=spec,
+                out=tmp_path / "bundle",
+                trusted=change.get("trusted", [key.public]),
+                workers=0,
+            )
         assert refusal.value.exit_code == code
         assert list(tmp_path.iterdir()) == []
 
@@ -428,10 +502,15 @@ class TestExport:
         for name in (key.public.id, make_statement(certified.evaluation).digest):
             with pytest.raises(CertificateError, match="is revoked: lost"):
                 export(
-                    place / "run" / "best_model.pth", certificate=certified.folder / "certificate.json",
-                    data=place / "data", spec=LENIENT, out=tmp_path / "bundle", trusted=[key.public],
-                    revocations=Revocations({name: "lost"}), workers=0,
-                )  # fmt: skip
+                    place / "run" / "best_model.pth",
+                    certificate=certified.folder / "certificate.json",
+                    data=place / "data",
+                    spec=LENIENT,
+                    out=tmp_path / "bundle",
+                    trusted=[key.public],
+                    revocations=Revocations({name: "lost"}),
+                    workers=0,
+                )
         assert list(tmp_path.iterdir()) == []
 
     @pytest.mark.parametrize(
@@ -442,22 +521,38 @@ class TestExport:
         ],
     )
     def test_what_expired_or_was_for_trying_opens_nothing(
-        self, place: Path, key: PrivateKey, certified: Judgement, tmp_path: Path,
-        checklist: dict[str, Any], time: datetime, says: str,
-    ):  # fmt: skip
+        self,
+        place: Path,
+        key: PrivateKey,
+        certified: Judgement,
+        tmp_path: Path,
+        checklist: dict[str, Any],
+        time: datetime,
+        says: str,
+    ):
         """A signed PASS by this very checklist, a day too old; and one by a checklist for pipelines, like `smoke`."""
         spec = parse_spec({**LENIENT.content(), "name": "other", **checklist}, "other.yaml")
         write_predictions(certified.predictions, tmp_path / "p.parquet")
         judged = judge(
-            tmp_path / "p.parquet", spec=spec, record=place / "run", looks=tmp_path / "l", key=key, out=tmp_path / "o",
+            tmp_path / "p.parquet",
+            spec=spec,
+            record=place / "run",
+            looks=tmp_path / "l",
+            key=key,
+            out=tmp_path / "o",
             time=f"{time:%Y-%m-%dT%H:%M:%SZ}",
-        )  # fmt: skip
+        )
         assert judged.evaluation.verdict == "PASS"
         with pytest.raises(CertificateError, match=says):
             export(
-                place / "run" / "best_model.pth", certificate=tmp_path / "o" / "certificate.json", data=place / "data",
-                spec=spec, out=tmp_path / "bundle", trusted=[key.public], workers=0,
-            )  # fmt: skip
+                place / "run" / "best_model.pth",
+                certificate=tmp_path / "o" / "certificate.json",
+                data=place / "data",
+                spec=spec,
+                out=tmp_path / "bundle",
+                trusted=[key.public],
+                workers=0,
+            )
         assert not (tmp_path / "bundle").exists()
 
     def test_what_nobody_vouched_for_is_not_signed(
@@ -465,9 +560,16 @@ class TestExport:
     ):
         """--allow-unsigned exports on a bare statement, but no key signs what follows from it."""
         result = export(
-            place / "run" / "best_model.pth", certificate=certified.folder / "statement.json", data=place / "data",
-            spec=LENIENT, out=tmp_path / "bundle", key=key, trusted=[key.public], allow_unsigned=True, workers=0,
-        )  # fmt: skip
+            place / "run" / "best_model.pth",
+            certificate=certified.folder / "statement.json",
+            data=place / "data",
+            spec=LENIENT,
+            out=tmp_path / "bundle",
+            key=key,
+            trusted=[key.public],
+            allow_unsigned=True,
+            workers=0,
+        )
         assert not result.judgement.signed
         assert not (tmp_path / "bundle" / "certificate.json").exists()
 
@@ -475,15 +577,25 @@ class TestExport:
         """A signed FAIL opens nothing; the exit code is the verdict's."""
         strict = load_spec("medical-grade")
         failed = judge(
-            place / "run" / "epoch_01.pth", spec=strict, data=place / "data", looks=tmp_path / "l", key=key,
-            out=tmp_path / "report", workers=0,
-        )  # fmt: skip
+            place / "run" / "epoch_01.pth",
+            spec=strict,
+            data=place / "data",
+            looks=tmp_path / "l",
+            key=key,
+            out=tmp_path / "report",
+            workers=0,
+        )
         assert failed.evaluation.verdict == "FAIL"
         with pytest.raises(NotCertified, match="says FAIL") as refusal:
             export(
-                place / "run" / "epoch_01.pth", certificate=failed.folder / "certificate.json", data=place / "data",
-                spec=strict, out=tmp_path / "bundle", trusted=[key.public], workers=0,
-            )  # fmt: skip
+                place / "run" / "epoch_01.pth",
+                certificate=failed.folder / "certificate.json",
+                data=place / "data",
+                spec=strict,
+                out=tmp_path / "bundle",
+                trusted=[key.public],
+                workers=0,
+            )
         assert refusal.value.exit_code == 1
         assert not (tmp_path / "bundle").exists()
 
@@ -499,9 +611,14 @@ class TestExport:
         assert judged.evaluation.verdict == "PASS"
         with pytest.raises(CertificateError, match="of no model"):
             export(
-                place / "run" / "best_model.pth", certificate=tmp_path / "o" / "certificate.json", data=place / "data",
-                spec=spec, out=tmp_path / "bundle", trusted=[key.public], workers=0,
-            )  # fmt: skip
+                place / "run" / "best_model.pth",
+                certificate=tmp_path / "o" / "certificate.json",
+                data=place / "data",
+                spec=spec,
+                out=tmp_path / "bundle",
+                trusted=[key.public],
+                workers=0,
+            )
 
 
 def test_statement_says_what_was_judged(certified: Judgement):

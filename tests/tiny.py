@@ -25,9 +25,13 @@ def write_base(folder: Path, *, seed: int = 0, prefix: str = "", **changes: Any)
     """A random SigLIP vision tower as save_pretrained lays it out."""
     torch.manual_seed(seed)
     settings = {
-        "hidden_size": WIDTH, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
-        "image_size": SIZE, "patch_size": 7,
-    } | changes  # fmt: skip
+        "hidden_size": WIDTH,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "image_size": SIZE,
+        "patch_size": 7,
+    } | changes
     config = SiglipVisionConfig(**settings)
     folder.mkdir(parents=True)
     config.save_pretrained(folder)

@@ -419,19 +419,27 @@ def _events(attempt: Attempt) -> Iterable[dict[str, Any]]:
         "time": attempt.started,
         "dataset_digest": attempt.dataset,
         "base": None if attempt.base is None else {"digest": attempt.base},
-        "parent": None if parent is None else {
-            "how": parent.how, "source": parent.source, "epoch": parent.epoch, "attempt": parent.attempt,
+        "parent": None
+        if parent is None
+        else {
+            "how": parent.how,
+            "source": parent.source,
+            "epoch": parent.epoch,
+            "attempt": parent.attempt,
             **dict(zip(("sha256", "tensor_digest"), parent.digests, strict=False)),
         },
-        "git_commit": None if attempt.commit is None else {
-            "commit": attempt.commit.removesuffix("-modified"), "modified": attempt.commit.endswith("-modified"),
+        "git_commit": None
+        if attempt.commit is None
+        else {
+            "commit": attempt.commit.removesuffix("-modified"),
+            "modified": attempt.commit.endswith("-modified"),
         },
         "again": attempt.again,
         "baseline": attempt.baseline or None,
         "planned_spend": None if attempt.planned is None else attempt.planned.to_json(),
         "result": best.to_json() if best is not None and best.epoch is None else None,
         "reason": attempt.reason if attempt.status == "running" else None,
-    }  # fmt: skip
+    }
     kept = ("imported_from", "parameters", "spend")
     yield {name: value for name, value in start.items() if value is not None or name in kept}
     for entry in attempt.history:

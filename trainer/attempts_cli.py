@@ -73,20 +73,25 @@ Example:
 def app() -> typer.Typer:
     """The verbs, for `drtrain`."""
     made = typer.Typer(
-        name="attempts", help=HELP, no_args_is_help=True, rich_markup_mode=None, add_completion=False,
+        name="attempts",
+        help=HELP,
+        no_args_is_help=True,
+        rich_markup_mode=None,
+        add_completion=False,
         pretty_exceptions_enable=False,
-    )  # fmt: skip
+    )
     for name, help_, verb in (
-        ("list", LIST_HELP, list_), ("show", SHOW_HELP, show), ("diff", DIFF_HELP, diff),
-        ("render", RENDER_HELP, render), ("import", IMPORT_HELP, import_),
-    ):  # fmt: skip
+        ("list", LIST_HELP, list_),
+        ("show", SHOW_HELP, show),
+        ("diff", DIFF_HELP, diff),
+        ("render", RENDER_HELP, render),
+        ("import", IMPORT_HELP, import_),
+    ):
         made.command(name, help=help_, no_args_is_help=name in ("show", "diff", "import"))(verb)
     return made
 
 
-def list_(
-    runs: RunsOption = Path("runs"), format: FormatOption = Format.human, quiet: QuietOption = False
-) -> int:  # fmt: skip
+def list_(runs: RunsOption = Path("runs"), format: FormatOption = Format.human, quiet: QuietOption = False) -> int:
     from trainer.attempts import investments, total
     from trainer.ledger import baseline_of, best_of, spent
 
@@ -119,7 +124,7 @@ def list_(
 
 def show(
     name: NameArgument, runs: RunsOption = Path("runs"), format: FormatOption = Format.human, quiet: QuietOption = False
-) -> int:  # fmt: skip
+) -> int:
     from trainer.attempts import command, standing
     from trainer.ledger import baseline_of
 
@@ -150,9 +155,12 @@ def show(
 
 
 def diff(
-    a: Annotated[str, typer.Argument(metavar="A")], b: Annotated[str, typer.Argument(metavar="B")],
-    runs: RunsOption = Path("runs"), format: FormatOption = Format.human, quiet: QuietOption = False,
-) -> int:  # fmt: skip
+    a: Annotated[str, typer.Argument(metavar="A")],
+    b: Annotated[str, typer.Argument(metavar="B")],
+    runs: RunsOption = Path("runs"),
+    format: FormatOption = Format.human,
+    quiet: QuietOption = False,
+) -> int:
     from trainer.attempts import diff as differences_of
     from trainer.attempts import points
     from trainer.circles import percent
@@ -251,9 +259,14 @@ _FULL_WIDTH = 80
 """Columns from which the list also shows which epochs are told, and the date."""
 
 _STYLES = {
-    "running": "cyan", "finished": "green", "stopped": "yellow", "interrupted": "yellow", "failed": "red",
-    "killed": "red", "imported": "dim",
-}  # fmt: skip
+    "running": "cyan",
+    "finished": "green",
+    "stopped": "yellow",
+    "interrupted": "yellow",
+    "failed": "red",
+    "killed": "red",
+    "imported": "dim",
+}
 
 
 def _read(runs: Path, quiet: bool) -> Ledger:

@@ -182,9 +182,7 @@ def percent(value: float | None) -> str:
     return f"{value * 100:.2f}".rstrip("0").rstrip(".") + " %"
 
 
-def _likeness(
-    proposal: Proposal, attempt: Attempt
-) -> Likeness:  # fmt: skip
+def _likeness(proposal: Proposal, attempt: Attempt) -> Likeness:
     ours = {name: as_told(value) for name, value in proposal.parameters.items()}
     theirs = attempt.parameters
     if attempt.origin is None and attempt.parent is None:
@@ -216,15 +214,23 @@ def _likeness(
     epoch = min(attempt.reached, shared, int(ours.get("num_epochs") or attempt.reached)) or None
     stood = _at(attempt.history, epoch)
     return Likeness(
-        attempt, "retraced" if differing else "identical", differing, tuple(untold), epoch,
-        None if stood is None else stood.val_accuracy, notes,
-    )  # fmt: skip
+        attempt,
+        "retraced" if differing else "identical",
+        differing,
+        tuple(untold),
+        epoch,
+        None if stood is None else stood.val_accuracy,
+        notes,
+    )
 
 
 def _by_identity(
-    proposal: Proposal, attempt: Attempt, ours: Mapping[str, Any], differing: dict[str, tuple[Any, Any]],
+    proposal: Proposal,
+    attempt: Attempt,
+    ours: Mapping[str, Any],
+    differing: dict[str, tuple[Any, Any]],
     untold: list[str],
-) -> tuple[str, ...]:  # fmt: skip
+) -> tuple[str, ...]:
     """Let digests decide on data set, base and parent where both sides have them, else names; returns the doubts."""
     notes = []
     for name, our_digest, their_digest in (
@@ -250,8 +256,9 @@ def _by_identity(
         differing.pop(named, None)
         if not set(proposal.parent) & set(their_digests):
             differing[named] = (
-                _named(attempt.parameters.get(named), their_digests[0]), _named(ours[named], proposal.parent[0]),
-            )  # fmt: skip
+                _named(attempt.parameters.get(named), their_digests[0]),
+                _named(ours[named], proposal.parent[0]),
+            )
     elif named in differing and _basename(differing[named][0]) == _basename(differing[named][1]):
         notes.append(f"whether {named} is the same file is not known, since its digest is not")
     return tuple(notes)

@@ -24,18 +24,35 @@ YesNo = Literal["yes", "no"]
 
 PLACE: Final = frozenset(
     {
-        "output_dir", "experiment_name", "num_workers", "cache_dir", "checkpoint_frequency", "save_minutes",
-        "usd_per_hour", "track", "tracking_uri", "distributed", "gradient_checkpointing", "spec",
+        "output_dir",
+        "experiment_name",
+        "num_workers",
+        "cache_dir",
+        "checkpoint_frequency",
+        "save_minutes",
+        "usd_per_hour",
+        "track",
+        "tracking_uri",
+        "distributed",
+        "gradient_checkpointing",
+        "spec",
     }
-)  # fmt: skip
+)
 """Where and how a run is computed, kept and shown: the weights are the same whatever they say."""
 
 LATER: Final = frozenset(
     {
-        "num_epochs", "patience", "min_delta", "select_from_epoch", "decide", "regression_margin", "budget_usd",
-        "project_budget_usd", "validation_frequency",
+        "num_epochs",
+        "patience",
+        "min_delta",
+        "select_from_epoch",
+        "decide",
+        "regression_margin",
+        "budget_usd",
+        "project_budget_usd",
+        "validation_frequency",
     }
-)  # fmt: skip
+)
 """When a run ends and which of its epochs is chosen; `num_epochs` shapes the falling schedules as well, and
 `validation_frequency` validation_plateau."""
 
@@ -90,9 +107,11 @@ class TrainingConfig(BaseModel):
         description="Forward passes in one optimizer step, which gets the gradient of all their images at once.",
     )
     num_epochs: int = Field(
-        30, ge=1, le=10_000,
+        30,
+        ge=1,
+        le=10_000,
         description="Epochs among which the best is chosen; up to five evaluations follow, to see if it is stable.",
-    )  # fmt: skip
+    )
     warmup_epochs: int = Field(
         0, ge=0, description="Epochs of linear warm-up to the peak learning rate; with scheduler none it then stays."
     )

@@ -246,13 +246,15 @@ class _Stored:
     @classmethod
     def of(cls, manifest: Manifest, preprocess: Preprocessing, folder: Path) -> _Stored:
         contents = list(manifest.content_digests().values())
-        header = canonical_json({
-            "format": "drgate images 1",
-            "preprocessing": preprocess.as_dict(),
-            "libraries": {"pillow": PIL.__version__, "imagehash": imagehash.__version__},
-            "images": len(contents),
-            "contents": hashlib.sha256("\n".join(contents).encode()).hexdigest(),
-        })  # fmt: skip
+        header = canonical_json(
+            {
+                "format": "drgate images 1",
+                "preprocessing": preprocess.as_dict(),
+                "libraries": {"pillow": PIL.__version__, "imagehash": imagehash.__version__},
+                "images": len(contents),
+                "contents": hashlib.sha256("\n".join(contents).encode()).hexdigest(),
+            }
+        )
         name = f"{hashlib.sha256(header).hexdigest()[:32]}.images"
         return cls(folder / name, header + b"\n", (len(contents), preprocess.size, preprocess.size, 3))
 

@@ -140,8 +140,12 @@ class Engine:
         device = self.group.device
         pixels = augment(
             torch.from_numpy(images.pixels[part]).to(device),
-            augmentation=self.config.augmentation, seed=self.config.seed, epoch=epoch, images=part, repeats=again,
-        )  # fmt: skip
+            augmentation=self.config.augmentation,
+            seed=self.config.seed,
+            epoch=epoch,
+            images=part,
+            repeats=again,
+        )
         # the first convolution is faster with the colours of a pixel side by side, as photographs hold them
         pixels = pixels.contiguous(memory_format=torch.channels_last)
         grades = torch.from_numpy(images.grades[part]).to(device)

@@ -435,10 +435,15 @@ class _Parser:
         self._add(
             draft,
             Evaluated(
-                epoch, accuracy, n_val, _share(train[1], train[2]) if train else None, float(loss[1]) if loss else None,
-                counted.get("sev"), counted.get("pdr"),
+                epoch,
+                accuracy,
+                n_val,
+                _share(train[1], train[2]) if train else None,
+                float(loss[1]) if loss else None,
+                counted.get("sev"),
+                counted.get("pdr"),
             ),
-        )  # fmt: skip
+        )
 
     def _row(self, draft: _Draft, rows: list[str]) -> None:
         """The last of these rows of a table, where its columns are an epoch's."""
@@ -523,9 +528,15 @@ class _Parser:
             )
         origin = Origin(self.file, self.sha256, draft.section, (draft.first, draft.last), self.money)
         return Attempt(
-            name=draft.name, parameters=draft.parameters, history=history, best=best, baseline=draft.baseline,
-            reason=_reason(draft), origin=origin, **fields,
-        )  # fmt: skip
+            name=draft.name,
+            parameters=draft.parameters,
+            history=history,
+            best=best,
+            baseline=draft.baseline,
+            reason=_reason(draft),
+            origin=origin,
+            **fields,
+        )
 
 
 def _lines(text: str) -> Iterator[tuple[int, str, list[str] | None]]:

@@ -87,9 +87,12 @@ class Parent:
 
     def to_json(self) -> dict[str, Any]:
         return {
-            "how": self.how, "source": self.source, "digests": list(self.digests), "epoch": self.epoch,
+            "how": self.how,
+            "source": self.source,
+            "digests": list(self.digests),
+            "epoch": self.epoch,
             "attempt": self.attempt,
-        }  # fmt: skip
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,8 +302,9 @@ def best_of(attempts: Iterable[Attempt]) -> Attempt | None:
     """The attempt of highest chosen validation accuracy, the earlier of equals."""
     return max(
         (attempt for attempt in attempts if accuracy(attempt) is not None),
-        key=lambda attempt: accuracy(attempt) or 0.0, default=None,
-    )  # fmt: skip
+        key=lambda attempt: accuracy(attempt) or 0.0,
+        default=None,
+    )
 
 
 def accuracy(attempt: Attempt) -> float | None:
@@ -462,9 +466,14 @@ def _evaluated(event: Mapping[str, Any]) -> Evaluated:
     if epoch is not None and (isinstance(epoch, bool) or not isinstance(epoch, int)):
         raise ValueError(f"an epoch is {epoch!r}")
     return Evaluated(
-        epoch, number("val_accuracy"), None if n_val is None else int(n_val), number("train_accuracy"),
-        number("train_loss"), counted("severe_npdr"), counted("pdr"),
-    )  # fmt: skip
+        epoch,
+        number("val_accuracy"),
+        None if n_val is None else int(n_val),
+        number("train_accuracy"),
+        number("train_loss"),
+        counted("severe_npdr"),
+        counted("pdr"),
+    )
 
 
 def _spend(plain: Mapping[str, Any] | None) -> Spend | None:

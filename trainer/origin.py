@@ -194,9 +194,15 @@ def find_origin(config: TrainingConfig, base: Base) -> Origin:
         return Origin(how, named, digest, checkpoint, restored="its weights alone; epochs count from 1")
     if record.get("format") == OLDER:
         return Origin(
-            how, named, digest, checkpoint, None, checkpoint.epoch, tuple(record["history"]),
+            how,
+            named,
+            digest,
+            checkpoint,
+            None,
+            checkpoint.epoch,
+            tuple(record["history"]),
             f"weights, epoch and history of a checkpoint in the older layout. {record.get('starts_anew', '')}",
-        )  # fmt: skip
+        )
     _, state = load_training_state(file)
     if state is None:
         raise UsageError(
@@ -249,6 +255,12 @@ def _from_state(how: How, source: str, digest: str, checkpoint: Checkpoint, stat
     if how == "resume_from_checkpoint":
         inherited = [*inherited, *record.get("history", [])]
     return Origin(
-        how, source, digest, checkpoint, state, values["epoch"], tuple(inherited),
+        how,
+        source,
+        digest,
+        checkpoint,
+        state,
+        values["epoch"],
+        tuple(inherited),
         "its whole state: weights, optimizer, schedule, order of images, history",
-    )  # fmt: skip
+    )

@@ -190,9 +190,13 @@ def findings(ready: Ready) -> tuple[str, ...]:
     if first > 1 and config.scheduler in FALLING:
         steps = ready.steps_per_epoch
         left = rate(
-            (first - 1) * steps, scheduler=config.scheduler, warmup_steps=config.warmup_epochs * steps,
-            total_steps=last * steps, cycles=config.scheduler_cycles, power=config.scheduler_power,
-        )  # fmt: skip
+            (first - 1) * steps,
+            scheduler=config.scheduler,
+            warmup_steps=config.warmup_epochs * steps,
+            total_steps=last * steps,
+            cycles=config.scheduler_cycles,
+            power=config.scheduler_power,
+        )
         if left < 0.1:
             found.append(
                 f"The schedule is nearly over where the run goes on: the rate is {config.learning_rate * left:.1e} in"
@@ -262,9 +266,14 @@ def _measure(ready: Ready) -> Measured:
         began = time.monotonic()
         for number in range(passes):
             engine.step(
-                images, [everything], [np.zeros_like(everything)], epoch=1, number=number,
-                total=len(images) * group.size, rate=config.learning_rate,
-            )  # fmt: skip
+                images,
+                [everything],
+                [np.zeros_like(everything)],
+                epoch=1,
+                number=number,
+                total=len(images) * group.size,
+                rate=config.learning_rate,
+            )
         if cuda:
             torch.cuda.synchronize()
         return (time.monotonic() - began) / passes

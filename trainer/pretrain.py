@@ -40,18 +40,30 @@ PATCH: Final = 16
 PATCHES: Final = SIZE // PATCH
 
 EVERYWHERE: Final = (
-    "microaneurysms", "haemorrhages", "hard_exudates", "cotton_wool_spots", "irma", "new_vessels",
-    "preretinal_haemorrhages", "vitreous_haemorrhage", "venous_beading",
-)  # fmt: skip
+    "microaneurysms",
+    "haemorrhages",
+    "hard_exudates",
+    "cotton_wool_spots",
+    "irma",
+    "new_vessels",
+    "preretinal_haemorrhages",
+    "vitreous_haemorrhage",
+    "venous_beading",
+)
 """What is told patch by patch; new vessels at the disc and elsewhere are one thing there."""
 
 
 def architecture() -> SiglipVisionConfig:
     """Of the embedded base: 0.6 million parameters, 64 patches of an image of 128 x 128."""
     return SiglipVisionConfig(
-        hidden_size=96, intermediate_size=384, num_hidden_layers=4, num_attention_heads=3,
-        image_size=SIZE, patch_size=PATCH, hidden_act="gelu_pytorch_tanh",
-    )  # fmt: skip
+        hidden_size=96,
+        intermediate_size=384,
+        num_hidden_layers=4,
+        num_attention_heads=3,
+        image_size=SIZE,
+        patch_size=PATCH,
+        hidden_act="gelu_pytorch_tanh",
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -176,9 +176,18 @@ def prepare(config: TrainingConfig, group: Processes, *, resume: bool, runs: Pat
     size = architecture(base.config)["image_size"]
     there = origin.parameters() if before is None else before.get("parameters") or {}
     ready = Ready(
-        config, group, folder, splits, base, preprocessing(FUNDUS_SQUARE, size), origin, spec, _changed(config, there),
-        before, runs,
-    )  # fmt: skip
+        config,
+        group,
+        folder,
+        splits,
+        base,
+        preprocessing(FUNDUS_SQUARE, size),
+        origin,
+        spec,
+        _changed(config, there),
+        before,
+        runs,
+    )
     if resume:
         _refuse_another_run(ready)
     elif origin.how == "resume_from_checkpoint":
@@ -294,9 +303,14 @@ class _Run:
             with progress("Reading images", self.quiet) as (started, advance):
                 started(len(splits.train) + len(splits.val))
                 prepared = partial(
-                    read_images, preprocess=self.ready.preprocess, workers=config.num_workers, cache=cache,
-                    folder=self.folder, advance=advance, note=note,
-                )  # fmt: skip
+                    read_images,
+                    preprocess=self.ready.preprocess,
+                    workers=config.num_workers,
+                    cache=cache,
+                    folder=self.folder,
+                    advance=advance,
+                    note=note,
+                )
                 return prepared(splits.train), prepared(splits.val)
 
         # One process a machine decodes and the others open what it decoded.
@@ -480,9 +494,14 @@ class _Run:
                 self.rate = rate_at(number)
                 places = step.batches[group.rank]
                 loss = self.engine.step(
-                    training, [order[at] for at in places], [shown[at] for at in places], epoch=epoch, number=number,
-                    total=step.images, rate=self.rate,
-                )  # fmt: skip
+                    training,
+                    [order[at] for at in places],
+                    [shown[at] for at in places],
+                    epoch=epoch,
+                    number=number,
+                    total=step.images,
+                    rate=self.rate,
+                )
                 self.loss_sum += loss
                 self.images_seen += step.images
                 self.step += 1
@@ -514,9 +533,13 @@ class _Run:
         """The learning rate of each optimizer step, counted from 0 over the whole run, in the epoch that begins."""
         config = self.config
         fraction = partial(
-            rate, scheduler=config.scheduler, warmup_steps=config.warmup_epochs * steps,
-            total_steps=config.num_epochs * steps, cycles=config.scheduler_cycles, power=config.scheduler_power,
-        )  # fmt: skip
+            rate,
+            scheduler=config.scheduler,
+            warmup_steps=config.warmup_epochs * steps,
+            total_steps=config.num_epochs * steps,
+            cycles=config.scheduler_cycles,
+            power=config.scheduler_power,
+        )
         peak = config.learning_rate
         if config.scheduler == "validation_plateau":
             evaluations = [*self.origin.inherited, *self.record.table["history"]]
@@ -587,10 +610,13 @@ class _Run:
         agreed: Stop | None = self.group.share(stop)  # clocks differ
         if self.group.first:
             line = epoch_line(
-                history, config, inherited=inherited, usd=usd,
+                history,
+                config,
+                inherited=inherited,
+                usd=usd,
                 seconds_left=self._epochs_left() * pace if agreed is None else 0.0,
                 checklist=checklist_state(self.ready.spec, self.ready.splits.val, self.predicted),
-            )  # fmt: skip
+            )
             tell(line, self.quiet)
         return agreed
 

@@ -26,8 +26,11 @@ EVALUATIONS_AFTER_BEST: Final = 5
 History = Sequence[Mapping[str, Any]]
 
 _COMPARISONS: Final[dict[str, Callable[[float, float], bool]]] = {
-    ">=": operator.ge, ">": operator.gt, "<=": operator.le, "<": operator.lt,
-}  # fmt: skip
+    ">=": operator.ge,
+    ">": operator.gt,
+    "<=": operator.le,
+    "<": operator.lt,
+}
 _DECISION: Final = re.compile(r"\s*epoch\s+(\d{1,6})\s*:\s*([\w:]+)\s*(>=|<=|>|<)\s*([0-9.eE+-]+)\s*(%?)\s*")
 _PLAIN: Final = ("val_accuracy", "val_loss", "train_loss", "best_val_accuracy")
 

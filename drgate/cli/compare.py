@@ -53,9 +53,12 @@ def command(
             raise UsageError(f"{out}: a comparison is written as .md or .json; give --out such a name.")
         refuse_existing(out, "choose another name with --out")
     comparison = compare(
-        load_predictions(first), load_predictions(second), margin=margin, level=level,
+        load_predictions(first),
+        load_predictions(second),
+        margin=margin,
+        level=level,
         one_image_per_patient=one_image_per_patient,
-    )  # fmt: skip
+    )
     if out is not None:
         as_json = json.dumps(comparison.to_json(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
         page = compare_page.markdown(comparison) if out.suffix.lower() == ".md" else as_json

@@ -24,7 +24,7 @@ from drgate.cli.options import (
     progress,
     signing_key,
     tell,
-)  # fmt: skip
+)
 
 HELP = """Judge a model, or a table of predictions, by a checklist.
 
@@ -119,11 +119,26 @@ def command(
         raise UsageError("--interval only shows other bounds, and --key (or DRGATE_KEY) signs: give one of them.")
     with progress("Scoring", quiet) as (started, advance):
         judgement = judge(
-            source, spec=load_spec(spec), data=data, split=split, baseline=baseline, base=base, record=record,
-            selected_epoch=selected_epoch, grades=grades, operating_point=operating_point, looks=looks, time=time,
-            previous=previous, key=private, out=out, force=force, workers=workers,
-            started=started, advance=advance,
-        )  # fmt: skip
+            source,
+            spec=load_spec(spec),
+            data=data,
+            split=split,
+            baseline=baseline,
+            base=base,
+            record=record,
+            selected_epoch=selected_epoch,
+            grades=grades,
+            operating_point=operating_point,
+            looks=looks,
+            time=time,
+            previous=previous,
+            key=private,
+            out=out,
+            force=force,
+            workers=workers,
+            started=started,
+            advance=advance,
+        )
     evaluation = judgement.evaluation
     shown = evaluation if interval is None else shown_with(judgement, interval.value, baseline)
     emit(shown.to_json(), lambda console: terminal.render(shown, console), format, quiet)

@@ -24,7 +24,7 @@ from drgate.cli.options import (
     progress,
     signing_key,
     tell,
-)  # fmt: skip
+)
 
 HELP = """Export a certified checkpoint as an ONNX bundle; the exported file is scored and judged again.
 

@@ -61,9 +61,12 @@ def command(
             raise UsageError(f"{out}: the page is HTML; give --out a name that ends in .html.")
         refuse_existing(out, "choose another name with --out")
     asked = with_planning(
-        load_spec(spec), expect=None if expect is None else parse_expect(expect), power=power, two_images=two_images,
+        load_spec(spec),
+        expect=None if expect is None else parse_expect(expect),
+        power=power,
+        two_images=two_images,
         correlation=correlation,
-    )  # fmt: skip
+    )
     found = plan(
         asked,
         prevalence=None if prevalence is None else parse_prevalence(prevalence),

@@ -18,7 +18,7 @@ from drgate.cli.options import (
     emit,
     progress,
     tell,
-)  # fmt: skip
+)
 
 HELP = """Score images with a model: a table of predictions that knows which model and which images it is of.
 

@@ -111,8 +111,10 @@ def diff(
         console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     plain = {
-        "old": _identity(old), "new": _identity(new), "changes": [dataclasses.asdict(change) for change in changes],
-    }  # fmt: skip
+        "old": _identity(old),
+        "new": _identity(new),
+        "changes": [dataclasses.asdict(change) for change in changes],
+    }
     emit(plain, human, format)
     refuse_namesakes([old, new])
     return 1 if weaker else 0

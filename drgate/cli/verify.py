@@ -131,8 +131,10 @@ def show(result: Verification, console: Console) -> None:
     console.print(result.headline, markup=False, highlight=False, style="bold")
     found = Table.grid(padding=(0, 1))
     for sign, style, sentences in (
-        ("ok", "green", result.checked), ("--", "yellow", result.unchecked), ("NO", "bold red", result.problems),
-    ):  # fmt: skip
+        ("ok", "green", result.checked),
+        ("--", "yellow", result.unchecked),
+        ("NO", "bold red", result.problems),
+    ):
         for sentence in sentences:
             found.add_row(Text(f" {sign}", style=style), Text(sentence, overflow="fold"))
     console.print(found)

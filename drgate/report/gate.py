@@ -24,16 +24,29 @@ if TYPE_CHECKING:
     from drgate.gate import Finding, GateReport, Status
 
 SYMBOLS: Final[dict[Status, str]] = {
-    "PASS": "✓", "WAIVED": "~", "FAIL": "✗", "INSUFFICIENT": "?", "NOT_ASSESSED": "–", "REFUSED": "✗",
-}  # fmt: skip
+    "PASS": "✓",
+    "WAIVED": "~",
+    "FAIL": "✗",
+    "INSUFFICIENT": "?",
+    "NOT_ASSESSED": "–",
+    "REFUSED": "✗",
+}
 OUTCOMES: Final[dict[Status, str]] = {
-    "PASS": "Pass", "WAIVED": "Waived", "FAIL": "Fail", "INSUFFICIENT": "Not enough evidence",
-    "NOT_ASSESSED": "Missing", "REFUSED": "Refused",
-}  # fmt: skip
+    "PASS": "Pass",
+    "WAIVED": "Waived",
+    "FAIL": "Fail",
+    "INSUFFICIENT": "Not enough evidence",
+    "NOT_ASSESSED": "Missing",
+    "REFUSED": "Refused",
+}
 _STYLES: Final[dict[Status, str]] = {
-    "PASS": "green", "WAIVED": "bold magenta", "FAIL": "bold red", "INSUFFICIENT": "yellow", "NOT_ASSESSED": "yellow",
+    "PASS": "green",
+    "WAIVED": "bold magenta",
+    "FAIL": "bold red",
+    "INSUFFICIENT": "yellow",
+    "NOT_ASSESSED": "yellow",
     "REFUSED": "bold red",
-}  # fmt: skip
+}
 
 SUMMARY_BYTES: Final = 1 << 20
 """What GitHub keeps of a step's summary."""

@@ -23,11 +23,17 @@ if TYPE_CHECKING:
 
 _STYLES: Final = {"PASS": "green", "FAIL": "bold red", "INSUFFICIENT": "yellow"}
 _COLOURS: Final[dict[Status, str]] = {
-    "PASS": "#0b6b3a", "FAIL": "#a3121f", "INSUFFICIENT": "#8a5300", "NOT_ASSESSED": "#4b5563",
-}  # fmt: skip
+    "PASS": "#0b6b3a",
+    "FAIL": "#a3121f",
+    "INSUFFICIENT": "#8a5300",
+    "NOT_ASSESSED": "#4b5563",
+}
 _SHAPES: Final[dict[Status, str]] = {
-    "PASS": "circle", "FAIL": "x", "INSUFFICIENT": "diamond", "NOT_ASSESSED": "line-ew",
-}  # fmt: skip
+    "PASS": "circle",
+    "FAIL": "x",
+    "INSUFFICIENT": "diamond",
+    "NOT_ASSESSED": "line-ew",
+}
 _INK: Final = "#16202a"
 _HEIGHT: Final = 300
 _FONT: Final = 'system-ui, -apple-system, "Segoe UI", Roboto, Arial, sans-serif'
@@ -98,16 +104,23 @@ def html(history: History) -> str:
     from plotly.offline import get_plotlyjs
 
     environment = Environment(
-        loader=PackageLoader("drgate.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        loader=PackageLoader("drgate.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
         lstrip_blocks=True,
-    )  # fmt: skip
+    )
     lines = _lines(history)
     pairs = [(id, place) for id in lines for place in dict.fromkeys(one.judged_on for one in history.records)]
     drawings = [
-        {"name": f"figure-{n}", "title": f"{words.title(id)}, {place}", "label": _label(id, place),
-         **_figure(id, place, history)}
+        {
+            "name": f"figure-{n}",
+            "title": f"{words.title(id)}, {place}",
+            "label": _label(id, place),
+            **_figure(id, place, history),
+        }
         for n, (id, place) in enumerate([pair for pair in pairs if _trend(*pair, history)][:DRAWN])
-    ]  # fmt: skip
+    ]
 
     def own(name: str) -> Markup:
         text = (resources.files("drgate.report") / "templates" / name).read_text(encoding="utf-8")
@@ -194,11 +207,17 @@ def _figure(id: str, judged_on: str, history: History) -> dict[str, Any]:
             continue
         data.append(
             {
-                "type": "scatter", "mode": "markers", "name": words.OUTCOMES[status],
+                "type": "scatter",
+                "mode": "markers",
+                "name": words.OUTCOMES[status],
                 "x": [place[id_of(r)] for r, _, _ in part],
                 "y": [scale * e.value for _, _, e in part],
                 "error_y": {
-                    "type": "data", "symmetric": False, "color": colour, "thickness": 2, "width": 5,
+                    "type": "data",
+                    "symmetric": False,
+                    "color": colour,
+                    "thickness": 2,
+                    "width": 5,
                     "array": [scale * ((e.value if e.high is None else e.high) - e.value) for _, _, e in part],
                     "arrayminus": [scale * (e.value - (e.value if e.low is None else e.low)) for _, _, e in part],
                 },
@@ -207,29 +226,41 @@ def _figure(id: str, judged_on: str, history: History) -> dict[str, Any]:
                 "text": [escape(f"{r.model} on {r.judged_on}, {r.spec}") for r, _, _ in part],
                 "hovertemplate": "%{text}: %{y:.4~g}<extra></extra>",
             }
-        )  # fmt: skip
+        )
     data.append(
         {
-            "type": "scatter", "mode": "markers", "name": "threshold",
+            "type": "scatter",
+            "mode": "markers",
+            "name": "threshold",
             "x": [place[id_of(r)] for r, _, _ in trend],
             "y": [scale * c.threshold for _, c, _ in trend],
             "marker": {"symbol": "line-ew", "size": 24, "line": {"width": 2, "color": _INK}},
             "hovertemplate": "threshold %{y:.4~g}<extra></extra>",
         }
-    )  # fmt: skip
+    )
     axis = {"gridcolor": "#e3e8ec", "zeroline": False, "linecolor": "#aab4bd", "fixedrange": True, "automargin": True}
     return {
         "data": data,
         "layout": {
-            "height": _HEIGHT, "autosize": True, "margin": {"l": 8, "r": 8, "t": 8, "b": 8}, "dragmode": False,
-            "paper_bgcolor": "#ffffff", "plot_bgcolor": "#ffffff", "hovermode": "closest",
+            "height": _HEIGHT,
+            "autosize": True,
+            "margin": {"l": 8, "r": 8, "t": 8, "b": 8},
+            "dragmode": False,
+            "paper_bgcolor": "#ffffff",
+            "plot_bgcolor": "#ffffff",
+            "hovermode": "closest",
             "font": {"family": _FONT, "size": 12, "color": _INK},
             "legend": {"orientation": "h", "x": 0, "y": 1.02, "xanchor": "left", "yanchor": "bottom"},
-            "xaxis": {**axis, "type": "category", "categoryorder": "array", "categoryarray": names,
-                      "range": [-0.5, len(names) - 0.5]},
+            "xaxis": {
+                **axis,
+                "type": "category",
+                "categoryorder": "array",
+                "categoryarray": names,
+                "range": [-0.5, len(names) - 0.5],
+            },
             "yaxis": {**axis, "ticksuffix": suffix},
         },
-    }  # fmt: skip
+    }
 
 
 def id_of(record: Record) -> tuple[str, ...]:

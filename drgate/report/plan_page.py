@@ -244,9 +244,12 @@ def notes(plan: Plan) -> list[str]:
 def html(plan: Plan) -> str:
     """The whole page: tables and one figure of power by number of patients."""
     environment = Environment(
-        loader=PackageLoader("drgate.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        loader=PackageLoader("drgate.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
         lstrip_blocks=True,
-    )  # fmt: skip
+    )
     drawings = [{"name": "figure-power", **_figure(plan)}] if any(line.curve for line in plan.lines) else []
     return environment.get_template("plan.html").render(
         plan=plan,
@@ -274,13 +277,17 @@ def _figure(plan: Plan) -> dict[str, Any]:
             curves.setdefault(line.curve, []).append(words.title(line.id))
     data = [
         {
-            "type": "scatter", "mode": "lines+markers", "name": _named(names), "x": [n for n, _ in curve],
-            "y": [100 * chance for _, chance in curve], "marker": {"size": 5},
+            "type": "scatter",
+            "mode": "lines+markers",
+            "name": _named(names),
+            "x": [n for n, _ in curve],
+            "y": [100 * chance for _, chance in curve],
+            "marker": {"size": 5},
             "line": {"color": _COLOURS[i % len(_COLOURS)], "dash": _DASHES[i % len(_DASHES)], "width": 2},
             "hovertemplate": "%{x} patients: %{y:.0f} %<extra></extra>",
         }
         for i, (curve, names) in enumerate(curves.items())
-    ]  # fmt: skip
+    ]
     axis = {"gridcolor": "#e3e8ec", "zeroline": False, "linecolor": "#aab4bd", "fixedrange": True, "automargin": True}
     small = {"size": 12}
     return {
@@ -291,19 +298,38 @@ def _figure(plan: Plan) -> dict[str, Any]:
             "margin": {"l": 8, "r": 16, "t": 16, "b": 56},
             "paper_bgcolor": "#ffffff",
             "plot_bgcolor": "#ffffff",
-            "font": {"family": 'system-ui, -apple-system, "Segoe UI", Roboto, Arial, sans-serif', "size": 13,
-                     "color": _INK},
+            "font": {
+                "family": 'system-ui, -apple-system, "Segoe UI", Roboto, Arial, sans-serif',
+                "size": 13,
+                "color": _INK,
+            },
             "legend": {"x": 1, "y": 0, "xanchor": "right", "yanchor": "bottom", "bgcolor": "rgba(255,255,255,.85)"},
             "hovermode": "closest",
             "dragmode": False,
-            "xaxis": {**axis, "rangemode": "tozero",
-                      "title": {"text": "patients in the line's denominator", "font": small}},
-            "yaxis": {**axis, "range": [0, 102], "ticksuffix": " %",
-                      "title": {"text": "power at the expected true value", "font": small}},
-            "shapes": [{"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": 100 * plan.power,
-                        "y1": 100 * plan.power, "line": {"color": _INK, "width": 1, "dash": "dot"}}],
+            "xaxis": {
+                **axis,
+                "rangemode": "tozero",
+                "title": {"text": "patients in the line's denominator", "font": small},
+            },
+            "yaxis": {
+                **axis,
+                "range": [0, 102],
+                "ticksuffix": " %",
+                "title": {"text": "power at the expected true value", "font": small},
+            },
+            "shapes": [
+                {
+                    "type": "line",
+                    "xref": "paper",
+                    "x0": 0,
+                    "x1": 1,
+                    "y0": 100 * plan.power,
+                    "y1": 100 * plan.power,
+                    "line": {"color": _INK, "width": 1, "dash": "dot"},
+                }
+            ],
         },
-    }  # fmt: skip
+    }
 
 
 def _named(names: list[str]) -> str:

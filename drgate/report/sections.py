@@ -30,9 +30,13 @@ MARKS: Final = {USED: "used by the checklist:", SHOWN: "used in the other tables
 POLICIES: Final = {"excluded": "Excluded", "as_referred": "As referred", "worst_case": "Worst case"}
 
 KEY_METRICS: Final = (
-    "accuracy", "sensitivity:severe_npdr", "sensitivity:pdr", "sensitivity:referable", "specificity:referable",
+    "accuracy",
+    "sensitivity:severe_npdr",
+    "sensitivity:pdr",
+    "sensitivity:referable",
+    "specificity:referable",
     "quadratic_kappa",
-)  # fmt: skip
+)
 """What is shown first of a comparison that has all metrics."""
 
 BY_SLICE: Final = KEY_METRICS[:5]
@@ -77,8 +81,15 @@ class Section:
 def sections(evaluation: Evaluation) -> list[Section]:
     """Those that this evaluation fills, in the order in which they are read."""
     made: Sequence[Callable[[Evaluation], Section | None]] = (
-        _changes, _three_ways, _slices, _deployment, _units, _probabilities, _gate_error, _looks,
-    )  # fmt: skip
+        _changes,
+        _three_ways,
+        _slices,
+        _deployment,
+        _units,
+        _probabilities,
+        _gate_error,
+        _looks,
+    )
     return [section for make in made if (section := make(evaluation)) is not None]
 
 

@@ -75,8 +75,15 @@ _NARROW: Final = "\N{NARROW NO-BREAK SPACE}"
 _NOTHING: Final = "Nothing can pass here: "
 """How page one begins the sentence that each line's reason repeats."""
 _INDICES: Final = (
-    "auc", "kappa", "linear_kappa", "quadratic_kappa", "brier", "ece", "calibration_slope", "calibration_intercept",
-)  # fmt: skip
+    "auc",
+    "kappa",
+    "linear_kappa",
+    "quadratic_kappa",
+    "brier",
+    "ece",
+    "calibration_slope",
+    "calibration_intercept",
+)
 """Metrics that are no share of anything: written as plain numbers."""
 
 Decisive = Literal["low", "high", "value"]

@@ -278,9 +278,19 @@ def patients_to_show(
 
     def power_of(patients: int) -> float:
         return passing(
-            threshold, true=true, level=level, interval=interval, sizes=images, counts=_dealt(patients, share), icc=icc,
-            strict=strict, point=point, unknown=unknown, replicates=4000, seed=seed,
-        ).probability  # fmt: skip
+            threshold,
+            true=true,
+            level=level,
+            interval=interval,
+            sizes=images,
+            counts=_dealt(patients, share),
+            icc=icc,
+            strict=strict,
+            point=point,
+            unknown=unknown,
+            replicates=4000,
+            seed=seed,
+        ).probability
 
     found: dict[int, float] = {}
 

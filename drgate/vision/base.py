@@ -70,10 +70,12 @@ def resolve_base(name: str, *, revision: str | None = None) -> Base:
     """
     if name == EMBEDDED:
         return _from_folder(
-            _EMBEDDED_FOLDER, EMBEDDED, None,
+            _EMBEDDED_FOLDER,
+            EMBEDDED,
+            None,
             use="Made from synthetic images to show the way; not for clinical use.",
             pretraining="declared: synthetic fundus photographs of drgate.synthetic, no photograph of a person",
-        )  # fmt: skip
+        )
     folder = Path(name).expanduser()
     if folder.is_dir():
         return _from_folder(folder, folder.resolve().as_posix(), None, use="not stated", pretraining="unknown")
@@ -85,12 +87,16 @@ def resolve_base(name: str, *, revision: str | None = None) -> Base:
     folder = _download(name, revision)
     known = name.lower() == MEDSIGLIP
     return _from_folder(
-        folder, name, folder.name,
+        folder,
+        name,
+        folder.name,
         use="Health AI Developer Foundations terms of use; its makers ask for validation before any clinical use."
-        if known else "not stated",
+        if known
+        else "not stated",
         pretraining="declared: see the model card of MedSigLIP; fundus photographs are among its training images"
-        if known else "unknown",
-    )  # fmt: skip
+        if known
+        else "unknown",
+    )
 
 
 def _download(name: str, revision: str | None) -> Path:

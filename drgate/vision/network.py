@@ -24,9 +24,14 @@ LORA_TARGETS: Final = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
 LORA_EXCLUDES: Final = r".*head\..*"
 
 _INTEGERS: Final = {
-    "hidden_size": 8192, "intermediate_size": 32768, "num_hidden_layers": 256, "num_attention_heads": 256,
-    "num_channels": 3, "image_size": 4096, "patch_size": 256,
-}  # fmt: skip
+    "hidden_size": 8192,
+    "intermediate_size": 32768,
+    "num_hidden_layers": 256,
+    "num_attention_heads": 256,
+    "num_channels": 3,
+    "image_size": 4096,
+    "patch_size": 256,
+}
 _ACTIVATIONS: Final = ("gelu_pytorch_tanh", "gelu", "quick_gelu", "relu", "silu")
 
 

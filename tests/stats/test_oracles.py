@@ -27,8 +27,15 @@ PROBABILITIES = RNG.dirichlet(np.ones(5), 900) + 0.4 * np.eye(5)[REFERENCE]
 PROBABILITIES /= PROBABILITIES.sum(axis=1, keepdims=True)
 PREDICTED = PROBABILITIES.argmax(axis=1)
 TABLE = confusion.tabulate(REFERENCE, PREDICTED)
-GROUPS = {"no DR": (0,), "mild": (1,), "moderate": (2,), "severe": (3,), "PDR": (4,), "referable": (2, 3, 4),
-          "vision-threatening": (3, 4)}  # fmt: skip
+GROUPS = {
+    "no DR": (0,),
+    "mild": (1,),
+    "moderate": (2,),
+    "severe": (3,),
+    "PDR": (4,),
+    "referable": (2, 3, 4),
+    "vision-threatening": (3, 4),
+}
 groups = pytest.mark.parametrize("group", GROUPS.values(), ids=GROUPS)
 LEVEL = 0.95
 

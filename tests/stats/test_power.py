@@ -175,9 +175,15 @@ class TestPassing:
 
         expected, se = literal(sizes, decide, true=0.93 if kind != "point" else 0.87, icc=0.5)
         found = passing(
-            0.85, true=0.93 if kind != "point" else 0.87, level=0.95, sizes=[1, 2], counts=[50, 60],
-            point=kind == "point", strict=True, unknown=kind == "unknown",
-        )  # fmt: skip
+            0.85,
+            true=0.93 if kind != "point" else 0.87,
+            level=0.95,
+            sizes=[1, 2],
+            counts=[50, 60],
+            point=kind == "point",
+            strict=True,
+            unknown=kind == "unknown",
+        )
         assert found.method == "simulated"
         assert found.probability == pytest.approx(expected, abs=4 * se)
 
