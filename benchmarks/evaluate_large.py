@@ -33,7 +33,7 @@ SLICES = {
     "sex": ["female", "male"],
     "dilated": ["yes", "no"],
 }
-SPEC = """\
+CHECKLIST = """\
 name: a-million-images
 version: 1
 unit: image
@@ -79,10 +79,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as temporary:
         folder = (options.keep or Path(temporary) / "large").resolve()
         folder.mkdir(parents=True)
-        table, spec = folder / "predictions.parquet", folder / "checklist.yaml"
+        table, checklist = folder / "predictions.parquet", folder / "checklist.yaml"
         write_table(table, options.images)
-        spec.write_text(SPEC, encoding="utf-8")
-        command = [sys.executable, "-m", "drgate", "evaluate", str(table), "--spec", str(spec)]
+        checklist.write_text(CHECKLIST, encoding="utf-8")
+        command = [sys.executable, "-m", "drgate", "evaluate", str(table), "--spec", str(checklist)]
         command += ["--out", str(folder / "report"), "--looks", str(folder / "looks.jsonl"), "--quiet"]
         began = time.perf_counter()
         # In a folder of its own: looks that lie in the usual place would be read, and patients hashed for each of them.

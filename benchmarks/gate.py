@@ -20,11 +20,11 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.repositories import Repository, answers, make_repository
+from tests.support.repositories import Repository, answers, make_repository
 
 LIMITS = {"without predictions": 1.0, "recomputing every number": 3.0}
 WEIGHTS = b"weights of the first model"
-SPEC = """\
+CHECKLIST = """\
 name: benchmark
 version: 1
 bootstrap: {resamples: 10000}
@@ -43,7 +43,7 @@ criteria:
 def build(root: Path, images: int) -> Repository:
     """A repository whose main is guarded; what it asks of predictions is set by `demand`."""
     made = make_repository(root)
-    made.write("checklists/site-a.yaml", SPEC)
+    made.write("checklists/site-a.yaml", CHECKLIST)
     for path in sorted((root / "certificates").rglob("*"), reverse=True):
         path.rmdir() if path.is_dir() else path.unlink()
     made.add_model("dr.pth", WEIGHTS, table=answers(1, images=images, right=0.97))

@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 
-from drgate.synthetic import write_dataset
+from drgate.demo.synthetic import write_dataset
 from drgate.vision.checkpoint import load_checkpoint, load_training_state
 from trainer.config import TrainingConfig
 from trainer.run import train

@@ -27,8 +27,8 @@ import torch
 from torch.nn import functional
 from transformers import SiglipVisionConfig, SiglipVisionModel
 
+from drgate.demo.synthetic import write_dataset
 from drgate.manifest import load_manifest
-from drgate.synthetic import write_dataset
 from drgate.vision.base import resolve_base
 from drgate.vision.images import FUNDUS_SQUARE, preprocessing
 from drgate.vision.network import GradingModel, add_lora

@@ -18,11 +18,11 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
+from drgate.checklist import Checklist, parse_checklist
 from drgate.evaluation import Estimate
 from drgate.measure import Metrics, Sample
 from drgate.operating_point import OperatingPoint
 from drgate.predictions import Predictions, make_predictions
-from drgate.spec import GateSpec, parse_spec
 from drgate.tune import Infeasible, tune
 
 GRADES = (0.40, 0.15, 0.20, 0.12, 0.13)
@@ -54,10 +54,10 @@ def draw(name: str, patients: int, images: int, noise: float, rng: np.random.Gen
     return make_predictions(table, name, {})
 
 
-def passes(predictions: Predictions, spec: GateSpec, point: OperatingPoint) -> bool:
+def passes(predictions: Predictions, checklist: Checklist, point: OperatingPoint) -> bool:
     """Whether the bound of every line reaches it."""
-    metrics = Metrics(Sample.of(predictions.at(point), spec), spec, spec.evidence.level, seed=0)
-    for line in spec.each_criterion():
+    metrics = Metrics(Sample.of(predictions.at(point), checklist), checklist, checklist.evidence.level, seed=0)
+    for line in checklist.each_criterion():
         found = metrics.estimate(line.id, line.policy)
         if not isinstance(found, Estimate) or found.low is None or found.low < line.threshold:
             return False
@@ -83,16 +83,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     print("| asked for | patients x images | promised | passed | passed when tuned to the estimate | infeasible |")
     print("|---|---|---|---|---|---|")
     for asked, lines, patients, images, noise in SETTINGS:
-        spec = parse_spec({"name": "s", "version": 1, "bootstrap": {"resamples": 1000}, "criteria": lines}, "s")
+        checklist = parse_checklist(
+            {"name": "s", "version": 1, "bootstrap": {"resamples": 1000}, "criteria": lines}, "s"
+        )
         promised, passed, estimate = [], [], []
         for _ in range(options.replicates):
             tuning, test = (draw(name, patients, images, noise, rng) for name in ("tuning", "test"))
-            found = tune(tuning, spec)
+            found = tune(tuning, checklist)
             if isinstance(found, Infeasible):
                 continue
             promised.append(found.promise["power"])
-            passed.append(passes(test, spec, found))
-            estimate.append(passes(test, spec, replace(found, cut_offs=(1.0, observed_cut_off(tuning), 1.0, 1.0))))
+            passed.append(passes(test, checklist, found))
+            estimate.append(passes(test, checklist, replace(found, cut_offs=(1.0, observed_cut_off(tuning), 1.0, 1.0))))
         share, promise = float(np.mean(passed)), float(np.mean(promised))
         if share < promise - 3 * (share * (1 - share) / len(passed)) ** 0.5:
             broken.append(f"{asked}, {patients}x{images}")

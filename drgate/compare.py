@@ -20,12 +20,12 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
 
-from drgate.errors import PredictionsError
+from drgate.checklist import NoOutputPolicy
+from drgate.errors import ANSWERS, PredictionsError
 from drgate.evaluation import Estimate, Metric, NotEstimable
 from drgate.measure import oedema
 from drgate.predictions import PROBABILITIES, Predictions
 from drgate.scale import GRADES, GROUPS
-from drgate.spec import NoOutputPolicy
 from drgate.stats import agreement, bootstrap, confusion, paired, ranking
 
 RESAMPLES: Final = 10_000
@@ -34,7 +34,6 @@ _NO_OUTPUT: Final = 5
 _TARGETS: Final = {**{grade: (i,) for i, grade in enumerate(GRADES)}, **GROUPS}
 
 Outcome = Literal["non-inferior", "inferior", "not shown"]
-EXIT_CODES: Final[dict[Outcome, int]] = {"non-inferior": 0, "inferior": 1, "not shown": 3}
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +117,7 @@ class Comparison:
     @property
     def exit_code(self) -> int:
         """0 non-inferior, 1 shown inferior, 3 not shown either way."""
-        return EXIT_CODES[self.outcome]
+        return ANSWERS[self.outcome]
 
     def to_json(self) -> dict[str, Any]:
         plain = {part.name: getattr(self, part.name) for part in fields(self)}

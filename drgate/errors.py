@@ -6,13 +6,49 @@ bad input.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from enum import IntEnum
+from typing import ClassVar, Final
+
+
+class ExitCode(IntEnum):
+    """Every exit code of every command. A gate treats all but PASSED as closed."""
+
+    PASSED = 0
+    FAILED = 1
+    """A criterion failed."""
+    REFUSED = 2
+    """The command could not do its work: bad input or usage, tampered or missing evidence."""
+    NOT_SHOWN = 3
+    """Not failed, but the evidence is insufficient or missing."""
+    INTERRUPTED = 130
+    """After Ctrl-C, as shells count it."""
+    READER_GONE = 141
+    """The reader of standard output has gone (a closed pipe), as shells count it."""
+
+
+ANSWERS: Final = {
+    "PASS": ExitCode.PASSED,
+    "FAIL": ExitCode.FAILED,
+    "INSUFFICIENT": ExitCode.NOT_SHOWN,
+    "non-inferior": ExitCode.PASSED,
+    "inferior": ExitCode.FAILED,
+    "not shown": ExitCode.NOT_SHOWN,
+    "infeasible": ExitCode.FAILED,
+    "weaker": ExitCode.FAILED,
+    "never": ExitCode.FAILED,
+    "decision": ExitCode.FAILED,
+    "regression": ExitCode.FAILED,
+    "budget": ExitCode.NOT_SHOWN,
+    "project_budget": ExitCode.NOT_SHOWN,
+}
+"""The exit code of each answer that a command can give: a verdict; a comparison; cut-offs that cannot be found; a
+checklist that became weaker; a criterion that no model can pass on a test set; the rule that ended a training run."""
 
 
 class DrgateError(Exception):
     """The command could not do its work (exit code 2)."""
 
-    exit_code: ClassVar[int] = 2
+    exit_code: ClassVar[int] = ExitCode.REFUSED
 
 
 class UsageError(DrgateError):
@@ -39,7 +75,7 @@ class PredictionsError(DrgateError):
     """A table of predictions that cannot be evaluated."""
 
 
-class SpecError(DrgateError):
+class ChecklistError(DrgateError):
     """A checklist that is not valid."""
 
 

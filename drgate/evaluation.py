@@ -10,14 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
-from drgate.errors import DrgateError
+from drgate.errors import ANSWERS, DrgateError
 
 Status = Literal["PASS", "FAIL", "INSUFFICIENT", "NOT_ASSESSED"]
 Verdict = Literal["PASS", "FAIL", "INSUFFICIENT"]
-EXIT_CODES: Final[dict[Verdict, int]] = {"PASS": 0, "FAIL": 1, "INSUFFICIENT": 3}
-"""The exit code of a command that reports a verdict (2 is for a command that could not do its work)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +164,7 @@ class Evaluation:
     @property
     def exit_code(self) -> int:
         """0 PASS, 1 FAIL, 3 INSUFFICIENT."""
-        return EXIT_CODES[self.verdict]
+        return ANSWERS[self.verdict]
 
     @property
     def warnings(self) -> tuple[CriterionResult, ...]:

@@ -1,7 +1,7 @@
 """A certified checkpoint becomes an ONNX bundle, and the file that will run is scored and judged once more.
 
     bundle = export(Path("best_model.pth"), certificate=Path("certificate.json"), data=Path("eyepacs"),
-                    spec=load_spec("medical-grade"), out=Path("bundle"), trusted=[key])
+                    spec=load_checklist("medical-grade"), out=Path("bundle"), trusted=[key])
 
 The bundle: model.onnx (weights beside it where they are large), preprocess.json, labels.json, MODEL_CARD.md, and all
 that `drgate evaluate` writes, for the ONNX file: a certificate speaks of the bytes that will run.
@@ -23,14 +23,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from drgate.certificate import Certificate, Statement, read_certificate
-from drgate.errors import CertificateError, CheckpointError, ImageUnreadable, NotCertified
-from drgate.evaluation import EXIT_CODES, Evaluation
+from drgate.certificate.statement import Certificate, Statement, read_certificate
+from drgate.certificate.trust import Revocations
+from drgate.checklist import Checklist
+from drgate.errors import ANSWERS, CertificateError, CheckpointError, ExitCode, ImageUnreadable, NotCertified
+from drgate.evaluation import Evaluation
 from drgate.files import canonical_json, refuse_existing, write_atomically
-from drgate.judge import Judgement, judge, model_and_test_set
+from drgate.judge import Judgement, judge
 from drgate.scale import GRADES
-from drgate.spec import GateSpec
-from drgate.trust import Revocations
+from drgate.score import model_and_test_set
 from drgate.verify import verify
 from drgate.vision.base import resolve_base
 from drgate.vision.graders import OnnxGrader
@@ -39,7 +40,7 @@ from drgate.vision.network import GradingModel, merge_lora
 from drgate.vision.older import load_any_checkpoint
 
 if TYPE_CHECKING:
-    from drgate.keys import PublicKey, SigningKey
+    from drgate.certificate.keys import PublicKey, SigningKey
     from drgate.manifest import Manifest
 
 BATCHES: Final = (1, 2, 7)
@@ -68,7 +69,7 @@ def export(
     *,
     certificate: Path,
     data: Path,
-    spec: GateSpec,
+    checklist: Checklist,
     out: Path,
     split: str = "test",
     base: str | None = None,
@@ -89,7 +90,7 @@ def export(
     refuse_existing(out, "give a new folder with --out")
     refused = out.with_name(f"{out.name}.refused")
     refuse_existing(refused, "move it away, or give another folder with --out")
-    parent, vouched = _admitted(checkpoint, certificate, spec, trusted, revocations, allow_unsigned)
+    parent, vouched = _admitted(checkpoint, certificate, checklist, trusted, revocations, allow_unsigned)
     _, test_set = model_and_test_set(checkpoint, data, split, base, parent)
     resolved = None if base is None else resolve_base(base)
     loaded = load_any_checkpoint(checkpoint, resolved)
@@ -104,7 +105,7 @@ def export(
         difference = compare(model, OnnxGrader(fresh / "model.onnx"), _sample(test_set, loaded.preprocessing))
         judgement = judge(
             fresh / "model.onnx",
-            spec=spec,
+            checklist=checklist,
             data=data,
             split=split,
             key=key if vouched else None,  # nothing is signed on what nobody vouched for
@@ -130,7 +131,7 @@ def export(
 def _admitted(
     checkpoint: Path,
     certificate: Path,
-    spec: GateSpec,
+    checklist: Checklist,
     trusted: Sequence[PublicKey],
     revocations: Revocations | None,
     allow_unsigned: bool,
@@ -140,24 +141,25 @@ def _admitted(
     statement = read.statement if isinstance(read, Certificate) else read
     if not statement.of_model:
         raise CertificateError(f"{certificate} speaks of a table of predictions, of no model; judge the model itself.")
-    result = verify(certificate, trusted=trusted, models=[checkpoint], spec=spec, revocations=revocations)
+    result = verify(certificate, trusted=trusted, models=[checkpoint], checklist=checklist, revocations=revocations)
     if result.problems:
         raise CertificateError(f"{certificate} does not let {checkpoint} through: {result.problems[0]}")
     if not statement.clinical:
         raise CertificateError(
-            f"The checklist {spec.name} is for trying a pipeline and certifies nothing; judge by a clinical one."
+            f"The checklist {checklist.name} is for trying a pipeline and certifies nothing; judge by a clinical one."
         )
     verdict = statement.evaluation.verdict
     if verdict != "PASS":
         raise NotCertified(
-            f"{certificate} says {verdict}: {checkpoint.name} does not meet checklist {spec.name} and is not exported.",
-            exit_code=EXIT_CODES[verdict],
+            f"{certificate} says {verdict}: {checkpoint.name} does not meet checklist {checklist.name} and is "
+            "not exported.",
+            exit_code=ANSWERS[verdict],
         )
     if not result.trusted and not allow_unsigned:
         missing = (
             "is not signed" if isinstance(read, Statement) else "is signed by no key that you trust (--trusted-key)"
         )
-        raise NotCertified(f"{certificate} {missing}; nothing is exported on it.", exit_code=3)
+        raise NotCertified(f"{certificate} {missing}; nothing is exported on it.", exit_code=ExitCode.NOT_SHOWN)
     return statement, result.trusted
 
 
@@ -241,7 +243,7 @@ def _write_companions(folder: Path, preprocessing: Preprocessing) -> None:
 
 
 def _model_card(evaluation: Evaluation, preprocessing: Preprocessing) -> str:
-    from drgate.report import markdown
+    from drgate.report.evaluation import markdown
 
     parent = evaluation.model["parent"]
     return "\n".join(

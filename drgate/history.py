@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from drgate.certificate import (
+from drgate.certificate.keys import PublicKey
+from drgate.certificate.statement import (
     CERTIFICATE_BEGINS,
     MAX_BYTES,
     STATEMENT_BEGINS,
@@ -22,10 +23,9 @@ from drgate.certificate import (
     Statement,
     read_certificate,
 )
+from drgate.certificate.trust import NOTHING_REVOKED, Revocations, signer
 from drgate.errors import CertificateError, UsageError, visible
 from drgate.evaluation import CriterionResult, Verdict
-from drgate.keys import PublicKey
-from drgate.trust import NOTHING_REVOKED, Revocations, signer
 
 MAX_FILES: Final = 100_000
 _BEGINNINGS: Final = (STATEMENT_BEGINS, CERTIFICATE_BEGINS)

@@ -1,6 +1,6 @@
 """A model or a table, judged whole: scored, evaluated, certified, written to one folder.
 
-    judgement = judge(Path("best_model.pth"), data=Path("data"), split="test", spec=load_spec("medical-grade"))
+    judgement = judge(Path("best_model.pth"), data=Path("data"), split="test", spec=load_checklist("medical-grade"))
     judgement.evaluation.exit_code, judgement.folder
 
 What `drgate evaluate` does, and what `drgate export` does once more with the file that it exports. A model is scored
@@ -18,7 +18,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from drgate.errors import CertificateError, CheckpointError, ManifestError, PredictionsError, UsageError
+from drgate.checklist import Checklist, parse_checklist
+from drgate.errors import CertificateError, ManifestError, PredictionsError, UsageError
 from drgate.evaluate import evaluate, require_evaluable
 from drgate.evaluation import Evaluation
 from drgate.files import canonical_json, read_json, sha256_file, write_atomically
@@ -29,17 +30,13 @@ from drgate.operating_point import OperatingPoint, load_operating_point, parse_o
 from drgate.predictions import Predictions, load_predictions, write_predictions
 from drgate.record import FILE as RECORD
 from drgate.record import FOREIGN, foreign_evidence, training_evidence
-from drgate.score import score
-from drgate.spec import GateSpec, parse_spec
+from drgate.score import TABLES, model_and_test_set, score
 
 if TYPE_CHECKING:
-    from drgate.certificate import Statement
-    from drgate.keys import PublicKey, SigningKey
-    from drgate.manifest import Manifest
+    from drgate.certificate.keys import PublicKey, SigningKey
+    from drgate.certificate.statement import Statement
     from drgate.vision.graders import Grader
 
-TABLES: Final = (".csv", ".tsv", ".parquet", ".pq")
-MODELS: Final = (".pth", ".pt", ".onnx")
 LOOKS: Final = Path("reports") / "looks"
 WRITTEN: Final = (
     "evaluation.json",
@@ -71,7 +68,7 @@ class Judgement:
 def judge(
     source: Path,
     *,
-    spec: GateSpec,
+    checklist: Checklist,
     data: Path | None = None,
     split: str = "test",
     baseline: Path | None = None,
@@ -110,7 +107,7 @@ def judge(
     if time is not None:
         given_time(time)
     compared = None if previous is None else _read_reference(previous)
-    history = _foreign_history(record, selected_epoch, spec)
+    history = _foreign_history(record, selected_epoch, checklist)
     earlier = None if baseline is None else load_predictions(baseline)
     grader = None
     if source.suffix.lower() in TABLES:
@@ -149,18 +146,18 @@ def judge(
             facts["warnings"].append(
                 "Whether a patient is among those that the cut-offs were tuned on was not checked: not all are named."
             )
-    training = _training(grader, model, source, record, history, parent, spec)
+    training = _training(grader, model, source, record, history, parent, checklist)
     if training.get("percent"):
         facts["warnings"].append(f"{training['foreign']} gives validation accuracies in percent; divided by 100.")
     if facts.get("split") == "val" or facts.get("manifest_digest", "") == training.get("validation_set"):
         facts["selected_here"] = True
-    require_evaluable(predictions, spec)
+    require_evaluable(predictions, checklist)
     folder = out or _default_folder(model, facts)
     same = {
         "images": facts["images_digest"],
         "model": model.get("tensor_digest"),
         "predictions": predictions.digest,
-        "spec": spec.digest,
+        "spec": checklist.digest,
     }
     with _replacing_folder(folder, same, signing=key is not None, force=force) as fresh:
         if parent is not None:
@@ -168,10 +165,10 @@ def judge(
             look, chain = parent.evaluation.look, None
         else:
             # Before the numbers are known to anybody: a look that was taken counts, whatever becomes of it.
-            taken, chain = _look(predictions, spec, model, facts, point, looks, time)
+            taken, chain = _look(predictions, checklist, model, facts, point, looks, time)
             look = taken.to_json()
         evaluation = evaluate(
-            predictions, spec, model=model, data=facts, training=training, look=look, baseline=earlier
+            predictions, checklist, model=model, data=facts, training=training, look=look, baseline=earlier
         )
         _write(fresh, evaluation, predictions, key)
     return Judgement(evaluation, predictions, folder, key is not None, chain)
@@ -187,7 +184,7 @@ def shown_with(judgement: Judgement, interval: str, baseline: Path | None = None
     other = {**content, "evidence": {**content["evidence"], "interval": interval}}
     return evaluate(
         judgement.predictions,
-        parse_spec(other, "the checklist with another interval"),
+        parse_checklist(other, "the checklist with another interval"),
         model=found.model,
         data=found.data,
         training=found.training,
@@ -196,59 +193,14 @@ def shown_with(judgement: Judgement, interval: str, baseline: Path | None = None
     )
 
 
-def model_and_test_set(
-    source: Path, data: Path | None, split: str, base: str | None, parent: Statement | None = None
-) -> tuple[Grader, Manifest]:
-    """The model, and the images that it is to be scored on.
-
-    One split of a manifest; of one without splits the part that training dealt to that split, where the model's record
-    (or its parent's certificate) says how, else all of it.
-
-    Raises DrgateError for what is not a model, a manifest that is missing or unusable, and for patients or
-    byte-identical files that the split shares with another.
-    """
-    from drgate.manifest import load_manifest, split_by_patient
-
-    if source.suffix not in MODELS:
-        raise UsageError(
-            f"{source} is neither a model ({', '.join(MODELS)}) nor a table of predictions ({', '.join(TABLES)})."
-        )
-    if not source.exists():
-        raise CheckpointError(f"{source} does not exist; expected a checkpoint (*.pth) or an ONNX model (*.onnx).")
-    if data is None:
-        raise UsageError(f"{source} is a model: say on which images it is to be judged, with --data MANIFEST.")
-    if split == "train":
-        raise UsageError("A model is not judged on the split that it was trained on; choose another with --split.")
-    manifest = load_manifest(data)
-    from drgate.vision.graders import load_grader
-
-    grader = load_grader(source, base)
-    if manifest.table["split"].isna().all():
-        seed = _dealt_by(grader, manifest, parent)
-        if seed is None:
-            return grader, manifest
-        manifest = split_by_patient(manifest, seed=seed)
-    if leaks := manifest.leaks(split):
-        raise ManifestError(leaks[0])
-    return grader, manifest.select(split)
-
-
-def _dealt_by(grader: Grader, manifest: Manifest, parent: Statement | None) -> int | None:
-    """The seed by which training dealt this very manifest to splits, if it did."""
-    if parent is not None:
-        return parent.evaluation.data.get("dealt_by_seed")
-    record = grader.record or {}
-    return record.get("dealt_by_seed") if record.get("dataset_digest") == manifest.digest() else None
-
-
 def read_evaluation(path: Path, trusted: Sequence[PublicKey] = ()) -> tuple[Evaluation, str | None]:
     """The evaluation in `evaluation.json`, `statement.json` or `certificate.json`, and how the last is signed.
 
     trusted: keys of which one must have signed; without them a certificate's signature is a claim, and called so.
     Raises CertificateError where trusted keys are given and none of them signed.
     """
-    from drgate.certificate import Certificate, checked_evaluation, read_certificate
-    from drgate.trust import signer
+    from drgate.certificate.statement import Certificate, checked_evaluation, read_certificate
+    from drgate.certificate.trust import signer
 
     if path.is_dir():
         path = path / "evaluation.json"
@@ -268,7 +220,7 @@ def read_evaluation(path: Path, trusted: Sequence[PublicKey] = ()) -> tuple[Eval
 
 
 def _read_reference(path: Path) -> dict[str, Any]:
-    from drgate.certificate import Certificate, read_certificate, reference
+    from drgate.certificate.statement import Certificate, read_certificate, reference
 
     read = read_certificate(path)
     return reference(read.statement if isinstance(read, Certificate) else read)
@@ -359,7 +311,7 @@ def _refuse_contradictions(predictions: Predictions) -> None:
 
 def _look(
     predictions: Predictions,
-    spec: GateSpec,
+    checklist: Checklist,
     model: dict[str, Any],
     facts: dict[str, Any],
     point: OperatingPoint | None,
@@ -377,7 +329,7 @@ def _look(
         Seen.of(predictions, facts["name"]),
         model=judged if point is None else f"{judged} at {point.digest}",
         predictions=predictions.digest,
-        spec=spec,
+        checklist=checklist,
         others=others,
         time=time,
     )
@@ -388,7 +340,7 @@ def _digest_of(value: Any) -> str:
     return f"sha256:{hashlib.sha256(canonical_json(value)).hexdigest()}"
 
 
-def _foreign_history(record: Path | None, selected_epoch: int | None, spec: GateSpec) -> dict[str, Any] | None:
+def _foreign_history(record: Path | None, selected_epoch: int | None, checklist: Checklist) -> dict[str, Any] | None:
     """The evidence in a history that drtrain did not record; None where `record` is a run folder or is not given."""
     if record is None or record.is_dir() or record.suffix.lower() not in FOREIGN:
         if selected_epoch is not None:
@@ -399,7 +351,7 @@ def _foreign_history(record: Path | None, selected_epoch: int | None, spec: Gate
                 f"({', '.join(FOREIGN)})."
             )
         return None
-    return foreign_evidence(record, window=spec.stability_window, selected=selected_epoch)
+    return foreign_evidence(record, window=checklist.stability_window, selected=selected_epoch)
 
 
 def _training(
@@ -409,7 +361,7 @@ def _training(
     record: Path | None,
     history: dict[str, Any] | None,
     parent: Statement | None,
-    spec: GateSpec,
+    checklist: Checklist,
 ) -> dict[str, Any]:
     """What stability and cost are judged by: the run's own record, else a history that nothing binds to the weights."""
     if parent is not None:
@@ -426,7 +378,7 @@ def _training(
         None if grader is None else grader.record,
         tensor_digest=model["tensor_digest"],
         folder=beside if history else record or beside,
-        window=spec.stability_window,
+        window=checklist.stability_window,
     )
     if history and "selected_epoch" in own:
         raise UsageError(f"{source} has a training record of its own, of these very weights; leave --record out.")
@@ -435,7 +387,7 @@ def _training(
 
 def _inherit(parent: Statement, model: dict[str, Any], facts: dict[str, Any]) -> None:
     """Name the certificate that stability, cost, look and leakage come from; it must speak of the same test set."""
-    from drgate.certificate import reference
+    from drgate.certificate.statement import reference
 
     evaluation = parent.evaluation
     if evaluation.data.get("manifest_digest") != facts["manifest_digest"]:
@@ -454,9 +406,9 @@ def _default_folder(model: dict[str, Any], facts: dict[str, Any]) -> Path:
 
 def _write(folder: Path, evaluation: Evaluation, predictions: Predictions, key: SigningKey | None) -> None:
     """Write all that is said of one evaluation."""
-    from drgate.certificate import parse_statement
-    from drgate.certify import certify
-    from drgate.report import html, junit, markdown
+    from drgate.certificate.sign import certify
+    from drgate.certificate.statement import parse_statement
+    from drgate.report.evaluation import html, junit, markdown
 
     statement, certificate = certify(evaluation, key)
     # Pages are drawn from the bytes that are signed, not from what they were made of.

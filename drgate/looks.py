@@ -34,14 +34,14 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from drgate.chain import broken, line_digest, read_chain
+from drgate.certificate.chain import broken, line_digest, read_chain
 from drgate.errors import UsageError
 from drgate.files import TIME_FORMAT, canonical_json, parse_moment, write_atomically
 from drgate.predictions import PROBABILITIES, column_bytes
 
 if TYPE_CHECKING:
+    from drgate.checklist import Checklist
     from drgate.predictions import Predictions
-    from drgate.spec import GateSpec
 
 Keys = NDArray[np.uint64]
 """Images or patients by 8 bytes of a hash, ascending, each once."""
@@ -148,7 +148,7 @@ def take_look(
     *,
     model: str,
     predictions: str,
-    spec: GateSpec,
+    checklist: Checklist,
     others: Iterable[Path] = (),
     time: str | None = None,
 ) -> Look:
@@ -169,7 +169,7 @@ def take_look(
         own = _read(path) if path.exists() else _begun(path, seen, logged)
         chains = [own, *logged]
         for chain in chains:
-            chain.refuse_other_content(spec)
+            chain.refuse_other_content(checklist)
         earlier: list[_Earlier] = []
         hashed: dict[tuple[bytes, int], Keys] = {}
         for chain in chains:
@@ -188,12 +188,12 @@ def take_look(
             "kind": "look",
             "look": 1 + len(earlier),
             # Never more than any earlier look was told: a later file, or a clock set back, raises nothing.
-            "allowed": min((look.entry["allowed"] for look in earlier), default=spec.looks),
+            "allowed": min((look.entry["allowed"] for look in earlier), default=checklist.looks),
             "time": taken,
             "test_set": test_set["test_set"],
             "model": model,
             "predictions": predictions,
-            "spec": {"name": spec.name, "version": spec.version, "digest": spec.digest},
+            "spec": {"name": checklist.name, "version": checklist.version, "digest": checklist.digest},
             "reference": reference,
             "predicted": _text(seen.predicted),
             "rest": seen.rest,
@@ -238,13 +238,15 @@ class _Chain:
     test_sets: dict[str, _LoggedSet]
     looks: list[dict[str, Any]]
 
-    def refuse_other_content(self, spec: GateSpec) -> None:
+    def refuse_other_content(self, checklist: Checklist) -> None:
         for entry in self.looks:
             logged = entry["spec"]
-            if (logged["name"], logged["version"]) == (spec.name, spec.version) and logged["digest"] != spec.digest:
+            if (logged["name"], logged["version"]) == (checklist.name, checklist.version) and logged[
+                "digest"
+            ] != checklist.digest:
                 raise UsageError(
-                    f"{self.path} logs a checklist {spec.name} version {spec.version} with another content; whoever "
-                    "changes a checklist gives it a new version."
+                    f"{self.path} logs a checklist {checklist.name} version {checklist.version} with another content; "
+                    "whoever changes a checklist gives it a new version."
                 )
 
     def overlapping(self, seen: Seen, patients: Keys) -> list[_Earlier]:
@@ -308,12 +310,13 @@ def _read(path: Path) -> _Chain:
 
 def _require_sound(entry: dict[str, Any], test_sets: dict[str, _LoggedSet]) -> None:
     """Raise ValueError, TypeError or KeyError for a look that no `take_look` wrote."""
-    spec = entry["spec"]
+    checklist = entry["spec"]
     images = test_sets[entry["test_set"]].images.size
     sound = (
-        all(type(number) is int and number > 0 for number in (entry["look"], entry["allowed"], spec["version"]))
+        all(type(number) is int and number > 0 for number in (entry["look"], entry["allowed"], checklist["version"]))
         and all(
-            type(text) is str for text in (entry["time"], entry["model"], entry["rest"], spec["name"], spec["digest"])
+            type(text) is str
+            for text in (entry["time"], entry["model"], entry["rest"], checklist["name"], checklist["digest"])
         )
         and all(len(entry[key]) == images and not set(entry[key]) - set("-01234") for key in ("reference", "predicted"))
         and all(type(entry[key]) is list for key in ("overlapping", "regraded", "favouring"))

@@ -21,11 +21,20 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from drgate.checklist import (
+    AT_DEPLOYMENT,
+    PROPORTIONS,
+    Checklist,
+    MetricId,
+    NoOutputPolicy,
+    Slice,
+    default_policy,
+    parse_id,
+)
 from drgate.errors import PredictionsError
 from drgate.evaluation import Estimate, Metric, NotEstimable
 from drgate.predictions import PROBABILITIES, Predictions
 from drgate.scale import GRADES, GROUP_TITLES, GROUPS, TITLES
-from drgate.spec import AT_DEPLOYMENT, PROPORTIONS, GateSpec, MetricId, NoOutputPolicy, Slice, default_policy, parse_id
 from drgate.stats import agreement, bootstrap, calibration, cluster, confusion, ranking, standardized
 from drgate.stats.calibration import Undefined
 
@@ -113,13 +122,13 @@ class Sample:
     independent: bool
 
     @classmethod
-    def of(cls, predictions: Predictions, spec: GateSpec, unit: str | None = None) -> Sample:
+    def of(cls, predictions: Predictions, checklist: Checklist, unit: str | None = None) -> Sample:
         """The gradable images of a table, by the unit of the checklist or another.
 
         Raises PredictionsError without reference grades, without a column that the checklist slices by, and where a
         unit cannot be told (no patient, no eye) or lies in two slices.
         """
-        table, unit = predictions.table, unit or spec.unit
+        table, unit = predictions.table, unit or checklist.unit
         lacking = table["gradable"] & table["grade"].isna()
         judged = table[table["gradable"] & table["grade"].notna()]
         if judged.empty:
@@ -132,11 +141,11 @@ class Sample:
                 "or set gradable to false."
             )
         slices, names = {}, {}
-        for one in spec.slices:
+        for one in checklist.slices:
             if one.by not in judged.columns:
                 raise PredictionsError(
-                    f"{predictions.origin} has no column {one.by!r}, by which the checklist {spec.name} slices; it has "
-                    f"{', '.join(predictions.slice_columns) or 'no such columns'}."
+                    f"{predictions.origin} has no column {one.by!r}, by which the checklist {checklist.name} slices; "
+                    f"it has {', '.join(predictions.slice_columns) or 'no such columns'}."
                 )
             names[one.by], slices[one.by] = _sliced(judged[one.by], one, predictions.origin)
         columns = {
@@ -145,8 +154,8 @@ class Sample:
             **{f"by {column}": codes for column, codes in slices.items()},
         }
         known = predictions.patients_known
-        if not known and not spec.evidence.one_image_per_patient:
-            _require_countable(judged, spec, predictions.origin)
+        if not known and not checklist.evidence.one_image_per_patient:
+            _require_countable(judged, checklist, predictions.origin)
         dme = oedema(judged, predictions.origin)
         if dme is not None:
             columns["dme"] = dme.astype(np.int64)
@@ -170,7 +179,7 @@ class Sample:
             unit,
             len(judged),
             int((~table["gradable"]).sum()),
-            not known and spec.evidence.one_image_per_patient,
+            not known and checklist.evidence.one_image_per_patient,
         )
 
     def __len__(self) -> int:
@@ -262,11 +271,11 @@ class Sample:
             yield from ((column, name) for name in names)
 
 
-def _require_countable(judged: pd.DataFrame, spec: GateSpec, origin: str) -> None:
+def _require_countable(judged: pd.DataFrame, checklist: Checklist, origin: str) -> None:
     """Raise PredictionsError for what cannot be counted where nobody says which images are of one patient."""
-    if spec.bootstrap.class_totals == "fixed":
+    if checklist.bootstrap.class_totals == "fixed":
         raise PredictionsError(
-            f"{origin} names no patients, and the checklist {spec.name} fixes how many of each grade there are "
+            f"{origin} names no patients, and the checklist {checklist.name} fixes how many of each grade there are "
             "(class_totals); name them, or take class_totals: random."
         )
     if "sha256" in judged.columns:
@@ -347,8 +356,8 @@ def _worst(
 class Metrics:
     """Estimates every metric of one sample, sharing one bootstrap."""
 
-    def __init__(self, sample: Sample, spec: GateSpec, level: float, seed: int) -> None:
-        self.sample, self.spec, self.level, self.seed = sample, spec, level, seed
+    def __init__(self, sample: Sample, checklist: Checklist, level: float, seed: int) -> None:
+        self.sample, self.checklist, self.level, self.seed = sample, checklist, level, seed
         self._replicates: dict[Tally, NDArray[np.int64]] = {}
         self._shares: dict[tuple[Tally, tuple[str, str, NoOutputPolicy]], bootstrap.BootstrapInterval | None] = {}
         self._calibrations: dict[
@@ -358,7 +367,7 @@ class Metrics:
     def all(self) -> dict[str, Metric]:
         """Every metric by id, in the order in which a report shows them."""
         names = list(_names())
-        if self.spec.deployment is not None:
+        if self.checklist.deployment is not None:
             names += [f"{name}^deployment" for name in names if _standardizable(name)]
         names += [f"{name}@{column}={value}" for column, value in self.sample.each_slice() for name in _slice_names()]
         return {name: self.estimate(name, default_policy(name)) for name in names}
@@ -392,7 +401,7 @@ class Metrics:
                     answers.positive,
                     answers.patients,
                     level=self.level,
-                    interval=self.spec.evidence.interval,
+                    interval=self.checklist.evidence.interval,
                 )
                 found[target] = tuple(dataclasses.asdict(one) for one in bins)
         return found
@@ -418,7 +427,7 @@ class Metrics:
         if effective is None:
             reason = _absent(parts.metric, parts.target, tally.table, self.sample.unit)
             return NotEstimable(reason.replace("the test set", "the slice") if parts.column else reason)
-        bounds = cluster.bounds(effective, level=self.level, interval=self.spec.evidence.interval)
+        bounds = cluster.bounds(effective, level=self.level, interval=self.checklist.evidence.interval)
         return Estimate(
             kind="proportion",
             value=effective.k / effective.n,
@@ -427,7 +436,7 @@ class Metrics:
             low=bounds.low,
             high=bounds.high,
             level=self.level,
-            method=self.spec.evidence.interval,
+            method=self.checklist.evidence.interval,
             clusters=effective.clusters,
             design_effect=effective.design_effect,
             **_beside(self._share_drawn(tally, parts.metric, parts.target, policy)),
@@ -439,11 +448,11 @@ class Metrics:
         Half as many images double every variance, which is what two eyes entirely alike would do.
         """
         if tally not in self._replicates:
-            fixed = self.spec.bootstrap.class_totals == "fixed"
+            fixed = self.checklist.bootstrap.class_totals == "fixed"
             self._replicates[tally] = bootstrap.resample_patients(
                 tally.patterns,
                 tally.counts,
-                resamples=self.spec.bootstrap.resamples,
+                resamples=self.checklist.bootstrap.resamples,
                 seed=self.seed,
                 strata=bootstrap.worst_grade(tally.patterns) if fixed else None,
                 inflation=UNKNOWN if tally.patients == "unknown" else 1.0,
@@ -453,7 +462,7 @@ class Metrics:
     def _drawn(self, tally: Tally, values: Values) -> list[bootstrap.BootstrapInterval | None]:
         """Bootstrap intervals of one or several metrics, as the checklist asks for them; None where there is none."""
         drawn, defined = _columns(values(self.replicates(tally)))
-        if self.spec.bootstrap.interval == "percentile":
+        if self.checklist.bootstrap.interval == "percentile":
             return [
                 bootstrap.percentile_interval(drawn[:, at], self.level, defined[:, at]) for at in range(drawn.shape[1])
             ]
@@ -502,7 +511,7 @@ class Metrics:
             low=None if shown is None else shown.low,
             high=None if shown is None else shown.high,
             level=self.level,
-            method=f"{who} bootstrap, {self.spec.bootstrap.interval}{doubled}",
+            method=f"{who} bootstrap, {self.checklist.bootstrap.interval}{doubled}",
             clusters=int(tally.counts.sum()) if tally.patients == "known" else None,
             bootstrap_undefined=None if shown is None else shown.undefined,
         )
@@ -523,13 +532,13 @@ class Metrics:
         absent = [TITLES[grade] for grade in np.flatnonzero(~present)]
         return dataclasses.replace(
             found,
-            method=f"{self.spec.evidence.interval}, standardised to equal shares of the grades present"
+            method=f"{self.checklist.evidence.interval}, standardised to equal shares of the grades present"
             + (f" (none of {', '.join(absent)})" if absent else ""),
         )
 
     def _standardized(self, counted: confusion.Ratio, tally: Tally, policy: NoOutputPolicy, target: str) -> Metric:
         """A proportion at the deployment mix of grades."""
-        mix = self.spec.deployment
+        mix = self.checklist.deployment
         if mix is None:
             return NotEstimable("the checklist states no deployment mix of grades.")
         if target in GROUPS and self.sample.dme is not None:
@@ -539,7 +548,9 @@ class Metrics:
         found = self._at_mix(counted, tally, policy, [mix[grade] for grade in GRADES])
         if isinstance(found, NotEstimable):
             return found
-        return dataclasses.replace(found, method=f"{self.spec.evidence.interval}, standardised to the deployment mix")
+        return dataclasses.replace(
+            found, method=f"{self.checklist.evidence.interval}, standardised to the deployment mix"
+        )
 
     def _at_mix(
         self, counted: confusion.Ratio, tally: Tally, policy: NoOutputPolicy, weights: list[float]
@@ -551,7 +562,7 @@ class Metrics:
             tally.counts,
             mix=weights,
             level=self.level,
-            interval=self.spec.evidence.interval,
+            interval=self.checklist.evidence.interval,
             no_output=policy,
             unknown_patients=tally.patients == "unknown",
         )

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,12 +26,25 @@ from drgate.errors import UsageError
 from drgate.files import canonical_json, read_json, refuse_existing, write_atomically
 
 if TYPE_CHECKING:
-    from drgate.predictions import Predictions
+    import pandas as pd
 
 FORMAT: Final = "drgate operating point 1"
 _WHAT: Final = "an operating point that drgate tune wrote"
 _SCRYPT: Final = {"n": 2**7, "r": 8, "p": 1, "dklen": 16}
 _KEYS: Final = {"format", "cut_offs", "spec", "tuning", "promise", "digest"}
+
+
+class Scored(Protocol):
+    """What is read of a table of predictions here, which lies above this module."""
+
+    @property
+    def table(self) -> pd.DataFrame: ...
+    @property
+    def origin(self) -> Any: ...
+    @property
+    def digest(self) -> str: ...
+    @property
+    def patients_known(self) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +85,7 @@ class OperatingPoint:
         grades = np.where(reached, np.arange(1, 5), 0).max(axis=1)
         return np.where(np.isnan(probabilities).any(axis=1), -1, grades).astype(np.int64)
 
-    def refuse_overlap(self, predictions: Predictions) -> None:
+    def refuse_overlap(self, predictions: Scored) -> None:
         """Raise UsageError where an image or a patient of the tuning table is among `predictions`.
 
         Images are compared by SHA-256 where both sides have it, else by name. Where either side names no patient
@@ -116,7 +129,7 @@ class OperatingPoint:
 
 
 def make_operating_point(
-    cut_offs: Iterable[float], *, spec: Mapping[str, Any], tuned_on: Predictions, promise: Mapping[str, Any]
+    cut_offs: Iterable[float], *, checklist: Mapping[str, Any], tuned_on: Scored, promise: Mapping[str, Any]
 ) -> OperatingPoint:
     """The operating point of cut-offs that were tuned on a table."""
     table = tuned_on.table
@@ -125,7 +138,7 @@ def make_operating_point(
     first, second, third, fourth = (float(cut) for cut in cut_offs)
     return OperatingPoint(
         (first, second, third, fourth),
-        spec,
+        checklist,
         tuned_on.digest,
         tuple(sorted(zip(table["image"].tolist(), map(str, hashes), strict=True))),
         tuple(sorted(_patient_hashes(names, tuned_on.digest))),

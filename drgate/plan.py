@@ -1,6 +1,6 @@
 """How many patients of each grade a checklist takes, and what it cannot pass however good the model.
 
-    result = plan(load_spec("medical-grade"), prevalence=parse_prevalence("no_dr=0.7,..."))
+    result = plan(load_checklist("medical-grade"), prevalence=parse_prevalence("no_dr=0.7,..."))
     result.lines[1].needed                      # Needed(patients=152, images=228, power=0.81, method='simulated')
     plan(spec, data=load_planned("labels.csv")).never     # ids of the lines that this test set cannot show
 
@@ -24,13 +24,13 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.optimize import LinearConstraint, milp
 
-from drgate.errors import ManifestError, UsageError
+from drgate.checklist import OF_THE_RUN, PROPORTIONS, Checklist, Criterion, default_policy, parse_checklist
+from drgate.errors import ANSWERS, ExitCode, ManifestError, UsageError
 from drgate.files import read_table
 from drgate.manifest import load_manifest
 from drgate.measure import Sample, ratio
 from drgate.predictions import PROBABILITIES, Predictions, load_predictions, make_predictions
 from drgate.scale import GRADES, GROUPS
-from drgate.spec import OF_THE_RUN, PROPORTIONS, Criterion, GateSpec, default_policy, parse_spec
 from drgate.stats import cluster, power
 
 ASSURANCE: Final = 0.9
@@ -150,7 +150,9 @@ class Plan:
     @property
     def exit_code(self) -> int:
         """1 where a required line can never pass on the given test set, else 0."""
-        return int(any(line.required and line.id in self.never for line in self.lines))
+        return (
+            ANSWERS["never"] if any(line.required and line.id in self.never for line in self.lines) else ExitCode.PASSED
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; what does not apply is absent."""
@@ -161,19 +163,21 @@ class Plan:
         return plain | {"never": list(self.never)}
 
 
-def plan(spec: GateSpec, *, prevalence: Mapping[str, float] | None = None, data: Predictions | None = None) -> Plan:
+def plan(
+    checklist: Checklist, *, prevalence: Mapping[str, float] | None = None, data: Predictions | None = None
+) -> Plan:
     """Plan a checklist, at its own `expect` and `planning` (`with_planning` changes those).
 
     prevalence: share of patients by the grade of their worse eye (`parse_prevalence`); default: the checklist's
         deployment mix.
     data: a test set with reference grades (`load_planned`); a model's answers in it are not looked at.
     """
-    prevalence = prevalence or spec.deployment or {}
-    level = 1 - (1 - spec.evidence.level) / spec.looks
-    sample = None if data is None else Sample.of(data, spec)
-    planner = _Planner(spec, level, sample)
+    prevalence = prevalence or checklist.deployment or {}
+    level = 1 - (1 - checklist.evidence.level) / checklist.looks
+    sample = None if data is None else Sample.of(data, checklist)
+    planner = _Planner(checklist, level, sample)
     lines, left_out = [], []
-    for criterion in spec.each_criterion(None if sample is None else sample.slice_names):
+    for criterion in checklist.each_criterion(None if sample is None else sample.slice_names):
         if reason := _not_planned(criterion):
             left_out.append((criterion.id, reason))
         else:
@@ -191,41 +195,41 @@ def plan(spec: GateSpec, *, prevalence: Mapping[str, float] | None = None, data:
         ]
     )
     joint = power.joint_power(shown) if shown else None
-    short = joint is not None and joint < spec.planning.power
+    short = joint is not None and joint < checklist.planning.power
     return Plan(
-        spec={"name": spec.name, "version": spec.version, "digest": spec.digest},
-        unit=spec.unit,
-        decided_on=spec.evidence.decide_on,
+        spec={"name": checklist.name, "version": checklist.version, "digest": checklist.digest},
+        unit=checklist.unit,
+        decided_on=checklist.evidence.decide_on,
         level=level,
-        looks=spec.looks,
-        power=spec.planning.power,
-        two_images=spec.planning.two_images if spec.unit == "image" else 0.0,
-        correlation=spec.planning.correlation,
+        looks=checklist.looks,
+        power=checklist.planning.power,
+        two_images=checklist.planning.two_images if checklist.unit == "image" else 0.0,
+        correlation=checklist.planning.correlation,
         lines=tuple(lines),
         not_planned=tuple(left_out),
         collection=collection,
         joint_power=joint,
         joint_here=power.joint_power(here) if here else None,
-        power_each=math.ceil(1000 * spec.planning.power ** (1 / len(shown))) / 1000 if short else None,
+        power_each=math.ceil(1000 * checklist.planning.power ** (1 / len(shown))) / 1000 if short else None,
         data={}
         if data is None or sample is None
         else {"origin": data.origin, **data.provenance.get("planned", {}), **sample.counts()},
-        notes=(*_assumptions(spec, level, lines, given=sample is not None), *notes),
+        notes=(*_assumptions(checklist, level, lines, given=sample is not None), *notes),
     )
 
 
 class _Planner:
     """The lines of one checklist, on one test set or none."""
 
-    def __init__(self, spec: GateSpec, level: float, sample: Sample | None) -> None:
-        self.spec, self.level, self.sample = spec, level, sample
+    def __init__(self, checklist: Checklist, level: float, sample: Sample | None) -> None:
+        self.checklist, self.level, self.sample = checklist, level, sample
         self.images: dict[str, tuple[list[int], list[int]]] = {}
         self.unknown = sample is not None and sample.patients is None and not sample.independent
-        self.point = spec.evidence.decide_on == "point"
+        self.point = checklist.evidence.decide_on == "point"
 
     def line(self, criterion: Criterion) -> LinePlan:
         """What one criterion takes."""
-        expected = self.spec.expected(criterion.id)
+        expected = self.checklist.expected(criterion.id)
         limit, true = (
             _upward(criterion, criterion.threshold),
             None if expected is None else _upward(criterion, expected),
@@ -245,12 +249,12 @@ class _Planner:
                 needed = power.patients_to_show(
                     limit,
                     true=true,
-                    target=self.spec.planning.power,
+                    target=self.checklist.planning.power,
                     level=self.level,
-                    interval=self.spec.evidence.interval,
+                    interval=self.checklist.evidence.interval,
                     sizes=sizes,
                     counts=counts,
-                    icc=self.spec.planning.correlation,
+                    icc=self.checklist.planning.correlation,
                     strict=_strict(criterion),
                     point=self.point,
                     unknown=self.unknown,
@@ -295,7 +299,7 @@ class _Planner:
         found = None if criterion.metric in DEPENDS_ON_THE_MODEL else self._counted(criterion)
         if found is not None:
             return ([2], [1]) if self.unknown else found
-        two = self.spec.planning.two_images if self.spec.unit == "image" else 0.0
+        two = self.checklist.planning.two_images if self.checklist.unit == "image" else 0.0
         return [1, 2], [round(1000 * (1 - two)), round(1000 * two)]
 
     def _counted(self, criterion: Criterion) -> tuple[list[int], list[int]] | None:
@@ -310,7 +314,7 @@ class _Planner:
 
     def _without_miss(self, limit: float, sizes: list[int], counts: list[int]) -> int | None:
         """Fewest patients with which a model without a miss shows the limit."""
-        interval = self.spec.evidence.interval
+        interval = self.checklist.evidence.interval
         found = power.smallest_without_miss(limit, level=self.level, interval=interval, images=sizes, counts=counts)
         while found is not None and self.unknown:
             best = cluster.unknown_clusters(2 * found, 2 * found, level=self.level)
@@ -334,10 +338,10 @@ class _Planner:
         else:
             each = np.array(sizes)
             best = cluster.effective_sample(each, each, level=self.level, counts=np.array(counts))
-        low = cluster.bounds(best, level=self.level, interval=self.spec.evidence.interval).low
+        low = cluster.bounds(best, level=self.level, interval=self.checklist.evidence.interval).low
         bound, limit = _upward(criterion, low), _upward(criterion, criterion.threshold)
         cases = f"{n} case{'' if n == 1 else 's'}"
-        if n < (fewest := self.spec.fewest_positives(criterion)):
+        if n < (fewest := self.checklist.fewest_positives(criterion)):
             return Here(who, n, bound, False, f"{cases}, and the checklist asks for {fewest}")
         if not self.point and low < limit:
             side = "lower" if _up(criterion) else "upper"
@@ -361,10 +365,10 @@ class _Planner:
             _upward(line, line.threshold),
             true=_upward(line, true),
             level=self.level,
-            interval=self.spec.evidence.interval,
+            interval=self.checklist.evidence.interval,
             sizes=sizes,
             counts=counts,
-            icc=self.spec.planning.correlation,
+            icc=self.checklist.planning.correlation,
             strict=_strict(line),
             point=self.point,
             unknown=unknown,
@@ -373,18 +377,18 @@ class _Planner:
 
 
 def with_planning(
-    spec: GateSpec,
+    checklist: Checklist,
     *,
     expect: Mapping[str, float] | None = None,
     power: float | None = None,
     two_images: float | None = None,
     correlation: float | None = None,
-) -> GateSpec:
+) -> Checklist:
     """The checklist with other expected values (added to its own) and other assumptions for planning.
 
-    Raises UsageError for a value that is no fraction, SpecError for an expectation of something that there is not.
+    Raises UsageError for a value that is no fraction, ChecklistError for an expectation of something that there is not.
     """
-    content = spec.content()
+    content = checklist.content()
     for name, value in (expect or {}).items():
         if not 0 < value < 1:
             raise UsageError(f"--expect: {name}={value:g}: expected a fraction between 0 and 1{_percent_hint(value)}")
@@ -394,9 +398,9 @@ def with_planning(
             raise UsageError(
                 f"--{name.replace('_', '-')} is {given:g}; expected a fraction between 0 and 1{_percent_hint(given)}"
             )
-    content["expect"] = {**spec.expect, **(expect or {})}
+    content["expect"] = {**checklist.expect, **(expect or {})}
     content["planning"] = {**content["planning"], **{name: v for name, v in planning.items() if v is not None}}
-    return parse_spec(content, f"{spec.name} with --expect")
+    return parse_checklist(content, f"{checklist.name} with --expect")
 
 
 def parse_expect(text: str) -> dict[str, float]:
@@ -551,21 +555,23 @@ def _smallest(counts: Sequence[Sequence[bool]], needs: Sequence[int]) -> list[in
     return [int(n) for n in chosen]
 
 
-def _assumptions(spec: GateSpec, level: float, lines: Sequence[LinePlan], *, given: bool) -> list[str]:
+def _assumptions(checklist: Checklist, level: float, lines: Sequence[LinePlan], *, given: bool) -> list[str]:
     """What the numbers rest on, in sentences."""
-    wanted = spec.planning.power
+    wanted = checklist.planning.power
     said = []
-    if spec.unit == "image":
-        as_planned = f"{100 * spec.planning.two_images:g} % of the patients bring two images to a line's denominator"
+    if checklist.unit == "image":
+        as_planned = (
+            f"{100 * checklist.planning.two_images:g} % of the patients bring two images to a line's denominator"
+        )
         as_given = "Patients bring as many images to a line's denominator as in this test set"
         said.append(
             f"{f'{as_given}; where it has no case, {as_planned}' if given else as_planned}, the others one; errors of "
-            f"one patient's images correlate by {spec.planning.correlation:g}."
+            f"one patient's images correlate by {checklist.planning.correlation:g}."
         )
-    if spec.evidence.decide_on == "point":
+    if checklist.evidence.decide_on == "point":
         said.append("The checklist decides on estimates: the numbers say how often one is met, and show nothing.")
-    if spec.looks > 1:
-        said.append(f"{spec.looks} looks are declared, so each is judged at {100 * level:.6g} % (two-sided).")
+    if checklist.looks > 1:
+        said.append(f"{checklist.looks} looks are declared, so each is judged at {100 * level:.6g} % (two-sided).")
     planned = [line for line in lines if line.required and line.needed is not None]
     if len(planned) > 1:
         said.append(

@@ -22,15 +22,18 @@ import PIL
 from numpy.typing import NDArray
 
 from drgate import __version__
-from drgate.errors import ImageUnreadable, ManifestError, PredictionsError
+from drgate.errors import CheckpointError, ImageUnreadable, ManifestError, PredictionsError, UsageError
 from drgate.files import md5_file, sha256_file
-from drgate.manifest import Manifest
+from drgate.manifest import Manifest, load_manifest, split_by_patient
 from drgate.predictions import PROBABILITIES, Predictions, make_predictions
 
 if TYPE_CHECKING:
+    from drgate.certificate.statement import Statement
     from drgate.vision.graders import Grader
     from drgate.vision.images import Preprocessing
 
+TABLES: Final = (".csv", ".tsv", ".parquet", ".pq")
+MODELS: Final = (".pth", ".pt", ".onnx")
 BATCH: Final = 32
 
 
@@ -79,6 +82,51 @@ def score(
         warnings.warn(f"No output: {reason}", NoOutputWarning, stacklevel=2)
     scored = rows.assign(**{name: probabilities[:, j] for j, name in enumerate(PROBABILITIES)})
     return make_predictions(scored, str(manifest.origin), _provenance(grader, manifest))
+
+
+def model_and_test_set(
+    source: Path, data: Path | None, split: str, base: str | None, parent: Statement | None = None
+) -> tuple[Grader, Manifest]:
+    """The model, and the images that it is to be scored on.
+
+    One split of a manifest; of one without splits the part that training dealt to that split, where the model's record
+    (or its parent's certificate) says how, else all of it.
+
+    Raises DrgateError for what is not a model, a manifest that is missing or unusable, and for patients or
+    byte-identical files that the split shares with another.
+    """
+    if source.suffix not in MODELS:
+        raise UsageError(
+            f"{source} is neither a model ({', '.join(MODELS)}) nor a table of predictions ({', '.join(TABLES)})."
+        )
+    if not source.exists():
+        raise CheckpointError(f"{source} does not exist; expected a checkpoint (*.pth) or an ONNX model (*.onnx).")
+    if data is None:
+        raise UsageError(f"{source} is a model: say on which images it is to be judged, with --data MANIFEST.")
+    if split == "train":
+        raise UsageError("A model is not judged on the split that it was trained on; choose another with --split.")
+    manifest = load_manifest(data)
+    from drgate.vision.graders import load_grader
+
+    grader = load_grader(source, base)
+    if manifest.table["split"].isna().all():
+        seed = _dealt_by(grader, manifest, parent)
+        if seed is None:
+            return grader, manifest
+        manifest = split_by_patient(manifest, seed=seed)
+    if leaks := manifest.leaks(split):
+        raise ManifestError(leaks[0])
+    return grader, manifest.select(split)
+
+
+def _dealt_by(grader: Grader, manifest: Manifest, parent: Statement | None) -> int | None:
+    """The seed by which training dealt this very manifest to splits, if it did."""
+    if parent is not None:
+        dealt: int | None = parent.evaluation.data.get("dealt_by_seed")
+        return dealt
+    record = grader.record or {}
+    seed: int | None = record.get("dealt_by_seed") if record.get("dataset_digest") == manifest.digest() else None
+    return seed
 
 
 def _all_shares(grader: Grader, manifest: Manifest, workers: int | None, advance: Callable[[int], Any]) -> _Scored:

@@ -1,6 +1,6 @@
 """A locked operating point: cut-offs on P(grade >= k) that leave room for the test set to differ.
 
-    found = tune(load_predictions("val.parquet"), load_spec("screening-referable"))
+    found = tune(load_predictions("val.parquet"), load_checklist("screening-referable"))
     if isinstance(found, Infeasible): print(found.reason)
     else: write_operating_point(found, Path("operating-point.json"))
 
@@ -27,12 +27,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from drgate.errors import PredictionsError, SpecError
+from drgate.checklist import RULE_WORDS, Checklist, Criterion, default_policy, parse_id
+from drgate.errors import ChecklistError, PredictionsError
 from drgate.measure import UNDERGRADED, Sample, ratio
 from drgate.operating_point import OperatingPoint, cumulative, make_operating_point
 from drgate.predictions import Predictions
 from drgate.scale import GROUPS
-from drgate.spec import RULE_WORDS, Criterion, GateSpec, default_policy, parse_id
 from drgate.stats import cluster, confusion
 from drgate.stats.predictive import predictive_power
 
@@ -93,7 +93,7 @@ class Units:
         return np.where(self.dme, np.maximum(self.reference, GROUPS[target][0]), self.reference)
 
     @classmethod
-    def of(cls, predictions: Predictions, spec: GateSpec) -> Units:
+    def of(cls, predictions: Predictions, checklist: Checklist) -> Units:
         """The graded units of a tuning table, by the unit of the checklist.
 
         Raises PredictionsError where grades, probabilities or what makes a unit are missing.
@@ -113,19 +113,19 @@ class Units:
         rows["reference"] = judged["grade"].to_numpy(dtype=np.int64)
         if "dme" in judged.columns and judged["dme"].notna().all():
             rows["dme"] = judged["dme"].to_numpy(dtype=np.int64)
-        rows = _by_unit(rows, judged, spec.unit, origin)
+        rows = _by_unit(rows, judged, checklist.unit, origin)
         known = predictions.patients_known
         return cls(
             rows["reference"].to_numpy(),
             rows[list(range(1, 5))].replace(np.inf, np.nan).to_numpy(dtype=np.float64),
             np.unique(rows["patient"], return_inverse=True)[1].astype(np.int64) if known else None,
             rows["dme"].to_numpy(dtype=bool) if "dme" in rows else None,
-            not known and spec.evidence.one_image_per_patient,
+            not known and checklist.evidence.one_image_per_patient,
             origin,
         )
 
     @classmethod
-    def planned(cls, manifest: Manifest, spec: GateSpec) -> Units:
+    def planned(cls, manifest: Manifest, checklist: Checklist) -> Units:
         """The units of a test set that is only planned with; its scores are of no meaning.
 
         Raises PredictionsError where it has no reference grades.
@@ -134,42 +134,44 @@ class Units:
         if judged.empty:
             raise PredictionsError(f"{manifest.origin} has no reference grades, so there are no counts to plan with.")
         rows = pd.DataFrame({"reference": judged["grade"].to_numpy(dtype=np.int64)})
-        rows = _by_unit(rows, judged, spec.unit, str(manifest.origin))
+        rows = _by_unit(rows, judged, checklist.unit, str(manifest.origin))
         known = manifest.patients_known
         return cls(
             rows["reference"].to_numpy(),
             np.zeros((len(rows), 4)),
             np.unique(rows["patient"], return_inverse=True)[1].astype(np.int64) if known else None,
             None,
-            not known and spec.evidence.one_image_per_patient,
+            not known and checklist.evidence.one_image_per_patient,
             manifest.name,
         )
 
 
-def tune(predictions: Predictions, spec: GateSpec, *, test: Manifest | None = None) -> OperatingPoint | Infeasible:
+def tune(
+    predictions: Predictions, checklist: Checklist, *, test: Manifest | None = None
+) -> OperatingPoint | Infeasible:
     """Choose cut-offs for the required criteria of a checklist.
 
     predictions: the tuning table, with grades and probabilities. test: the planned test set, of which only the counts
     by grade and patient are read; without it one like the tuning table is planned. Looks, level, unit, interval and
     the planned power are the checklist's. A checklist that decides on estimates is tuned to the bound all the same.
 
-    Raises SpecError where no required criterion depends on cut-offs, PredictionsError for a table without grades or
-    probabilities.
+    Raises ChecklistError where no required criterion depends on cut-offs, PredictionsError for a table without grades
+    or probabilities.
     """
-    units = Units.of(predictions, spec)
-    planned = units if test is None else Units.planned(test, spec)
-    lines = [criterion for criterion in spec.each_criterion() if criterion.required]
+    units = Units.of(predictions, checklist)
+    planned = units if test is None else Units.planned(test, checklist)
+    lines = [criterion for criterion in checklist.each_criterion() if criterion.required]
     tuned = [line for line in lines if line.metric in TUNED and not line.column and not line.deployed]
     if not tuned:
-        raise SpecError(
-            f"The checklist {spec.name} requires no sensitivity, specificity, accuracy or rate of grave errors of the "
-            "whole test set; there is nothing that cut-offs could be tuned to."
+        raise ChecklistError(
+            f"The checklist {checklist.name} requires no sensitivity, specificity, accuracy or rate of grave errors of "
+            "the whole test set; there is nothing that cut-offs could be tuned to."
         )
-    constraints = [_Constraint(line, units, planned, spec) for line in tuned]
+    constraints = [_Constraint(line, units, planned, checklist) for line in tuned]
     for constraint in constraints:
         if constraint.impossible:
             return Infeasible(constraint.impossible, complete=True)
-    search = _Search(units, constraints, spec.planning.power)
+    search = _Search(units, constraints, checklist.planning.power)
     choice, complete, compared = search.run()
     if choice is None:
         return Infeasible(search.shortfall(complete), complete)
@@ -177,11 +179,11 @@ def tune(predictions: Predictions, spec: GateSpec, *, test: Manifest | None = No
     found = [constraint.found(predicted) for constraint in constraints]
     promise = {
         "power": float(np.prod([one["power"] for one in found])),
-        "wanted": spec.planning.power,
+        "wanted": checklist.planning.power,
         "level": constraints[0].level,
         "planned": {
             "like": planned.origin if test is not None else "the tuning table",
-            "unit": spec.unit,
+            "unit": checklist.unit,
             "by_grade": np.bincount(planned.reference, minlength=5).tolist(),
         },
         "criteria": found,
@@ -190,7 +192,7 @@ def tune(predictions: Predictions, spec: GateSpec, *, test: Manifest | None = No
     }
     return make_operating_point(
         choice,
-        spec={"name": spec.name, "version": spec.version, "digest": spec.digest},
+        checklist={"name": checklist.name, "version": checklist.version, "digest": checklist.digest},
         tuned_on=predictions,
         promise=promise,
     )
@@ -222,10 +224,10 @@ EFFECTS: Final = (
 """What tuning gives and takes, whatever the checklist asks."""
 
 
-def effects(predictions: Predictions, point: OperatingPoint, spec: GateSpec) -> list[Effect]:
+def effects(predictions: Predictions, point: OperatingPoint, checklist: Checklist) -> list[Effect]:
     """`EFFECTS` on the tuning table before and after, by the unit of the checklist."""
     # Slices are no concern of cut-offs, and the tuning table need not have their columns.
-    whole = spec.model_copy(update={"slices": []})
+    whole = checklist.model_copy(update={"slices": []})
     samples = [Sample.of(table, whole) for table in (predictions, predictions.at(point))]
 
     def counted(sample: Sample, name: str) -> tuple[int, int]:
@@ -240,10 +242,10 @@ def effects(predictions: Predictions, point: OperatingPoint, spec: GateSpec) -> 
 class _Constraint:
     """One required criterion as a number of errors that a set of cut-offs may make."""
 
-    def __init__(self, criterion: Criterion, units: Units, planned: Units, spec: GateSpec) -> None:
-        self.criterion, self.units, self.spec = criterion, units, spec
+    def __init__(self, criterion: Criterion, units: Units, planned: Units, checklist: Checklist) -> None:
+        self.criterion, self.units, self.checklist = criterion, units, checklist
         # alpha/K, as every look is tested
-        self.level = 1 - (1 - spec.evidence.level) / spec.looks
+        self.level = 1 - (1 - checklist.evidence.level) / checklist.looks
         counts = ratio(criterion.metric, criterion.target, criterion.policy)
         self.adverse = counts.adverse
         self.floor = 1 - criterion.threshold if self.adverse else criterion.threshold
@@ -270,8 +272,8 @@ class _Constraint:
         else:
             return ""
         return (
-            f"{self.criterion.id}: with {n} {self.spec.unit}s that count in {what} not even a model without an error "
-            f"can show {self.rule}."
+            f"{self.criterion.id}: with {n} {self.checklist.unit}s that count in {what} not even a model without an "
+            f"error can show {self.rule}."
         )
 
     @property
@@ -304,7 +306,7 @@ class _Constraint:
     def found(self, predicted: Ints) -> dict[str, Any]:
         """Counts, bound and chance for the record."""
         sample = self._sample(self._errors(predicted))
-        ends = cluster.bounds(sample, level=self.level, interval=self.spec.evidence.interval)
+        ends = cluster.bounds(sample, level=self.level, interval=self.checklist.evidence.interval)
         k = self.n - sample.k if self.adverse else sample.k
         return {
             "id": self.criterion.id,
@@ -335,7 +337,7 @@ class _Constraint:
 
     def _reaches(self, errors: int, effective: float) -> bool:
         sample = cluster.EffectiveSample(self.n - errors, self.n, None, 1.0, effective)
-        low = cluster.bounds(sample, level=self.level, interval=self.spec.evidence.interval).low
+        low = cluster.bounds(sample, level=self.level, interval=self.checklist.evidence.interval).low
         return low > self.floor if self.criterion.comparator in (">", "<") else low >= self.floor
 
     def _ceiling(self, errors: int) -> float:
@@ -374,7 +376,7 @@ class _Constraint:
         if self.unknown:
             effective = cluster.unknown_clusters(total, total, level=self.level).effective_n
         else:
-            correlation = self.spec.planning.correlation
+            correlation = self.checklist.planning.correlation
             inflated = 1 + (sizes - 1) * correlation
             _, found = cluster.effective_n(
                 clusters=int(times.sum()),
@@ -397,7 +399,7 @@ class _Constraint:
             planned=int(effective + 1e-9),
             threshold=self.floor,
             level=self.level,
-            interval=self.spec.evidence.interval,
+            interval=self.checklist.evidence.interval,
         )
 
 

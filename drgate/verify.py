@@ -18,18 +18,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from drgate.certificate import Certificate, Statement, read_certificate, reference
-from drgate.chain import logged_look, read_chain
-from drgate.errors import CertificateError, DrgateError, UsageError, visible
-from drgate.evaluation import EXIT_CODES, Evaluation, Verdict
+from drgate.certificate.chain import logged_look, read_chain
+from drgate.certificate.keys import PublicKey
+from drgate.certificate.statement import Certificate, Statement, read_certificate, reference
+from drgate.certificate.trust import Revocations, lapses, signer
+from drgate.errors import ANSWERS, CertificateError, DrgateError, ExitCode, UsageError, visible
+from drgate.evaluation import Evaluation, Verdict
 from drgate.files import canonical_json, sha256_file
-from drgate.keys import PublicKey
-from drgate.trust import Revocations, lapses, signer
 
 if TYPE_CHECKING:
+    from drgate.checklist import Checklist
     from drgate.operating_point import OperatingPoint
     from drgate.predictions import Predictions
-    from drgate.spec import GateSpec
 
 TOLERANCE: Final = 1e-9
 """How far a recomputed bound may lie from the recorded one: what builds of the same special function differ by."""
@@ -88,8 +88,8 @@ class Verification:
     def exit_code(self) -> int:
         """2 contradicted; 3 unsigned, no trusted key given, or INSUFFICIENT; 0 genuine and PASS; 1 genuine and FAIL."""
         if self.problems:
-            return 2
-        return EXIT_CODES[self.verdict] if self.trusted else 3
+            return ExitCode.REFUSED
+        return ANSWERS[self.verdict] if self.trusted else ExitCode.NOT_SHOWN
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -111,7 +111,7 @@ def verify(
     trusted: Sequence[PublicKey] = (),
     models: Sequence[Path] = (),
     predictions: Path | None = None,
-    spec: GateSpec | None = None,
+    checklist: Checklist | None = None,
     baseline: Path | None = None,
     parent: Path | None = None,
     looks: Path | None = None,
@@ -141,7 +141,7 @@ def verify(
         *_signature(read, trusted),
         *_standing(read, revocations, max_age_days, now or datetime.now(UTC)),
         *_subjects(statement, models),
-        *_checklist(evaluation, spec),
+        *_checklist(evaluation, checklist),
         *_look(evaluation, looks),
         *_earlier(evaluation, parent),
         *numbers.findings,
@@ -228,7 +228,7 @@ def _subjects(statement: Statement, models: Sequence[Path]) -> Iterator[Finding]
         yield "unchecked", f"Not given, so not compared: {', '.join(sorted(names[digest] for digest in missing))}."
 
 
-def _checklist(evaluation: Evaluation, spec: GateSpec | None) -> Iterator[Finding]:
+def _checklist(evaluation: Evaluation, checklist: Checklist | None) -> Iterator[Finding]:
     recorded = evaluation.spec
     name = f"{recorded['name']} version {recorded['version']}"
     content: dict[str, Any] = recorded["content"]
@@ -236,14 +236,14 @@ def _checklist(evaluation: Evaluation, spec: GateSpec | None) -> Iterator[Findin
         (content.get("name"), content.get("version")) != (recorded["name"], recorded["version"])
     ):
         yield "problem", f"The checklist inside is not the one that its name and digest say ({name})."
-    if spec is None:
+    if checklist is None:
         yield "unchecked", f"No checklist was expected: it was held against the one inside, {name}."
-    elif spec.digest == recorded["digest"]:
+    elif checklist.digest == recorded["digest"]:
         yield "checked", f"The checklist is the expected one, {name}."
     else:
         yield (
             "problem",
-            f"The checklist is {name} ({recorded['digest']}), not the expected {spec.name} ({spec.digest}).",
+            f"The checklist is {name} ({recorded['digest']}), not the expected {checklist.name} ({checklist.digest}).",
         )
 
 
@@ -385,18 +385,18 @@ def _recomputation(recorded: Evaluation, table: Predictions, baseline: Predictio
     """Evaluate again and compare: counts, decisions and sentences exactly, exact bounds within `TOLERANCE`."""
     import numpy as np
 
+    from drgate.checklist import parse_checklist
     from drgate.evaluate import evaluate
-    from drgate.spec import parse_spec
 
     named = recorded.training.get("baseline", {}).get("predictions_digest")
     if baseline is not None and baseline.digest != named:
         yield "problem", f"{baseline.origin} does not hold the baseline that was compared with."
         return
     try:
-        spec = parse_spec(recorded.spec["content"], "the checklist in the certificate")
+        checklist = parse_checklist(recorded.spec["content"], "the checklist in the certificate")
         again = evaluate(
             table,
-            spec,
+            checklist,
             model=recorded.model,
             data=recorded.data,
             training=recorded.training,
@@ -440,10 +440,9 @@ def _again(
     """Score the model again and compare with the predictions that were evaluated: same images, same answers."""
     import numpy as np
 
-    from drgate.judge import MODELS, model_and_test_set
     from drgate.operating_point import parse_operating_point
     from drgate.predictions import PROBABILITIES
-    from drgate.score import score
+    from drgate.score import MODELS, model_and_test_set, score
 
     evaluation = statement.evaluation
     source = next((path for path in models if path.suffix in MODELS), None)

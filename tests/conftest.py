@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 from hypothesis import settings
-from material import REAL_DATA, Ended, photograph
+
+from tests.support.material import REAL_DATA, Ended, photograph
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does, before torch is imported
 os.environ["DRGATE_CACHE"] = "none"  # no test reads or leaves pictures in the user's cache

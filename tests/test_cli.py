@@ -16,11 +16,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from drgate.certificate import statement_bytes
-from tests.conftest import Ended
-from tests.evaluations import evaluation
-from tests.material import photograph
-from tests.tiny import checkpoint_of, random_model, tiny_base
+from drgate.certificate.statement import statement_bytes
+from tests.support.evaluations import evaluation
+from tests.support.material import Ended, photograph
+from tests.support.tiny import checkpoint_of, random_model, tiny_base
 
 Run = Callable[..., Ended]
 Refused = Callable[..., str]
@@ -56,7 +55,7 @@ class TestLight:
         (tmp_path / "statement.json").write_bytes(statement_bytes(evaluation()))
         loaded = modules_after("verify", str(tmp_path / "statement.json"), "--max-age-days", "1")
         assert "drgate.verify" in loaded
-        assert not loaded & (HEAVY | {"pandas", "numpy", "scipy", "drgate.spec"})
+        assert not loaded & (HEAVY | {"pandas", "numpy", "scipy", "drgate.checklist"})
 
     def test_stats_imports_no_other_part_of_drgate(self):
         """The wall that import-linter states module by module, for whatever module is added."""

@@ -21,7 +21,7 @@ from drgate.compare import Comparison, Difference, accuracy_difference, compare
 from drgate.errors import PredictionsError
 from drgate.evaluation import Estimate, NotEstimable
 from drgate.predictions import Predictions, load_predictions, make_predictions
-from drgate.report import compare_page
+from drgate.report import compare as compare_page
 from drgate.scale import GRADES, GROUPS
 
 TARGETS = {**{grade: (i,) for i, grade in enumerate(GRADES)}, **GROUPS}

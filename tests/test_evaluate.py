@@ -16,19 +16,20 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 from sklearn import metrics as sk
 
+from drgate.checklist import Checklist, load_checklist, parse_checklist
 from drgate.errors import PredictionsError
 from drgate.evaluate import evaluate
 from drgate.evaluation import CriterionResult, Estimate, Evaluation, NotEstimable
 from drgate.predictions import Predictions, load_predictions, make_predictions
 from drgate.scale import GRADES, GROUPS
-from drgate.spec import GateSpec, load_spec, parse_spec
 
-SPEC = load_spec("medical-grade")
-INDEPENDENT = parse_spec(
-    SPEC.content() | {"name": "independent", "evidence": SPEC.content()["evidence"] | {"one_image_per_patient": True}},
+CHECKLIST = load_checklist("medical-grade")
+INDEPENDENT = parse_checklist(
+    CHECKLIST.content()
+    | {"name": "independent", "evidence": CHECKLIST.content()["evidence"] | {"one_image_per_patient": True}},
     "x",
 )
-QUICK = parse_spec(SPEC.content() | {"bootstrap": {"resamples": 1000}}, "x")
+QUICK = parse_checklist(CHECKLIST.content() | {"bootstrap": {"resamples": 1000}}, "x")
 """The same decisions with fewer resamples beside them."""
 
 PUBLISHED = [
@@ -69,7 +70,7 @@ def weak(real_data: Path) -> Predictions:
 
 @pytest.fixture(scope="module")
 def found(weak: Predictions) -> Evaluation:
-    return evaluate(weak, SPEC)
+    return evaluate(weak, CHECKLIST)
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +133,7 @@ class TestAgainstScikitLearn:
 class TestPublishedTables:
     def test_figures_to_six_digits(self):
         """A full published 5 x 5 table (reference figures in the statistics notes)."""
-        found = evaluate(table_of(PUBLISHED), SPEC)
+        found = evaluate(table_of(PUBLISHED), CHECKLIST)
         assert round(estimate(found, "accuracy").value, 6) == 0.954293
         assert round(estimate(found, "kappa").value, 6) == 0.942866
         assert round(estimate(found, "linear_kappa").value, 6) == 0.971152
@@ -142,14 +143,14 @@ class TestPublishedTables:
 
     def test_seven_lines_can_be_met_by_a_dangerous_model(self):
         """The owner's required lines pass on bounds; the lines for safety stop it, and 30 images are named."""
-        found = evaluate(table_of(DANGEROUS), SPEC, training=settled_run())
+        found = evaluate(table_of(DANGEROUS), CHECKLIST, training=settled_run())
         assert found.verdict == "PASS"
         assert {c.id for c in found.warnings} == {
             "sensitivity:referable",
             "undergraded:vision_threatening_below_referable",
         }
         assert len(found.flagged) == 30
-        safe = evaluate(table_of(DANGEROUS), load_spec("medical-grade-safe"), training=settled_run())
+        safe = evaluate(table_of(DANGEROUS), load_checklist("medical-grade-safe"), training=settled_run())
         assert safe.verdict == "FAIL"
         referable = estimate(safe, "sensitivity:referable")
         assert (referable.k, referable.n) == (1560, 2200)
@@ -169,7 +170,7 @@ class TestOutcomes:
     def test_counts_decide_not_rounded_numbers(self):
         """38 of 40 meets 0.95 exactly; in floating point 38/40 is compared as a count."""
         matrix = [[200, 0, 0, 0, 0], [0, 200, 0, 0, 0], [0, 0, 200, 0, 0], [0, 0, 0, 200, 0], [2, 0, 0, 0, 38]]
-        found = evaluate(table_of(matrix), load_spec("medical-grade-observed"), training=settled_run())
+        found = evaluate(table_of(matrix), load_checklist("medical-grade-observed"), training=settled_run())
         pdr = next(c for c in found.criteria if c.id == "sensitivity:pdr")
         assert pdr.status == "PASS"
         assert found.observed_only
@@ -204,7 +205,7 @@ class TestOutcomes:
         assert found.verdict == "INSUFFICIENT"
 
     def test_no_record_no_cost_no_pass(self):
-        found = evaluate(table_of(np.diag([200] * 5).tolist()), SPEC)
+        found = evaluate(table_of(np.diag([200] * 5).tolist()), CHECKLIST)
         assert {c.id: c.status for c in found.criteria if c.required and c.status != "PASS"} == {
             "stability": "NOT_ASSESSED",
             "cost": "NOT_ASSESSED",
@@ -249,7 +250,7 @@ class TestOutcomes:
     def test_beyond_the_looks_nothing_passes(self):
         found = evaluate(
             table_of(np.diag([200] * 5).tolist()),
-            SPEC,
+            CHECKLIST,
             training=settled_run(),
             look={"number": 2, "allowed": 1, "time": "2026-01-01T00:00:00Z"},
         )
@@ -259,7 +260,7 @@ class TestOutcomes:
 
     def test_declared_looks_share_alpha(self):
         """With K = 2 declared looks, 72 PDR cases without a miss no longer show 0.95; 86 do."""
-        two = parse_spec(QUICK.content() | {"looks": 2}, "x")
+        two = parse_checklist(QUICK.content() | {"looks": 2}, "x")
         for cases, expected in ((85, "INSUFFICIENT"), (86, "PASS")):
             found = evaluate(table_of(np.diag([300, 300, 300, 300, cases]).tolist()), two, training=settled_run())
             assert next(c for c in found.criteria if c.id == "sensitivity:pdr").status == expected
@@ -303,19 +304,19 @@ class TestUnanswered:
         predictions = table_of(np.diag([200] * 5).tolist())
         table = predictions.table.copy()
         table.loc[:9, "gradable"] = False
-        found = evaluate(make_predictions(table, "table.csv", {}), SPEC)
+        found = evaluate(make_predictions(table, "table.csv", {}), CHECKLIST)
         assert estimate(found, "accuracy").n == 990
         assert found.data["reference_ungradable"] == 10
 
     def test_sealed_table_is_refused(self):
         predictions = table_of(np.diag([2] * 5).tolist())
         with pytest.raises(PredictionsError, match="no reference grades"):
-            evaluate(make_predictions(predictions.table.assign(grade=pd.NA), "sealed.csv", {}), SPEC)
+            evaluate(make_predictions(predictions.table.assign(grade=pd.NA), "sealed.csv", {}), CHECKLIST)
 
 
 class TestUnits:
-    def by(self, unit: str) -> GateSpec:
-        return parse_spec(QUICK.content() | {"unit": unit}, "x")
+    def by(self, unit: str) -> Checklist:
+        return parse_checklist(QUICK.content() | {"unit": unit}, "x")
 
     def test_patient_is_the_worse_eye(self):
         """Grade and answer of a patient are those of the worse eye."""
@@ -359,7 +360,7 @@ class TestUnits:
 class TestReproducible:
     def test_same_bytes_whatever_the_order_of_rows(self, weak: Predictions):
         shuffled = make_predictions(weak.table.sample(frac=1, random_state=3), weak.origin, {})
-        assert json.dumps(evaluate(shuffled, SPEC).to_json()) == json.dumps(evaluate(weak, SPEC).to_json())
+        assert json.dumps(evaluate(shuffled, CHECKLIST).to_json()) == json.dumps(evaluate(weak, CHECKLIST).to_json())
 
     def test_json_round_trip(self, weak: Predictions):
         """Law: an evaluation is what its JSON says."""
@@ -368,7 +369,7 @@ class TestReproducible:
 
     def test_names_of_patients_do_not_matter(self, weak: Predictions):
         renamed = make_predictions(weak.table.assign(patient="x" + weak.table["patient"]), weak.origin, {})
-        ours, theirs = (evaluate(p, SPEC).metrics["accuracy"] for p in (weak, renamed))
+        ours, theirs = (evaluate(p, CHECKLIST).metrics["accuracy"] for p in (weak, renamed))
         assert isinstance(ours, Estimate)
         assert isinstance(theirs, Estimate)
         # The bootstrap is seeded by the digest, which is of the names too; what decides is not.
@@ -380,13 +381,16 @@ class TestReproducible:
         """With at most two images a patient, no lower bound rises when the patient column is dropped."""
         table = pd.DataFrame(cells, columns=["grade", "predicted"])
         table["image"] = [f"{i:03d}" for i in range(len(table))]
-        one_line = parse_spec(QUICK.content() | {"criteria": [{"id": "accuracy", "at_least": 0.5}]}, "x")
+        one_line = parse_checklist(QUICK.content() | {"criteria": [{"id": "accuracy", "at_least": 0.5}]}, "x")
         known = evaluate(
             make_predictions(table.assign(patient=[str(i // 2) for i in range(len(table))]), "t", {}), one_line
         )
         unknown = evaluate(make_predictions(table, "t", {}), one_line)
         for name, metric in known.metrics.items():
             other = unknown.metrics[name]
+            # Balanced accuracy is accuracy at another mix of grades, for which this is no law in tiny tables.
+            if name == "balanced_accuracy":
+                continue
             if isinstance(metric, Estimate) and metric.kind == "proportion" and isinstance(other, Estimate):
                 assert other.low <= metric.low + 1e-12, name
                 assert other.high >= metric.high - 1e-12, name
@@ -402,14 +406,14 @@ def test_declared_independence_is_the_plain_interval():
 
 def test_every_verdict_comes_from_the_required_lines(write_csv: Callable[..., Path]):
     """FAIL if any required line failed; an advisory failure is a warning."""
-    content = SPEC.content()
+    content = CHECKLIST.content()
     content["criteria"] = [
         {"id": "accuracy", "at_least": 0.5},
         {"id": "sensitivity:pdr", "at_least": 0.99, "required": False},
     ]
     matrix = np.diag([50] * 5).tolist()
     matrix[4] = [25, 0, 0, 0, 25]
-    found = evaluate(table_of(matrix), parse_spec(content, "x"))
+    found = evaluate(table_of(matrix), parse_checklist(content, "x"))
     assert found.verdict == "PASS"
     assert [c.id for c in found.warnings] == ["sensitivity:pdr"]
 
@@ -418,7 +422,7 @@ class TestTooLittle:
     def judged(self, line: dict[str, Any], predictions: Predictions, **changes: Any) -> CriterionResult:
         """One line, judged on a table."""
         content = QUICK.content() | {"criteria": [line]} | changes
-        return evaluate(predictions, parse_spec(content, "x")).criteria[0]
+        return evaluate(predictions, parse_checklist(content, "x")).criteria[0]
 
     def test_a_degenerate_bootstrap_shows_nothing(self):
         """Five images, all right: the bootstrap says [1, 1], which is no evidence of anything."""

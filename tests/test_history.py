@@ -10,15 +10,15 @@ from typing import Any
 
 import pytest
 
-from drgate.certificate import parse_statement
-from drgate.certify import certify
+from drgate.certificate.keys import PrivateKey, generate_key, load_private_key
+from drgate.certificate.sign import certify
+from drgate.certificate.statement import parse_statement
+from drgate.certificate.trust import Revocations
 from drgate.errors import UsageError
 from drgate.evaluation import Estimate
 from drgate.history import History, read_history
-from drgate.keys import PrivateKey, generate_key, load_private_key
-from drgate.report import history_page
-from drgate.trust import Revocations
-from tests.evaluations import criterion, evaluation, whole_evaluation
+from drgate.report import history as history_page
+from tests.support.evaluations import criterion, evaluation, whole_evaluation
 
 HOSTILE = "</script><script>window.hacked=1</script><b>&amp;\u202e::error.pth"
 

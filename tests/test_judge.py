@@ -13,22 +13,22 @@ from typing import Any
 
 import pytest
 
+from drgate.checklist import parse_yaml
 from drgate.errors import ManifestError, PredictionsError
 from drgate.grades import join_grades
 from drgate.judge import judge
 from drgate.operating_point import make_operating_point, write_operating_point
 from drgate.predictions import load_predictions
 from drgate.score import score
-from drgate.spec import parse_yaml
-from tests.conftest import Ended
-from tests.tiny import checkpoint_of, eye, random_model, tiny_base
+from tests.support.material import Ended
+from tests.support.tiny import checkpoint_of, eye, random_model, tiny_base
 
 Run = Callable[..., Ended]
 Refused = Callable[..., str]
 Write = Callable[..., Path]
 
 GRADES = {f"{i:02}.png": i % 5 for i in range(20)}
-SPEC = """name: own
+CHECKLIST = """name: own
 version: {version}
 looks: {looks}
 evidence: {{decide_on: point}}
@@ -47,12 +47,12 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def spec(tmp_path: Path) -> Callable[..., Path]:
+def checklist(tmp_path: Path) -> Callable[..., Path]:
     """Write a checklist that asks for accuracy and stability."""
 
     def write(looks: int = 1, version: int = 1, floor: float = 0.001) -> Path:
         path = tmp_path / "own.yaml"
-        path.write_text(SPEC.format(looks=looks, version=version, floor=floor))
+        path.write_text(CHECKLIST.format(looks=looks, version=version, floor=floor))
         return path
 
     return write
@@ -128,10 +128,12 @@ class TestScored:
 
 
 class TestSealedGrades:
-    def test_their_keeper_joins_them(self, drgate: Run, scored: Path, write_csv: Write, spec: Write, here: Path):
+    def test_their_keeper_joins_them(self, drgate: Run, scored: Path, write_csv: Write, checklist: Write, here: Path):
         """The joined table is judged as the model that scored it, on the grades in the file."""
         kept = write_csv(rows(), "grades.csv")
-        ended = drgate("evaluate", scored / "scored.parquet", "--grades", kept, "--spec", spec(), "--format", "json")
+        ended = drgate(
+            "evaluate", scored / "scored.parquet", "--grades", kept, "--spec", checklist(), "--format", "json"
+        )
         assert ended.code == 0, ended.err
         found = json.loads(ended.out)
         assert found["model"]["name"] == "model.pth"
@@ -149,25 +151,29 @@ class TestSealedGrades:
         assert load_predictions(written).digest == found["data"]["predictions_digest"]
 
     def test_the_keeper_is_named_whoever_evaluates_next(
-        self, drgate: Run, scored: Path, write_csv: Write, spec: Write, here: Path
+        self, drgate: Run, scored: Path, write_csv: Write, checklist: Write, here: Path
     ):
         """The joined table says whose grades it has, in every later evaluation and on page one."""
         kept = write_csv(rows(), "grades.csv")
-        first = drgate("evaluate", scored / "scored.parquet", "--grades", kept, "--spec", spec(), "--out", "first")
+        first = drgate("evaluate", scored / "scored.parquet", "--grades", kept, "--spec", checklist(), "--out", "first")
         assert first.code == 0, first.err
-        again = drgate("evaluate", "first/predictions.parquet", "--spec", spec(), "--out", "again", "--format", "json")
+        again = drgate(
+            "evaluate", "first/predictions.parquet", "--spec", checklist(), "--out", "again", "--format", "json"
+        )
         assert again.code == 0, again.err
         found = json.loads(again.out)
         assert found["data"]["grades"]["name"] == "grades.csv"
         assert any("joined from grades.csv" in line for line in found["page_one"])
 
-    def test_what_others_put_beside_an_evaluation_stays(self, drgate: Run, write_csv: Write, spec: Write, here: Path):
+    def test_what_others_put_beside_an_evaluation_stays(
+        self, drgate: Run, write_csv: Write, checklist: Write, here: Path
+    ):
         """The same evaluation again replaces its own files and nobody else's."""
         path = write_csv([{**row, "predicted": row["grade"]} for row in rows()], "table.csv")
         for _ in range(2):
-            assert drgate("evaluate", path, "--spec", spec(), "--out", "out").code == 0
+            assert drgate("evaluate", path, "--spec", checklist(), "--out", "out").code == 0
             (here / "out" / "NAME.clinical.certificate.json").write_text("{}")
-        assert drgate("evaluate", path, "--spec", spec(), "--out", "out").code == 0
+        assert drgate("evaluate", path, "--spec", checklist(), "--out", "out").code == 0
         assert (here / "out" / "NAME.clinical.certificate.json").read_text() == "{}"
 
     def test_may_say_more_of_each_image(self, scored: Path, write_csv: Write):
@@ -191,7 +197,7 @@ class TestSealedGrades:
         path = write_csv([{**row, "patient": str(i)} for i, row in enumerate(rows())])
         found = judge(
             scored / "scored.parquet",
-            spec=parse_yaml(SPEC.format(looks=1, version=1, floor=0.001).encode(), "s"),
+            checklist=parse_yaml(CHECKLIST.format(looks=1, version=1, floor=0.001).encode(), "s"),
             grades=path,
         )
         assert any(
@@ -282,53 +288,56 @@ class TestLooks:
 
         return write
 
-    def test_the_second_model_cannot_pass(self, drgate: Run, tables: Write, spec: Write, here: Path):
+    def test_the_second_model_cannot_pass(self, drgate: Run, tables: Write, checklist: Write, here: Path):
         """One look is declared: another model's table of the same images reports and cannot pass, by whatever file."""
-        first = drgate("evaluate", tables("one.csv"), "--spec", spec())
+        first = drgate("evaluate", tables("one.csv"), "--spec", checklist())
         assert first.code == 0
         assert "Look 1 of 1" in first.err
-        second = drgate("evaluate", tables("two.csv", predicted="01233"), "--spec", spec())
+        second = drgate("evaluate", tables("two.csv", predicted="01233"), "--spec", checklist())
         assert second.code == 3
         assert "Look 2 of 1" in second.err
-        overlapping = drgate("evaluate", tables("three.csv", images="efghi"), "--spec", spec(), "--format", "json")
+        overlapping = drgate("evaluate", tables("three.csv", images="efghi"), "--spec", checklist(), "--format", "json")
         assert overlapping.code == 3
         look = json.loads(overlapping.out)["look"]
         assert look["number"] == 3
         assert {entry["images"] for entry in look["overlapping"]} == {1}
         assert len(list(here.glob("reports/looks/*.jsonl"))) == 2
 
-    def test_the_same_again_keeps_its_look(self, drgate: Run, tables: Write, spec: Write, here: Path):
-        drgate("evaluate", tables("one.csv"), "--spec", spec())
+    def test_the_same_again_keeps_its_look(self, drgate: Run, tables: Write, checklist: Write, here: Path):
+        drgate("evaluate", tables("one.csv"), "--spec", checklist())
         before = {path: path.read_bytes() for path in here.rglob("*.json*")}
-        assert drgate("evaluate", tables("one.csv"), "--spec", spec()).code == 0
+        assert drgate("evaluate", tables("one.csv"), "--spec", checklist()).code == 0
         assert {path: path.read_bytes() for path in here.rglob("*.json*")} == before
 
-    def test_changed_grades_reach_the_evaluation(self, drgate: Run, tables: Write, spec: Write, here: Path):
+    def test_changed_grades_reach_the_evaluation(self, drgate: Run, tables: Write, checklist: Write, here: Path):
         """The keys that a report makes its sentences of."""
-        drgate("evaluate", tables("one.csv", predicted="01230"), "--spec", spec(looks=3))
+        drgate("evaluate", tables("one.csv", predicted="01230"), "--spec", checklist(looks=3))
         changed = tables("two.csv", grades="01230", predicted="01230")
-        look = json.loads(drgate("evaluate", changed, "--spec", spec(looks=3), "--format", "json").out)["look"]
+        look = json.loads(drgate("evaluate", changed, "--spec", checklist(looks=3), "--format", "json").out)["look"]
         assert look["regraded"] == [{"image": "e", "from": 4, "to": 0}]
         assert look["favouring"][0]["favouring"] == 1
 
     def test_an_operating_point_is_another_look(
-        self, drgate: Run, scored: Path, write_csv: Write, spec: Write, here: Path, tmp_path: Path
+        self, drgate: Run, scored: Path, write_csv: Write, checklist: Write, here: Path, tmp_path: Path
     ):
         """The same tensors with other cut-offs give other grades: whoever tries many of them looks many times."""
         kept = write_csv(rows(), "grades.csv")
-        words = ("evaluate", scored / "scored.parquet", "--grades", kept, "--spec", spec(looks=2))
+        words = ("evaluate", scored / "scored.parquet", "--grades", kept, "--spec", checklist(looks=2))
         assert "Look 1 of 2" in drgate(*words).err
         assert "Look 2 of 2" in drgate(*words, "--operating-point", cut_offs(tmp_path, write_csv)).err
         assert "Look 1 of 2" in drgate(*words).err
 
     def test_a_checklist_that_changed_without_a_new_version(
-        self, drgate: Run, tables: Write, spec: Write, tmp_path: Path, refused: Refused
+        self, drgate: Run, tables: Write, checklist: Write, tmp_path: Path, refused: Refused
     ):
         chain = tmp_path / "looks.jsonl"
         assert (
-            drgate("evaluate", tables("one.csv"), "--spec", spec(), "--looks", chain, "--out", tmp_path / "o").code == 0
+            drgate("evaluate", tables("one.csv"), "--spec", checklist(), "--looks", chain, "--out", tmp_path / "o").code
+            == 0
         )
-        changed = refused("evaluate", tables("two.csv", predicted="01233"), "--spec", spec(floor=0.1), "--looks", chain)
+        changed = refused(
+            "evaluate", tables("two.csv", predicted="01233"), "--spec", checklist(floor=0.1), "--looks", chain
+        )
         assert "own version 1 with another content" in changed
 
     def test_a_damaged_chain(self, tables: Write, tmp_path: Path, refused: Refused):
@@ -343,7 +352,7 @@ def cut_offs(
     """An operating point tuned on one image of its own."""
     tuned_on = load_predictions(write_csv([{"image": image, "grade": 0, "predicted": 0}], "tuning.csv"))
     point = make_operating_point(
-        cuts, spec={"name": "s", "version": 1, "digest": "sha256:0"}, tuned_on=tuned_on, promise={}
+        cuts, checklist={"name": "s", "version": 1, "digest": "sha256:0"}, tuned_on=tuned_on, promise={}
     )
     write_operating_point(point, folder / f"{image}.json")
     return folder / f"{image}.json"
@@ -353,23 +362,25 @@ WIDE = {"p_0": 0.6, "p_1": 0.1, "p_2": 0.1, "p_3": 0.1, "p_4": 0.1}
 
 
 class TestOperatingPoint:
-    def test_decides_the_grades(self, drgate: Run, write_csv: Write, spec: Write, here: Path, tmp_path: Path):
+    def test_decides_the_grades(self, drgate: Run, write_csv: Write, checklist: Write, here: Path, tmp_path: Path):
         """P(grade 4) = .1 reaches a cut-off of .04, though grade 0 is the most probable; the cut-offs are evidence."""
         table = write_csv([{"image": str(i), "grade": 4, **WIDE} for i in range(5)], "t.csv")
         file = cut_offs(tmp_path, write_csv)
-        ended = drgate("evaluate", table, "--operating-point", file, "--spec", spec(), "--format", "json")
+        ended = drgate("evaluate", table, "--operating-point", file, "--spec", checklist(), "--format", "json")
         found = json.loads(ended.out)
         assert found["confusion_matrix"][4] == [0, 0, 0, 0, 5]
         assert found["data"]["operating_point"] == json.loads(file.read_text())
 
     def test_a_table_that_was_graded_by_it(
-        self, drgate: Run, write_csv: Write, spec: Write, here: Path, tmp_path: Path, refused: Refused
+        self, drgate: Run, write_csv: Write, checklist: Write, here: Path, tmp_path: Path, refused: Refused
     ):
         """`predicted` other than the most probable grade is read with the operating point, and only with it."""
         table = write_csv([{"image": "a", "grade": 4, **WIDE, "predicted": 4}], "t.csv")
         assert "need an operating-point file" in refused("evaluate", table)
         file = cut_offs(tmp_path, write_csv)
-        assert drgate("evaluate", table, "--operating-point", file, "--spec", spec(), "--out", here / "o").code == 0
+        assert (
+            drgate("evaluate", table, "--operating-point", file, "--spec", checklist(), "--out", here / "o").code == 0
+        )
 
     def test_tuned_on_a_test_image(self, write_csv: Write, tmp_path: Path, refused: Refused):
         table = write_csv([{"image": "a", "grade": 4, **WIDE}], "t.csv")
@@ -399,10 +410,23 @@ class TestHistoryFromElsewhere:
             )
         return path
 
-    def test_of_a_table_from_elsewhere(self, drgate: Run, write_csv: Write, spec: Write, history: Path, here: Path):
+    def test_of_a_table_from_elsewhere(
+        self, drgate: Run, write_csv: Write, checklist: Write, history: Path, here: Path
+    ):
         """Range of epochs 11 to 20: 79.5 - 74.0 = 5.5 points, which misses "below 5"; whose history it is, is said."""
         table = write_csv([{"image": "a", "grade": 0, "predicted": 0}])
-        words = ("evaluate", table, "--spec", spec(), "--record", history, "--selected-epoch", 15, "--format", "json")
+        words = (
+            "evaluate",
+            table,
+            "--spec",
+            checklist(),
+            "--record",
+            history,
+            "--selected-epoch",
+            15,
+            "--format",
+            "json",
+        )
         found = json.loads(drgate(*words).out)
         stability = found["metrics"]["stability"]
         assert stability["value"] == pytest.approx(0.055)
@@ -412,7 +436,7 @@ class TestHistoryFromElsewhere:
         assert any("history.csv" in line and "weights" in line for line in found["page_one"])
 
     def test_of_a_model_without_a_record(
-        self, drgate: Run, scored: Path, write_csv: Write, spec: Write, history: Path, here: Path
+        self, drgate: Run, scored: Path, write_csv: Write, checklist: Write, history: Path, here: Path
     ):
         kept = write_csv(rows(), "grades.csv")
         ended = drgate(
@@ -421,7 +445,7 @@ class TestHistoryFromElsewhere:
             "--grades",
             kept,
             "--spec",
-            spec(),
+            checklist(),
             "--record",
             history,
             "--selected-epoch",
@@ -466,18 +490,22 @@ class TestHistoryFromElsewhere:
 
 class TestOnlyShown:
     def test_another_interval_changes_nothing_that_is_written(
-        self, drgate: Run, write_csv: Write, spec: Write, here: Path
+        self, drgate: Run, write_csv: Write, checklist: Write, here: Path
     ):
         """Wilson's lower bound of 20 of 20 is .8389, Clopper-Pearson's .8316: shown and written, at one image each."""
         table = write_csv(
             [{"image": str(i), "grade": i % 5, "predicted": i % 5, "patient": f"p{i}"} for i in range(20)]
         )
-        ended = drgate("evaluate", table, "--spec", spec(), "--interval", "wilson", "--out", "o", "--format", "json")
+        ended = drgate(
+            "evaluate", table, "--spec", checklist(), "--interval", "wilson", "--out", "o", "--format", "json"
+        )
         shown, written = json.loads(ended.out), json.loads((here / "o" / "evaluation.json").read_text())
         assert shown["metrics"]["accuracy"]["low"] == pytest.approx(0.8389, abs=5e-5)
         assert written["metrics"]["accuracy"]["low"] == pytest.approx(0.8316, abs=5e-5)
         assert "Shown with wilson bounds; by the checklist's own it is PASS." in ended.err
-        assert drgate("evaluate", table, "--spec", spec(), "--out", "o").code == 0, "the same look, the same folder"
+        assert drgate("evaluate", table, "--spec", checklist(), "--out", "o").code == 0, (
+            "the same look, the same folder"
+        )
 
     def test_another_interval_is_not_signed(self, refused: Refused, drgate: Run, write_csv: Write, tmp_path: Path):
         assert drgate("keygen", "--out", tmp_path / "k", "--no-passphrase").code == 0
@@ -488,9 +516,9 @@ class TestOnlyShown:
 
 class TestReportCommand:
     @pytest.fixture
-    def evaluated(self, drgate: Run, write_csv: Write, spec: Write, here: Path) -> Path:
+    def evaluated(self, drgate: Run, write_csv: Write, checklist: Write, here: Path) -> Path:
         table = write_csv([{"image": "a", "grade": 0, "predicted": 0}])
-        assert drgate("evaluate", table, "--spec", spec(), "--out", "report", "--quiet").code == 0
+        assert drgate("evaluate", table, "--spec", checklist(), "--out", "report", "--quiet").code == 0
         return here / "report" / "evaluation.json"
 
     def test_overwrites_nothing_unasked(self, evaluated: Path, drgate: Run, tmp_path: Path):

@@ -13,13 +13,13 @@ import pandas as pd
 import pytest
 
 import drgate.looks
+from drgate.checklist import Checklist, parse_yaml
 from drgate.errors import UsageError
 from drgate.looks import Look, Seen, take_look
 from drgate.predictions import Predictions, make_predictions
-from drgate.spec import GateSpec, parse_yaml
 
 
-def checklist(looks: int = 1, *, name: str = "short", version: int = 1, floor: float = 0.9) -> GateSpec:
+def checklist_of(looks: int = 1, *, name: str = "short", version: int = 1, floor: float = 0.9) -> Checklist:
     text = f"name: {name}\nversion: {version}\nlooks: {looks}\ncriteria: [{{id: accuracy, at_least: {floor}}}]"
     return parse_yaml(text.encode(), name)
 
@@ -50,12 +50,19 @@ def table(
 
 
 def look(
-    path: Path, predictions: Predictions, model: str = "model", *, spec: GateSpec | None = None, beside: bool = False
+    path: Path,
+    predictions: Predictions,
+    model: str = "model",
+    *,
+    checklist: Checklist | None = None,
+    beside: bool = False,
 ) -> Look:
     """A look logged in `path`; beside: counting the other chains of its folder, as the default does."""
     others = [other for other in sorted(path.parent.glob("*.jsonl")) if other != path] if beside else []
     seen = Seen.of(predictions, path.stem)
-    return take_look(path, seen, model=model, predictions=predictions.digest, spec=spec or checklist(2), others=others)
+    return take_look(
+        path, seen, model=model, predictions=predictions.digest, checklist=checklist or checklist_of(2), others=others
+    )
 
 
 @pytest.fixture
@@ -92,7 +99,7 @@ class TestGivenTime:
             ("2026-03-31T09:00:00Z", "one", "2026-01-31T09:00:00Z"),
             ("2026-03-31T09:00:00Z", "two", "2026-03-31T09:00:00Z"),
         ):
-            taken = take_look(chain, seen, model=model, predictions=AB.digest, spec=checklist(2), time=given)
+            taken = take_look(chain, seen, model=model, predictions=AB.digest, checklist=checklist_of(2), time=given)
             assert taken.time == expected
 
     @pytest.mark.parametrize(
@@ -100,14 +107,19 @@ class TestGivenTime:
     )
     def test_that_is_none_is_refused(self, chain: Path, given: str):
         with pytest.raises(UsageError, match="expected ISO 8601"):
-            take_look(chain, Seen.of(AB, "t"), model="m", predictions=AB.digest, spec=checklist(), time=given)
+            take_look(chain, Seen.of(AB, "t"), model="m", predictions=AB.digest, checklist=checklist_of(), time=given)
         assert not chain.exists()
 
     def test_in_the_future_is_refused(self, chain: Path):
         """A certificate cannot be made younger than it is."""
         with pytest.raises(UsageError, match="in the future"):
             take_look(
-                chain, Seen.of(AB, "t"), model="m", predictions=AB.digest, spec=checklist(), time="9999-01-01T00:00:00Z"
+                chain,
+                Seen.of(AB, "t"),
+                model="m",
+                predictions=AB.digest,
+                checklist=checklist_of(),
+                time="9999-01-01T00:00:00Z",
             )
 
 
@@ -120,7 +132,7 @@ class TestCounting:
         first = look(chain, AB)
         monkeypatch.setenv("SOURCE_DATE_EPOCH", "1800000000")
         assert look(chain, AB) == first == Look(1, 2, "2023-11-14T22:13:20Z")
-        assert look(chain, AB, spec=checklist(9, name="another")) == first
+        assert look(chain, AB, checklist=checklist_of(9, name="another")) == first
         assert look(chain, AB, "other model").number == 2
         assert look(chain, AB) == first
 
@@ -161,9 +173,9 @@ class TestCounting:
 
     def test_the_number_declared_first_holds(self, chain: Path):
         """Raising the number of looks after the first one buys none, not even through an overlapping test set."""
-        assert look(chain, AB, spec=checklist(1)).allowed == 1
-        assert look(chain, AB, "b", spec=checklist(9, version=2)).allowed == 1
-        assert look(chain, table(["b", "c"], [4, 0]), "c", spec=checklist(9, version=2)).allowed == 1
+        assert look(chain, AB, checklist=checklist_of(1)).allowed == 1
+        assert look(chain, AB, "b", checklist=checklist_of(9, version=2)).allowed == 1
+        assert look(chain, table(["b", "c"], [4, 0]), "c", checklist=checklist_of(9, version=2)).allowed == 1
 
     def test_chains_in_other_files_count(self, tmp_path: Path):
         """By default every test set has a file of its own, and looks at the same people in the others count."""
@@ -178,12 +190,12 @@ class TestCounting:
 
     def test_one_checklist_has_one_content(self, chain: Path):
         """A checklist that was changed without a new version is not the one that was declared."""
-        look(chain, AB, spec=checklist())
+        look(chain, AB, checklist=checklist_of())
         before = chain.read_bytes()
         with pytest.raises(UsageError, match="short version 1 with another content"):
-            look(chain, table(["z"], [0]), spec=checklist(floor=0.5))
+            look(chain, table(["z"], [0]), checklist=checklist_of(floor=0.5))
         assert chain.read_bytes() == before
-        assert look(chain, AB, "other", spec=checklist(floor=0.5, version=2)).number == 2
+        assert look(chain, AB, "other", checklist=checklist_of(floor=0.5, version=2)).number == 2
 
 
 class TestChangedGrades:
@@ -323,10 +335,10 @@ class TestEvidence:
         """A chain begun elsewhere with a clock set back and a hundred looks raises nothing."""
         monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
         one, other = tmp_path / "one.jsonl", tmp_path / "other.jsonl"
-        look(one, AB, spec=checklist(1))
+        look(one, AB, checklist=checklist_of(1))
         monkeypatch.setenv("SOURCE_DATE_EPOCH", "1")
-        look(other, AB, "second model", spec=checklist(100, name="lavish"))
-        found = look(one, AB, "third model", spec=checklist(1), beside=True)
+        look(other, AB, "second model", checklist=checklist_of(100, name="lavish"))
+        found = look(one, AB, "third model", checklist=checklist_of(1), beside=True)
         assert (found.number, found.allowed) == (3, 1)
 
     def test_a_link_is_followed(self, tmp_path: Path):

@@ -13,18 +13,18 @@ from hypothesis import strategies as st
 from scipy.stats import binom
 from sklearn import metrics as sk
 
+from drgate.checklist import Checklist, parse_checklist
 from drgate.errors import PredictionsError
 from drgate.evaluate import evaluate
 from drgate.evaluation import Estimate, Evaluation, NotEstimable
 from drgate.measure import Metrics, Sample
 from drgate.predictions import Predictions, make_predictions
 from drgate.scale import GRADES
-from drgate.spec import GateSpec, parse_spec
 
 MIX = {"no_dr": 0.8, "mild_npdr": 0.1, "moderate_npdr": 0.08, "severe_npdr": 0.01, "pdr": 0.01}
 
 
-def checklist(**changes: Any) -> GateSpec:
+def checklist_of(**changes: Any) -> Checklist:
     """A small checklist: what is not given has its default."""
     content: dict[str, Any] = {
         "name": "small",
@@ -32,7 +32,7 @@ def checklist(**changes: Any) -> GateSpec:
         "bootstrap": {"resamples": 1000},
         "criteria": [{"id": "accuracy", "at_least": 0.5}],
     }
-    return parse_spec(content | changes, "x")
+    return parse_checklist(content | changes, "x")
 
 
 def drawn(seed: int, patients: int, **columns: Any) -> Predictions:
@@ -73,10 +73,10 @@ class TestSlices:
         predictions = silenced(drawn(1, 150), 17)
         if not known:
             predictions = make_predictions(predictions.table.drop(columns=["patient", "eye"]), "t.csv", {})
-        found = evaluate(predictions, checklist(slices=[{"by": "camera"}]))
+        found = evaluate(predictions, checklist_of(slices=[{"by": "camera"}]))
         for camera in ("A", "B", "C=1", "D@x"):
             rows = predictions.table[predictions.table["camera"] == camera]
-            alone = evaluate(make_predictions(rows, "alone.csv", {}), checklist())
+            alone = evaluate(make_predictions(rows, "alone.csv", {}), checklist_of())
             names = [name for name in found.metrics if name.endswith(f"@camera={camera}")]
             assert len(names) > 30
             for name in names:
@@ -89,9 +89,9 @@ class TestSlices:
                     assert type(ours) is type(theirs)
 
     def test_groups_of_values_are_one_slice(self):
-        spec = checklist(slices=[{"by": "camera", "groups": {"old": ["A", "B"]}}])
+        checklist = checklist_of(slices=[{"by": "camera", "groups": {"old": ["A", "B"]}}])
         predictions = drawn(2, 60)
-        found = evaluate(predictions, spec)
+        found = evaluate(predictions, checklist)
         rows = predictions.table[predictions.table["camera"].isin(["A", "B"])]
         assert estimate(found, "accuracy@camera=old").n == len(rows)
         assert estimate(found, "accuracy@camera=old").k == int((rows["grade"] == rows["predicted"]).sum())
@@ -99,11 +99,11 @@ class TestSlices:
 
     def test_every_value_gets_its_line(self):
         """`@camera=each` is one criterion for each value that the test set has."""
-        spec = checklist(
+        checklist = checklist_of(
             slices=[{"by": "camera"}],
             criteria=[{"id": "accuracy", "at_least": 0.1}, {"id": "accuracy@camera=each", "at_least": 0.1}],
         )
-        found = evaluate(drawn(3, 100), spec)
+        found = evaluate(drawn(3, 100), checklist)
         assert [c.id for c in found.criteria] == [
             "accuracy",
             "accuracy@camera=A",
@@ -115,7 +115,7 @@ class TestSlices:
 
     def test_too_few_positives_are_not_assessed_and_named(self):
         """A floor under its minimum is no pass, and page one names it."""
-        spec = checklist(
+        checklist = checklist_of(
             slices=[{"by": "camera", "min_positives": 1000}],
             criteria=[
                 {"id": "accuracy", "at_least": 0.1},
@@ -123,34 +123,34 @@ class TestSlices:
                 {"id": "accuracy@camera=A", "at_least": 0.1, "min_positives": 5},
             ],
         )
-        found = evaluate(drawn(4, 100), spec)
+        found = evaluate(drawn(4, 100), checklist)
         assert [c.status for c in found.criteria] == ["PASS", "NOT_ASSESSED", "PASS"]
         assert found.verdict == "INSUFFICIENT"
         assert "of the 1000 cases" in found.criteria[1].reason
         assert any("sensitivity:pdr@camera=A" in line for line in found.page_one)
 
     def test_a_value_that_no_image_has(self):
-        spec = checklist(slices=[{"by": "camera"}], criteria=[{"id": "accuracy@camera=Z", "at_least": 0.1}])
-        found = evaluate(drawn(5, 10), spec)
+        checklist = checklist_of(slices=[{"by": "camera"}], criteria=[{"id": "accuracy@camera=Z", "at_least": 0.1}])
+        found = evaluate(drawn(5, 10), checklist)
         assert found.criteria[0].status == "NOT_ASSESSED"
         assert "no image of the test set has camera = Z" in found.criteria[0].reason
 
     def test_a_missing_column_is_refused(self):
         with pytest.raises(PredictionsError, match=r"no column 'site'.*slices"):
-            evaluate(drawn(6, 10), checklist(slices=[{"by": "site"}]))
+            evaluate(drawn(6, 10), checklist_of(slices=[{"by": "site"}]))
 
     def test_images_in_no_slice_are_counted_on_page_one(self):
         predictions = drawn(7, 20)
         table = predictions.table.copy()
         table.loc[:4, "camera"] = pd.NA
-        found = evaluate(make_predictions(table, "t.csv", {}), checklist(slices=[{"by": "camera"}]))
+        found = evaluate(make_predictions(table, "t.csv", {}), checklist_of(slices=[{"by": "camera"}]))
         assert found.data["in_no_slice"] == {"camera": 5}
         assert "5 images in no slice by camera." in found.page_one
 
     def test_a_patient_in_two_slices_is_refused_by_patient(self):
         """Judged by patient, every patient must lie in one slice: overlapping slices share their errors."""
         with pytest.raises(PredictionsError, match="two of its slices"):
-            evaluate(drawn(8, 40), checklist(unit="patient", slices=[{"by": "camera"}]))
+            evaluate(drawn(8, 40), checklist_of(unit="patient", slices=[{"by": "camera"}]))
 
     def test_calibration_of_a_slice_is_its_own(self):
         """Forty images of one camera, all wrong and sure of it, are not hidden by five hundred of another."""
@@ -165,8 +165,8 @@ class TestSlices:
             table.loc[index, f"p_{grade}"] = 1.0
         table["predicted"] = pd.NA
         table = table.drop(columns="predicted")
-        spec = checklist(slices=[{"by": "camera"}], criteria=[{"id": "brier@camera=each", "at_most": 0.9}])
-        found = evaluate(make_predictions(table, "t.csv", {}), spec)
+        checklist = checklist_of(slices=[{"by": "camera"}], criteria=[{"id": "brier@camera=each", "at_most": 0.9}])
+        found = evaluate(make_predictions(table, "t.csv", {}), checklist)
         ours = [c.estimate for c in found.criteria]
         assert [one.n for one in ours if isinstance(one, Estimate)] == [560, 40]
         assert [c.status for c in found.criteria] == ["PASS", "FAIL"]
@@ -177,24 +177,24 @@ class TestSlices:
         table = predictions.table.copy()
         table["grade"] = 0
         table.loc[:2, "grade"] = 3
-        spec = checklist(
+        checklist = checklist_of(
             slices=[{"by": "camera", "groups": {"any": ["A", "B", "C=1", "D@x"]}, "min_positives": 10}],
             criteria=[{"id": "auc:referable@camera=any", "at_least": 0.5}],
         )
-        judged = evaluate(make_predictions(table, "t.csv", {}), spec).criteria[0]
+        judged = evaluate(make_predictions(table, "t.csv", {}), checklist).criteria[0]
         assert judged.status == "NOT_ASSESSED"
         assert "3 of the 10 cases" in judged.reason
 
     def test_a_group_named_like_a_value_outside_it_is_refused(self):
         """Or images of both would be one slice without a word."""
-        spec = checklist(slices=[{"by": "camera", "groups": {"A": ["B"]}}])
+        checklist = checklist_of(slices=[{"by": "camera", "groups": {"A": ["B"]}}])
         with pytest.raises(PredictionsError, match="'A' is a value of camera and also the name of a group"):
-            evaluate(drawn(32, 10), spec)
+            evaluate(drawn(32, 10), checklist)
 
     def test_whole_numbers_with_gaps_are_whole_numbers(self):
         """A Parquet column of sites with a gap holds 1.0 and means 1."""
         sites = [1.0, 2.0, np.nan, 1.0] * 10
-        found = evaluate(drawn(33, 20, site=sites), checklist(slices=[{"by": "site"}]))
+        found = evaluate(drawn(33, 20, site=sites), checklist_of(slices=[{"by": "site"}]))
         assert {entry["value"] for entry in found.data["slices"]} == {"1", "2"}
 
 
@@ -202,23 +202,23 @@ class TestUnknownPatients:
     def test_fixed_class_totals_need_patients(self):
         predictions = make_predictions(drawn(34, 20).table.drop(columns=["patient", "eye"]), "t.csv", {})
         with pytest.raises(PredictionsError, match="names no patients, and the checklist small fixes"):
-            evaluate(predictions, checklist(bootstrap={"class_totals": "fixed"}))
+            evaluate(predictions, checklist_of(bootstrap={"class_totals": "fixed"}))
 
     def test_copies_of_a_file_do_not_count_twice(self):
         """Where nobody says whose the images are, one file under two names would be two patients."""
         table = drawn(35, 20).table.drop(columns=["patient", "eye"])
         copied = table.assign(sha256=[f"{i // 4:064x}" for i in range(len(table))])
         with pytest.raises(PredictionsError, match="are the same file"):
-            evaluate(make_predictions(copied, "t.csv", {}), checklist())
+            evaluate(make_predictions(copied, "t.csv", {}), checklist_of())
 
     @settings(max_examples=15)
     @given(st.integers(0, 10_000), st.integers(5, 40))
     def test_forgetting_them_helps_no_metric_with_an_interval(self, seed: int, patients: int):
         """Rates, AUC, Brier, slope and intercept: no end of an interval moves inwards."""
         predictions = drawn(seed, patients)
-        spec = checklist()
+        checklist = checklist_of()
         forgotten = make_predictions(predictions.table.drop(columns=["patient", "eye"]), "t.csv", {})
-        known, unknown = evaluate(predictions, spec).metrics, evaluate(forgotten, spec).metrics
+        known, unknown = evaluate(predictions, checklist).metrics, evaluate(forgotten, checklist).metrics
         for name, metric in known.items():
             other = unknown[name]
             if not isinstance(metric, Estimate) or not isinstance(other, Estimate) or metric.low is None:
@@ -236,7 +236,7 @@ class TestOedema:
     def test_it_joins_both_groups(self):
         """With a dme column an eye with oedema is referable and vision-threatening, whatever its DR grade."""
         predictions = drawn(9, 120, dme=[1 if i % 7 == 0 else 0 for i in range(240)])
-        found = evaluate(predictions, checklist())
+        found = evaluate(predictions, checklist_of())
         table = predictions.table
         grade, called = table["grade"].to_numpy(dtype=int), table["predicted"].to_numpy(dtype=int)
         oedema = table["dme"].to_numpy(dtype=bool)
@@ -252,7 +252,7 @@ class TestOedema:
 
     def test_the_deployment_mix_says_nothing_of_oedema(self):
         """The mix is of DR grades; a group that includes oedema has no value there."""
-        found = evaluate(drawn(9, 60, dme=[i % 2 for i in range(120)]), checklist(deployment=MIX))
+        found = evaluate(drawn(9, 60, dme=[i % 2 for i in range(120)]), checklist_of(deployment=MIX))
         metric = found.metrics["sensitivity:referable^deployment"]
         assert isinstance(metric, NotEstimable)
         assert "macular oedema" in metric.reason
@@ -260,13 +260,13 @@ class TestOedema:
 
     def test_a_gap_in_the_column_is_refused(self):
         with pytest.raises(PredictionsError, match="has no dme while others have"):
-            evaluate(drawn(10, 5, dme=[0, 1, None, 0, 0, 0, 0, 0, 0, 0]), checklist())
+            evaluate(drawn(10, 5, dme=[0, 1, None, 0, 0, 0, 0, 0, 0, 0]), checklist_of())
 
 
 class TestUnits:
     def test_other_units_stand_beside(self):
         """By eye and by patient the counts are those of the worst image, as pandas groups them."""
-        found = evaluate(silenced(drawn(11, 80), 9), checklist())
+        found = evaluate(silenced(drawn(11, 80), 9), checklist_of())
         table = silenced(drawn(11, 80), 9).table.assign(predicted=lambda t: t["predicted"].fillna(5))
         for unit, keys in (("eye", ["patient", "eye"]), ("patient", ["patient"])):
             worst = table.groupby(keys)[["grade", "predicted"]].max()
@@ -281,7 +281,7 @@ class TestUnits:
 
     def test_a_unit_that_cannot_be_told_says_why(self):
         predictions = make_predictions(drawn(12, 10).table.drop(columns=["patient", "eye"]), "t.csv", {})
-        found = evaluate(predictions, checklist())
+        found = evaluate(predictions, checklist_of())
         for unit in ("eye", "patient"):
             reason = found.units[unit]
             assert isinstance(reason, NotEstimable)
@@ -292,7 +292,7 @@ class TestDeployment:
     def test_the_point_is_the_weighted_mean(self):
         """Standardising is weighting each image by its grade's share there over its share here."""
         predictions = drawn(13, 400)
-        found = evaluate(predictions, checklist(deployment=MIX))
+        found = evaluate(predictions, checklist_of(deployment=MIX))
         grade = predictions.table["grade"].to_numpy(dtype=int)
         called = predictions.table["predicted"].to_numpy(dtype=int)
         weights = (np.array([MIX[g] for g in GRADES]) / np.bincount(grade, minlength=5))[grade]
@@ -312,19 +312,21 @@ class TestDeployment:
             assert standardized.low < standardized.value < standardized.high
 
     def test_a_criterion_may_ask_it(self):
-        spec = checklist(deployment=MIX, criteria=[{"id": "ppv:referable", "at": "deployment", "at_least": 0.99}])
-        found = evaluate(drawn(14, 300), spec)
+        checklist = checklist_of(
+            deployment=MIX, criteria=[{"id": "ppv:referable", "at": "deployment", "at_least": 0.99}]
+        )
+        found = evaluate(drawn(14, 300), checklist)
         assert (found.criteria[0].id, found.criteria[0].status) == ("ppv:referable^deployment", "FAIL")
 
     def test_without_a_mix_page_one_says_so(self):
-        assert any("states no deployment mix" in line for line in evaluate(drawn(15, 20), checklist()).page_one)
+        assert any("states no deployment mix" in line for line in evaluate(drawn(15, 20), checklist_of()).page_one)
 
 
 class TestThreeWays:
     def test_each_way_is_a_table_with_the_answers_filled_in(self):
         """Excluded: rows left out. Referred: called PDR. Worst case: the answer that harms the metric most."""
         predictions = silenced(drawn(16, 120), 8)
-        ways = evaluate(predictions, checklist()).three_ways
+        ways = evaluate(predictions, checklist_of()).three_ways
         table = predictions.table
         grade = table["grade"].to_numpy(dtype=int)
         silent = table["predicted"].isna().to_numpy()
@@ -354,24 +356,24 @@ class TestThreeWays:
         assert set(ways["sensitivity:pdr"]) == {"excluded", "worst_case"}
 
     def test_nothing_to_show_where_every_image_has_an_answer(self):
-        assert evaluate(drawn(17, 20), checklist()).three_ways == {}
+        assert evaluate(drawn(17, 20), checklist_of()).three_ways == {}
 
 
 class TestBootstrap:
     def test_fixed_class_totals_keep_the_patients_of_each_worst_grade(self):
         predictions = drawn(18, 100)
-        spec = checklist(bootstrap={"resamples": 1000, "class_totals": "fixed"})
-        sample = Sample.of(predictions, spec, "patient")
-        tables = Metrics(sample, spec, 0.95, 1).replicates(sample.whole())
+        checklist = checklist_of(bootstrap={"resamples": 1000, "class_totals": "fixed"})
+        sample = Sample.of(predictions, checklist, "patient")
+        tables = Metrics(sample, checklist, 0.95, 1).replicates(sample.whole())
         by_grade = tables.reshape(-1, 5, 6).sum(axis=2)
         assert (by_grade == sample.whole().table.sum(axis=1)).all()
 
     def test_unknown_patients_double_the_variance(self):
         """Where nobody says whose the images are, a kappa's interval is that of half as many images."""
         predictions = make_predictions(drawn(19, 400).table.drop(columns=["patient", "eye"]), "t.csv", {})
-        wide = evaluate(predictions, checklist(bootstrap={"resamples": 20000}))
+        wide = evaluate(predictions, checklist_of(bootstrap={"resamples": 20000}))
         narrow = evaluate(
-            predictions, checklist(bootstrap={"resamples": 20000}, evidence={"one_image_per_patient": True})
+            predictions, checklist_of(bootstrap={"resamples": 20000}, evidence={"one_image_per_patient": True})
         )
         widths = [
             np.diff([e.low, e.high])[0]
@@ -382,7 +384,7 @@ class TestBootstrap:
     def test_bca_where_the_checklist_asks_for_it(self):
         predictions = drawn(20, 200)
         plain, corrected = (
-            evaluate(predictions, checklist(bootstrap={"resamples": 2000, "interval": interval}))
+            evaluate(predictions, checklist_of(bootstrap={"resamples": 2000, "interval": interval}))
             for interval in ("percentile", "bca")
         )
         assert estimate(corrected, "quadratic_kappa").method == "patient bootstrap, bca"
@@ -395,8 +397,8 @@ class TestGateError:
         """Binomial by brute force: 100 PDR patients, a true value of 0.95, bound at least 0.95: 0.6 %."""
         table = pd.DataFrame({"grade": [4] * 100 + [0] * 100, "predicted": [4] * 100 + [0] * 100})
         table["image"] = table["patient"] = [f"{i}" for i in range(200)]
-        spec = checklist(criteria=[{"id": "sensitivity:pdr", "at_least": 0.95}], expect={"pdr": 0.985})
-        errors = evaluate(make_predictions(table, "t.csv", {}), spec).gate_error
+        checklist = checklist_of(criteria=[{"id": "sensitivity:pdr", "at_least": 0.95}], expect={"pdr": 0.985})
+        errors = evaluate(make_predictions(table, "t.csv", {}), checklist).gate_error
         assert [(e["true"], e["deserves"], e["method"]) for e in errors] == [
             (0.95, False, "exact"),
             (pytest.approx(0.925), False, "exact"),
@@ -408,13 +410,13 @@ class TestGateError:
             assert (error["patients"], error["n"]) == (100, 100)
 
     def test_a_model_below_the_threshold_deserves_no_pass(self):
-        spec = checklist(criteria=[{"id": "sensitivity:pdr", "at_least": 0.95}], expect={"pdr": 0.8})
-        errors = evaluate(drawn(24, 60), spec).gate_error
+        checklist = checklist_of(criteria=[{"id": "sensitivity:pdr", "at_least": 0.95}], expect={"pdr": 0.8})
+        errors = evaluate(drawn(24, 60), checklist).gate_error
         assert [(e["true"], e["deserves"]) for e in errors if e["true"] == 0.8] == [(0.8, False)]
 
     def test_pairs_are_simulated_and_named_so(self):
-        spec = checklist(criteria=[{"id": "accuracy", "at_least": 0.8}])
-        errors = evaluate(drawn(21, 150), spec).gate_error
+        checklist = checklist_of(criteria=[{"id": "accuracy", "at_least": 0.8}])
+        errors = evaluate(drawn(21, 150), checklist).gate_error
         assert {error["method"] for error in errors} == {"simulated"}
         assert all(error["passes"] <= 0.025 + 3 * error["se"] for error in errors)
 
@@ -424,19 +426,19 @@ class TestHowManyMore:
         """20 PDR patients without a miss; with one image each, 173 show .95 at a true .99 with 80 % power."""
         table = pd.DataFrame({"grade": [4] * 20 + [0] * 100, "predicted": [4] * 20 + [0] * 100})
         table["image"] = table["patient"] = [f"{i}" for i in range(120)]
-        spec = checklist(criteria=[{"id": "sensitivity:pdr", "at_least": 0.95}], expect={"pdr": 0.99})
-        found = evaluate(make_predictions(table, "t.csv", {}), spec)
+        checklist = checklist_of(criteria=[{"id": "sensitivity:pdr", "at_least": 0.95}], expect={"pdr": 0.99})
+        found = evaluate(make_predictions(table, "t.csv", {}), checklist)
         assert found.criteria[0].status == "INSUFFICIENT"
         assert "173 patients with PDR in all, 153 more" in found.criteria[0].reason
 
     def test_no_number_is_given_at_a_rate_that_nobody_expects(self):
         """Never at the observed rate: without an expected true value there is no number."""
-        spec = checklist(criteria=[{"id": "accuracy", "at_least": 0.8}])
-        assert "the checklist does not say" in evaluate(drawn(22, 50), spec).criteria[0].reason
+        checklist = checklist_of(criteria=[{"id": "accuracy", "at_least": 0.8}])
+        assert "the checklist does not say" in evaluate(drawn(22, 50), checklist).criteria[0].reason
 
     def test_no_realistic_number_is_an_answer(self):
-        spec = checklist(criteria=[{"id": "accuracy", "at_least": 0.75}], expect={"accuracy": 0.7501})
-        assert "No realistic number" in evaluate(drawn(23, 50), spec).criteria[0].reason
+        checklist = checklist_of(criteria=[{"id": "accuracy", "at_least": 0.75}], expect={"accuracy": 0.7501})
+        assert "No realistic number" in evaluate(drawn(23, 50), checklist).criteria[0].reason
 
 
 class TestProperties:
@@ -447,13 +449,13 @@ class TestProperties:
         predictions = drawn(seed, 12)
         lines = [{"id": "sensitivity:referable", "at_least": threshold}]
         easier = [{"id": "sensitivity:referable", "at_least": max(0.01, threshold * ease)}]
-        strict, weak = (evaluate(predictions, checklist(criteria=c)).criteria[0] for c in (lines, easier))
+        strict, weak = (evaluate(predictions, checklist_of(criteria=c)).criteria[0] for c in (lines, easier))
         assert strict.status != "PASS" or weak.status == "PASS"
 
     @settings(max_examples=20)
     @given(st.integers(0, 10_000))
     def test_every_interval_contains_its_estimate(self, seed: int):
-        found = evaluate(silenced(drawn(seed, 15), 7), checklist(deployment=MIX, slices=[{"by": "camera"}]))
+        found = evaluate(silenced(drawn(seed, 15), 7), checklist_of(deployment=MIX, slices=[{"by": "camera"}]))
         for name, metric in found.metrics.items():
             if isinstance(metric, Estimate) and metric.kind == "proportion":
                 assert metric.low is not None

@@ -12,12 +12,12 @@ import pytest
 import typer
 from scipy.stats import binom, nbinom
 
-from drgate.errors import DrgateError, SpecError, UsageError
+from drgate.checklist import load_checklist, parse_checklist
+from drgate.errors import ChecklistError, DrgateError, UsageError
 from drgate.evaluate import evaluate
 from drgate.plan import load_planned, parse_expect, parse_prevalence, plan, with_planning
 from drgate.predictions import load_predictions
-from drgate.report import plan_page
-from drgate.spec import load_spec, parse_spec
+from drgate.report import plan as plan_page
 from drgate.stats.proportion import exact_bounds
 
 MIX = "no_dr=0.7,mild_npdr=0.1,moderate_npdr=0.14,severe_npdr=0.04,pdr=0.02"
@@ -25,8 +25,8 @@ APTOS = (361, 74, 200, 39, 59)
 """Images by grade of a 20 % split of APTOS 2019 whose PDR class has 59."""
 
 
-def spec_of(*criteria, **more):
-    return parse_spec({"name": "mine", "version": 1, "criteria": list(criteria)} | more, "mine")
+def checklist_of(*criteria, **more):
+    return parse_checklist({"name": "mine", "version": 1, "criteria": list(criteria)} | more, "mine")
 
 
 def table_of(path, by_grade, *, images=1, **columns):
@@ -54,13 +54,13 @@ class TestPrintedNumbers:
     def test_without_a_miss(self):
         """36 cases show .90, 72 show .95; with two images each 37 and 74 patients."""
         for two, expected in ((0.0, [36, 72]), (1.0, [37, 74])):
-            found = plan(spec_of(SEVERE, PDR, planning={"two_images": two}))
+            found = plan(checklist_of(SEVERE, PDR, planning={"two_images": two}))
             assert [one.without_miss for one in found.lines] == expected
 
     @pytest.mark.parametrize(("looks", "patients"), [(1, 74), (2, 87), (3, 96)])
     def test_each_look_takes_its_share(self, looks, patients):
         """With two images each, 87 patients at alpha / 2 and 96 at alpha / 3."""
-        found = plan(spec_of(PDR, looks=looks, planning={"two_images": 1.0}))
+        found = plan(checklist_of(PDR, looks=looks, planning={"two_images": 1.0}))
         assert found.lines[0].without_miss == patients
         assert found.level == pytest.approx(1 - 0.05 / looks)
 
@@ -71,12 +71,14 @@ class TestPrintedNumbers:
     def test_patients_from_which_the_power_stays(self, criterion, true, patients):
         """Both tables, for power 80 % and 90 %."""
         for wanted, n in zip((0.8, 0.9), patients, strict=True):
-            asked = spec_of(criterion, planning={"two_images": 0.0, "power": wanted}, expect={criterion["id"]: true})
+            asked = checklist_of(
+                criterion, planning={"two_images": 0.0, "power": wanted}, expect={criterion["id"]: true}
+            )
             assert plan(asked).lines[0].needed.patients == n
 
     def test_a_fifth_of_aptos_cannot_pass_the_pdr_line(self, tmp_path):
         """59 PDR images of independent patients: .939 at 59 of 59."""
-        found = plan(load_spec("medical-grade"), data=load_planned(table_of(tmp_path / "aptos.csv", APTOS)))
+        found = plan(load_checklist("medical-grade"), data=load_planned(table_of(tmp_path / "aptos.csv", APTOS)))
         pdr = line(found, "sensitivity:pdr").here
         assert (round(pdr.bound, 3), pdr.can_pass, pdr.power, pdr.images) == (0.939, False, 0.0, 59)
         assert pdr.bound == exact_bounds(59, 59, level=0.95).low
@@ -87,7 +89,7 @@ class TestPrintedNumbers:
 class TestPower:
     def test_without_an_expected_value_none_is_invented(self):
         """No power and no number of patients, and a sentence that says so."""
-        found = plan(spec_of(SEVERE))
+        found = plan(checklist_of(SEVERE))
         assert (found.lines[0].expected, found.lines[0].needed) == (None, None)
         assert found.lines[0].why == "no expected true value stated"
         assert found.collection.without_expectation == ("sensitivity:severe_npdr",)
@@ -95,20 +97,20 @@ class TestPower:
 
     def test_a_rate_that_must_stay_low_is_the_mirrored_line(self):
         """At most 5 % with .02 expected takes what at least 95 % with .98 takes."""
-        low = plan(spec_of({"id": "no_output", "at_most": 0.05}, expect={"no_output": 0.02}, **ONE_IMAGE)).lines[0]
+        low = plan(checklist_of({"id": "no_output", "at_most": 0.05}, expect={"no_output": 0.02}, **ONE_IMAGE)).lines[0]
         assert (low.needed.patients, low.without_miss) == (338, 72)
 
     @pytest.mark.parametrize("true", [0.85, 0.90, 0.9001])
     def test_no_realistic_number_is_an_answer(self, true):
         """A truth at, below or a hair above the threshold."""
-        found = plan(spec_of(SEVERE, expect={"severe_npdr": true}))
+        found = plan(checklist_of(SEVERE, expect={"severe_npdr": true}))
         assert found.lines[0].needed is None
         assert "expected true value" in found.lines[0].why
         assert found.collection is None
 
     def test_the_curve_is_the_binomial_one(self):
         """With one image a patient every point is a binomial sum over the passing counts."""
-        found = plan(spec_of(SEVERE, expect={"severe_npdr": 0.96}, **ONE_IMAGE)).lines[0]
+        found = plan(checklist_of(SEVERE, expect={"severe_npdr": 0.96}, **ONE_IMAGE)).lines[0]
         assert len(found.curve) > 10
         for n, chance in found.curve:
             passes = [k for k in range(n + 1) if exact_bounds(k, n, level=0.95).low >= 0.90]
@@ -118,13 +120,13 @@ class TestPower:
         """Jointly, the required lines' powers on the smallest test set; advisory lines do not count."""
         advisory = {"id": "sensitivity:moderate_npdr", "at_least": 0.9, "required": False}
         expect = {"severe_npdr": 0.96, "pdr": 0.985, "moderate_npdr": 0.96}
-        found = plan(spec_of(SEVERE, PDR, advisory, expect=expect, **ONE_IMAGE))
+        found = plan(checklist_of(SEVERE, PDR, advisory, expect=expect, **ONE_IMAGE))
         assert found.joint_power == pytest.approx(found.lines[0].needed.power * found.lines[1].needed.power)
         assert found.collection.by_grade["moderate_npdr"] == 0
 
     def test_on_estimates_the_counts_decide(self):
         """Power of an observed .95 of 40 is the chance of at least 38: compared exactly, without the bound."""
-        asked = spec_of(PDR, evidence={"decide_on": "point"}, expect={"pdr": 0.97}, **ONE_IMAGE)
+        asked = checklist_of(PDR, evidence={"decide_on": "point"}, expect={"pdr": 0.97}, **ONE_IMAGE)
         found = plan(asked).lines[0]
         assert dict(found.curve)[found.needed.patients] == found.needed.power
         assert found.needed.power == pytest.approx(
@@ -145,7 +147,7 @@ class TestCollection:
             {"id": "specificity:pdr", "above": 0.6},
             {"id": "accuracy", "at_least": 0.55},
         ]
-        found = plan(spec_of(*lines, **ONE_IMAGE))
+        found = plan(checklist_of(*lines, **ONE_IMAGE))
         needs = [(one.grades, one.without_miss) for one in found.lines]
         grades = list(found.collection.by_grade)
         most = max(n for _, n in needs) + 1
@@ -160,7 +162,7 @@ class TestCollection:
 
     def test_the_scarcest_grade_sets_the_screening(self):
         """Expected n / share, and the negative binomial's 90 % point, of the grade that takes most."""
-        found = plan(spec_of(SEVERE, PDR, **ONE_IMAGE), prevalence=parse_prevalence(MIX)).collection
+        found = plan(checklist_of(SEVERE, PDR, **ONE_IMAGE), prevalence=parse_prevalence(MIX)).collection
         assert found.by_grade == {"no_dr": 0, "mild_npdr": 0, "moderate_npdr": 0, "severe_npdr": 36, "pdr": 72}
         assert (found.bottleneck, found.screened_expected) == ("pdr", 3600)
         assert found.screened == 72 + nbinom.ppf(0.9, 72, 0.02)
@@ -170,13 +172,13 @@ class TestCollection:
         mix = dict(
             zip(("no_dr", "mild_npdr", "moderate_npdr", "severe_npdr", "pdr"), (0.6, 0.1, 0.1, 0.1, 0.1), strict=True)
         )
-        found = plan(spec_of(PDR, deployment=mix, **ONE_IMAGE))
+        found = plan(checklist_of(PDR, deployment=mix, **ONE_IMAGE))
         assert (found.collection.prevalence, found.collection.screened_expected) == (mix, 720)
 
     def test_a_grade_that_nobody_has_is_not_found(self):
         """A prevalence of 0 for a grade that is needed."""
         found = plan(
-            spec_of(PDR), prevalence=parse_prevalence("no_dr=1,mild_npdr=0,moderate_npdr=0,severe_npdr=0,pdr=0")
+            checklist_of(PDR), prevalence=parse_prevalence("no_dr=1,mild_npdr=0,moderate_npdr=0,severe_npdr=0,pdr=0")
         )
         assert found.collection.screened is None
         assert any("prevalence is 0" in note for note in found.notes)
@@ -195,9 +197,9 @@ class TestGivenTestSet:
             rows = pd.read_csv(path)
             perfect = tmp_path / "perfect.csv"
             rows.assign(predicted=rows["grade"]).to_csv(perfect, index=False)
-            spec = load_spec("medical-grade-safe")
-            found = plan(spec, data=load_planned(path))
-            judged = {one.id: one for one in evaluate(load_predictions(perfect), spec).criteria}
+            checklist = load_checklist("medical-grade-safe")
+            found = plan(checklist, data=load_planned(path))
+            judged = {one.id: one for one in evaluate(load_predictions(perfect), checklist).criteria}
             for one in found.lines:
                 assert one.here.can_pass == (judged[one.id].status == "PASS"), one.id
                 low, high = judged[one.id].estimate.low, judged[one.id].estimate.high
@@ -208,7 +210,9 @@ class TestGivenTestSet:
         wrong = table_of(tmp_path / "a.csv", APTOS)
         rows = pd.read_csv(wrong)
         rows.assign(predicted=rows["grade"]).to_csv(tmp_path / "b.csv", index=False)
-        first, second = (plan(load_spec("medical-grade"), data=load_planned(p)) for p in (wrong, tmp_path / "b.csv"))
+        first, second = (
+            plan(load_checklist("medical-grade"), data=load_planned(p)) for p in (wrong, tmp_path / "b.csv")
+        )
         assert first.lines == second.lines
 
     def test_without_patients_two_images_each_are_allowed_for(self, tmp_path):
@@ -217,13 +221,13 @@ class TestGivenTestSet:
         rows = pd.read_csv(path).drop(columns="patient")
         rows.to_csv(path, index=False)
         for declared, possible in ((False, False), (True, True)):
-            asked = spec_of(PDR, evidence={"one_image_per_patient": declared})
+            asked = checklist_of(PDR, evidence={"one_image_per_patient": declared})
             found = plan(asked, data=load_planned(path)).lines[0].here
             assert (found.can_pass, found.patients) == (possible, 72 if declared else None)
 
     def test_a_grade_that_is_absent_can_never_pass(self, tmp_path):
         """No case, no line."""
-        found = plan(spec_of(PDR), data=load_planned(table_of(tmp_path / "t.csv", (5, 5, 5, 5, 0))))
+        found = plan(checklist_of(PDR), data=load_planned(table_of(tmp_path / "t.csv", (5, 5, 5, 5, 0))))
         assert (found.never, found.exit_code, found.lines[0].here.why) == (
             ("sensitivity:pdr",),
             1,
@@ -233,7 +237,7 @@ class TestGivenTestSet:
     def test_an_advisory_line_does_not_close(self, tmp_path):
         """Only required lines decide the exit code."""
         found = plan(
-            spec_of({"id": "accuracy", "at_least": 0.5}, {**PDR, "required": False}),
+            checklist_of({"id": "accuracy", "at_least": 0.5}, {**PDR, "required": False}),
             data=load_planned(table_of(tmp_path / "t.csv", (30, 0, 0, 0, 3))),
         )
         assert (found.never, found.exit_code) == (("sensitivity:pdr",), 0)
@@ -243,7 +247,7 @@ class TestGivenTestSet:
         path = table_of(tmp_path / "t.csv", (50, 0, 0, 0, 40))
         rows = pd.read_csv(path)
         rows.assign(camera=np.where(rows.index % 3 == 0, "A", "B")).to_csv(path, index=False)
-        asked = spec_of(
+        asked = checklist_of(
             {"id": "accuracy", "at_least": 0.5},
             {"id": "sensitivity:pdr@camera=each", "at_least": 0.5},
             slices=[{"by": "camera", "min_positives": 20}],
@@ -256,12 +260,12 @@ class TestGivenTestSet:
     def test_patients_needed_are_those_that_an_evaluation_names(self, tmp_path, images):
         """Both take the images per patient from the data, not from the planning's share of pairs."""
         path = table_of(tmp_path / "t.csv", (30, 0, 0, 0, 75), images=images)
-        spec = spec_of({"id": "sensitivity:pdr", "at_least": 0.95}, expect={"pdr": 0.985})
-        needed = plan(spec, data=load_planned(path)).lines[0].needed.patients
+        checklist = checklist_of({"id": "sensitivity:pdr", "at_least": 0.95}, expect={"pdr": 0.985})
+        needed = plan(checklist, data=load_planned(path)).lines[0].needed.patients
         rows = pd.read_csv(path)
         missed = rows["image"].isin(["4-0-0.png", "4-1-0.png"])
         rows.assign(predicted=rows["grade"].mask(missed, 3)).to_csv(path, index=False)
-        judged = evaluate(load_predictions(path), spec).criteria[0]
+        judged = evaluate(load_predictions(path), checklist).criteria[0]
         assert f"{needed} patients" in judged.reason
 
     @pytest.mark.parametrize("columns", [("image", "grade"), ("id_code", "diagnosis"), ("image", "level")])
@@ -269,7 +273,7 @@ class TestGivenTestSet:
         """Planning reads grades, patients and splits; a public CSV's too."""
         names = [f"{i}_{eye}" for i in range(90) for eye in ("left", "right")]
         pd.DataFrame(dict(zip(columns, (names, [4, 0] * 90), strict=True))).to_csv(tmp_path / "l.csv", index=False)
-        found = plan(spec_of({"id": "sensitivity:pdr", "at_least": 0.5}), data=load_planned(tmp_path / "l.csv"))
+        found = plan(checklist_of({"id": "sensitivity:pdr", "at_least": 0.5}), data=load_planned(tmp_path / "l.csv"))
         assert found.data["by_grade"] == [90, 0, 0, 0, 90]
         assert found.data["patients"] == (90 if "level" in columns else None)
 
@@ -312,21 +316,21 @@ class TestBadInput:
 
     def test_expected_values_are_fractions_of_what_there_is(self):
         """98.5 for 0.985 and a misspelt grade are refused with a hint."""
-        spec = load_spec("medical-grade")
+        checklist = load_checklist("medical-grade")
         with pytest.raises(UsageError, match=r"did you mean 0\.985"):
-            with_planning(spec, expect=parse_expect("pdr=98.5"))
-        with pytest.raises(SpecError, match="did you mean 'pdr'"):
-            with_planning(spec, expect=parse_expect("prd=0.9"))
+            with_planning(checklist, expect=parse_expect("pdr=98.5"))
+        with pytest.raises(ChecklistError, match="did you mean 'pdr'"):
+            with_planning(checklist, expect=parse_expect("prd=0.9"))
 
     @pytest.mark.parametrize("name", ["power", "two_images", "correlation"])
     def test_assumptions_are_fractions(self, name):
         """80 for 0.8 is refused."""
         with pytest.raises(UsageError, match=r"did you mean 0\.8"):
-            with_planning(load_spec("medical-grade"), **{name: 80})
+            with_planning(load_checklist("medical-grade"), **{name: 80})
 
     def test_what_is_stated_beside_overrides(self):
         """--expect adds to the checklist's own and wins where both speak."""
-        asked = with_planning(load_spec("medical-grade"), expect={"pdr": 0.99}, power=0.9, two_images=0.0)
+        asked = with_planning(load_checklist("medical-grade"), expect={"pdr": 0.99}, power=0.9, two_images=0.0)
         assert (asked.expected("sensitivity:pdr"), asked.expected("sensitivity:severe_npdr")) == (0.99, 0.96)
         assert plan(asked).lines[2].needed.patients == 202
 
@@ -335,8 +339,8 @@ class TestPages:
     @pytest.fixture
     def found(self, tmp_path):
         path = table_of(tmp_path / "t.csv", (40, 10, 20, 39, 59))
-        spec = spec_of(SEVERE, PDR, {"id": "cost", "below": 100, "unit": "USD"}, expect={"pdr": 0.985})
-        return plan(spec, prevalence=parse_prevalence(MIX), data=load_planned(path))
+        checklist = checklist_of(SEVERE, PDR, {"id": "cost", "below": 100, "unit": "USD"}, expect={"pdr": 0.985})
+        return plan(checklist, prevalence=parse_prevalence(MIX), data=load_planned(path))
 
     def test_the_numbers_are_plain_json(self, found):
         """No NaN, no None, and the lines that can never pass by id."""
@@ -362,8 +366,8 @@ class TestPages:
 
     def test_the_headline_promises_no_more_than_the_joint_power(self):
         """Who is in the set, how many are screened and how often a good model passes; what no patient was asked for."""
-        spec = spec_of(SEVERE, PDR, expect={"severe_npdr": 0.96, "pdr": 0.985}, **ONE_IMAGE)
-        found = plan(spec, prevalence=parse_prevalence(MIX))
+        checklist = checklist_of(SEVERE, PDR, expect={"severe_npdr": 0.96, "pdr": 0.985}, **ONE_IMAGE)
+        found = plan(checklist, prevalence=parse_prevalence(MIX))
         chance = found.lines[0].needed.power * found.lines[1].needed.power
         assert plan_page.headline(found) == (
             "mine version 1: 397 patients (Severe NPDR 167, PDR 230), found among about 11,500 screened; a model as "
@@ -371,7 +375,7 @@ class TestPages:
         )
         together, absent = plan_page.advice(found)
         assert "(--power 0.895)" in together  # sqrt(.8) = .8944
-        assert plan(with_planning(spec, power=0.895)).joint_power >= 0.8
+        assert plan(with_planning(checklist, power=0.895)).joint_power >= 0.8
         assert "No patient with No DR or Mild NPDR or Moderate NPDR is needed" in absent
         assert 'class="verdict NOT_ASSESSED"' in plan_page.html(found)
 
@@ -380,8 +384,8 @@ class TestPages:
         path = table_of(tmp_path / "labels.csv", (0, 0, 0, 320, 450))
         rows = pd.read_csv(path).drop(columns="predicted")
         rows.assign(split=np.where(rows.index % 2, "test", "train")).to_csv(path, index=False)
-        spec = spec_of(SEVERE, PDR, expect={"severe_npdr": 0.96, "pdr": 0.985}, **ONE_IMAGE)
-        found = plan(spec, data=load_planned(path))
+        checklist = checklist_of(SEVERE, PDR, expect={"severe_npdr": 0.96, "pdr": 0.985}, **ONE_IMAGE)
+        found = plan(checklist, data=load_planned(path))
         both = found.lines[0].here.power * found.lines[1].here.power
         assert plan_page.headline(found).startswith(
             f"mine version 1: every required line can pass here; all together {100 * both:.0f}\N{NO-BREAK SPACE}% of"

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
 
 from drgate.predictions import load_predictions
 from drgate.record import read_record
 from drgate.vision.checkpoint import load_checkpoint, save_checkpoint
+from tests.support import tiny
 
 
 @pytest.fixture(scope="module")

@@ -14,9 +14,10 @@ import pytest
 import typer
 from scipy.stats import betabinom
 
+from drgate.checklist import Checklist, load_checklist, parse_checklist
 from drgate.cli import tune as command
 from drgate.cli.app import run
-from drgate.errors import PredictionsError, SpecError, UsageError
+from drgate.errors import ChecklistError, PredictionsError, UsageError
 from drgate.evaluate import evaluate
 from drgate.evaluation import Estimate
 from drgate.manifest import load_manifest
@@ -28,7 +29,6 @@ from drgate.operating_point import (
     write_operating_point,
 )
 from drgate.predictions import Predictions, load_predictions, make_predictions, write_predictions
-from drgate.spec import GateSpec, load_spec, parse_spec
 from drgate.stats import cluster
 from drgate.stats.power import misses_allowed, power
 from drgate.stats.predictive import predictive_power
@@ -44,8 +44,8 @@ FIVE = [
 ]
 
 
-def spec_of(criteria: list[dict[str, Any]], **content: Any) -> GateSpec:
-    return parse_spec({"name": "s", "version": 1, "criteria": criteria} | content, "s.yaml")
+def checklist_of(criteria: list[dict[str, Any]], **content: Any) -> Checklist:
+    return parse_checklist({"name": "s", "version": 1, "criteria": criteria} | content, "s.yaml")
 
 
 def scored(
@@ -68,8 +68,8 @@ def scored(
     return make_predictions(table, f"{seed}.csv", {})
 
 
-def tuned(predictions: Predictions, spec: GateSpec) -> OperatingPoint:
-    found = tune(predictions, spec)
+def tuned(predictions: Predictions, checklist: Checklist) -> OperatingPoint:
+    found = tune(predictions, checklist)
     assert isinstance(found, OperatingPoint), found
     return found
 
@@ -81,7 +81,7 @@ def table() -> Predictions:
 
 @pytest.fixture(scope="module")
 def point(table: Predictions) -> OperatingPoint:
-    return tuned(table, spec_of(SCREENING))
+    return tuned(table, checklist_of(SCREENING))
 
 
 class TestGrading:
@@ -103,7 +103,9 @@ class TestGrading:
             load_predictions(tmp_path / "at.csv")
         again = load_predictions(tmp_path / "at.csv", point)
         assert again.digest == at.digest == again.at(point).digest
-        other = make_operating_point(np.minimum(1, np.array(point.cut_offs) * 1.5), spec={}, tuned_on=table, promise={})
+        other = make_operating_point(
+            np.minimum(1, np.array(point.cut_offs) * 1.5), checklist={}, tuned_on=table, promise={}
+        )
         with pytest.raises(PredictionsError, match="but the operating point gives"):
             load_predictions(tmp_path / "at.csv", other)
 
@@ -162,7 +164,7 @@ class TestOverlap:
         """Where both sides have file digests they decide, not the names."""
         digests = [f"{i:064x}" for i in range(400)]
         known = make_predictions(table.table.assign(sha256=digests), "tuning.csv", {})
-        point = make_operating_point((0.5,) * 4, spec={}, tuned_on=known, promise={})
+        point = make_operating_point((0.5,) * 4, checklist={}, tuned_on=known, promise={})
         anew = {"patient": [f"new{i}" for i in range(40)]}
         with pytest.raises(UsageError, match="image 'new0'"):
             point.refuse_overlap(self.rows(known, image=[f"new{i}" for i in range(40)], **anew))
@@ -210,7 +212,7 @@ class TestChoice:
     def test_the_best_of_all_combinations(self, seed: int):
         """Coarse scores: brute force over every combination finds the same best, or none either."""
         table = scored(seed, 700, noise=0.35, step=0.5)
-        found, best = tune(table, spec_of(FIVE)), brute_force(table, 0.8)
+        found, best = tune(table, checklist_of(FIVE)), brute_force(table, 0.8)
         if isinstance(found, Infeasible):
             assert (found.complete, best) == (True, None)
             return
@@ -223,9 +225,9 @@ class TestChoice:
     @pytest.mark.parametrize("images", [1, 2])
     def test_what_is_promised_is_what_the_gate_sees(self, images: int):
         """Counts and bounds of the promise are those of `evaluate` on the tuning table at the operating point."""
-        table, spec = scored(3, 800 // images, images=images, noise=0.35), spec_of(FIVE)
-        found = tuned(table, spec)
-        evaluation = evaluate(table.at(found), spec)
+        table, checklist = scored(3, 800 // images, images=images, noise=0.35), checklist_of(FIVE)
+        found = tuned(table, checklist)
+        evaluation = evaluate(table.at(found), checklist)
         assert evaluation.verdict == "PASS"
         for line in found.promise["criteria"]:
             metric = evaluation.metrics[line["id"]]
@@ -242,7 +244,7 @@ class TestChoice:
 
     def test_more_looks_cost_specificity(self, table: Predictions, point: OperatingPoint):
         """Each of K looks is tested at alpha/K, so the cut-off is no higher."""
-        many = tuned(table, spec_of(SCREENING, looks=10))
+        many = tuned(table, checklist_of(SCREENING, looks=10))
         assert many.promise["level"] == pytest.approx(0.995)
         assert many.cut_offs[1] < point.cut_offs[1]
 
@@ -250,14 +252,14 @@ class TestChoice:
         """Without a patient column two images a patient are allowed for, unless one is declared."""
         unknown = make_predictions(table.table.drop(columns="patient"), "u.csv", {})
         evidence = {"evidence": {"one_image_per_patient": True}}
-        assert tuned(unknown, spec_of(SCREENING)).cut_offs[1] < point.cut_offs[1]
-        assert tuned(unknown, spec_of(SCREENING, **evidence)).cut_offs == point.cut_offs
+        assert tuned(unknown, checklist_of(SCREENING)).cut_offs[1] < point.cut_offs[1]
+        assert tuned(unknown, checklist_of(SCREENING, **evidence)).cut_offs == point.cut_offs
 
     def test_by_patient_the_worse_eye_decides(self):
         """Tuned by patient, the counts are those of the gate by patient."""
-        table, spec = scored(4, 400, images=2, noise=0.5), spec_of(SCREENING, unit="patient")
-        found = tuned(table, spec)
-        metric = evaluate(table.at(found), spec).metrics["sensitivity:referable"]
+        table, checklist = scored(4, 400, images=2, noise=0.5), checklist_of(SCREENING, unit="patient")
+        found = tuned(table, checklist)
+        metric = evaluate(table.at(found), checklist).metrics["sensitivity:referable"]
         assert isinstance(metric, Estimate)
         line = found.promise["criteria"][0]
         assert (line["k"], line["n"], line["bound"]) == (metric.k, metric.n, pytest.approx(metric.low))
@@ -270,12 +272,12 @@ class TestChoice:
         folder = photographs(*names)
         rows = pd.DataFrame({"image": names, "grade": [2] * 60, "patient": names})
         rows.to_csv(folder / "labels.csv", index=False)
-        few = tune(table, spec_of(SCREENING), test=load_manifest(folder))
+        few = tune(table, checklist_of(SCREENING), test=load_manifest(folder))
         assert isinstance(few, OperatingPoint)
         assert few.promise["planned"]["by_grade"] == [0, 0, 60, 0, 0]
         assert few.cut_offs[1] < point.cut_offs[1]
         rows.iloc[:20].to_csv(folder / "labels.csv", index=False)
-        none = tune(table, spec_of(SCREENING), test=load_manifest(folder))
+        none = tune(table, checklist_of(SCREENING), test=load_manifest(folder))
         assert isinstance(none, Infeasible)
         assert "with 20 images that count in the planned test set not even a model without an error" in none.reason
 
@@ -284,7 +286,7 @@ class TestInfeasible:
     def test_names_the_criterion_and_how_near(self):
         """A poor model: which line stands in the way, and its bound."""
         lines = [{"id": "sensitivity:referable", "at_least": 0.9}, {"id": "specificity:referable", "at_least": 0.9}]
-        found = tune(scored(5, 500, noise=2.0), spec_of(lines))
+        found = tune(scored(5, 500, noise=2.0), checklist_of(lines))
         assert isinstance(found, Infeasible)
         assert found.complete
         assert "ity:referable has a lower bound of" in found.reason
@@ -292,20 +294,20 @@ class TestInfeasible:
 
     def test_too_few_cases_are_said_so(self):
         """30 images cannot show 95 %, whatever the cut-offs."""
-        found = tune(scored(6, 100), spec_of([{"id": "sensitivity:pdr", "at_least": 0.95}]))
+        found = tune(scored(6, 100), checklist_of([{"id": "sensitivity:pdr", "at_least": 0.95}]))
         assert isinstance(found, Infeasible)
         assert "sensitivity:pdr: with" in found.reason
         assert "not even a model without an error can show at least 95 %" in found.reason
 
     def test_nothing_to_tune_to(self):
         """AUC does not depend on cut-offs."""
-        with pytest.raises(SpecError, match="there is nothing that cut-offs could be tuned to"):
-            tune(scored(6, 100), spec_of([{"id": "auc:referable", "at_least": 0.9}]))
+        with pytest.raises(ChecklistError, match="there is nothing that cut-offs could be tuned to"):
+            tune(scored(6, 100), checklist_of([{"id": "auc:referable", "at_least": 0.9}]))
 
     def test_a_weak_model_on_real_photographs(self, real_data: Path):
         """The owner's checklist is out of its reach, and the answer says so."""
         weak = load_predictions(real_data / "predictions" / "eyepacs-1024-weak-model.csv")
-        found = tune(weak, load_spec("medical-grade"))
+        found = tune(weak, load_checklist("medical-grade"))
         assert isinstance(found, Infeasible)
         assert "can show" in found.reason
 
@@ -334,12 +336,12 @@ class TestPower:
 
     def test_the_test_set_passes_as_often_as_promised_and_rarely_when_tuned_to_the_estimate(self):
         """Simulated: 60 tuning and test sets. Tuned to the estimate, a cut-off passes hardly ever."""
-        spec, passed, estimate, promised = spec_of(SCREENING), [], [], []
+        checklist, passed, estimate, promised = checklist_of(SCREENING), [], [], []
         for seed in range(60):
             first, second = scored(2 * seed, 300, noise=0.7), scored(2 * seed + 1, 300, noise=0.7)
-            found = tuned(first, spec)
+            found = tuned(first, checklist)
             promised.append(found.promise["power"])
-            scores = [Units.of(p, spec).scores[:, 1] for p in (first, second)]
+            scores = [Units.of(p, checklist).scores[:, 1] for p in (first, second)]
             referable = [p.table["grade"].to_numpy(dtype=int) >= 2 for p in (first, second)]
             ordered = np.sort(scores[0][referable[0]])
             observed = ordered[int(0.15 * ordered.size)]
@@ -394,7 +396,7 @@ class TestCommand:
         missed = [int(((grade >= 3) & (c < 2)).sum()) for c in called]
         assert found["undergraded:vision_threatening_below_referable"] == missed
         assert len(found) == 7
-        sliced = spec_of(SCREENING, slices=[{"by": "camera"}])
+        sliced = checklist_of(SCREENING, slices=[{"by": "camera"}])
         assert len(effects(table, point, sliced)) == 7  # the tuning table has no such column
         files[-1].unlink()
         _, out, _ = drgate_tune(*files)

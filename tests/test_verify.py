@@ -16,19 +16,19 @@ import pandas as pd
 import pytest
 from cryptography.hazmat.primitives import serialization
 
-from drgate.certificate import checked_evaluation, make_statement, reference
-from drgate.certify import certify
+from drgate.certificate.keys import PrivateKey, generate_key, load_private_key
+from drgate.certificate.sign import certify
+from drgate.certificate.statement import checked_evaluation, make_statement, reference
+from drgate.certificate.trust import Revocations
+from drgate.checklist import Checklist, load_checklist, parse_checklist
 from drgate.errors import CertificateError, DrgateError
 from drgate.evaluate import evaluate
 from drgate.evaluation import Estimate, Evaluation
 from drgate.files import canonical_json
-from drgate.keys import PrivateKey, generate_key, load_private_key
 from drgate.looks import Seen, take_look
 from drgate.predictions import Predictions, make_predictions, write_predictions
-from drgate.spec import GateSpec, load_spec, parse_spec
-from drgate.trust import Revocations
 from drgate.verify import Verification, verify
-from tests.evaluations import CONTENT, criterion, digest_of, evaluation, file_entry
+from tests.support.evaluations import CONTENT, criterion, digest_of, evaluation, file_entry
 
 
 @pytest.fixture(scope="module")
@@ -240,7 +240,9 @@ class TestLook:
     def chained(self, tmp_path, table) -> tuple[Evaluation, Path]:
         chain = tmp_path / "looks.jsonl"
         for model in ("another", "this"):
-            look = take_look(chain, Seen.of(table, "clinic-a"), model=model, predictions=table.digest, spec=SPEC)
+            look = take_look(
+                chain, Seen.of(table, "clinic-a"), model=model, predictions=table.digest, checklist=CHECKLIST
+            )
         model = {**evaluation().model, "tensor_digest": "this"}
         return evaluation(model=model, look=look.to_json()), chain
 
@@ -277,7 +279,12 @@ class TestLook:
         made, chain = chained
         time = "2026-01-31T09:00:00Z"
         take_look(
-            chain, Seen.of(table, "clinic-a"), model="this at sha256:1", predictions=table.digest, spec=SPEC, time=time
+            chain,
+            Seen.of(table, "clinic-a"),
+            model="this at sha256:1",
+            predictions=table.digest,
+            checklist=CHECKLIST,
+            time=time,
         )
         found = verify(written(tmp_path, made, key), trusted=[key.public], looks=chain)
         assert f"{chain} logs a later look of this model, {time}; ask for its certificate." in found.unchecked
@@ -371,7 +378,7 @@ class TestJson:
         assert plain["unchecked"] == list(found.unchecked)
 
 
-SPEC = parse_spec(
+CHECKLIST = parse_checklist(
     {
         "name": "small",
         "version": 2,
@@ -425,7 +432,7 @@ def judged(table: Predictions, rival: Predictions) -> Evaluation:
     template = evaluation()
     made = evaluate(
         table,
-        SPEC,
+        CHECKLIST,
         model=template.model,
         data={"name": "clinic-a"},
         training=TRAINING,
@@ -489,7 +496,7 @@ class TestNumbers:
     def test_come_out_the_same(self, folder, key, judged):
         """Every number is computed again, from the table beside the certificate and the baseline."""
         path = written(folder, judged, key)
-        found = verify(path, trusted=[key.public], spec=SPEC, baseline=folder / "baseline.parquet")
+        found = verify(path, trusted=[key.public], checklist=CHECKLIST, baseline=folder / "baseline.parquet")
         assert found.problems == ()
         assert found.exit_code == 0
         assert "(found beside the certificate)" in said(found)
@@ -684,8 +691,8 @@ class TestNumbers:
 class TestChecklist:
     def test_another_one_is_refused(self, tmp_path, key, judged):
         """Held against a checklist that nobody asked for."""
-        other: GateSpec = load_spec("medical-grade")
-        found = verify(written(tmp_path, judged, key), trusted=[key.public], spec=other)
+        other: Checklist = load_checklist("medical-grade")
+        found = verify(written(tmp_path, judged, key), trusted=[key.public], checklist=other)
         assert found.exit_code == 2
         assert "The checklist is small version 2" in said(found)
 

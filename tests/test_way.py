@@ -16,7 +16,10 @@ import pandas as pd
 import pytest
 import torch
 
-from drgate.certificate import Certificate, Statement, make_statement, read_certificate
+from drgate.certificate.keys import PrivateKey, generate_key, load_private_key
+from drgate.certificate.statement import Certificate, Statement, make_statement, read_certificate
+from drgate.certificate.trust import Revocations
+from drgate.checklist import Checklist, load_checklist, parse_checklist, parse_yaml
 from drgate.errors import (
     CertificateError,
     CheckpointError,
@@ -28,17 +31,14 @@ from drgate.errors import (
 )
 from drgate.export import compare, export
 from drgate.judge import Judgement, judge
-from drgate.keys import PrivateKey, generate_key, load_private_key
 from drgate.manifest import load_manifest, split_by_patient
 from drgate.predictions import load_predictions, write_predictions
 from drgate.record import read_record, training_evidence
 from drgate.score import NoOutputWarning, score, softmax
-from drgate.spec import GateSpec, load_spec, parse_spec, parse_yaml
-from drgate.trust import Revocations
 from drgate.verify import Rescoring, verify
 from drgate.vision.checkpoint import load_checkpoint
 from drgate.vision.graders import OnnxGrader, load_grader
-from tests.tiny import write_base, write_eyes
+from tests.support.tiny import write_base, write_eyes
 from trainer.config import TrainingConfig
 from trainer.run import train
 
@@ -87,7 +87,7 @@ def certified(place: Path, key: PrivateKey) -> Judgement:
     """The run's best model, judged and certified by the lenient checklist."""
     return judge(
         place / "run" / "best_model.pth",
-        spec=LENIENT,
+        checklist=LENIENT,
         data=place / "data",
         looks=place / "looks.jsonl",
         key=key,
@@ -180,7 +180,7 @@ class TestJudging:
         before = (certified.folder / "certificate.json").read_bytes()
         again = judge(
             place / "run" / "best_model.pth",
-            spec=LENIENT,
+            checklist=LENIENT,
             data=place / "data",
             looks=place / "looks.jsonl",
             key=key,
@@ -194,7 +194,7 @@ class TestJudging:
         predictions = score(grader, load_manifest(place / "data").select("test"), workers=0)
         write_predictions(predictions, tmp_path / "p.parquet")
         found = judge(
-            tmp_path / "p.parquet", spec=LENIENT, looks=tmp_path / "l", out=tmp_path / "o", record=place / "run"
+            tmp_path / "p.parquet", checklist=LENIENT, looks=tmp_path / "l", out=tmp_path / "o", record=place / "run"
         ).evaluation
         assert found.model["tensor_digest"] == grader.tensor_digest
         assert found.training["spend"]["usd"] > 0
@@ -224,7 +224,7 @@ class TestJudging:
     def test_the_split_that_selected_the_model_cannot_pass_it(self, place: Path, tmp_path: Path):
         found = judge(
             place / "run" / "best_model.pth",
-            spec=LENIENT,
+            checklist=LENIENT,
             data=place / "data",
             split="val",
             looks=tmp_path / "l",
@@ -234,7 +234,11 @@ class TestJudging:
         assert found.verdict == "INSUFFICIENT"
         with pytest.raises(UsageError, match="trained on"):
             judge(
-                place / "run" / "best_model.pth", spec=LENIENT, data=place / "data", split="train", out=tmp_path / "p"
+                place / "run" / "best_model.pth",
+                checklist=LENIENT,
+                data=place / "data",
+                split="train",
+                out=tmp_path / "p",
             )
 
     def test_a_dealt_data_set_is_dealt_again(self, place: Path, tmp_path: Path):
@@ -258,7 +262,7 @@ class TestJudging:
         )
         found = judge(
             tmp_path / "run" / "best_model.pth",
-            spec=LENIENT,
+            checklist=LENIENT,
             data=data,
             looks=tmp_path / "l",
             out=tmp_path / "o",
@@ -271,7 +275,7 @@ class TestJudging:
         with pytest.raises(UsageError, match="holds something else"):
             judge(
                 place / "run" / "best_model.pth",
-                spec=LENIENT,
+                checklist=LENIENT,
                 data=place / "data",
                 looks=place / "looks.jsonl",
                 out=certified.folder,
@@ -288,7 +292,7 @@ class TestJudging:
         monkeypatch.chdir(tmp_path / "precious")
         for folder in (tmp_path / "precious", Path(), table / "inside"):
             with pytest.raises(UsageError, match=r"holds something else|cannot be written"):
-                judge(table, spec=LENIENT, looks=tmp_path / "l", out=folder, force=True)
+                judge(table, checklist=LENIENT, looks=tmp_path / "l", out=folder, force=True)
         assert (tmp_path / "precious" / "thesis.tex").exists()
         assert not (tmp_path / "l").exists(), "a look was counted"
 
@@ -297,7 +301,9 @@ class TestJudging:
         data = Path(shutil.copytree(place / "data", tmp_path / "data"))
         shutil.copy(data / "images" / "test-0-0.png", data / "images" / "test-0-1.png")
         with pytest.raises(ManifestError, match="of patients test-0-0 and test-0-1"):
-            judge(place / "run" / "best_model.pth", spec=LENIENT, data=data, looks=tmp_path / "l", out=tmp_path / "o")
+            judge(
+                place / "run" / "best_model.pth", checklist=LENIENT, data=data, looks=tmp_path / "l", out=tmp_path / "o"
+            )
 
     @pytest.mark.parametrize(("key", "value"), [("val_accuracy", 2.0), ("learning_rate", "high"), ("epoch", True)])
     def test_a_record_of_nonsense_is_refused(self, key: str, value: object):
@@ -313,7 +319,7 @@ class TestJudging:
     def test_a_table_with_data_is_a_mistake(self, place: Path, write_csv: Callable[..., Path]):
         table = write_csv([{"image": "a", "grade": 0, "predicted": 0}])
         with pytest.raises(UsageError, match="needs no --data"):
-            judge(table, spec=LENIENT, data=place / "data")
+            judge(table, checklist=LENIENT, data=place / "data")
 
 
 class TestScoredAgain:
@@ -324,7 +330,7 @@ class TestScoredAgain:
             certified.folder / "certificate.json",
             trusted=[key.public],
             models=[place / "run" / "best_model.pth"],
-            spec=LENIENT,
+            checklist=LENIENT,
             looks=place / "looks.jsonl",
             deep=Rescoring(place / "data", workers=0),
         )
@@ -344,7 +350,7 @@ class TestScoredAgain:
         write_predictions(replace(certified.predictions, table=table), tmp_path / "p.parquet")
         forged = judge(
             tmp_path / "p.parquet",
-            spec=LENIENT,
+            checklist=LENIENT,
             record=place / "run",
             looks=tmp_path / "l",
             key=key,
@@ -368,7 +374,7 @@ class TestScoredAgain:
         labels = pd.read_csv(data / "labels.csv")
         labels[[(data / image).exists() for image in labels["image"]]].to_csv(data / "labels.csv", index=False)
         fewer = verify(
-            certificate, models=[place / "run" / "best_model.pth"], deep=Rescoring(data, workers=0), spec=LENIENT
+            certificate, models=[place / "run" / "best_model.pth"], deep=Rescoring(data, workers=0), checklist=LENIENT
         )
         assert any("is not the test set that it was judged on" in sentence for sentence in fewer.problems)
 
@@ -391,7 +397,7 @@ class TestExport:
             place / "run" / "best_model.pth",
             certificate=certified.folder / "certificate.json",
             data=place / "data",
-            spec=LENIENT,
+            checklist=LENIENT,
             out=place / "bundle",
             key=key,
             trusted=[key.public],
@@ -432,7 +438,7 @@ class TestExport:
         assert isinstance(read, Certificate)
         files = [bundle / name for name in read.statement.subjects]
         assert {"model.onnx", "preprocess.json", "labels.json"} <= {file.name for file in files}
-        result = verify(bundle / "certificate.json", trusted=[key.public], models=files, spec=LENIENT)
+        result = verify(bundle / "certificate.json", trusted=[key.public], models=files, checklist=LENIENT)
         assert (result.exit_code, result.problems) == (0, ())
         evaluation = read.statement.evaluation
         assert evaluation.look == certified.evaluation.look
@@ -484,13 +490,13 @@ class TestExport:
         tmp_path: Path,
     ):
         """Another checklist, another model, no signature, no trusted key: refused, and nothing is written."""
-        spec: GateSpec = load_spec(change["spec"]) if "spec" in change else LENIENT
+        checklist: Checklist = load_checklist(change["spec"]) if "spec" in change else LENIENT
         with pytest.raises(error, match=words) as refusal:
             export(
                 place / "run" / change.get("checkpoint", "best_model.pth"),
                 certificate=certified.folder / change.get("certificate", "certificate.json"),
                 data=place / "data",
-                spec=spec,
+                checklist=checklist,
                 out=tmp_path / "bundle",
                 trusted=change.get("trusted", [key.public]),
                 workers=0,
@@ -505,7 +511,7 @@ class TestExport:
                     place / "run" / "best_model.pth",
                     certificate=certified.folder / "certificate.json",
                     data=place / "data",
-                    spec=LENIENT,
+                    checklist=LENIENT,
                     out=tmp_path / "bundle",
                     trusted=[key.public],
                     revocations=Revocations({name: "lost"}),
@@ -531,11 +537,11 @@ class TestExport:
         says: str,
     ):
         """A signed PASS by this very checklist, a day too old; and one by a checklist for pipelines, like `smoke`."""
-        spec = parse_spec({**LENIENT.content(), "name": "other", **checklist}, "other.yaml")
+        checklist = parse_checklist({**LENIENT.content(), "name": "other", **checklist}, "other.yaml")
         write_predictions(certified.predictions, tmp_path / "p.parquet")
         judged = judge(
             tmp_path / "p.parquet",
-            spec=spec,
+            checklist=checklist,
             record=place / "run",
             looks=tmp_path / "l",
             key=key,
@@ -548,7 +554,7 @@ class TestExport:
                 place / "run" / "best_model.pth",
                 certificate=tmp_path / "o" / "certificate.json",
                 data=place / "data",
-                spec=spec,
+                checklist=checklist,
                 out=tmp_path / "bundle",
                 trusted=[key.public],
                 workers=0,
@@ -563,7 +569,7 @@ class TestExport:
             place / "run" / "best_model.pth",
             certificate=certified.folder / "statement.json",
             data=place / "data",
-            spec=LENIENT,
+            checklist=LENIENT,
             out=tmp_path / "bundle",
             key=key,
             trusted=[key.public],
@@ -575,10 +581,10 @@ class TestExport:
 
     def test_what_failed_is_not_exported(self, place: Path, key: PrivateKey, tmp_path: Path):
         """A signed FAIL opens nothing; the exit code is the verdict's."""
-        strict = load_spec("medical-grade")
+        strict = load_checklist("medical-grade")
         failed = judge(
             place / "run" / "epoch_01.pth",
-            spec=strict,
+            checklist=strict,
             data=place / "data",
             looks=tmp_path / "l",
             key=key,
@@ -591,7 +597,7 @@ class TestExport:
                 place / "run" / "epoch_01.pth",
                 certificate=failed.folder / "certificate.json",
                 data=place / "data",
-                spec=strict,
+                checklist=strict,
                 out=tmp_path / "bundle",
                 trusted=[key.public],
                 workers=0,
@@ -603,18 +609,18 @@ class TestExport:
         self, place: Path, key: PrivateKey, tmp_path: Path, write_csv: Callable[..., Path]
     ):
         """A certificate of somebody's predictions says nothing of a model file."""
-        spec = parse_yaml(
+        checklist = parse_yaml(
             b"name: t\nversion: 1\nevidence: {decide_on: point}\ncriteria: [{id: accuracy, at_least: 0.5}]", "t.yaml"
         )
         table = write_csv([{"image": "a", "grade": 0, "predicted": 0}])
-        judged = judge(table, spec=spec, looks=tmp_path / "l", key=key, out=tmp_path / "o")
+        judged = judge(table, checklist=checklist, looks=tmp_path / "l", key=key, out=tmp_path / "o")
         assert judged.evaluation.verdict == "PASS"
         with pytest.raises(CertificateError, match="of no model"):
             export(
                 place / "run" / "best_model.pth",
                 certificate=tmp_path / "o" / "certificate.json",
                 data=place / "data",
-                spec=spec,
+                checklist=checklist,
                 out=tmp_path / "bundle",
                 trusted=[key.public],
                 workers=0,

@@ -13,8 +13,9 @@ import typer
 from pydantic.fields import FieldInfo
 
 from drgate.cli.app import run
-from drgate.cli.options import Format, FormatOption, QuietOption, emit
+from drgate.cli.options import FormatOption, QuietOption
 from drgate.errors import UsageError
+from drgate.screen import Format, emit
 from trainer.config import TrainingConfig, read_config
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Run `drtrain` and exit with its code."""
     given = sys.argv[1:] if arguments is None else arguments
     if given[:1] == ["attempts"]:
-        from trainer.attempts_cli import app as attempts
+        from trainer.attempts.command import app as attempts
 
         run(attempts(), "drtrain attempts", given[1:])
     app = typer.Typer(name="drtrain", add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)

@@ -21,9 +21,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
-from drgate.cli.options import progress
 from drgate.errors import CheckpointError
 from drgate.files import canonical_json, replacing
+from drgate.screen import progress
 
 _EXTRAS: Final = {"gs": "gcs", "s3": "s3", "hf": "models"}
 _LOGIN: Final = {

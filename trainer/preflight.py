@@ -22,11 +22,11 @@ import torch
 
 from drgate.errors import DrgateError
 from drgate.plan import plan, planned
-from trainer.circles import CircleReport, Proposal, compare
+from trainer.attempts.circles import CircleReport, Proposal, compare
+from trainer.attempts.ledger import Attempt, LedgerWarning, read_ledger
 from trainer.config import FALLING, ONLY_WITH, TrainingConfig
 from trainer.data import ImageSet, prepare_image
 from trainer.engine import Engine
-from trainer.ledger import Attempt, LedgerWarning, read_ledger
 from trainer.schedule import rate
 from trainer.watch import EVALUATIONS_AFTER_BEST, duration, parse_decision
 
@@ -307,7 +307,7 @@ def _planned(ready: Ready) -> tuple[tuple[str, ...], float | None, str]:
     if test is None:
         return (), None, f"{ready.config.dataset} has no test split."
     try:
-        found = plan(ready.spec, data=planned(test.table, str(test.origin)))
+        found = plan(ready.checklist, data=planned(test.table, str(test.origin)))
     except DrgateError as problem:
         return (), None, str(problem)
     required = {line.id for line in found.lines if line.required}

@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import SiglipVisionConfig, SiglipVisionModel
 
-from drgate.synthetic import EYES, QUADRANTS, Lesions, Photograph, draw_patient, render
+from drgate.demo.synthetic import EYES, QUADRANTS, Lesions, Photograph, draw_patient, render
 from drgate.vision.images import FUNDUS_SQUARE, preprocessing, scaled
 
 SIZE: Final = 128

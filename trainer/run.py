@@ -25,11 +25,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from drgate.cli.options import progress, tell
+from drgate.checklist import Checklist, load_checklist
 from drgate.errors import CheckpointError, DrgateError, TrainingError, UsageError
 from drgate.record import FILE, read_record
 from drgate.scale import GRADES
-from drgate.spec import GateSpec, load_spec
+from drgate.screen import progress, tell
 from drgate.vision.base import Base, resolve_base
 from drgate.vision.checkpoint import (
     BaseReference,
@@ -45,12 +45,12 @@ from drgate.vision.fingerprint import Fingerprint, shares_patients
 from drgate.vision.images import FUNDUS_SQUARE, Preprocessing, preprocessing
 from drgate.vision.network import architecture
 from drgate.vision.processes import Processes, processes
+from trainer.attempts.circles import CircleReport, Proposal, compare
+from trainer.attempts.ledger import this_process
 from trainer.checklist import checklist_state
-from trainer.circles import CircleReport, Proposal, compare
 from trainer.config import FALLING, LATER, PLACE, TrainingConfig
 from trainer.data import ImageSet, Splits, cache_folder, load_splits, read_images
 from trainer.engine import Engine
-from trainer.ledger import this_process
 from trainer.origin import BEST, LAST, PREVIOUS, Origin, find_origin, resumed
 from trainer.preflight import earlier_attempts, findings, known_attempts
 from trainer.record import Listener, RunRecord, earlier_spend, environment, git_commit, refuse_used
@@ -128,7 +128,7 @@ class Ready:
     base: Base
     preprocess: Preprocessing
     origin: Origin
-    spec: GateSpec
+    checklist: Checklist
     changed: Mapping[str, tuple[Any, Any]]
     """Parameters that differ from those of the run that is gone on with: (there, here)."""
     before: dict[str, Any] | None = None
@@ -163,7 +163,7 @@ def prepare(config: TrainingConfig, group: Processes, *, resume: bool, runs: Pat
         refuse_used(folder)
     for text in config.decide:
         parse_decision(text)
-    spec = load_spec(config.spec)
+    checklist = load_checklist(config.spec)
     splits = load_splits(config.dataset, seed=config.seed)
     base = resolve_base(config.base)
     before = read_record(folder / FILE) if resume else None
@@ -183,7 +183,7 @@ def prepare(config: TrainingConfig, group: Processes, *, resume: bool, runs: Pat
         base,
         preprocessing(FUNDUS_SQUARE, size),
         origin,
-        spec,
+        checklist,
         _changed(config, there),
         before,
         runs,
@@ -615,7 +615,7 @@ class _Run:
                 inherited=inherited,
                 usd=usd,
                 seconds_left=self._epochs_left() * pace if agreed is None else 0.0,
-                checklist=checklist_state(self.ready.spec, self.ready.splits.val, self.predicted),
+                checklist=checklist_state(self.ready.checklist, self.ready.splits.val, self.predicted),
             )
             tell(line, self.quiet)
         return agreed

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from drgate.errors import UsageError
+from drgate.errors import ANSWERS, ExitCode, UsageError
 from drgate.scale import GRADES
 from trainer.config import TrainingConfig
 
@@ -73,7 +73,7 @@ class Stop:
 
 def exit_code(rule: str | None) -> int:
     """Of a run that a rule ended: 0 it came to its end; 1 it missed what was asked of it; 3 the money ended first."""
-    return {"decision": 1, "regression": 1, "budget": 3, "project_budget": 3}.get(rule or "", 0)
+    return ANSWERS.get(rule or "", ExitCode.PASSED)
 
 
 @dataclass(frozen=True, slots=True)

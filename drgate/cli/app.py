@@ -12,13 +12,8 @@ from typing import Any
 
 import typer
 
-from drgate.errors import DrgateError, visible
-
-INTERRUPTED = 130
-"""Exit code after Ctrl-C, as shells count it: never 1, which means that a criterion failed."""
-
-UNREAD = 141
-"""Exit code when the reader of standard output has gone (a closed pipe)."""
+from drgate.errors import DrgateError, ExitCode
+from drgate.screen import complain
 
 EXTRAS = {
     **dict.fromkeys(("torch", "transformers", "peft", "safetensors", "onnx", "onnxscript", "onnxruntime"), "models"),
@@ -34,6 +29,7 @@ SHOWN_WARNINGS = 5
 def build() -> typer.Typer:
     """The `drgate` application with all its commands."""
     from drgate.cli import (
+        checklist,
         compare,
         demo,
         evaluate,
@@ -45,7 +41,6 @@ def build() -> typer.Typer:
         report,
         score,
         sign,
-        spec,
         tune,
         verify,
         waive,
@@ -65,7 +60,7 @@ def build() -> typer.Typer:
     commands = (demo, plan, evaluate, score, compare, tune, verify, sign, gate, waive, history, export, report, keygen)
     for module in commands:
         module.register(app)
-    app.add_typer(spec.app, name="spec")
+    app.add_typer(checklist.app, name="spec")
     return app
 
 
@@ -101,13 +96,13 @@ def run(app: typer.Typer, name: str, arguments: list[str] | None = None) -> None
         code = problem.exit_code
     except (KeyboardInterrupt, typer.Abort):
         complain(name, "interrupted.")
-        code = INTERRUPTED
+        code = ExitCode.INTERRUPTED
     except typer.Exit as problem:
         code = problem.exit_code
     except BrokenPipeError:
         code = _unread()
     except ModuleNotFoundError as problem:
-        code = 2
+        code = ExitCode.REFUSED
         package = (problem.name or "").partition(".")[0]
         if package in EXTRAS:
             extra = "train" if name.startswith("drtrain") else EXTRAS[package]
@@ -121,9 +116,9 @@ def run(app: typer.Typer, name: str, arguments: list[str] | None = None) -> None
             complain(name, "this is a defect of the program; please report what is above.")
     except OSError as problem:
         complain(name, f"{problem.filename or 'a file'}: {problem.strerror or problem}.")
-        code = 2
+        code = ExitCode.REFUSED
     except Exception as problem:
-        code = 2  # never 1, which means that a criterion failed
+        code = ExitCode.REFUSED  # never FAILED, which means that a criterion failed
         if type(problem).__name__ == "NoArgsIsHelpError":
             sys.stdout.write(f"{problem}\n")
         elif hasattr(problem, "format_message"):  # typer's usage errors, whatever module they live in
@@ -135,18 +130,13 @@ def run(app: typer.Typer, name: str, arguments: list[str] | None = None) -> None
         sys.stdout.flush()
     except BrokenPipeError:
         code = _unread()
-    sys.exit(code if isinstance(code, int) else 0)
+    sys.exit(int(code) if isinstance(code, int) else ExitCode.PASSED.value)
 
 
 def _unread() -> int:
     """Nobody reads standard output any more: end as a shell counts that, and let the interpreter's last flush be."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return UNREAD
-
-
-def complain(name: str, message: str) -> None:
-    """One line on standard error; control characters in file names do not reach the terminal."""
-    sys.stderr.write(f"{name}: {visible(message)}\n")
+    return ExitCode.READER_GONE
 
 
 def _hyphenated(word: str) -> str:

@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from drgate.cli.options import Format, FormatOption, QuietOption, emit, tell
+from drgate.cli.options import FormatOption, QuietOption
+from drgate.screen import Format, emit, tell
 
 HELP = """Compare two models on the same images: every difference A - B, paired, with patients taken into account.
 
@@ -43,7 +44,7 @@ def command(
     from drgate.errors import UsageError
     from drgate.files import refuse_existing, write_atomically
     from drgate.predictions import load_predictions
-    from drgate.report import compare_page
+    from drgate.report import compare as compare_page
 
     for name, value, example in (("--margin", margin, "0.02"), ("--level", level, "0.95")):
         if not 0 < value < 1:

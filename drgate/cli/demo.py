@@ -31,7 +31,7 @@ def command(
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of the data and of the training.")] = 0,
     quiet: QuietOption = False,
 ) -> int:
-    from drgate.demo import demo, make_data
+    from drgate.demo.story import demo, make_data
 
     if data_only:
         make_data(out, seed=seed, quiet=quiet)

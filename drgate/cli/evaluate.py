@@ -10,21 +10,18 @@ import typer
 
 from drgate.cli.options import (
     BaseOption,
+    ChecklistOption,
     DataOption,
-    Format,
     FormatOption,
     KeyOption,
     PublicKeyOption,
     QuietOption,
     SignCommandOption,
-    SpecOption,
     SplitOption,
     WorkersOption,
-    emit,
-    progress,
     signing_key,
-    tell,
 )
+from drgate.screen import Format, emit, progress, tell
 
 HELP = """Judge a model, or a table of predictions, by a checklist.
 
@@ -58,7 +55,7 @@ def command(
     ],
     data: DataOption = None,
     split: SplitOption = "test",
-    spec: SpecOption = "medical-grade",
+    spec: ChecklistOption = "medical-grade",
     baseline: Annotated[
         Path | None,
         typer.Option("--baseline", metavar="PREDICTIONS", help="The best earlier run's, on the same images."),
@@ -109,10 +106,10 @@ def command(
     format: FormatOption = Format.human,
     quiet: QuietOption = False,
 ) -> int:
+    from drgate.checklist import load_checklist
     from drgate.errors import UsageError
     from drgate.judge import judge, shown_with
-    from drgate.report import terminal
-    from drgate.spec import load_spec
+    from drgate.report.evaluation import terminal
 
     private = signing_key(key, sign_command, public_key)
     if interval is not None and private is not None:
@@ -120,7 +117,7 @@ def command(
     with progress("Scoring", quiet) as (started, advance):
         judgement = judge(
             source,
-            spec=load_spec(spec),
+            checklist=load_checklist(spec),
             data=data,
             split=split,
             baseline=baseline,

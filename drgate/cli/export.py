@@ -9,22 +9,19 @@ import typer
 
 from drgate.cli.options import (
     BaseOption,
+    ChecklistOption,
     DataOption,
-    Format,
     FormatOption,
     KeyOption,
     PublicKeyOption,
     QuietOption,
     RevokedOption,
     SignCommandOption,
-    SpecOption,
     SplitOption,
     WorkersOption,
-    emit,
-    progress,
     signing_key,
-    tell,
 )
+from drgate.screen import Format, emit, progress, tell
 
 HELP = """Export a certified checkpoint as an ONNX bundle; the exported file is scored and judged again.
 
@@ -48,7 +45,7 @@ def command(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of the bundle; a new one.")],
     data: DataOption = None,
     split: SplitOption = "test",
-    spec: SpecOption = "medical-grade",
+    spec: ChecklistOption = "medical-grade",
     base: BaseOption = None,
     key: KeyOption = None,
     sign_command: SignCommandOption = None,
@@ -64,12 +61,12 @@ def command(
     format: FormatOption = Format.human,
     quiet: QuietOption = False,
 ) -> int:
+    from drgate.certificate.keys import load_public_key
+    from drgate.certificate.trust import load_revocations
+    from drgate.checklist import load_checklist
     from drgate.errors import UsageError
     from drgate.export import export
-    from drgate.keys import load_public_key
-    from drgate.report import terminal
-    from drgate.spec import load_spec
-    from drgate.trust import load_revocations
+    from drgate.report.evaluation import terminal
 
     if data is None:
         raise UsageError("The exported model is judged again: say on which test set, with --data MANIFEST.")
@@ -81,7 +78,7 @@ def command(
             certificate=certificate,
             data=data,
             split=split,
-            spec=load_spec(spec),
+            checklist=load_checklist(spec),
             out=out,
             base=base,
             key=signer,

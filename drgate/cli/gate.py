@@ -11,7 +11,8 @@ from typing import Annotated
 
 import typer
 
-from drgate.cli.options import BaseRefOption, Format, FormatOption, PolicyOption, QuietOption, base_ref_of, emit
+from drgate.cli.options import BaseRefOption, FormatOption, PolicyOption, QuietOption, base_ref_of
+from drgate.screen import Format, emit
 
 HELP = """Say whether what is staged may be merged, by the policy on the base branch.
 
@@ -47,7 +48,7 @@ def command(
 ) -> int:
     from drgate.errors import DrgateError
     from drgate.files import write_atomically
-    from drgate.gate import gate, refused
+    from drgate.gate.gate import gate, refused
     from drgate.report import gate as drawn
 
     # For tables of some thousand rows the threads of a linear algebra library cost more than they bring.

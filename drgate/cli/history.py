@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from drgate.cli.options import Format, FormatOption, QuietOption, RevokedOption, emit, tell
+from drgate.cli.options import FormatOption, QuietOption, RevokedOption
+from drgate.screen import Format, emit, tell
 
 HELP = """List the certificates below a folder: which model passed what, when, on which look, and signed by whom.
 
@@ -36,11 +37,11 @@ def command(
     format: FormatOption = Format.human,
     quiet: QuietOption = False,
 ) -> int:
+    from drgate.certificate.keys import load_public_key
+    from drgate.certificate.trust import NOTHING_REVOKED, load_revocations
     from drgate.files import refuse_existing, write_atomically
     from drgate.history import read_history
-    from drgate.keys import load_public_key
-    from drgate.report import history_page
-    from drgate.trust import NOTHING_REVOKED, load_revocations
+    from drgate.report import history as history_page
 
     if out is not None and not force:
         refuse_existing(out, "choose another name with --out, or --force to replace it")

@@ -9,7 +9,8 @@ from typing import Annotated
 
 import typer
 
-from drgate.cli.options import Format, FormatOption, QuietOption, emit, tell
+from drgate.cli.options import FormatOption, QuietOption
+from drgate.screen import Format, emit, tell
 
 HELP = """Make a signing key: NAME.pem (private, mode 0600, behind a passphrase) and NAME.pub (for those who verify).
 
@@ -33,8 +34,8 @@ def command(
     format: FormatOption = Format.human,
     quiet: QuietOption = False,
 ) -> int:
+    from drgate.certificate.keys import generate_key, load_public_key
     from drgate.errors import UsageError
-    from drgate.keys import generate_key, load_public_key
 
     text = os.environ.get("DRGATE_KEY_PASSPHRASE")
     if not text and not no_passphrase:

@@ -1,29 +1,19 @@
-"""Options that several commands share, each in one place, and the one sink for results."""
+"""Options that several commands share, each in one place, and what is read from them."""
 
 from __future__ import annotations
 
-import json
 import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from drgate.errors import UsageError
+from drgate.screen import Format
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
-    from drgate.keys import SigningKey
-
-
-class Format(StrEnum):
-    human = "human"
-    json = "json"
+    from drgate.certificate.keys import SigningKey
 
 
 FormatOption = Annotated[
@@ -35,7 +25,7 @@ DataOption = Annotated[
     typer.Option("--data", metavar="MANIFEST", help="Test set: labels CSV or Parquet, or a folder of images."),
 ]
 SplitOption = Annotated[str, typer.Option("--split", help="Split of the manifest; one without splits is taken whole.")]
-SpecOption = Annotated[
+ChecklistOption = Annotated[
     str, typer.Option("--spec", metavar="NAME|FILE", help="Checklist: a name of `drgate spec list`, or a YAML file.")
 ]
 BaseOption = Annotated[
@@ -86,46 +76,6 @@ WorkersOption = Annotated[
 ]
 
 
-def emit(plain: Any, human: Callable[[Console], None], format: Format, quiet: bool = False) -> None:
-    """A result to standard output: JSON alone, or the human form unless quiet."""
-    if format is Format.json:
-        sys.stdout.write(json.dumps(plain, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-    elif not quiet:
-        human(console(sys.stdout))
-
-
-def tell(sentence: str, quiet: bool) -> None:
-    """A line of the story, on standard error."""
-    if not quiet:
-        console(sys.stderr).print(sentence, markup=False, highlight=False, soft_wrap=True)
-
-
-def console(stream: Any) -> Console:
-    """A console that honours NO_COLOR and is 100 columns wide where it is not a terminal."""
-    from rich.console import Console
-
-    return Console(file=stream, width=None if stream.isatty() else 100)
-
-
-@contextmanager
-def progress(what: str, quiet: bool) -> Iterator[tuple[Callable[[int], None], Callable[[int], None]]]:
-    """A progress bar on standard error where that is a terminal: (total known, so many more done)."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=console(sys.stderr),
-        disable=quiet or not sys.stderr.isatty(),
-        transient=True,
-    )
-    with bar:
-        task = bar.add_task(what, total=None)
-        yield lambda total: bar.update(task, total=total), lambda done: bar.advance(task, done)
-
-
 def signing_key(
     given: str | None, sign_command: str | None = None, public_key: Path | None = None
 ) -> SigningKey | None:
@@ -137,7 +87,7 @@ def signing_key(
         return _command_key(given, sign_command, public_key)
     if not given:
         return None
-    from drgate.keys import load_private_key, parse_private_key
+    from drgate.certificate.keys import load_private_key, parse_private_key
 
     text = os.environ.get("DRGATE_KEY_PASSPHRASE")
     passphrase = text.encode() if text else None
@@ -159,7 +109,7 @@ def _command_key(given: str | None, command: str | None, public_key: Path | None
     import shlex
     import shutil
 
-    from drgate.keys import CommandKey, load_public_key
+    from drgate.certificate.keys import CommandKey, load_public_key
 
     if given:
         raise UsageError("Both --key (or DRGATE_KEY) and --sign-command sign; give one of them.")

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from drgate.cli.options import DataOption, Format, FormatOption, QuietOption, SplitOption, emit, tell
+from drgate.cli.options import DataOption, FormatOption, QuietOption, SplitOption
+from drgate.screen import Format, emit, tell
 
 HELP = """How many patients of each grade a checklist takes, its power, and what a given test set can never show.
 
@@ -50,18 +51,18 @@ def command(
     format: FormatOption = Format.human,
     quiet: QuietOption = False,
 ) -> int:
+    from drgate.checklist import load_checklist
     from drgate.errors import UsageError
     from drgate.files import refuse_existing, write_atomically
     from drgate.plan import load_planned, parse_expect, parse_prevalence, plan, with_planning
-    from drgate.report import plan_page
-    from drgate.spec import load_spec
+    from drgate.report import plan as plan_page
 
     if out is not None:
         if out.suffix.lower() not in (".html", ".htm"):
             raise UsageError(f"{out}: the page is HTML; give --out a name that ends in .html.")
         refuse_existing(out, "choose another name with --out")
     asked = with_planning(
-        load_spec(spec),
+        load_checklist(spec),
         expect=None if expect is None else parse_expect(expect),
         power=power,
         two_images=two_images,

@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from drgate.cli.options import Format, FormatOption
+from drgate.cli.options import FormatOption
+from drgate.screen import Format
 
 HELP = """Draw the report of an evaluation again, from evaluation.json, statement.json or certificate.json.
 
@@ -45,12 +46,12 @@ def command(
 ) -> int:
     import sys
 
-    from drgate.cli.options import emit
+    from drgate.certificate.keys import load_public_key
     from drgate.errors import UsageError
     from drgate.files import refuse_existing, write_atomically
     from drgate.judge import read_evaluation
-    from drgate.keys import load_public_key
-    from drgate.report import html, junit, markdown, terminal
+    from drgate.report.evaluation import html, junit, markdown, terminal
+    from drgate.screen import emit
 
     if kind is not Kind.terminal and format is Format.json:
         raise UsageError(f"--format json is the evaluation itself, --as {kind} a drawing of it; give one of them.")

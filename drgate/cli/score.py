@@ -7,18 +7,8 @@ from typing import Annotated
 
 import typer
 
-from drgate.cli.options import (
-    BaseOption,
-    DataOption,
-    Format,
-    FormatOption,
-    QuietOption,
-    SplitOption,
-    WorkersOption,
-    emit,
-    progress,
-    tell,
-)
+from drgate.cli.options import BaseOption, DataOption, FormatOption, QuietOption, SplitOption, WorkersOption
+from drgate.screen import Format, emit, progress, tell
 
 HELP = """Score images with a model: a table of predictions that knows which model and which images it is of.
 
@@ -47,9 +37,8 @@ def command(
 ) -> int:
     from drgate.errors import UsageError
     from drgate.files import refuse_existing
-    from drgate.judge import model_and_test_set
     from drgate.predictions import write_predictions
-    from drgate.score import score
+    from drgate.score import model_and_test_set, score
 
     if out.suffix.lower() not in (".parquet", ".pq"):
         raise UsageError(f"{out}: predictions that know their model are Parquet; give a name that ends in .parquet.")

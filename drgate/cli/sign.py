@@ -8,17 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from drgate.cli.options import (
-    Format,
     FormatOption,
     KeyOption,
     PublicKeyOption,
     QuietOption,
     RevokedOption,
     SignCommandOption,
-    emit,
     signing_key,
-    tell,
 )
+from drgate.screen import Format, emit, tell
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -62,16 +60,15 @@ def command(
 ) -> int:
     import sys
 
-    from drgate.certificate import Certificate, read_certificate
-    from drgate.certify import countersign, countersignature
-    from drgate.cli.app import INTERRUPTED
-    from drgate.cli.options import console
+    from drgate.certificate.keys import load_public_key
+    from drgate.certificate.sign import countersign, countersignature
+    from drgate.certificate.statement import Certificate, read_certificate
+    from drgate.certificate.trust import load_revocations
     from drgate.cli.verify import show
-    from drgate.errors import CertificateError, UsageError
+    from drgate.errors import CertificateError, ExitCode, UsageError
     from drgate.files import write_atomically
-    from drgate.keys import load_public_key
-    from drgate.report import terminal
-    from drgate.trust import load_revocations
+    from drgate.report.evaluation import terminal
+    from drgate.screen import console
     from drgate.verify import verify
 
     signer = signing_key(key, sign_command, public_key)
@@ -104,7 +101,7 @@ def command(
         raise CertificateError(f"{certificate} is not signed: {found.problems[0]}")
     if not yes and not typer.confirm(f"Sign this as {role}, with key {signer.public.id[:16]}?", err=True):
         tell("Not signed: nothing was written.", quiet)
-        return INTERRUPTED
+        return ExitCode.INTERRUPTED
     write_atomically(target, countersign(read, signer))
     emit(
         {"certificate": str(target), "role": role, "keyid": signer.public.id},

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from drgate.cli.options import Format, FormatOption, QuietOption, SpecOption, SplitOption, emit, tell
+from drgate.cli.options import ChecklistOption, FormatOption, QuietOption, SplitOption
+from drgate.screen import Format, emit, tell
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -34,7 +35,7 @@ def register(app: typer.Typer) -> None:
 def command(
     predictions: Annotated[Path, typer.Argument(metavar="PREDICTIONS", help="Tuning table: grades and p_0 to p_4.")],
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="JSON file to write.")],
-    spec: SpecOption = "medical-grade",
+    spec: ChecklistOption = "medical-grade",
     data: Annotated[
         Path | None,
         typer.Option(
@@ -45,23 +46,24 @@ def command(
     format: FormatOption = Format.human,
     quiet: QuietOption = False,
 ) -> int:
+    from drgate.checklist import load_checklist
+    from drgate.errors import ANSWERS
     from drgate.files import refuse_existing
     from drgate.manifest import load_manifest
     from drgate.operating_point import write_operating_point
     from drgate.predictions import load_predictions
     from drgate.report import words
-    from drgate.spec import load_spec
     from drgate.tune import Infeasible, effects, tune
 
     refuse_existing(out, "an operating point is not overwritten; choose another name with --out")
     test = None if data is None else load_manifest(data, files=False)
     if test is not None and test.table["split"].notna().any():
         test = test.select(split)
-    tuning, checklist = load_predictions(predictions), load_spec(spec)
+    tuning, checklist = load_predictions(predictions), load_checklist(spec)
     found = tune(tuning, checklist, test=test)
     if isinstance(found, Infeasible):
         emit(found.to_json(), lambda console: console.print(f"Infeasible. {found.reason}", markup=False), format, quiet)
-        return 1
+        return ANSWERS["infeasible"]
     summary = {"status": "tuned", "file": str(out), "digest": found.digest, "cut_offs": list(found.cut_offs)}
     promise, changed = found.promise, effects(tuning, found, checklist)
     write_operating_point(found, out)

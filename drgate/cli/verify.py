@@ -7,22 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from drgate.cli.options import (
-    BaseOption,
-    DataOption,
-    Format,
-    FormatOption,
-    QuietOption,
-    RevokedOption,
-    WorkersOption,
-    emit,
-    progress,
-)
+from drgate.cli.options import BaseOption, DataOption, FormatOption, QuietOption, RevokedOption, WorkersOption
+from drgate.screen import Format, emit, progress
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from drgate.spec import GateSpec
+    from drgate.checklist import Checklist
     from drgate.verify import Verification
 
 HELP = """Check a certificate: signature, age, model files, checklist, and every number recomputed from the predictions.
@@ -54,7 +45,7 @@ def command(
     predictions: Annotated[
         Path | None, typer.Option("--predictions", metavar="FILE", help="[the matching table beside the certificate]")
     ] = None,
-    spec: Annotated[
+    checklist: Annotated[
         str | None, typer.Option("--spec", metavar="NAME|FILE", help="Checklist that it must have been held against.")
     ] = None,
     baseline: Annotated[
@@ -83,9 +74,9 @@ def command(
     format: FormatOption = Format.human,
     quiet: QuietOption = False,
 ) -> int:
+    from drgate.certificate.keys import load_public_key
+    from drgate.certificate.trust import load_revocations
     from drgate.errors import UsageError
-    from drgate.keys import load_public_key
-    from drgate.trust import load_revocations
     from drgate.verify import Rescoring, verify
 
     if deep and data is None:
@@ -99,7 +90,7 @@ def command(
             trusted=[load_public_key(path) for path in key or ()],
             models=model or (),
             predictions=predictions,
-            spec=None if spec is None else _checklist(spec),
+            checklist=None if checklist is None else _checklist(checklist),
             baseline=baseline,
             parent=parent,
             looks=looks,
@@ -117,10 +108,10 @@ def command(
     return result.exit_code
 
 
-def _checklist(given: str) -> GateSpec:
-    from drgate.spec import load_spec  # a tenth of a second, which those who expect no checklist do not pay
+def _checklist(given: str) -> Checklist:
+    from drgate.checklist import load_checklist  # a tenth of a second, which those who expect no checklist do not pay
 
-    return load_spec(given)
+    return load_checklist(given)
 
 
 def show(result: Verification, console: Console) -> None:

@@ -9,7 +9,6 @@ import typer
 
 from drgate.cli.options import (
     BaseRefOption,
-    Format,
     FormatOption,
     KeyOption,
     PolicyOption,
@@ -17,10 +16,9 @@ from drgate.cli.options import (
     QuietOption,
     SignCommandOption,
     base_ref_of,
-    emit,
     signing_key,
-    tell,
 )
+from drgate.screen import Format, emit, tell
 
 HELP = """Waive findings of the gate: sign what is waived, why, in which role, and until when.
 
@@ -61,8 +59,8 @@ def command(
 
     from drgate.errors import UsageError
     from drgate.files import refuse_existing, write_atomically
-    from drgate.gate import covers, gate, still_to_waive, waivers_folder
-    from drgate.waiver import make_waiver
+    from drgate.gate.gate import covers, gate, still_to_waive, waivers_folder
+    from drgate.gate.waiver import make_waiver
 
     signer = signing_key(key, sign_command, public_key)
     if signer is None:

@@ -1,6 +1,6 @@
 """An evaluation for people and for CI: one module a format, each with one `render`.
 
-    from drgate.report import html
+    from drgate.report.evaluation import html
     page = html.render(evaluation, certificate="certificate.json, key sha256:1f0c...")
 
 Nothing is computed here: every number is one that the evaluation holds. All text of an evaluation is somebody else's

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Final
 from rich.console import Console
 from rich.text import Text
 
-from drgate.certificate import NOT_A_MEDICAL_DEVICE
-from drgate.report.markdown import bullets, code, escape, grid
+from drgate.certificate.statement import NOT_A_MEDICAL_DEVICE
+from drgate.report.evaluation.markdown import bullets, code, escape, grid
 
 if TYPE_CHECKING:
-    from drgate.gate import Finding, GateReport, Status
+    from drgate.gate.gate import Finding, GateReport, Status
 
 SYMBOLS: Final[dict[Status, str]] = {
     "PASS": "✓",

@@ -15,11 +15,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
-from drgate.certificate import expiry, lineage
+from drgate.certificate.statement import expiry, lineage
+from drgate.checklist import RULE_WORDS, parse_id
 from drgate.errors import visible as visible  # every format shows text through it
 from drgate.evaluation import CriterionResult, Estimate, Evaluation, Metric, NotEstimable, Status
 from drgate.scale import GRADES, GROUP_TITLES, TITLES
-from drgate.spec import RULE_WORDS, parse_id
 
 SYMBOLS: Final[dict[Status, str]] = {"PASS": "✓", "FAIL": "✗", "INSUFFICIENT": "?", "NOT_ASSESSED": "–"}
 OUTCOMES: Final[dict[Status, str]] = {

@@ -74,7 +74,7 @@ def resolve_base(name: str, *, revision: str | None = None) -> Base:
             EMBEDDED,
             None,
             use="Made from synthetic images to show the way; not for clinical use.",
-            pretraining="declared: synthetic fundus photographs of drgate.synthetic, no photograph of a person",
+            pretraining="declared: synthetic fundus photographs of drgate.demo.synthetic, no photograph of a person",
         )
     folder = Path(name).expanduser()
     if folder.is_dir():

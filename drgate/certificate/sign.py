@@ -1,0 +1,74 @@
+"""Certify: state what an evaluation found and, with a key, sign it.
+
+    statement, certificate = certify(evaluation, load_private_key(Path("clinical.pem"), passphrase))
+
+    again = countersign(read_certificate(path), another_key)    # the same statement under a further signature
+
+Every verdict is certified: a signed FAIL is as good an answer as a signed PASS, and opens nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Final
+
+from drgate.certificate.keys import SigningKey
+from drgate.certificate.statement import MAX_BYTES, Certificate, Statement, make_statement, pre_authentication
+from drgate.errors import CertificateError, UsageError
+from drgate.evaluation import Evaluation
+from drgate.files import refuse_existing
+
+ENDING: Final = ".certificate.json"
+_ROLE: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+
+
+def certify(evaluation: Evaluation, key: SigningKey | None) -> tuple[bytes, bytes | None]:
+    """The bytes of `statement.json` and, where there is a key, of `certificate.json`.
+
+    The same evaluation and key file give the same bytes. Raises CertificateError where the evaluation contradicts
+    itself.
+    """
+    statement = make_statement(evaluation)
+    return statement.data, None if key is None else sign(statement, key)
+
+
+def sign(statement: Statement, key: SigningKey) -> bytes:
+    """A certificate: the statement under one signature. Every signer of a statement makes one of their own."""
+    certificate = Certificate(statement, key.public.id, key.sign(pre_authentication(statement.data))).to_bytes()
+    if len(certificate) > MAX_BYTES:
+        raise CertificateError(f"The certificate would be larger than {MAX_BYTES >> 20} MB; nobody could read it.")
+    return certificate
+
+
+def countersignature(path: Path, role: str, statement: Statement) -> Path:
+    """Where a further signature of the statement in `path` goes: NAME.ROLE.certificate.json beside it.
+
+    NAME is the certificate's own (`NAME.certificate.json`), or, where it has none, that of what it speaks of. The role
+    in a file name is for people: which role a key stands for, a policy says.
+
+    Raises UsageError for a role that is no plain word, or a file that exists.
+    """
+    if not _ROLE.fullmatch(role):
+        raise UsageError(
+            f"The role {role!r} is no plain word; expected lower-case letters and digits, such as clinical."
+        )
+    if path.name.endswith(ENDING):
+        name = path.name.removesuffix(ENDING)
+    else:
+        model = statement.evaluation.model
+        name = Path(str(model.get("name") or model["files"][0]["name"])).stem
+        name = re.sub(r"[^A-Za-z0-9._-]", "_", name).lstrip(".") or "model"
+    target = path.with_name(f"{name}.{role}{ENDING}")
+    refuse_existing(target, "that role has signed; move its file away to sign again")
+    return target
+
+
+def countersign(read: Certificate | Statement, key: SigningKey) -> bytes:
+    """A further certificate over a statement that was read, and shown, before.
+
+    Raises UsageError where the key is the one that signed it already: a signature more of one key says nothing more.
+    """
+    if isinstance(read, Certificate) and read.key_id == key.public.id:
+        raise UsageError("It is signed by this very key; a further signature is another person's.")
+    return sign(read.statement if isinstance(read, Certificate) else read, key)

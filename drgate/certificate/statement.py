@@ -1,0 +1,560 @@
+"""Certificate: the signed statement of what an evaluation found, in forms that strangers' tools read.
+
+    read_certificate(Path("certificate.json"))     # Certificate: one signature over one Statement
+    read_certificate(Path("statement.json"))       # Statement: the same bytes, unsigned
+
+The statement is an in-toto Statement v1 with a test-result predicate; the certificate is a Sigstore bundle v0.3 that
+holds it in a DSSE envelope. Both have one byte form. A reader rebuilds the bytes from what it parsed and refuses any
+others, so nothing stands in a certificate that is not signed, and nothing in a statement that does not follow from the
+evaluation in it. Whether a signature holds, and whose it is, `drgate.verify` says.
+
+References: in-toto attestation framework (Statement v1, predicate test-result v0.1); DSSE protocol v1; Sigstore bundle
+format v0.3.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from drgate.certificate.keys import check_signature_form
+from drgate.errors import CertificateError, DrgateError
+from drgate.evaluation import CriterionResult, Estimate, Evaluation
+from drgate.files import TIME_FORMAT, canonical_json, parse_json, parse_moment
+
+FORMAT: Final = 2
+"""Number of the statement's form. It covers every word that `statement_bytes` writes: to change one is a new number,
+and statements of the older numbers must still come out as they were signed (but for 1, which no release wrote)."""
+MAX_BYTES: Final = 16 << 20
+STATEMENT_TYPE: Final = "https://in-toto.io/Statement/v1"
+PREDICATE_TYPE: Final = "https://in-toto.io/attestation/test-result/v0.1"
+PAYLOAD_TYPE: Final = "application/vnd.in-toto+json"
+BUNDLE_TYPE: Final = "application/vnd.dev.sigstore.bundle.v0.3+json"
+
+NOT_A_MEDICAL_DEVICE: Final = (
+    "drgate is not a medical device, and this certificate is neither a clearance nor an approval to diagnose or treat."
+)
+NOT_EVIDENCE_FOR: Final = (
+    "other patients, cameras, sites or times than those of this test set",
+    "other files than the subjects named here, also where they were made from them",
+    "benefit to patients, or safety in a workflow with its readers and referrals",
+    "agreement with a better reference standard than the grades of this test set",
+)
+STATEMENT_BEGINS: Final = b'{"_type":'
+CERTIFICATE_BEGINS: Final = b'{"dsseEnvelope":'
+"""How the one form of a statement and that of a certificate begin."""
+Result = Literal["PASSED", "WARNED", "FAILED"]
+
+_EXPECTED: Final = "a certificate or statement that drgate wrote"
+_HEX_SHA256: Final = re.compile(r"[0-9a-f]{64}")
+_CONTENT_SHA256: Final = re.compile(r"sha256:[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """What is signed.
+
+    data: its bytes, in the one form there is.
+    content: the same as plain values.
+    evaluation: the evaluation inside, from which all the rest follows.
+    """
+
+    data: bytes = field(repr=False)
+    content: dict[str, Any] = field(repr=False)
+    evaluation: Evaluation
+
+    @property
+    def headline(self) -> str:
+        """What is certified, in one sentence."""
+        return str(self.content["predicate"]["drgate"]["headline"])
+
+    @property
+    def result(self) -> Result:
+        """in-toto's word: PASSED, WARNED for a PASS with warnings, FAILED for everything else."""
+        result: Result = self.content["predicate"]["result"]
+        return result
+
+    @property
+    def digest(self) -> str:
+        """`sha256:...` over its bytes: how lists of revocations and later statements name it."""
+        return f"sha256:{hashlib.sha256(self.data).hexdigest()}"
+
+    @property
+    def time(self) -> datetime:
+        """When its look was taken: what its age counts from."""
+        return parse_moment(self.evaluation.look["time"])
+
+    @property
+    def expires(self) -> datetime | None:
+        """From when on it holds no longer, where its checklist sets that."""
+        until = expiry(self.evaluation)
+        return None if until is None else parse_moment(until)
+
+    @property
+    def clinical(self) -> bool:
+        """Whether its checklist is one that certifies; one for trying a pipeline opens neither export nor gate."""
+        return bool(self.evaluation.spec["content"].get("purpose", "clinical") == "clinical")
+
+    @property
+    def subjects(self) -> dict[str, str]:
+        """Hex SHA-256 of every file that the statement speaks of, by name."""
+        return {subject["name"]: subject["digest"]["sha256"] for subject in self.content["subject"]}
+
+    @property
+    def of_model(self) -> bool:
+        """Whether the subjects are a model's files; a foreign table of predictions certifies no model."""
+        return bool(self.evaluation.model["kind"] != "predictions table")
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """A statement under one signature.
+
+    key_id: lower-case hex SHA-256 of the signer's public key (DER SPKI): a claim until the signature is verified.
+    signature: ECDSA P-256 over `pre_authentication(statement.data)`, DER with the lower s.
+    """
+
+    statement: Statement
+    key_id: str
+    signature: bytes = field(repr=False)
+
+    def to_bytes(self) -> bytes:
+        """The file: a Sigstore bundle v0.3 in its one form."""
+        return canonical_json(
+            {
+                "mediaType": BUNDLE_TYPE,
+                "verificationMaterial": {"publicKey": {"hint": self.key_id}},
+                "dsseEnvelope": {
+                    "payload": base64.b64encode(self.statement.data).decode(),
+                    "payloadType": PAYLOAD_TYPE,
+                    "signatures": [{"keyid": self.key_id, "sig": base64.b64encode(self.signature).decode()}],
+                },
+            }
+        )
+
+
+def pre_authentication(payload: bytes, payload_type: str = PAYLOAD_TYPE) -> bytes:
+    """The bytes that a signature covers: DSSE's pre-authentication encoding (PAE) of type and payload."""
+    kind = payload_type.encode()
+    return b"DSSEv1 %d %b %d %b" % (len(kind), kind, len(payload), payload)
+
+
+def statement_bytes(evaluation: Evaluation) -> bytes:
+    """The statement of an evaluation: a pure function, so the same evaluation gives the same bytes.
+
+    Raises CertificateError where the evaluation contradicts itself or does not say what it is about.
+    """
+    try:
+        data = canonical_json(
+            {
+                "_type": STATEMENT_TYPE,
+                "subject": _subjects(evaluation),
+                "predicateType": PREDICATE_TYPE,
+                "predicate": _predicate(evaluation),
+            }
+        )
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError, RecursionError) as problem:
+        raise CertificateError(
+            f"The evaluation cannot be stated ({type(problem).__name__}: {problem}); evaluate again."
+        ) from problem
+    if len(data) > MAX_BYTES // 2:
+        raise CertificateError(
+            f"The evaluation is larger than {MAX_BYTES >> 21} MB; nobody could read its certificate."
+        )
+    return data
+
+
+def expiry(evaluation: Evaluation) -> str | None:
+    """The moment (ISO 8601, UTC) from which the certificate holds no longer, where the checklist sets `valid_days`."""
+    days = evaluation.spec["content"].get("valid_days")
+    if days is None:
+        return None
+    return (parse_moment(evaluation.look["time"]) + timedelta(days=days)).strftime(TIME_FORMAT)
+
+
+def lineage(evaluation: Evaluation) -> dict[str, Any]:
+    """Where the weights come from, and what is known of their ancestors.
+
+    `parent`: None where training began at the base model, absent where nothing says. `training_sets`: "known" where the
+    images of all ancestors are, else "unknown", with `why`. `pretraining`: what is declared of the base model's images,
+    or "unknown". Silence is unknown.
+    """
+    training = evaluation.training
+    said = training.get("lineage") or {}
+    if evaluation.model["kind"] == "predictions table":
+        why = "a table of predictions does not say which model made it."
+    else:
+        why = training.get("missing") or "the training record does not say."
+    return {
+        **({"parent": training["parent"]} if "parent" in training else {}),
+        "training_sets": said.get("training_sets", "unknown"),
+        "why": said.get("why", why),
+        "pretraining": said.get("pretraining", "unknown"),
+    }
+
+
+def reference(statement: Statement) -> dict[str, Any]:
+    """What a later statement records of this one, so as to say what changed."""
+    evaluation = statement.evaluation
+    data = evaluation.data
+    plain = {
+        "statement": statement.digest,
+        "name": evaluation.model.get("name"),
+        "tensor_digest": evaluation.model.get("tensor_digest"),
+        "verdict": evaluation.verdict,
+        "spec": evaluation.spec["digest"],
+        "test_set": data.get("manifest_digest") or data.get("images_digest"),
+        "criteria": {criterion.id: _outcome(criterion) for criterion in evaluation.criteria},
+    }
+    return {key: value for key, value in plain.items() if value is not None}
+
+
+def changes(evaluation: Evaluation) -> dict[str, Any] | None:
+    """What changed against the certificate of the model that it was exported from, or that it was compared with.
+
+    `criteria`: by id, `from` and `to`, absent where one of the two does not have the line; those that came out the same
+    are left out. None where no earlier certificate was given.
+    """
+    earlier = evaluation.model.get("parent") or evaluation.model.get("previous")
+    if not earlier:
+        return None
+    data = evaluation.data
+    before = earlier["criteria"]
+    after = {criterion.id: _outcome(criterion) for criterion in evaluation.criteria}
+    return {
+        "against": earlier["statement"],
+        "name": earlier.get("name", "a table of predictions"),
+        "relation": "exported from" if evaluation.model.get("parent") else "compared with",
+        "verdict": {"from": earlier["verdict"], "to": evaluation.verdict},
+        "same_spec": earlier["spec"] == evaluation.spec["digest"],
+        "same_test_set": earlier.get("test_set") == (data.get("manifest_digest") or data.get("images_digest")),
+        "criteria": {
+            name: {
+                **({"from": before[name]} if name in before else {}),
+                **({"to": after[name]} if name in after else {}),
+            }
+            for name in sorted({*before, *after})
+            if before.get(name) != after.get(name)
+        },
+    }
+
+
+def _outcome(criterion: CriterionResult) -> dict[str, Any]:
+    estimate = criterion.estimate
+    if not isinstance(estimate, Estimate):
+        return {"status": criterion.status}
+    plain = {"status": criterion.status, "k": estimate.k, "n": estimate.n, "value": estimate.value}
+    return {key: value for key, value in plain.items() if value is not None}
+
+
+def make_statement(evaluation: Evaluation) -> Statement:
+    """The statement of an evaluation, as this version of drgate makes it."""
+    return parse_statement(statement_bytes(evaluation), "the statement")
+
+
+def parse_statement(data: bytes, origin: str) -> Statement:
+    """The statement in `data`; `origin` names it in messages.
+
+    Raises CertificateError for anything but the one byte form: other white space or order, duplicate or unknown keys, a
+    result, headline, subject or list of tests that does not follow from the evaluation inside.
+    """
+    content = _parse(data, origin)
+    try:
+        extension = content["predicate"]["drgate"]
+        number, plain = extension["format"], extension["evaluation"]
+        if type(number) is not int or number != FORMAT:
+            raise CertificateError(
+                f"{origin} is a statement of format {number!r}, and this drgate reads format {FORMAT}; use the version "
+                "that wrote it."
+            )
+        evaluation = checked_evaluation(Evaluation.from_json(plain), origin)
+        same = statement_bytes(evaluation) == data
+    except (KeyError, TypeError, AttributeError) as problem:
+        raise CertificateError(f"{origin} lacks a part ({problem}); expected {_EXPECTED}.") from problem
+    except CertificateError:
+        raise
+    except DrgateError as problem:
+        raise CertificateError(f"{origin}: {problem}") from problem
+    if not same:
+        raise CertificateError(
+            f"{origin} is not, byte for byte, what follows from the evaluation in it: it was written or changed by "
+            "something else than drgate."
+        )
+    return Statement(data, content, evaluation)
+
+
+def parse_certificate(data: bytes, origin: str) -> Certificate:
+    """The certificate in `data`; `origin` names it in messages. The signature is not verified here.
+
+    Raises CertificateError for anything but the one byte form: spare base64 bits, white space, duplicate, unknown or
+    unsigned fields, another key hint, several signatures; and for what `parse_statement` refuses.
+    """
+    bundle = _parse(data, origin)
+    try:
+        envelope = bundle["dsseEnvelope"]
+        signature = envelope["signatures"][0]
+        key_id = bundle["verificationMaterial"]["publicKey"]["hint"]
+        payload = base64.b64decode(envelope["payload"], validate=True)
+        signed = base64.b64decode(signature["sig"], validate=True)
+        if not _HEX_SHA256.fullmatch(key_id):
+            raise ValueError("the key hint is not a SHA-256 in lower-case hex")
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError) as problem:
+        raise CertificateError(f"{origin} is not a Sigstore bundle v0.3 that drgate wrote ({problem}).") from problem
+    try:
+        check_signature_form(signed)
+    except CertificateError as problem:
+        raise CertificateError(f"{origin}: {problem}") from problem
+    certificate = Certificate(parse_statement(payload, f"The statement in {origin}"), key_id, signed)
+    if certificate.to_bytes() != data:
+        raise CertificateError(
+            f"{origin} is not in its canonical form: it holds something that is not signed, or was rewritten."
+        )
+    return certificate
+
+
+def checked_evaluation(evaluation: Evaluation, origin: str) -> Evaluation:
+    """An evaluation each of whose fields is of its declared type; CertificateError otherwise."""
+    try:
+        return _Typed.model_validate(
+            {
+                "evaluation": evaluation,
+                "flagged": evaluation.flagged,
+                "gate_error": evaluation.gate_error,
+                "reliability": evaluation.reliability,
+                "look": evaluation.look,
+            }
+        ).evaluation
+    except ValidationError as problem:
+        first = problem.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise CertificateError(f"{origin}: {where}: {first['msg']}; expected {_EXPECTED}.") from problem
+
+
+def read_certificate(path: Path) -> Certificate | Statement:
+    """Read `certificate.json` or, unsigned, `statement.json`.
+
+    Raises CertificateError for a missing, empty, oversized or malformed file; see `parse_certificate`.
+    """
+    try:
+        with path.open("rb") as handle:
+            data = handle.read(MAX_BYTES + 1)
+    except OSError as problem:
+        raise CertificateError(f"{path} cannot be read ({problem.strerror}); expected {_EXPECTED}.") from problem
+    if len(data) > MAX_BYTES:
+        raise CertificateError(f"{path} is larger than {MAX_BYTES >> 20} MB; expected {_EXPECTED}.")
+    if data.startswith(STATEMENT_BEGINS):
+        return parse_statement(data, str(path))
+    return parse_certificate(data, str(path))
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+
+class _Flagged(_Strict):
+    image: str
+    grade: int
+    predicted: int
+
+
+class _GateError(_Strict):
+    id: str
+    true: float
+    passes: float
+    deserves: bool
+    method: Literal["exact", "simulated"]
+    patients: int
+    n: int
+    se: float | None = None
+
+
+class _Bin(_Strict):
+    low: float
+    high: float
+    n: int
+    predicted: float
+    observed: float
+    observed_low: float
+    observed_high: float
+
+
+class _Overlap(_Strict):
+    name: str
+    looks: int
+    images: int
+    patients: int
+
+
+class _Regraded(_Strict):
+    image: str
+    before: int | str = Field(alias="from")
+    to: int | str
+
+
+class _Favour(_Strict):
+    look: int
+    time: str
+    same_model: bool
+    changed: int
+    favouring: int
+
+
+class _Look(_Strict):
+    number: int
+    allowed: int
+    time: str
+    line: str | None = None
+    overlapping: list[_Overlap] = []
+    regraded: list[_Regraded] = []
+    regraded_count: int = 0
+    favouring: list[_Favour] = []
+
+
+class _Typed(BaseModel):
+    """Checks every field of an evaluation against its declared type: a signature does not make text a count."""
+
+    model_config = ConfigDict(strict=True, revalidate_instances="always")
+    evaluation: Evaluation
+    flagged: tuple[_Flagged, ...]
+    gate_error: tuple[_GateError, ...]
+    reliability: dict[str, tuple[_Bin, ...]]
+    look: _Look
+
+
+def _parse(data: bytes, origin: str) -> Any:
+    if len(data) > MAX_BYTES:
+        raise CertificateError(f"{origin} is larger than {MAX_BYTES >> 20} MB; expected {_EXPECTED}.")
+    return parse_json(data, origin, _EXPECTED, CertificateError)
+
+
+def _subjects(evaluation: Evaluation) -> list[dict[str, Any]]:
+    files = evaluation.model["files"]
+    names = [file["name"] for file in files]
+    if not files or len(set(names)) != len(names):
+        raise CertificateError("The evaluation names no file, or one name twice; a certificate speaks of named files.")
+    for shown in (*names, _headline(evaluation)):
+        if not shown.isprintable():  # terminals, logs and pages show these
+            raise CertificateError(f"{shown!r} holds characters that do not print; rename what it names.")
+    for file in files:
+        if not _HEX_SHA256.fullmatch(file["sha256"]):
+            raise CertificateError(f"The digest of {file['name']!r} is not a SHA-256 in lower-case hex.")
+    return [
+        {
+            "name": file["name"],
+            "digest": {name: file[name] for name in ("sha256", "md5") if name in file},
+            "annotations": {"size": file["size"]},
+        }
+        for file in files
+    ]
+
+
+def _predicate(evaluation: Evaluation) -> dict[str, Any]:
+    required = {criterion.id: criterion.status for criterion in evaluation.criteria if criterion.required}
+    follows = "FAIL" if "FAIL" in required.values() else "PASS" if {*required.values()} == {"PASS"} else "INSUFFICIENT"
+    if evaluation.verdict != follows:
+        raise CertificateError(
+            f"The evaluation says {evaluation.verdict}, but its required criteria make it {follows}."
+        )
+    try:
+        parse_moment(evaluation.look["time"])
+    except ValueError as problem:
+        raise CertificateError(
+            "The evaluation has no time of its look (ISO 8601, UTC); a certificate has an age."
+        ) from problem
+    return {
+        "result": _result(evaluation),
+        "configuration": _configuration(evaluation),
+        "passedTests": [criterion.id for criterion in evaluation.criteria if criterion.status == "PASS"],
+        "warnedTests": [criterion.id for criterion in evaluation.warnings],
+        "failedTests": [name for name, status in required.items() if status != "PASS"],
+        "drgate": {
+            "format": FORMAT,
+            "version": evaluation.software["drgate"],
+            "headline": _headline(evaluation),
+            "time": evaluation.look["time"],
+            **_given(expires=expiry(evaluation), changes=changes(evaluation)),
+            "training": _training(evaluation),
+            "lineage": lineage(evaluation),
+            "intended_use": evaluation.spec["content"].get("intended_use", {}),
+            "not_evidence_for": list(NOT_EVIDENCE_FOR),
+            "not_a_medical_device": NOT_A_MEDICAL_DEVICE,
+            "evaluation": evaluation.to_json(),
+        },
+    }
+
+
+def _given(**values: Any) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def _training(evaluation: Evaluation) -> dict[str, Any]:
+    """The training record in short: which attempt, from what, how it ended, what it cost; or what is missing."""
+    kept = ("attempt", "parameters_digest", "git_commit", "status", "selected_epoch", "spend", "foreign", "missing")
+    summary = {key: evaluation.training[key] for key in kept if evaluation.training.get(key) is not None}
+    return summary or {"missing": "there is no training record."}
+
+
+def _result(evaluation: Evaluation) -> Result:
+    if evaluation.verdict != "PASS":
+        return "FAILED"
+    return "WARNED" if evaluation.warnings else "PASSED"
+
+
+def _configuration(evaluation: Evaluation) -> list[dict[str, Any]]:
+    """What the test was run with, each by the digest of its content (layout does not matter), grades by their file."""
+    checklist, data = evaluation.spec, evaluation.data
+    grades = data.get("grades", {}).get("sha256")
+    named = {
+        f"spec {checklist['name']} version {checklist['version']}": checklist["digest"],
+        "manifest": data.get("manifest_digest"),
+        "grades": None if grades is None else f"sha256:{grades}",
+        "predictions": data["predictions_digest"],
+        "operating point": data.get("operating_point", {}).get("digest"),
+        "audit": (data.get("audit") or {}).get("digest"),
+        "line of the look": evaluation.look.get("line"),
+        "parent's statement": evaluation.model.get("parent", {}).get("statement"),
+        "previous statement": evaluation.model.get("previous", {}).get("statement"),
+        "baseline": evaluation.training.get("baseline", {}).get("predictions_digest"),
+        "training parameters": evaluation.training.get("parameters_digest"),
+    }
+    given = {name: digest for name, digest in named.items() if digest is not None}
+    for name, digest in given.items():
+        if not _CONTENT_SHA256.fullmatch(digest):
+            raise CertificateError(f"The digest of {name} is {digest!r}; expected sha256: and 64 hexadecimal digits.")
+    return [
+        {
+            "name": name,
+            "digest": {"sha256": digest.removeprefix("sha256:")},
+            "annotations": {"digest_of": "file" if name == "grades" else "content"},
+        }
+        for name, digest in given.items()
+    ]
+
+
+def _headline(evaluation: Evaluation) -> str:
+    observed = "is observed to meet" if evaluation.observed_only else "meets"
+    says = observed if evaluation.verdict == "PASS" else "does not meet"
+    ending = ", with warnings" if _result(evaluation) == "WARNED" else ""
+    ending = ": the evidence is insufficient" if evaluation.verdict == "INSUFFICIENT" else ending
+    return (
+        f"{_model_name(evaluation)} {says} checklist {evaluation.spec['name']} version {evaluation.spec['version']} "
+        f"on test set {_test_set_name(evaluation)}{ending}."
+    )
+
+
+def _model_name(evaluation: Evaluation) -> str:
+    name = evaluation.model.get("name") or evaluation.model["files"][0]["name"]
+    return f"{name} (predictions, no model)" if evaluation.model["kind"] == "predictions table" else str(name)
+
+
+def _test_set_name(evaluation: Evaluation) -> str:
+    data = evaluation.data
+    name = data.get("name") or f"of predictions {data['predictions_digest']}"
+    return f"{name} (split {data['split']})" if data.get("split") else str(name)

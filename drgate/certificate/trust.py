@@ -1,0 +1,157 @@
+"""Trust: whose signature counts and in which role, what was revoked, and how old is too old.
+
+    trusted = {"clinical": [load_public_key(Path("keys/clinical.pub"))], "engineering": [...]}
+    roles(statement, certificates, trusted)                    # {"clinical"}: roles that have signed this statement
+    load_revocations(Path("revoked.txt")).against(certificate) # sentences; none where nothing is revoked
+    lapses(statement, now=datetime.now(UTC), max_age_days=365) # sentences; none where it still holds
+
+A role is what a policy says of a key; no file name and nothing in a certificate can claim one. Light: neither torch
+nor NumPy is imported.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Final
+
+from drgate.certificate.keys import PublicKey
+from drgate.certificate.statement import Certificate, Statement, pre_authentication
+from drgate.errors import CertificateError
+
+MAX_BYTES: Final = 1 << 20
+CLOCK_SKEW: Final = timedelta(hours=1)
+"""How far ahead of the reader's clock a statement may be dated."""
+
+_ID: Final = re.compile(r"(sha256:)?[0-9a-f]{64}")
+_EXPECTED: Final = "a key id (64 hexadecimal digits) or the digest of a statement (sha256:...), then the reason"
+
+
+@dataclass(frozen=True, slots=True)
+class Revocations:
+    """What is no longer believed, and why.
+
+    reasons: by key id (hex SHA-256 of the public key), or by digest of a statement (`sha256:...`).
+    """
+
+    reasons: Mapping[str, str] = field(default_factory=dict)
+
+    def against(self, read: Certificate | Statement) -> tuple[str, ...]:
+        """Why this is not believed, in sentences; empty where nothing of it is revoked.
+
+        A statement falls with its own digest and with that of the statement that its model was exported under; a
+        certificate falls with its signer's key too, since nothing proves that it was signed before the key was lost.
+        """
+        statement = read.statement if isinstance(read, Certificate) else read
+        named = [(statement.digest, "The statement")]
+        if parent := statement.evaluation.model.get("parent"):
+            named.append((str(parent["statement"]), "The statement of the model that it was exported from"))
+        if isinstance(read, Certificate):
+            named.append((read.key_id, f"The key {read.key_id}"))
+        return tuple(f"{what} is revoked: {self.reasons[name]}" for name, what in named if name in self.reasons)
+
+
+NOTHING_REVOKED: Final = Revocations()
+
+
+def load_revocations(path: Path) -> Revocations:
+    """Read a list of revocations; see `parse_revocations`."""
+    try:
+        with path.open("rb") as handle:
+            data = handle.read(MAX_BYTES + 1)
+    except OSError as problem:
+        raise CertificateError(
+            f"{path} cannot be read ({problem.strerror}); expected a list of revocations."
+        ) from problem
+    if len(data) > MAX_BYTES:
+        raise CertificateError(f"{path} is larger than {MAX_BYTES >> 20} MB; expected a list of revocations.")
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as problem:
+        raise CertificateError(f"{path} is not UTF-8 text; expected a list of revocations.") from problem
+    return parse_revocations(text.splitlines(), str(path))
+
+
+def parse_revocations(lines: Iterable[str], origin: str) -> Revocations:
+    """Revocations from lines: an id, white space, and the reason; empty lines and those that begin with # are skipped.
+
+    Raises CertificateError, naming the line, for anything else: a line that is misread would revoke nothing.
+    """
+    reasons: dict[str, str] = {}
+    for number, line in enumerate(lines, 1):
+        if not isinstance(line, str):
+            raise CertificateError(f"{origin}, entry {number} is {line!r}; expected {_EXPECTED}.")
+        name, reason = (*line.split(None, 1), "", "")[:2]
+        if not name or name.startswith("#"):
+            continue
+        if not _ID.fullmatch(name):
+            raise CertificateError(f"{origin}, line {number}: {name[:80]!r} is no id; expected {_EXPECTED}.")
+        if not reason.strip():
+            raise CertificateError(f"{origin}, line {number} revokes {name} without a reason; expected {_EXPECTED}.")
+        if name in reasons:
+            raise CertificateError(f"{origin}, line {number} revokes {name} a second time; keep one.")
+        reasons[name] = reason.strip()
+    return Revocations(reasons)
+
+
+def signer(certificate: Certificate, trusted: Iterable[PublicKey]) -> PublicKey | None:
+    """The trusted key whose signature the certificate bears, if any does."""
+    signed = pre_authentication(certificate.statement.data)
+    candidates = (key for key in trusted if key.id == certificate.key_id)
+    return next((key for key in candidates if key.verifies(certificate.signature, signed)), None)
+
+
+def roles(
+    statement: Statement,
+    certificates: Iterable[Certificate],
+    trusted: Mapping[str, Sequence[PublicKey]],
+    revocations: Revocations = NOTHING_REVOKED,
+) -> frozenset[str]:
+    """The roles whose keys have signed this very statement.
+
+    certificates: in any order; those of other statements, of strangers, or revoked count for nothing. trusted: the keys
+    that may sign for each role.
+
+    Raises CertificateError where one key stands for two roles: a key counts for one role only, or one person could
+    sign for everybody.
+    """
+    refuse_shared_keys(trusted)
+    own = [c for c in certificates if c.statement.data == statement.data and not revocations.against(c)]
+    return frozenset(role for role, keys in trusted.items() if any(signer(c, keys) is not None for c in own))
+
+
+def refuse_shared_keys(trusted: Mapping[str, Sequence[PublicKey]]) -> None:
+    """Raise CertificateError where one key stands for two roles."""
+    held: dict[str, str] = {}
+    for role, keys in trusted.items():
+        for key in keys:
+            if held.setdefault(key.id, role) != role:
+                raise CertificateError(
+                    f"The key {key.id} stands for the roles {held[key.id]} and {role}; a key counts for one only."
+                )
+
+
+def lapses(statement: Statement, *, now: datetime, max_age_days: int | None = None) -> tuple[str, ...]:
+    """Why the statement does not hold at `now` (aware), in sentences; empty where it does.
+
+    Its age counts from its look, and cannot be renewed. max_age_days: what a policy allows; the statement's own expiry,
+    which its checklist sets (`valid_days`), holds besides.
+    """
+    found = []
+    if statement.time > now + CLOCK_SKEW:
+        found.append(f"It is dated {day(statement.time)}, which lies in the future.")
+    if statement.expires is not None and now >= statement.expires:
+        found.append(f"It expired on {day(statement.expires)}.")
+    if max_age_days is not None and now - statement.time > timedelta(days=max_age_days):
+        age = (now - statement.time).days
+        found.append(
+            f"Its look was taken on {day(statement.time)}, {age} days ago; at most {max_age_days} are allowed."
+        )
+    return tuple(found)
+
+
+def day(moment: datetime) -> str:
+    return moment.astimezone(UTC).strftime("%Y-%m-%d")

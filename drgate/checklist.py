@@ -1,0 +1,803 @@
+"""The checklist as data: what a model must show, and on what evidence.
+
+    spec = load_checklist("medical-grade")            # a name that ships, or a YAML file
+    spec.criteria[0]                             # Criterion(id='accuracy', at_least=0.9, ...)
+    spec.digest                                  # 'sha256:...' over the whole content, defaults included
+
+A checklist is YAML 1.2 without anchors; unknown keys, duplicate keys and numbers typed as percentages are refused.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import hashlib
+import io
+import math
+import typing
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from drgate.errors import ChecklistError, DrgateError
+from drgate.files import canonical_json
+from drgate.scale import GRADES, GROUPS
+
+IN_THE_TAIL: Final = 25
+"""Bootstrap replicates that must lie beyond a bound that decides."""
+
+MAX_BYTES: Final = 1 << 20
+MAX_DEPTH: Final = 20
+TARGETS: Final[dict[str, tuple[str, ...]]] = {
+    "accuracy": (),
+    "balanced_accuracy": (),
+    "kappa": (),
+    "linear_kappa": (),
+    "quadratic_kappa": (),
+    "sensitivity": (*GRADES, *GROUPS),
+    "specificity": (*GRADES, *GROUPS),
+    "ppv": (*GRADES, *GROUPS),
+    "npv": (*GRADES, *GROUPS),
+    "auc": (*GRADES, *GROUPS),
+    "missed": (*GROUPS,),
+    "undergraded": ("vision_threatening_below_referable", "by_two"),
+    "overgraded": ("by_two",),
+    "no_output": ("", *GRADES),
+    "brier": ("", *GROUPS),
+    "ece": (*GROUPS,),
+    "calibration_slope": (*GROUPS,),
+    "calibration_intercept": (*GROUPS,),
+    "stability": (),
+    "baseline": (),
+    "cost": (),
+}
+"""Metrics, each with the grades or groups it can be asked for ("" where it can stand alone as well)."""
+
+OF_THE_RUN: Final = ("stability", "baseline", "cost")
+"""Criteria that speak of the training run or of another model: they have no slices and no deployment mix."""
+
+FROM_PROBABILITIES: Final = ("auc", "brier", "ece", "calibration_slope", "calibration_intercept")
+"""Metrics of the probabilities, which an image without output does not have."""
+
+RULE_WORDS: Final = {">=": "at least", ">": "above", "<=": "at most", "<": "below"}
+"""A comparator in words."""
+
+STABILITY_WINDOW: Final = 10
+"""Evaluations that stability looks at where a checklist does not say."""
+
+LOWER_IS_BETTER: Final = ("missed", "undergraded", "overgraded", "no_output", "brier", "stability")
+"""Metrics that a better model has less of."""
+
+PROPORTIONS: Final = (
+    "accuracy",
+    "sensitivity",
+    "specificity",
+    "ppv",
+    "npv",
+    "missed",
+    "undergraded",
+    "overgraded",
+    "no_output",
+)
+"""Metrics that are a share of units: those with a binomial bound, and those that can be planned for."""
+
+AT_DEPLOYMENT: Final[dict[str, tuple[str, ...]]] = {
+    "accuracy": ("",),
+    "sensitivity": (*GROUPS,),
+    "specificity": (*GRADES, *GROUPS),
+    "ppv": (*GRADES, *GROUPS),
+    "npv": (*GRADES, *GROUPS),
+    "missed": (*GROUPS,),
+}
+"""Metrics that depend on the mix of grades, and so have a value at the deployment mix."""
+
+EACH: Final = "each"
+"""As a target: all five grades. As the value of a slice: every value of the column that the test set has."""
+
+THRESHOLDS: Final = ("at_least", "above", "at_most", "below")
+"""The keys of which a criterion has exactly one (`baseline` has none)."""
+
+Comparator = Literal[">=", ">", "<=", "<"]
+NoOutputPolicy = Literal["excluded", "as_referred", "worst_case"]
+
+
+@dataclass(frozen=True, slots=True)
+class MetricId:
+    """The parts of a metric's id; `str` of it is the id.
+
+    metric: such as `sensitivity`. target: grade or group, "" where there is none.
+    column, value: the slice, both "" where there is none. deployed: at the deployment mix of grades.
+
+    >>> parse_id("sensitivity:pdr@camera=A=1")
+    MetricId(metric='sensitivity', target='pdr', column='camera', value='A=1', deployed=False)
+    >>> str(replace(parse_id("ppv:referable^deployment"), target="pdr"))
+    'ppv:pdr^deployment'
+    """
+
+    metric: str
+    target: str = ""
+    column: str = ""
+    value: str = ""
+    deployed: bool = False
+
+    def __str__(self) -> str:
+        """The id: what `parse_id` reads."""
+        where = f"@{self.column}={self.value}" if self.column else "^deployment" if self.deployed else ""
+        return self.metric + (f":{self.target}" if self.target else "") + where
+
+
+def parse_id(text: str) -> MetricId:
+    """The parts of `metric[:target]`, `metric[:target]@column=value` or `metric[:target]^deployment`.
+
+    The value is all after the first "=" that follows the first "@", so it may hold any text. Whether there is such a
+    metric is not asked here.
+
+    Raises ChecklistError where a part is missing or the mark ^ is followed by anything but `deployment`.
+    """
+    head, at, place = text.partition("@")
+    column, equals, value = place.partition("=")
+    if at and not (column and equals and value):
+        raise ChecklistError(f"{text!r}: a slice is written @column=value, such as @camera=A.")
+    head, mark, mix = head.partition("^")
+    if mark and at:
+        raise ChecklistError(f"{text!r}: a slice has no deployment mix of its own; give one of the two.")
+    if mark and mix != "deployment":
+        raise ChecklistError(f"{text!r}: the only mark after ^ is deployment.")
+    metric, colon, target = head.partition(":")
+    if not metric:
+        raise ChecklistError(f"{text!r} names no metric.")
+    if colon and not target:
+        raise ChecklistError(f"{text!r}: a grade is missing after the colon.")
+    return MetricId(metric, target, column, value, bool(mark))
+
+
+def default_policy(metric_id: str) -> NoOutputPolicy:
+    """How images without output count where a criterion does not say.
+
+    A group is a decision to refer, and an eye without output is referred; an exact grade is judged over images with
+    output, with a line of its own for those without.
+    """
+    name = parse_id(metric_id)
+    group = name.target in GROUPS or name.target == "vision_threatening_below_referable"
+    return "as_referred" if group and name.metric not in FROM_PROBABILITIES else "excluded"
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+def _ids(metrics: Iterable[str]) -> str:
+    """The ids of criteria on some metrics, as a regular expression of JSON Schema."""
+    of_images: list[str] = []
+    of_the_run: list[str] = []
+    for metric in metrics:
+        targets = [target for target in TARGETS[metric] if target]
+        if set(GRADES) <= set(targets):
+            targets.append(EACH)
+        alone = "?" if "" in TARGETS[metric] else ""
+        named = metric + (f"(:({'|'.join(targets)})){alone}" if targets else "")
+        (of_the_run if metric in OF_THE_RUN else of_images).append(named)
+    anywhere = rf"({'|'.join(of_images)})(@[^=]+=[\s\S]+|\^deployment)?"
+    return f"^({'|'.join([*of_the_run, *([anywhere] if of_images else [])])})$"
+
+
+def _schema_of_thresholds(schema: dict[str, Any]) -> None:
+    """Which keys go together in a criterion, in the words of JSON Schema."""
+    given = {key: {"required": [key], "properties": {key: {"type": "number"}}} for key in THRESHOLDS}
+    fraction = {key: {"minimum": 0, "maximum": 1} for key in THRESHOLDS}
+    beyond = {"required": ["id"], "properties": {"id": {"pattern": "^(cost|calibration_)"}}}
+    schema["allOf"] = [
+        {
+            "if": {"required": ["id"], "properties": {"id": {"const": "baseline"}}},
+            "then": {"required": ["margin"], "not": {"anyOf": list(given.values())}},
+            "else": {"oneOf": list(given.values())},
+        },
+        {"if": beyond, "else": {"properties": fraction}},
+    ]
+
+
+class Criterion(_Frozen):
+    """One line of the checklist: a metric, one threshold, and whether the verdict rests on it."""
+
+    model_config = ConfigDict(json_schema_extra=_schema_of_thresholds)
+
+    id: str = Field(
+        description="metric or metric:target, such as sensitivity:pdr, then @column=value for a slice or ^deployment; "
+        "each stands for all five grades, or for every value of the column",
+        json_schema_extra={"pattern": _ids(name for name in TARGETS if name != "ece")},
+    )
+    at_least: float | None = Field(default=None, description="met by this value and above; a fraction: 0.90, not 90")
+    above: float | None = Field(default=None, description="met above this value only")
+    at_most: float | None = Field(default=None, description="met by this value and below")
+    below: float | None = Field(default=None, description="met below this value only")
+    required: bool = Field(default=True, description="false: a failure is a warning and does not change the verdict")
+    added: Literal["", "safety"] = Field(default="", description="safety: added to what the checklist's owner asked")
+    at: Literal["deployment"] | None = Field(
+        default=None, description="at the deployment mix of grades; the same as ^deployment at the end of the id"
+    )
+    min_positives: int | None = Field(
+        default=None, ge=0, description="slices: fewest units in the denominator, else the line is NOT_ASSESSED"
+    )
+    no_output: NoOutputPolicy | None = Field(
+        default=None,
+        description="how images without output count; default: excluded for grades, as_referred for groups",
+    )
+    window: int | None = Field(default=None, ge=6, description="evaluations that `stability` looks at")
+    margin: float | None = Field(default=None, gt=0, lt=1, description="non-inferiority margin of `baseline`")
+    reference_value: float | None = Field(default=None, ge=0, le=1, description="a bare earlier figure, shown only")
+    unit: Literal["USD"] | None = Field(default=None, description="unit of `cost`")
+
+    @property
+    def name(self) -> MetricId:
+        """The id in its parts."""
+        return parse_id(self.id)
+
+    @property
+    def metric(self) -> str:
+        """The metric, without grade, slice or mix."""
+        return self.name.metric
+
+    @property
+    def target(self) -> str:
+        """The grade or group after the colon; empty where there is none."""
+        return self.name.target
+
+    @property
+    def column(self) -> str:
+        """The column of the slice; empty where there is none."""
+        return self.name.column
+
+    @property
+    def value(self) -> str:
+        """The value of the slice, `each` for all that the test set has; empty where there is no slice."""
+        return self.name.value
+
+    @property
+    def deployed(self) -> bool:
+        """Whether it is judged at the deployment mix of grades."""
+        return self.name.deployed
+
+    @property
+    def comparator(self) -> Comparator:
+        """As a sign. Non-inferiority is `>`: the bound of the difference must lie above minus the margin."""
+        given: tuple[tuple[float | None, Comparator], ...] = (
+            (self.at_least, ">="),
+            (self.above, ">"),
+            (self.at_most, "<="),
+            (self.below, "<"),
+        )
+        return next((sign for value, sign in given if value is not None), ">")
+
+    @property
+    def threshold(self) -> float:
+        """The threshold, in the units of the metric (proportions in [0, 1], differences in [-1, 1], USD)."""
+        if self.margin is not None:
+            return -self.margin
+        return next(v for v in (self.at_least, self.above, self.at_most, self.below) if v is not None)
+
+    @property
+    def exact_threshold(self) -> Fraction:
+        """The threshold as it was written: 0.95 is 95/100, so that 38 of 40 meets it."""
+        return Fraction(repr(self.threshold))
+
+    @property
+    def policy(self) -> NoOutputPolicy:
+        """How images without output count in this criterion."""
+        return self.no_output or default_policy(self.id)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _at_is_part_of_the_id(cls, given: Any) -> Any:
+        """`at: deployment` is another way to write the id: one content, one digest."""
+        if not isinstance(given, dict) or given.get("at") != "deployment" or not isinstance(given.get("id"), str):
+            return given
+        mark = "" if given["id"].endswith("^deployment") else "^deployment"
+        return {key: value for key, value in given.items() if key != "at"} | {"id": given["id"] + mark}
+
+    @model_validator(mode="after")
+    def _is_sound(self) -> Self:
+        name = _metric_named(self.id)
+        if name.metric == "ece":
+            raise ValueError(
+                f"{self.id!r}: no criterion rests on the expected calibration error, since a perfect model shows 0.049 "
+                "with 200 images; use calibration_slope, calibration_intercept or brier"
+            )
+        if self.no_output == "as_referred" and default_policy(self.id) != "as_referred":
+            raise ValueError(
+                f"{self.id!r}: no_output as_referred is defined for the groups {' and '.join(GROUPS)} only"
+            )
+        if self.no_output is not None and name.metric in (*OF_THE_RUN, *FROM_PROBABILITIES, "no_output"):
+            raise ValueError(f"{self.id!r}: no_output does not apply to it")
+        if self.min_positives is not None and not name.column:
+            raise ValueError(f"{self.id!r}: min_positives belongs to a slice, such as {self.id}@camera=each")
+        bounds = [value for value in (self.at_least, self.above, self.at_most, self.below) if value is not None]
+        if name.metric == "baseline":
+            if bounds or self.margin is None:
+                raise ValueError("baseline takes a margin, such as 0.02, and no threshold")
+            return self
+        if self.window is not None and name.metric != "stability":
+            raise ValueError(f"{self.id!r}: window belongs to stability")
+        if self.unit is not None and name.metric != "cost":
+            raise ValueError(f"{self.id!r}: a unit belongs to cost")
+        if self.margin is not None or self.reference_value is not None:
+            raise ValueError(f"{self.id!r}: margin and reference_value belong to baseline")
+        if len(bounds) != 1:
+            raise ValueError(f"{self.id!r}: give exactly one of at_least, above, at_most, below")
+        self._threshold_is_possible(name.metric, bounds[0])
+        return self
+
+    def _threshold_is_possible(self, metric: str, value: float) -> None:
+        if metric == "cost":
+            if value <= 0 or self.comparator not in ("<", "<="):
+                raise ValueError("cost takes a positive amount as below or at_most")
+        elif metric == "calibration_slope":
+            if not 0 < value < 10 or self.comparator not in (">=", "<="):
+                raise ValueError(f"{self.id!r}: give at_least or at_most, between 0 and 10 (1 is perfect)")
+        elif metric == "calibration_intercept":
+            if not -10 <= value <= 10 or self.comparator not in (">=", "<="):
+                raise ValueError(f"{self.id!r}: give at_least or at_most, between -10 and 10 (0 is perfect)")
+        elif not 0 <= value <= 1:
+            raise ValueError(f"{self.id!r}: {_not_a_fraction(value)}")
+        elif (self.at_least == 0 and "kappa" not in metric) or self.at_most == 1:
+            raise ValueError(f"{self.id!r}: any model meets {value:g}; a line that cannot fail certifies nothing")
+        elif self.above == 1 or self.below == 0:
+            raise ValueError(f"{self.id!r}: no model can be {'above 1' if self.above else 'below 0'}")
+        elif (metric in LOWER_IS_BETTER) != (self.comparator in ("<", "<=")):
+            wanted = "at_most or below" if metric in LOWER_IS_BETTER else "at_least or above"
+            raise ValueError(f"{self.id!r}: a limit on the wrong side, which a bad model meets; give {wanted}")
+
+
+class Evidence(_Frozen):
+    """What the decisions rest on."""
+
+    decide_on: Literal["bound", "point"] = Field(
+        default="bound", description="bound: the unfavourable end of the interval decides; point: what was observed"
+    )
+    level: float = Field(default=0.95, ge=0.5, le=0.9999, description="two-sided; 0.95 is one-sided 97.5 % for a bound")
+    interval: Literal["clopper-pearson", "wilson"] = Field(
+        default="clopper-pearson", description="interval of a proportion, at the effective sample size"
+    )
+    cluster: Literal["patient"] = Field(default="patient", description="whose images are not independent")
+    one_image_per_patient: bool = Field(
+        default=False, description="declares, where no patient is named, that every image is of another patient"
+    )
+
+
+class Bootstrap(_Frozen):
+    """The intervals shown beside, and those of metrics that are no proportion."""
+
+    resamples: int = Field(default=10_000, ge=1000, le=1_000_000, description="replicates")
+    interval: Literal["percentile", "bca"] = Field(default="percentile", description="how replicates give an interval")
+    class_totals: Literal["random", "fixed"] = Field(
+        default="random", description="fixed: the design fixed how many patients of each worst grade were taken"
+    )
+
+
+class Planning(_Frozen):
+    """What `drgate plan`, and the advice on how many more patients, assume."""
+
+    power: float = Field(
+        default=0.8, gt=0, lt=1, description="wanted probability of passing, where the truth deserves it"
+    )
+    two_images: float = Field(default=0.5, ge=0, le=1, description="share of patients who bring two images")
+    correlation: float = Field(default=0.5, ge=0, le=1, description="correlation of errors between a patient's images")
+
+
+class Slice(_Frozen):
+    """A column of the predictions by whose values the metrics are shown, and criteria may be asked."""
+
+    by: str = Field(min_length=1, pattern=r"^[^=]+$", description="column of the predictions, such as camera")
+    groups: dict[str, Annotated[list[str], Field(min_length=1)]] | None = Field(
+        default=None,
+        min_length=1,
+        description="several values under one name; a value in no group is a slice of its own",
+    )
+    min_positives: int = Field(
+        default=0, ge=0, description="fewest units in a metric's denominator, else its criteria are NOT_ASSESSED"
+    )
+
+    def name_of(self, value: str) -> str:
+        """The slice that a value of the column falls in: its group, or the value itself where no group has it."""
+        return next((name for name, values in (self.groups or {}).items() if value in values), value)
+
+    @model_validator(mode="after")
+    def _groups_do_not_overlap(self) -> Self:
+        owner: dict[str, str] = {}
+        for name, values in (self.groups or {}).items():
+            if name in ("", EACH):
+                raise ValueError(f"a group of {self.by} cannot be called {name!r}")
+            for value in values:
+                if value in owner:
+                    where = f"groups {owner[value]!r} and {name!r}" if owner[value] != name else f"group {name!r} twice"
+                    raise ValueError(f"{self.by} {value!r} is in {where}; an image belongs to one slice")
+                owner[value] = name
+        return self
+
+
+class Audit(_Frozen):
+    """What must be known about leakage between training and test images."""
+
+    required: bool = Field(
+        default=False,
+        description="true: without an audit that found no leak, the gate does not pass (no command writes one yet)",
+    )
+
+
+class IntendedUse(_Frozen):
+    """For whom and how; `not stated` is printed on page one."""
+
+    population: str = Field(default="not stated", description="such as adults with diabetes, no known retinopathy")
+    setting: str = Field(default="not stated", description="such as primary care")
+    cameras: str = Field(default="not stated", description="makes and models")
+    images_an_eye: str = Field(default="not stated", description="number and fields")
+    user: str = Field(default="not stated", description="who operates it")
+    role: str = Field(default="not stated", description="assist or autonomous")
+    without_output: str = Field(default="not stated", description="what happens to a patient without an answer")
+
+
+class Reference(_Frozen):
+    """How the reference grades came to be."""
+
+    graders: str = Field(default="not stated", description="graders an image")
+    qualification: str = Field(default="not stated", description="of the graders")
+    adjudication: str = Field(default="not stated", description="how disagreement was settled")
+    masked: str = Field(default="not stated", description="whether graders saw the model's answer")
+    kappa: str = Field(default="not stated", description="agreement between graders")
+
+
+class TestSet(_Frozen):
+    """What kind of test set the checklist speaks of."""
+
+    kind: str = Field(default="not stated", description="internal split, external site or prospective")
+    sampling: str = Field(default="not stated", description="consecutive or enriched")
+
+
+class Checklist(_Frozen):
+    """A checklist. See docs/checklists.md."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9.-]*$", description="lower-case letters, digits, dots and hyphens")
+    version: int = Field(ge=1, description="raised whenever the content changes")
+    description: str = Field(default="", description="what a PASS means, in a sentence or two")
+    purpose: Literal["clinical", "pipeline"] = Field(
+        default="clinical", description="pipeline: tests the plumbing; its certificates open neither export nor gate"
+    )
+    unit: Literal["image", "eye", "patient"] = Field(
+        default="image", description="what is judged; eye: its worst image, patient: the worse eye"
+    )
+    evidence: Evidence = Field(default=Evidence(), description="what the decisions rest on")
+    bootstrap: Bootstrap = Field(default=Bootstrap(), description="the intervals shown beside")
+    looks: int = Field(default=1, ge=1, le=100, description="how often the test set may be looked at, in all")
+    valid_days: int | None = Field(
+        default=None, ge=1, le=3650, description="days from its look after which a certificate holds no longer"
+    )
+    planning: Planning = Field(default=Planning(), description="what `drgate plan` assumes")
+    intended_use: IntendedUse = Field(default=IntendedUse(), description="for whom and how")
+    reference: Reference = Field(default=Reference(), description="how the reference grades came to be")
+    test_set: TestSet = Field(default=TestSet(), description="what kind of test set it speaks of")
+    audit: Audit = Field(default=Audit(), description="what must be known about leakage")
+    deployment: (
+        Annotated[
+            dict[str, Annotated[float, Field(ge=0, le=1)]],
+            Field(json_schema_extra={"required": [*GRADES], "propertyNames": {"enum": [*GRADES]}}),
+        ]
+        | None
+    ) = Field(default=None, description="share of each of the five grades where the model will be used; they sum to 1")
+    slices: list[Slice] = Field(default=[], description="columns by whose values the metrics are shown")
+    expect: dict[str, Annotated[float, Field(gt=0, lt=1)]] = Field(
+        default={},
+        description="expected true values, for planning: of a grade's or group's sensitivity, or by metric id",
+        json_schema_extra={"propertyNames": {"pattern": f"^({'|'.join([*GRADES, *GROUPS])})$|{_ids(PROPORTIONS)}"}},
+    )
+    criteria: list[Criterion] = Field(description="the lines; the verdict rests on those that are required")
+
+    @field_validator("deployment")
+    @classmethod
+    def _is_a_mix(cls, mix: dict[str, float] | None) -> dict[str, float] | None:
+        if mix is None:
+            return None
+        for grade in mix:
+            if grade not in GRADES:
+                raise ValueError(f"there is no grade {grade!r}; {_nearest(grade, GRADES)}")
+        if lacking := [grade for grade in GRADES if grade not in mix]:
+            raise ValueError(f"the mix lacks {', '.join(lacking)}; give all five grades, 0 where there are none")
+        total = math.fsum(mix.values())
+        if abs(total - 1) > 1e-6:
+            raise ValueError(f"the shares of the five grades sum to {total:.9g}, not to 1")
+        return {grade: mix[grade] for grade in GRADES}
+
+    @field_validator("slices")
+    @classmethod
+    def _each_column_once(cls, slices: list[Slice]) -> list[Slice]:
+        columns = [one.by for one in slices]
+        if twice := [column for column in columns if columns.count(column) > 1]:
+            raise ValueError(f"the column {twice[0]!r} is sliced twice; put its groups under one entry")
+        return slices
+
+    @field_validator("expect")
+    @classmethod
+    def _is_about_proportions(cls, expect: dict[str, float]) -> dict[str, float]:
+        ids = [_expectation_id(key) for key in expect]
+        if twice := [name for name in ids if ids.count(name) > 1]:
+            raise ValueError(f"{str(twice[0])!r} is expected twice")
+        return expect
+
+    @model_validator(mode="after")
+    def _is_sound(self) -> Self:
+        if not any(criterion.required for criterion in self.criteria):
+            raise ValueError("no criterion is required: a checklist that cannot fail certifies nothing")
+        ids = [criterion.id for criterion in self.each_criterion()]
+        names = [parse_id(each) for each in ids]
+        all_slices = {str(replace(name, value="")) for name in names if name.value == EACH}
+        for each, name in zip(ids, names, strict=True):
+            if ids.count(each) > 1:
+                raise ValueError(f"the criterion {each!r} stands twice")
+            if name.column and name.value != EACH and str(replace(name, value="")) in all_slices:
+                raise ValueError(f"the criterion {each!r} stands twice: @{name.column}=each has it already")
+            self._is_declared(each, name)
+            # Every look is tested at its share of the level, and a bootstrap's tail needs replicates of its own.
+            needed = math.ceil(2 * IN_THE_TAIL * self.looks / (1 - self.evidence.level) - 1e-6)
+            if "kappa" in name.metric and self.bootstrap.resamples < needed:
+                raise ValueError(
+                    f"{each!r} is decided by bootstrap: with {self.looks} looks at level {self.evidence.level:g} it "
+                    f"takes bootstrap.resamples of at least {needed}"
+                )
+        return self
+
+    def _is_declared(self, criterion: str, name: MetricId) -> None:
+        """A criterion on a slice, or at the deployment mix, takes what the checklist declares."""
+        if name.deployed and self.deployment is None:
+            raise ValueError(f"{criterion!r}: give the mix of grades at deployment, with the key deployment")
+        if not name.column:
+            return
+        columns = {one.by: one for one in self.slices}
+        if name.column not in columns:
+            near = difflib.get_close_matches(name.column, columns, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"add {{by: {name.column}}} to slices"
+            raise ValueError(f"{criterion!r}: the column {name.column!r} is not among the slices; {hint}")
+        slice_name = columns[name.column].name_of(name.value)
+        if slice_name != name.value and name.value not in (columns[name.column].groups or {}):
+            raise ValueError(f"{criterion!r}: {name.value!r} is part of the group {slice_name!r}; name the group")
+
+    def each_criterion(self, values: Mapping[str, Sequence[str]] | None = None) -> list[Criterion]:
+        """The criteria with `:each` written out for the five grades, and `@column=each` for the slices.
+
+        values: names of the slices that the test set has, by column. Groups that the checklist names are always
+        written out, so that one without images is missed; where there is neither, the criterion stays with `=each`.
+        """
+        groups = {one.by: tuple(one.groups or ()) for one in self.slices}
+        written = []
+        for criterion in self.criteria:
+            name = criterion.name
+            targets = GRADES if name.target == EACH else (name.target,)
+            present: Sequence[str] = (name.value,)
+            if name.value == EACH:
+                found = [*groups.get(name.column, ()), *(values or {}).get(name.column, ())]
+                present = list(dict.fromkeys(found)) or (EACH,)
+            for value in present:
+                for target in targets:
+                    each = str(replace(name, target=target, value=value))
+                    written.append(criterion.model_copy(update={"id": each}))
+        return written
+
+    @property
+    def stability_window(self) -> int:
+        """Evaluations that stability looks at."""
+        return next((c.window for c in self.criteria if c.metric == "stability" and c.window), STABILITY_WINDOW)
+
+    def fewest_positives(self, criterion: Criterion) -> int:
+        """Fewest units in the denominator for a criterion on a slice to be assessed; 0 where it is on no slice."""
+        if not criterion.column:
+            return 0
+        if criterion.min_positives is not None:
+            return criterion.min_positives
+        return next(one.min_positives for one in self.slices if one.by == criterion.column)
+
+    def expected(self, metric_id: str) -> float | None:
+        """The true value that the checklist expects of a metric, in (0, 1); None where it does not say.
+
+        A grade or group names its sensitivity. `specificity:each` speaks of all five grades, and an expectation
+        without a slice of every slice; none carries over to the deployment mix.
+        """
+        stated = {_expectation_id(key): value for key, value in self.expect.items()}
+        asked = parse_id(metric_id)
+        for where in (asked, replace(asked, value=EACH if asked.column else ""), replace(asked, column="", value="")):
+            for name in (where, replace(where, target=EACH)):
+                if name in stated and (name.target != EACH or asked.target in GRADES):
+                    return stated[name]
+        if asked.metric == "missed":
+            found = self.expected(str(replace(asked, metric="sensitivity")))
+            return None if found is None else 1 - found
+        return None
+
+    def content(self) -> dict[str, Any]:
+        """The whole checklist as plain values, defaults included; `parse_checklist` of it gives the same spec."""
+        return self.model_dump(mode="json", exclude_none=True)
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """`sha256:...` over the canonical content: comments, order of keys and layout do not matter."""
+        return f"sha256:{hashlib.sha256(canonical_json(self.content())).hexdigest()}"
+
+
+def _metric_named(text: str) -> MetricId:
+    """The parts of an id of which metric, target and place go together. Raises ValueError."""
+    try:
+        name = parse_id(text)
+    except ChecklistError as problem:
+        raise ValueError(str(problem).removesuffix(".")) from problem
+    if name.metric not in TARGETS:
+        raise ValueError(f"there is no metric {name.metric!r}; {_nearest(name.metric, TARGETS)}")
+    allowed = TARGETS[name.metric]
+    targets = {EACH, *allowed} if set(GRADES) <= set(allowed) else set(allowed) or {""}
+    if name.target not in targets:
+        if targets == {""}:
+            raise ValueError(f"{text!r}: {name.metric} takes no grade")
+        if not name.target:
+            raise ValueError(f"{text!r}: {name.metric} takes one of {', '.join(sorted(targets))}")
+        near = _nearest(name.target, sorted(targets - {""}), "takes one of")
+        raise ValueError(f"{text!r}: {name.metric} knows no {name.target!r}; {near}")
+    if name.column and name.metric in OF_THE_RUN:
+        raise ValueError(f"{text!r}: {name.metric} has no slices")
+    at_deployment = AT_DEPLOYMENT.get(name.metric, ())
+    if name.deployed and not {name.target} <= {*at_deployment, *([EACH] if set(GRADES) <= set(at_deployment) else [])}:
+        raise ValueError(f"{text!r}: it has no value at the deployment mix; leave out ^deployment")
+    return name
+
+
+def _expectation_id(key: str) -> MetricId:
+    """What a key of `expect` speaks of. Raises ValueError."""
+    if key in GRADES or key in GROUPS:
+        return MetricId("sensitivity", key)
+    if ":" not in key and (near := difflib.get_close_matches(key, [*GRADES, *GROUPS], 1)) and key not in TARGETS:
+        raise ValueError(f"there is no grade or group {key!r}; did you mean {near[0]!r}?")
+    name = _metric_named(key)
+    if name.metric not in PROPORTIONS:
+        raise ValueError(f"{key!r} is not a share of images, which is what can be planned for")
+    return name
+
+
+def _nearest(typed: str, known: Sequence[str] | Mapping[str, Any], otherwise: str = "there are") -> str:
+    near = difflib.get_close_matches(typed, list(known), 1)
+    return f"did you mean {near[0]!r}?" if near else f"{otherwise} {', '.join(known)}"
+
+
+def _not_a_fraction(value: float) -> str:
+    hint = f": did you mean {value / 100:g}?" if 1 < value <= 100 else ""
+    return f"{value:g} is not a fraction between 0 and 1{hint}"
+
+
+def shipped() -> list[str]:
+    """Names of the specs that ship with drgate."""
+    return sorted(
+        entry.name.removesuffix(".yaml")
+        for entry in resources.files("thresholds").iterdir()
+        if entry.name.endswith(".yaml")
+    )
+
+
+def load_checklist(name: str | Path) -> Checklist:
+    """The spec of a name that ships (`medical-grade`) or of a YAML file.
+
+    Raises ChecklistError, naming the key, for anything that is not a valid checklist, and for a file that has the name
+    and version of a checklist that ships, but not its content: a certificate names its checklist by these.
+    """
+    checklist = read_checklist(name)
+    if str(name) not in shipped():
+        refuse_impostor(checklist, str(name))
+    return checklist
+
+
+def refuse_impostor(checklist: Checklist, origin: str) -> None:
+    """Raise ChecklistError for a checklist with the name and version of one that ships, but not its content."""
+    if checklist.name in shipped():
+        ours = read_checklist(checklist.name)
+        if ours.version == checklist.version and ours.digest != checklist.digest:
+            raise ChecklistError(
+                f"{origin} calls itself {checklist.name} version {checklist.version} and is not the checklist of that "
+                f"name that ships (drgate spec diff {checklist.name} {origin} says where); raise its version, or "
+                "rename it."
+            )
+
+
+def read_checklist(name: str | Path) -> Checklist:
+    """As `load_checklist`, also where the content is not that of the name: to compare and to mend, not to judge by."""
+    if str(name) in shipped():
+        return parse_yaml((resources.files("thresholds") / f"{name}.yaml").read_bytes(), str(name))
+    path = Path(name)
+    if not path.is_file():
+        near = difflib.get_close_matches(str(name), shipped(), 1)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(shipped())}, or give a YAML file."
+        raise ChecklistError(f"There is no spec {str(name)!r}: {hint}")
+    if path.stat().st_size > MAX_BYTES:
+        raise ChecklistError(f"{path} is larger than 1 MB: that is not a checklist.")
+    return parse_yaml(path.read_bytes(), str(path))
+
+
+def parse_yaml(data: bytes, origin: str) -> Checklist:
+    """The spec in YAML bytes; `origin` names it in messages."""
+    return parse_checklist(plain_yaml(data, origin, "a checklist", ChecklistError), origin)
+
+
+def plain_yaml(data: bytes, origin: str, what: str, error: type[DrgateError]) -> Any:
+    """The plain values in YAML bytes; `error` for anchors, merged keys and deep nesting, which grow without bound."""
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+    from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent, NodeEvent, ScalarEvent
+
+    yaml = YAML(typ="safe", pure=True)
+    depth = 0
+    try:
+        for event in yaml.parse(io.BytesIO(data)):
+            if (isinstance(event, NodeEvent) and event.anchor is not None) or isinstance(event, AliasEvent):
+                raise error(f"{origin} uses YAML anchors; {what} is written out.")
+            if isinstance(event, ScalarEvent) and event.value == "<<" and event.style is None:
+                raise error(f"{origin} merges keys with <<; {what} is written out.")
+            depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
+            if depth > MAX_DEPTH:
+                raise error(f"{origin} is nested more than {MAX_DEPTH} deep: that is not {what}.")
+        return YAML(typ="safe", pure=True).load(io.BytesIO(data))
+    except (YAMLError, ValueError, RecursionError) as problem:
+        raise error(f"{origin} is not valid YAML: {_one_line(problem)}") from problem
+
+
+def parse_checklist(content: object, origin: str) -> Checklist:
+    """The spec in plain values, as YAML or a certificate holds it."""
+    if not isinstance(content, Mapping):
+        raise ChecklistError(f"{origin} is not a checklist; expected keys such as name, version and criteria.")
+    try:
+        return Checklist.model_validate(dict(content))
+    except ValidationError as problem:
+        raise ChecklistError(f"{origin}: {_explained(problem)}") from problem
+
+
+def schema() -> dict[str, Any]:
+    """The JSON Schema of a checklist, for editors; published as thresholds/checklist.schema.json.
+
+    It refuses less than `parse_checklist`, which also knows what goes together, and nothing that it accepts.
+    """
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Checklist.model_json_schema()}
+
+
+def _one_line(problem: BaseException) -> str:
+    return " ".join(str(problem).split())
+
+
+def _explained(problem: ValidationError) -> str:
+    """The first thing wrong, with the place and, for a misspelt key, the nearest right one."""
+    # A misspelt key is also a missing one; what was typed says more than what was not.
+    first = min(problem.errors(), key=lambda error: error["type"] != "extra_forbidden")
+    where = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        known = _model_at(first["loc"][:-1]).model_fields
+        return f"there is no key {where!r}; {_ended(_nearest(str(first['loc'][-1]), known, 'expected'))}"
+    message = first["msg"].removeprefix("Value error, ")
+    ctx = first.get("ctx", {})
+    limit = ctx.get("lt", ctx.get("le"))
+    if limit is not None and 0.99 < limit <= 1 and isinstance(first["input"], int | float) and first["input"] >= 1:
+        message = _not_a_fraction(first["input"])
+    return f"{where}: {_ended(message)}" if where else _ended(message)
+
+
+def _ended(message: str) -> str:
+    return message if message.endswith("?") else f"{message}."
+
+
+def _model_at(place: Sequence[int | str]) -> type[BaseModel]:
+    """The part of the checklist that holds the keys at a place."""
+    model: type[BaseModel] = Checklist
+    for part in place:
+        if isinstance(part, str):
+            model = next(_models_in(model.model_fields[part].annotation))
+    return model
+
+
+def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for inner in typing.get_args(annotation):
+        yield from _models_in(inner)

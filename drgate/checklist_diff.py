@@ -1,0 +1,266 @@
+"""What became weaker, stronger or merely different from one checklist to another, in words.
+
+    for change in diff(load_checklist("medical-grade"), load_checklist("medical-grade-safe")):
+        print(change.kind, change.sentence)
+
+Pure. `stronger` is said only where a model that fails the old checklist at this point cannot pass the new one by it,
+and `weaker` wherever it might; what cuts both ways is `different`, and says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any, Literal
+
+from drgate.checklist import (
+    EACH,
+    LOWER_IS_BETTER,
+    OF_THE_RUN,
+    PROPORTIONS,
+    RULE_WORDS,
+    STABILITY_WINDOW,
+    Checklist,
+    Criterion,
+)
+from drgate.errors import ChecklistError
+
+Kind = Literal["weaker", "stronger", "different"]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One difference between two checklists."""
+
+    kind: Kind
+    where: str
+    """The id of a criterion, or the key of a setting such as `evidence.level`."""
+    sentence: str
+    decides: bool = True
+    """Whether a verdict can rest on it; false for what is only shown, declared or planned with."""
+
+
+def diff(old: Checklist, new: Checklist) -> tuple[Change, ...]:
+    """The changes from `old` to `new`: the weaker first, then the stronger, then the others.
+
+    Empty exactly where the two have the same content.
+    """
+    changes = [*_settings(old, new), *_slices(old, new), *_criteria(old, new)]
+    if not changes and old.digest != new.digest:
+        changes = [Change("different", "criteria", "The same lines are written in another way or order.", False)]
+    order: tuple[Kind, ...] = ("weaker", "stronger", "different")
+    return tuple(sorted(changes, key=lambda change: order.index(change.kind)))
+
+
+def refuse_namesakes(checklists: Sequence[Checklist]) -> None:
+    """Raise ChecklistError where two checklists have one name and version and different contents."""
+    seen: dict[tuple[str, int], str] = {}
+    for checklist in checklists:
+        if seen.setdefault((checklist.name, checklist.version), checklist.digest) != checklist.digest:
+            raise ChecklistError(
+                f"Two checklists with different content both call themselves {checklist.name} version "
+                f"{checklist.version}; raise the version of one."
+            )
+
+
+def _settings(old: Checklist, new: Checklist) -> Iterator[Change]:
+    """All but the slices and the criteria."""
+    before, after = _leaves(old), _leaves(new)
+    for where in dict.fromkeys([*before, *after]):
+        was, now = before.get(where), after.get(where)
+        if where == "description" and was != now:
+            yield Change("different", where, "The description is another.", False)
+        elif was != now:
+            kind, because, decides = _judged(where, was, now, old, new)
+            yield Change(kind, where, f"{where}: {_shown(was)} becomes {_shown(now)}{because}.", decides)
+
+
+def _leaves(checklist: Checklist) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in checklist.content().items():
+        if key in ("slices", "criteria"):
+            continue
+        if isinstance(value, Mapping) and key != "deployment":
+            flat |= {f"{key}.{inner}": leaf for inner, leaf in value.items()}
+        else:
+            flat[key] = value
+    return flat
+
+
+def _judged(where: str, was: Any, now: Any, old: Checklist, new: Checklist) -> tuple[Kind, str, bool]:
+    """The kind of a changed setting, why, and whether a verdict can rest on it."""
+    section = where.partition(".")[0]
+    if section in ("name", "version", "planning", "intended_use", "reference", "test_set", "expect"):
+        return "different", "", False
+    bounds = old.evidence.decide_on == new.evidence.decide_on == "bound"
+    match where:
+        case "evidence.decide_on":
+            if now == "point":
+                return "weaker", ", which shows nothing about the next patient", True
+            return "stronger", ", the unfavourable end of the interval", True
+        case "evidence.level" if bounds:
+            return ("weaker" if now < was else "stronger"), "", True
+        case "evidence.interval" if bounds:
+            if now == "wilson":
+                return "weaker", ", which is the narrower for most counts", True
+            # Neither interval holds the other: for 95 of 95, and 96 of 97, Wilson's bound is the lower one.
+            return "different", ", which is not the wider for all counts: near 1 Wilson's bound can be the lower", True
+        case "evidence.one_image_per_patient" if bounds:
+            if now:
+                return "weaker", ": images without a patient's name count as independent", True
+            return "stronger", ": images without a patient's name count as two of each patient", True
+        case "evidence.level" | "evidence.interval" | "evidence.one_image_per_patient":
+            return "different", "", "bound" in (old.evidence.decide_on, new.evidence.decide_on)
+        case "looks":
+            if now > was:
+                return "weaker", ": more models may be tried, though each is tested at its share of the level", True
+            if bounds:
+                return (
+                    "different",
+                    ": fewer models may be tried, and each is tested at a larger share of the level",
+                    True,
+                )
+            return "stronger", ": fewer models may be tried", True
+        case "valid_days":
+            if now is None or (was is not None and now > was):
+                return "weaker", ": a certificate holds longer", False
+            return "stronger", ": a certificate holds for a shorter time", False
+        case "audit.required":
+            return ("stronger" if now else "weaker"), "", True
+        case "deployment":
+            decides = any(criterion.deployed for checklist in (old, new) for criterion in checklist.criteria)
+            return "different", "; which mix is harder depends on the model" if decides else "", decides
+        case "unit":
+            return "different", "; which is harder depends on the model", True
+        case "purpose":
+            return "different", "; a certificate by a checklist for pipelines opens neither export nor gate", True
+    if section == "bootstrap":
+        decides = any(
+            criterion.metric not in (*PROPORTIONS, *OF_THE_RUN)
+            for checklist in (old, new)
+            for criterion in checklist.criteria
+        )
+        return "different", "", decides
+    return "different", "; which is stricter is not known", True
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_shown(share)}" for key, share in value.items())
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "not given" if value in (None, "") else f"{value:.15g}" if isinstance(value, float) else str(value)
+
+
+def _slices(old: Checklist, new: Checklist) -> Iterator[Change]:
+    """Columns and groups; their fewest positives are judged with the criteria that rest on them."""
+    before, after = {one.by: one for one in old.slices}, {one.by: one for one in new.slices}
+    for column in dict.fromkeys([*before, *after]):
+        where = f"slices.{column}"
+        if column not in after:
+            yield Change("different", where, f"{column} is no longer shown by its values.", False)
+        elif column not in before:
+            yield Change("different", where, f"{column} is shown by its values.", False)
+        else:
+            was, now = before[column], after[column]
+            asked = any(criterion.column == column for checklist in (old, new) for criterion in checklist.criteria)
+            if was.groups != now.groups:
+                yield Change("different", where, f"{column}: its values are grouped in another way.", asked)
+            if was.min_positives != now.min_positives:
+                shown = f"{was.min_positives} becomes {now.min_positives}"
+                yield Change("different", where, f"{column}: fewest units where a line does not say: {shown}.", False)
+    if [*before] != [*after] and {*before} == {*after}:
+        yield Change("different", "slices", "The slices stand in another order.", False)
+
+
+def _criteria(old: Checklist, new: Checklist) -> Iterator[Change]:
+    # `@column=each` keeps an id of its own beside its declared groups: it speaks of undeclared values too.
+    before, after = (
+        {
+            criterion.id: criterion
+            for criterion in checklist.each_criterion({one.by: [EACH] for one in checklist.slices})
+        }
+        for checklist in (old, new)
+    )
+    for name in dict.fromkeys([*before, *after]):
+        if name not in after:
+            was = before[name]
+            yield Change("weaker", name, f"{name}: {_asked(was)} ({_weight(was)}) is no longer asked.")
+        elif name not in before:
+            now = after[name]
+            yield Change("stronger", name, f"{name}: {_asked(now)} ({_weight(now)}) is asked as well.")
+        else:
+            yield from _line(before[name], after[name], old, new)
+
+
+def _line(was: Criterion, now: Criterion, old: Checklist, new: Checklist) -> Iterator[Change]:
+    """One criterion that both checklists have."""
+    name = now.id
+    if (was.comparator, was.exact_threshold) != (now.comparator, now.exact_threshold):
+        yield Change(_threshold(was, now), name, f"{name}: {_asked(was)} becomes {_asked(now)}.")
+    if was.required != now.required:
+        kind: Kind = "stronger" if now.required else "weaker"
+        yield Change(kind, name, f"{name}: {_weight(was)} becomes {_weight(now)}.")
+    if was.policy != now.policy:
+        kind = _policy(was, now)
+        yield Change(kind, name, f"{name}: images without output were {_policy_words(was)}, now {_policy_words(now)}.")
+    windows = was.window or STABILITY_WINDOW, now.window or STABILITY_WINDOW
+    if windows[0] != windows[1]:
+        # Of two windows the longer holds the shorter, so its range is at least as large.
+        kind = "weaker" if windows[1] < windows[0] else "stronger"
+        yield Change(kind, name, f"{name}: the range is taken over {windows[1]} evaluations, not {windows[0]}.")
+    fewest = old.fewest_positives(was), new.fewest_positives(now)
+    if fewest[0] != fewest[1]:
+        # A required line that is not assessed stops a model; an advisory one then says nothing.
+        kind = "stronger" if now.required and was.required and fewest[1] > fewest[0] else "weaker"
+        yield Change(kind, name, f"{name}: assessed from {fewest[1]} units on, not from {fewest[0]}.")
+    if was.reference_value != now.reference_value:
+        shown = f"{_shown(was.reference_value)} becomes {_shown(now.reference_value)}"
+        yield Change("different", name, f"{name}: the earlier figure that is shown: {shown}.", False)
+    if (was.added, was.unit) != (now.added, now.unit):
+        yield Change("different", name, f"{name}: it is marked in another way.", False)
+
+
+def _threshold(was: Criterion, now: Criterion) -> Kind:
+    """Which of two different thresholds of one metric lets more models through."""
+    floors = was.comparator in (">=", ">"), now.comparator in (">=", ">")
+    if floors[0] != floors[1]:
+        return "weaker"  # what it stopped may pass now
+
+    def height(criterion: Criterion) -> tuple[Fraction, bool]:
+        sign = 1 if floors[0] else -1
+        return sign * criterion.exact_threshold, criterion.comparator in (">", "<")
+
+    return "weaker" if height(now) < height(was) else "stronger"
+
+
+def _policy(was: Criterion, now: Criterion) -> Kind:
+    """Which of two ways to count images without output lets more models through, where that is certain."""
+    if was.metric not in PROPORTIONS or (now.metric in LOWER_IS_BETTER) == (now.comparator in (">=", ">")):
+        return "different"  # nothing certain of a kappa, or of a line that asks for a bad figure
+    ranks: dict[str, int] = {"excluded": 1, "worst_case": 2}
+    if was.metric in ("sensitivity", "missed", "undergraded"):
+        ranks["as_referred"] = 0  # an image without output is a hit here
+    elif was.metric == "specificity":
+        ranks["as_referred"] = 2  # and a false alarm, as in the worst case, here
+    low, high = ranks.get(was.policy), ranks.get(now.policy)
+    if low is None or high is None or low == high:
+        return "different"
+    return "weaker" if high < low else "stronger"
+
+
+def _asked(criterion: Criterion) -> str:
+    if criterion.margin is not None:
+        return f"no more than {_shown(criterion.margin)} worse"
+    return f"{RULE_WORDS[criterion.comparator]} {_shown(criterion.threshold)}"
+
+
+def _weight(criterion: Criterion) -> str:
+    return "required" if criterion.required else "advisory"
+
+
+def _policy_words(criterion: Criterion) -> str:
+    return {"excluded": "left out", "as_referred": "counted as referred", "worst_case": "counted as wrong"}[
+        criterion.policy
+    ]

@@ -1,0 +1,322 @@
+"""One criterion, decided: its status and the sentence that says why; and the verdict that follows from all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from fractions import Fraction
+from typing import Any, Final
+
+from drgate.checklist import (
+    FROM_PROBABILITIES,
+    PROPORTIONS,
+    RULE_WORDS,
+    Checklist,
+    Criterion,
+)
+from drgate.evaluation import CriterionResult, Estimate, Metric, NotEstimable, Status, Verdict
+from drgate.measure import (
+    KAPPA_WEIGHTS,
+    NAMES,
+    UNDERGRADED,
+    UNKNOWN,
+    Metrics,
+    ratio,
+)
+from drgate.scale import GRADES, GROUPS
+from drgate.stats import power
+
+FEWEST_PATIENTS: Final = 30
+"""Patients below which a bootstrap passes nothing: of fewer, it is known to be too narrow."""
+
+HALF_AGAIN: Final = 1.5
+"""The gate's false passes are shown at the threshold itself and for a model that errs half again as often."""
+
+
+def _meets(value: Fraction | float, comparator: str, threshold: Fraction | float) -> bool:
+    match comparator:
+        case ">=":
+            return value >= threshold
+        case ">":
+            return value > threshold
+        case "<=":
+            return value <= threshold
+    return value < threshold
+
+
+def decide(criterion: Criterion, metric: Metric, metrics: Metrics, training: Mapping[str, Any]) -> CriterionResult:
+    decided_on = "point" if criterion.metric in ("stability", "cost") else metrics.checklist.evidence.decide_on
+    if isinstance(metric, NotEstimable):
+        status, reason = "NOT_ASSESSED", f"Not assessed: {metric.reason}"
+        if criterion.reference_value is not None:
+            reason += f" The bare figure {_percent(criterion.reference_value)} is from other data and no comparison."
+    elif metric.kind == "range":
+        status, reason = _judge_range(criterion, metric, training)
+    elif metric.kind == "amount":
+        met = _meets(metric.value, criterion.comparator, criterion.threshold)
+        status = "PASS" if met else "FAIL"
+        reason = f"{metric.value:.2f} USD spent over {metric.n} attempt{'' if metric.n == 1 else 's'}."
+    else:
+        status, reason = _judge_interval(criterion, metric, decided_on)
+        if status == "PASS" and decided_on == "bound" and (why := _unfounded(metric, metrics)):
+            status, reason = (
+                "INSUFFICIENT",
+                f"{_shown(metric, criterion)} meets the rule ({_rule(criterion)}), but {why}.",
+            )
+        if status != "PASS" and decided_on == "bound" and metric.k is not None:
+            settled = "Shown " in reason
+            reason += " More patients would not mend it." if settled else f" {_more(criterion, metrics)}"
+    return CriterionResult(
+        id=criterion.id,
+        status=status,  # type: ignore[arg-type]
+        comparator=criterion.comparator,
+        threshold=criterion.threshold,
+        decided_on=decided_on,
+        required=criterion.required,
+        added=criterion.added,
+        estimate=metric,
+        reason=reason,
+    )
+
+
+def _unfounded(metric: Estimate, metrics: Metrics) -> str:
+    """Why a bootstrap's bound is no ground for a pass; empty where it is one."""
+    if "bootstrap" not in (metric.method or ""):
+        return ""
+    if metric.low is None or metric.low == metric.high:
+        return "no resample differs from the sample, which says nothing about its error"
+    tally = metrics.sample.whole()
+    independent = metric.clusters or (metric.n or 0) / (UNKNOWN if tally.patients == "unknown" else 1)
+    if independent < FEWEST_PATIENTS:
+        return f"a bootstrap of fewer than {FEWEST_PATIENTS} patients decides nothing"
+    return ""
+
+
+def _judge_interval(criterion: Criterion, metric: Estimate, decided_on: str) -> tuple[Status, str]:
+    """FAIL where the estimate itself misses the threshold, INSUFFICIENT where only the bound does."""
+    upward = _higher_is_better(criterion)
+    if metric.k is not None and metric.n is not None:
+        value: Fraction | float = Fraction(metric.k, metric.n)
+        estimate_meets = _meets(value, criterion.comparator, criterion.exact_threshold)
+    else:
+        estimate_meets = _meets(metric.value, criterion.comparator, criterion.threshold)
+    measured, rule = _shown(metric, criterion), f"the rule is {_rule(criterion)}"
+    if metric.low is None or metric.high is None:
+        if not estimate_meets:
+            return "FAIL", f"{measured}; {rule}."
+        if decided_on == "point":
+            return "PASS", f"{measured} observed; {rule}, on the estimate alone."
+        return (
+            "INSUFFICIENT",
+            f"{measured} meets the rule ({_rule(criterion)}), but there is no interval to show it by.",
+        )
+    bound, other = (metric.low, metric.high) if upward else (metric.high, metric.low)
+    side, other_side = ("lower", "upper") if upward else ("upper", "lower")
+    bounded = f"the {side} bound is {_number(bound, criterion, criterion.threshold)}"
+    if not estimate_meets:
+        wrong_side = "below" if upward else "above"
+        if metric.value == criterion.threshold:
+            how = "It reaches the limit, which the rule excludes."
+        elif _meets(other, criterion.comparator, criterion.threshold):
+            gap = abs(metric.value - criterion.threshold)
+            missed = f"{gap:.3f}" if _is_index(criterion) else f"{100 * gap:.1f} points"
+            interval = " to ".join(_number(end, criterion, criterion.threshold) for end in (metric.low, metric.high))
+            how = f"Missed by {missed}, but not shown {wrong_side} it (interval {interval})."
+        else:
+            how = (
+                f"Shown {wrong_side} it: even the {other_side} bound is "
+                f"{_number(other, criterion, criterion.threshold)}."
+            )
+        return "FAIL", f"{measured}; {rule}. {how}"
+    if decided_on == "point":
+        return "PASS", f"{measured} observed; {rule}, on the estimate alone ({bounded})."
+    if _meets(bound, criterion.comparator, criterion.threshold):
+        return "PASS", f"{measured}; {bounded}; {rule}."
+    return "INSUFFICIENT", (
+        f"{measured} meets the rule ({_rule(criterion)}), but {bounded}: not shown, which is no evidence that the "
+        "model falls short."
+    )
+
+
+def _shown(metric: Estimate, criterion: Criterion) -> str:
+    """What was measured, with its counts where it has any."""
+    value = _number(metric.value, criterion, criterion.threshold)
+    return value if metric.k is None else f"{metric.k} of {metric.n} ({value})"
+
+
+def _is_index(criterion: Criterion) -> bool:
+    """Whether the metric is a number of its own kind and no share of images."""
+    return criterion.metric in (*KAPPA_WEIGHTS, *FROM_PROBABILITIES)
+
+
+def _number(value: float, criterion: Criterion, near: float | None = None) -> str:
+    """A value of the criterion's metric: a percentage, or a plain number for an index."""
+    if not _is_index(criterion):
+        return _percent(value, near)
+    for digits in (3, 4, 5, 6):
+        text = f"{value:.{digits}f}"
+        if near is None or value == near or text != f"{near:.{digits}f}":
+            break
+    return text
+
+
+def _higher_is_better(criterion: Criterion) -> bool:
+    return criterion.comparator in (">=", ">")
+
+
+def _patients(criterion: Criterion, metrics: Metrics) -> tuple[list[int], list[int]] | None:
+    """Images a patient brings to the line's denominator, and how many patients bring so many; None without any."""
+    tally = metrics.sample.tally(
+        criterion.column, criterion.value, criterion.target if criterion.target in GROUPS else ""
+    )
+    if tally is None or criterion.metric not in PROPORTIONS or criterion.deployed:
+        return None
+    sizes, counts = tally.sizes(ratio(criterion.metric, criterion.target, criterion.policy))
+    return (sizes, counts) if sizes else None
+
+
+def _more(criterion: Criterion, metrics: Metrics) -> str:
+    """How many patients would settle a line: at the expected true value, never at the observed one."""
+    checklist, found = metrics.checklist, _patients(criterion, metrics)
+    if found is None:
+        return ""
+    expected = checklist.expected(criterion.id)
+    if expected is None:
+        return "How many patients would settle it, the checklist does not say (expect)."
+    sizes, counts = found
+    who, up = _who(criterion, metrics.sample.unit), _higher_is_better(criterion)
+    threshold = criterion.threshold if up else 1 - criterion.threshold
+    truth = f"were the true value {_percent(expected, criterion.threshold)}, as the checklist expects"
+    needed = power.patients_to_show(
+        threshold,
+        true=expected if up else 1 - expected,
+        target=checklist.planning.power,
+        level=metrics.level,
+        interval=checklist.evidence.interval,
+        sizes=sizes,
+        counts=counts,
+        icc=checklist.planning.correlation,
+        unknown=metrics.sample.patients is None and not metrics.sample.independent,
+    )
+    if needed is None:
+        return f"No realistic number of patients would show it, {truth}."
+    have = sum(counts)
+    if needed.patients <= have:
+        return (
+            f"The test set is large enough: {have} patients {who} show it with {checklist.planning.power:.0%} power "
+            f"or more, {truth}."
+        )
+    return (
+        f"{needed.patients} patients {who} in all, {needed.patients - have} more, would show it with "
+        f"{checklist.planning.power:.0%} power, {truth}."
+    )
+
+
+def _who(criterion: Criterion, unit: str) -> str:
+    """Which patients a line counts."""
+    title = NAMES.get(criterion.target, "")
+    if criterion.metric == "specificity":
+        who = "with any DR" if criterion.target == GRADES[0] else f"without {title}"
+    elif criterion.id.startswith(UNDERGRADED):
+        who = "with severe NPDR or PDR"
+    elif criterion.metric in ("ppv", "npv"):
+        who = f"called {title}" if criterion.metric == "ppv" else f"called other than {title}"
+    else:
+        who = f"with {title}" if title else "of this mix of grades"
+    return f"{who} and {criterion.column} = {criterion.value}" if criterion.column else who
+
+
+def gate_error(criterion: Criterion, metrics: Metrics) -> list[dict[str, Any]]:
+    """How often this line passes a model that does not deserve it, and fails one that does, at these counts."""
+    found = _patients(criterion, metrics)
+    limit = criterion.threshold if _higher_is_better(criterion) else 1 - criterion.threshold
+    if found is None or not 0 < limit < 1:
+        return []
+    sizes, counts = found
+    checklist, tally_of = metrics.checklist, metrics.sample
+    expected = checklist.expected(criterion.id)
+    truths = [(criterion.threshold, False), (1 - HALF_AGAIN * (1 - limit), False)]
+    if not _higher_is_better(criterion):
+        truths[1] = (1 - truths[1][0], False)
+    if expected is not None:
+        truths.append((expected, _meets(expected, criterion.comparator, criterion.threshold)))
+    rows = []
+    for true, deserves in truths:
+        if not 0 < true < 1:
+            continue
+        passing = power.passing(
+            limit,
+            true=true if _higher_is_better(criterion) else 1 - true,
+            level=metrics.level,
+            interval=checklist.evidence.interval,
+            sizes=sizes,
+            counts=counts,
+            icc=checklist.planning.correlation,
+            strict=criterion.comparator in (">", "<"),
+            point=checklist.evidence.decide_on == "point",
+            unknown=tally_of.patients is None and not tally_of.independent,
+        )
+        row = {
+            "id": criterion.id,
+            "true": true,
+            "passes": passing.probability,
+            "deserves": deserves,
+            "method": passing.method,
+            "patients": sum(counts),
+            "n": sum(size * count for size, count in zip(sizes, counts, strict=True)),
+        }
+        rows.append(row if passing.se is None else {**row, "se": passing.se})
+    return rows
+
+
+def _judge_range(criterion: Criterion, metric: Estimate, training: Mapping[str, Any]) -> tuple[Status, str]:
+    summary = training["stability"]
+    points = f"{100 * metric.value:.1f} points between epochs {summary['first_epoch']} and {summary['last_epoch']}"
+    if _meets(metric.value, criterion.comparator, criterion.threshold):
+        return "PASS", f"Validation accuracy ranged over {points}."
+    if (unexplained := summary.get("range_without_noise")) is not None and unexplained < criterion.threshold:
+        return "INSUFFICIENT", (
+            f"Validation accuracy ranged over {points}, of which sampling noise explains as much as misses: "
+            f"{100 * summary['noise_floor']:.1f} points are expected with {training['n_val']} validation images; "
+            f"about {summary['n_val_to_show']} would show it."
+        )
+    return "FAIL", f"Validation accuracy ranged over {points}; the run had not settled."
+
+
+def _rule(criterion: Criterion) -> str:
+    words = RULE_WORDS[criterion.comparator]
+    number = f"{criterion.threshold:g}" if _is_index(criterion) else _percent(criterion.threshold)
+    return f"{words} {number}"
+
+
+def _percent(value: float, near: float | None = None) -> str:
+    """A fraction as a percentage, with as many digits as tell it from `near` (never "90.0 %" for what misses 90 %)."""
+    for digits in (1, 2, 3, 4):
+        text = f"{100 * value:.{digits}f}"
+        if near is None or value == near or text != f"{100 * near:.{digits}f}":
+            break
+    return f"{text} %"
+
+
+def barred(look: Mapping[str, Any], data: Mapping[str, Any], checklist: Checklist) -> str:
+    """Why nothing can pass on this test set, whatever the numbers; empty where something can."""
+    if look["number"] > look["allowed"]:
+        return f"this is look {look['number']} at a test set that allows {look['allowed']}; a fresh test set can"
+    if data.get("selected_here"):
+        return "the model was selected on these images; the test split can"
+    if checklist.audit.required and not data.get("audit"):
+        return "the checklist requires a leakage audit of the training images against these, and none was given"
+    return ""
+
+
+def cannot_pass(result: CriterionResult, barred: str) -> CriterionResult:
+    if result.status != "PASS":
+        return result
+    return replace(result, status="INSUFFICIENT", reason=f"{result.reason} It cannot pass here: {barred}.")
+
+
+def verdict_of(results: list[CriterionResult]) -> Verdict:
+    required = [result.status for result in results if result.required]
+    if "FAIL" in required:
+        return "FAIL"
+    return "PASS" if required and all(status == "PASS" for status in required) else "INSUFFICIENT"

@@ -1,0 +1,1 @@
+"""The gate: a repository and its policy. May this change be merged?"""

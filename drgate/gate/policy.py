@@ -1,0 +1,468 @@
+"""The policy of a repository: what the gate guards, by which checklist, on which test sets, and whom it trusts.
+
+    policy = parse_policy(data, "drgate.toml")        # [gate] in drgate.toml, [tool.drgate.gate] in pyproject.toml
+    rules = load_rules(tree, policy)                  # with the checklist, the keys and the revocations it names
+    for change in compare(rules_of_base, rules): ...  # what became weaker
+
+All paths are relative to the root of the repository and stay inside it. What the policy names is read from the same
+tree as the policy itself.
+"""
+
+from __future__ import annotations
+
+import csv
+import functools
+import hashlib
+import io
+import re
+import tomllib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Annotated, Any, Final, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from drgate import checklist_diff
+from drgate.certificate.keys import MAX_KEY_BYTES, PublicKey, parse_public_key
+from drgate.certificate.trust import Revocations, parse_revocations, refuse_shared_keys
+from drgate.checklist import EACH, Checklist, parse_yaml, refuse_impostor
+from drgate.checklist import MAX_BYTES as MAX_CHECKLIST_BYTES
+from drgate.errors import ChecklistError, PolicyError, visible
+from drgate.files import canonical_json
+from drgate.gate.repository import Tree
+
+FILE: Final = "drgate.toml"
+PYPROJECT: Final = "pyproject.toml"
+MAX_BYTES: Final = 1 << 20
+MAX_MANIFEST_BYTES: Final = 256 << 20
+_EXPECTED: Final = "a policy: [gate] in drgate.toml or [tool.drgate.gate] in pyproject.toml (docs/gate.md)"
+
+
+def _inside(path: str) -> str:
+    parts = path.split("/")
+    if not path.isprintable() or "\\" in path or ":" in parts[0] or any(part in ("", ".", "..") for part in parts):
+        raise ValueError(
+            f"{visible(path)!r} is no path inside the repository; write it from the root, with /, without . and .."
+        )
+    if parts[0].casefold() == ".git":
+        raise ValueError(f"{path!r} lies in Git's own folder, which is not under version control")
+    return path
+
+
+RepositoryPath = Annotated[str, AfterValidator(_inside)]
+Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
+Role = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,63}$")]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class GatedTestSet(_Frozen):
+    """A test set that a model must have been judged on."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
+    manifest_digest: Digest
+    """Of the manifest with its images, as a certificate records it."""
+    looks: RepositoryPath
+    """The chain of looks at it."""
+    manifest: RepositoryPath | None = None
+    """Its labels, where the repository holds them (CSV): then a change of that file is one of the test set. That they
+    are those of `manifest_digest`, which covers the images, nobody can see here."""
+
+
+class Policy(_Frozen):
+    """What `[gate]` says. See docs/gate.md."""
+
+    models: Annotated[list[RepositoryPath], Field(min_length=1)]
+    """Files that are models, as patterns: * within a folder, ** across folders, ? for one character."""
+    not_models: list[RepositoryPath] = []
+    """Files that look like models and are none, such as base weights to train from."""
+    certificates: RepositoryPath = "certificates"
+    """Folder of certificates and their predictions, whatever their names."""
+    waivers: RepositoryPath = "waivers"
+    allow_md5_pointers: bool = False
+    spec: RepositoryPath
+    trusted_keys: Annotated[dict[Role, Annotated[list[RepositoryPath], Field(min_length=1)]], Field(min_length=1)]
+    required_roles: Annotated[list[Role], Field(min_length=1)]
+    required_count: int | None = Field(default=None, ge=1)
+    """How many of the required roles must have signed; all where it is not given."""
+    revoked: list[str] = []
+    """An id of a key, or the digest of a statement, and the reason."""
+    max_age_days: int = Field(default=365, ge=1, le=36_500)
+    require_predictions: bool = True
+    test_sets: Annotated[list[GatedTestSet], Field(min_length=1)]
+
+    @property
+    def signers(self) -> int:
+        """How many of the required roles must have signed."""
+        return self.required_count or len(self.required_roles)
+
+    def vouched(self, roles: Iterable[str]) -> bool:
+        """Whether enough of the required roles are among `roles`."""
+        return len({*roles} & {*self.required_roles}) >= self.signers
+
+    def guards(self, path: str) -> bool:
+        """Whether a file is one of the models."""
+        return any(matches(pattern, path) for pattern in self.models)
+
+    def exempts(self, path: str) -> bool:
+        """Whether a file is declared to be no model."""
+        return any(matches(pattern, path) for pattern in self.not_models)
+
+    @model_validator(mode="after")
+    def _is_sound(self) -> Self:
+        if len({*self.required_roles}) != len(self.required_roles):
+            raise ValueError("a role is required twice")
+        if unknown := [role for role in self.required_roles if role not in self.trusted_keys]:
+            raise ValueError(f"the role {unknown[0]!r} is required and has no trusted key")
+        if self.signers > len(self.required_roles):
+            raise ValueError("required_count is larger than the number of required roles")
+        names = [one.name for one in self.test_sets]
+        digests = [one.manifest_digest for one in self.test_sets]
+        if len({*names}) != len(names) or len({*digests}) != len(digests):
+            raise ValueError("a test set stands twice")
+        return self
+
+
+@dataclass(frozen=True)
+class Rules:
+    """A policy with all that it names, read from one tree.
+
+    trusted: keys by role. digest: over the policy's content and the contents it names.
+    """
+
+    policy: Policy
+    checklist: Checklist = field(repr=False)
+    trusted: Mapping[str, tuple[PublicKey, ...]] = field(repr=False)
+    revocations: Revocations = field(repr=False)
+    manifests: Mapping[str, bytes] = field(repr=False)
+    """Labels by the name of their test set, where the policy says where they lie."""
+
+    @functools.cached_property
+    def digest(self) -> str:
+        keys = {role: sorted(key.id for key in found) for role, found in self.trusted.items()}
+        labels = {name: hashlib.sha256(data).hexdigest() for name, data in self.manifests.items()}
+        return digest_of([self.policy.model_dump(mode="json"), self.checklist.digest, keys, labels])
+
+
+@dataclass(frozen=True, slots=True)
+class RuleChange:
+    """One difference between the rules of the base branch and those of the change.
+
+    id: what a waiver names, such as `spec:sensitivity:pdr` or `policy:max_age_days`. was, now: digests of this part
+    before and after, as a waiver covers them; "" where there is none. A weaker one takes a waiver.
+    """
+
+    kind: Literal["weaker", "stronger", "neutral"]
+    id: str
+    sentence: str
+    was: str = ""
+    now: str = ""
+
+
+def find_policy(tree: Tree, given: str | None) -> str | None:
+    """The path of the policy in a tree: as given, else drgate.toml, else a pyproject.toml that has one; None: none.
+
+    Raises PolicyError where both files have one.
+    """
+    if given is not None:
+        try:
+            return _inside(given) if tree.has(given) else None
+        except ValueError as problem:
+            raise PolicyError(f"--policy {problem}.") from problem
+    own = tree.has(FILE)
+    shared = tree.has(PYPROJECT) and _table(_read(tree, PYPROJECT), PYPROJECT) is not None
+    if own and shared:
+        raise PolicyError(f"Both {FILE} and {PYPROJECT} in {tree.name} hold a policy; keep one.")
+    return FILE if own else PYPROJECT if shared else None
+
+
+def load_policy(tree: Tree, path: str) -> Policy:
+    """The policy in a file of a tree."""
+    return parse_policy(_read(tree, path), path, tree.name)
+
+
+def parse_policy(data: bytes, path: str, where: str = "") -> Policy:
+    """The policy in TOML bytes; in a file called pyproject.toml it is `[tool.drgate.gate]`, else `[gate]`.
+
+    Raises PolicyError, naming the key.
+    """
+    origin = f"{path} in {where}" if where else path
+    content = _table(data, path, origin)
+    if content is None:
+        raise PolicyError(f"{origin} holds no policy; expected {_EXPECTED}.")
+    try:
+        return Policy.model_validate(content)
+    except ValidationError as problem:
+        first = min(problem.errors(), key=lambda error: error["type"] != "extra_forbidden")
+        place = ".".join(str(part) for part in first["loc"])
+        what = "there is no such key" if first["type"] == "extra_forbidden" else first["msg"]
+        message = what.removeprefix("Value error, ")
+        raise PolicyError(visible(f"{origin}: {place + ': ' if place else ''}{message}.")) from problem
+
+
+def load_rules(tree: Tree, policy: Policy) -> Rules:
+    """The policy with its checklist, keys, revocations and labels, from the same tree.
+
+    Raises DrgateError where one of them is missing or cannot be used.
+    """
+    checklist = _checklist(tree.read(policy.spec, limit=MAX_CHECKLIST_BYTES, what="a checklist"), policy.spec)
+    trusted = {
+        role: tuple(
+            parse_public_key(tree.read(path, limit=MAX_KEY_BYTES, what="a public key"), f"{path} in {tree.name}")
+            for path in paths
+        )
+        for role, paths in policy.trusted_keys.items()
+    }
+    refuse_shared_keys(trusted)
+    labels = {
+        one.name: tree.read(one.manifest, limit=MAX_MANIFEST_BYTES, what="the labels of a test set")
+        for one in policy.test_sets
+        if one.manifest is not None
+    }
+    return Rules(policy, checklist, trusted, parse_revocations(policy.revoked, f"revoked in {tree.name}"), labels)
+
+
+@functools.lru_cache(maxsize=4)  # that of the base branch is mostly that of the change, and YAML is slow
+def _checklist(data: bytes, origin: str) -> Checklist:
+    checklist = parse_yaml(data, origin)
+    refuse_impostor(checklist, origin)
+    if checklist.purpose == "pipeline":
+        raise PolicyError(
+            f"{origin}: the checklist {checklist.name} is for trying a pipeline and certifies nothing; "
+            "name a clinical one."
+        )
+    return checklist
+
+
+def compare(base: Rules, head: Rules) -> tuple[RuleChange, ...]:
+    """What changes from the rules of the base branch: the weaker first.
+
+    `weaker` is everything that could let more through, or that cuts both ways; where a thing lies is neutral.
+    """
+    order = ("weaker", "stronger", "neutral")
+    changes = [
+        *_settings(base.policy, head.policy),
+        *_trust(base, head),
+        *_test_sets(base, head),
+        *_checklist_of(base, head),
+    ]
+    return tuple(sorted(changes, key=lambda change: order.index(change.kind)))
+
+
+def part_digest(rules: Rules, id: str) -> str:
+    """The digest of the part of the rules that a change's id names, "" where there is no such part."""
+    kind, _, where = id.partition(":")
+    part = _checklist_part(rules.checklist, where) if kind == "spec" else _policy_part(rules, where)
+    return "" if part is None else digest_of([id, part])
+
+
+def digest_of(value: Any) -> str:
+    """`sha256:...` of a plain value."""
+    return f"sha256:{hashlib.sha256(canonical_json(value)).hexdigest()}"
+
+
+@functools.cache
+def _regular(pattern: str) -> re.Pattern[str]:
+    special = {"**/": "(?:[^/]+/)*", "**": ".*", "*": "[^/]*", "?": "[^/]"}
+    parts = re.split(r"(\*\*/|\*\*|\*|\?)", pattern)
+    return re.compile("".join(special.get(part, re.escape(part)) for part in parts), re.DOTALL)
+
+
+def matches(pattern: str, path: str) -> bool:
+    """Whether a path from the root has the form of a pattern.
+
+    >>> [matches("models/*.pth", path) for path in ("models/a.pth", "models/old/a.pth")]
+    [True, False]
+    >>> [matches("models/**/*.pth", path) for path in ("models/a.pth", "models/old/a.pth")]
+    [True, True]
+    """
+    return _regular(pattern).fullmatch(path) is not None
+
+
+# -- reading -----------------------------------------------------------------------------------------------------------
+
+
+def _read(tree: Tree, path: str) -> bytes:
+    return tree.read(path, limit=MAX_BYTES, what=_EXPECTED)
+
+
+def _table(data: bytes, path: str, origin: str = "") -> dict[str, Any] | None:
+    """The policy's table in a TOML file; None where there is none."""
+    try:
+        content: Any = tomllib.loads(data.decode())
+    except (ValueError, RecursionError) as problem:
+        said = f"{origin or path} is not valid TOML ({problem}); expected {_EXPECTED}."
+        raise PolicyError(visible(said)) from problem
+    keys = ("tool", "drgate", "gate") if PurePosixPath(path).name == PYPROJECT else ("gate",)
+    for key in keys:
+        content = content.get(key) if isinstance(content, dict) else None
+    return content if isinstance(content, dict) else None
+
+
+# -- comparing ---------------------------------------------------------------------------------------------------------
+
+_NEUTRAL: Final = ("certificates", "waivers", "spec", "trusted_keys", "test_sets", "revoked")
+"""Where a thing lies does not matter; what is found there is compared on its own."""
+
+
+def _settings(was: Policy, now: Policy) -> Iterator[RuleChange]:
+    """The keys that stand for themselves."""
+
+    def change(weaker: bool, key: str, before: Any, after: Any) -> RuleChange:
+        kind: Literal["weaker", "stronger"] = "weaker" if weaker else "stronger"
+        sentence = f"{key}: {_shown(before)} becomes {_shown(after)}."
+        return RuleChange(kind, f"policy:{key}", sentence, *_digests(f"policy:{key}", before, after))
+
+    for key, more_is_weaker in (("models", False), ("not_models", True)):
+        before, after = set(getattr(was, key)), set(getattr(now, key))
+        if before != after:
+            weaker = bool(after - before) if more_is_weaker else bool(before - after)
+            yield change(weaker, key, sorted(before), sorted(after))
+    if was.allow_md5_pointers != now.allow_md5_pointers:
+        yield change(now.allow_md5_pointers, "allow_md5_pointers", was.allow_md5_pointers, now.allow_md5_pointers)
+    if was.require_predictions != now.require_predictions:
+        yield change(was.require_predictions, "require_predictions", was.require_predictions, now.require_predictions)
+    if was.max_age_days != now.max_age_days:
+        yield change(now.max_age_days > was.max_age_days, "max_age_days", was.max_age_days, now.max_age_days)
+    required, demanded = {*was.required_roles}, {*now.required_roles}
+    if (required, was.signers) != (demanded, now.signers):
+        # Whoever satisfies the new demand, with as many strangers to the old one as can be, must satisfy the old one.
+        weaker = now.signers - len(demanded - required) < was.signers
+        yield change(weaker, "required_roles", _roles_part(was), _roles_part(now))
+    for key in ("certificates", "waivers"):
+        if getattr(was, key) != getattr(now, key):
+            yield RuleChange("neutral", f"policy:{key}", f"{key}: {getattr(was, key)} becomes {getattr(now, key)}.")
+
+
+def _trust(base: Rules, head: Rules) -> Iterator[RuleChange]:
+    """Keys by role, and revocations."""
+    for role in sorted({*base.trusted, *head.trusted}):
+        before, after = ({key.id for key in rules.trusted.get(role, ())} for rules in (base, head))
+        id = f"policy:trusted_keys.{role}"
+        digests = _digests(id, sorted(before) or None, sorted(after) or None)
+        if added := sorted(after - before):
+            yield RuleChange("weaker", id, f"A key is added that speaks for {role}: {', '.join(added)}.", *digests)
+        elif gone := sorted(before - after):
+            yield RuleChange("stronger", id, f"A key speaks for {role} no longer: {', '.join(gone)}.", *digests)
+    was, now = base.revocations.reasons, head.revocations.reasons
+    if gone := sorted({*was} - {*now}):
+        digests = _digests("policy:revoked", sorted(was), sorted(now))
+        yield RuleChange("weaker", "policy:revoked", f"A revocation is taken back: {', '.join(gone)}.", *digests)
+    elif added := sorted({*now} - {*was}):
+        yield RuleChange("stronger", "policy:revoked", f"Revoked: {', '.join(added)}.")
+
+
+def _test_sets(base: Rules, head: Rules) -> Iterator[RuleChange]:
+    before = {one.name: one for one in base.policy.test_sets}
+    after = {one.name: one for one in head.policy.test_sets}
+    for name in dict.fromkeys([*before, *after]):
+        id = f"policy:test_sets.{name}"
+        was, now = (_test_set_part(rules, name) for rules in (base, head))
+        digests = _digests(id, was, now)
+        if was is None:
+            yield RuleChange("stronger", id, f"Models must pass on the test set {name} as well.", *digests)
+        elif now is None:
+            yield RuleChange("weaker", id, f"The test set {name} is no longer asked for.", *digests)
+        elif was["labels"] is None and was | {"labels": now["labels"]} == now and was != now:
+            yield RuleChange("stronger", id, f"The labels of {name} are held to a file.", *digests)
+        elif was != now:
+            yield RuleChange("weaker", id, _swapped(name, was, now, base, head), *digests)
+        elif before[name].looks != after[name].looks:
+            yield RuleChange("neutral", id, f"{name}: its looks lie in {after[name].looks}.")
+
+
+def _swapped(name: str, was: Mapping[str, Any], now: Mapping[str, Any], base: Rules, head: Rules) -> str:
+    """How a test set of the same name became another."""
+    said = []
+    if was["manifest_digest"] != now["manifest_digest"]:
+        said.append(f"it is another set of images or labels ({now['manifest_digest']}, not {was['manifest_digest']})")
+    if was["labels"] != now["labels"]:
+        columns = [_columns(rules.manifests.get(name)) for rules in (base, head)]
+        if dropped := [column for column in columns[0] if column not in columns[1]]:
+            said.append(f"its labels lose the column {', '.join(map(repr, dropped))}")
+        else:
+            said.append("its file of labels is another, or is no longer named")
+    return f"The test set {name} is swapped: {'; '.join(said)}."
+
+
+def _columns(labels: bytes | None) -> list[str]:
+    text = (labels or b"").partition(b"\n")[0].decode("utf-8-sig", errors="replace")
+    return [cell.strip() for cell in next(csv.reader(io.StringIO(text)), [])]
+
+
+def _checklist_of(base: Rules, head: Rules) -> Iterator[RuleChange]:
+    for change in checklist_diff.diff(base.checklist, head.checklist):
+        kind: Literal["weaker", "stronger", "neutral"] = "neutral"
+        if change.kind == "weaker" or (change.kind == "different" and change.decides):
+            kind = "weaker"
+        elif change.kind == "stronger":
+            kind = "stronger"
+        id = f"spec:{change.where}"
+        yield RuleChange(kind, id, change.sentence, part_digest(base, id), part_digest(head, id))
+    try:
+        checklist_diff.refuse_namesakes([base.checklist, head.checklist])
+    except ChecklistError as problem:
+        yield RuleChange("weaker", "spec:version", str(problem))
+
+
+def _digests(id: str, was: Any, now: Any) -> tuple[str, str]:
+    return "" if was is None else digest_of([id, was]), "" if now is None else digest_of([id, now])
+
+
+def _roles_part(policy: Policy) -> dict[str, Any]:
+    return {"roles": sorted(policy.required_roles), "count": policy.signers}
+
+
+def _test_set_part(rules: Rules, name: str) -> dict[str, Any] | None:
+    one = next((one for one in rules.policy.test_sets if one.name == name), None)
+    if one is None:
+        return None
+    labels = rules.manifests.get(name)
+    return {
+        "manifest_digest": one.manifest_digest,
+        "labels": None if labels is None else hashlib.sha256(labels).hexdigest(),
+    }
+
+
+def _policy_part(rules: Rules, where: str) -> Any:
+    key, _, name = where.partition(".")
+    policy = rules.policy
+    parts: dict[str, Callable[[], Any]] = {
+        "trusted_keys": lambda: sorted(key.id for key in rules.trusted.get(name, ())) or None,
+        "test_sets": lambda: _test_set_part(rules, name),
+        "revoked": lambda: sorted(rules.revocations.reasons),
+        "required_roles": lambda: _roles_part(policy),
+        "models": lambda: sorted({*policy.models}),
+        "not_models": lambda: sorted({*policy.not_models}),
+        "allow_md5_pointers": lambda: policy.allow_md5_pointers,
+        "require_predictions": lambda: policy.require_predictions,
+        "max_age_days": lambda: policy.max_age_days,
+    }
+    return parts[key]() if key in parts else None
+
+
+def _checklist_part(checklist: Checklist, where: str) -> Any:
+    """What decides at a place of a checklist: a line with all that it takes from elsewhere, or a setting."""
+    for criterion in checklist.each_criterion({one.by: [EACH] for one in checklist.slices}):
+        if criterion.id == where:
+            line = criterion.model_dump(mode="json", exclude_none=True)
+            return {**line, "no_output": criterion.policy, "fewest": checklist.fewest_positives(criterion)}
+    content = checklist.content()
+    section, _, inner = where.partition(".")
+    value = content.get(section)
+    if section == "slices":
+        return next((one for one in value or () if one["by"] == inner), None)
+    return value.get(inner) if inner and isinstance(value, dict) else value
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "none"
+    if isinstance(value, dict):
+        return f"{value['count']} of {', '.join(value['roles'])}"
+    return str(value)

@@ -1,0 +1,367 @@
+"""A Git repository as the gate reads it: files of a commit and of what is staged, never of the working tree.
+
+    with open_repository(Path()) as repository:
+        base, head = repository.commit("origin/main"), repository.staged()
+        head.read("drgate.toml", limit=1 << 20, what="a policy")
+
+In CI, after a checkout, what is staged is the commit that was checked out; before a commit it is what will be
+committed. Git names every file and gives every byte, by object id: no symbolic link is followed, no name reaches a
+shell, and a file's size is known before it is read. A model may be there as itself, as a Git LFS pointer or as a DVC
+file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import subprocess
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any, Final
+
+from drgate.errors import RepositoryError, visible
+
+MAX_POINTER_BYTES: Final = 64 << 10
+MAX_FILES: Final = 1_000_000
+DVC: Final = ".dvc"
+_GIT: Final = "git"
+_CHUNK: Final = 1 << 20
+_LFS_VERSION: Final = b"version https://git-lfs.github.com/spec/v1\n"
+_LFS: Final = re.compile(rb"oid sha256:([0-9a-f]{64})\nsize (0|[1-9][0-9]{0,15})\n")
+_MD5: Final = re.compile(r"[0-9a-f]{32}")
+_REGULAR: Final = ("100644", "100755")
+_LINK: Final = "120000"
+_SUBMODULE: Final = "160000"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A file in a tree. path: from the root, with /. mode: as Git has it. oid: of its content."""
+
+    path: str
+    mode: str
+    oid: str
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What a file is, known without its bytes where a pointer stands for them.
+
+    kind: "file", "lfs" or "dvc". size: in bytes. sha256, md5: lower-case hex; a DVC file gives MD5 alone, the others
+    SHA-256 alone.
+    """
+
+    kind: str
+    size: int
+    sha256: str = ""
+    md5: str = ""
+
+
+@dataclass(frozen=True)
+class Tree:
+    """The files of one commit, or of what is staged. commit: its object id, "" for what is staged."""
+
+    name: str
+    entries: Mapping[str, Entry] = field(repr=False)
+    repository: Repository = field(repr=False)
+    commit: str = ""
+
+    def has(self, path: str) -> bool:
+        """Whether there is a file, a link or a submodule of this name."""
+        return path in self.entries
+
+    def below(self, folder: str) -> list[Entry]:
+        """The files below a folder, by name."""
+        return [self.entries[path] for path in sorted(self.entries) if path.startswith(f"{folder}/")]
+
+    def read(self, path: str, *, limit: int, what: str) -> bytes:
+        """The content of a file. Raises RepositoryError where it is missing, a link, or larger than `limit` bytes."""
+        entry = self.entries.get(path)
+        if entry is None:
+            raise RepositoryError(f"{visible(path)} is not in {self.name}; expected {what}.")
+        if entry.mode not in _REGULAR:
+            raise RepositoryError(
+                f"{visible(path)} in {self.name} is a symbolic link or a submodule, which is never followed; expected "
+                f"{what}."
+            )
+        size = self.repository.size(entry.oid)
+        if size > limit:
+            raise RepositoryError(
+                f"{visible(path)} in {self.name} is larger than {_in_bytes(limit)} ({size} bytes); expected {what}."
+            )
+        return self.repository.read(entry.oid)
+
+    def content(self, entry: Entry) -> Content:
+        """What the file is: itself, or what an LFS pointer stands for.
+
+        Raises RepositoryError for a link, a submodule, and a pointer that is damaged or of another kind.
+        """
+        if entry.mode not in _REGULAR:
+            raise RepositoryError(
+                f"{visible(entry.path)} in {self.name} is a symbolic link or a submodule, which is never followed; put "
+                "the file itself there, an LFS pointer or a DVC file."
+            )
+        size = self.repository.size(entry.oid)
+        if size > MAX_POINTER_BYTES:
+            return Content("file", size, sha256=self.repository.sha256(entry.oid))
+        data = self.repository.read(entry.oid)
+        if not data.startswith(b"version https://git-lfs"):
+            return Content("file", size, sha256=hashlib.sha256(data).hexdigest())
+        found = _LFS.fullmatch(data.removeprefix(_LFS_VERSION)) if data.startswith(_LFS_VERSION) else None
+        if found is None:
+            raise RepositoryError(
+                f"{visible(entry.path)} in {self.name} is a Git LFS pointer that cannot be read; expected version, oid "
+                "sha256 and size, without extensions."
+            )
+        return Content("lfs", int(found[2]), sha256=found[1].decode())
+
+    def tracked_by_dvc(self, entry: Entry) -> dict[str, Content]:
+        """The files that a DVC file stands for, by their path from the root.
+
+        Raises RepositoryError for what is not a DVC file, for folders (`.dir`), and for files elsewhere than beside it.
+        """
+        data = self.read(entry.path, limit=MAX_POINTER_BYTES, what="a DVC file")
+        origin = f"{visible(entry.path)} in {self.name}"
+        content = _plain_yaml(data, origin)
+        outs = content.get("outs") if isinstance(content, dict) else None
+        if not isinstance(outs, list) or not outs:
+            raise RepositoryError(f"{origin} lists no outs; expected a DVC file.")
+        if "wdir" in content:
+            raise RepositoryError(f"{origin} speaks of files elsewhere (wdir); track each file beside its DVC file.")
+        found = {}
+        for out in outs:
+            path, md5, size = (out.get(key) if isinstance(out, dict) else None for key in ("path", "md5", "size"))
+            if isinstance(md5, str) and md5.endswith(".dir"):
+                raise RepositoryError(f"{origin} stands for a folder (.dir); track each file of the model on its own.")
+            if (
+                not isinstance(path, str)
+                or "/" in path
+                or "\\" in path
+                or path in ("", ".", "..")
+                or not isinstance(md5, str)
+                or not _MD5.fullmatch(md5)
+                or type(size) is not int
+                or size < 0
+                or out.get("hash", "md5") != "md5"
+            ):
+                raise RepositoryError(
+                    f"{origin} cannot be read; expected outs with the name of a file beside it, its md5 and its size."
+                )
+            found[str(PurePosixPath(entry.path).with_name(path))] = Content("dvc", size, md5=md5)
+        return found
+
+
+@dataclass(frozen=True)
+class Repository:
+    """A repository, with a process of git that tells the size of objects and one that gives their bytes."""
+
+    root: Path
+    _sizes: _Answers = field(repr=False)
+    _bytes: _Answers = field(repr=False)
+
+    def commit(self, ref: str) -> Tree:
+        """The files of a commit.
+
+        Raises RepositoryError where there is none of this name, with how to fetch it.
+        """
+        oid = self.resolve(ref)
+        listed = _git(self.root, "ls-tree", "-r", "-z", "--full-tree", oid)
+        entries = {}
+        for line in _lines(listed, f"the commit {ref}"):
+            facts, _, path = line.partition("\t")
+            mode, _, found = facts.split(" ")
+            entries[path] = Entry(path, mode, found)
+        return Tree(visible(ref), entries, self, oid)
+
+    def staged(self) -> Tree:
+        """The files as they are staged. Raises RepositoryError in the middle of a merge."""
+        listed = _git(self.root, "ls-files", "--stage", "-z", "--full-name", "--", ":/")
+        entries = {}
+        for line in _lines(listed, "what is staged"):
+            facts, _, path = line.partition("\t")
+            mode, oid, stage = facts.split(" ")
+            if stage != "0":
+                raise RepositoryError(f"{visible(path)} has a merge conflict; resolve it and stage the result first.")
+            entries[path] = Entry(path, mode, oid)
+        return Tree("what is staged", entries, self)
+
+    def resolve(self, ref: str) -> str:
+        """The object id of a commit: of the branch of this name where there is one, whatever tag is called the same.
+
+        Raises RepositoryError where there is none of this name here.
+        """
+        for name in (f"refs/remotes/{ref}", f"refs/heads/{ref}", ref):  # a change may bring a tag `origin/main`
+            found = _run(self.root, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}")
+            if not found.returncode:
+                break
+        else:
+            name = ref.removeprefix("refs/remotes/").removeprefix("origin/")
+            raise RepositoryError(
+                f"There is no commit {visible(ref)!r} here. A shallow clone has no other branch: fetch it first (git "
+                f"fetch --depth=1 origin +refs/heads/{visible(name)}:refs/remotes/origin/{visible(name)}; in GitHub's "
+                "checkout action: fetch-depth: 0), or name another with --base-ref."
+            )
+        return found.stdout.decode().strip()
+
+    def fetched(self, path: str, content: Content, *, limit: int) -> bytes:
+        """The bytes that a pointer stands for, from the working tree, where `git lfs pull` or `dvc pull` put them.
+
+        Raises RepositoryError where they are missing, are others, or lie behind a symbolic link.
+        """
+        file = self.root / path
+        links = [self.root / parent for parent in (PurePosixPath(path), *PurePosixPath(path).parents)]
+        if any(link.is_symlink() for link in links) or not file.is_file() or content.size > limit:
+            raise RepositoryError(
+                f"{visible(path)} is a pointer, and what it stands for is not in the working tree as a plain file of "
+                f"at most {_in_bytes(limit)}; fetch it first (git lfs pull --include, or dvc pull)."
+            )
+        with file.open("rb") as handle:
+            data = handle.read(content.size + 1)
+        digest = hashlib.sha256(data).hexdigest()
+        md5 = hashlib.md5(data, usedforsecurity=False).hexdigest()
+        if len(data) != content.size or (digest != content.sha256 and md5 != content.md5):
+            raise RepositoryError(f"{visible(path)} in the working tree is not what its pointer stands for; fetch it.")
+        return data
+
+    def contains(self, oid: str) -> bool:
+        """Whether what is checked out descends from a commit, as far as this clone knows."""
+        return _run(self.root, "merge-base", "--is-ancestor", oid, "HEAD").returncode == 0
+
+    def unstaged(self, paths: Iterable[str], patterns: Iterable[str]) -> list[str]:
+        """Which files of these paths and patterns are not, in the working tree, what is staged; unknown ones too."""
+        asked = [*(f":(top,literal){path}" for path in paths), *(f":(top,glob){pattern}" for pattern in patterns)]
+        changed = _git(self.root, "diff-files", "--name-only", "-z", "--ignore-submodules", "--", *asked)
+        unknown = _git(self.root, "ls-files", "--others", "--exclude-standard", "-z", "--full-name", "--", *asked)
+        return sorted({*_lines(changed, "the working tree"), *_lines(unknown, "the working tree")})
+
+    def size(self, oid: str) -> int:
+        """Bytes of an object, which are not read for it."""
+        return self._sizes.ask(oid)
+
+    def read(self, oid: str) -> bytes:
+        """The bytes of an object; ask for their number first."""
+        return b"".join(self._bytes.stream(oid))
+
+    def sha256(self, oid: str) -> str:
+        """Lower-case hex SHA-256 of an object's bytes, however many."""
+        state = hashlib.sha256()
+        for part in self._bytes.stream(oid):
+            state.update(part)
+        return state.hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class _Answers:
+    """A `git cat-file` that answers for one object after the other."""
+
+    process: subprocess.Popen[bytes]
+
+    def ask(self, oid: str) -> int:
+        """The number of bytes of a file's content; where the process gives them, they come next."""
+        assert self.process.stdin is not None, "a pipe"
+        assert self.process.stdout is not None, "a pipe"
+        self.process.stdin.write(oid.encode() + b"\n")
+        self.process.stdin.flush()
+        answer = self.process.stdout.readline().split()
+        if len(answer) != 3 or answer[1] != b"blob":
+            raise RepositoryError(f"Object {oid} cannot be read; check the repository (git fsck).")
+        return int(answer[2])
+
+    def stream(self, oid: str) -> Iterator[bytes]:
+        """The bytes, in parts; all of them are to be taken before the next question."""
+        left = self.ask(oid)
+        assert self.process.stdout is not None, "a pipe"
+        while left:
+            part = self.process.stdout.read(min(left, _CHUNK))
+            if not part:
+                raise RepositoryError(f"git ended in the middle of object {oid}; check the repository (git fsck).")
+            left -= len(part)
+            yield part
+        self.process.stdout.read(1)
+
+
+@contextlib.contextmanager
+def open_repository(folder: Path) -> Iterator[Repository]:
+    """The repository that a folder lies in. Raises RepositoryError where there is none, or no git."""
+    found = _run(folder, "rev-parse", "--show-toplevel")
+    if found.returncode:
+        reason = found.stderr.decode(errors="replace").strip().partition("\n")[0].removeprefix("fatal: ")
+        raise RepositoryError(f"{folder.resolve()} is not in a Git repository that can be read ({visible(reason)}).")
+    root = Path(os.fsdecode(found.stdout.removesuffix(b"\n")))
+    if "GIT_DIR" not in os.environ and not (root / ".git").exists():  # a Git older than 2.38 takes such a folder
+        raise RepositoryError(f"{visible(root)} holds what looks like a repository's own files, and no .git; see it.")
+    with contextlib.ExitStack() as stack:
+        sizes, contents = (
+            stack.enter_context(
+                subprocess.Popen(
+                    [_GIT, "cat-file", how],
+                    cwd=root,
+                    env=_environment(),
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                )
+            )
+            for how in ("--batch-check", "--batch")
+        )
+        yield Repository(root, _Answers(sizes), _Answers(contents))
+
+
+def _plain_yaml(data: bytes, origin: str) -> Any:
+    """A small YAML document without anchors, which could grow without bound."""
+    from drgate.checklist import plain_yaml
+
+    return plain_yaml(data, origin, "a DVC file", RepositoryError)
+
+
+def _environment() -> dict[str, str]:
+    # Replaced objects would let a file be read as another than the one that is deployed; a folder of the change that
+    # has the files of a bare repository would be taken for one, and its configuration names programs.
+    count = os.environ.get("GIT_CONFIG_COUNT") or "0"
+    at = int(count) if count.isdecimal() else 0
+    return {
+        **os.environ,
+        "LC_ALL": "C",
+        "GIT_NO_REPLACE_OBJECTS": "1",
+        "GIT_OPTIONAL_LOCKS": "0",
+        "GIT_CONFIG_COUNT": str(at + 1),
+        f"GIT_CONFIG_KEY_{at}": "safe.bareRepository",
+        f"GIT_CONFIG_VALUE_{at}": "explicit",
+    }
+
+
+def _run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[bytes]:
+    try:
+        return subprocess.run(
+            [_GIT, *arguments],
+            cwd=folder,
+            env=_environment(),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            check=False,
+        )
+    except FileNotFoundError as problem:
+        raise RepositoryError("There is no git on this machine, or no such folder; install git.") from problem
+    except ValueError as problem:  # a NUL in a name
+        raise RepositoryError(f"{visible(arguments[-1])!r} is no name that Git knows.") from problem
+
+
+def _git(folder: Path, *arguments: str) -> bytes:
+    found = _run(folder, *arguments)
+    if found.returncode:
+        reason = found.stderr.decode(errors="replace").strip().partition("\n")[0]
+        raise RepositoryError(f"git {arguments[0]} failed: {visible(reason)}.")
+    return found.stdout
+
+
+def _lines(listed: bytes, what: str) -> Iterator[str]:
+    """What stands between NULs. Names that are not UTF-8 keep their bytes as lone surrogates."""
+    if listed.count(b"\0") > MAX_FILES:
+        raise RepositoryError(f"There are more than {MAX_FILES} files in {what}.")
+    return (os.fsdecode(line) for line in listed.split(b"\0") if line)
+
+
+def _in_bytes(limit: int) -> str:
+    return f"{limit >> 20} MB" if limit >= 1 << 20 else f"{limit >> 10} KB"

@@ -1,0 +1,1 @@
+"""The pages of one evaluation: terminal, HTML, Markdown and JUnit."""

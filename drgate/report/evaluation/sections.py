@@ -1,0 +1,449 @@
+"""What stands after page one, as tables in words that the page and the Markdown draw alike.
+
+    for section in sections(evaluation):
+        print(section.title, section.text, section.tables, section.notes)
+
+A section is there where the evaluation holds what it shows. Nothing is computed: a false fail is what is left of the
+probability of passing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from drgate.certificate.statement import changes
+from drgate.checklist import EACH, default_policy, parse_id
+from drgate.evaluation import Estimate, Evaluation, Metric, NotEstimable
+from drgate.report.words import OUTCOMES, level_of, lines, metric_line, percent, plain_percent, title, unit_of, visible
+from drgate.scale import GRADES, GROUP_TITLES, GROUPS, TITLES
+
+USED: Final = "●"
+"""Marks what a line of the checklist uses."""
+
+SHOWN: Final = "○"
+"""Marks what the other tables use, where no line of the checklist asks for the metric."""
+
+MARKS: Final = {USED: "used by the checklist:", SHOWN: "used in the other tables:"}
+
+POLICIES: Final = {"excluded": "Excluded", "as_referred": "As referred", "worst_case": "Worst case"}
+
+KEY_METRICS: Final = (
+    "accuracy",
+    "sensitivity:severe_npdr",
+    "sensitivity:pdr",
+    "sensitivity:referable",
+    "specificity:referable",
+    "quadratic_kappa",
+)
+"""What is shown first of a comparison that has all metrics."""
+
+BY_SLICE: Final = KEY_METRICS[:5]
+
+_DOT: Final = "\N{NO-BREAK SPACE}·\N{NO-BREAK SPACE}"
+
+SLICES_AT_ONCE: Final = 25
+"""Slices of a column that are shown unfolded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """text: what is read first; more: what stands beside it, smaller; mark: one of `MARKS`, or empty."""
+
+    text: str
+    more: tuple[str, ...] = ()
+    mark: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """label: what it is, for a screen reader; the first cell of a row names it; folded: what unfolds it, or empty."""
+
+    label: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    folded: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """text: sentences before the tables; figures: names of those that belong here; notes: a list after the tables."""
+
+    name: str
+    title: str
+    text: tuple[str, ...]
+    tables: tuple[Table, ...] = ()
+    figures: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def sections(evaluation: Evaluation) -> list[Section]:
+    """Those that this evaluation fills, in the order in which they are read."""
+    made: Sequence[Callable[[Evaluation], Section | None]] = (
+        _changes,
+        _three_ways,
+        _slices,
+        _deployment,
+        _units,
+        _probabilities,
+        _gate_error,
+        _looks,
+    )
+    return [section for make in made if (section := make(evaluation)) is not None]
+
+
+def _changes(evaluation: Evaluation) -> Section | None:
+    """What came out otherwise than in an earlier certificate."""
+    found = changes(evaluation)
+    if found is None:
+        return None
+    before, after = found["verdict"]["from"], found["verdict"]["to"]
+    text = [
+        f"Against {visible(found['name'])}, statement {visible(found['against'])[:19]}…, which this one was "
+        f"{found['relation']}: "
+        + (f"verdict {visible(before)} again." if before == after else f"{visible(before)} became {visible(after)}."),
+    ]
+    if not found["same_spec"]:
+        text.append("The earlier one was held against another checklist, or another version of this one.")
+    if not found["same_test_set"]:
+        text.append("The earlier one was judged on another test set: the figures are not of the same images.")
+    rows = ((title(name), _was(line.get("from")), _was(line.get("to"))) for name, line in found["criteria"].items())
+    table = _listed("Lines that came out otherwise", ("Line", "Earlier", "Now"), rows)
+    if not table.rows:
+        text.append("Every line of the checklist came out the same.")
+    return Section("changes", "What changed", tuple(text), (table,) if table.rows else ())
+
+
+def _was(line: Mapping[str, Any] | None) -> str:
+    if line is None:
+        return "not asked"
+    counts = f", {line['k']} of {line['n']}" if "k" in line and "n" in line else ""
+    value = f", {line['value']:.4g}" if "value" in line and not counts else ""
+    return f"{OUTCOMES.get(line['status'], line['status'])}{counts}{value}"
+
+
+def _three_ways(evaluation: Evaluation) -> Section | None:
+    if not evaluation.three_ways:
+        return None
+    level, unit = level_of(evaluation), unit_of(evaluation)
+    policies = _policies(evaluation)
+
+    def row(name: str) -> tuple[Cell, ...]:
+        used, mark = (policies[name], USED) if name in policies else (default_policy(name), SHOWN)
+        ways = evaluation.three_ways[name]
+        cells = (_cell(name, ways.get(way), level, unit, mark if way == used else "") for way in POLICIES)
+        return (Cell(title(name)), *cells)
+
+    names = list(evaluation.three_ways)
+    first = [name for name in names if name in policies] or [name for name in names if name in KEY_METRICS]
+    header = ("Metric", *POLICIES.values())
+    return Section(
+        "three-ways",
+        f"{unit.capitalize()}s without output, three ways",
+        (
+            f"What each metric comes to when {unit}s that the model gave no answer for are left out (excluded), count "
+            "as referred (groups of grades only), or count as the worst answer. "
+            f"{USED} is what the checklist's line is judged by; {SHOWN} is what the other tables show, where the "
+            "checklist has no line.",
+        ),
+        _unfolding("three ways", header, first, names, row),
+    )
+
+
+def _policies(evaluation: Evaluation) -> dict[str, str]:
+    """How images without output count, by metric that a line of the checklist asks for on the whole test set."""
+    found = {}
+    for criterion in evaluation.spec["content"]["criteria"]:
+        asked = parse_id(criterion["id"])
+        if not asked.column and not asked.deployed:
+            for target in GRADES if asked.target == EACH else (asked.target,):
+                name = str(replace(asked, target=target))
+                found[name] = criterion.get("no_output") or default_policy(name)
+    return found
+
+
+def _slices(evaluation: Evaluation) -> Section | None:
+    slices = evaluation.data.get("slices") or ()
+    if not slices:
+        return None
+    level, unit = level_of(evaluation), unit_of(evaluation)
+    header = (f"{unit.capitalize()}s, from No DR to PDR", *map(title, BY_SLICE))
+    tables = []
+    for column in dict.fromkeys(found["by"] for found in slices):
+        rows = []
+        for found in slices:
+            if found["by"] != column:
+                continue
+            names = [str(replace(parse_id(name), column=column, value=found["value"])) for name in BY_SLICE]
+            cells = (_cell(name, evaluation.metrics.get(name), level, unit) for name in names)
+            counts = Cell(visible(found["units"]), (_DOT.join(visible(count) for count in found["by_grade"]),))
+            rows.append((Cell(visible(found["value"])), counts, *cells))
+        by = f"By {visible(column)}"
+        tables.append(
+            Table(by, (by, *header), tuple(rows), f"All {len(rows)} slices" if len(rows) > SLICES_AT_ONCE else "")
+        )
+    notes = [
+        f"Not assessed: {line.title}. {line.reason}"
+        for line in lines(evaluation)
+        if line.status == "NOT_ASSESSED" and parse_id(line.id).column
+    ]
+    notes += [
+        f"In no slice by {visible(column)}: {count} {unit}{'' if count == 1 else 's'}."
+        for column, count in (evaluation.data.get("in_no_slice") or {}).items()
+        if count
+    ]
+    return Section(
+        "slices",
+        "Slices",
+        (
+            "The same metrics for parts of the test set, each with its own interval. Many slices are many comparisons: "
+            "one that falls out is a reason to look, unless the checklist has a line for it. All metrics of every "
+            "slice are in evaluation.json.",
+        ),
+        tuple(tables),
+        ("figure-slices",),
+        tuple(notes),
+    )
+
+
+def _deployment(evaluation: Evaluation) -> Section | None:
+    mix = evaluation.spec["content"].get("deployment")
+    here = ", ".join(f"{t} {visible(n)}" for t, n in zip(TITLES, evaluation.data.get("by_grade") or (), strict=False))
+    if mix is None:
+        text = (
+            "The checklist states no mix of grades for the place where the model will be used: accuracy, specificity, "
+            f"group sensitivity and predictive values are at this test set's mix only ({here or 'not stated'})."
+        )
+        return Section("deployment", "Deployment mix", (text,))
+    level, unit = level_of(evaluation), unit_of(evaluation)
+    asked = {criterion.id for criterion in evaluation.criteria}
+    shares = ", ".join(f"{t} {plain_percent(mix[grade])}" for t, grade in zip(TITLES, GRADES, strict=True))
+
+    def row(name: str) -> tuple[Cell, ...]:
+        deployed = f"{name}^deployment"
+        mark = USED if deployed in asked else ""
+        there = _cell(deployed, evaluation.metrics.get(deployed), level, unit, mark)
+        return (Cell(title(name)), _cell(name, evaluation.metrics.get(name), level, unit), there)
+
+    names = [name.removesuffix("^deployment") for name in evaluation.metrics if parse_id(name).deployed]
+    groups = [f"{metric}:{group}" for metric in ("sensitivity", "specificity", "ppv", "npv") for group in GROUPS]
+    first = [name for name in names if name in ("accuracy", *groups) or f"{name}^deployment" in asked]
+    return Section(
+        "deployment",
+        "Deployment mix",
+        (
+            f"Each grade's result, weighted to the mix of grades where the model will be used ({shares}); beside it "
+            f"the same at this test set's mix ({here or 'not stated'}). {USED} is what a line of the checklist is "
+            "judged by.",
+        ),
+        _unfolding(
+            "at the deployment mix", ("Metric", "At the test set's mix", "At the deployment mix"), first, names, row
+        ),
+    )
+
+
+def _units(evaluation: Evaluation) -> Section | None:
+    if not evaluation.units:
+        return None
+    level, judged = level_of(evaluation), unit_of(evaluation)
+    found: dict[str, Mapping[str, Metric]] = {judged: evaluation.metrics}
+    notes = []
+    for unit, metrics in evaluation.units.items():
+        if isinstance(metrics, NotEstimable):
+            notes.append(f"By {visible(unit)}: not estimable: {visible(metrics.reason)}")
+        else:
+            found[unit] = metrics
+    order = [unit for unit in ("image", "eye", "patient") if unit in found]
+    header = ("Metric", *(f"By {unit}{' (judged)' if unit == judged else ''}" for unit in order))
+    rows = tuple(
+        (Cell(title(name)), *(_cell(name, found[unit].get(name), level, unit) for unit in order))
+        for name in KEY_METRICS
+    )
+    return Section(
+        "units",
+        "By image, eye and patient",
+        (
+            "An eye counts as its worst image, a patient as the worse eye; an eye without output leaves its patient "
+            "without.",
+        ),
+        (Table("By image, eye and patient", header, rows),) if len(order) > 1 else (),
+        notes=tuple(notes),
+    )
+
+
+def _probabilities(evaluation: Evaluation) -> Section | None:
+    name, heading = "probabilities", "Ranking and calibration"
+    level, unit = level_of(evaluation), unit_of(evaluation)
+    measures = ("auc", "brier", "calibration_slope", "calibration_intercept", "ece")
+    rows = []
+    reasons: dict[str, None] = {}
+    for end, end_title in {"": "All five grades", **GROUP_TITLES, **dict(zip(GRADES, TITLES, strict=True))}.items():
+        ids = [f"{measure}:{end}" if end else measure for measure in measures]
+        metrics = [evaluation.metrics.get(one) for one in ids]
+        reasons |= dict.fromkeys(metric.reason for metric in metrics if isinstance(metric, NotEstimable))
+        if any(isinstance(metric, Estimate) for metric in metrics):
+            cells = (_cell(one, metric, level, unit, counts=False) for one, metric in zip(ids, metrics, strict=True))
+            rows.append((Cell(end_title), *cells))
+    if not rows:
+        why = tuple(f"Not estimable: {visible(reason)}" for reason in reasons)
+        return Section(name, heading, why) if why else None
+    bins = (
+        Table(
+            f"Reliability, {GROUP_TITLES[endpoint]}",
+            ("Predicted probability", f"{unit.capitalize()}s", "Mean predicted", "Observed", "Interval"),
+            tuple(map(_bin, found)),
+            f"The bins of {GROUP_TITLES[endpoint]} as numbers",
+        )
+        for endpoint, found in evaluation.reliability.items()
+    )
+    return Section(
+        name,
+        heading,
+        (
+            "Ranking: how well the probability separates those who have the endpoint from those who do not (1 is "
+            "perfect, 0.5 is chance).",
+            "Calibration: whether the probabilities mean what they say. Brier score 0 is perfect, 1 the worst (2 for "
+            "all five grades); slope 1 and intercept 0 are perfect, a slope below 1 means probabilities that are too "
+            "extreme. No checklist rests on the expected calibration error: a perfectly calibrated model does not show "
+            "0 but the value named beside it.",
+        ),
+        (Table(heading, ("Endpoint", *map(title, measures)), tuple(rows)), *bins),
+        tuple(f"figure-reliability-{endpoint}" for endpoint in evaluation.reliability),
+    )
+
+
+def _bin(one: Mapping[str, Any]) -> tuple[Cell, ...]:
+    return (
+        Cell(f"{one['low']:.3f} to {one['high']:.3f}"),
+        Cell(visible(one["n"])),
+        Cell(percent(one["predicted"])),
+        Cell(percent(one["observed"])),
+        Cell(f"{percent(one['observed_low'])} to {percent(one['observed_high'])}"),
+    )
+
+
+def _gate_error(evaluation: Evaluation) -> Section | None:
+    if not evaluation.gate_error:
+        return None
+    unit, known = unit_of(evaluation), evaluation.data.get("patients") is not None
+    rows = []
+    for name in dict.fromkeys(error["id"] for error in evaluation.gate_error):
+        errors = [error for error in evaluation.gate_error if error["id"] == name]
+        n, patients = visible(errors[0]["n"]), visible(errors[0]["patients"])
+        counted = f"{n} {unit}{'' if n == '1' else 's'}"
+        wrong, missed = ([e for e in errors if e["deserves"] is deserves] for deserves in (False, True))
+        rows.append(
+            (
+                Cell(title(name)),
+                Cell(f"{patients} patients", (counted,))
+                if known
+                else Cell(counted, (f"taken as {patients} patients",)),
+                Cell("", tuple(f"true {plain_percent(e['true'])}: passes {_chance(e['passes'], e)}" for e in wrong)),
+                Cell(
+                    "",
+                    tuple(f"true {plain_percent(e['true'])}: not passed {_chance(1 - e['passes'], e)}" for e in missed),
+                )
+                if missed
+                else Cell("–", ("no expected value stated",)),
+                Cell(", ".join(dict.fromkeys(visible(e["method"]) for e in errors))),
+            )
+        )
+    text = (
+        "How often each line is wrong by chance at the counts of this test set. A false pass: a model that does not "
+        "deserve it passes, here one whose true value is the threshold itself and one with 1.5 times that error rate. "
+        "A false fail: a model at the true value that the checklist expects does not pass. "
+        "Exact: from the binomial distribution, images being independent. Simulated: images of a patient correlate as "
+        "the checklist's planning says; ± is the standard error of the simulation, in points.",
+    )
+    header = ("Line", "Counts", "False pass", "False fail", "How")
+    return Section(
+        "gate-error", "How often the gate itself errs", text, (Table("The gate's own error", header, tuple(rows)),)
+    )
+
+
+def _chance(probability: float, error: Mapping[str, Any]) -> str:
+    spread = f" ± {100 * error['se']:.1f}" if error.get("se") is not None else ""
+    return f"{percent(probability)}{spread}"
+
+
+def _looks(evaluation: Evaluation) -> Section | None:
+    """What the chain of looks says besides its number."""
+    look = evaluation.look
+    overlapping, favouring, regraded = (look.get(key) or () for key in ("overlapping", "favouring", "regraded"))
+    if not (overlapping or favouring or regraded):
+        return None
+    changed = visible(look.get("regraded_count", len(regraded)))
+    listed = "" if changed == str(len(regraded)) else f", the first {len(regraded)}"
+    tables = (
+        _listed(
+            "Test sets that share images or patients",
+            ("Test set that overlaps", "Looks at it", "Images shared", "Patients shared"),
+            ((one["name"], one["looks"], one["images"], one["patients"]) for one in overlapping),
+        ),
+        _listed(
+            "Whom the changed grades favour",
+            ("Look that saw other grades", "Time", "Model", "Grades changed since", "In that model's favour"),
+            (
+                (
+                    one["look"],
+                    one["time"],
+                    "this one" if one["same_model"] else "another",
+                    one["changed"],
+                    one["favouring"],
+                )
+                for one in favouring
+            ),
+        ),
+        _listed(
+            "Images whose reference grade changed",
+            ("Image", "Was", "Is now"),
+            ((one["image"], _grade(one["from"]), _grade(one["to"])) for one in regraded),
+            f"Images whose reference grade changed: {changed}{listed}",
+        ),
+    )
+    text = (
+        "Looks at test sets that share images or patients with this one count as looks at it. Reference grades that "
+        "changed since an earlier look are counted against it: a change favours that look's model where it turns the "
+        "model's error into a right answer, or takes it out of the count.",
+    )
+    return Section("looks", "Looks at these images", text, tuple(table for table in tables if table.rows))
+
+
+def _listed(label: str, header: tuple[str, ...], rows: Iterable[Iterable[object]], folded: str = "") -> Table:
+    return Table(label, header, tuple(tuple(Cell(visible(value)) for value in row) for row in rows), folded)
+
+
+def _grade(value: object) -> str:
+    return TITLES[value] if isinstance(value, int) and 0 <= value < len(TITLES) else visible(value)
+
+
+def _unfolding(
+    label: str,
+    header: tuple[str, ...],
+    first: Sequence[str],
+    names: Sequence[str],
+    row: Callable[[str], tuple[Cell, ...]],
+) -> tuple[Table, ...]:
+    """A table of what matters first and, folded, one of the rest."""
+    rest = [name for name in names if name not in first]
+    tables = [Table(f"Metrics {label}", header, tuple(map(row, first)))] if first else []
+    if rest:
+        folded = f"{'Further' if first else 'All'} metrics: {len(rest)}"
+        tables.append(Table(f"Further metrics {label}", header, tuple(map(row, rest)), folded))
+    return tuple(tables)
+
+
+def _cell(name: str, metric: Metric | None, level: float, unit: str, mark: str = "", *, counts: bool = True) -> Cell:
+    """A metric with its counts and interval; a dash where there is no such metric."""
+    if metric is None:
+        return Cell("–")
+    line = metric_line(name, metric, level, unit)
+    if line.reason:
+        return Cell("not estimable", (_sentence(line.reason),), mark)
+    more = [line.counts if counts else "", line.interval, line.expected and f"{line.expected} if perfectly calibrated"]
+    return Cell(line.value, tuple(part for part in more if part), mark)
+
+
+def _sentence(text: str) -> str:
+    return visible(text[:1].upper() + text[1:])

@@ -1,0 +1,158 @@
+"""The report for a person at a terminal: verdict, checklist, reasons and what must be read with them.
+
+    render(evaluation, Console())
+
+Outcomes are told by word, by symbol and by colour. The console decides about colour (NO_COLOR, pipes) and width; one
+that cannot encode the symbols gets plain letters.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from typing import Final
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from drgate.certificate.statement import NOT_A_MEDICAL_DEVICE, NOT_EVIDENCE_FOR
+from drgate.evaluation import Evaluation, Status
+from drgate.report import words
+from drgate.report.evaluation.sections import sections
+
+_STYLES: Final[dict[Status, str]] = {
+    "PASS": "green",
+    "FAIL": "bold red",
+    "INSUFFICIENT": "yellow",
+    "NOT_ASSESSED": "dim",
+}
+_SIDES: Final = {"low": "lower ", "high": "upper ", "value": ""}
+FLAGGED_AT_MOST: Final = 10
+"""Flagged images named; the report's page one has all of them."""
+_FULL_WIDTH: Final = 96
+"""Columns from which estimate and interval stand side by side."""
+_PLAIN: Final = str.maketrans(
+    {"✓": "+", "✗": "x", "–": "-", "−": "-", "…": "...", "·": "|", "≥": ">=", "≤": "<="}
+    | dict.fromkeys("\N{NO-BREAK SPACE}\N{NARROW NO-BREAK SPACE}", " ")
+)
+
+
+def render(evaluation: Evaluation, console: Console) -> None:
+    """Write the report to the console."""
+    style = _STYLES[evaluation.verdict]
+    _paragraph(console, f"{words.SYMBOLS[evaluation.verdict]} {words.verdict_word(evaluation)}", f"bold {style}")
+    _paragraph(console, words.headline(evaluation), "bold")
+    for label, text in words.summary(evaluation):
+        _paragraph(console, f"{label}: {text}", "dim", hang=2)
+    console.print()
+    console.print(_checklist(evaluation, console))
+    console.print()
+    _paragraph(console, words.decision_rule(evaluation), "dim")
+    unmet = words.unmet(evaluation)
+    if unmet:
+        console.print(Text("\nReasons", style="bold"))
+    for line in unmet:
+        head = f"{line.symbol} {line.title}"
+        note = "" if line.required else f" ({line.advice})"
+        _paragraph(
+            console,
+            f"{head}{note}: {line.outcome.lower()}. {line.reason}",
+            _STYLES[line.status],
+            hang=2,
+            styled=len(head),
+        )
+    _flagged(console, evaluation)
+    if evaluation.page_one:
+        console.print(Text("\nTo be read with the verdict", style="bold"))
+    for sentence in evaluation.page_one:
+        _paragraph(console, f"- {words.visible(sentence)}", "", hang=2)
+
+
+def signing_page(evaluation: Evaluation, console: Console) -> None:
+    """Write what somebody who signs must have seen: the report, what was judged, and what it is no evidence for."""
+    render(evaluation, console)
+    console.print(Text("\nWhat was judged", style="bold"))
+    for label, text in words.judged(evaluation):
+        _paragraph(console, f"{label}: {text}", "", hang=2, styled=len(label))
+    for section in sections(evaluation):
+        if section.name == "changes":
+            console.print(Text(f"\n{section.title}", style="bold"))
+            for sentence in section.text:
+                _paragraph(console, sentence, "")
+            for row in (row for table in section.tables for row in table.rows):
+                name, before, after = (cell.text for cell in row)
+                _paragraph(console, f"- {name}: {before}; now {after}", "", hang=2)
+    console.print(Text("\nWhat this is no evidence for", style="bold"))
+    for what in NOT_EVIDENCE_FOR:
+        _paragraph(console, f"- {what}", "", hang=2)
+    _paragraph(console, NOT_A_MEDICAL_DEVICE, "")
+
+
+def _flagged(console: Console, evaluation: Evaluation) -> None:
+    """The images that cost sight, by name."""
+    if not evaluation.flagged:
+        return
+    console.print(Text("\nSevere NPDR or PDR called below referable", style="bold"))
+    named = [f"{image} ({what})" for what, images in words.flagged(evaluation) for image in images]
+    for name in named[:FLAGGED_AT_MOST]:
+        _paragraph(console, f"- {name}", "", hang=2)
+    if len(named) > FLAGGED_AT_MOST:
+        _paragraph(console, f"- and {len(named) - FLAGGED_AT_MOST} more, on page one of report.html", "")
+
+
+def _checklist(evaluation: Evaluation, console: Console) -> Table:
+    """Required lines, then advisory ones. Units stand with the estimate, so that a line fits 100 columns."""
+    lines = words.lines(evaluation)
+    lattice = box.SIMPLE_HEAD if _writes(console, "─") else box.ASCII2
+    table = Table(box=lattice, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+    interval = f"{words.plain_percent(words.level_of(evaluation))} interval"
+    columns = ["k/n", "Estimate", interval] if console.width >= _FULL_WIDTH else ["k/n", f"Estimate\n{interval}"]
+    table.add_column("Outcome", no_wrap=True)
+    table.add_column("Criterion", overflow="fold")
+    for name in columns:
+        table.add_column(_text(console, name), justify="right", no_wrap=True)
+    table.add_column("Rule", no_wrap=True)
+    for required in (True, False):
+        part = [line for line in lines if line.required == required]
+        if part and not required:
+            table.add_section()
+            table.add_row("", _text(console, "Advisory", "bold"))
+        for line in part:
+            ends = [end.partition("\N{NO-BREAK SPACE}")[0] for end in (line.low, line.high)]
+            measured = [line.value, " to ".join(ends) if all(ends) else ""]
+            cells = (
+                line.title,
+                line.counts.replace(" of ", "/") if " of " in line.counts else "",
+                *(measured if console.width >= _FULL_WIDTH else ["\n".join(filter(None, measured))]),
+                _SIDES[line.decisive] + line.short_rule,
+            )
+            outcome = "Insufficient" if line.status == "INSUFFICIENT" else line.outcome
+            table.add_row(
+                _text(console, f"{line.symbol} {outcome}", _STYLES[line.status]),
+                *(_text(console, cell) for cell in cells),
+            )
+    return table
+
+
+def _paragraph(console: Console, text: str, style: str, *, hang: int = 0, styled: int | None = None) -> None:
+    """Text wrapped to the console, later lines indented by `hang`; the style covers its first `styled` characters."""
+    wrapped = textwrap.fill(text, console.width, subsequent_indent=" " * hang, break_on_hyphens=False)
+    paragraph = _text(console, wrapped)
+    paragraph.stylize(style, 0, styled)
+    console.print(paragraph, soft_wrap=True)
+
+
+def _text(console: Console, text: str, style: str = "") -> Text:
+    """Text that is never markup, in characters that the console can write."""
+    if not _writes(console, text):
+        text = text.translate(_PLAIN).encode(console.encoding, "replace").decode(console.encoding)
+    return Text(text, style=style)
+
+
+def _writes(console: Console, text: str) -> bool:
+    try:
+        text.encode(console.encoding)
+    except UnicodeEncodeError:
+        return False
+    return True

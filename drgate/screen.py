@@ -1,0 +1,65 @@
+"""What goes to a terminal: results on standard output, everything else on standard error."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+from drgate.errors import visible
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+class Format(StrEnum):
+    human = "human"
+    json = "json"
+
+
+def emit(plain: Any, human: Callable[[Console], None], format: Format, quiet: bool = False) -> None:
+    """A result to standard output: JSON alone, or the human form unless quiet."""
+    if format is Format.json:
+        sys.stdout.write(json.dumps(plain, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    elif not quiet:
+        human(console(sys.stdout))
+
+
+def tell(sentence: str, quiet: bool) -> None:
+    """A line of the story, on standard error."""
+    if not quiet:
+        console(sys.stderr).print(sentence, markup=False, highlight=False, soft_wrap=True)
+
+
+def console(stream: Any) -> Console:
+    """A console that honours NO_COLOR and is 100 columns wide where it is not a terminal."""
+    from rich.console import Console
+
+    return Console(file=stream, width=None if stream.isatty() else 100)
+
+
+@contextmanager
+def progress(what: str, quiet: bool) -> Iterator[tuple[Callable[[int], None], Callable[[int], None]]]:
+    """A progress bar on standard error where that is a terminal: (total known, so many more done)."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console(sys.stderr),
+        disable=quiet or not sys.stderr.isatty(),
+        transient=True,
+    )
+    with bar:
+        task = bar.add_task(what, total=None)
+        yield lambda total: bar.update(task, total=total), lambda done: bar.advance(task, done)
+
+
+def complain(name: str, message: str) -> None:
+    """One line on standard error; control characters in file names do not reach the terminal."""
+    sys.stderr.write(f"{name}: {visible(message)}\n")

@@ -1,0 +1,428 @@
+"""The single-file checkpoint, its fingerprint, and the graders that read models."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import resource
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from drgate.errors import CheckpointError
+from drgate.scale import GRADES
+from drgate.vision.base import resolve_base
+from drgate.vision.checkpoint import load_checkpoint, save_checkpoint
+from drgate.vision.fingerprint import Fingerprint, image_hash, shares_patients
+from drgate.vision.graders import load_grader
+from drgate.vision.images import FUNDUS_SQUARE, preprocessing
+from tests.support import tiny
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return tiny.tiny_base(tmp_path_factory.mktemp("base") / "tower")
+
+
+@pytest.fixture(params=[True, False], ids=["lora", "whole tower"])
+def lora(request):
+    return request.param
+
+
+def batch(count: int = 4) -> np.ndarray:
+    return np.random.default_rng(0).uniform(-1, 1, (count, 3, tiny.SIZE, tiny.SIZE)).astype(np.float32)
+
+
+def rewritten(path, **changes):
+    """The checkpoint file with parts of its payload replaced."""
+    payload = torch.load(path, weights_only=True)
+    payload.update(changes)
+    torch.save(payload, path)
+    return path
+
+
+class TestRoundTrip:
+    def test_the_model_comes_back(self, base, lora, tmp_path):
+        """Built from its file, the network gives bit for bit the logits that it gave before."""
+        model = tiny.random_model(base, lora=lora)
+        checkpoint = tiny.checkpoint_of(model, base, lora=lora)
+        save_checkpoint(tmp_path / "m.pth", checkpoint)
+        loaded = load_checkpoint(tmp_path / "m.pth")
+        with torch.inference_mode():
+            expected = model(torch.from_numpy(batch()))
+            assert torch.equal(loaded.build()(torch.from_numpy(batch())), expected)
+        assert loaded.tensor_digest == checkpoint.tensor_digest
+        for name in ("base", "architecture", "lora", "dropout", "preprocessing", "training_config", "epoch", "record"):
+            assert getattr(loaded, name) == getattr(checkpoint, name), name
+        assert list(tmp_path.iterdir()) == [tmp_path / "m.pth"], "no temporary file is left"
+
+    def test_the_file_is_plain(self, base, tmp_path):
+        """`torch.load(weights_only=True)` reads all of it; there is nothing in it but tensors and plain values."""
+        save_checkpoint(tmp_path / "m.pth", tiny.checkpoint_of(tiny.random_model(base), base))
+        payload = torch.load(tmp_path / "m.pth", weights_only=True)
+        assert payload["format"] == "drgate-checkpoint"
+        assert payload["class_names"] == list(GRADES)
+        assert payload["lora"]["exclude_modules"] == r".*head\..*"
+        assert payload["base"]["digest"] == base.digest
+
+        def plain(value):
+            if isinstance(value, dict):
+                return all(isinstance(key, str) and plain(item) for key, item in value.items())
+            if isinstance(value, list):
+                return all(map(plain, value))
+            return value is None or type(value) in (str, int, float, bool, torch.Tensor)
+
+        assert plain(payload)
+
+    def test_the_base_may_have_moved(self, base, tmp_path):
+        """Where the folder is gone the sentence asks for --base; the same weights elsewhere do."""
+        here = tmp_path / "here"
+        shutil.copytree(base.folder, here)
+        model = tiny.random_model(base)
+        save_checkpoint(tmp_path / "m.pth", tiny.checkpoint_of(model, resolve_base(str(here))))
+        here.rename(tmp_path / "there")
+        with pytest.raises(CheckpointError, match="--base"):
+            load_grader(tmp_path / "m.pth")
+        grader = load_grader(tmp_path / "m.pth", base=str(tmp_path / "there"))
+        np.testing.assert_allclose(grader.logits(batch()), model(torch.from_numpy(batch())).detach(), atol=1e-6)
+
+    def test_another_base_is_refused(self, base, tmp_path):
+        """Adapters on other weights would grade, and wrongly."""
+        save_checkpoint(tmp_path / "m.pth", tiny.checkpoint_of(tiny.random_model(base), base))
+        other = tiny.write_base(tmp_path / "other", seed=1)
+        with pytest.raises(CheckpointError, match="not the one that these adapters were trained on"):
+            load_grader(tmp_path / "m.pth", base=str(other))
+
+
+class TestTensorDigest:
+    def test_stays_when_the_record_is_completed(self, base):
+        """The record, the epoch and the fingerprint are about the model; they are not the model."""
+        checkpoint = tiny.checkpoint_of(tiny.random_model(base), base)
+        completed = replace(checkpoint, record={"status": "finished"}, epoch=9, fingerprint=None)
+        assert completed.tensor_digest == checkpoint.tensor_digest
+
+    def test_sees_whatever_changes_the_logits(self, base):
+        """A weight, the adapters' scale, the preprocessing, the base: each makes another model."""
+        model = tiny.random_model(base)
+        checkpoint = tiny.checkpoint_of(model, base)
+        head = {name: tensor.clone() for name, tensor in checkpoint.head.items()}
+        head["classifier.8.bias"][0] += 1e-6
+        assert checkpoint.lora is not None
+        others = [
+            replace(checkpoint, head=head),
+            replace(checkpoint, lora=replace(checkpoint.lora, alpha=9.0)),
+            replace(checkpoint, preprocessing=preprocessing(FUNDUS_SQUARE, 56)),
+            replace(checkpoint, base=replace(checkpoint.base, digest="sha256:0")),
+        ]
+        assert len({checkpoint.tensor_digest, *(other.tensor_digest for other in others)}) == 5
+
+
+class TestBrokenFiles:
+    @pytest.fixture
+    def path(self, base, tmp_path):
+        save_checkpoint(tmp_path / "m.pth", tiny.checkpoint_of(tiny.random_model(base), base))
+        return tmp_path / "m.pth"
+
+    def test_missing(self, tmp_path):
+        """No such file."""
+        with pytest.raises(CheckpointError, match="does not exist"):
+            load_checkpoint(tmp_path / "none.pth")
+
+    @pytest.mark.parametrize("share", [0.001, 0.3, 0.999])
+    def test_truncated(self, path, share):
+        """A copy that stopped half-way is named as such."""
+        path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
+        with pytest.raises(CheckpointError, match="truncated"):
+            load_checkpoint(path)
+
+    def test_one_flipped_byte_in_a_weight(self, path):
+        """Damage that leaves the archive readable is still seen."""
+        data = bytearray(path.read_bytes())
+        weight = torch.load(path, weights_only=True)["head"]["classifier.0.weight"].numpy().tobytes()
+        position = bytes(data).find(weight[:64])
+        data[position + 1] ^= 1
+        path.write_bytes(bytes(data))
+        with pytest.raises(CheckpointError, match="damaged"):
+            load_checkpoint(path)
+
+    @pytest.mark.parametrize("wrap", [False, True], ids=["bare pickle", "inside torch.save"])
+    def test_code_is_never_run(self, tmp_path, wrap):
+        """A pickle that calls a function when read is refused, and the function is not called."""
+        marker = tmp_path / "ran"
+
+        class Evil:
+            def __reduce__(self):
+                return (type(marker).touch, (marker,))
+
+        path = tmp_path / "evil.pth"
+        if wrap:
+            torch.save({"format": "drgate-checkpoint", "evil": Evil()}, path)
+        else:
+            path.write_bytes(pickle.dumps(Evil()))
+        with pytest.raises(CheckpointError, match=r"(could|may) run code"):
+            load_checkpoint(path)
+        assert not marker.exists()
+
+    def test_a_git_lfs_pointer(self, tmp_path):
+        """A repository cloned without LFS holds a pointer; the sentence says which command fetches the model."""
+        pointer = tmp_path / "m.pth"
+        pointer.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n")
+        with pytest.raises(CheckpointError, match="git lfs pull"):
+            load_checkpoint(pointer)
+
+    def test_somebody_elses_file(self, tmp_path):
+        """A state dict without our description, and the older layout, are named for what they are."""
+        torch.save({"weight": torch.zeros(2)}, tmp_path / "foreign.pth")
+        with pytest.raises(CheckpointError, match="no drgate checkpoint"):
+            load_checkpoint(tmp_path / "foreign.pth")
+        torch.save({"model_state_dict": {}, "epoch": 1}, tmp_path / "older.pth")
+        with pytest.raises(CheckpointError, match="older training layout"):
+            load_checkpoint(tmp_path / "older.pth")
+
+    def test_four_classes(self, path):
+        """A head of four grades, and four class names, are refused with the number that was found."""
+        head = torch.load(path, weights_only=True)["head"]
+        head["classifier.8.weight"] = head["classifier.8.weight"][:4].clone()
+        head["classifier.8.bias"] = head["classifier.8.bias"][:4].clone()
+        with pytest.raises(CheckpointError, match="it grades 4 classes"):
+            load_checkpoint(rewritten(path, head=head))
+        with pytest.raises(CheckpointError, match="grades 4 classes"):
+            load_checkpoint(rewritten(path, class_names=list(GRADES[:4])))
+
+    def test_what_does_not_fit(self, path):
+        """Missing, foreign, misshapen, integer and non-finite tensors; a newer format; unknown preprocessing."""
+        payload = torch.load(path, weights_only=True)
+        name = next(iter(payload["tower"]))
+        tower = payload["tower"]
+        nan = {**tower, name: torch.full_like(tower[name], float("nan"))}
+        broken = [
+            ({"tower": {key: value for key, value in tower.items() if key != name}}, "lacks the tensors"),
+            ({"tower": {**tower, "encoder.extra": torch.zeros(1)}}, "belong to no such model"),
+            ({"tower": {**tower, name: torch.zeros(1, 1)}}, "shape"),
+            ({"tower": {**tower, name: tower[name].int()}}, "floating-point"),
+            ({"tower": {**tower, name: torch.zeros(1, 1).expand(tower[name].shape)}}, "plain tensor"),
+            ({"tower": nan}, "NaN"),
+            ({"format_version": 2}, "format 2"),
+            ({"preprocessing": {"id": "resize-1", "size": tiny.SIZE}}, "resize-1"),
+            ({"preprocessing": {"id": FUNDUS_SQUARE, "size": 56}}, "56"),
+            ({"vision_config": {**payload["vision_config"], "hidden_size": 10**9}}, "hidden_size"),
+            ({"lora": {**payload["lora"], "alpha": 9.0}}, "digest"),
+            ({"lora": {**payload["lora"], "r": 10**9}}, "impossible"),
+            ({"record": [1]}, "not a table"),
+            ({"record": {"loss": float("nan")}}, "description"),
+            ({"base": {}}, "description"),
+            ({"fingerprint": {"image_hash": "md5"}}, "fingerprint|description"),
+        ]
+        for changes, words in broken:
+            torch.save({**payload, **changes}, path)
+            with pytest.raises(CheckpointError, match=words) as raised:
+                load_checkpoint(path)
+            assert str(raised.value).startswith(str(path)), words
+
+    def test_a_full_disk_leaves_the_old_file_whole(self, base, path):
+        """Whole or not at all: what does not fit leaves neither a half file nor a temporary one."""
+        before = path.read_bytes()
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+        try:
+            with pytest.raises(CheckpointError, match="cannot be written"):
+                save_checkpoint(path, tiny.checkpoint_of(tiny.random_model(base, seed=5), base))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert path.read_bytes() == before
+        assert list(path.parent.iterdir()) == [path]
+
+
+class TestFingerprint:
+    def test_tells_who_was_in_training(self, base, tmp_path):
+        """Membership survives the file; other patients are not taken for members."""
+        save_checkpoint(tmp_path / "m.pth", tiny.checkpoint_of(tiny.random_model(base), base))
+        fingerprint = load_checkpoint(tmp_path / "m.pth").fingerprint
+        assert fingerprint is not None
+        assert shares_patients(fingerprint, ["9", "11", "10", "11", "1"]) == ["10", "11"]
+        assert fingerprint.images[:, 0].tolist() == [3, 5, 7]
+        assert [len(salt) for salt in fingerprint.patients] == [16]
+
+    def test_is_keyed_anew_each_time(self):
+        """The same patients leave other hashes in another model, so that two models cannot be joined on them."""
+        first, second = (Fingerprint.build([], ["10"]) for _ in range(2))
+        hashes = [{row.tobytes() for rows in each.patients.values() for row in rows} for each in (first, second)]
+        assert len(hashes[0]) == 1
+        assert hashes[0].isdisjoint(hashes[1])
+
+    def test_of_unknown_patients_is_empty(self):
+        """No patients, no hashes, nobody is a member."""
+        fingerprint = Fingerprint.build([], [])
+        assert fingerprint.images.shape == (0, 32)
+        assert not fingerprint.knows_patients
+        assert shares_patients(fingerprint, ["10"]) == []
+
+    def test_of_a_line_knows_every_ancestor(self):
+        """A child knows its own images and patients, its parent's and its grandparent's, all under one salt."""
+        first = Fingerprint.build([b"a" * 32, b"b" * 32], ["1", "2"])
+        second = Fingerprint.build([b"b" * 32, b"c" * 32], ["2", "3"], ancestors=[first])
+        third = Fingerprint.build([b"d" * 32], ["4"], ancestors=[second])
+        assert third.patients.keys() == first.patients.keys()
+        assert [row.tobytes()[:1] for row in third.images] == [b"a", b"b", b"c", b"d"]
+        assert shares_patients(third, ["0", "1", "2", "3", "4", "5"]) == ["1", "2", "3", "4"]
+        assert [len(rows) for rows in third.patients.values()] == [4]
+        assert shares_patients(first, ["3", "4"]) == [], "the ancestor stays as it was"
+
+    def test_of_a_run_that_goes_on_stays_as_it_was(self):
+        """Built again on itself, with the same images and patients, nothing is added."""
+        first = Fingerprint.build([b"a" * 32], ["1"])
+        again = Fingerprint.build([b"a" * 32], ["1"], ancestors=[first])
+        assert again.images.tobytes() == first.images.tobytes()
+        assert {salt: rows.tobytes() for salt, rows in again.patients.items()} == {
+            salt: rows.tobytes() for salt, rows in first.patients.items()
+        }
+
+    def test_of_strangers_keeps_each_ones_salt(self, base, tmp_path):
+        """Hashes cannot be keyed again: ancestors that do not know each other leave two tables, in the file too."""
+        parents = [Fingerprint.build([bytes([i]) * 32], [str(i)]) for i in (1, 2)]
+        child = Fingerprint.build([b"\3" * 32], ["3"], ancestors=parents)
+        assert len(child.patients) == 2
+        save_checkpoint(tmp_path / "m.pth", tiny.checkpoint_of(tiny.random_model(base), base, fingerprint=child))
+        loaded = load_checkpoint(tmp_path / "m.pth").fingerprint
+        assert loaded is not None
+        assert shares_patients(loaded, ["0", "1", "2", "3"]) == ["1", "2", "3"]
+        assert loaded.images[:, 0].tolist() == [1, 2, 3]
+
+    def test_of_strangers_is_another_kind_for_whoever_knows_one_salt(self, base, tmp_path):
+        """A reader of one table must not take it for all: the file says that it holds several, and holds them whole."""
+        parents = [Fingerprint.build([], [str(i)]) for i in (1, 2)]
+        child = Fingerprint.build([], ["3"], ancestors=parents)
+        save_checkpoint(tmp_path / "m.pth", tiny.checkpoint_of(tiny.random_model(base), base, fingerprint=child))
+        plain = torch.load(tmp_path / "m.pth", weights_only=True)["fingerprint"]
+        one = tiny.checkpoint_of(tiny.random_model(base), base)
+        save_checkpoint(tmp_path / "one.pth", one)
+        known = torch.load(tmp_path / "one.pth", weights_only=True)["fingerprint"]
+        assert plain["patient_hash"] != known["patient_hash"]
+        assert set(known) == {"image_hash", "images", "patient_hash", "salt", "patients"}
+        for garbled in ({"salt": plain["salt"][:1]}, {"salt": plain["salt"][:1] * 2}, {"patients": []}):
+            with pytest.raises(CheckpointError, match="fingerprint"):
+                load_checkpoint(rewritten(tmp_path / "m.pth", fingerprint={**plain, **garbled}))
+
+    def test_image_hash_survives_recompression_and_tells_eyes_apart(self, tmp_path):
+        """A re-encoded, rescaled copy is within 32 of 256 bits; another image is far away."""
+
+        def bits(first, second):
+            return sum(
+                byte.bit_count() for byte in np.bitwise_xor(*(np.frombuffer(h, np.uint8) for h in (first, second)))
+            )
+
+        generator = np.random.default_rng(0)
+        smooth = [
+            Image.fromarray(generator.integers(0, 255, (12, 12, 3), dtype=np.uint8)).resize((300, 300), 3) for _ in "ab"
+        ]
+        smooth[0].resize((200, 200)).save(tmp_path / "copy.jpg", quality=60)
+        assert bits(image_hash(smooth[0]), image_hash(Image.open(tmp_path / "copy.jpg").convert("RGB"))) < 32
+        assert bits(image_hash(smooth[0]), image_hash(smooth[1])) > 80
+
+
+class TestGraders:
+    def test_checkpoint(self, base, tmp_path):
+        """Files, digest, description, device, record and fingerprint are the checkpoint's."""
+        checkpoint = tiny.checkpoint_of(tiny.random_model(base), base)
+        save_checkpoint(tmp_path / "m.pth", checkpoint)
+        grader = load_grader(tmp_path / "m.pth")
+        assert grader.files == [tmp_path / "m.pth"]
+        assert grader.tensor_digest == checkpoint.tensor_digest
+        assert grader.description["base"]["digest"] == base.digest
+        assert grader.record == checkpoint.record
+        assert grader.preprocessing == checkpoint.preprocessing
+        assert len(grader.providers) == 1
+        assert grader.logits(batch(7)).shape == (7, 5)
+        json.dumps(grader.description)
+
+    def test_grading_does_not_depend_on_the_batch(self, base, tmp_path):
+        """An image has the same logits alone and in company."""
+        save_checkpoint(tmp_path / "m.pth", tiny.checkpoint_of(tiny.random_model(base), base))
+        grader = load_grader(tmp_path / "m.pth")
+        together = grader.logits(batch(5))
+        alone = np.concatenate([grader.logits(image[None]) for image in batch(5)])
+        np.testing.assert_allclose(together, alone, atol=1e-6)
+
+    def test_unknown_kind(self, tmp_path):
+        """A file that is no model is named, with what was expected."""
+        with pytest.raises(CheckpointError, match=r"\*\.pth"):
+            load_grader(tmp_path / "model.h5")
+
+
+class TestOnnxGrader:
+    @pytest.fixture
+    def model(self, tmp_path):
+        """logits = mean over the pixels @ weight + bias, the weight in a file of its own."""
+        import onnx
+        from onnx import TensorProto, helper, numpy_helper
+
+        weight = np.arange(15, dtype=np.float32).reshape(3, 5)
+        nodes = [
+            helper.make_node("GlobalAveragePool", ["pixel_values"], ["mean"]),
+            helper.make_node("Flatten", ["mean"], ["flat"]),
+            helper.make_node("MatMul", ["flat", "weight"], ["logits"]),
+        ]
+        graph = helper.make_graph(
+            nodes,
+            "tiny",
+            [helper.make_tensor_value_info("pixel_values", TensorProto.FLOAT, ["batch", 3, tiny.SIZE, tiny.SIZE])],
+            [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 5])],
+            [numpy_helper.from_array(weight, "weight")],
+        )
+        path = tmp_path / "model.onnx"
+        built = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+        onnx.save(built, path, save_as_external_data=True, location="model.onnx.data", size_threshold=32)
+        (tmp_path / "preprocess.json").write_text(json.dumps({"id": FUNDUS_SQUARE, "size": tiny.SIZE}))
+        (tmp_path / "labels.json").write_text(json.dumps(list(GRADES)))
+        return path
+
+    def test_grades_and_names_all_its_files(self, model):
+        """Logits by hand; the external data belongs to the model, and to its digest."""
+        grader = load_grader(model)
+        weight = np.arange(15, dtype=np.float32).reshape(3, 5)
+        np.testing.assert_allclose(grader.logits(batch(3)), batch(3).mean(axis=(2, 3)) @ weight, atol=1e-5)
+        names = [file.name for file in grader.files]
+        assert names == ["model.onnx", "model.onnx.data", "preprocess.json", "labels.json"]
+        assert grader.providers[-1] == "CPUExecutionProvider"
+        before = grader.tensor_digest
+        data = model.with_name("model.onnx.data")
+        data.write_bytes(data.read_bytes()[:-1] + b"\x01")
+        assert load_grader(model).tensor_digest != before
+
+    @pytest.mark.parametrize(
+        ("file", "content", "words"),
+        [
+            ("labels.json", json.dumps(list(reversed(GRADES))), "labels.json"),
+            ("labels.json", None, "labels.json"),
+            ("preprocess.json", None, "preprocess.json"),
+            ("preprocess.json", '{"id": "resize-9", "size": 28}', "resize-9"),
+            ("preprocess.json", '{"id": "fundus-square-1", "size": 56}', "56"),
+            ("preprocess.json", '{"size": 28}', "preprocess.json"),
+            ("model.onnx.data", None, "not a file beside it"),
+            ("model.onnx", "text", "not an ONNX model"),
+            ("model.onnx", None, "does not exist"),
+        ],
+    )
+    def test_what_is_missing_or_wrong_beside_it(self, model, file, content, words):
+        """An order of classes, a preprocessing or weights that cannot be vouched for are refused."""
+        target = model.with_name(file)
+        target.unlink() if content is None else target.write_text(content)
+        with pytest.raises(CheckpointError, match=words):
+            load_grader(model)
+
+    def test_weights_outside_its_folder_are_refused(self, model):
+        """A model must not read files from elsewhere on the machine."""
+        import onnx
+
+        loaded = onnx.load(model, load_external_data=False)
+        for tensor in loaded.graph.initializer:
+            for entry in tensor.external_data:
+                if entry.key == "location":
+                    entry.value = "../model.onnx.data"
+        model.write_bytes(loaded.SerializeToString())
+        with pytest.raises(CheckpointError, match="not a file beside it"):
+            load_grader(model)

@@ -1,0 +1,647 @@
+r"""Attempts out of a Markdown log that people keep by hand.
+
+    log = read_log(Path("training-attempts-log.md"))
+    log.attempts            # in the log's order, each with what the log tells of it
+    log.notes               # how doubtful places were read
+
+What is understood, whatever the order, the emphasis and the emoji:
+
+- a heading such as `### Attempt #3 - cosine (May 7th, 2025)`, and further headings of the same number, and one that
+  begins with `Best result` or `Baseline`;
+- parameters as flags (`--patience 40  # why`, also behind a command, with `\` and several a line), or as
+  `name: value` in a fenced block;
+- `Epoch 17: Training 75.6%, Validation **78.2%**`, or a table with the columns epoch and validation;
+- `Status:`, `Decision:`, `Reason:`, `Cost:`, `Date:` and such fields, bold or in a list.
+
+What a log expects (a target, a plan, `~$60-80 additional`) is no result and no spend. Text that was UTF-8 and was read
+as Windows-1252 on its way is put right where only one reading is possible.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shlex
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
+from itertools import dropwhile
+from pathlib import Path
+from typing import Any, Final, cast
+from unicodedata import category, east_asian_width
+
+from drgate.errors import RecordError
+from trainer.attempts.ledger import Attempt, Evaluated, Origin, Parent, Spend, Status, as_told
+
+MAX_BYTES: Final = 16 << 20
+
+_HEADING: Final = re.compile(r"(#{1,6})\s+(.*?)\s*#*\s*$")
+_ATTEMPT: Final = re.compile(
+    r"[\W_]*(?:training\s+)?(?:attempt|run|experiment|trial|try)\s*(?:#|no\.?|number)?\s*(\d+[a-z]?)(?=\s*(?:$|[-–—:(.,]))",
+    re.I,
+)
+_BASELINE: Final = re.compile(r"[\W_]*(?:best\s+(?:result|run)|baseline)\b", re.I)
+_MONEY_HEADING: Final = re.compile(r"\b(?:investment|cost|costs|budget|money|spend|spending)\b", re.I)
+_FENCE: Final = re.compile(r"\s{0,3}(`{3,}|~{3,})\s*([\w-]*)")
+_BULLET: Final = re.compile(r"^\s*(?:[-*+]|\d+[.)])\s+(?:\[[ xX]\]\s+)?")
+_FIELD: Final = re.compile(r"\W*?(?:\*\*|__)?([A-Za-z][^:*`|#]{0,40}?)(?:\*\*|__)?\s*:\s*(?:\*\*|__)?\s*(.*)$")
+_LABEL: Final = re.compile(r"\s{0,3}(?:\*\*|__)([^*]+?):?(?:\*\*|__)\s*:?\s*(?:\([^)]*\)\s*:?)?(.*)$")
+_PLANNED: Final = re.compile(
+    r"\b(?:expect\w*|estimate\w*|plan\w*|target\w*|goal\w*|next|forecast|project(?:ed|ion)|hoped?|should)\b", re.I
+)
+_ASIDE: Final = re.compile(rf"{_PLANNED.pattern}|\bdifferen|\bcompar", re.I)
+"""Labels under which nothing is told of this attempt's own course."""
+_NOT_YET: Final = re.compile(r"[\W_]*(?:planned|to ?do|next|not (?:yet )?(?:started|run)|idea)\b", re.I)
+_COST: Final = re.compile(
+    r"(?:(?:final|actual|total|expected|planned|estimated) )?(?:costs?|spend|spent|price|investment)"
+)
+_PLANNED_MONEY: Final = re.compile(r"\b(?:additional|more|estimate\w*|budget\w*|limit|up to|max\w*)\b", re.I)
+_FLAG_LINE: Final = re.compile(r"\s*(?:[-*+]\s+)?`?--[A-Za-z]")
+_FLAG: Final = re.compile(r"--([A-Za-z][\w-]*)(?:=(.*))?$", re.S)
+_PAIR: Final = re.compile(r"\s*['\"]?([A-Za-z]\w*)['\"]?\s*[:=]\s*(.*?)\s*,?$")
+_LORA: Final = re.compile(r"\b(?:lora_)?(r|alpha)\s*[=:]\s*(\d+(?:\.\d+)?)", re.I)
+_TRAINS: Final = re.compile(
+    r"(?:\S*/)?(?:drtrain|python[\d.]*|torchrun|accelerate|bash|sh|uv|poetry|nohup|\S+\.(?:sh|py))"
+)
+"""First words of a command whose flags are a run's parameters."""
+_NOT_SET: Final = re.compile(r"\s*#\s*not set:\s*(.+)$")
+_EPOCH: Final = re.compile(r"[\W_]*epoch\s*#?\s*(\d+)(?:\s*/\s*\d+)?(?!\s*[-–—]\s*\d)\b", re.I)
+_ACCURACY: Final = r"{}[\s_-]*(?:acc(?:uracy)?)?[\s:=*_(~]{{0,6}}(\d+(?:\.\d+)?)\s*(%?)"
+_VALIDATION: Final = re.compile(
+    r"\b" + _ACCURACY.format(r"val(?:idation)?") + r"(?:[\s*]*\(\s*(\d+)\s*/\s*(\d+)\s*\))?", re.I
+)
+_TRAINING: Final = re.compile(r"\b" + _ACCURACY.format(r"train(?:ing)?"), re.I)
+_LOSS: Final = re.compile(r"\btrain(?:ing)?[\s_-]*loss[\s:=]*(\d+(?:\.\d+)?(?:e[+-]?\d+)?)", re.I)
+_COUNTED: Final = re.compile(r"\b(severe(?:\s+NPDR)?|PDR)\s*:?\s*(\d+)\s*/\s*(\d+)", re.I)
+_SPAN: Final = re.compile(r"(`+)\s?(.+?)\s?\1")
+_AMOUNT: Final = re.compile(
+    r"(?P<about>~|≈|about\s+|approx\.?\s+)?\s*(?P<less><|≤|under\s+|below\s+)?\s*(?:\$|USD\s*)"
+    r"(?P<low>\d[\d,]*(?:\.\d+)?(?:e-?\d+)?k?)(?:\s*(?:-|–|—|to)\s*\$?(?P<high>\d[\d,]*(?:\.\d+)?k?))?(?P<plus>\+)?",
+    re.I,
+)
+_MONTHS: Final = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+_ISO: Final = re.compile(r"\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d)?(?:Z|[+-]\d\d:\d\d)?)?")
+_DATE: Final = re.compile(
+    r"(?:\b(?P<month>[A-Z][a-z]{2,8})\.?\s+(?P<day>\d{1,2})(?:st|nd|rd|th)?|\b(?P<day2>\d{1,2})(?:st|nd|rd|th)?\s+(?P<month2>[A-Z][a-z]{2,8}))"
+    r"(?:,?\s+(?P<year>\d{4}))?(?:\D{0,5}?(?P<hour>\d\d):(?P<minute>\d\d)(?:\s*(?P<utc>UTC|GMT|Z))?)?"
+)
+_WORDS: Final[tuple[tuple[str, Status], ...]] = (
+    (r"(?:in progress|running|monitoring|ongoing|current\w*|started)", "running"),
+    (r"(?:stopped|aborted|cancell?ed|halted)", "stopped"),
+    (r"interrupted", "interrupted"),
+    (r"(?:killed|pre-?empted)", "killed"),
+    (r"(?:fail\w*|crash\w*|regress\w*|diverged)", "failed"),
+    (r"(?:finished|complete\w*|done|success\w*)", "finished"),
+)
+_MOJIBAKE_GAPS: Final = (0x81, 0x8D, 0x8F, 0x90, 0x9D)
+"""Bytes without a character in Windows-1252, which vanish when UTF-8 is read as such."""
+_LISTS: Final = ("decide",)
+"""Parameters that are given several times."""
+
+
+@dataclass(frozen=True, slots=True)
+class HandLog:
+    """What a log tells."""
+
+    attempts: tuple[Attempt, ...]
+    investment: Mapping[str, Spend]
+    """Of all attempts together, by the log's own words, such as `total so far`."""
+    notes: tuple[str, ...]
+    """Sentences on what was doubtful and how it was read."""
+
+
+def read_log(file: Path) -> HandLog:
+    """The attempts of a hand-kept log.
+
+    Raises RecordError: no such file, not text, or no attempt in it.
+    """
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise RecordError(f"{file} cannot be read ({error.strerror}); expected a log in Markdown.") from error
+    if len(data) > MAX_BYTES or b"\0" in data:
+        raise RecordError(f"{file} is not a log in Markdown: it is no text, or larger than {MAX_BYTES >> 20} MB.")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text = data.decode("cp1252", "replace")
+    text, right, lost = repaired(text)
+    notes = []
+    if right or lost:
+        notes.append(
+            f"The text of {file.name} is UTF-8 that was read as Windows-1252: {right} characters were put right, "
+            f"{lost} cannot be told any more."
+        )
+    return _Parser(file.name, hashlib.sha256(data).hexdigest(), notes).parse(text, str(file))
+
+
+def repaired(text: str) -> tuple[str, int, int]:
+    """Text with characters put right that were UTF-8 read as Windows-1252; how many, and how many are lost.
+
+    A byte that Windows-1252 has no character for is missing from such text. It is put back where only one character
+    with it is an emoji; else U+FFFD stands for what cannot be told.
+
+    >>> repaired("naïve â†’ 3 âŒ")
+    ('naïve → 3 ❌', 2, 0)
+    """
+    count = Counter[str]()
+
+    def put_right(found: re.Match[str]) -> str:
+        try:
+            data = b"".join(bytes([ord(c)]) if 0x80 <= ord(c) < 0xA0 else c.encode("cp1252") for c in found[0])
+        except UnicodeEncodeError:
+            return found[0]
+        pieces: list[str] = []
+        while data:
+            piece, used = _character(data)
+            if not used:
+                return found[0]  # it was what it seems
+            pieces.append(piece)
+            data = data[used:]
+        count.update("lost" if piece == "\N{REPLACEMENT CHARACTER}" else "right" for piece in pieces)
+        return "".join(pieces)
+
+    return re.sub(r"[^\x00-\x7f]+", put_right, text), count["right"], count["lost"]
+
+
+def _character(data: bytes) -> tuple[str, int]:
+    """The first character of UTF-8 that may lack one byte, and how many bytes it took; 0 where there is none."""
+    length = 2 if 0xC2 <= data[0] < 0xE0 else 3 if 0xE0 <= data[0] < 0xF0 else 4 if 0xF0 <= data[0] < 0xF5 else 0
+    if length < 2:
+        return "", 0
+    try:
+        return data[:length].decode(), min(length, len(data)) if len(data) >= length else 0
+    except UnicodeDecodeError:
+        pass
+    short = data[: length - 1]
+    if length == 2 or len(short) < length - 1 or any(not 0x80 <= byte < 0xC0 for byte in short[1:]):
+        return "", 0
+    found = set()
+    for place in range(1, length):
+        for gap in _MOJIBAKE_GAPS:
+            try:
+                letter = (short[:place] + bytes([gap]) + short[place:]).decode()
+            except UnicodeDecodeError:
+                continue
+            if letter == "\N{VARIATION SELECTOR-16}" or (category(letter) == "So" and east_asian_width(letter) == "W"):
+                found.add(letter)
+    return (found.pop() if len(found) == 1 else "\N{REPLACEMENT CHARACTER}"), len(short)
+
+
+@dataclass(slots=True)
+class _Draft:
+    """An attempt as its lines are read."""
+
+    key: str
+    name: str
+    section: str
+    first: int
+    last: int
+    baseline: bool = False
+    parameters: dict[str, Any] = field(default_factory=dict)
+    history: dict[int, Evaluated] = field(default_factory=dict)
+    fields: dict[str, Any] = field(default_factory=dict)
+    """Those of `Attempt` that take one value."""
+    reason: str = ""
+    decision: str = ""
+    outcome: str = ""
+    not_yet: bool = False
+    val_accuracy: float | None = None
+    train_accuracy: float | None = None
+    best_epoch: int | None = None
+
+
+class _Parser:
+    def __init__(self, file: str, sha256: str, notes: list[str]) -> None:
+        self.file = file
+        self.sha256 = sha256
+        self.notes = notes
+        self.drafts: dict[str, _Draft] = {}
+        self.money: dict[str, Spend] = {}
+        self.year: str | None = None
+
+    def parse(self, text: str, where: str) -> HandLog:
+        years = Counter(found["year"] for found in _DATE.finditer(text) if found["year"] and _month(found))
+        self.year = next(iter(years)) if len(years) == 1 else None
+        current: _Draft | None = None
+        level, money, planned = 0, False, False
+        rows: list[str] = []
+        for number, line, block in _lines(text):
+            heading = None if block else _HEADING.match(line)
+            if heading:
+                depth, title = len(heading[1]), _unmarked(heading[2])
+                draft = self._opened(title, number, depth)
+                if draft is not None:
+                    current, level, money = draft, depth, False
+                    self._heading(draft, title)
+                elif depth <= level or current is None:
+                    current, level = None, 0
+                    money = bool(_MONEY_HEADING.search(title))
+                planned = current is not None and draft is None and bool(_ASIDE.search(title))
+                rows = []
+                continue
+            if current is not None:
+                if line.strip() and line.strip() != "---":
+                    current.last = number
+                if block:
+                    self._block(current, block)
+                    continue
+                if label := _LABEL.match(line):  # what stands below a bare label is of its kind
+                    planned = not label[2].strip() and bool(_ASIDE.search(label[1]))
+                rows = [*rows, line] if line.lstrip().startswith("|") else []
+                if not planned and len(rows) > 2:
+                    self._row(current, rows)
+                self._line(current, line, planned=planned)
+            elif money and (told := _FIELD.match(_BULLET.sub("", line))) and (spend := _spend(told[2])):
+                self.money[told[1].strip().lower()] = spend
+        attempts = [self._attempt(draft) for draft in self.drafts.values() if self._happened(draft)]
+        if not attempts:
+            raise RecordError(
+                f"{where} tells of no attempt; expected headings such as '### Attempt 3 - cosine', with parameters as "
+                "--name value and results as 'Epoch 17: Training 75.6%, Validation 78.2%' below them."
+            )
+        return HandLog(tuple(attempts), self.money, tuple(self.notes))
+
+    def _opened(self, title: str, number: int, depth: int) -> _Draft | None:
+        """The attempt that a heading begins or goes on with; the title of the whole log begins none by its words."""
+        if found := _ATTEMPT.match(title):
+            key = f"attempt-{found[1].lower()}"
+        elif depth > 1 and _BASELINE.match(title):
+            key = "baseline"
+        else:
+            return None
+        if key not in self.drafts:
+            self.drafts[key] = _Draft(key, key, _from_letters(title), number, number, key == "baseline")
+        return self.drafts[key]
+
+    def _heading(self, draft: _Draft, title: str) -> None:
+        draft.last = max(draft.last, draft.first)
+        if (date := self._date(title)) and not draft.baseline:
+            draft.fields.setdefault("started", date)
+        for part in re.split(r"[-–—:(),]\s*", title)[1:]:
+            if status := _status(part):
+                draft.fields["status"] = status
+            draft.not_yet = draft.not_yet or bool(_NOT_YET.match(part))
+
+    # -- parameters
+
+    def _block(self, draft: _Draft, block: list[str]) -> None:
+        """A fenced block: a command with flags, or `name: value` lines."""
+        text = "\n".join(block)
+        told: dict[str, Any] = {}
+        pairs = [_PAIR.match(line.partition(" #")[0]) for line in block if line.strip(" \t{}#-")]
+        for line in block:  # output of a run, pasted
+            if epoch := _EPOCH.match(line):
+                self._evaluation(draft, int(epoch[1]), line)
+        if re.search(r"(?:^|\s)--[A-Za-z]", text) or any(map(_NOT_SET.match, block)):
+            for line in re.sub(r"\\[ \t]*\n", " ", text).split("\n"):
+                told |= self._flags(line, told)
+        elif all(pairs):
+            told = {
+                pair[1]: as_told(pair[2].strip("'\"")) for pair in pairs if pair and pair[2] and pair[2][0] not in "[{"
+            }
+        self._tell(draft, told)
+
+    def _flags(self, line: str, before: Mapping[str, Any]) -> dict[str, Any]:
+        if none := _NOT_SET.match(line):
+            return {name.strip(): None for name in none[1].split(",")}
+        told: dict[str, Any] = {}
+        name: str | None = None
+        for token in _tokens(line):
+            if flag := _FLAG.match(token):
+                name = flag[1].replace("-", "_")
+                if flag[2] is None:
+                    if name not in _LISTS:
+                        told[name] = "yes"  # a flag without a value is a switch, unless its value follows
+                    continue
+                token = flag[2]
+            if name is None:
+                continue
+            if re.match(r"\$\{?[A-Za-z_]", token) and f"'{token}'" not in line:  # a variable of a script
+                told.pop(name, None)
+                name = None
+                continue
+            value = as_told(token)
+            if name in _LISTS:
+                value = [*(told.get(name) or before.get(name) or []), value]
+            told[name] = value
+            name = None
+        if "use_lora" in told and "#" in line:
+            told |= {
+                f"lora_{found[1].lower()}": as_told(found[2])
+                for found in _LORA.finditer(line.partition("#")[2])
+                if f"lora_{found[1].lower()}" not in before
+            }
+        return told
+
+    def _tell(self, draft: _Draft, told: Mapping[str, Any]) -> None:
+        for name, value in told.items():
+            before = draft.parameters.get(name, value)
+            if before != value:
+                self.notes.append(f"{draft.section!r} tells {name} twice, {before} and {value}: the latter counts.")
+        draft.parameters |= told
+
+    # -- results
+
+    def _line(self, draft: _Draft, line: str, *, planned: bool) -> None:
+        if _FLAG_LINE.match(line):
+            self._tell(draft, self._flags(_BULLET.sub("", line).replace("`", ""), draft.parameters))
+            return
+        text = _BULLET.sub("", line)
+        plain = re.sub(r"(?<!\\)[*]", "", text)
+        if epoch := _EPOCH.match(plain):
+            if not planned:
+                self._evaluation(draft, int(epoch[1]), plain)
+            return
+        told = _FIELD.match(text)
+        if not told:
+            return
+        key, raw = " ".join(told[1].lower().split()), told[2].strip()
+        value = _unmarked(raw)
+        planned = planned or bool(_PLANNED.search(key))
+        if _COST.fullmatch(key):
+            self._cost(draft, value, planned=planned)
+        elif planned:
+            return
+        elif re.fullmatch(r"(?:best |final |overall )?val(?:idation)?(?: acc(?:uracy)?)?", key):
+            self._result(draft, value)
+        elif re.fullmatch(r"(?:best |final )?train(?:ing)?(?: acc(?:uracy)?)?", key):
+            draft.train_accuracy = _fraction(value)
+        elif key in ("best", "best epoch"):
+            found = re.search(r"\b(?:epoch\s*)?(\d+)\b", value)
+            draft.best_epoch = int(found[1]) if found else None
+        else:
+            self._field(draft, key, value, raw)
+
+    def _field(self, draft: _Draft, key: str, value: str, raw: str) -> None:
+        spans = [span[1] for span in _SPAN.findall(raw)]
+        match key:
+            case "status" | "outcome" | "result":
+                if status := _status(value):
+                    draft.fields["status"] = status
+                    draft.not_yet = False
+                if value.lower() == "not told":
+                    draft.fields.pop("status", None)
+                    draft.not_yet = False
+                elif _NOT_YET.match(value):
+                    draft.not_yet = True
+                elif (status and value.lower() != status) or (draft.baseline and not status):
+                    draft.outcome = _from_letters(value)
+            case "decision" | "decision point" | "ending" | "end":
+                if status := _status(value):
+                    stopped = re.search(r"\b(?:stopped|aborted|cancell?ed)\b", value, re.I)
+                    draft.fields["status"] = "stopped" if stopped else status
+                draft.decision = _from_letters(value)
+            case "reason":
+                draft.reason = value
+            case "name":
+                draft.name = (spans[0] if spans else value) or draft.name
+            case "date" | "dates":
+                draft.fields["ended" if draft.baseline else "started"] = self._date(value)
+            case "started" | "training started" | "start":
+                draft.fields["started"] = self._date(value) or draft.fields.get("started")
+            case "ended" | "training ended" | "stopped":
+                draft.fields["ended"] = self._date(value)
+            case "again because":
+                draft.fields["again"] = value
+            case "commit" | "git commit" if spans:
+                draft.fields["commit"] = spans[0]
+            case "dataset digest" if spans:
+                draft.fields["dataset"] = spans[0]
+            case "base digest" if spans:
+                draft.fields["base"] = spans[0]
+            case "parent":
+                draft.fields["parent"] = _parent(raw)
+            case "dataset" | "base" | "base model":
+                draft.parameters.setdefault(key.split()[0], spans[0] if spans else value)
+
+    def _evaluation(self, draft: _Draft, epoch: int, text: str) -> None:
+        val, train, loss = _VALIDATION.search(text), _TRAINING.search(text), _LOSS.search(text)
+        if not (val or train or loss) or (val and _PLANNED.search(text[: val.start()])):
+            return
+        counted = {found[0][:3].lower(): (int(found[1]), int(found[2])) for found in _COUNTED.findall(text)}
+        accuracy = _share(val[1], val[2]) if val else None
+        n_val = None
+        if (
+            val
+            and val[4]
+            and accuracy is not None
+            and int(val[4])
+            and abs(int(val[3]) / int(val[4]) - accuracy) < 0.005
+        ):
+            n_val = int(val[4])
+            accuracy = int(val[3]) / n_val
+        self._add(
+            draft,
+            Evaluated(
+                epoch,
+                accuracy,
+                n_val,
+                _share(train[1], train[2]) if train else None,
+                float(loss[1]) if loss else None,
+                counted.get("sev"),
+                counted.get("pdr"),
+            ),
+        )
+
+    def _row(self, draft: _Draft, rows: list[str]) -> None:
+        """The last of these rows of a table, where its columns are an epoch's."""
+        header, *_, last = ([cell.strip(" *`") for cell in row.strip().strip("|").split("|")] for row in rows)
+        header = [re.sub(r"\s*\(.*?\)", "", name) for name in header]
+        cells = dict(zip((name.lower() for name in header), last, strict=False))
+        epoch = next((cells[name] for name in cells if name.startswith("epoch")), "")
+        if not re.fullmatch(r"\d+", epoch):
+            return
+        text = ", ".join(f"{name} {cell}" for name, cell in cells.items() if not name.startswith("epoch"))
+        self._evaluation(draft, int(epoch), text)
+
+    def _add(self, draft: _Draft, entry: Evaluated) -> None:
+        epoch = cast(int, entry.epoch)
+        before = draft.history.get(epoch, entry)
+        if None not in (before.val_accuracy, entry.val_accuracy) and before.val_accuracy != entry.val_accuracy:
+            self.notes.append(f"{draft.section!r} tells epoch {epoch} twice, with two accuracies: the former counts.")
+            return
+        told = {name: value for name in Evaluated.__slots__ if (value := getattr(before, name)) is not None}
+        draft.history[epoch] = replace(entry, **told)
+
+    def _result(self, draft: _Draft, value: str) -> None:
+        accuracy = _fraction(value)
+        if accuracy is None or re.match(r"\W*[<>≥≤]", value):
+            return
+        if epoch := re.search(r"\bepoch\s*(\d+)\b", value, re.I):
+            self._add(draft, Evaluated(int(epoch[1]), accuracy))
+        else:
+            draft.val_accuracy = accuracy
+
+    # -- money and dates
+
+    def _cost(self, draft: _Draft, value: str, *, planned: bool) -> None:
+        spend = _spend(value)
+        if spend is None:
+            if re.search(r"\d", value):
+                self.notes.append(f"{draft.section!r} tells a cost of {value!r}, which is no amount in USD: left out.")
+        elif planned or _PLANNED_MONEY.search(value) or spend.low is None:
+            draft.fields["planned"] = spend
+        else:
+            draft.fields["spend"] = spend
+
+    def _date(self, text: str) -> str | None:
+        """ISO 8601 of the first date; one without a year takes the only year of the log."""
+        if iso := _ISO.search(text):
+            return iso[0]
+        for found in _DATE.finditer(text):
+            month, year = _month(found), found["year"] or self.year
+            day_of = int(found["day"] or found["day2"])
+            if month and year and 1 <= day_of <= 31:
+                day = f"{year}-{month:02d}-{day_of:02d}"
+                zone = "Z" if found["utc"] else ""
+                return f"{day}T{found['hour']}:{found['minute']}{zone}" if found["hour"] else day
+        return None
+
+    # -- the whole
+
+    def _happened(self, draft: _Draft) -> bool:
+        if draft.history or draft.val_accuracy is not None:
+            return True
+        if draft.not_yet and "spend" not in draft.fields:
+            self.notes.append(f"{draft.section!r} is planned and has no result: no attempt yet.")
+            return False
+        return bool(draft.parameters) or not draft.baseline
+
+    def _attempt(self, draft: _Draft) -> Attempt:
+        history = tuple(draft.history[epoch] for epoch in sorted(draft.history))
+        told = [entry for entry in history if entry.val_accuracy is not None]
+        if draft.val_accuracy is not None:
+            told.append(Evaluated(None, draft.val_accuracy, train_accuracy=draft.train_accuracy))
+        best = draft.history.get(-1 if draft.best_epoch is None else draft.best_epoch) or max(
+            told, key=lambda entry: entry.val_accuracy or 0.0, default=None
+        )
+        fields = {name: value for name, value in draft.fields.items() if value is not None}
+        previous = next((spend for words, spend in self.money.items() if words.startswith("previous")), None)
+        if draft.baseline and previous is not None and "spend" not in fields:
+            fields["spend"] = previous
+            self.notes.append(f"What the log calls previous investment ({previous}) is taken as the baseline's spend.")
+        if "planned" in fields and "spend" not in fields:
+            self.notes.append(
+                f"{draft.section!r} tells what it was expected to cost ({fields['planned']}), not what it did."
+            )
+        origin = Origin(self.file, self.sha256, draft.section, (draft.first, draft.last), self.money)
+        return Attempt(
+            name=draft.name,
+            parameters=draft.parameters,
+            history=history,
+            best=best,
+            baseline=draft.baseline,
+            reason=_reason(draft),
+            origin=origin,
+            **fields,
+        )
+
+
+def _lines(text: str) -> Iterator[tuple[int, str, list[str] | None]]:
+    """Number and text of each line; a fenced block comes as one, with its lines. An attempt's heading ends it too."""
+    fence: str | None = None
+    block: list[str] = []
+    number = 0
+    for number, line in enumerate(text.splitlines(), start=1):
+        mark = _FENCE.match(line)
+        if fence is None:
+            if mark:
+                fence, block = mark[1], []
+            else:
+                yield number, line, None
+            continue
+        heading = _HEADING.match(line)
+        if mark and mark[1].startswith(fence) and not mark[2]:
+            yield number, line, block
+            fence = None
+        elif heading and (_ATTEMPT.match(heading[2]) or (len(heading[1]) > 1 and _BASELINE.match(heading[2]))):
+            yield number - 1, "", block
+            fence = None
+            yield number, line, None
+        else:
+            block.append(line)
+    if fence is not None:
+        yield number, "", block
+
+
+def _tokens(line: str) -> list[str]:
+    """Words of a shell line that trains, without its comment and its launcher; a stray quote splits at spaces."""
+    try:
+        words = shlex.split(line, comments=True)
+    except ValueError:
+        words = re.split(r"\s#", line)[0].split()
+    words = list(dropwhile(lambda word: re.match(r"[A-Z_]+=", word), words))
+    if words and not words[0].startswith("-") and not _TRAINS.fullmatch(words[0]):
+        return []
+    scripts = [index for index, word in enumerate(words) if word == "-m" or word.endswith(".py")]
+    return words[scripts[0] :] if scripts else words
+
+
+def _reason(draft: _Draft) -> str:
+    """The log's own words for how it ended."""
+    said = draft.reason or "; ".join(part.rstrip(".") for part in (draft.decision, draft.outcome) if part)
+    return " ".join(said.split())
+
+
+def _from_letters(text: str) -> str:
+    """Without the signs before its first word."""
+    return re.sub(r"^[^\w(\"']+", "", text)
+
+
+def _status(text: str) -> Status | None:
+    """The outcome that a text begins with."""
+    for words, status in _WORDS:
+        if re.match(rf"[\W_]*(?:final results?\W+)?{words}\b", text, re.I):
+            return status
+    return None
+
+
+def _spend(text: str) -> Spend | None:
+    found = _AMOUNT.search(re.sub(r"(\d(?:[\d,.]*\d)?)\s*USD\b", r"$\1", text))
+    if not found:
+        return None
+    low, high = (None if part is None else _dollars(part) for part in (found["low"], found["high"]))
+    about = bool(found["about"])
+    if found["less"]:
+        return Spend(None, low, about)
+    return Spend(low, None if found["plus"] else low if high is None else high, about)
+
+
+def _dollars(text: str) -> float:
+    thousand = text.lower().endswith("k")
+    return float(text.lower().rstrip("k").replace(",", "")) * (1000 if thousand else 1)
+
+
+def _fraction(text: str) -> float | None:
+    found = re.search(r"(\d+(?:\.\d+)?)\s*(%?)", text)
+    return _share(found[1], found[2]) if found else None
+
+
+def _share(text: str, percent: str) -> float | None:
+    """An accuracy as a fraction: 78.2 and 78.2% are 0.782; above 100 it is none."""
+    value = Decimal(text)
+    value = value / 100 if percent or value > 1 else value
+    return float(value) if value <= 1 else None
+
+
+def _month(found: re.Match[str]) -> int | None:
+    name = (found["month"] or found["month2"] or "").lower()
+    return _MONTHS.index(name[:3]) + 1 if name[:3] in _MONTHS else None
+
+
+def _parent(raw: str) -> Parent | None:
+    """The line that `trainer.attempts.render` writes."""
+    spans = [span[1] for span in _SPAN.findall(raw)]
+    bare = _SPAN.sub("`", raw)
+    if not (found := re.match(r"(\w+) of `(; digests (?:`(?:, )?)+)?(; epoch (\d+))?(; attempt `)?", bare)):
+        return None
+    attempt = spans.pop() if found[5] else None
+    return Parent(found[1], spans[0], tuple(spans[1:]), None if found[4] is None else int(found[4]), attempt)
+
+
+def _unmarked(text: str) -> str:
+    """A line's text without emphasis, code marks and escapes."""
+    text = re.sub(r"(?<!\\)(?:\*+|`+|__)", "", text)
+    return re.sub(r"\\([!-/:-@\[-`{-~])", r"\1", text).replace("\N{WORD JOINER}", "").strip()
