@@ -184,7 +184,7 @@ class TestWords:
         assert words.metric_line("missed:pdr", none, 0.95, "image").bootstrap == "–"
 
     @pytest.mark.parametrize(
-        ("verdict", "spec", "expected"),
+        ("verdict", "checklist", "expected"),
         [
             ("PASS", "medical-grade", "m.pth meets {} on test set m.pth (split test), with 1 warning."),
             ("FAIL", "medical-grade", "m.pth does not meet {} on test set m.pth (split test)."),

@@ -22,7 +22,7 @@ from drgate.cli.app import run as run_app
 from drgate.errors import RecordError, UsageError
 from drgate.record import read_record
 from tests.support.material import REAL_DATA, Ended
-from trainer.attempts import command
+from trainer.attempts import command as attempts_command
 from trainer.attempts.handlog import read_log, repaired
 from trainer.attempts.ledger import (
     Attempt,
@@ -38,7 +38,7 @@ from trainer.attempts.ledger import (
     spent,
     this_process,
 )
-from trainer.attempts.log import diff, import_log, render
+from trainer.attempts.log import command, diff, import_log, render
 
 PARAMETERS: dict[str, Any] = {"dataset": "eyes", "learning_rate": 2e-05, "patience": 10, "num_epochs": 3, "decide": []}
 
@@ -502,7 +502,7 @@ def drtrain_attempts(capfd: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
 
     def run(*arguments: object) -> Ended:
         with pytest.raises(SystemExit) as stop:
-            run_app(command.app(), "drtrain attempts", [str(argument) for argument in arguments])
+            run_app(attempts_command.app(), "drtrain attempts", [str(argument) for argument in arguments])
         captured = capfd.readouterr()
         return Ended(int(stop.value.code or 0), captured.out, captured.err)
 
