@@ -16,8 +16,10 @@ from drgate.errors import DrgateError, ExitCode
 from drgate.screen import complain
 
 EXTRAS = {
-    **dict.fromkeys(("torch", "transformers", "peft", "safetensors", "onnx", "onnxscript", "onnxruntime"), "models"),
-    "accelerate": "train",
+    **dict.fromkeys(
+        ("torch", "transformers", "peft", "safetensors", "onnx", "onnxscript", "onnxruntime", "imagehash"), "models"
+    ),
+    **dict.fromkeys(("accelerate", "fsspec"), "train"),
     "mlflow": "mlflow",
 }
 """Packages that the light core does without, and the extra that brings them."""
