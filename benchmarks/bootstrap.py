@@ -86,7 +86,7 @@ def ours(reference: Codes, predicted: Codes, owner: Codes | None, resamples: int
     """Intervals (33, 2) and replicates (33, B), of patients where `owner` is given, from grades to ends."""
     if owner is None:
         table = confusion.tabulate(reference, predicted)
-        tables = bootstrap.resample_images(table, resamples=resamples, seed=seed)
+        tables = bootstrap.resample_patients(*bootstrap.image_patterns(table), resamples=resamples, seed=seed)
     else:
         patterns = bootstrap.patient_patterns(confusion.cells(reference, predicted), owner)
         tables = bootstrap.resample_patients(*patterns, resamples=resamples, seed=seed)

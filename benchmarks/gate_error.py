@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from drgate.stats.power import simulated_power
+from drgate.stats.power import passing
 
 DESIGNS: dict[str, tuple[tuple[int, int], ...]] = {
     "60x1": ((60, 1),),
@@ -52,23 +52,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, design in DESIGNS.items():
         shown = []
         for at, (true, icc) in enumerate(columns):
-            error = simulated_power(
-                [images for _, images in design],
+            error = passing(
                 true,
                 true=true,
                 icc=icc,
                 level=LEVEL,
                 interval=options.interval,
+                sizes=[images for _, images in design],
                 counts=[patients for patients, _ in design],
                 replicates=options.replicates,
                 seed=options.seed + at,
             )
             cell = f"{name}, true {true}, icc {icc}"
-            if error.value > worst:
-                worst, worst_cell = error.value, cell
-            if error.value > nominal + 3 * error.se:
+            if error.probability > worst:
+                worst, worst_cell = error.probability, cell
+            if error.probability > nominal + 3 * (error.se or 0):
                 exceeded.append(cell)
-            shown.append(f"{100 * error.value:.2f} %")
+            shown.append(f"{100 * error.probability:.2f} %")
         print(f"| {name} | " + " | ".join(shown) + " |", flush=True)
     seconds = time.perf_counter() - began
     print(

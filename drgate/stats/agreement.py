@@ -9,14 +9,10 @@
 
 from __future__ import annotations
 
-import math
 from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import ndtri
-
-from drgate.stats.proportion import Bounds, require_level
 
 Weights = Literal["none", "linear", "quadratic"]
 
@@ -36,31 +32,6 @@ def kappa(tables: ArrayLike, weights: Weights) -> tuple[NDArray[np.float64], NDA
     expected = np.einsum("...i,...i->...", rows @ disagreement, columns)
     defined = np.asarray(expected > 0)
     return 1 - np.divide(observed, expected, out=np.ones_like(expected), where=defined), defined
-
-
-def kappa_interval(table: ArrayLike, weights: Weights, *, level: float) -> Bounds | None:
-    """Large-sample interval of kappa for one table (k, k) of independent images, clipped to [-1, 1].
-
-    None where kappa is undefined. It knows nothing of patients: where images cluster, use the patient bootstrap. With
-    perfect agreement both ends are 1, which shows nothing: no gate decides on this interval.
-
-    References: Fleiss, Cohen & Everitt 1969, Psychological Bulletin 72:323.
-    """
-    require_level(level)
-    t = _square(table)
-    if t.ndim != 2:
-        raise ValueError("The interval of kappa is of one table.")
-    value, defined = kappa(t, weights)
-    if not defined:
-        return None
-    n = t.sum()
-    p, w, estimate = t / n, _agreement_weights(len(t), weights), float(value)
-    rows, columns = p.sum(axis=1), p.sum(axis=0)
-    chance = rows @ w @ columns
-    marginal = (w @ columns)[:, None] + (rows @ w)[None, :]
-    spread = (p * (w - marginal * (1 - estimate)) ** 2).sum() - (estimate - chance * (1 - estimate)) ** 2
-    half = float(ndtri((1 + level) / 2)) * math.sqrt(max(0.0, spread) / n) / (1 - chance)
-    return Bounds(max(-1.0, estimate - half), min(1.0, estimate + half))
 
 
 def _square(tables: ArrayLike) -> NDArray[np.float64]:

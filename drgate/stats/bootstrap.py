@@ -155,11 +155,6 @@ def worst_grade(patterns: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.asarray(np.where(present, np.arange(GRADES), 0).max(axis=1), dtype=np.int64)
 
 
-def resample_images(table: ArrayLike, *, resamples: int, seed: int) -> NDArray[np.int64]:
-    """Tables (resamples, 30) of as many images drawn with replacement from `table`, (5, 6) or (30,)."""
-    return resample_patients(*image_patterns(table), resamples=resamples, seed=seed)
-
-
 def resample_patients(
     patterns: NDArray[np.int64],
     counts: NDArray[np.int64],

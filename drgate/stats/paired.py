@@ -21,7 +21,7 @@ from scipy.special import bdtr, ndtri
 from drgate.stats.bootstrap import distinct_patients, resample_patients
 from drgate.stats.cluster import UNKNOWN_DESIGN_EFFECT, clustered_design_effect
 from drgate.stats.confusion import CELLS
-from drgate.stats.proportion import Bounds, require_level, wilson_bounds
+from drgate.stats.proportion import Bounds, require_level
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,31 +102,6 @@ def tango_bounds(only_first: float, only_second: float, n: float, *, level: floa
         return abs(only_first - only_second - n * difference) <= z * math.sqrt(variance)
 
     return Bounds(_edge(accepted, -1.0, estimate), _edge(accepted, 1.0, estimate))
-
-
-def newcombe_bounds(both: int, only_first: int, only_second: int, neither: int, *, level: float) -> Bounds:
-    """Newcombe's square-and-add interval of the paired difference from Wilson intervals, for independent images.
-
-    References: Newcombe 1998, Statistics in Medicine 17:2635 (method 10).
-    """
-    n = both + only_first + only_second + neither
-    if min(both, only_first, only_second, neither) < 0 or n == 0:
-        raise ValueError("The four counts are not negative and not all 0.")
-    first, second = (both + only_first) / n, (both + only_second) / n
-    one, two = wilson_bounds(both + only_first, n, level=level), wilson_bounds(both + only_second, n, level=level)
-    product = (both + only_first) * (only_second + neither) * (both + only_second) * (only_first + neither)
-    cross = float(both * neither - only_first * only_second)
-    if cross > 0:
-        cross = max(0.0, cross - n / 2)  # his continuity correction of phi
-    phi = cross / math.sqrt(product) if product else 0.0
-
-    def reach(a: float, b: float) -> float:
-        return math.sqrt(max(0.0, a * a - 2 * phi * a * b + b * b))
-
-    difference = first - second
-    return Bounds(
-        difference - reach(first - one.low, two.high - second), difference + reach(one.high - first, second - two.low)
-    )
 
 
 def paired_sample(

@@ -37,15 +37,6 @@ _FINEST = 10**6
 
 
 @dataclass(frozen=True, slots=True)
-class SimulatedPower:
-    """A share of simulated test sets that pass, and its Monte Carlo standard error."""
-
-    value: float
-    se: float
-    replicates: int
-
-
-@dataclass(frozen=True, slots=True)
 class Passing:
     """The chance that a test set passes, given what is true."""
 
@@ -163,31 +154,6 @@ def cases_needed(
         horizon *= 2
 
 
-def simulated_power(
-    sizes: ArrayLike,
-    threshold: float,
-    *,
-    true: float,
-    icc: float,
-    level: float,
-    interval: Interval = "clopper-pearson",
-    counts: ArrayLike | None = None,
-    replicates: int = 10_000,
-    seed: int = 0,
-) -> SimulatedPower:
-    """Power of the clustered gate on patients of these sizes, by simulation.
-
-    `sizes` holds the images of each patient (with `counts`, of each kind of patient), > 0. A patient's images are right
-    with a chance of its own, beta-distributed about `true` so that two images of a patient correlate by `icc` (0 to 1).
-    At `true` equal to the threshold this is the false-pass probability.
-    """
-    _require(threshold, level, interval)
-    images, times = _patients(sizes, counts)
-    drawn = _draw(images, times, true, icc, replicates, seed)
-    value = float(_clustered(drawn, images, times, threshold, level, interval).mean())
-    return SimulatedPower(value, float(np.sqrt(value * (1 - value) / replicates)), replicates)
-
-
 def passing(
     threshold: float,
     *,
@@ -206,8 +172,9 @@ def passing(
     """The chance that patients of these sizes pass a line when the truth is `true` (0 to 1, above 0).
 
     `sizes` holds the images that patients bring to the line's denominator, > 0, and `counts` how many patients bring so
-    many (default: one each). Exact where each brings one; else simulated as in `simulated_power`, their images
-    correlated by `icc`. Where `true` does not reach the threshold this is a false pass.
+    many (default: one each). Exact where each brings one; else simulated: a patient's images are right with a chance of
+    their own, beta-distributed about `true` so that two of them correlate by `icc` (0 to 1). Where `true` does not
+    exceed the threshold this is the false-pass probability.
 
     point: the estimate decides and not the bound: it must reach the threshold or, where `strict`, exceed it; compared
     in counts, so that 38 of 40 reaches .95. unknown: nobody says whose the images are; patients are drawn with two

@@ -107,7 +107,7 @@ class TestPatterns:
     def test_nobody_cannot_be_resampled(self):
         """A bootstrap of nothing is an error."""
         with pytest.raises(ValueError):
-            b.resample_images(np.zeros((5, 6), int), resamples=10, seed=0)
+            b.resample_patients(*b.image_patterns(np.zeros((5, 6), int)), resamples=10, seed=0)
 
 
 class TestDistinctPatients:
@@ -172,7 +172,7 @@ class TestDistribution:
         if by_patient:
             ours = b.resample_patients(*b.patient_patterns(CELLS, PATIENTS), resamples=4000, seed=3)
         else:
-            ours = b.resample_images(TABLE, resamples=4000, seed=3)
+            ours = b.resample_patients(*b.image_patterns(TABLE), resamples=4000, seed=3)
         for ratio in (c.accuracy("excluded"), c.sensitivity((2, 3, 4), "as_referred"), c.no_output()):
             mine, theirs = ratio.values(ours)[0], ratio.values(loop)[0]
             assert ks_2samp(mine, theirs).pvalue > 0.01
@@ -181,7 +181,7 @@ class TestDistribution:
 
     def test_covariance_of_images_is_multinomial(self):
         """Cells of resampled images have the multinomial mean and covariance."""
-        ours = b.resample_images(TABLE, resamples=20_000, seed=4)
+        ours = b.resample_patients(*b.image_patterns(TABLE), resamples=20_000, seed=4)
         p = TABLE / TABLE.sum()
         expected = TABLE.sum() * (np.diag(p) - np.outer(p, p))
         assert (ours.sum(axis=1) == TABLE.sum()).all()
@@ -243,7 +243,8 @@ class TestSeed:
 
     def test_alone_decides(self):
         """The same seed gives the same tables, another seed others."""
-        first, again, other = (b.resample_images(TABLE, resamples=20, seed=s) for s in (2**64 - 1, 2**64 - 1, 7))
+        images = b.image_patterns(TABLE)
+        first, again, other = (b.resample_patients(*images, resamples=20, seed=s) for s in (2**64 - 1, 2**64 - 1, 7))
         assert np.array_equal(first, again)
         assert not np.array_equal(first, other)
 
@@ -272,7 +273,7 @@ class TestIntervals:
         table[[0, 1]] = right, 50 - right
         ratio = c.accuracy("excluded")
         patterns, counts = b.image_patterns(table)
-        replicates = ratio.values(b.resample_images(table, resamples=20_000, seed=1))[0]
+        replicates = ratio.values(b.resample_patients(*b.image_patterns(table), resamples=20_000, seed=1))[0]
         jackknife = ratio.values(b.leave_one_out(patterns, counts))[0]
         ours = b.bca_interval(replicates, 0.95, estimate=right / 50, jackknife=jackknife, counts=counts)
         sample = np.r_[np.ones(right), np.zeros(50 - right)]
@@ -285,7 +286,7 @@ class TestIntervals:
         table[[0, 1]] = 95, 5
         patterns, counts = b.image_patterns(table)
         ratio = c.accuracy("excluded")
-        replicates = ratio.values(b.resample_images(table, resamples=10_000, seed=1))[0]
+        replicates = ratio.values(b.resample_patients(*b.image_patterns(table), resamples=10_000, seed=1))[0]
         jackknife = ratio.values(b.leave_one_out(patterns, counts))[0]
         bca = b.bca_interval(replicates, 0.95, estimate=0.95, jackknife=jackknife, counts=counts)
         assert bca.low < b.percentile_interval(replicates, 0.95).low
@@ -294,8 +295,8 @@ class TestIntervals:
         """With every case right there is no BCa interval, and it says so; the percentile interval is [1, 1]."""
         table = np.zeros(30, int)
         table[0] = 50
-        _, counts = b.image_patterns(table)
-        replicates = c.accuracy("excluded").values(b.resample_images(table, resamples=100, seed=1))[0]
+        patterns, counts = b.image_patterns(table)
+        replicates = c.accuracy("excluded").values(b.resample_patients(patterns, counts, resamples=100, seed=1))[0]
         assert b.bca_interval(replicates, 0.95, estimate=1.0, jackknife=np.ones(1), counts=counts) is None
         interval = b.percentile_interval(replicates, 0.95)
         assert (interval.low, interval.high) == (1.0, 1.0)

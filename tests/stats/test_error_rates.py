@@ -13,7 +13,7 @@ import pytest
 from scipy.stats import binom, norm
 from statsmodels.stats.proportion import proportion_confint
 
-from drgate.stats.bootstrap import bca_interval, image_patterns, leave_one_out, resample_images
+from drgate.stats.bootstrap import bca_interval, image_patterns, leave_one_out, resample_patients
 from drgate.stats.confusion import sensitivity
 from drgate.stats.proportion import exact_bounds, wilson_bounds
 
@@ -77,7 +77,7 @@ def test_the_bootstrap_says_one_where_every_case_is_right():
     table = np.zeros((5, 6), dtype=np.int64)
     table[4, 4] = 30
     rate = sensitivity((4,), "excluded")
-    drawn, _ = rate.values(resample_images(table, resamples=2000, seed=1))
+    drawn, _ = rate.values(resample_patients(*image_patterns(table), resamples=2000, seed=1))
     assert (drawn == 1).all()
     patterns, counts = image_patterns(table)
     without, _ = rate.values(leave_one_out(patterns, counts))

@@ -15,7 +15,6 @@ from drgate.stats.paired import (
     difference_bounds,
     mcnemar_exact,
     mcnemar_midp,
-    newcombe_bounds,
     noninferiority,
     paired_sample,
     paired_sample_unknown,
@@ -51,11 +50,6 @@ class TestPrintedNumbers:
         """-.1240 to -.0054."""
         ends = tango_bounds(6, 16, 161, level=0.95)
         assert (round(ends.low, 4), round(ends.high, 4)) == (-0.1240, -0.0054)
-
-    def test_newcombe(self):
-        """-.1186 to -.0046."""
-        ends = newcombe_bounds(59, 6, 16, 80, level=0.95)
-        assert (round(ends.low, 4), round(ends.high, 4)) == (-0.1186, -0.0046)
 
 
 class TestMcNemar:

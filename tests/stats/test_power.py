@@ -18,7 +18,6 @@ from drgate.stats.power import (
     patients_to_screen,
     patients_to_show,
     power,
-    simulated_power,
     smallest_without_miss,
 )
 from drgate.stats.proportion import exact_bounds, wilson_bounds
@@ -84,11 +83,6 @@ class TestOracles:
         values = [power(n, 0.95, true=0.985, level=0.95) for n in range(needed - 1, needed + 2000)]
         assert values[0] < 0.8 <= min(values[1:])
 
-    def test_simulation_meets_the_exact_power(self):
-        """With one image a patient simulated and exact power agree."""
-        simulated = simulated_power([1], 0.9, true=0.95, icc=0.5, level=0.95, counts=[300], replicates=20_000)
-        assert simulated.value == pytest.approx(power(300, 0.9, true=0.95, level=0.95), abs=4 * simulated.se)
-
     @pytest.mark.parametrize("icc", [0.0, 0.4, 1.0])
     def test_simulation_meets_a_literal_loop(self, icc):
         """Drawing each patient's images and building each bound gives the same share of passes."""
@@ -104,18 +98,17 @@ class TestOracles:
                 chance = rng.beta(0.93 * (1 - icc) / icc, 0.07 * (1 - icc) / icc, 100)
             sample = effective_sample(rng.binomial(sizes, chance), sizes, level=0.95)
             passes += bounds(sample, level=0.95, interval="clopper-pearson").low >= 0.85
-        ours = simulated_power([1, 3], 0.85, true=0.93, icc=icc, level=0.95, counts=[60, 40], replicates=20_000)
-        assert ours.value == pytest.approx(passes / 1500, abs=4 * np.sqrt(0.25 / 1500))
+        ours = passing(0.85, true=0.93, icc=icc, level=0.95, sizes=[1, 3], counts=[60, 40], replicates=20_000)
+        assert ours.probability == pytest.approx(passes / 1500, abs=4 * np.sqrt(0.25 / 1500))
 
     @pytest.mark.parametrize("design", [{2: 300}, {1: 60, 2: 60}, {4: 100}, {1: 100, 20: 10}])
     def test_simulated_error_of_the_clustered_gate(self, design):
         """At most 2.5 % false passes over designs of section 2 (all of them: the benchmark gate-error)."""
         for true in (0.90, 0.95):
             for icc in (0.0, 0.5, 0.8):
-                error = simulated_power(
-                    list(design), true, true=true, icc=icc, level=0.95, counts=list(design.values()), replicates=20_000
-                )
-                assert error.value <= 0.025
+                sizes, counts = list(design), list(design.values())
+                error = passing(true, true=true, icc=icc, level=0.95, sizes=sizes, counts=counts, replicates=20_000)
+                assert error.probability <= 0.025
 
 
 def literal(sizes, decide, *, true, icc, tables=2000, seed=11):
@@ -218,11 +211,11 @@ class TestPatientsToShow:
         def simulated(patients):
             share = np.array(counts) / sum(counts)
             each = np.rint(patients * share).astype(int)
-            return simulated_power(sizes, 0.90, true=0.96, icc=0.5, level=0.95, counts=each, replicates=40_000, seed=5)
+            return passing(0.90, true=0.96, icc=0.5, level=0.95, sizes=sizes, counts=each, replicates=40_000, seed=5)
 
         assert found.method == "simulated"
-        assert simulated(found.patients).value >= 0.78
-        assert simulated(int(found.patients / 1.125)).value < 0.8
+        assert simulated(found.patients).probability >= 0.78
+        assert simulated(int(found.patients / 1.125)).probability < 0.8
         assert found.images == pytest.approx(found.patients * np.average(sizes, weights=counts), abs=max(sizes))
 
     def test_more_correlation_or_a_higher_target_takes_no_fewer(self):
