@@ -103,6 +103,15 @@ class NotCertified(DrgateError):
         self.exit_code = exit_code  # type: ignore[misc]
 
 
+def install(extra: str) -> str:
+    """What to do where an extra is not installed. The name drgate is ours on no package index, so: from a clone.
+
+    >>> install("mlflow")
+    'install it, in a clone of drgate, with: pip install -c constraints.txt ".[mlflow]"'
+    """
+    return f'install it, in a clone of drgate, with: pip install -c constraints.txt ".[{extra}]"'
+
+
 def visible(text: object) -> str:
     r"""Text in which every character that does not print (control, direction override, lone surrogate) is spelt out.
 

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
-from drgate.errors import CheckpointError
+from drgate.errors import CheckpointError, install
 from drgate.files import canonical_json, replacing
 from drgate.screen import progress
 
@@ -60,7 +60,7 @@ def fetch(uri: str, *, quiet: bool = False) -> Path:
             return _fetched(uri, scheme, remote, quiet)
     except ImportError as error:
         raise CheckpointError(
-            f'{uri} needs what is not installed here ({error}): pip install "drgate[{_EXTRAS[scheme]}]".'
+            f"{uri} needs a library that is not installed ({error}); {install(_EXTRAS[scheme])}"
         ) from error
     except CheckpointError:
         raise

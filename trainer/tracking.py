@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from drgate.errors import UsageError
+from drgate.errors import UsageError, install
 from trainer.config import TrainingConfig
 from trainer.record import Listener
 
@@ -42,7 +42,7 @@ def tracked(config: TrainingConfig, folder: Path, *, active: bool) -> Iterator[L
     try:
         from mlflow.tracking import MlflowClient
     except ImportError as problem:
-        raise UsageError('--track mlflow needs MLflow: pip install "drgate[mlflow]".') from problem
+        raise UsageError(f"--track mlflow needs MLflow, which is not installed; {install('mlflow')}") from problem
     runs = folder.resolve().parent
     uri = config.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{runs / 'mlflow.db'}"
     try:

@@ -12,7 +12,7 @@ from typing import Any
 
 import typer
 
-from drgate.errors import DrgateError, ExitCode
+from drgate.errors import DrgateError, ExitCode, install
 from drgate.screen import complain
 
 EXTRAS = {
@@ -110,8 +110,7 @@ def run(app: typer.Typer, name: str, arguments: list[str] | None = None) -> None
             extra = "train" if name.startswith("drtrain") else EXTRAS[package]
             complain(
                 name,
-                f"this needs {package}, which the light installation lacks; install it, in a clone of drgate, with:"
-                f' pip install -c constraints.txt ".[{extra}]"',
+                f"this needs {package}, which the light installation lacks; {install(extra)}",
             )
         else:
             traceback.print_exc()

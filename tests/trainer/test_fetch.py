@@ -245,7 +245,7 @@ class TestRefused:
         monkeypatch.setitem(sys.modules, package, None)
         for known in ("gs", "gcs", "s3", "s3a"):
             monkeypatch.delitem(sys.modules[fsspec.get_filesystem_class.__module__]._registry, known, raising=False)
-        with pytest.raises(CheckpointError, match=rf'pip install "drgate\[{extra}\]"'):
+        with pytest.raises(CheckpointError, match=rf'pip install -c constraints.txt "\.\[{extra}\]"'):
             fetch(f"{scheme}://bucket/m.pth")
 
     @pytest.mark.parametrize(
