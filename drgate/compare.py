@@ -23,8 +23,8 @@ from scipy.special import ndtr, ndtri
 from drgate.checklist import NoOutputPolicy
 from drgate.errors import ANSWERS, PredictionsError
 from drgate.evaluation import Estimate, Metric, NotEstimable
-from drgate.measure import oedema
 from drgate.predictions import PROBABILITIES, Predictions
+from drgate.sample import oedema
 from drgate.scale import GRADES, GROUPS
 from drgate.stats import agreement, bootstrap, confusion, paired, ranking
 

@@ -29,17 +29,13 @@ from drgate.checklist import (
 from drgate.compare import accuracy_difference
 from drgate.decide import barred, cannot_pass, decide, gate_error, verdict_of
 from drgate.evaluation import CriterionResult, Estimate, Evaluation, Metric, NotEstimable
-from drgate.measure import (
-    NO_OUTPUT,
-    Metrics,
-    Sample,
-    grades_of,
-    unit_lacks,
-)
+from drgate.measure import Metrics, grades_of
 from drgate.page_one import flagged_images, page_one
 from drgate.predictions import Predictions
+from drgate.sample import Sample, unit_lacks
 from drgate.scale import GROUPS, TITLES
 from drgate.stats import bootstrap, paired, stability
+from drgate.stats.confusion import NO_OUTPUT
 
 UNITS: Final = ("image", "eye", "patient")
 

@@ -28,8 +28,9 @@ from drgate.checklist import OF_THE_RUN, PROPORTIONS, Checklist, Criterion, defa
 from drgate.errors import ANSWERS, ExitCode, ManifestError, UsageError
 from drgate.files import read_table
 from drgate.manifest import load_manifest
-from drgate.measure import Sample, ratio
+from drgate.measure import ratio
 from drgate.predictions import PROBABILITIES, Predictions, load_predictions, make_predictions
+from drgate.sample import Sample
 from drgate.scale import GRADES, GROUPS
 from drgate.stats import cluster, power
 

@@ -29,9 +29,10 @@ from numpy.typing import NDArray
 
 from drgate.checklist import RULE_WORDS, Checklist, Criterion, default_policy, parse_id
 from drgate.errors import ChecklistError, PredictionsError
-from drgate.measure import UNDERGRADED, Sample, ratio
+from drgate.measure import UNDERGRADED, ratio
 from drgate.operating_point import OperatingPoint, cumulative, make_operating_point
 from drgate.predictions import Predictions
+from drgate.sample import Sample
 from drgate.scale import GROUPS
 from drgate.stats import cluster, confusion
 from drgate.stats.predictive import predictive_power
