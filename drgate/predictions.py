@@ -13,6 +13,7 @@ import functools
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -24,7 +25,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from drgate.errors import PredictionsError
+from drgate.errors import ManifestError, PredictionsError
 from drgate.files import canonical_json, read_table, replacing, row_name
 from drgate.manifest import eye_column, gradable_column, grade_column, patient_column, text_column
 
@@ -132,6 +133,18 @@ def load_predictions(path: Path | str, operating_point: OperatingPoint | None = 
 def make_predictions(table: pd.DataFrame, origin: str, provenance: dict[str, Any]) -> Predictions:
     """Predictions from a table in memory, checked like one from a file."""
     return _checked(table, Path(origin), provenance, None)
+
+
+def planned(table: pd.DataFrame, origin: str, about: Mapping[str, Any] | None = None) -> Predictions:
+    """The graded rows of a manifest or of predictions as a test set to plan with: every answer is right.
+
+    Any answers in it are dropped; about: becomes the provenance. Raises ManifestError without reference grades.
+    """
+    if table["grade"].isna().all():
+        raise ManifestError(f"{origin} has no reference grades; a plan counts patients by grade.")
+    graded = table[~table["gradable"] | table["grade"].notna()]
+    kept = graded.drop(columns=[*PROBABILITIES, "predicted", "split"], errors="ignore")
+    return make_predictions(kept.assign(predicted=graded["grade"]), origin, dict(about or {}))
 
 
 def write_predictions(predictions: Predictions, path: Path) -> None:

@@ -52,8 +52,6 @@ class Tally:
         k, n = (int(count) for count in ratio.terms(self.table))
         if n == 0:
             return None
-        if self.patients == "one image each":
-            return cluster.one_image_per_patient(k, n)
         if self.patients == "unknown":
             return cluster.unknown_clusters(k, n, level=level)
         successes, sizes = ratio.terms(self.patterns)

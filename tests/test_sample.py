@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from drgate.checklist import Checklist, parse_checklist
+from drgate.compare import Comparison, Difference, compare
+from drgate.errors import PredictionsError
 from drgate.evaluate import evaluate
-from drgate.evaluation import Estimate, Metric
+from drgate.evaluation import Estimate, Evaluation, Metric
+from drgate.manifest import load_manifest
+from drgate.operating_point import OperatingPoint
 from drgate.predictions import Predictions, make_predictions
+from drgate.tune import tune
 
 
 def checklist_of(**changes: Any) -> Checklist:
@@ -20,7 +27,7 @@ def checklist_of(**changes: Any) -> Checklist:
         "name": "small",
         "version": 1,
         "bootstrap": {"resamples": 1000},
-        "criteria": [{"id": "accuracy", "at_least": 0.5}, {"id": "baseline", "margin": 0.1}],
+        "criteria": [{"id": "sensitivity:referable", "at_least": 0.5}, {"id": "baseline", "margin": 0.1}],
     }
     return parse_checklist(content | changes, "x")
 
@@ -42,6 +49,11 @@ def graded(seed: int, right: float, patients: int = 60, **columns: Any) -> pd.Da
     ).assign(**columns)
 
 
+def probable(table: pd.DataFrame) -> pd.DataFrame:
+    """The same answers with probabilities: 0.8 for the predicted grade."""
+    return table.assign(**{f"p_{grade}": np.where(table["predicted"] == grade, 0.8, 0.05) for grade in range(5)})
+
+
 def predictions(table: pd.DataFrame, origin: str = "ours.csv") -> Predictions:
     return make_predictions(table, origin, {})
 
@@ -59,3 +71,58 @@ class TestPaired:
         ]
         assert isinstance(found[0], Estimate)
         assert found[1] == found[0]
+
+
+def numbers_of(found: object) -> dict[str, object]:
+    """What was found, but for what is drawn with a seed from the table's digest."""
+    if isinstance(found, Evaluation):
+        return {name: metric.value for name, metric in found.metrics.items() if isinstance(metric, Estimate)}
+    if isinstance(found, Comparison):
+        return {name: one.value for name, one in found.differences.items() if isinstance(one, Difference)}
+    assert isinstance(found, OperatingPoint), found
+    return {"cut_offs": found.cut_offs, "promise": found.promise}
+
+
+class TestOedema:
+    """Macular oedema is labelled for every graded image or for none, whoever reads the table."""
+
+    READERS: ClassVar[dict[str, Callable[[Predictions], object]]] = {
+        "evaluate": lambda given: evaluate(given, checklist_of()),
+        "tune": lambda given: tune(given, checklist_of()),
+        "compare, first": lambda given: compare(given, predictions(probable(graded(2, 0.8)))),
+        "compare, second": lambda given: compare(predictions(probable(graded(2, 0.8))), given),
+    }
+
+    @pytest.mark.parametrize("reader", READERS)
+    def test_a_gap_is_refused(self, reader: str):
+        """Some images with a label and some without: the image is named."""
+        given = predictions(probable(graded(1, 0.9)).assign(dme=[None, 1, *[0] * 238]), "gaps.csv")
+        with pytest.raises(PredictionsError, match=r"gaps\.csv: image '0000\.png' has no dme while others have"):
+            self.READERS[reader](given)
+
+    @pytest.mark.parametrize("reader", READERS)
+    def test_an_empty_column_is_no_column(self, reader: str):
+        given = probable(graded(1, 0.9))
+        without, empty = (self.READERS[reader](predictions(table)) for table in (given, given.assign(dme=None)))
+        assert numbers_of(empty) == numbers_of(without)
+
+    def test_an_image_that_is_not_gradable_needs_no_label(self):
+        """It is outside every count."""
+        tables = [probable(graded(seed, 0.9)).assign(dme=[None, *(np.arange(239) % 6 == 0)]) for seed in (1, 2)]
+        one, other = (predictions(table.assign(gradable=table["image"] != "0000.png")) for table in tables)
+        assert evaluate(one, checklist_of()).data["dme"] == 40
+        assert compare(one, other).images == 239
+        assert isinstance(tune(one, checklist_of()), OperatingPoint)
+
+    def test_tuning_and_evaluation_count_the_same_cases(self, tmp_path: Path):
+        """Of the tuning table and of the planned test set, with macular oedema in the group."""
+        table = probable(graded(1, 0.9)).assign(dme=np.arange(240) % 3 == 0)
+        labels = table[["image", "grade", "patient", "eye"]].assign(dme=table["dme"].astype(int))
+        labels.to_csv(tmp_path / "labels.csv", index=False)
+        point = tune(predictions(table), checklist_of(), test=load_manifest(tmp_path / "labels.csv", files=False))
+        assert isinstance(point, OperatingPoint)
+        judged = evaluate(predictions(table), checklist_of()).metrics["sensitivity:referable"]
+        assert isinstance(judged, Estimate)
+        cases = int(((table["grade"] >= 2) | table["dme"]).sum())
+        (promised,) = point.promise["criteria"]
+        assert (promised["n"], promised["planned"], judged.n) == (cases, cases, cases)
