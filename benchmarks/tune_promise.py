@@ -20,9 +20,10 @@ import pandas as pd
 
 from drgate.checklist import Checklist, parse_checklist
 from drgate.evaluation import Estimate
-from drgate.measure import Metrics, Sample
+from drgate.measure import Metrics
 from drgate.operating_point import OperatingPoint
 from drgate.predictions import Predictions, make_predictions
+from drgate.sample import Sample
 from drgate.tune import Infeasible, tune
 
 GRADES = (0.40, 0.15, 0.20, 0.12, 0.13)

@@ -12,25 +12,22 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from functools import cached_property
 from typing import Any, Final, Literal
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
 
 from drgate.checklist import NoOutputPolicy
 from drgate.errors import ANSWERS, PredictionsError
 from drgate.evaluation import Estimate, Metric, NotEstimable
-from drgate.measure import oedema
-from drgate.predictions import PROBABILITIES, Predictions
+from drgate.predictions import Predictions
+from drgate.sample import Pair, Sample
 from drgate.scale import GRADES, GROUPS
-from drgate.stats import agreement, bootstrap, confusion, paired, ranking
+from drgate.stats import agreement, bootstrap, cluster, confusion, paired, ranking
 
 RESAMPLES: Final = 10_000
 METHOD: Final = "Tango's score interval at the effective sample size"
-_NO_OUTPUT: Final = 5
 _TARGETS: Final = {**{grade: (i,) for i, grade in enumerate(GRADES)}, **GROUPS}
 
 Outcome = Literal["non-inferior", "inferior", "not shown"]
@@ -145,37 +142,46 @@ def compare(
 
     Raises PredictionsError where the two tables are not of the same images with the same reference grades.
     """
-    pairs = _pairs(first, second, one_image_per_patient, second.origin)
-    if isinstance(pairs, str):
-        raise PredictionsError(f"{first.origin} and {second.origin} cannot be compared: {pairs}")
-    differences = _Differences(pairs, level, resamples, bootstrap.seed_from(first.digest, second.digest))
-    shown = paired.noninferiority(pairs.sample(*pairs.right()), margin, level=level)
-    silent = [int((called == _NO_OUTPUT).sum()) for called in pairs.called]
+    try:
+        pair = Pair.of(first, second, one_image_per_patient=one_image_per_patient)
+    except PredictionsError as problem:
+        raise PredictionsError(f"{first.origin} and {second.origin} cannot be compared: {problem}") from problem
+    differences = _Differences(pair, level, resamples, bootstrap.seed_from(first.digest, second.digest))
+    shown = paired.noninferiority(pair.successes(*pair.right), margin, level=level)
+    silent = [int((~sample.answered).sum()) for sample in (pair.first, pair.second)]
     return Comparison(
         first={"origin": first.origin, "digest": first.digest, "no_output": silent[0]},
         second={"origin": second.origin, "digest": second.digest, "no_output": silent[1]},
-        images=len(pairs.reference),
-        patients=pairs.clusters,
+        images=len(pair.first),
+        patients=pair.first.clusters,
         margin=margin,
         level=level,
         outcome="non-inferior" if shown.shown else "inferior" if shown.inferior else "not shown",
         differences=differences.all(),
-        discordant=pairs.discordant(),
-        notes=_notes(pairs, silent),
+        discordant=_discordant(pair),
+        notes=_notes(pair.first, silent),
     )
 
 
 def accuracy_difference(
-    predictions: Predictions, baseline: Predictions, *, level: float, one_image_per_patient: bool
+    predictions: Predictions,
+    baseline: Predictions,
+    *,
+    level: float,
+    unit: str = "image",
+    one_image_per_patient: bool,
 ) -> Metric:
-    """Accuracy of a model minus that of its baseline, for the criterion `baseline`.
+    """Accuracy of a model minus that of its baseline, for the criterion `baseline`, by image, eye or patient.
 
     NotEstimable, with the reason, where the baseline's table is not of the same images with the same reference grades.
     """
-    pairs = _pairs(predictions, baseline, one_image_per_patient, "the baseline")
-    if isinstance(pairs, str):
-        return NotEstimable(pairs)
-    sample = pairs.sample(*pairs.right())
+    try:
+        pair = Pair.of(
+            predictions, baseline, unit=unit, one_image_per_patient=one_image_per_patient, name="the baseline"
+        )
+    except PredictionsError as problem:
+        return NotEstimable(str(problem))
+    sample = pair.successes(*pair.right)
     ends = paired.difference_bounds(sample, level=level)
     return Estimate(
         kind="index",
@@ -190,78 +196,11 @@ def accuracy_difference(
     )
 
 
-@dataclass(frozen=True, eq=False)
-class _Pairs:
-    """The graded images with what both models said.
-
-    called: grades 0-4, 5 for no output, of each model; patients: codes, or None where unknown; dme: whether macular
-    oedema is present, where the first table has that column.
-    """
-
-    images: NDArray[np.object_]
-    reference: NDArray[np.int64]
-    called: tuple[NDArray[np.int64], NDArray[np.int64]]
-    probabilities: tuple[NDArray[np.float64], NDArray[np.float64]]
-    patients: NDArray[np.int64] | None
-    dme: NDArray[np.bool_] | None
-    independent: bool
-
-    @property
-    def clusters(self) -> int | None:
-        """Patients, where known."""
-        return None if self.patients is None else int(self.patients.max()) + 1
-
-    @property
-    def inflation(self) -> float:
-        """By how much two images a patient, entirely alike, may inflate a variance that knows of no patients."""
-        return 2.0 if self.patients is None and not self.independent else 1.0
-
-    def right(self) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.bool_]]:
-        """Which images each model grades right, and which count (all)."""
-        one, other = (called == self.reference for called in self.called)
-        return one, other, np.ones(len(self.reference), dtype=bool)
-
-    def graded(self, target: str) -> NDArray[np.int64]:
-        """Reference grades, for a group lifted into it where macular oedema is present."""
-        if self.dme is None or target not in GROUPS:
-            return self.reference
-        return np.where(self.dme, np.maximum(self.reference, GROUPS[target][0]), self.reference)
-
-    def cells(self, target: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Cell 0-29 of each image under each model."""
-        reference = self.graded(target)
-        return confusion.cells(reference, self.called[0]), confusion.cells(reference, self.called[1])
-
-    def sample(
-        self, first: NDArray[np.bool_], second: NDArray[np.bool_], counted: NDArray[np.bool_]
-    ) -> paired.PairedSample:
-        """The paired sample of the images that count, where each model's successes are given."""
-        only, only_second = (first & ~second & counted), (second & ~first & counted)
-        if self.patients is not None:
-            flags = (only, only_second, counted)
-            return paired.paired_sample(*(np.bincount(self.patients, weights=f).astype(np.int64) for f in flags))
-        b, c, n = int(only.sum()), int(only_second.sum()), int(counted.sum())
-        return paired.PairedSample(b, c, n, n, 1.0) if self.independent else paired.paired_sample_unknown(b, c, n)
-
-    def discordant(self) -> tuple[dict[str, Any], ...]:
-        """The images that exactly one model grades right."""
-        one, other, _ = self.right()
-        return tuple(
-            {
-                "image": str(self.images[i]),
-                "grade": int(self.reference[i]),
-                "first": _grade(self.called[0][i]),
-                "second": _grade(self.called[1][i]),
-            }
-            for i in np.flatnonzero(one != other)
-        )
-
-
 class _Differences:
     """Every difference of one set of pairs, sharing one bootstrap for each way to read the reference grades."""
 
-    def __init__(self, pairs: _Pairs, level: float, resamples: int, seed: int) -> None:
-        self.pairs, self.level, self.resamples, self.seed = pairs, level, resamples, seed
+    def __init__(self, pair: Pair, level: float, resamples: int, seed: int) -> None:
+        self.pair, self.level, self.resamples, self.seed = pair, level, resamples, seed
         self._drawn: dict[str, tuple[NDArray[np.int64], NDArray[np.int64]]] = {}
 
     def all(self) -> dict[str, Difference | NotEstimable]:
@@ -277,23 +216,23 @@ class _Differences:
 
     def drawn(self, target: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """(B, 30) tables of both models, of the same resampled patients."""
-        key = target if self.pairs.dme is not None and target in GROUPS else ""
+        images = self.pair.first
+        key = target if images.dme is not None and target in GROUPS else ""
         if key not in self._drawn:
-            patients = self.pairs.patients
-            owner = np.arange(len(self.pairs.reference)) if patients is None else patients
+            owner = np.arange(len(images)) if images.patients is None else images.patients
             self._drawn[key] = paired.resample_pairs(
-                *self.pairs.cells(key), owner, resamples=self.resamples, seed=self.seed, inflation=self.pairs.inflation
+                *self.pair.cells(key), owner, resamples=self.resamples, seed=self.seed, inflation=self._inflation
             )
         return self._drawn[key]
 
     def _proportion(self, ratio: confusion.Ratio, target: str) -> Difference | NotEstimable:
-        cells = self.pairs.cells(target)
+        cells = self.pair.cells(target)
         # Without the policy "excluded" the reference grade alone says which images count, so both models share them.
         counted = ratio.counted.ravel()[cells[0]]
         if not counted.any():
             return NotEstimable("no image counts towards it.")
         success = tuple(ratio.success.ravel()[cell] for cell in cells)
-        sample = self.pairs.sample(success[0], success[1], counted)
+        sample = self.pair.successes(success[0], success[1], counted)
         ends = paired.difference_bounds(sample, level=self.level)
         beside = self._beside(ratio.values, target)
         rates = [float(hit[counted].mean()) for hit in success]
@@ -325,15 +264,16 @@ class _Differences:
         return bootstrap.percentile_interval(one - other, self.level, defined & also)
 
     def _auc(self, target: str) -> Difference | NotEstimable:
-        pairs, grades = self.pairs, list(_TARGETS[target])
-        answered = ~np.isnan(pairs.probabilities[0][:, 0]) & ~np.isnan(pairs.probabilities[1][:, 0])
+        images, grades = self.pair.first, list(_TARGETS[target])
+        probabilities = images.probabilities, self.pair.second.probabilities
+        answered = ~np.isnan(probabilities[0][:, 0]) & ~np.isnan(probabilities[1][:, 0])
         if not answered.any():
             return NotEstimable("no image has probabilities in both tables.")
-        one, other = (of[answered][:, grades].sum(axis=1) for of in pairs.probabilities)
-        positive = np.isin(pairs.graded(target)[answered], grades)
-        patients = None if pairs.patients is None else pairs.patients[answered]
+        one, other = (of[answered][:, grades].sum(axis=1) for of in probabilities)
+        positive = np.isin(images.graded(target)[answered], grades)
+        patients = None if images.patients is None else images.patients[answered]
         # The interval of a z that is larger by the root is that of the inflated variance.
-        z = math.sqrt(pairs.inflation) * float(ndtri((1 + self.level) / 2))
+        z = math.sqrt(self._inflation) * float(ndtri((1 + self.level) / 2))
         result = ranking.auc_difference(one, other, positive, patients, level=2 * float(ndtr(z)) - 1)
         areas = [ranking.auc_delong(scores, positive, level=self.level) for scores in (one, other)]
         if result is None or areas[0] is None or areas[1] is None:
@@ -355,16 +295,16 @@ class _Differences:
         def values(tables: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
             return agreement.kappa(confusion.square(tables, "worst_case"), "quadratic")
 
-        pairs = self.pairs
-        tables = [np.bincount(cells, minlength=confusion.CELLS) for cells in pairs.cells("")]
+        tables = [np.bincount(cells, minlength=confusion.CELLS) for cells in self.pair.cells("")]
         (one, defined), (other, also) = (values(table) for table in tables)
         if not (defined and also):
             return NotEstimable("it is not defined where reference and model know one grade only.")
         beside = self._beside(values, "")
-        who = "image" if pairs.patients is None else "patient"
+        images = self.pair.first
+        who = "image" if images.patients is None else "patient"
         return Difference(
             kind="index",
-            n=len(pairs.reference),
+            n=len(images),
             first=float(one),
             second=float(other),
             value=float(one) - float(other),
@@ -372,98 +312,43 @@ class _Differences:
             method=f"paired {who} bootstrap, percentile{self._doubled}",
             low=None if beside is None else beside.low,
             high=None if beside is None else beside.high,
-            clusters=pairs.clusters,
+            clusters=images.clusters,
         )
 
-    @cached_property
+    @property
+    def _inflation(self) -> float:
+        """By how much two images of one patient, entirely alike, may inflate a variance where patients are unknown."""
+        return cluster.UNKNOWN_DESIGN_EFFECT if self.pair.first.unknown else 1.0
+
+    @property
     def _doubled(self) -> str:
-        return ", variance doubled for unknown patients" if self.pairs.inflation > 1 else ""
+        return ", variance doubled for unknown patients" if self.pair.first.unknown else ""
 
 
-def _pairs(first: Predictions, second: Predictions, independent: bool, name: str) -> _Pairs | str:
-    """The rows that both tables have, or the sentence that says why they are not of the same images.
-
-    name: what the sentence calls the second table.
-    """
-    keys = _keys(first, second)
-    tables = [
-        given.table.set_axis(pd.Index(key, name="key"), axis=0)
-        for given, key in zip((first, second), keys, strict=True)
-    ]
-    apart = tables[0].index.symmetric_difference(tables[1].index)
-    if len(apart):
-        image = next(table["image"][apart[0]] for table in tables if apart[0] in table.index)
-        return f"{name} was scored on other images ({image!r} is in one table only)."
-    mine, theirs = tables[0], tables[1].loc[tables[0].index]
-    judged = (mine["gradable"] & mine["grade"].notna()).to_numpy()
-    if theirs["grade"].isna().all():
-        return f"{name} has no reference grades."
-    if not judged.any() or (mine["gradable"] & mine["grade"].isna()).any():
-        return f"{first.origin} has images without a reference grade."
-    mine, theirs = mine[judged], theirs[judged]
-    for column, what in (("grade", "reference grades"), ("dme", "reference labels of macular oedema")):
-        if column in mine.columns and column in theirs.columns:
-            other = (mine[column] != theirs[column]).fillna(True).to_numpy(dtype=bool)
-            if column == "dme":
-                other &= ~(mine[column].isna() & theirs[column].isna()).to_numpy()
-            if other.any():
-                return f"{name} has other {what} (image {mine['image'].iloc[int(other.argmax())]!r})."
-    patients = _patients(first, second, mine, theirs)
-    if isinstance(patients, str):
-        return f"{name} {patients}"
-    return _Pairs(
-        images=mine["image"].to_numpy(dtype=object),
-        reference=mine["grade"].to_numpy(dtype=np.int64),
-        called=(_called(mine), _called(theirs)),
-        probabilities=(_probabilities(mine), _probabilities(theirs)),
-        patients=patients,
-        dme=oedema(mine, first.origin),
-        independent=patients is None and independent,
+def _discordant(pair: Pair) -> tuple[dict[str, Any], ...]:
+    """The images that exactly one model grades right."""
+    one, other = pair.right
+    return tuple(
+        {
+            "image": str(pair.first.names[i]),
+            "grade": int(pair.first.reference[i]),
+            "first": _grade(pair.first.predicted[i]),
+            "second": _grade(pair.second.predicted[i]),
+        }
+        for i in np.flatnonzero(one != other)
     )
 
 
-def _keys(first: Predictions, second: Predictions) -> list[pd.Series[str]]:
-    """What says that two rows are of one image: the file's SHA-256 where both tables have it, else the name."""
-    contents = [given.table["sha256"] for given in (first, second) if "sha256" in given.table.columns]
-    if len(contents) == 2 and all(column.notna().all() and column.is_unique for column in contents):
-        return contents
-    return [first.table["image"], second.table["image"]]
+def _grade(predicted: np.int64) -> int | None:
+    return None if predicted == confusion.NO_OUTPUT else int(predicted)
 
 
-def _patients(
-    first: Predictions, second: Predictions, mine: pd.DataFrame, theirs: pd.DataFrame
-) -> NDArray[np.int64] | str | None:
-    """Codes of the patients, by whichever table names them; a sentence where the two group the images differently."""
-    codes = [
-        np.unique(table["patient"].to_numpy(dtype=str), return_inverse=True)[1].astype(np.int64)
-        for given, table in ((first, mine), (second, theirs))
-        if given.patients_known
-    ]
-    if len(codes) == 2:
-        both = len(np.unique(np.stack(codes), axis=1)[0])
-        if both != codes[0].max() + 1 or both != codes[1].max() + 1:
-            return "groups the images into other patients."
-    return codes[0] if codes else None
-
-
-def _called(table: pd.DataFrame) -> NDArray[np.int64]:
-    return table["predicted"].to_numpy(dtype=np.int64, na_value=_NO_OUTPUT)
-
-
-def _probabilities(table: pd.DataFrame) -> NDArray[np.float64]:
-    return table[list(PROBABILITIES)].to_numpy(dtype=np.float64)
-
-
-def _grade(called: np.int64) -> int | None:
-    return None if called == _NO_OUTPUT else int(called)
-
-
-def _notes(pairs: _Pairs, silent: list[int]) -> tuple[str, ...]:
+def _notes(images: Sample, silent: list[int]) -> tuple[str, ...]:
     notes = ["McNemar's tests take images for independent; the intervals do not."]
-    if pairs.patients is None:
+    if images.patients is None:
         notes.append(
             "No patient is named; one image a patient was declared."
-            if pairs.independent
+            if images.independent
             else "No patient is named: every interval allows for two images a patient (design effect 2)."
         )
     if any(silent):
@@ -471,6 +356,6 @@ def _notes(pairs: _Pairs, silent: list[int]) -> tuple[str, ...]:
             f"{silent[0]} images without output from the first model and {silent[1]} from the second count as wrong "
             "for accuracy, as the worst case for grades and kappa, as referred for groups, and not for AUC."
         )
-    if pairs.dme is not None:
+    if images.dme is not None:
         notes.append("Diabetic macular oedema counts as referable and vision-threatening, as the column dme says.")
     return tuple(notes)

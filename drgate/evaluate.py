@@ -29,17 +29,13 @@ from drgate.checklist import (
 from drgate.compare import accuracy_difference
 from drgate.decide import barred, cannot_pass, decide, gate_error, verdict_of
 from drgate.evaluation import CriterionResult, Estimate, Evaluation, Metric, NotEstimable
-from drgate.measure import (
-    NO_OUTPUT,
-    Metrics,
-    Sample,
-    grades_of,
-    unit_lacks,
-)
+from drgate.measure import Metrics, grades_of
 from drgate.page_one import flagged_images, page_one
 from drgate.predictions import Predictions
+from drgate.sample import Sample, unit_lacks
 from drgate.scale import GROUPS, TITLES
-from drgate.stats import bootstrap, paired, stability
+from drgate.stats import bootstrap, stability
+from drgate.stats.confusion import NO_OUTPUT
 
 UNITS: Final = ("image", "eye", "patient")
 
@@ -78,8 +74,16 @@ def evaluate(
     found = metrics.all()
     found["stability"] = _stability(history)
     found["cost"] = _cost(history)
-    found["baseline"] = _baseline(predictions, baseline, checklist, level)
-    if baseline is not None:
+    if baseline is None:
+        found["baseline"] = NotEstimable("no baseline predictions on these images were given (--baseline).")
+    else:
+        found["baseline"] = accuracy_difference(
+            predictions,
+            baseline,
+            level=level,
+            unit=checklist.unit,
+            one_image_per_patient=checklist.evidence.one_image_per_patient,
+        )
         history["baseline"] = {"predictions_digest": baseline.digest}
 
     criteria = checklist.each_criterion(sample.slice_names)
@@ -156,15 +160,14 @@ def _other_units(
 ) -> dict[str, dict[str, Metric] | NotEstimable]:
     """The metrics by the units that the checklist does not judge by, as far as the data allow."""
     found: dict[str, dict[str, Metric] | NotEstimable] = {}
-    plain = checklist.model_copy(update={"slices": []})
     for unit in UNITS:
         if unit == checklist.unit:
             continue
         if missing := unit_lacks(predictions, unit):
             found[unit] = NotEstimable(f"{missing} is not given for every image.")
         else:
-            other = Sample.of(predictions, plain, unit)
-            found[unit] = Metrics(other, plain, metrics.level, metrics.seed).of_unit()
+            other = Sample.of(predictions, checklist, unit, slices=())
+            found[unit] = Metrics(other, checklist, metrics.level, metrics.seed).of_unit()
     return found
 
 
@@ -251,37 +254,3 @@ def _cost(training: Mapping[str, Any]) -> Metric:
             f"the spend of {attempts} earlier attempts is not known (no --usd_per_hour in their records)."
         )
     return Estimate(kind="amount", value=spend["usd"] + spend["earlier_usd"], n=1 + spend.get("earlier_attempts", 0))
-
-
-def _baseline(predictions: Predictions, baseline: Predictions | None, checklist: Checklist, level: float) -> Metric:
-    """Difference of accuracy on the same images, model minus baseline, by Tango's interval at the effective n."""
-    if baseline is None:
-        return NotEstimable("no baseline predictions on these images were given (--baseline).")
-    found = accuracy_difference(
-        predictions, baseline, level=level, one_image_per_patient=checklist.evidence.one_image_per_patient
-    )
-    if checklist.unit == "image" or isinstance(found, NotEstimable):
-        return found
-    if missing := unit_lacks(baseline, checklist.unit):
-        return NotEstimable(
-            f"the checklist judges by {checklist.unit}, and the baseline's table does not name the {missing}."
-        )
-    plain = checklist.model_copy(update={"slices": []})
-    ours, theirs = Sample.of(predictions, plain), Sample.of(baseline, plain)
-    assert ours.patients is not None, "a unit other than the image names its patients"
-    right, right_b = ours.predicted == ours.reference, theirs.predicted == theirs.reference
-    only, only_b, each = (
-        np.bincount(ours.patients, weights=flags).astype(np.int64)
-        for flags in (right & ~right_b, right_b & ~right, np.ones(len(ours)))
-    )
-    sample = paired.paired_sample(only, only_b, each)
-    ends = paired.difference_bounds(sample, level=level)
-    return dataclasses.replace(
-        found,
-        value=sample.difference,
-        n=sample.n,
-        low=ends.low,
-        high=ends.high,
-        clusters=sample.clusters,
-        design_effect=sample.design_effect,
-    )

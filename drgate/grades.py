@@ -12,9 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from drgate.columns import PROBABILITIES, Columns
 from drgate.errors import PredictionsError
 from drgate.files import read_table
-from drgate.predictions import PROBABILITIES, Predictions, make_predictions
+from drgate.predictions import Predictions, make_predictions
 
 _EXPECTED: Final = "a CSV or Parquet table with image and grade (and gradable, patient, eye or further columns)"
 
@@ -31,9 +32,7 @@ def join_grades(predictions: Predictions, path: Path) -> Predictions:
         image = ours["image"][ours["grade"].notna()].iloc[0]
         raise PredictionsError(f"{predictions.origin} has grades already (image {image!r}); leave --grades out.")
     read = read_table(path, _EXPECTED, PredictionsError).drop(columns="split", errors="ignore")
-    for column in ("image", "grade"):
-        if column not in read.columns:
-            raise PredictionsError(f"{path} has the columns {', '.join(read.columns)}; expected {_EXPECTED}.")
+    Columns(read, path, PredictionsError).require("image", "grade", expected=_EXPECTED)
     for column in (*PROBABILITIES, "predicted"):
         if column in read.columns:
             raise PredictionsError(

@@ -13,36 +13,23 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import Any, Final, TypeVar
+from typing import Final
 
 import pandas as pd
 
-from drgate.errors import DrgateError, ManifestError
+from drgate.columns import SPLITS as SPLITS
+from drgate.columns import Columns, parse_split
+from drgate.errors import ManifestError
 from drgate.files import canonical_json, read_table, row_name, sha256_file
-from drgate.scale import GRADES, parse_grade
-
-_Value = TypeVar("_Value")
+from drgate.scale import parse_grade
 
 COLUMNS: Final = ("image", "grade", "patient", "eye", "gradable", "split")
-SPLITS: Final = ("train", "val", "test")
 IMAGE_SUFFIXES: Final = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".ppm")
 
-_SPLIT_NAMES: Final = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "dev": "val",
-    "test": "test",
-    "testing": "test",
-}
-_EYE_NAMES: Final = {"l": "L", "left": "L", "os": "L", "r": "R", "right": "R", "od": "R"}
-_ABSENT: Final = ("nan", "na", "n/a", "none", "null", "<na>")
 _EYEPACS_NAME: Final = re.compile(r"(?P<patient>\d+)_(?P<eye>left|right)")
 _EXPECTED: Final = (
     "a folder with labels.csv, split/grade/* or grade/* images (or images alone, without grades), or a CSV with the "
@@ -253,7 +240,7 @@ def _from_folder(root: Path) -> Manifest:
             rows.append({"image": image})
             continue
         folders = PurePosixPath(image).parts[:-1]
-        split = _SPLIT_NAMES.get(folders[0].lower()) if len(folders) == 2 else None
+        split = parse_split(folders[0]) if len(folders) == 2 else None
         grade = parse_grade(folders[-1]) if folders else None
         if grade is None or len(folders) > 2 or (len(folders) == 2 and split is None):
             raise ManifestError(
@@ -290,8 +277,7 @@ def _from_table(path: Path, files: bool) -> Manifest:
         table["eye"] = [name["eye"] for name in names if name]
         if files:
             table["image"] = _resolve_names(table["image"], root, path)
-    elif "image" not in table.columns:
-        raise ManifestError(f"{path} has the columns {', '.join(table.columns)}; expected {_EXPECTED}.")
+    Columns(table, path, ManifestError).require("image", expected=_EXPECTED)
     return _checked(table, root, path, files)
 
 
@@ -321,31 +307,34 @@ def _resolve_names(names: pd.Series[str], root: Path, origin: Path) -> list[str]
 
 def _checked(table: pd.DataFrame, root: Path, origin: Path, files: bool) -> Manifest:
     """The manifest of a table whose columns have drgate's names, each cell checked."""
+    columns = Columns(table, origin, ManifestError)
     checked = pd.DataFrame(index=table.index)
-    checked["image"] = _image_column(table["image"], root, origin, files)
-    checked["grade"] = pd.array(grade_column(table, origin, ManifestError), dtype="Int8")
-    checked["patient"] = patient_column(table, origin, ManifestError)
-    checked["eye"] = eye_column(table, origin, ManifestError)
-    checked["gradable"] = gradable_column(table, origin, ManifestError)
-    checked["split"] = _mapped(table, "split", _SPLIT_NAMES, "train, val or test", origin, ManifestError)
+    checked["image"] = _image_column(columns, root, files)
+    checked["grade"] = pd.array(columns.grade(), dtype="Int8")
+    checked["patient"] = columns.patient()
+    checked["eye"] = columns.eye()
+    checked["gradable"] = columns.gradable()
+    checked["split"] = columns.split()
     for column in table.columns:
         if column not in COLUMNS:
-            checked[column] = text_column(table[column])
+            checked[column] = columns.text(column)
     lacking = checked["grade"].isna() & checked["gradable"]
-    if lacking.any() and not checked["grade"].isna().all():
-        first = int(lacking.to_numpy().argmax())
-        raise ManifestError(
-            f"{row_name(origin, first)}: {checked['image'].iloc[first]!r} has no grade; give 0-4, or set gradable to "
-            "false, or leave all grades out for a sealed test set."
+    if not checked["grade"].isna().all():
+        columns.refuse(
+            lacking.to_numpy(),
+            lambda row: (
+                f"{checked['image'].iloc[row]!r} has no grade; give 0-4, or set gradable to false, or leave all "
+                "grades out for a sealed test set"
+            ),
         )
     return Manifest(root, checked.sort_values("image", ignore_index=True), origin)
 
 
-def _image_column(images: pd.Series[str], root: Path, origin: Path, files: bool) -> list[str]:
+def _image_column(columns: Columns, root: Path, files: bool) -> list[str]:
     paths: list[str] = []
     seen: dict[str, int] = {}
-    for i, given in enumerate(images):
-        where = row_name(origin, i)
+    for i, given in enumerate(columns.table["image"]):
+        where = columns.where(i)
         if pd.isna(given) or not str(given).strip():
             raise ManifestError(f"{where}: the image is empty; expected a path relative to {root}.")
         image = str(given).strip().replace("\\", "/")
@@ -361,7 +350,7 @@ def _image_column(images: pd.Series[str], root: Path, origin: Path, files: bool)
         if normal.startswith(".."):
             raise ManifestError(f"{where}: {image!r} lies outside {root}; give paths relative to it.")
         if normal in seen:
-            raise ManifestError(f"{where}: image {normal!r} stands in {row_name(origin, seen[normal])} already.")
+            raise ManifestError(f"{where}: image {normal!r} is in {columns.where(seen[normal])} already; keep one row.")
         try:
             there = not files or (root / normal).is_file()
         except (OSError, ValueError):  # a name that no file can have
@@ -371,104 +360,3 @@ def _image_column(images: pd.Series[str], root: Path, origin: Path, files: bool)
         seen[normal] = i
         paths.append(normal)
     return paths
-
-
-def grade_column(table: pd.DataFrame, origin: Path, error: type[DrgateError]) -> list[int | None]:
-    """The column `grade` as 0-4 or None where it is empty; text or another number raises `error` with its row."""
-    if "grade" not in table.columns:
-        return [None] * len(table)
-    return _each_distinct(
-        table["grade"],
-        parse_grade,
-        f"grade {{}} is not on the ICDR scale; expected 0-4 or a name ({', '.join(GRADES)})",
-        origin,
-        error,
-    )
-
-
-def patient_column(table: pd.DataFrame, origin: Path, error: type[DrgateError]) -> pd.Series[str]:
-    """The column `patient`, namespaced by `source` where present; all rows name a patient, or none does."""
-    if "patient" not in table.columns or table["patient"].isna().all():
-        return pd.Series(pd.NA, index=table.index, dtype="str")
-    empty = table["patient"].isna() | (table["patient"].astype("str").str.strip() == "")
-    if empty.any():
-        raise error(
-            f"{row_name(origin, int(empty.to_numpy().argmax()))}: the patient is empty though other rows name one; "
-            "fill it in or drop the column."
-        )
-    # Spreadsheets and Parquet make floats of whole numbers: patient 10.0 is patient 10.
-    patient = table["patient"].astype("str").str.strip().str.replace(r"^(\d+)\.0+$", r"\1", regex=True)
-    absent = patient.str.lower().isin(_ABSENT)
-    if absent.any():
-        i = int(absent.to_numpy().argmax())
-        raise error(
-            f"{row_name(origin, i)}: the patient is {patient.iloc[i]!r}, which is how programs write that there is "
-            "none; name the patient or drop the column."
-        )
-    if "source" in table.columns:
-        prefix = table["source"].fillna("").astype("str") + ":"
-        # A table that is read back names them so already.
-        named = [name if name.startswith(start) else start + name for name, start in zip(patient, prefix, strict=True)]
-        patient = pd.Series(pd.array(named, dtype="str"), index=table.index)
-    return patient
-
-
-def eye_column(table: pd.DataFrame, origin: Path, error: type[DrgateError]) -> pd.Series[str]:
-    """The column `eye` as L or R; NA where it is absent or empty."""
-    return _mapped(table, "eye", _EYE_NAMES, "L or R", origin, error)
-
-
-def text_column(column: pd.Series[Any]) -> pd.Series[str]:
-    """A further column as text or NA, so that CSV and Parquet of the same rows are the same."""
-    if column.dtype == "str":
-        return column
-    if pd.api.types.is_float_dtype(column) and (column.dropna() % 1 == 0).all():
-        column = column.astype("Int64")  # Parquet makes floats of whole numbers with gaps: site 1.0 is site 1
-    values = [None if pd.api.types.is_scalar(cell) and pd.isna(cell) else str(cell) for cell in column]
-    return pd.Series(pd.array(values, dtype="str"), index=column.index)
-
-
-def gradable_column(table: pd.DataFrame, origin: Path, error: type[DrgateError]) -> list[bool]:
-    """The column `gradable` as booleans; true where it is absent or empty."""
-    if "gradable" not in table.columns:
-        return [True] * len(table)
-    words = {"true": True, "1": True, "yes": True, "1.0": True, "false": False, "0": False, "no": False, "0.0": False}
-    values = _each_distinct(
-        table["gradable"],
-        lambda cell: words.get(cell.strip().lower()),
-        "gradable is {}; expected true or false",
-        origin,
-        error,
-    )
-    return [value is not False for value in values]
-
-
-def _mapped(
-    table: pd.DataFrame, column: str, names: dict[str, str], expected: str, origin: Path, error: type[DrgateError]
-) -> pd.Series[str]:
-    if column not in table.columns:
-        return pd.Series(pd.NA, index=table.index, dtype="str")
-    values = _each_distinct(
-        table[column],
-        lambda cell: names.get(cell.strip().lower()),
-        f"{column} is {{}}; expected {expected}",
-        origin,
-        error,
-    )
-    return pd.Series(pd.array(values, dtype="str"), index=table.index)
-
-
-def _each_distinct(
-    column: pd.Series[Any], parse: Callable[[str], _Value | None], trouble: str, origin: Path, error: type[DrgateError]
-) -> list[_Value | None]:
-    """What `parse` makes of every cell, None for an empty one; it sees each distinct cell once, for tables are long.
-
-    Raises `error` with the first row that it makes nothing of; `trouble` says what is wrong with the cell, {}.
-    """
-    codes, distinct = pd.factorize(column)
-    values = [parse(str(cell)) for cell in distinct]
-    if None in values:
-        wrong = values.index(None)  # numbered by first appearance
-        row = int((codes == wrong).argmax())
-        raise error(f"{row_name(origin, row)}: {trouble.format(repr(str(distinct[wrong])))}.")
-    return [None if code < 0 else values[code] for code in codes.tolist()]

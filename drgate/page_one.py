@@ -10,11 +10,9 @@ from drgate.checklist import (
 )
 from drgate.decide import barred
 from drgate.evaluation import CriterionResult
-from drgate.measure import (
-    NO_OUTPUT,
-    Sample,
-)
 from drgate.predictions import Predictions
+from drgate.sample import Sample
+from drgate.stats.confusion import NO_OUTPUT
 
 
 def flagged_images(predictions: Predictions) -> tuple[dict[str, Any], ...]:

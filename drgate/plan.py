@@ -28,8 +28,9 @@ from drgate.checklist import OF_THE_RUN, PROPORTIONS, Checklist, Criterion, defa
 from drgate.errors import ANSWERS, ExitCode, ManifestError, UsageError
 from drgate.files import read_table
 from drgate.manifest import load_manifest
-from drgate.measure import Sample, ratio
-from drgate.predictions import PROBABILITIES, Predictions, load_predictions, make_predictions
+from drgate.measure import ratio
+from drgate.predictions import PROBABILITIES, Predictions, load_predictions, planned
+from drgate.sample import Sample
 from drgate.scale import GRADES, GROUPS
 from drgate.stats import cluster, power
 
@@ -439,15 +440,6 @@ def load_planned(path: Path, *, split: str = "test") -> Predictions:
     """
     table, about = _rows(path, split)
     return planned(table, str(path), about)
-
-
-def planned(table: pd.DataFrame, origin: str, about: Mapping[str, Any] | None = None) -> Predictions:
-    """The rows of a manifest or of predictions as a test set to plan with: see `load_planned`."""
-    if table["grade"].isna().all():
-        raise ManifestError(f"{origin} has no reference grades; a plan counts patients by grade.")
-    graded = table[~table["gradable"] | table["grade"].notna()]
-    kept = graded.drop(columns=[name for name in (*PROBABILITIES, "predicted", "split") if name in graded.columns])
-    return make_predictions(kept.assign(predicted=graded["grade"]), origin, dict(about or {}))
 
 
 def _rows(path: Path, split: str) -> tuple[pd.DataFrame, dict[str, Any]]:

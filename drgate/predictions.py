@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -24,28 +24,17 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from drgate.errors import PredictionsError
+from drgate.columns import PROBABILITIES as PROBABILITIES
+from drgate.columns import Columns
+from drgate.errors import ManifestError, PredictionsError
 from drgate.files import canonical_json, read_table, replacing, row_name
-from drgate.manifest import eye_column, gradable_column, grade_column, patient_column, text_column
 
 if TYPE_CHECKING:
     from drgate.operating_point import OperatingPoint
 
-PROBABILITIES: Final = ("p_0", "p_1", "p_2", "p_3", "p_4")
 COLUMNS: Final = ("image", "patient", "eye", "grade", "gradable", *PROBABILITIES, "predicted")
 OPTIONAL_COLUMNS: Final = ("dme", "sha256")
-SUM_TOLERANCE: Final = 1e-3
 _METADATA_KEY: Final = b"drgate.provenance"
-_DME: Final = {
-    "1": 1,
-    "1.0": 1,
-    "yes": 1,
-    "true": 1,
-    "0": 0,
-    "0.0": 0,
-    "no": 0,
-    "false": 0,
-}
 _EXPECTED: Final = "a CSV or Parquet table with image, grade and p_0 to p_4 (or predicted)"
 
 
@@ -134,6 +123,18 @@ def make_predictions(table: pd.DataFrame, origin: str, provenance: dict[str, Any
     return _checked(table, Path(origin), provenance, None)
 
 
+def planned(table: pd.DataFrame, origin: str, about: Mapping[str, Any] | None = None) -> Predictions:
+    """The graded rows of a manifest or of predictions as a test set to plan with: every answer is right.
+
+    Any answers in it are dropped; about: becomes the provenance. Raises ManifestError without reference grades.
+    """
+    if table["grade"].isna().all():
+        raise ManifestError(f"{origin} has no reference grades; a plan counts patients by grade.")
+    graded = table[~table["gradable"] | table["grade"].notna()]
+    kept = graded.drop(columns=[*PROBABILITIES, "predicted", "split"], errors="ignore")
+    return make_predictions(kept.assign(predicted=graded["grade"]), origin, dict(about or {}))
+
+
 def write_predictions(predictions: Predictions, path: Path) -> None:
     """Write Parquet (with provenance) or, where the name ends in .csv, CSV (without); whole or not at all."""
     with replacing(path) as temporary:
@@ -197,138 +198,56 @@ def column_bytes(name: str, column: pd.Series[Any]) -> bytes:
 def _checked(
     table: pd.DataFrame, origin: Path, provenance: dict[str, Any], operating_point: OperatingPoint | None
 ) -> Predictions:
-    if "image" not in table.columns:
-        raise PredictionsError(f"{origin} has the columns {', '.join(table.columns)}; expected {_EXPECTED}.")
+    columns = Columns(table, origin, PredictionsError)
+    columns.require("image", expected=_EXPECTED)
     checked = pd.DataFrame(index=table.index)
-    checked["image"] = _images(table["image"], origin)
-    checked["patient"] = patient_column(table, origin, PredictionsError)
-    checked["eye"] = eye_column(table, origin, PredictionsError)
-    checked["grade"] = pd.array(grade_column(table, origin, PredictionsError), dtype="Int8")
-    checked["gradable"] = gradable_column(table, origin, PredictionsError)
-    checked[list(PROBABILITIES)] = probabilities = _probability_columns(table, origin)
-    predicted = _predicted_column(table, probabilities, origin, operating_point)
-    checked["predicted"] = pd.array(predicted, dtype="Int8")
+    checked["image"] = columns.image()
+    checked["patient"] = columns.patient()
+    checked["eye"] = columns.eye()
+    checked["grade"] = pd.array(columns.grade(), dtype="Int8")
+    checked["gradable"] = columns.gradable()
+    checked[list(PROBABILITIES)] = probabilities = columns.probabilities()
+    checked["predicted"] = pd.array(_predicted(columns, probabilities, operating_point), dtype="Int8")
     for column in table.columns:
         if column == "dme":
-            checked[column] = pd.array(_dme_column(table[column], origin), dtype="Int8")
+            checked[column] = pd.array(columns.dme(), dtype="boolean").astype("Int8")
         elif column == "sha256":
-            checked[column] = _sha256_column(table[column], origin)
+            checked[column] = columns.sha256()
         elif column not in COLUMNS:
-            checked[column] = text_column(table[column])
+            checked[column] = columns.text(column)
     return Predictions(checked.sort_values("image", ignore_index=True), str(origin), provenance)
 
 
-def _images(images: pd.Series[str], origin: Path) -> pd.Series[str]:
-    empty = images.isna()
-    if empty.any():
-        raise PredictionsError(f"{row_name(origin, int(empty.to_numpy().argmax()))}: the image is empty.")
-    names = images.astype("str")
-    twice = names.duplicated()
-    if twice.any():
-        i = int(twice.to_numpy().argmax())
-        raise PredictionsError(f"{row_name(origin, i)}: image {names.iloc[i]!r} occurs twice; one row an image.")
-    return names
-
-
-def _probability_columns(table: pd.DataFrame, origin: Path) -> NDArray[np.float64]:
-    """(n, 5) probabilities, NaN where a row has none; every other defect raises."""
-    present = [name for name in table.columns if name.startswith("p_") and name[2:].isdigit()]
-    if not present:
-        if "predicted" not in table.columns:
-            raise PredictionsError(f"{origin} has neither p_0 to p_4 nor predicted; expected {_EXPECTED}.")
-        return np.full((len(table), 5), np.nan)
-    if set(present) != set(PROBABILITIES):
-        raise PredictionsError(
-            f"{origin} has the probability columns {', '.join(sorted(present))}; expected p_0 to p_4, "
-            "one for each of the five ICDR grades."
-        )
-    cells = table[list(PROBABILITIES)]
-    absent: NDArray[np.bool_] = cells.isna().to_numpy()
-    values = np.full(absent.shape, np.nan)
-    for j, name in enumerate(PROBABILITIES):
-        given = ~absent[:, j]
-        try:
-            values[given, j] = cells[name].to_numpy(dtype=object)[given].astype(np.float64)
-        except (ValueError, TypeError):
-            i = next(i for i in np.flatnonzero(given) if not _is_number(cells[name].iloc[i]))
-            raise PredictionsError(
-                f"{row_name(origin, int(i))}: {name} is {str(cells[name].iloc[i])!r}; expected a number."
-            ) from None
-    _refuse(absent.any(1) & ~absent.all(1), origin, "some of p_0 to p_4 are empty; give all five or none")
-    _refuse(
-        (~np.isfinite(values) & ~absent).any(1), origin, "a probability is nan or inf; give a number or leave all empty"
-    )
-    _refuse(((values < 0) | (values > 1)).any(1), origin, "a probability is outside 0 to 1")
-    sums = values.sum(1)
-    wrong = ~absent.all(1) & ~(np.abs(sums - 1) <= SUM_TOLERANCE)
-    if wrong.any():
-        first = int(wrong.argmax())
-        raise PredictionsError(
-            f"{row_name(origin, first)}: the probabilities sum to {sums[first]:.6g}; expected 1 within {SUM_TOLERANCE}."
-        )
-    return values
-
-
-def _is_number(cell: object) -> bool:
-    try:
-        float(cell)  # type: ignore[arg-type]
-    except (ValueError, TypeError):
-        return False
-    return True
-
-
-def _refuse(rows: Any, origin: Path, trouble: str) -> None:
-    if rows.any():
-        raise PredictionsError(f"{row_name(origin, int(rows.argmax()))}: {trouble}.")
-
-
-def _dme_column(column: pd.Series[Any], origin: Path) -> list[int | None]:
-    values = [None if pd.isna(cell) else _DME.get(str(cell).strip().lower(), -1) for cell in column]
-    if -1 in values:
-        i = values.index(-1)
-        raise PredictionsError(
-            f"{row_name(origin, i)}: dme is {str(column.iloc[i])!r}; expected 0, 1 or an empty cell."
-        )
-    return values
-
-
-def _sha256_column(column: pd.Series[Any], origin: Path) -> pd.Series[str]:
-    digests = text_column(column).str.strip().str.lower()
-    for i, digest in enumerate(digests):
-        if not pd.isna(digest) and not re.fullmatch("[0-9a-f]{64}", digest):
-            raise PredictionsError(
-                f"{row_name(origin, i)}: sha256 is {digest!r}; expected the 64 hex digits of the image file's SHA-256, "
-                "or an empty cell."
-            )
-    return digests
-
-
-def _predicted_column(
-    table: pd.DataFrame, probabilities: NDArray[np.float64], origin: Path, operating_point: OperatingPoint | None
+def _predicted(
+    columns: Columns, probabilities: NDArray[np.float64], operating_point: OperatingPoint | None
 ) -> list[int | None]:
     """The decided grade: as given, else the most probable (the lower one of two equals); None is no output."""
+    if not {"predicted", *PROBABILITIES} & set(columns.table.columns):
+        raise PredictionsError(f"{columns.origin} has neither p_0 to p_4 nor predicted; expected {_EXPECTED}.")
     answered = ~np.isnan(probabilities[:, 0])
     best = np.where(answered, np.nan_to_num(probabilities, nan=-1.0).argmax(1), -1)
-    if "predicted" not in table.columns:
+    if "predicted" not in columns.table.columns:
         return [int(grade) if grade >= 0 else None for grade in best]
-    given = grade_column(table[["predicted"]].rename(columns={"predicted": "grade"}), origin, PredictionsError)
+    given = columns.grade("predicted")
     stated = np.array([-1 if grade is None else grade for grade in given], dtype=np.int64)
-    _refuse(answered & (stated < 0), origin, "there are probabilities but predicted is empty")
+    columns.refuse(answered & (stated < 0), "there are probabilities but predicted is empty")
     chosen = np.take_along_axis(probabilities, np.maximum(stated, 0)[:, None], axis=1)[:, 0]
     other = answered & ~(chosen >= np.nan_to_num(probabilities, nan=0.0).max(axis=1))
-    if other.any() and operating_point is None:
-        i = int(other.argmax())
-        raise PredictionsError(
-            f"{row_name(origin, i)}: predicted is {stated[i]} but the most probable grade is {best[i]}; cut-offs other "
-            "than the most probable grade need an operating-point file."
+    if operating_point is None:
+        columns.refuse(
+            other,
+            lambda row: (
+                f"predicted is {stated[row]} but the most probable grade is {best[row]}; cut-offs other than the most "
+                "probable grade need an operating-point file"
+            ),
         )
-    if other.any() and operating_point is not None:
+    elif other.any():
         cut = operating_point.apply(probabilities)
-        wrong = answered & (cut != stated)
-        if wrong.any():
-            i = int(wrong.argmax())
-            raise PredictionsError(
-                f"{row_name(origin, i)}: predicted is {stated[i]} but the operating point gives {cut[i]}, and the "
-                "table is not graded by the most probable grade either."
-            )
+        columns.refuse(
+            answered & (cut != stated),
+            lambda row: (
+                f"predicted is {stated[row]} but the operating point gives {cut[row]}, and the table is not graded by "
+                "the most probable grade either"
+            ),
+        )
     return given

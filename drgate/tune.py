@@ -24,14 +24,14 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from drgate.checklist import RULE_WORDS, Checklist, Criterion, default_policy, parse_id
 from drgate.errors import ChecklistError, PredictionsError
-from drgate.measure import UNDERGRADED, Sample, ratio
-from drgate.operating_point import OperatingPoint, cumulative, make_operating_point
-from drgate.predictions import Predictions
+from drgate.measure import UNDERGRADED, ratio
+from drgate.operating_point import OperatingPoint, make_operating_point
+from drgate.predictions import Predictions, planned
+from drgate.sample import Flags, Floats, Ints, Sample
 from drgate.scale import GROUPS
 from drgate.stats import cluster, confusion
 from drgate.stats.predictive import predictive_power
@@ -46,9 +46,6 @@ ROUNDS: Final = 5
 
 TUNED: Final = ("accuracy", "sensitivity", "specificity", "missed", "undergraded", "overgraded")
 """Metrics that cut-offs decide and whose denominator they do not: what tuning can promise."""
-
-Ints = NDArray[np.int64]
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,87 +62,6 @@ class Infeasible:
         return {"status": "infeasible", "reason": self.reason, "complete": self.complete}
 
 
-@dataclass(frozen=True, eq=False)
-class Units:
-    """What is counted: images, eyes (their worst image) or patients (the worse eye).
-
-    reference: (n,) grades; scores: (n, 4) the highest P(grade >= k) of the unit's images, NaN without output; patients:
-    (n,) codes or None; dme: (n,) whether macular oedema is present, or None; independent: declared to be of one patient
-    each; origin: what they are called.
-    """
-
-    reference: Ints
-    scores: Floats
-    patients: Ints | None
-    dme: NDArray[np.bool_] | None
-    independent: bool
-    origin: str
-
-    @cached_property
-    def answered(self) -> NDArray[np.bool_]:
-        """Units with output."""
-        return ~np.isnan(self.scores[:, 0])
-
-    def graded(self, target: str) -> Ints:
-        """Reference grades, for a group lifted into it where macular oedema is present."""
-        if self.dme is None or target not in GROUPS:
-            return self.reference
-        return np.where(self.dme, np.maximum(self.reference, GROUPS[target][0]), self.reference)
-
-    @classmethod
-    def of(cls, predictions: Predictions, checklist: Checklist) -> Units:
-        """The graded units of a tuning table, by the unit of the checklist.
-
-        Raises PredictionsError where grades, probabilities or what makes a unit are missing.
-        """
-        table, origin = predictions.table, predictions.origin
-        lacking = table["gradable"] & table["grade"].isna()
-        judged = table[table["gradable"] & table["grade"].notna()]
-        if judged.empty or lacking.any():
-            raise PredictionsError(
-                f"{origin} has images without a reference grade; cut-offs are tuned on graded images."
-            )
-        scores = cumulative(judged[["p_0", "p_1", "p_2", "p_3", "p_4"]].to_numpy(dtype=np.float64))
-        bare = np.isnan(scores[:, 0]) & judged["predicted"].notna().to_numpy()
-        if bare.any() or np.isnan(scores).all():
-            raise PredictionsError(f"{origin} has no probabilities for every answer; cut-offs need p_0 to p_4.")
-        rows = pd.DataFrame(scores, columns=range(1, 5)).fillna(np.inf)
-        rows["reference"] = judged["grade"].to_numpy(dtype=np.int64)
-        if "dme" in judged.columns and judged["dme"].notna().all():
-            rows["dme"] = judged["dme"].to_numpy(dtype=np.int64)
-        rows = _by_unit(rows, judged, checklist.unit, origin)
-        known = predictions.patients_known
-        return cls(
-            rows["reference"].to_numpy(),
-            rows[list(range(1, 5))].replace(np.inf, np.nan).to_numpy(dtype=np.float64),
-            np.unique(rows["patient"], return_inverse=True)[1].astype(np.int64) if known else None,
-            rows["dme"].to_numpy(dtype=bool) if "dme" in rows else None,
-            not known and checklist.evidence.one_image_per_patient,
-            origin,
-        )
-
-    @classmethod
-    def planned(cls, manifest: Manifest, checklist: Checklist) -> Units:
-        """The units of a test set that is only planned with; its scores are of no meaning.
-
-        Raises PredictionsError where it has no reference grades.
-        """
-        judged = manifest.table[manifest.table["gradable"] & manifest.table["grade"].notna()]
-        if judged.empty:
-            raise PredictionsError(f"{manifest.origin} has no reference grades, so there are no counts to plan with.")
-        rows = pd.DataFrame({"reference": judged["grade"].to_numpy(dtype=np.int64)})
-        rows = _by_unit(rows, judged, checklist.unit, str(manifest.origin))
-        known = manifest.patients_known
-        return cls(
-            rows["reference"].to_numpy(),
-            np.zeros((len(rows), 4)),
-            np.unique(rows["patient"], return_inverse=True)[1].astype(np.int64) if known else None,
-            None,
-            not known and checklist.evidence.one_image_per_patient,
-            manifest.name,
-        )
-
-
 def tune(
     predictions: Predictions, checklist: Checklist, *, test: Manifest | None = None
 ) -> OperatingPoint | Infeasible:
@@ -158,8 +74,14 @@ def tune(
     Raises ChecklistError where no required criterion depends on cut-offs, PredictionsError for a table without grades
     or probabilities.
     """
-    units = Units.of(predictions, checklist)
-    planned = units if test is None else Units.planned(test, checklist)
+    # Cut-offs are of the whole table, which need not have the columns that the checklist slices by.
+    units = Sample.of(predictions, checklist, slices=())
+    bare = predictions.table["predicted"].notna() & predictions.table["p_0"].isna()
+    if bare.any() or not units.answered.any():
+        raise PredictionsError(f"{predictions.origin} has no probabilities for every answer; cut-offs need p_0 to p_4.")
+    tested = units
+    if test is not None:
+        tested = Sample.of(planned(test.table, str(test.origin)), checklist, slices=())
     lines = [criterion for criterion in checklist.each_criterion() if criterion.required]
     tuned = [line for line in lines if line.metric in TUNED and not line.column and not line.deployed]
     if not tuned:
@@ -167,7 +89,7 @@ def tune(
             f"The checklist {checklist.name} requires no sensitivity, specificity, accuracy or rate of grave errors of "
             "the whole test set; there is nothing that cut-offs could be tuned to."
         )
-    constraints = [_Constraint(line, units, planned, checklist) for line in tuned]
+    constraints = [_Constraint(line, units, tested, checklist) for line in tuned]
     for constraint in constraints:
         if constraint.impossible:
             return Infeasible(constraint.impossible, complete=True)
@@ -182,9 +104,9 @@ def tune(
         "wanted": checklist.planning.power,
         "level": constraints[0].level,
         "planned": {
-            "like": planned.origin if test is not None else "the tuning table",
+            "like": test.name if test is not None else "the tuning table",
             "unit": checklist.unit,
-            "by_grade": np.bincount(planned.reference, minlength=5).tolist(),
+            "by_grade": np.bincount(tested.reference, minlength=5).tolist(),
         },
         "criteria": found,
         "not_covered": [line.id for line in lines if line not in tuned],
@@ -226,9 +148,7 @@ EFFECTS: Final = (
 
 def effects(predictions: Predictions, point: OperatingPoint, checklist: Checklist) -> list[Effect]:
     """`EFFECTS` on the tuning table before and after, by the unit of the checklist."""
-    # Slices are no concern of cut-offs, and the tuning table need not have their columns.
-    whole = checklist.model_copy(update={"slices": []})
-    samples = [Sample.of(table, whole) for table in (predictions, predictions.at(point))]
+    samples = [Sample.of(table, checklist, slices=()) for table in (predictions, predictions.at(point))]
 
     def counted(sample: Sample, name: str) -> tuple[int, int]:
         parts = parse_id(name)
@@ -242,7 +162,7 @@ def effects(predictions: Predictions, point: OperatingPoint, checklist: Checklis
 class _Constraint:
     """One required criterion as a number of errors that a set of cut-offs may make."""
 
-    def __init__(self, criterion: Criterion, units: Units, planned: Units, checklist: Checklist) -> None:
+    def __init__(self, criterion: Criterion, units: Sample, planned: Sample, checklist: Checklist) -> None:
         self.criterion, self.units, self.checklist = criterion, units, checklist
         # alpha/K, as every look is tested
         self.level = 1 - (1 - checklist.evidence.level) / checklist.looks
@@ -253,14 +173,14 @@ class _Constraint:
         errors = counts.success if self.adverse else counts.counted & ~counts.success
         self.reference = units.graded(criterion.target)
         column = np.where(units.answered, 0, confusion.NO_OUTPUT)
-        self.counted: NDArray[np.bool_] = counts.counted[self.reference, column]
-        self.wrong: NDArray[np.bool_] = errors[self.reference]
+        self.counted: Flags = counts.counted[self.reference, column]
+        self.wrong: Flags = errors[self.reference]
         self.silent = int((self.wrong[:, confusion.NO_OUTPUT] & self.counted & ~units.answered).sum())
         self.n = int(self.counted.sum())
         self.sizes = _sizes(self.counted, units)
         target = planned.graded(criterion.target)
         self.planned = _sizes(counts.counted[target, np.where(planned.answered, 0, confusion.NO_OUTPUT)], planned)
-        self.unknown = planned.patients is None and not planned.independent
+        self.unknown = planned.unknown
 
     @cached_property
     def impossible(self) -> str:
@@ -319,21 +239,15 @@ class _Constraint:
             "power": self.judge(predicted)[1],
         }
 
-    def _errors(self, predicted: Ints) -> NDArray[np.bool_]:
+    def _errors(self, predicted: Ints) -> Flags:
         return np.asarray(self.counted & self.wrong[np.arange(len(predicted)), predicted])
 
-    def _sample(self, wrong: NDArray[np.bool_]) -> cluster.EffectiveSample:
+    def _sample(self, wrong: Flags) -> cluster.EffectiveSample:
         """The effective sample of what is right."""
-        k = self.n - int(wrong.sum())
-        if self.units.patients is None:
-            if self.units.independent:
-                return cluster.one_image_per_patient(k, self.n)
-            return cluster.unknown_clusters(k, self.n, level=self.level)
-        good, all_ = (
-            np.bincount(self.units.patients, weights=flags).astype(np.int64)
-            for flags in (self.counted & ~wrong, self.counted)
-        )
-        return cluster.effective_sample(good, all_, level=self.level)
+        if self.units.unknown:
+            return cluster.unknown_clusters(self.n - int(wrong.sum()), self.n, level=self.level)
+        right, counted = (self.units.by_patient(flags) for flags in (self.counted & ~wrong, self.counted))
+        return cluster.effective_sample(right, counted, level=self.level)
 
     def _reaches(self, errors: int, effective: float) -> bool:
         sample = cluster.EffectiveSample(self.n - errors, self.n, None, 1.0, effective)
@@ -342,9 +256,7 @@ class _Constraint:
 
     def _ceiling(self, errors: int) -> float:
         """The largest effective number of units with so many errors."""
-        if self.units.patients is None:
-            if self.units.independent:
-                return float(self.n)
+        if self.units.unknown:
             return cluster.unknown_clusters(self.n - errors, self.n, level=self.level).effective_n
         sizes, times = self.sizes
         clusters, squares, rate = int(times.sum()), int((sizes**2 * times).sum()), errors / self.n
@@ -406,7 +318,7 @@ class _Constraint:
 class _Search:
     """Every combination of a few values for each cut-off, by counts; round after round nearer to the best."""
 
-    def __init__(self, units: Units, constraints: list[_Constraint], wanted: float) -> None:
+    def __init__(self, units: Sample, constraints: list[_Constraint], wanted: float) -> None:
         self.units, self.constraints, self.wanted = units, constraints, wanted
         scores = units.scores[units.answered]
         self.values = [_between(scores[:, k]) for k in range(4)]
@@ -578,7 +490,7 @@ class _Search:
                 return False
         return True
 
-    def _ordered(self, grid: list[Floats]) -> NDArray[np.bool_]:
+    def _ordered(self, grid: list[Floats]) -> Flags:
         """Where a cut-off that no criterion asks about changes none that one does."""
         fine = np.ones((1, 1, 1, 1), dtype=bool)
         axes = np.ix_(*grid)
@@ -619,29 +531,14 @@ class _Search:
         return tuple(_shortest(cut, self.units.scores[self.units.answered, k]) for k, cut in enumerate(cut_offs))
 
 
-def _by_unit(rows: pd.DataFrame, judged: pd.DataFrame, unit: str, origin: str) -> pd.DataFrame:
-    """The worst of each unit's images, with the patient's name."""
-    rows = rows.assign(patient=judged["patient"].to_numpy())
-    if unit == "image":
-        return rows
-    keys = {"patient": judged["patient"].to_numpy(), "eye": judged["eye"].to_numpy()}
-    used = ["patient", "eye"] if unit == "eye" else ["patient"]
-    for key in used:
-        if pd.isna(keys[key]).any():
-            raise PredictionsError(f"{origin}: the checklist judges by {unit}, but {key} is not given for every image.")
-    return rows.assign(**{key: keys[key] for key in used}).groupby(used, as_index=False).max()
-
-
-def _sizes(counted: NDArray[np.bool_], units: Units) -> tuple[Ints, Ints]:
+def _sizes(counted: Flags, units: Sample) -> tuple[Ints, Ints]:
     """Units that a patient brings to the denominator, and how many patients bring so many."""
-    if units.patients is None:
-        return np.array([1]), np.array([int(counted.sum())])
-    each = np.bincount(units.patients, weights=counted).astype(np.int64)
+    each = units.by_patient(counted)
     sizes, times = np.unique(each[each > 0], return_counts=True)
-    return sizes.astype(np.int64), times.astype(np.int64)
+    return sizes, times.astype(np.int64)
 
 
-def _steps(wrong: NDArray[np.bool_]) -> Ints:
+def _steps(wrong: Flags) -> Ints:
     """(kinds, 5): by how much errors grow when a unit is called k instead of k - 1; column 0 is not used."""
     return np.concatenate([np.zeros((len(wrong), 1), dtype=np.int64), np.diff(wrong.astype(np.int64), axis=1)], axis=1)
 

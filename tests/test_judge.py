@@ -210,7 +210,7 @@ class TestSealedGrades:
             (rows()[:-1], "has no row for image '19.png' of"),
             ([*rows(), {"image": "zz.png", "grade": 0}], "a row for image 'zz.png', which is not in"),
             ([*rows(), rows()[3]], "line 22: image '03.png' occurs twice"),
-            (rows(i03={"grade": 7}), "line 5: grade '7' is not on the ICDR scale"),
+            (rows(i03={"grade": 7}), "line 5: grade is '7'; expected an ICDR grade"),
             (rows(i03={"grade": ""}), "image '03.png' has no grade; give 0-4, or set gradable to false"),
             ([{**row, "predicted": 0} for row in rows()], "the column predicted, which is the model's"),
             ([{"image": row["image"]} for row in rows()], "has the columns image; expected"),

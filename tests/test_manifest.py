@@ -116,9 +116,9 @@ class TestLayouts:
 
 
 REFUSED = {
-    "grade 7": ({"grade": "7"}, "grade '7' is not on the ICDR scale"),
-    "a word": ({"grade": "bad"}, "grade 'bad'"),
-    "a fraction": ({"grade": "1.5"}, "grade '1.5'"),
+    "grade 7": ({"grade": "7"}, "grade is '7'; expected an ICDR grade"),
+    "a word": ({"grade": "bad"}, "grade is 'bad'"),
+    "a fraction": ({"grade": "1.5"}, "grade is '1.5'"),
     "no grade": ({"grade": ""}, "has no grade"),
     "an unknown split": ({"split": "holdout"}, "split is 'holdout'"),
     "an unknown eye": ({"eye": "middle"}, "eye is 'middle'"),
@@ -128,7 +128,7 @@ REFUSED = {
     "an empty image": ({"image": ""}, "the image is empty"),
     "no patient": ({"patient": ""}, "the patient is empty"),
     "gradable maybe": ({"gradable": "maybe"}, "gradable is 'maybe'"),
-    "the same image twice": ({"image": "a.png"}, "stands in"),
+    "the same image twice": ({"image": "a.png"}, "line 2 already; keep one row"),
 }
 
 

@@ -17,8 +17,9 @@ from drgate.checklist import Checklist, parse_checklist
 from drgate.errors import PredictionsError
 from drgate.evaluate import evaluate
 from drgate.evaluation import Estimate, Evaluation, NotEstimable
-from drgate.measure import Metrics, Sample
+from drgate.measure import Metrics
 from drgate.predictions import Predictions, make_predictions
+from drgate.sample import Sample
 from drgate.scale import GRADES
 
 MIX = {"no_dr": 0.8, "mild_npdr": 0.1, "moderate_npdr": 0.08, "severe_npdr": 0.01, "pdr": 0.01}

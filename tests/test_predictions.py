@@ -33,11 +33,11 @@ REFUSED = {
     "a word": ({"p_2": "high"}, "p_2 is 'high'"),
     "negative": ({"p_1": "-0.1", "p_2": "0.8"}, "outside 0 to 1"),
     "some are empty": ({"p_1": ""}, "give all five or none"),
-    "grade 7": ({"grade": "7"}, "grade '7'"),
+    "grade 7": ({"grade": "7"}, "grade is '7'; expected an ICDR grade, 0-4 or a name"),
     "duplicate image": ({"image": "first.png"}, "'first.png' occurs twice"),
     "predicted is not the most probable": ({"predicted": "1"}, "need an operating-point file"),
     "predicted is empty beside probabilities": ({"predicted": ""}, "predicted is empty"),
-    "predicted is no grade": ({"predicted": "9"}, "grade '9'"),
+    "predicted is no grade": ({"predicted": "9"}, "predicted is '9'; expected an ICDR grade"),
     "oedema is neither": ({"dme": "2"}, "dme is '2'; expected 0, 1 or an empty cell"),
     "a file digest that is none": ({"sha256": "abc"}, "expected the 64 hex digits"),
 }
@@ -116,7 +116,7 @@ class TestHonestTables:
     @pytest.mark.parametrize("cell", ["None", "nan", "NULL"])
     def test_what_programs_write_for_nothing_is_no_grade(self, cell: str, write_csv: Write):
         """`None` is not "No DR"."""
-        with pytest.raises(PredictionsError, match="not on the ICDR scale"):
+        with pytest.raises(PredictionsError, match="expected an ICDR grade"):
             load_predictions(write_csv([SOUND | {"grade": cell}]))
 
     def test_nor_is_it_a_patient(self, write_csv: Write):

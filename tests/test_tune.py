@@ -29,10 +29,11 @@ from drgate.operating_point import (
     write_operating_point,
 )
 from drgate.predictions import Predictions, load_predictions, make_predictions, write_predictions
+from drgate.sample import Sample
 from drgate.stats import cluster
 from drgate.stats.power import misses_allowed, power
 from drgate.stats.predictive import predictive_power
-from drgate.tune import Infeasible, Units, effects, tune
+from drgate.tune import Infeasible, effects, tune
 
 SCREENING = [{"id": "sensitivity:referable", "at_least": 0.85}]
 FIVE = [
@@ -341,7 +342,7 @@ class TestPower:
             first, second = scored(2 * seed, 300, noise=0.7), scored(2 * seed + 1, 300, noise=0.7)
             found = tuned(first, checklist)
             promised.append(found.promise["power"])
-            scores = [Units.of(p, checklist).scores[:, 1] for p in (first, second)]
+            scores = [Sample.of(p, checklist).scores[:, 1] for p in (first, second)]
             referable = [p.table["grade"].to_numpy(dtype=int) >= 2 for p in (first, second)]
             ordered = np.sort(scores[0][referable[0]])
             observed = ordered[int(0.15 * ordered.size)]

@@ -21,7 +21,8 @@ import numpy as np
 import torch
 
 from drgate.errors import DrgateError
-from drgate.plan import plan, planned
+from drgate.plan import plan
+from drgate.predictions import planned
 from trainer.attempts.circles import CircleReport, Proposal, compare
 from trainer.attempts.ledger import Attempt, LedgerWarning, read_ledger
 from trainer.config import FALLING, ONLY_WITH, TrainingConfig

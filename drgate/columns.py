@@ -1,0 +1,208 @@
+"""The cells of a table: each kind of column is read in one place, with one form of error.
+
+    columns = Columns(read_table(path, what, PredictionsError), path, PredictionsError)
+    columns.require("image", expected=what)
+    columns.grade()                        # 0-4 or None; "labels.csv, line 3: grade is '7'; expected ..."
+
+Manifests, predictions and grades that are joined later all come through here, so a table that names its columns or
+writes its grades otherwise is translated here and nowhere else: before the first column is read.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, TypeVar
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from drgate.errors import DrgateError
+from drgate.files import row_name
+from drgate.scale import GRADES, parse_grade
+
+_Value = TypeVar("_Value")
+
+PROBABILITIES: Final = ("p_0", "p_1", "p_2", "p_3", "p_4")
+SPLITS: Final = ("train", "val", "test")
+SUM_TOLERANCE: Final = 1e-3
+
+_YES_NO: Final = {
+    **dict.fromkeys(("true", "1", "yes", "1.0"), True),
+    **dict.fromkeys(("false", "0", "no", "0.0"), False),
+}
+_EYES: Final = {**dict.fromkeys(("l", "left", "os"), "L"), **dict.fromkeys(("r", "right", "od"), "R")}
+_SPLITS: Final = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+_ABSENT: Final = ("nan", "na", "n/a", "none", "null", "<na>")
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """A table while it is read. Every reader raises `error` with file, row and value for the first bad cell.
+
+    table: drgate's own column names; cells as text (CSV) or typed (Parquet). origin: its file, for messages.
+    """
+
+    table: pd.DataFrame
+    origin: Path
+    error: type[DrgateError]
+
+    def require(self, *names: str, expected: str) -> None:
+        """Raise where a column is missing."""
+        if not set(names) <= set(self.table.columns):
+            raise self.error(f"{self.origin} has the columns {', '.join(self.table.columns)}; expected {expected}.")
+
+    def where(self, row: int) -> str:
+        """How a person finds a row."""
+        return row_name(self.origin, row)
+
+    def refuse(self, rows: NDArray[np.bool_] | np.bool_, trouble: Callable[[int], str] | str) -> None:
+        """Raise for the first of the rows that are marked, with what is wrong there."""
+        if rows.any():
+            row = int(rows.argmax())
+            raise self.error(f"{self.where(row)}: {trouble if isinstance(trouble, str) else trouble(row)}.")
+
+    def grade(self, column: str = "grade") -> list[int | None]:
+        """Grades 0-4; None where the cell is empty or there is no such column."""
+        return self._parsed(column, parse_grade, f"an ICDR grade, 0-4 or a name ({', '.join(GRADES)})")
+
+    def gradable(self) -> list[bool]:
+        """True where the cell is empty or there is no such column."""
+        return [value is not False for value in self._chosen("gradable", _YES_NO, "true or false")]
+
+    def dme(self) -> list[bool | None]:
+        """Whether the reference says that there is macular oedema; None where the cell is empty."""
+        return self._chosen("dme", _YES_NO, "0, 1 or an empty cell")
+
+    def eye(self) -> pd.Series[str]:
+        """L or R; NA where the cell is empty or there is no such column."""
+        return self._text(self._chosen("eye", _EYES, "L or R"))
+
+    def split(self) -> pd.Series[str]:
+        """train, val or test; NA where the cell is empty or there is no such column."""
+        return self._text(self._parsed("split", parse_split, "train, val or test"))
+
+    def sha256(self) -> pd.Series[str]:
+        """Lower-case hex digests of the image files; NA where the cell is empty."""
+
+        def digest(cell: str) -> str | None:
+            cell = cell.strip().lower()
+            return cell if re.fullmatch("[0-9a-f]{64}", cell) else None
+
+        wanted = "the 64 hex digits of the image file's SHA-256, or an empty cell"
+        return self._text(self._parsed("sha256", digest, wanted))
+
+    def image(self) -> pd.Series[str]:
+        """The names of the images, none empty and no two alike."""
+        self.refuse(self.table["image"].isna().to_numpy(), "the image is empty")
+        names = self.table["image"].astype("str")
+        self.refuse(
+            names.duplicated().to_numpy(), lambda row: f"image {names.iloc[row]!r} occurs twice; give one row per image"
+        )
+        return names
+
+    def patient(self) -> pd.Series[str]:
+        """The patients, after their `source` where there is that column; every row names one, or none does (NA)."""
+        table = self.table
+        if "patient" not in table.columns or table["patient"].isna().all():
+            return self._text([None] * len(table))
+        # Spreadsheets and Parquet make floats of whole numbers: patient 10.0 is patient 10.
+        patient = table["patient"].astype("str").str.strip().str.replace(r"^(\d+)\.0+$", r"\1", regex=True)
+        self.refuse(
+            (table["patient"].isna() | (patient == "")).to_numpy(dtype=bool),
+            "the patient is empty though other rows name one; fill it in or drop the column",
+        )
+        self.refuse(
+            patient.str.lower().isin(_ABSENT).to_numpy(),
+            lambda row: (
+                f"the patient is {patient.iloc[row]!r}, which is how programs write that there is none; name the "
+                "patient or drop the column"
+            ),
+        )
+        if "source" in table.columns:
+            prefix = table["source"].fillna("").astype("str") + ":"
+            # A table that is read back names them so already.
+            pairs = zip(patient, prefix, strict=True)
+            patient = self._text([name if name.startswith(start) else start + name for name, start in pairs])
+        return patient
+
+    def probabilities(self) -> NDArray[np.float64]:
+        """(n, 5) probabilities p_0 to p_4, NaN throughout where a row has none."""
+        table = self.table
+        present = [name for name in table.columns if name.startswith("p_") and name[2:].isdigit()]
+        if not present:
+            return np.full((len(table), 5), np.nan)
+        if set(present) != set(PROBABILITIES):
+            raise self.error(
+                f"{self.origin} has the probability columns {', '.join(sorted(present))}; expected p_0 to p_4, "
+                "one for each of the five ICDR grades."
+            )
+        absent: NDArray[np.bool_] = table[list(PROBABILITIES)].isna().to_numpy()
+        values = np.full(absent.shape, np.nan)
+        for j, name in enumerate(PROBABILITIES):
+            given, cells = ~absent[:, j], table[name].to_numpy(dtype=object)
+            try:
+                values[given, j] = cells[given].astype(np.float64)
+            except (ValueError, TypeError):
+                wrong = given & ~np.array([_is_number(cell) for cell in cells])
+                self.refuse(wrong, lambda row, n=name, c=cells: f"{n} is {str(c[row])!r}; expected a number")  # type: ignore[misc]
+        self.refuse(absent.any(1) & ~absent.all(1), "some of p_0 to p_4 are empty; give all five or none")
+        self.refuse(
+            (~np.isfinite(values) & ~absent).any(1), "a probability is nan or inf; give a number or leave all empty"
+        )
+        self.refuse(((values < 0) | (values > 1)).any(1), "a probability is outside 0 to 1")
+        sums = values.sum(1)
+        self.refuse(
+            ~absent.all(1) & ~(np.abs(sums - 1) <= SUM_TOLERANCE),
+            lambda row: f"the probabilities sum to {sums[row]:.6g}; expected 1 within {SUM_TOLERANCE}",
+        )
+        return values
+
+    def text(self, column: str) -> pd.Series[str]:
+        """A further column as text or NA, so that CSV and Parquet of the same rows are the same."""
+        cells = self.table[column]
+        if cells.dtype == "str":
+            return cells
+        if pd.api.types.is_float_dtype(cells) and (cells.dropna() % 1 == 0).all():
+            cells = cells.astype("Int64")  # Parquet makes floats of whole numbers with gaps: site 1.0 is site 1
+        return self._text([None if pd.api.types.is_scalar(cell) and pd.isna(cell) else str(cell) for cell in cells])
+
+    def _text(self, values: Sequence[str | None]) -> pd.Series[str]:
+        return pd.Series(pd.array(values, dtype="str"), index=self.table.index)
+
+    def _chosen(self, column: str, words: Mapping[str, _Value], expected: str) -> list[_Value | None]:
+        return self._parsed(column, lambda cell: words.get(cell.strip().lower()), expected)
+
+    def _parsed(self, column: str, parse: Callable[[str], _Value | None], expected: str) -> list[_Value | None]:
+        """What `parse` makes of every cell, None for an empty one; a cell that it makes nothing of raises.
+
+        It sees each distinct cell once, for tables are long.
+        """
+        if column not in self.table.columns:
+            return [None] * len(self.table)
+        codes, distinct = pd.factorize(self.table[column])
+        values = [parse(str(cell)) for cell in distinct]
+        if None in values:
+            wrong = values.index(None)
+            self.refuse(codes == wrong, f"{column} is {str(distinct[wrong])!r}; expected {expected}")
+        return [None if code < 0 else values[code] for code in codes.tolist()]
+
+
+def parse_split(text: str) -> str | None:
+    """train, val or test, from one of the usual names; None where it is neither."""
+    return _SPLITS.get(text.strip().lower())
+
+
+def _is_number(cell: object) -> bool:
+    try:
+        float(cell)  # type: ignore[arg-type]
+    except (ValueError, TypeError):
+        return False
+    return True

@@ -1,0 +1,454 @@
+"""What is counted: the graded images of one table, or of two paired, by image, eye or patient.
+
+    sample = Sample.of(predictions, checklist)
+    sample.tally("camera", "A").table                   # 5 x 6, rows the reference grade
+    Pair.of(predictions, baseline, unit="patient")      # the same patients under two models, in one order
+
+A table is read once, into distinct patients and how often each occurs; every slice, resample and unit follows from
+those counts. Two tables are paired image by image first, and by eye or patient after that.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from drgate.checklist import Checklist, Slice
+from drgate.errors import PredictionsError
+from drgate.operating_point import cumulative
+from drgate.predictions import PROBABILITIES, Predictions
+from drgate.scale import GROUPS
+from drgate.stats import bootstrap, cluster, confusion, paired
+
+Flags = NDArray[np.bool_]
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Tally:
+    """Counts of one set of images, by patient where patients are known.
+
+    table: 5 x 6, rows the reference grade, columns the predicted one and no output.
+    patterns, counts: distinct patients' counts over the 30 cells (P, 30), and how many patients have each (P,); where
+        patients are unknown, of single images.
+    patients: "known", "unknown", or "one image each" where the checklist declares it.
+    """
+
+    table: Ints
+    patterns: Ints
+    counts: Ints
+    patients: str
+
+    def effective(self, ratio: confusion.Ratio, level: float) -> cluster.EffectiveSample | None:
+        """The proportion at its effective sample size; None without an image in the denominator."""
+        k, n = (int(count) for count in ratio.terms(self.table))
+        if n == 0:
+            return None
+        if self.patients == "unknown":
+            return cluster.unknown_clusters(k, n, level=level)
+        successes, sizes = ratio.terms(self.patterns)
+        return cluster.effective_sample(successes, sizes, level=level, counts=self.counts, adverse=ratio.adverse)
+
+    def sizes(self, ratio: confusion.Ratio) -> tuple[list[int], list[int]]:
+        """Images a patient brings to the denominator, and how many patients bring so many.
+
+        Where patients are unknown, pairs are assumed, as the bounds assume them.
+        """
+        _, each = ratio.terms(self.patterns)
+        if self.patients == "unknown":
+            n = int(self.counts @ each)
+            pairs = [(2, n // 2), (1, n % 2)]
+            return [size for size, many in pairs if many], [many for _, many in pairs if many]
+        sizes, at = np.unique(each, return_inverse=True)
+        patients = np.bincount(at.ravel(), weights=self.counts).astype(int)
+        return [int(s) for s in sizes if s > 0], [int(c) for s, c in zip(sizes, patients, strict=True) if s > 0]
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """The units that are judged: images, eyes (the worst image of each) or patients (the worse eye).
+
+    reference: (n,) grades 0-4. predicted: (n,) grades 0-4, 5 for no output; an image without output leaves its unit
+        without.
+    probabilities: (n, 5), NaN without output and for units other than images.
+    scores: (n, 4) P(grade >= 1) to P(grade >= 4), the highest of the unit's images; NaN where one has none.
+    patients: (n,) codes 0 to c - 1, or None where they are unknown.
+    dme: (n,) whether there is macular oedema, or None where the table does not label it.
+    names: (n,) the image of each unit, the first of several.
+    images, ungradable: how many images were read, and how many were left out as not gradable.
+    independent: whether every image is declared to be of another patient.
+    slices: by column, (n,) the number of each unit's slice in `slice_names` (-1: in none).
+    """
+
+    reference: Ints
+    predicted: Ints
+    probabilities: Floats
+    scores: Floats
+    patients: Ints | None
+    dme: Flags | None
+    names: NDArray[np.object_]
+    unit: str
+    images: int
+    ungradable: int
+    independent: bool
+    slices: dict[str, Ints] = field(default_factory=dict)
+    slice_names: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        predictions: Predictions,
+        checklist: Checklist,
+        unit: str | None = None,
+        *,
+        slices: Sequence[Slice] | None = None,
+    ) -> Sample:
+        """The graded images of a table, by the unit and slices of the checklist unless others are given.
+
+        Raises PredictionsError without reference grades, without a column to slice by, where a unit cannot be known (no
+        patient, no eye) or is in two slices, and where only some images have `dme`.
+        """
+        origin, table = predictions.origin, predictions.table
+        judged = _graded(table, origin)
+        by = {}
+        for one in checklist.slices if slices is None else slices:
+            if one.by not in judged.columns:
+                raise PredictionsError(
+                    f"{origin} has no column {one.by!r}, by which the checklist {checklist.name} slices; it has "
+                    f"{', '.join(predictions.slice_columns) or 'no such columns'}."
+                )
+            by[one.by] = _sliced(judged[one.by], one, origin)
+        declared = checklist.evidence.one_image_per_patient
+        if not predictions.patients_known and not declared:
+            _require_countable(judged, checklist, origin)
+        return _by_unit(judged, unit or checklist.unit, origin, declared, by, int((~table["gradable"]).sum()))
+
+    def __len__(self) -> int:
+        return len(self.reference)
+
+    @property
+    def clusters(self) -> int | None:
+        """Patients; None where they are unknown."""
+        return None if self.patients is None else int(self.patients.max()) + 1
+
+    @property
+    def unknown(self) -> bool:
+        """Whether nobody knows which images are of one patient."""
+        return self.patients is None and not self.independent
+
+    @cached_property
+    def answered(self) -> Flags:
+        """(n,) units with output."""
+        return np.asarray(self.predicted != confusion.NO_OUTPUT)
+
+    def graded(self, target: str) -> Ints:
+        """(n,) reference grades; for a group of grades, lifted into it where there is macular oedema."""
+        if self.dme is None or target not in GROUPS:
+            return self.reference
+        return _lifted(self.reference, self.dme, target)
+
+    def by_patient(self, flags: Flags) -> Ints:
+        """(c,) how many units of each patient are flagged; (n,) where patients are unknown, each unit for itself."""
+        if self.patients is None:
+            return flags.astype(np.int64)
+        return np.bincount(self.patients, weights=flags).astype(np.int64)
+
+    @cached_property
+    def _distinct(self) -> tuple[dict[str, Ints], Ints | None, Ints]:
+        """Columns of the distinct patients' units, the patient of each, and how often each patient occurs."""
+        columns = {"reference": self.reference, "predicted": self.predicted}
+        if self.dme is not None:
+            columns["dme"] = self.dme.astype(np.int64)
+        columns |= {f"by {column}": codes + 1 for column, codes in self.slices.items()}
+        joint = np.zeros(len(self), dtype=np.int64)
+        for codes in columns.values():
+            joint = joint * (int(codes.max()) + 1) + codes
+        _, first, kind = np.unique(joint, return_index=True, return_inverse=True)
+        if self.patients is None:
+            kinds, owners, times = np.arange(len(first)), None, np.bincount(kind)
+        else:
+            found = bootstrap.distinct_patients(kind, self.patients, len(first))
+            kinds, owners, times = found.codes, found.patients, found.times
+        chosen = {name: codes[first][kinds] for name, codes in columns.items()}
+        return chosen, owners, times.astype(np.int64)
+
+    def tally(self, column: str = "", value: str = "", endpoint: str = "") -> Tally | None:
+        """Counts of all units or of one slice; None where the slice has none.
+
+        endpoint: "referable" or "vision_threatening": macular oedema then lifts the reference into that group.
+        """
+        return self._tallied(column, value, endpoint if self.dme is not None else "")
+
+    @functools.cache  # noqa: B019 - a sample lives as long as its evaluation
+    def _tallied(self, column: str, value: str, endpoint: str) -> Tally | None:
+        columns, owners, times = self._distinct
+        reference = _lifted(columns["reference"], columns["dme"] == 1, endpoint) if endpoint else columns["reference"]
+        cells = confusion.cells(reference, columns["predicted"])
+        inside = np.ones(len(cells), dtype=bool)
+        if column:
+            if value not in self.slice_names.get(column, ()):
+                return None
+            inside = columns[f"by {column}"] == self.slice_names[column].index(value) + 1
+        if not inside.any():
+            return None
+        if owners is None:
+            table = np.bincount(cells[inside], weights=times[inside], minlength=confusion.CELLS).astype(np.int64)
+            patterns, counts = bootstrap.image_patterns(table)
+        else:
+            patterns, counts = bootstrap.patient_patterns(cells[inside], owners[inside], times)
+            table = counts @ patterns
+        known = "one image each" if self.independent else "unknown" if owners is None else "known"
+        return Tally(table.reshape(confusion.GRADES, confusion.COLUMNS), patterns, counts, known)
+
+    def whole(self, endpoint: str = "") -> Tally:
+        """Counts of all units."""
+        tally = self.tally(endpoint=endpoint)
+        assert tally is not None, "a sample has at least one unit"
+        return tally
+
+    def counts(self) -> dict[str, Any]:
+        """The counts of the test set that a report shows."""
+        found: dict[str, Any] = {
+            "unit": self.unit,
+            "units": len(self),
+            "images": self.images,
+            "patients": self.clusters,
+            "by_grade": [int(count) for count in self.whole().table.sum(axis=1)],
+            "reference_ungradable": self.ungradable,
+            "dme": None if self.dme is None else int(self.dme.sum()),
+        }
+        if self.slices:
+            found["slices"] = [
+                {
+                    "by": column,
+                    "value": value,
+                    "units": int(tally.table.sum()),
+                    "by_grade": [int(count) for count in tally.table.sum(axis=1)],
+                }
+                for column, value in self.each_slice()
+                if (tally := self.tally(column, value)) is not None
+            ]
+            found["in_no_slice"] = {column: int((codes < 0).sum()) for column, codes in self.slices.items()}
+        return found
+
+    def each_slice(self) -> Iterator[tuple[str, str]]:
+        """Column and name of every slice that has a unit."""
+        for column, names in self.slice_names.items():
+            yield from ((column, name) for name in names)
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """Two models on the same units, in the same order and with the same reference grades and patients."""
+
+    first: Sample
+    second: Sample
+
+    @classmethod
+    def of(
+        cls,
+        first: Predictions,
+        second: Predictions,
+        *,
+        unit: str = "image",
+        one_image_per_patient: bool = False,
+        name: str = "",
+    ) -> Pair:
+        """The graded images of two tables, paired one by one and then reduced to the unit.
+
+        An image is known by the SHA-256 of its file where both tables have one for every row and no two alike, else by
+        its name. Eyes and macular oedema are those of the first table, patients those of either; the second may lack
+        them. name: what messages call the second table, if not its origin.
+
+        Raises PredictionsError, naming an image, where the tables are not of the same images or contradict each other
+        in grade, macular oedema, patient or (by eye) eye.
+        """
+        name = name or second.origin
+        tables = [first.table, second.table]
+        files = all("sha256" in t.columns and t["sha256"].notna().all() and t["sha256"].is_unique for t in tables)
+        mine, theirs = (table.set_index("sha256" if files else "image", drop=False) for table in tables)
+        alone = mine.index.symmetric_difference(theirs.index)
+        if len(alone):
+            image = next(table["image"][alone[0]] for table in (mine, theirs) if alone[0] in table.index)
+            raise PredictionsError(f"{name} was scored on other images ({image!r} is in one table only).")
+        mine = _graded(mine, first.origin)
+        theirs = theirs.loc[mine.index]
+        if theirs["grade"].isna().all():
+            raise PredictionsError(f"{name} has no reference grades.")
+
+        def require_same(differ: Flags, what: str) -> None:
+            if differ.any():
+                raise PredictionsError(f"{name} {what} (image {mine['image'].iloc[int(differ.argmax())]!r}).")
+
+        require_same((mine["grade"] != theirs["grade"]).fillna(True).to_numpy(dtype=bool), "has other reference grades")
+        labels = [_oedema(mine, first.origin), _oedema(theirs, name)]
+        if labels[0] is not None and labels[1] is not None:
+            require_same(labels[0] != labels[1], "has other reference labels of macular oedema")
+        if unit == "eye":
+            require_same(
+                ((mine["eye"] != theirs["eye"]) & theirs["eye"].notna()).to_numpy(dtype=bool), "has other eyes"
+            )
+        owners = [table["patient"] for table in (mine, theirs) if table["patient"].notna().all()]
+        if len(owners) == 2:
+            # Numbered by first appearance in the same order of images, whatever their names.
+            require_same(
+                pd.factorize(owners[0])[0] != pd.factorize(owners[1])[0], "groups the images into other patients"
+            )
+        if owners:
+            mine = mine.assign(patient=owners[0])
+        answers = ["predicted", *PROBABILITIES]
+        other = mine.assign(**{column: theirs[column] for column in answers})
+        one, two = (_by_unit(table, unit, first.origin, one_image_per_patient) for table in (mine, other))
+        return cls(one, two)
+
+    @property
+    def right(self) -> tuple[Flags, Flags]:
+        """Which units each model grades right."""
+        return self.first.predicted == self.first.reference, self.second.predicted == self.second.reference
+
+    def cells(self, target: str) -> tuple[Ints, Ints]:
+        """Cell 0-29 of each unit under each model; for a group of grades, with macular oedema in it."""
+        reference = self.first.graded(target)
+        return confusion.cells(reference, self.first.predicted), confusion.cells(reference, self.second.predicted)
+
+    def successes(self, first: Flags, second: Flags, counted: Flags | None = None) -> paired.PairedSample:
+        """The paired sample of the units that count (all), from which of them succeed under each model."""
+        counted = np.ones(len(self.first), dtype=bool) if counted is None else counted
+        flags = first & ~second & counted, second & ~first & counted, counted
+        if self.first.unknown:
+            return paired.paired_sample_unknown(*(int(one.sum()) for one in flags))
+        return paired.paired_sample(*(self.first.by_patient(one) for one in flags))
+
+
+def unit_lacks(predictions: Predictions, unit: str) -> str:
+    """The column without which a table cannot be judged by eye or by patient; empty where it can."""
+    table = predictions.table
+    return _lacks(table[table["gradable"] & table["grade"].notna()], unit)
+
+
+def _lacks(judged: pd.DataFrame, unit: str) -> str:
+    needed = {"image": (), "eye": ("patient", "eye"), "patient": ("patient",)}[unit]
+    return next((column for column in needed if judged[column].isna().any()), "")
+
+
+def _graded(table: pd.DataFrame, origin: str) -> pd.DataFrame:
+    """The gradable rows; PredictionsError where there are none or one has no reference grade."""
+    judged = table[table["gradable"]]
+    if judged["grade"].isna().all():
+        raise PredictionsError(
+            f"{origin} has no reference grades; join them with --grades FILE before it is evaluated."
+        )
+    if (lacking := judged["grade"].isna()).any():
+        raise PredictionsError(
+            f"{origin}: image {judged['image'][lacking].iloc[0]!r} has no reference grade; give one, or set gradable "
+            "to false."
+        )
+    return judged
+
+
+def _oedema(judged: pd.DataFrame, origin: str) -> Flags | None:
+    """Which graded images have macular oedema; None without labels. PredictionsError where only some have one."""
+    if "dme" not in judged.columns or judged["dme"].isna().all():
+        return None
+    absent = judged["dme"].isna()
+    if absent.any():
+        raise PredictionsError(
+            f"{origin}: image {judged['image'][absent].iloc[0]!r} has no dme while others have; give 0 or 1 for every "
+            "graded image, or leave the column out."
+        )
+    return judged["dme"].to_numpy(dtype=bool)
+
+
+def _lifted(reference: Ints, dme: Flags, group: str) -> Ints:
+    """Reference grades where macular oedema counts as the lowest grade of a group at least."""
+    return np.where(dme, np.maximum(reference, GROUPS[group][0]), reference)
+
+
+def _by_unit(
+    judged: pd.DataFrame,
+    unit: str,
+    origin: str,
+    one_image_per_patient: bool,
+    slices: dict[str, tuple[tuple[str, ...], Ints]] | None = None,
+    ungradable: int = 0,
+) -> Sample:
+    """Graded images as a sample: of each unit the worst image, quantity by quantity."""
+    if missing := _lacks(judged, unit):
+        raise PredictionsError(f"{origin}: the checklist judges by {unit}, but {missing} is not given for every image.")
+    patients = None if judged["patient"].isna().any() else pd.factorize(judged["patient"])[0].astype(np.int64)
+    code = np.arange(len(judged))
+    if unit != "image":
+        assert patients is not None, "a unit other than the image has a patient"
+        code = patients * 2 + (judged["eye"] == "R").to_numpy(dtype=np.int64) if unit == "eye" else patients
+    order = np.argsort(code, kind="stable")
+    starts = np.flatnonzero(np.diff(code[order], prepend=-1))
+    first = order[starts]
+
+    def worst(values: NDArray[Any]) -> NDArray[Any]:
+        # No output has the largest code, and NaN outdoes every number: a unit with such an image has no output.
+        return np.maximum.reduceat(values[order], starts)
+
+    for column, (_, codes) in (slices or {}).items():
+        if (apart := worst(codes) != -worst(-codes)).any():
+            who = judged["patient"].iloc[first[int(apart.argmax())]]
+            raise PredictionsError(
+                f"{origin}: the checklist judges by {unit} and slices by {column}, but patient {who!r} has images in "
+                "two of its slices; slice by what a patient has once, or judge by image."
+            )
+    dme = _oedema(judged, origin)
+    probabilities = judged[list(PROBABILITIES)].to_numpy(dtype=np.float64)
+    return Sample(
+        reference=worst(judged["grade"].to_numpy(dtype=np.int64)),
+        predicted=worst(judged["predicted"].to_numpy(dtype=np.int64, na_value=confusion.NO_OUTPUT)),
+        probabilities=probabilities if unit == "image" else np.full((len(first), 5), np.nan),
+        scores=worst(cumulative(probabilities)),
+        patients=None if patients is None else patients[first],
+        dme=None if dme is None else worst(dme),
+        names=judged["image"].to_numpy(dtype=object)[first],
+        unit=unit,
+        images=len(judged),
+        ungradable=ungradable,
+        independent=patients is None and one_image_per_patient,
+        slices={column: worst(codes) for column, (_, codes) in (slices or {}).items()},
+        slice_names={column: names for column, (names, _) in (slices or {}).items()},
+    )
+
+
+def _require_countable(judged: pd.DataFrame, checklist: Checklist, origin: str) -> None:
+    """Raise PredictionsError for what cannot be counted where nobody says which images are of one patient."""
+    if checklist.bootstrap.class_totals == "fixed":
+        raise PredictionsError(
+            f"{origin} names no patients, and the checklist {checklist.name} fixes how many of each grade there are "
+            "(class_totals); name them, or take class_totals: random."
+        )
+    if "sha256" in judged.columns:
+        files = judged["sha256"].dropna()
+        if (again := files[files.duplicated()]).size:
+            same = judged["image"][judged["sha256"] == again.iloc[0]]
+            raise PredictionsError(
+                f"{origin}: {same.iloc[0]!r} and {same.iloc[1]!r} are the same file, and no patient is named, so that "
+                "it would count twice; keep one, or name the patients."
+            )
+
+
+def _sliced(values: pd.Series[Any], one: Slice, origin: str) -> tuple[tuple[str, ...], Ints]:
+    """Names of the slices that occur, sorted, and the number of each row's (-1: in none)."""
+    codes, found = pd.factorize(values)
+    grouped = {value for members in (one.groups or {}).values() for value in members}
+    for name in set(one.groups or {}) & set(map(str, found)) - grouped:
+        raise PredictionsError(
+            f"{origin}: {name!r} is a value of {one.by} and also the name of a group that does not hold it; rename the "
+            "group, or put the value into it."
+        )
+    slice_of = [one.name_of(str(value)) for value in found]
+    names = tuple(sorted(set(slice_of)))
+    number = np.array([*(names.index(name) for name in slice_of), -1])  # factorize numbers an absent value -1
+    return names, number[codes]
