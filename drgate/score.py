@@ -206,7 +206,7 @@ def _rows(manifest: Manifest) -> pd.DataFrame:
         if other.any():
             image = table["image"][other].iloc[0]
             raise ManifestError(
-                f"{manifest.origin}: the SHA-256 of {manifest.path(image)} is not the one in the manifest; restore the "
+                f"{manifest.origin}: {manifest.path(image)} has another SHA-256 than in the manifest; restore the "
                 "file, or correct the manifest."
             )
     # Otherwise such a column of the manifest would pass as the model's output.
