@@ -1,4 +1,4 @@
-"""What is claimed about error rates and speed, as commands: `python -m benchmarks NAME`."""
+"""Commands that check the claims about error rates and speed: `python -m benchmarks NAME`."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import importlib
 import sys
 
 NAMES = {
-    "bootstrap": "intervals of 33 metrics against scikit-learn, SciPy and confidenceinterval",
-    "brier-error": "simulated misses of the upper end of a Brier score",
-    "evaluate-large": "a million images through drgate evaluate, in a minute and 2 GB",
-    "gate": "drgate gate on a repository, in 1 s, and 3 s with every number recomputed",
-    "gate-error": "simulated false-pass rate of the clustered gate over many designs",
-    "kills": "a run killed at 25 random moments and resumed, against the same run left alone",
-    "paired-error": "simulated false non-inferiority of compare, against the patient bootstrap",
-    "standardized-error": "simulated false-pass rate at a deployment mix over random designs",
-    "train": "a training step against a bare PyTorch + peft loop, on the same decoded images",
-    "tune-promise": "simulated pass rate after tuning, against what was promised",
+    "bootstrap": "bootstrap intervals of 33 metrics, compared with scikit-learn, SciPy and confidenceinterval",
+    "brier-error": "simulation: how often the true Brier score exceeds its upper limit",
+    "evaluate-large": "drgate evaluate on a million images: at most 60 s and 2 GB",
+    "gate": "drgate gate on a repository: at most 1 s, or 3 s with all numbers recomputed",
+    "gate-error": "simulation: how often a model at the threshold passes, with several images per patient",
+    "kills": "a run that is killed at 25 random moments and resumed, compared with an undisturbed run",
+    "paired-error": "simulation: how often a worse model is declared non-inferior by drgate compare",
+    "standardized-error": "simulation: how often a model at the threshold passes at a deployment mix",
+    "train": "time of a training step, compared with a plain PyTorch + peft loop on the same images",
+    "tune-promise": "simulation: pass rate at cut-offs of drgate tune, compared with its stated chance",
 }
 
 

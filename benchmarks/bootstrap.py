@@ -2,20 +2,20 @@
 
     python -m benchmarks bootstrap [--resamples B] [--replicates R] [--seed S]
 
-10,000 images of 5,000 patients, 33 metrics, models of accuracy .95, .80 and .55; images and patients resampled. In one
-run, each from the same arrays of grades, on one thread and in processor time, which other jobs of the machine disturb
-least:
+10,000 images of 5,000 patients, 33 metrics, models of accuracy .95, .80 and .55; resampling by image and by patient.
+All methods run on the same arrays of grades, on one thread. Times are processor time, which other jobs on the machine
+affect least:
 
 - drgate: `drgate.stats.bootstrap`, all B replicates, the median of five.
 - scikit-learn: a loop over replicates with scikit-learn's functions, R replicates measured and scaled to B.
-- SciPy: `scipy.stats.bootstrap`, vectorised, percentile, all B replicates of all metrics in one call, each resampled
-  table counted by one `bincount` and turned into metrics by drgate's own array functions, the fastest it can be given.
+- SciPy: `scipy.stats.bootstrap`, vectorised, percentile, all B replicates of all metrics in one call. Each resampled
+  table is counted with one `bincount` and turned into metrics with drgate's array functions, the fastest way for SciPy.
 - confidenceinterval: its percentile bootstrap of five metrics (it has no others of these and knows no patients), R
   replicates scaled to B.
 
-The comparison is of equals: on the loop's own replicates scikit-learn's values are drgate's within 1e-9, and SciPy's
-replicates, drawn image by image or patient by patient, have the same spread and the same interval within Monte Carlo
-error. Exit code 1 where that is not so.
+The benchmark also checks that the results agree: scikit-learn's values equal drgate's within 1e-9 on the same
+replicates, and SciPy's replicates have the same spread and the same interval within Monte Carlo error. Exit code 1 if
+not.
 """
 
 from __future__ import annotations
@@ -185,9 +185,12 @@ def seconds(work: Callable[[], object], times: int = 1) -> float:
 def main(argv: Sequence[str] | None = None) -> int:
     """Print a line for each model and way of resampling; 0 where all intervals agree."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks bootstrap", description=__doc__.splitlines()[0])
-    parser.add_argument("--resamples", type=int, default=10_000, help="replicates B (default: %(default)s)")
+    parser.add_argument("--resamples", type=int, default=10_000, help="number of replicates, B (default: %(default)s)")
     parser.add_argument(
-        "--replicates", type=int, default=40, help="replicates measured of a loop (default: %(default)s)"
+        "--replicates",
+        type=int,
+        default=40,
+        help="number of replicates that are timed in a loop, R (default: %(default)s)",
     )
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(argv)
@@ -199,8 +202,8 @@ def measure(resamples: int, replicates: int, seed: int) -> int:
     """Everything, in one run."""
     scale = resamples / replicates
     troubles = []
-    print(f"{2 * PATIENTS:,} images, {PATIENTS:,} patients, {len(NAMES)} metrics, B = {resamples:,}; seconds,")
-    print("and how many times as long as drgate. confidenceinterval: 5 metrics only.\n")
+    print(f"{2 * PATIENTS:,} images, {PATIENTS:,} patients, {len(NAMES)} metrics, B = {resamples:,}. Seconds,")
+    print("and in brackets the ratio to drgate. confidenceinterval: 5 metrics only.\n")
     print("| accuracy | resampled | patterns | drgate | scikit-learn loop | SciPy vectorised | confidenceinterval |")
     print("|---|---|---|---|---|---|---|", flush=True)
     for accuracy in ACCURACIES:
@@ -218,7 +221,7 @@ def measure(resamples: int, replicates: int, seed: int) -> int:
             slow = (time.process_time() - began) * scale
             tables = np.apply_along_axis(np.bincount, 1, cells[images], minlength=confusion.CELLS)
             if np.abs(values(tables) - looped).max() > 1e-9:
-                troubles.append(f"accuracy {accuracy}, {unit}: scikit-learn computes other values.")
+                troubles.append(f"accuracy {accuracy}, {unit}: scikit-learn gives different values.")
 
             began = time.process_time()
             theirs = scipys(cells, rows, resamples, seed)
@@ -236,11 +239,11 @@ def measure(resamples: int, replicates: int, seed: int) -> int:
                 patterns = len(bootstrap.patient_patterns(cells, owner)[1])
                 shown.append("not offered")
             print(f"| {accuracy:.2f} | {unit} | {patterns} | {fast:.4f} | " + " | ".join(shown) + " |", flush=True)
-    print(f"\nLoop and confidenceinterval: {replicates} replicates measured, scaled to {resamples:,}.")
+    print(f"\nLoop and confidenceinterval: {replicates} replicates were timed and scaled to {resamples:,}.")
     for trouble in troubles:
         print(trouble, file=sys.stderr)
     if not troubles:
-        print("All values agree with scikit-learn's, all intervals with SciPy's literal resampling.")
+        print("All values agree with scikit-learn, and all intervals with SciPy.")
     return 1 if troubles else 0
 
 

@@ -1,10 +1,11 @@
-"""How often a model's true Brier score lies above the upper end of its interval.
+"""How often a model's true Brier score is above the upper limit of its interval.
 
     python -m benchmarks brier-error [--replicates N] [--seed S]
 
-Four models: calibrated with sharp and with middling probabilities; certain to .001, or entirely, and wrong in 3 %. With
-two images a patient both are alike half of the time. Beside it: value + 1.96 standard errors. Nominal: 2.5 %
-(two-sided 95 %). Exit code 1 where a cell lies above that by more than three Monte Carlo standard errors.
+Four models: two calibrated ones, with extreme and with moderate probabilities; two that are wrong in 3 % and certain,
+one to .001 and one entirely. With two images per patient, the two have the same result half of the time. For
+comparison: value + 1.96 standard errors. Nominal error: 2.5 % (two-sided 95 %). Exit code 1 if a cell is above that by
+more than three Monte Carlo standard errors.
 """
 
 from __future__ import annotations
@@ -56,14 +57,14 @@ def truth(model: str) -> float:
 def main(argv: Sequence[str] | None = None) -> int:
     """Print both errors of every cell; 0 where the upper end keeps the nominal level."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks brier-error", description=__doc__.splitlines()[0])
-    parser.add_argument("--replicates", type=int, default=4_000, help="test sets a cell (default: %(default)s)")
+    parser.add_argument("--replicates", type=int, default=4_000, help="test sets per cell (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(argv)
     nominal = (1 - LEVEL) / 2
     rng = np.random.default_rng(options.seed)
     began = time.process_time()
     exceeded = []
-    print("Truth above the upper end / above value + 1.96 standard errors.\n")
+    print("True score above the upper limit / above value + 1.96 standard errors.\n")
     print("| model | " + " | ".join(f"{patients}x{images}" for patients, images in DESIGNS) + " |")
     print("|---" * (1 + len(DESIGNS)) + "|")
     for model in (*BETA, *EDGE):
@@ -83,10 +84,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"| {model} | " + " | ".join(shown) + " |", flush=True)
     seconds = time.process_time() - began
     print(
-        f"\nNominal {100 * nominal:.1f} %; {options.replicates} test sets a cell, seed {options.seed}, {seconds:.1f} s."
+        f"\nNominal {100 * nominal:.1f} %; {options.replicates} test sets per cell, "
+        f"seed {options.seed}, {seconds:.1f} s."
     )
     for cell in exceeded:
-        print(f"Above nominal: {cell}.", file=sys.stderr)
+        print(f"Error above nominal: {cell}.", file=sys.stderr)
     return 1 if exceeded else 0
 
 

@@ -1,11 +1,11 @@
-"""A million images, evaluated whole by the public command: wall time and memory.
+"""Time and memory of drgate evaluate on a million images.
 
     python -m benchmarks evaluate-large [--images N] [--keep DIR]
 
-Writes a Parquet table (1,000,000 images of 500,000 patients, probabilities, five slice columns), then runs
-`drgate evaluate TABLE --spec ...` as a process: every metric with 10,000 replicates, AUC, Brier and calibration,
-sensitivity and specificity for referable DR in every slice, report and all. Prints the seconds and the largest resident
-set of the process, and fails above 60 s or 2 GB. Linux and macOS.
+Writes a Parquet table (1,000,000 images of 500,000 patients, probabilities, five slice columns), then runs `drgate
+evaluate TABLE --spec ...` as a process, with every metric with 10,000 replicates, AUC, Brier score, calibration,
+sensitivity and specificity for referable DR in every slice, and the report. Prints the seconds and the peak memory
+(resident set) of the process, and fails above 60 s or 2 GB. Linux and macOS.
 """
 
 from __future__ import annotations
@@ -73,8 +73,8 @@ def write_table(path: Path, images: int, seed: int = 0) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Print seconds and memory; 0 where both are within their limits and the command ended as it should."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks evaluate-large", description=__doc__.splitlines()[0])
-    parser.add_argument("--images", type=int, default=1_000_000, help="an even number (default: %(default)s)")
-    parser.add_argument("--keep", type=Path, metavar="DIR", help="leave table, checklist and report in this new folder")
+    parser.add_argument("--images", type=int, default=1_000_000, help="number of images, even (default: %(default)s)")
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="keep table, checklist and report in this new folder")
     options = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as temporary:
         folder = (options.keep or Path(temporary) / "large").resolve()

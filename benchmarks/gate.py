@@ -1,11 +1,11 @@
-"""The gate on a real repository, as CI runs it: wall time with and without recomputing every number.
+"""Time of drgate gate on a repository, as CI runs it, with and without recomputing all numbers.
 
     python -m benchmarks gate [--images N] [--runs N] [--keep DIR]
 
 Builds a Git repository with a policy, one certified model and its predictions (2,000 images of 1,000 patients, the
 metrics and 10,000 replicates of a real checklist), then runs `drgate gate` on it as a process. Prints the fastest and
-the median of the runs, and the processor time of one, and fails where the median is above 1 s without the recomputation
-or 3 s with it. On a machine that others use as well the processor time says more.
+median wall time of the runs and the processor time per run. Fails if the median is above 1 s without the recomputation
+or 3 s with it. On a machine with other jobs, the processor time is more informative.
 """
 
 from __future__ import annotations
@@ -67,10 +67,10 @@ def timed(made: Repository, runs: int) -> list[float]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the seconds; 0 where both medians are within their limits."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks gate", description=__doc__.splitlines()[0])
-    parser.add_argument("--images", type=int, default=2000, help="rows of the predictions (default: %(default)s)")
-    parser.add_argument("--runs", type=int, default=5, help="of each (default: %(default)s)")
-    parser.add_argument("--untimed", action="store_true", help="only whether the gate is open, however long it takes")
-    parser.add_argument("--keep", type=Path, metavar="DIR", help="leave the repository in this new folder")
+    parser.add_argument("--images", type=int, default=2000, help="number of predictions (default: %(default)s)")
+    parser.add_argument("--runs", type=int, default=5, help="number of runs of each kind (default: %(default)s)")
+    parser.add_argument("--untimed", action="store_true", help="only check that the gate is open; ignore the time")
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="keep the repository in this new folder")
     options = parser.parse_args(argv)
     exceeded = False
     with tempfile.TemporaryDirectory() as temporary:

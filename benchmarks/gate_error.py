@@ -1,10 +1,10 @@
-"""How often the clustered gate passes a model that does not deserve it: simulated error at the threshold itself.
+"""How often a criterion passes for a model whose true value is only at the threshold (simulated).
 
     python -m benchmarks gate-error [--replicates N] [--seed S]
 
-For each design of patients, true proportion and intra-patient correlation, test sets are drawn whose true value equals
-the threshold; the share whose lower bound reaches it is the gate's error. Nominal: 2.5 % (two-sided 95 %). Exit code 1
-where a cell lies above that by more than three Monte Carlo standard errors.
+For each number of patients and images, true proportion and intra-patient correlation, test sets are drawn whose true
+value equals the threshold. The error is the share whose lower limit reaches it. Nominal error: 2.5 % (two-sided 95 %).
+Exit code 1 if a cell is above that by more than three Monte Carlo standard errors.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ LEVEL = 0.95
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the error of every cell and the largest; 0 where none exceeds the nominal level."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks gate-error", description=__doc__.splitlines()[0])
-    parser.add_argument("--replicates", type=int, default=100_000, help="test sets a cell (default: %(default)s)")
+    parser.add_argument("--replicates", type=int, default=100_000, help="test sets per cell (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--interval", choices=("clopper-pearson", "wilson"), default="clopper-pearson")
     options = parser.parse_args(argv)
@@ -74,9 +74,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(
         f"\nLargest: {100 * worst:.2f} % ({worst_cell}); nominal {100 * nominal:.1f} %; {options.replicates} test sets"
     )
-    print(f"a cell, seed {options.seed}, {options.interval}, {seconds:.1f} s.")
+    print(f"per cell, seed {options.seed}, {options.interval}, {seconds:.1f} s.")
     for cell in exceeded:
-        print(f"Above nominal: {cell}.", file=sys.stderr)
+        print(f"Error above nominal: {cell}.", file=sys.stderr)
     return 1 if exceeded else 0
 
 

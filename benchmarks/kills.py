@@ -1,11 +1,11 @@
-"""A run killed with SIGKILL at random moments and resumed each time, against the same run left alone.
+"""A run that is killed with SIGKILL at random moments and resumed, compared with an undisturbed run.
 
     python -m benchmarks kills                  # 25 kills on the embedded base
     python -m benchmarks kills --kills 5 --base FOLDER
 
-What is compared, bit for bit: weights, optimizer state, chosen epoch, and every figure of the history. The state is
-written after each step, so that many kills fall into the writing of a checkpoint; how many did is counted. Processes
-are forked from one that has imported everything, as a start takes longer than such a run.
+Compares weights, optimizer state, selected epoch and every value of the history, bit for bit. The state is written
+after each step, so that many kills happen while a checkpoint is written; these are counted. Processes are forked from
+one that has already imported all packages, because importing takes longer than the run.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def main(argv: list[str]) -> int:
             moment = ("start", "training", "writing", "training", "writing")[number % 5]
             where = _killed(settings | {"output_dir": str(killed)}, moment, draw.random())
             if where is None:
-                print(f"The run came to its end after {number} kills; more epochs (--epochs) make room for more.")
+                print(f"The run finished after {number} kills. For more kills, use more epochs (--epochs).")
                 break
             at[where] += 1
         _left_alone(settings | {"output_dir": str(killed)}, resume=(killed / "record.jsonl").exists())

@@ -1,11 +1,11 @@
-"""How often a model that is worse by exactly the margin is called non-inferior on the same images.
+"""How often a model that is worse by exactly the margin is declared non-inferior (simulated).
 
     python -m benchmarks paired-error [--replicates N] [--seed S]
 
-Patients have two images; the models differ on some, and the first is worse by 5 points. With the chance `icc` both
-images of a patient turn out alike. The interval that decides (Tango's, counts divided by the design effect) stands
-beside the patient bootstrap of the same test sets. Nominal: 2.5 % (two-sided 95 %). Exit code 1 where the interval that
-decides lies above that by more than three Monte Carlo standard errors.
+Patients have two images; the models differ on some, and the first model is worse by 5 points. With probability `icc`,
+both images of a patient have the same result. The interval that decides (Tango's, with counts divided by the design
+effect) is compared with the patient bootstrap of the same test sets. Nominal error: 2.5 % (two-sided 95 %). Exit code 1
+if the error of the deciding interval is above that by more than three Monte Carlo standard errors.
 """
 
 from __future__ import annotations
@@ -58,14 +58,14 @@ def bootstrap_low(counts: NDArray[np.int64], rng: np.random.Generator) -> float:
 def main(argv: Sequence[str] | None = None) -> int:
     """Print both errors of every cell; 0 where the interval that decides keeps the nominal level."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks paired-error", description=__doc__.splitlines()[0])
-    parser.add_argument("--replicates", type=int, default=4_000, help="test sets a cell (default: %(default)s)")
+    parser.add_argument("--replicates", type=int, default=4_000, help="test sets per cell (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(argv)
     nominal = (1 - LEVEL) / 2
     rng = np.random.default_rng(options.seed)
     began = time.process_time()
     exceeded = []
-    print("Called non-inferior: by Tango at the effective n / by the patient bootstrap.\n")
+    print("Declared non-inferior: by Tango's interval at the effective n / by the patient bootstrap.\n")
     print("| patients | images that differ | " + " | ".join(f"icc {icc:g}" for icc in CORRELATIONS) + " |")
     print("|---" * (2 + len(CORRELATIONS)) + "|")
     for patients, differ in itertools.product(PATIENTS, DIFFER):
@@ -78,10 +78,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"| {patients} | {100 * differ:g} % | " + " | ".join(shown) + " |", flush=True)
     seconds = time.process_time() - began
     print(
-        f"\nNominal {100 * nominal:.1f} %; {options.replicates} test sets a cell, seed {options.seed}, {seconds:.1f} s."
+        f"\nNominal {100 * nominal:.1f} %; {options.replicates} test sets per cell, "
+        f"seed {options.seed}, {seconds:.1f} s."
     )
     for cell in exceeded:
-        print(f"Above nominal: {cell}.", file=sys.stderr)
+        print(f"Error above nominal: {cell}.", file=sys.stderr)
     return 1 if exceeded else 0
 
 

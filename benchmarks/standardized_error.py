@@ -1,16 +1,16 @@
-"""How often the bound at a deployment mix passes a model that does not deserve it, over designs drawn at random.
+"""How often a criterion at a deployment mix passes for a model at the threshold, over random designs (simulated).
 
     python -m benchmarks standardized-error [--designs N] [--replicates N] [--seed S]
 
-A design is the images of each grade, the mix of grades where the model is to work, how errors spread over the grades,
-the images of a patient and their correlation. Test sets are drawn whose true value at the mix is the line; the share
-whose lower bound lies above it is the error. Nominal: 2.5 % (two-sided 95 %). The ten designs with the largest error
-are drawn again, with ten times as many test sets. Exit code 1 where one of them lies above nominal by more than three
-Monte Carlo standard errors.
+A design is the number of images of each grade, the mix of grades at deployment, how errors are distributed over the
+grades, the images per patient and their correlation. Test sets are drawn whose true value at the mix is the threshold;
+the error is the share whose lower limit is above it. Nominal error: 2.5 % (two-sided 95 %). The ten designs with the
+largest error are drawn again, with ten times as many test sets. Exit code 1 if one of them is above nominal by more
+than three Monte Carlo standard errors.
 
-Beside it, where each image is of another patient: the delta method, the exact bound at the sample size that has the
-plain variance (at most that of errors equally frequent in all grades), without what `drgate.stats.standardized` allows
-for errors that the sample happens not to show.
+For comparison, where each image is of a different patient: the delta method, which is the exact limit at the sample
+size that has the plain variance (at most that of errors equally frequent in all grades). It lacks the allowance of
+`drgate.stats.standardized` for errors that happen not to occur in the sample.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class Design:
         chances = "/".join(f"{100 * chance:.2g}" for chance in self.chance)
         what = "wrong" if self.name == "accuracy" else "called referable"
         sizes, mix = ("/".join(f"{part:g}" for part in parts) for parts in (self.sizes, self.mix))
-        of_patient = f"images of a patient: {self.patients}"
+        of_patient = f"images per patient: {self.patients}"
         return f"{self.name}, {sizes} images at {mix}, {chances} % {what}, icc {self.icc:g}, {of_patient}"
 
     @property
@@ -186,8 +186,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks standardized-error", description=__doc__.splitlines()[0]
     )
-    parser.add_argument("--designs", type=int, default=300, help="designs of each metric (default: %(default)s)")
-    parser.add_argument("--replicates", type=int, default=2_000, help="test sets a design (default: %(default)s)")
+    parser.add_argument("--designs", type=int, default=300, help="designs per metric (default: %(default)s)")
+    parser.add_argument("--replicates", type=int, default=2_000, help="test sets per design (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(argv)
     nominal = (1 - LEVEL) / 2
@@ -201,7 +201,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             found = errors(design, options.replicates, rng)
             all_found.append((found[0], design))
             rows[name, design.patients].append(found)
-    print("| of | images of a patient | designs | mean error | largest | largest of the delta method |")
+    print("| metric | images per patient | designs | mean error | largest | largest of the delta method |")
     print("|---|---|---|---|---|---|")
     for (name, patients), cells in rows.items():
         if not cells:
@@ -218,10 +218,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if error > nominal + 3 * (error * (1 - error) / again) ** 0.5:
             exceeded.append(design)
     seconds = time.process_time() - began
-    print(f"\nNominal {100 * nominal:.1f} %; {options.replicates} test sets a design, seed {options.seed},", end=" ")
+    print(f"\nNominal {100 * nominal:.1f} %; {options.replicates} test sets per design, seed {options.seed},", end=" ")
     print(f"{seconds:.1f} s.")
     for design in exceeded:
-        print(f"Above nominal: {design}.", file=sys.stderr)
+        print(f"Error above nominal: {design}.", file=sys.stderr)
     return 1 if exceeded else 0
 
 

@@ -1,10 +1,10 @@
-"""How often the test set passes at tuned cut-offs, against what `drgate tune` promised.
+"""How often the test set passes at tuned cut-offs, compared with the chance that `drgate tune` states.
 
     python -m benchmarks tune-promise [--replicates N] [--seed S]
 
-A tuning set and a test set of the same kind are drawn, cut-offs tuned on the one and held against the checklist on the
-other, as `drgate evaluate` does. Beside it: the cut-off at which the tuning set's own sensitivity just meets the line.
-Exit code 1 where fewer test sets pass than promised, by more than three Monte Carlo standard errors.
+A tuning set and a test set of the same kind are drawn. Cut-offs are tuned on the first and judged by the checklist on
+the second, as `drgate evaluate` does. For comparison: the cut-off at which the sensitivity on the tuning set just meets
+the rule. Exit code 1 if fewer test sets pass than stated, by more than three Monte Carlo standard errors.
 """
 
 from __future__ import annotations
@@ -75,13 +75,13 @@ def observed_cut_off(tuning: Predictions) -> float:
 def main(argv: Sequence[str] | None = None) -> int:
     """Print what was promised and what passed; 0 where the promise was kept."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks tune-promise", description=__doc__.splitlines()[0])
-    parser.add_argument("--replicates", type=int, default=100, help="pairs of sets a row (default: %(default)s)")
+    parser.add_argument("--replicates", type=int, default=100, help="pairs of sets per row (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(argv)
     rng = np.random.default_rng(options.seed)
     began = time.process_time()
     broken = []
-    print("| asked for | patients x images | promised | passed | passed when tuned to the estimate | infeasible |")
+    print("| required | patients x images | stated chance | passed | passed if tuned to the estimate | infeasible |")
     print("|---|---|---|---|---|---|")
     for asked, lines, patients, images, noise in SETTINGS:
         checklist = parse_checklist(
@@ -103,9 +103,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         infeasible = options.replicates - len(passed)
         print(f"| {asked} | {patients}x{images} | " + " | ".join(shown) + f" | {infeasible} |", flush=True)
     seconds = time.process_time() - began
-    print(f"\n{options.replicates} pairs of sets a row, seed {options.seed}, {seconds:.1f} s.")
+    print(f"\n{options.replicates} pairs of sets per row, seed {options.seed}, {seconds:.1f} s.")
     for row in broken:
-        print(f"Fewer passed than promised: {row}.", file=sys.stderr)
+        print(f"Fewer passed than stated: {row}.", file=sys.stderr)
     return 1 if broken else 0
 
 

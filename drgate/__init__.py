@@ -1,8 +1,8 @@
-"""drgate: the gate that a diabetic retinopathy grading model passes before it ships.
+"""drgate judges diabetic retinopathy grading models by a written checklist before they are released.
 
     manifest -> score -> predictions -> evaluate -> evaluation -> certify -> certificate -> export
 
-Not a medical device: a certificate says that a model meets a written checklist on a named test set, and no more.
+Not a medical device: a certificate states only that a model meets a written checklist on a named test set.
 """
 
 __version__: str
@@ -10,7 +10,7 @@ __all__ = ["__version__"]
 
 
 def __getattr__(name: str) -> str:
-    """The version, read where it is asked for: what reads it takes a tenth of the time that a gate has."""
+    """The version, read on first use: reading it would take a tenth of the time that a gate may take."""
     if name == "__version__":
         from importlib.metadata import version
 

@@ -1,7 +1,7 @@
-"""One exception tree. Every message is a sentence: what is wrong, in which file and row, what was expected, what to do.
+"""All exceptions and exit codes. A message states what is wrong (file, row), what was expected and what to do.
 
-The command line maps each of these to one line on standard error and an exit code; a traceback is never the answer to
-bad input.
+The command line prints an exception as one line on standard error and ends with its exit code. Bad input never ends in
+a traceback.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import ClassVar, Final
 
 
 class ExitCode(IntEnum):
-    """Every exit code of every command. A gate treats all but PASSED as closed."""
+    """The exit codes of all commands. The gate is open only at PASSED."""
 
     PASSED = 0
     FAILED = 1
@@ -21,9 +21,9 @@ class ExitCode(IntEnum):
     NOT_SHOWN = 3
     """Not failed, but the evidence is insufficient or missing."""
     INTERRUPTED = 130
-    """After Ctrl-C, as shells count it."""
+    """Ctrl-C was pressed (128 + signal 2, as in shells)."""
     READER_GONE = 141
-    """The reader of standard output has gone (a closed pipe), as shells count it."""
+    """Standard output was closed, as by `| head` (128 + signal 13, as in shells)."""
 
 
 ANSWERS: Final = {
@@ -41,8 +41,8 @@ ANSWERS: Final = {
     "budget": ExitCode.NOT_SHOWN,
     "project_budget": ExitCode.NOT_SHOWN,
 }
-"""The exit code of each answer that a command can give: a verdict; a comparison; cut-offs that cannot be found; a
-checklist that became weaker; a criterion that no model can pass on a test set; the rule that ended a training run."""
+"""The exit code of each result of a command: a verdict; a comparison; no cut-offs found; a checklist that became
+weaker; a criterion that no model can pass on a test set; the rule that ended a training run."""
 
 
 class DrgateError(Exception):
@@ -52,51 +52,51 @@ class DrgateError(Exception):
 
 
 class UsageError(DrgateError):
-    """Arguments that do not go together."""
+    """The arguments of a command are not valid or contradict each other."""
 
 
 class RepositoryError(DrgateError):
-    """A Git repository that does not give what the gate must read."""
+    """The gate cannot read what it needs from the Git repository."""
 
 
 class PolicyError(DrgateError):
-    """A policy that is not valid, or that names what cannot be used."""
+    """A policy is not valid, or refers to something that cannot be used."""
 
 
 class ManifestError(DrgateError):
-    """A list of images and grades that cannot be used."""
+    """A manifest (list of images and grades) cannot be used."""
 
 
 class ImageUnreadable(DrgateError):
-    """An image file that does not decode."""
+    """An image file cannot be decoded."""
 
 
 class PredictionsError(DrgateError):
-    """A table of predictions that cannot be evaluated."""
+    """A table of predictions cannot be evaluated."""
 
 
 class ChecklistError(DrgateError):
-    """A checklist that is not valid."""
+    """A checklist is not valid."""
 
 
 class CheckpointError(DrgateError):
-    """A model file that is damaged, unsafe or of another kind."""
+    """A model file is damaged, unsafe or of another kind."""
 
 
 class RecordError(DrgateError):
-    """A training record that cannot be read or does not belong to the model."""
+    """A training record cannot be read or does not belong to the model."""
 
 
 class CertificateError(DrgateError):
-    """A certificate, key or signature that is not genuine."""
+    """A certificate, key or signature is not valid."""
 
 
 class TrainingError(DrgateError):
-    """A training run that cannot start or go on."""
+    """A training run cannot start or continue."""
 
 
 class NotCertified(DrgateError):
-    """Refused because the certificate does not say PASS: the exit code is that of the verdict (1 or 3)."""
+    """The certificate's verdict is not PASS. The exit code is that of the verdict (1 or 3)."""
 
     def __init__(self, message: str, *, exit_code: int) -> None:
         super().__init__(message)
@@ -113,7 +113,7 @@ def install(extra: str) -> str:
 
 
 def visible(text: object) -> str:
-    r"""Text in which every character that does not print (control, direction override, lone surrogate) is spelt out.
+    r"""Text with every non-printing character (control, direction override, lone surrogate) escaped.
 
     >>> visible("eye\x00\n.jpg")
     'eye\\x00\\n.jpg'

@@ -1,4 +1,4 @@
-"""Reading and writing files the safe way: whole or not at all, digests, tables as text."""
+"""Reading and writing files: atomic writes, digests, strict JSON, tables as text."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ TIME_FORMAT: Final = "%Y-%m-%dT%H:%M:%SZ"
 
 @contextlib.contextmanager
 def replacing(path: Path, *, keep: Path | None = None) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; it takes the name of `path` when the block ends well, else it vanishes.
+    """Yield a temporary path next to `path`. It is renamed to `path` if the block succeeds, and deleted otherwise.
 
-    keep: the name that the file replaced takes, if there is one.
+    keep: new name of the file that is replaced, if there is one.
 
-    A reader sees the old file or the whole new one, also after a crash: the content is synced before the rename. With
-    `keep` a crash can leave the old file under that name alone.
+    A reader sees the old file or the complete new one, even after a crash, because the content is synced before the
+    rename. With `keep`, a crash can leave only the old file, under that name.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
@@ -44,7 +44,7 @@ def replacing(path: Path, *, keep: Path | None = None) -> Iterator[Path]:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write `data` to `path`, whole or not at all."""
+    """Write `data` to `path` atomically: a reader never sees a part of it."""
     with replacing(path) as temporary:
         temporary.write_bytes(data)
 
@@ -56,21 +56,21 @@ def sha256_file(path: Path) -> str:
 
 
 def md5_file(path: Path) -> str:
-    """Lower-case hex MD5 of a file's bytes: for matching DVC files only, never for trust."""
+    """Lower-case hex MD5 of a file's bytes. Only for matching DVC files: MD5 protects against no forgery."""
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
 def canonical_json(value: Any) -> bytes:
-    """The one byte form of a JSON value: sorted keys, no white space, UTF-8, finite numbers only."""
+    """The canonical bytes of a JSON value: sorted keys, no white space, UTF-8, finite numbers only."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
 
 
 def parse_moment(text: str) -> datetime:
-    """The moment that is written in `TIME_FORMAT` (UTC); ValueError for any other form, such as a year of one digit."""
+    """Parse a time in `TIME_FORMAT` (UTC); ValueError for any other form, such as a year of one digit."""
     moment = datetime.strptime(text, TIME_FORMAT).replace(tzinfo=UTC)
     if moment.strftime(TIME_FORMAT) != text:
-        raise ValueError(f"the moment {text!r} is in another form")
+        raise ValueError(f"the time {text!r} is not in the form 2026-01-31T09:00:00Z")
     return moment
 
 
@@ -78,7 +78,7 @@ def read_json(path: Path, what: str, error: type[DrgateError]) -> Any:
     """Parse a JSON file; duplicate keys, NaN, excessive size and anything else that is not plain JSON raise `error`."""
     try:
         if path.stat().st_size > MAX_JSON_BYTES:
-            raise error(f"{path} is larger than {MAX_JSON_BYTES >> 20} MB: that is not {what}.")
+            raise error(f"{path} is larger than {MAX_JSON_BYTES >> 20} MB; expected {what}.")
         return parse_json(path.read_bytes(), str(path), what, error)
     except OSError as problem:
         raise error(f"{path} cannot be read ({problem.strerror}); expected {what}.") from problem
@@ -96,7 +96,7 @@ def parse_json(data: bytes, origin: str, what: str, error: type[DrgateError]) ->
         return found
 
     def constant(text: str) -> Any:
-        raise error(f"{origin} holds {text}, which is not JSON; expected {what}.")
+        raise error(f"{origin} contains {text}, which is not valid JSON; expected {what}.")
 
     try:
         return json.loads(data.decode("utf-8"), object_pairs_hook=unique, parse_constant=constant)
@@ -105,11 +105,11 @@ def parse_json(data: bytes, origin: str, what: str, error: type[DrgateError]) ->
 
 
 def read_table(path: Path, what: str, error: type[DrgateError]) -> pd.DataFrame:
-    """A CSV (every cell as text, empty cells as NA) or Parquet file as a data frame; trouble raises `error`.
+    """A CSV (every cell as text, empty cells as NA) or Parquet file as a data frame; raises `error` on failure.
 
     Column names are stripped. Row i of the frame is line i + 2 of a CSV.
     """
-    import pandas as pd  # a second to import, which those who read no table do not pay
+    import pandas as pd  # a second to import, needed here only
 
     if not path.is_file():
         raise error(f"{path} does not exist; expected {what}.")
@@ -127,7 +127,7 @@ def read_table(path: Path, what: str, error: type[DrgateError]) -> pd.DataFrame:
                 skip_blank_lines=False,
                 header=None,
             )
-            # Named here, because pandas would rename the second of two equal names.
+            # The header is applied here because pandas would rename the second of two equal names.
             table = table.iloc[1:].reset_index(drop=True).set_axis(table.iloc[0].fillna("").astype(str), axis=1)
     except pd.errors.EmptyDataError as problem:
         raise error(f"{path} is empty; expected {what}.") from problem
@@ -144,13 +144,13 @@ def read_table(path: Path, what: str, error: type[DrgateError]) -> pd.DataFrame:
 
 
 def row_name(path: Path | str, index: int) -> str:
-    """How a person finds row `index` (0-based) of a table: its line in a CSV, its number in Parquet."""
+    """Name row `index` (0-based) of a table for a person: its line in a CSV, its row number in Parquet."""
     if str(path).lower().endswith((".parquet", ".pq")):
         return f"{path}, row {index + 1}"
     return f"{path}, line {index + 2}"
 
 
 def refuse_existing(path: Path, remedy: str) -> None:
-    """Raise when `path` exists: nothing is overwritten silently."""
+    """Raise UsageError if `path` exists, so that nothing is overwritten silently. remedy: what the user can do."""
     if path.exists():
         raise UsageError(f"{path} exists already; {remedy}.")

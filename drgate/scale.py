@@ -15,10 +15,10 @@ GRADES: Final = ("no_dr", "mild_npdr", "moderate_npdr", "severe_npdr", "pdr")
 """Identifiers of grades 0 to 4, in order; they appear in criterion ids such as `sensitivity:pdr`."""
 
 TITLES: Final = ("No DR", "Mild NPDR", "Moderate NPDR", "Severe NPDR", "PDR")
-"""The same for people to read."""
+"""Titles of grades 0 to 4 for people."""
 
 GROUPS: Final[dict[str, tuple[int, ...]]] = {"referable": (2, 3, 4), "vision_threatening": (3, 4)}
-"""Groups of grades by DR alone; diabetic macular oedema joins `referable` only where a table carries it."""
+"""Groups of grades by DR alone. Diabetic macular oedema also makes an eye referable, if the table has that column."""
 
 GROUP_TITLES: Final = {"referable": "Referable DR", "vision_threatening": "Vision-threatening DR"}
 
@@ -46,10 +46,10 @@ _NAMES: Final[dict[str, int]] = {
 
 
 def parse_grade(text: str) -> int | None:
-    """Grade 0-4 from a digit or one of the usual class names; None when it is neither.
+    """Grade 0-4 from a digit or one of the usual class names; None if the text is neither.
 
-    Case, spaces, hyphens and underscores do not matter. `2.0` counts as 2 (CSV writers make floats of integers);
-    a digit outside 0-4 is None.
+    Case, spaces, hyphens and underscores do not matter. `2.0` counts as 2 (some programs write
+    integers as floats); a digit outside 0-4 gives None.
     """
     text = text.strip()
     if re.fullmatch(r"[0-4](\.0+)?", text):

@@ -1,8 +1,9 @@
-"""A model over the images of a manifest: predictions that know which model and which images they are of.
+"""Predictions of a model for the images of a manifest, with the digests of the model and the images.
 
     predictions = score(load_grader(Path("best_model.pth")), load_manifest("data").select("test"))
 
-Images are streamed: worker processes decode, the model grades batches, memory does not grow with the number of images.
+Images are streamed: worker processes decode them and the model grades batches. Memory use does not grow with the
+number of images.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ BATCH: Final = 32
 
 
 class NoOutputWarning(UserWarning):
-    """An image stays in the table without an answer from the model."""
+    """An image has no output from the model; its row stays in the table without probabilities."""
 
 
 def score(
@@ -51,16 +52,17 @@ def score(
     """Grade every image of a manifest.
 
     An image that cannot be read, or for which the model gives no finite numbers, becomes a row without probabilities
-    and a `NoOutputWarning`: the model refused it, and the checklist says how that counts.
+    and a `NoOutputWarning`; the checklist defines how such images count.
 
-    Under torchrun every process scores its share; the first goes on with all of it, the others end here (SystemExit).
+    Under torchrun every process scores its share; the first continues with all of them, the others end here
+    (SystemExit).
 
-    workers: processes that decode (default: the cores there are; 0: decode here). advance: called with the number of
-    images done, batch by batch.
+    workers: processes that decode (default: one per core; 0: decode in this process). advance: called after each batch
+    with its number of images.
 
-    Raises ManifestError when a patient or a picture of the model's training set is among the images, as far as the
-    model's fingerprint tells, or a file is not the one whose SHA-256 the manifest gives; PredictionsError when a
-    further column cannot be read or no image at all could be graded.
+    Raises ManifestError when the model's fingerprint shows that a patient or an image was in its training set, or a
+    file's SHA-256 differs from the manifest's; PredictionsError when another column cannot be read or no image could be
+    graded.
     """
     _refuse_training_patients(grader, manifest)
     table = manifest.table
@@ -69,13 +71,13 @@ def score(
     probabilities, refused, known = found.probabilities, found.refused, found.known
     if known:
         raise ManifestError(
-            f"{manifest.origin}: {len(known)} pictures of this set were in the model's training set "
-            f"({_few(known)}: equal perceptual hash); a model is not judged on them."
+            f"{manifest.origin}: {len(known)} images of this set were in the model's training set "
+            f"({_few(known)}: equal perceptual hash). A model is not judged on its training images; use other images."
         )
     silent: NDArray[np.bool_] = np.asarray(np.isnan(probabilities).any(axis=1))
     if silent.all():
         reason = next(iter(refused.values()), "the model gave no finite numbers.")
-        raise PredictionsError(f"{manifest.origin}: not one image could be graded; the first: {reason}")
+        raise PredictionsError(f"{manifest.origin}: no image could be graded. The first reason: {reason}")
     probabilities[silent] = np.nan
     for image in table["image"][silent]:
         reason = refused.get(image, f"the model gave no finite numbers for {image}.")
@@ -87,13 +89,13 @@ def score(
 def model_and_test_set(
     source: Path, data: Path | None, split: str, base: str | None, parent: Statement | None = None
 ) -> tuple[Grader, Manifest]:
-    """The model, and the images that it is to be scored on.
+    """The model, and the images to score with it.
 
-    One split of a manifest; of one without splits the part that training dealt to that split, where the model's record
-    (or its parent's certificate) says how, else all of it.
+    These are the images of one split. If the manifest has no splits but training split this manifest itself, as the
+    model's record or its parent's certificate states, they are the images of that split; otherwise all images.
 
-    Raises DrgateError for what is not a model, a manifest that is missing or unusable, and for patients or
-    byte-identical files that the split shares with another.
+    Raises DrgateError for a file that is not a model, a missing or unusable manifest, and patients or byte-identical
+    files that the split shares with another split.
     """
     if source.suffix not in MODELS:
         raise UsageError(
@@ -102,9 +104,9 @@ def model_and_test_set(
     if not source.exists():
         raise CheckpointError(f"{source} does not exist; expected a checkpoint (*.pth) or an ONNX model (*.onnx).")
     if data is None:
-        raise UsageError(f"{source} is a model: say on which images it is to be judged, with --data MANIFEST.")
+        raise UsageError(f"{source} is a model, which needs images; give them with --data MANIFEST.")
     if split == "train":
-        raise UsageError("A model is not judged on the split that it was trained on; choose another with --split.")
+        raise UsageError("A model is not judged on the split it was trained on; choose another with --split.")
     manifest = load_manifest(data)
     from drgate.vision.graders import load_grader
 
@@ -120,7 +122,7 @@ def model_and_test_set(
 
 
 def _dealt_by(grader: Grader, manifest: Manifest, parent: Statement | None) -> int | None:
-    """The seed by which training dealt this very manifest to splits, if it did."""
+    """The seed with which training split this same manifest, if it did."""
     if parent is not None:
         dealt: int | None = parent.evaluation.data.get("dealt_by_seed")
         return dealt
@@ -130,7 +132,7 @@ def _dealt_by(grader: Grader, manifest: Manifest, parent: Statement | None) -> i
 
 
 def _all_shares(grader: Grader, manifest: Manifest, workers: int | None, advance: Callable[[int], Any]) -> _Scored:
-    """The whole set, scored here or, under torchrun, by all processes: every n-th image each."""
+    """All images, scored in this process or, under torchrun, divided among all processes."""
     n, size = len(manifest), int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         return _share(grader, manifest, np.arange(n), workers, advance)
@@ -141,11 +143,13 @@ def _all_shares(grader: Grader, manifest: Manifest, workers: int | None, advance
         mine = _share(grader, manifest, positions, workers, lambda done: advance(done * group.size))
         shares = group.gather((positions, mine))
     if not group.first:
-        raise SystemExit(0)  # the first goes on with all of it
+        raise SystemExit(0)  # the first process continues with all shares
     os.environ["WORLD_SIZE"] = "1"
     where = np.concatenate([positions for positions, _ in shares])
     if not np.array_equal(np.sort(where), np.arange(n)):
-        raise PredictionsError(f"{manifest.origin}: the processes did not score every image exactly once.")
+        raise PredictionsError(
+            f"{manifest.origin}: the processes did not score every image exactly once; score again in one process."
+        )
     whole = _Scored(np.empty((n, 5)), {}, [])
     for positions, share in shares:
         whole.probabilities[positions] = share.probabilities
@@ -156,8 +160,8 @@ def _all_shares(grader: Grader, manifest: Manifest, workers: int | None, advance
 
 class _Scored(NamedTuple):
     probabilities: NDArray[np.float64]  # (n, 5); NaN where there is no output
-    refused: dict[str, str]  # why, by image
-    known: list[str]  # images that the model was trained on
+    refused: dict[str, str]  # image -> why it has no output
+    known: list[str]  # images that were in the training set
 
 
 def _share(
@@ -194,7 +198,7 @@ def _share(
 
 
 def _rows(manifest: Manifest) -> pd.DataFrame:
-    """What the table of predictions takes from the manifest, checked before the hours that scoring may take."""
+    """The manifest's columns for the table of predictions, checked before scoring, which may take hours."""
     table = manifest.table
     contents = table["image"].map(manifest.content_digests()).astype("str")
     if "sha256" in table.columns:
@@ -202,16 +206,17 @@ def _rows(manifest: Manifest) -> pd.DataFrame:
         if other.any():
             image = table["image"][other].iloc[0]
             raise ManifestError(
-                f"{manifest.origin}: {manifest.path(image)} has another SHA-256 than the manifest says."
+                f"{manifest.origin}: {manifest.path(image)} has another SHA-256 than in the manifest; restore the "
+                "file, or correct the manifest."
             )
-    # A manifest's own columns of these names must not answer for images that the model did not.
+    # Otherwise such a column of the manifest would pass as the model's output.
     rows = table.drop(columns=["split", "predicted", *PROBABILITIES], errors="ignore").assign(sha256=contents)
     make_predictions(rows.assign(predicted="0"), str(manifest.origin), {})
     return rows
 
 
 def softmax(logits: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-    """Probabilities (n, 5) in float64 from logits (n, 5); a row with anything not finite is NaN throughout."""
+    """Probabilities (n, 5) in float64 from logits (n, 5); a row with a value that is not finite becomes all NaN."""
     values = logits.astype(np.float64)
     values[~np.isfinite(values).all(axis=1)] = np.nan
     powers = np.exp(values - values.max(axis=1, keepdims=True))
@@ -227,7 +232,7 @@ def model_files(files: list[Path]) -> list[dict[str, Any]]:
 
 
 class _Prepared(NamedTuple):
-    pixels: Any  # the network's input, or a sentence that says why there is none
+    pixels: Any  # the network's input, or the reason why there is none
     hash: bytes = b""
 
 
@@ -256,8 +261,8 @@ def _refuse_training_patients(grader: Grader, manifest: Manifest) -> None:
 
     if shared := shares_patients(grader.fingerprint, manifest.table["patient"]):
         raise ManifestError(
-            f"{manifest.origin}: {len(shared)} patients of this set were in the model's training set ({_few(shared)}); "
-            "a model is not judged on them."
+            f"{manifest.origin}: {len(shared)} patients of this set were in the model's training set ({_few(shared)}). "
+            "A model is not judged on its training patients; use other patients."
         )
 
 
@@ -266,25 +271,23 @@ def _few(names: list[str]) -> str:
 
 
 def _leakage(grader: Grader, manifest: Manifest) -> list[str]:
-    """What was checked; each of these would have been refused had it been found."""
+    """What was checked for leakage and not found; scoring stops where it is found."""
     checked = []
     if manifest.split_of:
         checked.append("The manifest's splits share no patient and no byte-identical file.")
     if grader.fingerprint is not None:
         named = manifest.patients_known and grader.fingerprint.knows_patients
-        who = "No patient (by name) and no picture" if named else "No picture"
-        whole = (
-            "those training sets that the model's fingerprint tells of" if grader.untold else "the model's training set"
-        )
+        who = "No patient (by name) and no image" if named else "No image"
+        whole = "the training sets in the model's fingerprint" if grader.untold else "the model's training set"
         checked.append(f"{who} of {whole} is in the test set (by equal perceptual hash).")
     return checked
 
 
 def _versions(kind: str) -> dict[str, str]:
-    """Versions of what computes a model of this kind: execution providers are nothing without them."""
+    """Versions of the packages that compute a model of this kind."""
     found = {"drgate": __version__}
     for name in ("onnxruntime",) if kind == "onnx" else ("torch", "transformers", "peft"):
-        # of the module: the same one comes in several distributions (onnxruntime-gpu)
+        # the module's version: several distributions install the same module (onnxruntime-gpu)
         found[name] = str(importlib.import_module(name).__version__)
     return found
 
@@ -313,8 +316,8 @@ def _provenance(grader: Grader, manifest: Manifest) -> dict[str, Any]:
             *grader.notes,
             *(
                 [
-                    f"Lineage unknown: {grader.untold} Whether pictures or patients of this test set were in training "
-                    "could not be checked against those."
+                    f"Training data not fully known: {grader.untold} Test images and patients could not be checked "
+                    "against the unknown part."
                 ]
                 if grader.untold
                 else []

@@ -21,7 +21,7 @@ class Format(StrEnum):
 
 
 def emit(plain: Any, human: Callable[[Console], None], format: Format, quiet: bool = False) -> None:
-    """A result to standard output: JSON alone, or the human form unless quiet."""
+    """Write a result to standard output: as JSON, or for people unless quiet."""
     if format is Format.json:
         sys.stdout.write(json.dumps(plain, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
     elif not quiet:
@@ -29,13 +29,13 @@ def emit(plain: Any, human: Callable[[Console], None], format: Format, quiet: bo
 
 
 def tell(sentence: str, quiet: bool) -> None:
-    """A line of the story, on standard error."""
+    """Print one line of progress on standard error, unless quiet."""
     if not quiet:
         console(sys.stderr).print(sentence, markup=False, highlight=False, soft_wrap=True)
 
 
 def console(stream: Any) -> Console:
-    """A console that honours NO_COLOR and is 100 columns wide where it is not a terminal."""
+    """A console that respects NO_COLOR and is 100 columns wide where the stream is not a terminal."""
     from rich.console import Console
 
     return Console(file=stream, width=None if stream.isatty() else 100)
@@ -43,7 +43,7 @@ def console(stream: Any) -> Console:
 
 @contextmanager
 def progress(what: str, quiet: bool) -> Iterator[tuple[Callable[[int], None], Callable[[int], None]]]:
-    """A progress bar on standard error where that is a terminal: (total known, so many more done)."""
+    """A progress bar on standard error, if that is a terminal. Yields two functions: set total, add to count."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     bar = Progress(
@@ -61,5 +61,5 @@ def progress(what: str, quiet: bool) -> Iterator[tuple[Callable[[int], None], Ca
 
 
 def complain(name: str, message: str) -> None:
-    """One line on standard error; control characters in file names do not reach the terminal."""
+    """Print one line on standard error, with control characters escaped (file names may contain them)."""
     sys.stderr.write(f"{name}: {visible(message)}\n")

@@ -133,11 +133,11 @@ class TestScoring:
         data = Path(shutil.copytree(place / "data", tmp_path / "data"))
         for image in (data / "images").glob("test-*"):
             image.write_bytes(image.name.encode())
-        with pytest.raises(DrgateError, match="not one image could be graded"):
+        with pytest.raises(DrgateError, match="no image could be graded"):
             score(load_grader(place / "run" / "best_model.pth"), load_manifest(data).select("test"), workers=0)
 
-    def test_training_pictures_are_recognised_without_patients(self, place: Path, tmp_path: Path):
-        """Copied under other names and without patients, pictures of the training set are found by their hash."""
+    def test_training_images_are_recognised_without_patients(self, place: Path, tmp_path: Path):
+        """Copied under other names and without patients, images of the training set are found by their hash."""
         folder = tmp_path / "again"
         for i, image in enumerate(sorted((place / "data" / "images").glob("train-0-*"))):
             (folder / "0").mkdir(parents=True, exist_ok=True)
@@ -173,7 +173,7 @@ class TestJudging:
         assert evaluation.training["spend"]["usd"] > 0
         assert evaluation.model["tensor_digest"].startswith("sha256:")
         assert any("Leakage beyond that: not checked." in line for line in evaluation.page_one)
-        assert any("no picture of the model's training set is in the test set" in line for line in evaluation.page_one)
+        assert any("no image of the model's training set is in the test set" in line for line in evaluation.page_one)
 
     def test_same_look_same_bytes(self, place: Path, key: PrivateKey, certified: Judgement):
         """Judging the same model on the same images again gives the same certificate, byte for byte."""

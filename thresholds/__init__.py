@@ -1,1 +1,1 @@
-"""Gate specs that ship with drgate: the YAML files beside this one, read by name (`drgate spec list`)."""
+"""Checklists that ship with drgate: the YAML files in this folder, read by name (`drgate spec list`)."""

@@ -1,4 +1,7 @@
-"""The command line: one thin module a command. A command parses, calls one verb, emits; heavy imports lie inside."""
+"""The command line: one short module per command. A command parses its arguments, calls one function and prints.
+
+Packages that are slow to import are imported inside the commands that need them.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,8 @@ import gc
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run `drgate` and exit with its code (0 passed, 1 failed, 3 not enough evidence, 2 could not do its work)."""
-    gc.set_threshold(100_000, 50, 50)  # imports, half of the time of a short command, leave nothing to collect
+    """Run `drgate` and exit with its code (0 passed, 1 failed, 2 could not do its work, 3 not enough evidence)."""
+    gc.set_threshold(100_000, 50, 50)  # imports take half the time of a short command and leave no garbage
     from drgate.cli.app import build, run
 
     run(build(), "drgate", arguments)

@@ -1,4 +1,4 @@
-"""The application: its commands, and the one table from trouble to message and exit code."""
+"""The application: its commands, and the one place that turns every exception into a message and an exit code."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ EXTRAS = {
     **dict.fromkeys(("accelerate", "fsspec"), "train"),
     "mlflow": "mlflow",
 }
-"""Packages that the light core does without, and the extra that brings them."""
+"""Packages that the light installation does not have, and the extra that installs each."""
 
 SHOWN_WARNINGS = 5
-"""Warnings of one kind that are printed; the rest are counted."""
+"""How many warnings of one kind are printed; the others are only counted."""
 
 
 def build() -> typer.Typer:
@@ -50,8 +50,11 @@ def build() -> typer.Typer:
 
     app = typer.Typer(
         name="drgate",
-        help="The gate that a diabetic retinopathy grading model passes before it ships. Not a medical device.\n\n"
-        "Exit codes: 0 passed, 1 a criterion failed, 3 not enough evidence, 2 the command could not do its work.",
+        help="Judge diabetic retinopathy grading models by a written checklist before they are released. "
+        "Not a medical device.\n\n"
+        "Exit codes: 0 passed, 1 a criterion failed, 2 the command could not do its work, 3 not enough evidence.\n\n"
+        "MANIFEST, in the help of the commands: the list of images with their grades and patients, as a CSV or Parquet "
+        "file or as a folder of images.",
         epilog="Start with: drgate demo",
         no_args_is_help=True,
         add_completion=False,
@@ -66,7 +69,7 @@ def build() -> typer.Typer:
     return app
 
 
-def _version(version: bool = typer.Option(False, "--version", help="Print the version and stop.")) -> None:
+def _version(version: bool = typer.Option(False, "--version", help="Print the version and exit.")) -> None:
     if version:
         from drgate import __version__
 
@@ -75,9 +78,9 @@ def _version(version: bool = typer.Option(False, "--version", help="Print the ve
 
 
 def run(app: typer.Typer, name: str, arguments: list[str] | None = None) -> None:
-    """Run an application and exit: every expected trouble is one line on standard error, never a traceback."""
-    # Threads of torch that spin while they wait fight over cores that another process uses: measured on two cores, one
-    # of them busy, 4 images a second in training instead of 100 (docs/decisions/0004-waiting-threads-sleep.md).
+    """Run an application and exit. An expected error is one line on standard error, never a traceback."""
+    # By default, torch's waiting threads keep a core busy. On two cores with another process on one of them, training
+    # slowed from 100 to 4 images per second (docs/decisions/0004-waiting-threads-sleep.md).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     given = sys.argv[1:] if arguments is None else arguments
     warned: Counter[type[Warning]] = Counter()
@@ -92,7 +95,7 @@ def run(app: typer.Typer, name: str, arguments: list[str] | None = None) -> None
         code = app([_hyphenated(word) for word in given], prog_name=name, standalone_mode=False)
         for category, times in warned.items():
             if category.__module__.startswith(("drgate", "trainer")) and times > SHOWN_WARNINGS:
-                complain(name, f"warning: {times - SHOWN_WARNINGS} more like these.")
+                complain(name, f"warning: {times - SHOWN_WARNINGS} more of this kind are not shown.")
     except DrgateError as problem:
         complain(name, str(problem))
         code = problem.exit_code
@@ -110,7 +113,7 @@ def run(app: typer.Typer, name: str, arguments: list[str] | None = None) -> None
             extra = "train" if name.startswith("drtrain") else EXTRAS[package]
             complain(
                 name,
-                f"this needs {package}, which the light installation lacks; {install(extra)}",
+                f"this needs {package}, which is not installed. {install(extra)}",
             )
         else:
             traceback.print_exc()
@@ -135,13 +138,13 @@ def run(app: typer.Typer, name: str, arguments: list[str] | None = None) -> None
 
 
 def _unread() -> int:
-    """Nobody reads standard output any more: end as a shell counts that, and let the interpreter's last flush be."""
+    """The reader closed standard output: return the exit code that shells use, and let the final flush succeed."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return ExitCode.READER_GONE
 
 
 def _hyphenated(word: str) -> str:
-    """Flags are accepted with _ and with -."""
+    """Flags may be written with _ or with -."""
     if not word.startswith("--"):
         return word
     flag, equals, value = word.partition("=")

@@ -1,4 +1,4 @@
-"""`drgate spec`: the checklists that ship, and one's own."""
+"""`drgate spec`: the checklists that ship with drgate, and your own."""
 
 from __future__ import annotations
 
@@ -16,21 +16,25 @@ if TYPE_CHECKING:
     from drgate.checklist import Checklist
 
 app = typer.Typer(
-    help="Checklists: list, show, check, compare, describe.",
+    help="List, show, check and compare checklists. A checklist is the list of criteria that a model must meet.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
 ChecklistArgument = Annotated[str, typer.Argument(metavar="NAME|FILE")]
-DIFF_HELP = """What became weaker, stronger or merely different from checklist A to checklist B.
+DIFF_HELP = """Show what changed from checklist A to checklist B: what became weaker, stronger or only different.
 
-Ends with 0 where nothing became weaker, 1 where something did, 2 where they cannot be compared or have one name and
-version and different contents.
+Exit code 0 nothing became weaker, 1 something did, 2 the two cannot be compared, or they have the same name and version
+but different contents.
 
 \b
 Example: drgate spec diff medical-grade mine.yaml"""
 
 
-@app.command("list", help="Name, version and meaning of the checklists that ship with drgate.")
+@app.command(
+    "list",
+    short_help="List the checklists that ship with drgate.",
+    help="List the checklists that ship with drgate: name, version, description.",
+)
 def list_(format: FormatOption = Format.human) -> int:
     from drgate.checklist import load_checklist, shipped
 
@@ -48,7 +52,7 @@ def list_(format: FormatOption = Format.human) -> int:
     return 0
 
 
-@app.command(help="A checklist, whole, with every default. Example: drgate spec show medical-grade")
+@app.command(help="Print a checklist in full, defaults included. Example: drgate spec show medical-grade")
 def show(spec: ChecklistArgument, format: FormatOption = Format.human) -> int:
     from drgate.checklist import load_checklist
 
@@ -68,7 +72,8 @@ def show(spec: ChecklistArgument, format: FormatOption = Format.human) -> int:
 
 
 @app.command(
-    help="Whether files are valid checklists: 0, or 2 with the reason. Example: drgate spec check mine.yaml other.yaml"
+    help="Check that files are valid checklists. Exit code 0 all are valid, 2 one is not; the message says why. "
+    "Example: drgate spec check mine.yaml other.yaml"
 )
 def check(
     checklists: Annotated[list[str], typer.Argument(metavar="NAME|FILE...")], format: FormatOption = Format.human
@@ -89,7 +94,7 @@ def check(
     return 0
 
 
-@app.command(help=DIFF_HELP)
+@app.command(help=DIFF_HELP, short_help="Show what became weaker or stronger from checklist A to B.")
 def diff(
     a: Annotated[str, typer.Argument(metavar="A")],
     b: Annotated[str, typer.Argument(metavar="B")],
@@ -122,7 +127,7 @@ def diff(
     return ANSWERS["weaker"] if weaker else ExitCode.PASSED
 
 
-@app.command(help="The JSON Schema of a checklist, for editors.")
+@app.command(help="Print the JSON Schema of checklists, for YAML editors.")
 def schema() -> int:
     from drgate.checklist import schema as json_schema
 

@@ -11,9 +11,11 @@ import typer
 from drgate.cli.options import FormatOption, QuietOption
 from drgate.screen import Format, emit, tell
 
-HELP = """Compare two models on the same images: every difference A - B, paired, with patients taken into account.
+HELP = """Compare two models on the same images: is A non-inferior to B in accuracy?
 
-Exit code 0 A is shown non-inferior to B in accuracy at the margin, 1 shown worse by more than the margin, 3 neither.
+Every difference A - B is paired by image, and its interval allows for several images of one patient. Exit code 0 A is
+shown to be non-inferior to B at the margin, 1 A is shown to be worse by more than the margin, 2 the tables cannot be
+compared, 3 neither is shown.
 
 \b
 Example:
@@ -26,16 +28,25 @@ def register(app: typer.Typer) -> None:
 
 
 def command(
-    first: Annotated[Path, typer.Argument(metavar="A", help="Predictions of the model in question.")],
-    second: Annotated[Path, typer.Argument(metavar="B", help="Predictions of the other one, on the same images.")],
-    margin: Annotated[float, typer.Option("--margin", help="Non-inferiority margin in accuracy, a fraction.")] = 0.02,
-    level: Annotated[float, typer.Option("--level", help="Two-sided level of the intervals.")] = 0.95,
+    first: Annotated[Path, typer.Argument(metavar="A", help="Predictions of the new model (CSV or Parquet).")],
+    second: Annotated[
+        Path, typer.Argument(metavar="B", help="Predictions of the model to compare with, on the same images.")
+    ],
+    margin: Annotated[
+        float,
+        typer.Option("--margin", help="Non-inferiority margin: how much lower the accuracy may be, as a fraction."),
+    ] = 0.02,
+    level: Annotated[float, typer.Option("--level", help="Confidence level of the intervals, two-sided.")] = 0.95,
     one_image_per_patient: Annotated[
         bool,
-        typer.Option("--one-image-per-patient", help="Declares it of tables that name no patient; else two allowed."),
+        typer.Option(
+            "--one-image-per-patient",
+            help="Declare that each image is of a different patient, if the tables name no patients. "
+            "[up to two images per patient]",
+        ),
     ] = False,
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="FILE", help="Write a page (.md) or the numbers (.json) as well.")
+        Path | None, typer.Option("--out", metavar="FILE", help="Also write a report (.md) or the numbers (.json).")
     ] = None,
     format: FormatOption = Format.human,
     quiet: QuietOption = False,
@@ -51,7 +62,7 @@ def command(
             raise UsageError(f"{name} is {value:g}; expected a fraction between 0 and 1, such as {example}.")
     if out is not None:
         if out.suffix.lower() not in (".md", ".json"):
-            raise UsageError(f"{out}: a comparison is written as .md or .json; give --out such a name.")
+            raise UsageError(f"--out is {out}; expected a name that ends in .md (report) or .json (numbers).")
         refuse_existing(out, "choose another name with --out")
     comparison = compare(
         load_predictions(first),

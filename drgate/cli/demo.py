@@ -1,4 +1,4 @@
-"""`drgate demo`: the whole way in one command."""
+"""`drgate demo`: all steps from training to export in one command."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import typer
 
 from drgate.cli.options import QuietOption
 
-HELP = """The whole way once, on synthetic photographs: train, refuse an early model, certify the best one, export it.
+HELP = """Run all steps once on synthetic photographs: train, refuse an early model, certify the best one, export it.
 
-Everything happens in one folder and by the public commands, each shown as one would type it. Nothing is downloaded.
+The demo runs the public commands in one new folder and shows each command before it runs. It downloads nothing.
 Exit code: that of the last model's verdict (0 when it passed).
 
 \b
@@ -22,13 +22,15 @@ Examples:
 
 
 def register(app: typer.Typer) -> None:
-    app.command("demo", help=HELP, short_help="The whole way once, on synthetic photographs.")(command)
+    app.command("demo", help=HELP, short_help="Run all steps once, from training to export, on synthetic photographs.")(
+        command
+    )
 
 
 def command(
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="New folder.")] = Path("drgate-demo"),
-    data_only: Annotated[bool, typer.Option("--data-only", help="Write the synthetic data set and stop.")] = False,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the data and of the training.")] = 0,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder to create.")] = Path("drgate-demo"),
+    data_only: Annotated[bool, typer.Option("--data-only", help="Only write the synthetic data set.")] = False,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Random seed of the data and of the training.")] = 0,
     quiet: QuietOption = False,
 ) -> int:
     from drgate.demo.story import demo, make_data

@@ -25,18 +25,20 @@ from drgate.screen import Format, emit, progress, tell
 
 HELP = """Judge a model, or a table of predictions, by a checklist.
 
-Writes a folder with evaluation.json, statement.json (certificate.json with --key), predictions.parquet, report.html,
-report.md and junit.xml. Exit code 0 PASS, 1 FAIL, 3 not enough evidence, 2 could not be judged.
+Writes a folder with the report (report.html, report.md, junit.xml), the results (evaluation.json, statement.json), the
+predictions (predictions.parquet) and, with --key, the signed certificate (certificate.json). Exit code 0 PASS, 1 FAIL,
+2 could not be judged, 3 not enough evidence.
 
-Every look at test images counts, and is logged before a number is known. Keep the log under version control, where the
-grades may be read.
+Each model that is evaluated takes one look at the test images. The look is logged before any result is computed. The
+checklist limits how many looks are allowed. Keep the log under version control. It contains the reference grades, so
+keep it where they may be read.
 
 \b
 Examples:
   drgate evaluate runs/first/best_model.pth --data eyepacs --split test
   drgate evaluate best_model.pth --data labels.csv --key keys/clinical.pem --out reports/release-3
   drgate evaluate predictions.csv --spec mine.yaml --record history.csv --format json
-  drgate evaluate scored.parquet --grades kept/grades.csv
+  drgate evaluate scored.parquet --grades grades.csv
 """
 
 
@@ -51,14 +53,21 @@ def register(app: typer.Typer) -> None:
 
 def command(
     source: Annotated[
-        Path, typer.Argument(metavar="SOURCE", help="Checkpoint (*.pth), ONNX model or predictions table.")
+        Path,
+        typer.Argument(
+            metavar="SOURCE", help="Checkpoint (*.pth), ONNX model, or table of predictions (CSV, Parquet)."
+        ),
     ],
     data: DataOption = None,
     split: SplitOption = "test",
     spec: ChecklistOption = "medical-grade",
     baseline: Annotated[
         Path | None,
-        typer.Option("--baseline", metavar="PREDICTIONS", help="The best earlier run's, on the same images."),
+        typer.Option(
+            "--baseline",
+            metavar="PREDICTIONS",
+            help="Predictions of the model to compare with, on the same images; for baseline criteria.",
+        ),
     ] = None,
     base: BaseOption = None,
     record: Annotated[
@@ -66,34 +75,49 @@ def command(
         typer.Option(
             "--record",
             metavar="RUN_DIR|FILE",
-            help="Where the model carries no record: its run folder, or a CSV or JSON of its history.",
+            help="Training record of a model that has none inside: its run folder, or its history as CSV or JSON.",
         ),
     ] = None,
     selected_epoch: Annotated[
-        int | None, typer.Option("--selected-epoch", metavar="N", min=0, help="Which epoch of that history was chosen.")
+        int | None,
+        typer.Option(
+            "--selected-epoch", metavar="N", min=0, help="Epoch of that history from which the model was taken."
+        ),
     ] = None,
     grades: Annotated[
         Path | None,
-        typer.Option("--grades", metavar="FILE", help="Reference grades of a table that was scored without."),
+        typer.Option("--grades", metavar="FILE", help="Reference grades, for a table of predictions that has none."),
     ] = None,
     operating_point: Annotated[
         Path | None,
-        typer.Option("--operating-point", metavar="FILE", help="Cut-offs of drgate tune, tuned on other images."),
+        typer.Option(
+            "--operating-point",
+            metavar="FILE",
+            help="Cut-offs that drgate tune wrote, chosen on images of other patients.",
+        ),
     ] = None,
     interval: Annotated[
         Interval | None,
-        typer.Option("--interval", help="Show other bounds; folder, exit code and certificate keep the checklist's."),
+        typer.Option(
+            "--interval",
+            help="Print intervals of this kind. Files, exit code and certificate keep the checklist's kind.",
+        ),
     ] = None,
     looks: Annotated[
-        Path | None, typer.Option("--looks", metavar="FILE", help="Chain of looks. [reports/looks/<test set>.jsonl]")
+        Path | None,
+        typer.Option(
+            "--looks", metavar="FILE", help="Log of the looks at this test set. [reports/looks/<test set>.jsonl]"
+        ),
     ] = None,
     time: Annotated[
         str | None,
-        typer.Option("--time", metavar="UTC", help="Time of a new look, such as 2026-01-31T09:00:00Z. [now]"),
+        typer.Option("--time", metavar="UTC", help="Time to log for a new look, such as 2026-01-31T09:00:00Z. [now]"),
     ] = None,
     previous: Annotated[
         Path | None,
-        typer.Option("--previous", metavar="CERTIFICATE", help="An earlier one: what changed against it is stated."),
+        typer.Option(
+            "--previous", metavar="CERTIFICATE", help="Earlier certificate; the report states what changed since."
+        ),
     ] = None,
     key: KeyOption = None,
     sign_command: SignCommandOption = None,
@@ -101,7 +125,7 @@ def command(
     out: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="Folder to write. [reports/<model>-<digest>-<test set>]")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace a folder that holds something else.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace a folder that holds another evaluation.")] = False,
     workers: WorkersOption = None,
     format: FormatOption = Format.human,
     quiet: QuietOption = False,
@@ -113,7 +137,10 @@ def command(
 
     private = signing_key(key, sign_command, public_key)
     if interval is not None and private is not None:
-        raise UsageError("--interval only shows other bounds, and --key (or DRGATE_KEY) signs: give one of them.")
+        raise UsageError(
+            "--interval only changes what is printed, and --key (or DRGATE_KEY) signs the checklist's own intervals; "
+            "give one of them."
+        )
     with progress("Scoring", quiet) as (started, advance):
         judgement = judge(
             source,
@@ -140,9 +167,12 @@ def command(
     shown = evaluation if interval is None else shown_with(judgement, interval.value, baseline)
     emit(shown.to_json(), lambda console: terminal.render(shown, console), format, quiet)
     if interval is not None:
-        tell(f"Shown with {interval.value} bounds; by the checklist's own it is {evaluation.verdict}.", quiet)
+        tell(
+            f"Shown with {interval.value} intervals. By the checklist's own the verdict is {evaluation.verdict}.",
+            quiet,
+        )
     look = evaluation.look
-    tell(f"Look {look['number']} of {look['allowed']} at these images, logged in {judgement.looks}.", quiet)
-    signature = "signed" if judgement.signed else "not signed (no --key): it opens neither export nor gate"
+    tell(f"Look {look['number']} of {look['allowed']} allowed at these images, logged in {judgement.looks}.", quiet)
+    signature = "signed" if judgement.signed else "not signed (no --key): export and gate do not accept it"
     tell(f"Report: {judgement.folder / 'report.html'}; certificate {signature}.", quiet)
     return evaluation.exit_code

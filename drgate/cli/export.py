@@ -1,4 +1,4 @@
-"""`drgate export`: what passed becomes an ONNX bundle, and is judged again as such."""
+"""`drgate export`: turn a certified checkpoint into an ONNX bundle, and judge the exported model again."""
 
 from __future__ import annotations
 
@@ -23,10 +23,11 @@ from drgate.cli.options import (
 )
 from drgate.screen import Format, emit, progress, tell
 
-HELP = """Export a certified checkpoint as an ONNX bundle; the exported file is scored and judged again.
+HELP = """Export a certified checkpoint as an ONNX bundle. The exported model is scored and judged again.
 
-Refused without a certificate that says PASS, that a key you trust signed (--trusted-key, or your own --key), and that
-speaks of this file. Exit code 0 exported, 1 or 3 as the verdict says, 2 unreadable or of another model or checklist.
+Needs a certificate of this very file, with the verdict PASS, signed by a key that you trust (--trusted-key, or your own
+--key). Exit code 0 exported; 1 or 3 the certificate or the exported model does not pass (1 failed, 3 not enough
+evidence); 2 a file cannot be read, or the certificate is of another model or checklist.
 
 \b
 Example:
@@ -40,9 +41,11 @@ def register(app: typer.Typer) -> None:
 
 
 def command(
-    checkpoint: Annotated[Path, typer.Argument(metavar="CKPT", help="The checkpoint that was certified.")],
-    certificate: Annotated[Path, typer.Option("--certificate", metavar="FILE", help="Its certificate.json.")],
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of the bundle; a new one.")],
+    checkpoint: Annotated[Path, typer.Argument(metavar="CKPT", help="Checkpoint that was certified.")],
+    certificate: Annotated[
+        Path, typer.Option("--certificate", metavar="FILE", help="Its certificate (certificate.json).")
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder to create for the bundle.")],
     data: DataOption = None,
     split: SplitOption = "test",
     spec: ChecklistOption = "medical-grade",
@@ -51,11 +54,12 @@ def command(
     sign_command: SignCommandOption = None,
     public_key: PublicKeyOption = None,
     trusted_key: Annotated[
-        list[Path] | None, typer.Option("--trusted-key", metavar="PUB", help="Public key whose certificates you trust.")
+        list[Path] | None,
+        typer.Option("--trusted-key", metavar="PUB", help="Public key whose signature you trust; may be repeated."),
     ] = None,
     revoked: RevokedOption = None,
     allow_unsigned: Annotated[
-        bool, typer.Option("--allow-unsigned", help="Take an unsigned statement; the bundle is then unsigned in turn.")
+        bool, typer.Option("--allow-unsigned", help="Accept an unsigned statement. The bundle is then unsigned too.")
     ] = False,
     workers: WorkersOption = None,
     format: FormatOption = Format.human,
@@ -69,7 +73,7 @@ def command(
     from drgate.report.evaluation import terminal
 
     if data is None:
-        raise UsageError("The exported model is judged again: say on which test set, with --data MANIFEST.")
+        raise UsageError("The exported model is judged again, which needs the test set; give it with --data MANIFEST.")
     signer = signing_key(key, sign_command, public_key)
     trusted = [load_public_key(path) for path in trusted_key or ()] + ([] if signer is None else [signer.public])
     with progress("Scoring the exported model", quiet) as (started, advance):
@@ -92,8 +96,12 @@ def command(
     evaluation = bundle.judgement.evaluation
     emit(evaluation.to_json(), lambda console: terminal.render(evaluation, console), format, quiet)
     tell(
-        f"Logits of {bundle.compared} images agree within {bundle.largest_difference:.1e}. "
-        + (f"Bundle: {bundle.folder}" if evaluation.exit_code == 0 else f"Not exported; why: {bundle.folder}"),
+        f"On {bundle.compared} images, the logits of both models differ by at most {bundle.largest_difference:.1e}. "
+        + (
+            f"Bundle: {bundle.folder}"
+            if evaluation.exit_code == 0
+            else f"Not exported. The report with the reasons: {bundle.folder}"
+        ),
         quiet,
     )
     return evaluation.exit_code

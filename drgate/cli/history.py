@@ -1,4 +1,4 @@
-"""`drgate history`: which model passed what, when, on which look, signed by whom."""
+"""`drgate history`: which model passed which checklist, when, on which look, and who signed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 from drgate.cli.options import FormatOption, QuietOption, RevokedOption
 from drgate.screen import Format, emit, tell
 
-HELP = """List the certificates below a folder: which model passed what, when, on which look, and signed by whom.
+HELP = """List the certificates in a folder and its subfolders: model, checklist, verdict, date, look and signatures.
 
 \b
 Examples:
@@ -20,20 +20,21 @@ Examples:
 
 
 def register(app: typer.Typer) -> None:
-    app.command("history", help=HELP, short_help="Which model passed what, when, and signed by whom?")(command)
+    app.command("history", help=HELP, short_help="Which model passed which checklist, when, and who signed?")(command)
 
 
 def command(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder of certificates.")],
     key: Annotated[
         list[Path] | None,
-        typer.Option("--key", metavar="PUB", help="Public key that you trust (several times for several)."),
+        typer.Option("--key", metavar="PUB", help="Public key whose signature you trust; may be repeated."),
     ] = None,
     revoked: RevokedOption = None,
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="FILE", help="Write a page with the trend of every line (HTML).")
+        Path | None,
+        typer.Option("--out", metavar="FILE", help="Also write an HTML page with the trend of every criterion."),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace the file of --out.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the file given with --out.")] = False,
     format: FormatOption = Format.human,
     quiet: QuietOption = False,
 ) -> int:

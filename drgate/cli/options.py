@@ -1,4 +1,4 @@
-"""Options that several commands share, each in one place, and what is read from them."""
+"""Options that several commands share, and how their values are read."""
 
 from __future__ import annotations
 
@@ -17,21 +17,30 @@ if TYPE_CHECKING:
 
 
 FormatOption = Annotated[
-    Format, typer.Option("--format", help="json: the result alone on standard output.", show_default=True)
+    Format,
+    typer.Option("--format", help="json prints only the result, as JSON, on standard output.", show_default=True),
 ]
-QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no story, only trouble.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print warnings and errors only.")]
 DataOption = Annotated[
     Path | None,
-    typer.Option("--data", metavar="MANIFEST", help="Test set: labels CSV or Parquet, or a folder of images."),
+    typer.Option(
+        "--data",
+        metavar="MANIFEST",
+        help="Test set: a table of images and grades (CSV or Parquet), or a folder of images.",
+    ),
 ]
-SplitOption = Annotated[str, typer.Option("--split", help="Split of the manifest; one without splits is taken whole.")]
+SplitOption = Annotated[
+    str, typer.Option("--split", help="Split of the test set to use; all images if it has no splits.")
+]
 ChecklistOption = Annotated[
-    str, typer.Option("--spec", metavar="NAME|FILE", help="Checklist: a name of `drgate spec list`, or a YAML file.")
+    str, typer.Option("--spec", metavar="NAME|FILE", help="Checklist: a name from `drgate spec list`, or a YAML file.")
 ]
 BaseOption = Annotated[
     str | None,
     typer.Option(
-        "--base", metavar="embedded|FOLDER|HUB_ID", help="Where a checkpoint's base model lies, if not where it lay."
+        "--base",
+        metavar="embedded|FOLDER|HUB_ID",
+        help="Location of the checkpoint's base model, if it has moved since training.",
     ),
 ]
 KeyOption = Annotated[
@@ -45,22 +54,24 @@ SignCommandOption = Annotated[
     typer.Option(
         "--sign-command",
         metavar="CMD",
-        help="Program that signs what it reads and writes the signature, for a key that no file holds.",
+        help="Program that signs standard input and writes the signature to standard output; for a key in a key store.",
     ),
 ]
 PublicKeyOption = Annotated[
-    Path | None, typer.Option("--public-key", metavar="PUB", help="Public half of the key behind --sign-command.")
+    Path | None, typer.Option("--public-key", metavar="PUB", help="Public key that belongs to --sign-command.")
 ]
 RevokedOption = Annotated[
     Path | None,
     typer.Option(
-        "--revoked", metavar="FILE", help="Keys and statements no longer believed: an id and a reason a line."
+        "--revoked", metavar="FILE", help="Revocation list: one key id or statement digest per line, then the reason."
     ),
 ]
 PolicyOption = Annotated[
     str | None,
     typer.Option(
-        "--policy", metavar="FILE", help="Policy, from the root of the repository. [drgate.toml, or pyproject.toml]"
+        "--policy",
+        metavar="FILE",
+        help="Policy file, relative to the root of the repository. [drgate.toml, or pyproject.toml]",
     ),
 ]
 BaseRefOption = Annotated[
@@ -68,11 +79,18 @@ BaseRefOption = Annotated[
     typer.Option(
         "--base-ref",
         metavar="REF",
-        help="Branch that is merged into, such as origin/main. [the target of the pull or merge request in CI]",
+        help="Branch to merge into, such as origin/main. [in CI, the target of the pull or merge request]",
     ),
 ]
 WorkersOption = Annotated[
-    int | None, typer.Option("--workers", min=0, help="Processes that decode images. [one a core]", show_default=False)
+    int | None,
+    typer.Option(
+        "--workers",
+        metavar="N",
+        min=0,
+        help="Number of processes that decode images. [one per core]",
+        show_default=False,
+    ),
 ]
 
 
@@ -81,7 +99,7 @@ def signing_key(
 ) -> SigningKey | None:
     """The key of `--key` or DRGATE_KEY (a file, or the PEM text itself), or the one behind `--sign-command`.
 
-    A passphrase is asked for if needed.
+    Asks for the passphrase of an encrypted key in a terminal, unless DRGATE_KEY_PASSPHRASE gives it.
     """
     if sign_command is not None or public_key is not None:
         return _command_key(given, sign_command, public_key)
@@ -99,7 +117,9 @@ def signing_key(
     except (OSError, ValueError):
         there = False
     if not there:  # not quoted: it may be the key itself
-        raise UsageError("--key (or DRGATE_KEY) names no file and is no PEM; drgate keygen --out NAME writes NAME.pem.")
+        raise UsageError(
+            "--key (or DRGATE_KEY) is neither a file nor a key in PEM form. drgate keygen --out NAME creates NAME.pem."
+        )
     if passphrase is None and b"ENCRYPTED" in path.read_bytes()[:64] and sys.stdin.isatty():
         passphrase = typer.prompt(f"Passphrase of {path}", hide_input=True, err=True).encode()
     return load_private_key(path, passphrase)
@@ -112,29 +132,31 @@ def _command_key(given: str | None, command: str | None, public_key: Path | None
     from drgate.certificate.keys import CommandKey, load_public_key
 
     if given:
-        raise UsageError("Both --key (or DRGATE_KEY) and --sign-command sign; give one of them.")
+        raise UsageError("--key (or DRGATE_KEY) and --sign-command were both given; give one of them.")
     if command is None or public_key is None:
-        raise UsageError("--sign-command CMD and --public-key PUB belong together: give both.")
+        raise UsageError("--sign-command CMD and --public-key PUB belong together; give both.")
     try:
         words = shlex.split(command)
     except ValueError as problem:
-        raise UsageError(f"--sign-command cannot be read ({problem}); quote it as a shell would.") from problem
+        raise UsageError(f"--sign-command cannot be read ({problem}); quote it as in a shell.") from problem
     if not words:
         raise UsageError("--sign-command is empty; expected a program and its arguments.")
-    if shutil.which(words[0]) is None:  # told now, not after hours of scoring
-        raise UsageError(f"--sign-command names {words[0]!r}, which is no program that can be run.")
+    if shutil.which(words[0]) is None:  # before scoring, which may take hours
+        raise UsageError(
+            f"--sign-command names {words[0]!r}, which is not a program here; install it or give its full path."
+        )
     return CommandKey(load_public_key(public_key), tuple(words))
 
 
 def base_ref_of(given: str | None) -> str:
-    """The branch that is merged into: as given, else what GitHub or GitLab say of the request that is being tested.
+    """The branch to merge into: as given, else the target of the request that GitHub or GitLab is testing.
 
-    Raises UsageError where nobody says: a guess could compare a change with itself.
+    Raises UsageError where neither is known: a guess could compare a change with itself.
     """
     target = os.environ.get("GITHUB_BASE_REF") or os.environ.get("CI_MERGE_REQUEST_TARGET_BRANCH_NAME")
     if given or target:
-        return given or f"refs/remotes/origin/{target}"  # in full: a tag may be called origin/main too
+        return given or f"refs/remotes/origin/{target}"  # in full: a tag could also be named origin/main
     raise UsageError(
-        "Say what is merged into with --base-ref, such as origin/main (or HEAD: what is staged against what is "
-        "committed)."
+        "The branch to merge into is not known; give it with --base-ref, such as origin/main. (With HEAD, the staged "
+        "changes are compared with the last commit.)"
     )

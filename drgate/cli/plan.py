@@ -1,4 +1,4 @@
-"""`drgate plan`: how many patients of each grade a checklist takes."""
+"""`drgate plan`: how many patients of each grade a checklist needs."""
 
 from __future__ import annotations
 
@@ -10,44 +10,59 @@ import typer
 from drgate.cli.options import DataOption, FormatOption, QuietOption, SplitOption
 from drgate.screen import Format, emit, tell
 
-HELP = """How many patients of each grade a checklist takes, its power, and what a given test set can never show.
+HELP = """Plan a test set: how many patients of each grade a checklist needs, and with what power.
 
-Exit code 0 planned, 1 a required line can never pass on the given test set, however good the model.
+With --data, also shows which criteria the given test set is too small to show, however good the model. Exit code 0
+planned, 1 a required criterion can never pass on the given test set, 2 the command could not do its work.
 
 \b
-Example:
+Examples:
   drgate plan medical-grade --expect severe_npdr=0.96,pdr=0.985
   drgate plan --data labels.csv --prevalence no_dr=.7,mild_npdr=.1,moderate_npdr=.14,severe_npdr=.04,pdr=.02
 """
 
 
 def register(app: typer.Typer) -> None:
-    app.command("plan", help=HELP, short_help="How many patients of each grade a checklist takes.")(command)
+    app.command("plan", help=HELP, short_help="Plan a test set: how many patients of each grade a checklist needs.")(
+        command
+    )
 
 
 def command(
-    spec: Annotated[str, typer.Argument(metavar="[SPEC]", help="Checklist: a name, or a YAML file.")] = "medical-grade",
+    spec: Annotated[
+        str, typer.Argument(metavar="[CHECKLIST]", help="Checklist: a name from `drgate spec list`, or a YAML file.")
+    ] = "medical-grade",
     expect: Annotated[
-        str | None, typer.Option("--expect", metavar="NAME=VALUE,...", help="Expected true values, beside the spec's.")
+        str | None,
+        typer.Option(
+            "--expect", metavar="NAME=VALUE,...", help="Expected true values of metrics. [from the checklist]"
+        ),
     ] = None,
     prevalence: Annotated[
         str | None,
         typer.Option(
             "--prevalence",
             metavar="GRADE=SHARE,...",
-            help="Share of patients by worse eye. [the spec's deployment mix]",
+            help="Share of patients with each grade, by the worse eye. [deployment mix of the checklist]",
         ),
     ] = None,
-    power: Annotated[float | None, typer.Option("--power", help="Wanted for each line. [the spec's]")] = None,
+    power: Annotated[
+        float | None, typer.Option("--power", help="Power wanted for each criterion. [from the checklist]")
+    ] = None,
     two_images: Annotated[
-        float | None, typer.Option("--two-images", help="Share of patients who bring two images. [the spec's]")
+        float | None, typer.Option("--two-images", help="Share of patients with two images. [from the checklist]")
     ] = None,
     correlation: Annotated[
-        float | None, typer.Option("--correlation", help="Of errors in one patient's images. [the spec's]")
+        float | None,
+        typer.Option(
+            "--correlation", help="Correlation of errors between two images of one patient. [from the checklist]"
+        ),
     ] = None,
     data: DataOption = None,
     split: SplitOption = "test",
-    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write a page with power curves.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="Also write an HTML page with power curves.")
+    ] = None,
     format: FormatOption = Format.human,
     quiet: QuietOption = False,
 ) -> int:
@@ -59,7 +74,7 @@ def command(
 
     if out is not None:
         if out.suffix.lower() not in (".html", ".htm"):
-            raise UsageError(f"{out}: the page is HTML; give --out a name that ends in .html.")
+            raise UsageError(f"--out is {out}; the page is HTML, so give a name that ends in .html.")
         refuse_existing(out, "choose another name with --out")
     asked = with_planning(
         load_checklist(spec),

@@ -1,4 +1,4 @@
-"""`drgate report`: draw the report of an evaluation again."""
+"""`drgate report`: create the report of an evaluation again."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import typer
 from drgate.cli.options import FormatOption
 from drgate.screen import Format
 
-HELP = """Draw the report of an evaluation again, from evaluation.json, statement.json or certificate.json.
+HELP = """Create the report of an evaluation again, from evaluation.json, statement.json or certificate.json.
 
-A certificate's page is drawn from the signed bytes. With --key PUB it is drawn only where that key signed them.
+The report of a certificate is made from the signed bytes. With --key PUB it is made only if that key signed them.
 
 \b
 Examples:
@@ -30,17 +30,21 @@ class Kind(StrEnum):
 
 
 def register(app: typer.Typer) -> None:
-    app.command("report", help=HELP, short_help="Draw the report of an evaluation again.")(command)
+    app.command(
+        "report", help=HELP, short_help="Create the report of an evaluation again (terminal, HTML, Markdown, JUnit)."
+    )(command)
 
 
 def command(
-    evaluation: Annotated[Path, typer.Argument(metavar="EVALUATION")],
-    kind: Annotated[Kind, typer.Option("--as", help="What to draw.")] = Kind.terminal,
+    evaluation: Annotated[
+        Path, typer.Argument(metavar="EVALUATION", help="evaluation.json, statement.json or certificate.json.")
+    ],
+    kind: Annotated[Kind, typer.Option("--as", help="Form of the report.")] = Kind.terminal,
     out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="File to write. [standard output]")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace the file of --out.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the file given with --out.")] = False,
     key: Annotated[
         list[Path] | None,
-        typer.Option("--key", metavar="PUB", help="Public key that must have signed (several times for several)."),
+        typer.Option("--key", metavar="PUB", help="Public key that must have signed; may be repeated."),
     ] = None,
     format: FormatOption = Format.human,
 ) -> int:
@@ -54,9 +58,9 @@ def command(
     from drgate.screen import emit
 
     if kind is not Kind.terminal and format is Format.json:
-        raise UsageError(f"--format json is the evaluation itself, --as {kind} a drawing of it; give one of them.")
+        raise UsageError(f"--format json prints the evaluation and --as {kind} a report of it; give one of them.")
     if out is not None and kind is Kind.terminal:
-        raise UsageError("--out takes a file of a report: say which with --as html, markdown or junit.")
+        raise UsageError("--out writes a report to a file, which needs its form: add --as html, markdown or junit.")
     if out is not None and not force:
         refuse_existing(out, "choose another name with --out, or --force to replace it")
     found, signature = read_evaluation(evaluation, [load_public_key(path) for path in key or ()])
@@ -70,7 +74,9 @@ def command(
             Kind.junit: lambda: junit.render(found),
         }[kind]()
     except (LookupError, TypeError, ValueError, AttributeError) as problem:
-        raise UsageError(f"{evaluation} cannot be drawn: drgate did not write it so ({problem!r}).") from problem
+        raise UsageError(
+            f"{evaluation} cannot be shown: its contents are not what drgate writes ({problem!r}); evaluate again."
+        ) from problem
     if out is None:
         sys.stdout.write(text)
     else:

@@ -1,4 +1,4 @@
-"""`drgate score`: a model over images, grades or none."""
+"""`drgate score`: predictions of a model for images, with or without reference grades."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ import typer
 from drgate.cli.options import BaseOption, DataOption, FormatOption, QuietOption, SplitOption, WorkersOption
 from drgate.screen import Format, emit, progress, tell
 
-HELP = """Score images with a model: a table of predictions that knows which model and which images it is of.
+HELP = """Score images with a model. Writes a table of predictions that records the digests of the model and the images.
 
-No grades are needed: a folder of images will do. Where the manifest has them, drgate evaluate judges the table as it
-judges the model; else whoever keeps them joins them: drgate evaluate PREDICTIONS --grades FILE.
+Reference grades are not needed: a folder of images is enough. If the manifest has grades, drgate evaluate judges the
+table as it would judge the model. If somebody else holds the grades, they judge it with:
+drgate evaluate PREDICTIONS --grades FILE
 
 \b
 Example:
@@ -22,7 +23,7 @@ Example:
 
 
 def register(app: typer.Typer) -> None:
-    app.command("score", help=HELP, short_help="Score images with a model; no grades are needed.")(command)
+    app.command("score", help=HELP, short_help="Score images with a model; reference grades are not needed.")(command)
 
 
 def command(
@@ -41,7 +42,9 @@ def command(
     from drgate.score import model_and_test_set, score
 
     if out.suffix.lower() not in (".parquet", ".pq"):
-        raise UsageError(f"{out}: predictions that know their model are Parquet; give a name that ends in .parquet.")
+        raise UsageError(
+            f"--out is {out}; predictions that record their model are Parquet, so give a name that ends in .parquet."
+        )
     refuse_existing(out, "choose another name with --out")
     grader, manifest = model_and_test_set(model, data, split, base)
     with progress("Scoring", quiet) as (started, advance):

@@ -1,4 +1,4 @@
-"""`drgate tune`: cut-offs that keep room for the test set to differ, as a locked file."""
+"""`drgate tune`: choose cut-offs with a margin for the test set to differ, and lock them in a file."""
 
 from __future__ import annotations
 
@@ -13,16 +13,18 @@ from drgate.screen import Format, emit, tell
 if TYPE_CHECKING:
     from rich.console import Console
 
-HELP = """Choose cut-offs on a tuning table for the required criteria of a checklist, or say that there are none.
+HELP = """Choose cut-offs that meet the required criteria of a checklist, on a table of predictions kept for tuning.
 
-Every bound must hold on the tuning table, and the chance to pass on the planned test set must be what the checklist
-plans with. Among the choices that meet every line, the most specific is taken: sensitivity is spent down to what the
-lines ask; raise the floor if you want more.
+At the chosen cut-offs each of these criteria passes on the tuning table by its confidence bound, and the chance of
+passing on the planned test set is at least the checklist's planned power. Of all such cut-offs, those with the highest
+specificity are chosen. Sensitivity is then close to the minimum that the checklist requires: raise that minimum if you
+want more.
 
-Exit code 0 written, 1 infeasible (nothing is written). Tune on other patients than you test on.
+Tune on other patients than you test on. Exit code 0 written, 1 no cut-offs meet all criteria (nothing is written),
+2 the command could not do its work.
 
 \b
-Example:
+Examples:
   drgate tune validation.parquet --spec screening-referable --out operating-point.json
   drgate evaluate test.parquet --spec screening-referable --operating-point operating-point.json
 """
@@ -33,13 +35,17 @@ def register(app: typer.Typer) -> None:
 
 
 def command(
-    predictions: Annotated[Path, typer.Argument(metavar="PREDICTIONS", help="Tuning table: grades and p_0 to p_4.")],
+    predictions: Annotated[
+        Path, typer.Argument(metavar="PREDICTIONS", help="Tuning table: reference grades and probabilities p_0 to p_4.")
+    ],
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="JSON file to write.")],
     spec: ChecklistOption = "medical-grade",
     data: Annotated[
         Path | None,
         typer.Option(
-            "--data", metavar="MANIFEST", help="Planned test set, for its counts. [one like the tuning table]"
+            "--data",
+            metavar="MANIFEST",
+            help="Planned test set; only its counts of images and patients are used. [one like the tuning table]",
         ),
     ] = None,
     split: SplitOption = "test",
@@ -70,20 +76,20 @@ def command(
 
     def human(console: Console) -> None:
         cuts = ", ".join(f"P(grade >= {k}) >= {cut:g}" for k, cut in enumerate(found.cut_offs, start=1))
-        chance = f"Chance to pass these on the planned test set: {100 * promise['power']:.0f} %"
-        lines = [f"Cut-offs: {cuts}. The grade is the highest that is reached, else 0.", f"{chance}."]
+        chance = f"Chance of passing these criteria on the planned test set: {100 * promise['power']:.0f} %"
+        lines = [f"Cut-offs: {cuts}. The grade is the highest whose cut-off is reached, else 0.", f"{chance}."]
         lines += [
             f"  {one['id']} {one['rule']}: {one['k']}/{one['n']}, bound {one['bound']:.3f}, chance {one['power']:.2f}"
             for one in promise["criteria"]
         ]
         if promise["not_covered"]:
-            lines.append(f"Not tuned to, judged at evaluation only: {', '.join(promise['not_covered'])}.")
+            lines.append(f"Not tuned for, only judged by drgate evaluate: {', '.join(promise['not_covered'])}.")
         if not promise["search"]["complete"]:
             lines.append(
-                f"The search was not complete: {promise['search']['compared']} combinations were compared, and one "
-                "between them may be more specific."
+                f"The search was not complete: {promise['search']['compared']} combinations were compared, and another "
+                "one may have a higher specificity."
             )
-        lines.append("On the tuning table, by the most probable grade -> by these cut-offs:")
+        lines.append("On the tuning table, with the most probable grade -> with these cut-offs:")
         for one in changed:
             (k, n), (k_after, n_after) = one.before, one.after
             if not n or not n_after:

@@ -1,4 +1,4 @@
-"""`drgate verify`: is a certificate genuine, of this model, and does the evidence give the same numbers?"""
+"""`drgate verify`: is a certificate genuine, is it of this model, and does the evidence give the same numbers?"""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from drgate.checklist import Checklist
     from drgate.verify import Verification
 
-HELP = """Check a certificate: signature, age, model files, checklist, and every number recomputed from the predictions.
+HELP = """Check a certificate: signature, age, model files, checklist, and all numbers, recomputed from the predictions.
 
-Says what was checked and what could not be. Exit code 0 genuine and PASS, 1 genuine and FAIL, 3 insufficient, unsigned
-or no trusted key given, 2 not genuine, expired, revoked, or contradicted by something that was given.
+Lists what was checked and what could not be checked. Exit code 0 genuine and PASS; 1 genuine and FAIL; 2 not genuine,
+expired, revoked, or contradicted by a file that you gave; 3 not enough evidence, unsigned, or no trusted key given.
 
 \b
 Examples:
@@ -30,43 +30,57 @@ Examples:
 
 
 def register(app: typer.Typer) -> None:
-    app.command("verify", help=HELP, short_help="Is a certificate genuine, and do the numbers recompute?")(command)
+    app.command(
+        "verify", help=HELP, short_help="Is a certificate genuine, and do its numbers follow from the predictions?"
+    )(command)
 
 
 def command(
     certificate: Annotated[Path, typer.Argument(metavar="CERTIFICATE", help="certificate.json, or statement.json.")],
     key: Annotated[
         list[Path] | None,
-        typer.Option("--key", metavar="PUB", help="Public key that you trust (several times for several)."),
+        typer.Option("--key", metavar="PUB", help="Public key whose signature you trust; may be repeated."),
     ] = None,
     model: Annotated[
-        list[Path] | None, typer.Option("--model", metavar="FILE", help="Model file that it must speak of.")
+        list[Path] | None,
+        typer.Option("--model", metavar="FILE", help="Model file that the certificate must be of; may be repeated."),
     ] = None,
     predictions: Annotated[
-        Path | None, typer.Option("--predictions", metavar="FILE", help="[the matching table beside the certificate]")
+        Path | None,
+        typer.Option(
+            "--predictions",
+            metavar="FILE",
+            help="Predictions that the numbers are recomputed from. [the matching table beside the certificate]",
+        ),
     ] = None,
     checklist: Annotated[
-        str | None, typer.Option("--spec", metavar="NAME|FILE", help="Checklist that it must have been held against.")
+        str | None,
+        typer.Option("--spec", metavar="NAME|FILE", help="Checklist that the model must have been judged by."),
     ] = None,
     baseline: Annotated[
         Path | None,
-        typer.Option("--baseline", metavar="FILE", help="Predictions that its baseline line was judged by."),
+        typer.Option("--baseline", metavar="FILE", help="Predictions that its baseline criterion was judged with."),
     ] = None,
     parent: Annotated[
         Path | None,
-        typer.Option(
-            "--parent", metavar="FILE", help="The earlier certificate that it names (of the checkpoint, say)."
-        ),
+        typer.Option("--parent", metavar="FILE", help="Earlier certificate that it names, such as the checkpoint's."),
     ] = None,
     looks: Annotated[
-        Path | None, typer.Option("--looks", metavar="FILE", help="Chain of looks that must hold its look.")
+        Path | None, typer.Option("--looks", metavar="FILE", help="Log of looks that must contain its look.")
     ] = None,
     revoked: RevokedOption = None,
     max_age_days: Annotated[
-        int | None, typer.Option("--max-age-days", metavar="N", min=1, help="Refuse a look older than this.")
+        int | None,
+        typer.Option(
+            "--max-age-days", metavar="N", min=1, help="Refuse a certificate whose look is older than N days."
+        ),
     ] = None,
     deep: Annotated[
-        bool, typer.Option("--deep", help="Score the model again and compare (needs drgate[models], --model, --data).")
+        bool,
+        typer.Option(
+            "--deep",
+            help="Also score the images again and compare. Needs --model, --data and the extra `models`.",
+        ),
     ] = False,
     data: DataOption = None,
     base: BaseOption = None,
@@ -80,9 +94,11 @@ def command(
     from drgate.verify import Rescoring, verify
 
     if deep and data is None:
-        raise UsageError("--deep scores the model again: say on which images, with --data MANIFEST.")
+        raise UsageError("--deep scores the model again, which needs the images; give them with --data MANIFEST.")
     if not deep and (data is not None or base is not None):
-        raise UsageError("--data and --base are for scoring the model again: add --deep, or leave them out.")
+        raise UsageError(
+            "--data and --base are only used when the model is scored again; add --deep, or leave them out."
+        )
 
     def verified(rescoring: Rescoring | None = None) -> Verification:
         return verify(
@@ -109,13 +125,13 @@ def command(
 
 
 def _checklist(given: str) -> Checklist:
-    from drgate.checklist import load_checklist  # a tenth of a second, which those who expect no checklist do not pay
+    from drgate.checklist import load_checklist  # a tenth of a second to import, needed with --spec only
 
     return load_checklist(given)
 
 
 def show(result: Verification, console: Console) -> None:
-    """Headline, then what was checked, what could not be and what contradicts it, and what follows."""
+    """Headline, then what was checked, what could not be checked, what contradicts the certificate; then the result."""
     from rich.table import Table
     from rich.text import Text
 
@@ -132,7 +148,7 @@ def show(result: Verification, console: Console) -> None:
     if result.problems:
         closing = "NOT genuine, or no longer valid: do not rely on it"
     elif not result.trusted:
-        closing = f"Not vouched for: unsigned, or no trusted key was given (--key). Verdict {result.verdict}"
+        closing = f"Not confirmed: it is unsigned, or no trusted key was given (--key). Verdict {result.verdict}"
     else:
         closing = f"Genuine, signed by a trusted key. Verdict {result.verdict}"
     console.print(closing, markup=False, highlight=False, style="bold")

@@ -1,1 +1,1 @@
-"""The demo: the whole way once, on synthetic photographs."""
+"""The demo: all steps from training to export, on synthetic photographs."""

@@ -1,9 +1,9 @@
-"""The whole way once, by the public commands, in one folder that keeps everything.
+"""All steps from training to export with the public commands, in one folder that keeps all files.
 
     demo(Path("drgate-demo"))
 
-Each step is shown as one would type it and run as a process of its own; afterwards any of them can be run again from
-the folder. The early model is judged on the validation split, so that the test split is looked at once.
+Each command is shown and then run as a separate process; any of them can be run again from the folder. The early model
+is judged on the validation split, so that the test split gets only one look.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from drgate.screen import console, progress
 TRAIN_PATIENTS: Final = 170
 VAL_PATIENTS: Final = 40
 TEST_PATIENTS: Final = 200
-"""Patients a grade, by the worse eye; each brings two photographs."""
+"""Number of patients for each grade, by the worse eye; each has two photographs."""
 
 TRAINING: Final = {
     "base": "embedded",
@@ -67,9 +67,9 @@ def make_data(folder: Path, *, seed: int, quiet: bool = False) -> None:
 
 
 def demo(folder: Path, *, seed: int = 0, quiet: bool = False) -> int:
-    """Run the story; returns the exit code of the exported model's verdict.
+    """Run all steps; returns the exit code of the exported model's verdict.
 
-    Raises DrgateError when a step ends otherwise than the story allows (a command that could not do its work).
+    Raises DrgateError if a command ends with an unexpected exit code.
     """
     refuse_existing(folder, "give a new folder with --out, or remove it")
     folder.mkdir(parents=True)
@@ -77,8 +77,8 @@ def demo(folder: Path, *, seed: int = 0, quiet: bool = False) -> int:
     began = time.monotonic()
 
     story.say(
-        "Synthetic fundus photographs, two eyes a patient, graded by the ICDR rules; split by patient.",
-        "Nothing here is a real eye, and no model from here is for clinical use.",
+        "Make synthetic fundus photographs: two eyes per patient, graded by the ICDR rules, split by patient.",
+        "They show no real eye, and no model of this demo is for clinical use.",
     )
     story.run("drgate", "demo", "--data-only", "--out", "data", "--seed", str(seed))
 
@@ -100,19 +100,21 @@ def demo(folder: Path, *, seed: int = 0, quiet: bool = False) -> int:
     )
 
     story.say(
-        "An early checkpoint, as somebody in a hurry would ship it. It is judged on the validation split:",
-        "the test split is locked, and a look at it would be spent.",
+        "Judge an early checkpoint, which was trained too briefly. Use the validation split,",
+        "because each look at the test split counts and the checklist allows only one.",
     )
     early = f"runs/first/epoch_{EARLY_EPOCH:02d}.pth"
     code = story.run(
         "drgate", "evaluate", early, "--data", "data", "--split", "val", "--out", "reports/early", expected=(0, 1, 3)
     )
-    story.say(f"Exit code {code}: {'a criterion failed; it does not ship.' if code == 1 else 'see its report.'}")
+    story.say(
+        f"Exit code {code}: {'a criterion failed, so this model is refused.' if code == 1 else 'see its report.'}"
+    )
 
-    story.say("A key to sign with. Here it lies in the clear; a real one has a passphrase or lives in a key store.")
+    story.say("Make a signing key. This one is not encrypted; protect a real one with a passphrase or a key store.")
     story.run("drgate", "keygen", "--out", "keys/demo", "--no-passphrase")
 
-    story.say("The best checkpoint, judged once on the locked test split, by lower bounds, and certified.")
+    story.say("Judge the best checkpoint once on the test split, by confidence bounds, and sign the certificate.")
     verdict = story.run(
         "drgate",
         "evaluate",
@@ -128,7 +130,7 @@ def demo(folder: Path, *, seed: int = 0, quiet: bool = False) -> int:
         expected=(0, 1, 3),
     )
 
-    story.say("Anyone with the public key can check it: signature, model file, and every number recomputed.")
+    story.say("Verify the certificate with the public key: signature, model file, and all numbers, recomputed.")
     story.run(
         "drgate",
         "verify",
@@ -140,9 +142,7 @@ def demo(folder: Path, *, seed: int = 0, quiet: bool = False) -> int:
         expected=(verdict,),
     )
 
-    story.say(
-        "Only what passed is exported. The ONNX file is scored and judged again: the certificate is of its bytes."
-    )
+    story.say("Export the model, which requires a PASS. The ONNX file is judged again and gets its own certificate.")
     exported = story.run(
         "drgate",
         "export",
@@ -166,13 +166,13 @@ def demo(folder: Path, *, seed: int = 0, quiet: bool = False) -> int:
     outcome = {0: "certified and exported", 1: "refused: a criterion failed", 3: "refused: not enough evidence"}[
         exported
     ]
-    story.say(f"The model was {outcome}. {minutes:.1f} minutes. Where to look next, in {folder}:")
+    story.say(f"The model was {outcome}. This took {minutes:.1f} minutes. Files to look at in {folder}:")
     for path, what in (
-        ("reports/best/report.html", "the checklist with its evidence"),
-        ("reports/early/report.html", "why the early one was refused"),
-        ("bundle/model.onnx", "what would be deployed, with its certificate beside it"),
-        ("runs/first/record.jsonl", "how it was trained"),
-        ("commands.sh", "every command of this story, to run again"),
+        ("reports/best/report.html", "report of the best model: the checklist with its evidence"),
+        ("reports/early/report.html", "report of the early model: why it was refused"),
+        ("bundle/model.onnx", "the exported model, with its certificate in the same folder"),
+        ("runs/first/record.jsonl", "record of the training run"),
+        ("commands.sh", "all commands of this demo, to run again"),
     ):
         if (folder / path).exists():
             story.point(path, what)
@@ -180,12 +180,12 @@ def demo(folder: Path, *, seed: int = 0, quiet: bool = False) -> int:
 
 
 class _Story:
-    """Says what comes, shows the command, runs it in the demo's folder."""
+    """Announces a step, shows its command and runs it in the demo's folder."""
 
     def __init__(self, folder: Path, quiet: bool) -> None:
         self.folder, self.quiet = folder, quiet
         (folder / "commands.sh").write_text(
-            "#!/bin/sh\n# The demo's commands: all of them in an empty folder, or any one here with another --out.\n"
+            "#!/bin/sh\n# The commands of the demo. Run all in an empty folder, or one here with another --out.\n"
         )
 
     def say(self, *sentences: str) -> None:
@@ -200,7 +200,7 @@ class _Story:
             console(sys.stderr).print(f"  {path:<28} {what}", markup=False, highlight=False)
 
     def run(self, program: str, *arguments: str, expected: tuple[int, ...] = (0,)) -> int:
-        """Run a public command in a process of its own; returns its exit code."""
+        """Run a public command as a separate process; returns its exit code."""
         shown = shlex.join([program, *arguments])
         with (self.folder / "commands.sh").open("a") as script:
             script.write(f"{shown}\n")
@@ -208,7 +208,7 @@ class _Story:
             console(sys.stderr).print(f"$ {shown}", style="cyan", markup=False, highlight=False, soft_wrap=True)
         module = {"drgate": "drgate", "drtrain": "trainer"}[program]
         quiet = ["--quiet"] if self.quiet else []
-        # The visitor's own key must not sign a synthetic model.
+        # The user's own key must not sign a synthetic model.
         own_keys_only = {
             name: value
             for name, value in os.environ.items()
@@ -218,5 +218,7 @@ class _Story:
             [sys.executable, "-m", module, *arguments, *quiet], cwd=self.folder, env=own_keys_only, check=False
         )
         if result.returncode not in expected:
-            raise DrgateError(f"The demo stopped: `{shown}` ended with exit code {result.returncode}.")
+            raise DrgateError(
+                f"The demo stopped: `{shown}` ended with exit code {result.returncode}. The message above says why."
+            )
         return result.returncode

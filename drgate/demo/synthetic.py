@@ -1,12 +1,12 @@
 """Synthetic colour fundus photographs, graded by the ICDR rules from the lesions that are drawn into them.
 
-Not for clinical use: they let the whole way from training to certificate run without a patient's photograph. A person
-recognises what is drawn (optic disc, fovea, arcades, and the lesions that decide the grade), nobody should learn from
-it how disease is distributed in a population.
+Not for clinical use: with them, all steps from training to certificate run without photographs of patients. They show
+optic disc, fovea, arcades and the lesions that decide the grade. They do not represent how disease is distributed in a
+population.
 
-Every photograph is a function of (namespace, seed, patient, eye) alone: any subset can be drawn again, by any number
-of processes. Namespaces keep apart by construction what must not meet: the embedded base has seen `pretrain` only,
-demonstrations and tests draw from `demo`.
+Every photograph depends only on (namespace, seed, patient, eye): any subset can be drawn again, by any number of
+processes. Namespaces share no photograph: the embedded base was trained on `pretrain`, demonstrations and tests use
+`demo`.
 
 >>> patient = draw_patient("demo", seed=0, index=7, worse_grade=4)
 >>> photograph = render(patient, "R", size=224)
@@ -48,16 +48,16 @@ QUADRANTS: Final = ("superotemporal", "inferotemporal", "superonasal", "inferona
 """Order of the four numbers in `Lesions`; the quadrants meet half-way between fovea and optic disc."""
 
 SOURCE: Final = "drgate synthetic"
-"""What a certificate says of where the images come from."""
+"""Source of the images, as shown in a certificate."""
 
 COLUMNS: Final = ("image", "grade", "patient", "eye", "gradable", "split", "camera", "source")
-"""Of `labels.csv`."""
+"""Columns of `labels.csv`."""
 
 OTHER_EYE: Final = (0.70, 0.24, 0.06)
-"""Chances that the better eye has the grade of the worse one, one less, two less (never below 0)."""
+"""Probabilities that the better eye has the grade of the worse one, one grade less, two less (never below 0)."""
 
 _FINER: Final = 3
-"""Masks are drawn this much finer than they are used, so that a line of one pixel has smooth edges."""
+"""Masks are drawn at this multiple of their final resolution, so that thin lines have smooth edges."""
 
 
 # --- what decides the grade ------------------------------------------------------------------------------------------
@@ -65,13 +65,13 @@ _FINER: Final = 3
 
 @dataclass(frozen=True, slots=True)
 class Lesions:
-    """What one eye shows. Fields of four hold one number a quadrant, in the order of `QUADRANTS`."""
+    """Lesions of one eye. Fields with four numbers have one per quadrant, in the order of `QUADRANTS`."""
 
     microaneurysms: tuple[int, int, int, int] = (0, 0, 0, 0)
     haemorrhages: tuple[int, int, int, int] = (0, 0, 0, 0)
     """Intraretinal: dot, blot and flame."""
     hard_exudates: tuple[int, int, int, int] = (0, 0, 0, 0)
-    """Clusters."""
+    """Number of clusters."""
     cotton_wool_spots: tuple[int, int, int, int] = (0, 0, 0, 0)
     venous_beading: tuple[int, int, int, int] = (0, 0, 0, 0)
     """1 where the large vein of the quadrant is beaded."""
@@ -84,7 +84,7 @@ class Lesions:
 
     @property
     def total(self) -> dict[str, int]:
-        """Sum over quadrants of each kind."""
+        """Number of lesions of each kind, over all quadrants."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: sum(value) if isinstance(value, tuple) else int(value) for name, value in values.items()}
 
@@ -110,8 +110,10 @@ def icdr_grade(lesions: Lesions) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """One lesion and its place; a beaded vein has several. Unit: the radius of the field of view, from its centre; x to
-    the right, y down."""
+    """One lesion and its position; a beaded vein has several.
+
+    Unit: the radius of the field of view, from its centre; x to the right, y down.
+    """
 
     kind: str
     """A field of `Lesions`."""
@@ -126,7 +128,7 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class Camera:
-    """A look: frame, field of view, colour, sharpness, noise."""
+    """Appearance of the images of one camera: frame, field of view, colour, sharpness, noise."""
 
     name: str
     height: float
@@ -160,13 +162,13 @@ CAMERAS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Patient:
-    """Somebody with two eyes, photographed with one camera."""
+    """A patient with two eyes, photographed with one camera."""
 
     namespace: Namespace
     seed: int
     index: int
     grades: tuple[int, int]
-    """Of the right and of the left eye."""
+    """Grades of the right and the left eye."""
     camera: Camera
     pigment: float
     """0 (light fundus) to 1 (dark)."""
@@ -178,20 +180,20 @@ class Patient:
 
 @dataclass(frozen=True, slots=True)
 class Photograph:
-    """One eye as photographed, with the truth about it."""
+    """A photograph of one eye, with its true grade and lesions."""
 
     image: Image.Image
     """RGB."""
     grade: int
     lesions: Lesions
     marks: tuple[Mark, ...]
-    """Where the counted lesions are."""
+    """Positions of the counted lesions."""
     camera: str
     eye: Eye
 
 
 def _rng(namespace: str, seed: int, index: int, part: str) -> np.random.Generator:
-    """The generator of this part of this patient, unrelated to every other one."""
+    """Random generator for one part of one patient, independent of all others."""
     name = f"drgate.synthetic/1/{namespace}/{seed}/{index}/{part}"
     return np.random.default_rng(int.from_bytes(hashlib.sha256(name.encode()).digest()))
 
@@ -205,7 +207,9 @@ def draw_patient(namespace: Namespace, *, seed: int, index: int, worse_grade: in
         UsageError: unknown namespace, or a grade outside 0-4.
     """
     if namespace not in NAMESPACES:
-        raise UsageError(f"{namespace!r} is no namespace of synthetic photographs; use one of {', '.join(NAMESPACES)}.")
+        raise UsageError(
+            f"{namespace!r} is not a namespace of synthetic photographs; use one of {', '.join(NAMESPACES)}."
+        )
     if worse_grade not in range(5):
         raise UsageError(f"grade {worse_grade} is outside the ICDR scale; expected 0 to 4.")
     rng = _rng(namespace, seed, index, "patient")
@@ -219,7 +223,7 @@ def draw_patient(namespace: Namespace, *, seed: int, index: int, worse_grade: in
 
 
 def _spread(rng: np.random.Generator, total: int, cap: int) -> list[int]:
-    """`total` things over four quadrants at random, at most `cap` in one."""
+    """Distribute `total` lesions at random over four quadrants, at most `cap` in one."""
     quadrants = rng.permutation(np.repeat(np.arange(4), cap))[:total]
     return [int(n) for n in np.bincount(quadrants, minlength=4)]
 
@@ -230,7 +234,7 @@ def _some_quadrants(rng: np.random.Generator, low: int, high: int) -> list[int]:
 
 
 def _draw_lesions(rng: np.random.Generator, grade: int) -> Lesions:
-    """Lesions that the ICDR rule calls `grade`, at some distance from the rule's edges."""
+    """Lesions of an eye with this ICDR grade, at some distance from the limits of the rule."""
     counts: dict[str, Any] = {}
     if grade >= 1:
         counts["microaneurysms"] = _spread(rng, int(rng.integers(10, 22) if grade == 1 else rng.integers(6, 22)), 8)
@@ -246,7 +250,7 @@ def _draw_lesions(rng: np.random.Generator, grade: int) -> Lesions:
         if beaded:
             counts["venous_beading"] = _some_quadrants(rng, 3, 4)
         if irma:
-            # The only sign of severity is seldom a single patch.
+            # A single patch is rarely the only sign of severity.
             counts["irma"] = [n * int(rng.integers(1, 3)) for n in _some_quadrants(rng, 1 if many else 3, 4)]
     if grade == 4:
         signs_of_pdr = rng.random(4) < (0.60, 0.65, 0.50, 0.20)
@@ -266,7 +270,7 @@ def _draw_lesions(rng: np.random.Generator, grade: int) -> Lesions:
 
 @dataclass(frozen=True, slots=True)
 class _Branches:
-    """Vessels of one order of branching; half of them veins, then as many arteries."""
+    """Vessels of one branching order; the first half are veins, the second half arteries."""
 
     lines: Points
     """(branches, points, 2)"""
@@ -291,7 +295,7 @@ def _normals(lines: Points) -> Points:
 
 
 def _waves(rng: np.random.Generator, branches: int, points: int, *, most: float) -> Points:
-    """Gentle waves (branches, points) that start at 0, at most `most` periods."""
+    """Smooth waves (branches, points) that start at 0, with at most `most` periods."""
     t = np.linspace(0.0, 1.0, points)
     turns, phase = rng.uniform((0.3 * most, 0.0), (most, 1.0), size=(branches, 2)).T[..., None] * (2 * np.pi)
     offsets: Points = (np.sin(turns * t + phase) - np.sin(phase)) * np.minimum(1.0, 4 * t)
@@ -320,7 +324,7 @@ def _arcades(rng: np.random.Generator, disc: Points, fovea: Points, width: float
 
 
 def _children(rng: np.random.Generator, parents: _Branches, each: int, length: float, points: int) -> _Branches:
-    """`each` branches of every vessel, leaving to both sides in turn, thinner than the vessel where they leave it."""
+    """`each` branches of every vessel, on alternating sides, thinner than the vessel at that point."""
     n, points_of_parent, _ = parents.lines.shape
     rows, at = np.arange(n)[:, None], (rng.uniform(0.20, 0.90, size=(n, each)) * (points_of_parent - 1)).astype(int)
     start = parents.lines[rows, at].reshape(-1, 2)
@@ -339,7 +343,7 @@ def _children(rng: np.random.Generator, parents: _Branches, each: int, length: f
 
 
 def _bead(trunks: _Branches, beaded: Sequence[int], width: float) -> None:
-    """Give the veins of these quadrants the look of a string of sausages."""
+    """Draw venous beading (a string of sausages) on the veins of these quadrants."""
     length = np.sqrt((np.diff(trunks.lines, axis=1) ** 2).sum(axis=2)).cumsum(axis=1)
     t = np.linspace(0.0, 1.0, trunks.lines.shape[1])
     onset = np.clip((t - 0.10) / 0.08, 0.0, 1.0)
@@ -353,7 +357,7 @@ def _bead(trunks: _Branches, beaded: Sequence[int], width: float) -> None:
 
 
 class _Mask:
-    """Coverage of the field of view, drawn finer than it is read."""
+    """A mask over the field of view, drawn at a higher resolution than it is read."""
 
     __slots__ = ("_canvas", "_draw", "_middle", "_scale")
 
@@ -373,7 +377,7 @@ class _Mask:
         lines = branches.lines[which]
         offset = _normals(lines) * (branches.widths[which] * shrink)[..., None]
         left, right = lines + offset, lines - offset
-        # In pieces: the time to fill a polygon grows with the number of its edges times its height.
+        # In pieces, because the time to fill a polygon grows with the number of its edges times its height.
         for start in range(0, lines.shape[1] - 1, 16):
             piece = slice(start, start + 17)
             self.polygons(np.concatenate([left[:, piece], right[:, piece][:, ::-1]], axis=1), strength)
@@ -393,7 +397,7 @@ class _Mask:
         return self._canvas.reduce(_FINER)
 
     def read_soft(self, blur: float, opacity: float) -> Image.Image:
-        """As `read`, blurred (unit: radius of the field of view) and let through by `opacity`."""
+        """As `read`, blurred (unit: radius of the field of view) and multiplied by `opacity`."""
         coarse = self._canvas.reduce(2 * _FINER).point([round(opacity * level) for level in range(256)])
         coarse = coarse.filter(ImageFilter.GaussianBlur(blur * self._scale / (2 * _FINER)))
         side = self._canvas.width // _FINER
@@ -402,7 +406,7 @@ class _Mask:
 
 @functools.lru_cache(maxsize=8)
 def _grid(radius: float) -> tuple[Plane, Plane, Plane]:
-    """x and y as a row and a column, and the distance of each pixel from the centre."""
+    """x as a row, y as a column, and the distance of each pixel from the centre."""
     half = math.ceil(radius)
     axis = ((np.arange(2 * half) + 0.5 - half) / radius).astype(np.float32)
     x, y = axis[None, :], axis[:, None]
@@ -411,7 +415,7 @@ def _grid(radius: float) -> tuple[Plane, Plane, Plane]:
 
 @functools.lru_cache(maxsize=8)
 def _edge(radius: float) -> Plane:
-    """1 in the field of view, 0 outside, a pixel wide in between."""
+    """1 in the field of view, 0 outside, with an edge one pixel wide."""
     edge: Plane = np.clip((1.0 - _grid(radius)[2]) * np.float32(radius) + 0.5, 0, 1)
     return edge
 
@@ -480,7 +484,7 @@ def _frond(rng: np.random.Generator, centre: Points, radius: float) -> list[Poin
 
 
 class _Places:
-    """Free spots for lesions: one a cell of a jittered grid, so that lesions can be told apart and counted."""
+    """Free positions for lesions: one per cell of a jittered grid, so that lesions can be distinguished and counted."""
 
     spacing: Final = 0.086
 
@@ -495,7 +499,7 @@ class _Places:
         spots = spots[inside]
         side = len(vessels)
         column, row = ((spots + 1) * (side / 2)).astype(int).T
-        # What lies on a vessel cannot be seen: such spots come last.
+        # Lesions on a vessel cannot be seen, so these positions are used last.
         self.spots = spots[np.argsort((vessels[row, column] > 0.1) + rng.random(len(spots)) * 0.9)]
         middle = (disc + fovea) / 2
         self.quadrants = 2 * (self.spots[:, 0] > middle[0]) + (self.spots[:, 1] > middle[1])
@@ -503,13 +507,13 @@ class _Places:
         self.used = np.zeros(len(self.spots), dtype=bool)
 
     def take(self, counts: Sequence[int], clearance: float = 0.0) -> tuple[Points, NDArray[np.int64]]:
-        """Centres (n, 2) and quadrants (n,) of that many lesions a quadrant.
+        """Centres (n, 2) and quadrants (n,) for the given number of lesions per quadrant.
 
         `clearance`: the surroundings that further lesions keep out of while there is room elsewhere.
         """
         chosen: list[int] = []
         for quadrant, count in enumerate(counts):
-            # One by one where a choice closes its surroundings, all at once where it does not.
+            # One by one if a choice blocks its surroundings, all at once if it does not.
             for batch in [1] * count if clearance else [count]:
                 spots = np.flatnonzero((self.quadrants == quadrant) & ~self.used)
                 picked = spots[np.argsort(~self.open[spots], kind="stable")][:batch]
@@ -521,7 +525,7 @@ class _Places:
         return self.spots[index], self.quadrants[index].astype(np.int64)
 
     def close(self, centre: Points, radius: float) -> None:
-        """Further lesions keep `radius` away from `centre` while there is room elsewhere."""
+        """Keep later lesions at least `radius` away from `centre`, while there is room elsewhere."""
         self.open &= ((self.spots - centre) ** 2).sum(axis=1) > radius**2
 
 
@@ -529,7 +533,7 @@ class _Places:
 
 
 class _Fundus:
-    """One right eye on its way from anatomy to pixels: each method adds what it names, and marks what is counted."""
+    """A right eye that is being drawn: each method adds one structure and marks the lesions that count."""
 
     def __init__(self, rng: np.random.Generator, patient: Patient, size: int, beaded: Sequence[int]) -> None:
         self.rng, self.camera = rng, patient.camera
@@ -625,7 +629,7 @@ class _Fundus:
             self._vitreous_haemorrhage()
 
     def _preretinal_haemorrhage(self, blood: _Mask) -> None:
-        """Boat-shaped: the blood has settled to a level."""
+        """Boat-shaped haemorrhages: the blood has settled to a level."""
         rng, angle = self.rng, np.linspace(0, np.pi, 24)
         width = rng.uniform(0.20, 0.32)
         centre = np.array([rng.uniform(-0.35, 0.25), rng.uniform(0.30, self.camera.visible - 0.30)])
@@ -650,7 +654,7 @@ class _Fundus:
         quadrants = [q for q in range(4) if lesions.new_vessels_elsewhere[q]]
         centres, extents = [], rng.uniform(0.15, 0.21, size=len(quadrants))
         for quadrant in quadrants:
-            # They grow from the large vein of their quadrant.
+            # New vessels grow from the large vein of their quadrant.
             centre = self.trunks.lines[quadrant][int(rng.uniform(0.44, 0.72) * 95)].copy()
             centre[1] = np.clip(centre[1], -reach, reach)
             centres.append(centre * min(1.0, 0.74 / np.hypot(*centre)))
@@ -703,7 +707,7 @@ class _Fundus:
         self._mark("haemorrhages", quadrants, centres, radii)
 
     def expose(self) -> Image.Image:
-        """What the camera makes of it: sharpness, illumination, stray light, sensor noise."""
+        """Effects of the camera: sharpness, illumination, stray light, sensor noise."""
         rng, camera, (x, y, r) = self.rng, self.camera, _grid(self.radius)
         side = len(r)
         sharp = self.pixels.filter(ImageFilter.BoxBlur(camera.blur * self.radius))
@@ -713,7 +717,7 @@ class _Fundus:
         light += 1.0 - np.float32(camera.vignetting) * r * r
         light += np.float32(tilt * math.cos(bearing)) * x + np.float32(tilt * math.sin(bearing)) * y
         light *= np.float32(rng.uniform(0.93, 1.10))
-        # Each colour reads its noise from another place of one strip: cheaper than three, and still coloured.
+        # Each colour takes its noise from another part of one strip, which is cheaper than three strips.
         strip = rng.standard_normal((side + 32, side), dtype=np.float32) * np.float32(camera.noise)
         planes = []
         for colour, band in enumerate(sharp.split()):
@@ -766,7 +770,7 @@ def render(patient: Patient, eye: Eye, *, size: int = 224) -> Photograph:
 
 
 def _write_patient(task: tuple[Path, Namespace, int, int, int, str, int]) -> list[dict[str, Any]]:
-    """Write both eyes of one patient; the rows of `labels.csv`, with the lesion counts beside them."""
+    """Write both eyes of one patient. Returns the rows of `labels.csv`, with the lesion counts."""
     folder, namespace, seed, index, worse_grade, split, size = task
     patient = draw_patient(namespace, seed=seed, index=index, worse_grade=worse_grade)
     rows = []
@@ -802,7 +806,7 @@ def write_dataset(
     namespace: Namespace = "demo",
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
-    """Write a labelled data set; the folder appears whole or not at all.
+    """Write a labelled data set. If anything fails, no folder is left.
 
     It holds `images/p000123_L.jpg`, `labels.csv` (columns `COLUMNS`) and
     `lesions.json` (for each image the counts that decide its grade). A patient is in one split only.
@@ -813,7 +817,7 @@ def write_dataset(
         train_patients, val_patients, test_patients: number of patients of each grade, by the worse eye.
         size: width of a frame in pixels, at least 64.
         workers: processes; by default one a core.
-        namespace: "demo", or "pretrain" for what only the embedded base has seen.
+        namespace: "demo", or "pretrain" for the pre-training of the embedded base only.
         progress: called with (patients written, patients in all).
 
     Raises:
@@ -823,11 +827,13 @@ def write_dataset(
     if folder.exists():
         raise UsageError(f"{folder} exists already; name a new folder for the photographs, or remove it first.")
     if size < 64:
-        raise UsageError(f"photographs of {size} pixels show no lesion; use a size of 64 or more.")
+        raise UsageError(f"photographs of {size} pixels are too small to show lesions; use a size of 64 or more.")
     splits = {"train": train_patients, "val": val_patients, "test": test_patients}
     for split, counts in splits.items():
         if len(counts) != 5 or min(counts) < 0:
-            raise UsageError(f"{split} needs five numbers of patients, one a grade, none negative; got {list(counts)}.")
+            raise UsageError(
+                f"{split} needs five numbers of patients, one per grade, none negative; got {list(counts)}."
+            )
 
     people = [(split, grade) for split, counts in splits.items() for grade in range(5) for _ in range(counts[grade])]
     folder.parent.mkdir(parents=True, exist_ok=True)

@@ -1,1 +1,1 @@
-"""Everything that needs torch or onnxruntime: images, network, checkpoint, graders."""
+"""Images, network, checkpoints and graders: the code that needs torch or ONNX Runtime."""

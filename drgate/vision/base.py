@@ -1,7 +1,7 @@
-"""Where the vision tower under a grading model comes from: the embedded base, a local folder, or a model on the hub.
+"""Base models: the pre-trained vision tower of a grading model, from the package, a local folder or Hugging Face.
 
 base = resolve_base("embedded")
-base.digest                              # 'sha256:...' over architecture and tensors; the same wherever it lies
+base.digest                              # 'sha256:...' over architecture and tensors, whatever its location
 base.load()                              # SiglipVisionModel, float32, on the CPU
 """
 
@@ -34,19 +34,19 @@ _LAYOUT: Final = "config.json and model.safetensors of a SigLIP vision tower, as
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """A vision tower that can be loaded, and what is known of it."""
+    """A vision tower that can be loaded, and what is known about it."""
 
     id: str
-    """What it was asked for by: `embedded`, a folder, or the hub's name."""
+    """As requested: `embedded`, a folder, or a name on the hub (Hugging Face)."""
     revision: str | None
     """The hub's commit; None for the embedded base and for folders."""
     digest: str
     """`sha256:...` over architecture and tensors of the vision tower."""
     config: SiglipVisionConfig = field(repr=False)
     use: str
-    """Licence or intended use in a sentence; "not stated" where nothing is known."""
+    """Licence or intended use in one sentence; "not stated" if unknown."""
     pretraining: str
-    """What it was pre-trained on, as its makers declare; "unknown" where they do not."""
+    """The images it was pre-trained on, as its publisher declares; "unknown" without a declaration."""
     folder: Path = field(repr=False)
 
     def load(self) -> SiglipVisionModel:
@@ -59,21 +59,21 @@ class Base:
 
 
 def resolve_base(name: str, *, revision: str | None = None) -> Base:
-    """Find a base model and take its digest.
+    """Find a base model and compute its digest.
 
-    name: `embedded`, a local folder, or a hub id such as `google/medsiglip-448` (downloaded into the hub's cache; a
-        token is taken from HF_TOKEN or the hub's own login).
-    revision: a commit of a hub model; the newest without it. Folders and the embedded base have none.
+    name: `embedded`, a local folder, or a hub id such as `google/medsiglip-448` (downloaded into the hub's cache,
+        with the token of HF_TOKEN or of the hub's own login).
+    revision: a commit of a hub model; None means the newest. Folders and the embedded base have none.
 
     Raises:
-        CheckpointError: it is not there, cannot be had, or is not a SigLIP vision tower with a pooling head.
+        CheckpointError: it does not exist, cannot be downloaded, or is not a SigLIP vision tower with a pooling head.
     """
     if name == EMBEDDED:
         return _from_folder(
             _EMBEDDED_FOLDER,
             EMBEDDED,
             None,
-            use="Made from synthetic images to show the way; not for clinical use.",
+            use="Made from synthetic images for demonstration; not for clinical use.",
             pretraining="declared: synthetic fundus photographs of drgate.demo.synthetic, no photograph of a person",
         )
     folder = Path(name).expanduser()
@@ -81,7 +81,7 @@ def resolve_base(name: str, *, revision: str | None = None) -> Base:
         return _from_folder(folder, folder.resolve().as_posix(), None, use="not stated", pretraining="unknown")
     if not _HUB_ID.fullmatch(name) or name.startswith((".", "/")):
         raise CheckpointError(
-            f"the base model {name!r} is not there: --base takes embedded, a folder with {_LAYOUT}, or a hub id such"
+            f"the base model {name!r} was not found; --base takes embedded, a folder with {_LAYOUT}, or a hub id such"
             f" as {MEDSIGLIP}."
         )
     folder = _download(name, revision)
@@ -90,7 +90,7 @@ def resolve_base(name: str, *, revision: str | None = None) -> Base:
         folder,
         name,
         folder.name,
-        use="Health AI Developer Foundations terms of use; its makers ask for validation before any clinical use."
+        use="Health AI Developer Foundations terms of use; its publisher asks for validation before any clinical use."
         if known
         else "not stated",
         pretraining="declared: see the model card of MedSigLIP; fundus photographs are among its training images"
@@ -107,17 +107,17 @@ def _download(name: str, revision: str | None) -> Path:
         patterns = ["config.json", "*.safetensors", "*.safetensors.index.json"]
         return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
     except GatedRepoError as error:
-        reason = "its makers ask you to accept their terms first"
+        reason = "its publisher requires you to accept the terms first"
         cause: Exception = error
     except RepositoryNotFoundError as error:
-        reason = "the hub has no such model, or shows it only to a token"
+        reason = "the hub has no such model, or shows it only with a token"
         cause = error
-    except Exception as error:  # network libraries raise many kinds: no route, no name, no certificate, no space
+    except Exception as error:  # network libraries raise many kinds (no route, no host, no certificate, no disk space)
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
         cause = error
     raise CheckpointError(
-        f"the base model {name} cannot be had from the hub ({reason}): accept its terms on its page there and set"
-        " HF_TOKEN, or copy it into a folder and give --base FOLDER, or try everything with --base embedded."
+        f"the base model {name} could not be downloaded from the hub ({reason}). Accept its terms on its page there and"
+        " set HF_TOKEN, or copy it to a folder and give --base FOLDER, or try drgate with --base embedded."
     ) from cause
 
 
@@ -130,7 +130,7 @@ def _from_folder(folder: Path, id: str, revision: str | None, *, use: str, pretr
     if kind == "siglip":
         values = values.get("vision_config")
     if kind not in ("siglip", "siglip_vision_model") or not isinstance(values, dict):
-        raise CheckpointError(f"{config_file} is of a {kind!r} model; a base model is {_LAYOUT}.")
+        raise CheckpointError(f"{config_file} describes a model of type {kind!r}; a base model is {_LAYOUT}.")
     try:
         config = vision_config(values)
     except CheckpointError as error:
@@ -139,13 +139,15 @@ def _from_folder(folder: Path, id: str, revision: str | None, *, use: str, pretr
 
 
 def _vision_tensors(folder: Path) -> dict[Path, dict[str, str]]:
-    """By safetensors file: the tower's own tensor names (no prefix) and the names that the file has for them."""
+    """For each safetensors file: the tower's tensor names (without prefix) and their names in the file."""
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         shards = read_json(index, "an index of safetensors files", CheckpointError)
         mapping = shards.get("weight_map") if isinstance(shards, dict) else None
         if not isinstance(mapping, dict) or any(Path(str(name)).name != name for name in mapping.values()):
-            raise CheckpointError(f"{index} does not name the safetensors files beside it.")
+            raise CheckpointError(
+                f"{index} does not list the safetensors files in its folder; copy the base model again."
+            )
         files = sorted({folder / name for name in mapping.values()})
     else:
         files = [folder / "model.safetensors"]
@@ -162,21 +164,25 @@ def _vision_tensors(folder: Path) -> dict[Path, dict[str, str]]:
 
 def _opened(file: Path) -> Any:
     if not file.is_file():
-        raise CheckpointError(f"{file} is not there; a base model is {_LAYOUT}.")
+        raise CheckpointError(f"{file} does not exist; a base model is {_LAYOUT}.")
     try:
         return safe_open(file, framework="pt")
     except (safetensors.SafetensorError, OSError) as error:
-        raise CheckpointError(f"{file} is not a whole safetensors file ({error}); copy it again.") from error
+        raise CheckpointError(f"{file} is not a complete safetensors file ({error}); copy it again.") from error
 
 
 def _digest(folder: Path, config: SiglipVisionConfig) -> str:
-    """Over the architecture and each tensor's name, type, shape and bytes, by name; checks names and shapes."""
+    """Digest over the architecture and each tensor's name, type, shape and bytes, by name; checks names and shapes."""
     wanted = {name: tuple(tensor.shape) for name, tensor in empty_tower(config).state_dict().items()}
     where = {name: (file, stored) for file, names in _vision_tensors(folder).items() for name, stored in names.items()}
     if missing := sorted(wanted.keys() - where.keys()):
-        raise CheckpointError(f"{folder}: the weights lack {few(missing)}, which config.json calls for.")
+        raise CheckpointError(
+            f"{folder}: the weights lack {few(missing)}, which config.json requires; copy the base model again."
+        )
     if foreign := sorted(where.keys() - wanted.keys()):
-        raise CheckpointError(f"{folder}: the weights hold {few(foreign)}, which config.json does not call for.")
+        raise CheckpointError(
+            f"{folder}: the weights contain {few(foreign)}, which do not belong to the model in config.json."
+        )
     state = hashlib.sha256(canonical_json(["drgate base 1", architecture(config)]))
     handles = {file: _opened(file) for file in {file for file, _ in where.values()}}
     for name in sorted(wanted):
@@ -184,7 +190,7 @@ def _digest(folder: Path, config: SiglipVisionConfig) -> str:
         tensor: Tensor = handles[file].get_tensor(stored)
         if tuple(tensor.shape) != wanted[name]:
             raise CheckpointError(
-                f"{file}: {stored} has the shape {tuple(tensor.shape)}; config.json calls for {wanted[name]}."
+                f"{file}: {stored} has the shape {tuple(tensor.shape)}; config.json requires {wanted[name]}."
             )
         update_digest(state, name, tensor)
     return f"sha256:{state.hexdigest()}"

@@ -1,10 +1,10 @@
-"""One file that is a grading model and knows where it came from: `*.pth`, read with `weights_only=True`.
+"""Checkpoints: a grading model and its origin in one file, `*.pth`, read with `weights_only=True`.
 
     save_checkpoint(Path("best_model.pth"), checkpoint)
     model = load_checkpoint(Path("best_model.pth")).build()         # GradingModel, eval mode
 
-With LoRA the file holds adapters and head, a few megabytes, and names its base model by digest; without, it holds the
-whole tower. What it holds is checked when it is read: names, shapes, finite values, and its own digest.
+With LoRA the file contains adapters and head, a few megabytes, and the digest of its base model; without LoRA it
+contains the whole vision tower. Reading checks names, shapes, finite values, and the file's own digest.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class BaseReference:
 
 @dataclass(frozen=True, slots=True)
 class LoraSettings:
-    """Rank and scale: the adapter's product is multiplied by alpha / r."""
+    """Rank and scale of LoRA: the adapter's product is multiplied by alpha / r."""
 
     r: int
     alpha: float
@@ -78,46 +78,46 @@ class Checkpoint:
     lora: LoraSettings | None
     """None: the whole tower was trained."""
     tower: dict[str, Tensor] = field(repr=False)
-    """With LoRA the adapter's tensors (`network.adapter_tensors`), and those of the tower under it that are not the
-    base model's; without, all of the vision tower's."""
+    """With LoRA: the adapter's tensors (`network.adapter_tensors`), and the tower's tensors that differ from the base
+    model's. Without: all tensors of the vision tower."""
     head: dict[str, Tensor] = field(repr=False)
     """State dict of `GradingHead`."""
     dropout: float
-    """In the head, while training."""
+    """Dropout in the head during training."""
     preprocessing: Preprocessing
     training_config: dict[str, Any] = field(repr=False)
     epoch: int
-    """After how many epochs these weights were taken; the first is 1."""
+    """Epoch after which these weights were saved; the first is 1."""
     record: dict[str, Any] | None = field(repr=False)
     """The run's record (trainer/record.py): parameters, history, spend, parents. Plain JSON values."""
     fingerprint: Fingerprint | None = field(repr=False)
 
     @property
     def replaced(self) -> tuple[str, ...]:
-        """With LoRA, the tensors that stand in for the base model's own; none where drtrain began at the base."""
+        """With LoRA, the tensors that replace the base model's; none if drtrain started from the base model."""
         return () if self.lora is None else tuple(sorted(name for name in self.tower if ".lora_" not in name))
 
     @property
     def untold(self) -> str:
-        """Why the fingerprint may leave out images that these weights were trained on; empty where it tells of all."""
+        """Why the fingerprint may not cover all training images of these weights; empty if it covers all."""
         if self.record is None:
-            return "It holds no record of how it was trained."
+            return "It has no record of how it was trained."
         record = self.record
         origin = record.get("lineage")
         if origin is not None and not (isinstance(origin, dict) and origin.get("training_sets") == "known"):
             why = origin.get("why") if isinstance(origin, dict) else None
-            return str(why or "Its record does not say that all images behind it are known.")
+            return str(why or "Its record does not state that all its training images are known.")
         if self.fingerprint is None:
-            return "A model in its line holds no fingerprint of the images that it was trained on."
+            return "It, or a model it was trained from, has no fingerprint of its training images."
         if not isinstance(origin, dict) and record.get("parent") is not None:
-            return "Its record names a parent, and not whether that one's training images are known."
+            return "Its record names a parent model, but not whether that model's training images are known."
         return ""
 
     @property
     def tensor_digest(self) -> str:
-        """`sha256:...` over all tensors and what else decides the logits: base digest, LoRA scale, preprocessing.
+        """`sha256:...` over everything that decides the logits: tensors, base digest, LoRA scale, preprocessing.
 
-        It does not change when the record is completed.
+        Completing the training record does not change it.
         """
         lora = None if self.lora is None else [self.lora.r, float(self.lora.alpha)]
         state = hashlib.sha256(
@@ -140,11 +140,11 @@ class Checkpoint:
     def build(self, base: Base | None = None) -> GradingModel:
         """The network on the CPU, float32, in eval mode.
 
-        base: the base model, where it does not lie where it lay in training. Without it, it is resolved again by the id
-            in the checkpoint. Not needed, and not looked at, where the whole tower was trained.
+        base: the base model, if it has moved since training; None finds it by the id in the checkpoint. Ignored if the
+            whole tower was trained.
 
         Raises:
-            CheckpointError: the base cannot be had, or is not the one that the model was trained on.
+            CheckpointError: the base is not found, or is not the one that the model was trained on.
         """
         config = vision_config(self.architecture)
         replaced: tuple[str, ...] = ()
@@ -165,39 +165,39 @@ class Checkpoint:
                 base = resolve_base(self.base.id, revision=self.base.revision)
             except CheckpointError as error:
                 raise CheckpointError(
-                    f"The model's adapters need the base model {self.base.id}: {error} Say where it lies with --base."
+                    f"The model's adapters need the base model {self.base.id}: {error} Give its location with --base."
                 ) from error
         if base.digest != self.base.digest:
             raise CheckpointError(
                 f"The base model {base.id} is not the one that these adapters were trained on: its digest is"
-                f" {base.digest[:19]}..., {self.base.digest[:19]}... was expected. Give the right one with --base."
+                f" {base.digest[:19]}...; expected {self.base.digest[:19]}.... Give the right one with --base."
             )
         return base
 
 
 def lineage(base: Base, parent: Checkpoint | None) -> dict[str, Any]:
-    """What is known of the images behind a model that starts at `base`, or goes on from `parent`; for its record.
+    """What is known about the training images of a model that starts from `base`, or continues from `parent`.
 
-    Returns: `training_sets`, "known" where the fingerprint that it inherits tells of all images that any ancestor was
-    trained on, else "unknown"; `why`, a sentence; `pretraining`, as the base's makers declare it.
+    Returns values for its record: `training_sets`, "known" if the inherited fingerprint covers the training images of
+    all earlier models, else "unknown"; `why`, a sentence; `pretraining`, as declared by the publisher of the base.
     """
     untold = "" if parent is None else parent.untold
     return {
         "training_sets": "unknown" if untold else "known",
-        "why": untold or "Its fingerprint tells of all images that it and its ancestors were trained on.",
+        "why": untold or "Its fingerprint covers all images that it and the models before it were trained on.",
         "pretraining": base.pretraining if parent is None else parent.base.pretraining,
     }
 
 
 def checkpoint_tensors(model: GradingModel) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """(tower, head) of a network as a checkpoint holds them, copied to the CPU in float32."""
+    """(tower, head) of a network in the form of a checkpoint, copied to the CPU in float32."""
 
     def copied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         return {
             name: whole(tensor).to("cpu", torch.float32, copy=True).contiguous() for name, tensor in tensors.items()
         }
 
-    def whole(tensor: Any) -> Tensor:  # where FSDP spread it, all processes ask at the same time
+    def whole(tensor: Any) -> Tensor:  # with FSDP, all processes gather at the same time
         gathered: Tensor = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
         return gathered
 
@@ -209,16 +209,16 @@ def checkpoint_tensors(model: GradingModel) -> tuple[dict[str, Tensor], dict[str
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TrainingState:
-    """What a run needs besides the weights to go on as if it had never stopped; it lies in the same file.
+    """What a run needs besides the weights to resume exactly; saved in the same file.
 
-    values: plain JSON values. tensors: by name; what the optimizer remembers.
+    values: plain JSON values. tensors: the optimizer's state, by name.
     """
 
     values: dict[str, Any] = field(repr=False)
     tensors: dict[str, Tensor] = field(repr=False)
 
     def digest(self, tensor_digest: str) -> str:
-        """`sha256:...` over all of it and the weights that it belongs to."""
+        """`sha256:...` over the state and the digest of its weights."""
         state = hashlib.sha256(canonical_json(["drgate training state 1", tensor_digest, self.values]))
         for name in sorted(self.tensors):
             update_digest(state, name, self.tensors[name])
@@ -228,12 +228,12 @@ class TrainingState:
 def save_checkpoint(
     path: Path, checkpoint: Checkpoint, *, state: TrainingState | None = None, keep: Path | None = None
 ) -> None:
-    """Write the file, whole or not at all.
+    """Write the file atomically.
 
-    state: of the run that goes on from here. keep: the name that the file replaced takes.
+    state: of the run, for resuming from here. keep: new name of the file that is replaced.
 
     Raises:
-        CheckpointError: the disk does not take it; what lay at `path` before is untouched.
+        CheckpointError: it cannot be written, for example because the disk is full; the old file is unchanged.
     """
     canonical_json([checkpoint.training_config, checkpoint.record])  # refuses what weights_only could not read back
     lora = checkpoint.lora
@@ -278,9 +278,9 @@ def save_checkpoint(
 
 
 def _patients_payload(fingerprint: Fingerprint) -> dict[str, Any]:
-    """How the file holds patients: one salt beside its table, several as two lists.
+    """The patients as saved in the file: one salt with its table, or a list of salts with a list of tables.
 
-    A reader that knows one salt only must not check one table and call that all: for it, several are another kind.
+    Several salts are another kind of hash, so that a reader for one salt refuses the file and does not check only one.
     """
     tables = [torch.from_numpy(rows.copy()) for rows in fingerprint.patients.values()]
     salts = [salt.hex() for salt in fingerprint.patients]
@@ -291,20 +291,20 @@ def _patients_payload(fingerprint: Fingerprint) -> dict[str, Any]:
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Read and check a checkpoint. No code in it is ever run.
+    """Read and check a checkpoint. Never runs code from the file.
 
     Raises:
-        CheckpointError: with the reason: no such file, a Git LFS pointer, truncated, code or foreign types inside, not
-            a drgate checkpoint, a newer format, other classes, tensors missing, misshapen or not finite, damaged.
+        CheckpointError: with the reason: no such file, a Git LFS pointer, truncated, contains code or other types, not
+            a drgate checkpoint, another format version, other classes, tensors missing or not valid, damaged.
     """
     return parse_checkpoint(path, read_payload(path))
 
 
 def parse_checkpoint(path: Path, payload: Any) -> Checkpoint:
-    """The checkpoint in what `read_payload` read of `path`; raises CheckpointError as `load_checkpoint` does."""
+    """The checkpoint in `payload`, which `read_payload` read from `path`. Raises as `load_checkpoint` does."""
     if not isinstance(payload, dict) or payload.get("format") != FORMAT:
         older = isinstance(payload, dict) and "model_state_dict" in payload
-        what = "a checkpoint in the older training layout" if older else "no drgate checkpoint"
+        what = "a checkpoint in the older training layout" if older else "not a drgate checkpoint"
         raise CheckpointError(f"{path} is {what}; expected a file that drtrain wrote.")
     try:
         return _checked(payload)
@@ -312,14 +312,14 @@ def parse_checkpoint(path: Path, payload: Any) -> Checkpoint:
         raise CheckpointError(f"{path}: {error}") from error
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise CheckpointError(
-            f"{path}: the checkpoint lacks or garbles a part of its description ({error!r})."
+            f"{path}: a part of the checkpoint's description is missing or not valid ({error!r})."
         ) from error
 
 
 def load_training_state(path: Path) -> tuple[Checkpoint, TrainingState | None]:
-    """A checkpoint and the state of its run, None where it has none; the state is checked against its digest.
+    """A checkpoint and the state of its run (None without one), which is checked against its digest.
 
-    Raises CheckpointError as `load_checkpoint` does, and for a state that is damaged or of other weights.
+    Raises CheckpointError as `load_checkpoint` does, and if the state is damaged or belongs to other weights.
     """
     payload = read_payload(path)
     checkpoint = parse_checkpoint(path, payload)
@@ -330,20 +330,20 @@ def load_training_state(path: Path) -> tuple[Checkpoint, TrainingState | None]:
         state = TrainingState(dict(found["values"]), dict(found["tensors"]))
         whole = state.digest(checkpoint.tensor_digest) == found["digest"]
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
-        raise CheckpointError(f"{path}: the training state lacks or garbles a part ({error!r}).") from error
+        raise CheckpointError(f"{path}: a part of the training state is missing or not valid ({error!r}).") from error
     if not whole:
-        raise CheckpointError(f"{path}: the training state does not have the digest written with it: it is damaged.")
+        raise CheckpointError(f"{path}: the training state is damaged: it does not match the digest in the file.")
     return checkpoint, state
 
 
 def read_payload(path: Path, allowed: Sequence[tuple[Any, str]] = ()) -> Any:
-    """What `torch.save` put into a file: tensors and plain values, never code.
+    """The contents of a file that `torch.save` wrote: tensors and plain values, never code.
 
-    allowed: what else may be read, and the name under which a file asks for it.
+    allowed: other types that may be read, with their names in the file.
 
     Raises:
-        CheckpointError: with the reason: no such file, a Git LFS pointer, truncated, damaged, code or foreign types
-            inside.
+        CheckpointError: with the reason: no such file, a Git LFS pointer, truncated, damaged, contains code or other
+            types.
     """
     if not path.is_file():
         raise CheckpointError(f"{path} does not exist; expected a checkpoint (*.pth).")
@@ -353,22 +353,22 @@ def read_payload(path: Path, allowed: Sequence[tuple[Any, str]] = ()) -> Any:
         raise CheckpointError(f"{path} is a Git LFS pointer, not the model itself; run git lfs pull.")
     if not start.startswith(b"PK"):
         raise CheckpointError(
-            f"{path} is not a checkpoint that torch.save wrote (a bare pickle may run code and is never opened)."
+            f"{path} is not a checkpoint that torch.save wrote (bare pickles can run code and are never opened)."
         )
     try:
         with zipfile.ZipFile(path) as archive:
             packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist())
     except zipfile.BadZipFile as error:
         raise CheckpointError(f"{path} is truncated: its end is missing. Copy it again.") from error
-    if packed:  # torch.save never does, and a small file could unfold to any size
+    if packed:  # torch.save does not compress, and a small file could expand to any size
         raise CheckpointError(f"{path} is a compressed archive, not a checkpoint that torch.save wrote.")
     try:
         with torch.serialization.safe_globals(list(allowed)):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"{path} holds Python objects other than tensors and plain values, which could run code when read; it was"
-            " not opened."
+            f"{path} contains Python objects other than tensors and plain values. They could run code, so it was not"
+            " opened."
         ) from error
     except Exception as error:  # damaged archives come as RuntimeError, EOFError, KeyError, UnicodeDecodeError, ...
         reason = " ".join(str(error).split())[:160]
@@ -379,29 +379,31 @@ def _checked(payload: dict[str, Any]) -> Checkpoint:
     version = payload["format_version"]
     if version != FORMAT_VERSION:
         raise CheckpointError(
-            f"the checkpoint is of format {version}, this drgate reads format {FORMAT_VERSION};"
-            " use the drgate that wrote it."
+            f"the checkpoint has format {version}; this version of drgate reads format {FORMAT_VERSION}. Use the"
+            " version that wrote it."
         )
     if payload["class_names"] != list(GRADES):
         names = payload["class_names"]
         count = len(names) if isinstance(names, list) else "unknown"
-        raise CheckpointError(f"the model grades {count} classes {names}; the five ICDR grades were expected.")
+        raise CheckpointError(f"the model grades {count} classes {names}; expected the five ICDR grades.")
     lora = payload["lora"]
     if lora is not None:
         if lora["target_modules"] != list(LORA_TARGETS) or lora["exclude_modules"] != LORA_EXCLUDES:
-            raise CheckpointError("the LoRA adapters sit on other layers than drtrain puts them.")
+            raise CheckpointError("the LoRA adapters are on other layers than those of drtrain.")
         lora = LoraSettings(int(lora["r"]), float(lora["alpha"]))
         if not (1 <= lora.r <= 4096 and 0 < lora.alpha < 1e6):
-            raise CheckpointError(f"the LoRA settings {lora} are impossible.")
+            raise CheckpointError(
+                f"the LoRA settings {lora} are out of range; expected r from 1 to 4096 and alpha between 0 and 1e6."
+            )
     record = payload["record"]
     canonical_json([payload["training_config"], record])
     if not isinstance(payload["training_config"], dict) or not isinstance(record, dict | None):
-        raise CheckpointError("the training config or record is not a table.")
+        raise CheckpointError("the training config or record is not a mapping of names to values.")
     base = BaseReference(**payload["base"])
     if not all(
         isinstance(text, str) for text in (base.id, base.revision or "", base.digest, base.use, base.pretraining)
     ):
-        raise CheckpointError("the description of the base model is garbled.")
+        raise CheckpointError("the description of the base model is not valid.")
     checkpoint = Checkpoint(
         base=base,
         architecture=payload["vision_config"],
@@ -417,19 +419,19 @@ def _checked(payload: dict[str, Any]) -> Checkpoint:
     )
     check_tensors(checkpoint)
     if checkpoint.tensor_digest != payload["tensor_digest"]:
-        raise CheckpointError("the weights do not have the digest that was written with them: the file is damaged.")
+        raise CheckpointError("the file is damaged: the weights do not match the digest in it. Copy it again.")
     return checkpoint
 
 
 def check_tensors(checkpoint: Checkpoint) -> None:
     """Raise CheckpointError for names, shapes and values that do not fit the architecture.
 
-    Shapes first, so that nothing is done with a tensor of absurd size.
+    Shapes are checked first, before any work on a tensor that may be very large.
     """
     config = vision_config(checkpoint.architecture)
     if checkpoint.preprocessing.size != config.image_size:
         raise CheckpointError(
-            f"the preprocessing makes images of {checkpoint.preprocessing.size} pixels, the network takes"
+            f"the preprocessing makes images of {checkpoint.preprocessing.size} pixels, but the network takes"
             f" {config.image_size}."
         )
     tower = empty_tower(config)
@@ -448,18 +450,18 @@ def check_tensors(checkpoint: Checkpoint) -> None:
         if missing := sorted(wanted - found.keys()):
             raise CheckpointError(f"the {what} lacks the tensors {few(missing)}.")
         if foreign := sorted(found.keys() - expected.keys()):
-            raise CheckpointError(f"the {what} holds tensors that belong to no such model: {few(foreign)}.")
+            raise CheckpointError(f"the {what} contains tensors that do not belong to this model: {few(foreign)}.")
         for name, tensor in found.items():
             if not isinstance(tensor, Tensor) or not tensor.is_floating_point() or not tensor.is_contiguous():
                 raise CheckpointError(f"the {what}'s {name} is not a plain tensor of floating-point numbers.")
             if tensor.shape != expected[name].shape:
-                note = f": it grades {len(tensor)} classes, five were expected" if name == "classifier.8.weight" else ""
+                note = f": it grades {len(tensor)} classes instead of five" if name == "classifier.8.weight" else ""
                 raise CheckpointError(
-                    f"the {what}'s {name} has the shape {tuple(tensor.shape)}, {tuple(expected[name].shape)} was"
-                    f" expected{note}."
+                    f"the {what}'s {name} has the shape {tuple(tensor.shape)}; expected"
+                    f" {tuple(expected[name].shape)}{note}."
                 )
             if not bool(torch.isfinite(tensor).all()):
-                raise CheckpointError(f"the {what}'s {name} holds NaN or infinite values: training had diverged.")
+                raise CheckpointError(f"the {what}'s {name} contains NaN or infinite values: training diverged.")
 
 
 def _fingerprint(payload: dict[str, Any] | None) -> Fingerprint | None:
@@ -470,7 +472,7 @@ def _fingerprint(payload: dict[str, Any] | None) -> Fingerprint | None:
     salts, tables = ([payload["salt"]], [payload["patients"]]) if one else (payload["salt"], payload["patients"])
     count = kind.pop("salts", 1)
     if payload["image_hash"] != "phash-256" or kind != {"name": "scrypt", **SCRYPT}:
-        raise CheckpointError("the training fingerprint is of a kind that this drgate does not know.")
+        raise CheckpointError("the training fingerprint is of a kind that this version of drgate does not know.")
     if not len(salts) == len(set(salts)) == len(tables) == count:
         raise CheckpointError("the training fingerprint is garbled.")
 

@@ -1,9 +1,10 @@
-"""Work on image files in worker processes, in order, with a bounded number of results waiting.
+"""Process image files in worker processes, in order, with a limited number of results in memory.
 
     for pixels in in_processes(partial(prepare, size=448), paths, workers=2):
         ...
 
-Workers start afresh (never forked: this process may hold threads of torch) and import NumPy and Pillow, not torch.
+Workers are started as new processes, not forked, because this process may have torch threads. They import NumPy and
+Pillow, not torch.
 """
 
 from __future__ import annotations
@@ -24,23 +25,23 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 CHUNK: Final = 8
-"""Items that a worker takes at once."""
+"""Number of items that a worker takes at a time."""
 
 FEW: Final = 16
-"""Up to so many items are not worth starting a process."""
+"""Up to this many items are processed without starting a worker."""
 
 
 def usable_cores() -> int:
-    """Cores that this process may use; the default number of workers."""
+    """Number of cores that this process may use; the default number of workers."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def in_processes(function: Callable[[Item], Result], items: Sequence[Item], *, workers: int) -> Iterator[Result]:
-    """`map(function, items)`, computed by worker processes; at most four chunks a worker wait to be consumed.
+    """`map(function, items)`, computed by worker processes; at most four chunks per worker wait in memory.
 
-    function and items must pickle. workers: 0 computes here. The first exception that `function` raises ends it.
+    function and items must be picklable. workers: 0 computes in this process. The first exception ends the iteration.
 
-    Raises DrgateError when a worker is killed.
+    Raises DrgateError if a worker is killed.
     """
     if workers == 0 or len(items) <= FEW:
         yield from map(function, items)
@@ -59,7 +60,7 @@ def in_processes(function: Callable[[Item], Result], items: Sequence[Item], *, w
                 yield from waiting.popleft().result()
         except BrokenProcessPool as problem:
             raise DrgateError(
-                "A process that decodes images was killed, as happens when memory runs out; use fewer workers."
+                "A process that decodes images was killed, probably because memory ran out; use fewer --workers."
             ) from problem
         finally:
             pool.shutdown(cancel_futures=True)
@@ -70,7 +71,7 @@ def _each(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Res
 
 
 def _follow_the_parent() -> None:
-    """Interrupts are the parent's to handle; and a worker whose parent was killed ends, instead of staying for good."""
+    """In a worker: leave Ctrl-C to the parent process, and end when the parent ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     if parent is not None:

@@ -1,13 +1,13 @@
-"""What a checkpoint remembers of its training set: enough to recognise an image or a patient, not to recover either.
+"""The training fingerprint: recognises an image or patient of the training set and reveals neither.
 
-One 256-bit perceptual hash for each image finds near-duplicates in a later test set. One scrypt hash for each patient,
-keyed with a random salt that lies in the fingerprint, answers "was this patient in training?" for somebody who can name
-the patient; each guess costs about 10 ms, so that a list of plausible numbers cannot be run through at leisure.
+A 256-bit perceptual hash per image finds copies of it in a later test set. A scrypt hash per patient, with a random
+salt that is part of the fingerprint, answers "was this patient in training?" for somebody who knows the patient's name.
+Each guess takes about 10 ms, which makes trying a long list of names slow.
 
     fingerprint = Fingerprint.build(hashes, patients)
     shares_patients(fingerprint, ["10", "4711"])            # ['4711']
 
-A model that goes on from another remembers that one's training set too: `Fingerprint.build(..., ancestors=[parent])`.
+A model that continues from another one keeps its fingerprint too: `Fingerprint.build(..., ancestors=[parent])`.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from numpy.typing import NDArray
 from PIL import Image
 
 SCRYPT = {"n": 2**12, "r": 8, "p": 1}
-"""Cost of one guess at a patient: about 10 ms and 4 MB."""
+"""Settings of scrypt; one guess takes about 10 ms and 4 MB."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Fingerprint:
-    """Of one training set, and of those that its ancestors were trained on."""
+    """Hashes of a training set, and of the training sets of the models before it."""
 
     images: NDArray[np.uint8] = field(repr=False)
-    """(images, 32): `image_hash` of each, in order of bytes so that the order tells nothing."""
+    """(images, 32): `image_hash` of each, sorted, so that the order reveals nothing."""
     patients: Mapping[bytes, NDArray[np.uint8]] = field(repr=False)
-    """By salt (16 random bytes; several where ancestors do not descend from one another): (patients, 32), keyed hash of
-    each patient, in order of bytes; no rows where patients are unknown."""
+    """For each salt (16 random bytes): (patients, 32), the salted hash of each patient, sorted; no rows if patients are
+    unknown. There are several salts if the model has ancestors that were trained independently."""
 
     @classmethod
     def build(
@@ -43,8 +43,8 @@ class Fingerprint:
     ) -> Fingerprint:
         """From the `image_hash` of each training image and the patients' names (repeats count once).
 
-        ancestors: fingerprints of the models that training went on from; whom they know, the new one knows. What an
-        ancestor remembers is hashes, which cannot be keyed again: new patients are hashed under its salt.
+        ancestors: fingerprints of the models that training continued from; the new one includes them. Their hashes
+        cannot be computed again with another salt, so new patients are hashed with an ancestor's salt.
         """
         known: dict[bytes, set[bytes]] = {}
         for ancestor in ancestors:
@@ -57,20 +57,20 @@ class Fingerprint:
 
     @property
     def knows_patients(self) -> bool:
-        """Whether any patient of any of the training sets was named."""
+        """Whether the fingerprint contains any patient."""
         return any(len(rows) for rows in self.patients.values())
 
 
 def image_hash(image: Image.Image) -> bytes:
     """256-bit DCT perceptual hash of an RGB image as 32 bytes (ImageHash.phash with 16 x 16 bits).
 
-    Hashes are compared by the number of bits that differ; a mirrored or rotated copy has another hash.
+    A mirrored or rotated copy has a different hash.
     """
     return np.packbits(phash(image, hash_size=16).hash).tobytes()
 
 
 def shares_patients(fingerprint: Fingerprint, patients: Iterable[str]) -> list[str]:
-    """Those of `patients` who were in the training set, sorted, each once."""
+    """The members of `patients` who were in the training set, sorted, without repeats."""
     names = sorted(set(patients))
     found: set[str] = set()
     for salt, rows in fingerprint.patients.items():
@@ -84,7 +84,7 @@ def _patient_hashes(names: list[str], salt: bytes) -> list[bytes]:
     def one(name: str) -> bytes:
         return hashlib.scrypt(name.encode(), salt=salt, dklen=32, **SCRYPT)
 
-    with ThreadPoolExecutor() as pool:  # scrypt runs outside the interpreter's lock
+    with ThreadPoolExecutor() as pool:  # scrypt releases the interpreter's lock
         return list(pool.map(one, names))
 
 

@@ -1,4 +1,4 @@
-"""A model that gives logits, whatever file it lies in: a checkpoint of `drtrain`, or an exported ONNX model.
+"""Graders: models that give logits for images, from a checkpoint of `drtrain` or an exported ONNX file.
 
 grader = load_grader(Path("best_model.pth"))
 logits = grader.logits(batch)                   # (n, 3, size, size) float32  ->  (n, 5) float32
@@ -21,53 +21,53 @@ from drgate.vision.fingerprint import Fingerprint
 from drgate.vision.images import Preprocessing, preprocessing
 
 ONNX_COMPANIONS: Final = ("preprocess.json", "labels.json")
-"""Files beside an ONNX model: `{"id": ..., "size": ...}`, and the list of the five grades' identifiers."""
+"""Files next to an ONNX model: `{"id": ..., "size": ...}`, and the list of the five grades' identifiers."""
 
 
 class Grader(Protocol):
-    """What scoring needs to know of a model."""
+    """What scoring needs from a model."""
 
     @property
     def preprocessing(self) -> Preprocessing: ...
 
     @property
     def files(self) -> list[Path]:
-        """All files that are the model, the one that was named first."""
+        """All files of the model; the first is the one that was given."""
         ...
 
     @property
     def tensor_digest(self) -> str:
-        """`sha256:...`: two files that grade alike bit for bit have one digest; a record does not change it."""
+        """`sha256:...` over everything that decides the logits; the training record does not change it."""
         ...
 
     @property
     def description(self) -> dict[str, Any]:
-        """Kind, base model, class names, preprocessing and the like, as plain JSON values."""
+        """Kind, base model, class names, preprocessing and so on, as plain JSON values."""
         ...
 
     @property
     def providers(self) -> list[str]:
-        """What computes: `cuda:NAME` or `cpu`, or ONNX Runtime's execution providers in their order."""
+        """The devices: `cuda:NAME` or `cpu`, or ONNX Runtime's execution providers in order."""
         ...
 
     @property
     def record(self) -> dict[str, Any] | None:
-        """The training record, where the model carries one."""
+        """The training record, or None."""
         ...
 
     @property
     def fingerprint(self) -> Fingerprint | None:
-        """Of the training set, where the model carries one."""
+        """The fingerprint of the training set, or None."""
         ...
 
     @property
     def untold(self) -> str:
-        """Why the fingerprint may leave training images out; empty where it does not, or where a certificate tells."""
+        """Why the fingerprint may not cover all training images; empty if it does, or if a certificate covers this."""
         ...
 
     @property
     def notes(self) -> list[str]:
-        """What must be read with a verdict on this model, in sentences."""
+        """Sentences that the report must show with a verdict on this model."""
         ...
 
     def logits(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -78,14 +78,14 @@ class Grader(Protocol):
 def load_grader(path: Path, base: str | None = None) -> Grader:
     """The model in a `.pth` checkpoint or an `.onnx` file.
 
-    base: where a checkpoint's base model lies now, if not where it lay in training (`drgate.vision.base.resolve_base`).
+    base: location of a checkpoint's base model, if it has moved since training (see `drgate.vision.base.resolve_base`).
 
     Raises:
         CheckpointError: the file is of another kind, damaged, or not a model of the five grades.
     """
     if path.suffix == ".onnx":
         if base is not None:
-            raise CheckpointError(f"{path} is an ONNX model, which holds its base model; leave --base out.")
+            raise CheckpointError(f"{path} is an ONNX model, which includes its base model; leave --base out.")
         return OnnxGrader(path)
     if path.suffix in (".pth", ".pt"):
         return CheckpointGrader(path, base)
@@ -95,7 +95,7 @@ def load_grader(path: Path, base: str | None = None) -> Grader:
 
 
 class CheckpointGrader:
-    """A checkpoint in float32 on the GPU where there is one, else on the CPU."""
+    """A checkpoint in float32, on the GPU if there is one, else on the CPU."""
 
     def __init__(self, path: Path, base: str | None = None) -> None:
         import torch
@@ -105,7 +105,7 @@ class CheckpointGrader:
 
         resolved = None if base is None else resolve_base(base)
         self.checkpoint = load_any_checkpoint(path, resolved)
-        own = int(os.environ.get("LOCAL_RANK", "0"))  # under torchrun, a device for each process
+        own = int(os.environ.get("LOCAL_RANK", "0"))  # under torchrun, one device per process
         self._device = torch.device("cuda", own) if torch.cuda.is_available() else torch.device("cpu")
         self._model = self.checkpoint.build(resolved).to(self._device)
         self.preprocessing = self.checkpoint.preprocessing
@@ -122,7 +122,7 @@ class CheckpointGrader:
         found = [str(sentence) for sentence in lacks] if isinstance(lacks, list) else []
         if own := self.checkpoint.replaced:
             found.append(
-                f"Under its adapters the model has {len(own)} tensors of its own in the place of those of "
+                f"Besides its adapters, the model replaces {len(own)} tensors of the base model "
                 f"{self.checkpoint.base.id}."
             )
         return found
@@ -150,7 +150,7 @@ class CheckpointGrader:
 
 
 class OnnxGrader:
-    """An ONNX model with `preprocess.json` and `labels.json` beside it, on CUDA where that works, else on the CPU."""
+    """An ONNX model with `preprocess.json` and `labels.json` next to it, on CUDA if that works, else on the CPU."""
 
     def __init__(self, path: Path) -> None:
         import onnxruntime
@@ -159,7 +159,7 @@ class OnnxGrader:
         self.files = [*_onnx_files(path), *(path.with_name(name) for name in ONNX_COMPANIONS)]
         wanted = ["CUDAExecutionProvider", "CPUExecutionProvider"]
         available = onnxruntime.get_available_providers()
-        # A CUDA provider that is listed but has no device is not the user's trouble.
+        # Hides errors about a CUDA provider that is installed on a machine without a GPU.
         onnxruntime.set_default_logger_severity(4)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
@@ -168,15 +168,19 @@ class OnnxGrader:
                 str(path), options, providers=[provider for provider in wanted if provider in available]
             )
         except Exception as error:  # onnxruntime's exceptions share no base class
-            raise CheckpointError(f"{path} is not an ONNX model that runs ({_first_line(error)}).") from error
+            raise CheckpointError(
+                f"{path} is not an ONNX model that can run here ({_first_line(error)}); export it again."
+            ) from error
         self.providers: list[str] = self._session.get_providers()
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         size = self.preprocessing.size
         if len(inputs) != 1 or inputs[0].type != "tensor(float)" or list(inputs[0].shape[1:]) != [3, size, size]:
-            raise CheckpointError(f"{path} does not take images (n, 3, {size}, {size}) of 32-bit floats.")
+            raise CheckpointError(
+                f"{path} takes another input; expected images (n, 3, {size}, {size}) of 32-bit floats."
+            )
         if len(outputs) != 1 or len(outputs[0].shape) != 2 or outputs[0].shape[1] != len(GRADES):
             shapes = ", ".join(str(output.shape) for output in outputs)
-            raise CheckpointError(f"{path} gives {shapes}; logits (n, 5) of the five grades were expected.")
+            raise CheckpointError(f"{path} gives the output {shapes}; expected logits (n, 5) of the five grades.")
         self._input = inputs[0].name
         self.record = None
         self.fingerprint = None
@@ -204,7 +208,7 @@ def _preprocessing_beside(path: Path) -> Preprocessing:
     for file in (settings_file, labels_file):
         if not file.is_file():
             raise CheckpointError(
-                f"{file} is not there: an ONNX model needs it beside {path.name} (drgate export writes it)."
+                f"{file} does not exist; an ONNX model needs it next to {path.name} (drgate export writes it)."
             )
     settings = read_json(settings_file, '{"id": ..., "size": ...}', CheckpointError)
     labels = read_json(labels_file, "a list of the grades' identifiers", CheckpointError)
@@ -215,12 +219,12 @@ def _preprocessing_beside(path: Path) -> Preprocessing:
         or not isinstance(settings.get("id"), str)
         or type(settings.get("size")) is not int
     ):
-        raise CheckpointError(f'{settings_file} is not {{"id": ..., "size": ...}}.')
+        raise CheckpointError(f'{settings_file} has other contents; expected {{"id": ..., "size": ...}}.')
     return preprocessing(settings["id"], settings["size"])
 
 
 def _onnx_files(path: Path) -> list[Path]:
-    """The model and the files of external data that it names, which lie beside it."""
+    """The model file and its external data files, which must be in the same folder."""
     import onnx
 
     try:
@@ -235,7 +239,7 @@ def _onnx_files(path: Path) -> list[Path]:
     }
     for name in sorted(names):
         if os.path.basename(name) != name or not path.with_name(name).is_file():  # noqa: PTH119  # as the file spells it
-            raise CheckpointError(f"{path} keeps its weights in {name!r}, which is not a file beside it.")
+            raise CheckpointError(f"{path} refers to weights in {name!r}, which is not a file in the same folder.")
     return [path, *(path.with_name(name) for name in sorted(names))]
 
 

@@ -1,6 +1,6 @@
-"""Photograph in, network input out: decoding and the named, versioned preprocessing that training and scoring share.
+"""Decoding of photographs, and the named and versioned preprocessing that training and scoring share.
 
-Pillow and NumPy only, so that worker processes which decode start without torch.
+Uses only Pillow and NumPy, so that worker processes start without torch.
 
     preprocess = preprocessing("fundus-square-1", 448)
     batch = np.stack([preprocess(read_image(path)) for path in paths])      # (n, 3, 448, 448), float32 in [-1, 1]
@@ -20,25 +20,25 @@ from PIL import Image, ImageOps
 from drgate.errors import CheckpointError, ImageUnreadable
 
 FUNDUS_SQUARE: Final = "fundus-square-1"
-"""The first preprocessing: crop to the field of view, pad to a square with black, bicubic resize, scale to [-1, 1]."""
+"""A preprocessing: crop to the field of view, pad to a square with black, bicubic resize, scale to [-1, 1]."""
 
 _FORMATS: Final = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "PPM", "JPEG2000", "GIF")
-"""What photographs come as. Pillow's other decoders stay shut: one of them starts an interpreter for PostScript."""
+"""The accepted image formats. Pillow's other decoders are not used: one of them runs a PostScript interpreter."""
 
 _PROBE: Final = 512
-"""The field of view is looked for on a copy averaged down to about this many pixels: block noise is gone there."""
+"""The field of view is found on a copy reduced to about this many pixels, which removes noise."""
 
 
 def read_image(path: Path) -> Image.Image:
-    """The photograph as upright 8-bit RGB, whatever the file holds.
+    """The photograph as upright 8-bit RGB.
 
-    EXIF orientation is applied. 16-bit values are scaled to 8 bits by their whole range (65535 -> 255), grayscale is
-    repeated in three channels, CMYK and palettes are converted, transparency is laid on black (the surround of a
-    fundus photograph). Of several frames the first counts.
+    EXIF orientation is applied. 16-bit values are scaled to 8 bits by their full range (65535 -> 255), grayscale is
+    repeated in three channels, CMYK and palettes are converted, transparency becomes black (the surround of a fundus
+    photograph). Of several frames, the first is used.
 
     Raises:
         ImageUnreadable: no such file, not an image, truncated, floating-point pixels, or more pixels than Pillow's
-            decompression-bomb limit.
+            limit against decompression bombs.
     """
     try:
         with warnings.catch_warnings():
@@ -50,10 +50,10 @@ def read_image(path: Path) -> Image.Image:
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         limit = (Image.MAX_IMAGE_PIXELS or 0) // 1_000_000
         raise ImageUnreadable(
-            f"{path}: more than {limit} million pixels, which no fundus camera makes; it was not decoded."
+            f"{path}: the image has more than {limit} million pixels, more than any fundus camera; it was not decoded."
         ) from error
     except FileNotFoundError as error:
-        raise ImageUnreadable(f"{path}: there is no such image file.") from error
+        raise ImageUnreadable(f"{path}: this image file does not exist.") from error
     except Exception as error:  # on a damaged file Pillow's decoders raise nearly anything
         raise ImageUnreadable(f"{path}: this file cannot be read as an image ({error}).") from error
 
@@ -62,7 +62,7 @@ def _as_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "RGB":
         return image
     if image.mode == "F":
-        raise ValueError("floating-point pixels without a stated range; 8 or 16 bits were expected")
+        raise ValueError("floating-point pixels without a stated range; expected 8 or 16 bits")
     if image.mode.startswith("I"):
         values = np.asarray(image, dtype=np.int64)
         if values.min() < 0 or values.max() > 65535:
@@ -77,10 +77,10 @@ def _as_rgb(image: Image.Image) -> Image.Image:
 def field_of_view(image: Image.Image) -> tuple[int, int, int, int]:
     """Bounding box (left, upper, right, lower) of the lit retina in an RGB image, in pixels.
 
-    A pixel counts as lit when its brightest channel, averaged over a small block, is above 8 % of the level that the
-    brightest tenth of the image reaches, and never below 8 of 255; a row or column counts when one in fifty of its
-    blocks is lit, so that noise, dust and single hot pixels in the surround do not widen the box. An image without a
-    lit region at least an eighth as wide and as high as itself is taken whole.
+    A pixel is lit if its brightest channel, averaged over a small block, is above 8 % of the level that the brightest
+    tenth of the image reaches, and above 8 of 255. A row or column counts if one in fifty of its blocks is lit, so that
+    noise, dust and single hot pixels in the surround do not widen the box. If the lit region is less than an eighth of
+    the image in width or height, the box is the whole image.
     """
     factor = max(1, max(image.size) // _PROBE)
     brightness = np.asarray(image.reduce(factor)).max(axis=2)
@@ -108,14 +108,14 @@ def scaled(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 @dataclass(frozen=True, slots=True)
 class Preprocessing:
-    """How a photograph becomes network input; the id stands in checkpoint, predictions and certificate.
+    """Turns a photograph into network input. Checkpoint, predictions and certificate contain its id.
 
     Call it with an RGB image: it returns float32 (3, size, size) in [-1, 1]. Get one from `preprocessing`.
     """
 
     id: str
     size: int
-    """Side of the network's input, in pixels."""
+    """Width and height of the network's input, in pixels."""
 
     def pixels(self, image: Image.Image) -> NDArray[np.uint8]:
         """The prepared image before scaling: uint8 (size, size, 3), a quarter of the memory of network input."""
@@ -137,16 +137,16 @@ class Preprocessing:
 
 
 def preprocessing(id: str, size: int) -> Preprocessing:
-    """The preprocessing that a model names.
+    """The preprocessing with this id.
 
     Raises:
-        CheckpointError: an id that this version does not know, or an impossible size.
+        CheckpointError: an id that this version does not know, or a size out of range.
     """
     if id != FUNDUS_SQUARE:
         raise CheckpointError(
-            f"the model asks for preprocessing {id!r}, which this version of drgate does not have (it has"
-            f" {FUNDUS_SQUARE!r}); another preprocessing would give other predictions, so nothing was scored."
+            f"the model requires the preprocessing {id!r}, which this version of drgate does not have (it has"
+            f" {FUNDUS_SQUARE!r}). Nothing was scored, because another preprocessing would change the predictions."
         )
     if not 16 <= size <= 4096:
-        raise CheckpointError(f"the model asks for images of {size} pixels; 16 to 4096 were expected.")
+        raise CheckpointError(f"the model requires images of {size} pixels; expected 16 to 4096.")
     return Preprocessing(id, size)

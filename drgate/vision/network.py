@@ -1,8 +1,8 @@
 """The grading network: a SigLIP vision tower, its pooled feature, and a head that gives five logits.
 
-LoRA adapts the encoder's linear layers and never the tower's pooling head: that head is a `nn.MultiheadAttention`,
-which reads its output projection's weights without calling it, so an adapter there gets no gradient and changes the
-outputs when it is merged.
+LoRA adapts the encoder's linear layers but not the tower's pooling head. That head is a `nn.MultiheadAttention`, which
+reads the weights of its output projection without calling that layer. An adapter there would get no gradient, and would
+change the outputs when merged.
 
     model = GradingModel(add_lora(base.load(), r=16, alpha=32), width=1152, dropout=0.4)
     logits = model(pixel_values)                    # (n, 3, 448, 448) in [-1, 1]  ->  (n, 5)
@@ -36,7 +36,7 @@ _ACTIVATIONS: Final = ("gelu_pytorch_tanh", "gelu", "quick_gelu", "relu", "silu"
 
 
 def architecture(config: SiglipVisionConfig) -> dict[str, Any]:
-    """The part of a vision config that decides what the tower computes, as plain values."""
+    """The values of a vision config that decide what the tower computes."""
     return {
         **{name: int(getattr(config, name)) for name in _INTEGERS},
         "hidden_act": str(config.hidden_act),
@@ -45,11 +45,11 @@ def architecture(config: SiglipVisionConfig) -> dict[str, Any]:
 
 
 def vision_config(values: dict[str, Any]) -> SiglipVisionConfig:
-    """The vision config of an `architecture`; further keys are ignored, SigLIP's defaults fill the gaps.
+    """The vision config of an `architecture`. Unknown keys are ignored; missing ones get SigLIP's defaults.
 
     Raises:
-        CheckpointError: a value that no SigLIP vision tower has (so that a hostile file cannot ask for any amount of
-            memory), or a tower without pooling head.
+        CheckpointError: a value out of range (a malicious file could otherwise require any amount of memory), or a
+            tower without pooling head.
     """
     defaults = architecture(SiglipVisionConfig())
     chosen = {name: values.get(name, default) for name, default in defaults.items()}
@@ -57,37 +57,41 @@ def vision_config(values: dict[str, Any]) -> SiglipVisionConfig:
         value = chosen[name]
         if type(value) is not int or not 1 <= value <= limit:
             raise CheckpointError(
-                f"the vision config says {name} = {value!r}; a whole number from 1 to {limit} is wanted"
+                f"the vision config has {name} = {value!r}; expected a whole number from 1 to {limit}."
             )
     if chosen["num_channels"] != 3:
-        raise CheckpointError(f"the vision tower takes {chosen['num_channels']} colour channels; 3 are wanted.")
+        raise CheckpointError(f"the vision tower takes {chosen['num_channels']} colour channels; expected 3.")
     if chosen["hidden_size"] % chosen["num_attention_heads"] or chosen["hidden_size"] < 4:
         raise CheckpointError("the vision config's hidden_size is not a multiple of its num_attention_heads.")
     if chosen["patch_size"] > chosen["image_size"]:
         raise CheckpointError("the vision config's patch_size is larger than its image_size.")
     if chosen["hidden_act"] not in _ACTIVATIONS:
-        raise CheckpointError(f"the vision config names the activation {chosen['hidden_act']!r}, which is not known.")
+        raise CheckpointError(
+            f"the vision config has the activation {chosen['hidden_act']!r}; expected one of {', '.join(_ACTIVATIONS)}."
+        )
     if not isinstance(chosen["layer_norm_eps"], float) or not 0 < chosen["layer_norm_eps"] < 1:
-        raise CheckpointError(f"the vision config says layer_norm_eps = {chosen['layer_norm_eps']!r}.")
+        raise CheckpointError(
+            f"the vision config has layer_norm_eps = {chosen['layer_norm_eps']!r}; expected a number between 0 and 1."
+        )
     if values.get("vision_use_head") is False:
         raise CheckpointError("the vision tower has no pooling head; grading needs its pooled feature.")
     return SiglipVisionConfig(**chosen)
 
 
 def empty_tower(config: SiglipVisionConfig) -> SiglipVisionModel:
-    """A vision tower of tensors without memory (device "meta"): names and shapes, to check or to fill."""
+    """A vision tower without memory for its tensors (device "meta"): names and shapes, to check or to fill."""
     with torch.device("meta"):
         return SiglipVisionModel(config)
 
 
 def fill_tower(config: SiglipVisionConfig, tensors: dict[str, Tensor]) -> SiglipVisionModel:
-    """A float32 vision tower that holds `tensors`, whose names and shapes are those of `empty_tower(config)`.
+    """A float32 vision tower with `tensors`, whose names and shapes are those of `empty_tower(config)`.
 
-    The tower's random initialisation, 20 seconds for a full-size one, is passed by.
+    Skips the random initialisation, which takes 20 seconds for a full-size tower.
     """
     tower = empty_tower(config)
     tower.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, assign=True)
-    # the one buffer that no file holds
+    # this buffer is not saved in files
     embeddings: Any = tower.embeddings
     embeddings.position_ids = torch.arange(embeddings.num_positions).expand((1, -1))
     if left := [name for name, tensor in [*tower.named_parameters(), *tower.named_buffers()] if tensor.is_meta]:
@@ -98,7 +102,7 @@ def fill_tower(config: SiglipVisionConfig, tensors: dict[str, Tensor]) -> Siglip
 class GradingHead(nn.Module):
     """Five logits from the pooled feature (n, width); dropout acts after each of the two hidden layers.
 
-    The names in its state dict (`feature_norm`, `classifier.0`, `.3`, `.4`, `.7`, `.8`) are a file format.
+    The names in its state dict (`feature_norm`, `classifier.0`, `.3`, `.4`, `.7`, `.8`) are part of the file format.
     """
 
     def __init__(self, width: int, dropout: float) -> None:
@@ -129,7 +133,7 @@ class GradingModel(nn.Module):
         self.backbone = backbone
         self.classifier = GradingHead(width, dropout)
         self.replaced: tuple[str, ...] = ()
-        """Tensors of the tower under the adapters that are not the base model's: its checkpoint holds them too."""
+        """Names of tower tensors that differ from the base model's; the checkpoint contains them too."""
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         logits: Tensor = self.classifier(self.backbone(pixel_values=pixel_values).pooler_output)
@@ -137,13 +141,13 @@ class GradingModel(nn.Module):
 
 
 def add_lora(backbone: SiglipVisionModel, *, r: int, alpha: float) -> LoraModel:
-    """The tower with LoRA adapters on the encoder's linear layers; everything else in it is frozen.
+    """The tower with LoRA adapters on the encoder's linear layers; its other weights are frozen.
 
-    The adapters have no dropout of their own: it would cost 40 % of the training speed of a small tower on a CPU.
+    The adapters have no dropout, which would cost 40 % of the training speed of a small tower on a CPU.
     """
     config = LoraConfig(
         r=r,
-        lora_alpha=alpha,  # type: ignore[arg-type]  # peft divides it by r; a fraction is as good as a whole number
+        lora_alpha=alpha,  # type: ignore[arg-type]  # peft divides it by r, so a fraction works too
         target_modules=list(LORA_TARGETS),
         exclude_modules=LORA_EXCLUDES,
     )
@@ -160,7 +164,7 @@ def adapter_tensors(backbone: nn.Module) -> dict[str, Tensor]:
 
 
 def tower_tensors(backbone: nn.Module) -> dict[str, Tensor]:
-    """The vision tower's own tensors under its own names, whether adapters sit on it or not."""
+    """The vision tower's own tensors under its own names, with or without adapters."""
     return {
         name.removeprefix("model.").replace(".base_layer.", "."): tensor.detach()
         for name, tensor in backbone.state_dict().items()
@@ -169,9 +173,9 @@ def tower_tensors(backbone: nn.Module) -> dict[str, Tensor]:
 
 
 def fill_adapter(backbone: LoraModel, tensors: dict[str, Tensor]) -> tuple[str, ...]:
-    """Copy tensors named as in `adapter_tensors` or `tower_tensors` to their places; all have been checked.
+    """Copy tensors named as in `adapter_tensors` or `tower_tensors` into the network; they were checked before.
 
-    Returns the names of the latter: what `GradingModel.replaced` says.
+    Returns the names of the tower's tensors, for `GradingModel.replaced`.
     """
     adapter, tower = adapter_tensors(backbone), tower_tensors(backbone)
     with torch.no_grad():
@@ -181,11 +185,10 @@ def fill_adapter(backbone: LoraModel, tensors: dict[str, Tensor]) -> tuple[str, 
 
 
 def merge_lora(model: GradingModel) -> GradingModel:
-    """The same function without adapters, their products added to the weights; the model passed in is used up.
+    """Merge the adapters into the weights of the tower. Changes `model` and returns it.
 
     Raises:
-        CheckpointError: the merged model's logits on two random images differ from the unmerged one's by more than
-            1e-4 of their largest magnitude.
+        CheckpointError: merging changed the logits of two random images by more than 1e-4 of their largest magnitude.
     """
     if not isinstance(model.backbone, LoraModel):
         return model

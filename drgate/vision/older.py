@@ -1,11 +1,11 @@
-"""Checkpoints of an earlier trainer, which people have paid for: read into the same `Checkpoint` as drtrain's own.
+"""Checkpoints of an earlier trainer, read into the same `Checkpoint` as those of drtrain.
 
     checkpoint = load_any_checkpoint(Path("best_model.pth"), resolve_base("google/medsiglip-448"))
-    checkpoint.record["lacks"]              # sentences: what such a file does not tell, and what was assumed
+    checkpoint.record["lacks"]              # sentences: what the file does not contain, and what was assumed
 
 The older layout is `torch.save` of a dictionary: `model_state_dict` with the whole vision tower under
-`backbone.vision_model.` (under peft's names where LoRA was on) and the head under `classifier.`, `epoch` counted from
-0, and lists of figures by epoch, some of them NumPy scalars. It does not describe the base model's architecture.
+`backbone.vision_model.` (with peft's names if LoRA was used) and the head under `classifier.`, `epoch` counted from 0,
+and lists of values by epoch, some of them NumPy scalars. It does not describe the base model's architecture.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _INERT: Final = "head.attention.out_proj"
 
 
 class _NumberType:
-    """Stands in for `numpy.dtype` while a file is read: it remembers which type was named, and does nothing else."""
+    """Replaces `numpy.dtype` while a file is read: it stores the type's name and does nothing else."""
 
     def __init__(self, name: str, *_: object) -> None:
         if not isinstance(name, str) or not re.fullmatch(r"b1|[iu][1248]|f[248]", name):
@@ -57,7 +57,7 @@ class _NumberType:
 
 
 def _number(kind: _NumberType, data: bytes) -> bool | int | float:
-    """Stands in for NumPy's maker of scalars: the plain Python value."""
+    """Replaces NumPy's constructor of scalars: returns the plain Python value."""
     value: bool | int | float = np.frombuffer(data, kind.type, count=1)[0].item()
     return value
 
@@ -67,14 +67,14 @@ NUMPY_SCALARS: Final = [
     (_number, "numpy._core.multiarray.scalar"),
     (_number, "numpy.core.multiarray.scalar"),  # as NumPy 1 wrote it
 ]
-"""What an older checkpoint may hold besides tensors and plain values, and under which names it asks for it."""
+"""What an older checkpoint may contain besides tensors and plain values, with the names in the file."""
 
 
 def load_any_checkpoint(path: Path, base: Base | None, *, alpha: float | None = None) -> Checkpoint:
-    """A checkpoint of drtrain's own or in the older layout. No code in it is ever run.
+    """A checkpoint of drtrain or in the older layout. Never runs code from the file.
 
-    base: what an older file's tower is compared with; not looked at for drtrain's own, which names its base.
-    alpha: of an older file's LoRA, which does not hold it; twice its rank without it.
+    base: base model of an older file, to compare its tower with; ignored for checkpoints of drtrain, which record it.
+    alpha: LoRA's alpha of an older file, which does not record it; None assumes twice the rank.
 
     Raises:
         CheckpointError: as `load_checkpoint`; an older file without `base`, or of another architecture than `base`.
@@ -84,8 +84,8 @@ def load_any_checkpoint(path: Path, base: Base | None, *, alpha: float | None = 
         return parse_checkpoint(path, payload)
     if base is None:
         raise CheckpointError(
-            f"{path} is in the older checkpoint layout, which does not describe its base model; say which one it was "
-            "trained on with --base embedded|FOLDER|HUB_ID."
+            f"{path} is in the older checkpoint layout, which does not record the base model; give it with "
+            "--base embedded|FOLDER|HUB_ID."
         )
     try:
         return _checked(path, payload, base, alpha)
@@ -98,7 +98,7 @@ def _checked(path: Path, payload: dict[Any, Any], base: Base, alpha: float | Non
     weights = _weights(state, base, alpha)
     epoch = payload.get("epoch")
     if type(epoch) is not int or not 0 <= epoch < 10**6:
-        raise CheckpointError(f"epoch is {epoch!r}; a whole number, counted from 0, was expected.")
+        raise CheckpointError(f"epoch is {epoch!r}; expected a whole number, counted from 0.")
     size = architecture(base.config)["image_size"]
     record, of_history = _record(payload, epoch)
     checkpoint = Checkpoint(
@@ -119,15 +119,15 @@ def _checked(path: Path, payload: dict[Any, Any], base: Base, alpha: float | Non
         "tensor_digest": checkpoint.tensor_digest,
         "lineage": {
             "training_sets": "unknown",
-            "why": f"{path.name} is in the older checkpoint layout, which tells nothing of the images behind it.",
+            "why": f"{path.name} is in the older checkpoint layout, which does not record the training images.",
             "pretraining": weights.base.pretraining,
         },
         "lacks": [
-            f"{path.name} is in the older checkpoint layout: it names neither its base model ({base.id} was given) nor "
-            f"its preprocessing ({FUNDUS_SQUARE} at {size} pixels is assumed), and tells nothing of training images, "
-            "parameters, spend and the grades' counts.",
+            f"{path.name} is in the older checkpoint layout. It does not record its base model ({base.id} was given), "
+            f"its preprocessing ({FUNDUS_SQUARE} at {size} pixels is assumed), training images, parameters, cost, or "
+            "the number of images per grade.",
             *weights.notes,
-            *([f"Read past: {', '.join(state.auxiliary)}."] if state.auxiliary else []),
+            *([f"Ignored parts of the file: {', '.join(state.auxiliary)}."] if state.auxiliary else []),
             *of_history,
         ],
     }
@@ -139,19 +139,19 @@ def _checked(path: Path, payload: dict[Any, Any], base: Base, alpha: float | Non
 
 @dataclass(frozen=True, slots=True)
 class _State:
-    """A state dict, taken apart."""
+    """The parts of a state dict."""
 
     tower: dict[str, Tensor]
-    """Under the names of `SiglipVisionModel`."""
+    """By the names of `SiglipVisionModel`."""
     adapters: dict[str, dict[str, Tensor]]
-    """A and B by module."""
+    """LoRA's A and B, by module."""
     head: dict[str, Tensor]
     auxiliary: list[str]
 
     @classmethod
     def of(cls, plain: Any) -> _State:
         if not isinstance(plain, dict) or not all(isinstance(name, str) for name in plain):
-            raise CheckpointError(f"{_STATE} is not a table of tensors by name.")
+            raise CheckpointError(f"{_STATE} is not a dictionary of tensors by name.")
         found = cls({}, {}, {}, [])
         foreign = []
         for full, tensor in plain.items():
@@ -173,30 +173,32 @@ class _State:
             else:
                 foreign.append(full)
         if foreign:
-            raise CheckpointError(f"{_STATE} holds {few(sorted(foreign))}, which belong to no model of this layout.")
+            raise CheckpointError(
+                f"{_STATE} contains {few(sorted(foreign))}, which do not belong to a model of this layout."
+            )
         return found
 
 
 def _put(table: dict[str, Tensor], name: str, tensor: Any) -> None:
-    """Enter a tensor, in float32; what is no plain tensor of numbers is refused before anything is done with it."""
+    """Add a tensor, in float32, after checking that it is a plain tensor of numbers."""
     whole = (
         isinstance(tensor, Tensor)
         and tensor.layout is torch.strided
         and tensor.device.type == "cpu"
         and tensor.is_floating_point()
         and tensor.untyped_storage().nbytes()
-        >= tensor.numel() * tensor.element_size()  # expanded, it could be any size
+        >= tensor.numel() * tensor.element_size()  # an expanded tensor could be of any size
     )
     if not whole:
         raise CheckpointError(f"{_STATE}'s {name} is not a plain tensor of floating-point numbers.")
     if name in table:
-        raise CheckpointError(f"{_STATE} holds {name} twice, under two prefixes.")
+        raise CheckpointError(f"{_STATE} contains {name} twice, with two prefixes.")
     table[name] = tensor.detach().float().contiguous()
 
 
 @dataclass(frozen=True, slots=True)
 class _Weights:
-    """What a `Checkpoint` holds of the tower, and what must be said of it."""
+    """The parts of a `Checkpoint` about the tower, with sentences for the report."""
 
     base: BaseReference
     lora: LoraSettings | None
@@ -215,15 +217,15 @@ def _weights(state: _State, base: Base, alpha: float | None) -> _Weights:
     merged: list[str] = []
     notes: list[str] = []
     if alpha is None:
-        notes.append(f"LoRA's alpha is not in the file: {scale:g}, twice the rank, is assumed.")
+        notes.append(f"LoRA's alpha is not in the file; {scale:g}, twice the rank, is assumed.")
     for module, pair in state.adapters.items():
         if module == _INERT:
             if pair["B"].any():
                 raise CheckpointError(
-                    f"the adapter on {_INERT} has learned something, which it never could: the layer is read past it. "
-                    "How this model computed is not known."
+                    f"the adapter on {_INERT} has nonzero weights, but it has no effect in training. How this "
+                    "model computed its outputs is not known."
                 )
-            notes.append(f"The adapter on {_INERT} never acted and was dropped.")
+            notes.append(f"The adapter on {_INERT} never had an effect and was left out.")
         elif module.startswith("head."):
             if pair["B"].any():
                 merged.append(f"{module}.weight")
@@ -236,8 +238,8 @@ def _weights(state: _State, base: Base, alpha: float | None) -> _Weights:
     replaced = {name: tensor for name, tensor in state.tower.items() if not torch.equal(tensor, own[name])}
     if unlike := sorted(replaced.keys() - set(merged)):
         notes.append(
-            f"The tower under the adapters is not that of {base.id}: {len(unlike)} of {len(own)} tensors differ "
-            f"({few(unlike)}). The file's own were used."
+            f"The tower is not that of {base.id}: besides the adapters, {len(unlike)} of {len(own)} tensors differ "
+            f"({few(unlike)}). Those of the file were used."
         )
         reference = replace(reference, pretraining=f"unknown: the tower is not that of {base.id}")
     return _Weights(reference, LoraSettings(rank, scale), adapters | replaced, notes)
@@ -246,34 +248,34 @@ def _weights(state: _State, base: Base, alpha: float | None) -> _Weights:
 def _refuse_other_architecture(tower: dict[str, Tensor], base: Base) -> None:
     expected = empty_tower(base.config).state_dict()
     if not tower:
-        raise CheckpointError(f"{_STATE} holds no vision tower ({_TOWER}...).")
-    remedy = f"the base model {base.id} has another architecture; give the one that it was trained on with --base."
+        raise CheckpointError(f"{_STATE} contains no vision tower ({_TOWER}...).")
+    remedy = f"the base model {base.id} has another architecture; give the one it was trained on with --base."
     if missing := sorted(expected.keys() - tower.keys()):
-        raise CheckpointError(f"the tower lacks the tensors {few(missing)}: the file is not whole, or {remedy}")
+        raise CheckpointError(f"the tower lacks the tensors {few(missing)}: the file is not complete, or {remedy}")
     if foreign := sorted(tower.keys() - expected.keys()):
-        raise CheckpointError(f"the tower holds {few(foreign)}, which {base.id} does not have: {remedy}")
+        raise CheckpointError(f"the tower contains {few(foreign)}, which {base.id} does not have: {remedy}")
     for name, tensor in tower.items():
         if tensor.shape != expected[name].shape:
             raise CheckpointError(
-                f"the tower's {name} has the shape {tuple(tensor.shape)}, in {base.id} it is "
+                f"the tower's {name} has the shape {tuple(tensor.shape)}; in {base.id} it is "
                 f"{tuple(expected[name].shape)}: {remedy}"
             )
 
 
 def _rank(state: _State) -> int:
-    """The one rank of all adapters, each of which must be whole and fit its layer."""
+    """The rank of the adapters: the same for all, and each adapter is complete and fits its layer."""
     ranks = set()
     for module, pair in state.adapters.items():
         weight = state.tower.get(f"{module}.weight")
         shapes = [tuple(pair[letter].shape) if letter in pair else () for letter in "AB"]
         if weight is None or weight.dim() != 2 or not all(len(shape) == 2 for shape in shapes):
-            raise CheckpointError(f"the adapter on {module} lacks its A, its B or its layer.")
+            raise CheckpointError(f"the adapter on {module} is not complete: A, B or its layer is missing.")
         rank = shapes[0][0]
         if shapes != [(rank, weight.shape[1]), (weight.shape[0], rank)]:
             raise CheckpointError(f"the adapter on {module} has the shapes {shapes}, which do not fit its layer.")
         ranks.add(rank)
     if len(ranks) != 1:
-        raise CheckpointError(f"the adapters have the ranks {sorted(ranks)}; one rank was expected.")
+        raise CheckpointError(f"the adapters have the ranks {sorted(ranks)}; expected one rank.")
     return int(ranks.pop())
 
 
@@ -281,7 +283,7 @@ def _rank(state: _State) -> int:
 
 
 def _record(payload: dict[Any, Any], epoch: int) -> tuple[dict[str, Any], list[str]]:
-    """The file's figures as the record of a run, epochs counted from 1 and accuracies as fractions; and what to say."""
+    """The file as the record of a run (epochs from 1, accuracies as fractions), with sentences for the report."""
     notes: list[str] = []
     accuracies = _numbers(payload.get("val_accuracies"))
     own, best = (_numbers([payload.get(name)]) for name in ("val_accuracy", "best_val_accuracy"))
@@ -290,23 +292,23 @@ def _record(payload: dict[Any, Any], epoch: int) -> tuple[dict[str, Any], list[s
     if percent:
         accuracies, own, best = ([value / 100 for value in values] for values in (accuracies, own, best))
         known = [*accuracies, *own, *best]
-        notes.append("Its validation accuracies are in percent; divided by 100.")
+        notes.append("Its validation accuracies were in percent and were divided by 100.")
     reason = ""
     if not accuracies:
-        reason = "it holds no validation accuracies, or some that are no numbers."
+        reason = "it has no validation accuracies, or some are not numbers."
     elif not all(0 <= value <= 1 for value in known):
-        reason = f"it holds the validation accuracy {max(known, key=lambda v: abs(v - 0.5)):g}."
+        reason = f"it has the validation accuracy {max(known, key=lambda v: abs(v - 0.5)):g}."
     elif percent and any(0 < value <= 0.01 for value in known):
         reason = "some of its validation accuracies are in percent and some are not."
     elif len(accuracies) <= epoch:
-        reason = f"it holds {len(accuracies)} evaluations, and its weights are of epoch {epoch + 1}."
+        reason = f"it has {len(accuracies)} evaluations, but its weights are of epoch {epoch + 1}."
     elif own and not math.isclose(accuracies[epoch], own[0], abs_tol=1e-9):
         reason = (
-            f"epoch {epoch + 1}, which its weights are of, has the accuracy {accuracies[epoch]:.4f} in its history and "
-            f"{own[0]:.4f} beside it."
+            f"for epoch {epoch + 1}, the epoch of its weights, its history has the accuracy {accuracies[epoch]:.4f}; "
+            f"the file also states {own[0]:.4f}."
         )
     if reason:
-        notes.append(f"Its history cannot be told by epoch: {reason}")
+        notes.append(f"Its history is not used, because it cannot be assigned to epochs: {reason}")
         accuracies = []
     history: list[dict[str, Any]] = [{"epoch": i + 1, "val_accuracy": value} for i, value in enumerate(accuracies)]
     for name, plural in (("train_loss", "train_losses"), ("val_loss", "val_losses")):
@@ -326,19 +328,19 @@ def _record(payload: dict[Any, Any], epoch: int) -> tuple[dict[str, Any], list[s
         "history": history,
         "selected_epoch": epoch + 1,
         "spend": {},
-        "starts_anew": "Optimizer, schedule, random numbers and the order of images start anew: the older layout "
-        + ("names no parameter in its optimizer's state." if restored else "holds no optimizer's state here."),
+        "starts_anew": "Optimizer, schedule, random numbers and the order of images are reset: the older layout "
+        + ("does not name the parameters in its optimizer state." if restored else "has no optimizer state here."),
     }
     for name, told in (("val_accuracy", own), ("best_val_accuracy", best)):
         if told:
             record[name] = told[0]
     if reason:
-        record["missing"] = f"the history in the older checkpoint cannot be told by epoch: {reason}"
+        record["missing"] = f"the history in the older checkpoint cannot be assigned to epochs: {reason}"
     return record, notes
 
 
 def _numbers(values: Any) -> list[float]:
-    """All of a list's values as floats; none where it is no list, or holds anything that is not a finite number."""
+    """A list's values as floats; empty if it is not a list, or has a value that is not a finite number."""
     if not isinstance(values, list) or not all(type(value) in (int, float) for value in values):
         return []
     try:

@@ -1,10 +1,10 @@
-"""The processes of one run: alone, or those that torchrun or `accelerate launch` started, one a device.
+"""The processes of one run: a single one, or one per device, started by torchrun or `accelerate launch`.
 
     with processes() as group:
         group.rank, group.size, group.device
         everything = group.gather(mine)             # on every process, in order of rank
 
-Only process 0 writes files and speaks. What all must agree on (when to stop, when to save) goes through `any_of`.
+Only process 0 writes files and prints. What all processes must agree on (when to stop, when to save) uses `any_of`.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, slots=True)
 class Processes:
-    """This process among those of the run."""
+    """This process and its place among the processes of the run."""
 
     rank: int
     local_rank: int
-    """Among those of this machine."""
+    """Rank among the processes of this machine."""
     size: int
     device: torch.device
 
     @property
     def first(self) -> bool:
-        """Whether this is the one that writes and speaks."""
+        """Whether this is process 0, which writes files and prints."""
         return self.rank == 0
 
     def gather(self, value: Any) -> list[Any]:
-        """Every process's value, by rank."""
+        """The values of all processes, by rank."""
         if self.size == 1:
             return [value]
         found: list[Any] = [None] * self.size
@@ -48,7 +48,7 @@ class Processes:
         return found
 
     def share(self, value: Any) -> Any:
-        """Process 0's value, on all."""
+        """The value of process 0, on all processes."""
         if self.size == 1:
             return value
         box = [value]
@@ -56,7 +56,7 @@ class Processes:
         return box[0]
 
     def any_of(self, flags: Sequence[bool]) -> list[bool]:
-        """For each flag whether a process raised it; the same answer on all."""
+        """For each flag, whether it is true on any process; all processes get the same answer."""
         if self.size == 1:
             return list(flags)
         raised = torch.tensor([float(flag) for flag in flags], device=self.device)
@@ -64,9 +64,9 @@ class Processes:
         return [bool(flag) for flag in raised.tolist()]
 
     def together(self, action: Callable[[], Result]) -> Result:
-        """Do something on all, the first before the others: what it refuses is told once.
+        """Run an action on all processes, on the first one before the others, so that an error is printed once.
 
-        Raises what `action` raises on the first process; then the others end (SystemExit with its exit code).
+        Raises what `action` raises on the first process; the others then end (SystemExit with its exit code).
         """
         if self.size == 1:
             return action()
@@ -84,16 +84,16 @@ class Processes:
         return result if self.first else action()
 
     def wait(self) -> None:
-        """Until all processes are here."""
+        """Wait until all processes reach this point."""
         if self.size > 1:
             dist.barrier()
 
 
 @contextlib.contextmanager
 def processes() -> Iterator[Processes]:
-    """This process's place, read from the environment that torchrun sets; the group is left at the end.
+    """This process's place, from the environment variables of torchrun; leaves the process group at the end.
 
-    Raises DrgateError where the environment says that there are several and they do not find each other.
+    Raises DrgateError if there are several processes and they cannot connect.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     local = int(os.environ.get("LOCAL_RANK", "0"))
@@ -111,7 +111,7 @@ def processes() -> Iterator[Processes]:
         )
     except (ValueError, RuntimeError) as problem:  # torch's DistError is a RuntimeError
         raise DrgateError(
-            f"The {size} processes of this run did not find each other ({' '.join(str(problem).split())[:160]}); start"
+            f"The {size} processes of this run could not connect ({' '.join(str(problem).split())[:160]}); start"
             " them with torchrun."
         ) from problem
     try:
