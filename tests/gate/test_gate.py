@@ -19,13 +19,13 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from drgate.certificate.chain import line_digest
 from drgate.certificate.sign import certify, sign
 from drgate.certificate.statement import Certificate, make_statement, read_certificate, reference
 from drgate.errors import CertificateError, DrgateError, PolicyError, RepositoryError
 from drgate.files import canonical_json
-from drgate.gate.gate import RULES, Finding, GateReport, covers, gate
-from drgate.gate.waiver import Waiver, make_waiver, parse_waiver
+from drgate.gate.findings import RULES, Finding, GateReport
+from drgate.gate.gate import gate
+from drgate.gate.waiver import Waiver, covers, make_waiver, parse_waiver
 from drgate.predictions import write_predictions
 from drgate.report import gate as drawn
 from tests.support.evaluations import criterion, digest_of, file_entry
@@ -305,7 +305,7 @@ class TestModelFiles:
     @pytest.mark.parametrize(
         ("content", "reason"),
         [
-            ("outs:\n- md5: d41d8cd98f00b204e9800998ecf8427e.dir\n  size: 3\n  path: dr.pth\n", "stands for a folder"),
+            ("outs:\n- md5: d41d8cd98f00b204e9800998ecf8427e.dir\n  size: 3\n  path: dr.pth\n", "tracks a folder"),
             ("outs:\n- md5: d41d8cd98f00b204e9800998ecf8427e\n  size: 0\n  path: ../dr.pth\n", "beside it"),
             ("outs:\n- md5: 3\n  size: 0\n  path: dr.pth\n", "its md5 and its size"),
             ("outs: []\n", "lists no outs"),
@@ -506,7 +506,7 @@ class TestWhatDoesNotCount:
         """Trusted, and not the role that must sign."""
         self.replace_certificate(repository, self.recertified(repository, "engineering"))
         report = answer(repository)
-        assert "Signed by engineering; the policy asks for 1 of clinical" in of(report, "signatures").reason
+        assert "Signed by engineering; the policy requires 1 of clinical" in of(report, "signatures").reason
         assert re.search(r"drgate sign certificates/\S+ --role clinical --key KEY", of(report, "signatures").reason)
         assert report.exit_code == 3
 
@@ -517,7 +517,7 @@ class TestWhatDoesNotCount:
         self.replace_certificate(repository, self.recertified(repository, "forger"))
         report = answer(repository)
         assert report.exit_code == 2
-        assert "a forgery; take it out" in of(report, "tampering").reason
+        assert "forged or damaged. Remove it" in of(report, "tampering").reason
         assert of(report, "certificate").status == "NOT_ASSESSED"
 
     def test_of_a_table_of_predictions(self, repository):
@@ -527,7 +527,7 @@ class TestWhatDoesNotCount:
         self.replace_certificate(repository, self.recertified(repository, model={**table, "files": files}))
         report = answer(repository)
         assert report.exit_code == 3
-        assert "speaks of a table of predictions" in of(report, "certificate").reason
+        assert "is about a table of predictions" in of(report, "certificate").reason
 
     def test_by_another_checklist(self, repository):
         """Also by one that calls itself the same."""
@@ -538,7 +538,7 @@ class TestWhatDoesNotCount:
         self.replace_certificate(repository, data)
         report = answer(repository)
         assert report.exit_code == 3
-        assert "is by the checklist site-a version 1, not by checklists/site-a.yaml" in said(report)
+        assert "uses the checklist site-a version 1, not checklists/site-a.yaml" in said(report)
 
     def test_of_a_checklist_under_anothers_digest(self, repository):
         """The digest is that of the policy's; the content is not."""
@@ -555,7 +555,7 @@ class TestWhatDoesNotCount:
         files = {"dr.pth": b"weights of the first model"}
         evaluation, _ = repository.judge(files, checklist=smoke, chain="elsewhere.jsonl")
         self.replace_certificate(repository, certify(evaluation, repository.keys["clinical"])[1])
-        assert "for trying a pipeline" in of(answer(repository), "certificate").reason
+        assert "only tests a pipeline" in of(answer(repository), "certificate").reason
         repository.write("checklists/site-a.yaml", smoke)
         with pytest.raises(PolicyError, match="certifies nothing"):
             answer(repository)
@@ -566,7 +566,7 @@ class TestWhatDoesNotCount:
         files = {"dr.pth": b"weights of the first model"}
         evaluation, _ = repository.judge(files, test_set=other, chain="elsewhere.jsonl")
         self.replace_certificate(repository, certify(evaluation, repository.keys["clinical"])[1])
-        assert "is on another test set, site-a" in said(answer(repository))
+        assert "is for another test set, site-a" in said(answer(repository))
 
     def test_that_lacks_a_line(self, repository):
         """Signed by those who may, and still not the whole checklist."""
@@ -683,7 +683,7 @@ class TestPredictions:
         write_predictions(scored(answers(1), model_facts({"dr.pth": b"another model"})), table)
         report = answer(repository)
         assert report.exit_code == 3
-        assert "holds these rows and is bound to other files" in of(report, "predictions").reason
+        assert "holds these rows, but was scored with other model files" in of(report, "predictions").reason
 
     def test_that_nothing_binds(self, repository, table):
         """A table from elsewhere has the rows, and speaks of no model."""
@@ -749,7 +749,7 @@ class TestLooks:
         repository.add_model("dr.pth", b"weights of the first model", time="2026-02-01T00:00:00Z")
         report = answer(repository)
         assert closing(report)["looks:site-a"] == "REFUSED"
-        assert "does not go on from the chain on main" in said(report)
+        assert "does not continue the chain on main" in said(report)
 
     def test_cut(self, repository):
         """The look that did not please is gone."""
@@ -762,7 +762,7 @@ class TestLooks:
     def test_gone(self, repository):
         """Looks are evidence."""
         (repository.root / self.CHAIN).unlink()
-        assert "is gone" in of(answer(repository), "looks at site-a").reason
+        assert "is missing. Looks are evidence" in of(answer(repository), "looks at site-a").reason
 
     def test_broken(self, repository):
         """A line that is not what its digest says."""
@@ -786,7 +786,7 @@ class TestLooks:
         chain = repository.root / self.CHAIN
         last = json.loads(chain.read_bytes().splitlines()[-1])["digest"]
         entry = {"kind": "look", "previous": last}
-        line = {**entry, "digest": line_digest(entry)}
+        line = {**entry, "digest": digest_of(entry)}
         chain.write_bytes(chain.read_bytes() + canonical_json(line) + b"\n")
         repository.write("models/dr.pth", b"better weights")
         repository.certify(
@@ -810,7 +810,7 @@ class TestLooks:
             lines = chain.read_bytes().splitlines()
             entry = {**json.loads(lines[-1]), "look": 2}
             del entry["digest"]
-            look |= {"number": 2, "line": line_digest(entry)}
+            look |= {"number": 2, "line": digest_of(entry)}
             chain.write_bytes(b"\n".join([*lines[:-1], canonical_json({**entry, "digest": look["line"]})]) + b"\n")
         repository.write("models/dr.pth", b"better weights")
         repository.certify("certificates/new", replace(evaluation, look=look), predictions)
@@ -856,7 +856,7 @@ class TestWeakening:
         repository.replace("checklists/site-a.yaml", "0.6}", "0.5}")
         report = answer(repository)
         assert closing(report)["spec:version"] == "FAIL"
-        with pytest.raises(PolicyError, match="nothing that a waiver could cover"):
+        with pytest.raises(PolicyError, match="A waiver cannot cover spec:version here"):
             covers(report, ["spec:version"])
 
     def test_raised_threshold_is_the_new_rule_at_once(self, repository):
@@ -938,7 +938,7 @@ class TestWeakening:
     def test_policy_removed(self, repository):
         """Then nothing would be guarded."""
         (repository.root / "drgate.toml").unlink()
-        with pytest.raises(PolicyError, match=r"no policy in what is staged: the change removes drgate\.toml"):
+        with pytest.raises(PolicyError, match=r"no policy in the staged files: the change removes drgate\.toml"):
             answer(repository)
 
     def test_policy_moved_into_pyproject(self, repository):
@@ -968,7 +968,7 @@ class TestWaiver:
         assert answer(repository, now=NOW + timedelta(days=29)).exit_code == 0
         report = answer(repository, now=NOW + timedelta(days=30))
         assert closing(report)["spec:sensitivity:pdr"] == "FAIL"
-        assert "has expired" in said(report)
+        assert "expired on 2026-03-31" in said(report)
 
     def test_waived_line_is_never_shown_as_passed(self, repository):
         """Not in the merge, not after it, not in any format, however long ago."""
@@ -1059,9 +1059,9 @@ class TestWaiver:
         report = answer(repository)
         assert closing(report)["spec:sensitivity:pdr"] == "FAIL"
         if who == "engineering":
-            assert "Waived by engineering alone" in said(report)
+            assert "Waived only by engineering" in said(report)
         else:
-            assert "Does not count: the waiver" in said(report)
+            assert ".json does not count: no key that the base branch trusts for clinical" in said(report)
             (id,) = [id for id in closing(report) if id.startswith("waiver:")]
             assert closing(report)[id] == "REFUSED", "once merged it would be shown for ever as the role's"
 
@@ -1087,7 +1087,7 @@ class TestWaiver:
         report = answer(repository)
         waive(repository, report, "policy:max_age_days")
         assert (
-            "Waived by clinical alone; 2 of the required roles" in of(answer(repository), "policy:max_age_days").reason
+            "Waived only by clinical; 2 of the required roles" in of(answer(repository), "policy:max_age_days").reason
         )
         waive(repository, report, "policy:max_age_days", role="engineering")
         assert answer(repository).exit_code == 0
@@ -1122,7 +1122,7 @@ class TestWaiver:
             path.unlink()
         report = answer(repository)
         assert report.exit_code == 1
-        assert "is removed" in said(report)
+        assert "was removed" in said(report)
         assert of(report, "sensitivity:pdr").status == "WAIVED"
 
     def test_every_byte_is_signed_or_fixed(self, repository):
@@ -1181,7 +1181,7 @@ class TestRepository:
 
     def test_base_ref_that_is_not_here(self, repository):
         """A shallow clone: how to fetch it."""
-        with pytest.raises(RepositoryError, match=r"no commit 'origin/main' here.*git fetch --depth=1 origin"):
+        with pytest.raises(RepositoryError, match=r"no commit 'origin/main'.*git fetch --depth=1 origin"):
             answer(repository, base_ref="origin/main")
 
     def test_tag_that_is_called_like_the_base_branch(self, repository):
@@ -1207,7 +1207,7 @@ class TestRepository:
         repository.write("sub/config", f"[core]\n{settings}")
         if old:  # a Git that does not know safe.bareRepository
             monkeypatch.setattr("drgate.gate.repository._environment", lambda: {**os.environ})
-        with pytest.raises(RepositoryError, match=r"and no \.git" if old else "bare repository"):
+        with pytest.raises(RepositoryError, match=r"but no \.git" if old else "bare repository"):
             gate(repository.root / "sub", base_ref="main", now=NOW)
         assert not ran.exists()
 
@@ -1225,7 +1225,7 @@ class TestRepository:
         clone = Repository(tmp_path / "clone", repository.keys)
         clone.root.mkdir()
         clone.git("clone", "--quiet", "--depth=1", "--branch=change", f"file://{repository.root}", ".")
-        with pytest.raises(RepositoryError, match="shallow clone"):
+        with pytest.raises(RepositoryError, match="clone is shallow"):
             gate(clone.root, base_ref="origin/main", now=NOW)
         clone.git("fetch", "--quiet", "--depth=1", "origin", "+refs/heads/main:refs/remotes/origin/main")
         assert gate(clone.root, base_ref="origin/main", now=NOW).exit_code == 0
@@ -1270,7 +1270,7 @@ class TestRepository:
         (repository.root / "checklists/site-a.yaml").unlink()
         (repository.root / "checklists").rmdir()
         (repository.root / "checklists").symlink_to(outside.parent)
-        with pytest.raises(RepositoryError, match="not in what is staged"):
+        with pytest.raises(RepositoryError, match="not in the staged files"):
             answer(repository)
 
     @pytest.mark.parametrize(
@@ -1475,9 +1475,9 @@ class TestShown:
             )
 
         for role, key, says in (
-            ("boss", "clinical", "the role boss waives nothing; it asks for clinical."),
-            ("engineering", "engineering", "the role engineering waives nothing; it asks for clinical."),
-            ("clinical", "engineering", "is not one that the policy of main trusts for clinical"),
+            ("boss", "clinical", "The role boss cannot waive: the policy of main requires clinical."),
+            ("engineering", "engineering", "The role engineering cannot waive: the policy of main requires clinical."),
+            ("clinical", "engineering", "is not trusted for clinical by the policy of main"),
         ):
             ended = command(role, key)
             assert ended.code == 2
@@ -1488,9 +1488,9 @@ class TestShown:
         repository.merge()
         repository.replace("drgate.toml", "= 365", "= 366")
         repository.stage()
-        assert "1 more of the required roles must waive it too: engineering." in command("clinical", "clinical").err
+        assert "1 more of the required roles must also waive it: engineering." in command("clinical", "clinical").err
         repository.stage()
-        assert "must waive it too" not in command("engineering", "engineering").err
+        assert "must also waive it" not in command("engineering", "engineering").err
 
     def test_waive_command(self, repository, drgate, monkeypatch):
         """As the gate itself suggests it."""

@@ -19,7 +19,8 @@ from drgate.certificate.sign import certify
 from drgate.checklist import parse_yaml
 from drgate.evaluate import evaluate
 from drgate.evaluation import Evaluation
-from drgate.gate.gate import GateReport, gate
+from drgate.gate.findings import GateReport
+from drgate.gate.gate import gate
 from drgate.looks import Seen, take_look
 from drgate.predictions import Predictions, make_predictions, write_predictions
 from tests.support.evaluations import file_entry
