@@ -12,7 +12,6 @@ from __future__ import annotations
 import difflib
 import functools
 import hashlib
-import io
 import math
 import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -24,15 +23,14 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from drgate.errors import ChecklistError, DrgateError
-from drgate.files import canonical_json
+from drgate.errors import ChecklistError
+from drgate.files import canonical_json, plain_yaml
 from drgate.scale import GRADES, GROUPS
 
 IN_THE_TAIL: Final = 25
 """Bootstrap replicates that must lie beyond a bound that decides."""
 
 MAX_BYTES: Final = 1 << 20
-MAX_DEPTH: Final = 20
 TARGETS: Final[dict[str, tuple[str, ...]]] = {
     "accuracy": (),
     "balanced_accuracy": (),
@@ -723,28 +721,6 @@ def parse_yaml(data: bytes, origin: str) -> Checklist:
     return parse_checklist(plain_yaml(data, origin, "a checklist", ChecklistError), origin)
 
 
-def plain_yaml(data: bytes, origin: str, what: str, error: type[DrgateError]) -> Any:
-    """The plain values in YAML bytes; `error` for anchors, merged keys and deep nesting, which grow without bound."""
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
-    from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent, NodeEvent, ScalarEvent
-
-    yaml = YAML(typ="safe", pure=True)
-    depth = 0
-    try:
-        for event in yaml.parse(io.BytesIO(data)):
-            if (isinstance(event, NodeEvent) and event.anchor is not None) or isinstance(event, AliasEvent):
-                raise error(f"{origin} uses YAML anchors; {what} is written out.")
-            if isinstance(event, ScalarEvent) and event.value == "<<" and event.style is None:
-                raise error(f"{origin} merges keys with <<; {what} is written out.")
-            depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
-            if depth > MAX_DEPTH:
-                raise error(f"{origin} is nested more than {MAX_DEPTH} deep: that is not {what}.")
-        return YAML(typ="safe", pure=True).load(io.BytesIO(data))
-    except (YAMLError, ValueError, RecursionError) as problem:
-        raise error(f"{origin} is not valid YAML: {_one_line(problem)}") from problem
-
-
 def parse_checklist(content: object, origin: str) -> Checklist:
     """The spec in plain values, as YAML or a certificate holds it."""
     if not isinstance(content, Mapping):
@@ -761,10 +737,6 @@ def schema() -> dict[str, Any]:
     It refuses less than `parse_checklist`, which also knows what goes together, and nothing that it accepts.
     """
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Checklist.model_json_schema()}
-
-
-def _one_line(problem: BaseException) -> str:
-    return " ".join(str(problem).split())
 
 
 def _explained(problem: ValidationError) -> str:

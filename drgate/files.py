@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import json
 import os
 import secrets
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MAX_JSON_BYTES = 64 << 20
+MAX_YAML_DEPTH: Final = 20
 TIME_FORMAT: Final = "%Y-%m-%dT%H:%M:%SZ"
 
 
@@ -66,6 +68,11 @@ def canonical_json(value: Any) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
 
 
+def digest_of(value: Any) -> str:
+    """`sha256:...` over the canonical form of a JSON value."""
+    return f"sha256:{hashlib.sha256(canonical_json(value)).hexdigest()}"
+
+
 def parse_moment(text: str) -> datetime:
     """Parse a time in `TIME_FORMAT` (UTC); ValueError for any other form, such as a year of one digit."""
     moment = datetime.strptime(text, TIME_FORMAT).replace(tzinfo=UTC)
@@ -102,6 +109,29 @@ def parse_json(data: bytes, origin: str, what: str, error: type[DrgateError]) ->
         return json.loads(data.decode("utf-8"), object_pairs_hook=unique, parse_constant=constant)
     except (ValueError, RecursionError) as problem:
         raise error(f"{origin} is not valid JSON ({problem}); expected {what}.") from problem
+
+
+def plain_yaml(data: bytes, origin: str, what: str, error: type[DrgateError]) -> Any:
+    """Plain values in YAML bytes; anchors, merged keys and deep nesting, which grow without bound, raise `error`."""
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+    from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent, NodeEvent, ScalarEvent
+
+    yaml = YAML(typ="safe", pure=True)
+    depth = 0
+    try:
+        for event in yaml.parse(io.BytesIO(data)):
+            if (isinstance(event, NodeEvent) and event.anchor is not None) or isinstance(event, AliasEvent):
+                raise error(f"{origin} uses YAML anchors; expected {what} without them.")
+            if isinstance(event, ScalarEvent) and event.value == "<<" and event.style is None:
+                raise error(f"{origin} merges keys with <<; expected {what} without that.")
+            depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
+            if depth > MAX_YAML_DEPTH:
+                raise error(f"{origin} is nested more than {MAX_YAML_DEPTH} deep: that is not {what}.")
+        return YAML(typ="safe", pure=True).load(io.BytesIO(data))
+    except (YAMLError, ValueError, RecursionError) as problem:
+        reason = " ".join(str(problem).split())
+        raise error(f"{origin} is not valid YAML: {reason}") from problem
 
 
 def read_table(path: Path, what: str, error: type[DrgateError]) -> pd.DataFrame:

@@ -34,9 +34,9 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from drgate.certificate.chain import broken, line_digest, read_chain
+from drgate.certificate.chain import broken, read_chain
 from drgate.errors import UsageError
-from drgate.files import TIME_FORMAT, canonical_json, parse_moment, write_atomically
+from drgate.files import TIME_FORMAT, canonical_json, digest_of, parse_moment, write_atomically
 from drgate.predictions import PROBABILITIES, column_bytes
 
 if TYPE_CHECKING:
@@ -264,7 +264,7 @@ class _Chain:
         lines, previous = list(self.lines), self.last
         for entry in entries:
             linked = {**entry, "previous": previous}
-            previous = line_digest(linked)
+            previous = digest_of(linked)
             lines.append(canonical_json({**linked, "digest": previous}))
         return lines
 
@@ -331,7 +331,7 @@ def _require_sound(entry: dict[str, Any], test_sets: dict[str, _LoggedSet]) -> N
 
 def _test_set_entry(seen: Seen, patients: Keys) -> dict[str, Any]:
     held = {"images": _written_keys(seen.keys), "patients": _written_keys(patients)}
-    return {"kind": "test set", "test_set": line_digest(held), "name": seen.name, **held}
+    return {"kind": "test set", "test_set": digest_of(held), "name": seen.name, **held}
 
 
 def _overlapping(earlier: Sequence[_Earlier]) -> list[dict[str, Any]]:

@@ -1,20 +1,19 @@
-"""A chain of lines, each of which names the digest of the one before: nothing in it can be changed, cut or moved.
+"""A chain of looks: each line holds the digest of the line before, so no line can be changed, removed or moved.
 
     for entry in read_chain(Path("looks.jsonl").read_bytes(), "looks.jsonl"):
         entry["kind"], entry["digest"]
 
-What the lines of a chain of looks hold, `drgate.looks` says. Light: no NumPy is imported.
+`drgate.looks` defines the contents of the lines. Light: NumPy is not imported.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from drgate.errors import UsageError
-from drgate.files import canonical_json
+from drgate.files import digest_of
 
 if TYPE_CHECKING:
     from drgate.evaluation import Evaluation
@@ -23,8 +22,8 @@ if TYPE_CHECKING:
 def read_chain(data: bytes, origin: str) -> list[dict[str, Any]]:
     """The lines of a chain, first to last, each with its `digest`; `origin` names the file in messages.
 
-    Raises UsageError, naming the line, where a line is not what its digest says or does not follow from the one before,
-    and where there is none.
+    Raises UsageError, naming the line, where a line does not match its digest or the line before, and for an empty
+    file.
     """
     entries: list[dict[str, Any]] = []
     previous = ""
@@ -32,7 +31,7 @@ def read_chain(data: bytes, origin: str) -> list[dict[str, Any]]:
         try:
             entry = json.loads(line)
             digest = entry.pop("digest")
-            if entry["previous"] != previous or digest != line_digest(entry) or (entry["kind"] == "chain") != (i == 0):
+            if entry["previous"] != previous or digest != digest_of(entry) or (entry["kind"] == "chain") != (i == 0):
                 raise ValueError
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as problem:
             raise broken(origin, i) from problem
@@ -44,9 +43,9 @@ def read_chain(data: bytes, origin: str) -> list[dict[str, Any]]:
 def logged_look(
     evaluation: Evaluation, entries: Sequence[dict[str, Any]]
 ) -> tuple[dict[str, Any] | None, list[str], list[dict[str, Any]]]:
-    """The line that an evaluation names as its look, and what it says otherwise; the later looks of the same model.
+    """The line that an evaluation names as its look, how it differs, and later looks of the same model.
 
-    None where there is no such line. Later looks are those at the same images, with whatever cut-offs.
+    The line is None where the chain does not have it. Later looks are those at the same images, with any cut-offs.
     """
     look = evaluation.look
     at = next((i for i, entry in enumerate(entries) if entry["digest"] == look.get("line")), None)
@@ -56,7 +55,7 @@ def logged_look(
     judged = own or evaluation.data["predictions_digest"]
     if point := evaluation.data.get("operating_point"):
         judged = f"{judged} at {point['digest']}"
-    said = {
+    expected = {
         "kind": "look",
         "look": look["number"],
         "allowed": look["allowed"],
@@ -68,7 +67,7 @@ def logged_look(
     }
     different = [
         f"says {key} {entry.get(key)!r:.100}, not {value!r:.100}"
-        for key, value in said.items()
+        for key, value in expected.items()
         if entry.get(key) != value
     ]
     alike = [
@@ -81,13 +80,8 @@ def logged_look(
     return entry, different, later
 
 
-def line_digest(entry: dict[str, Any]) -> str:
-    """`sha256:...` of a line's content, its own digest left out."""
-    return f"sha256:{hashlib.sha256(canonical_json(entry)).hexdigest()}"
-
-
 def broken(origin: str, line: int) -> UsageError:
-    """What is said of line `line` (0-based) of a chain that does not hold."""
+    """The error for line `line` (0-based) of a broken chain."""
     return UsageError(
         f"{origin}, line {line + 1}: the chain of looks is broken; restore the file from version control."
     )

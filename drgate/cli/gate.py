@@ -48,7 +48,8 @@ def command(
 ) -> int:
     from drgate.errors import DrgateError
     from drgate.files import write_atomically
-    from drgate.gate.gate import gate, refused
+    from drgate.gate.findings import refused
+    from drgate.gate.gate import gate
     from drgate.report import gate as drawn
 
     # For tables of some thousand rows the threads of a linear algebra library cost more than they bring.

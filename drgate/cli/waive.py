@@ -59,8 +59,8 @@ def command(
 
     from drgate.errors import UsageError
     from drgate.files import refuse_existing, write_atomically
-    from drgate.gate.gate import covers, gate, still_to_waive, waivers_folder
-    from drgate.gate.waiver import make_waiver
+    from drgate.gate.gate import gate
+    from drgate.gate.waiver import covers, make_waiver, still_to_waive, waivers_folder
 
     signer = signing_key(key, sign_command, public_key)
     if signer is None:

@@ -1,7 +1,7 @@
-"""The policy of a repository: what the gate guards, by which checklist, on which test sets, and whom it trusts.
+"""The policy of a repository: which models the gate guards, the checklist, the test sets, and the trusted keys.
 
     policy = parse_policy(data, "drgate.toml")        # [gate] in drgate.toml, [tool.drgate.gate] in pyproject.toml
-    rules = load_rules(tree, policy)                  # with the checklist, the keys and the revocations it names
+    rules = load_rules(tree, policy)                  # with the checklist, keys and revocations that it names
     for change in compare(rules_of_base, rules): ...  # what became weaker
 
 All paths are relative to the root of the repository and stay inside it. What the policy names is read from the same
@@ -26,10 +26,10 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from drgate import checklist_diff
 from drgate.certificate.keys import MAX_KEY_BYTES, PublicKey, parse_public_key
 from drgate.certificate.trust import Revocations, parse_revocations, refuse_shared_keys
-from drgate.checklist import EACH, Checklist, parse_yaml, refuse_impostor
+from drgate.checklist import EACH, Checklist, Criterion, parse_yaml, refuse_impostor
 from drgate.checklist import MAX_BYTES as MAX_CHECKLIST_BYTES
 from drgate.errors import ChecklistError, PolicyError, visible
-from drgate.files import canonical_json
+from drgate.files import digest_of
 from drgate.gate.repository import Tree
 
 FILE: Final = "drgate.toml"
@@ -43,10 +43,10 @@ def _inside(path: str) -> str:
     parts = path.split("/")
     if not path.isprintable() or "\\" in path or ":" in parts[0] or any(part in ("", ".", "..") for part in parts):
         raise ValueError(
-            f"{visible(path)!r} is no path inside the repository; write it from the root, with /, without . and .."
+            f"{visible(path)!r} is not a path inside the repository; write it from the root, with /, without . and .."
         )
     if parts[0].casefold() == ".git":
-        raise ValueError(f"{path!r} lies in Git's own folder, which is not under version control")
+        raise ValueError(f"{path!r} is in Git's own folder, which is not under version control")
     return path
 
 
@@ -60,77 +60,77 @@ class _Frozen(BaseModel):
 
 
 class GatedTestSet(_Frozen):
-    """A test set that a model must have been judged on."""
+    """A test set that every model must be evaluated on."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
     manifest_digest: Digest
-    """Of the manifest with its images, as a certificate records it."""
+    """Digest of the manifest with its images, as a certificate records it."""
     looks: RepositoryPath
-    """The chain of looks at it."""
+    """File with its chain of looks."""
     manifest: RepositoryPath | None = None
-    """Its labels, where the repository holds them (CSV): then a change of that file is one of the test set. That they
-    are those of `manifest_digest`, which covers the images, nobody can see here."""
+    """Its labels (CSV), if they are in the repository: a change of this file is then a change of the test set. Whether
+    they belong to `manifest_digest` cannot be checked here, because that digest covers the images too."""
 
 
 class Policy(_Frozen):
-    """What `[gate]` says. See docs/gate.md."""
+    """The table `[gate]`. See docs/gate.md."""
 
     models: Annotated[list[RepositoryPath], Field(min_length=1)]
-    """Files that are models, as patterns: * within a folder, ** across folders, ? for one character."""
+    """Patterns of files that are models: * within a folder, ** across folders, ? for one character."""
     not_models: list[RepositoryPath] = []
-    """Files that look like models and are none, such as base weights to train from."""
+    """Patterns of files that look like models but are not, such as base weights for training."""
     certificates: RepositoryPath = "certificates"
-    """Folder of certificates and their predictions, whatever their names."""
+    """Folder of certificates and predictions; file names do not matter."""
     waivers: RepositoryPath = "waivers"
     allow_md5_pointers: bool = False
     spec: RepositoryPath
     trusted_keys: Annotated[dict[Role, Annotated[list[RepositoryPath], Field(min_length=1)]], Field(min_length=1)]
     required_roles: Annotated[list[Role], Field(min_length=1)]
     required_count: int | None = Field(default=None, ge=1)
-    """How many of the required roles must have signed; all where it is not given."""
+    """How many of the required roles must sign; by default all."""
     revoked: list[str] = []
-    """An id of a key, or the digest of a statement, and the reason."""
+    """One entry each: a key id or the digest of a statement, then the reason."""
     max_age_days: int = Field(default=365, ge=1, le=36_500)
     require_predictions: bool = True
     test_sets: Annotated[list[GatedTestSet], Field(min_length=1)]
 
     @property
     def signers(self) -> int:
-        """How many of the required roles must have signed."""
+        """How many of the required roles must sign."""
         return self.required_count or len(self.required_roles)
 
-    def vouched(self, roles: Iterable[str]) -> bool:
+    def is_met_by(self, roles: Iterable[str]) -> bool:
         """Whether enough of the required roles are among `roles`."""
         return len({*roles} & {*self.required_roles}) >= self.signers
 
     def guards(self, path: str) -> bool:
-        """Whether a file is one of the models."""
+        """Whether a file is one of the guarded models."""
         return any(matches(pattern, path) for pattern in self.models)
 
     def exempts(self, path: str) -> bool:
-        """Whether a file is declared to be no model."""
+        """Whether a file is declared not to be a model."""
         return any(matches(pattern, path) for pattern in self.not_models)
 
     @model_validator(mode="after")
     def _is_sound(self) -> Self:
         if len({*self.required_roles}) != len(self.required_roles):
-            raise ValueError("a role is required twice")
+            raise ValueError("required_roles lists a role twice")
         if unknown := [role for role in self.required_roles if role not in self.trusted_keys]:
-            raise ValueError(f"the role {unknown[0]!r} is required and has no trusted key")
+            raise ValueError(f"the role {unknown[0]!r} is required but has no trusted key")
         if self.signers > len(self.required_roles):
             raise ValueError("required_count is larger than the number of required roles")
         names = [one.name for one in self.test_sets]
         digests = [one.manifest_digest for one in self.test_sets]
         if len({*names}) != len(names) or len({*digests}) != len(digests):
-            raise ValueError("a test set stands twice")
+            raise ValueError("two test sets share a name or a manifest_digest")
         return self
 
 
 @dataclass(frozen=True)
 class Rules:
-    """A policy with all that it names, read from one tree.
+    """A policy with everything that it names, read from one tree.
 
-    trusted: keys by role. digest: over the policy's content and the contents it names.
+    trusted: keys by role. manifests: labels by test set, where the policy has a path to them. digest: over all of this.
     """
 
     policy: Policy
@@ -138,7 +138,6 @@ class Rules:
     trusted: Mapping[str, tuple[PublicKey, ...]] = field(repr=False)
     revocations: Revocations = field(repr=False)
     manifests: Mapping[str, bytes] = field(repr=False)
-    """Labels by the name of their test set, where the policy says where they lie."""
 
     @functools.cached_property
     def digest(self) -> str:
@@ -151,8 +150,8 @@ class Rules:
 class RuleChange:
     """One difference between the rules of the base branch and those of the change.
 
-    id: what a waiver names, such as `spec:sensitivity:pdr` or `policy:max_age_days`. was, now: digests of this part
-    before and after, as a waiver covers them; "" where there is none. A weaker one takes a waiver.
+    kind: a weaker rule needs a waiver. id: how a waiver names it, such as `spec:sensitivity:pdr` or
+    `policy:max_age_days`. was, now: digests of this part before and after; "" where there is none.
     """
 
     kind: Literal["weaker", "stronger", "neutral"]
@@ -163,9 +162,9 @@ class RuleChange:
 
 
 def find_policy(tree: Tree, given: str | None) -> str | None:
-    """The path of the policy in a tree: as given, else drgate.toml, else a pyproject.toml that has one; None: none.
+    """The path of the policy in a tree: `given`, drgate.toml, or a pyproject.toml that holds one; else None.
 
-    Raises PolicyError where both files have one.
+    Raises PolicyError where both files hold one.
     """
     if given is not None:
         try:
@@ -185,7 +184,7 @@ def load_policy(tree: Tree, path: str) -> Policy:
 
 
 def parse_policy(data: bytes, path: str, where: str = "") -> Policy:
-    """The policy in TOML bytes; in a file called pyproject.toml it is `[tool.drgate.gate]`, else `[gate]`.
+    """The policy in TOML bytes: `[tool.drgate.gate]` in a file named pyproject.toml, otherwise `[gate]`.
 
     Raises PolicyError, naming the key.
     """
@@ -198,15 +197,15 @@ def parse_policy(data: bytes, path: str, where: str = "") -> Policy:
     except ValidationError as problem:
         first = min(problem.errors(), key=lambda error: error["type"] != "extra_forbidden")
         place = ".".join(str(part) for part in first["loc"])
-        what = "there is no such key" if first["type"] == "extra_forbidden" else first["msg"]
+        what = "this key does not exist" if first["type"] == "extra_forbidden" else first["msg"]
         message = what.removeprefix("Value error, ")
         raise PolicyError(visible(f"{origin}: {place + ': ' if place else ''}{message}.")) from problem
 
 
 def load_rules(tree: Tree, policy: Policy) -> Rules:
-    """The policy with its checklist, keys, revocations and labels, from the same tree.
+    """The policy with its checklist, keys, revocations and labels, read from the same tree.
 
-    Raises DrgateError where one of them is missing or cannot be used.
+    Raises DrgateError where one of them is missing or invalid.
     """
     checklist = _checklist(tree.read(policy.spec, limit=MAX_CHECKLIST_BYTES, what="a checklist"), policy.spec)
     trusted = {
@@ -225,22 +224,21 @@ def load_rules(tree: Tree, policy: Policy) -> Rules:
     return Rules(policy, checklist, trusted, parse_revocations(policy.revoked, f"revoked in {tree.name}"), labels)
 
 
-@functools.lru_cache(maxsize=4)  # that of the base branch is mostly that of the change, and YAML is slow
+@functools.lru_cache(maxsize=4)  # base branch and change mostly share it, and YAML is slow
 def _checklist(data: bytes, origin: str) -> Checklist:
     checklist = parse_yaml(data, origin)
     refuse_impostor(checklist, origin)
     if checklist.purpose == "pipeline":
         raise PolicyError(
-            f"{origin}: the checklist {checklist.name} is for trying a pipeline and certifies nothing; "
-            "name a clinical one."
+            f"{origin}: the checklist {checklist.name} only tests a pipeline and certifies nothing; use a clinical one."
         )
     return checklist
 
 
 def compare(base: Rules, head: Rules) -> tuple[RuleChange, ...]:
-    """What changes from the rules of the base branch: the weaker first.
+    """What the change does to the rules of the base branch, weaker ones first.
 
-    `weaker` is everything that could let more through, or that cuts both ways; where a thing lies is neutral.
+    `weaker` is every change that could let more models through, even if it also excludes some. Moving files is neutral.
     """
     order = ("weaker", "stronger", "neutral")
     changes = [
@@ -253,15 +251,21 @@ def compare(base: Rules, head: Rules) -> tuple[RuleChange, ...]:
 
 
 def part_digest(rules: Rules, id: str) -> str:
-    """The digest of the part of the rules that a change's id names, "" where there is no such part."""
+    """The digest of the part of the rules with this id (see `RuleChange`); "" where there is no such part."""
     kind, _, where = id.partition(":")
     part = _checklist_part(rules.checklist, where) if kind == "spec" else _policy_part(rules, where)
     return "" if part is None else digest_of([id, part])
 
 
-def digest_of(value: Any) -> str:
-    """`sha256:...` of a plain value."""
-    return f"sha256:{hashlib.sha256(canonical_json(value)).hexdigest()}"
+def every_criterion(checklist: Checklist) -> list[Criterion]:
+    """The criteria of a checklist; those for each value of a column once, as `@column=each`."""
+    return checklist.each_criterion({one.by: [EACH] for one in checklist.slices})
+
+
+def each_slice(id: str) -> str:
+    """The `@column=each` that a criterion on one value of a column comes from; other ids as they are."""
+    head, at, place = id.partition("@")
+    return f"{head}@{place.partition('=')[0]}={EACH}" if at else id
 
 
 @functools.cache
@@ -272,7 +276,7 @@ def _regular(pattern: str) -> re.Pattern[str]:
 
 
 def matches(pattern: str, path: str) -> bool:
-    """Whether a path from the root has the form of a pattern.
+    """Whether a path from the root matches a pattern.
 
     >>> [matches("models/*.pth", path) for path in ("models/a.pth", "models/old/a.pth")]
     [True, False]
@@ -290,12 +294,12 @@ def _read(tree: Tree, path: str) -> bytes:
 
 
 def _table(data: bytes, path: str, origin: str = "") -> dict[str, Any] | None:
-    """The policy's table in a TOML file; None where there is none."""
+    """The table with the policy in a TOML file; None where there is none."""
     try:
         content: Any = tomllib.loads(data.decode())
     except (ValueError, RecursionError) as problem:
-        said = f"{origin or path} is not valid TOML ({problem}); expected {_EXPECTED}."
-        raise PolicyError(visible(said)) from problem
+        reason = f"{origin or path} is not valid TOML ({problem}); expected {_EXPECTED}."
+        raise PolicyError(visible(reason)) from problem
     keys = ("tool", "drgate", "gate") if PurePosixPath(path).name == PYPROJECT else ("gate",)
     for key in keys:
         content = content.get(key) if isinstance(content, dict) else None
@@ -304,12 +308,9 @@ def _table(data: bytes, path: str, origin: str = "") -> dict[str, Any] | None:
 
 # -- comparing ---------------------------------------------------------------------------------------------------------
 
-_NEUTRAL: Final = ("certificates", "waivers", "spec", "trusted_keys", "test_sets", "revoked")
-"""Where a thing lies does not matter; what is found there is compared on its own."""
-
 
 def _settings(was: Policy, now: Policy) -> Iterator[RuleChange]:
-    """The keys that stand for themselves."""
+    """The keys that name nothing else."""
 
     def change(weaker: bool, key: str, before: Any, after: Any) -> RuleChange:
         kind: Literal["weaker", "stronger"] = "weaker" if weaker else "stronger"
@@ -329,7 +330,7 @@ def _settings(was: Policy, now: Policy) -> Iterator[RuleChange]:
         yield change(now.max_age_days > was.max_age_days, "max_age_days", was.max_age_days, now.max_age_days)
     required, demanded = {*was.required_roles}, {*now.required_roles}
     if (required, was.signers) != (demanded, now.signers):
-        # Whoever satisfies the new demand, with as many strangers to the old one as can be, must satisfy the old one.
+        # The least that meets the new rule, with as many newly required roles as possible, must meet the old one.
         weaker = now.signers - len(demanded - required) < was.signers
         yield change(weaker, "required_roles", _roles_part(was), _roles_part(now))
     for key in ("certificates", "waivers"):
@@ -344,13 +345,13 @@ def _trust(base: Rules, head: Rules) -> Iterator[RuleChange]:
         id = f"policy:trusted_keys.{role}"
         digests = _digests(id, sorted(before) or None, sorted(after) or None)
         if added := sorted(after - before):
-            yield RuleChange("weaker", id, f"A key is added that speaks for {role}: {', '.join(added)}.", *digests)
+            yield RuleChange("weaker", id, f"A key is added for the role {role}: {', '.join(added)}.", *digests)
         elif gone := sorted(before - after):
-            yield RuleChange("stronger", id, f"A key speaks for {role} no longer: {', '.join(gone)}.", *digests)
+            yield RuleChange("stronger", id, f"A key is removed from the role {role}: {', '.join(gone)}.", *digests)
     was, now = base.revocations.reasons, head.revocations.reasons
     if gone := sorted({*was} - {*now}):
         digests = _digests("policy:revoked", sorted(was), sorted(now))
-        yield RuleChange("weaker", "policy:revoked", f"A revocation is taken back: {', '.join(gone)}.", *digests)
+        yield RuleChange("weaker", "policy:revoked", f"A revocation is removed: {', '.join(gone)}.", *digests)
     elif added := sorted({*now} - {*was}):
         yield RuleChange("stronger", "policy:revoked", f"Revoked: {', '.join(added)}.")
 
@@ -363,29 +364,29 @@ def _test_sets(base: Rules, head: Rules) -> Iterator[RuleChange]:
         was, now = (_test_set_part(rules, name) for rules in (base, head))
         digests = _digests(id, was, now)
         if was is None:
-            yield RuleChange("stronger", id, f"Models must pass on the test set {name} as well.", *digests)
+            yield RuleChange("stronger", id, f"Models must also pass on the test set {name}.", *digests)
         elif now is None:
-            yield RuleChange("weaker", id, f"The test set {name} is no longer asked for.", *digests)
+            yield RuleChange("weaker", id, f"The test set {name} is no longer required.", *digests)
         elif was["labels"] is None and was | {"labels": now["labels"]} == now and was != now:
-            yield RuleChange("stronger", id, f"The labels of {name} are held to a file.", *digests)
+            yield RuleChange("stronger", id, f"The labels of {name} are now compared with a file.", *digests)
         elif was != now:
             yield RuleChange("weaker", id, _swapped(name, was, now, base, head), *digests)
         elif before[name].looks != after[name].looks:
-            yield RuleChange("neutral", id, f"{name}: its looks lie in {after[name].looks}.")
+            yield RuleChange("neutral", id, f"{name}: its chain of looks is now {after[name].looks}.")
 
 
 def _swapped(name: str, was: Mapping[str, Any], now: Mapping[str, Any], base: Rules, head: Rules) -> str:
-    """How a test set of the same name became another."""
-    said = []
+    """How a test set of the same name differs."""
+    found = []
     if was["manifest_digest"] != now["manifest_digest"]:
-        said.append(f"it is another set of images or labels ({now['manifest_digest']}, not {was['manifest_digest']})")
+        found.append(f"it has other images or labels ({now['manifest_digest']}, not {was['manifest_digest']})")
     if was["labels"] != now["labels"]:
         columns = [_columns(rules.manifests.get(name)) for rules in (base, head)]
         if dropped := [column for column in columns[0] if column not in columns[1]]:
-            said.append(f"its labels lose the column {', '.join(map(repr, dropped))}")
+            found.append(f"its labels lose the column {', '.join(map(repr, dropped))}")
         else:
-            said.append("its file of labels is another, or is no longer named")
-    return f"The test set {name} is swapped: {'; '.join(said)}."
+            found.append("its file of labels differs or is no longer named")
+    return f"The test set {name} is replaced: {'; '.join(found)}."
 
 
 def _columns(labels: bytes | None) -> list[str]:
@@ -445,11 +446,11 @@ def _policy_part(rules: Rules, where: str) -> Any:
 
 
 def _checklist_part(checklist: Checklist, where: str) -> Any:
-    """What decides at a place of a checklist: a line with all that it takes from elsewhere, or a setting."""
-    for criterion in checklist.each_criterion({one.by: [EACH] for one in checklist.slices}):
+    """One criterion with all that it takes from general settings, or one setting."""
+    for criterion in every_criterion(checklist):
         if criterion.id == where:
-            line = criterion.model_dump(mode="json", exclude_none=True)
-            return {**line, "no_output": criterion.policy, "fewest": checklist.fewest_positives(criterion)}
+            own = criterion.model_dump(mode="json", exclude_none=True)
+            return {**own, "no_output": criterion.policy, "fewest": checklist.fewest_positives(criterion)}
     content = checklist.content()
     section, _, inner = where.partition(".")
     value = content.get(section)

@@ -1,13 +1,12 @@
-"""A Git repository as the gate reads it: files of a commit and of what is staged, never of the working tree.
+"""A Git repository as the gate reads it: the files of a commit and the staged files, never the working tree.
 
     with open_repository(Path()) as repository:
         base, head = repository.commit("origin/main"), repository.staged()
         head.read("drgate.toml", limit=1 << 20, what="a policy")
 
-In CI, after a checkout, what is staged is the commit that was checked out; before a commit it is what will be
-committed. Git names every file and gives every byte, by object id: no symbolic link is followed, no name reaches a
-shell, and a file's size is known before it is read. A model may be there as itself, as a Git LFS pointer or as a DVC
-file.
+In CI, after a checkout, the staged files are those of the commit that was checked out; before a commit they are what
+will be committed. Every byte comes from Git by object id: no symbolic link is followed, no name reaches a shell, and a
+file's size is known before it is read. A model may be there as itself, as a Git LFS pointer or as a DVC file.
 """
 
 from __future__ import annotations
@@ -20,9 +19,10 @@ import subprocess
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any, Final
+from typing import Final
 
 from drgate.errors import RepositoryError, visible
+from drgate.files import plain_yaml
 
 MAX_POINTER_BYTES: Final = 64 << 10
 MAX_FILES: Final = 1_000_000
@@ -39,7 +39,7 @@ _SUBMODULE: Final = "160000"
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A file in a tree. path: from the root, with /. mode: as Git has it. oid: of its content."""
+    """A file in a tree. path: from the root, with /. mode: as in Git. oid: object id of its content."""
 
     path: str
     mode: str
@@ -48,10 +48,10 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What a file is, known without its bytes where a pointer stands for them.
+    """Size and digests of a file, also where the repository holds only a pointer to it.
 
-    kind: "file", "lfs" or "dvc". size: in bytes. sha256, md5: lower-case hex; a DVC file gives MD5 alone, the others
-    SHA-256 alone.
+    kind: "file", "lfs" or "dvc". size: in bytes. sha256, md5: lower-case hex; a DVC file gives MD5, the others
+    SHA-256.
     """
 
     kind: str
@@ -62,7 +62,7 @@ class Content:
 
 @dataclass(frozen=True)
 class Tree:
-    """The files of one commit, or of what is staged. commit: its object id, "" for what is staged."""
+    """The files of one commit, or the staged files. commit: its object id, "" for the staged files."""
 
     name: str
     entries: Mapping[str, Entry] = field(repr=False)
@@ -70,7 +70,7 @@ class Tree:
     commit: str = ""
 
     def has(self, path: str) -> bool:
-        """Whether there is a file, a link or a submodule of this name."""
+        """Whether there is a file, a link or a submodule with this path."""
         return path in self.entries
 
     def below(self, folder: str) -> list[Entry]:
@@ -95,14 +95,14 @@ class Tree:
         return self.repository.read(entry.oid)
 
     def content(self, entry: Entry) -> Content:
-        """What the file is: itself, or what an LFS pointer stands for.
+        """Size and digest of the file, or of the file behind an LFS pointer.
 
-        Raises RepositoryError for a link, a submodule, and a pointer that is damaged or of another kind.
+        Raises RepositoryError for a link, a submodule, and a pointer that is damaged or in another format.
         """
         if entry.mode not in _REGULAR:
             raise RepositoryError(
-                f"{visible(entry.path)} in {self.name} is a symbolic link or a submodule, which is never followed; put "
-                "the file itself there, an LFS pointer or a DVC file."
+                f"{visible(entry.path)} in {self.name} is a symbolic link or a submodule, which is never followed; "
+                "use the file itself, an LFS pointer or a DVC file."
             )
         size = self.repository.size(entry.oid)
         if size > MAX_POINTER_BYTES:
@@ -119,23 +119,25 @@ class Tree:
         return Content("lfs", int(found[2]), sha256=found[1].decode())
 
     def tracked_by_dvc(self, entry: Entry) -> dict[str, Content]:
-        """The files that a DVC file stands for, by their path from the root.
+        """The files behind a DVC file, by their path from the root.
 
-        Raises RepositoryError for what is not a DVC file, for folders (`.dir`), and for files elsewhere than beside it.
+        Raises RepositoryError for other content, for folders (`.dir`), and for files that are not beside the DVC file.
         """
         data = self.read(entry.path, limit=MAX_POINTER_BYTES, what="a DVC file")
         origin = f"{visible(entry.path)} in {self.name}"
-        content = _plain_yaml(data, origin)
+        content = plain_yaml(data, origin, "a DVC file", RepositoryError)
         outs = content.get("outs") if isinstance(content, dict) else None
         if not isinstance(outs, list) or not outs:
             raise RepositoryError(f"{origin} lists no outs; expected a DVC file.")
         if "wdir" in content:
-            raise RepositoryError(f"{origin} speaks of files elsewhere (wdir); track each file beside its DVC file.")
+            raise RepositoryError(
+                f"{origin} tracks files in another folder (wdir); track each file beside its DVC file."
+            )
         found = {}
         for out in outs:
             path, md5, size = (out.get(key) if isinstance(out, dict) else None for key in ("path", "md5", "size"))
             if isinstance(md5, str) and md5.endswith(".dir"):
-                raise RepositoryError(f"{origin} stands for a folder (.dir); track each file of the model on its own.")
+                raise RepositoryError(f"{origin} tracks a folder (.dir); track each file of the model separately.")
             if (
                 not isinstance(path, str)
                 or "/" in path
@@ -156,7 +158,7 @@ class Tree:
 
 @dataclass(frozen=True)
 class Repository:
-    """A repository, with a process of git that tells the size of objects and one that gives their bytes."""
+    """A repository, with one git process for the sizes of objects and one for their bytes."""
 
     root: Path
     _sizes: _Answers = field(repr=False)
@@ -165,7 +167,7 @@ class Repository:
     def commit(self, ref: str) -> Tree:
         """The files of a commit.
 
-        Raises RepositoryError where there is none of this name, with how to fetch it.
+        Raises RepositoryError, with the command that fetches it, where there is no such commit.
         """
         oid = self.resolve(ref)
         listed = _git(self.root, "ls-tree", "-r", "-z", "--full-tree", oid)
@@ -177,76 +179,76 @@ class Repository:
         return Tree(visible(ref), entries, self, oid)
 
     def staged(self) -> Tree:
-        """The files as they are staged. Raises RepositoryError in the middle of a merge."""
+        """The staged files. Raises RepositoryError in the middle of a merge."""
         listed = _git(self.root, "ls-files", "--stage", "-z", "--full-name", "--", ":/")
         entries = {}
-        for line in _lines(listed, "what is staged"):
+        for line in _lines(listed, "the index"):
             facts, _, path = line.partition("\t")
             mode, oid, stage = facts.split(" ")
             if stage != "0":
                 raise RepositoryError(f"{visible(path)} has a merge conflict; resolve it and stage the result first.")
             entries[path] = Entry(path, mode, oid)
-        return Tree("what is staged", entries, self)
+        return Tree("the staged files", entries, self)
 
     def resolve(self, ref: str) -> str:
-        """The object id of a commit: of the branch of this name where there is one, whatever tag is called the same.
+        """The object id of a commit. A branch of this name comes before a tag.
 
-        Raises RepositoryError where there is none of this name here.
+        Raises RepositoryError where this clone has no such commit.
         """
-        for name in (f"refs/remotes/{ref}", f"refs/heads/{ref}", ref):  # a change may bring a tag `origin/main`
+        for name in (f"refs/remotes/{ref}", f"refs/heads/{ref}", ref):  # a change may add a tag `origin/main`
             found = _run(self.root, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}")
             if not found.returncode:
                 break
         else:
             name = ref.removeprefix("refs/remotes/").removeprefix("origin/")
             raise RepositoryError(
-                f"There is no commit {visible(ref)!r} here. A shallow clone has no other branch: fetch it first (git "
+                f"This clone has no commit {visible(ref)!r}. If the clone is shallow, fetch the commit first (git "
                 f"fetch --depth=1 origin +refs/heads/{visible(name)}:refs/remotes/origin/{visible(name)}; in GitHub's "
                 "checkout action: fetch-depth: 0), or name another with --base-ref."
             )
         return found.stdout.decode().strip()
 
     def fetched(self, path: str, content: Content, *, limit: int) -> bytes:
-        """The bytes that a pointer stands for, from the working tree, where `git lfs pull` or `dvc pull` put them.
+        """The bytes behind a pointer, from the working tree, where `git lfs pull` or `dvc pull` put them.
 
-        Raises RepositoryError where they are missing, are others, or lie behind a symbolic link.
+        Raises RepositoryError where they are missing, differ, or are behind a symbolic link.
         """
         file = self.root / path
         links = [self.root / parent for parent in (PurePosixPath(path), *PurePosixPath(path).parents)]
         if any(link.is_symlink() for link in links) or not file.is_file() or content.size > limit:
             raise RepositoryError(
-                f"{visible(path)} is a pointer, and what it stands for is not in the working tree as a plain file of "
-                f"at most {_in_bytes(limit)}; fetch it first (git lfs pull --include, or dvc pull)."
+                f"{visible(path)} is a pointer, and its content is not in the working tree as a plain file of at most "
+                f"{_in_bytes(limit)}; fetch it first (git lfs pull --include, or dvc pull)."
             )
         with file.open("rb") as handle:
             data = handle.read(content.size + 1)
         digest = hashlib.sha256(data).hexdigest()
         md5 = hashlib.md5(data, usedforsecurity=False).hexdigest()
         if len(data) != content.size or (digest != content.sha256 and md5 != content.md5):
-            raise RepositoryError(f"{visible(path)} in the working tree is not what its pointer stands for; fetch it.")
+            raise RepositoryError(f"{visible(path)} in the working tree does not match its pointer; fetch it.")
         return data
 
     def contains(self, oid: str) -> bool:
-        """Whether what is checked out descends from a commit, as far as this clone knows."""
+        """Whether HEAD descends from a commit, as far as this clone knows."""
         return _run(self.root, "merge-base", "--is-ancestor", oid, "HEAD").returncode == 0
 
     def unstaged(self, paths: Iterable[str], patterns: Iterable[str]) -> list[str]:
-        """Which files of these paths and patterns are not, in the working tree, what is staged; unknown ones too."""
+        """Files of these paths and patterns that differ in the working tree from what is staged, or are untracked."""
         asked = [*(f":(top,literal){path}" for path in paths), *(f":(top,glob){pattern}" for pattern in patterns)]
         changed = _git(self.root, "diff-files", "--name-only", "-z", "--ignore-submodules", "--", *asked)
         unknown = _git(self.root, "ls-files", "--others", "--exclude-standard", "-z", "--full-name", "--", *asked)
         return sorted({*_lines(changed, "the working tree"), *_lines(unknown, "the working tree")})
 
     def size(self, oid: str) -> int:
-        """Bytes of an object, which are not read for it."""
+        """Number of bytes of an object, without reading them."""
         return self._sizes.ask(oid)
 
     def read(self, oid: str) -> bytes:
-        """The bytes of an object; ask for their number first."""
+        """The bytes of an object; check `size` first."""
         return b"".join(self._bytes.stream(oid))
 
     def sha256(self, oid: str) -> str:
-        """Lower-case hex SHA-256 of an object's bytes, however many."""
+        """Lower-case hex SHA-256 of an object of any size."""
         state = hashlib.sha256()
         for part in self._bytes.stream(oid):
             state.update(part)
@@ -255,12 +257,12 @@ class Repository:
 
 @dataclass(frozen=True, slots=True)
 class _Answers:
-    """A `git cat-file` that answers for one object after the other."""
+    """A `git cat-file` process that answers for one object after another."""
 
     process: subprocess.Popen[bytes]
 
     def ask(self, oid: str) -> int:
-        """The number of bytes of a file's content; where the process gives them, they come next."""
+        """The number of bytes of a file's content; with --batch the bytes follow."""
         assert self.process.stdin is not None, "a pipe"
         assert self.process.stdout is not None, "a pipe"
         self.process.stdin.write(oid.encode() + b"\n")
@@ -271,7 +273,7 @@ class _Answers:
         return int(answer[2])
 
     def stream(self, oid: str) -> Iterator[bytes]:
-        """The bytes, in parts; all of them are to be taken before the next question."""
+        """The bytes, in parts; read all of them before the next `ask`."""
         left = self.ask(oid)
         assert self.process.stdout is not None, "a pipe"
         while left:
@@ -285,14 +287,16 @@ class _Answers:
 
 @contextlib.contextmanager
 def open_repository(folder: Path) -> Iterator[Repository]:
-    """The repository that a folder lies in. Raises RepositoryError where there is none, or no git."""
+    """The repository around a folder. Raises RepositoryError where there is none, or git is not installed."""
     found = _run(folder, "rev-parse", "--show-toplevel")
     if found.returncode:
         reason = found.stderr.decode(errors="replace").strip().partition("\n")[0].removeprefix("fatal: ")
         raise RepositoryError(f"{folder.resolve()} is not in a Git repository that can be read ({visible(reason)}).")
     root = Path(os.fsdecode(found.stdout.removesuffix(b"\n")))
     if "GIT_DIR" not in os.environ and not (root / ".git").exists():  # a Git older than 2.38 takes such a folder
-        raise RepositoryError(f"{visible(root)} holds what looks like a repository's own files, and no .git; see it.")
+        raise RepositoryError(
+            f"{visible(root)} holds the files of a Git repository, but no .git; run this in the actual repository."
+        )
     with contextlib.ExitStack() as stack:
         sizes, contents = (
             stack.enter_context(
@@ -309,16 +313,9 @@ def open_repository(folder: Path) -> Iterator[Repository]:
         yield Repository(root, _Answers(sizes), _Answers(contents))
 
 
-def _plain_yaml(data: bytes, origin: str) -> Any:
-    """A small YAML document without anchors, which could grow without bound."""
-    from drgate.checklist import plain_yaml
-
-    return plain_yaml(data, origin, "a DVC file", RepositoryError)
-
-
 def _environment() -> dict[str, str]:
-    # Replaced objects would let a file be read as another than the one that is deployed; a folder of the change that
-    # has the files of a bare repository would be taken for one, and its configuration names programs.
+    # A replaced object would let the gate read another file than the one that is deployed. A folder of the change with
+    # the files of a bare repository would be used as one, and its configuration names programs to run.
     count = os.environ.get("GIT_CONFIG_COUNT") or "0"
     at = int(count) if count.isdecimal() else 0
     return {
@@ -343,9 +340,9 @@ def _run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[bytes]:
             check=False,
         )
     except FileNotFoundError as problem:
-        raise RepositoryError("There is no git on this machine, or no such folder; install git.") from problem
+        raise RepositoryError("git is not installed, or the folder does not exist.") from problem
     except ValueError as problem:  # a NUL in a name
-        raise RepositoryError(f"{visible(arguments[-1])!r} is no name that Git knows.") from problem
+        raise RepositoryError(f"{visible(arguments[-1])!r} is not a name that Git can look up.") from problem
 
 
 def _git(folder: Path, *arguments: str) -> bytes:
@@ -357,7 +354,7 @@ def _git(folder: Path, *arguments: str) -> bytes:
 
 
 def _lines(listed: bytes, what: str) -> Iterator[str]:
-    """What stands between NULs. Names that are not UTF-8 keep their bytes as lone surrogates."""
+    """The texts between NULs. Names that are not UTF-8 keep their bytes as lone surrogates."""
     if listed.count(b"\0") > MAX_FILES:
         raise RepositoryError(f"There are more than {MAX_FILES} files in {what}.")
     return (os.fsdecode(line) for line in listed.split(b"\0") if line)

@@ -1,12 +1,12 @@
-"""Waivers: somebody who may says, signed and with a date, that one named thing shall not close the gate.
+"""Waivers: a trusted person signs that one finding does not close the gate, with a reason and an expiry date.
 
-    data = make_waiver([cover], reason="...", role="clinical", expires=moment, issued=now, key=key)
-    waiver = parse_waiver(data, "waivers/pdr.json")
-    waiver.signed_by(trusted)                     # the key, where a trusted one of its role signed it
+    waiver = make_waiver([cover], reason="...", role="clinical", expires=moment, issued=now, key=key)
+    parse_waiver(waiver.to_bytes(), "waivers/pdr.json").signed_by(trusted)  # the trusted key that signed it
+    read_waivers(change, before, after).status("spec:sensitivity:pdr", was, now)  # ("WAIVED", " Waived by ...")
 
-A waiver names what it covers by id and by the digests of what was and of what is, so it covers nothing else later. It
-is a DSSE envelope in one byte form around canonical JSON, of a payload type of its own: no certificate is ever taken
-for a waiver, nor a waiver for a certificate.
+A waiver names what it covers by id and by the digests before and after, so it never covers a later change. It is a DSSE
+envelope in one byte form around canonical JSON. Its payload type is its own, so a certificate is never accepted as a
+waiver, nor a waiver as a certificate.
 """
 
 from __future__ import annotations
@@ -14,15 +14,22 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Final
 
+from drgate.certificate import trust
 from drgate.certificate.keys import PublicKey, SigningKey, check_signature_form
 from drgate.certificate.statement import pre_authentication
-from drgate.errors import CertificateError, UsageError
+from drgate.checklist import PROPORTIONS, Checklist, parse_id
+from drgate.errors import CertificateError, DrgateError, PolicyError, UsageError, visible
 from drgate.files import TIME_FORMAT, canonical_json, parse_json, parse_moment
+from drgate.gate.change import Change, open_change
+from drgate.gate.findings import RULES, Finding, GateReport, Status
+from drgate.gate.policy import Rules, each_slice, find_policy, load_policy, part_digest
+from drgate.gate.repository import open_repository
 
 PAYLOAD_TYPE: Final = "application/vnd.drgate.waiver+json"
 FORMAT: Final = "drgate waiver 1"
@@ -35,10 +42,10 @@ _EXPECTED: Final = "a waiver that drgate waive wrote"
 
 @dataclass(frozen=True, slots=True)
 class Cover:
-    """One thing that is waived.
+    """One finding that is waived.
 
-    id: as the gate names it. was, now: digests of it on the base branch and as it is to be, "" where there is none.
-    what: what the gate said of it, for people.
+    id: as the gate shows it. was, now: digests on the base branch and after the change, "" where there is none. what:
+    the reason of the finding, for people.
     """
 
     id: str
@@ -49,7 +56,7 @@ class Cover:
 
 @dataclass(frozen=True, slots=True)
 class Waiver:
-    """A waiver under one signature. issued, expires: aware, to the second. key_id: a claim until it is verified."""
+    """A waiver with one signature. issued, expires: aware, to the second. key_id: a claim until it is verified."""
 
     covers: tuple[Cover, ...]
     reason: str
@@ -66,7 +73,7 @@ class Waiver:
         return f"sha256:{hashlib.sha256(self.data).hexdigest()}"
 
     def signed_by(self, trusted: Mapping[str, Sequence[PublicKey]]) -> PublicKey | None:
-        """The trusted key of its role that signed it, if any did."""
+        """The trusted key of its role that signed it, if any."""
         keys = (key for key in trusted.get(self.role, ()) if key.id == self.key_id)
         return next(
             (key for key in keys if key.verifies(self.signature, pre_authentication(self.data, PAYLOAD_TYPE))), None
@@ -86,15 +93,15 @@ class Waiver:
 def make_waiver(
     covers: Iterable[Cover], *, reason: str, role: str, issued: datetime, expires: datetime, key: SigningKey
 ) -> Waiver:
-    """A signed waiver. Raises UsageError where it says nothing, or ends before it begins."""
+    """A signed waiver. Raises UsageError where it covers nothing, has no reason, or ends before it begins."""
     reason = reason.strip()
     covered = sorted({*covers}, key=lambda cover: cover.id)
     if not covered or not reason:
-        raise UsageError("A waiver names what it covers and says why (--reason).")
+        raise UsageError("A waiver needs at least one finding and a reason (--reason).")
     if not _ROLE.fullmatch(role):
-        raise UsageError(f"{role!r} is no role; expected lower-case letters, as the policy's trusted_keys name it.")
+        raise UsageError(f"{role!r} is not a role; expected a name from the policy's trusted_keys, such as clinical.")
     if expires <= issued:
-        raise UsageError(f"A waiver that ends on {expires:%Y-%m-%d} is over already; give a later --expires.")
+        raise UsageError(f"--expires {expires:%Y-%m-%d} is in the past; give a later day.")
     data = canonical_json(
         {
             "covers": [{"id": one.id, "was": one.was, "now": one.now, "what": one.what} for one in covered],
@@ -134,7 +141,7 @@ def _parsed(data: bytes, key_id: str, signature: bytes, origin: str) -> Waiver:
     content = parse_json(data, origin, _EXPECTED, CertificateError)
     try:
         if canonical_json(content) != data or content["format"] != FORMAT:
-            raise ValueError("it is of another form")
+            raise ValueError("its format is unknown")
         waiver = Waiver(
             covers=tuple(_cover(**one) for one in content["covers"]),
             reason=_text(content["reason"], MAX_REASON),
@@ -154,13 +161,179 @@ def _parsed(data: bytes, key_id: str, signature: bytes, origin: str) -> Waiver:
 
 def _cover(id: Any, was: Any, now: Any, what: Any) -> Cover:
     if not (isinstance(was, str) and isinstance(now, str) and _DIGEST.fullmatch(was) and _DIGEST.fullmatch(now)):
-        raise ValueError("it covers something without its digests")
+        raise ValueError("a cover has no valid digests")
     if not (was or now):
-        raise ValueError("it covers nothing")
+        raise ValueError("a cover has no digest")
     return Cover(_text(id, 1000), was, now, _text(what, 4000))
 
 
 def _text(value: Any, limit: int) -> str:
     if not isinstance(value, str) or not value or len(value) > limit:
-        raise ValueError(f"a text of at most {limit} letters is missing")
+        raise ValueError(f"a text of 1 to {limit} characters is missing")
     return value
+
+
+# -- in a repository ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Waivers:
+    """The waivers of both trees. rules: those of the base branch, which say whose signature waives.
+
+    findings: waivers that do not count or were removed.
+    """
+
+    found: Sequence[tuple[str, Waiver]]
+    findings: Sequence[Finding]
+    rules: Rules
+    now: datetime
+
+    def covering(self, id: str, was: str, now: str) -> list[tuple[str, Waiver]]:
+        """Path and content of the waivers that cover exactly this, valid or not."""
+        asked = (id, was, now)
+        return [(p, w) for p, w in self.found if any((c.id, c.was, c.now) == asked for c in w.covers)]
+
+    def is_valid(self, waiver: Waiver) -> bool:
+        """Whether a trusted key of its role signed it, the key is not revoked, and the waiver is in force."""
+        return _is_signed(waiver, self.rules) and waiver.issued - trust.CLOCK_SKEW <= self.now < waiver.expires
+
+    def status(self, id: str, was: str, now: str, failed: Status = "FAIL") -> tuple[Status, str]:
+        """WAIVED where enough roles waive it, else `failed`; and an explanation with a leading space, or ""."""
+        covering = self.covering(id, was, now)
+        valid = [(path, waiver) for path, waiver in covering if self.is_valid(waiver)]
+        if (was or now) and self.rules.policy.is_met_by(waiver.role for _, waiver in valid):
+            return "WAIVED", "".join(f" {_waived(path, waiver)}" for path, waiver in valid)
+        why = "".join(
+            f" The waiver {path} expired on {trust.day(waiver.expires)}."
+            for path, waiver in covering
+            if self.now >= waiver.expires
+        )
+        if valid:
+            roles = ", ".join(sorted({waiver.role for _, waiver in valid}))
+            why += f" Waived only by {roles}; {self.rules.policy.signers} of the required roles must waive it."
+        return failed, why
+
+    def in_effect(self, rules: Rules, shown: set[str]) -> Iterator[Finding]:
+        """Earlier waivers of rules that are still not as they were: shown for as long as that lasts."""
+        for id, why in self._kept(rules).items():
+            if id not in shown:
+                yield Finding(RULES, id, id, "WAIVED", why)
+
+    def eases(self, rules: Rules, criterion: str) -> str:
+        """The waiver under which a criterion, or a setting that it depends on, was made easier; "" where none was."""
+        for id, why in self._kept(rules).items():
+            kind, _, where = id.partition(":")
+            section = where.partition(".")[0]
+            own = where in (criterion, each_slice(criterion))
+            drawn = section != "bootstrap" or parse_id(criterion).metric not in PROPORTIONS
+            if kind == "spec" and (own or (section in Checklist.model_fields and drawn)):
+                return why
+        return ""
+
+    def _kept(self, rules: Rules) -> dict[str, str]:
+        """By id, the waiver of each rule that is not what it was before.
+
+        A rule that is a little stricter than the waiver allowed is still not the rule that was waived.
+        """
+        return {
+            cover.id: f"{cover.what} {_waived(path, waiver)}"
+            for path, waiver in self.found
+            for cover in waiver.covers
+            if cover.id.startswith(("spec:", "policy:")) and part_digest(rules, cover.id) != cover.was
+        }
+
+
+def read_waivers(change: Change, before: Rules | None, after: Rules) -> Waivers:
+    """The waivers of both trees; what was once merged must stay."""
+    rules = before or after
+    found: dict[bytes, tuple[str, Waiver]] = {}
+    findings = []
+    here = {entry.oid for entry in change.head.below(after.policy.waivers)}
+    trees = [] if before is None else [(change.base, before.policy.waivers)]
+    for tree, folder in (*trees, (change.head, after.policy.waivers)):
+        for entry in tree.below(folder):
+            id = f"waiver:{entry.path}"
+            try:
+                data = tree.read(entry.path, limit=MAX_BYTES, what="a waiver")
+                waiver = parse_waiver(data, entry.path)
+            except DrgateError as problem:
+                if entry.path.endswith(".json"):
+                    change.notes.append(f"Not used as a waiver: {problem}")
+                continue
+            if tree is change.base:
+                if entry.oid not in here:
+                    reason = f"The waiver {entry.path} was removed. What was waived must stay visible; restore it."
+                    findings.append(Finding(RULES, id, "waivers", "FAIL", reason))
+            elif data not in found and not _is_signed(waiver, rules):
+                reason = (
+                    f"The waiver {entry.path} does not count: no key that the base branch trusts for {waiver.role} "
+                    "signed it, or that key is revoked. Remove it now; a merged waiver must stay."
+                )
+                findings.append(Finding(RULES, id, "waivers", "REFUSED", reason))
+                continue
+            found[data] = (entry.path, waiver)
+    return Waivers(tuple(found.values()), findings, rules, change.now)
+
+
+def _is_signed(waiver: Waiver, rules: Rules) -> bool:
+    return waiver.signed_by(rules.trusted) is not None and waiver.key_id not in rules.revocations.reasons
+
+
+def _waived(path: str, waiver: Waiver) -> str:
+    return (
+        f"Waived by {waiver.role} (key {waiver.key_id[:16]}, {path}) on {trust.day(waiver.issued)} until "
+        f"{trust.day(waiver.expires)}: {waiver.reason}"
+    )
+
+
+def covers(report: GateReport, ids: Iterable[str]) -> list[Cover]:
+    """What a waiver must cover so that findings with these ids no longer close the gate.
+
+    Raises PolicyError for an id that no finding has, or that no waiver can cover.
+    """
+    waivable = {finding.id: finding for finding in report.findings if finding.waivable}
+    asked = list(dict.fromkeys(ids))
+    if unknown := [id for id in asked if id not in waivable]:
+        known = ", ".join(waivable) or "nothing"
+        raise PolicyError(f"A waiver cannot cover {visible(unknown[0])} here. It can cover: {known}.")
+    return [Cover(id, waivable[id].was, waivable[id].now, waivable[id].reason[:2000]) for id in asked]
+
+
+def still_to_waive(
+    folder: Path, covered: Iterable[Cover], role: str, key: PublicKey, *, base_ref: str, policy: str | None = None
+) -> str:
+    """Which other required roles must still waive this, beside `role` and the staged waivers; "" where none must.
+
+    Raises PolicyError where a waiver of this role under this key would not count.
+    """
+    with open_change(folder, base_ref, datetime.now(UTC)) as change:
+        before, after, path = change.rules(policy)
+        waivers = read_waivers(change, before, after)
+    rules = before or after
+    where = visible(f"the change's own {path}" if before is None else f"the policy of {change.base.name}")
+    required = rules.policy.required_roles
+    if role not in required:
+        raise PolicyError(f"The role {visible(role)} cannot waive: {where} requires {', '.join(required)}.")
+    if key.id not in {one.id for one in rules.trusted[role]}:
+        raise PolicyError(f"Key {key.id[:16]} is not trusted for {role} by {where}, so its waiver would not count.")
+    if why := rules.revocations.reasons.get(key.id):
+        raise PolicyError(f"Key {key.id[:16]} is revoked by {where}: {visible(why)}")
+    lacking = 0
+    others: dict[str, None] = {}
+    for cover in covered:
+        valid = (waiver for _, waiver in waivers.covering(cover.id, cover.was, cover.now) if waivers.is_valid(waiver))
+        left = [one for one in required if one not in {role, *(waiver.role for waiver in valid)}]
+        if (more := rules.policy.signers - (len(required) - len(left))) > 0:
+            lacking = max(lacking, more)
+            others |= dict.fromkeys(left)
+    return f"{lacking} more of the required roles must also waive it: {', '.join(others)}." if lacking else ""
+
+
+def waivers_folder(folder: Path, policy: str | None = None) -> Path:
+    """The folder of waivers in the repository around `folder`, by the staged policy."""
+    with open_repository(folder) as repository:
+        head = repository.staged()
+        path = find_policy(head, policy)
+        if path is None:
+            raise PolicyError("There is no staged policy that names the folder of waivers; give --out.")
+        return repository.root / load_policy(head, path).waivers

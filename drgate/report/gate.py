@@ -21,7 +21,7 @@ from drgate.certificate.statement import NOT_A_MEDICAL_DEVICE
 from drgate.report.evaluation.markdown import bullets, code, escape, grid
 
 if TYPE_CHECKING:
-    from drgate.gate.gate import Finding, GateReport, Status
+    from drgate.gate.findings import Finding, GateReport, Status
 
 SYMBOLS: Final[dict[Status, str]] = {
     "PASS": "✓",

@@ -72,7 +72,7 @@ class TestTrees:
         commit(root, a=b"x" * 11)
         with open_repository(root) as repository:
             monkeypatch.setattr(type(repository), "read", lambda *_: pytest.fail("it was read"))
-            with pytest.raises(RepositoryError, match=r"a in what is staged is larger than 0 KB \(11 bytes\)"):
+            with pytest.raises(RepositoryError, match=r"a in the staged files is larger than 0 KB \(11 bytes\)"):
                 repository.staged().read("a", limit=10, what="it")
 
     def test_replaced_objects_are_not_honoured(self, root):
@@ -103,9 +103,9 @@ class TestTrees:
         git_in(root, "add", "link")
         with open_repository(root) as repository:
             tree = repository.staged()
-            with pytest.raises(RepositoryError, match="b is not in what is staged; expected a key"):
+            with pytest.raises(RepositoryError, match="b is not in the staged files; expected a key"):
                 tree.read("b", limit=9, what="a key")
-            with pytest.raises(RepositoryError, match="link in what is staged is a symbolic link"):
+            with pytest.raises(RepositoryError, match="link in the staged files is a symbolic link"):
                 tree.read("link", limit=9, what="a key")
 
 

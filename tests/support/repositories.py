@@ -8,6 +8,7 @@ import shutil
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ from drgate.certificate.sign import certify
 from drgate.checklist import parse_yaml
 from drgate.evaluate import evaluate
 from drgate.evaluation import Evaluation
-from drgate.gate.gate import GateReport, gate
+from drgate.gate.findings import Finding, GateReport
+from drgate.gate.gate import gate
+from drgate.gate.waiver import Waiver, covers, make_waiver
 from drgate.looks import Seen, take_look
 from drgate.predictions import Predictions, make_predictions, write_predictions
 from tests.support.evaluations import file_entry
@@ -54,6 +57,10 @@ looks = "looks/site-a.jsonl"
 TEST_SET = f"sha256:{'a' * 64}"
 IMAGES = f"sha256:{'b' * 64}"
 RECENT = "2026-01-31T09:00:00Z"
+NOW = datetime(2026, 3, 1, tzinfo=UTC)
+HOSTILE = "models/a\n::error::x `b` <img src=x> | ##[error]'\".pth"
+"""The path of a model that a terminal, a runner, Markdown or XML could misread."""
+
 _EVALUATED: dict[tuple[Any, ...], Evaluation] = {}
 _GIT = {
     "GIT_AUTHOR_NAME": "A",
@@ -191,7 +198,7 @@ def make_repository(root: Path) -> Repository:
     """A repository whose main has a policy, keys, a checklist and one certified model."""
     root.mkdir(parents=True)
     made = Repository(root)
-    made.git("init", "--quiet", "--initial-branch=main")
+    made.git("init", "--quiet", "--initial-branch=main", "--template=")
     made.git("config", "core.autocrlf", "false")
     made.write("checklists/site-a.yaml", CHECKLIST)
     made.write("drgate.toml", POLICY % TEST_SET)
@@ -213,3 +220,33 @@ def copy_of(template: Repository, root: Path) -> Repository:
     """A repository of its own with the same history."""
     shutil.copytree(template.root, root, symlinks=True)
     return Repository(root, dict(template.keys))
+
+
+def answer(repository: Repository, **options: Any) -> GateReport:
+    """The gate's report at `NOW`, all files staged."""
+    return repository.gate(**{"now": NOW, **options})
+
+
+def closing(report: GateReport) -> dict[str, str]:
+    """Status by id of what closes the gate."""
+    return {finding.id: finding.status for finding in report.findings if finding.closes}
+
+
+def said(report: GateReport) -> str:
+    """All findings and notes as text."""
+    return "\n".join([*(f"{f.status} {f.group} {f.check}: {f.reason}" for f in report.findings), *report.notes])
+
+
+def of(report: GateReport, check: str) -> Finding:
+    """The one finding of a check."""
+    (found,) = [finding for finding in report.findings if finding.check == check]
+    return found
+
+
+def waive(repository: Repository, report: GateReport, *ids: str, **options: Any) -> Waiver:
+    """Write a waiver for findings of a report, by default one of `clinical` that holds for a month."""
+    role = options.pop("role", "clinical")
+    settings = {"reason": "bridging", "role": role, "issued": NOW, "expires": NOW + timedelta(days=30)} | options
+    waiver = make_waiver(covers(report, ids), **{"key": repository.keys[role], **settings})
+    repository.write(f"waivers/{role}-{waiver.digest[7:15]}.json", waiver.to_bytes())
+    return waiver

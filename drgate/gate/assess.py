@@ -1,0 +1,336 @@
+"""Whether the evidence shows that each model of a change meets the rules."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from drgate.certificate import trust
+from drgate.certificate.chain import logged_look
+from drgate.certificate.statement import Certificate, Statement, reference
+from drgate.checklist import EACH, Checklist
+from drgate.errors import DrgateError, visible
+from drgate.files import canonical_json, digest_of
+from drgate.gate.change import Change, Files, ModelFile
+from drgate.gate.evidence import Evidence, Found
+from drgate.gate.findings import Finding, Status, worst
+from drgate.gate.policy import GatedTestSet, Rules, each_slice, every_criterion
+from drgate.gate.waiver import Waivers
+
+if TYPE_CHECKING:
+    from drgate.evaluation import CriterionResult
+
+
+def assess(change: Change, rules: Rules, waivers: Waivers, files: Files, evidence: Evidence) -> Iterator[Finding]:
+    """Findings about every guarded model on every test set, then about unguarded files that look like models."""
+    policy = rules.policy
+    unguarded = {path for path in files.by_path if not (policy.guards(path) or policy.exempts(path))}
+    unjudged, companions = {*unguarded}, set[str]()
+    guarded = [file for path, found in files.by_path.items() if policy.guards(path) for file in found]
+    for model in guarded:
+        if model.content.kind == "dvc" and not policy.allow_md5_pointers:
+            reason = "A DVC file identifies it by MD5 alone, which the policy does not allow (allow_md5_pointers)."
+            yield Finding(model.path, f"model:{model.path}", "identity", "REFUSED", reason)
+            unjudged.add(model.path)
+            continue
+        for test_set in policy.test_sets:
+            findings, certified = _Assessor(change, rules, waivers, files, evidence, model, test_set).answer()
+            yield from findings
+            if certified is None:
+                unjudged.add(model.path)
+            else:
+                companions |= certified
+    for path in files.by_path:
+        # Where the graph closes the gate already, what is done about it also settles its weights.
+        if path in unguarded - companions and _graph_of(path) not in unjudged - companions:
+            reason = (
+                "It looks like a model, but no pattern of the policy matches it. Add it to models, or to not_models if "
+                "it is not a model."
+            )
+            yield Finding(path, f"model:{path}", "unguarded", "REFUSED", reason)
+
+
+@dataclass(frozen=True, slots=True)
+class _Assessed:
+    """What one statement says about a model on a test set.
+
+    trusted: a trusted key signed it, in whatever role, and it covers exactly the files that are there.
+    """
+
+    statement: Statement
+    findings: tuple[Finding, ...]
+    trusted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Assessor:
+    """One model on one test set."""
+
+    change: Change
+    rules: Rules
+    waivers: Waivers
+    files: Files
+    evidence: Evidence
+    model: ModelFile
+    test_set: GatedTestSet
+
+    def answer(self) -> tuple[tuple[Finding, ...], set[str] | None]:
+        """Findings from the certificate that decides for this model and test set, and the paths of its further files.
+
+        None in place of the paths where no certificate does.
+        """
+        invalid: list[str] = []
+        assessed: list[_Assessed] = []
+        groups: dict[bytes, list[Found]] = {}
+        for found in self.evidence.certificates.found:
+            if any(self.model.is_subject(subject) for subject in found.statement.content["subject"]):
+                groups.setdefault(found.statement.data, []).append(found)
+        for group in groups.values():
+            statement = group[0].statement
+            if why := self._mismatch(statement, group):
+                invalid.append(f"{group[0].path} {why}")
+            else:
+                try:
+                    assessed.append(self._assess(statement, group))
+                except (DrgateError, LookupError, TypeError, ValueError, AttributeError) as problem:
+                    invalid.append(f"{group[0].path} has contents that drgate does not write ({problem!r})")
+        if not assessed:
+            return (self._missing(invalid),), None
+        # The latest look decides, even where signatures are missing; certificates of one look differ in evidence alone.
+        # Looks can share one time (SOURCE_DATE_EPOCH), so their order in the chain counts too.
+        lines = self.evidence.chains.lines.get(self.test_set.name, [])
+        place = {entry["digest"]: at for at, entry in enumerate(lines)}
+
+        def latest_first(one: _Assessed) -> tuple[bool, float, int, int]:
+            at = place.get(one.statement.evaluation.look.get("line", ""), -1)
+            return not one.trusted, -one.statement.time.timestamp(), -at, worst(one.findings)
+
+        first = min(assessed, key=latest_first)
+        names = (subject["name"] for subject in self._others(first.statement))
+        return first.findings, {path for name in names if (path := self._beside(name))}
+
+    def _finding(self, check: str, status: Status, reason: str, **more: Any) -> Finding:
+        id = more.pop("id", f"model:{self.model.path}:{self.test_set.name}:{check}")
+        place = "" if len(self.rules.policy.test_sets) == 1 else f" on {self.test_set.name}"
+        return Finding(self.model.path, id, f"{check}{place}", status, reason, **more)
+
+    def _missing(self, invalid: Sequence[str]) -> Finding:
+        policy, certificates = self.rules.policy, self.evidence.certificates
+        known = self.model.content.sha256 or f"MD5 {self.model.content.md5}"
+        reason = (
+            f"No certificate in {policy.certificates} counts for this file (digest {known}) on the test set "
+            f"{self.test_set.name}."
+        )
+        if found := [*invalid, *certificates.invalid]:
+            reason += f" Found there: {'; '.join(found[:5])}{'; ...' if len(found) > 5 else '.'}".replace("..", ".")
+        data = self.test_set.manifest or "TEST_SET"
+        words = ["drgate", "evaluate", self.model.path, "--data", data, "--spec", policy.spec]
+        words += ["--looks", self.test_set.looks, "--key", "KEY"]
+        exported = " (or use the one that drgate export wrote)" if self.model.path.endswith(".onnx") else ""
+        reason += f" Create one{exported} and commit it with the chain of looks: {shlex.join(words)}"
+        return self._finding("certificate", "NOT_ASSESSED", reason)
+
+    def _mismatch(self, statement: Statement, group: Sequence[Found]) -> str:
+        """Why a statement is no evidence for this model, checklist and test set; "" where it is."""
+        evaluation, checklist = statement.evaluation, self.rules.checklist
+        spec = evaluation.spec
+        if not statement.of_model or "tensor_digest" not in evaluation.model:
+            return "is about a table of predictions, not about a model"
+        if not statement.clinical:
+            return f"uses the checklist {spec['name']}, which only tests a pipeline"
+        if evaluation.data.get("manifest_digest") != self.test_set.manifest_digest:
+            return f"is for another test set, {evaluation.data.get('name')}"
+        if not spec["digest"] == digest_of(spec["content"]) == checklist.digest:
+            return (
+                f"uses the checklist {spec['name']} version {spec['version']}, not {self.rules.policy.spec} "
+                f"({checklist.name} version {checklist.version})"
+            )
+        return "" if _signed(group) else "is not signed"
+
+    def _assess(self, statement: Statement, group: Sequence[Found]) -> _Assessed:
+        findings = [self._signatures(statement, group)]
+        certificates, keys, revocations = _signed(group), self.rules.trusted, self.rules.revocations
+        trusted = bool(trust.roles(statement, certificates, keys, revocations))
+        if trust.roles(statement, certificates, keys):  # what no trusted key signed is not examined further
+            files = list(self._files_beside(statement))
+            revoked = revocations.against(statement)
+            trusted = trusted and not files and not revoked
+            if revoked:
+                findings.append(self._finding("revocation", "FAIL", " ".join(revoked)))
+            findings += [*files, *self._contents(statement, group)]
+        return _Assessed(statement, tuple(findings), trusted)
+
+    def _contents(self, statement: Statement, group: Sequence[Found]) -> Iterator[Finding]:
+        policy = self.rules.policy
+        companions = [file for one in self._others(statement) for file in self.files.at(self._beside(one["name"]))]
+        limit = policy.max_age_days if self.files.is_changed(self.model, companions) else None
+        lapsed = trust.lapses(statement, now=self.change.now, max_age_days=limit)
+        fresh = "It is recent enough." if limit is not None else "The model is unchanged; it has not expired."
+        yield self._finding("age", "FAIL" if lapsed else "PASS", " ".join(lapsed) or fresh)
+        yield self._look(statement)
+        if parent := statement.evaluation.model.get("parent"):
+            yield self._parent(statement, parent)
+        if policy.require_predictions:
+            yield self._recomputed(statement, group)
+        yield from self._criteria(statement)
+
+    def _signatures(self, statement: Statement, group: Sequence[Found]) -> Finding:
+        policy, certificates = self.rules.policy, _signed(group)
+
+        def filled(some: Iterable[Certificate]) -> frozenset[str]:
+            return trust.roles(statement, some, self.rules.trusted, self.rules.revocations)
+
+        roles = filled(certificates)
+        required = f"{policy.signers} of {', '.join(policy.required_roles)}"
+        if policy.is_met_by(roles):
+            names = ", ".join(one.path for one in group if isinstance(one.read, Certificate) and filled([one.read]))
+            reason = f"Signed by {', '.join(sorted(roles))} ({names}); the policy requires {required}."
+            return self._finding("signatures", "PASS", reason)
+        lost = dict.fromkeys(why for one in certificates for why in self.rules.revocations.against(one))
+        have = ", ".join(sorted(roles)) or "no key that the policy trusts"
+        reason = f"Signed by {have}; the policy requires {required}. {' '.join(lost)}".strip()
+        if not lost:
+            role = next(role for role in policy.required_roles if role not in roles)
+            reason += f" Sign it: {shlex.join(('drgate', 'sign', group[0].path, '--role', role, '--key', 'KEY'))}"
+        return self._finding("signatures", "FAIL" if lost else "NOT_ASSESSED", reason)
+
+    def _others(self, statement: Statement) -> Iterator[Mapping[str, Any]]:
+        """The subjects that are further files of the model."""
+        return (subject for subject in statement.content["subject"] if not self.model.is_subject(subject))
+
+    def _files_beside(self, statement: Statement) -> Iterator[Finding]:
+        for subject in self._others(statement):
+            there = self.files.at(self._beside(subject["name"]))
+            if not there or not all(file.is_subject(subject) for file in there):
+                wrong = "is not the certified one" if there else "is missing"
+                reason = f"The file {subject['name']} beside the model {wrong}; a certificate covers all its files."
+                yield self._finding(f"file {subject['name']}", "REFUSED", reason)
+
+    def _beside(self, name: str) -> str:
+        """The path of a file beside the model; "" where no file can have this name."""
+        plain = name not in ("", ".", "..") and "/" not in name and "\0" not in name
+        return str(PurePosixPath(self.model.path).with_name(name)) if plain else ""
+
+    def _look(self, statement: Statement) -> Finding:
+        chain, look = self.test_set.looks, statement.evaluation.look
+        entry, different, later = logged_look(
+            statement.evaluation, self.evidence.chains.lines.get(self.test_set.name, [])
+        )
+        if entry is None:
+            reason = f"Its look is not in {chain}. Commit the chain that drgate evaluate wrote."
+            return self._finding("look", "NOT_ASSESSED", reason)
+        if different:
+            reason = f"Its look is not the one in {chain}, whose line {'; '.join(different[:3])}."
+            return self._finding("look", "REFUSED", reason)
+        if later:
+            reason = (
+                f"{chain} holds a later look of this model ({later[-1].get('time')}), whose certificate is missing or "
+                "does not count. Commit the certificate of the last look, whatever its verdict."
+            )
+            return self._finding("look", "NOT_ASSESSED", reason)
+        reason = f"Look {look['number']} of {look['allowed']}, {look['time']}, is in {chain}."
+        return self._finding("look", "PASS", reason)
+
+    def _parent(self, statement: Statement, recorded: Mapping[str, Any]) -> Finding:
+        """For an exported model: stability, cost and look must be those of the certificate it was exported under."""
+        check, policy = "parent", self.rules.policy
+        group = self.evidence.certificates.of_statement(str(recorded["statement"]))
+        if not group:
+            reason = (
+                "Its stability, cost and look come from the certificate of the model that it was exported from "
+                f"({recorded['statement']}), which is not in {policy.certificates}. Commit that certificate too."
+            )
+            return self._finding(check, "NOT_ASSESSED", reason)
+        parent = group[0].statement
+        own, theirs = (
+            ({key: value for key, value in one.evaluation.training.items() if key != "baseline"}, one.evaluation.look)
+            for one in (statement, parent)
+        )
+        if reference(parent) != recorded or canonical_json(own) != canonical_json(theirs):
+            return self._finding(check, "REFUSED", f"It claims values from {group[0].path} that are not in it.")
+        roles = trust.roles(parent, _signed(group), self.rules.trusted, self.rules.revocations)
+        if not policy.is_met_by(roles) or self.rules.revocations.against(parent):
+            reason = f"{group[0].path}, under which it was exported, is revoked or lacks required signatures."
+            return self._finding(check, "NOT_ASSESSED", reason)
+        return self._finding(check, "PASS", f"Exported under {group[0].path}, which records the same values.")
+
+    def _criteria(self, statement: Statement) -> Iterator[Finding]:
+        """The criteria of the checklist; a waived one is never shown as passed."""
+        evaluation = statement.evaluation
+        for name in _criteria_missing(self.rules.checklist, {one.id: one for one in evaluation.criteria}):
+            yield self._finding(name, "REFUSED", "The certificate lacks this criterion of its own checklist.")
+        for criterion in evaluation.criteria:
+            id = visible(f"criterion:{self.model.path}:{self.test_set.name}:{criterion.id}")
+            status: Status = criterion.status
+            reason, now = criterion.reason, ""
+            if criterion.status != "PASS" and criterion.required:
+                now = statement.digest
+                status, why = self.waivers.status(id, "", now, failed=criterion.status)
+                reason += why
+            elif criterion.status == "PASS" and (eased := self.waivers.eases(self.rules, criterion.id)):
+                status, reason = "WAIVED", f"{reason} Passes only under a waived rule. {eased}"
+            yield self._finding(criterion.id, status, reason, id=id, required=criterion.required, now=now)
+
+    def _recomputed(self, statement: Statement, group: Sequence[Found]) -> Finding:
+        from drgate.verify import verify
+
+        check, tables, folder = "predictions", self.evidence.tables, self.rules.policy.certificates
+        evaluation = statement.evaluation
+        near = {str(PurePosixPath(found.path).parent) for found in group}
+        named = evaluation.training.get("baseline", {}).get("predictions_digest")
+        invalid: list[str] = []
+        table = tables.find(evaluation.data["predictions_digest"], near, invalid, evaluation.model["files"])
+        if table is None:
+            reason = (
+                f"The policy requires the predictions, but no table in {folder} is the one that drgate score wrote for "
+                f"this model. {' '.join(invalid[:5])}"
+            )
+            return self._finding(check, "NOT_ASSESSED", reason.strip())
+        baseline = None if named is None else tables.find(named, near, [])
+        copy = tables.folder / "statement.json"
+        copy.write_bytes(statement.data)
+        try:
+            # Expiry was checked before; here only the numbers are.
+            result = verify(
+                copy, predictions=table, checklist=self.rules.checklist, baseline=baseline, now=statement.time
+            )
+        except DrgateError as problem:
+            return self._finding(check, "REFUSED", tables.named(str(problem)))
+        if result.problems:
+            return self._finding(check, "REFUSED", " ".join(map(tables.named, result.problems[:3])))
+        required = any(criterion.id == "baseline" and criterion.required for criterion in evaluation.criteria)
+        if required and named is not None and baseline is None:
+            reason = (
+                f"The criterion baseline is required, but the baseline's predictions are not in {folder}. Commit the "
+                "table that drgate score wrote."
+            )
+            return self._finding(check, "NOT_ASSESSED", reason)
+        if not (result.recomputed and result.bound):
+            return self._finding(check, "NOT_ASSESSED", " ".join(map(tables.named, result.unchecked)))
+        not_compared = [one for one in result.unchecked if "not compared" in one and "Not given" not in one]
+        self.change.notes.extend(f"{self.model.path}: {one}" for one in not_compared)
+        return self._finding(check, "PASS", tables.named(f"Every number was recomputed from {table}."))
+
+
+def _signed(group: Iterable[Found]) -> list[Certificate]:
+    return [found.read for found in group if isinstance(found.read, Certificate)]
+
+
+def _graph_of(path: str) -> str:
+    """The ONNX file whose weights are in `path`, by the usual names; "" for another file."""
+    return path[: -len(".data")] if path.casefold().endswith((".onnx.data", ".onnx_data")) else ""
+
+
+def _criteria_missing(checklist: Checklist, found: Mapping[str, CriterionResult]) -> Iterator[str]:
+    """Criteria of the checklist that an evaluation by it does not hold unchanged."""
+    for criterion in every_criterion(checklist):
+        if criterion.value == EACH:  # one for each value of the column that the test set has
+            present = [one for name, one in found.items() if each_slice(name) == criterion.id]
+        else:
+            present = [found[criterion.id]] if criterion.id in found else []
+        expected = (criterion.comparator, criterion.threshold, criterion.required)
+        if not present or any((one.comparator, one.threshold, one.required) != expected for one in present):
+            yield criterion.id

@@ -1,0 +1,204 @@
+"""The evidence in a repository: predictions and chains of looks."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from drgate.files import canonical_json
+from drgate.gate.gate import gate
+from drgate.predictions import write_predictions
+from tests.support.evaluations import digest_of
+from tests.support.repositories import (
+    NOW,
+    Repository,
+    answer,
+    answers,
+    closing,
+    copy_of,
+    model_facts,
+    of,
+    said,
+    scored,
+)
+
+
+class TestPredictions:
+    """Where the policy asks for them, every number is recomputed."""
+
+    @pytest.fixture
+    def repository(self, demanding: Repository, tmp_path: Path) -> Repository:
+        return copy_of(demanding, tmp_path / "repository")
+
+    @pytest.fixture
+    def table(self, repository: Repository) -> Path:
+        (path,) = (repository.root / "certificates").rglob("predictions.parquet")
+        return path
+
+    def test_missing(self, repository, table):
+        """The evidence was not committed."""
+        table.unlink()
+        report = answer(repository)
+        assert closing(report) == {"model:models/dr.pth:site-a:predictions": "NOT_ASSESSED"}
+
+    def test_are_not_asked_for_where_the_policy_says_so(self, repository, table):
+        """Then they are not looked at."""
+        table.unlink()
+        repository.replace("drgate.toml", "require_predictions = true", "require_predictions = false")
+        repository.merge()
+        report = answer(repository)
+        assert report.exit_code == 0
+        assert "recomputed" not in said(report)
+
+    def test_of_another_model_with_the_same_rows(self, repository, table):
+        """Only what `score` bound to the model's files counts."""
+        write_predictions(scored(answers(1), model_facts({"dr.pth": b"another model"})), table)
+        report = answer(repository)
+        assert report.exit_code == 3
+        assert "holds these rows, but was scored with other model files" in of(report, "predictions").reason
+
+    def test_that_nothing_binds(self, repository, table):
+        """A table from elsewhere has the rows, and speaks of no model."""
+        answers(1).to_parquet(table)
+        assert of(answer(repository), "predictions").status == "NOT_ASSESSED"
+
+    def test_damaged(self, repository, table):
+        """Truncated, empty, of another kind."""
+        whole = table.read_bytes()
+        for data in (whole[: len(whole) // 2], b"", b"PAR1 PAR1"):
+            table.write_bytes(data)
+            report = answer(repository)
+            assert report.exit_code == 3
+            assert "cannot be read" in of(report, "predictions").reason
+
+    def test_wherever_they_lie(self, repository, table):
+        """In the folder of certificates, found by their rows."""
+        (repository.root / "certificates/evidence").mkdir()
+        table.rename(repository.root / "certificates/evidence/rows.parquet")
+        report = answer(repository)
+        assert report.exit_code == 0
+        assert "certificates/evidence/rows.parquet" in of(report, "predictions").reason
+
+    def test_lie_is_found_though_well_signed(self, repository):
+        """The signer says more than the predictions do."""
+        evaluation, predictions = repository.judge({"dr.pth": b"boasting"}, table=answers(2))
+        lied = replace(evaluation.metrics["accuracy"], k=160, value=1.0, low=0.97, high=1.0)
+        criteria = tuple(replace(c, estimate=lied) if c.id == "accuracy" else c for c in evaluation.criteria)
+        made = replace(evaluation, metrics={**evaluation.metrics, "accuracy": lied}, criteria=criteria)
+        repository.write("models/dr.pth", b"boasting")
+        repository.certify("certificates/boast", made, predictions)
+        report = answer(repository)
+        assert report.exit_code == 2
+        assert "Recomputed from the predictions, criteria.accuracy" in of(report, "predictions").reason
+
+    def test_as_a_pointer(self, repository, table):
+        """What an LFS pointer stands for is read where it was fetched, and only the very bytes."""
+        data = table.read_bytes()
+        oid = hashlib.sha256(data).hexdigest()
+        pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{oid}\nsize {len(data)}\n"
+        table.write_text(pointer)
+        repository.stage()
+        assert "fetch it" in of(gate(repository.root, base_ref="main", now=NOW), "predictions").reason
+        table.write_bytes(data)
+        assert gate(repository.root, base_ref="main", now=NOW).exit_code == 0
+        table.write_bytes(data[:-1] + b"x")
+        assert gate(repository.root, base_ref="main", now=NOW).exit_code == 3
+        outside = repository.root.parent / "outside.parquet"
+        outside.write_bytes(data)
+        table.unlink()
+        table.symlink_to(outside)
+        assert gate(repository.root, base_ref="main", now=NOW).exit_code == 3
+
+
+class TestLooks:
+    """The chain of looks: goes on from the base branch's, and holds the certificate's look."""
+
+    CHAIN = "looks/site-a.jsonl"
+
+    def test_rewritten(self, repository):
+        """A chain begun anew, with the look on it."""
+        (repository.root / self.CHAIN).unlink()
+        repository.add_model("dr.pth", b"weights of the first model", time="2026-02-01T00:00:00Z")
+        report = answer(repository)
+        assert closing(report)["looks:site-a"] == "REFUSED"
+        assert "does not continue the chain on main" in said(report)
+
+    def test_cut(self, repository):
+        """The look that did not please is gone."""
+        repository.add_model("dr.pth", b"better weights", table=answers(2))
+        repository.merge()
+        lines = (repository.root / self.CHAIN).read_bytes().splitlines(keepends=True)
+        repository.write(self.CHAIN, b"".join(lines[:-1]))
+        assert answer(repository).exit_code == 2
+
+    def test_gone(self, repository):
+        """Looks are evidence."""
+        (repository.root / self.CHAIN).unlink()
+        assert "is missing. Looks are evidence" in of(answer(repository), "looks at site-a").reason
+
+    def test_broken(self, repository):
+        """A line that is not what its digest says."""
+        repository.replace(self.CHAIN, '"look":1', '"look":2')
+        assert "line 3: the chain of looks is broken" in said(answer(repository))
+
+    def test_look_that_is_not_in_it(self, repository):
+        """The look was logged elsewhere."""
+        files = {"dr.pth": b"better weights"}
+        evaluation, predictions = repository.judge(files, table=answers(2), chain="elsewhere.jsonl")
+        repository.write("models/dr.pth", files["dr.pth"])
+        repository.certify("certificates/new", evaluation, predictions)
+        report = answer(repository)
+        assert closing(report) == {"model:models/dr.pth:site-a:look": "NOT_ASSESSED"}
+
+    def test_line_that_says_little(self, repository):
+        """A chain is written by whoever proposes the change: a line may lack everything but its digest."""
+        evaluation, predictions = repository.judge(
+            {"dr.pth": b"better weights"}, table=answers(2), chain="elsewhere.jsonl"
+        )
+        chain = repository.root / self.CHAIN
+        last = json.loads(chain.read_bytes().splitlines()[-1])["digest"]
+        entry = {"kind": "look", "previous": last}
+        line = {**entry, "digest": digest_of(entry)}
+        chain.write_bytes(chain.read_bytes() + canonical_json(line) + b"\n")
+        repository.write("models/dr.pth", b"better weights")
+        repository.certify(
+            "certificates/new", replace(evaluation, look={**evaluation.look, "line": line["digest"]}), predictions
+        )
+        assert of(answer(repository), "look").status == "REFUSED"
+
+    @pytest.mark.parametrize("lie", ["regraded", "number"])
+    def test_look_that_says_less_than_its_line(self, repository, lie):
+        """That grades were changed in the model's favour is left out; or a chain counts from one again."""
+        worse = answers(5)
+        worse["grade"] = (worse["grade"] + 1) % 5
+        repository.judge({"dr.pth": b"better weights"}, table=worse, time="2026-02-01T09:00:00Z")
+        evaluation, predictions = repository.judge({"dr.pth": b"better weights"}, table=answers(5))
+        look = dict(evaluation.look)
+        assert (look["number"], look["regraded_count"]) == (3, 160)
+        if lie == "regraded":
+            look = {key: look[key] for key in ("number", "allowed", "time", "line")}
+        else:
+            chain = repository.root / self.CHAIN
+            lines = chain.read_bytes().splitlines()
+            entry = {**json.loads(lines[-1]), "look": 2}
+            del entry["digest"]
+            look |= {"number": 2, "line": digest_of(entry)}
+            chain.write_bytes(b"\n".join([*lines[:-1], canonical_json({**entry, "digest": look["line"]})]) + b"\n")
+        repository.write("models/dr.pth", b"better weights")
+        repository.certify("certificates/new", replace(evaluation, look=look), predictions)
+        report = answer(repository)
+        assert of(report, "look").status == "REFUSED"
+        said = "regraded_count 160, not 0" if lie == "regraded" else "look 2, after 2 others"
+        assert said in of(report, "look").reason
+
+    def test_look_of_another_model(self, repository):
+        """A certificate that claims another model's line."""
+        evaluation, predictions = repository.judge({"dr.pth": b"better weights"}, table=answers(1))
+        first, _ = repository.judge({"dr.pth": b"weights of the first model"})
+        repository.write("models/dr.pth", b"better weights")
+        repository.certify("certificates/new", replace(evaluation, look=first.look), predictions)
+        assert of(answer(repository), "look").status == "REFUSED"
