@@ -107,9 +107,9 @@ def install(extra: str) -> str:
     """What to do where an extra is not installed. The name drgate is ours on no package index, so: from a clone.
 
     >>> install("mlflow")
-    'install it, in a clone of drgate, with: pip install -c constraints.txt ".[mlflow]"'
+    'Install it from a clone of drgate: pip install -c constraints.txt ".[mlflow]"'
     """
-    return f'install it, in a clone of drgate, with: pip install -c constraints.txt ".[{extra}]"'
+    return f'Install it from a clone of drgate: pip install -c constraints.txt ".[{extra}]"'
 
 
 def visible(text: object) -> str:

@@ -69,12 +69,11 @@ def command(
 def _dry_run(parameters: TrainingConfig, again: str | None, runs: Path | None, format: Format, quiet: bool) -> int:
     from drgate.vision.processes import processes
     from trainer.preflight import preflight
-    from trainer.run import by_name, prepare, refuse_circles, resolved
+    from trainer.ready import prepare, refuse_circles, resolved
 
     with processes() as group:
-        config = resolved(parameters, group)
-        refuse_circles(by_name(config, runs), again, quiet=True)
-        report = preflight(prepare(config, group, resume=False, runs=runs, quiet=quiet or not group.first), runs)
+        quiet_here = quiet or not group.first
+        report = preflight(prepare(resolved(parameters, group), group, again=again, runs=runs, quiet=quiet_here))
 
     def human(console: Console) -> None:
         for sentence in report.sentences():

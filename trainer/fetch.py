@@ -60,7 +60,7 @@ def fetch(uri: str, *, quiet: bool = False) -> Path:
             return _fetched(uri, scheme, remote, quiet)
     except ImportError as error:
         raise CheckpointError(
-            f"{uri} needs a library that is not installed ({error}); {install(_EXTRAS[scheme])}"
+            f"{uri} needs a library that is not installed ({error}). {install(_EXTRAS[scheme])}"
         ) from error
     except CheckpointError:
         raise

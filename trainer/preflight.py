@@ -1,7 +1,7 @@
-"""Before money is spent: what can have no effect, what it will take, what can never pass, and what was tried before.
+"""`drtrain --dry_run`: settings without effect, time and cost, criteria that cannot pass, earlier attempts.
 
-    report = preflight(ready)                   # `drtrain --dry_run`
-    findings(ready)                             # what can have no effect here, in sentences
+    report = preflight(ready)
+    findings(ready)                             # settings that have no effect in this run, in sentences
 
 Time, memory and cost come from steps of this network on this machine, measured on the first images of the data set.
 """
@@ -11,11 +11,9 @@ from __future__ import annotations
 import resource
 import sys
 import time
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -23,27 +21,24 @@ import torch
 from drgate.errors import DrgateError
 from drgate.plan import plan
 from drgate.predictions import planned
-from trainer.attempts.circles import CircleReport, Proposal, compare
-from trainer.attempts.ledger import Attempt, LedgerWarning, read_ledger
+from trainer.attempts.circles import CircleReport
 from trainer.config import FALLING, ONLY_WITH, TrainingConfig
 from trainer.data import ImageSet, prepare_image
 from trainer.engine import Engine
+from trainer.ready import Ready
 from trainer.schedule import rate
 from trainer.watch import EVALUATIONS_AFTER_BEST, duration, parse_decision
 
-if TYPE_CHECKING:
-    from trainer.run import Ready
-
 MEASURED_STEPS: Final = 3
-"""Forward and backward passes that are timed after the first, which is not."""
+"""Forward and backward passes that are timed, after one that is not."""
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What a run of this network takes here.
+    """Time, memory and cost of a run on this machine.
 
-    seconds: the whole run to its last possible evaluation, decoding included. seconds_per_epoch: training and
-    validation. peak_bytes: of the device's memory on a GPU, of this process elsewhere. usd: None without a price.
+    seconds: the whole run up to its last possible evaluation, including decoding. seconds_per_epoch: training and
+    validation. peak_bytes: GPU memory, or memory of this process without a GPU. usd: None without a price.
     """
 
     seconds: float
@@ -56,9 +51,9 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class Preflight:
-    """All that is known of a run before it starts.
+    """What is known about a run before it starts.
 
-    never: required lines of the checklist that no model passes on the test split. unplanned: why that is not known.
+    never: required criteria that no model can pass on the test split. unplanned: why that is unknown.
     """
 
     parameters: Mapping[str, Any]
@@ -72,31 +67,27 @@ class Preflight:
     global_batch: int
 
     def sentences(self) -> list[str]:
-        """What a person reads."""
+        """The report for a person."""
         cost = self.measured
+        price = "unknown (give --usd_per_hour)" if cost.usd is None else f"about {cost.usd:.2f} USD"
         lines = [
-            f"An optimizer step has {self.global_batch} images, an epoch {self.steps_per_epoch} steps.",
-            f"About {duration(cost.seconds_per_epoch)} an epoch and {duration(cost.seconds)} in all on {cost.device}, "
-            f"at {cost.images_per_second:.3g} images a second; memory {cost.peak_bytes / 2**30:.1f} GiB"
-            + (
-                f"; cost about {cost.usd:.2f} USD."
-                if cost.usd is not None
-                else "; cost unknown without --usd_per_hour."
-            ),
+            f"An optimizer step has {self.global_batch} images, and an epoch has {self.steps_per_epoch} steps.",
+            f"About {duration(cost.seconds_per_epoch)} per epoch and {duration(cost.seconds)} in total on"
+            f" {cost.device}, at {cost.images_per_second:.3g} images per second; memory"
+            f" {cost.peak_bytes / 2**30:.1f} GiB; cost {price}.",
             *(f"Note: {finding}" for finding in self.findings),
         ]
         if self.unplanned:
-            lines.append(f"Whether the test split can pass the checklist is not known: {self.unplanned}")
+            lines.append(f"It is unknown whether the test split can pass the checklist: {self.unplanned}")
         elif self.never:
             lines.append(
-                f"The test split can never pass {', '.join(self.never)}, however good the model: too few images"
-                " (drgate plan --data says how many it takes)."
+                f"No model can pass {', '.join(self.never)} on the test split: it has too few images"
+                " (`drgate plan --data` shows how many are needed)."
             )
         else:
-            chance = (
-                "" if self.power is None else f"; a model as good as expected passes with probability {self.power:.0%}"
-            )
-            lines.append(f"The test split can pass every required line{chance}.")
+            power = self.power
+            chance = "" if power is None else f", and a model as good as expected passes with probability {power:.0%}"
+            lines.append(f"The test split is large enough for every required criterion{chance}.")
         likenesses = (*self.circles.identical, *self.circles.retraced) or self.circles.nearest
         lines += [likeness.sentence for likeness in likenesses] or ["No earlier attempt is known."]
         return lines
@@ -114,80 +105,55 @@ class Preflight:
         }
 
 
-def preflight(ready: Ready, runs: Path | None = None) -> Preflight:
-    """Measure a few steps, hold the test split against the checklist, and look for earlier attempts.
+def preflight(ready: Ready) -> Preflight:
+    """Time a few steps and check whether the test split is large enough for the checklist. Writes nothing.
 
-    Nothing is written. Raises DrgateError where an image does not decode or the network does not fit.
+    Raises DrgateError if an image does not decode or the network does not fit.
     """
     never, power, unplanned = _planned(ready)
     measured = _measure(ready)
-    said = findings(ready)
-    budget = ready.config.budget_usd
-    if budget is not None and measured.usd is not None and measured.usd > budget:
-        said = (*said, f"budget_usd {budget:g} ends the run before its last epoch: all of it costs {measured.usd:.2f}.")
+    found = findings(ready)
+    budget, usd = ready.config.budget_usd, measured.usd
+    if budget is not None and usd is not None and usd > budget:
+        found += (f"budget_usd {budget:g} ends the run before its last epoch: the whole run costs {usd:.2f}.",)
     return Preflight(
         parameters=ready.config.model_dump(mode="json"),
-        findings=said,
+        findings=found,
         measured=measured,
         never=never,
         power=power,
         unplanned=unplanned,
-        circles=earlier_attempts(ready, runs),
+        circles=ready.circles,
         steps_per_epoch=ready.steps_per_epoch,
         global_batch=ready.global_batch,
     )
 
 
-def earlier_attempts(ready: Ready, runs: Path | None = None) -> CircleReport:
-    """The attempts in the folder of runs that are like this one."""
-    origin = ready.origin
-    return compare(
-        Proposal(
-            parameters=ready.config.model_dump(mode="json"),
-            dataset=ready.splits.dataset_digest,
-            base=ready.base.digest,
-            parent=() if origin.checkpoint is None else (origin.sha256, origin.checkpoint.tensor_digest),
-            global_batch=ready.global_batch,
-        ),
-        known_attempts(ready.folder, runs),
-    )
-
-
-def known_attempts(folder: Path, runs: Path | None = None) -> list[Attempt]:
-    """Those beside a run's folder, or in `runs`, without the run itself."""
-    beside = folder.resolve().parent
-    ledger = read_ledger(beside if runs is None else runs)
-    for sentence in ledger.warnings:
-        warnings.warn(sentence, LedgerWarning, stacklevel=2)
-    own = runs is None or runs.resolve() == beside
-    return [attempt for attempt in ledger.attempts if not (own and attempt.name == folder.name)]
-
-
 def findings(ready: Ready) -> tuple[str, ...]:
-    """Parameters that can have no effect in this run, or another than their name promises."""
+    """Parameters that have no effect in this run, or another effect than their name suggests."""
     config, first = ready.config, ready.origin.epochs + 1
     usual = {name: field.default for name, field in TrainingConfig.model_fields.items()}
     last = config.num_epochs
     before = max(first, config.select_from_epoch) - 1
     evaluations = last // config.validation_frequency - before // config.validation_frequency
     found = [
-        f"{name} acts only with {other} {' or '.join(values)}; here it is {getattr(config, other)}."
+        f"{name} has an effect only with {other} {' or '.join(values)}; here it is {getattr(config, other)}."
         for name, (other, values) in ONLY_WITH.items()
         if getattr(config, name) != usual[name] and getattr(config, other) not in values
     ]
     waits = max(config.patience, EVALUATIONS_AFTER_BEST)
     if waits >= evaluations:
-        few = "" if waits == config.patience else f", which is never less than {waits},"
+        few = "" if waits == config.patience else f" (at least {waits})"
         found.append(
-            f"patience {config.patience}{few} cannot stop this run: it has {evaluations} evaluations to choose from."
+            f"patience {config.patience}{few} cannot stop this run: it has {evaluations} evaluations to select from."
         )
     if config.warmup_epochs >= last:
         found.append(
-            f"warmup_epochs {config.warmup_epochs} is as long as the run or longer: the learning rate never reaches"
+            f"warmup_epochs {config.warmup_epochs} is at least as long as the run: the learning rate never reaches"
             f" {config.learning_rate:g}."
         )
     elif 0 < config.warmup_epochs < first:
-        found.append(f"warmup_epochs {config.warmup_epochs} is over: the run goes on in epoch {first}.")
+        found.append(f"warmup_epochs {config.warmup_epochs} has passed: the run continues in epoch {first}.")
     if first > 1 and config.scheduler in FALLING:
         steps = ready.steps_per_epoch
         left = rate(
@@ -200,39 +166,45 @@ def findings(ready: Ready) -> tuple[str, ...]:
         )
         if left < 0.1:
             found.append(
-                f"The schedule is nearly over where the run goes on: the rate is {config.learning_rate * left:.1e} in"
-                f" epoch {first} of {last}; for a fresh schedule give more epochs, or start with --init_from."
+                f"The schedule has nearly ended: the learning rate is {config.learning_rate * left:.1e} in epoch"
+                f" {first} of {last}. For a new schedule give more epochs, or start with --init_from."
             )
     if config.freeze_backbone_epochs >= last:
-        found.append(f"freeze_backbone_epochs {config.freeze_backbone_epochs} is the whole run: only the head learns.")
+        found.append(
+            f"freeze_backbone_epochs {config.freeze_backbone_epochs} covers the whole run: only the head learns."
+        )
     elif 0 < config.freeze_backbone_epochs < first:
         found.append(
-            f"freeze_backbone_epochs {config.freeze_backbone_epochs} is over: the run goes on in epoch {first}."
+            f"freeze_backbone_epochs {config.freeze_backbone_epochs} has passed: the run continues in epoch {first}."
         )
     if config.focal_loss_alpha != 1:
         found.append(
             f"focal_loss_alpha {config.focal_loss_alpha:g} scales the whole loss, which Adam cancels"
-            + (f"; only clipping at max_grad_norm {config.max_grad_norm:g} sees it." if config.max_grad_norm else ".")
+            + (
+                f". It only affects clipping at max_grad_norm {config.max_grad_norm:g}."
+                if config.max_grad_norm
+                else "."
+            )
         )
     found += _class_weights(ready)
     if config.validation_frequency > last:
         found.append(
-            f"validation_frequency {config.validation_frequency} is never reached: only the last epoch is judged."
+            f"validation_frequency {config.validation_frequency} is never reached: only the last epoch is evaluated."
         )
     if config.checkpoint_frequency > last + EVALUATIONS_AFTER_BEST * config.validation_frequency:
-        found.append(f"checkpoint_frequency {config.checkpoint_frequency} is never reached: no epoch_NN.pth is kept.")
+        found.append(f"checkpoint_frequency {config.checkpoint_frequency} is never reached: no epoch_NN.pth is saved.")
     for decision in map(parse_decision, config.decide):
         if not first <= decision.epoch <= last:
-            found.append(f"decide {decision.text!r} is never reached: the run has the epochs {first} to {last}.")
+            found.append(f"decide {decision.text!r} is never reached: the run has epochs {first} to {last}.")
     if len(ready.splits.train) < ready.global_batch:
         found.append(
-            f"An optimizer step takes {ready.global_batch} images and the training split has {len(ready.splits.train)}:"
-            " each epoch is one step."
+            f"An optimizer step takes {ready.global_batch} images, but the training split has only"
+            f" {len(ready.splits.train)}: each epoch is one step."
         )
     if config.distributed == "fsdp" and ready.group.size == 1:
-        found.append("distributed fsdp acts only under torchrun with several processes.")
+        found.append("distributed fsdp has an effect only under torchrun with several processes.")
     if config.usd_per_hour == 0 and (config.budget_usd or config.project_budget_usd):
-        found.append("A budget cannot be reached at usd_per_hour 0.")
+        found.append("A budget has no effect at usd_per_hour 0.")
     return tuple(found)
 
 
@@ -244,8 +216,8 @@ def _class_weights(ready: Ready) -> list[str]:
     balanced = config.sampling == "balanced" or counts.max() <= 1.1 * counts.min()
     if not moved or not balanced:
         return []
-    why = "sampling is balanced" if config.sampling == "balanced" else "the training split has as many of each grade"
-    return [f"{' and '.join(moved)} mend no imbalance, since {why}: they only tilt the model towards these grades."]
+    why = "sampling is balanced" if config.sampling == "balanced" else "the training split has equal numbers per grade"
+    return [f"{' and '.join(moved)} correct no imbalance, because {why}: the model only favours these grades."]
 
 
 def _measure(ready: Ready) -> Measured:

@@ -42,7 +42,7 @@ def tracked(config: TrainingConfig, folder: Path, *, active: bool) -> Iterator[L
     try:
         from mlflow.tracking import MlflowClient
     except ImportError as problem:
-        raise UsageError(f"--track mlflow needs MLflow, which is not installed; {install('mlflow')}") from problem
+        raise UsageError(f"--track mlflow needs MLflow, which is not installed. {install('mlflow')}") from problem
     runs = folder.resolve().parent
     uri = config.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{runs / 'mlflow.db'}"
     try:

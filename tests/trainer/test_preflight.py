@@ -17,7 +17,8 @@ from tests.support import tiny
 from trainer.cli import main
 from trainer.config import TrainingConfig
 from trainer.preflight import findings, preflight
-from trainer.run import prepare, resolved, train
+from trainer.ready import prepare, resolved
+from trainer.run import train
 
 ALONE = Processes(0, 0, 1, torch.device("cpu"))
 
@@ -50,7 +51,7 @@ def config(place, tmp_path):
 
 
 def found(config: TrainingConfig) -> tuple[str, ...]:
-    return findings(prepare(resolved(config, ALONE), ALONE, resume=False, quiet=True))
+    return findings(prepare(resolved(config, ALONE), ALONE))
 
 
 class TestFindings:
@@ -64,21 +65,21 @@ class TestFindings:
             ({"patience": 30}, "patience 30 cannot stop this run: it has 30 evaluations"),
             ({"patience": 12, "validation_frequency": 3}, "patience 12 cannot stop this run: it has 10"),
             ({"warmup_epochs": 30}, "never reaches 0.003"),
-            ({"use_lora": "no", "lora_r": 8}, "lora_r acts only with use_lora yes"),
-            ({"scheduler_power": 3}, "scheduler_power acts only with scheduler polynomial; here it is none"),
-            ({"plateau_factor": 0.1}, "plateau_factor acts only with scheduler validation_plateau"),
-            ({"focal_loss_alpha": 4}, "which Adam cancels; only clipping at max_grad_norm 1 sees it"),
+            ({"use_lora": "no", "lora_r": 8}, "lora_r has an effect only with use_lora yes"),
+            ({"scheduler_power": 3}, "scheduler_power has an effect only with scheduler polynomial; here it is none"),
+            ({"plateau_factor": 0.1}, "plateau_factor has an effect only with scheduler validation_plateau"),
+            ({"focal_loss_alpha": 4}, "which Adam cancels. It only affects clipping at max_grad_norm 1"),
             ({"focal_loss_alpha": 4, "max_grad_norm": 0}, "which Adam cancels."),
-            ({"class_weight_pdr": 6}, "the training split has as many of each grade"),
-            ({"class_weight_severe": 8, "sampling": "balanced"}, "since sampling is balanced"),
+            ({"class_weight_pdr": 6}, "the training split has equal numbers per grade"),
+            ({"class_weight_severe": 8, "sampling": "balanced"}, "because sampling is balanced"),
             ({"validation_frequency": 31, "patience": 1}, "validation_frequency 31 is never reached"),
             ({"checkpoint_frequency": 40}, "checkpoint_frequency 40 is never reached"),
-            ({"decide": "epoch 31: val_accuracy > 0.5"}, "is never reached: the run has the epochs 1 to 30"),
-            ({"freeze_backbone_epochs": 30}, "is the whole run: only the head learns"),
-            ({"batch_size": 40}, "takes 40 images and the training split has 30"),
-            ({"distributed": "fsdp"}, "acts only under torchrun"),
-            ({"tracking_uri": "x"}, "tracking_uri acts only with track mlflow"),
-            ({"usd_per_hour": 0, "budget_usd": 5}, "cannot be reached at usd_per_hour 0"),
+            ({"decide": "epoch 31: val_accuracy > 0.5"}, "is never reached: the run has epochs 1 to 30"),
+            ({"freeze_backbone_epochs": 30}, "covers the whole run: only the head learns"),
+            ({"batch_size": 40}, "takes 40 images, but the training split has only 30"),
+            ({"distributed": "fsdp"}, "has an effect only under torchrun"),
+            ({"tracking_uri": "x"}, "tracking_uri has an effect only with track mlflow"),
+            ({"usd_per_hour": 0, "budget_usd": 5}, "has no effect at usd_per_hour 0"),
         ],
     )
     def test_what_can_have_no_effect_is_said(self, config, changes, words):
@@ -128,8 +129,8 @@ class TestDryRun:
         out = capfd.readouterr().out
         for words in (
             "An optimizer step has 10 images",
-            "cost unknown without --usd_per_hour",
-            "can never pass",
+            "cost unknown (give --usd_per_hour)",
+            "No model can pass",
             "No earlier attempt is known.",
         ):
             assert words in out
@@ -159,7 +160,7 @@ class TestDryRun:
 
     def test_the_measured_step_is_of_this_network(self, config):
         """A ready run is measured without a file written, and gives a rate of images."""
-        report = preflight(prepare(resolved(config(), ALONE), ALONE, resume=False, quiet=True))
+        report = preflight(prepare(resolved(config(), ALONE), ALONE))
         assert report.measured.images_per_second > 0
         assert report.measured.usd is None
 
@@ -196,7 +197,7 @@ class TestStops:
         assert record["rule"] == "project_budget"
         train(config(num_epochs=1, seed=5, output_dir=str(tmp_path / "runs" / "c")), quiet=True)
         third = second.model_copy(update={"output_dir": str(tmp_path / "runs" / "d"), "seed": 7})
-        with pytest.raises(TrainingError, match="does not tell its cost"):
+        with pytest.raises(TrainingError, match="is unknown"):
             train(third, quiet=True)
 
     def test_validation_plateau_cuts_the_rate(self, config):

@@ -259,7 +259,7 @@ class TestResumeCommand:
         """Nothing is trained, the record is given."""
         first = train(config(num_epochs=1), quiet=True)
         again = train(config(num_epochs=1), resume=True)
-        assert "had come to its end" in capfd.readouterr().err
+        assert "has already ended" in capfd.readouterr().err
         assert untimed(again["history"]) == untimed(first["history"])
 
     def test_more_epochs_go_on(self, config, capfd):
@@ -274,7 +274,7 @@ class TestResumeCommand:
         ("changes", "words"),
         [
             ({"learning_rate": 1e-3}, "--learning_rate was 0.003 when this run began"),
-            ({"batch_size": 5}, "An optimizer step of this run has 10 images, and 5"),
+            ({"batch_size": 5}, "An optimizer step of this run has 10 images, but 5"),
             ({"seed": 1}, "--seed was 0"),
         ],
     )
@@ -298,7 +298,7 @@ class TestResumeCommand:
         folder.mkdir(parents=True)
         with (folder / ".lock").open("w") as handle:
             fcntl.flock(handle, fcntl.LOCK_EX)
-            with pytest.raises(UsageError, match="Another process is at work"):
+            with pytest.raises(UsageError, match="Another process is working"):
                 train(config(), quiet=True)
 
     def test_the_command_needs_no_parameter_but_the_folder(self, config, tmp_path, capfd):
@@ -373,7 +373,7 @@ class TestFromACheckpoint:
         ("changes", "words"),
         [
             ({"lora_r": 4}, "rank 16 and alpha 32"),
-            ({"num_epochs": 3}, "is behind already"),
+            ({"num_epochs": 3}, "is too small"),
             ({"use_lora": "no"}, "--init_from"),
             ({"resume_from_checkpoint": "gone.pth"}, "gone.pth"),
         ],

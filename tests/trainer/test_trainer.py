@@ -484,7 +484,7 @@ class TestRun:
         assert record["selected_epoch"] == 3
         assert [entry["selectable"] for entry in record["history"]][:5] == [False, False, True, True, False]
         assert len(record["history"]) == 8
-        with pytest.raises(TrainingError, match="lies after the last"):
+        with pytest.raises(TrainingError, match="is after the last"):
             train(config(num_epochs=2, select_from_epoch=3, output_dir=str(tmp_path / "b")), quiet=True)
 
     def test_full_fine_tuning(self, config, base, tmp_path):

@@ -600,5 +600,5 @@ class TestTrained:
 
     def test_epochs_that_lie_behind(self, run):
         """num_epochs 3 is over before it begins."""
-        with pytest.raises(UsageError, match="is behind already"):
+        with pytest.raises(UsageError, match="is too small"):
             run(True, num_epochs=3)
