@@ -187,7 +187,7 @@ class TestBase:
                 resolve_base(name)
 
     def test_a_hub_model_that_cannot_be_downloaded_says_how_to_get_it(self, monkeypatch):
-        """Offline, the default base cannot be downloaded: the message names the token, the folder and the embedded base."""
+        """Offline, the default base is not downloaded: the message names the token, a folder and the embedded base."""
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
         with pytest.raises(CheckpointError) as raised:
             resolve_base("google/medsiglip-448", revision="0" * 40)
