@@ -65,7 +65,7 @@ Counts = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Design:
-    """Test sets of one kind. An image gets one of two predicted grades, with a probability that depends on its grade."""
+    """Test sets of one kind. An image gets one of two predicted grades, with probabilities by its grade."""
 
     name: str
     """A key of `RATIOS`."""
