@@ -83,7 +83,7 @@ def values(tables: NDArray[np.int64]) -> Floats:
 
 
 def ours(reference: Codes, predicted: Codes, owner: Codes | None, resamples: int, seed: int) -> tuple[Floats, Floats]:
-    """Intervals (33, 2) and replicates (33, B), of patients where `owner` is given, from grades to ends."""
+    """Intervals (33, 2) and replicates (33, B) from grades; by patient if `owner` is given."""
     if owner is None:
         table = confusion.tabulate(reference, predicted)
         tables = bootstrap.resample_patients(*bootstrap.image_patterns(table), resamples=resamples, seed=seed)
@@ -183,7 +183,7 @@ def seconds(work: Callable[[], object], times: int = 1) -> float:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print a line for each model and way of resampling; 0 where all intervals agree."""
+    """Print a line for each model and way of resampling. Returns 0 if all intervals agree, else 1."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks bootstrap", description=__doc__.splitlines()[0])
     parser.add_argument("--resamples", type=int, default=10_000, help="number of replicates, B (default: %(default)s)")
     parser.add_argument(
@@ -199,7 +199,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def measure(resamples: int, replicates: int, seed: int) -> int:
-    """Everything, in one run."""
+    """Run the whole benchmark."""
     scale = resamples / replicates
     troubles = []
     print(f"{2 * PATIENTS:,} images, {PATIENTS:,} patients, {len(NAMES)} metrics, B = {resamples:,}. Seconds,")

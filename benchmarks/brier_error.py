@@ -32,7 +32,7 @@ ALIKE = 0.5
 def draw(
     model: str, patients: int, images: int, rng: np.random.Generator
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Probabilities and what was true, patient after patient."""
+    """Probabilities and true labels, ordered by patient."""
     n = patients * images
     if model in BETA:
         p = rng.beta(*BETA[model], n)
@@ -55,7 +55,7 @@ def truth(model: str) -> float:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print both errors of every cell; 0 where the upper end keeps the nominal level."""
+    """Print both errors of every cell; 0 if the upper limit keeps the nominal level."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks brier-error", description=__doc__.splitlines()[0])
     parser.add_argument("--replicates", type=int, default=4_000, help="test sets per cell (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)

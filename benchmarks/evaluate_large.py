@@ -71,7 +71,7 @@ def write_table(path: Path, images: int, seed: int = 0) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print seconds and memory; 0 where both are within their limits and the command ended as it should."""
+    """Print seconds and memory; 0 if both are within their limits and the command succeeded."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks evaluate-large", description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=1_000_000, help="number of images, even (default: %(default)s)")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="keep table, checklist and report in this new folder")
@@ -85,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         command = [sys.executable, "-m", "drgate", "evaluate", str(table), "--spec", str(checklist)]
         command += ["--out", str(folder / "report"), "--looks", str(folder / "looks.jsonl"), "--quiet"]
         began = time.perf_counter()
-        # In a folder of its own: looks that lie in the usual place would be read, and patients hashed for each of them.
+        # In a separate folder: existing looks would be read, and all patients hashed for each of them.
         ended = subprocess.run(command, check=False, cwd=folder)
         taken = time.perf_counter() - began
         evaluated = ended.returncode in (0, 1, 3) and (folder / "report" / "evaluation.json").is_file()

@@ -41,7 +41,7 @@ criteria:
 
 
 def build(root: Path, images: int) -> Repository:
-    """A repository whose main is guarded; what it asks of predictions is set by `demand`."""
+    """A repository with a policy on its main branch; `demand` sets whether predictions are required."""
     made = make_repository(root)
     made.write("checklists/site-a.yaml", CHECKLIST)
     for path in sorted((root / "certificates").rglob("*"), reverse=True):
@@ -65,7 +65,7 @@ def timed(made: Repository, runs: int) -> list[float]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print the seconds; 0 where both medians are within their limits."""
+    """Print the seconds; 0 if both medians are within their limits."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks gate", description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=2000, help="number of predictions (default: %(default)s)")
     parser.add_argument("--runs", type=int, default=5, help="number of runs of each kind (default: %(default)s)")

@@ -37,7 +37,7 @@ LEVEL = 0.95
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print the error of every cell and the largest; 0 where none exceeds the nominal level."""
+    """Print the error of every cell and the largest; 0 if none is above the nominal level."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks gate-error", description=__doc__.splitlines()[0])
     parser.add_argument("--replicates", type=int, default=100_000, help="test sets per cell (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)

@@ -70,7 +70,7 @@ def main(argv: list[str]) -> int:
         draw = random.Random(options.seed)
         at = {"start": 0, "training": 0, "writing": 0}
         for number in range(options.kills):
-            # One in five at any moment of the start, the others while it trains, half of these while it writes.
+            # One in five during the start, the others during training, half of these while a checkpoint is written.
             moment = ("start", "training", "writing", "training", "writing")[number % 5]
             where = _killed(settings | {"output_dir": str(killed)}, moment, draw.random())
             if where is None:
@@ -104,9 +104,9 @@ def _left_alone(settings: dict[str, Any], *, resume: bool) -> None:
 
 
 def _killed(settings: dict[str, Any], moment: str, share: float) -> str | None:
-    """Go on with the run in a child and kill it; where the kill fell, None where the run had ended before.
+    """Resume the run in a child process and kill it. Returns what the kill interrupted, None if the run had finished.
 
-    moment: in the start, while it trains, or as soon as a checkpoint is being written. share: how late, 0 to 1.
+    moment: during the start, during training, or while a checkpoint is written. share: how late, 0 to 1.
     """
     folder = Path(settings["output_dir"])
     record = folder / "record.jsonl"
@@ -135,7 +135,7 @@ def _size(file: Path) -> int:
 
 
 def _half_written(folder: Path) -> set[str]:
-    """Checkpoints that lie there half-written."""
+    """Checkpoints that were not completely written."""
     return {file.name for file in folder.glob(".*.tmp")}
 
 

@@ -35,7 +35,7 @@ ONLY_FIRST, ONLY_SECOND = (np.array([kind.count(sign) for kind in KINDS]) for si
 def false_claims(
     patients: int, differ: float, icc: float, replicates: int, rng: np.random.Generator
 ) -> tuple[float, float]:
-    """Share of test sets that are called non-inferior: by the interval that decides, and by the patient bootstrap."""
+    """Share of test sets with the result non-inferior: by the interval that decides, and by the patient bootstrap."""
     share = {1: (differ - MARGIN) / 2, -1: (differ + MARGIN) / 2, 0: 1 - differ}
     chances = [(icc * (one == other) + (1 - icc) * share[other]) * share[one] for one, other in KINDS]
     shown = bootstrapped = 0
@@ -56,7 +56,7 @@ def bootstrap_low(counts: NDArray[np.int64], rng: np.random.Generator) -> float:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print both errors of every cell; 0 where the interval that decides keeps the nominal level."""
+    """Print both errors of every cell; 0 if the interval that decides keeps the nominal level."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks paired-error", description=__doc__.splitlines()[0])
     parser.add_argument("--replicates", type=int, default=4_000, help="test sets per cell (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)

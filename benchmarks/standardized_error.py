@@ -65,7 +65,7 @@ Counts = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Design:
-    """Test sets of one kind. An image is called one of two grades, the second with the chance of its own grade."""
+    """Test sets of one kind. An image gets one of two predicted grades, with probabilities by its grade."""
 
     name: str
     """A key of `RATIOS`."""
@@ -88,7 +88,7 @@ class Design:
         return RATIOS[self.name]
 
     def called(self, grade: int) -> tuple[int, int]:
-        """The two grades that an image of this grade is called."""
+        """The two possible predicted grades of an image of this grade."""
         return (grade, (grade + 1) % GRADES) if self.name == "accuracy" else (0, 2)
 
     @property
@@ -100,7 +100,7 @@ class Design:
         return float(table[self.ratio.success].sum() / table[self.ratio.counted].sum())
 
     def kinds(self) -> list[tuple[tuple[int, ...], int]]:
-        """Grades of a patient's images, and how many patients have just these."""
+        """Grades of a patient's images, and how many patients have exactly these."""
         left = list(self.sizes)
         found: list[tuple[tuple[int, ...], int]] = []
         images, across = PATIENTS[self.patients]
@@ -121,7 +121,7 @@ class Design:
             for places in itertools.product((0, 1), repeat=len(grades)):
                 second = np.array(places) == 1
                 alone = float(np.where(second, chance, 1 - chance).prod())
-                # One number decides for all: it lies below the chances of the second grade, and above the others.
+                # One number decides for all: it is below the chances of the second grade and above the others.
                 together = max(0.0, chance[second].min(initial=1.0) - chance[~second].max(initial=0.0))
                 shares.append(self.icc * together + (1 - self.icc) * alone)
                 cells = [grade * COLUMNS + self.called(grade)[at] for grade, at in zip(grades, places, strict=True)]
@@ -131,14 +131,14 @@ class Design:
 
 
 def some_design(name: str, rng: np.random.Generator) -> Design:
-    """One at random."""
+    """A random design."""
     sizes, mix = SIZES[rng.integers(len(SIZES))], MIXES[rng.integers(len(MIXES))]
     patients = list(PATIENTS)[rng.integers(len(PATIENTS))]
     icc = 0.0 if patients == "one" else float(rng.choice((0, 0.5, 0.8)))
     if name == "accuracy":
         chance = np.ones(GRADES)
         while chance.max() > 0.98:
-            # Of the errors, this share falls into one grade; None: they are equally frequent in all.
+            # This share of the errors is in one grade; None: they are equally frequent in all grades.
             wrong, share = 1 - rng.choice((0.80, 0.90, 0.95, 0.97)), (None, 0.5, 0.8, 1.0)[rng.integers(4)]
             grade = rng.integers(GRADES)
             own = mix[grade] if share is None else share
@@ -155,7 +155,7 @@ def some_design(name: str, rng: np.random.Generator) -> Design:
 
 
 def errors(design: Design, replicates: int, rng: np.random.Generator) -> tuple[float, float]:
-    """Share of test sets whose bound lies above the truth: the gate's, and the delta method's on independent images."""
+    """Share of test sets whose lower limit is above the true value: by drgate, and by the delta method."""
     patterns, drawn = design.draw(replicates, rng)
     tables = drawn @ patterns
     line, images = design.line, np.array(design.sizes)
@@ -173,7 +173,7 @@ def errors(design: Design, replicates: int, rng: np.random.Generator) -> tuple[f
     def low(n: Floats) -> Floats:
         return np.asarray(betaincinv(theta * n, (1 - theta) * n + 1, (1 - LEVEL) / 2), dtype=np.float64)
 
-    # The effective sample is never larger than `equal`: where that is too small, the gate need not be asked.
+    # The effective sample is never larger than `equal`; if that is too small, the criterion cannot pass.
     passed = 0
     for i in np.flatnonzero(low(equal) > line):
         found = estimate(design.ratio, patterns, drawn[i], mix=design.mix, level=LEVEL)
@@ -182,7 +182,7 @@ def errors(design: Design, replicates: int, rng: np.random.Generator) -> tuple[f
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print the errors by kind of design, and the worst designs drawn again; 0 where none exceeds the nominal level."""
+    """Print the errors by kind of design, and the worst designs drawn again. Returns 0 if none is above nominal."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks standardized-error", description=__doc__.splitlines()[0]
     )

@@ -146,7 +146,7 @@ def _network(size: str, config: TrainingConfig) -> GradingModel:
 
 
 def _images(folder: Path, size: int, n: int) -> ImageSet:
-    """Synthetic photographs through drtrain's own cache."""
+    """Synthetic photographs, read through the cache of drtrain."""
     patients = [max(1, -(-n // 10))] * 5
     write_dataset(
         folder / "data",
@@ -164,7 +164,7 @@ def _images(folder: Path, size: int, n: int) -> ImageSet:
 
 
 def _bare(model: GradingModel, images: ImageSet, parts: list[np.ndarray], config: TrainingConfig) -> Callable[[], None]:
-    """The loop that a training script has."""
+    """The loop of a plain training script."""
     device = next(model.parameters()).device
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-5, weight_decay=config.weight_decay)
@@ -185,7 +185,7 @@ def _bare(model: GradingModel, images: ImageSet, parts: list[np.ndarray], config
 
 
 def _share_of_the_matrix_rate(device: torch.device, precision: str, images: int, seconds: float) -> None:
-    """Arithmetic of a LoRA step, twice that of the forward pass, against a large product."""
+    """Arithmetic rate of a LoRA step (twice the forward pass), compared with that of a large matrix product."""
     kind = torch.bfloat16 if precision == "bf16" else torch.float32
     n = 8192 if device.type == "cuda" else 2048
     one = torch.randn(n, n, device=device, dtype=kind)

@@ -41,7 +41,7 @@ OWN = 0.6
 
 
 def draw(name: str, patients: int, images: int, noise: float, rng: np.random.Generator) -> Predictions:
-    """Predictions of a model that sees the grade through noise."""
+    """Predictions of a model that is given the grade with noise."""
     grade = np.repeat(rng.choice(5, patients, p=GRADES), images)
     seen = grade + noise * (
         np.sqrt(OWN) * np.repeat(rng.normal(size=patients), images) + np.sqrt(1 - OWN) * rng.normal(size=grade.size)
@@ -56,7 +56,7 @@ def draw(name: str, patients: int, images: int, noise: float, rng: np.random.Gen
 
 
 def passes(predictions: Predictions, checklist: Checklist, point: OperatingPoint) -> bool:
-    """Whether the bound of every line reaches it."""
+    """Whether every criterion passes by its bound."""
     metrics = Metrics(Sample.of(predictions.at(point), checklist), checklist, checklist.evidence.level, seed=0)
     for line in checklist.each_criterion():
         found = metrics.estimate(line.id, line.policy)
@@ -66,14 +66,14 @@ def passes(predictions: Predictions, checklist: Checklist, point: OperatingPoint
 
 
 def observed_cut_off(tuning: Predictions) -> float:
-    """The highest cut-off on P(referable) at which the observed sensitivity meets its line."""
+    """The highest cut-off on P(referable) at which the observed sensitivity meets its rule."""
     referable = tuning.table["grade"].to_numpy(dtype=np.int64) >= 2
     scores = np.sort(tuning.probabilities()[referable, 2:].sum(axis=1))
     return float(scores[int(scores.size * (1 - FLOOR) + 1e-9)])
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print what was promised and what passed; 0 where the promise was kept."""
+    """Print the stated chance and the share that passed; 0 if enough passed."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks tune-promise", description=__doc__.splitlines()[0])
     parser.add_argument("--replicates", type=int, default=100, help="pairs of sets per row (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)

@@ -18,7 +18,7 @@ TITLES: Final = ("No DR", "Mild NPDR", "Moderate NPDR", "Severe NPDR", "PDR")
 """Titles of grades 0 to 4 for people."""
 
 GROUPS: Final[dict[str, tuple[int, ...]]] = {"referable": (2, 3, 4), "vision_threatening": (3, 4)}
-"""Groups of grades by DR alone. Diabetic macular oedema also makes an eye referable, if the table has that column."""
+"""Groups of grades by DR alone. Diabetic macular oedema counts as both groups, if the table has the column `dme`."""
 
 GROUP_TITLES: Final = {"referable": "Referable DR", "vision_threatening": "Vision-threatening DR"}
 

@@ -323,7 +323,7 @@ class TestCommand:
         [
             (["--margin", "2"], "--margin is 2; expected a fraction"),
             (["--level", "95"], "--level is 95; expected a fraction"),
-            (["--out", "page.html"], "written as .md or .json"),
+            (["--out", "page.html"], "expected a name that ends in .md"),
         ],
     )
     def test_bad_usage_is_one_sentence(self, arguments: list[str], sentence: str, drgate_compare: Any, files: Any):

@@ -146,7 +146,7 @@ class TestSealedGrades:
         table = load_predictions(scored / "scored.parquet").table
         right = sum(GRADES[image] == grade for image, grade in zip(table["image"], table["predicted"], strict=True))
         assert (found["metrics"]["accuracy"]["k"], found["metrics"]["accuracy"]["n"]) == (right, 20)
-        assert "Look 1 of 1 at these images, logged in reports/looks/" in ended.err
+        assert "Look 1 of 1 allowed at these images, logged in reports/looks/" in ended.err
         (written,) = here.glob("reports/model-*/predictions.parquet")
         assert load_predictions(written).digest == found["data"]["predictions_digest"]
 
@@ -502,7 +502,7 @@ class TestOnlyShown:
         shown, written = json.loads(ended.out), json.loads((here / "o" / "evaluation.json").read_text())
         assert shown["metrics"]["accuracy"]["low"] == pytest.approx(0.8389, abs=5e-5)
         assert written["metrics"]["accuracy"]["low"] == pytest.approx(0.8316, abs=5e-5)
-        assert "Shown with wilson bounds; by the checklist's own it is PASS." in ended.err
+        assert "Shown with wilson intervals. By the checklist's own the verdict is PASS." in ended.err
         assert drgate("evaluate", table, "--spec", checklist(), "--out", "o").code == 0, (
             "the same look, the same folder"
         )
@@ -511,7 +511,7 @@ class TestOnlyShown:
         assert drgate("keygen", "--out", tmp_path / "k", "--no-passphrase").code == 0
         table = write_csv([{"image": "a", "grade": 0, "predicted": 0}])
         said = refused("evaluate", table, "--interval", "wilson", "--key", tmp_path / "k.pem")
-        assert "--interval only shows" in said
+        assert "--interval only changes what is printed" in said
 
 
 class TestReportCommand:
@@ -535,7 +535,7 @@ class TestReportCommand:
         ("words", "sentence"),
         [
             (("--as", "html", "--format", "json"), "give one of them"),
-            (("--out", "x.txt"), "say which with --as"),
+            (("--out", "x.txt"), "add --as html"),
         ],
     )
     def test_contradicting_options(self, words: tuple[str, ...], sentence: str, evaluated: Path, drgate: Run):

@@ -212,7 +212,7 @@ class TestRefused:
             ({"val_accuracies": CURVE, "selected_epoch": 99}, "no evaluation of the selected epoch 99"),
             ({"val_accuracies": CURVE, "selected_epoch": 5, "n_val": 0}, "n_val is 0"),
             ({"val_accuracies": [*CURVE, None], "selected_epoch": 5}, "evaluation 13: val_accuracy is None"),
-            ({"val_accuracies": [float("nan")], "selected_epoch": 0}, "holds NaN"),
+            ({"val_accuracies": [float("nan")], "selected_epoch": 0}, "contains NaN"),
             ({"val_accuracies": [], "selected_epoch": 0}, "has no evaluation"),
             ({"history": [1, 2]}, "evaluation 1 is 1; expected an object"),
             ({"history": "x"}, "has no list history"),

@@ -27,7 +27,7 @@ HELP = """Judge a model, or a table of predictions, by a checklist.
 
 Writes a folder with the report (report.html, report.md, junit.xml), the results (evaluation.json, statement.json), the
 predictions (predictions.parquet) and, with --key, the signed certificate (certificate.json). Exit code 0 PASS, 1 FAIL,
-2 could not be judged, 3 not enough evidence.
+2 could not be judged, 3 not shown (INSUFFICIENT or OBSERVED).
 
 Each model that is evaluated takes one look at the test images. The look is logged before any result is computed. The
 checklist limits how many looks are allowed. Keep the log under version control. It contains the reference grades, so

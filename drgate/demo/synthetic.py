@@ -808,7 +808,7 @@ def write_dataset(
 ) -> None:
     """Write a labelled data set. If anything fails, no folder is left.
 
-    It holds `images/p000123_L.jpg`, `labels.csv` (columns `COLUMNS`) and
+    It contains `images/p000123_L.jpg`, `labels.csv` (columns `COLUMNS`) and
     `lesions.json` (for each image the counts that decide its grade). A patient is in one split only.
 
     Args:
@@ -816,7 +816,7 @@ def write_dataset(
         seed: the same seed gives the same files, however many workers write them.
         train_patients, val_patients, test_patients: number of patients of each grade, by the worse eye.
         size: width of a frame in pixels, at least 64.
-        workers: processes; by default one a core.
+        workers: number of processes; by default one per core.
         namespace: "demo", or "pretrain" for the pre-training of the embedded base only.
         progress: called with (patients written, patients in all).
 

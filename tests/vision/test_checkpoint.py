@@ -163,7 +163,7 @@ class TestBrokenFiles:
             torch.save({"format": "drgate-checkpoint", "evil": Evil()}, path)
         else:
             path.write_bytes(pickle.dumps(Evil()))
-        with pytest.raises(CheckpointError, match=r"(could|may) run code"):
+        with pytest.raises(CheckpointError, match=r"(could|can) run code"):
             load_checkpoint(path)
         assert not marker.exists()
 
@@ -177,7 +177,7 @@ class TestBrokenFiles:
     def test_somebody_elses_file(self, tmp_path):
         """A state dict without our description, and the older layout, are named for what they are."""
         torch.save({"weight": torch.zeros(2)}, tmp_path / "foreign.pth")
-        with pytest.raises(CheckpointError, match="no drgate checkpoint"):
+        with pytest.raises(CheckpointError, match="not a drgate checkpoint"):
             load_checkpoint(tmp_path / "foreign.pth")
         torch.save({"model_state_dict": {}, "epoch": 1}, tmp_path / "older.pth")
         with pytest.raises(CheckpointError, match="older training layout"):
@@ -194,14 +194,14 @@ class TestBrokenFiles:
             load_checkpoint(rewritten(path, class_names=list(GRADES[:4])))
 
     def test_what_does_not_fit(self, path):
-        """Missing, foreign, misshapen, integer and non-finite tensors; a newer format; unknown preprocessing."""
+        """Missing, unknown, misshapen, integer and non-finite tensors; a newer format; unknown preprocessing."""
         payload = torch.load(path, weights_only=True)
         name = next(iter(payload["tower"]))
         tower = payload["tower"]
         nan = {**tower, name: torch.full_like(tower[name], float("nan"))}
         broken = [
             ({"tower": {key: value for key, value in tower.items() if key != name}}, "lacks the tensors"),
-            ({"tower": {**tower, "encoder.extra": torch.zeros(1)}}, "belong to no such model"),
+            ({"tower": {**tower, "encoder.extra": torch.zeros(1)}}, "do not belong to this model"),
             ({"tower": {**tower, name: torch.zeros(1, 1)}}, "shape"),
             ({"tower": {**tower, name: tower[name].int()}}, "floating-point"),
             ({"tower": {**tower, name: torch.zeros(1, 1).expand(tower[name].shape)}}, "plain tensor"),
@@ -211,8 +211,8 @@ class TestBrokenFiles:
             ({"preprocessing": {"id": FUNDUS_SQUARE, "size": 56}}, "56"),
             ({"vision_config": {**payload["vision_config"], "hidden_size": 10**9}}, "hidden_size"),
             ({"lora": {**payload["lora"], "alpha": 9.0}}, "digest"),
-            ({"lora": {**payload["lora"], "r": 10**9}}, "impossible"),
-            ({"record": [1]}, "not a table"),
+            ({"lora": {**payload["lora"], "r": 10**9}}, "out of range"),
+            ({"record": [1]}, "not a mapping"),
             ({"record": {"loss": float("nan")}}, "description"),
             ({"base": {}}, "description"),
             ({"fingerprint": {"image_hash": "md5"}}, "fingerprint|description"),
@@ -402,13 +402,13 @@ class TestOnnxGrader:
             ("preprocess.json", '{"id": "resize-9", "size": 28}', "resize-9"),
             ("preprocess.json", '{"id": "fundus-square-1", "size": 56}', "56"),
             ("preprocess.json", '{"size": 28}', "preprocess.json"),
-            ("model.onnx.data", None, "not a file beside it"),
+            ("model.onnx.data", None, "not a file in the same folder"),
             ("model.onnx", "text", "not an ONNX model"),
             ("model.onnx", None, "does not exist"),
         ],
     )
     def test_what_is_missing_or_wrong_beside_it(self, model, file, content, words):
-        """An order of classes, a preprocessing or weights that cannot be vouched for are refused."""
+        """An order of classes, a preprocessing or weights that cannot be checked are refused."""
         target = model.with_name(file)
         target.unlink() if content is None else target.write_text(content)
         with pytest.raises(CheckpointError, match=words):
@@ -424,5 +424,5 @@ class TestOnnxGrader:
                 if entry.key == "location":
                     entry.value = "../model.onnx.data"
         model.write_bytes(loaded.SerializeToString())
-        with pytest.raises(CheckpointError, match="not a file beside it"):
+        with pytest.raises(CheckpointError, match="not a file in the same folder"):
             load_grader(model)

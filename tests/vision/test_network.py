@@ -171,23 +171,23 @@ class TestBase:
         save_file(tensors, lacking / "model.safetensors")
         (tmp_path / "empty").mkdir()
         expected = {
-            "nowhere": "is not there",
+            "nowhere": "was not found",
             str(tmp_path / "empty"): "config.json",
             str(truncated): "safetensors",
-            str(without): "is not there",
+            str(without): "does not exist",
             str(lacking): "head.probe",
             str(spoil("clip", model_type="clip_vision_model")): "clip_vision_model",
             str(spoil("headless", vision_use_head=False)): "pooling head",
             str(spoil("huge", hidden_size=10**9)): "hidden_size",
-            str(spoil("wider", intermediate_size=128)): "calls for",
+            str(spoil("wider", intermediate_size=128)): "requires",
             str(spoil("deeper", num_hidden_layers=3)): "lack",
         }
         for name, words in expected.items():
             with pytest.raises(CheckpointError, match=words):
                 resolve_base(name)
 
-    def test_a_hub_model_that_cannot_be_had_says_how_to_get_it(self, monkeypatch):
-        """Offline the default base is out of reach: the sentence names the token, the folder and the embedded base."""
+    def test_a_hub_model_that_cannot_be_downloaded_says_how_to_get_it(self, monkeypatch):
+        """Offline, the default base is not downloaded: the message names the token, a folder and the embedded base."""
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
         with pytest.raises(CheckpointError) as raised:
             resolve_base("google/medsiglip-448", revision="0" * 40)

@@ -278,16 +278,16 @@ class TestHistory:
         assert record["selected_epoch"] == 3
         assert record["best_val_accuracy"] == pytest.approx(0.8176)
         assert any("percent" in sentence for sentence in record["lacks"])
-        assert "start anew" in record["starts_anew"]
+        assert "are reset" in record["starts_anew"]
 
     def test_says_what_it_lacks(self, base, tmp_path):
-        """Base, preprocessing, alpha, what was dropped and read past: each is named."""
+        """Base, preprocessing, alpha, what was left out and ignored: each is named."""
         lacks = " ".join(load_any_checkpoint(write(tmp_path / "m.pth", state_dict(base)), base).record["lacks"])
         for word in (
             "base model",
             "fundus-square-1",
             "parameters",
-            "spend",
+            "cost",
             "training images",
             "alpha",
             "out_proj",
@@ -318,7 +318,7 @@ class TestHistory:
         ("changes", "words"),
         [
             ({"val_accuracies": [70.0, 81.76]}, "2 evaluations"),
-            ({"val_accuracies": [70.0, 75.5, 80.0]}, "beside it"),
+            ({"val_accuracies": [70.0, 75.5, 80.0]}, "also states"),
             ({"val_accuracies": [0.6, 70.5, 81.76]}, "in percent and some are not"),
             ({"val_accuracies": [61.0, 170.5, 81.76]}, "1.705"),
             ({"val_accuracies": [-0.1, 0.5, 0.6], "val_accuracy": 0.6, "best_val_accuracy": 0.6}, "-0.1"),
@@ -327,7 +327,7 @@ class TestHistory:
             ({"val_accuracies": None, "train_losses": None, "medical_validations": None}, "no validation accuracies"),
         ],
     )
-    def test_that_cannot_be_told_by_epoch_is_left_out(self, base, tmp_path, changes, words):
+    def test_that_cannot_be_assigned_to_epochs_is_left_out(self, base, tmp_path, changes, words):
         """The weights are read all the same; stability then lacks its history, and says why."""
         checkpoint = load_any_checkpoint(write(tmp_path / "m.pth", state_dict(base), **changes), base)
         assert any(words in sentence for sentence in checkpoint.record["lacks"])
@@ -357,7 +357,7 @@ class TestRefused:
         wide = {"classifier.classifier.0.weight": torch.zeros(1, 1).expand(10**5, 10**5)}
         broken: list[tuple[Any, str]] = [
             (without(f"{fc1}.base_layer.weight"), "lacks the tensors encoder.layers.1.mlp.fc1.weight"),
-            (without(f"{fc1}.lora_A.default.weight"), "lacks its A"),
+            (without(f"{fc1}.lora_A.default.weight"), "A, B or its layer is missing"),
             (without(f"{fc1}.lora_A.default.weight", f"{fc1}.lora_B.default.weight"), "lacks the tensors"),
             (without("classifier.feature_norm.bias"), "feature_norm.bias"),
             ({**good, "backbone.text_model.embeddings.weight": torch.zeros(1)}, "text_model"),
@@ -379,7 +379,7 @@ class TestRefused:
             ({**good, "classifier.classifier.8.bias": 5}, "plain tensor"),
             ({name: tensor for name, tensor in good.items() if name.startswith("classifier")}, "no vision tower"),
             ({**good, f"module.{fc1}.base_layer.weight": good[f"{fc1}.base_layer.weight"]}, "twice"),
-            ([1], "table of tensors"),
+            ([1], "dictionary of tensors"),
         ]
         for state, words in broken:
             path = write(tmp_path / "m.pth", state)
@@ -488,7 +488,7 @@ class TestJudged:
         assert ended.code in (1, 3), ended.err
         plain = json.loads(ended.out)
         said = " ".join(plain["page_one"])
-        for words in ("older checkpoint layout", "Lineage unknown", "alpha", "tensors of its own"):
+        for words in ("older checkpoint layout", "Training data not fully known", "alpha", "tensors of the base model"):
             assert words in said, words
         stability = next(c for c in plain["criteria"] if c["id"] == "stability")
         assert stability["status"] == "NOT_ASSESSED"
@@ -537,10 +537,8 @@ class TestJudged:
         save_checkpoint(tmp_path / "child.pth", child)
         eyes = load_manifest(tiny.write_eyes(tmp_path / "eyes", train=1, val=1, test=1)).select("test")
         provenance = score(load_grader(tmp_path / "child.pth"), eyes, workers=0).provenance
-        assert any(
-            "those training sets that the model's fingerprint tells of" in line for line in provenance["leakage"]
-        )
-        assert any("Lineage unknown: older.pth tells nothing." in line for line in provenance["warnings"])
+        assert any("the training sets in the model's fingerprint" in line for line in provenance["leakage"])
+        assert any("Training data not fully known: older.pth tells nothing." in line for line in provenance["warnings"])
         save_checkpoint(tmp_path / "known.pth", replace(child, record={"lineage": lineage(base, None)}))
         provenance = score(load_grader(tmp_path / "known.pth"), eyes, workers=0).provenance
         assert not any("Lineage" in line for line in provenance["warnings"])
@@ -575,12 +573,12 @@ class TestTrained:
 
     @pytest.mark.parametrize("lora", [True, False], ids=["lora", "whole"])
     def test_goes_on_with_weights_epoch_and_history(self, base, tmp_path, run, lora):
-        """Epoch 4 follows the file's third; 81.76 % is what it is held against; what starts anew is recorded."""
+        """Epoch 4 follows the file's third; 81.76 % is what it is held against; what is reset is recorded."""
         record = run(lora)
         assert record["history"][0]["epoch"] == 4
         assert [entry["val_accuracy"] for entry in record["inherited"]] == pytest.approx([0.61, 0.705, 0.8176])
         assert record["parent"]["how"] == "resume_from_checkpoint"
-        assert "start anew" in record["parent"]["restored"]
+        assert "are reset" in record["parent"]["restored"]
         assert record["lineage"]["training_sets"] == "unknown"
         assert any("older checkpoint layout" in note for note in record["notes"])
         best = load_checkpoint(tmp_path / "runs" / "first" / "best_model.pth")
