@@ -216,7 +216,7 @@ def notes(plan: Plan) -> list[str]:
     ]
     sentences += [f"Not planned: {', '.join(names)}: {reason}." for reason, names in left_out.items()]
     if any(not line.required for line in plan.lines):
-        sentences.append("* advisory: not part of the verdict, the joint power or the test set.")
+        sentences.append("Advisory (*): not part of the verdict, the joint power or the test set.")
     return sentences
 
 
@@ -252,15 +252,13 @@ def _figures(plan: Plan) -> list[Figure]:
     for i, (curve, names) in enumerate(curves.items()):
         colour, dash = _COLOURS[i % len(_COLOURS)], _DASHES[i % len(_DASHES)]
         # plotly reads a few HTML tags in the legend
-        name = escape(names[0] + ("" if len(names) == 1 else f" and {len(names) - 1} with the same curve"))
+        name = escape(names[0] + ("" if len(names) == 1 else f" and {len(names) - 1} alike"))
         hover = "%{x} patients: %{y:.0f} %<extra></extra>"
         marks = kit.points([n for n, _ in curve], [100 * chance for _, chance in curve], colour, hovertemplate=hover)
         style = {"mode": "lines+markers", "line": {"color": colour, "dash": dash, "width": 2}, "marker": {"size": 5}}
         data.append(marks | style | {"name": name})
     layout = kit.layout(
         460,
-        margin={"l": 8, "r": 16, "t": 16, "b": 56},
-        legend={"x": 1, "y": 0, "xanchor": "right", "yanchor": "bottom", "bgcolor": "rgba(255,255,255,.85)"},
         xaxis=kit.axis("patients whom the criterion counts", rangemode="tozero"),
         yaxis=kit.axis("power at the expected true value", range=[0, 102], ticksuffix=" %"),
         shapes=[kit.dotted(xref="paper", x0=0, x1=1, y0=100 * plan.power, y1=100 * plan.power)],

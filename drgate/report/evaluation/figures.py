@@ -50,7 +50,7 @@ def _forest(evaluation: Evaluation) -> Figure | None:
         bottom = max(0.0, top - _ROW * len(panel) / body)
         higher = panel[0].comparator in (">=", ">")
         layout[f"xaxis{suffix}"] = kit.axis(
-            f"pass: {part} {'right' if higher else 'left'} of the threshold",
+            f"pass: {'right' if higher else 'left'} of the threshold",
             range=_scope(panel, higher=higher),
             anchor=f"y{suffix}",
             ticksuffix=" %",
