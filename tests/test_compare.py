@@ -181,11 +181,26 @@ class TestOutcome:
     @pytest.mark.parametrize(
         ("wins", "losses", "outcome", "said"),
         [
-            (40, 0, "non-inferior", "Non-inferior at 2 points: shown (and more accurate: shown, by 0.7 to 1.4 points)"),
-            (0, 40, "non-inferior", "Non-inferior at 2 points: shown (and less accurate: shown, by 0.7 to 1.4 points)"),
-            (40, 110, "not shown", "Shown less accurate (by 1.2 to 2.4 points); whether by more than the margin"),
-            (0, 400, "inferior", "Less accurate by more than 2 points: shown (by 9.1 to 11.0 points)."),
-            (20, 20, "non-inferior", "Non-inferior at 2 points: shown. "),
+            (
+                40,
+                0,
+                "non-inferior",
+                "shown to be non-inferior at a margin of 2 points, and more accurate by 0.7 to 1.4 points. ",
+            ),
+            (
+                0,
+                40,
+                "non-inferior",
+                "shown to be non-inferior at a margin of 2 points, and less accurate by 0.7 to 1.4 points. ",
+            ),
+            (
+                40,
+                110,
+                "not shown",
+                "shown to be less accurate (by 1.2 to 2.4 points), but not whether by more than 2 points. ",
+            ),
+            (0, 400, "inferior", "shown to be less accurate by more than 2 points (by 9.1 to 11.0 points). "),
+            (20, 20, "non-inferior", "shown to be non-inferior at a margin of 2 points. "),
         ],
     )
     def test_a_shown_difference_is_said(self, wins: int, losses: int, outcome: str, said: str):
@@ -194,7 +209,7 @@ class TestOutcome:
         second = [True] * 3000 + [False] * wins + [True] * losses + [False] * (1000 - wins - losses)
         result = compare(*of_right_and_wrong(first, second, patient=[str(i) for i in range(4000)]))
         assert result.outcome == outcome
-        assert compare_page.headline(result).startswith(said)
+        assert compare_page.headline(result).startswith(f"The first model is {said}")
         assert (result.shown != "no difference") == ((result.accuracy.mcnemar_exact or 0) < 0.05)
         assert result.to_json()["shown"] == result.shown
 

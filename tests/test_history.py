@@ -156,9 +156,9 @@ class TestPage:
         assert "window.hacked=1</script>" not in page
 
     def test_says_what_it_is_no_evidence_for(self, folder):
-        """A trend across test sets compares nothing, and nobody verified anything."""
+        """Different test sets are not comparable, and no signature was verified."""
         page = history_page.html(read_history(folder))
-        assert "a trend across different ones compares nothing" in page
+        assert "Results on different test sets or checklists are not comparable." in page
         assert "No signature was verified" in page
 
     def test_one_trend_a_test_set(self, tmp_path, keys):
@@ -179,7 +179,9 @@ class TestPage:
         page = history_page.html(history)
         found = re.search(r'id="drawings">(.*?)</script>', page)
         assert found is not None
-        drawings = {one["title"]: one["layout"] for one in json.loads(found[1])}
+        titles = {figure.name: figure.caption for figure in history_page.figures(history)}
+        drawings = {titles[one["name"]]: one["layout"] for one in json.loads(found[1])}
+        assert all(f"<figcaption>{title}</figcaption>" in page for title in titles.values())
         assert {title: len(layout["xaxis"]["categoryarray"]) for title, layout in drawings.items()} == {
             "Additional spend, clinic-a (val) 76616c00": 1,
             "Additional spend, clinic-a (test) 74657374": 2,
@@ -209,7 +211,7 @@ class TestPage:
         assert page.locator("#figure-0 .errorbar").count() == 2
         assert page.evaluate("document.scrollingElement.scrollWidth") == width
         page.keyboard.press("Tab")
-        assert page.evaluate("document.activeElement.textContent") == "To the records"
+        assert page.evaluate("document.activeElement.textContent") == "Skip to the results"
 
 
 class TestCommand:

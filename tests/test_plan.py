@@ -360,8 +360,8 @@ class TestPages:
     def test_the_page_says_what_can_never_pass(self, found):
         """The headline, the reason with its bound, and what was not planned."""
         page = plan_page.html(found)
-        assert "mine version 1: 1 required line cannot be passed here by any model: Sensitivity, PDR." in page
-        assert "even without a miss the lower bound is 93.9 %; needs at least 72 patients without a miss." in page
+        assert "mine version 1: no model can pass this required criterion on this test set: Sensitivity, PDR." in page
+        assert "even without a miss the lower bound is 93.9 %; at least 72 patients are needed." in page
         assert "Additional spend" in page
 
     def test_the_headline_promises_no_more_than_the_joint_power(self):
@@ -371,12 +371,12 @@ class TestPages:
         chance = found.lines[0].needed.power * found.lines[1].needed.power
         assert plan_page.headline(found) == (
             "mine version 1: 397 patients (Severe NPDR 167, PDR 230), found among about 11,500 screened; a model as "
-            f"good as expected passes all required lines {100 * chance:.0f}\N{NO-BREAK SPACE}% of the time."
+            f"good as expected passes all required criteria {100 * chance:.0f}\N{NO-BREAK SPACE}% of the time."
         )
         together, absent = plan_page.advice(found)
         assert "(--power 0.895)" in together  # sqrt(.8) = .8944
         assert plan(with_planning(checklist, power=0.895)).joint_power >= 0.8
-        assert "No patient with No DR or Mild NPDR or Moderate NPDR is needed" in absent
+        assert "The criteria need no patient with No DR or Mild NPDR or Moderate NPDR." in absent
         assert 'class="verdict NOT_ASSESSED"' in plan_page.html(found)
 
     def test_the_headline_of_a_test_set_answers_for_it(self, tmp_path):
@@ -388,7 +388,8 @@ class TestPages:
         found = plan(checklist, data=load_planned(path))
         both = found.lines[0].here.power * found.lines[1].here.power
         assert plan_page.headline(found).startswith(
-            f"mine version 1: every required line can pass here; all together {100 * both:.0f}\N{NO-BREAK SPACE}% of"
+            "mine version 1: every required criterion can be passed on this test set; a model as good as expected "
+            f"passes all {100 * both:.0f}\N{NO-BREAK SPACE}% of the time."
         )
         assert f"{path}, test split: 385 of 770 images; judged: 385 images" in dict(plan_page.facts(found))["Test set"]
 

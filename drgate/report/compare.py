@@ -5,17 +5,14 @@ text = markdown(comparison)
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from drgate.compare import Comparison, Difference, Outcome
 from drgate.evaluation import NotEstimable
-from drgate.report import words
-from drgate.report.evaluation.markdown import code, escape
+from drgate.report import kit, words
+from drgate.report.evaluation.markdown import bullets, code, escape, grid
 
 LISTED_AT_MOST: Final = 20
 """Discordant images listed in Markdown; the JSON has all of them."""
@@ -34,16 +31,17 @@ def headline(comparison: Comparison) -> str:
         _beside(100 * end, 100 * comparison.margin) for end in (accuracy.low, accuracy.high) if end is not None
     )
     by = _by(accuracy.low, accuracy.high)
-    said = {
-        "non-inferior": f"Non-inferior at {margin}: shown"
-        + ("" if shown == "no difference" else f" (and {shown}: shown, by {by})"),
-        "inferior": f"Less accurate by more than {margin}: shown (by {by})",
-        "not shown": f"Neither non-inferiority at {margin} nor a difference in accuracy is shown"
-        if shown == "no difference"
-        else f"Shown {shown} (by {by}); whether by more than the margin of {margin} is open",
+    differs = shown != "no difference"
+    answer = {
+        "non-inferior": f"The first model is shown to be non-inferior at a margin of {margin}"
+        + (f", and {shown} by {by}" if differs else ""),
+        "inferior": f"The first model is shown to be less accurate by more than {margin} (by {by})",
+        "not shown": f"The first model is shown to be {shown} (by {by}), but not whether by more than {margin}"
+        if differs
+        else f"Neither non-inferiority at a margin of {margin} nor a difference in accuracy is shown",
     }[comparison.outcome]
     return (
-        f"{said}. Accuracy {words.percent(accuracy.first)} against {words.percent(accuracy.second)}, difference "
+        f"{answer}. Accuracy {words.percent(accuracy.first)} against {words.percent(accuracy.second)}, difference "
         f"{_points(accuracy.value)} points, {level} interval {ends}."
     )
 
@@ -53,51 +51,43 @@ def discordance(comparison: Comparison) -> str:
     accuracy = comparison.accuracy
     who = "patients unknown" if comparison.patients is None else f"{comparison.patients} patients"
     return (
-        f"{comparison.images} images, {who}; only the first model is right on {accuracy.only_first}, only the second "
-        f"on {accuracy.only_second}. McNemar exact p {_p(accuracy.mcnemar_exact)}, mid-p {_p(accuracy.mcnemar_midp)}. "
-        f"Design effect {accuracy.design_effect:.2f}. Differences of proportions are in percentage points."
+        f"{comparison.images} images, {who}; only the first model is correct on {accuracy.only_first}, only the "
+        f"second on {accuracy.only_second}. McNemar exact p {_p(accuracy.mcnemar_exact)}, mid-p "
+        f"{_p(accuracy.mcnemar_midp)}. Design effect {accuracy.design_effect:.2f}. Differences of proportions are in "
+        "percentage points."
     )
 
 
 def terminal(comparison: Comparison, console: Console) -> None:
     """Write the comparison to a console."""
-    console.print(Text(words.visible(headline(comparison)), style=_STYLES[comparison.outcome]))
+    kit.paragraph(console, headline(comparison), _STYLES[comparison.outcome])
     for which, table in (("First", comparison.first), ("Second", comparison.second)):
-        console.print(Text(f"{which}: {_name(table)}", style="dim"))
-    console.print(Text(discordance(comparison)))
-    grid = Table(box=None, padding=(0, 2, 0, 0))
-    for i, title in enumerate(_HEADER[:_AT_A_TERMINAL]):
-        grid.add_column(title, justify="right" if i else "left", no_wrap=i > 0)
-    for row in _rows(comparison):
-        grid.add_row(*(Text(cell) for cell in row[:_AT_A_TERMINAL]))
-    console.print(grid)
+        digest = str(table["digest"]).removeprefix("sha256:")[:8]
+        kit.paragraph(console, f"{which}: {table['origin']} ({digest})", "dim")
+    kit.paragraph(console, discordance(comparison))
+    kit.table(console, _HEADER[:_AT_A_TERMINAL], [row[:_AT_A_TERMINAL] for row in _rows(comparison)])
     for note in comparison.notes:
-        console.print(Text(f"- {words.visible(note)}"))
+        kit.paragraph(console, f"- {note}", hang=2)
 
 
 def markdown(comparison: Comparison) -> str:
     """The comparison as Markdown; text of the tables cannot become markup."""
-    rows = [_HEADER, ["---"] * len(_HEADER), *([escape(cell) for cell in row] for row in _rows(comparison))]
     parts = [
         f"# {escape(headline(comparison))}",
-        "\n".join(
-            f"- {which}: {code(str(table['origin']))}, {code(str(table['digest']))}"
+        bullets(
+            f"{which}: {code(str(table['origin']))}, {code(str(table['digest']))}"
             for which, table in (("First", comparison.first), ("Second", comparison.second))
         ),
         escape(discordance(comparison)),
-        "\n".join(f"| {' | '.join(row)} |" for row in rows),
-        "\n".join(f"- {escape(note)}" for note in comparison.notes),
+        grid(_HEADER, _rows(comparison)),
+        bullets(map(escape, comparison.notes)),
     ]
     if comparison.discordant:
         listed = comparison.discordant[:LISTED_AT_MOST]
-        header = ("Image", "Reference grade", "First", "Second")
-        body = [
-            [code(str(row["image"])).replace("|", "\\|"), *(_said(row[key]) for key in ("grade", "first", "second"))]
-            for row in listed
-        ]
+        body = [[str(row["image"]), *(_grade(row[key]) for key in ("grade", "first", "second"))] for row in listed]
         parts += [
-            f"## Images that one model alone grades right: {len(comparison.discordant)}",
-            "\n".join(f"| {' | '.join(row)} |" for row in (header, ["---"] * len(header), *body)),
+            f"## Images that only one model grades correctly: {len(comparison.discordant)}",
+            grid(("Image", "Reference grade", "First", "Second"), body),
         ]
         if len(comparison.discordant) > len(listed):
             parts.append(f"And {len(comparison.discordant) - len(listed)} more, in the JSON form.")
@@ -117,15 +107,8 @@ def _row(name: str, difference: Difference | NotEstimable) -> list[str]:
     beside = "" if difference.bootstrap is None else _ends(*difference.bootstrap, kind)
     pairs = "" if difference.only_first is None else f"{difference.only_first}:{difference.only_second}"
     value = _points(difference.value) if kind == "proportion" else _signed(difference.value, 3)
-    return [
-        title,
-        *both,
-        value,
-        _ends(difference.low, difference.high, kind),
-        pairs,
-        beside,
-        _p(difference.mcnemar_midp),
-    ]
+    ends = _ends(difference.low, difference.high, kind)
+    return [title, *both, value, ends, pairs, beside, _p(difference.mcnemar_midp)]
 
 
 def _ends(low: float | None, high: float | None, kind: str) -> str:
@@ -135,7 +118,7 @@ def _ends(low: float | None, high: float | None, kind: str) -> str:
 
 
 def _by(low: float | None, high: float | None) -> str:
-    """By how many points, whichever way, an interval that excludes zero lies."""
+    """The size of a difference whose interval excludes zero, in points."""
     if low is None or high is None:
         return ""
     near, far = sorted((abs(100 * low), abs(100 * high)))
@@ -166,12 +149,8 @@ def _p(value: float | None) -> str:
 
 def _signed(value: float, digits: int) -> str:
     text = f"{value:+.{digits}f}"
-    return text[1:] if float(text) == 0 else text
+    return text[1:] if float(text) == 0 else text.replace("-", "\N{MINUS SIGN}")
 
 
-def _name(table: Mapping[str, Any]) -> str:
-    return words.visible(f"{table['origin']} ({str(table['digest']).removeprefix('sha256:')[:8]})")
-
-
-def _said(grade: object) -> str:
+def _grade(grade: object) -> str:
     return "no output" if grade is None else str(grade)

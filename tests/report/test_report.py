@@ -542,7 +542,7 @@ def test_page_works_offline_in_a_browser(browser: Any, tmp_path: Path, width: in
     assert page.locator("#figure-training .points .point").count() == 16  # 15 epochs, and the ring around the selected
     assert page.evaluate("document.scrollingElement.scrollWidth") == width
     page.keyboard.press("Tab")
-    assert page.evaluate("document.activeElement.textContent") == "To the checklist"
+    assert page.evaluate("document.activeElement.textContent") == "Skip to the results"
 
 
 def test_page_one_is_one_sheet_of_paper(browser: Any, tmp_path: Path):

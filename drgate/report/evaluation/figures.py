@@ -2,53 +2,25 @@
 
 from __future__ import annotations
 
-import html
-import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Final
 
 from drgate.checklist import parse_id
-from drgate.evaluation import CriterionResult, Estimate, Evaluation, Status
+from drgate.evaluation import CriterionResult, Estimate, Evaluation
+from drgate.report import kit
+from drgate.report.kit import Figure
 from drgate.report.words import OUTCOMES, percent, title, visible
 from drgate.scale import GROUP_TITLES
 
-COLOURS: Final[dict[Status, str]] = {
-    "PASS": "#0b6b3a",
-    "FAIL": "#a3121f",
-    "INSUFFICIENT": "#8a5300",
-    "NOT_ASSESSED": "#4b5563",
-}
-"""Each with a contrast of 4.5 to 1 or more on white; the shapes below carry the same."""
-_SHAPES: Final[dict[Status, str]] = {
-    "PASS": "circle",
-    "FAIL": "x",
-    "INSUFFICIENT": "diamond",
-    "NOT_ASSESSED": "line-ew",
-}
-_INK: Final = "#16202a"
-_GRID: Final = "#e3e8ec"
-_LINE: Final = "#1f5fa8"
 _ROW: Final = 36
 SLICES_DRAWN: Final = 40
 """Slices of one figure; the tables have all of them."""
-_FONT: Final = {"family": 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif'}
-
-
-@dataclass(frozen=True, slots=True)
-class Figure:
-    """name: of the element that holds it; label: what it shows, for a screen reader; height: in CSS pixels."""
-
-    name: str
-    label: str
-    caption: str
-    height: int
-    data: list[dict[str, Any]]
-    layout: dict[str, Any]
+_WITHOUT_LEGEND: Final = {"l": 8, "r": 16, "t": 12, "b": 56}
 
 
 def figures(evaluation: Evaluation) -> list[Figure]:
-    """Those that these data allow: lines against thresholds, one metric by slice, reliability, validation accuracy."""
+    """Those that the data allow: criteria against thresholds, one metric by slice, reliability, validation accuracy."""
     drawn = [_forest(evaluation), _slices(evaluation)]
     drawn += [_reliability(endpoint, bins) for endpoint, bins in evaluation.reliability.items()]
     drawn.append(_curve(evaluation))
@@ -68,44 +40,32 @@ def _forest(evaluation: Evaluation) -> Figure | None:
         return None
     gap = 66 if len(panels) > 1 else 0
     body = _ROW * len(proportions) + gap
-    height = body + 96
     data: list[dict[str, Any]] = []
-    layout: dict[str, Any] = _layout(height)
+    layout = kit.layout(body + 96)
     top = 1.0
     named: set[str] = set()
-    part = "estimate" if evaluation.observed_only else "bar"
+    part = "estimate" if evaluation.observed_only else "interval"
     for number, panel in enumerate(panels, 1):
         suffix = "" if number == 1 else str(number)
         bottom = max(0.0, top - _ROW * len(panel) / body)
-        rows = [c.id for c in panel]
         higher = panel[0].comparator in (">=", ">")
-        layout[f"xaxis{suffix}"] = _axis(
+        layout[f"xaxis{suffix}"] = kit.axis(
+            f"pass: {'right' if higher else 'left'} of the threshold",
             range=_scope(panel, higher=higher),
             anchor=f"y{suffix}",
             ticksuffix=" %",
-            title={"text": f"pass: {part} {'right' if higher else 'left'} of the threshold", "font": {"size": 12}},
         )
-        layout[f"yaxis{suffix}"] = _axis(
-            domain=[bottom, top],
-            anchor=f"x{suffix}",
-            range=[len(rows) - 0.5, -0.5],
-            tickvals=list(range(len(rows))),
-            ticktext=[_label(row) for row in rows],
-            automargin=True,
-            showgrid=False,
-            tickfont={"size": 12},
-        )
-        axes = {"xaxis": f"x{suffix}", "yaxis": f"y{suffix}", "type": "scatter", "mode": "markers"}
+        rows = [kit.wrapped(title(c.id), 3) for c in panel]
+        layout[f"yaxis{suffix}"] = _rows(rows, domain=[bottom, top], anchor=f"x{suffix}")
+        axes = {"xaxis": f"x{suffix}", "yaxis": f"y{suffix}"}
         data += _estimates(panel, axes, named)
-        thresholds = _thresholds([(y, c.threshold) for y, c in enumerate(panel)])
-        data.append({**axes, **thresholds, "showlegend": number == 1})
+        data.append(_thresholds([(y, c.threshold) for y, c in enumerate(panel)]) | axes | {"showlegend": number == 1})
         top = bottom - gap / body
     return Figure(
         "figure-criteria",
         "Estimates with their intervals against the thresholds; the checklist above has the same numbers.",
-        f"Estimate (mark) and interval (bar) of every line that is a proportion. A line passes where its "
-        f"{part} lies wholly on the named side of the threshold (black).",
-        height,
+        f"Estimate (mark) and interval (bar) of every criterion that is a proportion. A criterion passes if its whole "
+        f"{part} is on the named side of the threshold (black).",
         data,
         layout,
     )
@@ -114,59 +74,44 @@ def _forest(evaluation: Evaluation) -> Figure | None:
 def _estimates(panel: list[CriterionResult], axes: dict[str, Any], named: set[str]) -> list[dict[str, Any]]:
     """One trace an outcome, each named once in the legend."""
     traces = []
-    for rank, (status, colour) in enumerate(COLOURS.items()):
+    for rank, (status, colour) in enumerate(kit.COLOURS.items()):
         rows = [(y, c.estimate) for y, c in enumerate(panel) if c.status == status]
         found = [(y, e) for y, e in rows if isinstance(e, Estimate)]
         if not found:
             continue
-        traces.append(
-            {
-                **axes,
-                "name": OUTCOMES[status],
-                "legendgroup": status,
-                "legendrank": rank,
-                "showlegend": status not in named,
-                "x": [100 * e.value for _, e in found],
-                "y": [y for y, _ in found],
-                "marker": {"symbol": _SHAPES[status], "size": 11, "color": colour},
-                "error_x": _bars([e for _, e in found], colour),
-                "text": [_counted(e) for _, e in found],
-                "hovertemplate": "%{text}%{x:.2f} %<extra></extra>",
-            }
-        )
+        legend = {
+            "name": OUTCOMES[status],
+            "legendgroup": status,
+            "legendrank": rank,
+            "showlegend": status not in named,
+        }
+        traces.append(_across(found, colour, kit.SHAPES[status]) | axes | legend)
         named.add(status)
     return traces
 
 
+def _across(rows: Sequence[tuple[int, Estimate]], colour: str, symbol: str = "circle") -> dict[str, Any]:
+    """Proportions (y, estimate) along the x axis, with their intervals."""
+    return kit.points(
+        [100 * e.value for _, e in rows],
+        [y for y, _ in rows],
+        colour,
+        symbol=symbol,
+        error_x=kit.whiskers(((e.value, e.low, e.high) for _, e in rows), colour),
+        text=["" if e.k is None else f"{e.k} of {e.n}: " for _, e in rows],
+        hovertemplate="%{text}%{x:.2f} %<extra></extra>",
+    )
+
+
 def _thresholds(rows: Sequence[tuple[int, float]]) -> dict[str, Any]:
-    """A black stroke for each row (y, threshold), last in the legend."""
-    return {
-        "type": "scatter",
-        "mode": "markers",
-        "name": "threshold",
-        "legendrank": len(COLOURS),
-        "x": [100 * threshold for _, threshold in rows],
-        "y": [y for y, _ in rows],
-        "marker": {"symbol": "line-ns", "size": 22, "line": {"width": 3, "color": _INK}},
-        "hovertemplate": "threshold %{x:.4~g} %<extra></extra>",
-    }
+    """A black stroke for each row (y, threshold)."""
+    return kit.thresholds([100 * threshold for _, threshold in rows], [y for y, _ in rows], along="x", suffix=" %")
 
 
-def _bars(estimates: list[Estimate], colour: str) -> dict[str, Any]:
-    """Intervals as plotly's error bars; of no length where there is none."""
-    return {
-        "type": "data",
-        "symmetric": False,
-        "array": [100 * ((e.value if e.high is None else e.high) - e.value) for e in estimates],
-        "arrayminus": [100 * (e.value - (e.value if e.low is None else e.low)) for e in estimates],
-        "color": colour,
-        "thickness": 2,
-        "width": 5,
-    }
-
-
-def _counted(estimate: Estimate) -> str:
-    return "" if estimate.k is None else f"{estimate.k} of {estimate.n}: "
+def _rows(labels: Sequence[str], **more: Any) -> dict[str, Any]:
+    """The y axis of a figure with one row for each label, from the top."""
+    ticks: dict[str, Any] = {"tickvals": list(range(len(labels))), "ticktext": labels, "tickfont": {"size": 12}}
+    return kit.axis(range=[len(labels) - 0.5, -0.5], showgrid=False, **ticks, **more)
 
 
 def _scope(panel: list[CriterionResult], *, higher: bool) -> list[float]:
@@ -176,13 +121,16 @@ def _scope(panel: list[CriterionResult], *, higher: bool) -> list[float]:
         if isinstance(criterion.estimate, Estimate):
             estimate = criterion.estimate
             seen += [100 * v for v in (estimate.value, estimate.low, estimate.high) if v is not None]
-    low, high = (min(seen), 100.0) if higher else (0.0, max(seen))
+    return _with_room(*((min(seen), 100.0) if higher else (0.0, max(seen))))
+
+
+def _with_room(low: float, high: float) -> list[float]:
     room = 0.04 * max(high - low, 1.0)
     return [low - room, high + room]
 
 
 def _slices(evaluation: Evaluation) -> Figure | None:
-    """The metric of the first line on a slice, else sensitivity for referable DR, slice by slice."""
+    """The metric of the first criterion on a slice, else sensitivity for referable DR, slice by slice."""
     asked = [parse_id(c.id) for c in evaluation.criteria]
     metric = next((str(replace(a, column="", value="")) for a in asked if a.column), "sensitivity:referable")
     slices = [(one["by"], one["value"]) for one in evaluation.data.get("slices") or ()]
@@ -204,87 +152,53 @@ def _slices(evaluation: Evaluation) -> Figure | None:
     seen = [100 * limit for _, limit in thresholds]
     low = min(*(100 * (e.value if e.low is None else e.low) for e in estimates), *seen, 100.0)
     high = max(*(100 * (e.value if e.high is None else e.high) for e in estimates), *seen, 0.0)
-    room = 0.04 * max(high - low, 1.0)
-    height = _ROW * len(drawn) + 96
-    layout = _layout(height)
-    layout["xaxis"] = _axis(
-        range=[low - room, high + room],
-        ticksuffix=" %",
-        title={"text": html.escape(title(metric)), "font": {"size": 12}},
-    )
-    layout["yaxis"] = _axis(
-        range=[len(drawn) - 0.5, -0.5],
-        tickvals=list(range(len(drawn))),
-        ticktext=[_wrapped(visible(name), 2) for name, _, _ in drawn],
-        showgrid=False,
-        tickfont={"size": 12},
+    layout = kit.layout(
+        _ROW * len(drawn) + 72,
+        xaxis=kit.axis(title(metric), range=_with_room(low, high), ticksuffix=" %"),
+        yaxis=_rows([kit.wrapped(name, 2) for name, _, _ in drawn]),
+        margin=_WITHOUT_LEGEND,
     )
     caption = f"{title(metric)} by slice (mark), with its interval (bar)."
     if isinstance(whole, Estimate):
-        ends = {"x0": 100 * whole.value, "x1": 100 * whole.value, "y0": 0, "y1": 1, "yref": "paper"}
-        layout["shapes"] = [{"type": "line", **ends, "line": {"color": _INK, "width": 1.5, "dash": "dot"}}]
+        layout["shapes"] = [kit.dotted(x0=100 * whole.value, x1=100 * whole.value, y0=0, y1=1, yref="paper")]
         caption += f" Dotted: the whole test set, {percent(whole.value)}."
     if len(found) > len(drawn):
         caption += f" The first {len(drawn)} of {len(found)} slices."
-    data: list[dict[str, Any]] = [
-        {
-            "type": "scatter",
-            "mode": "markers",
-            "showlegend": False,
-            "x": [100 * e.value for e in estimates],
-            "y": list(range(len(drawn))),
-            "marker": {"size": 10, "color": _LINE},
-            "error_x": _bars(estimates, _LINE),
-            "text": [_counted(e) for e in estimates],
-            "hovertemplate": "%{text}%{x:.2f} %<extra></extra>",
-        }
-    ]
+    data = [_across(list(enumerate(estimates)), kit.BLUE) | {"showlegend": False}]
     if thresholds:
-        data.append({**_thresholds(thresholds), "showlegend": False})
+        data.append(_thresholds(thresholds) | {"showlegend": False})
         caption += " Black: the checklist's threshold."
     label = f"{title(metric)} by slice; the tables have the same numbers."
-    return Figure("figure-slices", label, caption, height, data, layout)
+    return Figure("figure-slices", label, caption, data, layout)
 
 
 def _reliability(endpoint: str, bins: Sequence[Mapping[str, Any]]) -> Figure | None:
     if not bins:
         return None
-    height = 360
-    layout = _layout(height)
-    layout["showlegend"] = False
-    layout["margin"]["t"] = 12
-    for axis, words in (("xaxis", "mean predicted probability"), ("yaxis", "observed")):
-        layout[axis] = _axis(range=[-3, 103], ticksuffix=" %", dtick=20, title={"text": words, "font": {"size": 12}})
-    ends = {"x0": 0, "y0": 0, "x1": 100, "y1": 100}
-    layout["shapes"] = [
-        {"type": "line", **ends, "line": {"color": _INK, "width": 1.5, "dash": "dot"}, "layer": "below"}
-    ]
-    data: list[dict[str, Any]] = [
-        {
-            "type": "scatter",
-            "mode": "markers",
-            "x": [100 * one["predicted"] for one in bins],
-            "y": [100 * one["observed"] for one in bins],
-            "marker": {"size": 9, "color": _LINE},
-            "error_y": {
-                "type": "data",
-                "symmetric": False,
-                "array": [100 * (one["observed_high"] - one["observed"]) for one in bins],
-                "arrayminus": [100 * (one["observed"] - one["observed_low"]) for one in bins],
-                "color": _LINE,
-                "thickness": 2,
-                "width": 5,
-            },
-            "text": [str(one["n"]) for one in bins],
-            "hovertemplate": "n %{text}: predicted %{x:.1f} %, observed %{y:.1f} %<extra></extra>",
-        }
-    ]
+    scale = {"range": [-3, 103], "ticksuffix": " %", "dtick": 20}
+    layout = kit.layout(
+        360,
+        showlegend=False,
+        margin=_WITHOUT_LEGEND,
+        xaxis=kit.axis("mean predicted probability", **scale),
+        yaxis=kit.axis("observed", **scale),
+        shapes=[kit.dotted(x0=0, y0=0, x1=100, y1=100, layer="below")],
+    )
+    marks = kit.points(
+        [100 * one["predicted"] for one in bins],
+        [100 * one["observed"] for one in bins],
+        kit.BLUE,
+        error_y=kit.whiskers(((one["observed"], one["observed_low"], one["observed_high"]) for one in bins), kit.BLUE),
+        text=[str(one["n"]) for one in bins],
+        hovertemplate="n %{text}: predicted %{x:.1f} %, observed %{y:.1f} %<extra></extra>",
+    )
     name = GROUP_TITLES.get(endpoint, endpoint)
     caption = (
-        f"{name}: how often it was there (mark, with its interval) where so much was predicted. Dotted: calibrated."
+        f"{name}: observed frequency (mark, with its interval) at each predicted probability. "
+        "Dotted: perfect calibration."
     )
     label = f"Reliability of the probability of {name}; the table has the same numbers."
-    return Figure(f"figure-reliability-{endpoint}", label, caption, height, data, layout)
+    return Figure(f"figure-reliability-{endpoint}", label, caption, [marks], layout)
 
 
 def _curve(evaluation: Evaluation) -> Figure | None:
@@ -295,78 +209,24 @@ def _curve(evaluation: Evaluation) -> Figure | None:
         return None
     epochs = [e["epoch"] for e in history]
     accuracy = [100 * e["val_accuracy"] for e in history]
-    height = 320
-    layout = _layout(height)
-    layout["xaxis"] = _axis(title={"text": "epoch", "font": {"size": 12}}, dtick=1 if len(epochs) <= 25 else None)
-    layout["yaxis"] = _axis(
-        title={"text": "validation accuracy", "font": {"size": 12}}, ticksuffix=" %", automargin=True
+    layout = kit.layout(
+        320,
+        xaxis=kit.axis("epoch", dtick=1 if len(epochs) <= 25 else None),
+        yaxis=kit.axis("validation accuracy", ticksuffix=" %"),
     )
-    data = [
-        {
-            "type": "scatter",
-            "mode": "lines+markers",
-            "name": "validation accuracy",
-            "x": epochs,
-            "y": accuracy,
-            "line": {"color": _LINE, "width": 2},
-            "marker": {"size": 6},
-            "hovertemplate": "epoch %{x}: %{y:.2f} %<extra></extra>",
-        }
-    ]
-    caption = "Validation accuracy after each epoch of the run that the model comes from."
+    line = kit.points(epochs, accuracy, kit.BLUE, name="validation accuracy")
+    line |= {"mode": "lines+markers", "line": {"color": kit.BLUE, "width": 2}, "marker": {"size": 6}}
+    data = [line | {"hovertemplate": "epoch %{x}: %{y:.2f} %<extra></extra>"}]
+    caption = "Validation accuracy after each epoch of the training run."
     window = evaluation.training.get("stability") or {}
     if {"first_epoch", "last_epoch"} <= window.keys():
         ends = {"x0": window["first_epoch"], "x1": window["last_epoch"], "y0": 0, "y1": 1, "yref": "paper"}
         layout["shapes"] = [{"type": "rect", **ends, "fillcolor": "#e9eff6", "line": {"width": 0}, "layer": "below"}]
-        caption += f" Shaded: epochs {visible(ends['x0'])} to {visible(ends['x1'])}, which stability is judged by."
+        caption += f" Shaded: epochs {visible(ends['x0'])} to {visible(ends['x1'])}, on which stability is judged."
     selected = evaluation.training.get("selected_epoch")
     if selected in epochs:
-        data.append(
-            {
-                "type": "scatter",
-                "mode": "markers",
-                "name": "selected epoch",
-                "x": [selected],
-                "y": [accuracy[epochs.index(selected)]],
-                "marker": {"symbol": "circle-open", "size": 16, "color": _INK, "line": {"width": 2.5}},
-                "hovertemplate": "selected epoch %{x}<extra></extra>",
-            }
-        )
+        ring = kit.points([selected], [accuracy[epochs.index(selected)]], kit.INK, name="selected epoch")
+        ring["marker"] = {"symbol": "circle-open", "size": 16, "color": kit.INK, "line": {"width": 2.5}}
+        data.append(ring | {"hovertemplate": "selected epoch %{x}<extra></extra>"})
         caption += f" Epoch {visible(selected)} was selected."
-    return Figure("figure-training", "Validation accuracy by epoch.", caption, height, data, layout)
-
-
-def _layout(height: int) -> dict[str, Any]:
-    return {
-        "height": height,
-        "autosize": True,
-        "margin": {"l": 8, "r": 16, "t": 40, "b": 56},
-        "paper_bgcolor": "#ffffff",
-        "plot_bgcolor": "#ffffff",
-        "font": {**_FONT, "size": 13, "color": _INK},
-        "legend": {"orientation": "h", "x": 0, "y": 1, "yref": "container", "yanchor": "top"},
-        "hovermode": "closest",
-        "dragmode": False,
-    }
-
-
-def _axis(**more: Any) -> dict[str, Any]:
-    return {
-        "gridcolor": _GRID,
-        "zeroline": False,
-        "linecolor": "#aab4bd",
-        "fixedrange": True,
-        "automargin": True,
-    } | more
-
-
-def _label(metric_id: str) -> str:
-    return _wrapped(title(metric_id), 3)
-
-
-def _wrapped(text: str, most: int) -> str:
-    """At most so many lines; plotly reads a few HTML tags in labels, so the text is escaped."""
-    wrapped = textwrap.wrap(text, 26) or [""]
-    if len(wrapped) > most:
-        wrapped = [*wrapped[: most - 1], f"{wrapped[most - 1][:25]}…"]
-    return "<br>".join(html.escape(part) for part in wrapped)
+    return Figure("figure-training", "Validation accuracy by epoch.", caption, data, layout)

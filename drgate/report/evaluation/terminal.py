@@ -8,7 +8,6 @@ that cannot encode the symbols gets plain letters.
 
 from __future__ import annotations
 
-import textwrap
 from typing import Final
 
 from rich import box
@@ -17,25 +16,19 @@ from rich.table import Table
 from rich.text import Text
 
 from drgate.certificate.statement import NOT_A_MEDICAL_DEVICE, NOT_EVIDENCE_FOR
-from drgate.evaluation import Evaluation, Status
+from drgate.evaluation import Evaluation
 from drgate.report import words
 from drgate.report.evaluation.sections import sections
+from drgate.report.kit import STYLES as _STYLES
+from drgate.report.kit import paragraph as _paragraph
+from drgate.report.kit import text_for as _text
+from drgate.report.kit import writes as _writes
 
-_STYLES: Final[dict[Status, str]] = {
-    "PASS": "green",
-    "FAIL": "bold red",
-    "INSUFFICIENT": "yellow",
-    "NOT_ASSESSED": "dim",
-}
 _SIDES: Final = {"low": "lower ", "high": "upper ", "value": ""}
 FLAGGED_AT_MOST: Final = 10
 """Flagged images named; the report's page one has all of them."""
 _FULL_WIDTH: Final = 96
 """Columns from which estimate and interval stand side by side."""
-_PLAIN: Final = str.maketrans(
-    {"✓": "+", "✗": "x", "–": "-", "−": "-", "…": "...", "·": "|", "≥": ">=", "≤": "<="}
-    | dict.fromkeys("\N{NO-BREAK SPACE}\N{NARROW NO-BREAK SPACE}", " ")
-)
 
 
 def render(evaluation: Evaluation, console: Console) -> None:
@@ -133,26 +126,3 @@ def _checklist(evaluation: Evaluation, console: Console) -> Table:
                 *(_text(console, cell) for cell in cells),
             )
     return table
-
-
-def _paragraph(console: Console, text: str, style: str, *, hang: int = 0, styled: int | None = None) -> None:
-    """Text wrapped to the console, later lines indented by `hang`; the style covers its first `styled` characters."""
-    wrapped = textwrap.fill(text, console.width, subsequent_indent=" " * hang, break_on_hyphens=False)
-    paragraph = _text(console, wrapped)
-    paragraph.stylize(style, 0, styled)
-    console.print(paragraph, soft_wrap=True)
-
-
-def _text(console: Console, text: str, style: str = "") -> Text:
-    """Text that is never markup, in characters that the console can write."""
-    if not _writes(console, text):
-        text = text.translate(_PLAIN).encode(console.encoding, "replace").decode(console.encoding)
-    return Text(text, style=style)
-
-
-def _writes(console: Console, text: str) -> bool:
-    try:
-        text.encode(console.encoding)
-    except UnicodeEncodeError:
-        return False
-    return True
