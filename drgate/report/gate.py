@@ -23,30 +23,15 @@ from drgate.report.evaluation.markdown import bullets, code, escape, grid
 if TYPE_CHECKING:
     from drgate.gate.findings import Finding, GateReport, Status
 
-SYMBOLS: Final[dict[Status, str]] = {
-    "PASS": "✓",
-    "WAIVED": "~",
-    "FAIL": "✗",
-    "INSUFFICIENT": "?",
-    "NOT_ASSESSED": "–",
-    "REFUSED": "✗",
+_SHOWN: Final[dict[Status, tuple[str, str, str]]] = {
+    "PASS": ("✓", "Pass", "green"),
+    "WAIVED": ("~", "Waived", "bold magenta"),
+    "FAIL": ("✗", "Fail", "bold red"),
+    "INSUFFICIENT": ("?", "Not enough evidence", "yellow"),
+    "NOT_ASSESSED": ("–", "Missing", "yellow"),
+    "REFUSED": ("✗", "Refused", "bold red"),
 }
-OUTCOMES: Final[dict[Status, str]] = {
-    "PASS": "Pass",
-    "WAIVED": "Waived",
-    "FAIL": "Fail",
-    "INSUFFICIENT": "Not enough evidence",
-    "NOT_ASSESSED": "Missing",
-    "REFUSED": "Refused",
-}
-_STYLES: Final[dict[Status, str]] = {
-    "PASS": "green",
-    "WAIVED": "bold magenta",
-    "FAIL": "bold red",
-    "INSUFFICIENT": "yellow",
-    "NOT_ASSESSED": "yellow",
-    "REFUSED": "bold red",
-}
+"""By status: symbol, outcome in words, style."""
 
 SUMMARY_BYTES: Final = 1 << 20
 """The most that GitHub keeps of a step's summary."""
@@ -77,7 +62,7 @@ def render(report: GateReport, console: Console) -> None:
         for finding in findings:
             if finding.status == "PASS":
                 continue
-            line = Text(f"  {_mark(finding)} {finding.check}{_weight(finding)}: ", style=_STYLES[finding.status])
+            line = Text(f"  {_mark(finding)} {finding.check}{_weight(finding)}: ", style=_SHOWN[finding.status][2])
             console.print(line.append(finding.reason, style="default"), soft_wrap=True)
         passed = [finding.check for finding in findings if finding.status == "PASS"]
         if passed:
@@ -209,11 +194,11 @@ def _decided(report: GateReport, drawn: Callable[[str], str]) -> str:
 def _outcome(finding: Finding) -> str:
     """The outcome in words; an advisory finding is not assessed rather than missing."""
     advisory = finding.status == "NOT_ASSESSED" and not finding.required
-    return "Not assessed" if advisory else OUTCOMES[finding.status]
+    return "Not assessed" if advisory else _SHOWN[finding.status][1]
 
 
 def _mark(finding: Finding) -> str:
-    return f"{SYMBOLS[finding.status]} {_outcome(finding)}:"
+    return f"{_SHOWN[finding.status][0]} {_outcome(finding)}:"
 
 
 def _weight(finding: Finding) -> str:
@@ -223,7 +208,7 @@ def _weight(finding: Finding) -> str:
 def _rows(findings: list[Finding], longest: int = 2000) -> Iterator[list[str]]:
     for finding in findings:
         reason = finding.reason if len(finding.reason) <= longest else f"{finding.reason[:longest]}…"
-        outcome = f"{SYMBOLS[finding.status]} {_outcome(finding)}{_weight(finding)}"
+        outcome = f"{_SHOWN[finding.status][0]} {_outcome(finding)}{_weight(finding)}"
         yield [outcome, finding.group, finding.check, reason]
 
 
