@@ -365,7 +365,7 @@ class TestSigning:
         monkeypatch.setattr("typer.confirm", answer)
         arguments = ("sign", certified, "--role", "clinical", "--key", "doctor.pem")
         ended = drgate(*arguments)
-        assert (ended.code, ended.err.splitlines()[-1]) == (130, "Not signed: nothing was written.")
+        assert (ended.code, ended.err.splitlines()[-1]) == (130, "Not signed; nothing was written.")
         assert not list(certified.parent.glob("*.clinical.*"))
         certified.write_bytes(shown)
         assert drgate(*arguments).code == 0
@@ -409,7 +409,7 @@ class TestSigning:
         (certified.with_name("predictions.parquet")).unlink()
         ended = drgate("sign", hostile, "--role", "clinical", "--key", "doctor.pem", "--yes")
         assert (ended.code, "Traceback" in ended.err) == (2, False)
-        assert "cannot be drawn" in ended.err
+        assert "cannot be shown" in ended.err
         assert not list(certified.parent.glob("*.clinical.*"))
 
     @pytest.mark.parametrize(

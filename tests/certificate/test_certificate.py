@@ -712,10 +712,10 @@ class TestKeys:
         ("content", "passphrase", "says"),
         [
             ("encrypted", b"wrong", "passphrase does not open"),
-            ("encrypted", None, "protected by a passphrase and none was given"),
+            ("encrypted", None, "protected by a passphrase, but none was given"),
             ("public", None, "holds a public key"),
-            ("p384", None, "another kind"),
-            ("ed25519", None, "another kind"),
+            ("p384", None, "another type"),
+            ("ed25519", None, "another type"),
             ("text", None, "no key that can be read"),
             ("empty", None, "no key that can be read"),
             ("huge", None, "larger than 64 KB"),
@@ -733,7 +733,7 @@ class TestKeys:
         ("content", "says"),
         [
             ("encrypted", "holds a private key"),
-            ("p384-public", "another kind"),
+            ("p384-public", "another type"),
             ("text", "no key that can be read"),
             ("missing", "cannot be read"),
         ],
