@@ -118,7 +118,10 @@ def visible(text: object) -> str:
     >>> visible("eye\x00\n.jpg")
     'eye\\x00\\n.jpg'
     """
+    plain = str(text)
+    if plain.isprintable():
+        return plain
     return "".join(
         char if char.isprintable() or char in "\u00a0\u202f" else char.encode("unicode_escape").decode()
-        for char in str(text)
+        for char in plain
     )

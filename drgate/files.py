@@ -81,14 +81,26 @@ def parse_moment(text: str) -> datetime:
     return moment
 
 
-def read_json(path: Path, what: str, error: type[DrgateError]) -> Any:
-    """Parse a JSON file; duplicate keys, NaN, excessive size and anything else that is not plain JSON raise `error`."""
+def read_limited(path: Path, limit: int, what: str, error: type[DrgateError]) -> bytes:
+    """The bytes of a file of at most `limit` bytes; a larger or unreadable one raises `error`."""
     try:
-        if path.stat().st_size > MAX_JSON_BYTES:
-            raise error(f"{path} is larger than {MAX_JSON_BYTES >> 20} MB; expected {what}.")
-        return parse_json(path.read_bytes(), str(path), what, error)
+        with path.open("rb") as handle:
+            data = handle.read(limit + 1)
     except OSError as problem:
         raise error(f"{path} cannot be read ({problem.strerror}); expected {what}.") from problem
+    if len(data) > limit:
+        raise error(f"{path} is larger than {in_bytes(limit)}; expected {what}.")
+    return data
+
+
+def in_bytes(limit: int) -> str:
+    """A limit in MB or KB, for messages."""
+    return f"{limit >> 20} MB" if limit >= 1 << 20 else f"{limit >> 10} KB"
+
+
+def read_json(path: Path, what: str, error: type[DrgateError]) -> Any:
+    """Parse a JSON file; duplicate keys, NaN, excessive size and anything else that is not plain JSON raise `error`."""
+    return parse_json(read_limited(path, MAX_JSON_BYTES, what, error), str(path), what, error)
 
 
 def parse_json(data: bytes, origin: str, what: str, error: type[DrgateError]) -> Any:

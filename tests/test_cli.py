@@ -340,7 +340,7 @@ class TestSigning:
         assert drgate("verify", written, "--key", "doctor.pub").code == 0
         assert drgate("verify", written, "--key", "ml.pub").code == 2
         again = drgate("sign", certified, "--role", "clinical", "--key", "doctor.pem", "--yes")
-        assert (again.code, "that role has signed" in again.err) == (2, True)
+        assert (again.code, "this role has signed already" in again.err) == (2, True)
 
     def test_asks_before_it_signs(self, drgate: Run, certified: Path, monkeypatch: pytest.MonkeyPatch):
         """At a terminal it asks; no is no. What is signed is what was shown, though the file is swapped meanwhile."""
@@ -356,7 +356,7 @@ class TestSigning:
         monkeypatch.setattr("typer.confirm", answer)
         arguments = ("sign", certified, "--role", "clinical", "--key", "doctor.pem")
         ended = drgate(*arguments)
-        assert (ended.code, ended.err.splitlines()[-1]) == (130, "Not signed: nothing was written.")
+        assert (ended.code, ended.err.splitlines()[-1]) == (130, "Not signed; nothing was written.")
         assert not list(certified.parent.glob("*.clinical.*"))
         certified.write_bytes(shown)
         assert drgate(*arguments).code == 0
@@ -369,9 +369,9 @@ class TestSigning:
     @pytest.mark.parametrize(
         ("arguments", "says"),
         [
-            (("--key", "doctor.pem"), "Nobody can be asked here"),
-            (("--yes",), "Nothing signs"),
-            (("--yes", "--key", "ml.pem"), "by this very key"),
+            (("--key", "doctor.pem"), "Not an interactive terminal"),
+            (("--yes",), "No signing key"),
+            (("--yes", "--key", "ml.pem"), "This key has signed it already"),
             (("--yes", "--key", "doctor.pem", "--trusted-key", "doctor.pub"), "not among the trusted keys"),
             (("--yes", "--key", "doctor.pem", "--revoked", "revoked.txt"), "is revoked: the test set leaked"),
             (("--yes", "--key", "doctor.pem", "--predictions", "table.csv"), "does not hold the predictions"),
@@ -400,7 +400,7 @@ class TestSigning:
         (certified.with_name("predictions.parquet")).unlink()
         ended = drgate("sign", hostile, "--role", "clinical", "--key", "doctor.pem", "--yes")
         assert (ended.code, "Traceback" in ended.err) == (2, False)
-        assert "cannot be drawn" in ended.err
+        assert "cannot be shown" in ended.err
         assert not list(certified.parent.glob("*.clinical.*"))
 
     @pytest.mark.parametrize(

@@ -1,15 +1,15 @@
-"""Keys that sign certificates: ECDSA on P-256, private ones as PKCS#8 behind a passphrase, public ones as PEM.
+"""Keys that sign certificates: ECDSA P-256; private keys as PKCS#8 with a passphrase, public keys as PEM.
 
     private, public = generate_key(Path("clinical"), passphrase)      # clinical.pem (mode 0600) and clinical.pub
     signature = load_private_key(private, passphrase).sign(data)
     load_public_key(public).verifies(signature, data)                 # True
 
-A key may also live where no file can hold it, behind a command that signs what it reads:
+A key that is not in a file, such as one in a key service, signs through a command:
 
     CommandKey(load_public_key(Path("clinical.pub")), ("kms-sign", "clinical")).sign(data)
 
-One statement under one key file has one signature: the nonce is derived from the message (RFC 6979), and of the two
-values of s that fit, (r, s) and (r, n - s), only the lower is written and accepted.
+A statement has exactly one signature by a key file: the nonce is derived from the message (RFC 6979), and of the two
+valid signatures (r, s) and (r, n - s) only the one with the lower s is written and accepted.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, utils
 
 from drgate.errors import CertificateError, UsageError
+from drgate.files import read_limited
 
 MAX_KEY_BYTES: Final = 64 << 10
 _ORDER: Final = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551  # of P-256: FIPS 186-5, SP 800-186
@@ -37,13 +38,13 @@ _EXPECTED_PUBLIC: Final = "a public ECDSA P-256 key in PEM, as `drgate keygen` w
 
 @dataclass(frozen=True, slots=True)
 class PublicKey:
-    """A key that a reader trusts. id: lower-case hex SHA-256 of its DER SubjectPublicKeyInfo."""
+    """A public key. id: lower-case hex SHA-256 of its DER SubjectPublicKeyInfo."""
 
     id: str
     _key: ec.EllipticCurvePublicKey = field(repr=False, compare=False)
 
     def verifies(self, signature: bytes, data: bytes) -> bool:
-        """Whether `signature`, in its one accepted form, is this key's over `data`."""
+        """Whether `signature`, in its one accepted form, is a signature of this key over `data`."""
         try:
             check_signature_form(signature)
             self._key.verify(signature, data, ec.ECDSA(hashes.SHA256()))
@@ -53,11 +54,11 @@ class PublicKey:
 
 
 class SigningKey(Protocol):
-    """What signs, wherever its secret lies."""
+    """A key that signs, in a file or behind a command."""
 
     @property
     def public(self) -> PublicKey:
-        """What its signatures are verified with."""
+        """The key that verifies its signatures."""
         ...
 
     def sign(self, data: bytes) -> bytes:
@@ -67,13 +68,13 @@ class SigningKey(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class PrivateKey:
-    """A key that signs. public: what its signatures are verified with."""
+    """A private key from a file. public: the key that verifies its signatures."""
 
     public: PublicKey
     _key: ec.EllipticCurvePrivateKey = field(repr=False, compare=False)
 
     def sign(self, data: bytes) -> bytes:
-        """The DER signature over the SHA-256 of `data`: the same data always give the same bytes."""
+        """The DER signature over the SHA-256 of `data`; the same data always give the same bytes."""
         drawn = self._key.sign(data, ec.ECDSA(hashes.SHA256(), deterministic_signing=True))
         return _lower(drawn)
 
@@ -82,17 +83,17 @@ class PrivateKey:
 class CommandKey:
     """A key behind a command: a cloud's key service, a smart card, another machine.
 
-    public: what its signatures are verified with. command: the words of a program, run without a shell; it reads the
-    bytes to sign on standard input, and writes an ECDSA signature over their SHA-256: DER, or that in base64 or PEM.
+    public: the key that verifies its signatures. command: a program with its arguments, run without a shell. It reads
+    the bytes to sign on standard input and writes an ECDSA signature over their SHA-256, as DER, base64 or PEM.
     """
 
     public: PublicKey
     command: tuple[str, ...]
 
     def sign(self, data: bytes) -> bytes:
-        """What the command signs, checked against the public key.
+        """The signature by the command, checked against the public key.
 
-        Raises CertificateError where the command is not there, fails, writes no signature, or one of another key.
+        Raises CertificateError where the command is missing or fails, writes no signature, or one by another key.
         """
         name = self.command[0] if self.command else "nothing"
         try:
@@ -103,7 +104,7 @@ class CommandKey:
             ) from problem
         if ended.returncode != 0:
             raise CertificateError(
-                f"The signing command {name!r} failed (exit code {ended.returncode}); nothing is signed."
+                f"The signing command {name!r} failed (exit code {ended.returncode}); nothing was signed."
             )
         try:
             signature = _lower(_der(ended.stdout))
@@ -113,44 +114,44 @@ class CommandKey:
             ) from problem
         if not self.public.verifies(signature, data):
             raise CertificateError(
-                f"The signing command {name!r} signed something else, or with another key than {self.public.id}."
+                f"The signing command {name!r} signed other data, or with another key than {self.public.id}."
             )
         return signature
 
 
 def _der(written: bytes) -> bytes:
-    """The signature in what a command wrote. Raises ValueError."""
-    if written[:1] == b"\x30":  # DER's sequence; in base64 it would begin with M
+    """The DER signature in the output of a command. Raises ValueError."""
+    if written[:1] == b"\x30":  # a DER sequence; in base64 it would begin with M
         return written
     lines = written.decode("ascii").split("\n")
     return base64.b64decode("".join(line.strip() for line in lines if not line.startswith("-----")), validate=True)
 
 
 def check_signature_form(signature: bytes) -> None:
-    """Raise CertificateError unless the bytes are the one form of an ECDSA P-256 signature: strict DER, the lower s."""
+    """Raise CertificateError unless the bytes are an ECDSA P-256 signature in its one form: strict DER, lower s."""
     try:
         canonical = _lower(signature)
     except ValueError as problem:
         raise CertificateError("The signature is not an ECDSA P-256 signature in DER.") from problem
     if canonical != signature:
-        raise CertificateError("The signature is not in its canonical form; somebody rewrote it after signing.")
+        raise CertificateError("The signature is not in its canonical form; it was changed after signing.")
 
 
 def _lower(signature: bytes) -> bytes:
     r, s = utils.decode_dss_signature(signature)
     if not (0 < r < _ORDER and 0 < s < _ORDER):
-        raise ValueError("r and s lie between 1 and the order of the curve")
+        raise ValueError("r and s must be at least 1 and below the order of the curve")
     return utils.encode_dss_signature(r, min(s, _ORDER - s))
 
 
 def generate_key(name: Path, passphrase: bytes | None) -> tuple[Path, Path]:
-    """Write a new pair as NAME.pem (private, mode 0600) and NAME.pub; both or none. Returns the two paths.
+    """Write a new key pair as NAME.pem (private, mode 0600) and NAME.pub, both or none. Returns the two paths.
 
-    passphrase: encrypts the private key; None leaves it in the clear, for keys that a secret store protects.
-    Raises UsageError when either file exists or cannot be written, or the passphrase is empty.
+    passphrase: encrypts the private key; None leaves it unencrypted, for keys that a secret store protects. Raises
+    UsageError where a file exists or cannot be written, or the passphrase is empty.
     """
     if passphrase == b"":
-        raise UsageError("The passphrase is empty; give one, or ask for a key without.")
+        raise UsageError("The passphrase is empty; give one, or --no-passphrase.")
     key = ec.generate_private_key(ec.SECP256R1())
     protection = serialization.BestAvailableEncryption(passphrase) if passphrase else serialization.NoEncryption()
     private, public = name.with_name(f"{name.name}.pem"), name.with_name(f"{name.name}.pub")
@@ -168,7 +169,7 @@ def generate_key(name: Path, passphrase: bytes | None) -> tuple[Path, Path]:
                 descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
             except FileExistsError as problem:
                 raise UsageError(
-                    f"{path} exists already; choose another name: a key is never overwritten."
+                    f"{path} exists already, and a key is never overwritten; choose another name."
                 ) from problem
             except OSError as problem:
                 raise UsageError(f"{path} cannot be written ({problem.strerror}).") from problem
@@ -183,20 +184,21 @@ def generate_key(name: Path, passphrase: bytes | None) -> tuple[Path, Path]:
 
 def load_private_key(path: Path, passphrase: bytes | None = None) -> PrivateKey:
     """Read a private key from a PEM file; see `parse_private_key`."""
-    return parse_private_key(_read(path, _EXPECTED_PRIVATE), passphrase, str(path))
+    pem = read_limited(path, MAX_KEY_BYTES, _EXPECTED_PRIVATE, CertificateError)
+    return parse_private_key(pem, passphrase, str(path))
 
 
 def parse_private_key(pem: bytes, passphrase: bytes | None, origin: str) -> PrivateKey:
     """The private key in PEM bytes; `origin` names them in messages.
 
-    Raises CertificateError: no key, a public one, one of another kind or curve, encrypted and no or the wrong
-    passphrase given. A passphrase for a key in the clear is not needed and not an error.
+    Raises CertificateError for anything else, and for an encrypted key without the right passphrase. A passphrase for
+    an unencrypted key is ignored.
     """
     if b"PUBLIC KEY" in pem:
         raise CertificateError(f"{origin} holds a public key; expected {_EXPECTED_PRIVATE}.")
     encrypted = b"ENCRYPTED" in pem
     if encrypted and not passphrase:
-        raise CertificateError(f"{origin} is protected by a passphrase and none was given; set DRGATE_KEY_PASSPHRASE.")
+        raise CertificateError(f"{origin} is protected by a passphrase, but none was given; set DRGATE_KEY_PASSPHRASE.")
     try:
         key = serialization.load_pem_private_key(pem, passphrase if encrypted else None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as problem:
@@ -204,44 +206,30 @@ def parse_private_key(pem: bytes, passphrase: bytes | None, origin: str) -> Priv
             raise CertificateError(f"The passphrase does not open {origin}, or the file is damaged.") from problem
         raise CertificateError(f"{origin} holds no key that can be read; expected {_EXPECTED_PRIVATE}.") from problem
     if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP256R1):
-        raise CertificateError(f"{origin} is a key of another kind; expected {_EXPECTED_PRIVATE}.")
+        raise CertificateError(f"{origin} holds a key of another type; expected {_EXPECTED_PRIVATE}.")
     return PrivateKey(_public(key.public_key()), key)
 
 
 def load_public_key(path: Path) -> PublicKey:
     """Read a public key from a PEM file; see `parse_public_key`."""
-    return parse_public_key(_read(path, _EXPECTED_PUBLIC), str(path))
+    return parse_public_key(read_limited(path, MAX_KEY_BYTES, _EXPECTED_PUBLIC, CertificateError), str(path))
 
 
 def parse_public_key(pem: bytes, origin: str) -> PublicKey:
-    """The public key in PEM bytes; `origin` names them in messages.
-
-    Raises CertificateError: no key, a private one, one of another kind or curve.
-    """
+    """The public key in PEM bytes; `origin` names them in messages. Raises CertificateError for anything else."""
     if b"PRIVATE KEY" in pem:
         raise CertificateError(
-            f"{origin} holds a private key, which never leaves its owner; expected {_EXPECTED_PUBLIC}."
+            f"{origin} holds a private key, which must never leave its owner; expected {_EXPECTED_PUBLIC}."
         )
     try:
         key = serialization.load_pem_public_key(pem)
     except (ValueError, UnsupportedAlgorithm) as problem:
         raise CertificateError(f"{origin} holds no key that can be read; expected {_EXPECTED_PUBLIC}.") from problem
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
-        raise CertificateError(f"{origin} is a key of another kind; expected {_EXPECTED_PUBLIC}.")
+        raise CertificateError(f"{origin} holds a key of another type; expected {_EXPECTED_PUBLIC}.")
     return _public(key)
 
 
 def _public(key: ec.EllipticCurvePublicKey) -> PublicKey:
     der = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
     return PublicKey(hashlib.sha256(der).hexdigest(), key)
-
-
-def _read(path: Path, expected: str) -> bytes:
-    try:
-        with path.open("rb") as handle:
-            content = handle.read(MAX_KEY_BYTES + 1)
-    except OSError as problem:
-        raise CertificateError(f"{path} cannot be read ({problem.strerror}); expected {expected}.") from problem
-    if len(content) > MAX_KEY_BYTES:
-        raise CertificateError(f"{path} is larger than {MAX_KEY_BYTES >> 10} KB; expected {expected}.")
-    return content

@@ -1,10 +1,10 @@
-"""Certify: state what an evaluation found and, with a key, sign it.
+"""Certify: turn an evaluation into a statement and, with a key, sign it.
 
     statement, certificate = certify(evaluation, load_private_key(Path("clinical.pem"), passphrase))
 
     again = countersign(read_certificate(path), another_key)    # the same statement under a further signature
 
-Every verdict is certified: a signed FAIL is as good an answer as a signed PASS, and opens nothing.
+Every verdict can be certified: a signed FAIL is a valid certificate too, but it opens nothing.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _ROLE: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 
 
 def certify(evaluation: Evaluation, key: SigningKey | None) -> tuple[bytes, bytes | None]:
-    """The bytes of `statement.json` and, where there is a key, of `certificate.json`.
+    """The bytes of `statement.json` and, with a key, of `certificate.json`.
 
     The same evaluation and key file give the same bytes. Raises CertificateError where the evaluation contradicts
     itself.
@@ -34,24 +34,26 @@ def certify(evaluation: Evaluation, key: SigningKey | None) -> tuple[bytes, byte
 
 
 def sign(statement: Statement, key: SigningKey) -> bytes:
-    """A certificate: the statement under one signature. Every signer of a statement makes one of their own."""
+    """A certificate: the statement with one signature. Each signer of a statement creates a certificate."""
     certificate = Certificate(statement, key.public.id, key.sign(pre_authentication(statement.data))).to_bytes()
     if len(certificate) > MAX_BYTES:
-        raise CertificateError(f"The certificate would be larger than {MAX_BYTES >> 20} MB; nobody could read it.")
+        raise CertificateError(
+            f"The certificate would be larger than {MAX_BYTES >> 20} MB, the most that drgate reads."
+        )
     return certificate
 
 
 def countersignature(path: Path, role: str, statement: Statement) -> Path:
-    """Where a further signature of the statement in `path` goes: NAME.ROLE.certificate.json beside it.
+    """The path for a further signature of the statement in `path`: NAME.ROLE.certificate.json beside it.
 
-    NAME is the certificate's own (`NAME.certificate.json`), or, where it has none, that of what it speaks of. The role
-    in a file name is for people: which role a key stands for, a policy says.
+    NAME is that of the certificate (`NAME.certificate.json`), otherwise that of the model or table. The role in a file
+    name is only for people: the policy decides which role a key has.
 
-    Raises UsageError for a role that is no plain word, or a file that exists.
+    Raises UsageError for a role that is not a plain word, and for a file that exists.
     """
     if not _ROLE.fullmatch(role):
         raise UsageError(
-            f"The role {role!r} is no plain word; expected lower-case letters and digits, such as clinical."
+            f"The role {role!r} is not a plain word; expected lower-case letters and digits, such as clinical."
         )
     if path.name.endswith(ENDING):
         name = path.name.removesuffix(ENDING)
@@ -60,15 +62,15 @@ def countersignature(path: Path, role: str, statement: Statement) -> Path:
         name = Path(str(model.get("name") or model["files"][0]["name"])).stem
         name = re.sub(r"[^A-Za-z0-9._-]", "_", name).lstrip(".") or "model"
     target = path.with_name(f"{name}.{role}{ENDING}")
-    refuse_existing(target, "that role has signed; move its file away to sign again")
+    refuse_existing(target, "this role has signed already. Move the file away to sign again")
     return target
 
 
 def countersign(read: Certificate | Statement, key: SigningKey) -> bytes:
-    """A further certificate over a statement that was read, and shown, before.
+    """A further certificate for a statement that was read and shown before.
 
-    Raises UsageError where the key is the one that signed it already: a signature more of one key says nothing more.
+    Raises UsageError where the same key has signed it already, because a second signature would show nothing new.
     """
     if isinstance(read, Certificate) and read.key_id == key.public.id:
-        raise UsageError("It is signed by this very key; a further signature is another person's.")
+        raise UsageError("This key has signed it already; a further signature needs another person's key.")
     return sign(read.statement if isinstance(read, Certificate) else read, key)

@@ -27,7 +27,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from drgate.certificate.keys import check_signature_form
 from drgate.errors import CertificateError, DrgateError
 from drgate.evaluation import CriterionResult, Estimate, Evaluation
-from drgate.files import TIME_FORMAT, canonical_json, parse_json, parse_moment
+from drgate.files import TIME_FORMAT, canonical_json, parse_json, parse_moment, read_limited
 
 FORMAT: Final = 2
 """Number of the statement's form. It covers every word that `statement_bytes` writes: to change one is a new number,
@@ -342,13 +342,7 @@ def read_certificate(path: Path) -> Certificate | Statement:
 
     Raises CertificateError for a missing, empty, oversized or malformed file; see `parse_certificate`.
     """
-    try:
-        with path.open("rb") as handle:
-            data = handle.read(MAX_BYTES + 1)
-    except OSError as problem:
-        raise CertificateError(f"{path} cannot be read ({problem.strerror}); expected {_EXPECTED}.") from problem
-    if len(data) > MAX_BYTES:
-        raise CertificateError(f"{path} is larger than {MAX_BYTES >> 20} MB; expected {_EXPECTED}.")
+    data = read_limited(path, MAX_BYTES, _EXPECTED, CertificateError)
     if data.startswith(STATEMENT_BEGINS):
         return parse_statement(data, str(path))
     return parse_certificate(data, str(path))

@@ -1,12 +1,12 @@
-"""Trust: whose signature counts and in which role, what was revoked, and how old is too old.
+"""Trust: whose signature counts in which role, what is revoked, and what has expired.
 
     trusted = {"clinical": [load_public_key(Path("keys/clinical.pub"))], "engineering": [...]}
-    roles(statement, certificates, trusted)                    # {"clinical"}: roles that have signed this statement
-    load_revocations(Path("revoked.txt")).against(certificate) # sentences; none where nothing is revoked
-    lapses(statement, now=datetime.now(UTC), max_age_days=365) # sentences; none where it still holds
+    roles(statement, certificates, trusted)                    # {"clinical"}: the roles that signed it
+    load_revocations(Path("revoked.txt")).against(certificate) # sentences; empty where nothing is revoked
+    lapses(statement, now=datetime.now(UTC), max_age_days=365) # sentences; empty where it is still valid
 
-A role is what a policy says of a key; no file name and nothing in a certificate can claim one. Light: neither torch
-nor NumPy is imported.
+Only a policy gives a key its role; no file name and nothing in a certificate can claim one. Light: neither torch nor
+NumPy is imported.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ from typing import Final
 from drgate.certificate.keys import PublicKey
 from drgate.certificate.statement import Certificate, Statement, pre_authentication
 from drgate.errors import CertificateError
+from drgate.files import read_limited
 
 MAX_BYTES: Final = 1 << 20
 CLOCK_SKEW: Final = timedelta(hours=1)
-"""How far ahead of the reader's clock a statement may be dated."""
+"""How far in the future, by the reader's clock, a statement may be dated."""
 
 _ID: Final = re.compile(r"(sha256:)?[0-9a-f]{64}")
 _EXPECTED: Final = "a key id (64 hexadecimal digits) or the digest of a statement (sha256:...), then the reason"
@@ -32,18 +33,18 @@ _EXPECTED: Final = "a key id (64 hexadecimal digits) or the digest of a statemen
 
 @dataclass(frozen=True, slots=True)
 class Revocations:
-    """What is no longer believed, and why.
+    """Revoked keys and statements.
 
-    reasons: by key id (hex SHA-256 of the public key), or by digest of a statement (`sha256:...`).
+    reasons: by key id (hex SHA-256 of the public key) or digest of a statement (`sha256:...`).
     """
 
     reasons: Mapping[str, str] = field(default_factory=dict)
 
     def against(self, read: Certificate | Statement) -> tuple[str, ...]:
-        """Why this is not believed, in sentences; empty where nothing of it is revoked.
+        """Why this is revoked, in sentences; empty where it is not.
 
-        A statement falls with its own digest and with that of the statement that its model was exported under; a
-        certificate falls with its signer's key too, since nothing proves that it was signed before the key was lost.
+        A statement is revoked by its own digest or by that of the statement its model was exported under. A certificate
+        is also revoked by its signer's key, because nothing proves that it was signed before the key was lost.
         """
         statement = read.statement if isinstance(read, Certificate) else read
         named = [(statement.digest, "The statement")]
@@ -58,27 +59,19 @@ NOTHING_REVOKED: Final = Revocations()
 
 
 def load_revocations(path: Path) -> Revocations:
-    """Read a list of revocations; see `parse_revocations`."""
+    """Read a revocation list; see `parse_revocations`."""
+    expected = "a revocation list"
     try:
-        with path.open("rb") as handle:
-            data = handle.read(MAX_BYTES + 1)
-    except OSError as problem:
-        raise CertificateError(
-            f"{path} cannot be read ({problem.strerror}); expected a list of revocations."
-        ) from problem
-    if len(data) > MAX_BYTES:
-        raise CertificateError(f"{path} is larger than {MAX_BYTES >> 20} MB; expected a list of revocations.")
-    try:
-        text = data.decode("utf-8")
+        text = read_limited(path, MAX_BYTES, expected, CertificateError).decode("utf-8")
     except UnicodeDecodeError as problem:
-        raise CertificateError(f"{path} is not UTF-8 text; expected a list of revocations.") from problem
+        raise CertificateError(f"{path} is not UTF-8 text; expected {expected}.") from problem
     return parse_revocations(text.splitlines(), str(path))
 
 
 def parse_revocations(lines: Iterable[str], origin: str) -> Revocations:
-    """Revocations from lines: an id, white space, and the reason; empty lines and those that begin with # are skipped.
+    """Revocations from lines: an id, white space and the reason. Empty lines and lines that begin with # are skipped.
 
-    Raises CertificateError, naming the line, for anything else: a line that is misread would revoke nothing.
+    Raises CertificateError, naming the line, for anything else, because a misread line would revoke nothing.
     """
     reasons: dict[str, str] = {}
     for number, line in enumerate(lines, 1):
@@ -88,17 +81,17 @@ def parse_revocations(lines: Iterable[str], origin: str) -> Revocations:
         if not name or name.startswith("#"):
             continue
         if not _ID.fullmatch(name):
-            raise CertificateError(f"{origin}, line {number}: {name[:80]!r} is no id; expected {_EXPECTED}.")
+            raise CertificateError(f"{origin}, line {number}: {name[:80]!r} is not an id; expected {_EXPECTED}.")
         if not reason.strip():
             raise CertificateError(f"{origin}, line {number} revokes {name} without a reason; expected {_EXPECTED}.")
         if name in reasons:
-            raise CertificateError(f"{origin}, line {number} revokes {name} a second time; keep one.")
+            raise CertificateError(f"{origin}, line {number} revokes {name} a second time; keep one line.")
         reasons[name] = reason.strip()
     return Revocations(reasons)
 
 
 def signer(certificate: Certificate, trusted: Iterable[PublicKey]) -> PublicKey | None:
-    """The trusted key whose signature the certificate bears, if any does."""
+    """The trusted key that signed the certificate, if any."""
     signed = pre_authentication(certificate.statement.data)
     candidates = (key for key in trusted if key.id == certificate.key_id)
     return next((key for key in candidates if key.verifies(certificate.signature, signed)), None)
@@ -110,13 +103,12 @@ def roles(
     trusted: Mapping[str, Sequence[PublicKey]],
     revocations: Revocations = NOTHING_REVOKED,
 ) -> frozenset[str]:
-    """The roles whose keys have signed this very statement.
+    """The roles whose keys have signed this statement.
 
-    certificates: in any order; those of other statements, of strangers, or revoked count for nothing. trusted: the keys
-    that may sign for each role.
+    certificates: in any order; those that are revoked, for other statements or by unknown keys are ignored. trusted:
+    the keys that may sign for each role.
 
-    Raises CertificateError where one key stands for two roles: a key counts for one role only, or one person could
-    sign for everybody.
+    Raises CertificateError where one key has two roles, because one person could then sign for several.
     """
     refuse_shared_keys(trusted)
     own = [c for c in certificates if c.statement.data == statement.data and not revocations.against(c)]
@@ -124,25 +116,25 @@ def roles(
 
 
 def refuse_shared_keys(trusted: Mapping[str, Sequence[PublicKey]]) -> None:
-    """Raise CertificateError where one key stands for two roles."""
+    """Raise CertificateError where one key has two roles."""
     held: dict[str, str] = {}
     for role, keys in trusted.items():
         for key in keys:
             if held.setdefault(key.id, role) != role:
                 raise CertificateError(
-                    f"The key {key.id} stands for the roles {held[key.id]} and {role}; a key counts for one only."
+                    f"The key {key.id} has the roles {held[key.id]} and {role}; a key can have only one role."
                 )
 
 
 def lapses(statement: Statement, *, now: datetime, max_age_days: int | None = None) -> tuple[str, ...]:
-    """Why the statement does not hold at `now` (aware), in sentences; empty where it does.
+    """Why the statement is not valid at `now` (aware), in sentences; empty where it is.
 
-    Its age counts from its look, and cannot be renewed. max_age_days: what a policy allows; the statement's own expiry,
-    which its checklist sets (`valid_days`), holds besides.
+    The age counts from the look and cannot be renewed. max_age_days: what a policy allows, in addition to the
+    statement's own expiry, which its checklist sets (`valid_days`).
     """
     found = []
     if statement.time > now + CLOCK_SKEW:
-        found.append(f"It is dated {day(statement.time)}, which lies in the future.")
+        found.append(f"It is dated {day(statement.time)}, which is in the future.")
     if statement.expires is not None and now >= statement.expires:
         found.append(f"It expired on {day(statement.expires)}.")
     if max_age_days is not None and now - statement.time > timedelta(days=max_age_days):
@@ -154,4 +146,5 @@ def lapses(statement: Statement, *, now: datetime, max_age_days: int | None = No
 
 
 def day(moment: datetime) -> str:
+    """The UTC day of an aware moment, YYYY-MM-DD."""
     return moment.astimezone(UTC).strftime("%Y-%m-%d")

@@ -14,19 +14,19 @@ import typer
 from drgate.cli.options import BaseRefOption, FormatOption, PolicyOption, QuietOption, base_ref_of
 from drgate.screen import Format, emit
 
-HELP = """Say whether what is staged may be merged, by the policy on the base branch.
+HELP = """Check whether the staged files may be merged, by the policy on the base branch.
 
-Every model that the policy names must have a certificate that counts: signed by those who must, by the policy's
-checklist, on its test sets, not older than it allows where the model changed, every number recomputed. Nothing in the
-rules may become weaker without a signed waiver. Needs no weights, no torch, no network. See docs/gate.md.
+Every model that the policy guards needs a certificate: with the required signatures, for the policy's checklist and
+test sets, and recent enough if the model changed. All numbers are recomputed from the predictions, unless the policy
+says otherwise. No rule may become weaker without a signed waiver. Needs no weights, torch or network. See docs/gate.md.
 
-Exit code 0 open, 1 something failed, 3 evidence is missing, 2 something is not what it claims to be; all but 0 is
-closed.
+Exit codes: 0 the gate is open. Otherwise it is closed: 1 something failed, 3 evidence is missing or insufficient, 2
+something is not what it claims to be or cannot be read.
 
 \b
 Examples:
   drgate gate --base-ref origin/main --junit gate.xml
-  drgate gate --base-ref HEAD                      (before a commit: what is staged against what is committed)
+  drgate gate --base-ref HEAD                      (before a commit: the staged files against HEAD)
 """
 
 
@@ -38,10 +38,11 @@ def command(
     policy: PolicyOption = None,
     base_ref: BaseRefOption = None,
     junit: Annotated[
-        Path | None, typer.Option("--junit", metavar="FILE", help="Write JUnit XML: a case a criterion and model.")
+        Path | None,
+        typer.Option("--junit", metavar="FILE", help="Write JUnit XML, one test case per criterion and model."),
     ] = None,
     comment: Annotated[
-        Path | None, typer.Option("--comment", metavar="FILE", help="Write Markdown, as a comment on a pull request.")
+        Path | None, typer.Option("--comment", metavar="FILE", help="Write Markdown for a comment on a pull request.")
     ] = None,
     format: FormatOption = Format.human,
     quiet: QuietOption = False,
@@ -52,10 +53,10 @@ def command(
     from drgate.gate.gate import gate
     from drgate.report import gate as drawn
 
-    # For tables of some thousand rows the threads of a linear algebra library cost more than they bring.
+    # For some thousand rows the threads of a linear algebra library cost more time than they save.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     for written in (junit, comment):
-        if written is not None:  # the change may hold files of these names, and they are not our answer
+        if written is not None:  # the change may hold files with these names, which are not this report
             written.unlink(missing_ok=True)
     try:
         report = gate(Path(), base_ref=base_ref_of(base_ref), policy=policy)
@@ -68,7 +69,7 @@ def command(
     if os.environ.get("GITHUB_ACTIONS") != "true":
         emit(report.to_json(), lambda screen: drawn.render(report, screen), format, quiet)
         return report.exit_code
-    # A runner takes lines of either stream for commands; a proposed file name must not be one.
+    # A runner reads commands from both streams; a file name in the change must not become one.
     with redirect_stdout(StringIO()) as caught:
         emit(report.to_json(), lambda screen: drawn.render(report, screen), format, quiet)
     sys.stdout.write(drawn.defanged(caught.getvalue(), json=format is Format.json))

@@ -1,4 +1,4 @@
-"""`drgate keygen`: a key that signs certificates."""
+"""`drgate keygen`: create a key pair that signs certificates."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import typer
 from drgate.cli.options import FormatOption, QuietOption
 from drgate.screen import Format, emit, tell
 
-HELP = """Make a signing key: NAME.pem (private, mode 0600, behind a passphrase) and NAME.pub (for those who verify).
+HELP = """Create a key pair: NAME.pem (private, with a passphrase, mode 0600) and NAME.pub (public, to verify with).
 
-The passphrase is asked for, or comes from DRGATE_KEY_PASSPHRASE. Nothing is ever overwritten.
+The passphrase is asked for or read from DRGATE_KEY_PASSPHRASE. Existing files are never overwritten.
 
 \b
 Example:
@@ -23,13 +23,16 @@ Example:
 
 
 def register(app: typer.Typer) -> None:
-    app.command("keygen", help=HELP, short_help="Make a signing key.")(command)
+    app.command("keygen", help=HELP, short_help="Create a signing key.")(command)
 
 
 def command(
-    out: Annotated[Path, typer.Option("--out", metavar="NAME", help="Where the two files go, without a suffix.")],
+    out: Annotated[Path, typer.Option("--out", metavar="NAME", help="Path of the two files, without a suffix.")],
     no_passphrase: Annotated[
-        bool, typer.Option("--no-passphrase", help="Leave the private key in the clear, for a secret store to protect.")
+        bool,
+        typer.Option(
+            "--no-passphrase", help="Do not encrypt the private key, for example because a secret store protects it."
+        ),
     ] = False,
     format: FormatOption = Format.human,
     quiet: QuietOption = False,
@@ -40,13 +43,13 @@ def command(
     text = os.environ.get("DRGATE_KEY_PASSPHRASE")
     if not text and not no_passphrase:
         if not sys.stdin.isatty():
-            raise UsageError("A passphrase is needed: set DRGATE_KEY_PASSPHRASE, or say --no-passphrase.")
+            raise UsageError("A passphrase is needed: set DRGATE_KEY_PASSPHRASE, or give --no-passphrase.")
         text = typer.prompt("Passphrase", hide_input=True, confirmation_prompt=True, err=True)
     if out.suffix in (".pem", ".pub"):
-        raise UsageError(f"{out} names one of the two files; give the name without a suffix, such as {out.stem}.")
+        raise UsageError(f"{out} has a suffix; give the name without one, such as {out.stem}.")
     out.parent.mkdir(parents=True, exist_ok=True)
     private, public = generate_key(out, None if no_passphrase or not text else text.encode())
     summary = {"private": str(private), "public": str(public), "keyid": load_public_key(public).id}
-    story = f"{private} signs: keep it secret. {public} verifies: give it away. Key id {summary['keyid'][:16]}."
+    story = f"{private} signs; keep it secret. {public} verifies; share it. Key id {summary['keyid'][:16]}."
     emit(summary, lambda _: tell(story, quiet), format, quiet)
     return 0

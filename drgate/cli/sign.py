@@ -1,4 +1,4 @@
-"""`drgate sign`: a further signature under what somebody else certified."""
+"""`drgate sign`: add a signature to a certificate."""
 
 from __future__ import annotations
 
@@ -21,12 +21,13 @@ from drgate.screen import Format, emit, tell
 if TYPE_CHECKING:
     from rich.console import Console
 
-HELP = """Put a further signature to a certificate, after showing what is signed.
+HELP = """Add a signature to a certificate, after showing what is signed.
 
-Shows the page, drawn from the bytes to be signed, and what could be checked of it; then asks, or takes --yes. Writes
-MODEL.ROLE.certificate.json beside certificate.json (MODEL: the certified file without its suffix), and
-NAME.ROLE.certificate.json beside NAME.certificate.json: the same statement under this key. Nothing is signed that is
-contradicted, expired or revoked. Which role a key stands for, a gate's policy says, not the file's name.
+Shows the report, taken from the bytes to be signed, and what was checked; then asks for confirmation, unless --yes is
+given. Writes the same statement, signed with this key, to a new file: MODEL.ROLE.certificate.json beside
+certificate.json (MODEL: the certified file without its suffix), or NAME.ROLE.certificate.json beside
+NAME.certificate.json. A statement that is contradicted, expired or revoked is not signed. The role is only part of the
+file name; which role a key has is decided by the gate's policy.
 
 \b
 Example:
@@ -35,26 +36,29 @@ Example:
 
 
 def register(app: typer.Typer) -> None:
-    app.command("sign", help=HELP, short_help="Put a further signature to a certificate.")(command)
+    app.command("sign", help=HELP, short_help="Add a signature to a certificate.")(command)
 
 
 def command(
-    certificate: Annotated[Path, typer.Argument(metavar="CERTIFICATE", help="certificate.json, or statement.json.")],
-    role: Annotated[str, typer.Option("--role", metavar="ROLE", help="Stands in the new file's name.")],
+    certificate: Annotated[Path, typer.Argument(metavar="CERTIFICATE", help="certificate.json or statement.json.")],
+    role: Annotated[str, typer.Option("--role", metavar="ROLE", help="Your role, for the name of the new file.")],
     key: KeyOption = None,
     sign_command: SignCommandOption = None,
     public_key: PublicKeyOption = None,
     trusted_key: Annotated[
         list[Path] | None,
-        typer.Option("--trusted-key", metavar="PUB", help="Public key that must have signed it so far."),
+        typer.Option("--trusted-key", metavar="PUB", help="Public key that must have signed it already."),
     ] = None,
     predictions: Annotated[
-        Path | None, typer.Option("--predictions", metavar="FILE", help="[the matching table beside the certificate]")
+        Path | None,
+        typer.Option(
+            "--predictions",
+            metavar="FILE",
+            help="Predictions to check it against. [the matching table beside the certificate]",
+        ),
     ] = None,
     revoked: RevokedOption = None,
-    yes: Annotated[
-        bool, typer.Option("--yes", help="Sign without being asked; the page is shown all the same.")
-    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Sign without asking; the report is still shown.")] = False,
     format: FormatOption = Format.human,
     quiet: QuietOption = False,
 ) -> int:
@@ -73,12 +77,12 @@ def command(
 
     signer = signing_key(key, sign_command, public_key)
     if signer is None:
-        raise UsageError("Nothing signs: give --key KEY (or DRGATE_KEY), or --sign-command CMD with --public-key PUB.")
-    read = read_certificate(certificate)  # once: what is shown is what is signed, whatever becomes of the file
+        raise UsageError("No signing key: give --key KEY (or DRGATE_KEY), or --sign-command CMD with --public-key PUB.")
+    read = read_certificate(certificate)  # once: what is shown is what is signed, even if the file changes
     statement = read.statement if isinstance(read, Certificate) else read
     target = countersignature(certificate, role, statement)
     if not yes and not sys.stdin.isatty():
-        raise UsageError("Nobody can be asked here: read the page (drgate report), then sign with --yes.")
+        raise UsageError("Not an interactive terminal. Review the report (drgate report), then sign with --yes.")
     trusted = [load_public_key(path) for path in trusted_key or ()]
     found = verify(
         certificate,
@@ -96,16 +100,18 @@ def command(
     try:
         page(console(sys.stderr))
     except (LookupError, TypeError, ValueError, AttributeError) as problem:
-        raise CertificateError(f"{certificate} cannot be drawn: drgate did not write it so ({problem!r}).") from problem
+        raise CertificateError(
+            f"{certificate} cannot be shown, because drgate does not write such contents ({problem!r})."
+        ) from problem
     if found.problems:
-        raise CertificateError(f"{certificate} is not signed: {found.problems[0]}")
+        raise CertificateError(f"{certificate} was not signed: {found.problems[0]}")
     if not yes and not typer.confirm(f"Sign this as {role}, with key {signer.public.id[:16]}?", err=True):
-        tell("Not signed: nothing was written.", quiet)
+        tell("Not signed; nothing was written.", quiet)
         return ExitCode.INTERRUPTED
     write_atomically(target, countersign(read, signer))
     emit(
         {"certificate": str(target), "role": role, "keyid": signer.public.id},
-        lambda _: tell(f"Signed: {target}, key {signer.public.id[:16]}.", quiet),
+        lambda _: tell(f"Signed with key {signer.public.id[:16]}: {target}", quiet),
         format,
         quiet,
     )

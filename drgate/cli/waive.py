@@ -1,4 +1,4 @@
-"""`drgate waive`: sign that one named thing shall not close the gate, until a date."""
+"""`drgate waive`: sign that certain findings do not close the gate until a given day."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from drgate.cli.options import (
 )
 from drgate.screen import Format, emit, tell
 
-HELP = """Waive findings of the gate: sign what is waived, why, in which role, and until when.
+HELP = """Waive findings of the gate: sign what is waived, the reason, your role and an expiry date.
 
-The ids are those that drgate gate shows. What is waived stays visible as waived for ever, and is never shown as passed.
-The waiver counts where a key signs it that the base branch's policy trusts for that role, one that it requires, once
-the file is staged, and until it expires. Where the policy asks for several roles, each writes one.
+Use the ids that drgate gate shows. A waived finding is always shown as waived, never as passed. A waiver counts once it
+is staged and until it expires, if the policy on the base branch requires the role and trusts the key for it. If the
+policy requires several roles, each of them must write a waiver.
 
 \b
 Example:
@@ -34,23 +34,25 @@ Example:
 
 
 def register(app: typer.Typer) -> None:
-    app.command("waive", help=HELP, short_help="Sign that one named thing shall not close the gate, until a date.")(
-        command
-    )
+    app.command("waive", help=HELP, short_help="Sign that findings of the gate are waived until a given day.")(command)
 
 
 def command(
-    ids: Annotated[list[str], typer.Argument(metavar="ID...", help="What is waived, as drgate gate names it.")],
-    reason: Annotated[str, typer.Option("--reason", help="Why; shown wherever the waiver is.")],
-    role: Annotated[str, typer.Option("--role", help="Role in which you sign, as the policy names it.")],
-    expires: Annotated[str, typer.Option("--expires", metavar="YYYY-MM-DD", help="The day it ends (UTC).")],
+    ids: Annotated[
+        list[str], typer.Argument(metavar="ID...", help="Findings to waive, by the ids that drgate gate shows.")
+    ],
+    reason: Annotated[str, typer.Option("--reason", help="Reason, shown with the waiver.")],
+    role: Annotated[str, typer.Option("--role", help="Your role, as the policy names it.")],
+    expires: Annotated[
+        str, typer.Option("--expires", metavar="YYYY-MM-DD", help="First day on which it no longer counts (UTC).")
+    ],
     key: KeyOption = None,
     sign_command: SignCommandOption = None,
     public_key: PublicKeyOption = None,
     policy: PolicyOption = None,
     base_ref: BaseRefOption = None,
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="FILE", help="[in the policy's folder of waivers]")
+        Path | None, typer.Option("--out", metavar="FILE", help="Waiver file. [in the policy's folder of waivers]")
     ] = None,
     format: FormatOption = Format.human,
     quiet: QuietOption = False,
@@ -64,7 +66,7 @@ def command(
 
     signer = signing_key(key, sign_command, public_key)
     if signer is None:
-        raise UsageError("Nothing signs: give --key KEY (or DRGATE_KEY), or --sign-command CMD with --public-key PUB.")
+        raise UsageError("No signing key: give --key KEY (or DRGATE_KEY), or --sign-command CMD with --public-key PUB.")
     try:
         until = datetime.strptime(expires, "%Y-%m-%d").replace(tzinfo=UTC)
     except ValueError as problem:
@@ -77,6 +79,6 @@ def command(
     refuse_existing(path, "give another name with --out")
     write_atomically(path, waiver.to_bytes())
     plain = {"file": str(path), "covers": [cover.id for cover in found], "keyid": signer.public.id, "lacking": lacking}
-    said = f"Wrote {path}; it counts once it is staged (git add). {lacking}".strip()
-    emit(plain, lambda _: tell(said, quiet), format, quiet)
+    story = f"Wrote {path}. It counts once it is staged (git add). {lacking}".strip()
+    emit(plain, lambda _: tell(story, quiet), format, quiet)
     return 0

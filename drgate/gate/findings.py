@@ -119,10 +119,7 @@ class GateReport:
         return {
             "open": self.exit_code == 0,
             "headline": self.headline,
-            "base": self.base,
-            "commit": self.commit,
-            "policy": self.policy,
-            "rules_digest": self.rules_digest,
+            **{key: getattr(self, key) for key in ("base", "commit", "policy", "rules_digest")},
             "findings": [finding.to_json() for finding in self.findings],
             "notes": list(self.notes),
         }

@@ -242,7 +242,7 @@ def compare(base: Rules, head: Rules) -> tuple[RuleChange, ...]:
     """
     order = ("weaker", "stronger", "neutral")
     changes = [
-        *_settings(base.policy, head.policy),
+        *_settings(base, head),
         *_trust(base, head),
         *_test_sets(base, head),
         *_checklist_of(base, head),
@@ -309,30 +309,29 @@ def _table(data: bytes, path: str, origin: str = "") -> dict[str, Any] | None:
 # -- comparing ---------------------------------------------------------------------------------------------------------
 
 
-def _settings(was: Policy, now: Policy) -> Iterator[RuleChange]:
+def _change(weaker: bool, id: str, sentence: str, base: Rules, head: Rules) -> RuleChange:
+    kind: Literal["weaker", "stronger"] = "weaker" if weaker else "stronger"
+    return RuleChange(kind, id, sentence, part_digest(base, id), part_digest(head, id))
+
+
+def _settings(base: Rules, head: Rules) -> Iterator[RuleChange]:
     """The keys that name nothing else."""
-
-    def change(weaker: bool, key: str, before: Any, after: Any) -> RuleChange:
-        kind: Literal["weaker", "stronger"] = "weaker" if weaker else "stronger"
-        sentence = f"{key}: {_shown(before)} becomes {_shown(after)}."
-        return RuleChange(kind, f"policy:{key}", sentence, *_digests(f"policy:{key}", before, after))
-
-    for key, more_is_weaker in (("models", False), ("not_models", True)):
-        before, after = set(getattr(was, key)), set(getattr(now, key))
-        if before != after:
-            weaker = bool(after - before) if more_is_weaker else bool(before - after)
-            yield change(weaker, key, sorted(before), sorted(after))
-    if was.allow_md5_pointers != now.allow_md5_pointers:
-        yield change(now.allow_md5_pointers, "allow_md5_pointers", was.allow_md5_pointers, now.allow_md5_pointers)
-    if was.require_predictions != now.require_predictions:
-        yield change(was.require_predictions, "require_predictions", was.require_predictions, now.require_predictions)
-    if was.max_age_days != now.max_age_days:
-        yield change(now.max_age_days > was.max_age_days, "max_age_days", was.max_age_days, now.max_age_days)
+    was, now = base.policy, head.policy
     required, demanded = {*was.required_roles}, {*now.required_roles}
-    if (required, was.signers) != (demanded, now.signers):
+    weaker = {
+        "models": bool({*was.models} - {*now.models}),
+        "not_models": bool({*now.not_models} - {*was.not_models}),
+        "allow_md5_pointers": now.allow_md5_pointers,
+        "require_predictions": was.require_predictions,
+        "max_age_days": now.max_age_days > was.max_age_days,
         # The least that meets the new rule, with as many newly required roles as possible, must meet the old one.
-        weaker = now.signers - len(demanded - required) < was.signers
-        yield change(weaker, "required_roles", _roles_part(was), _roles_part(now))
+        "required_roles": now.signers - len(demanded - required) < was.signers,
+    }
+    for key in weaker:
+        before, after = _policy_part(base, key), _policy_part(head, key)
+        if before != after:
+            sentence = f"{key}: {_shown(before)} becomes {_shown(after)}."
+            yield _change(weaker[key], f"policy:{key}", sentence, base, head)
     for key in ("certificates", "waivers"):
         if getattr(was, key) != getattr(now, key):
             yield RuleChange("neutral", f"policy:{key}", f"{key}: {getattr(was, key)} becomes {getattr(now, key)}.")
@@ -343,17 +342,15 @@ def _trust(base: Rules, head: Rules) -> Iterator[RuleChange]:
     for role in sorted({*base.trusted, *head.trusted}):
         before, after = ({key.id for key in rules.trusted.get(role, ())} for rules in (base, head))
         id = f"policy:trusted_keys.{role}"
-        digests = _digests(id, sorted(before) or None, sorted(after) or None)
         if added := sorted(after - before):
-            yield RuleChange("weaker", id, f"A key is added for the role {role}: {', '.join(added)}.", *digests)
+            yield _change(True, id, f"A key is added for the role {role}: {', '.join(added)}.", base, head)
         elif gone := sorted(before - after):
-            yield RuleChange("stronger", id, f"A key is removed from the role {role}: {', '.join(gone)}.", *digests)
+            yield _change(False, id, f"A key is removed from the role {role}: {', '.join(gone)}.", base, head)
     was, now = base.revocations.reasons, head.revocations.reasons
     if gone := sorted({*was} - {*now}):
-        digests = _digests("policy:revoked", sorted(was), sorted(now))
-        yield RuleChange("weaker", "policy:revoked", f"A revocation is removed: {', '.join(gone)}.", *digests)
+        yield _change(True, "policy:revoked", f"A revocation is removed: {', '.join(gone)}.", base, head)
     elif added := sorted({*now} - {*was}):
-        yield RuleChange("stronger", "policy:revoked", f"Revoked: {', '.join(added)}.")
+        yield _change(False, "policy:revoked", f"Revoked: {', '.join(added)}.", base, head)
 
 
 def _test_sets(base: Rules, head: Rules) -> Iterator[RuleChange]:
@@ -362,15 +359,14 @@ def _test_sets(base: Rules, head: Rules) -> Iterator[RuleChange]:
     for name in dict.fromkeys([*before, *after]):
         id = f"policy:test_sets.{name}"
         was, now = (_test_set_part(rules, name) for rules in (base, head))
-        digests = _digests(id, was, now)
         if was is None:
-            yield RuleChange("stronger", id, f"Models must also pass on the test set {name}.", *digests)
+            yield _change(False, id, f"Models must also pass on the test set {name}.", base, head)
         elif now is None:
-            yield RuleChange("weaker", id, f"The test set {name} is no longer required.", *digests)
+            yield _change(True, id, f"The test set {name} is no longer required.", base, head)
         elif was["labels"] is None and was | {"labels": now["labels"]} == now and was != now:
-            yield RuleChange("stronger", id, f"The labels of {name} are now compared with a file.", *digests)
+            yield _change(False, id, f"The labels of {name} are now compared with a file.", base, head)
         elif was != now:
-            yield RuleChange("weaker", id, _swapped(name, was, now, base, head), *digests)
+            yield _change(True, id, _swapped(name, was, now, base, head), base, head)
         elif before[name].looks != after[name].looks:
             yield RuleChange("neutral", id, f"{name}: its chain of looks is now {after[name].looks}.")
 
@@ -409,14 +405,6 @@ def _checklist_of(base: Rules, head: Rules) -> Iterator[RuleChange]:
         yield RuleChange("weaker", "spec:version", str(problem))
 
 
-def _digests(id: str, was: Any, now: Any) -> tuple[str, str]:
-    return "" if was is None else digest_of([id, was]), "" if now is None else digest_of([id, now])
-
-
-def _roles_part(policy: Policy) -> dict[str, Any]:
-    return {"roles": sorted(policy.required_roles), "count": policy.signers}
-
-
 def _test_set_part(rules: Rules, name: str) -> dict[str, Any] | None:
     one = next((one for one in rules.policy.test_sets if one.name == name), None)
     if one is None:
@@ -435,7 +423,7 @@ def _policy_part(rules: Rules, where: str) -> Any:
         "trusted_keys": lambda: sorted(key.id for key in rules.trusted.get(name, ())) or None,
         "test_sets": lambda: _test_set_part(rules, name),
         "revoked": lambda: sorted(rules.revocations.reasons),
-        "required_roles": lambda: _roles_part(policy),
+        "required_roles": lambda: {"roles": sorted(policy.required_roles), "count": policy.signers},
         "models": lambda: sorted({*policy.models}),
         "not_models": lambda: sorted({*policy.not_models}),
         "allow_md5_pointers": lambda: policy.allow_md5_pointers,

@@ -22,7 +22,7 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 from drgate.errors import RepositoryError, visible
-from drgate.files import plain_yaml
+from drgate.files import in_bytes, plain_yaml
 
 MAX_POINTER_BYTES: Final = 64 << 10
 MAX_FILES: Final = 1_000_000
@@ -90,7 +90,7 @@ class Tree:
         size = self.repository.size(entry.oid)
         if size > limit:
             raise RepositoryError(
-                f"{visible(path)} in {self.name} is larger than {_in_bytes(limit)} ({size} bytes); expected {what}."
+                f"{visible(path)} in {self.name} is larger than {in_bytes(limit)} ({size} bytes); expected {what}."
             )
         return self.repository.read(entry.oid)
 
@@ -218,7 +218,7 @@ class Repository:
         if any(link.is_symlink() for link in links) or not file.is_file() or content.size > limit:
             raise RepositoryError(
                 f"{visible(path)} is a pointer, and its content is not in the working tree as a plain file of at most "
-                f"{_in_bytes(limit)}; fetch it first (git lfs pull --include, or dvc pull)."
+                f"{in_bytes(limit)}; fetch it first (git lfs pull --include, or dvc pull)."
             )
         with file.open("rb") as handle:
             data = handle.read(content.size + 1)
@@ -358,7 +358,3 @@ def _lines(listed: bytes, what: str) -> Iterator[str]:
     if listed.count(b"\0") > MAX_FILES:
         raise RepositoryError(f"There are more than {MAX_FILES} files in {what}.")
     return (os.fsdecode(line) for line in listed.split(b"\0") if line)
-
-
-def _in_bytes(limit: int) -> str:
-    return f"{limit >> 20} MB" if limit >= 1 << 20 else f"{limit >> 10} KB"

@@ -1,10 +1,10 @@
-"""What the gate found, for a terminal, a pull request's comment, a step summary, annotations and test tabs.
+"""The gate's report for a terminal, a pull request's comment, a step summary, annotations and JUnit viewers.
 
     text = markdown(report)                      # a comment, a step summary
-    text = junit(report)                         # one case a criterion and model
+    text = junit(report)                         # one test case per criterion and model
     for line in workflow_commands(report): ...         # GitHub's workflow commands
 
-Names come from whoever proposed the change: none of them becomes markup, a command of a log, or another cell.
+Names come from the author of the change, so none of them may become markup, a workflow command or another table cell.
 """
 
 from __future__ import annotations
@@ -23,50 +23,35 @@ from drgate.report.evaluation.markdown import bullets, code, escape, grid
 if TYPE_CHECKING:
     from drgate.gate.findings import Finding, GateReport, Status
 
-SYMBOLS: Final[dict[Status, str]] = {
-    "PASS": "✓",
-    "WAIVED": "~",
-    "FAIL": "✗",
-    "INSUFFICIENT": "?",
-    "NOT_ASSESSED": "–",
-    "REFUSED": "✗",
+_SHOWN: Final[dict[Status, tuple[str, str, str]]] = {
+    "PASS": ("✓", "Pass", "green"),
+    "WAIVED": ("~", "Waived", "bold magenta"),
+    "FAIL": ("✗", "Fail", "bold red"),
+    "INSUFFICIENT": ("?", "Not enough evidence", "yellow"),
+    "NOT_ASSESSED": ("–", "Missing", "yellow"),
+    "REFUSED": ("✗", "Refused", "bold red"),
 }
-OUTCOMES: Final[dict[Status, str]] = {
-    "PASS": "Pass",
-    "WAIVED": "Waived",
-    "FAIL": "Fail",
-    "INSUFFICIENT": "Not enough evidence",
-    "NOT_ASSESSED": "Missing",
-    "REFUSED": "Refused",
-}
-_STYLES: Final[dict[Status, str]] = {
-    "PASS": "green",
-    "WAIVED": "bold magenta",
-    "FAIL": "bold red",
-    "INSUFFICIENT": "yellow",
-    "NOT_ASSESSED": "yellow",
-    "REFUSED": "bold red",
-}
+"""By status: symbol, outcome in words, style."""
 
 SUMMARY_BYTES: Final = 1 << 20
-"""What GitHub keeps of a step's summary."""
+"""The most that GitHub keeps of a step's summary."""
 
 COMMENT_BYTES: Final = 60_000
 """A comment on a pull request holds 65,536 characters."""
 
 SHOWN_ANNOTATIONS: Final = 10
-"""Annotations of one kind that GitHub shows for a step."""
+"""The most annotations of one kind that GitHub shows for a step."""
 
 _JOINER: Final = "\N{WORD JOINER}"
 
 
 def headline(report: GateReport) -> str:
-    """The answer with its symbol."""
+    """The headline with its symbol."""
     return f"{'✓' if report.exit_code == 0 else '✗'} {report.headline}"
 
 
 def render(report: GateReport, console: Console) -> None:
-    """For a person at a terminal: what is not passed in full, the rest counted."""
+    """For a terminal: findings that did not pass in full, the others by name."""
     style = "bold green" if report.exit_code == 0 else "bold red"
     console.print(Text(headline(report), style=style), soft_wrap=True)
     if report.commit:
@@ -77,7 +62,7 @@ def render(report: GateReport, console: Console) -> None:
         for finding in findings:
             if finding.status == "PASS":
                 continue
-            line = Text(f"  {_mark(finding)} {finding.check}{_weight(finding)}: ", style=_STYLES[finding.status])
+            line = Text(f"  {_mark(finding)} {finding.check}{_weight(finding)}: ", style=_SHOWN[finding.status][2])
             console.print(line.append(finding.reason, style="default"), soft_wrap=True)
         passed = [finding.check for finding in findings if finding.status == "PASS"]
         if passed:
@@ -89,7 +74,7 @@ def render(report: GateReport, console: Console) -> None:
 
 
 def how_to_waive(report: GateReport) -> str:
-    """The command that would waive what can be waived; empty where nothing can."""
+    """The command that waives all findings that can be waived; "" where none can."""
     ids = list(dict.fromkeys(finding.id for finding in report.findings if finding.waivable))
     if not ids:
         return ""
@@ -101,7 +86,7 @@ def how_to_waive(report: GateReport) -> str:
 
 
 def markdown(report: GateReport, *, limit: int = COMMENT_BYTES) -> str:
-    """A comment or a summary, at most `limit` bytes of UTF-8: what closes the gate and what is waived come first."""
+    """A comment or a summary of at most `limit` bytes of UTF-8; findings that did not pass come first."""
     parts = [
         f"## {escape(headline(report))}",
         _decided(report, code) if report.commit else "Nothing could be judged.",
@@ -126,8 +111,8 @@ def markdown(report: GateReport, *, limit: int = COMMENT_BYTES) -> str:
 
 
 def _shortened(parts: list[str], loud: list[Finding], limit: int) -> str:
-    """The report without what is passed, and with as many of the other rows as there is room for."""
-    closing = "More than fits here; the whole report: drgate gate --format json."
+    """The report without passed findings, and with as many of the others as fit."""
+    closing = "The report is too long to show here. For all of it: drgate gate --format json."
     for rows in (len(loud), 200, 50, 10, 0):
         cut = loud[:rows]
         drawn = [grid(["Outcome", "Where", "What", "Why"], [*_rows(cut, 300)])] if cut else []
@@ -138,7 +123,7 @@ def _shortened(parts: list[str], loud: list[Finding], limit: int) -> str:
 
 
 def junit(report: GateReport) -> str:
-    """The whole document: a suite a model, and one for the rules. A waived case is skipped, never passed."""
+    """JUnit XML: a suite per model and one for the rules. A waived case is skipped, never passed."""
     root = ET.Element("testsuites", {"name": "drgate gate"})
     totals = dict.fromkeys(("tests", "failures", "errors", "skipped"), 0)
     for group in _groups(report):
@@ -162,11 +147,11 @@ def junit(report: GateReport) -> str:
 
 
 def workflow_commands(report: GateReport) -> Iterator[str]:
-    """GitHub's workflow commands, a line each: errors for what closes the gate, warnings for what is waived."""
+    """GitHub's workflow commands, one per line: errors for what closes the gate, warnings for the rest."""
     errors = [finding for finding in report.findings if finding.closes]
     warnings = [f for f in report.findings if not f.closes and f.status != "PASS"]
     for kind, findings in (("error", errors), ("warning", warnings)):
-        # The last of those that GitHub shows says how many it does not.
+        # The last annotation that GitHub shows says how many more there are.
         shown = findings if len(findings) <= SHOWN_ANNOTATIONS else findings[: SHOWN_ANNOTATIONS - 1]
         for finding in shown:
             title = f"{finding.group}: {finding.check}"
@@ -176,7 +161,7 @@ def workflow_commands(report: GateReport) -> Iterator[str]:
 
 
 def defanged(text: str, *, json: bool = False) -> str:
-    """Text of which a GitHub runner takes no part for a command, wherever a line begins; JSON stays the same JSON."""
+    """Text in which a GitHub runner finds no command, wherever a line begins; JSON keeps its meaning."""
     if json:
         return text.replace("##[", "#\\u0023[")
     return text.replace("::", f":{_JOINER}:").replace("##[", f"##{_JOINER}[")
@@ -199,21 +184,21 @@ def _groups(report: GateReport) -> list[str]:
 
 
 def _decided(report: GateReport, drawn: Callable[[str], str]) -> str:
-    """By whose rules, with names as `drawn`."""
+    """Whose rules decided, with names as `drawn`."""
     where = f"{drawn(report.base)} ({drawn(report.commit[:12])})"
     if report.adopts:
-        return f"Judged by the change's own {drawn(report.policy)}; {where} has none."
+        return f"Judged by the change's own {drawn(report.policy)}, because {where} has no policy."
     return f"Decided by {drawn(report.policy)} on {where}."
 
 
 def _outcome(finding: Finding) -> str:
-    """In words; what the answer does not rest on is not called missing."""
+    """The outcome in words; an advisory finding is not assessed rather than missing."""
     advisory = finding.status == "NOT_ASSESSED" and not finding.required
-    return "Not assessed" if advisory else OUTCOMES[finding.status]
+    return "Not assessed" if advisory else _SHOWN[finding.status][1]
 
 
 def _mark(finding: Finding) -> str:
-    return f"{SYMBOLS[finding.status]} {_outcome(finding)}:"
+    return f"{_SHOWN[finding.status][0]} {_outcome(finding)}:"
 
 
 def _weight(finding: Finding) -> str:
@@ -223,22 +208,22 @@ def _weight(finding: Finding) -> str:
 def _rows(findings: list[Finding], longest: int = 2000) -> Iterator[list[str]]:
     for finding in findings:
         reason = finding.reason if len(finding.reason) <= longest else f"{finding.reason[:longest]}…"
-        outcome = f"{SYMBOLS[finding.status]} {_outcome(finding)}{_weight(finding)}"
+        outcome = f"{_SHOWN[finding.status][0]} {_outcome(finding)}{_weight(finding)}"
         yield [outcome, finding.group, finding.check, reason]
 
 
 def _case(case: ET.Element, finding: Finding) -> str:
-    """Fill a test case in; the attribute that counts it, "" where it passed."""
-    told = f"{_outcome(finding)}{_weight(finding)}. {finding.reason}"
+    """Fill in a test case. Returns the total that counts it, "" where it passed."""
+    message = f"{_outcome(finding)}{_weight(finding)}. {finding.reason}"
     if finding.status == "WAIVED":
-        ET.SubElement(case, "skipped", {"message": told})
+        ET.SubElement(case, "skipped", {"message": message})
         return "skipped"
     if finding.closes:
         kind = "error" if finding.status == "REFUSED" else "failure"
-        ET.SubElement(case, kind, {"type": finding.status, "message": told}).text = told
+        ET.SubElement(case, kind, {"type": finding.status, "message": message}).text = message
         return f"{kind}s"
     if finding.status == "NOT_ASSESSED":
-        ET.SubElement(case, "skipped", {"message": told})
+        ET.SubElement(case, "skipped", {"message": message})
         return "skipped"
-    ET.SubElement(case, "system-out").text = told if finding.status == "PASS" else f"Warning. {told}"
+    ET.SubElement(case, "system-out").text = message if finding.status == "PASS" else f"Warning. {message}"
     return ""

@@ -712,10 +712,10 @@ class TestKeys:
         ("content", "passphrase", "says"),
         [
             ("encrypted", b"wrong", "passphrase does not open"),
-            ("encrypted", None, "protected by a passphrase and none was given"),
+            ("encrypted", None, "protected by a passphrase, but none was given"),
             ("public", None, "holds a public key"),
-            ("p384", None, "another kind"),
-            ("ed25519", None, "another kind"),
+            ("p384", None, "another type"),
+            ("ed25519", None, "another type"),
             ("text", None, "no key that can be read"),
             ("empty", None, "no key that can be read"),
             ("huge", None, "larger than 64 KB"),
@@ -733,7 +733,7 @@ class TestKeys:
         ("content", "says"),
         [
             ("encrypted", "holds a private key"),
-            ("p384-public", "another kind"),
+            ("p384-public", "another type"),
             ("text", "no key that can be read"),
             ("missing", "cannot be read"),
         ],
@@ -802,8 +802,8 @@ class TestCommandKey:
     @pytest.mark.parametrize(
         ("command", "says"),
         [
-            ("openssl dgst -sha256 -sign other.pem", "signed something else, or with another key"),
-            ("openssl dgst -sha384 -sign key.pem", "signed something else, or with another key"),
+            ("openssl dgst -sha256 -sign other.pem", "signed other data, or with another key"),
+            ("openssl dgst -sha384 -sign key.pem", "signed other data, or with another key"),
             ("sh -c 'echo; cat >/dev/null'", "wrote no ECDSA P-256 signature"),
             ("cat", "wrote no ECDSA P-256 signature"),
             ("sh -c 'head -c 5000 /dev/zero'", "wrote no ECDSA P-256 signature"),
@@ -848,7 +848,7 @@ class TestCountersigning:
 
     @pytest.mark.parametrize("role", ["", "Clinical", "../x", "a b", "a/b", "-x", "x" * 65])
     def test_role_is_a_plain_word(self, tmp_path: Path, role: str):
-        with pytest.raises(UsageError, match="no plain word"):
+        with pytest.raises(UsageError, match="not a plain word"):
             countersignature(tmp_path / "certificate.json", role, make_statement(evaluation()))
 
     def test_both_hold_over_the_same_statement(self, signed: bytes, key: PrivateKey, tmp_path: Path):
@@ -857,5 +857,5 @@ class TestCountersigning:
         second = parse_certificate(countersign(first, other), "y")
         assert second.statement == first.statement
         assert (first.key_id, second.key_id) == (key.public.id, other.public.id)
-        with pytest.raises(UsageError, match="by this very key"):
+        with pytest.raises(UsageError, match="This key has signed it already"):
             countersign(first, key)

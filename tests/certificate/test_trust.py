@@ -119,10 +119,10 @@ class TestRevocations:
         ("line", "says"),
         [
             ("a" * 64, "without a reason"),
-            ("a" * 63 + " short", "is no id"),
-            ("A" * 64 + " upper case", "is no id"),
-            ("sha256:" + "a" * 64 + "0 long", "is no id"),
-            ("the old key", "is no id"),
+            ("a" * 63 + " short", "is not an id"),
+            ("A" * 64 + " upper case", "is not an id"),
+            ("sha256:" + "a" * 64 + "0 long", "is not an id"),
+            ("the old key", "is not an id"),
             (f"{'a' * 64} once\n{'a' * 64} twice", "a second time"),
         ],
     )
@@ -155,7 +155,7 @@ class TestLapses:
             (30, 400, timedelta(days=31), "expired on 2026-02-01"),
             (400, 30, timedelta(days=31), "31 days ago"),
             (None, None, timedelta(minutes=-59), None),
-            (None, None, timedelta(minutes=-61), "lies in the future"),
+            (None, None, timedelta(minutes=-61), "is in the future"),
         ],
     )
     def test_at_the_edge(self, valid_days, max_age_days, passed, says):

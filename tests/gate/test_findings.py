@@ -119,4 +119,4 @@ class TestShown:
         assert len(text.encode()) <= max(0, limit)
         if limit >= 500:
             assert "The gate is closed" in text
-            assert "More than fits here" in text
+            assert "The report is too long to show here" in text

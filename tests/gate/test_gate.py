@@ -294,7 +294,7 @@ class TestFirstAdoption:
     """The base branch has no policy yet."""
 
     def test_is_closed_and_says_what_to_do(self, repository):
-        """Judged by its own policy, which nobody vouched for."""
+        """Judged by its own policy, which no trusted person has approved yet."""
         (repository.root / "drgate.toml").rename(repository.root / "later.toml")
         repository.merge()
         (repository.root / "later.toml").rename(repository.root / "drgate.toml")
@@ -302,7 +302,7 @@ class TestFirstAdoption:
         assert closing(report) == {"policy:adoption": "NOT_ASSESSED"}
         assert report.exit_code == 3
         assert "main has no policy" in said(report)
-        assert "Judged by the change's own `drgate.toml`; `main` (" in drawn.markdown(report)
+        assert "Judged by the change's own `drgate.toml`, because `main` (" in drawn.markdown(report)
         repository.merge()
         assert answer(repository).exit_code == 0
 
