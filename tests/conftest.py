@@ -112,9 +112,9 @@ def photographs(tmp_path: Path) -> Callable[..., Path]:
     return write
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """Debian's Chromium, without a network."""
+    """Debian's Chromium, without a network; each test opens pages of its own."""
     if not CHROMIUM.exists():
         pytest.skip(
             f"there is no {CHROMIUM}; the page is tested in a browser where it is installed (apt install chromium)"
