@@ -36,8 +36,10 @@ def pytest_xdist_auto_num_workers() -> int:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The files that take longest come first, so that no worker is left with one of them at the end."""
     if "PYTEST_XDIST_WORKER" in os.environ:
-        rank = {name: i for i, name in enumerate(LONGEST_FIRST)}
-        items.sort(key=lambda item: min((rank[name] for name in rank if name in item.nodeid), default=len(rank)))
+        files = [f"tests/{name}" for name in LONGEST_FIRST]
+        items.sort(
+            key=lambda item: next((i for i, file in enumerate(files) if item.nodeid.startswith(file)), len(files))
+        )
 
 
 @pytest.fixture(scope="session")
