@@ -11,15 +11,35 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # each worker fills one core; before NumPy or torch is imported
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does
+
 from tests.support.material import REAL_DATA, Ended, photograph
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does, before torch is imported
 os.environ["DRGATE_CACHE"] = "none"  # no test reads or leaves pictures in the user's cache
 
 settings.register_profile("drgate", derandomize=True, deadline=None)
 settings.load_profile("drgate")
 
 CHROMIUM = Path("/usr/bin/chromium")
+LONGEST_FIRST = ("test_real_photographs", "trainer/", "test_processes", "gate/", "test_way", "vision/")
+"""Of several workers, each takes a whole file at a time (module fixtures are made once); short files come last."""
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """`-n auto` is the cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files that take longest come first, so that no worker is left with one of them at the end."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        files = [f"tests/{name}" for name in LONGEST_FIRST]
+        items.sort(
+            key=lambda item: next((i for i, file in enumerate(files) if item.nodeid.startswith(file)), len(files))
+        )
 
 
 @pytest.fixture(scope="session")
@@ -94,9 +114,9 @@ def photographs(tmp_path: Path) -> Callable[..., Path]:
     return write
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """Debian's Chromium, without a network."""
+    """Debian's Chromium, without a network; each test opens pages of its own."""
     if not CHROMIUM.exists():
         pytest.skip(
             f"there is no {CHROMIUM}; the page is tested in a browser where it is installed (apt install chromium)"

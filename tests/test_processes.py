@@ -15,6 +15,7 @@ from drgate.predictions import load_predictions
 from drgate.record import read_record
 from drgate.vision.checkpoint import load_checkpoint, save_checkpoint
 from tests.support import tiny
+from trainer.cli import main
 
 
 @pytest.fixture(scope="module")
@@ -30,26 +31,14 @@ def place(tmp_path_factory) -> Path:
     return folder
 
 
-def started(arguments: list[str], processes: int) -> None:
+def started(arguments: list[str]) -> None:
+    """Two processes of a command, under torchrun."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    launcher = (
-        [
-            "-m",
-            "torch.distributed.run",
-            "--nproc_per_node",
-            str(processes),
-            "--master_addr",
-            "127.0.0.1",
-            "--master_port",
-            str(port),
-        ]
-        if processes > 1
-        else []
-    )
+    launcher = ["--nproc_per_node", "2", "--master_addr", "127.0.0.1", "--master_port", str(port)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "DRGATE_CACHE": "none"}
-    command = [sys.executable, *launcher, "-m", *arguments]
+    command = [sys.executable, "-m", "torch.distributed.run", *launcher, "-m", *arguments]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment, check=False)
     assert ended.returncode == 0, ended.stderr[-3000:]
 
@@ -68,7 +57,13 @@ def trained(place: Path, name: str, processes: int, **changes: Any) -> dict[str,
         "output_dir": place / name / "run",
         "class_weight_pdr": 6,
     } | changes
-    started(["trainer", *(str(word) for key, value in settings.items() for word in (f"--{key}", value))], processes)
+    words = [str(word) for key, value in settings.items() for word in (f"--{key}", value)]
+    if processes == 1:
+        with pytest.raises(SystemExit) as stop:
+            main(words)
+        assert stop.value.code == 0
+    else:
+        started(["trainer", *words])
     return read_record(place / name / "run" / "record.jsonl")
 
 
@@ -96,17 +91,15 @@ class TestTraining:
 
 
 class TestScoring:
-    def test_two_processes_give_the_predictions_of_one(self, place):
+    def test_two_processes_give_the_predictions_of_one(self, place, drgate):
         """13 images over two processes: seven and six; the same table, with the same digest."""
         from drgate.vision.base import resolve_base
 
         base = resolve_base(str(place / "tower"))
         save_checkpoint(place / "model.pth", tiny.checkpoint_of(tiny.random_model(base), base))
-        tables = []
-        for processes in (1, 2):
-            out = place / f"scored-{processes}.parquet"
-            words = ["drgate", "score", place / "model.pth", "--data", place / "eyes", "--split", "test", "--out", out]
-            started([str(word) for word in words], processes)
-            tables.append(load_predictions(out))
-        assert len(tables[1].table) == 13
-        assert tables[0].digest == tables[1].digest
+        words = ["score", place / "model.pth", "--data", place / "eyes", "--split", "test", "--out"]
+        assert drgate(*words, place / "one.parquet").code == 0
+        started(["drgate", *map(str, words), str(place / "two.parquet")])
+        one, two = (load_predictions(place / f"{name}.parquet") for name in ("one", "two"))
+        assert len(two.table) == 13
+        assert one.digest == two.digest

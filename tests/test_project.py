@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import subprocess
-from collections.abc import Iterator
+import tomllib
+from collections.abc import Callable, Iterator
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parents[1]
 READ = (".py", ".md", ".toml", ".yml", ".yaml", ".html", ".txt")
@@ -13,10 +18,10 @@ READ = (".py", ".md", ".toml", ".yml", ".yaml", ".html", ".txt")
 
 def texts() -> Iterator[tuple[str, str]]:
     """Name and text of every file that somebody may follow; not the tests."""
-    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    for name in listed.splitlines():
-        if name.endswith(READ) and not name.startswith("tests/") and (ROOT / name).is_file():
-            yield name, (ROOT / name).read_text()
+    folders = (".", ".ci", "benchmarks/**", "ci", "docs/**", "drgate/**", "thresholds", "trainer/**")
+    for file in sorted(file for folder in folders for file in ROOT.glob(f"{folder}/*")):
+        if file.suffix in READ or file.name in ("Makefile", "run", "light"):
+            yield file.relative_to(ROOT).as_posix(), file.read_text()
 
 
 class TestInstallLines:
@@ -41,3 +46,88 @@ class TestInstallLines:
         lines = [line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith("pip install ")]
         assert [re.search(r"\[(\w+)\]", line)[1] for line in lines] == ["train", "dev"]
         assert all("-c constraints.txt" in line for line in lines)
+
+    def test_the_tests_are_run_by_one_command(self):
+        """README, CONTRIBUTING and `make test` name the same."""
+        (line,) = re.findall(
+            r"^pip install .*\[dev\].* && python -m (.*)$", (ROOT / "README.md").read_text(), re.MULTILINE
+        )
+        assert line in (ROOT / "CONTRIBUTING.md").read_text()
+        assert f"$(PYTHON) -m {line}\n" in (ROOT / "Makefile").read_text()
+
+
+class TestRelease:
+    """`make release VERSION=...` in a repository of its own."""
+
+    @pytest.fixture
+    def git(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+        """Git in a new repository that holds what a release needs."""
+        for name in ("Makefile", "pyproject.toml", ".ci/release.py"):
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            shutil.copy(ROOT / name, tmp_path / name)
+        (tmp_path / "CHANGELOG.md").write_text("# Changes\n\n## Unreleased\n\n- First.\n")
+        for name in [name for name in os.environ if name.startswith("GIT_")]:
+            monkeypatch.delenv(name)
+        monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
+        for role in ("AUTHOR", "COMMITTER"):
+            monkeypatch.setenv(f"GIT_{role}_NAME", "A")
+            monkeypatch.setenv(f"GIT_{role}_EMAIL", "a@example.org")
+
+        def run(*arguments: str) -> str:
+            return subprocess.run(
+                ["git", *arguments], cwd=tmp_path, capture_output=True, text=True, check=True
+            ).stdout.strip()
+
+        run("init", "--quiet")
+        run("add", ".")
+        run("commit", "--quiet", "--message", "Begin")
+        return run
+
+    def release(self, folder: Path, version: str) -> subprocess.CompletedProcess[str]:
+        command = ["make", "--silent", "release", f"VERSION={version}"]
+        return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+
+    def version(self, project: str) -> str:
+        return tomllib.loads(project)["project"]["version"]
+
+    def test_tag_version_and_changelog_are_one(self, git: Callable[..., str], tmp_path: Path):
+        """The tagged commit has the version and the cut changelog; what follows is a development version."""
+        ended = self.release(tmp_path, "0.2.0")
+        assert ended.returncode == 0, ended.stderr
+        assert git("tag") == "v0.2.0"
+        assert self.version(git("show", "v0.2.0:pyproject.toml")) == "0.2.0"
+        assert re.fullmatch(
+            r"# Changes\n\n## 0\.2\.0 \(\d{4}-\d\d-\d\d\)\n\n- First\.", git("show", "v0.2.0:CHANGELOG.md")
+        )
+        assert self.version((tmp_path / "pyproject.toml").read_text()) == "0.2.1.dev0"
+        assert (tmp_path / "CHANGELOG.md").read_text().startswith("# Changes\n\n## Unreleased\n\n## 0.2.0 (")
+        assert git("status", "--porcelain") == ""
+        (tmp_path / "CHANGELOG.md").write_text(
+            (tmp_path / "CHANGELOG.md").read_text().replace("## Unreleased\n", "## Unreleased\n\n- Second.\n")
+        )
+        git("commit", "--quiet", "--all", "--message", "Second")
+        assert self.release(tmp_path, "0.10.0").returncode == 0
+        assert self.release(tmp_path, "0.9.0").returncode != 0
+        headings = re.findall(r"^## (\S+)", git("show", "v0.10.0:CHANGELOG.md"), re.MULTILINE)
+        assert headings == ["0.10.0", "0.2.0"]
+
+    @pytest.mark.parametrize(
+        ("version", "changes", "message"),
+        [
+            ("v0.2", None, "is not a version"),
+            ("", None, "is not a version"),
+            ("0.2.0", "# Changes\n\n## Unreleased\n\n## 0.1.0 (2026-01-01)\n\n- First.\n", "lists nothing"),
+            ("0.2.0", "uncommitted", "uncommitted changes"),
+        ],
+    )
+    def test_is_refused(self, git: Callable[..., str], tmp_path: Path, version: str, changes: str | None, message: str):
+        """One sentence, no commit and no tag."""
+        if changes is not None:
+            (tmp_path / "CHANGELOG.md").write_text(changes)
+            if changes != "uncommitted":
+                git("commit", "--quiet", "--all", "--message", "Other changes")
+        before = git("rev-parse", "HEAD")
+        ended = self.release(tmp_path, version)
+        assert ended.returncode != 0
+        assert message in ended.stderr
+        assert (git("rev-parse", "HEAD"), git("tag")) == (before, "")

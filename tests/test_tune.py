@@ -30,7 +30,7 @@ from drgate.operating_point import (
 )
 from drgate.predictions import Predictions, load_predictions, make_predictions, write_predictions
 from drgate.sample import Sample
-from drgate.stats import cluster
+from drgate.stats import proportion
 from drgate.stats.power import misses_allowed, power
 from drgate.stats.predictive import predictive_power
 from drgate.tune import Infeasible, effects, tune
@@ -151,7 +151,7 @@ class TestOverlap:
         return make_predictions(predictions.table.iloc[:40].assign(**changes), "test.csv", {})
 
     def test_other_images_of_other_patients_pass(self, point: OperatingPoint):
-        assert point.refuse_overlap(scored(2, 30)) is None
+        point.refuse_overlap(scored(2, 30))
 
     def test_an_image_by_name(self, point: OperatingPoint, table: Predictions):
         with pytest.raises(UsageError, match=r"test.csv: image '1-00000.png' is among the images"):
@@ -196,7 +196,7 @@ def brute_force(predictions: Predictions, wanted: float) -> tuple[tuple[float, f
         chance = 1.0
         for right, counted, floor in lines:
             n, k = int(counted.sum()), int((right & counted).sum())
-            if k == 0 or cluster.exact_bounds(k, n, level=0.95).low < floor:
+            if k == 0 or proportion.exact_bounds(k, n, level=0.95).low < floor:
                 chance = 0.0
                 break
             allowed = misses_allowed(n, floor, level=0.95)
@@ -348,7 +348,7 @@ class TestPower:
             observed = ordered[int(0.15 * ordered.size)]
             for cut, results in ((found.cut_offs[1], passed), (observed, estimate)):
                 k, n = int((scores[1][referable[1]] >= cut).sum()), int(referable[1].sum())
-                results.append(cluster.exact_bounds(k, n, level=0.95).low >= 0.85)
+                results.append(proportion.exact_bounds(k, n, level=0.95).low >= 0.85)
         assert np.mean(passed) == pytest.approx(np.mean(promised), abs=0.15)
         assert np.mean(estimate) < 0.15
 

@@ -140,7 +140,9 @@ class TestDistinctPatients:
         names = random.sample([-(2**63), 2**63 - 1, *range(7)], 9)
         renamed = [(code, names[patient]) for code, patient in rows]
         random.shuffle(renamed)
-        first, second = (b.distinct_patients(*np.array(some).T, 30) for some in (rows, renamed))
+        codes, patients = np.array(rows).T
+        others, renamed_patients = np.array(renamed).T
+        first, second = b.distinct_patients(codes, patients, 30), b.distinct_patients(others, renamed_patients, 30)
         for name in ("codes", "patients", "times"):
             assert np.array_equal(getattr(first, name), getattr(second, name))
 

@@ -102,9 +102,9 @@ class TestPolicies:
         for refused in (c.sensitivity, c.specificity, c.ppv, c.npv):
             with pytest.raises(ValueError, match="groups of grades only"):
                 refused((4,), "as_referred")
-        for refused in (c.accuracy, lambda p: c.undergraded_by(2, p), lambda p: c.square(TABLE, p)):
+        for whole in (c.accuracy, lambda p: c.undergraded_by(2, p), lambda p: c.square(TABLE, p)):
             with pytest.raises(ValueError, match="groups of grades only"):
-                refused("as_referred")
+                whole("as_referred")
 
     def test_the_worst_case_is_never_better(self):
         """For each statistic the worst case is at most the excluded value, at least it for a bad event."""

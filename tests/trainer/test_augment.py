@@ -248,17 +248,17 @@ class TestLesionsStay:
             drawn = draw_changes(seed=0, epoch=1, images=[index] * draws, repeats=range(draws))
             pictures = many(pixels, draws, images=[index] * draws, repeats=range(draws))
 
-            def depth(green: np.ndarray, px: float, py: float, radius: float) -> float:
-                r = np.hypot(x + 0.5 - px, y + 0.5 - py)
+            def depth(green: np.ndarray, centre: np.ndarray, radius: float) -> float:
+                r = np.hypot(x + 0.5 - centre[0], y + 0.5 - centre[1])
                 return float(1 - green[r < radius].mean() / np.median(green[(r > 2 * radius) & (r < 3 * radius)]))
 
             for mark in photograph.marks:
                 there = np.array([mark.x, mark.y])
-                before = depth(pixels[..., 1], *((there + 1) * size / 2), mark.radius * size / 2)
+                before = depth(pixels[..., 1], (there + 1) * size / 2, mark.radius * size / 2)
                 for picture, affine in zip(pictures, drawn.affine.double().numpy(), strict=True):
                     place = np.linalg.solve(affine[:, :2], there - affine[:, 2])
                     if np.abs(place).max() < 0.9 and before > 0.15:
-                        found = depth(picture[1], *((place + 1) * size / 2), mark.radius * size / 2)
+                        found = depth(picture[1], (place + 1) * size / 2, mark.radius * size / 2)
                         ratios.append(found / before)
         assert len(ratios) > 100
         assert min(ratios) > 0.6

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 
+import trainer.engine
 import trainer.run
 from drgate.errors import CheckpointError, DrgateError, TrainingError, UsageError
 from drgate.files import sha256_file
@@ -244,7 +245,7 @@ class TestExactResume:
             with pytest.raises(Cut):
                 train(config("early", num_epochs=4, save_minutes=0), again="for its state", quiet=True)
         (folder / "last.pth").write_bytes((tmp_path / "runs" / "early" / "last.pth").read_bytes())
-        monkeypatch.setattr(trainer.run.Engine, "step", lambda self, *a, **k: torch.zeros(()))
+        monkeypatch.setattr(trainer.engine.Engine, "step", lambda self, *a, **k: torch.zeros(()))
         table = (folder / "record.jsonl").read_text().splitlines(keepends=True)
         (folder / "record.jsonl").write_text("".join(line for line in table if '"event":"end"' not in line))
         record = train(config("cut", num_epochs=4), resume=True, quiet=True)
