@@ -164,7 +164,7 @@ class TestRefusals:
             load_manifest(tmp_path)
 
     def test_folders_that_name_no_grade(self, photographs: Write):
-        with pytest.raises(ManifestError, match="no folder that names a grade"):
+        with pytest.raises(ManifestError, match="not in a folder that names a grade"):
             load_manifest(photographs("0/a.png", "holiday/b.png"))
 
     def test_images_beside_grade_folders(self, photographs: Write):
