@@ -78,7 +78,7 @@ class Columns:
         return [value is not False for value in self._chosen("gradable", _YES_NO, "true or false")]
 
     def dme(self) -> list[bool | None]:
-        """Whether the reference says that there is macular oedema; None where the cell is empty."""
+        """Whether there is macular oedema by the reference; None where the cell is empty."""
         return self._chosen("dme", _YES_NO, "0, 1 or an empty cell")
 
     def eye(self) -> pd.Series[str]:

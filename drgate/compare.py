@@ -1,4 +1,4 @@
-"""Two models on the same images: every difference with an interval that knows of pairs and of patients.
+"""Two models on the same images: every difference with an interval that allows for pairs and patients.
 
     comparison = compare(load_predictions("new.parquet"), load_predictions("best.parquet"), margin=0.02)
     comparison.outcome                            # "non-inferior", "inferior" or "not shown"
@@ -78,7 +78,7 @@ class Comparison:
     first, second: origin and digest of each table, and its images without output.
     images, patients: how many were compared; patients is None where they are unknown.
     margin, level: of non-inferiority in accuracy; the bound is one-sided at (1 + level) / 2.
-    outcome: "non-inferior" (the lower end lies above -margin), "inferior" (the upper end lies below -margin) or
+    outcome: "non-inferior" (the lower end is above -margin), "inferior" (the upper end is below -margin) or
         "not shown" (neither).
     differences: by metric id.
     discordant: images that exactly one model grades right, with both grades.
@@ -227,7 +227,7 @@ class _Differences:
 
     def _proportion(self, ratio: confusion.Ratio, target: str) -> Difference | NotEstimable:
         cells = self.pair.cells(target)
-        # Without the policy "excluded" the reference grade alone says which images count, so both models share them.
+        # Without the policy "excluded" the reference grade alone decides which images count, so both models share them.
         counted = ratio.counted.ravel()[cells[0]]
         if not counted.any():
             return NotEstimable("no image counts towards it.")
@@ -298,7 +298,7 @@ class _Differences:
         tables = [np.bincount(cells, minlength=confusion.CELLS) for cells in self.pair.cells("")]
         (one, defined), (other, also) = (values(table) for table in tables)
         if not (defined and also):
-            return NotEstimable("it is not defined where reference and model know one grade only.")
+            return NotEstimable("it is not defined where reference and model have one grade only.")
         beside = self._beside(values, "")
         images = self.pair.first
         who = "image" if images.patients is None else "patient"
@@ -357,5 +357,5 @@ def _notes(images: Sample, silent: list[int]) -> tuple[str, ...]:
             "for accuracy, as the worst case for grades and kappa, as referred for groups, and not for AUC."
         )
     if images.dme is not None:
-        notes.append("Diabetic macular oedema counts as referable and vision-threatening, as the column dme says.")
+        notes.append("Diabetic macular oedema counts as referable and vision-threatening (column dme).")
     return tuple(notes)

@@ -33,7 +33,7 @@ from drgate.measure import Metrics, grades_of
 from drgate.page_one import flagged_images, page_one
 from drgate.predictions import Predictions
 from drgate.sample import Sample, unit_lacks
-from drgate.scale import GROUPS, TITLES
+from drgate.scale import TITLES
 from drgate.stats import bootstrap, stability
 from drgate.stats.confusion import NO_OUTPUT
 
@@ -173,9 +173,7 @@ def _other_units(
 
 def _enough(metric: Metric, criterion: Criterion, metrics: Metrics) -> Metric:
     """The metric, unless its cases are too few or incomplete for a line of the checklist."""
-    tally = metrics.sample.tally(
-        criterion.column, criterion.value, criterion.target if criterion.target in GROUPS else ""
-    )
+    tally = metrics.sample.tally(criterion.column, criterion.value, criterion.target)
     if isinstance(metric, NotEstimable) or tally is None:
         return metric
     by_grade = tally.table.sum(axis=1)

@@ -1,9 +1,9 @@
-"""The reference grades of a sealed test set, joined to a table of predictions by whoever keeps them.
+"""The reference grades of a sealed test set, joined to a table of predictions.
 
     predictions = join_grades(load_predictions("predictions.parquet"), Path("grades.csv"))
 
-Every image of the table has its row in the keeper's file and every row its image: a grade that is left out or has no
-image is a mistake or a choice, and neither may pass unseen. What the table says of its model stays.
+Every image of the table has a row in the file of grades, and every row has its image: a grade that is missing or has no
+image is a mistake or a choice, and neither may go unnoticed. What the table records of its model is kept.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _EXPECTED: Final = "a CSV or Parquet table with image and grade (and gradable, p
 
 
 def join_grades(predictions: Predictions, path: Path) -> Predictions:
-    """The predictions with the grades in `path`, and with whatever else stands there of each image.
+    """The predictions with the grades in `path`, and with its other columns.
 
     Raises PredictionsError, naming the image or row: the table has grades already, an image without a row, a row
     without an image, an image twice, no grade though gradable, a patient, eye or other cell that contradicts the
@@ -51,13 +51,13 @@ def join_grades(predictions: Predictions, path: Path) -> Predictions:
             f"{path} has a row for image {extra[0]!r}{_more(extra)}, which is not in {predictions.origin}; give the "
             "images that were scored, and no others."
         )
-    # Both are sorted by image, and the images are the same: row by row they speak of the same one.
+    # Both are sorted by image, and the images are the same, so that rows correspond.
     joined = ours.assign(grade=theirs["grade"])
     for column in theirs.columns.difference(["image", "grade", "predicted", *PROBABILITIES]):
         if column not in ours.columns:
             joined[column] = theirs[column]
             continue
-        if column == "gradable":  # what is kept out of every count is for the keeper to say
+        if column == "gradable":  # whoever has the grades decides what is left out of every count
             contradicts = theirs["gradable"] & ~ours["gradable"]
             joined["gradable"] = theirs["gradable"]
         else:

@@ -4,8 +4,8 @@
     test = manifest.select("test")
     test.digest()                                      # 'sha256:...' over rows and image contents
 
-A manifest is a table and the folder that its image paths are relative to. Grades may be absent altogether: a sealed
-test set, whose keeper joins them at evaluation.
+A manifest is a table and the folder that its image paths are relative to. A sealed test set has no grades: they are
+joined at evaluation.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Manifest:
         return str(names[0]) if len(names) == 1 and not pd.isna(names[0]) else ""
 
     def path(self, image: str) -> Path:
-        """Where the file of an image lies."""
+        """The file of an image."""
         return self.root / image
 
     def select(self, split: str) -> Manifest:
@@ -114,7 +114,7 @@ class Manifest:
         return f"sha256:{state.hexdigest()}"
 
     def images_digest(self) -> str:
-        """`sha256:...` over the set of image contents: what a look is counted by, whatever the rows say of them."""
+        """`sha256:...` over the set of image contents: what looks are counted by, not by grades or patients."""
         return images_digest(self.content_digests().values())
 
     def leaks(self, split: str | None = None) -> list[str]:
@@ -162,8 +162,8 @@ class Manifest:
 def load_manifest(path: Path | str, *, files: bool = True) -> Manifest:
     """Read a manifest from a CSV or Parquet file, or from a folder.
 
-    files: whether the image files of a table must exist; False for those who only count rows. A public CSV's names
-        then stay as they stand there.
+    files: whether the image files of a table must exist; False where only rows are counted. A public CSV's names are
+        then kept as they are.
 
     A folder is read from its `labels.csv` (or `labels.parquet`) where it has one, else from `split/grade/*` or
     `grade/*` with grades as digits or class names. A folder of images alone is a sealed test set: no grades.
@@ -232,7 +232,7 @@ def _shared(splits: dict[str, set[str]], split: str | None, what: str, remedy: s
 def _from_folder(root: Path) -> Manifest:
     found = sorted(_images(root))
     if not found:
-        raise ManifestError(f"{root} holds no images ({', '.join(IMAGE_SUFFIXES)}); expected {_EXPECTED}.")
+        raise ManifestError(f"{root} has no images ({', '.join(IMAGE_SUFFIXES)}); expected {_EXPECTED}.")
     rows: list[dict[str, str | None]] = []
     sealed = all("/" not in image for image in found)
     for image in found:
@@ -244,13 +244,13 @@ def _from_folder(root: Path) -> Manifest:
         grade = parse_grade(folders[-1]) if folders else None
         if grade is None or len(folders) > 2 or (len(folders) == 2 and split is None):
             raise ManifestError(
-                f"{root / image} lies in no folder that names a grade (0-4 or a name such as Severe), "
-                f"below the root or below train, val or test; expected {_EXPECTED}."
+                f"{root / image} is not in a folder that names a grade (0-4 or a name such as Severe), directly below "
+                f"the root or below train, val or test; expected {_EXPECTED}."
             )
         rows.append({"image": image, "grade": str(grade), "split": split})
     table = pd.DataFrame(rows).dropna(axis="columns", how="all")
     names = [_EYEPACS_NAME.fullmatch(PurePosixPath(image).stem) for image in table["image"]]
-    if all(names):  # EyePACS names say whose eye it is; a mixture of names says nothing reliable
+    if all(names):  # EyePACS names contain patient and eye; a mixture of names is not reliable
         table["patient"] = [name["patient"] for name in names if name]
         table["eye"] = [name["eye"] for name in names if name]
     return _checked(table, root, root, files=True)
@@ -345,10 +345,10 @@ def _image_column(columns: Columns, root: Path, files: bool) -> list[str]:
             try:
                 path = path.relative_to(root.resolve())
             except ValueError:
-                raise ManifestError(f"{where}: {image!r} lies outside {root}; give paths relative to it.") from None
+                raise ManifestError(f"{where}: {image!r} is outside {root}; give paths relative to it.") from None
         normal = os.path.normpath(path.as_posix()).replace(os.sep, "/")
         if normal.startswith(".."):
-            raise ManifestError(f"{where}: {image!r} lies outside {root}; give paths relative to it.")
+            raise ManifestError(f"{where}: {image!r} is outside {root}; give paths relative to it.")
         if normal in seen:
             raise ManifestError(f"{where}: image {normal!r} is in {columns.where(seen[normal])} already; keep one row.")
         try:

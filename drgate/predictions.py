@@ -1,4 +1,4 @@
-"""Predictions: one row an image, probabilities and reference grade; the only input of a gate.
+"""Predictions: one row per image, with probabilities and reference grade; all that an evaluation reads.
 
     predictions = load_predictions(Path("predictions.csv"))
     predictions.digest                     # 'sha256:...' over canonical rows, whatever the file format or row order
@@ -46,7 +46,7 @@ class Predictions:
         predicted are Int8 (NA: no reference grade; no output), probabilities float64 (all five NaN: none given or no
         output), gradable bool, dme Int8 (1: diabetic macular oedema by the reference, NA: not known), sha256 the hex
         digest of the image file's bytes or NA, the rest text or NA.
-    provenance: what `score` wrote about model, manifest and preprocessing; empty for a foreign table.
+    provenance: what `score` wrote about model, manifest and preprocessing; empty for a table from elsewhere.
     """
 
     table: pd.DataFrame = field(repr=False)
@@ -63,7 +63,7 @@ class Predictions:
 
     @property
     def slice_columns(self) -> list[str]:
-        """The further columns that a spec may slice by, sorted."""
+        """The further columns that a checklist may slice by, sorted."""
         return sorted(set(self.table.columns) - {*COLUMNS, *OPTIONAL_COLUMNS})
 
     def probabilities(self) -> NDArray[np.float64]:
@@ -112,8 +112,8 @@ def load_predictions(path: Path | str, operating_point: OperatingPoint | None = 
     predictions = _checked(table, path, provenance, operating_point)
     if provenance and rows != predictions.digest:
         raise PredictionsError(
-            f"{path} was changed after the model had been scored; score it again, or give a CSV of your own, which "
-            "speaks of no model."
+            f"{path} was changed after the model was scored; score the model again, or give a CSV, which certifies the "
+            "predictions only and no model."
         )
     return predictions
 
@@ -141,7 +141,7 @@ def write_predictions(predictions: Predictions, path: Path) -> None:
         if path.suffix.lower() == ".csv":
             predictions.table.to_csv(temporary, index=False, lineterminator="\n")
             return
-        # The rows that the provenance speaks of, so that an edited table is not taken for the model's.
+        # The digest of the rows, so that an edited table does not pass as the model's.
         marked = {**predictions.provenance, "rows": predictions.digest} if predictions.provenance else {}
         arrow = pa.Table.from_pandas(predictions.table, preserve_index=False)
         metadata = {**(arrow.schema.metadata or {}), _METADATA_KEY: canonical_json(marked)}
@@ -149,7 +149,7 @@ def write_predictions(predictions: Predictions, path: Path) -> None:
 
 
 def read_provenance(path: Path) -> dict[str, Any]:
-    """What a table says of its model and images, as yet unproven: `rows` is the digest that its rows must have.
+    """What a table records of its model and images, not yet checked: `rows` is the digest that its rows must have.
 
     Empty for a table that `score` did not write. Raises PredictionsError where it is damaged.
     """

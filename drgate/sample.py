@@ -141,7 +141,7 @@ class Sample:
 
     @property
     def unknown(self) -> bool:
-        """Whether nobody knows which images are of one patient."""
+        """Whether patients are neither named nor declared to have one image each."""
         return self.patients is None and not self.independent
 
     @cached_property
@@ -183,9 +183,9 @@ class Sample:
     def tally(self, column: str = "", value: str = "", endpoint: str = "") -> Tally | None:
         """Counts of all units or of one slice; None where the slice has none.
 
-        endpoint: "referable" or "vision_threatening": macular oedema then lifts the reference into that group.
+        endpoint: a group of grades, into which macular oedema then lifts the reference; anything else has no effect.
         """
-        return self._tallied(column, value, endpoint if self.dme is not None else "")
+        return self._tallied(column, value, endpoint if self.dme is not None and endpoint in GROUPS else "")
 
     @functools.cache  # noqa: B019 - a sample lives as long as its evaluation
     def _tallied(self, column: str, value: str, endpoint: str) -> Tally | None:
@@ -423,11 +423,11 @@ def _by_unit(
 
 
 def _require_countable(judged: pd.DataFrame, checklist: Checklist, origin: str) -> None:
-    """Raise PredictionsError for what cannot be counted where nobody says which images are of one patient."""
+    """Raise PredictionsError for what cannot be counted where patients are not named."""
     if checklist.bootstrap.class_totals == "fixed":
         raise PredictionsError(
             f"{origin} names no patients, and the checklist {checklist.name} fixes how many of each grade there are "
-            "(class_totals); name them, or take class_totals: random."
+            "(class_totals); name the patients, or set class_totals: random."
         )
     if "sha256" in judged.columns:
         files = judged["sha256"].dropna()
@@ -445,8 +445,8 @@ def _sliced(values: pd.Series[Any], one: Slice, origin: str) -> tuple[tuple[str,
     grouped = {value for members in (one.groups or {}).values() for value in members}
     for name in set(one.groups or {}) & set(map(str, found)) - grouped:
         raise PredictionsError(
-            f"{origin}: {name!r} is a value of {one.by} and also the name of a group that does not hold it; rename the "
-            "group, or put the value into it."
+            f"{origin}: {name!r} is a value of {one.by} and also the name of a group without it; rename the group, or "
+            "add the value to it."
         )
     slice_of = [one.name_of(str(value)) for value in found]
     names = tuple(sorted(set(slice_of)))

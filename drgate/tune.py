@@ -10,7 +10,7 @@ on the tuning table, and the chance that all of them do so on the planned test s
 with; of the cut-offs that keep this, those with the best specificity are taken.
 
 The search looks at every combination of up to 24 values for each cut-off, first over all that no single cut-off rules
-out, then between the neighbours of the best one, until nothing lies between them (or `ROUNDS`). What it returns meets
+out, then between the neighbours of the best one, until nothing is between them (or `ROUNDS`). What it returns meets
 every line by the gate's own bounds, and nothing that it compared and that does has a higher specificity. Where no
 cut-off has more than 24 values that count (`complete`), that is the best of all, and "infeasible" is a proof.
 """
@@ -32,7 +32,6 @@ from drgate.measure import UNDERGRADED, ratio
 from drgate.operating_point import OperatingPoint, make_operating_point
 from drgate.predictions import Predictions, planned
 from drgate.sample import Flags, Floats, Ints, Sample
-from drgate.scale import GROUPS
 from drgate.stats import cluster, confusion
 from drgate.stats.predictive import predictive_power
 
@@ -50,7 +49,7 @@ TUNED: Final = ("accuracy", "sensitivity", "specificity", "missed", "undergraded
 
 @dataclass(frozen=True, slots=True)
 class Infeasible:
-    """No cut-offs were found; `reason` names the criterion that stands in the way and how near it came.
+    """No cut-offs were found; `reason` names the criterion that could not be met and how near it came.
 
     complete: whether every combination was compared, so that there are none.
     """
@@ -74,7 +73,7 @@ def tune(
     Raises ChecklistError where no required criterion depends on cut-offs, PredictionsError for a table without grades
     or probabilities.
     """
-    # Cut-offs are of the whole table, which need not have the columns that the checklist slices by.
+    # Cut-offs are tuned on the whole table, which may lack the columns that the checklist slices by.
     units = Sample.of(predictions, checklist, slices=())
     bare = predictions.table["predicted"].notna() & predictions.table["p_0"].isna()
     if bare.any() or not units.answered.any():
@@ -152,7 +151,7 @@ def effects(predictions: Predictions, point: OperatingPoint, checklist: Checklis
 
     def counted(sample: Sample, name: str) -> tuple[int, int]:
         parts = parse_id(name)
-        tally = sample.whole(parts.target if parts.target in GROUPS else "")
+        tally = sample.whole(parts.target)
         k, n = ratio(parts.metric, parts.target, default_policy(name)).terms(tally.table)
         return int(k), int(n)
 
@@ -349,7 +348,7 @@ class _Search:
         """The best cut-offs (or None), whether every combination was compared, and how many were."""
         allowed = [self._admissible(k) for k in range(4)]
         if not all(values.size for values in allowed):
-            # One cut-off alone cannot serve every criterion. A look at all its values says how near the nearest comes.
+            # One cut-off alone cannot meet every criterion. A round over all values shows how near the nearest comes.
             self._round(
                 [_spread(few if few.size else all_, None) for few, all_ in zip(allowed, self.values, strict=True)]
             )
@@ -377,7 +376,7 @@ class _Search:
         return np.where(self.units.answered, grades, confusion.NO_OUTPUT).astype(np.int64)
 
     def shortfall(self, complete: bool) -> str:
-        """Which criterion stood in the way at the cut-offs that came nearest, and how near."""
+        """Which criterion was not met at the cut-offs that came nearest, and how near it was."""
         compared = "No cut-offs meet" if complete else "None of the cut-offs that were compared meets"
         assert self.nearest is not None, "a search that found nothing knows what came nearest"
         predicted = self.grades(self.nearest)
@@ -500,15 +499,15 @@ class _Search:
         return fine
 
     def _constant(self, constraint: _Constraint) -> int:
-        """Errors where every unit with output is called grade 0."""
+        """Errors where every unit with output is graded 0."""
         first, kind = self.classes
         wrong = (constraint.wrong & constraint.counted[:, None])[first, 0]
         return int(np.bincount(kind, minlength=len(first)) @ wrong)
 
     def _reached(self, grid: list[Floats]) -> list[NDArray[np.float64]]:
-        """For k = 1 to 4, units of each kind called at least k: (kinds, a, b, c, d), axes that do not matter being 1.
+        """For k = 1 to 4, units of each kind graded at least k: (kinds, a, b, c, d), axes that do not matter being 1.
 
-        A unit is called at least k where it reaches one of the cut-offs k to 4, so the rest lies in a lower corner of
+        A unit is graded at least k where it reaches one of the cut-offs k to 4, so the rest is in a lower corner of
         the table of what each unit reaches.
         """
         scores, (first, kind) = self.units.scores[self.units.answered], self.classes
@@ -539,7 +538,7 @@ def _sizes(counted: Flags, units: Sample) -> tuple[Ints, Ints]:
 
 
 def _steps(wrong: Flags) -> Ints:
-    """(kinds, 5): by how much errors grow when a unit is called k instead of k - 1; column 0 is not used."""
+    """(kinds, 5): by how much errors grow when a unit is graded k instead of k - 1; column 0 is not used."""
     return np.concatenate([np.zeros((len(wrong), 1), dtype=np.int64), np.diff(wrong.astype(np.int64), axis=1)], axis=1)
 
 

@@ -133,7 +133,7 @@ class TestBadInput:
 
     def test_folder_without_images(self, refused: Refused, checkpoint: Path, tmp_path: Path):
         (tmp_path / "nothing").mkdir()
-        assert "holds no images" in refused("evaluate", checkpoint, "--data", tmp_path / "nothing")
+        assert "has no images" in refused("evaluate", checkpoint, "--data", tmp_path / "nothing")
 
     @pytest.mark.parametrize("grade", ["7", "moderately bad", "-1", "1.5"])
     def test_grades_off_the_scale(

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 from sklearn import metrics as sk
 
-from drgate.checklist import Checklist, load_checklist, parse_checklist
+from drgate.checklist import load_checklist, parse_checklist
 from drgate.errors import PredictionsError
 from drgate.evaluate import evaluate
 from drgate.evaluation import CriterionResult, Estimate, Evaluation, NotEstimable
@@ -312,49 +312,6 @@ class TestUnanswered:
         predictions = table_of(np.diag([2] * 5).tolist())
         with pytest.raises(PredictionsError, match="no reference grades"):
             evaluate(make_predictions(predictions.table.assign(grade=pd.NA), "sealed.csv", {}), CHECKLIST)
-
-
-class TestUnits:
-    def by(self, unit: str) -> Checklist:
-        return parse_checklist(QUICK.content() | {"unit": unit}, "x")
-
-    def test_patient_is_the_worse_eye(self):
-        """Grade and answer of a patient are those of the worse eye."""
-        table = pd.DataFrame(
-            {
-                "image": list("abcdef"),
-                "patient": ["1", "1", "2", "2", "3", "3"],
-                "eye": ["L", "R"] * 3,
-                "grade": [0, 4, 1, 1, 2, 3],
-                "predicted": [3, 4, 1, 2, 3, pd.NA],
-            }
-        )
-        found = evaluate(make_predictions(table, "t.csv", {}), self.by("patient"))
-        assert found.data["units"] == 3
-        assert found.confusion_matrix[4] == (0, 0, 0, 0, 1)
-        assert found.confusion_matrix[1] == (0, 0, 1, 0, 0)
-        assert found.no_output == (0, 0, 0, 1, 0)
-
-    def test_the_baseline_is_paired_by_the_unit_too(self):
-        """Patients and not images are compared where the checklist judges patients: counts by pandas."""
-        generator = np.random.default_rng(1)
-        table = pd.DataFrame({"grade": np.repeat(generator.integers(0, 5, 200), 2)})
-        table["image"] = [f"{i:03d}" for i in range(400)]
-        table["patient"] = [str(i // 2) for i in range(400)]
-        ours, theirs = (
-            table.assign(predicted=np.where(generator.random(400) < right, table["grade"], 0)) for right in (0.95, 0.8)
-        )
-        a, b = (make_predictions(one, "t.csv", {}) for one in (ours, theirs))
-        found = estimate(evaluate(a, self.by("patient"), baseline=b), "baseline")
-        worst = [one.groupby("patient")[["grade", "predicted"]].max() for one in (ours, theirs)]
-        right = [one["grade"] == one["predicted"] for one in worst]
-        assert found.n == 200
-        assert found.value == pytest.approx(right[0].mean() - right[1].mean())
-
-    def test_needs_patients(self):
-        predictions = table_of(np.diag([2] * 5).tolist())
-        with pytest.raises(PredictionsError, match="patient is not given"):
-            evaluate(make_predictions(predictions.table.drop(columns="patient"), "t.csv", {}), self.by("patient"))
 
 
 class TestReproducible:

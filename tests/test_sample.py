@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,10 +15,11 @@ from drgate.checklist import Checklist, parse_checklist
 from drgate.compare import Comparison, Difference, compare
 from drgate.errors import PredictionsError
 from drgate.evaluate import evaluate
-from drgate.evaluation import Estimate, Evaluation, Metric
+from drgate.evaluation import Estimate, Evaluation, Metric, NotEstimable
 from drgate.manifest import load_manifest
 from drgate.operating_point import OperatingPoint
 from drgate.predictions import Predictions, make_predictions
+from drgate.sample import Pair, Sample
 from drgate.tune import tune
 
 
@@ -58,7 +60,132 @@ def predictions(table: pd.DataFrame, origin: str = "ours.csv") -> Predictions:
     return make_predictions(table, origin, {})
 
 
+def numbers_of(found: object) -> dict[str, object]:
+    """What was found, but for what is drawn with a seed from the table's digest."""
+    if isinstance(found, Evaluation):
+        return {name: metric.value for name, metric in found.metrics.items() if isinstance(metric, Estimate)}
+    if isinstance(found, Comparison):
+        return {name: one.value for name, one in found.differences.items() if isinstance(one, Difference)}
+    assert isinstance(found, OperatingPoint), found
+    return {"cut_offs": found.cut_offs, "promise": found.promise}
+
+
+class TestOneTable:
+    """What is counted of a table, by each unit: the worst image's grade and answer."""
+
+    TABLE = pd.DataFrame(
+        {
+            "image": list("abcdefg"),
+            "patient": ["1", "1", "2", "2", "3", "3", "3"],
+            "eye": ["L", "R", "L", "R", "L", "R", "R"],
+            "grade": [0, 4, 1, 1, 2, 3, 0],
+            "predicted": [3, 4, 1, 2, 3, pd.NA, 1],
+        }
+    )
+    EXPECTED: ClassVar[dict[str, tuple[list[int], list[int], list[int], list[str]]]] = {
+        "image": ([0, 4, 1, 1, 2, 3, 0], [3, 4, 1, 2, 3, 5, 1], [0, 0, 1, 1, 2, 2, 2], list("abcdefg")),
+        "eye": ([0, 4, 1, 1, 2, 3], [3, 4, 1, 2, 3, 5], [0, 0, 1, 1, 2, 2], list("abcdef")),
+        "patient": ([4, 1, 3], [4, 2, 5], [0, 1, 2], list("ace")),
+    }
+
+    @pytest.mark.parametrize("unit", EXPECTED)
+    def test_a_unit_is_its_worst_image(self, unit: str):
+        """The highest grade and the highest answer; one image without output (5) leaves the unit without."""
+        sample = Sample.of(predictions(self.TABLE), checklist_of(unit=unit))
+        assert sample.patients is not None
+        found = sample.reference.tolist(), sample.predicted.tolist(), sample.patients.tolist(), sample.names.tolist()
+        assert found == self.EXPECTED[unit]
+        assert (len(sample), sample.images, sample.clusters, sample.unit) == (len(found[0]), 7, 3, unit)
+        assert sample.answered.tolist() == [answer < 5 for answer in found[1]]
+        assert evaluate(predictions(self.TABLE), checklist_of(unit=unit)).no_output == (0, 0, 0, 1, 0)
+
+    @pytest.mark.parametrize("unit", ["eye", "patient"])
+    def test_scores_are_the_highest_of_the_unit(self, unit: str):
+        """P(grade >= k) for k = 1 to 4, as pandas groups it; probabilities themselves have no unit but the image."""
+        table = probable(graded(1, 0.7))
+        sample = Sample.of(predictions(table), checklist_of(unit=unit))
+        reached = pd.DataFrame({k: table[[f"p_{g}" for g in range(k, 5)]].sum(axis=1) for k in range(1, 5)})
+        expected = reached.groupby([table[key] for key in ("patient", "eye")[: 1 + (unit == "eye")]], sort=False).max()
+        assert sample.scores == pytest.approx(expected.to_numpy())
+        assert np.isnan(sample.probabilities).all()
+
+    def test_images_that_are_not_gradable_are_counted_and_left_out(self):
+        sample = Sample.of(predictions(self.TABLE.assign(gradable=[True] * 5 + [False] * 2)), checklist_of())
+        assert (len(sample), sample.ungradable) == (5, 2)
+
+    @pytest.mark.parametrize(("unit", "column"), [("eye", "eye"), ("eye", "patient"), ("patient", "patient")])
+    def test_a_unit_needs_its_column(self, unit: str, column: str):
+        with pytest.raises(PredictionsError, match=f"judges by {unit}, but {column} is not given for every image"):
+            Sample.of(predictions(self.TABLE.drop(columns=column)), checklist_of(unit=unit))
+
+    @pytest.mark.parametrize(
+        ("grades", "sentence"),
+        [([None] * 7, "has no reference grades; join them"), ([0, 1, None, 3, 4, 0, 1], "image 'c' has no reference")],
+    )
+    def test_needs_reference_grades(self, grades: list[int | None], sentence: str):
+        with pytest.raises(PredictionsError, match=sentence):
+            Sample.of(predictions(self.TABLE.assign(grade=grades)), checklist_of())
+
+
+class TestUnknownPatients:
+    """Where no patient is named, every image counts as of a pair, unless the checklist declares one per patient."""
+
+    def test_declared_or_not(self):
+        bare = predictions(graded(1, 0.9).drop(columns=["patient", "eye"]))
+        declared = checklist_of(evidence={"one_image_per_patient": True})
+        found = [Sample.of(bare, one) for one in (checklist_of(), declared)]
+        assert [(one.patients, one.unknown, one.whole().patients) for one in found] == [
+            (None, True, "unknown"),
+            (None, False, "one image each"),
+        ]
+
+    def test_fixed_class_totals_need_patients(self):
+        with pytest.raises(PredictionsError, match="names no patients, and the checklist small fixes"):
+            Sample.of(
+                predictions(graded(1, 0.9).drop(columns=["patient", "eye"])),
+                checklist_of(bootstrap={"class_totals": "fixed"}),
+            )
+
+    def test_copies_of_a_file_do_not_count_twice(self):
+        """One file under two names would be two patients."""
+        table = graded(1, 0.9).drop(columns=["patient", "eye"])
+        copied = table.assign(sha256=[f"{i // 4:064x}" for i in range(len(table))])
+        with pytest.raises(PredictionsError, match="are the same file"):
+            Sample.of(predictions(copied), checklist_of())
+
+
+class TestSlices:
+    def test_are_counted_one_by_one(self):
+        """By value, or by group of values; an empty cell is in no slice."""
+        table = graded(1, 0.9).assign(camera=["A", "B", "C", None] * 60)
+        grouped = checklist_of(slices=[{"by": "camera", "groups": {"old": ["A", "B"]}}])
+        sample = Sample.of(predictions(table), grouped)
+        tallies = {name: sample.tally("camera", name) for name in ("old", "C", "A")}
+        counted = {name: tally and int(tally.table.sum()) for name, tally in tallies.items()}
+        assert counted == {"old": 120, "C": 60, "A": None}
+        assert sample.counts()["in_no_slice"] == {"camera": 60}
+        assert Sample.of(predictions(table), grouped, slices=()).slices == {}
+
+    def test_a_missing_column_is_refused(self):
+        with pytest.raises(PredictionsError, match=r"no column 'site'.*slices; it has camera"):
+            Sample.of(predictions(graded(1, 0.9, camera="A")), checklist_of(slices=[{"by": "site"}]))
+
+    def test_a_patient_in_two_slices_is_refused_by_patient(self):
+        """Judged by patient, every patient must be in one slice: overlapping slices share their errors."""
+        table = predictions(graded(1, 0.9, camera=["A", "B"] * 120))
+        with pytest.raises(PredictionsError, match="patient 'P0' has images in two of its slices"):
+            Sample.of(table, checklist_of(unit="patient", slices=[{"by": "camera"}]))
+
+    def test_a_group_named_like_a_value_outside_it_is_refused(self):
+        """Otherwise images of both would be one slice without a word."""
+        checklist = checklist_of(slices=[{"by": "camera", "groups": {"A": ["B"]}}])
+        with pytest.raises(PredictionsError, match="'A' is a value of camera and also the name of a group"):
+            Sample.of(predictions(graded(1, 0.9, camera="A")), checklist)
+
+
 class TestPaired:
+    """Two tables are paired image by image, and only then reduced to the unit."""
+
     @pytest.mark.parametrize("unit", ["image", "eye", "patient"])
     def test_a_baseline_under_other_image_names_is_the_same_baseline(self, unit: str):
         """Images are the same by their SHA-256; what they are called, and so their order, changes no number."""
@@ -72,15 +199,87 @@ class TestPaired:
         assert isinstance(found[0], Estimate)
         assert found[1] == found[0]
 
+    @pytest.mark.parametrize("unit", ["image", "eye", "patient"])
+    def test_units_are_counted_as_pandas_groups_them(self, unit: str):
+        """Right under one model only, of all units; the difference of the baseline criterion is their balance."""
+        tables = graded(1, 0.95), graded(2, 0.8)
+        keys = {"image": ["image"], "eye": ["patient", "eye"], "patient": ["patient"]}[unit]
+        worst = [table.groupby(keys)[["grade", "predicted"]].max() for table in tables]
+        one, other = (table["grade"] == table["predicted"] for table in worst)
+        pair = Pair.of(predictions(tables[0]), predictions(tables[1]), unit=unit)
+        found = pair.successes(*pair.right)
+        assert (found.only_first, found.only_second, found.n) == ((one & ~other).sum(), (other & ~one).sum(), len(one))
+        assert (found.clusters, pair.first.clusters, pair.second.clusters) == (60, 60, 60)
+        judged = evaluate(predictions(tables[0]), checklist_of(unit=unit), baseline=predictions(tables[1]))
+        difference = judged.metrics["baseline"]
+        assert isinstance(difference, Estimate)
+        assert difference.value == pytest.approx(one.mean() - other.mean())
+        assert (difference.n, difference.clusters) == (len(one), 60)
 
-def numbers_of(found: object) -> dict[str, object]:
-    """What was found, but for what is drawn with a seed from the table's digest."""
-    if isinstance(found, Evaluation):
-        return {name: metric.value for name, metric in found.metrics.items() if isinstance(metric, Estimate)}
-    if isinstance(found, Comparison):
-        return {name: one.value for name, one in found.differences.items() if isinstance(one, Difference)}
-    assert isinstance(found, OperatingPoint), found
-    return {"cut_offs": found.cut_offs, "promise": found.promise}
+    def test_names_decide_where_a_file_digest_is_missing(self):
+        """In one row of one table, or where one digest is in two rows."""
+        ours, theirs = graded(1, 0.9), graded(2, 0.8)
+        expected = numbers_of(compare(predictions(ours), predictions(theirs)))
+        for sha256 in ([None, *theirs["sha256"][1:]], [theirs["sha256"][1], *theirs["sha256"][1:]]):
+            other = predictions(theirs.assign(sha256=sha256))
+            assert numbers_of(compare(predictions(ours), other)) == expected
+
+    @pytest.mark.parametrize("lacking", [0, 1])
+    def test_patients_may_be_named_by_either_table(self, lacking: int):
+        """Patients of both are those of the table that names them."""
+        tables = [graded(1, 0.9), graded(2, 0.8)]
+        both = Pair.of(*map(predictions, tables))
+        tables[lacking] = tables[lacking].drop(columns=["patient", "eye"])
+        one = Pair.of(*map(predictions, tables))
+        assert one.successes(*one.right) == both.successes(*both.right)
+
+    def test_without_patients_pairs_are_assumed_unless_declared(self):
+        bare = [predictions(graded(seed, 0.9).drop(columns=["patient", "eye"])) for seed in (1, 2)]
+        pairs = [Pair.of(*bare, one_image_per_patient=declared) for declared in (False, True)]
+        found = [pair.successes(*pair.right) for pair in pairs]
+        assert [one.clusters for one in found] == [None, 240]
+        assert found[0].design_effect > 2
+        assert found[1].design_effect == 1
+
+    CONTRADICTIONS: ClassVar[dict[str, tuple[Callable[[pd.DataFrame], pd.DataFrame], str]]] = {
+        "other images": (lambda t: t.iloc[1:], r"was scored on other images \('0000.png' is in one table only\)"),
+        "other grades": (lambda t: t.assign(grade=(t["grade"] + 1) % 5), r"has other reference grades \(image '0000"),
+        "a grade less": (
+            lambda t: t.assign(grade=[None, *t["grade"][1:]], gradable=[False] + [True] * 239),
+            r"has other reference grades \(image '0000.png'\)",
+        ),
+        "other oedema": (lambda t: t.assign(dme=[0, 1] * 120), r"has other reference labels of macular oedema \(image"),
+        "one patient more": (
+            lambda t: t.assign(patient=["new", *t["patient"][1:]]),
+            r"groups the images into other patients \(image '0001.png'\)",
+        ),
+        "two patients in one": (
+            lambda t: t.assign(patient=t["patient"].replace("P9", "P4")),
+            r"groups the images into other patients \(image '0036.png'\)",
+        ),
+        "other eyes": (
+            lambda t: t.assign(eye=["R", "R", "L", "L"] * 60),
+            r"has other eyes \(image '0000.png'\)",
+        ),
+    }
+
+    @pytest.mark.parametrize("contradiction", CONTRADICTIONS)
+    def test_a_contradiction_is_refused_and_names_an_image(self, contradiction: str):
+        """An error of the pair; a baseline criterion that cannot be judged."""
+        change, sentence = self.CONTRADICTIONS[contradiction]
+        ours = predictions(graded(1, 0.9, dme=0))
+        theirs = predictions(change(graded(2, 0.8, dme=0)), "theirs.csv")
+        with pytest.raises(PredictionsError, match=f"^theirs.csv {sentence}"):
+            Pair.of(ours, theirs, unit="eye")
+        found = evaluate(ours, checklist_of(unit="eye"), baseline=theirs).metrics["baseline"]
+        assert isinstance(found, NotEstimable)
+        assert re.match(f"the baseline {sentence}", found.reason)
+
+    def test_other_names_of_the_same_patients_are_no_contradiction(self):
+        table = graded(2, 0.8)
+        renamed = table.assign(patient=[f"Q{100 - int(name[1:])}" for name in table["patient"]])
+        pairs = [Pair.of(predictions(graded(1, 0.9)), predictions(one)) for one in (table, renamed)]
+        assert pairs[0].successes(*pairs[0].right) == pairs[1].successes(*pairs[1].right)
 
 
 class TestOedema:

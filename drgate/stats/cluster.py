@@ -132,13 +132,6 @@ def unknown_inflation(images: int) -> float:
     return np.inf if fewest < 2 else UNKNOWN_DESIGN_EFFECT * fewest / (fewest - 1) * (images - 1) / images
 
 
-def one_image_per_patient(k: int, n: int) -> EffectiveSample:
-    """The plain sample, for a table that declares that every image is another patient's."""
-    if not 0 <= k <= n or n <= 0:
-        raise ValueError(f"A proportion needs 0 <= k <= n and n > 0, not {k} of {n}.")
-    return EffectiveSample(k, n, n, 1.0, float(n))
-
-
 def bounds(sample: EffectiveSample, *, level: float, interval: Interval) -> Bounds:
     """Interval of k / n at the effective sample size; [0, 1] where that is 0 (all images of one patient).
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from statsmodels.api import OLS
 
-from drgate.stats.cluster import bounds, effective_sample, one_image_per_patient, unknown_clusters
+from drgate.stats.cluster import EffectiveSample, bounds, effective_sample, unknown_clusters
 from drgate.stats.proportion import exact_bounds
 
 
@@ -54,7 +54,7 @@ class TestPrintedNumbers:
     def test_one_image_a_patient_is_the_plain_interval(self):
         """67 of 72 patients give the plain bound, digit for digit."""
         assert low([1] * 67 + [0] * 5, [1] * 72) == exact_bounds(67, 72, level=0.95).low
-        assert one_image_per_patient(67, 72) == effective_sample(
+        assert EffectiveSample(67, 72, 72, 1.0, 72.0) == effective_sample(
             np.array([1] * 67 + [0] * 5), np.ones(72, int), level=0.95
         )
 
@@ -123,7 +123,7 @@ class TestLaws:
         x, m = np.array(rows).T
         sample = effective_sample(x, m, level=level)
         ends = bounds(sample, level=level, interval=interval)
-        plain = bounds(one_image_per_patient(sample.k, sample.n), level=level, interval=interval)
+        plain = bounds(EffectiveSample(sample.k, sample.n, sample.n, 1.0, sample.n), level=level, interval=interval)
         assert sample.design_effect >= 1
         assert sample.effective_n <= sample.n
         assert ends.low - 1e-12 <= sample.k / sample.n <= ends.high + 1e-12

@@ -9,7 +9,7 @@ import pytest
 from sklearn.metrics import balanced_accuracy_score
 
 from drgate.stats import confusion as c
-from drgate.stats.cluster import bounds, effective_sample, one_image_per_patient
+from drgate.stats.cluster import EffectiveSample, bounds, effective_sample
 
 RNG = np.random.default_rng(5)
 REFERENCE = RNG.choice(5, 400, p=[0.5, 0.15, 0.15, 0.1, 0.1])
@@ -208,7 +208,7 @@ class TestPublishedMatrices:
 
         def bound(ratio):
             k, n = map(int, ratio.terms(table))
-            return bounds(one_image_per_patient(k, n), level=0.95, interval="clopper-pearson").low
+            return bounds(EffectiveSample(k, n, n, 1.0, n), level=0.95, interval="clopper-pearson").low
 
         assert bound(c.accuracy("excluded")) >= 0.90
         assert bound(c.sensitivity((3,), "excluded")) >= 0.90

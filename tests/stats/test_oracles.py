@@ -47,7 +47,7 @@ def two_by_two(group):
 
 def interval(ratio, method):
     k, n = map(int, ratio.terms(TABLE))
-    ends = cluster.bounds(cluster.one_image_per_patient(k, n), level=LEVEL, interval=method)
+    ends = cluster.bounds(cluster.EffectiveSample(k, n, n, 1.0, n), level=LEVEL, interval=method)
     return k / n, (ends.low, ends.high)
 
 
