@@ -66,7 +66,8 @@ def command(
         int | None, typer.Option("--max-age-days", metavar="N", min=1, help="Refuse a look older than this.")
     ] = None,
     deep: Annotated[
-        bool, typer.Option("--deep", help="Score the model again and compare (needs drgate[models], --model, --data).")
+        bool,
+        typer.Option("--deep", help="Score the model again and compare (needs the extra models, --model, --data)."),
     ] = False,
     data: DataOption = None,
     base: BaseOption = None,
