@@ -29,6 +29,7 @@ class TestInstallLines:
         """The name is ours on no index: whoever registers it there must not be installed by our own words."""
         asked = re.compile(r"""\bpip3? install\b[^\n|;&`]*?[\s"'`](?:drgate|drtrain|trainer)(?:\[|[\s"'`=<>~.]|$)""")
         assert [name for name, text in texts() if asked.search(text)] == []
+        assert [name for name, text in texts() if "drgate[" in text and name != "pyproject.toml"] == []
 
     def test_placeholders_are_explained(self):
         """A file that leaves something to fill in says what to put there."""

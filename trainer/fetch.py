@@ -2,7 +2,7 @@
 
     path = fetch("gs://bucket/checkpoints/best_model.pth")      # a local path comes back as it is
 
-Google Cloud Storage and S3 need an extra each (`drgate[gcs]`, `drgate[s3]`); the hub is there with torch. A file is
+Google Cloud Storage and S3 need an extra each (`gcs`, `s3`); the hub is there with torch. A file is
 fetched once: it stays in `$DRGATE_CACHE` (else `drgate/checkpoints` of the user's cache folder) under what the store
 says of its content, so that a changed one is fetched anew. Endpoints and credentials are the stores' own business:
 AWS_ENDPOINT_URL, STORAGE_EMULATOR_HOST, GOOGLE_APPLICATION_CREDENTIALS, HF_TOKEN and the like.
