@@ -154,7 +154,7 @@ class TestDryRun:
         last = first["history"][-1]
         longer = config(num_epochs=9, patience=50, output_dir=str(tmp_path / "runs" / "b"))
         second = train(longer)
-        assert "retraces a up to epoch" in capfd.readouterr().err
+        assert "repeats a up to epoch" in capfd.readouterr().err
         assert second["history"][1]["val_loss"] == first["history"][1]["val_loss"]
         assert last["epoch"] <= len(second["history"])
 
