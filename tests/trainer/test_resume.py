@@ -203,7 +203,7 @@ class TestExactResume:
         train(config(num_epochs=1), quiet=True)
         for name in ("last.pth", "previous.pth"):
             (tmp_path / "runs" / "a" / name).write_bytes(b"PK")
-        with pytest.raises(TrainingError, match="no state that a run could go on from"):
+        with pytest.raises(TrainingError, match="has no state from which the run can continue"):
             train(config(num_epochs=1), resume=True, quiet=True)
 
     def test_a_full_disk_leaves_the_last_good_state(self, config, monkeypatch, tmp_path):
@@ -310,7 +310,7 @@ class TestResumeCommand:
         with pytest.raises(SystemExit) as stop:
             main(["--resume", "--output_dir", str(tmp_path / "none")])
         assert stop.value.code == 2
-        assert "holds no run to go on with" in capfd.readouterr().err
+        assert "holds no run to continue" in capfd.readouterr().err
 
 
 class TestFromACheckpoint:
