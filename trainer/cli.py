@@ -41,13 +41,19 @@ budget stopped it, 2 it could not start or continue, 130 Ctrl-C or SIGTERM.
 
 def command(
     *,
-    config: Path | None,
-    resume: bool,
-    dry_run: bool,
-    again: str | None,
-    runs: Path | None,
-    format: Format,
-    quiet: bool,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --output_dir.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry_run", help="Report time, memory, cost and earlier attempts, without training.")
+    ] = False,
+    again: Annotated[str | None, typer.Option(metavar="WHY", help="Reason to repeat an identical attempt.")] = None,
+    runs: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder of attempts. [parent of --output_dir]")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="YAML file with parameters; flags override it.")
+    ] = None,
+    format: FormatOption = Format.human,
+    quiet: QuietOption = False,
     **flags: Any,
 ) -> int:
     given = {name: value for name, value in flags.items() if value is not None and value != []}
@@ -112,9 +118,6 @@ def main(arguments: list[str] | None = None) -> None:
 
         run(attempts(), "drtrain attempts", given[1:])
     app = typer.Typer(name="drtrain", add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
-    signature = _signature()
-    command.__signature__ = signature  # type: ignore[attr-defined]
-    command.__annotations__ = {name: option.annotation for name, option in signature.parameters.items()}
     spelling = {"token_normalize_func": lambda flag: flag.replace("-", "_")}
     app.command(help=HELP, no_args_is_help=True, context_settings=spelling)(command)
     run(app, "drtrain", given)
@@ -122,43 +125,13 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _signature() -> inspect.Signature:
     """One text option per parameter; pydantic reads the text, so a flag and a YAML value mean the same."""
-    file = typer.Option("--config", metavar="FILE", help="YAML file with parameters; flags override it.")
-    options: dict[str, tuple[Any, Any]] = {
-        **{
-            name: (Annotated[_kind(field), _option(name, field)], None)
-            for name, field in TrainingConfig.model_fields.items()
-        },
-        "resume": (Annotated[bool, typer.Option("--resume", help="Continue the run in --output_dir.")], False),
-        "dry_run": (
-            Annotated[
-                bool,
-                typer.Option("--dry_run", help="Report time, memory, cost and earlier attempts, without training."),
-            ],
-            False,
-        ),
-        "again": (
-            Annotated[
-                str | None,
-                typer.Option("--again", metavar="WHY", help="Reason to repeat an identical attempt."),
-            ],
-            None,
-        ),
-        "runs": (
-            Annotated[
-                Path | None, typer.Option("--runs", metavar="DIR", help="Folder of attempts. [parent of --output_dir]")
-            ],
-            None,
-        ),
-        "config": (Annotated[Path | None, file], None),
-        "format": (FormatOption, Format.human),
-        "quiet": (QuietOption, False),
-    }
-    return inspect.Signature(
-        [
-            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
-            for name, (annotation, default) in options.items()
-        ]
-    )
+    kind = inspect.Parameter.KEYWORD_ONLY
+    *own, _ = inspect.signature(command, eval_str=True).parameters.values()
+    flags = [
+        inspect.Parameter(name, kind, default=None, annotation=Annotated[_kind(field), _option(name, field)])
+        for name, field in TrainingConfig.model_fields.items()
+    ]
+    return inspect.Signature([*flags, *own])
 
 
 def _kind(field: FieldInfo) -> Any:
@@ -172,3 +145,8 @@ def _option(name: str, field: FieldInfo) -> Any:
     metavar = "|".join(kinds) if choices else {int: "INTEGER", float: "NUMBER"}.get(kinds[0], "TEXT")
     default = " Required." if field.is_required() else "" if field.default in (None, ()) else f" [{field.default}]"
     return typer.Option(f"--{name}", metavar=metavar, show_default=False, help=f"{field.description}{default}")
+
+
+signature = _signature()
+command.__signature__ = signature  # type: ignore[attr-defined]
+command.__annotations__ = {name: option.annotation for name, option in signature.parameters.items()}

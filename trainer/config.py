@@ -170,7 +170,7 @@ class TrainingConfig(BaseModel):
     )
     validation_frequency: int = Field(1, ge=1, description="Epochs between evaluations.")
     checkpoint_frequency: int = Field(
-        0, ge=0, description="Keep epoch_NN.pth after every this many epochs; 0 keeps only the best and the last."
+        0, ge=0, description="Epochs between extra checkpoints epoch_NN.pth; 0 keeps only the best and the last."
     )
     save_minutes: float = Field(
         10, ge=0, description="Minutes between writes of last.pth within an epoch; it is also written after each epoch."
@@ -258,7 +258,9 @@ def read_config(
         name = str(problem["loc"][0])
         where = origin.get(name, "--") + name
         if problem["type"] == "extra_forbidden":
-            raise UsageError(f"{where} is not a parameter of drtrain{nearest(name)}") from error
+            near = difflib.get_close_matches(name, TrainingConfig.model_fields, n=1)
+            hint = f"; did you mean {near[0]}?" if near else "."
+            raise UsageError(f"{where} is not a parameter of drtrain{hint}") from error
         if problem["type"] == "missing":
             raise UsageError(f"{where} is missing. `drtrain --help` shows an example.") from error
         raise UsageError(f"{where} is {problem['input']!r}: {_lower(problem['msg'])}.") from error
@@ -267,12 +269,6 @@ def read_config(
             "--resume_from_checkpoint takes the complete state and --init_from only the weights. Give one of them."
         )
     return config
-
-
-def nearest(name: str) -> str:
-    """The end of a sentence: `; did you mean ...?` if a parameter has nearly this name, else a full stop."""
-    close = difflib.get_close_matches(name, TrainingConfig.model_fields, n=1)
-    return f"; did you mean {close[0]}?" if close else "."
 
 
 def _read_yaml(file: Path) -> dict[str, Any]:

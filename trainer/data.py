@@ -159,8 +159,8 @@ def read_images(
 
     cache: folder of `cache_folder`, accessible only to its owner; its pixels are read-only and stay on disk.
     folder: without a cache, images that do not fit in memory are stored here while this process runs. advance: called
-    with the number of images that became ready. note: called with a sentence if a file of the cache is damaged, or if the
-    cache cannot be written.
+    with the number of images that became ready. note: called with a sentence if the cache is damaged or cannot be
+    written.
 
     If one process of a machine calls it first, the others find its result. Processes that fill the same cache at once
     only lose time.

@@ -131,11 +131,7 @@ class CircleReport:
     """At most three of the others, the one with the fewest differences first."""
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            "identical": [likeness.to_json() for likeness in self.identical],
-            "retraced": [likeness.to_json() for likeness in self.retraced],
-            "nearest": [likeness.to_json() for likeness in self.nearest],
-        }
+        return {name: [likeness.to_json() for likeness in getattr(self, name)] for name in self.__slots__}
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,7 +227,9 @@ def percent(value: float | None) -> str:
 
 def shown(value: Any) -> str:
     """A parameter's value in a sentence."""
-    return "not set" if value is None else str(value)
+    return (
+        "not set" if value in (None, [], ()) else "; ".join(map(str, value)) if isinstance(value, list) else str(value)
+    )
 
 
 def _likeness(proposal: Proposal, attempt: Attempt) -> Likeness:
