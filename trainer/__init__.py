@@ -1,1 +1,1 @@
-"""Fine-tuning of the grading model: `drtrain`. drgate never imports it; what passes between them is the checkpoint."""
+"""Fine-tuning of the grading model: `drtrain`. drgate never imports it; the checkpoint connects them."""

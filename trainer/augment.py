@@ -1,14 +1,14 @@
-"""Fundus photographs as another camera might have taken them: turned, nearer, brighter, a little out of focus.
+"""Augmentation: fundus photographs as another camera might take them (rotated, nearer, brighter, slightly blurred).
 
-For training alone; what is validated, tested or scored never passes here. Each image is changed by numbers that follow
-from (seed, epoch, image) and nothing else: not from the batch it lies in, the process, or what was drawn before. A run
-that goes on in the middle of an epoch, or on another number of GPUs, sees the same pictures.
+It is only used for training images. The changes of an image follow from (seed, epoch, image) alone, not from its batch,
+its process or earlier random numbers. A run that continues in the middle of an epoch, or on another number of GPUs,
+sees the same pictures.
 
     pixels = torch.from_numpy(images.pixels[positions])                    # uint8 (n, size, size, 3)
     batch = augment(pixels, augmentation="fundus", seed=0, epoch=3, images=positions)   # float32 (n, 3, size, size)
 
-Nothing here can make a lesion or remove one, so that the grade stays true. Hence no elastic warp, no erased patches,
-no noise, no turn of hue; and the bounds below, which tests hold against drawn lesions of the smallest size.
+No change can add or remove a lesion, so the grade stays valid. Hence no elastic deformation, no erased patches, no
+noise, no change of hue, and the limits below, which tests check on drawn lesions of the smallest size.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from torch.nn import functional
 Augmentation = Literal["none", "fundus"]
 
 ZOOM: Final = 1.08
-"""The retina appears at most this much larger or smaller. Fields of view differ by far more between cameras, but what
-leaves the frame is gone: with the shift, at most 6 % of the disc."""
+"""The retina appears at most this much larger or smaller. Fields of view differ more between cameras, but parts that
+leave the frame are lost: with the shift, at most 6 % of the disc."""
 
 SHIFT: Final = 0.02
 """Largest shift along each axis; unit: side of the image. The preprocessing centres the field of view to about this."""
 
 BRIGHTNESS: Final = (0.80, 1.15)
-"""Factor of all channels. Upwards little: what is clipped to white, as the disc and exudates soon are, loses shape."""
+"""Factor of all channels. The upper limit is small: the disc and exudates soon clip to white and lose their shape."""
 
 CHANNEL: Final = 0.08
 """Each channel's factor is within 1 +- this: flashes and filters differ. Red stays above green and green above blue
@@ -42,38 +42,38 @@ wherever they were by more than these factors' ratio, 1.17, so that blood stays 
 
 TONE: Final = 0.2
 """Strength of the curve x + t x (1 - x): at the level of the retina like a gamma of 0.88 to 1.13, but made of products,
-which come out the same everywhere. 0 and 1 stay, so that nothing is clipped."""
+which are the same on every machine. 0 and 1 stay, so nothing is clipped."""
 
 CONTRAST: Final = 0.6
 """Strength of the curve x + c x (1 - x) (x - 0.35): the slope at the level of the retina changes by at most 14 %."""
 
 PIVOT: Final = 0.35
-"""The level that contrast leaves alone: about the mean of the lit retina over channels; unit: white."""
+"""The level that contrast does not change: about the mean of the lit retina over channels; unit: white."""
 
 BLUR: Final = 1 / 900
 """Largest standard deviation of the blur; unit: side of the image. Half a pixel of 448, where the smallest
 microaneurysms that a grader sees measure about 4 pixels."""
 
 BLURRED: Final = 0.5
-"""Share of images that are blurred; the others stay as sharp as they came."""
+"""Share of images that are blurred."""
 
 _STREAM: Final = 2
-"""Keeps the draws of this module apart from those of `trainer.sampling` under the same seed."""
+"""Separates the random numbers of this module from those of `trainer.sampling` with the same seed."""
 
 _AT_ONCE: Final = 1 << 18
-"""Pixels that a CPU works on at a time, so that they stay in its cache: a third of the time of 24 images of 448."""
+"""Pixels that a CPU works on at a time, so that they stay in its cache (a third of the time for 24 images of 448)."""
 
 _FIELDS: Final = 13
-"""Numbers drawn for one image."""
+"""Random numbers per image."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Changes:
-    """What is done to each of n images, as float32 on the CPU."""
+    """The changes of n images, as float32 on the CPU."""
 
     affine: Tensor
     """(n, 2, 3): from a place (x, y, 1) in the result to its place in the original; unit: half the side, from the
-    centre. Flip, turn, zoom and shift in one, so that pixels are resampled once."""
+    centre. Flip, rotation, zoom and shift in one, so that pixels are resampled once."""
     gain: Tensor
     """(n, 3): factors of red, green, blue."""
     tone: Tensor
@@ -89,8 +89,8 @@ def draw_changes(
 ) -> Changes:
     """The changes of each image: a function of seed, epoch, the image's number and its repeat in the epoch.
 
-    The angle is any: the field of view is a disc on black, ICDR counts lesions in quadrants whatever their direction,
-    and a mirrored right eye is a left eye.
+    Any angle is allowed: the field of view is a disc on black, ICDR counts lesions per quadrant in any direction, and
+    a mirrored right eye is a left eye.
     """
     keys = zip(images, repeats, strict=True)
     drawn = np.array([_numbers(seed, epoch, int(image), int(repeat)) for image, repeat in keys]).reshape(-1, _FIELDS)
@@ -123,20 +123,19 @@ def augment(
     """Network input (n, 3, size, size), float32 in [-1, 1], on the device of `pixels`.
 
     pixels: (n, size, size, 3) of 0 to 255, uint8 or floating-point. none: scaled only, to the same values as
-    `drgate.vision.images.scaled`. fundus: changed first; black stays exactly -1, and so is what comes into view from
-    outside of the image. images: the number of each image in its data set. repeats: how often it was shown in this
-    epoch before (`trainer.sampling.repeats`), so that an image that balanced sampling repeats looks different each
-    time; by default 0.
+    `drgate.vision.images.scaled`. fundus: changed first; black stays exactly -1, also outside of the image. images: the
+    number of each image in its data set. repeats: how often it was already shown in this epoch
+    (`trainer.sampling.repeats`, default 0), so that repeated images look different each time.
 
-    On a CPU an image comes out the same to the last bit in any batch and with any number of threads; on another device
-    the same numbers are drawn, and pictures agree to rounding.
+    On a CPU the result is the same to the last bit in any batch and with any number of threads; on another device it
+    agrees up to rounding.
 
     Raises ValueError when `images` or `repeats` do not fit `pixels`, or for another augmentation.
     """
     if augmentation not in ("none", "fundus"):
         raise ValueError(f"augmentation is {augmentation!r}; expected none or fundus")
     if augmentation == "none" or not len(pixels):
-        return pixels.movedim(-1, 1).to(torch.float32, copy=True).mul_(1 / 127.5).sub_(1)  # laid out as the pixels
+        return pixels.movedim(-1, 1).to(torch.float32, copy=True).mul_(1 / 127.5).sub_(1)  # keeps the memory layout
     changes = draw_changes(
         seed=seed, epoch=epoch, images=images, repeats=np.zeros(len(images), dtype=int) if repeats is None else repeats
     )
@@ -150,7 +149,7 @@ def augment(
 
 
 def _numbers(seed: int, epoch: int, image: int, repeat: int) -> NDArray[np.float64]:
-    """Uniform in [0, 1): the counter-based generator gives each image a stream of its own, without any state."""
+    """Uniform in [0, 1): the counter-based generator gives each image its own stream, without state."""
     philox = np.random.Philox(key=[seed, _STREAM], counter=[0, repeat, epoch, image])
     return np.random.Generator(philox).random(_FIELDS)
 
@@ -175,7 +174,7 @@ def _levels(pixels: Tensor, white: float) -> Tensor:
 
 
 def _changed(pixels: Tensor, changes: Changes) -> Tensor:
-    """Only additions and multiplications of single values, so that no result depends on how the work is cut up."""
+    """Only additions and multiplications of single values, so the result does not depend on how the work is split."""
     levels = _levels(pixels, 255)
     levels = _resampled(levels, changes.affine.to(levels.device, non_blocking=True))
     _blur(levels, changes.blur)
@@ -189,7 +188,7 @@ def _changed(pixels: Tensor, changes: Changes) -> Tensor:
 
 
 def _resampled(levels: Tensor, affine: Tensor) -> Tensor:
-    """Bilinear: it takes at most a quarter from the contrast of a spot of two pixels, and never overshoots."""
+    """Bilinear: it removes at most a quarter of the contrast of a spot of two pixels, and never overshoots."""
     size = levels.shape[-1]
     places = (torch.arange(size, dtype=torch.float32, device=levels.device) * 2 + 1) / size - 1
     by_x, by_y, shift = affine[..., None].unbind(2)  # (n, 2, 1) each

@@ -1,6 +1,7 @@
-"""How the checklist's lines stand on the validation images after an epoch: a word for the line that people read.
+"""How many criteria of the checklist are met on the validation images after an epoch.
 
-It is no verdict: the validation images choose the epoch, so they flatter it, and the locked test set decides.
+This is not a verdict: the epoch is selected on the validation images, so they are too favourable. The locked test set
+decides.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ from drgate.predictions import make_predictions
 
 
 def checklist_state(checklist: Checklist, validation: Manifest, predicted: NDArray[np.int64]) -> str:
-    """For example "checklist 5 of 8 shown, 2 more observed": of the required lines about images.
+    """For example "checklist 5 of 8 shown, 2 more observed": of the required criteria about images.
 
-    validation: the images, in the order of `predicted`. Empty where the checklist cannot be held against them.
+    validation: the images, in the order of `predicted`. Empty if the checklist cannot be applied to them.
     """
     rows = validation.table.drop(columns="split").assign(predicted=predicted)
     try:

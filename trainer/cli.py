@@ -28,31 +28,37 @@ Examples:
   drtrain --dataset eyepacs --base embedded --learning_rate 5e-4 \\
           --batch_size 24 --gradient_accumulation_steps 1 --num_epochs 15 \\
           --usd_per_hour 0 --output_dir runs/first
-  drtrain --config run.yaml --dry_run                 time, memory, cost, what was tried before
-  drtrain --output_dir runs/first --resume            after a kill: goes on to the same weights
+  drtrain --config run.yaml --dry_run                 time, memory, cost, earlier attempts
+  drtrain --output_dir runs/first --resume            after a kill: continues to the same weights
   drtrain --config run.yaml --decide "epoch 20: val_accuracy > 0.82" --budget_usd 80
   drtrain attempts list                               the ledger of all attempts
 
-The folder then holds best_model.pth, last.pth and record.jsonl; drgate evaluate judges best_model.pth. Flags may be
-written with - instead of _. Exit code 0 when the run came to its end, 1 when a decision point or a regression ended
-it, 3 when a budget did, 2 when it could not go on, 130 after Ctrl-C or SIGTERM.
+The folder then holds best_model.pth, last.pth and record.jsonl; drgate evaluate judges best_model.pth. Flags can be
+written with - instead of _. Exit codes: 0 the run ended normally, 1 a decision point or a regression stopped it, 3 a
+budget stopped it, 2 it could not start or continue, 130 Ctrl-C or SIGTERM.
 """
 
 
 def command(
     *,
-    config: Path | None,
-    resume: bool,
-    dry_run: bool,
-    again: str | None,
-    runs: Path | None,
-    format: Format,
-    quiet: bool,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --output_dir.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry_run", help="Report time, memory, cost and earlier attempts, without training.")
+    ] = False,
+    again: Annotated[str | None, typer.Option(metavar="WHY", help="Reason to repeat an identical attempt.")] = None,
+    runs: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder of attempts. [parent of --output_dir]")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="YAML file with parameters; flags override it.")
+    ] = None,
+    format: FormatOption = Format.human,
+    quiet: QuietOption = False,
     **flags: Any,
 ) -> int:
     given = {name: value for name, value in flags.items() if value is not None and value != []}
     if resume and dry_run:
-        raise UsageError("--dry_run is for a run that has not begun; leave --resume out.")
+        raise UsageError("--dry_run is for a run that has not started. Leave out --resume.")
     before = _parameters_of(given, config) if resume else None
     parameters = read_config(config, given, before=before)
     if dry_run:
@@ -86,20 +92,20 @@ def _dry_run(parameters: TrainingConfig, again: str | None, runs: Path | None, f
 
 
 def _first() -> bool:
-    """Whether this is the process of the run that speaks."""
+    """Whether this is the process that prints."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def _parameters_of(given: dict[str, Any], file: Path | None) -> dict[str, Any]:
-    """Those that the run in the folder began with."""
+    """The parameters that the run in the folder began with."""
     from drgate.record import FILE, read_record
 
     folder = given.get("output_dir") or (None if file is None else read_config(file, given).output_dir)
     if folder is None:
-        raise UsageError("--resume goes on with a run: say in which folder with --output_dir.")
+        raise UsageError("--resume continues a run: give its folder with --output_dir.")
     record = Path(folder) / FILE
     if not record.is_file():
-        raise UsageError(f"{folder} holds no run to go on with ({FILE} is not there); start one without --resume.")
+        raise UsageError(f"{folder} holds no run to continue: {FILE} is missing. Start one without --resume.")
     known = read_record(record).get("parameters") or {}
     return {name: value for name, value in known.items() if name in TrainingConfig.model_fields}
 
@@ -112,56 +118,24 @@ def main(arguments: list[str] | None = None) -> None:
 
         run(attempts(), "drtrain attempts", given[1:])
     app = typer.Typer(name="drtrain", add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
-    signature = _signature()
-    command.__signature__ = signature  # type: ignore[attr-defined]
-    command.__annotations__ = {name: option.annotation for name, option in signature.parameters.items()}
     spelling = {"token_normalize_func": lambda flag: flag.replace("-", "_")}
     app.command(help=HELP, no_args_is_help=True, context_settings=spelling)(command)
     run(app, "drtrain", given)
 
 
 def _signature() -> inspect.Signature:
-    """One text option for each parameter; pydantic reads the text, so that a flag and a YAML value mean the same."""
-    file = typer.Option("--config", metavar="FILE", help="YAML file with parameters; flags override it.")
-    options: dict[str, tuple[Any, Any]] = {
-        **{
-            name: (Annotated[_kind(field), _option(name, field)], None)
-            for name, field in TrainingConfig.model_fields.items()
-        },
-        "resume": (Annotated[bool, typer.Option("--resume", help="Go on with the run in --output_dir.")], False),
-        "dry_run": (
-            Annotated[
-                bool, typer.Option("--dry_run", help="Say what the run would take and was tried before, and stop.")
-            ],
-            False,
-        ),
-        "again": (
-            Annotated[
-                str | None,
-                typer.Option("--again", metavar="WHY", help="Make an attempt that was made before, and why."),
-            ],
-            None,
-        ),
-        "runs": (
-            Annotated[
-                Path | None, typer.Option("--runs", metavar="DIR", help="Folder of attempts. [that of --output_dir]")
-            ],
-            None,
-        ),
-        "config": (Annotated[Path | None, file], None),
-        "format": (FormatOption, Format.human),
-        "quiet": (QuietOption, False),
-    }
-    return inspect.Signature(
-        [
-            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
-            for name, (annotation, default) in options.items()
-        ]
-    )
+    """One text option per parameter; pydantic reads the text, so a flag and a YAML value mean the same."""
+    kind = inspect.Parameter.KEYWORD_ONLY
+    *own, _ = inspect.signature(command, eval_str=True).parameters.values()
+    flags = [
+        inspect.Parameter(name, kind, default=None, annotation=Annotated[_kind(field), _option(name, field)])
+        for name, field in TrainingConfig.model_fields.items()
+    ]
+    return inspect.Signature([*flags, *own])
 
 
 def _kind(field: FieldInfo) -> Any:
-    """Text, or several of them; pydantic makes of it what the field wants."""
+    """Text, or a list of texts; pydantic converts it."""
     return list[str] | None if typing.get_origin(field.annotation) is tuple else str | None
 
 
@@ -171,3 +145,8 @@ def _option(name: str, field: FieldInfo) -> Any:
     metavar = "|".join(kinds) if choices else {int: "INTEGER", float: "NUMBER"}.get(kinds[0], "TEXT")
     default = " Required." if field.is_required() else "" if field.default in (None, ()) else f" [{field.default}]"
     return typer.Option(f"--{name}", metavar=metavar, show_default=False, help=f"{field.description}{default}")
+
+
+signature = _signature()
+command.__signature__ = signature  # type: ignore[attr-defined]
+command.__annotations__ = {name: option.annotation for name, option in signature.parameters.items()}

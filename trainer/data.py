@@ -1,7 +1,7 @@
-"""Images and grades for training: which rows count, and their pixels, read once by worker processes.
+"""Images and grades for training: the usable rows, and their pixels, decoded once by worker processes.
 
-Each image is decoded and prepared once, before augmentation; epochs then read bytes. With a cache the next run reads
-them too, and so do further processes of the same run. Workers import this module, and it imports nothing heavy.
+Each image is decoded and prepared once, before augmentation. With a cache, later runs and other processes of the same
+run read the prepared images. Workers import this module, so it imports nothing heavy.
 
     cache = cache_folder(None)
     training = read_images(splits.train, preprocess, workers=2, cache=cache, folder=run_folder)
@@ -37,25 +37,25 @@ if TYPE_CHECKING:
     from drgate.manifest import Manifest
 
 _IN_MEMORY: Final = 8 << 30
-"""Prepared images up to this many bytes are kept in memory, more in a nameless file in the run's folder."""
+"""Prepared images up to this many bytes are kept in memory, more in an unnamed file in the run's folder."""
 
 _ABANDONED: Final = 3600
-"""Seconds without a write after which an unfinished file in the cache belongs to nobody."""
+"""Seconds without a write after which an unfinished file in the cache is removed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Splits:
-    """The rows that train and those that validate; every one has a grade."""
+    """The rows for training and validation; every one has a grade."""
 
     train: Manifest
     val: Manifest
     dataset_digest: str
     dealt_by_seed: int | None
-    """Where the data set had no splits of its own; `drgate evaluate` deals it again in the same way."""
+    """Seed of the splits of a data set without its own; `drgate evaluate` repeats the same splits."""
     notes: list[str]
     """What was left out or assumed, in sentences."""
     test: Manifest | None = None
-    """The rows that are locked; None where there are none, as where an owner keeps them elsewhere."""
+    """The locked rows; None without a test split here."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -82,34 +82,36 @@ def load_splits(dataset: str, *, seed: int) -> Splits:
 
     Raises:
         ManifestError: the data set is not usable.
-        TrainingError: no validation split, something shared between training and another split, or a grade that no
-            training image has.
+        TrainingError: no validation split, a patient or image in training and another split, or a grade without a
+            training image.
     """
     from drgate.manifest import load_manifest, split_by_patient
 
     manifest = load_manifest(dataset)
     if manifest.sealed:
-        raise TrainingError(f"{manifest.origin} has no grades: nothing can be learned from it; give a graded data set.")
+        raise TrainingError(
+            f"{manifest.origin} has no grades, so a model cannot be trained on it. Give a graded data set."
+        )
     dataset_digest = manifest.digest()
     notes = []
     if manifest.table["split"].isna().all():
         manifest = split_by_patient(manifest, seed=seed)
-        notes.append(f"{dataset} has no splits: patients were dealt to train, val and test by seed {seed}.")
+        notes.append(f"{dataset} has no splits: seed {seed} assigned the patients to train, val and test.")
     if not manifest.patients_known:
-        notes.append("Patients are unknown: eyes of one person may lie on both sides of the split.")
+        notes.append("Patients are unknown: eyes of one person may be on both sides of the split.")
     present = manifest.table["split"].dropna().unique()
-    for split, what in (("train", "train on"), ("val", "choose the best epoch by")):
+    for split, what in (("train", "train on"), ("val", "select the best epoch on")):
         if split not in present:
             raise TrainingError(
-                f"{dataset} has no images in the split {split!r} to {what}: name some in its split column, or drop the"
-                " column and drtrain splits by patient."
+                f"{dataset} has no images in the split {split!r} to {what}. Name some in its split column, or remove"
+                " the column so that drtrain splits by patient."
             )
     if shared := manifest.leaks("train"):
         raise TrainingError(shared[0])
     train, val = (_graded(manifest, split, notes) for split in ("train", "val"))
     if empty := [title for index, title in enumerate(TITLES) if not (train.table["grade"] == index).any()]:
         raise TrainingError(
-            f"{dataset} has no training image of {', '.join(empty)}: a model cannot learn a grade that it never sees."
+            f"{dataset} has no training image of {', '.join(empty)}: a model cannot learn a grade without examples."
         )
     test = manifest.select("test") if "test" in present else None
     return Splits(train, val, dataset_digest, manifest.dealt_by_seed, notes, test)
@@ -126,18 +128,18 @@ def _graded(manifest: Manifest, split: str, notes: list[str]) -> Manifest:
 
 
 def cache_folder(setting: str | None) -> Path | None:
-    """Where prepared images are kept between runs: the setting, else $DRGATE_CACHE, else drgate/images in the user's
-    cache folder ($XDG_CACHE_HOME or ~/.cache).
+    """Folder of prepared images: the setting, else $DRGATE_CACHE, else drgate/images in the user's cache folder
+    ($XDG_CACHE_HOME or ~/.cache).
 
-    None for the setting (or variable) `none`, and where there is no such folder because the user has no home.
-    What lies there are pictures of patients, to be kept and removed as the data set itself: about 0.6 MB an image of
-    448 pixels. It may be removed at any time when nothing is running; what is missing is made again.
+    None for the setting (or variable) `none`, and if the user has no home folder. The folder holds photographs of
+    patients: protect and delete it like the data set. It takes about 0.6 MB per image of 448 pixels, and can be deleted
+    at any time when nothing is running.
     """
     setting = setting or os.environ.get("DRGATE_CACHE")
     if setting:
         return None if setting.lower() == "none" else Path(setting)
     given = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    try:  # a relative path there is to be ignored, says the XDG specification
+    try:  # the XDG specification ignores a relative path
         return (given if given.is_absolute() else Path.home() / ".cache") / "drgate" / "images"
     except RuntimeError:
         return None
@@ -153,15 +155,15 @@ def read_images(
     advance: Callable[[int], Any] = lambda images: None,
     note: Callable[[str], Any] = lambda sentence: None,
 ) -> ImageSet:
-    """Prepared images and hashes of a manifest: from the cache, else decoded, and then left in the cache.
+    """Prepared images and hashes of a manifest: from the cache, else decoded and stored in the cache.
 
-    cache: folder of `cache_folder`, created for its owner alone; its pixels are read-only and come from disk as they
-    are needed. folder: where, without a cache, images that do not fit in memory are kept while this process lives.
-    advance: called with numbers of images that are ready. note: called with a sentence when a file of the cache was
-    damaged, or when the cache cannot be written and this process does without.
+    cache: folder of `cache_folder`, accessible only to its owner; its pixels are read-only and stay on disk.
+    folder: without a cache, images that do not fit in memory are stored here while this process runs. advance: called
+    with the number of images that became ready. note: called with a sentence if the cache is damaged or cannot be
+    written.
 
-    Of several processes of one machine let one call it first: the others then find what it left. Processes that fill
-    the same cache at once do no harm but to their time.
+    If one process of a machine calls it first, the others find its result. Processes that fill the same cache at once
+    only lose time.
 
     Raises:
         ImageUnreadable: naming the first file that does not decode.
@@ -177,7 +179,7 @@ def read_images(
         prepare = partial(prepare_image, preprocess=preprocess)
         for index, image in enumerate(in_processes(prepare, paths, workers=workers)):
             yield image
-            if index >= ready:  # also when a cache that failed half-way makes it start again
+            if index >= ready:  # counted once, also if the cache failed half-way
                 ready = index + 1
                 advance(1)
 
@@ -191,8 +193,8 @@ def read_images(
                 found = stored.read(note)
             except OSError as error:
                 note(
-                    f"The image cache {cache} cannot be written ({error.strerror or error}): images are decoded in"
-                    " every run. DRGATE_CACHE names another folder, and `none` does without."
+                    f"The image cache {cache} cannot be written ({error.strerror or error}), so every run decodes the"
+                    " images. Set DRGATE_CACHE to another folder, or to `none`."
                 )
         else:
             advance(len(paths))
@@ -206,7 +208,7 @@ def read_images(
 
 
 def _empty(shape: tuple[int, ...], folder: Path) -> NDArray[np.uint8]:
-    """Room for prepared images, in memory or else in a nameless file."""
+    """Space for prepared images, in memory or in an unnamed file."""
     size = math.prod(shape)
     if size <= _IN_MEMORY:
         return np.empty(shape, dtype=np.uint8)
@@ -218,12 +220,12 @@ def _empty(shape: tuple[int, ...], folder: Path) -> NDArray[np.uint8]:
     except OSError as error:
         raise TrainingError(
             f"The prepared images take {size / 2**30:.1f} GB, for which {folder} has no room"
-            f" ({error.strerror or error}); name an --output_dir on a larger disk."
+            f" ({error.strerror or error}). Choose an --output_dir on a larger disk."
         ) from error
 
 
 def _reserve(file: IO[bytes], size: int) -> None:
-    """Make a new file that large, and find out now, not at a later write, that the disk is full."""
+    """Give a new file its size, so that a full disk is noticed now and not at a later write."""
     if hasattr(os, "posix_fallocate"):
         os.posix_fallocate(file.fileno(), 0, size)
     else:
@@ -234,9 +236,9 @@ def _reserve(file: IO[bytes], size: int) -> None:
 class _Stored:
     """One set of prepared images in the cache: a header, their hashes, a checksum of both, their pixels.
 
-    The file's name follows from the header, and the header from all that decides the pixels: preprocessing, versions of
-    the libraries that decode and hash, and the contents of the image files in their order. So a file is never
-    outdated, only no longer asked for.
+    The file's name follows from the header, and the header from everything that decides the pixels: preprocessing,
+    versions of the libraries that decode and hash, and the contents of the image files in order. So a file is never
+    outdated.
     """
 
     path: Path
@@ -259,25 +261,25 @@ class _Stored:
         return cls(folder / name, header + b"\n", (len(contents), preprocess.size, preprocess.size, 3))
 
     def read(self, note: Callable[[str], Any]) -> tuple[NDArray[np.uint8], list[bytes]] | None:
-        """Pixels and hashes; None where there is no whole file. Cheap: of the pixels only their number is checked."""
+        """Pixels and hashes; None without a complete file. Of the pixels only the number is checked."""
         length = len(self.header) + 32 * self.shape[0] + 32
         try:
             with self.path.open("rb") as file:
                 front = file.read(length)
                 whole = os.fstat(file.fileno()).st_size == length + math.prod(self.shape)
                 if not whole or front != self._front(front[len(self.header) : -32]):
-                    note(f"{self.path} in the image cache is damaged: its images are decoded again.")
+                    note(f"{self.path} in the image cache is damaged, so its images are decoded again.")
                     return None
                 pixels = np.memmap(file, dtype=np.uint8, mode="r", offset=length, shape=self.shape)
-        except OSError:  # not there; or not ours to read, and then most likely not to write, which will be said
+        except OSError:  # missing or not readable; if it cannot be written either, a note follows
             return None
         hashes = front[len(self.header) : -32]
         return pixels, [hashes[start : start + 32] for start in range(0, len(hashes), 32)]
 
     def write(self, images: Iterator[tuple[NDArray[np.uint8], bytes]]) -> None:
-        """Decode into a file beside, which takes its name when it is whole.
+        """Decode into a temporary file, which is renamed when it is complete.
 
-        Raises OSError where the folder cannot be written or the disk is full.
+        Raises OSError if the folder cannot be written or the disk is full.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._sweep()
@@ -296,7 +298,7 @@ class _Stored:
         return self.header + hashes + hashlib.sha256(self.header + hashes).digest()
 
     def _sweep(self) -> None:
-        """Remove what processes left that were killed while they wrote; a living one writes every moment."""
+        """Remove files of processes that were killed while they wrote; a running one writes all the time."""
         for left in self.path.parent.glob(".*.images.*.tmp"):
             with contextlib.suppress(OSError):
                 if time.time() - left.stat().st_mtime > _ABANDONED:

@@ -1,11 +1,11 @@
-"""The network on its device, and one optimizer step of it: what costs the money.
+"""The network on its device, and one optimizer step.
 
-torch's own parts, put together: autocast and gradient scaling, DistributedDataParallel or FSDP under torchrun, AdamW.
-What is ours is small, and decides that a run can be resumed exactly and computed by any number of processes:
+It uses torch's autocast and gradient scaling, DistributedDataParallel or FSDP under torchrun, and AdamW. Three rules
+make a run exactly resumable and independent of the number of processes:
 
-- dropout's random numbers belong to (seed, step, process), not to a generator that runs on;
-- a step's loss is the sum over its images, on whatever process they lie, divided by their number;
-- a process without an image in a forward pass takes part with one that weighs nothing.
+- dropout's random numbers follow from (seed, step, process), not from a generator that keeps its state;
+- a step's loss is the sum over its images, on all processes, divided by their number;
+- a process without an image in a forward pass takes part with an image of weight 0.
 """
 
 from __future__ import annotations
@@ -34,20 +34,20 @@ from trainer.data import ImageSet
 from trainer.loss import focal_losses
 
 _OF: Final = "|"
-"""Between a parameter's name in `GradingModel` and the part of the optimizer's state that is kept of it."""
+"""Separates a parameter's name in `GradingModel` from the part of its optimizer state."""
 
 
 class Engine:
-    """A grading network that learns, on this process's device."""
+    """A grading network in training, on this process's device."""
 
     def __init__(self, config: TrainingConfig, model: GradingModel, group: Processes, *, frozen: bool = False) -> None:
-        """frozen: whether the tower rests for now (`freeze`)."""
+        """frozen: see `freeze`."""
         self.config = config
         self.group = group
         self.model = model.to(group.device)
         if config.gradient_checkpointing == "yes":
             tower = _tower(model)
-            # one function under two names: transformers renames it on the way to version 6
+            # transformers renames this function in version 6
             enable = getattr(tower, "activation_checkpointing_enable", None) or tower.gradient_checkpointing_enable
             enable({"use_reentrant": False})
         self._tower = [parameter for parameter in model.backbone.parameters() if parameter.requires_grad]
@@ -67,7 +67,7 @@ class Engine:
         self._network = self._wrapped()
 
     def freeze(self, frozen: bool) -> None:
-        """Whether only the grading head learns for now."""
+        """Choose whether only the grading head learns."""
         if frozen != self._frozen:
             self._frozen = frozen
             self._network = self._wrapped()
@@ -103,14 +103,15 @@ class Engine:
     ) -> Tensor:
         """One optimizer step; returns the summed loss of this process's images, on its device.
 
-        parts: this process's positions in `images`, a forward pass each; all processes have equally many, and one may
-        be empty. repeats: how often each was shown in this epoch before. epoch, number: of the step, from 1 and from 0;
-        what is random belongs to them. total: images of the step on all processes. rate: the learning rate.
+        parts: this process's positions in `images`, one array per forward pass; all processes have the same number of
+        arrays, and an array may be empty. repeats: how often each image was already shown in this epoch. epoch, number:
+        of the step, from 1 and from 0; all random numbers follow from them. total: images of the step on all processes.
+        rate: the learning rate.
         """
         torch.manual_seed(_keyed(self.config.seed, number, self.group.rank))
         for parameters in self.optimizer.param_groups:
             parameters["lr"] = rate
-        if not self.model.training:  # it walks through every module
+        if not self.model.training:  # train() walks through every module
             self.model.train()
         summed = torch.zeros((), device=self.group.device)
         for i, (part, again) in enumerate(zip(parts, repeats, strict=True)):
@@ -133,7 +134,7 @@ class Engine:
     def _batch(
         self, images: ImageSet, part: NDArray[np.int64], again: NDArray[np.int64], epoch: int
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Network input, grades, and what each image counts."""
+        """Network input, grades, and the weight of each image."""
         counted = float(len(part) > 0)
         if not counted:
             part = again = np.zeros(1, dtype=np.int64)
@@ -146,14 +147,14 @@ class Engine:
             images=part,
             repeats=again,
         )
-        # the first convolution is faster with the colours of a pixel side by side, as photographs hold them
+        # the first convolution is faster with channels last
         pixels = pixels.contiguous(memory_format=torch.channels_last)
         grades = torch.from_numpy(images.grades[part]).to(device)
         return pixels, grades, torch.full((len(part),), counted, device=device)
 
     @contextlib.contextmanager
     def _synchronised(self, last: bool) -> Any:
-        """Gradients travel between processes with the last forward pass of a step only."""
+        """Exchange gradients between processes only in the last forward pass of a step."""
         if isinstance(self._network, FSDPModule):
             self._network.set_requires_gradient_sync(last)
             yield
@@ -171,7 +172,7 @@ class Engine:
     def logits(self, images: ImageSet, advance: Callable[[int], Any] = lambda images: None) -> Tensor:
         """Logits (n, 5) of all images, in float32 and without augmentation, computed by all processes together.
 
-        Raises TrainingError where the processes' parts are not all of the images.
+        Raises TrainingError if the processes together did not evaluate all images.
         """
         self.model.eval()
         n, size = len(images), self.group.size
@@ -195,7 +196,7 @@ class Engine:
         return torch.from_numpy(logits)
 
     def state(self, values: dict[str, Any]) -> TrainingState:
-        """`values` and what optimizer and scaler remember, whole and on the CPU; every process must ask."""
+        """`values` with the states of optimizer and scaler on the CPU; all processes must call this together."""
         tensors = {
             f"{name}{_OF}{key}": _whole(value)
             for name, parameter in self._parameters.items()
@@ -204,35 +205,37 @@ class Engine:
         return TrainingState({**values, "scaler": self.scaler.state_dict()}, tensors)
 
     def restore(self, state: TrainingState) -> None:
-        """Go on from `state`.
+        """Continue from `state`.
 
-        Raises TrainingError where it belongs to other parameters, or lacks a part.
+        Raises TrainingError if it belongs to other parameters or is incomplete.
         """
         found: dict[str, dict[str, Tensor]] = {}
         for joined, value in state.tensors.items():
             name, _, key = joined.partition(_OF)
             if name not in self._parameters:
-                raise TrainingError(f"The optimizer's state is of another network: it knows {name}, which is not here.")
+                raise TrainingError(
+                    f"The optimizer's state is of another network: it has {name}, which this one lacks."
+                )
             parameter = self._parameters[name]
             if key != "step" and value.shape != parameter.shape:
                 raise TrainingError(
-                    f"The optimizer's state is of another network: {name} has the shape {tuple(value.shape)} there, and"
+                    f"The optimizer's state is of another network: {name} has shape {tuple(value.shape)} there and"
                     f" {tuple(parameter.shape)} here."
                 )
             found.setdefault(name, {})[key] = _placed(key, value, parameter)
         towers = {name for name in self._parameters if name.startswith("backbone.")}
         heads = self._parameters.keys() - towers
-        # All or none of the tower, which rests while it is frozen, and of the head.
+        # The head must be complete, and the tower complete or absent (frozen).
         if found and (heads - found.keys() or (towers & found.keys() and towers - found.keys())):
             lacking = sorted((heads | towers) - found.keys())
-            raise TrainingError(f"The optimizer's state lacks {lacking[0]}: it is not whole.")
+            raise TrainingError(f"The optimizer's state is incomplete: it lacks {lacking[0]}.")
         if not found and state.values["epoch"] + state.values["step"] > 0:
-            raise TrainingError("The training state holds nothing of the optimizer: it is not whole.")
+            raise TrainingError("The training state is incomplete: it has no optimizer state.")
         for name, values in found.items():
             if values.keys() != {"step", "exp_avg", "exp_avg_sq"}:
-                raise TrainingError(f"The optimizer's state of {name} lacks a part.")
+                raise TrainingError(f"The optimizer's state of {name} is incomplete.")
             self.optimizer.state[self._parameters[name]] = values
-        if state.values["scaler"]:  # empty where precision was not fp16: then the scale is found anew
+        if state.values["scaler"]:  # empty unless precision was fp16
             self.scaler.load_state_dict(state.values["scaler"])
 
 
@@ -253,7 +256,7 @@ def _shard(model: GradingModel) -> None:
 
 
 def _tower(model: GradingModel) -> Any:
-    """The vision tower, whether adapters sit on it or not."""
+    """The vision tower, with or without adapters."""
     return model.backbone.model if isinstance(model.backbone, LoraModel) else model.backbone
 
 
@@ -263,7 +266,7 @@ def _whole(value: Tensor) -> Tensor:
 
 
 def _placed(key: str, value: Tensor, parameter: Tensor) -> Tensor:
-    """A part of the optimizer's state where its parameter lies; AdamW counts its steps on the CPU."""
+    """A part of the optimizer's state on its parameter's device; AdamW counts its steps on the CPU."""
     if key == "step":
         return value.clone()
     if isinstance(parameter, DTensor):

@@ -1,7 +1,7 @@
-"""Where a run starts from: the base model, the weights of a checkpoint, or the whole state of one.
+"""Where a run starts from: the base model, the weights of a checkpoint, or its complete state.
 
 origin = find_origin(config, base)                  # --resume_from_checkpoint, --init_from, or neither
-origin = resumed(Path("runs/first"))                # --resume: last.pth, or the one before where it is damaged
+origin = resumed(Path("runs/first"))                # --resume: last.pth, or previous.pth if it is damaged
 model = origin.build(config, base)
 """
 
@@ -51,7 +51,7 @@ class _OwnEvaluation(_Evaluation):
 
 
 class _Values(_Loose):
-    """What `TrainingState.values` holds."""
+    """The content of `TrainingState.values`."""
 
     epoch: int = Field(ge=0)
     step: int = Field(ge=0)
@@ -63,7 +63,7 @@ class _Values(_Loose):
 
 
 class _Table(_Loose):
-    """What a record holds that a run goes on from."""
+    """The part of a record that a continued run needs."""
 
     history: list[_OwnEvaluation]
     parameters: dict[str, Any]
@@ -76,16 +76,15 @@ How = Literal["base", "init_from", "resume_from_checkpoint", "resume"]
 
 
 class OlderStateWarning(UserWarning):
-    """The newest state of a run is damaged and the one before is used."""
+    """The newest state of a run is damaged, so the one before is used."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Origin:
     """What a run starts from.
 
-    how: "base" where there is no checkpoint. source: as it was named. sha256: of the file. epochs: complete ones before
-    the first of this run. inherited: evaluations of these epochs, as far as they are told. restored: what of the
-    checkpoint is taken, and what starts anew, in a sentence.
+    how: "base" without a checkpoint. source: as it was given. sha256: of the file. epochs: complete ones before the
+    first of this run. inherited: the known evaluations of these epochs. restored: what is taken from the checkpoint.
     """
 
     how: How
@@ -107,7 +106,7 @@ class Origin:
     def build(self, config: TrainingConfig, base: Base) -> GradingModel:
         """The network before the first step of this run.
 
-        Raises UsageError where the checkpoint's adapters are not those that the parameters ask for.
+        Raises UsageError if the checkpoint's adapters do not fit the parameters.
         """
         if self.checkpoint is None:
             tower = base.load()
@@ -116,7 +115,7 @@ class Origin:
         self._refuse_other_network(config, base)
         model = self.checkpoint.build(base)
         if config.use_lora == "no" and self.checkpoint.lora is not None:
-            model = merge_lora(model).requires_grad_(True)  # the adapters are part of the tower from here on
+            model = merge_lora(model).requires_grad_(True)  # the adapters become part of the tower
         for module in model.modules():
             if isinstance(module, torch.nn.Dropout) and module in model.classifier.classifier:
                 module.p = config.dropout
@@ -127,31 +126,31 @@ class Origin:
         checkpoint = self.checkpoint
         if checkpoint.architecture != architecture(base.config):
             raise UsageError(
-                f"{self.source} is of another architecture than the base model {base.id}: give with --base the one that"
-                " it was trained on."
+                f"{self.source} has another architecture than the base model {base.id}. Give the base model that it was"
+                " trained on with --base."
             )
         if config.use_lora == "no":
             if checkpoint.lora is not None and self.how != "init_from":
                 raise UsageError(
-                    f"{self.source} has LoRA adapters, and --use_lora no trains the whole tower, whose optimizer it"
-                    " does not know; start from its weights with --init_from."
+                    f"{self.source} has LoRA adapters and no optimizer state for the whole tower, which --use_lora no"
+                    " trains. Start from its weights with --init_from."
                 )
             return
         if checkpoint.lora is None:
-            raise UsageError(f"{self.source} is a whole tower without adapters; go on with --use_lora no.")
+            raise UsageError(f"{self.source} is a whole tower without adapters. Use --use_lora no.")
         if checkpoint.base.digest != base.digest:
             raise UsageError(
-                f"{self.source} has adapters for another base model than {base.id}; give the one that they were trained"
-                " on with --base."
+                f"{self.source} has adapters for another base model than {base.id}. Give the base model that they were"
+                " trained on with --base."
             )
         if (checkpoint.lora.r, checkpoint.lora.alpha) != (config.lora_r, config.lora_alpha):
             raise UsageError(
-                f"{self.source} has adapters of rank {checkpoint.lora.r} and alpha {checkpoint.lora.alpha:g}; give"
+                f"{self.source} has adapters of rank {checkpoint.lora.r} and alpha {checkpoint.lora.alpha:g}. Give"
                 f" --lora_r {checkpoint.lora.r} --lora_alpha {checkpoint.lora.alpha:g}."
             )
 
     def as_record(self) -> dict[str, Any] | None:
-        """What the record says of it; None for a run that starts from the base model."""
+        """Its entry in the record; None for a run that starts from the base model."""
         if self.checkpoint is None:
             return None
         record = self.checkpoint.record or {}
@@ -167,7 +166,7 @@ class Origin:
         }
 
     def parameters(self) -> Mapping[str, Any]:
-        """Those that the checkpoint's run had; empty where they are not known."""
+        """The parameters of the checkpoint's run; empty if unknown."""
         if self.checkpoint is None:
             return {}
         known = (self.checkpoint.record or {}).get("parameters")
@@ -177,8 +176,7 @@ class Origin:
 def find_origin(config: TrainingConfig, base: Base) -> Origin:
     """The origin that the parameters name.
 
-    Raises CheckpointError or DrgateError: no such file, not a checkpoint, not to be had from where it lies; UsageError:
-    a state is asked of a checkpoint that has none.
+    Raises DrgateError: no such file, not a checkpoint, not accessible, or without the state that is needed.
     """
     named = config.resume_from_checkpoint or config.init_from
     if named is None:
@@ -186,12 +184,12 @@ def find_origin(config: TrainingConfig, base: Base) -> Origin:
     how: How = "init_from" if config.init_from else "resume_from_checkpoint"
     file = fetch(named)
     digest = sha256_file(file) if file.is_file() else ""
-    # An older file does not hold its alpha: what was asked for, else twice its rank.
+    # An older file does not store its alpha: use the given one, else twice its rank.
     alpha = config.lora_alpha if "lora_alpha" in config.model_fields_set else None
     checkpoint = load_any_checkpoint(file, base, alpha=alpha)
     record = checkpoint.record or {}
     if how == "init_from":
-        return Origin(how, named, digest, checkpoint, restored="its weights alone; epochs count from 1")
+        return Origin(how, named, digest, checkpoint, restored="only its weights; epochs count from 1")
     if record.get("format") == OLDER:
         return Origin(
             how,
@@ -206,17 +204,16 @@ def find_origin(config: TrainingConfig, base: Base) -> Origin:
     _, state = load_training_state(file)
     if state is None:
         raise UsageError(
-            f"{named} holds weights and no training state (optimizer, epoch in progress): go on from {LAST} of its run,"
-            " or start from its weights with --init_from."
+            f"{named} has weights but no training state (optimizer, epoch in progress). Use {LAST} of its run, or start"
+            " from its weights with --init_from."
         )
     return _from_state(how, named, digest, checkpoint, state)
 
 
 def resumed(folder: Path) -> Origin | None:
-    """The newest whole state in a run's folder; None where the run was killed before it had written its first.
+    """The newest complete state in a run's folder; None if the run was killed before it wrote one.
 
-    Raises TrainingError where all that are there are damaged. A damaged newest one is passed over with an
-    `OlderStateWarning`.
+    A damaged newest state gives an `OlderStateWarning`. Raises TrainingError if all states are damaged.
     """
     trouble = []
     for name in (LAST, PREVIOUS):
@@ -229,13 +226,13 @@ def resumed(folder: Path) -> Origin | None:
             trouble.append(str(problem))
             continue
         if state is None:
-            trouble.append(f"{file} holds no training state.")
+            trouble.append(f"{file} has no training state.")
             continue
         for sentence in trouble:
-            warnings.warn(f"{sentence} The one before it, {name}, is used.", OlderStateWarning, stacklevel=2)
+            warnings.warn(f"{sentence} The state before it, {name}, is used.", OlderStateWarning, stacklevel=2)
         return _from_state("resume", file.as_posix(), sha256_file(file), checkpoint, state)
     if trouble:
-        raise TrainingError(f"{folder} holds no state that a run could go on from: {' '.join(trouble)}")
+        raise TrainingError(f"{folder} has no state from which the run can continue: {' '.join(trouble)}")
     return None
 
 
@@ -249,7 +246,7 @@ def _from_state(how: How, source: str, digest: str, checkpoint: Checkpoint, stat
         first = problem.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise CheckpointError(
-            f"{source}: its training state is not one that drtrain wrote ({where}: {first['msg']})."
+            f"{source}: drtrain did not write this training state ({where}: {first['msg']})."
         ) from problem
     inherited: Sequence[Mapping[str, Any]] = values["inherited"]
     if how == "resume_from_checkpoint":
@@ -262,5 +259,5 @@ def _from_state(how: How, source: str, digest: str, checkpoint: Checkpoint, stat
         state,
         values["epoch"],
         tuple(inherited),
-        "its whole state: weights, optimizer, schedule, order of images, history",
+        "its complete state: weights, optimizer, schedule, order of images, history",
     )

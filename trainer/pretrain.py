@@ -1,10 +1,9 @@
-"""Pre-train the embedded base: a small SigLIP vision tower that has learned to see lesions, not to grade them.
+"""Pre-train the embedded base: a small SigLIP vision tower that learns to see lesions, not to grade them.
 
     python -m trainer.pretrain --out drgate/vision/embedded_base
 
-It sees synthetic photographs of the namespace `pretrain` only. For each patch it says which lesions lie in it, and from
-the pooled feature how many lesions there are in each quadrant. No grade is shown: the rule that makes a grade of
-lesions is left to whoever fine-tunes.
+It sees only synthetic photographs of the namespace `pretrain`. It learns which lesions are in each patch and, from the
+pooled feature, how many there are in each quadrant. It sees no grade: only fine-tuning learns grades.
 """
 
 from __future__ import annotations
@@ -50,7 +49,7 @@ EVERYWHERE: Final = (
     "vitreous_haemorrhage",
     "venous_beading",
 )
-"""What is told patch by patch; new vessels at the disc and elsewhere are one thing there."""
+"""Lesions that are asked per patch; new vessels at the disc and elsewhere count as one kind."""
 
 
 def architecture() -> SiglipVisionConfig:
@@ -68,7 +67,7 @@ def architecture() -> SiglipVisionConfig:
 
 @dataclass(frozen=True, slots=True)
 class Examples:
-    """Photographs and what is asked about them."""
+    """Photographs and the answers to learn."""
 
     pixels: NDArray[np.uint8]
     """(n, SIZE, SIZE, 3)"""
@@ -79,14 +78,14 @@ class Examples:
 
 
 def _whole(lesions: Lesions) -> list[float]:
-    """What the pooled feature is asked: how many there are of each kind, and of haemorrhages in each quadrant."""
+    """Answers for the pooled feature: the number of each kind of lesion, and of haemorrhages in each quadrant."""
     counts = [*lesions.total.values(), *lesions.haemorrhages, min(lesions.haemorrhages), max(lesions.haemorrhages)]
     counts.append(int(sum(lesions.venous_beading) >= 2))
     return [math.log1p(n) for n in counts]
 
 
 def _patches(photograph: Photograph) -> NDArray[np.float32]:
-    """Where the lesions are. The preprocessing makes the field of view fill the width of the input."""
+    """Lesions per patch. The preprocessing makes the field of view fill the width of the input."""
     found = np.zeros((PATCHES, PATCHES, len(EVERYWHERE)), dtype=np.float32)
     middles = (np.arange(PATCHES) + 0.5) * 2 / PATCHES - 1
     for mark in photograph.marks:
@@ -102,7 +101,7 @@ def _patches(photograph: Photograph) -> NDArray[np.float32]:
 def _draw(task: tuple[int, int]) -> list[tuple[NDArray[np.uint8], NDArray[np.float32], list[float]]]:
     """Both eyes of a patient of the namespace `pretrain`, as they would come from a file."""
     seed, index = task
-    # Severe and proliferative disease has most to be learned from.
+    # Severe and proliferative disease shows most lesions.
     patient = draw_patient("pretrain", seed=seed, index=index, worse_grade=(0, 1, 1, 2, 2, 3, 3, 3, 4, 4)[index % 10])
     prepare = preprocessing(FUNDUS_SQUARE, SIZE)
     drawn = []
@@ -124,7 +123,7 @@ def draw_examples(images: int, *, seed: int, first: int = 0) -> Examples:
 
 
 class LesionReader(nn.Module):
-    """The tower with two linear read-outs that are thrown away after pre-training."""
+    """The tower with two linear layers that are dropped after pre-training."""
 
     def __init__(self, tower: SiglipVisionModel, answers: int) -> None:
         super().__init__()
@@ -135,7 +134,7 @@ class LesionReader(nn.Module):
     def loss(self, pixels: Tensor, patches: Tensor, whole: Tensor) -> Tensor:
         seen = self.tower(pixel_values=pixels)
         where = _present_and_many(self.by_patch(seen.last_hidden_state), torch.log1p(patches))
-        # Most patches hold nothing: without a factor their mean loss would be the smaller part.
+        # Most patches are empty: without a factor their mean loss would be the smaller part.
         return 4 * where + _present_and_many(self.of_whole(seen.pooler_output), whole)
 
 
@@ -190,7 +189,7 @@ def pretrain(examples: Examples, *, passes: int, seed: int, batch: int = 32, rat
 
 @torch.inference_mode()
 def check(reader: LesionReader, examples: Examples) -> dict[str, float]:
-    """On photographs it has not seen: share of right answers to "is there any", by kind, from the pooled feature."""
+    """On unseen photographs: share of right answers to "is there any", by kind, from the pooled feature."""
     answers = []
     for start in range(0, len(examples.pixels), 100):
         pixels, _, _ = _batch(examples, np.arange(start, min(start + 100, len(examples.pixels))), None)

@@ -25,7 +25,7 @@ from drgate.vision.fingerprint import shares_patients
 from drgate.vision.images import FUNDUS_SQUARE, Preprocessing, preprocessing
 from drgate.vision.network import architecture
 from drgate.vision.processes import Processes
-from trainer.attempts.circles import CircleReport, Proposal, compare
+from trainer.attempts.circles import CircleReport, Proposal, compare, shown
 from trainer.attempts.ledger import Attempt, LedgerWarning, read_ledger
 from trainer.config import LATER, PLACE, TrainingConfig
 from trainer.data import Splits, load_splits
@@ -169,7 +169,7 @@ def prepare(
     if origin.checkpoint is not None:
         tell(f"From {origin.source}: {origin.restored}.", quiet)
     for name, (there, here) in changed.items():
-        tell(f"  {name}: {_shown(there)} there, {_shown(here)} here", quiet)
+        tell(f"  {name}: {shown(there)} there, {shown(here)} here", quiet)
     proposal = Proposal(
         parameters=config.model_dump(mode="json"),
         dataset=splits.dataset_digest,
@@ -207,11 +207,6 @@ def _earlier_attempts(folder: Path, runs: Path | None) -> list[Attempt]:
         warnings.warn(sentence, LedgerWarning, stacklevel=2)
     own = runs is None or runs.resolve() == beside
     return [attempt for attempt in ledger.attempts if not (own and attempt.name == folder.name)]
-
-
-def _shown(value: Any) -> str:
-    """A parameter's value for a person."""
-    return "not set" if value in (None, [], ()) else "; ".join(value) if isinstance(value, list) else str(value)
 
 
 def _changed(config: TrainingConfig, there: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

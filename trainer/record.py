@@ -1,9 +1,8 @@
-"""What a run leaves behind about itself: `record.jsonl` in its folder, and the same as one table in its checkpoints.
+"""The record of a run: `record.jsonl` in its folder, and the same as one table in its checkpoints.
 
-The file is append-only JSON lines, each synced to disk: `start`, then `epoch`, `best` and `spend` in turn, then `end`;
-and `resume` where a run goes on from the epoch that it names, later ones being computed again. A run whose file has no
-`end` was killed. The table (`RunRecord.table`) is what `drgate evaluate` reads for stability and
-cost:
+The file has append-only JSON lines, each synced to disk: `start`, then `epoch`, `best` and `spend`, then `end`. A
+`resume` line names the epoch from which a run continues; later epochs are computed again. A run whose file has no `end`
+was killed. `drgate evaluate` reads the table (`RunRecord.table`) for stability and cost:
 
     {"status": "finished", "history": [{"epoch": 1, "val_accuracy": 0.71, ...}, ...], "selected_epoch": 14,
      "tensor_digest": "sha256:...", "spend": {"usd_per_hour": 2.5, "usd": 0.41, "earlier_attempts": 3,
@@ -32,13 +31,13 @@ from drgate.record import FILE, read_lines, read_record
 FORMAT: Final = "drgate-training-record 1"
 
 Listener = Callable[[dict[str, Any], dict[str, Any]], Any]
-"""Told a line of the record and the whole table."""
+"""Receives each line of the record and the whole table."""
 
 _PACKAGES: Final = ("drgate", "torch", "transformers", "peft", "numpy", "pillow")
 
 
 class RunRecord:
-    """The record of one run while it runs."""
+    """The record of a run in progress."""
 
     def __init__(
         self,
@@ -52,13 +51,13 @@ class RunRecord:
         runs: Path | None = None,
         write: bool = True,
     ) -> None:
-        """Write the `start` line, or the `resume` line of a run that goes on.
+        """Write the `start` line, or the `resume` line of a resumed run.
 
-        folder: the run's own; it holds no run (`refuse_used`) unless one is resumed. started: `time.monotonic()` at the
-        moment from which time costs money. facts: what is known before the first step, plain JSON values; of a resumed
-        run only what belongs to the `resume` line (`epoch`, `step`, `changed`, `environment`, ...). listeners: told
-        each line. resumed: the table to go on from. runs: the other attempts, by default those beside. write: whether
-        lines reach the file, as one process's do.
+        folder: of the run; it holds no other run (`refuse_used`). started: `time.monotonic()` when the cost began.
+        facts: what is known before the first step, as plain JSON values; for a resumed run only what belongs to the
+        `resume` line (`epoch`, `step`, `changed`, `environment`, ...). listeners: receive each line. resumed: the table
+        to continue. runs: folder of the other attempts (default: the parent of `folder`). write: whether this process
+        writes the file.
         """
         self._file = folder / FILE
         self._started = started
@@ -66,7 +65,7 @@ class RunRecord:
         self._listeners = listeners
         self._write = write
         self._earlier = partial(earlier_spend, folder, runs)
-        self._spoken = started
+        self._written_at = started
         if resumed is None:
             self._before = (0.0, 0.0 if usd_per_hour is not None else None)
             self.table: dict[str, Any] = {
@@ -85,7 +84,7 @@ class RunRecord:
             self._tick()
             self._append("start", {**facts, "spend": self.table["spend"]})
             return
-        # What the file knows last, which a kill cut off from the checkpoint, was paid for too.
+        # The file may include time after the last checkpoint, which was paid for too.
         seconds, usd = _paid(self._file)
         self._before = (seconds, usd if usd_per_hour is not None else None)
         of_the_file = ("digests", "resumes", "time")
@@ -112,24 +111,24 @@ class RunRecord:
         self._append("epoch", entry)
 
     def choose(self, epoch: int, tensor_digest: str) -> None:
-        """Epoch `epoch` is the best so far and its weights have this digest; `best` says so once they are written."""
+        """Epoch `epoch` is the best so far and its weights have this digest; call `best` once they are written."""
         self.table |= {"selected_epoch": epoch, "tensor_digest": tensor_digest}
 
     def best(self) -> None:
-        """The weights of the epoch chosen last lie in best_model.pth."""
+        """The weights of the selected epoch are in best_model.pth."""
         self._append("best", {"epoch": self.table["selected_epoch"], "tensor_digest": self.table["tensor_digest"]})
 
     def spend(self, *, every: float = 0.0) -> None:
-        """Say what was spent so far, unless less than `every` seconds have passed since it was last said."""
-        if time.monotonic() - self._spoken >= every:
+        """Write the spend so far, unless the last line is less than `every` seconds old."""
+        if time.monotonic() - self._written_at >= every:
             self._tick()
             self._append("spend", {"seconds": self.table["seconds"], "usd": self.table["spend"]["usd"]})
 
     def end(self, status: str, reason: str, rule: str | None = None) -> None:
-        """Say how and why it ended.
+        """Write how and why the run ended.
 
         status: `finished`, `stopped` (early, by a rule), `interrupted` (by a signal) or `failed`. reason: a sentence.
-        rule: which one stopped it, in a word or as it was given.
+        rule: the name of the rule that stopped it.
         """
         self._tick()
         self.table |= {"status": status, "reason": reason, "rule": rule, "ended": _now()}
@@ -137,7 +136,7 @@ class RunRecord:
         self._append("end", {name: self.table[name] for name in kept} | {"usd": self.table["spend"]["usd"]})
 
     def copy(self) -> dict[str, Any]:
-        """The table as it stands, for a checkpoint."""
+        """A copy of the table, for a checkpoint."""
         return deepcopy(self.table)
 
     def usd(self) -> float | None:
@@ -153,14 +152,14 @@ class RunRecord:
             self.table["spend"]["usd"] = round(self._before[1] + seconds / 3600 * self._usd_per_hour, 6)
 
     def _append(self, event: str, fields: dict[str, Any]) -> None:
-        self._spoken = time.monotonic()
+        self._written_at = time.monotonic()
         if not self._write:
             return
         line = {"event": event, "time": _now(), **fields}
         try:
             self._file.parent.mkdir(parents=True, exist_ok=True)
             with self._file.open("ab") as handle:
-                handle.truncate(_whole_lines(self._file))  # what a crash or a full disk cut off was no line
+                handle.truncate(_whole_lines(self._file))  # a crash or a full disk may have cut off a line
                 handle.write(canonical_json(line) + b"\n")
                 handle.flush()
                 os.fsync(handle.fileno())
@@ -171,12 +170,12 @@ class RunRecord:
 
 
 def _whole_lines(file: Path) -> int:
-    """Bytes up to the end of the last whole line."""
+    """Bytes up to the end of the last complete line."""
     return file.read_bytes().rfind(b"\n") + 1
 
 
 def _paid(file: Path) -> tuple[float, float | None]:
-    """Seconds and USD that the last line of a record knows of."""
+    """Seconds and USD in the last line of a record that has them."""
     seconds, usd = 0.0, None
     try:
         for line in read_lines(file):
@@ -188,19 +187,19 @@ def _paid(file: Path) -> tuple[float, float | None]:
 
 
 def refuse_used(folder: Path) -> None:
-    """Raise UsageError where a run's folder already holds a run, or is no folder."""
+    """Raise UsageError if a run's folder already holds a run, or is not a folder."""
     if folder.exists() and not folder.is_dir():
-        raise UsageError(f"{folder} is a file; give a new folder with --output_dir.")
+        raise UsageError(f"{folder} is a file. Give a new folder with --output_dir.")
     for name in (FILE, "best_model.pth", "last.pth"):
         if (folder / name).exists():
             raise UsageError(
-                f"{folder} already holds a run ({name}); go on with it with --resume, or give another folder with"
+                f"{folder} already holds a run ({name}). Continue it with --resume, or give another folder with"
                 " --output_dir."
             )
 
 
 def git_commit() -> dict[str, Any] | None:
-    """Commit of the repository in the working directory, and whether files differ from it; None outside of one."""
+    """Commit of the working directory's repository, and whether files differ from it; None outside a repository."""
     git = shutil.which("git")
     if git is None:
         return None
@@ -216,7 +215,7 @@ def git_commit() -> dict[str, Any] | None:
 
 
 def environment() -> dict[str, Any]:
-    """Versions of what computes, the machine and its devices."""
+    """Versions of the software, the machine and its devices."""
     import torch
 
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
@@ -231,9 +230,9 @@ def environment() -> dict[str, Any]:
 
 
 def earlier_spend(folder: Path, runs: Path | None = None) -> dict[str, Any]:
-    """Number and cost of the attempts in folders beside this one, or in `runs`; an imported log's baseline is none.
+    """Number and cost of the attempts next to this one, or in `runs`, without the baseline of an imported log.
 
-    The cost is None where one of them does not tell.
+    The cost is None if one of them is unknown.
     """
     own = folder.resolve()
     files = sorted((own.parent if runs is None else runs).resolve().glob(f"*/{FILE}"))
@@ -250,7 +249,7 @@ def _is_baseline(file: Path) -> bool:
 
 
 def _spent(file: Path) -> float | None:
-    """USD that a run's last line knows of; None where it had no price or the record is not one of ours."""
+    """Cost of a run in USD; None without a price or for a record from elsewhere."""
     try:
         usd = read_record(file)["spend"]["usd"]
     except (RecordError, KeyError, TypeError):

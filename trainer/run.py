@@ -495,7 +495,7 @@ class _Run:
             coming = pace / 3600 * (config.usd_per_hour or 0.0)
             stop = overspent(usd, table["spend"]["earlier_usd"], config, next_usd=coming)
         agreed: Stop | None = self.group.share(stop)  # clocks differ
-        if self.group.first:
+        if not self.quiet:
             line = epoch_line(
                 history,
                 config,

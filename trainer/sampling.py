@@ -1,7 +1,7 @@
-"""Which images make up each optimizer step of an epoch, on however many processes: pure functions of seed and epoch.
+"""The images of each optimizer step of an epoch, for any number of processes: pure functions of seed and epoch.
 
-A run that goes on in the middle of an epoch asks again and gets the same answer, so no generator's state is kept. How
-many processes share a step decides who computes which image, never which images the step is made of.
+A run that continues in the middle of an epoch gets the same answer again, so no generator state is stored. The number
+of processes decides who computes which image, never which images a step has.
 
     order = epoch_order(grades, seed=0, epoch=3, sampling="natural")
     for step in global_batches(order, batch_size=6, accumulation=4, world_size=2):
@@ -22,7 +22,7 @@ Sampling = Literal["natural", "balanced"]
 Positions = NDArray[np.int64]
 
 _STREAM: Final = 1
-"""Keeps the draws of this module apart from those of `trainer.augment` under the same seed."""
+"""Separates the random numbers of this module from those of `trainer.augment` with the same seed."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,18 +30,18 @@ class Step:
     """One optimizer step."""
 
     batches: list[list[Positions]] = field(repr=False)
-    """[rank][micro-batch]: positions of images. All ranks have the same number of micro-batches, of which some are
-    empty where there are too few images to go round."""
+    """[rank][micro-batch]: positions of images. All ranks have the same number of micro-batches; some are empty if
+    there are too few images."""
     images: int
-    """In all batches of all ranks: what the summed loss is divided by."""
+    """In all batches of all ranks; the summed loss is divided by it."""
 
 
 def epoch_order(grades: Positions, *, seed: int, epoch: int, sampling: Sampling) -> Positions:
-    """Positions of the images of one epoch in the order in which they are shown; as many as there are images.
+    """Positions of the images of one epoch (n,) in the order in which they are shown.
 
     grades: (n,), the reference grade of each image. natural: every image once. balanced: every grade that occurs
-    equally often (where n does not divide, chance decides which grades are shown once more); within a grade every image
-    is shown k or k + 1 times, so none comes again before all others came.
+    equally often (if n is not divisible, chance decides which grades are shown once more); within a grade every image
+    is shown k or k + 1 times.
 
     Raises ValueError for another sampling.
     """
@@ -61,7 +61,7 @@ def epoch_order(grades: Positions, *, seed: int, epoch: int, sampling: Sampling)
 
 
 def repeats(order: Positions) -> Positions:
-    """How often the image at each place of an order was shown before in it: 0 the first time.
+    """How often the image at each place of an order was already shown: 0 the first time.
 
     >>> repeats(np.array([7, 3, 7, 7])).tolist()
     [0, 0, 1, 2]
@@ -76,8 +76,8 @@ def repeats(order: Positions) -> Positions:
 def global_batches(order: Positions, *, batch_size: int, accumulation: int, world_size: int) -> Iterator[Step]:
     """The optimizer steps of an epoch: each takes the next world_size * batch_size * accumulation images of the order.
 
-    Each rank gets a run of consecutive images, cut into micro-batches of at most batch_size. The last step has what is
-    left, without repeats: shared as evenly as it goes, in as few micro-batches as hold it.
+    Each rank gets consecutive images, in micro-batches of at most batch_size. The last step has the remaining images,
+    without repeats, shared as evenly as possible in as few micro-batches as possible.
     """
     whole = world_size * batch_size * accumulation
     for start in range(0, len(order), whole):

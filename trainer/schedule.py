@@ -15,10 +15,10 @@ def rate(
 ) -> float:
     """Fraction of the peak learning rate, in (0, 1], at a step that counts from 0.
 
-    Linear warm-up reaches the peak at its last step. Then `none` and `validation_plateau` stay there (the cuts of the
-    latter are `plateau_cuts`), and the others fall so that they would be zero at `total_steps`:
-    `cosine_with_restarts` so `cycles` times, each time from the peak, and `polynomial` as (1 - progress) ** power. From
-    there on the last positive rate is kept: what follows only watches.
+    Linear warm-up reaches the peak at its last step. Then `none` and `validation_plateau` stay there (`plateau_cuts`
+    gives the cuts of the latter), and the others fall towards zero at `total_steps`: `cosine_with_restarts` does so
+    `cycles` times, each time from the peak, and `polynomial` as (1 - progress) ** power. After `total_steps` the last
+    positive rate stays, because those epochs only test stability.
     """
     step = min(step, total_steps - 1)
     if step < warmup_steps:
@@ -39,7 +39,7 @@ def rate(
 def plateau_cuts(accuracies: Sequence[float], patience: int) -> int:
     """How often `validation_plateau` has cut the rate after these evaluations, oldest first.
 
-    It cuts when `patience` evaluations in a row brought no new best, and then counts again.
+    It cuts after `patience` evaluations in a row without a new best, then starts counting again.
 
     >>> plateau_cuts([0.5, 0.6, 0.6, 0.59, 0.6, 0.58], patience=2)
     2

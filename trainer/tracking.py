@@ -1,9 +1,9 @@
-"""A mirror of the record in MLflow, for those who look there; the record stays what counts.
+"""A mirror of the record in MLflow. The record itself stays authoritative.
 
     with tracked(config, folder, active=True) as listener:
         record = RunRecord(..., listeners=[listener])
 
-Trouble with the mirror is said once and never ends a run.
+A problem with the mirror gives one warning and never ends a run.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ class TrackingWarning(UserWarning):
 
 @contextlib.contextmanager
 def tracked(config: TrainingConfig, folder: Path, *, active: bool) -> Iterator[Listener | None]:
-    """A listener that mirrors each line of the record; None where nothing is to be mirrored.
+    """A listener that mirrors each line of the record; None if there is nothing to mirror.
 
-    The experiment is the folder of runs, the run that of the attempt; a resumed attempt goes on in the same MLflow run.
+    The MLflow experiment is the folder of runs; each attempt is one MLflow run, also when it is resumed.
 
-    Raises UsageError where MLflow is not installed or the server cannot be reached before the run starts.
+    Raises UsageError if MLflow is not installed or the server cannot be reached before the run starts.
     """
     if config.track == "none" or not active:
         yield None
@@ -52,9 +52,9 @@ def tracked(config: TrainingConfig, folder: Path, *, active: bool) -> Iterator[L
         mirror = _Mirror(client, experiment, folder)
     except Exception as problem:  # MLflow, SQLAlchemy and HTTP libraries raise many kinds
         reason = " ".join(str(problem).split())[:200]
-        raise UsageError(f"--track mlflow: {uri} cannot be used ({reason}); see --tracking_uri.") from problem
+        raise UsageError(f"--track mlflow: {uri} cannot be used ({reason}). Check --tracking_uri.") from problem
     try:
-        yield mirror.hear
+        yield mirror.write
     finally:
         mirror.close()
 
@@ -75,7 +75,7 @@ class _Mirror:
             run = client.create_run(experiment, run_name=folder.name, tags={_TAG: name})
             self._run = run.info.run_id
 
-    def hear(self, line: Mapping[str, Any], table: Mapping[str, Any]) -> None:
+    def write(self, line: Mapping[str, Any], table: Mapping[str, Any]) -> None:
         """One line of the record."""
         if self._broken:
             return
@@ -83,12 +83,10 @@ class _Mirror:
             self._write(line, table)
         except Exception as problem:
             self._broken = True
-            warnings.warn(
-                f"MLflow no longer takes the mirror of the record ({problem}).", TrackingWarning, stacklevel=2
-            )
+            warnings.warn(f"The record is no longer mirrored to MLflow ({problem}).", TrackingWarning, stacklevel=2)
 
     def close(self) -> None:
-        """A run that ended without a last line in its record failed."""
+        """Mark a run without an end in its record as failed."""
         if not self._ended and not self._broken:
             with contextlib.suppress(Exception):
                 self._client.set_terminated(self._run, status="FAILED")

@@ -1,10 +1,10 @@
-"""When a run is over, which epoch is its best, and what is said of each: rules over the history, without state.
+"""When a run ends, which epoch is its best, and the line of each epoch: rules over the history, without state.
 
     standing(history, config).best               # Best(epoch=14, accuracy=0.812)
     ruling(history, config, spend)               # Stop("patience", ...) or None
 
-A history is a list of evaluations as they stand in the record. Everything follows from it, so a resumed run judges as
-the run that was never interrupted.
+A history is a list of evaluations as in the record. Everything follows from it, so a resumed run decides like a run
+that was never interrupted.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from drgate.scale import GRADES
 from trainer.config import TrainingConfig
 
 EVALUATIONS_AFTER_BEST: Final = 5
-"""A history that ends at its best proves nothing about stability (docs/decisions/0003)."""
+"""A history that ends at its best epoch shows nothing about stability (docs/decisions/0003)."""
 
 History = Sequence[Mapping[str, Any]]
 
@@ -37,7 +37,7 @@ _PLAIN: Final = ("val_accuracy", "val_loss", "train_loss", "best_val_accuracy")
 
 @dataclass(frozen=True, slots=True)
 class Best:
-    """An evaluation that none before it equals."""
+    """An evaluation that is better than all before it."""
 
     epoch: int
     accuracy: float
@@ -45,11 +45,11 @@ class Best:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """Where a run stands after its last evaluation.
+    """The state of a run after its last evaluation.
 
-    best: among the epochs of this run that may be chosen; None before the first.
-    reference: the best so far wherever it was reached, also before this run went on from a checkpoint.
-    since: evaluations since the reference was last beaten by more than `min_delta`. since_best: since `best`.
+    best: among the epochs of this run that can be selected; None before the first.
+    reference: the best so far, including epochs before the checkpoint that this run continued from.
+    since: evaluations since the reference was last improved by more than `min_delta`. since_best: since `best`.
     """
 
     best: Best | None
@@ -72,13 +72,13 @@ class Stop:
 
 
 def exit_code(rule: str | None) -> int:
-    """Of a run that a rule ended: 0 it came to its end; 1 it missed what was asked of it; 3 the money ended first."""
+    """Of a run that a rule ended: 0 normal end; 1 a decision point or regression; 3 a budget."""
     return ANSWERS.get(rule or "", ExitCode.PASSED)
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What must hold at the first evaluation at or after an epoch."""
+    """A condition on the first evaluation at or after an epoch."""
 
     text: str
     epoch: int
@@ -91,7 +91,7 @@ class Decision:
 
 
 def parse_decision(text: str) -> Decision:
-    """The decision point in words such as "epoch 20: val_accuracy > 0.82" or "epoch 5: sensitivity:pdr >= 50%".
+    """The decision point in a text such as "epoch 20: val_accuracy > 0.82" or "epoch 5: sensitivity:pdr >= 50%".
 
     Raises UsageError for anything else.
     """
@@ -106,22 +106,22 @@ def parse_decision(text: str) -> Decision:
         threshold /= 100
     share = kind not in ("val_loss", "train_loss")
     if found is not None and known and not (0 <= threshold <= 1 if share else 0 <= threshold < math.inf):
-        raise UsageError(f"--decide {text!r}: {found[2]} is a share from 0 to 1; write for example 0.82 or 82%.")
+        raise UsageError(f"--decide {text!r}: {found[2]} is a fraction from 0 to 1. Write for example 0.82 or 82%.")
     if found is None or not known or int(found[1]) < 1:
         raise UsageError(
-            f"--decide {text!r} is no decision point; write for example --decide 'epoch 20: val_accuracy > 0.82', with"
-            f" one of {', '.join(_PLAIN)}, sensitivity:GRADE, specificity:GRADE (GRADE one of {', '.join(GRADES)})."
+            f"--decide {text!r} is not a decision point. Write for example --decide 'epoch 20: val_accuracy > 0.82',"
+            f" with one of {', '.join(_PLAIN)}, sensitivity:GRADE, specificity:GRADE (GRADE: {', '.join(GRADES)})."
         )
     return Decision(text, int(found[1]), found[2], found[3], threshold)
 
 
 def selectable(epoch: int, config: TrainingConfig) -> bool:
-    """Whether an epoch may be the best: not too early, and not one that only watches."""
+    """Whether an epoch can be the best: not too early, and not one that only tests stability."""
     return config.select_from_epoch <= epoch <= config.num_epochs
 
 
 def standing(history: History, config: TrainingConfig, inherited: History = ()) -> Standing:
-    """Where the run stands. inherited: evaluations before the checkpoint that the run went on from, oldest first."""
+    """The state of the run. inherited: evaluations before the checkpoint that it continued from, oldest first."""
     best: Best | None = None
     reference: Best | None = None
     counted = -1.0
@@ -148,45 +148,43 @@ def standing(history: History, config: TrainingConfig, inherited: History = ()) 
 
 
 def ruling(history: History, config: TrainingConfig, inherited: History = (), *, begins: int = 0) -> Stop | None:
-    """What ends the run after its last evaluation, the gravest first; None where it goes on.
+    """What ends the run after its last evaluation, the most serious first; None if it continues.
 
-    begins: epochs that were complete before the first of this history; decision points up to there lie behind. The
-    money is `overspent`'s.
+    begins: epochs that were complete before the first of this history; decision points up to there have passed.
+    `overspent` checks the budgets.
     """
     entry = history[-1]
     epoch, accuracy = entry["epoch"], entry["val_accuracy"]
     now = standing(history, config, inherited)
     earlier = history[-2]["epoch"] if len(history) > 1 else begins
-    watched = epoch > config.num_epochs  # what is only watched for stability is not judged any more
+    watched = epoch > config.num_epochs  # epochs that only test stability are not judged
     for decision in map(parse_decision, config.decide):
         if not watched and earlier < decision.epoch <= epoch:
             value = _value(decision.metric, entry, now)
             if value is None or not decision.met(value):
-                stood = "had no case to measure it by" if value is None else f"stood at {value:.4g}"
-                return Stop(
-                    "decision", f"Decision point {decision.text!r} was not met: epoch {epoch} {stood}.", "stopped"
-                )
+                what = "no case to measure it" if value is None else f"{value:.4g}"
+                return Stop("decision", f"Epoch {epoch} did not meet {decision.text!r}: {what}.", "stopped")
     before = standing(history[:-1], config, inherited).reference
     margin = config.regression_margin
     if not watched and margin is not None and before is not None and accuracy < before.accuracy - margin:
         return Stop(
             "regression",
-            f"Epoch {epoch} at {accuracy:.1%} lies more than {100 * margin:g} points below the best so far, "
+            f"Epoch {epoch} at {accuracy:.1%} is more than {100 * margin:g} points below the best so far, "
             f"{before.accuracy:.1%} at epoch {before.epoch}.",
             "stopped",
         )
     shown = now.best is not None and now.since_best >= EVALUATIONS_AFTER_BEST
     if epoch >= config.num_epochs and (shown or now.best is None):
         ended = f"All {config.num_epochs} epochs ran; " + (
-            f"the best is epoch {now.best.epoch}." if now.best else "none of them could be chosen."
+            f"the best is epoch {now.best.epoch}." if now.best else "none of them could be selected."
         )
         return Stop("epochs", ended, "finished")
     if shown and now.since >= config.patience and now.reference is not None:
         where = f"the best is epoch {now.reference.epoch}"
         if now.reference != now.best and now.best is not None:
             where = (
-                f"the best, {now.reference.accuracy:.1%} at epoch {now.reference.epoch}, lies before this run, whose "
-                f"own is epoch {now.best.epoch}"
+                f"the best, {now.reference.accuracy:.1%} at epoch {now.reference.epoch}, was before this run, whose "
+                f"own best is epoch {now.best.epoch}"
             )
         return Stop("patience", f"No better epoch in {now.since} evaluations; {where}.", "stopped")
     return None
@@ -195,7 +193,7 @@ def ruling(history: History, config: TrainingConfig, inherited: History = (), *,
 def overspent(
     usd: float | None, earlier_usd: float | None, config: TrainingConfig, *, next_usd: float = 0.0
 ) -> Stop | None:
-    """Which budget does not allow `next_usd` more; None where both do."""
+    """Which budget does not allow another `next_usd`; None if both do."""
     if usd is None:
         return None
     coming = f" and the next epoch costs about {next_usd:.2f}" if next_usd else ""
@@ -227,13 +225,13 @@ def epoch_line(
     usd: float | None = None,
     seconds_left: float | None = None,
 ) -> str:
-    """What a person reads after an epoch."""
+    """The line that is printed after an epoch."""
     entry = history[-1]
     epoch, n = entry["epoch"], entry["n_val"]
     now = standing(history, config, inherited)
     severe, pdr = (entry["sensitivity"][grade] for grade in ("severe_npdr", "pdr"))
     parts = [
-        f"epoch {epoch}/{config.num_epochs}" if epoch <= config.num_epochs else f"epoch {epoch}, watched",
+        f"epoch {epoch}/{config.num_epochs}" if epoch <= config.num_epochs else f"epoch {epoch}, stability",
         f"train loss {entry['train_loss']:.4f}",
         f"val accuracy {entry['val_accuracy']:.1%} ({round(entry['val_accuracy'] * n)}/{n})",
         f"severe NPDR {severe['k']}/{severe['n']}",
@@ -251,11 +249,11 @@ def epoch_line(
         parts.append("best so far" if now.reference == now.best else "best of this run")
     elif not entry["selectable"]:
         early = epoch < config.select_from_epoch
-        parts.append("too early to be chosen" if early else "not chosen from: it shows whether the best is stable")
+        parts.append("too early to be selected" if early else "only tests the stability of the best")
     if now.reference is not None and now.reference != now.best:
         behind = 100 * (now.reference.accuracy - entry["val_accuracy"])
         if behind > 0:
-            parts.append(f"{behind:.1f} points below the {now.reference.accuracy:.1%} that it went on from")
+            parts.append(f"{behind:.1f} points below the {now.reference.accuracy:.1%} of its checkpoint")
     return "  ".join(parts)
 
 

@@ -11,7 +11,7 @@ import pytest
 from tests.support.material import REAL_DATA
 from trainer.attempts.circles import Proposal, compare, same
 from trainer.attempts.ledger import Attempt, Evaluated, Origin, Parent, read_ledger
-from trainer.attempts.log import import_log
+from trainer.attempts.logbook import import_log
 
 TOLD: dict[str, Any] = {
     "learning_rate": 2e-05,
@@ -49,7 +49,8 @@ class TestIdentical:
         report = compare(proposed(), [attempt()])
         assert [likeness.attempt.name for likeness in report.identical] == ["attempt-1"]
         assert report.retraced == report.nearest == ()
-        assert report.identical[0].sentence == "identical to attempt 1, which stood at 79.4 % in epoch 24."
+        words = "identical to attempt 1, which had a validation accuracy of 79.4 % in epoch 24."
+        assert report.identical[0].sentence == words
 
     @pytest.mark.parametrize(
         ("one", "other"),
@@ -78,7 +79,7 @@ class TestIdentical:
         """A log tells less than a run."""
         (likeness,) = compare(proposed(seed=7, dropout=0.4), [attempt()]).identical
         assert likeness.untold == ("seed", "dropout")
-        assert likeness.sentence.endswith("not told there, and so taken as equal: seed, dropout.")
+        assert likeness.sentence.endswith("not recorded there, and assumed equal: seed, dropout.")
 
     def test_many_untold_ones_are_counted(self):
         """The sentence stays one; the report has all names."""
@@ -92,7 +93,7 @@ class TestIdentical:
         little = replace(attempt(), parameters={"learning_rate": 2e-05, "patience": 15})
         report = compare(proposed(), [little])
         assert not report.identical
-        assert "tells too little" in report.nearest[0].sentence
+        assert "records too little" in report.nearest[0].sentence
 
     def test_a_run_that_died_before_its_first_epoch_is_near(self):
         """Nothing was learned from it; one that is under way is another matter."""
@@ -108,7 +109,7 @@ class TestIdentical:
     def test_a_killed_run_is_to_be_resumed(self):
         """The sentence says how."""
         killed = replace(own(), status="killed", folder=Path("runs/first"))
-        assert "--resume goes on with runs/first" in compare(proposed(), [killed]).identical[0].sentence
+        assert "--resume continues runs/first" in compare(proposed(), [killed]).identical[0].sentence
 
 
 class TestRetraced:
@@ -118,7 +119,7 @@ class TestRetraced:
         assert likeness.differing == {"patience": (15, 40), "num_epochs": (60, 80)}
         assert (likeness.retraces_to_epoch, likeness.stood_at) == (24, 0.794)
         assert likeness.sentence == (
-            "retraces attempt 1 up to epoch 24, where it stood at 79.4 %; what differs acts later: "
+            "repeats attempt 1 up to epoch 24, where validation accuracy was 79.4 %; the differences act later: "
             "patience (15, now 40), num_epochs (60, now 80)."
         )
 
@@ -170,7 +171,7 @@ class TestRetraced:
         bare = replace(attempt(), history=(), best=Evaluated(None, 0.8))
         (likeness,) = compare(proposed(patience=40), [bare]).retraced
         assert likeness.retraces_to_epoch is None
-        assert "does not tell how far it went" in likeness.sentence
+        assert "whose last epoch is unknown" in likeness.sentence
 
 
 class TestDataAndCheckpoint:
@@ -186,7 +187,7 @@ class TestDataAndCheckpoint:
         """By their last part, and that is said."""
         here = Proposal(TOLD | {"dataset": "/data/eyes/"}, dataset="sha256:aa")
         (likeness,) = compare(here, [attempt(dataset="eyes")]).identical
-        assert "its dataset is the same is known by name only" in likeness.sentence
+        assert "its dataset was compared by name only" in likeness.sentence
         assert not compare(here, [attempt(dataset="eyes3")]).identical
 
     def test_base(self):
@@ -211,7 +212,7 @@ class TestDataAndCheckpoint:
         (likeness,) = compare(
             proposed(resume_from_checkpoint="here/best_model.pth"), [attempt(resume_from_checkpoint=where)]
         ).nearest
-        assert "whether resume_from_checkpoint is the same file is not known" in likeness.sentence
+        assert "it is unknown whether resume_from_checkpoint is the same file" in likeness.sentence
 
     def test_weights_alone_are_no_whole_state(self):
         """The same file by another word is another run."""
@@ -243,7 +244,6 @@ class TestNearest:
         """The first attempt of a project."""
         report = compare(proposed(), [])
         assert report.to_json() == {"identical": [], "retraced": [], "nearest": []}
-        assert report.sentences == ()
 
     def test_the_newest_comes_first(self):
         """Of several that are alike."""
@@ -286,6 +286,6 @@ def test_the_given_log(tmp_path):
     assert report.identical[0].untold == ("dataset", "base", "seed")
     (retraced,) = report.retraced
     assert retraced.differing == {"patience": (15, 40), "num_epochs": (60, 80)}
-    assert retraced.sentence.startswith("retraces attempt 1 up to epoch 24, where it stood at 79.4 %; ")
+    assert retraced.sentence.startswith("repeats attempt 1 up to epoch 24, where validation accuracy was 79.4 %; ")
     (baseline,) = report.nearest
     assert baseline.differing == {"dataset": ("dataset3_augmented_resized", "eyes")}

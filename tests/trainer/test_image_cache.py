@@ -178,7 +178,7 @@ class TestDamage:
         notes: list[str] = []
         assert same(read(data, notes=notes), expected)
         assert len(decoded) == IMAGES
-        assert notes == [f"{file} in the image cache is damaged: its images are decoded again."]
+        assert notes == [f"{file} in the image cache is damaged, so its images are decoded again."]
         assert same(read(data), expected)
 
     def test_an_unreadable_image_leaves_nothing(self, data, cache, read):

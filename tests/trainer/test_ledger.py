@@ -23,6 +23,7 @@ from drgate.errors import RecordError, UsageError
 from drgate.record import read_record
 from tests.support.material import REAL_DATA, Ended
 from trainer.attempts import command as attempts_command
+from trainer.attempts.circles import diff
 from trainer.attempts.handlog import read_log, repaired
 from trainer.attempts.ledger import (
     Attempt,
@@ -38,7 +39,7 @@ from trainer.attempts.ledger import (
     spent,
     this_process,
 )
-from trainer.attempts.log import command, diff, import_log, render
+from trainer.attempts.logbook import command, import_log, render
 
 PARAMETERS: dict[str, Any] = {"dataset": "eyes", "learning_rate": 2e-05, "patience": 10, "num_epochs": 3, "decide": []}
 
@@ -164,7 +165,7 @@ class TestReading:
         reused = gone | {"pid": os.getpid()}
         assert read_attempt(write(start(process=reused), name="c")).status == "killed"
         elsewhere = read_attempt(write(start(process=gone | {"host": "other"}), name="d"))
-        assert (elsewhere.status, "known on other" in elsewhere.reason) == ("running", True)
+        assert (elsewhere.status, "Only other knows" in elsewhere.reason) == ("running", True)
         assert read_attempt(write(start(), name="e")).status == "killed"
 
     def test_a_line_that_a_crash_cut_off_is_left_out(self, write):
@@ -181,7 +182,7 @@ class TestReading:
         ("events", "what"),
         [
             ([epoch(1, 0.5)], "line 1"),
-            ([], "no whole line"),
+            ([], "no complete line"),
             ([start(), epoch(1, 78.2)], "line 2.*val_accuracy is 78.2"),
             ([start(), epoch("1", 0.5)], "line 2.*an epoch is '1'"),
             ([start(), end("vanished")], "vanished"),
@@ -226,13 +227,13 @@ class TestReading:
     def test_a_name_that_is_nearly_right_is_offered(self, runs, write):
         """And a log's own words find an attempt."""
         write(start(), name="first")
-        with pytest.raises(UsageError, match="did you mean first"):
+        with pytest.raises(UsageError, match="Did you mean first"):
             read_ledger(runs).find("frist")
 
     def test_without_torch(self):
         """A view of records starts at once."""
         script = (
-            "import sys; import trainer.attempts.command, trainer.attempts.log, trainer.attempts.circles; "
+            "import sys; import trainer.attempts.command, trainer.attempts.logbook, trainer.attempts.circles; "
             "trainer.attempts.command.app(); sys.exit('torch' in sys.modules or 'pandas' in sys.modules)"
         )
         subprocess.run([sys.executable, "-c", script], check=True, cwd=Path(__file__).parents[2])
@@ -300,11 +301,11 @@ def histories(draw: st.DrawFn) -> tuple[Evaluated, ...]:
 
 @st.composite
 def attempts(draw: st.DrawFn) -> Attempt:
-    from trainer.attempts.ledger import as_told
+    from trainer.attempts.ledger import normal_form
 
     history = draw(histories())
     parameters = draw(
-        st.dictionaries(st.from_regex(r"[a-z][a-z_]{0,9}", fullmatch=True), VALUES.map(as_told), max_size=5)
+        st.dictionaries(st.from_regex(r"[a-z][a-z_]{0,9}", fullmatch=True), VALUES.map(normal_form), max_size=5)
     )
     status = draw(st.sampled_from(["running", "finished", "stopped", "interrupted", "failed", "killed", "imported"]))
     low = draw(st.none() | st.integers(0, 10**5).map(lambda cents: cents / 100))
@@ -388,7 +389,7 @@ class TestRenderedLog:
         text = render(read_ledger(runs).attempts)
         assert "**Differences from a**:\n\n- `patience`: `20`, there `10`\n" in text
         assert "`output_dir`: " not in text
-        assert "| **`b`** | finished | 1 | 60 % | epoch 1 | +10.0 points | not told |" in text
+        assert "| **`b`** | finished | 1 | 60 % | epoch 1 | +10.0 points | unknown |" in text
         assert "Best: `b` with 60 %." in text
 
 
@@ -451,7 +452,7 @@ class TestImport:
         """Nothing is overwritten and nothing is written; under another name it may stand beside."""
         import_log(log, runs)
         log.write_text(LOG.replace("50%", "55%") + "### Attempt 2\n- Epoch 1: Validation 60%\n")
-        with pytest.raises(UsageError, match=r"attempt-1 exists already and says something else than log\.md"):
+        with pytest.raises(UsageError, match=r"attempt-1 already exists and differs from log\.md"):
             import_log(log, runs)
         assert not (runs / "attempt-2").exists()
         assert [attempt.title for attempt in import_log(log, runs, prefix="old-").written][1] == "old-attempt 1"
@@ -459,7 +460,7 @@ class TestImport:
     def test_a_run_of_ones_own_is_not_overwritten(self, log, runs, write):
         """Whatever it says."""
         write(start(), name="attempt-1")
-        with pytest.raises(UsageError, match="attempt-1 exists already"):
+        with pytest.raises(UsageError, match="attempt-1 already exists"):
             import_log(log, runs)
         assert sorted(path.name for path in runs.iterdir()) == ["attempt-1"]
 
@@ -521,9 +522,9 @@ class TestCommands:
         (runs / "c" / "record.jsonl").write_text("{}\n")
         ended = drtrain_attempts("list", "--runs", runs)
         assert ended.code == 0
-        assert re.search(r"a +stopped +58 % +2 +the baseline +not told +1-2 +2026-01-02", ended.out)
+        assert re.search(r"a +stopped +58 % +2 +the baseline +unknown +1-2 +2026-01-02", ended.out)
         assert re.search(r"b +killed +60 % +1 +\+2\.0 points +\$0\.50 +1 +2026-01-03", ended.out)
-        assert "Spent: at least $0.50; a does not tell." in ended.out
+        assert "Spent: at least $0.50 (unknown for a)." in ended.out
         assert "warning: " in ended.err
         assert "line 1" in ended.err
 
@@ -565,12 +566,12 @@ class TestCommands:
         assert "2 attempts imported" in drtrain_attempts("import", tmp_path / "log.md", "--runs", runs).out
         again = drtrain_attempts("import", tmp_path / "log.md", "--runs", runs)
         assert (again.code, again.out) == (0, "Nothing new to import.\n")
-        assert "Known already" in again.err
+        assert "Already imported" in again.err
 
     @pytest.mark.parametrize(
         ("arguments", "sentence"),
         [
-            (("list", "--runs", "nowhere"), "No attempts are known: there is no folder nowhere; --runs names another."),
+            (("list", "--runs", "nowhere"), "There is no folder nowhere. Name the folder of attempts with --runs."),
             (("import", "nowhere.md"), "nowhere.md cannot be read (No such file or directory)"),
             (("shw", "a"), "Did you mean 'show'?"),
         ],
@@ -586,7 +587,7 @@ class TestCommands:
 
     def test_a_name_that_is_not_there(self, drtrain_attempts, runs):
         """The names that are."""
-        assert "there are a, b." in drtrain_attempts("show", "zzz", "--runs", runs).err
+        assert "Attempts: a, b." in drtrain_attempts("show", "zzz", "--runs", runs).err
 
 
 def test_the_given_log_comes_back_from_its_rendering(tmp_path):

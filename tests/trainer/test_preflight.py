@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,20 +22,12 @@ from trainer.run import train
 ALONE = Processes(0, 0, 1, torch.device("cpu"))
 
 
-@pytest.fixture(scope="module")
-def place(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("preflight")
-    tiny.write_base(folder / "tower")
-    tiny.write_eyes(folder / "eyes")
-    return folder
-
-
 @pytest.fixture
-def config(place, tmp_path):
+def config(base, eyes, tmp_path):
     def build(**changes: Any) -> TrainingConfig:
         settings: dict[str, Any] = {
-            "dataset": str(place / "eyes"),
-            "base": str(place / "tower"),
+            "dataset": str(eyes),
+            "base": str(base),
             "output_dir": str(tmp_path / "runs" / "a"),
             "learning_rate": 3e-3,
             "batch_size": 10,
@@ -88,7 +79,7 @@ class TestFindings:
         assert any(words in sentence for sentence in said), said
         assert len(said) == 1 or "validation_frequency" in changes
 
-    def test_class_weights_on_an_unbalanced_set_are_what_they_are_for(self, config, place, tmp_path):
+    def test_class_weights_on_an_unbalanced_set_are_what_they_are_for(self, config, tmp_path):
         """Fewer PDR images: no complaint."""
         data = tiny.write_eyes(tmp_path / "d")
         lines = (data / "labels.csv").read_text().splitlines()
@@ -154,7 +145,7 @@ class TestDryRun:
         last = first["history"][-1]
         longer = config(num_epochs=9, patience=50, output_dir=str(tmp_path / "runs" / "b"))
         second = train(longer)
-        assert "retraces a up to epoch" in capfd.readouterr().err
+        assert "repeats a up to epoch" in capfd.readouterr().err
         assert second["history"][1]["val_loss"] == first["history"][1]["val_loss"]
         assert last["epoch"] <= len(second["history"])
 

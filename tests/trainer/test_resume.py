@@ -30,25 +30,6 @@ from trainer.run import train
 UNTIMED = ("seconds", "usd", "time")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    """Such small networks are fastest on one."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory) -> Path:
-    return tiny.write_base(tmp_path_factory.mktemp("base") / "tower")
-
-
-@pytest.fixture(scope="module")
-def eyes(tmp_path_factory) -> Path:
-    return tiny.write_eyes(tmp_path_factory.mktemp("eyes"))
-
-
 @pytest.fixture
 def config(base, eyes, tmp_path):
     def build(name: str = "a", **changes: Any) -> TrainingConfig:
@@ -137,9 +118,9 @@ class TestExactResume:
             ("between last.pth and best_model.pth", lambda n, path: path.name == "best_model.pth"),
         ],
     )
-    def test_between_any_two_files(self, config, monkeypatch, moment, when, tmp_path):
+    def test_between_any_two_files(self, config, finished, monkeypatch, moment, when, tmp_path):
         """A kill between the record's line, the state and the best model leaves what can be made up for."""
-        expected = train(config("alone"), quiet=True)
+        alone, expected = finished(config())
         with monkeypatch.context() as patched:
             cut_off(patched, when)
             with pytest.raises(Cut):
@@ -148,7 +129,7 @@ class TestExactResume:
         assert untimed(record["history"]) == untimed(expected["history"]), moment
         assert record["tensor_digest"] == expected["tensor_digest"]
         runs = tmp_path / "runs"
-        states = [load_training_state(runs / name / "last.pth") for name in ("alone", "cut")]
+        states = [load_training_state(folder / "last.pth") for folder in (alone, runs / "cut")]
         assert states[0][0].tensor_digest == states[1][0].tensor_digest
         assert states[0][1].digest("") == states[1][1].digest("")
         assert load_checkpoint(runs / "cut" / "best_model.pth").tensor_digest == expected["tensor_digest"]
@@ -157,9 +138,9 @@ class TestExactResume:
         assert on_disk["digests"][expected["tensor_digest"]] == expected["selected_epoch"]
         assert not list((runs / "cut").glob(".*"))
 
-    def test_between_the_last_evaluation_and_the_end(self, config, monkeypatch, tmp_path):
+    def test_between_the_last_evaluation_and_the_end(self, config, finished, monkeypatch, tmp_path):
         """What the last evaluation decided is decided again: no epoch is added."""
-        expected = train(config("alone"), quiet=True)
+        _, expected = finished(config())
 
         def gone(*_: Any) -> None:
             raise Cut
@@ -172,9 +153,9 @@ class TestExactResume:
         assert untimed(record["history"]) == untimed(expected["history"])
         assert (record["status"], record["reason"]) == (expected["status"], expected["reason"])
 
-    def test_before_the_first_state_was_written(self, config, monkeypatch, tmp_path):
+    def test_before_the_first_state_was_written(self, config, finished, monkeypatch, tmp_path):
         """A kill as early as that: the run begins again in its folder, and is the run that was left alone."""
-        expected = train(config("alone"), quiet=True)
+        _, expected = finished(config())
         with monkeypatch.context() as patched:
             cut_off(patched, lambda n, path: n == 1)
             with pytest.raises(Cut):
@@ -186,9 +167,9 @@ class TestExactResume:
         best = load_checkpoint(tmp_path / "runs" / "cut" / "best_model.pth")
         assert best.record == record
 
-    def test_a_damaged_newest_state_is_passed_over(self, config, monkeypatch, tmp_path):
+    def test_a_damaged_newest_state_is_passed_over(self, config, finished, monkeypatch, tmp_path):
         """The one before is used, with a warning that names both; the end is the same."""
-        expected = train(config("alone"), quiet=True)
+        _, expected = finished(config())
         with monkeypatch.context() as patched:
             cut_off(patched, lambda n, path: n == 9)
             with pytest.raises(Cut):
@@ -199,17 +180,17 @@ class TestExactResume:
             record = train(config("cut", save_minutes=0), resume=True, quiet=True)
         assert record["tensor_digest"] == expected["tensor_digest"]
 
-    def test_without_any_whole_state_it_says_so(self, config, tmp_path):
+    def test_without_any_whole_state_it_says_so(self, config, finished, tmp_path):
         """Both damaged: one sentence, and nothing is begun anew in silence."""
-        train(config(num_epochs=1), quiet=True)
+        finished(config(num_epochs=1), tmp_path / "runs" / "a")
         for name in ("last.pth", "previous.pth"):
             (tmp_path / "runs" / "a" / name).write_bytes(b"PK")
-        with pytest.raises(TrainingError, match="no state that a run could go on from"):
+        with pytest.raises(TrainingError, match="has no state from which the run can continue"):
             train(config(num_epochs=1), resume=True, quiet=True)
 
-    def test_a_full_disk_leaves_the_last_good_state(self, config, monkeypatch, tmp_path):
+    def test_a_full_disk_leaves_the_last_good_state(self, config, finished, monkeypatch, tmp_path):
         """The record says failed and why; what was written before is whole; with room again the run goes on."""
-        expected = train(config("alone"), quiet=True)
+        _, expected = finished(config())
         calls = 0
         write = torch.save
 
@@ -256,16 +237,16 @@ class TestExactResume:
 
 
 class TestResumeCommand:
-    def test_a_run_that_is_over_says_so(self, config, capfd):
+    def test_a_run_that_is_over_says_so(self, config, finished, tmp_path, capfd):
         """Nothing is trained, the record is given."""
-        first = train(config(num_epochs=1), quiet=True)
+        _, first = finished(config(num_epochs=1), tmp_path / "runs" / "a")
         again = train(config(num_epochs=1), resume=True)
         assert "has already ended" in capfd.readouterr().err
         assert untimed(again["history"]) == untimed(first["history"])
 
-    def test_more_epochs_go_on(self, config, capfd):
+    def test_more_epochs_go_on(self, config, finished, tmp_path, capfd):
         """A changed num_epochs lets a finished run go on, and what differs is printed and recorded."""
-        first = train(config(num_epochs=1), quiet=True)
+        _, first = finished(config(num_epochs=1), tmp_path / "runs" / "a")
         record = train(config(num_epochs=8), resume=True)
         assert "num_epochs: 1 there, 8 here" in capfd.readouterr().err
         assert len(record["history"]) > len(first["history"])
@@ -279,9 +260,9 @@ class TestResumeCommand:
             ({"seed": 1}, "--seed was 0"),
         ],
     )
-    def test_what_acted_from_the_first_step_on_stays(self, config, changes, words):
+    def test_what_acted_from_the_first_step_on_stays(self, config, finished, tmp_path, changes, words):
         """Another learning rate is another attempt: the sentence says how to make it."""
-        train(config(num_epochs=1), quiet=True)
+        finished(config(num_epochs=1), tmp_path / "runs" / "a")
         with pytest.raises(UsageError, match=words):
             train(config(num_epochs=2, **changes), resume=True, quiet=True)
 
@@ -302,16 +283,16 @@ class TestResumeCommand:
             with pytest.raises(UsageError, match="Another process is working"):
                 train(config(), quiet=True)
 
-    def test_the_command_needs_no_parameter_but_the_folder(self, config, tmp_path, capfd):
+    def test_the_command_needs_no_parameter_but_the_folder(self, config, finished, tmp_path, capfd):
         """`drtrain --resume --output_dir RUN`: the rest is in the record."""
-        train(config(num_epochs=1), quiet=True)
+        finished(config(num_epochs=1), tmp_path / "runs" / "a")
         with pytest.raises(SystemExit) as stop:
             main(["--resume", "--output_dir", str(tmp_path / "runs" / "a"), "--num-epochs", "7", "--format", "json"])
         assert stop.value.code == 0
         with pytest.raises(SystemExit) as stop:
             main(["--resume", "--output_dir", str(tmp_path / "none")])
         assert stop.value.code == 2
-        assert "holds no run to go on with" in capfd.readouterr().err
+        assert "holds no run to continue" in capfd.readouterr().err
 
 
 class TestFromACheckpoint:
@@ -331,10 +312,9 @@ class TestFromACheckpoint:
         assert [entry["epoch"] for entry in second["inherited"]] == list(range(1, begins))
         assert second["changed"] == {"num_epochs": [2, 12]}
 
-    def test_weights_alone_have_no_state_to_restore(self, config, tmp_path, capsys):
+    def test_weights_alone_have_no_state_to_restore(self, config, finished, capsys):
         """best_model.pth: exit code 2, and the sentence names --init_from."""
-        train(config(num_epochs=1), quiet=True)
-        source = tmp_path / "runs" / "a" / "best_model.pth"
+        source = finished(config(num_epochs=1))[0] / "best_model.pth"
         settings = config("b", resume_from_checkpoint=str(source)).model_dump(exclude_none=True, exclude={"decide"})
         with pytest.raises(SystemExit) as stop:
             main([word for name, value in settings.items() for word in (f"--{name}", str(value))])
@@ -343,10 +323,9 @@ class TestFromACheckpoint:
         assert "--init_from" in told
         assert "last.pth" in told
 
-    def test_weights_alone_start_another_run(self, config, tmp_path):
+    def test_weights_alone_start_another_run(self, config, finished, tmp_path):
         """--init_from: epochs count from 1, the head is the parent's, and the record knows the parent."""
-        train(config("parent", num_epochs=1), quiet=True)
-        source = tmp_path / "runs" / "parent" / "best_model.pth"
+        source = finished(config(num_epochs=1))[0] / "best_model.pth"
         child = train(config("child", num_epochs=1, learning_rate=1e-12, init_from=str(source)), quiet=True)
         assert child["history"][0]["epoch"] == 1
         assert child["parent"]["how"] == "init_from"
@@ -356,10 +335,9 @@ class TestFromACheckpoint:
         for name, tensor in parent.head.items():
             torch.testing.assert_close(own.head[name], tensor, rtol=0, atol=1e-8)
 
-    def test_adapters_become_part_of_a_tower_that_is_trained_whole(self, config, tmp_path):
+    def test_adapters_become_part_of_a_tower_that_is_trained_whole(self, config, finished, tmp_path):
         """--init_from with --use_lora no: at a rate of nearly nothing the merged tower gives the parent's logits."""
-        train(config("parent", num_epochs=1), quiet=True)
-        source = tmp_path / "runs" / "parent" / "best_model.pth"
+        source = finished(config(num_epochs=1))[0] / "best_model.pth"
         settings = config("child", num_epochs=1, learning_rate=1e-12, init_from=str(source), use_lora="no")
         train(settings, quiet=True)
         child = load_checkpoint(tmp_path / "runs" / "child" / "best_model.pth")
@@ -379,10 +357,9 @@ class TestFromACheckpoint:
             ({"resume_from_checkpoint": "gone.pth"}, "gone.pth"),
         ],
     )
-    def test_what_does_not_fit_is_refused(self, config, tmp_path, changes, words):
+    def test_what_does_not_fit_is_refused(self, config, finished, changes, words):
         """Other adapters, epochs that lie behind, a file that is not there."""
-        train(config("parent", num_epochs=1), quiet=True)
-        source = tmp_path / "runs" / "parent" / "last.pth"
+        source = finished(config(num_epochs=1))[0] / "last.pth"
         with pytest.raises(DrgateError, match=words):
             train(config("b", **{"resume_from_checkpoint": str(source), "num_epochs": 20} | changes), quiet=True)
 
@@ -395,10 +372,9 @@ class TestFromACheckpoint:
             ({"scaler": None}, "scaler"),
         ],
     )
-    def test_a_state_that_drtrain_did_not_write_is_refused(self, config, tmp_path, values, words):
+    def test_a_state_that_drtrain_did_not_write_is_refused(self, config, finished, tmp_path, values, words):
         """Digests that fit make no sense of nonsense: one sentence, no traceback."""
-        train(config("parent", num_epochs=1), quiet=True)
-        checkpoint, state = load_training_state(tmp_path / "runs" / "parent" / "last.pth")
+        checkpoint, state = load_training_state(finished(config(num_epochs=1))[0] / "last.pth")
         assert state is not None
         odd = TrainingState(state.values | values, state.tensors)
         save_checkpoint(tmp_path / "odd.pth", checkpoint, state=odd)

@@ -17,7 +17,6 @@ import pytest
 
 from drgate.errors import UsageError
 from drgate.vision.checkpoint import load_checkpoint
-from tests.support import tiny
 from trainer.config import TrainingConfig
 from trainer.run import train
 
@@ -76,9 +75,8 @@ def server(tmp_path_factory) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def config(tmp_path_factory) -> Any:
+def config(base, eyes, tmp_path_factory) -> Any:
     place = tmp_path_factory.mktemp("tracked")
-    base, eyes = tiny.write_base(place / "tower"), tiny.write_eyes(place / "eyes")
 
     def build(**changes: Any) -> TrainingConfig:
         settings: dict[str, Any] = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import itertools
 import json
 import math
@@ -11,7 +10,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -45,28 +43,6 @@ from trainer.sampling import epoch_order, global_batches
 from trainer.schedule import rate
 
 ALONE = Processes(0, 0, 1, torch.device("cpu"))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _quick() -> Iterator[None]:
-    """One thread, which such small networks are fastest on, and no search for garbage in what was imported."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory) -> Path:
-    return tiny.write_base(tmp_path_factory.mktemp("base") / "tower")
-
-
-@pytest.fixture(scope="module")
-def eyes(tmp_path_factory) -> Path:
-    return tiny.write_eyes(tmp_path_factory.mktemp("eyes"))
 
 
 @pytest.fixture
@@ -453,10 +429,10 @@ class TestRun:
         assert f"severe NPDR {severe['k']}/{severe['n']}" in shown[0]
         assert len(shown) == len(history)
 
-    def test_the_record_on_disk_tells_the_same(self, config, tmp_path):
+    def test_the_record_on_disk_tells_the_same(self, config, finished):
         """record.jsonl, read line by line, gives the table in the checkpoint."""
-        record = train(config(), quiet=True)
-        read = read_record(tmp_path / "runs" / "a" / "record.jsonl")
+        folder, record = finished(config(num_epochs=1))
+        read = read_record(folder / "record.jsonl")
         for name in ("status", "reason", "parameters", "validation_set", "selection_rule", "environment"):
             assert read[name] == record[name], name
         history = [{key: value for key, value in entry.items() if key != "time"} for entry in read["history"]]
@@ -627,13 +603,13 @@ class TestBadInput:
         with pytest.raises(TrainingError, match="fp16"):
             train(config(precision="fp16"), quiet=True)
 
-    def test_a_folder_that_holds_a_run(self, config, tmp_path):
+    def test_a_folder_that_holds_a_run(self, config, finished):
         """No run is overwritten, not even a finished one."""
-        train(config(num_epochs=1), quiet=True)
-        before = sha256_file(tmp_path / "runs" / "a" / "best_model.pth")
+        folder, _ = finished(config(num_epochs=1))
+        before = sha256_file(folder / "best_model.pth")
         with pytest.raises(UsageError, match="--output_dir"):
-            train(config(num_epochs=1), quiet=True)
-        assert sha256_file(tmp_path / "runs" / "a" / "best_model.pth") == before
+            train(config(num_epochs=1, output_dir=str(folder)), quiet=True)
+        assert sha256_file(folder / "best_model.pth") == before
 
     @pytest.mark.parametrize(
         ("arguments", "words"),

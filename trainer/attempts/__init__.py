@@ -1,1 +1,1 @@
-"""All attempts so far: the ledger, the check for repeated attempts, hand-kept logs, and `drtrain attempts`."""
+"""All attempts so far: the ledger, the check for repeated attempts, logs in Markdown, and `drtrain attempts`."""

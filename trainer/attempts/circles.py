@@ -1,13 +1,14 @@
-"""No circles: what an attempt that is proposed has in common with the earlier ones.
+"""No circles: what a proposed run has in common with the earlier attempts, and how two attempts differ.
 
     report = compare(Proposal(parameters, dataset=digest), read_ledger(Path("runs")).attempts)
-    report.identical            # nothing that is told differs
-    report.retraced             # what differs acts later: "retraces attempt 1 up to epoch 24, where it stood at 79.4 %"
-    report.nearest              # of the others, the three that differ least
+    report.identical            # no known parameter differs
+    report.retraced             # what differs acts later: "repeats attempt 1 up to epoch 24, where ..."
+    report.nearest              # of the others, the three with the fewest differences
+    diff(first, second)
 
-A parameter that an attempt does not tell equals anything, and the likeness says which these are. Parameters that act
-only when a run ends, or in the choice of its epoch, leave the path of the weights as it was; a schedule that falls over
-`num_epochs` does not, except in its warm-up.
+A parameter that an attempt does not record equals anything, and the report names these. Parameters that act only when
+a run ends or when its epoch is selected do not change the weights on the way; a schedule that falls over `num_epochs`
+does, except during its warm-up.
 """
 
 from __future__ import annotations
@@ -16,18 +17,18 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
-from trainer.attempts.ledger import Attempt, Evaluated, accuracy, as_told
+from trainer.attempts.ledger import Attempt, Evaluated, accuracy, normal_form
 from trainer.config import FALLING, LATER, ONLY_WITH, PLACE
 
 PARENTS: Final = ("resume_from_checkpoint", "init_from")
-"""Parameters that name the checkpoint a run starts from."""
+"""Parameters that name the checkpoint that a run starts from."""
 
 ENOUGH: Final = 5
-"""An attempt that tells fewer parameters of the weights' path equals nearly anything; it is near, never identical."""
+"""An attempt with fewer recorded parameters that act on the weights is at most near: it would equal nearly anything."""
 
 NEAREST: Final = 3
 _NAMED: Final = 6
-"""Names that a sentence lists before it counts."""
+"""Names that a sentence lists; it counts the rest."""
 
 Kind = Literal["identical", "retraced", "near"]
 
@@ -37,15 +38,15 @@ class Proposal:
     """A run before it begins."""
 
     parameters: Mapping[str, Any]
-    """As resolved, with every default."""
+    """With all defaults filled in."""
     dataset: str | None = None
-    """Digest; where it or the attempt's is unknown, names are compared."""
+    """Digest; names are compared if it or the attempt's is unknown."""
     base: str | None = None
-    """Digest, likewise."""
+    """Digest, with the same rule."""
     parent: tuple[str, ...] = ()
-    """Digests of the checkpoint it starts from: of the file, of its tensors."""
+    """Digests of the checkpoint that it starts from: of the file and of its tensors."""
     global_batch: int | None = None
-    """Images in an optimizer step, on all processes."""
+    """Images per optimizer step, over all processes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,55 +56,55 @@ class Likeness:
     attempt: Attempt
     kind: Kind
     differing: Mapping[str, tuple[Any, Any]]
-    """By parameter: the attempt's value, the proposed one."""
+    """By parameter: the attempt's value and the proposed one."""
     untold: tuple[str, ...]
-    """Parameters that the attempt does not tell: they count as equal."""
+    """Parameters that the attempt does not record: they count as equal."""
     retraces_to_epoch: int | None
-    """Up to there the weights are the same; None where they differ from the start or the attempt tells no epoch."""
+    """The weights are the same up to this epoch; None if they differ from the start or the epoch is unknown."""
     stood_at: float | None
-    """Validation accuracy of the last evaluation up to that epoch."""
+    """Validation accuracy in the last evaluation up to that epoch."""
     notes: tuple[str, ...] = field(default=())
     """Doubts, as sentences."""
 
     @property
     def sentence(self) -> str:
-        """For a person at a terminal."""
+        """For a person."""
         parts = [{"identical": self._identical, "retraced": self._retraces, "near": self._near}[self.kind]()]
         if self.untold:
-            parts.append(f"not told there, and so taken as equal: {_listed(self.untold)}")
+            parts.append(f"not recorded there, and assumed equal: {_listed(self.untold)}")
         return "; ".join([*parts, *self.notes]) + "."
 
     def _identical(self) -> str:
         said = f"identical to {self.attempt.title}"
         last, best = self.attempt.last, self.attempt.best
         if last is not None:
-            said += f", which stood at {percent(last.val_accuracy)} in epoch {last.epoch}"
+            said += f", which had a validation accuracy of {percent(last.val_accuracy)} in epoch {last.epoch}"
             if best is not None and best.epoch != last.epoch and best.epoch is not None:
                 said += f" (best: {percent(best.val_accuracy)} in epoch {best.epoch})"
         elif best is not None:
             said += f", which reached {percent(best.val_accuracy)}"
         if self.attempt.folder and self.attempt.origin is None and self.attempt.status in ("killed", "interrupted"):
-            said += f" and was {self.attempt.status}: --resume goes on with {self.attempt.folder}"
+            said += f" and was {self.attempt.status}: --resume continues {self.attempt.folder}"
         return said
 
     def _retraces(self) -> str:
         if self.retraces_to_epoch is None:
-            how_far = f"retraces {self.attempt.title}, which does not tell how far it went"
+            how_far = f"repeats {self.attempt.title}, whose last epoch is unknown"
         else:
-            how_far = f"retraces {self.attempt.title} up to epoch {self.retraces_to_epoch}"
+            how_far = f"repeats {self.attempt.title} up to epoch {self.retraces_to_epoch}"
             if self.stood_at is not None:
-                how_far += f", where it stood at {percent(self.stood_at)}"
-        return f"{how_far}; what differs acts later: {self._differences()}"
+                how_far += f", where validation accuracy was {percent(self.stood_at)}"
+        return f"{how_far}; the differences act later: {self._differences()}"
 
     def _near(self) -> str:
         if not self.differing:
-            why = "ended before its first epoch" if _unborn(self.attempt) else "tells too little to be called identical"
-            return f"{self.attempt.title} differs in nothing that it tells, but {why}"
+            why = "ended before its first epoch" if _unborn(self.attempt) else "records too little to be identical"
+            return f"{self.attempt.title} has no recorded difference, but {why}"
         return f"{self.attempt.title} differs in {self._differences()}"
 
     def _differences(self) -> str:
         return _listed(
-            [f"{name} ({_shown(theirs)}, now {_shown(ours)})" for name, (theirs, ours) in self.differing.items()]
+            [f"{name} ({shown(theirs)}, now {shown(ours)})" for name, (theirs, ours) in self.differing.items()]
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -122,27 +123,49 @@ class Likeness:
 
 @dataclass(frozen=True, slots=True)
 class CircleReport:
-    """Each attempt is named at most once, the newest first."""
+    """Each attempt appears at most once, the newest first."""
 
     identical: tuple[Likeness, ...] = ()
     retraced: tuple[Likeness, ...] = ()
     nearest: tuple[Likeness, ...] = ()
-    """At most three of the others, the one that differs least first."""
+    """At most three of the others, the one with the fewest differences first."""
 
-    @property
-    def sentences(self) -> tuple[str, ...]:
-        return tuple(likeness.sentence for likeness in (*self.identical, *self.retraced, *self.nearest))
+    def to_json(self) -> dict[str, Any]:
+        return {name: [likeness.to_json() for likeness in getattr(self, name)] for name in self.__slots__}
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """How attempt b differs from attempt a."""
+
+    a: Attempt
+    b: Attempt
+    parameters: Mapping[str, tuple[Any, Any]]
+    """Those that both record with different values, including folders and prices: (of a, of b)."""
+    only_a: tuple[str, ...]
+    """Parameters that b does not record."""
+    only_b: tuple[str, ...]
+    identities: Mapping[str, tuple[str | None, str | None]]
+    """Digests and commits that are known for both and differ."""
+    epochs: tuple[tuple[Evaluated, Evaluated], ...]
+    """Epochs that both evaluated."""
 
     def to_json(self) -> dict[str, Any]:
         return {
-            "identical": [likeness.to_json() for likeness in self.identical],
-            "retraced": [likeness.to_json() for likeness in self.retraced],
-            "nearest": [likeness.to_json() for likeness in self.nearest],
+            "a": self.a.name,
+            "b": self.b.name,
+            "parameters": {name: list(values) for name, values in self.parameters.items()},
+            "told_by_a_only": list(self.only_a),
+            "told_by_b_only": list(self.only_b),
+            "identities": {name: list(values) for name, values in self.identities.items()},
+            "best": [accuracy(self.a), accuracy(self.b)],
+            "epochs": [[one.to_json(), other.to_json()] for one, other in self.epochs],
+            "spend": [None if attempt.spend is None else attempt.spend.to_json() for attempt in (self.a, self.b)],
         }
 
 
 def compare(proposal: Proposal, attempts: Sequence[Attempt]) -> CircleReport:
-    """Hold a proposed run against the earlier attempts.
+    """Compare a proposed run with the earlier attempts.
 
     attempts: without the run's own folder.
     """
@@ -155,10 +178,30 @@ def compare(proposal: Proposal, attempts: Sequence[Attempt]) -> CircleReport:
     )
 
 
+def diff(a: Attempt, b: Attempt) -> Difference:
+    """How attempt b differs from attempt a."""
+    known = {
+        "dataset digest": (a.dataset, b.dataset),
+        "base digest": (a.base, b.base),
+        "parent": tuple(None if x.parent is None else ", ".join(x.parent.digests) or x.parent.source for x in (a, b)),
+        "git commit": (a.commit, b.commit),
+    }
+    later = {entry.epoch: entry for entry in b.history}
+    return Difference(
+        a=a,
+        b=b,
+        parameters=differences(b.parameters, a.parameters, place=frozenset()),
+        only_a=tuple(name for name in a.parameters if name not in b.parameters),
+        only_b=tuple(name for name in b.parameters if name not in a.parameters),
+        identities={name: (x, y) for name, (x, y) in known.items() if x is not None and y is not None and x != y},
+        epochs=tuple((entry, later[entry.epoch]) for entry in a.history if entry.epoch in later),
+    )
+
+
 def differences(
     ours: Mapping[str, Any], theirs: Mapping[str, Any], *, place: Set[str] = PLACE
 ) -> dict[str, tuple[Any, Any]]:
-    """Parameters that both tell with different values, by name: (theirs, ours)."""
+    """Parameters that both record with different values, by name: (theirs, ours)."""
     return {
         name: (theirs[name], ours[name])
         for name in ours
@@ -168,11 +211,11 @@ def differences(
 
 def same(one: Any, other: Any) -> bool:
     """Whether two values of a parameter mean the same: "2e-05" and 0.00002 do."""
-    return bool(as_told(one) == as_told(other))
+    return bool(normal_form(one) == normal_form(other))
 
 
 def percent(value: float | None) -> str:
-    """A share of accuracy as a sentence writes it.
+    """An accuracy in a sentence.
 
     >>> percent(0.794), percent(0.8176), percent(None)
     ('79.4 %', '81.76 %', 'no accuracy')
@@ -182,11 +225,18 @@ def percent(value: float | None) -> str:
     return f"{value * 100:.2f}".rstrip("0").rstrip(".") + " %"
 
 
+def shown(value: Any) -> str:
+    """A parameter's value in a sentence."""
+    return (
+        "not set" if value in (None, [], ()) else "; ".join(map(str, value)) if isinstance(value, list) else str(value)
+    )
+
+
 def _likeness(proposal: Proposal, attempt: Attempt) -> Likeness:
-    ours = {name: as_told(value) for name, value in proposal.parameters.items()}
+    ours = {name: normal_form(value) for name, value in proposal.parameters.items()}
     theirs = attempt.parameters
     if attempt.origin is None and attempt.parent is None:
-        theirs = {**dict.fromkeys(PARENTS), **theirs}  # a run's own record without a parent tells that there was none
+        theirs = {**dict.fromkeys(PARENTS), **theirs}  # a run's own record without a parent means that there was none
     asleep = {name for name, (governor, values) in ONLY_WITH.items() if ours.get(governor) not in (None, *values)}
     passed_over = PLACE | asleep
     differing = differences(ours, theirs, place=passed_over)
@@ -231,7 +281,7 @@ def _by_identity(
     differing: dict[str, tuple[Any, Any]],
     untold: list[str],
 ) -> tuple[str, ...]:
-    """Let digests decide on data set, base and parent where both sides have them, else names; returns the doubts."""
+    """Compare data set, base and parent by digest if both sides have one, else by name; returns the doubts."""
     notes = []
     for name, our_digest, their_digest in (
         ("dataset", proposal.dataset, attempt.dataset),
@@ -246,7 +296,7 @@ def _by_identity(
                 differing[name] = (_named(their_name, their_digest), _named(our_name, our_digest))
         elif our_name is not None and their_name is not None and _basename(our_name) == _basename(their_name):
             differing.pop(name, None)
-            notes.append(f"that its {name} is the same is known by name only")
+            notes.append(f"its {name} was compared by name only")
     named = next((name for name in PARENTS if ours.get(name)), None)
     if named is None or attempt.parent is None or attempt.parent.how != named:
         their_digests: tuple[str, ...] = ()
@@ -260,22 +310,22 @@ def _by_identity(
                 _named(ours[named], proposal.parent[0]),
             )
     elif named in differing and _basename(differing[named][0]) == _basename(differing[named][1]):
-        notes.append(f"whether {named} is the same file is not known, since its digest is not")
+        notes.append(f"it is unknown whether {named} is the same file, because its digest is unknown")
     return tuple(notes)
 
 
 def _parent_untold(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
-    """A log that names neither checkpoint does not tell whether there was one; one that names either tells both."""
+    """A log that names neither checkpoint may have had one; a log that names one of them had no other."""
     return [name for name in PARENTS if ours.get(name) and not any(other in theirs for other in PARENTS)]
 
 
 def _warm_up(parameters: Mapping[str, Any]) -> int:
-    """Epochs in which a falling schedule does not depend on the number of epochs yet."""
+    """Epochs in which a falling schedule does not yet depend on the number of epochs."""
     return int(parameters.get("warmup_epochs") or 0)
 
 
 def _unborn(attempt: Attempt) -> bool:
-    """It ended before its first epoch and so showed nothing."""
+    """It ended before its first epoch, so it has no result."""
     ended = attempt.status in ("failed", "killed", "interrupted")
     return ended and attempt.origin is None and not attempt.history
 
@@ -298,10 +348,6 @@ def _basename(name: Any) -> str:
 def _named(name: Any, digest: str) -> str:
     short = digest.removeprefix("sha256:")[:8]
     return short if name is None else f"{name} ({short})"
-
-
-def _shown(value: Any) -> str:
-    return "not set" if value is None else str(value)
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -1,9 +1,4 @@
-"""`drtrain attempts`: the ledger of all attempts, at a terminal.
-
-    app.add_typer(command.app(), name="attempts")
-
-Before it is part of another application: `python -m trainer.attempts.command list`.
-"""
+"""`drtrain attempts`: the ledger of all attempts, at a terminal."""
 
 from __future__ import annotations
 
@@ -21,10 +16,10 @@ if TYPE_CHECKING:
 
     from trainer.attempts.ledger import Attempt, Evaluated, Ledger
 
-RunsOption = Annotated[Path, typer.Option("--runs", metavar="DIR", help="Folder of run folders.", show_default=True)]
-NameArgument = Annotated[str, typer.Argument(metavar="ATTEMPT", help="Name of its folder.")]
+RunsOption = Annotated[Path, typer.Option("--runs", metavar="DIR", help="Folder of attempts.", show_default=True)]
+NameArgument = Annotated[str, typer.Argument(metavar="ATTEMPT", help="Name of the attempt's folder.")]
 
-HELP = """All attempts so far, read from the records in their folders; none is repeated unknowingly.
+HELP = """All training attempts so far, read from the records in their folders.
 
 \b
 Examples:
@@ -33,37 +28,35 @@ Examples:
   drtrain attempts diff attempt-1 attempt-2
   drtrain attempts render --out ATTEMPTS.md
 """
-LIST_HELP = """All attempts, oldest first: outcome, epochs, best validation accuracy against the baseline, cost.
+LIST_HELP = """List all attempts, oldest first: outcome, epochs, best validation accuracy against the baseline, cost.
 
 \b
 Example:
   drtrain attempts list --runs runs
 """
-SHOW_HELP = """One attempt, whole: how it ended, its parameters as a command, its epochs.
+SHOW_HELP = """Show one attempt: how it ended, its parameters as a command, its epochs.
 
 \b
 Example:
   drtrain attempts show attempt-1
 """
-DIFF_HELP = """What differs from attempt A to attempt B: parameters, data, checkpoint, results by epoch, cost.
+DIFF_HELP = """Show how attempt B differs from attempt A: parameters, data, checkpoint, results by epoch, cost.
 
 \b
 Example:
   drtrain attempts diff attempt-1 attempt-2
 """
-RENDER_HELP = """A log in Markdown, as people keep it by hand, with all attempts against the baseline.
-
-What it writes can be imported again.
+RENDER_HELP = """Write a log in Markdown, with all attempts against the baseline. It can be imported again.
 
 \b
 Examples:
   drtrain attempts render > ATTEMPTS.md
   drtrain attempts render first second --out TWO.md
 """
-IMPORT_HELP = """Take in a log that was kept by hand in Markdown: a folder for each attempt, with what is told of it.
+IMPORT_HELP = """Import a Markdown log that was kept by hand: one folder per attempt, with what the log states.
 
-Headings such as "### Attempt 3", parameters as flags, results as "Epoch 17: Training 75.6%, Validation 78.2%".
-Importing a log again takes in what is new.
+The log has headings such as "### Attempt 3", parameters as flags, and results such as
+"Epoch 17: Training 75.6%, Validation 78.2%". Importing it again adds only what is new.
 
 \b
 Example:
@@ -94,29 +87,29 @@ def app() -> typer.Typer:
 
 def list_(runs: RunsOption = Path("runs"), format: FormatOption = Format.human, quiet: QuietOption = False) -> int:
     from trainer.attempts.ledger import baseline_of, best_of, spent
-    from trainer.attempts.log import investments, total
+    from trainer.attempts.logbook import investments, total
 
     ledger = _read(runs, quiet)
     attempts = ledger.attempts
     baseline, best = baseline_of(attempts), best_of(attempts)
-    money, untold = spent(attempts)
+    money, unknown = spent(attempts)
 
     def human(console: Console) -> None:
         if not attempts:
-            console.print(_text(console, f"{runs} holds no attempt yet."))
+            console.print(_text(console, f"There is no attempt in {runs} yet."))
             return
         console.print(_listing(console, ledger, baseline, best))
         console.print()
         console.print(_text(console, f"Spent: {total(attempts)}.", "bold"), soft_wrap=True)
-        for file, told in investments(attempts).items():
-            said = ", ".join(f"{name} {spend}" for name, spend in told.items())
-            console.print(_text(console, f"{file} says: {said}.", "dim"), soft_wrap=True)
+        for file, stated in investments(attempts).items():
+            amounts = ", ".join(f"{name} {spend}" for name, spend in stated.items())
+            console.print(_text(console, f"{file}: {amounts}.", "dim"), soft_wrap=True)
 
     plain = {
         "attempts": [attempt.to_json() for attempt in attempts],
         "baseline": None if baseline is None else baseline.name,
         "best": None if best is None else best.name,
-        "spend": {**money.to_json(), "not_told_by": list(untold)},
+        "spend": {**money.to_json(), "not_told_by": list(unknown)},
         "warnings": list(ledger.warnings),
     }
     emit(plain, human, format, quiet)
@@ -127,7 +120,7 @@ def show(
     name: NameArgument, runs: RunsOption = Path("runs"), format: FormatOption = Format.human, quiet: QuietOption = False
 ) -> int:
     from trainer.attempts.ledger import baseline_of
-    from trainer.attempts.log import command, standing
+    from trainer.attempts.logbook import command, standing
 
     ledger = _read(runs, quiet)
     attempt = ledger.find(name)
@@ -162,9 +155,9 @@ def diff(
     format: FormatOption = Format.human,
     quiet: QuietOption = False,
 ) -> int:
-    from trainer.attempts.circles import percent
-    from trainer.attempts.log import diff as differences_of
-    from trainer.attempts.log import points
+    from trainer.attempts.circles import diff as differences_of
+    from trainer.attempts.circles import percent, shown
+    from trainer.attempts.logbook import points
 
     ledger = _read(runs, quiet)
     found = differences_of(ledger.find(a), ledger.find(b))
@@ -172,7 +165,7 @@ def diff(
     def human(console: Console) -> None:
         table = _table(console, "", found.a.name, found.b.name, "")
         for name, (one, other) in found.parameters.items():
-            table.add_row(*(_text(console, cell) for cell in (name, _value(one), _value(other), "")))
+            table.add_row(*(_text(console, cell) for cell in (name, shown(one), shown(other), "")))
         for name, pair in found.identities.items():
             table.add_row(*(_text(console, cell) for cell in (name, str(pair[0])[:20], str(pair[1])[:20], "")))
         if not found.parameters and not found.identities:
@@ -186,12 +179,11 @@ def diff(
         best = [_best(attempt) for attempt in (found.a, found.b)]
         table.add_row(*(_text(console, cell) for cell in ("best", *best, "")))
         table.add_row(*(_text(console, cell) for cell in ("outcome", found.a.outcome, found.b.outcome, "")))
-        spends = [str(attempt.spend or "not told") for attempt in (found.a, found.b)]
-        table.add_row(*(_text(console, cell) for cell in ("cost", *spends, "")))
+        table.add_row(*(_text(console, cell) for cell in ("cost", found.a.cost, found.b.cost, "")))
         console.print(table)
         for only, there in ((found.only_a, found.b), (found.only_b, found.a)):
             if only:
-                console.print(_text(console, f"Not told by {there.name}: {', '.join(only)}.", "dim"))
+                console.print(_text(console, f"Not recorded by {there.name}: {', '.join(only)}.", "dim"))
 
     emit(found.to_json(), human, format, quiet)
     return 0
@@ -199,15 +191,15 @@ def diff(
 
 def render(
     names: Annotated[list[str] | None, typer.Argument(metavar="[ATTEMPT]...", help="Only these. [all]")] = None,
-    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write it there. [standard output]")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace the file that --out names.")] = False,
+    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="File to write. [standard output]")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
     runs: RunsOption = Path("runs"),
     format: FormatOption = Format.human,
     quiet: QuietOption = False,
 ) -> int:
     from drgate.files import refuse_existing, write_atomically
     from trainer.attempts.ledger import baseline_of, in_order
-    from trainer.attempts.log import render as rendered
+    from trainer.attempts.logbook import render as rendered
 
     ledger = _read(runs, quiet)
     if out is not None and not force:
@@ -216,7 +208,7 @@ def render(
     text = rendered(chosen, baseline=baseline_of(ledger.attempts))
     if out is not None:
         write_atomically(out, text.encode())
-        tell(f"{len(chosen)} attempts: {out}.", quiet)
+        tell(f"{len(chosen)} attempts written to {out}.", quiet)
     plain: dict[str, Any] = {"attempts": [attempt.name for attempt in chosen]}
     plain |= {"markdown": text} if out is None else {"file": str(out)}
 
@@ -229,35 +221,37 @@ def render(
 
 
 def import_(
-    file: Annotated[Path, typer.Argument(metavar="LOG", help="Markdown.")],
+    file: Annotated[Path, typer.Argument(metavar="LOG", help="Log in Markdown.")],
     runs: RunsOption = Path("runs"),
-    prefix: Annotated[str, typer.Option("--prefix", help="Put before the names of its attempts.")] = "",
+    prefix: Annotated[str, typer.Option("--prefix", help="Text before the names of the attempts.")] = "",
     format: FormatOption = Format.human,
     quiet: QuietOption = False,
 ) -> int:
     from trainer.attempts.ledger import Ledger, baseline_of, best_of, read_ledger
-    from trainer.attempts.log import import_log
+    from trainer.attempts.logbook import import_log
 
-    taken = import_log(file, runs, prefix=prefix)
-    for note in taken.notes:
+    imported = import_log(file, runs, prefix=prefix)
+    for note in imported.notes:
         tell(note, quiet)
-    if taken.recognised:
-        tell(f"Known already, and told in the same way: {', '.join(taken.recognised)}.", quiet)
+    if imported.recognised:
+        tell(f"Already imported and unchanged: {', '.join(imported.recognised)}.", quiet)
 
     def human(console: Console) -> None:
         everything = read_ledger(runs).attempts
-        if taken.written:
-            listing = _listing(console, Ledger(taken.written), baseline_of(everything), best_of(everything))
+        if imported.written:
+            listing = _listing(console, Ledger(imported.written), baseline_of(everything), best_of(everything))
             console.print(listing)
-        count = f"{len(taken.written)} attempts imported into {runs}." if taken.written else "Nothing new to import."
+        count = (
+            f"{len(imported.written)} attempts imported into {runs}." if imported.written else "Nothing new to import."
+        )
         console.print(_text(console, count))
 
-    emit(taken.to_json(), human, format, quiet)
+    emit(imported.to_json(), human, format, quiet)
     return 0
 
 
 _FULL_WIDTH = 80
-"""Columns from which the list also shows which epochs are told, and the date."""
+"""Width from which the list also shows the epochs and the date."""
 
 _STYLES = {
     "running": "cyan",
@@ -271,13 +265,13 @@ _STYLES = {
 
 
 def _read(runs: Path, quiet: bool) -> Ledger:
-    """The ledger; what could not be read is told even when quiet."""
+    """The ledger; what cannot be read is reported even when quiet."""
     from drgate.errors import UsageError
     from drgate.screen import complain
     from trainer.attempts.ledger import read_ledger
 
     if not runs.is_dir():
-        raise UsageError(f"No attempts are known: there is no folder {runs}; --runs names another.")
+        raise UsageError(f"There is no folder {runs}. Name the folder of attempts with --runs.")
     ledger = read_ledger(runs)
     for warning in ledger.warnings:
         complain("drtrain", f"warning: {warning}")
@@ -287,11 +281,11 @@ def _read(runs: Path, quiet: bool) -> Ledger:
 def _listing(console: Console, ledger: Ledger, baseline: Attempt | None, best: Attempt | None) -> Any:
     from trainer.attempts.circles import percent
     from trainer.attempts.ledger import accuracy
-    from trainer.attempts.log import counted, standing
+    from trainer.attempts.logbook import counted, standing
 
     columns = ["Attempt", "Outcome", "Validation", "In epoch", "To baseline", "Cost", "Epochs", "Date"]
-    shown = slice(None if console.width >= _FULL_WIDTH else -2)
-    table = _table(console, *columns[shown])
+    wide = slice(None if console.width >= _FULL_WIDTH else -2)
+    table = _table(console, *columns[wide])
     for attempt in ledger.attempts:
         is_baseline = baseline is not None and attempt.name == baseline.name
         emphasis = "bold" if best is not None and attempt.name == best.name else ""
@@ -302,44 +296,33 @@ def _listing(console: Console, ledger: Ledger, baseline: Attempt | None, best: A
             (percent(accuracy(attempt)) if attempt.best else "none", emphasis),
             ("" if epoch is None else str(epoch), emphasis),
             ("the baseline" if is_baseline else standing(attempt, baseline), "dim" if is_baseline else ""),
-            (str(attempt.spend or "not told"), "" if attempt.spend else "dim"),
+            (attempt.cost, "" if attempt.spend else "dim"),
             (counted(attempt), ""),
-            ((attempt.started or attempt.ended or "not told")[:10], "dim"),
+            ((attempt.started or attempt.ended or "unknown")[:10], "dim"),
         )
-        table.add_row(*(_text(console, cell, style) for cell, style in list(cells)[shown]))
+        table.add_row(*(_text(console, cell, style) for cell, style in list(cells)[wide]))
     return table
 
 
 def _facts(attempt: Attempt, against: str, baseline: str | None) -> list[tuple[str, str]]:
-    facts: list[tuple[str, str | None]] = [
-        ("Ended because", attempt.reason),
+    from trainer.attempts.logbook import facts
+
+    found = [
         ("Best validation", _best(attempt) + (f" ({against} against {baseline})" if against else "")),
-        ("Cost", str(attempt.spend or "not told")),
-        ("Planned cost", f"{attempt.planned}, a plan and no spend" if attempt.planned else None),
-        ("Started", attempt.started),
-        ("Ended", attempt.ended),
-        ("Again because", attempt.again),
-        ("Parent", f"{attempt.parent.how} {attempt.parent.source}" if attempt.parent else None),
-        ("Data set", attempt.dataset),
-        ("Base", attempt.base),
-        ("Commit", attempt.commit),
-        ("Folder", None if attempt.folder is None else str(attempt.folder)),
+        ("Cost", attempt.cost),
+        *facts(attempt),
+        ("Folder", str(attempt.folder)),
     ]
     if origin := attempt.origin:
         lines = f"lines {origin.lines[0]} to {origin.lines[1]}"
-        facts.append(("Imported from", f"{origin.file}, {lines}: {origin.section}"))
-    for resume in attempt.resumes:
-        changed = ", ".join(
-            f"{name} {_value(old)}, then {_value(new)}" for name, (old, new) in resume["changed"].items()
-        )
-        facts.append(("Resumed", f"after epoch {resume['epoch']}{f': {changed}' if changed else ''}"))
-    return [(label, text) for label, text in facts if text]
+        found.append(("Imported from", f"{origin.file}, {lines}: {origin.section}"))
+    return found
 
 
 def _epochs(console: Console, attempt: Attempt) -> Any:
-    """A row an epoch, with columns for what this attempt tells, and a bar between its lowest and highest accuracy."""
+    """A row per epoch, with a column for each known figure and a bar from the lowest to the highest accuracy."""
     from trainer.attempts.circles import percent
-    from trainer.attempts.log import points
+    from trainer.attempts.logbook import points
 
     def share(pair: tuple[int, int] | None) -> str:
         return "" if pair is None else f"{pair[0]}/{pair[1]}"
@@ -353,7 +336,7 @@ def _epochs(console: Console, attempt: Attempt) -> Any:
     ]
     shown = [(title, cell) for title, cell in columns if any(cell(entry) for entry in attempt.history)]
     table = _table(console, "Epoch", *(title for title, _ in shown), "Change", "")
-    told = [entry.val_accuracy for entry in attempt.history if entry.val_accuracy is not None]
+    known = [entry.val_accuracy for entry in attempt.history if entry.val_accuracy is not None]
     before: float | None = None
     for entry in attempt.history:
         change = "" if before is None or entry.val_accuracy is None else points(entry.val_accuracy - before)
@@ -363,16 +346,16 @@ def _epochs(console: Console, attempt: Attempt) -> Any:
             str(entry.epoch),
             *(cell(entry) for _, cell in shown),
             change,
-            _bar(entry, told) + (" best" if best else ""),
+            _bar(entry, known) + (" best" if best else ""),
         )
         table.add_row(*(_text(console, cell, "bold" if best else "") for cell in row))
     return table
 
 
-def _bar(entry: Evaluated, told: list[float], width: int = 20) -> str:
-    if entry.val_accuracy is None or len(told) < 2 or max(told) == min(told):
+def _bar(entry: Evaluated, known: list[float], width: int = 20) -> str:
+    if entry.val_accuracy is None or len(known) < 2 or max(known) == min(known):
         return ""
-    return "#" * (1 + round((entry.val_accuracy - min(told)) / (max(told) - min(told)) * (width - 1)))
+    return "#" * (1 + round((entry.val_accuracy - min(known)) / (max(known) - min(known)) * (width - 1)))
 
 
 def _best(attempt: Attempt) -> str:
@@ -382,10 +365,6 @@ def _best(attempt: Attempt) -> str:
         return "none"
     epoch = "" if attempt.best.epoch is None else f" in epoch {attempt.best.epoch}"
     return percent(attempt.best.val_accuracy) + epoch
-
-
-def _value(value: Any) -> str:
-    return "not set" if value is None else str(value)
 
 
 def _table(console: Console, *columns: str) -> Any:
@@ -400,16 +379,10 @@ def _table(console: Console, *columns: str) -> Any:
 
 
 def _text(console: Console, text: str, style: str = "") -> Text:
-    """Text that is never markup, in characters that print and that the console can write."""
+    """Text without markup, in characters that print and that the console can write."""
     from rich.text import Text
 
     from drgate.report.words import visible
 
     lines = "\n".join(visible(line) for line in text.split("\n"))
     return Text(lines.encode(console.encoding, "replace").decode(console.encoding), style=style)
-
-
-if __name__ == "__main__":
-    from drgate.cli.app import run
-
-    run(app(), "drtrain attempts")

@@ -1,20 +1,20 @@
-r"""Attempts out of a Markdown log that people keep by hand.
+r"""Attempts from a Markdown log that people keep by hand.
 
     log = read_log(Path("training-attempts-log.md"))
-    log.attempts            # in the log's order, each with what the log tells of it
+    log.attempts            # in the log's order, each with what the log states
     log.notes               # how doubtful places were read
 
-What is understood, whatever the order, the emphasis and the emoji:
+The reader accepts these, in any order, with any emphasis and emoji:
 
-- a heading such as `### Attempt #3 - cosine (May 7th, 2025)`, and further headings of the same number, and one that
+- a heading such as `### Attempt #3 - cosine (May 7th, 2025)`, further headings with the same number, and a heading that
   begins with `Best result` or `Baseline`;
-- parameters as flags (`--patience 40  # why`, also behind a command, with `\` and several a line), or as
+- parameters as flags (`--patience 40  # why`, also after a command, with `\` and several per line), or as
   `name: value` in a fenced block;
 - `Epoch 17: Training 75.6%, Validation **78.2%**`, or a table with the columns epoch and validation;
-- `Status:`, `Decision:`, `Reason:`, `Cost:`, `Date:` and such fields, bold or in a list.
+- fields such as `Status:`, `Decision:`, `Reason:`, `Cost:` and `Date:`, bold or in a list.
 
-What a log expects (a target, a plan, `~$60-80 additional`) is no result and no spend. Text that was UTF-8 and was read
-as Windows-1252 on its way is put right where only one reading is possible.
+What a log expects (a target, a plan, `~$60-80 additional`) is not a result and not a spend. UTF-8 text that was once
+read as Windows-1252 is repaired if only one reading is possible.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from typing import Any, Final, cast
 from unicodedata import category, east_asian_width
 
 from drgate.errors import RecordError
-from trainer.attempts.ledger import Attempt, Evaluated, Origin, Parent, Spend, Status, as_told
+from trainer.attempts.ledger import Attempt, Evaluated, Origin, Parent, Spend, Status, normal_form
 
 MAX_BYTES: Final = 16 << 20
 
@@ -51,7 +51,7 @@ _PLANNED: Final = re.compile(
     r"\b(?:expect\w*|estimate\w*|plan\w*|target\w*|goal\w*|next|forecast|project(?:ed|ion)|hoped?|should)\b", re.I
 )
 _ASIDE: Final = re.compile(rf"{_PLANNED.pattern}|\bdifferen|\bcompar", re.I)
-"""Labels under which nothing is told of this attempt's own course."""
+"""Labels of parts that do not describe the course of this attempt."""
 _NOT_YET: Final = re.compile(r"[\W_]*(?:planned|to ?do|next|not (?:yet )?(?:started|run)|idea)\b", re.I)
 _COST: Final = re.compile(
     r"(?:(?:final|actual|total|expected|planned|estimated) )?(?:costs?|spend|spent|price|investment)"
@@ -95,33 +95,31 @@ _WORDS: Final[tuple[tuple[str, Status], ...]] = (
     (r"(?:finished|complete\w*|done|success\w*)", "finished"),
 )
 _MOJIBAKE_GAPS: Final = (0x81, 0x8D, 0x8F, 0x90, 0x9D)
-"""Bytes without a character in Windows-1252, which vanish when UTF-8 is read as such."""
+"""Bytes without a character in Windows-1252; they vanish when UTF-8 is read as Windows-1252."""
 _LISTS: Final = ("decide",)
-"""Parameters that are given several times."""
+"""Parameters that can be given several times."""
 
 
 @dataclass(frozen=True, slots=True)
 class HandLog:
-    """What a log tells."""
+    """The content of a log."""
 
     attempts: tuple[Attempt, ...]
-    investment: Mapping[str, Spend]
-    """Of all attempts together, by the log's own words, such as `total so far`."""
     notes: tuple[str, ...]
-    """Sentences on what was doubtful and how it was read."""
+    """Sentences about what was doubtful and how it was read."""
 
 
 def read_log(file: Path) -> HandLog:
     """The attempts of a hand-kept log.
 
-    Raises RecordError: no such file, not text, or no attempt in it.
+    Raises RecordError: no such file, not text, or without an attempt.
     """
     try:
         data = file.read_bytes()
     except OSError as error:
         raise RecordError(f"{file} cannot be read ({error.strerror}); expected a log in Markdown.") from error
     if len(data) > MAX_BYTES or b"\0" in data:
-        raise RecordError(f"{file} is not a log in Markdown: it is no text, or larger than {MAX_BYTES >> 20} MB.")
+        raise RecordError(f"{file} is not a log in Markdown: it is not text, or larger than {MAX_BYTES >> 20} MB.")
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -130,24 +128,24 @@ def read_log(file: Path) -> HandLog:
     notes = []
     if right or lost:
         notes.append(
-            f"The text of {file.name} is UTF-8 that was read as Windows-1252: {right} characters were put right, "
-            f"{lost} cannot be told any more."
+            f"The text of {file.name} is UTF-8 that was read as Windows-1252: {right} characters were repaired, {lost}"
+            " are lost."
         )
     return _Parser(file.name, hashlib.sha256(data).hexdigest(), notes).parse(text, str(file))
 
 
 def repaired(text: str) -> tuple[str, int, int]:
-    """Text with characters put right that were UTF-8 read as Windows-1252; how many, and how many are lost.
+    """The text with UTF-8 characters that were read as Windows-1252 repaired; how many, and how many are lost.
 
-    A byte that Windows-1252 has no character for is missing from such text. It is put back where only one character
-    with it is an emoji; else U+FFFD stands for what cannot be told.
+    Such text lacks the bytes that have no character in Windows-1252. A byte is restored if it makes an emoji in only
+    one way; else the character becomes U+FFFD.
 
     >>> repaired("naïve â†’ 3 âŒ")
     ('naïve → 3 ❌', 2, 0)
     """
     count = Counter[str]()
 
-    def put_right(found: re.Match[str]) -> str:
+    def repair(found: re.Match[str]) -> str:
         try:
             data = b"".join(bytes([ord(c)]) if 0x80 <= ord(c) < 0xA0 else c.encode("cp1252") for c in found[0])
         except UnicodeEncodeError:
@@ -156,17 +154,17 @@ def repaired(text: str) -> tuple[str, int, int]:
         while data:
             piece, used = _character(data)
             if not used:
-                return found[0]  # it was what it seems
+                return found[0]  # it was not damaged
             pieces.append(piece)
             data = data[used:]
         count.update("lost" if piece == "\N{REPLACEMENT CHARACTER}" else "right" for piece in pieces)
         return "".join(pieces)
 
-    return re.sub(r"[^\x00-\x7f]+", put_right, text), count["right"], count["lost"]
+    return re.sub(r"[^\x00-\x7f]+", repair, text), count["right"], count["lost"]
 
 
 def _character(data: bytes) -> tuple[str, int]:
-    """The first character of UTF-8 that may lack one byte, and how many bytes it took; 0 where there is none."""
+    """The first character of UTF-8 that may lack one byte, and its number of bytes; 0 if there is none."""
     length = 2 if 0xC2 <= data[0] < 0xE0 else 3 if 0xE0 <= data[0] < 0xF0 else 4 if 0xF0 <= data[0] < 0xF5 else 0
     if length < 2:
         return "", 0
@@ -191,7 +189,7 @@ def _character(data: bytes) -> tuple[str, int]:
 
 @dataclass(slots=True)
 class _Draft:
-    """An attempt as its lines are read."""
+    """An attempt while its lines are read."""
 
     key: str
     name: str
@@ -202,7 +200,7 @@ class _Draft:
     parameters: dict[str, Any] = field(default_factory=dict)
     history: dict[int, Evaluated] = field(default_factory=dict)
     fields: dict[str, Any] = field(default_factory=dict)
-    """Those of `Attempt` that take one value."""
+    """Fields of `Attempt` with a single value."""
     reason: str = ""
     decision: str = ""
     outcome: str = ""
@@ -247,7 +245,7 @@ class _Parser:
                 if block:
                     self._block(current, block)
                     continue
-                if label := _LABEL.match(line):  # what stands below a bare label is of its kind
+                if label := _LABEL.match(line):  # a bare label is about the lines below it
                     planned = not label[2].strip() and bool(_ASIDE.search(label[1]))
                 rows = [*rows, line] if line.lstrip().startswith("|") else []
                 if not planned and len(rows) > 2:
@@ -258,13 +256,13 @@ class _Parser:
         attempts = [self._attempt(draft) for draft in self.drafts.values() if self._happened(draft)]
         if not attempts:
             raise RecordError(
-                f"{where} tells of no attempt; expected headings such as '### Attempt 3 - cosine', with parameters as "
-                "--name value and results as 'Epoch 17: Training 75.6%, Validation 78.2%' below them."
+                f"{where} has no attempt. Expected headings such as '### Attempt 3 - cosine', with parameters as"
+                " --name value and results as 'Epoch 17: Training 75.6%, Validation 78.2%' below them."
             )
-        return HandLog(tuple(attempts), self.money, tuple(self.notes))
+        return HandLog(tuple(attempts), tuple(self.notes))
 
     def _opened(self, title: str, number: int, depth: int) -> _Draft | None:
-        """The attempt that a heading begins or goes on with; the title of the whole log begins none by its words."""
+        """The attempt that a heading begins or continues; the title of the whole log begins none."""
         if found := _ATTEMPT.match(title):
             key = f"attempt-{found[1].lower()}"
         elif depth > 1 and _BASELINE.match(title):
@@ -299,7 +297,9 @@ class _Parser:
                 told |= self._flags(line, told)
         elif all(pairs):
             told = {
-                pair[1]: as_told(pair[2].strip("'\"")) for pair in pairs if pair and pair[2] and pair[2][0] not in "[{"
+                pair[1]: normal_form(pair[2].strip("'\""))
+                for pair in pairs
+                if pair and pair[2] and pair[2][0] not in "[{"
             }
         self._tell(draft, told)
 
@@ -322,14 +322,14 @@ class _Parser:
                 told.pop(name, None)
                 name = None
                 continue
-            value = as_told(token)
+            value = normal_form(token)
             if name in _LISTS:
                 value = [*(told.get(name) or before.get(name) or []), value]
             told[name] = value
             name = None
         if "use_lora" in told and "#" in line:
             told |= {
-                f"lora_{found[1].lower()}": as_told(found[2])
+                f"lora_{found[1].lower()}": normal_form(found[2])
                 for found in _LORA.finditer(line.partition("#")[2])
                 if f"lora_{found[1].lower()}" not in before
             }
@@ -339,7 +339,7 @@ class _Parser:
         for name, value in told.items():
             before = draft.parameters.get(name, value)
             if before != value:
-                self.notes.append(f"{draft.section!r} tells {name} twice, {before} and {value}: the latter counts.")
+                self.notes.append(f"{draft.section!r} states {name} twice, {before} and {value}: the second counts.")
         draft.parameters |= told
 
     # -- results
@@ -381,7 +381,7 @@ class _Parser:
                 if status := _status(value):
                     draft.fields["status"] = status
                     draft.not_yet = False
-                if value.lower() == "not told":
+                if value.lower() in ("not stated", "not told"):
                     draft.fields.pop("status", None)
                     draft.not_yet = False
                 elif _NOT_YET.match(value):
@@ -423,15 +423,8 @@ class _Parser:
         counted = {found[0][:3].lower(): (int(found[1]), int(found[2])) for found in _COUNTED.findall(text)}
         accuracy = _share(val[1], val[2]) if val else None
         n_val = None
-        if (
-            val
-            and val[4]
-            and accuracy is not None
-            and int(val[4])
-            and abs(int(val[3]) / int(val[4]) - accuracy) < 0.005
-        ):
-            n_val = int(val[4])
-            accuracy = int(val[3]) / n_val
+        if val and accuracy is not None and (n := int(val[4] or 0)) and abs(int(val[3]) / n - accuracy) < 0.005:
+            n_val, accuracy = n, int(val[3]) / n
         self._add(
             draft,
             Evaluated(
@@ -446,7 +439,7 @@ class _Parser:
         )
 
     def _row(self, draft: _Draft, rows: list[str]) -> None:
-        """The last of these rows of a table, where its columns are an epoch's."""
+        """The last of these rows of a table, if its columns are those of an epoch."""
         header, *_, last = ([cell.strip(" *`") for cell in row.strip().strip("|").split("|")] for row in rows)
         header = [re.sub(r"\s*\(.*?\)", "", name) for name in header]
         cells = dict(zip((name.lower() for name in header), last, strict=False))
@@ -460,7 +453,7 @@ class _Parser:
         epoch = cast(int, entry.epoch)
         before = draft.history.get(epoch, entry)
         if None not in (before.val_accuracy, entry.val_accuracy) and before.val_accuracy != entry.val_accuracy:
-            self.notes.append(f"{draft.section!r} tells epoch {epoch} twice, with two accuracies: the former counts.")
+            self.notes.append(f"{draft.section!r} states two accuracies for epoch {epoch}: the first counts.")
             return
         told = {name: value for name in Evaluated.__slots__ if (value := getattr(before, name)) is not None}
         draft.history[epoch] = replace(entry, **told)
@@ -480,14 +473,16 @@ class _Parser:
         spend = _spend(value)
         if spend is None:
             if re.search(r"\d", value):
-                self.notes.append(f"{draft.section!r} tells a cost of {value!r}, which is no amount in USD: left out.")
+                self.notes.append(
+                    f"{draft.section!r} states a cost of {value!r}: left out, because it is not an amount in USD."
+                )
         elif planned or _PLANNED_MONEY.search(value) or spend.low is None:
             draft.fields["planned"] = spend
         else:
             draft.fields["spend"] = spend
 
     def _date(self, text: str) -> str | None:
-        """ISO 8601 of the first date; one without a year takes the only year of the log."""
+        """The first date in ISO 8601; the year is that of the log if it names only one."""
         if iso := _ISO.search(text):
             return iso[0]
         for found in _DATE.finditer(text):
@@ -505,7 +500,7 @@ class _Parser:
         if draft.history or draft.val_accuracy is not None:
             return True
         if draft.not_yet and "spend" not in draft.fields:
-            self.notes.append(f"{draft.section!r} is planned and has no result: no attempt yet.")
+            self.notes.append(f"{draft.section!r} is planned and has no result: it is not an attempt yet.")
             return False
         return bool(draft.parameters) or not draft.baseline
 
@@ -521,11 +516,9 @@ class _Parser:
         previous = next((spend for words, spend in self.money.items() if words.startswith("previous")), None)
         if draft.baseline and previous is not None and "spend" not in fields:
             fields["spend"] = previous
-            self.notes.append(f"What the log calls previous investment ({previous}) is taken as the baseline's spend.")
+            self.notes.append(f"The previous investment ({previous}) counts as the cost of the baseline.")
         if "planned" in fields and "spend" not in fields:
-            self.notes.append(
-                f"{draft.section!r} tells what it was expected to cost ({fields['planned']}), not what it did."
-            )
+            self.notes.append(f"{draft.section!r} states an expected cost ({fields['planned']}), but no actual cost.")
         origin = Origin(self.file, self.sha256, draft.section, (draft.first, draft.last), self.money)
         return Attempt(
             name=draft.name,
@@ -540,7 +533,7 @@ class _Parser:
 
 
 def _lines(text: str) -> Iterator[tuple[int, str, list[str] | None]]:
-    """Number and text of each line; a fenced block comes as one, with its lines. An attempt's heading ends it too."""
+    """Number and text of each line; a fenced block comes as one item. An attempt's heading ends a block too."""
     fence: str | None = None
     block: list[str] = []
     number = 0
@@ -567,7 +560,7 @@ def _lines(text: str) -> Iterator[tuple[int, str, list[str] | None]]:
 
 
 def _tokens(line: str) -> list[str]:
-    """Words of a shell line that trains, without its comment and its launcher; a stray quote splits at spaces."""
+    """Words of a shell line that trains, without comment and launcher; with a stray quote it is split at spaces."""
     try:
         words = shlex.split(line, comments=True)
     except ValueError:
@@ -580,9 +573,9 @@ def _tokens(line: str) -> list[str]:
 
 
 def _reason(draft: _Draft) -> str:
-    """The log's own words for how it ended."""
-    said = draft.reason or "; ".join(part.rstrip(".") for part in (draft.decision, draft.outcome) if part)
-    return " ".join(said.split())
+    """How the attempt ended, in the log's words."""
+    words = draft.reason or "; ".join(part.rstrip(".") for part in (draft.decision, draft.outcome) if part)
+    return " ".join(words.split())
 
 
 def _from_letters(text: str) -> str:
@@ -591,7 +584,7 @@ def _from_letters(text: str) -> str:
 
 
 def _status(text: str) -> Status | None:
-    """The outcome that a text begins with."""
+    """The outcome at the start of a text."""
     for words, status in _WORDS:
         if re.match(rf"[\W_]*(?:final results?\W+)?{words}\b", text, re.I):
             return status
@@ -620,7 +613,7 @@ def _fraction(text: str) -> float | None:
 
 
 def _share(text: str, percent: str) -> float | None:
-    """An accuracy as a fraction: 78.2 and 78.2% are 0.782; above 100 it is none."""
+    """An accuracy as a fraction: 78.2 and 78.2% are 0.782; None above 100."""
     value = Decimal(text)
     value = value / 100 if percent or value > 1 else value
     return float(value) if value <= 1 else None
@@ -632,7 +625,7 @@ def _month(found: re.Match[str]) -> int | None:
 
 
 def _parent(raw: str) -> Parent | None:
-    """The line that `trainer.attempts.render` writes."""
+    """The line that `trainer.attempts.logbook.render` writes."""
     spans = [span[1] for span in _SPAN.findall(raw)]
     bare = _SPAN.sub("`", raw)
     if not (found := re.match(r"(\w+) of `(; digests (?:`(?:, )?)+)?(; epoch (\d+))?(; attempt `)?", bare)):

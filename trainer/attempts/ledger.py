@@ -1,12 +1,12 @@
-"""The ledger: every attempt in a folder of runs, read from the record that each run keeps of itself.
+"""The ledger: all attempts in a folder of runs, read from the record that each run keeps of itself.
 
     ledger = read_ledger(Path("runs"))
     for attempt in ledger.attempts:                     # oldest first
         print(attempt.name, attempt.status, attempt.best, attempt.spend)
 
-There is no other store: the ledger is a view of `RUNS/*/record.jsonl`. An attempt of a hand-kept log is such a folder
-too (`trainer.attempts.import_log`), whose record says from which lines of which file it came and holds only what these
-tell. A record that cannot be read is a warning that names it; the others are read all the same.
+The ledger is a view of `RUNS/*/record.jsonl`; there is no other store. An attempt from a hand-kept log is such a folder
+too (`trainer.attempts.logbook.import_log`): its record names the lines of the log and holds only what they state. A
+record that cannot be read gives a warning; the others are still read.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import os
 import platform
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
@@ -24,20 +24,20 @@ from drgate.errors import RecordError, UsageError
 from drgate.record import FILE
 
 Status = Literal["running", "finished", "stopped", "interrupted", "failed", "killed", "imported"]
-"""`killed`: the record has no end and its process is gone. `imported`: a log that tells no outcome."""
+"""`killed`: the record has no end and its process is gone. `imported`: a log that states no outcome."""
 
 _NUMBER: Final = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
 @dataclass(frozen=True, slots=True)
 class Spend:
-    """USD. A hand-kept log may know a range; what a run measured has both ends equal."""
+    """USD. A hand-kept log may state a range; a measured cost has equal ends."""
 
     low: float | None
     high: float | None
-    """None: no upper end is told ("$200+")."""
+    """None: no upper end ("$200+")."""
     about: bool = False
-    """Whoever wrote it down rounded."""
+    """The log rounded it."""
 
     def __str__(self) -> str:
         about = "~" if self.about else ""
@@ -50,21 +50,21 @@ class Spend:
         return f"{about}${_amount(self.low)}-{_amount(self.high)}"
 
     def to_json(self) -> dict[str, Any]:
-        return {"low": self.low, "high": self.high, "about": self.about}
+        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluated:
-    """The figures of one epoch, as far as they are told. Accuracies are fractions."""
+    """The known figures of one epoch. Accuracies are fractions."""
 
     epoch: int | None
-    """None: a log that tells a result and not its epoch."""
+    """None: a log that states a result without its epoch."""
     val_accuracy: float | None = None
     n_val: int | None = None
     train_accuracy: float | None = None
     train_loss: float | None = None
     severe_npdr: tuple[int, int] | None = None
-    """Recognised, of so many."""
+    """Images recognised, images of that grade."""
     pdr: tuple[int, int] | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -81,23 +81,17 @@ class Parent:
     """The parameter that named it."""
     source: str
     digests: tuple[str, ...] = ()
-    """Of the file and of its tensors: any of them identifies it."""
+    """Of the file and of its tensors; each identifies it."""
     epoch: int | None = None
     attempt: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            "how": self.how,
-            "source": self.source,
-            "digests": list(self.digests),
-            "epoch": self.epoch,
-            "attempt": self.attempt,
-        }
+        return asdict(self) | {"digests": list(self.digests)}
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where an imported attempt was written down."""
+    """Where an imported attempt comes from."""
 
     file: str
     sha256: str
@@ -106,7 +100,7 @@ class Origin:
     lines: tuple[int, int]
     """First and last, from 1."""
     investment: Mapping[str, Spend] = field(default_factory=dict)
-    """What the log says of the money of all attempts together, by its own words."""
+    """What the log says about the money of all attempts together, by its own words."""
 
     def to_json(self) -> dict[str, Any]:
         money = {"investment": {name: spend.to_json() for name, spend in self.investment.items()}}
@@ -116,21 +110,21 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One attempt: what was tried, what came of it, what it cost. What is not told is None or absent."""
+    """One attempt: parameters, results, cost. What is unknown is None or absent."""
 
     name: str
-    """Of its folder."""
+    """Name of its folder."""
     parameters: Mapping[str, Any] = field(default_factory=dict)
-    """Those told; text that is a number is that number."""
+    """Those that are recorded; text that is a number is that number."""
     status: Status = "imported"
     reason: str = ""
     history: tuple[Evaluated, ...] = ()
     """Ascending epochs."""
     best: Evaluated | None = None
-    """The chosen epoch; where none was chosen, that of highest validation accuracy, the earlier of equals."""
+    """The selected epoch; without one, the epoch of highest validation accuracy, the earlier of equals."""
     spend: Spend | None = None
     planned: Spend | None = None
-    """What a log expected it to cost, which is no spend."""
+    """The cost that a log expected; not a spend."""
     started: str | None = None
     """ISO 8601: a date, or a date and a time."""
     ended: str | None = None
@@ -140,30 +134,34 @@ class Attempt:
     """Digest."""
     parent: Parent | None = None
     commit: str | None = None
-    """Of git; ends in -modified where files differed from it."""
+    """Git commit; ends in -modified if files differed from it."""
     again: str | None = None
     """Why an identical attempt was repeated."""
     baseline: bool = False
     """The result to beat."""
     resumes: tuple[Mapping[str, Any], ...] = ()
-    """{"epoch": after which it went on, "changed": {parameter: [before, after]}}"""
+    """{"epoch": the last one before it, "changed": {parameter: [before, after]}}"""
     environment: Mapping[str, Any] = field(default_factory=dict)
     global_batch: int | None = None
-    """Images in an optimizer step, on all processes."""
+    """Images per optimizer step, over all processes."""
     origin: Origin | None = None
     folder: Path | None = None
 
     @property
     def title(self) -> str:
-        """How a sentence names it: the log's own `attempt 2`, else its folder."""
+        """Its name in a sentence: `attempt 2` as in its log, else its folder."""
         return re.sub(r"\battempt-(?=\d)", "attempt ", self.name) if self.origin else self.name
 
     @property
     def outcome(self) -> str:
         """Its status in words."""
         if self.status == "imported":
-            return "not told"
+            return "not stated"
         return "running (log)" if self.origin and self.status == "running" else self.status
+
+    @property
+    def cost(self) -> str:
+        return str(self.spend or "unknown")
 
     @property
     def last(self) -> Evaluated | None:
@@ -172,7 +170,7 @@ class Attempt:
 
     @property
     def reached(self) -> int:
-        """The last epoch told; 0 where none is."""
+        """The last known epoch; 0 without one."""
         return max((entry.epoch or 0 for entry in self.history), default=0)
 
     def to_json(self) -> dict[str, Any]:
@@ -203,7 +201,7 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Ledger:
-    """All attempts that could be read, oldest first, and a sentence on each that could not."""
+    """All attempts that could be read, oldest first, and a sentence about each that could not."""
 
     attempts: tuple[Attempt, ...]
     warnings: tuple[str, ...] = ()
@@ -220,12 +218,12 @@ class Ledger:
 
         names = [attempt.name for attempt in self.attempts]
         near = difflib.get_close_matches(name, names, 1)
-        there = f"did you mean {near[0]}?" if near else f"there are {', '.join(names)}." if names else "there is none."
-        raise UsageError(f"There is no attempt {name!r}; {there}")
+        there = f"Did you mean {near[0]}?" if near else f"Attempts: {', '.join(names) or 'none'}."
+        raise UsageError(f"There is no attempt {name!r}. {there}")
 
 
 def read_ledger(runs: Path) -> Ledger:
-    """All attempts in a folder of runs; a folder that is not there holds none."""
+    """All attempts in a folder of runs; none if there is no such folder."""
     attempts, warnings = [], []
     for file in sorted(runs.glob(f"*/{FILE}")):
         if file.parent.name.startswith("."):
@@ -238,7 +236,7 @@ def read_ledger(runs: Path) -> Ledger:
 
 
 def in_order(attempts: Iterable[Attempt]) -> tuple[Attempt, ...]:
-    """Oldest first; attempts of one log stay together, in its order, whichever of them tell a date."""
+    """Oldest first. Attempts of one log stay together, in its order, even if some have no date."""
     attempts = list(attempts)
     logs: dict[str, str] = {}
     for attempt in attempts:
@@ -260,9 +258,9 @@ def read_attempt(folder: Path) -> Attempt:
     """
     file = folder / FILE
     try:
-        lines = file.read_bytes().split(b"\n")[:-1]  # what follows the last newline was cut off by a crash
+        lines = file.read_bytes().split(b"\n")[:-1]  # a crash cut off what follows the last newline
     except OSError as error:
-        raise RecordError(f"{file} cannot be read ({error.strerror}); this attempt is left out.") from error
+        raise RecordError(f"{file} cannot be read ({error.strerror}); the attempt is left out.") from error
     reading = _Reading(folder.name)
     read = 0
     try:
@@ -273,15 +271,67 @@ def read_attempt(folder: Path) -> Attempt:
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         what = f"no {error}" if isinstance(error, KeyError) else str(error) or type(error).__name__
         raise RecordError(
-            f"{file}, line {read}, is not of a record that drtrain wrote ({what}); this attempt is left out."
+            f"{file}, line {read}: not a record that drtrain wrote ({what}); the attempt is left out."
         ) from error
     return attempt
 
 
-def spent(attempts: Iterable[Attempt]) -> tuple[Spend, tuple[str, ...]]:
-    """What all of them cost together, and the names of those that do not tell.
+def record_lines(attempt: Attempt) -> Iterable[dict[str, Any]]:
+    """The record of an imported attempt, with only what its log states; `read_attempt` reads it back."""
+    spend, best, parent = attempt.spend, attempt.best, attempt.parent
+    usd = None if spend is None else spend.high
+    start: dict[str, Any] = {
+        "event": "start",
+        "experiment_name": attempt.name,
+        "imported_from": None if attempt.origin is None else attempt.origin.to_json(),
+        "parameters": dict(attempt.parameters),
+        # The upper end of a range; a spend without one is unknown in a sum.
+        "spend": {"usd_per_hour": None, "usd": usd, **({} if spend is None else spend.to_json())},
+        "time": attempt.started,
+        "dataset_digest": attempt.dataset,
+        "base": None if attempt.base is None else {"digest": attempt.base},
+        "parent": None
+        if parent is None
+        else {
+            "how": parent.how,
+            "source": parent.source,
+            "epoch": parent.epoch,
+            "attempt": parent.attempt,
+            **dict(zip(("sha256", "tensor_digest"), parent.digests, strict=False)),
+        },
+        "git_commit": None
+        if attempt.commit is None
+        else {
+            "commit": attempt.commit.removesuffix("-modified"),
+            "modified": attempt.commit.endswith("-modified"),
+        },
+        "again": attempt.again,
+        "baseline": attempt.baseline or None,
+        "planned_spend": None if attempt.planned is None else attempt.planned.to_json(),
+        "result": best.to_json() if best is not None and best.epoch is None else None,
+        "reason": attempt.reason if attempt.status == "running" else None,
+    }
+    kept = ("imported_from", "parameters", "spend")
+    yield {name: value for name, value in start.items() if value is not None or name in kept}
+    for entry in attempt.history:
+        plain = entry.to_json()
+        shares = {name: plain.pop(name) for name in ("severe_npdr", "pdr") if name in plain}
+        if shares:
+            plain["sensitivity"] = {
+                name: {"k": k, "n": n, "value": k / n if n else None} for name, (k, n) in shares.items()
+            }
+        yield {"event": "epoch", **plain, "usd": None}
+    if best is not None and best.epoch is not None:
+        yield {"event": "best", "epoch": best.epoch, "tensor_digest": None}
+    if attempt.status != "running":
+        end = {"event": "end", "status": attempt.status, "reason": attempt.reason, "usd": usd, "time": attempt.ended}
+        yield {name: value for name, value in end.items() if value is not None or name == "usd"}
 
-    An upper end that one of them does not tell is none of the sum's either.
+
+def spent(attempts: Iterable[Attempt]) -> tuple[Spend, tuple[str, ...]]:
+    """The cost of all of them together, and the names of those with an unknown cost.
+
+    The sum has no upper end if one of them has none.
     """
     attempts = list(attempts)
     told = [attempt.spend for attempt in attempts if attempt.spend is not None]
@@ -293,13 +343,13 @@ def spent(attempts: Iterable[Attempt]) -> tuple[Spend, tuple[str, ...]]:
 
 
 def baseline_of(attempts: Sequence[Attempt]) -> Attempt | None:
-    """The result to beat: the one that a log calls so, else the first attempt that has a result."""
+    """The result to beat: the baseline of a log, else the first attempt with a result."""
     marked = (attempt for attempt in attempts if attempt.baseline)
     return next(marked, next((attempt for attempt in attempts if accuracy(attempt) is not None), None))
 
 
 def best_of(attempts: Iterable[Attempt]) -> Attempt | None:
-    """The attempt of highest chosen validation accuracy, the earlier of equals."""
+    """The attempt with the highest validation accuracy in its selected epoch, the earlier of equals."""
     return max(
         (attempt for attempt in attempts if accuracy(attempt) is not None),
         key=lambda attempt: accuracy(attempt) or 0.0,
@@ -308,20 +358,20 @@ def best_of(attempts: Iterable[Attempt]) -> Attempt | None:
 
 
 def accuracy(attempt: Attempt) -> float | None:
-    """Validation accuracy of the chosen epoch."""
+    """Validation accuracy of the selected epoch."""
     return None if attempt.best is None else attempt.best.val_accuracy
 
 
-def as_told(value: Any) -> Any:
-    """A parameter's value in the one form that compares: numbers as numbers, yes and no as words, nothing as None.
+def normal_form(value: Any) -> Any:
+    """A parameter's value in the form that is compared: numbers as numbers, yes and no as words, nothing as None.
 
-    >>> as_told("2e-05"), as_told("16"), as_told(True), as_told([]), as_told("cosine")
+    >>> normal_form("2e-05"), normal_form("16"), normal_form(True), normal_form([]), normal_form("cosine")
     (2e-05, 16, 'yes', None, 'cosine')
     """
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, list | tuple):
-        return [as_told(item) for item in value] or None
+        return [normal_form(item) for item in value] or None
     if isinstance(value, str):
         text = value.strip()
         if not _NUMBER.fullmatch(text):
@@ -335,16 +385,16 @@ def as_told(value: Any) -> Any:
 
 
 def this_process() -> dict[str, Any]:
-    """What a record's `start` and `resume` lines say under `process`, so that a reader can tell running from killed."""
+    """The value of `process` in `start` and `resume` lines; it distinguishes a running process from a killed one."""
     return {"host": platform.node(), "pid": os.getpid(), "began": _began(os.getpid())}
 
 
 class LedgerWarning(UserWarning):
-    """A folder holds a record that cannot be read, so that nobody knows what was tried there."""
+    """A record cannot be read, so it is unknown what was tried there."""
 
 
 class _Reading:
-    """A record as its lines are read."""
+    """A record while its lines are read."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -366,13 +416,13 @@ class _Reading:
         match kind:
             case "start":
                 self.start = event
-                self.parameters = {name: as_told(value) for name, value in event["parameters"].items()}
+                self.parameters = {name: normal_form(value) for name, value in event["parameters"].items()}
                 self.process = event.get("process")
             case "resume":
                 changed = event.get("changed") or {}
                 after = event["epoch"]
                 self.end = None
-                self.parameters |= {name: as_told(new) for name, (_, new) in changed.items()}
+                self.parameters |= {name: normal_form(new) for name, (_, new) in changed.items()}
                 self.history = {epoch: entry for epoch, entry in self.history.items() if epoch <= after}
                 self.chosen = [epoch for epoch in self.chosen if epoch <= after]
                 self.resumes.append({"epoch": after, "changed": changed})
@@ -387,7 +437,7 @@ class _Reading:
     def attempt(self, folder: Path) -> Attempt:
         start, end = self.start, self.end or {}
         if not start:
-            raise ValueError("it has no whole line")
+            raise ValueError("it has no complete line")
         origin = _origin(start.get("imported_from"))
         status, reason = self._ending(origin)
         return Attempt(
@@ -425,7 +475,7 @@ class _Reading:
         if self.process is None:
             return "killed", "Its record has no end."
         if self.process.get("host") != platform.node():
-            return "running", f"Its record has no end; whether it still runs is known on {self.process.get('host')}."
+            return "running", f"Its record has no end. Only {self.process.get('host')} knows whether it still runs."
         if _began(int(self.process["pid"])) == self.process.get("began"):
             return "running", ""
         return "killed", "Its record has no end, and its process is gone."
@@ -444,7 +494,7 @@ class _Reading:
         return None if self.usd is None else Spend(self.usd, self.usd)
 
     def _spend(self, usd: Any) -> None:
-        """Spend only grows, across resumes too."""
+        """The spend only grows, also over resumes."""
         if usd is not None:
             self.usd = max(float(usd), self.usd or 0.0)
 
@@ -505,7 +555,7 @@ def _commit(plain: Any) -> str | None:
 
 
 def _began(pid: int) -> int | None:
-    """When a process began, in the kernel's ticks; -1 where it lives and the system does not tell; None: it is gone."""
+    """Start time of a process in kernel ticks; -1 if it runs but the time is unknown; None if it is gone."""
     try:
         return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
     except (OSError, ValueError, IndexError):
@@ -521,7 +571,7 @@ def _began(pid: int) -> int | None:
 
 
 def _amount(value: float) -> str:
-    """At least two decimals where there are any, and all that there are."""
+    """All decimals of the value, at least two if it has any."""
     short = f"{value:.0f}" if value == int(value) else f"{value:.2f}"
     return short if float(short) == value else repr(value)
 

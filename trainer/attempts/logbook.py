@@ -1,11 +1,10 @@
-"""What is done with the ledger: a log written from it, two attempts held together, a hand-kept log taken in.
+"""A log of attempts in Markdown: written from the ledger, or kept by hand and imported.
 
-    text = render(read_ledger(Path("runs")).attempts)           # Markdown, as people keep it by hand
-    found = diff(first, second)
-    taken = import_log(Path("training-attempts-log.md"), Path("runs"))
+    text = render(read_ledger(Path("runs")).attempts)
+    imported = import_log(Path("training-attempts-log.md"), Path("runs"))
 
-A rendered log is one that `import_log` reads: the same attempts come back, with losses to four digits. Environments,
-resumes, and sensitivities of other grades than severe NPDR and PDR stay in the run folders.
+`import_log` reads what `render` writes: the same attempts come back, with losses to four digits. Environments, resumes,
+and sensitivities of grades other than severe NPDR and PDR are only in the run folders.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import re
 import secrets
 import shlex
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
@@ -25,49 +24,29 @@ from drgate.files import canonical_json
 from drgate.record import FILE
 from drgate.report.evaluation.markdown import code, escape
 from drgate.report.words import visible
-from trainer.attempts.circles import differences, percent
+from trainer.attempts.circles import diff, percent, shown
 from trainer.attempts.handlog import read_log
-from trainer.attempts.ledger import Attempt, Evaluated, Spend, accuracy, baseline_of, best_of, read_attempt, spent
+from trainer.attempts.ledger import (
+    Attempt,
+    Evaluated,
+    Spend,
+    accuracy,
+    baseline_of,
+    best_of,
+    read_attempt,
+    record_lines,
+    spent,
+)
 from trainer.config import PLACE
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
-    """Two attempts, side by side."""
-
-    a: Attempt
-    b: Attempt
-    parameters: Mapping[str, tuple[Any, Any]]
-    """Those that both tell, with different values, places included: (of a, of b)."""
-    only_a: tuple[str, ...]
-    """Parameters that b does not tell."""
-    only_b: tuple[str, ...]
-    identities: Mapping[str, tuple[str | None, str | None]]
-    """Digests and commits that differ where both are known."""
-    epochs: tuple[tuple[Evaluated, Evaluated], ...]
-    """Epochs that both evaluated."""
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "a": self.a.name,
-            "b": self.b.name,
-            "parameters": {name: list(values) for name, values in self.parameters.items()},
-            "told_by_a_only": list(self.only_a),
-            "told_by_b_only": list(self.only_b),
-            "identities": {name: list(values) for name, values in self.identities.items()},
-            "best": [accuracy(self.a), accuracy(self.b)],
-            "epochs": [[one.to_json(), other.to_json()] for one, other in self.epochs],
-            "spend": [None if attempt.spend is None else attempt.spend.to_json() for attempt in (self.a, self.b)],
-        }
-
-
-@dataclass(frozen=True, slots=True)
 class Imported:
-    """What became of a log."""
+    """The result of an import."""
 
     written: tuple[Attempt, ...]
     recognised: tuple[str, ...]
-    """Attempts that lay there already, as the log tells them."""
+    """Attempts that were imported before and have not changed."""
     notes: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
@@ -78,63 +57,39 @@ class Imported:
         }
 
 
-def diff(a: Attempt, b: Attempt) -> Difference:
-    """What differs from attempt a to attempt b."""
-    changed = {
-        name: (theirs, ours)
-        for name, (theirs, ours) in differences(b.parameters, a.parameters, place=frozenset()).items()
-    }
-    known = {
-        "dataset digest": (a.dataset, b.dataset),
-        "base digest": (a.base, b.base),
-        "parent": tuple(None if x.parent is None else ", ".join(x.parent.digests) or x.parent.source for x in (a, b)),
-        "git commit": (a.commit, b.commit),
-    }
-    later = {entry.epoch: entry for entry in b.history}
-    return Difference(
-        a=a,
-        b=b,
-        parameters=changed,
-        only_a=tuple(name for name in a.parameters if name not in b.parameters),
-        only_b=tuple(name for name in b.parameters if name not in a.parameters),
-        identities={name: (x, y) for name, (x, y) in known.items() if x is not None and y is not None and x != y},
-        epochs=tuple((entry, later[entry.epoch]) for entry in a.history if entry.epoch in later),
-    )
-
-
 def import_log(file: Path, runs: Path, *, prefix: str = "") -> Imported:
-    """Write each attempt of a hand-kept log as a folder of its own under `runs`: all of them or none.
+    """Write each attempt of a hand-kept log to its own folder in `runs`: all of them or none.
 
-    An attempt that was imported before and is told in the same way is recognised and left alone, so that a log that
-    grew can be imported again. prefix: put before the names, where two logs count from 1.
+    An attempt that was imported before and has not changed is skipped, so a log that grew can be imported again.
+    prefix: put before the names, for example if two logs both count from 1.
 
     Raises:
-        RecordError: the file is no such log.
+        RecordError: the file is not such a log.
         UsageError: a folder of that name holds something else; nothing is written.
     """
     log = read_log(file)
     named = [replace(attempt, name=_folder_name(prefix + attempt.name)) for attempt in log.attempts]
     for name in (attempt.name for attempt in named):
         if sum(attempt.name == name for attempt in named) > 1:
-            raise UsageError(f"{file} tells of two attempts named {name}; give each a name or number of its own.")
+            raise UsageError(f"{file} has two attempts named {name}. Give each its own name or number.")
     fresh, recognised = [], []
     for attempt in named:
         folder = runs / attempt.name
         if not folder.exists():
             fresh.append(attempt)
-        elif _is_told_there(attempt, folder):
+        elif _is_there(attempt, folder):
             recognised.append(attempt.name)
         else:
             raise UsageError(
-                f"{folder} exists already and says something else than {file.name}, so nothing was imported; move that "
-                "folder away to take the log's word, or import under other names with --prefix."
+                f"{folder} already exists and differs from {file.name}, so nothing was imported. Move the folder away"
+                " to import the log's version, or import under other names with --prefix."
             )
     _write(fresh, runs)
     return Imported(tuple(read_attempt(runs / attempt.name) for attempt in fresh), tuple(recognised), log.notes)
 
 
 def render(attempts: Sequence[Attempt], *, baseline: Attempt | None = None) -> str:
-    """A Markdown log: each attempt with its parameters, results, differences, end and cost; then all against the best.
+    """A Markdown log: each attempt with parameters, results, differences and cost; then all against the baseline.
 
     attempts: oldest first. baseline: the result to beat (default: `trainer.attempts.ledger.baseline_of`).
     """
@@ -153,7 +108,7 @@ def render(attempts: Sequence[Attempt], *, baseline: Attempt | None = None) -> s
 
 
 def standing(attempt: Attempt, baseline: Attempt | None) -> str:
-    """Best validation accuracy against the baseline's, in percentage points; empty where one of them has none."""
+    """Best validation accuracy minus the baseline's, in percentage points; empty if one of them has none."""
     ours, theirs = accuracy(attempt), None if baseline is None else accuracy(baseline)
     return "" if ours is None or theirs is None else points(ours - theirs)
 
@@ -170,12 +125,12 @@ def points(difference: float) -> str:
 
 
 def counted(attempt: Attempt) -> str:
-    """Its epochs in a word.
+    """Its epochs, in short.
 
     >>> counted(Attempt("a", history=(Evaluated(3, 0.7), Evaluated(4, 0.7))))
     '3-4'
     >>> counted(Attempt("a", history=(Evaluated(3, 0.7), Evaluated(6, 0.7))))
-    '3-6, 2 told'
+    '3-6, 2 known'
     """
     epochs = [entry.epoch for entry in attempt.history if entry.epoch is not None]
     if not epochs:
@@ -183,11 +138,11 @@ def counted(attempt: Attempt) -> str:
     if len(epochs) == 1:
         return str(epochs[0])
     gaps = epochs[-1] - epochs[0] >= len(epochs)
-    return f"{epochs[0]}-{epochs[-1]}" + (f", {len(epochs)} told" if gaps else "")
+    return f"{epochs[0]}-{epochs[-1]}" + (f", {len(epochs)} known" if gaps else "")
 
 
 def command(parameters: Mapping[str, Any]) -> str:
-    r"""The command line that says these parameters; those without a value in a comment.
+    r"""The command line with these parameters; those without a value in a comment.
 
     >>> print(command({"patience": 15, "learning_rate": 2e-05, "tracking_uri": None}))
     drtrain \
@@ -220,38 +175,48 @@ def _attempt(attempt: Attempt, number: int, others: Sequence[Attempt]) -> list[s
     return [*parts, "---"]
 
 
-def _facts(attempt: Attempt) -> str:
-    facts: list[tuple[str, str | None]] = [
-        ("Name", code(attempt.name)),
-        ("Status", attempt.outcome.removesuffix(" (log)")),
+def facts(
+    attempt: Attempt, code: Callable[[str], str] = str, escape: Callable[[str], str] = str
+) -> list[tuple[str, str]]:
+    """What is known of an attempt beside its results, by label; code and escape: how a page marks text."""
+    known: list[tuple[str, str | None]] = [
         ("Reason", escape(attempt.reason) or None),
         ("Started", attempt.started),
         ("Ended", attempt.ended),
-        ("Cost", None if attempt.spend is None else escape(str(attempt.spend))),
         ("Planned cost", None if attempt.planned is None else escape(str(attempt.planned))),
-    ]
-    if attempt.best is not None and attempt.best.epoch is not None:
-        facts.append(("Best", f"epoch {attempt.best.epoch}"))
-    elif attempt.best is not None:
-        facts.append(("Validation accuracy", f"**{_percent(attempt.best)}**"))
-        if attempt.best.train_accuracy is not None:
-            facts.append(("Training accuracy", _exact(attempt.best.train_accuracy)))
-    facts += [
         ("Again because", None if attempt.again is None else escape(attempt.again)),
-        ("Parent", _parent(attempt)),
+        ("Parent", _parent(attempt, code)),
         ("Dataset digest", attempt.dataset and code(attempt.dataset)),
         ("Base digest", attempt.base and code(attempt.base)),
         ("Commit", attempt.commit and code(attempt.commit)),
     ]
     for resume in attempt.resumes:
         changed = ", ".join(
-            f"{code(name)} {_value(old)}, then {_value(new)}" for name, (old, new) in resume["changed"].items()
+            f"{code(name)} {_value(old, code)}, then {_value(new, code)}"
+            for name, (old, new) in resume["changed"].items()
         )
-        facts.append(("Resumed", f"after epoch {resume['epoch']}{f' ({changed})' if changed else ''}"))
-    return "\n".join(f"- **{label}**: {text}" for label, text in facts if text is not None)
+        known.append(("Resumed", f"after epoch {resume['epoch']}{f' ({changed})' if changed else ''}"))
+    return [(label, text) for label, text in known if text is not None]
 
 
-def _parent(attempt: Attempt) -> str | None:
+def _facts(attempt: Attempt) -> str:
+    known = [
+        ("Name", code(attempt.name)),
+        ("Status", attempt.outcome.removesuffix(" (log)")),
+        *facts(attempt, code, escape),
+    ]
+    if attempt.spend is not None:
+        known.append(("Cost", escape(str(attempt.spend))))
+    if attempt.best is not None and attempt.best.epoch is not None:
+        known.append(("Best", f"epoch {attempt.best.epoch}"))
+    elif attempt.best is not None:
+        known.append(("Validation accuracy", f"**{_percent(attempt.best)}**"))
+        if attempt.best.train_accuracy is not None:
+            known.append(("Training accuracy", _exact(attempt.best.train_accuracy)))
+    return "\n".join(f"- **{label}**: {text}" for label, text in known)
+
+
+def _parent(attempt: Attempt, code: Callable[[str], str]) -> str | None:
     parent = attempt.parent
     if parent is None:
         return None
@@ -265,17 +230,17 @@ def _parent(attempt: Attempt) -> str | None:
 def _results(attempt: Attempt) -> Iterable[str]:
     before: float | None = None
     for entry in attempt.history:
-        told = []
+        parts = []
         if entry.train_loss is not None:
-            told.append(f"Training loss {entry.train_loss:.4g}")
+            parts.append(f"Training loss {entry.train_loss:.4g}")
         if entry.train_accuracy is not None:
-            told.append(f"Training {_exact(entry.train_accuracy)}")
+            parts.append(f"Training {_exact(entry.train_accuracy)}")
         if entry.val_accuracy is not None:
-            told.append(f"Validation **{_percent(entry)}**{_of(entry)}")
+            parts.append(f"Validation **{_percent(entry)}**{_of(entry)}")
         for title, share in (("severe NPDR", entry.severe_npdr), ("PDR", entry.pdr)):
             if share is not None:
-                told.append(f"{title} {share[0]}/{share[1]}")
-        line = f"- Epoch {entry.epoch}: {', '.join(told)}"
+                parts.append(f"{title} {share[0]}/{share[1]}")
+        line = f"- Epoch {entry.epoch}: {', '.join(parts)}"
         if entry.val_accuracy is not None:
             line += "" if before is None else f" ({points(entry.val_accuracy - before)})"
             before = entry.val_accuracy
@@ -294,9 +259,9 @@ def _differs_from(attempt: Attempt, other: Attempt) -> list[str]:
         for name, (then, now) in found.identities.items()
     ]
     if found.only_a:
-        lines.append(f"- not told here: {', '.join(map(code, found.only_a))}")
+        lines.append(f"- not recorded here: {', '.join(map(code, found.only_a))}")
     if found.only_b:
-        lines.append(f"- not told there: {', '.join(map(code, found.only_b))}")
+        lines.append(f"- not recorded there: {', '.join(map(code, found.only_b))}")
     return lines
 
 
@@ -310,7 +275,7 @@ def _standing(attempts: Sequence[Attempt], baseline: Attempt | None, best: Attem
         reached = "" if attempt.best is None or attempt.best.epoch is None else f"epoch {attempt.best.epoch}"
         name = f"**{code(attempt.name)}**" if attempt is best else code(attempt.name)
         cells = [attempt.outcome, counted(attempt), percent(accuracy(attempt)) if attempt.best else "", reached, mark]
-        rows.append([name.replace("|", "\\|"), *map(escape, cells), escape(str(attempt.spend or "not told"))])
+        rows.append([name.replace("|", "\\|"), *map(escape, cells), escape(attempt.cost)])
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     if best is None:
         return table
@@ -318,23 +283,23 @@ def _standing(attempts: Sequence[Attempt], baseline: Attempt | None, best: Attem
 
 
 def _investment(attempts: Sequence[Attempt]) -> str:
-    lines = [f"- All attempts that tell their cost: {escape(total(attempts))}"]
-    for file, told in investments(attempts).items():
-        lines += [f"- {code(file)} says, {escape(name)}: {escape(str(spend))}" for name, spend in told.items()]
+    lines = [f"- All attempts with a known cost: {escape(total(attempts))}"]
+    for file, stated in investments(attempts).items():
+        lines += [f"- {code(file)}, {escape(name)}: {escape(str(spend))}" for name, spend in stated.items()]
     return "\n".join(lines)
 
 
 def total(attempts: Sequence[Attempt]) -> str:
-    """The sum of what attempts cost, and who does not tell."""
+    """The sum of the costs, and the attempts with an unknown cost."""
     sum_, untold = spent(attempts)
     if len(untold) == len(attempts):
-        return "not told"
-    told = f"at least {Spend(sum_.low, sum_.low, sum_.about)}" if sum_.high is None or untold else str(sum_)
-    return told + (f"; {', '.join(untold)} {'does' if len(untold) == 1 else 'do'} not tell" if untold else "")
+        return "unknown"
+    known = f"at least {Spend(sum_.low, sum_.low, sum_.about)}" if sum_.high is None or untold else str(sum_)
+    return known + (f" (unknown for {', '.join(untold)})" if untold else "")
 
 
 def investments(attempts: Iterable[Attempt]) -> dict[str, Mapping[str, Spend]]:
-    """By hand-kept log: what it says of the money of all attempts together."""
+    """By hand-kept log: what it says about the money of all attempts together."""
     return {
         attempt.origin.file: attempt.origin.investment
         for attempt in attempts
@@ -348,7 +313,7 @@ def _percent(entry: Evaluated) -> str:
 
 
 def _of(entry: Evaluated) -> str:
-    """k of n, where the accuracy is such a share."""
+    """k of n, if the accuracy is that share."""
     if entry.n_val and entry.val_accuracy is not None:
         k = round(entry.val_accuracy * entry.n_val)
         if k / entry.n_val == entry.val_accuracy:
@@ -357,12 +322,12 @@ def _of(entry: Evaluated) -> str:
 
 
 def _exact(share: float) -> str:
-    """All digits of it, so that reading gives the same number."""
+    """With all digits, so that reading gives the same number."""
     return f"{(Decimal(repr(share)) * 100).normalize():f}%"
 
 
-def _value(value: Any) -> str:
-    return "not set" if value is None else code(str(value))
+def _value(value: Any, code: Callable[[str], str] = code) -> str:
+    return shown(value) if value is None else code(str(value))
 
 
 def _folder_name(name: str) -> str:
@@ -371,8 +336,8 @@ def _folder_name(name: str) -> str:
     return name
 
 
-def _is_told_there(attempt: Attempt, folder: Path) -> bool:
-    """Whether a folder holds this very attempt, imported from an earlier state of a log."""
+def _is_there(attempt: Attempt, folder: Path) -> bool:
+    """Whether a folder holds this attempt, imported from an earlier state of the log."""
     try:
         there = read_attempt(folder)
     except RecordError:
@@ -383,7 +348,7 @@ def _is_told_there(attempt: Attempt, folder: Path) -> bool:
 
 
 def _write(attempts: Sequence[Attempt], runs: Path) -> None:
-    """Make all folders beside the others, then give them their names."""
+    """Write all folders under a temporary name, then rename them."""
     if not attempts:
         return
     staging = runs / f".import.{secrets.token_hex(4)}"
@@ -392,7 +357,7 @@ def _write(attempts: Sequence[Attempt], runs: Path) -> None:
         for attempt in attempts:
             folder = staging / attempt.name
             folder.mkdir(parents=True)
-            lines = (canonical_json(event) + b"\n" for event in _events(attempt))
+            lines = (canonical_json(event) + b"\n" for event in record_lines(attempt))
             (folder / FILE).write_bytes(b"".join(lines))
         for attempt in attempts:
             (staging / attempt.name).rename(runs / attempt.name)
@@ -403,55 +368,3 @@ def _write(attempts: Sequence[Attempt], runs: Path) -> None:
         raise
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-
-
-def _events(attempt: Attempt) -> Iterable[dict[str, Any]]:
-    """The record of an imported attempt: only what its log tells."""
-    spend, best, parent = attempt.spend, attempt.best, attempt.parent
-    usd = None if spend is None else spend.high
-    start: dict[str, Any] = {
-        "event": "start",
-        "experiment_name": attempt.name,
-        "imported_from": None if attempt.origin is None else attempt.origin.to_json(),
-        "parameters": dict(attempt.parameters),
-        # The unfavourable end of a range; what has none is unknown to whoever adds up.
-        "spend": {"usd_per_hour": None, "usd": usd, **({} if spend is None else spend.to_json())},
-        "time": attempt.started,
-        "dataset_digest": attempt.dataset,
-        "base": None if attempt.base is None else {"digest": attempt.base},
-        "parent": None
-        if parent is None
-        else {
-            "how": parent.how,
-            "source": parent.source,
-            "epoch": parent.epoch,
-            "attempt": parent.attempt,
-            **dict(zip(("sha256", "tensor_digest"), parent.digests, strict=False)),
-        },
-        "git_commit": None
-        if attempt.commit is None
-        else {
-            "commit": attempt.commit.removesuffix("-modified"),
-            "modified": attempt.commit.endswith("-modified"),
-        },
-        "again": attempt.again,
-        "baseline": attempt.baseline or None,
-        "planned_spend": None if attempt.planned is None else attempt.planned.to_json(),
-        "result": best.to_json() if best is not None and best.epoch is None else None,
-        "reason": attempt.reason if attempt.status == "running" else None,
-    }
-    kept = ("imported_from", "parameters", "spend")
-    yield {name: value for name, value in start.items() if value is not None or name in kept}
-    for entry in attempt.history:
-        plain = entry.to_json()
-        shares = {name: plain.pop(name) for name in ("severe_npdr", "pdr") if name in plain}
-        if shares:
-            plain["sensitivity"] = {
-                name: {"k": k, "n": n, "value": k / n if n else None} for name, (k, n) in shares.items()
-            }
-        yield {"event": "epoch", **plain, "usd": None}
-    if best is not None and best.epoch is not None:
-        yield {"event": "best", "epoch": best.epoch, "tensor_digest": None}
-    if attempt.status != "running":
-        end = {"event": "end", "status": attempt.status, "reason": attempt.reason, "usd": usd, "time": attempt.ended}
-        yield {name: value for name, value in end.items() if value is not None or name == "usd"}
