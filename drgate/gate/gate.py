@@ -37,7 +37,7 @@ from drgate.certificate.statement import (
     parse_statement,
     reference,
 )
-from drgate.checklist import EACH, PROPORTIONS, Checklist, parse_id
+from drgate.checklist import EACH, Checklist
 from drgate.errors import DrgateError, ExitCode, PolicyError, RepositoryError, visible
 from drgate.evaluation import CriterionResult
 from drgate.files import canonical_json
@@ -55,6 +55,7 @@ from drgate.gate.policy import (
 from drgate.gate.repository import DVC, Content, Entry, Repository, Tree, open_repository
 from drgate.gate.waiver import MAX_BYTES as MAX_WAIVER_BYTES
 from drgate.gate.waiver import Cover, Waiver, parse_waiver
+from drgate.metrics import MetricId
 
 Status = Literal["PASS", "WAIVED", "FAIL", "INSUFFICIENT", "NOT_ASSESSED", "REFUSED"]
 
@@ -524,13 +525,13 @@ class _Waivers:
             if cover.id.startswith(("spec:", "policy:")) and part_digest(rules, cover.id) != cover.was
         }
 
-    def eases(self, rules: Rules, line: str) -> str:
+    def eases(self, rules: Rules, line: MetricId) -> str:
         """What is said where a line of the checklist, or a setting that it rests on, stands under a waiver."""
         for id, said in self.kept(rules).items():
             kind, _, where = id.partition(":")
             section = where.partition(".")[0]
             own = where in (line, _each_slice(line))
-            drawn = section != "bootstrap" or parse_id(line).metric not in PROPORTIONS
+            drawn = section != "bootstrap" or not line.about.is_share
             if kind == "spec" and (own or (section in Checklist.model_fields and drawn)):
                 return said
         return ""
@@ -1028,10 +1029,10 @@ def _graph_of(path: str) -> str:
     return path[: -len(".data")] if path.casefold().endswith((".onnx.data", ".onnx_data")) else ""
 
 
-def _lines_lacking(checklist: Checklist, found: Mapping[str, CriterionResult]) -> Iterator[str]:
+def _lines_lacking(checklist: Checklist, found: Mapping[MetricId, CriterionResult]) -> Iterator[MetricId]:
     """Lines of the checklist that an evaluation by it does not have as they stand there."""
     for criterion in checklist.each_criterion({one.by: [EACH] for one in checklist.slices}):
-        if criterion.value == EACH:  # one line a value of the column, whichever the test set has
+        if criterion.id.value == EACH:  # one line a value of the column, whichever the test set has
             present = [line for name, line in found.items() if _each_slice(name) == criterion.id]
         else:
             present = [found[criterion.id]] if criterion.id in found else []
@@ -1040,10 +1041,9 @@ def _lines_lacking(checklist: Checklist, found: Mapping[str, CriterionResult]) -
             yield criterion.id
 
 
-def _each_slice(id: str) -> str:
+def _each_slice(id: MetricId) -> MetricId:
     """The line `@column=each` that a line on one slice was written out from."""
-    head, at, place = id.partition("@")
-    return f"{head}@{place.partition('=')[0]}={EACH}" if at else id
+    return id.but(value=EACH) if id.column else id
 
 
 def _requires_baseline(criteria: Iterable[CriterionResult]) -> bool:
