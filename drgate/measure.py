@@ -490,13 +490,11 @@ class Metrics:
         assert about.how is not None, f"{metric} is counted from rates"
         combination: Combination = about.how()
         _, sizes = confusion.terms(ratios, tally.patterns)
-        known = first.clusters is not None
+        shared = int(tally.counts @ sizes.prod(axis=1))
+        if tally.patients == "unknown":  # as many pairs as there can be, so that naming the patients never hurts
+            shared = int(UNKNOWN * min(first.n, second.n))
         combined = combination.estimate(
-            first,
-            second,
-            level=self.level,
-            interval=self.checklist.evidence.interval,
-            shared=int(tally.counts @ sizes.prod(axis=1)) if known else 0,
+            first, second, level=self.level, interval=self.checklist.evidence.interval, shared=shared
         )
         if isinstance(combined, Undefined):
             return NotEstimable(f"{combined.reason}.")
@@ -514,7 +512,7 @@ class Metrics:
             high=combined.high,
             level=self.level,
             method=f"MOVER, {self.checklist.evidence.interval}",
-            clusters=int(tally.counts @ sizes.any(axis=1)) if known else None,
+            clusters=None if first.clusters is None else int(tally.counts @ sizes.any(axis=1)),
             **_beside(self._drawn(tally, values)[0]),
         )
 

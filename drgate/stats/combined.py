@@ -69,8 +69,8 @@ class Combination:
         shared: sum over patients of their images in the one denominator times those in the other. The two rates are
         then taken to be as correlated as where all images of a patient are alike, which widens the interval.
 
-        Undefined for a ratio where a cell of the two-by-two table is empty, or where all images of one of the rates are
-        of one patient, so that nothing is known of how patients differ.
+        Undefined for a ratio where a cell of the two-by-two table is empty, or where the patients of one of the rates
+        are so few (one patient) that its interval reaches 0 or 1.
         """
         at, lower, upper = [], [], []
         for name, part, one in zip(
@@ -84,10 +84,11 @@ class Combination:
                     f"the {name} is {100 * one.k // one.n} %, and a ratio takes images that are right and images that "
                     "are wrong"
                 )
-            if self.ratio and one.effective_n == 0:
-                return Undefined(f"the {name} is that of one patient alone")
             ends = bounds(one, level=level, interval=interval)
-            value, *limits = part(np.array([one.k / one.n, ends.low, ends.high])).tolist()
+            with np.errstate(divide="ignore"):
+                value, *limits = part(np.array([one.k / one.n, ends.low, ends.high])).tolist()
+            if not np.isfinite(limits).all():
+                return Undefined(f"the {name} is of too few patients to have an interval")
             at.append(value)
             lower.append(value - min(limits))
             upper.append(max(limits) - value)

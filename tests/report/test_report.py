@@ -258,7 +258,7 @@ class TestWords:
             ("sensitivity:pdr", "Sensitivity, PDR"),
             ("sensitivity:pdr@camera=A", "Sensitivity, PDR (camera A)"),
             ("ppv:referable^deployment", "Positive predictive value, Referable DR, at the deployment mix"),
-            ("undergraded:vision_threatening_below_referable", "Severe NPDR or PDR called below referable"),
+            ("undergraded:vision_threatening_below_referable", "Severe NPDR or PDR predicted below referable"),
             ("sensitivity:pdr@camera=A=B@C^D", "Sensitivity, PDR (camera A=B@C^D)"),
             ("ece:referable", "Expected calibration error, Referable DR"),
             ("some_new_metric", "some new metric"),
