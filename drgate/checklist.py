@@ -15,84 +15,27 @@ import hashlib
 import math
 import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from fractions import Fraction
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from drgate.errors import ChecklistError
 from drgate.files import canonical_json, plain_yaml
+from drgate.metrics import METRICS, Definition, MetricId, NoOutputPolicy, read_id
 from drgate.scale import GRADES, GROUPS
 
 IN_THE_TAIL: Final = 25
 """Bootstrap replicates that must lie beyond a bound that decides."""
 
 MAX_BYTES: Final = 1 << 20
-TARGETS: Final[dict[str, tuple[str, ...]]] = {
-    "accuracy": (),
-    "balanced_accuracy": (),
-    "kappa": (),
-    "linear_kappa": (),
-    "quadratic_kappa": (),
-    "sensitivity": (*GRADES, *GROUPS),
-    "specificity": (*GRADES, *GROUPS),
-    "ppv": (*GRADES, *GROUPS),
-    "npv": (*GRADES, *GROUPS),
-    "auc": (*GRADES, *GROUPS),
-    "missed": (*GROUPS,),
-    "undergraded": ("vision_threatening_below_referable", "by_two"),
-    "overgraded": ("by_two",),
-    "no_output": ("", *GRADES),
-    "brier": ("", *GROUPS),
-    "ece": (*GROUPS,),
-    "calibration_slope": (*GROUPS,),
-    "calibration_intercept": (*GROUPS,),
-    "stability": (),
-    "baseline": (),
-    "cost": (),
-}
-"""Metrics, each with the grades or groups it can be asked for ("" where it can stand alone as well)."""
-
-OF_THE_RUN: Final = ("stability", "baseline", "cost")
-"""Criteria that speak of the training run or of another model: they have no slices and no deployment mix."""
-
-FROM_PROBABILITIES: Final = ("auc", "brier", "ece", "calibration_slope", "calibration_intercept")
-"""Metrics of the probabilities, which an image without output does not have."""
-
 RULE_WORDS: Final = {">=": "at least", ">": "above", "<=": "at most", "<": "below"}
 """A comparator in words."""
 
 STABILITY_WINDOW: Final = 10
 """Evaluations that stability looks at where a checklist does not say."""
-
-LOWER_IS_BETTER: Final = ("missed", "undergraded", "overgraded", "no_output", "brier", "stability")
-"""Metrics that a better model has less of."""
-
-PROPORTIONS: Final = (
-    "accuracy",
-    "sensitivity",
-    "specificity",
-    "ppv",
-    "npv",
-    "missed",
-    "undergraded",
-    "overgraded",
-    "no_output",
-)
-"""Metrics that are a share of units: those with a binomial bound, and those that can be planned for."""
-
-AT_DEPLOYMENT: Final[dict[str, tuple[str, ...]]] = {
-    "accuracy": ("",),
-    "sensitivity": (*GROUPS,),
-    "specificity": (*GRADES, *GROUPS),
-    "ppv": (*GRADES, *GROUPS),
-    "npv": (*GRADES, *GROUPS),
-    "missed": (*GROUPS,),
-}
-"""Metrics that depend on the mix of grades, and so have a value at the deployment mix."""
 
 EACH: Final = "each"
 """As a target: all five grades. As the value of a slice: every value of the column that the test set has."""
@@ -101,94 +44,38 @@ THRESHOLDS: Final = ("at_least", "above", "at_most", "below")
 """The keys of which a criterion has exactly one (`baseline` has none)."""
 
 Comparator = Literal[">=", ">", "<=", "<"]
-NoOutputPolicy = Literal["excluded", "as_referred", "worst_case"]
-
-
-@dataclass(frozen=True, slots=True)
-class MetricId:
-    """The parts of a metric's id; `str` of it is the id.
-
-    metric: such as `sensitivity`. target: grade or group, "" where there is none.
-    column, value: the slice, both "" where there is none. deployed: at the deployment mix of grades.
-
-    >>> parse_id("sensitivity:pdr@camera=A=1")
-    MetricId(metric='sensitivity', target='pdr', column='camera', value='A=1', deployed=False)
-    >>> str(replace(parse_id("ppv:referable^deployment"), target="pdr"))
-    'ppv:pdr^deployment'
-    """
-
-    metric: str
-    target: str = ""
-    column: str = ""
-    value: str = ""
-    deployed: bool = False
-
-    def __str__(self) -> str:
-        """The id: what `parse_id` reads."""
-        where = f"@{self.column}={self.value}" if self.column else "^deployment" if self.deployed else ""
-        return self.metric + (f":{self.target}" if self.target else "") + where
-
-
-def parse_id(text: str) -> MetricId:
-    """The parts of `metric[:target]`, `metric[:target]@column=value` or `metric[:target]^deployment`.
-
-    The value is all after the first "=" that follows the first "@", so it may hold any text. Whether there is such a
-    metric is not asked here.
-
-    Raises ChecklistError where a part is missing or the mark ^ is followed by anything but `deployment`.
-    """
-    head, at, place = text.partition("@")
-    column, equals, value = place.partition("=")
-    if at and not (column and equals and value):
-        raise ChecklistError(f"{text!r}: a slice is written @column=value, such as @camera=A.")
-    head, mark, mix = head.partition("^")
-    if mark and at:
-        raise ChecklistError(f"{text!r}: a slice has no deployment mix of its own; give one of the two.")
-    if mark and mix != "deployment":
-        raise ChecklistError(f"{text!r}: the only mark after ^ is deployment.")
-    metric, colon, target = head.partition(":")
-    if not metric:
-        raise ChecklistError(f"{text!r} names no metric.")
-    if colon and not target:
-        raise ChecklistError(f"{text!r}: a grade is missing after the colon.")
-    return MetricId(metric, target, column, value, bool(mark))
-
-
-def default_policy(metric_id: str) -> NoOutputPolicy:
-    """How images without output count where a criterion does not say.
-
-    A group is a decision to refer, and an eye without output is referred; an exact grade is judged over images with
-    output, with a line of its own for those without.
-    """
-    name = parse_id(metric_id)
-    group = name.target in GROUPS or name.target == "vision_threatening_below_referable"
-    return "as_referred" if group and name.metric not in FROM_PROBABILITIES else "excluded"
 
 
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
-def _ids(metrics: Iterable[str]) -> str:
+def _ids(metrics: Iterable[Definition]) -> str:
     """The ids of criteria on some metrics, as a regular expression of JSON Schema."""
     of_images: list[str] = []
     of_the_run: list[str] = []
-    for metric in metrics:
-        targets = [target for target in TARGETS[metric] if target]
+    for about in metrics:
+        targets = [target for target in about.targets if target]
         if set(GRADES) <= set(targets):
             targets.append(EACH)
-        alone = "?" if "" in TARGETS[metric] else ""
-        named = metric + (f"(:({'|'.join(targets)})){alone}" if targets else "")
-        (of_the_run if metric in OF_THE_RUN else of_images).append(named)
+        alone = "?" if "" in about.targets else ""
+        named = about.name + (f"(:({'|'.join(targets)})){alone}" if targets else "")
+        (of_the_run if about.of_the_run else of_images).append(named)
     anywhere = rf"({'|'.join(of_images)})(@[^=]+=[\s\S]+|\^deployment)?"
     return f"^({'|'.join([*of_the_run, *([anywhere] if of_images else [])])})$"
+
+
+def _expectations() -> str:
+    """The keys of `expect`, likewise."""
+    return f"^({'|'.join([*GRADES, *GROUPS])})$|{_ids(about for about in METRICS.values() if about.is_share)}"
 
 
 def _schema_of_thresholds(schema: dict[str, Any]) -> None:
     """Which keys go together in a criterion, in the words of JSON Schema."""
     given = {key: {"required": [key], "properties": {key: {"type": "number"}}} for key in THRESHOLDS}
     fraction = {key: {"minimum": 0, "maximum": 1} for key in THRESHOLDS}
-    beyond = {"required": ["id"], "properties": {"id": {"pattern": "^(cost|calibration_)"}}}
+    no_fraction = "|".join(about.name for about in METRICS.values() if about.limits != (0, 1))
+    beyond = {"required": ["id"], "properties": {"id": {"pattern": f"^({no_fraction})"}}}
     schema["allOf"] = [
         {
             "if": {"required": ["id"], "properties": {"id": {"const": "baseline"}}},
@@ -199,15 +86,36 @@ def _schema_of_thresholds(schema: dict[str, Any]) -> None:
     ]
 
 
+def _known(name: MetricId) -> MetricId:
+    """An id of which metric, target and place go together. Raises ValueError."""
+    if name.metric not in METRICS:
+        raise ValueError(f"there is no metric {name.metric!r}; {_nearest(name.metric, METRICS)}")
+    about = name.about
+    targets = {EACH, *about.targets} if set(GRADES) <= set(about.targets) else set(about.targets)
+    if name.target not in targets:
+        if targets == {""}:
+            raise ValueError(f"{name!r}: {name.metric} takes no grade")
+        if not name.target:
+            raise ValueError(f"{name!r}: {name.metric} takes one of {', '.join(sorted(targets))}")
+        near = _nearest(name.target, sorted(targets - {""}), "takes one of")
+        raise ValueError(f"{name!r}: {name.metric} knows no {name.target!r}; {near}")
+    if name.column and about.of_the_run:
+        raise ValueError(f"{name!r}: {name.metric} has no slices")
+    deployed = {*about.at_deployment, *([EACH] if set(GRADES) <= set(about.at_deployment) else [])}
+    if name.deployed and name.target not in deployed:
+        raise ValueError(f"{name!r}: it has no value at the deployment mix; leave out ^deployment")
+    return name
+
+
 class Criterion(_Frozen):
     """One line of the checklist: a metric, one threshold, and whether the verdict rests on it."""
 
     model_config = ConfigDict(json_schema_extra=_schema_of_thresholds)
 
-    id: str = Field(
+    id: Annotated[MetricId, AfterValidator(_known)] = Field(
         description="metric or metric:target, such as sensitivity:pdr, then @column=value for a slice or ^deployment; "
         "each stands for all five grades, or for every value of the column",
-        json_schema_extra={"pattern": _ids(name for name in TARGETS if name != "ece")},
+        json_schema_extra={"pattern": _ids(about for about in METRICS.values() if not about.not_asked)},
     )
     at_least: float | None = Field(default=None, description="met by this value and above; a fraction: 0.90, not 90")
     above: float | None = Field(default=None, description="met above this value only")
@@ -229,36 +137,6 @@ class Criterion(_Frozen):
     margin: float | None = Field(default=None, gt=0, lt=1, description="non-inferiority margin of `baseline`")
     reference_value: float | None = Field(default=None, ge=0, le=1, description="a bare earlier figure, shown only")
     unit: Literal["USD"] | None = Field(default=None, description="unit of `cost`")
-
-    @property
-    def name(self) -> MetricId:
-        """The id in its parts."""
-        return parse_id(self.id)
-
-    @property
-    def metric(self) -> str:
-        """The metric, without grade, slice or mix."""
-        return self.name.metric
-
-    @property
-    def target(self) -> str:
-        """The grade or group after the colon; empty where there is none."""
-        return self.name.target
-
-    @property
-    def column(self) -> str:
-        """The column of the slice; empty where there is none."""
-        return self.name.column
-
-    @property
-    def value(self) -> str:
-        """The value of the slice, `each` for all that the test set has; empty where there is no slice."""
-        return self.name.value
-
-    @property
-    def deployed(self) -> bool:
-        """Whether it is judged at the deployment mix of grades."""
-        return self.name.deployed
 
     @property
     def comparator(self) -> Comparator:
@@ -286,7 +164,7 @@ class Criterion(_Frozen):
     @property
     def policy(self) -> NoOutputPolicy:
         """How images without output count in this criterion."""
-        return self.no_output or default_policy(self.id)
+        return self.no_output or self.id.default_policy
 
     @model_validator(mode="before")
     @classmethod
@@ -299,54 +177,52 @@ class Criterion(_Frozen):
 
     @model_validator(mode="after")
     def _is_sound(self) -> Self:
-        name = _metric_named(self.id)
-        if name.metric == "ece":
-            raise ValueError(
-                f"{self.id!r}: no criterion rests on the expected calibration error, since a perfect model shows 0.049 "
-                "with 200 images; use calibration_slope, calibration_intercept or brier"
-            )
-        if self.no_output == "as_referred" and default_policy(self.id) != "as_referred":
+        metric, about = self.id.metric, self.id.about
+        if about.not_asked:
+            raise ValueError(f"{self.id!r}: {about.not_asked}")
+        if self.no_output == "as_referred" and self.id.default_policy != "as_referred":
             raise ValueError(
                 f"{self.id!r}: no_output as_referred is defined for the groups {' and '.join(GROUPS)} only"
             )
-        if self.no_output is not None and name.metric in (*OF_THE_RUN, *FROM_PROBABILITIES, "no_output"):
+        if self.no_output is not None and not about.policies:
             raise ValueError(f"{self.id!r}: no_output does not apply to it")
-        if self.min_positives is not None and not name.column:
+        if self.min_positives is not None and not self.id.column:
             raise ValueError(f"{self.id!r}: min_positives belongs to a slice, such as {self.id}@camera=each")
         bounds = [value for value in (self.at_least, self.above, self.at_most, self.below) if value is not None]
-        if name.metric == "baseline":
+        if metric == "baseline":
             if bounds or self.margin is None:
                 raise ValueError("baseline takes a margin, such as 0.02, and no threshold")
             return self
-        if self.window is not None and name.metric != "stability":
+        if self.window is not None and metric != "stability":
             raise ValueError(f"{self.id!r}: window belongs to stability")
-        if self.unit is not None and name.metric != "cost":
+        if self.unit is not None and metric != "cost":
             raise ValueError(f"{self.id!r}: a unit belongs to cost")
         if self.margin is not None or self.reference_value is not None:
             raise ValueError(f"{self.id!r}: margin and reference_value belong to baseline")
         if len(bounds) != 1:
             raise ValueError(f"{self.id!r}: give exactly one of at_least, above, at_most, below")
-        self._threshold_is_possible(name.metric, bounds[0])
+        self._threshold_is_possible(bounds[0])
         return self
 
-    def _threshold_is_possible(self, metric: str, value: float) -> None:
-        if metric == "cost":
-            if value <= 0 or self.comparator not in ("<", "<="):
-                raise ValueError("cost takes a positive amount as below or at_most")
-        elif metric == "calibration_slope":
-            if not 0 < value < 10 or self.comparator not in (">=", "<="):
-                raise ValueError(f"{self.id!r}: give at_least or at_most, between 0 and 10 (1 is perfect)")
-        elif metric == "calibration_intercept":
-            if not -10 <= value <= 10 or self.comparator not in (">=", "<="):
-                raise ValueError(f"{self.id!r}: give at_least or at_most, between -10 and 10 (0 is perfect)")
-        elif not 0 <= value <= 1:
+    def _threshold_is_possible(self, value: float) -> None:
+        about = self.id.about
+        (low, high), (least, greatest) = about.limits, about.values
+        if about.better == "between":
+            if not low <= value <= high or self.comparator not in (">=", "<="):
+                raise ValueError(
+                    f"{self.id!r}: give at_least or at_most, between {low:g} and {high:g} "
+                    f"({about.perfect:g} is perfect)"
+                )
+        elif high == math.inf and value <= 0:
+            raise ValueError(f"{self.id!r}: give a positive {about.kind.replace('index', 'number')}, not {value:g}")
+        elif not low <= value <= high:
             raise ValueError(f"{self.id!r}: {_not_a_fraction(value)}")
-        elif (self.at_least == 0 and "kappa" not in metric) or self.at_most == 1:
+        elif self.at_least == least or self.at_most == greatest:
             raise ValueError(f"{self.id!r}: any model meets {value:g}; a line that cannot fail certifies nothing")
-        elif self.above == 1 or self.below == 0:
+        elif self.above == greatest or self.below == least:
             raise ValueError(f"{self.id!r}: no model can be {'above 1' if self.above else 'below 0'}")
-        elif (metric in LOWER_IS_BETTER) != (self.comparator in ("<", "<=")):
-            wanted = "at_most or below" if metric in LOWER_IS_BETTER else "at_least or above"
+        elif (about.better == "lower") != (self.comparator in ("<", "<=")):
+            wanted = "at_most or below" if about.better == "lower" else "at_least or above"
             raise ValueError(f"{self.id!r}: a limit on the wrong side, which a bad model meets; give {wanted}")
 
 
@@ -489,7 +365,7 @@ class Checklist(_Frozen):
     expect: dict[str, Annotated[float, Field(gt=0, lt=1)]] = Field(
         default={},
         description="expected true values, for planning: of a grade's or group's sensitivity, or by metric id",
-        json_schema_extra={"propertyNames": {"pattern": f"^({'|'.join([*GRADES, *GROUPS])})$|{_ids(PROPORTIONS)}"}},
+        json_schema_extra={"propertyNames": {"pattern": _expectations()}},
     )
     criteria: list[Criterion] = Field(description="the lines; the verdict rests on those that are required")
 
@@ -529,37 +405,35 @@ class Checklist(_Frozen):
         if not any(criterion.required for criterion in self.criteria):
             raise ValueError("no criterion is required: a checklist that cannot fail certifies nothing")
         ids = [criterion.id for criterion in self.each_criterion()]
-        names = [parse_id(each) for each in ids]
-        all_slices = {str(replace(name, value="")) for name in names if name.value == EACH}
-        for each, name in zip(ids, names, strict=True):
+        for each in ids:
             if ids.count(each) > 1:
-                raise ValueError(f"the criterion {each!r} stands twice")
-            if name.column and name.value != EACH and str(replace(name, value="")) in all_slices:
-                raise ValueError(f"the criterion {each!r} stands twice: @{name.column}=each has it already")
-            self._is_declared(each, name)
+                raise ValueError(f"the criterion {each!r} is given twice")
+            if each.column and each.value != EACH and each.but(value=EACH) in ids:
+                raise ValueError(f"the criterion {each!r} is given twice: @{each.column}=each includes it")
+            self._is_declared(each)
             # Every look is tested at its share of the level, and a bootstrap's tail needs replicates of its own.
             needed = math.ceil(2 * IN_THE_TAIL * self.looks / (1 - self.evidence.level) - 1e-6)
-            if "kappa" in name.metric and self.bootstrap.resamples < needed:
+            if each.about.by == "agreement" and self.bootstrap.resamples < needed:
                 raise ValueError(
                     f"{each!r} is decided by bootstrap: with {self.looks} looks at level {self.evidence.level:g} it "
                     f"takes bootstrap.resamples of at least {needed}"
                 )
         return self
 
-    def _is_declared(self, criterion: str, name: MetricId) -> None:
+    def _is_declared(self, name: MetricId) -> None:
         """A criterion on a slice, or at the deployment mix, takes what the checklist declares."""
         if name.deployed and self.deployment is None:
-            raise ValueError(f"{criterion!r}: give the mix of grades at deployment, with the key deployment")
+            raise ValueError(f"{name!r}: give the mix of grades at deployment, with the key deployment")
         if not name.column:
             return
         columns = {one.by: one for one in self.slices}
         if name.column not in columns:
             near = difflib.get_close_matches(name.column, columns, 1)
             hint = f"did you mean {near[0]!r}?" if near else f"add {{by: {name.column}}} to slices"
-            raise ValueError(f"{criterion!r}: the column {name.column!r} is not among the slices; {hint}")
+            raise ValueError(f"{name!r}: the column {name.column!r} is not among the slices; {hint}")
         slice_name = columns[name.column].name_of(name.value)
         if slice_name != name.value and name.value not in (columns[name.column].groups or {}):
-            raise ValueError(f"{criterion!r}: {name.value!r} is part of the group {slice_name!r}; name the group")
+            raise ValueError(f"{name!r}: {name.value!r} is part of the group {slice_name!r}; name the group")
 
     def each_criterion(self, values: Mapping[str, Sequence[str]] | None = None) -> list[Criterion]:
         """The criteria with `:each` written out for the five grades, and `@column=each` for the slices.
@@ -570,7 +444,7 @@ class Checklist(_Frozen):
         groups = {one.by: tuple(one.groups or ()) for one in self.slices}
         written = []
         for criterion in self.criteria:
-            name = criterion.name
+            name = criterion.id
             targets = GRADES if name.target == EACH else (name.target,)
             present: Sequence[str] = (name.value,)
             if name.value == EACH:
@@ -578,37 +452,35 @@ class Checklist(_Frozen):
                 present = list(dict.fromkeys(found)) or (EACH,)
             for value in present:
                 for target in targets:
-                    each = str(replace(name, target=target, value=value))
-                    written.append(criterion.model_copy(update={"id": each}))
+                    written.append(criterion.model_copy(update={"id": name.but(target=target, value=value)}))
         return written
 
     @property
     def stability_window(self) -> int:
         """Evaluations that stability looks at."""
-        return next((c.window for c in self.criteria if c.metric == "stability" and c.window), STABILITY_WINDOW)
+        return next((c.window for c in self.criteria if c.id.metric == "stability" and c.window), STABILITY_WINDOW)
 
     def fewest_positives(self, criterion: Criterion) -> int:
         """Fewest units in the denominator for a criterion on a slice to be assessed; 0 where it is on no slice."""
-        if not criterion.column:
+        if not criterion.id.column:
             return 0
         if criterion.min_positives is not None:
             return criterion.min_positives
-        return next(one.min_positives for one in self.slices if one.by == criterion.column)
+        return next(one.min_positives for one in self.slices if one.by == criterion.id.column)
 
-    def expected(self, metric_id: str) -> float | None:
+    def expected(self, asked: MetricId) -> float | None:
         """The true value that the checklist expects of a metric, in (0, 1); None where it does not say.
 
         A grade or group names its sensitivity. `specificity:each` speaks of all five grades, and an expectation
         without a slice of every slice; none carries over to the deployment mix.
         """
         stated = {_expectation_id(key): value for key, value in self.expect.items()}
-        asked = parse_id(metric_id)
-        for where in (asked, replace(asked, value=EACH if asked.column else ""), replace(asked, column="", value="")):
-            for name in (where, replace(where, target=EACH)):
+        for where in (asked, asked.but(value=EACH if asked.column else ""), asked.but(column="", value="")):
+            for name in (where, where.but(target=EACH)):
                 if name in stated and (name.target != EACH or asked.target in GRADES):
                     return stated[name]
-        if asked.metric == "missed":
-            found = self.expected(str(replace(asked, metric="sensitivity")))
+        if asked.about.complement:
+            found = self.expected(asked.but(metric=asked.about.complement))
             return None if found is None else 1 - found
         return None
 
@@ -622,39 +494,14 @@ class Checklist(_Frozen):
         return f"sha256:{hashlib.sha256(canonical_json(self.content())).hexdigest()}"
 
 
-def _metric_named(text: str) -> MetricId:
-    """The parts of an id of which metric, target and place go together. Raises ValueError."""
-    try:
-        name = parse_id(text)
-    except ChecklistError as problem:
-        raise ValueError(str(problem).removesuffix(".")) from problem
-    if name.metric not in TARGETS:
-        raise ValueError(f"there is no metric {name.metric!r}; {_nearest(name.metric, TARGETS)}")
-    allowed = TARGETS[name.metric]
-    targets = {EACH, *allowed} if set(GRADES) <= set(allowed) else set(allowed) or {""}
-    if name.target not in targets:
-        if targets == {""}:
-            raise ValueError(f"{text!r}: {name.metric} takes no grade")
-        if not name.target:
-            raise ValueError(f"{text!r}: {name.metric} takes one of {', '.join(sorted(targets))}")
-        near = _nearest(name.target, sorted(targets - {""}), "takes one of")
-        raise ValueError(f"{text!r}: {name.metric} knows no {name.target!r}; {near}")
-    if name.column and name.metric in OF_THE_RUN:
-        raise ValueError(f"{text!r}: {name.metric} has no slices")
-    at_deployment = AT_DEPLOYMENT.get(name.metric, ())
-    if name.deployed and not {name.target} <= {*at_deployment, *([EACH] if set(GRADES) <= set(at_deployment) else [])}:
-        raise ValueError(f"{text!r}: it has no value at the deployment mix; leave out ^deployment")
-    return name
-
-
 def _expectation_id(key: str) -> MetricId:
     """What a key of `expect` speaks of. Raises ValueError."""
     if key in GRADES or key in GROUPS:
         return MetricId("sensitivity", key)
-    if ":" not in key and (near := difflib.get_close_matches(key, [*GRADES, *GROUPS], 1)) and key not in TARGETS:
+    if ":" not in key and (near := difflib.get_close_matches(key, [*GRADES, *GROUPS], 1)) and key not in METRICS:
         raise ValueError(f"there is no grade or group {key!r}; did you mean {near[0]!r}?")
-    name = _metric_named(key)
-    if name.metric not in PROPORTIONS:
+    name = _known(read_id(key))
+    if not name.about.is_share:
         raise ValueError(f"{key!r} is not a share of images, which is what can be planned for")
     return name
 

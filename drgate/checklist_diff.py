@@ -16,9 +16,6 @@ from typing import Any, Literal
 
 from drgate.checklist import (
     EACH,
-    LOWER_IS_BETTER,
-    OF_THE_RUN,
-    PROPORTIONS,
     RULE_WORDS,
     STABILITY_WINDOW,
     Checklist,
@@ -129,7 +126,7 @@ def _judged(where: str, was: Any, now: Any, old: Checklist, new: Checklist) -> t
         case "audit.required":
             return ("stronger" if now else "weaker"), "", True
         case "deployment":
-            decides = any(criterion.deployed for checklist in (old, new) for criterion in checklist.criteria)
+            decides = any(criterion.id.deployed for checklist in (old, new) for criterion in checklist.criteria)
             return "different", "; which mix is harder depends on the model" if decides else "", decides
         case "unit":
             return "different", "; which is harder depends on the model", True
@@ -137,7 +134,7 @@ def _judged(where: str, was: Any, now: Any, old: Checklist, new: Checklist) -> t
             return "different", "; a certificate by a checklist for pipelines opens neither export nor gate", True
     if section == "bootstrap":
         decides = any(
-            criterion.metric not in (*PROPORTIONS, *OF_THE_RUN)
+            not (criterion.id.about.is_share or criterion.id.about.of_the_run)
             for checklist in (old, new)
             for criterion in checklist.criteria
         )
@@ -164,7 +161,7 @@ def _slices(old: Checklist, new: Checklist) -> Iterator[Change]:
             yield Change("different", where, f"{column} is shown by its values.", False)
         else:
             was, now = before[column], after[column]
-            asked = any(criterion.column == column for checklist in (old, new) for criterion in checklist.criteria)
+            asked = any(criterion.id.column == column for checklist in (old, new) for criterion in checklist.criteria)
             if was.groups != now.groups:
                 yield Change("different", where, f"{column}: its values are grouped in another way.", asked)
             if was.min_positives != now.min_positives:
@@ -237,12 +234,13 @@ def _threshold(was: Criterion, now: Criterion) -> Kind:
 
 def _policy(was: Criterion, now: Criterion) -> Kind:
     """Which of two ways to count images without output lets more models through, where that is certain."""
-    if was.metric not in PROPORTIONS or (now.metric in LOWER_IS_BETTER) == (now.comparator in (">=", ">")):
+    about = now.id.about
+    if not about.is_share or (about.better == "lower") == (now.comparator in (">=", ">")):
         return "different"  # nothing certain of a kappa, or of a line that asks for a bad figure
     ranks: dict[str, int] = {"excluded": 1, "worst_case": 2}
-    if was.metric in ("sensitivity", "missed", "undergraded"):
+    if about.counted == "with":
         ranks["as_referred"] = 0  # an image without output is a hit here
-    elif was.metric == "specificity":
+    elif about.counted == "without":
         ranks["as_referred"] = 2  # and a false alarm, as in the worst case, here
     low, high = ranks.get(was.policy), ranks.get(now.policy)
     if low is None or high is None or low == high:

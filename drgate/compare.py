@@ -18,17 +18,16 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
 
-from drgate.checklist import NoOutputPolicy
 from drgate.errors import ANSWERS, PredictionsError
 from drgate.evaluation import Estimate, Metric, NotEstimable
+from drgate.metrics import METRICS, MetricId, NoOutputPolicy, grades_of
 from drgate.predictions import Predictions
 from drgate.sample import Pair, Sample
-from drgate.scale import GRADES, GROUPS
+from drgate.scale import GROUPS
 from drgate.stats import agreement, bootstrap, cluster, confusion, paired, ranking
 
 RESAMPLES: Final = 10_000
 METHOD: Final = "Tango's score interval at the effective sample size"
-_TARGETS: Final = {**{grade: (i,) for i, grade in enumerate(GRADES)}, **GROUPS}
 
 Outcome = Literal["non-inferior", "inferior", "not shown"]
 
@@ -205,14 +204,17 @@ class _Differences:
 
     def all(self) -> dict[str, Difference | NotEstimable]:
         found: dict[str, Difference | NotEstimable] = {}
-        found["accuracy"] = self._proportion(confusion.accuracy("worst_case"), "")
-        rules = {"sensitivity": confusion.sensitivity, "specificity": confusion.specificity}
-        for metric, rule in rules.items():
-            for target, grades in _TARGETS.items():
+        for about in METRICS.values():
+            for target in about.targets if about.compared else ():
                 policy: NoOutputPolicy = "as_referred" if target in GROUPS else "worst_case"
-                found[f"{metric}:{target}"] = self._proportion(rule(grades, policy), target)
-        found |= {f"auc:{target}": self._auc(target) for target in _TARGETS}
-        return found | {"quadratic_kappa": self._kappa()}
+                found[MetricId(about.name, target)] = (
+                    self._auc(target)
+                    if about.by == "ranking"
+                    else self._kappa()
+                    if about.by == "agreement"
+                    else self._proportion(about.ratio(target, policy), target)
+                )
+        return found
 
     def drawn(self, target: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """(B, 30) tables of both models, of the same resampled patients."""
@@ -264,7 +266,7 @@ class _Differences:
         return bootstrap.percentile_interval(one - other, self.level, defined & also)
 
     def _auc(self, target: str) -> Difference | NotEstimable:
-        images, grades = self.pair.first, list(_TARGETS[target])
+        images, grades = self.pair.first, list(grades_of(target) or ())
         probabilities = images.probabilities, self.pair.second.probabilities
         answered = ~np.isnan(probabilities[0][:, 0]) & ~np.isnan(probabilities[1][:, 0])
         if not answered.any():

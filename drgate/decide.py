@@ -7,23 +7,9 @@ from dataclasses import replace
 from fractions import Fraction
 from typing import Any, Final
 
-from drgate.checklist import (
-    FROM_PROBABILITIES,
-    PROPORTIONS,
-    RULE_WORDS,
-    Checklist,
-    Criterion,
-)
+from drgate.checklist import RULE_WORDS, Checklist, Criterion
 from drgate.evaluation import CriterionResult, Estimate, Metric, NotEstimable, Status, Verdict
-from drgate.measure import (
-    KAPPA_WEIGHTS,
-    NAMES,
-    UNDERGRADED,
-    UNKNOWN,
-    Metrics,
-    ratio,
-)
-from drgate.scale import GRADES, GROUPS
+from drgate.measure import UNKNOWN, Metrics
 from drgate.stats import power
 
 FEWEST_PATIENTS: Final = 30
@@ -45,7 +31,7 @@ def _meets(value: Fraction | float, comparator: str, threshold: Fraction | float
 
 
 def decide(criterion: Criterion, metric: Metric, metrics: Metrics, training: Mapping[str, Any]) -> CriterionResult:
-    decided_on = "point" if criterion.metric in ("stability", "cost") else metrics.checklist.evidence.decide_on
+    decided_on = "point" if criterion.id.about.kind in ("range", "amount") else metrics.checklist.evidence.decide_on
     if isinstance(metric, NotEstimable):
         status, reason = "NOT_ASSESSED", f"Not assessed: {metric.reason}"
         if criterion.reference_value is not None:
@@ -119,7 +105,7 @@ def _judge_interval(criterion: Criterion, metric: Estimate, decided_on: str) -> 
             how = "It reaches the limit, which the rule excludes."
         elif _meets(other, criterion.comparator, criterion.threshold):
             gap = abs(metric.value - criterion.threshold)
-            missed = f"{gap:.3f}" if _is_index(criterion) else f"{100 * gap:.1f} points"
+            missed = f"{gap:.3f}" if criterion.id.about.kind == "index" else f"{100 * gap:.1f} points"
             interval = " to ".join(_number(end, criterion, criterion.threshold) for end in (metric.low, metric.high))
             how = f"Missed by {missed}, but not shown {wrong_side} it (interval {interval})."
         else:
@@ -144,14 +130,9 @@ def _shown(metric: Estimate, criterion: Criterion) -> str:
     return value if metric.k is None else f"{metric.k} of {metric.n} ({value})"
 
 
-def _is_index(criterion: Criterion) -> bool:
-    """Whether the metric is a number of its own kind and no share of images."""
-    return criterion.metric in (*KAPPA_WEIGHTS, *FROM_PROBABILITIES)
-
-
 def _number(value: float, criterion: Criterion, near: float | None = None) -> str:
     """A value of the criterion's metric: a percentage, or a plain number for an index."""
-    if not _is_index(criterion):
+    if criterion.id.about.kind != "index":
         return _percent(value, near)
     for digits in (3, 4, 5, 6):
         text = f"{value:.{digits}f}"
@@ -166,12 +147,11 @@ def _higher_is_better(criterion: Criterion) -> bool:
 
 def _patients(criterion: Criterion, metrics: Metrics) -> tuple[list[int], list[int]] | None:
     """Images a patient brings to the line's denominator, and how many patients bring so many; None without any."""
-    tally = metrics.sample.tally(
-        criterion.column, criterion.value, criterion.target if criterion.target in GROUPS else ""
-    )
-    if tally is None or criterion.metric not in PROPORTIONS or criterion.deployed:
+    metric = criterion.id
+    tally = metrics.sample.tally(metric.column, metric.value, metric.group)
+    if tally is None or not metric.about.is_share or metric.deployed:
         return None
-    sizes, counts = tally.sizes(ratio(criterion.metric, criterion.target, criterion.policy))
+    sizes, counts = tally.sizes(metric.about.ratio(metric.target, criterion.policy))
     return (sizes, counts) if sizes else None
 
 
@@ -184,7 +164,9 @@ def _more(criterion: Criterion, metrics: Metrics) -> str:
     if expected is None:
         return "How many patients would settle it, the checklist does not say (expect)."
     sizes, counts = found
-    who, up = _who(criterion, metrics.sample.unit), _higher_is_better(criterion)
+    up = _higher_is_better(criterion)
+    metric = criterion.id
+    who = metric.about.who(metric.target) + (f" and {metric.column} = {metric.value}" if metric.column else "")
     threshold = criterion.threshold if up else 1 - criterion.threshold
     truth = f"were the true value {_percent(expected, criterion.threshold)}, as the checklist expects"
     needed = power.patients_to_show(
@@ -210,20 +192,6 @@ def _more(criterion: Criterion, metrics: Metrics) -> str:
         f"{needed.patients} patients {who} in all, {needed.patients - have} more, would show it with "
         f"{checklist.planning.power:.0%} power, {truth}."
     )
-
-
-def _who(criterion: Criterion, unit: str) -> str:
-    """Which patients a line counts."""
-    title = NAMES.get(criterion.target, "")
-    if criterion.metric == "specificity":
-        who = "with any DR" if criterion.target == GRADES[0] else f"without {title}"
-    elif criterion.id.startswith(UNDERGRADED):
-        who = "with severe NPDR or PDR"
-    elif criterion.metric in ("ppv", "npv"):
-        who = f"called {title}" if criterion.metric == "ppv" else f"called other than {title}"
-    else:
-        who = f"with {title}" if title else "of this mix of grades"
-    return f"{who} and {criterion.column} = {criterion.value}" if criterion.column else who
 
 
 def gate_error(criterion: Criterion, metrics: Metrics) -> list[dict[str, Any]]:
@@ -285,7 +253,7 @@ def _judge_range(criterion: Criterion, metric: Estimate, training: Mapping[str, 
 
 def _rule(criterion: Criterion) -> str:
     words = RULE_WORDS[criterion.comparator]
-    number = f"{criterion.threshold:g}" if _is_index(criterion) else _percent(criterion.threshold)
+    number = f"{criterion.threshold:g}" if criterion.id.about.kind == "index" else _percent(criterion.threshold)
     return f"{words} {number}"
 
 

@@ -19,17 +19,12 @@ import pandas as pd
 import scipy
 
 from drgate import __version__
-from drgate.checklist import (
-    FROM_PROBABILITIES,
-    OF_THE_RUN,
-    Checklist,
-    Criterion,
-    default_policy,
-)
+from drgate.checklist import Checklist, Criterion
 from drgate.compare import accuracy_difference
 from drgate.decide import barred, cannot_pass, decide, gate_error, verdict_of
 from drgate.evaluation import CriterionResult, Estimate, Evaluation, Metric, NotEstimable
-from drgate.measure import Metrics, grades_of
+from drgate.measure import Metrics
+from drgate.metrics import MetricId, grades_of
 from drgate.page_one import flagged_images, page_one
 from drgate.predictions import Predictions
 from drgate.sample import Sample, unit_lacks
@@ -72,12 +67,12 @@ def evaluate(
     history |= _stability_summary(history, checklist)
 
     found = metrics.all()
-    found["stability"] = _stability(history)
-    found["cost"] = _cost(history)
+    found[MetricId("stability")] = _stability(history)
+    found[MetricId("cost")] = _cost(history)
     if baseline is None:
-        found["baseline"] = NotEstimable("no baseline predictions on these images were given (--baseline).")
+        found[MetricId("baseline")] = NotEstimable("no baseline predictions on these images were given (--baseline).")
     else:
-        found["baseline"] = accuracy_difference(
+        found[MetricId("baseline")] = accuracy_difference(
             predictions,
             baseline,
             level=level,
@@ -90,7 +85,7 @@ def evaluate(
     results = []
     for criterion in criteria:
         metric = found.get(criterion.id)
-        if metric is None or criterion.policy != default_policy(criterion.id):
+        if metric is None or criterion.policy != criterion.id.default_policy:
             metric = metrics.estimate(criterion.id, criterion.policy)
         metric = _enough(metric, criterion, metrics)
         results.append(decide(criterion, metric, metrics, history))
@@ -146,7 +141,7 @@ def lines(predictions: Predictions, checklist: Checklist) -> tuple[CriterionResu
     return tuple(
         decide(criterion, _enough(metrics.estimate(criterion.id, criterion.policy), criterion, metrics), metrics, {})
         for criterion in checklist.each_criterion(sample.slice_names)
-        if criterion.metric not in OF_THE_RUN
+        if not criterion.id.about.of_the_run
     )
 
 
@@ -157,9 +152,9 @@ def require_evaluable(predictions: Predictions, checklist: Checklist) -> None:
 
 def _other_units(
     predictions: Predictions, checklist: Checklist, metrics: Metrics
-) -> dict[str, dict[str, Metric] | NotEstimable]:
+) -> dict[str, dict[MetricId, Metric] | NotEstimable]:
     """The metrics by the units that the checklist does not judge by, as far as the data allow."""
-    found: dict[str, dict[str, Metric] | NotEstimable] = {}
+    found: dict[str, dict[MetricId, Metric] | NotEstimable] = {}
     for unit in UNITS:
         if unit == checklist.unit:
             continue
@@ -173,16 +168,17 @@ def _other_units(
 
 def _enough(metric: Metric, criterion: Criterion, metrics: Metrics) -> Metric:
     """The metric, unless its cases are too few or incomplete for a line of the checklist."""
-    tally = metrics.sample.tally(criterion.column, criterion.value, criterion.target)
+    asked = criterion.id
+    tally = metrics.sample.tally(asked.column, asked.value, asked.target)
     if isinstance(metric, NotEstimable) or tally is None:
         return metric
     by_grade = tally.table.sum(axis=1)
-    if criterion.metric == "balanced_accuracy" and (by_grade == 0).any():
+    if asked.about.by == "equal_grades" and (by_grade == 0).any():
         absent = ", ".join(TITLES[grade] for grade in np.flatnonzero(by_grade == 0))
         return NotEstimable(f"it is over all five grades, and there is none of {absent}.")
     cases, wanted = metric.n or 0, metrics.checklist.fewest_positives(criterion)
-    if criterion.metric in FROM_PROBABILITIES and criterion.target:
-        positive = int(by_grade[list(grades_of(criterion.target))].sum())
+    if asked.about.kind == "index" and (grades := grades_of(asked.target)):
+        positive = int(by_grade[list(grades)].sum())
         cases = min(positive, int(by_grade.sum()) - positive)
     if cases < wanted:
         return NotEstimable(f"the slice has {cases} of the {wanted} cases that the checklist asks for.")
@@ -221,7 +217,7 @@ def _stability_summary(training: Mapping[str, Any], checklist: Checklist) -> dic
             sum(entry.get("learning_rate", 0.0) for entry in inside) / window / max(rates)
         )
     mean = sum(entry["val_accuracy"] for entry in inside) / window
-    limits = [c.threshold for c in checklist.criteria if c.metric == "stability"]
+    limits = [c.threshold for c in checklist.criteria if c.id.metric == "stability"]
     if result.range_without_noise is not None and limits:
         needed = stability.n_val_to_show(result.range_without_noise, limits[0], mean, window)
         if needed is not None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from drgate.errors import ANSWERS, DrgateError
+from drgate.metrics import MetricId, parse_id
 
 Status = Literal["PASS", "FAIL", "INSUFFICIENT", "NOT_ASSESSED"]
 Verdict = Literal["PASS", "FAIL", "INSUFFICIENT"]
@@ -78,12 +79,12 @@ def metric_from_json(plain: Mapping[str, Any]) -> Metric:
     return Estimate(**rest)
 
 
-def _plain(metrics: Mapping[str, Metric]) -> dict[str, Any]:
+def _plain(metrics: Mapping[MetricId, Metric] | Mapping[str, Metric]) -> dict[str, Any]:
     return {name: metric.to_json() for name, metric in metrics.items()}
 
 
-def _metrics(plain: Mapping[str, Any]) -> dict[str, Metric]:
-    return {name: metric_from_json(metric) for name, metric in plain.items()}
+def _metrics(plain: Mapping[str, Any]) -> dict[MetricId, Metric]:
+    return {parse_id(name): metric_from_json(metric) for name, metric in plain.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +100,7 @@ class CriterionResult:
     reason: a sentence for a clinician.
     """
 
-    id: str
+    id: MetricId
     status: Status
     comparator: Literal[">=", ">", "<=", "<"]
     threshold: float
@@ -115,7 +116,7 @@ class CriterionResult:
 
     @classmethod
     def from_json(cls, plain: Mapping[str, Any]) -> CriterionResult:
-        return cls(**{**plain, "estimate": metric_from_json(plain["estimate"])})
+        return cls(**{**plain, "id": parse_id(plain["id"]), "estimate": metric_from_json(plain["estimate"])})
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +146,7 @@ class Evaluation:
 
     verdict: Verdict
     criteria: tuple[CriterionResult, ...]
-    metrics: dict[str, Metric]
+    metrics: dict[MetricId, Metric]
     confusion_matrix: tuple[tuple[int, ...], ...]
     no_output: tuple[int, ...]
     spec: dict[str, Any]
@@ -156,8 +157,8 @@ class Evaluation:
     flagged: tuple[dict[str, Any], ...]
     page_one: tuple[str, ...]
     software: dict[str, str]
-    three_ways: dict[str, dict[str, Metric]] = field(default_factory=dict)
-    units: dict[str, dict[str, Metric] | NotEstimable] = field(default_factory=dict)
+    three_ways: dict[MetricId, dict[str, Metric]] = field(default_factory=dict)
+    units: dict[str, dict[MetricId, Metric] | NotEstimable] = field(default_factory=dict)
     gate_error: tuple[dict[str, Any], ...] = ()
     reliability: dict[str, tuple[dict[str, Any], ...]] = field(default_factory=dict)
 
@@ -211,7 +212,10 @@ class Evaluation:
                     **plain,
                     "criteria": tuple(CriterionResult.from_json(criterion) for criterion in plain["criteria"]),
                     "metrics": _metrics(plain["metrics"]),
-                    "three_ways": {name: _metrics(ways) for name, ways in plain["three_ways"].items()},
+                    "three_ways": {
+                        parse_id(name): {way: metric_from_json(metric) for way, metric in ways.items()}
+                        for name, ways in plain["three_ways"].items()
+                    },
                     "units": {
                         unit: _metrics(found["metrics"]) if "metrics" in found else NotEstimable(found["reason"])
                         for unit, found in plain["units"].items()

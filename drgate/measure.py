@@ -1,7 +1,7 @@
 """Every metric of a set of predictions with its interval: what is measured, before anything is decided.
 
     sample = Sample.of(predictions, spec)
-    Metrics(sample, spec, level=0.95, seed=1).estimate("sensitivity:pdr", "excluded")
+    Metrics(sample, spec, level=0.95, seed=1).estimate(parse_id("sensitivity:pdr"), "excluded")
 
 Proportions and kappa follow from the sample's counts. Only what needs probabilities (ranking, calibration) looks at
 images again.
@@ -10,42 +10,25 @@ images again.
 from __future__ import annotations
 
 import dataclasses
-import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from drgate.checklist import (
-    AT_DEPLOYMENT,
-    PROPORTIONS,
-    Checklist,
-    MetricId,
-    NoOutputPolicy,
-    default_policy,
-    parse_id,
-)
+from drgate.checklist import Checklist
 from drgate.evaluation import Estimate, Metric, NotEstimable
+from drgate.metrics import NAMES, MetricId, NoOutputPolicy, grades_of, measured, measured_in_slices
 from drgate.sample import Sample, Tally
-from drgate.scale import GRADES, GROUP_TITLES, GROUPS, TITLES
-from drgate.stats import agreement, bootstrap, calibration, cluster, confusion, ranking, standardized
-from drgate.stats.calibration import Undefined
+from drgate.scale import GRADES, GROUPS, TITLES
+from drgate.stats import bootstrap, calibration, cluster, confusion, ranking, standardized
+from drgate.stats.calibration import Calibration, Undefined
+from drgate.stats.combined import Combination
 from drgate.stats.confusion import NO_OUTPUT
 
 UNKNOWN: Final = cluster.UNKNOWN_DESIGN_EFFECT
 """By how much two eyes entirely alike inflate a variance, where patients are not known."""
-
-KAPPA_WEIGHTS: Final[dict[str, agreement.Weights]] = {
-    "kappa": "none",
-    "linear_kappa": "linear",
-    "quadratic_kappa": "quadratic",
-}
-
-NAMES: Final = {**dict(zip(GRADES, TITLES, strict=True)), **GROUP_TITLES}
-RATES: Final = ("sensitivity", "specificity", "ppv", "npv")
-UNDERGRADED: Final = "undergraded:vision_threatening_below_referable"
 
 Values = Callable[[NDArray[np.int64]], tuple[NDArray[np.float64], NDArray[np.bool_]]]
 """A metric of every table (..., 30), and where it is defined."""
@@ -57,35 +40,38 @@ class Metrics:
     def __init__(self, sample: Sample, checklist: Checklist, level: float, seed: int) -> None:
         self.sample, self.checklist, self.level, self.seed = sample, checklist, level, seed
         self._replicates: dict[Tally, NDArray[np.int64]] = {}
-        self._shares: dict[tuple[Tally, tuple[str, str, NoOutputPolicy]], bootstrap.BootstrapInterval | None] = {}
+        self._shares: dict[tuple[Tally, MetricId, NoOutputPolicy], bootstrap.BootstrapInterval | None] = {}
         self._calibrations: dict[
             tuple[str, str, str], tuple[bootstrap.BootstrapInterval | None, bootstrap.BootstrapInterval | None]
         ] = {}
 
-    def all(self) -> dict[str, Metric]:
-        """Every metric by id, in the order in which a report shows them."""
-        names = list(_names())
+    def all(self) -> dict[MetricId, Metric]:
+        """Every metric, in the order in which a report shows them."""
+        names = list(measured())
         if self.checklist.deployment is not None:
-            names += [f"{name}^deployment" for name in names if _standardizable(name)]
-        names += [f"{name}@{column}={value}" for column, value in self.sample.each_slice() for name in _slice_names()]
-        return {name: self.estimate(name, default_policy(name)) for name in names}
+            names += [one.but(deployed=True) for one in names if one.target in one.about.at_deployment]
+        names += [
+            one.but(column=column, value=value)
+            for column, value in self.sample.each_slice()
+            for one in measured_in_slices()
+        ]
+        return {one: self.estimate(one, one.default_policy) for one in names}
 
-    def of_unit(self) -> dict[str, Metric]:
+    def of_unit(self) -> dict[MetricId, Metric]:
         """The metrics that are shown for a unit other than the one that is judged."""
-        return {name: self.estimate(name, default_policy(name)) for name in _slice_names()}
+        return {one: self.estimate(one, one.default_policy) for one in measured_in_slices()}
 
-    def three_ways(self) -> dict[str, dict[str, Metric]]:
+    def three_ways(self) -> dict[MetricId, dict[str, Metric]]:
         """Metrics under each policy for images without output; empty where every image got an answer."""
         if not self.sample.whole().table[:, NO_OUTPUT].any():
             return {}
-        found: dict[str, dict[str, Metric]] = {}
-        for name in _names():
-            if parse_id(name).metric not in ("no_output", "auc", *PROBABILISTIC):
-                group = default_policy(name) == "as_referred"
+        found: dict[MetricId, dict[str, Metric]] = {}
+        for one in measured():
+            if one.about.policies:
                 policies: tuple[NoOutputPolicy, ...] = ("excluded", "worst_case")
-                if group:
+                if one.default_policy == "as_referred":
                     policies = ("excluded", "as_referred", "worst_case")
-                found[name] = {policy: self.estimate(name, policy) for policy in policies}
+                found[one] = {policy: self.estimate(one, policy) for policy in policies}
         return found
 
     def reliability(self) -> dict[str, tuple[dict[str, Any], ...]]:
@@ -104,27 +90,27 @@ class Metrics:
                 found[target] = tuple(dataclasses.asdict(one) for one in bins)
         return found
 
-    def estimate(self, name: str, policy: NoOutputPolicy) -> Metric:
+    def estimate(self, metric: MetricId, policy: NoOutputPolicy) -> Metric:
         """One metric with its interval; NotEstimable, with the reason, where the data do not define it."""
-        parts = parse_id(name)
-        tally = self.sample.tally(parts.column, parts.value, parts.target if parts.target in GROUPS else "")
+        tally = self.sample.tally(metric.column, metric.value, metric.group)
         if tally is None:
-            return NotEstimable(f"no {self.sample.unit} of the test set has {parts.column} = {parts.value}.")
-        if parts.metric == "auc":
-            return self._auc(parts.target, parts.column, parts.value)
-        if parts.metric in PROBABILISTIC:
-            return self._calibration(parts)
-        if parts.metric in KAPPA_WEIGHTS:
-            return self._kappa(parts.metric, policy, tally)
-        if parts.metric == "balanced_accuracy":
-            return self._balanced(policy, tally)
-        counted = ratio(parts.metric, parts.target, policy)
-        if parts.deployed:
-            return self._standardized(counted, tally, policy, parts.target)
-        effective = tally.effective(counted, self.level)
+            return NotEstimable(f"no {self.sample.unit} of the test set has {metric.column} = {metric.value}.")
+        match metric.about.by:
+            case "ranking":
+                return self._auc(metric)
+            case "score" | "calibration" | "expected_error":
+                return self._calibration(metric)
+            case "agreement":
+                return self._agreement(metric, policy, tally)
+            case "equal_grades":
+                return self._balanced(metric, policy, tally)
+            case "rates":
+                return self._combined(metric, policy, tally)
+        if metric.deployed:
+            return self._standardized(metric, policy, tally)
+        effective = tally.effective(metric.about.ratio(metric.target, policy), self.level)
         if effective is None:
-            reason = _absent(parts.metric, parts.target, tally.table, self.sample.unit)
-            return NotEstimable(reason.replace("the test set", "the slice") if parts.column else reason)
+            return NotEstimable(_absent(metric, tally.table, self.sample.unit))
         bounds = cluster.bounds(effective, level=self.level, interval=self.checklist.evidence.interval)
         return Estimate(
             kind="proportion",
@@ -137,7 +123,7 @@ class Metrics:
             method=self.checklist.evidence.interval,
             clusters=effective.clusters,
             design_effect=effective.design_effect,
-            **_beside(self._share_drawn(tally, parts.metric, parts.target, policy)),
+            **_beside(self._share_drawn(tally, metric.whole, policy)),
         )
 
     def replicates(self, tally: Tally) -> NDArray[np.int64]:
@@ -179,22 +165,63 @@ class Metrics:
         ]
 
     def _share_drawn(
-        self, tally: Tally, metric: str, target: str, policy: NoOutputPolicy
+        self, tally: Tally, metric: MetricId, policy: NoOutputPolicy
     ) -> bootstrap.BootstrapInterval | None:
         """The bootstrap interval of a proportion; those of one tally are drawn together: one product gives all."""
-        key = (metric, target, policy)
-        if (tally, key) not in self._shares:
+        key = (metric, policy)
+        if (tally, *key) not in self._shares:
             keys = SHARES if key in SHARES else (key,)
-            counted = [ratio(*one) for one in keys]
+            counted = [one.about.ratio(one.target, how) for one, how in keys]
             found = self._drawn(tally, lambda tables: confusion.share(*confusion.terms(counted, tables)))
-            self._shares |= {(tally, one): interval for one, interval in zip(keys, found, strict=True)}
-        return self._shares[tally, key]
+            self._shares |= {(tally, *one): interval for one, interval in zip(keys, found, strict=True)}
+        return self._shares[tally, metric, policy]
 
-    def _kappa(self, metric: str, policy: NoOutputPolicy, tally: Tally) -> Metric:
-        """Agreement, with the bootstrap interval that decides."""
+    def _combined(self, metric: MetricId, policy: NoOutputPolicy, tally: Tally) -> Metric:
+        """A quantity of two shares, from the interval of each at its own effective sample size."""
+        about = metric.about
+        parts = [metric.but(metric=part) for part in about.parts]
+        ratios = [part.about.ratio(part.target, policy) for part in parts]
+        samples = [tally.effective(ratio, self.level) for ratio in ratios]
+        for part, found in zip(parts, samples, strict=True):
+            if found is None:
+                return NotEstimable(_absent(part, tally.table, self.sample.unit))
+        first, second = (found for found in samples if found is not None)
+        assert about.how is not None, f"{metric} is counted from rates"
+        combination: Combination = about.how()
+        _, sizes = confusion.terms(ratios, tally.patterns)
+        shared = int(tally.counts @ sizes.prod(axis=1))
+        if tally.patients == "unknown":  # as many pairs as there can be, so that naming the patients never hurts
+            shared = int(UNKNOWN * min(first.n, second.n))
+        combined = combination.estimate(
+            first, second, level=self.level, interval=self.checklist.evidence.interval, shared=shared
+        )
+        if isinstance(combined, Undefined):
+            return NotEstimable(f"{combined.reason}.")
 
         def values(tables: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-            return agreement.kappa(confusion.square(tables, policy), KAPPA_WEIGHTS[metric])
+            rates, defined = confusion.share(*confusion.terms(ratios, tables))
+            drawn, finite = combination.values(rates[:, 0], rates[:, 1])
+            return drawn, finite & defined.all(axis=1)
+
+        return Estimate(
+            kind="index",
+            value=combined.value,
+            n=first.n + second.n,
+            low=combined.low,
+            high=combined.high,
+            level=self.level,
+            method=f"MOVER, {self.checklist.evidence.interval}",
+            clusters=None if first.clusters is None else int(tally.counts @ sizes.any(axis=1)),
+            **_beside(self._drawn(tally, values)[0]),
+        )
+
+    def _agreement(self, metric: MetricId, policy: NoOutputPolicy, tally: Tally) -> Metric:
+        """Agreement, with the bootstrap interval that decides."""
+        how: Values | None = metric.about.how
+        assert how is not None, f"{metric} is counted from the table"
+
+        def values(tables: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+            return how(confusion.square(tables, policy))
 
         value, defined = values(tally.table)
         if not defined:
@@ -214,12 +241,13 @@ class Metrics:
             bootstrap_undefined=None if shown is None else shown.undefined,
         )
 
-    def _balanced(self, policy: NoOutputPolicy, tally: Tally) -> Metric:
+    def _balanced(self, metric: MetricId, policy: NoOutputPolicy, tally: Tally) -> Metric:
         """Mean sensitivity of the grades present: accuracy at a mix in which each weighs the same.
 
         So it has that mix's exact interval, which a grade with few images and no error widens; a bootstrap would not.
         """
-        counted = confusion.accuracy(policy)
+        (share,) = metric.about.parts
+        counted = metric.but(metric=share).about.ratio(metric.target, policy)
         base = tally.table[:, :NO_OUTPUT] if policy == "excluded" else tally.table
         present = base.sum(axis=1) > 0
         if not present.any():
@@ -234,15 +262,16 @@ class Metrics:
             + (f" (none of {', '.join(absent)})" if absent else ""),
         )
 
-    def _standardized(self, counted: confusion.Ratio, tally: Tally, policy: NoOutputPolicy, target: str) -> Metric:
+    def _standardized(self, metric: MetricId, policy: NoOutputPolicy, tally: Tally) -> Metric:
         """A proportion at the deployment mix of grades."""
         mix = self.checklist.deployment
         if mix is None:
             return NotEstimable("the checklist states no deployment mix of grades.")
-        if target in GROUPS and self.sample.dme is not None:
+        if metric.group and self.sample.dme is not None:
             return NotEstimable(
-                "the deployment mix is of DR grades: how many eyes have macular oedema, it does not say."
+                "the deployment mix is of DR grades: it does not say how many eyes have macular oedema."
             )
+        counted = metric.about.ratio(metric.target, policy)
         found = self._at_mix(counted, tally, policy, [mix[grade] for grade in GRADES])
         if isinstance(found, NotEstimable):
             return found
@@ -291,7 +320,7 @@ class Metrics:
     def _answers(self, target: str, column: str = "", value: str = "") -> _Answers:
         """A grade or group in the images with probabilities, of the whole sample or of a slice."""
         sample, answered = self.sample, self._answered(column, value)
-        inside = grades_of(target)
+        inside = grades_of(target) or ()
         positive = np.isin(sample.reference[answered], inside)
         if target in GROUPS and sample.dme is not None:
             positive |= sample.dme[answered]
@@ -307,9 +336,9 @@ class Metrics:
         unknown = self.sample.patients is None and not self.sample.independent
         return ", variance doubled for unknown patients" if unknown else ""
 
-    def _auc(self, target: str, column: str, value: str) -> Metric:
+    def _auc(self, metric: MetricId) -> Metric:
         """A grade or group against the rest."""
-        answers = self._answers(target, column, value)
+        answers = self._answers(metric.target, metric.column, metric.value)
         if not answers.positive.size:
             return NotEstimable(f"there are no probabilities by {self.sample.unit} to rank by.")
         if self.sample.patients is not None:
@@ -319,7 +348,9 @@ class Metrics:
             unknown = bool(self._doubled)
             result = ranking.auc_delong(answers.scores, answers.positive, level=self.level, unknown=unknown)
         if result is None:
-            return NotEstimable(f"it takes {self.sample.unit}s with {NAMES[target]} and {self.sample.unit}s without.")
+            return NotEstimable(
+                f"it takes {self.sample.unit}s with {NAMES[metric.target]} and {self.sample.unit}s without."
+            )
         return Estimate(
             kind="index",
             value=result.value,
@@ -331,17 +362,18 @@ class Metrics:
             clusters=result.clusters,
         )
 
-    def _calibration(self, parts: MetricId) -> Metric:
+    def _calibration(self, metric: MetricId) -> Metric:
         """Brier score, calibration slope and intercept, expected calibration error."""
-        metric = parts.metric
-        answers = self._answers(parts.target or "referable", parts.column, parts.value)
+        about = metric.about
+        assert about.how is not None, f"{metric} is counted from probabilities"
+        answers = self._answers(metric.target or "referable", metric.column, metric.value)
         n = len(answers.scores)
         if not n:
             return NotEstimable(f"there are no probabilities by {self.sample.unit}.")
         given: NDArray[np.float64] = answers.probabilities
         outcome: NDArray[Any] = answers.positive
-        if metric == "ece":
-            error = calibration.calibration_error(given, outcome, seed=self.seed)
+        if about.by == "expected_error":
+            error = about.how(given, outcome, seed=self.seed)
             if isinstance(error, Undefined):
                 return NotEstimable(f"{error.reason}.")
             return Estimate(
@@ -351,34 +383,32 @@ class Metrics:
                 expected=error.expected,
                 method=f"{error.bins} bins of equal size; expected value simulated",
             )
-        if not parts.target:
-            answered = self._answered(parts.column, parts.value)
+        if not metric.target:
+            answered = self._answered(metric.column, metric.value)
             given, outcome = self.sample.probabilities[answered], self.sample.reference[answered]
-        measured = {
-            "brier": calibration.brier,
-            "calibration_slope": calibration.calibration_slope,
-            "calibration_intercept": calibration.calibration_intercept,
-        }[metric](given, outcome, answers.patients, level=self.level)
-        if isinstance(measured, Undefined):
-            return NotEstimable(f"{measured.reason}.")
-        drawn = None if metric == "brier" else self._calibration_drawn(parts)[metric == "calibration_intercept"]
+        found: Calibration | Undefined = about.how(given, outcome, answers.patients, level=self.level)
+        if isinstance(found, Undefined):
+            return NotEstimable(f"{found.reason}.")
+        drawn = None
+        if about.by == "calibration":
+            drawn = self._calibration_drawn(metric)[metric.metric == "calibration_intercept"]
         return Estimate(
             kind="index",
-            value=measured.value,
+            value=found.value,
             n=n,
-            low=measured.low,
-            high=measured.high,
+            low=found.low,
+            high=found.high,
             level=self.level,
-            method=("patient sandwich" if measured.clusters is not None else "sandwich") + self._doubled,
-            clusters=measured.clusters,
+            method=("patient sandwich" if found.clusters is not None else "sandwich") + self._doubled,
+            clusters=found.clusters,
             **_beside(drawn),
         )
 
     def _calibration_drawn(
-        self, parts: MetricId
+        self, metric: MetricId
     ) -> tuple[bootstrap.BootstrapInterval | None, bootstrap.BootstrapInterval | None]:
         """Bootstrap intervals of slope and intercept, where patients are known and images not too many."""
-        key = (parts.target, parts.column, parts.value)
+        key = (metric.target, metric.column, metric.value)
         if key not in self._calibrations:
             answers = self._answers(*key)
             found = None
@@ -408,9 +438,6 @@ class _Answers:
         return np.clip(self.scores, 0.0, 1.0)
 
 
-PROBABILISTIC: Final = ("brier", "calibration_slope", "calibration_intercept", "ece")
-
-
 def _beside(shown: bootstrap.BootstrapInterval | None) -> dict[str, Any]:
     """The bootstrap interval that stands beside the one that decides."""
     return {} if shown is None else {"bootstrap": (shown.low, shown.high), "bootstrap_undefined": shown.undefined}
@@ -424,81 +451,20 @@ def _columns(
     return values.reshape(len(values), -1), defined.reshape(len(values), -1)
 
 
-def _names() -> Iterator[str]:
-    """Metrics of the whole test set."""
-    yield from ("accuracy", "balanced_accuracy", *KAPPA_WEIGHTS)
-    yield from (f"{metric}:{target}" for metric, target in itertools.product((*RATES, "auc"), NAMES))
-    yield from (f"missed:{group}" for group in GROUPS)
-    yield from (UNDERGRADED, "undergraded:by_two", "overgraded:by_two")
-    yield from ("no_output", *(f"no_output:{grade}" for grade in GRADES), "brier")
-    yield from (f"{metric}:{group}" for metric, group in itertools.product(PROBABILISTIC, GROUPS))
-
-
-def _slice_names() -> Iterator[str]:
-    """Metrics of a slice."""
-    yield from ("accuracy", "quadratic_kappa")
-    yield from (f"{metric}:{target}" for metric, target in itertools.product(RATES, NAMES))
-    yield from (f"auc:{group}" for group in GROUPS)
-    yield from (UNDERGRADED, "no_output", *(f"no_output:{grade}" for grade in GRADES))
-
-
-def _standardizable(name: str) -> bool:
-    parts = parse_id(name)
-    return parts.target in AT_DEPLOYMENT.get(parts.metric, ())
-
-
-def grades_of(target: str) -> tuple[int, ...]:
-    """The grades of a group, or the one of a grade."""
-    return GROUPS[target] if target in GROUPS else (GRADES.index(target),)
-
-
-def ratio(metric: str, target: str, policy: NoOutputPolicy) -> confusion.Ratio:
-    """A proportion as cells of the 5 x 6 table."""
-    if metric == "accuracy":
-        return confusion.accuracy(policy)
-    if metric == "no_output":
-        return confusion.no_output(GRADES.index(target) if target else None)
-    if metric == "undergraded":
-        if target == "by_two":
-            return confusion.undergraded_by(2, policy)
-        return confusion.below(GROUPS["vision_threatening"], 2, policy)
-    if metric == "overgraded":
-        return confusion.overgraded_by(2, policy)
-    make = {
-        "sensitivity": confusion.sensitivity,
-        "specificity": confusion.specificity,
-        "ppv": confusion.ppv,
-        "npv": confusion.npv,
-        "missed": confusion.missed,
-    }[metric]
-    return make(grades_of(target), policy)
-
-
-def _absent(metric: str, target: str, table: NDArray[np.int64], unit: str) -> str:
-    """Why a proportion has no denominator."""
-    title = NAMES.get(target, "")
-    inside = np.isin(np.arange(5), grades_of(target if target in NAMES else "vision_threatening"))
-    match metric:
-        case "ppv":
-            return f"no {unit} was called {title}."
-        case "npv":
-            return f"no {unit} was called other than {title}."
-        case "sensitivity" | "missed" | "no_output" if title:
-            rows, which = table[inside], f"graded {title}"
-        case "specificity":
-            rows, which = table[~inside], f"graded other than {title}"
-        case "undergraded" if target != "by_two":
-            rows, which = table[inside], "graded severe NPDR or PDR"
-        case _:
-            rows, which = table, "that is graded"
+def _absent(metric: MetricId, table: NDArray[np.int64], unit: str) -> str:
+    """Why a share has no denominator."""
+    about, grades = metric.about, grades_of(metric.target)
+    who = about.who(metric.target)
+    if about.depends_on_answers:
+        return f"no {unit} was {who}."
+    rows = table if grades is None else table[np.isin(np.arange(5), grades) != (about.counted == "without")]
+    who = "with a grade" if grades is None else who
     if rows.sum() == 0:
-        return f"the test set has no {unit} {which}."
-    return f"the model gave no output for any of the {rows.sum()} {unit}s {which}."
+        return f"the {'slice' if metric.column else 'test set'} has no {unit} {who}."
+    return f"the model gave no output for any of the {rows.sum()} {unit}s {who}."
 
 
-SHARES: Final[tuple[tuple[str, str, NoOutputPolicy], ...]] = tuple(
-    (parts.metric, parts.target, default_policy(name))
-    for name in _names()
-    if (parts := parse_id(name)).metric in PROPORTIONS
+SHARES: Final[tuple[tuple[MetricId, NoOutputPolicy], ...]] = tuple(
+    (one, one.default_policy) for one in measured() if one.about.is_share
 )
 """The proportions of a tally, each with the policy that it has where a criterion does not say."""

@@ -62,7 +62,7 @@ def page_one(
         lines.append(f"{unanswered} of {_count(len(sample), sample.unit)} got no output from the model.")
     if sample.ungradable:
         lines.append(f"{sample.ungradable} images have no reference grade (not gradable) and stay outside every count.")
-    small = [r.id for r in results if "@" in r.id and r.status == "NOT_ASSESSED"]
+    small = [r.id for r in results if r.id.column and r.status == "NOT_ASSESSED"]
     if small:
         lines.append(f"Too few cases, or none, to judge {', '.join(small)}.")
     for column, codes in sample.slices.items():

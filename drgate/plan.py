@@ -24,14 +24,14 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.optimize import LinearConstraint, milp
 
-from drgate.checklist import OF_THE_RUN, PROPORTIONS, Checklist, Criterion, default_policy, parse_checklist
+from drgate.checklist import Checklist, Criterion, parse_checklist
 from drgate.errors import ANSWERS, ExitCode, ManifestError, UsageError
 from drgate.files import read_table
 from drgate.manifest import load_manifest
-from drgate.measure import ratio
+from drgate.metrics import grades_of
 from drgate.predictions import PROBABILITIES, Predictions, load_predictions, planned
 from drgate.sample import Sample
-from drgate.scale import GRADES, GROUPS
+from drgate.scale import GRADES
 from drgate.stats import cluster, power
 
 ASSURANCE: Final = 0.9
@@ -39,9 +39,6 @@ ASSURANCE: Final = 0.9
 
 CURVE: Final = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 1.75, 2.0)
 """Where the power is drawn, in units of the patients needed."""
-
-DEPENDS_ON_THE_MODEL: Final = ("ppv", "npv")
-"""Metrics over the images that are called so: nobody knows beforehand how many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,7 +294,7 @@ class _Planner:
         Of the given test set, as an evaluation of it counts them; as planned without one, where it has no case, and
         where the model decides who counts.
         """
-        found = None if criterion.metric in DEPENDS_ON_THE_MODEL else self._counted(criterion)
+        found = None if criterion.id.about.depends_on_answers else self._counted(criterion)
         if found is not None:
             return ([2], [1]) if self.unknown else found
         two = self.checklist.planning.two_images if self.checklist.unit == "image" else 0.0
@@ -305,12 +302,12 @@ class _Planner:
 
     def _counted(self, criterion: Criterion) -> tuple[list[int], list[int]] | None:
         """Images that a patient of the given test set brings, and how many patients bring so many; None without any."""
-        endpoint = criterion.target if criterion.target in GROUPS else ""
-        tally = None if self.sample is None else self.sample.tally(criterion.column, criterion.value, endpoint)
+        metric = criterion.id
+        tally = None if self.sample is None else self.sample.tally(metric.column, metric.value, metric.group)
         if tally is None:
             return None
         # Who is in the denominator; no image lacks an answer here, so the policy for those does not matter.
-        sizes, counts = tally.sizes(ratio(criterion.metric, criterion.target, default_policy(criterion.id)))
+        sizes, counts = tally.sizes(metric.about.ratio(metric.target, metric.default_policy))
         return (sizes, counts) if sizes else None
 
     def _without_miss(self, limit: float, sizes: list[int], counts: list[int]) -> int | None:
@@ -348,7 +345,7 @@ class _Planner:
             side = "lower" if _up(criterion) else "upper"
             without = f"{cases}: even without a miss the {side} bound is {100 * bound:.1f} %"
             return Here(who, n, bound, False, without, 0.0)
-        if expected is None or not 0 < limit < 1 or criterion.metric in DEPENDS_ON_THE_MODEL:
+        if expected is None or not 0 < limit < 1 or criterion.id.about.depends_on_answers:
             return Here(who, n, bound, True)
         chance = self._passing(criterion, expected, sizes, counts, unknown=self.unknown)
         return Here(who, n, bound, True, "", chance.probability, chance.method, chance.se)
@@ -489,21 +486,21 @@ def _upward(line: LinePlan | Criterion, value: float) -> float:
 
 def _not_planned(criterion: Criterion) -> str:
     """Why no number of cases belongs to a criterion; empty where one does."""
-    if criterion.metric in OF_THE_RUN:
-        return "it speaks of the training run or of another model, not of test images alone"
-    if criterion.metric not in PROPORTIONS:
+    about = criterion.id.about
+    if about.of_the_run:
+        return "it is about the training run or another model, not the test images alone"
+    if not about.is_share:
         return "it is no proportion of images"
-    return "at the deployment mix it depends on the rates of every grade" if criterion.deployed else ""
+    return "at the deployment mix it depends on the rates of every grade" if criterion.id.deployed else ""
 
 
 def _grades(criterion: Criterion) -> tuple[str, ...]:
     """Whose patients a line counts; empty where that is left to the model or to a slice."""
-    if criterion.column or criterion.metric in DEPENDS_ON_THE_MODEL:
+    about = criterion.id.about
+    if criterion.id.column or about.depends_on_answers:
         return ()
-    target = "vision_threatening" if criterion.target.startswith("vision_threatening") else criterion.target
-    inside = GROUPS[target] if target in GROUPS else (GRADES.index(target),) if target in GRADES else range(5)
-    outside = criterion.metric == "specificity"
-    return tuple(grade for i, grade in enumerate(GRADES) if (i in inside) != outside)
+    inside = grades_of(criterion.id.target) or range(5)
+    return tuple(grade for i, grade in enumerate(GRADES) if (i in inside) != (about.counted == "without"))
 
 
 def _collection(lines: Sequence[LinePlan], prevalence: Mapping[str, float]) -> tuple[Collection | None, list[str]]:

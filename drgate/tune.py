@@ -26,9 +26,9 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from drgate.checklist import RULE_WORDS, Checklist, Criterion, default_policy, parse_id
+from drgate.checklist import RULE_WORDS, Checklist, Criterion
 from drgate.errors import ChecklistError, PredictionsError
-from drgate.measure import UNDERGRADED, ratio
+from drgate.metrics import BELOW_REFERABLE, MetricId
 from drgate.operating_point import OperatingPoint, make_operating_point
 from drgate.predictions import Predictions, planned
 from drgate.sample import Flags, Floats, Ints, Sample
@@ -42,9 +42,6 @@ VALUES: Final = 24
 """Values of each cut-off that are combined in one round."""
 
 ROUNDS: Final = 5
-
-TUNED: Final = ("accuracy", "sensitivity", "specificity", "missed", "undergraded", "overgraded")
-"""Metrics that cut-offs decide and whose denominator they do not: what tuning can promise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +79,7 @@ def tune(
     if test is not None:
         tested = Sample.of(planned(test.table, str(test.origin)), checklist, slices=())
     lines = [criterion for criterion in checklist.each_criterion() if criterion.required]
-    tuned = [line for line in lines if line.metric in TUNED and not line.column and not line.deployed]
+    tuned = [line for line in lines if line.id.about.cut_offs_decide and line.id == line.id.whole]
     if not tuned:
         raise ChecklistError(
             f"The checklist {checklist.name} requires no sensitivity, specificity, accuracy or rate of grave errors of "
@@ -134,13 +131,8 @@ class Effect:
 
 
 EFFECTS: Final = (
-    "sensitivity:referable",
-    "specificity:referable",
-    "sensitivity:severe_npdr",
-    "specificity:severe_npdr",
-    "sensitivity:pdr",
-    "specificity:pdr",
-    UNDERGRADED,
+    *(MetricId(rate, of) for of in ("referable", "severe_npdr", "pdr") for rate in ("sensitivity", "specificity")),
+    MetricId("undergraded", BELOW_REFERABLE),
 )
 """What tuning gives and takes, whatever the checklist asks."""
 
@@ -149,10 +141,9 @@ def effects(predictions: Predictions, point: OperatingPoint, checklist: Checklis
     """`EFFECTS` on the tuning table before and after, by the unit of the checklist."""
     samples = [Sample.of(table, checklist, slices=()) for table in (predictions, predictions.at(point))]
 
-    def counted(sample: Sample, name: str) -> tuple[int, int]:
-        parts = parse_id(name)
-        tally = sample.whole(parts.target)
-        k, n = ratio(parts.metric, parts.target, default_policy(name)).terms(tally.table)
+    def counted(sample: Sample, metric: MetricId) -> tuple[int, int]:
+        tally = sample.whole(metric.target)
+        k, n = metric.about.ratio(metric.target, metric.default_policy).terms(tally.table)
         return int(k), int(n)
 
     return [Effect(name, *(counted(sample, name) for sample in samples)) for name in EFFECTS]
@@ -165,19 +156,20 @@ class _Constraint:
         self.criterion, self.units, self.checklist = criterion, units, checklist
         # alpha/K, as every look is tested
         self.level = 1 - (1 - checklist.evidence.level) / checklist.looks
-        counts = ratio(criterion.metric, criterion.target, criterion.policy)
+        metric = criterion.id
+        counts = metric.about.ratio(metric.target, criterion.policy)
         self.adverse = counts.adverse
         self.floor = 1 - criterion.threshold if self.adverse else criterion.threshold
         # Errors are what lowers the chance to pass: the complement of success, or the adverse event itself.
         errors = counts.success if self.adverse else counts.counted & ~counts.success
-        self.reference = units.graded(criterion.target)
+        self.reference = units.graded(metric.target)
         column = np.where(units.answered, 0, confusion.NO_OUTPUT)
         self.counted: Flags = counts.counted[self.reference, column]
         self.wrong: Flags = errors[self.reference]
         self.silent = int((self.wrong[:, confusion.NO_OUTPUT] & self.counted & ~units.answered).sum())
         self.n = int(self.counted.sum())
         self.sizes = _sizes(self.counted, units)
-        target = planned.graded(criterion.target)
+        target = planned.graded(metric.target)
         self.planned = _sizes(counts.counted[target, np.where(planned.answered, 0, confusion.NO_OUTPUT)], planned)
         self.unknown = planned.unknown
 
@@ -401,19 +393,18 @@ class _Search:
         """(kinds, 5) weights of the mean specificity of every target that a sensitivity or specificity is required of,
         as a loss; of accuracy where there is none."""
         targets = {
-            c.criterion.target
+            c.criterion.id.target
             for c in self.constraints
-            if c.criterion.metric in ("sensitivity", "specificity", "missed")
+            if c.criterion.id.metric in ("sensitivity", "specificity", "missed")
         }
-        chosen = [("specificity", target) for target in sorted(targets)] or [("accuracy", "")]
-        losses = np.stack([self._loss(metric, target) for metric, target in chosen])
+        chosen = [MetricId("specificity", target) for target in sorted(targets)] or [MetricId("accuracy")]
+        losses = np.stack([self._loss(metric) for metric in chosen])
         return np.asarray(losses.mean(axis=0), dtype=np.float64)
 
-    def _loss(self, metric: str, target: str) -> Floats:
+    def _loss(self, metric: MetricId) -> Floats:
         """(kinds, 5) steps of the rate of errors of one proportion."""
-        name = f"{metric}:{target}" if target else metric
-        counts = ratio(metric, target, default_policy(name))
-        reference = self.units.graded(target)
+        counts = metric.about.ratio(metric.target, metric.default_policy)
+        reference = self.units.graded(metric.target)
         column = np.where(self.units.answered, 0, confusion.NO_OUTPUT)
         counted = max(1, int(counts.counted[reference, column].sum()))
         first = self.classes[0]
@@ -456,7 +447,7 @@ class _Search:
         # Rounded, so that ties are ties whatever the order of summation.
         loss, accuracy = (
             np.broadcast_to(np.round(_total(steps, reached), 12), shape)
-            for steps in (self.objective, self._loss("accuracy", ""))
+            for steps in (self.objective, self._loss(MetricId("accuracy")))
         )
         hopeful = np.flatnonzero(chance.ravel() >= self.wanted)
         order = hopeful[np.lexsort((hopeful, accuracy.ravel()[hopeful], loss.ravel()[hopeful]))]

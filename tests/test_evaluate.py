@@ -200,7 +200,7 @@ class TestOutcomes:
         found = evaluate(table_of(np.diag([200, 200, 200, 0, 200]).tolist()), QUICK, training=settled_run())
         severe = next(c for c in found.criteria if c.id == "sensitivity:severe_npdr")
         assert severe.status == "NOT_ASSESSED"
-        assert "no image graded Severe NPDR" in severe.reason
+        assert "no image with Severe NPDR" in severe.reason
         assert isinstance(found.metrics["sensitivity:severe_npdr"], NotEstimable)
         assert found.verdict == "INSUFFICIENT"
 
@@ -435,4 +435,4 @@ class TestTooLittle:
         table.loc[table["grade"] == 4, "predicted"] = pd.NA
         found = evaluate(make_predictions(table, "t.csv", {}), QUICK)
         pdr = next(c for c in found.criteria if c.id == "sensitivity:pdr")
-        assert "no output for any of the 20 images graded PDR" in pdr.reason
+        assert "no output for any of the 20 images with PDR" in pdr.reason

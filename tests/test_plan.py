@@ -15,6 +15,7 @@ from scipy.stats import binom, nbinom
 from drgate.checklist import load_checklist, parse_checklist
 from drgate.errors import ChecklistError, DrgateError, UsageError
 from drgate.evaluate import evaluate
+from drgate.metrics import MetricId
 from drgate.plan import load_planned, parse_expect, parse_prevalence, plan, with_planning
 from drgate.predictions import load_predictions
 from drgate.report import plan as plan_page
@@ -331,7 +332,7 @@ class TestBadInput:
     def test_what_is_stated_beside_overrides(self):
         """--expect adds to the checklist's own and wins where both speak."""
         asked = with_planning(load_checklist("medical-grade"), expect={"pdr": 0.99}, power=0.9, two_images=0.0)
-        assert (asked.expected("sensitivity:pdr"), asked.expected("sensitivity:severe_npdr")) == (0.99, 0.96)
+        assert [asked.expected(MetricId("sensitivity", grade)) for grade in ("pdr", "severe_npdr")] == [0.99, 0.96]
         assert plan(asked).lines[2].needed.patients == 202
 
 

@@ -19,6 +19,7 @@ from drgate.gate.evidence import Evidence, Found
 from drgate.gate.findings import Finding, Status, worst
 from drgate.gate.policy import GatedTestSet, Rules, each_slice, every_criterion
 from drgate.gate.waiver import Waivers
+from drgate.metrics import MetricId
 
 if TYPE_CHECKING:
     from drgate.evaluation import CriterionResult
@@ -324,10 +325,10 @@ def _graph_of(path: str) -> str:
     return path[: -len(".data")] if path.casefold().endswith((".onnx.data", ".onnx_data")) else ""
 
 
-def _criteria_missing(checklist: Checklist, found: Mapping[str, CriterionResult]) -> Iterator[str]:
+def _criteria_missing(checklist: Checklist, found: Mapping[MetricId, CriterionResult]) -> Iterator[MetricId]:
     """Criteria of the checklist that an evaluation by it does not hold unchanged."""
     for criterion in every_criterion(checklist):
-        if criterion.value == EACH:  # one for each value of the column that the test set has
+        if criterion.id.value == EACH:  # one for each value of the column that the test set has
             present = [one for name, one in found.items() if each_slice(name) == criterion.id]
         else:
             present = [found[criterion.id]] if criterion.id in found else []

@@ -31,6 +31,7 @@ from drgate.checklist import MAX_BYTES as MAX_CHECKLIST_BYTES
 from drgate.errors import ChecklistError, PolicyError, visible
 from drgate.files import digest_of
 from drgate.gate.repository import Tree
+from drgate.metrics import MetricId
 
 FILE: Final = "drgate.toml"
 PYPROJECT: Final = "pyproject.toml"
@@ -262,10 +263,9 @@ def every_criterion(checklist: Checklist) -> list[Criterion]:
     return checklist.each_criterion({one.by: [EACH] for one in checklist.slices})
 
 
-def each_slice(id: str) -> str:
+def each_slice(id: MetricId) -> MetricId:
     """The `@column=each` that a criterion on one value of a column comes from; other ids as they are."""
-    head, at, place = id.partition("@")
-    return f"{head}@{place.partition('=')[0]}={EACH}" if at else id
+    return id.but(value=EACH) if id.column else id
 
 
 @functools.cache

@@ -23,13 +23,14 @@ from typing import Any, Final
 from drgate.certificate import trust
 from drgate.certificate.keys import PublicKey, SigningKey, check_signature_form
 from drgate.certificate.statement import pre_authentication
-from drgate.checklist import PROPORTIONS, Checklist, parse_id
+from drgate.checklist import Checklist
 from drgate.errors import CertificateError, DrgateError, PolicyError, UsageError, visible
 from drgate.files import TIME_FORMAT, canonical_json, parse_json, parse_moment
 from drgate.gate.change import Change, open_change
 from drgate.gate.findings import RULES, Finding, GateReport, Status
 from drgate.gate.policy import Rules, each_slice, find_policy, load_policy, part_digest
 from drgate.gate.repository import open_repository
+from drgate.metrics import MetricId
 
 PAYLOAD_TYPE: Final = "application/vnd.drgate.waiver+json"
 FORMAT: Final = "drgate waiver 1"
@@ -219,13 +220,13 @@ class Waivers:
             if id not in shown:
                 yield Finding(RULES, id, id, "WAIVED", why)
 
-    def eases(self, rules: Rules, criterion: str) -> str:
+    def eases(self, rules: Rules, criterion: MetricId) -> str:
         """The waiver under which a criterion, or a setting that it depends on, was made easier; "" where none was."""
         for id, why in self._kept(rules).items():
             kind, _, where = id.partition(":")
             section = where.partition(".")[0]
             own = where in (criterion, each_slice(criterion))
-            drawn = section != "bootstrap" or parse_id(criterion).metric not in PROPORTIONS
+            drawn = section != "bootstrap" or not criterion.about.is_share
             if kind == "spec" and (own or (section in Checklist.model_fields and drawn)):
                 return why
         return ""

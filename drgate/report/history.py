@@ -125,7 +125,7 @@ def _cell(id: str, record: Record) -> dict[str, str]:
     value = ""
     if isinstance(estimate, Estimate):
         counted = "" if estimate.k is None else f" ({estimate.k} of {estimate.n})"
-        value = words.metric_line(id, estimate, 0.95, "image").value + counted
+        value = words.metric_line(criterion.id, estimate, 0.95, "image").value + counted
     outcome = f"{words.SYMBOLS[criterion.status]} {words.OUTCOMES[criterion.status]}"
     return {
         "status": criterion.status,

@@ -16,10 +16,11 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 from drgate.certificate.statement import expiry, lineage
-from drgate.checklist import RULE_WORDS, parse_id
+from drgate.checklist import RULE_WORDS
 from drgate.errors import visible as visible  # every format shows text through it
 from drgate.evaluation import CriterionResult, Estimate, Evaluation, Metric, NotEstimable, Status
-from drgate.scale import GRADES, GROUP_TITLES, TITLES
+from drgate.metrics import MetricId, parse_id
+from drgate.scale import TITLES
 
 SYMBOLS: Final[dict[Status, str]] = {"PASS": "✓", "FAIL": "✗", "INSUFFICIENT": "?", "NOT_ASSESSED": "–"}
 OUTCOMES: Final[dict[Status, str]] = {
@@ -29,38 +30,6 @@ OUTCOMES: Final[dict[Status, str]] = {
     "NOT_ASSESSED": "Not assessed",
 }
 _SPACE: Final = "\N{NO-BREAK SPACE}"
-_METRICS: Final = {
-    "accuracy": "Overall accuracy",
-    "balanced_accuracy": "Balanced accuracy",
-    "kappa": "Kappa, unweighted",
-    "linear_kappa": "Kappa, linear weights",
-    "quadratic_kappa": "Kappa, quadratic weights",
-    "sensitivity": "Sensitivity",
-    "specificity": "Specificity",
-    "ppv": "Positive predictive value",
-    "npv": "Negative predictive value",
-    "auc": "Area under the ROC curve",
-    "missed": "Missed",
-    "undergraded": "Graded too low",
-    "overgraded": "Graded too high",
-    "no_output": "Without output",
-    "brier": "Brier score",
-    "calibration_slope": "Calibration slope",
-    "calibration_intercept": "Calibration intercept",
-    "ece": "Expected calibration error",
-    "stability": "Stable convergence (range)",
-    "baseline": "Difference from baseline",
-    "cost": "Additional spend",
-}
-_TARGETS: Final = {
-    **dict(zip(GRADES, TITLES, strict=True)),
-    **GROUP_TITLES,
-    "by_two": "by two grades or more",
-}
-_WHOLE: Final = {
-    "no_output": "Images without output",
-    "undergraded:vision_threatening_below_referable": "Severe NPDR or PDR called below referable",
-}
 _SHORT_SIGNS: Final = {">=": "≥", ">": ">", "<=": "≤", "<": "<"}
 _METHODS: Final = {
     "clopper-pearson": "Clopper-Pearson",
@@ -74,18 +43,6 @@ _METHOD: Final = re.compile(rf"\b({'|'.join(_METHODS)})\b")
 _NARROW: Final = "\N{NARROW NO-BREAK SPACE}"
 _NOTHING: Final = "Nothing can pass here: "
 """How page one begins the sentence that each line's reason repeats."""
-_INDICES: Final = (
-    "auc",
-    "kappa",
-    "linear_kappa",
-    "quadratic_kappa",
-    "brier",
-    "ece",
-    "calibration_slope",
-    "calibration_intercept",
-)
-"""Metrics that are no share of anything: written as plain numbers."""
-
 Decisive = Literal["low", "high", "value"]
 
 
@@ -245,8 +202,8 @@ def unmet(evaluation: Evaluation) -> list[Line]:
 def metric_lines(evaluation: Evaluation) -> list[MetricLine]:
     """The metrics of the whole test set at its own mix of grades, in the order of the evaluation."""
     level, unit = level_of(evaluation), unit_of(evaluation)
-    names = ((name, metric, parse_id(name)) for name, metric in evaluation.metrics.items())
-    return [metric_line(name, metric, level, unit) for name, metric, at in names if not (at.column or at.deployed)]
+    found = evaluation.metrics.items()
+    return [metric_line(name, metric, level, unit) for name, metric in found if name == name.whole]
 
 
 def bootstrap_label(evaluation: Evaluation) -> str:
@@ -374,7 +331,7 @@ def _line(criterion: CriterionResult, level: float, unit: str, *, observed: bool
     decisive: Decisive = "value" if criterion.decided_on == "point" else "low" if favours_more else "high"
     side = {"low": "lower bound", "high": "upper bound", "value": "estimate"}[decisive]
     estimate = criterion.estimate
-    kind = estimate.kind if isinstance(estimate, Estimate) else _kind_of(criterion.id)
+    kind = estimate.kind if isinstance(estimate, Estimate) else criterion.id.about.kind
     signed = criterion.id == "baseline"
     shown = {"value": "", "low": "", "high": ""}
     if isinstance(estimate, Estimate):
@@ -411,13 +368,12 @@ def _line(criterion: CriterionResult, level: float, unit: str, *, observed: bool
     )
 
 
-def metric_line(name: str, metric: Metric, level: float, unit: str) -> MetricLine:
+def metric_line(name: MetricId, metric: Metric, level: float, unit: str) -> MetricLine:
     """One metric.
 
     level: two-sided, of the intervals; one at another level says so. unit: what `n` counts: image, eye or patient.
     """
-    asked = parse_id(name)
-    family = _METRICS.get(asked.metric, "Overall") if asked.target else "Overall"
+    family = name.about.title if name.target else "Overall"
     short = title(name).removeprefix(f"{family}, ")
     if isinstance(metric, NotEstimable):
         return MetricLine(visible(name), title(name), family, short, reason=visible(metric.reason))
@@ -447,22 +403,7 @@ def metric_line(name: str, metric: Metric, level: float, unit: str) -> MetricLin
 
 def title(metric_id: str) -> str:
     """A metric id for people: `sensitivity:pdr@camera=A` is "Sensitivity, PDR (camera A)"."""
-    asked = parse_id(metric_id)
-    whole = str(replace(asked, column="", value="", deployed=False))
-    words = _WHOLE.get(whole) or _METRICS.get(asked.metric, asked.metric.replace("_", " "))
-    if asked.target and whole not in _WHOLE:
-        words += f", {_TARGETS.get(asked.target, asked.target.replace('_', ' '))}"
-    words += f" ({asked.column} {asked.value})" if asked.column else ""
-    return visible(words + (", at the deployment mix" if asked.deployed else ""))
-
-
-def _kind_of(metric_id: str) -> str:
-    metric = parse_id(metric_id).metric
-    if metric == "cost":
-        return "amount"
-    if metric == "stability":
-        return "range"
-    return "index" if metric in _INDICES else "proportion"
+    return visible(parse_id(metric_id).label)
 
 
 def _digits(value: float, decimals: int, *landmarks: float | None) -> str:

@@ -18,6 +18,7 @@ from markdown_it import MarkdownIt
 from rich.console import Console
 
 from drgate.evaluation import Estimate, Evaluation, NotEstimable
+from drgate.metrics import parse_id
 from drgate.report import words
 from drgate.report.evaluation import html, junit, markdown, terminal
 from drgate.report.evaluation.figures import figures
@@ -178,10 +179,10 @@ class TestWords:
         none = Estimate(
             "proportion", 0.0, k=0, n=60, low=0.0, high=0.05, level=0.95, method="wilson", bootstrap=(0.0, 0.0)
         )
-        line = words.metric_line("auc:pdr", area, 0.95, "image")
+        line = words.metric_line(parse_id("auc:pdr"), area, 0.95, "image")
         assert (line.value, line.interval) == ("1.000", "0.970 to >\u202f0.999")
         assert line.method == "DeLong or Newcombe, whichever is wider, BCa"
-        assert words.metric_line("missed:pdr", none, 0.95, "image").bootstrap == "–"
+        assert words.metric_line(parse_id("missed:pdr"), none, 0.95, "image").bootstrap == "–"
 
     @pytest.mark.parametrize(
         ("verdict", "checklist", "expected"),
@@ -258,7 +259,7 @@ class TestWords:
             ("sensitivity:pdr", "Sensitivity, PDR"),
             ("sensitivity:pdr@camera=A", "Sensitivity, PDR (camera A)"),
             ("ppv:referable^deployment", "Positive predictive value, Referable DR, at the deployment mix"),
-            ("undergraded:vision_threatening_below_referable", "Severe NPDR or PDR called below referable"),
+            ("undergraded:vision_threatening_below_referable", "Severe NPDR or PDR predicted below referable"),
             ("sensitivity:pdr@camera=A=B@C^D", "Sensitivity, PDR (camera A=B@C^D)"),
             ("ece:referable", "Expected calibration error, Referable DR"),
             ("some_new_metric", "some new metric"),

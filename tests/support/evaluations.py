@@ -9,6 +9,7 @@ from typing import Any
 from drgate.checklist import load_checklist
 from drgate.evaluation import CriterionResult, Estimate, Evaluation, Metric, NotEstimable, Status, Verdict
 from drgate.files import canonical_json
+from drgate.metrics import MetricId, parse_id
 
 CONTENT = {
     "name": "small",
@@ -16,6 +17,10 @@ CONTENT = {
     "evidence": {"decide_on": "bound"},
     "criteria": [{"id": "accuracy", "at_least": 0.9}],
 }
+
+
+def _by_id(metrics: dict[str, Any]) -> dict[MetricId, Any]:
+    return {parse_id(name): metric for name, metric in metrics.items()}
 
 
 def digest_of(content: Any) -> str:
@@ -26,7 +31,7 @@ def criterion(name: str, status: Status, *, required: bool = True) -> CriterionR
     """One judged line; a line that was not assessed has no estimate."""
     estimate = Estimate("proportion", 0.95, k=95, n=100, low=0.887, high=0.984, level=0.95, method="clopper-pearson")
     return CriterionResult(
-        id=name,
+        id=parse_id(name),
         status=status,
         comparator=">=",
         threshold=0.9,
@@ -44,7 +49,7 @@ def evaluation(**changes: Any) -> Evaluation:
     made = Evaluation(
         verdict="PASS",
         criteria=(criterion("accuracy", "PASS"), criterion("sensitivity:pdr", "PASS")),
-        metrics={"accuracy": Estimate("proportion", 0.95, k=95, n=100, bootstrap=(0.9, 0.99))},
+        metrics={MetricId("accuracy"): Estimate("proportion", 0.95, k=95, n=100, bootstrap=(0.9, 0.99))},
         confusion_matrix=tuple(tuple(19 if i == j else 1 if j == 0 else 0 for j in range(5)) for i in range(5)),
         no_output=(0, 0, 0, 0, 0),
         spec={"name": "small", "version": 2, "digest": digest_of(CONTENT), "content": CONTENT},
@@ -112,7 +117,7 @@ def whole_evaluation(
         line: str, status: Status, comparator: str, threshold: float, estimate: Metric, **more: Any
     ) -> CriterionResult:
         settings = {"decided_on": "bound", "required": True, "added": "", "reason": f"Because of {line}."} | more
-        return CriterionResult(line, status, comparator, threshold, estimate=estimate, **settings)  # type: ignore[arg-type]
+        return CriterionResult(parse_id(line), status, comparator, threshold, estimate=estimate, **settings)  # type: ignore[arg-type]
 
     few = NotEstimable("the slice has 4 of the 30 cases that the checklist asks for.")
     criteria = (
@@ -197,7 +202,7 @@ def whole_evaluation(
     return Evaluation(
         verdict=verdict,
         criteria=criteria,
-        metrics=metrics,
+        metrics=_by_id(metrics),
         confusion_matrix=((585, 8, 7, 0, 0), (4, 108, 8, 0, 0), (0, 6, 112, 2, 0), (2, 1, 3, 93, 1), (1, 1, 1, 1, 56)),
         no_output=(3, 0, 0, 0, 4),
         spec={"name": checklist, "version": 1, "digest": shipped.digest, "content": content},
@@ -246,22 +251,26 @@ def whole_evaluation(
         flagged=tuple({"image": f"{n:03}-{name}", "grade": 4 - n % 2, "predicted": n // 15} for n in range(30)),
         page_one=("Leakage between training and test data: not checked.", name),
         software={"drgate": "0.1.0", "numpy": "2.4.1"},
-        three_ways={
-            "accuracy": {way: proportion(941 - n, 1000, 0.92, 0.95) for n, way in enumerate(ways) if n != 1},
-            "sensitivity:pdr": {
-                "excluded": proportion(56, 60, 0.8380, 0.9815),
-                "worst_case": proportion(56, 64, 0.7685, 0.9445),
-            },
-            "sensitivity:referable": {way: proportion(271 - n, 284, 0.91, 0.97) for n, way in enumerate(ways)},
-            "quadratic_kappa": {"excluded": index(0.943, 0.931, 0.952), "worst_case": index(0.911, 0.90, 0.93)},
-        },
+        three_ways=_by_id(
+            {
+                "accuracy": {way: proportion(941 - n, 1000, 0.92, 0.95) for n, way in enumerate(ways) if n != 1},
+                "sensitivity:pdr": {
+                    "excluded": proportion(56, 60, 0.8380, 0.9815),
+                    "worst_case": proportion(56, 64, 0.7685, 0.9445),
+                },
+                "sensitivity:referable": {way: proportion(271 - n, 284, 0.91, 0.97) for n, way in enumerate(ways)},
+                "quadratic_kappa": {"excluded": index(0.943, 0.931, 0.952), "worst_case": index(0.911, 0.90, 0.93)},
+            }
+        ),
         units={
             "eye": NotEstimable(f"{name}: judging by eye, but eye is not given for every image."),
-            "patient": {
-                "accuracy": proportion(570, 612, 0.908, 0.950),
-                "sensitivity:referable": proportion(171, 175, 0.9425, 0.9937),
-                "sensitivity:pdr": NotEstimable("the test set has no patient graded PDR."),
-            },
+            "patient": _by_id(
+                {
+                    "accuracy": proportion(570, 612, 0.908, 0.950),
+                    "sensitivity:referable": proportion(171, 175, 0.9425, 0.9937),
+                    "sensitivity:pdr": NotEstimable("the test set has no patient with PDR."),
+                }
+            ),
         },
         gate_error=(
             {

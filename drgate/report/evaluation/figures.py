@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any, Final
 
-from drgate.checklist import parse_id
 from drgate.evaluation import CriterionResult, Estimate, Evaluation
+from drgate.metrics import MetricId
 from drgate.report import kit
 from drgate.report.kit import Figure
 from drgate.report.words import OUTCOMES, percent, title, visible
@@ -131,17 +130,14 @@ def _with_room(low: float, high: float) -> list[float]:
 
 def _slices(evaluation: Evaluation) -> Figure | None:
     """The metric of the first criterion on a slice, else sensitivity for referable DR, slice by slice."""
-    asked = [parse_id(c.id) for c in evaluation.criteria]
-    metric = next((str(replace(a, column="", value="")) for a in asked if a.column), "sensitivity:referable")
+    sliced = (c.id.whole for c in evaluation.criteria if c.id.column)
+    metric = next(sliced, MetricId("sensitivity", "referable"))
     slices = [(one["by"], one["value"]) for one in evaluation.data.get("slices") or ()]
     limits = {c.id: c.threshold for c in evaluation.criteria}
     found = [
-        (f"{column}: {value}", estimate, limits.get(str(replace(parse_id(metric), column=column, value=value))))
-        for column, value in slices
-        if isinstance(
-            estimate := evaluation.metrics.get(str(replace(parse_id(metric), column=column, value=value))), Estimate
-        )
-        and estimate.kind == "proportion"
+        (f"{name.column}: {name.value}", estimate, limits.get(name))
+        for name in (metric.but(column=column, value=value) for column, value in slices)
+        if isinstance(estimate := evaluation.metrics.get(name), Estimate) and estimate.kind == "proportion"
     ]
     drawn = found[:SLICES_DRAWN]
     if not drawn:

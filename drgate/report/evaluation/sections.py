@@ -10,14 +10,15 @@ probability of passing.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final
 
 from drgate.certificate.statement import changes
-from drgate.checklist import EACH, default_policy, parse_id
+from drgate.checklist import EACH
 from drgate.evaluation import Estimate, Evaluation, Metric, NotEstimable
+from drgate.metrics import KEY_METRICS, METRICS, MetricId, parse_id
 from drgate.report.words import OUTCOMES, level_of, lines, metric_line, percent, plain_percent, title, unit_of, visible
-from drgate.scale import GRADES, GROUP_TITLES, GROUPS, TITLES
+from drgate.scale import GRADES, GROUP_TITLES, TITLES
 
 USED: Final = "●"
 """Marks what a line of the checklist uses."""
@@ -28,16 +29,6 @@ SHOWN: Final = "○"
 MARKS: Final = {USED: "used by the checklist:", SHOWN: "used in the other tables:"}
 
 POLICIES: Final = {"excluded": "Excluded", "as_referred": "As referred", "worst_case": "Worst case"}
-
-KEY_METRICS: Final = (
-    "accuracy",
-    "sensitivity:severe_npdr",
-    "sensitivity:pdr",
-    "sensitivity:referable",
-    "specificity:referable",
-    "quadratic_kappa",
-)
-"""What is shown first of a comparison that has all metrics."""
 
 BY_SLICE: Final = KEY_METRICS[:5]
 
@@ -129,8 +120,8 @@ def _three_ways(evaluation: Evaluation) -> Section | None:
     level, unit = level_of(evaluation), unit_of(evaluation)
     policies = _policies(evaluation)
 
-    def row(name: str) -> tuple[Cell, ...]:
-        used, mark = (policies[name], USED) if name in policies else (default_policy(name), SHOWN)
+    def row(name: MetricId) -> tuple[Cell, ...]:
+        used, mark = (policies[name], USED) if name in policies else (name.default_policy, SHOWN)
         ways = evaluation.three_ways[name]
         cells = (_cell(name, ways.get(way), level, unit, mark if way == used else "") for way in POLICIES)
         return (Cell(title(name)), *cells)
@@ -151,15 +142,15 @@ def _three_ways(evaluation: Evaluation) -> Section | None:
     )
 
 
-def _policies(evaluation: Evaluation) -> dict[str, str]:
+def _policies(evaluation: Evaluation) -> dict[MetricId, str]:
     """How images without output count, by metric that a line of the checklist asks for on the whole test set."""
     found = {}
     for criterion in evaluation.spec["content"]["criteria"]:
         asked = parse_id(criterion["id"])
         if not asked.column and not asked.deployed:
             for target in GRADES if asked.target == EACH else (asked.target,):
-                name = str(replace(asked, target=target))
-                found[name] = criterion.get("no_output") or default_policy(name)
+                name = asked.but(target=target)
+                found[name] = criterion.get("no_output") or name.default_policy
     return found
 
 
@@ -175,7 +166,7 @@ def _slices(evaluation: Evaluation) -> Section | None:
         for found in slices:
             if found["by"] != column:
                 continue
-            names = [str(replace(parse_id(name), column=column, value=found["value"])) for name in BY_SLICE]
+            names = [name.but(column=column, value=found["value"]) for name in BY_SLICE]
             cells = (_cell(name, evaluation.metrics.get(name), level, unit) for name in names)
             counts = Cell(visible(found["units"]), (_DOT.join(visible(count) for count in found["by_grade"]),))
             rows.append((Cell(visible(found["value"])), counts, *cells))
@@ -185,8 +176,8 @@ def _slices(evaluation: Evaluation) -> Section | None:
         )
     notes = [
         f"Not assessed: {line.title}. {line.reason}"
-        for line in lines(evaluation)
-        if line.status == "NOT_ASSESSED" and parse_id(line.id).column
+        for line, criterion in zip(lines(evaluation), evaluation.criteria, strict=True)
+        if line.status == "NOT_ASSESSED" and criterion.id.column
     ]
     notes += [
         f"In no slice by {visible(column)}: {count} {unit}{'' if count == 1 else 's'}."
@@ -220,15 +211,14 @@ def _deployment(evaluation: Evaluation) -> Section | None:
     asked = {criterion.id for criterion in evaluation.criteria}
     shares = ", ".join(f"{t} {plain_percent(mix[grade])}" for t, grade in zip(TITLES, GRADES, strict=True))
 
-    def row(name: str) -> tuple[Cell, ...]:
-        deployed = f"{name}^deployment"
+    def row(name: MetricId) -> tuple[Cell, ...]:
+        deployed = name.but(deployed=True)
         mark = USED if deployed in asked else ""
         there = _cell(deployed, evaluation.metrics.get(deployed), level, unit, mark)
         return (Cell(title(name)), _cell(name, evaluation.metrics.get(name), level, unit), there)
 
-    names = [name.removesuffix("^deployment") for name in evaluation.metrics if parse_id(name).deployed]
-    groups = [f"{metric}:{group}" for metric in ("sensitivity", "specificity", "ppv", "npv") for group in GROUPS]
-    first = [name for name in names if name in ("accuracy", *groups) or f"{name}^deployment" in asked]
+    names = [name.whole for name in evaluation.metrics if name.deployed]
+    first = [n for n in names if n == "accuracy" or (n.group and n.metric != "missed") or n.but(deployed=True) in asked]
     return Section(
         "deployment",
         "Deployment mix",
@@ -247,7 +237,7 @@ def _units(evaluation: Evaluation) -> Section | None:
     if not evaluation.units:
         return None
     level, judged = level_of(evaluation), unit_of(evaluation)
-    found: dict[str, Mapping[str, Metric]] = {judged: evaluation.metrics}
+    found: dict[str, Mapping[MetricId, Metric]] = {judged: evaluation.metrics}
     notes = []
     for unit, metrics in evaluation.units.items():
         if isinstance(metrics, NotEstimable):
@@ -275,11 +265,11 @@ def _units(evaluation: Evaluation) -> Section | None:
 def _probabilities(evaluation: Evaluation) -> Section | None:
     name, heading = "probabilities", "Ranking and calibration"
     level, unit = level_of(evaluation), unit_of(evaluation)
-    measures = ("auc", "brier", "calibration_slope", "calibration_intercept", "ece")
+    measures = [name for name, about in METRICS.items() if about.from_probabilities]
     rows = []
     reasons: dict[str, None] = {}
     for end, end_title in {"": "All five grades", **GROUP_TITLES, **dict(zip(GRADES, TITLES, strict=True))}.items():
-        ids = [f"{measure}:{end}" if end else measure for measure in measures]
+        ids = [MetricId(measure, end) for measure in measures]
         metrics = [evaluation.metrics.get(one) for one in ids]
         reasons |= dict.fromkeys(metric.reason for metric in metrics if isinstance(metric, NotEstimable))
         if any(isinstance(metric, Estimate) for metric in metrics):
@@ -308,7 +298,7 @@ def _probabilities(evaluation: Evaluation) -> Section | None:
             "extreme. No checklist rests on the expected calibration error: a perfectly calibrated model does not show "
             "0 but the value named beside it.",
         ),
-        (Table(heading, ("Endpoint", *map(title, measures)), tuple(rows)), *bins),
+        (Table(heading, ("Endpoint", *(METRICS[measure].title for measure in measures)), tuple(rows)), *bins),
         tuple(f"figure-reliability-{endpoint}" for endpoint in evaluation.reliability),
     )
 
@@ -421,9 +411,9 @@ def _grade(value: object) -> str:
 def _unfolding(
     label: str,
     header: tuple[str, ...],
-    first: Sequence[str],
-    names: Sequence[str],
-    row: Callable[[str], tuple[Cell, ...]],
+    first: Sequence[MetricId],
+    names: Sequence[MetricId],
+    row: Callable[[MetricId], tuple[Cell, ...]],
 ) -> tuple[Table, ...]:
     """A table of what matters first and, folded, one of the rest."""
     rest = [name for name in names if name not in first]
@@ -434,7 +424,9 @@ def _unfolding(
     return tuple(tables)
 
 
-def _cell(name: str, metric: Metric | None, level: float, unit: str, mark: str = "", *, counts: bool = True) -> Cell:
+def _cell(
+    name: MetricId, metric: Metric | None, level: float, unit: str, mark: str = "", *, counts: bool = True
+) -> Cell:
     """A metric with its counts and interval; a dash where there is no such metric."""
     if metric is None:
         return Cell("–")

@@ -1,0 +1,484 @@
+"""The catalogue of metrics: everything that the product knows about each, once.
+
+    METRICS["sensitivity"].title                 # "Sensitivity"
+    parse_id("sensitivity:pdr@camera=A").label   # "Sensitivity, PDR (camera A)"
+
+To add a metric, write its function in `drgate.stats`, one entry of `METRICS` and a test. Measuring, deciding, planning
+and the reports follow from the entry. Nothing heavy is loaded here: a module of `drgate.stats` loads at its first use.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from drgate import stats
+from drgate.errors import ChecklistError
+from drgate.scale import GRADES, GROUP_TITLES, GROUPS, TITLES
+
+if TYPE_CHECKING:
+    import drgate.stats.agreement
+    import drgate.stats.calibration
+    import drgate.stats.combined
+    import drgate.stats.confusion  # noqa: F401 - for the types of `stats`
+
+NoOutputPolicy = Literal["excluded", "as_referred", "worst_case"]
+By = Literal["share", "rates", "agreement", "equal_grades", "ranking", "score", "calibration", "expected_error", "run"]
+
+NAMES: Final = {**dict(zip(GRADES, TITLES, strict=True)), **GROUP_TITLES}
+"""Titles of grades and groups."""
+
+BELOW_REFERABLE: Final = "vision_threatening_below_referable"
+_EVERY: Final = (*GRADES, *GROUPS)
+_WITHOUT_LIMIT: Final = (-math.inf, math.inf)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Definition:
+    """One metric.
+
+    title: for people; titles: of a target that has a title of its own.
+    targets: the grades and groups that it is measured for, "" where it can stand alone.
+    kind: "proportion" (of images, in [0, 1]), "index" (a plain number), "range" (of accuracies), "amount" (USD).
+    better: "higher", "lower", or "between" where the best value lies inside.
+    values: least and greatest value. limits: least and greatest threshold. perfect: the best value, where better is
+        "between".
+    by, how: what it is counted from, and the function that counts it:
+        "share": cells of the table; how(grades, policy) gives the `confusion.Ratio`
+        "rates": two shares, `parts`; how() gives the `combined.Combination`
+        "agreement": the table; how(tables) gives values and where they are defined; its bootstrap decides
+        "equal_grades": the share `parts`, at a mix of grades in which each weighs the same
+        "ranking": the probabilities; the area under the curve
+        "score", "calibration": the probabilities; how(given, outcome, patients, level=...)
+        "expected_error": the probabilities; how(given, outcome, seed=...); it has no interval
+        "run": the training run or another model: no slices, no deployment mix, not the images alone
+    counted: whose images are the denominator of a share, by the reference grade ("with", "without" the target) or by
+        the model's answer ("predicted", "predicted_other"); "all" where there is no grade.
+    policies: whether it depends on how images without output count.
+    at_deployment: targets whose value depends on the mix of grades and is given at the deployment mix too.
+    in_slices: targets that are measured in every slice and by every unit.
+    compared: whether `compare` gives its difference between two models.
+    complement: the metric that it is 1 minus of. not_asked: why no criterion can rest on it; empty where one can.
+    """
+
+    name: str
+    title: str
+    targets: tuple[str, ...] = ("",)
+    titles: Mapping[str, str] = field(default_factory=dict)
+    kind: Literal["proportion", "index", "range", "amount"] = "proportion"
+    better: Literal["higher", "lower", "between"] = "higher"
+    values: tuple[float, float] = (0.0, 1.0)
+    limits: tuple[float, float] = (0.0, 1.0)
+    perfect: float = 1.0
+    by: By = "share"
+    how: Callable[..., Any] | None = None
+    parts: tuple[str, ...] = ()
+    counted: Literal["with", "without", "predicted", "predicted_other", "all"] = "all"
+    policies: bool = True
+    at_deployment: tuple[str, ...] = ()
+    in_slices: tuple[str, ...] = ()
+    compared: bool = False
+    complement: str = ""
+    not_asked: str = ""
+
+    @property
+    def is_share(self) -> bool:
+        """Whether it is a share of units: with a binomial bound, and one that can be planned for."""
+        return self.by == "share"
+
+    @property
+    def of_the_run(self) -> bool:
+        """Whether it is about the training run or another model."""
+        return self.by == "run"
+
+    @property
+    def from_probabilities(self) -> bool:
+        """Whether it takes probabilities, which an image without output does not have."""
+        return self.by in ("ranking", "score", "calibration", "expected_error")
+
+    @property
+    def cut_offs_decide(self) -> bool:
+        """Whether it is a share that cut-offs decide, over a denominator that they do not: what tuning can promise."""
+        return self.is_share and self.policies and not self.depends_on_answers
+
+    @property
+    def depends_on_answers(self) -> bool:
+        """Whether the model decides who is in the denominator, so that nobody knows beforehand how many."""
+        return self.counted in ("predicted", "predicted_other")
+
+    def ratio(self, target: str, policy: NoOutputPolicy) -> stats.confusion.Ratio:
+        """A share as cells of the 5 x 6 table."""
+        assert self.how is not None, f"{self.name} is no share"
+        found: stats.confusion.Ratio = self.how(grades_of(target), policy)
+        return found
+
+    def who(self, target: str) -> str:
+        """Which patients it counts: "with PDR", "without PDR", "predicted as PDR"."""
+        title = "severe NPDR or PDR" if target == BELOW_REFERABLE else NAMES.get(target)
+        if title is None or self.counted == "all":
+            return "of this mix of grades"
+        if self.counted == "without":
+            return "with any DR" if target == GRADES[0] else f"without {title}"
+        return {"with": "with", "predicted": "predicted as", "predicted_other": "predicted as other than"}[
+            self.counted
+        ] + f" {title}"
+
+
+class MetricId(str):
+    """The id of a metric, which is its own text in JSON and in messages, with its parts.
+
+    metric: such as `sensitivity`. target: grade or group, "" where there is none.
+    column, value: the slice, both "" where there is none. deployed: at the deployment mix of grades.
+
+    >>> parse_id("sensitivity:pdr@camera=A=1").value
+    'A=1'
+    >>> parse_id("ppv:referable^deployment").but(target="pdr")
+    'ppv:pdr^deployment'
+    """
+
+    __slots__ = ("column", "deployed", "metric", "target", "value")
+    metric: str
+    target: str
+    column: str
+    value: str
+    deployed: bool
+
+    def __new__(
+        cls, metric: str, target: str = "", column: str = "", value: str = "", deployed: bool = False
+    ) -> MetricId:
+        where = f"@{column}={value}" if column else "^deployment" if deployed else ""
+        made = super().__new__(cls, metric + (f":{target}" if target else "") + where)
+        made.metric, made.target, made.column, made.value, made.deployed = metric, target, column, value, deployed
+        return made
+
+    def __getnewargs__(self) -> tuple[Any, ...]:
+        return self.metric, self.target, self.column, self.value, self.deployed
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, _: Any, handler: Any) -> Any:
+        """In a pydantic model: text that `parse_id` reads."""
+        from pydantic_core.core_schema import no_info_after_validator_function
+
+        return no_info_after_validator_function(read_id, handler.generate_schema(str))
+
+    def but(self, **parts: Any) -> MetricId:
+        """The same with other parts."""
+        own = dict(zip(("metric", "target", "column", "value", "deployed"), self.__getnewargs__(), strict=True))
+        return MetricId(**(own | parts))
+
+    @property
+    def whole(self) -> MetricId:
+        """The same on the whole test set, at its own mix of grades."""
+        return MetricId(self.metric, self.target)
+
+    @property
+    def about(self) -> Definition:
+        """The metric; one that this version does not know has its name as its title."""
+        known = METRICS.get(self.metric)
+        return known or Definition(name=self.metric, title=self.metric.replace("_", " "), by="run")
+
+    @property
+    def group(self) -> str:
+        """The target where it is a group of grades, which macular oedema can belong to; else ""."""
+        return self.target if self.target in GROUPS else ""
+
+    @property
+    def default_policy(self) -> NoOutputPolicy:
+        """How images without output count where a criterion does not say.
+
+        A group is a decision to refer, and an eye without output is referred. An exact grade is judged over images with
+        output, and `no_output` has a criterion of its own.
+        """
+        return "as_referred" if len(grades_of(self.target) or ()) > 1 and self.about.policies else "excluded"
+
+    @property
+    def label(self) -> str:
+        """For people: "Sensitivity, PDR (camera A)"."""
+        about = self.about
+        words = about.titles.get(self.target)
+        if words is None:
+            of = {**NAMES, "by_two": "by two grades or more"}.get(self.target, self.target.replace("_", " "))
+            words = f"{about.title}, {of}" if self.target else about.title
+        place = f" ({self.column} {self.value})" if self.column else ""
+        return words + place + (", at the deployment mix" if self.deployed else "")
+
+
+def parse_id(text: str) -> MetricId:
+    """The parts of `metric[:target]`, `metric[:target]@column=value` or `metric[:target]^deployment`.
+
+    The value is all after the first "=" that follows the first "@", so it may hold any text. Whether there is such a
+    metric is not asked here.
+
+    Raises ChecklistError where a part is missing or the mark ^ is followed by anything but `deployment`.
+    """
+    if isinstance(text, MetricId):
+        return text
+    head, at, place = text.partition("@")
+    column, equals, value = place.partition("=")
+    if at and not (column and equals and value):
+        raise ChecklistError(f"{text!r}: a slice is written @column=value, such as @camera=A.")
+    head, mark, mix = head.partition("^")
+    if mark and at:
+        raise ChecklistError(f"{text!r}: a slice has no deployment mix of its own; give one of the two.")
+    if mark and mix != "deployment":
+        raise ChecklistError(f"{text!r}: the only mark after ^ is deployment.")
+    metric, colon, target = head.partition(":")
+    if not metric:
+        raise ChecklistError(f"{text!r} names no metric.")
+    if colon and not target:
+        raise ChecklistError(f"{text!r}: a grade is missing after the colon.")
+    return MetricId(metric, target, column, value, bool(mark))
+
+
+def read_id(text: str) -> MetricId:
+    """As `parse_id`; raises ValueError, which a pydantic model reports with the place."""
+    try:
+        return parse_id(text)
+    except ChecklistError as problem:
+        raise ValueError(str(problem).removesuffix(".")) from problem
+
+
+def grades_of(target: str) -> tuple[int, ...] | None:
+    """The grades of a grade or a group; None for a target that is neither."""
+    if target in GRADES:
+        return (GRADES.index(target),)
+    return GROUPS.get("vision_threatening" if target == BELOW_REFERABLE else target)
+
+
+def measured() -> Iterator[MetricId]:
+    """The metrics of the whole test set, in the order in which a report shows them."""
+    for one in METRICS.values():
+        yield from (MetricId(one.name, target) for target in one.targets if not one.of_the_run)
+
+
+def measured_in_slices() -> Iterator[MetricId]:
+    """The metrics of every slice and unit, in the same order."""
+    for one in METRICS.values():
+        yield from (MetricId(one.name, target) for target in one.in_slices)
+
+
+METRICS: Final[dict[str, Definition]] = {
+    one.name: one
+    for one in (
+        Definition(
+            name="accuracy",
+            title="Overall accuracy",
+            how=lambda _, policy: stats.confusion.accuracy(policy),
+            at_deployment=("",),
+            in_slices=("",),
+            compared=True,
+        ),
+        Definition(name="balanced_accuracy", title="Balanced accuracy", by="equal_grades", parts=("accuracy",)),
+        *(
+            Definition(
+                name=name,
+                title=f"Kappa, {words}",
+                kind="index",
+                by="agreement",
+                how=lambda tables, weights=weights: stats.agreement.kappa(tables, weights),
+                values=(-1.0, 1.0),
+                in_slices=("",) if weights == "quadratic" else (),
+                compared=weights == "quadratic",
+            )
+            for name, words, weights in (
+                ("kappa", "unweighted", "none"),
+                ("linear_kappa", "linear weights", "linear"),
+                ("quadratic_kappa", "quadratic weights", "quadratic"),
+            )
+        ),
+        Definition(
+            name="sensitivity",
+            title="Sensitivity",
+            targets=_EVERY,
+            how=lambda grades, policy: stats.confusion.sensitivity(grades, policy),
+            counted="with",
+            at_deployment=(*GROUPS,),
+            in_slices=_EVERY,
+            compared=True,
+        ),
+        Definition(
+            name="specificity",
+            title="Specificity",
+            targets=_EVERY,
+            how=lambda grades, policy: stats.confusion.specificity(grades, policy),
+            counted="without",
+            at_deployment=_EVERY,
+            in_slices=_EVERY,
+            compared=True,
+        ),
+        Definition(
+            name="ppv",
+            title="Positive predictive value",
+            targets=_EVERY,
+            how=lambda grades, policy: stats.confusion.ppv(grades, policy),
+            counted="predicted",
+            at_deployment=_EVERY,
+            in_slices=_EVERY,
+        ),
+        Definition(
+            name="npv",
+            title="Negative predictive value",
+            targets=_EVERY,
+            how=lambda grades, policy: stats.confusion.npv(grades, policy),
+            counted="predicted_other",
+            at_deployment=_EVERY,
+            in_slices=_EVERY,
+        ),
+        *(
+            Definition(
+                name=name,
+                title=title,
+                targets=_EVERY,
+                kind="index",
+                by="rates",
+                parts=("sensitivity", "specificity"),
+                how=how,
+                **bounds,
+            )
+            for name, title, how, bounds in (
+                (
+                    "positive_likelihood_ratio",
+                    "Positive likelihood ratio",
+                    lambda: stats.combined.POSITIVE_LIKELIHOOD_RATIO,
+                    {"values": (0.0, math.inf), "limits": (0.0, math.inf)},
+                ),
+                (
+                    "negative_likelihood_ratio",
+                    "Negative likelihood ratio",
+                    lambda: stats.combined.NEGATIVE_LIKELIHOOD_RATIO,
+                    {"values": (0.0, math.inf), "limits": (0.0, math.inf), "better": "lower"},
+                ),
+                ("youden", "Youden's index", lambda: stats.combined.YOUDEN, {"values": (-1.0, 1.0)}),
+            )
+        ),
+        Definition(
+            name="auc",
+            title="Area under the ROC curve",
+            targets=_EVERY,
+            kind="index",
+            by="ranking",
+            policies=False,
+            in_slices=(*GROUPS,),
+            compared=True,
+        ),
+        Definition(
+            name="missed",
+            title="Missed",
+            targets=(*GROUPS,),
+            better="lower",
+            how=lambda grades, policy: stats.confusion.missed(grades, policy),
+            counted="with",
+            at_deployment=(*GROUPS,),
+            complement="sensitivity",
+        ),
+        Definition(
+            name="undergraded",
+            title="Graded too low",
+            targets=(BELOW_REFERABLE, "by_two"),
+            titles={BELOW_REFERABLE: "Severe NPDR or PDR predicted below referable"},
+            better="lower",
+            how=lambda grades, policy: (
+                stats.confusion.below(grades, 2, policy) if grades else stats.confusion.undergraded_by(2, policy)
+            ),
+            counted="with",
+            in_slices=(BELOW_REFERABLE,),
+        ),
+        Definition(
+            name="overgraded",
+            title="Graded too high",
+            targets=("by_two",),
+            better="lower",
+            how=lambda _, policy: stats.confusion.overgraded_by(2, policy),
+        ),
+        Definition(
+            name="no_output",
+            title="Without output",
+            targets=("", *GRADES),
+            titles={"": "Images without output"},
+            better="lower",
+            how=lambda grades, _: stats.confusion.no_output(grades[0] if grades else None),
+            counted="with",
+            policies=False,
+            in_slices=("", *GRADES),
+        ),
+        Definition(
+            name="brier",
+            title="Brier score",
+            targets=("", *GROUPS),
+            kind="index",
+            better="lower",
+            by="score",
+            how=lambda *given, level: stats.calibration.brier(*given, level=level),
+            policies=False,
+        ),
+        Definition(
+            name="calibration_slope",
+            title="Calibration slope",
+            targets=(*GROUPS,),
+            kind="index",
+            better="between",
+            values=_WITHOUT_LIMIT,
+            limits=(0.0, 10.0),
+            by="calibration",
+            how=lambda *given, level: stats.calibration.calibration_slope(*given, level=level),
+            policies=False,
+        ),
+        Definition(
+            name="calibration_intercept",
+            title="Calibration intercept",
+            targets=(*GROUPS,),
+            kind="index",
+            better="between",
+            values=_WITHOUT_LIMIT,
+            limits=(-10.0, 10.0),
+            perfect=0.0,
+            by="calibration",
+            how=lambda *given, level: stats.calibration.calibration_intercept(*given, level=level),
+            policies=False,
+        ),
+        Definition(
+            name="ece",
+            title="Expected calibration error",
+            targets=(*GROUPS,),
+            kind="index",
+            better="lower",
+            by="expected_error",
+            how=lambda *given, seed: stats.calibration.calibration_error(*given, seed=seed),
+            policies=False,
+            not_asked="no criterion rests on the expected calibration error, since a perfect model shows 0.049 with "
+            "200 images; use calibration_slope, calibration_intercept or brier",
+        ),
+        Definition(
+            name="stability", title="Stable convergence (range)", kind="range", better="lower", by="run", policies=False
+        ),
+        Definition(name="baseline", title="Difference from baseline", by="run", policies=False),
+        Definition(
+            name="cost",
+            title="Additional spend",
+            kind="amount",
+            better="lower",
+            values=(0.0, math.inf),
+            limits=(0.0, math.inf),
+            by="run",
+            policies=False,
+        ),
+    )
+}
+"""Every metric by name, in the order in which a report shows them."""
+
+KEY_METRICS: Final = tuple(
+    map(
+        parse_id,
+        (
+            "accuracy",
+            "sensitivity:severe_npdr",
+            "sensitivity:pdr",
+            "sensitivity:referable",
+            "specificity:referable",
+            "quadratic_kappa",
+        ),
+    )
+)
+"""What a report shows first of a comparison that has all metrics."""
