@@ -111,7 +111,7 @@ class TestLayouts:
         from drgate.errors import TrainingError
 
         data = pytest.importorskip("trainer.data", reason="the extra train is not installed")
-        with pytest.raises(TrainingError, match="has no grades: nothing can be learned"):
+        with pytest.raises(TrainingError, match="has no grades, so a model cannot be trained on it"):
             data.load_splits(str(photographs(*(f"{i}.png" for i in range(20)))), seed=0)
 
 
