@@ -22,7 +22,7 @@ from scipy.special import ndtr, ndtri
 
 from drgate.checklist import NoOutputPolicy
 from drgate.errors import ANSWERS, PredictionsError
-from drgate.evaluation import Estimate, Metric, NotEstimable
+from drgate.evaluation import Estimate, Metric, NotEstimable, plain_of
 from drgate.measure import oedema
 from drgate.predictions import PROBABILITIES, Predictions
 from drgate.scale import GRADES, GROUPS
@@ -123,7 +123,10 @@ class Comparison:
         plain = {part.name: getattr(self, part.name) for part in fields(self)}
         return plain | {
             "shown": self.shown,
-            "differences": {name: difference.to_json() for name, difference in self.differences.items()},
+            "differences": {
+                name: plain_of(found) if isinstance(found, NotEstimable) else found.to_json()
+                for name, found in self.differences.items()
+            },
             "discordant": list(self.discordant),
             "notes": list(self.notes),
         }

@@ -364,8 +364,8 @@ def _origin(table: dict[str, Any]) -> dict[str, Any]:
     """Which attempt it was and where it began, as far as the record says; what it does not say is left out.
 
     `attempt`: its name. `parameters_digest`: of all parameters as resolved. `git_commit`: {"commit", "modified"}.
-    `parent`: the weights it began with, {"how", "sha256", "tensor_digest", "epoch", "attempt"}, None where it began at
-    the base model. `lineage`: {"training_sets": "known" or "unknown", "why", "pretraining"}.
+    `parent`: the weights it began with, {"how", "sha256", "tensor_digest", "epoch", "attempt"}, "base model" where
+    it began there. `lineage`: {"training_sets": "known" or "unknown", "why", "pretraining"}.
     """
     found: dict[str, Any] = {}
     if name := table.get("experiment_name"):
@@ -378,7 +378,7 @@ def _origin(table: dict[str, Any]) -> dict[str, Any]:
         parent = table["parent"]
         # not the path that it was read from, which is of one machine
         kept = ("how", "sha256", "tensor_digest", "epoch", "attempt")
-        found["parent"] = parent and {key: parent[key] for key in kept if parent.get(key) is not None}
+        found["parent"] = {key: parent[key] for key in kept if parent.get(key) is not None} if parent else "base model"
     if lineage := table.get("lineage"):
         said = {key: str(lineage[key]) for key in ("training_sets", "why", "pretraining")}
         if said["training_sets"] != "known":

@@ -108,33 +108,20 @@ def command(
 ) -> int:
     from drgate.checklist import load_checklist
     from drgate.errors import UsageError
-    from drgate.judge import judge, shown_with
+    from drgate.judge import Evidence, Output, Source, Test, judge, shown_with
     from drgate.report.evaluation import terminal
 
     private = signing_key(key, sign_command, public_key)
     if interval is not None and private is not None:
         raise UsageError("--interval only shows other bounds, and --key (or DRGATE_KEY) signs: give one of them.")
-    with progress("Scoring", quiet) as (started, advance):
+    with progress("Scoring", quiet) as scoring:
         judgement = judge(
-            source,
-            checklist=load_checklist(spec),
-            data=data,
-            split=split,
-            baseline=baseline,
-            base=base,
-            record=record,
-            selected_epoch=selected_epoch,
-            grades=grades,
-            operating_point=operating_point,
-            looks=looks,
-            time=time,
-            previous=previous,
-            key=private,
-            out=out,
-            force=force,
-            workers=workers,
-            started=started,
-            advance=advance,
+            Source(source, base, workers),
+            load_checklist(spec),
+            test=Test(data, split, grades, looks, time),
+            evidence=Evidence(record, selected_epoch, baseline, previous, operating_point),
+            output=Output(out, private, force),
+            progress=scoring,
         )
     evaluation = judgement.evaluation
     shown = evaluation if interval is None else shown_with(judgement, interval.value, baseline)
@@ -142,7 +129,7 @@ def command(
     if interval is not None:
         tell(f"Shown with {interval.value} bounds; by the checklist's own it is {evaluation.verdict}.", quiet)
     look = evaluation.look
-    tell(f"Look {look['number']} of {look['allowed']} at these images, logged in {judgement.looks}.", quiet)
+    tell(f"Look {look.number} of {look.allowed} at these images, logged in {judgement.looks}.", quiet)
     signature = "signed" if judgement.signed else "not signed (no --key): it opens neither export nor gate"
     tell(f"Report: {judgement.folder / 'report.html'}; certificate {signature}.", quiet)
     return evaluation.exit_code

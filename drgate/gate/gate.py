@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import dataclasses
 import hashlib
 import re
 import shlex
@@ -39,7 +40,7 @@ from drgate.certificate.statement import (
 )
 from drgate.checklist import EACH, PROPORTIONS, Checklist, parse_id
 from drgate.errors import DrgateError, ExitCode, PolicyError, RepositoryError, visible
-from drgate.evaluation import CriterionResult
+from drgate.evaluation import CriterionResult, File, Reference, plain_of
 from drgate.files import canonical_json
 from drgate.gate.policy import (
     GatedTestSet,
@@ -56,7 +57,7 @@ from drgate.gate.repository import DVC, Content, Entry, Repository, Tree, open_r
 from drgate.gate.waiver import MAX_BYTES as MAX_WAIVER_BYTES
 from drgate.gate.waiver import Cover, Waiver, parse_waiver
 
-Status = Literal["PASS", "WAIVED", "FAIL", "INSUFFICIENT", "NOT_ASSESSED", "REFUSED"]
+Status = Literal["PASS", "WAIVED", "OBSERVED", "FAIL", "INSUFFICIENT", "NOT_ASSESSED", "REFUSED"]
 
 RULES: Final = "rules"
 """The group of findings that are about the rules themselves, not about a model."""
@@ -96,6 +97,7 @@ _SEVERITY: Final[dict[Status, int]] = {
     "WAIVED": 0,
     "NOT_ASSESSED": 1,
     "INSUFFICIENT": 1,
+    "OBSERVED": 1,
     "FAIL": 2,
     "REFUSED": 3,
 }
@@ -700,7 +702,7 @@ class _Assessor:
         }  # looks may bear one time, as SOURCE_DATE_EPOCH gives it
 
         def latest_first(one: _Assessed) -> tuple[bool, float, int, int]:
-            at = place.get(one.statement.evaluation.look.get("line", ""), -1)
+            at = place.get(one.statement.evaluation.look.line or "", -1)
             return not one.heard, -one.statement.time.timestamp(), -at, _worst(one.findings)
 
         assessed.sort(key=latest_first)
@@ -742,18 +744,18 @@ class _Assessor:
     def _unfit(self, statement: Statement, group: Sequence[_Found]) -> str:
         """Why a statement is no evidence for what is asked here; empty where it is."""
         evaluation = statement.evaluation
-        if not statement.of_model or "tensor_digest" not in evaluation.model:
+        if not statement.of_model or evaluation.model.tensor_digest is None:
             return "speaks of a table of predictions, of no model"
         if not statement.clinical:
-            return f"is by the checklist {evaluation.spec['name']}, which is for trying a pipeline"
-        if evaluation.data.get("manifest_digest") != self.test_set.manifest_digest:
-            return f"is on another test set, {evaluation.data.get('name')}"
-        if evaluation.spec["digest"] != self.held.rules.checklist.digest or (
-            f"sha256:{hashlib.sha256(canonical_json(evaluation.spec['content'])).hexdigest()}"
+            return f"is by the checklist {evaluation.spec.name}, which is for trying a pipeline"
+        if evaluation.data.manifest_digest != self.test_set.manifest_digest:
+            return f"is on another test set, {evaluation.data.name}"
+        if evaluation.spec.digest != self.held.rules.checklist.digest or (
+            f"sha256:{hashlib.sha256(canonical_json(evaluation.spec.content)).hexdigest()}"
             != self.held.rules.checklist.digest
         ):
             return (
-                f"is by the checklist {evaluation.spec['name']} version {evaluation.spec['version']}, not by "
+                f"is by the checklist {evaluation.spec.name} version {evaluation.spec.version}, not by "
                 f"{self.held.rules.policy.spec} ({self.held.rules.checklist.name} version "
                 f"{self.held.rules.checklist.version})"
             )
@@ -777,7 +779,7 @@ class _Assessor:
         fresh = "It is fresh enough." if limit is not None else "The model is unchanged; it has not expired."
         yield self._finding("age", "FAIL" if lapsed else "PASS", " ".join(lapsed) or fresh)
         yield self._look(statement)
-        if parent := statement.evaluation.model.get("parent"):
+        if parent := statement.evaluation.model.parent:
             yield self._parent(statement, parent)
         if self.held.rules.policy.require_predictions:
             yield self._recomputed(statement, group)
@@ -854,25 +856,25 @@ class _Assessor:
                 "missing or does not count: commit the one that the last look gave, whatever it says."
             )
             return self._finding("look", "NOT_ASSESSED", reason)
-        reason = f"Look {look['number']} of {look['allowed']}, {look['time']}, is in {self.test_set.looks}."
+        reason = f"Look {look.number} of {look.allowed}, {look.time}, is in {self.test_set.looks}."
         return self._finding("look", "PASS", reason)
 
-    def _parent(self, statement: Statement, recorded: Mapping[str, Any]) -> Finding:
+    def _parent(self, statement: Statement, recorded: Reference) -> Finding:
         """Of an exported model: stability, cost and look are those of the certificate that it was exported under."""
         check = "parent"
-        group = self.held.certificates.of_statement(str(recorded["statement"]))
+        group = self.held.certificates.of_statement(recorded.statement)
         if not group:
             reason = (
                 "Its stability, cost and look come from the certificate of the model that it was exported from "
-                f"({recorded['statement']}), which is not in {self.held.rules.policy.certificates}; commit that too."
+                f"({recorded.statement}), which is not in {self.held.rules.policy.certificates}; commit that too."
             )
             return self._finding(check, "NOT_ASSESSED", reason)
         parent = group[0].statement
         own, theirs = (
-            ({key: value for key, value in one.evaluation.training.items() if key != "baseline"}, one.evaluation.look)
+            (dataclasses.replace(one.evaluation.training, baseline=None), one.evaluation.look)
             for one in (statement, parent)
         )
-        if reference(parent) != recorded or canonical_json(own) != canonical_json(theirs):
+        if reference(parent) != recorded or own != theirs:
             return self._finding(check, "REFUSED", f"It takes from {group[0].path} what that does not say.")
         roles = trust.roles(parent, _signed(group), self.held.rules.trusted, self.held.rules.revocations)
         if not self.held.rules.policy.vouched(roles) or self.held.rules.revocations.against(parent):
@@ -891,6 +893,8 @@ class _Assessor:
             eased = self.held.waivers.eases(self.held.rules, criterion.id)
             status: Status = criterion.status
             reason, now = criterion.reason, ""
+            if criterion.would_pass:
+                reason += f" It meets the rule but cannot pass on this test set. {evaluation.barred}"
             if criterion.status != "PASS" and criterion.required:
                 now = statement.digest
                 status, why = self.held.waivers.status(id, "", now, failed=criterion.status)
@@ -903,33 +907,35 @@ class _Assessor:
     # -- predictions ---------------------------------------------------------------------------------------------------
 
     def _recomputed(self, statement: Statement, group: Sequence[_Found]) -> Finding:
-        from drgate.verify import verify
+        from drgate.verify import Given, Trust, verify
 
         check, tables = "predictions", self.held.tables
         evaluation = statement.evaluation
         near = {str(PurePosixPath(found.path).parent) for found in group}
-        named = evaluation.training.get("baseline", {}).get("predictions_digest")
+        recorded = evaluation.training.baseline
         useless: list[str] = []
-        table = tables.find(evaluation.data["predictions_digest"], near, useless, evaluation.model["files"])
+        table = tables.find(evaluation.predictions_digest, near, useless, evaluation.model.files)
         if table is None:
             reason = (
                 f"The policy asks for the predictions, and no table in {self.held.rules.policy.certificates} is the "
                 f"one that drgate score bound to this model. {' '.join(useless[:5])}"
             )
             return self._finding(check, "NOT_ASSESSED", reason.strip())
-        baseline = None if named is None else tables.find(named, near, [])
+        baseline = None if recorded is None else tables.find(recorded.predictions_digest, near, [])
         copy = tables.folder / "statement.json"
         copy.write_bytes(statement.data)
         try:
             # Whether it still holds was found before; only the numbers are asked for here.
             result = verify(
-                copy, predictions=table, checklist=self.held.rules.checklist, baseline=baseline, now=statement.time
+                copy,
+                Trust(now=statement.time),
+                Given(predictions=table, checklist=self.held.rules.checklist, baseline=baseline),
             )
         except DrgateError as problem:
             return self._finding(check, "REFUSED", tables.named(str(problem)))
         if result.problems:
             return self._finding(check, "REFUSED", " ".join(map(tables.named, result.problems[:3])))
-        if named is not None and baseline is None and _requires_baseline(evaluation.criteria):
+        if recorded is not None and baseline is None and _requires_baseline(evaluation.criteria):
             reason = (
                 "The line baseline is required, and the baseline's predictions are not in "
                 f"{self.held.rules.policy.certificates}; commit them, as drgate score wrote them."
@@ -956,9 +962,7 @@ class _Tables:
                 sentence = sentence.replace(str(found[0]), path)
         return sentence
 
-    def find(
-        self, digest: str, near: set[str], useless: list[str], files: Sequence[Mapping[str, Any]] | None = None
-    ) -> Path | None:
+    def find(self, digest: str, near: set[str], useless: list[str], files: Sequence[File] | None = None) -> Path | None:
         """A copy of the table whose rows have this digest and that `score` bound to these files; near ones first."""
         for entry in sorted(self.entries, key=lambda entry: str(PurePosixPath(entry.path).parent) not in near):
             if entry.path not in self.read:
@@ -971,7 +975,7 @@ class _Tables:
             bound = provenance.get("model")
             if provenance.get("rows") != digest:
                 continue
-            if files is None or (isinstance(bound, dict) and bound.get("files") == list(files)):
+            if files is None or (isinstance(bound, dict) and bound.get("files") == list(map(plain_of, files))):
                 return copy
             useless.append(f"{entry.path} holds these rows and is bound to other files.")
         return None

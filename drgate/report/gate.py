@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 SYMBOLS: Final[dict[Status, str]] = {
     "PASS": "✓",
     "WAIVED": "~",
+    "OBSERVED": "○",
     "FAIL": "✗",
     "INSUFFICIENT": "?",
     "NOT_ASSESSED": "–",
@@ -34,6 +35,7 @@ SYMBOLS: Final[dict[Status, str]] = {
 OUTCOMES: Final[dict[Status, str]] = {
     "PASS": "Pass",
     "WAIVED": "Waived",
+    "OBSERVED": "Observed",
     "FAIL": "Fail",
     "INSUFFICIENT": "Not enough evidence",
     "NOT_ASSESSED": "Missing",
@@ -42,6 +44,7 @@ OUTCOMES: Final[dict[Status, str]] = {
 _STYLES: Final[dict[Status, str]] = {
     "PASS": "green",
     "WAIVED": "bold magenta",
+    "OBSERVED": "cyan",
     "FAIL": "bold red",
     "INSUFFICIENT": "yellow",
     "NOT_ASSESSED": "yellow",

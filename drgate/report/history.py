@@ -21,15 +21,17 @@ from drgate.report import words
 if TYPE_CHECKING:
     from drgate.history import History, Record
 
-_STYLES: Final = {"PASS": "green", "FAIL": "bold red", "INSUFFICIENT": "yellow"}
+_STYLES: Final = {"PASS": "green", "OBSERVED": "cyan", "FAIL": "bold red", "INSUFFICIENT": "yellow"}
 _COLOURS: Final[dict[Status, str]] = {
     "PASS": "#0b6b3a",
+    "OBSERVED": "#0f5f7a",
     "FAIL": "#a3121f",
     "INSUFFICIENT": "#8a5300",
     "NOT_ASSESSED": "#4b5563",
 }
 _SHAPES: Final[dict[Status, str]] = {
     "PASS": "circle",
+    "OBSERVED": "circle-open",
     "FAIL": "x",
     "INSUFFICIENT": "diamond",
     "NOT_ASSESSED": "line-ew",

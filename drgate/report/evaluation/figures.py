@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import html
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from drgate.checklist import parse_id
-from drgate.evaluation import CriterionResult, Estimate, Evaluation, Status
-from drgate.report.words import OUTCOMES, percent, title, visible
+from drgate.evaluation import Bin, CriterionResult, Estimate, Evaluation, Status
+from drgate.report.words import BARRED, OUTCOMES, percent, title, visible
 from drgate.scale import GROUP_TITLES
 
 COLOURS: Final[dict[Status, str]] = {
     "PASS": "#0b6b3a",
+    "OBSERVED": "#0f5f7a",
     "FAIL": "#a3121f",
     "INSUFFICIENT": "#8a5300",
     "NOT_ASSESSED": "#4b5563",
@@ -22,6 +23,7 @@ COLOURS: Final[dict[Status, str]] = {
 """Each with a contrast of 4.5 to 1 or more on white; the shapes below carry the same."""
 _SHAPES: Final[dict[Status, str]] = {
     "PASS": "circle",
+    "OBSERVED": "circle-open",
     "FAIL": "x",
     "INSUFFICIENT": "diamond",
     "NOT_ASSESSED": "line-ew",
@@ -112,29 +114,31 @@ def _forest(evaluation: Evaluation) -> Figure | None:
 
 
 def _estimates(panel: list[CriterionResult], axes: dict[str, Any], named: set[str]) -> list[dict[str, Any]]:
-    """One trace an outcome, each named once in the legend."""
+    """One trace an outcome, each named once in the legend; what only the test set keeps from passing has its own."""
+    kinds: list[tuple[Status, bool]] = [(status, False) for status in COLOURS] + [("INSUFFICIENT", True)]
     traces = []
-    for rank, (status, colour) in enumerate(COLOURS.items()):
-        rows = [(y, c.estimate) for y, c in enumerate(panel) if c.status == status]
+    for rank, (status, barred) in enumerate(kinds):
+        rows = [(y, c.estimate) for y, c in enumerate(panel) if (c.status, c.would_pass) == (status, barred)]
         found = [(y, e) for y, e in rows if isinstance(e, Estimate)]
         if not found:
             continue
+        name, colour = BARRED if barred else OUTCOMES[status], COLOURS[status]
         traces.append(
             {
                 **axes,
-                "name": OUTCOMES[status],
-                "legendgroup": status,
+                "name": name,
+                "legendgroup": name,
                 "legendrank": rank,
-                "showlegend": status not in named,
+                "showlegend": name not in named,
                 "x": [100 * e.value for _, e in found],
                 "y": [y for y, _ in found],
-                "marker": {"symbol": _SHAPES[status], "size": 11, "color": colour},
+                "marker": {"symbol": "diamond-open" if barred else _SHAPES[status], "size": 11, "color": colour},
                 "error_x": _bars([e for _, e in found], colour),
                 "text": [_counted(e) for _, e in found],
                 "hovertemplate": "%{text}%{x:.2f} %<extra></extra>",
             }
         )
-        named.add(status)
+        named.add(name)
     return traces
 
 
@@ -144,7 +148,7 @@ def _thresholds(rows: Sequence[tuple[int, float]]) -> dict[str, Any]:
         "type": "scatter",
         "mode": "markers",
         "name": "threshold",
-        "legendrank": len(COLOURS),
+        "legendrank": len(COLOURS) + 1,
         "x": [100 * threshold for _, threshold in rows],
         "y": [y for y, _ in rows],
         "marker": {"symbol": "line-ns", "size": 22, "line": {"width": 3, "color": _INK}},
@@ -185,7 +189,7 @@ def _slices(evaluation: Evaluation) -> Figure | None:
     """The metric of the first line on a slice, else sensitivity for referable DR, slice by slice."""
     asked = [parse_id(c.id) for c in evaluation.criteria]
     metric = next((str(replace(a, column="", value="")) for a in asked if a.column), "sensitivity:referable")
-    slices = [(one["by"], one["value"]) for one in evaluation.data.get("slices") or ()]
+    slices = [(one.by, one.value) for one in evaluation.counts.slices]
     limits = {c.id: c.threshold for c in evaluation.criteria}
     found = [
         (f"{column}: {value}", estimate, limits.get(str(replace(parse_id(metric), column=column, value=value))))
@@ -246,7 +250,7 @@ def _slices(evaluation: Evaluation) -> Figure | None:
     return Figure("figure-slices", label, caption, height, data, layout)
 
 
-def _reliability(endpoint: str, bins: Sequence[Mapping[str, Any]]) -> Figure | None:
+def _reliability(endpoint: str, bins: Sequence[Bin]) -> Figure | None:
     if not bins:
         return None
     height = 360
@@ -263,19 +267,19 @@ def _reliability(endpoint: str, bins: Sequence[Mapping[str, Any]]) -> Figure | N
         {
             "type": "scatter",
             "mode": "markers",
-            "x": [100 * one["predicted"] for one in bins],
-            "y": [100 * one["observed"] for one in bins],
+            "x": [100 * one.predicted for one in bins],
+            "y": [100 * one.observed for one in bins],
             "marker": {"size": 9, "color": _LINE},
             "error_y": {
                 "type": "data",
                 "symmetric": False,
-                "array": [100 * (one["observed_high"] - one["observed"]) for one in bins],
-                "arrayminus": [100 * (one["observed"] - one["observed_low"]) for one in bins],
+                "array": [100 * (one.observed_high - one.observed) for one in bins],
+                "arrayminus": [100 * (one.observed - one.observed_low) for one in bins],
                 "color": _LINE,
                 "thickness": 2,
                 "width": 5,
             },
-            "text": [str(one["n"]) for one in bins],
+            "text": [str(one.n) for one in bins],
             "hovertemplate": "n %{text}: predicted %{x:.1f} %, observed %{y:.1f} %<extra></extra>",
         }
     ]
@@ -288,13 +292,11 @@ def _reliability(endpoint: str, bins: Sequence[Mapping[str, Any]]) -> Figure | N
 
 
 def _curve(evaluation: Evaluation) -> Figure | None:
-    history = [
-        e for e in evaluation.training.get("history") or () if e.get("val_accuracy") is not None and "epoch" in e
-    ]
+    history = evaluation.training.history
     if not history:
         return None
-    epochs = [e["epoch"] for e in history]
-    accuracy = [100 * e["val_accuracy"] for e in history]
+    epochs = [e.epoch for e in history]
+    accuracy = [100 * e.val_accuracy for e in history]
     height = 320
     layout = _layout(height)
     layout["xaxis"] = _axis(title={"text": "epoch", "font": {"size": 12}}, dtick=1 if len(epochs) <= 25 else None)
@@ -314,12 +316,12 @@ def _curve(evaluation: Evaluation) -> Figure | None:
         }
     ]
     caption = "Validation accuracy after each epoch of the run that the model comes from."
-    window = evaluation.training.get("stability") or {}
-    if {"first_epoch", "last_epoch"} <= window.keys():
-        ends = {"x0": window["first_epoch"], "x1": window["last_epoch"], "y0": 0, "y1": 1, "yref": "paper"}
+    window = evaluation.training.stability
+    if window and window.first_epoch is not None:
+        ends = {"x0": window.first_epoch, "x1": window.last_epoch, "y0": 0, "y1": 1, "yref": "paper"}
         layout["shapes"] = [{"type": "rect", **ends, "fillcolor": "#e9eff6", "line": {"width": 0}, "layer": "below"}]
         caption += f" Shaded: epochs {visible(ends['x0'])} to {visible(ends['x1'])}, which stability is judged by."
-    selected = evaluation.training.get("selected_epoch")
+    selected = evaluation.training.selected_epoch
     if selected in epochs:
         data.append(
             {

@@ -39,6 +39,7 @@ def render(evaluation: Evaluation, *, certificate: str | None = None) -> str:
     parts = [
         f"# {symbol} {escape(words.verdict_word(evaluation))}",
         f"**{escape(words.headline(evaluation))}**",
+        *([escape(barred)] if (barred := words.barred(evaluation)) else []),
         escape(words.signature(certificate)),
         bullets(f"{label}: {escape(text)}" for label, text in words.summary(evaluation)),
         "## Checklist",

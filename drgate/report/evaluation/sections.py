@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from drgate.certificate.statement import changes
 from drgate.checklist import EACH, default_policy, parse_id
-from drgate.evaluation import Estimate, Evaluation, Metric, NotEstimable
+from drgate.evaluation import Bin, Estimate, Evaluation, GateError, Metric, NotEstimable
 from drgate.report.words import OUTCOMES, level_of, lines, metric_line, percent, plain_percent, title, unit_of, visible
 from drgate.scale import GRADES, GROUP_TITLES, GROUPS, TITLES
 
@@ -154,7 +154,7 @@ def _three_ways(evaluation: Evaluation) -> Section | None:
 def _policies(evaluation: Evaluation) -> dict[str, str]:
     """How images without output count, by metric that a line of the checklist asks for on the whole test set."""
     found = {}
-    for criterion in evaluation.spec["content"]["criteria"]:
+    for criterion in evaluation.spec.content["criteria"]:
         asked = parse_id(criterion["id"])
         if not asked.column and not asked.deployed:
             for target in GRADES if asked.target == EACH else (asked.target,):
@@ -164,21 +164,21 @@ def _policies(evaluation: Evaluation) -> dict[str, str]:
 
 
 def _slices(evaluation: Evaluation) -> Section | None:
-    slices = evaluation.data.get("slices") or ()
+    slices = evaluation.counts.slices
     if not slices:
         return None
     level, unit = level_of(evaluation), unit_of(evaluation)
     header = (f"{unit.capitalize()}s, from No DR to PDR", *map(title, BY_SLICE))
     tables = []
-    for column in dict.fromkeys(found["by"] for found in slices):
+    for column in dict.fromkeys(found.by for found in slices):
         rows = []
         for found in slices:
-            if found["by"] != column:
+            if found.by != column:
                 continue
-            names = [str(replace(parse_id(name), column=column, value=found["value"])) for name in BY_SLICE]
+            names = [str(replace(parse_id(name), column=column, value=found.value)) for name in BY_SLICE]
             cells = (_cell(name, evaluation.metrics.get(name), level, unit) for name in names)
-            counts = Cell(visible(found["units"]), (_DOT.join(visible(count) for count in found["by_grade"]),))
-            rows.append((Cell(visible(found["value"])), counts, *cells))
+            counts = Cell(str(found.units), (_DOT.join(map(str, found.by_grade)),))
+            rows.append((Cell(visible(found.value)), counts, *cells))
         by = f"By {visible(column)}"
         tables.append(
             Table(by, (by, *header), tuple(rows), f"All {len(rows)} slices" if len(rows) > SLICES_AT_ONCE else "")
@@ -190,7 +190,7 @@ def _slices(evaluation: Evaluation) -> Section | None:
     ]
     notes += [
         f"In no slice by {visible(column)}: {count} {unit}{'' if count == 1 else 's'}."
-        for column, count in (evaluation.data.get("in_no_slice") or {}).items()
+        for column, count in evaluation.counts.in_no_slice.items()
         if count
     ]
     return Section(
@@ -208,12 +208,12 @@ def _slices(evaluation: Evaluation) -> Section | None:
 
 
 def _deployment(evaluation: Evaluation) -> Section | None:
-    mix = evaluation.spec["content"].get("deployment")
-    here = ", ".join(f"{t} {visible(n)}" for t, n in zip(TITLES, evaluation.data.get("by_grade") or (), strict=False))
+    mix = evaluation.spec.content.get("deployment")
+    here = ", ".join(f"{t} {n}" for t, n in zip(TITLES, evaluation.counts.by_grade, strict=True))
     if mix is None:
         text = (
             "The checklist states no mix of grades for the place where the model will be used: accuracy, specificity, "
-            f"group sensitivity and predictive values are at this test set's mix only ({here or 'not stated'})."
+            f"group sensitivity and predictive values are at this test set's mix only ({here})."
         )
         return Section("deployment", "Deployment mix", (text,))
     level, unit = level_of(evaluation), unit_of(evaluation)
@@ -234,7 +234,7 @@ def _deployment(evaluation: Evaluation) -> Section | None:
         "Deployment mix",
         (
             f"Each grade's result, weighted to the mix of grades where the model will be used ({shares}); beside it "
-            f"the same at this test set's mix ({here or 'not stated'}). {USED} is what a line of the checklist is "
+            f"the same at this test set's mix ({here}). {USED} is what a line of the checklist is "
             "judged by.",
         ),
         _unfolding(
@@ -313,40 +313,40 @@ def _probabilities(evaluation: Evaluation) -> Section | None:
     )
 
 
-def _bin(one: Mapping[str, Any]) -> tuple[Cell, ...]:
+def _bin(one: Bin) -> tuple[Cell, ...]:
     return (
-        Cell(f"{one['low']:.3f} to {one['high']:.3f}"),
-        Cell(visible(one["n"])),
-        Cell(percent(one["predicted"])),
-        Cell(percent(one["observed"])),
-        Cell(f"{percent(one['observed_low'])} to {percent(one['observed_high'])}"),
+        Cell(f"{one.low:.3f} to {one.high:.3f}"),
+        Cell(str(one.n)),
+        Cell(percent(one.predicted)),
+        Cell(percent(one.observed)),
+        Cell(f"{percent(one.observed_low)} to {percent(one.observed_high)}"),
     )
 
 
 def _gate_error(evaluation: Evaluation) -> Section | None:
     if not evaluation.gate_error:
         return None
-    unit, known = unit_of(evaluation), evaluation.data.get("patients") is not None
+    unit, known = unit_of(evaluation), evaluation.counts.patients is not None
     rows = []
-    for name in dict.fromkeys(error["id"] for error in evaluation.gate_error):
-        errors = [error for error in evaluation.gate_error if error["id"] == name]
-        n, patients = visible(errors[0]["n"]), visible(errors[0]["patients"])
-        counted = f"{n} {unit}{'' if n == '1' else 's'}"
-        wrong, missed = ([e for e in errors if e["deserves"] is deserves] for deserves in (False, True))
+    for name in dict.fromkeys(error.id for error in evaluation.gate_error):
+        errors = [error for error in evaluation.gate_error if error.id == name]
+        n, patients = errors[0].n, errors[0].patients
+        counted = f"{n} {unit}{'' if n == 1 else 's'}"
+        wrong, missed = ([e for e in errors if e.deserves is deserves] for deserves in (False, True))
         rows.append(
             (
                 Cell(title(name)),
                 Cell(f"{patients} patients", (counted,))
                 if known
                 else Cell(counted, (f"taken as {patients} patients",)),
-                Cell("", tuple(f"true {plain_percent(e['true'])}: passes {_chance(e['passes'], e)}" for e in wrong)),
+                Cell("", tuple(f"true {plain_percent(e.true)}: passes {_chance(e.passes, e)}" for e in wrong)),
                 Cell(
                     "",
-                    tuple(f"true {plain_percent(e['true'])}: not passed {_chance(1 - e['passes'], e)}" for e in missed),
+                    tuple(f"true {plain_percent(e.true)}: not passed {_chance(1 - e.passes, e)}" for e in missed),
                 )
                 if missed
                 else Cell("–", ("no expected value stated",)),
-                Cell(", ".join(dict.fromkeys(visible(e["method"]) for e in errors))),
+                Cell(", ".join(dict.fromkeys(e.method for e in errors))),
             )
         )
     text = (
@@ -362,44 +362,37 @@ def _gate_error(evaluation: Evaluation) -> Section | None:
     )
 
 
-def _chance(probability: float, error: Mapping[str, Any]) -> str:
-    spread = f" ± {100 * error['se']:.1f}" if error.get("se") is not None else ""
+def _chance(probability: float, error: GateError) -> str:
+    spread = f" ± {100 * error.se:.1f}" if error.se is not None else ""
     return f"{percent(probability)}{spread}"
 
 
 def _looks(evaluation: Evaluation) -> Section | None:
     """What the chain of looks says besides its number."""
     look = evaluation.look
-    overlapping, favouring, regraded = (look.get(key) or () for key in ("overlapping", "favouring", "regraded"))
-    if not (overlapping or favouring or regraded):
+    if not (look.overlapping or look.favouring or look.regraded):
         return None
-    changed = visible(look.get("regraded_count", len(regraded)))
-    listed = "" if changed == str(len(regraded)) else f", the first {len(regraded)}"
+    changed, listed = look.regraded_count, len(look.regraded)
+    first = "" if changed == listed else f", the first {listed}"
     tables = (
         _listed(
             "Test sets that share images or patients",
             ("Test set that overlaps", "Looks at it", "Images shared", "Patients shared"),
-            ((one["name"], one["looks"], one["images"], one["patients"]) for one in overlapping),
+            ((one.name, one.looks, one.images, one.patients) for one in look.overlapping),
         ),
         _listed(
             "Whom the changed grades favour",
             ("Look that saw other grades", "Time", "Model", "Grades changed since", "In that model's favour"),
             (
-                (
-                    one["look"],
-                    one["time"],
-                    "this one" if one["same_model"] else "another",
-                    one["changed"],
-                    one["favouring"],
-                )
-                for one in favouring
+                (one.look, one.time, "this one" if one.same_model else "another", one.changed, one.favouring)
+                for one in look.favouring
             ),
         ),
         _listed(
             "Images whose reference grade changed",
             ("Image", "Was", "Is now"),
-            ((one["image"], _grade(one["from"]), _grade(one["to"])) for one in regraded),
-            f"Images whose reference grade changed: {changed}{listed}",
+            ((one.image, _grade(one.before), _grade(one.to)) for one in look.regraded),
+            f"Images whose reference grade changed: {changed}{first}",
         ),
     )
     text = (
@@ -414,8 +407,8 @@ def _listed(label: str, header: tuple[str, ...], rows: Iterable[Iterable[object]
     return Table(label, header, tuple(tuple(Cell(visible(value)) for value in row) for row in rows), folded)
 
 
-def _grade(value: object) -> str:
-    return TITLES[value] if isinstance(value, int) and 0 <= value < len(TITLES) else visible(value)
+def _grade(value: int | str) -> str:
+    return TITLES[value] if isinstance(value, int) else value
 
 
 def _unfolding(

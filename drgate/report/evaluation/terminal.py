@@ -23,6 +23,7 @@ from drgate.report.evaluation.sections import sections
 
 _STYLES: Final[dict[Status, str]] = {
     "PASS": "green",
+    "OBSERVED": "cyan",
     "FAIL": "bold red",
     "INSUFFICIENT": "yellow",
     "NOT_ASSESSED": "dim",
@@ -43,6 +44,8 @@ def render(evaluation: Evaluation, console: Console) -> None:
     style = _STYLES[evaluation.verdict]
     _paragraph(console, f"{words.SYMBOLS[evaluation.verdict]} {words.verdict_word(evaluation)}", f"bold {style}")
     _paragraph(console, words.headline(evaluation), "bold")
+    if barred := words.barred(evaluation):
+        _paragraph(console, barred, style)
     for label, text in words.summary(evaluation):
         _paragraph(console, f"{label}: {text}", "dim", hang=2)
     console.print()
@@ -128,6 +131,8 @@ def _checklist(evaluation: Evaluation, console: Console) -> Table:
                 _SIDES[line.decisive] + line.short_rule,
             )
             outcome = "Insufficient" if line.status == "INSUFFICIENT" else line.outcome
+            if line.would_pass:
+                outcome = "Cannot pass"
             table.add_row(
                 _text(console, f"{line.symbol} {outcome}", _STYLES[line.status]),
                 *(_text(console, cell) for cell in cells),
