@@ -142,9 +142,10 @@ def evaluate(
 
 
 def lines(predictions: Predictions, checklist: Checklist) -> tuple[CriterionResult, ...]:
-    """The checklist's lines about images alone, without the rest of an evaluation: for those who look after each epoch.
+    """The criteria about images alone, without the rest of an evaluation, for use after each epoch.
 
-    Looks are not counted: who decides by these has chosen by them. Raises PredictionsError as `evaluate` does.
+    Looks are not counted: images that choose an epoch cannot also certify it. Raises
+    PredictionsError as `evaluate` does.
     """
     sample = Sample.of(predictions, checklist)
     metrics = Metrics(
@@ -185,7 +186,7 @@ def _other_units(
 
 
 def _enough(metric: Metric, criterion: Criterion, metrics: Metrics) -> Metric:
-    """The metric, unless its cases are too few or incomplete for a line of the checklist."""
+    """The metric, unless its cases are too few or incomplete for a criterion."""
     tally = metrics.sample.tally(
         criterion.column, criterion.value, criterion.target if criterion.target in GROUPS else ""
     )

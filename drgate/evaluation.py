@@ -42,7 +42,7 @@ _ADAPTERS: Final[dict[Any, TypeAdapter[Any]]] = {}
 
 
 def _adapter(kind: Any) -> TypeAdapter[Any]:
-    """Made when it is first needed: whoever reads no evaluation does not wait for it."""
+    """Built when first needed: reading nothing costs nothing."""
     if kind not in _ADAPTERS:
         _ADAPTERS[kind] = TypeAdapter(kind)
     return _ADAPTERS[kind]
@@ -157,7 +157,7 @@ class CriterionResult(Typed):
 def verdict_of(criteria: Iterable[CriterionResult], *, observed: bool) -> Verdict:
     """FAIL if a required criterion failed, else INSUFFICIENT if one is not met, else PASS.
 
-    observed: whether the checklist decides on estimates; then OBSERVED stands in for PASS.
+    observed: whether the checklist decides on estimates; then OBSERVED takes the place of PASS.
     """
     required = {criterion.status for criterion in criteria if criterion.required}
     if "FAIL" in required:

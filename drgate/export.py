@@ -4,7 +4,7 @@
                     Path("bundle"), test=Test(Path("eyepacs")), trust=Trust([key]))
 
 The bundle: model.onnx (weights beside it where they are large), preprocess.json, labels.json, MODEL_CARD.md, and all
-that `drgate evaluate` writes, for the ONNX file: a certificate speaks of the bytes that will run.
+that `drgate evaluate` writes, for the ONNX file: a certificate is of the bytes that will run.
 """
 
 from __future__ import annotations

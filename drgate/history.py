@@ -36,10 +36,10 @@ _BEGINNINGS: Final = (STATEMENT_BEGINS, CERTIFICATE_BEGINS)
 class Record:
     """One statement.
 
-    files: where it lies, with each signature. model, digest: name and SHA-256 of the model's first file. test_set,
+    files: its files, one a signature. model, digest: name and SHA-256 of the model's first file. test_set,
     split, spec: names. images: the test set's digest, of its images alone where a table came from elsewhere. time: of
     the look, ISO 8601 in UTC. look, allowed: its number, and of how many. signers: ids of the keys that it names;
-    vouched: those of them that are trusted and whose signature was verified.
+    vouched: the trusted ones among them whose signature was verified.
     """
 
     files: tuple[str, ...]

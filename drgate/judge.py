@@ -6,7 +6,7 @@
     judgement.evaluation.exit_code, judgement.folder
 
 What `drgate evaluate` does, and what `drgate export` does once more with the file that it exports. A model is scored
-first; a table of predictions is taken as it is, or with the grades that the keeper of a sealed test set joins to it.
+first; a table of predictions is used as it is, or with reference grades from a file of their own (a sealed test set).
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ WRITTEN: Final = (
     "report.md",
     "junit.xml",
 )
-"""What an evaluation's folder holds; anything else there is somebody's own."""
+"""What an evaluation's folder holds; other files there are left alone."""
 LEAKAGE_BEYOND: Final = "Leakage beyond that: not checked."
 
 
@@ -176,8 +176,8 @@ def judge(
         grader, test_set = model_and_test_set(source.path, test.data, test.split, source.base, parent)
         if test_set.sealed:
             raise ManifestError(
-                f"{test.data} has no grades. Score the model on it with drgate score; whoever holds the grades then "
-                "evaluates the table with --grades FILE."
+                f"{test.data} has no grades. Score the model on it with drgate score, then evaluate the table "
+                "with --grades FILE."
             )
         if contradictions := test_set.duplicates(contradicting=True):
             raise ManifestError(f"{test.data}: {contradictions[0]} Both cannot be true; keep one.")
@@ -244,7 +244,7 @@ def shown_with(judgement: Judgement, interval: str, baseline: Path | None = None
 def read_evaluation(path: Path, trusted: Sequence[PublicKey] = ()) -> tuple[Evaluation, str | None]:
     """The evaluation in `evaluation.json`, `statement.json` or `certificate.json`, and how the last is signed.
 
-    trusted: keys of which one must have signed; without them a certificate's signature is a claim, and called so.
+    trusted: keys of which one must have signed; without them the signature is not verified, and the text says so.
     Raises CertificateError where trusted keys are given and none of them signed.
     """
     from drgate.certificate.statement import Certificate, read_certificate
@@ -338,7 +338,7 @@ def _with_grades(predictions: Predictions, grades: Path, facts: TestSet) -> tupl
     """The predictions with the grades in a file, and the test set that names it."""
     joined = join_grades(predictions, grades)
     file = File(grades.name, sha256_file(grades))
-    if joined.provenance:  # goes with the table, whoever evaluates it next
+    if joined.provenance:  # stays with the table when it is evaluated again
         joined = replace(joined, provenance={**joined.provenance, "grades": plain_of(file)})
     facts = replace(facts, grades=file)
     if predictions.provenance and joined.patients_known and not predictions.patients_known:
@@ -500,7 +500,7 @@ def _replacing_folder(folder: Path, same: tuple[str | None, ...], *, signing: bo
             fresh.mkdir()
             yield fresh
             if folder.exists():
-                for other in folder.iterdir():  # a countersignature, somebody's notes
+                for other in folder.iterdir():  # a further signature, notes
                     if other.name not in WRITTEN:
                         other.rename(fresh / other.name)
                 folder.rename(Path(name) / "replaced")

@@ -10,7 +10,7 @@ repeating an evaluation costs nothing and gives the same bytes; reference grades
 and are listed.
 
 A chain holds the first 8 bytes of each image's SHA-256, of each patient a slow salted hash, and, a character an image,
-reference grades and answers: whoever has the images can read their grades from it, so it is kept where the grades are.
+reference grades and answers: with the images one can read their grades from it, so keep it where the grades are kept.
 """
 
 from __future__ import annotations
@@ -152,7 +152,7 @@ def take_look(
         entry = {
             "kind": "look",
             "look": 1 + len(earlier),
-            # Never more than any earlier look was told: a later file, or a clock set back, raises nothing.
+            # Never more than an earlier look was allowed: a later file, or a clock set back, raises nothing.
             "allowed": min((look.entry.allowed for look in earlier), default=checklist.looks),
             "time": taken,
             "test_set": test_set["test_set"],
@@ -209,7 +209,7 @@ class _Chain:
             if named and logged.digest != checklist.digest:
                 raise UsageError(
                     f"{self.path} logs a checklist {checklist.name} version {checklist.version} with another content; "
-                    "whoever changes a checklist gives it a new version."
+                    "give the changed checklist a new version."
                 )
 
     def overlapping(self, seen: Seen, patients: Keys) -> list[_Earlier]:
@@ -375,7 +375,7 @@ def _patient_keys(patients: Sequence[str], salt: bytes, cost: int) -> Keys:
 
 
 def _now() -> str:
-    """UTC to the second; SOURCE_DATE_EPOCH stands in for the clock where it is set."""
+    """UTC to the second; SOURCE_DATE_EPOCH replaces the clock where it is set."""
     given = os.environ.get("SOURCE_DATE_EPOCH")
     try:
         moment = datetime.fromtimestamp(int(given), UTC) if given else datetime.now(UTC)
@@ -385,7 +385,7 @@ def _now() -> str:
 
 
 def given_time(text: str) -> str:
-    """A moment that somebody gives for a look. Raises UsageError unless it is one, and not in the future."""
+    """The given time of a look. Raises UsageError unless it is a time, and not in the future."""
     try:
         moment = parse_moment(text)
     except ValueError as problem:
@@ -393,7 +393,7 @@ def given_time(text: str) -> str:
             f"The time {text!r} is none; expected ISO 8601 in UTC, such as 2026-01-31T09:00:00Z."
         ) from problem
     if moment > datetime.now(UTC):
-        raise UsageError(f"The time {text} lies in the future: a certificate is not made younger than it is.")
+        raise UsageError(f"The time {text} is in the future; give the time of the look.")
     return text
 
 

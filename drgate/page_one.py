@@ -9,7 +9,7 @@ from drgate.predictions import Predictions
 
 
 def flagged_images(predictions: Predictions) -> tuple[Flagged, ...]:
-    """Images whose severe NPDR or PDR was called below referable: the error that costs sight."""
+    """Images whose severe NPDR or PDR was graded below referable: the error that costs sight."""
     table = predictions.table
     missed = (table["gradable"] & (table["grade"] >= 3) & (table["predicted"] <= 1)).fillna(False)
     return tuple(
@@ -31,28 +31,26 @@ def page_one(
     lines = []
     table = sample.whole().table
     if checklist.purpose == "pipeline":
-        lines.append("This checklist is for trying a pipeline: whatever its verdict, it certifies nothing.")
+        lines.append("This checklist is for trying a pipeline. It certifies nothing, whatever its verdict.")
     if checklist.evidence.decide_on == "point":
-        lines.append(
-            "Decided on point estimates: what was observed here, not what may be expected of the next patients."
-        )
+        lines.append("Decided on point estimates: observed on these images, not shown for future patients.")
     if sample.patients is None:
         lines.append(
-            "No patient is named; the spec declares one image a patient."
+            "No patient is named; the checklist declares one image a patient."
             if sample.independent
             else "No patient is named: every bound allows for two images a patient (design effect 2)."
         )
     if flagged:
-        lines.append(f"{_count(len(flagged), 'image')} with severe NPDR or PDR called below referable.")
+        lines.append(f"{_count(len(flagged), 'image')} with severe NPDR or PDR graded below referable.")
     if confused := int(table[3, 4]):
         lines.append(
-            f"{confused} severe NPDR called PDR count as misses of severe NPDR; clinically that is harmless, both are "
-            "referred at once."
+            f"{confused} severe NPDR graded as PDR count as misses of severe NPDR. Clinically this is harmless: "
+            "both are referred at once."
         )
     if unanswered := int(table[:, NO_OUTPUT].sum()):
         lines.append(f"{unanswered} of {_count(len(sample), sample.unit)} got no output from the model.")
     if sample.ungradable:
-        lines.append(f"{sample.ungradable} images have no reference grade (not gradable) and stay outside every count.")
+        lines.append(f"{sample.ungradable} images have no reference grade (not gradable) and are in no count.")
     small = [r.id for r in results if "@" in r.id and r.status == "NOT_ASSESSED"]
     if small:
         lines.append(f"Too few cases, or none, to judge {', '.join(small)}.")
@@ -72,7 +70,7 @@ def page_one(
         if sample.dme is None
         else f"Referable and vision-threatening include diabetic macular oedema ({int(sample.dme.sum())} of "
         f"{_count(len(sample), sample.unit)}), which the model is only credited for by the DR grade that it gives; "
-        "severe NPDR or PDR called below referable is by DR grade alone."
+        "severe NPDR or PDR graded below referable is by DR grade alone."
     )
     if checklist.deployment is None:
         lines.append(

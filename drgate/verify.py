@@ -4,8 +4,8 @@
     found.exit_code          # 0 genuine and PASS, 1 genuine and FAIL, 3 insufficient or not shown, 2 not genuine
     found.checked            # what was compared and found equal, in sentences; `unchecked` and `problems` likewise
 
-What was not given is not checked, and said. Nothing here needs the model's weights or torch, but for `deep=True`, which
-scores the model again; and nothing but the recomputation needs NumPy.
+What was not given is not checked, and is named. Only `deep` needs the model's weights and torch: it
+scores the model again. Only the recomputation needs NumPy.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from drgate.predictions import Predictions
 
 TOLERANCE: Final = 1e-9
-"""How far a recomputed bound may lie from the recorded one: what builds of the same special function differ by."""
+"""Largest difference between a recomputed and a recorded bound: builds of the same special function differ by less."""
 
 TABLES: Final = (".parquet", ".pq")
 """What a table of predictions that is looked for beside a certificate ends in."""
@@ -88,7 +88,7 @@ class Rescoring:
 
 
 RESCORED_WITHIN: Final = 1e-3
-"""How far a probability may lie from the recorded one when another device or library scores again."""
+"""Largest difference between a probability and the recorded one when another device or library scores again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +190,7 @@ def _signature(read: Certificate | Statement, trusted: Sequence[PublicKey]) -> I
     elif not trusted:
         yield (
             "unchecked",
-            f"No trusted key was given: the signature, said to be of key {read.key_id}, was not verified.",
+            f"No trusted key was given (--key): the signature was not verified. It names the key {read.key_id}.",
         )
     elif signer(read, trusted):
         yield "checked", f"The signature is that of the trusted key {read.key_id}."
@@ -226,9 +226,9 @@ def _standing(read: Certificate | Statement, trust: Trust) -> Iterator[Finding]:
 def _subjects(statement: Statement, models: Sequence[Path]) -> Iterator[Finding]:
     names = {digest: name for name, digest in statement.subjects.items()}
     if not statement.of_model:
-        yield "unchecked", "It speaks of a table of predictions: which model made them is not known."
+        yield "unchecked", "It is of a table of predictions: which model made them is not known."
     missing = set(names)
-    # What lies beside one of its files under the name of another is checked with it.
+    # A file beside one of the model's, with the name of another of them, is checked too.
     beside = (path.with_name(name) for path in models if path.name in statement.subjects for name in statement.subjects)
     for path in dict.fromkeys([*models, *(path for path in beside if path.is_file())]):
         try:
@@ -243,7 +243,7 @@ def _subjects(statement: Statement, models: Sequence[Path]) -> Iterator[Finding]
         else:
             yield "problem", f"{path} is not what was certified: no subject has its SHA-256 {digest}."
     if models and not missing:
-        yield "checked", "All files that it speaks of are there."
+        yield "checked", "All certified files are there."
     elif missing and statement.of_model:
         yield "unchecked", f"Not given, so not compared: {', '.join(sorted(names[digest] for digest in missing))}."
 
@@ -336,7 +336,7 @@ def _numbers(evaluation: Evaluation, path: Path, given: Path | None, baseline: P
     findings: list[Finding] = [
         ("checked", f"{place} holds the predictions that were evaluated."),
         *origin,
-        ("unchecked", "Taken as recorded: the training record, and what is said of leakage and of the data."),
+        ("unchecked", "Not checked: the training record, and the statements about leakage and data."),
         *recomputation,
     ]
     return _Numbers(
@@ -357,7 +357,7 @@ def _cut_offs(evaluation: Evaluation) -> OperatingPoint | None:
 
 
 def _found(tables: Sequence[Path], digest: str, point: OperatingPoint | None) -> tuple[Predictions | None, str]:
-    """The table that has this digest and what to call it, or None and why: one that merely lies there proves nothing.
+    """The table that has this digest and its name, or None and why: other tables beside it prove nothing.
 
     Certificates of several models may share a folder, so another model's table contradicts nothing.
     """

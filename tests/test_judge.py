@@ -16,12 +16,12 @@ import pytest
 from drgate.checklist import parse_yaml
 from drgate.errors import ManifestError, PredictionsError
 from drgate.grades import join_grades
-from drgate.judge import judge
 from drgate.operating_point import make_operating_point, write_operating_point
 from drgate.predictions import load_predictions
 from drgate.score import score
 from tests.support.material import Ended
 from tests.support.tiny import checkpoint_of, eye, random_model, tiny_base
+from tests.support.verbs import judged as judge
 
 Run = Callable[..., Ended]
 Refused = Callable[..., str]

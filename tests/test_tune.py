@@ -400,7 +400,7 @@ class TestCommand:
         assert len(effects(table, point, sliced)) == 7  # the tuning table has no such column
         files[-1].unlink()
         _, out, _ = drgate_tune(*files)
-        assert f"Severe NPDR or PDR called below referable: {missed[0]} -> {missed[1]} images of" in out
+        assert f"Severe NPDR or PDR graded below referable: {missed[0]} -> {missed[1]} images of" in out
         assert ("not complete" in out) == (not point.promise["search"]["complete"])
 
     def test_infeasible_writes_nothing(self, drgate_tune: Any, files: list[Any]):

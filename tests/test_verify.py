@@ -29,7 +29,7 @@ from drgate.looks import Seen, take_look
 from drgate.predictions import Predictions, make_predictions, write_predictions
 from drgate.verify import Verification
 from tests.support.evaluations import CONTENT, criterion, digest_of, evaluation, file_entry
-from tests.support.evaluations import verified as verify
+from tests.support.verbs import verified as verify
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,7 @@ class TestExitCode:
         """A signature that nobody vouches for proves nothing: the file names its own signer."""
         found = verify(written(tmp_path, evaluation(), key))
         assert (found.genuine, found.trusted, found.exit_code) == (False, False, 3)
-        assert f"said to be of key {key.public.id}, was not verified" in said(found)
+        assert f"the signature was not verified. It names the key {key.public.id}" in said(found)
 
     def test_of_another_signer_is_2(self, tmp_path, key, stranger):
         """Signed well, by somebody who is not trusted."""
@@ -335,7 +335,7 @@ class TestModelFiles:
         assert found.exit_code == 0
         digest = hashlib.sha256(b"weights").hexdigest()
         assert f"renamed.bin is the certified file best_model.pth (SHA-256 {digest})." in said(found)
-        assert "All files that it speaks of are there." in found.checked
+        assert "All certified files are there." in found.checked
 
     def test_another_file_of_the_same_name(self, tmp_path, key):
         """One byte more is another model."""
@@ -349,12 +349,12 @@ class TestModelFiles:
         (tmp_path / "graph").write_bytes(b"graph")
         (tmp_path / "tensors").write_bytes(b"tensors")
         files = [file_entry("model.onnx", b"graph"), file_entry("model.onnx.data", b"tensors")]
-        path = written(tmp_path, evaluation(model={"kind": "onnx", "files": files}), key)
+        path = written(tmp_path, evaluation(model=Model("onnx", "model.onnx", tuple(files))), key)
         one = verify(path, trusted=[key.public], models=[tmp_path / "graph"])
         assert "Not given, so not compared: model.onnx.data." in one.unchecked
         assert not any("All files" in sentence for sentence in one.checked)
         both = verify(path, trusted=[key.public], models=[tmp_path / "graph", tmp_path / "tensors"])
-        assert "All files that it speaks of are there." in both.checked
+        assert "All certified files are there." in both.checked
 
     def test_missing_file_is_one_sentence(self, tmp_path, key):
         """A file that was asked for and is not there is an error, not a gap."""

@@ -5,7 +5,7 @@
 
 The statement is an in-toto Statement v1 with a test-result predicate; the certificate is a Sigstore bundle v0.3 that
 holds it in a DSSE envelope. Both have one byte form. A reader rebuilds the bytes from what it parsed and refuses any
-others, so nothing stands in a certificate that is not signed, and nothing in a statement that does not follow from the
+others, so a certificate contains nothing that is not signed, and nothing in a statement that does not follow from the
 evaluation in it. Whether a signature holds, and whose it is, `drgate.verify` says.
 
 References: in-toto attestation framework (Statement v1, predicate test-result v0.1); DSSE protocol v1; Sigstore bundle
@@ -103,7 +103,7 @@ class Statement:
 
     @property
     def subjects(self) -> dict[str, str]:
-        """Hex SHA-256 of every file that the statement speaks of, by name."""
+        """Hex SHA-256 of every subject, by name."""
         return {subject["name"]: subject["digest"]["sha256"] for subject in self.content["subject"]}
 
     @property
@@ -165,7 +165,7 @@ def statement_bytes(evaluation: Evaluation) -> bytes:
         ) from problem
     if len(data) > MAX_BYTES // 2:
         raise CertificateError(
-            f"The evaluation is larger than {MAX_BYTES >> 21} MB; nobody could read its certificate."
+            f"The evaluation is larger than {MAX_BYTES >> 21} MB, more than a reader of certificates accepts."
         )
     return data
 

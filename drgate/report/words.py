@@ -1,4 +1,4 @@
-"""What all formats say in the same words: verdict, rules, numbers, lines of the checklist.
+"""What all formats say in the same words: verdict, rules, numbers, criteria.
 
     for line in lines(evaluation):
         print(line.symbol, line.title, line.counts, line.value, line.interval, line.rule, line.outcome)
@@ -78,7 +78,7 @@ _TARGETS: Final = {
 }
 _WHOLE: Final = {
     "no_output": "Images without output",
-    "undergraded:vision_threatening_below_referable": "Severe NPDR or PDR called below referable",
+    "undergraded:vision_threatening_below_referable": "Severe NPDR or PDR graded below referable",
 }
 _SHORT_SIGNS: Final = {">=": "≥", ">": ">", "<=": "≤", "<": "<"}
 _METHODS: Final = {
@@ -108,13 +108,13 @@ Decisive = Literal["low", "high", "value"]
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One line of the checklist in words.
+    """One criterion in words.
 
     counts: "57 of 60", or empty where the quantity is no proportion.
-    value, low, high: with as many digits as it takes to see on which side of the threshold they lie; empty where there
+    value, low, high: with as many digits as it takes to see on which side of the threshold they are; empty where there
         is none.
     interval: "83.7 to 99.3 %", with the level where it is not 95 %.
-    decisive: which of value, low and high the rule speaks of; decides: the same in words, "lower bound 83.7 %".
+    decisive: which of value, low and high the rule is about; decides: the same in words, "lower bound 83.7 %".
     rule: "at least 95 %"; short_rule: "≥ 95 %"; basis: "on the lower bound" or "on the estimate".
     added: "safety" for a line that the checklist did not have of its own.
     advice: "required", "advisory" or "advisory, added for safety".
@@ -147,7 +147,7 @@ class Line:
 class MetricLine:
     """One metric in words; `reason` is filled, and the rest empty, where the data do not define it.
 
-    family: the heading it stands under; name: what remains of the title there.
+    family: the heading above it; name: what remains of the title there.
     expected: what a perfectly calibrated model would show, of a calibration error.
     """
 
@@ -199,24 +199,17 @@ def test_set_name(evaluation: Evaluation) -> str:
 
 
 def decision_rule(evaluation: Evaluation) -> str:
-    """What the lines are decided on, and what the other interval is for."""
+    """What a criterion is decided on."""
     evidence = evaluation.spec.content["evidence"]
     method = _method(str(evidence.get("interval")))
     level = level_of(evaluation)
-    exact = "exact " if method == "Clopper-Pearson" else ""
-    sides = (
-        f"{exact}{method} interval at the effective sample size, two-sided {plain_percent(level)} "
-        f"(one-sided {plain_percent((1 + level) / 2)} for its one end)"
-    )
+    exact = "exact (Clopper-Pearson)" if method == "Clopper-Pearson" else f"by the {method} method"
+    intervals = f"Intervals are {exact} and allow for several images from one patient. Points are percentage points."
     if evaluation.observed_only:
-        return (
-            "The estimate itself decides each line: what was observed on these images, not what was shown. "
-            f"Beside it: the {sides}, and the bootstrap. Points are percentage points."
-        )
+        return f"The estimate alone decides each criterion: observed on these images, not shown. {intervals}"
     return (
-        f"For proportions the unfavourable end of the {sides} decides. "
-        "The bootstrap interval (in the metrics of report.html and report.md) decides nothing there. "
-        "Points are percentage points."
+        f"A proportion passes if the lower limit of its {plain_percent(level)} confidence interval meets the rule (for "
+        f"error rates, the upper limit). {intervals}"
     )
 
 
@@ -254,7 +247,7 @@ def metric_lines(evaluation: Evaluation) -> list[MetricLine]:
 
 
 def bootstrap_label(evaluation: Evaluation) -> str:
-    """What kind of interval stands beside the one that decides."""
+    """What kind of interval is shown beside the one that decides."""
     content = evaluation.spec.content.get("bootstrap") or {}
     kind = {"percentile": "percentile", "bca": "BCa"}.get(str(content.get("interval", "percentile")), "")
     fixed = ", class totals fixed" if content.get("class_totals") == "fixed" else ""
@@ -353,14 +346,14 @@ def percent(value: float, *, against: float | None = None) -> str:
 
 
 def plain_percent(value: float) -> str:
-    """A fraction that somebody wrote down, such as a threshold or a level, as a percentage."""
+    """A fraction as it was written, such as a threshold or a level, as a percentage."""
     return f"{100 * value:.10g}{_SPACE}%"
 
 
 def signature(certificate: str | None) -> str:
-    """Who stands behind the numbers."""
+    """Who signed."""
     if certificate is None:
-        return "Unsigned: nobody has put their signature to these numbers."
+        return "Unsigned."
     return f"Signed: {visible(certificate)}."
 
 
@@ -380,7 +373,7 @@ def _line(criterion: CriterionResult, level: float, unit: str) -> Line:
     limit = _threshold(criterion.threshold, kind, signed=signed)
     reason = visible(criterion.reason).removeprefix(
         f"{OUTCOMES['NOT_ASSESSED']}: "
-    )  # it stands before the reason anyway
+    )  # the outcome is shown before the reason
     return Line(
         id=visible(criterion.id),
         title=title(criterion.id),

@@ -707,7 +707,7 @@ class TestCertificate:
 
     def test_swapped_signatures_are_refused(self, signed: bytes, key: PrivateKey):
         """The signature of one certificate does not hold in another by the same key."""
-        other = certify(evaluation(look={"number": 2, "allowed": 2, "time": "2026-02-02T00:00:00Z"}), key)[1]
+        other = certify(evaluation(look=Look(2, 2, "2026-02-02T00:00:00Z")), key)[1]
         assert other is not None
         swapped = replace(parse_certificate(signed, "x"), signature=parse_certificate(other, "y").signature)
         assert parse_certificate(swapped.to_bytes(), "z") == swapped
@@ -940,7 +940,7 @@ class TestCountersigning:
     )
     def test_file_is_named_for_what_it_speaks_of(self, tmp_path: Path, name: str, model: str, expected: str):
         """A hostile name stays in the folder."""
-        statement = make_statement(evaluation(model={**evaluation().model, "name": model}))
+        statement = make_statement(evaluation(model=replace(evaluation().model, name=model)))
         assert countersignature(tmp_path / name, "clinical", statement) == tmp_path / expected
 
     @pytest.mark.parametrize("role", ["", "Clinical", "../x", "a b", "a/b", "-x", "x" * 65])

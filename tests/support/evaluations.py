@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import fields, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
-from drgate.certificate.keys import PublicKey
 from drgate.checklist import load_checklist
 from drgate.evaluation import (
     Bin,
@@ -37,7 +34,6 @@ from drgate.evaluation import (
     Verdict,
 )
 from drgate.files import canonical_json
-from drgate.verify import Given, Rescoring, Trust, Verification, verify
 
 CONTENT = {
     "name": "small",
@@ -66,14 +62,6 @@ def criterion(name: str, status: Status, *, required: bool = True) -> CriterionR
         reason="95 of 100 – “shown”.",
         shown=True if status == "FAIL" else None,
     )
-
-
-def verified(
-    path: Path, *, trusted: Sequence[PublicKey] = (), deep: Rescoring | None = None, **asked: Any
-) -> Verification:
-    """What `verify` says, each thing that is asked for by its name."""
-    to_trust = {one.name: asked.pop(one.name) for one in fields(Trust) if one.name in asked}
-    return verify(path, Trust(trusted, **to_trust), Given(**asked), deep=deep)
 
 
 def evaluation(**changes: Any) -> Evaluation:

@@ -32,17 +32,17 @@ def render(evaluation: Evaluation) -> str:
     for line in lines:
         case = ET.SubElement(suite, "testcase", {"classname": suite_name, "name": line.id})
         measured = ", ".join(part for part in (line.counts, line.value, line.interval) if part) or "no estimate"
-        told = f"{line.title} ({line.advice}): {line.outcome}.\n{measured}; {line.rule} {line.basis}.\n{line.reason}"
+        text_of = f"{line.title} ({line.advice}): {line.outcome}.\n{measured}; {line.rule} {line.basis}.\n{line.reason}"
         if line.required and line.status not in met:
             failure = ET.SubElement(
                 case, "failure", {"type": line.status, "message": f"{line.title}: {line.outcome}. {line.reason}"}
             )
-            failure.text = told
+            failure.text = text_of
             continue
         if line.status == "NOT_ASSESSED":
             ET.SubElement(case, "skipped", {"message": line.reason})
         unmet = line.status in ("FAIL", "INSUFFICIENT")
-        ET.SubElement(case, "system-out").text = f"Warning. {told}" if unmet else told
+        ET.SubElement(case, "system-out").text = f"Warning. {text_of}" if unmet else text_of
     read_first = [*filter(None, [words.barred(evaluation)]), *map(words.visible, evaluation.page_one)]
     ET.SubElement(suite, "system-out").text = "\n".join(read_first)
     ET.indent(root)

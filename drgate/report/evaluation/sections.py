@@ -1,4 +1,4 @@
-"""What stands after page one, as tables in words that the page and the Markdown draw alike.
+"""What follows page one, as tables in words that the page and the Markdown draw alike.
 
     for section in sections(evaluation):
         print(section.title, section.text, section.tables, section.notes)
@@ -20,10 +20,10 @@ from drgate.report.words import OUTCOMES, level_of, lines, metric_line, percent,
 from drgate.scale import GRADES, GROUP_TITLES, GROUPS, TITLES
 
 USED: Final = "●"
-"""Marks what a line of the checklist uses."""
+"""Marks what a criterion uses."""
 
 SHOWN: Final = "○"
-"""Marks what the other tables use, where no line of the checklist asks for the metric."""
+"""Marks what the other tables use, where no criterion asks for the metric."""
 
 MARKS: Final = {USED: "used by the checklist:", SHOWN: "used in the other tables:"}
 
@@ -49,7 +49,7 @@ SLICES_AT_ONCE: Final = 25
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """text: what is read first; more: what stands beside it, smaller; mark: one of `MARKS`, or empty."""
+    """text: what is read first; more: what is shown beside it, smaller; mark: one of `MARKS`, or empty."""
 
     text: str
     more: tuple[str, ...] = ()
@@ -105,13 +105,13 @@ def _changes(evaluation: Evaluation) -> Section | None:
         + (f"verdict {visible(before)} again." if before == after else f"{visible(before)} became {visible(after)}."),
     ]
     if not found["same_spec"]:
-        text.append("The earlier one was held against another checklist, or another version of this one.")
+        text.append("The earlier one was judged by another checklist, or by another version of this one.")
     if not found["same_test_set"]:
-        text.append("The earlier one was judged on another test set: the figures are not of the same images.")
+        text.append("The earlier one was judged on another test set: the numbers are of other images.")
     rows = ((title(name), _was(line.get("from")), _was(line.get("to"))) for name, line in found["criteria"].items())
-    table = _listed("Lines that came out otherwise", ("Line", "Earlier", "Now"), rows)
+    table = _listed("Criteria that changed", ("Criterion", "Earlier", "Now"), rows)
     if not table.rows:
-        text.append("Every line of the checklist came out the same.")
+        text.append("Every criterion came out the same.")
     return Section("changes", "What changed", tuple(text), (table,) if table.rows else ())
 
 
@@ -144,15 +144,15 @@ def _three_ways(evaluation: Evaluation) -> Section | None:
         (
             f"What each metric comes to when {unit}s that the model gave no answer for are left out (excluded), count "
             "as referred (groups of grades only), or count as the worst answer. "
-            f"{USED} is what the checklist's line is judged by; {SHOWN} is what the other tables show, where the "
-            "checklist has no line.",
+            f"{USED} is what the criterion is judged by; {SHOWN} is what the other tables show, where the "
+            "checklist has no criterion.",
         ),
         _unfolding("three ways", header, first, names, row),
     )
 
 
 def _policies(evaluation: Evaluation) -> dict[str, str]:
-    """How images without output count, by metric that a line of the checklist asks for on the whole test set."""
+    """How images without output count, by metric that a criterion asks for on the whole test set."""
     found = {}
     for criterion in evaluation.spec.content["criteria"]:
         asked = parse_id(criterion["id"])
@@ -198,8 +198,8 @@ def _slices(evaluation: Evaluation) -> Section | None:
         "Slices",
         (
             "The same metrics for parts of the test set, each with its own interval. Many slices are many comparisons: "
-            "one that falls out is a reason to look, unless the checklist has a line for it. All metrics of every "
-            "slice are in evaluation.json.",
+            "one that stands out is a reason to look, unless the checklist has a criterion for it. All metrics of "
+            "every slice are in evaluation.json.",
         ),
         tuple(tables),
         ("figure-slices",),
@@ -234,7 +234,7 @@ def _deployment(evaluation: Evaluation) -> Section | None:
         "Deployment mix",
         (
             f"Each grade's result, weighted to the mix of grades where the model will be used ({shares}); beside it "
-            f"the same at this test set's mix ({here}). {USED} is what a line of the checklist is "
+            f"the same at this test set's mix ({here}). {USED} is what a criterion is "
             "judged by.",
         ),
         _unfolding(
@@ -350,13 +350,13 @@ def _gate_error(evaluation: Evaluation) -> Section | None:
             )
         )
     text = (
-        "How often each line is wrong by chance at the counts of this test set. A false pass: a model that does not "
+        "How often each criterion is wrong by chance at these counts. A false pass: a model that does not "
         "deserve it passes, here one whose true value is the threshold itself and one with 1.5 times that error rate. "
         "A false fail: a model at the true value that the checklist expects does not pass. "
         "Exact: from the binomial distribution, images being independent. Simulated: images of a patient correlate as "
         "the checklist's planning says; ± is the standard error of the simulation, in points.",
     )
-    header = ("Line", "Counts", "False pass", "False fail", "How")
+    header = ("Criterion", "Counts", "False pass", "False fail", "How")
     return Section(
         "gate-error", "How often the gate itself errs", text, (Table("The gate's own error", header, tuple(rows)),)
     )
@@ -381,7 +381,7 @@ def _looks(evaluation: Evaluation) -> Section | None:
             ((one.name, one.looks, one.images, one.patients) for one in look.overlapping),
         ),
         _listed(
-            "Whom the changed grades favour",
+            "Which models the changed grades favour",
             ("Look that saw other grades", "Time", "Model", "Grades changed since", "In that model's favour"),
             (
                 (one.look, one.time, "this one" if one.same_model else "another", one.changed, one.favouring)
