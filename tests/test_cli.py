@@ -472,7 +472,9 @@ class TestReportCommand:
 
     def test_not_an_evaluation(self, refused: Refused, tmp_path: Path):
         (tmp_path / "evaluation.json").write_text('{"verdict": "PASS"}')
-        assert "not an evaluation" in refused("report", tmp_path / "evaluation.json")
+        assert "criteria: Field required; expected an evaluation that drgate wrote" in refused(
+            "report", tmp_path / "evaluation.json"
+        )
 
 
 class TestLightInstallation:

@@ -46,8 +46,8 @@ from trainer.config import TrainingConfig
 from trainer.run import train
 
 LENIENT = parse_yaml(
-    b"name: lenient\nversion: 1\nlooks: 3\nevidence: {decide_on: point}\nbootstrap: {resamples: 1000}\n"
-    b"criteria: [{id: accuracy, at_least: 0.5}, {id: stability, below: 0.9}, {id: cost, below: 1}]",
+    b"name: lenient\nversion: 1\nlooks: 3\nbootstrap: {resamples: 1000}\n"
+    b"criteria: [{id: accuracy, at_least: 0.2}, {id: stability, below: 0.9}, {id: cost, below: 1}]",
     "lenient.yaml",
 )
 
@@ -616,13 +616,11 @@ class TestExport:
         self, place: Path, key: PrivateKey, tmp_path: Path, write_csv: Callable[..., Path]
     ):
         """A certificate of somebody's predictions says nothing of a model file."""
-        checklist = parse_yaml(
-            b"name: t\nversion: 1\nevidence: {decide_on: point}\ncriteria: [{id: accuracy, at_least: 0.5}]", "t.yaml"
-        )
+        checklist = parse_yaml(b"name: t\nversion: 1\ncriteria: [{id: accuracy, at_least: 0.0001}]", "t.yaml")
         table = write_csv([{"image": "a", "grade": 0, "predicted": 0}])
         judged = judge(table, checklist=checklist, looks=tmp_path / "l", key=key, out=tmp_path / "o")
         assert judged.evaluation.verdict == "PASS"
-        with pytest.raises(CertificateError, match="of no model"):
+        with pytest.raises(CertificateError, match="not of a model"):
             export(
                 place / "run" / "best_model.pth",
                 certificate=tmp_path / "o" / "certificate.json",
@@ -643,10 +641,10 @@ def test_statement_says_what_was_judged(certified: Judgement):
     assert said["training"]["status"] in ("finished", "stopped")
     assert said["training"]["spend"]["usd"] > 0
     assert said["training"]["parameters_digest"].startswith("sha256:")
-    assert said["lineage"]["parent"] is None, "training began at the base model"
+    assert said["training"]["parent"] == "base model"
     model = read.evaluation.model
-    assert model["providers"]
-    assert model["scored_with"]["torch"] == torch.__version__
+    assert model.providers
+    assert (model.scored_with or {})["torch"] == torch.__version__
     named = {entry["name"] for entry in read.content["predicate"]["configuration"]}
     assert named >= {"manifest", "predictions", "line of the look", "training parameters"}
     assert json.loads((certified.folder / "evaluation.json").read_text()) == read.evaluation.to_json()
