@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
 
 from drgate.errors import ANSWERS, PredictionsError
-from drgate.evaluation import Estimate, Metric, NotEstimable
+from drgate.evaluation import Estimate, Metric, NotEstimable, plain_of
 from drgate.metrics import METRICS, MetricId, NoOutputPolicy, grades_of
 from drgate.predictions import Predictions
 from drgate.sample import Pair, Sample
@@ -119,7 +119,10 @@ class Comparison:
         plain = {part.name: getattr(self, part.name) for part in fields(self)}
         return plain | {
             "shown": self.shown,
-            "differences": {name: difference.to_json() for name, difference in self.differences.items()},
+            "differences": {
+                name: plain_of(found) if isinstance(found, NotEstimable) else found.to_json()
+                for name, found in self.differences.items()
+            },
             "discordant": list(self.discordant),
             "notes": list(self.notes),
         }

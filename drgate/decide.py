@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from fractions import Fraction
-from typing import Any, Final
+from typing import Final
 
 from drgate.checklist import RULE_WORDS, Checklist, Criterion
-from drgate.evaluation import CriterionResult, Estimate, Metric, NotEstimable, Status, Verdict
+from drgate.evaluation import (
+    CriterionResult,
+    Estimate,
+    GateError,
+    Look,
+    Metric,
+    NotEstimable,
+    Status,
+    TestSet,
+    Training,
+)
 from drgate.measure import UNKNOWN, Metrics
 from drgate.stats import power
 
@@ -30,8 +39,10 @@ def _meets(value: Fraction | float, comparator: str, threshold: Fraction | float
     return value < threshold
 
 
-def decide(criterion: Criterion, metric: Metric, metrics: Metrics, training: Mapping[str, Any]) -> CriterionResult:
+def decide(criterion: Criterion, metric: Metric, metrics: Metrics, training: Training) -> CriterionResult:
     decided_on = "point" if criterion.id.about.kind in ("range", "amount") else metrics.checklist.evidence.decide_on
+    shown = True  # of a range or an amount, the estimate is all there is
+    status: Status
     if isinstance(metric, NotEstimable):
         status, reason = "NOT_ASSESSED", f"Not assessed: {metric.reason}"
         if criterion.reference_value is not None:
@@ -43,18 +54,17 @@ def decide(criterion: Criterion, metric: Metric, metrics: Metrics, training: Map
         status = "PASS" if met else "FAIL"
         reason = f"{metric.value:.2f} USD spent over {metric.n} attempt{'' if metric.n == 1 else 's'}."
     else:
-        status, reason = _judge_interval(criterion, metric, decided_on)
+        status, reason, shown = _judge_interval(criterion, metric, decided_on)
         if status == "PASS" and decided_on == "bound" and (why := _unfounded(metric, metrics)):
             status, reason = (
                 "INSUFFICIENT",
                 f"{_shown(metric, criterion)} meets the rule ({_rule(criterion)}), but {why}.",
             )
         if status != "PASS" and decided_on == "bound" and metric.k is not None:
-            settled = "Shown " in reason
-            reason += " More patients would not mend it." if settled else f" {_more(criterion, metrics)}"
+            reason += " More patients would not change that." if shown else f" {_more(criterion, metrics)}"
     return CriterionResult(
         id=criterion.id,
-        status=status,  # type: ignore[arg-type]
+        status=status,
         comparator=criterion.comparator,
         threshold=criterion.threshold,
         decided_on=decided_on,
@@ -62,6 +72,7 @@ def decide(criterion: Criterion, metric: Metric, metrics: Metrics, training: Map
         added=criterion.added,
         estimate=metric,
         reason=reason,
+        shown=shown if status == "FAIL" else None,
     )
 
 
@@ -78,8 +89,11 @@ def _unfounded(metric: Estimate, metrics: Metrics) -> str:
     return ""
 
 
-def _judge_interval(criterion: Criterion, metric: Estimate, decided_on: str) -> tuple[Status, str]:
-    """FAIL where the estimate itself misses the threshold, INSUFFICIENT where only the bound does."""
+def _judge_interval(criterion: Criterion, metric: Estimate, decided_on: str) -> tuple[Status, str, bool]:
+    """FAIL where the estimate itself misses the threshold, INSUFFICIENT where only the bound does.
+
+    With the reason, and whether the whole interval misses the threshold: then more patients would not change that.
+    """
     upward = _higher_is_better(criterion)
     if metric.k is not None and metric.n is not None:
         value: Fraction | float = Fraction(metric.k, metric.n)
@@ -89,18 +103,17 @@ def _judge_interval(criterion: Criterion, metric: Estimate, decided_on: str) -> 
     measured, rule = _shown(metric, criterion), f"the rule is {_rule(criterion)}"
     if metric.low is None or metric.high is None:
         if not estimate_meets:
-            return "FAIL", f"{measured}; {rule}."
+            return "FAIL", f"{measured}; {rule}.", False
         if decided_on == "point":
-            return "PASS", f"{measured} observed; {rule}, on the estimate alone."
-        return (
-            "INSUFFICIENT",
-            f"{measured} meets the rule ({_rule(criterion)}), but there is no interval to show it by.",
-        )
+            return "OBSERVED", f"{measured} observed; {rule}, on the estimate alone.", False
+        how = "there is no interval to show it by"
+        return "INSUFFICIENT", f"{measured} meets the rule ({_rule(criterion)}), but {how}.", False
     bound, other = (metric.low, metric.high) if upward else (metric.high, metric.low)
     side, other_side = ("lower", "upper") if upward else ("upper", "lower")
     bounded = f"the {side} bound is {_number(bound, criterion, criterion.threshold)}"
     if not estimate_meets:
         wrong_side = "below" if upward else "above"
+        shown = False
         if metric.value == criterion.threshold:
             how = "It reaches the limit, which the rule excludes."
         elif _meets(other, criterion.comparator, criterion.threshold):
@@ -109,19 +122,18 @@ def _judge_interval(criterion: Criterion, metric: Estimate, decided_on: str) -> 
             interval = " to ".join(_number(end, criterion, criterion.threshold) for end in (metric.low, metric.high))
             how = f"Missed by {missed}, but not shown {wrong_side} it (interval {interval})."
         else:
+            shown = True
             how = (
                 f"Shown {wrong_side} it: even the {other_side} bound is "
                 f"{_number(other, criterion, criterion.threshold)}."
             )
-        return "FAIL", f"{measured}; {rule}. {how}"
+        return "FAIL", f"{measured}; {rule}. {how}", shown
     if decided_on == "point":
-        return "PASS", f"{measured} observed; {rule}, on the estimate alone ({bounded})."
+        return "OBSERVED", f"{measured} observed; {rule}, on the estimate alone ({bounded}).", False
     if _meets(bound, criterion.comparator, criterion.threshold):
-        return "PASS", f"{measured}; {bounded}; {rule}."
-    return "INSUFFICIENT", (
-        f"{measured} meets the rule ({_rule(criterion)}), but {bounded}: not shown, which is no evidence that the "
-        "model falls short."
-    )
+        return "PASS", f"{measured}; {bounded}; {rule}.", False
+    how = f"{bounded}: not shown, which is no evidence that the model falls short"
+    return "INSUFFICIENT", f"{measured} meets the rule ({_rule(criterion)}), but {how}.", False
 
 
 def _shown(metric: Estimate, criterion: Criterion) -> str:
@@ -194,8 +206,8 @@ def _more(criterion: Criterion, metrics: Metrics) -> str:
     )
 
 
-def gate_error(criterion: Criterion, metrics: Metrics) -> list[dict[str, Any]]:
-    """How often this line passes a model that does not deserve it, and fails one that does, at these counts."""
+def gate_error(criterion: Criterion, metrics: Metrics) -> list[GateError]:
+    """How often this criterion passes a model that does not deserve it, and fails one that does, at these counts."""
     found = _patients(criterion, metrics)
     limit = criterion.threshold if _higher_is_better(criterion) else 1 - criterion.threshold
     if found is None or not 0 < limit < 1:
@@ -224,29 +236,32 @@ def gate_error(criterion: Criterion, metrics: Metrics) -> list[dict[str, Any]]:
             point=checklist.evidence.decide_on == "point",
             unknown=tally_of.patients is None and not tally_of.independent,
         )
-        row = {
-            "id": criterion.id,
-            "true": true,
-            "passes": passing.probability,
-            "deserves": deserves,
-            "method": passing.method,
-            "patients": sum(counts),
-            "n": sum(size * count for size, count in zip(sizes, counts, strict=True)),
-        }
-        rows.append(row if passing.se is None else {**row, "se": passing.se})
+        rows.append(
+            GateError(
+                id=criterion.id,
+                true=true,
+                passes=passing.probability,
+                deserves=deserves,
+                method=passing.method,
+                patients=sum(counts),
+                n=sum(size * count for size, count in zip(sizes, counts, strict=True)),
+                se=passing.se,
+            )
+        )
     return rows
 
 
-def _judge_range(criterion: Criterion, metric: Estimate, training: Mapping[str, Any]) -> tuple[Status, str]:
-    summary = training["stability"]
-    points = f"{100 * metric.value:.1f} points between epochs {summary['first_epoch']} and {summary['last_epoch']}"
+def _judge_range(criterion: Criterion, metric: Estimate, training: Training) -> tuple[Status, str]:
+    summary = training.stability
+    assert summary is not None, "a range was measured in a window"
+    points = f"{100 * metric.value:.1f} points between epochs {summary.first_epoch} and {summary.last_epoch}"
     if _meets(metric.value, criterion.comparator, criterion.threshold):
         return "PASS", f"Validation accuracy ranged over {points}."
-    if (unexplained := summary.get("range_without_noise")) is not None and unexplained < criterion.threshold:
+    if (unexplained := summary.range_without_noise) is not None and unexplained < criterion.threshold:
         return "INSUFFICIENT", (
             f"Validation accuracy ranged over {points}, of which sampling noise explains as much as misses: "
-            f"{100 * summary['noise_floor']:.1f} points are expected with {training['n_val']} validation images; "
-            f"about {summary['n_val_to_show']} would show it."
+            f"{100 * (summary.noise_floor or 0):.1f} points are expected with {training.n_val} validation images; "
+            f"about {summary.n_val_to_show} would show it."
         )
     return "FAIL", f"Validation accuracy ranged over {points}; the run had not settled."
 
@@ -266,25 +281,19 @@ def _percent(value: float, near: float | None = None) -> str:
     return f"{text} %"
 
 
-def barred(look: Mapping[str, Any], data: Mapping[str, Any], checklist: Checklist) -> str:
+def barred(look: Look, data: TestSet, checklist: Checklist) -> str:
     """Why nothing can pass on this test set, whatever the numbers; empty where something can."""
-    if look["number"] > look["allowed"]:
-        return f"this is look {look['number']} at a test set that allows {look['allowed']}; a fresh test set can"
-    if data.get("selected_here"):
-        return "the model was selected on these images; the test split can"
-    if checklist.audit.required and not data.get("audit"):
-        return "the checklist requires a leakage audit of the training images against these, and none was given"
+    if look.used_up:
+        return f"This is look {look.number} at a test set that allows {look.allowed}. Use a fresh test set."
+    if data.selected_here:
+        return "The model was selected on these images. Use the test split."
+    if checklist.audit.required and data.audit is None:
+        return "The checklist requires an audit of the training images against the test images, and none was given."
     return ""
 
 
-def cannot_pass(result: CriterionResult, barred: str) -> CriterionResult:
-    if result.status != "PASS":
+def cannot_pass(result: CriterionResult) -> CriterionResult:
+    """The criterion on a test set where nothing can pass (`Evaluation.barred` says why)."""
+    if result.status not in ("PASS", "OBSERVED"):
         return result
-    return replace(result, status="INSUFFICIENT", reason=f"{result.reason} It cannot pass here: {barred}.")
-
-
-def verdict_of(results: list[CriterionResult]) -> Verdict:
-    required = [result.status for result in results if result.required]
-    if "FAIL" in required:
-        return "FAIL"
-    return "PASS" if required and all(status == "PASS" for status in required) else "INSUFFICIENT"
+    return replace(result, status="INSUFFICIENT", would_pass=True)

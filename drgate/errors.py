@@ -28,6 +28,7 @@ class ExitCode(IntEnum):
 
 ANSWERS: Final = {
     "PASS": ExitCode.PASSED,
+    "OBSERVED": ExitCode.NOT_SHOWN,
     "FAIL": ExitCode.FAILED,
     "INSUFFICIENT": ExitCode.NOT_SHOWN,
     "non-inferior": ExitCode.PASSED,

@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import platform
-from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import pandas as pd
@@ -21,8 +20,25 @@ import scipy
 from drgate import __version__
 from drgate.checklist import Checklist, Criterion
 from drgate.compare import accuracy_difference
-from drgate.decide import barred, cannot_pass, decide, gate_error, verdict_of
-from drgate.evaluation import CriterionResult, Estimate, Evaluation, Metric, NotEstimable
+from drgate.decide import barred, cannot_pass, decide, gate_error
+from drgate.evaluation import (
+    Baseline,
+    Bin,
+    Counts,
+    CriterionResult,
+    Estimate,
+    Evaluation,
+    HeldAgainst,
+    Look,
+    Metric,
+    Model,
+    NotEstimable,
+    Stability,
+    TestSet,
+    Training,
+    read_as,
+    verdict_of,
+)
 from drgate.measure import Metrics
 from drgate.metrics import MetricId, grades_of
 from drgate.page_one import flagged_images, page_one
@@ -39,36 +55,38 @@ def evaluate(
     predictions: Predictions,
     checklist: Checklist,
     *,
-    model: Mapping[str, Any] | None = None,
-    data: Mapping[str, Any] | None = None,
-    training: Mapping[str, Any] | None = None,
-    look: Mapping[str, Any] | None = None,
+    model: Model | None = None,
+    data: TestSet | None = None,
+    training: Training | None = None,
+    look: Look | None = None,
     baseline: Predictions | None = None,
 ) -> Evaluation:
     """Judge predictions by a checklist.
 
     predictions: with reference grades; rows that are not gradable stay outside every denominator and are counted.
-    model, data: what is known of the model and the test set; carried into the evaluation as given, counts added.
-    training: the run's record as far as criteria need it: `history` (a list of {"epoch", "val_accuracy"}),
-        `selected_epoch`, `n_val`, `spend`; empty where there is no record.
-    look: {"number", "allowed", "time"} and what the chain of looks says besides; a look beyond the allowed number
-        reports and cannot pass.
+    model, data: what is known of the model and the test set; carried into the evaluation as given.
+    training: the run's record, as far as there is one; its stability and baseline are found here.
+    look: beyond the allowed number of looks nothing can pass.
     baseline: the best earlier run's predictions on the same images.
 
     Raises PredictionsError when there is no reference grade to judge by, or no column that the checklist slices by.
     """
-    look = dict(look or {"number": 1, "allowed": checklist.looks, "time": ""})
+    model = model or Model("predictions table", predictions.origin, ())
+    data = data or TestSet(predictions.origin)
+    look = look or Look(1, checklist.looks, "")
     # alpha/K: every look is tested at its share of the level
-    level = 1 - (1 - checklist.evidence.level) / max(checklist.looks, look["allowed"])
+    level = 1 - (1 - checklist.evidence.level) / max(checklist.looks, look.allowed)
     sample = Sample.of(predictions, checklist)
     seed = bootstrap.seed_from(predictions.digest, checklist.digest)
     metrics = Metrics(sample, checklist, level, seed)
-    history = dict(training or {})
-    history |= _stability_summary(history, checklist)
+    training = training or Training()
+    training = dataclasses.replace(training, stability=_window(training, checklist))
+    if baseline is not None:
+        training = dataclasses.replace(training, baseline=Baseline(baseline.digest))
 
     found = metrics.all()
-    found[MetricId("stability")] = _stability(history)
-    found[MetricId("cost")] = _cost(history)
+    found[MetricId("stability")] = _stability(training)
+    found[MetricId("cost")] = _cost(training)
     if baseline is None:
         found[MetricId("baseline")] = NotEstimable("no baseline predictions on these images were given (--baseline).")
     else:
@@ -79,7 +97,6 @@ def evaluate(
             unit=checklist.unit,
             one_image_per_patient=checklist.evidence.one_image_per_patient,
         )
-        history["baseline"] = {"predictions_digest": baseline.digest}
 
     criteria = checklist.each_criterion(sample.slice_names)
     results = []
@@ -88,33 +105,27 @@ def evaluate(
         if metric is None or criterion.policy != criterion.id.default_policy:
             metric = metrics.estimate(criterion.id, criterion.policy)
         metric = _enough(metric, criterion, metrics)
-        results.append(decide(criterion, metric, metrics, history))
-    if why := barred(look, data or {}, checklist):
-        results = [cannot_pass(result, why) for result in results]
+        results.append(decide(criterion, metric, metrics, training))
+    why = barred(look, data, checklist)
+    if why:
+        results = [cannot_pass(result) for result in results]
     flagged = flagged_images(predictions)
     return Evaluation(
-        verdict=verdict_of(results),
+        verdict=verdict_of(results, observed=checklist.evidence.decide_on == "point"),
         criteria=tuple(results),
         metrics=found,
         confusion_matrix=tuple(tuple(int(cell) for cell in row[:NO_OUTPUT]) for row in sample.whole().table),
         no_output=tuple(int(count) for count in sample.whole().table[:, NO_OUTPUT]),
-        spec={
-            "name": checklist.name,
-            "version": checklist.version,
-            "digest": checklist.digest,
-            "content": checklist.content(),
-        },
-        data={
-            **(data or {}),
-            **sample.counts(),
-            "predictions_digest": predictions.digest,
-            "bootstrap_seed": f"{seed:016x}",  # as text: not every reader of JSON has whole numbers of 64 bits
-        },
-        model=dict(model or {"kind": "predictions table", "name": predictions.origin, "files": []}),
-        training=history,
+        spec=HeldAgainst(checklist.name, checklist.version, checklist.digest, checklist.content()),
+        data=data,
+        counts=read_as(Counts, sample.counts(), "The counts", expected="counts"),
+        predictions_digest=predictions.digest,
+        bootstrap_seed=f"{seed:016x}",  # as text: not every reader of JSON has whole numbers of 64 bits
+        model=model,
+        training=training,
         look=look,
         flagged=flagged,
-        page_one=page_one(sample, checklist, look, data or {}, history, flagged, results),
+        page_one=page_one(sample, checklist, look, data, training, flagged, results),
         software={
             "drgate": __version__,
             "python": platform.python_version(),
@@ -122,24 +133,31 @@ def evaluate(
             "scipy": scipy.__version__,
             "pandas": pd.__version__,
         },
+        barred=why or None,
         three_ways=metrics.three_ways(),
         units=_other_units(predictions, checklist, metrics),
         gate_error=tuple(error for criterion in criteria for error in gate_error(criterion, metrics)),
-        reliability=metrics.reliability(),
+        reliability={endpoint: tuple(Bin(**one) for one in bins) for endpoint, bins in metrics.reliability().items()},
     )
 
 
 def lines(predictions: Predictions, checklist: Checklist) -> tuple[CriterionResult, ...]:
-    """The checklist's lines about images alone, without the rest of an evaluation: for those who look after each epoch.
+    """The criteria about images alone, without the rest of an evaluation, for use after each epoch.
 
-    Looks are not counted: who decides by these has chosen by them. Raises PredictionsError as `evaluate` does.
+    Looks are not counted: images that choose an epoch cannot also certify it. Raises
+    PredictionsError as `evaluate` does.
     """
     sample = Sample.of(predictions, checklist)
     metrics = Metrics(
         sample, checklist, checklist.evidence.level, bootstrap.seed_from(predictions.digest, checklist.digest)
     )
     return tuple(
-        decide(criterion, _enough(metrics.estimate(criterion.id, criterion.policy), criterion, metrics), metrics, {})
+        decide(
+            criterion,
+            _enough(metrics.estimate(criterion.id, criterion.policy), criterion, metrics),
+            metrics,
+            Training(),
+        )
         for criterion in checklist.each_criterion(sample.slice_names)
         if not criterion.id.about.of_the_run
     )
@@ -167,7 +185,7 @@ def _other_units(
 
 
 def _enough(metric: Metric, criterion: Criterion, metrics: Metrics) -> Metric:
-    """The metric, unless its cases are too few or incomplete for a line of the checklist."""
+    """The metric, unless its cases are too few or incomplete for a criterion."""
     asked = criterion.id
     tally = metrics.sample.tally(asked.column, asked.value, asked.target)
     if isinstance(metric, NotEstimable) or tally is None:
@@ -188,63 +206,56 @@ def _enough(metric: Metric, criterion: Criterion, metrics: Metrics) -> Metric:
 # -- evidence from the training record ---------------------------------------------------------------------------------
 
 
-def _stability_summary(training: Mapping[str, Any], checklist: Checklist) -> dict[str, Any]:
+def _window(training: Training, checklist: Checklist) -> Stability:
     """The window that the stability criterion looks at, or why there is none (statistics of `stats.stability`)."""
-    history = training.get("history") or []
-    window = checklist.stability_window
-    if not history or "selected_epoch" not in training:
-        missing = training.get("missing") or "there is no training record; give the run folder with --record."
-        return {"stability": {"reason": missing}}
-    if training.get("warm_start_inside"):
-        return {"stability": {"reason": "there is a warm start inside the run's history."}}
-    epochs = [entry["epoch"] for entry in history]
-    if training["selected_epoch"] not in epochs:
-        return {"stability": {"reason": f"the record has no evaluation of epoch {training['selected_epoch']}."}}
+    history, window, selected = training.history, checklist.stability_window, training.selected_epoch
+    if not history or selected is None:
+        return Stability(training.missing or "there is no training record; give the run folder with --record.")
+    if training.warm_start_inside:
+        return Stability("there is a warm start inside the run's history.")
+    epochs = [entry.epoch for entry in history]
+    if selected not in epochs:
+        return Stability(f"the record has no evaluation of epoch {selected}.")
     result = stability.stability_window(
-        [entry["val_accuracy"] for entry in history],
-        epochs.index(training["selected_epoch"]),
-        window=window,
-        n_val=training.get("n_val"),
+        [entry.val_accuracy for entry in history], epochs.index(selected), window=window, n_val=training.n_val
     )
     if isinstance(result, stability.NotAssessable):
-        return {"stability": {"reason": result.reason}}
-    summary = {key: value for key, value in dataclasses.asdict(result).items() if value is not None}
+        return Stability(result.reason)
     inside = history[result.first : result.last + 1]
-    summary |= {"window": window, "first_epoch": inside[0]["epoch"], "last_epoch": inside[-1]["epoch"]}
-    rates = [entry.get("learning_rate", 0.0) for entry in history]
-    if max(rates) > 0:
-        summary["learning_rate_mean_over_peak"] = (
-            sum(entry.get("learning_rate", 0.0) for entry in inside) / window / max(rates)
-        )
-    mean = sum(entry["val_accuracy"] for entry in inside) / window
+    rates = [entry.learning_rate or 0.0 for entry in history]
+    mean_rate = sum(entry.learning_rate or 0.0 for entry in inside) / window
+    mean = sum(entry.val_accuracy for entry in inside) / window
     limits = [c.threshold for c in checklist.criteria if c.id.metric == "stability"]
+    needed = None
     if result.range_without_noise is not None and limits:
         needed = stability.n_val_to_show(result.range_without_noise, limits[0], mean, window)
-        if needed is not None:
-            summary["n_val_to_show"] = needed
-    return {"stability": summary}
-
-
-def _stability(training: Mapping[str, Any]) -> Metric:
-    summary = training["stability"]
-    if "range" not in summary:
-        return NotEstimable(summary["reason"])
-    return Estimate(
-        kind="range", value=summary["range"], n=summary["window"], method="max - min of validation accuracy"
+    return Stability(
+        window=window,
+        first_epoch=inside[0].epoch,
+        last_epoch=inside[-1].epoch,
+        learning_rate_mean_over_peak=mean_rate / max(rates) if max(rates) > 0 else None,
+        n_val_to_show=needed,
+        **dataclasses.asdict(result),
     )
 
 
-def _cost(training: Mapping[str, Any]) -> Metric:
-    spend = training.get("spend")
-    if "missing" in training and not spend:
-        return NotEstimable(training["missing"])
-    if training.get("status") == "running":
+def _stability(training: Training) -> Metric:
+    summary = training.stability
+    if summary is None or summary.range is None:
+        return NotEstimable("" if summary is None else summary.reason or "")
+    return Estimate(kind="range", value=summary.range, n=summary.window, method="max - min of validation accuracy")
+
+
+def _cost(training: Training) -> Metric:
+    spend = training.spend
+    if training.missing and not spend:
+        return NotEstimable(training.missing)
+    if training.status == "running":
         return NotEstimable("the run's record has no end: it was killed, and its spend is not known.")
-    if not spend or spend.get("usd") is None:
+    if spend is None or spend.usd is None:
         return NotEstimable("the record holds no spend; train with --usd_per_hour.")
-    if spend.get("earlier_usd") is None:
-        attempts = spend.get("earlier_attempts")
+    if spend.earlier_usd is None:
         return NotEstimable(
-            f"the spend of {attempts} earlier attempts is not known (no --usd_per_hour in their records)."
+            f"the spend of {spend.earlier_attempts} earlier attempts is not known (no --usd_per_hour in their records)."
         )
-    return Estimate(kind="amount", value=spend["usd"] + spend["earlier_usd"], n=1 + spend.get("earlier_attempts", 0))
+    return Estimate(kind="amount", value=spend.usd + spend.earlier_usd, n=1 + spend.earlier_attempts)

@@ -1,26 +1,89 @@
-"""What an evaluation found: frozen results that read and write themselves as JSON.
+"""What an evaluation found: frozen types that read and write themselves as JSON.
 
     evaluation = Evaluation.from_json(json.loads(text))
     evaluation.to_json() == json.loads(text)          # the law: nothing is lost and nothing is added
 
-Undefined is a status with a reason, never NaN; keys that do not apply are absent from the JSON.
+Reading is the check: unknown keys, missing keys and values of another type are refused. Undefined is a status with a
+reason, never NaN; keys that do not apply are absent from the JSON.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar, Final, Literal, TypeVar
 
-from drgate.errors import ANSWERS, DrgateError
-from drgate.metrics import MetricId, parse_id
+from pydantic import BeforeValidator, ConfigDict, Field, PlainSerializer, TypeAdapter, ValidationError
 
-Status = Literal["PASS", "FAIL", "INSUFFICIENT", "NOT_ASSESSED"]
-Verdict = Literal["PASS", "FAIL", "INSUFFICIENT"]
+from drgate.errors import ANSWERS, DrgateError, ExitCode
+from drgate.files import canonical_json
+from drgate.metrics import MetricId
+
+Status = Literal["PASS", "OBSERVED", "FAIL", "INSUFFICIENT", "NOT_ASSESSED"]
+Verdict = Literal["PASS", "OBSERVED", "FAIL", "INSUFFICIENT"]
+
+NOT_CHECKED: Final = "Leakage between training and test data: not checked."
+
+_Count = Annotated[int, Field(ge=0)]
+_Grade = Annotated[int, Field(ge=0, le=4)]
+_ByGrade = Annotated[tuple[_Count, ...], Field(min_length=5, max_length=5)]
+
+
+class Typed:
+    """How the types below are read: exactly their keys, each value of exactly its type, finite numbers."""
+
+    __slots__ = ()
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
+
+_T = TypeVar("_T")
+
+
+_ADAPTERS: Final[dict[Any, TypeAdapter[Any]]] = {}
+
+
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    """Built when first needed: reading nothing costs nothing."""
+    if kind not in _ADAPTERS:
+        _ADAPTERS[kind] = TypeAdapter(kind)
+    return _ADAPTERS[kind]
+
+
+def read_as(kind: type[_T], plain: object, origin: str, *, expected: str, error: type[DrgateError] = DrgateError) -> _T:
+    """Plain JSON values as one of the types below. Raises `error`, naming `origin` and the place, for others."""
+    try:
+        found: _T = _adapter(kind).validate_json(canonical_json(plain))
+    except ValidationError as problem:
+        first = problem.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise error(f"{origin}: {where or 'it'}: {first['msg']}; expected {expected}.") from problem
+    except (TypeError, ValueError, RecursionError) as problem:
+        raise error(f"{origin} cannot be read ({problem}); expected {expected}.") from problem
+    return found
+
+
+def plain_of(typed: Typed) -> dict[str, Any]:
+    """The inverse of `read_as`: plain JSON values, without the keys that do not apply."""
+    plain: dict[str, Any] = _adapter(type(typed)).dump_python(typed, mode="json", by_alias=True, exclude_none=True)
+    return plain
+
+
+# -- measured ----------------------------------------------------------------------------------------------------------
+
+
+def _limits(plain: object) -> tuple[Any, Any]:
+    if not isinstance(plain, dict) or set(plain) != {"low", "high"}:
+        raise ValueError("Input should be an object with low and high")
+    return plain["low"], plain["high"]
+
+
+_Limits = Annotated[
+    tuple[float, float], BeforeValidator(_limits), PlainSerializer(lambda ends: {"low": ends[0], "high": ends[1]})
+]
 
 
 @dataclass(frozen=True, slots=True)
-class Estimate:
+class Estimate(Typed):
     """One measured quantity with its interval.
 
     kind: "proportion" (k of n, in [0, 1]), "index" (kappa, AUC), "range" (of accuracies, in [0, 1]) or "amount" (USD).
@@ -45,59 +108,38 @@ class Estimate:
     method: str | None = None
     clusters: int | None = None
     design_effect: float | None = None
-    bootstrap: tuple[float, float] | None = None
+    bootstrap: _Limits | None = None
     bootstrap_undefined: int | None = None
     expected: float | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        plain = {field.name: getattr(self, field.name) for field in fields(self)}
-        if self.bootstrap is not None:
-            plain["bootstrap"] = {"low": self.bootstrap[0], "high": self.bootstrap[1]}
-        return {"status": "estimated"} | {key: value for key, value in plain.items() if value is not None}
+    status: Literal["estimated"] = "estimated"
 
 
 @dataclass(frozen=True, slots=True)
-class NotEstimable:
+class NotEstimable(Typed):
     """A quantity that these data do not define, and why."""
 
     reason: str
-
-    def to_json(self) -> dict[str, Any]:
-        return {"status": "not_estimable", "reason": self.reason}
+    status: Literal["not_estimable"] = "not_estimable"
 
 
 Metric = Estimate | NotEstimable
-
-
-def metric_from_json(plain: Mapping[str, Any]) -> Metric:
-    """The inverse of `to_json` of either kind."""
-    rest = {key: value for key, value in plain.items() if key != "status"}
-    if plain.get("status") == "not_estimable":
-        return NotEstimable(**rest)
-    if "bootstrap" in rest:
-        rest["bootstrap"] = (rest["bootstrap"]["low"], rest["bootstrap"]["high"])
-    return Estimate(**rest)
-
-
-def _plain(metrics: Mapping[MetricId, Metric] | Mapping[str, Metric]) -> dict[str, Any]:
-    return {name: metric.to_json() for name, metric in metrics.items()}
-
-
-def _metrics(plain: Mapping[str, Any]) -> dict[MetricId, Metric]:
-    return {parse_id(name): metric_from_json(metric) for name, metric in plain.items()}
+_Metric = Annotated[Metric, Field(discriminator="status")]
 
 
 @dataclass(frozen=True, slots=True)
-class CriterionResult:
-    """One line of the checklist, judged.
+class CriterionResult(Typed):
+    """One criterion of the checklist, judged.
 
-    status: PASS; FAIL (the estimate itself misses the threshold); INSUFFICIENT (the estimate meets it, the bound does
-        not); NOT_ASSESSED (nothing to judge by, with what is missing).
+    status: PASS; OBSERVED (the estimate meets the rule and the checklist decides on estimates, which shows nothing);
+        FAIL (the estimate misses the rule); INSUFFICIENT (the estimate meets the rule, the bound does not, or nothing
+        can pass on this test set); NOT_ASSESSED (nothing to judge by, with what is missing).
     comparator: ">=", ">", "<=" or "<"; threshold: in the units of the estimate.
     decided_on: "bound" (the unfavourable end of the interval) or "point" (the estimate itself).
     required: whether the verdict rests on it; the others are advisory.
-    added: "safety" for the lines that the owner's checklist did not have; empty otherwise.
+    added: "safety" for criteria that the owner's checklist did not have; empty otherwise.
     reason: a sentence for a clinician.
+    shown: of a FAIL, whether the whole interval misses the rule; absent for every other status.
+    would_pass: it meets the rule, and is INSUFFICIENT only because nothing can pass on this test set.
     """
 
     id: MetricId
@@ -107,65 +149,465 @@ class CriterionResult:
     decided_on: Literal["bound", "point"]
     required: bool
     added: str
-    estimate: Metric
+    estimate: _Metric
     reason: str
+    shown: bool | None = None
+    would_pass: bool = False
 
-    def to_json(self) -> dict[str, Any]:
-        plain = {field.name: getattr(self, field.name) for field in fields(self)}
-        return plain | {"estimate": self.estimate.to_json()}
 
-    @classmethod
-    def from_json(cls, plain: Mapping[str, Any]) -> CriterionResult:
-        return cls(**{**plain, "id": parse_id(plain["id"]), "estimate": metric_from_json(plain["estimate"])})
+def verdict_of(criteria: Iterable[CriterionResult], *, observed: bool) -> Verdict:
+    """FAIL if a required criterion failed, else INSUFFICIENT if one is not met, else PASS.
+
+    observed: whether the checklist decides on estimates; then OBSERVED takes the place of PASS.
+    """
+    required = {criterion.status for criterion in criteria if criterion.required}
+    if "FAIL" in required:
+        return "FAIL"
+    if not required or not required <= {"PASS", "OBSERVED"}:
+        return "INSUFFICIENT"
+    return "OBSERVED" if observed else "PASS"
+
+
+# -- given -------------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
-class Evaluation:
+class HeldAgainst(Typed):
+    """The checklist: its digest is over `content`, which is all of it as plain values."""
+
+    name: str
+    version: int
+    digest: str
+    content: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class File(Typed):
+    """One file by its content. sha256, md5: lower-case hex; size: in bytes."""
+
+    name: str
+    sha256: str
+    size: int | None = None
+    md5: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome(Typed):
+    """How one criterion came out in an earlier certificate."""
+
+    status: Status
+    k: int | None = None
+    n: int | None = None
+    value: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reference(Typed):
+    """An earlier certificate, by the digest of its statement, and what it found.
+
+    spec, test_set: digests. criteria: by id.
+    """
+
+    statement: str
+    name: str
+    verdict: Verdict
+    spec: str
+    criteria: dict[MetricId, Outcome]
+    test_set: str | None = None
+    tensor_digest: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Base(Typed):
+    """The base model that a checkpoint was trained from; `use` and `pretraining` as its makers declare."""
+
+    id: str
+    digest: str
+    use: str
+    pretraining: str
+    revision: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Lora(Typed):
+    r: int
+    alpha: float
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared(Typed):
+    """How photographs were prepared: the preprocessing, and the version of Pillow that decoded them."""
+
+    id: str
+    size: int
+    pillow: str
+
+
+@dataclass(frozen=True, slots=True)
+class Model(Typed):
+    """What was judged.
+
+    kind: "checkpoint", "onnx", or "predictions table" for a table whose model is not known.
+    tensor_digest: `sha256:...` over the tensors; absent for a table. files: the model's, the one that was named first.
+    epoch: at which the weights were taken. fingerprint: whether it carries a fingerprint of its training images.
+    providers, scored_with: the devices and the software versions that computed the answers.
+    parent: the certificate of the model that this one was exported from. previous: one that it is compared with.
+    """
+
+    kind: str
+    name: str
+    files: tuple[File, ...]
+    tensor_digest: str | None = None
+    base: Base | None = None
+    lora: Lora | None = None
+    class_names: tuple[str, ...] | None = None
+    preprocessing: Prepared | None = None
+    epoch: int | None = None
+    fingerprint: bool | None = None
+    providers: tuple[str, ...] | None = None
+    scored_with: dict[str, str] | None = None
+    parent: Reference | None = None
+    previous: Reference | None = None
+
+    @property
+    def of_table(self) -> bool:
+        """Whether it is a table of predictions, which certifies no model."""
+        return self.kind == "predictions table"
+
+
+@dataclass(frozen=True, slots=True)
+class CutOffs(Typed):
+    """An operating point as `drgate tune` wrote it; see `drgate.operating_point`."""
+
+    format: str
+    cut_offs: tuple[float, float, float, float]
+    spec: dict[str, Any]
+    tuning: dict[str, Any]
+    promise: dict[str, Any]
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Audit(Typed):
+    """The audit of the test set, by its digest."""
+
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class TestSet(Typed):
+    """The test set as it was given.
+
+    split: of the manifest; absent where the whole manifest was judged. manifest_digest: absent for a table from
+    elsewhere. dealt_by_seed: the seed by which training dealt patients to splits. grades: the file that reference
+    grades were joined from. operating_point: cut-offs that decide instead of the most probable grade.
+    selected_here: the model was chosen on these images. warnings, leakage: sentences for page one.
+    """
+
+    __test__: ClassVar[bool] = False  # pytest collects classes by this name
+
+    name: str
+    split: str | None = None
+    manifest_digest: str | None = None
+    images_digest: str | None = None
+    dealt_by_seed: int | None = None
+    grades: File | None = None
+    operating_point: CutOffs | None = None
+    audit: Audit | None = None
+    selected_here: bool = False
+    warnings: tuple[str, ...] = ()
+    leakage: str = NOT_CHECKED
+
+    @property
+    def digest(self) -> str | None:
+        """Of manifest and images, else of the images alone."""
+        return self.manifest_digest or self.images_digest
+
+
+@dataclass(frozen=True, slots=True)
+class Epoch(Typed):
+    """One evaluation of a training run. val_accuracy: a fraction."""
+
+    epoch: int
+    val_accuracy: float
+    val_loss: float | None = None
+    train_loss: float | None = None
+    learning_rate: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Spend(Typed):
+    """USD of this attempt and of those before it; absent where no price was given."""
+
+    usd_per_hour: float | None = None
+    usd: float | None = None
+    earlier_attempts: int = 0
+    earlier_usd: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Commit(Typed):
+    commit: str
+    modified: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Origin(Typed):
+    """The weights that a training run began with."""
+
+    how: str | None = None
+    sha256: str | None = None
+    tensor_digest: str | None = None
+    epoch: int | None = None
+    attempt: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Lineage(Typed):
+    """Whether the images of all ancestors are known, and what is declared of the base model's."""
+
+    training_sets: Literal["known", "unknown"]
+    why: str
+    pretraining: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stability(Typed):
+    """The window of validation accuracies that stability is judged by; only `reason` where there is none.
+
+    window: evaluations in it. The statistics are those of `drgate.stats.stability`.
+    """
+
+    reason: str | None = None
+    window: int | None = None
+    first: int | None = None
+    last: int | None = None
+    first_epoch: int | None = None
+    last_epoch: int | None = None
+    range: float | None = None
+    sd: float | None = None
+    cv: float | None = None
+    slope: float | None = None
+    selected_minus_median: float | None = None
+    noise_floor: float | None = None
+    range_without_noise: float | None = None
+    n_val_to_show: int | None = None
+    learning_rate_mean_over_peak: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Baseline(Typed):
+    """The best earlier run's predictions on the same images."""
+
+    predictions_digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Training(Typed):
+    """The training record, as far as criteria need it.
+
+    missing: why there is no history, or no record. history: its evaluations. n_val: validation images.
+    foreign: the file of a history that nothing binds to these weights; percent: it gave percentages.
+    attempt, parameters_digest, git_commit, lineage: which attempt it was. parent: the weights it began with, "base
+    model" where it began there, absent where the record does not say.
+    stability, baseline: found by `evaluate`.
+    """
+
+    missing: str | None = None
+    history: tuple[Epoch, ...] = ()
+    selected_epoch: int | None = None
+    selection_rule: str | None = None
+    n_val: int | None = None
+    validation_set: str | None = None
+    spend: Spend | None = None
+    status: str | None = None
+    reason: str | None = None
+    warm_start_inside: bool = False
+    foreign: str | None = None
+    percent: bool = False
+    attempt: str | None = None
+    parameters_digest: str | None = None
+    git_commit: Commit | None = None
+    parent: Origin | Literal["base model"] | None = None
+    lineage: Lineage | None = None
+    stability: Stability | None = None
+    baseline: Baseline | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Overlap(Typed):
+    """Another test set that shares images or patients with this one: its looks count here."""
+
+    name: str
+    looks: _Count
+    images: _Count
+    patients: _Count
+
+
+@dataclass(frozen=True, slots=True)
+class Regraded(Typed):
+    """An image whose reference grade is not what an earlier look saw."""
+
+    image: str
+    before: Annotated[_Grade | Literal["not gradable"], Field(alias="from")]
+    to: _Grade | Literal["not gradable"]
+
+
+@dataclass(frozen=True, slots=True)
+class Favour(Typed):
+    """An earlier look that saw other grades: of `changed` grades, `favouring` take an error from that look's model."""
+
+    look: int
+    time: str
+    same_model: bool
+    changed: _Count
+    favouring: _Count
+
+
+@dataclass(frozen=True, slots=True)
+class Look(Typed):
+    """The place of one model among all looks at its test images.
+
+    number: from 1. allowed: how many looks were declared before the first. time: ISO 8601 in UTC.
+    line: `sha256:...` of its line in the chain, by which a certificate is bound to it.
+    regraded: the first of `regraded_count`.
+    """
+
+    number: int
+    allowed: int
+    time: str
+    line: str | None = None
+    overlapping: tuple[Overlap, ...] = ()
+    regraded: tuple[Regraded, ...] = ()
+    regraded_count: _Count = 0
+    favouring: tuple[Favour, ...] = ()
+
+    @property
+    def used_up(self) -> bool:
+        """Whether it is beyond the looks that were allowed."""
+        return self.number > self.allowed
+
+
+# -- found -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Slice(Typed):
+    """The units of the test set whose column `by` has this value."""
+
+    by: str
+    value: str
+    units: _Count
+    by_grade: _ByGrade
+
+
+@dataclass(frozen=True, slots=True)
+class Counts(Typed):
+    """What was counted. unit: image, eye or patient; units: how many were judged.
+
+    patients: absent where they are unknown. by_grade: units by reference grade. reference_ungradable: images outside
+    every count. dme: units with diabetic macular oedema; absent where they are unknown. in_no_slice: by column.
+    """
+
+    unit: Literal["image", "eye", "patient"]
+    units: _Count
+    images: _Count
+    by_grade: _ByGrade
+    reference_ungradable: _Count = 0
+    patients: _Count | None = None
+    dme: _Count | None = None
+    slices: tuple[Slice, ...] = ()
+    in_no_slice: dict[str, _Count] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Flagged(Typed):
+    """An image whose severe NPDR or PDR was graded below referable."""
+
+    image: str
+    grade: _Grade
+    predicted: _Grade
+
+
+@dataclass(frozen=True, slots=True)
+class GateError(Typed):
+    """The probability that a criterion passes a model of a stated true value, at these counts.
+
+    deserves: whether such a model meets the rule. se: standard error of a simulated probability.
+    """
+
+    id: str
+    true: float
+    passes: float
+    deserves: bool
+    method: Literal["exact", "simulated"]
+    patients: _Count
+    n: _Count
+    se: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Bin(Typed):
+    """One bin of the predicted probability, from low to high: mean predicted, and observed with its interval."""
+
+    low: float
+    high: float
+    n: _Count
+    predicted: float
+    observed: float
+    observed_low: float
+    observed_high: float
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation(Typed):
     """Everything that was found about one set of predictions, held against one checklist.
 
-    verdict: FAIL if any required criterion failed, else INSUFFICIENT if any required one is not PASS, else PASS.
+    verdict: as `verdict_of` the criteria.
     criteria: in the order of the checklist.
     metrics: by id, e.g. `sensitivity:pdr`.
     confusion_matrix: 5 x 5 counts, rows the reference grade, columns the predicted one; no_output: 5 counts a
         reference grade without an answer from the model.
-    spec: name, version, digest and the whole content of the checklist.
-    data: the test set and the predictions: digests, counts, how patients are known, warnings.
-    model: what was judged: files with digests, base, preprocessing; `kind` is "predictions table" for a foreign table.
+    data: the test set as given; counts: what was counted in it.
+    predictions_digest: of the rows that were judged. bootstrap_seed: 16 hex digits.
     training: what stability, cost and baseline were judged by; which attempt it was, its parent and lineage.
-    look: number of this look at the test set, how many the spec allows, the time of the look, its line in the chain.
-    flagged: images whose severe NPDR or PDR was called below referable.
+    barred: why nothing can pass on this test set, whatever the numbers; absent where something can.
     page_one: sentences that must be read with the verdict.
     software: versions that the numbers depend on.
     three_ways: by metric and policy, how the metric comes out when images without output are excluded, as referred, or
         the worst case; empty where every image got an answer.
     units: the metrics by image, by eye (its worst image) and by patient (the worse eye), but for the unit judged.
-    gate_error: how often the gate itself errs at these counts: the probability of passing each line at a stated true
-        value that does, or does not, deserve it.
+    gate_error: how often the gate itself errs at these counts.
     reliability: by endpoint, bins of the predicted probability with what was observed.
     """
 
     verdict: Verdict
     criteria: tuple[CriterionResult, ...]
-    metrics: dict[MetricId, Metric]
-    confusion_matrix: tuple[tuple[int, ...], ...]
-    no_output: tuple[int, ...]
-    spec: dict[str, Any]
-    data: dict[str, Any]
-    model: dict[str, Any]
-    training: dict[str, Any]
-    look: dict[str, Any]
-    flagged: tuple[dict[str, Any], ...]
+    metrics: dict[MetricId, _Metric]
+    confusion_matrix: Annotated[tuple[_ByGrade, ...], Field(min_length=5, max_length=5)]
+    no_output: _ByGrade
+    spec: HeldAgainst
+    data: TestSet
+    counts: Counts
+    predictions_digest: str
+    bootstrap_seed: str
+    model: Model
+    training: Training
+    look: Look
+    flagged: tuple[Flagged, ...]
     page_one: tuple[str, ...]
     software: dict[str, str]
-    three_ways: dict[MetricId, dict[str, Metric]] = field(default_factory=dict)
-    units: dict[str, dict[MetricId, Metric] | NotEstimable] = field(default_factory=dict)
-    gate_error: tuple[dict[str, Any], ...] = ()
-    reliability: dict[str, tuple[dict[str, Any], ...]] = field(default_factory=dict)
+    barred: str | None = None
+    three_ways: dict[MetricId, dict[str, _Metric]] = field(default_factory=dict)
+    units: dict[str, dict[MetricId, _Metric] | NotEstimable] = field(default_factory=dict)
+    gate_error: tuple[GateError, ...] = ()
+    reliability: dict[str, tuple[Bin, ...]] = field(default_factory=dict)
 
     @property
     def exit_code(self) -> int:
-        """0 PASS, 1 FAIL, 3 INSUFFICIENT."""
-        return ANSWERS[self.verdict]
+        """Of the verdict (`drgate.errors.ANSWERS`); 0 for OBSERVED where the checklist is for trying a pipeline."""
+        tried = self.verdict == "OBSERVED" and not self.clinical
+        return ExitCode.PASSED if tried else ANSWERS[self.verdict]
 
     @property
     def warnings(self) -> tuple[CriterionResult, ...]:
@@ -174,59 +616,37 @@ class Evaluation:
 
     @property
     def observed_only(self) -> bool:
-        """Whether the checklist decides on point estimates, so that PASS means "observed", not "shown"."""
-        return bool(self.spec["content"]["evidence"]["decide_on"] == "point")
+        """Whether the checklist decides on point estimates, so that nothing is shown."""
+        return bool(self.spec.content["evidence"]["decide_on"] == "point")
+
+    @property
+    def clinical(self) -> bool:
+        """Whether the checklist certifies; one for trying a pipeline opens neither export nor gate."""
+        return bool(self.spec.content.get("purpose", "clinical") == "clinical")
+
+    @property
+    def headline(self) -> str:
+        """The verdict in one sentence, the same in every form."""
+        model = f"{self.model.name} (predictions, no model)" if self.model.of_table else self.model.name
+        spec, split = self.spec, f" (split {self.data.split})" if self.data.split else ""
+        what = f"{spec.name} version {spec.version} on {self.data.name}{split}"
+        match self.verdict:
+            case "PASS":
+                return f"{model} meets {what}{', with warnings' if self.warnings else ''}."
+            case "OBSERVED":
+                return f"{model} is observed to meet {what}; this does not show it."
+            case "INSUFFICIENT":
+                return f"It is not shown that {model} meets {what}: the evidence is insufficient."
+        if any(c.shown for c in self.criteria if c.required and c.status == "FAIL"):
+            return f"{model} does not meet {what}."
+        return f"{model} misses {what}; it is not shown that {model} is below the rule."
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            "verdict": self.verdict,
-            "criteria": [criterion.to_json() for criterion in self.criteria],
-            "metrics": _plain(self.metrics),
-            "three_ways": {name: _plain(ways) for name, ways in self.three_ways.items()},
-            "units": {
-                unit: found.to_json()
-                if isinstance(found, NotEstimable)
-                else {"status": "estimated", "metrics": _plain(found)}
-                for unit, found in self.units.items()
-            },
-            "gate_error": list(self.gate_error),
-            "reliability": {endpoint: list(bins) for endpoint, bins in self.reliability.items()},
-            "confusion_matrix": [list(row) for row in self.confusion_matrix],
-            "no_output": list(self.no_output),
-            "spec": self.spec,
-            "data": self.data,
-            "model": self.model,
-            "training": self.training,
-            "look": self.look,
-            "flagged": list(self.flagged),
-            "page_one": list(self.page_one),
-            "software": self.software,
-        }
+        return plain_of(self)
 
     @classmethod
-    def from_json(cls, plain: Mapping[str, Any]) -> Evaluation:
-        """The inverse of `to_json`. Raises DrgateError when the structure is not that of an evaluation."""
-        try:
-            return cls(
-                **{
-                    **plain,
-                    "criteria": tuple(CriterionResult.from_json(criterion) for criterion in plain["criteria"]),
-                    "metrics": _metrics(plain["metrics"]),
-                    "three_ways": {
-                        parse_id(name): {way: metric_from_json(metric) for way, metric in ways.items()}
-                        for name, ways in plain["three_ways"].items()
-                    },
-                    "units": {
-                        unit: _metrics(found["metrics"]) if "metrics" in found else NotEstimable(found["reason"])
-                        for unit, found in plain["units"].items()
-                    },
-                    "gate_error": tuple(plain["gate_error"]),
-                    "reliability": {endpoint: tuple(bins) for endpoint, bins in plain["reliability"].items()},
-                    "confusion_matrix": tuple(tuple(row) for row in plain["confusion_matrix"]),
-                    "no_output": tuple(plain["no_output"]),
-                    "flagged": tuple(plain["flagged"]),
-                    "page_one": tuple(plain["page_one"]),
-                }
-            )
-        except (KeyError, TypeError, AttributeError) as problem:
-            raise DrgateError(f"This is not an evaluation that drgate wrote ({problem}).") from problem
+    def from_json(
+        cls, plain: object, origin: str = "The evaluation", error: type[DrgateError] = DrgateError
+    ) -> Evaluation:
+        """The inverse of `to_json`. Raises `error`, naming `origin` and the place, for anything else."""
+        return read_as(cls, plain, origin, expected="an evaluation that drgate wrote", error=error)

@@ -1,10 +1,10 @@
 """A certified checkpoint becomes an ONNX bundle, and the file that will run is scored and judged once more.
 
-    bundle = export(Path("best_model.pth"), certificate=Path("certificate.json"), data=Path("eyepacs"),
-                    spec=load_checklist("medical-grade"), out=Path("bundle"), trusted=[key])
+    bundle = export(Source(Path("best_model.pth")), Path("certificate.json"), load_checklist("medical-grade"),
+                    Path("bundle"), test=Test(Path("eyepacs")), trust=Trust([key]))
 
 The bundle: model.onnx (weights beside it where they are large), preprocess.json, labels.json, MODEL_CARD.md, and all
-that `drgate evaluate` writes, for the ONNX file: a certificate speaks of the bytes that will run.
+that `drgate evaluate` writes, for the ONNX file: a certificate is of the bytes that will run.
 """
 
 from __future__ import annotations
@@ -14,25 +14,25 @@ import json
 import logging
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from drgate.certificate.statement import Certificate, Statement, read_certificate
-from drgate.certificate.trust import Revocations
 from drgate.checklist import Checklist
-from drgate.errors import ANSWERS, CertificateError, CheckpointError, ExitCode, ImageUnreadable, NotCertified
-from drgate.evaluation import Evaluation
+from drgate.errors import CertificateError, CheckpointError, ExitCode, ImageUnreadable, NotCertified
+from drgate.evaluation import Evaluation, plain_of
 from drgate.files import canonical_json, refuse_existing, write_atomically
-from drgate.judge import Judgement, judge
+from drgate.judge import Judgement, Output, Source, Test, judge
 from drgate.scale import GRADES
 from drgate.score import model_and_test_set
-from drgate.verify import verify
+from drgate.screen import SILENT, Progress
+from drgate.verify import Given, Trust, verify
 from drgate.vision.base import resolve_base
 from drgate.vision.graders import OnnxGrader
 from drgate.vision.images import Preprocessing, read_image
@@ -40,7 +40,7 @@ from drgate.vision.network import GradingModel, merge_lora
 from drgate.vision.older import load_any_checkpoint
 
 if TYPE_CHECKING:
-    from drgate.certificate.keys import PublicKey, SigningKey
+    from drgate.certificate.keys import SigningKey
     from drgate.manifest import Manifest
 
 BATCHES: Final = (1, 2, 7)
@@ -65,35 +65,32 @@ class Bundle:
 
 
 def export(
-    checkpoint: Path,
-    *,
+    source: Source,
     certificate: Path,
-    data: Path,
     checklist: Checklist,
     out: Path,
-    split: str = "test",
-    base: str | None = None,
+    *,
+    test: Test,
+    trust: Trust,
     key: SigningKey | None = None,
-    trusted: Sequence[PublicKey] = (),
-    revocations: Revocations | None = None,
     allow_unsigned: bool = False,
-    workers: int | None = None,
-    started: Callable[[int], Any] = lambda images: None,
-    advance: Callable[[int], Any] = lambda images: None,
+    progress: Progress = SILENT,
 ) -> Bundle:
     """Export a checkpoint that its certificate lets through.
 
+    test: the test set of the certificate. key: signs the bundle's certificate.
+
     Raises NotCertified (exit code 1 or 3, as the verdict says; 3 without a trusted signature), CertificateError for a
-    certificate that is not genuine, has expired, is revoked, or speaks of another model or checklist, CheckpointError
+    certificate that is not genuine, has expired, is revoked, or is of another model or checklist, CheckpointError
     when the exported file does not compute what the checkpoint does. Nothing is written then.
     """
     refuse_existing(out, "give a new folder with --out")
     refused = out.with_name(f"{out.name}.refused")
     refuse_existing(refused, "move it away, or give another folder with --out")
-    parent, vouched = _admitted(checkpoint, certificate, checklist, trusted, revocations, allow_unsigned)
-    _, test_set = model_and_test_set(checkpoint, data, split, base, parent)
-    resolved = None if base is None else resolve_base(base)
-    loaded = load_any_checkpoint(checkpoint, resolved)
+    parent, trusted = _admitted(source.path, certificate, checklist, trust, allow_unsigned)
+    _, test_set = model_and_test_set(source.path, test.data, test.split, source.base, parent)
+    resolved = None if source.base is None else resolve_base(source.base)
+    loaded = load_any_checkpoint(source.path, resolved)
     model = merge_lora(loaded.build(resolved)).eval()
 
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -104,56 +101,46 @@ def export(
         _write_companions(fresh, loaded.preprocessing)
         difference = compare(model, OnnxGrader(fresh / "model.onnx"), _sample(test_set, loaded.preprocessing))
         judgement = judge(
-            fresh / "model.onnx",
-            checklist=checklist,
-            data=data,
-            split=split,
-            key=key if vouched else None,  # nothing is signed on what nobody vouched for
-            out=Path(temporary) / "report",
-            workers=workers,
+            Source(fresh / "model.onnx", workers=source.workers),
+            checklist,
+            test=test,
+            output=Output(Path(temporary) / "report", key if trusted else None),  # nothing is signed on a mere claim
             parent=parent,
-            started=started,
-            advance=advance,
+            progress=progress,
         )
         if judgement.evaluation.exit_code != 0:
             judgement.folder.rename(refused)
             return Bundle(judgement, refused, sum(BATCHES), difference)
         for file in judgement.folder.iterdir():
             file.rename(fresh / file.name)
-        if point := judgement.evaluation.data.get("operating_point"):
+        if point := judgement.evaluation.data.operating_point:
             # Without its cut-offs the file that runs would grade otherwise than it was judged.
-            write_atomically(fresh / "operating_point.json", canonical_json(point))
+            write_atomically(fresh / "operating_point.json", canonical_json(plain_of(point)))
         write_atomically(fresh / "MODEL_CARD.md", _model_card(judgement.evaluation, loaded.preprocessing).encode())
         fresh.rename(out)
     return Bundle(judgement, out, sum(BATCHES), difference)
 
 
 def _admitted(
-    checkpoint: Path,
-    certificate: Path,
-    checklist: Checklist,
-    trusted: Sequence[PublicKey],
-    revocations: Revocations | None,
-    allow_unsigned: bool,
+    checkpoint: Path, certificate: Path, checklist: Checklist, trust: Trust, allow_unsigned: bool
 ) -> tuple[Statement, bool]:
     """The statement that lets this checkpoint through, and whether a trusted key signed it; anything less raises."""
     read = read_certificate(certificate)
     statement = read.statement if isinstance(read, Certificate) else read
+    evaluation = statement.evaluation
     if not statement.of_model:
-        raise CertificateError(f"{certificate} speaks of a table of predictions, of no model; judge the model itself.")
-    result = verify(certificate, trusted=trusted, models=[checkpoint], checklist=checklist, revocations=revocations)
+        raise CertificateError(f"{certificate} is of a table of predictions, not of a model; judge the model itself.")
+    result = verify(certificate, trust, Given([checkpoint], checklist=checklist))
     if result.problems:
         raise CertificateError(f"{certificate} does not let {checkpoint} through: {result.problems[0]}")
     if not statement.clinical:
         raise CertificateError(
             f"The checklist {checklist.name} is for trying a pipeline and certifies nothing; judge by a clinical one."
         )
-    verdict = statement.evaluation.verdict
-    if verdict != "PASS":
+    if evaluation.verdict != "PASS":
         raise NotCertified(
-            f"{certificate} says {verdict}: {checkpoint.name} does not meet checklist {checklist.name} and is "
-            "not exported.",
-            exit_code=ANSWERS[verdict],
+            f"{certificate} says {evaluation.verdict}: {evaluation.headline} It is not exported.",
+            exit_code=evaluation.exit_code,
         )
     if not result.trusted and not allow_unsigned:
         missing = (
@@ -245,7 +232,8 @@ def _write_companions(folder: Path, preprocessing: Preprocessing) -> None:
 def _model_card(evaluation: Evaluation, preprocessing: Preprocessing) -> str:
     from drgate.report.evaluation import markdown
 
-    parent = evaluation.model["parent"]
+    parent = evaluation.model.parent
+    assert parent is not None, "an exported model has a parent"
     return "\n".join(
         [
             "# Model card",
@@ -255,8 +243,8 @@ def _model_card(evaluation: Evaluation, preprocessing: Preprocessing) -> str:
             "- Input: `pixel_values`, float32 (batch, 3, size, size); "
             f"preprocessing `{preprocessing.id}` at {preprocessing.size} pixels (preprocess.json).",
             "- Output: `logits`, float32 (batch, 5), in the order of labels.json.",
-            f"- Exported from {markdown.code(parent['name'])}, tensors `{parent['tensor_digest']}`, certified by "
-            f"statement `{parent['statement']}`.",
+            f"- Exported from {markdown.code(parent.name)}, tensors `{parent.tensor_digest}`, certified by "
+            f"statement `{parent.statement}`.",
             "- What it is certified for, and what that is no evidence for: report.html; certificate.json where signed.",
             "",
             *(f"- {markdown.escape(line)}" for line in evaluation.page_one),

@@ -25,7 +25,7 @@ from drgate.certificate.statement import (
 )
 from drgate.certificate.trust import NOTHING_REVOKED, Revocations, signer
 from drgate.errors import CertificateError, UsageError, visible
-from drgate.evaluation import CriterionResult, Verdict
+from drgate.evaluation import CriterionResult, Verdict, plain_of
 
 MAX_FILES: Final = 100_000
 _BEGINNINGS: Final = (STATEMENT_BEGINS, CERTIFICATE_BEGINS)
@@ -36,10 +36,10 @@ _BEGINNINGS: Final = (STATEMENT_BEGINS, CERTIFICATE_BEGINS)
 class Record:
     """One statement.
 
-    files: where it lies, with each signature. model, digest: name and SHA-256 of the model's first file. test_set,
+    files: its files, one a signature. model, digest: name and SHA-256 of the model's first file. test_set,
     split, spec: names. images: the test set's digest, of its images alone where a table came from elsewhere. time: of
     the look, ISO 8601 in UTC. look, allowed: its number, and of how many. signers: ids of the keys that it names;
-    vouched: those of them that are trusted and whose signature was verified.
+    vouched: the trusted ones among them whose signature was verified.
     """
 
     files: tuple[str, ...]
@@ -80,7 +80,7 @@ class Record:
             "allowed": self.allowed,
             "signers": list(self.signers),
             "vouched": list(self.vouched),
-            "criteria": [criterion.to_json() for criterion in self.criteria],
+            "criteria": list(map(plain_of, self.criteria)),
         }
 
 
@@ -167,17 +167,17 @@ def _record(group: Sequence[tuple[str, Certificate | Statement]], trusted: Seque
     data, spec, look = evaluation.data, evaluation.spec, evaluation.look
     return Record(
         files=tuple(visible(name) for name, _ in group),
-        model=visible(evaluation.model.get("name") or subject["name"]),
+        model=visible(evaluation.model.name),
         digest=subject["digest"]["sha256"],
-        test_set=visible(data.get("name") or data["predictions_digest"]),
-        split=visible(str(data.get("split") or "")),
-        images=visible(str(data.get("manifest_digest") or data.get("images_digest") or "")),
-        spec=visible(f"{spec['name']} version {spec['version']}"),
+        test_set=visible(data.name),
+        split=visible(data.split or ""),
+        images=visible(data.digest or ""),
+        spec=visible(f"{spec.name} version {spec.version}"),
         verdict=evaluation.verdict,
         warned=bool(evaluation.warnings),
-        time=look["time"],
-        look=look["number"],
-        allowed=look["allowed"],
+        time=look.time,
+        look=look.number,
+        allowed=look.allowed,
         signers=tuple(sorted({one.key_id for one in certificates})),
         vouched=tuple(sorted({one.key_id for one in certificates if signer(one, trusted) is not None})),
         criteria=evaluation.criteria,

@@ -1,10 +1,12 @@
 """A model or a table, judged whole: scored, evaluated, certified, written to one folder.
 
-    judgement = judge(Path("best_model.pth"), data=Path("data"), split="test", spec=load_checklist("medical-grade"))
+    judgement = judge(
+        Source(Path("best_model.pth")), load_checklist("medical-grade"), test=Test(Path("data"), split="test")
+    )
     judgement.evaluation.exit_code, judgement.folder
 
 What `drgate evaluate` does, and what `drgate export` does once more with the file that it exports. A model is scored
-first; a table of predictions is taken as it is, or with the grades that the keeper of a sealed test set joins to it.
+first; a table of predictions is used as it is, or with reference grades from a file of their own (a sealed test set).
 """
 
 from __future__ import annotations
@@ -13,30 +15,43 @@ import contextlib
 import hashlib
 import json
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
 
 from drgate.checklist import Checklist, parse_checklist
-from drgate.errors import CertificateError, ManifestError, PredictionsError, UsageError
+from drgate.errors import CertificateError, DrgateError, ManifestError, PredictionsError, UsageError
 from drgate.evaluate import evaluate, require_evaluable
-from drgate.evaluation import Evaluation
+from drgate.evaluation import (
+    CutOffs,
+    Evaluation,
+    File,
+    Look,
+    Model,
+    Reference,
+    TestSet,
+    Training,
+    plain_of,
+    read_as,
+)
 from drgate.files import canonical_json, read_json, sha256_file, write_atomically
 from drgate.grades import join_grades
-from drgate.looks import Look, Seen, given_time, take_look
+from drgate.looks import Seen, given_time, take_look
 from drgate.manifest import images_digest
 from drgate.operating_point import OperatingPoint, load_operating_point, parse_operating_point
 from drgate.predictions import Predictions, load_predictions, write_predictions
 from drgate.record import FILE as RECORD
 from drgate.record import FOREIGN, foreign_evidence, training_evidence
 from drgate.score import TABLES, model_and_test_set, score
+from drgate.screen import SILENT, Progress
 
 if TYPE_CHECKING:
     from drgate.certificate.keys import PublicKey, SigningKey
     from drgate.certificate.statement import Statement
     from drgate.vision.graders import Grader
 
+_T = TypeVar("_T")
 LOOKS: Final = Path("reports") / "looks"
 WRITTEN: Final = (
     "evaluation.json",
@@ -47,8 +62,66 @@ WRITTEN: Final = (
     "report.md",
     "junit.xml",
 )
-"""What an evaluation's folder holds; anything else there is somebody's own."""
+"""What an evaluation's folder holds; other files there are left alone."""
 LEAKAGE_BEYOND: Final = "Leakage beyond that: not checked."
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What is judged: a checkpoint, an ONNX model or a table of predictions.
+
+    base: location of a checkpoint's base model, if it has moved since training. workers: processes that decode.
+    """
+
+    path: Path
+    base: str | None = None
+    workers: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Test:
+    """The test set.
+
+    data, split: the manifest that a model is scored on. grades: reference grades for a table that was scored without.
+    looks: the chain of looks; by default one file a test set in reports/looks, where looks in the other files count too
+    if they share images or patients. time: of a new look.
+    """
+
+    __test__: ClassVar[bool] = False  # pytest collects classes by this name
+
+    data: Path | None = None
+    split: str = "test"
+    grades: Path | None = None
+    looks: Path | None = None
+    time: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What else is known of the model.
+
+    record: a run folder, or a history of another kind (`foreign_evidence`), of which selected_epoch is the chosen
+    epoch. baseline: the best earlier run's predictions on the same images. previous: an earlier certificate; what
+    changed against it is stated. operating_point: cut-offs that decide instead of the most probable grade.
+    """
+
+    record: Path | None = None
+    selected_epoch: int | None = None
+    baseline: Path | None = None
+    previous: Path | None = None
+    operating_point: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """Where the folder is written, by default `reports/<model>-<8 of its digest>-<8 of the test set's>`.
+
+    key: signs. force: replace a folder that holds another evaluation.
+    """
+
+    folder: Path | None = None
+    key: SigningKey | None = None
+    force: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,112 +139,87 @@ class Judgement:
 
 
 def judge(
-    source: Path,
-    *,
+    source: Source,
     checklist: Checklist,
-    data: Path | None = None,
-    split: str = "test",
-    baseline: Path | None = None,
-    base: str | None = None,
-    record: Path | None = None,
-    selected_epoch: int | None = None,
-    grades: Path | None = None,
-    operating_point: Path | None = None,
-    looks: Path | None = None,
-    time: str | None = None,
-    previous: Path | None = None,
-    key: SigningKey | None = None,
-    out: Path | None = None,
-    force: bool = False,
-    workers: int | None = None,
+    *,
+    test: Test = Test(),
+    evidence: Evidence = Evidence(),
+    output: Output = Output(),
     parent: Statement | None = None,
-    started: Callable[[int], Any] = lambda images: None,
-    advance: Callable[[int], Any] = lambda images: None,
+    progress: Progress = SILENT,
 ) -> Judgement:
     """Score `source` if it is a model, evaluate, certify, and write the folder.
 
-    source: a checkpoint, an ONNX model or a table of predictions. data, split: the test set of a model; a manifest
-    without splits is taken whole. grades: the reference grades of a table that was scored without. operating_point:
-    cut-offs that decide instead of the most probable grade. record: a run folder, or a history of another kind
-    (`foreign_evidence`), of which selected_epoch is the chosen epoch. looks: the chain of looks; by default one file a
-    test set in reports/looks, where looks in the other files count too if they share images or patients. time: of a
-    new look. previous: an earlier certificate; what changed against it is stated. key: signs. out: default
-    `reports/<model>-<8 of its digest>-<8 of the test set's>`. parent: what was certified of the model that this one was
-    exported from: operating point, look, stability and cost are the parent's. started and advance are told how many
-    images there are, and how many are done.
+    parent: the certificate of the model that this one was exported from: operating point, look, stability and cost are
+    the parent's.
 
     Raises DrgateError for whatever cannot be judged, with nothing written.
     """
     # What can be refused is refused before the hours that scoring may take.
-    point = _operating_point(operating_point, parent)
-    if time is not None:
-        given_time(time)
-    compared = None if previous is None else _read_reference(previous)
-    history = _foreign_history(record, selected_epoch, checklist)
-    earlier = None if baseline is None else load_predictions(baseline)
+    point = _operating_point(evidence.operating_point, parent)
+    if test.time is not None:
+        given_time(test.time)
+    previous = None if evidence.previous is None else _read_reference(evidence.previous)
+    history = _foreign_history(evidence, checklist)
+    earlier = None if evidence.baseline is None else load_predictions(evidence.baseline)
     grader = None
-    if source.suffix.lower() in TABLES:
-        if data is not None:
-            raise UsageError(f"{source} is a table of predictions, which needs no --data; leave it out.")
-        predictions = load_predictions(source, point)
+    if source.path.suffix.lower() in TABLES:
+        if test.data is not None:
+            raise UsageError(f"{source.path} is a table of predictions, which needs no --data; leave it out.")
+        predictions = load_predictions(source.path, point)
     else:
-        if grades is not None:
+        if test.grades is not None:
             raise UsageError(
                 "--grades joins grades to a table of predictions: score the model first (drgate score MODEL --data "
                 "MANIFEST --out PREDICTIONS), then evaluate PREDICTIONS."
             )
-        grader, test_set = model_and_test_set(source, data, split, base, parent)
+        grader, test_set = model_and_test_set(source.path, test.data, test.split, source.base, parent)
         if test_set.sealed:
             raise ManifestError(
-                f"{data} has no grades: score it with drgate score; whoever keeps its grades evaluates the table, with "
-                "--grades FILE."
+                f"{test.data} has no grades. Score the model on it with drgate score, then evaluate the table "
+                "with --grades FILE."
             )
         if contradictions := test_set.duplicates(contradicting=True):
-            raise ManifestError(f"{data}: {contradictions[0]} Both cannot be true; keep one.")
-        started(len(test_set))
-        predictions = score(grader, test_set, workers=workers, advance=advance)
-    model, facts = _known(predictions, source)
-    if compared is not None:
-        model["previous"] = compared
-    if grades is not None:
-        predictions = _with_grades(predictions, grades, facts)
+            raise ManifestError(f"{test.data}: {contradictions[0]} Both cannot be true; keep one.")
+        progress.started(len(test_set))
+        predictions = score(grader, test_set, workers=source.workers, advance=progress.advance)
+    model, facts = _known(predictions, source.path)
+    if previous is not None:
+        model = replace(model, previous=previous)
+    if test.grades is not None:
+        predictions, facts = _with_grades(predictions, test.grades, facts)
     elif predictions.table["grade"].isna().all():
-        raise PredictionsError(f"{source} has no reference grades; whoever keeps them joins them with --grades FILE.")
+        raise PredictionsError(f"{source.path} has no reference grades; give them with --grades FILE.")
     _refuse_contradictions(predictions)
     if point is not None:
         point.refuse_overlap(predictions)
         predictions = predictions.at(point)
-        facts["operating_point"] = point.content()
+        facts = replace(facts, operating_point=_read(CutOffs, point.content(), "The operating point"))
         if not (point.patients_known and predictions.patients_known):
-            facts["warnings"].append(
-                "Whether a patient is among those that the cut-offs were tuned on was not checked: not all are named."
+            facts = _warned(
+                facts,
+                "Whether a patient is among those that the cut-offs were tuned on was not checked: not all are named.",
             )
-    training = _training(grader, model, source, record, history, parent, checklist)
-    if training.get("percent"):
-        facts["warnings"].append(f"{training['foreign']} gives validation accuracies in percent; divided by 100.")
-    if facts.get("split") == "val" or facts.get("manifest_digest", "") == training.get("validation_set"):
-        facts["selected_here"] = True
+    training = _training(grader, model, source.path, evidence.record, history, parent, checklist)
+    if training.percent:
+        facts = _warned(facts, f"{training.foreign} gives validation accuracies in percent; divided by 100.")
+    if facts.split == "val" or (facts.manifest_digest and facts.manifest_digest == training.validation_set):
+        facts = replace(facts, selected_here=True)
     require_evaluable(predictions, checklist)
-    folder = out or _default_folder(model, facts)
-    same = {
-        "images": facts["images_digest"],
-        "model": model.get("tensor_digest"),
-        "predictions": predictions.digest,
-        "spec": checklist.digest,
-    }
-    with _replacing_folder(folder, same, signing=key is not None, force=force) as fresh:
+    folder = output.folder or _default_folder(model, facts)
+    same = (facts.images_digest, model.tensor_digest, predictions.digest, checklist.digest)
+    with _replacing_folder(folder, same, signing=output.key is not None, force=output.force) as fresh:
         if parent is not None:
-            _inherit(parent, model, facts)
+            model, facts = _inherited(parent, model, facts)
             look, chain = parent.evaluation.look, None
         else:
             # Before the numbers are known to anybody: a look that was taken counts, whatever becomes of it.
-            taken, chain = _look(predictions, checklist, model, facts, point, looks, time)
-            look = taken.to_json()
+            look, chain = _look(predictions, checklist, model, facts, test)
         evaluation = evaluate(
             predictions, checklist, model=model, data=facts, training=training, look=look, baseline=earlier
         )
-        _write(fresh, evaluation, predictions, key)
-    return Judgement(evaluation, predictions, folder, key is not None, chain)
+        _write(fresh, evaluation, predictions, output.key)
+    return Judgement(evaluation, predictions, folder, output.key is not None, chain)
 
 
 def shown_with(judgement: Judgement, interval: str, baseline: Path | None = None) -> Evaluation:
@@ -180,7 +228,7 @@ def shown_with(judgement: Judgement, interval: str, baseline: Path | None = None
     interval: "clopper-pearson" or "wilson". baseline: as it was given to `judge`.
     """
     found = judgement.evaluation
-    content = found.spec["content"]
+    content = found.spec.content
     other = {**content, "evidence": {**content["evidence"], "interval": interval}}
     return evaluate(
         judgement.predictions,
@@ -196,10 +244,10 @@ def shown_with(judgement: Judgement, interval: str, baseline: Path | None = None
 def read_evaluation(path: Path, trusted: Sequence[PublicKey] = ()) -> tuple[Evaluation, str | None]:
     """The evaluation in `evaluation.json`, `statement.json` or `certificate.json`, and how the last is signed.
 
-    trusted: keys of which one must have signed; without them a certificate's signature is a claim, and called so.
+    trusted: keys of which one must have signed; without them the signature is not verified, and the text says so.
     Raises CertificateError where trusted keys are given and none of them signed.
     """
-    from drgate.certificate.statement import Certificate, checked_evaluation, read_certificate
+    from drgate.certificate.statement import Certificate, read_certificate
     from drgate.certificate.trust import signer
 
     if path.is_dir():
@@ -208,7 +256,7 @@ def read_evaluation(path: Path, trusted: Sequence[PublicKey] = ()) -> tuple[Eval
         raise UsageError(f"{path} does not exist; expected an evaluation, a statement or a certificate.")
     plain = read_json(path, "an evaluation that drgate wrote", UsageError)
     if isinstance(plain, dict) and "verdict" in plain:
-        read: Any = checked_evaluation(Evaluation.from_json(plain), str(path))
+        read: Any = Evaluation.from_json(plain, str(path), CertificateError)
     else:
         read = read_certificate(path)
     if trusted and not (isinstance(read, Certificate) and signer(read, trusted)):
@@ -219,7 +267,7 @@ def read_evaluation(path: Path, trusted: Sequence[PublicKey] = ()) -> tuple[Eval
     return read if isinstance(read, Evaluation) else read.evaluation, None
 
 
-def _read_reference(path: Path) -> dict[str, Any]:
+def _read_reference(path: Path) -> Reference:
     from drgate.certificate.statement import Certificate, read_certificate, reference
 
     read = read_certificate(path)
@@ -230,68 +278,76 @@ def _signature(name: str, keyid: str) -> str:
     return f"{name}, key {keyid[:16]}"
 
 
-def _known(predictions: Predictions, source: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+def _known(predictions: Predictions, source: Path) -> tuple[Model, TestSet]:
     """What is known of the model and of the test set, from the predictions' provenance."""
     provenance = predictions.provenance
     if not provenance:
-        file = {"name": source.name, "sha256": sha256_file(source), "size": source.stat().st_size}
         table = predictions.table
         known = "sha256" in table.columns and table["sha256"].notna().all()
-        names = _digest_of(["drgate image names 1", sorted(table["image"])])
-        model: dict[str, Any] = {"kind": "predictions table", "name": source.name, "files": [file]}
-        facts: dict[str, Any] = {
-            "name": source.name,
-            "images_digest": images_digest(table["sha256"]) if known else names,
-            "warnings": ["A table from elsewhere: it speaks of these predictions, of no model file."],
-            "leakage": "Leakage between training and test data: not checked.",
-        }
-        return model, facts
+        file = File(source.name, sha256_file(source), source.stat().st_size)
+        return Model("predictions table", source.name, (file,)), TestSet(
+            name=source.name,
+            images_digest=images_digest(table["sha256"])
+            if known
+            else _digest_of(["drgate image names 1", sorted(table["image"])]),
+            warnings=("A table from elsewhere: it is evidence about these predictions, not about a model file.",),
+        )
     try:
-        model = {**provenance["model"], "preprocessing": provenance["preprocessing"]}
-        manifest = provenance["manifest"]
+        prepared, manifest = provenance["preprocessing"], provenance["manifest"]
+        model = _read(Model, {**provenance["model"], "preprocessing": prepared}, str(source))
+        seed = manifest.get("dealt_by_seed")
+        warnings = [*provenance.get("warnings", [])]
+        if seed is not None:
+            warnings.append(f"Patients were dealt to splits by seed {seed}, as in training.")
+        if model.base and model.base.use:
+            warnings.append(f"Base model {model.base.id}: {model.base.use}")
         facts = {
             "name": manifest["name"],
             "split": manifest["split"],
             "manifest_digest": manifest["digest"],
             "images_digest": manifest["images_digest"],
-            "warnings": [*provenance.get("warnings", [])],
+            "dealt_by_seed": seed,
+            "warnings": warnings,
             "leakage": " ".join([*provenance.get("leakage", []), LEAKAGE_BEYOND]),
+            "grades": provenance.get("grades"),
         }
-        if "grades" in provenance:
-            facts["grades"] = dict(provenance["grades"])
-        if manifest.get("dealt_by_seed") is not None:
-            facts["dealt_by_seed"] = manifest["dealt_by_seed"]
-            facts["warnings"].append(
-                f"Patients were dealt to splits by seed {manifest['dealt_by_seed']}, as in training."
-            )
-        if use := model.get("base", {}).get("use"):
-            facts["warnings"].append(f"Base model {model['base']['id']}: {use}")
     except (KeyError, TypeError, AttributeError) as problem:
         raise PredictionsError(f"{source}: its provenance lacks {problem}; score the model again.") from problem
-    return model, facts
+    return model, _read(TestSet, facts, str(source))
+
+
+def _read(kind: type[_T], plain: object, origin: str) -> _T:
+    return read_as(kind, plain, origin, expected="what drgate score or drgate tune wrote", error=PredictionsError)
+
+
+def _warned(facts: TestSet, warning: str) -> TestSet:
+    return replace(facts, warnings=(*facts.warnings, warning))
 
 
 def _operating_point(path: Path | None, parent: Statement | None) -> OperatingPoint | None:
     """The cut-offs that decide: those in the file, or those that the parent was certified at."""
     if path is not None:
         return load_operating_point(path)
-    certified = None if parent is None else parent.evaluation.data.get("operating_point")
-    return None if certified is None else parse_operating_point(certified, "the certificate's operating point")
+    certified = None if parent is None else parent.evaluation.data.operating_point
+    if certified is None:
+        return None
+    return parse_operating_point(plain_of(certified), "the certificate's operating point")
 
 
-def _with_grades(predictions: Predictions, grades: Path, facts: dict[str, Any]) -> Predictions:
-    """The predictions with their keeper's grades; what that means for the facts is put there."""
+def _with_grades(predictions: Predictions, grades: Path, facts: TestSet) -> tuple[Predictions, TestSet]:
+    """The predictions with the grades in a file, and the test set that names it."""
     joined = join_grades(predictions, grades)
-    keeper = {"name": grades.name, "sha256": sha256_file(grades)}
-    if joined.provenance:  # goes with the table, whoever evaluates it next
-        joined = replace(joined, provenance={**joined.provenance, "grades": keeper})
-    facts["grades"] = keeper
+    file = File(grades.name, sha256_file(grades))
+    if joined.provenance:  # stays with the table when it is evaluated again
+        joined = replace(joined, provenance={**joined.provenance, "grades": plain_of(file)})
+    facts = replace(facts, grades=file)
     if predictions.provenance and joined.patients_known and not predictions.patients_known:
-        facts["warnings"].append(
+        facts = _warned(
+            facts,
             f"{grades.name} names the patients, which scoring did not know: whether the model was trained on one of "
-            "them was not checked."
+            "them was not checked.",
         )
-    return joined
+    return joined, facts
 
 
 def _refuse_contradictions(predictions: Predictions) -> None:
@@ -310,28 +366,21 @@ def _refuse_contradictions(predictions: Predictions) -> None:
 
 
 def _look(
-    predictions: Predictions,
-    checklist: Checklist,
-    model: dict[str, Any],
-    facts: dict[str, Any],
-    point: OperatingPoint | None,
-    looks: Path | None,
-    time: str | None,
+    predictions: Predictions, checklist: Checklist, model: Model, facts: TestSet, test: Test
 ) -> tuple[Look, Path]:
     """The look that this judgement takes, and the file that it is logged in."""
-    if looks is None:
-        looks = LOOKS / f"{facts['images_digest'].removeprefix('sha256:')[:16]}.jsonl"
+    looks = test.looks or LOOKS / f"{(facts.images_digest or '').removeprefix('sha256:')[:16]}.jsonl"
     # Wherever this look is logged, those in the usual place count.
     others = sorted(path for path in LOOKS.glob("*.jsonl") if path.resolve() != looks.resolve())
-    judged = model.get("tensor_digest") or predictions.digest
+    judged = model.tensor_digest or predictions.digest
     look = take_look(
         looks,
-        Seen.of(predictions, facts["name"]),
-        model=judged if point is None else f"{judged} at {point.digest}",
+        Seen.of(predictions, facts.name),
+        model=f"{judged} at {facts.operating_point.digest}" if facts.operating_point else judged,
         predictions=predictions.digest,
         checklist=checklist,
         others=others,
-        time=time,
+        time=test.time,
     )
     return look, looks
 
@@ -340,10 +389,11 @@ def _digest_of(value: Any) -> str:
     return f"sha256:{hashlib.sha256(canonical_json(value)).hexdigest()}"
 
 
-def _foreign_history(record: Path | None, selected_epoch: int | None, checklist: Checklist) -> dict[str, Any] | None:
+def _foreign_history(evidence: Evidence, checklist: Checklist) -> dict[str, Any] | None:
     """The evidence in a history that drtrain did not record; None where `record` is a run folder or is not given."""
+    record = evidence.record
     if record is None or record.is_dir() or record.suffix.lower() not in FOREIGN:
-        if selected_epoch is not None:
+        if evidence.selected_epoch is not None:
             raise UsageError("--selected-epoch belongs to a history from elsewhere (--record FILE); leave it out.")
         if record is not None and not (record / RECORD).is_file():
             raise UsageError(
@@ -351,57 +401,56 @@ def _foreign_history(record: Path | None, selected_epoch: int | None, checklist:
                 f"({', '.join(FOREIGN)})."
             )
         return None
-    return foreign_evidence(record, window=checklist.stability_window, selected=selected_epoch)
+    return foreign_evidence(record, window=checklist.stability_window, selected=evidence.selected_epoch)
 
 
 def _training(
     grader: Grader | None,
-    model: dict[str, Any],
+    model: Model,
     source: Path,
     record: Path | None,
     history: dict[str, Any] | None,
     parent: Statement | None,
     checklist: Checklist,
-) -> dict[str, Any]:
+) -> Training:
     """What stability and cost are judged by: the run's own record, else a history that nothing binds to the weights."""
     if parent is not None:
-        return {key: value for key, value in parent.evaluation.training.items() if key != "baseline"}
-    if "tensor_digest" not in model:
+        return replace(parent.evaluation.training, baseline=None)
+    if model.tensor_digest is None:
         if record is not None and history is None:
             raise UsageError(f"{source} is a table from elsewhere, which belongs to no run; leave --record out.")
-        return history or {
-            "missing": "a table from elsewhere belongs to no training run; give its history with --record FILE, judge "
-            "the model itself, or use a checklist without this line."
-        }
+        missing = (
+            "a table from elsewhere belongs to no training run; give its history with --record FILE, judge the model "
+            "itself, or use a checklist without this criterion."
+        )
+        return _read(Training, history or {"missing": missing}, str(source))
     beside = None if grader is None else source.parent
     own = training_evidence(
         None if grader is None else grader.record,
-        tensor_digest=model["tensor_digest"],
+        tensor_digest=model.tensor_digest,
         folder=beside if history else record or beside,
         window=checklist.stability_window,
     )
     if history and "selected_epoch" in own:
         raise UsageError(f"{source} has a training record of its own, of these very weights; leave --record out.")
-    return history or own
+    return _read(Training, history or own, "The training record")
 
 
-def _inherit(parent: Statement, model: dict[str, Any], facts: dict[str, Any]) -> None:
-    """Name the certificate that stability, cost, look and leakage come from; it must speak of the same test set."""
+def _inherited(parent: Statement, model: Model, facts: TestSet) -> tuple[Model, TestSet]:
+    """With the certificate that stability, cost, look and leakage come from; it must be on the same test set."""
     from drgate.certificate.statement import reference
 
-    evaluation = parent.evaluation
-    if evaluation.data.get("manifest_digest") != facts["manifest_digest"]:
-        raise UsageError("The certificate speaks of another test set; give the one that it was made on with --data.")
-    model["parent"] = reference(parent)
-    facts["leakage"] = evaluation.data["leakage"]
-    facts["warnings"] = list(dict.fromkeys([*facts["warnings"], *evaluation.data["warnings"]]))
+    before = parent.evaluation.data
+    if before.manifest_digest != facts.manifest_digest:
+        raise UsageError("The certificate is on another test set; give the one that it was made on with --data.")
+    warnings = tuple(dict.fromkeys([*facts.warnings, *before.warnings]))
+    return replace(model, parent=reference(parent)), replace(facts, leakage=before.leakage, warnings=warnings)
 
 
-def _default_folder(model: dict[str, Any], facts: dict[str, Any]) -> Path:
-    own = model.get("tensor_digest") or f"sha256:{model['files'][0]['sha256']}"
-    test_set = facts.get("manifest_digest", facts["images_digest"])
-    digests = [own, test_set, *([facts["operating_point"]["digest"]] if "operating_point" in facts else [])]
-    return Path("reports") / "-".join([Path(model["name"]).stem, *(d.removeprefix("sha256:")[:8] for d in digests)])
+def _default_folder(model: Model, facts: TestSet) -> Path:
+    point = facts.operating_point
+    digests = [model.tensor_digest or model.files[0].sha256, facts.digest or "", *([point.digest] if point else [])]
+    return Path("reports") / "-".join([Path(model.name).stem, *(d.removeprefix("sha256:")[:8] for d in digests)])
 
 
 def _write(folder: Path, evaluation: Evaluation, predictions: Predictions, key: SigningKey | None) -> None:
@@ -426,7 +475,7 @@ def _write(folder: Path, evaluation: Evaluation, predictions: Predictions, key: 
 
 
 @contextlib.contextmanager
-def _replacing_folder(folder: Path, same: dict[str, Any], *, signing: bool, force: bool) -> Iterator[Path]:
+def _replacing_folder(folder: Path, same: tuple[str | None, ...], *, signing: bool, force: bool) -> Iterator[Path]:
     """Yield an empty folder that takes the name of `folder` when the block ends well.
 
     An evaluation in `folder` is replaced only by the same one again (and a signed one not by an unsigned), or by
@@ -451,7 +500,7 @@ def _replacing_folder(folder: Path, same: dict[str, Any], *, signing: bool, forc
             fresh.mkdir()
             yield fresh
             if folder.exists():
-                for other in folder.iterdir():  # a countersignature, somebody's notes
+                for other in folder.iterdir():  # a further signature, notes
                     if other.name not in WRITTEN:
                         other.rename(fresh / other.name)
                 folder.rename(Path(name) / "replaced")
@@ -463,16 +512,11 @@ def _replacing_folder(folder: Path, same: dict[str, Any], *, signing: bool, forc
         raise
 
 
-def _is_same(folder: Path, same: dict[str, Any], *, signing: bool) -> bool:
+def _is_same(folder: Path, same: tuple[str | None, ...], *, signing: bool) -> bool:
     """Whether a folder holds the evaluation of the same predictions of the same model by the same checklist."""
     try:
-        plain = json.loads((folder / "evaluation.json").read_bytes())
-        there = {
-            "images": plain["data"]["images_digest"],
-            "model": plain["model"].get("tensor_digest"),
-            "predictions": plain["data"]["predictions_digest"],
-            "spec": plain["spec"]["digest"],
-        }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        found = Evaluation.from_json(json.loads((folder / "evaluation.json").read_bytes()))
+    except (OSError, ValueError, DrgateError):
         return False
+    there = (found.data.images_digest, found.model.tensor_digest, found.predictions_digest, found.spec.digest)
     return there == same and (signing or not (folder / "certificate.json").exists())

@@ -10,7 +10,7 @@ repeating an evaluation costs nothing and gives the same bytes; reference grades
 and are listed.
 
 A chain holds the first 8 bytes of each image's SHA-256, of each patient a slow salted hash, and, a character an image,
-reference grades and answers: whoever has the images can read their grades from it, so it is kept where the grades are.
+reference grades and answers: with the images one can read their grades from it, so keep it where the grades are kept.
 """
 
 from __future__ import annotations
@@ -24,18 +24,20 @@ import math
 import os
 import secrets
 import time as clock
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from drgate.certificate.chain import broken, read_chain
+from drgate.certificate.chain import LookLine, broken, look_line, read_chain
 from drgate.errors import UsageError
+from drgate.evaluation import Favour, Look, Overlap, Regraded, plain_of
 from drgate.files import TIME_FORMAT, canonical_json, digest_of, parse_moment, write_atomically
 from drgate.predictions import PROBABILITIES, column_bytes
 
@@ -106,42 +108,6 @@ class Seen:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Look:
-    """The place of one model among all looks at its test images.
-
-    number: from 1. allowed: how many looks were declared before the first. time: ISO 8601 in UTC.
-    line: `sha256:...` of its line in the chain, by which a certificate is bound to it.
-    overlapping: the other test sets that share images or patients with this one, {"name", "looks", "images",
-        "patients"}: their looks count.
-    regraded: images whose reference grade is not what an earlier look saw, {"image", "from", "to"}, grades 0-4 or "not
-        gradable"; the first `SHOWN` of `regraded_count`.
-    favouring: for each earlier look that saw other grades, {"look", "time", "same_model", "changed", "favouring"}: of
-        `changed` grades so many turn an error of that look's model into a right answer or out of the count.
-    """
-
-    number: int
-    allowed: int
-    time: str
-    line: str = field(default="", compare=False)
-    overlapping: tuple[dict[str, Any], ...] = ()
-    regraded: tuple[dict[str, Any], ...] = ()
-    regraded_count: int = 0
-    favouring: tuple[dict[str, Any], ...] = ()
-
-    def to_json(self) -> dict[str, Any]:
-        """As `evaluate` takes it; what is empty is absent."""
-        plain: dict[str, Any] = {"number": self.number, "allowed": self.allowed, "time": self.time}
-        if self.line:
-            plain["line"] = self.line
-        for name in ("overlapping", "regraded", "favouring"):
-            if entries := getattr(self, name):
-                plain[name] = list(entries)
-        if self.regraded:
-            plain["regraded_count"] = self.regraded_count
-        return plain
-
-
 def take_look(
     path: Path,
     seen: Seen,
@@ -179,16 +145,15 @@ def take_look(
             earlier += chain.overlapping(seen, hashed[by])
         reference = _text(seen.reference)
         for look in earlier:
-            entry = look.entry
-            same = (entry["model"], entry["reference"], entry["rest"]) == (model, reference, seen.rest)
-            if look.same_images and same:
-                return _look(entry, seen)
+            logged_as = (look.entry.model, look.entry.reference, look.entry.rest)
+            if look.same_images and logged_as == (model, reference, seen.rest):
+                return _look(look.entry, seen)
         test_set = _test_set_entry(seen, hashed[own.salt, own.cost])
         entry = {
             "kind": "look",
             "look": 1 + len(earlier),
-            # Never more than any earlier look was told: a later file, or a clock set back, raises nothing.
-            "allowed": min((look.entry["allowed"] for look in earlier), default=checklist.looks),
+            # Never more than an earlier look was allowed: a later file, or a clock set back, raises nothing.
+            "allowed": min((look.entry.allowed for look in earlier), default=checklist.looks),
             "time": taken,
             "test_set": test_set["test_set"],
             "model": model,
@@ -197,13 +162,13 @@ def take_look(
             "reference": reference,
             "predicted": _text(seen.predicted),
             "rest": seen.rest,
-            "overlapping": _overlapping(earlier),
+            "overlapping": list(map(plain_of, _overlapping(earlier))),
             **_changes(earlier, seen, model),
         }
         new = [entry] if entry["test_set"] in own.test_sets else [test_set, entry]
         lines = own.extended(new)
         write_atomically(path, b"".join(line + b"\n" for line in lines))
-    return _look(json.loads(lines[-1]), seen)
+    return _look(look_line(json.loads(lines[-1]), str(path)), seen)
 
 
 # -- one chain ---------------------------------------------------------------------------------------------------------
@@ -220,7 +185,7 @@ class _LoggedSet:
 class _Earlier:
     """A logged look at images or patients that are now seen again."""
 
-    entry: dict[str, Any]
+    entry: LookLine
     test_set: _LoggedSet
     same_images: bool
     shared_images: int
@@ -236,17 +201,15 @@ class _Chain:
     salt: bytes
     cost: int
     test_sets: dict[str, _LoggedSet]
-    looks: list[dict[str, Any]]
+    looks: list[LookLine]
 
     def refuse_other_content(self, checklist: Checklist) -> None:
-        for entry in self.looks:
-            logged = entry["spec"]
-            if (logged["name"], logged["version"]) == (checklist.name, checklist.version) and logged[
-                "digest"
-            ] != checklist.digest:
+        for logged in (entry.spec for entry in self.looks):
+            named = (logged.name, logged.version) == (checklist.name, checklist.version)
+            if named and logged.digest != checklist.digest:
                 raise UsageError(
                     f"{self.path} logs a checklist {checklist.name} version {checklist.version} with another content; "
-                    "whoever changes a checklist gives it a new version."
+                    "give the changed checklist a new version."
                 )
 
     def overlapping(self, seen: Seen, patients: Keys) -> list[_Earlier]:
@@ -257,7 +220,7 @@ class _Chain:
             people = np.intersect1d(patients, logged.patients, assume_unique=True).size
             if images or people:
                 shared[digest] = (logged, images == seen.keys.size == logged.images.size, images, people)
-        return [_Earlier(entry, *shared[entry["test_set"]]) for entry in self.looks if entry["test_set"] in shared]
+        return [_Earlier(entry, *shared[entry.test_set]) for entry in self.looks if entry.test_set in shared]
 
     def extended(self, entries: Iterable[dict[str, Any]]) -> list[bytes]:
         """The lines with these after them, each linked to the one before."""
@@ -286,7 +249,7 @@ def _read(path: Path) -> _Chain:
     data = path.read_bytes()
     salt, cost = b"", 0
     test_sets: dict[str, _LoggedSet] = {}
-    looks: list[dict[str, Any]] = []
+    looks: list[LookLine] = []
     entries = read_chain(data, str(path))
     for i, entry in enumerate(entries):
         try:
@@ -299,31 +262,16 @@ def _read(path: Path) -> _Chain:
                     images, patients = _parsed_keys(entry["images"]), _parsed_keys(entry["patients"])
                     test_sets[entry["test_set"]] = _LoggedSet(str(entry["name"]), images, patients)
                 case "look":
-                    _require_sound(entry, test_sets)
-                    looks.append(entry)
+                    look = look_line(entry, str(path))
+                    images = test_sets[look.test_set].images
+                    if not len(look.reference) == len(look.predicted) == images.size:
+                        raise ValueError
+                    looks.append(look)
                 case _:
                     raise ValueError
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as problem:
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError, UsageError) as problem:
             raise broken(str(path), i) from problem
     return _Chain(path, data.splitlines(), entries[-1]["digest"], salt, cost, test_sets, looks)
-
-
-def _require_sound(entry: dict[str, Any], test_sets: dict[str, _LoggedSet]) -> None:
-    """Raise ValueError, TypeError or KeyError for a look that no `take_look` wrote."""
-    checklist = entry["spec"]
-    images = test_sets[entry["test_set"]].images.size
-    sound = (
-        all(type(number) is int and number > 0 for number in (entry["look"], entry["allowed"], checklist["version"]))
-        and all(
-            type(text) is str
-            for text in (entry["time"], entry["model"], entry["rest"], checklist["name"], checklist["digest"])
-        )
-        and all(len(entry[key]) == images and not set(entry[key]) - set("-01234") for key in ("reference", "predicted"))
-        and all(type(entry[key]) is list for key in ("overlapping", "regraded", "favouring"))
-        and type(entry["regraded_count"]) is int
-    )
-    if not sound:
-        raise ValueError
 
 
 # -- what a look holds -------------------------------------------------------------------------------------------------
@@ -334,15 +282,14 @@ def _test_set_entry(seen: Seen, patients: Keys) -> dict[str, Any]:
     return {"kind": "test set", "test_set": digest_of(held), "name": seen.name, **held}
 
 
-def _overlapping(earlier: Sequence[_Earlier]) -> list[dict[str, Any]]:
+def _overlapping(earlier: Sequence[_Earlier]) -> list[Overlap]:
     """The other test sets among the earlier looks, with what is shared; one that was only relabelled is no other."""
-    found: dict[str, dict[str, Any]] = {}
-    for look in earlier:
-        if not look.same_images:
-            shared = {"images": look.shared_images, "patients": look.shared_patients}
-            known = found.setdefault(look.entry["test_set"], {"name": look.test_set.name, "looks": 0, **shared})
-            known["looks"] += 1
-    return list(found.values())
+    other = [look for look in earlier if not look.same_images]
+    first = {look.entry.test_set: look for look in reversed(other)}
+    return [
+        Overlap(first[name].test_set.name, looks, first[name].shared_images, first[name].shared_patients)
+        for name, looks in Counter(look.entry.test_set for look in other).items()
+    ]
 
 
 def _changes(earlier: Sequence[_Earlier], seen: Seen, model: str) -> dict[str, Any]:
@@ -351,48 +298,46 @@ def _changes(earlier: Sequence[_Earlier], seen: Seen, model: str) -> dict[str, A
     favouring = []
     for look in earlier:
         _, here, there = np.intersect1d(seen.keys, look.test_set.images, assume_unique=True, return_indices=True)
-        old, answer = (_array(look.entry[key])[there] for key in ("reference", "predicted"))
+        old, answer = (_array(text)[there] for text in (look.entry.reference, look.entry.predicted))
         new = seen.reference[here]
         changed = old != new
         if not changed.any():
             continue
         was[here[changed]] = old[changed]
         # An error that is no longer one: the grade is now what was answered, or the image counts no more.
-        mended = changed & (answer != old) & (((answer == new) & (new != _NONE)) | ((new == _NONE) & (old != _NONE)))
+        corrected = changed & (answer != old) & (((answer == new) & (new != _NONE)) | ((new == _NONE) & (old != _NONE)))
         favouring.append(
-            {
-                "look": look.entry["look"],
-                "time": look.entry["time"],
-                "same_model": look.entry["model"] == model,
-                "changed": int(changed.sum()),
-                "favouring": int(mended.sum()),
-            }
+            Favour(
+                look=look.entry.look,
+                time=look.entry.time,
+                same_model=look.entry.model == model,
+                changed=int(changed.sum()),
+                favouring=int(corrected.sum()),
+            )
         )
     places = sorted(np.flatnonzero(was != b""), key=lambda i: seen.images[i])
     # By key: image names often name the patient, and a chain is kept where many can read it.
     regraded = [[f"{seen.keys[i]:016x}", was[i].decode(), seen.reference[i].decode()] for i in places[:SHOWN]]
-    return {"regraded": regraded, "regraded_count": len(places), "favouring": favouring}
+    return {"regraded": regraded, "regraded_count": len(places), "favouring": list(map(plain_of, favouring))}
 
 
-def _look(entry: dict[str, Any], seen: Seen) -> Look:
+def _look(entry: LookLine, seen: Seen) -> Look:
     names = {}
-    if entry["regraded"]:
+    if entry.regraded:
         names = {f"{key:016x}": image for key, image in zip(seen.keys, seen.images, strict=True)}
     return Look(
-        number=entry["look"],
-        allowed=entry["allowed"],
-        time=entry["time"],
-        line=entry["digest"],
-        overlapping=tuple(entry["overlapping"]),
-        regraded=tuple(
-            {"image": names[key], "from": _grade(old), "to": _grade(new)} for key, old, new in entry["regraded"]
-        ),
-        regraded_count=entry["regraded_count"],
-        favouring=tuple(entry["favouring"]),
+        number=entry.look,
+        allowed=entry.allowed,
+        time=entry.time,
+        line=entry.digest,
+        overlapping=entry.overlapping,
+        regraded=tuple(Regraded(names[key], _grade(old), _grade(new)) for key, old, new in entry.regraded),
+        regraded_count=entry.regraded_count,
+        favouring=entry.favouring,
     )
 
 
-def _grade(character: str) -> int | str:
+def _grade(character: str) -> int | Literal["not gradable"]:
     return "not gradable" if character == _NONE.decode() else int(character)
 
 
@@ -430,7 +375,7 @@ def _patient_keys(patients: Sequence[str], salt: bytes, cost: int) -> Keys:
 
 
 def _now() -> str:
-    """UTC to the second; SOURCE_DATE_EPOCH stands in for the clock where it is set."""
+    """UTC to the second; SOURCE_DATE_EPOCH replaces the clock where it is set."""
     given = os.environ.get("SOURCE_DATE_EPOCH")
     try:
         moment = datetime.fromtimestamp(int(given), UTC) if given else datetime.now(UTC)
@@ -440,7 +385,7 @@ def _now() -> str:
 
 
 def given_time(text: str) -> str:
-    """A moment that somebody gives for a look. Raises UsageError unless it is one, and not in the future."""
+    """The given time of a look. Raises UsageError unless it is a time, and not in the future."""
     try:
         moment = parse_moment(text)
     except ValueError as problem:
@@ -448,7 +393,7 @@ def given_time(text: str) -> str:
             f"The time {text!r} is none; expected ISO 8601 in UTC, such as 2026-01-31T09:00:00Z."
         ) from problem
     if moment > datetime.now(UTC):
-        raise UsageError(f"The time {text} lies in the future: a certificate is not made younger than it is.")
+        raise UsageError(f"The time {text} is in the future; give the time of the look.")
     return text
 
 

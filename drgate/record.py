@@ -3,10 +3,10 @@
     evidence = training_evidence(grader.record, tensor_digest=grader.tensor_digest, folder=Path("runs/first"))
     evidence["history"], evidence["selected_epoch"], evidence["n_val"], evidence["spend"]
 
-A record counts only for the weights that it names by tensor digest. The whole of it lies in a finished run's
+A record counts only for the weights that it names by tensor digest. A finished run has all of it in its
 `best_model.pth`; a checkpoint taken on the way finds it in `record.jsonl` beside itself.
 
-A history from elsewhere names no weights, and whoever reads the report is told so:
+A history from elsewhere names no weights, and the report says so:
 
     evidence = foreign_evidence(Path("history.csv"), window=10)
     evidence["foreign"]                                 # 'history.csv'
@@ -345,7 +345,7 @@ def _evidence(table: dict[str, Any], selected: int) -> dict[str, Any]:
 
 
 def _between_warm_starts(history: list[dict[str, Any]], table: dict[str, Any], selected: int) -> list[dict[str, Any]]:
-    """The evaluations around the selected epoch that no warm start lies between: another schedule is another run."""
+    """The evaluations around the selected epoch without a warm start between them: another schedule is another run."""
     starts = [int(after) for after in table.get("warm_starts", [])]
     first = max((after for after in starts if after < selected), default=0)
     last = min((after for after in starts if after >= selected), default=math.inf)
@@ -353,7 +353,7 @@ def _between_warm_starts(history: list[dict[str, Any]], table: dict[str, Any], s
 
 
 def _older_evidence(table: dict[str, Any], selected: int, window: int) -> dict[str, Any]:
-    """The evidence in a checkpoint of an earlier trainer: the history where it can be told by epoch, and no spend."""
+    """The evidence in a checkpoint of an earlier trainer: the history where its epochs are known, and no spend."""
     history = [_numbers(entry, _KEPT) for entry in table["history"]]
     evidence = {"history": history, "selected_epoch": selected, "status": table["status"], "spend": {}}
     reason = _window_shows_nothing(history, selected, window) if history else table["missing"]
@@ -364,8 +364,8 @@ def _origin(table: dict[str, Any]) -> dict[str, Any]:
     """Which attempt it was and where it began, as far as the record says; what it does not say is left out.
 
     `attempt`: its name. `parameters_digest`: of all parameters as resolved. `git_commit`: {"commit", "modified"}.
-    `parent`: the weights it began with, {"how", "sha256", "tensor_digest", "epoch", "attempt"}, None where it began at
-    the base model. `lineage`: {"training_sets": "known" or "unknown", "why", "pretraining"}.
+    `parent`: the weights it began with, {"how", "sha256", "tensor_digest", "epoch", "attempt"}, "base model" where
+    it began there. `lineage`: {"training_sets": "known" or "unknown", "why", "pretraining"}.
     """
     found: dict[str, Any] = {}
     if name := table.get("experiment_name"):
@@ -378,7 +378,7 @@ def _origin(table: dict[str, Any]) -> dict[str, Any]:
         parent = table["parent"]
         # not the path that it was read from, which is of one machine
         kept = ("how", "sha256", "tensor_digest", "epoch", "attempt")
-        found["parent"] = parent and {key: parent[key] for key in kept if parent.get(key) is not None}
+        found["parent"] = {key: parent[key] for key in kept if parent.get(key) is not None} if parent else "base model"
     if lineage := table.get("lineage"):
         said = {key: str(lineage[key]) for key in ("training_sets", "why", "pretraining")}
         if said["training_sets"] != "known":

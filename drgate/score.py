@@ -124,8 +124,7 @@ def model_and_test_set(
 def _dealt_by(grader: Grader, manifest: Manifest, parent: Statement | None) -> int | None:
     """The seed with which training split this same manifest, if it did."""
     if parent is not None:
-        dealt: int | None = parent.evaluation.data.get("dealt_by_seed")
-        return dealt
+        return parent.evaluation.data.dealt_by_seed
     record = grader.record or {}
     seed: int | None = record.get("dealt_by_seed") if record.get("dataset_digest") == manifest.digest() else None
     return seed

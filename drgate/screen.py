@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from drgate.errors import visible
 
@@ -41,12 +41,23 @@ def console(stream: Any) -> Console:
     return Console(file=stream, width=None if stream.isatty() else 100)
 
 
-@contextmanager
-def progress(what: str, quiet: bool) -> Iterator[tuple[Callable[[int], None], Callable[[int], None]]]:
-    """A progress bar on standard error, if that is a terminal. Yields two functions: set total, add to count."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+class Progress(NamedTuple):
+    """Who hears of long work: how much there is in all, and each time so much more is done."""
 
-    bar = Progress(
+    started: Callable[[int], None]
+    advance: Callable[[int], None]
+
+
+SILENT: Final = Progress(lambda total: None, lambda done: None)
+
+
+@contextmanager
+def progress(what: str, quiet: bool) -> Iterator[Progress]:
+    """A progress bar on standard error where that is a terminal."""
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    bar = Bar(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
@@ -57,7 +68,7 @@ def progress(what: str, quiet: bool) -> Iterator[tuple[Callable[[int], None], Ca
     )
     with bar:
         task = bar.add_task(what, total=None)
-        yield lambda total: bar.update(task, total=total), lambda done: bar.advance(task, done)
+        yield Progress(lambda total: bar.update(task, total=total), lambda done: bar.advance(task, done))
 
 
 def complain(name: str, message: str) -> None:

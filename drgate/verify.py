@@ -1,18 +1,18 @@
 """Verify: is a certificate genuine, whose is it, and do its numbers follow from the predictions?
 
-    found = verify(Path("certificate.json"), trusted=[load_public_key(Path("clinical.pub"))])
+    found = verify(Path("certificate.json"), Trust([load_public_key(Path("clinical.pub"))]))
     found.exit_code          # 0 genuine and PASS, 1 genuine and FAIL, 3 insufficient or not shown, 2 not genuine
     found.checked            # what was compared and found equal, in sentences; `unchecked` and `problems` likewise
 
-What was not given is not checked, and said. Nothing here needs the model's weights or torch, but for `deep=True`, which
-scores the model again; and nothing but the recomputation needs NumPy.
+What was not given is not checked, and is named. Only `deep` needs the model's weights and torch: it
+scores the model again. Only the recomputation needs NumPy.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,9 +22,10 @@ from drgate.certificate.chain import logged_look, read_chain
 from drgate.certificate.keys import PublicKey
 from drgate.certificate.statement import Certificate, Statement, read_certificate, reference
 from drgate.certificate.trust import Revocations, lapses, signer
-from drgate.errors import ANSWERS, CertificateError, DrgateError, ExitCode, UsageError, visible
-from drgate.evaluation import Evaluation, Verdict
+from drgate.errors import CertificateError, DrgateError, ExitCode, UsageError, visible
+from drgate.evaluation import Evaluation, Verdict, plain_of
 from drgate.files import canonical_json, sha256_file
+from drgate.screen import SILENT, Progress
 
 if TYPE_CHECKING:
     from drgate.checklist import Checklist
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from drgate.predictions import Predictions
 
 TOLERANCE: Final = 1e-9
-"""How far a recomputed bound may lie from the recorded one: what builds of the same special function differ by."""
+"""Largest difference between a recomputed and a recorded bound: builds of the same special function differ by less."""
 
 TABLES: Final = (".parquet", ".pq")
 """What a table of predictions that is looked for beside a certificate ends in."""
@@ -41,29 +42,60 @@ Finding = tuple[Literal["checked", "unchecked", "problem"], str]
 
 
 @dataclass(frozen=True, slots=True)
-class Rescoring:
-    """How `verify` scores the model again: on which images, with which base model, and who is told of the progress.
+class Trust:
+    """Whom a reader believes, and for how long.
 
-    data: the manifest of the test set. base: where a checkpoint's base model lies, if not where it lay. workers:
-    processes that decode. started, advance: told how many images there are, and how many are done.
+    keys: of which one must have signed. revocations: keys and statements that no longer count. max_age_days: how old
+    the look may be. now: the reader's clock.
+    """
+
+    keys: Sequence[PublicKey] = ()
+    revocations: Revocations | None = None
+    max_age_days: int | None = None
+    now: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What a certificate is compared with.
+
+    models: files that must be subjects. predictions: the table that was evaluated; without it, the one beside the
+    certificate that has its digest. checklist: the one it must have been held against. baseline: the table that its
+    baseline criterion was judged by. parent: the certificate that it names as its model's (or that it was compared
+    with). looks: the chain that must hold its look.
+    """
+
+    models: Sequence[Path] = ()
+    predictions: Path | None = None
+    checklist: Checklist | None = None
+    baseline: Path | None = None
+    parent: Path | None = None
+    looks: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rescoring:
+    """How `verify` scores the model again.
+
+    data: the manifest of the test set. base: location of a checkpoint's base model, if it has moved since training.
+    workers: processes that decode.
     """
 
     data: Path
     base: str | None = None
     workers: int | None = None
-    started: Callable[[int], Any] = lambda images: None
-    advance: Callable[[int], Any] = lambda images: None
+    progress: Progress = SILENT
 
 
 RESCORED_WITHIN: Final = 1e-3
-"""How far a probability may lie from the recorded one when another device or library scores again."""
+"""Largest difference between a probability and the recorded one when another device or library scores again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verification:
     """What is known about a certificate after looking.
 
-    headline, verdict: what the certificate says; worth something only where it is genuine.
+    headline, verdict: what the certificate says; worth something only where it is genuine. answer: its exit code.
     trusted: a trusted key signed it.
     bound: the predictions were given, and carry the digests of this model and this test set.
     recomputed: every number follows from the predictions; what could not be compared is in `unchecked`.
@@ -72,6 +104,7 @@ class Verification:
 
     headline: str
     verdict: Verdict
+    answer: int
     trusted: bool
     bound: bool
     recomputed: bool
@@ -86,10 +119,10 @@ class Verification:
 
     @property
     def exit_code(self) -> int:
-        """2 contradicted; 3 unsigned, no trusted key given, or INSUFFICIENT; 0 genuine and PASS; 1 genuine and FAIL."""
+        """2 contradicted; 3 unsigned or no trusted key given; else that of the verdict."""
         if self.problems:
             return ExitCode.REFUSED
-        return ANSWERS[self.verdict] if self.trusted else ExitCode.NOT_SHOWN
+        return self.answer if self.trusted else ExitCode.NOT_SHOWN
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -107,45 +140,32 @@ class Verification:
 
 def verify(
     path: Path,
+    trust: Trust = Trust(),
+    given: Given = Given(),
     *,
-    trusted: Sequence[PublicKey] = (),
-    models: Sequence[Path] = (),
-    predictions: Path | None = None,
-    checklist: Checklist | None = None,
-    baseline: Path | None = None,
-    parent: Path | None = None,
-    looks: Path | None = None,
-    revocations: Revocations | None = None,
-    max_age_days: int | None = None,
-    now: datetime | None = None,
     deep: Rescoring | None = None,
     read: Certificate | Statement | None = None,
 ) -> Verification:
     """Check the certificate (or unsigned statement) in `path` against everything that is given.
 
-    trusted: the keys of which one must have signed. models: files that must be subjects. predictions: the table that
-    was evaluated; without it, the one beside the certificate that has its digest. spec: the checklist it must have been
-    held against. baseline: the table that its baseline criterion was judged by. parent: the certificate
-    that it names as its model's (or that it was compared with). looks: the chain that must hold its look. revocations:
-    keys and statements that are no longer believed. max_age_days: how old its look may be. now: the reader's clock.
     deep: how to score the model again. read: what `path` holds, where it was read before: then that is checked, and
-    the path only says what lies beside it.
+    the path only says what is beside it.
 
     Raises CertificateError where `path` is no certificate at all, DrgateError where another file cannot be read.
     """
     read = read_certificate(path) if read is None else read
     statement = read.statement if isinstance(read, Certificate) else read
     evaluation = statement.evaluation
-    numbers = _numbers(evaluation, path, predictions, baseline)
+    numbers = _numbers(evaluation, path, given.predictions, given.baseline)
     findings = [
-        *_signature(read, trusted),
-        *_standing(read, revocations, max_age_days, now or datetime.now(UTC)),
-        *_subjects(statement, models),
-        *_checklist(evaluation, checklist),
-        *_look(evaluation, looks),
-        *_earlier(evaluation, parent),
+        *_signature(read, trust.keys),
+        *_standing(read, trust),
+        *_subjects(statement, given.models),
+        *_checklist(evaluation, given.checklist),
+        *_look(evaluation, given.looks),
+        *_earlier(evaluation, given.parent),
         *numbers.findings,
-        *(_again(statement, models, numbers.table, deep) if deep else ()),
+        *(_again(statement, given.models, numbers.table, deep) if deep else ()),
     ]
 
     def sentences(kind: str) -> tuple[str, ...]:
@@ -154,7 +174,8 @@ def verify(
     return Verification(
         headline=statement.headline,
         verdict=evaluation.verdict,
-        trusted=isinstance(read, Certificate) and signer(read, trusted) is not None,
+        answer=evaluation.exit_code,
+        trusted=isinstance(read, Certificate) and signer(read, trust.keys) is not None,
         bound=numbers.bound,
         recomputed=numbers.recomputed,
         checked=sentences("checked"),
@@ -169,7 +190,7 @@ def _signature(read: Certificate | Statement, trusted: Sequence[PublicKey]) -> I
     elif not trusted:
         yield (
             "unchecked",
-            f"No trusted key was given: the signature, said to be of key {read.key_id}, was not verified.",
+            f"No trusted key was given (--key): the signature was not verified. It names the key {read.key_id}.",
         )
     elif signer(read, trusted):
         yield "checked", f"The signature is that of the trusted key {read.key_id}."
@@ -179,12 +200,11 @@ def _signature(read: Certificate | Statement, trusted: Sequence[PublicKey]) -> I
         yield "problem", f"It is signed by key {read.key_id}, which is not among the trusted keys."
 
 
-def _standing(
-    read: Certificate | Statement, revocations: Revocations | None, max_age_days: int | None, now: datetime
-) -> Iterator[Finding]:
+def _standing(read: Certificate | Statement, trust: Trust) -> Iterator[Finding]:
     """Whether it still holds: revoked, expired, too old."""
     statement = read.statement if isinstance(read, Certificate) else read
-    problems = lapses(statement, now=now, max_age_days=max_age_days)
+    max_age_days, revocations = trust.max_age_days, trust.revocations
+    problems = lapses(statement, now=trust.now or datetime.now(UTC), max_age_days=max_age_days)
     yield from (("problem", sentence) for sentence in problems)
     taken, until = statement.time, statement.expires
     if not problems and (until or max_age_days is not None):
@@ -206,9 +226,9 @@ def _standing(
 def _subjects(statement: Statement, models: Sequence[Path]) -> Iterator[Finding]:
     names = {digest: name for name, digest in statement.subjects.items()}
     if not statement.of_model:
-        yield "unchecked", "It speaks of a table of predictions: which model made them is not known."
+        yield "unchecked", "It is of a table of predictions: which model made them is not known."
     missing = set(names)
-    # What lies beside one of its files under the name of another is checked with it.
+    # A file beside one of the model's, with the name of another of them, is checked too.
     beside = (path.with_name(name) for path in models if path.name in statement.subjects for name in statement.subjects)
     for path in dict.fromkeys([*models, *(path for path in beside if path.is_file())]):
         try:
@@ -223,27 +243,26 @@ def _subjects(statement: Statement, models: Sequence[Path]) -> Iterator[Finding]
         else:
             yield "problem", f"{path} is not what was certified: no subject has its SHA-256 {digest}."
     if models and not missing:
-        yield "checked", "All files that it speaks of are there."
+        yield "checked", "All certified files are there."
     elif missing and statement.of_model:
         yield "unchecked", f"Not given, so not compared: {', '.join(sorted(names[digest] for digest in missing))}."
 
 
 def _checklist(evaluation: Evaluation, checklist: Checklist | None) -> Iterator[Finding]:
     recorded = evaluation.spec
-    name = f"{recorded['name']} version {recorded['version']}"
-    content: dict[str, Any] = recorded["content"]
-    if recorded["digest"] != f"sha256:{hashlib.sha256(canonical_json(content)).hexdigest()}" or (
-        (content.get("name"), content.get("version")) != (recorded["name"], recorded["version"])
+    name, content = f"{recorded.name} version {recorded.version}", recorded.content
+    if recorded.digest != f"sha256:{hashlib.sha256(canonical_json(content)).hexdigest()}" or (
+        (content.get("name"), content.get("version")) != (recorded.name, recorded.version)
     ):
         yield "problem", f"The checklist inside is not the one that its name and digest say ({name})."
     if checklist is None:
         yield "unchecked", f"No checklist was expected: it was held against the one inside, {name}."
-    elif checklist.digest == recorded["digest"]:
+    elif checklist.digest == recorded.digest:
         yield "checked", f"The checklist is the expected one, {name}."
     else:
         yield (
             "problem",
-            f"The checklist is {name} ({recorded['digest']}), not the expected {checklist.name} ({checklist.digest}).",
+            f"The checklist is {name} ({recorded.digest}), not the expected {checklist.name} ({checklist.digest}).",
         )
 
 
@@ -251,7 +270,7 @@ def _look(evaluation: Evaluation, chain: Path | None) -> Iterator[Finding]:
     """Whether the chain of looks has the line that the statement names, and the line says the same."""
     look = evaluation.look
     if chain is None:
-        yield "unchecked", f"No chain of looks was given: that it was look {look['number']} is taken as recorded."
+        yield "unchecked", f"No chain of looks was given: that it was look {look.number} is taken as recorded."
         return
     try:
         entries = read_chain(chain.read_bytes(), str(chain))
@@ -259,28 +278,28 @@ def _look(evaluation: Evaluation, chain: Path | None) -> Iterator[Finding]:
         raise UsageError(f"{chain} cannot be read ({problem.strerror}); expected a chain of looks.") from problem
     entry, different, later = logged_look(evaluation, entries)
     if entry is None:
-        yield "problem", f"{chain} has no line {look.get('line')}: this look is not logged there."
+        yield "problem", f"{chain} has no line {look.line}: this look is not logged there."
         return
     yield from (("problem", f"The look's line in {chain} {difference}.") for difference in different)
     if not different:
-        yield "checked", f"{chain} logs it: look {look['number']} of {look['allowed']}, {look['time']}."
+        yield "checked", f"{chain} logs it: look {look.number} of {look.allowed}, {look.time}."
     if later:
         yield "unchecked", f"{chain} logs a later look of this model, {later[-1].get('time')}; ask for its certificate."
 
 
 def _earlier(evaluation: Evaluation, given: Path | None) -> Iterator[Finding]:
     """Whether the earlier certificate that the statement names is the one given, and says what is recorded of it."""
-    recorded = [evaluation.model[role] for role in ("parent", "previous") if evaluation.model.get(role)]
+    recorded = [earlier for earlier in (evaluation.model.parent, evaluation.model.previous) if earlier]
     if given is None:
         if recorded:
-            yield "unchecked", f"The earlier certificate {recorded[0]['statement']} was not given (--parent)."
+            yield "unchecked", f"The earlier certificate {recorded[0].statement} was not given (--parent)."
         return
     read = read_certificate(given)
     found = reference(read.statement if isinstance(read, Certificate) else read)
     if found in recorded:
         yield "checked", f"{given} is the earlier certificate that it names, and says what is recorded of it."
     else:
-        yield "problem", f"{given} is not an earlier certificate that it names ({found['statement']})."
+        yield "problem", f"{given} is not an earlier certificate that it names ({found.statement})."
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,12 +317,9 @@ def _numbers(evaluation: Evaluation, path: Path, given: Path | None, baseline: P
     beside = [] if given else [one for one in path.parent.iterdir() if one.suffix.lower() in TABLES and one.is_file()]
     if given is None and not beside:
         return _Numbers((("unchecked", "The predictions were not given: the numbers were not recomputed."),))
-    from drgate.operating_point import parse_operating_point
     from drgate.predictions import load_predictions
 
-    recorded = evaluation.data.get("operating_point")
-    point = None if recorded is None else parse_operating_point(recorded, "the operating point in the certificate")
-    digest = evaluation.data["predictions_digest"]
+    point, digest = _cut_offs(evaluation), evaluation.predictions_digest
     if given is None:
         found, place = _found(sorted(beside, key=lambda one: (one.stem != "predictions", one.name)), digest, point)
         if found is None:
@@ -320,19 +336,28 @@ def _numbers(evaluation: Evaluation, path: Path, given: Path | None, baseline: P
     findings: list[Finding] = [
         ("checked", f"{place} holds the predictions that were evaluated."),
         *origin,
-        ("unchecked", "Taken as recorded: the training record, and what is said of leakage and of the data."),
+        ("unchecked", "Not checked: the training record, and the statements about leakage and data."),
         *recomputation,
     ]
     return _Numbers(
         tuple(findings),
         table,
-        bound=not origin and "tensor_digest" in evaluation.model,
+        bound=not origin and evaluation.model.tensor_digest is not None,
         recomputed=all(kind != "problem" for kind, _ in recomputation),
     )
 
 
+def _cut_offs(evaluation: Evaluation) -> OperatingPoint | None:
+    from drgate.operating_point import parse_operating_point
+
+    recorded = evaluation.data.operating_point
+    if recorded is None:
+        return None
+    return parse_operating_point(plain_of(recorded), "the operating point in the certificate")
+
+
 def _found(tables: Sequence[Path], digest: str, point: OperatingPoint | None) -> tuple[Predictions | None, str]:
-    """The table that has this digest and what to call it, or None and why: one that merely lies there proves nothing.
+    """The table that has this digest and its name, or None and why: other tables beside it prove nothing.
 
     Certificates of several models may share a folder, so another model's table contradicts nothing.
     """
@@ -364,17 +389,18 @@ def _origin(evaluation: Evaluation, table: Predictions, point: OperatingPoint | 
                 yield "problem", "The grades in the predictions are not those of the operating point."
         except DrgateError as problem:
             yield "problem", str(problem)
-    if "tensor_digest" not in evaluation.model:
+    if evaluation.model.tensor_digest is None:
         return
     if not table.provenance:
         yield "unchecked", "The predictions do not say which model made them."
         return
     model, manifest = table.provenance.get("model", {}), table.provenance.get("manifest", {})
+    grades = evaluation.data.grades
     said = {
-        "model": (evaluation.model.get("tensor_digest"), model.get("tensor_digest")),
-        "test set": (evaluation.data.get("manifest_digest"), manifest.get("digest")),
-        "images": (evaluation.data.get("images_digest"), manifest.get("images_digest")),
-        "grades": (evaluation.data.get("grades"), table.provenance.get("grades")),
+        "model": (evaluation.model.tensor_digest, model.get("tensor_digest")),
+        "test set": (evaluation.data.manifest_digest, manifest.get("digest")),
+        "images": (evaluation.data.images_digest, manifest.get("images_digest")),
+        "grades": (grades and plain_of(grades), table.provenance.get("grades")),
     }
     for what, (recorded, found) in said.items():
         if recorded != found:
@@ -388,12 +414,12 @@ def _recomputation(recorded: Evaluation, table: Predictions, baseline: Predictio
     from drgate.checklist import parse_checklist
     from drgate.evaluate import evaluate
 
-    named = recorded.training.get("baseline", {}).get("predictions_digest")
+    named = recorded.training.baseline and recorded.training.baseline.predictions_digest
     if baseline is not None and baseline.digest != named:
         yield "problem", f"{baseline.origin} does not hold the baseline that was compared with."
         return
     try:
-        checklist = parse_checklist(recorded.spec["content"], "the checklist in the certificate")
+        checklist = parse_checklist(recorded.spec.content, "the checklist in the certificate")
         again = evaluate(
             table,
             checklist,
@@ -440,7 +466,6 @@ def _again(
     """Score the model again and compare with the predictions that were evaluated: same images, same answers."""
     import numpy as np
 
-    from drgate.operating_point import parse_operating_point
     from drgate.predictions import PROBABILITIES
     from drgate.score import MODELS, model_and_test_set, score
 
@@ -450,21 +475,17 @@ def _again(
         raise UsageError(f"To score the model again it takes the model ({', '.join(MODELS)}); give it with --model.")
     if table is None:
         raise UsageError("What is scored again is compared with the predictions; give them with --predictions.")
-    split, seed = evaluation.data.get("split"), evaluation.data.get("dealt_by_seed")
-    if not (split is None or type(split) is str) or not (seed is None or type(seed) is int):
-        yield "problem", f"It records a split {split!r} dealt by seed {seed!r}, which no manifest has."
-        return
-    grader, test_set = model_and_test_set(source, how.data, split or "test", how.base, statement)
-    if grader.tensor_digest != evaluation.model.get("tensor_digest"):
+    grader, test_set = model_and_test_set(source, how.data, evaluation.data.split or "test", how.base, statement)
+    if grader.tensor_digest != evaluation.model.tensor_digest:
         yield "problem", f"{source} has other tensors ({grader.tensor_digest}) than the model that was judged."
         return
-    how.started(len(test_set))
-    scored = score(grader, test_set, workers=how.workers, advance=how.advance)
-    if (digest := scored.provenance["manifest"]["digest"]) != evaluation.data.get("manifest_digest"):
+    how.progress.started(len(test_set))
+    scored = score(grader, test_set, workers=how.workers, advance=how.progress.advance)
+    if (digest := scored.provenance["manifest"]["digest"]) != evaluation.data.manifest_digest:
         yield "problem", f"{how.data} is not the test set that it was judged on: its digest is {digest}."
         return
-    if (recorded := evaluation.data.get("operating_point")) is not None:
-        scored = scored.at(parse_operating_point(recorded, "the operating point in the certificate"))
+    if (point := _cut_offs(evaluation)) is not None:
+        scored = scored.at(point)
     before, after = (found.table.set_index("image").sort_index() for found in (table, scored))
     if not before.index.equals(after.index):
         yield "problem", "Scored again, the model answered for other images than the predictions hold."

@@ -10,13 +10,14 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from drgate.certificate.statement import statement_bytes
-from tests.support.evaluations import evaluation
+from tests.support.evaluations import CONTENT, evaluation
 from tests.support.material import Ended, photograph
 from tests.support.tiny import checkpoint_of, random_model, tiny_base
 
@@ -249,7 +250,7 @@ class TestEvaluateTable:
     ):
         monkeypatch.chdir(tmp_path)
         ended = drgate("evaluate", real_data / "predictions" / "eyepacs-1024-weak-model.csv")
-        assert "does not meet checklist medical-grade" in ended.out
+        assert "does not meet medical-grade" in ended.out
         assert "1 of 16" in ended.out
         assert "report.html" in ended.err
 
@@ -328,7 +329,7 @@ class TestSigning:
         )
         assert ended.code == 0
         for shown in (
-            "is observed to meet checklist smoke",
+            "is observed to meet smoke",
             "What was judged",
             "What this is no evidence for",
             "not a medical device",
@@ -396,7 +397,9 @@ class TestSigning:
     def test_what_cannot_be_drawn_is_not_signed(self, drgate: Run, certified: Path):
         """A statement whose evidence is of another type than ours: a sentence, no traceback, no signature."""
         hostile = certified.with_name("statement.json")
-        hostile.write_bytes(statement_bytes(evaluation(data={**evaluation().data, "by_grade": 7})))
+        hostile.write_bytes(
+            statement_bytes(evaluation(spec=replace(evaluation().spec, content={**CONTENT, "reference": 7})))
+        )
         (certified.with_name("predictions.parquet")).unlink()
         ended = drgate("sign", hostile, "--role", "clinical", "--key", "doctor.pem", "--yes")
         assert (ended.code, "Traceback" in ended.err) == (2, False)
@@ -460,7 +463,9 @@ class TestReportCommand:
 
     def test_not_an_evaluation(self, refused: Refused, tmp_path: Path):
         (tmp_path / "evaluation.json").write_text('{"verdict": "PASS"}')
-        assert "not an evaluation" in refused("report", tmp_path / "evaluation.json")
+        assert "criteria: Field required; expected an evaluation that drgate wrote" in refused(
+            "report", tmp_path / "evaluation.json"
+        )
 
 
 class TestLightInstallation:

@@ -19,7 +19,7 @@ from sklearn import metrics as sk
 from drgate.checklist import load_checklist, parse_checklist
 from drgate.errors import PredictionsError
 from drgate.evaluate import evaluate
-from drgate.evaluation import CriterionResult, Estimate, Evaluation, NotEstimable
+from drgate.evaluation import CriterionResult, Estimate, Evaluation, Look, NotEstimable, TestSet, Training, read_as
 from drgate.predictions import Predictions, load_predictions, make_predictions
 from drgate.scale import GRADES, GROUPS
 
@@ -156,7 +156,15 @@ class TestPublishedTables:
         assert (referable.k, referable.n) == (1560, 2200)
 
 
-def settled_run() -> dict[str, Any]:
+def settled_run() -> Training:
+    return training_of(plain_run())
+
+
+def training_of(plain: dict[str, Any]) -> Training:
+    return read_as(Training, plain, "the run", expected="a record")
+
+
+def plain_run() -> dict[str, Any]:
     history = [{"epoch": e, "val_accuracy": min(0.5 + 0.08 * e, 0.95), "learning_rate": 1e-4} for e in range(1, 21)]
     return {
         "history": history,
@@ -172,8 +180,9 @@ class TestOutcomes:
         matrix = [[200, 0, 0, 0, 0], [0, 200, 0, 0, 0], [0, 0, 200, 0, 0], [0, 0, 0, 200, 0], [2, 0, 0, 0, 38]]
         found = evaluate(table_of(matrix), load_checklist("medical-grade-observed"), training=settled_run())
         pdr = next(c for c in found.criteria if c.id == "sensitivity:pdr")
-        assert pdr.status == "PASS"
+        assert pdr.status == "OBSERVED"
         assert found.observed_only
+        assert (found.verdict, found.exit_code) == ("OBSERVED", 3)
 
     def test_enough_on_the_estimate_but_not_on_the_bound(self):
         """71 of 71 PDR images do not show 0.95 (the bound is .9494); 72 of 72 do."""
@@ -213,36 +222,36 @@ class TestOutcomes:
         assert found.verdict == "INSUFFICIENT"
 
     def test_cost_counts_earlier_attempts(self):
-        training = settled_run()
+        training = plain_run()
         training["spend"]["earlier_usd"] = 98.5
-        found = evaluate(table_of(np.diag([200] * 5).tolist()), QUICK, training=training)
+        found = evaluate(table_of(np.diag([200] * 5).tolist()), QUICK, training=training_of(training))
         cost = next(c for c in found.criteria if c.id == "cost")
         assert (cost.status, found.verdict) == ("FAIL", "FAIL")
         assert "100.50 USD spent over 2 attempts" in cost.reason
         training["spend"]["earlier_usd"] = None
-        found = evaluate(table_of(np.diag([200] * 5).tolist()), QUICK, training=training)
+        found = evaluate(table_of(np.diag([200] * 5).tolist()), QUICK, training=training_of(training))
         assert next(c for c in found.criteria if c.id == "cost").status == "NOT_ASSESSED"
 
     def test_a_run_that_swings_is_not_stable(self):
-        training = settled_run()
+        training = plain_run()
         for entry in training["history"][5:]:
             entry["val_accuracy"] = 0.95 if entry["epoch"] % 2 else 0.75
-        found = evaluate(table_of(np.diag([200] * 5).tolist()), QUICK, training=training)
+        found = evaluate(table_of(np.diag([200] * 5).tolist()), QUICK, training=training_of(training))
         assert next(c for c in found.criteria if c.id == "stability").status == "FAIL"
 
     def test_a_range_that_noise_explains_is_insufficient(self):
         """Forty validation images make a range of 6 points by chance alone."""
-        training = settled_run() | {"n_val": 40}
+        training = plain_run() | {"n_val": 40}
         for i, entry in enumerate(training["history"]):
             entry["val_accuracy"] = 0.90 + 0.06 * (i % 2)
-        found = evaluate(table_of(np.diag([200] * 5).tolist()), QUICK, training=training)
+        found = evaluate(table_of(np.diag([200] * 5).tolist()), QUICK, training=training_of(training))
         stability = next(c for c in found.criteria if c.id == "stability")
         assert stability.status == "INSUFFICIENT"
         assert "40 validation images" in stability.reason
 
     def test_a_history_that_ends_at_its_best_proves_nothing(self):
-        training = settled_run() | {"selected_epoch": 18}
-        found = evaluate(table_of(np.diag([200] * 5).tolist()), QUICK, training=training)
+        training = plain_run() | {"selected_epoch": 18}
+        found = evaluate(table_of(np.diag([200] * 5).tolist()), QUICK, training=training_of(training))
         stability = next(c for c in found.criteria if c.id == "stability")
         assert stability.status == "NOT_ASSESSED"
         assert "Only 2 evaluations follow" in stability.reason
@@ -252,11 +261,15 @@ class TestOutcomes:
             table_of(np.diag([200] * 5).tolist()),
             CHECKLIST,
             training=settled_run(),
-            look={"number": 2, "allowed": 1, "time": "2026-01-01T00:00:00Z"},
+            look=Look(2, 1, "2026-01-01T00:00:00Z"),
         )
         assert found.verdict == "INSUFFICIENT"
         assert not any(c.status == "PASS" for c in found.criteria)
-        assert "this is look 2" in found.page_one[0]
+        assert found.barred == "This is look 2 at a test set that allows 1. Use a fresh test set."
+        assert {c.status for c in found.criteria if c.would_pass} == {"INSUFFICIENT"}
+        accuracy = found.criteria[0]
+        assert (accuracy.id, accuracy.would_pass) == ("accuracy", True)
+        assert "cannot pass" not in accuracy.reason
 
     def test_declared_looks_share_alpha(self):
         """With K = 2 declared looks, 72 PDR cases without a miss no longer show 0.95; 86 do."""
@@ -306,7 +319,7 @@ class TestUnanswered:
         table.loc[:9, "gradable"] = False
         found = evaluate(make_predictions(table, "table.csv", {}), CHECKLIST)
         assert estimate(found, "accuracy").n == 990
-        assert found.data["reference_ungradable"] == 10
+        assert found.counts.reference_ungradable == 10
 
     def test_sealed_table_is_refused(self):
         predictions = table_of(np.diag([2] * 5).tolist())
@@ -404,7 +417,7 @@ class TestTooLittle:
         assert judged.status == "FAIL"
         perfect = table_of(np.diag([100] * 5).tolist())
         point = {"evidence": {"decide_on": "point"}}
-        assert self.judged({"id": "quadratic_kappa", "at_least": 0.8}, perfect, **point).status == "PASS"
+        assert self.judged({"id": "quadratic_kappa", "at_least": 0.8}, perfect, **point).status == "OBSERVED"
 
     def test_balanced_accuracy_is_over_all_five_grades_and_no_bootstrap(self):
         """An absent grade is not assessed, and one right image of a grade shows nothing of it."""
@@ -419,14 +432,17 @@ class TestTooLittle:
     def test_selected_on_these_images(self):
         """The validation split chose the model; it cannot pass it."""
         found = evaluate(
-            table_of(np.diag([200] * 5).tolist()), QUICK, training=settled_run(), data={"selected_here": True}
+            table_of(np.diag([200] * 5).tolist()),
+            QUICK,
+            training=settled_run(),
+            data=TestSet("here", selected_here=True),
         )
         assert found.verdict == "INSUFFICIENT"
-        assert "selected on these images" in found.page_one[0]
+        assert found.barred == "The model was selected on these images. Use the test split."
 
     def test_a_run_that_was_killed_has_no_known_cost(self):
-        training = settled_run() | {"status": "running"}
-        found = evaluate(table_of(np.diag([200] * 5).tolist()), QUICK, training=training)
+        training = plain_run() | {"status": "running"}
+        found = evaluate(table_of(np.diag([200] * 5).tolist()), QUICK, training=training_of(training))
         assert next(c for c in found.criteria if c.id == "cost").status == "NOT_ASSESSED"
 
     def test_a_grade_that_got_no_answer_at_all_is_not_called_absent(self):

@@ -15,7 +15,7 @@ from drgate.certificate.sign import certify
 from drgate.certificate.statement import parse_statement
 from drgate.certificate.trust import Revocations
 from drgate.errors import UsageError
-from drgate.evaluation import Estimate
+from drgate.evaluation import Estimate, Look
 from drgate.history import History, read_history
 from drgate.report import history as history_page
 from tests.support.evaluations import criterion, evaluation, whole_evaluation
@@ -39,12 +39,12 @@ def folder(tmp_path: Path, keys: dict[str, PrivateKey]) -> Path:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes(data)
 
-    second = evaluation(look={"number": 2, "allowed": 3, "time": "2026-02-03T04:05:06Z"})
+    second = evaluation(look=Look(2, 3, "2026-02-03T04:05:06Z"))
     for role in ("clinical", "ml"):
         write(f"b/{role}.certificate.json", certify(second, keys[role])[1])
     failed = evaluation(verdict="FAIL", criteria=(criterion("accuracy", "FAIL"),))
     write("a/certificate.json", certify(failed, keys["stranger"])[1])
-    third = replace(failed, look={"number": 4, "allowed": 3, "time": "2026-03-03T04:05:06Z"})
+    third = replace(failed, look=Look(4, 3, "2026-03-03T04:05:06Z"))
     write("c/statement.json", certify(third, None)[0])
     write("c/evaluation.json", b"{}")
     return root
@@ -135,7 +135,7 @@ def hostile(tmp_path: Path, keys: dict[str, PrivateKey]) -> History:
     printable = HOSTILE.replace("\u202e", "")
     for n, day in enumerate(("2026-02-03", "2026-05-06")):
         made = whole_evaluation(printable)
-        made = replace(made, look={"number": n + 1, "allowed": 3, "time": f"{day}T04:05:06Z"})
+        made = replace(made, look=Look(n + 1, 3, f"{day}T04:05:06Z"))
         (root / f"{n}.certificate.json").write_bytes(certify(made, keys["clinical"])[1] or b"")
     return read_history(root)
 
@@ -166,9 +166,9 @@ class TestPage:
         cost = replace(criterion("cost", "PASS"), estimate=Estimate("amount", 0.01396, n=1), threshold=100.0)
         stable = replace(criterion("stability", "PASS"), estimate=Estimate("range", 0.013, n=10), threshold=0.05)
         for n, split in enumerate(("val", "test", "test")):
-            data = evaluation().data | {"split": split, "manifest_digest": f"sha256:{split.encode().hex():0<64}"}
+            data = replace(evaluation().data, split=split, manifest_digest=f"sha256:{split.encode().hex():0<64}")
             made = evaluation(data=data, criteria=(cost, stable))
-            made = replace(made, look={"number": n + 1, "allowed": 3, "time": f"2026-02-0{n + 1}T04:05:06Z"})
+            made = replace(made, look=Look(n + 1, 3, f"2026-02-0{n + 1}T04:05:06Z"))
             (tmp_path / f"{n}.certificate.json").write_bytes(certify(made, keys["clinical"])[1] or b"")
         history = read_history(tmp_path)
         assert [r.judged_on for r in history.records] == [

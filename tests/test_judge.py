@@ -16,12 +16,12 @@ import pytest
 from drgate.checklist import parse_yaml
 from drgate.errors import ManifestError, PredictionsError
 from drgate.grades import join_grades
-from drgate.judge import judge
 from drgate.operating_point import make_operating_point, write_operating_point
 from drgate.predictions import load_predictions
 from drgate.score import score
 from tests.support.material import Ended
 from tests.support.tiny import checkpoint_of, eye, random_model, tiny_base
+from tests.support.verbs import judged as judge
 
 Run = Callable[..., Ended]
 Refused = Callable[..., str]
@@ -31,6 +31,7 @@ GRADES = {f"{i:02}.png": i % 5 for i in range(20)}
 CHECKLIST = """name: own
 version: {version}
 looks: {looks}
+purpose: pipeline
 evidence: {{decide_on: point}}
 bootstrap: {{resamples: 1000}}
 criteria: [{{id: accuracy, at_least: {floor}}}, {{id: stability, below: 0.05, required: false}}]
@@ -138,7 +139,7 @@ class TestSealedGrades:
         found = json.loads(ended.out)
         assert found["model"]["name"] == "model.pth"
         assert found["model"]["tensor_digest"].startswith("sha256:")
-        assert found["data"]["by_grade"] == [4, 4, 4, 4, 4]
+        assert found["counts"]["by_grade"] == [4, 4, 4, 4, 4]
         assert found["data"]["grades"] == {
             "name": "grades.csv",
             "sha256": hashlib.sha256(kept.read_bytes()).hexdigest(),
@@ -148,7 +149,7 @@ class TestSealedGrades:
         assert (found["metrics"]["accuracy"]["k"], found["metrics"]["accuracy"]["n"]) == (right, 20)
         assert "Look 1 of 1 allowed at these images, logged in reports/looks/" in ended.err
         (written,) = here.glob("reports/model-*/predictions.parquet")
-        assert load_predictions(written).digest == found["data"]["predictions_digest"]
+        assert load_predictions(written).digest == found["predictions_digest"]
 
     def test_the_keeper_is_named_whoever_evaluates_next(
         self, drgate: Run, scored: Path, write_csv: Write, checklist: Write, here: Path
@@ -270,7 +271,7 @@ class TestSealedGrades:
 
     def test_a_sealed_folder_is_not_evaluated(self, refused: Refused, scored: Path):
         said = refused("evaluate", scored / "model.pth", "--data", scored / "sealed")
-        assert "has no grades: score it with drgate score" in said
+        assert "has no grades. Score the model on it with drgate score" in said
 
     def test_a_model_is_scored_first(self, refused: Refused, scored: Path, write_csv: Write):
         said = refused("evaluate", scored / "model.pth", "--data", scored / "sealed", "--grades", write_csv(rows()))
@@ -502,7 +503,7 @@ class TestOnlyShown:
         shown, written = json.loads(ended.out), json.loads((here / "o" / "evaluation.json").read_text())
         assert shown["metrics"]["accuracy"]["low"] == pytest.approx(0.8389, abs=5e-5)
         assert written["metrics"]["accuracy"]["low"] == pytest.approx(0.8316, abs=5e-5)
-        assert "Shown with wilson intervals. By the checklist's own the verdict is PASS." in ended.err
+        assert "Shown with wilson intervals. By the checklist's own the verdict is OBSERVED." in ended.err
         assert drgate("evaluate", table, "--spec", checklist(), "--out", "o").code == 0, (
             "the same look, the same folder"
         )

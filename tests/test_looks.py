@@ -7,6 +7,7 @@ import fcntl
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -15,7 +16,8 @@ import pytest
 import drgate.looks
 from drgate.checklist import Checklist, parse_yaml
 from drgate.errors import UsageError
-from drgate.looks import Look, Seen, take_look
+from drgate.evaluation import Favour, Look, Overlap, Regraded
+from drgate.looks import Seen, take_look
 from drgate.predictions import Predictions, make_predictions
 
 
@@ -131,7 +133,8 @@ class TestCounting:
         monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
         first = look(chain, AB)
         monkeypatch.setenv("SOURCE_DATE_EPOCH", "1800000000")
-        assert look(chain, AB) == first == Look(1, 2, "2023-11-14T22:13:20Z")
+        assert look(chain, AB) == first
+        assert replace(first, line=None) == Look(1, 2, "2023-11-14T22:13:20Z")
         assert look(chain, AB, checklist=checklist_of(9, name="another")) == first
         assert look(chain, AB, "other model").number == 2
         assert look(chain, AB) == first
@@ -148,7 +151,7 @@ class TestCounting:
         look(chain, AB)
         grown = look(chain, table(["b", "c", "d"], [4, 0, 1]), "other")
         assert (grown.number, grown.allowed) == (2, 2)
-        assert grown.overlapping == ({"name": "looks", "looks": 1, "images": 1, "patients": 0},)
+        assert grown.overlapping == (Overlap("looks", 1, 1, 0),)
 
     def test_a_copy_under_another_name_is_the_same_image(self, chain: Path):
         """Images are known by their content where the table has it."""
@@ -161,7 +164,7 @@ class TestCounting:
         look(chain, table(["a", "b"], [0, 4], patients=["p1", "p2"]))
         again = look(chain, table(["c", "d"], [0, 4], patients=["p2", "p3"]), "other")
         assert again.number == 2
-        assert again.overlapping == ({"name": "looks", "looks": 1, "images": 0, "patients": 1},)
+        assert again.overlapping == (Overlap("looks", 1, 0, 1),)
 
     def test_all_overlapping_test_sets_are_added_up(self, chain: Path):
         """A set joined from two that were looked at once each is at its third look."""
@@ -169,7 +172,7 @@ class TestCounting:
         look(chain, table(["c", "d"], [0, 4]), "other")
         joined = look(chain, table(["a", "b", "c", "d"], [0, 4, 0, 4]))
         assert joined.number == 3
-        assert [entry["looks"] for entry in joined.overlapping] == [1, 1]
+        assert [entry.looks for entry in joined.overlapping] == [1, 1]
 
     def test_the_number_declared_first_holds(self, chain: Path):
         """Raising the number of looks after the first one buys none, not even through an overlapping test set."""
@@ -184,7 +187,7 @@ class TestCounting:
         before = one.read_bytes()
         second = look(two, table(["b", "c"], [4, 0], patients=["p2", "p3"]), "other", beside=True)
         assert second.number == 2
-        assert second.overlapping == ({"name": "one", "looks": 1, "images": 1, "patients": 1},)
+        assert second.overlapping == (Overlap("one", 1, 1, 1),)
         assert one.read_bytes() == before
         assert look(two, table(["a", "b"], [0, 4], patients=["p1", "p2"]), beside=True) == first
 
@@ -208,22 +211,17 @@ class TestChangedGrades:
         look(chain, self.before)
         again = look(chain, table(list("abcd"), [0, 2, 3, 3], [0, 2, 2, 0]))
         assert again.number == 2
-        assert again.regraded == ({"image": "b", "from": 1, "to": 2}, {"image": "c", "from": 2, "to": 3})
+        assert again.regraded == (Regraded("b", 1, 2), Regraded("c", 2, 3))
         assert again.regraded_count == 2
         (favour,) = again.favouring
-        assert {key: favour[key] for key in ("look", "same_model", "changed", "favouring")} == {
-            "look": 1,
-            "same_model": True,
-            "changed": 2,
-            "favouring": 1,
-        }
+        assert favour == Favour(look=1, time=favour.time, same_model=True, changed=2, favouring=1)
 
     def test_an_error_that_is_no_longer_gradable_is_mended_too(self, chain: Path):
         """Taking d, which the model got wrong, out of the count favours it; taking a, which it got right, does not."""
         look(chain, self.before)
         again = look(chain, table(list("abcd"), [None, 1, 2, None], [0, 2, 2, 0]))
-        assert again.regraded[0] == {"image": "a", "from": 0, "to": "not gradable"}
-        assert [entry["favouring"] for entry in again.favouring] == [1]
+        assert again.regraded[0] == Regraded("a", 0, "not gradable")
+        assert [entry.favouring for entry in again.favouring] == [1]
 
     def test_are_told_at_every_later_look(self, chain: Path):
         """Looking once more with the new grades does not make the change forgotten; each look has its own favour."""
@@ -232,23 +230,23 @@ class TestChangedGrades:
         look(chain, table(list("abcd"), changed, [0, 1, 1, 1]), "second")
         third = look(chain, table(list("abcd"), changed), "third")
         assert third.number == 3
-        assert [(entry["look"], entry["favouring"]) for entry in third.favouring] == [(1, 1)]
+        assert [(entry.look, entry.favouring) for entry in third.favouring] == [(1, 1)]
         back = look(chain, self.before, "fourth")
-        assert [entry["look"] for entry in back.favouring] == [2, 3]
-        assert back.regraded == ({"image": "b", "from": 2, "to": 1},)
+        assert [entry.look for entry in back.favouring] == [2, 3]
+        assert back.regraded == (Regraded("b", 2, 1),)
 
     def test_are_found_through_an_overlapping_test_set(self, chain: Path):
         look(chain, self.before)
-        assert look(chain, table(["b", "z"], [4, 0]), "other").regraded == ({"image": "b", "from": 1, "to": 4},)
+        assert look(chain, table(["b", "z"], [4, 0]), "other").regraded == (Regraded("b", 1, 4),)
 
     def test_the_same_look_tells_the_same(self, chain: Path):
         """Repeating the evaluation gives the same bytes, also when further looks came in between."""
         look(chain, self.before)
         changed = table(list("abcd"), [4, 1, 2, 3], [0, 2, 2, 0])
-        told = look(chain, changed).to_json()
+        told = look(chain, changed)
         look(chain, self.before, "another")
-        assert look(chain, changed).to_json() == told
-        assert set(told) == {"number", "allowed", "time", "line", "regraded", "regraded_count", "favouring"}
+        assert look(chain, changed) == told
+        assert told.regraded
 
     def test_a_long_list_is_cut_and_counted(self, chain: Path):
         images = [f"{i:03}" for i in range(120)]
@@ -257,7 +255,8 @@ class TestChangedGrades:
         assert (len(again.regraded), again.regraded_count) == (drgate.looks.SHOWN, 120)
 
     def test_a_look_without_changes_says_nothing_of_them(self, chain: Path):
-        assert set(look(chain, AB).to_json()) == {"number", "allowed", "time", "line"}
+        found = look(chain, AB)
+        assert (found.overlapping, found.regraded, found.regraded_count, found.favouring) == ((), (), 0, ())
 
 
 class TestEvidence:

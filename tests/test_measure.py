@@ -95,7 +95,7 @@ class TestSlices:
         rows = predictions.table[predictions.table["camera"].isin(["A", "B"])]
         assert estimate(found, "accuracy@camera=old").n == len(rows)
         assert estimate(found, "accuracy@camera=old").k == int((rows["grade"] == rows["predicted"]).sum())
-        assert {entry["value"] for entry in found.data["slices"]} == {"old", "C=1", "D@x"}
+        assert {entry.value for entry in found.counts.slices} == {"old", "C=1", "D@x"}
 
     def test_every_value_gets_its_line(self):
         """`@camera=each` is one criterion for each value that the test set has."""
@@ -140,7 +140,7 @@ class TestSlices:
         table = predictions.table.copy()
         table.loc[:4, "camera"] = pd.NA
         found = evaluate(make_predictions(table, "t.csv", {}), checklist_of(slices=[{"by": "camera"}]))
-        assert found.data["in_no_slice"] == {"camera": 5}
+        assert found.counts.in_no_slice == {"camera": 5}
         assert "5 images in no slice by camera." in found.page_one
 
     def test_calibration_of_a_slice_is_its_own(self):
@@ -180,7 +180,7 @@ class TestSlices:
         """A Parquet column of sites with a gap holds 1.0 and means 1."""
         sites = [1.0, 2.0, np.nan, 1.0] * 10
         found = evaluate(drawn(33, 20, site=sites), checklist_of(slices=[{"by": "site"}]))
-        assert {entry["value"] for entry in found.data["slices"]} == {"1", "2"}
+        assert {entry.value for entry in found.counts.slices} == {"1", "2"}
 
 
 class TestUnknownPatients:
@@ -368,26 +368,26 @@ class TestGateError:
         table["image"] = table["patient"] = [f"{i}" for i in range(200)]
         checklist = checklist_of(criteria=[{"id": "sensitivity:pdr", "at_least": 0.95}], expect={"pdr": 0.985})
         errors = evaluate(make_predictions(table, "t.csv", {}), checklist).gate_error
-        assert [(e["true"], e["deserves"], e["method"]) for e in errors] == [
+        assert [(e.true, e.deserves, e.method) for e in errors] == [
             (0.95, False, "exact"),
             (pytest.approx(0.925), False, "exact"),
             (0.985, True, "exact"),
         ]
         # No miss is allowed among 100 but zero (statistics notes, section 5): P(no miss) = true ** 100.
         for error in errors:
-            assert error["passes"] == pytest.approx(binom.pmf(100, 100, error["true"]))
-            assert (error["patients"], error["n"]) == (100, 100)
+            assert error.passes == pytest.approx(binom.pmf(100, 100, error.true))
+            assert (error.patients, error.n) == (100, 100)
 
     def test_a_model_below_the_threshold_deserves_no_pass(self):
         checklist = checklist_of(criteria=[{"id": "sensitivity:pdr", "at_least": 0.95}], expect={"pdr": 0.8})
         errors = evaluate(drawn(24, 60), checklist).gate_error
-        assert [(e["true"], e["deserves"]) for e in errors if e["true"] == 0.8] == [(0.8, False)]
+        assert [(e.true, e.deserves) for e in errors if e.true == 0.8] == [(0.8, False)]
 
     def test_pairs_are_simulated_and_named_so(self):
         checklist = checklist_of(criteria=[{"id": "accuracy", "at_least": 0.8}])
         errors = evaluate(drawn(21, 150), checklist).gate_error
-        assert {error["method"] for error in errors} == {"simulated"}
-        assert all(error["passes"] <= 0.025 + 3 * error["se"] for error in errors)
+        assert {error.method for error in errors} == {"simulated"}
+        assert all(error.passes <= 0.025 + 3 * error.se for error in errors)
 
 
 class TestHowManyMore:

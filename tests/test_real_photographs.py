@@ -65,7 +65,7 @@ def check_counts(evaluation: dict[str, Any], table: pd.DataFrame, data: Path) ->
     called = table[[f"p_{j}" for j in range(5)]].to_numpy().argmax(axis=1)
     assert evaluation["confusion_matrix"] == sk.confusion_matrix(truth, called, labels=range(5)).tolist()
     assert evaluation["metrics"]["accuracy"]["k"] == sk.accuracy_score(truth, called, normalize=False)
-    assert evaluation["data"]["patients"] == labels["patient"].nunique()
+    assert evaluation["counts"]["patients"] == labels["patient"].nunique()
     for j, grade in enumerate(GRADES):
         sensitivity = evaluation["metrics"][f"sensitivity:{grade}"]
         specificity = evaluation["metrics"][f"specificity:{grade}"]

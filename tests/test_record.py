@@ -95,7 +95,7 @@ class TestOrigin:
         found = training_evidence(dict(self.TABLE), tensor_digest="d", folder=None)
         assert not {"attempt", "parameters_digest", "git_commit", "parent", "lineage"} & set(found)
         found = training_evidence({**self.TABLE, "parent": None, "git_commit": None}, tensor_digest="d", folder=None)
-        assert found["parent"] is None
+        assert found["parent"] == "base model"
         assert "git_commit" not in found
 
     @pytest.mark.parametrize("said", ["Known", "yes", "", 1])

@@ -18,17 +18,18 @@ from cryptography.hazmat.primitives import serialization
 
 from drgate.certificate.keys import PrivateKey, generate_key, load_private_key
 from drgate.certificate.sign import certify
-from drgate.certificate.statement import checked_evaluation, make_statement, reference
+from drgate.certificate.statement import make_statement, reference
 from drgate.certificate.trust import Revocations
 from drgate.checklist import Checklist, load_checklist, parse_checklist
 from drgate.errors import CertificateError, DrgateError
 from drgate.evaluate import evaluate
-from drgate.evaluation import Estimate, Evaluation
+from drgate.evaluation import Epoch, Estimate, Evaluation, File, HeldAgainst, Model, Spend, TestSet, Training
 from drgate.files import canonical_json
 from drgate.looks import Seen, take_look
 from drgate.predictions import Predictions, make_predictions, write_predictions
-from drgate.verify import Verification, verify
+from drgate.verify import Verification
 from tests.support.evaluations import CONTENT, criterion, digest_of, evaluation, file_entry
+from tests.support.verbs import verified as verify
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +79,7 @@ class TestExitCode:
         """A signature that nobody vouches for proves nothing: the file names its own signer."""
         found = verify(written(tmp_path, evaluation(), key))
         assert (found.genuine, found.trusted, found.exit_code) == (False, False, 3)
-        assert f"said to be of key {key.public.id}, was not verified" in said(found)
+        assert f"the signature was not verified. It names the key {key.public.id}" in said(found)
 
     def test_of_another_signer_is_2(self, tmp_path, key, stranger):
         """Signed well, by somebody who is not trusted."""
@@ -191,7 +192,7 @@ class TestStanding:
     @staticmethod
     def expiring(days: int) -> Evaluation:
         content = {**CONTENT, "valid_days": days}
-        return evaluation(spec={"name": "small", "version": 2, "digest": digest_of(content), "content": content})
+        return evaluation(spec=HeldAgainst("small", 2, digest_of(content), content))
 
     def test_an_expired_one_is_2(self, tmp_path, key):
         path = written(tmp_path, self.expiring(30), key)
@@ -243,14 +244,13 @@ class TestLook:
             look = take_look(
                 chain, Seen.of(table, "clinic-a"), model=model, predictions=table.digest, checklist=CHECKLIST
             )
-        model = {**evaluation().model, "tensor_digest": "this"}
-        return evaluation(model=model, look=look.to_json()), chain
+        return evaluation(model=replace(evaluation().model, tensor_digest="this"), look=look), chain
 
     def test_is_found_in_its_chain(self, tmp_path, key, chained):
         made, chain = chained
         found = verify(written(tmp_path, made, key), trusted=[key.public], looks=chain)
         assert found.exit_code == 0
-        assert f"{chain} logs it: look 2 of 1, {made.look['time']}." in found.checked
+        assert f"{chain} logs it: look 2 of 1, {made.look.time}." in found.checked
 
     @pytest.mark.parametrize(
         ("change", "says"),
@@ -264,14 +264,14 @@ class TestLook:
     def test_that_says_something_else_is_found_out(self, tmp_path, key, chained, change, says):
         """A signer cannot call the second look the first."""
         made, chain = chained
-        path = written(tmp_path, replace(made, look={**made.look, **change}), key)
+        path = written(tmp_path, replace(made, look=replace(made.look, **change)), key)
         found = verify(path, trusted=[key.public], looks=chain)
         assert found.exit_code == 2
         assert says in said(found)
 
     def test_of_another_model_is_found_out(self, tmp_path, key, chained):
         made, chain = chained
-        path = written(tmp_path, replace(made, model={**made.model, "tensor_digest": "better"}), key)
+        path = written(tmp_path, replace(made, model=replace(made.model, tensor_digest="better")), key)
         assert "says model 'this', not 'better'" in said(verify(path, trusted=[key.public], looks=chain))
 
     def test_later_one_of_the_same_model_is_named(self, tmp_path, key, chained, table):
@@ -291,7 +291,7 @@ class TestLook:
 
     def test_without_a_line_is_not_in_the_chain(self, tmp_path, key, chained):
         """A statement that names no line cannot be bound to a chain: with a chain given, that is no pass."""
-        look = {name: value for name, value in chained[0].look.items() if name != "line"}
+        look = replace(chained[0].look, line=None)
         found = verify(written(tmp_path, replace(chained[0], look=look), key), trusted=[key.public], looks=chained[1])
         assert found.exit_code == 2
 
@@ -309,7 +309,7 @@ class TestEarlier:
 
     def test_is_the_one_that_is_named(self, tmp_path, key):
         earlier = written(tmp_path, evaluation(), key)
-        made = evaluation(model={**evaluation().model, "parent": reference(make_statement(evaluation()))})
+        made = evaluation(model=replace(evaluation().model, parent=reference(make_statement(evaluation()))))
         (tmp_path / "later").mkdir()
         path = written(tmp_path / "later", made, key)
         assert verify(path, trusted=[key.public], parent=earlier).exit_code == 0
@@ -318,7 +318,9 @@ class TestEarlier:
     @pytest.mark.parametrize("lie", [{"verdict": "FAIL"}, {"criteria": {}}, {"statement": f"sha256:{'0' * 64}"}])
     def test_that_was_misquoted_is_found_out(self, tmp_path, key, lie):
         earlier = written(tmp_path, evaluation(), key)
-        made = evaluation(model={**evaluation().model, "parent": reference(make_statement(evaluation())) | lie})
+        made = evaluation(
+            model=replace(evaluation().model, parent=replace(reference(make_statement(evaluation())), **lie))
+        )
         (tmp_path / "later").mkdir()
         found = verify(written(tmp_path / "later", made, key), trusted=[key.public], parent=earlier)
         assert found.exit_code == 2
@@ -333,7 +335,7 @@ class TestModelFiles:
         assert found.exit_code == 0
         digest = hashlib.sha256(b"weights").hexdigest()
         assert f"renamed.bin is the certified file best_model.pth (SHA-256 {digest})." in said(found)
-        assert "All files that it speaks of are there." in found.checked
+        assert "All certified files are there." in found.checked
 
     def test_another_file_of_the_same_name(self, tmp_path, key):
         """One byte more is another model."""
@@ -347,12 +349,12 @@ class TestModelFiles:
         (tmp_path / "graph").write_bytes(b"graph")
         (tmp_path / "tensors").write_bytes(b"tensors")
         files = [file_entry("model.onnx", b"graph"), file_entry("model.onnx.data", b"tensors")]
-        path = written(tmp_path, evaluation(model={"kind": "onnx", "files": files}), key)
+        path = written(tmp_path, evaluation(model=Model("onnx", "model.onnx", tuple(files))), key)
         one = verify(path, trusted=[key.public], models=[tmp_path / "graph"])
         assert "Not given, so not compared: model.onnx.data." in one.unchecked
         assert not any("All files" in sentence for sentence in one.checked)
         both = verify(path, trusted=[key.public], models=[tmp_path / "graph", tmp_path / "tensors"])
-        assert "All files that it speaks of are there." in both.checked
+        assert "All certified files are there." in both.checked
 
     def test_missing_file_is_one_sentence(self, tmp_path, key):
         """A file that was asked for and is not there is an error, not a gap."""
@@ -361,8 +363,8 @@ class TestModelFiles:
 
     def test_foreign_table_certifies_no_model(self, tmp_path, key):
         """Somebody else's predictions: said, in so many words."""
-        table = {name: value for name, value in file_entry("theirs.csv", b"image,grade\n").items() if name != "md5"}
-        made = evaluation(model={"kind": "predictions table", "name": "theirs.csv", "files": [table]})
+        table = replace(file_entry("theirs.csv", b"image,grade\n"), md5=None)
+        made = evaluation(model=Model("predictions table", "theirs.csv", (table,)))
         found = verify(written(tmp_path, made, key), trusted=[key.public])
         assert "which model made them is not known" in said(found)
         assert found.headline.startswith("theirs.csv (predictions, no model) meets")
@@ -374,7 +376,7 @@ class TestJson:
         found = verify(written(tmp_path, evaluation(), key), trusted=[key.public])
         plain: dict[str, Any] = json.loads(canonical_json(found.to_json()))
         assert plain["genuine"] is True
-        assert plain["headline"] == "best_model.pth meets checklist small version 2 on test set clinic-a."
+        assert plain["headline"] == "best_model.pth meets small version 2 on clinic-a."
         assert plain["unchecked"] == list(found.unchecked)
 
 
@@ -393,12 +395,12 @@ CHECKLIST = parse_checklist(
     },
     "the small spec",
 )
-TRAINING = {
-    "history": [{"epoch": i, "val_accuracy": 0.9 + 0.002 * (i % 3)} for i in range(12)],
-    "selected_epoch": 5,
-    "n_val": 400,
-    "spend": {"usd": 3.5, "earlier_usd": 0.0, "earlier_attempts": 0},
-}
+TRAINING = Training(
+    history=tuple(Epoch(i, 0.9 + 0.002 * (i % 3)) for i in range(12)),
+    selected_epoch=5,
+    n_val=400,
+    spend=Spend(usd=3.5, earlier_usd=0.0),
+)
 
 
 def predictions(seed: int, *, changed: float = 0.0) -> Predictions:
@@ -434,7 +436,7 @@ def judged(table: Predictions, rival: Predictions) -> Evaluation:
         table,
         CHECKLIST,
         model=template.model,
-        data={"name": "clinic-a"},
+        data=TestSet("clinic-a"),
         training=TRAINING,
         look=template.look,
         baseline=rival,
@@ -552,8 +554,8 @@ class TestNumbers:
             (lambda e: replace(e, no_output=(1, 0, 0, 0, 0)), "no_output[0]"),
             (lambda e: replace(e, page_one=e.page_one[1:]), "page_one"),
             (lambda e: replace(e, flagged=()), "flagged"),
-            (lambda e: replace(e, data={**e.data, "patients": 160}), "data.patients"),
-            (lambda e: replace(e, data={**e.data, "bootstrap_seed": "0" * 16}), "data.bootstrap_seed"),
+            (lambda e: replace(e, counts=replace(e.counts, patients=160)), "counts.patients"),
+            (lambda e: replace(e, bootstrap_seed="0" * 16), "bootstrap_seed"),
             (lambda e: replace(e, metrics={}), "metrics.accuracy is missing in the certificate"),
             (lambda e: replace(e, criteria=e.criteria[1:]), "criteria.accuracy is missing in the certificate"),
         ],
@@ -584,12 +586,12 @@ class TestNumbers:
         criteria = tuple(
             replace(c, threshold=0.999, status="PASS") if c.id == "quadratic_kappa" else c for c in other.criteria
         )
-        content = {**judged.spec["content"]}
+        content = {**judged.spec.content}
         content["criteria"] = [
             {**line, "at_least": 0.999} if line["id"] == "quadratic_kappa" else line for line in content["criteria"]
         ]
         digest = f"sha256:{hashlib.sha256(canonical_json(content)).hexdigest()}"
-        forged = replace(other, criteria=criteria, spec={**judged.spec, "content": content, "digest": digest})
+        forged = replace(other, criteria=criteria, spec=replace(judged.spec, content=content, digest=digest))
         found = verify(written(folder, forged, key), trusted=[key.public])
         assert found.exit_code == 2
         assert "quadratic_kappa.status" in said(found)
@@ -598,8 +600,8 @@ class TestNumbers:
         "forge",
         [
             lambda e: changed(e, "sensitivity:pdr", k=1),
-            lambda e: replace(e, gate_error=tuple({**row, "passes": 0.0} for row in e.gate_error)),
-            lambda e: replace(e, data={**e.data, "patients": 99999}),
+            lambda e: replace(e, gate_error=tuple(replace(row, passes=0.0) for row in e.gate_error)),
+            lambda e: replace(e, counts=replace(e.counts, patients=99999)),
         ],
     )
     def test_another_version_hides_no_number(self, folder, key, judged, forge):
@@ -614,16 +616,16 @@ class TestNumbers:
             "manifest": {"digest": f"sha256:{'2' * 64}", "images_digest": f"sha256:{'3' * 64}"},
         }
         write_predictions(replace(table, provenance=provenance), folder / "predictions.parquet")
-        data = {**judged.data, "manifest_digest": f"sha256:{'2' * 64}", "images_digest": f"sha256:{'3' * 64}"}
-        model = {**judged.model, "tensor_digest": f"sha256:{'1' * 64}"}
+        data = replace(judged.data, manifest_digest=f"sha256:{'2' * 64}", images_digest=f"sha256:{'3' * 64}")
+        model = replace(judged.model, tensor_digest=f"sha256:{'1' * 64}")
         honest = replace(judged, data=data, model=model)
         found = verify(written(folder, honest, key), trusted=[key.public])
         assert "another model" not in said(found)
         assert (found.recomputed, found.bound) == (True, True)
         for forged, what in (
-            (replace(honest, model={**model, "tensor_digest": f"sha256:{'4' * 64}"}), "another model"),
-            (replace(honest, data={**data, "manifest_digest": f"sha256:{'4' * 64}"}), "another test set"),
-            (replace(honest, data={**data, "grades": {"name": "g.csv", "sha256": "0" * 64}}), "another grades"),
+            (replace(honest, model=replace(model, tensor_digest=f"sha256:{'4' * 64}")), "another model"),
+            (replace(honest, data=replace(data, manifest_digest=f"sha256:{'4' * 64}")), "another test set"),
+            (replace(honest, data=replace(data, grades=File("g.csv", "0" * 64))), "another grades"),
         ):
             found = verify(written(folder, forged, key), trusted=[key.public])
             assert (found.exit_code, found.bound) == (2, False)
@@ -652,34 +654,50 @@ class TestNumbers:
         assert found.exit_code == 2
         assert "predictions.parquet does not hold the baseline that was compared with." in said(found)
 
-    @pytest.mark.parametrize(
-        "hostile",
-        [
-            lambda e: replace(e, training={**e.training, "history": [1]}),
-            lambda e: replace(e, training={**e.training, "spend": 7}),
-            lambda e: replace(e, data={**e.data, "warnings": 7}),
-        ],
-    )
-    def test_evidence_that_does_not_compute_is_a_problem(self, folder, judged, hostile):
+    def test_evidence_that_does_not_compute_is_a_problem(self, folder, judged):
         """Anybody can write a statement; a traceback is never the answer."""
-        found = verify(written(folder, hostile(judged), None))
+        hostile = replace(judged, spec=replace(judged.spec, content={**judged.spec.content, "criteria": [1]}))
+        found = verify(written(folder, hostile, None))
         assert found.exit_code == 2
         assert "cannot be computed from what the certificate records" in said(found)
 
     @pytest.mark.parametrize(
-        ("hostile", "where"),
+        ("place", "value", "where"),
         [
-            (lambda e: replace(e, look={**e.look, "number": "1"}), r"look\.number"),
-            (lambda e: replace(e, look={"time": e.look["time"]}), r"look\.number"),
-            (lambda e: replace(e, flagged=({"image": 3},)), r"flagged\.0\.image"),
-            (lambda e: replace(e, gate_error=({"id": "accuracy"},)), r"gate_error\.0\.true"),
-            (lambda e: replace(e, reliability={"referable": ({"low": "0"},)}), r"reliability\.referable\.0\.low"),
+            (("look", "number"), "1", r"look\.number"),
+            (("look", "number"), True, r"look\.number"),
+            (("look", "number"), None, r"look\.number"),
+            (("counts", "images"), "160", r"counts\.images"),
+            (("counts", "by_grade"), [160], r"counts\.by_grade"),
+            (("data", "warnings"), 7, r"data\.warnings"),
+            (("training", "history"), [1], r"training\.history\.0"),
+            (("training", "spend"), 7, r"training\.spend"),
+            (("training", "mood"), "good", r"training\.mood"),
+            (("model", "files", 0, "size"), 1.5, r"model\.files\.0\.size"),
+            (("flagged",), [{"image": 3}], r"flagged\.0\.image"),
+            (("flagged",), [{"image": "a", "grade": 9, "predicted": 0}], r"flagged\.0\.grade"),
+            (("gate_error",), [{"id": "accuracy"}], r"gate_error\.0\.true"),
+            (("reliability",), {"referable": [{"low": "0"}]}, r"reliability\.referable\.0\.low"),
+            (("metrics", "accuracy", "value"), "0.9", r"metrics\.accuracy\.estimated\.value"),
+            (("verdict",), "GREAT", "verdict"),
         ],
     )
-    def test_what_a_report_draws_has_its_type(self, judged, hostile, where):
+    def test_what_is_read_has_its_type(self, judged, place, value, where):
         """A field of another type is no evaluation of ours: it is refused before anything is drawn or signed."""
-        with pytest.raises(CertificateError, match=where):
-            checked_evaluation(hostile(judged), "evaluation.json")
+        plain: Any = judged.to_json()
+        inner = plain
+        for key in place[:-1]:
+            inner = inner[key]
+        if value is None:
+            del inner[place[-1]]
+        else:
+            inner[place[-1]] = value
+        with pytest.raises(CertificateError, match=rf"^evaluation\.json: {where}.*; expected an evaluation"):
+            Evaluation.from_json(plain, "evaluation.json", CertificateError)
+
+    def test_what_is_written_is_read(self, judged):
+        """The law: nothing is lost and nothing is added."""
+        assert Evaluation.from_json(json.loads(json.dumps(judged.to_json()))) == judged
 
     def test_hostile_names_do_not_reach_the_terminal(self, folder, judged):
         """Escape sequences in an unsigned statement are spelled out."""
@@ -701,10 +719,10 @@ class TestChecklist:
         """A certificate cannot carry one checklist under another's name or digest."""
         lies = {
             "digest": f"sha256:{'0' * 64}",
-            "content": {**judged.spec["content"], "looks": 2},
+            "content": {**judged.spec.content, "looks": 2},
             "name": "medical-grade",
             "version": 7,
         }
-        found = verify(written(tmp_path, replace(judged, spec={**judged.spec, part: lies[part]}), key))
+        found = verify(written(tmp_path, replace(judged, spec=replace(judged.spec, **{part: lies[part]})), key))
         assert found.exit_code == 2
         assert "The checklist inside is not the one that its name and digest say" in said(found)

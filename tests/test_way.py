@@ -29,22 +29,25 @@ from drgate.errors import (
     RecordError,
     UsageError,
 )
-from drgate.export import compare, export
-from drgate.judge import Judgement, judge
+from drgate.export import compare
+from drgate.judge import Judgement
 from drgate.manifest import load_manifest, split_by_patient
 from drgate.predictions import load_predictions, write_predictions
 from drgate.record import read_record, training_evidence
 from drgate.score import NoOutputWarning, score, softmax
-from drgate.verify import Rescoring, verify
+from drgate.verify import Rescoring
 from drgate.vision.checkpoint import load_checkpoint
 from drgate.vision.graders import OnnxGrader, load_grader
 from tests.support.tiny import write_base, write_eyes
+from tests.support.verbs import exported as export
+from tests.support.verbs import judged as judge
+from tests.support.verbs import verified as verify
 from trainer.config import TrainingConfig
 from trainer.run import train
 
 LENIENT = parse_yaml(
-    b"name: lenient\nversion: 1\nlooks: 3\nevidence: {decide_on: point}\nbootstrap: {resamples: 1000}\n"
-    b"criteria: [{id: accuracy, at_least: 0.5}, {id: stability, below: 0.9}, {id: cost, below: 1}]",
+    b"name: lenient\nversion: 1\nlooks: 3\nbootstrap: {resamples: 1000}\n"
+    b"criteria: [{id: accuracy, at_least: 0.2}, {id: stability, below: 0.9}, {id: cost, below: 1}]",
     "lenient.yaml",
 )
 
@@ -169,9 +172,11 @@ class TestJudging:
         """Stability and cost come from the checkpoint's own record; the verdict is what the numbers say."""
         evaluation = certified.evaluation
         assert evaluation.verdict == "PASS", [c.reason for c in evaluation.criteria]
-        assert evaluation.training["stability"]["window"] == 10
-        assert evaluation.training["spend"]["usd"] > 0
-        assert evaluation.model["tensor_digest"].startswith("sha256:")
+        assert evaluation.training.stability is not None
+        assert evaluation.training.stability.window == 10
+        assert evaluation.training.spend is not None
+        assert (evaluation.training.spend.usd or 0) > 0
+        assert (evaluation.model.tensor_digest or "").startswith("sha256:")
         assert any("Leakage beyond that: not checked." in line for line in evaluation.page_one)
         assert any("no image of the model's training set is in the test set" in line for line in evaluation.page_one)
 
@@ -196,8 +201,9 @@ class TestJudging:
         found = judge(
             tmp_path / "p.parquet", checklist=LENIENT, looks=tmp_path / "l", out=tmp_path / "o", record=place / "run"
         ).evaluation
-        assert found.model["tensor_digest"] == grader.tensor_digest
-        assert found.training["spend"]["usd"] > 0
+        assert found.model.tensor_digest == grader.tensor_digest
+        assert found.training.spend
+        assert (found.training.spend.usd or 0) > 0
 
     def test_an_early_checkpoint_finds_the_record_beside_it(self, place: Path):
         """Weights taken on the way are matched to the run by their tensor digest, others are not."""
@@ -268,8 +274,8 @@ class TestJudging:
             out=tmp_path / "o",
             workers=0,
         ).evaluation
-        assert found.data["dealt_by_seed"] == 3
-        assert found.data["images"] == split_by_patient(load_manifest(data), seed=3).table["split"].eq("test").sum()
+        assert found.data.dealt_by_seed == 3
+        assert found.counts.images == split_by_patient(load_manifest(data), seed=3).table["split"].eq("test").sum()
 
     def test_a_signed_folder_is_not_replaced_by_an_unsigned_one(self, place: Path, certified: Judgement):
         with pytest.raises(UsageError, match="holds something else"):
@@ -442,8 +448,9 @@ class TestExport:
         assert (result.exit_code, result.problems) == (0, ())
         evaluation = read.statement.evaluation
         assert evaluation.look == certified.evaluation.look
-        assert evaluation.training["stability"] == certified.evaluation.training["stability"]
-        assert evaluation.model["parent"]["tensor_digest"] == certified.evaluation.model["tensor_digest"]
+        assert evaluation.training.stability == certified.evaluation.training.stability
+        assert evaluation.model.parent is not None
+        assert evaluation.model.parent.tensor_digest == certified.evaluation.model.tensor_digest
         assert verify(bundle / "certificate.json", trusted=[key.public], models=[place / "run/last.pth"]).exit_code == 2
         found = verify(
             bundle / "certificate.json",
@@ -609,13 +616,11 @@ class TestExport:
         self, place: Path, key: PrivateKey, tmp_path: Path, write_csv: Callable[..., Path]
     ):
         """A certificate of somebody's predictions says nothing of a model file."""
-        checklist = parse_yaml(
-            b"name: t\nversion: 1\nevidence: {decide_on: point}\ncriteria: [{id: accuracy, at_least: 0.5}]", "t.yaml"
-        )
+        checklist = parse_yaml(b"name: t\nversion: 1\ncriteria: [{id: accuracy, at_least: 0.0001}]", "t.yaml")
         table = write_csv([{"image": "a", "grade": 0, "predicted": 0}])
         judged = judge(table, checklist=checklist, looks=tmp_path / "l", key=key, out=tmp_path / "o")
         assert judged.evaluation.verdict == "PASS"
-        with pytest.raises(CertificateError, match="of no model"):
+        with pytest.raises(CertificateError, match="not of a model"):
             export(
                 place / "run" / "best_model.pth",
                 certificate=tmp_path / "o" / "certificate.json",
@@ -636,10 +641,10 @@ def test_statement_says_what_was_judged(certified: Judgement):
     assert said["training"]["status"] in ("finished", "stopped")
     assert said["training"]["spend"]["usd"] > 0
     assert said["training"]["parameters_digest"].startswith("sha256:")
-    assert said["lineage"]["parent"] is None, "training began at the base model"
+    assert said["training"]["parent"] == "base model"
     model = read.evaluation.model
-    assert model["providers"]
-    assert model["scored_with"]["torch"] == torch.__version__
+    assert model.providers
+    assert (model.scored_with or {})["torch"] == torch.__version__
     named = {entry["name"] for entry in read.content["predicate"]["configuration"]}
     assert named >= {"manifest", "predictions", "line of the look", "training parameters"}
     assert json.loads((certified.folder / "evaluation.json").read_text()) == read.evaluation.to_json()

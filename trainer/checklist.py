@@ -27,5 +27,5 @@ def checklist_state(checklist: Checklist, validation: Manifest, predicted: NDArr
     except DrgateError:
         return ""
     shown = sum(line.status == "PASS" for line in found)
-    observed = sum(line.status == "INSUFFICIENT" for line in found)
+    observed = sum(line.status in ("OBSERVED", "INSUFFICIENT") for line in found)
     return f"checklist {shown} of {len(found)} shown" + (f", {observed} more observed" if observed else "")

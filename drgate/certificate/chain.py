@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
 
 from drgate.errors import UsageError
+from drgate.evaluation import Evaluation, Favour, Overlap, Typed, read_as
 from drgate.files import digest_of
-
-if TYPE_CHECKING:
-    from drgate.evaluation import Evaluation
 
 
 def read_chain(data: bytes, origin: str) -> list[dict[str, Any]]:
@@ -40,6 +41,46 @@ def read_chain(data: bytes, origin: str) -> list[dict[str, Any]]:
     return entries
 
 
+@dataclass(frozen=True, slots=True)
+class NamedChecklist(Typed):
+    name: str
+    version: Annotated[int, Field(gt=0)]
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class LookLine(Typed):
+    """One look in a chain, as `drgate.looks` writes it.
+
+    look, allowed, time, overlapping, regraded_count, favouring: as in `drgate.evaluation.Look`. test_set: its line.
+    model: digest of the tensors or of a table's rows, with the cut-offs. reference, predicted: a character an image.
+    regraded: image, former grade, new grade. rest: digest of what else decides a verdict.
+    """
+
+    kind: Literal["look"]
+    look: Annotated[int, Field(gt=0)]
+    allowed: Annotated[int, Field(gt=0)]
+    time: str
+    test_set: str
+    model: str
+    predictions: str
+    spec: NamedChecklist
+    reference: Annotated[str, Field(pattern="^[-0-4]*$")]
+    predicted: Annotated[str, Field(pattern="^[-0-4]*$")]
+    rest: str
+    overlapping: tuple[Overlap, ...]
+    regraded: tuple[tuple[str, str, str], ...]
+    regraded_count: int
+    favouring: tuple[Favour, ...]
+    previous: str
+    digest: str
+
+
+def look_line(entry: object, origin: str) -> LookLine:
+    """A line of a chain as a look. Raises UsageError, naming `origin`, where it is none that drgate logged."""
+    return read_as(LookLine, entry, origin, expected="a look that drgate logged", error=UsageError)
+
+
 def logged_look(
     evaluation: Evaluation, entries: Sequence[dict[str, Any]]
 ) -> tuple[dict[str, Any] | None, list[str], list[dict[str, Any]]]:
@@ -47,37 +88,29 @@ def logged_look(
 
     The line is None where the chain does not have it. Later looks are those at the same images, with any cut-offs.
     """
-    look = evaluation.look
-    at = next((i for i, entry in enumerate(entries) if entry["digest"] == look.get("line")), None)
+    look, point = evaluation.look, evaluation.data.operating_point
+    at = next((i for i, entry in enumerate(entries) if entry["digest"] == look.line), None)
     if at is None:
         return None, [], []
-    entry, own = entries[at], evaluation.model.get("parent", evaluation.model).get("tensor_digest")
-    judged = own or evaluation.data["predictions_digest"]
-    if point := evaluation.data.get("operating_point"):
-        judged = f"{judged} at {point['digest']}"
-    expected = {
-        "kind": "look",
-        "look": look["number"],
-        "allowed": look["allowed"],
-        "time": look["time"],
-        "model": judged,
-        "overlapping": look.get("overlapping", []),
-        "favouring": look.get("favouring", []),
-        "regraded_count": look.get("regraded_count", 0),
-    }
+    own = (evaluation.model.parent or evaluation.model).tensor_digest
+    judged = own or evaluation.predictions_digest
+    expected = {"look": look.number, "model": judged if point is None else f"{judged} at {point.digest}"}
+    expected |= {key: getattr(look, key) for key in ("allowed", "time", "overlapping", "favouring", "regraded_count")}
+    try:
+        line = look_line(entries[at], "the line")
+    except UsageError as problem:
+        return entries[at], [f"is no look: {problem}"], []
     different = [
-        f"says {key} {entry.get(key)!r:.100}, not {value!r:.100}"
+        f"says {key} {getattr(line, key)!r:.100}, not {value!r:.100}"
         for key, value in expected.items()
-        if entry.get(key) != value
+        if getattr(line, key) != value
     ]
-    alike = [
-        i for i, one in enumerate(entries) if one["kind"] == "look" and one.get("test_set") == entry.get("test_set")
-    ]
+    alike = [i for i, one in enumerate(entries) if one["kind"] == "look" and one.get("test_set") == line.test_set]
     earlier = sum(i < at for i in alike)
-    if look["number"] <= earlier:
-        different.append(f"says look {look['number']}, after {earlier} others at the same images")
+    if look.number <= earlier:
+        different.append(f"says look {look.number}, after {earlier} others at the same images")
     later = [entries[i] for i in alike if i > at and str(entries[i].get("model")).partition(" at ")[0] == own]
-    return entry, different, later
+    return entries[at], different, later
 
 
 def broken(origin: str, line: int) -> UsageError:

@@ -58,8 +58,7 @@ def countersignature(path: Path, role: str, statement: Statement) -> Path:
     if path.name.endswith(ENDING):
         name = path.name.removesuffix(ENDING)
     else:
-        model = statement.evaluation.model
-        name = Path(str(model.get("name") or model["files"][0]["name"])).stem
+        name = Path(statement.evaluation.model.name).stem
         name = re.sub(r"[^A-Za-z0-9._-]", "_", name).lstrip(".") or "model"
     target = path.with_name(f"{name}.{role}{ENDING}")
     refuse_existing(target, "this role has signed already. Move the file away to sign again")

@@ -5,7 +5,7 @@
 
 The statement is an in-toto Statement v1 with a test-result predicate; the certificate is a Sigstore bundle v0.3 that
 holds it in a DSSE envelope. Both have one byte form. A reader rebuilds the bytes from what it parsed and refuses any
-others, so nothing stands in a certificate that is not signed, and nothing in a statement that does not follow from the
+others, so a certificate contains nothing that is not signed, and nothing in a statement that does not follow from the
 evaluation in it. Whether a signature holds, and whose it is, `drgate.verify` says.
 
 References: in-toto attestation framework (Statement v1, predicate test-result v0.1); DSSE protocol v1; Sigstore bundle
@@ -22,16 +22,15 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-
 from drgate.certificate.keys import check_signature_form
 from drgate.errors import CertificateError, DrgateError
-from drgate.evaluation import CriterionResult, Estimate, Evaluation
+from drgate.evaluation import CriterionResult, Estimate, Evaluation, Lineage, Outcome, Reference, plain_of, verdict_of
 from drgate.files import TIME_FORMAT, canonical_json, parse_json, parse_moment, read_limited
 
-FORMAT: Final = 2
+FORMAT: Final = 3
 """Number of the statement's form. It covers every word that `statement_bytes` writes: to change one is a new number,
-and statements of the older numbers must still come out as they were signed (but for 1, which no release wrote)."""
+and statements of the older numbers must still come out as they were signed (but for 1 and 2, which no release wrote).
+"""
 MAX_BYTES: Final = 16 << 20
 STATEMENT_TYPE: Final = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE: Final = "https://in-toto.io/attestation/test-result/v0.1"
@@ -42,10 +41,10 @@ NOT_A_MEDICAL_DEVICE: Final = (
     "drgate is not a medical device, and this certificate is neither a clearance nor an approval to diagnose or treat."
 )
 NOT_EVIDENCE_FOR: Final = (
-    "other patients, cameras, sites or times than those of this test set",
-    "other files than the subjects named here, also where they were made from them",
-    "benefit to patients, or safety in a workflow with its readers and referrals",
-    "agreement with a better reference standard than the grades of this test set",
+    "How the model performs on other patients, cameras, sites or dates than those of this test set.",
+    "Any other file, even one made from the files named here, such as a converted or compressed model.",
+    "Whether using the model benefits patients, or is safe together with its readers and referrals.",
+    "Agreement with a better reference standard than the grades of this test set.",
 )
 STATEMENT_BEGINS: Final = b'{"_type":'
 CERTIFICATE_BEGINS: Final = b'{"dsseEnvelope":'
@@ -73,7 +72,7 @@ class Statement:
     @property
     def headline(self) -> str:
         """What is certified, in one sentence."""
-        return str(self.content["predicate"]["drgate"]["headline"])
+        return self.evaluation.headline
 
     @property
     def result(self) -> Result:
@@ -89,7 +88,7 @@ class Statement:
     @property
     def time(self) -> datetime:
         """When its look was taken: what its age counts from."""
-        return parse_moment(self.evaluation.look["time"])
+        return parse_moment(self.evaluation.look.time)
 
     @property
     def expires(self) -> datetime | None:
@@ -100,17 +99,17 @@ class Statement:
     @property
     def clinical(self) -> bool:
         """Whether its checklist is one that certifies; one for trying a pipeline opens neither export nor gate."""
-        return bool(self.evaluation.spec["content"].get("purpose", "clinical") == "clinical")
+        return self.evaluation.clinical
 
     @property
     def subjects(self) -> dict[str, str]:
-        """Hex SHA-256 of every file that the statement speaks of, by name."""
+        """Hex SHA-256 of every subject, by name."""
         return {subject["name"]: subject["digest"]["sha256"] for subject in self.content["subject"]}
 
     @property
     def of_model(self) -> bool:
         """Whether the subjects are a model's files; a foreign table of predictions certifies no model."""
-        return bool(self.evaluation.model["kind"] != "predictions table")
+        return not self.evaluation.model.of_table
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,79 +165,67 @@ def statement_bytes(evaluation: Evaluation) -> bytes:
         ) from problem
     if len(data) > MAX_BYTES // 2:
         raise CertificateError(
-            f"The evaluation is larger than {MAX_BYTES >> 21} MB; nobody could read its certificate."
+            f"The evaluation is larger than {MAX_BYTES >> 21} MB, more than a reader of certificates accepts."
         )
     return data
 
 
 def expiry(evaluation: Evaluation) -> str | None:
     """The moment (ISO 8601, UTC) from which the certificate holds no longer, where the checklist sets `valid_days`."""
-    days = evaluation.spec["content"].get("valid_days")
+    days = evaluation.spec.content.get("valid_days")
     if days is None:
         return None
-    return (parse_moment(evaluation.look["time"]) + timedelta(days=days)).strftime(TIME_FORMAT)
+    return (parse_moment(evaluation.look.time) + timedelta(days=days)).strftime(TIME_FORMAT)
 
 
-def lineage(evaluation: Evaluation) -> dict[str, Any]:
-    """Where the weights come from, and what is known of their ancestors.
-
-    `parent`: None where training began at the base model, absent where nothing says. `training_sets`: "known" where the
-    images of all ancestors are, else "unknown", with `why`. `pretraining`: what is declared of the base model's images,
-    or "unknown". Silence is unknown.
-    """
+def lineage(evaluation: Evaluation) -> Lineage:
+    """Whether the images of all ancestors of the weights are known; what no record says is unknown."""
     training = evaluation.training
-    said = training.get("lineage") or {}
-    if evaluation.model["kind"] == "predictions table":
+    if training.lineage is not None:
+        return training.lineage
+    if evaluation.model.of_table:
         why = "a table of predictions does not say which model made it."
     else:
-        why = training.get("missing") or "the training record does not say."
-    return {
-        **({"parent": training["parent"]} if "parent" in training else {}),
-        "training_sets": said.get("training_sets", "unknown"),
-        "why": said.get("why", why),
-        "pretraining": said.get("pretraining", "unknown"),
-    }
+        why = training.missing or "the training record does not say."
+    return Lineage("unknown", why, "unknown")
 
 
-def reference(statement: Statement) -> dict[str, Any]:
+def reference(statement: Statement) -> Reference:
     """What a later statement records of this one, so as to say what changed."""
     evaluation = statement.evaluation
-    data = evaluation.data
-    plain = {
-        "statement": statement.digest,
-        "name": evaluation.model.get("name"),
-        "tensor_digest": evaluation.model.get("tensor_digest"),
-        "verdict": evaluation.verdict,
-        "spec": evaluation.spec["digest"],
-        "test_set": data.get("manifest_digest") or data.get("images_digest"),
-        "criteria": {criterion.id: _outcome(criterion) for criterion in evaluation.criteria},
-    }
-    return {key: value for key, value in plain.items() if value is not None}
+    return Reference(
+        statement=statement.digest,
+        name=evaluation.model.name,
+        verdict=evaluation.verdict,
+        spec=evaluation.spec.digest,
+        criteria={criterion.id: _outcome(criterion) for criterion in evaluation.criteria},
+        test_set=evaluation.data.digest,
+        tensor_digest=evaluation.model.tensor_digest,
+    )
 
 
 def changes(evaluation: Evaluation) -> dict[str, Any] | None:
     """What changed against the certificate of the model that it was exported from, or that it was compared with.
 
-    `criteria`: by id, `from` and `to`, absent where one of the two does not have the line; those that came out the same
-    are left out. None where no earlier certificate was given.
+    `criteria`: by id, `from` and `to`, absent where one of the two does not have the criterion; those that came out the
+    same are left out. None where no earlier certificate was given.
     """
-    earlier = evaluation.model.get("parent") or evaluation.model.get("previous")
-    if not earlier:
+    earlier = evaluation.model.parent or evaluation.model.previous
+    if earlier is None:
         return None
-    data = evaluation.data
-    before = earlier["criteria"]
+    before = earlier.criteria
     after = {criterion.id: _outcome(criterion) for criterion in evaluation.criteria}
     return {
-        "against": earlier["statement"],
-        "name": earlier.get("name", "a table of predictions"),
-        "relation": "exported from" if evaluation.model.get("parent") else "compared with",
-        "verdict": {"from": earlier["verdict"], "to": evaluation.verdict},
-        "same_spec": earlier["spec"] == evaluation.spec["digest"],
-        "same_test_set": earlier.get("test_set") == (data.get("manifest_digest") or data.get("images_digest")),
+        "against": earlier.statement,
+        "name": earlier.name,
+        "relation": "exported from" if evaluation.model.parent else "compared with",
+        "verdict": {"from": earlier.verdict, "to": evaluation.verdict},
+        "same_spec": earlier.spec == evaluation.spec.digest,
+        "same_test_set": earlier.test_set == evaluation.data.digest,
         "criteria": {
             name: {
-                **({"from": before[name]} if name in before else {}),
-                **({"to": after[name]} if name in after else {}),
+                **({"from": plain_of(before[name])} if name in before else {}),
+                **({"to": plain_of(after[name])} if name in after else {}),
             }
             for name in sorted({*before, *after})
             if before.get(name) != after.get(name)
@@ -246,12 +233,11 @@ def changes(evaluation: Evaluation) -> dict[str, Any] | None:
     }
 
 
-def _outcome(criterion: CriterionResult) -> dict[str, Any]:
+def _outcome(criterion: CriterionResult) -> Outcome:
     estimate = criterion.estimate
     if not isinstance(estimate, Estimate):
-        return {"status": criterion.status}
-    plain = {"status": criterion.status, "k": estimate.k, "n": estimate.n, "value": estimate.value}
-    return {key: value for key, value in plain.items() if value is not None}
+        return Outcome(criterion.status)
+    return Outcome(criterion.status, estimate.k, estimate.n, estimate.value)
 
 
 def make_statement(evaluation: Evaluation) -> Statement:
@@ -271,10 +257,10 @@ def parse_statement(data: bytes, origin: str) -> Statement:
         number, plain = extension["format"], extension["evaluation"]
         if type(number) is not int or number != FORMAT:
             raise CertificateError(
-                f"{origin} is a statement of format {number!r}, and this drgate reads format {FORMAT}; use the version "
-                "that wrote it."
+                f"{origin} is a statement of format {number!r}; this drgate reads format {FORMAT}. Evaluate the model "
+                "again."
             )
-        evaluation = checked_evaluation(Evaluation.from_json(plain), origin)
+        evaluation = Evaluation.from_json(plain, origin, CertificateError)
         same = statement_bytes(evaluation) == data
     except (KeyError, TypeError, AttributeError) as problem:
         raise CertificateError(f"{origin} lacks a part ({problem}); expected {_EXPECTED}.") from problem
@@ -319,24 +305,6 @@ def parse_certificate(data: bytes, origin: str) -> Certificate:
     return certificate
 
 
-def checked_evaluation(evaluation: Evaluation, origin: str) -> Evaluation:
-    """An evaluation each of whose fields is of its declared type; CertificateError otherwise."""
-    try:
-        return _Typed.model_validate(
-            {
-                "evaluation": evaluation,
-                "flagged": evaluation.flagged,
-                "gate_error": evaluation.gate_error,
-                "reliability": evaluation.reliability,
-                "look": evaluation.look,
-            }
-        ).evaluation
-    except ValidationError as problem:
-        first = problem.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise CertificateError(f"{origin}: {where}: {first['msg']}; expected {_EXPECTED}.") from problem
-
-
 def read_certificate(path: Path) -> Certificate | Statement:
     """Read `certificate.json` or, unsigned, `statement.json`.
 
@@ -348,80 +316,6 @@ def read_certificate(path: Path) -> Certificate | Statement:
     return parse_certificate(data, str(path))
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid")
-
-
-class _Flagged(_Strict):
-    image: str
-    grade: int
-    predicted: int
-
-
-class _GateError(_Strict):
-    id: str
-    true: float
-    passes: float
-    deserves: bool
-    method: Literal["exact", "simulated"]
-    patients: int
-    n: int
-    se: float | None = None
-
-
-class _Bin(_Strict):
-    low: float
-    high: float
-    n: int
-    predicted: float
-    observed: float
-    observed_low: float
-    observed_high: float
-
-
-class _Overlap(_Strict):
-    name: str
-    looks: int
-    images: int
-    patients: int
-
-
-class _Regraded(_Strict):
-    image: str
-    before: int | str = Field(alias="from")
-    to: int | str
-
-
-class _Favour(_Strict):
-    look: int
-    time: str
-    same_model: bool
-    changed: int
-    favouring: int
-
-
-class _Look(_Strict):
-    number: int
-    allowed: int
-    time: str
-    line: str | None = None
-    overlapping: list[_Overlap] = []
-    regraded: list[_Regraded] = []
-    regraded_count: int = 0
-    favouring: list[_Favour] = []
-
-
-class _Typed(BaseModel):
-    """Checks every field of an evaluation against its declared type: a signature does not make text a count."""
-
-    model_config = ConfigDict(strict=True, revalidate_instances="always")
-    evaluation: Evaluation
-    flagged: tuple[_Flagged, ...]
-    gate_error: tuple[_GateError, ...]
-    reliability: dict[str, tuple[_Bin, ...]]
-    look: _Look
-
-
 def _parse(data: bytes, origin: str) -> Any:
     if len(data) > MAX_BYTES:
         raise CertificateError(f"{origin} is larger than {MAX_BYTES >> 20} MB; expected {_EXPECTED}.")
@@ -429,21 +323,21 @@ def _parse(data: bytes, origin: str) -> Any:
 
 
 def _subjects(evaluation: Evaluation) -> list[dict[str, Any]]:
-    files = evaluation.model["files"]
-    names = [file["name"] for file in files]
+    files = evaluation.model.files
+    names = [file.name for file in files]
     if not files or len(set(names)) != len(names):
-        raise CertificateError("The evaluation names no file, or one name twice; a certificate speaks of named files.")
-    for shown in (*names, _headline(evaluation)):
+        raise CertificateError("The evaluation names no file, or one name twice; a certificate is of named files.")
+    for shown in (*names, evaluation.headline):
         if not shown.isprintable():  # terminals, logs and pages show these
             raise CertificateError(f"{shown!r} holds characters that do not print; rename what it names.")
     for file in files:
-        if not _HEX_SHA256.fullmatch(file["sha256"]):
-            raise CertificateError(f"The digest of {file['name']!r} is not a SHA-256 in lower-case hex.")
+        if not _HEX_SHA256.fullmatch(file.sha256):
+            raise CertificateError(f"The digest of {file.name!r} is not a SHA-256 in lower-case hex.")
     return [
         {
-            "name": file["name"],
-            "digest": {name: file[name] for name in ("sha256", "md5") if name in file},
-            "annotations": {"size": file["size"]},
+            "name": file.name,
+            "digest": _given(sha256=file.sha256, md5=file.md5),
+            "annotations": _given(size=file.size),
         }
         for file in files
     ]
@@ -451,13 +345,13 @@ def _subjects(evaluation: Evaluation) -> list[dict[str, Any]]:
 
 def _predicate(evaluation: Evaluation) -> dict[str, Any]:
     required = {criterion.id: criterion.status for criterion in evaluation.criteria if criterion.required}
-    follows = "FAIL" if "FAIL" in required.values() else "PASS" if {*required.values()} == {"PASS"} else "INSUFFICIENT"
+    follows = verdict_of(evaluation.criteria, observed=evaluation.observed_only)
     if evaluation.verdict != follows:
         raise CertificateError(
             f"The evaluation says {evaluation.verdict}, but its required criteria make it {follows}."
         )
     try:
-        parse_moment(evaluation.look["time"])
+        parse_moment(evaluation.look.time)
     except ValueError as problem:
         raise CertificateError(
             "The evaluation has no time of its look (ISO 8601, UTC); a certificate has an age."
@@ -471,12 +365,12 @@ def _predicate(evaluation: Evaluation) -> dict[str, Any]:
         "drgate": {
             "format": FORMAT,
             "version": evaluation.software["drgate"],
-            "headline": _headline(evaluation),
-            "time": evaluation.look["time"],
+            "headline": evaluation.headline,
+            "time": evaluation.look.time,
             **_given(expires=expiry(evaluation), changes=changes(evaluation)),
             "training": _training(evaluation),
-            "lineage": lineage(evaluation),
-            "intended_use": evaluation.spec["content"].get("intended_use", {}),
+            "lineage": plain_of(lineage(evaluation)),
+            "intended_use": evaluation.spec.content.get("intended_use", {}),
             "not_evidence_for": list(NOT_EVIDENCE_FOR),
             "not_a_medical_device": NOT_A_MEDICAL_DEVICE,
             "evaluation": evaluation.to_json(),
@@ -491,8 +385,8 @@ def _given(**values: Any) -> dict[str, Any]:
 def _training(evaluation: Evaluation) -> dict[str, Any]:
     """The training record in short: which attempt, from what, how it ended, what it cost; or what is missing."""
     kept = ("attempt", "parameters_digest", "git_commit", "status", "selected_epoch", "spend", "foreign", "missing")
-    summary = {key: evaluation.training[key] for key in kept if evaluation.training.get(key) is not None}
-    return summary or {"missing": "there is no training record."}
+    plain = plain_of(evaluation.training)
+    return {key: plain[key] for key in (*kept, "parent") if key in plain} or {"missing": "there is no training record."}
 
 
 def _result(evaluation: Evaluation) -> Result:
@@ -503,23 +397,23 @@ def _result(evaluation: Evaluation) -> Result:
 
 def _configuration(evaluation: Evaluation) -> list[dict[str, Any]]:
     """What the test was run with, each by the digest of its content (layout does not matter), grades by their file."""
-    checklist, data = evaluation.spec, evaluation.data
-    grades = data.get("grades", {}).get("sha256")
-    named = {
-        f"spec {checklist['name']} version {checklist['version']}": checklist["digest"],
-        "manifest": data.get("manifest_digest"),
-        "grades": None if grades is None else f"sha256:{grades}",
-        "predictions": data["predictions_digest"],
-        "operating point": data.get("operating_point", {}).get("digest"),
-        "audit": (data.get("audit") or {}).get("digest"),
-        "line of the look": evaluation.look.get("line"),
-        "parent's statement": evaluation.model.get("parent", {}).get("statement"),
-        "previous statement": evaluation.model.get("previous", {}).get("statement"),
-        "baseline": evaluation.training.get("baseline", {}).get("predictions_digest"),
-        "training parameters": evaluation.training.get("parameters_digest"),
-    }
-    given = {name: digest for name, digest in named.items() if digest is not None}
-    for name, digest in given.items():
+    checklist, data, model, training = evaluation.spec, evaluation.data, evaluation.model, evaluation.training
+    named = _given(
+        **{f"spec {checklist.name} version {checklist.version}": checklist.digest},
+        manifest=data.manifest_digest,
+        grades=data.grades and f"sha256:{data.grades.sha256}",
+        predictions=evaluation.predictions_digest,
+        **{
+            "operating point": data.operating_point and data.operating_point.digest,
+            "audit": data.audit and data.audit.digest,
+            "line of the look": evaluation.look.line,
+            "parent's statement": model.parent and model.parent.statement,
+            "previous statement": model.previous and model.previous.statement,
+            "baseline": training.baseline and training.baseline.predictions_digest,
+            "training parameters": training.parameters_digest,
+        },
+    )
+    for name, digest in named.items():
         if not _CONTENT_SHA256.fullmatch(digest):
             raise CertificateError(f"The digest of {name} is {digest!r}; expected sha256: and 64 hexadecimal digits.")
     return [
@@ -528,27 +422,5 @@ def _configuration(evaluation: Evaluation) -> list[dict[str, Any]]:
             "digest": {"sha256": digest.removeprefix("sha256:")},
             "annotations": {"digest_of": "file" if name == "grades" else "content"},
         }
-        for name, digest in given.items()
+        for name, digest in named.items()
     ]
-
-
-def _headline(evaluation: Evaluation) -> str:
-    observed = "is observed to meet" if evaluation.observed_only else "meets"
-    says = observed if evaluation.verdict == "PASS" else "does not meet"
-    ending = ", with warnings" if _result(evaluation) == "WARNED" else ""
-    ending = ": the evidence is insufficient" if evaluation.verdict == "INSUFFICIENT" else ending
-    return (
-        f"{_model_name(evaluation)} {says} checklist {evaluation.spec['name']} version {evaluation.spec['version']} "
-        f"on test set {_test_set_name(evaluation)}{ending}."
-    )
-
-
-def _model_name(evaluation: Evaluation) -> str:
-    name = evaluation.model.get("name") or evaluation.model["files"][0]["name"]
-    return f"{name} (predictions, no model)" if evaluation.model["kind"] == "predictions table" else str(name)
-
-
-def _test_set_name(evaluation: Evaluation) -> str:
-    data = evaluation.data
-    name = data.get("name") or f"of predictions {data['predictions_digest']}"
-    return f"{name} (split {data['split']})" if data.get("split") else str(name)

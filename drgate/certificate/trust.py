@@ -48,8 +48,8 @@ class Revocations:
         """
         statement = read.statement if isinstance(read, Certificate) else read
         named = [(statement.digest, "The statement")]
-        if parent := statement.evaluation.model.get("parent"):
-            named.append((str(parent["statement"]), "The statement of the model that it was exported from"))
+        if parent := statement.evaluation.model.parent:
+            named.append((parent.statement, "The statement of the model that it was exported from"))
         if isinstance(read, Certificate):
             named.append((read.key_id, f"The key {read.key_id}"))
         return tuple(f"{what} is revoked: {self.reasons[name]}" for name, what in named if name in self.reasons)

@@ -132,7 +132,7 @@ def command(
 ) -> int:
     from drgate.checklist import load_checklist
     from drgate.errors import UsageError
-    from drgate.judge import judge, shown_with
+    from drgate.judge import Evidence, Output, Source, Test, judge, shown_with
     from drgate.report.evaluation import terminal
 
     private = signing_key(key, sign_command, public_key)
@@ -141,27 +141,14 @@ def command(
             "--interval only changes what is printed, and --key (or DRGATE_KEY) signs the checklist's own intervals; "
             "give one of them."
         )
-    with progress("Scoring", quiet) as (started, advance):
+    with progress("Scoring", quiet) as scoring:
         judgement = judge(
-            source,
-            checklist=load_checklist(spec),
-            data=data,
-            split=split,
-            baseline=baseline,
-            base=base,
-            record=record,
-            selected_epoch=selected_epoch,
-            grades=grades,
-            operating_point=operating_point,
-            looks=looks,
-            time=time,
-            previous=previous,
-            key=private,
-            out=out,
-            force=force,
-            workers=workers,
-            started=started,
-            advance=advance,
+            Source(source, base, workers),
+            load_checklist(spec),
+            test=Test(data, split, grades, looks, time),
+            evidence=Evidence(record, selected_epoch, baseline, previous, operating_point),
+            output=Output(out, private, force),
+            progress=scoring,
         )
     evaluation = judgement.evaluation
     shown = evaluation if interval is None else shown_with(judgement, interval.value, baseline)
@@ -172,7 +159,7 @@ def command(
             quiet,
         )
     look = evaluation.look
-    tell(f"Look {look['number']} of {look['allowed']} allowed at these images, logged in {judgement.looks}.", quiet)
+    tell(f"Look {look.number} of {look.allowed} allowed at these images, logged in {judgement.looks}.", quiet)
     signature = "signed" if judgement.signed else "not signed (no --key): export and gate do not accept it"
     tell(f"Report: {judgement.folder / 'report.html'}; certificate {signature}.", quiet)
     return evaluation.exit_code

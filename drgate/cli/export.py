@@ -70,28 +70,25 @@ def command(
     from drgate.checklist import load_checklist
     from drgate.errors import UsageError
     from drgate.export import export
+    from drgate.judge import Source, Test
     from drgate.report.evaluation import terminal
+    from drgate.verify import Trust
 
     if data is None:
         raise UsageError("The exported model is judged again, which needs the test set; give it with --data MANIFEST.")
     signer = signing_key(key, sign_command, public_key)
     trusted = [load_public_key(path) for path in trusted_key or ()] + ([] if signer is None else [signer.public])
-    with progress("Scoring the exported model", quiet) as (started, advance):
+    with progress("Scoring the exported model", quiet) as scoring:
         bundle = export(
-            checkpoint,
-            certificate=certificate,
-            data=data,
-            split=split,
-            checklist=load_checklist(spec),
-            out=out,
-            base=base,
+            Source(checkpoint, base, workers),
+            certificate,
+            load_checklist(spec),
+            out,
+            test=Test(data, split),
+            trust=Trust(trusted, None if revoked is None else load_revocations(revoked)),
             key=signer,
-            trusted=trusted,
-            revocations=None if revoked is None else load_revocations(revoked),
             allow_unsigned=allow_unsigned,
-            workers=workers,
-            started=started,
-            advance=advance,
+            progress=scoring,
         )
     evaluation = bundle.judgement.evaluation
     emit(evaluation.to_json(), lambda console: terminal.render(evaluation, console), format, quiet)

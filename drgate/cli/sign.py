@@ -73,7 +73,7 @@ def command(
     from drgate.files import write_atomically
     from drgate.report.evaluation import terminal
     from drgate.screen import console
-    from drgate.verify import verify
+    from drgate.verify import Given, Trust, verify
 
     signer = signing_key(key, sign_command, public_key)
     if signer is None:
@@ -83,12 +83,13 @@ def command(
     target = countersignature(certificate, role, statement)
     if not yes and not sys.stdin.isatty():
         raise UsageError("Not an interactive terminal. Review the report (drgate report), then sign with --yes.")
-    trusted = [load_public_key(path) for path in trusted_key or ()]
     found = verify(
         certificate,
-        trusted=trusted,
-        predictions=predictions,
-        revocations=None if revoked is None else load_revocations(revoked),
+        Trust(
+            [load_public_key(path) for path in trusted_key or ()],
+            None if revoked is None else load_revocations(revoked),
+        ),
+        Given(predictions=predictions),
         read=read,
     )
 

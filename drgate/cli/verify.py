@@ -91,7 +91,7 @@ def command(
     from drgate.certificate.keys import load_public_key
     from drgate.certificate.trust import load_revocations
     from drgate.errors import UsageError
-    from drgate.verify import Rescoring, verify
+    from drgate.verify import Given, Rescoring, Trust, verify
 
     if deep and data is None:
         raise UsageError("--deep scores the model again, which needs the images; give them with --data MANIFEST.")
@@ -103,23 +103,27 @@ def command(
     def verified(rescoring: Rescoring | None = None) -> Verification:
         return verify(
             certificate,
-            trusted=[load_public_key(path) for path in key or ()],
-            models=model or (),
-            predictions=predictions,
-            checklist=None if checklist is None else _checklist(checklist),
-            baseline=baseline,
-            parent=parent,
-            looks=looks,
-            revocations=None if revoked is None else load_revocations(revoked),
-            max_age_days=max_age_days,
+            Trust(
+                [load_public_key(path) for path in key or ()],
+                None if revoked is None else load_revocations(revoked),
+                max_age_days,
+            ),
+            Given(
+                models=model or (),
+                predictions=predictions,
+                checklist=None if checklist is None else _checklist(checklist),
+                baseline=baseline,
+                parent=parent,
+                looks=looks,
+            ),
             deep=rescoring,
         )
 
     if data is None:
         result = verified()
     else:
-        with progress("Scoring again", quiet) as (started, advance):
-            result = verified(Rescoring(data, base, workers, started, advance))
+        with progress("Scoring again", quiet) as scoring:
+            result = verified(Rescoring(data, base, workers, scoring))
     emit(result.to_json(), lambda console: show(result, console), format, quiet)
     return result.exit_code
 

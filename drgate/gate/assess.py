@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from drgate.certificate.chain import logged_look
 from drgate.certificate.statement import Certificate, Statement, reference
 from drgate.checklist import EACH, Checklist
 from drgate.errors import DrgateError, visible
-from drgate.files import canonical_json, digest_of
+from drgate.files import digest_of
 from drgate.gate.change import Change, Files, ModelFile
 from drgate.gate.evidence import Evidence, Found
 from drgate.gate.findings import Finding, Status, worst
@@ -22,7 +22,7 @@ from drgate.gate.waiver import Waivers
 from drgate.metrics import MetricId
 
 if TYPE_CHECKING:
-    from drgate.evaluation import CriterionResult
+    from drgate.evaluation import CriterionResult, Reference
 
 
 def assess(change: Change, rules: Rules, waivers: Waivers, files: Files, evidence: Evidence) -> Iterator[Finding]:
@@ -106,7 +106,7 @@ class _Assessor:
         place = {entry["digest"]: at for at, entry in enumerate(lines)}
 
         def latest_first(one: _Assessed) -> tuple[bool, float, int, int]:
-            at = place.get(one.statement.evaluation.look.get("line", ""), -1)
+            at = place.get(one.statement.evaluation.look.line or "", -1)
             return not one.trusted, -one.statement.time.timestamp(), -at, worst(one.findings)
 
         first = min(assessed, key=latest_first)
@@ -138,15 +138,15 @@ class _Assessor:
         """Why a statement is no evidence for this model, checklist and test set; "" where it is."""
         evaluation, checklist = statement.evaluation, self.rules.checklist
         spec = evaluation.spec
-        if not statement.of_model or "tensor_digest" not in evaluation.model:
+        if not statement.of_model or evaluation.model.tensor_digest is None:
             return "is about a table of predictions, not about a model"
         if not statement.clinical:
-            return f"uses the checklist {spec['name']}, which only tests a pipeline"
-        if evaluation.data.get("manifest_digest") != self.test_set.manifest_digest:
-            return f"is for another test set, {evaluation.data.get('name')}"
-        if not spec["digest"] == digest_of(spec["content"]) == checklist.digest:
+            return f"uses the checklist {spec.name}, which only tests a pipeline"
+        if evaluation.data.manifest_digest != self.test_set.manifest_digest:
+            return f"is for another test set, {evaluation.data.name}"
+        if not spec.digest == digest_of(spec.content) == checklist.digest:
             return (
-                f"uses the checklist {spec['name']} version {spec['version']}, not {self.rules.policy.spec} "
+                f"uses the checklist {spec.name} version {spec.version}, not {self.rules.policy.spec} "
                 f"({checklist.name} version {checklist.version})"
             )
         return "" if _signed(group) else "is not signed"
@@ -172,7 +172,7 @@ class _Assessor:
         fresh = "It is recent enough." if limit is not None else "The model is unchanged; it has not expired."
         yield self._finding("age", "FAIL" if lapsed else "PASS", " ".join(lapsed) or fresh)
         yield self._look(statement)
-        if parent := statement.evaluation.model.get("parent"):
+        if parent := statement.evaluation.model.parent:
             yield self._parent(statement, parent)
         if policy.require_predictions:
             yield self._recomputed(statement, group)
@@ -232,25 +232,24 @@ class _Assessor:
                 "does not count. Commit the certificate of the last look, whatever its verdict."
             )
             return self._finding("look", "NOT_ASSESSED", reason)
-        reason = f"Look {look['number']} of {look['allowed']}, {look['time']}, is in {chain}."
+        reason = f"Look {look.number} of {look.allowed}, {look.time}, is in {chain}."
         return self._finding("look", "PASS", reason)
 
-    def _parent(self, statement: Statement, recorded: Mapping[str, Any]) -> Finding:
+    def _parent(self, statement: Statement, recorded: Reference) -> Finding:
         """For an exported model: stability, cost and look must be those of the certificate it was exported under."""
         check, policy = "parent", self.rules.policy
-        group = self.evidence.certificates.of_statement(str(recorded["statement"]))
+        group = self.evidence.certificates.of_statement(recorded.statement)
         if not group:
             reason = (
                 "Its stability, cost and look come from the certificate of the model that it was exported from "
-                f"({recorded['statement']}), which is not in {policy.certificates}. Commit that certificate too."
+                f"({recorded.statement}), which is not in {policy.certificates}. Commit that certificate too."
             )
             return self._finding(check, "NOT_ASSESSED", reason)
         parent = group[0].statement
         own, theirs = (
-            ({key: value for key, value in one.evaluation.training.items() if key != "baseline"}, one.evaluation.look)
-            for one in (statement, parent)
+            (replace(one.evaluation.training, baseline=None), one.evaluation.look) for one in (statement, parent)
         )
-        if reference(parent) != recorded or canonical_json(own) != canonical_json(theirs):
+        if reference(parent) != recorded or own != theirs:
             return self._finding(check, "REFUSED", f"It claims values from {group[0].path} that are not in it.")
         roles = trust.roles(parent, _signed(group), self.rules.trusted, self.rules.revocations)
         if not policy.is_met_by(roles) or self.rules.revocations.against(parent):
@@ -267,6 +266,8 @@ class _Assessor:
             id = visible(f"criterion:{self.model.path}:{self.test_set.name}:{criterion.id}")
             status: Status = criterion.status
             reason, now = criterion.reason, ""
+            if criterion.would_pass:
+                reason += f" It meets the rule but cannot pass on this test set. {evaluation.barred}"
             if criterion.status != "PASS" and criterion.required:
                 now = statement.digest
                 status, why = self.waivers.status(id, "", now, failed=criterion.status)
@@ -276,34 +277,36 @@ class _Assessor:
             yield self._finding(criterion.id, status, reason, id=id, required=criterion.required, now=now)
 
     def _recomputed(self, statement: Statement, group: Sequence[Found]) -> Finding:
-        from drgate.verify import verify
+        from drgate.verify import Given, Trust, verify
 
         check, tables, folder = "predictions", self.evidence.tables, self.rules.policy.certificates
         evaluation = statement.evaluation
         near = {str(PurePosixPath(found.path).parent) for found in group}
-        named = evaluation.training.get("baseline", {}).get("predictions_digest")
+        recorded = evaluation.training.baseline
         invalid: list[str] = []
-        table = tables.find(evaluation.data["predictions_digest"], near, invalid, evaluation.model["files"])
+        table = tables.find(evaluation.predictions_digest, near, invalid, evaluation.model.files)
         if table is None:
             reason = (
                 f"The policy requires the predictions, but no table in {folder} is the one that drgate score wrote for "
                 f"this model. {' '.join(invalid[:5])}"
             )
             return self._finding(check, "NOT_ASSESSED", reason.strip())
-        baseline = None if named is None else tables.find(named, near, [])
+        baseline = None if recorded is None else tables.find(recorded.predictions_digest, near, [])
         copy = tables.folder / "statement.json"
         copy.write_bytes(statement.data)
         try:
             # Expiry was checked before; here only the numbers are.
             result = verify(
-                copy, predictions=table, checklist=self.rules.checklist, baseline=baseline, now=statement.time
+                copy,
+                Trust(now=statement.time),
+                Given(predictions=table, checklist=self.rules.checklist, baseline=baseline),
             )
         except DrgateError as problem:
             return self._finding(check, "REFUSED", tables.named(str(problem)))
         if result.problems:
             return self._finding(check, "REFUSED", " ".join(map(tables.named, result.problems[:3])))
         required = any(criterion.id == "baseline" and criterion.required for criterion in evaluation.criteria)
-        if required and named is not None and baseline is None:
+        if required and recorded is not None and baseline is None:
             reason = (
                 f"The criterion baseline is required, but the baseline's predictions are not in {folder}. Commit the "
                 "table that drgate score wrote."

@@ -6,7 +6,7 @@ import base64
 import contextlib
 import hashlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
@@ -23,6 +23,7 @@ from drgate.certificate.statement import (
     parse_statement,
 )
 from drgate.errors import DrgateError, RepositoryError
+from drgate.evaluation import File, plain_of
 from drgate.gate.change import Change
 from drgate.gate.findings import RULES, Finding, Status
 from drgate.gate.policy import GatedTestSet, Rules
@@ -168,9 +169,7 @@ class Tables:
                 sentence = sentence.replace(str(found[0]), path)
         return sentence
 
-    def find(
-        self, digest: str, near: set[str], invalid: list[str], files: Sequence[Mapping[str, Any]] | None = None
-    ) -> Path | None:
+    def find(self, digest: str, near: set[str], invalid: list[str], files: Sequence[File] | None = None) -> Path | None:
         """A copy of the table whose rows have this digest and that `score` wrote for these model files.
 
         near: folders to look in first. invalid: receives why other tables do not count.
@@ -186,7 +185,7 @@ class Tables:
             bound = provenance.get("model")
             if provenance.get("rows") != digest:
                 continue
-            if files is None or (isinstance(bound, dict) and bound.get("files") == list(files)):
+            if files is None or (isinstance(bound, dict) and bound.get("files") == list(map(plain_of, files))):
                 return copy
             invalid.append(f"{entry.path} holds these rows, but was scored with other model files.")
         return None

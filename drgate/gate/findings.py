@@ -8,7 +8,7 @@ from typing import Any, Final, Literal
 
 from drgate.errors import DrgateError, ExitCode, visible
 
-Status = Literal["PASS", "WAIVED", "FAIL", "INSUFFICIENT", "NOT_ASSESSED", "REFUSED"]
+Status = Literal["PASS", "WAIVED", "OBSERVED", "FAIL", "INSUFFICIENT", "NOT_ASSESSED", "REFUSED"]
 
 RULES: Final = "rules"
 """The group of findings about the rules themselves, not about a model."""
@@ -21,6 +21,7 @@ _SEVERITY: Final[dict[Status, int]] = {
     "WAIVED": 0,
     "NOT_ASSESSED": 1,
     "INSUFFICIENT": 1,
+    "OBSERVED": 1,
     "FAIL": 2,
     "REFUSED": 3,
 }
@@ -33,7 +34,8 @@ class Finding:
 
     group: the path of a model, or `RULES`. id: how a waiver names the finding. check: what was checked, in a word or
     two; for a criterion its id. status: PASS; WAIVED (it does not pass, and a waiver covers it; never shown as passed);
-    FAIL; INSUFFICIENT; NOT_ASSESSED (evidence is missing); REFUSED (something is not what it claims to be).
+    OBSERVED (decided on estimates); FAIL; INSUFFICIENT; NOT_ASSESSED (evidence is missing); REFUSED (something is not
+    what it claims to be).
     required: whether the finding can close the gate. was, now: the digests that a waiver must name; both "" where no
     waiver is possible.
     """

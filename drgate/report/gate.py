@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 _SHOWN: Final[dict[Status, tuple[str, str, str]]] = {
     "PASS": ("✓", "Pass", "green"),
     "WAIVED": ("~", "Waived", "bold magenta"),
+    "OBSERVED": ("○", "Observed", "cyan"),
     "FAIL": ("✗", "Fail", "bold red"),
     "INSUFFICIENT": ("?", "Not enough evidence", "yellow"),
     "NOT_ASSESSED": ("–", "Missing", "yellow"),

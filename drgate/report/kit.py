@@ -24,6 +24,7 @@ from drgate.evaluation import Status
 
 COLOURS: Final[Mapping[Status, str]] = {
     "PASS": "#0b6b3a",
+    "OBSERVED": "#0f5f7a",
     "FAIL": "#a3121f",
     "INSUFFICIENT": "#8a5300",
     "NOT_ASSESSED": "#4b5563",
@@ -31,12 +32,14 @@ COLOURS: Final[Mapping[Status, str]] = {
 """Each with a contrast of 4.5 to 1 or more on white and on the tints of the page; the shapes below mean the same."""
 SHAPES: Final[Mapping[Status, str]] = {
     "PASS": "circle",
+    "OBSERVED": "circle-open",
     "FAIL": "x",
     "INSUFFICIENT": "diamond",
     "NOT_ASSESSED": "line-ew",
 }
 STYLES: Final[Mapping[Status, str]] = {
     "PASS": "green",
+    "OBSERVED": "cyan",
     "FAIL": "bold red",
     "INSUFFICIENT": "yellow",
     "NOT_ASSESSED": "dim",
@@ -134,7 +137,7 @@ def thresholds(x: Sequence[Any], y: Sequence[Any], *, along: Literal["x", "y"], 
     """Black strokes across the axis that has the thresholds, last in the legend."""
     stroke = {"symbol": "line-ns" if along == "x" else "line-ew", "size": 22, "line": {"width": 3, "color": INK}}
     hover = f"threshold %{{{along}:.4~g}}{suffix}<extra></extra>"
-    return points(x, y, INK, name="threshold", legendrank=len(COLOURS), marker=stroke, hovertemplate=hover)
+    return points(x, y, INK, name="threshold", legendrank=len(COLOURS) + 1, marker=stroke, hovertemplate=hover)
 
 
 def dotted(**ends: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What all formats say in the same words: verdict, rules, numbers, lines of the checklist.
+"""What all formats say in the same words: verdict, rules, numbers, criteria.
 
     for line in lines(evaluation):
         print(line.symbol, line.title, line.counts, line.value, line.interval, line.rule, line.outcome)
@@ -12,23 +12,42 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from drgate.certificate.statement import expiry, lineage
 from drgate.checklist import RULE_WORDS
 from drgate.errors import visible as visible  # every format shows text through it
-from drgate.evaluation import CriterionResult, Estimate, Evaluation, Metric, NotEstimable, Status
+from drgate.evaluation import (
+    CriterionResult,
+    Estimate,
+    Evaluation,
+    Look,
+    Metric,
+    NotEstimable,
+    Origin,
+    Status,
+    TestSet,
+)
 from drgate.metrics import MetricId, parse_id
 from drgate.scale import TITLES
 
-SYMBOLS: Final[dict[Status, str]] = {"PASS": "✓", "FAIL": "✗", "INSUFFICIENT": "?", "NOT_ASSESSED": "–"}
+SYMBOLS: Final[dict[Status, str]] = {
+    "PASS": "✓",
+    "OBSERVED": "○",
+    "FAIL": "✗",
+    "INSUFFICIENT": "?",
+    "NOT_ASSESSED": "–",
+}
 OUTCOMES: Final[dict[Status, str]] = {
     "PASS": "Pass",
+    "OBSERVED": "Observed",
     "FAIL": "Fail",
     "INSUFFICIENT": "Not enough evidence",
     "NOT_ASSESSED": "Not assessed",
 }
+BARRED: Final = "Meets the rule here; cannot pass"
+"""The outcome of a criterion that only the test set keeps from passing."""
 _SPACE: Final = "\N{NO-BREAK SPACE}"
 _SHORT_SIGNS: Final = {">=": "≥", ">": ">", "<=": "≤", "<": "<"}
 _METHODS: Final = {
@@ -41,23 +60,22 @@ _METHODS: Final = {
 }
 _METHOD: Final = re.compile(rf"\b({'|'.join(_METHODS)})\b")
 _NARROW: Final = "\N{NARROW NO-BREAK SPACE}"
-_NOTHING: Final = "Nothing can pass here: "
-"""How page one begins the sentence that each line's reason repeats."""
 Decisive = Literal["low", "high", "value"]
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One line of the checklist in words.
+    """One criterion in words.
 
     counts: "57 of 60", or empty where the quantity is no proportion.
-    value, low, high: with as many digits as it takes to see on which side of the threshold they lie; empty where there
+    value, low, high: with as many digits as it takes to see on which side of the threshold they are; empty where there
         is none.
     interval: "83.7 to 99.3 %", with the level where it is not 95 %.
-    decisive: which of value, low and high the rule speaks of; decides: the same in words, "lower bound 83.7 %".
+    decisive: which of value, low and high the rule is about; decides: the same in words, "lower bound 83.7 %".
     rule: "at least 95 %"; short_rule: "≥ 95 %"; basis: "on the lower bound" or "on the estimate".
     added: "safety" for a line that the checklist did not have of its own.
     advice: "required", "advisory" or "advisory, added for safety".
+    would_pass: it meets the rule, and nothing can pass on this test set (`barred`).
     """
 
     id: str
@@ -79,13 +97,14 @@ class Line:
     added: str
     advice: str
     reason: str
+    would_pass: bool
 
 
 @dataclass(frozen=True, slots=True)
 class MetricLine:
     """One metric in words; `reason` is filled, and the rest empty, where the data do not define it.
 
-    family: the heading it stands under; name: what remains of the title there.
+    family: the heading above it; name: what remains of the title there.
     expected: what a perfectly calibrated model would show, of a calibration error.
     """
 
@@ -105,98 +124,76 @@ class MetricLine:
 
 
 def headline(evaluation: Evaluation) -> str:
-    """The verdict as one sentence.
+    """The verdict as one sentence, as the certificate has it."""
+    return visible(evaluation.headline)
 
-    "observed" stands wherever the checklist decides on point estimates: then nothing was shown. A look too many says
-    so, unless the model fails anyway.
-    """
-    if evaluation.verdict == "INSUFFICIENT" and _used_up(evaluation.look):
-        look = evaluation.look
-        return f"Cannot pass here: look {look['number']} at a test set that allows {look['allowed']}."
-    observed = evaluation.observed_only
-    subject = subject_name(evaluation)
-    words = {
-        "PASS": f"{subject} {'is observed to meet' if observed else 'meets'}",
-        "FAIL": f"{subject} {'is observed not to meet' if observed else 'does not meet'}",
-        "INSUFFICIENT": f"Not enough evidence that {subject} meets",
-    }[evaluation.verdict]
-    warnings = len(evaluation.warnings)
-    tail = "" if evaluation.verdict != "PASS" or not warnings else f", with {warnings} warning{'s' * (warnings > 1)}"
-    return f"{words} checklist {checklist_name(evaluation)} on test set {test_set_name(evaluation)}{tail}."
+
+def barred(evaluation: Evaluation) -> str:
+    """Why nothing can pass on this test set, once for all criteria; empty where something can."""
+    return f"Nothing can pass on this test set. {visible(evaluation.barred)}" if evaluation.barred else ""
 
 
 def verdict_word(evaluation: Evaluation) -> str:
     """The verdict in two or three words."""
     word = OUTCOMES[evaluation.verdict]
-    if evaluation.verdict == "PASS" and evaluation.warnings:
-        word += " with warnings"
-    return f"{word}, observed" if evaluation.observed_only and evaluation.verdict == "PASS" else word
+    return f"{word} with warnings" if evaluation.verdict == "PASS" and evaluation.warnings else word
 
 
 def subject_name(evaluation: Evaluation) -> str:
-    """Name of the model, or of the table of predictions, that was judged; of a path its last part."""
-    name = visible(evaluation.model.get("name") or "").rstrip("/").rpartition("/")[2]
-    return name or "The model (no name given)"
+    """Name of the model, or of the table of predictions, that was judged."""
+    return visible(evaluation.model.name)
 
 
 def checklist_name(evaluation: Evaluation) -> str:
     """Name and version of the checklist."""
-    return f"{_said(evaluation.spec, 'name')} version {_said(evaluation.spec, 'version')}"
+    return visible(f"{evaluation.spec.name} version {evaluation.spec.version}")
 
 
 def test_set_name(evaluation: Evaluation) -> str:
     """Name of the test set, with its split where there is one."""
-    name, split = evaluation.data.get("name"), evaluation.data.get("split")
-    return (visible(name) if name else "(no name given)") + (f" (split {visible(split)})" if split else "")
+    split = evaluation.data.split
+    return visible(evaluation.data.name + (f" (split {split})" if split else ""))
 
 
 def decision_rule(evaluation: Evaluation) -> str:
-    """What the lines are decided on, and what the other interval is for."""
-    evidence = evaluation.spec["content"]["evidence"]
+    """What a criterion is decided on."""
+    evidence = evaluation.spec.content["evidence"]
     method = _method(str(evidence.get("interval")))
     level = level_of(evaluation)
-    exact = "exact " if method == "Clopper-Pearson" else ""
-    sides = (
-        f"{exact}{method} interval at the effective sample size, two-sided {plain_percent(level)} "
-        f"(one-sided {plain_percent((1 + level) / 2)} for its one end)"
-    )
+    exact = "exact (Clopper-Pearson)" if method == "Clopper-Pearson" else f"by the {method} method"
+    intervals = f"Intervals are {exact} and allow for several images from one patient. Points are percentage points."
     if evaluation.observed_only:
-        return (
-            "The estimate itself decides each line: what was observed on these images, not what was shown. "
-            f"Beside it: the {sides}, and the bootstrap. Points are percentage points."
-        )
+        return f"The estimate alone decides each criterion: observed on these images, not shown. {intervals}"
     return (
-        f"For proportions the unfavourable end of the {sides} decides. "
-        "The bootstrap interval (in the metrics of report.html and report.md) decides nothing there. "
-        "Points are percentage points."
+        f"A proportion passes if the lower limit of its {plain_percent(level)} confidence interval meets the rule (for "
+        f"error rates, the upper limit). {intervals}"
     )
 
 
 def level_of(evaluation: Evaluation) -> float:
     """The two-sided level of the intervals: the checklist's, or narrower error where several looks are allowed."""
     levels = [c.estimate.level for c in evaluation.criteria if isinstance(c.estimate, Estimate)]
-    return next((x for x in levels if x is not None), float(evaluation.spec["content"]["evidence"]["level"]))
+    return next((x for x in levels if x is not None), float(evaluation.spec.content["evidence"]["level"]))
 
 
 def unit_of(evaluation: Evaluation) -> str:
     """What was judged: image, eye or patient."""
-    return visible(evaluation.data.get("unit") or "image")
+    return evaluation.counts.unit
 
 
 def lines(evaluation: Evaluation) -> list[Line]:
-    """The checklist, in its order; what bars every line stands on page one, not in each reason."""
+    """The criteria, in the order of the checklist."""
     level, unit = level_of(evaluation), unit_of(evaluation)
-    criteria = evaluation.criteria
-    for said in evaluation.page_one:
-        if said.startswith(_NOTHING):
-            again = f" It cannot pass here: {said.removeprefix(_NOTHING)}"
-            criteria = tuple(replace(c, reason=c.reason.replace(again, "")) for c in criteria)
-    return [_line(c, level, unit, observed=evaluation.observed_only) for c in criteria]
+    return [_line(criterion, level, unit) for criterion in evaluation.criteria]
 
 
 def unmet(evaluation: Evaluation) -> list[Line]:
-    """The lines that are not PASS, required ones first: those whose reasons a reader wants."""
-    return sorted((line for line in lines(evaluation) if line.status != "PASS"), key=lambda line: not line.required)
+    """The criteria that are not met, required ones first: those whose reasons a reader wants.
+
+    Those that only the test set keeps from passing are left out: `barred` says why, once for all of them.
+    """
+    found = [line for line in lines(evaluation) if line.status not in ("PASS", "OBSERVED") and not line.would_pass]
+    return sorted(found, key=lambda line: not line.required)
 
 
 def metric_lines(evaluation: Evaluation) -> list[MetricLine]:
@@ -207,66 +204,53 @@ def metric_lines(evaluation: Evaluation) -> list[MetricLine]:
 
 
 def bootstrap_label(evaluation: Evaluation) -> str:
-    """What kind of interval stands beside the one that decides."""
-    content = evaluation.spec["content"].get("bootstrap") or {}
+    """What kind of interval is shown beside the one that decides."""
+    content = evaluation.spec.content.get("bootstrap") or {}
     kind = {"percentile": "percentile", "bca": "BCa"}.get(str(content.get("interval", "percentile")), "")
     fixed = ", class totals fixed" if content.get("class_totals") == "fixed" else ""
     return f"Bootstrap ({kind}{fixed}), beside it"
 
 
 def summary(evaluation: Evaluation) -> list[tuple[str, str]]:
-    """What was judged in four short facts, and how grades were called where not by the highest probability."""
-    data, model, look = evaluation.data, evaluation.model, evaluation.look
-    files = model.get("files", ())
-    patients = "patients unknown" if data.get("patients") is None else f"{visible(data['patients'])} patients"
+    """What was judged in four short facts, and the cut-offs where grades are not by the highest probability."""
+    model, counts = evaluation.model, evaluation.counts
+    patients = "patients unknown" if counts.patients is None else f"{counts.patients} patients"
+    files = [f"file {_short(file.sha256)}" for file in model.files[:1]]
     return [
-        (
-            _said(model, "kind").capitalize(),
-            ", ".join([subject_name(evaluation), *(f"file {_short(f['sha256'])}" for f in files[:1])]),
-        ),
-        (
-            "Test set",
-            f"{test_set_name(evaluation)}, {_contents(data)}",
-        ),
-        ("Images", f"{_said(data, 'images')}, {patients}"),
-        (
-            "Look at this test set",
-            _look(look),
-        ),
-        *_graded_by(data),
+        (visible(model.kind).capitalize(), ", ".join([subject_name(evaluation), *files])),
+        ("Test set", f"{test_set_name(evaluation)}, {_contents(evaluation.data)}"),
+        ("Images", f"{counts.images}, {patients}"),
+        ("Look at this test set", _look(evaluation.look)),
+        *_graded_by(evaluation.data),
     ]
 
 
 def judged(evaluation: Evaluation) -> list[tuple[str, str]]:
     """What was judged, on what, by whom it was graded: label and text, for page one."""
-    data, model, look, content = evaluation.data, evaluation.model, evaluation.look, evaluation.spec["content"]
-    subject = subject_name(evaluation)
-    named = [f"{_said(model, 'kind')} {subject}"]
-    files = [(visible(f.get("name", "")), _short(f.get("sha256"))) for f in model.get("files", ())]
+    data, model, look, counts = evaluation.data, evaluation.model, evaluation.look, evaluation.counts
+    content, subject = evaluation.spec.content, subject_name(evaluation)
+    named = [f"{visible(model.kind)} {subject}"]
+    files = [(visible(file.name), _short(file.sha256)) for file in model.files]
     named += [f"file {digest}" if name == subject else f"file {name}: {digest}" for name, digest in files]
-    patients = "unknown" if data.get("patients") is None else visible(data["patients"])
-    ungradable = data.get("reference_ungradable") or 0
-    refused = sum(evaluation.no_output)
-    images = [f"{_said(data, 'images')} graded"]
-    if data.get("unit") not in (None, "image"):
-        images += [f"judged by {visible(data['unit'])}, {_said(data, 'units')} in all"]
-    images += [f"{refused} without an answer from the model"] if refused else []
-    images += (
-        [f"{visible(ungradable)} more that the reference could not grade, outside every count"] if ungradable else []
-    )
-    grades = data.get("by_grade") or ()
+    images = [f"{counts.images} graded"]
+    if counts.unit != "image":
+        images += [f"judged by {counts.unit}, {counts.units} in all"]
+    if refused := sum(evaluation.no_output):
+        images += [f"{refused} without an answer from the model"]
+    if counts.reference_ungradable:
+        images += [f"{counts.reference_ungradable} more that the reference could not grade, outside every count"]
     decided = "the estimate (observed)" if evaluation.observed_only else "the bound of the interval"
     meaning = visible(content.get("description") or "")
     return [
         ("Model", "; ".join(named)),
-        ("Checklist", f"{checklist_name(evaluation)}, decided on {decided}; {_short(evaluation.spec.get('digest'))}"),
+        ("Checklist", f"{checklist_name(evaluation)}, decided on {decided}; {_short(evaluation.spec.digest)}"),
         *([("What it asks", meaning)] if meaning else []),
         *_graded_by(data),
         ("Test set", f"{test_set_name(evaluation)}; {_contents(data)}"),
         ("Images", "; ".join(images)),
-        ("Patients", patients),
-        ("Reference grades", ", ".join(f"{t} {visible(n)}" for t, n in zip(TITLES, grades, strict=False)) or "none"),
-        ("Look at this test set", _look(look) + (f"; {visible(look['time'])}" if look.get("time") else "")),
+        ("Patients", "unknown" if counts.patients is None else str(counts.patients)),
+        ("Reference grades", ", ".join(f"{title} {n}" for title, n in zip(TITLES, counts.by_grade, strict=True))),
+        ("Look at this test set", _look(look) + (f"; {visible(look.time)}" if look.time else "")),
         ("Certificate holds", _holds(evaluation)),
         ("Lineage", _lineage(evaluation)),
         ("Intended use", _stated(content.get("intended_use", {}))),
@@ -276,31 +260,35 @@ def judged(evaluation: Evaluation) -> list[tuple[str, str]]:
 
 
 def flagged(evaluation: Evaluation) -> list[tuple[str, list[str]]]:
-    """The images called below referable, worst first: "PDR called No DR", and their names."""
+    """The images graded below referable, worst first: "PDR graded as No DR", and their names."""
     groups: dict[tuple[int, int], list[str]] = {}
     for image in evaluation.flagged:
-        groups.setdefault((image["grade"], image["predicted"]), []).append(visible(image["image"]))
+        groups.setdefault((image.grade, image.predicted), []).append(visible(image.image))
     worst_first = sorted(groups, key=lambda pair: (-pair[0], pair[1]))
-    return [(f"{TITLES[grade]} called {TITLES[called]}", groups[grade, called]) for grade, called in worst_first]
+    return [(f"{TITLES[grade]} graded as {TITLES[as_]}", groups[grade, as_]) for grade, as_ in worst_first]
 
 
 def settings(evaluation: Evaluation) -> list[tuple[str, list[tuple[str, str]]]]:
     """Everything that the numbers depend on, by section: label and text."""
-    content = {key: value for key, value in evaluation.spec["content"].items() if key != "criteria"}
-    training = {key: value for key, value in evaluation.training.items() if key != "history"}
-    data = dict(evaluation.data)
-    if point := data.get("operating_point"):  # the rest of it is a list of tuning images
-        data["operating_point"] = {key: point.get(key) for key in ("cut_offs", "digest")}
+    plain = evaluation.to_json()
+    if point := plain["data"].get("operating_point"):  # the rest of it is a list of tuning images
+        plain["data"]["operating_point"] = {key: point[key] for key in ("cut_offs", "digest")}
+    content = {key: value for key, value in evaluation.spec.content.items() if key != "criteria"}
     shown = {"warnings", "leakage", "by_grade", "slices", "in_no_slice", "overlapping", "regraded", "favouring"}
+    shown.add("history")
+    found = {"predictions_digest": evaluation.predictions_digest, "bootstrap_seed": evaluation.bootstrap_seed}
     sections: list[tuple[str, Mapping[str, Any]]] = [
-        ("Model", evaluation.model),
-        ("Data", {key: value for key, value in data.items() if key not in shown}),
-        ("Training", training),
-        ("Look", {key: value for key, value in evaluation.look.items() if key not in shown}),
-        ("Checklist", {"digest": evaluation.spec.get("digest"), **content}),
+        ("Model", plain["model"]),
+        ("Data", plain["data"] | plain["counts"] | found),
+        ("Training", plain["training"]),
+        ("Look", plain["look"]),
+        ("Checklist", {"digest": evaluation.spec.digest, **content}),
         ("Software", evaluation.software),
     ]
-    return [(title, list(_pairs(section))) for title, section in sections if section]
+    return [
+        (title, list(_pairs({key: value for key, value in section.items() if key not in shown})))
+        for title, section in sections
+    ]
 
 
 def percent(value: float, *, against: float | None = None) -> str:
@@ -315,18 +303,18 @@ def percent(value: float, *, against: float | None = None) -> str:
 
 
 def plain_percent(value: float) -> str:
-    """A fraction that somebody wrote down, such as a threshold or a level, as a percentage."""
+    """A fraction as it was written, such as a threshold or a level, as a percentage."""
     return f"{100 * value:.10g}{_SPACE}%"
 
 
 def signature(certificate: str | None) -> str:
-    """Who stands behind the numbers."""
+    """Who signed."""
     if certificate is None:
-        return "Unsigned: nobody has put their signature to these numbers."
+        return "Unsigned."
     return f"Signed: {visible(certificate)}."
 
 
-def _line(criterion: CriterionResult, level: float, unit: str, *, observed: bool) -> Line:
+def _line(criterion: CriterionResult, level: float, unit: str) -> Line:
     favours_more = criterion.comparator in (">=", ">")
     decisive: Decisive = "value" if criterion.decided_on == "point" else "low" if favours_more else "high"
     side = {"low": "lower bound", "high": "upper bound", "value": "estimate"}[decisive]
@@ -340,16 +328,15 @@ def _line(criterion: CriterionResult, level: float, unit: str, *, observed: bool
             if number is not None:
                 shown[name] = _amount(number, kind, criterion.threshold, signed=signed)
     limit = _threshold(criterion.threshold, kind, signed=signed)
-    outcome = OUTCOMES[criterion.status]
     reason = visible(criterion.reason).removeprefix(
         f"{OUTCOMES['NOT_ASSESSED']}: "
-    )  # it stands before the reason anyway
+    )  # the outcome is shown before the reason
     return Line(
         id=visible(criterion.id),
         title=title(criterion.id),
         status=criterion.status,
         symbol=SYMBOLS[criterion.status],
-        outcome=f"{outcome}, observed" if observed and criterion.status == "PASS" else outcome,
+        outcome=BARRED if criterion.would_pass else OUTCOMES[criterion.status],
         counts=_counts(estimate, unit),
         value=shown["value"],
         low=shown["low"],
@@ -365,6 +352,7 @@ def _line(criterion: CriterionResult, level: float, unit: str, *, observed: bool
         advice=("required" if criterion.required else "advisory")
         + (f", added for {visible(criterion.added)}" if criterion.added else ""),
         reason=reason[:1].upper() + reason[1:],
+        would_pass=criterion.would_pass,
     )
 
 
@@ -469,53 +457,39 @@ def _counts(estimate: Metric, unit: str) -> str:
     return f"{estimate.n} {what}{'' if estimate.n == 1 else 's'}"
 
 
-def _look(look: Mapping[str, Any]) -> str:
-    if not look.get("number"):
-        return "not recorded"
-    number, allowed = visible(look["number"]), _said(look, "allowed")
-    return f"look {number}, of {allowed} allowed" if _used_up(look) else f"look {number} of {allowed} allowed"
+def _look(look: Look) -> str:
+    return f"look {look.number}{',' if look.used_up else ''} of {look.allowed} allowed"
 
 
 def _holds(evaluation: Evaluation) -> str:
-    until = expiry(evaluation) if evaluation.look.get("time") else None
+    until = expiry(evaluation) if evaluation.look.time else None
     return f"until {until}" if until else "without expiry; a gate may set a highest age, counted from the look"
 
 
 def _lineage(evaluation: Evaluation) -> str:
     """Where the weights come from, and whether all images that they have seen are known."""
-    found = lineage(evaluation)
-    parent = found.get("parent")
+    found, parent = lineage(evaluation), evaluation.training.parent
     began = ""
-    if parent:
-        how = {"init_from": "a warm start from", "resume_from_checkpoint": "resumed from"}.get(
-            parent.get("how"), "from"
-        )
-        named = f"attempt {visible(parent['attempt'])}, " if parent.get("attempt") else ""
-        began = f"{how} {named}{_short(parent.get('tensor_digest') or parent.get('sha256'))}; "
-    why = f" ({visible(found['why']).rstrip('.')})" if found["why"] else ""
-    return (
-        f"{began}training sets {visible(found['training_sets'])}{why}; pretraining data {visible(found['pretraining'])}"
-    )
+    if isinstance(parent, Origin):
+        how = {"init_from": "a warm start from", "resume_from_checkpoint": "resumed from"}.get(parent.how or "", "from")
+        named = f"attempt {visible(parent.attempt)}, " if parent.attempt else ""
+        began = f"{how} {named}{_short(parent.tensor_digest or parent.sha256)}; "
+    why = f" ({visible(found.why).rstrip('.')})" if found.why else ""
+    return f"{began}training sets {found.training_sets}{why}; pretraining data {visible(found.pretraining)}"
 
 
-def _used_up(look: Mapping[str, Any]) -> bool:
-    return bool(look.get("number") and look.get("allowed")) and look["number"] > look["allowed"]
-
-
-def _contents(data: Mapping[str, Any]) -> str:
+def _contents(data: TestSet) -> str:
     """The digest of what a test set holds, and what it is over."""
-    if data.get("manifest_digest"):
-        return f"images and grades {_short(data['manifest_digest'])}"
-    return f"images {_short(data.get('images_digest'))}"
+    return f"images{' and grades' if data.manifest_digest else ''} {_short(data.digest)}"
 
 
-def _graded_by(data: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _graded_by(data: TestSet) -> list[tuple[str, str]]:
     """Grades by cut-offs; nothing where the most probable grade is taken, as everybody expects."""
-    point = data.get("operating_point")
-    if not point:
+    point = data.operating_point
+    if point is None:
         return []
-    cuts = ", ".join(f"P(≥{grade}) {cut:.4g}" for grade, cut in enumerate(point["cut_offs"], 1)).replace(" 0.", " .")
-    digest = _short(point.get("digest"))
+    cuts = ", ".join(f"P(≥{grade}) {cut:.4g}" for grade, cut in enumerate(point.cut_offs, 1)).replace(" 0.", " .")
+    digest = _short(point.digest)
     return [("Grades", f"by cut-offs of the operating point {digest}: {cuts}; not the most probable grade")]
 
 
@@ -531,11 +505,6 @@ def _stated(mapping: Mapping[str, Any]) -> str:
     said = "; ".join(f"{visible(key.replace('_', ' '))}: {visible(value)}" for key, value in given.items())
     unsaid = f"{'Not' if said else 'not'} stated: {', '.join(missing)}" if missing else ""
     return ". ".join(part for part in (said, unsaid) if part) or "not stated"
-
-
-def _said(mapping: Mapping[str, Any], key: str) -> str:
-    value = mapping.get(key)
-    return "not stated" if value in (None, "") else visible(value)
 
 
 def _short(digest: object) -> str:

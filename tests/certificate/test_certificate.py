@@ -44,7 +44,22 @@ from drgate.certificate.statement import (
     statement_bytes,
 )
 from drgate.errors import CertificateError, UsageError
+from drgate.evaluation import (
+    Audit,
+    Baseline,
+    CutOffs,
+    File,
+    HeldAgainst,
+    Look,
+    Model,
+    Reference,
+    Spend,
+    TestSet,
+    Training,
+    read_as,
+)
 from drgate.files import canonical_json
+from drgate.report import words
 from tests.support.evaluations import CONTENT, criterion, digest_of, evaluation, file_entry
 
 ORDER = 2**256 - 2**224 + 2**192 - 0x4319055258E8617B0C46353D039CDAAF  # of P-256, in the shape FIPS 186 prints it
@@ -96,6 +111,14 @@ def every_change(plain: Any) -> Iterator[Any]:
         yield plain + "x"
 
 
+def model_of(*files: File) -> Model:
+    return Model("checkpoint", "a", files)
+
+
+def record_of(plain: dict[str, Any]) -> Training:
+    return read_as(Training, plain, "the record", expected="a record")
+
+
 class TestStatement:
     def test_has_the_fields_of_an_in_toto_test_result(self):
         """Statement v1 and test-result v0.1: the field names, types and values that those documents fix."""
@@ -124,21 +147,19 @@ class TestStatement:
     def test_subjects_are_the_files_of_the_model(self):
         """Every file, by SHA-256 and MD5, with its size."""
         files = [file_entry("model.onnx", b"graph"), file_entry("model.onnx.data", b"tensors")]
-        content = json.loads(statement_bytes(evaluation(model={"kind": "onnx", "files": files})))
+        content = json.loads(statement_bytes(evaluation(model=Model("onnx", "model.onnx", tuple(files)))))
         assert content["subject"] == [
             {
-                "name": file["name"],
-                "digest": {"sha256": file["sha256"], "md5": file["md5"]},
-                "annotations": {"size": file["size"]},
+                "name": file.name,
+                "digest": {"sha256": file.sha256, "md5": file.md5},
+                "annotations": {"size": file.size},
             }
             for file in files
         ]
 
     def test_configuration_names_what_it_was_run_with(self):
         """Spec, manifest, predictions and, where there was one, baseline."""
-        content = json.loads(
-            statement_bytes(evaluation(training={"baseline": {"predictions_digest": f"sha256:{'3' * 64}"}}))
-        )
+        content = json.loads(statement_bytes(evaluation(training=Training(baseline=Baseline(f"sha256:{'3' * 64}")))))
         found = {entry["name"]: entry["digest"]["sha256"] for entry in content["predicate"]["configuration"]}
         assert found == {
             "spec small version 2": digest_of(CONTENT).removeprefix("sha256:"),
@@ -152,18 +173,15 @@ class TestStatement:
         digests = [f"sha256:{digit * 64}" for digit in "456789a"]
         base = evaluation()
         made = evaluation(
-            data={
-                **base.data,
-                "operating_point": {"digest": digests[0]},
-                "audit": {"digest": digests[1]},
-                "grades": {"name": "kept.csv", "sha256": "7" * 64},
-            },
-            look={**base.look, "line": digests[2]},
-            model={
-                **base.model,
-                "previous": {"statement": digests[4], "verdict": "FAIL", "spec": digests[0], "criteria": {}},
-            },
-            training={"parameters_digest": digests[5]},
+            data=replace(
+                base.data,
+                operating_point=CutOffs("", (0.5, 0.5, 0.5, 0.5), {}, {}, {}, digests[0]),
+                audit=Audit(digests[1]),
+                grades=File("kept.csv", "7" * 64),
+            ),
+            look=replace(base.look, line=digests[2]),
+            model=replace(base.model, previous=Reference(digests[4], "an earlier one", "FAIL", digests[0], {})),
+            training=Training(parameters_digest=digests[5]),
         )
         found = {
             entry["name"]: (entry["digest"]["sha256"][0], entry["annotations"]["digest_of"])
@@ -181,11 +199,8 @@ class TestStatement:
             "training parameters": ("9", "content"),
         }
 
-    @pytest.mark.parametrize("audit", [None, {}])
-    def test_without_an_audit_none_is_named(self, audit):
-        """An absent audit, or one that says nothing, is no digest."""
-        data = statement_bytes(evaluation(data={**evaluation().data, "audit": audit}))
-        names = [entry["name"] for entry in json.loads(data)["predicate"]["configuration"]]
+    def test_without_an_audit_none_is_named(self):
+        names = [entry["name"] for entry in json.loads(statement_bytes(evaluation()))["predicate"]["configuration"]]
         assert "audit" not in names
 
     def test_states_the_run_and_its_lineage(self):
@@ -202,17 +217,19 @@ class TestStatement:
             "parent": parent,
             "lineage": {"training_sets": "known", "why": "", "pretraining": "declared"},
         }
-        said = json.loads(statement_bytes(evaluation(training=training)))["predicate"]["drgate"]
-        short = ("attempt", "parameters_digest", "status", "git_commit", "spend", "selected_epoch")
-        assert said["training"] == {key: training[key] for key in short}
-        assert said["lineage"] == {"parent": parent, "training_sets": "known", "why": "", "pretraining": "declared"}
+        said = json.loads(statement_bytes(evaluation(training=record_of(training))))["predicate"]["drgate"]
+        short = ("attempt", "parameters_digest", "status", "git_commit", "selected_epoch", "parent")
+        assert said["training"] == {key: training[key] for key in short} | {
+            "spend": {"usd": 3.5, "earlier_attempts": 0}
+        }
+        assert said["lineage"] == training["lineage"]
 
     def test_silence_about_the_lineage_is_unknown(self):
         """A record without it, no record, a foreign table: unknown, and why."""
         for changes, why in (
-            ({"training": {"status": "finished"}}, "the training record does not say."),
-            ({"training": {"missing": "the model carries no record."}}, "the model carries no record."),
-            ({"model": {**evaluation().model, "kind": "predictions table"}}, "does not say which model made it"),
+            ({"training": Training(status="finished")}, "the training record does not say."),
+            ({"training": Training(missing="the model carries no record.")}, "the model carries no record."),
+            ({"model": replace(evaluation().model, kind="predictions table")}, "does not say which model made it"),
         ):
             said = json.loads(statement_bytes(evaluation(**changes)))["predicate"]["drgate"]["lineage"]
             assert (said["training_sets"], said["pretraining"]) == ("unknown", "unknown")
@@ -225,7 +242,7 @@ class TestStatement:
         lines = (criterion("accuracy", "PASS"), criterion("cost", "PASS"), criterion("stability", "PASS"))
         before = make_statement(evaluation(criteria=lines))
         now = (criterion("accuracy", "PASS"), criterion("cost", "NOT_ASSESSED"), criterion("auc:pdr", "PASS"))
-        model = {**evaluation().model, role: reference(before)}
+        model = replace(evaluation().model, **{role: reference(before)})
         made = evaluation(verdict="INSUFFICIENT", criteria=now, model=model)
         found = json.loads(statement_bytes(made))["predicate"]["drgate"]["changes"]
         passed = {"status": "PASS", "k": 95, "n": 100, "value": 0.95}
@@ -243,43 +260,125 @@ class TestStatement:
     def test_names_intended_use(self):
         use = {"population": "adults with diabetes", "role": "assist"}
         content = {**CONTENT, "intended_use": use}
-        checklist = {"name": "small", "version": 2, "digest": digest_of(content), "content": content}
+        checklist = HeldAgainst("small", 2, digest_of(content), content)
         assert json.loads(statement_bytes(evaluation(spec=checklist)))["predicate"]["drgate"]["intended_use"] == use
 
     @pytest.mark.parametrize(
         ("verdict", "criteria", "result", "passed", "warned", "failed", "headline"),
         [
-            ("PASS", [("a", "PASS", True)], "PASSED", ["a"], [], [], "on test set clinic-a."),
-            ("PASS", [("a", "PASS", True), ("b", "FAIL", False)], "WARNED", ["a"], ["b"], [], ", with warnings."),
-            ("PASS", [("a", "PASS", True), ("b", "NOT_ASSESSED", False)], "PASSED", ["a"], [], [], "clinic-a."),
-            ("FAIL", [("a", "FAIL", True), ("b", "PASS", True)], "FAILED", ["b"], [], ["a"], "does not meet"),
-            ("INSUFFICIENT", [("a", "INSUFFICIENT", True)], "FAILED", [], [], ["a"], ": the evidence is insufficient."),
-            ("INSUFFICIENT", [("a", "NOT_ASSESSED", True)], "FAILED", [], [], ["a"], "does not meet"),
+            ("PASS", [("a", "PASS", True)], "PASSED", ["a"], [], [], "M meets C version 2 on T."),
+            (
+                "PASS",
+                [("a", "PASS", True), ("b", "FAIL", False)],
+                "WARNED",
+                ["a"],
+                ["b"],
+                [],
+                "M meets C version 2 on T, with warnings.",
+            ),
+            (
+                "PASS",
+                [("a", "PASS", True), ("b", "NOT_ASSESSED", False)],
+                "PASSED",
+                ["a"],
+                [],
+                [],
+                "M meets C version 2 on T.",
+            ),
+            (
+                "OBSERVED",
+                [("a", "OBSERVED", True), ("b", "PASS", True)],
+                "FAILED",
+                ["b"],
+                [],
+                ["a"],
+                "M is observed to meet C version 2 on T; this does not show it.",
+            ),
+            (
+                "FAIL",
+                [("a", "FAIL", True), ("b", "PASS", True)],
+                "FAILED",
+                ["b"],
+                [],
+                ["a"],
+                "M does not meet C version 2 on T.",
+            ),
+            (
+                "FAIL",
+                [("a", "MISSED", True), ("b", "FAIL", False)],
+                "FAILED",
+                [],
+                ["b"],
+                ["a"],
+                "M misses C version 2 on T; it is not shown that M is below the rule.",
+            ),
+            (
+                "FAIL",
+                [("a", "MISSED", True), ("b", "FAIL", True)],
+                "FAILED",
+                [],
+                [],
+                ["a", "b"],
+                "M does not meet C version 2 on T.",
+            ),
+            (
+                "INSUFFICIENT",
+                [("a", "INSUFFICIENT", True)],
+                "FAILED",
+                [],
+                [],
+                ["a"],
+                "It is not shown that M meets C version 2 on T: the evidence is insufficient.",
+            ),
+            (
+                "INSUFFICIENT",
+                [("a", "NOT_ASSESSED", True)],
+                "FAILED",
+                [],
+                [],
+                ["a"],
+                "It is not shown that M meets C version 2 on T: the evidence is insufficient.",
+            ),
         ],
     )
     def test_says_of_each_verdict(self, verdict, criteria, result, passed, warned, failed, headline):
-        """in-toto's three results, the three lists of tests, and the headline, for each verdict."""
-        lines = tuple(criterion(name, status, required=required) for name, status, required in criteria)
-        predicate = json.loads(statement_bytes(evaluation(verdict=verdict, criteria=lines)))["predicate"]
+        """in-toto's three results, the three lists of tests, and the headline word for word, for each verdict."""
+        lines = tuple(
+            replace(criterion(name, "FAIL", required=required), shown=False)
+            if status == "MISSED"
+            else criterion(name, status, required=required)
+            for name, status, required in criteria
+        )
+        point = {**CONTENT, "name": "C", "evidence": {"decide_on": "point" if verdict == "OBSERVED" else "bound"}}
+        made = evaluation(
+            verdict=verdict,
+            criteria=lines,
+            spec=HeldAgainst("C", 2, digest_of(point), point),
+            model=replace(evaluation().model, name="M"),
+            data=replace(evaluation().data, name="T"),
+        )
+        predicate = json.loads(statement_bytes(made))["predicate"]
         assert predicate["result"] == result
         assert (predicate["passedTests"], predicate["warnedTests"], predicate["failedTests"]) == (
             passed,
             warned,
             failed,
         )
-        assert headline in predicate["drgate"]["headline"]
+        assert predicate["drgate"]["headline"] == headline
+        assert words.headline(made) == headline
 
-    def test_says_observed_where_points_decide(self):
-        """A checklist that decides on point estimates shows nothing: the headline says observed."""
-        content = {**CONTENT, "evidence": {"decide_on": "point"}}
-        checklist = {"name": "small", "version": 2, "digest": digest_of(content), "content": content}
-        predicate = json.loads(statement_bytes(evaluation(spec=checklist)))["predicate"]
-        assert "is observed to meet checklist" in predicate["drgate"]["headline"]
+    def test_of_format_2_is_refused_by_name(self):
+        content = json.loads(statement_bytes(evaluation()))
+        content["predicate"]["drgate"]["format"] = 2
+        with pytest.raises(
+            CertificateError, match=r"is a statement of format 2; this drgate reads format 3\. Evaluate"
+        ):
+            parse_statement(canonical_json(content), "statement.json")
 
     def test_same_evaluation_same_bytes(self):
         """No clock, no order of keys, no chance."""
         one = evaluation()
-        other = replace(one, data=dict(reversed(one.data.items())))
+        other = replace(one, metrics=dict(reversed(one.metrics.items())))
         assert statement_bytes(one) == statement_bytes(other)
 
     def test_round_trip(self):
@@ -288,7 +387,7 @@ class TestStatement:
         statement = parse_statement(data, "statement.json")
         assert statement.evaluation == evaluation()
         assert statement.data == data == canonical_json(statement.content)
-        assert statement.subjects == {"best_model.pth": file_entry("best_model.pth", b"weights")["sha256"]}
+        assert statement.subjects == {"best_model.pth": file_entry("best_model.pth", b"weights").sha256}
 
     def test_of_another_tool_version_is_read(self):
         """The rebuild uses the version that the statement records, not the reader's."""
@@ -312,22 +411,21 @@ class TestStatement:
     @pytest.mark.parametrize(
         "changes",
         [
-            {"model": {"kind": "checkpoint", "files": []}},
-            {"model": {"kind": "checkpoint", "files": [file_entry("a", b"1"), file_entry("a", b"2")]}},
-            {"model": {"kind": "checkpoint", "files": [{**file_entry("a", b"1"), "sha256": "sha256:" + "0" * 64}]}},
-            {"model": {"kind": "checkpoint", "files": [file_entry("a\n::error::b", b"1")]}},
-            {"data": {"name": "\x1b[2Ja", "predictions_digest": "sha256:" + "0" * 64}},
-            {"data": {"name": "a"}},
-            {"data": {"name": "a", "predictions_digest": "md5:" + "0" * 32}},
+            {"model": model_of()},
+            {"model": model_of(file_entry("a", b"1"), file_entry("a", b"2"))},
+            {"model": model_of(replace(file_entry("a", b"1"), sha256="sha256:" + "0" * 64))},
+            {"model": model_of(file_entry("a\n::error::b", b"1"))},
+            {"data": TestSet("\x1b[2Ja")},
+            {"predictions_digest": ""},
+            {"predictions_digest": "md5:" + "0" * 32},
             {"software": {}},
-            {"look": {"time": ""}},
-            {"look": {"time": "2026-01-02"}},
-            {"look": {"time": "2026-02-30T00:00:00Z"}},
-            {"look": {"number": 1, "allowed": 1, "time": "0001-01-01T00:00:00Z"}},
-            {"spec": {**evaluation().spec, "content": {**CONTENT, "valid_days": 10**12}}},
-            {"spec": {**evaluation().spec, "content": {**CONTENT, "valid_days": "90"}}},
-            {"model": {**evaluation().model, "previous": {"statement": "sha256:" + "0" * 64}}},
-            {"training": {"spend": float("nan")}},
+            {"look": Look(1, 1, "")},
+            {"look": Look(1, 1, "2026-01-02")},
+            {"look": Look(1, 1, "2026-02-30T00:00:00Z")},
+            {"look": Look(1, 1, "0001-01-01T00:00:00Z")},
+            {"spec": replace(evaluation().spec, content={**CONTENT, "valid_days": 10**12})},
+            {"spec": replace(evaluation().spec, content={**CONTENT, "valid_days": "90"})},
+            {"training": Training(spend=Spend(usd=float("nan")))},
         ],
         ids=[
             "none",
@@ -344,7 +442,6 @@ class TestStatement:
             "year",
             "forever",
             "text",
-            "previous",
             "nan",
         ],
     )
@@ -610,7 +707,7 @@ class TestCertificate:
 
     def test_swapped_signatures_are_refused(self, signed: bytes, key: PrivateKey):
         """The signature of one certificate does not hold in another by the same key."""
-        other = certify(evaluation(look={"number": 2, "allowed": 2, "time": "2026-02-02T00:00:00Z"}), key)[1]
+        other = certify(evaluation(look=Look(2, 2, "2026-02-02T00:00:00Z")), key)[1]
         assert other is not None
         swapped = replace(parse_certificate(signed, "x"), signature=parse_certificate(other, "y").signature)
         assert parse_certificate(swapped.to_bytes(), "z") == swapped
@@ -843,7 +940,7 @@ class TestCountersigning:
     )
     def test_file_is_named_for_what_it_speaks_of(self, tmp_path: Path, name: str, model: str, expected: str):
         """A hostile name stays in the folder."""
-        statement = make_statement(evaluation(model={**evaluation().model, "name": model}))
+        statement = make_statement(evaluation(model=replace(evaluation().model, name=model)))
         assert countersignature(tmp_path / name, "clinical", statement) == tmp_path / expected
 
     @pytest.mark.parametrize("role", ["", "Clinical", "../x", "a b", "a/b", "-x", "x" * 65])

@@ -18,7 +18,7 @@ from drgate.certificate.sign import certify
 from drgate.certificate.statement import Certificate, Statement, make_statement, parse_certificate
 from drgate.certificate.trust import Revocations, lapses, load_revocations, parse_revocations, roles
 from drgate.errors import CertificateError
-from drgate.evaluation import Evaluation
+from drgate.evaluation import Evaluation, HeldAgainst, Look
 from tests.support.evaluations import CONTENT, digest_of, evaluation
 
 LOOK = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)  # of the evaluations made by hand
@@ -39,7 +39,7 @@ def signed(key: PrivateKey, **changes: Any) -> Certificate:
 
 def valid_for(days: int | None) -> Evaluation:
     content = CONTENT if days is None else {**CONTENT, "valid_days": days}
-    return evaluation(spec={"name": "small", "version": 2, "digest": digest_of(content), "content": content})
+    return evaluation(spec=HeldAgainst("small", 2, digest_of(content), content))
 
 
 class TestRoles:
@@ -66,7 +66,7 @@ class TestRoles:
 
     def test_signatures_on_another_statement_fill_nothing(self, signers, trusted):
         """Who signed look 1 has not signed look 2."""
-        other = signed(signers["doctor"], look={"number": 2, "allowed": 2, "time": "2026-02-02T00:00:00Z"})
+        other = signed(signers["doctor"], look=Look(2, 2, "2026-02-02T00:00:00Z"))
         assert roles(make_statement(evaluation()), [other], trusted) == set()
 
     def test_a_forged_signature_fills_nothing(self, signers, trusted):
@@ -102,7 +102,7 @@ class TestRevocations:
         parent = make_statement(evaluation())
         from drgate.certificate.statement import reference
 
-        model = {**evaluation().model, "parent": reference(parent)}
+        model = replace(evaluation().model, parent=reference(parent))
         found = Revocations({parent.digest: "test set leaked"}).against(make_statement(evaluation(model=model)))
         assert found == ("The statement of the model that it was exported from is revoked: test set leaked",)
 
@@ -177,8 +177,8 @@ def test_trust_and_verification_start_light(tmp_path: Path):
     (tmp_path / "statement.json").write_bytes(statement.data)
     program = (
         "import sys, json, pathlib; from datetime import UTC, datetime;"
-        "from drgate.verify import verify; from drgate.certificate import trust;"
-        f"found = verify(pathlib.Path({str(tmp_path / 'statement.json')!r}), revocations=trust.NOTHING_REVOKED);"
+        "from drgate.verify import Trust, verify; from drgate.certificate import trust;"
+        f"found = verify(pathlib.Path({str(tmp_path / 'statement.json')!r}), Trust(revocations=trust.NOTHING_REVOKED));"
         "heavy = {'numpy', 'pandas', 'scipy', 'pyarrow', 'torch', 'ruamel.yaml'};"
         "print(json.dumps([found.exit_code, sorted(heavy & set(sys.modules))]))"
     )

@@ -13,6 +13,8 @@ import pytest
 from drgate.certificate.sign import certify, sign
 from drgate.certificate.statement import Certificate, make_statement, read_certificate, reference
 from drgate.errors import PolicyError
+from drgate.evaluation import Model, Spend
+from drgate.files import canonical_json
 from tests.support.evaluations import criterion, digest_of, file_entry
 from tests.support.repositories import (
     Repository,
@@ -57,19 +59,17 @@ class TestWhatDoesNotCount:
         assert closing(report) == {"model:models/dr.pth:site-a:signatures": "NOT_ASSESSED"}
         assert "no key that the policy trusts" in said(report)
 
-    @pytest.mark.parametrize(
-        "training", [{"history": 7, "selected_epoch": 1}, {"spend": 7}, {"history": [1], "selected_epoch": 1}]
-    )
-    def test_that_records_nonsense(self, demanding, tmp_path, training):
-        """Though those signed it who may: refused, and no traceback."""
-        repository = copy_of(demanding, tmp_path / "repository")
-        (path,) = (repository.root / "certificates").rglob("clinical.certificate.json")
-        data = self.recertified(repository, training=training)
-        assert data is not None
-        path.write_bytes(data)
+    @pytest.mark.parametrize("training", [{"history": 7}, {"spend": 7}, {"history": [1], "selected_epoch": 1}])
+    def test_that_records_nonsense(self, repository, training):
+        """No certificate, although a trusted key signed it, and no traceback."""
+        evaluation, _ = repository.judge({"dr.pth": b"weights of the first model"})
+        statement = make_statement(evaluation)
+        statement.content["predicate"]["drgate"]["evaluation"]["training"] = training
+        signed = sign(replace(statement, data=canonical_json(statement.content)), repository.keys["clinical"])
+        self.replace_certificate(repository, signed)
         report = answer(repository)
-        assert closing(report) == {"model:models/dr.pth:site-a:predictions": "REFUSED"}
-        assert "cannot be computed" in of(report, "predictions").reason
+        assert closing(report) == {"model:models/dr.pth:site-a:certificate": "NOT_ASSESSED"}
+        assert "training." in of(report, "certificate").reason
 
     def test_in_another_role(self, repository):
         """Trusted, and not the role that must sign."""
@@ -91,9 +91,8 @@ class TestWhatDoesNotCount:
 
     def test_of_a_table_of_predictions(self, repository):
         """It speaks of no model, though it names the file."""
-        table = {"kind": "predictions table", "name": "dr.pth"}
-        files = [file_entry("dr.pth", b"weights of the first model")]
-        self.replace_certificate(repository, self.recertified(repository, model={**table, "files": files}))
+        table = Model("predictions table", "dr.pth", (file_entry("dr.pth", b"weights of the first model"),))
+        self.replace_certificate(repository, self.recertified(repository, model=table))
         report = answer(repository)
         assert report.exit_code == 3
         assert "is about a table of predictions" in of(report, "certificate").reason
@@ -112,9 +111,9 @@ class TestWhatDoesNotCount:
     def test_of_a_checklist_under_anothers_digest(self, repository):
         """The digest is that of the policy's; the content is not."""
         evaluation, _ = repository.judge({"dr.pth": b"weights of the first model"})
-        content = {**evaluation.spec["content"], "looks": 6}
-        checklist = {**evaluation.spec, "content": content}
-        assert digest_of(content) != checklist["digest"]
+        content = {**evaluation.spec.content, "looks": 6}
+        checklist = replace(evaluation.spec, content=content)
+        assert digest_of(content) != checklist.digest
         self.replace_certificate(repository, self.recertified(repository, spec=checklist))
         assert answer(repository).exit_code == 3
 
@@ -229,7 +228,7 @@ class TestExportedModel:
         repository.replace("drgate.toml", '"models/*.pth"', '"models/*.pth", "models/*.onnx"')
         parent, _ = repository.judge({"dr.pth": b"weights of the first model"})
         model = model_facts({"dr.onnx": b"graph"})
-        made = replace(parent, model={**model, "parent": reference(make_statement(parent))})
+        made = replace(parent, model=replace(model, parent=reference(make_statement(parent))))
         repository.write("models/dr.onnx", b"graph")
         repository.certify("certificates/exported", made, scored(answers(1), model))
         return repository
@@ -263,7 +262,7 @@ class TestExportedModel:
     def test_that_says_something_else(self, exported):
         """The exported file's certificate claims a cost that the parent's does not have."""
         parent, _ = exported.judge({"dr.pth": b"weights of the first model"})
-        model = model_facts({"dr.onnx": b"graph"}) | {"parent": reference(make_statement(parent))}
-        made = replace(parent, model=model, training={**parent.training, "spend": {"usd": 1.0}})
+        model = replace(model_facts({"dr.onnx": b"graph"}), parent=reference(make_statement(parent)))
+        made = replace(parent, model=model, training=replace(parent.training, spend=Spend(usd=1.0)))
         exported.certify("certificates/exported", made, None)
         assert of(answer(exported), "parent").status == "REFUSED"

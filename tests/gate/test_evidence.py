@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from drgate.evaluation import Look
 from drgate.files import canonical_json
 from drgate.gate.gate import gate
 from drgate.predictions import write_predictions
@@ -166,7 +167,7 @@ class TestLooks:
         chain.write_bytes(chain.read_bytes() + canonical_json(line) + b"\n")
         repository.write("models/dr.pth", b"better weights")
         repository.certify(
-            "certificates/new", replace(evaluation, look={**evaluation.look, "line": line["digest"]}), predictions
+            "certificates/new", replace(evaluation, look=replace(evaluation.look, line=line["digest"])), predictions
         )
         assert of(answer(repository), "look").status == "REFUSED"
 
@@ -177,17 +178,17 @@ class TestLooks:
         worse["grade"] = (worse["grade"] + 1) % 5
         repository.judge({"dr.pth": b"better weights"}, table=worse, time="2026-02-01T09:00:00Z")
         evaluation, predictions = repository.judge({"dr.pth": b"better weights"}, table=answers(5))
-        look = dict(evaluation.look)
-        assert (look["number"], look["regraded_count"]) == (3, 160)
+        look = evaluation.look
+        assert (look.number, look.regraded_count) == (3, 160)
         if lie == "regraded":
-            look = {key: look[key] for key in ("number", "allowed", "time", "line")}
+            look = Look(look.number, look.allowed, look.time, look.line)
         else:
             chain = repository.root / self.CHAIN
             lines = chain.read_bytes().splitlines()
             entry = {**json.loads(lines[-1]), "look": 2}
             del entry["digest"]
-            look |= {"number": 2, "line": digest_of(entry)}
-            chain.write_bytes(b"\n".join([*lines[:-1], canonical_json({**entry, "digest": look["line"]})]) + b"\n")
+            look = replace(look, number=2, line=digest_of(entry))
+            chain.write_bytes(b"\n".join([*lines[:-1], canonical_json({**entry, "digest": look.line})]) + b"\n")
         repository.write("models/dr.pth", b"better weights")
         repository.certify("certificates/new", replace(evaluation, look=look), predictions)
         report = answer(repository)

@@ -17,7 +17,18 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from rich.console import Console
 
-from drgate.evaluation import Estimate, Evaluation, NotEstimable
+from drgate.evaluation import (
+    Counts,
+    CutOffs,
+    Estimate,
+    Evaluation,
+    Flagged,
+    Look,
+    Model,
+    NotEstimable,
+    TestSet,
+    Training,
+)
 from drgate.metrics import parse_id
 from drgate.report import words
 from drgate.report.evaluation import html, junit, markdown, terminal
@@ -84,11 +95,10 @@ class TestEveryFormat:
         judged = evaluation()
         text = " ".join(FORMATS[name](judged).replace("\\", "").split())
         assert (
-            "best_model.pth does not meet checklist medical-grade version 1 on test set best_model.pth (split test)"
-            in text
+            "best_model.pth misses medical-grade version 1 on best_model.pth (split test); it is not shown that" in text
         )
         for line in words.lines(judged):
-            assert (line.id if name == "junit" else line.title.split(" called")[0]) in text
+            assert (line.id if name == "junit" else line.title.split(" graded")[0]) in text
             assert line.counts in text or line.counts.replace(" of ", "/") in text or line.counts.endswith("s")
             if line.status != "PASS":
                 assert line.reason in text
@@ -120,10 +130,11 @@ class TestEveryFormat:
             metrics={},
             confusion_matrix=((0,) * 5,) * 5,
             no_output=(0,) * 5,
-            data={"images": 0, "patients": None},
-            model={"kind": "predictions table", "name": "table.csv", "files": []},
-            training={},
-            look={},
+            data=TestSet("images"),
+            counts=Counts("image", 0, 0, (0, 0, 0, 0, 0)),
+            model=Model("predictions table", "table.csv", ()),
+            training=Training(),
+            look=Look(1, 1, ""),
             flagged=(),
             page_one=(),
             three_ways={},
@@ -184,55 +195,50 @@ class TestWords:
         assert line.method == "DeLong or Newcombe, whichever is wider, BCa"
         assert words.metric_line(parse_id("missed:pdr"), none, 0.95, "image").bootstrap == "–"
 
-    @pytest.mark.parametrize(
-        ("verdict", "checklist", "expected"),
-        [
-            ("PASS", "medical-grade", "m.pth meets {} on test set m.pth (split test), with 1 warning."),
-            ("FAIL", "medical-grade", "m.pth does not meet {} on test set m.pth (split test)."),
-            (
-                "INSUFFICIENT",
-                "medical-grade",
-                "Not enough evidence that m.pth meets {} on test set m.pth (split test).",
-            ),
-            (
-                "PASS",
-                "medical-grade-observed",
-                "m.pth is observed to meet {} on test set m.pth (split test), with 1 warning.",
-            ),
-        ],
-    )
-    def test_headline(self, verdict: str, checklist: str, expected: str):
-        """The verdict in words; "observed" where point estimates decide."""
-        said = words.headline(evaluation("m.pth", verdict=verdict, checklist=checklist))
-        assert said == expected.format(f"checklist {checklist} version 1")
+    @pytest.mark.parametrize("name", FORMATS)
+    def test_headline_is_the_certificates(self, name: str):
+        """One sentence for each verdict, in every format; `tests/certificate` has them word for word."""
+        for verdict in ("PASS", "OBSERVED", "INSUFFICIENT", "FAIL"):
+            judged = evaluation("m.pth", verdict=verdict)
+            text = " ".join(FORMATS[name](judged).replace("\\", "").replace("&#34;", '"').split())
+            assert " ".join(words.headline(judged).split()) in text
 
-    @pytest.mark.parametrize("verdict", ["INSUFFICIENT", "FAIL"])
-    def test_look_used_up(self, verdict: str):
-        """A look too many is the headline, unless the model fails; it is said once, not in each reason."""
-        judged = evaluation("m.pth", verdict=verdict)
-        barred = "this is look 2 at a test set that allows 1; a fresh test set can"
-        lines = tuple(replace(c, reason=f"{c.reason} It cannot pass here: {barred}.") for c in judged.criteria)
-        judged = replace(
-            judged,
-            criteria=lines,
-            look={**judged.look, "number": 2, "allowed": 1},
-            page_one=(f"Nothing can pass here: {barred}.", "Its reason: It cannot pass here: unlikely."),
+    @pytest.mark.parametrize("name", FORMATS)
+    def test_what_nothing_can_pass_is_said_once(self, name: str):
+        """At the top, once; a criterion that would pass shows its bound and is not called short of evidence."""
+        judged = evaluation("m.pth", verdict="FAIL")
+        why = "This is look 2 at a test set that allows 1. Use a fresh test set."
+        lines = tuple(
+            replace(c, status="INSUFFICIENT", would_pass=True) if c.status == "PASS" else c for c in judged.criteria
         )
-        said = "Cannot pass here: look 2 at a test set that allows 1."
-        assert (words.headline(judged) == said) == (verdict == "INSUFFICIENT")
-        assert words.headline(judged) == said or "does not meet" in words.headline(judged)
-        for name, render in FORMATS.items():
-            text = " ".join(render(judged).split())
-            assert text.count("a fresh test set can") == 1, name
-            assert name == "junit" or "look 2, of 1 allowed" in text
+        judged = replace(judged, criteria=lines, look=replace(judged.look, number=2, allowed=1), barred=why)
+        accuracy = words.lines(judged)[0]
+        assert (accuracy.outcome, accuracy.decides) == ("Meets the rule here; cannot pass", "lower bound 92.5\u00a0%")
+        assert accuracy.id not in [line.id for line in words.unmet(judged)]
+        text = " ".join(FORMATS[name](judged).split())
+        assert text.count("Use a fresh test set.") == 1
+        assert text.index("Nothing can pass on this test set.") < text.rindex("Overall accuracy") or name == "junit"
+        assert "cannot pass" in text.lower()
+        assert name == "junit" or "look 2, of 1 allowed" in text
+
+    def test_the_figure_names_what_cannot_pass(self):
+        """Its own mark and name in the legend: not "insufficient" beside an interval wholly above the rule."""
+        judged = evaluation()
+        lines = tuple(
+            replace(c, status="INSUFFICIENT", would_pass=True) if c.id == "accuracy" else c for c in judged.criteria
+        )
+        (figure,) = (f for f in figures(replace(judged, criteria=lines)) if f.name == "figure-criteria")
+        (trace,) = (trace for trace in figure.data if trace["name"] == words.BARRED)
+        assert trace["x"] == [94.1]
+        assert trace["marker"]["symbol"] == "diamond-open"
 
     @pytest.mark.parametrize("name", FORMATS)
     def test_operating_point(self, name: str):
         """Grades that are not the most probable ones are said to be so, with the cut-offs."""
         judged = evaluation()
-        point = {"cut_offs": [0.776, 0.72, 0.5, 1.0], "digest": f"sha256:0020d065{'a' * 56}"}
+        point = CutOffs("", (0.776, 0.72, 0.5, 1.0), {}, {}, {}, f"sha256:0020d065{'a' * 56}")
         assert "cut-offs" not in FORMATS[name](judged)
-        text = " ".join(FORMATS[name](replace(judged, data={**judged.data, "operating_point": point})).split())
+        text = " ".join(FORMATS[name](replace(judged, data=replace(judged.data, operating_point=point))).split())
         assert "cut-offs of the operating point sha256:0020d065" in text
         for cut in ("P(≥1) .776", "P(≥2) .72", "P(≥4) 1; not the most probable grade"):
             assert cut in text
@@ -248,10 +254,17 @@ class TestWords:
         assert dict(words.judged(judged))["Model"] == "checkpoint weak.csv; file sha256:121212121212…"
         assert "cdcd" in str(words.settings(judged))
 
-    def test_observed_stands_wherever_a_line_passes(self):
-        """A checklist on point estimates shows nothing, so no line says a bare "Pass"."""
-        lines = words.lines(evaluation(checklist="medical-grade-observed"))
-        assert {line.outcome for line in lines if line.status == "PASS"} == {"Pass, observed"}
+    @pytest.mark.parametrize("name", FORMATS)
+    def test_observed_is_an_outcome_of_its_own(self, name: str):
+        """A criterion that its estimate alone meets is observed, in every format, and no bare "Pass"."""
+        judged = evaluation(checklist="medical-grade-observed", verdict="OBSERVED")
+        lines = tuple(replace(c, status="OBSERVED") for c in judged.criteria if c.status == "PASS")
+        text = FORMATS[name](replace(judged, criteria=lines))
+        assert {line.outcome for line in words.lines(replace(judged, criteria=lines))} == {"Observed"}
+        assert text.count("Observed") >= len(lines)
+        if name == "junit":  # exit code 3 closes, so does a required criterion
+            required = sum(line.required for line in lines)
+            assert ET.fromstring(text).get("failures") == str(required)
 
     @pytest.mark.parametrize(
         ("name", "expected"),
@@ -320,8 +333,8 @@ class TestSections:
     def test_at_this_mix_only(self, name: str):
         """Without a deployment mix nothing is standardised, and the reader is told what that means."""
         judged = evaluation()
-        content = {key: value for key, value in judged.spec["content"].items() if key != "deployment"}
-        text = drawn(name, replace(judged, spec={**judged.spec, "content": content}))
+        content = {key: value for key, value in judged.spec.content.items() if key != "deployment"}
+        text = drawn(name, replace(judged, spec=replace(judged.spec, content=content)))
         assert "at this test set's mix only" in text
         assert "At the deployment mix" not in text
 
@@ -339,9 +352,9 @@ class TestSections:
         """How replicates became an interval, and whether the class totals were fixed."""
         judged = evaluation()
         bootstrap = {"resamples": 1000, "interval": "bca", "class_totals": "fixed"}
-        content = {**judged.spec["content"], "bootstrap": bootstrap}
+        content = {**judged.spec.content, "bootstrap": bootstrap}
         assert "Bootstrap (percentile), beside it" in drawn(name, judged)
-        text = drawn(name, replace(judged, spec={**judged.spec, "content": content}))
+        text = drawn(name, replace(judged, spec=replace(judged.spec, content=content)))
         assert "Bootstrap (BCa, class totals fixed), beside it" in text
 
 
@@ -365,8 +378,8 @@ class TestWithoutOutput:
         """A line that counts them as the worst case is marked there, `each` for all grades."""
         judged = evaluation()
         lines = [{"id": "sensitivity:each", "no_output": "worst_case"}, {"id": "accuracy^deployment"}]
-        content = {**judged.spec["content"], "criteria": lines}
-        marks = self.marks(replace(judged, spec={**judged.spec, "content": content}))
+        content = {**judged.spec.content, "criteria": lines}
+        marks = self.marks(replace(judged, spec=replace(judged.spec, content=content)))
         assert marks["Sensitivity, PDR"] == "..●"
         assert marks["Overall accuracy"] == "○.."
 
@@ -431,11 +444,11 @@ class TestMarkdown:
         """A pull request gets the first fifty by name, worst first, and the number of the rest; the page has all."""
         many = replace(
             evaluation(),
-            flagged=tuple({"image": f"{n:03}.png", "grade": 3 + n % 2, "predicted": 0} for n in range(130)),
+            flagged=tuple(Flagged(f"{n:03}.png", 3 + n % 2, 0) for n in range(130)),
         )
         text = markdown.render(many)
         assert re.findall(r"`(\d{3})\.png`", text) == [f"{n:03}" for n in range(1, 101, 2)]
-        assert "PDR called No DR (65)" in text
+        assert "PDR graded as No DR (65)" in text
         assert "And 80 more, in evaluation.json." in text
         assert len(re.findall(r"<li>\d{3}\.png</li>", html.render(many))) == 130
 

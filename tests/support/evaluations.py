@@ -7,7 +7,32 @@ from dataclasses import replace
 from typing import Any
 
 from drgate.checklist import load_checklist
-from drgate.evaluation import CriterionResult, Estimate, Evaluation, Metric, NotEstimable, Status, Verdict
+from drgate.evaluation import (
+    Bin,
+    Counts,
+    CriterionResult,
+    Epoch,
+    Estimate,
+    Evaluation,
+    Favour,
+    File,
+    Flagged,
+    GateError,
+    HeldAgainst,
+    Look,
+    Metric,
+    Model,
+    NotEstimable,
+    Overlap,
+    Regraded,
+    Slice,
+    Spend,
+    Stability,
+    Status,
+    TestSet,
+    Training,
+    Verdict,
+)
 from drgate.files import canonical_json
 from drgate.metrics import MetricId, parse_id
 
@@ -40,6 +65,7 @@ def criterion(name: str, status: Status, *, required: bool = True) -> CriterionR
         added="" if required else "safety",
         estimate=NotEstimable("no history") if status == "NOT_ASSESSED" else estimate,
         reason="95 of 100 – “shown”.",
+        shown=True if status == "FAIL" else None,
     )
 
 
@@ -52,11 +78,14 @@ def evaluation(**changes: Any) -> Evaluation:
         metrics={MetricId("accuracy"): Estimate("proportion", 0.95, k=95, n=100, bootstrap=(0.9, 0.99))},
         confusion_matrix=tuple(tuple(19 if i == j else 1 if j == 0 else 0 for j in range(5)) for i in range(5)),
         no_output=(0, 0, 0, 0, 0),
-        spec={"name": "small", "version": 2, "digest": digest_of(CONTENT), "content": CONTENT},
-        data={"name": "clinic-a", "manifest_digest": f"sha256:{'1' * 64}", "predictions_digest": f"sha256:{'2' * 64}"},
-        model={"kind": "checkpoint", "files": [file_entry("best_model.pth", model_file)]},
-        training={},
-        look={"number": 1, "allowed": 1, "time": "2026-01-02T03:04:05Z"},
+        spec=HeldAgainst("small", 2, digest_of(CONTENT), CONTENT),
+        data=TestSet("clinic-a", manifest_digest=f"sha256:{'1' * 64}"),
+        counts=Counts("image", 100, 100, (20, 20, 20, 20, 20)),
+        predictions_digest=f"sha256:{'2' * 64}",
+        bootstrap_seed="0" * 16,
+        model=Model("checkpoint", "best_model.pth", (file_entry("best_model.pth", model_file),)),
+        training=Training(),
+        look=Look(1, 1, "2026-01-02T03:04:05Z"),
         flagged=(),
         page_one=("Leakage beyond shared patients and files: not checked.",),
         software={"drgate": "0.1.0", "numpy": "2.4.0"},
@@ -64,10 +93,10 @@ def evaluation(**changes: Any) -> Evaluation:
     return replace(made, **changes)
 
 
-def file_entry(name: str, content: bytes) -> dict[str, Any]:
+def file_entry(name: str, content: bytes) -> File:
     """What an evaluation records of a file of the model."""
     md5 = hashlib.md5(content, usedforsecurity=False).hexdigest()
-    return {"name": name, "sha256": hashlib.sha256(content).hexdigest(), "md5": md5, "size": len(content)}
+    return File(name, hashlib.sha256(content).hexdigest(), len(content), md5)
 
 
 def proportion(k: int, n: int, low: float, high: float) -> Estimate:
@@ -123,7 +152,15 @@ def whole_evaluation(
     criteria = (
         judged("accuracy", "PASS", ">=", 0.90, proportion(941, 1000, 0.9246, 0.9548)),
         judged("sensitivity:severe_npdr", "INSUFFICIENT", ">=", 0.90, proportion(93, 100, 0.8611, 0.9714)),
-        judged("sensitivity:pdr", "FAIL", ">=", 0.95, proportion(56, 60, 0.8380, 0.9815), reason=f"Missed. {name}"),
+        judged(
+            "sensitivity:pdr",
+            "FAIL",
+            ">=",
+            0.95,
+            proportion(56, 60, 0.8380, 0.9815),
+            reason=f"Missed. {name}",
+            shown=False,
+        ),
         judged("specificity:no_dr", "PASS", ">", 0.90, proportion(395, 400, 0.9711, 0.9959)),
         judged("stability", "PASS", "<", 0.05, Estimate("range", 0.0312, n=10), decided_on="point"),
         judged("baseline", "NOT_ASSESSED", ">", -0.02, NotEstimable("no table was given."), required=False),
@@ -205,50 +242,47 @@ def whole_evaluation(
         metrics=_by_id(metrics),
         confusion_matrix=((585, 8, 7, 0, 0), (4, 108, 8, 0, 0), (0, 6, 112, 2, 0), (2, 1, 3, 93, 1), (1, 1, 1, 1, 56)),
         no_output=(3, 0, 0, 0, 4),
-        spec={"name": checklist, "version": 1, "digest": shipped.digest, "content": content},
-        data={
-            "name": name,
-            "split": "test",
-            "images": 1007,
-            "patients": 612,
-            "unit": "image",
-            "units": 1007,
-            "by_grade": [603, 120, 120, 100, 64],
-            "reference_ungradable": 9,
-            "warnings": [name],
-            "manifest_digest": "sha256:" + "ab" * 32,
-            "predictions_digest": "sha256:" + "cd" * 32,
-            "slices": [
-                {"by": column, "value": name, "units": 854, "by_grade": [504, 110, 90, 90, 60]},
-                {"by": column, "value": "handheld", "units": 150, "by_grade": [96, 10, 30, 10, 4]},
-            ],
-            "in_no_slice": {column: 3},
-        },
-        model={
-            "kind": "checkpoint",
-            "name": name,
-            "tensor_digest": "sha256:" + "ef" * 32,
-            "files": [{"name": name, "sha256": "12" * 32, "md5": "34" * 16, "size": 3812331}],
-            name: {name: [name]},
-        },
-        training={
-            "history": [{"epoch": epoch, "val_accuracy": 0.9 - 0.3 / epoch} for epoch in range(1, 16)],
-            "selected_epoch": 9,
-            "stability": {"window": 10, "range": 0.0312, "first_epoch": 6, "last_epoch": 15},
-            "spend": {"usd": 12.5},
-        },
-        look={
-            "number": 2,
-            "allowed": 3,
-            "time": "2026-02-03T04:05:06Z",
-            "overlapping": [{"name": name, "looks": 1, "images": 40, "patients": 22}],
-            "regraded": [{"image": name, "from": 4, "to": 3}, {"image": "b.png", "from": 2, "to": "not gradable"}],
-            "regraded_count": 61,
-            "favouring": [
-                {"look": 1, "time": "2026-01-03T04:05:06Z", "same_model": True, "changed": 61, "favouring": 54}
-            ],
-        },
-        flagged=tuple({"image": f"{n:03}-{name}", "grade": 4 - n % 2, "predicted": n // 15} for n in range(30)),
+        spec=HeldAgainst(checklist, 1, shipped.digest, content),
+        data=TestSet(name, split="test", manifest_digest="sha256:" + "ab" * 32, warnings=(name,)),
+        counts=Counts(
+            unit="image",
+            units=1007,
+            images=1007,
+            patients=612,
+            by_grade=(603, 120, 120, 100, 64),
+            reference_ungradable=9,
+            slices=(
+                Slice(column, name, 854, (504, 110, 90, 90, 60)),
+                Slice(column, "handheld", 150, (96, 10, 30, 10, 4)),
+            ),
+            in_no_slice={column: 3},
+        ),
+        predictions_digest="sha256:" + "cd" * 32,
+        bootstrap_seed="0" * 16,
+        model=Model(
+            "checkpoint",
+            name,
+            (File(name, "12" * 32, 3812331, "34" * 16),),
+            tensor_digest="sha256:" + "ef" * 32,
+            class_names=(name,),
+            scored_with={name: name},
+        ),
+        training=Training(
+            history=tuple(Epoch(epoch, 0.9 - 0.3 / epoch) for epoch in range(1, 16)),
+            selected_epoch=9,
+            stability=Stability(window=10, range=0.0312, first_epoch=6, last_epoch=15),
+            spend=Spend(usd=12.5),
+        ),
+        look=Look(
+            2,
+            3,
+            "2026-02-03T04:05:06Z",
+            overlapping=(Overlap(name, 1, 40, 22),),
+            regraded=(Regraded(name, 4, 3), Regraded("b.png", 2, "not gradable")),
+            regraded_count=61,
+            favouring=(Favour(1, "2026-01-03T04:05:06Z", True, 61, 54),),
+        ),
+        flagged=tuple(Flagged(f"{n:03}-{name}", 4 - n % 2, n // 15) for n in range(30)),
         page_one=("Leakage between training and test data: not checked.", name),
         software={"drgate": "0.1.0", "numpy": "2.4.1"},
         three_ways=_by_id(
@@ -273,26 +307,9 @@ def whole_evaluation(
             ),
         },
         gate_error=(
-            {
-                "id": "accuracy",
-                "true": 0.9,
-                "passes": 0.0214,
-                "deserves": False,
-                "method": "simulated",
-                "se": 0.001,
-                "patients": 606,
-                "n": 1000,
-            },
+            GateError("accuracy", 0.9, 0.0214, False, "simulated", 606, 1000, 0.001),
             *(
-                {
-                    "id": f"sensitivity:pdr{where}",
-                    "true": true,
-                    "passes": passes,
-                    "deserves": deserves,
-                    "method": "exact",
-                    "patients": 60,
-                    "n": 60,
-                }
+                GateError(f"sensitivity:pdr{where}", true, passes, deserves, "exact", 60, 60)
                 for where in ("", here)
                 for true, passes, deserves in ((0.95, 0.0, False), (0.925, 0.0, False), (0.985, 0.404, True))
                 if not where or not deserves
@@ -300,15 +317,15 @@ def whole_evaluation(
         ),
         reliability={
             endpoint: tuple(
-                {
-                    "low": low / 10,
-                    "high": (low + 1) / 10,
-                    "n": 100,
-                    "predicted": low / 10 + 0.05,
-                    "observed": low / 10 + 0.02,
-                    "observed_low": max(0.0, low / 10 - 0.04),
-                    "observed_high": min(1.0, low / 10 + 0.11),
-                }
+                Bin(
+                    low=low / 10,
+                    high=(low + 1) / 10,
+                    n=100,
+                    predicted=low / 10 + 0.05,
+                    observed=low / 10 + 0.02,
+                    observed_low=max(0.0, low / 10 - 0.04),
+                    observed_high=min(1.0, low / 10 + 0.11),
+                )
                 for low in range(10)
             )
             for endpoint in ("referable", "vision_threatening")

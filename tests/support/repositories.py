@@ -19,7 +19,7 @@ from drgate.certificate.keys import PrivateKey, generate_key, load_private_key
 from drgate.certificate.sign import certify
 from drgate.checklist import parse_yaml
 from drgate.evaluate import evaluate
-from drgate.evaluation import Evaluation
+from drgate.evaluation import Evaluation, Model, TestSet, plain_of
 from drgate.gate.findings import Finding, GateReport
 from drgate.gate.gate import gate
 from drgate.gate.waiver import Waiver, covers, make_waiver
@@ -86,17 +86,17 @@ def answers(seed: int, *, images: int = 160, right: float = 0.93) -> pd.DataFram
     return table.assign(grade=grades)
 
 
-def model_facts(files: Mapping[str, bytes]) -> dict[str, Any]:
+def model_facts(files: Mapping[str, bytes]) -> Model:
     """What a certificate says of a model with these files; the tensors are told apart by the bytes."""
     digest = hashlib.sha256(b"".join(files.values())).hexdigest()
-    entries = [file_entry(name, content) for name, content in files.items()]
-    return {"kind": "checkpoint", "name": next(iter(files)), "files": entries, "tensor_digest": f"sha256:{digest}"}
+    entries = tuple(file_entry(name, content) for name, content in files.items())
+    return Model("checkpoint", next(iter(files)), entries, tensor_digest=f"sha256:{digest}")
 
 
-def scored(table: pd.DataFrame, model: Mapping[str, Any], test_set: str = TEST_SET) -> Predictions:
+def scored(table: pd.DataFrame, model: Model, test_set: str = TEST_SET) -> Predictions:
     """Predictions that carry what `score` would have written of this model and test set."""
     manifest = {"name": "site-a", "digest": test_set, "split": "test", "images_digest": IMAGES, "dealt_by_seed": None}
-    return make_predictions(table, "scored", {"model": dict(model), "manifest": manifest, "preprocessing": {}})
+    return make_predictions(table, "scored", {"model": plain_of(model), "manifest": manifest, "preprocessing": {}})
 
 
 def git_in(root: Path, *arguments: str) -> str:
@@ -158,17 +158,17 @@ class Repository:
         look = take_look(
             self.root / chain,
             Seen.of(predictions, "site-a"),
-            model=model["tensor_digest"],
+            model=str(model.tensor_digest),
             predictions=predictions.digest,
             checklist=checklist,
             time=time,
         )
-        data = {"name": "site-a", "manifest_digest": test_set, "images_digest": IMAGES, "warnings": []}
+        data = TestSet("site-a", manifest_digest=test_set, images_digest=IMAGES)
         # What is carried along costs nothing to exchange; the numbers are computed once for all tests.
         key = (predictions.digest, checklist.digest, look.number, look.allowed, test_set)
         if key not in _EVALUATED:
-            _EVALUATED[key] = evaluate(predictions, checklist, model=model, data=data, look=look.to_json())
-        return replace(_EVALUATED[key], model=model, look=look.to_json()), predictions
+            _EVALUATED[key] = evaluate(predictions, checklist, model=model, data=data, look=look)
+        return replace(_EVALUATED[key], model=model, look=look), predictions
 
     def certify(
         self,

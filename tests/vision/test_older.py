@@ -18,8 +18,6 @@ from torch.nn import functional
 
 from drgate.checklist import parse_checklist
 from drgate.errors import CheckpointError, UsageError
-from drgate.export import export
-from drgate.judge import judge
 from drgate.manifest import load_manifest
 from drgate.record import training_evidence
 from drgate.score import score
@@ -30,6 +28,8 @@ from drgate.vision.graders import load_grader
 from drgate.vision.network import merge_lora
 from drgate.vision.older import load_any_checkpoint
 from tests.support import tiny
+from tests.support.verbs import exported as export
+from tests.support.verbs import judged as judge
 from trainer.config import TrainingConfig
 from trainer.run import train
 

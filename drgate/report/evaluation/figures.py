@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
-from drgate.evaluation import CriterionResult, Estimate, Evaluation
+from drgate.evaluation import Bin, CriterionResult, Estimate, Evaluation, Status
 from drgate.metrics import MetricId
 from drgate.report import kit
 from drgate.report.kit import Figure
-from drgate.report.words import OUTCOMES, percent, title, visible
+from drgate.report.words import BARRED, OUTCOMES, percent, title, visible
 from drgate.scale import GROUP_TITLES
 
 _ROW: Final = 36
@@ -71,21 +71,19 @@ def _forest(evaluation: Evaluation) -> Figure | None:
 
 
 def _estimates(panel: list[CriterionResult], axes: dict[str, Any], named: set[str]) -> list[dict[str, Any]]:
-    """One trace an outcome, each named once in the legend."""
+    """One trace an outcome, each named once in the legend; what only the test set keeps from passing has its own."""
+    kinds: list[tuple[Status, bool]] = [(status, False) for status in kit.COLOURS] + [("INSUFFICIENT", True)]
     traces = []
-    for rank, (status, colour) in enumerate(kit.COLOURS.items()):
-        rows = [(y, c.estimate) for y, c in enumerate(panel) if c.status == status]
+    for rank, (status, barred) in enumerate(kinds):
+        rows = [(y, c.estimate) for y, c in enumerate(panel) if (c.status, c.would_pass) == (status, barred)]
         found = [(y, e) for y, e in rows if isinstance(e, Estimate)]
         if not found:
             continue
-        legend = {
-            "name": OUTCOMES[status],
-            "legendgroup": status,
-            "legendrank": rank,
-            "showlegend": status not in named,
-        }
-        traces.append(_across(found, colour, kit.SHAPES[status]) | axes | legend)
-        named.add(status)
+        name = BARRED if barred else OUTCOMES[status]
+        legend = {"name": name, "legendgroup": name, "legendrank": rank, "showlegend": name not in named}
+        shape = "diamond-open" if barred else kit.SHAPES[status]
+        traces.append(_across(found, kit.COLOURS[status], shape) | axes | legend)
+        named.add(name)
     return traces
 
 
@@ -132,7 +130,7 @@ def _slices(evaluation: Evaluation) -> Figure | None:
     """The metric of the first criterion on a slice, else sensitivity for referable DR, slice by slice."""
     sliced = (c.id.whole for c in evaluation.criteria if c.id.column)
     metric = next(sliced, MetricId("sensitivity", "referable"))
-    slices = [(one["by"], one["value"]) for one in evaluation.data.get("slices") or ()]
+    slices = [(one.by, one.value) for one in evaluation.counts.slices]
     limits = {c.id: c.threshold for c in evaluation.criteria}
     found = [
         (f"{name.column}: {name.value}", estimate, limits.get(name))
@@ -168,7 +166,7 @@ def _slices(evaluation: Evaluation) -> Figure | None:
     return Figure("figure-slices", label, caption, data, layout)
 
 
-def _reliability(endpoint: str, bins: Sequence[Mapping[str, Any]]) -> Figure | None:
+def _reliability(endpoint: str, bins: Sequence[Bin]) -> Figure | None:
     if not bins:
         return None
     scale = {"range": [-3, 103], "ticksuffix": " %", "dtick": 20}
@@ -181,11 +179,11 @@ def _reliability(endpoint: str, bins: Sequence[Mapping[str, Any]]) -> Figure | N
         shapes=[kit.dotted(x0=0, y0=0, x1=100, y1=100, layer="below")],
     )
     marks = kit.points(
-        [100 * one["predicted"] for one in bins],
-        [100 * one["observed"] for one in bins],
+        [100 * one.predicted for one in bins],
+        [100 * one.observed for one in bins],
         kit.BLUE,
-        error_y=kit.whiskers(((one["observed"], one["observed_low"], one["observed_high"]) for one in bins), kit.BLUE),
-        text=[str(one["n"]) for one in bins],
+        error_y=kit.whiskers(((one.observed, one.observed_low, one.observed_high) for one in bins), kit.BLUE),
+        text=[str(one.n) for one in bins],
         hovertemplate="n %{text}: predicted %{x:.1f} %, observed %{y:.1f} %<extra></extra>",
     )
     name = GROUP_TITLES.get(endpoint, endpoint)
@@ -198,13 +196,11 @@ def _reliability(endpoint: str, bins: Sequence[Mapping[str, Any]]) -> Figure | N
 
 
 def _curve(evaluation: Evaluation) -> Figure | None:
-    history = [
-        e for e in evaluation.training.get("history") or () if e.get("val_accuracy") is not None and "epoch" in e
-    ]
+    history = evaluation.training.history
     if not history:
         return None
-    epochs = [e["epoch"] for e in history]
-    accuracy = [100 * e["val_accuracy"] for e in history]
+    epochs = [e.epoch for e in history]
+    accuracy = [100 * e.val_accuracy for e in history]
     layout = kit.layout(
         320,
         xaxis=kit.axis("epoch", dtick=1 if len(epochs) <= 25 else None),
@@ -214,12 +210,12 @@ def _curve(evaluation: Evaluation) -> Figure | None:
     line |= {"mode": "lines+markers", "line": {"color": kit.BLUE, "width": 2}, "marker": {"size": 6}}
     data = [line | {"hovertemplate": "epoch %{x}: %{y:.2f} %<extra></extra>"}]
     caption = "Validation accuracy after each epoch of the training run."
-    window = evaluation.training.get("stability") or {}
-    if {"first_epoch", "last_epoch"} <= window.keys():
-        ends = {"x0": window["first_epoch"], "x1": window["last_epoch"], "y0": 0, "y1": 1, "yref": "paper"}
+    window = evaluation.training.stability
+    if window and window.first_epoch is not None:
+        ends = {"x0": window.first_epoch, "x1": window.last_epoch, "y0": 0, "y1": 1, "yref": "paper"}
         layout["shapes"] = [{"type": "rect", **ends, "fillcolor": "#e9eff6", "line": {"width": 0}, "layer": "below"}]
         caption += f" Shaded: epochs {visible(ends['x0'])} to {visible(ends['x1'])}, on which stability is judged."
-    selected = evaluation.training.get("selected_epoch")
+    selected = evaluation.training.selected_epoch
     if selected in epochs:
         ring = kit.points([selected], [accuracy[epochs.index(selected)]], kit.INK, name="selected epoch")
         ring["marker"] = {"symbol": "circle-open", "size": 16, "color": kit.INK, "line": {"width": 2.5}}

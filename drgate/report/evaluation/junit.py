@@ -18,11 +18,12 @@ def render(evaluation: Evaluation) -> str:
     """The whole document. Characters that XML cannot hold are written out (`words.visible`)."""
     lines = words.lines(evaluation)
     suite_name = f"drgate {words.checklist_name(evaluation)}"
-    failures = sum(line.required and line.status != "PASS" for line in lines)
+    met = ("PASS", "OBSERVED") if evaluation.exit_code == 0 else ("PASS",)
+    failures = sum(line.required and line.status not in met for line in lines)
     skipped = sum(not line.required and line.status == "NOT_ASSESSED" for line in lines)
     totals = {"tests": str(len(lines)), "failures": str(failures), "errors": "0", "skipped": str(skipped)}
     root = ET.Element("testsuites", {"name": "drgate", **totals})
-    when = {"timestamp": words.visible(evaluation.look["time"])} if evaluation.look.get("time") else {}
+    when = {"timestamp": words.visible(evaluation.look.time)} if evaluation.look.time else {}
     suite = ET.SubElement(root, "testsuite", {"name": suite_name, **totals, **when})
     properties = ET.SubElement(suite, "properties")
     facts = [("verdict", evaluation.verdict), ("headline", words.headline(evaluation)), *words.judged(evaluation)]
@@ -31,15 +32,18 @@ def render(evaluation: Evaluation) -> str:
     for line in lines:
         case = ET.SubElement(suite, "testcase", {"classname": suite_name, "name": line.id})
         measured = ", ".join(part for part in (line.counts, line.value, line.interval) if part) or "no estimate"
-        told = f"{line.title} ({line.advice}): {line.outcome}.\n{measured}; {line.rule} {line.basis}.\n{line.reason}"
-        if line.required and line.status != "PASS":
-            failure = ET.SubElement(case, "failure", {"type": line.status, "message": f"{line.title}: {line.reason}"})
-            failure.text = told
+        text_of = f"{line.title} ({line.advice}): {line.outcome}.\n{measured}; {line.rule} {line.basis}.\n{line.reason}"
+        if line.required and line.status not in met:
+            failure = ET.SubElement(
+                case, "failure", {"type": line.status, "message": f"{line.title}: {line.outcome}. {line.reason}"}
+            )
+            failure.text = text_of
             continue
         if line.status == "NOT_ASSESSED":
             ET.SubElement(case, "skipped", {"message": line.reason})
         unmet = line.status in ("FAIL", "INSUFFICIENT")
-        ET.SubElement(case, "system-out").text = f"Warning. {told}" if unmet else told
-    ET.SubElement(suite, "system-out").text = "\n".join(map(words.visible, evaluation.page_one))
+        ET.SubElement(case, "system-out").text = f"Warning. {text_of}" if unmet else text_of
+    read_first = [*filter(None, [words.barred(evaluation)]), *map(words.visible, evaluation.page_one)]
+    ET.SubElement(suite, "system-out").text = "\n".join(read_first)
     ET.indent(root)
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + ET.tostring(root, encoding="unicode") + "\n"

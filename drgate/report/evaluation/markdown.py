@@ -2,7 +2,7 @@ r"""The report as GitHub-flavoured Markdown, for a pull request, a step summary 
 
     text = render(evaluation, certificate=None)
 
-Text of the evaluation cannot become markup, a link, a mention or another table cell: file names stand in code spans,
+Text of the evaluation cannot become markup, a link, a mention or another table cell: file names are in code spans,
 sentences are escaped.
 """
 
@@ -39,6 +39,7 @@ def render(evaluation: Evaluation, *, certificate: str | None = None) -> str:
     parts = [
         f"# {symbol} {escape(words.verdict_word(evaluation))}",
         f"**{escape(words.headline(evaluation))}**",
+        *([escape(barred)] if (barred := words.barred(evaluation)) else []),
         escape(words.signature(certificate)),
         bullets(f"{label}: {escape(text)}" for label, text in words.summary(evaluation)),
         "## Checklist",
@@ -80,7 +81,7 @@ def render(evaluation: Evaluation, *, certificate: str | None = None) -> str:
     parts += ["## What this is no evidence for", bullets(map(escape, NOT_EVIDENCE_FOR)), NOT_A_MEDICAL_DEVICE]
     parts += [
         "## Confusion matrix",
-        "Rows: the reference grade. Columns: what the model called it.",
+        "Rows: the reference grade. Columns: the model's grade.",
         _matrix(evaluation),
     ]
     for section in sections(evaluation):
@@ -122,7 +123,7 @@ def _flagged(evaluation: Evaluation) -> list[str]:
         if room > 0:
             listed.append(f"{title} ({len(images)}): {', '.join(map(code, images[:room]))}")
         room -= len(images)
-    parts = [f"## Severe NPDR or PDR called below referable: {len(evaluation.flagged)}", bullets(listed)]
+    parts = [f"## Severe NPDR or PDR graded below referable: {len(evaluation.flagged)}", bullets(listed)]
     return [*parts, f"And {-room} more, in evaluation.json."] if room < 0 else parts
 
 

@@ -1,4 +1,4 @@
-"""What stands after page one, as tables in words that the page and the Markdown draw alike.
+"""What follows page one, as tables in words that the page and the Markdown draw alike.
 
     for section in sections(evaluation):
         print(section.title, section.text, section.tables, section.notes)
@@ -15,16 +15,16 @@ from typing import Any, Final
 
 from drgate.certificate.statement import changes
 from drgate.checklist import EACH
-from drgate.evaluation import Estimate, Evaluation, Metric, NotEstimable
+from drgate.evaluation import Bin, Estimate, Evaluation, GateError, Metric, NotEstimable
 from drgate.metrics import KEY_METRICS, METRICS, MetricId, parse_id
 from drgate.report.words import OUTCOMES, level_of, lines, metric_line, percent, plain_percent, title, unit_of, visible
 from drgate.scale import GRADES, GROUP_TITLES, TITLES
 
 USED: Final = "●"
-"""Marks what a line of the checklist uses."""
+"""Marks what a criterion uses."""
 
 SHOWN: Final = "○"
-"""Marks what the other tables use, where no line of the checklist asks for the metric."""
+"""Marks what the other tables use, where no criterion asks for the metric."""
 
 MARKS: Final = {USED: "used by the checklist:", SHOWN: "used in the other tables:"}
 
@@ -40,7 +40,7 @@ SLICES_AT_ONCE: Final = 25
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """text: what is read first; more: what stands beside it, smaller; mark: one of `MARKS`, or empty."""
+    """text: what is read first; more: what is shown beside it, smaller; mark: one of `MARKS`, or empty."""
 
     text: str
     more: tuple[str, ...] = ()
@@ -96,13 +96,13 @@ def _changes(evaluation: Evaluation) -> Section | None:
         + (f"verdict {visible(before)} again." if before == after else f"{visible(before)} became {visible(after)}."),
     ]
     if not found["same_spec"]:
-        text.append("The earlier one was held against another checklist, or another version of this one.")
+        text.append("The earlier one was judged by another checklist, or by another version of this one.")
     if not found["same_test_set"]:
-        text.append("The earlier one was judged on another test set: the figures are not of the same images.")
+        text.append("The earlier one was judged on another test set: the numbers are of other images.")
     rows = ((title(name), _was(line.get("from")), _was(line.get("to"))) for name, line in found["criteria"].items())
-    table = _listed("Lines that came out otherwise", ("Line", "Earlier", "Now"), rows)
+    table = _listed("Criteria that changed", ("Criterion", "Earlier", "Now"), rows)
     if not table.rows:
-        text.append("Every line of the checklist came out the same.")
+        text.append("Every criterion came out the same.")
     return Section("changes", "What changed", tuple(text), (table,) if table.rows else ())
 
 
@@ -135,17 +135,17 @@ def _three_ways(evaluation: Evaluation) -> Section | None:
         (
             f"What each metric comes to when {unit}s that the model gave no answer for are left out (excluded), count "
             "as referred (groups of grades only), or count as the worst answer. "
-            f"{USED} is what the checklist's line is judged by; {SHOWN} is what the other tables show, where the "
-            "checklist has no line.",
+            f"{USED} is what the criterion is judged by; {SHOWN} is what the other tables show, where the "
+            "checklist has no criterion.",
         ),
         _unfolding("three ways", header, first, names, row),
     )
 
 
 def _policies(evaluation: Evaluation) -> dict[MetricId, str]:
-    """How images without output count, by metric that a line of the checklist asks for on the whole test set."""
+    """How images without output count, by metric that a criterion asks for on the whole test set."""
     found = {}
-    for criterion in evaluation.spec["content"]["criteria"]:
+    for criterion in evaluation.spec.content["criteria"]:
         asked = parse_id(criterion["id"])
         if not asked.column and not asked.deployed:
             for target in GRADES if asked.target == EACH else (asked.target,):
@@ -155,21 +155,21 @@ def _policies(evaluation: Evaluation) -> dict[MetricId, str]:
 
 
 def _slices(evaluation: Evaluation) -> Section | None:
-    slices = evaluation.data.get("slices") or ()
+    slices = evaluation.counts.slices
     if not slices:
         return None
     level, unit = level_of(evaluation), unit_of(evaluation)
     header = (f"{unit.capitalize()}s, from No DR to PDR", *map(title, BY_SLICE))
     tables = []
-    for column in dict.fromkeys(found["by"] for found in slices):
+    for column in dict.fromkeys(found.by for found in slices):
         rows = []
         for found in slices:
-            if found["by"] != column:
+            if found.by != column:
                 continue
-            names = [name.but(column=column, value=found["value"]) for name in BY_SLICE]
+            names = [name.but(column=column, value=found.value) for name in BY_SLICE]
             cells = (_cell(name, evaluation.metrics.get(name), level, unit) for name in names)
-            counts = Cell(visible(found["units"]), (_DOT.join(visible(count) for count in found["by_grade"]),))
-            rows.append((Cell(visible(found["value"])), counts, *cells))
+            counts = Cell(str(found.units), (_DOT.join(map(str, found.by_grade)),))
+            rows.append((Cell(visible(found.value)), counts, *cells))
         by = f"By {visible(column)}"
         tables.append(
             Table(by, (by, *header), tuple(rows), f"All {len(rows)} slices" if len(rows) > SLICES_AT_ONCE else "")
@@ -181,7 +181,7 @@ def _slices(evaluation: Evaluation) -> Section | None:
     ]
     notes += [
         f"In no slice by {visible(column)}: {count} {unit}{'' if count == 1 else 's'}."
-        for column, count in (evaluation.data.get("in_no_slice") or {}).items()
+        for column, count in evaluation.counts.in_no_slice.items()
         if count
     ]
     return Section(
@@ -189,8 +189,8 @@ def _slices(evaluation: Evaluation) -> Section | None:
         "Slices",
         (
             "The same metrics for parts of the test set, each with its own interval. Many slices are many comparisons: "
-            "one that falls out is a reason to look, unless the checklist has a line for it. All metrics of every "
-            "slice are in evaluation.json.",
+            "one that stands out is a reason to look, unless the checklist has a criterion for it. All metrics of "
+            "every slice are in evaluation.json.",
         ),
         tuple(tables),
         ("figure-slices",),
@@ -199,12 +199,12 @@ def _slices(evaluation: Evaluation) -> Section | None:
 
 
 def _deployment(evaluation: Evaluation) -> Section | None:
-    mix = evaluation.spec["content"].get("deployment")
-    here = ", ".join(f"{t} {visible(n)}" for t, n in zip(TITLES, evaluation.data.get("by_grade") or (), strict=False))
+    mix = evaluation.spec.content.get("deployment")
+    here = ", ".join(f"{t} {n}" for t, n in zip(TITLES, evaluation.counts.by_grade, strict=True))
     if mix is None:
         text = (
             "The checklist states no mix of grades for the place where the model will be used: accuracy, specificity, "
-            f"group sensitivity and predictive values are at this test set's mix only ({here or 'not stated'})."
+            f"group sensitivity and predictive values are at this test set's mix only ({here})."
         )
         return Section("deployment", "Deployment mix", (text,))
     level, unit = level_of(evaluation), unit_of(evaluation)
@@ -224,7 +224,7 @@ def _deployment(evaluation: Evaluation) -> Section | None:
         "Deployment mix",
         (
             f"Each grade's result, weighted to the mix of grades where the model will be used ({shares}); beside it "
-            f"the same at this test set's mix ({here or 'not stated'}). {USED} is what a line of the checklist is "
+            f"the same at this test set's mix ({here}). {USED} is what a criterion is "
             "judged by.",
         ),
         _unfolding(
@@ -303,93 +303,86 @@ def _probabilities(evaluation: Evaluation) -> Section | None:
     )
 
 
-def _bin(one: Mapping[str, Any]) -> tuple[Cell, ...]:
+def _bin(one: Bin) -> tuple[Cell, ...]:
     return (
-        Cell(f"{one['low']:.3f} to {one['high']:.3f}"),
-        Cell(visible(one["n"])),
-        Cell(percent(one["predicted"])),
-        Cell(percent(one["observed"])),
-        Cell(f"{percent(one['observed_low'])} to {percent(one['observed_high'])}"),
+        Cell(f"{one.low:.3f} to {one.high:.3f}"),
+        Cell(str(one.n)),
+        Cell(percent(one.predicted)),
+        Cell(percent(one.observed)),
+        Cell(f"{percent(one.observed_low)} to {percent(one.observed_high)}"),
     )
 
 
 def _gate_error(evaluation: Evaluation) -> Section | None:
     if not evaluation.gate_error:
         return None
-    unit, known = unit_of(evaluation), evaluation.data.get("patients") is not None
+    unit, known = unit_of(evaluation), evaluation.counts.patients is not None
     rows = []
-    for name in dict.fromkeys(error["id"] for error in evaluation.gate_error):
-        errors = [error for error in evaluation.gate_error if error["id"] == name]
-        n, patients = visible(errors[0]["n"]), visible(errors[0]["patients"])
-        counted = f"{n} {unit}{'' if n == '1' else 's'}"
-        wrong, missed = ([e for e in errors if e["deserves"] is deserves] for deserves in (False, True))
+    for name in dict.fromkeys(error.id for error in evaluation.gate_error):
+        errors = [error for error in evaluation.gate_error if error.id == name]
+        n, patients = errors[0].n, errors[0].patients
+        counted = f"{n} {unit}{'' if n == 1 else 's'}"
+        wrong, missed = ([e for e in errors if e.deserves is deserves] for deserves in (False, True))
         rows.append(
             (
                 Cell(title(name)),
                 Cell(f"{patients} patients", (counted,))
                 if known
                 else Cell(counted, (f"taken as {patients} patients",)),
-                Cell("", tuple(f"true {plain_percent(e['true'])}: passes {_chance(e['passes'], e)}" for e in wrong)),
+                Cell("", tuple(f"true {plain_percent(e.true)}: passes {_chance(e.passes, e)}" for e in wrong)),
                 Cell(
                     "",
-                    tuple(f"true {plain_percent(e['true'])}: not passed {_chance(1 - e['passes'], e)}" for e in missed),
+                    tuple(f"true {plain_percent(e.true)}: not passed {_chance(1 - e.passes, e)}" for e in missed),
                 )
                 if missed
                 else Cell("–", ("no expected value stated",)),
-                Cell(", ".join(dict.fromkeys(visible(e["method"]) for e in errors))),
+                Cell(", ".join(dict.fromkeys(e.method for e in errors))),
             )
         )
     text = (
-        "How often each line is wrong by chance at the counts of this test set. A false pass: a model that does not "
+        "How often each criterion is wrong by chance at these counts. A false pass: a model that does not "
         "deserve it passes, here one whose true value is the threshold itself and one with 1.5 times that error rate. "
         "A false fail: a model at the true value that the checklist expects does not pass. "
         "Exact: from the binomial distribution, images being independent. Simulated: images of a patient correlate as "
         "the checklist's planning says; ± is the standard error of the simulation, in points.",
     )
-    header = ("Line", "Counts", "False pass", "False fail", "How")
+    header = ("Criterion", "Counts", "False pass", "False fail", "How")
     return Section(
         "gate-error", "How often the gate itself errs", text, (Table("The gate's own error", header, tuple(rows)),)
     )
 
 
-def _chance(probability: float, error: Mapping[str, Any]) -> str:
-    spread = f" ± {100 * error['se']:.1f}" if error.get("se") is not None else ""
+def _chance(probability: float, error: GateError) -> str:
+    spread = f" ± {100 * error.se:.1f}" if error.se is not None else ""
     return f"{percent(probability)}{spread}"
 
 
 def _looks(evaluation: Evaluation) -> Section | None:
     """What the chain of looks says besides its number."""
     look = evaluation.look
-    overlapping, favouring, regraded = (look.get(key) or () for key in ("overlapping", "favouring", "regraded"))
-    if not (overlapping or favouring or regraded):
+    if not (look.overlapping or look.favouring or look.regraded):
         return None
-    changed = visible(look.get("regraded_count", len(regraded)))
-    listed = "" if changed == str(len(regraded)) else f", the first {len(regraded)}"
+    changed, listed = look.regraded_count, len(look.regraded)
+    first = "" if changed == listed else f", the first {listed}"
     tables = (
         _listed(
             "Test sets that share images or patients",
             ("Test set that overlaps", "Looks at it", "Images shared", "Patients shared"),
-            ((one["name"], one["looks"], one["images"], one["patients"]) for one in overlapping),
+            ((one.name, one.looks, one.images, one.patients) for one in look.overlapping),
         ),
         _listed(
-            "Whom the changed grades favour",
+            "Which models the changed grades favour",
             ("Look that saw other grades", "Time", "Model", "Grades changed since", "In that model's favour"),
             (
-                (
-                    one["look"],
-                    one["time"],
-                    "this one" if one["same_model"] else "another",
-                    one["changed"],
-                    one["favouring"],
-                )
-                for one in favouring
+                (one.look, one.time, "this one" if one.same_model else "another", one.changed, one.favouring)
+                for one in look.favouring
             ),
         ),
         _listed(
             "Images whose reference grade changed",
             ("Image", "Was", "Is now"),
-            ((one["image"], _grade(one["from"]), _grade(one["to"])) for one in regraded),
-            f"Images whose reference grade changed: {changed}{listed}",
+            ((one.image, _grade(one.before), _grade(one.to)) for one in look.regraded),
+            f"Images whose reference grade changed: {changed}{first}",
         ),
     )
     text = (
@@ -404,8 +397,8 @@ def _listed(label: str, header: tuple[str, ...], rows: Iterable[Iterable[object]
     return Table(label, header, tuple(tuple(Cell(visible(value)) for value in row) for row in rows), folded)
 
 
-def _grade(value: object) -> str:
-    return TITLES[value] if isinstance(value, int) and 0 <= value < len(TITLES) else visible(value)
+def _grade(value: int | str) -> str:
+    return TITLES[value] if isinstance(value, int) else value
 
 
 def _unfolding(

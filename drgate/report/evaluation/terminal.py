@@ -2,7 +2,7 @@
 
     render(evaluation, Console())
 
-Outcomes are told by word, by symbol and by colour. The console decides about colour (NO_COLOR, pipes) and width; one
+Outcomes are shown by word, symbol and colour. The console decides about colour (NO_COLOR, pipes) and width; one
 that cannot encode the symbols gets plain letters.
 """
 
@@ -28,7 +28,7 @@ _SIDES: Final = {"low": "lower ", "high": "upper ", "value": ""}
 FLAGGED_AT_MOST: Final = 10
 """Flagged images named; the report's page one has all of them."""
 _FULL_WIDTH: Final = 96
-"""Columns from which estimate and interval stand side by side."""
+"""Columns from which estimate and interval are side by side."""
 
 
 def render(evaluation: Evaluation, console: Console) -> None:
@@ -36,6 +36,8 @@ def render(evaluation: Evaluation, console: Console) -> None:
     style = _STYLES[evaluation.verdict]
     _paragraph(console, f"{words.SYMBOLS[evaluation.verdict]} {words.verdict_word(evaluation)}", f"bold {style}")
     _paragraph(console, words.headline(evaluation), "bold")
+    if barred := words.barred(evaluation):
+        _paragraph(console, barred, style)
     for label, text in words.summary(evaluation):
         _paragraph(console, f"{label}: {text}", "dim", hang=2)
     console.print()
@@ -63,7 +65,7 @@ def render(evaluation: Evaluation, console: Console) -> None:
 
 
 def signing_page(evaluation: Evaluation, console: Console) -> None:
-    """Write what somebody who signs must have seen: the report, what was judged, and what it is no evidence for."""
+    """Write what a signer must have seen: the report, what was judged, and what it is no evidence for."""
     render(evaluation, console)
     console.print(Text("\nWhat was judged", style="bold"))
     for label, text in words.judged(evaluation):
@@ -86,7 +88,7 @@ def _flagged(console: Console, evaluation: Evaluation) -> None:
     """The images that cost sight, by name."""
     if not evaluation.flagged:
         return
-    console.print(Text("\nSevere NPDR or PDR called below referable", style="bold"))
+    console.print(Text("\nSevere NPDR or PDR graded below referable", style="bold"))
     named = [f"{image} ({what})" for what, images in words.flagged(evaluation) for image in images]
     for name in named[:FLAGGED_AT_MOST]:
         _paragraph(console, f"- {name}", "", hang=2)
@@ -95,7 +97,7 @@ def _flagged(console: Console, evaluation: Evaluation) -> None:
 
 
 def _checklist(evaluation: Evaluation, console: Console) -> Table:
-    """Required lines, then advisory ones. Units stand with the estimate, so that a line fits 100 columns."""
+    """Required criteria, then advisory ones. Units are with the estimate, so that a row fits 100 columns."""
     lines = words.lines(evaluation)
     lattice = box.SIMPLE_HEAD if _writes(console, "─") else box.ASCII2
     table = Table(box=lattice, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
@@ -121,6 +123,8 @@ def _checklist(evaluation: Evaluation, console: Console) -> Table:
                 _SIDES[line.decisive] + line.short_rule,
             )
             outcome = "Insufficient" if line.status == "INSUFFICIENT" else line.outcome
+            if line.would_pass:
+                outcome = "Cannot pass"
             table.add_row(
                 _text(console, f"{line.symbol} {outcome}", _STYLES[line.status]),
                 *(_text(console, cell) for cell in cells),
