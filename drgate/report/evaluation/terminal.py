@@ -37,7 +37,7 @@ def render(evaluation: Evaluation, console: Console) -> None:
     _paragraph(console, f"{words.SYMBOLS[evaluation.verdict]} {words.verdict_word(evaluation)}", f"bold {style}")
     _paragraph(console, words.headline(evaluation), "bold")
     if barred := words.barred(evaluation):
-        _paragraph(console, barred, style)
+        _paragraph(console, f'{barred} "Cannot pass" below: the criterion meets the rule here.', style)
     for label, text in words.summary(evaluation):
         _paragraph(console, f"{label}: {text}", "dim", hang=2)
     console.print()
