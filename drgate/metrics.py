@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from drgate import stats
 from drgate.errors import ChecklistError
@@ -158,10 +158,10 @@ class MetricId(str):
 
     @classmethod
     def __get_pydantic_core_schema__(cls, _: Any, handler: Any) -> Any:
-        """In a pydantic model: text that `parse_id` reads."""
-        from pydantic_core.core_schema import no_info_after_validator_function
+        """In a pydantic model: text that `parse_id` reads, and plain text again in JSON."""
+        from pydantic import AfterValidator, PlainSerializer
 
-        return no_info_after_validator_function(read_id, handler.generate_schema(str))
+        return handler.generate_schema(Annotated[str, AfterValidator(read_id), PlainSerializer(str, return_type=str)])
 
     def but(self, **parts: Any) -> MetricId:
         """The same with other parts."""

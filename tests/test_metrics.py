@@ -205,7 +205,7 @@ class TestAddedMetric:
         assert metric.bootstrap is not None
         assert isinstance(found.metrics[parse_id("within_one:referable^deployment")], Estimate)
         assert [c.status for c in found.criteria] == ["PASS", "PASS", "PASS"]
-        assert {error["id"] for error in found.gate_error} == {c.id for c in found.criteria}
+        assert {error.id for error in found.gate_error} == {c.id for c in found.criteria}
         assert "Within one grade, PDR" in [one.title for one in metric_lines(found)]
         for page in (markdown.render(found), html.render(found)):
             assert "Within one grade" in page

@@ -309,7 +309,7 @@ class TestOedema:
         """It is outside every count."""
         tables = [probable(graded(seed, 0.9)).assign(dme=[None, *(np.arange(239) % 6 == 0)]) for seed in (1, 2)]
         one, other = (predictions(table.assign(gradable=table["image"] != "0000.png")) for table in tables)
-        assert evaluate(one, checklist_of()).data["dme"] == 40
+        assert evaluate(one, checklist_of()).counts.dme == 40
         assert compare(one, other).images == 239
         assert isinstance(tune(one, checklist_of()), OperatingPoint)
 

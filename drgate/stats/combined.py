@@ -4,8 +4,9 @@ The interval is MOVER's: the limits of the two proportions, each at its own effe
 squares, on the log scale for a ratio. The logarithmic interval of Simel takes standard errors instead of exact limits,
 and passes too often where few images are wrong.
 
->>> from drgate.stats.cluster import one_image_per_patient as plain
->>> youden = YOUDEN.estimate(plain(56, 70), plain(32, 80), level=0.95, interval="wilson")
+>>> from drgate.stats.cluster import EffectiveSample
+>>> hits, cleared = EffectiveSample(56, 70, 70, 1.0, 70.0), EffectiveSample(32, 80, 80, 1.0, 80.0)
+>>> youden = YOUDEN.estimate(hits, cleared, level=0.95, interval="wilson")
 >>> round(youden.value, 2), round(youden.low, 4), round(youden.high, 4)
 (0.2, 0.0524, 0.3339)
 
