@@ -116,5 +116,6 @@ def processes() -> Iterator[Processes]:
         ) from problem
     try:
         yield Processes(dist.get_rank(), local, size, device)
+        dist.barrier()  # a process that ends while another still receives from it is aborted, now and then
     finally:
         dist.destroy_process_group()
