@@ -134,7 +134,7 @@ class CriterionResult(Typed):
         FAIL (the estimate misses the rule); INSUFFICIENT (the estimate meets the rule, the bound does not, or nothing
         can pass on this test set); NOT_ASSESSED (nothing to judge by, with what is missing).
     comparator: ">=", ">", "<=" or "<"; threshold: in the units of the estimate.
-    decided_on: "bound" (the unfavourable end of the interval) or "point" (the estimate itself).
+    decided_on: "bound" (the limit of the interval on the side of the rule) or "point" (the estimate itself).
     required: whether the verdict rests on it; the others are advisory.
     added: "safety" for criteria that the owner's checklist did not have; empty otherwise.
     reason: a sentence for a clinician.
@@ -522,7 +522,7 @@ class Counts(Typed):
 
 @dataclass(frozen=True, slots=True)
 class Flagged(Typed):
-    """An image whose severe NPDR or PDR was graded below referable."""
+    """An image whose severe NPDR or PDR was predicted below referable."""
 
     image: str
     grade: _Grade

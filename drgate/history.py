@@ -39,7 +39,7 @@ class Record:
     files: its files, one a signature. model, digest: name and SHA-256 of the model's first file. test_set,
     split, spec: names. images: the test set's digest, of its images alone where a table came from elsewhere. time: of
     the look, ISO 8601 in UTC. look, allowed: its number, and of how many. signers: ids of the keys that it names;
-    vouched: the trusted ones among them whose signature was verified.
+    trusted_signers: the trusted ones among them whose signature was verified.
     """
 
     files: tuple[str, ...]
@@ -55,7 +55,7 @@ class Record:
     look: int
     allowed: int
     signers: tuple[str, ...]
-    vouched: tuple[str, ...]
+    trusted_signers: tuple[str, ...]
     criteria: tuple[CriterionResult, ...]
 
     @property
@@ -79,7 +79,7 @@ class Record:
             "look": self.look,
             "allowed": self.allowed,
             "signers": list(self.signers),
-            "vouched": list(self.vouched),
+            "trusted_signers": list(self.trusted_signers),
             "criteria": list(map(plain_of, self.criteria)),
         }
 
@@ -179,6 +179,6 @@ def _record(group: Sequence[tuple[str, Certificate | Statement]], trusted: Seque
         look=look.number,
         allowed=look.allowed,
         signers=tuple(sorted({one.key_id for one in certificates})),
-        vouched=tuple(sorted({one.key_id for one in certificates if signer(one, trusted) is not None})),
+        trusted_signers=tuple(sorted({one.key_id for one in certificates if signer(one, trusted) is not None})),
         criteria=evaluation.criteria,
     )

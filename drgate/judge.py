@@ -12,7 +12,6 @@ first; a table of predictions is used as it is, or with reference grades from a 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -35,7 +34,7 @@ from drgate.evaluation import (
     plain_of,
     read_as,
 )
-from drgate.files import canonical_json, read_json, sha256_file, write_atomically
+from drgate.files import digest_of, read_json, sha256_file, write_atomically
 from drgate.grades import join_grades
 from drgate.looks import Seen, given_time, take_look
 from drgate.manifest import images_digest
@@ -289,7 +288,7 @@ def _known(predictions: Predictions, source: Path) -> tuple[Model, TestSet]:
             name=source.name,
             images_digest=images_digest(table["sha256"])
             if known
-            else _digest_of(["drgate image names 1", sorted(table["image"])]),
+            else digest_of(["drgate image names 1", sorted(table["image"])]),
             warnings=("A table from elsewhere: it is evidence about these predictions, not about a model file.",),
         )
     try:
@@ -312,7 +311,7 @@ def _known(predictions: Predictions, source: Path) -> tuple[Model, TestSet]:
             "grades": provenance.get("grades"),
         }
     except (KeyError, TypeError, AttributeError) as problem:
-        raise PredictionsError(f"{source}: its provenance lacks {problem}; score the model again.") from problem
+        raise PredictionsError(f"{source}: its provenance has no {problem}; score the model again.") from problem
     return model, _read(TestSet, facts, str(source))
 
 
@@ -385,10 +384,6 @@ def _look(
     return look, looks
 
 
-def _digest_of(value: Any) -> str:
-    return f"sha256:{hashlib.sha256(canonical_json(value)).hexdigest()}"
-
-
 def _foreign_history(evidence: Evidence, checklist: Checklist) -> dict[str, Any] | None:
     """The evidence in a history that drtrain did not record; None where `record` is a run folder or is not given."""
     record = evidence.record
@@ -454,7 +449,7 @@ def _default_folder(model: Model, facts: TestSet) -> Path:
 
 
 def _write(folder: Path, evaluation: Evaluation, predictions: Predictions, key: SigningKey | None) -> None:
-    """Write all that is said of one evaluation."""
+    """Write all files of one evaluation."""
     from drgate.certificate.sign import certify
     from drgate.certificate.statement import parse_statement
     from drgate.report.evaluation import html, junit, markdown

@@ -10,7 +10,6 @@ scores the model again. Only the recomputation needs NumPy.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from drgate.certificate.statement import Certificate, Statement, read_certificat
 from drgate.certificate.trust import Revocations, lapses, signer
 from drgate.errors import CertificateError, DrgateError, ExitCode, UsageError, visible
 from drgate.evaluation import Evaluation, Verdict, plain_of
-from drgate.files import canonical_json, sha256_file
+from drgate.files import canonical_json, digest_of, sha256_file
 from drgate.screen import SILENT, Progress
 
 if TYPE_CHECKING:
@@ -98,7 +97,7 @@ class Verification:
     headline, verdict: what the certificate says; worth something only where it is genuine. answer: its exit code.
     trusted: a trusted key signed it.
     bound: the predictions were given, and carry the digests of this model and this test set.
-    recomputed: every number follows from the predictions; what could not be compared is in `unchecked`.
+    recomputed: every number follows from the predictions, but for what `not_compared` (a part of `unchecked`) names.
     checked: what was compared and found equal. unchecked: what could not be, and why. problems: what contradicts it.
     """
 
@@ -111,6 +110,7 @@ class Verification:
     checked: tuple[str, ...]
     unchecked: tuple[str, ...]
     problems: tuple[str, ...]
+    not_compared: tuple[str, ...] = ()
 
     @property
     def genuine(self) -> bool:
@@ -181,6 +181,7 @@ def verify(
         checked=sentences("checked"),
         unchecked=sentences("unchecked"),
         problems=sentences("problem"),
+        not_compared=tuple(map(visible, numbers.not_compared)),
     )
 
 
@@ -251,9 +252,8 @@ def _subjects(statement: Statement, models: Sequence[Path]) -> Iterator[Finding]
 def _checklist(evaluation: Evaluation, checklist: Checklist | None) -> Iterator[Finding]:
     recorded = evaluation.spec
     name, content = f"{recorded.name} version {recorded.version}", recorded.content
-    if recorded.digest != f"sha256:{hashlib.sha256(canonical_json(content)).hexdigest()}" or (
-        (content.get("name"), content.get("version")) != (recorded.name, recorded.version)
-    ):
+    named = content.get("name"), content.get("version")
+    if recorded.digest != digest_of(content) or named != (recorded.name, recorded.version):
         yield "problem", f"The checklist inside is not the one that its name and digest say ({name})."
     if checklist is None:
         yield "unchecked", f"No checklist was expected: it was held against the one inside, {name}."
@@ -310,6 +310,7 @@ class _Numbers:
     table: Predictions | None = None
     bound: bool = False
     recomputed: bool = False
+    not_compared: tuple[str, ...] = ()
 
 
 def _numbers(evaluation: Evaluation, path: Path, given: Path | None, baseline: Path | None) -> _Numbers:
@@ -344,6 +345,7 @@ def _numbers(evaluation: Evaluation, path: Path, given: Path | None, baseline: P
         table,
         bound=not origin and evaluation.model.tensor_digest is not None,
         recomputed=all(kind != "problem" for kind, _ in recomputation),
+        not_compared=tuple(sentence for kind, sentence in recomputation if kind == "unchecked"),
     )
 
 
@@ -396,13 +398,13 @@ def _origin(evaluation: Evaluation, table: Predictions, point: OperatingPoint | 
         return
     model, manifest = table.provenance.get("model", {}), table.provenance.get("manifest", {})
     grades = evaluation.data.grades
-    said = {
+    pairs = {
         "model": (evaluation.model.tensor_digest, model.get("tensor_digest")),
         "test set": (evaluation.data.manifest_digest, manifest.get("digest")),
         "images": (evaluation.data.images_digest, manifest.get("images_digest")),
         "grades": (grades and plain_of(grades), table.provenance.get("grades")),
     }
-    for what, (recorded, found) in said.items():
+    for what, (recorded, found) in pairs.items():
         if recorded != found:
             yield "problem", f"The predictions are of another {what} than the statement says ({found}, not {recorded})."
 
@@ -501,8 +503,8 @@ def _again(
             f"up to {furthest:.2g}.",
         )
     else:
-        said = "to the last bit" if not furthest else f"probabilities within {furthest:.1g}"
-        yield "checked", f"The model was scored again: all {len(before)} images are graded the same, {said}."
+        alike = "to the last bit" if not furthest else f"probabilities within {furthest:.1g}"
+        yield "checked", f"The model was scored again: all {len(before)} images are graded the same, {alike}."
 
 
 @dataclass(frozen=True, slots=True)

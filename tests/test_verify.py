@@ -129,7 +129,7 @@ class TestNeverAccepted:
             ("white_space", "not in its canonical form"),
             ("unsigned_field", "not in its canonical form"),
             ("unknown_algorithm", "not an ECDSA P-256 signature"),
-            ("other_predicate", "lacks a part"),
+            ("other_predicate", "is incomplete"),
             ("number_changed", "not, byte for byte, what follows"),
             ("swapped_signature", "statement or signature was changed"),
             ("stranger", "not among the trusted keys"),

@@ -568,7 +568,7 @@ class TestExport:
             )
         assert not (tmp_path / "bundle").exists()
 
-    def test_what_nobody_vouched_for_is_not_signed(
+    def test_what_no_trusted_key_signed_is_not_signed(
         self, place: Path, key: PrivateKey, certified: Judgement, tmp_path: Path
     ):
         """--allow-unsigned exports on a bare statement, but no key signs what follows from it."""

@@ -98,10 +98,10 @@ class Origin:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the checkpoint lacks, in sentences."""
+        """What the checkpoint does not contain, in sentences."""
         record = self.checkpoint.record if self.checkpoint is not None else None
-        lacks = (record or {}).get("lacks")
-        return tuple(str(sentence) for sentence in lacks) if isinstance(lacks, list) else ()
+        limits = (record or {}).get("limitations")
+        return tuple(str(sentence) for sentence in limits) if isinstance(limits, list) else ()
 
     def build(self, config: TrainingConfig, base: Base) -> GradingModel:
         """The network before the first step of this run.
@@ -199,7 +199,7 @@ def find_origin(config: TrainingConfig, base: Base) -> Origin:
             None,
             checkpoint.epoch,
             tuple(record["history"]),
-            f"weights, epoch and history of a checkpoint in the older layout. {record.get('starts_anew', '')}",
+            f"weights, epoch and history of a checkpoint in the older layout. {record.get('reset', '')}",
         )
     _, state = load_training_state(file)
     if state is None:

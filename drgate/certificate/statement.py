@@ -263,7 +263,7 @@ def parse_statement(data: bytes, origin: str) -> Statement:
         evaluation = Evaluation.from_json(plain, origin, CertificateError)
         same = statement_bytes(evaluation) == data
     except (KeyError, TypeError, AttributeError) as problem:
-        raise CertificateError(f"{origin} lacks a part ({problem}); expected {_EXPECTED}.") from problem
+        raise CertificateError(f"{origin} is incomplete ({problem}); expected {_EXPECTED}.") from problem
     except CertificateError:
         raise
     except DrgateError as problem:

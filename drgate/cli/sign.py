@@ -14,7 +14,7 @@ from drgate.cli.options import (
     QuietOption,
     RevokedOption,
     SignCommandOption,
-    signing_key,
+    required_key,
 )
 from drgate.screen import Format, emit, tell
 
@@ -75,9 +75,7 @@ def command(
     from drgate.screen import console
     from drgate.verify import Given, Trust, verify
 
-    signer = signing_key(key, sign_command, public_key)
-    if signer is None:
-        raise UsageError("No signing key: give --key KEY (or DRGATE_KEY), or --sign-command CMD with --public-key PUB.")
+    signer = required_key(key, sign_command, public_key)
     read = read_certificate(certificate)  # once: what is shown is what is signed, even if the file changes
     statement = read.statement if isinstance(read, Certificate) else read
     target = countersignature(certificate, role, statement)

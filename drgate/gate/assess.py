@@ -314,8 +314,7 @@ class _Assessor:
             return self._finding(check, "NOT_ASSESSED", reason)
         if not (result.recomputed and result.bound):
             return self._finding(check, "NOT_ASSESSED", " ".join(map(tables.named, result.unchecked)))
-        not_compared = [one for one in result.unchecked if "not compared" in one and "Not given" not in one]
-        self.change.notes.extend(f"{self.model.path}: {one}" for one in not_compared)
+        self.change.notes.extend(f"{self.model.path}: {one}" for one in result.not_compared)
         return self._finding(check, "PASS", tables.named(f"Every number was recomputed from {table}."))
 
 

@@ -338,8 +338,8 @@ def spent(attempts: Iterable[Attempt]) -> tuple[Spend, tuple[str, ...]]:
     highs = [spend.high for spend in told if spend.high is not None]
     low = sum(spend.low or 0.0 for spend in told)
     high = sum(highs) if len(highs) == len(told) else None
-    untold = tuple(attempt.name for attempt in attempts if attempt.spend is None)
-    return Spend(round(low, 6), None if high is None else round(high, 6), any(spend.about for spend in told)), untold
+    unknown = tuple(attempt.name for attempt in attempts if attempt.spend is None)
+    return Spend(round(low, 6), None if high is None else round(high, 6), any(spend.about for spend in told)), unknown
 
 
 def baseline_of(attempts: Sequence[Attempt]) -> Attempt | None:

@@ -123,7 +123,7 @@ def _flagged(evaluation: Evaluation) -> list[str]:
         if room > 0:
             listed.append(f"{title} ({len(images)}): {', '.join(map(code, images[:room]))}")
         room -= len(images)
-    parts = [f"## Severe NPDR or PDR graded below referable: {len(evaluation.flagged)}", bullets(listed)]
+    parts = [f"## Severe NPDR or PDR predicted below referable: {len(evaluation.flagged)}", bullets(listed)]
     return [*parts, f"And {-room} more, in evaluation.json."] if room < 0 else parts
 
 
