@@ -294,9 +294,9 @@ def _probabilities(evaluation: Evaluation) -> Section | None:
             "Ranking: how well the probability separates those who have the endpoint from those who do not (1 is "
             "perfect, 0.5 is chance).",
             "Calibration: whether the probabilities agree with the observed frequencies. Brier score 0 is perfect, 1 "
-            "the worst (2 for all five grades); slope 1 and intercept 0 are perfect, a slope below 1 means probabilities that are too "
-            "extreme. No checklist rests on the expected calibration error: a perfectly calibrated model does not show "
-            "0 but the value named beside it.",
+            "the worst (2 for all five grades); slope 1 and intercept 0 are perfect, a slope below 1 means "
+            "probabilities that are too extreme. No checklist rests on the expected calibration error: a perfectly "
+            "calibrated model does not show 0 but the value beside it.",
         ),
         (Table(heading, ("Endpoint", *(METRICS[measure].title for measure in measures)), tuple(rows)), *bins),
         tuple(f"figure-reliability-{endpoint}" for endpoint in evaluation.reliability),
