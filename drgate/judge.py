@@ -19,6 +19,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
 
+from drgate.certificate.sign import certify
+from drgate.certificate.statement import Certificate, Statement, parse_statement, read_certificate, reference
+from drgate.certificate.trust import signer
 from drgate.checklist import Checklist, parse_checklist
 from drgate.errors import CertificateError, DrgateError, ManifestError, PredictionsError, UsageError
 from drgate.evaluate import evaluate, require_evaluable
@@ -28,7 +31,6 @@ from drgate.evaluation import (
     File,
     Look,
     Model,
-    Reference,
     TestSet,
     Training,
     plain_of,
@@ -47,7 +49,6 @@ from drgate.screen import SILENT, Progress
 
 if TYPE_CHECKING:
     from drgate.certificate.keys import PublicKey, SigningKey
-    from drgate.certificate.statement import Statement
     from drgate.vision.graders import Grader
 
 _T = TypeVar("_T")
@@ -158,7 +159,7 @@ def judge(
     point = _operating_point(evidence.operating_point, parent)
     if test.time is not None:
         given_time(test.time)
-    previous = None if evidence.previous is None else _read_reference(evidence.previous)
+    previous = None if evidence.previous is None else reference(read_certificate(evidence.previous).statement)
     history = _foreign_history(evidence, checklist)
     earlier = None if evidence.baseline is None else load_predictions(evidence.baseline)
     grader = None
@@ -246,9 +247,6 @@ def read_evaluation(path: Path, trusted: Sequence[PublicKey] = ()) -> tuple[Eval
     trusted: keys of which one must have signed; without them the signature is not verified, and the text says so.
     Raises CertificateError where trusted keys are given and none of them signed.
     """
-    from drgate.certificate.statement import Certificate, read_certificate
-    from drgate.certificate.trust import signer
-
     if path.is_dir():
         path = path / "evaluation.json"
     if not path.is_file():
@@ -264,13 +262,6 @@ def read_evaluation(path: Path, trusted: Sequence[PublicKey] = ()) -> tuple[Eval
         claim = "" if trusted else "; the signature was not verified here (--key PUB)"
         return read.statement.evaluation, _signature(path.name, read.key_id) + claim
     return read if isinstance(read, Evaluation) else read.evaluation, None
-
-
-def _read_reference(path: Path) -> Reference:
-    from drgate.certificate.statement import Certificate, read_certificate, reference
-
-    read = read_certificate(path)
-    return reference(read.statement if isinstance(read, Certificate) else read)
 
 
 def _signature(name: str, keyid: str) -> str:
@@ -433,8 +424,6 @@ def _training(
 
 def _inherited(parent: Statement, model: Model, facts: TestSet) -> tuple[Model, TestSet]:
     """With the certificate that stability, cost, look and leakage come from; it must be on the same test set."""
-    from drgate.certificate.statement import reference
-
     before = parent.evaluation.data
     if before.manifest_digest != facts.manifest_digest:
         raise UsageError("The certificate is on another test set; give the one that it was made on with --data.")
@@ -450,8 +439,6 @@ def _default_folder(model: Model, facts: TestSet) -> Path:
 
 def _write(folder: Path, evaluation: Evaluation, predictions: Predictions, key: SigningKey | None) -> None:
     """Write all files of one evaluation."""
-    from drgate.certificate.sign import certify
-    from drgate.certificate.statement import parse_statement
     from drgate.report.evaluation import html, junit, markdown
 
     statement, certificate = certify(evaluation, key)

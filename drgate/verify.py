@@ -153,8 +153,8 @@ def verify(
 
     Raises CertificateError where `path` is no certificate at all, DrgateError where another file cannot be read.
     """
-    read = read_certificate(path) if read is None else read
-    statement = read.statement if isinstance(read, Certificate) else read
+    read = read or read_certificate(path)
+    statement = read.statement
     evaluation = statement.evaluation
     numbers = _numbers(evaluation, path, given.predictions, given.baseline)
     findings = [
@@ -203,7 +203,7 @@ def _signature(read: Certificate | Statement, trusted: Sequence[PublicKey]) -> I
 
 def _standing(read: Certificate | Statement, trust: Trust) -> Iterator[Finding]:
     """Whether it still holds: revoked, expired, too old."""
-    statement = read.statement if isinstance(read, Certificate) else read
+    statement = read.statement
     max_age_days, revocations = trust.max_age_days, trust.revocations
     problems = lapses(statement, now=trust.now or datetime.now(UTC), max_age_days=max_age_days)
     yield from (("problem", sentence) for sentence in problems)
@@ -294,8 +294,7 @@ def _earlier(evaluation: Evaluation, given: Path | None) -> Iterator[Finding]:
         if recorded:
             yield "unchecked", f"The earlier certificate {recorded[0].statement} was not given (--parent)."
         return
-    read = read_certificate(given)
-    found = reference(read.statement if isinstance(read, Certificate) else read)
+    found = reference(read_certificate(given).statement)
     if found in recorded:
         yield "checked", f"{given} is the earlier certificate that it names, and says what is recorded of it."
     else:

@@ -70,6 +70,11 @@ class Statement:
     evaluation: Evaluation
 
     @property
+    def statement(self) -> Statement:
+        """Itself: a reader need not know whether it was signed."""
+        return self
+
+    @property
     def headline(self) -> str:
         """What is certified, in one sentence."""
         return self.evaluation.headline
@@ -95,11 +100,6 @@ class Statement:
         """From when on it holds no longer, where its checklist sets that."""
         until = expiry(self.evaluation)
         return None if until is None else parse_moment(until)
-
-    @property
-    def clinical(self) -> bool:
-        """Whether its checklist is one that certifies; one for trying a pipeline opens neither export nor gate."""
-        return self.evaluation.clinical
 
     @property
     def subjects(self) -> dict[str, str]:

@@ -140,7 +140,7 @@ class _Assessor:
         spec = evaluation.spec
         if not statement.of_model or evaluation.model.tensor_digest is None:
             return "is about a table of predictions, not about a model"
-        if not statement.clinical:
+        if not evaluation.clinical:
             return f"uses the checklist {spec.name}, which only tests a pipeline"
         if evaluation.data.manifest_digest != self.test_set.manifest_digest:
             return f"is for another test set, {evaluation.data.name}"
