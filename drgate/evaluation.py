@@ -133,8 +133,7 @@ class CriterionResult(Typed):
     status: PASS; OBSERVED (the estimate meets the rule and the checklist decides on estimates, which shows nothing);
         FAIL (the estimate misses the rule); INSUFFICIENT (the estimate meets the rule, the bound does not, or nothing
         can pass on this test set); NOT_ASSESSED (nothing to judge by, with what is missing).
-    comparator: ">=", ">", "<=" or "<"; threshold: in the units of the estimate.
-    decided_on: "bound" (the limit of the interval on the side of the rule) or "point" (the estimate itself).
+    threshold: in the units of the estimate. decided_on: "bound" (a limit of the interval) or "point" (the estimate).
     required: whether the verdict rests on it; the others are advisory.
     added: "safety" for criteria that the owner's checklist did not have; empty otherwise.
     reason: a sentence for a clinician.
@@ -563,9 +562,7 @@ class Bin(Typed):
 class Evaluation(Typed):
     """Everything that was found about one set of predictions, held against one checklist.
 
-    verdict: as `verdict_of` the criteria.
-    criteria: in the order of the checklist.
-    metrics: by id, e.g. `sensitivity:pdr`.
+    verdict: as `verdict_of` the criteria, which are in the order of the checklist.
     confusion_matrix: 5 x 5 counts, rows the reference grade, columns the predicted one; no_output: 5 counts a
         reference grade without an answer from the model.
     data: the test set as given; counts: what was counted in it.

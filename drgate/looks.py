@@ -1,7 +1,7 @@
 """How often test images have been looked at: a hash-chained file, one line a new pair of test set and model.
 
     seen = Seen.of(predictions, "site-a")
-    look = take_look(Path("looks.jsonl"), seen, model=tensor_digest, predictions=predictions.digest, spec=spec)
+    look = take_look(Path("looks.jsonl"), seen, model=tensor_digest, predictions=predictions.digest, checklist=mine)
     look.number, look.allowed, look.time, look.regraded
 
 The chain belongs to the images and patients, not to a file name: a test set that shares one of either with a logged one

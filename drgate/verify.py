@@ -524,6 +524,7 @@ class _Comparable:
         if not self.baseline:
             plain["criteria"] = [c for c in plain["criteria"] if c["id"] != "baseline"]
             plain["metrics"].pop("baseline", None)
+            del plain["verdict"]  # follows from the criteria in every statement, so nothing is lost
         if not self.bootstrap:
             plain = _without_draws(plain)
         plain["criteria"] = {criterion["id"]: criterion for criterion in plain["criteria"]}
@@ -533,8 +534,6 @@ class _Comparable:
                 criterion["estimate"].pop("reason", None)
             del plain["page_one"]
         del plain["software"]  # of the machine, not of the predictions
-        if not self.baseline:
-            del plain["verdict"]  # follows from the criteria in every statement, so nothing is lost
         return dict(plain)
 
 
