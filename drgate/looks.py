@@ -390,7 +390,7 @@ def given_time(text: str) -> str:
         moment = parse_moment(text)
     except ValueError as problem:
         raise UsageError(
-            f"The time {text!r} is none; expected ISO 8601 in UTC, such as 2026-01-31T09:00:00Z."
+            f"{text!r} is not a time; expected ISO 8601 in UTC, such as 2026-01-31T09:00:00Z."
         ) from problem
     if moment > datetime.now(UTC):
         raise UsageError(f"The time {text} is in the future; give the time of the look.")

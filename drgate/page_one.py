@@ -62,7 +62,9 @@ def page_one(
         lines.append("Adding patients and testing again is another look at this test set.")
     lines += _regraded(look)
     if training.foreign:
-        lines.append(f"The training history is from {training.foreign}: nothing binds it to these weights.")
+        lines.append(
+            f"The training history is from {training.foreign}: that it belongs to these weights was not checked."
+        )
     if data.grades:
         lines.append(f"Reference grades were joined from {data.grades.name} (SHA-256 {data.grades.sha256[:16]}...).")
     lines += [*data.warnings, data.leakage]

@@ -209,7 +209,7 @@ def _standing(read: Certificate | Statement, trust: Trust) -> Iterator[Finding]:
     yield from (("problem", sentence) for sentence in problems)
     taken, until = statement.time, statement.expires
     if not problems and (until or max_age_days is not None):
-        holds = f"it holds until {until:%Y-%m-%d}" if until else f"at most {max_age_days} days are allowed"
+        holds = f"it is valid until {until:%Y-%m-%d}" if until else f"at most {max_age_days} days are allowed"
         yield "checked", f"Its look was taken on {taken:%Y-%m-%d}; {holds}."
     elif not problems:
         yield (
@@ -217,7 +217,7 @@ def _standing(read: Certificate | Statement, trust: Trust) -> Iterator[Finding]:
             f"Its look was taken on {taken:%Y-%m-%d}: it sets no expiry, and no maximum age was asked for.",
         )
     if revocations is None:
-        yield "unchecked", "No list of revocations was given."
+        yield "unchecked", "No revocation list was given (--revoked)."
     elif revoked := revocations.against(read):
         yield from (("problem", sentence) for sentence in revoked)
     else:
@@ -254,9 +254,9 @@ def _checklist(evaluation: Evaluation, checklist: Checklist | None) -> Iterator[
     name, content = f"{recorded.name} version {recorded.version}", recorded.content
     named = content.get("name"), content.get("version")
     if recorded.digest != digest_of(content) or named != (recorded.name, recorded.version):
-        yield "problem", f"The checklist inside is not the one that its name and digest say ({name})."
+        yield "problem", f"The checklist inside does not have the name and digest that are recorded ({name})."
     if checklist is None:
-        yield "unchecked", f"No checklist was expected: it was held against the one inside, {name}."
+        yield "unchecked", f"No checklist was given (--spec): it was judged by the one inside, {name}."
     elif checklist.digest == recorded.digest:
         yield "checked", f"The checklist is the expected one, {name}."
     else:
@@ -296,7 +296,7 @@ def _earlier(evaluation: Evaluation, given: Path | None) -> Iterator[Finding]:
         return
     found = reference(read_certificate(given).statement)
     if found in recorded:
-        yield "checked", f"{given} is the earlier certificate that it names, and says what is recorded of it."
+        yield "checked", f"{given} is the earlier certificate that it names, and agrees with what is recorded of it."
     else:
         yield "problem", f"{given} is not an earlier certificate that it names ({found.statement})."
 
@@ -498,7 +498,7 @@ def _again(
     if different or furthest > RESCORED_WITHIN:
         yield (
             "problem",
-            f"Scored again, {different} of {len(before)} images are graded otherwise, and probabilities differ by "
+            f"Scored again, {different} of {len(before)} images have another grade, and probabilities differ by "
             f"up to {furthest:.2g}.",
         )
     else:

@@ -199,7 +199,7 @@ class TestStanding:
         before = verify(path, trusted=[key.public], now=LOOKED + 29 * DAY)
         after = verify(path, trusted=[key.public], now=LOOKED + 30 * DAY)
         assert (before.exit_code, after.exit_code) == (0, 2)
-        assert "Its look was taken on 2026-01-02; it holds until 2026-02-01." in before.checked
+        assert "Its look was taken on 2026-01-02; it is valid until 2026-02-01." in before.checked
         assert "It expired on 2026-02-01." in after.problems
         assert not after.genuine
 

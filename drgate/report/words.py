@@ -251,7 +251,7 @@ def judged(evaluation: Evaluation) -> list[tuple[str, str]]:
         ("Patients", "unknown" if counts.patients is None else str(counts.patients)),
         ("Reference grades", ", ".join(f"{title} {n}" for title, n in zip(TITLES, counts.by_grade, strict=True))),
         ("Look at this test set", _look(look) + (f"; {visible(look.time)}" if look.time else "")),
-        ("Certificate holds", _holds(evaluation)),
+        ("Certificate valid", _holds(evaluation)),
         ("Lineage", _lineage(evaluation)),
         ("Intended use", _stated(content.get("intended_use", {}))),
         ("Reference standard", _stated(content.get("reference", {}))),

@@ -133,7 +133,7 @@ def _three_ways(evaluation: Evaluation) -> Section | None:
         "three-ways",
         f"{unit.capitalize()}s without output, three ways",
         (
-            f"What each metric comes to when {unit}s that the model gave no answer for are left out (excluded), count "
+            f"The value of each metric when {unit}s that the model gave no answer for are left out (excluded), count "
             "as referred (groups of grades only), or count as the worst answer. "
             f"{USED} is what the criterion is judged by; {SHOWN} is what the other tables show, where the "
             "checklist has no criterion.",
