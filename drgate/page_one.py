@@ -63,7 +63,7 @@ def page_one(
     lines += _regraded(look)
     if training.foreign:
         lines.append(
-            f"The training history is from {training.foreign}: that it belongs to these weights was not checked."
+            f"The training history is from {training.foreign}; whether it is of these weights was not checked."
         )
     if data.grades:
         lines.append(f"Reference grades were joined from {data.grades.name} (SHA-256 {data.grades.sha256[:16]}...).")

@@ -725,4 +725,4 @@ class TestChecklist:
         }
         found = verify(written(tmp_path, replace(judged, spec=replace(judged.spec, **{part: lies[part]})), key))
         assert found.exit_code == 2
-        assert "The checklist inside is not the one that its name and digest say" in said(found)
+        assert "The checklist inside does not have the name and digest that are recorded" in said(found)
