@@ -215,7 +215,7 @@ def resumed(folder: Path) -> Origin | None:
 
     A damaged newest state gives an `OlderStateWarning`. Raises TrainingError if all states are damaged.
     """
-    trouble = []
+    reasons = []
     for name in (LAST, PREVIOUS):
         file = folder / name
         if not file.is_file():
@@ -223,16 +223,16 @@ def resumed(folder: Path) -> Origin | None:
         try:
             checkpoint, state = load_training_state(file)
         except CheckpointError as problem:
-            trouble.append(str(problem))
+            reasons.append(str(problem))
             continue
         if state is None:
-            trouble.append(f"{file} has no training state.")
+            reasons.append(f"{file} has no training state.")
             continue
-        for sentence in trouble:
+        for sentence in reasons:
             warnings.warn(f"{sentence} The state before it, {name}, is used.", OlderStateWarning, stacklevel=2)
         return _from_state("resume", file.as_posix(), sha256_file(file), checkpoint, state)
-    if trouble:
-        raise TrainingError(f"{folder} has no state from which the run can continue: {' '.join(trouble)}")
+    if reasons:
+        raise TrainingError(f"{folder} has no state from which the run can continue: {' '.join(reasons)}")
     return None
 
 

@@ -75,17 +75,17 @@ class Likeness:
         return "; ".join([*parts, *self.notes]) + "."
 
     def _identical(self) -> str:
-        said = f"identical to {self.attempt.title}"
+        text = f"identical to {self.attempt.title}"
         last, best = self.attempt.last, self.attempt.best
         if last is not None:
-            said += f", which had a validation accuracy of {percent(last.val_accuracy)} in epoch {last.epoch}"
+            text += f", which had a validation accuracy of {percent(last.val_accuracy)} in epoch {last.epoch}"
             if best is not None and best.epoch != last.epoch and best.epoch is not None:
-                said += f" (best: {percent(best.val_accuracy)} in epoch {best.epoch})"
+                text += f" (best: {percent(best.val_accuracy)} in epoch {best.epoch})"
         elif best is not None:
-            said += f", which reached {percent(best.val_accuracy)}"
+            text += f", which reached {percent(best.val_accuracy)}"
         if self.attempt.folder and self.attempt.origin is None and self.attempt.status in ("killed", "interrupted"):
-            said += f" and was {self.attempt.status}: --resume continues {self.attempt.folder}"
-        return said
+            text += f" and was {self.attempt.status}: --resume continues {self.attempt.folder}"
+        return text
 
     def _retraces(self) -> str:
         if self.retraces_to_epoch is None:
@@ -337,8 +337,8 @@ def _distance(likeness: Likeness) -> tuple[int, int, int]:
 
 def _at(history: Iterable[Evaluated], epoch: int | None) -> Evaluated | None:
     """The last evaluation up to an epoch."""
-    told = [e for e in history if e.val_accuracy is not None and epoch is not None and (e.epoch or 0) <= epoch]
-    return told[-1] if told else None
+    stated = [e for e in history if e.val_accuracy is not None and epoch is not None and (e.epoch or 0) <= epoch]
+    return stated[-1] if stated else None
 
 
 def _basename(name: Any) -> str:
