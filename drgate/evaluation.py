@@ -133,8 +133,7 @@ class CriterionResult(Typed):
     status: PASS; OBSERVED (the estimate meets the rule and the checklist decides on estimates, which shows nothing);
         FAIL (the estimate misses the rule); INSUFFICIENT (the estimate meets the rule, the bound does not, or nothing
         can pass on this test set); NOT_ASSESSED (nothing to judge by, with what is missing).
-    comparator: ">=", ">", "<=" or "<"; threshold: in the units of the estimate.
-    decided_on: "bound" (the unfavourable end of the interval) or "point" (the estimate itself).
+    threshold: in the units of the estimate. decided_on: "bound" (a limit of the interval) or "point" (the estimate).
     required: whether the verdict rests on it; the others are advisory.
     added: "safety" for criteria that the owner's checklist did not have; empty otherwise.
     reason: a sentence for a clinician.
@@ -522,7 +521,7 @@ class Counts(Typed):
 
 @dataclass(frozen=True, slots=True)
 class Flagged(Typed):
-    """An image whose severe NPDR or PDR was graded below referable."""
+    """An image whose severe NPDR or PDR was predicted below referable."""
 
     image: str
     grade: _Grade
@@ -563,9 +562,7 @@ class Bin(Typed):
 class Evaluation(Typed):
     """Everything that was found about one set of predictions, held against one checklist.
 
-    verdict: as `verdict_of` the criteria.
-    criteria: in the order of the checklist.
-    metrics: by id, e.g. `sensitivity:pdr`.
+    verdict: as `verdict_of` the criteria, which are in the order of the checklist.
     confusion_matrix: 5 x 5 counts, rows the reference grade, columns the predicted one; no_output: 5 counts a
         reference grade without an answer from the model.
     data: the test set as given; counts: what was counted in it.

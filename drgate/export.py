@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from drgate.certificate.statement import Certificate, Statement, read_certificate
+from drgate.certificate.statement import Statement, read_certificate
 from drgate.checklist import Checklist
 from drgate.errors import CertificateError, CheckpointError, ExitCode, ImageUnreadable, NotCertified
 from drgate.evaluation import Evaluation, plain_of
@@ -126,14 +126,14 @@ def _admitted(
 ) -> tuple[Statement, bool]:
     """The statement that lets this checkpoint through, and whether a trusted key signed it; anything less raises."""
     read = read_certificate(certificate)
-    statement = read.statement if isinstance(read, Certificate) else read
+    statement = read.statement
     evaluation = statement.evaluation
     if not statement.of_model:
         raise CertificateError(f"{certificate} is of a table of predictions, not of a model; judge the model itself.")
     result = verify(certificate, trust, Given([checkpoint], checklist=checklist))
     if result.problems:
         raise CertificateError(f"{certificate} does not let {checkpoint} through: {result.problems[0]}")
-    if not statement.clinical:
+    if not evaluation.clinical:
         raise CertificateError(
             f"The checklist {checklist.name} is for trying a pipeline and certifies nothing; judge by a clinical one."
         )

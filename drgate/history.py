@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Final
 
@@ -39,7 +39,7 @@ class Record:
     files: its files, one a signature. model, digest: name and SHA-256 of the model's first file. test_set,
     split, spec: names. images: the test set's digest, of its images alone where a table came from elsewhere. time: of
     the look, ISO 8601 in UTC. look, allowed: its number, and of how many. signers: ids of the keys that it names;
-    vouched: the trusted ones among them whose signature was verified.
+    trusted_signers: the trusted ones among them whose signature was verified.
     """
 
     files: tuple[str, ...]
@@ -55,7 +55,7 @@ class Record:
     look: int
     allowed: int
     signers: tuple[str, ...]
-    vouched: tuple[str, ...]
+    trusted_signers: tuple[str, ...]
     criteria: tuple[CriterionResult, ...]
 
     @property
@@ -65,23 +65,9 @@ class Record:
         return f"{self.test_set}{split} {self.images.removeprefix('sha256:')[:8]}".rstrip()
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            "files": list(self.files),
-            "model": self.model,
-            "digest": self.digest,
-            "test_set": self.test_set,
-            "split": self.split,
-            "images": self.images,
-            "spec": self.spec,
-            "verdict": self.verdict,
-            "warned": self.warned,
-            "time": self.time,
-            "look": self.look,
-            "allowed": self.allowed,
-            "signers": list(self.signers),
-            "vouched": list(self.vouched),
-            "criteria": list(map(plain_of, self.criteria)),
-        }
+        plain = {one.name: getattr(self, one.name) for one in fields(self)}
+        lists = {name: list(value) for name, value in plain.items() if isinstance(value, tuple)}
+        return plain | lists | {"criteria": list(map(plain_of, self.criteria))}
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +110,7 @@ def read_history(
             if revoked := revocations.against(read):
                 useless.append(visible(f"{path}: {' '.join(revoked)}"))
                 continue
-            statement = read.statement if isinstance(read, Certificate) else read
+            statement = read.statement
             found.setdefault(statement.data, []).append((str(path.relative_to(folder)), read))
     if not found:
         more = f" The first file that looks like one: {useless[0]}" if useless else ""
@@ -160,7 +146,7 @@ def _read(path: Path) -> Certificate | Statement | None:
 
 def _record(group: Sequence[tuple[str, Certificate | Statement]], trusted: Sequence[PublicKey]) -> Record:
     first = group[0][1]
-    statement = first.statement if isinstance(first, Certificate) else first
+    statement = first.statement
     certificates = [read for _, read in group if isinstance(read, Certificate)]
     evaluation = statement.evaluation
     subject = statement.content["subject"][0]
@@ -179,6 +165,6 @@ def _record(group: Sequence[tuple[str, Certificate | Statement]], trusted: Seque
         look=look.number,
         allowed=look.allowed,
         signers=tuple(sorted({one.key_id for one in certificates})),
-        vouched=tuple(sorted({one.key_id for one in certificates if signer(one, trusted) is not None})),
+        trusted_signers=tuple(sorted({one.key_id for one in certificates if signer(one, trusted) is not None})),
         criteria=evaluation.criteria,
     )

@@ -12,7 +12,6 @@ first; a table of predictions is used as it is, or with reference grades from a 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -20,6 +19,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
 
+from drgate.certificate.sign import certify
+from drgate.certificate.statement import Certificate, Statement, parse_statement, read_certificate, reference
+from drgate.certificate.trust import signer
 from drgate.checklist import Checklist, parse_checklist
 from drgate.errors import CertificateError, DrgateError, ManifestError, PredictionsError, UsageError
 from drgate.evaluate import evaluate, require_evaluable
@@ -29,13 +31,12 @@ from drgate.evaluation import (
     File,
     Look,
     Model,
-    Reference,
     TestSet,
     Training,
     plain_of,
     read_as,
 )
-from drgate.files import canonical_json, read_json, sha256_file, write_atomically
+from drgate.files import digest_of, read_json, sha256_file, write_atomically
 from drgate.grades import join_grades
 from drgate.looks import Seen, given_time, take_look
 from drgate.manifest import images_digest
@@ -48,7 +49,6 @@ from drgate.screen import SILENT, Progress
 
 if TYPE_CHECKING:
     from drgate.certificate.keys import PublicKey, SigningKey
-    from drgate.certificate.statement import Statement
     from drgate.vision.graders import Grader
 
 _T = TypeVar("_T")
@@ -159,7 +159,7 @@ def judge(
     point = _operating_point(evidence.operating_point, parent)
     if test.time is not None:
         given_time(test.time)
-    previous = None if evidence.previous is None else _read_reference(evidence.previous)
+    previous = None if evidence.previous is None else reference(read_certificate(evidence.previous).statement)
     history = _foreign_history(evidence, checklist)
     earlier = None if evidence.baseline is None else load_predictions(evidence.baseline)
     grader = None
@@ -247,9 +247,6 @@ def read_evaluation(path: Path, trusted: Sequence[PublicKey] = ()) -> tuple[Eval
     trusted: keys of which one must have signed; without them the signature is not verified, and the text says so.
     Raises CertificateError where trusted keys are given and none of them signed.
     """
-    from drgate.certificate.statement import Certificate, read_certificate
-    from drgate.certificate.trust import signer
-
     if path.is_dir():
         path = path / "evaluation.json"
     if not path.is_file():
@@ -267,13 +264,6 @@ def read_evaluation(path: Path, trusted: Sequence[PublicKey] = ()) -> tuple[Eval
     return read if isinstance(read, Evaluation) else read.evaluation, None
 
 
-def _read_reference(path: Path) -> Reference:
-    from drgate.certificate.statement import Certificate, read_certificate, reference
-
-    read = read_certificate(path)
-    return reference(read.statement if isinstance(read, Certificate) else read)
-
-
 def _signature(name: str, keyid: str) -> str:
     return f"{name}, key {keyid[:16]}"
 
@@ -289,7 +279,7 @@ def _known(predictions: Predictions, source: Path) -> tuple[Model, TestSet]:
             name=source.name,
             images_digest=images_digest(table["sha256"])
             if known
-            else _digest_of(["drgate image names 1", sorted(table["image"])]),
+            else digest_of(["drgate image names 1", sorted(table["image"])]),
             warnings=("A table from elsewhere: it is evidence about these predictions, not about a model file.",),
         )
     try:
@@ -312,7 +302,7 @@ def _known(predictions: Predictions, source: Path) -> tuple[Model, TestSet]:
             "grades": provenance.get("grades"),
         }
     except (KeyError, TypeError, AttributeError) as problem:
-        raise PredictionsError(f"{source}: its provenance lacks {problem}; score the model again.") from problem
+        raise PredictionsError(f"{source}: its provenance has no {problem}; score the model again.") from problem
     return model, _read(TestSet, facts, str(source))
 
 
@@ -385,10 +375,6 @@ def _look(
     return look, looks
 
 
-def _digest_of(value: Any) -> str:
-    return f"sha256:{hashlib.sha256(canonical_json(value)).hexdigest()}"
-
-
 def _foreign_history(evidence: Evidence, checklist: Checklist) -> dict[str, Any] | None:
     """The evidence in a history that drtrain did not record; None where `record` is a run folder or is not given."""
     record = evidence.record
@@ -438,8 +424,6 @@ def _training(
 
 def _inherited(parent: Statement, model: Model, facts: TestSet) -> tuple[Model, TestSet]:
     """With the certificate that stability, cost, look and leakage come from; it must be on the same test set."""
-    from drgate.certificate.statement import reference
-
     before = parent.evaluation.data
     if before.manifest_digest != facts.manifest_digest:
         raise UsageError("The certificate is on another test set; give the one that it was made on with --data.")
@@ -454,9 +438,7 @@ def _default_folder(model: Model, facts: TestSet) -> Path:
 
 
 def _write(folder: Path, evaluation: Evaluation, predictions: Predictions, key: SigningKey | None) -> None:
-    """Write all that is said of one evaluation."""
-    from drgate.certificate.sign import certify
-    from drgate.certificate.statement import parse_statement
+    """Write all files of one evaluation."""
     from drgate.report.evaluation import html, junit, markdown
 
     statement, certificate = certify(evaluation, key)

@@ -1,7 +1,7 @@
 """How often test images have been looked at: a hash-chained file, one line a new pair of test set and model.
 
     seen = Seen.of(predictions, "site-a")
-    look = take_look(Path("looks.jsonl"), seen, model=tensor_digest, predictions=predictions.digest, spec=spec)
+    look = take_look(Path("looks.jsonl"), seen, model=tensor_digest, predictions=predictions.digest, checklist=mine)
     look.number, look.allowed, look.time, look.regraded
 
 The chain belongs to the images and patients, not to a file name: a test set that shares one of either with a logged one
@@ -390,7 +390,7 @@ def given_time(text: str) -> str:
         moment = parse_moment(text)
     except ValueError as problem:
         raise UsageError(
-            f"The time {text!r} is none; expected ISO 8601 in UTC, such as 2026-01-31T09:00:00Z."
+            f"{text!r} is not a time; expected ISO 8601 in UTC, such as 2026-01-31T09:00:00Z."
         ) from problem
     if moment > datetime.now(UTC):
         raise UsageError(f"The time {text} is in the future; give the time of the look.")

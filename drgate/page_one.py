@@ -10,7 +10,7 @@ from drgate.stats.confusion import NO_OUTPUT
 
 
 def flagged_images(predictions: Predictions) -> tuple[Flagged, ...]:
-    """Images whose severe NPDR or PDR was graded below referable: the error that costs sight."""
+    """Images whose severe NPDR or PDR was predicted below referable: the error that costs sight."""
     table = predictions.table
     missed = (table["gradable"] & (table["grade"] >= 3) & (table["predicted"] <= 1)).fillna(False)
     return tuple(
@@ -42,10 +42,10 @@ def page_one(
             else "No patient is named: every bound allows for two images a patient (design effect 2)."
         )
     if flagged:
-        lines.append(f"{_count(len(flagged), 'image')} with severe NPDR or PDR graded below referable.")
+        lines.append(f"{_count(len(flagged), 'image')} with severe NPDR or PDR predicted below referable.")
     if confused := int(table[3, 4]):
         lines.append(
-            f"{confused} severe NPDR graded as PDR count as misses of severe NPDR. Clinically this is harmless: "
+            f"{confused} severe NPDR predicted as PDR count as misses of severe NPDR. Clinically this is harmless: "
             "both are referred at once."
         )
     if unanswered := int(table[:, NO_OUTPUT].sum()):
@@ -62,7 +62,9 @@ def page_one(
         lines.append("Adding patients and testing again is another look at this test set.")
     lines += _regraded(look)
     if training.foreign:
-        lines.append(f"The training history is from {training.foreign}: nothing binds it to these weights.")
+        lines.append(
+            f"The training history is from {training.foreign}; whether it is of these weights was not checked."
+        )
     if data.grades:
         lines.append(f"Reference grades were joined from {data.grades.name} (SHA-256 {data.grades.sha256[:16]}...).")
     lines += [*data.warnings, data.leakage]
@@ -71,7 +73,7 @@ def page_one(
         if sample.dme is None
         else f"Referable and vision-threatening include diabetic macular oedema ({int(sample.dme.sum())} of "
         f"{_count(len(sample), sample.unit)}), which the model is only credited for by the DR grade that it gives; "
-        "severe NPDR or PDR graded below referable is by DR grade alone."
+        "severe NPDR or PDR predicted below referable is by DR grade alone."
     )
     if checklist.deployment is None:
         lines.append(

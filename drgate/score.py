@@ -277,7 +277,7 @@ def _leakage(grader: Grader, manifest: Manifest) -> list[str]:
     if grader.fingerprint is not None:
         named = manifest.patients_known and grader.fingerprint.knows_patients
         who = "No patient (by name) and no image" if named else "No image"
-        whole = "the training sets in the model's fingerprint" if grader.untold else "the model's training set"
+        whole = "the training sets in the model's fingerprint" if grader.unknown_data else "the model's training set"
         checked.append(f"{who} of {whole} is in the test set (by equal perceptual hash).")
     return checked
 
@@ -315,10 +315,10 @@ def _provenance(grader: Grader, manifest: Manifest) -> dict[str, Any]:
             *grader.notes,
             *(
                 [
-                    f"Training data not fully known: {grader.untold} Test images and patients could not be checked "
-                    "against the unknown part."
+                    f"Training data not fully known: {grader.unknown_data} Test images and patients could not be "
+                    "checked against the unknown part."
                 ]
-                if grader.untold
+                if grader.unknown_data
                 else []
             ),
             *(

@@ -42,7 +42,7 @@ def console(stream: Any) -> Console:
 
 
 class Progress(NamedTuple):
-    """Who hears of long work: how much there is in all, and each time so much more is done."""
+    """Callbacks of long work: `started` with the total, `advance` with each further part that is done."""
 
     started: Callable[[int], None]
     advance: Callable[[int], None]

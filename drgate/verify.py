@@ -10,7 +10,6 @@ scores the model again. Only the recomputation needs NumPy.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from drgate.certificate.statement import Certificate, Statement, read_certificat
 from drgate.certificate.trust import Revocations, lapses, signer
 from drgate.errors import CertificateError, DrgateError, ExitCode, UsageError, visible
 from drgate.evaluation import Evaluation, Verdict, plain_of
-from drgate.files import canonical_json, sha256_file
+from drgate.files import canonical_json, digest_of, sha256_file
 from drgate.screen import SILENT, Progress
 
 if TYPE_CHECKING:
@@ -98,7 +97,7 @@ class Verification:
     headline, verdict: what the certificate says; worth something only where it is genuine. answer: its exit code.
     trusted: a trusted key signed it.
     bound: the predictions were given, and carry the digests of this model and this test set.
-    recomputed: every number follows from the predictions; what could not be compared is in `unchecked`.
+    recomputed: every number follows from the predictions, but for what `not_compared` (a part of `unchecked`) names.
     checked: what was compared and found equal. unchecked: what could not be, and why. problems: what contradicts it.
     """
 
@@ -111,6 +110,7 @@ class Verification:
     checked: tuple[str, ...]
     unchecked: tuple[str, ...]
     problems: tuple[str, ...]
+    not_compared: tuple[str, ...] = ()
 
     @property
     def genuine(self) -> bool:
@@ -153,8 +153,8 @@ def verify(
 
     Raises CertificateError where `path` is no certificate at all, DrgateError where another file cannot be read.
     """
-    read = read_certificate(path) if read is None else read
-    statement = read.statement if isinstance(read, Certificate) else read
+    read = read or read_certificate(path)
+    statement = read.statement
     evaluation = statement.evaluation
     numbers = _numbers(evaluation, path, given.predictions, given.baseline)
     findings = [
@@ -181,6 +181,7 @@ def verify(
         checked=sentences("checked"),
         unchecked=sentences("unchecked"),
         problems=sentences("problem"),
+        not_compared=tuple(map(visible, numbers.not_compared)),
     )
 
 
@@ -202,13 +203,13 @@ def _signature(read: Certificate | Statement, trusted: Sequence[PublicKey]) -> I
 
 def _standing(read: Certificate | Statement, trust: Trust) -> Iterator[Finding]:
     """Whether it still holds: revoked, expired, too old."""
-    statement = read.statement if isinstance(read, Certificate) else read
+    statement = read.statement
     max_age_days, revocations = trust.max_age_days, trust.revocations
     problems = lapses(statement, now=trust.now or datetime.now(UTC), max_age_days=max_age_days)
     yield from (("problem", sentence) for sentence in problems)
     taken, until = statement.time, statement.expires
     if not problems and (until or max_age_days is not None):
-        holds = f"it holds until {until:%Y-%m-%d}" if until else f"at most {max_age_days} days are allowed"
+        holds = f"it is valid until {until:%Y-%m-%d}" if until else f"at most {max_age_days} days are allowed"
         yield "checked", f"Its look was taken on {taken:%Y-%m-%d}; {holds}."
     elif not problems:
         yield (
@@ -216,7 +217,7 @@ def _standing(read: Certificate | Statement, trust: Trust) -> Iterator[Finding]:
             f"Its look was taken on {taken:%Y-%m-%d}: it sets no expiry, and no maximum age was asked for.",
         )
     if revocations is None:
-        yield "unchecked", "No list of revocations was given."
+        yield "unchecked", "No revocation list was given (--revoked)."
     elif revoked := revocations.against(read):
         yield from (("problem", sentence) for sentence in revoked)
     else:
@@ -251,12 +252,11 @@ def _subjects(statement: Statement, models: Sequence[Path]) -> Iterator[Finding]
 def _checklist(evaluation: Evaluation, checklist: Checklist | None) -> Iterator[Finding]:
     recorded = evaluation.spec
     name, content = f"{recorded.name} version {recorded.version}", recorded.content
-    if recorded.digest != f"sha256:{hashlib.sha256(canonical_json(content)).hexdigest()}" or (
-        (content.get("name"), content.get("version")) != (recorded.name, recorded.version)
-    ):
-        yield "problem", f"The checklist inside is not the one that its name and digest say ({name})."
+    named = content.get("name"), content.get("version")
+    if recorded.digest != digest_of(content) or named != (recorded.name, recorded.version):
+        yield "problem", f"The checklist inside does not have the name and digest that are recorded ({name})."
     if checklist is None:
-        yield "unchecked", f"No checklist was expected: it was held against the one inside, {name}."
+        yield "unchecked", f"No checklist was given (--spec): it was judged by the one inside, {name}."
     elif checklist.digest == recorded.digest:
         yield "checked", f"The checklist is the expected one, {name}."
     else:
@@ -294,10 +294,9 @@ def _earlier(evaluation: Evaluation, given: Path | None) -> Iterator[Finding]:
         if recorded:
             yield "unchecked", f"The earlier certificate {recorded[0].statement} was not given (--parent)."
         return
-    read = read_certificate(given)
-    found = reference(read.statement if isinstance(read, Certificate) else read)
+    found = reference(read_certificate(given).statement)
     if found in recorded:
-        yield "checked", f"{given} is the earlier certificate that it names, and says what is recorded of it."
+        yield "checked", f"{given} is the earlier certificate that it names, and agrees with what is recorded of it."
     else:
         yield "problem", f"{given} is not an earlier certificate that it names ({found.statement})."
 
@@ -310,6 +309,7 @@ class _Numbers:
     table: Predictions | None = None
     bound: bool = False
     recomputed: bool = False
+    not_compared: tuple[str, ...] = ()
 
 
 def _numbers(evaluation: Evaluation, path: Path, given: Path | None, baseline: Path | None) -> _Numbers:
@@ -344,6 +344,7 @@ def _numbers(evaluation: Evaluation, path: Path, given: Path | None, baseline: P
         table,
         bound=not origin and evaluation.model.tensor_digest is not None,
         recomputed=all(kind != "problem" for kind, _ in recomputation),
+        not_compared=tuple(sentence for kind, sentence in recomputation if kind == "unchecked"),
     )
 
 
@@ -396,13 +397,13 @@ def _origin(evaluation: Evaluation, table: Predictions, point: OperatingPoint | 
         return
     model, manifest = table.provenance.get("model", {}), table.provenance.get("manifest", {})
     grades = evaluation.data.grades
-    said = {
+    pairs = {
         "model": (evaluation.model.tensor_digest, model.get("tensor_digest")),
         "test set": (evaluation.data.manifest_digest, manifest.get("digest")),
         "images": (evaluation.data.images_digest, manifest.get("images_digest")),
         "grades": (grades and plain_of(grades), table.provenance.get("grades")),
     }
-    for what, (recorded, found) in said.items():
+    for what, (recorded, found) in pairs.items():
         if recorded != found:
             yield "problem", f"The predictions are of another {what} than the statement says ({found}, not {recorded})."
 
@@ -497,12 +498,12 @@ def _again(
     if different or furthest > RESCORED_WITHIN:
         yield (
             "problem",
-            f"Scored again, {different} of {len(before)} images are graded otherwise, and probabilities differ by "
+            f"Scored again, {different} of {len(before)} images have another grade, and probabilities differ by "
             f"up to {furthest:.2g}.",
         )
     else:
-        said = "to the last bit" if not furthest else f"probabilities within {furthest:.1g}"
-        yield "checked", f"The model was scored again: all {len(before)} images are graded the same, {said}."
+        alike = "to the last bit" if not furthest else f"probabilities within {furthest:.1g}"
+        yield "checked", f"The model was scored again: all {len(before)} images are graded the same, {alike}."
 
 
 @dataclass(frozen=True, slots=True)
@@ -523,6 +524,7 @@ class _Comparable:
         if not self.baseline:
             plain["criteria"] = [c for c in plain["criteria"] if c["id"] != "baseline"]
             plain["metrics"].pop("baseline", None)
+            del plain["verdict"]  # follows from the criteria in every statement, so nothing is lost
         if not self.bootstrap:
             plain = _without_draws(plain)
         plain["criteria"] = {criterion["id"]: criterion for criterion in plain["criteria"]}
@@ -532,8 +534,6 @@ class _Comparable:
                 criterion["estimate"].pop("reason", None)
             del plain["page_one"]
         del plain["software"]  # of the machine, not of the predictions
-        if not self.baseline:
-            del plain["verdict"]  # follows from the criteria in every statement, so nothing is lost
         return dict(plain)
 
 

@@ -467,6 +467,15 @@ class TestReportCommand:
             "report", tmp_path / "evaluation.json"
         )
 
+    @pytest.mark.parametrize("kind", ["terminal", "html", "markdown", "junit"])
+    def test_the_example_in_the_repository_is_read(self, drgate: Run, kind: str):
+        example = Path(__file__).parents[1] / "reports" / "example" / "evaluation.json"
+        ended = drgate("report", example, "--as", kind)
+        assert ended.code == 0
+        assert "predictions.csv (predictions, no model) meets screening-referable version 1" in ended.out.replace(
+            "\\", ""
+        )
+
 
 class TestLightInstallation:
     def test_a_command_that_needs_more_says_what_to_install(self, tmp_path: Path):

@@ -77,23 +77,23 @@ class TestRecords:
         ended = drgate("history", folder, "--revoked", tmp_path / "revoked.txt", "--format", "json")
         assert [record["look"] for record in json.loads(ended.out)["records"]] == [1, 2]
 
-    def test_signers_are_vouched_for_by_trusted_keys_alone(self, folder, keys):
+    def test_only_verified_signatures_of_trusted_keys_count(self, folder, keys):
         """A name in a file proves nothing."""
         nobody = read_history(folder)
         assert not nobody.verified
-        assert {r.vouched for r in nobody.records} == {()}
+        assert {r.trusted_signers for r in nobody.records} == {()}
         found = read_history(folder, trusted=[keys["clinical"].public])
         assert found.verified
-        assert [r.vouched for r in found.records] == [(), (keys["clinical"].public.id,), ()]
+        assert [r.trusted_signers for r in found.records] == [(), (keys["clinical"].public.id,), ()]
         assert [len(r.signers) for r in found.records] == [1, 2, 0]
 
-    def test_forged_signature_is_not_vouched_for(self, folder, keys):
+    def test_forged_signature_does_not_count(self, folder, keys):
         """A stranger's signature under a trusted key's name."""
         forger = replace(keys["clinical"], _key=keys["stranger"]._key)
         (folder / "a/certificate.json").write_bytes(certify(evaluation(), forger)[1] or b"")
         found = read_history(folder, trusted=[keys["clinical"].public])
         assert found.records[0].signers == (keys["clinical"].public.id,)
-        assert found.records[0].vouched == ()
+        assert found.records[0].trusted_signers == ()
 
     def test_what_is_no_certificate_is_named(self, folder):
         """Broken, of another kind, larger than any certificate."""
@@ -141,7 +141,7 @@ def hostile(tmp_path: Path, keys: dict[str, PrivateKey]) -> History:
 
 
 class TestPage:
-    def test_headline_counts_what_is_vouched_for(self, folder, keys):
+    def test_headline_counts_what_a_trusted_key_signed(self, folder, keys):
         """Where keys are given, a PASS that nobody trusted signed is none."""
         assert "1 with a trusted certificate" in history_page.headline(
             read_history(folder, trusted=[keys["ml"].public])

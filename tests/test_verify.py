@@ -129,7 +129,7 @@ class TestNeverAccepted:
             ("white_space", "not in its canonical form"),
             ("unsigned_field", "not in its canonical form"),
             ("unknown_algorithm", "not an ECDSA P-256 signature"),
-            ("other_predicate", "lacks a part"),
+            ("other_predicate", "is incomplete"),
             ("number_changed", "not, byte for byte, what follows"),
             ("swapped_signature", "statement or signature was changed"),
             ("stranger", "not among the trusted keys"),
@@ -199,7 +199,7 @@ class TestStanding:
         before = verify(path, trusted=[key.public], now=LOOKED + 29 * DAY)
         after = verify(path, trusted=[key.public], now=LOOKED + 30 * DAY)
         assert (before.exit_code, after.exit_code) == (0, 2)
-        assert "Its look was taken on 2026-01-02; it holds until 2026-02-01." in before.checked
+        assert "Its look was taken on 2026-01-02; it is valid until 2026-02-01." in before.checked
         assert "It expired on 2026-02-01." in after.problems
         assert not after.genuine
 
@@ -725,4 +725,4 @@ class TestChecklist:
         }
         found = verify(written(tmp_path, replace(judged, spec=replace(judged.spec, **{part: lies[part]})), key))
         assert found.exit_code == 2
-        assert "The checklist inside is not the one that its name and digest say" in said(found)
+        assert "The checklist inside does not have the name and digest that are recorded" in said(found)

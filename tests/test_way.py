@@ -367,7 +367,7 @@ class TestScoredAgain:
         assert (shallow.bound, shallow.recomputed, shallow.problems) == (True, True, ())
         deep = verify(forged.folder / "certificate.json", **arguments, deep=Rescoring(place / "data", workers=0))
         assert deep.exit_code == 2
-        assert any("1 of 20 images are graded otherwise" in sentence for sentence in deep.problems)
+        assert any("1 of 20 images have another grade" in sentence for sentence in deep.problems)
 
     def test_another_model_or_test_set_is_found_out(
         self, place: Path, key: PrivateKey, certified: Judgement, tmp_path: Path
@@ -568,7 +568,7 @@ class TestExport:
             )
         assert not (tmp_path / "bundle").exists()
 
-    def test_what_nobody_vouched_for_is_not_signed(
+    def test_what_no_trusted_key_signed_is_not_signed(
         self, place: Path, key: PrivateKey, certified: Judgement, tmp_path: Path
     ):
         """--allow-unsigned exports on a bare statement, but no key signs what follows from it."""

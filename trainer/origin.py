@@ -98,10 +98,10 @@ class Origin:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the checkpoint lacks, in sentences."""
+        """What the checkpoint does not contain, in sentences."""
         record = self.checkpoint.record if self.checkpoint is not None else None
-        lacks = (record or {}).get("lacks")
-        return tuple(str(sentence) for sentence in lacks) if isinstance(lacks, list) else ()
+        limits = (record or {}).get("limitations")
+        return tuple(str(sentence) for sentence in limits) if isinstance(limits, list) else ()
 
     def build(self, config: TrainingConfig, base: Base) -> GradingModel:
         """The network before the first step of this run.
@@ -199,7 +199,7 @@ def find_origin(config: TrainingConfig, base: Base) -> Origin:
             None,
             checkpoint.epoch,
             tuple(record["history"]),
-            f"weights, epoch and history of a checkpoint in the older layout. {record.get('starts_anew', '')}",
+            f"weights, epoch and history of a checkpoint in the older layout. {record.get('reset', '')}",
         )
     _, state = load_training_state(file)
     if state is None:
@@ -215,7 +215,7 @@ def resumed(folder: Path) -> Origin | None:
 
     A damaged newest state gives an `OlderStateWarning`. Raises TrainingError if all states are damaged.
     """
-    trouble = []
+    reasons = []
     for name in (LAST, PREVIOUS):
         file = folder / name
         if not file.is_file():
@@ -223,16 +223,16 @@ def resumed(folder: Path) -> Origin | None:
         try:
             checkpoint, state = load_training_state(file)
         except CheckpointError as problem:
-            trouble.append(str(problem))
+            reasons.append(str(problem))
             continue
         if state is None:
-            trouble.append(f"{file} has no training state.")
+            reasons.append(f"{file} has no training state.")
             continue
-        for sentence in trouble:
+        for sentence in reasons:
             warnings.warn(f"{sentence} The state before it, {name}, is used.", OlderStateWarning, stacklevel=2)
         return _from_state("resume", file.as_posix(), sha256_file(file), checkpoint, state)
-    if trouble:
-        raise TrainingError(f"{folder} has no state from which the run can continue: {' '.join(trouble)}")
+    if reasons:
+        raise TrainingError(f"{folder} has no state from which the run can continue: {' '.join(reasons)}")
     return None
 
 

@@ -93,8 +93,8 @@ class RunRecord:
         }
         self.table |= {"status": "running", "reason": None, "rule": None, "ended": None}
         self.table["history"] = [entry for entry in self.table["history"] if entry["epoch"] <= facts["epoch"]]
-        said = {name: facts[name] for name in ("epoch", "git_commit", "environment", "processes", "changed")}
-        self.table["sessions"] = [*self.table.get("sessions", []), said]
+        session = {name: facts[name] for name in ("epoch", "git_commit", "environment", "processes", "changed")}
+        self.table["sessions"] = [*self.table.get("sessions", []), session]
         self.table["spend"] = {"usd_per_hour": usd_per_hour, "usd": None, **self._earlier()}
         self.table |= {name: facts[name] for name in ("parameters", "selection_rule")}
         if facts["warm_start"]:

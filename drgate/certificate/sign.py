@@ -72,4 +72,4 @@ def countersign(read: Certificate | Statement, key: SigningKey) -> bytes:
     """
     if isinstance(read, Certificate) and read.key_id == key.public.id:
         raise UsageError("This key has signed it already; a further signature needs another person's key.")
-    return sign(read.statement if isinstance(read, Certificate) else read, key)
+    return sign(read.statement, key)

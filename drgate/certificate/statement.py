@@ -70,6 +70,11 @@ class Statement:
     evaluation: Evaluation
 
     @property
+    def statement(self) -> Statement:
+        """Itself: a reader need not know whether it was signed."""
+        return self
+
+    @property
     def headline(self) -> str:
         """What is certified, in one sentence."""
         return self.evaluation.headline
@@ -95,11 +100,6 @@ class Statement:
         """From when on it holds no longer, where its checklist sets that."""
         until = expiry(self.evaluation)
         return None if until is None else parse_moment(until)
-
-    @property
-    def clinical(self) -> bool:
-        """Whether its checklist is one that certifies; one for trying a pipeline opens neither export nor gate."""
-        return self.evaluation.clinical
 
     @property
     def subjects(self) -> dict[str, str]:
@@ -263,7 +263,7 @@ def parse_statement(data: bytes, origin: str) -> Statement:
         evaluation = Evaluation.from_json(plain, origin, CertificateError)
         same = statement_bytes(evaluation) == data
     except (KeyError, TypeError, AttributeError) as problem:
-        raise CertificateError(f"{origin} lacks a part ({problem}); expected {_EXPECTED}.") from problem
+        raise CertificateError(f"{origin} is incomplete ({problem}); expected {_EXPECTED}.") from problem
     except CertificateError:
         raise
     except DrgateError as problem:

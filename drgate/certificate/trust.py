@@ -46,7 +46,7 @@ class Revocations:
         A statement is revoked by its own digest or by that of the statement its model was exported under. A certificate
         is also revoked by its signer's key, because nothing proves that it was signed before the key was lost.
         """
-        statement = read.statement if isinstance(read, Certificate) else read
+        statement = read.statement
         named = [(statement.digest, "The statement")]
         if parent := statement.evaluation.model.parent:
             named.append((parent.statement, "The statement of the model that it was exported from"))

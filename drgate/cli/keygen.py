@@ -50,6 +50,6 @@ def command(
     out.parent.mkdir(parents=True, exist_ok=True)
     private, public = generate_key(out, None if no_passphrase or not text else text.encode())
     summary = {"private": str(private), "public": str(public), "keyid": load_public_key(public).id}
-    story = f"{private} signs; keep it secret. {public} verifies; share it. Key id {summary['keyid'][:16]}."
-    emit(summary, lambda _: tell(story, quiet), format, quiet)
+    done = f"{private} signs; keep it secret. {public} verifies; share it. Key id {summary['keyid'][:16]}."
+    emit(summary, lambda _: tell(done, quiet), format, quiet)
     return 0

@@ -94,6 +94,14 @@ WorkersOption = Annotated[
 ]
 
 
+def required_key(given: str | None, sign_command: str | None, public_key: Path | None) -> SigningKey:
+    """As `signing_key`. Raises UsageError where no key is given."""
+    key = signing_key(given, sign_command, public_key)
+    if key is None:
+        raise UsageError("No signing key: give --key KEY (or DRGATE_KEY), or --sign-command CMD with --public-key PUB.")
+    return key
+
+
 def signing_key(
     given: str | None, sign_command: str | None = None, public_key: Path | None = None
 ) -> SigningKey | None:

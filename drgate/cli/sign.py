@@ -14,7 +14,7 @@ from drgate.cli.options import (
     QuietOption,
     RevokedOption,
     SignCommandOption,
-    signing_key,
+    required_key,
 )
 from drgate.screen import Format, emit, tell
 
@@ -66,7 +66,7 @@ def command(
 
     from drgate.certificate.keys import load_public_key
     from drgate.certificate.sign import countersign, countersignature
-    from drgate.certificate.statement import Certificate, read_certificate
+    from drgate.certificate.statement import read_certificate
     from drgate.certificate.trust import load_revocations
     from drgate.cli.verify import show
     from drgate.errors import CertificateError, ExitCode, UsageError
@@ -75,11 +75,9 @@ def command(
     from drgate.screen import console
     from drgate.verify import Given, Trust, verify
 
-    signer = signing_key(key, sign_command, public_key)
-    if signer is None:
-        raise UsageError("No signing key: give --key KEY (or DRGATE_KEY), or --sign-command CMD with --public-key PUB.")
+    signer = required_key(key, sign_command, public_key)
     read = read_certificate(certificate)  # once: what is shown is what is signed, even if the file changes
-    statement = read.statement if isinstance(read, Certificate) else read
+    statement = read.statement
     target = countersignature(certificate, role, statement)
     if not yes and not sys.stdin.isatty():
         raise UsageError("Not an interactive terminal. Review the report (drgate report), then sign with --yes.")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 HELP = """Check a certificate: signature, age, model files, checklist, and all numbers, recomputed from the predictions.
 
 Lists what was checked and what could not be checked. Exit code 0 genuine and PASS; 1 genuine and FAIL; 2 not genuine,
-expired, revoked, or contradicted by a file that you gave; 3 not enough evidence, unsigned, or no trusted key given.
+expired, revoked, or contradicted by a file that you gave; 3 INSUFFICIENT, OBSERVED, unsigned, or no trusted key given.
 
 \b
 Examples:

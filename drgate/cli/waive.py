@@ -16,7 +16,7 @@ from drgate.cli.options import (
     QuietOption,
     SignCommandOption,
     base_ref_of,
-    signing_key,
+    required_key,
 )
 from drgate.screen import Format, emit, tell
 
@@ -64,9 +64,7 @@ def command(
     from drgate.gate.gate import gate
     from drgate.gate.waiver import covers, make_waiver, still_to_waive, waivers_folder
 
-    signer = signing_key(key, sign_command, public_key)
-    if signer is None:
-        raise UsageError("No signing key: give --key KEY (or DRGATE_KEY), or --sign-command CMD with --public-key PUB.")
+    signer = required_key(key, sign_command, public_key)
     try:
         until = datetime.strptime(expires, "%Y-%m-%d").replace(tzinfo=UTC)
     except ValueError as problem:
@@ -79,6 +77,6 @@ def command(
     refuse_existing(path, "give another name with --out")
     write_atomically(path, waiver.to_bytes())
     plain = {"file": str(path), "covers": [cover.id for cover in found], "keyid": signer.public.id, "lacking": lacking}
-    story = f"Wrote {path}. It counts once it is staged (git add). {lacking}".strip()
-    emit(plain, lambda _: tell(story, quiet), format, quiet)
+    done = f"Wrote {path}. It counts once it is staged (git add). {lacking}".strip()
+    emit(plain, lambda _: tell(done, quiet), format, quiet)
     return 0

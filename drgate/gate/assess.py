@@ -140,7 +140,7 @@ class _Assessor:
         spec = evaluation.spec
         if not statement.of_model or evaluation.model.tensor_digest is None:
             return "is about a table of predictions, not about a model"
-        if not statement.clinical:
+        if not evaluation.clinical:
             return f"uses the checklist {spec.name}, which only tests a pipeline"
         if evaluation.data.manifest_digest != self.test_set.manifest_digest:
             return f"is for another test set, {evaluation.data.name}"
@@ -314,8 +314,7 @@ class _Assessor:
             return self._finding(check, "NOT_ASSESSED", reason)
         if not (result.recomputed and result.bound):
             return self._finding(check, "NOT_ASSESSED", " ".join(map(tables.named, result.unchecked)))
-        not_compared = [one for one in result.unchecked if "not compared" in one and "Not given" not in one]
-        self.change.notes.extend(f"{self.model.path}: {one}" for one in not_compared)
+        self.change.notes.extend(f"{self.model.path}: {one}" for one in result.not_compared)
         return self._finding(check, "PASS", tables.named(f"Every number was recomputed from {table}."))
 
 

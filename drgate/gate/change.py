@@ -93,7 +93,7 @@ class ModelFile:
 class Files:
     """The files of a change that are models or look like one, as themselves or through a pointer.
 
-    findings: files that cannot be read (such a DVC file could stand for any model), and patterns without a file.
+    findings: files that cannot be read (such a DVC file could be any model), and patterns without a file.
     """
 
     def __init__(self, change: Change, policy: Policy, policy_before: Policy) -> None:
@@ -129,7 +129,7 @@ class Files:
         return ()
 
     def is_changed(self, model: ModelFile, companions: Iterable[ModelFile]) -> bool:
-        """Whether the base branch lacks the model among its guarded files, or a companion beside one of them.
+        """Whether the base branch does not have the model among its guarded files, or a companion beside one of them.
 
         The name does not matter. A file from anywhere else on the base branch was never judged, so it is a change.
         """
@@ -147,7 +147,7 @@ def _files_at(head: Tree, path: str, policy: Policy) -> Iterator[ModelFile]:
 
 
 def _is_guarded(base: Tree, path: str, policy: Policy) -> bool:
-    """Whether a file of the base branch is guarded, or stands for one that is."""
+    """Whether a file of the base branch is guarded, or points to one that is."""
     names: Iterable[str] = [path]
     if path.endswith(DVC):
         try:

@@ -85,7 +85,7 @@ class Found:
 
     @property
     def statement(self) -> Statement:
-        return self.read.statement if isinstance(self.read, Certificate) else self.read
+        return self.read.statement
 
 
 class Certificates:

@@ -33,8 +33,6 @@ _LFS_VERSION: Final = b"version https://git-lfs.github.com/spec/v1\n"
 _LFS: Final = re.compile(rb"oid sha256:([0-9a-f]{64})\nsize (0|[1-9][0-9]{0,15})\n")
 _MD5: Final = re.compile(r"[0-9a-f]{32}")
 _REGULAR: Final = ("100644", "100755")
-_LINK: Final = "120000"
-_SUBMODULE: Final = "160000"
 
 
 @dataclass(frozen=True, slots=True)

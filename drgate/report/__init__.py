@@ -5,6 +5,6 @@
 
 Nothing is computed here: every number is one that the evaluation holds. All text of an evaluation is somebody else's
 (image names, patients, the words of a checklist), so each format escapes all of it. `words` says things once for all,
-`sections` holds the tables that stand after page one.
+`sections` holds the tables after page one.
 This package imports nothing by itself, so that a terminal does not wait for plotly.
 """

@@ -94,17 +94,15 @@ def markdown(report: GateReport, *, limit: int = COMMENT_BYTES) -> str:
     ]
     loud = [finding for finding in report.findings if finding.status != "PASS"]
     quiet = [finding for finding in report.findings if finding.status == "PASS"]
-    rows = [*_rows(loud)]
-    if rows:
-        parts.append(grid(["Outcome", "Where", "What", "Why"], rows))
+    if loud:
+        parts.append(_grid(loud))
     if report.notes:
         parts.append(bullets(map(escape, report.notes)))
     if advice := how_to_waive(report):
         parts.append(f"A waiver could cover it: {code(advice)}")
     parts.append(escape(NOT_A_MEDICAL_DEVICE))
     if quiet:
-        folded = grid(["Outcome", "Where", "What", "Why"], [*_rows(quiet)])
-        parts.append(f"<details><summary>{len(quiet)} passed</summary>\n\n{folded}\n\n</details>")
+        parts.append(f"<details><summary>{len(quiet)} passed</summary>\n\n{_grid(quiet)}\n\n</details>")
     text = "\n\n".join(parts) + "\n"
     if len(text.encode()) <= limit:
         return text
@@ -115,8 +113,7 @@ def _shortened(parts: list[str], loud: list[Finding], limit: int) -> str:
     """The report without passed findings, and with as many of the others as fit."""
     closing = "The report is too long to show here. For all of it: drgate gate --format json."
     for rows in (len(loud), 200, 50, 10, 0):
-        cut = loud[:rows]
-        drawn = [grid(["Outcome", "Where", "What", "Why"], [*_rows(cut, 300)])] if cut else []
+        drawn = [_grid(loud[:rows], 300)] if loud[:rows] else []
         text = "\n\n".join([*parts[:2], *drawn, closing]) + "\n"
         if len(text.encode()) <= limit:
             return text
@@ -206,11 +203,13 @@ def _weight(finding: Finding) -> str:
     return "" if finding.required else " (advisory)"
 
 
-def _rows(findings: list[Finding], longest: int = 2000) -> Iterator[list[str]]:
+def _grid(findings: list[Finding], longest: int = 2000) -> str:
+    rows = []
     for finding in findings:
         reason = finding.reason if len(finding.reason) <= longest else f"{finding.reason[:longest]}…"
         outcome = f"{_SHOWN[finding.status][0]} {_outcome(finding)}{_weight(finding)}"
-        yield [outcome, finding.group, finding.check, reason]
+        rows.append([outcome, finding.group, finding.check, reason])
+    return grid(["Outcome", "Where", "What", "Why"], rows)
 
 
 def _case(case: ET.Element, finding: Finding) -> str:

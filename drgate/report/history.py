@@ -26,7 +26,7 @@ DRAWN: Final = 24
 def headline(history: History) -> str:
     """How many models, and how many with a PASS; where keys are given, a PASS counts only with a trusted signature."""
     models = {record.digest for record in history.records}
-    passed = {r.digest for r in history.records if r.verdict == "PASS" and (r.vouched or not history.verified)}
+    passed = {r.digest for r in history.records if r.verdict == "PASS" and (r.trusted_signers or not history.verified)}
     which = "trusted certificate" if history.verified else "certificate"
     return f"{len(models)} model{'' if len(models) == 1 else 's'} judged, {len(passed)} with a {which} that says PASS"
 
@@ -36,7 +36,7 @@ def signed(record: Record, *, verified: bool) -> str:
     if not record.signers:
         return "not signed"
     names = ", ".join(
-        f"{key[:16]}{'' if not verified else ' (trusted)' if key in record.vouched else ' (not trusted)'}"
+        f"{key[:16]}{'' if not verified else ' (trusted)' if key in record.trusted_signers else ' (not trusted)'}"
         for key in record.signers
     )
     return names if verified else f"{names} (not verified)"

@@ -17,7 +17,6 @@ from drgate.report.kit import Figure
 from drgate.scale import GRADES, TITLES
 
 _TITLES: Final = dict(zip(GRADES, TITLES, strict=True))
-_SIGNS: Final = {">=": "≥", ">": ">", "<=": "≤", "<": "<"}
 _SHOWN: Final = (0.5, 1.0, 1.5)
 """Multiples of the patients needed whose power a table shows."""
 _COLOURS: Final = (kit.BLUE, "#a3121f", "#0b6b3a", "#8a5300", "#6b3fa0", "#00707a", "#7a4a5a", "#4b5563")
@@ -295,7 +294,7 @@ def _row(line: LinePlan) -> Row:
 
 
 def _rule(line: LinePlan) -> str:
-    return f"{_SIGNS[line.comparator]}\N{NO-BREAK SPACE}{words.plain_percent(line.threshold)}"
+    return f"{words.SIGNS[line.comparator]}\N{NO-BREAK SPACE}{words.plain_percent(line.threshold)}"
 
 
 def _percent(chance: float) -> str:

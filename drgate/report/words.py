@@ -49,7 +49,7 @@ OUTCOMES: Final[dict[Status, str]] = {
 BARRED: Final = "Meets the rule here; cannot pass"
 """The outcome of a criterion that only the test set keeps from passing."""
 _SPACE: Final = "\N{NO-BREAK SPACE}"
-_SHORT_SIGNS: Final = {">=": "≥", ">": ">", "<=": "≤", "<": "<"}
+SIGNS: Final = {">=": "≥", ">": ">", "<=": "≤", "<": "<"}
 _METHODS: Final = {
     "clopper-pearson": "Clopper-Pearson",
     "wilson": "Wilson",
@@ -73,7 +73,7 @@ class Line:
     interval: "83.7 to 99.3 %", with the level where it is not 95 %.
     decisive: which of value, low and high the rule is about; decides: the same in words, "lower bound 83.7 %".
     rule: "at least 95 %"; short_rule: "≥ 95 %"; basis: "on the lower bound" or "on the estimate".
-    added: "safety" for a line that the checklist did not have of its own.
+    added: "safety" for a criterion that the owner's checklist did not have.
     advice: "required", "advisory" or "advisory, added for safety".
     would_pass: it meets the rule, and nothing can pass on this test set (`barred`).
     """
@@ -251,7 +251,7 @@ def judged(evaluation: Evaluation) -> list[tuple[str, str]]:
         ("Patients", "unknown" if counts.patients is None else str(counts.patients)),
         ("Reference grades", ", ".join(f"{title} {n}" for title, n in zip(TITLES, counts.by_grade, strict=True))),
         ("Look at this test set", _look(look) + (f"; {visible(look.time)}" if look.time else "")),
-        ("Certificate holds", _holds(evaluation)),
+        ("Certificate valid", _holds(evaluation)),
         ("Lineage", _lineage(evaluation)),
         ("Intended use", _stated(content.get("intended_use", {}))),
         ("Reference standard", _stated(content.get("reference", {}))),
@@ -260,12 +260,12 @@ def judged(evaluation: Evaluation) -> list[tuple[str, str]]:
 
 
 def flagged(evaluation: Evaluation) -> list[tuple[str, list[str]]]:
-    """The images graded below referable, worst first: "PDR graded as No DR", and their names."""
+    """The images predicted below referable, worst first: "PDR predicted as No DR", and their names."""
     groups: dict[tuple[int, int], list[str]] = {}
     for image in evaluation.flagged:
         groups.setdefault((image.grade, image.predicted), []).append(visible(image.image))
     worst_first = sorted(groups, key=lambda pair: (-pair[0], pair[1]))
-    return [(f"{TITLES[grade]} graded as {TITLES[as_]}", groups[grade, as_]) for grade, as_ in worst_first]
+    return [(f"{TITLES[grade]} predicted as {TITLES[as_]}", groups[grade, as_]) for grade, as_ in worst_first]
 
 
 def settings(evaluation: Evaluation) -> list[tuple[str, list[tuple[str, str]]]]:
@@ -345,7 +345,7 @@ def _line(criterion: CriterionResult, level: float, unit: str) -> Line:
         decisive=decisive,
         decides=f"{side} {shown[decisive]}" if shown[decisive] else "",
         rule=f"{RULE_WORDS[criterion.comparator]} {limit}",
-        short_rule=f"{_SHORT_SIGNS[criterion.comparator]}{_SPACE}{limit}",
+        short_rule=f"{SIGNS[criterion.comparator]}{_SPACE}{limit}",
         basis=f"on the {side}",
         required=criterion.required,
         added=visible(criterion.added),
@@ -502,9 +502,9 @@ def _stated(mapping: Mapping[str, Any]) -> str:
     """What is stated, then the names of what is not: "role: assist. Not stated: population, setting"."""
     given = {key: value for key, value in mapping.items() if value not in (None, "", "not stated")}
     missing = [visible(key.replace("_", " ")) for key in mapping if key not in given]
-    said = "; ".join(f"{visible(key.replace('_', ' '))}: {visible(value)}" for key, value in given.items())
-    unsaid = f"{'Not' if said else 'not'} stated: {', '.join(missing)}" if missing else ""
-    return ". ".join(part for part in (said, unsaid) if part) or "not stated"
+    stated = "; ".join(f"{visible(key.replace('_', ' '))}: {visible(value)}" for key, value in given.items())
+    missed = f"{'Not' if stated else 'not'} stated: {', '.join(missing)}" if missing else ""
+    return ". ".join(part for part in (stated, missed) if part) or "not stated"
 
 
 def _short(digest: object) -> str:

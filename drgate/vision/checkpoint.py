@@ -98,7 +98,7 @@ class Checkpoint:
         return () if self.lora is None else tuple(sorted(name for name in self.tower if ".lora_" not in name))
 
     @property
-    def untold(self) -> str:
+    def unknown_data(self) -> str:
         """Why the fingerprint may not cover all training images of these weights; empty if it covers all."""
         if self.record is None:
             return "It has no record of how it was trained."
@@ -181,10 +181,10 @@ def lineage(base: Base, parent: Checkpoint | None) -> dict[str, Any]:
     Returns values for its record: `training_sets`, "known" if the inherited fingerprint covers the training images of
     all earlier models, else "unknown"; `why`, a sentence; `pretraining`, as declared by the publisher of the base.
     """
-    untold = "" if parent is None else parent.untold
+    unknown_data = "" if parent is None else parent.unknown_data
     return {
-        "training_sets": "unknown" if untold else "known",
-        "why": untold or "Its fingerprint covers all images that it and the models before it were trained on.",
+        "training_sets": "unknown" if unknown_data else "known",
+        "why": unknown_data or "Its fingerprint covers all images that it and the models before it were trained on.",
         "pretraining": base.pretraining if parent is None else parent.base.pretraining,
     }
 

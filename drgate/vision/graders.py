@@ -6,7 +6,6 @@ logits = grader.logits(batch)                   # (n, 3, size, size) float32  ->
 
 from __future__ import annotations
 
-import hashlib
 import os
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -15,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drgate.errors import CheckpointError
-from drgate.files import canonical_json, read_json, sha256_file
+from drgate.files import digest_of, read_json, sha256_file
 from drgate.scale import GRADES
 from drgate.vision.fingerprint import Fingerprint
 from drgate.vision.images import Preprocessing, preprocessing
@@ -61,7 +60,7 @@ class Grader(Protocol):
         ...
 
     @property
-    def untold(self) -> str:
+    def unknown_data(self) -> str:
         """Why the fingerprint may not cover all training images; empty if it does, or if a certificate covers this."""
         ...
 
@@ -113,13 +112,13 @@ class CheckpointGrader:
         self.tensor_digest = self.checkpoint.tensor_digest
         self.record = self.checkpoint.record
         self.fingerprint = self.checkpoint.fingerprint
-        self.untold = self.checkpoint.untold
+        self.unknown_data = self.checkpoint.unknown_data
         self.providers = [f"cuda:{torch.cuda.get_device_name(self._device)}" if self._device.type == "cuda" else "cpu"]
 
     @property
     def notes(self) -> list[str]:
-        lacks = (self.checkpoint.record or {}).get("lacks")
-        found = [str(sentence) for sentence in lacks] if isinstance(lacks, list) else []
+        limits = (self.checkpoint.record or {}).get("limitations")
+        found = [str(sentence) for sentence in limits] if isinstance(limits, list) else []
         if own := self.checkpoint.replaced:
             found.append(
                 f"Besides its adapters, the model replaces {len(own)} tensors of the base model "
@@ -184,13 +183,13 @@ class OnnxGrader:
         self._input = inputs[0].name
         self.record = None
         self.fingerprint = None
-        self.untold = ""
+        self.unknown_data = ""
         self.notes: list[str] = []
 
     @property
     def tensor_digest(self) -> str:
         named = sorted((file.name, sha256_file(file)) for file in self.files)
-        return f"sha256:{hashlib.sha256(canonical_json(['drgate onnx 1', named])).hexdigest()}"
+        return digest_of(["drgate onnx 1", named])
 
     @property
     def description(self) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Checkpoints of an earlier trainer, read into the same `Checkpoint` as those of drtrain.
 
     checkpoint = load_any_checkpoint(Path("best_model.pth"), resolve_base("google/medsiglip-448"))
-    checkpoint.record["lacks"]              # sentences: what the file does not contain, and what was assumed
+    checkpoint.record["limitations"]              # sentences: what the file does not contain, and what was assumed
 
 The older layout is `torch.save` of a dictionary: `model_state_dict` with the whole vision tower under
 `backbone.vision_model.` (with peft's names if LoRA was used) and the head under `classifier.`, `epoch` counted from 0,
@@ -122,7 +122,7 @@ def _checked(path: Path, payload: dict[Any, Any], base: Base, alpha: float | Non
             "why": f"{path.name} is in the older checkpoint layout, which does not record the training images.",
             "pretraining": weights.base.pretraining,
         },
-        "lacks": [
+        "limitations": [
             f"{path.name} is in the older checkpoint layout. It does not record its base model ({base.id} was given), "
             f"its preprocessing ({FUNDUS_SQUARE} at {size} pixels is assumed), training images, parameters, cost, or "
             "the number of images per grade.",
@@ -328,12 +328,12 @@ def _record(payload: dict[Any, Any], epoch: int) -> tuple[dict[str, Any], list[s
         "history": history,
         "selected_epoch": epoch + 1,
         "spend": {},
-        "starts_anew": "Optimizer, schedule, random numbers and the order of images are reset: the older layout "
+        "reset": "Optimizer, schedule, random numbers and the order of images are reset: the older layout "
         + ("does not name the parameters in its optimizer state." if restored else "has no optimizer state here."),
     }
-    for name, told in (("val_accuracy", own), ("best_val_accuracy", best)):
-        if told:
-            record[name] = told[0]
+    for name, stated in (("val_accuracy", own), ("best_val_accuracy", best)):
+        if stated:
+            record[name] = stated[0]
     if reason:
         record["missing"] = f"the history in the older checkpoint cannot be assigned to epochs: {reason}"
     return record, notes

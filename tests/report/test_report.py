@@ -448,7 +448,7 @@ class TestMarkdown:
         )
         text = markdown.render(many)
         assert re.findall(r"`(\d{3})\.png`", text) == [f"{n:03}" for n in range(1, 101, 2)]
-        assert "PDR graded as No DR (65)" in text
+        assert "PDR predicted as No DR (65)" in text
         assert "And 80 more, in evaluation.json." in text
         assert len(re.findall(r"<li>\d{3}\.png</li>", html.render(many))) == 130
 

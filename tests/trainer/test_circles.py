@@ -78,15 +78,15 @@ class TestIdentical:
     def test_what_is_not_told_equals_anything_and_is_said(self):
         """A log tells less than a run."""
         (likeness,) = compare(proposed(seed=7, dropout=0.4), [attempt()]).identical
-        assert likeness.untold == ("seed", "dropout")
+        assert likeness.unrecorded == ("seed", "dropout")
         assert likeness.sentence.endswith("not recorded there, and assumed equal: seed, dropout.")
 
-    def test_many_untold_ones_are_counted(self):
+    def test_many_unrecorded_ones_are_counted(self):
         """The sentence stays one; the report has all names."""
         more = {f"parameter_{i}": i for i in range(9)}
         (likeness,) = compare(proposed(**more), [attempt()]).identical
         assert "parameter_5 and 3 more" in likeness.sentence
-        assert likeness.to_json()["untold"] == list(more)
+        assert likeness.to_json()["unrecorded"] == list(more)
 
     def test_an_attempt_that_tells_next_to_nothing_is_near(self):
         """It would be identical to everything."""
@@ -223,7 +223,7 @@ class TestDataAndCheckpoint:
         """A log that names no checkpoint tells nothing."""
         here = proposed(init_from="a.pth")
         assert not compare(here, [own()]).identical
-        assert compare(here, [attempt()]).identical[0].untold == ("init_from",)
+        assert compare(here, [attempt()]).identical[0].unrecorded == ("init_from",)
 
 
 class TestNearest:
@@ -283,7 +283,7 @@ def test_the_given_log(tmp_path):
     }
     report = compare(Proposal(again, dataset="sha256:aa"), read_ledger(tmp_path / "runs").attempts)
     assert [likeness.attempt.title for likeness in report.identical] == ["attempt 2"]
-    assert report.identical[0].untold == ("dataset", "base", "seed")
+    assert report.identical[0].unrecorded == ("dataset", "base", "seed")
     (retraced,) = report.retraced
     assert retraced.differing == {"patience": (15, 40), "num_epochs": (60, 80)}
     assert retraced.sentence.startswith("repeats attempt 1 up to epoch 24, where validation accuracy was 79.4 %; ")

@@ -204,7 +204,7 @@ class TestLogits:
         with torch.inference_mode():
             expected = reference_logits(base, state, images(), alpha=12.0)
             torch.testing.assert_close(checkpoint.build(base)(images()), expected, atol=1e-5, rtol=1e-5)
-        assert not any("alpha" in sentence for sentence in checkpoint.record["lacks"])
+        assert not any("alpha" in sentence for sentence in checkpoint.record["limitations"])
 
     def test_a_tower_that_is_not_the_bases(self, base, tmp_path):
         """Other weights under the adapters are kept, so that the file's own function grades; and that is said."""
@@ -215,7 +215,7 @@ class TestLogits:
         with torch.inference_mode():
             expected = reference_logits(base, state, images())
             torch.testing.assert_close(checkpoint.build(base)(images()), expected, atol=1e-5, rtol=1e-5)
-        assert any("1 of" in s and "encoder.layers.0.mlp.fc1.weight" in s for s in checkpoint.record["lacks"])
+        assert any("1 of" in s and "encoder.layers.0.mlp.fc1.weight" in s for s in checkpoint.record["limitations"])
         assert checkpoint.base.pretraining.startswith("unknown")
 
     def test_data_parallel_and_half_precision(self, base, tmp_path):
@@ -277,12 +277,12 @@ class TestHistory:
         assert (record["history"][1]["train_loss"], record["history"][1]["val_loss"]) == (1.0, 1.5)
         assert record["selected_epoch"] == 3
         assert record["best_val_accuracy"] == pytest.approx(0.8176)
-        assert any("percent" in sentence for sentence in record["lacks"])
-        assert "are reset" in record["starts_anew"]
+        assert any("percent" in sentence for sentence in record["limitations"])
+        assert "are reset" in record["reset"]
 
     def test_says_what_it_lacks(self, base, tmp_path):
         """Base, preprocessing, alpha, what was left out and ignored: each is named."""
-        lacks = " ".join(load_any_checkpoint(write(tmp_path / "m.pth", state_dict(base)), base).record["lacks"])
+        lacks = " ".join(load_any_checkpoint(write(tmp_path / "m.pth", state_dict(base)), base).record["limitations"])
         for word in (
             "base model",
             "fundus-square-1",
@@ -330,7 +330,7 @@ class TestHistory:
     def test_that_cannot_be_assigned_to_epochs_is_left_out(self, base, tmp_path, changes, words):
         """The weights are read all the same; stability then lacks its history, and says why."""
         checkpoint = load_any_checkpoint(write(tmp_path / "m.pth", state_dict(base), **changes), base)
-        assert any(words in sentence for sentence in checkpoint.record["lacks"])
+        assert any(words in sentence for sentence in checkpoint.record["limitations"])
         evidence = training_evidence(checkpoint.record, tensor_digest=checkpoint.tensor_digest, folder=None)
         assert words in evidence["missing"]
         assert "history" not in evidence

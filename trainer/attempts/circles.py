@@ -57,7 +57,7 @@ class Likeness:
     kind: Kind
     differing: Mapping[str, tuple[Any, Any]]
     """By parameter: the attempt's value and the proposed one."""
-    untold: tuple[str, ...]
+    unrecorded: tuple[str, ...]
     """Parameters that the attempt does not record: they count as equal."""
     retraces_to_epoch: int | None
     """The weights are the same up to this epoch; None if they differ from the start or the epoch is unknown."""
@@ -70,22 +70,22 @@ class Likeness:
     def sentence(self) -> str:
         """For a person."""
         parts = [{"identical": self._identical, "retraced": self._retraces, "near": self._near}[self.kind]()]
-        if self.untold:
-            parts.append(f"not recorded there, and assumed equal: {_listed(self.untold)}")
+        if self.unrecorded:
+            parts.append(f"not recorded there, and assumed equal: {_listed(self.unrecorded)}")
         return "; ".join([*parts, *self.notes]) + "."
 
     def _identical(self) -> str:
-        said = f"identical to {self.attempt.title}"
+        text = f"identical to {self.attempt.title}"
         last, best = self.attempt.last, self.attempt.best
         if last is not None:
-            said += f", which had a validation accuracy of {percent(last.val_accuracy)} in epoch {last.epoch}"
+            text += f", which had a validation accuracy of {percent(last.val_accuracy)} in epoch {last.epoch}"
             if best is not None and best.epoch != last.epoch and best.epoch is not None:
-                said += f" (best: {percent(best.val_accuracy)} in epoch {best.epoch})"
+                text += f" (best: {percent(best.val_accuracy)} in epoch {best.epoch})"
         elif best is not None:
-            said += f", which reached {percent(best.val_accuracy)}"
+            text += f", which reached {percent(best.val_accuracy)}"
         if self.attempt.folder and self.attempt.origin is None and self.attempt.status in ("killed", "interrupted"):
-            said += f" and was {self.attempt.status}: --resume continues {self.attempt.folder}"
-        return said
+            text += f" and was {self.attempt.status}: --resume continues {self.attempt.folder}"
+        return text
 
     def _retraces(self) -> str:
         if self.retraces_to_epoch is None:
@@ -113,7 +113,7 @@ class Likeness:
             "kind": self.kind,
             "status": self.attempt.status,
             "differing": {name: list(values) for name, values in self.differing.items()},
-            "untold": list(self.untold),
+            "unrecorded": list(self.unrecorded),
             "retraces_to_epoch": self.retraces_to_epoch,
             "stood_at": self.stood_at,
             "best": accuracy(self.attempt),
@@ -245,9 +245,9 @@ def _likeness(proposal: Proposal, attempt: Attempt) -> Likeness:
         for name, value in theirs.items()
         if value is not None and name not in ours and name not in passed_over
     }
-    untold = [name for name in ours if name not in theirs and name not in passed_over and name not in PARENTS]
-    untold += _parent_untold(ours, theirs)
-    notes = _by_identity(proposal, attempt, ours, differing, untold)
+    unrecorded = [name for name in ours if name not in theirs and name not in passed_over and name not in PARENTS]
+    unrecorded += _parent_unrecorded(ours, theirs)
+    notes = _by_identity(proposal, attempt, ours, differing, unrecorded)
     schedule = ours.get("scheduler")
     if proposal.global_batch and attempt.global_batch and proposal.global_batch != attempt.global_batch:
         differing["images in a step"] = (attempt.global_batch, proposal.global_batch)
@@ -260,14 +260,14 @@ def _likeness(proposal: Proposal, attempt: Attempt) -> Likeness:
     shaping = [name for name in ours if name in theirs and name not in passed_over and name not in LATER]
     shared = _warm_up(ours) if warm_only else attempt.reached
     if path or len(shaping) < ENOUGH or _unborn(attempt) or (warm_only and not shared):
-        return Likeness(attempt, "near", differing, tuple(untold), None, None, notes)
+        return Likeness(attempt, "near", differing, tuple(unrecorded), None, None, notes)
     epoch = min(attempt.reached, shared, int(ours.get("num_epochs") or attempt.reached)) or None
     stood = _at(attempt.history, epoch)
     return Likeness(
         attempt,
         "retraced" if differing else "identical",
         differing,
-        tuple(untold),
+        tuple(unrecorded),
         epoch,
         None if stood is None else stood.val_accuracy,
         notes,
@@ -279,7 +279,7 @@ def _by_identity(
     attempt: Attempt,
     ours: Mapping[str, Any],
     differing: dict[str, tuple[Any, Any]],
-    untold: list[str],
+    unrecorded: list[str],
 ) -> tuple[str, ...]:
     """Compare data set, base and parent by digest if both sides have one, else by name; returns the doubts."""
     notes = []
@@ -290,8 +290,8 @@ def _by_identity(
         our_name, their_name = ours.get(name), attempt.parameters.get(name)
         if our_digest and their_digest:
             differing.pop(name, None)
-            if name in untold:
-                untold.remove(name)
+            if name in unrecorded:
+                unrecorded.remove(name)
             if our_digest != their_digest:
                 differing[name] = (_named(their_name, their_digest), _named(our_name, our_digest))
         elif our_name is not None and their_name is not None and _basename(our_name) == _basename(their_name):
@@ -314,7 +314,7 @@ def _by_identity(
     return tuple(notes)
 
 
-def _parent_untold(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
+def _parent_unrecorded(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
     """A log that names neither checkpoint may have had one; a log that names one of them had no other."""
     return [name for name in PARENTS if ours.get(name) and not any(other in theirs for other in PARENTS)]
 
@@ -332,13 +332,13 @@ def _unborn(attempt: Attempt) -> bool:
 
 def _distance(likeness: Likeness) -> tuple[int, int, int]:
     path = sum(name not in LATER for name in likeness.differing)
-    return path, len(likeness.differing), len(likeness.untold)
+    return path, len(likeness.differing), len(likeness.unrecorded)
 
 
 def _at(history: Iterable[Evaluated], epoch: int | None) -> Evaluated | None:
     """The last evaluation up to an epoch."""
-    told = [e for e in history if e.val_accuracy is not None and epoch is not None and (e.epoch or 0) <= epoch]
-    return told[-1] if told else None
+    stated = [e for e in history if e.val_accuracy is not None and epoch is not None and (e.epoch or 0) <= epoch]
+    return stated[-1] if stated else None
 
 
 def _basename(name: Any) -> str:

@@ -251,8 +251,8 @@ class _Parser:
                 if not planned and len(rows) > 2:
                     self._row(current, rows)
                 self._line(current, line, planned=planned)
-            elif money and (told := _FIELD.match(_BULLET.sub("", line))) and (spend := _spend(told[2])):
-                self.money[told[1].strip().lower()] = spend
+            elif money and (stated := _FIELD.match(_BULLET.sub("", line))) and (spend := _spend(stated[2])):
+                self.money[stated[1].strip().lower()] = spend
         attempts = [self._attempt(draft) for draft in self.drafts.values() if self._happened(draft)]
         if not attempts:
             raise RecordError(
@@ -287,60 +287,60 @@ class _Parser:
     def _block(self, draft: _Draft, block: list[str]) -> None:
         """A fenced block: a command with flags, or `name: value` lines."""
         text = "\n".join(block)
-        told: dict[str, Any] = {}
+        stated: dict[str, Any] = {}
         pairs = [_PAIR.match(line.partition(" #")[0]) for line in block if line.strip(" \t{}#-")]
         for line in block:  # output of a run, pasted
             if epoch := _EPOCH.match(line):
                 self._evaluation(draft, int(epoch[1]), line)
         if re.search(r"(?:^|\s)--[A-Za-z]", text) or any(map(_NOT_SET.match, block)):
             for line in re.sub(r"\\[ \t]*\n", " ", text).split("\n"):
-                told |= self._flags(line, told)
+                stated |= self._flags(line, stated)
         elif all(pairs):
-            told = {
+            stated = {
                 pair[1]: normal_form(pair[2].strip("'\""))
                 for pair in pairs
                 if pair and pair[2] and pair[2][0] not in "[{"
             }
-        self._tell(draft, told)
+        self._tell(draft, stated)
 
     def _flags(self, line: str, before: Mapping[str, Any]) -> dict[str, Any]:
         if none := _NOT_SET.match(line):
             return {name.strip(): None for name in none[1].split(",")}
-        told: dict[str, Any] = {}
+        stated: dict[str, Any] = {}
         name: str | None = None
         for token in _tokens(line):
             if flag := _FLAG.match(token):
                 name = flag[1].replace("-", "_")
                 if flag[2] is None:
                     if name not in _LISTS:
-                        told[name] = "yes"  # a flag without a value is a switch, unless its value follows
+                        stated[name] = "yes"  # a flag without a value is a switch, unless its value follows
                     continue
                 token = flag[2]
             if name is None:
                 continue
             if re.match(r"\$\{?[A-Za-z_]", token) and f"'{token}'" not in line:  # a variable of a script
-                told.pop(name, None)
+                stated.pop(name, None)
                 name = None
                 continue
             value = normal_form(token)
             if name in _LISTS:
-                value = [*(told.get(name) or before.get(name) or []), value]
-            told[name] = value
+                value = [*(stated.get(name) or before.get(name) or []), value]
+            stated[name] = value
             name = None
-        if "use_lora" in told and "#" in line:
-            told |= {
+        if "use_lora" in stated and "#" in line:
+            stated |= {
                 f"lora_{found[1].lower()}": normal_form(found[2])
                 for found in _LORA.finditer(line.partition("#")[2])
                 if f"lora_{found[1].lower()}" not in before
             }
-        return told
+        return stated
 
-    def _tell(self, draft: _Draft, told: Mapping[str, Any]) -> None:
-        for name, value in told.items():
+    def _tell(self, draft: _Draft, stated: Mapping[str, Any]) -> None:
+        for name, value in stated.items():
             before = draft.parameters.get(name, value)
             if before != value:
                 self.notes.append(f"{draft.section!r} states {name} twice, {before} and {value}: the second counts.")
-        draft.parameters |= told
+        draft.parameters |= stated
 
     # -- results
 
@@ -354,10 +354,10 @@ class _Parser:
             if not planned:
                 self._evaluation(draft, int(epoch[1]), plain)
             return
-        told = _FIELD.match(text)
-        if not told:
+        stated = _FIELD.match(text)
+        if not stated:
             return
-        key, raw = " ".join(told[1].lower().split()), told[2].strip()
+        key, raw = " ".join(stated[1].lower().split()), stated[2].strip()
         value = _unmarked(raw)
         planned = planned or bool(_PLANNED.search(key))
         if _COST.fullmatch(key):
@@ -455,8 +455,8 @@ class _Parser:
         if None not in (before.val_accuracy, entry.val_accuracy) and before.val_accuracy != entry.val_accuracy:
             self.notes.append(f"{draft.section!r} states two accuracies for epoch {epoch}: the first counts.")
             return
-        told = {name: value for name in Evaluated.__slots__ if (value := getattr(before, name)) is not None}
-        draft.history[epoch] = replace(entry, **told)
+        stated = {name: value for name in Evaluated.__slots__ if (value := getattr(before, name)) is not None}
+        draft.history[epoch] = replace(entry, **stated)
 
     def _result(self, draft: _Draft, value: str) -> None:
         accuracy = _fraction(value)
@@ -506,11 +506,11 @@ class _Parser:
 
     def _attempt(self, draft: _Draft) -> Attempt:
         history = tuple(draft.history[epoch] for epoch in sorted(draft.history))
-        told = [entry for entry in history if entry.val_accuracy is not None]
+        stated = [entry for entry in history if entry.val_accuracy is not None]
         if draft.val_accuracy is not None:
-            told.append(Evaluated(None, draft.val_accuracy, train_accuracy=draft.train_accuracy))
+            stated.append(Evaluated(None, draft.val_accuracy, train_accuracy=draft.train_accuracy))
         best = draft.history.get(-1 if draft.best_epoch is None else draft.best_epoch) or max(
-            told, key=lambda entry: entry.val_accuracy or 0.0, default=None
+            stated, key=lambda entry: entry.val_accuracy or 0.0, default=None
         )
         fields = {name: value for name, value in draft.fields.items() if value is not None}
         previous = next((spend for words, spend in self.money.items() if words.startswith("previous")), None)

@@ -68,8 +68,8 @@ class Evaluated:
     pdr: tuple[int, int] | None = None
 
     def to_json(self) -> dict[str, Any]:
-        told = {name: getattr(self, name) for name in self.__slots__ if name != "epoch"}
-        plain = {name: list(value) if isinstance(value, tuple) else value for name, value in told.items()}
+        stated = {name: getattr(self, name) for name in self.__slots__ if name != "epoch"}
+        plain = {name: list(value) if isinstance(value, tuple) else value for name, value in stated.items()}
         return {"epoch": self.epoch} | {name: value for name, value in plain.items() if value is not None}
 
 
@@ -104,8 +104,8 @@ class Origin:
 
     def to_json(self) -> dict[str, Any]:
         money = {"investment": {name: spend.to_json() for name, spend in self.investment.items()}}
-        told = money if self.investment else {}
-        return {"file": self.file, "sha256": self.sha256, "section": self.section, "lines": list(self.lines), **told}
+        stated = money if self.investment else {}
+        return {"file": self.file, "sha256": self.sha256, "section": self.section, "lines": list(self.lines), **stated}
 
 
 @dataclass(frozen=True, slots=True)
@@ -334,12 +334,12 @@ def spent(attempts: Iterable[Attempt]) -> tuple[Spend, tuple[str, ...]]:
     The sum has no upper end if one of them has none.
     """
     attempts = list(attempts)
-    told = [attempt.spend for attempt in attempts if attempt.spend is not None]
-    highs = [spend.high for spend in told if spend.high is not None]
-    low = sum(spend.low or 0.0 for spend in told)
-    high = sum(highs) if len(highs) == len(told) else None
-    untold = tuple(attempt.name for attempt in attempts if attempt.spend is None)
-    return Spend(round(low, 6), None if high is None else round(high, 6), any(spend.about for spend in told)), untold
+    stated = [attempt.spend for attempt in attempts if attempt.spend is not None]
+    highs = [spend.high for spend in stated if spend.high is not None]
+    low = sum(spend.low or 0.0 for spend in stated)
+    high = sum(highs) if len(highs) == len(stated) else None
+    unknown = tuple(attempt.name for attempt in attempts if attempt.spend is None)
+    return Spend(round(low, 6), None if high is None else round(high, 6), any(spend.about for spend in stated)), unknown
 
 
 def baseline_of(attempts: Sequence[Attempt]) -> Attempt | None:
@@ -483,10 +483,10 @@ class _Reading:
     def _best(self) -> Evaluated | None:
         if self.chosen and self.chosen[-1] in self.history:
             return self.history[self.chosen[-1]]
-        told = [entry for _, entry in sorted(self.history.items()) if entry.val_accuracy is not None]
+        stated = [entry for _, entry in sorted(self.history.items()) if entry.val_accuracy is not None]
         if result := self.start.get("result"):
-            told.append(_evaluated(result))
-        return max(told, key=lambda entry: entry.val_accuracy or 0.0, default=None)
+            stated.append(_evaluated(result))
+        return max(stated, key=lambda entry: entry.val_accuracy or 0.0, default=None)
 
     def _cost(self) -> Spend | None:
         if "low" in (self.start.get("spend") or {}):
@@ -543,7 +543,7 @@ def _parent(plain: Mapping[str, Any] | None) -> Parent | None:
 def _origin(plain: Mapping[str, Any] | None) -> Origin | None:
     if plain is None:
         return None
-    money = {name: spend for name, told in (plain.get("investment") or {}).items() if (spend := _spend(told))}
+    money = {name: spend for name, stated in (plain.get("investment") or {}).items() if (spend := _spend(stated))}
     first, last = plain["lines"]
     return Origin(plain["file"], plain["sha256"], plain["section"], (int(first), int(last)), money)
 

@@ -291,11 +291,11 @@ def _investment(attempts: Sequence[Attempt]) -> str:
 
 def total(attempts: Sequence[Attempt]) -> str:
     """The sum of the costs, and the attempts with an unknown cost."""
-    sum_, untold = spent(attempts)
-    if len(untold) == len(attempts):
+    sum_, unknown = spent(attempts)
+    if len(unknown) == len(attempts):
         return "unknown"
-    known = f"at least {Spend(sum_.low, sum_.low, sum_.about)}" if sum_.high is None or untold else str(sum_)
-    return known + (f" (unknown for {', '.join(untold)})" if untold else "")
+    known = f"at least {Spend(sum_.low, sum_.low, sum_.about)}" if sum_.high is None or unknown else str(sum_)
+    return known + (f" (unknown for {', '.join(unknown)})" if unknown else "")
 
 
 def investments(attempts: Iterable[Attempt]) -> dict[str, Mapping[str, Spend]]:

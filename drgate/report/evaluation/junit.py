@@ -2,7 +2,7 @@
 
     text = render(evaluation)
 
-A required line that is not PASS is a failure whose type is its outcome. An advisory line never fails the suite: one
+A required criterion that is not PASS is a failure whose type is its outcome. An advisory one never fails the suite: one
 that was not met says so on its standard output, one that could not be assessed is skipped.
 """
 

@@ -34,7 +34,20 @@ def render(evaluation: Evaluation, *, certificate: str | None = None) -> str:
 
     certificate: the name of the signed certificate and the key that signed it; None where nothing was signed.
     """
-    lines = words.lines(evaluation)
+    interval = f"Interval, {words.plain_percent(words.level_of(evaluation))}"
+    header = ["Outcome", "Criterion", "Rule", "What decides", "Counts", "Estimate", interval]
+    checklist = [
+        [
+            f"{line.symbol} {line.outcome}",
+            f"{line.title} ({line.advice})",
+            line.rule,
+            line.decides or line.basis,
+            line.counts,
+            line.value,
+            line.interval,
+        ]
+        for line in words.lines(evaluation)
+    ]
     symbol = words.SYMBOLS[evaluation.verdict]
     parts = [
         f"# {symbol} {escape(words.verdict_word(evaluation))}",
@@ -43,29 +56,7 @@ def render(evaluation: Evaluation, *, certificate: str | None = None) -> str:
         escape(words.signature(certificate)),
         bullets(f"{label}: {escape(text)}" for label, text in words.summary(evaluation)),
         "## Checklist",
-        grid(
-            [
-                "Outcome",
-                "Criterion",
-                "Rule",
-                "What decides",
-                "Counts",
-                "Estimate",
-                f"Interval, {words.plain_percent(words.level_of(evaluation))}",
-            ],
-            [
-                [
-                    f"{line.symbol} {line.outcome}",
-                    f"{line.title} ({line.advice})",
-                    line.rule,
-                    line.decides or line.basis,
-                    line.counts,
-                    line.value,
-                    line.interval,
-                ]
-                for line in lines
-            ],
-        ),
+        grid(header, checklist),
         escape(words.decision_rule(evaluation)),
     ]
     reasons = [
@@ -73,17 +64,12 @@ def render(evaluation: Evaluation, *, certificate: str | None = None) -> str:
         for line in words.unmet(evaluation)
     ]
     parts += ["## Reasons", bullets(reasons)] if reasons else []
-    parts += (
-        ["## To be read with the verdict", bullets(map(escape, evaluation.page_one))] if evaluation.page_one else []
-    )
+    if evaluation.page_one:
+        parts += ["## To be read with the verdict", bullets(map(escape, evaluation.page_one))]
     parts += _flagged(evaluation)
     parts += ["## What was judged", bullets(f"{label}: {escape(text)}" for label, text in words.judged(evaluation))]
     parts += ["## What this is no evidence for", bullets(map(escape, NOT_EVIDENCE_FOR)), NOT_A_MEDICAL_DEVICE]
-    parts += [
-        "## Confusion matrix",
-        "Rows: the reference grade. Columns: the model's grade.",
-        _matrix(evaluation),
-    ]
+    parts += ["## Confusion matrix", "Rows: the reference grade. Columns: the model's grade.", _matrix(evaluation)]
     for section in sections(evaluation):
         parts += _section(section)
     parts += ["## All metrics", _metrics(evaluation)]
@@ -123,7 +109,7 @@ def _flagged(evaluation: Evaluation) -> list[str]:
         if room > 0:
             listed.append(f"{title} ({len(images)}): {', '.join(map(code, images[:room]))}")
         room -= len(images)
-    parts = [f"## Severe NPDR or PDR graded below referable: {len(evaluation.flagged)}", bullets(listed)]
+    parts = [f"## Severe NPDR or PDR predicted below referable: {len(evaluation.flagged)}", bullets(listed)]
     return [*parts, f"And {-room} more, in evaluation.json."] if room < 0 else parts
 
 
@@ -158,23 +144,20 @@ def _metrics(evaluation: Evaluation) -> str:
     decides = "Interval" if evaluation.observed_only else "Interval that decides"
     beside = words.bootstrap_label(evaluation)
     header = ["Metric", "Counts", "Estimate", decides, "Method", beside, "Patients", "Design effect"]
-    rows = []
-    for metric in words.metric_lines(evaluation):
-        if metric.reason:
-            rows.append([metric.title, f"Not estimable: {metric.reason}", "", "", "", "", "", ""])
-        else:
-            rows.append(
-                [
-                    metric.title,
-                    metric.counts,
-                    metric.value,
-                    metric.interval,
-                    metric.method,
-                    metric.bootstrap,
-                    metric.patients,
-                    metric.design_effect,
-                ]
-            )
+    # Of a metric that is not estimable all but the title and the reason is empty.
+    rows = [
+        [
+            m.title,
+            f"Not estimable: {m.reason}" if m.reason else m.counts,
+            m.value,
+            m.interval,
+            m.method,
+            m.bootstrap,
+            m.patients,
+            m.design_effect,
+        ]
+        for m in words.metric_lines(evaluation)
+    ]
     return grid(header, rows)
 
 

@@ -133,7 +133,7 @@ def _three_ways(evaluation: Evaluation) -> Section | None:
         "three-ways",
         f"{unit.capitalize()}s without output, three ways",
         (
-            f"What each metric comes to when {unit}s that the model gave no answer for are left out (excluded), count "
+            f"The value of each metric when {unit}s that the model gave no answer for are left out (excluded), count "
             "as referred (groups of grades only), or count as the worst answer. "
             f"{USED} is what the criterion is judged by; {SHOWN} is what the other tables show, where the "
             "checklist has no criterion.",
@@ -189,8 +189,8 @@ def _slices(evaluation: Evaluation) -> Section | None:
         "Slices",
         (
             "The same metrics for parts of the test set, each with its own interval. Many slices are many comparisons: "
-            "one that stands out is a reason to look, unless the checklist has a criterion for it. All metrics of "
-            "every slice are in evaluation.json.",
+            "a difference in one of them is a reason to look, unless the checklist has a criterion for it. All metrics "
+            "of every slice are in evaluation.json.",
         ),
         tuple(tables),
         ("figure-slices",),
@@ -293,10 +293,10 @@ def _probabilities(evaluation: Evaluation) -> Section | None:
         (
             "Ranking: how well the probability separates those who have the endpoint from those who do not (1 is "
             "perfect, 0.5 is chance).",
-            "Calibration: whether the probabilities mean what they say. Brier score 0 is perfect, 1 the worst (2 for "
-            "all five grades); slope 1 and intercept 0 are perfect, a slope below 1 means probabilities that are too "
-            "extreme. No checklist rests on the expected calibration error: a perfectly calibrated model does not show "
-            "0 but the value named beside it.",
+            "Calibration: whether the probabilities agree with the observed frequencies. Brier score 0 is perfect, 1 "
+            "the worst (2 for all five grades); slope 1 and intercept 0 are perfect, a slope below 1 means "
+            "probabilities that are too extreme. No checklist rests on the expected calibration error: a perfectly "
+            "calibrated model does not show 0 but the value beside it.",
         ),
         (Table(heading, ("Endpoint", *(METRICS[measure].title for measure in measures)), tuple(rows)), *bins),
         tuple(f"figure-reliability-{endpoint}" for endpoint in evaluation.reliability),
@@ -344,7 +344,7 @@ def _gate_error(evaluation: Evaluation) -> Section | None:
         "deserve it passes, here one whose true value is the threshold itself and one with 1.5 times that error rate. "
         "A false fail: a model at the true value that the checklist expects does not pass. "
         "Exact: from the binomial distribution, images being independent. Simulated: images of a patient correlate as "
-        "the checklist's planning says; ± is the standard error of the simulation, in points.",
+        "the checklist's planning states; ± is the standard error of the simulation, in points.",
     )
     header = ("Criterion", "Counts", "False pass", "False fail", "How")
     return Section(

@@ -19,10 +19,7 @@ from drgate.certificate.statement import NOT_A_MEDICAL_DEVICE, NOT_EVIDENCE_FOR
 from drgate.evaluation import Evaluation
 from drgate.report import words
 from drgate.report.evaluation.sections import sections
-from drgate.report.kit import STYLES as _STYLES
-from drgate.report.kit import paragraph as _paragraph
-from drgate.report.kit import text_for as _text
-from drgate.report.kit import writes as _writes
+from drgate.report.kit import STYLES, paragraph, text_for, writes
 
 _SIDES: Final = {"low": "lower ", "high": "upper ", "value": ""}
 FLAGGED_AT_MOST: Final = 10
@@ -33,27 +30,27 @@ _FULL_WIDTH: Final = 96
 
 def render(evaluation: Evaluation, console: Console) -> None:
     """Write the report to the console."""
-    style = _STYLES[evaluation.verdict]
-    _paragraph(console, f"{words.SYMBOLS[evaluation.verdict]} {words.verdict_word(evaluation)}", f"bold {style}")
-    _paragraph(console, words.headline(evaluation), "bold")
+    style = STYLES[evaluation.verdict]
+    paragraph(console, f"{words.SYMBOLS[evaluation.verdict]} {words.verdict_word(evaluation)}", f"bold {style}")
+    paragraph(console, words.headline(evaluation), "bold")
     if barred := words.barred(evaluation):
-        _paragraph(console, f'{barred} "Cannot pass" below: the criterion meets the rule here.', style)
+        paragraph(console, f'{barred} "Cannot pass" below: the criterion meets the rule here.', style)
     for label, text in words.summary(evaluation):
-        _paragraph(console, f"{label}: {text}", "dim", hang=2)
+        paragraph(console, f"{label}: {text}", "dim", hang=2)
     console.print()
     console.print(_checklist(evaluation, console))
     console.print()
-    _paragraph(console, words.decision_rule(evaluation), "dim")
+    paragraph(console, words.decision_rule(evaluation), "dim")
     unmet = words.unmet(evaluation)
     if unmet:
         console.print(Text("\nReasons", style="bold"))
     for line in unmet:
         head = f"{line.symbol} {line.title}"
         note = "" if line.required else f" ({line.advice})"
-        _paragraph(
+        paragraph(
             console,
             f"{head}{note}: {line.outcome.lower()}. {line.reason}",
-            _STYLES[line.status],
+            STYLES[line.status],
             hang=2,
             styled=len(head),
         )
@@ -61,7 +58,7 @@ def render(evaluation: Evaluation, console: Console) -> None:
     if evaluation.page_one:
         console.print(Text("\nTo be read with the verdict", style="bold"))
     for sentence in evaluation.page_one:
-        _paragraph(console, f"- {words.visible(sentence)}", "", hang=2)
+        paragraph(console, f"- {words.visible(sentence)}", "", hang=2)
 
 
 def signing_page(evaluation: Evaluation, console: Console) -> None:
@@ -69,50 +66,50 @@ def signing_page(evaluation: Evaluation, console: Console) -> None:
     render(evaluation, console)
     console.print(Text("\nWhat was judged", style="bold"))
     for label, text in words.judged(evaluation):
-        _paragraph(console, f"{label}: {text}", "", hang=2, styled=len(label))
+        paragraph(console, f"{label}: {text}", "", hang=2, styled=len(label))
     for section in sections(evaluation):
         if section.name == "changes":
             console.print(Text(f"\n{section.title}", style="bold"))
             for sentence in section.text:
-                _paragraph(console, sentence, "")
+                paragraph(console, sentence, "")
             for row in (row for table in section.tables for row in table.rows):
                 name, before, after = (cell.text for cell in row)
-                _paragraph(console, f"- {name}: {before}; now {after}", "", hang=2)
+                paragraph(console, f"- {name}: {before}; now {after}", "", hang=2)
     console.print(Text("\nWhat this is no evidence for", style="bold"))
     for what in NOT_EVIDENCE_FOR:
-        _paragraph(console, f"- {what}", "", hang=2)
-    _paragraph(console, NOT_A_MEDICAL_DEVICE, "")
+        paragraph(console, f"- {what}", "", hang=2)
+    paragraph(console, NOT_A_MEDICAL_DEVICE, "")
 
 
 def _flagged(console: Console, evaluation: Evaluation) -> None:
     """The images that cost sight, by name."""
     if not evaluation.flagged:
         return
-    console.print(Text("\nSevere NPDR or PDR graded below referable", style="bold"))
+    console.print(Text("\nSevere NPDR or PDR predicted below referable", style="bold"))
     named = [f"{image} ({what})" for what, images in words.flagged(evaluation) for image in images]
     for name in named[:FLAGGED_AT_MOST]:
-        _paragraph(console, f"- {name}", "", hang=2)
+        paragraph(console, f"- {name}", "", hang=2)
     if len(named) > FLAGGED_AT_MOST:
-        _paragraph(console, f"- and {len(named) - FLAGGED_AT_MOST} more, on page one of report.html", "")
+        paragraph(console, f"- and {len(named) - FLAGGED_AT_MOST} more, on page one of report.html", "")
 
 
 def _checklist(evaluation: Evaluation, console: Console) -> Table:
     """Required criteria, then advisory ones. Units are with the estimate, so that a row fits 100 columns."""
     lines = words.lines(evaluation)
-    lattice = box.SIMPLE_HEAD if _writes(console, "─") else box.ASCII2
+    lattice = box.SIMPLE_HEAD if writes(console, "─") else box.ASCII2
     table = Table(box=lattice, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     interval = f"{words.plain_percent(words.level_of(evaluation))} interval"
     columns = ["k/n", "Estimate", interval] if console.width >= _FULL_WIDTH else ["k/n", f"Estimate\n{interval}"]
     table.add_column("Outcome", no_wrap=True)
     table.add_column("Criterion", overflow="fold")
     for name in columns:
-        table.add_column(_text(console, name), justify="right", no_wrap=True)
+        table.add_column(text_for(console, name), justify="right", no_wrap=True)
     table.add_column("Rule", no_wrap=True)
     for required in (True, False):
         part = [line for line in lines if line.required == required]
         if part and not required:
             table.add_section()
-            table.add_row("", _text(console, "Advisory", "bold"))
+            table.add_row("", text_for(console, "Advisory", "bold"))
         for line in part:
             ends = [end.partition("\N{NO-BREAK SPACE}")[0] for end in (line.low, line.high)]
             measured = [line.value, " to ".join(ends) if all(ends) else ""]
@@ -126,7 +123,7 @@ def _checklist(evaluation: Evaluation, console: Console) -> Table:
             if line.would_pass:
                 outcome = "Cannot pass"
             table.add_row(
-                _text(console, f"{line.symbol} {outcome}", _STYLES[line.status]),
-                *(_text(console, cell) for cell in cells),
+                text_for(console, f"{line.symbol} {outcome}", STYLES[line.status]),
+                *(text_for(console, cell) for cell in cells),
             )
     return table
