@@ -56,8 +56,8 @@ def refuse_namesakes(checklists: Sequence[Checklist]) -> None:
     for checklist in checklists:
         if seen.setdefault((checklist.name, checklist.version), checklist.digest) != checklist.digest:
             raise ChecklistError(
-                f"Two checklists with different contents are both {checklist.name} version {checklist.version}; raise "
-                "the version of one."
+                f"Two checklists with different contents have the name {checklist.name} and version "
+                f"{checklist.version}; raise the version of one."
             )
 
 

@@ -131,7 +131,7 @@ def _judge_interval(criterion: Criterion, metric: Estimate, decided_on: str) -> 
         return "OBSERVED", f"{measured} observed; {rule}, judged on the estimate alone ({bounded}).", False
     if _meets(bound, criterion.comparator, criterion.threshold):
         return "PASS", f"{measured}; {bounded}; {rule}.", False
-    how = f"{bounded}. So this is not shown; it is no evidence that the model fails the rule"
+    how = f"{bounded}. This is not evidence that the model fails the rule"
     return "INSUFFICIENT", f"{measured} meets the rule ({_rule(criterion)}), but {how}.", False
 
 
@@ -281,7 +281,7 @@ def _percent(value: float, near: float | None = None) -> str:
 def barred(look: Look, data: TestSet, checklist: Checklist) -> str:
     """Why no criterion can pass on this test set; empty where one can."""
     if look.used_up:
-        return f"This is look {look.number} at a test set that allows {look.allowed}. Use a new test set."
+        return f"This is look {look.number} at a test set that allows {look.allowed}. Use a fresh test set."
     if data.selected_here:
         return "The model was selected on these images. Use the test split."
     if checklist.audit.required and data.audit is None:

@@ -166,8 +166,8 @@ def _shows_nothing(window: Sequence[Mapping[str, Any]]) -> str:
         return f"evaluations between epochs {epochs[place]} and {epochs[place + 1]} are missing; give all of them."
     if is_best_so_far([entry["val_accuracy"] for entry in window]):
         return (
-            f"val_accuracy never falls between epochs {epochs[0]} and {epochs[-1]}, so it seems to be the best value so "
-            "far; give the accuracy of each evaluation."
+            f"val_accuracy never falls between epochs {epochs[0]} and {epochs[-1]}, so it seems to be the best value "
+            "so far; give the accuracy of each evaluation."
         )
     return ""
 

@@ -113,8 +113,8 @@ class Sample:
     ) -> Sample:
         """The graded images of a table, by the unit and slices of the checklist unless others are given.
 
-        Raises PredictionsError without reference grades or a column to slice by, where the unit is not known (no patient,
-        no eye) or is in two slices, and where only some images have `dme`.
+        Raises PredictionsError without reference grades or a column to slice by, for a unit that is not known (no
+        patient, no eye) or is in two slices, and where only some images have `dme`.
         """
         origin, table = predictions.origin, predictions.table
         judged = _graded(table, origin)
@@ -122,8 +122,8 @@ class Sample:
         for one in checklist.slices if slices is None else slices:
             if one.by not in judged.columns:
                 raise PredictionsError(
-                    f"{origin} has no column {one.by!r}, which the checklist {checklist.name} slices by; the columns to slice "
-                    f"by are {', '.join(predictions.slice_columns) or 'missing'}."
+                    f"{origin} has no column {one.by!r}, which the checklist {checklist.name} slices by; it has "
+                    f"{', '.join(predictions.slice_columns) or 'no further columns'}."
                 )
             by[one.by] = _sliced(judged[one.by], one, origin)
         declared = checklist.evidence.one_image_per_patient
@@ -264,9 +264,9 @@ class Pair:
     ) -> Pair:
         """The graded images of two tables, paired one by one and then reduced to the unit.
 
-        Images are matched by the SHA-256 of their files where both tables have one for every row and no two are equal, else
-        by name. Eyes and macular oedema come from the first table, patients from either; the second may lack them.
-        name: the second table's name in messages, if not its origin.
+        Images are matched by the SHA-256 of their files where both tables have one for every row and no two are equal,
+        else by name. Eyes and macular oedema come from the first table, patients from either; the second may lack
+        them. name: the second table's name in messages, if not its origin.
 
         Raises PredictionsError, naming an image, where the tables are not of the same images or contradict each other
         in grade, macular oedema, patient or (by eye) eye.

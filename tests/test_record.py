@@ -164,7 +164,7 @@ class TestShowsNothing:
         """Neither PASS nor FAIL: the reason says what is missing."""
         found = read(content)
         assert reason in found["missing"]
-        assert found["missing"].startswith("history.csv shows no stability: ")
+        assert found["missing"].startswith("history.csv cannot show stability: ")
         assert "history" not in found
 
     def test_spend_is_kept(self, read):

@@ -140,7 +140,9 @@ class TestUnknownPatients:
         ]
 
     def test_fixed_class_totals_need_patients(self):
-        with pytest.raises(PredictionsError, match="names no patients, and the checklist small fixes"):
+        with pytest.raises(
+            PredictionsError, match="has no patients, which class_totals: fixed of the checklist small needs"
+        ):
             Sample.of(
                 predictions(graded(1, 0.9).drop(columns=["patient", "eye"])),
                 checklist_of(bootstrap={"class_totals": "fixed"}),

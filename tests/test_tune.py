@@ -280,7 +280,7 @@ class TestChoice:
         rows.iloc[:20].to_csv(folder / "labels.csv", index=False)
         none = tune(table, checklist_of(SCREENING), test=load_manifest(folder))
         assert isinstance(none, Infeasible)
-        assert "with 20 images that count in the planned test set not even a model without an error" in none.reason
+        assert "with 20 images that count in the planned test set, even a model without errors" in none.reason
 
 
 class TestInfeasible:
@@ -298,7 +298,7 @@ class TestInfeasible:
         found = tune(scored(6, 100), checklist_of([{"id": "sensitivity:pdr", "at_least": 0.95}]))
         assert isinstance(found, Infeasible)
         assert "sensitivity:pdr: with" in found.reason
-        assert "not even a model without an error can show at least 95 %" in found.reason
+        assert "even a model without errors cannot pass at least 95 %" in found.reason
 
     def test_nothing_to_tune_to(self):
         """AUC does not depend on cut-offs."""
