@@ -1,4 +1,4 @@
-"""How well probabilities agree with observed frequencies: Brier score, calibration slope and intercept, reliability, ECE.
+"""How well probabilities agree with frequencies: Brier score, calibration slope and intercept, reliability, ECE.
 
 `patients` has the integer code of each image's patient, and every interval is by patients. None means that patients are
 unknown; then variances are doubled. For independent images it is `np.arange(n)`.

@@ -191,7 +191,7 @@ def effective_n(
     """Design effect and effective n from sums over patients (errors y_i = m_i - x_i), broadcast over replicates.
 
     With M > 2 images of the largest patient, the design effect is at least 10 M^2 q / (n (1 - q)) with
-    q = sum y_i / n, up to the largest that there can be, about M: this matters only where few patients have many images,
+    q = sum y_i / n, up to the largest possible, about M. This matters only where few patients have many images,
     or where most images are wrong. With up to two images a patient nothing is added to the published rule.
     """
     c, n, wrong = (np.asarray(a, dtype=np.float64) for a in (clusters, sizes, errors))

@@ -20,7 +20,7 @@ def predictive_power(
 
     A cut-off at the (misses + 1)-th lowest score of n cases leaves a true miss rate that is beta-distributed, with
     misses + 1 and n - misses, whatever the scores' distribution; misses among further cases are then beta-binomial. So
-    this is the pass rate of such cut-offs over tuning sets, not the power at an estimate that is too high because of tuning:
+    this is the pass rate of such cut-offs over tuning sets, not the power at the tuned estimate, which is too high:
     with 3 misses of 300 that would be .989. `misses` and `n` may be real (effective counts), 0 <= misses; the result is
     0 where every case is missed, and where even no miss among `planned` cases would do.
 
