@@ -219,7 +219,7 @@ class Criterion(_Frozen):
         elif high == math.inf and value <= 0:
             raise ValueError(f"{self.id!r}: give a positive {about.kind.replace('index', 'number')}, not {value:g}")
         elif not low <= value <= high:
-            raise ValueError(f"{self.id!r}: {_not_a_fraction(value)}")
+            raise ValueError(f"{self.id!r}: {not_a_fraction(value)}")
         elif self.at_least == least or self.at_most == greatest:
             raise ValueError(f"{self.id!r}: every model meets {value:g}; give a limit that a model can fail")
         elif self.above == greatest or self.below == least:
@@ -386,17 +386,7 @@ class Checklist(_Frozen):
     @field_validator("deployment")
     @classmethod
     def _is_a_mix(cls, mix: dict[str, float] | None) -> dict[str, float] | None:
-        if mix is None:
-            return None
-        for grade in mix:
-            if grade not in GRADES:
-                raise ValueError(f"there is no grade {grade!r}; {_nearest(grade, GRADES)}")
-        if lacking := [grade for grade in GRADES if grade not in mix]:
-            raise ValueError(f"the mix lacks {', '.join(lacking)}; give all five grades, 0 where there are none")
-        total = math.fsum(mix.values())
-        if abs(total - 1) > 1e-6:
-            raise ValueError(f"the shares of the five grades sum to {total:.9g}, not to 1")
-        return {grade: mix[grade] for grade in GRADES}
+        return None if mix is None else grade_mix(mix)
 
     @field_validator("slices")
     @classmethod
@@ -525,7 +515,23 @@ def _nearest(typed: str, known: Sequence[str] | Mapping[str, Any], otherwise: st
     return f"did you mean {near[0]!r}?" if near else f"{otherwise} {', '.join(known)}"
 
 
-def _not_a_fraction(value: float) -> str:
+def grade_mix(shares: Mapping[str, float]) -> dict[str, float]:
+    """Shares of the five grades, in their order. Raises ValueError unless all are given and sum to 1 within 1e-6."""
+    for grade, share in shares.items():
+        if grade not in GRADES:
+            raise ValueError(f"there is no grade {grade!r}; {_nearest(grade, GRADES)}")
+        if not 0 <= share <= 1:
+            raise ValueError(f"{grade}: {not_a_fraction(share)}")
+    if lacking := [grade for grade in GRADES if grade not in shares]:
+        raise ValueError(f"the mix lacks {', '.join(lacking)}; give all five grades, 0 where there are none")
+    total = math.fsum(shares.values())
+    if abs(total - 1) > 1e-6:
+        raise ValueError(f"the shares of the five grades sum to {total:.9g}, not to 1")
+    return {grade: shares[grade] for grade in GRADES}
+
+
+def not_a_fraction(value: float) -> str:
+    """Why a value is refused, with the fraction that a percentage means."""
     hint = f": did you mean {value / 100:g}?" if 1 < value <= 100 else ""
     return f"{value:g} is not a fraction between 0 and 1{hint}"
 
@@ -607,16 +613,17 @@ def _explained(problem: ValidationError) -> str:
     where = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         known = _model_at(first["loc"][:-1]).model_fields
-        return f"there is no key {where!r}; {_ended(_nearest(str(first['loc'][-1]), known, 'expected'))}"
+        return f"there is no key {where!r}; {ended(_nearest(str(first['loc'][-1]), known, 'expected'))}"
     message = first["msg"].removeprefix("Value error, ")
     ctx = first.get("ctx", {})
     limit = ctx.get("lt", ctx.get("le"))
     if limit is not None and 0.99 < limit <= 1 and isinstance(first["input"], int | float) and first["input"] >= 1:
-        message = _not_a_fraction(first["input"])
-    return f"{where}: {_ended(message)}" if where else _ended(message)
+        message = not_a_fraction(first["input"])
+    return f"{where}: {ended(message)}" if where else ended(message)
 
 
-def _ended(message: str) -> str:
+def ended(message: str) -> str:
+    """A message as a sentence."""
     return message if message.endswith("?") else f"{message}."
 
 

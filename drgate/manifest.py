@@ -249,10 +249,7 @@ def _from_folder(root: Path) -> Manifest:
             )
         rows.append({"image": image, "grade": str(grade), "split": split})
     table = pd.DataFrame(rows).dropna(axis="columns", how="all")
-    names = [_EYEPACS_NAME.fullmatch(PurePosixPath(image).stem) for image in table["image"]]
-    if all(names):  # EyePACS names contain patient and eye; a mixture of names is not reliable
-        table["patient"] = [name["patient"] for name in names if name]
-        table["eye"] = [name["eye"] for name in names if name]
+    _name_patients(table)
     return _checked(table, root, root, files=True)
 
 
@@ -267,18 +264,24 @@ def _from_table(path: Path, files: bool) -> Manifest:
             table["image"] = _resolve_names(table["image"], root, path)
     elif {"image", "level"} <= set(table.columns):
         table = table.rename(columns={"level": "grade"})
-        names = [_EYEPACS_NAME.fullmatch(PurePosixPath(str(image)).stem) for image in table["image"]]
-        for i, name in enumerate(names):
-            if name is None:
-                raise ManifestError(
-                    f"{row_name(path, i)}: image {table['image'].iloc[i]!r} is not an EyePACS name such as 10_left."
-                )
-        table["patient"] = [name["patient"] for name in names if name]
-        table["eye"] = [name["eye"] for name in names if name]
+        if (other := _name_patients(table)) is not None:
+            raise ManifestError(
+                f"{row_name(path, other)}: image {table['image'].iloc[other]!r} is not an EyePACS name such as 10_left."
+            )
         if files:
             table["image"] = _resolve_names(table["image"], root, path)
     Columns(table, path, ManifestError).require("image", expected=_EXPECTED)
     return _checked(table, root, path, files)
+
+
+def _name_patients(table: pd.DataFrame) -> int | None:
+    """Add patient and eye from EyePACS names if all images have one; the row of the first other name if not."""
+    names = [_EYEPACS_NAME.fullmatch(PurePosixPath(str(image)).stem) for image in table["image"]]
+    if None in names:
+        return names.index(None)
+    table["patient"] = [name["patient"] for name in names if name]
+    table["eye"] = [name["eye"] for name in names if name]
+    return None
 
 
 def _images(root: Path) -> Iterator[str]:

@@ -322,9 +322,7 @@ class Metrics:
         """A grade or group in the images with probabilities, of the whole sample or of a slice."""
         sample, answered = self.sample, self._answered(column, value)
         inside = grades_of(target) or ()
-        positive = np.isin(sample.reference[answered], inside)
-        if target in GROUPS and sample.dme is not None:
-            positive |= sample.dme[answered]
+        positive = np.isin(sample.graded(target)[answered], inside)
         scores = sample.probabilities[answered][:, list(inside)].sum(axis=1)
         patients = None if sample.patients is None else sample.patients[answered]
         if sample.independent:

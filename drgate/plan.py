@@ -12,7 +12,6 @@ is no default for a true value that the checklist does not state.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.optimize import LinearConstraint, milp
 
-from drgate.checklist import Checklist, Criterion, parse_checklist
+from drgate.checklist import Checklist, Criterion, ended, grade_mix, not_a_fraction, parse_checklist
 from drgate.errors import ANSWERS, ExitCode, ManifestError, UsageError
 from drgate.files import read_table
 from drgate.manifest import load_manifest
@@ -394,13 +393,11 @@ def with_planning(
     content = checklist.content()
     for name, value in (expect or {}).items():
         if not 0 < value < 1:
-            raise UsageError(f"--expect: {name}={value:g}: expected a fraction between 0 and 1{_percent_hint(value)}")
+            raise UsageError(f"--expect {name}: {ended(not_a_fraction(value))}")
     planning = {"power": power, "two_images": two_images, "correlation": correlation}
     for name, given in planning.items():
         if given is not None and not (0 < given < 1 if name == "power" else 0 <= given <= 1):
-            raise UsageError(
-                f"--{name.replace('_', '-')} is {given:g}; expected a fraction between 0 and 1{_percent_hint(given)}"
-            )
+            raise UsageError(f"--{name.replace('_', '-')}: {ended(not_a_fraction(given))}")
     content["expect"] = {**checklist.expect, **(expect or {})}
     content["planning"] = {**content["planning"], **{name: v for name, v in planning.items() if v is not None}}
     return parse_checklist(content, f"{checklist.name} with --expect")
@@ -416,21 +413,10 @@ def parse_prevalence(text: str) -> dict[str, float]:
     shares = _pairs(
         text, "--prevalence", "such as no_dr=0.7,mild_npdr=0.1,moderate_npdr=0.14,severe_npdr=0.04,pdr=0.02"
     )
-    for grade, value in shares.items():
-        if grade not in GRADES:
-            near = difflib.get_close_matches(grade, GRADES, 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(GRADES)}."
-            raise UsageError(f"--prevalence: there is no grade {grade!r}; {hint}")
-        if not 0 <= value <= 1:
-            raise UsageError(
-                f"--prevalence: {grade}={value:g}: expected a fraction between 0 and 1{_percent_hint(value)}"
-            )
-    if lacking := [grade for grade in GRADES if grade not in shares]:
-        raise UsageError(f"--prevalence lacks {', '.join(lacking)}; give all five grades, 0 where there is none.")
-    total = math.fsum(shares.values())
-    if abs(total - 1) > 1e-6:
-        raise UsageError(f"--prevalence: the shares of the five grades sum to {total:.9g}; expected 1.")
-    return {grade: shares[grade] for grade in GRADES}
+    try:
+        return grade_mix(shares)
+    except ValueError as problem:
+        raise UsageError(f"--prevalence: {ended(str(problem))}") from problem
 
 
 def load_planned(path: Path, *, split: str = "test") -> Predictions:
@@ -469,10 +455,6 @@ def _pairs(text: str, option: str, example: str) -> dict[str, float]:
             raise UsageError(f"{option}: {name} is given twice; give it once.")
         found[name] = value
     return found
-
-
-def _percent_hint(value: float) -> str:
-    return f"; did you mean {value / 100:g}?" if 1 < value <= 100 else "."
 
 
 def _up(line: LinePlan | Criterion) -> bool:

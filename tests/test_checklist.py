@@ -255,7 +255,7 @@ REFUSED = {
     "a policy for stability": (lambda c: c["criteria"][4].update(no_output="excluded"), "does not apply"),
     "an infinite cost": (lambda c: c["criteria"][6].update(below=float("inf")), "finite number"),
     "no cost": (lambda c: c["criteria"][6].update(below=0), "positive amount"),
-    "a colon too many": (lambda c: c["criteria"][0].update(id="accuracy:"), "missing after the colon"),
+    "a colon too many": (lambda c: c["criteria"][0].update(id="accuracy:"), "must follow the colon"),
     "a threshold that cannot fail": (lambda c: c["criteria"][9].update(at_most=1), "every model meets 1"),
     "a threshold that cannot be met": (lambda c: c["criteria"][3].update(above=1), "no model can be above 1"),
     "percent of no output": (lambda c: c["criteria"][9].update(at_most=5), "did you mean 0.05?"),
@@ -298,7 +298,7 @@ REFUSED = {
     "a grade too many": (lambda c: c["criteria"][0].update(id="accuracy:pdr"), "has no grade; leave it out"),
     "calibration error": (
         lambda c: c["criteria"].append({"id": "ece:referable", "at_most": 0.05}),
-        "a perfect model shows 0.049",
+        "even a perfect model has 0.049",
     ),
     "a slope beyond reason": (
         lambda c: c["criteria"].append({"id": "calibration_slope:referable", "at_least": 80}),

@@ -424,7 +424,7 @@ class TestTooLittle:
         line = {"id": "balanced_accuracy", "at_least": 0.9}
         absent = self.judged(line, table_of(np.diag([300, 300, 300, 0, 0]).tolist()))
         assert absent.status == "NOT_ASSESSED"
-        assert "none of Severe NPDR, PDR" in absent.reason
+        assert "no images with Severe NPDR, PDR" in absent.reason
         single = self.judged(line, table_of(np.diag([300, 300, 300, 1, 1]).tolist()))
         assert single.status == "INSUFFICIENT"
         assert self.judged(line, table_of(np.diag([300] * 5).tolist())).status == "PASS"

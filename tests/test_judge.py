@@ -164,7 +164,7 @@ class TestSealedGrades:
         assert again.code == 0, again.err
         found = json.loads(again.out)
         assert found["data"]["grades"]["name"] == "grades.csv"
-        assert any("joined from grades.csv" in line for line in found["page_one"])
+        assert any("added from grades.csv" in line for line in found["page_one"])
 
     def test_what_others_put_beside_an_evaluation_stays(
         self, drgate: Run, write_csv: Write, checklist: Write, here: Path

@@ -120,7 +120,7 @@ class TestHonestTables:
             load_predictions(write_csv([SOUND | {"grade": cell}]))
 
     def test_nor_is_it_a_patient(self, write_csv: Write):
-        with pytest.raises(PredictionsError, match="there is none"):
+        with pytest.raises(PredictionsError, match="means a missing value"):
             load_predictions(write_csv([SOUND | {"patient": "nan"}]))
 
     def test_numeric_patients_of_parquet_are_those_of_csv(self, write_csv: Write, tmp_path: Path):

@@ -152,7 +152,10 @@ class TestShowsNothing:
     @pytest.mark.parametrize(
         ("content", "reason"),
         [
-            (rows(list(itertools.accumulate(CURVE, max))), "never falls between epochs 1 and 10, so it seems to be the best value so far"),
+            (
+                rows(list(itertools.accumulate(CURVE, max))),
+                "never falls between epochs 1 and 10, so it seems to be the best value so far",
+            ),
             ([*rows()[:4], *rows()[3:]], "two evaluations of epoch 3"),
             ([*rows(first=10), *rows(CURVE, None)], "epoch 0 comes after epoch 21; expected the history of one run"),
             ([{**row, "run": "a" if i < 6 else "b"} for i, row in enumerate(rows())], "it contains several runs"),
