@@ -126,9 +126,7 @@ class Criterion(_Frozen):
         default=None, description="at the deployment mix of grades; the same as ^deployment at the end of the id"
     )
     min_positives: int | None = Field(
-        default=None,
-        ge=0,
-        description="slices: fewest units in the denominator; with fewer, the criterion is NOT_ASSESSED",
+        default=None, ge=0, description="slices: with fewer units in the denominator, it is NOT_ASSESSED"
     )
     no_output: NoOutputPolicy | None = Field(
         default=None,
@@ -136,28 +134,24 @@ class Criterion(_Frozen):
     )
     window: int | None = Field(default=None, ge=6, description="number of evaluations that `stability` uses")
     margin: float | None = Field(default=None, gt=0, lt=1, description="non-inferiority margin of `baseline`")
-    reference_value: float | None = Field(
-        default=None, ge=0, le=1, description="an earlier figure, for information only"
-    )
+    reference_value: float | None = Field(default=None, ge=0, le=1, description="an earlier figure, shown only")
     unit: Literal["USD"] | None = Field(default=None, description="unit of `cost`")
+
+    @property
+    def _given(self) -> dict[Comparator, float]:
+        keys: dict[Comparator, float | None]
+        keys = {">=": self.at_least, ">": self.above, "<=": self.at_most, "<": self.below}
+        return {sign: value for sign, value in keys.items() if value is not None}
 
     @property
     def comparator(self) -> Comparator:
         """As a sign. Non-inferiority is `>`: the bound of the difference must be above minus the margin."""
-        given: tuple[tuple[float | None, Comparator], ...] = (
-            (self.at_least, ">="),
-            (self.above, ">"),
-            (self.at_most, "<="),
-            (self.below, "<"),
-        )
-        return next((sign for value, sign in given if value is not None), ">")
+        return next(iter(self._given), ">")
 
     @property
     def threshold(self) -> float:
         """The threshold, in the units of the metric (proportions in [0, 1], differences in [-1, 1], USD)."""
-        if self.margin is not None:
-            return -self.margin
-        return next(v for v in (self.at_least, self.above, self.at_most, self.below) if v is not None)
+        return next(iter(self._given.values())) if self.margin is None else -self.margin
 
     @property
     def exact_threshold(self) -> Fraction:
@@ -191,9 +185,8 @@ class Criterion(_Frozen):
             raise ValueError(f"{self.id!r}: no_output does not apply to it")
         if self.min_positives is not None and not self.id.column:
             raise ValueError(f"{self.id!r}: min_positives belongs to a slice, such as {self.id}@camera=each")
-        bounds = [value for value in (self.at_least, self.above, self.at_most, self.below) if value is not None]
         if metric == "baseline":
-            if bounds or self.margin is None:
+            if self._given or self.margin is None:
                 raise ValueError("baseline takes a margin, such as 0.02, and no threshold")
             return self
         if self.window is not None and metric != "stability":
@@ -202,9 +195,9 @@ class Criterion(_Frozen):
             raise ValueError(f"{self.id!r}: a unit belongs to cost")
         if self.margin is not None or self.reference_value is not None:
             raise ValueError(f"{self.id!r}: margin and reference_value belong to baseline")
-        if len(bounds) != 1:
+        if len(self._given) != 1:
             raise ValueError(f"{self.id!r}: give exactly one of at_least, above, at_most, below")
-        self._threshold_is_possible(bounds[0])
+        self._threshold_is_possible(self.threshold)
         return self
 
     def _threshold_is_possible(self, value: float) -> None:
@@ -223,9 +216,7 @@ class Criterion(_Frozen):
         elif self.at_least == least or self.at_most == greatest:
             raise ValueError(f"{self.id!r}: every model meets {value:g}; give a limit that a model can fail")
         elif self.above == greatest or self.below == least:
-            raise ValueError(
-                f"{self.id!r}: no model can be {'above 1' if self.above else 'below 0'}; give a limit that it can meet"
-            )
+            raise ValueError(f"{self.id!r}: no model can be {'above 1' if self.above else 'below 0'}; change the limit")
         elif (about.better == "lower") != (self.comparator in ("<", "<=")):
             wanted = "at_most or below" if about.better == "lower" else "at_least or above"
             raise ValueError(f"{self.id!r}: this limit passes bad models and fails good ones; give {wanted}")
@@ -239,9 +230,7 @@ class Evidence(_Frozen):
         description="bound: the lower limit of the confidence interval (for error rates, the upper limit) must meet "
         "the rule; point: the estimate must meet it",
     )
-    level: float = Field(
-        default=0.95, ge=0.5, le=0.9999, description="two-sided confidence level; at 0.95 a bound has 97.5 % confidence"
-    )
+    level: float = Field(default=0.95, ge=0.5, le=0.9999, description="two-sided; 0.95 gives a bound 97.5 % confidence")
     interval: Literal["clopper-pearson", "wilson"] = Field(
         default="clopper-pearson", description="interval of a proportion; it allows for several images from one patient"
     )
@@ -255,9 +244,7 @@ class Bootstrap(_Frozen):
     """Bootstrap intervals: they decide for kappa; for other metrics they are for information."""
 
     resamples: int = Field(default=10_000, ge=1000, le=1_000_000, description="replicates")
-    interval: Literal["percentile", "bca"] = Field(
-        default="percentile", description="how the interval is computed from the replicates"
-    )
+    interval: Literal["percentile", "bca"] = Field(default="percentile", description="interval from the replicates")
     class_totals: Literal["random", "fixed"] = Field(
         default="random", description="fixed: the study design set the number of patients of each worst grade"
     )
@@ -269,9 +256,7 @@ class Planning(_Frozen):
     power: float = Field(
         default=0.8, gt=0, lt=1, description="wanted probability that a model with the expected true values passes"
     )
-    two_images: float = Field(
-        default=0.5, ge=0, le=1, description="share of patients with two images; the others have one"
-    )
+    two_images: float = Field(default=0.5, ge=0, le=1, description="share of patients with two images, not one")
     correlation: float = Field(default=0.5, ge=0, le=1, description="correlation of errors between a patient's images")
 
 
@@ -351,8 +336,7 @@ class Checklist(_Frozen):
     version: int = Field(ge=1, description="raised whenever the content changes")
     description: str = Field(default="", description="what PASS means, in one or two sentences")
     purpose: Literal["clinical", "pipeline"] = Field(
-        default="clinical",
-        description="pipeline: only tests a pipeline; export and gate do not accept its certificates",
+        default="clinical", description="pipeline: only a test; export and gate do not accept its certificates"
     )
     unit: Literal["image", "eye", "patient"] = Field(
         default="image", description="what is counted; eye: by its worst image, patient: by the worse eye"

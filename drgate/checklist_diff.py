@@ -14,13 +14,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Literal
 
-from drgate.checklist import (
-    EACH,
-    RULE_WORDS,
-    STABILITY_WINDOW,
-    Checklist,
-    Criterion,
-)
+from drgate.checklist import EACH, RULE_WORDS, STABILITY_WINDOW, Checklist, Criterion
 from drgate.errors import ChecklistError
 
 Kind = Literal["weaker", "stronger", "different"]
@@ -102,11 +96,7 @@ def _judged(where: str, was: Any, now: Any, old: Checklist, new: Checklist) -> t
             if now == "wilson":
                 return "weaker", ", which is narrower for most counts", True
             # Neither interval holds the other: for 95 of 95, and 96 of 97, Wilson's bound is the lower one.
-            return (
-                "different",
-                ", which is not wider for all counts: near 1, Wilson's lower bound can be the lower one",
-                True,
-            )
+            return "different", ", which is not always wider: near 1, Wilson's lower bound can be the lower one", True
         case "evidence.one_image_per_patient" if bounds:
             if now:
                 return "weaker", ": images without patients count as independent", True
@@ -117,11 +107,7 @@ def _judged(where: str, was: Any, now: Any, old: Checklist, new: Checklist) -> t
             if now > was:
                 return "weaker", ": more models may be tested, each at its share of the level", True
             if bounds:
-                return (
-                    "different",
-                    ": fewer models may be tested, each at a larger share of the level",
-                    True,
-                )
+                return "different", ": fewer models may be tested, each at a larger share of the level", True
             return "stronger", ": fewer models may be tested", True
         case "valid_days":
             if now is None or (was is not None and now > was):

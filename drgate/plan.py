@@ -290,7 +290,7 @@ class _Planner:
         # Whole patients in these proportions, those with most images first.
         upto = np.rint(np.cumsum(counts[::-1]) * (patients / sum(counts))).astype(int)
         dealt = np.diff(upto, prepend=0)[::-1].tolist()
-        return self._passing(line, line.expected, sizes, dealt, unknown=self.unknown).probability
+        return self._passing(line, line.expected, sizes, dealt).probability
 
     def _images(self, criterion: Criterion) -> tuple[list[int], list[int]]:
         """Numbers of images per patient in the denominator, and how many patients (or what share) have each.
@@ -351,17 +351,11 @@ class _Planner:
             return Here(who, n, bound, False, without, 0.0)
         if expected is None or not 0 < limit < 1 or criterion.id.about.depends_on_answers:
             return Here(who, n, bound, True)
-        chance = self._passing(criterion, expected, sizes, counts, unknown=self.unknown)
+        chance = self._passing(criterion, expected, sizes, counts)
         return Here(who, n, bound, True, "", chance.probability, chance.method, chance.se)
 
     def _passing(
-        self,
-        line: LinePlan | Criterion,
-        true: float,
-        sizes: Sequence[int],
-        counts: Sequence[int],
-        *,
-        unknown: bool = False,
+        self, line: LinePlan | Criterion, true: float, sizes: Sequence[int], counts: Sequence[int]
     ) -> power.Passing:
         return power.passing(
             _upward(line, line.threshold),
@@ -373,7 +367,7 @@ class _Planner:
             icc=self.checklist.planning.correlation,
             strict=_strict(line),
             point=self.point,
-            unknown=unknown,
+            unknown=self.unknown,
             replicates=4000,
         )
 

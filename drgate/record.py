@@ -106,9 +106,7 @@ def foreign_evidence(file: Path, *, window: int, selected: int | None = None) ->
         )
     chosen = other.pop("selected_epoch", None)
     if chosen is not None and selected is not None and chosen != selected:
-        raise RecordError(
-            f"{file} has the selected epoch {chosen}, but --selected-epoch is {selected}; leave that option out."
-        )
+        raise RecordError(f"{file} has the selected epoch {chosen}, not {selected}; leave out --selected-epoch.")
     chosen = selected if chosen is None else chosen
     if chosen is None:
         raise RecordError(
@@ -122,9 +120,7 @@ def foreign_evidence(file: Path, *, window: int, selected: int | None = None) ->
         entry["val_accuracy"] /= 100 if percent else 1
     epochs = [entry["epoch"] for entry in history]
     if chosen not in epochs:
-        raise RecordError(
-            f"{file} has no evaluation of the selected epoch {chosen}; add it, or correct the selected epoch."
-        )
+        raise RecordError(f"{file} has no evaluation of the selected epoch {chosen}; add it, or select another epoch.")
     evidence = {"foreign": file.name, "history": history, "selected_epoch": chosen, **other}
     if percent:
         evidence["percent"] = True
@@ -181,13 +177,7 @@ def _csv_history(file: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     chosen = []
     for i, cells in enumerate(table.fillna("").astype(str).to_dict("records")):
         where = row_name(file, i)
-        row: dict[str, Any] = {"where": where}
-        for key in ("epoch", "val_accuracy", "learning_rate"):
-            text = cells.get(key, "").strip()
-            if text or key != "learning_rate":
-                row[key] = _number(text, key, where)
-        if "run" in cells:
-            row["run"] = cells["run"]
+        row = _row({str(key): cell.strip() or None for key, cell in cells.items()}, where)
         selected = _SELECTED.get(cells.get("selected", "").strip().lower())
         if selected is None:
             raise RecordError(f"{where}: selected is {cells['selected']!r}; expected true in one row, else empty.")
@@ -212,11 +202,7 @@ def _json_history(file: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         where = f"{file}, evaluation {i + 1}"
         if not isinstance(entry, dict):
             raise RecordError(f"{where} is {entry!r}; expected an object with epoch and val_accuracy.")
-        row = {"where": where, "run": entry.get("run")}
-        for key in ("epoch", "val_accuracy", "learning_rate"):
-            if entry.get(key) is not None or key != "learning_rate":
-                row[key] = _number(entry.get(key), key, where)
-        rows.append(row)
+        rows.append(_row(entry, where))
     if not rows:
         raise RecordError(f"{file} has no evaluation; expected {_EXPECTED}.")
     other: dict[str, Any] = {}
@@ -233,6 +219,15 @@ def _json_history(file: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
             raise RecordError(f"{file}: spend is {plain['spend']!r}; expected an object with usd and earlier_usd.")
         other["spend"] = _numbers(plain["spend"], _SPEND)
     return rows, other
+
+
+def _row(cells: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """One evaluation; the learning rate may be missing."""
+    row = {"where": where, "run": cells.get("run")}
+    for key in ("epoch", "val_accuracy", "learning_rate"):
+        if key != "learning_rate" or cells.get(key) is not None:
+            row[key] = _number(cells.get(key), key, where)
+    return row
 
 
 def _number(value: Any, key: str, where: str) -> Any:

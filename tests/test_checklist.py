@@ -257,7 +257,10 @@ REFUSED = {
     "no cost": (lambda c: c["criteria"][6].update(below=0), "positive amount"),
     "a colon too many": (lambda c: c["criteria"][0].update(id="accuracy:"), "must follow the colon"),
     "a threshold that cannot fail": (lambda c: c["criteria"][9].update(at_most=1), "every model meets 1"),
-    "a threshold that cannot be met": (lambda c: c["criteria"][3].update(above=1), "no model can be above 1"),
+    "a threshold that cannot be met": (
+        lambda c: c["criteria"][3].update(above=1),
+        "no model can be above 1; change the limit",
+    ),
     "percent of no output": (lambda c: c["criteria"][9].update(at_most=5), "did you mean 0.05?"),
     "percent of level": (lambda c: c["evidence"].update(level=95), "evidence.level: 95 is not a fraction between"),
     "percent of margin": (lambda c: c["criteria"][5].update(margin=2), "did you mean 0.02?"),

@@ -233,7 +233,7 @@ class TestRefused:
         assert "history." in str(error.value) or "usd" in sentence
 
     def test_two_selected_epochs(self, read):
-        with pytest.raises(RecordError, match="has the selected epoch 5, but --selected-epoch is 6"):
+        with pytest.raises(RecordError, match="has the selected epoch 5, not 6"):
             read(rows(), selected=6)
 
     def test_no_such_file(self, tmp_path: Path):
