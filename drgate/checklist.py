@@ -149,6 +149,20 @@ class Criterion(_Frozen):
         return next(iter(self._given), ">")
 
     @property
+    def upward(self) -> bool:
+        """Whether high values meet the rule."""
+        return self.comparator in (">=", ">")
+
+    @property
+    def strict(self) -> bool:
+        """Whether the threshold itself does not meet the rule."""
+        return self.comparator in (">", "<")
+
+    def as_high(self, value: float) -> float:
+        """A proportion as one that must be high: the complement of one that must be low."""
+        return value if self.upward else 1 - value
+
+    @property
     def threshold(self) -> float:
         """The threshold, in the units of the metric (proportions in [0, 1], differences in [-1, 1], USD)."""
         return next(iter(self._given.values())) if self.margin is None else -self.margin
@@ -217,7 +231,7 @@ class Criterion(_Frozen):
             raise ValueError(f"{self.id!r}: every model meets {value:g}; give a limit that a model can fail")
         elif self.above == greatest or self.below == least:
             raise ValueError(f"{self.id!r}: no model can be {'above 1' if self.above else 'below 0'}; change the limit")
-        elif (about.better == "lower") != (self.comparator in ("<", "<=")):
+        elif (about.better == "lower") == self.upward:
             wanted = "at_most or below" if about.better == "lower" else "at_least or above"
             raise ValueError(f"{self.id!r}: this limit passes bad models and fails good ones; give {wanted}")
 

@@ -211,13 +211,11 @@ def _line(was: Criterion, now: Criterion, old: Checklist, new: Checklist) -> Ite
 
 def _threshold(was: Criterion, now: Criterion) -> Kind:
     """Which of two different thresholds of one metric lets more models through."""
-    floors = was.comparator in (">=", ">"), now.comparator in (">=", ">")
-    if floors[0] != floors[1]:
+    if was.upward != now.upward:
         return "weaker"  # a model that failed may pass now
 
     def height(criterion: Criterion) -> tuple[Fraction, bool]:
-        sign = 1 if floors[0] else -1
-        return sign * criterion.exact_threshold, criterion.comparator in (">", "<")
+        return (1 if was.upward else -1) * criterion.exact_threshold, criterion.strict
 
     return "weaker" if height(now) < height(was) else "stronger"
 
@@ -225,7 +223,7 @@ def _threshold(was: Criterion, now: Criterion) -> Kind:
 def _policy(was: Criterion, now: Criterion) -> Kind:
     """Which of two ways to count images without output lets more models through, where that is certain."""
     about = now.id.about
-    if not about.is_share or (about.better == "lower") == (now.comparator in (">=", ">")):
+    if not about.is_share or (about.better == "lower") == now.upward:
         return "different"  # nothing is certain for a kappa, or for a rule that prefers bad values
     ranks: dict[str, int] = {"excluded": 1, "worst_case": 2}
     if about.counted == "with":

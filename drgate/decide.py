@@ -95,7 +95,7 @@ def _judge_interval(criterion: Criterion, metric: Estimate, decided_on: str) -> 
 
     With the reason, and whether the whole interval fails the rule: then more patients would not change the result.
     """
-    upward = _higher_is_better(criterion)
+    upward = criterion.upward
     if metric.k is not None and metric.n is not None:
         value: Fraction | float = Fraction(metric.k, metric.n)
         estimate_meets = _meets(value, criterion.comparator, criterion.exact_threshold)
@@ -152,10 +152,6 @@ def _number(value: float, criterion: Criterion, near: float | None = None) -> st
     return text
 
 
-def _higher_is_better(criterion: Criterion) -> bool:
-    return criterion.comparator in (">=", ">")
-
-
 def _patients(criterion: Criterion, metrics: Metrics) -> tuple[list[int], list[int]] | None:
     """Numbers of images per patient in the denominator, and how many patients have each; None without any."""
     metric = criterion.id
@@ -175,15 +171,13 @@ def _more(criterion: Criterion, metrics: Metrics) -> str:
     if expected is None:
         return "The checklist gives no expected true value (expect), so the number of patients needed is not known."
     sizes, counts = found
-    up = _higher_is_better(criterion)
     metric = criterion.id
     who = metric.about.who(metric.target) + (f" and {metric.column} = {metric.value}" if metric.column else "")
-    threshold = criterion.threshold if up else 1 - criterion.threshold
     if_so = f"If the true value is {_percent(expected, criterion.threshold)}, as the checklist expects,"
     wanted = f"{checklist.planning.power:.0%} power"
     needed = power.patients_to_show(
-        threshold,
-        true=expected if up else 1 - expected,
+        criterion.as_high(criterion.threshold),
+        true=criterion.as_high(expected),
         target=checklist.planning.power,
         level=metrics.level,
         interval=checklist.evidence.interval,
@@ -204,15 +198,13 @@ def _more(criterion: Criterion, metrics: Metrics) -> str:
 def gate_error(criterion: Criterion, metrics: Metrics) -> list[GateError]:
     """Chance that models of given true values pass this criterion, at these counts."""
     found = _patients(criterion, metrics)
-    limit = criterion.threshold if _higher_is_better(criterion) else 1 - criterion.threshold
+    limit = criterion.as_high(criterion.threshold)
     if found is None or not 0 < limit < 1:
         return []
     sizes, counts = found
     checklist = metrics.checklist
     expected = checklist.expected(criterion.id)
-    truths = [(criterion.threshold, False), (1 - HALF_AGAIN * (1 - limit), False)]
-    if not _higher_is_better(criterion):
-        truths[1] = (1 - truths[1][0], False)
+    truths = [(criterion.threshold, False), (criterion.as_high(1 - HALF_AGAIN * (1 - limit)), False)]
     if expected is not None:
         truths.append((expected, _meets(expected, criterion.comparator, criterion.threshold)))
     rows = []
@@ -221,13 +213,13 @@ def gate_error(criterion: Criterion, metrics: Metrics) -> list[GateError]:
             continue
         passing = power.passing(
             limit,
-            true=true if _higher_is_better(criterion) else 1 - true,
+            true=criterion.as_high(true),
             level=metrics.level,
             interval=checklist.evidence.interval,
             sizes=sizes,
             counts=counts,
             icc=checklist.planning.correlation,
-            strict=criterion.comparator in (">", "<"),
+            strict=criterion.strict,
             point=checklist.evidence.decide_on == "point",
             unknown=metrics.sample.unknown,
         )

@@ -221,17 +221,14 @@ class _Planner:
 
     def __init__(self, checklist: Checklist, level: float, sample: Sample | None) -> None:
         self.checklist, self.level, self.sample = checklist, level, sample
-        self.images: dict[str, tuple[list[int], list[int]]] = {}
+        self.planned: dict[str, tuple[Criterion, list[int], list[int]]] = {}
         self.unknown = sample is not None and sample.unknown
         self.point = checklist.evidence.decide_on == "point"
 
     def line(self, criterion: Criterion) -> LinePlan:
         """What one criterion needs."""
         expected = self.checklist.expected(criterion.id)
-        limit, true = (
-            _upward(criterion, criterion.threshold),
-            None if expected is None else _upward(criterion, expected),
-        )
+        limit = criterion.as_high(criterion.threshold)
         without = needed = None
         why = ""
         if not 0 < limit < 1:
@@ -239,29 +236,25 @@ class _Planner:
         else:
             sizes, counts = self._images(criterion)
             without = 1 if self.point else self._without_miss(limit, sizes, counts)
-            if true is None:
+            if expected is None:
                 why = "no expected true value stated"
-            elif true <= limit:
+            elif criterion.as_high(expected) <= limit:
                 why = "the expected true value does not exceed the threshold"
             else:
                 needed = power.patients_to_show(
                     limit,
-                    true=true,
+                    true=criterion.as_high(expected),
                     target=self.checklist.planning.power,
                     level=self.level,
                     interval=self.checklist.evidence.interval,
                     sizes=sizes,
                     counts=counts,
                     icc=self.checklist.planning.correlation,
-                    strict=_strict(criterion),
+                    strict=criterion.strict,
                     point=self.point,
                     unknown=self.unknown,
                 )
-                why = (
-                    ""
-                    if needed
-                    else "no realistic number of patients: the expected true value is too near the threshold"
-                )
+                why = "" if needed else "no realistic number: the expected true value is too close to the threshold"
         found = LinePlan(
             criterion.id,
             criterion.required,
@@ -274,7 +267,7 @@ class _Planner:
             _grades(criterion),
             here=self.here(criterion, expected),
         )
-        self.images[criterion.id] = self._images(criterion)
+        self.planned[criterion.id] = (criterion, *self._images(criterion))
         if needed is None:
             return found
         at = sorted({max(1, round(part * needed.patients)) for part in CURVE})
@@ -286,11 +279,11 @@ class _Planner:
             return 0.0
         if line.needed is not None and patients == line.needed.patients:
             return line.needed.power
-        sizes, counts = self.images[line.id]
+        criterion, sizes, counts = self.planned[line.id]
         # Whole patients in these proportions, those with most images first.
         upto = np.rint(np.cumsum(counts[::-1]) * (patients / sum(counts))).astype(int)
         dealt = np.diff(upto, prepend=0)[::-1].tolist()
-        return self._passing(line, line.expected, sizes, dealt).probability
+        return self._passing(criterion, line.expected, sizes, dealt).probability
 
     def _images(self, criterion: Criterion) -> tuple[list[int], list[int]]:
         """Numbers of images per patient in the denominator, and how many patients (or what share) have each.
@@ -341,12 +334,12 @@ class _Planner:
             each = np.array(sizes)
             best = cluster.effective_sample(each, each, level=self.level, counts=np.array(counts))
         low = cluster.bounds(best, level=self.level, interval=self.checklist.evidence.interval).low
-        bound, limit = _upward(criterion, low), _upward(criterion, criterion.threshold)
+        bound, limit = criterion.as_high(low), criterion.as_high(criterion.threshold)
         cases = f"{n} case{'' if n == 1 else 's'}"
         if n < (fewest := self.checklist.fewest_positives(criterion)):
             return Here(who, n, bound, False, f"{cases}, and the checklist requires {fewest}")
         if not self.point and low < limit:
-            side = "lower" if _up(criterion) else "upper"
+            side = "lower" if criterion.upward else "upper"
             without = f"{cases}: even without an error the {side} bound is {100 * bound:.1f} %"
             return Here(who, n, bound, False, without, 0.0)
         if expected is None or not 0 < limit < 1 or criterion.id.about.depends_on_answers:
@@ -354,18 +347,16 @@ class _Planner:
         chance = self._passing(criterion, expected, sizes, counts)
         return Here(who, n, bound, True, "", chance.probability, chance.method, chance.se)
 
-    def _passing(
-        self, line: LinePlan | Criterion, true: float, sizes: Sequence[int], counts: Sequence[int]
-    ) -> power.Passing:
+    def _passing(self, criterion: Criterion, true: float, sizes: Sequence[int], counts: Sequence[int]) -> power.Passing:
         return power.passing(
-            _upward(line, line.threshold),
-            true=_upward(line, true),
+            criterion.as_high(criterion.threshold),
+            true=criterion.as_high(true),
             level=self.level,
             interval=self.checklist.evidence.interval,
             sizes=sizes,
             counts=counts,
             icc=self.checklist.planning.correlation,
-            strict=_strict(line),
+            strict=criterion.strict,
             point=self.point,
             unknown=self.unknown,
             replicates=4000,
@@ -449,19 +440,6 @@ def _pairs(text: str, option: str, example: str) -> dict[str, float]:
             raise UsageError(f"{option}: {name} is given twice; give it once.")
         found[name] = value
     return found
-
-
-def _up(line: LinePlan | Criterion) -> bool:
-    return line.comparator in (">=", ">")
-
-
-def _strict(line: LinePlan | Criterion) -> bool:
-    return line.comparator in (">", "<")
-
-
-def _upward(line: LinePlan | Criterion, value: float) -> float:
-    """A value of the criterion as one that must be high: the complement of a rate that must be low."""
-    return value if _up(line) else 1 - value
 
 
 def _not_planned(criterion: Criterion) -> str:

@@ -244,7 +244,7 @@ class _Constraint:
     def _reaches(self, errors: int, effective: float) -> bool:
         sample = cluster.EffectiveSample(self.n - errors, self.n, None, 1.0, effective)
         low = cluster.bounds(sample, level=self.level, interval=self.checklist.evidence.interval).low
-        return low > self.floor if self.criterion.comparator in (">", "<") else low >= self.floor
+        return low > self.floor if self.criterion.strict else low >= self.floor
 
     def _ceiling(self, errors: int) -> float:
         """The largest effective number of units with so many errors."""
