@@ -252,7 +252,7 @@ def _judge_range(criterion: Criterion, metric: Estimate, training: Training) -> 
             f"{varied}, but {100 * (summary.noise_floor or 0):.1f} points are expected from sampling noise alone with "
             f"{training.n_val} validation images. About {summary.n_val_to_show} are needed to show stability."
         )
-    return "FAIL", f"{varied}: training had not converged."
+    return "FAIL", f"{varied}: the run was not stable."
 
 
 def _rule(criterion: Criterion) -> str:

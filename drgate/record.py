@@ -177,7 +177,8 @@ def _csv_history(file: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     chosen = []
     for i, cells in enumerate(table.fillna("").astype(str).to_dict("records")):
         where = row_name(file, i)
-        row = _row({str(key): cell.strip() or None for key, cell in cells.items()}, where)
+        given = {str(key): cell.strip() for key, cell in cells.items() if cell.strip() or key != "learning_rate"}
+        row = _row(given, where)
         selected = _SELECTED.get(cells.get("selected", "").strip().lower())
         if selected is None:
             raise RecordError(f"{where}: selected is {cells['selected']!r}; expected true in one row, else empty.")
