@@ -1,8 +1,8 @@
 """The checklist as data: what a model must show, and on what evidence.
 
-    spec = load_checklist("medical-grade")            # a name that ships, or a YAML file
-    spec.criteria[0]                             # Criterion(id='accuracy', at_least=0.9, ...)
-    spec.digest                                  # 'sha256:...' over the whole content, defaults included
+    checklist = load_checklist("medical-grade")       # a name that ships, or a YAML file
+    checklist.criteria[0]                        # Criterion(id='accuracy', at_least=0.9, ...)
+    checklist.digest                                  # 'sha256:...' over the whole content, defaults included
 
 A checklist is YAML 1.2 without anchors; unknown keys, duplicate keys and numbers typed as percentages are refused.
 """
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import difflib
 import functools
-import hashlib
 import math
 import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -23,25 +22,25 @@ from typing import Annotated, Any, Final, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from drgate.errors import ChecklistError
-from drgate.files import canonical_json, plain_yaml
+from drgate.files import digest_of, plain_yaml
 from drgate.metrics import METRICS, Definition, MetricId, NoOutputPolicy, read_id
 from drgate.scale import GRADES, GROUPS
 
 IN_THE_TAIL: Final = 25
-"""Bootstrap replicates that must lie beyond a bound that decides."""
+"""Bootstrap replicates that must be beyond a bound that decides."""
 
 MAX_BYTES: Final = 1 << 20
 RULE_WORDS: Final = {">=": "at least", ">": "above", "<=": "at most", "<": "below"}
 """A comparator in words."""
 
 STABILITY_WINDOW: Final = 10
-"""Evaluations that stability looks at where a checklist does not say."""
+"""Number of evaluations that stability uses by default."""
 
 EACH: Final = "each"
 """As a target: all five grades. As the value of a slice: every value of the column that the test set has."""
 
 THRESHOLDS: Final = ("at_least", "above", "at_most", "below")
-"""The keys of which a criterion has exactly one (`baseline` has none)."""
+"""A criterion has exactly one of these keys; `baseline` has none."""
 
 Comparator = Literal[">=", ">", "<=", "<"]
 
@@ -87,18 +86,18 @@ def _schema_of_thresholds(schema: dict[str, Any]) -> None:
 
 
 def _known(name: MetricId) -> MetricId:
-    """An id of which metric, target and place go together. Raises ValueError."""
+    """The id, checked: its metric exists and has this target and place. Raises ValueError."""
     if name.metric not in METRICS:
         raise ValueError(f"there is no metric {name.metric!r}; {_nearest(name.metric, METRICS)}")
     about = name.about
     targets = {EACH, *about.targets} if set(GRADES) <= set(about.targets) else set(about.targets)
     if name.target not in targets:
         if targets == {""}:
-            raise ValueError(f"{name!r}: {name.metric} takes no grade")
+            raise ValueError(f"{name!r}: {name.metric} has no grade; leave it out")
         if not name.target:
-            raise ValueError(f"{name!r}: {name.metric} takes one of {', '.join(sorted(targets))}")
-        near = _nearest(name.target, sorted(targets - {""}), "takes one of")
-        raise ValueError(f"{name!r}: {name.metric} knows no {name.target!r}; {near}")
+            raise ValueError(f"{name!r}: {name.metric} needs one of {', '.join(sorted(targets))}")
+        near = _nearest(name.target, sorted(targets - {""}), "use one of")
+        raise ValueError(f"{name!r}: {name.metric} cannot be used for {name.target!r}; {near}")
     if name.column and about.of_the_run:
         raise ValueError(f"{name!r}: {name.metric} has no slices")
     deployed = {*about.at_deployment, *([EACH] if set(GRADES) <= set(about.at_deployment) else [])}
@@ -108,57 +107,69 @@ def _known(name: MetricId) -> MetricId:
 
 
 class Criterion(_Frozen):
-    """One line of the checklist: a metric, one threshold, and whether the verdict rests on it."""
+    """A metric, one threshold, and whether the verdict depends on it."""
 
     model_config = ConfigDict(json_schema_extra=_schema_of_thresholds)
 
     id: Annotated[MetricId, AfterValidator(_known)] = Field(
         description="metric or metric:target, such as sensitivity:pdr, then @column=value for a slice or ^deployment; "
-        "each stands for all five grades, or for every value of the column",
+        "the word each means all five grades, or every value of the column",
         json_schema_extra={"pattern": _ids(about for about in METRICS.values() if not about.not_asked)},
     )
-    at_least: float | None = Field(default=None, description="met by this value and above; a fraction: 0.90, not 90")
-    above: float | None = Field(default=None, description="met above this value only")
-    at_most: float | None = Field(default=None, description="met by this value and below")
-    below: float | None = Field(default=None, description="met below this value only")
+    at_least: float | None = Field(default=None, description="passes at this value and above; a fraction: 0.90, not 90")
+    above: float | None = Field(default=None, description="passes above this value only")
+    at_most: float | None = Field(default=None, description="passes at this value and below")
+    below: float | None = Field(default=None, description="passes below this value only")
     required: bool = Field(default=True, description="false: a failure is a warning and does not change the verdict")
-    added: Literal["", "safety"] = Field(default="", description="safety: added to what the checklist's owner asked")
+    added: Literal["", "safety"] = Field(default="", description="safety: not in the owner's list, added for safety")
     at: Literal["deployment"] | None = Field(
         default=None, description="at the deployment mix of grades; the same as ^deployment at the end of the id"
     )
     min_positives: int | None = Field(
-        default=None, ge=0, description="slices: fewest units in the denominator, else the line is NOT_ASSESSED"
+        default=None, ge=0, description="slices: with fewer units in the denominator, it is NOT_ASSESSED"
     )
     no_output: NoOutputPolicy | None = Field(
         default=None,
         description="how images without output count; default: excluded for grades, as_referred for groups",
     )
-    window: int | None = Field(default=None, ge=6, description="evaluations that `stability` looks at")
+    window: int | None = Field(default=None, ge=6, description="number of evaluations that `stability` uses")
     margin: float | None = Field(default=None, gt=0, lt=1, description="non-inferiority margin of `baseline`")
-    reference_value: float | None = Field(default=None, ge=0, le=1, description="a bare earlier figure, shown only")
+    reference_value: float | None = Field(default=None, ge=0, le=1, description="an earlier figure, shown only")
     unit: Literal["USD"] | None = Field(default=None, description="unit of `cost`")
 
     @property
+    def _given(self) -> dict[Comparator, float]:
+        keys: dict[Comparator, float | None]
+        keys = {">=": self.at_least, ">": self.above, "<=": self.at_most, "<": self.below}
+        return {sign: value for sign, value in keys.items() if value is not None}
+
+    @property
     def comparator(self) -> Comparator:
-        """As a sign. Non-inferiority is `>`: the bound of the difference must lie above minus the margin."""
-        given: tuple[tuple[float | None, Comparator], ...] = (
-            (self.at_least, ">="),
-            (self.above, ">"),
-            (self.at_most, "<="),
-            (self.below, "<"),
-        )
-        return next((sign for value, sign in given if value is not None), ">")
+        """As a sign. Non-inferiority is `>`: the bound of the difference must be above minus the margin."""
+        return next(iter(self._given), ">")
+
+    @property
+    def upward(self) -> bool:
+        """Whether high values meet the rule."""
+        return self.comparator in (">=", ">")
+
+    @property
+    def strict(self) -> bool:
+        """Whether the threshold itself does not meet the rule."""
+        return self.comparator in (">", "<")
+
+    def as_high(self, value: float) -> float:
+        """A proportion as one that must be high: the complement of one that must be low."""
+        return value if self.upward else 1 - value
 
     @property
     def threshold(self) -> float:
         """The threshold, in the units of the metric (proportions in [0, 1], differences in [-1, 1], USD)."""
-        if self.margin is not None:
-            return -self.margin
-        return next(v for v in (self.at_least, self.above, self.at_most, self.below) if v is not None)
+        return next(iter(self._given.values())) if self.margin is None else -self.margin
 
     @property
     def exact_threshold(self) -> Fraction:
-        """The threshold as it was written: 0.95 is 95/100, so that 38 of 40 meets it."""
+        """The threshold as written in decimals: 0.95 is 95/100, so 38 of 40 meets it."""
         return Fraction(repr(self.threshold))
 
     @property
@@ -188,9 +199,8 @@ class Criterion(_Frozen):
             raise ValueError(f"{self.id!r}: no_output does not apply to it")
         if self.min_positives is not None and not self.id.column:
             raise ValueError(f"{self.id!r}: min_positives belongs to a slice, such as {self.id}@camera=each")
-        bounds = [value for value in (self.at_least, self.above, self.at_most, self.below) if value is not None]
         if metric == "baseline":
-            if bounds or self.margin is None:
+            if self._given or self.margin is None:
                 raise ValueError("baseline takes a margin, such as 0.02, and no threshold")
             return self
         if self.window is not None and metric != "stability":
@@ -199,9 +209,9 @@ class Criterion(_Frozen):
             raise ValueError(f"{self.id!r}: a unit belongs to cost")
         if self.margin is not None or self.reference_value is not None:
             raise ValueError(f"{self.id!r}: margin and reference_value belong to baseline")
-        if len(bounds) != 1:
+        if len(self._given) != 1:
             raise ValueError(f"{self.id!r}: give exactly one of at_least, above, at_most, below")
-        self._threshold_is_possible(bounds[0])
+        self._threshold_is_possible(self.threshold)
         return self
 
     def _threshold_is_possible(self, value: float) -> None:
@@ -216,54 +226,56 @@ class Criterion(_Frozen):
         elif high == math.inf and value <= 0:
             raise ValueError(f"{self.id!r}: give a positive {about.kind.replace('index', 'number')}, not {value:g}")
         elif not low <= value <= high:
-            raise ValueError(f"{self.id!r}: {_not_a_fraction(value)}")
+            raise ValueError(f"{self.id!r}: {not_a_fraction(value)}")
         elif self.at_least == least or self.at_most == greatest:
-            raise ValueError(f"{self.id!r}: any model meets {value:g}; a line that cannot fail certifies nothing")
+            raise ValueError(f"{self.id!r}: every model meets {value:g}; give a limit that a model can fail")
         elif self.above == greatest or self.below == least:
-            raise ValueError(f"{self.id!r}: no model can be {'above 1' if self.above else 'below 0'}")
-        elif (about.better == "lower") != (self.comparator in ("<", "<=")):
+            raise ValueError(f"{self.id!r}: no model can be {'above 1' if self.above else 'below 0'}; change the limit")
+        elif (about.better == "lower") == self.upward:
             wanted = "at_most or below" if about.better == "lower" else "at_least or above"
-            raise ValueError(f"{self.id!r}: a limit on the wrong side, which a bad model meets; give {wanted}")
+            raise ValueError(f"{self.id!r}: this limit passes bad models and fails good ones; give {wanted}")
 
 
 class Evidence(_Frozen):
-    """What the decisions rest on."""
+    """How a criterion is decided."""
 
     decide_on: Literal["bound", "point"] = Field(
-        default="bound", description="bound: the unfavourable end of the interval decides; point: what was observed"
+        default="bound",
+        description="bound: the lower limit of the confidence interval (for error rates, the upper limit) must meet "
+        "the rule; point: the estimate must meet it",
     )
-    level: float = Field(default=0.95, ge=0.5, le=0.9999, description="two-sided; 0.95 is one-sided 97.5 % for a bound")
+    level: float = Field(default=0.95, ge=0.5, le=0.9999, description="two-sided; 0.95 gives a bound 97.5 % confidence")
     interval: Literal["clopper-pearson", "wilson"] = Field(
-        default="clopper-pearson", description="interval of a proportion, at the effective sample size"
+        default="clopper-pearson", description="interval of a proportion; it allows for several images from one patient"
     )
-    cluster: Literal["patient"] = Field(default="patient", description="whose images are not independent")
+    cluster: Literal["patient"] = Field(default="patient", description="images of one patient are not independent")
     one_image_per_patient: bool = Field(
-        default=False, description="declares, where no patient is named, that every image is of another patient"
+        default=False, description="if no patients are given, declares that every image is of another patient"
     )
 
 
 class Bootstrap(_Frozen):
-    """The intervals shown beside, and those of metrics that are no proportion."""
+    """Bootstrap intervals: they decide for kappa; for other metrics they are for information."""
 
     resamples: int = Field(default=10_000, ge=1000, le=1_000_000, description="replicates")
-    interval: Literal["percentile", "bca"] = Field(default="percentile", description="how replicates give an interval")
+    interval: Literal["percentile", "bca"] = Field(default="percentile", description="interval from the replicates")
     class_totals: Literal["random", "fixed"] = Field(
-        default="random", description="fixed: the design fixed how many patients of each worst grade were taken"
+        default="random", description="fixed: the study design set the number of patients of each worst grade"
     )
 
 
 class Planning(_Frozen):
-    """What `drgate plan`, and the advice on how many more patients, assume."""
+    """Assumptions of `drgate plan` and of the advice on how many more patients are needed."""
 
     power: float = Field(
-        default=0.8, gt=0, lt=1, description="wanted probability of passing, where the truth deserves it"
+        default=0.8, gt=0, lt=1, description="wanted probability that a model with the expected true values passes"
     )
-    two_images: float = Field(default=0.5, ge=0, le=1, description="share of patients who bring two images")
+    two_images: float = Field(default=0.5, ge=0, le=1, description="share of patients with two images, not one")
     correlation: float = Field(default=0.5, ge=0, le=1, description="correlation of errors between a patient's images")
 
 
 class Slice(_Frozen):
-    """A column of the predictions by whose values the metrics are shown, and criteria may be asked."""
+    """A column of the predictions: metrics are shown for each of its values, and criteria may use them."""
 
     by: str = Field(min_length=1, pattern=r"^[^=]+$", description="column of the predictions, such as camera")
     groups: dict[str, Annotated[list[str], Field(min_length=1)]] | None = Field(
@@ -272,7 +284,7 @@ class Slice(_Frozen):
         description="several values under one name; a value in no group is a slice of its own",
     )
     min_positives: int = Field(
-        default=0, ge=0, description="fewest units in a metric's denominator, else its criteria are NOT_ASSESSED"
+        default=0, ge=0, description="fewest units in the denominator of a criterion; with fewer, it is NOT_ASSESSED"
     )
 
     def name_of(self, value: str) -> str:
@@ -284,7 +296,7 @@ class Slice(_Frozen):
         owner: dict[str, str] = {}
         for name, values in (self.groups or {}).items():
             if name in ("", EACH):
-                raise ValueError(f"a group of {self.by} cannot be called {name!r}")
+                raise ValueError(f"a group of {self.by} cannot have the name {name!r}; rename it")
             for value in values:
                 if value in owner:
                     where = f"groups {owner[value]!r} and {name!r}" if owner[value] != name else f"group {name!r} twice"
@@ -294,38 +306,38 @@ class Slice(_Frozen):
 
 
 class Audit(_Frozen):
-    """What must be known about leakage between training and test images."""
+    """Whether an audit for leakage between training and test images is required."""
 
     required: bool = Field(
         default=False,
-        description="true: without an audit that found no leak, the gate does not pass (no command writes one yet)",
+        description="true: no model passes without an audit that found no leak (no command writes one yet)",
     )
 
 
 class IntendedUse(_Frozen):
-    """For whom and how; `not stated` is printed on page one."""
+    """For whom and how the model is used; `not stated` is printed on page one."""
 
     population: str = Field(default="not stated", description="such as adults with diabetes, no known retinopathy")
     setting: str = Field(default="not stated", description="such as primary care")
     cameras: str = Field(default="not stated", description="makes and models")
-    images_an_eye: str = Field(default="not stated", description="number and fields")
+    images_an_eye: str = Field(default="not stated", description="number of images per eye, and their fields")
     user: str = Field(default="not stated", description="who operates it")
     role: str = Field(default="not stated", description="assist or autonomous")
-    without_output: str = Field(default="not stated", description="what happens to a patient without an answer")
+    without_output: str = Field(default="not stated", description="what happens to a patient without output")
 
 
 class Reference(_Frozen):
-    """How the reference grades came to be."""
+    """How the reference grades were made."""
 
-    graders: str = Field(default="not stated", description="graders an image")
-    qualification: str = Field(default="not stated", description="of the graders")
+    graders: str = Field(default="not stated", description="graders per image")
+    qualification: str = Field(default="not stated", description="qualification of the graders")
     adjudication: str = Field(default="not stated", description="how disagreement was settled")
-    masked: str = Field(default="not stated", description="whether graders saw the model's answer")
+    masked: str = Field(default="not stated", description="whether graders could see the model's predictions")
     kappa: str = Field(default="not stated", description="agreement between graders")
 
 
 class TestSet(_Frozen):
-    """What kind of test set the checklist speaks of."""
+    """What kind of test set the checklist is for."""
 
     kind: str = Field(default="not stated", description="internal split, external site or prospective")
     sampling: str = Field(default="not stated", description="consecutive or enriched")
@@ -336,24 +348,24 @@ class Checklist(_Frozen):
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9.-]*$", description="lower-case letters, digits, dots and hyphens")
     version: int = Field(ge=1, description="raised whenever the content changes")
-    description: str = Field(default="", description="what a PASS means, in a sentence or two")
+    description: str = Field(default="", description="what PASS means, in one or two sentences")
     purpose: Literal["clinical", "pipeline"] = Field(
-        default="clinical", description="pipeline: tests the plumbing; its certificates open neither export nor gate"
+        default="clinical", description="pipeline: only a test; export and gate do not accept its certificates"
     )
     unit: Literal["image", "eye", "patient"] = Field(
-        default="image", description="what is judged; eye: its worst image, patient: the worse eye"
+        default="image", description="what is counted; eye: by its worst image, patient: by the worse eye"
     )
-    evidence: Evidence = Field(default=Evidence(), description="what the decisions rest on")
-    bootstrap: Bootstrap = Field(default=Bootstrap(), description="the intervals shown beside")
-    looks: int = Field(default=1, ge=1, le=100, description="how often the test set may be looked at, in all")
+    evidence: Evidence = Field(default=Evidence(), description="how a criterion is decided")
+    bootstrap: Bootstrap = Field(default=Bootstrap(), description="bootstrap intervals")
+    looks: int = Field(default=1, ge=1, le=100, description="total number of looks allowed at the test set")
     valid_days: int | None = Field(
-        default=None, ge=1, le=3650, description="days from its look after which a certificate holds no longer"
+        default=None, ge=1, le=3650, description="days from its look for which a certificate is valid"
     )
-    planning: Planning = Field(default=Planning(), description="what `drgate plan` assumes")
-    intended_use: IntendedUse = Field(default=IntendedUse(), description="for whom and how")
-    reference: Reference = Field(default=Reference(), description="how the reference grades came to be")
-    test_set: TestSet = Field(default=TestSet(), description="what kind of test set it speaks of")
-    audit: Audit = Field(default=Audit(), description="what must be known about leakage")
+    planning: Planning = Field(default=Planning(), description="assumptions of `drgate plan`")
+    intended_use: IntendedUse = Field(default=IntendedUse(), description="for whom and how the model is used")
+    reference: Reference = Field(default=Reference(), description="how the reference grades were made")
+    test_set: TestSet = Field(default=TestSet(), description="what kind of test set the checklist is for")
+    audit: Audit = Field(default=Audit(), description="audit for leakage between training and test images")
     deployment: (
         Annotated[
             dict[str, Annotated[float, Field(ge=0, le=1)]],
@@ -361,28 +373,18 @@ class Checklist(_Frozen):
         ]
         | None
     ) = Field(default=None, description="share of each of the five grades where the model will be used; they sum to 1")
-    slices: list[Slice] = Field(default=[], description="columns by whose values the metrics are shown")
+    slices: list[Slice] = Field(default=[], description="columns; metrics are shown for each of their values")
     expect: dict[str, Annotated[float, Field(gt=0, lt=1)]] = Field(
         default={},
         description="expected true values, for planning: of a grade's or group's sensitivity, or by metric id",
         json_schema_extra={"propertyNames": {"pattern": _expectations()}},
     )
-    criteria: list[Criterion] = Field(description="the lines; the verdict rests on those that are required")
+    criteria: list[Criterion] = Field(description="the criteria; the verdict depends on the required ones")
 
     @field_validator("deployment")
     @classmethod
     def _is_a_mix(cls, mix: dict[str, float] | None) -> dict[str, float] | None:
-        if mix is None:
-            return None
-        for grade in mix:
-            if grade not in GRADES:
-                raise ValueError(f"there is no grade {grade!r}; {_nearest(grade, GRADES)}")
-        if lacking := [grade for grade in GRADES if grade not in mix]:
-            raise ValueError(f"the mix lacks {', '.join(lacking)}; give all five grades, 0 where there are none")
-        total = math.fsum(mix.values())
-        if abs(total - 1) > 1e-6:
-            raise ValueError(f"the shares of the five grades sum to {total:.9g}, not to 1")
-        return {grade: mix[grade] for grade in GRADES}
+        return None if mix is None else grade_mix(mix)
 
     @field_validator("slices")
     @classmethod
@@ -397,13 +399,13 @@ class Checklist(_Frozen):
     def _is_about_proportions(cls, expect: dict[str, float]) -> dict[str, float]:
         ids = [_expectation_id(key) for key in expect]
         if twice := [name for name in ids if ids.count(name) > 1]:
-            raise ValueError(f"{str(twice[0])!r} is expected twice")
+            raise ValueError(f"{str(twice[0])!r} is given twice; give it once")
         return expect
 
     @model_validator(mode="after")
     def _is_sound(self) -> Self:
         if not any(criterion.required for criterion in self.criteria):
-            raise ValueError("no criterion is required: a checklist that cannot fail certifies nothing")
+            raise ValueError("no criterion is required, so every model passes; require at least one")
         ids = [criterion.id for criterion in self.each_criterion()]
         for each in ids:
             if ids.count(each) > 1:
@@ -415,13 +417,13 @@ class Checklist(_Frozen):
             needed = math.ceil(2 * IN_THE_TAIL * self.looks / (1 - self.evidence.level) - 1e-6)
             if each.about.by == "agreement" and self.bootstrap.resamples < needed:
                 raise ValueError(
-                    f"{each!r} is decided by bootstrap: with {self.looks} looks at level {self.evidence.level:g} it "
-                    f"takes bootstrap.resamples of at least {needed}"
+                    f"{each!r} is decided by bootstrap: with {self.looks} looks at level {self.evidence.level:g}, "
+                    f"bootstrap.resamples must be at least {needed}"
                 )
         return self
 
     def _is_declared(self, name: MetricId) -> None:
-        """A criterion on a slice, or at the deployment mix, takes what the checklist declares."""
+        """Raise ValueError where a criterion uses a slice or a deployment mix that the checklist does not declare."""
         if name.deployed and self.deployment is None:
             raise ValueError(f"{name!r}: give the mix of grades at deployment, with the key deployment")
         if not name.column:
@@ -439,7 +441,7 @@ class Checklist(_Frozen):
         """The criteria with `:each` written out for the five grades, and `@column=each` for the slices.
 
         values: names of the slices that the test set has, by column. Groups that the checklist names are always
-        written out, so that one without images is missed; where there is neither, the criterion stays with `=each`.
+        written out, so that one without images is noticed; where there is neither, the criterion stays with `=each`.
         """
         groups = {one.by: tuple(one.groups or ()) for one in self.slices}
         written = []
@@ -457,7 +459,7 @@ class Checklist(_Frozen):
 
     @property
     def stability_window(self) -> int:
-        """Evaluations that stability looks at."""
+        """Number of evaluations that stability uses."""
         return next((c.window for c in self.criteria if c.id.metric == "stability" and c.window), STABILITY_WINDOW)
 
     def fewest_positives(self, criterion: Criterion) -> int:
@@ -471,8 +473,8 @@ class Checklist(_Frozen):
     def expected(self, asked: MetricId) -> float | None:
         """The true value that the checklist expects of a metric, in (0, 1); None where it does not say.
 
-        A grade or group names its sensitivity. `specificity:each` speaks of all five grades, and an expectation
-        without a slice of every slice; none carries over to the deployment mix.
+        A grade or group means its sensitivity. `specificity:each` is for all five grades, and an expectation without a
+        slice for every slice; none is for the deployment mix.
         """
         stated = {_expectation_id(key): value for key, value in self.expect.items()}
         for where in (asked, asked.but(value=EACH if asked.column else ""), asked.but(column="", value="")):
@@ -485,24 +487,24 @@ class Checklist(_Frozen):
         return None
 
     def content(self) -> dict[str, Any]:
-        """The whole checklist as plain values, defaults included; `parse_checklist` of it gives the same spec."""
+        """The whole checklist as plain values, defaults included; `parse_checklist` of it gives the same checklist."""
         return self.model_dump(mode="json", exclude_none=True)
 
     @functools.cached_property
     def digest(self) -> str:
         """`sha256:...` over the canonical content: comments, order of keys and layout do not matter."""
-        return f"sha256:{hashlib.sha256(canonical_json(self.content())).hexdigest()}"
+        return digest_of(self.content())
 
 
 def _expectation_id(key: str) -> MetricId:
-    """What a key of `expect` speaks of. Raises ValueError."""
+    """The metric of a key of `expect`. Raises ValueError."""
     if key in GRADES or key in GROUPS:
         return MetricId("sensitivity", key)
     if ":" not in key and (near := difflib.get_close_matches(key, [*GRADES, *GROUPS], 1)) and key not in METRICS:
         raise ValueError(f"there is no grade or group {key!r}; did you mean {near[0]!r}?")
     name = _known(read_id(key))
     if not name.about.is_share:
-        raise ValueError(f"{key!r} is not a share of images, which is what can be planned for")
+        raise ValueError(f"{key!r} is not a proportion of images; only proportions can be planned for")
     return name
 
 
@@ -511,13 +513,29 @@ def _nearest(typed: str, known: Sequence[str] | Mapping[str, Any], otherwise: st
     return f"did you mean {near[0]!r}?" if near else f"{otherwise} {', '.join(known)}"
 
 
-def _not_a_fraction(value: float) -> str:
+def grade_mix(shares: Mapping[str, float]) -> dict[str, float]:
+    """Shares of the five grades, in their order. Raises ValueError unless all are given and sum to 1 within 1e-6."""
+    for grade, share in shares.items():
+        if grade not in GRADES:
+            raise ValueError(f"there is no grade {grade!r}; {_nearest(grade, GRADES)}")
+        if not 0 <= share <= 1:
+            raise ValueError(f"{grade}: {not_a_fraction(share)}")
+    if lacking := [grade for grade in GRADES if grade not in shares]:
+        raise ValueError(f"the mix lacks {', '.join(lacking)}; give all five grades, 0 where there are none")
+    total = math.fsum(shares.values())
+    if abs(total - 1) > 1e-6:
+        raise ValueError(f"the shares of the five grades sum to {total:.9g}, not to 1")
+    return {grade: shares[grade] for grade in GRADES}
+
+
+def not_a_fraction(value: float) -> str:
+    """Why a value is refused, with the fraction that a percentage means."""
     hint = f": did you mean {value / 100:g}?" if 1 < value <= 100 else ""
     return f"{value:g} is not a fraction between 0 and 1{hint}"
 
 
 def shipped() -> list[str]:
-    """Names of the specs that ship with drgate."""
+    """Names of the checklists that ship with drgate."""
     return sorted(
         entry.name.removesuffix(".yaml")
         for entry in resources.files("thresholds").iterdir()
@@ -526,10 +544,10 @@ def shipped() -> list[str]:
 
 
 def load_checklist(name: str | Path) -> Checklist:
-    """The spec of a name that ships (`medical-grade`) or of a YAML file.
+    """A checklist that ships with drgate, by name (`medical-grade`), or from a YAML file.
 
     Raises ChecklistError, naming the key, for anything that is not a valid checklist, and for a file that has the name
-    and version of a checklist that ships, but not its content: a certificate names its checklist by these.
+    and version of a checklist that ships, but other content: certificates name their checklist by these.
     """
     checklist = read_checklist(name)
     if str(name) not in shipped():
@@ -538,38 +556,38 @@ def load_checklist(name: str | Path) -> Checklist:
 
 
 def refuse_impostor(checklist: Checklist, origin: str) -> None:
-    """Raise ChecklistError for a checklist with the name and version of one that ships, but not its content."""
+    """Raise ChecklistError for a checklist with the name and version of one that ships, but other content."""
     if checklist.name in shipped():
         ours = read_checklist(checklist.name)
         if ours.version == checklist.version and ours.digest != checklist.digest:
             raise ChecklistError(
-                f"{origin} calls itself {checklist.name} version {checklist.version} and is not the checklist of that "
-                f"name that ships (drgate spec diff {checklist.name} {origin} says where); raise its version, or "
-                "rename it."
+                f"{origin} has the name {checklist.name} and version {checklist.version} of a checklist that ships "
+                f"with drgate, but other contents (see drgate spec diff {checklist.name} {origin}); raise its version "
+                "or rename it."
             )
 
 
 def read_checklist(name: str | Path) -> Checklist:
-    """As `load_checklist`, also where the content is not that of the name: to compare and to mend, not to judge by."""
+    """As `load_checklist`, without `refuse_impostor`: to show and compare a checklist, not to judge by it."""
     if str(name) in shipped():
         return parse_yaml((resources.files("thresholds") / f"{name}.yaml").read_bytes(), str(name))
     path = Path(name)
     if not path.is_file():
         near = difflib.get_close_matches(str(name), shipped(), 1)
         hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(shipped())}, or give a YAML file."
-        raise ChecklistError(f"There is no spec {str(name)!r}: {hint}")
+        raise ChecklistError(f"There is no checklist {str(name)!r}: {hint}")
     if path.stat().st_size > MAX_BYTES:
-        raise ChecklistError(f"{path} is larger than 1 MB: that is not a checklist.")
+        raise ChecklistError(f"{path} is larger than 1 MB; expected a checklist.")
     return parse_yaml(path.read_bytes(), str(path))
 
 
 def parse_yaml(data: bytes, origin: str) -> Checklist:
-    """The spec in YAML bytes; `origin` names it in messages."""
+    """The checklist in YAML bytes; `origin` names it in messages."""
     return parse_checklist(plain_yaml(data, origin, "a checklist", ChecklistError), origin)
 
 
 def parse_checklist(content: object, origin: str) -> Checklist:
-    """The spec in plain values, as YAML or a certificate holds it."""
+    """The checklist in plain values, as in YAML or a certificate."""
     if not isinstance(content, Mapping):
         raise ChecklistError(f"{origin} is not a checklist; expected keys such as name, version and criteria.")
     try:
@@ -581,28 +599,29 @@ def parse_checklist(content: object, origin: str) -> Checklist:
 def schema() -> dict[str, Any]:
     """The JSON Schema of a checklist, for editors; published as thresholds/checklist.schema.json.
 
-    It refuses less than `parse_checklist`, which also knows what goes together, and nothing that it accepts.
+    It accepts everything that `parse_checklist` accepts, and some combinations that it refuses.
     """
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Checklist.model_json_schema()}
 
 
 def _explained(problem: ValidationError) -> str:
     """The first thing wrong, with the place and, for a misspelt key, the nearest right one."""
-    # A misspelt key is also a missing one; what was typed says more than what was not.
+    # A misspelt key is also reported as a missing one; the key as typed helps more.
     first = min(problem.errors(), key=lambda error: error["type"] != "extra_forbidden")
     where = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         known = _model_at(first["loc"][:-1]).model_fields
-        return f"there is no key {where!r}; {_ended(_nearest(str(first['loc'][-1]), known, 'expected'))}"
+        return f"there is no key {where!r}; {ended(_nearest(str(first['loc'][-1]), known, 'expected'))}"
     message = first["msg"].removeprefix("Value error, ")
     ctx = first.get("ctx", {})
     limit = ctx.get("lt", ctx.get("le"))
     if limit is not None and 0.99 < limit <= 1 and isinstance(first["input"], int | float) and first["input"] >= 1:
-        message = _not_a_fraction(first["input"])
-    return f"{where}: {_ended(message)}" if where else _ended(message)
+        message = not_a_fraction(first["input"])
+    return f"{where}: {ended(message)}" if where else ended(message)
 
 
-def _ended(message: str) -> str:
+def ended(message: str) -> str:
+    """A message as a sentence."""
     return message if message.endswith("?") else f"{message}."
 
 

@@ -3,8 +3,8 @@
     for change in diff(load_checklist("medical-grade"), load_checklist("medical-grade-safe")):
         print(change.kind, change.sentence)
 
-Pure. `stronger` is said only where a model that fails the old checklist at this point cannot pass the new one by it,
-and `weaker` wherever it might; what cuts both ways is `different`, and says so.
+Pure. A change is `stronger` only if a model that fails the old checklist because of it cannot pass the new one,
+`weaker` if such a model might pass, and `different` if neither is certain.
 """
 
 from __future__ import annotations
@@ -14,13 +14,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Literal
 
-from drgate.checklist import (
-    EACH,
-    RULE_WORDS,
-    STABILITY_WINDOW,
-    Checklist,
-    Criterion,
-)
+from drgate.checklist import EACH, RULE_WORDS, STABILITY_WINDOW, Checklist, Criterion
 from drgate.errors import ChecklistError
 
 Kind = Literal["weaker", "stronger", "different"]
@@ -35,7 +29,7 @@ class Change:
     """The id of a criterion, or the key of a setting such as `evidence.level`."""
     sentence: str
     decides: bool = True
-    """Whether a verdict can rest on it; false for what is only shown, declared or planned with."""
+    """Whether a verdict can depend on it; false for what is only shown, declared or used for planning."""
 
 
 def diff(old: Checklist, new: Checklist) -> tuple[Change, ...]:
@@ -45,7 +39,7 @@ def diff(old: Checklist, new: Checklist) -> tuple[Change, ...]:
     """
     changes = [*_settings(old, new), *_slices(old, new), *_criteria(old, new)]
     if not changes and old.digest != new.digest:
-        changes = [Change("different", "criteria", "The same lines are written in another way or order.", False)]
+        changes = [Change("different", "criteria", "The same criteria are written in another way or order.", False)]
     order: tuple[Kind, ...] = ("weaker", "stronger", "different")
     return tuple(sorted(changes, key=lambda change: order.index(change.kind)))
 
@@ -56,7 +50,7 @@ def refuse_namesakes(checklists: Sequence[Checklist]) -> None:
     for checklist in checklists:
         if seen.setdefault((checklist.name, checklist.version), checklist.digest) != checklist.digest:
             raise ChecklistError(
-                f"Two checklists with different content both call themselves {checklist.name} version "
+                f"Two checklists with different contents have the name {checklist.name} and version "
                 f"{checklist.version}; raise the version of one."
             )
 
@@ -67,7 +61,7 @@ def _settings(old: Checklist, new: Checklist) -> Iterator[Change]:
     for where in dict.fromkeys([*before, *after]):
         was, now = before.get(where), after.get(where)
         if where == "description" and was != now:
-            yield Change("different", where, "The description is another.", False)
+            yield Change("different", where, "The description is changed.", False)
         elif was != now:
             kind, because, decides = _judged(where, was, now, old, new)
             yield Change(kind, where, f"{where}: {_shown(was)} becomes {_shown(now)}{because}.", decides)
@@ -86,7 +80,7 @@ def _leaves(checklist: Checklist) -> dict[str, Any]:
 
 
 def _judged(where: str, was: Any, now: Any, old: Checklist, new: Checklist) -> tuple[Kind, str, bool]:
-    """The kind of a changed setting, why, and whether a verdict can rest on it."""
+    """The kind of a changed setting, why, and whether a verdict can depend on it."""
     section = where.partition(".")[0]
     if section in ("name", "version", "planning", "intended_use", "reference", "test_set", "expect"):
         return "different", "", False
@@ -94,35 +88,31 @@ def _judged(where: str, was: Any, now: Any, old: Checklist, new: Checklist) -> t
     match where:
         case "evidence.decide_on":
             if now == "point":
-                return "weaker", ", which shows nothing about the next patient", True
-            return "stronger", ", the unfavourable end of the interval", True
+                return "weaker", ", which shows nothing for future patients", True
+            return "stronger", ", the limit of the confidence interval", True
         case "evidence.level" if bounds:
             return ("weaker" if now < was else "stronger"), "", True
         case "evidence.interval" if bounds:
             if now == "wilson":
-                return "weaker", ", which is the narrower for most counts", True
+                return "weaker", ", which is narrower for most counts", True
             # Neither interval holds the other: for 95 of 95, and 96 of 97, Wilson's bound is the lower one.
-            return "different", ", which is not the wider for all counts: near 1 Wilson's bound can be the lower", True
+            return "different", ", which is not always wider: near 1, Wilson's lower bound can be the lower one", True
         case "evidence.one_image_per_patient" if bounds:
             if now:
-                return "weaker", ": images without a patient's name count as independent", True
-            return "stronger", ": images without a patient's name count as two of each patient", True
+                return "weaker", ": images without patients count as independent", True
+            return "stronger", ": images without patients count as two per patient", True
         case "evidence.level" | "evidence.interval" | "evidence.one_image_per_patient":
             return "different", "", "bound" in (old.evidence.decide_on, new.evidence.decide_on)
         case "looks":
             if now > was:
-                return "weaker", ": more models may be tried, though each is tested at its share of the level", True
+                return "weaker", ": more models may be tested, each at its share of the level", True
             if bounds:
-                return (
-                    "different",
-                    ": fewer models may be tried, and each is tested at a larger share of the level",
-                    True,
-                )
-            return "stronger", ": fewer models may be tried", True
+                return "different", ": fewer models may be tested, each at a larger share of the level", True
+            return "stronger", ": fewer models may be tested", True
         case "valid_days":
             if now is None or (was is not None and now > was):
-                return "weaker", ": a certificate holds longer", False
-            return "stronger", ": a certificate holds for a shorter time", False
+                return "weaker", ": certificates are valid for longer", False
+            return "stronger", ": certificates are valid for a shorter time", False
         case "audit.required":
             return ("stronger" if now else "weaker"), "", True
         case "deployment":
@@ -131,7 +121,7 @@ def _judged(where: str, was: Any, now: Any, old: Checklist, new: Checklist) -> t
         case "unit":
             return "different", "; which is harder depends on the model", True
         case "purpose":
-            return "different", "; a certificate by a checklist for pipelines opens neither export nor gate", True
+            return "different", "; export and gate do not accept a certificate by a checklist for pipelines", True
     if section == "bootstrap":
         decides = any(
             not (criterion.id.about.is_share or criterion.id.about.of_the_run)
@@ -151,14 +141,14 @@ def _shown(value: Any) -> str:
 
 
 def _slices(old: Checklist, new: Checklist) -> Iterator[Change]:
-    """Columns and groups; their fewest positives are judged with the criteria that rest on them."""
+    """Columns and groups; their fewest positives are compared with the criteria that use them."""
     before, after = {one.by: one for one in old.slices}, {one.by: one for one in new.slices}
     for column in dict.fromkeys([*before, *after]):
         where = f"slices.{column}"
         if column not in after:
-            yield Change("different", where, f"{column} is no longer shown by its values.", False)
+            yield Change("different", where, f"Metrics are no longer shown by {column}.", False)
         elif column not in before:
-            yield Change("different", where, f"{column} is shown by its values.", False)
+            yield Change("different", where, f"Metrics are also shown by {column}.", False)
         else:
             was, now = before[column], after[column]
             asked = any(criterion.id.column == column for checklist in (old, new) for criterion in checklist.criteria)
@@ -166,13 +156,13 @@ def _slices(old: Checklist, new: Checklist) -> Iterator[Change]:
                 yield Change("different", where, f"{column}: its values are grouped in another way.", asked)
             if was.min_positives != now.min_positives:
                 shown = f"{was.min_positives} becomes {now.min_positives}"
-                yield Change("different", where, f"{column}: fewest units where a line does not say: {shown}.", False)
+                yield Change("different", where, f"{column}: the default of the fewest units: {shown}.", False)
     if [*before] != [*after] and {*before} == {*after}:
-        yield Change("different", "slices", "The slices stand in another order.", False)
+        yield Change("different", "slices", "The slices are in another order.", False)
 
 
 def _criteria(old: Checklist, new: Checklist) -> Iterator[Change]:
-    # `@column=each` keeps an id of its own beside its declared groups: it speaks of undeclared values too.
+    # `@column=each` keeps its own id next to its declared groups: it is also about undeclared values.
     before, after = (
         {
             criterion.id: criterion
@@ -183,10 +173,10 @@ def _criteria(old: Checklist, new: Checklist) -> Iterator[Change]:
     for name in dict.fromkeys([*before, *after]):
         if name not in after:
             was = before[name]
-            yield Change("weaker", name, f"{name}: {_asked(was)} ({_weight(was)}) is no longer asked.")
+            yield Change("weaker", name, f"{name}: {_asked(was)} ({_weight(was)}) is removed.")
         elif name not in before:
             now = after[name]
-            yield Change("stronger", name, f"{name}: {_asked(now)} ({_weight(now)}) is asked as well.")
+            yield Change("stronger", name, f"{name}: {_asked(now)} ({_weight(now)}) is added.")
         else:
             yield from _line(before[name], after[name], old, new)
 
@@ -206,28 +196,26 @@ def _line(was: Criterion, now: Criterion, old: Checklist, new: Checklist) -> Ite
     if windows[0] != windows[1]:
         # Of two windows the longer holds the shorter, so its range is at least as large.
         kind = "weaker" if windows[1] < windows[0] else "stronger"
-        yield Change(kind, name, f"{name}: the range is taken over {windows[1]} evaluations, not {windows[0]}.")
+        yield Change(kind, name, f"{name}: the range is over {windows[1]} evaluations instead of {windows[0]}.")
     fewest = old.fewest_positives(was), new.fewest_positives(now)
     if fewest[0] != fewest[1]:
-        # A required line that is not assessed stops a model; an advisory one then says nothing.
+        # A required criterion that is not assessed stops a model; an advisory one does not.
         kind = "stronger" if now.required and was.required and fewest[1] > fewest[0] else "weaker"
-        yield Change(kind, name, f"{name}: assessed from {fewest[1]} units on, not from {fewest[0]}.")
+        yield Change(kind, name, f"{name}: assessed with at least {fewest[1]} units instead of {fewest[0]}.")
     if was.reference_value != now.reference_value:
         shown = f"{_shown(was.reference_value)} becomes {_shown(now.reference_value)}"
-        yield Change("different", name, f"{name}: the earlier figure that is shown: {shown}.", False)
+        yield Change("different", name, f"{name}: the earlier figure shown for information: {shown}.", False)
     if (was.added, was.unit) != (now.added, now.unit):
         yield Change("different", name, f"{name}: it is marked in another way.", False)
 
 
 def _threshold(was: Criterion, now: Criterion) -> Kind:
     """Which of two different thresholds of one metric lets more models through."""
-    floors = was.comparator in (">=", ">"), now.comparator in (">=", ">")
-    if floors[0] != floors[1]:
-        return "weaker"  # what it stopped may pass now
+    if was.upward != now.upward:
+        return "weaker"  # a model that failed may pass now
 
     def height(criterion: Criterion) -> tuple[Fraction, bool]:
-        sign = 1 if floors[0] else -1
-        return sign * criterion.exact_threshold, criterion.comparator in (">", "<")
+        return (1 if was.upward else -1) * criterion.exact_threshold, criterion.strict
 
     return "weaker" if height(now) < height(was) else "stronger"
 
@@ -235,8 +223,8 @@ def _threshold(was: Criterion, now: Criterion) -> Kind:
 def _policy(was: Criterion, now: Criterion) -> Kind:
     """Which of two ways to count images without output lets more models through, where that is certain."""
     about = now.id.about
-    if not about.is_share or (about.better == "lower") == (now.comparator in (">=", ">")):
-        return "different"  # nothing certain of a kappa, or of a line that asks for a bad figure
+    if not about.is_share or (about.better == "lower") == now.upward:
+        return "different"  # nothing is certain for a kappa, or for a rule that prefers bad values
     ranks: dict[str, int] = {"excluded": 1, "worst_case": 2}
     if about.counted == "with":
         ranks["as_referred"] = 0  # an image without output is a hit here

@@ -1,11 +1,10 @@
-"""The cells of a table: each kind of column is read in one place, with one form of error.
+"""Reads the cells of a table, column by column, with one form of error.
 
     columns = Columns(read_table(path, what, PredictionsError), path, PredictionsError)
     columns.require("image", expected=what)
     columns.grade()                        # 0-4 or None; "labels.csv, line 3: grade is '7'; expected ..."
 
-Manifests, predictions and grades that are joined later all come through here, so a table that names its columns or
-writes its grades otherwise is translated here and nowhere else: before the first column is read.
+Manifests, predictions and separate grades are all read here.
 """
 
 from __future__ import annotations
@@ -60,11 +59,11 @@ class Columns:
             raise self.error(f"{self.origin} has the columns {', '.join(self.table.columns)}; expected {expected}.")
 
     def where(self, row: int) -> str:
-        """How a person finds a row."""
+        """File and row, for messages."""
         return row_name(self.origin, row)
 
     def refuse(self, rows: NDArray[np.bool_] | np.bool_, trouble: Callable[[int], str] | str) -> None:
-        """Raise for the first of the rows that are marked, with what is wrong there."""
+        """Raise for the first of the marked rows, with what is wrong there."""
         if rows.any():
             row = int(rows.argmax())
             raise self.error(f"{self.where(row)}: {trouble if isinstance(trouble, str) else trouble(row)}.")
@@ -100,16 +99,17 @@ class Columns:
         return self._text(self._parsed("sha256", digest, wanted))
 
     def image(self) -> pd.Series[str]:
-        """The names of the images, none empty and no two alike."""
+        """The names of the images; none is empty, and no two are equal."""
         self.refuse(self.table["image"].isna().to_numpy(), "the image is empty")
         names = self.table["image"].astype("str")
         self.refuse(
-            names.duplicated().to_numpy(), lambda row: f"image {names.iloc[row]!r} occurs twice; give one row per image"
+            names.duplicated().to_numpy(),
+            lambda row: f"image {names.iloc[row]!r} occurs twice; expected one row per image",
         )
         return names
 
     def patient(self) -> pd.Series[str]:
-        """The patients, after their `source` where there is that column; every row names one, or none does (NA)."""
+        """The patients, prefixed with their `source` if there is one; every row has a patient, or none has (NA)."""
         table = self.table
         if "patient" not in table.columns or table["patient"].isna().all():
             return self._text([None] * len(table))
@@ -117,18 +117,18 @@ class Columns:
         patient = table["patient"].astype("str").str.strip().str.replace(r"^(\d+)\.0+$", r"\1", regex=True)
         self.refuse(
             (table["patient"].isna() | (patient == "")).to_numpy(dtype=bool),
-            "the patient is empty though other rows name one; fill it in or drop the column",
+            "the patient is empty, but other rows have one; give it, or remove the column",
         )
         self.refuse(
             patient.str.lower().isin(_ABSENT).to_numpy(),
             lambda row: (
-                f"the patient is {patient.iloc[row]!r}, which is how programs write that there is none; name the "
-                "patient or drop the column"
+                f"the patient is {patient.iloc[row]!r}, which means a missing value; give the patient, or remove the "
+                "column"
             ),
         )
         if "source" in table.columns:
             prefix = table["source"].fillna("").astype("str") + ":"
-            # A table that is read back names them so already.
+            # A table that drgate wrote already has the prefix.
             pairs = zip(patient, prefix, strict=True)
             patient = self._text([name if name.startswith(start) else start + name for name, start in pairs])
         return patient
@@ -181,9 +181,9 @@ class Columns:
         return self._parsed(column, lambda cell: words.get(cell.strip().lower()), expected)
 
     def _parsed(self, column: str, parse: Callable[[str], _Value | None], expected: str) -> list[_Value | None]:
-        """What `parse` makes of every cell, None for an empty one; a cell that it makes nothing of raises.
+        """Every cell parsed, None for an empty one; raises for a cell that `parse` returns None for.
 
-        It sees each distinct cell once, for tables are long.
+        Each distinct cell is parsed once, because tables are long.
         """
         if column not in self.table.columns:
             return [None] * len(self.table)
@@ -196,7 +196,7 @@ class Columns:
 
 
 def parse_split(text: str) -> str | None:
-    """train, val or test, from one of the usual names; None where it is neither."""
+    """train, val or test, from one of the usual names; None for another text."""
     return _SPLITS.get(text.strip().lower())
 
 

@@ -3,8 +3,9 @@
     comparison = compare(load_predictions("new.parquet"), load_predictions("best.parquet"), margin=0.02)
     comparison.outcome                            # "non-inferior", "inferior" or "not shown"
 
-Differences are first minus second. An image that a model gave no answer for stays in the comparison, so that both are
-judged on the same images: it is wrong for accuracy, the worst case for a grade and for kappa, referred for a group.
+Differences are first minus second. An image without output from a model stays in the comparison, so that both are
+judged on the same images: it counts as wrong for accuracy, as the worst case for a grade and for kappa, as referred
+for a group.
 """
 
 from __future__ import annotations
@@ -42,8 +43,8 @@ class Difference:
     only_first, only_second: of a proportion, images that count for the first or for the second model alone.
     design_effect: of a proportion, by how much clustering inflates the variance of the difference.
     clusters: patients; absent where they are unknown.
-    bootstrap: of a proportion, percentile interval of the paired bootstrap, shown beside and deciding nothing.
-    mcnemar_exact, mcnemar_midp: of a proportion, two-sided p; both take images for independent.
+    bootstrap: of a proportion, percentile interval of the paired bootstrap, for information only.
+    mcnemar_exact, mcnemar_midp: of a proportion, two-sided p; both treat images as independent.
     """
 
     kind: Literal["proportion", "index"]
@@ -72,7 +73,7 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Everything that was found about two models on the same images.
+    """The comparison of two models on the same images.
 
     first, second: origin and digest of each table, and its images without output.
     images, patients: how many were compared; patients is None where they are unknown.
@@ -81,7 +82,7 @@ class Comparison:
         "not shown" (neither).
     differences: by metric id.
     discordant: images that exactly one model grades right, with both grades.
-    notes: sentences that must be read with the numbers.
+    notes: sentences to be read with the numbers.
     """
 
     first: Mapping[str, Any]
@@ -140,7 +141,7 @@ def compare(
     """Compare two models on the same graded images.
 
     margin: non-inferiority margin in accuracy, in (0, 1). one_image_per_patient: declares, where no patient is named,
-    that every image is another patient's; without it two images a patient are allowed for.
+    that every image is of another patient; without it, intervals allow for two images per patient.
 
     Raises PredictionsError where the two tables are not of the same images with the same reference grades.
     """
@@ -235,7 +236,7 @@ class _Differences:
         # Without the policy "excluded" the reference grade alone decides which images count, so both models share them.
         counted = ratio.counted.ravel()[cells[0]]
         if not counted.any():
-            return NotEstimable("no image counts towards it.")
+            return NotEstimable("no image is in its denominator.")
         success = tuple(ratio.success.ravel()[cell] for cell in cells)
         sample = self.pair.successes(success[0], success[1], counted)
         ends = paired.difference_bounds(sample, level=self.level)
@@ -282,7 +283,7 @@ class _Differences:
         result = ranking.auc_difference(one, other, positive, patients, level=2 * float(ndtr(z)) - 1)
         areas = [ranking.auc_delong(scores, positive, level=self.level) for scores in (one, other)]
         if result is None or areas[0] is None or areas[1] is None:
-            return NotEstimable("it takes images with and without, of two patients each.")
+            return NotEstimable("it needs images of at least two patients with the condition and two without.")
         return Difference(
             kind="index",
             n=int(answered.sum()),
@@ -303,7 +304,7 @@ class _Differences:
         tables = [np.bincount(cells, minlength=confusion.CELLS) for cells in self.pair.cells("")]
         (one, defined), (other, also) = (values(table) for table in tables)
         if not (defined and also):
-            return NotEstimable("it is not defined where reference and model have one grade only.")
+            return NotEstimable("it is not defined if reference and model have only one grade.")
         beside = self._beside(values, "")
         images = self.pair.first
         who = "image" if images.patients is None else "patient"
@@ -322,7 +323,7 @@ class _Differences:
 
     @property
     def _inflation(self) -> float:
-        """By how much two images of one patient, entirely alike, may inflate a variance where patients are unknown."""
+        """Design effect where patients are unknown: that of two identical images per patient."""
         return cluster.UNKNOWN_DESIGN_EFFECT if self.pair.first.unknown else 1.0
 
     @property
@@ -331,7 +332,7 @@ class _Differences:
 
 
 def _discordant(pair: Pair) -> tuple[dict[str, Any], ...]:
-    """The images that exactly one model grades right."""
+    """The images that exactly one model grades correctly."""
     one, other = pair.right
     return tuple(
         {
@@ -349,17 +350,17 @@ def _grade(predicted: np.int64) -> int | None:
 
 
 def _notes(images: Sample, silent: list[int]) -> tuple[str, ...]:
-    notes = ["McNemar's tests take images for independent; the intervals do not."]
+    notes = ["McNemar's tests treat images as independent; the intervals do not."]
     if images.patients is None:
         notes.append(
-            "No patient is named; one image a patient was declared."
+            "No patients are given; one image per patient was declared."
             if images.independent
-            else "No patient is named: every interval allows for two images a patient (design effect 2)."
+            else "No patients are given, so every interval allows for two images per patient (design effect 2)."
         )
     if any(silent):
         notes.append(
             f"{silent[0]} images without output from the first model and {silent[1]} from the second count as wrong "
-            "for accuracy, as the worst case for grades and kappa, as referred for groups, and not for AUC."
+            "for accuracy, as the worst case for grades and kappa, and as referred for groups; AUC leaves them out."
         )
     if images.dme is not None:
         notes.append("Diabetic macular oedema counts as referable and vision-threatening (column dme).")

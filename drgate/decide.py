@@ -1,4 +1,4 @@
-"""One criterion, decided: its status and the sentence that says why; and the verdict that follows from all of them."""
+"""The status of one criterion, and the sentence that gives the reason."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from drgate.measure import UNKNOWN, Metrics
 from drgate.stats import power
 
 FEWEST_PATIENTS: Final = 30
-"""Patients below which a bootstrap passes nothing: of fewer, it is known to be too narrow."""
+"""Patients that a pass by bootstrap needs: with fewer, its intervals are too narrow."""
 
 HALF_AGAIN: Final = 1.5
-"""The gate's false passes are shown at the threshold itself and for a model that errs half again as often."""
+"""False passes are shown at the threshold itself and for a model with one and a half times as many errors."""
 
 
 def _meets(value: Fraction | float, comparator: str, threshold: Fraction | float) -> bool:
@@ -46,7 +46,8 @@ def decide(criterion: Criterion, metric: Metric, metrics: Metrics, training: Tra
     if isinstance(metric, NotEstimable):
         status, reason = "NOT_ASSESSED", f"Not assessed: {metric.reason}"
         if criterion.reference_value is not None:
-            reason += f" The bare figure {_percent(criterion.reference_value)} is from other data and no comparison."
+            earlier = _percent(criterion.reference_value)
+            reason += f" The earlier figure of {earlier} is from other data and cannot be compared."
     elif metric.kind == "range":
         status, reason = _judge_range(criterion, metric, training)
     elif metric.kind == "amount":
@@ -61,7 +62,7 @@ def decide(criterion: Criterion, metric: Metric, metrics: Metrics, training: Tra
                 f"{_shown(metric, criterion)} meets the rule ({_rule(criterion)}), but {why}.",
             )
         if status != "PASS" and decided_on == "bound" and metric.k is not None:
-            reason += " More patients would not change that." if shown else f" {_more(criterion, metrics)}"
+            reason += " More patients would not change this result." if shown else f" {_more(criterion, metrics)}"
     return CriterionResult(
         id=criterion.id,
         status=status,
@@ -77,24 +78,24 @@ def decide(criterion: Criterion, metric: Metric, metrics: Metrics, training: Tra
 
 
 def _unfounded(metric: Estimate, metrics: Metrics) -> str:
-    """Why a bootstrap's bound is no ground for a pass; empty where it is one."""
+    """Why a bootstrap bound cannot pass a criterion; empty where it can."""
     if "bootstrap" not in (metric.method or ""):
         return ""
     if metric.low is None or metric.low == metric.high:
-        return "no resample differs from the sample, which says nothing about its error"
+        return "all resamples of the bootstrap give the same value, so its error is not known"
     tally = metrics.sample.whole()
     independent = metric.clusters or (metric.n or 0) / (UNKNOWN if tally.patients == "unknown" else 1)
     if independent < FEWEST_PATIENTS:
-        return f"a bootstrap of fewer than {FEWEST_PATIENTS} patients decides nothing"
+        return f"a pass by bootstrap needs at least {FEWEST_PATIENTS} patients"
     return ""
 
 
 def _judge_interval(criterion: Criterion, metric: Estimate, decided_on: str) -> tuple[Status, str, bool]:
-    """FAIL where the estimate itself misses the threshold, INSUFFICIENT where only the bound does.
+    """FAIL where the estimate itself does not meet the rule, INSUFFICIENT where only the bound does not.
 
-    With the reason, and whether the whole interval misses the threshold: then more patients would not change that.
+    With the reason, and whether the whole interval fails the rule: then more patients would not change the result.
     """
-    upward = _higher_is_better(criterion)
+    upward = criterion.upward
     if metric.k is not None and metric.n is not None:
         value: Fraction | float = Fraction(metric.k, metric.n)
         estimate_meets = _meets(value, criterion.comparator, criterion.exact_threshold)
@@ -105,8 +106,8 @@ def _judge_interval(criterion: Criterion, metric: Estimate, decided_on: str) -> 
         if not estimate_meets:
             return "FAIL", f"{measured}; {rule}.", False
         if decided_on == "point":
-            return "OBSERVED", f"{measured} observed; {rule}, on the estimate alone.", False
-        how = "there is no interval to show it by"
+            return "OBSERVED", f"{measured} observed; {rule}, judged on the estimate alone.", False
+        how = "it has no confidence interval"
         return "INSUFFICIENT", f"{measured} meets the rule ({_rule(criterion)}), but {how}.", False
     bound, other = (metric.low, metric.high) if upward else (metric.high, metric.low)
     side, other_side = ("lower", "upper") if upward else ("upper", "lower")
@@ -115,24 +116,22 @@ def _judge_interval(criterion: Criterion, metric: Estimate, decided_on: str) -> 
         wrong_side = "below" if upward else "above"
         shown = False
         if metric.value == criterion.threshold:
-            how = "It reaches the limit, which the rule excludes."
+            how = "It equals the threshold, which the rule excludes."
         elif _meets(other, criterion.comparator, criterion.threshold):
             gap = abs(metric.value - criterion.threshold)
             missed = f"{gap:.3f}" if criterion.id.about.kind == "index" else f"{100 * gap:.1f} points"
             interval = " to ".join(_number(end, criterion, criterion.threshold) for end in (metric.low, metric.high))
-            how = f"Missed by {missed}, but not shown {wrong_side} it (interval {interval})."
+            how = f"It is {missed} {wrong_side} the threshold, which is within the confidence interval ({interval})."
         else:
             shown = True
-            how = (
-                f"Shown {wrong_side} it: even the {other_side} bound is "
-                f"{_number(other, criterion, criterion.threshold)}."
-            )
+            end = _number(other, criterion, criterion.threshold)
+            how = f"The whole confidence interval is {wrong_side} the threshold (the {other_side} bound is {end})."
         return "FAIL", f"{measured}; {rule}. {how}", shown
     if decided_on == "point":
-        return "OBSERVED", f"{measured} observed; {rule}, on the estimate alone ({bounded}).", False
+        return "OBSERVED", f"{measured} observed; {rule}, judged on the estimate alone ({bounded}).", False
     if _meets(bound, criterion.comparator, criterion.threshold):
         return "PASS", f"{measured}; {bounded}; {rule}.", False
-    how = f"{bounded}: not shown, which is no evidence that the model falls short"
+    how = f"{bounded}. This is not evidence that the model fails the rule"
     return "INSUFFICIENT", f"{measured} meets the rule ({_rule(criterion)}), but {how}.", False
 
 
@@ -153,14 +152,10 @@ def _number(value: float, criterion: Criterion, near: float | None = None) -> st
     return text
 
 
-def _higher_is_better(criterion: Criterion) -> bool:
-    return criterion.comparator in (">=", ">")
-
-
 def _patients(criterion: Criterion, metrics: Metrics) -> tuple[list[int], list[int]] | None:
-    """Images a patient brings to the line's denominator, and how many patients bring so many; None without any."""
+    """Numbers of images per patient in the denominator, and how many patients have each; None without any."""
     metric = criterion.id
-    tally = metrics.sample.tally(metric.column, metric.value, metric.group)
+    tally = metrics.sample.tally(metric.column, metric.value, metric.target)
     if tally is None or not metric.about.is_share or metric.deployed:
         return None
     sizes, counts = tally.sizes(metric.about.ratio(metric.target, criterion.policy))
@@ -168,56 +163,48 @@ def _patients(criterion: Criterion, metrics: Metrics) -> tuple[list[int], list[i
 
 
 def _more(criterion: Criterion, metrics: Metrics) -> str:
-    """How many patients would settle a line: at the expected true value, never at the observed one."""
+    """How many patients a criterion needs: at the expected true value, never at the observed one."""
     checklist, found = metrics.checklist, _patients(criterion, metrics)
     if found is None:
         return ""
     expected = checklist.expected(criterion.id)
     if expected is None:
-        return "How many patients would settle it, the checklist does not say (expect)."
+        return "The checklist gives no expected true value (expect), so the number of patients needed is not known."
     sizes, counts = found
-    up = _higher_is_better(criterion)
     metric = criterion.id
     who = metric.about.who(metric.target) + (f" and {metric.column} = {metric.value}" if metric.column else "")
-    threshold = criterion.threshold if up else 1 - criterion.threshold
-    truth = f"were the true value {_percent(expected, criterion.threshold)}, as the checklist expects"
+    if_so = f"If the true value is {_percent(expected, criterion.threshold)}, as the checklist expects,"
+    wanted = f"{checklist.planning.power:.0%} power"
     needed = power.patients_to_show(
-        threshold,
-        true=expected if up else 1 - expected,
+        criterion.as_high(criterion.threshold),
+        true=criterion.as_high(expected),
         target=checklist.planning.power,
         level=metrics.level,
         interval=checklist.evidence.interval,
         sizes=sizes,
         counts=counts,
         icc=checklist.planning.correlation,
-        unknown=metrics.sample.patients is None and not metrics.sample.independent,
+        unknown=metrics.sample.unknown,
     )
     if needed is None:
-        return f"No realistic number of patients would show it, {truth}."
+        return f"{if_so} no realistic number of patients is enough."
     have = sum(counts)
     if needed.patients <= have:
-        return (
-            f"The test set is large enough: {have} patients {who} show it with {checklist.planning.power:.0%} power "
-            f"or more, {truth}."
-        )
-    return (
-        f"{needed.patients} patients {who} in all, {needed.patients - have} more, would show it with "
-        f"{checklist.planning.power:.0%} power, {truth}."
-    )
+        return f"{if_so} the {have} patients {who} are enough for {wanted} or more."
+    more = needed.patients - have
+    return f"{if_so} {wanted} needs {needed.patients} patients {who} in all, {more} more than now."
 
 
 def gate_error(criterion: Criterion, metrics: Metrics) -> list[GateError]:
-    """How often this criterion passes a model that does not deserve it, and fails one that does, at these counts."""
+    """Chance that models of given true values pass this criterion, at these counts."""
     found = _patients(criterion, metrics)
-    limit = criterion.threshold if _higher_is_better(criterion) else 1 - criterion.threshold
+    limit = criterion.as_high(criterion.threshold)
     if found is None or not 0 < limit < 1:
         return []
     sizes, counts = found
-    checklist, tally_of = metrics.checklist, metrics.sample
+    checklist = metrics.checklist
     expected = checklist.expected(criterion.id)
-    truths = [(criterion.threshold, False), (1 - HALF_AGAIN * (1 - limit), False)]
-    if not _higher_is_better(criterion):
-        truths[1] = (1 - truths[1][0], False)
+    truths = [(criterion.threshold, False), (criterion.as_high(1 - HALF_AGAIN * (1 - limit)), False)]
     if expected is not None:
         truths.append((expected, _meets(expected, criterion.comparator, criterion.threshold)))
     rows = []
@@ -226,15 +213,15 @@ def gate_error(criterion: Criterion, metrics: Metrics) -> list[GateError]:
             continue
         passing = power.passing(
             limit,
-            true=true if _higher_is_better(criterion) else 1 - true,
+            true=criterion.as_high(true),
             level=metrics.level,
             interval=checklist.evidence.interval,
             sizes=sizes,
             counts=counts,
             icc=checklist.planning.correlation,
-            strict=criterion.comparator in (">", "<"),
+            strict=criterion.strict,
             point=checklist.evidence.decide_on == "point",
-            unknown=tally_of.patients is None and not tally_of.independent,
+            unknown=metrics.sample.unknown,
         )
         rows.append(
             GateError(
@@ -254,16 +241,18 @@ def gate_error(criterion: Criterion, metrics: Metrics) -> list[GateError]:
 def _judge_range(criterion: Criterion, metric: Estimate, training: Training) -> tuple[Status, str]:
     summary = training.stability
     assert summary is not None, "a range was measured in a window"
-    points = f"{100 * metric.value:.1f} points between epochs {summary.first_epoch} and {summary.last_epoch}"
+    varied = (
+        f"Validation accuracy varied by {100 * metric.value:.1f} points between epochs {summary.first_epoch} and "
+        f"{summary.last_epoch}"
+    )
     if _meets(metric.value, criterion.comparator, criterion.threshold):
-        return "PASS", f"Validation accuracy ranged over {points}."
+        return "PASS", f"{varied}."
     if (unexplained := summary.range_without_noise) is not None and unexplained < criterion.threshold:
         return "INSUFFICIENT", (
-            f"Validation accuracy ranged over {points}, of which sampling noise explains as much as misses: "
-            f"{100 * (summary.noise_floor or 0):.1f} points are expected with {training.n_val} validation images; "
-            f"about {summary.n_val_to_show} would show it."
+            f"{varied}, but {100 * (summary.noise_floor or 0):.1f} points are expected from sampling noise alone with "
+            f"{training.n_val} validation images. About {summary.n_val_to_show} are needed to show stability."
         )
-    return "FAIL", f"Validation accuracy ranged over {points}; the run had not settled."
+    return "FAIL", f"{varied}: the run was not stable."
 
 
 def _rule(criterion: Criterion) -> str:
@@ -273,7 +262,7 @@ def _rule(criterion: Criterion) -> str:
 
 
 def _percent(value: float, near: float | None = None) -> str:
-    """A fraction as a percentage, with as many digits as tell it from `near` (never "90.0 %" for what misses 90 %)."""
+    """A fraction as a percentage, with enough digits to differ from `near` (never "90.0 %" for a value below 90 %)."""
     for digits in (1, 2, 3, 4):
         text = f"{100 * value:.{digits}f}"
         if near is None or value == near or text != f"{100 * near:.{digits}f}":
@@ -282,7 +271,7 @@ def _percent(value: float, near: float | None = None) -> str:
 
 
 def barred(look: Look, data: TestSet, checklist: Checklist) -> str:
-    """Why nothing can pass on this test set, whatever the numbers; empty where something can."""
+    """Why no criterion can pass on this test set; empty where one can."""
     if look.used_up:
         return f"This is look {look.number} at a test set that allows {look.allowed}. Use a fresh test set."
     if data.selected_here:

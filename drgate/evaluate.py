@@ -1,10 +1,10 @@
-"""Predictions held against a checklist: every metric with its interval, every criterion with its reason.
+"""Evaluates predictions by a checklist: every metric with its interval, every criterion with its reason.
 
     evaluation = evaluate(load_predictions("predictions.parquet"), load_checklist("medical-grade"))
     evaluation.verdict                            # "PASS", "FAIL" or "INSUFFICIENT"
 
-Pure and reproducible: the same predictions, checklist and evidence give the same numbers to the digit, on any machine
-with the same NumPy, whatever the order of rows. `verify` relies on that.
+Pure and reproducible: the same predictions, checklist and evidence give exactly the same numbers on any machine with
+the same NumPy, whatever the order of rows. `verify` relies on that.
 """
 
 from __future__ import annotations
@@ -61,20 +61,20 @@ def evaluate(
     look: Look | None = None,
     baseline: Predictions | None = None,
 ) -> Evaluation:
-    """Judge predictions by a checklist.
+    """Evaluate predictions by a checklist.
 
-    predictions: with reference grades; rows that are not gradable stay outside every denominator and are counted.
-    model, data: what is known of the model and the test set; carried into the evaluation as given.
-    training: the run's record, as far as there is one; its stability and baseline are found here.
+    predictions: with reference grades; rows that are not gradable are counted, but in no denominator.
+    model, data: descriptions of the model and the test set; copied to the evaluation.
+    training: the run's record, if there is one; its `stability` and `baseline` are filled in here.
     look: beyond the allowed number of looks nothing can pass.
     baseline: the best earlier run's predictions on the same images.
 
-    Raises PredictionsError when there is no reference grade to judge by, or no column that the checklist slices by.
+    Raises PredictionsError without reference grades or without a column that the checklist slices by.
     """
     model = model or Model("predictions table", predictions.origin, ())
     data = data or TestSet(predictions.origin)
     look = look or Look(1, checklist.looks, "")
-    # alpha/K: every look is tested at its share of the level
+    # alpha/K: every look is tested at its share of alpha
     level = 1 - (1 - checklist.evidence.level) / max(checklist.looks, look.allowed)
     sample = Sample.of(predictions, checklist)
     seed = bootstrap.seed_from(predictions.digest, checklist.digest)
@@ -88,7 +88,7 @@ def evaluate(
     found[MetricId("stability")] = _stability(training)
     found[MetricId("cost")] = _cost(training)
     if baseline is None:
-        found[MetricId("baseline")] = NotEstimable("no baseline predictions on these images were given (--baseline).")
+        found[MetricId("baseline")] = NotEstimable("no baseline predictions were given; give them with --baseline.")
     else:
         found[MetricId("baseline")] = accuracy_difference(
             predictions,
@@ -120,7 +120,7 @@ def evaluate(
         data=data,
         counts=read_as(Counts, sample.counts(), "The counts", expected="counts"),
         predictions_digest=predictions.digest,
-        bootstrap_seed=f"{seed:016x}",  # as text: not every reader of JSON has whole numbers of 64 bits
+        bootstrap_seed=f"{seed:016x}",  # as text: not every JSON reader supports 64-bit integers
         model=model,
         training=training,
         look=look,
@@ -142,10 +142,9 @@ def evaluate(
 
 
 def lines(predictions: Predictions, checklist: Checklist) -> tuple[CriterionResult, ...]:
-    """The criteria about images alone, without the rest of an evaluation, for use after each epoch.
+    """The criteria about images only, without the rest of an evaluation, for use after each epoch.
 
-    Looks are not counted: images that choose an epoch cannot also certify it. Raises
-    PredictionsError as `evaluate` does.
+    Looks are not counted, because images that select an epoch cannot certify it. Raises PredictionsError as `evaluate`.
     """
     sample = Sample.of(predictions, checklist)
     metrics = Metrics(
@@ -171,7 +170,7 @@ def require_evaluable(predictions: Predictions, checklist: Checklist) -> None:
 def _other_units(
     predictions: Predictions, checklist: Checklist, metrics: Metrics
 ) -> dict[str, dict[MetricId, Metric] | NotEstimable]:
-    """The metrics by the units that the checklist does not judge by, as far as the data allow."""
+    """The metrics by the other units, where the data allow."""
     found: dict[str, dict[MetricId, Metric] | NotEstimable] = {}
     for unit in UNITS:
         if unit == checklist.unit:
@@ -185,7 +184,7 @@ def _other_units(
 
 
 def _enough(metric: Metric, criterion: Criterion, metrics: Metrics) -> Metric:
-    """The metric, unless its cases are too few or incomplete for a criterion."""
+    """The metric, or NotEstimable where it has too few cases for a criterion."""
     asked = criterion.id
     tally = metrics.sample.tally(asked.column, asked.value, asked.target)
     if isinstance(metric, NotEstimable) or tally is None:
@@ -193,13 +192,13 @@ def _enough(metric: Metric, criterion: Criterion, metrics: Metrics) -> Metric:
     by_grade = tally.table.sum(axis=1)
     if asked.about.by == "equal_grades" and (by_grade == 0).any():
         absent = ", ".join(TITLES[grade] for grade in np.flatnonzero(by_grade == 0))
-        return NotEstimable(f"it is over all five grades, and there is none of {absent}.")
+        return NotEstimable(f"it needs all five grades, and there are no images with {absent}.")
     cases, wanted = metric.n or 0, metrics.checklist.fewest_positives(criterion)
     if asked.about.kind == "index" and (grades := grades_of(asked.target)):
         positive = int(by_grade[list(grades)].sum())
         cases = min(positive, int(by_grade.sum()) - positive)
     if cases < wanted:
-        return NotEstimable(f"the slice has {cases} of the {wanted} cases that the checklist asks for.")
+        return NotEstimable(f"the slice has {cases} of the {wanted} cases that the checklist requires.")
     return metric
 
 
@@ -207,12 +206,12 @@ def _enough(metric: Metric, criterion: Criterion, metrics: Metrics) -> Metric:
 
 
 def _window(training: Training, checklist: Checklist) -> Stability:
-    """The window that the stability criterion looks at, or why there is none (statistics of `stats.stability`)."""
+    """The window that the stability criterion uses, or why there is none (statistics of `stats.stability`)."""
     history, window, selected = training.history, checklist.stability_window, training.selected_epoch
     if not history or selected is None:
         return Stability(training.missing or "there is no training record; give the run folder with --record.")
     if training.warm_start_inside:
-        return Stability("there is a warm start inside the run's history.")
+        return Stability("there is a warm start within the run's history.")
     epochs = [entry.epoch for entry in history]
     if selected not in epochs:
         return Stability(f"the record has no evaluation of epoch {selected}.")
@@ -251,9 +250,11 @@ def _cost(training: Training) -> Metric:
     if training.missing and not spend:
         return NotEstimable(training.missing)
     if training.status == "running":
-        return NotEstimable("the run's record has no end: it was killed, and its spend is not known.")
+        return NotEstimable(
+            "the run's record is incomplete, because the run was interrupted, so its spend is not known."
+        )
     if spend is None or spend.usd is None:
-        return NotEstimable("the record holds no spend; train with --usd_per_hour.")
+        return NotEstimable("the record has no spend; train with --usd_per_hour.")
     if spend.earlier_usd is None:
         return NotEstimable(
             f"the spend of {spend.earlier_attempts} earlier attempts is not known (no --usd_per_hour in their records)."

@@ -1,9 +1,9 @@
-"""The reference grades of a sealed test set, joined to a table of predictions.
+"""Reference grades from a separate file, joined to a table of predictions.
 
     predictions = join_grades(load_predictions("predictions.parquet"), Path("grades.csv"))
 
-Every image of the table has a row in the file of grades, and every row has its image: a grade that is missing or has no
-image is a mistake or a choice, and neither may go unnoticed. What the table records of its model is kept.
+Every image of the table must have a row in the file of grades, and every row must have its image, so that no image is
+left out unnoticed. The table's record of its model is kept.
 """
 
 from __future__ import annotations
@@ -35,12 +35,10 @@ def join_grades(predictions: Predictions, path: Path) -> Predictions:
     Columns(read, path, PredictionsError).require("image", "grade", expected=_EXPECTED)
     for column in (*PROBABILITIES, "predicted"):
         if column in read.columns:
-            raise PredictionsError(
-                f"{path} has the column {column}, which is the model's to fill; expected {_EXPECTED}."
-            )
-    if "source" in ours.columns and "source" not in read.columns:  # names of patients begin with it
+            raise PredictionsError(f"{path} has the column {column}, which only predictions may have; remove it.")
+    if "source" in ours.columns and "source" not in read.columns:  # patients are named with it as a prefix
         read["source"] = read["image"].map(ours.set_index("image")["source"])
-    # Checked like predictions, whose columns these are but for the answers.
+    # Checked like predictions, which have the same columns.
     theirs = make_predictions(read.assign(predicted="0"), str(path), {}).table
     missing = sorted(set(ours["image"]) - set(theirs["image"]))
     if missing:
@@ -49,7 +47,7 @@ def join_grades(predictions: Predictions, path: Path) -> Predictions:
     if extra:
         raise PredictionsError(
             f"{path} has a row for image {extra[0]!r}{_more(extra)}, which is not in {predictions.origin}; give the "
-            "images that were scored, and no others."
+            "scored images only."
         )
     # Both are sorted by image, and the images are the same, so that rows correspond.
     joined = ours.assign(grade=theirs["grade"])
@@ -57,7 +55,7 @@ def join_grades(predictions: Predictions, path: Path) -> Predictions:
         if column not in ours.columns:
             joined[column] = theirs[column]
             continue
-        if column == "gradable":  # whoever has the grades decides what is left out of every count
+        if column == "gradable":  # the file of grades decides which images are excluded
             contradicts = theirs["gradable"] & ~ours["gradable"]
             joined["gradable"] = theirs["gradable"]
         else:
@@ -69,7 +67,7 @@ def join_grades(predictions: Predictions, path: Path) -> Predictions:
             i = int(contradicts.to_numpy().argmax())
             raise PredictionsError(
                 f"{path}: image {ours['image'].iloc[i]!r} has the {column} {str(theirs[column].iloc[i])!r}, but "
-                f"{str(ours[column].iloc[i])!r} in {predictions.origin}; both cannot be true."
+                f"{str(ours[column].iloc[i])!r} in {predictions.origin}; correct one of them."
             )
     lacking = joined["gradable"] & joined["grade"].isna()
     if lacking.any():

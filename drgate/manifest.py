@@ -1,11 +1,11 @@
-"""Which images, whose eye, which reference grade: a manifest, from the layouts that data sets come in.
+"""A manifest: images with patient, eye and reference grade, read from the usual layouts of data sets.
 
     manifest = load_manifest(Path("eyepacs"))          # labels.csv, split/grade/*, grade/*, APTOS or EyePACS CSV
     test = manifest.select("test")
     test.digest()                                      # 'sha256:...' over rows and image contents
 
-A manifest is a table and the folder that its image paths are relative to. A sealed test set has no grades: they are
-joined at evaluation.
+A manifest is a table and the folder that its image paths are relative to. A sealed test set is a test set without
+grades; the person who holds the grades adds them at evaluation.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ _EXPECTED: Final = (
 class Manifest:
     """A list of fundus photographs with reference grades.
 
-    table: one row an image, sorted by image, columns `COLUMNS` and any further ones (camera, site, ...):
+    table: one row per image, sorted by image, columns `COLUMNS` and any further ones (camera, site, ...):
         image (str, POSIX path relative to `root`), grade (Int8, 0-4 or NA), patient (str or NA; namespaced by `source`
         where that column is present), eye ("L", "R" or NA), gradable (bool), split ("train", "val", "test" or NA).
     origin: the file or folder that it was read from, for messages.
-    dealt_by_seed: where the splits are `split_by_patient`'s and not the data set's own.
+    dealt_by_seed: seed of `split_by_patient`, if it made the splits.
     """
 
     root: Path
@@ -59,7 +59,7 @@ class Manifest:
 
     @property
     def name(self) -> str:
-        """What people call it: its folder where it is that folder's labels, else its file."""
+        """Name for reports: the folder's name if the file is its labels.csv, else the file's name."""
         return self.root.resolve().name if self.origin.stem == "labels" else self.origin.name
 
     @property
@@ -69,7 +69,7 @@ class Manifest:
 
     @property
     def sealed(self) -> bool:
-        """Whether no row has a grade: a test set whose grades somebody else keeps."""
+        """Whether no row has a reference grade."""
         return bool(self.table["grade"].isna().all())
 
     @property
@@ -79,7 +79,7 @@ class Manifest:
         return str(names[0]) if len(names) == 1 and not pd.isna(names[0]) else ""
 
     def path(self, image: str) -> Path:
-        """The file of an image."""
+        """Path of an image's file."""
         return self.root / image
 
     def select(self, split: str) -> Manifest:
@@ -94,7 +94,7 @@ class Manifest:
         return replace(self, table=self.table[self.table["split"] == split].reset_index(drop=True))
 
     def content_digests(self) -> dict[str, str]:
-        """SHA-256 (hex) of each image file, by image; read once, also by the selections made of this manifest."""
+        """SHA-256 (hex) of each image file, by image; each file is read once for this manifest and its selections."""
         missing = [image for image in self.table["image"] if image not in self._contents]
         with ThreadPoolExecutor(min(8, (os.cpu_count() or 1) * 2)) as pool:
             self._contents.update(
@@ -114,11 +114,11 @@ class Manifest:
         return f"sha256:{state.hexdigest()}"
 
     def images_digest(self) -> str:
-        """`sha256:...` over the set of image contents: what looks are counted by, not by grades or patients."""
+        """`sha256:...` over the set of image contents, by which looks are counted, whatever the grades and patients."""
         return images_digest(self.content_digests().values())
 
     def leaks(self, split: str | None = None) -> list[str]:
-        """What splits share that they must not: one sentence each for patients and for byte-identical files.
+        """Leaks between splits: one sentence each for shared patients and for byte-identical files.
 
         split: only what this split shares with others. Empty when nothing is shared or nothing is split.
         """
@@ -139,7 +139,7 @@ class Manifest:
     def duplicates(self, *, contradicting: bool = False) -> list[str]:
         """One sentence for each set of byte-identical files in this manifest.
 
-        contradicting: only those that are given different grades or different patients, which cannot both be true.
+        contradicting: only those with different grades or different patients.
         """
         groups: dict[str, list[str]] = {}
         for image, digest in self.content_digests().items():
@@ -189,10 +189,10 @@ def images_digest(contents: Iterable[str]) -> str:
 def split_by_patient(
     manifest: Manifest, *, seed: int = 0, shares: tuple[float, float, float] = (0.7, 0.15, 0.15)
 ) -> Manifest:
-    """The manifest with a `split` column: patients dealt to train, val and test, stratified by their worst grade.
+    """The manifest with a `split` column: patients assigned to train, val and test, stratified by their worst grade.
 
     shares: fractions of patients for train, val, test; they sum to 1. Where patients are unknown, byte-identical images
-    count as one patient. The dealing depends on the seed and the patients' names alone, not on the order of rows.
+    count as one patient. The result depends on the seed and the patients' names only, not on the order of rows.
     """
     owner = manifest.table["patient"]
     if not manifest.patients_known:
@@ -244,15 +244,12 @@ def _from_folder(root: Path) -> Manifest:
         grade = parse_grade(folders[-1]) if folders else None
         if grade is None or len(folders) > 2 or (len(folders) == 2 and split is None):
             raise ManifestError(
-                f"{root / image} is not in a folder that names a grade (0-4 or a name such as Severe), directly below "
-                f"the root or below train, val or test; expected {_EXPECTED}."
+                f"{root / image} is not in a folder named after a grade (0-4 or a name such as Severe), directly in "
+                f"the root or in train, val or test; expected {_EXPECTED}."
             )
         rows.append({"image": image, "grade": str(grade), "split": split})
     table = pd.DataFrame(rows).dropna(axis="columns", how="all")
-    names = [_EYEPACS_NAME.fullmatch(PurePosixPath(image).stem) for image in table["image"]]
-    if all(names):  # EyePACS names contain patient and eye; a mixture of names is not reliable
-        table["patient"] = [name["patient"] for name in names if name]
-        table["eye"] = [name["eye"] for name in names if name]
+    _name_patients(table)
     return _checked(table, root, root, files=True)
 
 
@@ -267,18 +264,24 @@ def _from_table(path: Path, files: bool) -> Manifest:
             table["image"] = _resolve_names(table["image"], root, path)
     elif {"image", "level"} <= set(table.columns):
         table = table.rename(columns={"level": "grade"})
-        names = [_EYEPACS_NAME.fullmatch(PurePosixPath(str(image)).stem) for image in table["image"]]
-        for i, name in enumerate(names):
-            if name is None:
-                raise ManifestError(
-                    f"{row_name(path, i)}: image {table['image'].iloc[i]!r} is not an EyePACS name such as 10_left."
-                )
-        table["patient"] = [name["patient"] for name in names if name]
-        table["eye"] = [name["eye"] for name in names if name]
+        if (other := _name_patients(table)) is not None:
+            raise ManifestError(
+                f"{row_name(path, other)}: image {table['image'].iloc[other]!r} is not an EyePACS name such as 10_left."
+            )
         if files:
             table["image"] = _resolve_names(table["image"], root, path)
     Columns(table, path, ManifestError).require("image", expected=_EXPECTED)
     return _checked(table, root, path, files)
+
+
+def _name_patients(table: pd.DataFrame) -> int | None:
+    """Add patient and eye from EyePACS names if all images have one; the row of the first other name if not."""
+    names = [_EYEPACS_NAME.fullmatch(PurePosixPath(str(image)).stem) for image in table["image"]]
+    if None in names:
+        return names.index(None)
+    table["patient"] = [name["patient"] for name in names if name]
+    table["eye"] = [name["eye"] for name in names if name]
+    return None
 
 
 def _images(root: Path) -> Iterator[str]:
@@ -298,7 +301,7 @@ def _resolve_names(names: pd.Series[str], root: Path, origin: Path) -> list[str]
     for i, name in enumerate(names):
         candidates = by_stem.get(PurePosixPath(str(name)).stem, [])
         if len(candidates) != 1:
-            trouble = "two files have this name" if candidates else f"no such image below {root}"
+            trouble = "two files have this name" if candidates else f"no such image in {root}"
             listed = f" ({', '.join(candidates[:2])})" if candidates else ""
             raise ManifestError(f"{row_name(origin, i)}: image {name!r}: {trouble}{listed}.")
         paths.append(candidates[0])
@@ -323,8 +326,8 @@ def _checked(table: pd.DataFrame, root: Path, origin: Path, files: bool) -> Mani
         columns.refuse(
             lacking.to_numpy(),
             lambda row: (
-                f"{checked['image'].iloc[row]!r} has no grade; give 0-4, or set gradable to false, or leave all "
-                "grades out for a sealed test set"
+                f"{checked['image'].iloc[row]!r} has no grade; give 0-4, or set gradable to false, or leave out all "
+                "grades for a sealed test set"
             ),
         )
     return Manifest(root, checked.sort_values("image", ignore_index=True), origin)
@@ -339,18 +342,22 @@ def _image_column(columns: Columns, root: Path, files: bool) -> list[str]:
             raise ManifestError(f"{where}: the image is empty; expected a path relative to {root}.")
         image = str(given).strip().replace("\\", "/")
         if "://" in image:
-            raise ManifestError(f"{where}: {image!r} is an address; copy the images beside the manifest first.")
+            raise ManifestError(
+                f"{where}: {image!r} is a URL; copy the images to the manifest's folder and give relative paths."
+            )
         path = Path(image)
         if path.is_absolute():
             try:
                 path = path.relative_to(root.resolve())
             except ValueError:
-                raise ManifestError(f"{where}: {image!r} is outside {root}; give paths relative to it.") from None
+                raise ManifestError(f"{where}: {image!r} is outside {root}; give a path relative to it.") from None
         normal = os.path.normpath(path.as_posix()).replace(os.sep, "/")
         if normal.startswith(".."):
-            raise ManifestError(f"{where}: {image!r} is outside {root}; give paths relative to it.")
+            raise ManifestError(f"{where}: {image!r} is outside {root}; give a path relative to it.")
         if normal in seen:
-            raise ManifestError(f"{where}: image {normal!r} is in {columns.where(seen[normal])} already; keep one row.")
+            raise ManifestError(
+                f"{where}: image {normal!r} is already in {columns.where(seen[normal])}; keep one row per image."
+            )
         try:
             there = not files or (root / normal).is_file()
         except (OSError, ValueError):  # a name that no file can have

@@ -1,10 +1,9 @@
-"""Every metric of a set of predictions with its interval: what is measured, before anything is decided.
+"""Every metric of a set of predictions with its interval; nothing is decided here.
 
-    sample = Sample.of(predictions, spec)
-    Metrics(sample, spec, level=0.95, seed=1).estimate(parse_id("sensitivity:pdr"), "excluded")
+    sample = Sample.of(predictions, checklist)
+    Metrics(sample, checklist, level=0.95, seed=1).estimate(parse_id("sensitivity:pdr"), "excluded")
 
-Proportions and kappa follow from the sample's counts. Only what needs probabilities (ranking, calibration) looks at
-images again.
+Proportions and kappa are computed from the sample's counts, ranking and calibration from its probabilities.
 """
 
 from __future__ import annotations
@@ -28,10 +27,10 @@ from drgate.stats.combined import Combination
 from drgate.stats.confusion import NO_OUTPUT
 
 UNKNOWN: Final = cluster.UNKNOWN_DESIGN_EFFECT
-"""By how much two eyes entirely alike inflate a variance, where patients are not known."""
+"""Design effect where patients are unknown: that of two identical images per patient."""
 
 Values = Callable[[NDArray[np.int64]], tuple[NDArray[np.float64], NDArray[np.bool_]]]
-"""A metric of every table (..., 30), and where it is defined."""
+"""A metric of each table (..., 30), and where it is defined."""
 
 
 class Metrics:
@@ -58,11 +57,11 @@ class Metrics:
         return {one: self.estimate(one, one.default_policy) for one in names}
 
     def of_unit(self) -> dict[MetricId, Metric]:
-        """The metrics that are shown for a unit other than the one that is judged."""
+        """The metrics that are shown for the other units."""
         return {one: self.estimate(one, one.default_policy) for one in measured_in_slices()}
 
     def three_ways(self) -> dict[MetricId, dict[str, Metric]]:
-        """Metrics under each policy for images without output; empty where every image got an answer."""
+        """Metrics under each policy for images without output; empty where every image has output."""
         if not self.sample.whole().table[:, NO_OUTPUT].any():
             return {}
         found: dict[MetricId, dict[str, Metric]] = {}
@@ -92,7 +91,7 @@ class Metrics:
 
     def estimate(self, metric: MetricId, policy: NoOutputPolicy) -> Metric:
         """One metric with its interval; NotEstimable, with the reason, where the data do not define it."""
-        tally = self.sample.tally(metric.column, metric.value, metric.group)
+        tally = self.sample.tally(metric.column, metric.value, metric.target)
         if tally is None:
             return NotEstimable(f"no {self.sample.unit} of the test set has {metric.column} = {metric.value}.")
         match metric.about.by:
@@ -129,7 +128,7 @@ class Metrics:
     def replicates(self, tally: Tally) -> NDArray[np.int64]:
         """(B, 30) resampled tables: patients where they are known, else images, half as many where they are unknown.
 
-        Half as many images double every variance, which is what two eyes entirely alike would do.
+        Half as many images double every variance, as two identical images per patient would.
         """
         if tally not in self._replicates:
             fixed = self.checklist.bootstrap.class_totals == "fixed"
@@ -144,7 +143,7 @@ class Metrics:
         return self._replicates[tally]
 
     def _drawn(self, tally: Tally, values: Values) -> list[bootstrap.BootstrapInterval | None]:
-        """Bootstrap intervals of one or several metrics, as the checklist asks for them; None where there is none."""
+        """Bootstrap intervals of one or several metrics, by the checklist's method; None where there is none."""
         drawn, defined = _columns(values(self.replicates(tally)))
         if self.checklist.bootstrap.interval == "percentile":
             return [
@@ -190,7 +189,9 @@ class Metrics:
         combination: Combination = about.how()
         _, sizes = confusion.terms(ratios, tally.patterns)
         shared = int(tally.counts @ sizes.prod(axis=1))
-        if tally.patients == "unknown":  # as many pairs as there can be, so that naming the patients never hurts
+        if (
+            tally.patients == "unknown"
+        ):  # the largest possible number of pairs, so that knowing the patients never widens the interval
             shared = int(UNKNOWN * min(first.n, second.n))
         combined = combination.estimate(
             first, second, level=self.level, interval=self.checklist.evidence.interval, shared=shared
@@ -225,7 +226,7 @@ class Metrics:
 
         value, defined = values(tally.table)
         if not defined:
-            return NotEstimable("it is not defined on this table (one grade only, or no output at all).")
+            return NotEstimable("it is not defined on these images (only one grade, or no output).")
         shown = self._drawn(tally, values)[0]
         who = "patient" if tally.patients == "known" else "image"
         doubled = ", variance doubled for unknown patients" if tally.patients == "unknown" else ""
@@ -242,16 +243,16 @@ class Metrics:
         )
 
     def _balanced(self, metric: MetricId, policy: NoOutputPolicy, tally: Tally) -> Metric:
-        """Mean sensitivity of the grades present: accuracy at a mix in which each weighs the same.
+        """Mean sensitivity of the grades present: accuracy at equal shares of these grades.
 
-        So it has that mix's exact interval, which a grade with few images and no error widens; a bootstrap would not.
+        Its exact interval is wide if a grade has few images without an error; a bootstrap interval would not be.
         """
         (share,) = metric.about.parts
         counted = metric.but(metric=share).about.ratio(metric.target, policy)
         base = tally.table[:, :NO_OUTPUT] if policy == "excluded" else tally.table
         present = base.sum(axis=1) > 0
         if not present.any():
-            return NotEstimable("the model gave no output at all.")
+            return NotEstimable("the model gave no output for any image.")
         found = self._at_mix(counted, tally, policy, (present / present.sum()).tolist())
         if isinstance(found, NotEstimable):
             return found
@@ -269,7 +270,7 @@ class Metrics:
             return NotEstimable("the checklist states no deployment mix of grades.")
         if metric.group and self.sample.dme is not None:
             return NotEstimable(
-                "the deployment mix is of DR grades: it does not say how many eyes have macular oedema."
+                "the deployment mix is of DR grades only and does not give the share of eyes with macular oedema."
             )
         counted = metric.about.ratio(metric.target, policy)
         found = self._at_mix(counted, tally, policy, [mix[grade] for grade in GRADES])
@@ -282,7 +283,7 @@ class Metrics:
     def _at_mix(
         self, counted: confusion.Ratio, tally: Tally, policy: NoOutputPolicy, weights: list[float]
     ) -> Estimate | NotEstimable:
-        """A proportion as it would be at another mix of grades."""
+        """A proportion at another mix of grades."""
         found = standardized.estimate(
             counted,
             tally.patterns,
@@ -321,9 +322,7 @@ class Metrics:
         """A grade or group in the images with probabilities, of the whole sample or of a slice."""
         sample, answered = self.sample, self._answered(column, value)
         inside = grades_of(target) or ()
-        positive = np.isin(sample.reference[answered], inside)
-        if target in GROUPS and sample.dme is not None:
-            positive |= sample.dme[answered]
+        positive = np.isin(sample.graded(target)[answered], inside)
         scores = sample.probabilities[answered][:, list(inside)].sum(axis=1)
         patients = None if sample.patients is None else sample.patients[answered]
         if sample.independent:
@@ -332,24 +331,22 @@ class Metrics:
 
     @property
     def _doubled(self) -> str:
-        """What the method says where variances allow for unknown patients."""
-        unknown = self.sample.patients is None and not self.sample.independent
-        return ", variance doubled for unknown patients" if unknown else ""
+        """Addition to the name of a method that allows for unknown patients."""
+        return ", variance doubled for unknown patients" if self.sample.unknown else ""
 
     def _auc(self, metric: MetricId) -> Metric:
         """A grade or group against the rest."""
         answers = self._answers(metric.target, metric.column, metric.value)
         if not answers.positive.size:
-            return NotEstimable(f"there are no probabilities by {self.sample.unit} to rank by.")
+            return NotEstimable(f"there are no probabilities by {self.sample.unit}.")
         if self.sample.patients is not None:
             assert answers.patients is not None
             result = ranking.auc_clustered(answers.scores, answers.positive, answers.patients, level=self.level)
         else:
-            unknown = bool(self._doubled)
-            result = ranking.auc_delong(answers.scores, answers.positive, level=self.level, unknown=unknown)
+            result = ranking.auc_delong(answers.scores, answers.positive, level=self.level, unknown=self.sample.unknown)
         if result is None:
             return NotEstimable(
-                f"it takes {self.sample.unit}s with {NAMES[metric.target]} and {self.sample.unit}s without."
+                f"it needs {self.sample.unit}s with {NAMES[metric.target]} and {self.sample.unit}s without."
             )
         return Estimate(
             kind="index",
@@ -424,8 +421,8 @@ class Metrics:
 class _Answers:
     """A grade or group in the images that have probabilities.
 
-    scores: the summed probability as the table has it; positive: whether it is so; patients: codes, every image its own
-    where that is declared, None where patients are unknown.
+    scores: its summed probability. positive: whether the reference has it. patients: codes, one per image where that is
+    declared; None where patients are unknown.
     """
 
     scores: NDArray[np.float64]
@@ -434,19 +431,19 @@ class _Answers:
 
     @property
     def probabilities(self) -> NDArray[np.float64]:
-        """The scores within [0, 1], which the rounding of a table's digits may leave."""
+        """The scores, limited to [0, 1]: rounded digits may sum to more."""
         return np.clip(self.scores, 0.0, 1.0)
 
 
 def _beside(shown: bootstrap.BootstrapInterval | None) -> dict[str, Any]:
-    """The bootstrap interval that stands beside the one that decides."""
+    """The bootstrap interval that is shown with the one that decides."""
     return {} if shown is None else {"bootstrap": (shown.low, shown.high), "bootstrap_undefined": shown.undefined}
 
 
 def _columns(
     found: tuple[NDArray[np.float64], NDArray[np.bool_]],
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Values of one metric as a column; those of several are columns already."""
+    """Values of one metric as a column; those of several metrics unchanged."""
     values, defined = found
     return values.reshape(len(values), -1), defined.reshape(len(values), -1)
 
@@ -467,4 +464,4 @@ def _absent(metric: MetricId, table: NDArray[np.int64], unit: str) -> str:
 SHARES: Final[tuple[tuple[MetricId, NoOutputPolicy], ...]] = tuple(
     (one, one.default_policy) for one in measured() if one.about.is_share
 )
-"""The proportions of a tally, each with the policy that it has where a criterion does not say."""
+"""The proportions of a tally, each with its default policy."""

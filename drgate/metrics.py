@@ -1,10 +1,10 @@
-"""The catalogue of metrics: everything that the product knows about each, once.
+"""The catalogue of metrics: the one definition of each.
 
     METRICS["sensitivity"].title                 # "Sensitivity"
     parse_id("sensitivity:pdr@camera=A").label   # "Sensitivity, PDR (camera A)"
 
 To add a metric, write its function in `drgate.stats`, one entry of `METRICS` and a test. Measuring, deciding, planning
-and the reports follow from the entry. Nothing heavy is loaded here: a module of `drgate.stats` loads at its first use.
+and the reports follow from the entry. Modules of `drgate.stats` are loaded at their first use.
 """
 
 from __future__ import annotations
@@ -39,28 +39,28 @@ _WITHOUT_LIMIT: Final = (-math.inf, math.inf)
 class Definition:
     """One metric.
 
-    title: for people; titles: of a target that has a title of its own.
-    targets: the grades and groups that it is measured for, "" where it can stand alone.
+    title: for reports. titles: of targets that have their own.
+    targets: the grades and groups that it is measured for; "" for all grades together.
     kind: "proportion" (of images, in [0, 1]), "index" (a plain number), "range" (of accuracies), "amount" (USD).
     better: "higher", "lower", or "between" where the best value lies inside.
-    values: least and greatest value. limits: least and greatest threshold. perfect: the best value, where better is
+    values: lowest and highest value. limits: lowest and highest threshold. perfect: the best value, where better is
         "between".
-    by, how: what it is counted from, and the function that counts it:
+    by, how: what it is computed from, and the function that does so:
         "share": cells of the table; how(grades, policy) gives the `confusion.Ratio`
         "rates": two shares, `parts`; how() gives the `combined.Combination`
         "agreement": the table; how(tables) gives values and where they are defined; its bootstrap decides
-        "equal_grades": the share `parts`, at a mix of grades in which each weighs the same
+        "equal_grades": the share in `parts`, at equal shares of all grades
         "ranking": the probabilities; the area under the curve
         "score", "calibration": the probabilities; how(given, outcome, patients, level=...)
         "expected_error": the probabilities; how(given, outcome, seed=...); it has no interval
         "run": the training run or another model: no slices, no deployment mix, not the images alone
-    counted: whose images are the denominator of a share, by the reference grade ("with", "without" the target) or by
-        the model's answer ("predicted", "predicted_other"); "all" where there is no grade.
+    counted: the denominator of a share, by reference grade ("with" or "without" the target) or by predicted grade
+        ("predicted", "predicted_other"); "all" where there is no grade.
     policies: whether it depends on how images without output count.
     at_deployment: targets whose value depends on the mix of grades and is given at the deployment mix too.
     in_slices: targets that are measured in every slice and by every unit.
     compared: whether `compare` gives its difference between two models.
-    complement: the metric that it is 1 minus of. not_asked: why no criterion can rest on it; empty where one can.
+    complement: the metric that is 1 minus this one. not_asked: why no criterion can use it; empty where one can.
     """
 
     name: str
@@ -85,7 +85,7 @@ class Definition:
 
     @property
     def is_share(self) -> bool:
-        """Whether it is a share of units: with a binomial bound, and one that can be planned for."""
+        """Whether it is a share of units, which has a binomial bound and can be planned for."""
         return self.by == "share"
 
     @property
@@ -95,17 +95,17 @@ class Definition:
 
     @property
     def from_probabilities(self) -> bool:
-        """Whether it takes probabilities, which an image without output does not have."""
+        """Whether it needs probabilities, which an image without output does not have."""
         return self.by in ("ranking", "score", "calibration", "expected_error")
 
     @property
     def cut_offs_decide(self) -> bool:
-        """Whether it is a share that cut-offs decide, over a denominator that they do not: what tuning can promise."""
+        """Whether it is a share whose numerator depends on cut-offs and whose denominator does not, as tuning needs."""
         return self.is_share and self.policies and not self.depends_on_answers
 
     @property
     def depends_on_answers(self) -> bool:
-        """Whether the model decides who is in the denominator, so that nobody knows beforehand how many."""
+        """Whether the denominator depends on the predictions, so that its size is not known in advance."""
         return self.counted in ("predicted", "predicted_other")
 
     def ratio(self, target: str, policy: NoOutputPolicy) -> stats.confusion.Ratio:
@@ -127,10 +127,10 @@ class Definition:
 
 
 class MetricId(str):
-    """The id of a metric, which is its own text in JSON and in messages, with its parts.
+    """The id of a metric, with its parts; it is plain text in JSON and in messages.
 
     metric: such as `sensitivity`. target: grade or group, "" where there is none.
-    column, value: the slice, both "" where there is none. deployed: at the deployment mix of grades.
+    column, value: the slice; both "" where there is none. deployed: at the deployment mix of grades.
 
     >>> parse_id("sensitivity:pdr@camera=A=1").value
     'A=1'
@@ -164,13 +164,13 @@ class MetricId(str):
         return handler.generate_schema(Annotated[str, AfterValidator(read_id), PlainSerializer(str, return_type=str)])
 
     def but(self, **parts: Any) -> MetricId:
-        """The same with other parts."""
+        """The same id with other parts."""
         own = dict(zip(("metric", "target", "column", "value", "deployed"), self.__getnewargs__(), strict=True))
         return MetricId(**(own | parts))
 
     @property
     def whole(self) -> MetricId:
-        """The same on the whole test set, at its own mix of grades."""
+        """The same metric on the whole test set, at its own mix of grades."""
         return MetricId(self.metric, self.target)
 
     @property
@@ -186,16 +186,16 @@ class MetricId(str):
 
     @property
     def default_policy(self) -> NoOutputPolicy:
-        """How images without output count where a criterion does not say.
+        """How images without output count by default.
 
-        A group is a decision to refer, and an eye without output is referred. An exact grade is judged over images with
-        output, and `no_output` has a criterion of its own.
+        A group is a decision to refer, and an eye without output is referred. A single grade is judged on images with
+        output only; the metric `no_output` covers the others.
         """
         return "as_referred" if len(grades_of(self.target) or ()) > 1 and self.about.policies else "excluded"
 
     @property
     def label(self) -> str:
-        """For people: "Sensitivity, PDR (camera A)"."""
+        """For reports: "Sensitivity, PDR (camera A)"."""
         about = self.about
         words = about.titles.get(self.target)
         if words is None:
@@ -208,8 +208,8 @@ class MetricId(str):
 def parse_id(text: str) -> MetricId:
     """The parts of `metric[:target]`, `metric[:target]@column=value` or `metric[:target]^deployment`.
 
-    The value is all after the first "=" that follows the first "@", so it may hold any text. Whether there is such a
-    metric is not asked here.
+    The value is everything after the first "=" after the first "@", so it may contain any text. Whether the metric
+    exists is not checked here.
 
     Raises ChecklistError where a part is missing or the mark ^ is followed by anything but `deployment`.
     """
@@ -221,14 +221,14 @@ def parse_id(text: str) -> MetricId:
         raise ChecklistError(f"{text!r}: a slice is written @column=value, such as @camera=A.")
     head, mark, mix = head.partition("^")
     if mark and at:
-        raise ChecklistError(f"{text!r}: a slice has no deployment mix of its own; give one of the two.")
+        raise ChecklistError(f"{text!r}: a slice has no deployment mix; leave out @... or ^deployment.")
     if mark and mix != "deployment":
-        raise ChecklistError(f"{text!r}: the only mark after ^ is deployment.")
+        raise ChecklistError(f"{text!r}: only deployment may follow ^.")
     metric, colon, target = head.partition(":")
     if not metric:
-        raise ChecklistError(f"{text!r} names no metric.")
+        raise ChecklistError(f"{text!r} has no metric; expected metric[:target], such as sensitivity:pdr.")
     if colon and not target:
-        raise ChecklistError(f"{text!r}: a grade is missing after the colon.")
+        raise ChecklistError(f"{text!r}: a grade or group must follow the colon, such as sensitivity:pdr.")
     return MetricId(metric, target, column, value, bool(mark))
 
 
@@ -447,8 +447,8 @@ METRICS: Final[dict[str, Definition]] = {
             by="expected_error",
             how=lambda *given, seed: stats.calibration.calibration_error(*given, seed=seed),
             policies=False,
-            not_asked="no criterion rests on the expected calibration error, since a perfect model shows 0.049 with "
-            "200 images; use calibration_slope, calibration_intercept or brier",
+            not_asked="the expected calibration error cannot be a criterion, because even a perfect model has 0.049 "
+            "with 200 images; use calibration_slope, calibration_intercept or brier",
         ),
         Definition(
             name="stability", title="Stable convergence (range)", kind="range", better="lower", by="run", policies=False
@@ -481,4 +481,4 @@ KEY_METRICS: Final = tuple(
         ),
     )
 )
-"""What a report shows first of a comparison that has all metrics."""
+"""The metrics that a report of a comparison shows first."""

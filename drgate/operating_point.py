@@ -1,12 +1,12 @@
-"""The operating point: cut-offs that turn probabilities into a grade, locked together with what they were tuned on.
+"""The operating point: cut-offs that turn probabilities into a grade, with a record of the tuning set.
 
     point = load_operating_point(Path("operating-point.json"))
-    point.refuse_overlap(test)                # no image and no patient may serve both tuning and test
+    point.refuse_overlap(test)                # tuning and test must not share images or patients
     test.at(point)                            # the same predictions, graded by the cut-offs
 
-The file names the tuning images and holds a keyed hash of each patient. The key is made of the tuning table's digest,
-which stands in the file: a hash hides a patient from a reader, not from somebody who can run through a list of all
-patients (about half a millisecond a guess).
+The file names the tuning images and contains a keyed hash of each patient. The key is derived from the tuning table's
+digest, which is in the file. So a hash hides a patient from a reader, but not from someone who can try a list of all
+patients (about half a millisecond per try).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drgate.errors import UsageError
-from drgate.files import canonical_json, read_json, refuse_existing, write_atomically
+from drgate.files import canonical_json, digest_of, read_json, refuse_existing, write_atomically
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,7 +35,7 @@ _KEYS: Final = {"format", "cut_offs", "spec", "tuning", "promise", "digest"}
 
 
 class Scored(Protocol):
-    """What is read of a table of predictions here, which lies above this module."""
+    """The parts of a table of predictions that are used here; `drgate.predictions` imports this module."""
 
     @property
     def table(self) -> pd.DataFrame: ...
@@ -62,22 +62,22 @@ class OperatingPoint:
     patients: tuple[str, ...] = field(repr=False)
     """Keyed hash (hex) of each tuning patient, sorted; empty where patients are unknown."""
     promise: Mapping[str, Any] = field(repr=False)
-    """What tuning found: the chance to pass on the planned test set, and each criterion's counts, bound and chance."""
+    """Result of tuning: the chance to pass on the planned test set, and each criterion's counts, bound and chance."""
 
     @property
     def patients_known(self) -> bool:
-        """Whether an overlap of patients can be seen at all."""
+        """Whether an overlap of patients can be checked."""
         return bool(self.patients)
 
     @property
     def digest(self) -> str:
         """`sha256:...` over everything else in the file."""
-        return _digest(self._plain())
+        return digest_of(self._plain())
 
     def content(self) -> dict[str, Any]:
         """The file as plain values; `parse_operating_point` of it gives the same operating point."""
         plain = self._plain()
-        return plain | {"digest": _digest(plain)}
+        return plain | {"digest": digest_of(plain)}
 
     def apply(self, probabilities: NDArray[np.float64]) -> NDArray[np.int64]:
         """Grades 0-4 (n,) of probabilities (n, 5); -1 where a row is NaN (no output)."""
@@ -88,8 +88,8 @@ class OperatingPoint:
     def refuse_overlap(self, predictions: Scored) -> None:
         """Raise UsageError where an image or a patient of the tuning table is among `predictions`.
 
-        Images are compared by SHA-256 where both sides have it, else by name. Where either side names no patient
-        (`patients_known`), a shared one cannot be seen.
+        Images are compared by SHA-256 where both sides have it, else by name. Where either side has no patients
+        (`patients_known`), an overlap of patients cannot be checked.
         """
         table = predictions.table
         contents = {sha256 for _, sha256 in self.images if sha256}
@@ -100,7 +100,7 @@ class OperatingPoint:
             if sha256 in contents or (name in known and not (sha256 and known[name])):
                 raise UsageError(
                     f"{predictions.origin}: image {name!r} is among the images that the operating point was tuned on; "
-                    "test on images that it has not seen."
+                    "use other test images."
                 )
         if self.patients and predictions.patients_known:
             tuned = set(self.patients)
@@ -153,7 +153,7 @@ def cumulative(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def write_operating_point(point: OperatingPoint, path: Path) -> None:
     """Write the locked file; raises UsageError where `path` exists."""
-    refuse_existing(path, "an operating point is not overwritten; choose another name with --out")
+    refuse_existing(path, "an operating point is never overwritten; choose another name with --out")
     write_atomically(path, canonical_json(point.content()) + b"\n")
 
 
@@ -166,7 +166,7 @@ def parse_operating_point(plain: object, origin: str) -> OperatingPoint:
     """The inverse of `content`; raises UsageError, naming `origin`, for anything that `content` did not return."""
     if not isinstance(plain, Mapping) or plain.get("format") != FORMAT or set(plain) != _KEYS:
         raise UsageError(f"{origin} is not {_WHAT}; expected the keys {', '.join(sorted(_KEYS))} and {FORMAT!r}.")
-    if plain["digest"] != _digest({key: value for key, value in plain.items() if key != "digest"}):
+    if plain["digest"] != digest_of({key: value for key, value in plain.items() if key != "digest"}):
         raise UsageError(f"{origin} was changed after it was written: its digest does not match; tune again.")
     try:
         tuning = plain["tuning"]
@@ -180,21 +180,17 @@ def parse_operating_point(plain: object, origin: str) -> OperatingPoint:
             dict(plain["promise"]),
         )
         sound = all(type(cut) in (int, float) and math.isfinite(cut) and 0 < cut <= 1 for cut in point.cut_offs)
-        # The law of `content`; also refuses keys that nobody reads.
+        # The inverse of `content`; also refuses unknown keys.
         sound = sound and point.content() == dict(plain)
         if not point.images:
             raise UsageError(
-                f"{origin} names no image that it was tuned on, so that no overlap could be seen; tune again."
+                f"{origin} does not list its tuning images, so overlap with the test set cannot be checked; tune again."
             )
     except (KeyError, TypeError, ValueError, AttributeError) as problem:
         raise UsageError(f"{origin} is not {_WHAT} ({problem!r}).") from problem
     if not sound:
         raise UsageError(f"{origin} is not {_WHAT}: its cut-offs are not four numbers above 0 and at most 1.")
     return point
-
-
-def _digest(plain: Mapping[str, Any]) -> str:
-    return f"sha256:{hashlib.sha256(canonical_json(plain)).hexdigest()}"
 
 
 def _patient_hashes(names: list[str], key: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Page one: what must be read with the verdict."""
+"""Page one: the notes that must be read with the verdict."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from drgate.stats.confusion import NO_OUTPUT
 
 
 def flagged_images(predictions: Predictions) -> tuple[Flagged, ...]:
-    """Images whose severe NPDR or PDR was predicted below referable: the error that costs sight."""
+    """Images with severe NPDR or PDR that were predicted below referable, the error that can cost sight."""
     table = predictions.table
     missed = (table["gradable"] & (table["grade"] >= 3) & (table["predicted"] <= 1)).fillna(False)
     return tuple(
@@ -28,57 +28,56 @@ def page_one(
     flagged: tuple[Flagged, ...],
     results: list[CriterionResult],
 ) -> tuple[str, ...]:
-    """What must be read with the verdict."""
+    """The notes, in the order in which they are shown."""
     lines = []
     table = sample.whole().table
     if checklist.purpose == "pipeline":
-        lines.append("This checklist is for trying a pipeline. It certifies nothing, whatever its verdict.")
+        lines.append("This checklist only tests a pipeline. Its verdict certifies nothing.")
     if checklist.evidence.decide_on == "point":
-        lines.append("Decided on point estimates: observed on these images, not shown for future patients.")
+        lines.append("Decided on point estimates. They describe these images and show nothing for future patients.")
     if sample.patients is None:
         lines.append(
-            "No patient is named; the checklist declares one image a patient."
+            "No patients are given. The checklist declares one image per patient."
             if sample.independent
-            else "No patient is named: every bound allows for two images a patient (design effect 2)."
+            else "No patients are given, so every bound allows for two images per patient (design effect 2)."
         )
     if flagged:
         lines.append(f"{_count(len(flagged), 'image')} with severe NPDR or PDR predicted below referable.")
     if confused := int(table[3, 4]):
         lines.append(
-            f"{confused} severe NPDR predicted as PDR count as misses of severe NPDR. Clinically this is harmless: "
-            "both are referred at once."
+            f"{_count(confused, sample.unit)} with severe NPDR predicted as PDR count as errors for severe NPDR."
         )
     if unanswered := int(table[:, NO_OUTPUT].sum()):
-        lines.append(f"{unanswered} of {_count(len(sample), sample.unit)} got no output from the model.")
+        lines.append(f"{unanswered} of {_count(len(sample), sample.unit)} have no output from the model.")
     if sample.ungradable:
-        lines.append(f"{sample.ungradable} images have no reference grade (not gradable) and are in no count.")
+        lines.append(f"{_count(sample.ungradable, 'image')} marked as not gradable, excluded from all counts.")
     small = [r.id for r in results if r.id.column and r.status == "NOT_ASSESSED"]
     if small:
-        lines.append(f"Too few cases, or none, to judge {', '.join(small)}.")
+        lines.append(f"Too few cases to judge {', '.join(small)}.")
     for column, codes in sample.slices.items():
         if outside := int((codes < 0).sum()):
             lines.append(f"{_count(outside, sample.unit)} in no slice by {column}.")
-    if any(" in all, " in result.reason for result in results):
-        lines.append("Adding patients and testing again is another look at this test set.")
+    if any(" more than now." in result.reason for result in results):
+        lines.append("Testing again with added patients counts as another look at this test set.")
     lines += _regraded(look)
     if training.foreign:
         lines.append(
-            f"The training history is from {training.foreign}; whether it is of these weights was not checked."
+            f"The training history is from {training.foreign}. Nothing shows that it belongs to these weights."
         )
     if data.grades:
-        lines.append(f"Reference grades were joined from {data.grades.name} (SHA-256 {data.grades.sha256[:16]}...).")
+        lines.append(f"Reference grades were added from {data.grades.name} (SHA-256 {data.grades.sha256[:16]}...).")
     lines += [*data.warnings, data.leakage]
     lines.append(
-        "Referable and vision-threatening are by DR grade alone; diabetic macular oedema is not considered."
+        "Referable and vision-threatening are defined by DR grade alone. Diabetic macular oedema is not considered."
         if sample.dme is None
         else f"Referable and vision-threatening include diabetic macular oedema ({int(sample.dme.sum())} of "
-        f"{_count(len(sample), sample.unit)}), which the model is only credited for by the DR grade that it gives; "
-        "severe NPDR or PDR predicted below referable is by DR grade alone."
+        f"{_count(len(sample), sample.unit)}). The model detects it only if it predicts such a DR grade. Severe NPDR "
+        "or PDR predicted below referable is counted by DR grade alone."
     )
     if checklist.deployment is None:
         lines.append(
-            "Accuracy, specificity, group sensitivity and predictive values hold at this test set's mix of grades "
-            "only; the checklist states no deployment mix."
+            "Accuracy, specificity, group sensitivity and predictive values depend on the mix of grades in this test "
+            "set. The checklist states no deployment mix."
         )
     for title, part in (
         ("Intended use", "intended_use"),
@@ -92,16 +91,16 @@ def page_one(
 
 
 def _regraded(look: Look) -> list[str]:
-    """What the chain of looks says of other looks at these images, and of grades changed after a model was seen."""
+    """Looks at other test sets that share images, and reference grades that changed since an earlier look."""
     lines = []
     for other in look.overlapping:
         lines.append(
             f"Test set {other.name} shares {_count(other.images, 'image')} and {_count(other.patients, 'patient')} "
-            "with this one; its looks count here."
+            "with this one. Its looks count here."
         )
     if look.regraded_count:
         favours = "; ".join(
-            f"{one.favouring} of {one.changed} take an error from the model of look {one.look}"
+            f"{one.favouring} of {one.changed} changes remove an error of the model of look {one.look}"
             f"{' (this model)' if one.same_model else ''}"
             for one in look.favouring
         )

@@ -1,18 +1,17 @@
-"""How many patients of each grade a checklist takes, and what it cannot pass however good the model.
+"""How many patients of each grade a checklist needs, and criteria that no model can pass on a given test set.
 
     result = plan(load_checklist("medical-grade"), prevalence=parse_prevalence("no_dr=0.7,..."))
     result.lines[1].needed                      # Needed(patients=152, images=228, power=0.81, method='simulated')
-    plan(spec, data=load_planned("labels.csv")).never     # ids of the lines that this test set cannot show
+    plan(checklist, data=load_planned("labels.csv")).never      # ids of the criteria that no model passes there
 
-Everything is counted in patients: `planning.two_images` of them bring two images to a line's denominator, the others
-one, and the errors of one patient's images correlate by `planning.correlation`. A true value that the checklist does
-not state is not invented.
+Everything is counted in patients: the share `planning.two_images` of them have two images in a criterion's
+denominator, the others one, and the errors of one patient's images have the correlation `planning.correlation`. There
+is no default for a true value that the checklist does not state.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.optimize import LinearConstraint, milp
 
-from drgate.checklist import Checklist, Criterion, parse_checklist
+from drgate.checklist import Checklist, Criterion, ended, grade_mix, not_a_fraction, parse_checklist
 from drgate.errors import ANSWERS, ExitCode, ManifestError, UsageError
 from drgate.files import read_table
 from drgate.manifest import load_manifest
@@ -35,18 +34,18 @@ from drgate.scale import GRADES
 from drgate.stats import cluster, power
 
 ASSURANCE: Final = 0.9
-"""Probability with which the patients to screen bring the cases that are needed."""
+"""Probability that the patients to screen include the cases that are needed."""
 
 CURVE: Final = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 1.75, 2.0)
-"""Where the power is drawn, in units of the patients needed."""
+"""Where the power curve is drawn, as multiples of the patients needed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Here:
-    """One line on a given test set.
+    """One criterion on a given test set.
 
-    patients, images: in the line's denominator; patients is None where they are not known.
-    bound: the deciding bound of a model without a miss, as the line's own quantity; None without an image.
+    patients, images: in its denominator; patients is None where they are not known.
+    bound: the deciding bound of a model without errors; None without an image.
     can_pass: whether that model passes. why: why not; empty where it does.
     power: chance of passing at the expected true value, None without one; method: "exact" or "simulated"; se: its Monte
     Carlo standard error.
@@ -64,13 +63,13 @@ class Here:
 
 @dataclass(frozen=True, slots=True)
 class LinePlan:
-    """What one criterion on a proportion takes.
+    """What one criterion on a proportion needs.
 
     threshold, comparator: as the checklist has them. expected: the stated true value, None where there is none.
-    without_miss: fewest patients with which a model without a miss passes; None where no number is enough.
-    needed: patients from which the power stays at the wanted one; None with the reason in `why`. Both with as many
-        images a patient as in the given test set, where it has a case, else as planned.
-    grades: whose patients count, by worst eye; empty where the model decides who counts.
+    without_miss: fewest patients with which a model without errors passes; None where no number is enough.
+    needed: patients from which the power is at least the planned one; None with the reason in `why`. Both with as many
+        images per patient as in the given test set, where it has a case, else as planned.
+    grades: whose patients count, by worst eye; empty where that depends on the predictions.
     curve: (patients, power), at the multiples `CURVE` of what is needed.
     """
 
@@ -89,13 +88,13 @@ class LinePlan:
 
 @dataclass(frozen=True, slots=True)
 class Collection:
-    """The smallest test set on which the required lines have their numbers, and what it takes to collect it.
+    """The smallest test set with enough patients for every required criterion, and how many patients to screen for it.
 
-    by_grade: patients to keep, by the grade of the worse eye. without_expectation: lines that count with the fewest
-    patients that could pass, since no true value is stated for them.
+    by_grade: patients to keep, by the grade of the worse eye. without_expectation: criteria without a stated
+    true value, which count with the fewest patients that could pass.
     prevalence: share of patients by worst eye; empty where it is not stated, and then the rest is absent.
-    screened_expected, screened: patients to screen, on average and with the probability `ASSURANCE`, for the line that
-    takes most, `bottleneck`; both None where a grade that is needed has no patients.
+    screened_expected, screened: patients to screen, on average and with the probability `ASSURANCE`, for the grade that
+    needs most, `bottleneck`; both None where a grade that is needed has no patients.
     """
 
     by_grade: Mapping[str, int]
@@ -115,10 +114,11 @@ class Collection:
 class Plan:
     """Cases, power and feasibility of a checklist.
 
-    power: wanted for each line. joint_power: of all required lines with an expected value on the smallest test set,
-    their powers multiplied as if they were independent; joint_here the same on the given test set.
-    power_each: to plan each line with for the wanted power together, rounded up; None where that is had anyway.
-    not_planned: criteria that are no proportion of images, with the reason.
+    power: planned for each criterion. joint_power: of all required criteria with an expected value on the smallest test
+    set, their powers multiplied as if they were independent; joint_here the same on the given test set.
+    power_each: the power for each criterion that gives the planned power for all together, rounded up; None where the
+    joint power is high enough.
+    not_planned: criteria that are not a proportion of images, with the reason.
     data: origin, split, rows (of the split, and in all), unit, units, patients and counts by grade of the given test
         set; empty without one.
     """
@@ -142,12 +142,12 @@ class Plan:
 
     @property
     def never(self) -> tuple[str, ...]:
-        """Lines, required or not, that no model passes on the given test set."""
+        """Criteria, required or not, that no model passes on the given test set."""
         return tuple(line.id for line in self.lines if line.here is not None and not line.here.can_pass)
 
     @property
     def exit_code(self) -> int:
-        """1 where a required line can never pass on the given test set, else 0."""
+        """1 where no model can pass a required criterion on the given test set, else 0."""
         return (
             ANSWERS["never"] if any(line.required and line.id in self.never for line in self.lines) else ExitCode.PASSED
         )
@@ -168,7 +168,7 @@ def plan(
 
     prevalence: share of patients by the grade of their worse eye (`parse_prevalence`); default: the checklist's
         deployment mix.
-    data: a test set with reference grades (`load_planned`); a model's answers in it are not looked at.
+    data: a test set with reference grades (`load_planned`); predictions in it are ignored.
     """
     prevalence = prevalence or checklist.deployment or {}
     level = 1 - (1 - checklist.evidence.level) / checklist.looks
@@ -217,47 +217,44 @@ def plan(
 
 
 class _Planner:
-    """The lines of one checklist, on one test set or none."""
+    """Plans the criteria of one checklist, with or without a given test set."""
 
     def __init__(self, checklist: Checklist, level: float, sample: Sample | None) -> None:
         self.checklist, self.level, self.sample = checklist, level, sample
-        self.images: dict[str, tuple[list[int], list[int]]] = {}
-        self.unknown = sample is not None and sample.patients is None and not sample.independent
+        self.planned: dict[str, tuple[Criterion, list[int], list[int]]] = {}
+        self.unknown = sample is not None and sample.unknown
         self.point = checklist.evidence.decide_on == "point"
 
     def line(self, criterion: Criterion) -> LinePlan:
-        """What one criterion takes."""
+        """What one criterion needs."""
         expected = self.checklist.expected(criterion.id)
-        limit, true = (
-            _upward(criterion, criterion.threshold),
-            None if expected is None else _upward(criterion, expected),
-        )
+        limit = criterion.as_high(criterion.threshold)
         without = needed = None
         why = ""
         if not 0 < limit < 1:
-            why = "no bound reaches this threshold, whatever the number"
+            why = "no number of patients is enough for this threshold"
         else:
             sizes, counts = self._images(criterion)
             without = 1 if self.point else self._without_miss(limit, sizes, counts)
-            if true is None:
+            if expected is None:
                 why = "no expected true value stated"
-            elif true <= limit:
+            elif criterion.as_high(expected) <= limit:
                 why = "the expected true value does not exceed the threshold"
             else:
                 needed = power.patients_to_show(
                     limit,
-                    true=true,
+                    true=criterion.as_high(expected),
                     target=self.checklist.planning.power,
                     level=self.level,
                     interval=self.checklist.evidence.interval,
                     sizes=sizes,
                     counts=counts,
                     icc=self.checklist.planning.correlation,
-                    strict=_strict(criterion),
+                    strict=criterion.strict,
                     point=self.point,
                     unknown=self.unknown,
                 )
-                why = "" if needed else "no realistic number: the expected true value is too near to the threshold"
+                why = "" if needed else "no realistic number: the expected true value is too close to the threshold"
         found = LinePlan(
             criterion.id,
             criterion.required,
@@ -270,29 +267,29 @@ class _Planner:
             _grades(criterion),
             here=self.here(criterion, expected),
         )
-        self.images[criterion.id] = self._images(criterion)
+        self.planned[criterion.id] = (criterion, *self._images(criterion))
         if needed is None:
             return found
         at = sorted({max(1, round(part * needed.patients)) for part in CURVE})
         return dataclasses.replace(found, curve=tuple((n, self.power_with(found, n)) for n in at))
 
     def power_with(self, line: LinePlan, patients: int) -> float:
-        """Power of a planned line with so many patients, bringing images as they did; 0 with none."""
+        """Power of a planned criterion with so many patients, with images per patient as planned; 0 with none."""
         if patients == 0 or line.expected is None:
             return 0.0
         if line.needed is not None and patients == line.needed.patients:
             return line.needed.power
-        sizes, counts = self.images[line.id]
+        criterion, sizes, counts = self.planned[line.id]
         # Whole patients in these proportions, those with most images first.
         upto = np.rint(np.cumsum(counts[::-1]) * (patients / sum(counts))).astype(int)
         dealt = np.diff(upto, prepend=0)[::-1].tolist()
-        return self._passing(line, line.expected, sizes, dealt, unknown=self.unknown).probability
+        return self._passing(criterion, line.expected, sizes, dealt).probability
 
     def _images(self, criterion: Criterion) -> tuple[list[int], list[int]]:
-        """Images that a patient brings to a line's denominator, and how many patients (or what share) bring so many.
+        """Numbers of images per patient in the denominator, and how many patients (or what share) have each.
 
-        Of the given test set, as an evaluation of it counts them; as planned without one, where it has no case, and
-        where the model decides who counts.
+        Of the given test set; as planned without one, where it has no case, and where the denominator depends on the
+        predictions.
         """
         found = None if criterion.id.about.depends_on_answers else self._counted(criterion)
         if found is not None:
@@ -301,17 +298,17 @@ class _Planner:
         return [1, 2], [round(1000 * (1 - two)), round(1000 * two)]
 
     def _counted(self, criterion: Criterion) -> tuple[list[int], list[int]] | None:
-        """Images that a patient of the given test set brings, and how many patients bring so many; None without any."""
+        """The same of the given test set; None without any."""
         metric = criterion.id
-        tally = None if self.sample is None else self.sample.tally(metric.column, metric.value, metric.group)
+        tally = None if self.sample is None else self.sample.tally(metric.column, metric.value, metric.target)
         if tally is None:
             return None
-        # Who is in the denominator; no image lacks an answer here, so the policy for those does not matter.
+        # Every image has output here, so the policy for images without does not matter.
         sizes, counts = tally.sizes(metric.about.ratio(metric.target, metric.default_policy))
         return (sizes, counts) if sizes else None
 
     def _without_miss(self, limit: float, sizes: list[int], counts: list[int]) -> int | None:
-        """Fewest patients with which a model without a miss shows the limit."""
+        """Fewest patients with which a model without errors passes."""
         interval = self.checklist.evidence.interval
         found = power.smallest_without_miss(limit, level=self.level, interval=interval, images=sizes, counts=counts)
         while found is not None and self.unknown:
@@ -322,7 +319,7 @@ class _Planner:
         return found
 
     def here(self, criterion: Criterion, expected: float | None) -> Here | None:
-        """The line on the given test set; None without one."""
+        """The criterion on the given test set; None without one."""
         if self.sample is None:
             return None
         found = self._counted(criterion)
@@ -337,39 +334,31 @@ class _Planner:
             each = np.array(sizes)
             best = cluster.effective_sample(each, each, level=self.level, counts=np.array(counts))
         low = cluster.bounds(best, level=self.level, interval=self.checklist.evidence.interval).low
-        bound, limit = _upward(criterion, low), _upward(criterion, criterion.threshold)
+        bound, limit = criterion.as_high(low), criterion.as_high(criterion.threshold)
         cases = f"{n} case{'' if n == 1 else 's'}"
         if n < (fewest := self.checklist.fewest_positives(criterion)):
-            return Here(who, n, bound, False, f"{cases}, and the checklist asks for {fewest}")
+            return Here(who, n, bound, False, f"{cases}, and the checklist requires {fewest}")
         if not self.point and low < limit:
-            side = "lower" if _up(criterion) else "upper"
-            without = f"{cases}: even without a miss the {side} bound is {100 * bound:.1f} %"
+            side = "lower" if criterion.upward else "upper"
+            without = f"{cases}: even without an error the {side} bound is {100 * bound:.1f} %"
             return Here(who, n, bound, False, without, 0.0)
         if expected is None or not 0 < limit < 1 or criterion.id.about.depends_on_answers:
             return Here(who, n, bound, True)
-        chance = self._passing(criterion, expected, sizes, counts, unknown=self.unknown)
+        chance = self._passing(criterion, expected, sizes, counts)
         return Here(who, n, bound, True, "", chance.probability, chance.method, chance.se)
 
-    def _passing(
-        self,
-        line: LinePlan | Criterion,
-        true: float,
-        sizes: Sequence[int],
-        counts: Sequence[int],
-        *,
-        unknown: bool = False,
-    ) -> power.Passing:
+    def _passing(self, criterion: Criterion, true: float, sizes: Sequence[int], counts: Sequence[int]) -> power.Passing:
         return power.passing(
-            _upward(line, line.threshold),
-            true=_upward(line, true),
+            criterion.as_high(criterion.threshold),
+            true=criterion.as_high(true),
             level=self.level,
             interval=self.checklist.evidence.interval,
             sizes=sizes,
             counts=counts,
             icc=self.checklist.planning.correlation,
-            strict=_strict(line),
+            strict=criterion.strict,
             point=self.point,
-            unknown=unknown,
+            unknown=self.unknown,
             replicates=4000,
         )
 
@@ -389,13 +378,11 @@ def with_planning(
     content = checklist.content()
     for name, value in (expect or {}).items():
         if not 0 < value < 1:
-            raise UsageError(f"--expect: {name}={value:g}: expected a fraction between 0 and 1{_percent_hint(value)}")
+            raise UsageError(f"--expect {name}: {ended(not_a_fraction(value))}")
     planning = {"power": power, "two_images": two_images, "correlation": correlation}
     for name, given in planning.items():
         if given is not None and not (0 < given < 1 if name == "power" else 0 <= given <= 1):
-            raise UsageError(
-                f"--{name.replace('_', '-')} is {given:g}; expected a fraction between 0 and 1{_percent_hint(given)}"
-            )
+            raise UsageError(f"--{name.replace('_', '-')}: {ended(not_a_fraction(given))}")
     content["expect"] = {**checklist.expect, **(expect or {})}
     content["planning"] = {**content["planning"], **{name: v for name, v in planning.items() if v is not None}}
     return parse_checklist(content, f"{checklist.name} with --expect")
@@ -411,36 +398,24 @@ def parse_prevalence(text: str) -> dict[str, float]:
     shares = _pairs(
         text, "--prevalence", "such as no_dr=0.7,mild_npdr=0.1,moderate_npdr=0.14,severe_npdr=0.04,pdr=0.02"
     )
-    for grade, value in shares.items():
-        if grade not in GRADES:
-            near = difflib.get_close_matches(grade, GRADES, 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(GRADES)}."
-            raise UsageError(f"--prevalence: there is no grade {grade!r}; {hint}")
-        if not 0 <= value <= 1:
-            raise UsageError(
-                f"--prevalence: {grade}={value:g}: expected a fraction between 0 and 1{_percent_hint(value)}"
-            )
-    if lacking := [grade for grade in GRADES if grade not in shares]:
-        raise UsageError(f"--prevalence lacks {', '.join(lacking)}; give all five grades, 0 where there is none.")
-    total = math.fsum(shares.values())
-    if abs(total - 1) > 1e-6:
-        raise UsageError(f"--prevalence: the shares of the five grades sum to {total:.9g}; expected 1.")
-    return {grade: shares[grade] for grade in GRADES}
+    try:
+        return grade_mix(shares)
+    except ValueError as problem:
+        raise UsageError(f"--prevalence: {ended(str(problem))}") from problem
 
 
 def load_planned(path: Path, *, split: str = "test") -> Predictions:
-    """A test set to plan with: a manifest (folder, CSV, Parquet) or a table of predictions; its answers are dropped.
+    """A test set to plan with: a manifest (folder, CSV, Parquet) or a table of predictions, which are dropped.
 
-    split: of a manifest that has splits, which one; one without is taken whole. Every graded image counts as rightly
-    answered: only its patient, its reference grade and the columns that a checklist slices by matter. The image files
-    of a table need not exist.
+    split: which one, of a manifest that has splits. Only patients, reference grades and the columns that a checklist
+    slices by matter: every graded image counts as correctly predicted. The image files of a table need not exist.
     """
     table, about = _rows(path, split)
     return planned(table, str(path), about)
 
 
 def _rows(path: Path, split: str) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """The rows to plan with, and which split of how many rows they are where there are splits."""
+    """The rows to plan with, and their split and numbers of rows where there are splits."""
     if path.is_file() and {"predicted", *PROBABILITIES} & set(read_table(path, "a test set", ManifestError).columns):
         return load_predictions(path).table, {}
     manifest = load_manifest(path, files=False)
@@ -462,40 +437,23 @@ def _pairs(text: str, option: str, example: str) -> dict[str, float]:
         if not name or not equals or not math.isfinite(value):
             raise UsageError(f"{option}: {part.strip()!r} is not name=number; expected pairs {example}.")
         if name in found:
-            raise UsageError(f"{option}: {name} stands twice.")
+            raise UsageError(f"{option}: {name} is given twice; give it once.")
         found[name] = value
     return found
 
 
-def _percent_hint(value: float) -> str:
-    return f"; did you mean {value / 100:g}?" if 1 < value <= 100 else "."
-
-
-def _up(line: LinePlan | Criterion) -> bool:
-    return line.comparator in (">=", ">")
-
-
-def _strict(line: LinePlan | Criterion) -> bool:
-    return line.comparator in (">", "<")
-
-
-def _upward(line: LinePlan | Criterion, value: float) -> float:
-    """A value of the line, as one that must be high: a rate that must stay low is its complement."""
-    return value if _up(line) else 1 - value
-
-
 def _not_planned(criterion: Criterion) -> str:
-    """Why no number of cases belongs to a criterion; empty where one does."""
+    """Why a criterion has no number of cases; empty where it has one."""
     about = criterion.id.about
     if about.of_the_run:
         return "it is about the training run or another model, not the test images alone"
     if not about.is_share:
-        return "it is no proportion of images"
-    return "at the deployment mix it depends on the rates of every grade" if criterion.id.deployed else ""
+        return "it is not a proportion of images"
+    return "at the deployment mix it depends on the rates of all grades" if criterion.id.deployed else ""
 
 
 def _grades(criterion: Criterion) -> tuple[str, ...]:
-    """Whose patients a line counts; empty where that is left to the model or to a slice."""
+    """Grades whose patients a criterion counts; empty where that depends on the predictions or on a slice."""
     about = criterion.id.about
     if criterion.id.column or about.depends_on_answers:
         return ()
@@ -504,12 +462,12 @@ def _grades(criterion: Criterion) -> tuple[str, ...]:
 
 
 def _collection(lines: Sequence[LinePlan], prevalence: Mapping[str, float]) -> tuple[Collection | None, list[str]]:
-    """The smallest test set for the required lines, and what stands in its way."""
+    """The smallest test set for the required criteria, and why there is none."""
     counted = [line for line in lines if line.required and line.grades]
     if hopeless := [line.id for line in counted if line.needed is None and (line.expected or not line.without_miss)]:
-        return None, [f"No test set is planned: there is no number of patients for {', '.join(hopeless)}."]
+        return None, [f"No test set is planned: no number of patients is enough for {', '.join(hopeless)}."]
     if not counted:
-        return None, ["No test set is planned: no required line counts patients of a grade."]
+        return None, ["No test set is planned: no required criterion counts patients by grade."]
     needs = [line.needed.patients if line.needed else line.without_miss or 0 for line in counted]
     common = sorted(GRADES, key=lambda grade: -prevalence.get(grade, 0.0))
     by_grade = _smallest([[grade in line.grades for grade in common] for line in counted], needs)
@@ -520,7 +478,7 @@ def _collection(lines: Sequence[LinePlan], prevalence: Mapping[str, float]) -> t
     scarce = [grade for grade in GRADES if kept[grade] and not prevalence[grade]]
     if scarce:
         return Collection(kept, unstated, dict(prevalence), scarce[0]), [
-            f"{scarce[0]} is needed, and its stated prevalence is 0: no screening finds it."
+            f"{scarce[0]} is needed, but its prevalence is 0, so screening finds no such patient; change --prevalence."
         ]
     bottleneck = max(GRADES, key=lambda grade: kept[grade] / prevalence[grade] if kept[grade] else 0.0)
     needed, share = kept[bottleneck], prevalence[bottleneck]
@@ -529,7 +487,7 @@ def _collection(lines: Sequence[LinePlan], prevalence: Mapping[str, float]) -> t
 
 
 def _smallest(counts: Sequence[Sequence[bool]], needs: Sequence[int]) -> list[int]:
-    """Fewest patients by grade that give each line its number; of several such sets the one with the first grades."""
+    """Fewest patients by grade that are enough for each criterion; of several such sets, most of the first grades."""
     grades = np.arange(len(counts[0]))
     ones = np.ones_like(grades)
     enough = LinearConstraint(np.array(counts, dtype=float), lb=np.array(needs, dtype=float))
@@ -545,33 +503,37 @@ def _smallest(counts: Sequence[Sequence[bool]], needs: Sequence[int]) -> list[in
 
 
 def _assumptions(checklist: Checklist, level: float, lines: Sequence[LinePlan], *, given: bool) -> list[str]:
-    """What the numbers rest on, in sentences."""
+    """The assumptions behind the numbers, in sentences."""
     wanted = checklist.planning.power
-    said = []
+    notes = []
     if checklist.unit == "image":
         as_planned = (
-            f"{100 * checklist.planning.two_images:g} % of the patients bring two images to a line's denominator"
+            f"{100 * checklist.planning.two_images:g} % of the patients have two images in a criterion's denominator"
         )
-        as_given = "Patients bring as many images to a line's denominator as in this test set"
-        said.append(
-            f"{f'{as_given}; where it has no case, {as_planned}' if given else as_planned}, the others one; errors of "
-            f"one patient's images correlate by {checklist.planning.correlation:g}."
+        as_given = "Patients have as many images in a criterion's denominator as in this test set"
+        notes.append(
+            f"{f'{as_given}; where it has no case, {as_planned}' if given else as_planned}, the others one. "
+            f"Errors of one patient's images have a correlation of {checklist.planning.correlation:g}."
         )
     if checklist.evidence.decide_on == "point":
-        said.append("The checklist decides on estimates: the numbers say how often one is met, and show nothing.")
+        notes.append("The checklist decides on estimates: power is the chance that an estimate meets its rule.")
     if checklist.looks > 1:
-        said.append(f"{checklist.looks} looks are declared, so each is judged at {100 * level:.6g} % (two-sided).")
+        notes.append(
+            f"{checklist.looks} looks are declared, so each is tested at the level {100 * level:.6g} % (two-sided)."
+        )
     planned = [line for line in lines if line.required and line.needed is not None]
     if len(planned) > 1:
-        said.append(
-            f"Power multiplies: {len(planned)} required lines with just {100 * wanted:g} % each pass together "
-            f"{100 * wanted ** len(planned):.0f} % of the time, taken as independent."
+        notes.append(
+            f"If {len(planned)} required criteria each have a power of {100 * wanted:g} %, the chance that all pass is "
+            f"{100 * wanted ** len(planned):.0f} %, if they are independent."
         )
-    if silent := [line.id for line in lines if line.expected is None]:
-        said.append(f"No expected true value stated (expect, or --expect), so no power, for {', '.join(silent)}.")
+    if unstated := [line.id for line in lines if line.expected is None]:
+        notes.append(f"No power without an expected true value (expect, or --expect): {', '.join(unstated)}.")
     if apart := [line.id for line in lines if not line.grades and line.needed is not None]:
-        said.append(f"Not part of the test set by grade, which cannot know who counts there: {', '.join(apart)}.")
-    return said
+        notes.append(
+            f"Not in the test set by grade, because their patients are not chosen by grade: {', '.join(apart)}."
+        )
+    return notes
 
 
 def _present(value: Any) -> Any:

@@ -1,10 +1,10 @@
-"""Predictions: one row per image, with probabilities and reference grade; all that an evaluation reads.
+"""Predictions: one row per image, with probabilities and reference grade; the input of an evaluation.
 
     predictions = load_predictions(Path("predictions.csv"))
     predictions.digest                     # 'sha256:...' over canonical rows, whatever the file format or row order
 
-A table that `drgate score` wrote carries the digests of model, manifest and preprocessing (`provenance`); one from
-elsewhere has none, and whatever follows certifies "these predictions", never a model file.
+A table that `drgate score` wrote contains the digests of model, manifest and preprocessing (`provenance`). A table from
+elsewhere has none, so its evaluation is about these predictions and not about a model file.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ _EXPECTED: Final = "a CSV or Parquet table with image, grade and p_0 to p_4 (or 
 
 @dataclass(frozen=True)
 class Predictions:
-    """A model's answers beside the reference grades.
+    """A model's predictions with the reference grades.
 
     table: sorted by image; columns `COLUMNS`, then `OPTIONAL_COLUMNS` where given, and slice columns. grade and
         predicted are Int8 (NA: no reference grade; no output), probabilities float64 (all five NaN: none given or no
         output), gradable bool, dme Int8 (1: diabetic macular oedema by the reference, NA: not known), sha256 the hex
         digest of the image file's bytes or NA, the rest text or NA.
-    provenance: what `score` wrote about model, manifest and preprocessing; empty for a table from elsewhere.
+    provenance: `score`'s record of model, manifest and preprocessing; empty for a table from elsewhere.
     """
 
     table: pd.DataFrame = field(repr=False)
@@ -112,8 +112,8 @@ def load_predictions(path: Path | str, operating_point: OperatingPoint | None = 
     predictions = _checked(table, path, provenance, operating_point)
     if provenance and rows != predictions.digest:
         raise PredictionsError(
-            f"{path} was changed after the model was scored; score the model again, or give a CSV, which certifies the "
-            "predictions only and no model."
+            f"{path} was changed after the model was scored; score the model again, or give a CSV, which is evaluated "
+            "without a model."
         )
     return predictions
 
@@ -124,9 +124,9 @@ def make_predictions(table: pd.DataFrame, origin: str, provenance: dict[str, Any
 
 
 def planned(table: pd.DataFrame, origin: str, about: Mapping[str, Any] | None = None) -> Predictions:
-    """The graded rows of a manifest or of predictions as a test set to plan with: every answer is right.
+    """The graded rows of a manifest or of predictions as a test set to plan with: every prediction is correct.
 
-    Any answers in it are dropped; about: becomes the provenance. Raises ManifestError without reference grades.
+    Predictions in it are dropped. about: becomes the provenance. Raises ManifestError without reference grades.
     """
     if table["grade"].isna().all():
         raise ManifestError(f"{origin} has no reference grades; a plan counts patients by grade.")
@@ -149,7 +149,7 @@ def write_predictions(predictions: Predictions, path: Path) -> None:
 
 
 def read_provenance(path: Path) -> dict[str, Any]:
-    """What a table records of its model and images, not yet checked: `rows` is the digest that its rows must have.
+    """The table's record of its model and images, not yet checked: `rows` is the digest that its rows must have.
 
     Empty for a table that `score` did not write. Raises PredictionsError where it is damaged.
     """
@@ -166,7 +166,7 @@ def read_provenance(path: Path) -> dict[str, Any]:
 
 
 def _refuse_nan(path: Path) -> None:
-    """Pandas shows an absent cell and a literal NaN alike; only the first is an answer."""
+    """Refuse a literal NaN, which pandas shows like an empty cell."""
     if path.suffix.lower() not in {".parquet", ".pq"}:
         return
     schema = pq.read_schema(path)
@@ -221,7 +221,7 @@ def _checked(
 def _predicted(
     columns: Columns, probabilities: NDArray[np.float64], operating_point: OperatingPoint | None
 ) -> list[int | None]:
-    """The decided grade: as given, else the most probable (the lower one of two equals); None is no output."""
+    """The predicted grade: as given, else the most probable (of two equal ones the lower); None is no output."""
     if not {"predicted", *PROBABILITIES} & set(columns.table.columns):
         raise PredictionsError(f"{columns.origin} has neither p_0 to p_4 nor predicted; expected {_EXPECTED}.")
     answered = ~np.isnan(probabilities[:, 0])
@@ -237,8 +237,8 @@ def _predicted(
         columns.refuse(
             other,
             lambda row: (
-                f"predicted is {stated[row]} but the most probable grade is {best[row]}; cut-offs other than the most "
-                "probable grade need an operating-point file"
+                f"predicted is {stated[row]}, but the most probable grade is {best[row]}; if cut-offs were used, give "
+                "them with --operating-point"
             ),
         )
     elif other.any():
@@ -246,8 +246,8 @@ def _predicted(
         columns.refuse(
             answered & (cut != stated),
             lambda row: (
-                f"predicted is {stated[row]} but the operating point gives {cut[row]}, and the table is not graded by "
-                "the most probable grade either"
+                f"predicted is {stated[row]}, but the operating point gives {cut[row]} and the most probable grade is "
+                f"{best[row]}; give the operating point that was used"
             ),
         )
     return given

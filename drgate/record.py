@@ -1,12 +1,12 @@
-"""A training run's record as evidence: what stability and cost are judged by.
+"""A training run's record as evidence for stability and cost.
 
     evidence = training_evidence(grader.record, tensor_digest=grader.tensor_digest, folder=Path("runs/first"))
     evidence["history"], evidence["selected_epoch"], evidence["n_val"], evidence["spend"]
 
-A record counts only for the weights that it names by tensor digest. A finished run has all of it in its
-`best_model.pth`; a checkpoint taken on the way finds it in `record.jsonl` beside itself.
+A record counts only for the weights whose tensor digest it contains. `best_model.pth` of a finished run contains the
+whole record; for other checkpoints it is in `record.jsonl` in the same folder.
 
-A history from elsewhere names no weights, and the report says so:
+A history from elsewhere is not tied to any weights, and the report states that:
 
     evidence = foreign_evidence(Path("history.csv"), window=10)
     evidence["foreign"]                                 # 'history.csv'
@@ -14,7 +14,6 @@ A history from elsewhere names no weights, and the report says so:
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
 import math
@@ -23,12 +22,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from drgate.errors import RecordError
-from drgate.files import canonical_json, read_json, read_table, row_name
+from drgate.files import digest_of, read_json, read_table, row_name
 from drgate.stats.stability import StabilityWindow, is_best_so_far, stability_window
 
 FILE: Final = "record.jsonl"
 OLDER: Final = "older checkpoint layout"
-"""Format of the record in a checkpoint of an earlier trainer (`drgate.vision.older`), which knows its history only."""
+"""Format of the record in a checkpoint of an earlier trainer (`drgate.vision.older`), which has only its history."""
 FOREIGN: Final = (".csv", ".tsv", ".json")
 """Suffixes of a history from elsewhere."""
 _KEPT: Final = ("epoch", "val_accuracy", "val_loss", "train_loss", "learning_rate")
@@ -54,15 +53,15 @@ _SELECTED: Final = {
 def training_evidence(
     record: dict[str, Any] | None, *, tensor_digest: str, folder: Path | None, window: int = 10
 ) -> dict[str, Any]:
-    """What a record says of these weights, as `evaluate` takes it; {"missing": reason} where nothing does.
+    """A training record of these weights, as `drgate.evaluation.Training` reads it; {"missing": reason} without one.
 
-    record: the table in the checkpoint. folder: a run folder whose `record.jsonl` is tried where the checkpoint's own
-    table is absent or was written before its run ended. window: evaluations that the checklist's stability looks at;
-    within them the history of an older checkpoint, which no drtrain wrote, must not be that of the best so far.
+    record: the table in the checkpoint. folder: a run folder whose `record.jsonl` is used where the checkpoint's own
+    table is absent or was written before its run ended. window: number of evaluations that stability uses; in an older
+    checkpoint's window the accuracies must not be those of the best epoch so far.
 
-    Raises RecordError when a record is there but is not one of drgate's.
+    Raises RecordError for a record that drtrain did not write.
     """
-    missing = "the model carries no training record; give its run folder with --record."
+    missing = "the model has no training record; give its run folder with --record."
     candidates = [] if record is None else [record]
     file = None if folder is None else folder / FILE
     if file is not None and file.is_file() and (record is None or record.get("status") == "running"):
@@ -80,38 +79,38 @@ def training_evidence(
 
 
 def foreign_evidence(file: Path, *, window: int, selected: int | None = None) -> dict[str, Any]:
-    """A history that drtrain did not record, as evidence that no weights are bound to; `foreign` names the file.
+    """A history that drtrain did not record, as evidence that is not tied to any weights; `foreign` names the file.
 
-    CSV: a row an evaluation, `epoch`, `val_accuracy`, optionally `learning_rate`, `run`, and `selected` (true in the
+    CSV: one row per evaluation, `epoch`, `val_accuracy`, optionally `learning_rate`, `run`, and `selected` (true in the
     row of the epoch that was chosen). JSON: `history`, a list of objects with these keys, or `val_accuracies`, a list
     of numbers whose epochs count from 0; optionally `selected_epoch`, `n_val`, `spend`, `warm_start_inside`.
 
-    window: evaluations that the checklist's stability looks at. selected: the chosen epoch, where the file is silent.
+    window: number of evaluations that stability uses. selected: the selected epoch, if the file does not give it.
 
-    Validation accuracies that are all above 1 are percent, and `percent` says so. A history that shows no stability
-    (best values so far, several runs, evaluations missing) is left out, with the reason under "missing".
+    Validation accuracies that are all above 1 are read as percent; then `percent` is true. A history that cannot show
+    stability (best values so far, several runs, missing evaluations) is left out, with the reason under "missing".
 
     Raises RecordError, naming file and row: not such a file, a number that is not one, no or two selected epochs.
     """
     if file.suffix.lower() == ".json":
-        rows, said = _json_history(file)
+        rows, other = _json_history(file)
     else:
-        rows, said = _csv_history(file)
+        rows, other = _csv_history(file)
     accuracies = [row["val_accuracy"] for row in rows]
     percent = min(accuracies) > 1
     if max(accuracies) > (100 if percent else 1):
         worst = next(row for row in rows if row["val_accuracy"] > 1 and (not percent or row["val_accuracy"] > 100))
         raise RecordError(
-            f"{worst['where']}: val_accuracy is {worst['val_accuracy']:g}; expected fractions, or percent (above 1) in "
-            "every row."
+            f"{worst['where']}: val_accuracy is {worst['val_accuracy']:g}; expected fractions, or percent (above 1) "
+            "in every row."
         )
-    chosen = said.pop("selected_epoch", None)
+    chosen = other.pop("selected_epoch", None)
     if chosen is not None and selected is not None and chosen != selected:
-        raise RecordError(f"{file} says that epoch {chosen} was selected, not {selected}; give one of them.")
+        raise RecordError(f"{file} has the selected epoch {chosen}, not {selected}; leave out --selected-epoch.")
     chosen = selected if chosen is None else chosen
     if chosen is None:
         raise RecordError(
-            f"{file} does not say which epoch was selected; add the column selected (true in one row; in JSON "
+            f"{file} does not give the selected epoch; add the column selected (true in one row; in JSON "
             "selected_epoch), or give --selected-epoch."
         )
     history: list[dict[str, Any]] = [
@@ -121,56 +120,56 @@ def foreign_evidence(file: Path, *, window: int, selected: int | None = None) ->
         entry["val_accuracy"] /= 100 if percent else 1
     epochs = [entry["epoch"] for entry in history]
     if chosen not in epochs:
-        raise RecordError(f"{file} has no evaluation of the selected epoch {chosen}.")
-    evidence = {"foreign": file.name, "history": history, "selected_epoch": chosen, **said}
+        raise RecordError(f"{file} has no evaluation of the selected epoch {chosen}; add it, or select another epoch.")
+    evidence = {"foreign": file.name, "history": history, "selected_epoch": chosen, **other}
     if percent:
         evidence["percent"] = True
-    reason = "it holds several runs." if len({row.get("run") for row in rows}) > 1 else _not_one_run(history)
+    reason = "it contains several runs." if len({row.get("run") for row in rows}) > 1 else _not_one_run(history)
     reason = reason or _window_shows_nothing(history, chosen, window)
-    return _without_history(evidence, reason and f"{file.name} shows no stability: {reason}")
+    return _without_history(evidence, reason and f"{file.name} cannot show stability: {reason}")
 
 
 def _without_history(evidence: dict[str, Any], reason: str) -> dict[str, Any]:
-    """The evidence, without its history where there is a reason that nothing can be read from it."""
+    """The evidence; if there is a reason not to use its history, with that reason instead."""
     if not reason:
         return evidence
     return {key: value for key, value in evidence.items() if key != "history"} | {"missing": reason}
 
 
 def _not_one_run(history: Sequence[Mapping[str, Any]]) -> str:
-    """Why these are not evaluations of one run, an epoch or more apart; empty where they are."""
+    """Why these are not evaluations of one run at increasing epochs; empty where they are."""
     for before, after in itertools.pairwise(entry["epoch"] for entry in history):
         if after == before:
             return f"there are two evaluations of epoch {after}; they must be at least one epoch apart."
         if after < before:
-            return f"epoch {after} comes after epoch {before}: several runs in one history."
+            return f"epoch {after} comes after epoch {before}; expected the history of one run, in order."
     return ""
 
 
 def _window_shows_nothing(history: Sequence[Mapping[str, Any]], selected: int, window: int) -> str:
-    """Why the window that stability looks at says nothing of it; empty where it does, or where there is none."""
+    """Why the window of the selected epoch cannot show stability; empty where it can, or where there is none."""
     position = [entry["epoch"] for entry in history].index(selected)
     shown = stability_window([entry["val_accuracy"] for entry in history], position, window)
     return _shows_nothing(history[shown.first : shown.last + 1]) if isinstance(shown, StabilityWindow) else ""
 
 
 def _shows_nothing(window: Sequence[Mapping[str, Any]]) -> str:
-    """Why a window of a foreign history says nothing of stability; empty where it does."""
+    """Why a window of a foreign history cannot show stability; empty where it can."""
     epochs = [entry["epoch"] for entry in window]
     steps = [after - before for before, after in itertools.pairwise(epochs)]
     if max(steps) > min(steps):
         place = next(i for i, step in enumerate(steps) if step > min(steps))
-        return f"between epochs {epochs[place]} and {epochs[place + 1]} evaluations are missing; give all of them."
+        return f"evaluations between epochs {epochs[place]} and {epochs[place + 1]} are missing; give all of them."
     if is_best_so_far([entry["val_accuracy"] for entry in window]):
         return (
-            f"between epochs {epochs[0]} and {epochs[-1]} it never falls, as the best accuracy so far does; give the "
-            "accuracy of each evaluation."
+            f"val_accuracy never falls between epochs {epochs[0]} and {epochs[-1]}, so it seems to be the best value "
+            "so far; give the accuracy of each evaluation."
         )
     return ""
 
 
 def _csv_history(file: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Rows with `where` for messages, and what else the file says."""
+    """Rows, each with `where` for messages, and the file's other values."""
     table = read_table(file, _EXPECTED, RecordError)
     if not {"epoch", "val_accuracy"} <= set(table.columns):
         raise RecordError(f"{file} has the columns {', '.join(table.columns)}; expected {_EXPECTED}.")
@@ -178,13 +177,8 @@ def _csv_history(file: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     chosen = []
     for i, cells in enumerate(table.fillna("").astype(str).to_dict("records")):
         where = row_name(file, i)
-        row: dict[str, Any] = {"where": where}
-        for key in ("epoch", "val_accuracy", "learning_rate"):
-            text = cells.get(key, "").strip()
-            if text or key != "learning_rate":
-                row[key] = _number(text, key, where)
-        if "run" in cells:
-            row["run"] = cells["run"]
+        given = {str(key): cell.strip() for key, cell in cells.items() if cell.strip() or key != "learning_rate"}
+        row = _row(given, where)
         selected = _SELECTED.get(cells.get("selected", "").strip().lower())
         if selected is None:
             raise RecordError(f"{where}: selected is {cells['selected']!r}; expected true in one row, else empty.")
@@ -192,7 +186,7 @@ def _csv_history(file: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
             chosen.append(row["epoch"])
         rows.append(row)
     if len(chosen) > 1:
-        raise RecordError(f"{file} has {len(chosen)} rows that are selected; expected one.")
+        raise RecordError(f"{file} has {len(chosen)} selected rows; expected one.")
     return rows, {"selected_epoch": chosen[0]} if chosen else {}
 
 
@@ -209,31 +203,36 @@ def _json_history(file: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         where = f"{file}, evaluation {i + 1}"
         if not isinstance(entry, dict):
             raise RecordError(f"{where} is {entry!r}; expected an object with epoch and val_accuracy.")
-        row = {"where": where, "run": entry.get("run")}
-        for key in ("epoch", "val_accuracy", "learning_rate"):
-            if entry.get(key) is not None or key != "learning_rate":
-                row[key] = _number(entry.get(key), key, where)
-        rows.append(row)
+        rows.append(_row(entry, where))
     if not rows:
         raise RecordError(f"{file} has no evaluation; expected {_EXPECTED}.")
-    said: dict[str, Any] = {}
+    other: dict[str, Any] = {}
     for key in ("selected_epoch", "n_val"):
         if plain.get(key) is not None:
-            said[key] = _number(plain[key], key, str(file))
-    if said.get("n_val") == 0:
+            other[key] = _number(plain[key], key, str(file))
+    if other.get("n_val") == 0:
         raise RecordError(f"{file}: n_val is 0; expected the number of validation images.")
     if plain.get("warm_start_inside") not in (None, False, True):
         raise RecordError(f"{file}: warm_start_inside is {plain['warm_start_inside']!r}; expected true or false.")
-    said["warm_start_inside"] = bool(plain.get("warm_start_inside"))
+    other["warm_start_inside"] = bool(plain.get("warm_start_inside"))
     if plain.get("spend") is not None:
         if not isinstance(plain["spend"], dict):
             raise RecordError(f"{file}: spend is {plain['spend']!r}; expected an object with usd and earlier_usd.")
-        said["spend"] = _numbers(plain["spend"], _SPEND)
-    return rows, said
+        other["spend"] = _numbers(plain["spend"], _SPEND)
+    return rows, other
+
+
+def _row(cells: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """One evaluation; the learning rate may be missing."""
+    row = {"where": where, "run": cells.get("run")}
+    for key in ("epoch", "val_accuracy", "learning_rate"):
+        if key != "learning_rate" or cells.get(key) is not None:
+            row[key] = _number(cells.get(key), key, where)
+    return row
 
 
 def _number(value: Any, key: str, where: str) -> Any:
-    """A cell as a number that is not negative: whole for epochs and counts, else a float."""
+    """A cell as a non-negative number: int for epochs and counts, else float."""
     try:
         number = math.nan if isinstance(value, bool) else float(value)
     except (TypeError, ValueError, OverflowError):
@@ -246,9 +245,9 @@ def _number(value: Any, key: str, where: str) -> Any:
 
 
 def read_lines(file: Path) -> list[dict[str, Any]]:
-    """The lines of a `record.jsonl`; a line that was cut off by a crash is left out.
+    """The lines of a `record.jsonl`, without those that a crash cut off.
 
-    Raises RecordError where it is not one that drtrain wrote.
+    Raises RecordError for a file that drtrain did not write.
     """
     try:
         text = file.read_text(encoding="utf-8")
@@ -264,9 +263,11 @@ def read_lines(file: Path) -> list[dict[str, Any]]:
         except (ValueError, KeyError, RecursionError) as problem:
             if broken or number == 1:
                 raise RecordError(broken or f"{file} is not a record that drtrain wrote ({problem!r}).") from problem
-            broken = f"{file}, line {number}, is not of a record that drtrain wrote ({problem!r})."
+            broken = f"{file}, line {number} is not part of a record that drtrain wrote ({problem!r})."
             continue
-        if broken and event["event"] != "resume":  # only a crash cuts a line off, and a resume follows it
+        if (
+            broken and event["event"] != "resume"
+        ):  # a line can only be incomplete after a crash, and a resume follows it
             raise RecordError(broken)
         broken = ""
         lines.append(event)
@@ -278,7 +279,7 @@ def read_lines(file: Path) -> list[dict[str, Any]]:
 def read_record(file: Path) -> dict[str, Any]:
     """The table in a `record.jsonl`.
 
-    Besides the run's facts it has `history`, `spend`, `status`, and `digests`: tensor digest by epoch.
+    In addition to the facts about the run, it has `history`, `spend`, `status`, and `digests`: tensor digest by epoch.
     """
     table: dict[str, Any] = {"status": "running", "history": [], "digests": {}}
     try:
@@ -313,7 +314,7 @@ def read_record(file: Path) -> dict[str, Any]:
 
 
 def _selected(table: dict[str, Any], tensor_digest: str) -> int | None:
-    """The epoch at which these weights were taken, if this record is theirs."""
+    """The epoch of these weights, if the record is theirs."""
     if table.get("tensor_digest") == tensor_digest:
         epoch = table.get("selected_epoch")
     else:
@@ -338,14 +339,16 @@ def _evidence(table: dict[str, Any], selected: int) -> dict[str, Any]:
         }
         for entry in history:
             if not entry["val_accuracy"] <= 1:
-                raise RecordError(f"The training record has a validation accuracy of {entry['val_accuracy']}.")
+                raise RecordError(
+                    f"The training record has a validation accuracy of {entry['val_accuracy']}; expected at most 1."
+                )
     except (KeyError, TypeError, AttributeError, ValueError) as problem:
         raise RecordError(f"The training record is not one that drtrain wrote (no {problem}).") from problem
     return evidence
 
 
 def _between_warm_starts(history: list[dict[str, Any]], table: dict[str, Any], selected: int) -> list[dict[str, Any]]:
-    """The evaluations around the selected epoch without a warm start between them: another schedule is another run."""
+    """The evaluations around the selected epoch up to the nearest warm starts, which begin another schedule."""
     starts = [int(after) for after in table.get("warm_starts", [])]
     first = max((after for after in starts if after < selected), default=0)
     last = min((after for after in starts if after >= selected), default=math.inf)
@@ -353,15 +356,15 @@ def _between_warm_starts(history: list[dict[str, Any]], table: dict[str, Any], s
 
 
 def _older_evidence(table: dict[str, Any], selected: int, window: int) -> dict[str, Any]:
-    """The evidence in a checkpoint of an earlier trainer: the history where its epochs are known, and no spend."""
+    """The evidence in a checkpoint of an earlier trainer: its history, if the epochs are known, and no spend."""
     history = [_numbers(entry, _KEPT) for entry in table["history"]]
     evidence = {"history": history, "selected_epoch": selected, "status": table["status"], "spend": {}}
     reason = _window_shows_nothing(history, selected, window) if history else table["missing"]
-    return _without_history(evidence, reason and f"the older checkpoint's history shows no stability: {reason}")
+    return _without_history(evidence, reason and f"the older checkpoint's history cannot show stability: {reason}")
 
 
 def _origin(table: dict[str, Any]) -> dict[str, Any]:
-    """Which attempt it was and where it began, as far as the record says; what it does not say is left out.
+    """Which attempt it was and the weights it began with; what the record does not contain is left out.
 
     `attempt`: its name. `parameters_digest`: of all parameters as resolved. `git_commit`: {"commit", "modified"}.
     `parent`: the weights it began with, {"how", "sha256", "tensor_digest", "epoch", "attempt"}, "base model" where
@@ -371,19 +374,18 @@ def _origin(table: dict[str, Any]) -> dict[str, Any]:
     if name := table.get("experiment_name"):
         found["attempt"] = str(name)
     if parameters := table.get("parameters"):
-        found["parameters_digest"] = f"sha256:{hashlib.sha256(canonical_json(parameters)).hexdigest()}"
+        found["parameters_digest"] = digest_of(parameters)
     if commit := table.get("git_commit"):
         found["git_commit"] = {"commit": str(commit["commit"]), "modified": bool(commit["modified"])}
     if "parent" in table:
         parent = table["parent"]
-        # not the path that it was read from, which is of one machine
+        # without the path, which is only valid on one machine
         kept = ("how", "sha256", "tensor_digest", "epoch", "attempt")
         found["parent"] = {key: parent[key] for key in kept if parent.get(key) is not None} if parent else "base model"
     if lineage := table.get("lineage"):
-        said = {key: str(lineage[key]) for key in ("training_sets", "why", "pretraining")}
-        if said["training_sets"] != "known":
-            said["training_sets"] = "unknown"
-        found["lineage"] = said
+        found["lineage"] = {key: str(lineage[key]) for key in ("training_sets", "why", "pretraining")}
+        if lineage["training_sets"] != "known":
+            found["lineage"]["training_sets"] = "unknown"
     return found
 
 
@@ -395,6 +397,6 @@ def _numbers(entry: dict[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
         if value is None:
             continue
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
-            raise RecordError(f"The training record says {key} = {value!r}; expected a number that is not negative.")
+            raise RecordError(f"The training record has {key} = {value!r}; expected a number that is not negative.")
         found[key] = int(value) if key in ("epoch", "earlier_attempts") else float(value)
     return found

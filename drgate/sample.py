@@ -1,11 +1,11 @@
-"""What is counted: the graded images of one table, or of two paired, by image, eye or patient.
+"""The graded images of one table, or of two paired tables, by image, eye or patient.
 
     sample = Sample.of(predictions, checklist)
     sample.tally("camera", "A").table                   # 5 x 6, rows the reference grade
     Pair.of(predictions, baseline, unit="patient")      # the same patients under two models, in one order
 
-A table is read once, into distinct patients and how often each occurs; every slice, resample and unit follows from
-those counts. Two tables are paired image by image first, and by eye or patient after that.
+A table is reduced once to its distinct patients and how often each occurs; slices and resamples use those counts. Two
+tables are paired image by image first, then reduced to eyes or patients.
 """
 
 from __future__ import annotations
@@ -58,9 +58,9 @@ class Tally:
         return cluster.effective_sample(successes, sizes, level=level, counts=self.counts, adverse=ratio.adverse)
 
     def sizes(self, ratio: confusion.Ratio) -> tuple[list[int], list[int]]:
-        """Images a patient brings to the denominator, and how many patients bring so many.
+        """Numbers of images per patient in the denominator, and how many patients have each.
 
-        Where patients are unknown, pairs are assumed, as the bounds assume them.
+        Where patients are unknown, pairs are assumed, as for the bounds.
         """
         _, each = ratio.terms(self.patterns)
         if self.patients == "unknown":
@@ -74,16 +74,16 @@ class Tally:
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """The units that are judged: images, eyes (the worst image of each) or patients (the worse eye).
+    """The units that are counted: images, eyes (by the worst image) or patients (by the worse eye).
 
-    reference: (n,) grades 0-4. predicted: (n,) grades 0-4, 5 for no output; an image without output leaves its unit
-        without.
+    reference: (n,) grades 0-4. predicted: (n,) grades 0-4, 5 for no output; a unit has none if one of its images has
+        none.
     probabilities: (n, 5), NaN without output and for units other than images.
     scores: (n, 4) P(grade >= 1) to P(grade >= 4), the highest of the unit's images; NaN where one has none.
     patients: (n,) codes 0 to c - 1, or None where they are unknown.
-    dme: (n,) whether there is macular oedema, or None where the table does not label it.
+    dme: (n,) whether there is macular oedema, or None where the table has no labels for it.
     names: (n,) the image of each unit, the first of several.
-    images, ungradable: how many images were read, and how many were left out as not gradable.
+    images, ungradable: numbers of images that were read, and that were left out as not gradable.
     independent: whether every image is declared to be of another patient.
     slices: by column, (n,) the number of each unit's slice in `slice_names` (-1: in none).
     """
@@ -113,7 +113,7 @@ class Sample:
     ) -> Sample:
         """The graded images of a table, by the unit and slices of the checklist unless others are given.
 
-        Raises PredictionsError without reference grades, without a column to slice by, where a unit cannot be known (no
+        Raises PredictionsError without reference grades or a column to slice by, for a unit that is not known (no
         patient, no eye) or is in two slices, and where only some images have `dme`.
         """
         origin, table = predictions.origin, predictions.table
@@ -122,8 +122,8 @@ class Sample:
         for one in checklist.slices if slices is None else slices:
             if one.by not in judged.columns:
                 raise PredictionsError(
-                    f"{origin} has no column {one.by!r}, by which the checklist {checklist.name} slices; it has "
-                    f"{', '.join(predictions.slice_columns) or 'no such columns'}."
+                    f"{origin} has no column {one.by!r}, which the checklist {checklist.name} slices by; it has "
+                    f"{', '.join(predictions.slice_columns) or 'no further columns'}."
                 )
             by[one.by] = _sliced(judged[one.by], one, origin)
         declared = checklist.evidence.one_image_per_patient
@@ -141,7 +141,7 @@ class Sample:
 
     @property
     def unknown(self) -> bool:
-        """Whether patients are neither named nor declared to have one image each."""
+        """Whether patients are neither given nor declared to have one image each."""
         return self.patients is None and not self.independent
 
     @cached_property
@@ -156,14 +156,14 @@ class Sample:
         return _lifted(self.reference, self.dme, target)
 
     def by_patient(self, flags: Flags) -> Ints:
-        """(c,) how many units of each patient are flagged; (n,) where patients are unknown, each unit for itself."""
+        """(c,) how many units of each patient are flagged; (n,) by unit where patients are unknown."""
         if self.patients is None:
             return flags.astype(np.int64)
         return np.bincount(self.patients, weights=flags).astype(np.int64)
 
     @cached_property
     def _distinct(self) -> tuple[dict[str, Ints], Ints | None, Ints]:
-        """Columns of the distinct patients' units, the patient of each, and how often each patient occurs."""
+        """Columns of the units of distinct patients, the patient of each unit, and how often each patient occurs."""
         columns = {"reference": self.reference, "predicted": self.predicted}
         if self.dme is not None:
             columns["dme"] = self.dme.astype(np.int64)
@@ -264,9 +264,9 @@ class Pair:
     ) -> Pair:
         """The graded images of two tables, paired one by one and then reduced to the unit.
 
-        An image is known by the SHA-256 of its file where both tables have one for every row and no two alike, else by
-        its name. Eyes and macular oedema are those of the first table, patients those of either; the second may lack
-        them. name: what messages call the second table, if not its origin.
+        Images are matched by the SHA-256 of their files where both tables have one for every row and no two are equal,
+        else by name. Eyes and macular oedema come from the first table, patients from either; the second may lack
+        them. name: the second table's name in messages, if not its origin.
 
         Raises PredictionsError, naming an image, where the tables are not of the same images or contradict each other
         in grade, macular oedema, patient or (by eye) eye.
@@ -311,7 +311,7 @@ class Pair:
 
     @property
     def right(self) -> tuple[Flags, Flags]:
-        """Which units each model grades right."""
+        """Which units each model grades correctly."""
         return self.first.predicted == self.first.reference, self.second.predicted == self.second.reference
 
     def cells(self, target: str) -> tuple[Ints, Ints]:
@@ -343,9 +343,7 @@ def _graded(table: pd.DataFrame, origin: str) -> pd.DataFrame:
     """The gradable rows; PredictionsError where there are none or one has no reference grade."""
     judged = table[table["gradable"]]
     if judged["grade"].isna().all():
-        raise PredictionsError(
-            f"{origin} has no reference grades; join them with --grades FILE before it is evaluated."
-        )
+        raise PredictionsError(f"{origin} has no reference grades; add them with --grades FILE.")
     if (lacking := judged["grade"].isna()).any():
         raise PredictionsError(
             f"{origin}: image {judged['image'][lacking].iloc[0]!r} has no reference grade; give one, or set gradable "
@@ -361,8 +359,8 @@ def _oedema(judged: pd.DataFrame, origin: str) -> Flags | None:
     absent = judged["dme"].isna()
     if absent.any():
         raise PredictionsError(
-            f"{origin}: image {judged['image'][absent].iloc[0]!r} has no dme while others have; give 0 or 1 for every "
-            "graded image, or leave the column out."
+            f"{origin}: image {judged['image'][absent].iloc[0]!r} has no dme, but other images have; give 0 or 1 for "
+            "every graded image, or leave the column out."
         )
     return judged["dme"].to_numpy(dtype=bool)
 
@@ -380,7 +378,7 @@ def _by_unit(
     slices: dict[str, tuple[tuple[str, ...], Ints]] | None = None,
     ungradable: int = 0,
 ) -> Sample:
-    """Graded images as a sample: of each unit the worst image, quantity by quantity."""
+    """Graded images as a sample: for each quantity, the worst image of each unit."""
     if missing := _lacks(judged, unit):
         raise PredictionsError(f"{origin}: the checklist judges by {unit}, but {missing} is not given for every image.")
     patients = None if judged["patient"].isna().any() else pd.factorize(judged["patient"])[0].astype(np.int64)
@@ -393,7 +391,7 @@ def _by_unit(
     first = order[starts]
 
     def worst(values: NDArray[Any]) -> NDArray[Any]:
-        # No output has the largest code, and NaN outdoes every number: a unit with such an image has no output.
+        # No output has the largest code, and NaN wins over every number: a unit with such an image has no output.
         return np.maximum.reduceat(values[order], starts)
 
     for column, (_, codes) in (slices or {}).items():
@@ -401,7 +399,7 @@ def _by_unit(
             who = judged["patient"].iloc[first[int(apart.argmax())]]
             raise PredictionsError(
                 f"{origin}: the checklist judges by {unit} and slices by {column}, but patient {who!r} has images in "
-                "two of its slices; slice by what a patient has once, or judge by image."
+                "two of these slices; slice by a column with one value per patient, or judge by image."
             )
     dme = _oedema(judged, origin)
     probabilities = judged[list(PROBABILITIES)].to_numpy(dtype=np.float64)
@@ -423,19 +421,19 @@ def _by_unit(
 
 
 def _require_countable(judged: pd.DataFrame, checklist: Checklist, origin: str) -> None:
-    """Raise PredictionsError for what cannot be counted where patients are not named."""
+    """Raise PredictionsError for what cannot be counted without patients."""
     if checklist.bootstrap.class_totals == "fixed":
         raise PredictionsError(
-            f"{origin} names no patients, and the checklist {checklist.name} fixes how many of each grade there are "
-            "(class_totals); name the patients, or set class_totals: random."
+            f"{origin} has no patients, which class_totals: fixed of the checklist {checklist.name} needs; give the "
+            "patients, or set class_totals: random."
         )
     if "sha256" in judged.columns:
         files = judged["sha256"].dropna()
         if (again := files[files.duplicated()]).size:
             same = judged["image"][judged["sha256"] == again.iloc[0]]
             raise PredictionsError(
-                f"{origin}: {same.iloc[0]!r} and {same.iloc[1]!r} are the same file, and no patient is named, so that "
-                "it would count twice; keep one, or name the patients."
+                f"{origin}: {same.iloc[0]!r} and {same.iloc[1]!r} are the same file, which would count twice; keep "
+                "one of them, or give the patients."
             )
 
 
@@ -445,8 +443,8 @@ def _sliced(values: pd.Series[Any], one: Slice, origin: str) -> tuple[tuple[str,
     grouped = {value for members in (one.groups or {}).values() for value in members}
     for name in set(one.groups or {}) & set(map(str, found)) - grouped:
         raise PredictionsError(
-            f"{origin}: {name!r} is a value of {one.by} and also the name of a group without it; rename the group, or "
-            "add the value to it."
+            f"{origin}: {name!r} is a value of {one.by} and the name of a group that does not contain it; rename "
+            "the group, or add the value to it."
         )
     slice_of = [one.name_of(str(value)) for value in found]
     names = tuple(sorted(set(slice_of)))

@@ -2,7 +2,7 @@
 
     predictions = score(load_grader(Path("best_model.pth")), load_manifest("data").select("test"))
 
-Images are streamed: worker processes decode them and the model grades batches. Memory use does not grow with the
+Images are streamed: worker processes decode them and the model grades batches, so memory use does not depend on the
 number of images.
 """
 
@@ -39,7 +39,7 @@ BATCH: Final = 32
 
 
 class NoOutputWarning(UserWarning):
-    """An image has no output from the model; its row stays in the table without probabilities."""
+    """An image has no output from the model; its row is in the table without probabilities."""
 
 
 def score(
@@ -72,7 +72,7 @@ def score(
     if known:
         raise ManifestError(
             f"{manifest.origin}: {len(known)} images of this set were in the model's training set "
-            f"({_few(known)}: equal perceptual hash). A model is not judged on its training images; use other images."
+            f"({_few(known)}: equal perceptual hash); use other images."
         )
     silent: NDArray[np.bool_] = np.asarray(np.isnan(probabilities).any(axis=1))
     if silent.all():
@@ -104,9 +104,9 @@ def model_and_test_set(
     if not source.exists():
         raise CheckpointError(f"{source} does not exist; expected a checkpoint (*.pth) or an ONNX model (*.onnx).")
     if data is None:
-        raise UsageError(f"{source} is a model, which needs images; give them with --data MANIFEST.")
+        raise UsageError(f"{source} is a model and needs images; give them with --data MANIFEST.")
     if split == "train":
-        raise UsageError("A model is not judged on the split it was trained on; choose another with --split.")
+        raise UsageError("A model cannot be judged on its training split; choose another with --split.")
     manifest = load_manifest(data)
     from drgate.vision.graders import load_grader
 
@@ -197,7 +197,7 @@ def _share(
 
 
 def _rows(manifest: Manifest) -> pd.DataFrame:
-    """The manifest's columns for the table of predictions, checked before scoring, which may take hours."""
+    """The manifest's columns for the table of predictions, checked before scoring, which can take hours."""
     table = manifest.table
     contents = table["image"].map(manifest.content_digests()).astype("str")
     if "sha256" in table.columns:
@@ -205,10 +205,10 @@ def _rows(manifest: Manifest) -> pd.DataFrame:
         if other.any():
             image = table["image"][other].iloc[0]
             raise ManifestError(
-                f"{manifest.origin}: {manifest.path(image)} has another SHA-256 than in the manifest; restore the "
-                "file, or correct the manifest."
+                f"{manifest.origin}: {manifest.path(image)} does not have the SHA-256 that the manifest gives; "
+                "restore the file, or correct the manifest."
             )
-    # Otherwise such a column of the manifest would pass as the model's output.
+    # Otherwise such a column of the manifest would be taken for the model's output.
     rows = table.drop(columns=["split", "predicted", *PROBABILITIES], errors="ignore").assign(sha256=contents)
     make_predictions(rows.assign(predicted="0"), str(manifest.origin), {})
     return rows
@@ -260,8 +260,8 @@ def _refuse_training_patients(grader: Grader, manifest: Manifest) -> None:
 
     if shared := shares_patients(grader.fingerprint, manifest.table["patient"]):
         raise ManifestError(
-            f"{manifest.origin}: {len(shared)} patients of this set were in the model's training set ({_few(shared)}). "
-            "A model is not judged on its training patients; use other patients."
+            f"{manifest.origin}: {len(shared)} patients of this set were in the model's training set ({_few(shared)}); "
+            "use other patients."
         )
 
 
@@ -270,7 +270,7 @@ def _few(names: list[str]) -> str:
 
 
 def _leakage(grader: Grader, manifest: Manifest) -> list[str]:
-    """What was checked for leakage and not found; scoring stops where it is found."""
+    """The checks for leakage that found none; scoring stops where one finds leakage."""
     checked = []
     if manifest.split_of:
         checked.append("The manifest's splits share no patient and no byte-identical file.")

@@ -1,18 +1,18 @@
-"""A locked operating point: cut-offs on P(grade >= k) that leave room for the test set to differ.
+"""A locked operating point: cut-offs on P(grade >= k), with a margin for the differences of a new test set.
 
     found = tune(load_predictions("val.parquet"), load_checklist("screening-referable"))
     if isinstance(found, Infeasible): print(found.reason)
     else: write_operating_point(found, Path("operating-point.json"))
 
-Cut-offs that just meet a checklist on the table they were chosen on meet it on the next one half of the time at best.
-So each required sensitivity, specificity, accuracy and rate of grave errors must reach its threshold with its *bound*
-on the tuning table, and the chance that all of them do so on the planned test set must be what the checklist plans
-with; of the cut-offs that keep this, those with the best specificity are taken.
+Cut-offs that just pass a checklist on the tuning table pass it on the next table half of the time at best. So each
+required sensitivity, specificity, accuracy and rate of grave errors must meet its rule with its *bound* on the tuning
+table, and the chance that all of them pass on the planned test set must be at least the power that the checklist plans
+with. Of the cut-offs that do so, those with the best specificity are chosen.
 
-The search looks at every combination of up to 24 values for each cut-off, first over all that no single cut-off rules
-out, then between the neighbours of the best one, until nothing is between them (or `ROUNDS`). What it returns meets
-every line by the gate's own bounds, and nothing that it compared and that does has a higher specificity. Where no
-cut-off has more than 24 values that count (`complete`), that is the best of all, and "infeasible" is a proof.
+The search compares every combination of up to 24 values per cut-off: first over all values that no criterion excludes,
+then between the neighbours of the best combination, until no value is between them (or for `ROUNDS`). The result meets
+every criterion by the bounds that an evaluation uses. Where no cut-off has more than 24 candidate values (`complete`),
+it is the best of all combinations, and "infeasible" is a proof.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ ROUNDS: Final = 5
 
 @dataclass(frozen=True, slots=True)
 class Infeasible:
-    """No cut-offs were found; `reason` names the criterion that could not be met and how near it came.
+    """No cut-offs were found; `reason` names the criterion that was not met, and by how much.
 
     complete: whether every combination was compared, so that there are none.
     """
@@ -74,18 +74,20 @@ def tune(
     units = Sample.of(predictions, checklist, slices=())
     bare = predictions.table["predicted"].notna() & predictions.table["p_0"].isna()
     if bare.any() or not units.answered.any():
-        raise PredictionsError(f"{predictions.origin} has no probabilities for every answer; cut-offs need p_0 to p_4.")
+        raise PredictionsError(
+            f"{predictions.origin} lacks probabilities; cut-offs need p_0 to p_4 for every image with output."
+        )
     tested = units
     if test is not None:
         tested = Sample.of(planned(test.table, str(test.origin)), checklist, slices=())
-    lines = [criterion for criterion in checklist.each_criterion() if criterion.required]
-    tuned = [line for line in lines if line.id.about.cut_offs_decide and line.id == line.id.whole]
+    required = [criterion for criterion in checklist.each_criterion() if criterion.required]
+    tuned = [one for one in required if one.id.about.cut_offs_decide and one.id == one.id.whole]
     if not tuned:
         raise ChecklistError(
-            f"The checklist {checklist.name} requires no sensitivity, specificity, accuracy or rate of grave errors of "
-            "the whole test set; there is nothing that cut-offs could be tuned to."
+            f"The checklist {checklist.name} requires no sensitivity, specificity, accuracy or rate of grave errors on "
+            "the whole test set, so cut-offs cannot be tuned to it; use another checklist."
         )
-    constraints = [_Constraint(line, units, tested, checklist) for line in tuned]
+    constraints = [_Constraint(one, units, tested, checklist) for one in tuned]
     for constraint in constraints:
         if constraint.impossible:
             return Infeasible(constraint.impossible, complete=True)
@@ -105,7 +107,7 @@ def tune(
             "by_grade": np.bincount(tested.reference, minlength=5).tolist(),
         },
         "criteria": found,
-        "not_covered": [line.id for line in lines if line not in tuned],
+        "not_covered": [one.id for one in required if one not in tuned],
         "search": {"compared": compared, "complete": complete},
     }
     return make_operating_point(
@@ -134,7 +136,7 @@ EFFECTS: Final = (
     *(MetricId(rate, of) for of in ("referable", "severe_npdr", "pdr") for rate in ("sensitivity", "specificity")),
     MetricId("undergraded", BELOW_REFERABLE),
 )
-"""What tuning gives and takes, whatever the checklist asks."""
+"""The proportions that are shown before and after tuning, for every checklist."""
 
 
 def effects(predictions: Predictions, point: OperatingPoint, checklist: Checklist) -> list[Effect]:
@@ -175,7 +177,7 @@ class _Constraint:
 
     @cached_property
     def impossible(self) -> str:
-        """Why no cut-offs can meet it, whatever the model; empty where they might."""
+        """Why no cut-offs of any model can meet it; empty where they might."""
         if self.n == 0 or not self._reaches(0, self._ceiling(0)):
             n, what = self.n, "the tuning table"
         elif self._planned_power(0.0, float(self.n)) == 0:
@@ -183,8 +185,8 @@ class _Constraint:
         else:
             return ""
         return (
-            f"{self.criterion.id}: with {n} {self.checklist.unit}s that count in {what} not even a model without an "
-            f"error can show {self.rule}."
+            f"{self.criterion.id}: with {n} {self.checklist.unit}s that count in {what}, even a model without errors "
+            f"cannot pass {self.rule}; more patients are needed."
         )
 
     @property
@@ -195,10 +197,9 @@ class _Constraint:
 
     @cached_property
     def hopeful(self) -> Floats:
-        """(n + 1,) the highest chance to pass that so many errors can leave; 0 where the bound falls short.
+        """(n + 1,) the highest possible chance to pass with so many errors; 0 where the bound does not meet the rule.
 
-        As if the patients' errors were as little correlated as the shrunk design effect can be: a ceiling, which is
-        exact where every patient has one unit.
+        It assumes the smallest possible design effect, so it is an upper limit, exact where every patient has one unit.
         """
         found = np.zeros(self.n + 1)
         for errors in range(min(self.n, int(self.n * (1 - self.floor)) + 1) + 1):
@@ -208,7 +209,7 @@ class _Constraint:
         return found
 
     def judge(self, predicted: Ints) -> tuple[bool, float]:
-        """Whether these grades reach the bound by the gate's own rule, and the chance to pass on the planned test."""
+        """Whether the bound meets the rule with these grades, and the chance to pass on the planned test set."""
         sample = self._sample(self._errors(predicted))
         misses = (self.n - sample.k) / self.n * sample.effective_n
         reaches = self._reaches(self.n - sample.k, sample.effective_n)
@@ -243,7 +244,7 @@ class _Constraint:
     def _reaches(self, errors: int, effective: float) -> bool:
         sample = cluster.EffectiveSample(self.n - errors, self.n, None, 1.0, effective)
         low = cluster.bounds(sample, level=self.level, interval=self.checklist.evidence.interval).low
-        return low > self.floor if self.criterion.comparator in (">", "<") else low >= self.floor
+        return low > self.floor if self.criterion.strict else low >= self.floor
 
     def _ceiling(self, errors: int) -> float:
         """The largest effective number of units with so many errors."""
@@ -307,7 +308,7 @@ class _Constraint:
 
 
 class _Search:
-    """Every combination of a few values for each cut-off, by counts; round after round nearer to the best."""
+    """Compares every combination of a few values per cut-off, by counts, in narrower rounds around the best."""
 
     def __init__(self, units: Sample, constraints: list[_Constraint], wanted: float) -> None:
         self.units, self.constraints, self.wanted = units, constraints, wanted
@@ -368,8 +369,8 @@ class _Search:
         return np.where(self.units.answered, grades, confusion.NO_OUTPUT).astype(np.int64)
 
     def shortfall(self, complete: bool) -> str:
-        """Which criterion was not met at the cut-offs that came nearest, and how near it was."""
-        compared = "No cut-offs meet" if complete else "None of the cut-offs that were compared meets"
+        """Which criterion was not met at the best cut-offs, and by how much."""
+        compared = "No cut-offs meet" if complete else "None of the compared cut-offs meets"
         assert self.nearest is not None, "a search that found nothing knows what came nearest"
         predicted = self.grades(self.nearest)
         records = [(c, c.found(predicted)) for c in self.constraints]
@@ -378,15 +379,15 @@ class _Search:
             power = float(np.prod([r["power"] for _, r in records]))
             weakest, record = min(records, key=lambda pair: pair[1]["power"])
             return (
-                f"{compared} every bound with a chance of {100 * self.wanted:g} % to pass on the planned test set; the "
-                f"nearest have {100 * power:.0f} %, limited by {weakest.criterion.id} ({record['k']} of {record['n']}, "
-                f"{100 * record['power']:.0f} %)."
+                f"{compared} every rule with a chance of {100 * self.wanted:g} % to pass on the planned test set. The "
+                f"best have a chance of {100 * power:.0f} %, limited by {weakest.criterion.id} ({record['k']} of "
+                f"{record['n']}, {100 * record['power']:.0f} %)."
             )
         worst, record = max(missed, key=lambda pair: abs(pair[1]["bound"] - pair[0].criterion.threshold))
         side = "an upper" if worst.adverse else "a lower"
         return (
-            f"{compared} every required criterion; at the nearest, {worst.criterion.id} has {side} bound of "
-            f"{100 * record['bound']:.1f} % ({record['k']} of {record['n']}) where {worst.rule} is asked."
+            f"{compared} every required criterion. At the best cut-offs, {worst.criterion.id} has {side} bound of "
+            f"{100 * record['bound']:.1f} % ({record['k']} of {record['n']}); required: {worst.rule}."
         )
 
     def _objective(self) -> Floats:
@@ -412,7 +413,7 @@ class _Search:
         return _steps(wrong) / counted
 
     def _admissible(self, k: int) -> Floats:
-        """Values of one cut-off that no criterion rules out, whatever the other three are."""
+        """Values of one cut-off that no criterion excludes, whatever the other three are."""
         values = self.values[k]
         if k in self.free:
             # Free cut-offs are never lower than those below them; certainty is always possible.
@@ -433,7 +434,7 @@ class _Search:
         return values[keep]
 
     def _round(self, grid: list[Floats]) -> tuple[float, ...] | None:
-        """The best feasible combination of a grid; None without one, and `nearest` then is what came nearest."""
+        """The best feasible combination of a grid; None without one, and then `nearest` is the best infeasible one."""
         reached = self._reached(grid)
         powers = []
         for constraint, weights in zip(self.constraints, self.steps, strict=True):
@@ -467,10 +468,10 @@ class _Search:
         return None
 
     def _holds(self, choice: tuple[float, ...]) -> bool:
-        """Whether every bound is reached by the gate's own rule, and the joint chance is what is wanted."""
+        """Whether every bound meets its rule and the joint chance to pass is high enough."""
         power = 1.0
         for constraint, weights, judged in zip(self.constraints, self.steps, self.judged, strict=True):
-            # Only these cut-offs decide it, so that most combinations have been judged already.
+            # Only these cut-offs affect it, so most combinations have been judged already.
             key = tuple(cut for k, cut in enumerate(choice) if weights[:, k + 1].any())
             if key not in judged:
                 judged[key] = constraint.judge(self.grades(choice))
@@ -481,7 +482,7 @@ class _Search:
         return True
 
     def _ordered(self, grid: list[Floats]) -> Flags:
-        """Where a cut-off that no criterion asks about changes none that one does."""
+        """Where a cut-off that no criterion depends on has no effect on one that some criterion does."""
         fine = np.ones((1, 1, 1, 1), dtype=bool)
         axes = np.ix_(*grid)
         for k, j in itertools.product(self.free, self.used):
@@ -498,8 +499,8 @@ class _Search:
     def _reached(self, grid: list[Floats]) -> list[NDArray[np.float64]]:
         """For k = 1 to 4, units of each kind graded at least k: (kinds, a, b, c, d), axes that do not matter being 1.
 
-        A unit is graded at least k where it reaches one of the cut-offs k to 4, so the rest is in a lower corner of
-        the table of what each unit reaches.
+        A unit is graded at least k where it reaches one of the cut-offs k to 4; the others are counted by cumulative
+        sums.
         """
         scores, (first, kind) = self.units.scores[self.units.answered], self.classes
         places = [np.searchsorted(values, scores[:, k], side="right") for k, values in enumerate(grid)]
@@ -511,13 +512,13 @@ class _Search:
         everyone = np.bincount(kind, minlength=len(first)).reshape(-1, 1, 1, 1, 1)
         found = []
         for k in range(1, 5):
-            # Cut-offs below k are not asked: their whole axis.
+            # Cut-offs below k do not matter: their whole axis.
             lower = tuple(slice(-1, None) if axis < k else slice(0, -1) for axis in range(1, 5))
             found.append((everyone - corner[(slice(None), *lower)]).astype(np.float64))
         return found
 
     def _tidy(self, cut_offs: tuple[float, ...]) -> tuple[float, ...]:
-        """The same cut-offs with as few digits as keep every unit on its side."""
+        """The same cut-offs with as few digits as keep the grade of every unit."""
         return tuple(_shortest(cut, self.units.scores[self.units.answered, k]) for k, cut in enumerate(cut_offs))
 
 
@@ -534,7 +535,7 @@ def _steps(wrong: Flags) -> Ints:
 
 
 def _total(steps: Ints | Floats, reached: list[NDArray[np.float64]]) -> Floats:
-    """Errors beyond those of calling everything grade 0, on the grid; axes that do not matter have length 1."""
+    """Errors beyond those of grading everything 0, on the grid; axes that do not matter have length 1."""
     total: Floats = np.zeros((1, 1, 1, 1))
     for k in range(1, 5):
         if steps[:, k].any():

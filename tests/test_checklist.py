@@ -231,7 +231,7 @@ REFUSED = {
     "misspelt key in a criterion": (lambda c: c["criteria"][0].update(at_lest=0.9), "did you mean 'at_least'?"),
     "misspelt key of evidence": (lambda c: c["evidence"].update(levl=0.9), "did you mean 'level'?"),
     "percent": (lambda c: c["criteria"][0].update(at_least=90), "did you mean 0.9?"),
-    "no such grade": (lambda c: c["criteria"][1].update(id="sensitivity:grade_9"), "takes one of"),
+    "no such grade": (lambda c: c["criteria"][1].update(id="sensitivity:grade_9"), "use one of"),
     "no such metric": (lambda c: c["criteria"][0].update(id="acuracy"), "did you mean 'accuracy'?"),
     "two thresholds": (lambda c: c["criteria"][0].update(above=0.8), "exactly one of"),
     "no threshold": (lambda c: c["criteria"][0].pop("at_least"), "exactly one of"),
@@ -240,8 +240,11 @@ REFUSED = {
         lambda c: c["criteria"].append({"id": "specificity:pdr", "above": 0.9}),
         "'specificity:pdr' is given twice",
     ),
-    "no criterion": (lambda c: c["criteria"].clear(), "cannot fail certifies nothing"),
-    "none required": (lambda c: [x.update(required=False) for x in c["criteria"]], "cannot fail certifies nothing"),
+    "no criterion": (lambda c: c["criteria"].clear(), "no criterion is required, so every model passes"),
+    "none required": (
+        lambda c: [x.update(required=False) for x in c["criteria"]],
+        "no criterion is required, so every model passes",
+    ),
     "text for a number": (lambda c: c["criteria"][0].update(at_least="0.9"), "valid number"),
     "text for a flag": (lambda c: c["criteria"][0].update(required="yes"), "valid boolean"),
     "no looks": (lambda c: c.update(looks=0), "greater than or equal to 1"),
@@ -252,9 +255,12 @@ REFUSED = {
     "a policy for stability": (lambda c: c["criteria"][4].update(no_output="excluded"), "does not apply"),
     "an infinite cost": (lambda c: c["criteria"][6].update(below=float("inf")), "finite number"),
     "no cost": (lambda c: c["criteria"][6].update(below=0), "positive amount"),
-    "a colon too many": (lambda c: c["criteria"][0].update(id="accuracy:"), "missing after the colon"),
-    "a threshold that cannot fail": (lambda c: c["criteria"][9].update(at_most=1), "any model meets 1"),
-    "a threshold that cannot be met": (lambda c: c["criteria"][3].update(above=1), "no model can be above 1"),
+    "a colon too many": (lambda c: c["criteria"][0].update(id="accuracy:"), "must follow the colon"),
+    "a threshold that cannot fail": (lambda c: c["criteria"][9].update(at_most=1), "every model meets 1"),
+    "a threshold that cannot be met": (
+        lambda c: c["criteria"][3].update(above=1),
+        "no model can be above 1; change the limit",
+    ),
     "percent of no output": (lambda c: c["criteria"][9].update(at_most=5), "did you mean 0.05?"),
     "percent of level": (lambda c: c["evidence"].update(level=95), "evidence.level: 95 is not a fraction between"),
     "percent of margin": (lambda c: c["criteria"][5].update(margin=2), "did you mean 0.02?"),
@@ -289,13 +295,13 @@ REFUSED = {
     ),
     "nearly a grade": (
         lambda c: c["criteria"][1].update(id="sensitivity:sever_npdr"),
-        "sensitivity knows no 'sever_npdr'; did you mean 'severe_npdr'?",
+        "sensitivity cannot be used for 'sever_npdr'; did you mean 'severe_npdr'?",
     ),
-    "no grade": (lambda c: c["criteria"][1].update(id="sensitivity"), "takes one of each, mild_npdr"),
-    "a grade too many": (lambda c: c["criteria"][0].update(id="accuracy:pdr"), "takes no grade"),
+    "no grade": (lambda c: c["criteria"][1].update(id="sensitivity"), "needs one of each, mild_npdr"),
+    "a grade too many": (lambda c: c["criteria"][0].update(id="accuracy:pdr"), "has no grade; leave it out"),
     "calibration error": (
         lambda c: c["criteria"].append({"id": "ece:referable", "at_most": 0.05}),
-        "a perfect model shows 0.049",
+        "even a perfect model has 0.049",
     ),
     "a slope beyond reason": (
         lambda c: c["criteria"].append({"id": "calibration_slope:referable", "at_least": 80}),
@@ -307,7 +313,7 @@ REFUSED = {
     ),
     "a limit on the wrong side": (
         lambda c: c["criteria"].append({"id": "sensitivity:referable@camera=A", "at_most": 0.95}),
-        "a limit on the wrong side",
+        "this limit passes bad models",
     ),
     "a rate that must stay low, from below": (
         lambda c: c["criteria"].append({"id": "missed:referable", "at_least": 0.1}),
@@ -315,7 +321,7 @@ REFUSED = {
     ),
     "a bootstrap too short for its looks": (
         lambda c: c["criteria"].append({"id": "quadratic_kappa", "at_least": 0.8}) or c.update(looks=100),
-        "bootstrap.resamples of at least 100000",
+        "bootstrap.resamples must be at least 100000",
     ),
     "overlapping groups": (
         lambda c: c.update(slices=[{"by": "camera", "groups": {"a": ["A", "B"], "b": ["B"]}}]),
@@ -328,7 +334,7 @@ REFUSED = {
     "an empty group": (lambda c: c.update(slices=[{"by": "camera", "groups": {"a": []}}]), "at least 1 item"),
     "a group called each": (
         lambda c: c.update(slices=[{"by": "camera", "groups": {"each": ["A"]}}]),
-        "cannot be called 'each'",
+        "cannot have the name 'each'",
     ),
     "a column sliced twice": (
         lambda c: c.update(slices=[{"by": "camera"}, {"by": "camera", "groups": {"a": ["A"]}}]),
@@ -364,10 +370,13 @@ REFUSED = {
     "a slice without a value": (lambda c: c["criteria"][0].update(id="accuracy@camera"), "written @column=value"),
     "positives without a slice": (lambda c: c["criteria"][0].update(min_positives=5), "belongs to a slice"),
     "an expectation of no grade": (lambda c: c["expect"].update(sever_npdr=0.9), "did you mean 'severe_npdr'?"),
-    "an expectation that is no share": (lambda c: c["expect"].update(quadratic_kappa=0.9), "is not a share of images"),
+    "an expectation that is no share": (
+        lambda c: c["expect"].update(quadratic_kappa=0.9),
+        "is not a proportion of images",
+    ),
     "an expectation twice": (
         lambda c: c["expect"].update({"sensitivity:pdr": 0.9}),
-        "'sensitivity:pdr' is expected twice",
+        "'sensitivity:pdr' is given twice",
     ),
     "another purpose": (lambda c: c.update(purpose="test"), "'clinical' or 'pipeline'"),
 }
@@ -471,7 +480,7 @@ class TestNameAndVersion:
         """A certificate names its checklist; one name and version is one content."""
         path = _medical_grade_file(tmp_path, looks=5)
         with pytest.raises(
-            ChecklistError, match=r"calls itself medical-grade version 1 .*raise its version, or rename it"
+            ChecklistError, match=r"has the name medical-grade and version 1 .*raise its version or rename it"
         ):
             load_checklist(path)
         assert read_checklist(path).looks == 5
@@ -784,7 +793,7 @@ class TestCommands:
             plain = {"name": "mine", "version": 1, "criteria": [{"id": "accuracy", "at_least": floor}]}
             (tmp_path / file).write_text(json.dumps(plain))
         sentence = refused("spec", "check", tmp_path / "a.yaml", tmp_path / "b.yaml")
-        assert "both call themselves mine version 1; raise the version of one" in sentence
+        assert "have the name mine and version 1; raise the version of one" in sentence
 
     def test_diff_ends_with_one_where_something_is_weaker(self, drgate: Callable[..., Ended]):
         weaker = drgate("spec", "diff", "medical-grade-safe", "medical-grade")
@@ -798,7 +807,7 @@ class TestCommands:
         ended = drgate("spec", "diff", "medical-grade", path, "--format", "json")
         assert ended.code == 2
         assert [change["where"] for change in json.loads(ended.out)["changes"]] == ["looks"]
-        assert "both call themselves medical-grade version 1; raise the version of one" in ended.err
+        assert "have the name medical-grade and version 1; raise the version of one" in ended.err
 
     def test_schema_is_the_published_one(self, drgate: Callable[..., Ended]):
         published = (ROOT / "thresholds" / "checklist.schema.json").read_text()

@@ -124,7 +124,7 @@ class TestScored:
 
         folder = photographs("a.png")
         (folder / "labels.csv").write_text(f"image,grade,sha256\na.png,0,{'0' * 64}\n")
-        with pytest.raises(ManifestError, match="another SHA-256"):
+        with pytest.raises(ManifestError, match="does not have the SHA-256 that the manifest gives"):
             score(load_grader(scored / "model.pth"), load_manifest(folder), workers=0)
 
 
@@ -164,7 +164,7 @@ class TestSealedGrades:
         assert again.code == 0, again.err
         found = json.loads(again.out)
         assert found["data"]["grades"]["name"] == "grades.csv"
-        assert any("joined from grades.csv" in line for line in found["page_one"])
+        assert any("added from grades.csv" in line for line in found["page_one"])
 
     def test_what_others_put_beside_an_evaluation_stays(
         self, drgate: Run, write_csv: Write, checklist: Write, here: Path
@@ -213,7 +213,7 @@ class TestSealedGrades:
             ([*rows(), rows()[3]], "line 22: image '03.png' occurs twice"),
             (rows(i03={"grade": 7}), "line 5: grade is '7'; expected an ICDR grade"),
             (rows(i03={"grade": ""}), "image '03.png' has no grade; give 0-4, or set gradable to false"),
-            ([{**row, "predicted": 0} for row in rows()], "the column predicted, which is the model's"),
+            ([{**row, "predicted": 0} for row in rows()], "the column predicted, which only predictions may have"),
             ([{"image": row["image"]} for row in rows()], "has the columns image; expected"),
             ([{**row, "sha256": "0" * 64} for row in rows()], "has the sha256 '000"),
         ],
@@ -377,7 +377,7 @@ class TestOperatingPoint:
     ):
         """`predicted` other than the most probable grade is read with the operating point, and only with it."""
         table = write_csv([{"image": "a", "grade": 4, **WIDE, "predicted": 4}], "t.csv")
-        assert "need an operating-point file" in refused("evaluate", table)
+        assert "give them with --operating-point" in refused("evaluate", table)
         file = cut_offs(tmp_path, write_csv)
         assert (
             drgate("evaluate", table, "--operating-point", file, "--spec", checklist(), "--out", here / "o").code == 0

@@ -124,11 +124,11 @@ REFUSED = {
     "an unknown eye": ({"eye": "middle"}, "eye is 'middle'"),
     "a file that is not there": ({"image": "none.png"}, "none.png does not exist"),
     "a path outside": ({"image": "../../etc/passwd"}, "is outside"),
-    "an address": ({"image": "https://example.org/a.png"}, "is an address"),
+    "an address": ({"image": "https://example.org/a.png"}, "is a URL; copy the images to the manifest's folder"),
     "an empty image": ({"image": ""}, "the image is empty"),
     "no patient": ({"patient": ""}, "the patient is empty"),
     "gradable maybe": ({"gradable": "maybe"}, "gradable is 'maybe'"),
-    "the same image twice": ({"image": "a.png"}, "line 2 already; keep one row"),
+    "the same image twice": ({"image": "a.png"}, "line 2; keep one row per image"),
 }
 
 
@@ -164,12 +164,12 @@ class TestRefusals:
             load_manifest(tmp_path)
 
     def test_folders_that_name_no_grade(self, photographs: Write):
-        with pytest.raises(ManifestError, match="not in a folder that names a grade"):
+        with pytest.raises(ManifestError, match="not in a folder named after a grade"):
             load_manifest(photographs("0/a.png", "holiday/b.png"))
 
     def test_images_beside_grade_folders(self, photographs: Write):
         """Some images with a grade and some without are no sealed set: the latter would be lost silently."""
-        with pytest.raises(ManifestError, match=r"b\.png is not in a folder that names a grade"):
+        with pytest.raises(ManifestError, match=r"b\.png is not in a folder named after a grade"):
             load_manifest(photographs("0/a.png", "b.png"))
 
     def test_unknown_columns(self, write_csv: Write):

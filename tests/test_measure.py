@@ -403,11 +403,11 @@ class TestHowManyMore:
     def test_no_number_is_given_at_a_rate_that_nobody_expects(self):
         """Never at the observed rate: without an expected true value there is no number."""
         checklist = checklist_of(criteria=[{"id": "accuracy", "at_least": 0.8}])
-        assert "the checklist does not say" in evaluate(drawn(22, 50), checklist).criteria[0].reason
+        assert "gives no expected true value (expect)" in evaluate(drawn(22, 50), checklist).criteria[0].reason
 
     def test_no_realistic_number_is_an_answer(self):
         checklist = checklist_of(criteria=[{"id": "accuracy", "at_least": 0.75}], expect={"accuracy": 0.7501})
-        assert "No realistic number" in evaluate(drawn(23, 50), checklist).criteria[0].reason
+        assert "no realistic number of patients is enough" in evaluate(drawn(23, 50), checklist).criteria[0].reason
 
 
 class TestProperties:

@@ -276,7 +276,7 @@ class TestLikelihoodRatiosAndYouden:
             ({"id": "negative_likelihood_ratio:pdr", "at_least": 0.1}, "give at_most or below"),
             ({"id": "positive_likelihood_ratio:pdr", "at_least": 0.0}, "give a positive number"),
             ({"id": "youden:pdr", "at_least": 1.5}, "not a fraction"),
-            ({"id": "youden", "at_least": 0.5}, "takes one of"),
+            ({"id": "youden", "at_least": 0.5}, "needs one of"),
             ({"id": "youden:pdr^deployment", "at_least": 0.5}, "no value at the deployment mix"),
         ],
     )

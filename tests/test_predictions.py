@@ -35,7 +35,7 @@ REFUSED = {
     "some are empty": ({"p_1": ""}, "give all five or none"),
     "grade 7": ({"grade": "7"}, "grade is '7'; expected an ICDR grade, 0-4 or a name"),
     "duplicate image": ({"image": "first.png"}, "'first.png' occurs twice"),
-    "predicted is not the most probable": ({"predicted": "1"}, "need an operating-point file"),
+    "predicted is not the most probable": ({"predicted": "1"}, "give them with --operating-point"),
     "predicted is empty beside probabilities": ({"predicted": ""}, "predicted is empty"),
     "predicted is no grade": ({"predicted": "9"}, "predicted is '9'; expected an ICDR grade"),
     "oedema is neither": ({"dme": "2"}, "dme is '2'; expected 0, 1 or an empty cell"),
@@ -120,7 +120,7 @@ class TestHonestTables:
             load_predictions(write_csv([SOUND | {"grade": cell}]))
 
     def test_nor_is_it_a_patient(self, write_csv: Write):
-        with pytest.raises(PredictionsError, match="there is none"):
+        with pytest.raises(PredictionsError, match="means a missing value"):
             load_predictions(write_csv([SOUND | {"patient": "nan"}]))
 
     def test_numeric_patients_of_parquet_are_those_of_csv(self, write_csv: Write, tmp_path: Path):

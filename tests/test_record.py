@@ -152,11 +152,14 @@ class TestShowsNothing:
     @pytest.mark.parametrize(
         ("content", "reason"),
         [
-            (rows(list(itertools.accumulate(CURVE, max))), "never falls, as the best accuracy so far does"),
+            (
+                rows(list(itertools.accumulate(CURVE, max))),
+                "never falls between epochs 1 and 10, so it seems to be the best value so far",
+            ),
             ([*rows()[:4], *rows()[3:]], "two evaluations of epoch 3"),
-            ([*rows(first=10), *rows(CURVE, None)], "epoch 0 comes after epoch 21: several runs"),
-            ([{**row, "run": "a" if i < 6 else "b"} for i, row in enumerate(rows())], "several runs"),
-            ([*rows()[:3], *rows()[4:]], "between epochs 2 and 4 evaluations are missing"),
+            ([*rows(first=10), *rows(CURVE, None)], "epoch 0 comes after epoch 21; expected the history of one run"),
+            ([{**row, "run": "a" if i < 6 else "b"} for i, row in enumerate(rows())], "it contains several runs"),
+            ([*rows()[:3], *rows()[4:]], "evaluations between epochs 2 and 4 are missing"),
         ],
         ids=["best so far", "an epoch twice", "two runs", "two named runs", "evaluations left out"],
     )
@@ -164,7 +167,7 @@ class TestShowsNothing:
         """Neither PASS nor FAIL: the reason says what is missing."""
         found = read(content)
         assert reason in found["missing"]
-        assert found["missing"].startswith("history.csv shows no stability: ")
+        assert found["missing"].startswith("history.csv cannot show stability: ")
         assert "history" not in found
 
     def test_spend_is_kept(self, read):
@@ -200,8 +203,8 @@ class TestRefused:
             ("", "is empty"),
             ("epoch,val_accuracy\n", "has no rows"),
             ("step,accuracy\n1,0.5\n", "has the columns step, accuracy; expected a CSV with the columns epoch"),
-            (rows(selected=None), "does not say which epoch was selected; add the column selected"),
-            ([*rows(), {**rows()[5], "epoch": 12}], "has 2 rows that are selected"),
+            (rows(selected=None), "does not give the selected epoch; add the column selected"),
+            ([*rows(), {**rows()[5], "epoch": 12}], "has 2 selected rows"),
             (rows(["0.5", "nan", *CURVE]), "line 3: val_accuracy is 'nan'"),
             (rows(["0.5", "", *CURVE]), "line 3: val_accuracy is ''"),
             (rows(["-0.5", *CURVE]), "line 2: val_accuracy is '-0.5'"),
@@ -230,7 +233,7 @@ class TestRefused:
         assert "history." in str(error.value) or "usd" in sentence
 
     def test_two_selected_epochs(self, read):
-        with pytest.raises(RecordError, match="says that epoch 5 was selected, not 6"):
+        with pytest.raises(RecordError, match="has the selected epoch 5, not 6"):
             read(rows(), selected=6)
 
     def test_no_such_file(self, tmp_path: Path):

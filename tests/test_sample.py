@@ -120,7 +120,7 @@ class TestOneTable:
 
     @pytest.mark.parametrize(
         ("grades", "sentence"),
-        [([None] * 7, "has no reference grades; join them"), ([0, 1, None, 3, 4, 0, 1], "image 'c' has no reference")],
+        [([None] * 7, "has no reference grades; add them"), ([0, 1, None, 3, 4, 0, 1], "image 'c' has no reference")],
     )
     def test_needs_reference_grades(self, grades: list[int | None], sentence: str):
         with pytest.raises(PredictionsError, match=sentence):
@@ -140,7 +140,9 @@ class TestUnknownPatients:
         ]
 
     def test_fixed_class_totals_need_patients(self):
-        with pytest.raises(PredictionsError, match="names no patients, and the checklist small fixes"):
+        with pytest.raises(
+            PredictionsError, match="has no patients, which class_totals: fixed of the checklist small needs"
+        ):
             Sample.of(
                 predictions(graded(1, 0.9).drop(columns=["patient", "eye"])),
                 checklist_of(bootstrap={"class_totals": "fixed"}),
@@ -167,19 +169,19 @@ class TestSlices:
         assert Sample.of(predictions(table), grouped, slices=()).slices == {}
 
     def test_a_missing_column_is_refused(self):
-        with pytest.raises(PredictionsError, match=r"no column 'site'.*slices; it has camera"):
+        with pytest.raises(PredictionsError, match=r"no column 'site'.*slices by; it has camera"):
             Sample.of(predictions(graded(1, 0.9, camera="A")), checklist_of(slices=[{"by": "site"}]))
 
     def test_a_patient_in_two_slices_is_refused_by_patient(self):
         """Judged by patient, every patient must be in one slice: overlapping slices share their errors."""
         table = predictions(graded(1, 0.9, camera=["A", "B"] * 120))
-        with pytest.raises(PredictionsError, match="patient 'P0' has images in two of its slices"):
+        with pytest.raises(PredictionsError, match="patient 'P0' has images in two of these slices"):
             Sample.of(table, checklist_of(unit="patient", slices=[{"by": "camera"}]))
 
     def test_a_group_named_like_a_value_outside_it_is_refused(self):
         """Otherwise images of both would be one slice without a word."""
         checklist = checklist_of(slices=[{"by": "camera", "groups": {"A": ["B"]}}])
-        with pytest.raises(PredictionsError, match="'A' is a value of camera and also the name of a group"):
+        with pytest.raises(PredictionsError, match="'A' is a value of camera and the name of a group"):
             Sample.of(predictions(graded(1, 0.9, camera="A")), checklist)
 
 
@@ -296,7 +298,7 @@ class TestOedema:
     def test_a_gap_is_refused(self, reader: str):
         """Some images with a label and some without: the image is named."""
         given = predictions(probable(graded(1, 0.9)).assign(dme=[None, 1, *[0] * 238]), "gaps.csv")
-        with pytest.raises(PredictionsError, match=r"gaps\.csv: image '0000\.png' has no dme while others have"):
+        with pytest.raises(PredictionsError, match=r"gaps\.csv: image '0000\.png' has no dme, but other images have"):
             self.READERS[reader](given)
 
     @pytest.mark.parametrize("reader", READERS)

@@ -62,14 +62,14 @@ class Distinct:
     patients: NDArray[np.int64]
     """Whose image it is (M,), 0 to D - 1, ascending."""
     times: NDArray[np.int64]
-    """How many real patients each of the D stands for."""
+    """How many real patients each of the D represents."""
 
 
 def distinct_patients(codes: ArrayLike, patients: ArrayLike, kinds: int, times: ArrayLike | None = None) -> Distinct:
     """The distinct patients of a sample, a patient being the multiset of the codes of the images.
 
-    `codes` holds 0 to kinds - 1 for each image (its cell, or a joint code of cell and slices) and `patients` any
-    integers that tell the patients apart, both (images,). With `times` the patients are themselves distinct ones: codes
+    `codes` holds 0 to kinds - 1 for each image (its cell, or a joint code of cell and slices) and `patients` integer
+    codes of their patients, both (images,). With `times` the patients are themselves distinct ones: codes
     0 to c - 1, of which `times[i]` real patients are like patient i; those without an image here drop out. So a slice
     is taken of the few distinct patients, not of the images:
 
@@ -169,7 +169,7 @@ def resample_patients(
     `patterns` (P, cells) and `counts` (P,) as `patient_patterns` returns them; the table may have other cells, such as
     those of two models side by side. With `strata`, one label a pattern such as `worst_grade`, every replicate keeps
     the number of patients in each stratum. `inflation` divides the number drawn (of each stratum, never below one) and
-    so multiplies variances: 2 where nobody says which images are of one patient. The same arguments give the same
+    so multiplies variances: 2 where patients are unknown. The same arguments give the same
     tables on every machine under one NumPy version.
 
     Raises ValueError where there is no patient or no replicate to draw, and for an inflation below 1.
@@ -242,7 +242,7 @@ def bca_interval(
     `leave_one_out` table and `counts` (P,) the patients of that pattern. Leave out of `jackknife` and `counts` the
     patterns without which the metric is undefined.
 
-    None where it does not exist: no replicate is defined, all lie on one side of the estimate, or no patient changes
+    None where it does not exist: no replicate is defined, all are on one side of the estimate, or no patient changes
     it.
 
     References: Efron 1987, JASA 82:171.
@@ -252,7 +252,7 @@ def bca_interval(
     weight = np.asarray(counts, dtype=np.float64)
     if kept.size == 0 or weight.sum() == 0:
         return None
-    # Ties with the estimate are real on counts: half of them lie below it.
+    # Ties with the estimate are real on counts: half of them count as below it.
     position = (np.mean(kept < estimate) + np.mean(kept <= estimate)) / 2
     spread = np.average(jackknife, weights=weight) - jackknife
     squares = float(weight @ spread**2)

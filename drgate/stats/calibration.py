@@ -1,7 +1,7 @@
-"""How far probabilities can be taken at their word: Brier score, calibration slope and intercept, reliability, ECE.
+"""How well probabilities agree with frequencies: Brier score, calibration slope and intercept, reliability, ECE.
 
-Where images cluster, `patients` holds an integer code for each image and every interval is by patients; None says that
-nobody knows whose the images are, and variances are doubled. Independent images are so many patients: `np.arange(n)`.
+`patients` has the integer code of each image's patient, and every interval is by patients. None means that patients are
+unknown; then variances are doubled. For independent images it is `np.arange(n)`.
 
 >>> import numpy as np
 >>> p, y = np.array([0.1, 0.2, 0.3, 0.4, 0.6, 0.7, 0.8, 0.9]), np.array([0, 0, 1, 0, 1, 0, 1, 1], dtype=bool)
@@ -44,7 +44,7 @@ _ROWS = 2_000_000
 """Image weights of bootstrap replicates held at once."""
 
 _ALIKE = 1e-9
-"""Logits closer than this are one: what lies between is rounding."""
+"""Logits closer than this are one: the difference is rounding."""
 
 Floats = NDArray[np.float64]
 Codes = NDArray[np.int64]
@@ -173,7 +173,7 @@ def calibration_slope(
     `probabilities` (n,) of being positive, clipped at `EPSILON`; `positive` (n,) bool. Maximum likelihood; variance by
     the cluster sandwich with factor c / (c - 1) * (n - 1) / (n - 2), interval by t with c - 1 degrees of freedom.
 
-    Undefined without a positive or a negative image, where all probabilities are alike, where they separate positive
+    Undefined without a positive or a negative image, where all probabilities are equal, where they separate positive
     from negative (no finite slope fits best), or where all images are of one patient. Raises ValueError for arrays of
     different length, labels that are not bool and probabilities outside [0, 1].
 
@@ -218,7 +218,7 @@ def calibration_bootstrap(
     if _clusters(owner) < 2:
         return Undefined(_TOO_FEW)
     x, y, owner = _ordered(p, y, owner)
-    # Patients in the order of what their images hold, images alike in that of their patients: no name has a say.
+    # Patients in the order of their images' values, equal images in that of their patients: codes do not matter.
     owner = _by_content(x, y, owner)
     order = np.lexsort((owner, y, x))
     x, y, owner = x[order], y[order], owner[order]
@@ -300,7 +300,7 @@ def reliability(
     return tuple(found)
 
 
-_TOO_FEW = "it takes images of at least two patients"
+_TOO_FEW = "it needs images of at least two patients"
 
 
 def _coefficient(
@@ -309,14 +309,14 @@ def _coefficient(
     require_level(level)
     p, y = _checked(probabilities, positive)
     if not y.any() or y.all():
-        return Undefined("it takes positive and negative images")
+        return Undefined("it needs positive and negative images")
     x, y, owner = _ordered(p, y, _codes(patients, p.size))
     clusters = _clusters(owner)
     if clusters < 2 or (patients is None and fewest_patients(p.size) < 2):
         return Undefined(_TOO_FEW)
     everyone = np.ones((1, x.size))
     if joint and x.max() - x.min() < _ALIKE:
-        return Undefined("all probabilities are alike")
+        return Undefined("all probabilities are equal")
     if joint and not _overlap(everyone, x, y)[0]:
         return Undefined("the probabilities separate positive from negative images, so no finite slope fits best")
     fitted = _fit(everyone, x, y, joint=joint)
@@ -399,7 +399,7 @@ def _refitted(weights: Floats, x: Floats, y: NDArray[np.bool_], *, joint: bool) 
 
 
 def _overlap(weights: Floats, x: Floats, y: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Of every row of weights (B, n): neither side of y is missing or lies wholly at or above the other on x."""
+    """Of every row of weights (B, n): neither side of y is missing or is entirely at or above the other on x."""
     drawn = weights > 0
     (lowest, highest), (other_lowest, other_highest) = (
         (np.where(drawn & side, x, np.inf).min(axis=1), np.where(drawn & side, x, -np.inf).max(axis=1))
@@ -416,7 +416,7 @@ def _ordered(p: Floats, y: NDArray[np.bool_], owner: Codes) -> tuple[Floats, NDA
 
 
 def _by_content(x: Floats, y: NDArray[np.bool_], owner: Codes) -> Codes:
-    """Of each image, the rank of its patient among all, by what the images hold; alike patients in any order."""
+    """For each image, the rank of its patient by the values of the images; equal patients in any order."""
     content: dict[int, list[tuple[float, bool]]] = {}
     for code, image in zip(owner.tolist(), zip(x.tolist(), y.tolist(), strict=True), strict=True):
         content.setdefault(code, []).append(image)
@@ -441,7 +441,7 @@ def _sample(positive: NDArray[np.bool_], owner: Codes | None, level: float) -> E
 
 
 def _codes(patients: ArrayLike | None, images: int) -> Codes:
-    """Whole numbers from 0 that name the patients, each somebody; every image its own where they are unknown."""
+    """Patients as codes from 0, without gaps; one per image where they are unknown."""
     if patients is None:
         return np.arange(images)
     codes = np.asarray(patients)
@@ -464,11 +464,11 @@ def _t(clusters: int, level: float) -> float:
 def _checked(probabilities: ArrayLike, positive: ArrayLike) -> tuple[Floats, NDArray[np.bool_]]:
     p, y = np.asarray(probabilities, dtype=np.float64), np.asarray(positive)
     if p.shape != y.shape or p.ndim != 1 or y.dtype != np.bool_:
-        raise ValueError("Probabilities and labels are flat arrays of one length; a label says True for positive.")
+        raise ValueError("Probabilities and labels are flat arrays of one length; a label is True for positive.")
     _require_probabilities(p)
     return p, y
 
 
 def _require_probabilities(p: Floats) -> None:
     if not ((p >= 0) & (p <= 1)).all():
-        raise ValueError("Probabilities lie between 0 and 1.")
+        raise ValueError("Probabilities must be between 0 and 1.")

@@ -1,7 +1,7 @@
-"""How much a proportion's images are worth where patients bring more than one: the effective sample that gates.
+"""The effective sample size of a proportion where patients have several images.
 
 The design effect is estimated from the patients and shrunk towards complete correlation while errors are few, so that a
-test set without a miss is never taken for one of independent images.
+test set without errors never counts as one of independent images.
 
 >>> import numpy as np
 >>> pairs = effective_sample(np.full(73, 2), np.full(73, 2), level=0.95)
@@ -24,7 +24,7 @@ from drgate.stats.proportion import Bounds, Interval, exact_bounds, require_leve
 
 SHRINKAGE = 10
 """Patients with an error at which the estimated and the complete-correlation design effect weigh the same; more where
-patients bring more than two or three images."""
+patients have more than two or three images."""
 
 SHRINKAGE_PER_IMAGE = 7
 """The same for each image by which complete correlation exceeds 1, where that is more than `SHRINKAGE`."""
@@ -33,7 +33,7 @@ LEVERAGE = 10
 """Least variance of the number of errors, over the square of those that the largest patient has at the common rate."""
 
 UNKNOWN_DESIGN_EFFECT = 2.0
-"""Two eyes of a patient, entirely alike: what images count where nobody says whose they are."""
+"""Design effect where patients are unknown: that of two identical images per patient."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ def effective_sample(
     `successes` x_i and `sizes` m_i have one entry a patient, 0 <= x_i <= m_i, in any order; patients of size 0 do not
     count. With `counts` each entry stands for that many equal patients. `level` is the two-sided level of the interval
     that will be built (the t ratio depends on it). Where the counted event is the bad one, as in a rate that must stay
-    below a limit, say `adverse`: few errors then means few events, and the shrinkage guards the upper bound.
+    below a limit, set `adverse`: few errors then means few events, and the shrinkage guards the upper bound.
 
     With one image a patient the result is the plain sample, digit for digit. One error more never raises the lower
     bound, at any sizes: searched, not proved (docs/statistics.md).
@@ -102,12 +102,12 @@ def effective_sample(
 
 
 def unknown_clusters(k: int, n: int, *, level: float) -> EffectiveSample:
-    """Effective sample where nobody says which images are of one patient: design effect 2.
+    """Effective sample where patients are unknown: design effect 2.
 
     The small-sample correction is that of the fewest patients there can be at two images each, c = (n + 1) // 2: the t
     ratio of `effective_sample`, and (c - 1) n / (c (n - 1)), because an *estimated* design effect of pairs can exceed 2
     by the inverse of that. So deleting the patient column never helps where no patient has more than two images:
-    100 images of 50 patients, no miss, have the bound .9271 with the column and .9264 without; plain n / 2 would give
+    100 images of 50 patients, no error, have the bound .9271 with the column and .9264 without; plain n / 2 would give
     .9289.
     """
     require_level(level)
@@ -118,7 +118,7 @@ def unknown_clusters(k: int, n: int, *, level: float) -> EffectiveSample:
 
 
 def fewest_patients(images: int) -> int:
-    """Patients that so many images have at least, at two each: whose number small-sample corrections take."""
+    """The fewest patients of so many images, at two each, for small-sample corrections."""
     return (images + 1) // 2
 
 
@@ -171,7 +171,7 @@ def clustered_design_effect(
     # With a weight that does not grow, the first errors would take more from the design effect than from the estimate.
     weight = np.maximum(SHRINKAGE, SHRINKAGE_PER_IMAGE * (complete - 1))
     shrunk = np.maximum(1.0, (e * np.asarray(estimated) + weight * complete) / (e + weight))
-    # One patient with a hundred images tells the estimate little and can spoil it entirely.
+    # One patient with a hundred images adds little to the estimate and can distort it.
     floor = np.where(top > 4 * n / c, squares / n, 1.0)
     return np.asarray(np.maximum(shrunk, floor), dtype=np.float64)
 
@@ -190,8 +190,8 @@ def effective_n(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Design effect and effective n from sums over patients (errors y_i = m_i - x_i), broadcast over replicates.
 
-    Where the largest patient M brings more than two images, the design effect is at least 10 M^2 q / (n (1 - q)) with
-    q = sum y_i / n, up to the largest that there can be, about M: of weight only where few patients bring many images,
+    With M > 2 images of the largest patient, the design effect is at least 10 M^2 q / (n (1 - q)) with
+    q = sum y_i / n, up to the largest possible, about M. This matters only where few patients have many images,
     or where most images are wrong. With up to two images a patient nothing is added to the published rule.
     """
     c, n, wrong = (np.asarray(a, dtype=np.float64) for a in (clusters, sizes, errors))

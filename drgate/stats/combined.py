@@ -1,7 +1,7 @@
 """Likelihood ratios and Youden's index: quantities that combine a sensitivity and a specificity.
 
 The interval is MOVER's: the limits of the two proportions, each at its own effective sample size, are combined by
-squares, on the log scale for a ratio. The logarithmic interval of Simel takes standard errors instead of exact limits,
+squares, on the log scale for a ratio. The logarithmic interval of Simel uses standard errors instead of exact limits,
 and passes too often where few images are wrong.
 
 >>> from drgate.stats.cluster import EffectiveSample
@@ -68,7 +68,7 @@ class Combination:
         """The value with its two-sided interval at `level`.
 
         shared: sum over patients of their images in the one denominator times those in the other. The two rates are
-        then taken to be as correlated as where all images of a patient are alike, which widens the interval.
+        then assumed to be as correlated as if all images of a patient were identical, which widens the interval.
 
         Undefined for a ratio where a cell of the two-by-two table is empty, or where the patients of one of the rates
         are so few (one patient) that its interval reaches 0 or 1.
@@ -82,8 +82,7 @@ class Combination:
         ):
             if self.ratio and one.k in (0, one.n):
                 return Undefined(
-                    f"the {name} is {100 * one.k // one.n} %, and a ratio takes images that are right and images that "
-                    "are wrong"
+                    f"the {name} is {100 * one.k // one.n} %, but a ratio needs both correct and wrong images"
                 )
             ends = bounds(one, level=level, interval=interval)
             with np.errstate(divide="ignore"):
@@ -115,4 +114,4 @@ NEGATIVE_LIKELIHOOD_RATIO: Final = Combination(lambda rate: np.log(1 - rate), la
 """(1 - sensitivity) / specificity, above 0: what a negative answer multiplies the odds of disease by."""
 
 YOUDEN: Final = Combination(lambda rate: rate, lambda rate: rate - 1)
-"""sensitivity + specificity - 1, from -1 to 1; 0 where an answer says nothing."""
+"""sensitivity + specificity - 1, from -1 to 1; 0 where predictions are no better than chance."""

@@ -4,12 +4,12 @@ A statistic is a `Ratio`: which cells count, and which of those are the event. I
 stack of bootstrap tables or from the patterns of patients by the same product, so that the estimate, its resampling
 and its clusters can never disagree on a definition.
 
-An image without output (`no_output`: unreadable, refused, failed) has a reference grade and no answer. Three policies
-say how it counts, and each statistic says below what that means for it:
+An image without output (`no_output`: unreadable, refused, failed) has a reference grade and no prediction. Three
+policies define how it counts; each statistic describes below what that means for it:
 
 - `excluded`: it counts nowhere.
 - `as_referred`: the image goes to a person: positive for a group of grades, defined for statistics of groups only.
-- `worst_case`: it counts as the answer that harms this statistic most.
+- `worst_case`: it counts as the prediction that is worst for this statistic.
 
 >>> import numpy as np
 >>> table = tabulate(np.array([4, 4, 4, 0]), np.array([4, 3, -1, 0]))
@@ -45,7 +45,7 @@ class Ratio:
     """A proportion over the table: of the `counted` cells, those that are a `success`; both (5, 6).
 
     "Success" is the counted event, which for `missed`, `below`, `undergraded_by`, `overgraded_by` and `no_output` is
-    the bad one (`adverse`): their upper bound decides, and `effective_sample` wants to know.
+    the bad one (`adverse`): their upper bound decides, and `effective_sample` needs to know.
     """
 
     success: Cells
@@ -118,60 +118,60 @@ def tabulate(reference: ArrayLike, predicted: ArrayLike) -> NDArray[np.int64]:
 
 
 def sensitivity(grades: tuple[int, ...], no_output: NoOutput) -> Ratio:
-    """Images of these grades that are called one of these grades.
+    """Images of these grades that are predicted as one of these grades.
 
-    No output: `as_referred` counts as called so; `worst_case` counts as not called so.
+    No output: positive `as_referred`, negative in the `worst_case`.
     """
-    inside, called = _of(_REFERENCE, grades), _of(_PREDICTED, grades)
+    inside, predicted = _of(_REFERENCE, grades), _of(_PREDICTED, grades)
     if no_output == "as_referred":
         _require_group(grades, "sensitivity")
-        called = called | ~_ANSWERED
-    return Ratio(inside & called, inside & _counts(no_output))
+        predicted = predicted | ~_ANSWERED
+    return Ratio(inside & predicted, inside & _counts(no_output))
 
 
 def missed(grades: tuple[int, ...], no_output: NoOutput) -> Ratio:
-    """Images of these grades that are called another grade: the complement of `sensitivity`, policy by policy."""
+    """Images of these grades that are predicted as another grade: the complement of `sensitivity`, for each policy."""
     hit = sensitivity(grades, no_output)
     return Ratio(hit.counted & ~hit.success, hit.counted, adverse=True)
 
 
 def specificity(grades: tuple[int, ...], no_output: NoOutput) -> Ratio:
-    """Images of other grades that are called another grade than these.
+    """Images of other grades that are predicted as another grade than these.
 
     No output: false positive both `as_referred` and in the `worst_case`.
     """
     if no_output == "as_referred":
         _require_group(grades, "specificity")
-    outside, called = ~_of(_REFERENCE, grades), _of(_PREDICTED, grades)
-    return Ratio(outside & ~called & _ANSWERED, outside & _counts(no_output))
+    outside, predicted = ~_of(_REFERENCE, grades), _of(_PREDICTED, grades)
+    return Ratio(outside & ~predicted & _ANSWERED, outside & _counts(no_output))
 
 
 def accuracy(no_output: NoOutput) -> Ratio:
-    """Images that are called their reference grade. No output: wrong in the `worst_case`; never `as_referred`."""
+    """Images that are predicted as their reference grade. No output: wrong in the `worst_case`; never `as_referred`."""
     _refuse_referred(no_output, "accuracy")
     return Ratio(_REFERENCE == _PREDICTED, _counts(no_output))
 
 
 def ppv(grades: tuple[int, ...], no_output: NoOutput) -> Ratio:
-    """Of the images called one of these grades, those that are.
+    """Of the images predicted as one of these grades, those that are.
 
-    No output: called so `as_referred`; in the `worst_case` an image of another grade is a false positive and one of
-    these grades is not called so.
+    No output: positive `as_referred`; in the `worst_case` an image of another grade is a false positive and one of
+    these grades is negative.
     """
-    inside, called = _of(_REFERENCE, grades), _of(_PREDICTED, grades)
+    inside, predicted = _of(_REFERENCE, grades), _of(_PREDICTED, grades)
     if no_output == "as_referred":
         _require_group(grades, "positive predictive value")
-        called = called | ~_ANSWERED
+        predicted = predicted | ~_ANSWERED
     elif no_output == "worst_case":
-        called = called | (~_ANSWERED & ~inside)
-    return Ratio(inside & called, called)
+        predicted = predicted | (~_ANSWERED & ~inside)
+    return Ratio(inside & predicted, predicted)
 
 
 def npv(grades: tuple[int, ...], no_output: NoOutput) -> Ratio:
-    """Of the images called another grade than these, those that are of another.
+    """Of the images predicted as another grade than these, those that are.
 
-    No output: not called another grade `as_referred`; in the `worst_case` an image of these grades is a false negative
-    and one of another grade is not counted.
+    No output: not counted `as_referred`; in the `worst_case` an image of these grades is a false negative and one of
+    another grade is not counted.
     """
     inside, cleared = _of(_REFERENCE, grades), ~_of(_PREDICTED, grades) & _ANSWERED
     if no_output == "as_referred":
@@ -182,7 +182,7 @@ def npv(grades: tuple[int, ...], no_output: NoOutput) -> Ratio:
 
 
 def below(grades: tuple[int, ...], threshold: int, no_output: NoOutput) -> Ratio:
-    """Images of these grades that are called below grade `threshold`, such as severe or PDR called below referable (2).
+    """Images of these grades that are predicted below grade `threshold`, such as severe or PDR below referable (2).
 
     No output: counted and not below `as_referred` (a person sees the eye); below in the `worst_case`.
     """
@@ -196,15 +196,15 @@ def below(grades: tuple[int, ...], threshold: int, no_output: NoOutput) -> Ratio
 
 
 def undergraded_by(steps: int, no_output: NoOutput) -> Ratio:
-    """Of all images, those called at least `steps` grades too low.
+    """Of all images, those predicted at least `steps` grades too low.
 
-    No output: so called in the `worst_case`, where the reference grade leaves room; never `as_referred`.
+    No output: too low in the `worst_case`, if the reference grade is high enough; never `as_referred`.
     """
     return _off(_REFERENCE - _PREDICTED, _REFERENCE, steps, no_output)
 
 
 def overgraded_by(steps: int, no_output: NoOutput) -> Ratio:
-    """Of all images, those called at least `steps` grades too high; no output as for `undergraded_by`."""
+    """Of all images, those predicted at least `steps` grades too high; no output as for `undergraded_by`."""
     return _off(_PREDICTED - _REFERENCE, GRADES - 1 - _REFERENCE, steps, no_output)
 
 
@@ -230,7 +230,7 @@ def balanced_accuracy(
 
 
 def square(tables: ArrayLike, no_output: NoOutput = "excluded") -> NDArray[np.int64]:
-    """Tables (..., 5, 5) for agreement: no output is left out, or in the `worst_case` called the farthest grade.
+    """Tables (..., 5, 5) for agreement: no output is left out, or in the `worst_case` predicted as the farthest grade.
 
     The farthest grade from 0 and 1 is 4, from 3 and 4 it is 0; from 2 both are two away and it is 0, the
     under-graded one.

@@ -1,7 +1,7 @@
 """Two models on the same images: tests and intervals of the difference of two paired proportions.
 
 Of n images, `only_first` are right under the first model only and `only_second` under the second only; the rest agree
-and say nothing about the difference, (only_first - only_second) / n.
+and do not affect the difference, (only_first - only_second) / n.
 
 >>> tango = tango_bounds(6, 16, 161, level=0.95)
 >>> round(tango.low, 4), round(tango.high, 4), round(mcnemar_midp(6, 16), 6)
@@ -55,9 +55,9 @@ class NonInferiority:
     margin: float
     level: float
     shown: bool
-    """The lower bound lies above -margin."""
+    """The lower bound is above -margin."""
     inferior: bool
-    """The upper bound lies below -margin: shown to be worse by more than that."""
+    """The upper bound is below -margin: shown to be worse by more than that."""
 
 
 def mcnemar_exact(only_first: int, only_second: int) -> float:
@@ -83,7 +83,7 @@ def tango_bounds(only_first: float, only_second: float, n: float, *, level: floa
     """Tango's score interval of (only_first - only_second) / n.
 
     Counts may be real (divided by a design effect), >= 0, with only_first + only_second <= n and n > 0; ValueError
-    otherwise. Both ends lie in [-1, 1], and the interval has width even where no image is discordant.
+    otherwise. Both ends are in [-1, 1], and the interval has width even where no image is discordant.
 
     References: Tango 1998, Statistics in Medicine 17:891.
     """
@@ -150,7 +150,7 @@ def paired_sample_unknown(only_first: int, only_second: int, n: int) -> PairedSa
     """The same where patients are unknown: design effect 2, and what its estimate from pairs can exceed that by.
 
     With c = (n + 1) // 2 patients, the fewest at two images each, that is c (n - 1) / ((c - 1) n): deleting the patient
-    column never narrows the interval of pairs that are entirely alike.
+    column never narrows the interval of identical pairs.
     """
     fewest = (n + 1) // 2
     small = fewest * (n - 1) / ((fewest - 1) * n) if fewest > 1 else 1.0
@@ -168,10 +168,10 @@ def resample_pairs(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Tables (resamples, 30) of the first and of the second model, of the same patients drawn with replacement.
 
-    `first` and `second` hold each image's cell 0-29 under each model, `patients` any integers that tell the patients
-    apart, all (images,). Patients whose images fall into the same pairs of cells are one pattern, and a draw is a
+    `first` and `second` hold each image's cell 0-29 under each model, `patients` integer codes of their patients,
+    all (images,). Patients whose images fall into the same pairs of cells are one pattern, and a draw is a
     multinomial over the patterns: the cluster bootstrap of the pairs, whatever the order of rows. `inflation` divides
-    the number drawn: 2 where nobody says which images are of one patient. Raises ValueError as `distinct_patients`, and
+    the number drawn: 2 where patients are unknown. Raises ValueError as `distinct_patients`, and
     where there is nothing to draw.
     """
     one, other = np.asarray(first, dtype=np.int64), np.asarray(second, dtype=np.int64)
@@ -201,7 +201,7 @@ def noninferiority(sample: PairedSample, margin: float, *, level: float) -> NonI
     Decides on the lower end of Tango's interval with all counts divided by the design effect.
     """
     if not 0 < margin < 1:
-        raise ValueError(f"A non-inferiority margin lies between 0 and 1, such as 0.02, not {margin}.")
+        raise ValueError(f"A non-inferiority margin must be between 0 and 1, such as 0.02, not {margin}.")
     ends = difference_bounds(sample, level=level)
     return NonInferiority(sample.difference, ends, margin, level, ends.low > -margin, ends.high < -margin)
 

@@ -1,4 +1,4 @@
-"""How many cases a criterion needs, and what the gate's own error is at given cases.
+"""How many cases a criterion needs, and the error rates of a decision at given cases.
 
 Everything here is for "the lower bound of a sensitivity, specificity or accuracy is at least `threshold`", a rule on
 the number of misses. A rate that must stay below a limit is the same rule on its complement: pass 1 - limit and
@@ -49,7 +49,7 @@ class Passing:
 
 @dataclass(frozen=True, slots=True)
 class Needed:
-    """Patients, in all, from which the power stays at what was asked for."""
+    """Total patients from which the power stays at or above the target."""
 
     patients: int
     images: int
@@ -70,7 +70,7 @@ def misses_allowed(n: int, threshold: float, *, level: float, interval: Interval
 def power(n: int, threshold: float, *, true: float, level: float, interval: Interval = "clopper-pearson") -> float:
     """Probability that `n` independent cases show `threshold` when the truth is `true`: exact binomial.
 
-    At `true` equal to the threshold it is the gate's false-pass probability; 0 where even no miss is not enough.
+    At `true` equal to the threshold it is the false-pass probability; 0 where even no miss is not enough.
     """
     return float(_power(np.array([n]), threshold, true, level, interval)[0])
 
@@ -100,12 +100,12 @@ def smallest_without_miss(
 
 
 def patients_to_screen(cases: int, share: float, *, assurance: float) -> int | None:
-    """Patients to take as they come, of whom `share` (0 to 1) are cases, to find `cases` with that probability.
+    """Consecutive patients, of whom `share` (0 to 1) are cases, to screen to find `cases` with that probability.
 
     The quantile of a negative binomial; None where the share is 0, or beyond `UNREALISTIC` times the cases.
     """
     if cases < 0 or not 0 <= share <= 1 or not 0 < assurance < 1:
-        raise ValueError("The cases are not negative, the share and the assurance lie between 0 and 1.")
+        raise ValueError("The cases must not be negative; the share and the assurance must be between 0 and 1.")
     if cases == 0 or share == 1:
         return cases
     if share < 1 / UNREALISTIC:
@@ -137,7 +137,7 @@ def cases_needed(
     """
     _require(threshold, level, interval)
     if not 0 < true <= 1 or not 0 < target < 1:
-        raise ValueError("The expected truth and the target power lie between 0 and 1.")
+        raise ValueError("The expected truth and the target power must be between 0 and 1.")
     if true <= threshold:
         return None
     rough = _rough_cases(threshold, true, target, level, point)
@@ -148,7 +148,7 @@ def cases_needed(
         n = np.arange(1, horizon + 1)
         short = np.flatnonzero(_power(n, threshold, true, level, interval, strict, point) < target)
         last = 0 if short.size == 0 else int(n[short[-1]])
-        # The teeth shrink as n grows: what a quarter more cases does not bring down, nothing does.
+        # The jumps shrink as n grows: if a quarter more cases has no drop below the target, no larger n has.
         if last <= 0.8 * horizon:
             return last + 1 if last < UNREALISTIC else None
         horizon *= 2
@@ -169,16 +169,16 @@ def passing(
     replicates: int = 10_000,
     seed: int = 0,
 ) -> Passing:
-    """The chance that patients of these sizes pass a line when the truth is `true` (0 to 1, above 0).
+    """The chance that patients of these sizes pass a criterion when the truth is `true` (0 to 1, above 0).
 
-    `sizes` holds the images that patients bring to the line's denominator, > 0, and `counts` how many patients bring so
-    many (default: one each). Exact where each brings one; else simulated: a patient's images are right with a chance of
+    `sizes` has the numbers of images per patient in the denominator, > 0, and `counts` how many patients have each
+    (default: one each). Exact where each has one; else simulated: a patient's images are right with a chance of
     their own, beta-distributed about `true` so that two of them correlate by `icc` (0 to 1). Where `true` does not
     exceed the threshold this is the false-pass probability.
 
     point: the estimate decides and not the bound: it must reach the threshold or, where `strict`, exceed it; compared
-    in counts, so that 38 of 40 reaches .95. unknown: nobody says whose the images are; patients are drawn with two
-    each, and the bound takes the design effect 2 as `unknown_clusters` does.
+    in counts, so that 38 of 40 reaches .95. unknown: patients are unknown; they are drawn with two images each,
+    and the bound has the design effect 2 of `unknown_clusters`.
     """
     _require(threshold, level, interval)
     images, times = _patients(sizes, counts)
@@ -215,10 +215,10 @@ def patients_to_show(
     unknown: bool = False,
     seed: int = 0,
 ) -> Needed | None:
-    """Patients, in all, from which the power to show `threshold` stays at or above `target` when the truth is `true`.
+    """Total patients from which the power to show `threshold` stays at or above `target` when the truth is `true`.
 
-    The patients bring images in the proportions of `sizes` and `counts`; other arguments as in `passing`. Exact where
-    each brings one image (`cases_needed`); else simulated, to about one per cent of the number, and checked at up to a
+    The patients have images in the proportions of `sizes` and `counts`; other arguments as in `passing`. Exact where
+    each has one image (`cases_needed`); else simulated, to about one per cent of the number, and checked at up to a
     quarter more. None where the truth does not exceed the threshold, or beyond `UNREALISTIC` patients.
     """
     _require(threshold, level, interval)
@@ -234,7 +234,7 @@ def patients_to_show(
         chance = _power(np.array([n]), threshold, true, level, interval, strict, point)
         return Needed(n, n, float(chance[0]), "exact")
     if not 0 < true <= 1 or not 0 < target < 1:
-        raise ValueError("The expected truth and the target power lie between 0 and 1.")
+        raise ValueError("The expected truth and the target power must be between 0 and 1.")
     if true <= threshold:
         return None
     mean = float(times @ images / times.sum())
@@ -340,7 +340,7 @@ def _draw(
     images: NDArray[np.int64], times: NDArray[np.int64], true: float, icc: float, replicates: int, seed: int
 ) -> _Drawn:
     if not 0 < true <= 1 or not 0 <= icc <= 1 or replicates < 1:
-        raise ValueError("The truth lies between 0 and 1, the correlation from 0 to 1, with at least one replicate.")
+        raise ValueError("The truth must be between 0 and 1, the correlation from 0 to 1, with at least one replicate.")
     generator = np.random.Generator(np.random.PCG64(seed))
     sums = np.zeros((4, replicates), dtype=np.int64)
     for size in np.unique(images):
@@ -377,7 +377,7 @@ def _clustered(
 
 
 def _miss_distribution(size: int, true: float, icc: float) -> NDArray[np.float64]:
-    """Chance of 0 to `size` misses in one patient: binomial, beta-binomial, or all alike."""
+    """Chance of 0 to `size` misses in one patient: binomial, beta-binomial, or all the same."""
     y = np.arange(size + 1)
     if icc == 1 or true == 1:
         return np.where(y == 0, true, np.where(y == size, 1 - true, 0.0))
@@ -400,7 +400,7 @@ def _shows(
         return np.asarray(n * (1 - threshold) - misses >= z * np.sqrt(n * threshold * (1 - threshold)))
     inside = np.minimum(np.maximum(misses, 0.0), n)
     with np.errstate(invalid="ignore"):
-        # P(at most `misses`) of a binomial, by the beta integral that real counts know too.
+        # P(at most `misses`) of a binomial, by the beta integral, which also takes real counts.
         below = np.where(inside >= n, 1.0, betainc(n - inside, inside + 1, threshold))
     return np.asarray((below <= (1 - level) / 2) & (n > 0))
 
@@ -442,7 +442,7 @@ def _power(
     point: bool = False,
 ) -> NDArray[np.float64]:
     if not 0 <= true <= 1:
-        raise ValueError(f"A true proportion lies between 0 and 1, not {true}.")
+        raise ValueError(f"A true proportion must be between 0 and 1, not {true}.")
     allowed = _allowed(n, threshold, level, interval, strict, point)
     chance = bdtr(np.maximum(allowed, 0).astype(np.float64), n, 1 - true)
     return np.asarray(np.where(allowed < 0, 0.0, chance), dtype=np.float64)
@@ -464,6 +464,6 @@ def _first(enough: Callable[[int], bool]) -> int | None:
 def _require(threshold: float, level: float, interval: Interval) -> None:
     require_level(level)
     if not 0 < threshold < 1:
-        raise ValueError(f"A threshold lies between 0 and 1, not {threshold}.")
+        raise ValueError(f"A threshold must be between 0 and 1, not {threshold}.")
     if interval not in ("clopper-pearson", "wilson"):
         raise ValueError(f"The interval is 'clopper-pearson' or 'wilson', not {interval!r}.")

@@ -20,7 +20,7 @@ def predictive_power(
 
     A cut-off at the (misses + 1)-th lowest score of n cases leaves a true miss rate that is beta-distributed, with
     misses + 1 and n - misses, whatever the scores' distribution; misses among further cases are then beta-binomial. So
-    this is the pass rate of such cut-offs over tuning sets, not the power at an estimate that tuning has flattered:
+    this is the pass rate of such cut-offs over tuning sets, not the power at the tuned estimate, which is too high:
     with 3 misses of 300 that would be .989. `misses` and `n` may be real (effective counts), 0 <= misses; the result is
     0 where every case is missed, and where even no miss among `planned` cases would do.
 
@@ -29,7 +29,7 @@ def predictive_power(
     References: the distribution of exceedances, Gumbel & von Schelling 1950, Annals of Mathematical Statistics 21:247.
     """
     if not 0 <= misses <= n:
-        raise ValueError(f"The misses must lie between 0 and {n}, not {misses}.")
+        raise ValueError(f"The misses must be between 0 and {n}, not {misses}.")
     allowed = misses_allowed(planned, threshold, level=level, interval=interval)
     if allowed is None or misses == n:
         return 0.0

@@ -64,11 +64,11 @@ def _require(k: float, n: float, level: float) -> None:
     if not 0 < n < math.inf:
         raise ValueError(f"A proportion needs a positive number of cases, not {n}.")
     if not 0 <= k <= n:
-        raise ValueError(f"The successes must lie between 0 and {n}, not {k}.")
+        raise ValueError(f"The successes must be between 0 and {n}, not {k}.")
     require_level(level)
 
 
 def require_level(level: float) -> None:
     """Raise ValueError unless 0 < level < 1."""
     if not 0 < level < 1:
-        raise ValueError(f"A confidence level lies between 0 and 1, such as 0.95, not {level}.")
+        raise ValueError(f"A confidence level must be between 0 and 1, such as 0.95, not {level}.")

@@ -58,9 +58,8 @@ def auc_delong(scores: ArrayLike, positive: ArrayLike, *, level: float, unknown:
     `scores` (n,) are finite, higher meaning more likely positive; `positive` (n,) bool. Each end is the wider one of
     DeLong's interval on the logit scale and Newcombe's score interval: DeLong's variance is itself an estimate, and
     with few images on one side its interval is too narrow. Where there is no such variance (all pairs in order, all
-    scores equal, a single image on one side) Newcombe's stands alone, and `method` says so: perfect order in a small
-    sample is no proof of perfection. `unknown`: nobody says which images are of one patient, and pairs entirely alike
-    are assumed.
+    scores equal, a single image on one side) Newcombe's is used alone, as `method` records: perfect order in a small
+    sample does not prove perfection. `unknown`: patients are unknown, and identical pairs are assumed.
 
     None without a positive or without a negative image. Raises ValueError for scores that are not finite and for arrays
     of different length.
@@ -76,7 +75,7 @@ def auc_clustered(scores: ArrayLike, positive: ArrayLike, patients: ArrayLike, *
     """Area and interval where images cluster in patients; `patients` (n,) holds an integer code for each image.
 
     As `auc_delong`, with Obuchowski's variance, which is DeLong's where every patient has one image. Newcombe's
-    interval takes the patients with a positive and those with a negative image as its sample sizes.
+    interval has the patients with a positive and those with a negative image as its sample sizes.
 
     References: Obuchowski 1997, Biometrics 53:567.
     """
@@ -96,7 +95,7 @@ def auc_difference(
     """Difference of two areas on the same images: paired DeLong, or its clustered form where `patients` are given.
 
     None without a positive or a negative image, or with a single image (patient) on one side: no variance can be had.
-    The interval is on the plain scale, clipped to [-1, 1]; two scores that order alike have se 0 and no width.
+    The interval is on the plain scale, clipped to [-1, 1]; two scores with the same order have se 0 and no width.
     `inflation` as `auc_delong`.
 
     References: as `auc_delong` and `auc_clustered`.
@@ -135,7 +134,7 @@ def _area(
     value = float(in_order[positive].sum()) / _pairs(positive)
     variance = _variance(in_order, positive, owner)
     if variance is not None and unknown:
-        # One or two images on a side may be one patient's: no variance is known, and twice that of pairs stands in.
+        # One or two images on a side may be one patient's: no variance is known, and twice that of pairs is used.
         variance *= min(unknown_inflation(min(positives, negatives)), 2 * UNKNOWN_DESIGN_EFFECT)
     se = 0.0 if variance is None else math.sqrt(variance)
     z = float(ndtri((1 + level) / 2))
@@ -240,7 +239,7 @@ def _checked(scores: ArrayLike, positive: ArrayLike) -> tuple[NDArray[np.float64
     if scores.shape != positive.shape or scores.ndim != 1:
         raise ValueError("Scores and labels must be flat arrays of one length.")
     if positive.dtype != np.bool_:
-        raise ValueError("The labels say True for a positive image and False for a negative one.")
+        raise ValueError("The labels must be True for a positive image and False for a negative one.")
     if not np.isfinite(scores).all():
         raise ValueError("Scores must be finite.")
     return scores, positive
@@ -252,7 +251,7 @@ def _require_inflation(inflation: float) -> None:
 
 
 def _codes(patients: ArrayLike, images: int) -> NDArray[np.int64]:
-    """Whole numbers from 0 that name the patients; some may name nobody."""
+    """Patients as codes from 0; there may be gaps."""
     patients = np.asarray(patients)
     if patients.shape != (images,):
         raise ValueError("Every image needs the code of its patient.")

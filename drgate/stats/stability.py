@@ -52,8 +52,8 @@ def stability_window(
 ) -> StabilityWindow | NotAssessable:
     """The `window` consecutive evaluations that contain position `selected` and `after` evaluations past it.
 
-    Nobody chooses the window: it ends at `selected + after`, or is the first `window` evaluations where fewer lie
-    before. `accuracies` are fractions, one an evaluation, in order; `n_val` the images they are of.
+    The window is fixed in advance: it ends at `selected + after`, or is the first `window` evaluations if there are
+    fewer before. `accuracies` are fractions, one an evaluation, in order; `n_val` the images they are of.
 
     `NotAssessable` where the history is too short, as that of a best checkpoint is, which ends at its own maximum.
     Raises ValueError for accuracies outside 0-1, a selected position outside the curve and a window that cannot hold
@@ -123,7 +123,7 @@ def is_best_so_far(curve: Sequence[float]) -> bool:
     """Whether these evaluations, those of the window, are best-so-far values: they never fall and rise at least twice.
 
     Such a curve cannot show instability, so a foreign history of it is refused. A curve that is constant, or rises
-    once, is none. What lies outside the window proves nothing: two runs written one after the other fall in between.
+    once, is none. Evaluations outside the window do not matter, because accuracy falls between two runs in one history.
     """
     steps = np.diff(np.asarray(curve, dtype=np.float64))
     return bool((steps >= 0).all() and (steps > 0).sum() >= 2)

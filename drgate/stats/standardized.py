@@ -8,7 +8,7 @@ proportions, for PPV and NPV a ratio of two.
 >>> import numpy as np
 >>> from drgate.stats.bootstrap import image_patterns
 >>> from drgate.stats.confusion import accuracy, tabulate
->>> table = tabulate(np.repeat([0, 1, 2, 3, 4], 100), np.repeat([0, 1, 2, 3, 3], 100))  # every PDR is called severe
+>>> table = tabulate(np.repeat([0, 1, 2, 3, 4], 100), np.repeat([0, 1, 2, 3, 3], 100))  # every PDR is graded severe
 >>> found = estimate(accuracy("excluded"), *image_patterns(table), mix=(0.80, 0.10, 0.08, 0.01, 0.01), level=0.95)
 >>> round(found.value, 4), round(found.low, 4)
 (0.99, 0.956)
@@ -44,8 +44,8 @@ class Standardized:
     low: float
     high: float
     effective_n: float
-    """Independent images, drawn at the stated mix, that say as much of the end that decides (the lower one; the upper
-    one of an adverse rate)."""
+    """Independent images, drawn at the stated mix, with the same information about the bound that decides (the lower
+    one; the upper one of an adverse rate)."""
     clusters: int | None
     """Patients with a counted image; None where patients are unknown."""
 
@@ -64,8 +64,8 @@ def estimate(
     """The ratio at the mix of grades, with an interval at its effective sample size.
 
     `patterns` (P, 30) and `counts` (P,) are those of `bootstrap.patient_patterns`, or of `bootstrap.image_patterns`
-    where every image is another patient's; with `unknown_patients` the images are taken for those of pairs, as
-    `cluster.unknown_clusters` does. `mix` holds five weights that sum to 1. `no_output` is the policy that `ratio` was
+    where every image is another patient's; with `unknown_patients` the images are treated as pairs, as in
+    `cluster.unknown_clusters`. `mix` holds five weights that sum to 1. `no_output` is the policy that `ratio` was
     built with: where it is `excluded`, images without output are no images of their grade. Weights of grades that
     cannot count (those outside a sensitivity's group) play no part, the others are scaled to sum to 1.
 
@@ -107,7 +107,7 @@ def estimate(
     errors, deciding = (succeeded, success) if ratio.adverse else (failed, failure)
     if unknown_patients:
         about = max(1, round(deciding.equal_n))
-        # The images of one cell, taken two by two: patients whose images are entirely alike.
+        # The images of one cell, taken two by two: patients whose images are identical.
         wrong, counted, seen = (np.concatenate([2 * part, part]) for part in (errors, failed + succeeded, images))
         alike = np.concatenate([times // 2, times % 2])
         clusters, worth = None, _worth(deciding, wrong, counted, seen, alike, level)[1]
@@ -187,7 +187,7 @@ class _Side:
     def independent_n(self) -> float:
         """Images worth if none shared a patient, allowing for one event more where it weighs most."""
         more = np.arange(self.images.size) == int(np.argmax(np.where(self.possible, self.weights, -1.0)))
-        # A grade that can only enter the denominator (a called image of the right grade, for PPV) is thinned by one.
+        # A grade that can only enter the denominator (a correctly predicted image, for PPV) is thinned by one.
         grown = self.images + (more | ~(self.possible | self.certain))
         events, others = (self.events + more) / grown, self.others / grown
         part = self.shares / float(self.shares @ (events + others))
@@ -204,7 +204,7 @@ class _Side:
 def _worth(
     side: _Side, errors: Floats, counted: Floats, images: Floats, times: Floats, level: float
 ) -> tuple[int, float]:
-    """Patients with a counted image, and what an image is worth beside one of a further patient.
+    """Patients with a counted image, and the worth of an image relative to one of another patient.
 
     `errors`, `counted` and `images` hold what each pattern has in each grade; the rule is `cluster.effective_sample`'s.
     """
@@ -222,7 +222,7 @@ def _worth(
     plain = float(weights**2 @ (spread * side.images**2 / np.maximum(side.images - 1, 1)))
     estimated = clusters / (clusters - 1) * float(times @ residual**2) / plain if plain > 0 and clusters > 1 else 1.0
     complete = float(times @ (counted @ weights) ** 2) * side.equal_n
-    # In units of an error that weighs most: a thousand light ones say little about how the heavy ones come together.
+    # In units of the heaviest error: a thousand light ones carry little information on how the heavy ones cluster.
     found = errors.sum(axis=1)
     mean_weight = np.divide(errors @ weights, found, out=np.zeros_like(found), where=found > 0)
     seen = float(times @ mean_weight**2) / side.heaviest**2 if side.heaviest else 0.0
@@ -232,7 +232,7 @@ def _worth(
         estimated=estimated,
         with_error=seen,
         sizes_squared=complete * n,
-        # The mean size, which stands for complete correlation in pairs, says nothing where images differ in weight.
+        # The mean size, which means complete correlation in pairs, means nothing where images differ in weight.
         largest=max(3.0, float(some.max())),
     )
     # Patients, weighted as their images are: from fewer than two nothing is known of how patients differ.

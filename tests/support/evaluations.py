@@ -148,7 +148,7 @@ def whole_evaluation(
         settings = {"decided_on": "bound", "required": True, "added": "", "reason": f"Because of {line}."} | more
         return CriterionResult(parse_id(line), status, comparator, threshold, estimate=estimate, **settings)  # type: ignore[arg-type]
 
-    few = NotEstimable("the slice has 4 of the 30 cases that the checklist asks for.")
+    few = NotEstimable("the slice has 4 of the 30 cases that the checklist requires.")
     criteria = (
         judged("accuracy", "PASS", ">=", 0.90, proportion(941, 1000, 0.9246, 0.9548)),
         judged("sensitivity:severe_npdr", "INSUFFICIENT", ">=", 0.90, proportion(93, 100, 0.8611, 0.9714)),
