@@ -165,8 +165,8 @@ class TestSlopeAndIntercept:
         everyone = np.arange(20)
         for scores in (up, up[::-1], np.where(positive, 0.7, 0.2), np.where(everyone < 9, 0.2, 0.7)):
             assert "separate" in calibration_slope(scores, positive, everyone, level=0.95).reason
-        assert "alike" in calibration_slope(np.full(20, 0.3), positive, everyone, level=0.95).reason
-        assert "alike" in calibration_slope(0.3 + 1e-15 * (everyone % 3), positive, everyone, level=0.95).reason
+        assert "are equal" in calibration_slope(np.full(20, 0.3), positive, everyone, level=0.95).reason
+        assert "are equal" in calibration_slope(0.3 + 1e-15 * (everyone % 3), positive, everyone, level=0.95).reason
         for figure in (calibration_slope, calibration_intercept):
             assert "positive and negative" in figure(up, np.ones(20, bool), everyone, level=0.95).reason
             assert "two patients" in figure(up, everyone % 2 > 0, np.zeros(20, int), level=0.95).reason
