@@ -213,13 +213,13 @@ class TestWords:
         )
         judged = replace(judged, criteria=lines, look=replace(judged.look, number=2, allowed=1), barred=why)
         accuracy = words.lines(judged)[0]
-        assert (accuracy.outcome, accuracy.decides) == ("Meets the rule here; cannot pass", "lower bound 92.5\u00a0%")
+        assert (accuracy.outcome, accuracy.decides) == ("Cannot pass", "lower limit 92.5\u00a0%")
         assert accuracy.id not in [line.id for line in words.unmet(judged)]
         text = " ".join(FORMATS[name](judged).split())
         assert text.count("Use a fresh test set.") == 1
         assert text.index("Nothing can pass on this test set.") < text.rindex("Overall accuracy") or name == "junit"
         assert "cannot pass" in text.lower()
-        assert name == "junit" or "look 2, of 1 allowed" in text
+        assert name == "junit" or "look 2; only 1 allowed" in text
 
     def test_the_figure_names_what_cannot_pass(self):
         """Its own mark and name in the legend: not "insufficient" beside an interval wholly above the rule."""
@@ -285,8 +285,8 @@ class TestWords:
     def test_deciding_end(self):
         """At least: the lower bound decides. At most: the upper one."""
         decides = {line.id: line.decides for line in words.lines(evaluation())}
-        assert decides["sensitivity:pdr"] == "lower bound 83.8\u00a0%"
-        assert decides["undergraded:vision_threatening_below_referable"] == "upper bound 7.1\u00a0%"
+        assert decides["sensitivity:pdr"] == "lower limit 83.8\u00a0%"
+        assert decides["undergraded:vision_threatening_below_referable"] == "upper limit 7.1\u00a0%"
         assert decides["cost"] == "estimate 12.50\u00a0USD"
 
 
@@ -353,9 +353,9 @@ class TestSections:
         judged = evaluation()
         bootstrap = {"resamples": 1000, "interval": "bca", "class_totals": "fixed"}
         content = {**judged.spec.content, "bootstrap": bootstrap}
-        assert "Bootstrap (percentile), beside it" in drawn(name, judged)
+        assert "Bootstrap interval (percentile), for comparison" in drawn(name, judged)
         text = drawn(name, replace(judged, spec=replace(judged.spec, content=content)))
-        assert "Bootstrap (BCa, class totals fixed), beside it" in text
+        assert "Bootstrap interval (BCa, class totals fixed), for comparison" in text
 
 
 class TestWithoutOutput:
@@ -518,7 +518,7 @@ class TestTerminal:
         """NO_COLOR leaves no colour; the words and symbols still tell the outcome."""
         text = on_console(evaluation(), width=100, force_terminal=True, no_color=True)
         assert not re.search(r"\x1b\[[0-9;]*3[0-7]", text)
-        assert all(mark in text for mark in ("✓ Pass", "✗ Fail", "? Insufficient", "– Not assessed"))
+        assert all(mark in text for mark in ("✓ Pass", "✗ Fail", "? Not enough evidence", "– Not assessed"))
 
     @pytest.mark.parametrize("width", [60, 80, 100, 160])
     def test_fits(self, width: int):
