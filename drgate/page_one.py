@@ -45,7 +45,8 @@ def page_one(
         lines.append(f"{_count(len(flagged), 'image')} with severe NPDR or PDR predicted below referable.")
     if confused := int(table[3, 4]):
         lines.append(
-            f"{_count(confused, sample.unit)} with severe NPDR predicted as PDR count as errors for severe NPDR."
+            f"{_count(confused, sample.unit)} with severe NPDR predicted as PDR "
+            f"{'counts as an error' if confused == 1 else 'count as errors'} for severe NPDR."
         )
     if unanswered := int(table[:, NO_OUTPUT].sum()):
         lines.append(f"{unanswered} of {_count(len(sample), sample.unit)} have no output from the model.")
@@ -83,7 +84,7 @@ def page_one(
     for of, part in (
         ("intended use", "intended_use"),
         ("reference standard", "reference"),
-        ("kind of test set", "test_set"),
+        ("test set", "test_set"),
     ):
         missing = [fact(key) for key, value in checklist.content()[part].items() if value == "not stated"]
         if missing:

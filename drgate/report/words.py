@@ -282,7 +282,7 @@ def summary(evaluation: Evaluation) -> list[tuple[str, str]]:
     return [
         (visible(model.kind).capitalize(), ", ".join([subject_name(evaluation), *files])),
         ("Test set", f"{test_set_name(evaluation)}, {_contents(evaluation.data)}"),
-        ("Images", f"{_many(counts.images, 'image')}{', ' if counts.patients is None else ' '}{patients}"),
+        ("Size", f"{_many(counts.images, 'image')}{', ' if counts.patients is None else ' '}{patients}"),
         ("Look", f"{_look(evaluation.look)}. A look is one model evaluated on these images."),
         *_graded_by(evaluation.data),
     ]
@@ -524,7 +524,7 @@ def _many(number: int, what: str) -> str:
 
 
 def _look(look: Look) -> str:
-    return f"look {look.number}{'; only' if look.used_up else ' of'} {look.allowed} allowed"
+    return f"{look.number}{'; only' if look.used_up else ' of'} {look.allowed} allowed"
 
 
 def _holds(evaluation: Evaluation) -> str:
