@@ -61,6 +61,7 @@ _METHODS: Final = {
     "bca": "BCa",
     "patient sandwich": "sandwich variance, clustered by patient",
 }
+_STATED: Final = {"Intended use": "intended_use", "Reference standard": "reference", "Kind of test set": "test_set"}
 _SETTINGS: Final = {
     "selected_here": "model selected on these images",
     "warm_start_inside": "training restarted within the epochs that stability is judged on",
@@ -316,9 +317,11 @@ def judged(evaluation: Evaluation) -> list[tuple[str, str]]:
         ("Look", _look(look) + (f"; {visible(look.time)}" if look.time else "")),
         ("Validity", _holds(evaluation)),
         ("Training data", _lineage(evaluation)),
-        ("Intended use", _stated(content.get("intended_use", {}))),
-        ("Reference standard", _stated(content.get("reference", {}))),
-        ("Kind of test set", _stated(content.get("test_set", {}))),
+        *(
+            (label, stated)
+            for label, part in _STATED.items()
+            if (stated := _stated(content.get(part, {})))  # page one names what is not stated
+        ),
     ]
 
 
@@ -567,9 +570,9 @@ def _method(text: str) -> str:
 
 
 def _stated(mapping: Mapping[str, Any]) -> str:
-    """What is stated; page one names what is not."""
+    """What is stated: "setting: primary care; role: assist"."""
     given = {key: value for key, value in mapping.items() if value not in (None, "", "not stated")}
-    return "; ".join(f"{visible(fact(key))}: {visible(value)}" for key, value in given.items()) or "not stated"
+    return "; ".join(f"{visible(fact(key))}: {visible(value)}" for key, value in given.items())
 
 
 def _short(digest: object) -> str:
