@@ -343,7 +343,7 @@ def _image_column(columns: Columns, root: Path, files: bool) -> list[str]:
         image = str(given).strip().replace("\\", "/")
         if "://" in image:
             raise ManifestError(
-                f"{where}: {image!r} is a web address; copy the images to the manifest's folder and give relative paths."
+                f"{where}: {image!r} is an address; copy the images to the manifest's folder and give relative paths."
             )
         path = Path(image)
         if path.is_absolute():

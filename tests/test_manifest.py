@@ -124,7 +124,10 @@ REFUSED = {
     "an unknown eye": ({"eye": "middle"}, "eye is 'middle'"),
     "a file that is not there": ({"image": "none.png"}, "none.png does not exist"),
     "a path outside": ({"image": "../../etc/passwd"}, "is outside"),
-    "an address": ({"image": "https://example.org/a.png"}, "is a web address; copy the images to the manifest's folder"),
+    "an address": (
+        {"image": "https://example.org/a.png"},
+        "is an address; copy the images to the manifest's folder",
+    ),
     "an empty image": ({"image": ""}, "the image is empty"),
     "no patient": ({"patient": ""}, "the patient is empty"),
     "gradable maybe": ({"gradable": "maybe"}, "gradable is 'maybe'"),

@@ -34,6 +34,8 @@ from drgate.report import words
 from drgate.report.evaluation import html, junit, markdown, terminal
 from drgate.report.evaluation.figures import figures
 from drgate.report.evaluation.sections import sections
+from drgate.scale import GRADES
+from tests.support.evaluations import criterion
 from tests.support.evaluations import whole_evaluation as evaluation
 
 HOSTILE = (
@@ -220,6 +222,38 @@ class TestWords:
         assert text.index("Nothing can pass on this test set.") < text.rindex("Overall accuracy") or name == "junit"
         assert "cannot pass" in text.lower()
         assert name == "junit" or "2; only 1 allowed" in text
+
+    @pytest.mark.parametrize("name", ["html", "markdown", "terminal"])
+    def test_the_line_under_the_headline_gives_the_cause(self, name: str):
+        """Required criteria only, by the kind of reason, three named of each kind; nothing where all are met."""
+        specificities = [f"specificity:{grade}" for grade in GRADES]
+        states: list[tuple[str, Any]] = [("accuracy", "PASS"), *((each, "FAIL") for each in specificities)]
+        states += [("sensitivity:pdr", "INSUFFICIENT"), ("quadratic_kappa", "INSUFFICIENT"), ("cost", "NOT_ASSESSED")]
+        made = [criterion(each, status) for each, status in states]
+        made[-2] = replace(made[-2], estimate=Estimate("index", 0.9, low=0.7, high=0.95))
+        made.append(replace(criterion("npv:pdr", "INSUFFICIENT"), would_pass=True))
+        made.append(replace(criterion("ppv:pdr", "FAIL"), required=False))
+        judged = replace(evaluation(), verdict="FAIL", criteria=tuple(made))
+        cause = (
+            "5 of 10 required criteria failed: Specificity, No DR (any DR not graded No DR); Specificity, Mild NPDR; "
+            "Specificity, Moderate NPDR; and 2 more. 1 has too few patients: Sensitivity, PDR. 1 has not enough "
+            "evidence: Kappa, quadratic weights. 1 was not assessed: Training cost. 1 cannot pass."
+        )
+        assert words.cause(judged) == cause
+        assert cause in " ".join(FORMATS[name](judged).replace("\\", "").split())
+        assert words.cause(replace(evaluation(), criteria=made[:1])) == ""
+
+    @pytest.mark.parametrize("name", ["html", "markdown", "terminal"])
+    def test_little_evidence_is_not_read_as_a_bad_model(self, name: str):
+        """Once above the reasons, where a reason is about it."""
+        sentence = "Not enough evidence does not mean that the model is worse than the rule."
+        short = replace(
+            evaluation(), verdict="INSUFFICIENT", criteria=(criterion("sensitivity:pdr", "INSUFFICIENT"),) * 2
+        )
+        assert " ".join(FORMATS[name](short).split()).count(sentence) == 1
+        assert sentence not in FORMATS[name](
+            replace(evaluation(), verdict="FAIL", criteria=(criterion("accuracy", "FAIL"),))
+        )
 
     def test_the_figure_names_what_cannot_pass(self):
         """Its own mark and name in the legend: not "insufficient" beside an interval wholly above the rule."""
