@@ -59,7 +59,8 @@ def page_one(
         if outside := int((codes < 0).sum()):
             lines.append(f"{_count(outside, sample.unit)} in no slice by {column}.")
     if any(" more than now" in result.reason for result in results):
-        lines.append("Testing again with added patients counts as another look at this test set.")
+        again = "Testing again with added patients counts as another look at this test set"
+        lines.append(f"{again}{', which is not allowed' if look.number >= look.allowed else ''}.")
     lines += _regraded(look)
     if training.foreign:
         lines.append(

@@ -159,7 +159,10 @@ def command(
             quiet,
         )
     look = evaluation.look
-    tell(f"Look {look.number} of {look.allowed} allowed at these images, logged in {judgement.looks}.", quiet)
+    tell(
+        f"Look {look.number}{'; only' if look.used_up else ' of'} {look.allowed} allowed at these images, logged in {judgement.looks}.",
+        quiet,
+    )
     signature = "signed" if judgement.signed else "not signed (no --key): export and gate do not accept it"
     tell(f"Report: {judgement.folder / 'report.html'}; certificate {signature}.", quiet)
     return evaluation.exit_code
