@@ -32,6 +32,12 @@ IN_THE_TAIL: Final = 25
 MAX_BYTES: Final = 1 << 20
 RULE_WORDS: Final = {">=": "at least", ">": "above", "<=": "at most", "<": "below"}
 """A comparator in words."""
+_FACTS: Final = {
+    "images_an_eye": "images per eye",
+    "without_output": "handling of images without a result",
+    "masked": "whether graders could see the model's predictions",
+    "kappa": "agreement between graders (kappa)",
+}
 
 STABILITY_WINDOW: Final = 10
 """Number of evaluations that stability uses by default."""
@@ -312,6 +318,11 @@ class Audit(_Frozen):
         default=False,
         description="true: no model passes without an audit that found no leak (no command writes one yet)",
     )
+
+
+def fact(key: str) -> str:
+    """The name of a fact that a checklist states, such as `IntendedUse.images_an_eye`, in words."""
+    return _FACTS.get(key) or key.replace("_", " ")
 
 
 class IntendedUse(_Frozen):

@@ -280,7 +280,7 @@ def _known(predictions: Predictions, source: Path) -> tuple[Model, TestSet]:
             images_digest=images_digest(table["sha256"])
             if known
             else digest_of(["drgate image names 1", sorted(table["image"])]),
-            warnings=("A table from elsewhere: it is evidence about these predictions, not about a model file.",),
+            warnings=("Only a table was judged: this is evidence about these predictions, not about a model file.",),
         )
     try:
         prepared, manifest = provenance["preprocessing"], provenance["manifest"]
@@ -404,10 +404,10 @@ def _training(
         return replace(parent.evaluation.training, baseline=None)
     if model.tensor_digest is None:
         if record is not None and history is None:
-            raise UsageError(f"{source} is a table from elsewhere, which belongs to no run; leave --record out.")
+            raise UsageError(f"{source} is a predictions table without a training run; leave --record out.")
         missing = (
-            "a table from elsewhere belongs to no training run; give its history with --record FILE, judge the model "
-            "itself, or use a checklist without this criterion."
+            "a predictions table has no training record. Give one with --record FILE, judge the model itself, or use a "
+            "checklist without this criterion."
         )
         return _read(Training, history or {"missing": missing}, str(source))
     beside = None if grader is None else source.parent

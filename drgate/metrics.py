@@ -302,6 +302,7 @@ METRICS: Final[dict[str, Definition]] = {
             name="specificity",
             title="Specificity",
             targets=_EVERY,
+            titles={GRADES[0]: f"Specificity, {TITLES[0]} (any DR not graded {TITLES[0]})"},
             how=lambda grades, policy: stats.confusion.specificity(grades, policy),
             counted="without",
             at_deployment=_EVERY,
@@ -451,12 +452,17 @@ METRICS: Final[dict[str, Definition]] = {
             "with 200 images; use calibration_slope, calibration_intercept or brier",
         ),
         Definition(
-            name="stability", title="Stable convergence (range)", kind="range", better="lower", by="run", policies=False
+            name="stability",
+            title="Stability of validation accuracy (range)",
+            kind="range",
+            better="lower",
+            by="run",
+            policies=False,
         ),
         Definition(name="baseline", title="Difference from baseline", by="run", policies=False),
         Definition(
             name="cost",
-            title="Additional spend",
+            title="Training cost",
             kind="amount",
             better="lower",
             values=(0.0, math.inf),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from drgate.checklist import Checklist
+from drgate.checklist import Checklist, fact
 from drgate.evaluation import CriterionResult, Flagged, Look, TestSet, Training
 from drgate.predictions import Predictions
 from drgate.sample import Sample
@@ -39,13 +39,14 @@ def page_one(
         lines.append(
             "No patients are given. The checklist declares one image per patient."
             if sample.independent
-            else "No patients are given, so every bound allows for two images per patient (design effect 2)."
+            else "No patients are given, so every interval allows for two images per patient (design effect 2)."
         )
     if flagged:
         lines.append(f"{_count(len(flagged), 'image')} with severe NPDR or PDR predicted below referable.")
     if confused := int(table[3, 4]):
         lines.append(
-            f"{_count(confused, sample.unit)} with severe NPDR predicted as PDR count as errors for severe NPDR."
+            f"{_count(confused, sample.unit)} with severe NPDR predicted as PDR "
+            f"{'counts as an error' if confused == 1 else 'count as errors'} for severe NPDR."
         )
     if unanswered := int(table[:, NO_OUTPUT].sum()):
         lines.append(f"{unanswered} of {_count(len(sample), sample.unit)} have no output from the model.")
@@ -57,8 +58,9 @@ def page_one(
     for column, codes in sample.slices.items():
         if outside := int((codes < 0).sum()):
             lines.append(f"{_count(outside, sample.unit)} in no slice by {column}.")
-    if any(" more than now." in result.reason for result in results):
-        lines.append("Testing again with added patients counts as another look at this test set.")
+    if any(" more than now" in result.reason for result in results):
+        again = "Testing again with added patients counts as another look at this test set"
+        lines.append(f"{again}{', which is not allowed' if look.number >= look.allowed else ''}.")
     lines += _regraded(look)
     if training.foreign:
         lines.append(
@@ -68,7 +70,8 @@ def page_one(
         lines.append(f"Reference grades were added from {data.grades.name} (SHA-256 {data.grades.sha256[:16]}...).")
     lines += [*data.warnings, data.leakage]
     lines.append(
-        "Referable and vision-threatening are defined by DR grade alone. Diabetic macular oedema is not considered."
+        "Referable: moderate NPDR or worse. Vision-threatening: severe NPDR or PDR. Diabetic macular oedema is not "
+        "considered."
         if sample.dme is None
         else f"Referable and vision-threatening include diabetic macular oedema ({int(sample.dme.sum())} of "
         f"{_count(len(sample), sample.unit)}). The model detects it only if it predicts such a DR grade. Severe NPDR "
@@ -79,14 +82,14 @@ def page_one(
             "Accuracy, specificity, group sensitivity and predictive values depend on the mix of grades in this test "
             "set. The checklist states no deployment mix."
         )
-    for title, part in (
-        ("Intended use", "intended_use"),
-        ("Reference standard", "reference"),
-        ("Test set", "test_set"),
+    for of, part in (
+        ("intended use", "intended_use"),
+        ("reference standard", "reference"),
+        ("test set", "test_set"),
     ):
-        missing = [key.replace("_", " ") for key, value in checklist.content()[part].items() if value == "not stated"]
+        missing = [fact(key) for key, value in checklist.content()[part].items() if value == "not stated"]
         if missing:
-            lines.append(f"{title}: {', '.join(missing)} not stated.")
+            lines.append(f"The checklist does not state ({of}): {', '.join(missing)}.")
     return tuple(lines)
 
 
@@ -94,17 +97,21 @@ def _regraded(look: Look) -> list[str]:
     """Looks at other test sets that share images, and reference grades that changed since an earlier look."""
     lines = []
     for other in look.overlapping:
-        lines.append(
-            f"Test set {other.name} shares {_count(other.images, 'image')} and {_count(other.patients, 'patient')} "
-            "with this one. Its looks count here."
-        )
+        patients = _count(other.patients, "patient")
+        shared = f"{other.images} of these images ({patients})" if other.images else f"{patients} of this test set"
+        lines.append(f"Already tested in {other.name}: {shared}. Those looks count here.")
     if look.regraded_count:
-        favours = "; ".join(
-            f"{one.favouring} of {one.changed} changes remove an error of the model of look {one.look}"
-            f"{' (this model)' if one.same_model else ''}"
+        many = look.regraded_count != 1
+        favours = "".join(
+            f" {one.favouring or 'None'} of the {_count(one.changed, 'change')} since look {one.look} "
+            f"{'remove' if one.favouring > 1 else 'removes'} an error of its model"
+            f"{' (this model)' if one.same_model else ''}."
             for one in look.favouring
         )
-        lines.append(f"{_count(look.regraded_count, 'reference grade')} changed since an earlier look: {favours}.")
+        lines.append(
+            f"{_count(look.regraded_count, 'reference grade')} {'differ' if many else 'differs'} from "
+            f"{'those' if many else 'that'} at an earlier look.{favours}"
+        )
     return lines
 
 

@@ -331,7 +331,7 @@ class TestSigning:
         for shown in (
             "is observed to meet smoke",
             "What was judged",
-            "What this is no evidence for",
+            "What this does not show",
             "not a medical device",
         ):
             assert shown in ended.err

@@ -183,10 +183,10 @@ class TestPage:
         drawings = {titles[one["name"]]: one["layout"] for one in json.loads(found[1])}
         assert all(f"<figcaption>{title}</figcaption>" in page for title in titles.values())
         assert {title: len(layout["xaxis"]["categoryarray"]) for title, layout in drawings.items()} == {
-            "Additional spend, clinic-a (val) 76616c00": 1,
-            "Additional spend, clinic-a (test) 74657374": 2,
-            "Stable convergence (range), clinic-a (val) 76616c00": 1,
-            "Stable convergence (range), clinic-a (test) 74657374": 2,
+            "Training cost, clinic-a (val) 76616c00": 1,
+            "Training cost, clinic-a (test) 74657374": 2,
+            "Stability of validation accuracy (range), clinic-a (val) 76616c00": 1,
+            "Stability of validation accuracy (range), clinic-a (test) 74657374": 2,
         }
         assert {layout["yaxis"]["ticksuffix"] for layout in drawings.values()} == {" USD", " points"}
         assert re.search(r"0\.01.USD", page)

@@ -296,7 +296,7 @@ class TestLooks:
         assert "Look 1 of 1" in first.err
         second = drgate("evaluate", tables("two.csv", predicted="01233"), "--spec", checklist())
         assert second.code == 3
-        assert "Look 2 of 1" in second.err
+        assert "Look 2; only 1 allowed" in second.err
         overlapping = drgate("evaluate", tables("three.csv", images="efghi"), "--spec", checklist(), "--format", "json")
         assert overlapping.code == 3
         look = json.loads(overlapping.out)["look"]

@@ -238,7 +238,7 @@ class TestJudging:
             workers=0,
         ).evaluation
         assert found.verdict == "INSUFFICIENT"
-        with pytest.raises(UsageError, match="trained on"):
+        with pytest.raises(UsageError, match="training split"):
             judge(
                 place / "run" / "best_model.pth",
                 checklist=LENIENT,

@@ -159,7 +159,8 @@ def command(
             quiet,
         )
     look = evaluation.look
-    tell(f"Look {look.number} of {look.allowed} allowed at these images, logged in {judgement.looks}.", quiet)
+    allowed = f"{'; only' if look.used_up else ' of'} {look.allowed} allowed"
+    tell(f"Look {look.number}{allowed} at these images, logged in {judgement.looks}.", quiet)
     signature = "signed" if judgement.signed else "not signed (no --key): export and gate do not accept it"
     tell(f"Report: {judgement.folder / 'report.html'}; certificate {signature}.", quiet)
     return evaluation.exit_code

@@ -104,11 +104,11 @@ def _row(name: str, difference: Difference | NotEstimable) -> list[str]:
         return [f"{title}: {difference.reason}", *[""] * (len(_HEADER) - 1)]
     kind = difference.kind
     both = [words.percent(v) if kind == "proportion" else f"{v:.3f}" for v in (difference.first, difference.second)]
-    beside = "" if difference.bootstrap is None else _ends(*difference.bootstrap, kind)
+    bootstrap = "" if difference.bootstrap is None else _ends(*difference.bootstrap, kind)
     pairs = "" if difference.only_first is None else f"{difference.only_first}:{difference.only_second}"
     value = _points(difference.value) if kind == "proportion" else _signed(difference.value, 3)
     ends = _ends(difference.low, difference.high, kind)
-    return [title, *both, value, ends, pairs, beside, _p(difference.mcnemar_midp)]
+    return [title, *both, value, ends, pairs, bootstrap, _p(difference.mcnemar_midp)]
 
 
 def _ends(low: float | None, high: float | None, kind: str) -> str:
@@ -134,7 +134,7 @@ def _points(value: float) -> str:
 
 
 def _beside(points: float, margin: float) -> str:
-    """A bound in points, with as many digits as tell it from the margin."""
+    """A limit in points, with as many digits as tell it from the margin."""
     digits = 1
     while digits < 6 and abs(points) != margin and f"{abs(points):.{digits}f}" == f"{margin:.{digits}f}":
         digits += 1

@@ -46,7 +46,7 @@ def look(record: Record) -> str:
     """Which of how many looks."""
     if record.look <= record.allowed:
         return f"{record.look} of {record.allowed}"
-    return f"{record.look}, {record.allowed} allowed"
+    return f"{record.look}; only {record.allowed} allowed"
 
 
 def verdict(record: Record) -> str:

@@ -11,6 +11,7 @@ from typing import Final
 
 from rich.console import Console
 
+from drgate.metrics import MetricId, parse_id
 from drgate.plan import ASSURANCE, LinePlan, Plan
 from drgate.report import kit, words
 from drgate.report.kit import Figure
@@ -61,11 +62,11 @@ def _here(plan: Plan) -> str:
     text = f"every required criterion{_of_cases(plan)} can be passed on this test set"
     if plan.joint_here is not None:
         which = "all" if all(line.here and line.here.power is not None for line in required) else "those with a power"
-        text += f"; a model as good as expected passes {which} {_percent(plan.joint_here)} of the time"
+        text += f"; a model with the expected true values passes {which} with probability {_percent(plan.joint_here)}"
     advisory = ""
     if plan.never:
         advisory = f". {len(plan.never)} advisory criteri{'on' if len(plan.never) == 1 else 'a'} cannot be passed"
-    return f"{text}{advisory}." if required else f"no required criterion counts cases{advisory}."
+    return f"{text}{advisory}." if required else f"no required criterion is about images{advisory}."
 
 
 def _collected(plan: Plan) -> str:
@@ -83,12 +84,12 @@ def _collected(plan: Plan) -> str:
         "the required criteria with an expected value" if collection.without_expectation else "all required criteria"
     )
     power = _percent(plan.joint_power)
-    return f"{text}; a model as good as expected passes {which}{_of_cases(plan)} {power} of the time."
+    return f"{text}; a model with the expected true values passes {which}{_of_cases(plan)} with probability {power}."
 
 
 def _of_cases(plan: Plan) -> str:
     """What the planned criteria have in common, where others are not planned."""
-    return " that counts cases" if plan.not_planned and plan.data else " that count cases" if plan.not_planned else ""
+    return " on images" if plan.not_planned else ""
 
 
 def _about(n: int) -> str:
@@ -187,8 +188,8 @@ def terminal(plan: Plan, console: Console) -> None:
     kit.table(console, header, [[name, *row.cells] for name, row in found])
     console.print()
     legend = [
-        "Expected: true value. Fewest: patients with which a model without errors passes. Needed: patients from "
-        "which on the power is reached. At: power with that many times the patients needed."
+        "Expected: true value. Fewest: patients with which a model without errors passes. Needed: number of "
+        "patients that gives the planned power. At: power with that many times the patients needed."
     ]
     if plan.data:
         header = ["On this test set", "Rule", "Cases", "Best limit", "Power", "Can pass"]
@@ -198,24 +199,24 @@ def terminal(plan: Plan, console: Console) -> None:
             "Best limit: the confidence limit of a model without errors. Power: the probability of passing here if the "
             "true value is the expected one."
         )
-    for note in [*legend, *notes(plan)]:
+    for note in [*legend, *notes(plan, "* (advisory)")]:
         kit.paragraph(console, note, "dim")
 
 
-def notes(plan: Plan) -> list[str]:
-    """What the numbers assume, and what was left out."""
+def notes(plan: Plan, mark: str = "advisory") -> list[str]:
+    """What the numbers assume, and what was left out. mark: of advisory criteria in the table."""
     left_out: dict[str, list[str]] = {}
     for name, reason in plan.not_planned:
         left_out.setdefault(reason, []).append(words.title(name))
     sentences = [words.visible(note) for note in plan.notes]
     if plan.data:
-        sentences += [f"Smallest test set: {sentence}" for sentence in advice(plan)]
+        sentences += advice(plan)
     sentences += [
         f"{words.title(line.id)}: {line.why}." for line in plan.lines if line.why and "stated" not in line.why
     ]
     sentences += [f"Not planned: {', '.join(names)}: {reason}." for reason, names in left_out.items()]
     if any(not line.required for line in plan.lines):
-        sentences.append("Advisory (*): not part of the verdict, the joint power or the test set.")
+        sentences.append(f"{mark}: not part of the verdict, the joint power or the test set.")
     return sentences
 
 
@@ -241,17 +242,17 @@ def html(plan: Plan) -> str:
 
 def _figures(plan: Plan) -> list[Figure]:
     """Power against patients, with one curve for criteria that have the same one, and the planned power."""
-    curves: dict[tuple[tuple[int, float], ...], list[str]] = {}
+    curves: dict[tuple[tuple[int, float], ...], list[MetricId]] = {}
     for line in plan.lines:
         if line.curve:
-            curves.setdefault(line.curve, []).append(words.title(line.id))
+            curves.setdefault(line.curve, []).append(parse_id(line.id))
     if not curves:
         return []
     data = []
     for i, (curve, names) in enumerate(curves.items()):
         colour, dash = _COLOURS[i % len(_COLOURS)], _DASHES[i % len(_DASHES)]
         # plotly reads a few HTML tags in the legend
-        name = escape(names[0] + ("" if len(names) == 1 else f" and {len(names) - 1} alike"))
+        name = escape(_curve_name(names))
         hover = "%{x} patients: %{y:.0f} %<extra></extra>"
         marks = kit.points([n for n, _ in curve], [100 * chance for _, chance in curve], colour, hovertemplate=hover)
         style = {"mode": "lines+markers", "line": {"color": colour, "dash": dash, "width": 2}, "marker": {"size": 5}}
@@ -265,6 +266,15 @@ def _figures(plan: Plan) -> list[Figure]:
     label = "Power of each criterion by number of patients; the table above has the same numbers."
     caption = "Probability of passing if the true value is the expected one. Dotted: the planned power."
     return [Figure("figure-power", label, caption, data, layout)]
+
+
+def _curve_name(names: list[MetricId]) -> str:
+    """The criteria that have one curve: "Specificity (all five grades)", or the first and how many more."""
+    first, targets = names[0], tuple(name.target for name in names)
+    if targets == GRADES and all(name == first.but(target=name.target) for name in names):
+        place = f", {first.column} {first.value}" if first.column else ""
+        return words.visible(f"{first.about.title} (all five grades{place})")
+    return words.title(first) + ("" if len(names) == 1 else f" and {len(names) - 1} more")
 
 
 def _row(line: LinePlan) -> Row:

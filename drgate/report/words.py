@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from drgate.certificate.statement import expiry, lineage
-from drgate.checklist import RULE_WORDS
+from drgate.checklist import RULE_WORDS, fact
 from drgate.errors import visible as visible  # every format shows text through it
 from drgate.evaluation import (
     CriterionResult,
@@ -46,8 +46,10 @@ OUTCOMES: Final[dict[Status, str]] = {
     "INSUFFICIENT": "Not enough evidence",
     "NOT_ASSESSED": "Not assessed",
 }
-BARRED: Final = "Meets the rule here; cannot pass"
+BARRED: Final = "Cannot pass"
 """The outcome of a criterion that only the test set keeps from passing."""
+_NAMED: Final = 3
+"""Criteria that the line under the headline names of each kind."""
 _SPACE: Final = "\N{NO-BREAK SPACE}"
 SIGNS: Final = {">=": "≥", ">": ">", "<=": "≤", "<": "<"}
 _METHODS: Final = {
@@ -57,7 +59,17 @@ _METHODS: Final = {
     "obuchowski": "Obuchowski",
     "newcombe": "Newcombe",
     "bca": "BCa",
+    "patient sandwich": "sandwich variance, clustered by patient",
 }
+_STATED: Final = {"Intended use": "intended_use", "Reference standard": "reference", "Kind of test set": "test_set"}
+_SETTINGS: Final = {
+    "selected_here": "model selected on these images",
+    "warm_start_inside": "training restarted within the epochs that stability is judged on",
+    "percent": "training history in percent, not fractions",
+    "line": "digest of this look's entry in the log",
+    "dealt_by_seed": "seed by which training split the patients",
+}
+"""Settings whose key does not say what they mean."""
 _METHOD: Final = re.compile(rf"\b({'|'.join(_METHODS)})\b")
 _NARROW: Final = "\N{NARROW NO-BREAK SPACE}"
 Decisive = Literal["low", "high", "value"]
@@ -71,8 +83,8 @@ class Line:
     value, low, high: with as many digits as it takes to see on which side of the threshold they are; empty where there
         is none.
     interval: "83.7 to 99.3 %", with the level where it is not 95 %.
-    decisive: which of value, low and high the rule is about; decides: the same in words, "lower bound 83.7 %".
-    rule: "at least 95 %"; short_rule: "≥ 95 %"; basis: "on the lower bound" or "on the estimate".
+    decisive: which of value, low and high the rule is about; decides: the same in words, "lower limit 83.7 %".
+    rule: "at least 95 %"; short_rule: "≥ 95 %"; basis: "on the lower limit" or "on the estimate".
     added: "safety" for a criterion that the owner's checklist did not have.
     advice: "required", "advisory" or "advisory, added for safety".
     would_pass: it meets the rule, and nothing can pass on this test set (`barred`).
@@ -130,7 +142,48 @@ def headline(evaluation: Evaluation) -> str:
 
 def barred(evaluation: Evaluation) -> str:
     """Why nothing can pass on this test set, once for all criteria; empty where something can."""
-    return f"Nothing can pass on this test set. {visible(evaluation.barred)}" if evaluation.barred else ""
+    if not evaluation.barred:
+        return ""
+    meant = f' "{BARRED}": the rule is met on these images, but nothing can pass on them.'
+    met = any(criterion.would_pass for criterion in evaluation.criteria)
+    return f"Nothing can pass on this test set. {visible(evaluation.barred)}{meant if met else ''}"
+
+
+def cause(evaluation: Evaluation) -> str:
+    """Which required criteria are not met, by the kind of reason; empty where all are met.
+
+    Those that only the test set keeps from passing are counted without their names: `barred` gives the reason.
+    """
+    required = [criterion for criterion in evaluation.criteria if criterion.required]
+    groups: dict[str, list[CriterionResult]] = {}
+    for criterion in required:
+        if criterion.status not in ("PASS", "OBSERVED"):
+            groups.setdefault(_cause(criterion), []).append(criterion)
+    order = ("failed", "{have} too few patients", "{have} not enough evidence", "{were} not assessed", "cannot pass")
+    parts: list[str] = []
+    for kind in (kind for kind in order if kind in groups):
+        found = groups[kind]
+        many = len(found) != 1
+        count = str(len(found)) if parts else f"{len(found)} of {len(required)} required criteria"
+        text = f"{count} {kind.format(have='have' if many else 'has', were='were' if many else 'was')}"
+        if kind != "cannot pass":
+            names = [title(criterion.id) for criterion in found[:_NAMED]]
+            names += [f"and {len(found) - _NAMED} more"] if len(found) > _NAMED else []
+            text += f": {'; '.join(names)}"
+        parts.append(f"{text}.")
+    return " ".join(parts)
+
+
+def _cause(criterion: CriterionResult) -> str:
+    """Why a required criterion is not met, as the end of a sentence."""
+    if criterion.would_pass:
+        return "cannot pass"
+    if criterion.status == "FAIL":
+        return "failed"
+    if criterion.status == "NOT_ASSESSED":
+        return "{were} not assessed"
+    counted = isinstance(criterion.estimate, Estimate) and criterion.estimate.k is not None
+    return "{have} too few patients" if counted else "{have} not enough evidence"
 
 
 def verdict_word(evaluation: Evaluation) -> str:
@@ -157,17 +210,28 @@ def test_set_name(evaluation: Evaluation) -> str:
 
 def decision_rule(evaluation: Evaluation) -> str:
     """What a criterion is decided on."""
-    evidence = evaluation.spec.content["evidence"]
-    method = _method(str(evidence.get("interval")))
-    level = level_of(evaluation)
-    exact = "exact (Clopper-Pearson)" if method == "Clopper-Pearson" else f"by the {method} method"
-    intervals = f"Intervals are {exact} and allow for several images from one patient. Points are percentage points."
     if evaluation.observed_only:
-        return f"The estimate alone decides each criterion: observed on these images, not shown. {intervals}"
+        return "Each criterion is decided on its estimate alone."
     return (
-        f"A proportion passes if the lower limit of its {plain_percent(level)} confidence interval meets the rule (for "
-        f"error rates, the upper limit). {intervals}"
+        f"A proportion passes if the lower limit of its {plain_percent(level_of(evaluation))} confidence interval "
+        "meets the rule (for error rates, the upper limit)."
     )
+
+
+def intervals(evaluation: Evaluation) -> str:
+    """How the intervals of proportions are made."""
+    method = _method(str(evaluation.spec.content["evidence"].get("interval")))
+    return (
+        f"{method} intervals, widened where several images come from one patient (see the design effect under All "
+        "metrics). Points are percentage points."
+    )
+
+
+def about_reasons(evaluation: Evaluation) -> str:
+    """What must be known to read the reasons; empty where it concerns none of them."""
+    if any(line.status == "INSUFFICIENT" for line in unmet(evaluation)):
+        return f"{OUTCOMES['INSUFFICIENT']} does not mean that the model is worse than the rule."
+    return ""
 
 
 def level_of(evaluation: Evaluation) -> float:
@@ -204,23 +268,23 @@ def metric_lines(evaluation: Evaluation) -> list[MetricLine]:
 
 
 def bootstrap_label(evaluation: Evaluation) -> str:
-    """What kind of interval is shown beside the one that decides."""
+    """What kind of interval is shown for comparison with the one that decides."""
     content = evaluation.spec.content.get("bootstrap") or {}
     kind = {"percentile": "percentile", "bca": "BCa"}.get(str(content.get("interval", "percentile")), "")
     fixed = ", class totals fixed" if content.get("class_totals") == "fixed" else ""
-    return f"Bootstrap ({kind}{fixed}), beside it"
+    return f"Bootstrap interval ({kind}{fixed}), for comparison"
 
 
 def summary(evaluation: Evaluation) -> list[tuple[str, str]]:
     """What was judged in four short facts, and the cut-offs where grades are not by the highest probability."""
     model, counts = evaluation.model, evaluation.counts
-    patients = "patients unknown" if counts.patients is None else f"{counts.patients} patients"
+    patients = "number of patients unknown" if counts.patients is None else f"of {_many(counts.patients, 'patient')}"
     files = [f"file {_short(file.sha256)}" for file in model.files[:1]]
     return [
         (visible(model.kind).capitalize(), ", ".join([subject_name(evaluation), *files])),
         ("Test set", f"{test_set_name(evaluation)}, {_contents(evaluation.data)}"),
-        ("Images", f"{counts.images}, {patients}"),
-        ("Look at this test set", _look(evaluation.look)),
+        ("Size", f"{_many(counts.images, 'image')}{', ' if counts.patients is None else ' '}{patients}"),
+        ("Look", f"{_look(evaluation.look)}. A look is one model evaluated on these images."),
         *_graded_by(evaluation.data),
     ]
 
@@ -239,23 +303,25 @@ def judged(evaluation: Evaluation) -> list[tuple[str, str]]:
         images += [f"{refused} without an answer from the model"]
     if counts.reference_ungradable:
         images += [f"{counts.reference_ungradable} more that the reference could not grade, outside every count"]
-    decided = "the estimate (observed)" if evaluation.observed_only else "the bound of the interval"
+    decided = "the estimate (observed)" if evaluation.observed_only else "a limit of the interval"
     meaning = visible(content.get("description") or "")
     return [
         ("Model", "; ".join(named)),
         ("Checklist", f"{checklist_name(evaluation)}, decided on {decided}; {_short(evaluation.spec.digest)}"),
-        *([("What it asks", meaning)] if meaning else []),
+        *([("Description", meaning)] if meaning else []),
         *_graded_by(data),
         ("Test set", f"{test_set_name(evaluation)}; {_contents(data)}"),
         ("Images", "; ".join(images)),
         ("Patients", "unknown" if counts.patients is None else str(counts.patients)),
         ("Reference grades", ", ".join(f"{title} {n}" for title, n in zip(TITLES, counts.by_grade, strict=True))),
-        ("Look at this test set", _look(look) + (f"; {visible(look.time)}" if look.time else "")),
-        ("Certificate valid", _holds(evaluation)),
-        ("Lineage", _lineage(evaluation)),
-        ("Intended use", _stated(content.get("intended_use", {}))),
-        ("Reference standard", _stated(content.get("reference", {}))),
-        ("Kind of test set", _stated(content.get("test_set", {}))),
+        ("Look", _look(look) + (f"; {visible(look.time)}" if look.time else "")),
+        ("Validity", _holds(evaluation)),
+        ("Training data", _lineage(evaluation)),
+        *(
+            (label, stated)
+            for label, part in _STATED.items()
+            if (stated := _stated(content.get(part, {})))  # page one names what is not stated
+        ),
     ]
 
 
@@ -294,7 +360,7 @@ def settings(evaluation: Evaluation) -> list[tuple[str, list[tuple[str, str]]]]:
 def percent(value: float, *, against: float | None = None) -> str:
     """A fraction as a percentage with one digit, or as many more as it takes to tell it from `against`.
 
-    A bound of 0.9496 against a threshold of 0.95 must not read "95.0 %", nor 0.99962 "100.0 %".
+    A limit of 0.9496 against a threshold of 0.95 must not read "95.0 %", nor 0.99962 "100.0 %".
 
     >>> percent(0.9496, against=0.95), percent(0.95, against=0.95), percent(0.99962)
     ('94.96\\xa0%', '95.0\\xa0%', '>\\u202f99.9\\xa0%')
@@ -317,7 +383,7 @@ def signature(certificate: str | None) -> str:
 def _line(criterion: CriterionResult, level: float, unit: str) -> Line:
     favours_more = criterion.comparator in (">=", ">")
     decisive: Decisive = "value" if criterion.decided_on == "point" else "low" if favours_more else "high"
-    side = {"low": "lower bound", "high": "upper bound", "value": "estimate"}[decisive]
+    side = {"low": "lower limit", "high": "upper limit", "value": "estimate"}[decisive]
     estimate = criterion.estimate
     kind = estimate.kind if isinstance(estimate, Estimate) else criterion.id.about.kind
     signed = criterion.id == "baseline"
@@ -453,17 +519,22 @@ def _counts(estimate: Metric, unit: str) -> str:
         return f"{estimate.k} of {estimate.n}"
     if estimate.kind == "proportion":  # at another mix of grades it is a weighted mean: no count of anything
         return ""
-    what = {"range": "evaluation", "amount": "attempt"}.get(estimate.kind, unit)
-    return f"{estimate.n} {what}{'' if estimate.n == 1 else 's'}"
+    return _many(estimate.n, {"range": "evaluation", "amount": "attempt"}.get(estimate.kind, unit))
+
+
+def _many(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _look(look: Look) -> str:
-    return f"look {look.number}{',' if look.used_up else ''} of {look.allowed} allowed"
+    return f"{look.number}{'; only' if look.used_up else ' of'} {look.allowed} allowed"
 
 
 def _holds(evaluation: Evaluation) -> str:
     until = expiry(evaluation) if evaluation.look.time else None
-    return f"until {until}" if until else "without expiry; a gate may set a highest age, counted from the look"
+    if until:
+        return f"until {until}"
+    return "no expiry date; the gate's policy can set a maximum age, counted from the look"
 
 
 def _lineage(evaluation: Evaluation) -> str:
@@ -499,12 +570,9 @@ def _method(text: str) -> str:
 
 
 def _stated(mapping: Mapping[str, Any]) -> str:
-    """What is stated, then the names of what is not: "role: assist. Not stated: population, setting"."""
+    """What is stated: "setting: primary care; role: assist"."""
     given = {key: value for key, value in mapping.items() if value not in (None, "", "not stated")}
-    missing = [visible(key.replace("_", " ")) for key in mapping if key not in given]
-    stated = "; ".join(f"{visible(key.replace('_', ' '))}: {visible(value)}" for key, value in given.items())
-    missed = f"{'Not' if stated else 'not'} stated: {', '.join(missing)}" if missing else ""
-    return ". ".join(part for part in (stated, missed) if part) or "not stated"
+    return "; ".join(f"{visible(fact(key))}: {visible(value)}" for key, value in given.items())
 
 
 def _short(digest: object) -> str:
@@ -524,7 +592,7 @@ def _pairs(value: object, label: str = "") -> Iterator[tuple[str, str]]:
     if not nested:
         yield label, _plain(value)
     for key, inner in nested:
-        name = visible(str(key).replace("_", " "))
+        name = visible(_SETTINGS.get(str(key)) or str(key).replace("_", " "))
         yield from _pairs(inner, f"{label}: {name}" if label else name)
 
 

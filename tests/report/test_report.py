@@ -34,6 +34,8 @@ from drgate.report import words
 from drgate.report.evaluation import html, junit, markdown, terminal
 from drgate.report.evaluation.figures import figures
 from drgate.report.evaluation.sections import sections
+from drgate.scale import GRADES
+from tests.support.evaluations import criterion
 from tests.support.evaluations import whole_evaluation as evaluation
 
 HOSTILE = (
@@ -213,13 +215,45 @@ class TestWords:
         )
         judged = replace(judged, criteria=lines, look=replace(judged.look, number=2, allowed=1), barred=why)
         accuracy = words.lines(judged)[0]
-        assert (accuracy.outcome, accuracy.decides) == ("Meets the rule here; cannot pass", "lower bound 92.5\u00a0%")
+        assert (accuracy.outcome, accuracy.decides) == ("Cannot pass", "lower limit 92.5\u00a0%")
         assert accuracy.id not in [line.id for line in words.unmet(judged)]
         text = " ".join(FORMATS[name](judged).split())
         assert text.count("Use a fresh test set.") == 1
         assert text.index("Nothing can pass on this test set.") < text.rindex("Overall accuracy") or name == "junit"
         assert "cannot pass" in text.lower()
-        assert name == "junit" or "look 2, of 1 allowed" in text
+        assert name == "junit" or "2; only 1 allowed" in text
+
+    @pytest.mark.parametrize("name", ["html", "markdown", "terminal"])
+    def test_the_line_under_the_headline_gives_the_cause(self, name: str):
+        """Required criteria only, by the kind of reason, three named of each kind; nothing where all are met."""
+        specificities = [f"specificity:{grade}" for grade in GRADES]
+        states: list[tuple[str, Any]] = [("accuracy", "PASS"), *((each, "FAIL") for each in specificities)]
+        states += [("sensitivity:pdr", "INSUFFICIENT"), ("quadratic_kappa", "INSUFFICIENT"), ("cost", "NOT_ASSESSED")]
+        made = [criterion(each, status) for each, status in states]
+        made[-2] = replace(made[-2], estimate=Estimate("index", 0.9, low=0.7, high=0.95))
+        made.append(replace(criterion("npv:pdr", "INSUFFICIENT"), would_pass=True))
+        made.append(replace(criterion("ppv:pdr", "FAIL"), required=False))
+        judged = replace(evaluation(), verdict="FAIL", criteria=tuple(made))
+        cause = (
+            "5 of 10 required criteria failed: Specificity, No DR (any DR not graded No DR); Specificity, Mild NPDR; "
+            "Specificity, Moderate NPDR; and 2 more. 1 has too few patients: Sensitivity, PDR. 1 has not enough "
+            "evidence: Kappa, quadratic weights. 1 was not assessed: Training cost. 1 cannot pass."
+        )
+        assert words.cause(judged) == cause
+        assert cause in " ".join(FORMATS[name](judged).replace("\\", "").split())
+        assert words.cause(replace(evaluation(), criteria=made[:1])) == ""
+
+    @pytest.mark.parametrize("name", ["html", "markdown", "terminal"])
+    def test_little_evidence_is_not_read_as_a_bad_model(self, name: str):
+        """Once above the reasons, where a reason is about it."""
+        sentence = "Not enough evidence does not mean that the model is worse than the rule."
+        short = replace(
+            evaluation(), verdict="INSUFFICIENT", criteria=(criterion("sensitivity:pdr", "INSUFFICIENT"),) * 2
+        )
+        assert " ".join(FORMATS[name](short).split()).count(sentence) == 1
+        assert sentence not in FORMATS[name](
+            replace(evaluation(), verdict="FAIL", criteria=(criterion("accuracy", "FAIL"),))
+        )
 
     def test_the_figure_names_what_cannot_pass(self):
         """Its own mark and name in the legend: not "insufficient" beside an interval wholly above the rule."""
@@ -285,8 +319,8 @@ class TestWords:
     def test_deciding_end(self):
         """At least: the lower bound decides. At most: the upper one."""
         decides = {line.id: line.decides for line in words.lines(evaluation())}
-        assert decides["sensitivity:pdr"] == "lower bound 83.8\u00a0%"
-        assert decides["undergraded:vision_threatening_below_referable"] == "upper bound 7.1\u00a0%"
+        assert decides["sensitivity:pdr"] == "lower limit 83.8\u00a0%"
+        assert decides["undergraded:vision_threatening_below_referable"] == "upper limit 7.1\u00a0%"
         assert decides["cost"] == "estimate 12.50\u00a0USD"
 
 
@@ -353,9 +387,9 @@ class TestSections:
         judged = evaluation()
         bootstrap = {"resamples": 1000, "interval": "bca", "class_totals": "fixed"}
         content = {**judged.spec.content, "bootstrap": bootstrap}
-        assert "Bootstrap (percentile), beside it" in drawn(name, judged)
+        assert "Bootstrap interval (percentile), for comparison" in drawn(name, judged)
         text = drawn(name, replace(judged, spec=replace(judged.spec, content=content)))
-        assert "Bootstrap (BCa, class totals fixed), beside it" in text
+        assert "Bootstrap interval (BCa, class totals fixed), for comparison" in text
 
 
 class TestWithoutOutput:
@@ -518,7 +552,7 @@ class TestTerminal:
         """NO_COLOR leaves no colour; the words and symbols still tell the outcome."""
         text = on_console(evaluation(), width=100, force_terminal=True, no_color=True)
         assert not re.search(r"\x1b\[[0-9;]*3[0-7]", text)
-        assert all(mark in text for mark in ("✓ Pass", "✗ Fail", "? Insufficient", "– Not assessed"))
+        assert all(mark in text for mark in ("✓ Pass", "✗ Fail", "? Not enough evidence", "– Not assessed"))
 
     @pytest.mark.parametrize("width", [60, 80, 100, 160])
     def test_fits(self, width: int):

@@ -43,13 +43,14 @@ def _forest(evaluation: Evaluation) -> Figure | None:
     layout = kit.layout(body + 96)
     top = 1.0
     named: set[str] = set()
-    part = "estimate" if evaluation.observed_only else "interval"
+    observed = evaluation.observed_only
+    met, part = ("met (Observed)", "its estimate") if observed else ("passed", "its whole interval")
     for number, panel in enumerate(panels, 1):
         suffix = "" if number == 1 else str(number)
         bottom = max(0.0, top - _ROW * len(panel) / body)
         higher = panel[0].comparator in (">=", ">")
         layout[f"xaxis{suffix}"] = kit.axis(
-            f"pass: {'right' if higher else 'left'} of the threshold",
+            f"{'meets the rule' if observed else 'pass'}: {'right' if higher else 'left'} of the threshold",
             range=_scope(panel, higher=higher),
             anchor=f"y{suffix}",
             ticksuffix=" %",
@@ -63,7 +64,7 @@ def _forest(evaluation: Evaluation) -> Figure | None:
     return Figure(
         "figure-criteria",
         "Estimates with their intervals against the thresholds; the checklist above has the same numbers.",
-        f"Estimate (mark) and interval (bar) of every criterion that is a proportion. A criterion passes if its whole "
+        f"Estimate (mark) and interval (bar) of every criterion that is a proportion. A criterion is {met} if "
         f"{part} is on the named side of the threshold (black).",
         data,
         layout,

@@ -38,7 +38,7 @@ def render(evaluation: Evaluation, *, certificate: str | None = None) -> str:
         contents=[
             ("checklist", "Checklist"),
             ("judged", "What was judged"),
-            ("limits", "What this is no evidence for"),
+            ("limits", "What this does not show"),
             ("estimates", "Estimates against thresholds"),
             ("matrix", "Confusion matrix"),
             *((section.name, section.title) for section in further),

@@ -52,23 +52,23 @@ def render(evaluation: Evaluation, *, certificate: str | None = None) -> str:
     parts = [
         f"# {symbol} {escape(words.verdict_word(evaluation))}",
         f"**{escape(words.headline(evaluation))}**",
-        *([escape(barred)] if (barred := words.barred(evaluation)) else []),
+        *(escape(text) for text in (words.barred(evaluation), words.cause(evaluation)) if text),
         escape(words.signature(certificate)),
         bullets(f"{label}: {escape(text)}" for label, text in words.summary(evaluation)),
         "## Checklist",
         grid(header, checklist),
-        escape(words.decision_rule(evaluation)),
+        escape(f"{words.decision_rule(evaluation)} {words.intervals(evaluation)}"),
     ]
     reasons = [
         f"{line.symbol} **{escape(line.title)}: {line.outcome.lower()}** ({line.advice}). {escape(line.reason)}"
         for line in words.unmet(evaluation)
     ]
-    parts += ["## Reasons", bullets(reasons)] if reasons else []
+    parts += ["## Reasons", *filter(None, [words.about_reasons(evaluation)]), bullets(reasons)] if reasons else []
     if evaluation.page_one:
         parts += ["## To be read with the verdict", bullets(map(escape, evaluation.page_one))]
     parts += _flagged(evaluation)
     parts += ["## What was judged", bullets(f"{label}: {escape(text)}" for label, text in words.judged(evaluation))]
-    parts += ["## What this is no evidence for", bullets(map(escape, NOT_EVIDENCE_FOR)), NOT_A_MEDICAL_DEVICE]
+    parts += ["## What this does not show", bullets(map(escape, NOT_EVIDENCE_FOR)), NOT_A_MEDICAL_DEVICE]
     parts += ["## Confusion matrix", "Rows: the reference grade. Columns: the model's grade.", _matrix(evaluation)]
     for section in sections(evaluation):
         parts += _section(section)
@@ -141,9 +141,8 @@ def _matrix(evaluation: Evaluation) -> str:
 
 
 def _metrics(evaluation: Evaluation) -> str:
-    decides = "Interval" if evaluation.observed_only else "Interval that decides"
-    beside = words.bootstrap_label(evaluation)
-    header = ["Metric", "Counts", "Estimate", decides, "Method", beside, "Patients", "Design effect"]
+    bootstrap = words.bootstrap_label(evaluation)
+    header = ["Metric", "Counts", "Estimate", "Interval", "Method", bootstrap, "Patients", "Design effect"]
     # Of a metric that is not estimable all but the title and the reason is empty.
     rows = [
         [

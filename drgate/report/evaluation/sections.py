@@ -32,6 +32,8 @@ POLICIES: Final = {"excluded": "Excluded", "as_referred": "As referred", "worst_
 
 BY_SLICE: Final = KEY_METRICS[:5]
 
+_BY_CHANCE: Final = "How often a criterion decides wrongly by chance"
+
 _DOT: Final = "\N{NO-BREAK SPACE}·\N{NO-BREAK SPACE}"
 
 SLICES_AT_ONCE: Final = 25
@@ -93,7 +95,7 @@ def _changes(evaluation: Evaluation) -> Section | None:
     text = [
         f"Against {visible(found['name'])}, statement {visible(found['against'])[:19]}…, which this one was "
         f"{found['relation']}: "
-        + (f"verdict {visible(before)} again." if before == after else f"{visible(before)} became {visible(after)}."),
+        + (f"{OUTCOMES[after]} again." if before == after else f"{OUTCOMES[before]}, now {OUTCOMES[after]}."),
     ]
     if not found["same_spec"]:
         text.append("The earlier one was judged by another checklist, or by another version of this one.")
@@ -135,7 +137,7 @@ def _three_ways(evaluation: Evaluation) -> Section | None:
         (
             f"The value of each metric when {unit}s that the model gave no answer for are left out (excluded), count "
             "as referred (groups of grades only), or count as the worst answer. "
-            f"{USED} is what the criterion is judged by; {SHOWN} is what the other tables show, where the "
+            f"{USED} marks what the criterion uses; {SHOWN} marks what the other tables show, where the "
             "checklist has no criterion.",
         ),
         _unfolding("three ways", header, first, names, row),
@@ -223,9 +225,9 @@ def _deployment(evaluation: Evaluation) -> Section | None:
         "deployment",
         "Deployment mix",
         (
-            f"Each grade's result, weighted to the mix of grades where the model will be used ({shares}); beside it "
-            f"the same at this test set's mix ({here}). {USED} is what a criterion is "
-            "judged by.",
+            f"Each grade's result, weighted to the mix of grades where the model will be used ({shares}), and "
+            f"the same at this test set's mix ({here}). {USED} marks what a criterion "
+            "uses.",
         ),
         _unfolding(
             "at the deployment mix", ("Metric", "At the test set's mix", "At the deployment mix"), first, names, row
@@ -254,8 +256,8 @@ def _units(evaluation: Evaluation) -> Section | None:
         "units",
         "By image, eye and patient",
         (
-            "An eye counts as its worst image, a patient as the worse eye; an eye without output leaves its patient "
-            "without.",
+            "An eye has the grade of its worst image, a patient that of the worse eye. If one eye has no result, the "
+            "patient has none.",
         ),
         (Table("By image, eye and patient", header, rows),) if len(order) > 1 else (),
         notes=tuple(notes),
@@ -295,8 +297,8 @@ def _probabilities(evaluation: Evaluation) -> Section | None:
             "perfect, 0.5 is chance).",
             "Calibration: whether the probabilities agree with the observed frequencies. Brier score 0 is perfect, 1 "
             "the worst (2 for all five grades); slope 1 and intercept 0 are perfect, a slope below 1 means "
-            "probabilities that are too extreme. No checklist rests on the expected calibration error: a perfectly "
-            "calibrated model does not show 0 but the value beside it.",
+            "probabilities that are too extreme. The expected calibration error cannot be a criterion: even a "
+            "perfectly calibrated model does not have 0, but the value shown with it.",
         ),
         (Table(heading, ("Endpoint", *(METRICS[measure].title for measure in measures)), tuple(rows)), *bins),
         tuple(f"figure-reliability-{endpoint}" for endpoint in evaluation.reliability),
@@ -343,13 +345,11 @@ def _gate_error(evaluation: Evaluation) -> Section | None:
         "How often each criterion is wrong by chance at these counts. A false pass: a model that does not "
         "deserve it passes, here one whose true value is the threshold itself and one with 1.5 times that error rate. "
         "A false fail: a model at the true value that the checklist expects does not pass. "
-        "Exact: from the binomial distribution, images being independent. Simulated: images of a patient correlate as "
+        "Exact: from the binomial distribution, with independent images. Simulated: images of a patient correlate as "
         "the checklist's planning states; ± is the standard error of the simulation, in points.",
     )
     header = ("Criterion", "Counts", "False pass", "False fail", "How")
-    return Section(
-        "gate-error", "How often the gate itself errs", text, (Table("The gate's own error", header, tuple(rows)),)
-    )
+    return Section("gate-error", _BY_CHANCE, text, (Table(_BY_CHANCE, header, tuple(rows)),))
 
 
 def _chance(probability: float, error: GateError) -> str:
@@ -387,8 +387,8 @@ def _looks(evaluation: Evaluation) -> Section | None:
     )
     text = (
         "Looks at test sets that share images or patients with this one count as looks at it. Reference grades that "
-        "changed since an earlier look are counted against it: a change favours that look's model where it turns the "
-        "model's error into a right answer, or takes it out of the count.",
+        "changed since an earlier look are compared with it. A change favours that look's model if it turns an error "
+        "of the model into a correct grade, or removes the image from the count.",
     )
     return Section("looks", "Looks at these images", text, tuple(table for table in tables if table.rows))
 

@@ -34,16 +34,20 @@ def render(evaluation: Evaluation, console: Console) -> None:
     paragraph(console, f"{words.SYMBOLS[evaluation.verdict]} {words.verdict_word(evaluation)}", f"bold {style}")
     paragraph(console, words.headline(evaluation), "bold")
     if barred := words.barred(evaluation):
-        paragraph(console, f'{barred} "Cannot pass" below: the criterion meets the rule here.', style)
+        paragraph(console, barred, style)
+    if cause := words.cause(evaluation):
+        paragraph(console, cause, style)
     for label, text in words.summary(evaluation):
         paragraph(console, f"{label}: {text}", "dim", hang=2)
     console.print()
     console.print(_checklist(evaluation, console))
     console.print()
-    paragraph(console, words.decision_rule(evaluation), "dim")
+    paragraph(console, f"{words.decision_rule(evaluation)} {words.intervals(evaluation)}", "dim")
     unmet = words.unmet(evaluation)
     if unmet:
         console.print(Text("\nReasons", style="bold"))
+    if about := words.about_reasons(evaluation):
+        paragraph(console, about)
     for line in unmet:
         head = f"{line.symbol} {line.title}"
         note = "" if line.required else f" ({line.advice})"
@@ -62,7 +66,7 @@ def render(evaluation: Evaluation, console: Console) -> None:
 
 
 def signing_page(evaluation: Evaluation, console: Console) -> None:
-    """Write what a signer must have seen: the report, what was judged, and what it is no evidence for."""
+    """Write what a signer must have seen: the report, what was judged, and what it does not show."""
     render(evaluation, console)
     console.print(Text("\nWhat was judged", style="bold"))
     for label, text in words.judged(evaluation):
@@ -75,7 +79,7 @@ def signing_page(evaluation: Evaluation, console: Console) -> None:
             for row in (row for table in section.tables for row in table.rows):
                 name, before, after = (cell.text for cell in row)
                 paragraph(console, f"- {name}: {before}; now {after}", "", hang=2)
-    console.print(Text("\nWhat this is no evidence for", style="bold"))
+    console.print(Text("\nWhat this does not show", style="bold"))
     for what in NOT_EVIDENCE_FOR:
         paragraph(console, f"- {what}", "", hang=2)
     paragraph(console, NOT_A_MEDICAL_DEVICE, "")
@@ -119,11 +123,8 @@ def _checklist(evaluation: Evaluation, console: Console) -> Table:
                 *(measured if console.width >= _FULL_WIDTH else ["\n".join(filter(None, measured))]),
                 _SIDES[line.decisive] + line.short_rule,
             )
-            outcome = "Insufficient" if line.status == "INSUFFICIENT" else line.outcome
-            if line.would_pass:
-                outcome = "Cannot pass"
             table.add_row(
-                text_for(console, f"{line.symbol} {outcome}", STYLES[line.status]),
+                text_for(console, f"{line.symbol} {line.outcome}", STYLES[line.status]),
                 *(text_for(console, cell) for cell in cells),
             )
     return table
