@@ -58,6 +58,20 @@ class TestLight:
         assert not loaded & (HEAVY | {"pandas", "numpy", "scipy", "drgate.checklist"})
 
 
+class TestReaderGone:
+    @pytest.mark.parametrize("form", [["--as", "html"], ["--as", "markdown"], ["--format", "json"], []])
+    def test_ends_as_shells_expect(self, form: list[str]):
+        """`drgate report ... | true`: 141, whatever library notices first that nobody reads."""
+        example = Path(__file__).parents[1] / "reports/example/evaluation.json"
+        reading, writing = os.pipe()
+        os.close(reading)
+        command = [sys.executable, "-m", "drgate", "report", str(example), *form]
+        with os.fdopen(writing, "wb") as closed:
+            done = subprocess.run(command, stdout=closed, stderr=subprocess.PIPE, text=True)
+        assert done.returncode == 141
+        assert not done.stderr
+
+
 class TestHelp:
     @pytest.mark.parametrize(
         "command",

@@ -106,6 +106,10 @@ def run(app: typer.Typer, name: str, arguments: list[str] | None = None) -> None
         code = problem.exit_code
     except BrokenPipeError:
         code = _unread()
+    except SystemExit as problem:  # what typer and Rich make of a closed pipe
+        if not isinstance(problem.__context__, BrokenPipeError):
+            raise
+        code = _unread()
     except ModuleNotFoundError as problem:
         code = ExitCode.REFUSED
         package = (problem.name or "").partition(".")[0]
