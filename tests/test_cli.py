@@ -477,9 +477,17 @@ class TestReportCommand:
 
     def test_not_an_evaluation(self, refused: Refused, tmp_path: Path):
         (tmp_path / "evaluation.json").write_text('{"verdict": "PASS"}')
-        assert "criteria: Field required; expected an evaluation that drgate wrote" in refused(
+        assert "of another format than 'drgate evaluation 3'; evaluate again" in refused(
             "report", tmp_path / "evaluation.json"
         )
+        (tmp_path / "evaluation.json").write_text('{"verdict": "PASS", "format": "drgate evaluation 3"}')
+        assert "it has no criteria; expected an evaluation that drgate wrote" in refused(
+            "report", tmp_path / "evaluation.json"
+        )
+        plain = evaluation().to_json()
+        plain["spec"]["content"] |= {"reference": 7}
+        (tmp_path / "evaluation.json").write_text(json.dumps(plain))
+        assert "cannot be shown" in refused("report", tmp_path / "evaluation.json", "--as", "html")
 
     @pytest.mark.parametrize("kind", ["terminal", "html", "markdown", "junit"])
     def test_the_example_in_the_repository_is_read(self, drgate: Run, kind: str):

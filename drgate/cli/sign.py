@@ -66,7 +66,7 @@ def command(
 
     from drgate.certificate.keys import load_public_key
     from drgate.certificate.sign import countersign, countersignature
-    from drgate.certificate.statement import read_certificate
+    from drgate.certificate.statement import read_certificate, refuse_other_checklist
     from drgate.certificate.trust import load_revocations
     from drgate.cli.verify import show
     from drgate.errors import CertificateError, ExitCode, UsageError
@@ -78,6 +78,7 @@ def command(
     signer = required_key(key, sign_command, public_key)
     read = read_certificate(certificate)  # once: what is shown is what is signed, even if the file changes
     statement = read.statement
+    refuse_other_checklist(statement.evaluation, str(certificate))
     target = countersignature(certificate, role, statement)
     if not yes and not sys.stdin.isatty():
         raise UsageError("Not an interactive terminal. Review the report (drgate report), then sign with --yes.")
@@ -96,12 +97,7 @@ def command(
         screen.print()
         show(found, screen)
 
-    try:
-        page(console(sys.stderr))
-    except (LookupError, TypeError, ValueError, AttributeError) as problem:
-        raise CertificateError(
-            f"{certificate} cannot be shown, because drgate does not write such contents ({problem!r})."
-        ) from problem
+    page(console(sys.stderr))
     if found.problems:
         raise CertificateError(f"{certificate} was not signed: {found.problems[0]}")
     if not yes and not typer.confirm(f"Sign this as {role}, with key {signer.public.id[:16]}?", err=True):
