@@ -102,6 +102,10 @@ class TestHelp:
     def test_unknown_flag_offers_the_nearest(self, refused: Refused):
         assert "did you mean --data?" in refused("evaluate", "x.csv", "--dta", "y")
 
+    def test_option_without_its_argument_names_the_command(self, refused: Refused):
+        assert "See drgate evaluate --help." in refused("evaluate", "x.csv", "--grades")
+        assert "See drgate spec show --help." in refused("spec", "show")
+
     def test_unknown_command(self, refused: Refused):
         assert "evalute" in refused("evalute")
 

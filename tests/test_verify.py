@@ -210,7 +210,7 @@ class TestStanding:
 
     def test_age_that_nobody_asked_for_is_unchecked(self, tmp_path, key):
         found = verify(written(tmp_path, evaluation(), key), trusted=[key.public])
-        assert any("sets no expiry, and no maximum age was asked for" in sentence for sentence in found.unchecked)
+        assert any("has no expiry date, and --max-age-days was not given" in sentence for sentence in found.unchecked)
 
     def test_the_clock_is_not_the_environments(self, tmp_path, key, monkeypatch):
         """SOURCE_DATE_EPOCH dates new looks; it does not turn a reader's clock back."""
@@ -342,7 +342,7 @@ class TestModelFiles:
         (tmp_path / "best_model.pth").write_bytes(b"weights.")
         found = verify(written(tmp_path, evaluation(), key), trusted=[key.public], models=[tmp_path / "best_model.pth"])
         assert found.exit_code == 2
-        assert "is not what was certified" in said(found)
+        assert "The certificate is for another file than" in said(found)
 
     def test_all_files_are_needed_for_all(self, tmp_path, key):
         """A model of two files is not checked by one of them, and that is said."""

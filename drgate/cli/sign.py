@@ -24,10 +24,9 @@ if TYPE_CHECKING:
 HELP = """Add a signature to a certificate, after showing what is signed.
 
 Shows the report, taken from the bytes to be signed, and what was checked; then asks for confirmation, unless --yes is
-given. Writes the same statement, signed with this key, to a new file: MODEL.ROLE.certificate.json beside
-certificate.json (MODEL: the certified file without its suffix), or NAME.ROLE.certificate.json beside
-NAME.certificate.json. A statement that is contradicted, expired or revoked is not signed. The role is only part of the
-file name; which role a key has is decided by the gate's policy.
+given. Writes the same statement, signed with this key. The new file is written beside the old one, such as
+best_model.clinical.certificate.json. A statement that is contradicted, expired or revoked is not signed. The role is
+only part of the file name; the gate's policy decides which role a key has.
 
 \b
 Example:
@@ -47,7 +46,11 @@ def command(
     public_key: PublicKeyOption = None,
     trusted_key: Annotated[
         list[Path] | None,
-        typer.Option("--trusted-key", metavar="PUB", help="Public key that must have signed it already."),
+        typer.Option(
+            "--trusted-key",
+            metavar="PUB",
+            help="Public key that must have signed it already.",
+        ),
     ] = None,
     predictions: Annotated[
         Path | None,
@@ -91,6 +94,9 @@ def command(
         Given(predictions=predictions),
         read=read,
     )
+
+    if not trusted_key:
+        tell("No trusted key was given (--trusted-key), so the signature that it has is not verified.", quiet)
 
     def page(screen: Console) -> None:
         terminal.signing_page(statement.evaluation, screen)
