@@ -79,7 +79,7 @@ class TestExitCode:
         """A signature that nobody vouches for proves nothing: the file names its own signer."""
         found = verify(written(tmp_path, evaluation(), key))
         assert (found.genuine, found.trusted, found.exit_code) == (False, False, 3)
-        assert f"the signature was not verified. It names the key {key.public.id}" in said(found)
+        assert f"no trusted key was given. It names the key {key.public.id}" in said(found)
 
     def test_of_another_signer_is_2(self, tmp_path, key, stranger):
         """Signed well, by somebody who is not trusted."""

@@ -69,7 +69,7 @@ def command(
 
     from drgate.certificate.keys import load_public_key
     from drgate.certificate.sign import countersign, countersignature
-    from drgate.certificate.statement import read_certificate, refuse_other_checklist
+    from drgate.certificate.statement import Certificate, read_certificate, refuse_other_checklist
     from drgate.certificate.trust import load_revocations
     from drgate.cli.verify import show
     from drgate.errors import CertificateError, ExitCode, UsageError
@@ -95,7 +95,7 @@ def command(
         read=read,
     )
 
-    if not trusted_key:
+    if isinstance(read, Certificate) and not trusted_key:
         tell("No trusted key was given (--trusted-key), so the signature that it has is not verified.", quiet)
 
     def page(screen: Console) -> None:
