@@ -13,18 +13,38 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Final, Literal, TypeVar
 
-from pydantic import BeforeValidator, ConfigDict, Field, PlainSerializer, TypeAdapter, ValidationError
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    TypeAdapter,
+    ValidationError,
+)
 
 from drgate.errors import ANSWERS, DrgateError, ExitCode
-from drgate.files import canonical_json
+from drgate.files import canonical_json, parse_moment
 from drgate.metrics import MetricId
 
 Status = Literal["PASS", "OBSERVED", "FAIL", "INSUFFICIENT", "NOT_ASSESSED"]
 Verdict = Literal["PASS", "OBSERVED", "FAIL", "INSUFFICIENT"]
 
+FORMAT: Final = "drgate evaluation 3"
+MAX_VALID_DAYS: Final = 3650
 NOT_CHECKED: Final = "Leakage between training and test data: not checked."
 
+
+def _moment(text: str) -> str:
+    parse_moment(text)
+    return text
+
+
+Moment = Annotated[str, AfterValidator(_moment)]
+"""ISO 8601 in UTC to the second, such as 2026-01-31T09:00:00Z."""
+
 _Count = Annotated[int, Field(ge=0)]
+_Number = Annotated[int, Field(ge=1)]
 _Grade = Annotated[int, Field(ge=0, le=4)]
 _ByGrade = Annotated[tuple[_Count, ...], Field(min_length=5, max_length=5)]
 
@@ -55,11 +75,32 @@ def read_as(kind: type[_T], plain: object, origin: str, *, expected: str, error:
         found: _T = _adapter(kind).validate_json(canonical_json(plain))
     except ValidationError as problem:
         first = problem.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise error(f"{origin}: {where or 'it'}: {first['msg']}; expected {expected}.") from problem
+        raise error(f"{origin}: {_explained(first, plain)}; expected {expected}.") from problem
     except (TypeError, ValueError, RecursionError) as problem:
-        raise error(f"{origin} cannot be read ({problem}); expected {expected}.") from problem
+        raise error(
+            f"{origin} has a value that JSON cannot hold, or is nested too deep; expected {expected}."
+        ) from problem
     return found
+
+
+def _explained(problem: Any, plain: Any) -> str:
+    """One of pydantic's errors with the place in the JSON, without the names of types on the way there."""
+    place: list[str] = []
+    for part in problem["loc"]:
+        if (isinstance(plain, dict) and part in plain) or (isinstance(plain, list) and isinstance(part, int)):
+            place.append(str(part))
+            plain = plain[part]
+    where = ".".join(place) or "it"
+    match problem["type"]:
+        case "missing":
+            return f"{where} has no {problem['loc'][-1]}"
+        case "unexpected_keyword_argument":
+            return f"{where} is not a known key"
+        case "value_error":
+            return f"{where}: {problem['ctx']['error']}"
+        case "dataclass_type" | "dataclass_exact_type" | "dict_type":
+            return f"{where} should be an object with named values"
+    return f"{where}: {problem['msg']}"
 
 
 def plain_of(typed: Typed) -> dict[str, Any]:
@@ -73,7 +114,7 @@ def plain_of(typed: Typed) -> dict[str, Any]:
 
 def _limits(plain: object) -> tuple[Any, Any]:
     if not isinstance(plain, dict) or set(plain) != {"low", "high"}:
-        raise ValueError("Input should be an object with low and high")
+        raise ValueError("should be an object with low and high")
     return plain["low"], plain["high"]
 
 
@@ -100,16 +141,16 @@ class Estimate(Typed):
 
     kind: Literal["proportion", "index", "range", "amount"]
     value: float
-    k: int | None = None
-    n: int | None = None
+    k: _Count | None = None
+    n: _Count | None = None
     low: float | None = None
     high: float | None = None
-    level: float | None = None
+    level: Annotated[float, Field(gt=0, lt=1)] | None = None
     method: str | None = None
-    clusters: int | None = None
+    clusters: _Count | None = None
     design_effect: float | None = None
     bootstrap: _Limits | None = None
-    bootstrap_undefined: int | None = None
+    bootstrap_undefined: _Count | None = None
     expected: float | None = None
     status: Literal["estimated"] = "estimated"
 
@@ -123,7 +164,15 @@ class NotEstimable(Typed):
 
 
 Metric = Estimate | NotEstimable
-_Metric = Annotated[Metric, Field(discriminator="status")]
+
+
+def _possible(metric: Metric) -> Metric:
+    if isinstance(metric, Estimate) and metric.k is not None and (metric.n is None or metric.k > metric.n):
+        raise ValueError(f"{metric.k} of {metric.n or 0} is not a proportion")
+    return metric
+
+
+_Metric = Annotated[Metric, Field(discriminator="status"), AfterValidator(_possible)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +219,18 @@ def verdict_of(criteria: Iterable[CriterionResult], *, observed: bool) -> Verdic
 # -- given -------------------------------------------------------------------------------------------------------------
 
 
+def _settings(content: dict[str, Any]) -> dict[str, Any]:
+    """What is read of a checklist without parsing it, which would slow down the start of `verify` and `gate`."""
+    evidence, days = content.get("evidence"), content.get("valid_days")
+    if not isinstance(evidence, dict) or evidence.get("decide_on") not in ("bound", "point"):
+        raise ValueError("evidence should have decide_on: bound or point")
+    if content.get("purpose", "clinical") not in ("clinical", "pipeline"):
+        raise ValueError("purpose should be clinical or pipeline")
+    if days is not None and (type(days) is not int or not 1 <= days <= MAX_VALID_DAYS):
+        raise ValueError(f"valid_days should be a number of days, 1 to {MAX_VALID_DAYS}")
+    return content
+
+
 @dataclass(frozen=True, slots=True)
 class HeldAgainst(Typed):
     """The checklist: its digest is over `content`, which is all of it as plain values."""
@@ -177,7 +238,7 @@ class HeldAgainst(Typed):
     name: str
     version: int
     digest: str
-    content: dict[str, Any]
+    content: Annotated[dict[str, Any], AfterValidator(_settings)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,8 +256,8 @@ class Outcome(Typed):
     """How one criterion came out in an earlier certificate."""
 
     status: Status
-    k: int | None = None
-    n: int | None = None
+    k: _Count | None = None
+    n: _Count | None = None
     value: float | None = None
 
 
@@ -456,8 +517,8 @@ class Regraded(Typed):
 class Favour(Typed):
     """An earlier look that saw other grades: of `changed` grades, `favouring` take an error from that look's model."""
 
-    look: int
-    time: str
+    look: _Number
+    time: Moment
     same_model: bool
     changed: _Count
     favouring: _Count
@@ -472,9 +533,9 @@ class Look(Typed):
     regraded: the first of `regraded_count`.
     """
 
-    number: int
-    allowed: int
-    time: str
+    number: _Number
+    allowed: _Number
+    time: Moment
     line: str | None = None
     overlapping: tuple[Overlap, ...] = ()
     regraded: tuple[Regraded, ...] = ()
@@ -639,11 +700,33 @@ class Evaluation(Typed):
         return f"{model} misses {what}; it is not shown that {model} is below the rule."
 
     def to_json(self) -> dict[str, Any]:
-        return plain_of(self)
+        return {"format": FORMAT, **plain_of(self)}
 
     @classmethod
     def from_json(
         cls, plain: object, origin: str = "The evaluation", error: type[DrgateError] = DrgateError
     ) -> Evaluation:
         """The inverse of `to_json`. Raises `error`, naming `origin` and the place, for anything else."""
-        return read_as(cls, plain, origin, expected="an evaluation that drgate wrote", error=error)
+        if isinstance(plain, dict):
+            if plain.get("format") != FORMAT:
+                raise error(f"{origin} is an evaluation of another format than {FORMAT!r}; evaluate again.")
+            plain = {key: value for key, value in plain.items() if key != "format"}
+        found = read_as(cls, plain, origin, expected="an evaluation that drgate wrote", error=error)
+        if contradiction := found._contradiction():
+            raise error(f"{origin} contradicts itself: {contradiction}; evaluate again.")
+        return found
+
+    def _contradiction(self) -> str:
+        """What in it cannot be true together; "" where nothing is."""
+        ids = [criterion.id for criterion in self.criteria]
+        if not ids or len(set(ids)) != len(ids):
+            return "it has no criterion, or one twice"
+        for one in self.criteria:
+            if one.status == "OBSERVED" and not self.observed_only:
+                return f"{one.id} is OBSERVED, but the checklist decides on the limits of intervals"
+            if (one.shown is None) == (one.status == "FAIL"):
+                return f"{one.id} is {one.status}; shown is given for FAIL, and only for FAIL"
+            if one.would_pass and not (one.status == "INSUFFICIENT" and self.barred):
+                return f"{one.id} would pass, but is {one.status}, or nothing keeps it from passing (barred)"
+        follows = verdict_of(self.criteria, observed=self.observed_only)
+        return "" if self.verdict == follows else f"it says {self.verdict}, but its required criteria make it {follows}"

@@ -120,7 +120,8 @@ def parse_json(data: bytes, origin: str, what: str, error: type[DrgateError]) ->
     try:
         return json.loads(data.decode("utf-8"), object_pairs_hook=unique, parse_constant=constant)
     except (ValueError, RecursionError) as problem:
-        raise error(f"{origin} is not valid JSON ({problem}); expected {what}.") from problem
+        where = f" (line {problem.lineno})" if isinstance(problem, json.JSONDecodeError) and data.strip() else ""
+        raise error(f"{origin} is not valid JSON{where}; expected {what}.") from problem
 
 
 def plain_yaml(data: bytes, origin: str, what: str, error: type[DrgateError]) -> Any:

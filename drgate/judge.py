@@ -20,7 +20,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
 
 from drgate.certificate.sign import certify
-from drgate.certificate.statement import Certificate, Statement, parse_statement, read_certificate, reference
+from drgate.certificate.statement import (
+    Certificate,
+    Statement,
+    parse_statement,
+    read_certificate,
+    reference,
+    refuse_other_checklist,
+)
 from drgate.certificate.trust import signer
 from drgate.checklist import Checklist, parse_checklist
 from drgate.errors import CertificateError, DrgateError, ManifestError, PredictionsError, UsageError
@@ -254,8 +261,10 @@ def read_evaluation(path: Path, trusted: Sequence[PublicKey] = ()) -> tuple[Eval
     plain = read_json(path, "an evaluation that drgate wrote", UsageError)
     if isinstance(plain, dict) and "verdict" in plain:
         read: Any = Evaluation.from_json(plain, str(path), CertificateError)
+        refuse_other_checklist(read, str(path))
     else:
         read = read_certificate(path)
+        refuse_other_checklist(read.statement.evaluation, str(path))
     if trusted and not (isinstance(read, Certificate) and signer(read, trusted)):
         raise CertificateError(f"{path} is signed by none of the trusted keys; nothing is drawn.")
     if isinstance(read, Certificate):

@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from drgate.certificate.chain import LookLine, broken, look_line, read_chain
+from drgate.certificate.chain import Header, LookLine, TestSetLine, broken, chain_line, read_chain
 from drgate.errors import UsageError
 from drgate.evaluation import Favour, Look, Overlap, Regraded, plain_of
 from drgate.files import TIME_FORMAT, canonical_json, digest_of, parse_moment, write_atomically
@@ -168,7 +168,9 @@ def take_look(
         new = [entry] if entry["test_set"] in own.test_sets else [test_set, entry]
         lines = own.extended(new)
         write_atomically(path, b"".join(line + b"\n" for line in lines))
-    return _look(look_line(json.loads(lines[-1]), str(path)), seen)
+    logged_now = chain_line(json.loads(lines[-1]), str(path))
+    assert isinstance(logged_now, LookLine), "a look is the last line"
+    return _look(logged_now, seen)
 
 
 # -- one chain ---------------------------------------------------------------------------------------------------------
@@ -253,23 +255,18 @@ def _read(path: Path) -> _Chain:
     entries = read_chain(data, str(path))
     for i, entry in enumerate(entries):
         try:
-            match entry["kind"]:
-                case "chain":
-                    salt, cost = bytes.fromhex(entry["salt"]), entry["cost"]
-                    if entry["format"] != FORMAT or type(cost) is not int or not 2 <= cost <= 1 << 14:
-                        raise ValueError
-                case "test set":
-                    images, patients = _parsed_keys(entry["images"]), _parsed_keys(entry["patients"])
-                    test_sets[entry["test_set"]] = _LoggedSet(str(entry["name"]), images, patients)
-                case "look":
-                    look = look_line(entry, str(path))
+            match chain_line(entry, str(path)):
+                case Header() as header:
+                    salt, cost = bytes.fromhex(header.salt), header.cost
+                case TestSetLine() as line:
+                    images, patients = _parsed_keys(line.images), _parsed_keys(line.patients)
+                    test_sets[line.test_set] = _LoggedSet(line.name, images, patients)
+                case LookLine() as look:
                     images = test_sets[look.test_set].images
                     if not len(look.reference) == len(look.predicted) == images.size:
                         raise ValueError
                     looks.append(look)
-                case _:
-                    raise ValueError
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError, UsageError) as problem:
+        except (ValueError, KeyError, UsageError) as problem:
             raise broken(str(path), i) from problem
     return _Chain(path, data.splitlines(), entries[-1]["digest"], salt, cost, test_sets, looks)
 

@@ -95,7 +95,7 @@ class Verification:
     """What is known about a certificate after looking.
 
     headline, verdict: what the certificate says; worth something only where it is genuine. answer: its exit code.
-    trusted: a trusted key signed it.
+    signed, trusted: it has a signature; a trusted key made it.
     bound: the predictions were given, and carry the digests of this model and this test set.
     recomputed: every number follows from the predictions, but for what `not_compared` (a part of `unchecked`) names.
     checked: what was compared and found equal. unchecked: what could not be, and why. problems: what contradicts it.
@@ -104,6 +104,7 @@ class Verification:
     headline: str
     verdict: Verdict
     answer: int
+    signed: bool
     trusted: bool
     bound: bool
     recomputed: bool
@@ -175,6 +176,7 @@ def verify(
         headline=statement.headline,
         verdict=evaluation.verdict,
         answer=evaluation.exit_code,
+        signed=isinstance(read, Certificate),
         trusted=isinstance(read, Certificate) and signer(read, trust.keys) is not None,
         bound=numbers.bound,
         recomputed=numbers.recomputed,
@@ -191,7 +193,7 @@ def _signature(read: Certificate | Statement, trusted: Sequence[PublicKey]) -> I
     elif not trusted:
         yield (
             "unchecked",
-            f"No trusted key was given (--key): the signature was not verified. It names the key {read.key_id}.",
+            f"The signature was not verified, because no trusted key was given. It names the key {read.key_id}.",
         )
     elif signer(read, trusted):
         yield "checked", f"The signature is that of the trusted key {read.key_id}."
@@ -214,7 +216,7 @@ def _standing(read: Certificate | Statement, trust: Trust) -> Iterator[Finding]:
     elif not problems:
         yield (
             "unchecked",
-            f"Its look was taken on {taken:%Y-%m-%d}: it sets no expiry, and no maximum age was asked for.",
+            f"Its look was taken on {taken:%Y-%m-%d}: it has no expiry date, and --max-age-days was not given.",
         )
     if revocations is None:
         yield "unchecked", "No revocation list was given (--revoked)."
@@ -242,7 +244,7 @@ def _subjects(statement: Statement, models: Sequence[Path]) -> Iterator[Finding]
             missing.discard(digest)
             yield "checked", f"{path} is the certified file {names[digest]} (SHA-256 {digest})."
         else:
-            yield "problem", f"{path} is not what was certified: no subject has its SHA-256 {digest}."
+            yield "problem", f"The certificate is for another file than {path}, which has SHA-256 {digest}."
     if models and not missing:
         yield "checked", "All certified files are there."
     elif missing and statement.of_model:
@@ -256,7 +258,7 @@ def _checklist(evaluation: Evaluation, checklist: Checklist | None) -> Iterator[
     if recorded.digest != digest_of(content) or named != (recorded.name, recorded.version):
         yield "problem", f"The checklist inside does not have the name and digest that are recorded ({name})."
     if checklist is None:
-        yield "unchecked", f"No checklist was given (--spec): it was judged by the one inside, {name}."
+        yield "unchecked", f"--spec was not given: checked against the certificate's own checklist, {name}."
     elif checklist.digest == recorded.digest:
         yield "checked", f"The checklist is the expected one, {name}."
     else:
@@ -270,7 +272,7 @@ def _look(evaluation: Evaluation, chain: Path | None) -> Iterator[Finding]:
     """Whether the chain of looks has the line that the statement names, and the line says the same."""
     look = evaluation.look
     if chain is None:
-        yield "unchecked", f"No chain of looks was given: that it was look {look.number} is taken as recorded."
+        yield "unchecked", f"--looks was not given: that this was look {look.number} is not confirmed."
         return
     try:
         entries = read_chain(chain.read_bytes(), str(chain))

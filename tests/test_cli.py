@@ -58,6 +58,20 @@ class TestLight:
         assert not loaded & (HEAVY | {"pandas", "numpy", "scipy", "drgate.checklist"})
 
 
+class TestReaderGone:
+    @pytest.mark.parametrize("form", [["--as", "html"], ["--as", "markdown"], ["--format", "json"], []])
+    def test_ends_as_shells_expect(self, form: list[str]):
+        """`drgate report ... | true`: 141, whatever library notices first that nobody reads."""
+        example = Path(__file__).parents[1] / "reports/example/evaluation.json"
+        reading, writing = os.pipe()
+        os.close(reading)
+        command = [sys.executable, "-m", "drgate", "report", str(example), *form]
+        with os.fdopen(writing, "wb") as closed:
+            done = subprocess.run(command, stdout=closed, stderr=subprocess.PIPE, text=True)
+        assert done.returncode == 141
+        assert not done.stderr
+
+
 class TestHelp:
     @pytest.mark.parametrize(
         "command",
@@ -87,6 +101,10 @@ class TestHelp:
 
     def test_unknown_flag_offers_the_nearest(self, refused: Refused):
         assert "did you mean --data?" in refused("evaluate", "x.csv", "--dta", "y")
+
+    def test_option_without_its_argument_names_the_command(self, refused: Refused):
+        assert "See drgate evaluate --help." in refused("evaluate", "x.csv", "--grades")
+        assert "See drgate spec show --help." in refused("spec", "show")
 
     def test_unknown_command(self, refused: Refused):
         assert "evalute" in refused("evalute")
@@ -463,9 +481,17 @@ class TestReportCommand:
 
     def test_not_an_evaluation(self, refused: Refused, tmp_path: Path):
         (tmp_path / "evaluation.json").write_text('{"verdict": "PASS"}')
-        assert "criteria: Field required; expected an evaluation that drgate wrote" in refused(
+        assert "of another format than 'drgate evaluation 3'; evaluate again" in refused(
             "report", tmp_path / "evaluation.json"
         )
+        (tmp_path / "evaluation.json").write_text('{"verdict": "PASS", "format": "drgate evaluation 3"}')
+        assert "it has no criteria; expected an evaluation that drgate wrote" in refused(
+            "report", tmp_path / "evaluation.json"
+        )
+        plain = evaluation().to_json()
+        plain["spec"]["content"] |= {"reference": 7}
+        (tmp_path / "evaluation.json").write_text(json.dumps(plain))
+        assert "cannot be shown" in refused("report", tmp_path / "evaluation.json", "--as", "html")
 
     @pytest.mark.parametrize("kind", ["terminal", "html", "markdown", "junit"])
     def test_the_example_in_the_repository_is_read(self, drgate: Run, kind: str):

@@ -143,10 +143,10 @@ def hostile(tmp_path: Path, keys: dict[str, PrivateKey]) -> History:
 class TestPage:
     def test_headline_counts_what_a_trusted_key_signed(self, folder, keys):
         """Where keys are given, a PASS that nobody trusted signed is none."""
-        assert "1 with a trusted certificate" in history_page.headline(
+        assert "1 PASS with a trusted signature" in history_page.headline(
             read_history(folder, trusted=[keys["ml"].public])
         )
-        assert "0 with a trusted" in history_page.headline(read_history(folder, trusted=[keys["stranger"].public]))
+        assert "0 PASS with a trusted" in history_page.headline(read_history(folder, trusted=[keys["stranger"].public]))
 
     def test_same_history_same_bytes(self, hostile):
         """And no name is markup."""
@@ -219,7 +219,7 @@ class TestCommand:
         """Three forms of one answer; nothing is overwritten unasked."""
         ended = drgate("history", folder, "--out", tmp_path / "history.html")
         assert ended.code == 0
-        assert "1 model judged, 1 with a certificate that says PASS." in ended.out
+        assert "1 model judged, 1 PASS, of which 1 signed (not verified)." in ended.out
         assert "No signature was verified" in ended.out
         assert (tmp_path / "history.html").read_text().startswith("<!doctype html>")
         assert drgate("history", folder, "--out", tmp_path / "history.html").code == 2

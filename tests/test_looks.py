@@ -17,6 +17,7 @@ import drgate.looks
 from drgate.checklist import Checklist, parse_yaml
 from drgate.errors import UsageError
 from drgate.evaluation import Favour, Look, Overlap, Regraded
+from drgate.files import digest_of
 from drgate.looks import Seen, take_look
 from drgate.predictions import Predictions, make_predictions
 
@@ -304,6 +305,35 @@ class TestEvidence:
         with pytest.raises(UsageError, match="chain of looks is broken"):
             look(chain, AB, "d")
         assert chain.read_bytes() == damaged
+
+    @pytest.mark.parametrize(
+        ("at", "change"),
+        [
+            (0, {"cost": 3}),
+            (0, {"cost": 1 << 15}),
+            (0, {"cost": True}),
+            (0, {"salt": "00 11"}),
+            (0, {"format": "drgate looks 1"}),
+            (1, {"name": 7}),
+            (1, {"more": 1}),
+            (2, {"time": "yesterday"}),
+            (2, {"look": 0}),
+            (2, {"allowed": -3}),
+        ],
+    )
+    def test_a_chain_written_by_hand_is_refused(self, at: int, change: dict[str, object], chain: Path):
+        """Every digest is right, and a line is none that drgate writes."""
+        look(chain, AB, "a")
+        entries, previous, lines = [json.loads(line) for line in chain.read_text().splitlines()], "", []
+        entries[at] |= change
+        for entry in entries:
+            linked = {**entry, "previous": previous}
+            del linked["digest"]
+            previous = digest_of(linked)
+            lines.append(json.dumps({**linked, "digest": previous}))
+        chain.write_text("".join(line + "\n" for line in lines))
+        with pytest.raises(UsageError, match=f"line {at + 1}: the chain of looks is broken"):
+            look(chain, AB, "b")
 
     def test_a_broken_chain_beside_is_refused_too(self, tmp_path: Path):
         (tmp_path / "other.jsonl").write_text("{}\n")

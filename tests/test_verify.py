@@ -79,7 +79,7 @@ class TestExitCode:
         """A signature that nobody vouches for proves nothing: the file names its own signer."""
         found = verify(written(tmp_path, evaluation(), key))
         assert (found.genuine, found.trusted, found.exit_code) == (False, False, 3)
-        assert f"the signature was not verified. It names the key {key.public.id}" in said(found)
+        assert f"no trusted key was given. It names the key {key.public.id}" in said(found)
 
     def test_of_another_signer_is_2(self, tmp_path, key, stranger):
         """Signed well, by somebody who is not trusted."""
@@ -113,7 +113,7 @@ class TestExitCode:
     def test_what_is_no_certificate_raises(self, tmp_path):
         """A file of another kind has no verdict to report."""
         (tmp_path / "certificate.json").write_text("{}")
-        with pytest.raises(CertificateError, match=r"certificate\.json is not a Sigstore bundle"):
+        with pytest.raises(CertificateError, match=r"certificate\.json is another kind of file, not a certificate"):
             verify(tmp_path / "certificate.json")
 
 
@@ -129,7 +129,7 @@ class TestNeverAccepted:
             ("white_space", "not in its canonical form"),
             ("unsigned_field", "not in its canonical form"),
             ("unknown_algorithm", "not an ECDSA P-256 signature"),
-            ("other_predicate", "is incomplete"),
+            ("other_predicate", "is not a statement of drgate"),
             ("number_changed", "not, byte for byte, what follows"),
             ("swapped_signature", "statement or signature was changed"),
             ("stranger", "not among the trusted keys"),
@@ -210,7 +210,7 @@ class TestStanding:
 
     def test_age_that_nobody_asked_for_is_unchecked(self, tmp_path, key):
         found = verify(written(tmp_path, evaluation(), key), trusted=[key.public])
-        assert any("sets no expiry, and no maximum age was asked for" in sentence for sentence in found.unchecked)
+        assert any("has no expiry date, and --max-age-days was not given" in sentence for sentence in found.unchecked)
 
     def test_the_clock_is_not_the_environments(self, tmp_path, key, monkeypatch):
         """SOURCE_DATE_EPOCH dates new looks; it does not turn a reader's clock back."""
@@ -342,7 +342,7 @@ class TestModelFiles:
         (tmp_path / "best_model.pth").write_bytes(b"weights.")
         found = verify(written(tmp_path, evaluation(), key), trusted=[key.public], models=[tmp_path / "best_model.pth"])
         assert found.exit_code == 2
-        assert "is not what was certified" in said(found)
+        assert "The certificate is for another file than" in said(found)
 
     def test_all_files_are_needed_for_all(self, tmp_path, key):
         """A model of two files is not checked by one of them, and that is said."""
@@ -666,7 +666,7 @@ class TestNumbers:
         [
             (("look", "number"), "1", r"look\.number"),
             (("look", "number"), True, r"look\.number"),
-            (("look", "number"), None, r"look\.number"),
+            (("look", "number"), None, r"look has no number"),
             (("counts", "images"), "160", r"counts\.images"),
             (("counts", "by_grade"), [160], r"counts\.by_grade"),
             (("data", "warnings"), 7, r"data\.warnings"),
@@ -676,9 +676,9 @@ class TestNumbers:
             (("model", "files", 0, "size"), 1.5, r"model\.files\.0\.size"),
             (("flagged",), [{"image": 3}], r"flagged\.0\.image"),
             (("flagged",), [{"image": "a", "grade": 9, "predicted": 0}], r"flagged\.0\.grade"),
-            (("gate_error",), [{"id": "accuracy"}], r"gate_error\.0\.true"),
+            (("gate_error",), [{"id": "accuracy"}], r"gate_error\.0 has no true"),
             (("reliability",), {"referable": [{"low": "0"}]}, r"reliability\.referable\.0\.low"),
-            (("metrics", "accuracy", "value"), "0.9", r"metrics\.accuracy\.estimated\.value"),
+            (("metrics", "accuracy", "value"), "0.9", r"metrics\.accuracy\.value"),
             (("verdict",), "GREAT", "verdict"),
         ],
     )
@@ -693,6 +693,44 @@ class TestNumbers:
         else:
             inner[place[-1]] = value
         with pytest.raises(CertificateError, match=rf"^evaluation\.json: {where}.*; expected an evaluation"):
+            Evaluation.from_json(plain, "evaluation.json", CertificateError)
+
+    @pytest.mark.parametrize(
+        ("place", "value", "says"),
+        [
+            (("verdict",), "OBSERVED", "required criteria make it"),
+            (("criteria",), [], "has no criterion"),
+            (("criteria", 1), "twice", "or one twice"),
+            (("criteria", 0, "estimate", "k"), 10**6, "is not a proportion"),
+            (("criteria", 0, "estimate", "k"), -1, r"criteria\.0\.estimate\.k"),
+            (("look", "number"), 0, r"look\.number"),
+            (("look", "allowed"), -3, r"look\.allowed"),
+            (("look", "time"), "yesterday", r"look\.time"),
+            (("criteria", 0, "status"), "OBSERVED", "decides on the limits of intervals"),
+            (("criteria", 0, "would_pass"), True, "would pass"),
+            (("criteria", 0, "shown"), True, "shown is given for FAIL"),
+            (("spec", "content", "evidence"), {}, r"spec\.content: evidence should have decide_on"),
+            (("spec", "content", "valid_days"), 10**12, r"spec\.content: valid_days"),
+            (("format",), "drgate evaluation 2", "of another format than 'drgate evaluation 3'; evaluate again"),
+            (("format",), None, "of another format than 'drgate evaluation 3'; evaluate again"),
+        ],
+    )
+    def test_a_contradiction_is_refused(self, judged, place, value, says):
+        """Each value has its type, and they cannot be true together."""
+        plain: Any = json.loads(json.dumps(judged.to_json()))
+        assert plain["criteria"][0]["status"] == "PASS"
+        inner = plain
+        for key in place[:-1]:
+            inner = inner[key]
+        inner[place[-1]] = plain["criteria"][0] if value == "twice" else value
+        with pytest.raises(CertificateError, match=rf"^evaluation\.json.*{says}"):
+            Evaluation.from_json(plain, "evaluation.json", CertificateError)
+
+    def test_a_failure_says_whether_it_is_shown(self, judged):
+        """Without it the headline would be another."""
+        plain: Any = json.loads(json.dumps(judged.to_json()))
+        plain["criteria"][0]["status"], plain["verdict"] = "FAIL", "FAIL"
+        with pytest.raises(CertificateError, match="shown is given for FAIL"):
             Evaluation.from_json(plain, "evaluation.json", CertificateError)
 
     def test_what_is_written_is_read(self, judged):

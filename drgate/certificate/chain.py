@@ -11,12 +11,12 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from drgate.errors import UsageError
-from drgate.evaluation import Evaluation, Favour, Overlap, Typed, read_as
+from drgate.evaluation import Evaluation, Favour, Moment, Overlap, Typed, read_as
 from drgate.files import digest_of
 
 
@@ -41,6 +41,39 @@ def read_chain(data: bytes, origin: str) -> list[dict[str, Any]]:
     return entries
 
 
+def _power_of_two(cost: int) -> int:
+    if cost & (cost - 1):
+        raise ValueError("should be a power of two")
+    return cost
+
+
+@dataclass(frozen=True, slots=True)
+class Header(Typed):
+    """The first line of a chain: salt (hex) and cost of the scrypt hashes of its patients."""
+
+    kind: Literal["chain"]
+    format: Literal["drgate looks 2"]
+    salt: Annotated[str, Field(pattern="^[0-9a-f]{32}$")]
+    cost: Annotated[int, Field(ge=2, le=1 << 14), AfterValidator(_power_of_two)]
+    previous: Literal[""]
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class TestSetLine(Typed):
+    """A test set: base64 of 8 bytes an image and a patient, and the digest of both as `test_set`."""
+
+    __test__: ClassVar[bool] = False  # pytest collects classes by this name
+
+    kind: Literal["test set"]
+    test_set: str
+    name: str
+    images: str
+    patients: str
+    previous: str
+    digest: str
+
+
 @dataclass(frozen=True, slots=True)
 class NamedChecklist(Typed):
     name: str
@@ -60,7 +93,7 @@ class LookLine(Typed):
     kind: Literal["look"]
     look: Annotated[int, Field(gt=0)]
     allowed: Annotated[int, Field(gt=0)]
-    time: str
+    time: Moment
     test_set: str
     model: str
     predictions: str
@@ -70,15 +103,19 @@ class LookLine(Typed):
     rest: str
     overlapping: tuple[Overlap, ...]
     regraded: tuple[tuple[str, str, str], ...]
-    regraded_count: int
+    regraded_count: Annotated[int, Field(ge=0)]
     favouring: tuple[Favour, ...]
     previous: str
     digest: str
 
 
-def look_line(entry: object, origin: str) -> LookLine:
-    """A line of a chain as a look. Raises UsageError, naming `origin`, where it is none that drgate logged."""
-    return read_as(LookLine, entry, origin, expected="a look that drgate logged", error=UsageError)
+def chain_line(entry: dict[str, Any], origin: str) -> Header | TestSetLine | LookLine:
+    """A line of a chain by its kind. Raises UsageError, naming `origin`, where drgate does not write such a line."""
+    kinds: dict[object, Any] = {"chain": Header, "test set": TestSetLine}
+    line: Header | TestSetLine | LookLine = read_as(
+        kinds.get(entry["kind"], LookLine), entry, origin, expected="a look that drgate logged", error=UsageError
+    )
+    return line
 
 
 def logged_look(
@@ -97,9 +134,11 @@ def logged_look(
     expected = {"look": look.number, "model": judged if point is None else f"{judged} at {point.digest}"}
     expected |= {key: getattr(look, key) for key in ("allowed", "time", "overlapping", "favouring", "regraded_count")}
     try:
-        line = look_line(entries[at], "the line")
+        line = chain_line(entries[at], "the line")
     except UsageError as problem:
         return entries[at], [f"is no look: {problem}"], []
+    if not isinstance(line, LookLine):
+        return entries[at], [f"is of the kind {line.kind}, not a look"], []
     different = [
         f"says {key} {getattr(line, key)!r:.100}, not {value!r:.100}"
         for key, value in expected.items()

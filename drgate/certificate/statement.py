@@ -24,7 +24,7 @@ from typing import Any, Final, Literal
 
 from drgate.certificate.keys import check_signature_form
 from drgate.errors import CertificateError, DrgateError
-from drgate.evaluation import CriterionResult, Estimate, Evaluation, Lineage, Outcome, Reference, plain_of, verdict_of
+from drgate.evaluation import CriterionResult, Estimate, Evaluation, Lineage, Outcome, Reference, plain_of
 from drgate.files import TIME_FORMAT, canonical_json, parse_json, parse_moment, read_limited
 
 FORMAT: Final = 3
@@ -148,21 +148,16 @@ def pre_authentication(payload: bytes, payload_type: str = PAYLOAD_TYPE) -> byte
 def statement_bytes(evaluation: Evaluation) -> bytes:
     """The statement of an evaluation: a pure function, so the same evaluation gives the same bytes.
 
-    Raises CertificateError where the evaluation contradicts itself or does not say what it is about.
+    Raises CertificateError where the evaluation does not say what it is about, or is too large.
     """
-    try:
-        data = canonical_json(
-            {
-                "_type": STATEMENT_TYPE,
-                "subject": _subjects(evaluation),
-                "predicateType": PREDICATE_TYPE,
-                "predicate": _predicate(evaluation),
-            }
-        )
-    except (KeyError, TypeError, AttributeError, ValueError, OverflowError, RecursionError) as problem:
-        raise CertificateError(
-            f"The evaluation cannot be stated ({type(problem).__name__}: {problem}); evaluate again."
-        ) from problem
+    data = canonical_json(
+        {
+            "_type": STATEMENT_TYPE,
+            "subject": _subjects(evaluation),
+            "predicateType": PREDICATE_TYPE,
+            "predicate": _predicate(evaluation),
+        }
+    )
     if len(data) > MAX_BYTES // 2:
         raise CertificateError(
             f"The evaluation is larger than {MAX_BYTES >> 21} MB, more than a reader of certificates accepts."
@@ -175,7 +170,10 @@ def expiry(evaluation: Evaluation) -> str | None:
     days = evaluation.spec.content.get("valid_days")
     if days is None:
         return None
-    return (parse_moment(evaluation.look.time) + timedelta(days=days)).strftime(TIME_FORMAT)
+    try:
+        return (parse_moment(evaluation.look.time) + timedelta(days=days)).strftime(TIME_FORMAT)
+    except OverflowError as problem:
+        raise CertificateError(f"The look was taken in the year {evaluation.look.time[:4]}.") from problem
 
 
 def lineage(evaluation: Evaluation) -> Lineage:
@@ -242,7 +240,8 @@ def _outcome(criterion: CriterionResult) -> Outcome:
 
 def make_statement(evaluation: Evaluation) -> Statement:
     """The statement of an evaluation, as this version of drgate makes it."""
-    return parse_statement(statement_bytes(evaluation), "the statement")
+    checked = Evaluation.from_json(evaluation.to_json(), "The evaluation", CertificateError)
+    return parse_statement(statement_bytes(checked), "The statement")
 
 
 def parse_statement(data: bytes, origin: str) -> Statement:
@@ -252,21 +251,18 @@ def parse_statement(data: bytes, origin: str) -> Statement:
     result, headline, subject or list of tests that does not follow from the evaluation inside.
     """
     content = _parse(data, origin)
+    extension = _at(content, "predicate", "drgate")
+    number = _at(extension, "format")
+    if type(number) is not int:
+        raise CertificateError(f"{origin} is not a statement of drgate; expected {_EXPECTED}.")
+    if number != FORMAT:
+        raise CertificateError(
+            f"{origin} is a statement of format {number}; this drgate reads format {FORMAT}. Evaluate the model again."
+        )
+    evaluation = Evaluation.from_json(_at(extension, "evaluation"), origin, CertificateError)
     try:
-        extension = content["predicate"]["drgate"]
-        number, plain = extension["format"], extension["evaluation"]
-        if type(number) is not int or number != FORMAT:
-            raise CertificateError(
-                f"{origin} is a statement of format {number!r}; this drgate reads format {FORMAT}. Evaluate the model "
-                "again."
-            )
-        evaluation = Evaluation.from_json(plain, origin, CertificateError)
         same = statement_bytes(evaluation) == data
-    except (KeyError, TypeError, AttributeError) as problem:
-        raise CertificateError(f"{origin} is incomplete ({problem}); expected {_EXPECTED}.") from problem
-    except CertificateError:
-        raise
-    except DrgateError as problem:
+    except CertificateError as problem:
         raise CertificateError(f"{origin}: {problem}") from problem
     if not same:
         raise CertificateError(
@@ -283,16 +279,20 @@ def parse_certificate(data: bytes, origin: str) -> Certificate:
     unsigned fields, another key hint, several signatures; and for what `parse_statement` refuses.
     """
     bundle = _parse(data, origin)
+    envelope = _at(bundle, "dsseEnvelope")
+    if envelope is None:
+        what = "an evaluation" if _at(bundle, "verdict") else "another kind of file"
+        raise CertificateError(f"{origin} is {what}, not a certificate; give certificate.json or statement.json.")
     try:
-        envelope = bundle["dsseEnvelope"]
         signature = envelope["signatures"][0]
         key_id = bundle["verificationMaterial"]["publicKey"]["hint"]
         payload = base64.b64decode(envelope["payload"], validate=True)
         signed = base64.b64decode(signature["sig"], validate=True)
-        if not _HEX_SHA256.fullmatch(key_id):
-            raise ValueError("the key hint is not a SHA-256 in lower-case hex")
+        known = _HEX_SHA256.fullmatch(key_id) is not None
     except (KeyError, IndexError, TypeError, AttributeError, ValueError) as problem:
-        raise CertificateError(f"{origin} is not a Sigstore bundle v0.3 that drgate wrote ({problem}).") from problem
+        raise CertificateError(f"{origin} is not a Sigstore bundle v0.3; expected {_EXPECTED}.") from problem
+    if not known:
+        raise CertificateError(f"{origin} names no key; expected the SHA-256 of one, in lower-case hex, as key hint.")
     try:
         check_signature_form(signed)
     except CertificateError as problem:
@@ -316,10 +316,30 @@ def read_certificate(path: Path) -> Certificate | Statement:
     return parse_certificate(data, str(path))
 
 
+def refuse_other_checklist(evaluation: Evaluation, origin: str) -> None:
+    """Raise CertificateError where the checklist in an evaluation is none that drgate writes: it cannot be drawn."""
+    from drgate.checklist import parse_checklist  # a tenth of a second to import
+
+    content = evaluation.spec.content
+    try:
+        same = parse_checklist(content, f"the checklist in {origin}").content() == content
+    except DrgateError as problem:
+        raise CertificateError(f"{origin} cannot be shown: {problem}") from problem
+    if not same:
+        raise CertificateError(f"{origin} cannot be shown: its checklist is not as drgate writes it; evaluate again.")
+
+
 def _parse(data: bytes, origin: str) -> Any:
     if len(data) > MAX_BYTES:
         raise CertificateError(f"{origin} is larger than {MAX_BYTES >> 20} MB; expected {_EXPECTED}.")
     return parse_json(data, origin, _EXPECTED, CertificateError)
+
+
+def _at(plain: Any, *keys: str) -> Any:
+    """A value inside plain JSON; None where it is not there."""
+    for key in keys:
+        plain = plain.get(key) if isinstance(plain, dict) else None
+    return plain
 
 
 def _subjects(evaluation: Evaluation) -> list[dict[str, Any]]:
@@ -345,17 +365,8 @@ def _subjects(evaluation: Evaluation) -> list[dict[str, Any]]:
 
 def _predicate(evaluation: Evaluation) -> dict[str, Any]:
     required = {criterion.id: criterion.status for criterion in evaluation.criteria if criterion.required}
-    follows = verdict_of(evaluation.criteria, observed=evaluation.observed_only)
-    if evaluation.verdict != follows:
-        raise CertificateError(
-            f"The evaluation says {evaluation.verdict}, but its required criteria make it {follows}."
-        )
-    try:
-        parse_moment(evaluation.look.time)
-    except ValueError as problem:
-        raise CertificateError(
-            "The evaluation has no time of its look (ISO 8601, UTC); a certificate has an age."
-        ) from problem
+    if "drgate" not in evaluation.software:
+        raise CertificateError("The evaluation does not name the version of drgate that wrote it.")
     return {
         "result": _result(evaluation),
         "configuration": _configuration(evaluation),

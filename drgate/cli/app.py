@@ -52,7 +52,8 @@ def build() -> typer.Typer:
         name="drgate",
         help="Judge diabetic retinopathy grading models by a written checklist before they are released. "
         "Not a medical device.\n\n"
-        "Exit codes: 0 passed, 1 a criterion failed, 2 the command could not do its work, 3 not enough evidence.\n\n"
+        "Exit codes: 0 passed, 1 a criterion failed, 2 the command could not do its work, 3 not enough evidence "
+        "(INSUFFICIENT or OBSERVED; OBSERVED is 0 with a checklist that only tries a pipeline, such as smoke).\n\n"
         "MANIFEST, in the help of the commands: the list of images with their grades and patients, as a CSV or Parquet "
         "file or as a folder of images.",
         epilog="Start with: drgate demo",
@@ -106,6 +107,10 @@ def run(app: typer.Typer, name: str, arguments: list[str] | None = None) -> None
         code = problem.exit_code
     except BrokenPipeError:
         code = _unread()
+    except SystemExit as problem:  # what typer and Rich make of a closed pipe
+        if not isinstance(problem.__context__, BrokenPipeError):
+            raise
+        code = _unread()
     except ModuleNotFoundError as problem:
         code = ExitCode.REFUSED
         package = (problem.name or "").partition(".")[0]
@@ -126,7 +131,7 @@ def run(app: typer.Typer, name: str, arguments: list[str] | None = None) -> None
         if type(problem).__name__ == "NoArgsIsHelpError":
             sys.stdout.write(f"{problem}\n")
         elif hasattr(problem, "format_message"):  # typer's usage errors, whatever module they live in
-            complain(name, _usage(problem, app))
+            complain(name, _usage(problem, app, given))
         else:
             traceback.print_exc()
             complain(name, "this is a defect of the program; please report what is above.")
@@ -151,7 +156,7 @@ def _hyphenated(word: str) -> str:
     return flag.replace("_", "-") + equals + value
 
 
-def _usage(problem: Any, app: typer.Typer) -> str:
+def _usage(problem: Any, app: typer.Typer, given: list[str]) -> str:
     message = str(problem.format_message()).rstrip(".")
     context = getattr(problem, "ctx", None)
     flag = getattr(problem, "option_name", None)
@@ -162,4 +167,9 @@ def _usage(problem: Any, app: typer.Typer) -> str:
     elif not message.endswith("?"):
         message += "."
     where = context.command_path if context is not None else app.info.name
+    command = typer.main.get_command(app) if context is None or context.parent is None else None
+    for word in given:  # typer names no command where an option lacks its argument
+        if (command := getattr(command, "commands", {}).get(word)) is None:
+            break
+        where = f"{where} {word}"
     return f"{message} See {where} --help."

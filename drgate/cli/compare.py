@@ -42,7 +42,7 @@ def command(
         typer.Option(
             "--one-image-per-patient",
             help="Declare that each image is of a different patient, if the tables name no patients. "
-            "[up to two images per patient]",
+            "[default: up to two images per patient are assumed]",
         ),
     ] = False,
     out: Annotated[

@@ -27,11 +27,12 @@ HELP = """Judge a model, or a table of predictions, by a checklist.
 
 Writes a folder with the report (report.html, report.md, junit.xml), the results (evaluation.json, statement.json), the
 predictions (predictions.parquet) and, with --key, the signed certificate (certificate.json). Exit code 0 PASS, 1 FAIL,
-2 could not be judged, 3 not shown (INSUFFICIENT or OBSERVED).
+2 could not be judged, 3 INSUFFICIENT or OBSERVED. OBSERVED with a checklist that only tries a pipeline, such as smoke,
+is 0.
 
 Each model that is evaluated takes one look at the test images. The look is logged before any result is computed. The
-checklist limits how many looks are allowed. Keep the log under version control. It contains the reference grades, so
-keep it where they may be read.
+checklist limits how many looks are allowed. Keep the log under version control. The log contains the reference grades:
+store it only where readers may see them.
 
 \b
 Examples:
@@ -100,7 +101,7 @@ def command(
         Interval | None,
         typer.Option(
             "--interval",
-            help="Print intervals of this kind. Files, exit code and certificate keep the checklist's kind.",
+            help="Kind of interval shown in the terminal only; everything else uses the checklist's.",
         ),
     ] = None,
     looks: Annotated[

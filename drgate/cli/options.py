@@ -40,7 +40,8 @@ BaseOption = Annotated[
     typer.Option(
         "--base",
         metavar="embedded|FOLDER|HUB_ID",
-        help="Location of the checkpoint's base model, if it has moved since training.",
+        help="Location of the checkpoint's base model, if it has moved since training (embedded: the small one that "
+        "ships with drgate).",
     ),
 ]
 KeyOption = Annotated[
@@ -126,7 +127,8 @@ def signing_key(
         there = False
     if not there:  # not quoted: it may be the key itself
         raise UsageError(
-            "--key (or DRGATE_KEY) is neither a file nor a key in PEM form. drgate keygen --out NAME creates NAME.pem."
+            "--key (or DRGATE_KEY) is neither an existing file nor a key in PEM form. drgate keygen --out NAME creates "
+            "NAME.pem."
         )
     if passphrase is None and b"ENCRYPTED" in path.read_bytes()[:64] and sys.stdin.isatty():
         passphrase = typer.prompt(f"Passphrase of {path}", hide_input=True, err=True).encode()

@@ -24,10 +24,9 @@ if TYPE_CHECKING:
 HELP = """Add a signature to a certificate, after showing what is signed.
 
 Shows the report, taken from the bytes to be signed, and what was checked; then asks for confirmation, unless --yes is
-given. Writes the same statement, signed with this key, to a new file: MODEL.ROLE.certificate.json beside
-certificate.json (MODEL: the certified file without its suffix), or NAME.ROLE.certificate.json beside
-NAME.certificate.json. A statement that is contradicted, expired or revoked is not signed. The role is only part of the
-file name; which role a key has is decided by the gate's policy.
+given. Writes the same statement, signed with this key. The new file is written beside the old one, such as
+best_model.clinical.certificate.json. A statement that is contradicted, expired or revoked is not signed. The role is
+only part of the file name; the gate's policy decides which role a key has.
 
 \b
 Example:
@@ -47,7 +46,11 @@ def command(
     public_key: PublicKeyOption = None,
     trusted_key: Annotated[
         list[Path] | None,
-        typer.Option("--trusted-key", metavar="PUB", help="Public key that must have signed it already."),
+        typer.Option(
+            "--trusted-key",
+            metavar="PUB",
+            help="Public key that must have signed it already.",
+        ),
     ] = None,
     predictions: Annotated[
         Path | None,
@@ -66,7 +69,7 @@ def command(
 
     from drgate.certificate.keys import load_public_key
     from drgate.certificate.sign import countersign, countersignature
-    from drgate.certificate.statement import read_certificate
+    from drgate.certificate.statement import Certificate, read_certificate, refuse_other_checklist
     from drgate.certificate.trust import load_revocations
     from drgate.cli.verify import show
     from drgate.errors import CertificateError, ExitCode, UsageError
@@ -78,6 +81,7 @@ def command(
     signer = required_key(key, sign_command, public_key)
     read = read_certificate(certificate)  # once: what is shown is what is signed, even if the file changes
     statement = read.statement
+    refuse_other_checklist(statement.evaluation, str(certificate))
     target = countersignature(certificate, role, statement)
     if not yes and not sys.stdin.isatty():
         raise UsageError("Not an interactive terminal. Review the report (drgate report), then sign with --yes.")
@@ -91,17 +95,15 @@ def command(
         read=read,
     )
 
+    if isinstance(read, Certificate) and not trusted_key:
+        tell("No trusted key was given (--trusted-key), so the signature that it has is not verified.", quiet)
+
     def page(screen: Console) -> None:
         terminal.signing_page(statement.evaluation, screen)
         screen.print()
         show(found, screen)
 
-    try:
-        page(console(sys.stderr))
-    except (LookupError, TypeError, ValueError, AttributeError) as problem:
-        raise CertificateError(
-            f"{certificate} cannot be shown, because drgate does not write such contents ({problem!r})."
-        ) from problem
+    page(console(sys.stderr))
     if found.problems:
         raise CertificateError(f"{certificate} was not signed: {found.problems[0]}")
     if not yes and not typer.confirm(f"Sign this as {role}, with key {signer.public.id[:16]}?", err=True):

@@ -20,6 +20,7 @@ HELP = """Check a certificate: signature, age, model files, checklist, and all n
 
 Lists what was checked and what could not be checked. Exit code 0 genuine and PASS; 1 genuine and FAIL; 2 not genuine,
 expired, revoked, or contradicted by a file that you gave; 3 INSUFFICIENT, OBSERVED, unsigned, or no trusted key given.
+A genuine OBSERVED with a checklist that only tries a pipeline, such as smoke, is 0.
 
 \b
 Examples:
@@ -139,7 +140,8 @@ def show(result: Verification, console: Console) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    console.print(result.headline, markup=False, highlight=False, style="bold")
+    console.print(f"The certificate states: {result.headline}", markup=False, highlight=False, style="bold")
+    console.print("ok: confirmed, --: not checked, NO: contradicted.", markup=False, highlight=False)
     found = Table.grid(padding=(0, 1))
     for sign, style, sentences in (
         ("ok", "green", result.checked),
@@ -150,9 +152,11 @@ def show(result: Verification, console: Console) -> None:
             found.add_row(Text(f" {sign}", style=style), Text(sentence, overflow="fold"))
     console.print(found)
     if result.problems:
-        closing = "NOT genuine, or no longer valid: do not rely on it"
+        checks = "1 check" if len(result.problems) == 1 else f"{len(result.problems)} checks"
+        closing = f"Not accepted: {checks} failed (marked NO). Do not rely on this certificate."
     elif not result.trusted:
-        closing = f"Not confirmed: it is unsigned, or no trusted key was given (--key). Verdict {result.verdict}"
+        why = "no trusted key was given" if result.signed else "it is unsigned"
+        closing = f"Not confirmed: {why}. Verdict {result.verdict}"
     else:
         closing = f"Genuine, signed by a trusted key. Verdict {result.verdict}"
     console.print(closing, markup=False, highlight=False, style="bold")

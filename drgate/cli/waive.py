@@ -10,7 +10,6 @@ import typer
 from drgate.cli.options import (
     BaseRefOption,
     FormatOption,
-    KeyOption,
     PolicyOption,
     PublicKeyOption,
     QuietOption,
@@ -46,7 +45,12 @@ def command(
     expires: Annotated[
         str, typer.Option("--expires", metavar="YYYY-MM-DD", help="First day on which it no longer counts (UTC).")
     ],
-    key: KeyOption = None,
+    key: Annotated[
+        str | None,
+        typer.Option(
+            "--key", metavar="KEY", envvar="DRGATE_KEY", show_envvar=True, help="Private key that signs the waiver."
+        ),
+    ] = None,
     sign_command: SignCommandOption = None,
     public_key: PublicKeyOption = None,
     policy: PolicyOption = None,

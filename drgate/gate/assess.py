@@ -275,6 +275,14 @@ class _Assessor:
             elif criterion.status == "PASS" and (eased := self.waivers.eases(self.rules, criterion.id)):
                 status, reason = "WAIVED", f"{reason} Passes only under a waived rule. {eased}"
             yield self._finding(criterion.id, status, reason, id=id, required=criterion.required, now=now)
+        required = {one.status for one in evaluation.criteria if one.required}
+        # Range and cost are judged by their value and can PASS under a checklist that decides on estimates.
+        observed = evaluation.observed_only and "PASS" in required and "OBSERVED" not in required
+        verdict: Status = "OBSERVED" if observed else evaluation.verdict if required <= {"PASS"} else "PASS"
+        if verdict != "PASS":
+            id = f"verdict:{self.model.path}:{self.test_set.name}"
+            status, why = self.waivers.status(id, "", statement.digest, failed=verdict)
+            yield self._finding("verdict", status, f"{evaluation.headline}{why}", id=id, now=statement.digest)
 
     def _recomputed(self, statement: Statement, group: Sequence[Found]) -> Finding:
         from drgate.verify import Given, Trust, verify

@@ -16,6 +16,9 @@ RULES: Final = "rules"
 ADOPTION: Final = "policy:adoption"
 """The finding that the base branch has no policy."""
 
+NOT_JUDGED: Final = "gate"
+"""The finding that nothing could be judged."""
+
 _SEVERITY: Final[dict[Status, int]] = {
     "PASS": 0,
     "WAIVED": 0,
@@ -114,6 +117,8 @@ class GateReport:
         if not closing:
             return f"The gate is open: {of}" + (f", {waived} waived." if waived else ", nothing waived.")
         first = closing[0]
+        if first.id == NOT_JUDGED:
+            return "The gate is closed: the change could not be judged."
         more = f", and {len(closing) - 1} more" if len(closing) > 1 else ""
         return f"The gate is closed: {first.group}, {first.check}{more}."
 
@@ -129,7 +134,7 @@ class GateReport:
 
 def refused(base_ref: str, problem: DrgateError) -> GateReport:
     """The report where nothing could be judged: closed, with the reason."""
-    found = Finding(RULES, "gate", "gate", "REFUSED", visible(problem))
+    found = Finding(RULES, NOT_JUDGED, "gate", "REFUSED", visible(problem))
     return GateReport(base=visible(base_ref), commit="", policy="", rules_digest="", findings=(found,), notes=())
 
 

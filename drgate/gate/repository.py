@@ -198,6 +198,8 @@ class Repository:
             if not found.returncode:
                 break
         else:
+            if ref == "HEAD":
+                raise RepositoryError("This repository has no commit yet; commit the policy first.")
             name = ref.removeprefix("refs/remotes/").removeprefix("origin/")
             raise RepositoryError(
                 f"This clone has no commit {visible(ref)!r}. If the clone is shallow, fetch the commit first (git "

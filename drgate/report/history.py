@@ -27,8 +27,10 @@ def headline(history: History) -> str:
     """How many models, and how many with a PASS; where keys are given, a PASS counts only with a trusted signature."""
     models = {record.digest for record in history.records}
     passed = {r.digest for r in history.records if r.verdict == "PASS" and (r.trusted_signers or not history.verified)}
-    which = "trusted certificate" if history.verified else "certificate"
-    return f"{len(models)} model{'' if len(models) == 1 else 's'} judged, {len(passed)} with a {which} that says PASS"
+    signed = {r.digest for r in history.records if r.verdict == "PASS" and r.signers}
+    how = "with a trusted signature" if history.verified else f"of which {len(signed)} signed (not verified)"
+    found = f"{len(passed)} PASS{' ' if history.verified else ', '}{how}"
+    return f"{len(models)} model{'' if len(models) == 1 else 's'} judged, {found}"
 
 
 def signed(record: Record, *, verified: bool) -> str:

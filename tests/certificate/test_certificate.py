@@ -406,7 +406,7 @@ class TestStatement:
     def test_verdict_that_does_not_follow_is_refused(self, verdict, status, required):
         """FAIL if a required criterion failed, else INSUFFICIENT if one is not met or none is required, else PASS."""
         with pytest.raises(CertificateError, match="required criteria make it"):
-            statement_bytes(evaluation(verdict=verdict, criteria=(criterion("a", status, required=required),)))
+            make_statement(evaluation(verdict=verdict, criteria=(criterion("a", status, required=required),)))
 
     @pytest.mark.parametrize(
         "changes",
@@ -448,7 +448,38 @@ class TestStatement:
     def test_without_clear_subjects_is_refused(self, changes: dict[str, Any]):
         """A certificate names files by digest, in names that print; otherwise there is none."""
         with pytest.raises(CertificateError):
-            statement_bytes(evaluation(**changes))
+            make_statement(evaluation(**changes))
+
+
+class TestMessages:
+    @pytest.mark.parametrize(
+        ("edit", "says"),
+        [
+            (lambda made: made["predicate"].pop("drgate"), "is not a statement of drgate"),
+            (lambda made: made["predicate"]["drgate"]["evaluation"].update(software={}), "version of drgate"),
+            (lambda made: made["predicate"]["drgate"]["evaluation"].update(predictions_digest="x"), "digest of"),
+            (lambda made: made["predicate"]["drgate"]["evaluation"]["model"].update(files=[]), "names no file"),
+            (lambda made: made["predicate"]["drgate"]["evaluation"].update(mood="good"), "mood is not a known key"),
+            (lambda made: made["predicate"]["drgate"]["evaluation"]["units"].update(eye={"a": 1}), "units.eye"),
+        ],
+    )
+    def test_each_names_the_file_and_no_name_of_python(self, edit, says, tmp_path: Path):
+        """Whatever is wrong inside a statement, the sentence says in which file."""
+        made = make_statement(evaluation())
+        edit(made.content)
+        path = tmp_path / "of_site_a.json"
+        path.write_bytes(canonical_json(made.content))
+        with pytest.raises(CertificateError) as raised:
+            read_certificate(path)
+        assert str(raised.value).startswith(str(path))
+        assert says in str(raised.value)
+        assert not re.search(r"Error|function-|dict\[|keyword|Unexpected", str(raised.value))
+
+    def test_an_evaluation_is_not_a_certificate(self, tmp_path: Path):
+        path = tmp_path / "evaluation.json"
+        path.write_text(json.dumps(evaluation().to_json()))
+        with pytest.raises(CertificateError, match=r"is an evaluation, not a certificate; give certificate\.json or"):
+            read_certificate(path)
 
 
 class TestEdited:

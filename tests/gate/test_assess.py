@@ -13,7 +13,7 @@ import pytest
 from drgate.certificate.sign import certify, sign
 from drgate.certificate.statement import Certificate, make_statement, read_certificate, reference
 from drgate.errors import PolicyError
-from drgate.evaluation import Model, Spend
+from drgate.evaluation import Estimate, Model, Spend
 from drgate.files import canonical_json
 from tests.support.evaluations import criterion, digest_of, file_entry
 from tests.support.repositories import (
@@ -26,6 +26,7 @@ from tests.support.repositories import (
     of,
     said,
     scored,
+    waive,
 )
 
 
@@ -127,6 +128,27 @@ class TestWhatDoesNotCount:
         repository.write("checklists/site-a.yaml", smoke)
         with pytest.raises(PolicyError, match="certifies nothing"):
             answer(repository)
+
+    def test_observed_although_no_criterion_is(self, repository):
+        """Where estimates decide, a cost that passes on its value shows nothing about the model's answers."""
+        observed = "name: site-a\nversion: 2\nlooks: 5\nevidence: {decide_on: point}\ncriteria:\n"
+        observed += "  - {id: cost, below: 100}\n  - {id: accuracy, at_least: 0.7, required: false}\n"
+        repository.write("checklists/site-a.yaml", observed)
+        evaluation, _ = repository.judge({"dr.pth": b"weights of the first model"})
+        cost = next(one for one in evaluation.criteria if one.id == "cost")
+        paid = replace(cost, status="PASS", estimate=Estimate("amount", 12.5, n=1))
+        criteria = (paid, *(one for one in evaluation.criteria if one is not cost))
+        evaluation = replace(evaluation, criteria=criteria, verdict="OBSERVED")
+        repository.certify("certificates/observed", evaluation, None)
+        repository.merge()
+        report = answer(repository)
+        assert closing(report) == {"verdict:models/dr.pth:site-a": "OBSERVED"}
+        assert report.exit_code == 3
+        assert "this does not show it" in of(report, "verdict").reason
+        waive(repository, report, "verdict:models/dr.pth:site-a")
+        report = answer(repository)
+        assert report.exit_code == 0, said(report)
+        assert of(report, "verdict").status == "WAIVED"
 
     def test_on_another_test_set(self, repository):
         """Whatever it is called."""

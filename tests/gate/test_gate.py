@@ -29,6 +29,7 @@ from tests.support.repositories import (
     answers,
     closing,
     copy_of,
+    git_in,
     of,
     said,
 )
@@ -374,6 +375,12 @@ class TestRepository:
         clone.git("fetch", "--quiet", "--depth=1", "origin", "+refs/heads/main:refs/remotes/origin/main")
         assert gate(clone.root, base_ref="origin/main", now=NOW).exit_code == 0
 
+    def test_no_commit_yet(self, tmp_path):
+        """A new repository has nothing to compare with, and no fetch would help."""
+        git_in(tmp_path, "init", "--quiet")
+        with pytest.raises(RepositoryError, match="has no commit yet; commit the policy first"):
+            gate(tmp_path, base_ref="HEAD")
+
     def test_no_repository(self, tmp_path):
         """A folder of files has no base branch."""
         with pytest.raises(RepositoryError, match="not in a Git repository"):
@@ -496,7 +503,7 @@ class TestGateCommand:
         assert ended.err.startswith("::error title=rules%3A gate::Refused. checklists/")
         assert ET.parse("gate.xml").getroot().get("errors") == "1"
         for text in (Path("gate.md").read_text(), (tmp_path / "summary.md").read_text(), ended.out):
-            assert "The gate is closed: rules, gate" in text
+            assert "The gate is closed: the change could not be judged." in text
         assert json.loads(drgate("gate", "--base-ref", "main", "--format", "json").out)["open"] is False
 
 

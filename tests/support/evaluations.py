@@ -173,6 +173,7 @@ def whole_evaluation(
             proportion(5, 160, 0.0102, 0.0714),
             required=False,
             added="safety",
+            shown=False,
         ),
         judged(f"sensitivity:pdr{here}", "PASS", ">=", 0.9, proportion(55, 56, 0.9045, 0.9995), required=False),
         judged(
