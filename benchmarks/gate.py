@@ -4,8 +4,8 @@
 
 Builds a Git repository with a policy, one certified model and its predictions (2,000 images of 1,000 patients, the
 metrics and 10,000 replicates of a real checklist), then runs `drgate gate` on it as a process. Prints the fastest and
-median wall time of the runs and the processor time per run. Fails if the median is above 0.6 s without the recomputation
-or 3 s with it. On a machine with other jobs, the processor time is more informative.
+median wall time of the runs and the processor time per run. Fails if the median is above 0.6 s without the
+recomputation or 3 s with it. On a machine with other jobs, the processor time is more informative.
 """
 
 from __future__ import annotations

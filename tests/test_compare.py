@@ -10,13 +10,11 @@ from typing import Any, ClassVar
 import numpy as np
 import pandas as pd
 import pytest
-import typer
 from scipy.stats import norm
 from sklearn import metrics as sk
 from statsmodels.stats.contingency_tables import mcnemar
 
-from drgate.cli import compare as command
-from drgate.cli.app import run
+from drgate.cli import main
 from drgate.compare import Comparison, Difference, accuracy_difference, compare
 from drgate.errors import PredictionsError
 from drgate.evaluation import Estimate, NotEstimable
@@ -301,12 +299,9 @@ def test_the_baseline_criterion_is_the_same_number(pair: Any, found: Comparison)
 class TestCommand:
     @pytest.fixture
     def drgate_compare(self, capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-        app = typer.Typer()
-        command.register(app)
-
         def call(*arguments: object) -> tuple[int, str, str]:
             with pytest.raises(SystemExit) as stop:
-                run(app, "drgate", [str(argument) for argument in arguments])
+                main(["compare", *(str(argument) for argument in arguments)])
             captured = capfd.readouterr()
             return int(stop.value.code or 0), captured.out, captured.err
 

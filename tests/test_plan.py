@@ -9,10 +9,10 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-import typer
 from scipy.stats import binom, nbinom
 
 from drgate.checklist import load_checklist, parse_checklist
+from drgate.cli import main
 from drgate.errors import ChecklistError, DrgateError, UsageError
 from drgate.evaluate import evaluate
 from drgate.metrics import MetricId
@@ -404,15 +404,9 @@ class TestPages:
 class TestCommand:
     @pytest.fixture
     def run(self):
-        from drgate.cli import plan as module
-        from drgate.cli.app import run
-
         def call(*arguments):
-            app = typer.Typer(pretty_exceptions_enable=False, rich_markup_mode=None, add_completion=False)
-            app.callback()(lambda: None)
-            module.register(app)
             with pytest.raises(SystemExit) as ended:
-                run(app, "drgate", ["plan", *map(str, arguments)])
+                main(["plan", *map(str, arguments)])
             return ended.value.code
 
         return call

@@ -11,12 +11,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-import typer
 from scipy.stats import betabinom
 
 from drgate.checklist import Checklist, load_checklist, parse_checklist
-from drgate.cli import tune as command
-from drgate.cli.app import run
+from drgate.cli import main
 from drgate.errors import ChecklistError, PredictionsError, UsageError
 from drgate.evaluate import evaluate
 from drgate.evaluation import Estimate
@@ -356,12 +354,9 @@ class TestPower:
 class TestCommand:
     @pytest.fixture
     def drgate_tune(self, capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-        app = typer.Typer()
-        command.register(app)
-
         def call(*arguments: object) -> tuple[int, str, str]:
             with pytest.raises(SystemExit) as stop:
-                run(app, "drgate", [str(argument) for argument in arguments])
+                main(["tune", *(str(argument) for argument in arguments)])
             captured = capfd.readouterr()
             return int(stop.value.code or 0), captured.out, captured.err
 

@@ -6,6 +6,7 @@ Packages that are slow to import are imported inside the commands that need them
 from __future__ import annotations
 
 import gc
+import sys
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -13,4 +14,5 @@ def main(arguments: list[str] | None = None) -> None:
     gc.set_threshold(100_000, 50, 50)  # imports take half the time of a short command and leave no garbage
     from drgate.cli.app import build, run
 
-    run(build(), "drgate", arguments)
+    words = sys.argv[1:] if arguments is None else arguments
+    run(build(next((word for word in words if not word.startswith("-")), None)), "drgate", arguments)

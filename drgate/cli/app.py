@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
+import importlib
 import os
 import sys
 import traceback
 import warnings
 from collections import Counter
-from typing import Any
+from typing import Any, Final
 
 import typer
 
@@ -28,26 +28,32 @@ SHOWN_WARNINGS = 5
 """How many warnings of one kind are printed; the others are only counted."""
 
 
-def build() -> typer.Typer:
-    """The `drgate` application with all its commands."""
-    from drgate.cli import (
-        checklist,
-        compare,
-        demo,
-        evaluate,
-        export,
-        gate,
-        history,
-        keygen,
-        plan,
-        report,
-        score,
-        sign,
-        tune,
-        verify,
-        waive,
-    )
+COMMANDS: Final = {
+    "demo": "Run all steps once, from training to export, on synthetic photographs.",
+    "plan": "Plan a test set: how many patients of each grade a checklist needs.",
+    "evaluate": "Judge a model, or a table of predictions, by a checklist.",
+    "score": "Score images with a model; reference grades are not needed.",
+    "compare": "Two models on the same images: is A non-inferior to B?",
+    "tune": "Choose cut-offs on a tuning table and lock them in a file.",
+    "verify": "Is a certificate genuine, and do its numbers follow from the predictions?",
+    "sign": "Add a signature to a certificate.",
+    "gate": "May this change be merged?",
+    "waive": "Sign that findings of the gate are waived until a given day.",
+    "history": "Which model passed which checklist, when, and who signed?",
+    "export": "Export a certified checkpoint as an ONNX bundle.",
+    "report": "Create the report of an evaluation again (terminal, HTML, Markdown, JUnit).",
+    "keygen": "Create a signing key.",
+    "spec": "List, show, check and compare checklists. A checklist is the list of criteria that a model must meet.",
+}
+"""Every command with its line in the list of commands. The command itself is the module of its name, and `spec` is
+`drgate.cli.checklist`."""
 
+
+def build(wanted: str | None = None) -> typer.Typer:
+    """The `drgate` application with the command that is wanted; where none is, with names and lines for the list.
+
+    Building every command takes as long as importing typer, and one invocation runs one command.
+    """
     app = typer.Typer(
         name="drgate",
         help="Judge diabetic retinopathy grading models by a written checklist before they are released. "
@@ -63,11 +69,19 @@ def build() -> typer.Typer:
         pretty_exceptions_enable=False,
     )
     app.callback(invoke_without_command=True)(_version)
-    commands = (demo, plan, evaluate, score, compare, tune, verify, sign, gate, waive, history, export, report, keygen)
-    for module in commands:
-        module.register(app)
-    app.add_typer(checklist.app, name="spec")
+    for name in [wanted] if wanted in COMMANDS else COMMANDS:
+        if name != wanted:
+            app.command(name, short_help=COMMANDS[name])(_listed)
+        elif name == "spec":
+            app.add_typer(importlib.import_module("drgate.cli.checklist").app, name=name)
+        else:
+            module = importlib.import_module(f"drgate.cli.{name}")
+            app.command(name, help=module.HELP, short_help=COMMANDS[name])(module.command)
     return app
+
+
+def _listed() -> None:
+    """Stands for a command in the list of commands."""
 
 
 def _version(version: bool = typer.Option(False, "--version", help="Print the version and exit.")) -> None:
@@ -162,6 +176,8 @@ def _usage(problem: Any, app: typer.Typer, given: list[str]) -> str:
     flag = getattr(problem, "option_name", None)
     if flag and context is not None:
         known = [option for parameter in context.command.params for option in parameter.opts]
+        import difflib
+
         near = difflib.get_close_matches(str(flag), known, 1)
         message = f"there is no option {flag}" + (f"; did you mean {near[0]}?" if near else ".")
     elif not message.endswith("?"):

@@ -23,10 +23,6 @@ Example:
 """
 
 
-def register(app: typer.Typer) -> None:
-    app.command("compare", help=HELP, short_help="Two models on the same images: is A non-inferior to B?")(command)
-
-
 def command(
     first: Annotated[Path, typer.Argument(metavar="A", help="Predictions of the new model (CSV or Parquet).")],
     second: Annotated[

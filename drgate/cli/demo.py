@@ -21,12 +21,6 @@ Examples:
 """
 
 
-def register(app: typer.Typer) -> None:
-    app.command("demo", help=HELP, short_help="Run all steps once, from training to export, on synthetic photographs.")(
-        command
-    )
-
-
 def command(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder to create.")] = Path("drgate-demo"),
     data_only: Annotated[bool, typer.Option("--data-only", help="Only write the synthetic data set.")] = False,

@@ -48,10 +48,6 @@ class Interval(StrEnum):
     wilson = "wilson"
 
 
-def register(app: typer.Typer) -> None:
-    app.command("evaluate", help=HELP, short_help="Judge a model, or a table of predictions, by a checklist.")(command)
-
-
 def command(
     source: Annotated[
         Path,

@@ -36,10 +36,6 @@ Example:
 """
 
 
-def register(app: typer.Typer) -> None:
-    app.command("export", help=HELP, short_help="Export a certified checkpoint as an ONNX bundle.")(command)
-
-
 def command(
     checkpoint: Annotated[Path, typer.Argument(metavar="CKPT", help="Checkpoint that was certified.")],
     certificate: Annotated[

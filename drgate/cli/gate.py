@@ -30,10 +30,6 @@ Examples:
 """
 
 
-def register(app: typer.Typer) -> None:
-    app.command("gate", help=HELP, short_help="May this change be merged?")(command)
-
-
 def command(
     policy: PolicyOption = None,
     base_ref: BaseRefOption = None,

@@ -19,10 +19,6 @@ Examples:
 """
 
 
-def register(app: typer.Typer) -> None:
-    app.command("history", help=HELP, short_help="Which model passed which checklist, when, and who signed?")(command)
-
-
 def command(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder of certificates.")],
     key: Annotated[

@@ -22,10 +22,6 @@ Example:
 """
 
 
-def register(app: typer.Typer) -> None:
-    app.command("keygen", help=HELP, short_help="Create a signing key.")(command)
-
-
 def command(
     out: Annotated[Path, typer.Option("--out", metavar="NAME", help="Path of the two files, without a suffix.")],
     no_passphrase: Annotated[

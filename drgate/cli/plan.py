@@ -22,12 +22,6 @@ Examples:
 """
 
 
-def register(app: typer.Typer) -> None:
-    app.command("plan", help=HELP, short_help="Plan a test set: how many patients of each grade a checklist needs.")(
-        command
-    )
-
-
 def command(
     spec: Annotated[
         str, typer.Argument(metavar="[CHECKLIST]", help="Checklist: a name from `drgate spec list`, or a YAML file.")

@@ -29,12 +29,6 @@ class Kind(StrEnum):
     junit = "junit"
 
 
-def register(app: typer.Typer) -> None:
-    app.command(
-        "report", help=HELP, short_help="Create the report of an evaluation again (terminal, HTML, Markdown, JUnit)."
-    )(command)
-
-
 def command(
     evaluation: Annotated[
         Path, typer.Argument(metavar="EVALUATION", help="evaluation.json, statement.json or certificate.json.")

@@ -22,10 +22,6 @@ Example:
 """
 
 
-def register(app: typer.Typer) -> None:
-    app.command("score", help=HELP, short_help="Score images with a model; reference grades are not needed.")(command)
-
-
 def command(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="Checkpoint (*.pth) or ONNX model.")],
     out: Annotated[Path, typer.Option("--out", metavar="PREDICTIONS", help="Parquet file to write.")],

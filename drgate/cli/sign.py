@@ -34,10 +34,6 @@ Example:
 """
 
 
-def register(app: typer.Typer) -> None:
-    app.command("sign", help=HELP, short_help="Add a signature to a certificate.")(command)
-
-
 def command(
     certificate: Annotated[Path, typer.Argument(metavar="CERTIFICATE", help="certificate.json or statement.json.")],
     role: Annotated[str, typer.Option("--role", metavar="ROLE", help="Your role, for the name of the new file.")],

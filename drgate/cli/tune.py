@@ -30,10 +30,6 @@ Examples:
 """
 
 
-def register(app: typer.Typer) -> None:
-    app.command("tune", help=HELP, short_help="Choose cut-offs on a tuning table and lock them in a file.")(command)
-
-
 def command(
     predictions: Annotated[
         Path, typer.Argument(metavar="PREDICTIONS", help="Tuning table: reference grades and probabilities p_0 to p_4.")

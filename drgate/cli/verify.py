@@ -30,12 +30,6 @@ Examples:
 """
 
 
-def register(app: typer.Typer) -> None:
-    app.command(
-        "verify", help=HELP, short_help="Is a certificate genuine, and do its numbers follow from the predictions?"
-    )(command)
-
-
 def command(
     certificate: Annotated[Path, typer.Argument(metavar="CERTIFICATE", help="certificate.json, or statement.json.")],
     key: Annotated[

@@ -32,10 +32,6 @@ Example:
 """
 
 
-def register(app: typer.Typer) -> None:
-    app.command("waive", help=HELP, short_help="Sign that findings of the gate are waived until a given day.")(command)
-
-
 def command(
     ids: Annotated[
         list[str], typer.Argument(metavar="ID...", help="Findings to waive, by the ids that drgate gate shows.")
