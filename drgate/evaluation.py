@@ -528,14 +528,14 @@ class Favour(Typed):
 class Look(Typed):
     """The place of one model among all looks at its test images.
 
-    number: from 1. allowed: how many looks were declared before the first. time: ISO 8601 in UTC.
+    number: from 1. allowed: how many looks were declared before the first. time: ISO 8601 in UTC; empty without a look.
     line: `sha256:...` of its line in the chain, by which a certificate is bound to it.
     regraded: the first of `regraded_count`.
     """
 
     number: _Number
     allowed: _Number
-    time: Moment
+    time: Moment | Literal[""]
     line: str | None = None
     overlapping: tuple[Overlap, ...] = ()
     regraded: tuple[Regraded, ...] = ()

@@ -365,6 +365,8 @@ def _subjects(evaluation: Evaluation) -> list[dict[str, Any]]:
 
 def _predicate(evaluation: Evaluation) -> dict[str, Any]:
     required = {criterion.id: criterion.status for criterion in evaluation.criteria if criterion.required}
+    if not evaluation.look.time:
+        raise CertificateError("The evaluation has no time of its look; a certificate has an age.")
     if "drgate" not in evaluation.software:
         raise CertificateError("The evaluation does not name the version of drgate that wrote it.")
     return {
