@@ -184,8 +184,7 @@ def _more(criterion: Criterion, metrics: Metrics, looks_left: bool) -> str:
             f"expect, such as {name}: {example:.4g}."
         )
     sizes, counts = found
-    metric = criterion.id
-    who = metric.about.who(metric.target) + (f" and {metric.column} = {metric.value}" if metric.column else "")
+    who = criterion.id.who
     if_so = f"if the true value is {_percent(expected, criterion.threshold)}, as the checklist expects"
     wanted = f"show the rule with {100 * checklist.planning.power:.0f} % power {if_so}"
     needed = power.patients_to_show(

@@ -100,11 +100,13 @@ def _regraded(look: Look) -> list[str]:
         )
     if look.regraded_count:
         favours = "; ".join(
-            f"{one.favouring} of {one.changed} changes remove an error of the model of look {one.look}"
-            f"{' (this model)' if one.same_model else ''}"
+            f"{one.favouring or 'none'} of the {one.changed} changes turn{'' if one.favouring > 1 else 's'} an error "
+            f"of the model of look {one.look}{' (this model)' if one.same_model else ''} into a correct grade"
             for one in look.favouring
         )
-        lines.append(f"{_count(look.regraded_count, 'reference grade')} changed since an earlier look: {favours}.")
+        differ = "differs" if look.regraded_count == 1 else "differ"
+        count = _count(look.regraded_count, "reference grade")
+        lines.append(f"{count} {differ} from those at an earlier look; {favours}.")
     return lines
 
 

@@ -335,7 +335,9 @@ class _Planner:
             best = cluster.effective_sample(each, each, level=self.level, counts=np.array(counts))
         low = cluster.bounds(best, level=self.level, interval=self.checklist.evidence.interval).low
         bound, limit = criterion.as_high(low), criterion.as_high(criterion.threshold)
-        cases = f"{n} image{'' if n == 1 else 's'}" + (f" of {who} patient{'' if who == 1 else 's'}" if who else "")
+        cases = f"{n} {self.checklist.unit}{'' if n == 1 else 's'}"
+        if who is not None and self.checklist.unit != "patient":
+            cases += f" of {who} patient{'' if who == 1 else 's'}"
         if n < (fewest := self.checklist.fewest_positives(criterion)):
             return Here(who, n, bound, False, f"{cases}, and the checklist requires {fewest}")
         if not self.point and low < limit:

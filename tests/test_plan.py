@@ -362,7 +362,7 @@ class TestPages:
         """The headline, the reason with its bound, and what was not planned."""
         page = plan_page.html(found)
         assert "mine version 1: no model can pass this required criterion on this test set: Sensitivity, PDR." in page
-        assert "even without an error the lower limit is 93.9 %; at least 72 patients are needed." in page
+        assert "even without an error the lower limit is 93.9 %; at least 72 patients with PDR are needed." in page
         assert "Additional spend" in page
 
     def test_the_headline_promises_no_more_than_the_joint_power(self):
@@ -371,8 +371,9 @@ class TestPages:
         found = plan(checklist, prevalence=parse_prevalence(MIX))
         chance = found.lines[0].needed.power * found.lines[1].needed.power
         assert plan_page.headline(found) == (
-            "mine version 1: 397 patients (Severe NPDR 167, PDR 230), found among about 11,500 screened; a model as "
-            f"good as expected passes all required criteria {100 * chance:.0f}\N{NO-BREAK SPACE}% of the time."
+            "mine version 1: 397 patients (Severe NPDR 167, PDR 230), found among about 11,500 screened; a model with "
+            f"the expected true values passes all required criteria with probability "
+            f"{100 * chance:.0f}\N{NO-BREAK SPACE}%."
         )
         together, absent = plan_page.advice(found)
         assert "(--power 0.895)" in together  # sqrt(.8) = .8944
@@ -389,8 +390,8 @@ class TestPages:
         found = plan(checklist, data=load_planned(path))
         both = found.lines[0].here.power * found.lines[1].here.power
         assert plan_page.headline(found).startswith(
-            "mine version 1: every required criterion can be passed on this test set; a model as good as expected "
-            f"passes all {100 * both:.0f}\N{NO-BREAK SPACE}% of the time."
+            "mine version 1: every required criterion can be passed on this test set; a model with the expected "
+            f"true values passes all with probability {100 * both:.0f}\N{NO-BREAK SPACE}%."
         )
         assert f"{path}, test split: 385 of 770 images; judged: 385 images" in dict(plan_page.facts(found))["Test set"]
 

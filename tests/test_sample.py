@@ -120,7 +120,10 @@ class TestOneTable:
 
     @pytest.mark.parametrize(
         ("grades", "sentence"),
-        [([None] * 7, "has no reference grades; add them"), ([0, 1, None, 3, 4, 0, 1], "image 'c' has no reference")],
+        [
+            ([None] * 7, "has no reference grades in a column grade; give them with --grades FILE"),
+            ([0, 1, None, 3, 4, 0, 1], "image 'c' has no reference"),
+        ],
     )
     def test_needs_reference_grades(self, grades: list[int | None], sentence: str):
         with pytest.raises(PredictionsError, match=sentence):

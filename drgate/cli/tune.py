@@ -68,7 +68,12 @@ def command(
     tuning, checklist = load_predictions(predictions), load_checklist(spec)
     found = tune(tuning, checklist, test=test)
     if isinstance(found, Infeasible):
-        emit(found.to_json(), lambda console: console.print(f"Infeasible. {found.reason}", markup=False), format, quiet)
+        emit(
+            found.to_json(),
+            lambda console: console.print(f"No file written: {found.reason}", markup=False),
+            format,
+            quiet,
+        )
         return ANSWERS["infeasible"]
     summary = {"status": "tuned", "file": str(out), "digest": found.digest, "cut_offs": list(found.cut_offs)}
     promise, changed = found.promise, effects(tuning, found, checklist)

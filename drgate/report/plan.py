@@ -11,6 +11,7 @@ from typing import Final
 
 from rich.console import Console
 
+from drgate.metrics import parse_id
 from drgate.plan import ASSURANCE, LinePlan, Plan
 from drgate.report import kit, words
 from drgate.report.kit import Figure
@@ -58,14 +59,14 @@ def _here(plan: Plan) -> str:
         names = "; ".join(words.title(name) for name in never)
         which = "this required criterion" if len(never) == 1 else f"these {len(never)} required criteria"
         return f"no model can pass {which} on this test set: {names}."
-    text = f"every required criterion{_of_cases(plan)} can be passed on this test set"
+    text = f"every required criterion{_of_images(plan)} can be passed on this test set"
     if plan.joint_here is not None:
         which = "all" if all(line.here and line.here.power is not None for line in required) else "those with a power"
-        text += f"; a model as good as expected passes {which} {_percent(plan.joint_here)} of the time"
+        text += f"; a model with the expected true values passes {which} with probability {_percent(plan.joint_here)}"
     advisory = ""
     if plan.never:
         advisory = f". {len(plan.never)} advisory criteri{'on' if len(plan.never) == 1 else 'a'} cannot be passed"
-    return f"{text}{advisory}." if required else f"no required criterion counts cases{advisory}."
+    return f"{text}{advisory}." if required else f"no required criterion is on images{advisory}."
 
 
 def _collected(plan: Plan) -> str:
@@ -83,12 +84,12 @@ def _collected(plan: Plan) -> str:
         "the required criteria with an expected value" if collection.without_expectation else "all required criteria"
     )
     power = _percent(plan.joint_power)
-    return f"{text}; a model as good as expected passes {which}{_of_cases(plan)} {power} of the time."
+    return f"{text}; a model with the expected true values passes {which}{_of_images(plan)} with probability {power}."
 
 
-def _of_cases(plan: Plan) -> str:
+def _of_images(plan: Plan) -> str:
     """What the planned criteria have in common, where others are not planned."""
-    return " that counts cases" if plan.not_planned and plan.data else " that count cases" if plan.not_planned else ""
+    return " on images" if plan.not_planned else ""
 
 
 def _about(n: int) -> str:
@@ -128,7 +129,8 @@ def _needs(line: LinePlan) -> str:
     here, fewest = line.here, line.without_miss
     if here is None or fewest is None or (here.patients is not None and here.patients >= fewest):
         return ""
-    return f"; at least {fewest} patient{' is' if fewest == 1 else 's are'} needed"
+    some, are = ("patient", "is") if fewest == 1 else ("patients", "are")
+    return f"; at least {fewest} {some} {parse_id(line.id).who} {are} needed"
 
 
 def facts(plan: Plan) -> list[tuple[str, str]]:
@@ -187,8 +189,8 @@ def terminal(plan: Plan, console: Console) -> None:
     kit.table(console, header, [[name, *row.cells] for name, row in found])
     console.print()
     legend = [
-        "Expected: true value. Fewest: patients with which a model without errors passes. Needed: patients from "
-        "which on the power is reached. At: power with that many times the patients needed."
+        "Expected: true value. Fewest: patients with which a model without errors passes. Needed: number of "
+        "patients that gives the planned power. At: power with that many times the patients needed."
     ]
     if plan.data:
         header = ["On this test set", "Rule", "Cases", "Best limit", "Power", "Can pass"]
@@ -209,7 +211,7 @@ def notes(plan: Plan) -> list[str]:
         left_out.setdefault(reason, []).append(words.title(name))
     sentences = [words.visible(note) for note in plan.notes]
     if plan.data:
-        sentences += [f"Smallest test set: {sentence}" for sentence in advice(plan)]
+        sentences += advice(plan)
     sentences += [
         f"{words.title(line.id)}: {line.why}." for line in plan.lines if line.why and "stated" not in line.why
     ]

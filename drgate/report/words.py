@@ -160,8 +160,10 @@ def decision_rule(evaluation: Evaluation) -> str:
     evidence = evaluation.spec.content["evidence"]
     method = _method(str(evidence.get("interval")))
     level = level_of(evaluation)
-    exact = "exact (Clopper-Pearson)" if method == "Clopper-Pearson" else f"by the {method} method"
-    intervals = f"Intervals are {exact} and allow for several images from one patient. Points are percentage points."
+    intervals = (
+        f"{method} intervals, widened where several images come from one patient (see the design effect under All "
+        "metrics). Points are percentage points."
+    )
     if evaluation.observed_only:
         return f"The estimate alone decides each criterion: observed on these images, not shown. {intervals}"
     return (
