@@ -618,11 +618,13 @@ def _explained(problem: ValidationError) -> str:
         hint = ended(_nearest(str(key), known, "expected"))
         return f"{_place(outer)}: there is no key {key!r}; {hint}" if outer else f"there is no key {key!r}; {hint}"
     if first["type"] == "missing":
-        return f"the key {where} is missing; for an example: drgate spec show medical-grade."
+        *outer, key = first["loc"]
+        at = f"{_place(outer)}: " if outer else ""
+        return f"{at}the key {key} is missing; for an example: drgate spec show medical-grade."
     if first["type"] == "model_type":
-        example = "{id: accuracy, at_least: 0.9}" if first["loc"][0] == "criteria" else "keys with values"
-        return f"{where} is {first['input']!r}; expected for example {example}."
-    message = first["msg"].removeprefix("Value error, ")
+        wanted = "for example {id: accuracy, at_least: 0.9}" if first["loc"][0] == "criteria" else "keys with values"
+        return f"{where} is {first['input']!r}; expected {wanted}."
+    message = first["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
     ctx = first.get("ctx", {})
     limit = ctx.get("lt", ctx.get("le"))
     if limit is not None and 0.99 < limit <= 1 and isinstance(first["input"], int | float) and first["input"] >= 1:

@@ -28,11 +28,11 @@ from numpy.typing import NDArray
 
 from drgate.checklist import RULE_WORDS, Checklist, Criterion
 from drgate.errors import ChecklistError, PredictionsError
-from drgate.metrics import BELOW_REFERABLE, MetricId
+from drgate.metrics import BELOW_REFERABLE, METRICS, MetricId
 from drgate.operating_point import OperatingPoint, make_operating_point
 from drgate.predictions import Predictions, planned
 from drgate.sample import Flags, Floats, Ints, Sample
-from drgate.scale import GRADES, GROUPS
+from drgate.scale import GRADES, GROUPS, TITLES
 from drgate.stats import cluster, confusion
 from drgate.stats.predictive import predictive_power
 
@@ -134,9 +134,11 @@ class Effect:
         }
 
 
-EFFECTS: Final = (
-    *(MetricId(rate, of) for of in ("referable", "severe_npdr", "pdr") for rate in ("sensitivity", "specificity")),
-    MetricId("undergraded", BELOW_REFERABLE),
+EFFECTS: Final = tuple(
+    MetricId(about.name, target)
+    for target in ("referable", "severe_npdr", "pdr", BELOW_REFERABLE)
+    for about in METRICS.values()
+    if about.cut_offs_decide and not about.complement and target in about.targets
 )
 """The proportions that are shown before and after tuning, for every checklist."""
 
@@ -151,6 +153,17 @@ def effects(predictions: Predictions, point: OperatingPoint, checklist: Checklis
         return int(k), int(n)
 
     return [Effect(name, *(counted(sample, name) for sample in samples)) for name in EFFECTS]
+
+
+def lost(predictions: Predictions, point: OperatingPoint) -> list[str]:
+    """Titles of the grades that the cut-offs predict for less than a tenth as many images as have them."""
+    table = predictions.at(point).table
+    judged = table[table["gradable"] & table["grade"].notna()]
+    return [
+        title
+        for grade, title in enumerate(TITLES)
+        if 10 * int((judged["predicted"] == grade).sum()) < int((judged["grade"] == grade).sum())
+    ]
 
 
 class _Constraint:

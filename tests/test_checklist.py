@@ -295,7 +295,7 @@ REFUSED = {
     ),
     "nearly a grade": (
         lambda c: c["criteria"][1].update(id="sensitivity:sever_npdr"),
-        "sensitivity cannot be used for 'sever_npdr'; did you mean 'severe_npdr'?",
+        "criterion 2: there is no grade or group 'sever_npdr'; did you mean 'severe_npdr'?",
     ),
     "no grade": (lambda c: c["criteria"][1].update(id="sensitivity"), "needs one of each, mild_npdr"),
     "a grade too many": (lambda c: c["criteria"][0].update(id="accuracy:pdr"), "has no grade; leave it out"),

@@ -280,7 +280,10 @@ class TestChoice:
         rows.iloc[:20].to_csv(folder / "labels.csv", index=False)
         none = tune(table, checklist_of(SCREENING), test=load_manifest(folder))
         assert isinstance(none, Infeasible)
-        assert "with 20 images that count in the planned test set, even a model without errors" in none.reason
+        assert (
+            "20 images with Referable DR in the planned test set are too few; even a model without errors"
+            in none.reason
+        )
 
 
 class TestInfeasible:
@@ -294,11 +297,11 @@ class TestInfeasible:
         assert "required: at least 90 %." in found.reason
 
     def test_too_few_cases_are_said_so(self):
-        """30 images cannot show 95 %, whatever the cut-offs."""
+        """20 images cannot show 95 %, whatever the cut-offs."""
         found = tune(scored(6, 100), checklist_of([{"id": "sensitivity:pdr", "at_least": 0.95}]))
         assert isinstance(found, Infeasible)
         assert found.reason == (
-            "sensitivity:pdr: 30 images with PDR in the tuning table are too few; even a model without errors could "
+            "sensitivity:pdr: 20 images with PDR in the tuning table are too few; even a model without errors could "
             "not show at least 95 %. Add patients with PDR."
         )
 
@@ -404,6 +407,9 @@ class TestCommand:
         files[-1].unlink()
         _, out, _ = drgate_tune(*files)
         assert f"Severe NPDR or PDR predicted below referable: {missed[0]} -> {missed[1]} images of" in out
+        rare = [TITLES[k] for k in range(5) if 10 * (called[1] == k).sum() < (grade == k).sum()]
+        assert (f"the model almost never predicts {' or '.join(rare)}; use them only for" in out) == bool(rare)
+        assert ("almost never" in out) == bool(rare)
         assert ("not complete" in out) == (not point.promise["search"]["complete"])
 
     def test_infeasible_writes_nothing(self, drgate_tune: Any, files: list[Any]):
