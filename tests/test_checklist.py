@@ -227,6 +227,12 @@ def checklists(draw: st.DrawFn) -> dict[str, Any]:
 
 
 REFUSED = {
+    "a name for a criterion": (
+        lambda c: c["criteria"].append("accuracy"),
+        " is 'accuracy'; expected for example {id: accuracy, at_least: 0.9}.",
+    ),
+    "no criteria": (lambda c: c.pop("criteria"), "the key criteria is missing; for an example: drgate spec show"),
+    "no id": (lambda c: c["criteria"][0].pop("id"), "criterion 1: the key id is missing"),
     "misspelt key": (lambda c: c.update(lok=1), "there is no key 'lok'; did you mean 'looks'?"),
     "misspelt key in a criterion": (lambda c: c["criteria"][0].update(at_lest=0.9), "did you mean 'at_least'?"),
     "misspelt key of evidence": (lambda c: c["evidence"].update(levl=0.9), "did you mean 'level'?"),

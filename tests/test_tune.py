@@ -30,6 +30,7 @@ from drgate.operating_point import (
 )
 from drgate.predictions import Predictions, load_predictions, make_predictions, write_predictions
 from drgate.sample import Sample
+from drgate.scale import TITLES
 from drgate.stats import proportion
 from drgate.stats.power import misses_allowed, power
 from drgate.stats.predictive import predictive_power

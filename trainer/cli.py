@@ -29,7 +29,7 @@ Examples:
           --batch_size 24 --gradient_accumulation_steps 1 --num_epochs 15 \\
           --usd_per_hour 0 --output_dir runs/first
   drtrain --config run.yaml --dry_run                 time, memory, cost, earlier attempts
-  drtrain --output_dir runs/first --resume            after an interruption: ends with the same weights
+  drtrain --output_dir runs/first --resume            after an interruption: same weights as an uninterrupted run
   drtrain --config run.yaml --decide "epoch 20: val_accuracy > 0.82" --budget_usd 80
   drtrain attempts list                               all attempts so far
 
