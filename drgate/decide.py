@@ -126,7 +126,8 @@ def _judge_interval(criterion: Criterion, metric: Estimate, decided_on: str) -> 
         elif _meets(other, criterion.comparator, criterion.threshold):
             gap = abs(metric.value - criterion.threshold)
             missed = f"{gap:.3f}" if criterion.id.about.kind == "index" else f"{100 * gap:.1f} points"
-            interval = " to ".join(_number(end, criterion, criterion.threshold) for end in (metric.low, metric.high))
+            low, high = (_number(end, criterion, criterion.threshold) for end in (metric.low, metric.high))
+            interval = f"{low.removesuffix(' %')} to {high}"
             how = f"The estimate misses the rule by {missed}; the interval ({interval}) includes the rule."
         else:
             shown = True

@@ -73,6 +73,8 @@ class Combination:
         one could narrow the interval. So a correct answer made wrong never improves the limit that decides (lower for
         YOUDEN and the positive ratio, upper for the negative one): with a fixed correlation that limit rises with the
         estimate and with the lower limit of either rate, and neither rises with an error (`cluster.effective_sample`).
+        The price is small: for 300 patients with two images each and both rates at 90 %, the lower limit of YOUDEN is
+        .682 instead of .686.
 
         Undefined for a ratio where a cell of the two-by-two table is empty, or where the patients of one of the rates
         are so few (one patient) that its interval reaches 0 or 1.
