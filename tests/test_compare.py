@@ -209,7 +209,7 @@ class TestOutcome:
         second = [True] * 3000 + [False] * wins + [True] * losses + [False] * (1000 - wins - losses)
         result = compare(*of_right_and_wrong(first, second, patient=[str(i) for i in range(4000)]))
         assert result.outcome == outcome
-        assert compare_page.headline(result).startswith(f"The first model is {said}")
+        assert compare_page.headline(result).startswith(f"Model A is {said}")
         assert (result.shown != "no difference") == ((result.accuracy.mcnemar_exact or 0) < 0.05)
         assert result.to_json()["shown"] == result.shown
 

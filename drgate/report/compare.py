@@ -33,10 +33,10 @@ def headline(comparison: Comparison) -> str:
     by = _by(accuracy.low, accuracy.high)
     differs = shown != "no difference"
     answer = {
-        "non-inferior": f"A is shown to be non-inferior at a margin of {margin}"
+        "non-inferior": f"Model A is shown to be non-inferior at a margin of {margin}"
         + (f", and {shown} by {by}" if differs else ""),
-        "inferior": f"A is shown to be less accurate by more than {margin} (by {by})",
-        "not shown": f"A is shown to be {shown} (by {by}), but not whether by more than {margin}"
+        "inferior": f"Model A is shown to be less accurate by more than {margin} (by {by})",
+        "not shown": f"Model A is shown to be {shown} (by {by}), but not whether by more than {margin}"
         if differs
         else f"Neither non-inferiority at a margin of {margin} nor a difference in accuracy is shown",
     }[comparison.outcome]
