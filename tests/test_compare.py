@@ -238,7 +238,7 @@ class TestOutcome:
         assert difference(result, "sensitivity:severe_npdr").first == 0.5
         assert difference(result, "sensitivity:referable").first == 1.0
         assert difference(result, "specificity:referable").first == 0.5
-        assert "2 images without output from the first model and 0 from the second" in " ".join(result.notes)
+        assert "2 images without output from model A and 0 from model B" in " ".join(result.notes)
         assert result.discordant[0] == {"image": "b", "grade": 0, "first": None, "second": 0}
 
     def test_macular_oedema_is_referable(self):

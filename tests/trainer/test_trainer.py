@@ -108,7 +108,7 @@ class TestConfig:
         for name, field in TrainingConfig.model_fields.items():
             assert f"--{name} " in shown
             assert str(field.description).split(";")[0].split(":")[0] in shown
-            assert field.default in (None, ()) or field.is_required() or f"[{field.default}]" in shown
+            assert field.default in (None, ()) or field.is_required() or f"[default: {field.default}]" in shown
 
 
 class TestSchedule:
