@@ -27,7 +27,7 @@ from drgate.metrics import METRICS, Definition, MetricId, NoOutputPolicy, read_i
 from drgate.scale import GRADES, GROUPS
 
 IN_THE_TAIL: Final = 25
-"""Bootstrap replicates that must be beyond a bound that decides."""
+"""Bootstrap replicates that must be beyond a limit that decides."""
 
 MAX_BYTES: Final = 1 << 20
 RULE_WORDS: Final = {">=": "at least", ">": "above", "<=": "at most", "<": "below"}
@@ -103,7 +103,9 @@ def _known(name: MetricId) -> MetricId:
         if not name.target:
             raise ValueError(f"{name!r}: {name.metric} needs one of {', '.join(sorted(targets))}")
         near = _nearest(name.target, sorted(targets - {""}), "use one of")
-        raise ValueError(f"{name!r}: {name.metric} cannot be used for {name.target!r}; {near}")
+        if name.target in {*GRADES, *GROUPS, EACH}:
+            raise ValueError(f"{name!r}: {name.metric} cannot be used for {name.target!r}; {near}")
+        raise ValueError(f"there is no grade or group {name.target!r}; {near}")
     if name.column and about.of_the_run:
         raise ValueError(f"{name!r}: {name.metric} has no slices")
     deployed = {*about.at_deployment, *([EACH] if set(GRADES) <= set(about.at_deployment) else [])}
@@ -119,7 +121,8 @@ class Criterion(_Frozen):
 
     id: Annotated[MetricId, AfterValidator(_known)] = Field(
         description="metric or metric:target, such as sensitivity:pdr, then @column=value for a slice or ^deployment; "
-        "the word each means all five grades, or every value of the column",
+        "the word each means all five grades, or every value of the column; a likelihood ratio is NOT_ASSESSED where "
+        "sensitivity or specificity is 0 or 100 %, such as without a false positive",
         json_schema_extra={"pattern": _ids(about for about in METRICS.values() if not about.not_asked)},
     )
     at_least: float | None = Field(default=None, description="passes at this value and above; a fraction: 0.90, not 90")
@@ -151,7 +154,7 @@ class Criterion(_Frozen):
 
     @property
     def comparator(self) -> Comparator:
-        """As a sign. Non-inferiority is `>`: the bound of the difference must be above minus the margin."""
+        """As a sign. Non-inferiority is `>`: the limit of the difference must be above minus the margin."""
         return next(iter(self._given), ">")
 
     @property
@@ -250,7 +253,7 @@ class Evidence(_Frozen):
         description="bound: the lower limit of the confidence interval (for error rates, the upper limit) must meet "
         "the rule; point: the estimate must meet it",
     )
-    level: float = Field(default=0.95, ge=0.5, le=0.9999, description="two-sided; 0.95 gives a bound 97.5 % confidence")
+    level: float = Field(default=0.95, ge=0.5, le=0.9999, description="two-sided; 0.95 gives a limit 97.5 % confidence")
     interval: Literal["clopper-pearson", "wilson"] = Field(
         default="clopper-pearson", description="interval of a proportion; it allows for several images from one patient"
     )
@@ -348,7 +351,7 @@ class Reference(_Frozen):
 
 
 class TestSet(_Frozen):
-    """What kind of test set the checklist is for."""
+    """The kind of test set."""
 
     kind: str = Field(default="not stated", description="internal split, external site or prospective")
     sampling: str = Field(default="not stated", description="consecutive or enriched")
@@ -375,7 +378,7 @@ class Checklist(_Frozen):
     planning: Planning = Field(default=Planning(), description="assumptions of `drgate plan`")
     intended_use: IntendedUse = Field(default=IntendedUse(), description="for whom and how the model is used")
     reference: Reference = Field(default=Reference(), description="how the reference grades were made")
-    test_set: TestSet = Field(default=TestSet(), description="what kind of test set the checklist is for")
+    test_set: TestSet = Field(default=TestSet(), description="the kind of test set")
     audit: Audit = Field(default=Audit(), description="audit for leakage between training and test images")
     deployment: (
         Annotated[
@@ -619,16 +622,39 @@ def _explained(problem: ValidationError) -> str:
     """The first thing wrong, with the place and, for a misspelt key, the nearest right one."""
     # A misspelt key is also reported as a missing one; the key as typed helps more.
     first = min(problem.errors(), key=lambda error: error["type"] != "extra_forbidden")
-    where = ".".join(str(part) for part in first["loc"])
+    where = _place(first["loc"])
     if first["type"] == "extra_forbidden":
         known = _model_at(first["loc"][:-1]).model_fields
-        return f"there is no key {where!r}; {ended(_nearest(str(first['loc'][-1]), known, 'expected'))}"
-    message = first["msg"].removeprefix("Value error, ")
+        *outer, key = first["loc"]
+        hint = ended(_nearest(str(key), known, "expected"))
+        return f"{_place(outer)}: there is no key {key!r}; {hint}" if outer else f"there is no key {key!r}; {hint}"
+    if first["type"] == "missing":
+        *outer, key = first["loc"]
+        at = f"{_place(outer)}: " if outer else ""
+        return f"{at}the key {key} is missing; for an example: drgate spec show medical-grade."
+    if first["type"] == "model_type":
+        wanted = "for example {id: accuracy, at_least: 0.9}" if first["loc"][0] == "criteria" else "keys with values"
+        return f"{where} is {first['input']!r}; expected {wanted}."
+    message = first["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
     ctx = first.get("ctx", {})
     limit = ctx.get("lt", ctx.get("le"))
     if limit is not None and 0.99 < limit <= 1 and isinstance(first["input"], int | float) and first["input"] >= 1:
         message = not_a_fraction(first["input"])
     return f"{where}: {ended(message)}" if where else ended(message)
+
+
+def _place(parts: Sequence[int | str]) -> str:
+    """Where in a checklist: ("criteria", 1, "id") is "criterion 2", its keys follow after a comma."""
+    shown: list[str] = []
+    for part in parts:
+        if isinstance(part, int):
+            name = shown.pop()
+            shown.append(f"{'criterion' if name == 'criteria' else name} {part + 1}")
+        else:
+            shown.append(part)
+    if len(shown) > 1 and parts[0] == "criteria" and shown[-1] == "id":
+        shown.pop()
+    return ", ".join(shown) if parts and parts[0] == "criteria" else ".".join(shown)
 
 
 def ended(message: str) -> str:

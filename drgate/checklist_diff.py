@@ -61,7 +61,7 @@ def _settings(old: Checklist, new: Checklist) -> Iterator[Change]:
     for where in dict.fromkeys([*before, *after]):
         was, now = before.get(where), after.get(where)
         if where == "description" and was != now:
-            yield Change("different", where, "The description is changed.", False)
+            yield Change("different", where, "The description changed.", False)
         elif was != now:
             kind, because, decides = _judged(where, was, now, old, new)
             yield Change(kind, where, f"{where}: {_shown(was)} becomes {_shown(now)}{because}.", decides)
@@ -96,7 +96,7 @@ def _judged(where: str, was: Any, now: Any, old: Checklist, new: Checklist) -> t
             if now == "wilson":
                 return "weaker", ", which is narrower for most counts", True
             # Neither interval holds the other: for 95 of 95, and 96 of 97, Wilson's bound is the lower one.
-            return "different", ", which is not always wider: near 1, Wilson's lower bound can be the lower one", True
+            return "different", ", which is not always wider: near 1, Wilson's lower limit can be the lower one", True
         case "evidence.one_image_per_patient" if bounds:
             if now:
                 return "weaker", ": images without patients count as independent", True
@@ -205,8 +205,10 @@ def _line(was: Criterion, now: Criterion, old: Checklist, new: Checklist) -> Ite
     if was.reference_value != now.reference_value:
         shown = f"{_shown(was.reference_value)} becomes {_shown(now.reference_value)}"
         yield Change("different", name, f"{name}: the earlier figure shown for information: {shown}.", False)
-    if (was.added, was.unit) != (now.added, now.unit):
-        yield Change("different", name, f"{name}: it is marked in another way.", False)
+    for key in ("added", "unit"):
+        before, after = getattr(was, key) or "empty", getattr(now, key) or "empty"
+        if before != after:
+            yield Change("different", name, f"{name}: {key}: {before} becomes {after}.", False)
 
 
 def _threshold(was: Criterion, now: Criterion) -> Kind:

@@ -157,7 +157,14 @@ class Columns:
         self.refuse(
             (~np.isfinite(values) & ~absent).any(1), "a probability is nan or inf; give a number or leave all empty"
         )
-        self.refuse(((values < 0) | (values > 1)).any(1), "a probability is outside 0 to 1")
+        outside = (values < 0) | (values > 1)
+        self.refuse(
+            outside.any(1),
+            lambda row: (
+                f"{PROBABILITIES[int(outside[row].argmax())]} is {values[row, int(outside[row].argmax())]}; expected a "
+                "fraction from 0 to 1, not percent"
+            ),
+        )
         sums = values.sum(1)
         self.refuse(
             ~absent.all(1) & ~(np.abs(sums - 1) <= SUM_TOLERANCE),

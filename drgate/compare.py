@@ -359,7 +359,7 @@ def _notes(images: Sample, silent: list[int]) -> tuple[str, ...]:
         )
     if any(silent):
         notes.append(
-            f"{silent[0]} images without output from the first model and {silent[1]} from the second count as wrong "
+            f"{silent[0]} images without output from model A and {silent[1]} from model B count as wrong "
             "for accuracy, as the worst case for grades and kappa, and as referred for groups; AUC leaves them out."
         )
     if images.dme is not None:

@@ -39,7 +39,13 @@ def _meets(value: Fraction | float, comparator: str, threshold: Fraction | float
     return value < threshold
 
 
-def decide(criterion: Criterion, metric: Metric, metrics: Metrics, training: Training) -> CriterionResult:
+def decide(
+    criterion: Criterion, metric: Metric, metrics: Metrics, training: Training, *, looks_left: bool = False
+) -> CriterionResult:
+    """The result of one criterion.
+
+    looks_left: whether the test set may be used again, so that added patients can help.
+    """
     decided_on = "point" if criterion.id.about.kind in ("range", "amount") else metrics.checklist.evidence.decide_on
     shown = True  # of a range or an amount, the estimate is all there is
     status: Status
@@ -47,7 +53,7 @@ def decide(criterion: Criterion, metric: Metric, metrics: Metrics, training: Tra
         status, reason = "NOT_ASSESSED", f"Not assessed: {metric.reason}"
         if criterion.reference_value is not None:
             earlier = _percent(criterion.reference_value)
-            reason += f" The earlier figure of {earlier} is from other data and cannot be compared."
+            reason += f" The checklist's {earlier} was measured on other images and cannot be compared."
     elif metric.kind == "range":
         status, reason = _judge_range(criterion, metric, training)
     elif metric.kind == "amount":
@@ -61,8 +67,8 @@ def decide(criterion: Criterion, metric: Metric, metrics: Metrics, training: Tra
                 "INSUFFICIENT",
                 f"{_shown(metric, criterion)} meets the rule ({_rule(criterion)}), but {why}.",
             )
-        if status != "PASS" and decided_on == "bound" and metric.k is not None:
-            reason += " More patients would not change this result." if shown else f" {_more(criterion, metrics)}"
+        if status != "PASS" and decided_on == "bound" and metric.k is not None and not shown:
+            reason += f" {_more(criterion, metrics, looks_left)}"
     return CriterionResult(
         id=criterion.id,
         status=status,
@@ -78,7 +84,7 @@ def decide(criterion: Criterion, metric: Metric, metrics: Metrics, training: Tra
 
 
 def _unfounded(metric: Estimate, metrics: Metrics) -> str:
-    """Why a bootstrap bound cannot pass a criterion; empty where it can."""
+    """Why a bootstrap limit cannot pass a criterion; empty where it can."""
     if "bootstrap" not in (metric.method or ""):
         return ""
     if metric.low is None or metric.low == metric.high:
@@ -91,9 +97,9 @@ def _unfounded(metric: Estimate, metrics: Metrics) -> str:
 
 
 def _judge_interval(criterion: Criterion, metric: Estimate, decided_on: str) -> tuple[Status, str, bool]:
-    """FAIL where the estimate itself does not meet the rule, INSUFFICIENT where only the bound does not.
+    """FAIL where the estimate itself does not meet the rule, INSUFFICIENT where only the limit does not.
 
-    With the reason, and whether the whole interval fails the rule: then more patients would not change the result.
+    With the reason, and whether the whole interval fails the rule: then the size of the test set is not the cause.
     """
     upward = criterion.upward
     if metric.k is not None and metric.n is not None:
@@ -111,7 +117,7 @@ def _judge_interval(criterion: Criterion, metric: Estimate, decided_on: str) -> 
         return "INSUFFICIENT", f"{measured} meets the rule ({_rule(criterion)}), but {how}.", False
     bound, other = (metric.low, metric.high) if upward else (metric.high, metric.low)
     side, other_side = ("lower", "upper") if upward else ("upper", "lower")
-    bounded = f"the {side} bound is {_number(bound, criterion, criterion.threshold)}"
+    bounded = f"the {side} limit is {_number(bound, criterion, criterion.threshold)}"
     if not estimate_meets:
         wrong_side = "below" if upward else "above"
         shown = False
@@ -120,19 +126,22 @@ def _judge_interval(criterion: Criterion, metric: Estimate, decided_on: str) -> 
         elif _meets(other, criterion.comparator, criterion.threshold):
             gap = abs(metric.value - criterion.threshold)
             missed = f"{gap:.3f}" if criterion.id.about.kind == "index" else f"{100 * gap:.1f} points"
-            interval = " to ".join(_number(end, criterion, criterion.threshold) for end in (metric.low, metric.high))
-            how = f"It is {missed} {wrong_side} the threshold, which is within the confidence interval ({interval})."
+            low, high = (_number(end, criterion, criterion.threshold) for end in (metric.low, metric.high))
+            interval = f"{low.removesuffix(' %')} to {high}"
+            how = f"The estimate misses the rule by {missed}; the interval ({interval}) includes the rule."
         else:
             shown = True
             end = _number(other, criterion, criterion.threshold)
-            how = f"The whole confidence interval is {wrong_side} the threshold (the {other_side} bound is {end})."
+            how = (
+                f"The whole interval is {wrong_side} the rule ({other_side} limit {end}), so the size of the test set "
+                "is not the cause."
+            )
         return "FAIL", f"{measured}; {rule}. {how}", shown
     if decided_on == "point":
         return "OBSERVED", f"{measured} observed; {rule}, judged on the estimate alone ({bounded}).", False
     if _meets(bound, criterion.comparator, criterion.threshold):
         return "PASS", f"{measured}; {bounded}; {rule}.", False
-    how = f"{bounded}. This is not evidence that the model fails the rule"
-    return "INSUFFICIENT", f"{measured} meets the rule ({_rule(criterion)}), but {how}.", False
+    return "INSUFFICIENT", f"{measured} meets the rule ({_rule(criterion)}), but {bounded}.", False
 
 
 def _shown(metric: Estimate, criterion: Criterion) -> str:
@@ -162,19 +171,23 @@ def _patients(criterion: Criterion, metrics: Metrics) -> tuple[list[int], list[i
     return (sizes, counts) if sizes else None
 
 
-def _more(criterion: Criterion, metrics: Metrics) -> str:
+def _more(criterion: Criterion, metrics: Metrics, looks_left: bool) -> str:
     """How many patients a criterion needs: at the expected true value, never at the observed one."""
     checklist, found = metrics.checklist, _patients(criterion, metrics)
     if found is None:
         return ""
     expected = checklist.expected(criterion.id)
     if expected is None:
-        return "The checklist gives no expected true value (expect), so the number of patients needed is not known."
+        example = criterion.as_high((1 + criterion.as_high(criterion.threshold)) / 2)
+        name = criterion.id.target if criterion.id.metric == "sensitivity" else criterion.id.whole
+        return (
+            "The number of patients needed is unknown, because the checklist states no expected value; add one under "
+            f"expect, such as {name}: {example:.4g}."
+        )
     sizes, counts = found
-    metric = criterion.id
-    who = metric.about.who(metric.target) + (f" and {metric.column} = {metric.value}" if metric.column else "")
-    if_so = f"If the true value is {_percent(expected, criterion.threshold)}, as the checklist expects,"
-    wanted = f"{checklist.planning.power:.0%} power"
+    who = criterion.id.who
+    if_so = f"if the true value is {_percent(expected, criterion.threshold)}, as the checklist expects"
+    wanted = f"show the rule with {100 * checklist.planning.power:.0f} % power {if_so}"
     needed = power.patients_to_show(
         criterion.as_high(criterion.threshold),
         true=criterion.as_high(expected),
@@ -187,12 +200,13 @@ def _more(criterion: Criterion, metrics: Metrics) -> str:
         unknown=metrics.sample.unknown,
     )
     if needed is None:
-        return f"{if_so} no realistic number of patients is enough."
+        return f"No realistic number of patients is enough {if_so}."
     have = sum(counts)
     if needed.patients <= have:
-        return f"{if_so} the {have} patients {who} are enough for {wanted} or more."
-    more = needed.patients - have
-    return f"{if_so} {wanted} needs {needed.patients} patients {who} in all, {more} more than now."
+        return f"{have} patients are enough to {wanted}."
+    if looks_left:
+        return f"{needed.patients} patients {who} would {wanted}, {needed.patients - have} more than now."
+    return f"A fresh test set with {needed.patients} patients {who} would {wanted}."
 
 
 def gate_error(criterion: Criterion, metrics: Metrics) -> list[GateError]:

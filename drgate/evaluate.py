@@ -105,7 +105,7 @@ def evaluate(
         if metric is None or criterion.policy != criterion.id.default_policy:
             metric = metrics.estimate(criterion.id, criterion.policy)
         metric = _enough(metric, criterion, metrics)
-        results.append(decide(criterion, metric, metrics, training))
+        results.append(decide(criterion, metric, metrics, training, looks_left=look.number < look.allowed))
     why = barred(look, data, checklist)
     if why:
         results = [cannot_pass(result) for result in results]

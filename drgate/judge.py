@@ -48,7 +48,7 @@ from drgate.grades import join_grades
 from drgate.looks import Seen, given_time, take_look
 from drgate.manifest import images_digest
 from drgate.operating_point import OperatingPoint, load_operating_point, parse_operating_point
-from drgate.predictions import Predictions, load_predictions, write_predictions
+from drgate.predictions import Predictions, load_predictions, without_grades, write_predictions
 from drgate.record import FILE as RECORD
 from drgate.record import FOREIGN, foreign_evidence, training_evidence
 from drgate.score import TABLES, model_and_test_set, score
@@ -196,7 +196,7 @@ def judge(
     if test.grades is not None:
         predictions, facts = _with_grades(predictions, test.grades, facts)
     elif predictions.table["grade"].isna().all():
-        raise PredictionsError(f"{source.path} has no reference grades; give them with --grades FILE.")
+        raise PredictionsError(without_grades(predictions.table, str(source.path)))
     _refuse_contradictions(predictions)
     if point is not None:
         point.refuse_overlap(predictions)

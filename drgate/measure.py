@@ -189,10 +189,9 @@ class Metrics:
         combination: Combination = about.how()
         _, sizes = confusion.terms(ratios, tally.patterns)
         shared = int(tally.counts @ sizes.prod(axis=1))
-        if (
-            tally.patients == "unknown"
-        ):  # the largest possible number of pairs, so that knowing the patients never widens the interval
-            shared = int(UNKNOWN * min(first.n, second.n))
+        if tally.patients == "unknown":
+            # The most pairs that there can be, so that knowing the patients never widens the interval.
+            shared = min(first.n, second.n)
         combined = combination.estimate(
             first, second, level=self.level, interval=self.checklist.evidence.interval, shared=shared
         )

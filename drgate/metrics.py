@@ -180,6 +180,11 @@ class MetricId(str):
         return known or Definition(name=self.metric, title=self.metric.replace("_", " "), by="run")
 
     @property
+    def who(self) -> str:
+        """Which patients it counts: "with PDR", "with PDR and camera = A"."""
+        return self.about.who(self.target) + (f" and {self.column} = {self.value}" if self.column else "")
+
+    @property
     def group(self) -> str:
         """The target where it is a group of grades, which macular oedema can belong to; else ""."""
         return self.target if self.target in GROUPS else ""

@@ -45,7 +45,7 @@ class Here:
     """One criterion on a given test set.
 
     patients, images: in its denominator; patients is None where they are not known.
-    bound: the deciding bound of a model without errors; None without an image.
+    bound: the deciding limit of a model without errors; None without an image.
     can_pass: whether that model passes. why: why not; empty where it does.
     power: chance of passing at the expected true value, None without one; method: "exact" or "simulated"; se: its Monte
     Carlo standard error.
@@ -335,12 +335,14 @@ class _Planner:
             best = cluster.effective_sample(each, each, level=self.level, counts=np.array(counts))
         low = cluster.bounds(best, level=self.level, interval=self.checklist.evidence.interval).low
         bound, limit = criterion.as_high(low), criterion.as_high(criterion.threshold)
-        cases = f"{n} case{'' if n == 1 else 's'}"
+        cases = f"{n} {self.checklist.unit}{'' if n == 1 else 's'}"
+        if who is not None and self.checklist.unit != "patient":
+            cases += f" of {who} patient{'' if who == 1 else 's'}"
         if n < (fewest := self.checklist.fewest_positives(criterion)):
             return Here(who, n, bound, False, f"{cases}, and the checklist requires {fewest}")
         if not self.point and low < limit:
             side = "lower" if criterion.upward else "upper"
-            without = f"{cases}: even without an error the {side} bound is {100 * bound:.1f} %"
+            without = f"{cases}: even without an error the {side} limit is {100 * bound:.1f} %"
             return Here(who, n, bound, False, without, 0.0)
         if expected is None or not 0 < limit < 1 or criterion.id.about.depends_on_answers:
             return Here(who, n, bound, True)
@@ -507,10 +509,8 @@ def _assumptions(checklist: Checklist, level: float, lines: Sequence[LinePlan], 
     wanted = checklist.planning.power
     notes = []
     if checklist.unit == "image":
-        as_planned = (
-            f"{100 * checklist.planning.two_images:g} % of the patients have two images in a criterion's denominator"
-        )
-        as_given = "Patients have as many images in a criterion's denominator as in this test set"
+        as_planned = f"{100 * checklist.planning.two_images:g} % of patients contribute two images to a criterion"
+        as_given = "Patients contribute as many images to a criterion as in this test set"
         notes.append(
             f"{f'{as_given}; where it has no case, {as_planned}' if given else as_planned}, the others one. "
             f"Errors of one patient's images have a correlation of {checklist.planning.correlation:g}."
@@ -524,8 +524,8 @@ def _assumptions(checklist: Checklist, level: float, lines: Sequence[LinePlan], 
     planned = [line for line in lines if line.required and line.needed is not None]
     if len(planned) > 1:
         notes.append(
-            f"If {len(planned)} required criteria each have a power of {100 * wanted:g} %, the chance that all pass is "
-            f"{100 * wanted ** len(planned):.0f} %, if they are independent."
+            f"If each of {len(planned)} required criteria had exactly {100 * wanted:g} % power, all "
+            f"{len(planned)} would pass with {100 * wanted ** len(planned):.0f} % (taken as independent)."
         )
     if unstated := [line.id for line in lines if line.expected is None]:
         notes.append(f"No power without an expected true value (expect, or --expect): {', '.join(unstated)}.")

@@ -64,7 +64,7 @@ class Predictions:
     @property
     def slice_columns(self) -> list[str]:
         """The further columns that a checklist may slice by, sorted."""
-        return sorted(set(self.table.columns) - {*COLUMNS, *OPTIONAL_COLUMNS})
+        return _further(self.table)
 
     def probabilities(self) -> NDArray[np.float64]:
         """(n, 5) probabilities; rows without are NaN."""
@@ -92,6 +92,21 @@ class Predictions:
         for column in sorted(self.table.columns):
             state.update(column_bytes(column, self.table[column]))
         return f"sha256:{state.hexdigest()}"
+
+
+def _further(table: pd.DataFrame) -> list[str]:
+    return sorted(set(table.columns) - {*COLUMNS, *OPTIONAL_COLUMNS})
+
+
+def without_grades(table: pd.DataFrame, origin: str) -> str:
+    """The message for a table without any reference grade, with the columns that may hold them under another name."""
+    others = _further(table)
+    if others:
+        return (
+            f"{origin} has no reference grades in a column grade (other columns: {', '.join(others)}); rename one to "
+            "grade, or give --grades FILE."
+        )
+    return f"{origin} has no reference grades in a column grade; give them with --grades FILE."
 
 
 def load_predictions(path: Path | str, operating_point: OperatingPoint | None = None) -> Predictions:
@@ -223,7 +238,10 @@ def _predicted(
 ) -> list[int | None]:
     """The predicted grade: as given, else the most probable (of two equal ones the lower); None is no output."""
     if not {"predicted", *PROBABILITIES} & set(columns.table.columns):
-        raise PredictionsError(f"{columns.origin} has neither p_0 to p_4 nor predicted; expected {_EXPECTED}.")
+        raise PredictionsError(
+            f"{columns.origin} has neither p_0 to p_4 nor predicted (columns: {', '.join(columns.table.columns)}); "
+            f"rename a column, or add them. Expected {_EXPECTED}."
+        )
     answered = ~np.isnan(probabilities[:, 0])
     best = np.where(answered, np.nan_to_num(probabilities, nan=-1.0).argmax(1), -1)
     if "predicted" not in columns.table.columns:

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from drgate.checklist import Checklist, Slice
 from drgate.errors import PredictionsError
 from drgate.operating_point import cumulative
-from drgate.predictions import PROBABILITIES, Predictions
+from drgate.predictions import PROBABILITIES, Predictions, without_grades
 from drgate.scale import GROUPS
 from drgate.stats import bootstrap, cluster, confusion, paired
 
@@ -294,7 +294,8 @@ class Pair:
             require_same(labels[0] != labels[1], "has other reference labels of macular oedema")
         if unit == "eye":
             require_same(
-                ((mine["eye"] != theirs["eye"]) & theirs["eye"].notna()).to_numpy(dtype=bool), "has other eyes"
+                ((mine["eye"] != theirs["eye"]) & mine["eye"].notna() & theirs["eye"].notna()).to_numpy(dtype=bool),
+                "has other eyes",
             )
         owners = [table["patient"] for table in (mine, theirs) if table["patient"].notna().all()]
         if len(owners) == 2:
@@ -343,7 +344,7 @@ def _graded(table: pd.DataFrame, origin: str) -> pd.DataFrame:
     """The gradable rows; PredictionsError where there are none or one has no reference grade."""
     judged = table[table["gradable"]]
     if judged["grade"].isna().all():
-        raise PredictionsError(f"{origin} has no reference grades; add them with --grades FILE.")
+        raise PredictionsError(without_grades(table, origin))
     if (lacking := judged["grade"].isna()).any():
         raise PredictionsError(
             f"{origin}: image {judged['image'][lacking].iloc[0]!r} has no reference grade; give one, or set gradable "

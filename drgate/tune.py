@@ -5,13 +5,13 @@
     else: write_operating_point(found, Path("operating-point.json"))
 
 Cut-offs that just pass a checklist on the tuning table pass it on the next table half of the time at best. So each
-required sensitivity, specificity, accuracy and rate of grave errors must meet its rule with its *bound* on the tuning
+required sensitivity, specificity, accuracy and rate of grave errors must meet its rule with its limit on the tuning
 table, and the chance that all of them pass on the planned test set must be at least the power that the checklist plans
 with. Of the cut-offs that do so, those with the best specificity are chosen.
 
 The search compares every combination of up to 24 values per cut-off: first over all values that no criterion excludes,
 then between the neighbours of the best combination, until no value is between them (or for `ROUNDS`). The result meets
-every criterion by the bounds that an evaluation uses. Where no cut-off has more than 24 candidate values (`complete`),
+every criterion by the limits that an evaluation uses. Where no cut-off has more than 24 candidate values (`complete`),
 it is the best of all combinations, and "infeasible" is a proof.
 """
 
@@ -28,10 +28,11 @@ from numpy.typing import NDArray
 
 from drgate.checklist import RULE_WORDS, Checklist, Criterion
 from drgate.errors import ChecklistError, PredictionsError
-from drgate.metrics import BELOW_REFERABLE, MetricId
+from drgate.metrics import BELOW_REFERABLE, METRICS, MetricId
 from drgate.operating_point import OperatingPoint, make_operating_point
 from drgate.predictions import Predictions, planned
 from drgate.sample import Flags, Floats, Ints, Sample
+from drgate.scale import GRADES, GROUPS, TITLES
 from drgate.stats import cluster, confusion
 from drgate.stats.predictive import predictive_power
 
@@ -65,7 +66,7 @@ def tune(
 
     predictions: the tuning table, with grades and probabilities. test: the planned test set, of which only the counts
     by grade and patient are read; without it one like the tuning table is planned. Looks, level, unit, interval and
-    the planned power are the checklist's. A checklist that decides on estimates is tuned to the bound all the same.
+    the planned power are the checklist's. A checklist that decides on estimates is tuned to the limit all the same.
 
     Raises ChecklistError where no required criterion depends on cut-offs, PredictionsError for a table without grades
     or probabilities.
@@ -74,8 +75,9 @@ def tune(
     units = Sample.of(predictions, checklist, slices=())
     bare = predictions.table["predicted"].notna() & predictions.table["p_0"].isna()
     if bare.any() or not units.answered.any():
+        lacks = "no columns p_0 to p_4" if predictions.table["p_0"].isna().all() else "images without p_0 to p_4"
         raise PredictionsError(
-            f"{predictions.origin} lacks probabilities; cut-offs need p_0 to p_4 for every image with output."
+            f"{predictions.origin} has {lacks}; cut-offs need these probabilities for every image with output."
         )
     tested = units
     if test is not None:
@@ -132,9 +134,11 @@ class Effect:
         }
 
 
-EFFECTS: Final = (
-    *(MetricId(rate, of) for of in ("referable", "severe_npdr", "pdr") for rate in ("sensitivity", "specificity")),
-    MetricId("undergraded", BELOW_REFERABLE),
+EFFECTS: Final = tuple(
+    MetricId(about.name, target)
+    for target in ("referable", "severe_npdr", "pdr", BELOW_REFERABLE)
+    for about in METRICS.values()
+    if about.cut_offs_decide and not about.complement and target in about.targets
 )
 """The proportions that are shown before and after tuning, for every checklist."""
 
@@ -149,6 +153,17 @@ def effects(predictions: Predictions, point: OperatingPoint, checklist: Checklis
         return int(k), int(n)
 
     return [Effect(name, *(counted(sample, name) for sample in samples)) for name in EFFECTS]
+
+
+def lost(predictions: Predictions, point: OperatingPoint) -> list[str]:
+    """Titles of the grades that the cut-offs predict for less than a tenth as many images as have them."""
+    table = predictions.at(point).table
+    judged = table[table["gradable"] & table["grade"].notna()]
+    return [
+        title
+        for grade, title in enumerate(TITLES)
+        if 10 * int((judged["predicted"] == grade).sum()) < int((judged["grade"] == grade).sum())
+    ]
 
 
 class _Constraint:
@@ -179,14 +194,15 @@ class _Constraint:
     def impossible(self) -> str:
         """Why no cut-offs of any model can meet it; empty where they might."""
         if self.n == 0 or not self._reaches(0, self._ceiling(0)):
-            n, what = self.n, "the tuning table"
+            n, where = self.n, "tuning table"
         elif self._planned_power(0.0, float(self.n)) == 0:
-            n, what = int((self.planned[0] * self.planned[1]).sum()), "the planned test set"
+            n, where = int((self.planned[0] * self.planned[1]).sum()), "planned test set"
         else:
             return ""
+        who = self.criterion.id.who
         return (
-            f"{self.criterion.id}: with {n} {self.checklist.unit}s that count in {what}, even a model without errors "
-            f"cannot pass {self.rule}; more patients are needed."
+            f"{self.criterion.id}: {n} {self.checklist.unit}s {who} in the {where} are too few; even a model without "
+            f"errors could not show {self.rule}. Add patients {who}."
         )
 
     @property
@@ -197,7 +213,7 @@ class _Constraint:
 
     @cached_property
     def hopeful(self) -> Floats:
-        """(n + 1,) the highest possible chance to pass with so many errors; 0 where the bound does not meet the rule.
+        """(n + 1,) the highest possible chance to pass with so many errors; 0 where the limit does not meet the rule.
 
         It assumes the smallest possible design effect, so it is an upper limit, exact where every patient has one unit.
         """
@@ -209,14 +225,14 @@ class _Constraint:
         return found
 
     def judge(self, predicted: Ints) -> tuple[bool, float]:
-        """Whether the bound meets the rule with these grades, and the chance to pass on the planned test set."""
+        """Whether the limit meets the rule with these grades, and the chance to pass on the planned test set."""
         sample = self._sample(self._errors(predicted))
         misses = (self.n - sample.k) / self.n * sample.effective_n
         reaches = self._reaches(self.n - sample.k, sample.effective_n)
         return reaches, self._planned_power(misses, sample.effective_n) if reaches else 0.0
 
     def found(self, predicted: Ints) -> dict[str, Any]:
-        """Counts, bound and chance for the record."""
+        """Counts, limit and chance for the record."""
         sample = self._sample(self._errors(predicted))
         ends = cluster.bounds(sample, level=self.level, interval=self.checklist.evidence.interval)
         k = self.n - sample.k if self.adverse else sample.k
@@ -380,13 +396,13 @@ class _Search:
             weakest, record = min(records, key=lambda pair: pair[1]["power"])
             return (
                 f"{compared} every rule with a chance of {100 * self.wanted:g} % to pass on the planned test set. The "
-                f"best have a chance of {100 * power:.0f} %, limited by {weakest.criterion.id} ({record['k']} of "
-                f"{record['n']}, {100 * record['power']:.0f} %)."
+                f"best reach a {100 * power:.0f} % chance; {weakest.criterion.id} limits it ({record['k']} of "
+                f"{record['n']}{'' if weakest.adverse else ' correct'}, chance {100 * record['power']:.0f} %)."
             )
         worst, record = max(missed, key=lambda pair: abs(pair[1]["bound"] - pair[0].criterion.threshold))
         side = "an upper" if worst.adverse else "a lower"
         return (
-            f"{compared} every required criterion. At the best cut-offs, {worst.criterion.id} has {side} bound of "
+            f"{compared} every required criterion. At the best cut-offs, {worst.criterion.id} has {side} limit of "
             f"{100 * record['bound']:.1f} % ({record['k']} of {record['n']}); required: {worst.rule}."
         )
 
@@ -396,7 +412,7 @@ class _Search:
         targets = {
             c.criterion.id.target
             for c in self.constraints
-            if c.criterion.id.metric in ("sensitivity", "specificity", "missed")
+            if c.criterion.id.about.counted in ("with", "without") and c.criterion.id.target in (*GRADES, *GROUPS)
         }
         chosen = [MetricId("specificity", target) for target in sorted(targets)] or [MetricId("accuracy")]
         losses = np.stack([self._loss(metric) for metric in chosen])
@@ -468,7 +484,7 @@ class _Search:
         return None
 
     def _holds(self, choice: tuple[float, ...]) -> bool:
-        """Whether every bound meets its rule and the joint chance to pass is high enough."""
+        """Whether every limit meets its rule and the joint chance to pass is high enough."""
         power = 1.0
         for constraint, weights, judged in zip(self.constraints, self.steps, self.judged, strict=True):
             # Only these cut-offs affect it, so most combinations have been judged already.

@@ -227,6 +227,12 @@ def checklists(draw: st.DrawFn) -> dict[str, Any]:
 
 
 REFUSED = {
+    "a name for a criterion": (
+        lambda c: c["criteria"].append("accuracy"),
+        " is 'accuracy'; expected for example {id: accuracy, at_least: 0.9}.",
+    ),
+    "no criteria": (lambda c: c.pop("criteria"), "the key criteria is missing; for an example: drgate spec show"),
+    "no id": (lambda c: c["criteria"][0].pop("id"), "criterion 1: the key id is missing"),
     "misspelt key": (lambda c: c.update(lok=1), "there is no key 'lok'; did you mean 'looks'?"),
     "misspelt key in a criterion": (lambda c: c["criteria"][0].update(at_lest=0.9), "did you mean 'at_least'?"),
     "misspelt key of evidence": (lambda c: c["evidence"].update(levl=0.9), "did you mean 'level'?"),
@@ -295,7 +301,7 @@ REFUSED = {
     ),
     "nearly a grade": (
         lambda c: c["criteria"][1].update(id="sensitivity:sever_npdr"),
-        "sensitivity cannot be used for 'sever_npdr'; did you mean 'severe_npdr'?",
+        "criterion 2: there is no grade or group 'sever_npdr'; did you mean 'severe_npdr'?",
     ),
     "no grade": (lambda c: c["criteria"][1].update(id="sensitivity"), "needs one of each, mild_npdr"),
     "a grade too many": (lambda c: c["criteria"][0].update(id="accuracy:pdr"), "has no grade; leave it out"),

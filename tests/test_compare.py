@@ -207,7 +207,7 @@ class TestOutcome:
         second = [True] * 3000 + [False] * wins + [True] * losses + [False] * (1000 - wins - losses)
         result = compare(*of_right_and_wrong(first, second, patient=[str(i) for i in range(4000)]))
         assert result.outcome == outcome
-        assert compare_page.headline(result).startswith(f"The first model is {said}")
+        assert compare_page.headline(result).startswith(f"Model A is {said}")
         assert (result.shown != "no difference") == ((result.accuracy.mcnemar_exact or 0) < 0.05)
         assert result.to_json()["shown"] == result.shown
 
@@ -236,7 +236,7 @@ class TestOutcome:
         assert difference(result, "sensitivity:severe_npdr").first == 0.5
         assert difference(result, "sensitivity:referable").first == 1.0
         assert difference(result, "specificity:referable").first == 0.5
-        assert "2 images without output from the first model and 0 from the second" in " ".join(result.notes)
+        assert "2 images without output from model A and 0 from model B" in " ".join(result.notes)
         assert result.discordant[0] == {"image": "b", "grade": 0, "first": None, "second": 0}
 
     def test_macular_oedema_is_referable(self):

@@ -125,9 +125,9 @@ class TestAgainstScikitLearn:
         severe = next(c for c in found.criteria if c.id == "sensitivity:severe_npdr")
         assert severe.status == "FAIL"
         assert "1 of 16" in severe.reason
-        assert "The whole confidence interval is below the threshold" in severe.reason
+        assert "The whole interval is below the rule (upper limit " in severe.reason
         mild = next(c for c in found.criteria if c.id == "specificity:mild_npdr")
-        assert "It is 0.1 points below the threshold, which is within the confidence interval" in mild.reason
+        assert "The estimate misses the rule by 0.1 points; the interval (" in mild.reason
 
 
 class TestPublishedTables:

@@ -362,7 +362,7 @@ class TestPages:
         """The headline, the reason with its bound, and what was not planned."""
         page = plan_page.html(found)
         assert "mine version 1: no model can pass this required criterion on this test set: Sensitivity, PDR." in page
-        assert "even without an error the lower bound is 93.9 %; at least 72 patients are needed." in page
+        assert "even without an error the lower limit is 93.9 %; at least 72 patients with PDR are needed." in page
         assert "Training cost" in page
 
     def test_the_headline_promises_no_more_than_the_joint_power(self):

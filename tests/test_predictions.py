@@ -31,7 +31,7 @@ REFUSED = {
     "a literal nan": ({"p_2": "nan"}, "nan or inf"),
     "a literal inf": ({"p_2": "inf"}, "nan or inf"),
     "a word": ({"p_2": "high"}, "p_2 is 'high'"),
-    "negative": ({"p_1": "-0.1", "p_2": "0.8"}, "outside 0 to 1"),
+    "negative": ({"p_1": "-0.1", "p_2": "0.8"}, "p_1 is -0.1; expected a fraction from 0 to 1, not percent"),
     "some are empty": ({"p_1": ""}, "give all five or none"),
     "grade 7": ({"grade": "7"}, "grade is '7'; expected an ICDR grade, 0-4 or a name"),
     "duplicate image": ({"image": "first.png"}, "'first.png' occurs twice"),

@@ -120,11 +120,22 @@ class TestOneTable:
 
     @pytest.mark.parametrize(
         ("grades", "sentence"),
-        [([None] * 7, "has no reference grades; add them"), ([0, 1, None, 3, 4, 0, 1], "image 'c' has no reference")],
+        [
+            ([None] * 7, "has no reference grades in a column grade; give them with --grades FILE"),
+            ([0, 1, None, 3, 4, 0, 1], "image 'c' has no reference"),
+        ],
     )
     def test_needs_reference_grades(self, grades: list[int | None], sentence: str):
         with pytest.raises(PredictionsError, match=sentence):
             Sample.of(predictions(self.TABLE.assign(grade=grades)), checklist_of())
+
+
+def test_a_grade_under_another_name_is_pointed_out():
+    """The columns that drgate does not know are listed, and how to go on."""
+    table = pd.DataFrame({"image": ["a", "b"], "predicted": [0, 1], "label": [0, 1]})
+    with pytest.raises(PredictionsError) as refused:
+        Sample.of(predictions(table), checklist_of(evidence={"one_image_per_patient": True}))
+    assert "has no reference grades in a column grade (other columns: label); rename one to grade" in str(refused.value)
 
 
 class TestUnknownPatients:
@@ -217,6 +228,13 @@ class TestPaired:
         assert isinstance(difference, Estimate)
         assert difference.value == pytest.approx(one.mean() - other.mean())
         assert (difference.n, difference.clusters) == (len(one), 60)
+
+    def test_a_first_table_without_eyes_is_the_one_named(self):
+        """By eye, the first table's eyes decide; it is at fault where they are absent, not the second table."""
+        with pytest.raises(PredictionsError, match=r"^mine\.csv: the checklist judges by eye, but eye is"):
+            Pair.of(
+                predictions(graded(1, 0.9).drop(columns="eye"), "mine.csv"), predictions(graded(2, 0.8)), unit="eye"
+            )
 
     def test_names_decide_where_a_file_digest_is_missing(self):
         """In one row of one table, or where one digest is in two rows."""

@@ -29,13 +29,15 @@ Examples:
           --batch_size 24 --gradient_accumulation_steps 1 --num_epochs 15 \\
           --usd_per_hour 0 --output_dir runs/first
   drtrain --config run.yaml --dry_run                 time, memory, cost, earlier attempts
-  drtrain --output_dir runs/first --resume            after a kill: continues to the same weights
+  drtrain --output_dir runs/first --resume            after an interruption: same weights as an uninterrupted run
   drtrain --config run.yaml --decide "epoch 20: val_accuracy > 0.82" --budget_usd 80
-  drtrain attempts list                               the ledger of all attempts
+  drtrain attempts list                               all attempts so far
 
 The folder then holds best_model.pth, last.pth and record.jsonl; drgate evaluate judges best_model.pth. Flags can be
-written with - instead of _. Exit codes: 0 the run ended normally, 1 a decision point or a regression stopped it, 3 a
-budget stopped it, 2 it could not start or continue, 130 Ctrl-C or SIGTERM.
+written with - instead of _. drtrain attempts has further commands: list, show, diff, render, import.
+
+Exit codes: 0 the run ended normally, 1 a decision point or a regression stopped it, 3 a budget stopped it, 2 it could
+not start or continue, 130 Ctrl-C or SIGTERM.
 """
 
 
@@ -47,7 +49,7 @@ def command(
     ] = False,
     again: Annotated[str | None, typer.Option(metavar="WHY", help="Reason to repeat an identical attempt.")] = None,
     runs: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Folder of attempts. [parent of --output_dir]")
+        Path | None, typer.Option(metavar="DIR", help="Folder of attempts. [default: parent of --output_dir]")
     ] = None,
     config: Annotated[
         Path | None, typer.Option(metavar="FILE", help="YAML file with parameters; flags override it.")
@@ -143,7 +145,9 @@ def _option(name: str, field: FieldInfo) -> Any:
     kinds: tuple[Any, ...] = typing.get_args(field.annotation) or (field.annotation,)
     choices = typing.get_origin(field.annotation) is typing.Literal
     metavar = "|".join(kinds) if choices else {int: "INTEGER", float: "NUMBER"}.get(kinds[0], "TEXT")
-    default = " Required." if field.is_required() else "" if field.default in (None, ()) else f" [{field.default}]"
+    default = (
+        " Required." if field.is_required() else "" if field.default in (None, ()) else f" [default: {field.default}]"
+    )
     return typer.Option(f"--{name}", metavar=metavar, show_default=False, help=f"{field.description}{default}")
 
 

@@ -87,13 +87,12 @@ class TrainingConfig(BaseModel):
     output_dir: str | None = Field(
         None, description="Folder of this run; it must not hold another run. Default: runs/EXPERIMENT_NAME."
     )
-    experiment_name: str = Field(
-        "run", min_length=1, pattern=r"^\w[\w.\-]*$", description="Name of the attempt in its record."
-    )
+    experiment_name: str = Field("run", min_length=1, pattern=r"^\w[\w.\-]*$", description="Name of the attempt.")
     resume_from_checkpoint: str | None = Field(
         None,
         description="Start a new attempt from the complete state of this checkpoint (last.pth): weights, optimizer, "
-        "schedule, history. Local, gs://, s3:// or hf://. From the older layout: weights, epoch and history only.",
+        "schedule, history. Local, gs://, s3:// or hf://. From checkpoints of earlier versions: "
+        "weights, epoch and history only.",
     )
     init_from: str | None = Field(
         None, description="Start a new attempt from only the weights of this checkpoint; epochs count from 1."
@@ -110,7 +109,8 @@ class TrainingConfig(BaseModel):
         30,
         ge=1,
         le=10_000,
-        description="Epochs from which the best is selected; up to five evaluations follow, to test its stability.",
+        description="Epochs from which the best is selected. Training then goes on until five evaluations follow the "
+        "best, to test its stability.",
     )
     warmup_epochs: int = Field(
         0, ge=0, description="Epochs of linear warm-up to the peak learning rate; with scheduler none it stays there."
@@ -130,7 +130,7 @@ class TrainingConfig(BaseModel):
     )
     weight_decay: float = Field(0.01, ge=0, le=1, description="Decoupled weight decay; none for biases and norms.")
     max_grad_norm: float = Field(
-        1.0, ge=0, description="Largest norm of the gradient; it is scaled down to it. 0 is no limit."
+        1.0, ge=0, description="Gradients with a larger norm are scaled down to this norm. 0: no limit."
     )
 
     use_lora: YesNo = Field("yes", description="yes: train LoRA adapters and the head. no: train the whole tower.")
@@ -144,7 +144,7 @@ class TrainingConfig(BaseModel):
     )
 
     focal_loss_alpha: float = Field(
-        1.0, gt=0, description="Factor of the whole loss. Adam nearly cancels it; it affects clipping by max_grad_norm."
+        1.0, gt=0, description="Factor of the whole loss. With Adam it changes little except gradient clipping."
     )
     focal_loss_gamma: float = Field(
         2.0, ge=0, description="Weight of hard images relative to easy ones; 0 is plain cross-entropy."
@@ -164,7 +164,9 @@ class TrainingConfig(BaseModel):
     )
 
     select_from_epoch: int = Field(1, ge=1, description="First epoch that can be selected as the best.")
-    patience: int = Field(10, ge=1, description="Stop after this many evaluations without a new best, at least five.")
+    patience: int = Field(
+        10, ge=1, description="Stop after this many evaluations without a new best. Below 5 it acts as 5."
+    )
     min_delta: float = Field(
         0.0, ge=0, lt=1, description="A new best counts for patience only if it improves by more than this."
     )
@@ -215,7 +217,7 @@ class TrainingConfig(BaseModel):
     )
     cache_dir: str | None = Field(
         None,
-        description="Folder of decoded images, which are photographs of patients; none stores none. "
+        description="Folder of decoded images, which are photographs of patients; none: store nothing. "
         "Default: DRGATE_CACHE, else the user's cache folder.",
     )
     track: Literal["none", "mlflow"] = Field("none", description="Mirror the record to MLflow during the run.")
@@ -263,7 +265,9 @@ def read_config(
             raise UsageError(f"{where} is not a parameter of drtrain{hint}") from error
         if problem["type"] == "missing":
             raise UsageError(f"{where} is missing. `drtrain --help` shows an example.") from error
-        raise UsageError(f"{where} is {problem['input']!r}: {_lower(problem['msg'])}.") from error
+        raise UsageError(
+            f"{where} is {problem['input']!r}: {_expected(name, problem['type'], problem['msg'])}."
+        ) from error
     if config.resume_from_checkpoint is not None and config.init_from is not None:
         raise UsageError(
             "--resume_from_checkpoint takes the complete state and --init_from only the weights. Give one of them."
@@ -283,5 +287,11 @@ def _read_yaml(file: Path) -> dict[str, Any]:
     return {str(name): value for name, value in values.items()}
 
 
-def _lower(message: str) -> str:
+def _expected(name: str, kind: str, message: str) -> str:
+    """What a parameter should be, from the type and the message of a validation error."""
+    numbers = {"float": "a number", "int": "a whole number"}
+    if (what := numbers.get(kind.partition("_")[0])) is not None:
+        default = TrainingConfig.model_fields[name].default
+        return f"expected {what}" + (f", such as {default}" if isinstance(default, int | float) else "")
+    message = message.removeprefix("Value error, ").replace("Input should be ", "it must be ")
     return message[:1].lower() + message[1:]

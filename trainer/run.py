@@ -1,7 +1,7 @@
 """One training run, from a `Ready` to `best_model.pth`.
 
     record = train(TrainingConfig(dataset="eyepacs", base="embedded", output_dir="runs/first"))
-    record = train(config, resume=True)                 # after a kill: continues to the same weights, bit for bit
+    record = train(config, resume=True)                 # same weights as an uninterrupted run, bit for bit
 
 The order of writes makes a run safe to kill at any moment. The record's line of an epoch comes first (a resume drops it
 if `last.pth` does not have that epoch yet), then `last.pth`, then `best_model.pth` (a resume writes it if it is

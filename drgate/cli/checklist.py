@@ -20,7 +20,9 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
 )
-ChecklistArgument = Annotated[str, typer.Argument(metavar="NAME|FILE")]
+ChecklistArgument = Annotated[
+    str, typer.Argument(metavar="NAME|FILE", help="Checklist that ships with drgate, or a YAML file.")
+]
 DIFF_HELP = """Show what changed from checklist A to checklist B: what became weaker, stronger or only different.
 
 Exit code 0 nothing became weaker, 1 something did, 2 the two cannot be compared, or they have the same name and version
@@ -76,7 +78,10 @@ def show(spec: ChecklistArgument, format: FormatOption = Format.human) -> int:
     "Example: drgate spec check mine.yaml other.yaml"
 )
 def check(
-    checklists: Annotated[list[str], typer.Argument(metavar="NAME|FILE...")], format: FormatOption = Format.human
+    checklists: Annotated[
+        list[str], typer.Argument(metavar="NAME|FILE...", help="Checklists that ship with drgate, or YAML files.")
+    ],
+    format: FormatOption = Format.human,
 ) -> int:
     from drgate.checklist import load_checklist
     from drgate.checklist_diff import refuse_namesakes
@@ -86,8 +91,10 @@ def check(
 
     def human(console: Console) -> None:
         for checklist in loaded:
-            lines = len(checklist.each_criterion())
-            text = f"{checklist.name} version {checklist.version}: {lines} criteria, valid. {checklist.digest}"
+            written, each = len(checklist.criteria), len(checklist.each_criterion())
+            count = f"{written} criteri{'on' if written == 1 else 'a'}"
+            count += f" ({each} with each grade counted)" if each != written else ""
+            text = f"{checklist.name} version {checklist.version}: {count}, valid. {checklist.digest}"
             console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     emit([_identity(checklist) for checklist in loaded], human, format)
@@ -96,8 +103,8 @@ def check(
 
 @app.command(help=DIFF_HELP, short_help="Show what became weaker or stronger from checklist A to B.")
 def diff(
-    a: Annotated[str, typer.Argument(metavar="A")],
-    b: Annotated[str, typer.Argument(metavar="B")],
+    a: Annotated[str, typer.Argument(metavar="A", help="Old checklist: name or YAML file.")],
+    b: Annotated[str, typer.Argument(metavar="B", help="New checklist: name or YAML file.")],
     format: FormatOption = Format.human,
 ) -> int:
     from drgate.checklist import read_checklist

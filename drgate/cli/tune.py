@@ -55,7 +55,7 @@ def command(
     from drgate.operating_point import write_operating_point
     from drgate.predictions import load_predictions
     from drgate.report import words
-    from drgate.tune import Infeasible, effects, tune
+    from drgate.tune import Infeasible, effects, lost, tune
 
     refuse_existing(out, "an operating point is not overwritten; choose another name with --out")
     test = None if data is None else load_manifest(data, files=False)
@@ -64,7 +64,12 @@ def command(
     tuning, checklist = load_predictions(predictions), load_checklist(spec)
     found = tune(tuning, checklist, test=test)
     if isinstance(found, Infeasible):
-        emit(found.to_json(), lambda console: console.print(f"Infeasible. {found.reason}", markup=False), format, quiet)
+        emit(
+            found.to_json(),
+            lambda console: console.print(f"No file written: {found.reason}", markup=False),
+            format,
+            quiet,
+        )
         return ANSWERS["infeasible"]
     summary = {"status": "tuned", "file": str(out), "digest": found.digest, "cut_offs": list(found.cut_offs)}
     promise, changed = found.promise, effects(tuning, found, checklist)
@@ -75,7 +80,7 @@ def command(
         chance = f"Chance of passing these criteria on the planned test set: {100 * promise['power']:.0f} %"
         lines = [f"Cut-offs: {cuts}. The grade is the highest whose cut-off is reached, else 0.", f"{chance}."]
         lines += [
-            f"  {one['id']} {one['rule']}: {one['k']}/{one['n']}, bound {one['bound']:.3f}, chance {one['power']:.2f}"
+            f"  {one['id']} {one['rule']}: {one['k']}/{one['n']}, limit {one['bound']:.3f}, chance {one['power']:.2f}"
             for one in promise["criteria"]
         ]
         if promise["not_covered"]:
@@ -96,6 +101,11 @@ def command(
                 else f"{words.percent(k / n)} -> {words.percent(k_after / n_after)}"
             )
             lines.append(f"  {words.title(one.id)}: {rates}")
+        if rare := lost(tuning, found):
+            lines.append(
+                f"Warning: with these cut-offs the model almost never predicts {' or '.join(rare)}; use them only for "
+                "criteria that do not need this grade."
+            )
         for line in lines:
             console.print(line, markup=False, highlight=False)
 

@@ -18,7 +18,7 @@ LISTED_AT_MOST: Final = 20
 """Discordant images listed in Markdown; the JSON has all of them."""
 
 _STYLES: Final[dict[Outcome, str]] = {"non-inferior": "green", "inferior": "bold red", "not shown": "yellow"}
-_HEADER: Final = ("Quantity", "First", "Second", "Difference", "Interval", "Discordant", "Bootstrap", "McNemar mid-p")
+_HEADER: Final = ("Quantity", "A", "B", "Difference", "Interval", "Discordant", "Bootstrap", "McNemar mid-p")
 _AT_A_TERMINAL: Final = 6
 """Columns that fit a terminal of 100 characters; Markdown and JSON have all."""
 
@@ -33,10 +33,10 @@ def headline(comparison: Comparison) -> str:
     by = _by(accuracy.low, accuracy.high)
     differs = shown != "no difference"
     answer = {
-        "non-inferior": f"The first model is shown to be non-inferior at a margin of {margin}"
+        "non-inferior": f"Model A is shown to be non-inferior at a margin of {margin}"
         + (f", and {shown} by {by}" if differs else ""),
-        "inferior": f"The first model is shown to be less accurate by more than {margin} (by {by})",
-        "not shown": f"The first model is shown to be {shown} (by {by}), but not whether by more than {margin}"
+        "inferior": f"Model A is shown to be less accurate by more than {margin} (by {by})",
+        "not shown": f"Model A is shown to be {shown} (by {by}), but not whether by more than {margin}"
         if differs
         else f"Neither non-inferiority at a margin of {margin} nor a difference in accuracy is shown",
     }[comparison.outcome]
@@ -51,8 +51,8 @@ def discordance(comparison: Comparison) -> str:
     accuracy = comparison.accuracy
     who = "patients unknown" if comparison.patients is None else f"{comparison.patients} patients"
     return (
-        f"{comparison.images} images, {who}; only the first model is correct on {accuracy.only_first}, only the "
-        f"second on {accuracy.only_second}. McNemar exact p {_p(accuracy.mcnemar_exact)}, mid-p "
+        f"{comparison.images} images, {who}; only A is correct on {accuracy.only_first}, only "
+        f"B on {accuracy.only_second}. McNemar exact p {_p(accuracy.mcnemar_exact)}, mid-p "
         f"{_p(accuracy.mcnemar_midp)}. Design effect {accuracy.design_effect:.2f}. Differences of proportions are in "
         "percentage points."
     )
@@ -61,7 +61,7 @@ def discordance(comparison: Comparison) -> str:
 def terminal(comparison: Comparison, console: Console) -> None:
     """Write the comparison to a console."""
     kit.paragraph(console, headline(comparison), _STYLES[comparison.outcome])
-    for which, table in (("First", comparison.first), ("Second", comparison.second)):
+    for which, table in (("A", comparison.first), ("B", comparison.second)):
         digest = str(table["digest"]).removeprefix("sha256:")[:8]
         kit.paragraph(console, f"{which}: {table['origin']} ({digest})", "dim")
     kit.paragraph(console, discordance(comparison))
@@ -76,7 +76,7 @@ def markdown(comparison: Comparison) -> str:
         f"# {escape(headline(comparison))}",
         bullets(
             f"{which}: {code(str(table['origin']))}, {code(str(table['digest']))}"
-            for which, table in (("First", comparison.first), ("Second", comparison.second))
+            for which, table in (("A", comparison.first), ("B", comparison.second))
         ),
         escape(discordance(comparison)),
         grid(_HEADER, _rows(comparison)),
@@ -87,7 +87,7 @@ def markdown(comparison: Comparison) -> str:
         body = [[str(row["image"]), *(_grade(row[key]) for key in ("grade", "first", "second"))] for row in listed]
         parts += [
             f"## Images that only one model grades correctly: {len(comparison.discordant)}",
-            grid(("Image", "Reference grade", "First", "Second"), body),
+            grid(("Image", "Reference grade", "A", "B"), body),
         ]
         if len(comparison.discordant) > len(listed):
             parts.append(f"And {len(comparison.discordant) - len(listed)} more, in the JSON form.")

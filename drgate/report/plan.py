@@ -59,7 +59,7 @@ def _here(plan: Plan) -> str:
         names = "; ".join(words.title(name) for name in never)
         which = "this required criterion" if len(never) == 1 else f"these {len(never)} required criteria"
         return f"no model can pass {which} on this test set: {names}."
-    text = f"every required criterion{_of_cases(plan)} can be passed on this test set"
+    text = f"every required criterion{_of_images(plan)} can be passed on this test set"
     if plan.joint_here is not None:
         which = "all" if all(line.here and line.here.power is not None for line in required) else "those with a power"
         text += f"; a model with the expected true values passes {which} with probability {_percent(plan.joint_here)}"
@@ -84,10 +84,10 @@ def _collected(plan: Plan) -> str:
         "the required criteria with an expected value" if collection.without_expectation else "all required criteria"
     )
     power = _percent(plan.joint_power)
-    return f"{text}; a model with the expected true values passes {which}{_of_cases(plan)} with probability {power}."
+    return f"{text}; a model with the expected true values passes {which}{_of_images(plan)} with probability {power}."
 
 
-def _of_cases(plan: Plan) -> str:
+def _of_images(plan: Plan) -> str:
     """What the planned criteria have in common, where others are not planned."""
     return " on images" if plan.not_planned else ""
 
@@ -129,7 +129,8 @@ def _needs(line: LinePlan) -> str:
     here, fewest = line.here, line.without_miss
     if here is None or fewest is None or (here.patients is not None and here.patients >= fewest):
         return ""
-    return f"; at least {fewest} patient{' is' if fewest == 1 else 's are'} needed"
+    some, are = ("patient", "is") if fewest == 1 else ("patients", "are")
+    return f"; at least {fewest} {some} {parse_id(line.id).who} {are} needed"
 
 
 def facts(plan: Plan) -> list[tuple[str, str]]:

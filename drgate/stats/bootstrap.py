@@ -47,7 +47,7 @@ class BootstrapInterval:
 def seed_from(*digests: str) -> int:
     """The seed of an evaluation: the first 64 bits, big-endian, of the SHA-256 of its digests.
 
-    Hashed are the digests' own UTF-8 text, such as "sha256:0f3a...", in the order given (predictions, then spec),
+    Hashed are the digests' own UTF-8 text, such as "sha256:0f3a...", in the order given (predictions, then checklist),
     joined by one line feed, nothing before the first or after the last.
     """
     return int.from_bytes(hashlib.sha256("\n".join(digests).encode()).digest()[:8], "big")

@@ -6,6 +6,8 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy.stats import binom
 from sklearn.metrics import class_likelihood_ratios
 from statsmodels.stats.proportion import confint_proportions_2indep
@@ -82,7 +84,12 @@ class TestLikelihoodRatios:
             one_image_per_patient(hits, 20), one_image_per_patient(cleared, 100), level=0.95, interval="wilson"
         )
         assert isinstance(result, Undefined)
-        assert ("specificity is" if 0 < hits < 20 else "sensitivity is") in result.reason
+        empty = {(0, 50): "sensitivity is 0 % (no true positive)", (20, 50): "sensitivity is 100 % (no false negative)"}
+        empty |= {
+            (10, 0): "specificity is 0 % (no true negative)",
+            (10, 100): "specificity is 100 % (no false positive)",
+        }
+        assert result.reason == f"the {empty[hits, cleared]}, so the ratio's interval cannot be computed"
 
     def test_one_patient_alone_shows_nothing(self):
         """Images of one patient say nothing about how patients differ: a ratio has no interval then."""
@@ -90,7 +97,7 @@ class TestLikelihoodRatios:
         result = POSITIVE_LIKELIHOOD_RATIO.estimate(
             alone, one_image_per_patient(50, 100), level=0.95, interval="clopper-pearson"
         )
-        assert result == Undefined("the sensitivity is of too few patients to have an interval")
+        assert result == Undefined("the sensitivity has too few patients for a confidence interval")
 
     def test_resampled_values_are_undefined_where_they_are_infinite(self):
         """A replicate without a false positive has no positive likelihood ratio; one without a miss has one."""
@@ -152,3 +159,28 @@ class TestBounds:
             if isinstance(result, Combined):
                 passed += result.high <= truth if of is NEGATIVE_LIKELIHOOD_RATIO else result.low >= truth
         assert passed / draws <= 0.025 + 2 * math.sqrt(0.025 * 0.975 / draws)
+
+    @given(data=st.data(), interval=st.sampled_from(["clopper-pearson", "wilson"]))
+    def test_an_error_more_never_improves_the_deciding_limit(self, of: Combination, data: st.DataObject, interval: str):
+        """Small sets of patients with up to eight images on each side; one correct answer is made wrong."""
+        images = st.tuples(*[st.integers(0, 8)] * 2)
+        patients = data.draw(st.lists(images, min_size=2, max_size=20).filter(lambda all_: np.all(np.sum(all_, 0) > 0)))
+        sizes = np.array(patients).T
+        right = np.array([[data.draw(st.integers(0, size)) for size in side] for side in sizes.tolist()])
+        changed = data.draw(st.sampled_from([*zip(*np.nonzero(right), strict=True)] or [None]))
+        if changed is None:
+            return
+
+        def limit(right: np.ndarray) -> float | None:
+            first, second = (effective_sample(k, n, level=0.95) for k, n in zip(right, sizes, strict=True))
+            shared = int((sizes[0] * sizes[1]).sum())
+            result = of.estimate(first, second, level=0.95, interval=interval, shared=shared)
+            if isinstance(result, Undefined):
+                return None
+            return -result.high if of is NEGATIVE_LIKELIHOOD_RATIO else result.low
+
+        before = limit(right)
+        right[changed] -= 1
+        after = limit(right)
+        if before is not None and after is not None:
+            assert after <= before + 1e-12 * abs(before)

@@ -82,7 +82,7 @@ class TestConfig:
         ("text", "words"),
         [
             ("dataset: x\nlerning_rate: 1\n", "did you mean learning_rate"),
-            ("dataset: x\nlearning_rate: 0\n", "learning_rate is 0: input should be greater than 0"),
+            ("dataset: x\nlearning_rate: 0\n", "learning_rate is 0: it must be greater than 0"),
             ("dataset: x\ndropout: 1\n", "dropout"),
             ("dataset: x\nuse_lora: maybe\n", "'yes' or 'no'"),
             ("dataset: x\nseed: .nan\n", "seed"),
@@ -108,7 +108,7 @@ class TestConfig:
         for name, field in TrainingConfig.model_fields.items():
             assert f"--{name} " in shown
             assert str(field.description).split(";")[0].split(":")[0] in shown
-            assert field.default in (None, ()) or field.is_required() or f"[{field.default}]" in shown
+            assert field.default in (None, ()) or field.is_required() or f"[default: {field.default}]" in shown
 
 
 class TestSchedule:

@@ -149,8 +149,8 @@ def show(
 
 
 def diff(
-    a: Annotated[str, typer.Argument(metavar="A")],
-    b: Annotated[str, typer.Argument(metavar="B")],
+    a: Annotated[str, typer.Argument(metavar="A", help="Name of the earlier attempt's folder.")],
+    b: Annotated[str, typer.Argument(metavar="B", help="Name of the other attempt's folder.")],
     runs: RunsOption = Path("runs"),
     format: FormatOption = Format.human,
     quiet: QuietOption = False,
@@ -190,8 +190,12 @@ def diff(
 
 
 def render(
-    names: Annotated[list[str] | None, typer.Argument(metavar="[ATTEMPT]...", help="Only these. [all]")] = None,
-    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="File to write. [standard output]")] = None,
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[ATTEMPT]...", help="Only these. [default: all]")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="File to write. [default: standard output]")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
     runs: RunsOption = Path("runs"),
     format: FormatOption = Format.human,
