@@ -61,7 +61,7 @@ def training_evidence(
 
     Raises RecordError for a record that drtrain did not write.
     """
-    missing = "the model has no training record; give its run folder with --record."
+    missing = "no training record was given; give the run folder of the model with --record."
     candidates = [] if record is None else [record]
     file = None if folder is None else folder / FILE
     if file is not None and file.is_file() and (record is None or record.get("status") == "running"):
@@ -69,7 +69,7 @@ def training_evidence(
     for table in candidates:
         selected = _selected(table, tensor_digest)
         if selected is None:
-            missing = "the training record is of other weights; give the folder of this model's own run with --record."
+            missing = "the training record is of other weights: only the epoch that a run selected has one."
             continue
         if table.get("format") == OLDER:
             return _older_evidence(table, selected, window)

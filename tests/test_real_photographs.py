@@ -86,7 +86,7 @@ def test_three_grades_only(trained: Path, on_1024: tuple[dict[str, Any], pd.Data
     outcome = {criterion["id"]: criterion for criterion in evaluation["criteria"]}
     for grade, title in (("severe_npdr", "Severe NPDR"), ("pdr", "PDR")):
         assert outcome[f"sensitivity:{grade}"]["status"] == "NOT_ASSESSED"
-        assert f"no image graded {title}" in outcome[f"sensitivity:{grade}"]["reason"]
+        assert f"no image with {title}" in outcome[f"sensitivity:{grade}"]["reason"]
     assert outcome["accuracy"]["status"] == "FAIL"
     assert outcome["stability"]["status"] == "NOT_ASSESSED"
     assert outcome["cost"]["status"] == "PASS"
