@@ -42,7 +42,7 @@ class Definition:
     title: for reports. titles: of targets that have their own.
     targets: the grades and groups that it is measured for; "" for all grades together.
     kind: "proportion" (of images, in [0, 1]), "index" (a plain number), "range" (of accuracies), "amount" (USD).
-    better: "higher", "lower", or "between" where the best value lies inside.
+    better: "higher", "lower", or "between" where the best value is inside.
     values: lowest and highest value. limits: lowest and highest threshold. perfect: the best value, where better is
         "between".
     by, how: what it is computed from, and the function that does so:

@@ -1,6 +1,6 @@
 """Intervals of a proportion: Clopper-Pearson and Wilson, for counts that may be real-valued.
 
-A gate decides on the unfavourable end of one of these two; nothing narrower is offered. Counts become real-valued where
+A gate decides on the less favourable limit of one of these two; nothing narrower is offered. Counts become real-valued where
 images cluster in patients: `drgate.stats.cluster` turns them into an effective sample first.
 
 >>> bounds = exact_bounds(67, 72, level=0.95)
