@@ -83,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             median = statistics.median(taken)
             exceeded |= median > limit
             print(
-                f"{what:<26} fastest {min(taken):.2f} s, median {median:.2f} s of {options.runs} (limit {limit:.0f}), "
+                f"{what:<26} fastest {min(taken):.2f} s, median {median:.2f} s of {options.runs} (limit {limit:g}), "
                 f"processor time {worked / options.runs:.2f} s, {options.images} images"
             )
             if limit == min(LIMITS.values()):
