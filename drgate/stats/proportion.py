@@ -1,7 +1,7 @@
 """Intervals of a proportion: Clopper-Pearson and Wilson, for counts that may be real-valued.
 
-A gate decides on the less favourable limit of one of these two; nothing narrower is offered. Counts become real-valued where
-images cluster in patients: `drgate.stats.cluster` turns them into an effective sample first.
+A gate decides on the less favourable limit of one of these two; nothing narrower is offered. Counts become real-valued
+where images cluster in patients: `drgate.stats.cluster` turns them into an effective sample first.
 
 >>> bounds = exact_bounds(67, 72, level=0.95)
 >>> round(bounds.low, 4), round(bounds.high, 4)
