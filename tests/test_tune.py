@@ -150,7 +150,9 @@ class TestOverlap:
         return make_predictions(predictions.table.iloc[:40].assign(**changes), "test.csv", {})
 
     def test_other_images_of_other_patients_pass(self, point: OperatingPoint):
-        point.refuse_overlap(scored(2, 30))
+        test = scored(2, 30)
+        point.refuse_overlap(test)
+        assert not {image for image, _ in point.images} & {*test.table["image"]}
 
     def test_an_image_by_name(self, point: OperatingPoint, table: Predictions):
         with pytest.raises(UsageError, match=r"test.csv: image '1-00000.png' is among the images"):

@@ -51,7 +51,7 @@ CERTIFICATE_BEGINS: Final = b'{"dsseEnvelope":'
 """How the one form of a statement and that of a certificate begin."""
 Result = Literal["PASSED", "WARNED", "FAILED"]
 
-_EXPECTED: Final = "a certificate or statement that drgate wrote"
+_EXPECTED: Final = "a certificate or statement that drgate wrote, unchanged: get the original file"
 _HEX_SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _CONTENT_SHA256: Final = re.compile(r"sha256:[0-9a-f]{64}")
 
@@ -267,7 +267,7 @@ def parse_statement(data: bytes, origin: str) -> Statement:
     if not same:
         raise CertificateError(
             f"{origin} is not, byte for byte, what follows from the evaluation in it: it was written or changed by "
-            "something else than drgate."
+            "something else than drgate. Do not rely on it; get the original file."
         )
     return Statement(data, content, evaluation)
 
@@ -300,7 +300,8 @@ def parse_certificate(data: bytes, origin: str) -> Certificate:
     certificate = Certificate(parse_statement(payload, f"The statement in {origin}"), key_id, signed)
     if certificate.to_bytes() != data:
         raise CertificateError(
-            f"{origin} is not in its canonical form: it holds something that is not signed, or was rewritten."
+            f"{origin} is not in its canonical form: it holds something that is not signed, or "
+            "was rewritten. Do not rely on it; get the original file."
         )
     return certificate
 

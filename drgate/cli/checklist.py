@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from drgate.checklist import Checklist
 
 app = typer.Typer(
-    help="List, show, check and compare checklists. A checklist is the list of criteria that a model must meet.",
+    help="List, show, check and compare checklists. A checklist is the list of criteria that a model must meet.\n\n"
+    "Example: drgate spec show medical-grade",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
