@@ -251,6 +251,42 @@ class File(Typed):
     md5: str | None = None
 
 
+Role = Literal["model", "data", "config", "preprocessing", "labels", "cut_offs", "quality", "code", "table"]
+"""What a file is to the model. Only `model` opens a guarded file; `data` is what the model file itself names (external
+tensors, shards); `table` is a table of predictions whose model is not known."""
+
+
+def _bare(name: str) -> str:
+    if name in ("", ".", "..") or name != name.strip() or not name.isprintable() or set(name) & set("/\\:"):
+        raise ValueError("should be the bare name of a file, without a folder")
+    return name
+
+
+@dataclass(frozen=True, slots=True)
+class Subject(Typed):
+    """One file of what is certified, by its content and its role. sha256, md5: lower-case hex; size: in bytes."""
+
+    name: Annotated[str, AfterValidator(_bare), Field(max_length=255)]
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    size: _Count
+    role: Role
+    md5: Annotated[str, Field(pattern="^[0-9a-f]{32}$")] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Scoring(Typed):
+    """Who ran the model on the images.
+
+    by: "this run" (the evaluation scored the images itself); "signed" (a table that `drgate score --key` signed: key is
+    the SHA-256 of the scorer's public key, statement the digest of what it signed); "elsewhere" (a table that names a
+    model, which nothing proves).
+    """
+
+    by: Literal["this run", "signed", "elsewhere"]
+    key: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
+    statement: Annotated[str, Field(pattern="^sha256:[0-9a-f]{64}$")] | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome(Typed):
     """How one criterion came out in an earlier certificate."""
@@ -308,7 +344,8 @@ class Model(Typed):
     """What was judged.
 
     kind: "checkpoint", "onnx", or "predictions table" for a table whose model is not known.
-    tensor_digest: `sha256:...` over the tensors; absent for a table. files: the model's, the one that was named first.
+    tensor_digest: `sha256:...` over the tensors; absent for a table. files: the model's, first the only one in the role
+    model (of a table: the table). scoring: who ran it; absent for a table whose model is not known.
     epoch: at which the weights were taken. fingerprint: whether it carries a fingerprint of its training images.
     providers, scored_with: the devices and the software versions that computed the answers.
     parent: the certificate of the model that this one was exported from. previous: one that it is compared with.
@@ -316,7 +353,8 @@ class Model(Typed):
 
     kind: str
     name: str
-    files: tuple[File, ...]
+    files: tuple[Subject, ...]
+    scoring: Scoring | None = None
     tensor_digest: str | None = None
     base: Base | None = None
     lora: Lora | None = None
@@ -684,7 +722,14 @@ class Evaluation(Typed):
 
     @property
     def headline(self) -> str:
-        """The verdict in one sentence, the same in every form."""
+        """The verdict in one sentence, the same in every form; a second says where nothing proves that the model was
+        the one that scored."""
+        scoring = self.model.scoring
+        unproved = scoring is not None and scoring.by == "elsewhere"
+        return f"{self._verdict_sentence}{' Scored elsewhere, not verified.' if unproved else ''}"
+
+    @property
+    def _verdict_sentence(self) -> str:
         model = f"{self.model.name} (predictions, no model)" if self.model.of_table else self.model.name
         spec, split = self.spec, f" (split {self.data.split})" if self.data.split else ""
         what = f"{spec.name} version {spec.version} on {self.data.name}{split}"
@@ -728,5 +773,15 @@ class Evaluation(Typed):
                 return f"{one.id} is {one.status}; shown is given for FAIL, and only for FAIL"
             if one.would_pass and not (one.status == "INSUFFICIENT" and self.barred):
                 return f"{one.id} would pass, but is {one.status}, or nothing keeps it from passing (barred)"
+        roles = [file.role for file in self.model.files] or ["table"]  # a table in memory has no file
+        if roles[0] != ("table" if self.model.of_table else "model") or {"model", "table"} & {*roles[1:]}:
+            return "its model is not one file in the role model, named first (of a table: the table alone)"
+        if len({file.name for file in self.model.files}) != len(self.model.files):
+            return "it names one file twice"
+        scoring = self.model.scoring
+        if (scoring is None) != self.model.of_table:
+            return "it does not say who scored, or says it of a table whose model is not known"
+        if scoring and not (scoring.by == "signed") == (scoring.key is not None) == (scoring.statement is not None):
+            return "the key and the statement of a scorer are given for a signed table, and only for one"
         follows = verdict_of(self.criteria, observed=self.observed_only)
         return "" if self.verdict == follows else f"it says {self.verdict}, but its required criteria make it {follows}"

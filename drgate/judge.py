@@ -38,6 +38,8 @@ from drgate.evaluation import (
     File,
     Look,
     Model,
+    Scoring,
+    Subject,
     TestSet,
     Training,
     plain_of,
@@ -190,7 +192,7 @@ def judge(
             raise ManifestError(f"{test.data}: {contradictions[0]} Both cannot be true; keep one.")
         progress.started(len(test_set))
         predictions = score(grader, test_set, workers=source.workers, advance=progress.advance)
-    model, facts = _known(predictions, source.path)
+    model, facts = _known(predictions, source.path, Scoring("elsewhere" if grader is None else "this run"))
     if previous is not None:
         model = replace(model, previous=previous)
     if test.grades is not None:
@@ -277,13 +279,13 @@ def _signature(name: str, keyid: str) -> str:
     return f"{name}, key {keyid[:16]}"
 
 
-def _known(predictions: Predictions, source: Path) -> tuple[Model, TestSet]:
+def _known(predictions: Predictions, source: Path, scoring: Scoring) -> tuple[Model, TestSet]:
     """What is known of the model and of the test set, from the predictions' provenance."""
     provenance = predictions.provenance
     if not provenance:
         table = predictions.table
         known = "sha256" in table.columns and table["sha256"].notna().all()
-        file = File(source.name, sha256_file(source), source.stat().st_size)
+        file = Subject(source.name, sha256_file(source), source.stat().st_size, "table")
         return Model("predictions table", source.name, (file,)), TestSet(
             name=source.name,
             images_digest=images_digest(table["sha256"])
@@ -293,7 +295,9 @@ def _known(predictions: Predictions, source: Path) -> tuple[Model, TestSet]:
         )
     try:
         prepared, manifest = provenance["preprocessing"], provenance["manifest"]
-        model = _read(Model, {**provenance["model"], "preprocessing": prepared}, str(source))
+        model = _read(
+            Model, {**provenance["model"], "preprocessing": prepared, "scoring": plain_of(scoring)}, str(source)
+        )
         seed = manifest.get("dealt_by_seed")
         warnings = [*provenance.get("warnings", [])]
         if seed is not None:

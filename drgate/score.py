@@ -11,7 +11,7 @@ from __future__ import annotations
 import importlib
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -30,6 +30,7 @@ from drgate.predictions import PROBABILITIES, Predictions, make_predictions
 
 if TYPE_CHECKING:
     from drgate.certificate.statement import Statement
+    from drgate.evaluation import Role
     from drgate.vision.graders import Grader
     from drgate.vision.images import Preprocessing
 
@@ -222,11 +223,17 @@ def softmax(logits: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
     return np.asarray(powers / powers.sum(axis=1, keepdims=True))
 
 
-def model_files(files: list[Path]) -> list[dict[str, Any]]:
-    """Name, SHA-256, MD5 (for DVC) and size of each file of a model."""
+def model_files(files: Mapping[Path, Role]) -> list[dict[str, Any]]:
+    """Name, SHA-256, MD5 (for DVC), size and role of each file of a model."""
     return [
-        {"name": file.name, "sha256": sha256_file(file), "md5": md5_file(file), "size": file.stat().st_size}
-        for file in files
+        {
+            "name": file.name,
+            "sha256": sha256_file(file),
+            "md5": md5_file(file),
+            "size": file.stat().st_size,
+            "role": role,
+        }
+        for file, role in files.items()
     ]
 
 
@@ -295,7 +302,7 @@ def _provenance(grader: Grader, manifest: Manifest) -> dict[str, Any]:
     return {
         "model": {
             **grader.description,
-            "name": grader.files[0].name,
+            "name": next(iter(grader.files)).name,
             "files": model_files(grader.files),
             "tensor_digest": grader.tensor_digest,
             "providers": grader.providers,

@@ -28,7 +28,7 @@ from drgate.files import canonical_json
 from drgate.looks import Seen, take_look
 from drgate.predictions import Predictions, make_predictions, write_predictions
 from drgate.verify import Verification
-from tests.support.evaluations import CONTENT, criterion, digest_of, evaluation, file_entry
+from tests.support.evaluations import CONTENT, THIS_RUN, criterion, digest_of, evaluation, file_entry
 from tests.support.verbs import verified as verify
 
 
@@ -348,8 +348,8 @@ class TestModelFiles:
         """A model of two files is not checked by one of them, and that is said."""
         (tmp_path / "graph").write_bytes(b"graph")
         (tmp_path / "tensors").write_bytes(b"tensors")
-        files = [file_entry("model.onnx", b"graph"), file_entry("model.onnx.data", b"tensors")]
-        path = written(tmp_path, evaluation(model=Model("onnx", "model.onnx", tuple(files))), key)
+        files = [file_entry("model.onnx", b"graph"), file_entry("model.onnx.data", b"tensors", "data")]
+        path = written(tmp_path, evaluation(model=Model("onnx", "model.onnx", tuple(files), THIS_RUN)), key)
         one = verify(path, trusted=[key.public], models=[tmp_path / "graph"])
         assert "Not given, so not compared: model.onnx.data." in one.unchecked
         assert not any("All files" in sentence for sentence in one.checked)
@@ -363,7 +363,7 @@ class TestModelFiles:
 
     def test_foreign_table_certifies_no_model(self, tmp_path, key):
         """Somebody else's predictions: said, in so many words."""
-        table = replace(file_entry("theirs.csv", b"image,grade\n"), md5=None)
+        table = replace(file_entry("theirs.csv", b"image,grade\n", "table"), md5=None)
         made = evaluation(model=Model("predictions table", "theirs.csv", (table,)))
         found = verify(written(tmp_path, made, key), trusted=[key.public])
         assert "which model made them is not known" in said(found)

@@ -23,7 +23,7 @@ from drgate.certificate.statement import (
     parse_statement,
 )
 from drgate.errors import DrgateError, RepositoryError
-from drgate.evaluation import File, plain_of
+from drgate.evaluation import Subject, plain_of
 from drgate.gate.change import Change
 from drgate.gate.findings import RULES, Finding, Status
 from drgate.gate.policy import GatedTestSet, Rules
@@ -169,7 +169,9 @@ class Tables:
                 sentence = sentence.replace(str(found[0]), path)
         return sentence
 
-    def find(self, digest: str, near: set[str], invalid: list[str], files: Sequence[File] | None = None) -> Path | None:
+    def find(
+        self, digest: str, near: set[str], invalid: list[str], files: Sequence[Subject] | None = None
+    ) -> Path | None:
         """A copy of the table whose rows have this digest and that `score` wrote for these model files.
 
         near: folders to look in first. invalid: receives why other tables do not count.

@@ -14,12 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drgate.errors import CheckpointError
+from drgate.evaluation import Role
 from drgate.files import digest_of, read_json, sha256_file
 from drgate.scale import GRADES
 from drgate.vision.fingerprint import Fingerprint
 from drgate.vision.images import Preprocessing, preprocessing
 
-ONNX_COMPANIONS: Final = ("preprocess.json", "labels.json")
+ONNX_COMPANIONS: Final[dict[str, Role]] = {"preprocess.json": "preprocessing", "labels.json": "labels"}
 """Files next to an ONNX model: `{"id": ..., "size": ...}`, and the list of the five grades' identifiers."""
 
 
@@ -30,8 +31,8 @@ class Grader(Protocol):
     def preprocessing(self) -> Preprocessing: ...
 
     @property
-    def files(self) -> list[Path]:
-        """All files of the model; the first is the one that was given."""
+    def files(self) -> dict[Path, Role]:
+        """All files of the model with their roles; the first is the one that was given, in the role model."""
         ...
 
     @property
@@ -108,7 +109,7 @@ class CheckpointGrader:
         self._device = torch.device("cuda", own) if torch.cuda.is_available() else torch.device("cpu")
         self._model = self.checkpoint.build(resolved).to(self._device)
         self.preprocessing = self.checkpoint.preprocessing
-        self.files = [path]
+        self.files: dict[Path, Role] = {path: "model"}
         self.tensor_digest = self.checkpoint.tensor_digest
         self.record = self.checkpoint.record
         self.fingerprint = self.checkpoint.fingerprint
@@ -155,7 +156,11 @@ class OnnxGrader:
         import onnxruntime
 
         self.preprocessing = _preprocessing_beside(path)
-        self.files = [*_onnx_files(path), *(path.with_name(name) for name in ONNX_COMPANIONS)]
+        self.files: dict[Path, Role] = {
+            path: "model",
+            **dict.fromkeys(_onnx_files(path)[1:], "data"),
+            **{path.with_name(name): role for name, role in ONNX_COMPANIONS.items()},
+        }
         wanted = ["CUDAExecutionProvider", "CPUExecutionProvider"]
         available = onnxruntime.get_available_providers()
         # Hides errors about a CUDA provider that is installed on a machine without a GPU.

@@ -54,13 +54,14 @@ from drgate.evaluation import (
     Model,
     Reference,
     Spend,
+    Subject,
     TestSet,
     Training,
     read_as,
 )
 from drgate.files import canonical_json
 from drgate.report import words
-from tests.support.evaluations import CONTENT, criterion, digest_of, evaluation, file_entry
+from tests.support.evaluations import CONTENT, THIS_RUN, criterion, digest_of, evaluation, file_entry
 
 ORDER = 2**256 - 2**224 + 2**192 - 0x4319055258E8617B0C46353D039CDAAF  # of P-256, in the shape FIPS 186 prints it
 
@@ -111,8 +112,8 @@ def every_change(plain: Any) -> Iterator[Any]:
         yield plain + "x"
 
 
-def model_of(*files: File) -> Model:
-    return Model("checkpoint", "a", files)
+def model_of(*files: Subject) -> Model:
+    return Model("checkpoint", "a", files, THIS_RUN)
 
 
 def record_of(plain: dict[str, Any]) -> Training:
@@ -146,13 +147,13 @@ class TestStatement:
 
     def test_subjects_are_the_files_of_the_model(self):
         """Every file, by SHA-256 and MD5, with its size."""
-        files = [file_entry("model.onnx", b"graph"), file_entry("model.onnx.data", b"tensors")]
-        content = json.loads(statement_bytes(evaluation(model=Model("onnx", "model.onnx", tuple(files)))))
+        files = [file_entry("model.onnx", b"graph"), file_entry("model.onnx.data", b"tensors", "data")]
+        content = json.loads(statement_bytes(evaluation(model=Model("onnx", "model.onnx", tuple(files), THIS_RUN))))
         assert content["subject"] == [
             {
                 "name": file.name,
                 "digest": {"sha256": file.sha256, "md5": file.md5},
-                "annotations": {"size": file.size},
+                "annotations": {"size": file.size, "role": file.role},
             }
             for file in files
         ]
@@ -458,7 +459,10 @@ class TestMessages:
             (lambda made: made["predicate"].pop("drgate"), "is not a statement of drgate"),
             (lambda made: made["predicate"]["drgate"]["evaluation"].update(software={}), "version of drgate"),
             (lambda made: made["predicate"]["drgate"]["evaluation"].update(predictions_digest="x"), "digest of"),
-            (lambda made: made["predicate"]["drgate"]["evaluation"]["model"].update(files=[]), "names no file"),
+            (
+                lambda made: made["predicate"]["drgate"]["evaluation"]["model"].update(files=[]),
+                "not one file in the role model",
+            ),
             (lambda made: made["predicate"]["drgate"]["evaluation"].update(mood="good"), "mood is not a known key"),
             (lambda made: made["predicate"]["drgate"]["evaluation"]["units"].update(eye={"a": 1}), "units.eye"),
         ],

@@ -92,7 +92,7 @@ class TestWhatDoesNotCount:
 
     def test_of_a_table_of_predictions(self, repository):
         """It speaks of no model, though it names the file."""
-        table = Model("predictions table", "dr.pth", (file_entry("dr.pth", b"weights of the first model"),))
+        table = Model("predictions table", "dr.pth", (file_entry("dr.pth", b"weights of the first model", "table"),))
         self.replace_certificate(repository, self.recertified(repository, model=table))
         report = answer(repository)
         assert report.exit_code == 3

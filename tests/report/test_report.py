@@ -35,7 +35,7 @@ from drgate.report.evaluation import html, junit, markdown, terminal
 from drgate.report.evaluation.figures import figures
 from drgate.report.evaluation.sections import sections
 from drgate.scale import GRADES
-from tests.support.evaluations import criterion
+from tests.support.evaluations import criterion, file_entry
 from tests.support.evaluations import whole_evaluation as evaluation
 
 HOSTILE = (
@@ -134,7 +134,7 @@ class TestEveryFormat:
             no_output=(0,) * 5,
             data=TestSet("images"),
             counts=Counts("image", 0, 0, (0, 0, 0, 0, 0)),
-            model=Model("predictions table", "table.csv", ()),
+            model=Model("predictions table", "table.csv", (file_entry("table.csv", b"image\n", "table"),)),
             training=Training(),
             look=Look(1, 1, ""),
             flagged=(),

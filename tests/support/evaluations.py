@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import replace
+from string import ascii_letters
 from typing import Any
 
 from drgate.checklist import load_checklist
@@ -15,7 +16,6 @@ from drgate.evaluation import (
     Estimate,
     Evaluation,
     Favour,
-    File,
     Flagged,
     GateError,
     HeldAgainst,
@@ -25,10 +25,13 @@ from drgate.evaluation import (
     NotEstimable,
     Overlap,
     Regraded,
+    Role,
+    Scoring,
     Slice,
     Spend,
     Stability,
     Status,
+    Subject,
     TestSet,
     Training,
     Verdict,
@@ -42,6 +45,9 @@ CONTENT = {
     "evidence": {"decide_on": "bound"},
     "criteria": [{"id": "accuracy", "at_least": 0.9}],
 }
+
+
+THIS_RUN = Scoring("this run")
 
 
 def _by_id(metrics: dict[str, Any]) -> dict[MetricId, Any]:
@@ -83,7 +89,7 @@ def evaluation(**changes: Any) -> Evaluation:
         counts=Counts("image", 100, 100, (20, 20, 20, 20, 20)),
         predictions_digest=f"sha256:{'2' * 64}",
         bootstrap_seed="0" * 16,
-        model=Model("checkpoint", "best_model.pth", (file_entry("best_model.pth", model_file),)),
+        model=Model("checkpoint", "best_model.pth", (file_entry("best_model.pth", model_file),), THIS_RUN),
         training=Training(),
         look=Look(1, 1, "2026-01-02T03:04:05Z"),
         flagged=(),
@@ -93,10 +99,10 @@ def evaluation(**changes: Any) -> Evaluation:
     return replace(made, **changes)
 
 
-def file_entry(name: str, content: bytes) -> File:
+def file_entry(name: str, content: bytes, role: Role = "model") -> Subject:
     """What an evaluation records of a file of the model."""
     md5 = hashlib.md5(content, usedforsecurity=False).hexdigest()
-    return File(name, hashlib.sha256(content).hexdigest(), len(content), md5)
+    return Subject(name, hashlib.sha256(content).hexdigest(), len(content), role, md5)
 
 
 def proportion(k: int, n: int, low: float, high: float) -> Estimate:
@@ -130,6 +136,7 @@ def whole_evaluation(
     `name` stands wherever a user's text can: files, images, slices, warnings; `column` is sliced by.
     """
     here, there = f"@{column}={name}", f"@{column}=handheld"
+    bare = name if set(name) <= {*ascii_letters, *"._"} else "best_model.pth"  # a file's name cannot be any text
     mix = {"no_dr": 0.8, "mild_npdr": 0.1, "moderate_npdr": 0.07, "severe_npdr": 0.02, "pdr": 0.01}
     shipped = load_checklist(checklist)
     content = shipped.content()
@@ -263,7 +270,8 @@ def whole_evaluation(
         model=Model(
             "checkpoint",
             name,
-            (File(name, "12" * 32, 3812331, "34" * 16),),
+            (Subject(bare, "12" * 32, 3812331, "model", "34" * 16),),
+            THIS_RUN,
             tensor_digest="sha256:" + "ef" * 32,
             class_names=(name,),
             scored_with={name: name},

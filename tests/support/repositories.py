@@ -19,13 +19,13 @@ from drgate.certificate.keys import PrivateKey, generate_key, load_private_key
 from drgate.certificate.sign import certify
 from drgate.checklist import parse_yaml
 from drgate.evaluate import evaluate
-from drgate.evaluation import Evaluation, Model, TestSet, plain_of
+from drgate.evaluation import Evaluation, Model, Role, TestSet, plain_of
 from drgate.gate.findings import Finding, GateReport
 from drgate.gate.gate import gate
 from drgate.gate.waiver import Waiver, covers, make_waiver
 from drgate.looks import Seen, take_look
 from drgate.predictions import Predictions, make_predictions, write_predictions
-from tests.support.evaluations import file_entry
+from tests.support.evaluations import THIS_RUN, file_entry
 
 CHECKLIST = """\
 name: site-a
@@ -89,8 +89,9 @@ def answers(seed: int, *, images: int = 160, right: float = 0.93) -> pd.DataFram
 def model_facts(files: Mapping[str, bytes]) -> Model:
     """What a certificate says of a model with these files; the tensors are told apart by the bytes."""
     digest = hashlib.sha256(b"".join(files.values())).hexdigest()
-    entries = tuple(file_entry(name, content) for name, content in files.items())
-    return Model("checkpoint", next(iter(files)), entries, tensor_digest=f"sha256:{digest}")
+    roles: dict[str, Role] = {"preprocess.json": "preprocessing", "labels.json": "labels", next(iter(files)): "model"}
+    entries = tuple(file_entry(name, content, roles.get(name, "data")) for name, content in files.items())
+    return Model("checkpoint", next(iter(files)), entries, THIS_RUN, tensor_digest=f"sha256:{digest}")
 
 
 def scored(table: pd.DataFrame, model: Model, test_set: str = TEST_SET) -> Predictions:
