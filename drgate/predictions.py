@@ -12,6 +12,8 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 COLUMNS: Final = ("image", "patient", "eye", "grade", "gradable", *PROBABILITIES, "predicted")
 OPTIONAL_COLUMNS: Final = ("dme", "sha256")
 _METADATA_KEY: Final = b"drgate.provenance"
+_PUBLISHED: Final = re.compile(r"[0-9a-f]{16}(-[0-9]+)?|row-[0-9]+")
 _EXPECTED: Final = "a CSV or Parquet table with image, grade and p_0 to p_4 (or predicted)"
 
 
@@ -96,6 +99,25 @@ class Predictions:
 
 def _further(table: pd.DataFrame) -> list[str]:
     return sorted(set(table.columns) - {*COLUMNS, *OPTIONAL_COLUMNS})
+
+
+def published_names(table: pd.DataFrame) -> list[str]:
+    """How published files name the image of each row: the first 16 hex digits of its SHA-256, `row-N` without one.
+
+    N counts the rows in the order of the table, with as many digits in each name. Of byte-identical images the second
+    becomes `...-2`. Names that are published already stay, so publishing twice changes nothing.
+    """
+    own = table["image"].tolist()
+    if all(map(_PUBLISHED.fullmatch, own)):
+        return [str(name) for name in own]
+    contents = table["sha256"].tolist() if "sha256" in table.columns else [None] * len(own)
+    digits = len(str(len(own)))
+    found, seen = [], Counter[str]()
+    for i, content in enumerate(contents):
+        name = content[:16] if isinstance(content, str) else f"row-{i + 1:0{digits}}"
+        seen[name] += 1
+        found.append(name if seen[name] == 1 else f"{name}-{seen[name]}")
+    return found
 
 
 def without_grades(table: pd.DataFrame, origin: str) -> str:

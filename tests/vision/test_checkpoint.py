@@ -330,7 +330,7 @@ class TestGraders:
         checkpoint = tiny.checkpoint_of(tiny.random_model(base), base)
         save_checkpoint(tmp_path / "m.pth", checkpoint)
         grader = load_grader(tmp_path / "m.pth")
-        assert grader.files == [tmp_path / "m.pth"]
+        assert grader.files == {tmp_path / "m.pth": "model"}
         assert grader.tensor_digest == checkpoint.tensor_digest
         assert grader.description["base"]["digest"] == base.digest
         assert grader.record == checkpoint.record
