@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import pickle
 import resource
@@ -14,6 +15,7 @@ import torch
 from PIL import Image
 
 from drgate.errors import CheckpointError
+from drgate.evaluation import Subject
 from drgate.scale import GRADES
 from drgate.vision.base import resolve_base
 from drgate.vision.checkpoint import load_checkpoint, save_checkpoint
@@ -330,7 +332,9 @@ class TestGraders:
         checkpoint = tiny.checkpoint_of(tiny.random_model(base), base)
         save_checkpoint(tmp_path / "m.pth", checkpoint)
         grader = load_grader(tmp_path / "m.pth")
-        assert grader.files == {tmp_path / "m.pth": "model"}
+        data = (tmp_path / "m.pth").read_bytes()
+        md5 = hashlib.md5(data).hexdigest()
+        assert grader.files == (Subject("m.pth", hashlib.sha256(data).hexdigest(), len(data), "model", md5),)
         assert grader.tensor_digest == checkpoint.tensor_digest
         assert grader.description["base"]["digest"] == base.digest
         assert grader.record == checkpoint.record
