@@ -351,7 +351,7 @@ class TestRepository:
         settings = f'repositoryformatversion = 0\nbare = false\nworktree = .\nfsmonitor = "touch {ran}; false"\n'
         repository.write("sub/config", f"[core]\n{settings}")
         if old:  # a Git that does not know safe.bareRepository
-            monkeypatch.setattr("drgate.gate.repository._environment", lambda: {**os.environ})
+            monkeypatch.setattr("drgate.gate.repository._GIT", ("git",))
         with pytest.raises(RepositoryError, match=r"but no \.git" if old else "bare repository"):
             gate(repository.root / "sub", base_ref="main", now=NOW)
         assert not ran.exists()
