@@ -17,7 +17,8 @@ import os
 import re
 import stat
 import subprocess
-from collections.abc import Iterable, Iterator, Mapping
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Final
@@ -45,9 +46,9 @@ _POINTER: Final = re.compile(rb"\s*version [\x00-\xff]*(?:git-lfs|git-media|haws
 """What Git LFS would read as a pointer, in any form."""
 _LFS: Final = re.compile(rb"oid sha256:([0-9a-f]{64})\nsize (0|[1-9][0-9]{0,15})\n")
 _MD5: Final = re.compile(r"[0-9a-f]{32}")
-_REGULAR: Final = ("100644", "100755")
-_LINK: Final = "120000"
-_SUBMODULE: Final = "160000"
+REGULAR: Final = ("100644", "100755")
+LINK: Final = "120000"
+SUBMODULE: Final = "160000"
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +96,7 @@ class Tree:
         entry = self.entries.get(path)
         if entry is None:
             raise RepositoryError(f"{visible(path)} is not in {self.name}; expected {what}.")
-        if entry.mode not in _REGULAR:
+        if entry.mode not in REGULAR:
             raise RepositoryError(
                 f"{visible(path)} in {self.name} is a symbolic link or a submodule, which is never followed; expected "
                 f"{what}."
@@ -112,7 +113,7 @@ class Tree:
 
         Raises RepositoryError for a link, a submodule, and a pointer that is damaged or in another format.
         """
-        if entry.mode not in _REGULAR:
+        if entry.mode not in REGULAR:
             raise RepositoryError(
                 f"{visible(entry.path)} in {self.name} is a symbolic link or a submodule, which is never followed; "
                 "use the file itself, an LFS pointer or a DVC file."
@@ -241,6 +242,49 @@ class Repository:
             raise RepositoryError(f"{visible(path)} in the working tree does not match its pointer; fetch it.")
         return data
 
+    def attributes(
+        self, files: Sequence[Entry], paths: Sequence[str], names: Sequence[str], *, ignore_case: bool
+    ) -> dict[str, dict[str, str]]:
+        """The Git attributes of these names that each path has by these .gitattributes files alone, by path.
+
+        ignore_case: as on systems where names in another case are the same. Unset, set and unspecified are in words.
+        """
+        found: dict[str, dict[str, str]] = {path: {} for path in paths}
+        if not files:
+            return found
+        objects = os.fsdecode(_git(self.root, "rev-parse", "--git-path", "objects").removesuffix(b"\n"))
+        with tempfile.TemporaryDirectory(prefix="drgate-attributes-") as folder:
+            # A repository of its own, which has no configuration of anybody's and these files alone in its index.
+            own = {key: value for key, value in _environment().items() if not key.startswith("GIT_CONFIG")}
+            for key in ("GIT_ATTR_SOURCE", "GIT_COMMON_DIR", "GIT_NAMESPACE", "GIT_PREFIX", "GIT_INDEX_VERSION"):
+                own.pop(key, None)
+            own |= {
+                "GIT_DIR": folder,
+                "GIT_WORK_TREE": folder,
+                "GIT_INDEX_FILE": f"{folder}/index",
+                "GIT_OBJECT_DIRECTORY": str(self.root / objects),
+                "GIT_CONFIG_GLOBAL": os.devnull,
+                "GIT_CONFIG_NOSYSTEM": "1",
+                "GIT_ATTR_NOSYSTEM": "1",
+                "GIT_CONFIG_COUNT": "2",
+                "GIT_CONFIG_KEY_0": "core.attributesFile",
+                "GIT_CONFIG_VALUE_0": os.devnull,
+                "GIT_CONFIG_KEY_1": "core.ignoreCase",
+                "GIT_CONFIG_VALUE_1": str(ignore_case).lower(),
+            }
+            kind = "\n\trepositoryformatversion = 1\n[extensions]\n\tobjectFormat = sha256" * (len(files[0].oid) == 64)
+            for name, text in (("HEAD", "ref: refs/heads/main\n"), ("config", f"[core]{kind}\n")):
+                Path(folder, name).write_text(text)
+            Path(folder, "refs").mkdir()
+            listed = b"".join(b"%s %s\t%s\0" % (*map(os.fsencode, (f.mode, f.oid, f.path)),) for f in files)
+            _git(Path(folder), "update-index", "-z", "--index-info", given=listed, environment=own)
+            asked = b"".join(os.fsencode(path) + b"\0" for path in paths)
+            answer = _git(Path(folder), "check-attr", "--cached", "-z", "--stdin", *names, given=asked, environment=own)
+        words = os.fsdecode(answer).split("\0")
+        for path, name, value in zip(words[::3], words[1::3], words[2::3], strict=False):
+            found[path][name] = value
+        return found
+
     def contains(self, oid: str) -> bool:
         """Whether HEAD descends from a commit, as far as this clone knows."""
         return _run(self.root, "merge-base", "--is-ancestor", oid, "HEAD").returncode == 0
@@ -253,7 +297,7 @@ class Repository:
         asked = [*(f":(top,literal){path}" for path in paths), *(f":(top,glob){pattern}" for pattern in patterns)]
         staged = self._entries("ls-files", "--stage", "-z", "--full-name", "--", *asked)
         unknown = _git(self.root, "ls-files", "--others", "--exclude-standard", "-z", "--full-name", "--", *asked)
-        changed = (path for path, mode, oid, _ in staged if mode != _SUBMODULE and self._differs(path, mode, oid))
+        changed = (path for path, mode, oid, _ in staged if mode != SUBMODULE and self._differs(path, mode, oid))
         return sorted({*changed, *_lines(unknown, "the working tree")})
 
     def _differs(self, path: str, mode: str, oid: str) -> bool:
@@ -261,8 +305,8 @@ class Repository:
         file = self.root / path
         try:
             found = file.lstat()
-            if stat.S_ISLNK(found.st_mode) or mode == _LINK:
-                return mode != _LINK or _object_id(os.fsencode(file.readlink()), oid) != oid
+            if stat.S_ISLNK(found.st_mode) or mode == LINK:
+                return mode != LINK or _object_id(os.fsencode(file.readlink()), oid) != oid
             if not stat.S_ISREG(found.st_mode):
                 return True
             content = Tree("", {}, self).content(Entry(path, mode, oid))

@@ -154,7 +154,7 @@ class TestChangedModel:
             repository.write("looks/site-a.jsonl", chain)
         assert of(answer(repository), "accuracy").status == "FAIL"
 
-    @pytest.mark.parametrize("stash", ["docs/figure.bin", "models/dr.txt"])
+    @pytest.mark.parametrize("stash", ["docs/figure.bin", "models/README.txt"])
     def test_old_weights_by_way_of_another_file(self, repository, stash):
         """Bytes that a merge brought in as something else were never judged, so a model made of them is changed."""
         evaluation, predictions = repository.judge({"dr.pth": b"old"}, table=answers(2), time="2024-01-31T09:00:00Z")
