@@ -24,7 +24,9 @@ class TestModelFiles:
         (repository.root / "models/dr.pth").unlink()
         repository.write(path, content)
 
-    def pointer(self, content: bytes) -> str:
+    def pointer(self, repository: Repository, content: bytes) -> str:
+        repository.write(".gitattributes", "* text=auto\n*.pth filter=lfs diff=lfs merge=lfs -text\n")
+        repository.git("config", "filter.lfs.clean", "cat")
         oid = hashlib.sha256(content).hexdigest()
         return f"version https://git-lfs.github.com/spec/v1\noid sha256:{oid}\nsize {len(content)}\n"
 
@@ -34,20 +36,22 @@ class TestModelFiles:
 
     def test_lfs_pointer(self, repository):
         """SHA-256 and size stand in the pointer."""
-        self.swap(repository, "models/dr.pth", self.pointer(b"weights of the first model"))
+        self.swap(repository, "models/dr.pth", self.pointer(repository, b"weights of the first model"))
         assert answer(repository).exit_code == 0
 
     def test_lfs_pointer_of_another_model(self, repository):
         """Of another digest, and of another size under the same digest."""
-        right = self.pointer(b"weights of the first model")
-        for wrong in (self.pointer(b"other"), right.replace("size 26", "size 27")):
+        right = self.pointer(repository, b"weights of the first model")
+        for wrong in (self.pointer(repository, b"other"), right.replace("size 26", "size 27")):
             self.swap(repository, "models/dr.pth", wrong)
             assert answer(repository).exit_code == 3
 
     @pytest.mark.parametrize("damage", ["size 26", "oid sha256:", "v1"])
     def test_lfs_pointer_that_is_damaged(self, repository, damage):
         """Neither a pointer nor a model."""
-        self.swap(repository, "models/dr.pth", self.pointer(b"weights of the first model").replace(damage, "x"))
+        self.swap(
+            repository, "models/dr.pth", self.pointer(repository, b"weights of the first model").replace(damage, "x")
+        )
         report = answer(repository)
         assert report.exit_code == 2
         assert "LFS pointer that cannot be read" in of(report, "identity").reason

@@ -154,7 +154,7 @@ class TestChangedModel:
             repository.write("looks/site-a.jsonl", chain)
         assert of(answer(repository), "accuracy").status == "FAIL"
 
-    @pytest.mark.parametrize("stash", ["docs/figure.bin", "models/dr.txt"])
+    @pytest.mark.parametrize("stash", ["docs/figure.bin", "models/README.txt"])
     def test_old_weights_by_way_of_another_file(self, repository, stash):
         """Bytes that a merge brought in as something else were never judged, so a model made of them is changed."""
         evaluation, predictions = repository.judge({"dr.pth": b"old"}, table=answers(2), time="2024-01-31T09:00:00Z")
@@ -351,7 +351,7 @@ class TestRepository:
         settings = f'repositoryformatversion = 0\nbare = false\nworktree = .\nfsmonitor = "touch {ran}; false"\n'
         repository.write("sub/config", f"[core]\n{settings}")
         if old:  # a Git that does not know safe.bareRepository
-            monkeypatch.setattr("drgate.gate.repository._environment", lambda: {**os.environ})
+            monkeypatch.setattr("drgate.gate.repository._GIT", ("git",))
         with pytest.raises(RepositoryError, match=r"but no \.git" if old else "bare repository"):
             gate(repository.root / "sub", base_ref="main", now=NOW)
         assert not ran.exists()
