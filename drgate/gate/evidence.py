@@ -13,9 +13,9 @@ from typing import Any, Final
 
 from drgate.certificate import trust
 from drgate.certificate.chain import read_chain
+from drgate.certificate.envelope import MAX_BYTES
 from drgate.certificate.statement import (
     CERTIFICATE_BEGINS,
-    MAX_BYTES,
     STATEMENT_BEGINS,
     Certificate,
     Statement,
