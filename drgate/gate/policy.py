@@ -37,6 +37,8 @@ FILE: Final = "drgate.toml"
 PYPROJECT: Final = "pyproject.toml"
 MAX_BYTES: Final = 1 << 20
 MAX_MANIFEST_BYTES: Final = 256 << 20
+_WIDER: Final = ("not_models", "allow", "scorers")
+"""Keys that let more through with every entry."""
 _EXPECTED: Final = "a policy: [gate] in drgate.toml or [tool.drgate.gate] in pyproject.toml (docs/gate.md)"
 
 
@@ -80,6 +82,10 @@ class Policy(_Frozen):
     """Patterns of files that are models: * within a folder, ** across folders, ? for one character."""
     not_models: list[RepositoryPath] = []
     """Patterns of files that look like models but are not, such as base weights for training."""
+    allow: list[Literal["observed", "scored_elsewhere"]] = []
+    """What else opens the gate: a verdict OBSERVED; predictions that nobody whom the policy knows vouches for."""
+    scorers: list[Role] = []
+    """Roles whose keys may sign a scored table; without any, only an evaluation that scored in the same run counts."""
     certificates: RepositoryPath = "certificates"
     """Folder of certificates and predictions; file names do not matter."""
     waivers: RepositoryPath = "waivers"
@@ -118,6 +124,8 @@ class Policy(_Frozen):
             raise ValueError("required_roles lists a role twice")
         if unknown := [role for role in self.required_roles if role not in self.trusted_keys]:
             raise ValueError(f"the role {unknown[0]!r} is required but has no trusted key")
+        if unknown := [role for role in self.scorers if role not in self.trusted_keys]:
+            raise ValueError(f"the role {unknown[0]!r} may score but has no trusted key")
         if self.signers > len(self.required_roles):
             raise ValueError("required_count is larger than the number of required roles")
         names = [one.name for one in self.test_sets]
@@ -320,7 +328,7 @@ def _settings(base: Rules, head: Rules) -> Iterator[RuleChange]:
     required, demanded = {*was.required_roles}, {*now.required_roles}
     weaker = {
         "models": bool({*was.models} - {*now.models}),
-        "not_models": bool({*now.not_models} - {*was.not_models}),
+        **{key: bool({*getattr(now, key)} - {*getattr(was, key)}) for key in _WIDER},
         "allow_md5_pointers": now.allow_md5_pointers,
         "require_predictions": was.require_predictions,
         "max_age_days": now.max_age_days > was.max_age_days,
@@ -425,7 +433,7 @@ def _policy_part(rules: Rules, where: str) -> Any:
         "revoked": lambda: sorted(rules.revocations.reasons),
         "required_roles": lambda: {"roles": sorted(policy.required_roles), "count": policy.signers},
         "models": lambda: sorted({*policy.models}),
-        "not_models": lambda: sorted({*policy.not_models}),
+        **{key: functools.partial(lambda key: sorted({*getattr(policy, key)}), key) for key in _WIDER},
         "allow_md5_pointers": lambda: policy.allow_md5_pointers,
         "require_predictions": lambda: policy.require_predictions,
         "max_age_days": lambda: policy.max_age_days,
