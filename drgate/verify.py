@@ -458,6 +458,13 @@ def _cut_offs(evaluation: Evaluation) -> OperatingPoint | None:
     return parse_operating_point(plain_of(recorded), "the operating point in the certificate")
 
 
+def predictions_of(evaluation: Evaluation, path: Path) -> Predictions:
+    """The predictions in a table that an evaluation was made of, read with its cut-offs."""
+    from drgate.predictions import load_predictions
+
+    return load_predictions(path, _cut_offs(evaluation))
+
+
 def _found(tables: Sequence[Path], digest: str, point: OperatingPoint | None) -> tuple[Predictions | None, str]:
     """The table that has this digest and its name, or None and why: other tables beside it prove nothing.
 
