@@ -330,21 +330,20 @@ class TestEarlier:
 class TestModelFiles:
     """Names and digests together: `another` is exit code 2, missing or renamed 3."""
 
-    BYTES: ClassVar = {"model.onnx": b"graph", "model.onnx.data": b"tensors", "labels.json": b"[]", "cuts.json": b"{}"}
-    ROLES: ClassVar = {
-        "model.onnx": "model",
-        "model.onnx.data": "data",
-        "labels.json": "labels",
-        "cuts.json": "cut_offs",
+    FILES: ClassVar = {
+        "model.onnx": (b"graph", "model"),
+        "model.onnx.data": (b"tensors", "data"),
+        "labels.json": (b"[]", "labels"),
+        "cuts.json": (b"{}", "cut_offs"),
     }
 
     @pytest.fixture
     def whole(self, tmp_path, key) -> tuple[Path, Path]:
         """The certificate of a model of four files, and the folder with them."""
-        files = tuple(file_entry(name, content, self.ROLES[name]) for name, content in self.BYTES.items())
+        files = tuple(file_entry(name, *file) for name, file in self.FILES.items())
         folder = tmp_path / "model"
         folder.mkdir()
-        for name, content in self.BYTES.items():
+        for name, (content, _) in self.FILES.items():
             (folder / name).write_bytes(content)
         return written(tmp_path, evaluation(model=Model("onnx", "model.onnx", files, THIS_RUN)), key), folder
 
@@ -407,7 +406,7 @@ class TestModelFiles:
         path, folder = whole
         (folder / "labels.json").write_bytes(b"{}")
         (folder / "cuts.json").write_bytes(b"[]")
-        for given in ([folder], [folder / "model.onnx"], [folder / name for name in self.BYTES]):
+        for given in ([folder], [folder / "model.onnx"], [folder / name for name in self.FILES]):
             found = verify(path, trusted=[key.public], models=given)
             assert found.exit_code == 2
             assert {"labels.json", "cuts.json"} == {Path(one.split()[0]).name for one in found.problems}
@@ -790,6 +789,11 @@ class TestNumbers:
             (("look", "time"), "yesterday", r"look\.time"),
             (("criteria", 0, "status"), "OBSERVED", "decides on the limits of intervals"),
             (("criteria", 0, "would_pass"), True, "would pass"),
+            (
+                ("spec", "content", "evidence"),
+                {"decide_on": "point"},
+                "is PASS, but the checklist decides on est",
+            ),
             (("criteria", 0, "shown"), True, "shown is given for FAIL"),
             (("spec", "content", "evidence"), {}, r"spec\.content: evidence should have decide_on"),
             (("spec", "content", "valid_days"), 10**12, r"spec\.content: valid_days"),

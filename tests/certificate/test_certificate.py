@@ -771,7 +771,7 @@ class TestCertificate:
     @pytest.mark.parametrize("name", ["missing.json", "."])
     def test_unreadable_file_is_one_sentence(self, tmp_path: Path, name: str):
         """A missing file and a folder are named, with what was expected."""
-        with pytest.raises(CertificateError, match=r"cannot be read .*; expected a certificate"):
+        with pytest.raises(CertificateError, match=r"cannot be read .*; expected certificate\.json"):
             read_certificate(tmp_path / name)
 
 
