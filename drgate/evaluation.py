@@ -373,6 +373,10 @@ class Model(Typed):
         return self.kind == "predictions table"
 
 
+CUT_OFFS: Final = "operating_point.json"
+"""Cut-offs in a bundle: whatever runs an ONNX model grades by the file of this name beside it."""
+
+
 @dataclass(frozen=True, slots=True)
 class CutOffs(Typed):
     """An operating point as `drgate tune` wrote it; see `drgate.operating_point`."""
@@ -769,6 +773,9 @@ class Evaluation(Typed):
         for one in self.criteria:
             if one.status == "OBSERVED" and not self.observed_only:
                 return f"{one.id} is OBSERVED, but the checklist decides on the limits of intervals"
+            by_value = one.id.about.kind in ("range", "amount")
+            if one.status == "PASS" and self.observed_only and not by_value:
+                return f"{one.id} is PASS, but the checklist decides on estimates, which show nothing"
             if (one.shown is None) == (one.status == "FAIL"):
                 return f"{one.id} is {one.status}; shown is given for FAIL, and only for FAIL"
             if one.would_pass and not (one.status == "INSUFFICIENT" and self.barred):

@@ -57,6 +57,18 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
+@contextlib.contextmanager
+def hashed(path: Path, error: type[DrgateError]) -> Iterator[str]:
+    """Yield the SHA-256 of a file that the block reads; raise `error` where it is another one when the block ends.
+
+    So what is named by its digest is what was read. A file that is not there is left to the block to refuse.
+    """
+    before = sha256_file(path) if path.is_file() else ""
+    yield before
+    if not path.is_file() or sha256_file(path) != before:
+        raise error(f"{path} changed while it was read; wait until nothing writes it, and start again.")
+
+
 def md5_file(path: Path) -> str:
     """Lower-case hex MD5 of a file's bytes. Only for matching DVC files: MD5 protects against no forgery."""
     with path.open("rb") as handle:

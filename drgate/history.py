@@ -14,10 +14,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Final
 
+from drgate.certificate.envelope import MAX_BYTES
 from drgate.certificate.keys import PublicKey
 from drgate.certificate.statement import (
     CERTIFICATE_BEGINS,
-    MAX_BYTES,
     STATEMENT_BEGINS,
     Certificate,
     Statement,

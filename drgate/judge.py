@@ -12,6 +12,7 @@ first; a table of predictions is used as it is, or with reference grades from a 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -19,6 +20,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
 
+from drgate.certificate.scored import SignedTable, beside, read_scored
 from drgate.certificate.sign import certify
 from drgate.certificate.statement import (
     Certificate,
@@ -33,6 +35,7 @@ from drgate.checklist import Checklist, parse_checklist
 from drgate.errors import CertificateError, DrgateError, ManifestError, PredictionsError, UsageError
 from drgate.evaluate import evaluate, require_evaluable
 from drgate.evaluation import (
+    CUT_OFFS,
     CutOffs,
     Evaluation,
     File,
@@ -45,11 +48,20 @@ from drgate.evaluation import (
     plain_of,
     read_as,
 )
-from drgate.files import digest_of, read_json, sha256_file, write_atomically
+from drgate.files import (
+    MAX_JSON_BYTES,
+    digest_of,
+    hashed,
+    parse_json,
+    read_json,
+    read_limited,
+    sha256_file,
+    write_atomically,
+)
 from drgate.grades import join_grades
 from drgate.looks import Seen, given_time, take_look
 from drgate.manifest import images_digest
-from drgate.operating_point import OperatingPoint, load_operating_point, parse_operating_point
+from drgate.operating_point import OperatingPoint, parse_operating_point
 from drgate.predictions import Predictions, load_predictions, without_grades, write_predictions
 from drgate.record import FILE as RECORD
 from drgate.record import FOREIGN, foreign_evidence, training_evidence
@@ -67,6 +79,7 @@ WRITTEN: Final = (
     "statement.json",
     "certificate.json",
     "predictions.parquet",
+    "predictions.scored.json",
     "report.html",
     "report.md",
     "junit.xml",
@@ -80,11 +93,14 @@ class Source:
     """What is judged: a checkpoint, an ONNX model or a table of predictions.
 
     base: location of a checkpoint's base model, if it has moved since training. workers: processes that decode.
+    scorers: keys of which one must have signed the table (`TABLE.scored.json`); without them a table that names a model
+    is one that was scored elsewhere.
     """
 
     path: Path
     base: str | None = None
     workers: int | None = None
+    scorers: Sequence[PublicKey] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,24 +175,29 @@ def judge(
 ) -> Judgement:
     """Score `source` if it is a model, evaluate, certify, and write the folder.
 
-    parent: the certificate of the model that this one was exported from: operating point, look, stability and cost are
-    the parent's.
+    parent: the certificate of the model that this one was exported from: look, stability and cost are the parent's.
 
     Raises DrgateError for whatever cannot be judged, with nothing written.
     """
     # What can be refused is refused before the hours that scoring may take.
-    point = _operating_point(evidence.operating_point, parent)
+    point, cut_offs = _operating_point(evidence.operating_point)
     if test.time is not None:
         given_time(test.time)
     previous = None if evidence.previous is None else reference(read_certificate(evidence.previous).statement)
     history = _foreign_history(evidence, checklist)
     earlier = None if evidence.baseline is None else load_predictions(evidence.baseline)
-    grader = None
+    grader = signed = None
+    scoring, content = Scoring("this run"), ""
     if source.path.suffix.lower() in TABLES:
         if test.data is not None:
             raise UsageError(f"{source.path} is a table of predictions, which needs no --data; leave it out.")
-        predictions = load_predictions(source.path, point)
+        with hashed(source.path, PredictionsError) as content:
+            predictions = load_predictions(source.path, point)
+        signed, scoring = _scored(source, predictions)
     else:
+        if source.scorers:
+            raise UsageError(f"{source.path} is a model, which is scored here; leave --scorer-key out.")
+        _refuse_other_cut_offs(source.path, cut_offs)
         if test.grades is not None:
             raise UsageError(
                 "--grades joins grades to a table of predictions: score the model first (drgate score MODEL --data "
@@ -192,7 +213,12 @@ def judge(
             raise ManifestError(f"{test.data}: {contradictions[0]} Both cannot be true; keep one.")
         progress.started(len(test_set))
         predictions = score(grader, test_set, workers=source.workers, advance=progress.advance)
-    model, facts = _known(predictions, source.path, Scoring("elsewhere" if grader is None else "this run"))
+    model, facts = _known(predictions, source.path, scoring, content)
+    if cut_offs is not None and not model.of_table:
+        if any(file.name == cut_offs.name and file != cut_offs for file in model.files):
+            raise UsageError(f"--operating-point and a file of the model are both called {cut_offs.name}; rename one.")
+        model = replace(model, files=(*(file for file in model.files if file != cut_offs), cut_offs))
+    model = _read(Model, plain_of(model), str(source.path))
     if previous is not None:
         model = replace(model, previous=previous)
     if test.grades is not None:
@@ -228,6 +254,8 @@ def judge(
             predictions, checklist, model=model, data=facts, training=training, look=look, baseline=earlier
         )
         _write(fresh, evaluation, predictions, output.key)
+        if signed is not None:
+            signed.write(beside(fresh / "predictions.parquet"))
     return Judgement(evaluation, predictions, folder, output.key is not None, chain)
 
 
@@ -279,13 +307,13 @@ def _signature(name: str, keyid: str) -> str:
     return f"{name}, key {keyid[:16]}"
 
 
-def _known(predictions: Predictions, source: Path, scoring: Scoring) -> tuple[Model, TestSet]:
-    """What is known of the model and of the test set, from the predictions' provenance."""
+def _known(predictions: Predictions, source: Path, scoring: Scoring, sha256: str) -> tuple[Model, TestSet]:
+    """What is known of the model and of the test set, from the predictions' provenance. sha256: of a table's file."""
     provenance = predictions.provenance
     if not provenance:
         table = predictions.table
         known = "sha256" in table.columns and table["sha256"].notna().all()
-        file = Subject(source.name, sha256_file(source), source.stat().st_size, "table")
+        file = Subject(source.name, sha256, source.stat().st_size, "table")
         return Model("predictions table", source.name, (file,)), TestSet(
             name=source.name,
             images_digest=images_digest(table["sha256"])
@@ -327,20 +355,59 @@ def _warned(facts: TestSet, warning: str) -> TestSet:
     return replace(facts, warnings=(*facts.warnings, warning))
 
 
-def _operating_point(path: Path | None, parent: Statement | None) -> OperatingPoint | None:
-    """The cut-offs that decide: those in the file, or those that the parent was certified at."""
-    if path is not None:
-        return load_operating_point(path)
-    certified = None if parent is None else parent.evaluation.data.operating_point
-    if certified is None:
-        return None
-    return parse_operating_point(plain_of(certified), "the certificate's operating point")
+def _operating_point(path: Path | None) -> tuple[OperatingPoint | None, Subject | None]:
+    """The cut-offs that decide, and their file as a part of the model: its digest is of the bytes that were read."""
+    if path is None:
+        return None, None
+    what = "an operating point that drgate tune wrote"
+    data = read_limited(path, MAX_JSON_BYTES, what, UsageError)
+    point = parse_operating_point(parse_json(data, str(path), what, UsageError), str(path))
+    md5 = hashlib.md5(data, usedforsecurity=False).hexdigest()
+    return point, Subject(path.name, hashlib.sha256(data).hexdigest(), len(data), "cut_offs", md5)
+
+
+def _refuse_other_cut_offs(model: Path, given: Subject | None) -> None:
+    """Raise UsageError where an ONNX model lies beside cut-offs that are not those it is judged at."""
+    there = model.with_name(CUT_OFFS)
+    if model.suffix == ".onnx" and there.exists() and (given is None or sha256_file(there) != given.sha256):
+        raise UsageError(
+            f"{there} decides the grades of {model.name} wherever it runs; give it with --operating-point, or move it "
+            "away."
+        )
+
+
+def _scored(source: Source, predictions: Predictions) -> tuple[SignedTable | None, Scoring]:
+    """What the scorer of a table signed, if it is beside the table, and who ran the model as far as that is proved."""
+    path = beside(source.path)
+    if not predictions.provenance or not path.exists():
+        if source.scorers:
+            missing = f"{path} does not exist" if predictions.provenance else f"{source.path} names no model"
+            raise UsageError(
+                f"{missing}, so no scorer's signature can be verified; get the table and the signature from drgate "
+                "score --key, or leave --scorer-key out."
+            )
+        return None, Scoring("elsewhere")
+    signed = read_scored(path)
+    if found := next(signed.contradictions(predictions), None):
+        raise PredictionsError(
+            f"{source.path} is not the table that was signed in {path.name}: it {found}. Get both from the scorer."
+        )
+    if not source.scorers:
+        return signed, Scoring("elsewhere")
+    key = signed.envelope.signer(source.scorers)
+    if key is None:
+        raise CertificateError(
+            f"{path} is signed by none of the keys that you trust to score (--scorer-key); it names the key "
+            f"{signed.envelope.key_id}."
+        )
+    return signed, Scoring("signed", key.id, signed.digest)
 
 
 def _with_grades(predictions: Predictions, grades: Path, facts: TestSet) -> tuple[Predictions, TestSet]:
     """The predictions with the grades in a file, and the test set that names it."""
-    joined = join_grades(predictions, grades)
-    file = File(grades.name, sha256_file(grades))
+    with hashed(grades, PredictionsError) as sha256:
+        joined = join_grades(predictions, grades)
+    file = File(grades.name, sha256)
     if joined.provenance:  # stays with the table when it is evaluated again
         joined = replace(joined, provenance={**joined.provenance, "grades": plain_of(file)})
     facts = replace(facts, grades=file)

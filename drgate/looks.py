@@ -128,7 +128,7 @@ def take_look(
     Raises UsageError when a file is not an unbroken chain (looks are evidence, and a damaged count counts nothing) and
     when a checklist of the same name and version but with another content is logged.
     """
-    taken = _now() if time is None else given_time(time)
+    taken = current_time() if time is None else given_time(time)
     path = path.resolve()  # a link is followed, never replaced by a file of its own
     with _locked(path.parent):
         logged = [_read(other) for other in others]
@@ -371,7 +371,7 @@ def _patient_keys(patients: Sequence[str], salt: bytes, cost: int) -> Keys:
     return np.unique(np.frombuffer(hashes, dtype=">u8").astype(np.uint64))
 
 
-def _now() -> str:
+def current_time() -> str:
     """UTC to the second; SOURCE_DATE_EPOCH replaces the clock where it is set."""
     given = os.environ.get("SOURCE_DATE_EPOCH")
     try:

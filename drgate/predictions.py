@@ -120,6 +120,35 @@ def published_names(table: pd.DataFrame) -> list[str]:
     return found
 
 
+def answers_digest(table: pd.DataFrame) -> str:
+    """Hex SHA-256 over the published name and p_0 to p_4 of each image, in the order of those names.
+
+    What a scorer answers for: the same before and after grades are joined, cut-offs applied, or the table published.
+    """
+    named = table[list(PROBABILITIES)].assign(image=published_names(table)).sort_values("image")
+    state = hashlib.sha256(canonical_json(["drgate answers 1", len(named)]))
+    for column in named:
+        state.update(column_bytes(str(column), named[column]))
+    return state.hexdigest()
+
+
+def reference_digests(table: pd.DataFrame) -> dict[str, str]:
+    """Hex SHA-256 of each column that is not the model's and not empty, rows in the order of published names.
+
+    Patients are numbered in that order, so that renaming them changes nothing.
+    """
+    ordered = table.assign(image=published_names(table)).sort_values("image")
+    ordered["patient"] = pd.Series(pd.factorize(ordered["patient"])[0].astype(str), ordered.index).where(
+        ordered["patient"].notna()
+    )
+    own = ordered.columns.difference(["image", "sha256", "predicted", *PROBABILITIES])
+    return {
+        column: hashlib.sha256(column_bytes(column, ordered[column])).hexdigest()
+        for column in own
+        if ordered[column].notna().any()
+    }
+
+
 def without_grades(table: pd.DataFrame, origin: str) -> str:
     """The message for a table without any reference grade, with the columns that may hold them under another name."""
     others = _further(table)

@@ -16,6 +16,7 @@ from drgate.cli.options import (
     KeyOption,
     PublicKeyOption,
     QuietOption,
+    ScorerKeyOption,
     SignCommandOption,
     SplitOption,
     WorkersOption,
@@ -34,12 +35,17 @@ Each model that is evaluated takes one look at the test images. The look is logg
 checklist limits how many looks are allowed. Keep the log under version control. The log contains the reference grades:
 store it only where readers may see them.
 
+A table names the model that scored it, but anybody could have written that. If the scorer signed the table (drgate
+score --key), give the scorer's public key with --scorer-key. Otherwise the certificate says that the images were scored
+elsewhere, and neither export nor the gate accepts it. Cut-offs (--operating-point) become a file of the model: keep
+them beside it.
+
 \b
 Examples:
   drgate evaluate runs/first/best_model.pth --data eyepacs --split test
   drgate evaluate best_model.pth --data labels.csv --key keys/clinical.pem --out reports/release-3
   drgate evaluate predictions.csv --spec mine.yaml --record history.csv --format json
-  drgate evaluate scored.parquet --grades grades.csv
+  drgate evaluate scored.parquet --grades grades.csv --scorer-key keys/scoring.pub
 """
 
 
@@ -93,6 +99,7 @@ def command(
             help="Cut-offs that drgate tune wrote, chosen on images of other patients.",
         ),
     ] = None,
+    scorer_key: ScorerKeyOption = None,
     interval: Annotated[
         Interval | None,
         typer.Option(
@@ -127,6 +134,7 @@ def command(
     format: FormatOption = Format.human,
     quiet: QuietOption = False,
 ) -> int:
+    from drgate.certificate.keys import load_public_key
     from drgate.checklist import load_checklist
     from drgate.errors import UsageError
     from drgate.judge import Evidence, Output, Source, Test, judge, shown_with
@@ -140,7 +148,7 @@ def command(
         )
     with progress("Scoring", quiet) as scoring:
         judgement = judge(
-            Source(source, base, workers),
+            Source(source, base, workers, [load_public_key(path) for path in scorer_key or ()]),
             load_checklist(spec),
             test=Test(data, split, grades, looks, time),
             evidence=Evidence(record, selected_epoch, baseline, previous, operating_point),
@@ -159,5 +167,11 @@ def command(
     allowed = f"{'; only' if look.used_up else ' of'} {look.allowed} allowed"
     tell(f"Look {look.number}{allowed} at these images, logged in {judgement.looks}.", quiet)
     signature = "signed" if judgement.signed else "not signed (no --key): export and gate do not accept it"
+    if evaluation.model.scoring and evaluation.model.scoring.by == "elsewhere":
+        tell(
+            "Nothing proves that this model gave these answers, so export and gate do not accept them: have the scorer "
+            "sign the table (drgate score --key) and give --scorer-key, or evaluate the model itself.",
+            quiet,
+        )
     tell(f"Report: {judgement.folder / 'report.html'}; certificate {signature}.", quiet)
     return evaluation.exit_code

@@ -67,6 +67,14 @@ RevokedOption = Annotated[
         "--revoked", metavar="FILE", help="Revocation list: one key id or statement digest per line, then the reason."
     ),
 ]
+ScorerKeyOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--scorer-key",
+        metavar="PUB",
+        help="Public key that you trust to score: it must have signed the table (drgate score --key); may be repeated.",
+    ),
+]
 PolicyOption = Annotated[
     str | None,
     typer.Option(

@@ -13,6 +13,7 @@ from drgate.certificate.chain import logged_look
 from drgate.certificate.statement import Certificate, Statement, reference
 from drgate.checklist import EACH, Checklist
 from drgate.errors import DrgateError, visible
+from drgate.evaluation import CUT_OFFS
 from drgate.files import digest_of
 from drgate.gate.change import Change, Files, ModelFile
 from drgate.gate.checkout import exchanged
@@ -125,9 +126,12 @@ class _Assessor:
         assessed: list[_Assessed] = []
         groups: dict[bytes, list[Found]] = {}
         for found in self.evidence.certificates.found:
-            subjects = found.statement.content["subject"]
-            if any(one["annotations"]["role"] in ("model", "table") and self.model.is_subject(one) for one in subjects):
+            first, *others = found.statement.content["subject"]
+            if self.model.is_subject(first):
                 groups.setdefault(found.statement.data, []).append(found)
+            elif listed := next((one for one in others if self.model.is_subject(one)), None):
+                role = listed["annotations"]["role"]
+                invalid.append(f"{found.path} is of the model {first['name']} and lists this file as {role}")
         for group in groups.values():
             statement = group[0].statement
             if why := self._mismatch(statement, group):
@@ -211,6 +215,8 @@ class _Assessor:
         fresh = "It is recent enough." if limit is not None else "The model is unchanged; it has not expired."
         yield self._finding("age", "FAIL" if lapsed else "PASS", " ".join(lapsed) or fresh)
         yield self._look(statement)
+        if scored := self._scored(statement, group):
+            yield scored
         if parent := statement.evaluation.model.parent:
             yield self._parent(statement, parent)
         if policy.require_predictions:
@@ -239,9 +245,13 @@ class _Assessor:
 
     def _others(self, statement: Statement) -> Iterator[Mapping[str, Any]]:
         """The subjects that are further files of the model."""
-        return (subject for subject in statement.content["subject"] if not self.model.is_subject(subject))
+        return iter(statement.content["subject"][1:])  # the first is the model
 
     def _files_beside(self, statement: Statement) -> Iterator[Finding]:
+        names = {subject["name"] for subject in self._others(statement)}
+        if self.model.path.endswith(".onnx") and CUT_OFFS not in names and self.files.at(self._beside(CUT_OFFS)):
+            reason = f"{CUT_OFFS} beside the model decides its grades, and the certificate does not cover it."
+            yield self._finding(f"file {CUT_OFFS}", "REFUSED", reason)
         for subject in self._others(statement):
             there = self.files.at(self._beside(subject["name"]))
             if not there or not all(file.is_subject(subject) for file in there):
@@ -307,21 +317,68 @@ class _Assessor:
             reason, now = criterion.reason, ""
             if criterion.would_pass:
                 reason += f" It meets the rule but cannot pass on this test set. {evaluation.barred}"
-            if criterion.status != "PASS" and criterion.required:
+            allowed = criterion.status == "OBSERVED" and "observed" in self.rules.policy.allow
+            if criterion.status != "PASS" and criterion.required and not allowed:
                 now = statement.digest
                 status, why = self.waivers.status(id, "", now, failed=criterion.status)
                 reason += why
             elif criterion.status == "PASS" and (eased := self.waivers.eases(self.rules, criterion.id)):
                 status, reason = "WAIVED", f"{reason} Passes only under a waived rule. {eased}"
-            yield self._finding(criterion.id, status, reason, id=id, required=criterion.required, now=now)
+            yield self._finding(
+                criterion.id, status, reason, id=id, required=criterion.required, now=now, allowed=allowed
+            )
         required = {one.status for one in evaluation.criteria if one.required}
         # Range and cost are judged by their value and can PASS under a checklist that decides on estimates.
         observed = evaluation.observed_only and "PASS" in required and "OBSERVED" not in required
         verdict: Status = "OBSERVED" if observed else evaluation.verdict if required <= {"PASS"} else "PASS"
-        if verdict != "PASS":
-            id = f"verdict:{self.model.path}:{self.test_set.name}"
+        id = f"verdict:{self.model.path}:{self.test_set.name}"
+        if verdict == "OBSERVED" and "observed" in self.rules.policy.allow:
+            yield self._finding("verdict", verdict, evaluation.headline, id=id, allowed=True)
+        elif verdict != "PASS":
             status, why = self.waivers.status(id, "", statement.digest, failed=verdict)
             yield self._finding("verdict", status, f"{evaluation.headline}{why}", id=id, now=statement.digest)
+
+    def _scored(self, statement: Statement, group: Sequence[Found]) -> Finding | None:
+        """Whether this model gave the answers, where whoever signed the certificate did not run it."""
+        scoring, policy = statement.evaluation.model.scoring, self.rules.policy
+        if scoring is None or scoring.by == "this run":
+            return None
+        if scoring.by == "signed":
+            why = self._unsigned(statement, group, scoring.key, scoring.statement)
+            if not why:
+                reason = f"The answers are those that a scorer signed (key {scoring.key})."
+                return self._finding("scored", "PASS", reason)
+        else:
+            why = (
+                "It was scored elsewhere: nothing proves that this model gave these answers. Evaluate the model "
+                "itself, or have the scorer sign the table (drgate score --key) and evaluate it with --scorer-key."
+            )
+        return self._finding("scored", "NOT_ASSESSED", why, allowed="scored_elsewhere" in policy.allow)
+
+    def _unsigned(self, statement: Statement, group: Sequence[Found], key: str | None, signed: str | None) -> str:
+        """Why a scorer's signature does not count; "" where it does."""
+        policy, folder, evaluation = self.rules.policy, self.rules.policy.certificates, statement.evaluation
+        trusted = [key for role in policy.scorers for key in self.rules.trusted[role]]
+        if not any(one.id == key for one in trusted):
+            return f"It was scored under the key {key}, which has no role in the policy that may score (scorers)."
+        found = self.evidence.certificates.of_scorer(signed or "")
+        by_scorer = next((one for one in found if one.envelope.signer(trusted)), None)
+        if by_scorer is None:
+            return f"The signed table {signed} is not in {folder}. Commit predictions.scored.json of the evaluation."
+        if why := next(by_scorer.refutes(evaluation), None):
+            return f"The certificate is not of what the scorer signed: it {why}."
+        near = {str(PurePosixPath(one.path).parent) for one in group}
+        invalid: list[str] = []
+        table = self.evidence.tables.find(evaluation.predictions_digest, near, invalid, evaluation.model.files)
+        if table is None:
+            return f"The predictions that the scorer signed are not in {folder}. {' '.join(invalid[:5])}".strip()
+        from drgate.verify import predictions_of
+
+        try:
+            why = next(by_scorer.contradictions(predictions_of(evaluation, table)), None)
+        except DrgateError as problem:
+            return self.evidence.tables.named(str(problem))
+        return f"The predictions are not those that the scorer signed: the table {why}." if why else ""
 
     def _recomputed(self, statement: Statement, group: Sequence[Found]) -> Finding:
         from drgate.verify import Given, Trust, verify

@@ -13,9 +13,10 @@ from typing import Any, Final
 
 from drgate.certificate import trust
 from drgate.certificate.chain import read_chain
+from drgate.certificate.envelope import MAX_BYTES
+from drgate.certificate.scored import SignedTable, is_scored, parse_scored
 from drgate.certificate.statement import (
     CERTIFICATE_BEGINS,
-    MAX_BYTES,
     STATEMENT_BEGINS,
     Certificate,
     Statement,
@@ -137,7 +138,8 @@ class Certificates:
             return None
         digest = f"sha256:{hashlib.sha256(statement).hexdigest()}"
         self._by_digest.setdefault(digest, []).append((entry.path, data))
-        return _parsed(entry.path, data) if any(needle in statement for needle in needles) else None
+        wanted = any(needle in statement for needle in needles) and not is_scored(statement)
+        return _parsed(entry.path, data) if wanted else None
 
     def of_statement(self, digest: str) -> list[Found]:
         """All files that hold this statement and can be read."""
@@ -145,6 +147,14 @@ class Certificates:
         for path, data in self._by_digest.get(digest, []):
             with contextlib.suppress(DrgateError):
                 found.append(_parsed(path, data))
+        return found
+
+    def of_scorer(self, digest: str) -> list[SignedTable]:
+        """All signed tables with this statement that can be read."""
+        found = []
+        for path, data in self._by_digest.get(digest, []):
+            with contextlib.suppress(DrgateError):
+                found.append(parse_scored(data, path))
         return found
 
 
@@ -174,7 +184,8 @@ class Tables:
     ) -> Path | None:
         """A copy of the table whose rows have this digest and that `score` wrote for these model files.
 
-        near: folders to look in first. invalid: receives why other tables do not count.
+        Cut-offs may have been chosen after scoring, so they are not compared. near: folders to look in first. invalid:
+        receives why other tables do not count.
         """
         for entry in sorted(self._entries, key=lambda entry: str(PurePosixPath(entry.path).parent) not in near):
             if entry.path not in self._read:
@@ -187,7 +198,7 @@ class Tables:
             bound = provenance.get("model")
             if provenance.get("rows") != digest:
                 continue
-            if files is None or (isinstance(bound, dict) and bound.get("files") == list(map(plain_of, files))):
+            if files is None or (isinstance(bound, dict) and _answering(bound.get("files")) == _answering(files)):
                 return copy
             invalid.append(f"{entry.path} holds these rows, but was scored with other model files.")
         return None
@@ -216,6 +227,14 @@ class Tables:
         else:
             ((name, content),) = tree.tracked_by_dvc(entry).items()
         return self._change.repository.fetched(name, content, limit=MAX_TABLE_BYTES)
+
+
+def _answering(files: Any) -> list[Any] | None:
+    """A model's files without cut-offs, as plain values; None where they are no list."""
+    if not isinstance(files, list | tuple):
+        return None
+    plain = [plain_of(file) if isinstance(file, Subject) else file for file in files]
+    return [file for file in plain if not (isinstance(file, dict) and file.get("role") == "cut_offs")]
 
 
 @dataclass(frozen=True, slots=True)

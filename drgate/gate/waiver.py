@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from drgate.certificate import trust
+from drgate.certificate.envelope import pre_authentication
 from drgate.certificate.keys import PublicKey, SigningKey, check_signature_form
-from drgate.certificate.statement import pre_authentication
 from drgate.checklist import Checklist
 from drgate.errors import CertificateError, DrgateError, PolicyError, UsageError, visible
 from drgate.files import TIME_FORMAT, canonical_json, parse_json, parse_moment

@@ -22,6 +22,7 @@ from securesystemslib.dsse import Envelope
 from securesystemslib.exceptions import VerificationError
 from securesystemslib.signer import SSlibKey  # type: ignore[attr-defined]
 
+from drgate.certificate.envelope import MAX_BYTES, pre_authentication
 from drgate.certificate.keys import (
     CommandKey,
     PrivateKey,
@@ -32,13 +33,11 @@ from drgate.certificate.keys import (
 )
 from drgate.certificate.sign import certify, countersign, countersignature
 from drgate.certificate.statement import (
-    MAX_BYTES,
     Certificate,
     Statement,
     make_statement,
     parse_certificate,
     parse_statement,
-    pre_authentication,
     read_certificate,
     reference,
     statement_bytes,
@@ -482,7 +481,7 @@ class TestMessages:
     def test_an_evaluation_is_not_a_certificate(self, tmp_path: Path):
         path = tmp_path / "evaluation.json"
         path.write_text(json.dumps(evaluation().to_json()))
-        with pytest.raises(CertificateError, match=r"is an evaluation, not a certificate; give certificate\.json or"):
+        with pytest.raises(CertificateError, match=r"is an evaluation, not a certificate; expected certificate\.json"):
             read_certificate(path)
 
 
@@ -772,7 +771,7 @@ class TestCertificate:
     @pytest.mark.parametrize("name", ["missing.json", "."])
     def test_unreadable_file_is_one_sentence(self, tmp_path: Path, name: str):
         """A missing file and a folder are named, with what was expected."""
-        with pytest.raises(CertificateError, match=r"cannot be read .*; expected a certificate"):
+        with pytest.raises(CertificateError, match=r"cannot be read .*; expected certificate\.json"):
             read_certificate(tmp_path / name)
 
 

@@ -100,6 +100,14 @@ def scored(table: pd.DataFrame, model: Model, test_set: str = TEST_SET) -> Predi
     return make_predictions(table, "scored", {"model": plain_of(model), "manifest": manifest, "preprocessing": {}})
 
 
+def complete(predictions: Predictions) -> Predictions:
+    """The same with all that `score` records and a signed table names."""
+    record = predictions.provenance
+    model = {**record["model"], "scored_with": {"drgate": "0.1.0"}, "providers": ["cpu"]}
+    prepared = {"id": "field_of_view_1", "size": 448, "pillow": "11.0"}
+    return replace(predictions, provenance={**record, "model": model, "preprocessing": prepared, "leakage": []})
+
+
 def git_in(root: Path, *arguments: str) -> str:
     """What git writes; a command that fails raises."""
     done = subprocess.run(["git", *arguments], cwd=root, env={**os.environ, **_GIT}, check=True, capture_output=True)
