@@ -6,6 +6,7 @@ types them. git-lfs and dvc write text files that are written here by their publ
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import hashlib
 import io
@@ -19,6 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 
 from drgate.vision.base import resolve_base
@@ -262,6 +265,31 @@ def test_a_reader_verifies_in_a_clone(newcomer: Team, tmp_path: Path):
         "verify", "certificates/best/certificate.json", "--key", "keys/ml.pub", *given, "--looks", CHAIN
     )
     assert "NO" not in found.out.split()
+
+
+def test_nothing_in_git_names_an_image_or_a_patient(guarded: Team):
+    """What docs/gate.md tells people to commit is published: own names stay in names.csv, which is not."""
+    assert (guarded.root / "reports/best/names.csv").is_file()
+    for path in guarded.git("ls-files").splitlines():
+        file = guarded.root / path
+        data = file.read_bytes()
+        if path.endswith(".parquet"):
+            data = pd.read_parquet(file).to_csv().encode() + b"".join((pq.read_schema(file).metadata or {}).values())
+        elif path.endswith("certificate.json"):
+            data = base64.b64decode(json.loads(data)["dsseEnvelope"]["payload"])
+        assert not re.search(rb"test-\d-\d", data), path
+
+
+def test_a_patient_key_that_is_used_from_the_second_model_on(team: Team):
+    """The chain goes on, now with patients; the gate needs no key."""
+    team.does("keygen", "--patients", "--out", "keys/patients")
+    team.train_again()
+    data = ("--data", team.outside / "data", "--patient-key", "keys/patients.key")
+    ended = team.evaluate("models/best_model.pth", *data, out="reports/second")
+    assert ended.code == 0, ended
+    team.commit_certificates("reports/second", "certificates/second")
+    team.git("add", "models")
+    assert closing(team.gate(0)) == {}
 
 
 class TestLfs:
