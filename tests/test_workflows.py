@@ -1,4 +1,4 @@
-"""What the documents tell people to do, done: a model from its evaluation to an open gate, by each way that they name.
+"""What the documents tell people to do, done: a model from training to an open gate, by each way that they name.
 
 A small model of the real architecture and small images; real Git; the real commands, in the order in which a person
 types them. git-lfs and dvc write text files that are written here by their published formats.
@@ -13,6 +13,7 @@ import io
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -54,12 +55,12 @@ sys.stdout.buffer.write(data)
 """What `git lfs clean` does when a file is staged: the pointer goes into Git, the file stays in the working tree."""
 
 CHAIN = "looks/site-a-2026.jsonl"
-DOCUMENT = (ROOT / "docs/gate.md").read_text(encoding="utf-8")
 
 
-def block(language: str, holding: str) -> str:
-    """The one block of docs/gate.md in this language that holds a text."""
-    (found,) = [text for text in re.findall(rf"```{language}\n(.*?)```", DOCUMENT, re.DOTALL) if holding in text]
+def block(document: str, language: str, holding: str) -> str:
+    """The one block of a document in this language that holds a text."""
+    text = (ROOT / document).read_text(encoding="utf-8")
+    (found,) = [one for one in re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL) if holding in one]
     return str(found)
 
 
@@ -83,8 +84,14 @@ class Team:
 
     def drgate(self, *arguments: object) -> Ended:
         """Run `drgate` in the repository."""
-        from drgate.cli import main
+        return self.run("drgate", *arguments)
 
+    def run(self, program: str, *arguments: object) -> Ended:
+        """Run `drgate` or `drtrain` in the repository."""
+        from drgate.cli import main as drgate
+        from trainer.cli import main as drtrain
+
+        main = {"drgate": drgate, "drtrain": drtrain}[program]
         with (
             contextlib.chdir(self.root),
             contextlib.redirect_stdout(io.StringIO()) as out,
@@ -168,11 +175,11 @@ def statuses(report: dict[str, Any]) -> dict[str, str]:
 def set_up(team: Team) -> None:
     """Follow docs/gate.md: its policy, then its commands, for the evaluation in reports/best."""
     digest = json.loads((team.root / "reports/best/evaluation.json").read_text())["data"]["manifest_digest"]
-    policy = block("toml", "[[gate.test_sets]]")
+    policy = block("docs/gate.md", "toml", "[[gate.test_sets]]")
     team.write("drgate.toml", replaced(policy, ("sha256:...", digest), ("medical-grade", "site-a")))
     (chain,) = (team.root / "reports/looks").glob("*.jsonl")
     commands = replaced(
-        block("sh", "git add drgate.toml"),
+        block("docs/gate.md", "sh", "git add drgate.toml"),
         ("show medical-grade", f"show {team.outside / 'site-a.yaml'}"),
         ("medical-grade.yaml", "site-a.yaml"),
         ("IMAGES.jsonl", chain.name),
@@ -188,7 +195,7 @@ def set_up(team: Team) -> None:
 
 @pytest.fixture(scope="module")
 def newcomer(tmp_path_factory: pytest.TempPathFactory) -> Team:
-    """Who has a model, keys and a repository without a policy, and has just evaluated: reports/best."""
+    """Who followed the README on their own images, from training to the bundle, and has no repository yet."""
     folder = tmp_path_factory.mktemp("newcomer")
     team = Team(folder / "repository", folder / "outside")
     data = write_eyes(team.outside / "data", train=1, val=1, test=4)
@@ -199,14 +206,34 @@ def newcomer(tmp_path_factory: pytest.TempPathFactory) -> Team:
     rows = [line.removeprefix("images/").rsplit(",", 1)[0] for line in test if line.endswith(",test")]
     (team.outside / "grades.csv").write_text("\n".join(["image,grade,patient,eye,gradable", *rows]) + "\n")
     (team.outside / "site-a.yaml").write_text(CHECKLIST)
-    base = tiny_base(team.outside / "base")
+    tiny_base(team.outside / "base")
     team.root.mkdir()
-    save_checkpoint(team.root / "best_model.pth", checkpoint_of(random_model(base), base))
-    for name in ("ml", "clinical", "scoring"):
+    for line in _readme(team):
+        ended = team.run(*line)
+        assert ended.code == 0, (line, ended)
+    shutil.copy(team.root / "runs/first/best_model.pth", team.root)
+    for name in ("clinical", "scoring"):
         team.does("keygen", "--out", f"keys/{name}", "--no-passphrase")
-    arguments = ("--data", data, "--spec", team.outside / "site-a.yaml", "--workers", 0, "--key", "keys/ml.pem")
-    team.does("evaluate", "best_model.pth", *arguments, "--out", "reports/best")
     return team
+
+
+def _readme(team: Team) -> list[list[str]]:
+    """The README's commands, as words: the data set, the base model and the checklist are the reader's own."""
+    own = f"--workers 0 --spec {team.outside / 'site-a.yaml'}"
+    text = replaced(
+        block("README.md", "sh", "drtrain --dataset eyepacs"),
+        ("eyepacs", str(team.outside / "data")),
+        ("google/medsiglip-448", str(team.outside / "base")),
+        ("--num_epochs 30", "--num_epochs 1 --num_workers 0"),
+        ("keygen --out keys/clinical", "keygen --no-passphrase --out keys/clinical"),  # nobody sits at the terminal
+        ("keys/clinical", "keys/ml"),
+        ("reports/first", "reports/best"),
+        ("--split test", f"--split test {own}"),
+        ("--out bundle", f"--out bundle {own}"),
+    )
+    lines = [shlex.split(line, comments=True) for line in text.replace("\\\n", " ").splitlines()]
+    first, *others = [line for line in lines if line]
+    return [first, [word for word in first if word != "--dry_run"], *others]  # "then run it without --dry_run"
 
 
 def begin(team: Team, attributes: str) -> None:
@@ -217,7 +244,7 @@ def begin(team: Team, attributes: str) -> None:
         team.git("config", "filter.lfs.clean", f"'{sys.executable}' -I .git/clean.py")
         team.git("config", "filter.lfs.required", "true")
     team.write(".gitattributes", attributes)
-    team.write(".gitignore", "*.pem\n/reports/\n/best_model.pth\n.looks.lock\n")
+    team.write(".gitignore", "*.pem\n*.key\n/bundle/\n/reports/\n/runs/\n/best_model.pth\n.looks.lock\n")
     team.write("README.md", "# Grading\n")
     team.git("add", ".gitattributes", ".gitignore", "README.md")
     team.git("commit", "--quiet", "-m", "begun")
@@ -453,9 +480,6 @@ def test_cut_offs_are_committed_beside_the_model(team: Team):
 
 def test_an_exported_model_with_the_certificate_of_its_parent(team: Team):
     """The bundle's model and its companions are guarded beside the checkpoint; look and training are the parent's."""
-    certificate = ("--certificate", "certificates/best/certificate.json", "--spec", "checklists/site-a.yaml")
-    data = ("--data", team.outside / "data", "--workers", 0)
-    team.does("export", "models/best_model.pth", *certificate, *data, "--key", "keys/ml.pem", "--out", "bundle")
     team.edit("drgate.toml", ('"models/*.pth"', '"models/*.pth", "models/*.onnx"'))
     statement = json.loads((team.root / "bundle/statement.json").read_text())
     team.take("bundle", "models", *(subject["name"] for subject in statement["subject"]))
