@@ -261,6 +261,16 @@ def guarded(newcomer: Team, tmp_path_factory: pytest.TempPathFactory) -> Team:
     return team
 
 
+@pytest.fixture(scope="module")
+def plain(newcomer: Team, tmp_path_factory: pytest.TempPathFactory) -> Team:
+    """The same without LFS."""
+    team = newcomer.copy(tmp_path_factory.mktemp("plain") / "repository")
+    begin(team, "* text=auto\n")
+    set_up(team)
+    team.merge()
+    return team
+
+
 @pytest.fixture
 def team(guarded: Team, tmp_path: Path) -> Team:
     return guarded.copy(tmp_path / "repository")
@@ -279,14 +289,10 @@ def test_a_newcomer_from_an_evaluation_to_an_open_gate(newcomer: Team, tmp_path:
     assert closing(team.gate(0)) == {}
 
 
-def test_a_reader_verifies_in_a_clone(newcomer: Team, tmp_path: Path):
+def test_a_reader_verifies_in_a_clone(plain: Team, tmp_path: Path):
     """With nothing but what is in Git, and the key."""
-    team = newcomer.copy(tmp_path / "repository")
-    begin(team, "* text=auto\n")
-    set_up(team)
-    team.merge()
-    git_in(tmp_path, "clone", "--quiet", str(team.root), "clone")
-    reader = Team(tmp_path / "clone", team.outside)
+    git_in(tmp_path, "clone", "--quiet", str(plain.root), "clone")
+    reader = Team(tmp_path / "clone", plain.outside)
     given = ("--model", "models/best_model.pth", "--spec", "checklists/site-a.yaml")
     found = reader.does(
         "verify", "certificates/best/certificate.json", "--key", "keys/ml.pub", *given, "--looks", CHAIN
@@ -341,11 +347,9 @@ class TestLfs:
 
 class TestDvc:
     @pytest.fixture
-    def tracked(self, newcomer: Team, tmp_path: Path) -> Team:
+    def tracked(self, plain: Team, tmp_path: Path) -> Team:
         """Whose model is in DVC: Git has `best_model.pth.dvc`, as `dvc add` writes it."""
-        team = newcomer.copy(tmp_path / "repository")
-        begin(team, "* text=auto\n")
-        set_up(team)
+        team = plain.copy(tmp_path / "repository")
         data = (team.root / "models/best_model.pth").read_bytes()
         team.git("rm", "--quiet", "--cached", "models/best_model.pth")
         md5 = hashlib.md5(data, usedforsecurity=False).hexdigest()
