@@ -99,7 +99,7 @@ class TestExchangedFile:
 
 
 class TestExchangedBase:
-    """The base model of adapters is not copied, because it may be large: its digest is computed again as it is loaded."""
+    """The base model of adapters is not copied, because it may be large: its digest is computed as it is loaded."""
 
     def test_between_its_digest_and_loading(self, place: Path, monkeypatch: pytest.MonkeyPatch):
         other = tiny.write_base(place / "other base", seed=5)
