@@ -22,7 +22,7 @@ from drgate.scale import GRADES
 from drgate.vision.fingerprint import Fingerprint
 from drgate.vision.images import Preprocessing, preprocessing
 from drgate.vision.model_files import MAX_COMPANION_BYTES, copy_and_hash
-from drgate.vision.onnx_files import COMPANIONS, copy_onnx, first_line, try_out
+from drgate.vision.onnx_files import COMPANIONS, cannot_run, copy_onnx, first_line, try_out
 
 
 class Grader(Protocol):
@@ -180,9 +180,7 @@ class OnnxGrader:
                     str(copy), options, providers=[provider for provider in wanted if provider in available]
                 )
             except Exception as error:  # onnxruntime's exceptions share no base class
-                raise CheckpointError(
-                    f"{path} is not an ONNX model that can run here ({first_line(error)}); export it again."
-                ) from error
+                raise cannot_run(path, copy, error) from error
         self.providers: list[str] = self._session.get_providers()
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         size = self.preprocessing.size

@@ -125,11 +125,13 @@ def try_out(path: Path, copy: Path, size: int, bytes_: int) -> None:
             f"ended by signal {-ended.returncode}. It was not loaded."
         )
     if ended.returncode:
-        reason = ended.stderr.decode(errors="replace").strip().splitlines()
-        raise CheckpointError(
-            f"{path} is not an ONNX model that can run here ({reason[-1][:200] if reason else 'no reason given'}); "
-            "export it again."
-        )
+        raise cannot_run(path, copy, RuntimeError(ended.stderr.decode(errors="replace")))
+
+
+def cannot_run(path: Path, copy: Path, error: Exception) -> CheckpointError:
+    """The sentence for a model that ONNX Runtime refuses, with the model's own path in place of its copy's."""
+    reason = first_line(RuntimeError(str(error).replace(str(copy), str(path))))
+    return CheckpointError(f"{path} is not an ONNX model that can run here ({reason}); export it again.")
 
 
 def _external_data(path: Path, model: Any) -> dict[str, int]:
@@ -153,7 +155,8 @@ def _external_data(path: Path, model: Any) -> dict[str, int]:
         name, numbers = facts["location"], [facts.get("offset", "0"), facts.get("length", "0")]
         if not all(_NUMBER.fullmatch(number) for number in numbers):
             raise CheckpointError(f"{path} has external data whose offset or length is not a number of bytes.")
-        if Path(name).name != name or "\\" in name or name in (path.name, *COMPANIONS):
+        plain = name and Path(name).name == name and "\\" not in name and len(os.fsencode(name)) <= 255
+        if not plain or name in (path.name, *COMPANIONS):
             raise _outside(path, name)
         needed[name] = max(needed.get(name, 0), sum(map(int, numbers)))
     return needed
@@ -175,4 +178,4 @@ def without_traces(model: Any) -> None:
 
 
 def first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:400]
