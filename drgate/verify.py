@@ -580,8 +580,9 @@ def _again(
 
     evaluation = statement.evaluation
     name = evaluation.model.files[0].name
-    source = next((path for path in _located(statement, models) if path.name == name), None)
-    if source is None or source.suffix not in MODELS:
+    candidates = [*(path for path in _located(statement, models) if path.name == name), *models]
+    source = next((path for path in candidates if path.suffix in MODELS), None)
+    if source is None:
         raise UsageError(f"To score the model again it takes the model ({', '.join(MODELS)}); give it with --model.")
     if table is None:
         raise UsageError("What is scored again is compared with the predictions; give them with --predictions.")
