@@ -47,9 +47,10 @@ from drgate.evaluation import (
 )
 from drgate.files import digest_of, read_json, sha256_file, write_atomically
 from drgate.grades import join_grades
-from drgate.looks import Seen, given_time, take_look
+from drgate.looks import Log, given_time
 from drgate.manifest import images_digest
 from drgate.operating_point import OperatingPoint, load_operating_point, parse_operating_point
+from drgate.patients import PatientKey
 from drgate.predictions import Predictions, load_predictions, without_grades, write_predictions
 from drgate.record import FILE as RECORD
 from drgate.record import FOREIGN, foreign_evidence, training_evidence
@@ -61,7 +62,6 @@ if TYPE_CHECKING:
     from drgate.vision.graders import Grader
 
 _T = TypeVar("_T")
-LOOKS: Final = Path("reports") / "looks"
 WRITTEN: Final = (
     "evaluation.json",
     "statement.json",
@@ -92,8 +92,8 @@ class Test:
     """The test set.
 
     data, split: the manifest that a model is scored on. grades: reference grades for a table that was scored without.
-    looks: the chain of looks; by default one file a test set in reports/looks, where looks in the other files count too
-    if they share images or patients. time: of a new look.
+    looks, time, patient_key: of the look; see `drgate.looks.Log`. The key also compares patients with those that a
+    model, or cut-offs, came from.
     """
 
     __test__: ClassVar[bool] = False  # pytest collects classes by this name
@@ -103,6 +103,7 @@ class Test:
     grades: Path | None = None
     looks: Path | None = None
     time: str | None = None
+    patient_key: PatientKey | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +192,9 @@ def judge(
         if contradictions := test_set.duplicates(contradicting=True):
             raise ManifestError(f"{test.data}: {contradictions[0]} Both cannot be true; keep one.")
         progress.started(len(test_set))
-        predictions = score(grader, test_set, workers=source.workers, advance=progress.advance)
+        predictions = score(
+            grader, test_set, workers=source.workers, advance=progress.advance, patient_key=test.patient_key
+        )
     model, facts = _known(predictions, source.path, Scoring("elsewhere" if grader is None else "this run"))
     if previous is not None:
         model = replace(model, previous=previous)
@@ -201,14 +204,11 @@ def judge(
         raise PredictionsError(without_grades(predictions.table, str(source.path)))
     _refuse_contradictions(predictions)
     if point is not None:
-        point.refuse_overlap(predictions)
+        unchecked = point.refuse_overlap(predictions, test.patient_key)
         predictions = predictions.at(point)
         facts = replace(facts, operating_point=_read(CutOffs, point.content(), "The operating point"))
-        if not (point.patients_known and predictions.patients_known):
-            facts = _warned(
-                facts,
-                "Whether a patient is among those that the cut-offs were tuned on was not checked: not all are named.",
-            )
+        if unchecked:
+            facts = _warned(facts, unchecked)
     training = _training(grader, model, source.path, evidence.record, history, parent, checklist)
     if training.percent:
         facts = _warned(facts, f"{training.foreign} gives validation accuracies in percent; divided by 100.")
@@ -372,20 +372,11 @@ def _look(
     predictions: Predictions, checklist: Checklist, model: Model, facts: TestSet, test: Test
 ) -> tuple[Look, Path]:
     """The look that this judgement takes, and the file that it is logged in."""
-    looks = test.looks or LOOKS / f"{(facts.images_digest or '').removeprefix('sha256:')[:16]}.jsonl"
-    # Wherever this look is logged, those in the usual place count.
-    others = sorted(path for path in LOOKS.glob("*.jsonl") if path.resolve() != looks.resolve())
-    judged = model.tensor_digest or predictions.digest
-    look = take_look(
-        looks,
-        Seen.of(predictions, facts.name),
-        model=f"{judged} at {facts.operating_point.digest}" if facts.operating_point else judged,
-        predictions=predictions.digest,
-        checklist=checklist,
-        others=others,
-        time=test.time,
-    )
-    return look, looks
+    judged = model.tensor_digest
+    if judged and facts.operating_point:
+        judged = f"{judged} at {facts.operating_point.digest}"
+    log = Log(test.looks, test.time, test.patient_key)
+    return log.look(predictions, facts.name, checklist, model=judged, chosen_on=facts.selected_here)
 
 
 def _foreign_history(evidence: Evidence, checklist: Checklist) -> dict[str, Any] | None:

@@ -17,13 +17,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from drgate.certificate.chain import logged_look, read_chain
+from drgate.certificate.chain import MAX_CHAIN_BYTES, logged_look, read_chain
 from drgate.certificate.keys import PublicKey
 from drgate.certificate.statement import Certificate, Statement, read_certificate, reference
 from drgate.certificate.trust import Revocations, lapses, signer
 from drgate.errors import CertificateError, DrgateError, ExitCode, UsageError, visible
 from drgate.evaluation import Evaluation, Verdict, plain_of
-from drgate.files import canonical_json, digest_of, sha256_file
+from drgate.files import canonical_json, digest_of, read_limited, sha256_file
 from drgate.screen import SILENT, Progress
 
 if TYPE_CHECKING:
@@ -163,7 +163,7 @@ def verify(
         *_standing(read, trust),
         *_subjects(statement, given.models),
         *_checklist(evaluation, given.checklist),
-        *_look(evaluation, given.looks),
+        *_look(evaluation, given.looks, numbers.table),
         *_earlier(evaluation, given.parent),
         *numbers.findings,
         *(_again(statement, given.models, numbers.table, deep) if deep else ()),
@@ -268,21 +268,26 @@ def _checklist(evaluation: Evaluation, checklist: Checklist | None) -> Iterator[
         )
 
 
-def _look(evaluation: Evaluation, chain: Path | None) -> Iterator[Finding]:
+def _look(evaluation: Evaluation, chain: Path | None, table: Predictions | None) -> Iterator[Finding]:
     """Whether the chain of looks has the line that the statement names, and the line says the same."""
     look = evaluation.look
     if chain is None:
         yield "unchecked", f"--looks was not given: that this was look {look.number} is not confirmed."
         return
-    try:
-        entries = read_chain(chain.read_bytes(), str(chain))
-    except OSError as problem:
-        raise UsageError(f"{chain} cannot be read ({problem.strerror}); expected a chain of looks.") from problem
+    entries = read_chain(read_limited(chain, MAX_CHAIN_BYTES, "a chain of looks", UsageError), str(chain))
     entry, different, later = logged_look(evaluation, entries)
     if entry is None:
         yield "problem", f"{chain} has no line {look.line}: this look is not logged there."
         return
     yield from (("problem", f"The look's line in {chain} {difference}.") for difference in different)
+    if not different and evaluation.model.of_table:
+        from drgate.looks import is_look_at
+
+        if table is None:
+            yield "unchecked", f"Whether the look's line in {chain} is of these predictions: they were not given."
+        elif not is_look_at(entry, table):
+            different.append("is of other answers")
+            yield "problem", f"The look's line in {chain} is of other answers than the predictions."
     if not different:
         yield "checked", f"{chain} logs it: look {look.number} of {look.allowed}, {look.time}."
     if later:

@@ -15,12 +15,13 @@ from sklearn import metrics as sk
 from statsmodels.stats.contingency_tables import mcnemar
 
 from drgate.cli import main
-from drgate.compare import Comparison, Difference, accuracy_difference, compare
+from drgate.compare import Comparison, Difference, accuracy_difference
 from drgate.errors import PredictionsError
 from drgate.evaluation import Estimate, NotEstimable
 from drgate.predictions import Predictions, load_predictions, make_predictions
 from drgate.report import compare as compare_page
 from drgate.scale import GRADES, GROUPS
+from tests.support.comparing import compare
 
 TARGETS = {**{grade: (i,) for i, grade in enumerate(GRADES)}, **GROUPS}
 

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from drgate.checklist import Checklist, parse_checklist
-from drgate.compare import Comparison, Difference, compare
+from drgate.compare import Comparison, Difference
 from drgate.errors import PredictionsError
 from drgate.evaluate import evaluate
 from drgate.evaluation import Estimate, Evaluation, Metric, NotEstimable
@@ -21,6 +21,7 @@ from drgate.operating_point import OperatingPoint
 from drgate.predictions import Predictions, make_predictions
 from drgate.sample import Pair, Sample
 from drgate.tune import tune
+from tests.support.comparing import compare
 
 
 def checklist_of(**changes: Any) -> Checklist:

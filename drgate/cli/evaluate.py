@@ -14,11 +14,15 @@ from drgate.cli.options import (
     DataOption,
     FormatOption,
     KeyOption,
+    LooksOption,
+    LookTimeOption,
+    PatientKeyOption,
     PublicKeyOption,
     QuietOption,
     SignCommandOption,
     SplitOption,
     WorkersOption,
+    patient_key,
     signing_key,
 )
 from drgate.screen import Format, emit, progress, tell
@@ -100,16 +104,9 @@ def command(
             help="Kind of interval shown in the terminal only; everything else uses the checklist's.",
         ),
     ] = None,
-    looks: Annotated[
-        Path | None,
-        typer.Option(
-            "--looks", metavar="FILE", help="Log of the looks at this test set. [reports/looks/<test set>.jsonl]"
-        ),
-    ] = None,
-    time: Annotated[
-        str | None,
-        typer.Option("--time", metavar="UTC", help="Time to log for a new look, such as 2026-01-31T09:00:00Z. [now]"),
-    ] = None,
+    looks: LooksOption = None,
+    time: LookTimeOption = None,
+    patients: PatientKeyOption = None,
     previous: Annotated[
         Path | None,
         typer.Option(
@@ -142,7 +139,7 @@ def command(
         judgement = judge(
             Source(source, base, workers),
             load_checklist(spec),
-            test=Test(data, split, grades, looks, time),
+            test=Test(data, split, grades, looks, time, patient_key(patients)),
             evidence=Evidence(record, selected_epoch, baseline, previous, operating_point),
             output=Output(out, private, force),
             progress=scoring,

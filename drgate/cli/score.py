@@ -7,7 +7,16 @@ from typing import Annotated
 
 import typer
 
-from drgate.cli.options import BaseOption, DataOption, FormatOption, QuietOption, SplitOption, WorkersOption
+from drgate.cli.options import (
+    BaseOption,
+    DataOption,
+    FormatOption,
+    PatientKeyOption,
+    QuietOption,
+    SplitOption,
+    WorkersOption,
+    patient_key,
+)
 from drgate.screen import Format, emit, progress, tell
 
 HELP = """Score images with a model. Writes a table of predictions that records the digests of the model and the images.
@@ -29,6 +38,7 @@ def command(
     split: SplitOption = "test",
     base: BaseOption = None,
     workers: WorkersOption = None,
+    patients: PatientKeyOption = None,
     format: FormatOption = Format.human,
     quiet: QuietOption = False,
 ) -> int:
@@ -42,10 +52,11 @@ def command(
             f"--out is {out}; predictions that record their model are Parquet, so give a name that ends in .parquet."
         )
     refuse_existing(out, "choose another name with --out")
+    key = patient_key(patients)
     grader, manifest = model_and_test_set(model, data, split, base)
     with progress("Scoring", quiet) as (started, advance):
         started(len(manifest))
-        predictions = score(grader, manifest, workers=workers, advance=advance)
+        predictions = score(grader, manifest, workers=workers, advance=advance, patient_key=key)
     write_predictions(predictions, out)
     silent = int(predictions.table["predicted"].isna().sum())
     summary = {"predictions": str(out), "digest": predictions.digest, "images": len(predictions), "no_output": silent}
