@@ -81,8 +81,8 @@ class Seen:
     name: of the test set, for messages. chosen_on: whether a model was selected on it, so that it is no test set.
     images: names, of those that are known by their content in the order of `keys`, then of the `others`.
     keys: of the distinct contents, ascending. others: images known by name alone, in the order of the table.
-    names: digest over the names of the others together; of a published table, over their grades. key: id of the patient
-    key; named: with one, of each of the others; patients: with one, its hash of each, where they are known.
+    names: digest over the names of the others together; of few, and of a published table, over their grades.
+    key: id of the patient key; with one, named: of each of the others, patients: its hash of each that is known.
     reference, predicted: one of b"0" to b"4" an image, in the order of `images`; b"-" where there is none.
     rest: by column, the digest of what else decides a verdict. answers: digest of the decided grades, by image.
     """
@@ -379,7 +379,7 @@ class _Chain:
         for entry in self.looks:
             logged = self.test_sets[entry.test_set]
             images, people = shared[entry.test_set]
-            # Of a published table only the grades say which images they are.
+            # Of a published table, or of very few images, only the grades say which they are.
             rows = logged.names.startswith(_ROWS) or seen.names.startswith(_ROWS)
             if rows and len(images.here) < size and entry.reference == reference and _agree(entry.rest, seen.rest):
                 images = logged.shared(seen, others=True)

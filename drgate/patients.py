@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 PATIENT_BYTES: Final = 16
+ENOUGH: Final = 3
+"""Names that are kept as one digest: of two, both could be guessed at once from a list of record numbers."""
 _HEAD: Final = "drgate patient key 1"
 _EXPECTED: Final = "a patient key, as `drgate keygen --patients` writes NAME.key"
 _PUBLISHED: Final = re.compile(r"[0-9a-f]{16}(-[0-9]+)?|row-[0-9]+")
@@ -95,8 +97,8 @@ class Known:
     """What is known of the rows of a table.
 
     contents: what identifies each image's content (16 hex digits), None where that is not known.
-    names: digest over the names of the images in `contents` that are None, together; empty where there are none, and
-        where the table has published names, which say nothing.
+    names: digest over the names of the images in `contents` that are None, together; empty where there are fewer than
+        `ENOUGH`, and where the table has published names, which say nothing.
     key: id of the patient key; empty without one, and for a table with published names, where patients are numbers.
     named: with a key, 16 hex digits for each image's name.
     patients: with a key, its hash of each patient, sorted; empty where patients are unknown.
@@ -115,7 +117,7 @@ def known_of(table: pd.DataFrame, contents: Sequence[str | None], key: PatientKe
     if all(map(_PUBLISHED.fullmatch, names)):
         return Known(tuple(contents), "")
     bare = [name for name, content in zip(names, contents, strict=True) if content is None]
-    together = digest_of(["drgate image names 1", sorted(bare)]) if bare else ""
+    together = digest_of(["drgate image names 1", sorted(bare)]) if len(bare) >= ENOUGH else ""
     if key is None:
         return Known(tuple(contents), together)
     patients = tuple(sorted(set(key.patients(table).values())))

@@ -347,11 +347,15 @@ class TestLooks:
         assert "chain of looks is broken" in refused("evaluate", tables("one.csv"), "--looks", tmp_path / "looks.jsonl")
 
 
+CONTENT = "ab" * 32
+
+
 def cut_offs(
     folder: Path, write_csv: Write, cuts: tuple[float, ...] = (0.01, 0.02, 0.03, 0.04), image: str = "tuned"
 ) -> Path:
     """An operating point tuned on one image of its own."""
-    tuned_on = load_predictions(write_csv([{"image": image, "grade": 0, "predicted": 0}], "tuning.csv"))
+    row = {"image": image, "sha256": CONTENT, "grade": 0, "predicted": 0}
+    tuned_on = load_predictions(write_csv([row], "tuning.csv"))
     point = make_operating_point(
         cuts, checklist={"name": "s", "version": 1, "digest": "sha256:0"}, tuned_on=tuned_on, promise={}
     )
@@ -384,8 +388,8 @@ class TestOperatingPoint:
         )
 
     def test_tuned_on_a_test_image(self, write_csv: Write, tmp_path: Path, refused: Refused):
-        table = write_csv([{"image": "a", "grade": 4, **WIDE}], "t.csv")
-        file = cut_offs(tmp_path, write_csv, image="a")
+        table = write_csv([{"image": "a", "sha256": CONTENT, "grade": 4, **WIDE}], "t.csv")
+        file = cut_offs(tmp_path, write_csv, image="tuned under another name")
         assert "image 'a' is among the images that the operating point was tuned on" in refused(
             "evaluate", table, "--operating-point", file
         )
