@@ -17,6 +17,7 @@ from drgate.checklist import parse_yaml
 from drgate.errors import ManifestError, PredictionsError
 from drgate.grades import join_grades
 from drgate.operating_point import make_operating_point, write_operating_point
+from drgate.patients import generate_patient_key
 from drgate.predictions import load_predictions
 from drgate.score import score
 from tests.support.material import Ended
@@ -289,8 +290,15 @@ class TestLooks:
 
         return write
 
-    def test_the_second_model_cannot_pass(self, drgate: Run, tables: Write, checklist: Write, here: Path):
-        """One look is declared: another model's table of the same images reports and cannot pass, by whatever file."""
+    def test_the_second_model_cannot_pass(
+        self, drgate: Run, tables: Write, checklist: Write, here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        """One look is declared: another model's table of the same images reports and cannot pass, by whatever file.
+
+        Images that are known by name alone are compared one by one where a patient key is given.
+        """
+        generate_patient_key(tmp_path / "patients.key")
+        monkeypatch.setenv("DRGATE_PATIENT_KEY", str(tmp_path / "patients.key"))
         first = drgate("evaluate", tables("one.csv"), "--spec", checklist())
         assert first.code == 0
         assert "Look 1 of 1" in first.err

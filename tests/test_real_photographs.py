@@ -30,18 +30,7 @@ def trained(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with `run/best_model.pth`, trained on real photographs 1024 pixels wide, and a signing key."""
     folder = tmp_path_factory.mktemp("real")
     assert run(folder, "drgate", "keygen", "--patients", "--out", "patients").returncode == 0
-    settings = (
-        "--patient_key",
-        "patients.key",
-        "--num_epochs",
-        2,
-        "--batch_size",
-        16,
-        "--learning_rate",
-        1e-3,
-        "--usd_per_hour",
-        0.1,
-    )
+    settings = (*KEY, "--num_epochs", 2, "--batch_size", 16, "--learning_rate", 1e-3, "--usd_per_hour", 0.1)
     data = ("--dataset", real_data / "eyepacs-1024", "--base", "embedded")
     ended = run(folder, "trainer", *data, *settings, "--output_dir", "run")
     assert ended.returncode == 0, ended.stderr

@@ -10,6 +10,7 @@ import shutil
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -335,7 +336,7 @@ class TestFingerprint:
             {"whole": 1},
             {"patient_hash": "md5"},
         ):
-            with pytest.raises(CheckpointError, match="fingerprint|description"):
+            with pytest.raises(CheckpointError, match=r"fingerprint|description"):
                 load_checkpoint(rewritten(tmp_path / "m.pth", fingerprint={**plain, **garbled}))
 
     def test_image_hash_survives_recompression_and_tells_eyes_apart(self, tmp_path):
