@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 COLUMNS: Final = ("image", "patient", "eye", "grade", "gradable", *PROBABILITIES, "predicted")
 OPTIONAL_COLUMNS: Final = ("dme", "sha256")
 _METADATA_KEY: Final = b"drgate.provenance"
-_PUBLISHED: Final = re.compile(r"[0-9a-f]{16}(-[0-9]+)?|row-[0-9]+")
+_PUBLISHED: Final = re.compile(r"(?P<key>[0-9a-f]{16})(-[0-9]+)?")
 _EXPECTED: Final = "a CSV or Parquet table with image, grade and p_0 to p_4 (or predicted)"
 
 
@@ -101,23 +101,33 @@ def _further(table: pd.DataFrame) -> list[str]:
     return sorted(set(table.columns) - {*COLUMNS, *OPTIONAL_COLUMNS})
 
 
-def published_names(table: pd.DataFrame) -> list[str]:
-    """How published files name the image of each row: the first 16 hex digits of its SHA-256, `row-N` without one.
+def content_keys(table: pd.DataFrame) -> list[str | None]:
+    """What identifies the content of each row's image: the first 16 hex digits of its SHA-256; None where not known.
 
-    N counts the rows in the order of the table, with as many digits in each name. Of byte-identical images the second
-    becomes `...-2`. Names that are published already stay, so publishing twice changes nothing.
+    A published table has no column sha256: there the name is the key.
     """
-    own = table["image"].tolist()
-    if all(map(_PUBLISHED.fullmatch, own)):
-        return [str(name) for name in own]
-    contents = table["sha256"].tolist() if "sha256" in table.columns else [None] * len(own)
-    digits = len(str(len(own)))
-    found, seen = [], Counter[str]()
-    for i, content in enumerate(contents):
-        name = content[:16] if isinstance(content, str) else f"row-{i + 1:0{digits}}"
-        seen[name] += 1
-        found.append(name if seen[name] == 1 else f"{name}-{seen[name]}")
-    return found
+    contents = table["sha256"].tolist() if "sha256" in table.columns else [None] * len(table)
+    named = map(_PUBLISHED.fullmatch, table["image"])
+    return [
+        content[:16] if isinstance(content, str) else name and name["key"]
+        for content, name in zip(contents, named, strict=True)
+    ]
+
+
+def published_names(table: pd.DataFrame) -> list[str]:
+    """How published files name the image of each row: its content key, `row-N` where there is none.
+
+    N counts the rows without a key, in the order of the table; of images with the same key the second becomes `...-2`.
+    Numbers have leading zeros, so that the names sort in that order. Published names stay as they are.
+    """
+    keys = [key or "row" for key in content_keys(table)]
+    several, seen = Counter(keys), Counter[str]()
+    names = []
+    for key in keys:
+        seen[key] += 1
+        alone = key != "row" and seen[key] == 1
+        names.append(key if alone else f"{key}-{seen[key]:0{len(str(several[key]))}}")
+    return names
 
 
 def without_grades(table: pd.DataFrame, origin: str) -> str:
