@@ -273,11 +273,11 @@ class TestWhatCannotBeCompared:
 
     def test_file_digests_decide_where_both_have_them(self, pair: Any):
         """Renamed copies are the same images; the same names with other bytes are not."""
-        digests = [f"{i:064x}" for i in range(140)]
+        digests = [f"{i:016x}" * 4 for i in range(140)]
         one = make_predictions(pair[0].table.assign(sha256=digests), "a.csv", {})
         renamed = pair[1].table.assign(sha256=digests, image="copy-" + pair[1].table["image"])
         assert compare(one, make_predictions(renamed, "b.csv", {})).images == 140
-        others = make_predictions(pair[1].table.assign(sha256=[f"{i + 7:064x}" for i in range(140)]), "b.csv", {})
+        others = make_predictions(pair[1].table.assign(sha256=[f"{i + 7:016x}" * 4 for i in range(140)]), "b.csv", {})
         with pytest.raises(PredictionsError, match="other images"):
             compare(one, others)
 

@@ -26,7 +26,7 @@ from drgate.evaluate import evaluate
 from drgate.evaluation import Epoch, Estimate, Evaluation, File, HeldAgainst, Model, Spend, TestSet, Training
 from drgate.files import canonical_json
 from drgate.looks import Seen, take_look
-from drgate.predictions import Predictions, make_predictions, write_predictions
+from drgate.predictions import Predictions, make_predictions, published, write_predictions
 from drgate.verify import Verification
 from tests.support.evaluations import CONTENT, THIS_RUN, criterion, digest_of, evaluation, file_entry
 from tests.support.verbs import verified as verify
@@ -433,13 +433,13 @@ def rival() -> Predictions:
 def judged(table: Predictions, rival: Predictions) -> Evaluation:
     template = evaluation()
     made = evaluate(
-        table,
+        published(table, CHECKLIST),
         CHECKLIST,
         model=template.model,
         data=TestSet("clinic-a"),
         training=TRAINING,
         look=template.look,
-        baseline=rival,
+        baseline=published(rival),
     )
     assert made.verdict == "PASS"
     return made
