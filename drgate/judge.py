@@ -429,7 +429,7 @@ def _refuse_other_images(predictions: Predictions, baseline: Predictions) -> Non
 def _look(
     predictions: Predictions, public: Predictions, checklist: Checklist, model: Model, facts: TestSet, test: Test
 ) -> tuple[Look, Path]:
-    """The look that this judgement takes, and the file that it is logged in.
+    """The look that this judgement takes, with published names, and the file that it is logged in.
 
     It is counted by the caller's own patients, and is the same look whether they or their published form are evaluated.
     """
@@ -446,7 +446,9 @@ def _look(
         others=others,
         time=test.time,
     )
-    return look, looks
+    shown = dict(zip(predictions.table["image"], published_names(predictions.table), strict=True))
+    regraded = tuple(replace(one, image=shown[one.image]) for one in look.regraded)
+    return replace(look, regraded=regraded), looks
 
 
 def _foreign_history(evidence: Evidence, checklist: Checklist) -> dict[str, Any] | None:

@@ -237,7 +237,7 @@ class TestOutcome:
         assert difference(result, "sensitivity:referable").first == 1.0
         assert difference(result, "specificity:referable").first == 0.5
         assert "2 images without output from model A and 0 from model B" in " ".join(result.notes)
-        assert result.discordant[0] == {"image": "b", "grade": 0, "first": None, "second": 0}
+        assert result.discordant[0] == {"image": "row-2", "grade": 0, "first": None, "second": 0}
 
     def test_macular_oedema_is_referable(self):
         """A grade 0 eye with oedema counts as referable where the column dme says so."""

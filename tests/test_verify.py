@@ -615,13 +615,17 @@ class TestNumbers:
             "model": {"tensor_digest": f"sha256:{'1' * 64}"},
             "manifest": {"digest": f"sha256:{'2' * 64}", "images_digest": f"sha256:{'3' * 64}"},
         }
-        write_predictions(replace(table, provenance=provenance), folder / "predictions.parquet")
+        own = replace(table, provenance=provenance)
+        write_predictions(published(own, CHECKLIST), folder / "predictions.parquet")
         data = replace(judged.data, manifest_digest=f"sha256:{'2' * 64}", images_digest=f"sha256:{'3' * 64}")
         model = replace(judged.model, tensor_digest=f"sha256:{'1' * 64}")
         honest = replace(judged, data=data, model=model)
         found = verify(written(folder, honest, key), trusted=[key.public])
         assert "another model" not in said(found)
         assert (found.recomputed, found.bound) == (True, True)
+        write_predictions(own, folder / "own names.pq")
+        found = verify(written(folder, honest, key), trusted=[key.public], predictions=folder / "own names.pq")
+        assert (found.recomputed, found.bound) == (True, True), "the caller's own table is as good as the published one"
         for forged, what in (
             (replace(honest, model=replace(model, tensor_digest=f"sha256:{'4' * 64}")), "another model"),
             (replace(honest, data=replace(data, manifest_digest=f"sha256:{'4' * 64}")), "another test set"),
