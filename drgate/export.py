@@ -28,7 +28,7 @@ from drgate.checklist import Checklist
 from drgate.errors import CertificateError, CheckpointError, ExitCode, ImageUnreadable, NotCertified
 from drgate.evaluation import Evaluation, plain_of
 from drgate.files import canonical_json, refuse_existing, write_atomically
-from drgate.judge import Judgement, Output, Source, Test, judge
+from drgate.judge import NAMES, Judgement, Output, Source, Test, judge
 from drgate.scale import GRADES
 from drgate.score import model_and_test_set
 from drgate.screen import SILENT, Progress
@@ -112,7 +112,8 @@ def export(
             judgement.folder.rename(refused)
             return Bundle(judgement, refused, sum(BATCHES), difference)
         for file in judgement.folder.iterdir():
-            file.rename(fresh / file.name)
+            if file.name not in (NAMES, ".gitignore"):  # a bundle goes where the caller's names of images must not
+                file.rename(fresh / file.name)
         if point := judgement.evaluation.data.operating_point:
             # Without its cut-offs the file that runs would grade otherwise than it was judged.
             write_atomically(fresh / "operating_point.json", canonical_json(plain_of(point)))

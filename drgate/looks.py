@@ -25,7 +25,7 @@ import os
 import time as clock
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
@@ -47,7 +47,7 @@ from drgate.errors import UsageError
 from drgate.evaluation import Favour, Look, Overlap, Regraded, plain_of
 from drgate.files import TIME_FORMAT, canonical_json, digest_of, parse_moment, read_limited, write_atomically
 from drgate.patients import PATIENT_BYTES, PatientKey, known_of
-from drgate.predictions import PROBABILITIES, column_bytes, content_keys, published_names
+from drgate.predictions import COLUMNS, PROBABILITIES, column_bytes, content_keys, published, published_names
 
 if TYPE_CHECKING:
     from drgate.checklist import Checklist
@@ -168,9 +168,9 @@ class Log:
         chosen_on: bool = False,
         comparing: bool = False,
     ) -> tuple[Look, Path]:
-        """The look that these predictions take at the test set `name`, and the chain that it is logged in.
+        """The look that these predictions take at the test set `name`, with published names, and its chain.
 
-        See `take_look`, which raises what this raises.
+        It is the same look of the caller's own table and of its published form. Raises what `take_look` raises.
         """
         seen = Seen.of(predictions, name, self.key, chosen_on=chosen_on)
         path = self.chain or LOOKS / f"{seen.test_set.removeprefix('sha256:')[:16]}.jsonl"
@@ -178,13 +178,14 @@ class Log:
             path,
             seen,
             model=model,
-            predictions=predictions.digest,
+            predictions=published(predictions, checklist).digest,
             checklist=checklist,
             others=[other for other in _usual() if other.resolve() != path.resolve()],
             time=self.time,
             comparing=comparing,
         )
-        return look, path
+        shown = dict(zip(predictions.table["image"], published_names(predictions.table), strict=True))
+        return replace(look, regraded=tuple(replace(one, image=shown[one.image]) for one in look.regraded)), path
 
     def refuse_test_set(self, predictions: Predictions) -> None:
         """Raise UsageError where an image or a patient is of a test set that was looked at: that is no set to tune on.
@@ -290,8 +291,8 @@ def _sees(entry: LookLine, seen: Seen) -> bool:
 
 
 def _agree(one: Mapping[str, str], other: Mapping[str, str]) -> bool:
-    """Whether all columns that both have are equal: a published table has only those that its checklist used."""
-    return all(one[column] == other[column] for column in one.keys() & other.keys())
+    """Whether all columns that both have are equal; a published table lacks those that its checklist did not use."""
+    return all(one.get(column) == other.get(column) for column in {*COLUMNS, "dme"} | (one.keys() & other.keys()))
 
 
 # -- one chain ---------------------------------------------------------------------------------------------------------

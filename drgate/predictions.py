@@ -32,6 +32,7 @@ from drgate.errors import ManifestError, PredictionsError
 from drgate.files import canonical_json, read_table, replacing, row_name
 
 if TYPE_CHECKING:
+    from drgate.checklist import Checklist
     from drgate.operating_point import OperatingPoint
 
 COLUMNS: Final = ("image", "patient", "eye", "grade", "gradable", *PROBABILITIES, "predicted")
@@ -135,6 +136,29 @@ def published_names(table: pd.DataFrame) -> list[str]:
     return names
 
 
+def published(predictions: Predictions, checklist: Checklist | None = None) -> Predictions:
+    """The predictions as published files hold them, in the order of the published names; a published table stays as is.
+
+    Images have their published names, patients are 1 to c in the order of their first image, and the columns are those
+    that an evaluation uses. checklist: its slice columns are kept; of a baseline (None) no slice is used.
+    """
+    slices = [] if checklist is None else sorted(one.by for one in checklist.slices)
+    columns = [column for column in (*COLUMNS, "dme", *slices) if column in predictions.table.columns]
+    names = pd.array(published_names(predictions.table), dtype="str")
+    table = predictions.table[columns].assign(image=names).sort_values("image", ignore_index=True)
+    if predictions.patients_known:
+        table["patient"] = pd.array(_numbered(table), dtype="str")
+    return replace(predictions, table=table)
+
+
+def _numbered(table: pd.DataFrame) -> list[str]:
+    """The patients as 1 to c in the order of their first row, after their `source` where the table has it."""
+    numbers = [str(code + 1) for code in pd.factorize(table["patient"])[0]]
+    if "source" not in table.columns:
+        return numbers
+    return [f"{source}:{number}" for source, number in zip(table["source"].fillna(""), numbers, strict=True)]
+
+
 def without_grades(table: pd.DataFrame, origin: str) -> str:
     """The message for a table without any reference grade, with the columns that may hold them under another name."""
     others = _further(table)
@@ -161,6 +185,7 @@ def load_predictions(path: Path | str, operating_point: OperatingPoint | None = 
     _refuse_nan(path)
     provenance = read_provenance(path)
     rows = provenance.pop("rows", None)
+    provenance.pop("as_baseline", None)
     predictions = _checked(table, path, provenance, operating_point)
     if provenance and rows != predictions.digest:
         raise PredictionsError(
@@ -193,15 +218,18 @@ def write_predictions(predictions: Predictions, path: Path) -> None:
         if path.suffix.lower() == ".csv":
             predictions.table.to_csv(temporary, index=False, lineterminator="\n")
             return
-        # The digest of the rows, so that an edited table does not pass as the model's.
-        marked = {**predictions.provenance, "rows": predictions.digest} if predictions.provenance else {}
+        marked = dict(predictions.provenance)
+        if marked:  # so that an edited table does not pass as the model's, and a baseline is found
+            marked |= {"rows": predictions.digest, "as_baseline": published(predictions).digest}
         arrow = pa.Table.from_pandas(predictions.table, preserve_index=False)
         metadata = {**(arrow.schema.metadata or {}), _METADATA_KEY: canonical_json(marked)}
         pq.write_table(arrow.replace_schema_metadata(metadata), temporary)
 
 
 def read_provenance(path: Path) -> dict[str, Any]:
-    """The table's record of its model and images, not yet checked: `rows` is the digest that its rows must have.
+    """The table's record of its model and images, not yet checked.
+
+    `rows` is the digest that its rows must have, `as_baseline` what an evaluation records of it as a baseline.
 
     Empty for a table that `score` did not write. Raises PredictionsError where it is damaged.
     """

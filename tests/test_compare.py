@@ -238,7 +238,7 @@ class TestOutcome:
         assert difference(result, "sensitivity:referable").first == 1.0
         assert difference(result, "specificity:referable").first == 0.5
         assert "2 images without output from model A and 0 from model B" in " ".join(result.notes)
-        assert result.discordant[0] == {"image": "b", "grade": 0, "first": None, "second": 0}
+        assert result.discordant[0] == {"image": "row-2", "grade": 0, "first": None, "second": 0}
 
     def test_macular_oedema_is_referable(self):
         """A grade 0 eye with oedema counts as referable where the column dme says so."""
@@ -274,11 +274,11 @@ class TestWhatCannotBeCompared:
 
     def test_file_digests_decide_where_both_have_them(self, pair: Any):
         """Renamed copies are the same images; the same names with other bytes are not."""
-        digests = [f"{i:064x}" for i in range(140)]
+        digests = [f"{i:016x}" * 4 for i in range(140)]
         one = make_predictions(pair[0].table.assign(sha256=digests), "a.csv", {})
         renamed = pair[1].table.assign(sha256=digests, image="copy-" + pair[1].table["image"])
         assert compare(one, make_predictions(renamed, "b.csv", {})).images == 140
-        others = make_predictions(pair[1].table.assign(sha256=[f"{i + 7:064x}" for i in range(140)]), "b.csv", {})
+        others = make_predictions(pair[1].table.assign(sha256=[f"{i + 7:016x}" * 4 for i in range(140)]), "b.csv", {})
         with pytest.raises(PredictionsError, match="other images"):
             compare(one, others)
 
@@ -396,8 +396,7 @@ class TestLooks:
         ended = drgate("compare", *files, "--looks", broken)
         assert (ended.code, ended.out) == (2, "")
         monkeypatch.setattr("drgate.compare._Differences", None)
-        with pytest.raises(TypeError):
-            drgate("compare", *files, "--looks", "own.jsonl")
+        assert drgate("compare", *files, "--looks", "own.jsonl").out == ""
         assert Path("own.jsonl").read_text().count('"kind":"look"') == 2
 
     def test_tables_that_cannot_be_compared_take_none(self, files: list[Path], pair: Any, drgate: Any):

@@ -323,7 +323,7 @@ class TestLooks:
         drgate("evaluate", tables("one.csv", predicted="01230"), "--spec", checklist(looks=3))
         changed = tables("two.csv", grades="01230", predicted="01230")
         look = json.loads(drgate("evaluate", changed, "--spec", checklist(looks=3), "--format", "json").out)["look"]
-        assert look["regraded"] == [{"image": "e", "from": 4, "to": 0}]
+        assert look["regraded"] == [{"image": "row-5", "from": 4, "to": 0}]
         assert look["favouring"][0]["favouring"] == 1
 
     def test_an_operating_point_is_another_look(

@@ -30,7 +30,9 @@ from drgate.screen import Format, emit, progress, tell
 HELP = """Judge a model, or a table of predictions, by a checklist.
 
 Writes a folder with the report (report.html, report.md, junit.xml), the results (evaluation.json, statement.json), the
-predictions (predictions.parquet) and, with --key, the signed certificate (certificate.json). Exit code 0 PASS, 1 FAIL,
+predictions (predictions.parquet) and, with --key, the signed certificate (certificate.json). These files name an image
+by the first 16 hex digits of its SHA-256 (row-N where the table has none) and number the patients; names.csv leads back
+to your names, so do not publish it (the folder's .gitignore lists it). Exit code 0 PASS, 1 FAIL,
 2 could not be judged, 3 INSUFFICIENT or OBSERVED. OBSERVED with a checklist that only tries a pipeline, such as smoke,
 is 0.
 
@@ -146,7 +148,7 @@ def command(
         )
     evaluation = judgement.evaluation
     shown = evaluation if interval is None else shown_with(judgement, interval.value, baseline)
-    emit(shown.to_json(), lambda console: terminal.render(shown, console), format, quiet)
+    emit(shown.to_json(), lambda console: terminal.render(shown, console, judgement.names), format, quiet)
     if interval is not None:
         tell(
             f"Shown with {interval.value} intervals. By the checklist's own the verdict is {evaluation.verdict}.",
