@@ -62,6 +62,12 @@ def page_one(
         again = "Testing again with added patients counts as another look at this test set"
         lines.append(f"{again}{', which is not allowed' if look.number >= look.allowed else ''}.")
     lines += _regraded(look)
+    if look.unlinked:
+        lines.append(
+            f"Whether patients of this test set are in {look.unlinked} other logged test "
+            f"{'set' if look.unlinked == 1 else 'sets'} was not checked: "
+            f"{_unlinked(look, sample)}."
+        )
     if training.foreign:
         lines.append(
             f"The training history is from {training.foreign}. Nothing shows that it belongs to these weights."
@@ -113,6 +119,14 @@ def _regraded(look: Look) -> list[str]:
             f"{'those' if many else 'that'} at an earlier look.{favours}"
         )
     return lines
+
+
+def _unlinked(look: Look, sample: Sample) -> str:
+    if sample.patients is None:
+        return "no patients are given"
+    if not look.patient_key:
+        return "no patient key (--patient-key) was given"
+    return "they were logged without patients or with another patient key"
 
 
 def _count(number: int, what: str) -> str:

@@ -17,6 +17,7 @@ from drgate.checklist import parse_yaml
 from drgate.errors import ManifestError, PredictionsError
 from drgate.grades import join_grades
 from drgate.operating_point import make_operating_point, write_operating_point
+from drgate.patients import generate_patient_key
 from drgate.predictions import load_predictions
 from drgate.score import score
 from tests.support.material import Ended
@@ -289,8 +290,15 @@ class TestLooks:
 
         return write
 
-    def test_the_second_model_cannot_pass(self, drgate: Run, tables: Write, checklist: Write, here: Path):
-        """One look is declared: another model's table of the same images reports and cannot pass, by whatever file."""
+    def test_the_second_model_cannot_pass(
+        self, drgate: Run, tables: Write, checklist: Write, here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        """One look is declared: another model's table of the same images reports and cannot pass, by whatever file.
+
+        Images that are known by name alone are compared one by one where a patient key is given.
+        """
+        generate_patient_key(tmp_path / "patients.key")
+        monkeypatch.setenv("DRGATE_PATIENT_KEY", str(tmp_path / "patients.key"))
         first = drgate("evaluate", tables("one.csv"), "--spec", checklist())
         assert first.code == 0
         assert "Look 1 of 1" in first.err
@@ -315,7 +323,7 @@ class TestLooks:
         drgate("evaluate", tables("one.csv", predicted="01230"), "--spec", checklist(looks=3))
         changed = tables("two.csv", grades="01230", predicted="01230")
         look = json.loads(drgate("evaluate", changed, "--spec", checklist(looks=3), "--format", "json").out)["look"]
-        assert look["regraded"] == [{"image": "e", "from": 4, "to": 0}]
+        assert look["regraded"] == [{"image": "row-5", "from": 4, "to": 0}]
         assert look["favouring"][0]["favouring"] == 1
 
     def test_an_operating_point_is_another_look(
@@ -347,11 +355,15 @@ class TestLooks:
         assert "chain of looks is broken" in refused("evaluate", tables("one.csv"), "--looks", tmp_path / "looks.jsonl")
 
 
+CONTENT = "ab" * 32
+
+
 def cut_offs(
     folder: Path, write_csv: Write, cuts: tuple[float, ...] = (0.01, 0.02, 0.03, 0.04), image: str = "tuned"
 ) -> Path:
     """An operating point tuned on one image of its own."""
-    tuned_on = load_predictions(write_csv([{"image": image, "grade": 0, "predicted": 0}], "tuning.csv"))
+    row = {"image": image, "sha256": CONTENT, "grade": 0, "predicted": 0}
+    tuned_on = load_predictions(write_csv([row], "tuning.csv"))
     point = make_operating_point(
         cuts, checklist={"name": "s", "version": 1, "digest": "sha256:0"}, tuned_on=tuned_on, promise={}
     )
@@ -384,8 +396,8 @@ class TestOperatingPoint:
         )
 
     def test_tuned_on_a_test_image(self, write_csv: Write, tmp_path: Path, refused: Refused):
-        table = write_csv([{"image": "a", "grade": 4, **WIDE}], "t.csv")
-        file = cut_offs(tmp_path, write_csv, image="a")
+        table = write_csv([{"image": "a", "sha256": CONTENT, "grade": 4, **WIDE}], "t.csv")
+        file = cut_offs(tmp_path, write_csv, image="tuned under another name")
         assert "image 'a' is among the images that the operating point was tuned on" in refused(
             "evaluate", table, "--operating-point", file
         )

@@ -27,6 +27,7 @@ PLACE: Final = frozenset(
         "experiment_name",
         "num_workers",
         "cache_dir",
+        "patient_key",
         "checkpoint_frequency",
         "save_minutes",
         "usd_per_hour",
@@ -219,6 +220,11 @@ class TrainingConfig(BaseModel):
         None,
         description="Folder of decoded images, which are photographs of patients; none: store nothing. "
         "Default: DRGATE_CACHE, else the user's cache folder.",
+    )
+    patient_key: str | None = Field(
+        None,
+        description="Patient key (drgate keygen --patients). With it, the checkpoint recognises training patients in a "
+        "later test set; without it, no patient is stored. Default: DRGATE_PATIENT_KEY.",
     )
     track: Literal["none", "mlflow"] = Field("none", description="Mirror the record to MLflow during the run.")
     tracking_uri: str | None = Field(

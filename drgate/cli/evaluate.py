@@ -14,12 +14,16 @@ from drgate.cli.options import (
     DataOption,
     FormatOption,
     KeyOption,
+    LooksOption,
+    LookTimeOption,
+    PatientKeyOption,
     PublicKeyOption,
     QuietOption,
     ScorerKeyOption,
     SignCommandOption,
     SplitOption,
     WorkersOption,
+    patient_key,
     signing_key,
 )
 from drgate.screen import Format, emit, progress, tell
@@ -27,7 +31,9 @@ from drgate.screen import Format, emit, progress, tell
 HELP = """Judge a model, or a table of predictions, by a checklist.
 
 Writes a folder with the report (report.html, report.md, junit.xml), the results (evaluation.json, statement.json), the
-predictions (predictions.parquet) and, with --key, the signed certificate (certificate.json). Exit code 0 PASS, 1 FAIL,
+predictions (predictions.parquet) and, with --key, the signed certificate (certificate.json). These files name an image
+by the first 16 hex digits of its SHA-256 (row-N where the table has none) and number the patients; names.csv leads back
+to your names, so do not publish it (the folder's .gitignore lists it). Exit code 0 PASS, 1 FAIL,
 2 could not be judged, 3 INSUFFICIENT or OBSERVED. OBSERVED with a checklist that only tries a pipeline, such as smoke,
 is 0.
 
@@ -107,16 +113,9 @@ def command(
             help="Kind of interval shown in the terminal only; everything else uses the checklist's.",
         ),
     ] = None,
-    looks: Annotated[
-        Path | None,
-        typer.Option(
-            "--looks", metavar="FILE", help="Log of the looks at this test set. [reports/looks/<test set>.jsonl]"
-        ),
-    ] = None,
-    time: Annotated[
-        str | None,
-        typer.Option("--time", metavar="UTC", help="Time to log for a new look, such as 2026-01-31T09:00:00Z. [now]"),
-    ] = None,
+    looks: LooksOption = None,
+    time: LookTimeOption = None,
+    patients: PatientKeyOption = None,
     previous: Annotated[
         Path | None,
         typer.Option(
@@ -150,14 +149,14 @@ def command(
         judgement = judge(
             Source(source, base, workers, [load_public_key(path) for path in scorer_key or ()]),
             load_checklist(spec),
-            test=Test(data, split, grades, looks, time),
+            test=Test(data, split, grades, looks, time, patient_key(patients)),
             evidence=Evidence(record, selected_epoch, baseline, previous, operating_point),
             output=Output(out, private, force),
             progress=scoring,
         )
     evaluation = judgement.evaluation
     shown = evaluation if interval is None else shown_with(judgement, interval.value, baseline)
-    emit(shown.to_json(), lambda console: terminal.render(shown, console), format, quiet)
+    emit(shown.to_json(), lambda console: terminal.render(shown, console, judgement.names), format, quiet)
     if interval is not None:
         tell(
             f"Shown with {interval.value} intervals. By the checklist's own the verdict is {evaluation.verdict}.",

@@ -14,6 +14,7 @@ from drgate.screen import Format
 
 if TYPE_CHECKING:
     from drgate.certificate.keys import SigningKey
+    from drgate.patients import PatientKey
 
 
 FormatOption = Annotated[
@@ -61,6 +62,25 @@ SignCommandOption = Annotated[
 PublicKeyOption = Annotated[
     Path | None, typer.Option("--public-key", metavar="PUB", help="Public key that belongs to --sign-command.")
 ]
+PatientKeyOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--patient-key",
+        metavar="FILE",
+        envvar="DRGATE_PATIENT_KEY",
+        show_envvar=True,
+        help="Patient key (drgate keygen --patients), by which patients of several sets are compared. Without it no "
+        "patient is stored or compared.",
+    ),
+]
+LooksOption = Annotated[
+    Path | None,
+    typer.Option("--looks", metavar="FILE", help="Log of the looks at this test set. [reports/looks/<test set>.jsonl]"),
+]
+LookTimeOption = Annotated[
+    str | None,
+    typer.Option("--time", metavar="UTC", help="Time to log for a new look, such as 2026-01-31T09:00:00Z. [now]"),
+]
 RevokedOption = Annotated[
     Path | None,
     typer.Option(
@@ -101,6 +121,15 @@ WorkersOption = Annotated[
         show_default=False,
     ),
 ]
+
+
+def patient_key(path: Path | None) -> PatientKey | None:
+    """The key in the file of `--patient-key` or DRGATE_PATIENT_KEY."""
+    if path is None:
+        return None
+    from drgate.patients import load_patient_key
+
+    return load_patient_key(path)
 
 
 def required_key(given: str | None, sign_command: str | None, public_key: Path | None) -> SigningKey:

@@ -11,11 +11,13 @@ from drgate.cli.options import (
     BaseOption,
     DataOption,
     FormatOption,
+    PatientKeyOption,
     PublicKeyOption,
     QuietOption,
     SignCommandOption,
     SplitOption,
     WorkersOption,
+    patient_key,
     signing_key,
 )
 from drgate.screen import Format, emit, progress, tell
@@ -56,6 +58,7 @@ def command(
     sign_command: SignCommandOption = None,
     public_key: PublicKeyOption = None,
     workers: WorkersOption = None,
+    patients: PatientKeyOption = None,
     format: FormatOption = Format.human,
     quiet: QuietOption = False,
 ) -> int:
@@ -73,10 +76,11 @@ def command(
     for file in (out, beside(out)):  # a signature that was there would be of another table
         refuse_existing(file, "choose another name with --out")
     private = signing_key(key, sign_command, public_key)
+    people = patient_key(patients)
     grader, manifest = model_and_test_set(model, data, split, base)
     with progress("Scoring", quiet) as (started, advance):
         started(len(manifest))
-        predictions = score(grader, manifest, workers=workers, advance=advance)
+        predictions = score(grader, manifest, workers=workers, advance=advance, patient_key=people)
     write_predictions(predictions, out)
     if private is not None:
         try:

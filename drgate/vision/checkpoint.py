@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import os
 import pickle
+import re
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -26,9 +27,10 @@ from torch import Tensor
 from drgate.errors import CheckpointError
 from drgate.evaluation import Subject
 from drgate.files import canonical_json, in_bytes, replacing
+from drgate.patients import PATIENT_BYTES
 from drgate.scale import GRADES
 from drgate.vision.base import Base, few, resolve_base, update_digest
-from drgate.vision.fingerprint import SCRYPT, Fingerprint
+from drgate.vision.fingerprint import IMAGE_BYTES, Fingerprint
 from drgate.vision.images import Preprocessing, preprocessing
 from drgate.vision.network import (
     LORA_EXCLUDES,
@@ -46,6 +48,7 @@ from drgate.vision.network import (
 
 FORMAT: Final = "drgate-checkpoint"
 FORMAT_VERSION: Final = 1
+PATIENT_HASH: Final = "hmac-sha256-128"
 
 MAX_PICKLE_BYTES: Final = 16 << 20
 """Of all values besides tensors: a record of 1,000 epochs has under 1 MB."""
@@ -287,7 +290,9 @@ def save_checkpoint(
         else {
             "image_hash": "phash-256",
             "images": torch.from_numpy(fingerprint.images.copy()),
-            **_patients_payload(fingerprint),
+            "patient_hash": PATIENT_HASH,
+            "patients": {key: torch.from_numpy(rows.copy()) for key, rows in fingerprint.patients.items()},
+            "whole": fingerprint.whole,
         },
         "tensor_digest": (digest := checkpoint.tensor_digest),
         "state": None
@@ -299,19 +304,6 @@ def save_checkpoint(
             torch.save(payload, temporary)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
         raise CheckpointError(f"{path} cannot be written: {' '.join(str(error).split())}.") from error
-
-
-def _patients_payload(fingerprint: Fingerprint) -> dict[str, Any]:
-    """The patients as saved in the file: one salt with its table, or a list of salts with a list of tables.
-
-    Several salts are another kind of hash, so that a reader for one salt refuses the file and does not check only one.
-    """
-    tables = [torch.from_numpy(rows.copy()) for rows in fingerprint.patients.values()]
-    salts = [salt.hex() for salt in fingerprint.patients]
-    kind: dict[str, Any] = {"name": "scrypt", **SCRYPT}
-    if len(salts) == 1:
-        return {"patient_hash": kind, "salt": salts[0], "patients": tables[0]}
-    return {"patient_hash": {**kind, "salts": len(salts)}, "salt": salts, "patients": tables}
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -575,19 +567,21 @@ def check_tensors(checkpoint: Checkpoint) -> None:
 def _fingerprint(payload: dict[str, Any] | None) -> Fingerprint | None:
     if payload is None:
         return None
-    kind = dict(payload["patient_hash"])
-    one = "salts" not in kind
-    salts, tables = ([payload["salt"]], [payload["patients"]]) if one else (payload["salt"], payload["patients"])
-    count = kind.pop("salts", 1)
-    if payload["image_hash"] != "phash-256" or kind != {"name": "scrypt", **SCRYPT}:
+    kind = payload["patient_hash"]
+    # Earlier versions hashed patients with a salt beside the hashes: these cannot be compared with a patient key.
+    salted = isinstance(kind, dict) and kind.get("name") == "scrypt"
+    if payload["image_hash"] != "phash-256" or not (salted or kind == PATIENT_HASH):
         raise CheckpointError("the training fingerprint is of a kind that this version of drgate does not know.")
-    if not len(salts) == len(set(salts)) == len(tables) == count:
-        raise CheckpointError("the training fingerprint is garbled.")
 
-    def rows(tensor: Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
-        if tensor.dtype != torch.uint8 or tensor.dim() != 2 or tensor.shape[1] != 32 or not tensor.is_contiguous():
+    def rows(tensor: Tensor, size: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        if tensor.dtype != torch.uint8 or tensor.dim() != 2 or tensor.shape[1] != size or not tensor.is_contiguous():
             raise CheckpointError("the training fingerprint is garbled.")
         return tensor.numpy()
 
-    patients = {bytes.fromhex(salt): rows(table) for salt, table in zip(salts, tables, strict=True)}
-    return Fingerprint(rows(payload["images"]), patients)
+    images = rows(payload["images"], IMAGE_BYTES)
+    if salted:
+        return Fingerprint(images, {}, whole=False)
+    patients, whole = payload["patients"], payload["whole"]
+    if type(whole) is not bool or not all(re.fullmatch("[0-9a-f]{8}", key) for key in patients):
+        raise CheckpointError("the training fingerprint is garbled.")
+    return Fingerprint(images, {key: rows(table, PATIENT_BYTES) for key, table in patients.items()}, whole)

@@ -9,12 +9,14 @@ from typing import Any
 
 import numpy as np
 import onnx
+import pandas as pd
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image, ImageDraw
 from safetensors.torch import save_file
 from transformers import SiglipVisionConfig, SiglipVisionModel
 
+from drgate.patients import PatientKey
 from drgate.scale import GRADES
 from drgate.vision.base import Base, resolve_base
 from drgate.vision.checkpoint import BaseReference, Checkpoint, LoraSettings, checkpoint_tensors
@@ -23,7 +25,19 @@ from drgate.vision.images import FUNDUS_SQUARE, preprocessing
 from drgate.vision.network import GradingModel, add_lora, architecture
 
 WIDTH = 32
+PATIENT_KEY = PatientKey.of(b"k" * 32)
 SIZE = 28
+
+
+def people(*names: str | None) -> pd.DataFrame:
+    """A table that names these patients."""
+    return pd.DataFrame({"patient": names}, dtype=object)
+
+
+def patient_key_file(path: Path) -> Path:
+    """`PATIENT_KEY` as `drgate keygen --patients` writes a key."""
+    path.write_text(f"drgate patient key 1\n{(b'k' * 32).hex()}\n")
+    return path
 
 
 def write_base(folder: Path, *, seed: int = 0, prefix: str = "", **changes: Any) -> Path:
@@ -71,7 +85,7 @@ def checkpoint_of(model: GradingModel, base: Base, *, lora: bool = True, **chang
         "training_config": {"learning_rate": 1e-3},
         "epoch": 3,
         "record": {"history": [{"epoch": 1, "val_accuracy": 0.5}], "status": "running"},
-        "fingerprint": Fingerprint.build([bytes([i]) * 32 for i in (7, 3, 5)], ["10", "11", "10"]),
+        "fingerprint": Fingerprint.build([bytes([i]) * 32 for i in (7, 3, 5)], people("10", "11", "10"), PATIENT_KEY),
     }
     return Checkpoint(**fields | changes)
 
