@@ -60,8 +60,9 @@ def assess(change: Change, rules: Rules, waivers: Waivers, files: Files, evidenc
     waiting = {model.path for model, _, is_model in judged if not is_model} - {*vouched}
     yield from _unguarded(policy, files, {*vouched}, waiting)
     checked = {path for path in files.by_path if policy.guards(path)} | {*vouched}
-    for path, why in exchanged(change.head, {file.entry.path for path in checked for file in files.at(path)}):
-        yield Finding(path, f"checkout:{path}", "checkout", "REFUSED", why)
+    staged = {file.entry.path for path in checked for file in files.at(path)}
+    for where, why in exchanged(change.head, staged):
+        yield Finding(where, f"checkout:{where}", "checkout", "REFUSED", why)
 
 
 def _unguarded(policy: Policy, files: Files, vouched: set[str], waiting: set[str]) -> Iterator[Finding]:
@@ -400,11 +401,8 @@ class _Assessor:
         copy.write_bytes(statement.data)
         try:
             # Expiry was checked before; here only the numbers are.
-            result = verify(
-                copy,
-                Trust(now=statement.time),
-                Given(predictions=table, checklist=self.rules.checklist, baseline=baseline),
-            )
+            given = Given(predictions=table, checklist=self.rules.checklist, baseline=baseline)
+            result = tables.once(statement.digest, lambda: verify(copy, Trust(now=statement.time), given))
         except DrgateError as problem:
             return self._finding(check, "REFUSED", tables.named(str(problem)))
         if result.problems:

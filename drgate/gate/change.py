@@ -107,8 +107,8 @@ class Files:
                 break
         if len(self.by_path) > MAX_FOUND or sum(map(policy.guards, self.by_path)) > MAX_GUARDED:
             raise RepositoryError(
-                f"More than {MAX_GUARDED} files match the policy's models, or more than {MAX_FOUND} are in a guarded folder "
-                "or look like models. List what is none in not_models."
+                f"More than {MAX_GUARDED} files match the policy's models, or more than {MAX_FOUND} are in a guarded "
+                "folder or look like models. List what is none in not_models."
             )
         for pattern in policy.models:
             if not any(matches(pattern, path) for path in self.by_path):

@@ -102,8 +102,11 @@ def _unclear(tree: Tree, entry: Entry) -> str:
         data = tree.read(entry.path, limit=MAX_BYTES, what="Git attributes")
     except RepositoryError:
         return f"is a link, or larger than {MAX_BYTES >> 20} MB"
-    too_long = max(map(len, data.split(b"\n"))) > MAX_LINE
-    return f"has a line of more than {MAX_LINE} bytes, which only some versions of Git read" if too_long else ""
+    if data.startswith(codecs.BOM_UTF8):
+        return "begins with a byte order mark, which Git does not always leave out"
+    if max(map(len, data.split(b"\n"))) > MAX_LINE:
+        return f"has a line of more than {MAX_LINE} bytes, which only some versions of Git read"
+    return ""
 
 
 def _effects(tree: Tree, entry: Entry, values: Mapping[str, str]) -> Iterator[str]:
@@ -136,8 +139,9 @@ def _effects(tree: Tree, entry: Entry, values: Mapping[str, str]) -> Iterator[st
         yield "The attribute ident changes $Id$ in it in a checkout. Set -ident for it."
     if "export-subst" in asked and has.placeholder:
         yield "The attribute export-subst changes $Format$ in it in an archive. Set -export-subst for it."
-    by_kind = has.lines and (has.zeros or not has.text) if ends == "set" else has.lines
-    if by_kind and not entry.path.endswith(DVC) and not (lines == "auto" and has.zeros):
+    by_default = ends == "set" and (has.zeros or not has.text)  # of a plain text, only what Windows does anyway
+    asked_for = ends == "crlf" and not (lines == "auto" and has.zeros)
+    if has.lines and (by_default or asked_for) and not entry.path.endswith(DVC):
         yield "The attributes text and eol change the ends of its lines in a checkout. Set -text for it."
 
 

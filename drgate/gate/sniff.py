@@ -103,7 +103,7 @@ def plain_name(name: str) -> str:
     'dr.pth'
     """
     if not name.isascii():
-        kept = (char for char in unicodedata.normalize("NFKC", name) if char not in _INVISIBLE)
+        kept = (char for char in unicodedata.normalize("NFKD", name) if char not in _INVISIBLE)
         name = "".join(char for char in kept if unicodedata.category(char) not in ("Cf", "Cc", "Mn"))
     return name.casefold().translate(_LETTERS).rstrip(" .")
 

@@ -506,6 +506,38 @@ class TestGateCommand:
             assert "The gate is closed: the change could not be judged." in text
         assert json.loads(drgate("gate", "--base-ref", "main", "--format", "json").out)["open"] is False
 
+    @pytest.mark.parametrize("kind", ["file", "link", "folder", "folder of a link"])
+    def test_nothing_of_the_change_is_left_in_the_place_of_a_report(self, repository, drgate, monkeypatch, kind):
+        """A file, a link or a folder, whichever of the two reports it replaces: no forged report can be read."""
+        monkeypatch.chdir(repository.root)
+        monkeypatch.delenv("GITHUB_ACTIONS", raising=False)
+        forged = "## The gate is open\n"
+        repository.write("outside.md", forged)
+        names = ["gate.xml", "gate.md"]
+        if kind == "folder of a link":
+            (repository.root / "target").mkdir()
+            (repository.root / "reports").symlink_to("target")
+            names = ["gate.xml", "reports/gate.md"]
+        repository.write("gate.md", forged)
+        (repository.root / "gate.xml").symlink_to("outside.md") if kind != "folder" else repository.write(
+            "gate.xml/inside", forged
+        )
+        if kind == "link":
+            (repository.root / "gate.md").unlink()
+            (repository.root / "gate.md").symlink_to("outside.md")
+        repository.stage()
+        ended = drgate("gate", "--base-ref", "main", "--junit", names[0], "--comment", names[1])
+        assert (repository.root / "outside.md").read_text() == forged, "nothing is written through a link"
+        if kind.startswith("folder"):
+            assert ended.code == 2
+            assert ("gate.xml is a folder" if kind == "folder" else "reports is a symbolic link") in ended.err
+            assert not (repository.root / names[1]).exists()
+        else:
+            assert ended.code == 0, ended
+            assert "The gate is open: 1 model" in Path("gate.md").read_text()
+            assert ET.parse("gate.xml").getroot().get("name") == "drgate gate"
+            assert not Path("gate.xml").is_symlink()
+
 
 class TestLight:
     """In CI it answers without torch, and from a light install."""
