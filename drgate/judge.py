@@ -152,7 +152,7 @@ class Output:
 class Judgement:
     """What was found, and the folder that holds all of it.
 
-    predictions: as they are published. names: the caller's own names of the images, by published name.
+    predictions: as they are published; `own_names` leads back from their images.
     looks: the chain that the look is logged in; None for a variant of a certified model, which takes none.
     """
 
@@ -161,7 +161,6 @@ class Judgement:
     folder: Path
     signed: bool
     looks: Path | None = None
-    names: dict[str, str] = field(default_factory=dict, repr=False)
 
 
 def judge(
@@ -209,14 +208,17 @@ def judge(
             raise ManifestError(f"{test.data}: {contradictions[0]} Both cannot be true; keep one.")
         progress.started(len(test_set))
         predictions = score(grader, test_set, workers=source.workers, advance=progress.advance)
-    model, facts = _known(predictions, source.path, Scoring("elsewhere" if grader is None else "this run"))
-    if previous is not None:
-        model = replace(model, previous=previous)
+    grades = None
     if test.grades is not None:
-        predictions, facts = _with_grades(predictions, test.grades, facts)
+        predictions, grades = _with_grades(predictions, test.grades)
     elif predictions.table["grade"].isna().all():
         raise PredictionsError(without_grades(predictions.table, str(source.path)))
     _refuse_contradictions(predictions)
+    model, facts = _known(predictions, source.path, Scoring("elsewhere" if grader is None else "this run"))
+    if previous is not None:
+        model = replace(model, previous=previous)
+    if grades is not None:
+        facts = replace(facts, grades=grades)
     if point is not None:
         point.refuse_overlap(predictions)
         predictions = predictions.at(point)
@@ -236,7 +238,6 @@ def judge(
         _refuse_other_images(predictions, earlier)
         earlier = published(earlier)
     public = published(predictions, checklist)
-    own = _own_names(predictions, public)
     folder = output.folder or _default_folder(model, facts)
     same = (facts.images_digest, model.tensor_digest, public.digest, checklist.digest)
     with _replacing_folder(folder, same, signing=output.key is not None, force=output.force) as fresh:
@@ -250,9 +251,8 @@ def judge(
             public, checklist, model=model, data=facts, training=training, look=look, baseline=earlier
         )
         _write(fresh, evaluation, public, output.key)
-        _write_names(fresh, own, folder)
-    names = {image: name for image, name, *_ in own}
-    return Judgement(evaluation, public, folder, output.key is not None, chain, names)
+        _write_names(fresh, _own_names(predictions, public), folder)
+    return Judgement(evaluation, public, folder, output.key is not None, chain)
 
 
 def shown_with(judgement: Judgement, interval: str, baseline: Path | None = None) -> Evaluation:
@@ -380,20 +380,21 @@ def _operating_point(path: Path | None, parent: Statement | None) -> OperatingPo
     return parse_operating_point(plain_of(certified), "the certificate's operating point")
 
 
-def _with_grades(predictions: Predictions, grades: Path, facts: TestSet) -> tuple[Predictions, TestSet]:
-    """The predictions with the grades in a file, and the test set that names it."""
+def _with_grades(predictions: Predictions, grades: Path) -> tuple[Predictions, File]:
+    """The predictions with the grades in a file, and the file. What is to be said of it stays with the table."""
     joined = join_grades(predictions, grades)
     file = File(grades.name, sha256_file(grades))
-    if joined.provenance:  # stays with the table when it is evaluated again
-        joined = replace(joined, provenance={**joined.provenance, "grades": plain_of(file)})
-    facts = replace(facts, grades=file)
-    if predictions.provenance and joined.patients_known and not predictions.patients_known:
-        facts = _warned(
-            facts,
+    if not joined.provenance:
+        return joined, file
+    added: dict[str, Any] = {"grades": plain_of(file)}
+    warnings = joined.provenance.get("warnings", [])
+    if joined.patients_known and not predictions.patients_known and isinstance(warnings, list):
+        added["warnings"] = [
+            *warnings,
             f"{grades.name} names the patients, which scoring did not know: whether the model was trained on one of "
             "them was not checked.",
-        )
-    return joined, facts
+        ]
+    return replace(joined, provenance={**joined.provenance, **added}), file
 
 
 def _refuse_contradictions(predictions: Predictions) -> None:
