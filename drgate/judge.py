@@ -169,7 +169,7 @@ class Output:
 class Judgement:
     """What was found, and the folder that holds all of it.
 
-    predictions: as they are published. names: the caller's own names of the images, by published name.
+    predictions: as they are published; `own_names` leads back from their images.
     looks: the chain that the look is logged in; None for a variant of a certified model, which takes none.
     """
 
@@ -178,7 +178,6 @@ class Judgement:
     folder: Path
     signed: bool
     looks: Path | None = None
-    names: dict[str, str] = field(default_factory=dict, repr=False)
 
 
 def judge(
@@ -233,6 +232,12 @@ def judge(
         predictions = score(
             grader, test_set, workers=source.workers, advance=progress.advance, patient_key=test.patient_key
         )
+    grades = None
+    if test.grades is not None:
+        predictions, grades = _with_grades(predictions, test.grades)
+    elif predictions.table["grade"].isna().all():
+        raise PredictionsError(without_grades(predictions.table, str(source.path)))
+    _refuse_contradictions(predictions)
     model, facts = _known(predictions, source.path, scoring, content)
     if cut_offs is not None and not model.of_table:
         if any(file.name == cut_offs.name and file != cut_offs for file in model.files):
@@ -241,11 +246,8 @@ def judge(
     model = _read(Model, plain_of(model), str(source.path))
     if previous is not None:
         model = replace(model, previous=previous)
-    if test.grades is not None:
-        predictions, facts = _with_grades(predictions, test.grades, facts)
-    elif predictions.table["grade"].isna().all():
-        raise PredictionsError(without_grades(predictions.table, str(source.path)))
-    _refuse_contradictions(predictions)
+    if grades is not None:
+        facts = replace(facts, grades=grades)
     if point is not None:
         unchecked = point.refuse_overlap(predictions, test.patient_key)
         predictions = predictions.at(point)
@@ -262,7 +264,6 @@ def judge(
         _refuse_other_images(predictions, earlier)
         earlier = published(earlier)
     public = published(predictions, checklist)
-    own = _own_names(predictions, public)
     folder = output.folder or _default_folder(model, facts)
     same = (facts.images_digest, model.tensor_digest, public.digest, checklist.digest)
     with _replacing_folder(folder, same, signing=output.key is not None, force=output.force) as fresh:
@@ -278,9 +279,8 @@ def judge(
         _write(fresh, evaluation, public, output.key)
         if signed is not None:
             signed.write(beside(fresh / "predictions.parquet"))
-        _write_names(fresh, own, folder)
-    names = {image: name for image, name, *_ in own}
-    return Judgement(evaluation, public, folder, output.key is not None, chain, names)
+        _write_names(fresh, _own_names(predictions, public), folder)
+    return Judgement(evaluation, public, folder, output.key is not None, chain)
 
 
 def shown_with(judgement: Judgement, interval: str, baseline: Path | None = None) -> Evaluation:
@@ -446,21 +446,22 @@ def _scored(source: Source, predictions: Predictions) -> tuple[SignedTable | Non
     return signed, Scoring("signed", key.id, signed.digest)
 
 
-def _with_grades(predictions: Predictions, grades: Path, facts: TestSet) -> tuple[Predictions, TestSet]:
-    """The predictions with the grades in a file, and the test set that names it."""
+def _with_grades(predictions: Predictions, grades: Path) -> tuple[Predictions, File]:
+    """The predictions with the grades in a file, and the file. What is to be said of it stays with the table."""
     with hashed(grades, PredictionsError) as sha256:
         joined = join_grades(predictions, grades)
     file = File(grades.name, sha256)
-    if joined.provenance:  # stays with the table when it is evaluated again
-        joined = replace(joined, provenance={**joined.provenance, "grades": plain_of(file)})
-    facts = replace(facts, grades=file)
-    if predictions.provenance and joined.patients_known and not predictions.patients_known:
-        facts = _warned(
-            facts,
+    if not joined.provenance:
+        return joined, file
+    added: dict[str, Any] = {"grades": plain_of(file)}
+    warnings = joined.provenance.get("warnings", [])
+    if joined.patients_known and not predictions.patients_known and isinstance(warnings, list):
+        added["warnings"] = [
+            *warnings,
             f"{grades.name} names the patients, which scoring did not know: whether the model was trained on one of "
             "them was not checked.",
-        )
-    return joined, facts
+        ]
+    return replace(joined, provenance={**joined.provenance, **added}), file
 
 
 def _refuse_contradictions(predictions: Predictions) -> None:

@@ -136,7 +136,7 @@ def command(
     from drgate.certificate.keys import load_public_key
     from drgate.checklist import load_checklist
     from drgate.errors import UsageError
-    from drgate.judge import Evidence, Output, Source, Test, judge, shown_with
+    from drgate.judge import Evidence, Output, Source, Test, judge, own_names, shown_with
     from drgate.report.evaluation import terminal
 
     private = signing_key(key, sign_command, public_key)
@@ -156,7 +156,7 @@ def command(
         )
     evaluation = judgement.evaluation
     shown = evaluation if interval is None else shown_with(judgement, interval.value, baseline)
-    emit(shown.to_json(), lambda console: terminal.render(shown, console, judgement.names), format, quiet)
+    emit(shown.to_json(), lambda console: terminal.render(shown, console, own_names(judgement.folder)), format, quiet)
     if interval is not None:
         tell(
             f"Shown with {interval.value} intervals. By the checklist's own the verdict is {evaluation.verdict}.",
