@@ -510,8 +510,8 @@ def _replacing_folder(folder: Path, same: tuple[str | None, ...], *, signing: bo
 def _is_same(folder: Path, same: tuple[str | None, ...], *, signing: bool) -> bool:
     """Whether a folder holds the evaluation of the same predictions of the same model by the same checklist."""
     try:
-        found = Evaluation.from_json(json.loads((folder / "evaluation.json").read_bytes()))
-    except (OSError, ValueError, DrgateError):
+        found = Evaluation.from_json(read_json(folder / "evaluation.json", "an evaluation", UsageError))
+    except (ValueError, DrgateError):
         return False
     there = (found.data.images_digest, found.model.tensor_digest, found.predictions_digest, found.spec.digest)
     return there == same and (signing or not (folder / "certificate.json").exists())

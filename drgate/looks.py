@@ -35,10 +35,11 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from drgate import limits
 from drgate.certificate.chain import Header, LookLine, TestSetLine, broken, chain_line, read_chain
 from drgate.errors import UsageError
 from drgate.evaluation import Favour, Look, Overlap, Regraded, plain_of
-from drgate.files import TIME_FORMAT, canonical_json, digest_of, parse_moment, write_atomically
+from drgate.files import TIME_FORMAT, canonical_json, digest_of, parse_moment, read_limited, write_atomically
 from drgate.predictions import PROBABILITIES, column_bytes
 
 if TYPE_CHECKING:
@@ -248,7 +249,7 @@ def _begun(path: Path, seen: Seen, others: Sequence[_Chain]) -> _Chain:
 
 
 def _read(path: Path) -> _Chain:
-    data = path.read_bytes()
+    data = read_limited(path, limits.CHAIN_BYTES, "a chain of looks", UsageError)
     salt, cost = b"", 0
     test_sets: dict[str, _LoggedSet] = {}
     looks: list[LookLine] = []

@@ -109,7 +109,7 @@ class OperatingPoint:
             shared = [name for name, one in zip(names, hashed, strict=True) if one in tuned]
             if shared:
                 raise UsageError(
-                    f"{predictions.origin}: {len(shared)} patients, such as {shared[0]!r}, are among those that the "
+                    f"{predictions.origin}: {len(shared)} patients are among those that the "
                     "operating point was tuned on; test on other patients (a column `source` keeps equal numbers of "
                     "two sites apart)."
                 )

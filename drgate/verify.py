@@ -17,13 +17,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from drgate import limits
 from drgate.certificate.chain import logged_look, read_chain
 from drgate.certificate.keys import PublicKey
 from drgate.certificate.statement import Certificate, Statement, read_certificate, reference
 from drgate.certificate.trust import Revocations, lapses, signer
 from drgate.errors import CertificateError, DrgateError, ExitCode, UsageError, visible
 from drgate.evaluation import Evaluation, Verdict, plain_of
-from drgate.files import canonical_json, digest_of, sha256_file
+from drgate.files import canonical_json, digest_of, read_limited, sha256_file
 from drgate.screen import SILENT, Progress
 
 if TYPE_CHECKING:
@@ -274,10 +275,8 @@ def _look(evaluation: Evaluation, chain: Path | None) -> Iterator[Finding]:
     if chain is None:
         yield "unchecked", f"--looks was not given: that this was look {look.number} is not confirmed."
         return
-    try:
-        entries = read_chain(chain.read_bytes(), str(chain))
-    except OSError as problem:
-        raise UsageError(f"{chain} cannot be read ({problem.strerror}); expected a chain of looks.") from problem
+    data = read_limited(chain, limits.CHAIN_BYTES, "a chain of looks", UsageError)
+    entries = read_chain(data, str(chain))
     entry, different, later = logged_look(evaluation, entries)
     if entry is None:
         yield "problem", f"{chain} has no line {look.line}: this look is not logged there."

@@ -8,16 +8,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
 
+from drgate import limits
 from drgate.errors import UsageError
 from drgate.evaluation import Evaluation, Favour, Moment, Overlap, Typed, read_as
-from drgate.files import digest_of
+from drgate.files import digest_of, parse_json
 
 
 def read_chain(data: bytes, origin: str) -> list[dict[str, Any]]:
@@ -28,13 +28,15 @@ def read_chain(data: bytes, origin: str) -> list[dict[str, Any]]:
     """
     entries: list[dict[str, Any]] = []
     previous = ""
+    if data.count(b"\n") > limits.LINES:
+        raise UsageError(f"{origin} has more than {limits.LINES} lines; expected a chain of looks.")
     for i, line in enumerate(data.splitlines() or [b""]):
         try:
-            entry = json.loads(line)
+            entry = parse_json(line, origin, "a chain of looks", UsageError)
             digest = entry.pop("digest")
             if entry["previous"] != previous or digest != digest_of(entry) or (entry["kind"] == "chain") != (i == 0):
                 raise ValueError
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as problem:
+        except (ValueError, TypeError, KeyError, AttributeError, UsageError) as problem:
             raise broken(origin, i) from problem
         entries.append({**entry, "digest": digest})
         previous = digest

@@ -22,6 +22,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from drgate import limits
 from drgate.certificate.keys import check_signature_form
 from drgate.errors import CertificateError, DrgateError
 from drgate.evaluation import CriterionResult, Estimate, Evaluation, Lineage, Outcome, Reference, plain_of
@@ -31,7 +32,7 @@ FORMAT: Final = 3
 """Number of the statement's form. It covers every word that `statement_bytes` writes: to change one is a new number,
 and statements of the older numbers must still come out as they were signed (but for 1 and 2, which no release wrote).
 """
-MAX_BYTES: Final = 16 << 20
+MAX_BYTES: Final = limits.CERTIFICATE_BYTES
 STATEMENT_TYPE: Final = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE: Final = "https://in-toto.io/attestation/test-result/v0.1"
 PAYLOAD_TYPE: Final = "application/vnd.in-toto+json"

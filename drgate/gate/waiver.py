@@ -20,6 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
+from drgate import limits
 from drgate.certificate import trust
 from drgate.certificate.keys import PublicKey, SigningKey, check_signature_form
 from drgate.certificate.statement import pre_authentication
@@ -34,7 +35,7 @@ from drgate.metrics import MetricId
 
 PAYLOAD_TYPE: Final = "application/vnd.drgate.waiver+json"
 FORMAT: Final = "drgate waiver 1"
-MAX_BYTES: Final = 256 << 10
+MAX_BYTES: Final = limits.WAIVER_BYTES
 MAX_REASON: Final = 2000
 _DIGEST: Final = re.compile(r"|sha256:[0-9a-f]{64}")
 _ROLE: Final = re.compile(r"[a-z][a-z0-9_-]{0,63}")
