@@ -6,6 +6,7 @@ import contextlib
 import csv
 import hashlib
 import io
+import itertools
 import json
 import math
 import os
@@ -241,21 +242,30 @@ def read_lines(path: Path, limit: int, what: str, error: type[DrgateError]) -> l
     return data.split(b"\n")[:-1]
 
 
-def files_below(
-    folder: Path, limit: int, error: type[DrgateError], *, depth: int | None = None, hidden: bool = True
-) -> Iterator[Path]:
-    """The files in a folder and, at most `depth` levels, below it, in no order; links to folders are not followed.
+def entries(folder: Path, error: type[DrgateError], *, limit: int = limits.FILES) -> list[Path]:
+    """What is in a folder, sorted; nothing where there is no such folder. More than `limit` raise `error`."""
+    if not folder.is_dir():
+        return []
+    found = list(itertools.islice(folder.iterdir(), limit + 1))
+    if len(found) > limit:
+        raise error(f"{folder} holds more than {limit} files; name a smaller folder.")
+    return sorted(found)
 
-    hidden: whether names that begin with a dot count. More than `limit` entries raise `error`, as a message for the
-    caller; a folder that cannot be read has none.
+
+def files_below(
+    folder: Path, error: type[DrgateError], *, limit: int = limits.FILES, hidden: bool = True
+) -> Iterator[Path]:
+    """The files in a folder and below it, in no order; links to folders are not followed.
+
+    hidden: whether names that begin with a dot count. More than `limit` entries raise `error`; a folder that cannot be
+    read has none.
     """
     seen = 0
     for place, folders, names in os.walk(folder):
         seen += len(folders) + len(names)
         if seen > limit:
             raise error(f"{folder} holds more than {limit} files; name a smaller folder.")
-        level = len(Path(place).relative_to(folder).parts)
-        folders[:] = [] if level == depth else [one for one in folders if hidden or not one.startswith(".")]
+        folders[:] = [one for one in folders if hidden or not one.startswith(".")]
         yield from (Path(place, name) for name in names if hidden or not name.startswith("."))
 
 

@@ -48,8 +48,8 @@ def join_grades(predictions: Predictions, path: Path) -> Predictions:
     extra = sorted(set(theirs["image"]) - set(ours["image"]))
     if extra:
         raise PredictionsError(
-            f"{path} has a row for image {brief(extra[0])}{_more(extra)}, which is not in {predictions.origin}; give the "
-            "scored images only."
+            f"{path} has a row for image {brief(extra[0])}{_more(extra)}, which is not in {predictions.origin}; "
+            "give the scored images only."
         )
     # Both are sorted by image, and the images are the same, so that rows correspond.
     joined = ours.assign(grade=theirs["grade"])

@@ -119,7 +119,7 @@ def read_history(
 
 
 def _files(folder: Path) -> list[Path]:
-    found = files_below(folder, limits.CERTIFICATE_FILES, UsageError)
+    found = files_below(folder, UsageError, limit=limits.CERTIFICATE_FILES)
     return sorted(path for path in found if not path.is_symlink() and path.is_file())
 
 

@@ -1,8 +1,9 @@
 """What a reader accepts at most: bytes, depth, rows, time. All limits are here, so that no reader is without one.
 
 Every file and every answer of another program is read by a function of `drgate.files` or `drgate.parquet` with a limit
-from this table; `tests/test_limits.py` refuses any other way to read. Files of any size are only hashed, in parts. Honest sizes: a checklist has 4 KB, the record of a training run with 1,000
-epochs 1 MB, predictions for a million images 200 MB.
+from this table; `tests/test_limits.py` refuses any other way to read. Files of any size are only hashed, in parts.
+Honest sizes: a checklist has 4 KB, the record of a training run with 1,000 epochs 1 MB, predictions for a million
+images 200 MB.
 """
 
 from __future__ import annotations
@@ -59,9 +60,9 @@ HISTORY_ROWS: Final = 100_000
 TRACKED_FILES: Final = 1_000_000
 """Files in a commit."""
 FILES: Final = 5_000_000
-"""Files in a folder of images."""
+"""Files in a folder, such as images, or below it."""
 CERTIFICATE_FILES: Final = 100_000
-"""Files below a folder of certificates, folders of runs, files beside another."""
+"""Files below a folder of certificates; each is opened."""
 
 SIGNATURE_BYTES: Final = 64 << 10
 SIGNER_SECONDS: Final = 600.0

@@ -21,7 +21,6 @@ from typing import Final
 
 import pandas as pd
 
-from drgate import limits
 from drgate.columns import SPLITS as SPLITS
 from drgate.columns import Columns, parse_split
 from drgate.errors import ManifestError, brief
@@ -272,7 +271,8 @@ def _from_table(path: Path, files: bool) -> Manifest:
         table = table.rename(columns={"level": "grade"})
         if (other := _name_patients(table)) is not None:
             raise ManifestError(
-                f"{row_name(path, other)}: image {brief(table['image'].iloc[other])} is not an EyePACS name such as 10_left."
+                f"{row_name(path, other)}: image {brief(table['image'].iloc[other])} is not an EyePACS name "
+                "such as 10_left."
             )
         if files:
             table["image"] = _resolve_names(table["image"], root, path)
@@ -291,7 +291,7 @@ def _name_patients(table: pd.DataFrame) -> int | None:
 
 
 def _images(root: Path) -> list[str]:
-    found = files_below(root, limits.FILES, ManifestError, hidden=False)
+    found = files_below(root, ManifestError, hidden=False)
     return sorted(path.relative_to(root).as_posix() for path in found if path.name.lower().endswith(IMAGE_SUFFIXES))
 
 
@@ -329,8 +329,8 @@ def _checked(table: pd.DataFrame, root: Path, origin: Path, files: bool) -> Mani
         columns.refuse(
             lacking.to_numpy(),
             lambda row: (
-                f"{brief(checked['image'].iloc[row])} has no grade; give 0-4, or set gradable to false, or leave out all "
-                "grades for a sealed test set"
+                f"{brief(checked['image'].iloc[row])} has no grade; give 0-4, or set gradable to false, or leave out "
+                "all grades for a sealed test set"
             ),
         )
     return Manifest(root, checked.sort_values("image", ignore_index=True), origin)
@@ -346,7 +346,8 @@ def _image_column(columns: Columns, root: Path, files: bool) -> list[str]:
         image = str(given).strip().replace("\\", "/")
         if "://" in image:
             raise ManifestError(
-                f"{where}: {brief(image)} is a web address; copy the images beside the manifest and give relative paths."
+                f"{where}: {brief(image)} is a web address; copy the images beside the manifest and give relative "
+                "paths."
             )
         path = Path(image)
         if path.is_absolute():
@@ -366,7 +367,7 @@ def _image_column(columns: Columns, root: Path, files: bool) -> list[str]:
         except (OSError, ValueError):  # a name that no file can have
             there = False
         if not there:
-            raise ManifestError(f"{where}: image file {brief(str(root / normal))} does not exist.")
+            raise ManifestError(f"{where}: image file {root / normal} does not exist.")
         seen[normal] = i
         paths.append(normal)
     return paths

@@ -80,9 +80,10 @@ class Predictions:
         grades = operating_point.apply(self.probabilities())
         bare = (grades < 0) & self.table["predicted"].notna().to_numpy()
         if bare.any():
+            image = self.table["image"].iloc[int(bare.argmax())]
             raise PredictionsError(
-                f"{self.origin}: image {brief(self.table['image'].iloc[int(bare.argmax())])} has a predicted grade but no "
-                "probabilities; an operating point needs p_0 to p_4."
+                f"{self.origin}: image {brief(image)} has a predicted grade but no probabilities; an operating "
+                "point needs p_0 to p_4."
             )
         predicted = pd.Series(grades, index=self.table.index, dtype="Int8").where(grades >= 0)
         return replace(self, table=self.table.assign(predicted=predicted))

@@ -400,7 +400,7 @@ def _numbers(entry: dict[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
         value = entry.get(key)
         if value is None:
             continue
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 2**limits.INTEGER_BITS:
             raise RecordError(
                 f"The training record has {key} = {brief(value)}; expected a number that is not negative."
             )
