@@ -355,7 +355,7 @@ def _read_csv(path: Path, what: str, error: type[DrgateError]) -> pa.Table:
                         )
                     row += [""] * (len(header) - len(row))
                 batch.append(row)
-                if len(batch) == limits.BATCH:
+                if len(batch) * len(header) >= limits.BATCH:
                     parts.append(converted(batch))
                     batch = []
                 if rows > limits.TABLE_ROWS or rows * len(header) > limits.TABLE_CELLS:

@@ -48,8 +48,8 @@ CELL: Final = 64 << 10
 """Characters in a cell of a table."""
 ROW: Final = 1 << 20
 """Characters in a row of a CSV."""
-BATCH: Final = 1 << 16
-"""Rows of a CSV that are converted at a time."""
+BATCH: Final = 1 << 20
+"""Cells of a CSV that are converted at a time."""
 PARQUET_FOOTER: Final = 16 << 20
 PARQUET_FIXED: Final = 64
 """Bytes of a value in a Parquet column of values of equal length, such as decimal numbers."""

@@ -153,9 +153,9 @@ def _pages(column: pq.ColumnChunkMetaData, handle: IO[bytes]) -> Iterator[tuple[
         handle.seek(position)
         fields, length = _struct(handle.read(_HEADER), 0)
         header = fields.get(5) or fields.get(8) or {}  # of a data page, version 1 or 2
-        yield max(0, fields[2]), header.get(2 if 5 in fields else 4, 0)
-        if fields[3] < 0:
-            raise ValueError("a page of negative length")
+        if fields.get(2, -1) < 0 or fields.get(3, -1) < 0 or not isinstance(header, dict):
+            raise ValueError("a page without a length")
+        yield fields[2], header.get(2 if 5 in fields else 4, 0)
         position += length + fields[3]
 
 
