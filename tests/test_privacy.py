@@ -131,6 +131,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "evaluate": ("evaluate", "{table}", "--spec", "smoke"),
     "evaluate, by patient and camera": ("evaluate", "{table}", "--spec", "{spec}"),
     "evaluate, its grades": ("evaluate", "{bare}", "--grades", "{table}", "--spec", "smoke"),
+    "evaluate, its grades of others": ("evaluate", "{others}", "--grades", "{table}", "--spec", "smoke"),
     "evaluate, its cut-offs": ("evaluate", "{table}", "--operating-point", "{point}", "--spec", "smoke"),
     "evaluate, its baseline": ("evaluate", "{good}", "--baseline", "{table}", "--spec", "smoke"),
     "evaluate, its history": ("evaluate", "{good}", "--record", "{table}", "--spec", "smoke"),
@@ -157,6 +158,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     rows = sound()
     found["good"].write_bytes(text(rows))
     pd.read_csv(found["good"]).drop(columns=["grade", "patient"]).to_csv(found["bare"], index=False)
+    found["others"] = folder / "others.csv"
+    pd.read_csv(found["good"]).drop(columns=["grade"]).assign(patient="x").to_csv(found["others"], index=False)
     found["spec"].write_text(SPEC)
     found["point"] = folder / "point.json"
     tuned = load_predictions(found["good"])
@@ -176,10 +179,9 @@ def tables(fault: str, folder: Path) -> Iterator[Path]:
         return
     frame.to_parquet(folder / "table.parquet")
     yield folder / "table.parquet"
-    with pytest.MonkeyPatch.context(), io.BytesIO() as cut:
-        frame.to_parquet(cut)
-        (folder / "cut.parquet").write_bytes(cut.getvalue()[:-600])
-    yield folder / "cut.parquet"
+    if fault == "nothing":
+        (folder / "cut.parquet").write_bytes((folder / "table.parquet").read_bytes()[:-600])
+        yield folder / "cut.parquet"
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=str)
@@ -256,10 +258,11 @@ def test_training_names_nobody(tmp_path: Path):
 def test_a_defect_of_the_program_shows_no_text(drgate: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Where an exception is not one of ours, the places in the code are printed without its text."""
 
-    def broken(*_: Any) -> None:
+    def broken(*_: Any, **__: Any) -> None:
         raise ValueError(f"could not convert {NAME}")
 
-    monkeypatch.setattr("drgate.predictions.load_predictions", broken)
+    monkeypatch.setattr("drgate.judge.judge", broken)
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "t.csv").write_bytes(text(sound()))
     ended = drgate("evaluate", tmp_path / "t.csv", "--spec", "smoke")
     assert ended.code == 2
