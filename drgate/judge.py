@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
 
 import pandas as pd
 
+from drgate import limits
 from drgate.certificate.scored import SignedTable, beside, read_scored
 from drgate.certificate.sign import certify
 from drgate.certificate.statement import (
@@ -53,7 +54,6 @@ from drgate.evaluation import (
     read_as,
 )
 from drgate.files import (
-    MAX_JSON_BYTES,
     digest_of,
     hashed,
     parse_json,
@@ -403,7 +403,7 @@ def _operating_point(path: Path | None) -> tuple[OperatingPoint | None, Subject 
     if path is None:
         return None, None
     what = "an operating point that drgate tune wrote"
-    data = read_limited(path, MAX_JSON_BYTES, what, UsageError)
+    data = read_limited(path, limits.JSON_BYTES, what, UsageError)
     point = parse_operating_point(parse_json(data, str(path), what, UsageError), str(path))
     md5 = hashlib.md5(data, usedforsecurity=False).hexdigest()
     return point, Subject(path.name, hashlib.sha256(data).hexdigest(), len(data), "cut_offs", md5)
@@ -655,8 +655,8 @@ def _replacing_folder(folder: Path, same: tuple[str | None, ...], *, signing: bo
 def _is_same(folder: Path, same: tuple[str | None, ...], *, signing: bool) -> bool:
     """Whether a folder holds the evaluation of the same predictions of the same model by the same checklist."""
     try:
-        found = Evaluation.from_json(json.loads((folder / "evaluation.json").read_bytes()))
-    except (OSError, ValueError, DrgateError):
+        found = Evaluation.from_json(read_json(folder / "evaluation.json", "an evaluation", UsageError))
+    except (ValueError, DrgateError):
         return False
     there = (found.data.images_digest, found.model.tensor_digest, found.predictions_digest, found.spec.digest)
     return there == same and (signing or not (folder / "certificate.json").exists())

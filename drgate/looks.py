@@ -34,15 +34,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from drgate.certificate.chain import (
-    MAX_CHAIN_BYTES,
-    Header,
-    LookLine,
-    TestSetLine,
-    broken,
-    chain_line,
-    read_chain,
-)
+from drgate import limits
+from drgate.certificate.chain import Header, LookLine, TestSetLine, broken, chain_line, read_chain
 from drgate.errors import UsageError
 from drgate.evaluation import Favour, Look, Overlap, Regraded, plain_of
 from drgate.files import TIME_FORMAT, canonical_json, digest_of, parse_moment, read_limited, write_atomically
@@ -408,7 +401,7 @@ def _begun(path: Path) -> _Chain:
 
 
 def _read(path: Path) -> _Chain:
-    data = read_limited(path, MAX_CHAIN_BYTES, "a chain of looks", UsageError)
+    data = read_limited(path, limits.CHAIN_BYTES, "a chain of looks", UsageError)
     test_sets: dict[str, _LoggedSet] = {}
     looks: list[LookLine] = []
     entries = read_chain(data, str(path))

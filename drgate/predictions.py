@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -22,14 +21,14 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from drgate.columns import PROBABILITIES as PROBABILITIES
 from drgate.columns import Columns
-from drgate.errors import ManifestError, PredictionsError
-from drgate.files import canonical_json, read_table, replacing, row_name
+from drgate.errors import ManifestError, PredictionsError, brief
+from drgate.files import canonical_json, is_parquet, parse_json, read_table, replacing
+from drgate.parquet import read_metadata
 
 if TYPE_CHECKING:
     from drgate.checklist import Checklist
@@ -87,9 +86,10 @@ class Predictions:
         grades = operating_point.apply(self.probabilities())
         bare = (grades < 0) & self.table["predicted"].notna().to_numpy()
         if bare.any():
+            image = self.table["image"].iloc[int(bare.argmax())]
             raise PredictionsError(
-                f"{self.origin}: image {self.table['image'].iloc[int(bare.argmax())]!r} has a predicted grade but no "
-                "probabilities; an operating point needs p_0 to p_4."
+                f"{self.origin}: image {brief(image)} has a predicted grade but no probabilities; an operating "
+                "point needs p_0 to p_4."
             )
         predicted = pd.Series(grades, index=self.table.index, dtype="Int8").where(grades >= 0)
         return replace(self, table=self.table.assign(predicted=predicted))
@@ -210,8 +210,7 @@ def load_predictions(path: Path | str, operating_point: OperatingPoint | None = 
     neither the most probable grade nor the operating point's.
     """
     path = Path(path)
-    table = read_table(path, _EXPECTED, PredictionsError)
-    _refuse_nan(path)
+    table = read_table(path, _EXPECTED, PredictionsError, no_nan=PROBABILITIES)
     provenance = read_provenance(path)
     rows = provenance.pop("rows", None)
     provenance.pop("as_baseline", None)
@@ -262,29 +261,13 @@ def read_provenance(path: Path) -> dict[str, Any]:
 
     Empty for a table that `score` did not write. Raises PredictionsError where it is damaged.
     """
-    if path.suffix.lower() not in {".parquet", ".pq"}:
+    if not is_parquet(path):
         return {}
-    text = (pq.read_schema(path).metadata or {}).get(_METADATA_KEY, b"{}")
-    try:
-        provenance = json.loads(text)
-    except ValueError as problem:
-        raise PredictionsError(f"{path}: its provenance is not JSON ({problem}); score the model again.") from problem
+    text = read_metadata(path, _EXPECTED, PredictionsError).get(_METADATA_KEY, b"{}")
+    provenance = parse_json(text, f"The provenance in {path}", "what `drgate score` wrote", PredictionsError)
     if not isinstance(provenance, dict):
         raise PredictionsError(f"{path}: its provenance is not an object; score the model again.")
     return provenance
-
-
-def _refuse_nan(path: Path) -> None:
-    """Refuse a literal NaN, which pandas shows like an empty cell."""
-    if path.suffix.lower() not in {".parquet", ".pq"}:
-        return
-    schema = pq.read_schema(path)
-    floating = [n for n in PROBABILITIES if n in schema.names and pa.types.is_floating(schema.field(n).type)]
-    table = pq.read_table(path, columns=floating)
-    for name in floating:
-        if pc.any(pc.is_nan(table[name])).as_py():
-            row = pc.index(pc.is_nan(table[name]), True).as_py()
-            raise PredictionsError(f"{row_name(path, row)}: {name} is NaN; expected a probability or an empty cell.")
 
 
 def column_bytes(name: str, column: pd.Series[Any]) -> bytes:

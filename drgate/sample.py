@@ -406,10 +406,9 @@ def _by_unit(
 
     for column, (_, codes) in (slices or {}).items():
         if (apart := worst(codes) != -worst(-codes)).any():
-            image = judged["image"].iloc[first[int(apart.argmax())]]
             raise PredictionsError(
-                f"{origin}: the checklist judges by {unit} and slices by {column}, but the patient of image {image!r} "
-                "has images in two of these slices; slice by a column with one value per patient, or judge by image."
+                f"{origin}: the checklist judges by {unit} and slices by {column}, but {int(apart.sum())} of them have "
+                "images in two of these slices; slice by a column with one value per patient, or judge by image."
             )
     dme = _oedema(judged, origin)
     probabilities = judged[list(PROBABILITIES)].to_numpy(dtype=np.float64)

@@ -18,7 +18,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from drgate.certificate.chain import MAX_CHAIN_BYTES, logged_look, read_chain
+from drgate import limits
+from drgate.certificate.chain import logged_look, read_chain
 from drgate.certificate.keys import PublicKey
 from drgate.certificate.scored import ENDING, SignedTable, read_scored
 from drgate.certificate.statement import Certificate, Statement, read_certificate, reference
@@ -375,7 +376,8 @@ def _look(evaluation: Evaluation, chain: Path | None, table: Predictions | None)
     if chain is None:
         yield "unchecked", f"--looks was not given: that this was look {look.number} is not confirmed."
         return
-    entries = read_chain(read_limited(chain, MAX_CHAIN_BYTES, "a chain of looks", UsageError), str(chain))
+    data = read_limited(chain, limits.CHAIN_BYTES, "a chain of looks", UsageError)
+    entries = read_chain(data, str(chain))
     entry, different, later = logged_look(evaluation, entries)
     if entry is None:
         yield "problem", f"{chain} has no line {look.line}: this look is not logged there."

@@ -221,8 +221,8 @@ class TestSealedGrades:
             (rows(i03={"grade": 7}), "line 5: grade is '7'; expected an ICDR grade"),
             (rows(i03={"grade": ""}), "image '03.png' has no grade; give 0-4, or set gradable to false"),
             ([{**row, "predicted": 0} for row in rows()], "the column predicted, which only predictions may have"),
-            ([{"image": row["image"]} for row in rows()], "has the columns image; expected"),
-            ([{**row, "sha256": "0" * 64} for row in rows()], "has the sha256 '000"),
+            ([{"image": row["image"]} for row in rows()], "has no column grade; expected"),
+            ([{**row, "sha256": "0" * 64} for row in rows()], "has another sha256 than in"),
         ],
         ids=[
             "an image missing",

@@ -135,7 +135,7 @@ class TestHonestTables:
             load_predictions(write_csv([SOUND | {"grade": cell}]))
 
     def test_nor_is_it_a_patient(self, write_csv: Write):
-        with pytest.raises(PredictionsError, match="means a missing value"):
+        with pytest.raises(PredictionsError, match="is a word for a missing value"):
             load_predictions(write_csv([SOUND | {"patient": "nan"}]))
 
     def test_numeric_patients_of_parquet_are_those_of_csv(self, write_csv: Write, tmp_path: Path):
@@ -146,7 +146,7 @@ class TestHonestTables:
 
     def test_repeated_column(self, tmp_path: Path):
         (tmp_path / "t.csv").write_text("image,grade,predicted,grade\na,0,0,1\n")
-        with pytest.raises(PredictionsError, match="two columns named 'grade'"):
+        with pytest.raises(PredictionsError, match="columns 2 and 4 have the same name"):
             load_predictions(tmp_path / "t.csv")
 
     def test_spelling_of_the_eye_does_not_matter(self, write_csv: Write):
@@ -243,8 +243,6 @@ class TestPublished:
         public = published(table).table
         own = table.table.set_axis(published_names(table.table)).loc[public["image"], "patient"].tolist()
         assert public["patient"].tolist() == [str(1 + list(dict.fromkeys(own)).index(name)) for name in own]
-        assert table.patients_named
-        assert not published(table).patients_named
 
     def test_only_what_the_checklist_uses_is_there(self, tmp_path: Path):
         """Slices and macular oedema stay; a source before each patient's number, as in every table with sources."""

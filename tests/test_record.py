@@ -210,7 +210,7 @@ class TestRefused:
         [
             ("", "is empty"),
             ("epoch,val_accuracy\n", "has no rows"),
-            ("step,accuracy\n1,0.5\n", "has the columns step, accuracy; expected a CSV with the columns epoch"),
+            ("step,accuracy\n1,0.5\n", "has no column epoch; expected a CSV with the columns epoch"),
             (rows(selected=None), "does not give the selected epoch; add the column selected"),
             ([*rows(), {**rows()[5], "epoch": 12}], "has 2 selected rows"),
             (rows(["0.5", "nan", *CURVE]), "line 3: val_accuracy is 'nan'"),

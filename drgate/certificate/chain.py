@@ -8,19 +8,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Final, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from drgate import limits
 from drgate.errors import UsageError
 from drgate.evaluation import Evaluation, Favour, Moment, Overlap, Typed, read_as
-from drgate.files import canonical_json, digest_of
-
-MAX_CHAIN_BYTES: Final = 256 << 20
-"""A look takes two characters an image, a test set 11 an image and 22 a patient: 1,000 looks at 100,000 images fit."""
+from drgate.files import canonical_json, digest_of, parse_json
 
 
 def read_chain(data: bytes, origin: str) -> list[dict[str, Any]]:
@@ -31,15 +28,17 @@ def read_chain(data: bytes, origin: str) -> list[dict[str, Any]]:
     """
     entries: list[dict[str, Any]] = []
     previous = ""
+    if data.count(b"\n") > limits.LINES:
+        raise UsageError(f"{origin} has more than {limits.LINES} lines; expected a chain of looks.")
     for i, line in enumerate(data.splitlines() or [b""]):
         try:
-            entry = json.loads(line)
+            entry = parse_json(line, origin, "a chain of looks", UsageError)
             content = {key: value for key, value in entry.items() if key != "digest"}
             linked = entry["previous"] == previous and entry["digest"] == digest_of(content)
-            # Written in another form, the same line could be read as another by another reader (a key twice).
+            # Written in another form, the same line could be read as another by another reader.
             if not linked or line != canonical_json(entry) or (entry["kind"] == "chain") != (i == 0):
                 raise ValueError
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as problem:
+        except (ValueError, TypeError, KeyError, AttributeError, UsageError) as problem:
             raise broken(origin, i) from problem
         entries.append(entry)
         previous = entry["digest"]

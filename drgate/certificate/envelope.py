@@ -16,11 +16,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
+from drgate import limits
 from drgate.certificate.keys import PublicKey, SigningKey, check_signature_form
 from drgate.errors import CertificateError
 from drgate.files import canonical_json, parse_json
 
-MAX_BYTES: Final = 16 << 20
+MAX_BYTES: Final = limits.CERTIFICATE_BYTES
 STATEMENT_TYPE: Final = "https://in-toto.io/Statement/v1"
 PAYLOAD_TYPE: Final = "application/vnd.in-toto+json"
 BUNDLE_TYPE: Final = "application/vnd.dev.sigstore.bundle.v0.3+json"

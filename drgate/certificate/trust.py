@@ -18,12 +18,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
+from drgate import limits
 from drgate.certificate.keys import PublicKey
 from drgate.certificate.statement import Certificate, Statement
 from drgate.errors import CertificateError
 from drgate.files import read_limited
 
-MAX_BYTES: Final = 1 << 20
+MAX_BYTES: Final = limits.LIST_BYTES
 CLOCK_SKEW: Final = timedelta(hours=1)
 """How far in the future, by the reader's clock, a statement may be dated."""
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from drgate.errors import UsageError
+from drgate.files import read_beginning
 from drgate.screen import Format
 
 if TYPE_CHECKING:
@@ -167,7 +168,7 @@ def signing_key(
             "--key (or DRGATE_KEY) is neither an existing file nor a key in PEM form. drgate keygen --out NAME creates "
             "NAME.pem."
         )
-    if passphrase is None and b"ENCRYPTED" in path.read_bytes()[:64] and sys.stdin.isatty():
+    if passphrase is None and b"ENCRYPTED" in read_beginning(path, 64, "a key", UsageError) and sys.stdin.isatty():
         passphrase = typer.prompt(f"Passphrase of {path}", hide_input=True, err=True).encode()
     return load_private_key(path, passphrase)
 

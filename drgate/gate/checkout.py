@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import Any, Final
 
+from drgate import limits
 from drgate.errors import DrgateError, RepositoryError
 from drgate.files import plain_yaml
 from drgate.gate.repository import DVC, Entry, Tree
@@ -22,7 +23,6 @@ from drgate.gate.sniff import plain_name
 
 ATTRIBUTES: Final = ".gitattributes"
 PIPELINES: Final = ("dvc.yaml", "dvc.lock")
-MAX_BYTES: Final = 1 << 20
 MAX_PIPELINES: Final = 256 << 10
 """The most bytes of pipelines that are parsed; YAML is slow."""
 MAX_LINE: Final = 2048
@@ -99,9 +99,9 @@ def _outs(content: Any) -> Iterator[str]:
 
 def _unclear(tree: Tree, entry: Entry) -> str:
     try:
-        data = tree.read(entry.path, limit=MAX_BYTES, what="Git attributes")
+        data = tree.read(entry.path, limit=limits.ATTRIBUTES_BYTES, what="Git attributes")
     except RepositoryError:
-        return f"is a link, or larger than {MAX_BYTES >> 20} MB"
+        return f"is a link, or larger than {limits.ATTRIBUTES_BYTES >> 20} MB"
     if data.startswith(codecs.BOM_UTF8):
         return "begins with a byte order mark, which Git does not always leave out"
     if max(map(len, data.split(b"\n"))) > MAX_LINE:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Final, TypeVar
 
+from drgate import limits
 from drgate.certificate import trust
 from drgate.certificate.chain import read_chain
 from drgate.certificate.envelope import MAX_BYTES
@@ -32,15 +33,6 @@ from drgate.gate.policy import GatedTestSet, Rules
 from drgate.gate.repository import DVC, Entry
 
 TABLES: Final = (".parquet", ".pq")
-MAX_CHAIN_BYTES: Final = 64 << 20
-MAX_CERTIFICATES_BYTES: Final = 256 << 20
-"""The most that all certificates and statements hold together."""
-MAX_FOUND: Final = 500
-"""The most certificates and statements that name guarded files."""
-MAX_TABLE_BYTES: Final = 256 << 20
-MAX_TABLES_BYTES: Final = 1 << 30
-"""The most that all tables hold together that are looked into."""
-MAX_ROWS: Final = 10_000_000
 _T = TypeVar("_T")
 _PAYLOAD: Final = re.compile(rb'"payload":"([A-Za-z0-9+/=]*)"')
 
@@ -68,12 +60,12 @@ class Chains:
         what = "a chain of looks"
         old = None
         if earlier is not None and change.base.has(earlier.looks):
-            old = change.base.read(earlier.looks, limit=MAX_CHAIN_BYTES, what=what).splitlines()
+            old = change.base.read(earlier.looks, limit=limits.CHAIN_BYTES, what=what).splitlines()
         if not change.head.has(one.looks):
             if old is not None:
                 raise RepositoryError(f"The chain of looks {one.looks} is missing. Looks are evidence; restore it.")
             return f"There is no chain of looks in {one.looks}, so the number of looks at the test set is unknown."
-        data = change.head.read(one.looks, limit=MAX_CHAIN_BYTES, what=what)
+        data = change.head.read(one.looks, limit=limits.CHAIN_BYTES, what=what)
         entries = read_chain(data, one.looks)
         if old is not None and data.splitlines()[: len(old)] != old:
             raise RepositoryError(
@@ -112,7 +104,7 @@ class Certificates:
         self.tables: list[Entry] = []
         self._change = change
         self._by_digest: dict[str, list[Entry]] = {}
-        self._left = MAX_CERTIFICATES_BYTES
+        self._left = limits.JUDGED_CERTIFICATES
         keys = [key for keys in rules.trusted.values() for key in keys]
         needles = [digest.encode() for digest in {*wanted}]
         for entry in change.head.below(rules.policy.certificates):
@@ -134,10 +126,11 @@ class Certificates:
                 self.findings.append(Finding(RULES, f"certificate:{found.path}", "tampering", "REFUSED", reason))
             elif found:
                 self.found.append(found)
-            if self._left < 0 or len(self.found) > MAX_FOUND:
+            if self._left < 0 or len(self.found) > limits.JUDGED_FOUND:
                 raise RepositoryError(
-                    f"{rules.policy.certificates} holds more than {in_bytes(MAX_CERTIFICATES_BYTES)} of certificates, "
-                    f"or more than {MAX_FOUND} that name guarded files. Remove those that no longer decide."
+                    f"{rules.policy.certificates} holds more than {in_bytes(limits.JUDGED_CERTIFICATES)} of "
+                    f"certificates, or more than {limits.JUDGED_FOUND} that name guarded files. Remove those "
+                    "that no longer decide."
                 )
 
     def _take(self, entry: Entry, needles: Iterable[bytes]) -> Found | None:
@@ -191,7 +184,7 @@ class Tables:
         self._change, self._entries = change, entries
         self._read: dict[str, dict[str, Any] | str] = {}
         self._copies: dict[str, tuple[Path, str]] = {}
-        self._left = MAX_TABLES_BYTES
+        self._left = limits.JUDGED_TABLES
         self._asked: dict[str, Any] = {}
 
     def named(self, sentence: str) -> str:
@@ -239,8 +232,6 @@ class Tables:
 
     def _provenance(self, entry: Entry) -> dict[str, Any] | str:
         """The provenance of a table, or why it cannot be read. Its copy goes again: it may not be the one."""
-        import pyarrow.parquet as pq
-
         from drgate.predictions import read_provenance
 
         copy = self.folder / "next.parquet"
@@ -248,25 +239,21 @@ class Tables:
             data = self._bytes(entry)
             self._left -= len(data)
             if self._left < 0:
-                return f"{entry.path} is not read: there are more than {in_bytes(MAX_TABLES_BYTES)} of tables."
+                return f"{entry.path} is not read: there are more than {in_bytes(limits.JUDGED_TABLES)} of tables."
             copy.write_bytes(data)
-            if (rows := pq.read_metadata(copy).num_rows) > MAX_ROWS:
-                return f"{entry.path} holds {rows} rows; at most {MAX_ROWS} are read."
             return read_provenance(copy)
-        except DrgateError as problem:
+        except (DrgateError, OSError) as problem:
             return f"{entry.path} cannot be read: {problem}".replace(str(copy), entry.path)
-        except (OSError, ValueError):  # Arrow's errors are among the last
-            return f"{entry.path} cannot be read; expected a Parquet table that drgate score wrote."
 
     def _bytes(self, entry: Entry) -> bytes:
         tree = self._change.head
         if not entry.path.endswith(DVC):
             content, name = tree.content(entry), entry.path
             if content.kind == "file":
-                return tree.read(entry.path, limit=MAX_TABLE_BYTES, what="a table of predictions")
+                return tree.read(entry.path, limit=limits.JUDGED_TABLE, what="a table of predictions")
         else:
             ((name, content),) = tree.tracked_by_dvc(entry).items()
-        return self._change.repository.fetched(name, content, limit=MAX_TABLE_BYTES)
+        return self._change.repository.fetched(name, content, limit=limits.JUDGED_TABLE)
 
 
 def _answering(files: Any) -> list[Any] | None:

@@ -10,12 +10,9 @@ tree as the policy itself.
 
 from __future__ import annotations
 
-import csv
 import functools
 import hashlib
-import io
 import re
-import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
@@ -23,20 +20,17 @@ from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from drgate import checklist_diff
+from drgate import checklist_diff, limits
 from drgate.certificate.keys import MAX_KEY_BYTES, PublicKey, parse_public_key
 from drgate.certificate.trust import Revocations, parse_revocations, refuse_shared_keys
 from drgate.checklist import EACH, Checklist, Criterion, parse_yaml, refuse_impostor
-from drgate.checklist import MAX_BYTES as MAX_CHECKLIST_BYTES
 from drgate.errors import ChecklistError, PolicyError, visible
-from drgate.files import digest_of
+from drgate.files import csv_header, digest_of, parse_toml
 from drgate.gate.repository import Tree
 from drgate.metrics import MetricId
 
 FILE: Final = "drgate.toml"
 PYPROJECT: Final = "pyproject.toml"
-MAX_BYTES: Final = 1 << 20
-MAX_MANIFEST_BYTES: Final = 256 << 20
 MAX_PATTERN: Final = 1000
 MAX_PATTERNS: Final = 1000
 FETCHING: Final = (".lfsconfig", ".dvc/config", ".dvc/config.local")
@@ -234,7 +228,7 @@ def load_rules(tree: Tree, policy: Policy) -> Rules:
 
     Raises DrgateError where one of them is missing or invalid.
     """
-    checklist = _checklist(tree.read(policy.spec, limit=MAX_CHECKLIST_BYTES, what="a checklist"), policy.spec)
+    checklist = _checklist(tree.read(policy.spec, limit=limits.YAML_BYTES, what="a checklist"), policy.spec)
     trusted = {
         role: tuple(
             parse_public_key(tree.read(path, limit=MAX_KEY_BYTES, what="a public key"), f"{path} in {tree.name}")
@@ -244,7 +238,7 @@ def load_rules(tree: Tree, policy: Policy) -> Rules:
     }
     refuse_shared_keys(trusted)
     labels = {
-        one.name: tree.read(one.manifest, limit=MAX_MANIFEST_BYTES, what="the labels of a test set")
+        one.name: tree.read(one.manifest, limit=limits.MANIFEST_BYTES, what="the labels of a test set")
         for one in policy.test_sets
         if one.manifest is not None
     }
@@ -381,16 +375,12 @@ def _skipping(parts: Sequence[str], reached: Iterable[int]) -> set[int]:
 
 
 def _read(tree: Tree, path: str) -> bytes:
-    return tree.read(path, limit=MAX_BYTES, what=_EXPECTED)
+    return tree.read(path, limit=limits.TOML_BYTES, what=_EXPECTED)
 
 
 def _table(data: bytes, path: str, origin: str = "") -> dict[str, Any] | None:
     """The table with the policy in a TOML file; None where there is none."""
-    try:
-        content: Any = tomllib.loads(data.decode())
-    except (ValueError, RecursionError) as problem:
-        reason = f"{origin or path} is not valid TOML ({problem}); expected {_EXPECTED}."
-        raise PolicyError(visible(reason)) from problem
+    content: Any = parse_toml(data, visible(origin or path), _EXPECTED, PolicyError)
     keys = ("tool", "drgate", "gate") if PurePosixPath(path).name == PYPROJECT else ("gate",)
     for key in keys:
         content = content.get(key) if isinstance(content, dict) else None
@@ -487,8 +477,7 @@ def _swapped(name: str, was: Mapping[str, Any], now: Mapping[str, Any], base: Ru
 
 
 def _columns(labels: bytes | None) -> list[str]:
-    text = (labels or b"").partition(b"\n")[0].decode("utf-8-sig", errors="replace")
-    return [cell.strip() for cell in next(csv.reader(io.StringIO(text)), [])]
+    return csv_header(labels or b"")
 
 
 def _checklist_of(base: Rules, head: Rules) -> Iterator[RuleChange]:

@@ -23,11 +23,12 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Final
 
+from drgate import limits
 from drgate.errors import RepositoryError, visible
 from drgate.files import in_bytes, plain_yaml
 
-MAX_POINTER_BYTES: Final = 64 << 10
-MAX_FILES: Final = 1_000_000
+MAX_POINTER_BYTES: Final = limits.YAML_BYTES
+MAX_FILES: Final = limits.TRACKED_FILES
 MAX_COMPARED: Final = 64 << 20
 DVC: Final = ".dvc"
 _SETTINGS: Final = (

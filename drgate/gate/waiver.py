@@ -22,6 +22,7 @@ from typing import Annotated, Final, Literal, TypeVar
 
 from pydantic import Field
 
+from drgate import limits
 from drgate.certificate import trust
 from drgate.certificate.envelope import pre_authentication
 from drgate.certificate.keys import PublicKey, SigningKey, check_signature_form
@@ -37,7 +38,7 @@ from drgate.metrics import MetricId
 
 PAYLOAD_TYPE: Final = "application/vnd.drgate.waiver+json"
 FORMAT: Final = "drgate waiver 1"
-MAX_BYTES: Final = 256 << 10
+MAX_BYTES: Final = limits.WAIVER_BYTES
 MAX_REASON: Final = 2000
 _ROLE: Final = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 _EXPECTED: Final = "a waiver that drgate waive wrote"

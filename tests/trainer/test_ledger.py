@@ -188,7 +188,7 @@ class TestReading:
             ([start(), end("vanished")], "vanished"),
             ([{"event": "start"}], "line 1.*no 'parameters'"),
             ([[1]], "line 1"),
-            ([start(), {"event": "best", "epoch": float("nan")}], "NaN is not JSON"),
+            ([start(), {"event": "best", "epoch": float("nan")}], "line 2 contains NaN"),
         ],
     )
     def test_a_broken_record_is_a_warning_with_its_place(self, runs, write, events, what):
