@@ -8,6 +8,7 @@ Several signatures over one statement are one record. What is no certificate is 
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -16,6 +17,7 @@ from typing import Any, Final
 
 from drgate.certificate.envelope import MAX_BYTES
 from drgate.certificate.keys import PublicKey
+from drgate.certificate.scored import read_scored
 from drgate.certificate.statement import (
     CERTIFICATE_BEGINS,
     STATEMENT_BEGINS,
@@ -141,7 +143,13 @@ def _read(path: Path) -> Certificate | Statement | None:
         return None
     if path.stat().st_size > MAX_BYTES:
         raise CertificateError(f"{path} is larger than {MAX_BYTES >> 20} MB; no certificate is.")
-    return read_certificate(path)
+    try:
+        return read_certificate(path)
+    except CertificateError:
+        with contextlib.suppress(CertificateError):
+            read_scored(path)
+            return None  # a signed table, which lies beside its certificate
+        raise
 
 
 def _record(group: Sequence[tuple[str, Certificate | Statement]], trusted: Sequence[PublicKey]) -> Record:
