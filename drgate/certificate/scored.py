@@ -57,8 +57,8 @@ class Scored(Typed):
     """What a scorer states.
 
     model: the files that answered, with their roles. cut_offs: SHA-256 of the one in the role cut_offs, if any.
-    device: as `Model.providers`. precision: of the computation. record: digest of the table's own record. warnings: what
-    the scorer says of the images and the model; others may be added to them later.
+    device: as `Model.providers`. precision: of the computation. record: digest of the table's own record.
+    warnings: what the scorer says of the images and the model; others may be added to them later.
     """
 
     model: Annotated[tuple[Subject, ...], Field(min_length=1)]
