@@ -400,6 +400,7 @@ class Audit(Typed):
 class TestSet(Typed):
     """The test set as it was given.
 
+    name: of the manifest's folder or file, never where that lies.
     split: of the manifest; absent where the whole manifest was judged. manifest_digest: absent for a table from
     elsewhere. dealt_by_seed: the seed by which training dealt patients to splits. grades: the file that reference
     grades were joined from. operating_point: cut-offs that decide instead of the most probable grade.
@@ -595,7 +596,7 @@ class Look(Typed):
 
 @dataclass(frozen=True, slots=True)
 class Slice(Typed):
-    """The units of the test set whose column `by` has this value."""
+    """The units of the test set whose column `by` has this value. The values of a slice are published."""
 
     by: str
     value: str

@@ -28,7 +28,7 @@ from drgate.checklist import Checklist
 from drgate.errors import CertificateError, CheckpointError, ExitCode, ImageUnreadable, NotCertified
 from drgate.evaluation import CUT_OFFS, Evaluation, Verdict, plain_of
 from drgate.files import canonical_json, refuse_existing, write_atomically
-from drgate.judge import Evidence, Judgement, Output, Source, Test, judge
+from drgate.judge import NAMES, Evidence, Judgement, Output, Source, Test, judge
 from drgate.scale import GRADES
 from drgate.score import model_and_test_set
 from drgate.screen import SILENT, Progress
@@ -124,7 +124,8 @@ def export(
             judgement.folder.rename(refused)
             return Bundle(judgement, refused, sum(BATCHES), difference, exported=False)
         for file in judgement.folder.iterdir():
-            file.rename(fresh / file.name)
+            if file.name not in (NAMES, ".gitignore"):  # a bundle goes where the caller's names of images must not
+                file.rename(fresh / file.name)
         write_atomically(fresh / "MODEL_CARD.md", _model_card(judgement.evaluation, loaded.preprocessing).encode())
         fresh.rename(out)
     return Bundle(judgement, out, sum(BATCHES), difference, exported=True)

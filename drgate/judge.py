@@ -12,13 +12,17 @@ first; a table of predictions is used as it is, or with reference grades from a 
 from __future__ import annotations
 
 import contextlib
+import csv
 import hashlib
 import json
+import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
+
+import pandas as pd
 
 from drgate.certificate.scored import SignedTable, beside, read_scored
 from drgate.certificate.sign import certify
@@ -60,9 +64,16 @@ from drgate.files import (
 )
 from drgate.grades import join_grades
 from drgate.looks import Seen, given_time, take_look
-from drgate.manifest import images_digest
 from drgate.operating_point import OperatingPoint, parse_operating_point
-from drgate.predictions import Predictions, load_predictions, without_grades, write_predictions
+from drgate.predictions import (
+    Predictions,
+    content_keys,
+    load_predictions,
+    published,
+    published_names,
+    without_grades,
+    write_predictions,
+)
 from drgate.record import FILE as RECORD
 from drgate.record import FOREIGN, foreign_evidence, training_evidence
 from drgate.score import TABLES, model_and_test_set, score
@@ -83,8 +94,12 @@ WRITTEN: Final = (
     "report.html",
     "report.md",
     "junit.xml",
+    "names.csv",
 )
 """What an evaluation's folder holds; other files there are left alone."""
+NAMES: Final = "names.csv"
+"""Leads from the published names of images and patients to the caller's own; never to be published."""
+_NAMES_HEADER: Final = ("image", "own_image", "patient", "own_patient")
 LEAKAGE_BEYOND: Final = "Leakage beyond that: not checked."
 
 
@@ -153,6 +168,7 @@ class Output:
 class Judgement:
     """What was found, and the folder that holds all of it.
 
+    predictions: as they are published; `own_names` leads back from their images.
     looks: the chain that the look is logged in; None for a variant of a certified model, which takes none.
     """
 
@@ -213,6 +229,12 @@ def judge(
             raise ManifestError(f"{test.data}: {contradictions[0]} Both cannot be true; keep one.")
         progress.started(len(test_set))
         predictions = score(grader, test_set, workers=source.workers, advance=progress.advance)
+    grades = None
+    if test.grades is not None:
+        predictions, grades = _with_grades(predictions, test.grades)
+    elif predictions.table["grade"].isna().all():
+        raise PredictionsError(without_grades(predictions.table, str(source.path)))
+    _refuse_contradictions(predictions)
     model, facts = _known(predictions, source.path, scoring, content)
     if cut_offs is not None and not model.of_table:
         if any(file.name == cut_offs.name and file != cut_offs for file in model.files):
@@ -221,11 +243,8 @@ def judge(
     model = _read(Model, plain_of(model), str(source.path))
     if previous is not None:
         model = replace(model, previous=previous)
-    if test.grades is not None:
-        predictions, facts = _with_grades(predictions, test.grades, facts)
-    elif predictions.table["grade"].isna().all():
-        raise PredictionsError(without_grades(predictions.table, str(source.path)))
-    _refuse_contradictions(predictions)
+    if grades is not None:
+        facts = replace(facts, grades=grades)
     if point is not None:
         point.refuse_overlap(predictions)
         predictions = predictions.at(point)
@@ -241,22 +260,27 @@ def judge(
     if facts.split == "val" or (facts.manifest_digest and facts.manifest_digest == training.validation_set):
         facts = replace(facts, selected_here=True)
     require_evaluable(predictions, checklist)
+    if earlier is not None:
+        _refuse_other_images(predictions, earlier)
+        earlier = published(earlier)
+    public = published(predictions, checklist)
     folder = output.folder or _default_folder(model, facts)
-    same = (facts.images_digest, model.tensor_digest, predictions.digest, checklist.digest)
+    same = (facts.images_digest, model.tensor_digest, public.digest, checklist.digest)
     with _replacing_folder(folder, same, signing=output.key is not None, force=output.force) as fresh:
         if parent is not None:
             model, facts = _inherited(parent, model, facts)
             look, chain = parent.evaluation.look, None
         else:
             # Before the numbers are known to anybody: a look that was taken counts, whatever becomes of it.
-            look, chain = _look(predictions, checklist, model, facts, test)
+            look, chain = _look(predictions, public, checklist, model, facts, test)
         evaluation = evaluate(
-            predictions, checklist, model=model, data=facts, training=training, look=look, baseline=earlier
+            public, checklist, model=model, data=facts, training=training, look=look, baseline=earlier
         )
-        _write(fresh, evaluation, predictions, output.key)
+        _write(fresh, evaluation, public, output.key)
         if signed is not None:
             signed.write(beside(fresh / "predictions.parquet"))
-    return Judgement(evaluation, predictions, folder, output.key is not None, chain)
+        _write_names(fresh, _own_names(predictions, public), folder)
+    return Judgement(evaluation, public, folder, output.key is not None, chain)
 
 
 def shown_with(judgement: Judgement, interval: str, baseline: Path | None = None) -> Evaluation:
@@ -274,7 +298,7 @@ def shown_with(judgement: Judgement, interval: str, baseline: Path | None = None
         data=found.data,
         training=found.training,
         look=found.look,
-        baseline=None if baseline is None else load_predictions(baseline),
+        baseline=None if baseline is None else published(load_predictions(baseline)),
     )
 
 
@@ -303,6 +327,26 @@ def read_evaluation(path: Path, trusted: Sequence[PublicKey] = ()) -> tuple[Eval
     return read if isinstance(read, Evaluation) else read.evaluation, None
 
 
+def own_names(folder: Path) -> dict[str, str]:
+    """The caller's own names of the images, by published name, from a folder's `names.csv`; empty without one.
+
+    Raises UsageError where the file cannot be read or is another one.
+    """
+    path = folder / NAMES
+    if not path.is_file():
+        return {}
+    try:
+        with path.open(newline="", encoding="utf-8") as handle:
+            header, *rows = csv.reader(handle, strict=True)
+        if tuple(header) != _NAMES_HEADER:
+            raise ValueError
+        return {image: name for image, name, _, _ in rows}
+    except (OSError, ValueError, csv.Error) as problem:
+        raise UsageError(
+            f"{path} is not the list of names that drgate wrote; evaluate again, or remove it."
+        ) from problem
+
+
 def _signature(name: str, keyid: str) -> str:
     return f"{name}, key {keyid[:16]}"
 
@@ -311,14 +355,13 @@ def _known(predictions: Predictions, source: Path, scoring: Scoring, sha256: str
     """What is known of the model and of the test set, from the predictions' provenance. sha256: of a table's file."""
     provenance = predictions.provenance
     if not provenance:
+        # Rows of unknown content go by their own names: as row-N, two test sets of the same size would be one.
         table = predictions.table
-        known = "sha256" in table.columns and table["sha256"].notna().all()
+        images = [key or image for key, image in zip(content_keys(table), table["image"], strict=True)]
         file = Subject(source.name, sha256, source.stat().st_size, "table")
         return Model("predictions table", source.name, (file,)), TestSet(
             name=source.name,
-            images_digest=images_digest(table["sha256"])
-            if known
-            else digest_of(["drgate image names 1", sorted(table["image"])]),
+            images_digest=digest_of(["drgate images of a table 1", sorted(set(images))]),
             warnings=("Only a table was judged: this is evidence about these predictions, not about a model file.",),
         )
     try:
@@ -403,56 +446,77 @@ def _scored(source: Source, predictions: Predictions) -> tuple[SignedTable | Non
     return signed, Scoring("signed", key.id, signed.digest)
 
 
-def _with_grades(predictions: Predictions, grades: Path, facts: TestSet) -> tuple[Predictions, TestSet]:
-    """The predictions with the grades in a file, and the test set that names it."""
+def _with_grades(predictions: Predictions, grades: Path) -> tuple[Predictions, File]:
+    """The predictions with the grades in a file, and the file. What is to be said of it stays with the table."""
     with hashed(grades, PredictionsError) as sha256:
         joined = join_grades(predictions, grades)
     file = File(grades.name, sha256)
-    if joined.provenance:  # stays with the table when it is evaluated again
-        joined = replace(joined, provenance={**joined.provenance, "grades": plain_of(file)})
-    facts = replace(facts, grades=file)
-    if predictions.provenance and joined.patients_known and not predictions.patients_known:
-        facts = _warned(
-            facts,
+    if not joined.provenance:
+        return joined, file
+    added: dict[str, Any] = {"grades": plain_of(file)}
+    warnings = joined.provenance.get("warnings", [])
+    if joined.patients_known and not predictions.patients_known and isinstance(warnings, list):
+        added["warnings"] = [
+            *warnings,
             f"{grades.name} names the patients, which scoring did not know: whether the model was trained on one of "
             "them was not checked.",
-        )
-    return joined, facts
+        ]
+    return replace(joined, provenance={**joined.provenance, **added}), file
 
 
 def _refuse_contradictions(predictions: Predictions) -> None:
     """Raise PredictionsError where byte-identical images have different grades or patients."""
-    table = predictions.table
-    if "sha256" not in table.columns:
-        return
+    table = predictions.table.assign(content=pd.Series(content_keys(predictions.table), dtype="str"))
     for column in ("grade", "patient"):
-        distinct = table.dropna(subset=["sha256", column]).drop_duplicates(["sha256", column])
-        if (twice := distinct["sha256"].duplicated(keep=False)).any():
-            one, other, *_ = distinct[twice].sort_values("sha256", kind="stable")["image"]
+        distinct = table.dropna(subset=["content", column]).drop_duplicates(["content", column])
+        if (twice := distinct["content"].duplicated(keep=False)).any():
+            one, other, *_ = distinct[twice].sort_values("content", kind="stable")["image"]
             raise PredictionsError(
                 f"{predictions.origin}: {one!r} and {other!r} are the same file, but have different {column}s; both "
                 "cannot be true."
             )
 
 
+def _refuse_other_images(predictions: Predictions, baseline: Predictions) -> None:
+    """Raise PredictionsError where a baseline is of other images, and their published names would not show it.
+
+    Images of unknown content are published as row-N, which is in every other table of this size too.
+    """
+    tables = predictions.table, baseline.table
+    if all(None not in content_keys(table) for table in tables):
+        return
+    ours, theirs = (set(table["image"]) for table in tables)
+    renamed = any(table["image"].tolist() == published_names(table) for table in tables)
+    if not renamed and (alone := sorted(ours ^ theirs)):
+        raise PredictionsError(
+            f"{baseline.origin} was scored on other images than {predictions.origin} ({alone[0]!r} is in one table "
+            "only); give a baseline of the same images, or leave --baseline out."
+        )
+
+
 def _look(
-    predictions: Predictions, checklist: Checklist, model: Model, facts: TestSet, test: Test
+    predictions: Predictions, public: Predictions, checklist: Checklist, model: Model, facts: TestSet, test: Test
 ) -> tuple[Look, Path]:
-    """The look that this judgement takes, and the file that it is logged in."""
+    """The look that this judgement takes, with published names, and the file that it is logged in.
+
+    It is counted by the caller's own patients, and is the same look whether they or their published form are evaluated.
+    """
     looks = test.looks or LOOKS / f"{(facts.images_digest or '').removeprefix('sha256:')[:16]}.jsonl"
     # Wherever this look is logged, those in the usual place count.
     others = sorted(path for path in LOOKS.glob("*.jsonl") if path.resolve() != looks.resolve())
-    judged = model.tensor_digest or predictions.digest
+    judged = model.tensor_digest or public.digest
     look = take_look(
         looks,
-        Seen.of(predictions, facts.name),
+        replace(Seen.of(predictions, facts.name), rest=Seen.of(public, facts.name).rest),
         model=f"{judged} at {facts.operating_point.digest}" if facts.operating_point else judged,
-        predictions=predictions.digest,
+        predictions=public.digest,
         checklist=checklist,
         others=others,
         time=test.time,
     )
-    return look, looks
+    shown = dict(zip(predictions.table["image"], published_names(predictions.table), strict=True))
+    regraded = tuple(replace(one, image=shown[one.image]) for one in look.regraded)
+    return replace(look, regraded=regraded), looks
 
 
 def _foreign_history(evidence: Evidence, checklist: Checklist) -> dict[str, Any] | None:
@@ -536,6 +600,31 @@ def _write(folder: Path, evaluation: Evaluation, predictions: Predictions, key: 
     write_atomically(folder / "junit.xml", junit.render(evaluation).encode())
 
 
+def _own_names(predictions: Predictions, public: Predictions) -> list[tuple[str, str, str, str]]:
+    """Published and own name of each image, published and own patient; empty where they are the same."""
+    images = published_names(predictions.table)
+    own = predictions.table[["image", "patient"]].set_axis(images).loc[public.table["image"]]
+    pairs = ((public.table[column].fillna(""), own[column].fillna("")) for column in ("image", "patient"))
+    rows = list(zip(*(column for pair in pairs for column in pair), strict=True))
+    return [] if all(image == name and patient == who for image, name, patient, who in rows) else rows
+
+
+def _write_names(folder: Path, rows: Sequence[tuple[str, str, str, str]], before: Path) -> None:
+    """Write `names.csv`, readable by its owner alone from the start, and keep it out of Git; nothing without rows.
+
+    before: the folder that is replaced, whose further lines of .gitignore stay.
+    """
+    if not rows:
+        return
+    ignored = before / ".gitignore"
+    lines = ignored.read_text(encoding="utf-8").splitlines() if ignored.is_file() else []
+    lines = [*(line for line in lines if line != NAMES), NAMES, ""]
+    write_atomically(folder / ".gitignore", "\n".join(lines).encode())
+    descriptor = os.open(folder / NAMES, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w", newline="", encoding="utf-8") as handle:
+        csv.writer(handle).writerows([_NAMES_HEADER, *rows])
+
+
 @contextlib.contextmanager
 def _replacing_folder(folder: Path, same: tuple[str | None, ...], *, signing: bool, force: bool) -> Iterator[Path]:
     """Yield an empty folder that takes the name of `folder` when the block ends well.
@@ -547,7 +636,8 @@ def _replacing_folder(folder: Path, same: tuple[str | None, ...], *, signing: bo
     found = folder.resolve()
     free = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
     ours = (folder / "evaluation.json").is_file() and found not in (here, *here.parents)
-    if not free and not (ours and (force or _is_same(folder, same, signing=signing))):
+    again = ours and _is_same(folder, same, signing=signing)
+    if not free and not (ours and (force or again)):
         advice = ", or --force to replace it" if ours else ""
         raise UsageError(f"{folder} holds something else; give another folder with --out{advice}.")
     absent = [parent for parent in folder.parents if not parent.exists()]
@@ -563,7 +653,9 @@ def _replacing_folder(folder: Path, same: tuple[str | None, ...], *, signing: bo
             yield fresh
             if folder.exists():
                 for other in folder.iterdir():  # a further signature, notes
-                    if other.name not in WRITTEN:
+                    # The names stay where the published table was evaluated again, which does not know them.
+                    stays = other.name not in WRITTEN or (again and other.name == NAMES)
+                    if stays and not (fresh / other.name).exists():
                         other.rename(fresh / other.name)
                 folder.rename(Path(name) / "replaced")
             fresh.rename(folder)

@@ -39,7 +39,7 @@ from drgate.certificate.chain import Header, LookLine, TestSetLine, broken, chai
 from drgate.errors import UsageError
 from drgate.evaluation import Favour, Look, Overlap, Regraded, plain_of
 from drgate.files import TIME_FORMAT, canonical_json, digest_of, parse_moment, write_atomically
-from drgate.predictions import PROBABILITIES, column_bytes
+from drgate.predictions import PROBABILITIES, column_bytes, content_keys
 
 if TYPE_CHECKING:
     from drgate.checklist import Checklist
@@ -65,7 +65,8 @@ class Seen:
     """What one look sees: images, whose they are, their reference grades and a model's answers.
 
     name: of the test set, for messages. keys: of the distinct images, by content where the predictions have `sha256`,
-    else by name. images: their names, in the order of `keys`. patients: distinct names, sorted; empty where unknown.
+    else by name. images: their names, in the order of `keys`. patients: distinct names, sorted; empty where unknown, or
+    only numbered as in a published table.
     reference, predicted: one of b"0" to b"4" an image, in the order of `keys`; b"-" where there is none.
     """
 
@@ -83,12 +84,11 @@ class Seen:
         """Of predictions with their reference grades; byte-identical images count once."""
         table = predictions.table
         names = table["image"].to_numpy(dtype=object).tolist()
-        contents = table["sha256"].to_numpy(dtype=object).tolist() if "sha256" in table.columns else [None] * len(table)
         hashes = [
-            bytes.fromhex(content[:16])
-            if isinstance(content, str)
+            bytes.fromhex(content)
+            if content
             else hashlib.sha256(b"drgate image name\n" + image.casefold().encode()).digest()[:8]
-            for image, content in zip(names, contents, strict=True)
+            for image, content in zip(names, content_keys(table), strict=True)
         ]
         keys, first = np.unique(np.frombuffer(b"".join(hashes), dtype=">u8").astype(np.uint64), return_index=True)
         graded = table["grade"].where(table["gradable"]).to_numpy(dtype=np.int64, na_value=-1)
@@ -101,7 +101,7 @@ class Seen:
             name=name,
             keys=keys,
             images=tuple(names[i] for i in first),
-            patients=tuple(sorted(table["patient"].dropna().unique())),
+            patients=tuple(sorted(table["patient"].unique())) if predictions.patients_named else (),
             reference=_CHARACTERS[graded[first] + 1],
             predicted=_CHARACTERS[answered[first] + 1],
             rest=f"sha256:{rest.hexdigest()}",

@@ -32,12 +32,13 @@ from drgate.errors import ManifestError, PredictionsError
 from drgate.files import canonical_json, read_table, replacing, row_name
 
 if TYPE_CHECKING:
+    from drgate.checklist import Checklist
     from drgate.operating_point import OperatingPoint
 
 COLUMNS: Final = ("image", "patient", "eye", "grade", "gradable", *PROBABILITIES, "predicted")
 OPTIONAL_COLUMNS: Final = ("dme", "sha256")
 _METADATA_KEY: Final = b"drgate.provenance"
-_PUBLISHED: Final = re.compile(r"[0-9a-f]{16}(-[0-9]+)?|row-[0-9]+")
+_PUBLISHED: Final = re.compile(r"(?P<key>[0-9a-f]{16})(-[0-9]+)?")
 _EXPECTED: Final = "a CSV or Parquet table with image, grade and p_0 to p_4 (or predicted)"
 
 
@@ -63,6 +64,11 @@ class Predictions:
     def patients_known(self) -> bool:
         """Whether every row names its patient (all do or none does)."""
         return bool(self.table["patient"].notna().all())
+
+    @property
+    def patients_named(self) -> bool:
+        """Whether patients are known by their own names: a published table only numbers them."""
+        return self.patients_known and self.table["patient"].tolist() != _numbered(self.table)
 
     @property
     def slice_columns(self) -> list[str]:
@@ -101,23 +107,56 @@ def _further(table: pd.DataFrame) -> list[str]:
     return sorted(set(table.columns) - {*COLUMNS, *OPTIONAL_COLUMNS})
 
 
-def published_names(table: pd.DataFrame) -> list[str]:
-    """How published files name the image of each row: the first 16 hex digits of its SHA-256, `row-N` without one.
+def content_keys(table: pd.DataFrame) -> list[str | None]:
+    """What identifies the content of each row's image: the first 16 hex digits of its SHA-256; None where not known.
 
-    N counts the rows in the order of the table, with as many digits in each name. Of byte-identical images the second
-    becomes `...-2`. Names that are published already stay, so publishing twice changes nothing.
+    A published table has no column sha256: there the name is the key.
     """
-    own = table["image"].tolist()
-    if all(map(_PUBLISHED.fullmatch, own)):
-        return [str(name) for name in own]
-    contents = table["sha256"].tolist() if "sha256" in table.columns else [None] * len(own)
-    digits = len(str(len(own)))
-    found, seen = [], Counter[str]()
-    for i, content in enumerate(contents):
-        name = content[:16] if isinstance(content, str) else f"row-{i + 1:0{digits}}"
-        seen[name] += 1
-        found.append(name if seen[name] == 1 else f"{name}-{seen[name]}")
-    return found
+    contents = table["sha256"].tolist() if "sha256" in table.columns else [None] * len(table)
+    named = map(_PUBLISHED.fullmatch, table["image"])
+    return [
+        content[:16] if isinstance(content, str) else name and name["key"]
+        for content, name in zip(contents, named, strict=True)
+    ]
+
+
+def published_names(table: pd.DataFrame) -> list[str]:
+    """How published files name the image of each row: its content key, `row-N` where there is none.
+
+    N counts the rows without a key, in the order of the table; of images with the same key the second becomes `...-2`.
+    Numbers have leading zeros, so that the names sort in that order. Published names stay as they are.
+    """
+    keys = [key or "row" for key in content_keys(table)]
+    several, seen = Counter(keys), Counter[str]()
+    names = []
+    for key in keys:
+        seen[key] += 1
+        alone = key != "row" and seen[key] == 1
+        names.append(key if alone else f"{key}-{seen[key]:0{len(str(several[key]))}}")
+    return names
+
+
+def published(predictions: Predictions, checklist: Checklist | None = None) -> Predictions:
+    """The predictions as published files hold them, in the order of the published names; a published table stays as is.
+
+    Images have their published names, patients are 1 to c in the order of their first image, and the columns are those
+    that an evaluation uses. checklist: its slice columns are kept; of a baseline (None) no slice is used.
+    """
+    slices = [] if checklist is None else sorted(one.by for one in checklist.slices)
+    columns = [column for column in (*COLUMNS, "dme", *slices) if column in predictions.table.columns]
+    names = pd.array(published_names(predictions.table), dtype="str")
+    table = predictions.table[columns].assign(image=names).sort_values("image", ignore_index=True)
+    if predictions.patients_known:
+        table["patient"] = pd.array(_numbered(table), dtype="str")
+    return replace(predictions, table=table)
+
+
+def _numbered(table: pd.DataFrame) -> list[str]:
+    """The patients as 1 to c in the order of their first row, after their `source` where the table has it."""
+    numbers = [str(code + 1) for code in pd.factorize(table["patient"])[0]]
+    if "source" not in table.columns:
+        return numbers
+    return [f"{source}:{number}" for source, number in zip(table["source"].fillna(""), numbers, strict=True)]
 
 
 def answers_digest(table: pd.DataFrame) -> str:
@@ -175,6 +214,7 @@ def load_predictions(path: Path | str, operating_point: OperatingPoint | None = 
     _refuse_nan(path)
     provenance = read_provenance(path)
     rows = provenance.pop("rows", None)
+    provenance.pop("as_baseline", None)
     predictions = _checked(table, path, provenance, operating_point)
     if provenance and rows != predictions.digest:
         raise PredictionsError(
@@ -207,15 +247,18 @@ def write_predictions(predictions: Predictions, path: Path) -> None:
         if path.suffix.lower() == ".csv":
             predictions.table.to_csv(temporary, index=False, lineterminator="\n")
             return
-        # The digest of the rows, so that an edited table does not pass as the model's.
-        marked = {**predictions.provenance, "rows": predictions.digest} if predictions.provenance else {}
+        marked = dict(predictions.provenance)
+        if marked:  # so that an edited table does not pass as the model's, and a baseline is found
+            marked |= {"rows": predictions.digest, "as_baseline": published(predictions).digest}
         arrow = pa.Table.from_pandas(predictions.table, preserve_index=False)
         metadata = {**(arrow.schema.metadata or {}), _METADATA_KEY: canonical_json(marked)}
         pq.write_table(arrow.replace_schema_metadata(metadata), temporary)
 
 
 def read_provenance(path: Path) -> dict[str, Any]:
-    """The table's record of its model and images, not yet checked: `rows` is the digest that its rows must have.
+    """The table's record of its model and images, not yet checked.
+
+    `rows` is the digest that its rows must have, `as_baseline` what an evaluation records of it as a baseline.
 
     Empty for a table that `score` did not write. Raises PredictionsError where it is damaged.
     """

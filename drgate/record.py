@@ -333,7 +333,8 @@ def _evidence(table: dict[str, Any], selected: int) -> dict[str, Any]:
             "selection_rule": table["selection_rule"],
             "spend": _numbers(table["spend"], _SPEND),
             "status": table["status"],
-            "reason": table.get("reason") or "",
+            # The text of an error may name an image or a folder, and an evaluation is published.
+            "reason": "An error ended the run." if table["status"] == "failed" else table.get("reason") or "",
             "warm_start_inside": bool(table.get("warm_start_inside", False)),
             **_origin(table),
         }

@@ -39,6 +39,8 @@ TOLERANCE: Final = 1e-9
 TABLES: Final = (".parquet", ".pq")
 """What a table of predictions that is looked for beside a certificate ends in."""
 
+_CANNOT_COMPUTE: Final = "The evaluation cannot be computed from what the certificate records"
+
 Finding = tuple[Literal["checked", "unchecked", "missing", "problem"], str]
 
 
@@ -418,22 +420,29 @@ def _numbers(evaluation: Evaluation, path: Path, given: Path | None, baseline: P
     beside = [] if given else [one for one in path.parent.iterdir() if one.suffix.lower() in TABLES and one.is_file()]
     if given is None and not beside:
         return _Numbers((("unchecked", "The predictions were not given: the numbers were not recomputed."),))
-    from drgate.predictions import load_predictions
+    from drgate.checklist import parse_checklist
+    from drgate.predictions import load_predictions, published
 
-    point, digest = _cut_offs(evaluation), evaluation.predictions_digest
+    point = _cut_offs(evaluation)
+    try:
+        checklist = parse_checklist(evaluation.spec.content, "the checklist in the certificate")
+    except DrgateError as problem:
+        return _Numbers((("problem", f"{_CANNOT_COMPUTE}: {problem}"),))
     if given is None:
-        found, place = _found(sorted(beside, key=lambda one: (one.stem != "predictions", one.name)), digest, point)
+        tables = sorted(beside, key=lambda one: (one.stem != "predictions", one.name))
+        found, place = _found(tables, evaluation.predictions_digest, checklist, point)
         if found is None:
             return _Numbers((("unchecked", place),))
-        table = found
+        own = found
     else:
-        table, place = load_predictions(given, point), str(given)
-        if table.digest != digest:
-            what = f"{place} does not hold the predictions that were evaluated: its digest is {table.digest}."
-            return _Numbers((("problem", what),))
-    origin = list(_origin(evaluation, table, point))
-    rival = load_predictions(baseline) if baseline else None
-    recomputation = list(_recomputation(evaluation, table, rival))
+        own, place = load_predictions(given, point), str(given)
+    table = _as_evaluated(own, checklist, point)
+    if table.digest != evaluation.predictions_digest:
+        what = f"{place} does not hold the predictions that were evaluated: its digest is {table.digest}."
+        return _Numbers((("problem", what),))
+    origin = list(_origin(evaluation, own, point))
+    rival = published(load_predictions(baseline)) if baseline else None
+    recomputation = list(_recomputation(evaluation, table, checklist, rival))
     findings: list[Finding] = [
         ("checked", f"{place} holds the predictions that were evaluated."),
         *origin,
@@ -465,8 +474,17 @@ def predictions_of(evaluation: Evaluation, path: Path) -> Predictions:
     return load_predictions(path, _cut_offs(evaluation))
 
 
-def _found(tables: Sequence[Path], digest: str, point: OperatingPoint | None) -> tuple[Predictions | None, str]:
-    """The table that has this digest and its name, or None and why: other tables beside it prove nothing.
+def _as_evaluated(table: Predictions, checklist: Checklist, point: OperatingPoint | None) -> Predictions:
+    """The table as an evaluation counts it, be it published or the caller's own: at the cut-offs, then published."""
+    from drgate.predictions import published
+
+    return published(table if point is None else table.at(point), checklist)
+
+
+def _found(
+    tables: Sequence[Path], digest: str, checklist: Checklist, point: OperatingPoint | None
+) -> tuple[Predictions | None, str]:
+    """The published table that was evaluated and its name, or None and why: other tables beside it prove nothing.
 
     Certificates of several models may share a folder, so another model's table contradicts nothing.
     """
@@ -477,7 +495,7 @@ def _found(tables: Sequence[Path], digest: str, point: OperatingPoint | None) ->
         try:
             if read_provenance(path).get("rows", digest) == digest:  # others need not be read whole
                 table = load_predictions(path, point)
-                if table.digest == digest:
+                if _as_evaluated(table, checklist, point).digest == digest:
                     return table, f"{path} (found beside the certificate)"
             why.append(f"{path.name} holds others")
         except (DrgateError, OSError, ValueError) as problem:  # Arrow's errors are among the last
@@ -494,8 +512,6 @@ def _origin(evaluation: Evaluation, table: Predictions, point: OperatingPoint | 
     if point is not None:
         try:
             point.refuse_overlap(table)
-            if table.at(point).digest != table.digest:
-                yield "problem", "The grades in the predictions are not those of the operating point."
         except DrgateError as problem:
             yield "problem", str(problem)
     if evaluation.model.tensor_digest is None:
@@ -516,11 +532,12 @@ def _origin(evaluation: Evaluation, table: Predictions, point: OperatingPoint | 
             yield "problem", f"The predictions are of another {what} than the statement says ({found}, not {recorded})."
 
 
-def _recomputation(recorded: Evaluation, table: Predictions, baseline: Predictions | None) -> Iterator[Finding]:
+def _recomputation(
+    recorded: Evaluation, table: Predictions, checklist: Checklist, baseline: Predictions | None
+) -> Iterator[Finding]:
     """Evaluate again and compare: counts, decisions and sentences exactly, exact bounds within `TOLERANCE`."""
     import numpy as np
 
-    from drgate.checklist import parse_checklist
     from drgate.evaluate import evaluate
 
     named = recorded.training.baseline and recorded.training.baseline.predictions_digest
@@ -528,7 +545,6 @@ def _recomputation(recorded: Evaluation, table: Predictions, baseline: Predictio
         yield "problem", f"{baseline.origin} does not hold the baseline that was compared with."
         return
     try:
-        checklist = parse_checklist(recorded.spec.content, "the checklist in the certificate")
         again = evaluate(
             table,
             checklist,
@@ -539,7 +555,7 @@ def _recomputation(recorded: Evaluation, table: Predictions, baseline: Predictio
             baseline=baseline,
         )
     except (DrgateError, ArithmeticError, LookupError, TypeError, ValueError, AttributeError) as problem:
-        yield "problem", f"The evaluation cannot be computed from what the certificate records: {problem}"
+        yield "problem", f"{_CANNOT_COMPUTE}: {problem}"
         return
     alike = _Comparable(
         baseline=baseline is not None or not named,
@@ -575,6 +591,7 @@ def _again(
     """Score the model again and compare with the predictions that were evaluated: same images, same answers."""
     import numpy as np
 
+    from drgate.checklist import parse_checklist
     from drgate.predictions import PROBABILITIES
     from drgate.score import MODELS, model_and_test_set, score
 
@@ -595,8 +612,8 @@ def _again(
     if (digest := scored.provenance["manifest"]["digest"]) != evaluation.data.manifest_digest:
         yield "problem", f"{how.data} is not the test set that it was judged on: its digest is {digest}."
         return
-    if (point := _cut_offs(evaluation)) is not None:
-        scored = scored.at(point)
+    checklist = parse_checklist(evaluation.spec.content, "the checklist in the certificate")
+    scored = _as_evaluated(scored, checklist, _cut_offs(evaluation))
     before, after = (found.table.set_index("image").sort_index() for found in (table, scored))
     if not before.index.equals(after.index):
         yield "problem", "Scored again, the model answered for other images than the predictions hold."

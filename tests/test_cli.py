@@ -246,6 +246,8 @@ class TestEvaluateTable:
             "report.html",
             "report.md",
             "junit.xml",
+            "names.csv",
+            ".gitignore",
         }
         statement = Path("report/statement.json").read_bytes()
         assert drgate("evaluate", table, "--out", "report", "--quiet").code == 1

@@ -35,11 +35,13 @@ def trained(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def judged(folder: Path, data: Path, name: str) -> tuple[dict[str, Any], pd.DataFrame]:
-    """The evaluation by `drgate evaluate` (which must fail), signed, and the predictions that it wrote."""
+    """The evaluation by `drgate evaluate` (must fail), signed, and the predictions that it wrote, by own names."""
     where = ("--data", data, "--split", "test", "--out", name, "--key", "key.pem")
     ended = run(folder, "drgate", "evaluate", "run/best_model.pth", *where, "--format", "json")
     assert ended.returncode == 1, ended.stderr
-    return json.loads(ended.stdout), pd.read_parquet(folder / name / "predictions.parquet")
+    names = pd.read_csv(folder / name / "names.csv").set_index("image")["own_image"]
+    table = pd.read_parquet(folder / name / "predictions.parquet")
+    return json.loads(ended.stdout), table.assign(image=table["image"].map(names)).sort_values("image")
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,7 @@ from drgate.evaluate import evaluate
 from drgate.evaluation import Epoch, Estimate, Evaluation, File, HeldAgainst, Model, Spend, TestSet, Training
 from drgate.files import canonical_json
 from drgate.looks import Seen, take_look
-from drgate.predictions import Predictions, make_predictions, write_predictions
+from drgate.predictions import Predictions, make_predictions, published, write_predictions
 from drgate.verify import Verification
 from tests.support.evaluations import CONTENT, THIS_RUN, criterion, digest_of, evaluation, file_entry
 from tests.support.verbs import verified as verify
@@ -514,13 +514,13 @@ def rival() -> Predictions:
 def judged(table: Predictions, rival: Predictions) -> Evaluation:
     template = evaluation()
     made = evaluate(
-        table,
+        published(table, CHECKLIST),
         CHECKLIST,
         model=template.model,
         data=TestSet("clinic-a"),
         training=TRAINING,
         look=template.look,
-        baseline=rival,
+        baseline=published(rival),
     )
     assert made.verdict == "PASS"
     return made
@@ -696,13 +696,17 @@ class TestNumbers:
             "model": {"tensor_digest": f"sha256:{'1' * 64}"},
             "manifest": {"digest": f"sha256:{'2' * 64}", "images_digest": f"sha256:{'3' * 64}"},
         }
-        write_predictions(replace(table, provenance=provenance), folder / "predictions.parquet")
+        own = replace(table, provenance=provenance)
+        write_predictions(published(own, CHECKLIST), folder / "predictions.parquet")
         data = replace(judged.data, manifest_digest=f"sha256:{'2' * 64}", images_digest=f"sha256:{'3' * 64}")
         model = replace(judged.model, tensor_digest=f"sha256:{'1' * 64}")
         honest = replace(judged, data=data, model=model)
         found = verify(written(folder, honest, key), trusted=[key.public])
         assert "another model" not in said(found)
         assert (found.recomputed, found.bound) == (True, True)
+        write_predictions(own, folder / "own names.pq")
+        found = verify(written(folder, honest, key), trusted=[key.public], predictions=folder / "own names.pq")
+        assert (found.recomputed, found.bound) == (True, True), "the caller's own table is as good as the published one"
         for forged, what in (
             (replace(honest, model=replace(model, tensor_digest=f"sha256:{'4' * 64}")), "another model"),
             (replace(honest, data=replace(data, manifest_digest=f"sha256:{'4' * 64}")), "another test set"),

@@ -428,6 +428,7 @@ class TestExport:
             "report.md",
             "junit.xml",
         }
+        assert not (bundle / "names.csv").exists(), "the caller's own names of images stay at home"
 
     def test_onnx_computes_what_the_checkpoint_does(self, bundle: Path, place: Path):
         """A free batch dimension: any batch gives each image's logits, within rounding of the unmerged network."""

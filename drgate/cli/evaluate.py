@@ -28,8 +28,10 @@ HELP = """Judge a model, or a table of predictions, by a checklist.
 
 Writes a folder with the report (report.html, report.md, junit.xml), the results (evaluation.json, statement.json), the
 predictions (predictions.parquet, predictions.scored.json if their scorer signed them) and, with --key, the signed
-certificate (certificate.json). Exit code 0 PASS, 1 FAIL, 2 could not be judged, 3 INSUFFICIENT or OBSERVED. OBSERVED
-with a checklist that only tries a pipeline, such as smoke, is 0.
+certificate (certificate.json). These files name an image by the first 16 hex digits of its SHA-256 (row-N where the
+table has none) and number the patients; names.csv leads back to your names, so do not publish it (the folder's
+.gitignore lists it). Exit code 0 PASS, 1 FAIL, 2 could not be judged, 3 INSUFFICIENT or OBSERVED. OBSERVED with a
+checklist that only tries a pipeline, such as smoke, is 0.
 
 Each model that is evaluated takes one look at the test images. The look is logged before any result is computed. The
 checklist limits how many looks are allowed. Keep the log under version control. The log contains the reference grades:
@@ -137,7 +139,7 @@ def command(
     from drgate.certificate.keys import load_public_key
     from drgate.checklist import load_checklist
     from drgate.errors import UsageError
-    from drgate.judge import Evidence, Output, Source, Test, judge, shown_with
+    from drgate.judge import Evidence, Output, Source, Test, judge, own_names, shown_with
     from drgate.report.evaluation import terminal
 
     private = signing_key(key, sign_command, public_key)
@@ -157,7 +159,7 @@ def command(
         )
     evaluation = judgement.evaluation
     shown = evaluation if interval is None else shown_with(judgement, interval.value, baseline)
-    emit(shown.to_json(), lambda console: terminal.render(shown, console), format, quiet)
+    emit(shown.to_json(), lambda console: terminal.render(shown, console, own_names(judgement.folder)), format, quiet)
     if interval is not None:
         tell(
             f"Shown with {interval.value} intervals. By the checklist's own the verdict is {evaluation.verdict}.",

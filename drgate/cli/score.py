@@ -22,6 +22,9 @@ from drgate.screen import Format, emit, progress, tell
 
 HELP = """Score images with a model. Writes a table of predictions that records the digests of the model and the images.
 
+The table has your own names of images and patients. To publish predictions, take predictions.parquet from the folder of
+an evaluation.
+
 Reference grades are not needed: a folder of images is enough. If the manifest has grades, drgate evaluate judges the
 table as it would judge the model, if it gets the run folder with --record. If somebody else holds the grades, they
 judge it with: drgate evaluate PREDICTIONS --grades FILE --record RUN_DIR

@@ -182,7 +182,7 @@ class Tables:
     def find(
         self, digest: str, near: set[str], invalid: list[str], files: Sequence[Subject] | None = None
     ) -> Path | None:
-        """A copy of the table whose rows have this digest and that `score` wrote for these model files.
+        """A copy of the table that has this digest, of its rows or as a baseline, and is of these model files.
 
         Cut-offs may have been chosen after scoring, so they are not compared. near: folders to look in first. invalid:
         receives why other tables do not count.
@@ -196,7 +196,7 @@ class Tables:
                 continue
             copy, provenance = found
             bound = provenance.get("model")
-            if provenance.get("rows") != digest:
+            if digest not in (provenance.get("rows"), provenance.get("as_baseline")):
                 continue
             if files is None or (isinstance(bound, dict) and _answering(bound.get("files")) == _answering(files)):
                 return copy

@@ -58,6 +58,11 @@ class Base:
         return fill_tower(self.config, tensors)
 
 
+def shown_id(id: str) -> str:
+    """A base model's id in what is published: of a folder its name, not where it is on a machine."""
+    return Path(id).name if Path(id).is_absolute() else id
+
+
 def resolve_base(name: str, *, revision: str | None = None) -> Base:
     """Find a base model and compute its digest.
 

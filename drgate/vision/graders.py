@@ -100,7 +100,7 @@ class CheckpointGrader:
     def __init__(self, path: Path, base: str | None = None) -> None:
         import torch
 
-        from drgate.vision.base import resolve_base
+        from drgate.vision.base import resolve_base, shown_id
         from drgate.vision.older import load_any_checkpoint
 
         resolved = None if base is None else resolve_base(base)
@@ -108,6 +108,7 @@ class CheckpointGrader:
         own = int(os.environ.get("LOCAL_RANK", "0"))  # under torchrun, one device per process
         self._device = torch.device("cuda", own) if torch.cuda.is_available() else torch.device("cpu")
         self._model = self.checkpoint.build(resolved).to(self._device)
+        self._base = shown_id(self.checkpoint.base.id)
         self.preprocessing = self.checkpoint.preprocessing
         self.files: dict[Path, Role] = {path: "model"}
         self.tensor_digest = self.checkpoint.tensor_digest
@@ -121,19 +122,17 @@ class CheckpointGrader:
         limits = (self.checkpoint.record or {}).get("limitations")
         found = [str(sentence) for sentence in limits] if isinstance(limits, list) else []
         if own := self.checkpoint.replaced:
-            found.append(
-                f"Besides its adapters, the model replaces {len(own)} tensors of the base model "
-                f"{self.checkpoint.base.id}."
-            )
+            found.append(f"Besides its adapters, the model replaces {len(own)} tensors of the base model {self._base}.")
         return found
 
     @property
     def description(self) -> dict[str, Any]:
         checkpoint = self.checkpoint
+        base = {name: getattr(checkpoint.base, name) for name in checkpoint.base.__slots__}
         lora = checkpoint.lora
         return {
             "kind": "checkpoint",
-            "base": {name: getattr(checkpoint.base, name) for name in checkpoint.base.__slots__},
+            "base": base | {"id": self._base},
             "lora": None if lora is None else {"r": lora.r, "alpha": lora.alpha},
             "class_names": list(GRADES),
             "preprocessing": self.preprocessing.as_dict(),

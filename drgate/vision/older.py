@@ -23,7 +23,7 @@ from torch import Tensor
 
 from drgate.errors import CheckpointError
 from drgate.record import OLDER
-from drgate.vision.base import Base, few
+from drgate.vision.base import Base, few, shown_id
 from drgate.vision.checkpoint import (
     BaseReference,
     Checkpoint,
@@ -123,9 +123,9 @@ def _checked(path: Path, payload: dict[Any, Any], base: Base, alpha: float | Non
             "pretraining": weights.base.pretraining,
         },
         "limitations": [
-            f"{path.name} is in the older checkpoint layout. It does not record its base model ({base.id} was given), "
-            f"its preprocessing ({FUNDUS_SQUARE} at {size} pixels is assumed), training images, parameters, cost, or "
-            "the number of images per grade.",
+            f"{path.name} is in the older checkpoint layout. It does not record its base model "
+            f"({shown_id(base.id)} was given), its preprocessing ({FUNDUS_SQUARE} at {size} pixels is assumed), "
+            "training images, parameters, cost, or the number of images per grade.",
             *weights.notes,
             *([f"Ignored parts of the file: {', '.join(state.auxiliary)}."] if state.auxiliary else []),
             *of_history,
@@ -238,10 +238,10 @@ def _weights(state: _State, base: Base, alpha: float | None) -> _Weights:
     replaced = {name: tensor for name, tensor in state.tower.items() if not torch.equal(tensor, own[name])}
     if unlike := sorted(replaced.keys() - set(merged)):
         notes.append(
-            f"The tower is not that of {base.id}: besides the adapters, {len(unlike)} of {len(own)} tensors differ "
-            f"({few(unlike)}). Those of the file were used."
+            f"The tower is not that of {shown_id(base.id)}: besides the adapters, {len(unlike)} of {len(own)} tensors "
+            f"differ ({few(unlike)}). Those of the file were used."
         )
-        reference = replace(reference, pretraining=f"unknown: the tower is not that of {base.id}")
+        reference = replace(reference, pretraining=f"unknown: the tower is not that of {shown_id(base.id)}")
     return _Weights(reference, LoraSettings(rank, scale), adapters | replaced, notes)
 
 

@@ -424,7 +424,7 @@ class TestExportedModel:
         model = model_facts({"dr.onnx": b"graph"})
         made = replace(parent, model=replace(model, parent=reference(make_statement(parent))))
         repository.write("models/dr.onnx", b"graph")
-        repository.certify("certificates/exported", made, scored(answers(1), model))
+        repository.certify("certificates/exported", made, repository.published(scored(answers(1), model)))
         return repository
 
     def test_with_its_parents_certificate(self, exported):

@@ -57,7 +57,8 @@ class TestPredictions:
 
     def test_of_another_model_with_the_same_rows(self, repository, table):
         """Only what `score` bound to the model's files counts."""
-        write_predictions(scored(answers(1), model_facts({"dr.pth": b"another model"})), table)
+        other = scored(answers(1), model_facts({"dr.pth": b"another model"}))
+        write_predictions(repository.published(other), table)
         report = answer(repository)
         assert report.exit_code == 3
         assert "holds these rows, but was scored with other model files" in of(report, "predictions").reason

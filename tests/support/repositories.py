@@ -24,7 +24,7 @@ from drgate.gate.findings import Finding, GateReport
 from drgate.gate.gate import gate
 from drgate.gate.waiver import Waiver, covers, make_waiver
 from drgate.looks import Seen, take_look
-from drgate.predictions import Predictions, make_predictions, write_predictions
+from drgate.predictions import Predictions, make_predictions, published, write_predictions
 from tests.support.evaluations import THIS_RUN, file_entry
 
 CHECKLIST = """\
@@ -163,7 +163,7 @@ class Repository:
         """Judge a model by a checklist (by default that of the repository), and log the look."""
         checklist = parse_yaml((checklist or (self.root / "checklists/site-a.yaml").read_text()).encode(), "checklist")
         model = model_facts(files)
-        predictions = scored(answers(1) if table is None else table, model, test_set)
+        predictions = published(scored(answers(1) if table is None else table, model, test_set), checklist)
         look = take_look(
             self.root / chain,
             Seen.of(predictions, "site-a"),
@@ -178,6 +178,10 @@ class Repository:
         if key not in _EVALUATED:
             _EVALUATED[key] = evaluate(predictions, checklist, model=model, data=data, look=look)
         return replace(_EVALUATED[key], model=model, look=look), predictions
+
+    def published(self, predictions: Predictions) -> Predictions:
+        """The predictions as the repository's checklist publishes them."""
+        return published(predictions, parse_yaml((self.root / "checklists/site-a.yaml").read_bytes(), "checklist"))
 
     def certify(
         self,
