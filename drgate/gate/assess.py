@@ -16,9 +16,11 @@ from drgate.errors import DrgateError, visible
 from drgate.evaluation import CUT_OFFS
 from drgate.files import digest_of
 from drgate.gate.change import Change, Files, ModelFile
+from drgate.gate.checkout import exchanged
 from drgate.gate.evidence import Evidence, Found
 from drgate.gate.findings import Finding, Status, worst
-from drgate.gate.policy import GatedTestSet, Rules, each_slice, every_criterion
+from drgate.gate.policy import GatedTestSet, Policy, Rules, each_slice, every_criterion
+from drgate.gate.sniff import loads_alone, names_model
 from drgate.gate.waiver import Waivers
 from drgate.metrics import MetricId
 
@@ -27,32 +29,69 @@ if TYPE_CHECKING:
 
 
 def assess(change: Change, rules: Rules, waivers: Waivers, files: Files, evidence: Evidence) -> Iterator[Finding]:
-    """Findings about every guarded model on every test set, then about unguarded files that look like models."""
+    """Findings about every guarded model on every test set, then about files that nothing vouches for or may change.
+
+    A file opens as a certificate's model, or as a further file of a model in the same folder whose certificates all
+    name it, unless programs load a file of its name by itself.
+    """
     policy = rules.policy
-    unguarded = {path for path in files.by_path if not (policy.guards(path) or policy.exempts(path))}
-    unjudged, companions = {*unguarded}, set[str]()
-    guarded = [file for path, found in files.by_path.items() if policy.guards(path) for file in found]
-    for model in guarded:
+    judged: list[tuple[ModelFile, list[Finding], bool]] = []
+    vouched: dict[str, str] = {}
+    for model in (file for path, found in files.by_path.items() if policy.guards(path) for file in found):
         if model.content.kind == "dvc" and not policy.allow_md5_pointers:
             reason = "A DVC file identifies it by MD5 alone, which the policy does not allow (allow_md5_pointers)."
-            yield Finding(model.path, f"model:{model.path}", "identity", "REFUSED", reason)
-            unjudged.add(model.path)
+            refusal = Finding(model.path, f"model:{model.path}", "identity", "REFUSED", reason)
+            judged.append((model, [refusal], False))
             continue
-        for test_set in policy.test_sets:
-            findings, certified = _Assessor(change, rules, waivers, files, evidence, model, test_set).answer()
-            yield from findings
-            if certified is None:
-                unjudged.add(model.path)
-            else:
-                companions |= certified
-    for path in files.by_path:
-        # Where the graph closes the gate already, what is done about it also settles its weights.
-        if path in unguarded - companions and _graph_of(path) not in unjudged - companions:
+        answers = [
+            _Assessor(change, rules, waivers, files, evidence, model, test_set).answer()
+            for test_set in policy.test_sets
+        ]
+        named = [certified for _, certified in answers if certified is not None]
+        judged.append((model, [one for findings, _ in answers for one in findings], len(named) == len(answers)))
+        if len(named) == len(answers):
+            further = (path for path in set.intersection(*named) if not loads_alone(path))
+            vouched |= dict.fromkeys(further, model.path)
+    for model, findings, is_model in judged:
+        if not is_model and model.path in vouched:
+            reason = f"It is a file of {vouched[model.path]}, whose certificates name it."
+            findings = [Finding(model.path, f"model:{model.path}", "part of a model", "PASS", reason)]
+        yield from findings
+    waiting = {model.path for model, _, is_model in judged if not is_model} - {*vouched}
+    yield from _unguarded(policy, files, {*vouched}, waiting)
+    checked = {path for path in files.by_path if policy.guards(path)} | {*vouched}
+    staged = {file.entry.path for path in checked for file in files.at(path)}
+    for where, why in exchanged(change.head, staged):
+        yield Finding(where, f"checkout:{where}", "checkout", "REFUSED", why)
+
+
+def _unguarded(policy: Policy, files: Files, vouched: set[str], waiting: set[str]) -> Iterator[Finding]:
+    """Files that no pattern of the policy names and no certificate vouches for.
+
+    waiting: guarded files without a certificate. The gate is closed until theirs is there, which settles their weights
+    and what is beside them.
+    """
+    apart = [path for path in files.by_path if not (path in vouched or policy.guards(path) or policy.exempts(path))]
+    folders = {PurePosixPath(path).parent for path in waiting}
+    for path in apart:
+        if _graph_of(path) in {*waiting, *apart}:
+            continue
+        found = files.by_path[path]
+        kind = next((file.kind for file in found if file.kind), "")
+        looks = kind or any(names_model(path, file.content.size) for file in found)
+        if PurePosixPath(path).parent in folders and not looks:
+            continue
+        if kind:
+            reason = f"Its content begins like a file of the format {kind}, which can hold a model, and it is large."
+        elif looks:
+            reason = "It looks like a model, but no pattern of the policy matches it."
+        else:
             reason = (
-                "It looks like a model, but no pattern of the policy matches it. Add it to models, or to not_models if "
-                "it is not a model."
+                "It is in a folder of models, but no pattern of the policy matches it and no certificate that counts"
             )
-            yield Finding(path, f"model:{path}", "unguarded", "REFUSED", reason)
+            reason += " names it."
+        reason += " Add it to models, or to not_models if it is not a model."
+        yield Finding(path, f"model:{path}", "unguarded", "REFUSED", reason)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +140,8 @@ class _Assessor:
             else:
                 try:
                     assessed.append(self._assess(statement, group))
-                except (DrgateError, LookupError, TypeError, ValueError, AttributeError) as problem:
-                    invalid.append(f"{group[0].path} has contents that drgate does not write ({problem!r})")
+                except DrgateError as problem:
+                    invalid.append(f"{group[0].path} has contents that drgate does not write ({problem})")
         if not assessed:
             return (self._missing(invalid),), None
         # The latest look decides, even where signatures are missing; certificates of one look differ in evidence alone.
@@ -362,11 +401,8 @@ class _Assessor:
         copy.write_bytes(statement.data)
         try:
             # Expiry was checked before; here only the numbers are.
-            result = verify(
-                copy,
-                Trust(now=statement.time),
-                Given(predictions=table, checklist=self.rules.checklist, baseline=baseline),
-            )
+            given = Given(predictions=table, checklist=self.rules.checklist, baseline=baseline)
+            result = tables.once(statement.digest, lambda: verify(copy, Trust(now=statement.time), given))
         except DrgateError as problem:
             return self._finding(check, "REFUSED", tables.named(str(problem)))
         if result.problems:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,7 @@ class TestReading:
             (b'["models/*.pth"]', b"[]", r"models"),
             (b'["models/*.pth"]', b'["../*.pth"]', r"models\.0: '\.\./\*\.pth' is not a path inside the repository"),
             (b'["models/*.pth"]', b'["/models/*.pth"]', r"not a path inside"),
+            (b'["models/*.pth"]', b'["' + b"*" * 1001 + b'"]', r"models\.0: .* longer than 1000 characters"),
             (b'["models/*.pth"]', b'["a\\nb"]', r"'a\\\\nb' is not a path inside"),
             (b'["clinical"]', b'["clinica"]', r"the role 'clinica' is required but has no trusted key"),
             (b'["clinical"]', b'["clinical", "clinical"]', r"required_roles lists a role twice"),
@@ -118,6 +120,25 @@ class TestPatterns:
         command = ["git", "ls-files", "-z", "--", f":(top,glob){pattern}"]
         found = subprocess.run(command, cwd=forest, check=True, capture_output=True, text=True)
         assert {path for path in PATHS if matches(pattern, path)} == {path for path in found.stdout.split("\0") if path}
+
+    def test_time_does_not_explode(self):
+        """Whoever proposes a change writes the names, and on adoption the patterns."""
+        began = time.process_time()
+        for pattern in ("**/" * 300 + "x", "*a" * 400 + "b", "**a" * 300 + "b", "?" * 900):
+            assert not matches(pattern, "a" * 4000)
+            assert not matches(pattern, "a/" * 2000)
+        assert time.process_time() - began < 10
+
+    def test_folders_that_are_guarded(self):
+        """Up to the first wildcard; the root is none."""
+        guarded = policy(models=["models/dr/*.pth", "nets/v?/*.onnx", "best.pth", "**/*.ort"])
+        held = [
+            path for path in ("models/dr/a/b", "models/x", "nets/notes", "README.md", "a/b.ort") if guarded.holds(path)
+        ]
+        assert held == ["models/dr/a/b", "nets/notes"]
+        inside = policy(models=["models/*.pth"], certificates="models/certificates", spec="models/spec.yaml")
+        assert not inside.holds("models/certificates/a.json")
+        assert not inside.holds("models/spec.yaml")
 
     def test_rest_is_literal(self):
         """What a regular expression or a shell would take for more."""
