@@ -8,6 +8,7 @@ Several signatures over one statement are one record. What is no certificate is 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any, Final
 
 from drgate import limits
 from drgate.certificate.keys import PublicKey
+from drgate.certificate.scored import read_scored
 from drgate.certificate.statement import (
     CERTIFICATE_BEGINS,
     STATEMENT_BEGINS,
@@ -130,7 +132,13 @@ def _read(path: Path) -> Certificate | Statement | None:
         if path.name.endswith("certificate.json"):
             raise CertificateError(f"{path} is no certificate in the form that drgate writes.")
         return None
-    return read_certificate(path)
+    try:
+        return read_certificate(path)
+    except CertificateError:
+        with contextlib.suppress(CertificateError):
+            read_scored(path)
+            return None  # a signed table, which lies beside its certificate
+        raise
 
 
 def _record(group: Sequence[tuple[str, Certificate | Statement]], trusted: Sequence[PublicKey]) -> Record:

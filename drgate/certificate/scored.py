@@ -58,6 +58,7 @@ class Scored(Typed):
 
     model: the files that answered, with their roles. cut_offs: SHA-256 of the one in the role cut_offs, if any.
     device: as `Model.providers`. precision: of the computation. record: digest of the table's own record.
+    warnings: what the scorer says of the images and the model; others may be added to them later.
     """
 
     model: Annotated[tuple[Subject, ...], Field(min_length=1)]
@@ -68,6 +69,7 @@ class Scored(Typed):
     precision: Literal["float32"]
     time: Moment
     record: _Digest
+    warnings: tuple[str, ...]
     cut_offs: _Hex | None = None
 
 
@@ -105,6 +107,8 @@ class SignedTable:
             yield "names another test set"
         if now.record != signed.record:
             yield "has another record of how it was scored"
+        if now.warnings[: len(signed.warnings)] != signed.warnings:
+            yield "lacks a warning that its scorer gave"
         columns, before = now.manifest.columns, signed.manifest.columns
         kept = {"patient", "grade", "gradable"} & before.keys()
         for column in sorted(kept | (columns.keys() & before.keys())):
@@ -212,6 +216,7 @@ def _of(predictions: Predictions, time: str) -> tuple[str, Scored]:
             "precision": "float32",
             "time": time,
             "record": digest_of({name: record.get(name) for name in _RECORD}),
+            "warnings": record.get("warnings", []),
             "cut_offs": next((file["sha256"] for file in model["files"] if file["role"] == "cut_offs"), None),
         }
     except (KeyError, TypeError) as problem:

@@ -31,11 +31,11 @@ from drgate.screen import Format, emit, progress, tell
 HELP = """Judge a model, or a table of predictions, by a checklist.
 
 Writes a folder with the report (report.html, report.md, junit.xml), the results (evaluation.json, statement.json), the
-predictions (predictions.parquet) and, with --key, the signed certificate (certificate.json). These files name an image
-by the first 16 hex digits of its SHA-256 (row-N where the table has none) and number the patients; names.csv leads back
-to your names, so do not publish it (the folder's .gitignore lists it). Exit code 0 PASS, 1 FAIL,
-2 could not be judged, 3 INSUFFICIENT or OBSERVED. OBSERVED with a checklist that only tries a pipeline, such as smoke,
-is 0.
+predictions (predictions.parquet, predictions.scored.json if their scorer signed them) and, with --key, the signed
+certificate (certificate.json). These files name an image by the first 16 hex digits of its SHA-256 (row-N where the
+table has none) and number the patients; names.csv leads back to your names, so do not publish it (the folder's
+.gitignore lists it). Exit code 0 PASS, 1 FAIL, 2 could not be judged, 3 INSUFFICIENT or OBSERVED. OBSERVED with a
+checklist that only tries a pipeline, such as smoke, is 0.
 
 Each model that is evaluated takes one look at the test images. The look is logged before any result is computed. The
 checklist limits how many looks are allowed. Keep the log under version control. The log contains the reference grades:

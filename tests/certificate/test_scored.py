@@ -78,7 +78,7 @@ class TestForm:
         assert plain["_type"] == "https://in-toto.io/Statement/v1"
         assert plain["predicateType"] == "urn:drgate:scored:1"
         assert plain["subject"] == [{"name": "predictions", "digest": {"sha256": signed.rows}}]
-        names = {"model", "manifest", "preprocessing", "software", "device", "precision", "time", "record"}
+        names = {"model", "manifest", "preprocessing", "software", "device", "precision", "time", "record", "warnings"}
         assert set(plain["predicate"]) == names
         assert [(file["name"], file["role"]) for file in plain["predicate"]["model"]] == [("dr.pth", "model")]
         assert plain["predicate"]["manifest"]["digest"] == TEST_SET
@@ -209,6 +209,16 @@ class TestWhatMayNot:
         signed = sign_scored(graded, keys["scorer"], TIME)
         record = {**graded.provenance, "leakage": ["No patient is in the training set."]}
         assert "has another record of how it was scored" in wrong(signed, replace(graded, provenance=record))
+
+    def test_warnings_of_the_scorer(self, graded, keys):
+        """They are read on page one; more may be added, such as what joined grades bring."""
+
+        def warned(*sentences: str) -> Predictions:
+            return replace(graded, provenance={**graded.provenance, "warnings": list(sentences)})
+
+        signed = sign_scored(warned("Training data not fully known."), keys["scorer"], TIME)
+        assert wrong(signed, warned("Training data not fully known.", "More.")) == []
+        assert wrong(signed, warned()) == ["lacks a warning that its scorer gave"]
 
     def test_grades_in_a_sealed_table_from_nobody(self, sealed, graded, keys):
         """Who joins grades names their file, so that whoever signs sees whose they are."""
