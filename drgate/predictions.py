@@ -68,7 +68,8 @@ class Predictions:
     @property
     def patients_named(self) -> bool:
         """Whether patients are known by their own names: a published table only numbers them."""
-        return self.patients_known and self.table["patient"].tolist() != _numbered(self.table)
+        found = (self.table["image"].tolist(), self.table["patient"].tolist())
+        return self.patients_known and found != (published_names(self.table), _numbered(self.table))
 
     @property
     def slice_columns(self) -> list[str]:

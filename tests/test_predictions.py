@@ -245,6 +245,7 @@ class TestPublished:
         assert public["patient"].tolist() == [str(1 + list(dict.fromkeys(own)).index(name)) for name in own]
         assert table.patients_named
         assert not published(table).patients_named
+        assert own_table([1, 2], patient=["1", "2"]).patients_named, "own numbers of own images are names"
 
     def test_only_what_the_checklist_uses_is_there(self, tmp_path: Path):
         """Slices and macular oedema stay; a source before each patient's number, as in every table with sources."""
