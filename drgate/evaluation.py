@@ -500,7 +500,7 @@ class Stability(Typed):
 
 @dataclass(frozen=True, slots=True)
 class Baseline(Typed):
-    """The best earlier run's predictions on the same images."""
+    """The best earlier run's predictions on the same images. predictions_digest: of them published without slices."""
 
     predictions_digest: str
 
@@ -549,7 +549,7 @@ class Overlap(Typed):
 
 @dataclass(frozen=True, slots=True)
 class Regraded(Typed):
-    """An image whose reference grade is not what an earlier look saw."""
+    """An image whose reference grade is not what an earlier look saw. image: its name as published."""
 
     image: str
     before: Annotated[_Grade | Literal["not gradable"], Field(alias="from")]
@@ -628,7 +628,7 @@ class Counts(Typed):
 
 @dataclass(frozen=True, slots=True)
 class Flagged(Typed):
-    """An image whose severe NPDR or PDR was predicted below referable."""
+    """An image whose severe NPDR or PDR was predicted below referable. image: its name as published."""
 
     image: str
     grade: _Grade
@@ -673,7 +673,7 @@ class Evaluation(Typed):
     confusion_matrix: 5 x 5 counts, rows the reference grade, columns the predicted one; no_output: 5 counts a
         reference grade without an answer from the model.
     data: the test set as given; counts: what was counted in it.
-    predictions_digest: of the rows that were judged. bootstrap_seed: 16 hex digits.
+    predictions_digest: of the rows that were judged, as published. bootstrap_seed: 16 hex digits.
     training: what stability, cost and baseline were judged by; which attempt it was, its parent and lineage.
     barred: why nothing can pass on this test set, whatever the numbers; absent where something can.
     page_one: sentences that must be read with the verdict.

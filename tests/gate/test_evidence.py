@@ -12,7 +12,7 @@ import pytest
 from drgate.evaluation import Look
 from drgate.files import canonical_json
 from drgate.gate.gate import gate
-from drgate.predictions import write_predictions
+from drgate.predictions import published, write_predictions
 from tests.support.evaluations import digest_of
 from tests.support.repositories import (
     NOW,
@@ -84,6 +84,21 @@ class TestPredictions:
         report = answer(repository)
         assert report.exit_code == 0
         assert "certificates/evidence/rows.parquet" in of(report, "predictions").reason
+
+    def test_of_a_baseline(self, repository):
+        """The baseline's table as its own evaluation published it, with slices that a baseline does not need."""
+        repository.replace("checklists/site-a.yaml", "version: 1", "version: 2")
+        repository.replace("checklists/site-a.yaml", "criteria:", "criteria:\n  - {id: baseline, margin: 0.5}")
+        best = repository.published(scored(answers(3), model_facts({"best.pth": b"the best before"})))
+        assert "camera" in best.table.columns
+        repository.add_model("dr.pth", b"weights of the first model", baseline=published(best))
+        repository.merge()
+        report = answer(repository)
+        assert "the baseline's predictions are not in" in of(report, "predictions").reason
+        write_predictions(best, repository.root / "certificates/best/predictions.parquet")
+        report = answer(repository)
+        assert report.exit_code == 0, said(report)
+        assert of(report, "predictions").status == "PASS"
 
     def test_lie_is_found_though_well_signed(self, repository):
         """The signer says more than the predictions do."""

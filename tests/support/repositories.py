@@ -159,6 +159,7 @@ class Repository:
         test_set: str = TEST_SET,
         checklist: str | None = None,
         chain: str = "looks/site-a.jsonl",
+        baseline: Predictions | None = None,
     ) -> tuple[Evaluation, Predictions]:
         """Judge a model by a checklist (by default that of the repository), and log the look."""
         checklist = parse_yaml((checklist or (self.root / "checklists/site-a.yaml").read_text()).encode(), "checklist")
@@ -174,9 +175,9 @@ class Repository:
         )
         data = TestSet("site-a", manifest_digest=test_set, images_digest=IMAGES)
         # What is carried along costs nothing to exchange; the numbers are computed once for all tests.
-        key = (predictions.digest, checklist.digest, look.number, look.allowed, test_set)
+        key = (predictions.digest, checklist.digest, look.number, look.allowed, test_set, baseline and baseline.digest)
         if key not in _EVALUATED:
-            _EVALUATED[key] = evaluate(predictions, checklist, model=model, data=data, look=look)
+            _EVALUATED[key] = evaluate(predictions, checklist, model=model, data=data, look=look, baseline=baseline)
         return replace(_EVALUATED[key], model=model, look=look), predictions
 
     def published(self, predictions: Predictions) -> Predictions:
