@@ -26,6 +26,9 @@ MAX_DATA_FILES: Final = 1000
 MAX_MODEL_BYTES: Final = (2 << 30) - 1
 """Of the model file itself: protobuf reads no more."""
 
+MAX_FIELDS: Final = 5_000_000
+"""In the model file: a whole MedSigLIP has 0.1 million. Two bytes can be a field, and take 150 in memory."""
+
 COMPANIONS: Final[dict[str, Role]] = {"preprocess.json": "preprocessing", "labels.json": "labels"}
 """Files next to an ONNX model: `{"id": ..., "size": ...}`, and the list of the five grades' identifiers."""
 
@@ -47,8 +50,9 @@ def parse_onnx(path: Path, data: bytes) -> Any:
 
     model = onnx.ModelProto()
     try:
+        _count_fields(memoryview(data), model.DESCRIPTOR)
         model.ParseFromString(data)
-    except Exception as error:  # protobuf's exceptions
+    except Exception as error:  # protobuf's exceptions, and those of a file that ends early
         raise CheckpointError(f"{path} is not an ONNX model ({first_line(error)}).") from error
     if not model.HasField("graph"):
         raise CheckpointError(f"{path} is not an ONNX model (it has no graph).")
@@ -58,6 +62,49 @@ def parse_onnx(path: Path, data: bytes) -> Any:
             "onnx, or export the model again."
         )
     return model
+
+
+def _count_fields(data: memoryview, descriptor: Any) -> None:
+    """Raise ValueError for more than `MAX_FIELDS` fields, before protobuf makes an object of each.
+
+    It reads protobuf's wire format: a field is its number and kind, then a number, or a length and so many bytes.
+    """
+    count = 0
+    waiting = [(0, len(data), descriptor)]
+    while waiting:
+        at, end, descriptor = waiting.pop()
+        inner = {number: field.message_type for number, field in descriptor.fields_by_number.items()}
+        while at < end:
+            if (count := count + 1) > MAX_FIELDS:
+                raise ValueError(f"it has more than {MAX_FIELDS} fields")
+            tag, at = _varint(data, at)
+            match tag & 7:
+                case 0:
+                    at = _varint(data, at)[1]
+                case 1:
+                    at += 8
+                case 2:
+                    length, at = _varint(data, at)
+                    if message := inner.get(tag >> 3):
+                        waiting.append((at, min(at + length, end), message))
+                    at += length
+                case 5:
+                    at += 4
+                case kind:
+                    raise ValueError(f"it has a field of the kind {kind}")
+
+
+def _varint(data: memoryview, at: int) -> tuple[int, int]:
+    """A number of 7 bits a byte, and where it ends."""
+    value = shift = 0
+    while True:
+        byte = data[at]
+        value |= (byte & 127) << shift
+        at, shift = at + 1, shift + 7
+        if byte < 128:
+            return value, at
+        if shift > 63:
+            raise ValueError("it has a number of more than 64 bits")
 
 
 def messages(model: Any) -> Iterator[Any]:

@@ -7,6 +7,7 @@ image on the CPU. Exit code 0: it ran. It imports nothing of drgate, so that it 
 
 from __future__ import annotations
 
+import contextlib
 import sys
 
 THREADS = 4
@@ -19,8 +20,11 @@ def main(path: str, size: int, memory: int, seconds: int) -> int:
     except ImportError:  # not on Windows: there the caller's clock is the only limit
         pass
     else:
-        resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
-        resource.setrlimit(resource.RLIMIT_CPU, (seconds * THREADS, seconds * THREADS))
+        for kind, limit in ((resource.RLIMIT_AS, memory), (resource.RLIMIT_CPU, seconds * THREADS)):
+            allowed = resource.getrlimit(kind)[1]
+            lower = limit if allowed == resource.RLIM_INFINITY else min(limit, allowed)
+            with contextlib.suppress(ValueError, OSError):  # macOS knows this limit and refuses to set it
+                resource.setrlimit(kind, (lower, lower))
     import numpy as np
     import onnxruntime
 

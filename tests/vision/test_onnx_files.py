@@ -202,6 +202,24 @@ def enormous() -> Any:
 
 
 class TestHostileModels:
+    def test_a_file_of_nothing_but_fields_is_refused(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+        """Two bytes are an empty node, and 150 in memory: they are counted before objects are made of them."""
+        monkeypatch.setattr(onnx_files, "MAX_FIELDS", 50_000)
+        model = tiny.onnx_model()
+        for _ in range(60_000):
+            model.graph.node.add()
+        path = tiny.write_onnx(tmp_path)
+        path.write_bytes(model.SerializeToString())
+        with pytest.raises(CheckpointError, match="more than 50000 fields"):
+            load_grader(path)
+
+    @pytest.mark.parametrize("data", [b"", b"\x0b" * 10, b"\x0a\xff", b"\xff" * 20, b"\x3a\x7f\x0a"])
+    def test_a_file_that_is_no_protobuf_is_refused(self, data: bytes, tmp_path: Path):
+        path = tiny.write_onnx(tmp_path)
+        path.write_bytes(data)
+        with pytest.raises(CheckpointError, match="is not an ONNX model"):
+            load_grader(path)
+
     def test_a_loop_without_end_is_stopped(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr(onnx_files, "TRIAL_SECONDS", 2)
         path = tiny.write_onnx(tmp_path, endless())
