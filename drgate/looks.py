@@ -67,7 +67,7 @@ SHOWN: Final = 50
 
 LOCK: Final = ".looks.lock"
 FORMAT: Final = "drgate looks 3"
-_ROWS: Final = "rows "
+_ROWS: Final = "rows"
 _NONE: Final = b"-"
 _CHARACTERS: Final = np.frombuffer(b"-01234", dtype="S1")
 
@@ -81,7 +81,7 @@ class Seen:
     name: of the test set, for messages. chosen_on: whether a model was selected on it, so that it is no test set.
     images: names, of those that are known by their content in the order of `keys`, then of the `others`.
     keys: of the distinct contents, ascending. others: images known by name alone, in the order of the table.
-    names: digest over the names of the others together; of few, and of a published table, over their grades.
+    names: digest over the names of the others together; of few, over their grades; none of a published table.
     key: id of the patient key; with one, named: of each of the others, patients: its hash of each that is known.
     reference, predicted: one of b"0" to b"4" an image, in the order of `images`; b"-" where there is none.
     rest: by column, the digest of what else decides a verdict. answers: digest of the decided grades, by image.
@@ -117,15 +117,16 @@ class Seen:
         # Patients are numbers, as where they are published: who belongs together decides, not what they are called.
         codes = pd.factorize(deciding["patient"])[0]
         deciding["patient"] = pd.array([None if code < 0 else str(code) for code in codes], dtype="str")
-        others = int(bare.sum())
-        named = known.names or (_ROWS + digest_of([others, _text(reference[keys.size :])]) if others else "")
+        others, names = int(bare.sum()), known.names
+        if others and not known.names:  # a published table is known by its size, a few images by their grades
+            names = _ROWS if known.published else _ROWS + digest_of(_text(reference[keys.size :]))
         answers = zip(published_names(table), answered.tolist(), strict=True)
         return cls(
             name=name,
             images=tuple(table["image"].iloc[rows]),
             keys=keys,
             others=others,
-            names=named,
+            names=names,
             key=known.key,
             named=np.array([int(known.named[i], 16) for i in np.flatnonzero(bare)] if known.named else [], np.uint64),
             patients=frozenset(known.patients),
@@ -324,7 +325,8 @@ class _LoggedSet:
     def shared(self, seen: Seen, *, others: bool = False) -> _Shared:
         """The images that both have. others: whether those that are known by name alone are known to be the same."""
         _, here, there = np.intersect1d(seen.keys, self.images, assume_unique=True, return_indices=True)
-        if self.others == seen.others and (others or seen.names == self.names):
+        equal = seen.names == self.names and (self.names != _ROWS or np.array_equal(seen.keys, self.images))
+        if self.others == seen.others and (others or equal):
             bare = bare_there = np.arange(seen.others)
         else:
             named = self.named.get(seen.key, np.empty(0, np.uint64))
