@@ -19,6 +19,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import fcntl
+import functools
 import hashlib
 import json
 import os
@@ -139,6 +140,11 @@ class Seen:
             answers=digest_of(["drgate answers 1", sorted(map(list, answers))]),
             chosen_on=chosen_on,
         )
+
+    @functools.cached_property
+    def named_order(self) -> NDArray[np.int64]:
+        """The order in which `named` ascends."""
+        return np.argsort(self.named)
 
     @property
     def test_set(self) -> str:
@@ -306,6 +312,15 @@ class _Shared(NamedTuple):
     there: NDArray[np.int64]
 
 
+def _common(ascending: Keys, keys: Keys) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Where equal keys stand in both. A few keys cost little among many: a chain may hold very many test sets."""
+    if not (ascending.size and keys.size):
+        return np.empty(0, np.int64), np.empty(0, np.int64)
+    places = np.minimum(np.searchsorted(ascending, keys), ascending.size - 1)
+    there = np.flatnonzero(ascending[places] == keys)
+    return places[there], there
+
+
 @dataclass(frozen=True, eq=False)
 class _LoggedSet:
     """A test set; named, patients: by the id of the patient key that they are hashed under."""
@@ -316,7 +331,7 @@ class _LoggedSet:
     names: str
     chosen_on: bool
     named: dict[str, Keys]
-    patients: dict[str, frozenset[bytes]]
+    patients: dict[str, set[bytes]]
 
     @property
     def size(self) -> int:
@@ -324,19 +339,20 @@ class _LoggedSet:
 
     def shared(self, seen: Seen, *, others: bool = False) -> _Shared:
         """The images that both have. others: whether those that are known by name alone are known to be the same."""
-        _, here, there = np.intersect1d(seen.keys, self.images, assume_unique=True, return_indices=True)
+        here, there = _common(seen.keys, self.images)
         equal = seen.names == self.names and (self.names != _ROWS or np.array_equal(seen.keys, self.images))
         if self.others == seen.others and (others or equal):
             bare = bare_there = np.arange(seen.others)
         else:
-            named = self.named.get(seen.key, np.empty(0, np.uint64))
-            _, bare, bare_there = np.intersect1d(seen.named, named, return_indices=True)
+            order = seen.named_order
+            bare, bare_there = _common(seen.named[order], self.named.get(seen.key, np.empty(0, np.uint64)))
+            bare = order[bare]
         return _Shared(
             np.concatenate([here, bare + seen.keys.size]), np.concatenate([there, bare_there + self.images.size])
         )
 
     def shared_patients(self, seen: Seen) -> frozenset[bytes]:
-        return seen.patients & self.patients.get(seen.key, frozenset())
+        return seen.patients & self.patients.get(seen.key, set())
 
 
 @dataclass(frozen=True, eq=False)
@@ -377,7 +393,8 @@ class _Chain:
 
     def overlapping(self, seen: Seen) -> list[_Earlier]:
         """The looks at test sets that share an image or a patient, in the order of the chain."""
-        shared = {digest: (one.shared(seen), one.shared_patients(seen)) for digest, one in self.test_sets.items()}
+        looked_at = {digest: self.test_sets[digest] for digest in dict.fromkeys(entry.test_set for entry in self.looks)}
+        shared = {digest: (one.shared(seen), one.shared_patients(seen)) for digest, one in looked_at.items()}
         size, reference, found = len(seen.images), _text(seen.reference), []
         for entry in self.looks:
             logged = self.test_sets[entry.test_set]
@@ -438,17 +455,14 @@ def _logged_set(line: TestSetLine, before: _LoggedSet | None) -> _LoggedSet:
     patients = _parsed_patients(line.patients)
     if line.test_set != digest_of([line.images, line.others, line.names]) or (patients and not line.key):
         raise ValueError
-    return _LoggedSet(
-        line.name if before is None else before.name,
-        images,
-        line.others,
-        line.names,
-        line.chosen_on and (before is None or before.chosen_on),
-        ({} if before is None else before.named) | {line.key: named},
-        # Patients that one line named stay known, whatever a later one says.
-        ({} if before is None else before.patients)
-        | {line.key: patients | (frozenset() if before is None else before.patients.get(line.key, frozenset()))},
-    )
+    if before is None:
+        return _LoggedSet(
+            line.name, images, line.others, line.names, line.chosen_on, {line.key: named}, {line.key: patients}
+        )
+    before.named[line.key] = named
+    # Patients that one line named stay known, whatever a later one says.
+    before.patients.setdefault(line.key, set()).update(patients)
+    return replace(before, chosen_on=before.chosen_on and line.chosen_on)
 
 
 # -- what a look holds -------------------------------------------------------------------------------------------------
@@ -551,11 +565,11 @@ def _parsed_keys(text: str) -> Keys:
     return np.frombuffer(base64.b64decode(text, validate=True), dtype=">u8").astype(np.uint64)
 
 
-def _parsed_patients(text: str) -> frozenset[bytes]:
+def _parsed_patients(text: str) -> set[bytes]:
     data = base64.b64decode(text, validate=True)
     if len(data) % PATIENT_BYTES:
         raise ValueError
-    return frozenset(data[i : i + PATIENT_BYTES] for i in range(0, len(data), PATIENT_BYTES))
+    return {data[i : i + PATIENT_BYTES] for i in range(0, len(data), PATIENT_BYTES)}
 
 
 def _now() -> str:
