@@ -146,7 +146,7 @@ class Seen:
         """The order in which `named` ascends."""
         return np.argsort(self.named)
 
-    @property
+    @functools.cached_property
     def test_set(self) -> str:
         """Digest of its images, by which its looks are found."""
         return digest_of([_written(self.keys), self.others, self.names])
@@ -257,9 +257,9 @@ def take_look(
                 if new and seen.key and entry.test_set == seen.test_set in own.test_sets:
                     own.append(new)  # its patients, where the key was not given before
                 return _look(entry, seen)
-        same = {look.entry.test_set for look in earlier if look.same_images}
+        same = {seen.test_set, *(look.entry.test_set for look in earlier if look.same_images)}
         logged_sets = {digest: one for chain in chains for digest, one in chain.test_sets.items()}
-        apart = [one for digest, one in logged_sets.items() if digest not in {seen.test_set, *same}]
+        apart = [one for digest, one in logged_sets.items() if digest not in same]
         new.append(
             {
                 "kind": "look",

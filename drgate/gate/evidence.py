@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 from drgate.certificate import trust
-from drgate.certificate.chain import read_chain
+from drgate.certificate.chain import MAX_CHAIN_BYTES, read_chain
 from drgate.certificate.statement import (
     CERTIFICATE_BEGINS,
     MAX_BYTES,
@@ -30,7 +30,6 @@ from drgate.gate.policy import GatedTestSet, Rules
 from drgate.gate.repository import DVC, Entry
 
 TABLES: Final = (".parquet", ".pq")
-MAX_CHAIN_BYTES: Final = 1 << 30
 MAX_TABLE_BYTES: Final = 1 << 30
 MAX_ROWS: Final = 10_000_000
 _PAYLOAD: Final = re.compile(rb'"payload":"([A-Za-z0-9+/=]*)"')
