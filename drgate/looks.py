@@ -19,6 +19,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import fcntl
+import functools
 import hashlib
 import json
 import os
@@ -60,7 +61,7 @@ SHOWN: Final = 50
 
 LOCK: Final = ".looks.lock"
 FORMAT: Final = "drgate looks 3"
-_ROWS: Final = "rows "
+_ROWS: Final = "rows"
 _NONE: Final = b"-"
 _CHARACTERS: Final = np.frombuffer(b"-01234", dtype="S1")
 
@@ -74,7 +75,7 @@ class Seen:
     name: of the test set, for messages. chosen_on: whether a model was selected on it, so that it is no test set.
     images: names, of those that are known by their content in the order of `keys`, then of the `others`.
     keys: of the distinct contents, ascending. others: images known by name alone, in the order of the table.
-    names: digest over the names of the others together; of few, and of a published table, over their grades.
+    names: digest over the names of the others together; of few, over their grades; none of a published table.
     key: id of the patient key; with one, named: of each of the others, patients: its hash of each that is known.
     reference, predicted: one of b"0" to b"4" an image, in the order of `images`; b"-" where there is none.
     rest: by column, the digest of what else decides a verdict. answers: digest of the decided grades, by image.
@@ -110,15 +111,16 @@ class Seen:
         # Patients are numbers, as where they are published: who belongs together decides, not what they are called.
         codes = pd.factorize(deciding["patient"])[0]
         deciding["patient"] = pd.array([None if code < 0 else str(code) for code in codes], dtype="str")
-        others = int(bare.sum())
-        named = known.names or (_ROWS + digest_of([others, _text(reference[keys.size :])]) if others else "")
+        others, names = int(bare.sum()), known.names
+        if others and not known.names:  # a published table is known by its size, a few images by their grades
+            names = _ROWS if known.published else _ROWS + digest_of(_text(reference[keys.size :]))
         answers = zip(published_names(table), answered.tolist(), strict=True)
         return cls(
             name=name,
             images=tuple(table["image"].iloc[rows]),
             keys=keys,
             others=others,
-            names=named,
+            names=names,
             key=known.key,
             named=np.array([int(known.named[i], 16) for i in np.flatnonzero(bare)] if known.named else [], np.uint64),
             patients=frozenset(known.patients),
@@ -132,7 +134,12 @@ class Seen:
             chosen_on=chosen_on,
         )
 
-    @property
+    @functools.cached_property
+    def named_order(self) -> NDArray[np.int64]:
+        """The order in which `named` ascends."""
+        return np.argsort(self.named)
+
+    @functools.cached_property
     def test_set(self) -> str:
         """Digest of its images, by which its looks are found."""
         return digest_of([_written(self.keys), self.others, self.names])
@@ -243,9 +250,9 @@ def take_look(
                 if new and seen.key and entry.test_set == seen.test_set in own.test_sets:
                     own.append(new)  # its patients, where the key was not given before
                 return _look(entry, seen)
-        same = {look.entry.test_set for look in earlier if look.same_images}
+        same = {seen.test_set, *(look.entry.test_set for look in earlier if look.same_images)}
         logged_sets = {digest: one for chain in chains for digest, one in chain.test_sets.items()}
-        apart = [one for digest, one in logged_sets.items() if digest not in {seen.test_set, *same}]
+        apart = [one for digest, one in logged_sets.items() if digest not in same]
         new.append(
             {
                 "kind": "look",
@@ -298,6 +305,15 @@ class _Shared(NamedTuple):
     there: NDArray[np.int64]
 
 
+def _common(ascending: Keys, keys: Keys) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Where equal keys stand in both. A few keys cost little among many: a chain may hold very many test sets."""
+    if not (ascending.size and keys.size):
+        return np.empty(0, np.int64), np.empty(0, np.int64)
+    places = np.minimum(np.searchsorted(ascending, keys), ascending.size - 1)
+    there = np.flatnonzero(ascending[places] == keys)
+    return places[there], there
+
+
 @dataclass(frozen=True, eq=False)
 class _LoggedSet:
     """A test set; named, patients: by the id of the patient key that they are hashed under."""
@@ -308,7 +324,7 @@ class _LoggedSet:
     names: str
     chosen_on: bool
     named: dict[str, Keys]
-    patients: dict[str, frozenset[bytes]]
+    patients: dict[str, set[bytes]]
 
     @property
     def size(self) -> int:
@@ -316,18 +332,20 @@ class _LoggedSet:
 
     def shared(self, seen: Seen, *, others: bool = False) -> _Shared:
         """The images that both have. others: whether those that are known by name alone are known to be the same."""
-        _, here, there = np.intersect1d(seen.keys, self.images, assume_unique=True, return_indices=True)
-        if self.others == seen.others and (others or seen.names == self.names):
+        here, there = _common(seen.keys, self.images)
+        equal = seen.names == self.names and (self.names != _ROWS or np.array_equal(seen.keys, self.images))
+        if self.others == seen.others and (others or equal):
             bare = bare_there = np.arange(seen.others)
         else:
-            named = self.named.get(seen.key, np.empty(0, np.uint64))
-            _, bare, bare_there = np.intersect1d(seen.named, named, return_indices=True)
+            order = seen.named_order
+            bare, bare_there = _common(seen.named[order], self.named.get(seen.key, np.empty(0, np.uint64)))
+            bare = order[bare]
         return _Shared(
             np.concatenate([here, bare + seen.keys.size]), np.concatenate([there, bare_there + self.images.size])
         )
 
     def shared_patients(self, seen: Seen) -> frozenset[bytes]:
-        return seen.patients & self.patients.get(seen.key, frozenset())
+        return seen.patients & self.patients.get(seen.key, set())
 
 
 @dataclass(frozen=True, eq=False)
@@ -368,7 +386,8 @@ class _Chain:
 
     def overlapping(self, seen: Seen) -> list[_Earlier]:
         """The looks at test sets that share an image or a patient, in the order of the chain."""
-        shared = {digest: (one.shared(seen), one.shared_patients(seen)) for digest, one in self.test_sets.items()}
+        looked_at = {digest: self.test_sets[digest] for digest in dict.fromkeys(entry.test_set for entry in self.looks)}
+        shared = {digest: (one.shared(seen), one.shared_patients(seen)) for digest, one in looked_at.items()}
         size, reference, found = len(seen.images), _text(seen.reference), []
         for entry in self.looks:
             logged = self.test_sets[entry.test_set]
@@ -429,17 +448,14 @@ def _logged_set(line: TestSetLine, before: _LoggedSet | None) -> _LoggedSet:
     patients = _parsed_patients(line.patients)
     if line.test_set != digest_of([line.images, line.others, line.names]) or (patients and not line.key):
         raise ValueError
-    return _LoggedSet(
-        line.name if before is None else before.name,
-        images,
-        line.others,
-        line.names,
-        line.chosen_on and (before is None or before.chosen_on),
-        ({} if before is None else before.named) | {line.key: named},
-        # Patients that one line named stay known, whatever a later one says.
-        ({} if before is None else before.patients)
-        | {line.key: patients | (frozenset() if before is None else before.patients.get(line.key, frozenset()))},
-    )
+    if before is None:
+        return _LoggedSet(
+            line.name, images, line.others, line.names, line.chosen_on, {line.key: named}, {line.key: patients}
+        )
+    before.named[line.key] = named
+    # Patients that one line named stay known, whatever a later one says.
+    before.patients.setdefault(line.key, set()).update(patients)
+    return replace(before, chosen_on=before.chosen_on and line.chosen_on)
 
 
 # -- what a look holds -------------------------------------------------------------------------------------------------
@@ -542,11 +558,11 @@ def _parsed_keys(text: str) -> Keys:
     return np.frombuffer(base64.b64decode(text, validate=True), dtype=">u8").astype(np.uint64)
 
 
-def _parsed_patients(text: str) -> frozenset[bytes]:
+def _parsed_patients(text: str) -> set[bytes]:
     data = base64.b64decode(text, validate=True)
     if len(data) % PATIENT_BYTES:
         raise ValueError
-    return frozenset(data[i : i + PATIENT_BYTES] for i in range(0, len(data), PATIENT_BYTES))
+    return {data[i : i + PATIENT_BYTES] for i in range(0, len(data), PATIENT_BYTES)}
 
 
 def current_time() -> str:

@@ -64,9 +64,8 @@ def page_one(
     lines += _regraded(look)
     if look.unlinked:
         lines.append(
-            f"Whether patients of this test set are in {look.unlinked} other logged test "
-            f"{'set' if look.unlinked == 1 else 'sets'} was not checked: "
-            f"{_unlinked(look, sample)}."
+            f"Overlap with {_count(look.unlinked, 'other logged test set')} was checked by the contents of images "
+            f"alone: {_unlinked(look, sample)}."
         )
     if training.foreign:
         lines.append(

@@ -98,14 +98,16 @@ class Known:
 
     contents: what identifies each image's content (16 hex digits), None where that is not known.
     names: digest over the names of the images in `contents` that are None, together; empty where there are fewer than
-        `ENOUGH`, and where the table has published names, which say nothing.
-    key: id of the patient key; empty without one, and for a table with published names, where patients are numbers.
+        `ENOUGH`, and of a published table, whose names say nothing.
+    published: whether it has published names; then patients are numbers, and are not known.
+    key: id of the patient key; empty without one, and for a published table.
     named: with a key, 16 hex digits for each image's name.
     patients: with a key, its hash of each patient, sorted; empty where patients are unknown.
     """
 
     contents: tuple[str | None, ...] = field(repr=False)
     names: str = field(repr=False)
+    published: bool = False
     key: str = ""
     named: tuple[str, ...] = field(default=(), repr=False)
     patients: tuple[bytes, ...] = field(default=(), repr=False)
@@ -115,10 +117,10 @@ def known_of(table: pd.DataFrame, contents: Sequence[str | None], key: PatientKe
     """What is known of a table of predictions, whose images have these content keys."""
     names = [str(name) for name in table["image"]]
     if all(map(_PUBLISHED.fullmatch, names)):
-        return Known(tuple(contents), "")
+        return Known(tuple(contents), "", published=True)
     bare = [name for name, content in zip(names, contents, strict=True) if content is None]
     together = digest_of(["drgate image names 1", sorted(bare)]) if len(bare) >= ENOUGH else ""
     if key is None:
         return Known(tuple(contents), together)
     patients = tuple(sorted(set(key.patients(table).values())))
-    return Known(tuple(contents), together, key.id, tuple(map(key.image, names)), patients)
+    return Known(tuple(contents), together, False, key.id, tuple(map(key.image, names)), patients)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import fcntl
 import hashlib
 import json
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +16,7 @@ import pandas as pd
 import pytest
 
 import drgate.looks
+from drgate.certificate.sign import certify
 from drgate.checklist import Checklist, parse_yaml
 from drgate.errors import UsageError
 from drgate.evaluate import evaluate
@@ -21,7 +24,8 @@ from drgate.evaluation import Favour, Look, Overlap, Regraded
 from drgate.files import canonical_json, digest_of
 from drgate.looks import Log, Seen, is_look_at, take_look
 from drgate.patients import PatientKey, generate_patient_key, load_patient_key
-from drgate.predictions import Predictions, make_predictions, published_names
+from drgate.predictions import Predictions, make_predictions, published, published_names, write_predictions
+from drgate.verify import Given, verify
 
 KEY, OTHER = PatientKey.of(b"k" * 32), PatientKey.of(b"o" * 32)
 
@@ -377,6 +381,22 @@ class TestEvidence:
         with pytest.raises(UsageError, match="line 3: the chain of looks is broken"):
             look(chain, AB)
 
+    def test_many_small_test_sets_cost_no_more_than_their_bytes(self, chain: Path):
+        """2,000 looks at one image each, before one at 50,000 images: all of these are not gone through for each."""
+        look(chain, table(["a"], [0], patients=["p"]))
+        header, one, seen = (json.loads(line) for line in chain.read_bytes().splitlines())
+        entries = [header]
+        for i in range(2_000):
+            images = base64.b64encode(i.to_bytes(8, "big")).decode()
+            test_set = digest_of([images, 0, ""])
+            entries += [{**one, "images": images, "test_set": test_set}, {**seen, "test_set": test_set}]
+        relinked(chain, entries)
+        images = [str(i) for i in range(50_000)]
+        many = table(images, [i % 5 for i in range(50_000)])
+        began = time.process_time()
+        assert look(chain, many, "other").number == 1
+        assert time.process_time() - began < 6
+
     def test_a_chain_without_end_is_not_read(self, chain: Path, monkeypatch: pytest.MonkeyPatch):
         look(chain, AB)
         monkeypatch.setattr(drgate.looks, "MAX_CHAIN_BYTES", 1024)
@@ -500,12 +520,12 @@ class TestNobodyIsNamed:
             chain = tmp_path / str(bare) / "t.jsonl"
             own = of_records(NUMBERS, bare=bare)
             frame = own.table.assign(image=published_names(own.table), patient=[str(i + 1) for i in range(80)])
-            published = make_predictions(frame.drop(columns="sha256", errors="ignore"), "p", {})
+            public = make_predictions(frame.drop(columns="sha256", errors="ignore"), "p", {})
             first = look(chain, own, None)
-            again = look(chain, published, None)
+            again = look(chain, public, None)
             assert again == first
-            assert is_look_at(json.loads(chain.read_text().splitlines()[-1]), published)
-            assert not Seen.of(published, "t", KEY).patients, "numbers are no patients"
+            assert is_look_at(json.loads(chain.read_text().splitlines()[-1]), public)
+            assert not Seen.of(public, "t", KEY).patients, "numbers are no patients"
 
 
 class TestKeys:
@@ -530,7 +550,7 @@ class TestKeys:
         found = look(chain, self.two, "other", key=second)
         assert (found.number, found.unlinked) == (1, 1)
         page = evaluate(self.two, checklist_of(), look=found).page_one
-        assert f"Whether patients of this test set are in 1 other logged test set was not checked: {says}." in page
+        assert f"Overlap with 1 other logged test set was checked by the contents of images alone: {says}." in page
 
     def test_patients_under_the_same_key_are(self, chain: Path):
         look(chain, self.one)
@@ -587,6 +607,23 @@ class TestTables:
         first = look(chain, AB, "model")
         assert look(chain, AB, None) == first
         assert look(chain, AB, "another model").number == 2, "of a model, the tensors decide"
+
+    def test_a_certificate_of_a_table_cannot_borrow_a_look(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+        """It names the line of another table, whose number is lower: the line is of other answers."""
+        monkeypatch.chdir(tmp_path)
+        chain, folder = Path("looks.jsonl"), Path("report")
+        other = table(["a", "b"], [0, 4], [0, 0])
+        first, _ = Log(chain).look(other, "t", checklist_of(2), model=None)
+        second, _ = Log(chain).look(AB, "t", checklist_of(2), model=None)
+        mine = published(AB, checklist_of(2))
+        write_predictions(mine, folder / "predictions.parquet")
+        for look_named, answers in ((second, []), (first, ["is of other answers than the predictions"])):
+            statement, _ = certify(evaluate(mine, checklist_of(2), look=look_named))
+            (folder / "statement.json").write_bytes(statement)
+            found = verify(folder / "statement.json", given=Given(looks=chain))
+            assert [problem for problem in found.problems if "look" in problem] == [
+                f"The look's line in {chain} {answer}." for answer in answers
+            ]
 
     def test_the_usual_place(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         """Without a file, one a test set in reports/looks, and those beside it count."""

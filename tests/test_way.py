@@ -198,7 +198,7 @@ class TestJudging:
         assert (evaluation.training.spend.usd or 0) > 0
         assert (evaluation.model.tensor_digest or "").startswith("sha256:")
         assert any("Leakage beyond that: not checked." in line for line in evaluation.page_one)
-        assert any("no image of the model's training set is in the test set" in line for line in evaluation.page_one)
+        assert any("No image of the model's training set is in the test set" in line for line in evaluation.page_one)
 
     def test_same_look_same_bytes(self, place: Path, key: PrivateKey, certified: Judgement):
         """Judging the same model on the same images again gives the same certificate, byte for byte."""

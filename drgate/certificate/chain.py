@@ -61,8 +61,8 @@ class TestSetLine(Typed):
 
     test_set: digest of its images. chosen_on: whether a model was selected on it, so that it is no test set. images:
     base64 of 8 bytes for each that is known by its content, ascending. others: images known by name alone; names:
-    digest over their names together, of a published table over their grades. key: id of the patient key; named,
-    patients: with one, base64 of 8 bytes for each other image, in order, and of 16 bytes a patient, ascending.
+    digest over their names together; of few, over their grades; none of a published table. key: id of the patient key;
+    with one, named: base64 of 8 bytes for each other image, in order; patients: of 16 bytes for each, ascending.
     """
 
     __test__: ClassVar[bool] = False  # pytest collects classes by this name
