@@ -16,11 +16,12 @@ import pandas as pd
 import pytest
 
 import drgate.looks
+from drgate import limits
 from drgate.certificate.sign import certify
 from drgate.checklist import Checklist, parse_yaml
 from drgate.errors import UsageError
 from drgate.evaluate import evaluate
-from drgate.evaluation import Favour, Look, Overlap, Regraded
+from drgate.evaluation import Favour, Look, Model, Overlap, Regraded, Subject
 from drgate.files import canonical_json, digest_of
 from drgate.looks import Log, Seen, is_look_at, take_look
 from drgate.patients import PatientKey, generate_patient_key, load_patient_key
@@ -399,7 +400,7 @@ class TestEvidence:
 
     def test_a_chain_without_end_is_not_read(self, chain: Path, monkeypatch: pytest.MonkeyPatch):
         look(chain, AB)
-        monkeypatch.setattr(drgate.looks, "MAX_CHAIN_BYTES", 1024)
+        monkeypatch.setattr(limits, "CHAIN_BYTES", 1024)
         chain.write_bytes(b" " * 2000)
         with pytest.raises(UsageError, match="is larger than 1 KB"):
             look(chain, AB)
@@ -616,9 +617,10 @@ class TestTables:
         first, _ = Log(chain).look(other, "t", checklist_of(2), model=None)
         second, _ = Log(chain).look(AB, "t", checklist_of(2), model=None)
         mine = published(AB, checklist_of(2))
+        model = Model("predictions table", "t.csv", (Subject("t.csv", "0" * 64, 1, "table"),))
         write_predictions(mine, folder / "predictions.parquet")
         for look_named, answers in ((second, []), (first, ["is of other answers than the predictions"])):
-            statement, _ = certify(evaluate(mine, checklist_of(2), look=look_named))
+            statement, _ = certify(evaluate(mine, checklist_of(2), look=look_named, model=model), None)
             (folder / "statement.json").write_bytes(statement)
             found = verify(folder / "statement.json", given=Given(looks=chain))
             assert [problem for problem in found.problems if "look" in problem] == [

@@ -304,7 +304,10 @@ class TestRoles:
     def test_certified_cut_offs_are_required(self, repository):
         """A model judged at cut-offs is another model without them."""
         self.onnx(repository, file_entry("operating_point.json", b"{}", "cut_offs"))
-        assert closing(answer(repository)) == {"model:models/new.onnx:site-a:file operating_point.json": "REFUSED"}
+        assert closing(answer(repository)) == {
+            "model:models/new.onnx:site-a:file operating_point.json": "REFUSED",
+            "model:models/operating_point.json": "REFUSED",  # nobody vouches for it in this folder
+        }
         repository.write("models/operating_point.json", b"{}")
         assert answer(repository).exit_code == 0
 
@@ -313,7 +316,10 @@ class TestRoles:
         self.onnx(repository)
         assert answer(repository).exit_code == 0
         repository.write("models/operating_point.json", b"{}")
-        assert closing(answer(repository)) == {"model:models/new.onnx:site-a:file operating_point.json": "REFUSED"}
+        assert closing(answer(repository)) == {
+            "model:models/new.onnx:site-a:file operating_point.json": "REFUSED",
+            "model:models/operating_point.json": "REFUSED",  # nobody vouches for it in this folder
+        }
 
 
 class TestWhoScored:
