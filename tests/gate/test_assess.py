@@ -306,7 +306,6 @@ class TestRoles:
         self.onnx(repository, file_entry("operating_point.json", b"{}", "cut_offs"))
         assert closing(answer(repository)) == {
             "model:models/new.onnx:site-a:file operating_point.json": "REFUSED",
-            "model:models/operating_point.json": "REFUSED",  # nobody vouches for it in this folder
         }
         repository.write("models/operating_point.json", b"{}")
         assert answer(repository).exit_code == 0
