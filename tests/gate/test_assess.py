@@ -311,8 +311,10 @@ class TestRoles:
         assert answer(repository).exit_code == 0
 
     def test_cut_offs_that_no_certificate_covers_close_it(self, repository):
-        """What runs the model would grade by them."""
+        """What runs the model would grade by them, also where the policy lets other files lie beside models."""
+        repository.replace("drgate.toml", "[gate]\n", '[gate]\nnot_models = ["models/*.json"]\n')
         self.onnx(repository)
+        repository.merge()
         assert answer(repository).exit_code == 0
         repository.write("models/operating_point.json", b"{}")
         assert closing(answer(repository)) == {
