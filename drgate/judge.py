@@ -55,6 +55,7 @@ from drgate.looks import Seen, given_time, take_look
 from drgate.operating_point import OperatingPoint, load_operating_point, parse_operating_point
 from drgate.predictions import (
     Predictions,
+    alongside,
     content_keys,
     load_predictions,
     published,
@@ -152,7 +153,7 @@ class Output:
 class Judgement:
     """What was found, and the folder that holds all of it.
 
-    predictions: as they are published; `own_names` leads back from their images.
+    predictions: as they are published; `own_names` leads back from their images. baseline: likewise.
     looks: the chain that the look is logged in; None for a variant of a certified model, which takes none.
     """
 
@@ -161,6 +162,7 @@ class Judgement:
     folder: Path
     signed: bool
     looks: Path | None = None
+    baseline: Predictions | None = field(default=None, repr=False)
 
 
 def judge(
@@ -236,7 +238,7 @@ def judge(
     require_evaluable(predictions, checklist)
     if earlier is not None:
         _refuse_other_images(predictions, earlier)
-        earlier = published(earlier)
+        earlier = published(alongside(predictions, earlier))
     public = published(predictions, checklist)
     folder = output.folder or _default_folder(model, facts)
     same = (facts.images_digest, model.tensor_digest, public.digest, checklist.digest)
@@ -252,13 +254,13 @@ def judge(
         )
         _write(fresh, evaluation, public, output.key)
         _write_names(fresh, _own_names(predictions, public), folder)
-    return Judgement(evaluation, public, folder, output.key is not None, chain)
+    return Judgement(evaluation, public, folder, output.key is not None, chain, earlier)
 
 
-def shown_with(judgement: Judgement, interval: str, baseline: Path | None = None) -> Evaluation:
+def shown_with(judgement: Judgement, interval: str) -> Evaluation:
     """The same judgement with the bounds of another interval: to look at, never what is written or signed.
 
-    interval: "clopper-pearson" or "wilson". baseline: as it was given to `judge`.
+    interval: "clopper-pearson" or "wilson".
     """
     found = judgement.evaluation
     content = found.spec.content
@@ -270,7 +272,7 @@ def shown_with(judgement: Judgement, interval: str, baseline: Path | None = None
         data=found.data,
         training=found.training,
         look=found.look,
-        baseline=None if baseline is None else published(load_predictions(baseline)),
+        baseline=judgement.baseline,
     )
 
 
