@@ -68,6 +68,7 @@ from drgate.operating_point import OperatingPoint, parse_operating_point
 from drgate.patients import PatientKey
 from drgate.predictions import (
     Predictions,
+    alongside,
     content_keys,
     load_predictions,
     published,
@@ -169,7 +170,7 @@ class Output:
 class Judgement:
     """What was found, and the folder that holds all of it.
 
-    predictions: as they are published; `own_names` leads back from their images.
+    predictions: as they are published; `own_names` leads back from their images. baseline: likewise.
     looks: the chain that the look is logged in; None for a variant of a certified model, which takes none.
     """
 
@@ -178,6 +179,7 @@ class Judgement:
     folder: Path
     signed: bool
     looks: Path | None = None
+    baseline: Predictions | None = field(default=None, repr=False)
 
 
 def judge(
@@ -262,7 +264,7 @@ def judge(
     require_evaluable(predictions, checklist)
     if earlier is not None:
         _refuse_other_images(predictions, earlier)
-        earlier = published(earlier)
+        earlier = published(alongside(predictions, earlier))
     public = published(predictions, checklist)
     folder = output.folder or _default_folder(model, facts)
     same = (facts.images_digest, model.tensor_digest, public.digest, checklist.digest)
@@ -280,13 +282,13 @@ def judge(
         if signed is not None:
             signed.write(beside(fresh / "predictions.parquet"))
         _write_names(fresh, _own_names(predictions, public), folder)
-    return Judgement(evaluation, public, folder, output.key is not None, chain)
+    return Judgement(evaluation, public, folder, output.key is not None, chain, earlier)
 
 
-def shown_with(judgement: Judgement, interval: str, baseline: Path | None = None) -> Evaluation:
+def shown_with(judgement: Judgement, interval: str) -> Evaluation:
     """The same judgement with the bounds of another interval: to look at, never what is written or signed.
 
-    interval: "clopper-pearson" or "wilson". baseline: as it was given to `judge`.
+    interval: "clopper-pearson" or "wilson".
     """
     found = judgement.evaluation
     content = found.spec.content
@@ -298,7 +300,7 @@ def shown_with(judgement: Judgement, interval: str, baseline: Path | None = None
         data=found.data,
         training=found.training,
         look=found.look,
-        baseline=None if baseline is None else published(load_predictions(baseline)),
+        baseline=judgement.baseline,
     )
 
 

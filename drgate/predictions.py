@@ -151,6 +151,21 @@ def published(predictions: Predictions, checklist: Checklist | None = None) -> P
     return replace(predictions, table=table)
 
 
+def alongside(predictions: Predictions, baseline: Predictions) -> Predictions:
+    """A baseline that knows of its images what `predictions` knows of them, so that both are published by one name.
+
+    Where one table knows the files and the other does not, images are the same by their own names.
+    """
+    ours, theirs = predictions.table, baseline.table
+    keys = [content_keys(table) for table in (ours, theirs)]
+    if all(None not in some for some in keys):
+        return baseline
+    contents = ours.set_index("image")["sha256"] if "sha256" in ours.columns else pd.Series(dtype="str")
+    if set(ours["image"]) != set(theirs["image"]) and any(keys[0]):
+        return baseline
+    return replace(baseline, table=theirs.assign(sha256=theirs["image"].map(contents).astype("str")))
+
+
 def _numbered(table: pd.DataFrame) -> list[str]:
     """The patients as 1 to c in the order of their first row, after their `source` where the table has it."""
     numbers = [str(code + 1) for code in pd.factorize(table["patient"])[0]]

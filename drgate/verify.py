@@ -428,7 +428,7 @@ def _numbers(evaluation: Evaluation, path: Path, given: Path | None, baseline: P
     if given is None and not beside:
         return _Numbers((("unchecked", "The predictions were not given: the numbers were not recomputed."),))
     from drgate.checklist import parse_checklist
-    from drgate.predictions import load_predictions, published
+    from drgate.predictions import alongside, load_predictions, published
 
     point = _cut_offs(evaluation)
     try:
@@ -448,7 +448,7 @@ def _numbers(evaluation: Evaluation, path: Path, given: Path | None, baseline: P
         what = f"{place} does not hold the predictions that were evaluated: its digest is {table.digest}."
         return _Numbers((("problem", what),))
     origin = list(_origin(evaluation, own, point))
-    rival = published(load_predictions(baseline)) if baseline else None
+    rival = published(alongside(own, load_predictions(baseline))) if baseline else None
     recomputation = list(_recomputation(evaluation, table, checklist, rival))
     findings: list[Finding] = [
         ("checked", f"{place} holds the predictions that were evaluated."),

@@ -653,6 +653,22 @@ class TestPrivacy:
         assert (here / "out/names.csv").read_bytes() == names
         assert not (here / "again/names.csv").exists()
 
+    @pytest.mark.parametrize("known", [(True, False), (False, True)], ids=["baseline", "table"])
+    def test_a_baseline_pairs_by_own_names(
+        self, known: tuple[bool, bool], table: Write, drgate: Run, own: Path, here: Path
+    ):
+        """Where only one of the tables knows the files; it is verified from the two, at whatever interval is shown."""
+        mine, theirs = table("mine.csv", known=known[0]), table("theirs.csv", known=known[1], right=10)
+        asked = ("evaluate", mine, "--baseline", theirs, "--spec", own, "--out", "out", "--format", "json")
+        for more in ((), ("--interval", "wilson")):
+            ended = drgate(*asked, *more)
+            assert ended.code == 0, ended.err
+            assert json.loads(ended.out)["metrics"]["baseline"]["value"] == pytest.approx(0.2)
+        ended = drgate("verify", "out/statement.json", "--predictions", mine, "--baseline", theirs, "--format", "json")
+        found = json.loads(ended.out)
+        assert found["problems"] == []
+        assert "The evaluation was recomputed from the predictions and came out the same." in found["checked"]
+
     @pytest.mark.parametrize("known", [True, False])
     def test_a_baseline_pairs_in_either_form(self, known: bool, table: Write, drgate: Run, own: Path, here: Path):
         """Own or published, on either side: the same difference, and one digest of the baseline."""

@@ -155,7 +155,7 @@ def command(
             progress=scoring,
         )
     evaluation = judgement.evaluation
-    shown = evaluation if interval is None else shown_with(judgement, interval.value, baseline)
+    shown = evaluation if interval is None else shown_with(judgement, interval.value)
     emit(shown.to_json(), lambda console: terminal.render(shown, console, own_names(judgement.folder)), format, quiet)
     if interval is not None:
         tell(
