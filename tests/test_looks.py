@@ -618,7 +618,7 @@ class TestTables:
         mine = published(AB, checklist_of(2))
         write_predictions(mine, folder / "predictions.parquet")
         for look_named, answers in ((second, []), (first, ["is of other answers than the predictions"])):
-            statement, _ = certify(evaluate(mine, checklist_of(2), look=look_named))
+            statement, _ = certify(evaluate(mine, checklist_of(2), look=look_named), None)
             (folder / "statement.json").write_bytes(statement)
             found = verify(folder / "statement.json", given=Given(looks=chain))
             assert [problem for problem in found.problems if "look" in problem] == [
