@@ -185,7 +185,9 @@ class Log:
             comparing=comparing,
         )
         shown = dict(zip(predictions.table["image"], published_names(predictions.table), strict=True))
-        return replace(look, regraded=tuple(replace(one, image=shown[one.image]) for one in look.regraded)), path
+        return replace(
+            look, regraded=tuple(replace(one, image=shown.get(one.image, one.image)) for one in look.regraded)
+        ), path
 
     def refuse_test_set(self, predictions: Predictions) -> None:
         """Raise UsageError where an image or a patient is of a test set that was looked at: that is no set to tune on.
