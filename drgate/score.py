@@ -318,7 +318,7 @@ def _provenance(grader: Grader, manifest: Manifest) -> dict[str, Any]:
         "preprocessing": {**grader.preprocessing.as_dict(), "pillow": PIL.__version__},
         "leakage": _leakage(grader, manifest),
         "warnings": [
-            *manifest.duplicates(),
+            *manifest.copies(),
             *grader.notes,
             *(
                 [
