@@ -243,7 +243,9 @@ class TestSealedGrades:
         """Whoever joins grades of another patient or eye joins them to the wrong image."""
         table = write_csv([{"image": "a", column: ours, "predicted": 0}], "t.csv")
         kept = write_csv([{"image": "a", column: theirs, "grade": 0}], "grades.csv")
-        assert f"image 'a' has the {column} '{theirs}', but '{ours}' in" in refused("evaluate", table, "--grades", kept)
+        said = refused("evaluate", table, "--grades", kept)
+        shown = f"the {column} '{theirs}', but '{ours}' in" if column == "eye" else "another patient than in"
+        assert f"image 'a' has {shown}" in said
 
     def test_what_counts_is_for_the_keeper_to_say(self, refused: Refused, write_csv: Write):
         """A row that the scored table calls not gradable is out only if the keeper says so as well."""

@@ -159,7 +159,7 @@ class TestOverlap:
             point.refuse_overlap(self.rows(table, patient=[f"new{i}" for i in range(40)]))
 
     def test_a_patient(self, point: OperatingPoint, table: Predictions):
-        with pytest.raises(UsageError, match=r"test.csv: 40 patients, such as '1-0'"):
+        with pytest.raises(UsageError, match=r"test.csv: 40 patients are among those"):
             point.refuse_overlap(self.rows(table, image=[f"new{i}" for i in range(40)]))
 
     def test_a_file_under_another_name_and_another_file_under_the_name(self, table: Predictions):
