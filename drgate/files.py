@@ -182,18 +182,18 @@ def plain_yaml(data: bytes, origin: str, what: str, error: type[DrgateError]) ->
     whole number than decimal digits, which a person reads as another value.
     """
     from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
     from ruamel.yaml.events import (
         AliasEvent,
         CollectionEndEvent,
         CollectionStartEvent,
-        DocumentStartEvent,
         NodeEvent,
         ScalarEvent,
     )
 
     if len(data) > limits.YAML_BYTES:
         raise error(f"{origin} is larger than {in_bytes(limits.YAML_BYTES)}; expected {what}.")
+    if re.search(rb"^%", data, re.M):  # %YAML 1.1 makes 8 of 010
+        raise error(f"{origin} has a line that begins with %; expected {what} in YAML 1.2, without directives.")
     depth = 0
 
     def checked() -> Any:
@@ -208,8 +208,6 @@ def plain_yaml(data: bytes, origin: str, what: str, error: type[DrgateError]) ->
                 raise error(f"{origin}: write the number {brief(event.value)} in decimal digits alone.")
         if getattr(event, "tag", None) is not None:
             raise error(f"{origin} uses a YAML tag; expected {what} without tags.")
-        if isinstance(event, DocumentStartEvent) and event.version not in (None, (1, 2)):
-            raise error(f"{origin} is for another version of YAML; expected {what} in YAML 1.2.")
         depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
         if depth > limits.DEPTH:
             raise error(f"{origin} is nested more than {limits.DEPTH} deep: that is not {what}.")
@@ -219,7 +217,9 @@ def plain_yaml(data: bytes, origin: str, what: str, error: type[DrgateError]) ->
         constructor, parser = YAML(typ="safe", pure=True).get_constructor_parser(io.BytesIO(data))
         take, parser.get_event = parser.get_event, checked
         value = constructor.get_single_data()
-    except (YAMLError, ValueError, RecursionError) as problem:
+    except DrgateError:
+        raise
+    except Exception as problem:  # of what is no YAML, ruamel.yaml raises more than its own errors
         reason = " ".join(str(problem).split())
         raise error(f"{origin} is not valid YAML: {reason}") from problem
     return _plain(value, origin, what, error)

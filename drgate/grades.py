@@ -67,9 +67,11 @@ def join_grades(predictions: Predictions, path: Path) -> Predictions:
             joined[column] = ours[column].where(ours[column].notna(), theirs[column])
         if contradicts.any():
             i = int(contradicts.to_numpy().argmax())
+            what = f"another {column} than"
+            if column in ("eye", "gradable", "dme"):  # other columns may name a patient
+                what = f"the {column} {str(theirs[column].iloc[i])!r}, but {str(ours[column].iloc[i])!r}"
             raise PredictionsError(
-                f"{path}: image {brief(ours['image'].iloc[i])} has another {column} than in {predictions.origin}; "
-                "correct one of them."
+                f"{path}: image {brief(ours['image'].iloc[i])} has {what} in {predictions.origin}; correct one of them."
             )
     lacking = joined["gradable"] & joined["grade"].isna()
     if lacking.any():

@@ -228,7 +228,7 @@ def judge(
                 f"{test.data} has no grades. Score the model on it with drgate score, then evaluate the table "
                 "with --grades FILE."
             )
-        if contradictions := test_set.duplicates(contradicting=True):
+        if contradictions := test_set.contradictions():
             raise ManifestError(f"{test.data}: {contradictions[0]} Both cannot be true; keep one.")
         progress.started(len(test_set))
         predictions = score(

@@ -145,28 +145,35 @@ class Manifest:
                 )
         return found
 
-    def duplicates(self, *, contradicting: bool = False) -> list[str]:
-        """One sentence for each set of byte-identical files in this manifest.
+    def contradictions(self) -> list[str]:
+        """One sentence for each set of byte-identical files with different grades or patients, by the images' names."""
+        known = self.table[["image", "grade", "patient"]].itertuples(index=False)
+        rows = {image: (grade, patient) for image, grade, patient in known}
+        sentences = []
+        for images in self._identical():
+            grades, patients = (
+                {cell for cell in cells if not pd.isna(cell)}
+                for cells in zip(*map(rows.__getitem__, images), strict=True)
+            )
+            tails = [f"graded {' and '.join(map(str, sorted(grades)))}"] if len(grades) > 1 else []
+            if len(patients) > 1:
+                tails.append(f"of {len(patients)} patients")
+            if tails:
+                sentences.append(f"{' and '.join(images)} are the same file, but {', '.join(tails)}.")
+        return sentences
 
-        contradicting: only those with different grades or different patients.
-        """
+    def copies(self) -> list[str]:
+        """One sentence if files are byte-identical, without their names: it is published with an evaluation."""
+        if copies := sum(len(images) - 1 for images in self._identical()):
+            return [f"{copies} images are copies of others (byte-identical files)."]
+        return []
+
+    def _identical(self) -> list[list[str]]:
+        """The sets of byte-identical files."""
         groups: dict[str, list[str]] = {}
         for image, digest in self.content_digests().items():
             groups.setdefault(digest, []).append(image)
-        rows = self.table.set_index("image")
-        sentences = []
-        for images in groups.values():
-            if len(images) > 1:
-                tails = []
-                grades, patients = (rows.loc[images, column].dropna().unique() for column in ("grade", "patient"))
-                if len(grades) > 1:
-                    tails.append(f"graded {' and '.join(sorted(map(str, grades)))}")
-                if len(patients) > 1:
-                    tails.append(f"of {len(patients)} patients")
-                if tails or not contradicting:
-                    but = f", but {', '.join(tails)}" if tails else ""
-                    sentences.append(f"{' and '.join(images)} are the same file{but}.")
-        return sentences
+        return [images for images in groups.values() if len(images) > 1]
 
 
 def load_manifest(path: Path | str, *, files: bool = True) -> Manifest:

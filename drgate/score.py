@@ -259,15 +259,6 @@ def _few(names: list[str]) -> str:
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
-def _repeated(manifest: Manifest) -> list[str]:
-    """What is published of byte-identical files: how many, never an image's name or a patient."""
-    counts = pd.Series(manifest.content_digests()).value_counts()
-    several = counts[counts > 1]
-    if several.empty:
-        return []
-    return [f"{several.sum()} images of the test set are byte-identical to others of it ({len(several)} files)."]
-
-
 def _leakage(grader: Grader, manifest: Manifest, key: PatientKey | None) -> list[str]:
     """The checks for leakage that found none, and what they could not compare; scoring stops where one finds any."""
     checked = []
@@ -312,7 +303,7 @@ def _provenance(grader: Grader, manifest: Manifest, key: PatientKey | None) -> d
         "preprocessing": {**grader.preprocessing.as_dict(), "pillow": PIL.__version__},
         "leakage": _leakage(grader, manifest, key),
         "warnings": [
-            *_repeated(manifest),
+            *manifest.copies(),
             *grader.notes,
             *(
                 [

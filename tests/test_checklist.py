@@ -449,7 +449,10 @@ YAML = {
     "a version with underscores": (b"name: a\nversion: 1_000\n", "in decimal digits"),
     "a version of 5,000 digits": (b"name: a\nversion: " + b"9" * 5000, "is not valid YAML"),
     "a version of 50 digits": (b"name: a\nversion: " + b"9" * 50, "more than 64 bits"),
-    "YAML 1.1, where 010 is 8": (b"%YAML 1.1\n---\nname: a\nversion: 010\n", "expected a checklist in YAML 1.2"),
+    "YAML 1.1, where 010 is 8": (
+        b"%YAML 1.1\n---\nname: a\nversion: 010\n",
+        "in YAML 1.2, without directives",
+    ),
 }
 
 

@@ -237,6 +237,6 @@ class TestSplits:
 
     def test_contradicting_duplicates_are_named(self, real_data: Path):
         """In the photographs as found, one file lies in two grade folders under two names."""
-        assert load_manifest(real_data / "eyepacs-full").duplicates() == [
+        assert load_manifest(real_data / "eyepacs-full").contradictions() == [
             "3/17_right.jpeg and 4/16_right.jpeg are the same file, but graded 3 and 4, of 2 patients."
         ]

@@ -428,7 +428,7 @@ class TestRepository:
         ("path", "content", "error"),
         [
             ("checklists/site-a.yaml", b"a: &a [*a, " * 1000, "anchors"),
-            ("checklists/site-a.yaml", b"&a " + b"[&a " * 10_000, "anchors"),
+            ("checklists/site-a.yaml", b"&a " + b"[&a " * 15_000, "anchors"),
             ("checklists/site-a.yaml", b"[" * 50_000, "nested more than"),
             ("checklists/site-a.yaml", b"#" * (2 << 20), "larger than 64 KB"),
             ("drgate.toml", b"a = " + b"[" * 500_000, "not valid TOML"),

@@ -20,6 +20,7 @@ read as Windows-1252 is repaired if only one reading is possible.
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 import shlex
 from collections import Counter
@@ -605,6 +606,8 @@ def _spend(text: str) -> Spend | None:
     if not found:
         return None
     low, high = (None if part is None else _dollars(part) for part in (found["low"], found["high"]))
+    if not all(math.isfinite(part) for part in (low, high) if part is not None):
+        return None
     about = bool(found["about"])
     if found["less"]:
         return Spend(None, low, about)
