@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,7 @@ from drgate.errors import CheckpointError
 from drgate.evaluation import Role, Subject, read_as
 from drgate.files import in_bytes
 
-MAX_BYTES: Final = 32 << 30
+MAX_BYTES: Final = 16 << 30
 """Of one file: a whole MedSigLIP with its training state is 5 GB."""
 
 MAX_COMPANION_BYTES: Final = 64 << 10
@@ -38,10 +39,13 @@ def copy_and_hash(path: Path, role: Role, to: IO[bytes], *, limit: int = MAX_BYT
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read ({error.strerror}); expected a file of the model.") from error
     with source:
+        too_large = CheckpointError(f"{path} is larger than {in_bytes(limit)}; expected a file of a model.")
+        if os.fstat(source.fileno()).st_size > limit:
+            raise too_large
         try:
             while chunk := source.read(_CHUNK):
-                if (size := size + len(chunk)) > limit:
-                    raise CheckpointError(f"{path} is larger than {in_bytes(limit)}; expected a file of a model.")
+                if (size := size + len(chunk)) > limit:  # it grows while it is read
+                    raise too_large
                 sha256.update(chunk)
                 md5.update(chunk)
                 to.write(chunk)

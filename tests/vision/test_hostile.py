@@ -192,6 +192,12 @@ class TestArchive:
         monkeypatch.setattr(module, limit, 100)
         assert words in refused(path)
 
+    def test_a_file_of_holes_is_refused_at_once(self, tmp_path: Path):
+        """40 GB that take no room on the disk, and minutes to copy."""
+        with (tmp_path / "m.pth").open("wb") as file:
+            file.truncate(40 << 30)
+        assert "is larger than 16384 MB" in refused(tmp_path / "m.pth", lambda file: load_any_checkpoint(file, None))
+
     def test_files_have_a_limit(self, path: Path, monkeypatch: pytest.MonkeyPatch):
         """Of bytes that are copied and hashed."""
         from drgate.vision import model_files
