@@ -20,7 +20,7 @@ from drgate.certificate.sign import certify
 from drgate.checklist import Checklist, parse_yaml
 from drgate.errors import UsageError
 from drgate.evaluate import evaluate
-from drgate.evaluation import Favour, Look, Overlap, Regraded
+from drgate.evaluation import Favour, Look, Model, Overlap, Regraded, Subject
 from drgate.files import canonical_json, digest_of
 from drgate.looks import Log, Seen, is_look_at, take_look
 from drgate.patients import PatientKey, generate_patient_key, load_patient_key
@@ -618,7 +618,8 @@ class TestTables:
         mine = published(AB, checklist_of(2))
         write_predictions(mine, folder / "predictions.parquet")
         for look_named, answers in ((second, []), (first, ["is of other answers than the predictions"])):
-            statement, _ = certify(evaluate(mine, checklist_of(2), look=look_named), None)
+            model = Model("predictions table", "t.csv", (Subject("t.csv", "0" * 64, 1, "table"),))
+            statement, _ = certify(evaluate(mine, checklist_of(2), model=model, look=look_named), None)
             (folder / "statement.json").write_bytes(statement)
             found = verify(folder / "statement.json", given=Given(looks=chain))
             assert [problem for problem in found.problems if "look" in problem] == [
