@@ -20,7 +20,7 @@ import pytest
 
 from drgate import limits
 from drgate.certificate.keys import CommandKey, generate_key, load_public_key
-from drgate.errors import CertificateError, ManifestError, PolicyError, PredictionsError
+from drgate.errors import CertificateError, ManifestError, PolicyError, PredictionsError, RecordError
 from drgate.files import entries, files_below, parse_toml, read_table
 from drgate.manifest import load_manifest
 from drgate.parquet import _pages, read_parquet
@@ -489,3 +489,25 @@ class TestHonestSizes:
             list(files_below(tmp_path, ManifestError, limit=20))
         with pytest.raises(ManifestError, match="holds more than 20 files"):
             entries(tmp_path, ManifestError, limit=20)
+
+
+class TestRecord:
+    @pytest.mark.parametrize(
+        ("content", "sentence"),
+        [
+            (b'{"event": "start"}\n' * 2 + b'{"epoch": %s}\n' % (b"9" * 5000), "line 3 is not valid JSON"),
+            (b'{"event": "start"}\n' * 300_000, "has more than 200000 lines"),
+            (b'{"event": "start", "a": %s}\n' % (b"[" * 100_000), "line 1 is not valid JSON"),
+            (b"\xff\n", "line 1 is not valid JSON"),
+        ],
+        ids=["5,000 digits", "lines", "deep", "no text"],
+    )
+    def test_of_a_run_is_refused(self, content: bytes, sentence: str, tmp_path: Path):
+        (tmp_path / "record.jsonl").write_bytes(content)
+        with pytest.raises(RecordError, match=sentence):
+            read_record(tmp_path / "record.jsonl")
+
+    def test_of_ten_gigabytes(self, tmp_path: Path):
+        sparse(tmp_path / "record.jsonl")
+        with pytest.raises(RecordError, match="is larger than 64 MB"):
+            read_record(tmp_path / "record.jsonl")
