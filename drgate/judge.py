@@ -59,6 +59,7 @@ from drgate.files import (
     parse_json,
     read_json,
     read_limited,
+    read_table,
     sha256_file,
     write_atomically,
 )
@@ -337,16 +338,11 @@ def own_names(folder: Path) -> dict[str, str]:
     path = folder / NAMES
     if not path.is_file():
         return {}
-    try:
-        with path.open(newline="", encoding="utf-8") as handle:
-            header, *rows = csv.reader(handle, strict=True)
-        if tuple(header) != _NAMES_HEADER:
-            raise ValueError
-        return {image: name for image, name, _, _ in rows}
-    except (OSError, ValueError, csv.Error) as problem:
-        raise UsageError(
-            f"{path} is not the list of names that drgate wrote; evaluate again, or remove it."
-        ) from problem
+    what = "the list of names that drgate wrote: evaluate again, or remove it"
+    table = read_table(path, what, UsageError)
+    if tuple(table.columns) != _NAMES_HEADER:
+        raise UsageError(f"{path} has other columns; expected {what}.")
+    return dict(zip(table.iloc[:, 0], table.iloc[:, 1], strict=True))
 
 
 def _signature(name: str, keyid: str) -> str:
@@ -605,9 +601,14 @@ def _write_names(folder: Path, rows: Sequence[tuple[str, str, str, str]], before
     if not rows:
         return
     ignored = before / ".gitignore"
-    lines = ignored.read_text(encoding="utf-8").splitlines() if ignored.is_file() else []
+    held = (
+        read_limited(ignored, limits.LIST_BYTES, "Git's list of ignored files", UsageError)
+        if ignored.is_file()
+        else b""
+    )
+    lines = held.decode("utf-8", "surrogateescape").splitlines()
     lines = [*(line for line in lines if line != NAMES), NAMES, ""]
-    write_atomically(folder / ".gitignore", "\n".join(lines).encode())
+    write_atomically(folder / ".gitignore", "\n".join(lines).encode("utf-8", "surrogateescape"))
     descriptor = os.open(folder / NAMES, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w", newline="", encoding="utf-8") as handle:
         csv.writer(handle).writerows([_NAMES_HEADER, *rows])

@@ -261,7 +261,7 @@ class TestSealedGrades:
             "t.csv",
         )
         kept = write_csv([{"image": "a", "grade": 0}, {"image": "b", "grade": 0}], "grades.csv")
-        assert "image 'a' has another gradable than in" in refused("evaluate", table, "--grades", kept)
+        assert "image 'a' has the gradable 'True', but 'False' in" in refused("evaluate", table, "--grades", kept)
 
     def test_one_file_with_two_grades_is_refused(self, refused: Refused, write_csv: Write):
         """Byte-identical images of a sealed set, graded differently by their keeper."""
