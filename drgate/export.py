@@ -38,6 +38,7 @@ from drgate.vision.graders import OnnxGrader
 from drgate.vision.images import Preprocessing, read_image
 from drgate.vision.network import GradingModel, merge_lora
 from drgate.vision.older import load_any_checkpoint
+from drgate.vision.onnx_files import parse_onnx, without_traces
 
 if TYPE_CHECKING:
     from drgate.certificate.keys import SigningKey
@@ -99,6 +100,8 @@ def export(
     _, test_set = model_and_test_set(source.path, test.data, test.split, source.base, parent)
     resolved = None if source.base is None else resolve_base(source.base)
     loaded = load_any_checkpoint(source.path, resolved)
+    if loaded.file is None or loaded.file.sha256 != parent.evaluation.model.files[0].sha256:
+        raise CertificateError(f"{source.path} was changed while it was read; export it again.")
     model = merge_lora(loaded.build(resolved)).eval()
 
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -178,7 +181,10 @@ def _admitted(
 
 
 def write_onnx(model: GradingModel, size: int, path: Path) -> None:
-    """Write a network as ONNX with a free batch dimension, input `pixel_values` and output `logits`."""
+    """Write a network as ONNX with a free batch dimension, input `pixel_values` and output `logits`.
+
+    The file depends on the network alone: it holds no paths, traces or versions of the machine that wrote it.
+    """
     # A batch of one would be taken for a constant.
     example = torch.zeros(2, 3, size, size)
     with _quiet_exporter():
@@ -192,6 +198,9 @@ def write_onnx(model: GradingModel, size: int, path: Path) -> None:
             dynamo=True,
             verbose=False,
         )
+    written = parse_onnx(path, path.read_bytes())
+    without_traces(written)
+    write_atomically(path, written.SerializeToString(deterministic=True))
 
 
 @contextlib.contextmanager

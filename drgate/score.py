@@ -11,7 +11,7 @@ from __future__ import annotations
 import importlib
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -24,13 +24,12 @@ from numpy.typing import NDArray
 
 from drgate import __version__
 from drgate.errors import CheckpointError, ImageUnreadable, ManifestError, PredictionsError, UsageError
-from drgate.files import md5_file, sha256_file
+from drgate.evaluation import plain_of
 from drgate.manifest import Manifest, load_manifest, split_by_patient
 from drgate.predictions import PROBABILITIES, Predictions, make_predictions
 
 if TYPE_CHECKING:
     from drgate.certificate.statement import Statement
-    from drgate.evaluation import Role
     from drgate.vision.graders import Grader
     from drgate.vision.images import Preprocessing
 
@@ -223,20 +222,6 @@ def softmax(logits: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
     return np.asarray(powers / powers.sum(axis=1, keepdims=True))
 
 
-def model_files(files: Mapping[Path, Role]) -> list[dict[str, Any]]:
-    """Name, SHA-256, MD5 (for DVC), size and role of each file of a model."""
-    return [
-        {
-            "name": file.name,
-            "sha256": sha256_file(file),
-            "md5": md5_file(file),
-            "size": file.stat().st_size,
-            "role": role,
-        }
-        for file, role in files.items()
-    ]
-
-
 class _Prepared(NamedTuple):
     pixels: Any  # the network's input, or the reason why there is none
     hash: bytes = b""
@@ -267,13 +252,22 @@ def _refuse_training_patients(grader: Grader, manifest: Manifest) -> None:
 
     if shared := shares_patients(grader.fingerprint, manifest.table["patient"]):
         raise ManifestError(
-            f"{manifest.origin}: {len(shared)} patients of this set were in the model's training set ({_few(shared)}); "
-            "use other patients."
+            f"{manifest.origin}: {len(shared)} patients of this set were in the model's training set; use "
+            "other patients."
         )
 
 
 def _few(names: list[str]) -> str:
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+
+
+def _repeated(manifest: Manifest) -> list[str]:
+    """What is published of byte-identical files: how many, never an image's name or a patient."""
+    counts = pd.Series(manifest.content_digests()).value_counts()
+    several = counts[counts > 1]
+    if several.empty:
+        return []
+    return [f"{several.sum()} images of the test set are byte-identical to others of it ({len(several)} files)."]
 
 
 def _leakage(grader: Grader, manifest: Manifest) -> list[str]:
@@ -302,8 +296,8 @@ def _provenance(grader: Grader, manifest: Manifest) -> dict[str, Any]:
     return {
         "model": {
             **grader.description,
-            "name": next(iter(grader.files)).name,
-            "files": model_files(grader.files),
+            "name": grader.files[0].name,
+            "files": [plain_of(file) for file in grader.files],
             "tensor_digest": grader.tensor_digest,
             "providers": grader.providers,
             "scored_with": _versions(grader.description["kind"]),
@@ -318,7 +312,7 @@ def _provenance(grader: Grader, manifest: Manifest) -> dict[str, Any]:
         "preprocessing": {**grader.preprocessing.as_dict(), "pillow": PIL.__version__},
         "leakage": _leakage(grader, manifest),
         "warnings": [
-            *manifest.duplicates(),
+            *_repeated(manifest),
             *grader.notes,
             *(
                 [

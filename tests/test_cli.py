@@ -221,7 +221,9 @@ class TestBadInput:
         """Patient 10 was in the training set of this checkpoint, as its fingerprint tells."""
         folder = photographs("a.png", "b.png")
         (folder / "labels.csv").write_text("image,grade,patient\na.png,0,10\nb.png,1,77\n")
-        assert "were in the model's training set (10)" in refused("evaluate", checkpoint, "--data", folder)
+        assert "1 patients of this set were in the model's training set; use other patients" in refused(
+            "evaluate", checkpoint, "--data", folder
+        )
 
     def test_control_characters_do_not_reach_the_terminal(self, refused: Refused, tmp_path: Path):
         table = tmp_path / "predictions.csv"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import pickle
 import resource
@@ -14,6 +15,7 @@ import torch
 from PIL import Image
 
 from drgate.errors import CheckpointError
+from drgate.evaluation import Subject
 from drgate.scale import GRADES
 from drgate.vision.base import resolve_base
 from drgate.vision.checkpoint import load_checkpoint, save_checkpoint
@@ -330,7 +332,9 @@ class TestGraders:
         checkpoint = tiny.checkpoint_of(tiny.random_model(base), base)
         save_checkpoint(tmp_path / "m.pth", checkpoint)
         grader = load_grader(tmp_path / "m.pth")
-        assert grader.files == {tmp_path / "m.pth": "model"}
+        data = (tmp_path / "m.pth").read_bytes()
+        md5 = hashlib.md5(data).hexdigest()
+        assert grader.files == (Subject("m.pth", hashlib.sha256(data).hexdigest(), len(data), "model", md5),)
         assert grader.tensor_digest == checkpoint.tensor_digest
         assert grader.description["base"]["digest"] == base.digest
         assert grader.record == checkpoint.record
@@ -356,35 +360,12 @@ class TestGraders:
 class TestOnnxGrader:
     @pytest.fixture
     def model(self, tmp_path):
-        """logits = mean over the pixels @ weight + bias, the weight in a file of its own."""
-        import onnx
-        from onnx import TensorProto, helper, numpy_helper
-
-        weight = np.arange(15, dtype=np.float32).reshape(3, 5)
-        nodes = [
-            helper.make_node("GlobalAveragePool", ["pixel_values"], ["mean"]),
-            helper.make_node("Flatten", ["mean"], ["flat"]),
-            helper.make_node("MatMul", ["flat", "weight"], ["logits"]),
-        ]
-        graph = helper.make_graph(
-            nodes,
-            "tiny",
-            [helper.make_tensor_value_info("pixel_values", TensorProto.FLOAT, ["batch", 3, tiny.SIZE, tiny.SIZE])],
-            [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 5])],
-            [numpy_helper.from_array(weight, "weight")],
-        )
-        path = tmp_path / "model.onnx"
-        built = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
-        onnx.save(built, path, save_as_external_data=True, location="model.onnx.data", size_threshold=32)
-        (tmp_path / "preprocess.json").write_text(json.dumps({"id": FUNDUS_SQUARE, "size": tiny.SIZE}))
-        (tmp_path / "labels.json").write_text(json.dumps(list(GRADES)))
-        return path
+        return tiny.write_onnx(tmp_path)
 
     def test_grades_and_names_all_its_files(self, model):
         """Logits by hand; the external data belongs to the model, and to its digest."""
         grader = load_grader(model)
-        weight = np.arange(15, dtype=np.float32).reshape(3, 5)
-        np.testing.assert_allclose(grader.logits(batch(3)), batch(3).mean(axis=(2, 3)) @ weight, atol=1e-5)
+        np.testing.assert_allclose(grader.logits(batch(3)), batch(3).mean(axis=(2, 3)) @ tiny.WEIGHT, atol=1e-5)
         names = [file.name for file in grader.files]
         assert names == ["model.onnx", "model.onnx.data", "preprocess.json", "labels.json"]
         assert grader.providers[-1] == "CPUExecutionProvider"
