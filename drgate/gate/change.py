@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Final
 
 from drgate.errors import PolicyError, RepositoryError, visible
@@ -115,11 +115,9 @@ class Files:
                 reason = f"No file matches the pattern {pattern!r}, so it guards nothing. Correct or remove it."
                 self.findings.append(Finding(RULES, "policy:models", f"models {pattern}", "REFUSED", reason))
         models = [entry for path, entry in change.base.entries.items() if _is_guarded(change.base, path, policy_before)]
-        folders = {PurePosixPath(entry.path).parent for entry in models}
+        folders = {posixpath.dirname(entry.path) for entry in models}
         self._known = {entry.oid for entry in models}
-        self._beside = {
-            entry.oid for path, entry in change.base.entries.items() if PurePosixPath(path).parent in folders
-        }
+        self._beside = {entry.oid for path, entry in change.base.entries.items() if posixpath.dirname(path) in folders}
 
     def at(self, path: str) -> Sequence[ModelFile]:
         """The files at a path; they need not look like a model, such as the file of its preprocessing."""
@@ -170,7 +168,7 @@ class _Search:
 
     def _must_know(self, path: str) -> bool:
         policy = self._policy
-        return policy.guards(path) or (policy.holds(path) and not _BY_NAME.fullmatch(PurePosixPath(path).name))
+        return policy.guards(path) or (policy.holds(path) and not _BY_NAME.fullmatch(posixpath.basename(path)))
 
     def _leads(self, entry: Entry) -> bool:
         """Whether a submodule could hold a guarded file, or a link leads to a model or out of the repository to one."""

@@ -122,7 +122,8 @@ class Policy(_Frozen):
 
     def holds(self, path: str) -> bool:
         """Whether a file is in a guarded folder, and not one of the policy's own: evidence, waivers, keys, labels."""
-        if not any(path.startswith(f"{folder}/") for folder in map(folder_of, self.models) if folder):
+        place = path.casefold()  # on some systems Models and models are one folder
+        if not any(place.startswith(f"{folder.casefold()}/") for folder in map(folder_of, self.models) if folder):
             return False
         named = [self.spec, *(key for keys in self.trusted_keys.values() for key in keys)]
         named += [name for one in self.test_sets for name in (one.looks, one.manifest) if name]
@@ -248,7 +249,9 @@ def load_rules(tree: Tree, policy: Policy) -> Rules:
         for one in policy.test_sets
         if one.manifest is not None
     }
-    fetching = {path: tree.repository.sha256(tree.entries[path].oid) for path in FETCHING if tree.has(path)}
+    found = (path for path in tree.entries if path.casefold() in FETCHING)
+    what = "settings of Git LFS or DVC"
+    fetching = {path: hashlib.sha256(tree.read(path, limit=MAX_BYTES, what=what)).hexdigest() for path in sorted(found)}
     revocations = parse_revocations(policy.revoked, f"revoked in {tree.name}")
     return Rules(policy, checklist, trusted, revocations, labels, fetching)
 
@@ -464,7 +467,7 @@ def _test_sets(base: Rules, head: Rules) -> Iterator[RuleChange]:
 
 def _fetching(base: Rules, head: Rules) -> Iterator[RuleChange]:
     """Whatever changes may get another file, or none."""
-    for path in FETCHING:
+    for path in sorted({*base.fetching, *head.fetching}):
         was, now = base.fetching.get(path), head.fetching.get(path)
         if was != now:
             done = "added" if was is None else "removed" if now is None else "changed"
@@ -518,7 +521,7 @@ def _test_set_part(rules: Rules, name: str) -> dict[str, Any] | None:
 
 
 def _policy_part(rules: Rules, where: str) -> Any:
-    if where in FETCHING:
+    if where.casefold() in FETCHING:
         return rules.fetching.get(where)
     key, _, name = where.partition(".")
     policy = rules.policy
