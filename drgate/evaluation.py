@@ -87,7 +87,7 @@ def _explained(problem: Any, plain: Any) -> str:
     """One of pydantic's errors with the place in the JSON, without the names of types on the way there."""
     place: list[str] = []
     for part in problem["loc"]:
-        if (isinstance(plain, dict) and part in plain) or (isinstance(plain, list) and isinstance(part, int)):
+        if part in plain if isinstance(plain, dict) else isinstance(plain, list) and part in range(len(plain)):
             place.append(str(part))
             plain = plain[part]
     where = ".".join(place) or "it"

@@ -64,6 +64,20 @@ FILES: Final = 5_000_000
 CERTIFICATE_FILES: Final = 100_000
 """Files below a folder of certificates; each is opened."""
 
+GUARDED_FILES: Final = 100
+"""Files of a repository that match its policy's models: each takes a verdict."""
+SUSPECTED_FILES: Final = 1_000
+"""Files there that look like models."""
+LINK_BYTES: Final = 4096
+"""The target of a symbolic link."""
+PATTERN: Final = 1_000
+"""Characters in a pattern of a policy, and patterns."""
+PIPELINE_BYTES: Final = 256 << 10
+"""All of DVC's pipelines in a commit; YAML is slow."""
+ATTRIBUTES_LINE: Final = 2048
+"""The longest line of attributes that newer versions of Git read."""
+COMPARED_BYTES: Final = 64 << 20
+"""A file whose line ends are compared with what attributes make of them."""
 JUDGED_CERTIFICATES: Final = 256 << 20
 """Bytes of all certificates and statements in a repository that the gate judges."""
 JUDGED_FOUND: Final = 500

@@ -39,9 +39,7 @@ def assess(change: Change, rules: Rules, waivers: Waivers, files: Files, evidenc
     vouched: dict[str, str] = {}
     for model in (file for path, found in files.by_path.items() if policy.guards(path) for file in found):
         if model.content.kind == "dvc" and not policy.allow_md5_pointers:
-            reason = "A DVC file identifies it by MD5 alone, which the policy does not allow (allow_md5_pointers)."
-            refusal = Finding(model.path, f"model:{model.path}", "identity", "REFUSED", reason)
-            judged.append((model, [refusal], False))
+            judged.append((model, [_by_md5(model)], False))
             continue
         answers = [
             _Assessor(change, rules, waivers, files, evidence, model, test_set).answer()
@@ -55,14 +53,22 @@ def assess(change: Change, rules: Rules, waivers: Waivers, files: Files, evidenc
     for model, findings, is_model in judged:
         if not is_model and model.path in vouched:
             reason = f"It is a file of {vouched[model.path]}, whose certificates name it."
-            findings = [Finding(model.path, f"model:{model.path}", "part of a model", "PASS", reason)]
+            name = f"file {PurePosixPath(model.path).name}"
+            findings = [Finding(vouched[model.path], f"model:{model.path}", name, "PASS", reason)]
         yield from findings
     waiting = {model.path for model, _, is_model in judged if not is_model} - {*vouched}
     yield from _unguarded(policy, files, {*vouched}, waiting)
-    checked = {path for path in files.by_path if policy.guards(path)} | {*vouched}
-    staged = {file.entry.path for path in checked for file in files.at(path)}
+    further_files = [file for path in vouched for file in files.at(path)]
+    if not policy.allow_md5_pointers:
+        yield from (_by_md5(file) for file in further_files if file.content.kind == "dvc")
+    staged = {file.entry.path for file in (*further_files, *(model for model, _, _ in judged))}
     for where, why in exchanged(change.head, staged):
         yield Finding(where, f"checkout:{where}", "checkout", "REFUSED", why)
+
+
+def _by_md5(file: ModelFile) -> Finding:
+    reason = "A DVC file identifies it by MD5 alone, which the policy does not allow (allow_md5_pointers)."
+    return Finding(file.path, f"model:{file.path}", "identity", "REFUSED", reason)
 
 
 def _unguarded(policy: Policy, files: Files, vouched: set[str], waiting: set[str]) -> Iterator[Finding]:

@@ -9,18 +9,16 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Final
 
+from drgate import limits
 from drgate.errors import PolicyError, RepositoryError, visible
 from drgate.gate.findings import RULES, Finding
 from drgate.gate.policy import Policy, Rules, find_policy, load_policy, load_rules, matches, reaches_below
 from drgate.gate.repository import DVC, LINK, REGULAR, Content, Entry, Repository, Tree, open_repository
 from drgate.gate.sniff import HEAD, SMALLEST, kind_of, names_model
 
-MAX_GUARDED: Final = 100
-MAX_FOUND: Final = 1000
-MAX_TARGET: Final = 4096
 _BY_NAME: Final = re.compile(r"(readme|license).*|\.gitattributes|\.gitignore|\.gitkeep", re.IGNORECASE)
 """Names of files that may be in a guarded folder, if they do not look like a model."""
 
@@ -103,23 +101,21 @@ class Files:
             except RepositoryError as problem:
                 if not policy.exempts(path):
                     self.findings.append(Finding(inner, f"model:{inner}", "identity", "REFUSED", str(problem)))
-            if len(self.by_path) + len(self.findings) > MAX_FOUND:
+            if len(self.by_path) + len(self.findings) > limits.SUSPECTED_FILES:
                 break
-        if len(self.by_path) > MAX_FOUND or sum(map(policy.guards, self.by_path)) > MAX_GUARDED:
+        if len(self.by_path) > limits.SUSPECTED_FILES or sum(map(policy.guards, self.by_path)) > limits.GUARDED_FILES:
             raise RepositoryError(
-                f"More than {MAX_GUARDED} files match the policy's models, or more than {MAX_FOUND} are in a guarded "
-                "folder or look like models. List what is none in not_models."
+                f"More than {limits.GUARDED_FILES} files match the policy's models, or more than {limits.SUSPECTED_FILES} "
+                "are in a guarded folder or look like models. List what is none in not_models."
             )
         for pattern in policy.models:
             if not any(matches(pattern, path) for path in self.by_path):
                 reason = f"No file matches the pattern {pattern!r}, so it guards nothing. Correct or remove it."
                 self.findings.append(Finding(RULES, "policy:models", f"models {pattern}", "REFUSED", reason))
         models = [entry for path, entry in change.base.entries.items() if _is_guarded(change.base, path, policy_before)]
-        folders = {PurePosixPath(entry.path).parent for entry in models}
+        folders = {posixpath.dirname(entry.path) for entry in models}
         self._known = {entry.oid for entry in models}
-        self._beside = {
-            entry.oid for path, entry in change.base.entries.items() if PurePosixPath(path).parent in folders
-        }
+        self._beside = {entry.oid for path, entry in change.base.entries.items() if posixpath.dirname(path) in folders}
 
     def at(self, path: str) -> Sequence[ModelFile]:
         """The files at a path; they need not look like a model, such as the file of its preprocessing."""
@@ -170,18 +166,18 @@ class _Search:
 
     def _must_know(self, path: str) -> bool:
         policy = self._policy
-        return policy.guards(path) or (policy.holds(path) and not _BY_NAME.fullmatch(PurePosixPath(path).name))
+        return policy.guards(path) or (policy.holds(path) and not _BY_NAME.fullmatch(posixpath.basename(path)))
 
     def _leads(self, entry: Entry) -> bool:
         """Whether a submodule could hold a guarded file, or a link leads to a model or out of the repository to one."""
         could = any(reaches_below(pattern, entry.path) for pattern in self._policy.models)
         if entry.mode != LINK:
             return could or names_model(entry.path)
-        target = os.fsdecode(self._head.repository.head(entry.oid, MAX_TARGET))
+        target = os.fsdecode(self._head.repository.head(entry.oid, limits.LINK_BYTES))
         resolved = posixpath.normpath(posixpath.join(posixpath.dirname(entry.path), target))
         inside = resolved in self._head.entries or any(p.startswith(f"{resolved}/") for p in self._head.entries)
         looks = names_model(entry.path) or names_model(resolved) or self._policy.guards(resolved)
-        return looks or len(target) >= MAX_TARGET or (could and not inside)
+        return looks or len(target) >= limits.LINK_BYTES or (could and not inside)
 
 
 def _is_guarded(base: Tree, path: str, policy: Policy) -> bool:

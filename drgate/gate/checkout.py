@@ -23,10 +23,6 @@ from drgate.gate.sniff import plain_name
 
 ATTRIBUTES: Final = ".gitattributes"
 PIPELINES: Final = ("dvc.yaml", "dvc.lock")
-MAX_PIPELINES: Final = 256 << 10
-"""The most bytes of pipelines that are parsed; YAML is slow."""
-MAX_LINE: Final = 2048
-"""The longest line of attributes that newer versions of Git read."""
 _ASKED: Final = ("text", "crlf", "eol", "ident", "filter", "working-tree-encoding", "export-subst")
 _NONE: Final = ("unspecified", "unset")
 _WINDOWS: Final = re.compile(r"[ .](/|$)")
@@ -65,7 +61,7 @@ def _folded(path: str) -> str:
 
 def _pipelines(tree: Tree, names: set[str]) -> Iterator[tuple[str, str]]:
     """Pipelines of DVC that write a file or folder of one of these names: `dvc checkout` would exchange it."""
-    left, what = MAX_PIPELINES, "a DVC pipeline"
+    left, what = limits.PIPELINE_BYTES, "a DVC pipeline"
     for path in tree.entries:
         if PurePosixPath(path).name not in PIPELINES:
             continue
@@ -104,8 +100,8 @@ def _unclear(tree: Tree, entry: Entry) -> str:
         return f"is a link, or larger than {limits.ATTRIBUTES_BYTES >> 20} MB"
     if data.startswith(codecs.BOM_UTF8):
         return "begins with a byte order mark, which Git does not always leave out"
-    if max(map(len, data.split(b"\n"))) > MAX_LINE:
-        return f"has a line of more than {MAX_LINE} bytes, which only some versions of Git read"
+    if max(map(len, data.split(b"\n"))) > limits.ATTRIBUTES_LINE:
+        return f"has a line of more than {limits.ATTRIBUTES_LINE} bytes, which only some versions of Git read"
     return ""
 
 

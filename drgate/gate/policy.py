@@ -31,8 +31,6 @@ from drgate.metrics import MetricId
 
 FILE: Final = "drgate.toml"
 PYPROJECT: Final = "pyproject.toml"
-MAX_PATTERN: Final = 1000
-MAX_PATTERNS: Final = 1000
 FETCHING: Final = (".lfsconfig", ".dvc/config", ".dvc/config.local")
 """Files that say where Git LFS and DVC get files from, and what they fetch."""
 _WIDER: Final = ("not_models", "allow", "scorers")
@@ -46,8 +44,8 @@ def _inside(path: str) -> str:
         raise ValueError(
             f"{visible(path)!r} is not a path inside the repository; write it from the root, with /, without . and .."
         )
-    if len(path) > MAX_PATTERN:
-        raise ValueError(f"it begins with {visible(path[:40])!r} and is longer than {MAX_PATTERN} characters")
+    if len(path) > limits.PATTERN:
+        raise ValueError(f"it begins with {visible(path[:40])!r} and is longer than {limits.PATTERN} characters")
     if parts[0].casefold() == ".git":
         raise ValueError(f"{path!r} is in Git's own folder, which is not under version control")
     return path
@@ -78,9 +76,9 @@ class GatedTestSet(_Frozen):
 class Policy(_Frozen):
     """The table `[gate]`. See docs/gate.md."""
 
-    models: Annotated[list[RepositoryPath], Field(min_length=1, max_length=MAX_PATTERNS)]
+    models: Annotated[list[RepositoryPath], Field(min_length=1, max_length=limits.PATTERN)]
     """Patterns of files that are models: * within a folder, ** across folders, ? for one character."""
-    not_models: Annotated[list[RepositoryPath], Field(max_length=MAX_PATTERNS)] = []
+    not_models: Annotated[list[RepositoryPath], Field(max_length=limits.PATTERN)] = []
     """Patterns of files that look like models but are not, such as base weights for training."""
     allow: list[Literal["observed", "scored_elsewhere"]] = []
     """What else opens the gate: a verdict OBSERVED; predictions that nobody whom the policy knows vouches for."""
@@ -116,7 +114,8 @@ class Policy(_Frozen):
 
     def holds(self, path: str) -> bool:
         """Whether a file is in a guarded folder, and not one of the policy's own: evidence, waivers, keys, labels."""
-        if not any(path.startswith(f"{folder}/") for folder in map(folder_of, self.models) if folder):
+        place = path.casefold()  # on some systems Models and models are one folder
+        if not any(place.startswith(f"{folder.casefold()}/") for folder in map(folder_of, self.models) if folder):
             return False
         named = [self.spec, *(key for keys in self.trusted_keys.values() for key in keys)]
         named += [name for one in self.test_sets for name in (one.looks, one.manifest) if name]
@@ -242,7 +241,11 @@ def load_rules(tree: Tree, policy: Policy) -> Rules:
         for one in policy.test_sets
         if one.manifest is not None
     }
-    fetching = {path: tree.repository.sha256(tree.entries[path].oid) for path in FETCHING if tree.has(path)}
+    found = (path for path in tree.entries if path.casefold() in FETCHING)
+    what = "settings of Git LFS or DVC"
+    fetching = {
+        path: hashlib.sha256(tree.read(path, limit=limits.LIST_BYTES, what=what)).hexdigest() for path in sorted(found)
+    }
     revocations = parse_revocations(policy.revoked, f"revoked in {tree.name}")
     return Rules(policy, checklist, trusted, revocations, labels, fetching)
 
@@ -454,7 +457,7 @@ def _test_sets(base: Rules, head: Rules) -> Iterator[RuleChange]:
 
 def _fetching(base: Rules, head: Rules) -> Iterator[RuleChange]:
     """Whatever changes may get another file, or none."""
-    for path in FETCHING:
+    for path in sorted({*base.fetching, *head.fetching}):
         was, now = base.fetching.get(path), head.fetching.get(path)
         if was != now:
             done = "added" if was is None else "removed" if now is None else "changed"
@@ -507,7 +510,7 @@ def _test_set_part(rules: Rules, name: str) -> dict[str, Any] | None:
 
 
 def _policy_part(rules: Rules, where: str) -> Any:
-    if where in FETCHING:
+    if where.casefold() in FETCHING:
         return rules.fetching.get(where)
     key, _, name = where.partition(".")
     policy = rules.policy

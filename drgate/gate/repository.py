@@ -29,7 +29,6 @@ from drgate.files import in_bytes, plain_yaml
 
 MAX_POINTER_BYTES: Final = limits.YAML_BYTES
 MAX_FILES: Final = limits.TRACKED_FILES
-MAX_COMPARED: Final = 64 << 20
 DVC: Final = ".dvc"
 _SETTINGS: Final = (
     # A folder of the change with the files of a bare repository would be used as one, with its configuration.
@@ -311,7 +310,7 @@ class Repository:
             if not stat.S_ISREG(found.st_mode):
                 return True
             content = Tree("", {}, self).content(Entry(path, mode, oid))
-            if found.st_size > MAX_COMPARED:
+            if found.st_size > limits.COMPARED_BYTES:
                 return found.st_size != content.size
             data = file.read_bytes()
         except (OSError, RepositoryError):

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from pathlib import PurePosixPath
 from typing import Final
 
 SMALLEST: Final = 1 << 20
@@ -110,7 +109,7 @@ def plain_name(name: str) -> str:
 
 def names_model(path: str, size: int | None = None) -> bool:
     """Whether a path looks like a model. size: in bytes, where it is known; some names count only for large files."""
-    name = plain_name(PurePosixPath(path).name)
+    name = plain_name(path.rpartition("/")[2])
     if name.endswith(_SUFFIXES) or _SHARD.fullmatch(name):
         return True
     return size is not None and size >= SMALLEST and name.endswith(_LARGE_SUFFIXES)
@@ -118,7 +117,7 @@ def names_model(path: str, size: int | None = None) -> bool:
 
 def loads_alone(path: str) -> bool:
     """Whether programs load a file of this name by itself, so that it is no mere part of another model."""
-    return plain_name(PurePosixPath(path).name).endswith(_ALONE)
+    return plain_name(path.rpartition("/")[2]).endswith(_ALONE)
 
 
 def kind_of(head: bytes, size: int) -> str:

@@ -82,7 +82,7 @@ class _Signature(Typed):
 class _Envelope(Typed):
     payload: str
     payloadType: Literal["application/vnd.drgate.waiver+json"]  # noqa: N815
-    signatures: tuple[_Signature]
+    signatures: Annotated[tuple[_Signature, ...], Field(min_length=1, max_length=1)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import posixpath
+from dataclasses import replace
 from typing import ClassVar
 
 import pytest
@@ -18,6 +20,7 @@ from tests.support.repositories import (
     answers,
     closing,
     copy_of,
+    model_facts,
     of,
     said,
 )
@@ -241,6 +244,7 @@ class TestGuardedFolder:
             "notes.txt",
             "config.json",
             "old/anything",
+            "../Models/anything",
             "net.py",
             "README.ckpt",
             ".gitignore.h5",
@@ -250,7 +254,9 @@ class TestGuardedFolder:
         """Whatever its name and content, unless the policy says that it is none."""
         repository.write(f"models/{name}", b"anything")
         report = answer(repository)
-        assert closing(report) == {f"model:models/{visible(name)}": "REFUSED"} or "look alike" in said(report)
+        path = visible(posixpath.normpath(f"models/{name}"))
+        assert f"model:{path}" in closing(report)
+        assert {one.group for one in report.findings if one.closes} == {path}
         assert report.exit_code == 2
 
     def test_files_of_the_model_and_those_that_are_there_by_name(self, repository):
@@ -277,6 +283,20 @@ class TestGuardedFolder:
         (repository.root / "models/labels.json").unlink()
         assert "is missing" in of(answer(repository), "file labels.json").reason
 
+    def test_companion_behind_a_dvc_file(self, repository):
+        """MD5 is as weak for weights beside a graph as for the graph."""
+        md5 = hashlib.md5(b"tensors", usedforsecurity=False).hexdigest()
+        model = model_facts(self.FILES)
+        files = (model.files[0], replace(model.files[1], md5=md5), *model.files[2:])
+        evaluation, predictions = repository.judge(self.FILES, table=answers(3))
+        repository.certify("certificates/onnx", replace(evaluation, model=replace(model, files=files)), predictions)
+        (repository.root / "models/dr.onnx.data").unlink()
+        repository.write("models/dr.onnx.data.dvc", f"outs:\n- {{md5: {md5}, size: 7, path: dr.onnx.data}}\n")
+        assert closing(answer(repository)) == {"model:models/dr.onnx.data": "REFUSED"}
+        repository.replace("drgate.toml", "require_predictions", "allow_md5_pointers = true\nrequire_predictions")
+        repository.merge()
+        assert answer(repository).exit_code == 0, said(answer(repository))
+
     def test_companion_of_a_model_that_went_away(self, repository):
         """Nothing vouches for it any more."""
         (repository.root / "models/dr.onnx").unlink()
@@ -298,7 +318,7 @@ class TestGuardedFolder:
             repository.write("models/filler.safetensors", b"x")  # a pattern needs a file
         report = answer(repository)
         assert closing(report)[f"model:models/{name}:site-a:certificate"] == "NOT_ASSESSED"
-        assert of(report, "part of a model").group == "models/note.txt"
+        assert of(report, "file note.txt").group == "models/new.onnx"
 
     def test_whole_folder_as_the_pattern(self, repository):
         """The model opens as such, its files as its files; another file does not."""

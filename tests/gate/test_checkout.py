@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from drgate.errors import visible
+from drgate.errors import RepositoryError, visible
 from tests.support.repositories import Repository, answer, answers, closing, copy_of, of, said, waive
 
 MODEL = b"weights of the first model\n$Id: 1 $ $Format:%H$\n"
@@ -164,7 +164,7 @@ class TestPointers:
 
 
 class TestWhereFilesComeFrom:
-    @pytest.mark.parametrize("path", [".lfsconfig", ".dvc/config", ".dvc/config.local"])
+    @pytest.mark.parametrize("path", [".lfsconfig", ".LFSConfig", ".dvc/config", ".dvc/config.local"])
     def test_is_a_rule(self, whole, path):
         """Added, changed or removed, it closes the gate until it is waived; the waiver is for this content alone."""
         for content in ("[lfs]\n\turl = https://example.org/one\n", "[lfs]\n\turl = https://example.org/two\n", None):
@@ -179,6 +179,12 @@ class TestWhereFilesComeFrom:
                 whole.write(path, content)
             whole.merge()
             assert answer(whole).exit_code == 0
+
+    def test_is_no_link(self, whole):
+        """What a link leads to could change unseen."""
+        (whole.root / ".lfsconfig").symlink_to("checklists/site-a.yaml")
+        with pytest.raises(RepositoryError, match=r"\.lfsconfig in the staged files is a symbolic link"):
+            answer(whole)
 
     @pytest.mark.parametrize(
         ("path", "text"),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
+import re
 import xml.etree.ElementTree as ET
 from dataclasses import replace
 from datetime import timedelta
@@ -223,6 +225,40 @@ class TestWaiver:
         other = canonical_json({**json.loads(waiver.to_bytes()), "payloadType": "application/vnd.in-toto+json"})
         with pytest.raises(CertificateError):
             parse_waiver(other, "it")
+
+    @pytest.mark.parametrize(
+        ("change", "says"),
+        [
+            (lambda envelope, payload: envelope.pop("payload"), "has no payload"),
+            (lambda envelope, payload: envelope.update(payload="%"), "base64"),
+            (lambda envelope, payload: envelope.update(signatures=[]), "signatures"),
+            (lambda envelope, payload: envelope.update(signatures=3), "signatures"),
+            (lambda envelope, payload: envelope["signatures"][0].update(sig="AA=="), "signature"),
+            (lambda envelope, payload: envelope["signatures"][0].update(keyid=7), "keyid"),
+            (lambda envelope, payload: envelope.update(more=1), "more is not a known key"),
+            (lambda envelope, payload: payload.update(format="drgate waiver 2"), "format"),
+            (lambda envelope, payload: payload.update(covers=[]), "covers"),
+            (lambda envelope, payload: payload.update(covers=[3]), "covers"),
+            (lambda envelope, payload: payload["covers"][0].update(was="", now=""), "without a digest"),
+            (lambda envelope, payload: payload["covers"][0].update(now="sha256:A"), "now"),
+            (lambda envelope, payload: payload.update(expires="9-01-01T00:00:00Z"), "expires"),
+            (lambda envelope, payload: payload.update(reason=""), "reason"),
+            (lambda envelope, payload: payload.update(role="Boss\n"), "role"),
+            (lambda envelope, payload: payload.pop("role"), "has no role"),
+        ],
+    )
+    def test_of_another_form_is_refused_in_a_sentence(self, repository, change, says):
+        """That names the place, and no exception of Python."""
+        self.easier(repository)
+        envelope = json.loads(waive(repository, answer(repository), "spec:sensitivity:pdr").to_bytes())
+        payload = json.loads(base64.b64decode(envelope["payload"]))
+        before = canonical_json(payload)
+        change(envelope, payload)
+        if canonical_json(payload) != before:
+            envelope["payload"] = base64.b64encode(canonical_json(payload)).decode()
+        with pytest.raises(CertificateError, match=says) as refused:
+            parse_waiver(canonical_json(envelope), "it")
+        assert not re.search(r"Error|\n|'signatures'|NoneType|argument", str(refused.value))
 
 
 class TestWaiveCommand:
