@@ -47,6 +47,7 @@ from drgate.evaluation import (
     Audit,
     Baseline,
     CutOffs,
+    Evaluation,
     File,
     HeldAgainst,
     Look,
@@ -156,6 +157,17 @@ class TestStatement:
             }
             for file in files
         ]
+
+    @pytest.mark.parametrize(
+        "name",
+        ["/etc/passwd", "..", ".", "", "a/b.pth", "a\\b.pth", "C:b.pth", " b.pth", "b.pth ", "b\u200b.pth", "b" * 256],
+    )
+    def test_subjects_have_bare_names(self, name):
+        """A name that is a path, or that people cannot tell from another, is refused where it is read."""
+        plain = evaluation(model=model_of(file_entry("a", b"1"))).to_json()
+        plain["model"]["files"][0]["name"] = name
+        with pytest.raises(CertificateError, match=r"model\.files\.0\.name"):
+            Evaluation.from_json(plain, "e.json", CertificateError)
 
     def test_configuration_names_what_it_was_run_with(self):
         """Spec, manifest, predictions and, where there was one, baseline."""
