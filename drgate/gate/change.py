@@ -106,7 +106,8 @@ class Files:
         if len(self.by_path) > limits.SUSPECTED_FILES or sum(map(policy.guards, self.by_path)) > limits.GUARDED_FILES:
             raise RepositoryError(
                 f"More than {limits.GUARDED_FILES} files match the policy's models, or more than "
-                f"{limits.SUSPECTED_FILES} are in a guarded folder or look like models. List what is none in not_models."
+                f"{limits.SUSPECTED_FILES} are in a guarded folder or look like models. List what is none in "
+                "not_models."
             )
         for pattern in policy.models:
             if not any(matches(pattern, path) for path in self.by_path):
