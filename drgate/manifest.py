@@ -129,8 +129,8 @@ class Manifest:
         if shared := _shared(patients, split):
             images = int(named["patient"].isin(shared).sum())
             found.append(
-                f"{self.origin}: {len(shared)} patients, with {images} images, are in more than one split. Split by "
-                "patient."
+                f"{self.origin}: patients are in more than one split ({len(shared)} of them, with {images} images). "
+                "Split by patient."
             )
         if rows["split"].nunique() > 1:
             contents = rows["image"].map(self.content_digests())
@@ -165,7 +165,9 @@ class Manifest:
     def copies(self) -> list[str]:
         """One sentence if files are byte-identical, without their names: it is published with an evaluation."""
         if copies := sum(len(images) - 1 for images in self._identical()):
-            return [f"{copies} images are copies of others (byte-identical files)."]
+            return [
+                f"{copies} image{' is a copy of another' if copies == 1 else 's are copies of others'} (byte-identical)."
+            ]
         return []
 
     def _identical(self) -> list[list[str]]:

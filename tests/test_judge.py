@@ -721,7 +721,7 @@ class TestPrivacy:
         (here / "out/names.csv").write_text("a,b\n1,2\n")
         ended = drgate("report", "out")
         assert ended.code == 2
-        assert "names.csv is not the list of names that drgate wrote" in ended.err
+        assert "names.csv has other columns; expected the list of names that drgate wrote" in ended.err
 
     def test_the_own_table_verifies_at_its_cut_offs(self, table: Write, drgate: Run, own: Path, here: Path):
         """Its statement is recomputed from the own table as well as from the published one beside it."""

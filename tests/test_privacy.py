@@ -241,7 +241,7 @@ def test_leaks_and_copies_are_counted_and_not_named(tmp_path: Path):
     assert "1 patients, with 2 images, are in more than one split" in found.leaks("test")[0]
     (copies,) = found.contradictions()
     assert copies == "2.png and 4.png are the same file, but graded 2 and 4, of 2 patients."
-    assert found.copies() == ["1 images are copies of others (byte-identical files)."]
+    assert found.copies() == ["1 image is a copy of another (byte-identical)."]
     assert NAME not in "".join([*found.leaks(), copies])
 
 

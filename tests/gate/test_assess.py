@@ -319,7 +319,6 @@ class TestRoles:
         repository.write("models/operating_point.json", b"{}")
         assert closing(answer(repository)) == {
             "model:models/new.onnx:site-a:file operating_point.json": "REFUSED",
-            "model:models/operating_point.json": "REFUSED",  # nobody vouches for it in this folder
         }
 
 

@@ -579,7 +579,9 @@ class TestBadInput:
         folder = tiny.write_eyes(tmp_path / "d")
         text = (folder / "labels.csv").read_text()
         (folder / "labels.csv").write_text(text.replace(",val-2-0,", ",train-2-0,"))
-        assert "train-2-0" in refused(folder)
+        said = refused(folder)
+        assert "patients are in more than one split" in said
+        assert "train-2-0" not in said
 
     def test_a_file_on_both_sides(self, refused, tmp_path):
         """So does the same file under another name."""
@@ -619,7 +621,7 @@ class TestBadInput:
             (["--lerning_rate", "1"], "did you mean --learning_rate"),
             (["--learning-rate", "fast", "--dataset", "x"], "--learning_rate is 'fast'"),
             (["--dataset", "nowhere"], "nowhere does not exist"),
-            (["--dataset", "x", "--config", "none.yaml"], "none.yaml does not exist"),
+            (["--dataset", "x", "--config", "none.yaml"], "none.yaml cannot be read"),
             (["--batch_size", "8"], "--dataset is missing"),
             (["--dataset"], "requires an argument"),
         ],
