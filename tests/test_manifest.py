@@ -226,7 +226,7 @@ class TestSplits:
             "image,grade,patient,split\na.png,0,1,train\nb.png,1,1,test\nc.png,1,2,test\n"
         )
         manifest = load_manifest(folder)
-        assert "1 patients, with 2 images, are in more than one split" in manifest.leaks("test")[0]
+        assert "in more than one split (1 of them, with 2 images)" in manifest.leaks("test")[0]
         assert manifest.leaks("val") == []
 
     def test_shared_file_is_found(self, photographs: Write):

@@ -238,7 +238,7 @@ def test_leaks_and_copies_are_counted_and_not_named(tmp_path: Path):
     ]
     rows[2]["seed"] = rows[4]["seed"] = 2
     found = load_manifest(manifest(tmp_path / "set", rows))
-    assert "1 patients, with 2 images, are in more than one split" in found.leaks("test")[0]
+    assert "in more than one split (1 of them, with 2 images)" in found.leaks("test")[0]
     (copies,) = found.contradictions()
     assert copies == "2.png and 4.png are the same file, but graded 2 and 4, of 2 patients."
     assert found.copies() == ["1 image is a copy of another (byte-identical)."]
@@ -252,7 +252,7 @@ def test_training_names_nobody(tmp_path: Path):
         for i, split in enumerate(["train", "val"] * 10)
     ]
     said = said_by(lambda: data.load_splits(str(manifest(tmp_path / "set", rows)), seed=0))
-    assert "1 patients, with 20 images, are in more than one split" in said
+    assert "in more than one split (1 of them, with 20 images)" in said
     assert NAME not in said
 
 
