@@ -165,9 +165,8 @@ class Manifest:
     def copies(self) -> list[str]:
         """One sentence if files are byte-identical, without their names: it is published with an evaluation."""
         if copies := sum(len(images) - 1 for images in self._identical()):
-            return [
-                f"{copies} image{' is a copy of another' if copies == 1 else 's are copies of others'} (byte-identical)."
-            ]
+            are = "image is a copy of another" if copies == 1 else "images are copies of others"
+            return [f"{copies} {are} (byte-identical)."]
         return []
 
     def _identical(self) -> list[list[str]]:
