@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from cryptography.hazmat.primitives import serialization
 
@@ -17,12 +18,12 @@ from drgate.certificate.keys import PrivateKey, generate_key, load_private_key
 from drgate.certificate.scored import SignedTable, beside, parse_scored, read_scored, sign_scored
 from drgate.certificate.sign import certify
 from drgate.certificate.statement import read_certificate
-from drgate.errors import CertificateError
+from drgate.errors import CertificateError, PredictionsError
 from drgate.evaluation import Evaluation, Role
 from drgate.files import canonical_json
 from drgate.grades import join_grades
 from drgate.operating_point import make_operating_point, write_operating_point
-from drgate.predictions import Predictions, make_predictions, published_names, write_predictions
+from drgate.predictions import Predictions, load_predictions, make_predictions, published_names, write_predictions
 from tests.support.evaluations import evaluation
 from tests.support.material import Ended
 from tests.support.repositories import TEST_SET, answers, complete, model_facts, scored
@@ -176,11 +177,41 @@ class TestWhatMayNot:
             (lambda table: table.assign(patient=[f"p{i}" for i in range(len(table))]), "has another column patient"),
             (lambda table: table.assign(patient=None), "has another column patient"),
             (lambda table: table.assign(camera="A"), "has another column camera"),
+            (lambda table: table.assign(site="A"), "has another column site"),
+            (lambda table: table.assign(eye="L"), "has another column eye"),
+            (lambda table: table.assign(dme=pd.array([0] * len(table), dtype="Int8")), "has another column dme"),
         ],
     )
     def test_the_rows(self, graded, keys, change, says):
         signed = sign_scored(graded, keys["scorer"], TIME)
         assert says in wrong(signed, replace(graded, table=change(graded.table.copy())))
+
+    @pytest.mark.parametrize("column", ["patient", "eye", "dme"])
+    def test_a_column_that_decides_is_neither_removed_nor_invented(self, graded, keys, column):
+        """Patients, eyes and oedema change what is counted, whatever columns the checklist slices by."""
+        whole = make_predictions(graded.table.assign(eye="L", dme="1"), "whole", graded.provenance)
+        less = make_predictions(whole.table.drop(columns=[column]), "less", graded.provenance)
+        assert wrong(sign_scored(whole, keys["scorer"], TIME), less) == [f"has another column {column}"]
+        assert wrong(sign_scored(less, keys["scorer"], TIME), whole) == [f"has another column {column}"]
+
+    def test_a_column_of_a_sealed_table_with_one_empty_cell(self, sealed, graded, keys, tmp_path):
+        """It is no other column because its file of grades could have filled it."""
+        signed = sign_scored(sealed, keys["scorer"], TIME)
+        found = joined(sealed, graded, tmp_path)
+        cameras = found.table["camera"].where(found.table.index > 0)
+        assert wrong(signed, replace(found, table=found.table.assign(camera=cameras))) == ["has another column camera"]
+
+    def test_a_grade_among_equal_probabilities(self, graded, keys, tmp_path):
+        """A model that says nothing would be right everywhere, if who hands its table on could choose."""
+        equal = graded.table.assign(**dict.fromkeys(["p_0", "p_1", "p_2", "p_3", "p_4"], 0.2))
+        scored_ = make_predictions(equal.drop(columns=["predicted"]), "scored", graded.provenance)
+        chosen = replace(scored_, table=scored_.table.assign(predicted=scored_.table["grade"]))
+        write_predictions(scored_, tmp_path / "scored.parquet")
+        write_predictions(chosen, tmp_path / "chosen.parquet")
+        signed = sign_scored(scored_, keys["scorer"], TIME)
+        assert wrong(signed, load_predictions(tmp_path / "scored.parquet")) == []
+        with pytest.raises(PredictionsError, match="predicted is 1, but the most probable grade is 0"):
+            load_predictions(tmp_path / "chosen.parquet")
 
     @pytest.mark.parametrize(
         ("part", "key", "value", "says"),
