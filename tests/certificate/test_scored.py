@@ -17,9 +17,9 @@ from drgate.certificate.envelope import seal
 from drgate.certificate.keys import PrivateKey, generate_key, load_private_key
 from drgate.certificate.scored import SignedTable, beside, parse_scored, read_scored, sign_scored
 from drgate.certificate.sign import certify
-from drgate.certificate.statement import read_certificate
+from drgate.certificate.statement import make_statement, read_certificate, reference
 from drgate.errors import CertificateError, PredictionsError
-from drgate.evaluation import Evaluation, Role
+from drgate.evaluation import Evaluation, Role, plain_of
 from drgate.files import canonical_json
 from drgate.grades import join_grades
 from drgate.operating_point import make_operating_point, write_operating_point
@@ -327,6 +327,22 @@ class TestEvaluate:
         write_predictions(other, place / "table.parquet")
         for more in ([], ["--scorer-key", pub(place, keys["scorer"])]):
             assert "it has another column grade" in self.evaluated_refused(refused, place, *more)
+
+    @pytest.mark.parametrize("claim", ["parent", "previous"])
+    def test_a_record_that_claims_an_earlier_certificate_is_refused(self, place, refused, graded, claim):
+        """Only export and --previous, which read that certificate, say what it was exported from or compared with."""
+        earlier = plain_of(reference(make_statement(evaluation())))
+        record = {**graded.provenance, "model": {**graded.provenance["model"], claim: earlier}}
+        write_predictions(replace(graded, provenance=record), place / "table.parquet")
+        (place / "table.scored.json").unlink()
+        assert f"has a {claim}, which drgate score never writes" in self.evaluated_refused(refused, place)
+
+    def test_grades_that_came_with_the_table_are_its_own_word(self, place, drgate, keys, sealed, graded):
+        """Whoever hands a sealed table on can join any grades and name any file; page one says that nobody compared."""
+        write_predictions(joined(sealed, graded, place), place / "table.parquet")
+        sign_scored(sealed, keys["scorer"], TIME).write(place / "table.scored.json")
+        found, _ = self.judged(drgate, "--scorer-key", pub(place, keys["scorer"]))
+        assert any("The table came with its reference grades" in line for line in found.page_one)
 
     def test_a_key_is_for_tables_that_name_a_model(self, place, refused, keys, graded):
         write_predictions(graded, place / "table.csv")
