@@ -110,9 +110,9 @@ class SignedTable:
         if now.warnings[: len(signed.warnings)] != signed.warnings:
             yield "lacks a warning that its scorer gave"
         columns, before = now.manifest.columns, signed.manifest.columns
-        # A published table lacks columns that its checklist does not use, never these.
+        # A published table lacks columns that its checklist does not use, never these. A sealed one gets some later.
         kept = before.keys() & {"patient", "eye", "grade", "gradable", "dme", *table.columns}
-        added = columns.keys() - before.keys() if "grade" in before else set()  # a sealed table gets some with its grades
+        added = columns.keys() - before.keys() if "grade" in before else set()
         for column in sorted(kept | added):
             if columns.get(column) != before.get(column):
                 yield f"has another column {column}"
