@@ -428,7 +428,7 @@ def _refuse_other_cut_offs(model: Path, given: Subject | None) -> None:
 def _scored(source: Source, predictions: Predictions) -> tuple[SignedTable | None, Scoring]:
     """What the scorer of a table signed, if it is beside the table, and who ran the model as far as that is proved."""
     path = beside(source.path)
-    if not predictions.provenance or not path.exists():
+    if not predictions.provenance or not path.is_file():
         if source.scorers:
             missing = f"{path} does not exist" if predictions.provenance else f"{source.path} names no model"
             raise UsageError(

@@ -278,7 +278,8 @@ def _files(statement: Statement, given: Sequence[Path]) -> Iterator[Finding]:
             missing -= {same.name}
     for name in sorted(missing):
         yield "missing", f"{name} is missing: the certificate covers it as {_AS[by_name[name].role]}."
-    if subjects[0].name.endswith(".onnx") and all(file.role != "cut_offs" for file in subjects):
+    known = {file.name for file in subjects if file.role == "cut_offs"}
+    if subjects[0].name.casefold().endswith(".onnx") and CUT_OFFS not in known:
         for path in sorted({path.with_name(CUT_OFFS) for path in found}):
             if path.exists():
                 sound = False
@@ -346,7 +347,7 @@ def _scoring(
 
 def _signed_table(folders: Sequence[Path], statement: str | None) -> SignedTable | None:
     """The signed table whose statement this is, in one of the folders."""
-    for path in (path for folder in folders for path in sorted(folder.glob(f"*{ENDING}"))):
+    for path in (path for folder in folders for path in sorted(folder.glob(f"*{ENDING}")) if path.is_file()):
         with contextlib.suppress(CertificateError):
             if (signed := read_scored(path)).digest == statement:
                 return signed
@@ -475,10 +476,13 @@ def _cut_offs(evaluation: Evaluation) -> OperatingPoint | None:
 
 
 def predictions_of(evaluation: Evaluation, path: Path) -> Predictions:
-    """The predictions in a table that an evaluation was made of, read with its cut-offs."""
+    """The predictions in a table, as an evaluation counts them."""
+    from drgate.checklist import parse_checklist
     from drgate.predictions import load_predictions
 
-    return load_predictions(path, _cut_offs(evaluation))
+    point = _cut_offs(evaluation)
+    checklist = parse_checklist(evaluation.spec.content, "the checklist in the certificate")
+    return _as_evaluated(load_predictions(path, point), checklist, point)
 
 
 def _as_evaluated(table: Predictions, checklist: Checklist, point: OperatingPoint | None) -> Predictions:

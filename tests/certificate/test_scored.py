@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -379,6 +380,19 @@ class TestEvaluate:
         code, known, said = scored("--scorer-key", scorer)
         assert (code, known) == (0, False)
         assert "is not beside the certificate" in said
+
+    def test_what_only_bears_the_name_of_a_signed_table_is_not_opened(self, place, drgate, keys):
+        """A pipe beside a certificate would keep its reader waiting."""
+        generate_key(place / "own", None)
+        self.judged(drgate, "--scorer-key", pub(place, keys["scorer"]), "--key", "own.pem")
+        (place / "report/predictions.scored.json").unlink()
+        os.mkfifo(place / "report/predictions.scored.json")
+        os.mkfifo(place / "report/a.scored.json")
+        ended = drgate("verify", "report/certificate.json", "--key", "own.pub")
+        assert "is not beside the certificate" in " ".join(ended.out.split())
+        (place / "table.scored.json").unlink()
+        os.mkfifo(place / "table.scored.json")
+        assert "elsewhere" in drgate("evaluate", "table.parquet", "--spec", "own.yaml", "--out", "again").out
 
     def test_verify_without_the_table_does_not_know_the_answers(self, place, drgate, keys):
         generate_key(place / "own", None)
