@@ -358,7 +358,7 @@ class TestEvaluate:
         assert "names no model" in refused(*words)
 
     def test_verify_asks_who_scored(self, place, drgate, keys, tmp_path):
-        """Not verified without the scorer's key or the signed table; contradicted by another."""
+        """Not shown without the scorer's key or the signed table; contradicted by another."""
         generate_key(tmp_path / "own", None)
         scorer = pub(place, keys["scorer"])
         self.judged(drgate, "--scorer-key", scorer, "--key", "own.pem")
@@ -371,14 +371,14 @@ class TestEvaluate:
 
         assert scored("--scorer-key", scorer)[:2] == (0, True)
         code, known, said = scored()
-        assert (code, known) == (0, False)
+        assert (code, known) == (3, False)
         assert "No scorer's key was given (--scorer-key)" in said
         code, known, said = scored("--scorer-key", pub(place, keys["stranger"]))
         assert (code, known) == (2, False)
         assert "not among the scorers that you trust" in said
         (place / "report/predictions.scored.json").unlink()
         code, known, said = scored("--scorer-key", scorer)
-        assert (code, known) == (0, False)
+        assert (code, known) == (3, False)
         assert "is not beside the certificate" in said
 
     def test_what_only_bears_the_name_of_a_signed_table_is_not_opened(self, place, drgate, keys):
@@ -404,6 +404,18 @@ class TestEvaluate:
         )
         assert json.loads(ended.out)["scored"] is False
         assert "Without the predictions" in ended.out
+        assert ended.code == 3
+
+    def test_verify_of_what_was_scored_elsewhere_is_3(self, place, drgate, keys):
+        """Whoever hands in a table can name any model; a script that asks for 0 does not read headlines."""
+        generate_key(place / "own", None)
+        self.judged(drgate, "--key", "own.pem")
+        (place / "dr.pth").write_bytes(b"weights")
+        for more in ([], ["--scorer-key", pub(place, keys["scorer"])], ["--model", "dr.pth"]):
+            ended = drgate("verify", "report/certificate.json", "--key", "own.pub", *more)
+            assert ended.code == 3
+            assert "Scored elsewhere, not verified." in " ".join(ended.out.split())
+            assert "Not confirmed: it is not shown that the model gave these answers." in " ".join(ended.out.split())
 
     def test_cut_offs_are_a_file_of_the_model(self, place, drgate, keys, tmp_path):
         """By the bytes that were read, in their role, required beside the model."""
@@ -412,12 +424,13 @@ class TestEvaluate:
         point = make_operating_point((0.4, 0.4, 0.4, 0.4), checklist={}, tuned_on=tuned_on, promise={})
         write_operating_point(point, place / "cuts.json")
         generate_key(tmp_path / "own", None)
-        found, _ = self.judged(drgate, "--operating-point", "cuts.json", "--key", "own.pem")
+        scorer = ("--scorer-key", pub(place, keys["scorer"]))
+        found, _ = self.judged(drgate, "--operating-point", "cuts.json", "--key", "own.pem", *scorer)
         file = found.model.files[-1]
         content = (place / "cuts.json").read_bytes()
         assert (file.name, file.role, file.size) == ("cuts.json", "cut_offs", len(content))
         (place / "dr.pth").write_bytes(b"weights")
-        words = ("verify", "report/certificate.json", "--key", "own.pub", "--model", "dr.pth")
+        words = ("verify", "report/certificate.json", "--key", "own.pub", "--model", "dr.pth", *scorer)
         assert drgate(*words).code == 0
         (place / "cuts.json").rename(place / "old.json")
         ended = drgate(*words)
