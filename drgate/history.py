@@ -38,7 +38,8 @@ class Record:
     """One statement.
 
     files: its files, one a signature. model, digest: name and SHA-256 of the model's first file. test_set,
-    split, spec: names. images: the test set's digest, of its images alone where a table came from elsewhere. time: of
+    split, spec: names. scored: who ran the model, as `drgate.evaluation.Scoring.by`; "" for a table whose model is not
+    known. images: the test set's digest, of its images alone where a table came from elsewhere. time: of
     the look, ISO 8601 in UTC. look, allowed: its number, and of how many. signers: ids of the keys that it names;
     trusted_signers: the trusted ones among them whose signature was verified.
     """
@@ -51,6 +52,7 @@ class Record:
     images: str
     spec: str
     verdict: Verdict
+    scored: str
     warned: bool
     time: str
     look: int
@@ -157,6 +159,7 @@ def _record(group: Sequence[tuple[str, Certificate | Statement]], trusted: Seque
         images=visible(data.digest or ""),
         spec=visible(f"{spec.name} version {spec.version}"),
         verdict=evaluation.verdict,
+        scored=evaluation.model.scoring.by if evaluation.model.scoring else "",
         warned=bool(evaluation.warnings),
         time=look.time,
         look=look.number,

@@ -251,6 +251,9 @@ def judge(
         model = replace(model, previous=previous)
     if grades is not None:
         facts = replace(facts, grades=grades)
+    elif facts.grades is not None:
+        claim = f"that they are those of {facts.grades.name} is the table's own word (--grades was not given)."
+        facts = _warned(facts, f"The table came with its reference grades; {claim}")
     if point is not None:
         unchecked = point.refuse_overlap(predictions, test.patient_key)
         predictions = predictions.at(point)
@@ -364,6 +367,11 @@ def _known(predictions: Predictions, source: Path, scoring: Scoring, sha256: str
         )
     try:
         prepared, manifest = provenance["preprocessing"], provenance["manifest"]
+        if claimed := {"parent", "previous"} & {*provenance["model"]}:
+            raise PredictionsError(
+                f"{source}: its record of the model has a {min(claimed)}, which drgate score never writes; score the "
+                "model again."
+            )
         model = _read(
             Model, {**provenance["model"], "preprocessing": prepared, "scoring": plain_of(scoring)}, str(source)
         )
@@ -420,7 +428,7 @@ def _refuse_other_cut_offs(model: Path, given: Subject | None) -> None:
 def _scored(source: Source, predictions: Predictions) -> tuple[SignedTable | None, Scoring]:
     """What the scorer of a table signed, if it is beside the table, and who ran the model as far as that is proved."""
     path = beside(source.path)
-    if not predictions.provenance or not path.exists():
+    if not predictions.provenance or not path.is_file():
         if source.scorers:
             missing = f"{path} does not exist" if predictions.provenance else f"{source.path} names no model"
             raise UsageError(

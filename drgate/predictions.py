@@ -222,7 +222,7 @@ def load_predictions(path: Path | str, operating_point: OperatingPoint | None = 
 
     Raises PredictionsError, naming file and row: a missing column, a duplicate image, a grade outside 0-4,
     probabilities that are incomplete, not finite, outside [0, 1] or do not sum to 1 within 1e-3, a `predicted` that is
-    neither the most probable grade nor the operating point's.
+    neither the most probable grade (of equal ones the lower, where `score` wrote the table) nor the operating point's.
     """
     path = Path(path)
     table = read_table(path, _EXPECTED, PredictionsError, no_nan=PROBABILITIES)
@@ -314,7 +314,9 @@ def _checked(
     checked["grade"] = pd.array(columns.grade(), dtype="Int8")
     checked["gradable"] = columns.gradable()
     checked[list(PROBABILITIES)] = probabilities = columns.probabilities()
-    checked["predicted"] = pd.array(_predicted(columns, probabilities, operating_point), dtype="Int8")
+    checked["predicted"] = pd.array(
+        _predicted(columns, probabilities, operating_point, scored=bool(provenance)), dtype="Int8"
+    )
     for column in table.columns:
         if column == "dme":
             checked[column] = pd.array(columns.dme(), dtype="boolean").astype("Int8")
@@ -326,9 +328,12 @@ def _checked(
 
 
 def _predicted(
-    columns: Columns, probabilities: NDArray[np.float64], operating_point: OperatingPoint | None
+    columns: Columns, probabilities: NDArray[np.float64], operating_point: OperatingPoint | None, *, scored: bool
 ) -> list[int | None]:
-    """The predicted grade: as given, else the most probable (of two equal ones the lower); None is no output."""
+    """The predicted grade: as given, else the most probable (of two equal ones the lower); None is no output.
+
+    scored: whether it is a table of `score`, in which nobody else may choose between equal ones.
+    """
     if not {"predicted", *PROBABILITIES} & set(columns.table.columns):
         raise PredictionsError(
             f"{columns.origin} has neither p_0 to p_4 nor predicted (columns: {', '.join(columns.table.columns)}); "
@@ -342,7 +347,8 @@ def _predicted(
     stated = np.array([-1 if grade is None else grade for grade in given], dtype=np.int64)
     columns.refuse(answered & (stated < 0), "there are probabilities but predicted is empty")
     chosen = np.take_along_axis(probabilities, np.maximum(stated, 0)[:, None], axis=1)[:, 0]
-    other = answered & ~(chosen >= np.nan_to_num(probabilities, nan=0.0).max(axis=1))
+    most = best if scored else np.where(chosen >= np.nan_to_num(probabilities, nan=0.0).max(axis=1), stated, best)
+    other = answered & (stated != most)
     if operating_point is None:
         columns.refuse(
             other,

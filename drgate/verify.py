@@ -106,7 +106,8 @@ class Verification:
     bound: the predictions were given, and carry the digests of this model and this test set.
     recomputed: every number follows from the predictions, but for what `not_compared` (a part of `unchecked`) names.
     checked: what was compared and found equal. unchecked: what could not be, and why. problems: what contradicts it.
-    missing: files of the model that are not there under their names (a part of `unchecked`).
+    missing: files of the model that are not there under their names (a part of `unchecked`). unproved: why nothing
+    shows that the model gave the answers, where the certificate is of a model (likewise).
     """
 
     headline: str
@@ -121,6 +122,7 @@ class Verification:
     problems: tuple[str, ...]
     not_compared: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
+    unproved: tuple[str, ...] = ()
     scored: bool = False
 
     @property
@@ -130,17 +132,20 @@ class Verification:
 
     @property
     def exit_code(self) -> int:
-        """2 contradicted; 3 unsigned, no trusted key given or a file missing; else that of the verdict."""
+        """2 contradicted; 3 unsigned, no trusted key given, a file missing or answers that nobody whom the reader trusts
+        got from the model; else that of the verdict.
+        """
         if self.problems:
             return ExitCode.REFUSED
-        return self.answer if self.trusted and not self.missing else ExitCode.NOT_SHOWN
+        shown = self.trusted and not self.missing and not self.unproved
+        return self.answer if shown else ExitCode.NOT_SHOWN
 
     def to_json(self) -> dict[str, Any]:
         return {
             "genuine": self.genuine,
             "trusted": self.trusted,
             "bound": self.bound,
-            "scored": self.scored,
+            "scored": self.scored and self.trusted,
             "recomputed": self.recomputed,
             "verdict": self.verdict,
             "headline": self.headline,
@@ -200,6 +205,7 @@ def verify(
         problems=sentences("problem"),
         not_compared=tuple(map(visible, numbers.not_compared)),
         missing=sentences("missing"),
+        unproved=tuple(visible(sentence) for kind, sentence in scoring if kind == "unchecked"),
         scored=statement.of_model and all(kind == "checked" for kind, _ in scoring),
     )
 
@@ -278,7 +284,8 @@ def _files(statement: Statement, given: Sequence[Path]) -> Iterator[Finding]:
             missing -= {same.name}
     for name in sorted(missing):
         yield "missing", f"{name} is missing: the certificate covers it as {_AS[by_name[name].role]}."
-    if subjects[0].name.endswith(".onnx") and all(file.role != "cut_offs" for file in subjects):
+    known = {file.name for file in subjects if file.role == "cut_offs"}
+    if subjects[0].name.casefold().endswith(".onnx") and CUT_OFFS not in known:
         for path in sorted({path.with_name(CUT_OFFS) for path in found}):
             if path.exists():
                 sound = False
@@ -346,7 +353,7 @@ def _scoring(
 
 def _signed_table(folders: Sequence[Path], statement: str | None) -> SignedTable | None:
     """The signed table whose statement this is, in one of the folders."""
-    for path in (path for folder in folders for path in sorted(folder.glob(f"*{ENDING}"))):
+    for path in (path for folder in folders for path in sorted(folder.glob(f"*{ENDING}")) if path.is_file()):
         with contextlib.suppress(CertificateError):
             if (signed := read_scored(path)).digest == statement:
                 return signed
@@ -475,10 +482,13 @@ def _cut_offs(evaluation: Evaluation) -> OperatingPoint | None:
 
 
 def predictions_of(evaluation: Evaluation, path: Path) -> Predictions:
-    """The predictions in a table that an evaluation was made of, read with its cut-offs."""
+    """The predictions in a table, as an evaluation counts them."""
+    from drgate.checklist import parse_checklist
     from drgate.predictions import load_predictions
 
-    return load_predictions(path, _cut_offs(evaluation))
+    point = _cut_offs(evaluation)
+    checklist = parse_checklist(evaluation.spec.content, "the checklist in the certificate")
+    return _as_evaluated(load_predictions(path, point), checklist, point)
 
 
 def _as_evaluated(table: Predictions, checklist: Checklist, point: OperatingPoint | None) -> Predictions:

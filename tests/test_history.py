@@ -16,10 +16,10 @@ from drgate.certificate.sign import certify
 from drgate.certificate.statement import parse_statement
 from drgate.certificate.trust import Revocations
 from drgate.errors import UsageError
-from drgate.evaluation import Estimate, Look
+from drgate.evaluation import Estimate, Look, Model, Scoring
 from drgate.history import History, read_history
 from drgate.report import history as history_page
-from tests.support.evaluations import criterion, evaluation, whole_evaluation
+from tests.support.evaluations import criterion, evaluation, file_entry, whole_evaluation
 from tests.support.repositories import answers, complete, model_facts, scored
 
 HOSTILE = "</script><script>window.hacked=1</script><b>&amp;\u202e::error.pth"
@@ -158,6 +158,22 @@ class TestPage:
             read_history(folder, trusted=[keys["ml"].public])
         )
         assert "0 PASS with a trusted" in history_page.headline(read_history(folder, trusted=[keys["stranger"].public]))
+
+    @pytest.mark.parametrize("model", ["elsewhere", "table"])
+    def test_a_pass_that_nothing_proves_says_so_everywhere(self, tmp_path, keys, drgate, model):
+        """Of a table that claims a model, or that names none."""
+        claimed = replace(evaluation().model, scoring=Scoring("elsewhere"))
+        table = Model("predictions table", "t.csv", (replace(file_entry("t.csv", b"image", "table"), md5=None),))
+        _, data = certify(evaluation(model=claimed if model == "elsewhere" else table), keys["clinical"])
+        assert data is not None
+        (tmp_path / "certificate.json").write_bytes(data)
+        words = "scored elsewhere, not verified" if model == "elsewhere" else "predictions, no model"
+        history = read_history(tmp_path, trusted=[keys["clinical"].public])
+        page = history_page.html(history)
+        assert words in page
+        assert "1 PASS with a trusted signature; 1 of them scored elsewhere, not verified" in page
+        shown = drgate("history", tmp_path).out
+        assert all(word in shown for word in words.split())
 
     def test_same_history_same_bytes(self, hostile):
         """And no name is markup."""

@@ -289,6 +289,19 @@ class TestLook:
         found = verify(written(tmp_path, made, key), trusted=[key.public], looks=chain)
         assert f"{chain} logs a later look of this model, {time}; ask for its certificate." in found.unchecked
 
+    def test_later_one_of_the_exported_model_itself_is_named(self, tmp_path, key, chained, table):
+        """Its certificate is on the checkpoint's look; what it was found to be by itself counts too."""
+        made, chain = chained
+        parent = reference(make_statement(evaluation()))
+        own = replace(made.model, tensor_digest="exported", parent=replace(parent, tensor_digest="this"))
+        before = verify(written(tmp_path, replace(made, model=own), key), trusted=[key.public], looks=chain)
+        assert "logs it: look 2" in said(before)
+        assert "logs a later look" not in said(before)
+        seen = Seen.of(table, "clinic-a")
+        take_look(chain, seen, model="exported", predictions=f"sha256:{'5' * 64}", checklist=CHECKLIST)
+        found = verify(tmp_path / "certificate.json", trusted=[key.public], looks=chain)
+        assert f"{chain} logs a later look of this model" in said(found)
+
     def test_without_a_line_is_not_in_the_chain(self, tmp_path, key, chained):
         """A statement that names no line cannot be bound to a chain: with a chain given, that is no pass."""
         look = replace(chained[0].look, line=None)
@@ -430,12 +443,19 @@ class TestModelFiles:
         """What runs the model would grade by them."""
         path, folder = whole
         (folder / "operating_point.json").write_text("{}")
-        assert verify(path, trusted=[key.public], models=[folder]).exit_code == 0, "it has certified cut-offs"
-        files = (file_entry("model.onnx", b"graph"),)
-        bare = written(path.parent, evaluation(model=Model("onnx", "model.onnx", files, THIS_RUN)), key)
-        found = verify(bare, trusted=[key.public], models=[folder / "model.onnx"])
-        assert found.exit_code == 2
-        assert "operating_point.json decides the grades of the model beside it" in said(found)
+        files = (file_entry("model.onnx", b"graph"), file_entry("operating_point.json", b"{}", "data"))
+        others = [evaluation(model=Model("onnx", "model.onnx", files[:n], THIS_RUN)) for n in (1, 2)]
+        for certificate in (path, *(written(path.parent, other, key) for other in others)):
+            found = verify(certificate, trusted=[key.public], models=[folder / "model.onnx"])
+            assert found.exit_code == 2
+            assert "operating_point.json decides the grades of the model beside it" in said(found)
+
+    def test_cut_offs_under_the_name_that_is_opened(self, tmp_path, key):
+        files = (file_entry("model.onnx", b"graph"), file_entry("operating_point.json", b"{}", "cut_offs"))
+        for file, content in zip(files, (b"graph", b"{}"), strict=True):
+            (tmp_path / file.name).write_bytes(content)
+        path = written(tmp_path, evaluation(model=Model("onnx", "model.onnx", files, THIS_RUN)), key)
+        assert verify(path, trusted=[key.public], models=[tmp_path / "model.onnx"]).exit_code == 0
 
     def test_missing_file_is_one_sentence(self, tmp_path, key):
         """A file that was asked for and is not there is an error, not a gap."""

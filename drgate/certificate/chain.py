@@ -164,7 +164,8 @@ def logged_look(
     earlier = sum(i < at for i in alike)
     if look.number <= earlier:
         different.append(f"says look {look.number}, after {earlier} others at the same images")
-    later = [entries[i] for i in alike if i > at and str(entries[i].get("model")).partition(" at ")[0] == own]
+    these = {own, evaluation.model.tensor_digest}  # an exported model can have taken looks of its own
+    later = [entries[i] for i in alike if i > at and str(entries[i].get("model")).partition(" at ")[0] in these]
     return entries[at], different, later
 
 

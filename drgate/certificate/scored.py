@@ -110,9 +110,11 @@ class SignedTable:
         if now.warnings[: len(signed.warnings)] != signed.warnings:
             yield "lacks a warning that its scorer gave"
         columns, before = now.manifest.columns, signed.manifest.columns
-        kept = {"patient", "grade", "gradable"} & before.keys()
-        for column in sorted(kept | (columns.keys() & before.keys())):
-            if columns.get(column) != before[column]:
+        # A published table lacks columns that its checklist does not use, never these. A sealed one gets some later.
+        kept = before.keys() & {"patient", "eye", "grade", "gradable", "dme", *table.columns}
+        added = columns.keys() - before.keys() if "grade" in before else set()
+        for column in sorted(kept | added):
+            if columns.get(column) != before.get(column):
                 yield f"has another column {column}"
         if "grade" not in before and "grade" in columns and "grades" not in predictions.provenance:
             yield "has grades from no named file; join them with --grades FILE"

@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 HELP = """Check a certificate: signature, age, model files, checklist, and all numbers, recomputed from the predictions.
 
 Lists what was checked and what could not be checked. Exit code 0 genuine and PASS; 1 genuine and FAIL; 2 not genuine,
-expired, revoked, or contradicted by a file that you gave; 3 INSUFFICIENT, OBSERVED, unsigned, no trusted key given, or
-a file of the model is missing or renamed. A genuine OBSERVED with a checklist that only tries a pipeline, such as
-smoke, is 0.
+expired, revoked, or contradicted by a file that you gave; 3 INSUFFICIENT, OBSERVED, unsigned, no trusted key given, a
+file of the model is missing or renamed, or the images were scored elsewhere (by somebody whose signature is not
+verified: --scorer-key). A genuine OBSERVED with a checklist that only tries a pipeline, such as smoke, is 0.
 
 --model takes the model's file or its folder. Every certified file, such as weights, preprocessing and cut-offs, must
 lie beside the model under its own name, or be given with a further --model.
@@ -171,6 +171,8 @@ def show(result: Verification, console: Console) -> None:
         closing = f"Not confirmed: {why}. Verdict {result.verdict}"
     elif result.missing:
         closing = f"Not confirmed: files of the model are missing or renamed. Verdict {result.verdict}"
+    elif result.unproved:
+        closing = f"Not confirmed: it is not shown that the model gave these answers. Verdict {result.verdict}"
     else:
         closing = f"Genuine, signed by a trusted key. Verdict {result.verdict}"
     console.print(closing, markup=False, highlight=False, style="bold")

@@ -255,8 +255,9 @@ class _Assessor:
         return iter(statement.content["subject"][1:])  # the first is the model
 
     def _files_beside(self, statement: Statement) -> Iterator[Finding]:
-        names = {subject["name"] for subject in self._others(statement)}
-        if self.model.path.endswith(".onnx") and CUT_OFFS not in names and self.files.at(self._beside(CUT_OFFS)):
+        known = {subject["name"] for subject in self._others(statement) if subject["annotations"]["role"] == "cut_offs"}
+        onnx = self.model.path.casefold().endswith(".onnx")
+        if onnx and CUT_OFFS not in known and self.files.is_taken(self._beside(CUT_OFFS)):
             reason = f"{CUT_OFFS} beside the model decides its grades, and the certificate does not cover it."
             yield self._finding(f"file {CUT_OFFS}", "REFUSED", reason)
         for subject in self._others(statement):
@@ -382,9 +383,12 @@ class _Assessor:
         from drgate.verify import predictions_of
 
         try:
-            why = next(by_scorer.contradictions(predictions_of(evaluation, table)), None)
+            predictions = predictions_of(evaluation, table)
+            why = next(by_scorer.contradictions(predictions), None)
         except DrgateError as problem:
             return self.evidence.tables.named(str(problem))
+        if predictions.digest != evaluation.predictions_digest:  # a table can claim to be a baseline that it is not
+            return "The predictions that the scorer signed are not those that were evaluated."
         return f"The predictions are not those that the scorer signed: the table {why}." if why else ""
 
     def _recomputed(self, statement: Statement, group: Sequence[Found]) -> Finding:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import posixpath
 import re
@@ -14,6 +15,7 @@ from typing import Any, Final
 
 from drgate import limits
 from drgate.errors import PolicyError, RepositoryError, visible
+from drgate.gate.checkout import folded
 from drgate.gate.findings import RULES, Finding
 from drgate.gate.policy import Policy, Rules, find_policy, load_policy, load_rules, matches, reaches_below
 from drgate.gate.repository import DVC, LINK, REGULAR, Content, Entry, Repository, Tree, open_repository
@@ -119,13 +121,30 @@ class Files:
         self._beside = {entry.oid for path, entry in change.base.entries.items() if posixpath.dirname(path) in folders}
 
     def at(self, path: str) -> Sequence[ModelFile]:
-        """The files at a path; they need not look like a model, such as the file of its preprocessing."""
-        if found := self.by_path.get(path):
-            return found
+        """The files at a path, in Git and in DVC; they need not look like a model, such as its preprocessing."""
+        found = [*self.by_path.get(path, ())]
         entry = self._head.entries.get(path)
-        with contextlib.suppress(RepositoryError):  # a link or a damaged pointer: the file is not there
-            return () if entry is None else (ModelFile(path, entry, self._head.content(entry)),)
-        return ()
+        if entry is not None and all(one.entry != entry for one in found):
+            try:
+                found.append(ModelFile(path, entry, self._head.content(entry)))
+            except RepositoryError:  # a link or a damaged pointer: the file is not there
+                return ()
+        return [*found, *(one for one in self._by_dvc.get(folded(path), ()) if one not in found)]
+
+    def is_taken(self, path: str) -> bool:
+        """Whether a checkout may have something at a path, also a link or, on some systems, a namesake."""
+        return folded(path) in self._by_dvc or any(folded(other) == folded(path) for other in self._head.entries)
+
+    @functools.cached_property
+    def _by_dvc(self) -> dict[str, list[ModelFile]]:
+        """The files that DVC files stand for, also those that do not look like a model, by `folded` path."""
+        found: dict[str, list[ModelFile]] = {}
+        for path, entry in self._head.entries.items():
+            if path.endswith(DVC) and entry.mode in REGULAR:
+                with contextlib.suppress(RepositoryError):  # a finding names it
+                    for name, content in self._head.tracked_by_dvc(entry).items():
+                        found.setdefault(folded(name), []).append(ModelFile(name, entry, content))
+        return found
 
     def is_changed(self, model: ModelFile, companions: Iterable[ModelFile]) -> bool:
         """Whether the base branch does not have the model among its guarded files, or a companion beside one of them.

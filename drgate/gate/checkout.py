@@ -47,14 +47,15 @@ def exchanged(tree: Tree, paths: Iterable[str]) -> Iterator[tuple[str, str]]:
 
 def _namesakes(tree: Tree, paths: set[str]) -> Iterator[tuple[str, str]]:
     """Files that take the place of one of `paths` on a system that takes their names for one."""
-    folded = {_folded(path): path for path in paths}
+    wanted = {folded(path): path for path in paths}
     for path in tree.entries:
-        other = folded.get(_folded(path))
+        other = wanted.get(folded(path))
         if other is not None and path not in paths:
             yield path, f"{path} and {other} look alike, and some systems take them for one name. Rename {path}."
 
 
-def _folded(path: str) -> str:
+def folded(path: str) -> str:
+    """A path, the same for all that some systems take for it."""
     plain = path.isascii() and not _WINDOWS.search(path)
     return path.lower() if plain else "/".join(map(plain_name, path.split("/")))
 

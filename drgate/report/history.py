@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _HEIGHT: Final = 300
 _UNVERIFIED: Final = "No signature was verified. To verify signatures, give the keys that you trust with --key."
+_UNPROVED: Final = {"elsewhere": "; scored elsewhere, not verified", "": "; predictions, no model"}
 DRAWN: Final = 24
 """Criteria whose trend is drawn, the required ones first; the table has all of them."""
 
@@ -29,7 +30,10 @@ def headline(history: History) -> str:
     passed = {r.digest for r in history.records if r.verdict == "PASS" and (r.trusted_signers or not history.verified)}
     signed = {r.digest for r in history.records if r.verdict == "PASS" and r.signers}
     how = "with a trusted signature" if history.verified else f"of which {len(signed)} signed (not verified)"
+    proved = {r.digest for r in history.records if r.verdict == "PASS" and r.scored not in _UNPROVED}
+    unproved = len(passed - proved)
     found = f"{len(passed)} PASS{' ' if history.verified else ', '}{how}"
+    found += f"; {unproved} of them scored elsewhere, not verified" if unproved else ""
     return f"{len(models)} model{'' if len(models) == 1 else 's'} judged, {found}"
 
 
@@ -52,9 +56,9 @@ def look(record: Record) -> str:
 
 
 def verdict(record: Record) -> str:
-    """The verdict in words, after its symbol."""
+    """The verdict in words, after its symbol, and where nothing proves that it is one of this model."""
     warned = ", with warnings" if record.warned and record.verdict == "PASS" else ""
-    return f"{words.SYMBOLS[record.verdict]} {words.OUTCOMES[record.verdict]}{warned}"
+    return f"{words.SYMBOLS[record.verdict]} {words.OUTCOMES[record.verdict]}{warned}{_UNPROVED.get(record.scored, '')}"
 
 
 def render(history: History, console: Console) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from drgate.errors import CheckpointError
-from drgate.evaluation import Role, Subject
+from drgate.evaluation import CUT_OFFS, Role, Subject
 from drgate.vision.model_files import copy_and_hash
 
 MAX_DATA_FILES: Final = 1000
@@ -203,7 +203,7 @@ def _external_data(path: Path, model: Any) -> dict[str, int]:
         if not all(_NUMBER.fullmatch(number) for number in numbers):
             raise CheckpointError(f"{path} has external data whose offset or length is not a number of bytes.")
         plain = name and Path(name).name == name and "\\" not in name and len(os.fsencode(name)) <= 255
-        if not plain or name in (path.name, *COMPANIONS):
+        if not plain or name.casefold() in (path.name.casefold(), CUT_OFFS, *COMPANIONS):
             raise _outside(path, name)
         needed[name] = max(needed.get(name, 0), sum(map(int, numbers)))
     return needed

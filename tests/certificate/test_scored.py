@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from cryptography.hazmat.primitives import serialization
 
@@ -16,13 +18,13 @@ from drgate.certificate.envelope import seal
 from drgate.certificate.keys import PrivateKey, generate_key, load_private_key
 from drgate.certificate.scored import SignedTable, beside, parse_scored, read_scored, sign_scored
 from drgate.certificate.sign import certify
-from drgate.certificate.statement import read_certificate
-from drgate.errors import CertificateError
-from drgate.evaluation import Evaluation, Role
+from drgate.certificate.statement import make_statement, read_certificate, reference
+from drgate.errors import CertificateError, PredictionsError
+from drgate.evaluation import Evaluation, Role, plain_of
 from drgate.files import canonical_json
 from drgate.grades import join_grades
 from drgate.operating_point import make_operating_point, write_operating_point
-from drgate.predictions import Predictions, make_predictions, published_names, write_predictions
+from drgate.predictions import Predictions, load_predictions, make_predictions, published_names, write_predictions
 from tests.support.evaluations import evaluation
 from tests.support.material import Ended
 from tests.support.repositories import TEST_SET, answers, complete, model_facts, scored
@@ -176,11 +178,41 @@ class TestWhatMayNot:
             (lambda table: table.assign(patient=[f"p{i}" for i in range(len(table))]), "has another column patient"),
             (lambda table: table.assign(patient=None), "has another column patient"),
             (lambda table: table.assign(camera="A"), "has another column camera"),
+            (lambda table: table.assign(site="A"), "has another column site"),
+            (lambda table: table.assign(eye="L"), "has another column eye"),
+            (lambda table: table.assign(dme=pd.array([0] * len(table), dtype="Int8")), "has another column dme"),
         ],
     )
     def test_the_rows(self, graded, keys, change, says):
         signed = sign_scored(graded, keys["scorer"], TIME)
         assert says in wrong(signed, replace(graded, table=change(graded.table.copy())))
+
+    @pytest.mark.parametrize("column", ["patient", "eye", "dme"])
+    def test_a_column_that_decides_is_neither_removed_nor_invented(self, graded, keys, column):
+        """Patients, eyes and oedema change what is counted, whatever columns the checklist slices by."""
+        whole = make_predictions(graded.table.assign(eye="L", dme="1"), "whole", graded.provenance)
+        less = make_predictions(whole.table.drop(columns=[column]), "less", graded.provenance)
+        assert wrong(sign_scored(whole, keys["scorer"], TIME), less) == [f"has another column {column}"]
+        assert wrong(sign_scored(less, keys["scorer"], TIME), whole) == [f"has another column {column}"]
+
+    def test_a_column_of_a_sealed_table_with_one_empty_cell(self, sealed, graded, keys, tmp_path):
+        """It is no other column because its file of grades could have filled it."""
+        signed = sign_scored(sealed, keys["scorer"], TIME)
+        found = joined(sealed, graded, tmp_path)
+        cameras = found.table["camera"].where(found.table.index > 0)
+        assert wrong(signed, replace(found, table=found.table.assign(camera=cameras))) == ["has another column camera"]
+
+    def test_a_grade_among_equal_probabilities(self, graded, keys, tmp_path):
+        """A model that says nothing would be right everywhere, if who hands its table on could choose."""
+        equal = graded.table.assign(**dict.fromkeys(["p_0", "p_1", "p_2", "p_3", "p_4"], 0.2))
+        scored_ = make_predictions(equal.drop(columns=["predicted"]), "scored", graded.provenance)
+        chosen = replace(scored_, table=scored_.table.assign(predicted=scored_.table["grade"]))
+        write_predictions(scored_, tmp_path / "scored.parquet")
+        write_predictions(chosen, tmp_path / "chosen.parquet")
+        signed = sign_scored(scored_, keys["scorer"], TIME)
+        assert wrong(signed, load_predictions(tmp_path / "scored.parquet")) == []
+        with pytest.raises(PredictionsError, match="predicted is 1, but the most probable grade is 0"):
+            load_predictions(tmp_path / "chosen.parquet")
 
     @pytest.mark.parametrize(
         ("part", "key", "value", "says"),
@@ -297,6 +329,22 @@ class TestEvaluate:
         for more in ([], ["--scorer-key", pub(place, keys["scorer"])]):
             assert "it has another column grade" in self.evaluated_refused(refused, place, *more)
 
+    @pytest.mark.parametrize("claim", ["parent", "previous"])
+    def test_a_record_that_claims_an_earlier_certificate_is_refused(self, place, refused, graded, claim):
+        """Only export and --previous, which read that certificate, say what it was exported from or compared with."""
+        earlier = plain_of(reference(make_statement(evaluation())))
+        record = {**graded.provenance, "model": {**graded.provenance["model"], claim: earlier}}
+        write_predictions(replace(graded, provenance=record), place / "table.parquet")
+        (place / "table.scored.json").unlink()
+        assert f"has a {claim}, which drgate score never writes" in self.evaluated_refused(refused, place)
+
+    def test_grades_that_came_with_the_table_are_its_own_word(self, place, drgate, keys, sealed, graded):
+        """Whoever hands a sealed table on can join any grades and name any file; page one says that nobody compared."""
+        write_predictions(joined(sealed, graded, place), place / "table.parquet")
+        sign_scored(sealed, keys["scorer"], TIME).write(place / "table.scored.json")
+        found, _ = self.judged(drgate, "--scorer-key", pub(place, keys["scorer"]))
+        assert any("The table came with its reference grades" in line for line in found.page_one)
+
     def test_a_key_is_for_tables_that_name_a_model(self, place, refused, keys, graded):
         write_predictions(graded, place / "table.csv")
         words = (
@@ -310,7 +358,7 @@ class TestEvaluate:
         assert "names no model" in refused(*words)
 
     def test_verify_asks_who_scored(self, place, drgate, keys, tmp_path):
-        """Not verified without the scorer's key or the signed table; contradicted by another."""
+        """Not shown without the scorer's key or the signed table; contradicted by another."""
         generate_key(tmp_path / "own", None)
         scorer = pub(place, keys["scorer"])
         self.judged(drgate, "--scorer-key", scorer, "--key", "own.pem")
@@ -323,15 +371,28 @@ class TestEvaluate:
 
         assert scored("--scorer-key", scorer)[:2] == (0, True)
         code, known, said = scored()
-        assert (code, known) == (0, False)
+        assert (code, known) == (3, False)
         assert "No scorer's key was given (--scorer-key)" in said
         code, known, said = scored("--scorer-key", pub(place, keys["stranger"]))
         assert (code, known) == (2, False)
         assert "not among the scorers that you trust" in said
         (place / "report/predictions.scored.json").unlink()
         code, known, said = scored("--scorer-key", scorer)
-        assert (code, known) == (0, False)
+        assert (code, known) == (3, False)
         assert "is not beside the certificate" in said
+
+    def test_what_only_bears_the_name_of_a_signed_table_is_not_opened(self, place, drgate, keys):
+        """A pipe beside a certificate would keep its reader waiting."""
+        generate_key(place / "own", None)
+        self.judged(drgate, "--scorer-key", pub(place, keys["scorer"]), "--key", "own.pem")
+        (place / "report/predictions.scored.json").unlink()
+        os.mkfifo(place / "report/predictions.scored.json")
+        os.mkfifo(place / "report/a.scored.json")
+        ended = drgate("verify", "report/certificate.json", "--key", "own.pub")
+        assert "is not beside the certificate" in " ".join(ended.out.split())
+        (place / "table.scored.json").unlink()
+        os.mkfifo(place / "table.scored.json")
+        assert "elsewhere" in drgate("evaluate", "table.parquet", "--spec", "own.yaml", "--out", "again").out
 
     def test_verify_without_the_table_does_not_know_the_answers(self, place, drgate, keys):
         generate_key(place / "own", None)
@@ -343,6 +404,18 @@ class TestEvaluate:
         )
         assert json.loads(ended.out)["scored"] is False
         assert "Without the predictions" in ended.out
+        assert ended.code == 3
+
+    def test_verify_of_what_was_scored_elsewhere_is_3(self, place, drgate, keys):
+        """Whoever hands in a table can name any model; a script that asks for 0 does not read headlines."""
+        generate_key(place / "own", None)
+        self.judged(drgate, "--key", "own.pem")
+        (place / "dr.pth").write_bytes(b"weights")
+        for more in ([], ["--scorer-key", pub(place, keys["scorer"])], ["--model", "dr.pth"]):
+            ended = drgate("verify", "report/certificate.json", "--key", "own.pub", *more)
+            assert ended.code == 3
+            assert "Scored elsewhere, not verified." in " ".join(ended.out.split())
+            assert "Not confirmed: it is not shown that the model gave these answers." in " ".join(ended.out.split())
 
     def test_cut_offs_are_a_file_of_the_model(self, place, drgate, keys, tmp_path):
         """By the bytes that were read, in their role, required beside the model."""
@@ -351,12 +424,13 @@ class TestEvaluate:
         point = make_operating_point((0.4, 0.4, 0.4, 0.4), checklist={}, tuned_on=tuned_on, promise={})
         write_operating_point(point, place / "cuts.json")
         generate_key(tmp_path / "own", None)
-        found, _ = self.judged(drgate, "--operating-point", "cuts.json", "--key", "own.pem")
+        scorer = ("--scorer-key", pub(place, keys["scorer"]))
+        found, _ = self.judged(drgate, "--operating-point", "cuts.json", "--key", "own.pem", *scorer)
         file = found.model.files[-1]
         content = (place / "cuts.json").read_bytes()
         assert (file.name, file.role, file.size) == ("cuts.json", "cut_offs", len(content))
         (place / "dr.pth").write_bytes(b"weights")
-        words = ("verify", "report/certificate.json", "--key", "own.pub", "--model", "dr.pth")
+        words = ("verify", "report/certificate.json", "--key", "own.pub", "--model", "dr.pth", *scorer)
         assert drgate(*words).code == 0
         (place / "cuts.json").rename(place / "old.json")
         ended = drgate(*words)

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+import pyarrow.parquet as pq
 import pytest
 
 from drgate.certificate.scored import SignedTable, sign_scored
@@ -17,6 +18,7 @@ from drgate.certificate.statement import Certificate, make_statement, read_certi
 from drgate.errors import PolicyError
 from drgate.evaluation import Estimate, Model, Scoring, Spend, Subject
 from drgate.files import canonical_json
+from drgate.predictions import PROBABILITIES, load_predictions, write_predictions
 from drgate.report.gate import markdown
 from tests.support.evaluations import criterion, digest_of, file_entry
 from tests.support.repositories import (
@@ -317,9 +319,49 @@ class TestRoles:
         repository.merge()
         assert answer(repository).exit_code == 0
         repository.write("models/operating_point.json", b"{}")
-        assert closing(answer(repository)) == {
-            "model:models/new.onnx:site-a:file operating_point.json": "REFUSED",
-        }
+        assert closing(answer(repository)) == {"model:models/new.onnx:site-a:file operating_point.json": "REFUSED"}
+
+    @pytest.fixture
+    def anywhere(self, repository) -> Repository:
+        """Whose policy names models by their ending, so that no folder is guarded; main has one with its files."""
+        self.onnx(repository, file_entry("labels.json", b"[]", "labels"))
+        repository.replace("drgate.toml", '"models/*.pth", "models/*.onnx"', '"**/*.pth", "**/*.onnx"')
+        repository.write("models/labels.json", b"[]")
+        repository.merge()
+        assert answer(repository).exit_code == 0
+        return repository
+
+    OUTS = "outs:\n- {md5: %s, size: 2, path: %s}\n"
+
+    @pytest.mark.parametrize("how", ["file", "link", "namesake", "dvc", "namesake in dvc"])
+    def test_cut_offs_that_come_in_any_way_close_it(self, anywhere, how):
+        """What runs the model opens the name and does not ask how it came there."""
+        path = anywhere.root / "models/operating_point.json"
+        anywhere.write("docs/x.json", b"{}")
+        match how:
+            case "file":
+                path.write_bytes(b"{}")
+            case "link":
+                path.symlink_to("../docs/x.json")
+            case "namesake":
+                path.with_name("Operating_Point.json").write_bytes(b"{}")
+            case "dvc":
+                anywhere.write("models/cuts.dvc", self.OUTS % ("a" * 32, path.name))
+            case _:
+                anywhere.write("models/cuts.dvc", self.OUTS % ("a" * 32, "OPERATING_POINT.json"))
+        assert closing(answer(anywhere)) == {"model:models/new.onnx:site-a:file operating_point.json": "REFUSED"}
+
+    def test_cut_offs_that_are_certified_as_weights_close_it(self, repository):
+        """A model can name any file as its external data."""
+        self.onnx(repository, file_entry("operating_point.json", b"{}", "data"))
+        repository.write("models/operating_point.json", b"{}")
+        assert closing(answer(repository)) == {"model:models/new.onnx:site-a:file operating_point.json": "REFUSED"}
+
+    @pytest.mark.parametrize("name", ["labels.json", "Labels.json"])
+    def test_a_companion_that_dvc_would_exchange_closes_it(self, anywhere, name):
+        """The certified file is in Git, and `dvc pull` puts another one in its place."""
+        anywhere.write("models/x.dvc", self.OUTS % ("a" * 32, name))
+        assert "model:models/new.onnx:site-a:file labels.json" in closing(answer(anywhere))
 
 
 class TestWhoScored:
@@ -387,6 +429,29 @@ class TestWhoScored:
         """The scorer signed another table of the same images."""
         self.certify(place, table=place.judge(self.FILES)[1].table.assign(p_0=0.5))
         assert "holds other images or answers" in self.refused(place)
+
+    def test_of_a_table_that_claims_to_be_the_evaluated_one(self, place):
+        """A record says of its rows what they are as a baseline: no reason to look at them instead."""
+        place.replace("drgate.toml", "require_predictions = true", "require_predictions = false")
+        place.merge()
+        self.certify(place)
+        path = place.root / "certificates/signed/predictions.parquet"
+        evaluated = load_predictions(path)
+        other = replace(evaluated, table=evaluated.table.assign(**dict.fromkeys(PROBABILITIES, 0.2), predicted=0))
+        write_predictions(other, path)
+        arrow = pq.read_table(path)
+        record = json.loads(arrow.schema.metadata[b"drgate.provenance"]) | {"as_baseline": evaluated.digest}
+        pq.write_table(arrow.replace_schema_metadata({b"drgate.provenance": canonical_json(record)}), path)
+        folder = place.root / "certificates/signed"
+        (certificate,) = folder.glob("*.certificate.json")
+        read = read_certificate(certificate)
+        signed = sign_scored(load_predictions(path), place.keys["engineering"], RECENT)
+        signed.write(folder / "predictions.scored.json")
+        model = read.statement.evaluation.model
+        scoring = Scoring("signed", signed.envelope.key_id, signed.digest)
+        forged = replace(read.statement.evaluation, model=replace(model, scoring=scoring))
+        place.certify("certificates/signed", forged, None)
+        assert "are not those that were evaluated" in self.refused(place)
 
     def test_of_another_models_answers(self, place):
         """Signed for one model, certified for another."""

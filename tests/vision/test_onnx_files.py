@@ -93,6 +93,8 @@ class TestExternalData:
             "",
             "model.onnx",
             "labels.json",
+            "Labels.json",
+            "operating_point.json",
             "a\\b",
             "link",
             "..",
