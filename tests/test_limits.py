@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -514,6 +515,26 @@ class TestRecord:
         (tmp_path / "record.jsonl").write_bytes(content)
         with pytest.raises(RecordError, match=sentence):
             read_record(tmp_path / "record.jsonl")
+
+    def test_of_very_many_resumes_takes_linear_time(self, tmp_path: Path):
+        """A few megabytes: nothing is copied at a resume."""
+        epochs = b"".join(b'{"event":"epoch","epoch":%d,"usd":0}\n' % i for i in range(30_000))
+        resumes = b'{"event":"resume","epoch":40000,"spend":{},"warm_start":true}\n' * 30_000
+        (tmp_path / "record.jsonl").write_bytes(b'{"event":"start","spend":{}}\n' + epochs + resumes)
+        started = time.process_time()
+        table = read_record(tmp_path / "record.jsonl")
+        assert (len(table["history"]), len(table["resumes"]), len(table["warm_starts"])) == (30_000,) * 3
+        assert time.process_time() - started < 15
+
+    def test_a_resume_takes_back_what_came_after_its_epoch(self, tmp_path: Path):
+        lines = [{"event": "start", "spend": {}}]
+        lines += [{"event": "epoch", "epoch": i, "usd": 0} for i in (1, 2, 3)]
+        lines += [{"event": "best", "epoch": i, "tensor_digest": name} for i, name in ((1, "a"), (3, "b"))]
+        lines += [{"event": "resume", "epoch": 2, "spend": {}}]
+        (tmp_path / "record.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        table = read_record(tmp_path / "record.jsonl")
+        assert [entry["epoch"] for entry in table["history"]] == [1, 2]
+        assert table["digests"] == {"a": 1}
 
     def test_of_ten_gigabytes(self, tmp_path: Path):
         sparse(tmp_path / "record.jsonl")
