@@ -430,14 +430,42 @@ class TestToml:
 
 class TestCsv:
     def test_honest_spellings(self, tmp_path: Path):
-        """Byte order mark, Windows line ends, quoted separators, quotes and line breaks, short rows, a blank line."""
+        """Byte order mark, Windows line ends, quoted separators, quotes and line breaks, short rows, a blank line at the end."""
         path = tmp_path / "t.csv"
         path.write_bytes('\ufeffimage, note ,more\r\n"a,b","say ""hi""\nthere",x\r\nc\r\n\r\n'.encode())
         table = read_table(path, "a table", PredictionsError)
         assert list(table.columns) == ["image", "note", "more"]
         assert table["image"].tolist()[:2] == ["a,b", "c"]
         assert table["note"].iloc[0] == 'say "hi"\nthere'
-        assert table.isna().to_numpy().tolist() == [[False] * 3, [False, True, True], [True] * 3]
+        assert table.isna().to_numpy().tolist() == [[False] * 3, [False, True, True]]
+
+    def test_what_spreadsheets_leave_at_the_end_is_not_read(self, tmp_path: Path):
+        """Empty lines and empty columns without a name; in the middle an empty row is one."""
+        path = tmp_path / "t.csv"
+        plain = "image,grade\na.png,0\n\nb.png,1\n"
+        for text in (plain + "\n\n", plain.replace("\n", ",,,\n") + ",,,,\n", plain):
+            path.write_text(text)
+            table = read_table(path, "a table", PredictionsError)
+            assert list(table.columns) == ["image", "grade"]
+            assert table["image"].fillna("").tolist() == ["a.png", "", "b.png"]
+
+    @pytest.mark.parametrize(
+        ("name", "head", "sentence"),
+        [
+            (
+                "t.csv",
+                "image;grade",
+                "is separated by semicolons; save it with commas, and numbers with a decimal point",
+            ),
+            ("t.csv", "image\tgrade", "is separated by tabs; save it with commas"),
+            ("t.tsv", "image,grade", "is separated by commas; save it with tabs"),
+        ],
+    )
+    def test_another_separator_is_told(self, name: str, head: str, sentence: str, tmp_path: Path):
+        """As German and Spanish spreadsheets write it, whose numbers have commas."""
+        (tmp_path / name).write_text(f"{head}\n0,6;0,1;3\n")
+        with pytest.raises(PredictionsError, match=sentence):
+            read_table(tmp_path / name, "a table", PredictionsError)
 
 
 class TestSigner:
