@@ -9,6 +9,7 @@ Manifests, predictions and separate grades are all read here.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ _Value = TypeVar("_Value")
 PROBABILITIES: Final = ("p_0", "p_1", "p_2", "p_3", "p_4")
 SPLITS: Final = ("train", "val", "test")
 SUM_TOLERANCE: Final = 1e-3
+SHOWN: Final = 3
 
 _YES_NO: Final = {
     **dict.fromkeys(("true", "1", "yes", "1.0"), True),
@@ -46,8 +48,8 @@ _ABSENT: Final = ("nan", "na", "n/a", "none", "null", "<na>")
 class Columns:
     """A table while it is read. Every reader raises `error` with file and row for the first bad cell.
 
-    Of the cell's value, a message repeats only an image's name and what stands where one of a few words or a number is
-    expected: the others may name a patient.
+    Of the cell's value, a message repeats only an image's name, and up to `SHOWN` characters where a grade, a word or a
+    number is expected: whatever is longer may be a name or a record number that slipped into the column.
 
     table: drgate's own column names; cells as text (CSV) or typed (Parquet). origin: its file, for messages.
     """
@@ -148,11 +150,11 @@ class Columns:
         values = np.full(absent.shape, np.nan)
         for j, name in enumerate(PROBABILITIES):
             given, cells = ~absent[:, j], table[name].to_numpy(dtype=object)
-            try:
+            with contextlib.suppress(ValueError, TypeError):  # their texts repeat a cell
                 values[given, j] = cells[given].astype(np.float64)
-            except (ValueError, TypeError):
-                wrong = given & ~np.array([_is_number(cell) for cell in cells])
-                self.refuse(wrong, lambda row, n=name, c=cells: f"{n} is {brief(str(c[row]))}; expected a number")  # type: ignore[misc]
+                continue
+            wrong = given & ~np.array([_is_number(cell) for cell in cells])
+            self.refuse(wrong, lambda row, n=name, c=cells: f"{n} is {_shown(c[row])}; expected a number")  # type: ignore[misc]
         self.refuse(absent.any(1) & ~absent.all(1), "some of p_0 to p_4 are empty; give all five or none")
         self.refuse(
             (~np.isfinite(values) & ~absent).any(1), "a probability is nan or inf; give a number or leave all empty"
@@ -161,8 +163,8 @@ class Columns:
         self.refuse(
             outside.any(1),
             lambda row: (
-                f"{PROBABILITIES[int(outside[row].argmax())]} is {values[row, int(outside[row].argmax())]}; expected a "
-                "fraction from 0 to 1, not percent"
+                f"{PROBABILITIES[int(outside[row].argmax())]} is {_number(values[row, int(outside[row].argmax())])}; "
+                "expected a fraction from 0 to 1, not percent"
             ),
         )
         sums = values.sum(1)
@@ -198,13 +200,24 @@ class Columns:
         values = [parse(str(cell)) for cell in distinct]
         if None in values:
             wrong = values.index(None)
-            self.refuse(codes == wrong, f"{column} is {brief(str(distinct[wrong]))}; expected {expected}")
+            self.refuse(codes == wrong, f"{column} is {_shown(distinct[wrong])}; expected {expected}")
         return [None if code < 0 else values[code] for code in codes.tolist()]
 
 
 def parse_split(text: str) -> str | None:
     """train, val or test, from one of the usual names; None for another text."""
     return _SPLITS.get(text.strip().lower())
+
+
+def _shown(cell: object) -> str:
+    """A cell that stands where a grade, a word or a number is expected, unless it may be a name or a record number."""
+    text = str(cell).strip()
+    return repr(text) if len(text) <= SHOWN else f"another text ({len(text)} characters)"
+
+
+def _number(value: float) -> str:
+    """A number that stands where a probability is expected; no record number."""
+    return f"{value:.4g}" if abs(value) <= 100 else "a number beyond 100"
 
 
 def _is_number(cell: object) -> bool:

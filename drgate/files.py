@@ -324,7 +324,10 @@ def read_table(path: Path, what: str, error: type[DrgateError], *, no_nan: Seque
 
 
 def _read_csv(path: Path, what: str, error: type[DrgateError]) -> pa.Table:
-    """The cells of a CSV as text, null where empty; short rows are filled up."""
+    """The cells of a CSV as text, null where empty; short rows are filled up.
+
+    What spreadsheets leave at the end is not read: rows without a cell, and columns without a name and a cell.
+    """
     import pyarrow as pa
 
     separator = "\t" if path.suffix.lower() == ".tsv" else ","
@@ -344,7 +347,7 @@ def _read_csv(path: Path, what: str, error: type[DrgateError]) -> pa.Table:
 
     parts: list[pa.Table] = []
     batch: list[list[str]] = []
-    rows = 0
+    rows = trailing = 0
     try:
         with path.open(encoding="utf-8-sig", newline="") as handle:
             if os.fstat(handle.fileno()).st_size > limits.TABLE_BYTES:
@@ -353,12 +356,17 @@ def _read_csv(path: Path, what: str, error: type[DrgateError]) -> pa.Table:
             header = next(reader, [])
             if not header:
                 raise error(f"{path} is empty; expected {what}.")
+            others = {";": "semicolons", "\t": "tabs", ",": "commas"}
+            if len(header) == 1 and (other := next((name for sign, name in others.items() if sign in header[0]), None)):
+                wanted = f"{others[separator]}, and numbers with a decimal point"
+                raise error(f"{path} is separated by {other}; save it with {wanted}.")
             if len(header) > limits.TABLE_COLUMNS:
                 raise error(f"{path} has more than {limits.TABLE_COLUMNS} columns; expected {what}.")
             pending = 0
             for row in reader:
                 pending = 0
                 rows += 1
+                trailing = 0 if any(row) else trailing + 1
                 if len(row) != len(header):
                     if len(row) > len(header):
                         raise error(
@@ -384,7 +392,12 @@ def _read_csv(path: Path, what: str, error: type[DrgateError]) -> pa.Table:
     except OSError as problem:
         raise error(f"{path} cannot be read ({problem.strerror}); expected {what}.") from problem
     empty = pa.table([pa.array([], pa.string()) for _ in header], names=header)
-    return pa.concat_tables([empty, *parts, *([converted(batch)] if batch else [])])
+    table = pa.concat_tables([empty, *parts, *([converted(batch)] if batch else [])]).slice(0, rows - trailing)
+    while table.num_columns and not header[table.num_columns - 1].strip():
+        if table.column(table.num_columns - 1).null_count < table.num_rows:
+            break
+        table = table.remove_column(table.num_columns - 1)
+    return table
 
 
 def csv_header(data: bytes) -> list[str]:

@@ -35,6 +35,8 @@ LINES: Final = 200_000
 LOG_BYTES: Final = 4 << 20
 LOG_LINE: Final = 4_000
 """Characters in a line of a hand-kept log, also of a command over several lines."""
+LOG_VALUES: Final = 100
+"""Values of one parameter of an attempt there, and amounts that all attempts share."""
 
 MANIFEST_BYTES: Final = 256 << 20
 """The labels of a test set in a repository, of which the gate reads the header and the digest."""

@@ -293,19 +293,23 @@ def read_record(file: Path) -> dict[str, Any]:
                     table |= event
                 case "resume":
                     after = event["epoch"]
-                    table["history"] = [entry for entry in table["history"] if entry["epoch"] <= after]
-                    table["digests"] = {name: at for name, at in table["digests"].items() if at <= after}
+                    # From the end: a record may hold very many resumes.
+                    while table["history"] and table["history"][-1]["epoch"] > after:
+                        table["history"].pop()
+                    while table["digests"] and next(reversed(table["digests"].values())) > after:
+                        table["digests"].popitem()
                     table["status"] = "running"
                     for name in ("parameters", "selection_rule"):
                         table[name] = event.get(name, table.get(name))
                     if event.get("warm_start"):
-                        table["warm_starts"] = [*table.get("warm_starts", []), after]
+                        table.setdefault("warm_starts", []).append(after)
                     table["spend"] = event["spend"]
-                    table["resumes"] = [*table.get("resumes", []), event]
+                    table.setdefault("resumes", []).append(event)
                 case "epoch":
                     table["history"].append(event)
                     table["spend"] |= {"usd": event["usd"]}
                 case "best":
+                    table["digests"].pop(event["tensor_digest"], None)  # the order is that of epochs
                     table["digests"][event["tensor_digest"]] = event["epoch"]
                 case "spend":
                     table["spend"] |= {"usd": event["usd"]}

@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -429,14 +430,42 @@ class TestToml:
 
 class TestCsv:
     def test_honest_spellings(self, tmp_path: Path):
-        """Byte order mark, Windows line ends, quoted separators, quotes and line breaks, short rows, a blank line."""
+        """Byte order mark, Windows line ends, quoted separators, quotes and line breaks, short rows, a blank line at the end."""
         path = tmp_path / "t.csv"
         path.write_bytes('\ufeffimage, note ,more\r\n"a,b","say ""hi""\nthere",x\r\nc\r\n\r\n'.encode())
         table = read_table(path, "a table", PredictionsError)
         assert list(table.columns) == ["image", "note", "more"]
         assert table["image"].tolist()[:2] == ["a,b", "c"]
         assert table["note"].iloc[0] == 'say "hi"\nthere'
-        assert table.isna().to_numpy().tolist() == [[False] * 3, [False, True, True], [True] * 3]
+        assert table.isna().to_numpy().tolist() == [[False] * 3, [False, True, True]]
+
+    def test_what_spreadsheets_leave_at_the_end_is_not_read(self, tmp_path: Path):
+        """Empty lines and empty columns without a name; in the middle an empty row is one."""
+        path = tmp_path / "t.csv"
+        plain = "image,grade\na.png,0\n\nb.png,1\n"
+        for text in (plain + "\n\n", plain.replace("\n", ",,,\n") + ",,,,\n", plain):
+            path.write_text(text)
+            table = read_table(path, "a table", PredictionsError)
+            assert list(table.columns) == ["image", "grade"]
+            assert table["image"].fillna("").tolist() == ["a.png", "", "b.png"]
+
+    @pytest.mark.parametrize(
+        ("name", "head", "sentence"),
+        [
+            (
+                "t.csv",
+                "image;grade",
+                "is separated by semicolons; save it with commas, and numbers with a decimal point",
+            ),
+            ("t.csv", "image\tgrade", "is separated by tabs; save it with commas"),
+            ("t.tsv", "image,grade", "is separated by commas; save it with tabs"),
+        ],
+    )
+    def test_another_separator_is_told(self, name: str, head: str, sentence: str, tmp_path: Path):
+        """As German and Spanish spreadsheets write it, whose numbers have commas."""
+        (tmp_path / name).write_text(f"{head}\n0,6;0,1;3\n")
+        with pytest.raises(PredictionsError, match=sentence):
+            read_table(tmp_path / name, "a table", PredictionsError)
 
 
 class TestSigner:
@@ -514,6 +543,26 @@ class TestRecord:
         (tmp_path / "record.jsonl").write_bytes(content)
         with pytest.raises(RecordError, match=sentence):
             read_record(tmp_path / "record.jsonl")
+
+    def test_of_very_many_resumes_takes_linear_time(self, tmp_path: Path):
+        """A few megabytes: nothing is copied at a resume."""
+        epochs = b"".join(b'{"event":"epoch","epoch":%d,"usd":0}\n' % i for i in range(30_000))
+        resumes = b'{"event":"resume","epoch":40000,"spend":{},"warm_start":true}\n' * 30_000
+        (tmp_path / "record.jsonl").write_bytes(b'{"event":"start","spend":{}}\n' + epochs + resumes)
+        started = time.process_time()
+        table = read_record(tmp_path / "record.jsonl")
+        assert (len(table["history"]), len(table["resumes"]), len(table["warm_starts"])) == (30_000,) * 3
+        assert time.process_time() - started < 15
+
+    def test_a_resume_takes_back_what_came_after_its_epoch(self, tmp_path: Path):
+        lines = [{"event": "start", "spend": {}}]
+        lines += [{"event": "epoch", "epoch": i, "usd": 0} for i in (1, 2, 3)]
+        lines += [{"event": "best", "epoch": i, "tensor_digest": name} for i, name in ((1, "a"), (3, "b"))]
+        lines += [{"event": "resume", "epoch": 2, "spend": {}}]
+        (tmp_path / "record.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        table = read_record(tmp_path / "record.jsonl")
+        assert [entry["epoch"] for entry in table["history"]] == [1, 2]
+        assert table["digests"] == {"a": 1}
 
     def test_of_ten_gigabytes(self, tmp_path: Path):
         sparse(tmp_path / "record.jsonl")

@@ -120,14 +120,14 @@ REFUSED = {
     "a word": ({"grade": "bad"}, "grade is 'bad'"),
     "a fraction": ({"grade": "1.5"}, "grade is '1.5'"),
     "no grade": ({"grade": ""}, "has no grade"),
-    "an unknown split": ({"split": "holdout"}, "split is 'holdout'"),
-    "an unknown eye": ({"eye": "middle"}, "eye is 'middle'"),
+    "an unknown split": ({"split": "holdout"}, "split is another text (7 characters); expected train, val or test"),
+    "an unknown eye": ({"eye": "middle"}, "eye is another text (6 characters); expected L or R"),
     "a file that is not there": ({"image": "none.png"}, "none.png does not exist"),
     "a path outside": ({"image": "../../etc/passwd"}, "is outside"),
     "an address": ({"image": "https://example.org/a.png"}, "is a web address; copy the images beside the manifest"),
     "an empty image": ({"image": ""}, "the image is empty"),
     "no patient": ({"patient": ""}, "the patient is empty"),
-    "gradable maybe": ({"gradable": "maybe"}, "gradable is 'maybe'"),
+    "gradable maybe": ({"gradable": "maybe"}, "gradable is another text (5 characters); expected true or false"),
     "the same image twice": ({"image": "a.png"}, "line 2; keep one row per image"),
 }
 

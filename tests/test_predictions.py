@@ -45,7 +45,7 @@ REFUSED = {
     "do not sum to 1": ({"p_2": "0.7"}, "sum to 1.1; expected 1"),
     "a literal nan": ({"p_2": "nan"}, "nan or inf"),
     "a literal inf": ({"p_2": "inf"}, "nan or inf"),
-    "a word": ({"p_2": "high"}, "p_2 is 'high'"),
+    "a word": ({"p_2": "high"}, "p_2 is another text .4 characters.; expected a number"),
     "negative": ({"p_1": "-0.1", "p_2": "0.8"}, "p_1 is -0.1; expected a fraction from 0 to 1, not percent"),
     "some are empty": ({"p_1": ""}, "give all five or none"),
     "grade 7": ({"grade": "7"}, "grade is '7'; expected an ICDR grade, 0-4 or a name"),

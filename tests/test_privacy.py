@@ -115,6 +115,12 @@ FAULTS: dict[str, Callable[[], bytes]] = {
     "in two slices": with_row(lambda rows: rows[AT - 1].update(patient=NAME, camera="Y")),
     "as a slice": with_cell("camera", NAME),
     "in two splits": with_row(lambda rows: rows[AT - 1].update(patient=NAME)),
+    "slipped into the grade": with_cell("grade", NAME),
+    "slipped into the eye": with_cell("eye", NAME),
+    "slipped into gradable": with_cell("gradable", NAME),
+    "slipped into a probability": with_cell("p_1", NAME),
+    "slipped into predicted": with_cell("predicted", NAME),
+    "slipped into oedema": with_cell("dme", NAME),
     "no header": lambda: text(sound(), header=False),
     "no header, the same twice": lambda: b"a.png,%s,%s,0\n" % (NAME.encode(), NAME.encode()),
     "no image column": lambda: text(sound()).replace(b"image,", b"file,", 1),
@@ -201,6 +207,18 @@ def test_no_command_says_who_it_is(
             for left in tmp_path.iterdir():
                 if left.name == "tuned.json":
                     left.unlink()
+
+
+@pytest.mark.parametrize("column", ["grade", "eye", "gradable", "p_1", "predicted", "dme", "sha256", "split"])
+def test_a_record_number_in_another_column_is_not_repeated(column: str, tmp_path: Path):
+    """A row whose cells slipped by one; what is short is repeated, so that a typing error is seen."""
+    table = pd.read_csv(io.BytesIO(text(sound())), dtype=str).assign(split="test", sha256="")
+    number = "8861734"
+    for cell in (number, f"{number}.0"):
+        table.loc[AT, column] = cell
+        table.to_csv(tmp_path / "t.csv", index=False)
+        for read in (load_predictions, lambda path: load_manifest(path, files=False)):
+            assert number not in said_by(lambda read=read: read(tmp_path / "t.csv"))
 
 
 def said_by(call: Callable[[], Any]) -> str:

@@ -11,6 +11,7 @@ import pytest
 from drgate import limits
 from drgate.errors import RecordError
 from tests.support.material import REAL_DATA
+from trainer.attempts import handlog
 from trainer.attempts.handlog import HandLog, _Parser, read_log, repaired
 from trainer.attempts.ledger import Attempt, Evaluated, Spend
 
@@ -406,6 +407,31 @@ class TestSize:
         found = one(read(f"### Attempt 1\n| Epoch | Validation |\n|---|---|\n{rows}"))
         assert len(found.history) == len(seen) == 4000
         assert set(seen) == {len("| Epoch | Validation |") + len("| 00001 | 50.5 |")}
+
+    def test_a_header_is_read_once_however_many_rows_are_below_it(self, read, monkeypatch: pytest.MonkeyPatch):
+        """A header of 4,000 characters above a million short rows takes no hours."""
+        seen: list[int] = []
+        own = handlog._cells
+
+        def counted(row: str) -> list[str]:
+            seen.append(len(row))
+            return own(row)
+
+        monkeypatch.setattr(handlog, "_cells", counted)
+        header = "| Epoch | Validation " + "| ( a" * 700 + "|"
+        rows = "".join(f"| {i} | 50.5 |\n" for i in range(1, 4001))
+        assert len(one(read(f"### Attempt 1\n{header}\n|---|---|\n{rows}")).history) == 4000
+        assert seen.count(len(header)) == 1
+
+    def test_a_parameter_has_a_limited_number_of_values(self, read):
+        with pytest.raises(RecordError, match="gives --decide more than 100 times for one attempt; give each attempt"):
+            read("### Attempt 1\n" + "--decide x\n" * 200)
+
+    def test_amounts_that_all_attempts_share_are_limited(self, read):
+        """Each attempt's record repeats them."""
+        amounts = "".join(f"- item {i}: $5\n" for i in range(200))
+        with pytest.raises(RecordError, match="states more than 100 amounts for all attempts; sum them up"):
+            read(f"# Log\n## Costs\n{amounts}### Attempt 1\nEpoch 1: Validation 50%\n")
 
     @pytest.mark.parametrize(
         "line",

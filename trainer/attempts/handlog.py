@@ -228,6 +228,7 @@ class _Parser:
         self.drafts: dict[str, _Draft] = {}
         self.money: dict[str, Spend] = {}
         self.year: str | None = None
+        self._columns: tuple[str, list[str]] = ("", [])
 
     def parse(self, text: str, where: str) -> HandLog:
         years = Counter(found["year"] for found in _DATE.finditer(text) if found["year"] and _month(found))
@@ -263,6 +264,8 @@ class _Parser:
                 self._line(current, line, planned=planned)
             elif money and (stated := _FIELD.match(_BULLET.sub("", line))) and (spend := _spend(stated[2])):
                 self.money[stated[1].strip().lower()] = spend
+        if len(self.money) > limits.LOG_VALUES:  # each attempt's record repeats them
+            raise RecordError(f"{where} states more than {limits.LOG_VALUES} amounts for all attempts; sum them up.")
         attempts = [self._attempt(draft) for draft in self.drafts.values() if self._happened(draft)]
         if not attempts:
             raise RecordError(
@@ -335,6 +338,11 @@ class _Parser:
             value = normal_form(token)
             if name in _LISTS:
                 value = [*(stated.get(name) or before.get(name) or []), value]
+                if len(value) > limits.LOG_VALUES:
+                    raise RecordError(
+                        f"{self.file} gives --{name} more than {limits.LOG_VALUES} times for one attempt; give each "
+                        "attempt a heading of its own."
+                    )
             stated[name] = value
             name = None
         if "use_lora" in stated and "#" in line:
@@ -450,9 +458,9 @@ class _Parser:
 
     def _row(self, draft: _Draft, first: str, row: str) -> None:
         """A row of a table with this first row, if its columns are those of an epoch."""
-        header, last = ([cell.strip(" *`") for cell in one.strip().strip("|").split("|")] for one in (first, row))
-        header = [re.sub(r"\s*\(.*?\)", "", name) for name in header]
-        cells = dict(zip((name.lower() for name in header), last, strict=False))
+        if self._columns[0] != first:  # once a table: it may have a million rows
+            self._columns = first, [re.sub(r"\s*\(.*?\)", "", name).lower() for name in _cells(first)]
+        cells = dict(zip(self._columns[1], _cells(row), strict=False))
         epoch = next((cells[name] for name in cells if name.startswith("epoch")), "")
         if not re.fullmatch(_WHOLE, epoch):
             return
@@ -540,6 +548,11 @@ class _Parser:
             origin=origin,
             **fields,
         )
+
+
+def _cells(row: str) -> list[str]:
+    """The cells of a table's row."""
+    return [cell.strip(" *`") for cell in row.strip().strip("|").split("|")]
 
 
 def _lines(text: str) -> Iterator[tuple[int, str, list[str] | None]]:

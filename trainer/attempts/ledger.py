@@ -428,8 +428,11 @@ class _Reading:
                 after = event["epoch"]
                 self.end = None
                 self.parameters |= {name: normal_form(new) for name, (_, new) in changed.items()}
-                self.history = {epoch: entry for epoch, entry in self.history.items() if epoch <= after}
-                self.chosen = [epoch for epoch in self.chosen if epoch <= after]
+                # From the end: a record may hold very many resumes.
+                while self.history and next(reversed(self.history)) > after:
+                    self.history.popitem()
+                while self.chosen and self.chosen[-1] > after:
+                    self.chosen.pop()
                 self.resumes.append({"epoch": after, "changed": changed})
                 self.process = event.get("process")
             case "epoch":
