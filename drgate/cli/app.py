@@ -42,7 +42,7 @@ COMMANDS: Final = {
     "history": "Which model passed which checklist, when, and who signed?",
     "export": "Export a certified checkpoint as an ONNX bundle.",
     "report": "Create the report of an evaluation again (terminal, HTML, Markdown, JUnit).",
-    "keygen": "Create a signing key.",
+    "keygen": "Create a signing key, or a key that recognises patients.",
     "spec": "List, show, check and compare checklists. A checklist is the list of criteria that a model must meet.",
 }
 """Every command with its line in the list of commands. The command itself is the module of its name, and `spec` is

@@ -69,6 +69,6 @@ def _patient_key(path: Path, no_passphrase: bool, format: Format, quiet: bool) -
     if no_passphrase:
         raise UsageError("--no-passphrase belongs to a key that signs; a patient key has no passphrase. Leave it out.")
     summary = {"patient_key": str(path), "keyid": generate_patient_key(path).id}
-    done = f"{path} keys patients; keep it out of version control. Key id {summary['keyid']}."
+    done = f"{path} is the patient key; keep it out of version control. Key id {summary['keyid']}."
     emit(summary, lambda _: tell(done, quiet), format, quiet)
     return 0

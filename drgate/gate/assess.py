@@ -96,7 +96,13 @@ def _unguarded(policy: Policy, files: Files, vouched: set[str], waiting: set[str
                 "It is in a folder of models, but no pattern of the policy matches it and no certificate that counts"
             )
             reason += " names it."
-        reason += " Add it to models, or to not_models if it is not a model."
+        if PurePosixPath(path).name.casefold() == CUT_OFFS:
+            reason += (
+                " Cut-offs change a model's answers: evaluate the model with --operating-point, so that its "
+                "certificate lists them, or remove the file."
+            )
+        else:
+            reason += " Add it to models, or to not_models if it is not a model."
         yield Finding(path, f"model:{path}", "unguarded", "REFUSED", reason)
 
 
@@ -182,6 +188,13 @@ class _Assessor:
         words += ["--looks", self.test_set.looks, "--key", "KEY"]
         exported = " (or use the one that drgate export wrote)" if self.model.path.endswith(".onnx") else ""
         reason += f" Create one{exported} and commit it with the chain of looks: {shlex.join(words)}"
+        looks = [one for one in self.evidence.chains.lines.get(self.test_set.name, []) if one["kind"] == "look"]
+        if looks and len(looks) >= self.rules.checklist.looks:
+            allowed = self.rules.checklist.looks
+            reason += (
+                f" The checklist allows {allowed} look{'' if allowed == 1 else 's'} at a test set, and the chain has "
+                f"{len(looks)}: another model needs a fresh test set."
+            )
         return self._finding("certificate", "NOT_ASSESSED", reason)
 
     def _mismatch(self, statement: Statement, group: Sequence[Found]) -> str:
@@ -322,7 +335,7 @@ class _Assessor:
         for criterion in evaluation.criteria:
             id = visible(f"criterion:{self.model.path}:{self.test_set.name}:{criterion.id}")
             status: Status = criterion.status
-            reason, now = criterion.reason, ""
+            reason, now = criterion.reason.removeprefix("Not assessed: "), ""  # the status says that
             if criterion.would_pass:
                 reason += f" It meets the rule but cannot pass on this test set. {evaluation.barred}"
             allowed = criterion.status == "OBSERVED" and "observed" in self.rules.policy.allow
