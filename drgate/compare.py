@@ -184,12 +184,14 @@ def compare(
 
 def _look(predictions: Predictions, checklist: Checklist, log: Log) -> Look:
     """The look of one table, by what it says of its model and test set."""
-    model, manifest = (predictions.provenance.get(part) or {} for part in ("model", "manifest"))
+    parts = (predictions.provenance.get(part, {}) for part in ("model", "manifest"))
+    model, manifest = (part if isinstance(part, dict) else {} for part in parts)
+    tensors = model.get("tensor_digest")
     look, _ = log.look(
         predictions,
         str(manifest.get("name") or Path(predictions.origin).name),
         checklist,
-        model=model.get("tensor_digest"),
+        model=tensors if isinstance(tensors, str) else None,
         chosen_on=manifest.get("split") == "val",
         comparing=True,
     )

@@ -21,6 +21,7 @@ import contextlib
 import fcntl
 import functools
 import hashlib
+import hmac
 import json
 import os
 import time as clock
@@ -78,7 +79,8 @@ class Seen:
     names: digest over the names of the others together; of few, over their grades; none of a published table.
     key: id of the patient key; with one, named: of each of the others, patients: its hash of each that is known.
     reference, predicted: one of b"0" to b"4" an image, in the order of `images`; b"-" where there is none.
-    rest: by column, the digest of what else decides a verdict. answers: digest of the decided grades, by image.
+    rest: by column, the digest of what else decides a verdict; of a column that is not published, under a secret that
+        only its table holds. answers: digest of the decided grades, by image.
     """
 
     name: str
@@ -96,8 +98,19 @@ class Seen:
     chosen_on: bool = False
 
     @classmethod
-    def of(cls, predictions: Predictions, name: str, key: PatientKey | None = None, *, chosen_on: bool = False) -> Seen:
-        """Of predictions with their reference grades; byte-identical images count once."""
+    def of(
+        cls,
+        predictions: Predictions,
+        name: str,
+        key: PatientKey | None = None,
+        *,
+        chosen_on: bool = False,
+        checklist: Checklist | None = None,
+    ) -> Seen:
+        """Of predictions with their reference grades; byte-identical images count once.
+
+        checklist: the further columns that it uses are published, others are not; without it, all are.
+        """
         table = predictions.table
         known = known_of(table, content_keys(table), key)
         contents = np.array([int(content or "0", 16) for content in known.contents], dtype=np.uint64)
@@ -126,10 +139,7 @@ class Seen:
             patients=frozenset(known.patients),
             reference=reference,
             predicted=_CHARACTERS[answered[rows] + 1],
-            rest={
-                column: "sha256:" + hashlib.sha256(column_bytes(column, deciding[column])).hexdigest()
-                for column in sorted(deciding.columns)
-            },
+            rest=_rest(deciding, b"" if known.published else _secret(table.iloc[rows]), checklist),
             answers=digest_of(["drgate answers 1", sorted(map(list, answers))]),
             chosen_on=chosen_on,
         )
@@ -172,7 +182,7 @@ class Log:
 
         It is the same look of the caller's own table and of its published form. Raises what `take_look` raises.
         """
-        seen = Seen.of(predictions, name, self.key, chosen_on=chosen_on)
+        seen = Seen.of(predictions, name, self.key, chosen_on=chosen_on, checklist=checklist)
         path = self.chain or LOOKS / f"{seen.test_set.removeprefix('sha256:')[:16]}.jsonl"
         look = take_look(
             path,
@@ -458,6 +468,29 @@ def _logged_set(line: TestSetLine, before: _LoggedSet | None) -> _LoggedSet:
     # Patients that one line named stay known, whatever a later one says.
     before.patients.setdefault(line.key, set()).update(patients)
     return replace(before, chosen_on=before.chosen_on and line.chosen_on)
+
+
+def _secret(table: pd.DataFrame) -> bytes:
+    """What only who has all images of a table knows: a column of few values could be guessed from a bare digest."""
+    contents = table["sha256"] if "sha256" in table.columns else pd.Series(None, table.index, dtype="str")
+    return hashlib.sha256(canonical_json(["drgate secret 1", contents.fillna(table["image"]).tolist()])).digest()
+
+
+def _rest(deciding: pd.DataFrame, secret: bytes, checklist: Checklist | None) -> dict[str, str]:
+    """Digests of the columns that are published, and under the secret (where there is one) of all further ones.
+
+    So a column that was changed before a checklist used it makes another look, and nothing tells what is in it.
+    """
+    own = {*COLUMNS, "dme"}
+    open_to_all = set(deciding.columns) if checklist is None else {*own, *(one.by for one in checklist.slices)}
+    rest = {}
+    for column in sorted(deciding.columns):
+        content = column_bytes(column, deciding[column])
+        if column in open_to_all:
+            rest[column] = "sha256:" + hashlib.sha256(content).hexdigest()
+        if secret and column not in own:
+            rest[f"{column} (keyed)"] = "sha256:" + hmac.digest(secret, content, "sha256").hex()
+    return rest
 
 
 # -- what a look holds -------------------------------------------------------------------------------------------------

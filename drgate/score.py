@@ -284,6 +284,7 @@ def _versions(kind: str) -> dict[str, str]:
 
 
 def _provenance(grader: Grader, manifest: Manifest, key: PatientKey | None) -> dict[str, Any]:
+    sources = manifest.table.get("source", pd.Series()).nunique()  # counted: they may be hospitals, and are published
     return {
         "model": {
             **grader.description,
@@ -313,9 +314,6 @@ def _provenance(grader: Grader, manifest: Manifest, key: PatientKey | None) -> d
                 if grader.unknown_data
                 else []
             ),
-            *(
-                f"Images come from: {name}."
-                for name in sorted(manifest.table.get("source", pd.Series()).dropna().unique())
-            ),
+            *([f"Images come from {sources} sources."] if sources > 1 else []),
         ],
     }

@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drgate.checklist import RULE_WORDS, Checklist, Criterion
-from drgate.errors import ChecklistError, PredictionsError
+from drgate.errors import ChecklistError, PredictionsError, UsageError
 from drgate.looks import USUAL, Log
 from drgate.metrics import BELOW_REFERABLE, METRICS, MetricId
 from drgate.operating_point import OperatingPoint, make_operating_point
@@ -70,10 +70,16 @@ def tune(
     the planned power are the checklist's. A checklist that decides on estimates is tuned to the limit all the same.
     log: the looks that were taken; a test set in it is no set to tune on. Its patient key makes patients comparable.
 
-    Raises UsageError for a test set that was looked at, ChecklistError where no required criterion depends on cut-offs,
-    PredictionsError for a table without grades or probabilities.
+    Raises UsageError for a test set that was looked at and for a split test, ChecklistError where no required criterion
+    depends on cut-offs, PredictionsError for a table without grades or probabilities.
     """
     log.refuse_test_set(predictions)
+    manifest = predictions.provenance.get("manifest")
+    if isinstance(manifest, dict) and manifest.get("split") == "test":  # its rates would be a look
+        raise UsageError(
+            f"{predictions.origin} was scored on the split test, which is kept for evaluation; score a validation "
+            "split (drgate score --split val) or another data set, and tune on that."
+        )
     # Cut-offs are tuned on the whole table, which may lack the columns that the checklist slices by.
     units = Sample.of(predictions, checklist, slices=())
     bare = predictions.table["predicted"].notna() & predictions.table["p_0"].isna()

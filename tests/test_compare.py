@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,10 +15,13 @@ from scipy.stats import norm
 from sklearn import metrics as sk
 from statsmodels.stats.contingency_tables import mcnemar
 
+import drgate.compare
+from drgate.checklist import load_checklist
 from drgate.cli import main
 from drgate.compare import Comparison, Difference, accuracy_difference
 from drgate.errors import PredictionsError
 from drgate.evaluation import Estimate, NotEstimable
+from drgate.looks import Log
 from drgate.predictions import Predictions, load_predictions, make_predictions, write_predictions
 from drgate.report import compare as compare_page
 from drgate.scale import GRADES, GROUPS
@@ -398,6 +402,14 @@ class TestLooks:
         monkeypatch.setattr("drgate.compare._Differences", None)
         assert drgate("compare", *files, "--looks", "own.jsonl").out == ""
         assert Path("own.jsonl").read_text().count('"kind":"look"') == 2
+
+    @pytest.mark.parametrize("record", ["x", [1], {"tensor_digest": 5, "name": None}, {"tensor_digest": [5]}])
+    def test_a_record_that_is_none_is_no_model(self, record: Any, pair: Any, tmp_path: Path):
+        """A table's own record is free text."""
+        first, second = (replace(one, provenance={"model": record, "manifest": record}) for one in pair[:2])
+        log = Log(tmp_path / "looks.jsonl")
+        found = drgate.compare.compare(first, second, load_checklist("smoke"), log=log, resamples=10)
+        assert found.first["look"] == 1
 
     def test_tables_that_cannot_be_compared_take_none(self, files: list[Path], pair: Any, drgate: Any):
         write_predictions(make_predictions(pair[1].table.iloc[:9], "c.csv", {}), files[1])

@@ -430,7 +430,7 @@ class TestToml:
 
 class TestCsv:
     def test_honest_spellings(self, tmp_path: Path):
-        """Byte order mark, Windows line ends, quoted separators, quotes and line breaks, short rows, a last blank line."""
+        """Byte order mark, Windows line ends, quoted separators, quotes and line breaks, short rows, a blank line."""
         path = tmp_path / "t.csv"
         path.write_bytes('\ufeffimage, note ,more\r\n"a,b","say ""hi""\nthere",x\r\nc\r\n\r\n'.encode())
         table = read_table(path, "a table", PredictionsError)

@@ -18,14 +18,21 @@ import pytest
 import drgate.looks
 from drgate import limits
 from drgate.certificate.sign import certify
-from drgate.checklist import Checklist, parse_yaml
+from drgate.checklist import Checklist, parse_checklist, parse_yaml
 from drgate.errors import UsageError
 from drgate.evaluate import evaluate
 from drgate.evaluation import Favour, Look, Model, Overlap, Regraded, Subject
 from drgate.files import canonical_json, digest_of
 from drgate.looks import Log, Seen, is_look_at, take_look
 from drgate.patients import PatientKey, generate_patient_key, load_patient_key
-from drgate.predictions import Predictions, make_predictions, published, published_names, write_predictions
+from drgate.predictions import (
+    Predictions,
+    column_bytes,
+    make_predictions,
+    published,
+    published_names,
+    write_predictions,
+)
 from drgate.verify import Given, verify
 
 KEY, OTHER = PatientKey.of(b"k" * 32), PatientKey.of(b"o" * 32)
@@ -514,6 +521,28 @@ class TestNobodyIsNamed:
         assert again.regraded == (Regraded("10_left", 0, 1),)
         assert "_left" not in chain.read_text()
         assert json.loads(chain.read_text().splitlines()[-1])["regraded"] == [["row-1", "0", "1"]]
+
+    def test_a_column_that_no_checklist_uses_cannot_be_guessed(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+        """One site for all, on a list of sites. The column changed is another look still."""
+        monkeypatch.chdir(tmp_path)
+        own = of_records(NUMBERS, bare=False)
+        sited = make_predictions(own.table.assign(site="St Mary"), "t", {})
+        unused, used = (
+            parse_checklist(
+                {"name": f"c{len(slices)}", "version": 1, "looks": 9, "slices": slices}
+                | {"criteria": [{"id": "accuracy", "at_least": 0.5}]},
+                "t",
+            )
+            for slices in ([], [{"by": "site"}])
+        )
+        first, path = Log().look(sited, "t", unused, model="m")
+        guess = hashlib.sha256(column_bytes("site", sited.table["site"])).hexdigest()
+        assert "site (keyed)" in path.read_text()
+        assert guess not in path.read_text()
+        assert Log().look(sited, "t", used, model="m")[0] == first
+        moved = make_predictions(sited.table.assign(site=["B"] + ["St Mary"] * 79), "t", {})
+        assert Log().look(moved, "t", used, model="m")[0].number == 2
+        assert Log().look(published(sited, used), "t", used, model="m")[0] == first
 
     def test_the_published_table_is_the_same_look(self, tmp_path: Path):
         """Published names and numbers for patients: the images, the grades and the answers are the same."""

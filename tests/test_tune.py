@@ -6,6 +6,8 @@ import hashlib
 import itertools
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -469,6 +471,13 @@ class TestTestSet:
         assert (ended.code, ended.out, ended.err.count("\n")) == (2, "", 1)
         assert "400 of its images are of the test set site-a" in ended.err
         assert not Path("point.json").exists()
+
+    def test_is_refused_before_its_first_look(self, log: Log, table: Predictions):
+        """What tuning prints of a split test would be a look that nobody logs."""
+        for split, refused in (("test", True), ("val", False), ("", False)):
+            scored = replace(table, provenance={"manifest": {"split": split}})
+            with pytest.raises(UsageError, match="on the split test, which is kept") if refused else nullcontext():
+                tune(scored, checklist_of(SCREENING), log=log)
 
     def test_is_not_the_set_that_models_are_chosen_on(self, log: Log, table: Predictions):
         """A validation split may be evaluated and then tuned on, until somebody logs it as a test set."""
