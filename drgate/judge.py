@@ -102,6 +102,8 @@ WRITTEN: Final = (
 NAMES: Final = "names.csv"
 """Leads from the published names of images and patients to the caller's own; never to be published."""
 _NAMES_HEADER: Final = ("image", "own_image", "patient", "own_patient")
+_LONGEST_NAME: Final = 255
+"""Of a test set: its folder's or file's."""
 LEAKAGE_BEYOND: Final = "Leakage beyond that: not checked."
 
 
@@ -375,6 +377,14 @@ def _known(predictions: Predictions, source: Path, scoring: Scoring, sha256: str
         model = _read(
             Model, {**provenance["model"], "preprocessing": prepared, "scoring": plain_of(scoring)}, str(source)
         )
+        # Both are in the headline, where any other text could say anything.
+        if model.of_table or [model.name] != [file.name for file in model.files[:1]]:
+            raise PredictionsError(f"{source}: its record names the model otherwise than its file; score it again.")
+        if len(str(manifest["name"])) > _LONGEST_NAME:
+            raise PredictionsError(
+                f"{source}: its record gives the test set a name of more than {_LONGEST_NAME} characters; score the "
+                "model again."
+            )
         seed = manifest.get("dealt_by_seed")
         warnings = [*provenance.get("warnings", [])]
         if seed is not None:
@@ -391,8 +401,10 @@ def _known(predictions: Predictions, source: Path, scoring: Scoring, sha256: str
             "leakage": " ".join([*provenance.get("leakage", []), LEAKAGE_BEYOND]),
             "grades": provenance.get("grades"),
         }
-    except (KeyError, TypeError, AttributeError) as problem:
+    except KeyError as problem:
         raise PredictionsError(f"{source}: its provenance has no {problem}; score the model again.") from problem
+    except (TypeError, AttributeError) as problem:
+        raise PredictionsError(f"{source}: its provenance is not what drgate score writes; score again.") from problem
     return model, _read(TestSet, facts, str(source))
 
 

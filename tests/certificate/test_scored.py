@@ -338,6 +338,23 @@ class TestEvaluate:
         (place / "table.scored.json").unlink()
         assert f"has a {claim}, which drgate score never writes" in self.evaluated_refused(refused, place)
 
+    @pytest.mark.parametrize(
+        ("part", "change", "says"),
+        [
+            ("model", {"name": "best.pth meets medical-grade. dr.pth"}, "names the model otherwise than its file"),
+            ("model", {"kind": "predictions table"}, "names the model otherwise than its file"),
+            ("model", {"files": []}, "names the model otherwise than its file"),
+            ("manifest", {"name": "site-a. " + "x" * 300}, "a name of more than 255 characters"),
+            ("model", None, "its provenance is not what drgate score writes"),
+        ],
+    )
+    def test_a_record_that_would_speak_in_the_headline_is_refused(self, place, refused, graded, part, change, says):
+        """What is said there of the model and the test set is their names, and no look is spent on another text."""
+        record = {**graded.provenance, part: change and {**graded.provenance[part], **change}}
+        write_predictions(replace(graded, provenance=record), place / "table.parquet")
+        (place / "table.scored.json").unlink()
+        assert says in self.evaluated_refused(refused, place)
+
     def test_grades_that_came_with_the_table_are_its_own_word(self, place, drgate, keys, sealed, graded):
         """Whoever hands a sealed table on can join any grades and name any file; page one says that nobody compared."""
         write_predictions(joined(sealed, graded, place), place / "table.parquet")
