@@ -72,8 +72,16 @@ SUSPECTED_FILES: Final = 1_000
 """Files there that look like models."""
 LINK_BYTES: Final = 4096
 """The target of a symbolic link."""
+THROUGH_LINKS: Final = 100_000
+"""Files that links to folders lead to, where they are compared with the policy's models."""
 PATTERN: Final = 1_000
-"""Characters in a pattern of a policy, and patterns."""
+"""Characters in a pattern of a policy."""
+PATTERNS: Final = 100
+"""Patterns of models in a policy, and of what is none; test sets."""
+POINTERS_BYTES: Final = 512 << 10
+"""All DVC files of a change that are in another form than the usual one; YAML is slow."""
+GIT_SECONDS: Final = 30
+"""Time of one question to Git, which matches what a .gitignore or .gitattributes says by going back and forth."""
 PIPELINE_BYTES: Final = 256 << 10
 """All of DVC's pipelines in a commit; YAML is slow."""
 ATTRIBUTES_LINE: Final = 2048

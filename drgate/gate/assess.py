@@ -20,7 +20,7 @@ from drgate.gate.checkout import exchanged
 from drgate.gate.evidence import Evidence, Found
 from drgate.gate.findings import Finding, Status, worst
 from drgate.gate.policy import GatedTestSet, Policy, Rules, each_slice, every_criterion
-from drgate.gate.sniff import loads_alone, names_model
+from drgate.gate.sniff import loads_alone, names_model, plain_name
 from drgate.gate.waiver import Waivers
 from drgate.metrics import MetricId
 
@@ -61,8 +61,8 @@ def assess(change: Change, rules: Rules, waivers: Waivers, files: Files, evidenc
     further_files = [file for path in vouched for file in files.at(path)]
     if not policy.allow_md5_pointers:
         yield from (_by_md5(file) for file in further_files if file.content.kind == "dvc")
-    staged = {file.entry.path for file in (*further_files, *(model for model, _, _ in judged))}
-    for where, why in exchanged(change.head, staged):
+    known = [*further_files, *(model for model, _, _ in judged)]
+    for where, why in exchanged(change.head, {path for file in known for path in (file.path, file.entry.path)}):
         yield Finding(where, f"checkout:{where}", "checkout", "REFUSED", why)
 
 
@@ -269,9 +269,9 @@ class _Assessor:
 
     def _files_beside(self, statement: Statement) -> Iterator[Finding]:
         known = {subject["name"] for subject in self._others(statement) if subject["annotations"]["role"] == "cut_offs"}
-        onnx = self.model.path.casefold().endswith(".onnx")
-        if onnx and CUT_OFFS not in known and self.files.is_taken(self._beside(CUT_OFFS)):
-            reason = f"{CUT_OFFS} beside the model decides its grades, and the certificate does not cover it."
+        onnx = plain_name(self.model.path).endswith(".onnx")
+        if onnx and CUT_OFFS not in known and (found := self.files.in_place_of(self._beside(CUT_OFFS))):
+            reason = f"{found[0]} beside the model decides its grades, and the certificate does not cover it."
             yield self._finding(f"file {CUT_OFFS}", "REFUSED", reason)
         for subject in self._others(statement):
             there = self.files.at(self._beside(subject["name"]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import functools
 import os
@@ -15,11 +16,10 @@ from typing import Any, Final
 
 from drgate import limits
 from drgate.errors import PolicyError, RepositoryError, visible
-from drgate.gate.checkout import folded
 from drgate.gate.findings import RULES, Finding
 from drgate.gate.policy import Policy, Rules, find_policy, load_policy, load_rules, matches, reaches_below
 from drgate.gate.repository import DVC, LINK, REGULAR, Content, Entry, Repository, Tree, open_repository
-from drgate.gate.sniff import HEAD, SMALLEST, kind_of, names_model
+from drgate.gate.sniff import HEAD, SMALLEST, kind_of, names_model, plain_path
 
 _BY_NAME: Final = re.compile(r"(readme|license).*|\.gitattributes|\.gitignore|\.gitkeep", re.IGNORECASE)
 """Names of files that may be in a guarded folder, if they do not look like a model."""
@@ -94,6 +94,7 @@ class Files:
         self.by_path: dict[str, list[ModelFile]] = {}
         self.findings: list[Finding] = []
         self._head = change.head
+        self._places: dict[str, list[str]] | None = None
         search = _Search(change.head, policy)
         for path in sorted(change.head.entries):
             inner = path.removesuffix(DVC)
@@ -111,6 +112,12 @@ class Files:
                 f"{limits.SUSPECTED_FILES} are in a guarded folder or look like models. List what is none in "
                 "not_models."
             )
+        for path in (path for path in self.by_path if policy.guards(path) and policy.keeps(path)):
+            reason = (
+                f"{path} is a model in a folder of certificates or waivers, where files are not compared with any "
+                "list. Give these a folder of their own."
+            )
+            self.findings.append(Finding(path, f"model:{path}", "folder", "REFUSED", reason))
         for pattern in policy.models:
             if not any(matches(pattern, path) for path in self.by_path):
                 reason = f"No file matches the pattern {pattern!r}, so it guards nothing. Correct or remove it."
@@ -119,6 +126,19 @@ class Files:
         folders = {posixpath.dirname(entry.path) for entry in models}
         self._known = {entry.oid for entry in models}
         self._beside = {entry.oid for path, entry in change.base.entries.items() if posixpath.dirname(path) in folders}
+
+    def in_place_of(self, path: str) -> Sequence[str]:
+        """The files that some system or program could take for the one at a path, whatever they are."""
+        if self._places is None:
+            self._places = {}
+            for one, entry in self._head.entries.items():
+                names = [one]
+                if one.endswith(DVC):
+                    with contextlib.suppress(RepositoryError):
+                        names = [*self._head.tracked_by_dvc(entry)]
+                for name in names:
+                    self._places.setdefault(plain_path(name), []).append(one)
+        return self._places.get(plain_path(path), ())
 
     def at(self, path: str) -> Sequence[ModelFile]:
         """The files at a path, in Git and in DVC; they need not look like a model, such as its preprocessing."""
@@ -129,21 +149,17 @@ class Files:
                 found.append(ModelFile(path, entry, self._head.content(entry)))
             except RepositoryError:  # a link or a damaged pointer: the file is not there
                 return ()
-        return [*found, *(one for one in self._by_dvc.get(folded(path), ()) if one not in found)]
-
-    def is_taken(self, path: str) -> bool:
-        """Whether a checkout may have something at a path, also a link or, on some systems, a namesake."""
-        return folded(path) in self._by_dvc or any(folded(other) == folded(path) for other in self._head.entries)
+        return [*found, *(one for one in self._by_dvc.get(plain_path(path), ()) if one not in found)]
 
     @functools.cached_property
     def _by_dvc(self) -> dict[str, list[ModelFile]]:
-        """The files that DVC files stand for, also those that do not look like a model, by `folded` path."""
+        """The files that DVC files stand for, also those that do not look like a model, by `plain_path`."""
         found: dict[str, list[ModelFile]] = {}
         for path, entry in self._head.entries.items():
             if path.endswith(DVC) and entry.mode in REGULAR:
                 with contextlib.suppress(RepositoryError):  # a finding names it
                     for name, content in self._head.tracked_by_dvc(entry).items():
-                        found.setdefault(folded(name), []).append(ModelFile(name, entry, content))
+                        found.setdefault(plain_path(name), []).append(ModelFile(name, entry, content))
         return found
 
     def is_changed(self, model: ModelFile, companions: Iterable[ModelFile]) -> bool:
@@ -159,6 +175,8 @@ class _Search:
 
     def __init__(self, head: Tree, policy: Policy) -> None:
         self._head, self._policy = head, policy
+        self._sorted = sorted(head.entries)
+        self._left = limits.THROUGH_LINKS
         files = (entry for entry in head.entries.values() if entry.mode in REGULAR)
         apart = (file.oid for file in files if not (policy.exempts(file.path) or policy.guards(file.path)))
         sizes = head.repository.sizes(apart)
@@ -193,11 +211,35 @@ class _Search:
         could = any(reaches_below(pattern, entry.path) for pattern in self._policy.models)
         if entry.mode != LINK:
             return could or names_model(entry.path)
-        target = os.fsdecode(self._head.repository.head(entry.oid, limits.LINK_BYTES))
+        repository = self._head.repository
+        if repository.size(entry.oid) >= limits.LINK_BYTES:
+            return True
+        target = os.fsdecode(repository.read(entry.oid))
         resolved = posixpath.normpath(posixpath.join(posixpath.dirname(entry.path), target))
-        inside = resolved in self._head.entries or any(p.startswith(f"{resolved}/") for p in self._head.entries)
-        looks = names_model(entry.path) or names_model(resolved) or self._policy.guards(resolved)
-        return looks or len(target) >= limits.LINK_BYTES or (could and not inside)
+        if names_model(entry.path) or names_model(resolved) or self._policy.guards(resolved):
+            return True
+        return could and resolved not in self._head.entries and self._leads_out(entry.path, resolved)
+
+    def _leads_out(self, link: str, resolved: str) -> bool:
+        """Whether a link to a folder leads out of the repository, or a guarded path through it to a file.
+
+        A pattern that begins with **/ guards that file in its own place as well.
+        """
+        folder = "" if resolved == "." else f"{resolved}/"
+        at = bisect.bisect_left(self._sorted, folder)
+        if not (at < len(self._sorted) and self._sorted[at].startswith(folder)):
+            return True
+        patterns = [one for one in self._policy.models if not one.startswith("**/") and reaches_below(one, link)]
+        while patterns and at < len(self._sorted) and (path := self._sorted[at]).startswith(folder):
+            through = f"{link}/{path.removeprefix(folder)}"
+            regular = self._head.entries[path].mode in REGULAR
+            self._left -= 1
+            if self._left < 0 or any(
+                matches(one, through) or (not regular and reaches_below(one, through)) for one in patterns
+            ):
+                return True
+            at += 1
+        return False
 
 
 def _is_guarded(base: Tree, path: str, policy: Policy) -> bool:

@@ -10,8 +10,9 @@ with or without the attribute `text`, is no finding here: `drgate verify` refuse
 from __future__ import annotations
 
 import codecs
+import posixpath
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any, Final
 
@@ -19,45 +20,64 @@ from drgate import limits
 from drgate.errors import DrgateError, RepositoryError
 from drgate.files import plain_yaml
 from drgate.gate.repository import DVC, Entry, Tree
-from drgate.gate.sniff import plain_name
+from drgate.gate.sniff import plain_path
 
 ATTRIBUTES: Final = ".gitattributes"
 PIPELINES: Final = ("dvc.yaml", "dvc.lock")
-_ASKED: Final = ("text", "crlf", "eol", "ident", "filter", "working-tree-encoding", "export-subst")
+_ASKED: Final = ("text", "crlf", "eol", "ident", "filter", "working-tree-encoding", "export-subst", "export-ignore")
 _NONE: Final = ("unspecified", "unset")
-_WINDOWS: Final = re.compile(r"[ .](/|$)")
+_FOLDER: Final = re.compile(r"""\\|(?:^|[\s\[{,"'/])\.{1,2}/*(?:$|[\s\]},"'])""")
+"""In a pipeline: the folder itself or the one above, or a letter that is written in another way."""
+_SHORT: Final = re.compile(r"([^~]{1,6})~[0-9]{1,6}(\.[^.]{0,3})?")
+"""A name of the form that Windows gives a longer one besides its own."""
 
 
 def exchanged(tree: Tree, paths: Iterable[str]) -> Iterator[tuple[str, str]]:
     """Where and why, in a sentence, one of these files of a tree may be handed out as another one."""
-    wanted = sorted({*paths} & {*tree.entries})
-    above = {str(parent) for path in wanted for parent in PurePosixPath(path).parents}
+    paths = {*paths}
+    wanted = sorted(paths & {*tree.entries})
+    above = {str(parent) for path in paths for parent in PurePosixPath(path).parents}
     attributes = {str(PurePosixPath(parent) / ATTRIBUTES) for parent in above}
-    yield from _namesakes(tree, {*wanted, *attributes, *above})
-    yield from _pipelines(tree, {part for path in wanted for part in path.removesuffix(DVC).split("/")})
+    yield from _namesakes(tree, {*paths, *attributes, *above})
+    yield from _pipelines(tree, {part for path in paths for part in plain_path(path.removesuffix(DVC)).split("/")})
     found = [tree.entries[path] for path in sorted(attributes) if tree.has(path)]
     for entry in found:
         if why := _unclear(tree, entry):
             yield entry.path, f"{entry.path} {why}, so what a checkout hands out below it is not clear. Correct it."
     values = [tree.repository.attributes(found, wanted, _ASKED, ignore_case=ignored) for ignored in (False, True)]
+    left_out = {path for path in wanted if any(one[path].get("export-ignore") == "set" for one in values)}
+    kept = {posixpath.dirname(path) for path in wanted if path not in left_out}
     for path in wanted:
         effects = (why for one in values for why in _effects(tree, tree.entries[path], one[path]))
         yield from ((path, why) for why in dict.fromkeys(effects))
+        if path in left_out and posixpath.dirname(path) in kept:
+            why = "The attribute export-ignore leaves it out of an archive, but not the files beside it. Remove it."
+            yield path, why
 
 
 def _namesakes(tree: Tree, paths: set[str]) -> Iterator[tuple[str, str]]:
     """Files that take the place of one of `paths` on a system that takes their names for one."""
-    wanted = {folded(path): path for path in paths}
+    folded = {plain_path(path): path for path in paths}
+    names: dict[str, list[str]] = {}
+    for path in folded:
+        names.setdefault(posixpath.dirname(path), []).append(posixpath.basename(path))
     for path in tree.entries:
-        other = wanted.get(folded(path))
-        if other is not None and path not in paths:
+        plain = plain_path(path)
+        other = folded.get(plain)
+        if other is None and "~" in plain:
+            other = next(_by_short_name(plain, names), None)
+        if other is not None and other != path:
             yield path, f"{path} and {other} look alike, and some systems take them for one name. Rename {path}."
 
 
-def folded(path: str) -> str:
-    """A path, the same for all that some systems take for it."""
-    plain = path.isascii() and not _WINDOWS.search(path)
-    return path.lower() if plain else "/".join(map(plain_name, path.split("/")))
+def _by_short_name(path: str, names: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    """What a path may lead to where Windows gives each long name a short one, such as pictur~1 for pictures-2026."""
+    parts = path.split("/")
+    for at, part in enumerate(parts):
+        if found := _SHORT.fullmatch(part):
+            folder = "/".join(parts[:at])
+            long = (name for name in names.get(folder, ()) if len(name) > 8 and name.startswith(found[1][:2]))
+            yield from (posixpath.join(folder, name) for name in long)
 
 
 def _pipelines(tree: Tree, names: set[str]) -> Iterator[tuple[str, str]]:
@@ -68,14 +88,15 @@ def _pipelines(tree: Tree, names: set[str]) -> Iterator[tuple[str, str]]:
             continue
         try:
             data = tree.read(path, limit=left, what=what)
-            if b"\\" not in data and not any(name.encode(errors="surrogateescape") in data for name in names):
+            text = data.decode(errors="surrogateescape").casefold()
+            if data.isascii() and not _FOLDER.search(text) and not any(name in text for name in names):
                 continue
             left -= len(data)
             outs = {*_outs(plain_yaml(data, path, what, RepositoryError))}
         except DrgateError as problem:
             yield path, f"What DVC would check out is not known: {problem}"
             continue
-        if hit := sorted(out for out in outs if PurePosixPath(out).name in {*names, "", ".."}):
+        if hit := sorted(out for out in outs if PurePosixPath(plain_path(out)).name in {*names, ""}):
             yield path, f"{path} has the output {hit[0]}: DVC could put another file there. Track a model by one means."
 
 
@@ -125,6 +146,8 @@ def _effects(tree: Tree, entry: Entry, values: Mapping[str, str]) -> Iterator[st
     if (name := given("filter")) not in ("", "lfs"):
         yield f"The attribute filter={name} lets another program write it in a checkout; only lfs may. Remove it."
     if pointer:
+        if values.get("export-subst") == "set":  # Git LFS puts the file in place of the pointer before
+            yield "The attribute export-subst changes $Format$ in it in an archive. Set -export-subst for it."
         if name != "lfs":
             yield "It is a Git LFS pointer without the attribute filter=lfs, so a checkout holds the pointer. Add it."
         return  # what follows changes no pointer, or nothing in it that Git LFS reads

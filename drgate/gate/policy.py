@@ -13,7 +13,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Final, Literal, Self
@@ -27,6 +27,7 @@ from drgate.checklist import EACH, Checklist, Criterion, parse_yaml, refuse_impo
 from drgate.errors import ChecklistError, PolicyError, visible
 from drgate.files import csv_header, digest_of, parse_toml
 from drgate.gate.repository import Tree
+from drgate.gate.sniff import plain_path
 from drgate.metrics import MetricId
 
 FILE: Final = "drgate.toml"
@@ -76,9 +77,9 @@ class GatedTestSet(_Frozen):
 class Policy(_Frozen):
     """The table `[gate]`. See docs/gate.md."""
 
-    models: Annotated[list[RepositoryPath], Field(min_length=1, max_length=limits.PATTERN)]
+    models: Annotated[list[RepositoryPath], Field(min_length=1, max_length=limits.PATTERNS)]
     """Patterns of files that are models: * within a folder, ** across folders, ? for one character."""
-    not_models: Annotated[list[RepositoryPath], Field(max_length=limits.PATTERN)] = []
+    not_models: Annotated[list[RepositoryPath], Field(max_length=limits.PATTERNS)] = []
     """Patterns of files that look like models but are not, such as base weights for training."""
     allow: list[Literal["observed", "scored_elsewhere"]] = []
     """What else opens the gate: a verdict OBSERVED; predictions that nobody whom the policy knows vouches for."""
@@ -97,7 +98,7 @@ class Policy(_Frozen):
     """One entry each: a key id or the digest of a statement, then the reason."""
     max_age_days: int = Field(default=365, ge=1, le=36_500)
     require_predictions: bool = True
-    test_sets: Annotated[list[GatedTestSet], Field(min_length=1)]
+    test_sets: Annotated[list[GatedTestSet], Field(min_length=1, max_length=limits.PATTERNS)]
 
     @property
     def signers(self) -> int:
@@ -114,12 +115,19 @@ class Policy(_Frozen):
 
     def holds(self, path: str) -> bool:
         """Whether a file is in a guarded folder, and not one of the policy's own: evidence, waivers, keys, labels."""
-        place = path.casefold()  # on some systems Models and models are one folder
-        if not any(place.startswith(f"{folder.casefold()}/") for folder in map(folder_of, self.models) if folder):
+        place = plain_path(path)  # on some systems Models and models are one folder
+        if not any(place.startswith(folder) for folder in map(_below, self.models) if folder):
             return False
         named = [self.spec, *(key for keys in self.trusted_keys.values() for key in keys)]
-        named += [name for one in self.test_sets for name in (one.looks, one.manifest) if name]
+        named += [one.looks for one in self.test_sets]
+        # Nothing else reads what is in the labels, so that any file could be named as such.
+        named += [one.manifest for one in self.test_sets if one.manifest and one.manifest.endswith(".csv")]
         return path not in named and not path.startswith((f"{self.certificates}/", f"{self.waivers}/"))
+
+    def keeps(self, path: str) -> bool:
+        """Whether a path is in a folder of evidence or waivers, where files are not compared with any list."""
+        place = plain_path(path)
+        return place.startswith(tuple(f"{plain_path(folder)}/" for folder in (self.certificates, self.waivers)))
 
     def exempts(self, path: str) -> bool:
         """Whether a file is declared not to be a model."""
@@ -303,9 +311,10 @@ def matches(pattern: str, path: str) -> bool:
     >>> [matches("models/**/*.pth", path) for path in ("models/a.pth", "models/old/a.pth")]
     [True, True]
     """
-    if not path.endswith(re.split(r"[*?]", pattern)[-1].rpartition("/")[2]):  # most files are told apart by this alone
+    compiled = _compiled(pattern)
+    if not path.endswith(compiled.ending):  # most files are told apart by this alone
         return False
-    return len(_parts(pattern)) in _reached(pattern, path)
+    return bool(compiled.reached(path) >> compiled.length & 1)
 
 
 def reaches_below(pattern: str, folder: str) -> bool:
@@ -314,7 +323,7 @@ def reaches_below(pattern: str, folder: str) -> bool:
     >>> [reaches_below("models/**/*.pth", folder) for folder in ("models", "models/old", "docs")]
     [True, True, False]
     """
-    return bool(_reached(pattern, f"{folder}/"))
+    return bool(_compiled(pattern).reached(f"{folder}/"))
 
 
 @functools.cache
@@ -328,50 +337,84 @@ def folder_of(pattern: str) -> str:
 
 
 @functools.cache
-def _parts(pattern: str) -> tuple[str, ...]:
-    """Literal characters and wildcards; `**/` takes two places: between folders, and inside the name of one."""
+def _below(pattern: str) -> str:
+    """What plain paths in the folder of a pattern begin with; "" for the root."""
+    folder = folder_of(pattern)
+    return f"{plain_path(folder)}/" if folder else ""
+
+
+def _parts(pattern: str) -> list[str]:
+    """Literal characters and wildcards; `**/` takes two places: between folders, and inside the name of one.
+
+    Of wildcards side by side those are left out that add nothing.
+    """
     found: list[str] = []
     for part in re.split(r"(\*\*/|\*\*|\*|\?)", pattern):
-        found += ["**/", "inside"] if part == "**/" else [part] if part in ("**", "*", "?") else part
-    return tuple(found)
-
-
-def _reached(pattern: str, text: str) -> set[int]:
-    """The places in a pattern that reading `text` can lead to: all at once, so there is nothing to go back to."""
-    parts = _parts(pattern)
-    literal = next((at for at, part in enumerate(parts) if len(part) > 1 or part in "*?"), len(parts))
-    if text[:literal] != pattern[: min(literal, len(text))]:
-        return set()
-    reached = {min(literal, len(text))}
-    for character in text[literal:]:
-        following = set()
-        for at in _skipping(parts, reached):
-            part = parts[at] if at < len(parts) else ""
-            if part == "**" or (part == "*" and character != "/"):
-                following.add(at)
-            elif part == "**/" and character != "/":
-                following.add(at + 1)
-            elif part == "inside":
-                following.add(at if character != "/" else at - 1)
-            elif part == character or (part == "?" and character != "/"):
-                following.add(at + 1)
-        reached = following
-        if not reached:
-            break
-    return _skipping(parts, reached)
-
-
-def _skipping(parts: Sequence[str], reached: Iterable[int]) -> set[int]:
-    """These places and those behind wildcards that may stand for nothing."""
-    found: set[int] = set()
-    left = [*reached]
-    while left:
-        at = left.pop()
-        if at not in found:
-            found.add(at)
-            if at < len(parts) and parts[at] in ("*", "**", "**/"):
-                left.append(at + (2 if parts[at] == "**/" else 1))
+        if part not in ("**/", "**", "*"):
+            found += [part] if part == "?" else part
+            continue
+        while part == "**" and found and found[-1] in ("*", "inside"):
+            del found[-1 if found[-1] == "*" else -2 :]
+        if found and (found[-1] == "**" or (found[-1] == "inside" and part == "**/")):
+            continue
+        found += ["**/", "inside"] if part == "**/" else [part]
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Compiled:
+    """A pattern. A set of its places is a number with a bit for each, so that all are followed at once.
+
+    prefix: characters before the first wildcard. ending: those of the last name after the last one. length: of all
+    places. exact: places of each character. any, folders, inside, one, name: places of **, **/ (two), ? and *.
+    """
+
+    prefix: str
+    ending: str
+    length: int
+    exact: Mapping[str, int]
+    any: int
+    folders: int
+    inside: int
+    one: int
+    name: int
+
+    def reached(self, text: str) -> int:
+        """The places that reading `text` can lead to, so that there is nothing to go back to."""
+        begun = min(len(self.prefix), len(text))
+        if text[:begun] != self.prefix[:begun]:
+            return 0
+        places = self._skipping(1 << begun)
+        for character in text[begun:]:
+            same = self.exact.get(character, 0)
+            if character == "/":
+                places = places & self.any | (places & self.inside) >> 1 | (places & same) << 1
+            else:
+                stay = self.any | self.inside | self.name
+                places = places & stay | (places & (same | self.folders | self.one)) << 1
+            if not places:
+                break
+            places = self._skipping(places)
+        return places
+
+    def _skipping(self, places: int) -> int:
+        """These places and those behind wildcards that may stand for nothing."""
+        while True:
+            more = places | (places & (self.any | self.name)) << 1 | (places & self.folders) << 2
+            if more == places:
+                return places
+            places = more
+
+
+@functools.cache
+def _compiled(pattern: str) -> _Compiled:
+    parts = _parts(pattern)
+    at: dict[str, int] = {}
+    for place, part in enumerate(parts):
+        at[part] = at.get(part, 0) | 1 << place
+    wildcards = [at.pop(part, 0) for part in ("**", "**/", "inside", "?", "*")]
+    texts = re.split(r"[*?]", pattern)
+    return _Compiled(texts[0], texts[-1].rpartition("/")[2], len(parts), at, *wildcards)
 
 
 # -- reading -----------------------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Final
+from typing import Any, Final
 
 from drgate import limits
 from drgate.errors import RepositoryError, visible
@@ -45,6 +45,11 @@ _LFS_VERSION: Final = b"version https://git-lfs.github.com/spec/v1\n"
 _POINTER: Final = re.compile(rb"\s*version [\x00-\xff]*(?:git-lfs|git-media|hawser)")
 """What Git LFS would read as a pointer, in any form."""
 _LFS: Final = re.compile(rb"oid sha256:([0-9a-f]{64})\nsize (0|[1-9][0-9]{0,15})\n")
+_DVC: Final = re.compile(
+    rb"outs:\n- md5: (?=[0-9a-f]*[abcdf])([0-9a-f]{32})\n  size: (0|[1-9][0-9]{0,15})\n(?:  hash: md5\n)?"
+    rb"  path: ([A-Za-z_][\w-]*(?:\.[\w-]+)*\.[A-Za-z][\w-]*)\n"
+)
+"""A DVC file of one file in the form that DVC writes, in which a reader of YAML sees nothing else."""
 _MD5: Final = re.compile(r"[0-9a-f]{32}")
 REGULAR: Final = ("100644", "100755")
 LINK: Final = "120000"
@@ -138,8 +143,11 @@ class Tree:
         Raises RepositoryError for other content, for folders (`.dir`), and for files that are not beside the DVC file.
         """
         data = self.read(entry.path, limit=MAX_POINTER_BYTES, what="a DVC file")
+        if usual := _DVC.fullmatch(data):
+            md5, size, name = (part.decode() for part in usual.groups())
+            return {str(PurePosixPath(entry.path).with_name(name)): Content("dvc", int(size), md5=md5)}
         origin = f"{visible(entry.path)} in {self.name}"
-        content = plain_yaml(data, origin, "a DVC file", RepositoryError)
+        content = self._parsed(entry, data, origin)
         outs = content.get("outs") if isinstance(content, dict) else None
         if not isinstance(outs, list) or not outs:
             raise RepositoryError(f"{origin} lists no outs; expected a DVC file.")
@@ -169,6 +177,24 @@ class Tree:
             found[str(PurePosixPath(entry.path).with_name(path))] = Content("dvc", size, md5=md5)
         return found
 
+    def _parsed(self, entry: Entry, data: bytes, origin: str) -> Any:
+        """What a DVC file says; the same content is parsed once."""
+        parsed = self.repository.parsed
+        if entry.oid not in parsed:
+            if sum(size for size, _ in parsed.values()) + len(data) > limits.POINTERS_BYTES:
+                raise RepositoryError(
+                    f"{origin} is not read: there are more than {in_bytes(limits.POINTERS_BYTES)} of DVC files in "
+                    "another form than DVC writes for one file. List what holds no model in not_models."
+                )
+            try:
+                parsed[entry.oid] = len(data), plain_yaml(data, origin, "a DVC file", RepositoryError)
+            except RepositoryError as problem:
+                parsed[entry.oid] = len(data), problem
+        found = parsed[entry.oid][1]
+        if isinstance(found, RepositoryError):
+            raise found
+        return found
+
 
 @dataclass(frozen=True)
 class Repository:
@@ -178,6 +204,7 @@ class Repository:
     _sizes: _Answers = field(repr=False)
     _bytes: _Answers = field(repr=False)
     _digests: dict[str, str] = field(default_factory=dict, repr=False)
+    parsed: dict[str, tuple[int, Any]] = field(default_factory=dict, repr=False)
 
     def commit(self, ref: str) -> Tree:
         """The files of a commit.
@@ -296,7 +323,9 @@ class Repository:
         """
         asked = [*(f":(top,literal){path}" for path in paths), *(f":(top,glob){pattern}" for pattern in patterns)]
         staged = self._entries("ls-files", "--stage", "-z", "--full-name", "--", *asked)
-        unknown = _git(self.root, "ls-files", "--others", "--exclude-standard", "-z", "--full-name", "--", *asked)
+        unknown = b""  # where Git needs too long for the change's .gitignore, only these are not named
+        with contextlib.suppress(RepositoryError):
+            unknown = _git(self.root, "ls-files", "--others", "--exclude-standard", "-z", "--full-name", "--", *asked)
         changed = (path for path, mode, oid, _ in staged if mode != SUBMODULE and self._differs(path, mode, oid))
         return sorted({*changed, *_lines(unknown, "the working tree")})
 
@@ -450,7 +479,13 @@ def _run(
             input=given,
             capture_output=True,
             check=False,
+            timeout=limits.GIT_SECONDS,
         )
+    except subprocess.TimeoutExpired as problem:
+        raise RepositoryError(
+            f"git {arguments[0]} took more than {limits.GIT_SECONDS} seconds. Simplify the patterns in .gitattributes "
+            "and .gitignore, or have fewer files."
+        ) from problem
     except FileNotFoundError as problem:
         raise RepositoryError("git is not installed, or the folder does not exist.") from problem
     except ValueError as problem:  # a NUL in a name

@@ -71,14 +71,18 @@ _LARGE_SUFFIXES: Final = (
     *(".mar", ".whl"),
 )
 """Files with these endings look like models from `SMALLEST` on."""
-_SHARD: Final = re.compile(r".*(-\d+-of-\d+\.(bin|msgpack)|\.data-\d+-of-\d+)")
-_ALONE: Final = (".pth", ".pt", ".ckpt", ".onnx", "model.safetensors", "adapter_model.safetensors")
+_SHARD: Final = re.compile(r".*(-\d+-of-\d+\.(bin|msgpack|safetensors)|\.data-\d+-of-\d+)")
+_PARTS: Final = (".onnx.data", ".onnx_data")
 _INVISIBLE: Final = {
     *"\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0",
     *map(chr, (*range(0x180B, 0x1810), *range(0xFE00, 0xFE10))),
 }
 _LETTERS: Final = str.maketrans("аеіјкмнорсԁһѕтухԛԝαικνορτυχ", "aeijkmhopcdhstyxqwaiknoptux")
 """Cyrillic and Greek letters that look like Latin ones."""
+
+_OTHERWISE: Final = re.compile(r'[ .](/|$)|[\\:<>|"?*]')
+"""In a path that Windows, or a program that unpacks an archive there, writes under another name."""
+_REPLACED: Final = str.maketrans({"\\": "/", **dict.fromkeys(':<>|"?*', "_")})
 
 _BEGINS: Final = (
     (b"PK\x03\x04", "ZIP"),
@@ -107,6 +111,18 @@ def plain_name(name: str) -> str:
     return name.casefold().translate(_LETTERS).rstrip(" .")
 
 
+def plain_path(path: str) -> str:
+    """A path from the root as people, file systems and programs that unpack an archive may take it.
+
+    >>> [plain_path(path) for path in ("Models/a.json", "models\\\\a.json", "models./a.json ", "c:models/a?b")]
+    ['models/a.json', 'models/a.json', 'models/a.json', 'models/a_b']
+    """
+    if path.isascii() and not _OTHERWISE.search(path):
+        return path.lower()
+    plain = re.sub(r"^[A-Za-z]:", "", path).translate(_REPLACED)
+    return "/".join(part for part in map(plain_name, plain.split("/")) if part)
+
+
 def names_model(path: str, size: int | None = None) -> bool:
     """Whether a path looks like a model. size: in bytes, where it is known; some names count only for large files."""
     name = plain_name(path.rpartition("/")[2])
@@ -117,7 +133,8 @@ def names_model(path: str, size: int | None = None) -> bool:
 
 def loads_alone(path: str) -> bool:
     """Whether programs load a file of this name by itself, so that it is no mere part of another model."""
-    return plain_name(path.rpartition("/")[2]).endswith(_ALONE)
+    name = plain_name(path.rpartition("/")[2])
+    return name.endswith(_SUFFIXES) and not name.endswith(_PARTS) and not _SHARD.fullmatch(name)
 
 
 def kind_of(head: bytes, size: int) -> str:

@@ -312,6 +312,29 @@ class TestRoles:
         repository.write("models/operating_point.json", b"{}")
         assert answer(repository).exit_code == 0
 
+    @pytest.mark.parametrize("kind", ["other case", "link", "pointer", "dvc", "dvc by another name"])
+    def test_cut_offs_in_any_form(self, repository, kind):
+        """Where no folder is guarded: in another case, as a link, as a pointer that is none, behind a DVC file."""
+        self.onnx(repository)
+        repository.replace("drgate.toml", '"models/*.pth", "models/*.onnx"', '"**/*.pth", "**/*.onnx"')
+        repository.merge()
+        assert answer(repository).exit_code == 0, said(answer(repository))
+        if kind == "link":
+            (repository.root / "models/operating_point.json").symlink_to("../checklists/site-a.yaml")
+        else:
+            dvc = f"outs:\n- md5: {'a' * 32}\n  size: 3\n  path: operating_point.json\n"
+            path, content = {
+                "other case": ("Operating_Point.json", "{}"),
+                "pointer": (
+                    "operating_point.json",
+                    f"version http://git-media.io/v/2\noid sha256:{'a' * 64}\nsize 3\n",
+                ),
+                "dvc": ("operating_point.json.dvc", dvc),
+                "dvc by another name": ("notes.dvc", dvc),
+            }[kind]
+            repository.write(f"models/{path}", content)
+        assert closing(answer(repository)) == {"model:models/new.onnx:site-a:file operating_point.json": "REFUSED"}
+
     def test_cut_offs_that_no_certificate_covers_close_it(self, repository):
         """What runs the model would grade by them, also where the policy lets other files lie beside models."""
         repository.replace("drgate.toml", "[gate]\n", '[gate]\nnot_models = ["models/*.json"]\n')

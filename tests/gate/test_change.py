@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import posixpath
+import subprocess
 from dataclasses import replace
+from time import process_time
 from typing import ClassVar
 
 import pytest
@@ -304,7 +306,9 @@ class TestGuardedFolder:
         repository.merge()
         assert {*closing(answer(repository))} == {f"model:models/{name}" for name in [*self.FILES][1:]}
 
-    @pytest.mark.parametrize("name", ["release.pth", "release.onnx", "model.safetensors", "adapter_model.safetensors"])
+    @pytest.mark.parametrize(
+        "name", ["release.pth", "release.onnx", "model.safetensors", "adapter_model.safetensors", "dr.safetensors"]
+    )
     def test_part_that_is_a_model_of_its_own(self, repository, name):
         """A certificate that lists somebody's release as data says nothing about what it answers."""
         repository.replace("drgate.toml", '"models/*.onnx"', '"models/*.onnx", "models/*.safetensors", "models/*.txt"')
@@ -319,6 +323,33 @@ class TestGuardedFolder:
         report = answer(repository)
         assert closing(report)[f"model:models/{name}:site-a:certificate"] == "NOT_ASSESSED"
         assert of(report, "file note.txt").group == "models/new.onnx"
+
+    @pytest.mark.parametrize(
+        "name",
+        ["models\\anything", "models./anything", "models /anything", "mo\u200cdels/anything", "MODELS\\x\\..\\any"],
+    )
+    def test_folder_under_another_name(self, repository, name):
+        """Some systems, and programs that unpack an archive there, take it for this one."""
+        repository.write(name, b"anything")
+        assert closing(answer(repository)) == {f"model:{visible(name)}": "REFUSED"}
+
+    @pytest.mark.parametrize("key", ["certificates", "waivers"])
+    @pytest.mark.parametrize("folder", ["models", "Models"])
+    def test_is_no_folder_of_evidence(self, repository, key, folder):
+        """Else a change of the policy that makes nothing weaker lets everything lie there."""
+        repository.replace("drgate.toml", "[gate]\n", f'[gate]\n{key} = "{folder}"\n')
+        if key == "certificates":
+            (repository.root / "certificates").rename(repository.root / "elsewhere")
+            (repository.root / folder).mkdir(exist_ok=True)
+            (repository.root / "elsewhere").rename(repository.root / folder / "certificates")
+        repository.write(f"{folder}/weights.msgpack", b"anything")
+        assert closing(answer(repository))["model:models/dr.onnx"] == "REFUSED"
+
+    def test_labels_that_are_none(self, repository):
+        """Nothing reads what a policy names as labels, so only a table may lie there under that name."""
+        repository.replace("drgate.toml", "looks =", 'manifest = "models/weights.msgpack"\nlooks =')
+        repository.write("models/weights.msgpack", b"anything")
+        assert closing(answer(repository)) == {"model:models/weights.msgpack": "REFUSED"}
 
     def test_whole_folder_as_the_pattern(self, repository):
         """The model opens as such, its files as its files; another file does not."""
@@ -398,6 +429,32 @@ class TestElsewhere:
         assert f"model:{path}" in closing(report) or path == "models"
         assert report.exit_code == 2
 
+    def test_link_to_a_folder_in_place_of_a_model(self, repository):
+        """What a pattern guards is then somewhere else, where nobody guards it."""
+        repository.replace("drgate.toml", '"models/*.pth"', '"models/*.pth", "*/dr.dat"')
+        repository.write("real/dr.dat", b"a file")
+        evaluation, predictions = repository.judge({"dr.dat": b"a file"}, table=answers(5))
+        repository.certify("certificates/dat", evaluation, predictions)
+        repository.merge()
+        repository.write("a/b/dr.dat", b"another")
+        (repository.root / "link").symlink_to("a/b")
+        (repository.root / "docs").symlink_to("checklists")
+        assert closing(answer(repository)) == {"model:link": "REFUSED"}
+
+    def test_many_links(self, repository):
+        """Time in proportion to their number and to that of files."""
+        repository.write("target", "../docs/a.md")
+        link, file = (repository.git("hash-object", "-w", name).strip() for name in ("target", "drgate.toml"))
+        repository.stage()
+        listed = [f"120000 {link}\tl/{i}.md\n" for i in range(4000)]
+        listed += [f"100644 {file}\tdocs/{i}/a.md\n" for i in range(40000)]
+        repository.write("secret/listed", "".join(listed))
+        with (repository.root / "secret/listed").open() as given:
+            subprocess.run(["git", "update-index", "--index-info"], cwd=repository.root, stdin=given, check=True)
+        began = process_time()
+        assert gate(repository.root, base_ref="main", now=NOW).exit_code == 0
+        assert process_time() - began < 10
+
     def test_link_to_anything_else(self, repository):
         """Is nobody's business."""
         (repository.root / "latest").symlink_to("checklists/site-a.yaml")
@@ -425,6 +482,20 @@ class TestElsewhere:
 
 
 class TestLimits:
+    def test_dvc_files_in_an_unusual_form(self, repository, monkeypatch):
+        """YAML is slow: a limit for all of them together, which the usual form does not touch."""
+        monkeypatch.setattr("drgate.limits.POINTERS_BYTES", 300)
+        usual = "outs:\n- md5: a%031d\n  size: 5\n  hash: md5\n  path: a%d.csv\n"
+        for i in range(9):
+            repository.write(f"d/a{i}.csv.dvc", usual % (i, i))
+        repository.write("e/b.csv.dvc", (usual % (0, 0)).replace("a0.csv", "b.csv # 1"))
+        assert answer(repository).exit_code == 0
+        for i in range(9):
+            repository.write(f"f/c{i}.csv.dvc", f"{usual % (i, i)}# {'c' * 40}\n")
+        report = answer(repository)
+        assert report.exit_code == 2
+        assert "of DVC files in another form" in said(report)
+
     """Whoever proposes a change chooses how many files it has, and how large."""
 
     def test_too_many_guarded_files(self, repository):

@@ -60,6 +60,7 @@ class TestAttributes:
             "[attr]mine ident\n*.pth mine",
             "*.pth -ident\nmodels/dr.pth ident",
             "preprocess.json eol=crlf",
+            "preprocess.json export-ignore",
             "preprocess.json text=auto eol=crlf",
             "*.json filter=evil",
             '"models/dr.pth" ident',
@@ -87,6 +88,8 @@ class TestAttributes:
             "preprocess.json ident export-subst",
             "*.pth text=auto eol=crlf",
             "*.md eol=crlf",
+            "models export-ignore",
+            "models/* export-ignore",
             "*.ipynb filter=nbstripout",
             "*.pth -crlf",
             "*.pth text=input",
@@ -115,6 +118,9 @@ class TestAttributes:
             ("models/.git\u200battributes", "dr.pth ident\n", "look alike"),
             ("Models/preprocess.json", "{}", "look alike"),
             ("models/preprocess.json.", "{}", "look alike"),
+            ("models\\preprocess.json", "{}", "look alike"),
+            ("models /preprocess.json", "{}", "look alike"),
+            ("models/PREPRO~1.JSO", "{}", "look alike"),
             (".gitattributes", "\N{BYTE ORDER MARK}*.pth ident\n", "byte order mark"),
             (".gitattributes", f"{'a' * 3000} x\n", "more than 2048 bytes"),
             (".gitattributes", "#" * (1 << 20) + "\n\n", "larger than 1 MB"),
@@ -155,6 +161,12 @@ class TestPointers:
         assert closing(report) == {"checkout:models/dr.pth": "REFUSED"}
         assert "pointer without the attribute filter=lfs" in of(report, "checkout").reason
 
+    def test_behind_which_an_archive_has_another_file(self, whole):
+        """An archive holds what Git LFS puts in place, and `export-subst` changes that."""
+        whole.write(".gitattributes", "*.pth filter=lfs -text export-subst\n")
+        self.pointed(whole)
+        assert closing(answer(whole)) == {"checkout:models/dr.pth": "REFUSED"}
+
     @pytest.mark.parametrize("name", ["https://hawser.github.com/spec/v1", "http://git-media.io/v/2"])
     def test_of_an_older_form(self, whole, name):
         """Git LFS reads it, so it is no file of text."""
@@ -194,6 +206,9 @@ class TestWhereFilesComeFrom:
             ("sub/dvc.lock", "stages:\n  train:\n    outs:\n    - {path: ../models, md5: a.dir, size: 1}\n"),
             ("dvc.yaml", "stages:\n  train:\n    outs:\n    - models/preprocess.json: {cache: false}\n"),
             ("dvc.yaml", "stages:\n  train:\n    outs: [models\n"),
+            ("dvc.yaml", "stages:\n  train:\n    wdir: ${a}${b}\n    outs: [.]\n"),
+            ("dvc.lock", "stages:\n  train:\n    outs:\n    - {path: MODELS, md5: a.dir, size: 1}\n"),
+            ("sub/dvc.lock", "stages:\n  train:\n    outs:\n    - {path: .., md5: a.dir, size: 1}\n"),
         ],
     )
     def test_output_of_a_pipeline(self, whole, path, text):

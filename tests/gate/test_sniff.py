@@ -59,6 +59,16 @@ class TestNames:
     def test_of_files_that_are_loaded_by_themselves(self):
         """And those that are parts of another."""
         alone = ("release.pth", "a.PT", "a.ckpt ", "a.onnx", "model.safetensors", "adapter_model.safetensors")
+        alone += (
+            "dr.safetensors",
+            "pytorch_model.bin",
+            "a.h5",
+            "a.keras",
+            "a.pkl",
+            "a.tflite",
+            "a.torchscript",
+            "a.gguf",
+        )
         assert all(map(loads_alone, alone))
         parts = ("a.onnx.data", "a.onnx_data", "model-00001-of-00002.safetensors", "preprocess.json", "weights.bin")
         assert not any(map(loads_alone, parts))
