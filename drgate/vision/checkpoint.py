@@ -45,16 +45,21 @@ from drgate.vision.network import (
     tower_tensors,
     vision_config,
 )
+from drgate.vision.pickles import rehearse
 
 FORMAT: Final = "drgate-checkpoint"
 FORMAT_VERSION: Final = 1
 PATIENT_HASH: Final = "hmac-sha256-128"
 
-MAX_PICKLE_BYTES: Final = 16 << 20
-"""Of all values besides tensors: a record of 1,000 epochs has under 1 MB."""
+MAX_PICKLE_BYTES: Final = 4 << 20
+"""Of all values besides tensors: a record of 1,000 epochs has under 1 MB. A byte can be a value, and take 200 in memory
+and a few microseconds."""
 
 MAX_VALUES: Final = 32 << 20
 """Values and characters, with what is shared counted as often as it is used: 2 KB can stand for any number."""
+
+MAX_CONTAINERS: Final = 1 << 18
+"""Lists and mappings: a record of 1,000 epochs has 30 an epoch."""
 
 MAX_DEPTH: Final = 60
 """Lists and mappings in each other."""
@@ -374,11 +379,14 @@ def read_payload(path: Path, allowed: Sequence[tuple[Any, str]] = (), *, opened:
         raise CheckpointError(
             f"{path} is not a checkpoint that torch.save wrote (bare pickles can run code and are never opened)."
         )
-    size = _check_archive(path, opened)
+    size, pickled = _check_archive(path, opened)
     opened.seek(0)
     try:
+        _measure(rehearse(pickled, {name: function for function, name in allowed}), {}, [])
         with torch.serialization.safe_globals(list(allowed)):
             payload = torch.load(opened, map_location="cpu", weights_only=True)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path} is not a checkpoint that can be read: {error}") from error
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path} contains Python objects other than tensors and plain values. They could run code, so it was not"
@@ -396,8 +404,11 @@ def read_payload(path: Path, allowed: Sequence[tuple[Any, str]] = (), *, opened:
     return payload
 
 
-def _check_archive(path: Path, opened: IO[bytes]) -> int:
-    """The size of a ZIP archive, checked before it is unpacked: its parts are not compressed, and add up to no more."""
+def _check_archive(path: Path, opened: IO[bytes]) -> tuple[int, bytes]:
+    """The size of a ZIP archive and its pickle, checked before it is unpacked.
+
+    Its parts are not compressed and add up to no more than the file, and another reader finds the same ones.
+    """
     size = opened.seek(0, os.SEEK_END)
     opened.seek(max(0, size - _TAIL))
     tail = opened.read().rjust(_TAIL)
@@ -405,24 +416,40 @@ def _check_archive(path: Path, opened: IO[bytes]) -> int:
     # them, so that no two readers can find different directories.
     if tail[-22:-18] != b"PK\x05\x06":
         raise CheckpointError(f"{path} is truncated: its end is missing. Copy it again.")
-    listed = int.from_bytes(tail[-10:-6], "little")
+    listed, start, end = (*(int.from_bytes(tail[at : at + 4], "little") for at in (-10, -6)), size - 22)
     if tail[-42:-38] == b"PK\x06\x07":
-        listed = int.from_bytes(tail[40:48], "little")
+        listed, start, end = (*(int.from_bytes(tail[at : at + 8], "little") for at in (40, 48)), size - _TAIL)
+        if int.from_bytes(tail[-34:-26], "little") != end:
+            start = -1
     if listed > MAX_DIRECTORY_BYTES:
         raise CheckpointError(f"{path} lists more parts than a checkpoint has.")
+    if start + listed != end:  # a reader that goes by the stated place would find another directory
+        raise CheckpointError(f"{path} has more than one list of its parts; it is not a file that torch.save wrote.")
     try:
         with zipfile.ZipFile(opened) as archive:
             entries = archive.infolist()
-    except zipfile.BadZipFile as error:
+            pickles = _only_pickle(path, entries)
+            if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+                # torch.save does not compress, and a small file could expand to any size
+                raise CheckpointError(f"{path} is a compressed archive, not a checkpoint that torch.save wrote.")
+            if sum(entry.file_size for entry in entries) > size:
+                raise CheckpointError(f"{path} has parts that overlap; it is not a checkpoint that torch.save wrote.")
+            if pickles.file_size > MAX_PICKLE_BYTES:
+                raise CheckpointError(f"{path} has more than {in_bytes(MAX_PICKLE_BYTES)} of values besides tensors.")
+            return size, archive.read(pickles)
+    except (zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
         raise CheckpointError(f"{path} is truncated: its end is missing. Copy it again.") from error
-    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
-        # torch.save does not compress, and a small file could expand to any size
-        raise CheckpointError(f"{path} is a compressed archive, not a checkpoint that torch.save wrote.")
-    if sum(entry.file_size for entry in entries) > size:
-        raise CheckpointError(f"{path} has parts that overlap; it is not a checkpoint that torch.save wrote.")
-    if any(entry.file_size > MAX_PICKLE_BYTES for entry in entries if entry.filename.endswith(".pkl")):
-        raise CheckpointError(f"{path} has more than {in_bytes(MAX_PICKLE_BYTES)} of values besides tensors.")
-    return size
+
+
+def _only_pickle(path: Path, entries: list[zipfile.ZipInfo]) -> zipfile.ZipInfo:
+    """The part that holds the values, which torch finds by a name in letters of either case."""
+    names = {entry.filename.casefold(): entry for entry in entries if entry.filename == entry.orig_filename}
+    (first, _, _), *_ = (entry.filename.partition("/") for entry in [*entries, zipfile.ZipInfo("/")])
+    found = names.get(f"{first}/data.pkl".casefold())
+    plain = all(name.isascii() and name.startswith(f"{first}/".casefold()) for name in names)
+    if found is None or len(names) != len(entries) or not plain:
+        raise CheckpointError(f"{path} is not an archive of the parts that torch.save writes.")
+    return found
 
 
 def _measure(value: Any, known: dict[int, tuple[int, int]], tensors: list[Tensor], depth: int = 0) -> tuple[int, int]:
@@ -445,6 +472,8 @@ def _measure(value: Any, known: dict[int, tuple[int, int]], tensors: list[Tensor
         if id(value) in known:
             return known[id(value)]
         known[id(value)] = (MAX_VALUES, 0)  # until it is measured: a list in itself has no end
+        if len(known) > MAX_CONTAINERS:
+            raise CheckpointError("its values, written out, are too many.")
         for part in chain(value.keys(), value.values()) if isinstance(value, dict) else value:
             more, deep = _measure(part, known, tensors, depth + 1)
             total, below = total + more, max(below, deep + 1)

@@ -165,14 +165,98 @@ class TestTensors:
         assert set(module.read_payload(path)) == {"a", "b", "c"}
 
 
+def called(module: str, name: str, arguments: bytes) -> bytes:
+    """What a pickle says to call a function."""
+    return f"c{module}\n{name}\n".encode() + arguments + b"R"
+
+
+def text(value: str) -> bytes:
+    return b"X" + len(value.encode()).to_bytes(4, "little") + value.encode()
+
+
+def with_pickle(path: Path, pickled: bytes, *, name: str = "data.pkl") -> Path:
+    """An archive like torch.save's, around a pickle."""
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(f"m/{name}", b"\x80\x02" + pickled + b".")
+        archive.writestr("m/data/0", bytes(1 << 16))
+        archive.writestr("m/version", "3\n")
+    return path
+
+
+class TestCalls:
+    """What torch calls for a file, though it runs none of its code: each is tried with stand-ins first."""
+
+    @pytest.mark.parametrize("name", ["FloatTensor", "Tensor"])
+    def test_tensors_of_memory_that_nobody_wrote_are_refused(self, name: str, tmp_path: Path):
+        """Their numbers are those of another program, others each time: not of the file whose digest is certified."""
+        path = with_pickle(tmp_path / "m.pth", called("torch", name, b"M\x00\x10\x85"))
+        assert "contains Python objects other than tensors" in refused(path, module.read_payload)
+
+    def test_tensors_beyond_their_part_of_the_file_are_refused(self, path: Path):
+        """A storage of its own making has room for any tensor, filled with what lay in memory."""
+        storage = called("torch.storage", "UntypedStorage", b"K\x04\x85")
+        pickled = called("torch._utils", "_rebuild_tensor_v2", b"(" + storage + b"K\x00K\x04\x85K\x01\x85\x89}t")
+        assert "other than tensors" in refused(with_pickle(path, pickled), module.read_payload)
+
+    @pytest.mark.parametrize(
+        "pickled",
+        [
+            called("_codecs", "encode", b"(" + text("\u0100\u0200" * 100_000) + text("punycode") + b"t"),
+            b"](c_codecs\nencode\nq\x00" + text("x" * 100_000) + b"q\x01" + text("latin1") + b"q\x02\x86R"
+            + b"h\x00h\x01h\x02\x86R" * 100_000 + b"e",
+            called("__builtin__", "bytearray", b"J\x00\x00\x00\x70\x85"),
+            b"](c__builtin__\nset\nq\x00(" + b"K\x01" * 1000 + b"lq\x01\x85R" + b"h\x00h\x01\x85R" * 100_000 + b"e",
+        ],
+        ids=["slow encoding", "copies of a text", "bytes", "copies of a set"],
+    )  # fmt: skip
+    def test_much_of_little_is_refused(self, pickled: bytes, tmp_path: Path):
+        refused(with_pickle(tmp_path / "m.pth", pickled), module.read_payload)
+
+    def test_a_pickle_of_nothing_but_values_is_refused(self, tmp_path: Path):
+        """A byte can be a mapping, and takes microseconds: 16 MB of them took a minute."""
+        pickled = b"](" + b"}" * 1_000_000 + b"e"
+        assert "too many" in refused(with_pickle(tmp_path / "m.pth", pickled), module.read_payload)
+
+    def test_negative_views_are_refused(self, tmp_path: Path):
+        """They end in an error where their bytes are hashed."""
+        torch.save({"model_state_dict": torch._neg_view(torch.ones(3))}, tmp_path / "m.pth")
+        assert "without numbers of its own" in refused(tmp_path / "m.pth", lambda file: load_any_checkpoint(file, None))
+
+    def test_what_honest_files_hold_is_read(self, tmp_path: Path):
+        state = torch.nn.Linear(3, 2).to(torch.bfloat16).state_dict()  # an ordered dictionary with attributes
+        plain = {"state": state, "own": torch.nn.Parameter(torch.ones(2)), "device": torch.device("cpu"), "b": b"\xff",
+                 "kind": torch.float16, "shape": torch.Size([2, 3]), "few": {1, 2}, "none": torch.zeros(0, 3),
+                 "row": torch.arange(9).view(3, 3)[1], "turned": torch.ones(2, 3).T}  # fmt: skip
+        torch.save(plain, tmp_path / "m.pth")
+        assert module.read_payload(tmp_path / "m.pth").keys() == plain.keys()
+
+
 class TestArchive:
+    def test_the_pickle_is_found_by_its_name_in_any_letters(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+        """As torch finds it: a limit that knows data.pkl alone does not hold for DATA.PKL."""
+        monkeypatch.setattr(module, "MAX_PICKLE_BYTES", 100)
+        path = with_pickle(tmp_path / "m.pth", text("x" * 200), name="DATA.PKL")
+        assert "of values besides tensors" in refused(path, module.read_payload)
+
+    @pytest.mark.parametrize("wide", [False, True])
+    def test_a_second_list_of_parts_is_refused(self, wide: bool, path: Path):
+        """One reader goes by the place that is stated, another by what comes before the end."""
+        data = bytearray(path.read_bytes())
+        if wide:
+            data[-34:-26] = (int.from_bytes(data[-34:-26], "little") - 200).to_bytes(8, "little")
+        else:
+            data = data[:-98] + data[-22:]
+            data[-6:-2] = (1000).to_bytes(4, "little")
+        path.write_bytes(data)
+        assert "more than one list of its parts" in refused(path)
+
     def test_parts_that_overlap_are_refused(self, path: Path):
         """A thousand names for the same bytes: 1000 times the file, in memory."""
         with zipfile.ZipFile(path, "a") as archive:
             largest = max(archive.infolist(), key=lambda entry: entry.file_size)
             for i in range(1000):
                 again = copy.copy(largest)
-                again.filename = f"archive/data/{1000 + i}"
+                again.filename = f"{largest.filename}{1000 + i}"
                 archive.filelist.append(again)
             archive._didModify = True  # type: ignore[attr-defined]
         assert "parts that overlap" in refused(path)
