@@ -178,26 +178,28 @@ class Log:
         chosen_on: bool = False,
         comparing: bool = False,
     ) -> tuple[Look, Path]:
-        """The look that these predictions take at the test set `name`, with published names, and its chain.
+        """The look that these predictions take at the test set `name`, with published names, and the chain of it.
 
-        It is the same look of the caller's own table and of its published form. Raises what `take_look` raises.
+        That is another file than `chain` where the same look was taken before. It is the same look of the caller's own table and of its published form. Raises what `take_look` raises.
         """
         seen = Seen.of(predictions, name, self.key, chosen_on=chosen_on, checklist=checklist)
         path = self.chain or LOOKS / f"{seen.test_set.removeprefix('sha256:')[:16]}.jsonl"
+        others = [other for other in _usual() if other.resolve() != path.resolve()]
         look = take_look(
             path,
             seen,
             model=model,
             predictions=published(predictions, checklist).digest,
             checklist=checklist,
-            others=[other for other in _usual() if other.resolve() != path.resolve()],
+            others=others,
             time=self.time,
             comparing=comparing,
         )
         shown = dict(zip(predictions.table["image"], published_names(predictions.table), strict=True))
+        holders = (one for one in (path, *others) if one.exists() and look.line in _read(one).digests)
         return replace(
             look, regraded=tuple(replace(one, image=shown.get(one.image, one.image)) for one in look.regraded)
-        ), path
+        ), next(holders, path)
 
     def refuse_test_set(self, predictions: Predictions) -> None:
         """Raise UsageError where an image or a patient is of a test set that was looked at: that is no set to tune on.
@@ -262,6 +264,13 @@ def take_look(
                 if new and seen.key and entry.test_set == seen.test_set in own.test_sets:
                     own.append(new)  # its patients, where the key was not given before
                 return _look(entry, seen)
+            if _sees(entry, seen) and model in (None, entry.model) and len(earlier) >= entry.allowed:
+                columns = _differing(entry.rest, seen.rest)
+                raise UsageError(
+                    f"These answers were looked at before, on the same images and reference grades (look {entry.look}), "
+                    f"with other values of {' and '.join(columns)}. That would be another look, and {entry.allowed} "
+                    f"{'is' if entry.allowed == 1 else 'are'} allowed. Give the columns as they were then."
+                )
         same = {seen.test_set, *(look.entry.test_set for look in earlier if look.same_images)}
         logged_sets = {digest: one for chain in chains for digest, one in chain.test_sets.items()}
         apart = [one for digest, one in logged_sets.items() if digest not in same]
@@ -304,7 +313,12 @@ def _sees(entry: LookLine, seen: Seen) -> bool:
 
 def _agree(one: Mapping[str, str], other: Mapping[str, str]) -> bool:
     """Whether all columns that both have are equal; a published table lacks those that its checklist did not use."""
-    return all(one.get(column) == other.get(column) for column in {*COLUMNS, "dme"} | (one.keys() & other.keys()))
+    return not _differing(one, other)
+
+
+def _differing(one: Mapping[str, str], other: Mapping[str, str]) -> list[str]:
+    columns = {*COLUMNS, "dme"} | (one.keys() & other.keys())
+    return sorted(column for column in columns if one.get(column) != other.get(column))
 
 
 # -- one chain ---------------------------------------------------------------------------------------------------------
@@ -379,6 +393,11 @@ class _Chain:
     """Digest of the last line, which the next one names."""
     test_sets: dict[str, _LoggedSet]
     looks: list[LookLine]
+
+    @property
+    def digests(self) -> set[str]:
+        """Of its looks, by which certificates name them."""
+        return {look.digest for look in self.looks}
 
     def knows(self, entry: Mapping[str, Any]) -> bool:
         """Whether it holds this test set, with these patients under this key."""

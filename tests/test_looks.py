@@ -225,6 +225,25 @@ class TestCounting:
         assert one.read_bytes() == before
         assert look(two, table(["a", "b"], [0, 4], patients=["p1", "p2"]), beside=True) == first
 
+    def test_the_chain_that_holds_the_look_is_named(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+        """Taken once by default, the same look is not in a further file, and nobody is told that it is."""
+        monkeypatch.chdir(tmp_path)
+        first, usual = Log().look(AB, "t", checklist_of(1), model="m")
+        again, holder = Log(Path("looks/site.jsonl")).look(AB, "t", checklist_of(1), model="m")
+        assert again == first
+        assert holder.resolve() == usual.resolve()
+        assert not Path("looks/site.jsonl").exists()
+
+    def test_no_look_is_wasted_on_the_same_answers(self, chain: Path):
+        """Without its patients the same table would be another look, which nothing could pass and nobody wanted."""
+        named = table(["a", "b"], [0, 4], patients=["p1", "p2"])
+        look(chain, named, checklist=checklist_of(1))
+        before = chain.read_bytes()
+        with pytest.raises(UsageError, match=r"looked at before.*\(look 1\), with other values of patient\."):
+            look(chain, AB, checklist=checklist_of(1))
+        assert chain.read_bytes() == before
+        assert look(chain, named, checklist=checklist_of(1)).number == 1
+
     def test_one_checklist_has_one_content(self, chain: Path):
         """A checklist that was changed without a new version is not the one that was declared."""
         look(chain, AB, checklist=checklist_of())

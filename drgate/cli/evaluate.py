@@ -164,7 +164,9 @@ def command(
         )
     look = evaluation.look
     allowed = f"{'; only' if look.used_up else ' of'} {look.allowed} allowed"
-    tell(f"Look {look.number}{allowed} at these images, logged in {judgement.looks}.", quiet)
+    elsewhere = looks is not None and judgement.looks is not None and judgement.looks.resolve() != looks.resolve()
+    copy = f", where it was taken before. It is not in {looks}: copy the file if you need it there" if elsewhere else ""
+    tell(f"Look {look.number}{allowed} at these images, logged in {judgement.looks}{copy}.", quiet)
     signature = "signed" if judgement.signed else "not signed (no --key): export and gate do not accept it"
     if evaluation.model.scoring and evaluation.model.scoring.by == "elsewhere":
         tell(
