@@ -132,8 +132,8 @@ class Verification:
 
     @property
     def exit_code(self) -> int:
-        """2 contradicted; 3 unsigned, no trusted key given, a file missing or answers that nobody whom the reader trusts
-        got from the model; else that of the verdict.
+        """2 contradicted; 3 unsigned, no trusted key given, a file missing, or answers that nobody trusted got from the
+        model; else that of the verdict.
         """
         if self.problems:
             return ExitCode.REFUSED
