@@ -253,9 +253,6 @@ def judge(
         model = replace(model, previous=previous)
     if grades is not None:
         facts = replace(facts, grades=grades)
-    elif facts.grades is not None:
-        claim = f"that they are those of {facts.grades.name} is the table's own word (--grades was not given)."
-        facts = _warned(facts, f"The table came with its reference grades; {claim}")
     if point is not None:
         unchecked = point.refuse_overlap(predictions, test.patient_key)
         predictions = predictions.at(point)

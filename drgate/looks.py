@@ -180,7 +180,8 @@ class Log:
     ) -> tuple[Look, Path]:
         """The look that these predictions take at the test set `name`, with published names, and the chain of it.
 
-        That is another file than `chain` where the same look was taken before. It is the same look of the caller's own table and of its published form. Raises what `take_look` raises.
+        That is another file than `chain` where the same look was taken before. The caller's own table and its published
+        form take the same look. Raises what `take_look` raises.
         """
         seen = Seen.of(predictions, name, self.key, chosen_on=chosen_on, checklist=checklist)
         path = self.chain or LOOKS / f"{seen.test_set.removeprefix('sha256:')[:16]}.jsonl"
@@ -265,10 +266,10 @@ def take_look(
                     own.append(new)  # its patients, where the key was not given before
                 return _look(entry, seen)
             if _sees(entry, seen) and model in (None, entry.model) and len(earlier) >= entry.allowed:
-                columns = _differing(entry.rest, seen.rest)
+                columns = dict.fromkeys(column.removesuffix(" (keyed)") for column in _differing(entry.rest, seen.rest))
                 raise UsageError(
-                    f"These answers were looked at before, on the same images and reference grades (look {entry.look}), "
-                    f"with other values of {' and '.join(columns)}. That would be another look, and {entry.allowed} "
+                    "These answers were looked at before, on the same images and reference grades (look "
+                    f"{entry.look}), with other values of {' and '.join(columns)}. That would be another look, and {entry.allowed} "
                     f"{'is' if entry.allowed == 1 else 'are'} allowed. Give the columns as they were then."
                 )
         same = {seen.test_set, *(look.entry.test_set for look in earlier if look.same_images)}

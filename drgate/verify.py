@@ -132,8 +132,8 @@ class Verification:
 
     @property
     def exit_code(self) -> int:
-        """2 contradicted; 3 unsigned, no trusted key given, a file missing, or answers that nobody whom the reader
-        trusts got from the model; else that of the verdict.
+        """2 contradicted; 3 unsigned, no trusted key given, a file missing, or answers that nobody trusted got from the
+        model; else that of the verdict.
         """
         if self.problems:
             return ExitCode.REFUSED
@@ -183,7 +183,7 @@ def verify(
         *_files(statement, given.models),
         *_checklist(evaluation, given.checklist),
         *_look(evaluation, given.looks, numbers.table),
-        *_earlier(evaluation, given.parent),
+        *_earlier(evaluation, given.parent, trust.revocations),
         *numbers.findings,
         *scoring,
         *(_again(statement, given.models, numbers.table, deep) if deep else ()),
@@ -404,15 +404,19 @@ def _look(evaluation: Evaluation, chain: Path | None, table: Predictions | None)
         yield "unchecked", f"{chain} logs a later look of this model, {later[-1].get('time')}; ask for its certificate."
 
 
-def _earlier(evaluation: Evaluation, given: Path | None) -> Iterator[Finding]:
+def _earlier(evaluation: Evaluation, given: Path | None, revocations: Revocations | None) -> Iterator[Finding]:
     """Whether the earlier certificate that the statement names is the one given, and says what is recorded of it."""
     recorded = [earlier for earlier in (evaluation.model.parent, evaluation.model.previous) if earlier]
     if given is None:
         if recorded:
             yield "unchecked", f"The earlier certificate {recorded[0].statement} was not given (--parent)."
         return
-    found = reference(read_certificate(given).statement)
-    if found in recorded:
+    earlier = read_certificate(given)
+    found = reference(earlier.statement)
+    exported = found == evaluation.model.parent  # what a model was only compared with takes nothing from it
+    if exported and revocations is not None and (revoked := revocations.against(earlier)):
+        yield from (("problem", f"{given}, the earlier certificate: {sentence}") for sentence in revoked)
+    elif found in recorded:
         yield "checked", f"{given} is the earlier certificate that it names, and agrees with what is recorded of it."
     else:
         yield "problem", f"{given} is not an earlier certificate that it names ({found.statement})."

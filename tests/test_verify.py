@@ -328,6 +328,21 @@ class TestEarlier:
         assert verify(path, trusted=[key.public], parent=earlier).exit_code == 0
         assert any("was not given (--parent)" in line for line in verify(path, trusted=[key.public]).unchecked)
 
+    def test_of_a_revoked_key_is_2(self, tmp_path, key, stranger):
+        """What was exported under it stands on nothing."""
+        parent = evaluation()
+        (tmp_path / "parent").mkdir()
+        before = written(tmp_path / "parent", parent, stranger)
+        made = evaluation(model=replace(parent.model, parent=reference(make_statement(parent))))
+        revoked = Revocations({stranger.public.id: "the laptop was lost"})
+        path = written(tmp_path, made, key)
+        assert verify(path, trusted=[key.public], parent=before, revocations=Revocations({})).exit_code == 0
+        found = verify(path, trusted=[key.public], parent=before, revocations=revoked)
+        assert found.exit_code == 2
+        assert "the earlier certificate: The key" in said(found)
+        compared = written(tmp_path, evaluation(model=replace(parent.model, previous=made.model.parent)), key)
+        assert verify(compared, trusted=[key.public], parent=before, revocations=revoked).exit_code == 0
+
     @pytest.mark.parametrize("lie", [{"verdict": "FAIL"}, {"criteria": {}}, {"statement": f"sha256:{'0' * 64}"}])
     def test_that_was_misquoted_is_found_out(self, tmp_path, key, lie):
         earlier = written(tmp_path, evaluation(), key)

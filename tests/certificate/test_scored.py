@@ -355,13 +355,6 @@ class TestEvaluate:
         (place / "table.scored.json").unlink()
         assert says in self.evaluated_refused(refused, place)
 
-    def test_grades_that_came_with_the_table_are_its_own_word(self, place, drgate, keys, sealed, graded):
-        """Whoever hands a sealed table on can join any grades and name any file; page one says that nobody compared."""
-        write_predictions(joined(sealed, graded, place), place / "table.parquet")
-        sign_scored(sealed, keys["scorer"], TIME).write(place / "table.scored.json")
-        found, _ = self.judged(drgate, "--scorer-key", pub(place, keys["scorer"]))
-        assert any("The table came with its reference grades" in line for line in found.page_one)
-
     def test_a_key_is_for_tables_that_name_a_model(self, place, refused, keys, graded):
         write_predictions(graded, place / "table.csv")
         words = (
