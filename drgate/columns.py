@@ -179,7 +179,8 @@ class Columns:
         cells = self.table[column]
         if cells.dtype == "str":
             return cells
-        if pd.api.types.is_float_dtype(cells) and (cells.dropna() % 1 == 0).all():
+        whole = pd.api.types.is_float_dtype(cells) and (cells.dropna() % 1 == 0) & (cells.dropna().abs() < 2**53)
+        if np.all(whole):
             cells = cells.astype("Int64")  # Parquet makes floats of whole numbers with gaps: site 1.0 is site 1
         return self._text([None if pd.api.types.is_scalar(cell) and pd.isna(cell) else str(cell) for cell in cells])
 

@@ -269,8 +269,8 @@ def take_look(
                 columns = dict.fromkeys(column.removesuffix(" (keyed)") for column in _differing(entry.rest, seen.rest))
                 raise UsageError(
                     "These answers were looked at before, on the same images and reference grades (look "
-                    f"{entry.look}), with other values of {' and '.join(columns)}. That would be another look, and {entry.allowed} "
-                    f"{'is' if entry.allowed == 1 else 'are'} allowed. Give the columns as they were then."
+                    f"{entry.look}), with other values of {' and '.join(columns)}. That would be another look, and "
+                    f"{entry.allowed} {'is' if entry.allowed == 1 else 'are'} allowed. Give the columns as they were then."
                 )
         same = {seen.test_set, *(look.entry.test_set for look in earlier if look.same_images)}
         logged_sets = {digest: one for chain in chains for digest, one in chain.test_sets.items()}

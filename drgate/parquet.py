@@ -45,7 +45,7 @@ def read_parquet(path: Path, what: str, error: type[DrgateError]) -> pa.Table:
         plain = [_without_dictionaries(group) for group in groups]
         table = pa.concat_tables(plain)
     except _DAMAGED as problem:
-        raise error(f"{path} is a damaged Parquet file; expected {what}.") from problem
+        raise error(f"{path} is a damaged Parquet file, or has bytes that are no text; expected {what}.") from problem
     return table.replace_schema_metadata(file.schema_arrow.metadata)
 
 
@@ -63,11 +63,14 @@ def first_nan(table: pa.Table, column: str) -> int | None:
 
 
 def _without_dictionaries(table: pa.Table) -> pa.Table:
+    """The table with text as text. Raises ArrowInvalid for bytes that are none."""
     columns = []
     for column in table.columns:
         if pa.types.is_dictionary(column.type):
             decoded = [chunk.dictionary_decode() for chunk in column.chunks]
             column = pa.chunked_array(decoded, type=column.type.value_type)
+        if pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type):
+            column = column.cast(pa.string())  # as some programs write text; other bytes are no cell
         columns.append(column)
     return pa.table(columns, names=table.column_names)
 

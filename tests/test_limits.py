@@ -25,6 +25,7 @@ from drgate.errors import CertificateError, ManifestError, PolicyError, Predicti
 from drgate.files import entries, files_below, parse_toml, read_table
 from drgate.manifest import load_manifest
 from drgate.parquet import _pages, read_parquet
+from drgate.predictions import load_predictions
 from drgate.record import read_record
 
 ROOT = Path(__file__).parent.parent
@@ -398,6 +399,18 @@ class TestParquet:
             path.write_bytes(whole[:at] + bytes([whole[at] ^ 0x55]) + whole[at + 1 :])
             with contextlib.suppress(PredictionsError):
                 read_table(path, "a table", PredictionsError)
+
+    @pytest.mark.parametrize("column", ["image", "patient", "grade", "note"])
+    def test_bytes_are_text_or_refused(self, column: str, tmp_path: Path):
+        """Also whole numbers that no exact float holds are read."""
+        path = tmp_path / "t.parquet"
+        cells: dict[str, Any] = {"image": ["a", "b"], "grade": [0, 1], "predicted": [0, 1]}
+        cells["large"] = pa.array([2**64 - 1, None], pa.uint64())
+        parquet(path, cells | {column: pa.array([b"0", b"1"])})
+        assert load_predictions(path).table[column].tolist() == ([0, 1] if column == "grade" else ["0", "1"])
+        parquet(path, cells | {column: pa.array([b"0", b"\xff"])})
+        with pytest.raises(PredictionsError, match="or has bytes that are no text"):
+            load_predictions(path)
 
     def test_categories_and_indexes_are_read_as_before(self, tmp_path: Path):
         table = pd.DataFrame({"image": ["a", "b", "c"], "n": pd.array([1, None, 3], dtype="Int64")})
