@@ -25,7 +25,7 @@ from drgate.certificate.scored import ENDING, SignedTable, read_scored
 from drgate.certificate.statement import Certificate, Statement, read_certificate, reference
 from drgate.certificate.trust import Revocations, lapses, signer
 from drgate.errors import CertificateError, DrgateError, ExitCode, UsageError, visible
-from drgate.evaluation import CUT_OFFS, Evaluation, Role, Verdict, plain_of
+from drgate.evaluation import COMPANIONS, Evaluation, Role, Verdict, plain_of
 from drgate.files import canonical_json, digest_of, read_limited, sha256_file
 from drgate.screen import SILENT, Progress
 
@@ -284,12 +284,13 @@ def _files(statement: Statement, given: Sequence[Path]) -> Iterator[Finding]:
             missing -= {same.name}
     for name in sorted(missing):
         yield "missing", f"{name} is missing: the certificate covers it as {_AS[by_name[name].role]}."
-    known = {file.name for file in subjects if file.role == "cut_offs"}
-    if subjects[0].name.casefold().endswith(".onnx") and CUT_OFFS not in known:
-        for path in sorted({path.with_name(CUT_OFFS) for path in found}):
+    roles = {file.name: file.role for file in subjects}
+    if subjects[0].name.casefold().endswith(".onnx"):
+        uncovered = [name for name, role in COMPANIONS.items() if roles.get(name) != role]
+        for path in sorted({path.with_name(name) for path in found for name in uncovered}):
             if path.exists():
                 sound = False
-                yield "problem", f"{path} decides the grades of the model beside it, and is not a certified file."
+                yield "problem", f"{path} decides the answers of the model beside it, and is not a certified file."
     if sound:
         yield "checked", "All certified files are there."
 

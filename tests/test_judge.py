@@ -121,7 +121,7 @@ class TestScored:
         folder = photographs("a.png")
         (folder / "labels.csv").write_text("image,grade,dme\na.png,0,perhaps\n")
         grader = load_grader(scored / "model.pth")
-        with pytest.raises(PredictionsError, match="dme is another text .7 characters."):
+        with pytest.raises(PredictionsError, match=r"dme is another text .7 characters."):
             score(grader, load_manifest(folder), workers=0, advance=lambda _: pytest.fail("scored"))
 
     def test_a_file_that_is_not_the_manifests_is_refused(self, scored: Path, photographs: Write):

@@ -30,6 +30,8 @@ def read_chain(data: bytes, origin: str) -> list[dict[str, Any]]:
     previous = ""
     if data.count(b"\n") > limits.LINES:
         raise UsageError(f"{origin} has more than {limits.LINES} lines; expected a chain of looks.")
+    if sum(map(data.count, (b",", b"[", b"{"))) > limits.JSON_VALUES:
+        raise UsageError(f"{origin} holds more than {limits.JSON_VALUES} values; expected a chain of looks.")
     for i, line in enumerate(data.splitlines() or [b""]):
         try:
             entry = parse_json(line, origin, "a chain of looks", UsageError)

@@ -13,7 +13,7 @@ from drgate.certificate.chain import logged_look
 from drgate.certificate.statement import Certificate, Statement, reference
 from drgate.checklist import EACH, Checklist
 from drgate.errors import DrgateError, visible
-from drgate.evaluation import CUT_OFFS
+from drgate.evaluation import COMPANIONS, CUT_OFFS
 from drgate.files import digest_of
 from drgate.gate.change import Change, Files, ModelFile
 from drgate.gate.checkout import exchanged
@@ -268,11 +268,12 @@ class _Assessor:
         return iter(statement.content["subject"][1:])  # the first is the model
 
     def _files_beside(self, statement: Statement) -> Iterator[Finding]:
-        known = {subject["name"] for subject in self._others(statement) if subject["annotations"]["role"] == "cut_offs"}
+        roles = {subject["name"]: subject["annotations"]["role"] for subject in self._others(statement)}
         onnx = plain_name(self.model.path).endswith(".onnx")
-        if onnx and CUT_OFFS not in known and (found := self.files.in_place_of(self._beside(CUT_OFFS))):
-            reason = f"{found[0]} beside the model decides its grades, and the certificate does not cover it."
-            yield self._finding(f"file {CUT_OFFS}", "REFUSED", reason)
+        for name, role in COMPANIONS.items() if onnx else ():
+            if roles.get(name) != role and (found := self.files.in_place_of(self._beside(name))):
+                reason = f"{found[0]} beside the model decides its answers, and the certificate does not cover it."
+                yield self._finding(f"file {name}", "REFUSED", reason)
         for subject in self._others(statement):
             there = self.files.at(self._beside(subject["name"]))
             if not there or not all(file.is_subject(subject) for file in there):

@@ -104,6 +104,7 @@ class Certificates:
         self.tables: list[Entry] = []
         self._change = change
         self._by_digest: dict[str, list[Entry]] = {}
+        self._others: set[str] = set()
         self._left = limits.JUDGED_CERTIFICATES
         keys = [key for keys in rules.trusted.values() for key in keys]
         needles = [digest.encode() for digest in {*wanted}]
@@ -137,12 +138,15 @@ class Certificates:
         """A certificate or statement that names a wanted digest; the others are not worth the time to parse."""
         if not entry.path.endswith(".json") and self._change.repository.size(entry.oid) > MAX_BYTES:
             return None
+        if entry.oid in self._others:
+            return None
         data = self._data(entry)
         statement = data if data.startswith(STATEMENT_BEGINS) else b""
         if data.startswith(CERTIFICATE_BEGINS) and (inside := _PAYLOAD.search(data)):
             with contextlib.suppress(ValueError):
                 statement = base64.b64decode(inside[1])
-        if not statement:  # other JSON, such as evaluation.json
+        if not statement:  # other JSON, such as evaluation.json: read once, under however many names
+            self._others.add(entry.oid)
             return None
         self._left -= len(data)
         digest = f"sha256:{hashlib.sha256(statement).hexdigest()}"

@@ -13,10 +13,11 @@ from drgate.certificate.chain import chain_line
 from drgate.errors import RepositoryError, UsageError
 from drgate.evaluation import Look
 from drgate.files import canonical_json
+from drgate.gate import evidence
 from drgate.gate.change import Change
 from drgate.gate.evidence import Tables
 from drgate.gate.gate import gate
-from drgate.gate.repository import open_repository
+from drgate.gate.repository import Entry, open_repository
 from drgate.predictions import load_predictions, published, write_predictions
 from tests.support.evaluations import digest_of
 from tests.support.repositories import (
@@ -285,6 +286,26 @@ class TestLimits:
         reason = of(answer(repository), "predictions").reason
         assert "is not a Parquet file, or is cut off" in reason
         assert "Error" not in reason
+
+    def test_values_of_a_chain(self, repository, monkeypatch):
+        """A line may be long, but many values take memory and time."""
+        monkeypatch.setattr("drgate.limits.JSON_VALUES", 20)
+        assert "holds more than 20 values; expected a chain" in said(answer(repository))
+
+    def test_file_that_is_no_certificate_under_many_names(self, repository, monkeypatch):
+        """It is read once."""
+        for i in range(9):
+            repository.write(f"certificates/{i}.json", '{"something": "else"}')
+        read: list[str] = []
+        original = evidence.Certificates._data
+
+        def noted(self: evidence.Certificates, entry: Entry) -> bytes:
+            read.append(entry.oid)
+            return original(self, entry)
+
+        monkeypatch.setattr(evidence.Certificates, "_data", noted)
+        assert answer(repository).exit_code == 0
+        assert len(read) == len({*read})
 
     def test_line_of_a_chain_that_is_cut_short(self, repository):
         """A tuple with too few values is named by its place."""
