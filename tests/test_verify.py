@@ -463,7 +463,7 @@ class TestModelFiles:
         for certificate in (path, *(written(path.parent, other, key) for other in others)):
             found = verify(certificate, trusted=[key.public], models=[folder / "model.onnx"])
             assert found.exit_code == 2
-            assert "operating_point.json decides the grades of the model beside it" in said(found)
+            assert "operating_point.json decides the answers of the model beside it" in said(found)
 
     def test_cut_offs_under_the_name_that_is_opened(self, tmp_path, key):
         files = (file_entry("model.onnx", b"graph"), file_entry("operating_point.json", b"{}", "cut_offs"))

@@ -22,7 +22,7 @@ from drgate.scale import GRADES
 from drgate.vision.fingerprint import Fingerprint
 from drgate.vision.images import Preprocessing, preprocessing
 from drgate.vision.model_files import MAX_COMPANION_BYTES, copy_and_hash
-from drgate.vision.onnx_files import COMPANIONS, cannot_run, copy_onnx, first_line, try_out
+from drgate.vision.onnx_files import NEEDED, cannot_run, copy_onnx, first_line, try_out
 
 
 class Grader(Protocol):
@@ -227,7 +227,7 @@ def _companions(path: Path) -> tuple[Preprocessing, list[Subject]]:
     """The preprocessing of an ONNX model, and the files beside it, read once."""
     plain, files = [], []
     expected = ('{"id": ..., "size": ...}', "a list of the grades' identifiers")
-    for (name, role), what in zip(COMPANIONS.items(), expected, strict=True):
+    for (name, role), what in zip(NEEDED.items(), expected, strict=True):
         file = path.with_name(name)
         if not file.is_file():
             raise CheckpointError(

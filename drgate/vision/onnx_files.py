@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from drgate.errors import CheckpointError
-from drgate.evaluation import CUT_OFFS, Role, Subject
+from drgate.evaluation import COMPANIONS, Subject
 from drgate.vision.model_files import copy_and_hash
 
 MAX_DATA_FILES: Final = 1000
@@ -29,7 +29,7 @@ MAX_MODEL_BYTES: Final = (2 << 30) - 1
 MAX_FIELDS: Final = 5_000_000
 """In the model file: a whole MedSigLIP has 0.1 million. Two bytes can be a field, and take 150 in memory."""
 
-COMPANIONS: Final[dict[str, Role]] = {"preprocess.json": "preprocessing", "labels.json": "labels"}
+NEEDED: Final = {name: role for name, role in COMPANIONS.items() if role != "cut_offs"}
 """Files next to an ONNX model: `{"id": ..., "size": ...}`, and the list of the five grades' identifiers."""
 
 TRIAL_MEMORY: Final = 2 << 30
@@ -203,7 +203,7 @@ def _external_data(path: Path, model: Any) -> dict[str, int]:
         if not all(_NUMBER.fullmatch(number) for number in numbers):
             raise CheckpointError(f"{path} has external data whose offset or length is not a number of bytes.")
         plain = name and Path(name).name == name and "\\" not in name and len(os.fsencode(name)) <= 255
-        if not plain or name.casefold() in (path.name.casefold(), CUT_OFFS, *COMPANIONS):
+        if not plain or name.casefold() in (path.name.casefold(), *COMPANIONS):
             raise _outside(path, name)
         needed[name] = max(needed.get(name, 0), sum(map(int, numbers)))
     return needed
