@@ -69,10 +69,13 @@ def _as_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "F":
         raise ValueError("floating-point pixels without a stated range; expected 8 or 16 bits")
     if image.mode.startswith("I"):
-        values = np.asarray(image, dtype=np.int64)
+        values = np.asarray(image)
         if values.min() < 0 or values.max() > 65535:
             raise ValueError("pixel values outside 0-65535")
-        return Image.fromarray(np.round(values / 257).astype(np.uint8)).convert("RGB")
+        eight = np.empty(values.shape, np.uint8)
+        for row, into in zip(values, eight, strict=True):  # wide numbers for one row at a time
+            into[:] = np.round(row / 257)
+        return Image.fromarray(eight).convert("RGB")
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, (0, 0, 0, 255)), rgba).convert("RGB")

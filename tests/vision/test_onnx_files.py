@@ -18,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from drgate.errors import CheckpointError
 from drgate.scale import GRADES
-from drgate.vision import onnx_files
+from drgate.vision import graders, onnx_files
 from drgate.vision.graders import load_grader
 from drgate.vision.onnx_files import copy_onnx
 from tests.support import tiny
@@ -159,6 +159,33 @@ class TestExternalData:
             with pytest.raises(CheckpointError, match="does not say plainly where they are"):
                 load_grader(tmp_path / "changed.onnx")
 
+    def test_names_are_distinct_and_readable(self, tmp_path: Path):
+        """Not the preprocessing in other letters, on some machines the same file; not bytes that are no text."""
+        path = tiny.write_onnx(tmp_path)
+        (tmp_path / "Preprocess.json").write_bytes(bytes(16))
+        model = onnx.load(path, load_external_data=False)
+        model.graph.initializer.append(outside("Preprocess.json"))
+        before = path.read_bytes()
+        path.write_bytes(model.SerializeToString())
+        with pytest.raises(CheckpointError, match="one file where the case of letters does not count"):
+            load_grader(path)
+        path.write_bytes(before.replace(b"model.onnx.data", b"model.onnx.dat\xff"))
+        with pytest.raises(CheckpointError, match="other characters than UTF-8"):
+            load_grader(path)
+
+    def test_files_have_a_limit_together(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+        """A thousand links to one file of holes are terabytes to copy."""
+        path = tiny.write_onnx(tmp_path)
+        model = onnx.load(path, load_external_data=False)
+        (tmp_path / "large").write_bytes(bytes(1 << 20))
+        for i in range(9):
+            (tmp_path / f"link{i}").symlink_to("large")
+            model.graph.initializer.append(outside(f"link{i}"))
+        path.write_bytes(model.SerializeToString())
+        monkeypatch.setattr(onnx_files, "MAX_BYTES", 8 << 20)
+        with pytest.raises(CheckpointError, match="is larger than"):
+            load_grader(path)
+
     @pytest.mark.parametrize("where", ["model", "tensor"])
     def test_unknown_fields_are_refused(self, where: str, tmp_path: Path):
         """A newer reader could find weights in a field that this one passes over."""
@@ -171,8 +198,8 @@ class TestExternalData:
             load_grader(path)
 
 
-def endless() -> Any:
-    """A loop of 2^62 rounds."""
+def endless(*counted: Any) -> Any:
+    """A loop of 2^62 rounds, or of as many as these nodes make of `many`."""
     scalar = helper.make_tensor_value_info
     rounds = [scalar("round", TensorProto.INT64, []), scalar("go", TensorProto.BOOL, [])]
     body = helper.make_graph(
@@ -182,8 +209,8 @@ def endless() -> Any:
         [scalar("on", TensorProto.BOOL, []), scalar("next", TensorProto.FLOAT, None)],
     )
     return tiny.onnx_model(
-        [helper.make_node("Loop", ["count", "yes", "first"], ["logits"], body=body)],
-        [numpy_helper.from_array(np.int64(1 << 62), "count"), numpy_helper.from_array(np.bool_(True), "yes")],
+        [*counted, helper.make_node("Loop", ["count" if counted else "many", "yes", "first"], ["logits"], body=body)],
+        [numpy_helper.from_array(np.int64(1 << 62), "many"), numpy_helper.from_array(np.bool_(True), "yes")],
         "first",
     )
 
@@ -219,6 +246,28 @@ class TestHostileModels:
         path.write_bytes(data)
         with pytest.raises(CheckpointError, match="is not an ONNX model"):
             load_grader(path)
+
+    def test_packed_numbers_have_a_limit(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+        """One byte of them is eight in memory: 300 MB of holes took 5 GB."""
+        monkeypatch.setattr(onnx_files, "MAX_PACKED", 1 << 20)
+        model = tiny.onnx_model()
+        model.graph.initializer.append(TensorProto(name="z", data_type=TensorProto.INT64, int64_data=[0] * (2 << 20)))
+        path = tiny.write_onnx(tmp_path)
+        path.write_bytes(model.SerializeToString())
+        with pytest.raises(CheckpointError, match="more than 1 MB of packed numbers"):
+            load_grader(path)
+
+    def test_a_loop_that_a_black_image_does_not_start_is_stopped(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setattr(graders, "SLOWER", 0)
+        monkeypatch.setattr(graders, "TRIAL_SECONDS", 2)
+        model = endless(
+            helper.make_node("ReduceMax", ["pixel_values"], ["brightest"], keepdims=0),
+            helper.make_node("Cast", ["brightest"], ["whole"], to=TensorProto.INT64),
+            helper.make_node("Mul", ["whole", "many"], ["count"]),
+        )
+        grader = load_grader(tiny.write_onnx(tmp_path, model))
+        with pytest.raises(CheckpointError, match="cannot grade 1 images here \\(it took more than 2 seconds"):
+            grader.logits(np.ones((1, 3, tiny.SIZE, tiny.SIZE), np.float32))
 
     def test_a_loop_without_end_is_stopped(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr(onnx_files, "TRIAL_SECONDS", 2)
