@@ -8,6 +8,7 @@ Uses only Pillow and NumPy, so that worker processes start without torch.
 
 from __future__ import annotations
 
+import stat
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,7 +45,9 @@ def read_image(path: Path) -> Image.Image:
             limit against decompression bombs.
     """
     try:
-        if path.stat().st_size > MAX_BYTES:  # some of Pillow's decoders read the whole file first
+        if not stat.S_ISREG((about := path.stat()).st_mode):  # a pipe would be waited for without end
+            raise ValueError("it is not a file")
+        if about.st_size > MAX_BYTES:  # some of Pillow's decoders read the whole file first
             raise ValueError(f"it is larger than {MAX_BYTES >> 20} MB")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # damaged metadata is no reason to reject good pixels ...

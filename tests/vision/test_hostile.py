@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import time
 import zipfile
 from collections.abc import Callable, Iterator
@@ -336,3 +337,9 @@ def test_sixteen_bits_are_scaled_by_their_full_range(kind: str, tmp_path: Path):
     Image.fromarray(values).save(tmp_path / "a.tif")
     found = np.asarray(images.read_image(tmp_path / "a.tif"))[:, :, 0]
     assert np.array_equal(found, np.round(values / 257).astype(np.uint8))
+
+
+def test_a_pipe_is_no_image(tmp_path: Path):
+    os.mkfifo(tmp_path / "a.png")
+    with pytest.raises(ImageUnreadable, match="it is not a file"):
+        images.read_image(tmp_path / "a.png")

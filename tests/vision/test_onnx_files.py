@@ -316,18 +316,25 @@ write_onnx(merge_lora(load_checkpoint(Path(sys.argv[1])).build()).eval(), 28, Pa
 
 class TestExportedFile:
     def test_two_environments_give_the_same_bytes_without_traces(self, tmp_path: Path):
-        """From two folders, by two processes with other seeds of their hashes: no path, no trace, no difference."""
+        """From two folders, by processes with other hash seeds and instructions: no path, no trace, no difference."""
         from drgate.vision.checkpoint import save_checkpoint
 
         base = tiny.tiny_base(tmp_path / "base")
         files = []
-        for seed, folder in (("1", tmp_path / "here"), ("2", tmp_path / "elsewhere" / "below")):
+        places = (("1", "avx2", tmp_path / "here"), ("2", "default", tmp_path / "elsewhere" / "below"))
+        for seed, processor, folder in places:
             folder.mkdir(parents=True)
             save_checkpoint(folder / "m.pth", tiny.checkpoint_of(tiny.random_model(base), base))
             subprocess.run(
                 [sys.executable, "-c", EXPORT, "m.pth", "model.onnx"],
                 cwd=folder,
-                env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(ROOT)},
+                env={
+                    **os.environ,
+                    "PYTHONHASHSEED": seed,
+                    "PYTHONPATH": str(ROOT),
+                    "ATEN_CPU_CAPABILITY": processor,
+                    "MKL_CBWR": "COMPATIBLE" if seed == "2" else "AUTO",
+                },
                 check=True,
                 capture_output=True,
             )
