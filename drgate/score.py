@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 TABLES: Final = (".csv", ".tsv", ".parquet", ".pq")
 MODELS: Final = (".pth", ".pt", ".onnx")
 BATCH: Final = 32
+BATCH_PIXELS: Final = BATCH * 448**2
+"""Of larger images, fewer are in a batch: a model file can ask for 4096 x 4096, of which 32 take 6 GB."""
 
 
 class NoOutputWarning(UserWarning):
@@ -173,17 +175,19 @@ def _share(
     advance: Callable[[int], Any],
 ) -> _Scored:
     """Probabilities of the images at these positions."""
-    from drgate.vision.decoding import in_processes, usable_cores
+    from drgate.vision.decoding import CHUNK, in_processes, usable_cores
 
+    batch_size = min(BATCH, max(1, BATCH_PIXELS // grader.preprocessing.size**2))
     trained_on = set() if grader.fingerprint is None else {row.tobytes() for row in grader.fingerprint.images}
     images = [str(image) for image in manifest.table["image"].iloc[positions]]
     prepared = in_processes(
         partial(_prepare, preprocess=grader.preprocessing, hashed=bool(trained_on)),
         [manifest.path(image) for image in images],
         workers=usable_cores() if workers is None else workers,
+        chunk=max(1, CHUNK * batch_size // BATCH),
     )
     found = _Scored(np.full((len(images), 5), np.nan), {}, [])
-    for start, batch in _batches(prepared):
+    for start, batch in _batches(prepared, batch_size):
         readable = [i for i, item in enumerate(batch) if not isinstance(item.pixels, str)]
         if readable:
             found.probabilities[[start + i for i in readable]] = softmax(
@@ -240,9 +244,9 @@ def _prepare(path: Path, preprocess: Preprocessing, hashed: bool) -> _Prepared:
     return _Prepared(preprocess(image), image_hash(image) if hashed else b"")
 
 
-def _batches(prepared: Iterator[_Prepared]) -> Iterator[tuple[int, list[_Prepared]]]:
+def _batches(prepared: Iterator[_Prepared], size: int) -> Iterator[tuple[int, list[_Prepared]]]:
     start = 0
-    while batch := list(islice(prepared, BATCH)):
+    while batch := list(islice(prepared, size)):
         yield start, batch
         start += len(batch)
 

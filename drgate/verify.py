@@ -317,6 +317,8 @@ def _located(statement: Statement, given: Sequence[Path]) -> dict[Path, None]:
 
 
 def _sha256(path: Path) -> str:
+    if path.exists() and not path.is_file():  # a pipe or a device has no end
+        raise CertificateError(f"{path} is not a file; expected a file of the model.")
     try:
         return sha256_file(path)
     except OSError as problem:

@@ -387,6 +387,14 @@ class TestModelFiles:
                 f"{folder}/model.onnx.data is the certified file model.onnx.data (SHA-256 {digest})." in found.checked
             )
 
+    def test_a_device_under_a_certified_name_is_refused(self, whole, key):
+        """It would be read without end."""
+        path, folder = whole
+        (folder / "model.onnx").unlink()
+        (folder / "model.onnx").symlink_to("/dev/zero")
+        with pytest.raises(CertificateError, match="is not a file; expected a file of the model"):
+            verify(path, trusted=[key.public], models=[folder / "model.onnx"])
+
     def test_a_companion_elsewhere_can_be_given(self, whole, key, tmp_path):
         """A file that is not beside the model, under its own name."""
         path, folder = whole

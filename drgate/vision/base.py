@@ -71,12 +71,13 @@ def shown_id(id: str) -> str:
     return Path(id).name if Path(id).is_absolute() else id
 
 
-def resolve_base(name: str, *, revision: str | None = None) -> Base:
+def resolve_base(name: str, *, revision: str | None = None, download: bool = True) -> Base:
     """Find a base model and compute its digest.
 
     name: `embedded`, a local folder, or a hub id such as `google/medsiglip-448` (downloaded into the hub's cache,
         with the token of HF_TOKEN or of the hub's own login).
     revision: a commit of a hub model; None means the newest. Folders and the embedded base have none.
+    download: whether a hub model may be fetched; without it only the hub's cache is looked into.
 
     Raises:
         CheckpointError: it does not exist, cannot be downloaded, or is not a SigLIP vision tower with a pooling head.
@@ -97,7 +98,7 @@ def resolve_base(name: str, *, revision: str | None = None) -> Base:
             f"the base model {name!r} was not found; --base takes embedded, a folder with {_LAYOUT}, or a hub id such"
             f" as {MEDSIGLIP}."
         )
-    folder = _download(name, revision)
+    folder = _download(name, revision, download)
     known = name.lower() == MEDSIGLIP
     return _from_folder(
         folder,
@@ -112,22 +113,30 @@ def resolve_base(name: str, *, revision: str | None = None) -> Base:
     )
 
 
-def _download(name: str, revision: str | None) -> Path:
+def _download(name: str, revision: str | None, download: bool) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+    from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
 
     try:
         patterns = ["config.json", "*.safetensors", "*.safetensors.index.json"]
-        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
+        found = snapshot_download(name, revision=revision, allow_patterns=patterns, local_files_only=not download)
+        return Path(found)
     except GatedRepoError as error:
         reason = "its publisher requires you to accept the terms first"
         cause: Exception = error
     except RepositoryNotFoundError as error:
         reason = "the hub has no such model, or shows it only with a token"
         cause = error
+    except LocalEntryNotFoundError as error:
+        reason = "it is not in the hub's cache here" if not download else "the hub cannot be reached"
+        cause = error
     except Exception as error:  # network libraries raise many kinds (no route, no host, no certificate, no disk space)
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
         cause = error
+    if not download:
+        raise CheckpointError(
+            f"the base model {name} is not downloaded on the word of a model file ({reason})."
+        ) from cause
     raise CheckpointError(
         f"the base model {name} could not be downloaded from the hub ({reason}). Accept its terms on its page there and"
         " set HF_TOKEN, or copy it to a folder and give --base FOLDER, or try drgate with --base embedded."

@@ -29,7 +29,7 @@ from drgate.evaluation import Subject
 from drgate.files import canonical_json, in_bytes, replacing
 from drgate.patients import PATIENT_BYTES
 from drgate.scale import GRADES
-from drgate.vision.base import Base, few, resolve_base, update_digest
+from drgate.vision.base import MEDSIGLIP, Base, few, resolve_base, update_digest
 from drgate.vision.fingerprint import IMAGE_BYTES, Fingerprint
 from drgate.vision.images import Preprocessing, preprocessing
 from drgate.vision.network import (
@@ -194,7 +194,9 @@ class Checkpoint:
     def _base_for_adapters(self, base: Base | None) -> Base:
         if base is None:
             try:
-                base = resolve_base(self.base.id, revision=self.base.revision)
+                # A file cannot make drgate fetch whatever it names.
+                known = self.base.id.lower() == MEDSIGLIP
+                base = resolve_base(self.base.id, revision=self.base.revision, download=known)
             except CheckpointError as error:
                 raise CheckpointError(
                     f"The model's adapters need the base model {self.base.id}: {error} Give its location with --base."
@@ -533,6 +535,8 @@ def _checked(payload: dict[str, Any]) -> Checkpoint:
         isinstance(text, str) for text in (base.id, base.revision or "", base.digest, base.use, base.pretraining)
     ):
         raise CheckpointError("the description of the base model is not valid.")
+    if base.revision is not None and not re.fullmatch("[0-9a-f]{40}", base.revision):  # a path, to the hub's cache
+        raise CheckpointError("the base model's revision is not a commit of 40 hex digits.")
     checkpoint = Checkpoint(
         base=base,
         architecture=payload["vision_config"],

@@ -36,10 +36,14 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def in_processes(function: Callable[[Item], Result], items: Sequence[Item], *, workers: int) -> Iterator[Result]:
+def in_processes(
+    function: Callable[[Item], Result], items: Sequence[Item], *, workers: int, chunk: int = CHUNK
+) -> Iterator[Result]:
     """`map(function, items)`, computed by worker processes; at most four chunks per worker wait in memory.
 
-    function and items must be picklable. workers: 0 computes in this process. The first exception ends the iteration.
+    function and items must be picklable. workers: 0 computes in this process. chunk: items that a worker takes at a
+    time, fewer where results are large; of smaller chunks fewer wait too. The first exception ends
+    the iteration.
 
     Raises DrgateError if a worker is killed.
     """
@@ -52,9 +56,9 @@ def in_processes(function: Callable[[Item], Result], items: Sequence[Item], *, w
         workers, mp_context=multiprocessing.get_context(method), initializer=_follow_the_parent
     ) as pool:
         try:
-            for start in range(0, len(items), CHUNK):
-                waiting.append(pool.submit(_each, function, items[start : start + CHUNK]))
-                if len(waiting) >= 4 * workers:
+            for start in range(0, len(items), chunk):
+                waiting.append(pool.submit(_each, function, items[start : start + chunk]))
+                if len(waiting) >= max(workers, 4 * workers * chunk // CHUNK):
                     yield from waiting.popleft().result()
             while waiting:
                 yield from waiting.popleft().result()

@@ -9,8 +9,9 @@ from __future__ import annotations
 import io
 import os
 import tempfile
+import threading
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +23,10 @@ from drgate.scale import GRADES
 from drgate.vision.fingerprint import Fingerprint
 from drgate.vision.images import Preprocessing, preprocessing
 from drgate.vision.model_files import MAX_COMPANION_BYTES, copy_and_hash
-from drgate.vision.onnx_files import NEEDED, cannot_run, copy_onnx, first_line, try_out
+from drgate.vision.onnx_files import NEEDED, TRIAL_SECONDS, cannot_run, copy_onnx, first_line, try_out
+
+SLOWER: Final = 10
+"""A batch may take so many times as long an image as the first inference, which includes starting a process."""
 
 
 class Grader(Protocol):
@@ -173,7 +177,7 @@ class OnnxGrader:
             copied = copy_onnx(path, Path(private))
             self.files = (*copied, *companions)
             copy = Path(private) / path.name
-            try_out(path, copy, self.preprocessing.size, sum(file.size for file in copied))
+            self._seconds = try_out(path, copy, self.preprocessing.size, sum(file.size for file in copied))
             try:
                 self._session = onnxruntime.InferenceSession(
                     str(copy), options, providers=[provider for provider in wanted if provider in available]
@@ -206,10 +210,22 @@ class OnnxGrader:
         return {"kind": "onnx", "class_names": list(GRADES), "preprocessing": self.preprocessing.as_dict()}
 
     def logits(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        import onnxruntime
+
+        # What a black image does not start, another one can: a loop without end.
+        seconds = TRIAL_SECONDS + SLOWER * self._seconds * len(batch)
+        options = onnxruntime.RunOptions()
+        options.log_severity_level = 4
+        clock = threading.Timer(seconds, setattr, (options, "terminate", True))
+        clock.daemon = True
+        clock.start()
         try:
-            logits = self._session.run(None, {self._input: batch})[0]
+            logits = self._session.run(None, {self._input: batch}, options)[0]
         except Exception as error:  # onnxruntime's exceptions share no base class
-            raise CheckpointError(f"The model cannot grade {len(batch)} images here ({first_line(error)}).") from error
+            late = f"it took more than {seconds:.0f} seconds" if options.terminate else first_line(error)
+            raise CheckpointError(f"The model cannot grade {len(batch)} images here ({late}).") from error
+        finally:
+            clock.cancel()
         return _logits(logits, batch)
 
 

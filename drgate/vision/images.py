@@ -8,6 +8,7 @@ Uses only Pillow and NumPy, so that worker processes start without torch.
 
 from __future__ import annotations
 
+import stat
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,7 +45,9 @@ def read_image(path: Path) -> Image.Image:
             limit against decompression bombs.
     """
     try:
-        if path.stat().st_size > MAX_BYTES:  # some of Pillow's decoders read the whole file first
+        if not stat.S_ISREG((about := path.stat()).st_mode):  # a pipe would be waited for without end
+            raise ValueError("it is not a file")
+        if about.st_size > MAX_BYTES:  # some of Pillow's decoders read the whole file first
             raise ValueError(f"it is larger than {MAX_BYTES >> 20} MB")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # damaged metadata is no reason to reject good pixels ...
@@ -69,10 +72,13 @@ def _as_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "F":
         raise ValueError("floating-point pixels without a stated range; expected 8 or 16 bits")
     if image.mode.startswith("I"):
-        values = np.asarray(image, dtype=np.int64)
+        values = np.asarray(image)
         if values.min() < 0 or values.max() > 65535:
             raise ValueError("pixel values outside 0-65535")
-        return Image.fromarray(np.round(values / 257).astype(np.uint8)).convert("RGB")
+        eight = np.empty(values.shape, np.uint8)
+        for row, into in zip(values, eight, strict=True):  # wide numbers for one row at a time
+            into[:] = np.round(row / 257)
+        return Image.fromarray(eight).convert("RGB")
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, (0, 0, 0, 255)), rgba).convert("RGB")

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import torch
 from peft import LoraConfig, LoraModel
+from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from transformers import SiglipVisionConfig, SiglipVisionModel
 
@@ -193,6 +194,21 @@ def fill_adapter(backbone: LoraModel, tensors: dict[str, Tensor]) -> tuple[str, 
     return tuple(sorted(tensors.keys() - adapter.keys()))
 
 
+def _merge_exactly(layer: Any) -> None:
+    """Add an adapter to its layer's weight, and leave nothing for peft to add.
+
+    A product of matrices is summed in another order by other processors; these sums are the same on all of them.
+    """
+    down, up = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+    with torch.no_grad():
+        total = torch.zeros(up.shape[0], down.shape[1], dtype=torch.float64, device=up.device)
+        for column, row in zip(up.double().T, down.double(), strict=True):
+            total += column[:, None] * row
+        weight = layer.get_base_layer().weight
+        weight.copy_(weight.double() + total * layer.scaling["default"])
+        layer.lora_B["default"].weight = nn.Parameter(torch.zeros_like(up), requires_grad=False)
+
+
 def merge_lora(model: GradingModel) -> GradingModel:
     """Merge the adapters into the weights of the tower. Changes `model` and returns it.
 
@@ -210,6 +226,9 @@ def merge_lora(model: GradingModel) -> GradingModel:
     images = images.to(weight.device, weight.dtype)
     with torch.inference_mode():
         before = model(images)
+    for module in model.backbone.modules():
+        if isinstance(module, LoraLayer):
+            _merge_exactly(module)
     model.backbone = model.backbone.merge_and_unload()
     with torch.inference_mode():
         after = model(images)

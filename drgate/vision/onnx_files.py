@@ -12,13 +12,15 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
 from drgate.errors import CheckpointError
 from drgate.evaluation import COMPANIONS, Subject
-from drgate.vision.model_files import copy_and_hash
+from drgate.files import in_bytes
+from drgate.vision.model_files import MAX_BYTES, copy_and_hash
 
 MAX_DATA_FILES: Final = 1000
 """Exporters write one; older ones wrote one a tensor."""
@@ -32,12 +34,19 @@ MAX_FIELDS: Final = 5_000_000
 NEEDED: Final = {name: role for name, role in COMPANIONS.items() if role != "cut_offs"}
 """Files next to an ONNX model: `{"id": ..., "size": ...}`, and the list of the five grades' identifiers."""
 
+_RANDOM: Final = frozenset(
+    ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli")
+)
+
 TRIAL_MEMORY: Final = 2 << 30
 """Bytes of address space of the first inference, besides three times the model's files (measured: under twice)."""
 
 TRIAL_SECONDS: Final = 60
 """Of the first inference, besides one for each 8 MB of the model's files. A whole MedSigLIP (1.7 GB) takes 25 s on two
 cores; it may take 270 s."""
+
+MAX_PACKED: Final = 128 << 20
+"""Bytes of numbers of which one byte can be eight in memory. Exporters write weights as they are in memory."""
 
 _NUMBER: Final = re.compile(r"[0-9]{1,18}")
 _KEYS: Final = ("location", "offset", "length", "checksum")
@@ -61,19 +70,30 @@ def parse_onnx(path: Path, data: bytes) -> Any:
             f"{path} has fields that this version of onnx does not know, and that could name weights elsewhere; update "
             "onnx, or export the model again."
         )
+    if drawn := sorted({one.op_type for one in messages(model) if isinstance(one, onnx.NodeProto) and _draws(one)}):
+        raise CheckpointError(
+            f"{path} draws random numbers ({', '.join(drawn)}), so its answers are not always the same."
+        )
     return model
 
 
+def _draws(node: Any) -> bool:
+    """Whether an operator draws random numbers; Dropout does where it is told to train."""
+    return node.op_type in _RANDOM or (node.op_type == "Dropout" and len(node.input) > 2 and bool(node.input[2]))
+
+
 def _count_fields(data: memoryview, descriptor: Any) -> None:
-    """Raise ValueError for more than `MAX_FIELDS` fields, before protobuf makes an object of each.
+    """Raise ValueError for more than `MAX_FIELDS` fields, or packed numbers, before protobuf makes something of each.
 
     It reads protobuf's wire format: a field is its number and kind, then a number, or a length and so many bytes.
     """
-    count = 0
+    count = packed = 0
     waiting = [(0, len(data), descriptor)]
     while waiting:
         at, end, descriptor = waiting.pop()
-        inner = {number: field.message_type for number, field in descriptor.fields_by_number.items()}
+        fields = descriptor.fields_by_number.items()
+        inner = {number: field.message_type for number, field in fields}
+        short = {number for number, field in fields if field.cpp_type <= field.CPPTYPE_UINT64}
         while at < end:
             if (count := count + 1) > MAX_FIELDS:
                 raise ValueError(f"it has more than {MAX_FIELDS} fields")
@@ -87,6 +107,8 @@ def _count_fields(data: memoryview, descriptor: Any) -> None:
                     length, at = _varint(data, at)
                     if message := inner.get(tag >> 3):
                         waiting.append((at, min(at + length, end), message))
+                    if tag >> 3 in short and (packed := packed + length) > MAX_PACKED:
+                        raise ValueError(f"it has more than {in_bytes(MAX_PACKED)} of packed numbers")
                     at += length
                 case 5:
                     at += 4
@@ -135,22 +157,26 @@ def copy_onnx(path: Path, folder: Path) -> list[Subject]:
         # A model in a download cache is a link, and its weights are links to the same folder.
         if not beside.is_file() or beside.resolve().parent not in (path.parent.resolve(), path.resolve().parent):
             raise _outside(path, name)
+        left = MAX_BYTES - sum(file.size for file in found)  # a thousand links can lead to one large file
         with (folder / name).open("xb") as copy:
-            found.append(file := copy_and_hash(beside, "data", copy))
+            found.append(file := copy_and_hash(beside, "data", copy, limit=left))
         if end > file.size:
             raise CheckpointError(f"{beside} has {file.size} bytes, but {path.name} needs {end}; copy it again.")
     return found
 
 
-def try_out(path: Path, copy: Path, size: int, bytes_: int) -> None:
+def try_out(path: Path, copy: Path, size: int, bytes_: int) -> float:
     """Load a model and grade one black image in a process of its own, before the model runs in this one.
 
     path: for messages. copy: the file to load. size: of the image, in pixels. bytes_: of all files of the model.
+
+    Returns the seconds that it took.
 
     Raises CheckpointError when that fails, or takes more memory or time than a grading model does.
     """
     seconds = TRIAL_SECONDS + bytes_ // (8 << 20)
     limits = [size, TRIAL_MEMORY + 3 * bytes_, seconds]
+    start = time.monotonic()
     few = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "MALLOC_ARENA_MAX"), "1")
     try:
         # -P: modules beside trial.py, such as images.py, are not imported for others of their name.
@@ -173,6 +199,7 @@ def try_out(path: Path, copy: Path, size: int, bytes_: int) -> None:
         )
     if ended.returncode:
         raise cannot_run(path, copy, RuntimeError(ended.stderr.decode(errors="replace")))
+    return time.monotonic() - start
 
 
 def cannot_run(path: Path, copy: Path, error: Exception) -> CheckpointError:
@@ -186,6 +213,7 @@ def _external_data(path: Path, model: Any) -> dict[str, int]:
     import onnx
 
     needed: dict[str, int] = {}
+    taken = {name.casefold(): name for name in (path.name, *COMPANIONS)}
     for tensor in messages(model):
         if not isinstance(tensor, onnx.TensorProto):
             continue
@@ -193,6 +221,8 @@ def _external_data(path: Path, model: Any) -> dict[str, int]:
         if not outside and not tensor.external_data:
             continue
         entries = [(entry.key, entry.value) for entry in tensor.external_data]
+        if not all(isinstance(text, str) for entry in entries for text in entry):
+            raise CheckpointError(f"{path} names external data in other characters than UTF-8; export it again.")
         facts = dict(entries)
         if not outside or "location" not in facts or len(facts) != len(entries) or not facts.keys() <= set(_KEYS):
             raise CheckpointError(
@@ -205,6 +235,11 @@ def _external_data(path: Path, model: Any) -> dict[str, int]:
         plain = name and Path(name).name == name and "\\" not in name and len(os.fsencode(name)) <= 255
         if not plain or name.casefold() in (path.name.casefold(), *COMPANIONS):
             raise _outside(path, name)
+        if taken.setdefault(name.casefold(), name) != name:
+            raise CheckpointError(
+                f"{path} needs {taken[name.casefold()]!r} and {name[:100]!r}, which are one file where the "
+                "case of letters does not count; export it again."
+            )
         needed[name] = max(needed.get(name, 0), sum(map(int, numbers)))
     return needed
 

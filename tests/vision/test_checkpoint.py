@@ -9,6 +9,8 @@ import pickle
 import resource
 import shutil
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,7 +22,7 @@ from drgate.errors import CheckpointError
 from drgate.evaluation import Subject
 from drgate.patients import PatientKey
 from drgate.scale import GRADES
-from drgate.vision.base import resolve_base
+from drgate.vision.base import Base, resolve_base
 from drgate.vision.checkpoint import load_checkpoint, save_checkpoint
 from drgate.vision.fingerprint import Fingerprint, image_hash
 from drgate.vision.graders import load_grader
@@ -439,3 +441,31 @@ class TestOnnxGrader:
         model.write_bytes(loaded.SerializeToString())
         with pytest.raises(CheckpointError, match="not a file in the same folder"):
             load_grader(model)
+
+
+class TestBaseThatAFileNames:
+    """A model file cannot make drgate fetch what it names, or look where it says."""
+
+    def named(self, base: Base, path: Path, **changes: Any) -> Path:
+        checkpoint = tiny.checkpoint_of(tiny.random_model(base), base)
+        save_checkpoint(path, replace(checkpoint, base=replace(checkpoint.base, **changes)))
+        return path
+
+    def test_only_the_known_base_is_downloaded(self, base, tmp_path, monkeypatch):
+        asked = []
+
+        def snapshot_download(name: str, *, local_files_only: bool, **_: Any) -> str:
+            asked.append((name, local_files_only))
+            raise OSError("no network here")
+
+        monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+        for name in ("somebody/else", "google/medsiglip-448"):
+            with pytest.raises(CheckpointError, match="Give its location with --base"):
+                load_checkpoint(self.named(base, tmp_path / "m.pth", id=name, revision="0" * 40)).build()
+        assert asked == [("somebody/else", True), ("google/medsiglip-448", False)]
+
+    @pytest.mark.parametrize("revision", ["../../../../dev/zero", "main", "", "0" * 39])
+    def test_a_revision_is_a_commit(self, revision, base, tmp_path):
+        """In the hub's cache it is a part of a path."""
+        with pytest.raises(CheckpointError, match="not a commit"):
+            load_checkpoint(self.named(base, tmp_path / "m.pth", id="somebody/else", revision=revision))

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import copy
+import os
 import time
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from drgate import score as score_module
 from drgate.errors import CheckpointError, ImageUnreadable
+from drgate.manifest import load_manifest
 from drgate.vision import checkpoint as module
 from drgate.vision import images
 from drgate.vision.base import Base
 from drgate.vision.checkpoint import load_checkpoint, save_checkpoint
+from drgate.vision.graders import load_grader
 from drgate.vision.network import LORA_EXCLUDES, LORA_TARGETS, vision_config
 from drgate.vision.older import load_any_checkpoint
 from tests.support import tiny
@@ -302,4 +308,38 @@ def test_image_files_have_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     tiny.eye(0, 0).save(tmp_path / "a.png")
     monkeypatch.setattr(images, "MAX_BYTES", 100)
     with pytest.raises(ImageUnreadable, match="larger than"):
+        images.read_image(tmp_path / "a.png")
+
+
+def test_large_images_are_graded_a_few_at_a_time(tmp_path: Path):
+    """A model of 10 KB can ask for images of 4096 pixels: 32 of them, twice, take 13 GB."""
+    tiny.write_eyes(tmp_path / "eyes", train=1, val=1, test=1)
+    grader = load_grader(tiny.write_onnx(tmp_path / "model"))
+    taken = []
+
+    class Large:
+        preprocessing = images.preprocessing(images.FUNDUS_SQUARE, 1024)
+        fingerprint = None
+
+        def logits(self, batch: Any) -> Any:
+            taken.append(len(batch))
+            return grader.logits(batch[:, :, : tiny.SIZE, : tiny.SIZE].copy())
+
+    manifest = load_manifest(tmp_path / "eyes")
+    scored = score_module._all_shares(Large(), manifest, 0, lambda images: None)  # type: ignore[arg-type]
+    assert max(taken) == 6
+    assert sum(taken) == len(scored.probabilities) == len(manifest)
+
+
+@pytest.mark.parametrize("kind", ["uint16", "int32"])
+def test_sixteen_bits_are_scaled_by_their_full_range(kind: str, tmp_path: Path):
+    values = np.arange(1 << 16, dtype=kind).reshape(256, 256)
+    Image.fromarray(values).save(tmp_path / "a.tif")
+    found = np.asarray(images.read_image(tmp_path / "a.tif"))[:, :, 0]
+    assert np.array_equal(found, np.round(values / 257).astype(np.uint8))
+
+
+def test_a_pipe_is_no_image(tmp_path: Path):
+    os.mkfifo(tmp_path / "a.png")
+    with pytest.raises(ImageUnreadable, match="it is not a file"):
         images.read_image(tmp_path / "a.png")

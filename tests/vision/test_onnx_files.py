@@ -18,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from drgate.errors import CheckpointError
 from drgate.scale import GRADES
-from drgate.vision import onnx_files
+from drgate.vision import graders, onnx_files
 from drgate.vision.graders import load_grader
 from drgate.vision.onnx_files import copy_onnx
 from tests.support import tiny
@@ -161,6 +161,40 @@ class TestExternalData:
             with pytest.raises(CheckpointError, match="does not say plainly where they are"):
                 load_grader(tmp_path / "changed.onnx")
 
+    def test_names_are_distinct_and_readable(self, tmp_path: Path):
+        """Not the preprocessing in other letters, on some machines the same file; not bytes that are no text."""
+        path = tiny.write_onnx(tmp_path)
+        (tmp_path / "Preprocess.json").write_bytes(bytes(16))
+        model = onnx.load(path, load_external_data=False)
+        model.graph.initializer.append(outside("Preprocess.json"))
+        before = path.read_bytes()
+        path.write_bytes(model.SerializeToString())
+        with pytest.raises(CheckpointError, match=r"refers to weights in 'Preprocess\.json'"):
+            load_grader(path)
+        (tmp_path / "Other.data").write_bytes(bytes(16))
+        (tmp_path / "other.data").write_bytes(bytes(16))
+        del model.graph.initializer[-1]
+        model.graph.initializer.extend([outside("Other.data"), outside("other.data")])
+        path.write_bytes(model.SerializeToString())
+        with pytest.raises(CheckpointError, match="one file where the case of letters does not count"):
+            load_grader(path)
+        path.write_bytes(before.replace(b"model.onnx.data", b"model.onnx.dat\xff"))
+        with pytest.raises(CheckpointError, match="other characters than UTF-8"):
+            load_grader(path)
+
+    def test_files_have_a_limit_together(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+        """A thousand links to one file of holes are terabytes to copy."""
+        path = tiny.write_onnx(tmp_path)
+        model = onnx.load(path, load_external_data=False)
+        (tmp_path / "large").write_bytes(bytes(1 << 20))
+        for i in range(9):
+            (tmp_path / f"link{i}").symlink_to("large")
+            model.graph.initializer.append(outside(f"link{i}"))
+        path.write_bytes(model.SerializeToString())
+        monkeypatch.setattr(onnx_files, "MAX_BYTES", 8 << 20)
+        with pytest.raises(CheckpointError, match="is larger than"):
+            load_grader(path)
+
     @pytest.mark.parametrize("where", ["model", "tensor"])
     def test_unknown_fields_are_refused(self, where: str, tmp_path: Path):
         """A newer reader could find weights in a field that this one passes over."""
@@ -173,8 +207,8 @@ class TestExternalData:
             load_grader(path)
 
 
-def endless() -> Any:
-    """A loop of 2^62 rounds."""
+def endless(*counted: Any) -> Any:
+    """A loop of 2^62 rounds, or of as many as these nodes make of `many`."""
     scalar = helper.make_tensor_value_info
     rounds = [scalar("round", TensorProto.INT64, []), scalar("go", TensorProto.BOOL, [])]
     body = helper.make_graph(
@@ -184,8 +218,8 @@ def endless() -> Any:
         [scalar("on", TensorProto.BOOL, []), scalar("next", TensorProto.FLOAT, None)],
     )
     return tiny.onnx_model(
-        [helper.make_node("Loop", ["count", "yes", "first"], ["logits"], body=body)],
-        [numpy_helper.from_array(np.int64(1 << 62), "count"), numpy_helper.from_array(np.bool_(True), "yes")],
+        [*counted, helper.make_node("Loop", ["count" if counted else "many", "yes", "first"], ["logits"], body=body)],
+        [numpy_helper.from_array(np.int64(1 << 62), "many"), numpy_helper.from_array(np.bool_(True), "yes")],
         "first",
     )
 
@@ -222,6 +256,28 @@ class TestHostileModels:
         with pytest.raises(CheckpointError, match="is not an ONNX model"):
             load_grader(path)
 
+    def test_packed_numbers_have_a_limit(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+        """One byte of them is eight in memory: 300 MB of holes took 5 GB."""
+        monkeypatch.setattr(onnx_files, "MAX_PACKED", 1 << 20)
+        model = tiny.onnx_model()
+        model.graph.initializer.append(TensorProto(name="z", data_type=TensorProto.INT64, int64_data=[0] * (2 << 20)))
+        path = tiny.write_onnx(tmp_path)
+        path.write_bytes(model.SerializeToString())
+        with pytest.raises(CheckpointError, match="more than 1 MB of packed numbers"):
+            load_grader(path)
+
+    def test_a_loop_that_a_black_image_does_not_start_is_stopped(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setattr(graders, "SLOWER", 0)
+        monkeypatch.setattr(graders, "TRIAL_SECONDS", 2)
+        model = endless(
+            helper.make_node("ReduceMax", ["pixel_values"], ["brightest"], keepdims=0),
+            helper.make_node("Cast", ["brightest"], ["whole"], to=TensorProto.INT64),
+            helper.make_node("Mul", ["whole", "many"], ["count"]),
+        )
+        grader = load_grader(tiny.write_onnx(tmp_path, model))
+        with pytest.raises(CheckpointError, match="cannot grade 1 images here \\(it took more than 2 seconds"):
+            grader.logits(np.ones((1, 3, tiny.SIZE, tiny.SIZE), np.float32))
+
     def test_a_loop_without_end_is_stopped(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr(onnx_files, "TRIAL_SECONDS", 2)
         path = tiny.write_onnx(tmp_path, endless())
@@ -229,6 +285,21 @@ class TestHostileModels:
         with pytest.raises(CheckpointError, match="did not grade one black image within 2 seconds"):
             load_grader(path)
         assert time.monotonic() - start < 30
+
+    @pytest.mark.parametrize(
+        "node",
+        [
+            helper.make_node("RandomNormalLike", ["first"], ["logits"]),
+            helper.make_node("Bernoulli", ["first"], ["logits"]),
+            helper.make_node("Dropout", ["first", "", "yes"], ["logits"]),
+        ],
+        ids=lambda node: node.op_type,
+    )
+    def test_a_model_that_draws_random_numbers_is_refused(self, node: Any, tmp_path: Path):
+        """It would be certified for answers that it does not give again."""
+        path = tiny.write_onnx(tmp_path, tiny.onnx_model([node], answer="first"))
+        with pytest.raises(CheckpointError, match=rf"draws random numbers \({node.op_type}\)"):
+            load_grader(path)
 
     def test_a_constant_of_any_shape_is_stopped(self, tmp_path: Path):
         path = tiny.write_onnx(tmp_path, enormous())
@@ -269,18 +340,25 @@ write_onnx(merge_lora(load_checkpoint(Path(sys.argv[1])).build()).eval(), 28, Pa
 
 class TestExportedFile:
     def test_two_environments_give_the_same_bytes_without_traces(self, tmp_path: Path):
-        """From two folders, by two processes with other seeds of their hashes: no path, no trace, no difference."""
+        """From two folders, by processes with other hash seeds and instructions: no path, no trace, no difference."""
         from drgate.vision.checkpoint import save_checkpoint
 
         base = tiny.tiny_base(tmp_path / "base")
         files = []
-        for seed, folder in (("1", tmp_path / "here"), ("2", tmp_path / "elsewhere" / "below")):
+        places = (("1", "avx2", tmp_path / "here"), ("2", "default", tmp_path / "elsewhere" / "below"))
+        for seed, processor, folder in places:
             folder.mkdir(parents=True)
             save_checkpoint(folder / "m.pth", tiny.checkpoint_of(tiny.random_model(base), base))
             subprocess.run(
                 [sys.executable, "-c", EXPORT, "m.pth", "model.onnx"],
                 cwd=folder,
-                env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(ROOT)},
+                env={
+                    **os.environ,
+                    "PYTHONHASHSEED": seed,
+                    "PYTHONPATH": str(ROOT),
+                    "ATEN_CPU_CAPABILITY": processor,
+                    "MKL_CBWR": "COMPATIBLE" if seed == "2" else "AUTO",
+                },
                 check=True,
                 capture_output=True,
             )
