@@ -22,11 +22,10 @@ from typing import Annotated, Any, Final, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from drgate.errors import ChecklistError
-from drgate.files import digest_of, plain_yaml
+from drgate.files import digest_of, plain_yaml, read_yaml
 from drgate.metrics import METRICS, Definition, MetricId, NoOutputPolicy, read_id
 from drgate.scale import GRADES, GROUPS
 
-MAX_BYTES: Final = 1 << 20
 RULE_WORDS: Final = {">=": "at least", ">": "above", "<=": "at most", "<": "below"}
 """A comparator in words."""
 _FACTS: Final = {
@@ -574,15 +573,14 @@ def refuse_impostor(checklist: Checklist, origin: str) -> None:
 def read_checklist(name: str | Path) -> Checklist:
     """As `load_checklist`, without `refuse_impostor`: to show and compare a checklist, not to judge by it."""
     if str(name) in shipped():
-        return parse_yaml((resources.files("thresholds") / f"{name}.yaml").read_bytes(), str(name))
+        with resources.as_file(resources.files("thresholds") / f"{name}.yaml") as file:
+            return parse_checklist(read_yaml(file, "a checklist", ChecklistError), str(name))
     path = Path(name)
     if not path.is_file():
         near = difflib.get_close_matches(str(name), shipped(), 1)
         hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(shipped())}, or give a YAML file."
         raise ChecklistError(f"There is no checklist {str(name)!r}: {hint}")
-    if path.stat().st_size > MAX_BYTES:
-        raise ChecklistError(f"{path} is larger than 1 MB; expected a checklist.")
-    return parse_yaml(path.read_bytes(), str(path))
+    return parse_checklist(read_yaml(path, "a checklist", ChecklistError), str(path))
 
 
 def parse_yaml(data: bytes, origin: str) -> Checklist:

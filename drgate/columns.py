@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from drgate.errors import DrgateError
+from drgate.errors import DrgateError, brief
 from drgate.files import row_name
 from drgate.scale import GRADES, parse_grade
 
@@ -44,7 +44,10 @@ _ABSENT: Final = ("nan", "na", "n/a", "none", "null", "<na>")
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """A table while it is read. Every reader raises `error` with file, row and value for the first bad cell.
+    """A table while it is read. Every reader raises `error` with file and row for the first bad cell.
+
+    Of the cell's value, a message repeats only an image's name and what stands where one of a few words or a number is
+    expected: the others may name a patient.
 
     table: drgate's own column names; cells as text (CSV) or typed (Parquet). origin: its file, for messages.
     """
@@ -54,9 +57,9 @@ class Columns:
     error: type[DrgateError]
 
     def require(self, *names: str, expected: str) -> None:
-        """Raise where a column is missing."""
-        if not set(names) <= set(self.table.columns):
-            raise self.error(f"{self.origin} has the columns {', '.join(self.table.columns)}; expected {expected}.")
+        """Raise where a column is missing. The others are not listed: without a header they are the first row."""
+        if lacking := [name for name in names if name not in self.table.columns]:
+            raise self.error(f"{self.origin} has no column {' and no column '.join(lacking)}; expected {expected}.")
 
     def where(self, row: int) -> str:
         """File and row, for messages."""
@@ -104,7 +107,7 @@ class Columns:
         names = self.table["image"].astype("str")
         self.refuse(
             names.duplicated().to_numpy(),
-            lambda row: f"image {names.iloc[row]!r} occurs twice; expected one row per image",
+            lambda row: f"image {brief(names.iloc[row])} occurs twice; expected one row per image",
         )
         return names
 
@@ -121,10 +124,7 @@ class Columns:
         )
         self.refuse(
             patient.str.lower().isin(_ABSENT).to_numpy(),
-            lambda row: (
-                f"the patient is {patient.iloc[row]!r}, which means a missing value; give the patient, or remove the "
-                "column"
-            ),
+            f"the patient is a word for a missing value ({', '.join(_ABSENT)}); give the patient, or remove the column",
         )
         if "source" in table.columns:
             prefix = table["source"].fillna("").astype("str") + ":"
@@ -152,7 +152,7 @@ class Columns:
                 values[given, j] = cells[given].astype(np.float64)
             except (ValueError, TypeError):
                 wrong = given & ~np.array([_is_number(cell) for cell in cells])
-                self.refuse(wrong, lambda row, n=name, c=cells: f"{n} is {str(c[row])!r}; expected a number")  # type: ignore[misc]
+                self.refuse(wrong, lambda row, n=name, c=cells: f"{n} is {brief(str(c[row]))}; expected a number")  # type: ignore[misc]
         self.refuse(absent.any(1) & ~absent.all(1), "some of p_0 to p_4 are empty; give all five or none")
         self.refuse(
             (~np.isfinite(values) & ~absent).any(1), "a probability is nan or inf; give a number or leave all empty"
@@ -198,7 +198,7 @@ class Columns:
         values = [parse(str(cell)) for cell in distinct]
         if None in values:
             wrong = values.index(None)
-            self.refuse(codes == wrong, f"{column} is {str(distinct[wrong])!r}; expected {expected}")
+            self.refuse(codes == wrong, f"{column} is {brief(str(distinct[wrong]))}; expected {expected}")
         return [None if code < 0 else values[code] for code in codes.tolist()]
 
 

@@ -1,11 +1,13 @@
 """Two models on the same images: every difference with an interval that allows for pairs and patients.
 
-    comparison = compare(load_predictions("new.parquet"), load_predictions("best.parquet"), margin=0.02)
+    comparison = compare(load_predictions("new.parquet"), load_predictions("best.parquet"), checklist, margin=0.02)
     comparison.outcome                            # "non-inferior", "inferior" or "not shown"
 
 Differences are first minus second. An image without output from a model stays in the comparison, so that both are
 judged on the same images: it counts as wrong for accuracy, as the worst case for a grade and for kappa, as referred
 for a group.
+
+Whoever compares two models on test images looks at both: a table that has no look yet takes one first.
 """
 
 from __future__ import annotations
@@ -13,19 +15,24 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Final, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
 
 from drgate.errors import ANSWERS, PredictionsError
-from drgate.evaluation import Estimate, Metric, NotEstimable, plain_of
+from drgate.evaluation import Estimate, Look, Metric, NotEstimable, plain_of
+from drgate.looks import USUAL, Log
 from drgate.metrics import METRICS, MetricId, NoOutputPolicy, grades_of
 from drgate.predictions import Predictions
 from drgate.sample import Pair, Sample
 from drgate.scale import GROUPS
 from drgate.stats import agreement, bootstrap, cluster, confusion, paired, ranking
+
+if TYPE_CHECKING:
+    from drgate.checklist import Checklist
 
 RESAMPLES: Final = 10_000
 METHOD: Final = "Tango's score interval at the effective sample size"
@@ -75,7 +82,8 @@ class Difference:
 class Comparison:
     """The comparison of two models on the same images.
 
-    first, second: origin and digest of each table, and its images without output.
+    first, second: origin and digest of each table, its images without output, and the number of its look.
+    allowed: how many looks were declared before the first.
     images, patients: how many were compared; patients is None where they are unknown.
     margin, level: of non-inferiority in accuracy; the bound is one-sided at (1 + level) / 2.
     outcome: "non-inferior" (the lower end is above -margin), "inferior" (the upper end is below -margin) or
@@ -87,6 +95,7 @@ class Comparison:
 
     first: Mapping[str, Any]
     second: Mapping[str, Any]
+    allowed: int
     images: int
     patients: int | None
     margin: float
@@ -132,7 +141,9 @@ class Comparison:
 def compare(
     first: Predictions,
     second: Predictions,
+    checklist: Checklist,
     *,
+    log: Log = USUAL,
     margin: float = 0.02,
     level: float = 0.95,
     one_image_per_patient: bool = False,
@@ -140,21 +151,26 @@ def compare(
 ) -> Comparison:
     """Compare two models on the same graded images.
 
+    checklist: says how many looks are allowed. log: where the looks are logged; a table of which the same answers were
+    looked at before, on the same images with the same reference grades, takes none.
     margin: non-inferiority margin in accuracy, in (0, 1). one_image_per_patient: declares, where no patient is named,
     that every image is of another patient; without it, intervals allow for two images per patient.
 
-    Raises PredictionsError where the two tables are not of the same images with the same reference grades.
+    Raises PredictionsError where the two tables are not of the same images with the same reference grades, UsageError
+    where the looks cannot be logged.
     """
     try:
         pair = Pair.of(first, second, one_image_per_patient=one_image_per_patient)
     except PredictionsError as problem:
         raise PredictionsError(f"{first.origin} and {second.origin} cannot be compared: {problem}") from problem
+    looks = [_look(table, checklist, log) for table in (first, second)]  # before the numbers are known to anybody
     differences = _Differences(pair, level, resamples, bootstrap.seed_from(first.digest, second.digest))
     shown = paired.noninferiority(pair.successes(*pair.right), margin, level=level)
     silent = [int((~sample.answered).sum()) for sample in (pair.first, pair.second)]
     return Comparison(
-        first={"origin": first.origin, "digest": first.digest, "no_output": silent[0]},
-        second={"origin": second.origin, "digest": second.digest, "no_output": silent[1]},
+        first={"origin": first.origin, "digest": first.digest, "no_output": silent[0], "look": looks[0].number},
+        second={"origin": second.origin, "digest": second.digest, "no_output": silent[1], "look": looks[1].number},
+        allowed=looks[0].allowed,
         images=len(pair.first),
         patients=pair.first.clusters,
         margin=margin,
@@ -162,8 +178,22 @@ def compare(
         outcome="non-inferior" if shown.shown else "inferior" if shown.inferior else "not shown",
         differences=differences.all(),
         discordant=_discordant(pair),
-        notes=_notes(pair.first, silent),
+        notes=_notes(pair.first, silent, looks),
     )
+
+
+def _look(predictions: Predictions, checklist: Checklist, log: Log) -> Look:
+    """The look of one table, by what it says of its model and test set."""
+    model, manifest = (predictions.provenance.get(part) or {} for part in ("model", "manifest"))
+    look, _ = log.look(
+        predictions,
+        str(manifest.get("name") or Path(predictions.origin).name),
+        checklist,
+        model=model.get("tensor_digest"),
+        chosen_on=manifest.get("split") == "val",
+        comparing=True,
+    )
+    return look
 
 
 def accuracy_difference(
@@ -349,8 +379,14 @@ def _grade(predicted: np.int64) -> int | None:
     return None if predicted == confusion.NO_OUTPUT else int(predicted)
 
 
-def _notes(images: Sample, silent: list[int]) -> tuple[str, ...]:
-    notes = ["McNemar's tests treat images as independent; the intervals do not."]
+def _notes(images: Sample, silent: list[int], looks: list[Look]) -> tuple[str, ...]:
+    one, other = looks
+    numbers = f"A is look {one.number}, B is look {other.number}, of {other.allowed} allowed"
+    beyond = one.used_up or other.used_up
+    notes = [
+        f"Looks at these images: {numbers}.{' Do not choose a model by this comparison.' if beyond else ''}",
+        "McNemar's tests treat images as independent; the intervals do not.",
+    ]
     if images.patients is None:
         notes.append(
             "No patients are given; one image per patient was declared."

@@ -6,8 +6,11 @@ a traceback.
 
 from __future__ import annotations
 
+import reprlib
 from enum import IntEnum
 from typing import ClassVar, Final
+
+from drgate import limits
 
 
 class ExitCode(IntEnum):
@@ -126,3 +129,14 @@ def visible(text: object) -> str:
         char if char.isprintable() or char in "\u00a0\u202f" else char.encode("unicode_escape").decode()
         for char in plain
     )
+
+
+def brief(value: object) -> str:
+    """A value as a message repeats it: long text and long lists are cut.
+
+    >>> len(brief("a" * 500)), brief([1] * 500)
+    (80, '[1, 1, 1, 1, 1, 1, ...]')
+    """
+    short = reprlib.Repr()
+    short.maxstring = short.maxother = short.maxlong = limits.SHOWN
+    return short.repr(value)

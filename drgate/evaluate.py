@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import platform
+from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -42,7 +43,7 @@ from drgate.evaluation import (
 from drgate.measure import Metrics
 from drgate.metrics import MetricId, grades_of
 from drgate.page_one import flagged_images, page_one
-from drgate.predictions import Predictions
+from drgate.predictions import Predictions, published
 from drgate.sample import Sample, unit_lacks
 from drgate.scale import TITLES
 from drgate.stats import bootstrap, stability
@@ -71,8 +72,9 @@ def evaluate(
 
     Raises PredictionsError without reference grades or without a column that the checklist slices by.
     """
-    model = model or Model("predictions table", predictions.origin, ())
-    data = data or TestSet(predictions.origin)
+    name = Path(predictions.origin).name  # where the table lies on a machine is not for an evaluation
+    model = model or Model("predictions table", name, ())
+    data = data or TestSet(name)
     look = look or Look(1, checklist.looks, "")
     # alpha/K: every look is tested at its share of alpha
     level = 1 - (1 - checklist.evidence.level) / max(checklist.looks, look.allowed)
@@ -82,7 +84,7 @@ def evaluate(
     training = training or Training()
     training = dataclasses.replace(training, stability=_window(training, checklist))
     if baseline is not None:
-        training = dataclasses.replace(training, baseline=Baseline(baseline.digest))
+        training = dataclasses.replace(training, baseline=Baseline(published(baseline).digest))
 
     found = metrics.all()
     found[MetricId("stability")] = _stability(training)

@@ -87,7 +87,7 @@ def _explained(problem: Any, plain: Any) -> str:
     """One of pydantic's errors with the place in the JSON, without the names of types on the way there."""
     place: list[str] = []
     for part in problem["loc"]:
-        if (isinstance(plain, dict) and part in plain) or (isinstance(plain, list) and isinstance(part, int)):
+        if part in plain if isinstance(plain, dict) else isinstance(plain, list) and part in range(len(plain)):
             place.append(str(part))
             plain = plain[part]
     where = ".".join(place) or "it"
@@ -373,6 +373,10 @@ class Model(Typed):
         return self.kind == "predictions table"
 
 
+CUT_OFFS: Final = "operating_point.json"
+"""Cut-offs in a bundle: whatever runs an ONNX model grades by the file of this name beside it."""
+
+
 @dataclass(frozen=True, slots=True)
 class CutOffs(Typed):
     """An operating point as `drgate tune` wrote it; see `drgate.operating_point`."""
@@ -396,6 +400,7 @@ class Audit(Typed):
 class TestSet(Typed):
     """The test set as it was given.
 
+    name: of the manifest's folder or file, never where that lies.
     split: of the manifest; absent where the whole manifest was judged. manifest_digest: absent for a table from
     elsewhere. dealt_by_seed: the seed by which training dealt patients to splits. grades: the file that reference
     grades were joined from. operating_point: cut-offs that decide instead of the most probable grade.
@@ -495,7 +500,7 @@ class Stability(Typed):
 
 @dataclass(frozen=True, slots=True)
 class Baseline(Typed):
-    """The best earlier run's predictions on the same images."""
+    """The best earlier run's predictions on the same images. predictions_digest: of them published without slices."""
 
     predictions_digest: str
 
@@ -544,7 +549,7 @@ class Overlap(Typed):
 
 @dataclass(frozen=True, slots=True)
 class Regraded(Typed):
-    """An image whose reference grade is not what an earlier look saw."""
+    """An image whose reference grade is not what an earlier look saw. image: its name as published."""
 
     image: str
     before: Annotated[_Grade | Literal["not gradable"], Field(alias="from")]
@@ -568,7 +573,8 @@ class Look(Typed):
 
     number: from 1. allowed: how many looks were declared before the first. time: ISO 8601 in UTC; empty without a look.
     line: `sha256:...` of its line in the chain, by which a certificate is bound to it.
-    regraded: the first of `regraded_count`.
+    regraded: the first of `regraded_count`. unlinked: other test sets in the log whose patients could not be compared
+    with these. patient_key: id of the key by which they could be; empty without one.
     """
 
     number: _Number
@@ -579,6 +585,8 @@ class Look(Typed):
     regraded: tuple[Regraded, ...] = ()
     regraded_count: _Count = 0
     favouring: tuple[Favour, ...] = ()
+    unlinked: _Count = 0
+    patient_key: str = ""
 
     @property
     def used_up(self) -> bool:
@@ -591,7 +599,7 @@ class Look(Typed):
 
 @dataclass(frozen=True, slots=True)
 class Slice(Typed):
-    """The units of the test set whose column `by` has this value."""
+    """The units of the test set whose column `by` has this value. The values of a slice are published."""
 
     by: str
     value: str
@@ -620,7 +628,7 @@ class Counts(Typed):
 
 @dataclass(frozen=True, slots=True)
 class Flagged(Typed):
-    """An image whose severe NPDR or PDR was predicted below referable."""
+    """An image whose severe NPDR or PDR was predicted below referable. image: its name as published."""
 
     image: str
     grade: _Grade
@@ -665,7 +673,7 @@ class Evaluation(Typed):
     confusion_matrix: 5 x 5 counts, rows the reference grade, columns the predicted one; no_output: 5 counts a
         reference grade without an answer from the model.
     data: the test set as given; counts: what was counted in it.
-    predictions_digest: of the rows that were judged. bootstrap_seed: 16 hex digits.
+    predictions_digest: of the rows that were judged, as published. bootstrap_seed: 16 hex digits.
     training: what stability, cost and baseline were judged by; which attempt it was, its parent and lineage.
     barred: why nothing can pass on this test set, whatever the numbers; absent where something can.
     page_one: sentences that must be read with the verdict.
@@ -769,6 +777,9 @@ class Evaluation(Typed):
         for one in self.criteria:
             if one.status == "OBSERVED" and not self.observed_only:
                 return f"{one.id} is OBSERVED, but the checklist decides on the limits of intervals"
+            by_value = one.id.about.kind in ("range", "amount")
+            if one.status == "PASS" and self.observed_only and not by_value:
+                return f"{one.id} is PASS, but the checklist decides on estimates, which show nothing"
             if (one.shown is None) == (one.status == "FAIL"):
                 return f"{one.id} is {one.status}; shown is given for FAIL, and only for FAIL"
             if one.would_pass and not (one.status == "INSUFFICIENT" and self.barred):

@@ -14,10 +14,10 @@ import json
 import logging
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
 import torch
@@ -26,9 +26,9 @@ from numpy.typing import NDArray
 from drgate.certificate.statement import Statement, read_certificate
 from drgate.checklist import Checklist
 from drgate.errors import CertificateError, CheckpointError, ExitCode, ImageUnreadable, NotCertified
-from drgate.evaluation import Evaluation, plain_of
+from drgate.evaluation import CUT_OFFS, Evaluation, Verdict, plain_of
 from drgate.files import canonical_json, refuse_existing, write_atomically
-from drgate.judge import Judgement, Output, Source, Test, judge
+from drgate.judge import NAMES, Evidence, Judgement, Output, Source, Test, judge
 from drgate.scale import GRADES
 from drgate.score import model_and_test_set
 from drgate.screen import SILENT, Progress
@@ -38,10 +38,14 @@ from drgate.vision.graders import OnnxGrader
 from drgate.vision.images import Preprocessing, read_image
 from drgate.vision.network import GradingModel, merge_lora
 from drgate.vision.older import load_any_checkpoint
+from drgate.vision.onnx_files import parse_onnx, without_traces
 
 if TYPE_CHECKING:
     from drgate.certificate.keys import SigningKey
     from drgate.manifest import Manifest
+
+Allowed = Literal["observed", "scored_elsewhere"]
+"""A verdict OBSERVED; a model of which nothing proves that it gave the answers."""
 
 BATCHES: Final = (1, 2, 7)
 """Batch sizes at which the logits of both files are compared: an exporter can fix the batch silently."""
@@ -55,13 +59,15 @@ class Bundle:
     """What came of an export: the judgement of the ONNX file, and how closely it follows the checkpoint.
 
     folder: the bundle, or, where the exported file did not pass, `<out>.refused` with the report that says why.
-    compared: images whose logits were compared; largest_difference: of any logit among them.
+    compared: images whose logits were compared; largest_difference: of any logit among them. exported: whether it is
+    a bundle.
     """
 
     judgement: Judgement
     folder: Path
     compared: int
     largest_difference: float
+    exported: bool
 
 
 def export(
@@ -74,23 +80,28 @@ def export(
     trust: Trust,
     key: SigningKey | None = None,
     allow_unsigned: bool = False,
+    allow: Collection[Allowed] = (),
     progress: Progress = SILENT,
 ) -> Bundle:
     """Export a checkpoint that its certificate lets through.
 
-    test: the test set of the certificate. key: signs the bundle's certificate.
+    test: the test set of the certificate. key: signs the bundle's certificate. allow: what is accepted besides PASS and
+    a model that scored in the same run or whose scorer's key is trusted (`Trust.scorers`).
 
-    Raises NotCertified (exit code 1 or 3, as the verdict says; 3 without a trusted signature), CertificateError for a
-    certificate that is not genuine, has expired, is revoked, or is of another model or checklist, CheckpointError
-    when the exported file does not compute what the checkpoint does. Nothing is written then.
+    Raises NotCertified (exit code 1 or 3, as the verdict says; 3 without a trusted signature, and where it is not
+    proved that this model gave the answers), CertificateError for a certificate that is not genuine, has expired, is
+    revoked, or is of another model or checklist, CheckpointError when the exported file does not compute what the
+    checkpoint does. Nothing is written then.
     """
     refuse_existing(out, "give a new folder with --out")
     refused = out.with_name(f"{out.name}.refused")
     refuse_existing(refused, "move it away, or give another folder with --out")
-    parent, trusted = _admitted(source.path, certificate, checklist, trust, allow_unsigned)
+    parent, trusted = _admitted(source.path, certificate, checklist, trust, allow_unsigned, allow)
     _, test_set = model_and_test_set(source.path, test.data, test.split, source.base, parent)
     resolved = None if source.base is None else resolve_base(source.base)
     loaded = load_any_checkpoint(source.path, resolved)
+    if loaded.file is None or loaded.file.sha256 != parent.evaluation.model.files[0].sha256:
+        raise CertificateError(f"{source.path} was changed while it was read; export it again.")
     model = merge_lora(loaded.build(resolved)).eval()
 
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -99,30 +110,42 @@ def export(
         fresh.mkdir()
         write_onnx(model, loaded.preprocessing.size, fresh / "model.onnx")
         _write_companions(fresh, loaded.preprocessing)
+        point = parent.evaluation.data.operating_point
+        if point is not None:  # before judging, because the file that runs grades by it
+            write_atomically(fresh / CUT_OFFS, canonical_json(plain_of(point)))
         difference = compare(model, OnnxGrader(fresh / "model.onnx"), _sample(test_set, loaded.preprocessing))
         judgement = judge(
             Source(fresh / "model.onnx", workers=source.workers),
             checklist,
             test=test,
+            evidence=Evidence(operating_point=None if point is None else fresh / CUT_OFFS),
             output=Output(Path(temporary) / "report", key if trusted else None),  # nothing is signed on a mere claim
             parent=parent,
             progress=progress,
         )
-        if judgement.evaluation.exit_code != 0:
+        if judgement.evaluation.verdict not in _opening(allow):
             judgement.folder.rename(refused)
-            return Bundle(judgement, refused, sum(BATCHES), difference)
+            return Bundle(judgement, refused, sum(BATCHES), difference, exported=False)
         for file in judgement.folder.iterdir():
-            file.rename(fresh / file.name)
-        if point := judgement.evaluation.data.operating_point:
-            # Without its cut-offs the file that runs would grade otherwise than it was judged.
-            write_atomically(fresh / "operating_point.json", canonical_json(plain_of(point)))
+            if file.name not in (NAMES, ".gitignore"):  # a bundle goes where the caller's names of images must not
+                file.rename(fresh / file.name)
         write_atomically(fresh / "MODEL_CARD.md", _model_card(judgement.evaluation, loaded.preprocessing).encode())
         fresh.rename(out)
-    return Bundle(judgement, out, sum(BATCHES), difference)
+    return Bundle(judgement, out, sum(BATCHES), difference, exported=True)
+
+
+def _opening(allow: Collection[Allowed]) -> tuple[Verdict, ...]:
+    """The verdicts that let a model through."""
+    return ("PASS", "OBSERVED") if "observed" in allow else ("PASS",)
 
 
 def _admitted(
-    checkpoint: Path, certificate: Path, checklist: Checklist, trust: Trust, allow_unsigned: bool
+    checkpoint: Path,
+    certificate: Path,
+    checklist: Checklist,
+    trust: Trust,
+    allow_unsigned: bool,
+    allow: Collection[Allowed],
 ) -> tuple[Statement, bool]:
     """The statement that lets this checkpoint through, and whether a trusted key signed it; anything less raises."""
     read = read_certificate(certificate)
@@ -131,16 +154,23 @@ def _admitted(
     if not statement.of_model:
         raise CertificateError(f"{certificate} is of a table of predictions, not of a model; judge the model itself.")
     result = verify(certificate, trust, Given([checkpoint], checklist=checklist))
-    if result.problems:
-        raise CertificateError(f"{certificate} does not let {checkpoint} through: {result.problems[0]}")
+    if wrong := [*result.problems, *result.missing]:
+        raise CertificateError(f"{certificate} does not let {checkpoint} through: {wrong[0]}")
     if not evaluation.clinical:
         raise CertificateError(
             f"The checklist {checklist.name} is for trying a pipeline and certifies nothing; judge by a clinical one."
         )
-    if evaluation.verdict != "PASS":
+    if evaluation.verdict not in _opening(allow):
         raise NotCertified(
             f"{certificate} says {evaluation.verdict}: {evaluation.headline} It is not exported.",
             exit_code=evaluation.exit_code,
+        )
+    if not result.scored and "scored_elsewhere" not in allow:
+        raise NotCertified(
+            f"{certificate} is of predictions that were scored elsewhere, and no scorer's signature that you trust is "
+            "verified. Evaluate the model itself, give --scorer-key PUB with the signed table beside the certificate, "
+            "or --allow scored_elsewhere.",
+            exit_code=ExitCode.NOT_SHOWN,
         )
     if not result.trusted and not allow_unsigned:
         missing = (
@@ -151,7 +181,10 @@ def _admitted(
 
 
 def write_onnx(model: GradingModel, size: int, path: Path) -> None:
-    """Write a network as ONNX with a free batch dimension, input `pixel_values` and output `logits`."""
+    """Write a network as ONNX with a free batch dimension, input `pixel_values` and output `logits`.
+
+    The file depends on the network alone: it holds no paths, traces or versions of the machine that wrote it.
+    """
     # A batch of one would be taken for a constant.
     example = torch.zeros(2, 3, size, size)
     with _quiet_exporter():
@@ -165,6 +198,9 @@ def write_onnx(model: GradingModel, size: int, path: Path) -> None:
             dynamo=True,
             verbose=False,
         )
+    written = parse_onnx(path, path.read_bytes())
+    without_traces(written)
+    write_atomically(path, written.SerializeToString(deterministic=True))
 
 
 @contextlib.contextmanager

@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import hashlib
 import io
+import itertools
 import json
+import math
 import os
+import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from drgate.errors import DrgateError, UsageError
+from drgate import limits
+from drgate.errors import DrgateError, UsageError, brief
 
 if TYPE_CHECKING:
     import pandas as pd
+    import pyarrow as pa
 
-MAX_JSON_BYTES = 64 << 20
-MAX_YAML_DEPTH: Final = 20
 TIME_FORMAT: Final = "%Y-%m-%dT%H:%M:%SZ"
+_PARQUET: Final = (".parquet", ".pq")
+_LONG_KEY: Final = re.compile(
+    rf"""(?<![\w-])(?:(?:"[^"\n]*"|'[^'\n]*'|[\w-]++)[ \t]*+\.[ \t]*+){{{limits.TOML_KEY_PARTS}}}"""
+)
+_OTHER_NUMBER: Final = re.compile(r"[-+]?(0[box][\w]*|\d[\d_]*_[\d_]*)", re.I)
 
 
 @contextlib.contextmanager
@@ -57,6 +66,18 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
+@contextlib.contextmanager
+def hashed(path: Path, error: type[DrgateError]) -> Iterator[str]:
+    """Yield the SHA-256 of a file that the block reads; raise `error` where it is another one when the block ends.
+
+    So what is named by its digest is what was read. A file that is not there is left to the block to refuse.
+    """
+    before = sha256_file(path) if path.is_file() else ""
+    yield before
+    if not path.is_file() or sha256_file(path) != before:
+        raise error(f"{path} changed while it was read; wait until nothing writes it, and start again.")
+
+
 def md5_file(path: Path) -> str:
     """Lower-case hex MD5 of a file's bytes. Only for matching DVC files: MD5 protects against no forgery."""
     with path.open("rb") as handle:
@@ -81,13 +102,18 @@ def parse_moment(text: str) -> datetime:
     return moment
 
 
-def read_limited(path: Path, limit: int, what: str, error: type[DrgateError]) -> bytes:
-    """The bytes of a file of at most `limit` bytes; a larger or unreadable one raises `error`."""
+def read_beginning(path: Path, length: int, what: str, error: type[DrgateError]) -> bytes:
+    """The first `length` bytes of a file, fewer if it is shorter; an unreadable one raises `error`."""
     try:
         with path.open("rb") as handle:
-            data = handle.read(limit + 1)
+            return handle.read(length)
     except OSError as problem:
         raise error(f"{path} cannot be read ({problem.strerror}); expected {what}.") from problem
+
+
+def read_limited(path: Path, limit: int, what: str, error: type[DrgateError]) -> bytes:
+    """The bytes of a file of at most `limit` bytes; a larger or unreadable one raises `error`."""
+    data = read_beginning(path, limit + 1, what, error)
     if len(data) > limit:
         raise error(f"{path} is larger than {in_bytes(limit)}; expected {what}.")
     return data
@@ -100,7 +126,7 @@ def in_bytes(limit: int) -> str:
 
 def read_json(path: Path, what: str, error: type[DrgateError]) -> Any:
     """Parse a JSON file; duplicate keys, NaN, excessive size and anything else that is not plain JSON raise `error`."""
-    return parse_json(read_limited(path, MAX_JSON_BYTES, what, error), str(path), what, error)
+    return parse_json(read_limited(path, limits.JSON_BYTES, what, error), str(path), what, error)
 
 
 def parse_json(data: bytes, origin: str, what: str, error: type[DrgateError]) -> Any:
@@ -110,85 +136,269 @@ def parse_json(data: bytes, origin: str, what: str, error: type[DrgateError]) ->
         found: dict[str, Any] = {}
         for key, value in pairs:
             if key in found:
-                raise error(f"{origin} has the key {key!r} twice in one object; expected {what}.")
+                raise error(f"{origin} has the key {brief(key)} twice in one object; expected {what}.")
             found[key] = value
         return found
 
     def constant(text: str) -> Any:
         raise error(f"{origin} contains {text}, which is not valid JSON; expected {what}.")
 
+    if sum(map(data.count, (b",", b"[", b"{"))) > limits.JSON_VALUES:
+        raise error(f"{origin} holds more than {limits.JSON_VALUES} values; expected {what}.")
     try:
-        return json.loads(data.decode("utf-8"), object_pairs_hook=unique, parse_constant=constant)
+        value = json.loads(data.decode("utf-8"), object_pairs_hook=unique, parse_constant=constant)
+        if b"\\u" in data:
+            canonical_json(value)  # half of a surrogate pair is no text
     except (ValueError, RecursionError) as problem:
         where = f" (line {problem.lineno})" if isinstance(problem, json.JSONDecodeError) and data.strip() else ""
         raise error(f"{origin} is not valid JSON{where}; expected {what}.") from problem
+    return _plain(value, origin, what, error)
+
+
+def parse_toml(data: bytes, origin: str, what: str, error: type[DrgateError]) -> dict[str, Any]:
+    """Parse TOML bytes; keys with very many dots, which take long, and anything that is not TOML raise `error`."""
+    import tomllib
+
+    try:
+        text = data.decode()
+        if _LONG_KEY.search(text):
+            raise error(f"{origin} has a key of more than {limits.TOML_KEY_PARTS} parts; expected {what}.")
+        content = tomllib.loads(text)
+    except (ValueError, RecursionError) as problem:
+        raise error(f"{origin} is not valid TOML ({problem}); expected {what}.") from problem
+    _plain(content, origin, what, error)
+    return content
+
+
+def read_yaml(path: Path, what: str, error: type[DrgateError]) -> Any:
+    """Plain values in a YAML file: see `plain_yaml`."""
+    return plain_yaml(read_limited(path, limits.YAML_BYTES, what, error), str(path), what, error)
 
 
 def plain_yaml(data: bytes, origin: str, what: str, error: type[DrgateError]) -> Any:
-    """Plain values in YAML bytes; anchors, merged keys and deep nesting, which grow without bound, raise `error`."""
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
-    from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent, NodeEvent, ScalarEvent
+    """Plain values in the bytes of one YAML 1.2 document.
 
-    yaml = YAML(typ="safe", pure=True)
+    Anchors, merged keys and deep nesting, which grow without bound, raise `error`; so do tags and other forms of a
+    whole number than decimal digits, which a person reads as another value.
+    """
+    from ruamel.yaml import YAML
+    from ruamel.yaml.events import (
+        AliasEvent,
+        CollectionEndEvent,
+        CollectionStartEvent,
+        NodeEvent,
+        ScalarEvent,
+    )
+
+    if len(data) > limits.YAML_BYTES:
+        raise error(f"{origin} is larger than {in_bytes(limits.YAML_BYTES)}; expected {what}.")
+    if re.search(rb"^%", data, re.M):  # %YAML 1.1 makes 8 of 010
+        raise error(f"{origin} has a line that begins with %; expected {what} in YAML 1.2, without directives.")
     depth = 0
-    try:
-        for event in yaml.parse(io.BytesIO(data)):
-            if (isinstance(event, NodeEvent) and event.anchor is not None) or isinstance(event, AliasEvent):
-                raise error(f"{origin} uses YAML anchors; expected {what} without them.")
-            if isinstance(event, ScalarEvent) and event.value == "<<" and event.style is None:
+
+    def checked() -> Any:
+        nonlocal depth
+        event = take()
+        if (isinstance(event, NodeEvent) and event.anchor is not None) or isinstance(event, AliasEvent):
+            raise error(f"{origin} uses YAML anchors; expected {what} without them.")
+        if isinstance(event, ScalarEvent) and event.style is None:
+            if event.value == "<<":
                 raise error(f"{origin} merges keys with <<; expected {what} without that.")
-            depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
-            if depth > MAX_YAML_DEPTH:
-                raise error(f"{origin} is nested more than {MAX_YAML_DEPTH} deep: that is not {what}.")
-        return YAML(typ="safe", pure=True).load(io.BytesIO(data))
-    except (YAMLError, ValueError, RecursionError) as problem:
+            if _OTHER_NUMBER.fullmatch(event.value):
+                raise error(f"{origin}: write the number {brief(event.value)} in decimal digits alone.")
+        if getattr(event, "tag", None) is not None:
+            raise error(f"{origin} uses a YAML tag; expected {what} without tags.")
+        depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
+        if depth > limits.DEPTH:
+            raise error(f"{origin} is nested more than {limits.DEPTH} deep: that is not {what}.")
+        return event
+
+    try:
+        constructor, parser = YAML(typ="safe", pure=True).get_constructor_parser(io.BytesIO(data))
+        take, parser.get_event = parser.get_event, checked
+        value = constructor.get_single_data()
+    except DrgateError:
+        raise
+    except Exception as problem:  # of what is no YAML, ruamel.yaml raises more than its own errors
         reason = " ".join(str(problem).split())
         raise error(f"{origin} is not valid YAML: {reason}") from problem
+    return _plain(value, origin, what, error)
 
 
-def read_table(path: Path, what: str, error: type[DrgateError]) -> pd.DataFrame:
+def _plain(value: Any, origin: str, what: str, error: type[DrgateError]) -> Any:
+    """The value, if it is not nested too deep and its numbers are finite and fit into 64 bits; else raise `error`."""
+    level, depth = [value], 0
+    while level:
+        depth += 1
+        if depth > limits.DEPTH:
+            raise error(f"{origin} is nested more than {limits.DEPTH} deep: that is not {what}.")
+        below: list[Any] = []
+        for one in level:
+            if isinstance(one, Mapping):
+                below += one.values()
+            elif isinstance(one, list):
+                below += one
+            elif isinstance(one, int) and one.bit_length() > limits.INTEGER_BITS:
+                raise error(f"{origin} has a whole number of more than {limits.INTEGER_BITS} bits; expected {what}.")
+            elif isinstance(one, float) and math.isinf(one):
+                raise error(f"{origin} has a number that is too large; expected {what}.")
+        level = below
+    return value
+
+
+def read_lines(path: Path, limit: int, what: str, error: type[DrgateError]) -> list[bytes]:
+    """The lines of a file of at most `limit` bytes, without what a crash cut off after the last newline."""
+    data = read_limited(path, limit, what, error)
+    if data.count(b"\n") > limits.LINES:
+        raise error(f"{path} has more than {limits.LINES} lines; expected {what}.")
+    return data.split(b"\n")[:-1]
+
+
+def entries(folder: Path, error: type[DrgateError], *, limit: int = limits.FILES) -> list[Path]:
+    """What is in a folder, sorted; nothing where there is no such folder. More than `limit` raise `error`."""
+    if not folder.is_dir():
+        return []
+    found = list(itertools.islice(folder.iterdir(), limit + 1))
+    if len(found) > limit:
+        raise error(f"{folder} holds more than {limit} files; name a smaller folder.")
+    return sorted(found)
+
+
+def files_below(
+    folder: Path, error: type[DrgateError], *, limit: int = limits.FILES, hidden: bool = True
+) -> Iterator[Path]:
+    """The files in a folder and below it, in no order; links to folders are not followed.
+
+    hidden: whether names that begin with a dot count. More than `limit` entries raise `error`; a folder that cannot be
+    read has none.
+    """
+    seen = 0
+    for place, folders, names in os.walk(folder):
+        seen += len(folders) + len(names)
+        if seen > limit:
+            raise error(f"{folder} holds more than {limit} files; name a smaller folder.")
+        folders[:] = [one for one in folders if hidden or not one.startswith(".")]
+        yield from (Path(place, name) for name in names if hidden or not name.startswith("."))
+
+
+def is_parquet(path: Path) -> bool:
+    """Whether a table is Parquet, by its name; every other is CSV."""
+    return path.name.lower().endswith(_PARQUET)
+
+
+def read_table(path: Path, what: str, error: type[DrgateError], *, no_nan: Sequence[str] = ()) -> pd.DataFrame:
     """A CSV (every cell as text, empty cells as NA) or Parquet file as a data frame; raises `error` on failure.
 
-    Column names are stripped. Row i of the frame is line i + 2 of a CSV.
+    no_nan: columns in which a NaN of Parquet, which pandas shows like an empty cell, is refused.
+
+    Column names are stripped. Row i of the frame is line i + 2 of a CSV. No message repeats a cell, also not of the
+    first line, which may be no header: cells name patients.
     """
     import pandas as pd  # a second to import, needed here only
 
     if not path.is_file():
         raise error(f"{path} does not exist; expected {what}.")
-    try:
-        if path.suffix.lower() in {".parquet", ".pq"}:
-            table = pd.read_parquet(path)
-        else:
-            table = pd.read_csv(
-                path,
-                sep="\t" if path.suffix.lower() == ".tsv" else ",",
-                dtype=str,
-                keep_default_na=False,
-                na_values=[""],
-                encoding="utf-8-sig",
-                skip_blank_lines=False,
-                header=None,
-            )
-            # The header is applied here because pandas would rename the second of two equal names.
-            table = table.iloc[1:].reset_index(drop=True).set_axis(table.iloc[0].fillna("").astype(str), axis=1)
-    except pd.errors.EmptyDataError as problem:
-        raise error(f"{path} is empty; expected {what}.") from problem
-    except (ValueError, OSError) as problem:
-        reason = " ".join(str(problem).split())
-        raise error(f"{path} cannot be read as a table ({reason}); expected {what}.") from problem
-    table.columns = pd.Index([str(column).strip() for column in table.columns])
-    twice = table.columns[table.columns.duplicated()]
-    if len(twice):
-        raise error(f"{path} has two columns named {twice[0]!r}; keep one.")
+    if is_parquet(path):
+        from drgate.parquet import first_nan, read_parquet
+
+        arrow = read_parquet(path, what, error)
+        for name in no_nan:
+            if (row := first_nan(arrow, name)) is not None:
+                raise error(f"{row_name(path, row)}: {name} is NaN; expected a number or an empty cell.")
+        try:
+            table: pd.DataFrame = arrow.to_pandas()
+        except Exception as problem:  # its texts repeat cells, and its metadata can make pandas raise anything
+            raise error(f"{path} is a Parquet file that pandas cannot convert; expected {what}.") from problem
+    else:
+        table = _read_csv(path, what, error).to_pandas()
+    names = [str(column).strip() for column in table.columns]
+    table.columns = pd.Index(names)
+    twice = table.columns.duplicated()
+    if twice.any():
+        second = int(twice.argmax())
+        first = names.index(names[second])
+        raise error(f"{path}: columns {first + 1} and {second + 1} have the same name; keep one.")
     if table.empty:
         raise error(f"{path} has no rows; expected {what}.")
     return table
 
 
+def _read_csv(path: Path, what: str, error: type[DrgateError]) -> pa.Table:
+    """The cells of a CSV as text, null where empty; short rows are filled up."""
+    import pyarrow as pa
+
+    separator = "\t" if path.suffix.lower() == ".tsv" else ","
+    pending = 0
+
+    def lines(handle: io.TextIOBase) -> Iterator[str]:
+        nonlocal pending
+        while line := handle.readline(limits.ROW + 1):
+            pending += len(line)
+            if pending > limits.ROW:
+                raise error(f"{path}, line {reader.line_num + 1}: the row is longer than {limits.ROW} characters.")
+            yield line
+
+    def converted(rows: list[list[str]]) -> pa.Table:
+        columns = zip(*rows, strict=True)
+        return pa.table([pa.array([cell or None for cell in one], pa.string()) for one in columns], names=header)
+
+    parts: list[pa.Table] = []
+    batch: list[list[str]] = []
+    rows = 0
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as handle:
+            if os.fstat(handle.fileno()).st_size > limits.TABLE_BYTES:
+                raise error(f"{path} is larger than {limits.TABLE_BYTES >> 30} GB; expected {what}.")
+            reader = csv.reader(lines(handle), delimiter=separator, strict=True)
+            header = next(reader, [])
+            if not header:
+                raise error(f"{path} is empty; expected {what}.")
+            if len(header) > limits.TABLE_COLUMNS:
+                raise error(f"{path} has more than {limits.TABLE_COLUMNS} columns; expected {what}.")
+            pending = 0
+            for row in reader:
+                pending = 0
+                rows += 1
+                if len(row) != len(header):
+                    if len(row) > len(header):
+                        raise error(
+                            f"{path}, line {reader.line_num}: there are {len(row)} cells under a header of "
+                            f"{len(header)}; put quotes around a cell that contains the separator."
+                        )
+                    row += [""] * (len(header) - len(row))
+                batch.append(row)
+                if len(batch) * len(header) >= limits.BATCH:
+                    parts.append(converted(batch))
+                    batch = []
+                if rows > limits.TABLE_ROWS or rows * len(header) > limits.TABLE_CELLS:
+                    raise error(
+                        f"{path} has more than {limits.TABLE_ROWS} rows or {limits.TABLE_CELLS} cells; split it."
+                    )
+    except UnicodeDecodeError as problem:
+        raise error(f"{path} cannot be read as a table (it is not UTF-8 text); expected {what}.") from problem
+    except csv.Error as problem:
+        raise error(
+            f"{path}, line {reader.line_num}: the quotes do not match, or a cell is longer than "
+            f"{csv.field_size_limit()} characters; expected {what}."
+        ) from problem
+    except OSError as problem:
+        raise error(f"{path} cannot be read ({problem.strerror}); expected {what}.") from problem
+    empty = pa.table([pa.array([], pa.string()) for _ in header], names=header)
+    return pa.concat_tables([empty, *parts, *([converted(batch)] if batch else [])])
+
+
+def csv_header(data: bytes) -> list[str]:
+    """The cells of the first line of a CSV; none where that is not a row."""
+    line = data[: limits.ROW].partition(b"\n")[0].decode("utf-8-sig", errors="replace")
+    try:
+        return [cell.strip() for cell in next(csv.reader([line]), [])]
+    except csv.Error:
+        return []
+
+
 def row_name(path: Path | str, index: int) -> str:
     """Name row `index` (0-based) of a table for a person: its line in a CSV, its row number in Parquet."""
-    if str(path).lower().endswith((".parquet", ".pq")):
+    if str(path).lower().endswith(_PARQUET):
         return f"{path}, row {index + 1}"
     return f"{path}, line {index + 2}"
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from drgate.columns import PROBABILITIES, Columns
-from drgate.errors import PredictionsError
+from drgate.errors import PredictionsError, brief
 from drgate.files import read_table
 from drgate.predictions import Predictions, make_predictions
 
@@ -30,7 +30,7 @@ def join_grades(predictions: Predictions, path: Path) -> Predictions:
     ours = predictions.table
     if ours["grade"].notna().any():
         image = ours["image"][ours["grade"].notna()].iloc[0]
-        raise PredictionsError(f"{predictions.origin} has grades already (image {image!r}); leave --grades out.")
+        raise PredictionsError(f"{predictions.origin} has grades already (image {brief(image)}); leave --grades out.")
     read = read_table(path, _EXPECTED, PredictionsError).drop(columns="split", errors="ignore")
     Columns(read, path, PredictionsError).require("image", "grade", expected=_EXPECTED)
     for column in (*PROBABILITIES, "predicted"):
@@ -42,12 +42,14 @@ def join_grades(predictions: Predictions, path: Path) -> Predictions:
     theirs = make_predictions(read.assign(predicted="0"), str(path), {}).table
     missing = sorted(set(ours["image"]) - set(theirs["image"]))
     if missing:
-        raise PredictionsError(f"{path} has no row for image {missing[0]!r}{_more(missing)} of {predictions.origin}.")
+        raise PredictionsError(
+            f"{path} has no row for image {brief(missing[0])}{_more(missing)} of {predictions.origin}."
+        )
     extra = sorted(set(theirs["image"]) - set(ours["image"]))
     if extra:
         raise PredictionsError(
-            f"{path} has a row for image {extra[0]!r}{_more(extra)}, which is not in {predictions.origin}; give the "
-            "scored images only."
+            f"{path} has a row for image {brief(extra[0])}{_more(extra)}, which is not in {predictions.origin}; "
+            "give the scored images only."
         )
     # Both are sorted by image, and the images are the same, so that rows correspond.
     joined = ours.assign(grade=theirs["grade"])
@@ -65,14 +67,16 @@ def join_grades(predictions: Predictions, path: Path) -> Predictions:
             joined[column] = ours[column].where(ours[column].notna(), theirs[column])
         if contradicts.any():
             i = int(contradicts.to_numpy().argmax())
+            what = f"another {column} than"
+            if column in ("eye", "gradable", "dme"):  # other columns may name a patient
+                what = f"the {column} {str(theirs[column].iloc[i])!r}, but {str(ours[column].iloc[i])!r}"
             raise PredictionsError(
-                f"{path}: image {ours['image'].iloc[i]!r} has the {column} {str(theirs[column].iloc[i])!r}, but "
-                f"{str(ours[column].iloc[i])!r} in {predictions.origin}; correct one of them."
+                f"{path}: image {brief(ours['image'].iloc[i])} has {what} in {predictions.origin}; correct one of them."
             )
     lacking = joined["gradable"] & joined["grade"].isna()
     if lacking.any():
         image = joined["image"][lacking].iloc[0]
-        raise PredictionsError(f"{path}: image {image!r} has no grade; give 0-4, or set gradable to false.")
+        raise PredictionsError(f"{path}: image {brief(image)} has no grade; give 0-4, or set gradable to false.")
     return replace(predictions, table=joined)
 
 

@@ -8,16 +8,17 @@ Several signatures over one statement are one record. What is no certificate is 
 
 from __future__ import annotations
 
-import os
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Final
 
+from drgate import limits
 from drgate.certificate.keys import PublicKey
+from drgate.certificate.scored import read_scored
 from drgate.certificate.statement import (
     CERTIFICATE_BEGINS,
-    MAX_BYTES,
     STATEMENT_BEGINS,
     Certificate,
     Statement,
@@ -26,8 +27,8 @@ from drgate.certificate.statement import (
 from drgate.certificate.trust import NOTHING_REVOKED, Revocations, signer
 from drgate.errors import CertificateError, UsageError, visible
 from drgate.evaluation import CriterionResult, Verdict, plain_of
+from drgate.files import files_below, read_beginning
 
-MAX_FILES: Final = 100_000
 _BEGINNINGS: Final = (STATEMENT_BEGINS, CERTIFICATE_BEGINS)
 """Other files in the folder are no certificates."""
 
@@ -120,28 +121,24 @@ def read_history(
 
 
 def _files(folder: Path) -> list[Path]:
-    paths: list[Path] = []
-    for place, _, names in os.walk(folder, followlinks=False):
-        paths += [path for name in names if not (path := Path(place) / name).is_symlink() and path.is_file()]
-        if len(paths) > MAX_FILES:
-            raise UsageError(f"{folder} holds more than {MAX_FILES} files; name the folder of the certificates.")
-    return sorted(paths)
+    found = files_below(folder, UsageError, limit=limits.CERTIFICATE_FILES)
+    return sorted(path for path in found if not path.is_symlink() and path.is_file())
 
 
 def _read(path: Path) -> Certificate | Statement | None:
     """A certificate or statement; None for a file of another kind."""
-    try:
-        with path.open("rb") as handle:
-            beginning = handle.read(max(map(len, _BEGINNINGS)))
-    except OSError as problem:
-        raise CertificateError(f"{path} cannot be read ({problem.strerror}).") from problem
+    beginning = read_beginning(path, max(map(len, _BEGINNINGS)), "a certificate", CertificateError)
     if not beginning.startswith(_BEGINNINGS):
         if path.name.endswith("certificate.json"):
             raise CertificateError(f"{path} is no certificate in the form that drgate writes.")
         return None
-    if path.stat().st_size > MAX_BYTES:
-        raise CertificateError(f"{path} is larger than {MAX_BYTES >> 20} MB; no certificate is.")
-    return read_certificate(path)
+    try:
+        return read_certificate(path)
+    except CertificateError:
+        with contextlib.suppress(CertificateError):
+            read_scored(path)
+            return None  # a signed table, which lies beside its certificate
+        raise
 
 
 def _record(group: Sequence[tuple[str, Certificate | Statement]], trusted: Sequence[PublicKey]) -> Record:

@@ -12,13 +12,20 @@ first; a table of predictions is used as it is, or with reference grades from a 
 from __future__ import annotations
 
 import contextlib
+import csv
+import hashlib
 import json
+import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
 
+import pandas as pd
+
+from drgate import limits
+from drgate.certificate.scored import SignedTable, beside, read_scored
 from drgate.certificate.sign import certify
 from drgate.certificate.statement import (
     Certificate,
@@ -33,6 +40,7 @@ from drgate.checklist import Checklist, parse_checklist
 from drgate.errors import CertificateError, DrgateError, ManifestError, PredictionsError, UsageError
 from drgate.evaluate import evaluate, require_evaluable
 from drgate.evaluation import (
+    CUT_OFFS,
     CutOffs,
     Evaluation,
     File,
@@ -45,12 +53,30 @@ from drgate.evaluation import (
     plain_of,
     read_as,
 )
-from drgate.files import digest_of, read_json, sha256_file, write_atomically
+from drgate.files import (
+    digest_of,
+    hashed,
+    parse_json,
+    read_json,
+    read_limited,
+    read_table,
+    sha256_file,
+    write_atomically,
+)
 from drgate.grades import join_grades
-from drgate.looks import Seen, given_time, take_look
-from drgate.manifest import images_digest
-from drgate.operating_point import OperatingPoint, load_operating_point, parse_operating_point
-from drgate.predictions import Predictions, load_predictions, without_grades, write_predictions
+from drgate.looks import Log, given_time
+from drgate.operating_point import OperatingPoint, parse_operating_point
+from drgate.patients import PatientKey
+from drgate.predictions import (
+    Predictions,
+    alongside,
+    content_keys,
+    load_predictions,
+    published,
+    published_names,
+    without_grades,
+    write_predictions,
+)
 from drgate.record import FILE as RECORD
 from drgate.record import FOREIGN, foreign_evidence, training_evidence
 from drgate.score import TABLES, model_and_test_set, score
@@ -61,17 +87,21 @@ if TYPE_CHECKING:
     from drgate.vision.graders import Grader
 
 _T = TypeVar("_T")
-LOOKS: Final = Path("reports") / "looks"
 WRITTEN: Final = (
     "evaluation.json",
     "statement.json",
     "certificate.json",
     "predictions.parquet",
+    "predictions.scored.json",
     "report.html",
     "report.md",
     "junit.xml",
+    "names.csv",
 )
 """What an evaluation's folder holds; other files there are left alone."""
+NAMES: Final = "names.csv"
+"""Leads from the published names of images and patients to the caller's own; never to be published."""
+_NAMES_HEADER: Final = ("image", "own_image", "patient", "own_patient")
 LEAKAGE_BEYOND: Final = "Leakage beyond that: not checked."
 
 
@@ -80,11 +110,14 @@ class Source:
     """What is judged: a checkpoint, an ONNX model or a table of predictions.
 
     base: location of a checkpoint's base model, if it has moved since training. workers: processes that decode.
+    scorers: keys of which one must have signed the table (`TABLE.scored.json`); without them a table that names a model
+    is one that was scored elsewhere.
     """
 
     path: Path
     base: str | None = None
     workers: int | None = None
+    scorers: Sequence[PublicKey] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +125,8 @@ class Test:
     """The test set.
 
     data, split: the manifest that a model is scored on. grades: reference grades for a table that was scored without.
-    looks: the chain of looks; by default one file a test set in reports/looks, where looks in the other files count too
-    if they share images or patients. time: of a new look.
+    looks, time, patient_key: of the look; see `drgate.looks.Log`. The key also compares patients with those that a
+    model, or cut-offs, came from.
     """
 
     __test__: ClassVar[bool] = False  # pytest collects classes by this name
@@ -103,6 +136,7 @@ class Test:
     grades: Path | None = None
     looks: Path | None = None
     time: str | None = None
+    patient_key: PatientKey | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +171,7 @@ class Output:
 class Judgement:
     """What was found, and the folder that holds all of it.
 
+    predictions: as they are published; `own_names` leads back from their images. baseline: likewise.
     looks: the chain that the look is logged in; None for a variant of a certified model, which takes none.
     """
 
@@ -145,6 +180,7 @@ class Judgement:
     folder: Path
     signed: bool
     looks: Path | None = None
+    baseline: Predictions | None = field(default=None, repr=False)
 
 
 def judge(
@@ -159,24 +195,29 @@ def judge(
 ) -> Judgement:
     """Score `source` if it is a model, evaluate, certify, and write the folder.
 
-    parent: the certificate of the model that this one was exported from: operating point, look, stability and cost are
-    the parent's.
+    parent: the certificate of the model that this one was exported from: look, stability and cost are the parent's.
 
     Raises DrgateError for whatever cannot be judged, with nothing written.
     """
     # What can be refused is refused before the hours that scoring may take.
-    point = _operating_point(evidence.operating_point, parent)
+    point, cut_offs = _operating_point(evidence.operating_point)
     if test.time is not None:
         given_time(test.time)
     previous = None if evidence.previous is None else reference(read_certificate(evidence.previous).statement)
     history = _foreign_history(evidence, checklist)
     earlier = None if evidence.baseline is None else load_predictions(evidence.baseline)
-    grader = None
+    grader = signed = None
+    scoring, content = Scoring("this run"), ""
     if source.path.suffix.lower() in TABLES:
         if test.data is not None:
             raise UsageError(f"{source.path} is a table of predictions, which needs no --data; leave it out.")
-        predictions = load_predictions(source.path, point)
+        with hashed(source.path, PredictionsError) as content:
+            predictions = load_predictions(source.path, point)
+        signed, scoring = _scored(source, predictions)
     else:
+        if source.scorers:
+            raise UsageError(f"{source.path} is a model, which is scored here; leave --scorer-key out.")
+        _refuse_other_cut_offs(source.path, cut_offs)
         if test.grades is not None:
             raise UsageError(
                 "--grades joins grades to a table of predictions: score the model first (drgate score MODEL --data "
@@ -188,35 +229,46 @@ def judge(
                 f"{test.data} has no grades. Score the model on it with drgate score, then evaluate the table "
                 "with --grades FILE."
             )
-        if contradictions := test_set.duplicates(contradicting=True):
+        if contradictions := test_set.contradictions():
             raise ManifestError(f"{test.data}: {contradictions[0]} Both cannot be true; keep one.")
         progress.started(len(test_set))
-        predictions = score(grader, test_set, workers=source.workers, advance=progress.advance)
-    model, facts = _known(predictions, source.path, Scoring("elsewhere" if grader is None else "this run"))
-    if previous is not None:
-        model = replace(model, previous=previous)
+        predictions = score(
+            grader, test_set, workers=source.workers, advance=progress.advance, patient_key=test.patient_key
+        )
+    grades = None
     if test.grades is not None:
-        predictions, facts = _with_grades(predictions, test.grades, facts)
+        predictions, grades = _with_grades(predictions, test.grades)
     elif predictions.table["grade"].isna().all():
         raise PredictionsError(without_grades(predictions.table, str(source.path)))
     _refuse_contradictions(predictions)
+    model, facts = _known(predictions, source.path, scoring, content)
+    if cut_offs is not None and not model.of_table:
+        if any(file.name == cut_offs.name and file != cut_offs for file in model.files):
+            raise UsageError(f"--operating-point and a file of the model are both called {cut_offs.name}; rename one.")
+        model = replace(model, files=(*(file for file in model.files if file != cut_offs), cut_offs))
+    model = _read(Model, plain_of(model), str(source.path))
+    if previous is not None:
+        model = replace(model, previous=previous)
+    if grades is not None:
+        facts = replace(facts, grades=grades)
     if point is not None:
-        point.refuse_overlap(predictions)
+        unchecked = point.refuse_overlap(predictions, test.patient_key)
         predictions = predictions.at(point)
         facts = replace(facts, operating_point=_read(CutOffs, point.content(), "The operating point"))
-        if not (point.patients_known and predictions.patients_known):
-            facts = _warned(
-                facts,
-                "Whether a patient is among those that the cut-offs were tuned on was not checked: not all are named.",
-            )
+        if unchecked:
+            facts = _warned(facts, unchecked)
     training = _training(grader, model, source.path, evidence.record, history, parent, checklist)
     if training.percent:
         facts = _warned(facts, f"{training.foreign} gives validation accuracies in percent; divided by 100.")
     if facts.split == "val" or (facts.manifest_digest and facts.manifest_digest == training.validation_set):
         facts = replace(facts, selected_here=True)
     require_evaluable(predictions, checklist)
+    if earlier is not None:
+        _refuse_other_images(predictions, earlier)
+        earlier = published(alongside(predictions, earlier))
+    public = published(predictions, checklist)
     folder = output.folder or _default_folder(model, facts)
-    same = (facts.images_digest, model.tensor_digest, predictions.digest, checklist.digest)
+    same = (facts.images_digest, model.tensor_digest, public.digest, checklist.digest)
     with _replacing_folder(folder, same, signing=output.key is not None, force=output.force) as fresh:
         if parent is not None:
             model, facts = _inherited(parent, model, facts)
@@ -225,16 +277,19 @@ def judge(
             # Before the numbers are known to anybody: a look that was taken counts, whatever becomes of it.
             look, chain = _look(predictions, checklist, model, facts, test)
         evaluation = evaluate(
-            predictions, checklist, model=model, data=facts, training=training, look=look, baseline=earlier
+            public, checklist, model=model, data=facts, training=training, look=look, baseline=earlier
         )
-        _write(fresh, evaluation, predictions, output.key)
-    return Judgement(evaluation, predictions, folder, output.key is not None, chain)
+        _write(fresh, evaluation, public, output.key)
+        if signed is not None:
+            signed.write(beside(fresh / "predictions.parquet"))
+        _write_names(fresh, _own_names(predictions, public), folder)
+    return Judgement(evaluation, public, folder, output.key is not None, chain, earlier)
 
 
-def shown_with(judgement: Judgement, interval: str, baseline: Path | None = None) -> Evaluation:
+def shown_with(judgement: Judgement, interval: str) -> Evaluation:
     """The same judgement with the bounds of another interval: to look at, never what is written or signed.
 
-    interval: "clopper-pearson" or "wilson". baseline: as it was given to `judge`.
+    interval: "clopper-pearson" or "wilson".
     """
     found = judgement.evaluation
     content = found.spec.content
@@ -246,7 +301,7 @@ def shown_with(judgement: Judgement, interval: str, baseline: Path | None = None
         data=found.data,
         training=found.training,
         look=found.look,
-        baseline=None if baseline is None else load_predictions(baseline),
+        baseline=judgement.baseline,
     )
 
 
@@ -275,22 +330,36 @@ def read_evaluation(path: Path, trusted: Sequence[PublicKey] = ()) -> tuple[Eval
     return read if isinstance(read, Evaluation) else read.evaluation, None
 
 
+def own_names(folder: Path) -> dict[str, str]:
+    """The caller's own names of the images, by published name, from a folder's `names.csv`; empty without one.
+
+    Raises UsageError where the file cannot be read or is another one.
+    """
+    path = folder / NAMES
+    if not path.is_file():
+        return {}
+    what = "the list of names that drgate wrote: evaluate again, or remove it"
+    table = read_table(path, what, UsageError)
+    if tuple(table.columns) != _NAMES_HEADER:
+        raise UsageError(f"{path} has other columns; expected {what}.")
+    return dict(zip(table.iloc[:, 0], table.iloc[:, 1], strict=True))
+
+
 def _signature(name: str, keyid: str) -> str:
     return f"{name}, key {keyid[:16]}"
 
 
-def _known(predictions: Predictions, source: Path, scoring: Scoring) -> tuple[Model, TestSet]:
-    """What is known of the model and of the test set, from the predictions' provenance."""
+def _known(predictions: Predictions, source: Path, scoring: Scoring, sha256: str) -> tuple[Model, TestSet]:
+    """What is known of the model and of the test set, from the predictions' provenance. sha256: of a table's file."""
     provenance = predictions.provenance
     if not provenance:
+        # Rows of unknown content go by their own names: as row-N, two test sets of the same size would be one.
         table = predictions.table
-        known = "sha256" in table.columns and table["sha256"].notna().all()
-        file = Subject(source.name, sha256_file(source), source.stat().st_size, "table")
+        images = [key or image for key, image in zip(content_keys(table), table["image"], strict=True)]
+        file = Subject(source.name, sha256, source.stat().st_size, "table")
         return Model("predictions table", source.name, (file,)), TestSet(
             name=source.name,
-            images_digest=images_digest(table["sha256"])
-            if known
-            else digest_of(["drgate image names 1", sorted(table["image"])]),
+            images_digest=digest_of(["drgate images of a table 1", sorted(set(images))]),
             warnings=("Only a table was judged: this is evidence about these predictions, not about a model file.",),
         )
     try:
@@ -327,65 +396,111 @@ def _warned(facts: TestSet, warning: str) -> TestSet:
     return replace(facts, warnings=(*facts.warnings, warning))
 
 
-def _operating_point(path: Path | None, parent: Statement | None) -> OperatingPoint | None:
-    """The cut-offs that decide: those in the file, or those that the parent was certified at."""
-    if path is not None:
-        return load_operating_point(path)
-    certified = None if parent is None else parent.evaluation.data.operating_point
-    if certified is None:
-        return None
-    return parse_operating_point(plain_of(certified), "the certificate's operating point")
+def _operating_point(path: Path | None) -> tuple[OperatingPoint | None, Subject | None]:
+    """The cut-offs that decide, and their file as a part of the model: its digest is of the bytes that were read."""
+    if path is None:
+        return None, None
+    what = "an operating point that drgate tune wrote"
+    data = read_limited(path, limits.JSON_BYTES, what, UsageError)
+    point = parse_operating_point(parse_json(data, str(path), what, UsageError), str(path))
+    md5 = hashlib.md5(data, usedforsecurity=False).hexdigest()
+    return point, Subject(path.name, hashlib.sha256(data).hexdigest(), len(data), "cut_offs", md5)
 
 
-def _with_grades(predictions: Predictions, grades: Path, facts: TestSet) -> tuple[Predictions, TestSet]:
-    """The predictions with the grades in a file, and the test set that names it."""
-    joined = join_grades(predictions, grades)
-    file = File(grades.name, sha256_file(grades))
-    if joined.provenance:  # stays with the table when it is evaluated again
-        joined = replace(joined, provenance={**joined.provenance, "grades": plain_of(file)})
-    facts = replace(facts, grades=file)
-    if predictions.provenance and joined.patients_known and not predictions.patients_known:
-        facts = _warned(
-            facts,
+def _refuse_other_cut_offs(model: Path, given: Subject | None) -> None:
+    """Raise UsageError where an ONNX model lies beside cut-offs that are not those it is judged at."""
+    there = model.with_name(CUT_OFFS)
+    if model.suffix == ".onnx" and there.exists() and (given is None or sha256_file(there) != given.sha256):
+        raise UsageError(
+            f"{there} decides the grades of {model.name} wherever it runs; give it with --operating-point, or move it "
+            "away."
+        )
+
+
+def _scored(source: Source, predictions: Predictions) -> tuple[SignedTable | None, Scoring]:
+    """What the scorer of a table signed, if it is beside the table, and who ran the model as far as that is proved."""
+    path = beside(source.path)
+    if not predictions.provenance or not path.exists():
+        if source.scorers:
+            missing = f"{path} does not exist" if predictions.provenance else f"{source.path} names no model"
+            raise UsageError(
+                f"{missing}, so no scorer's signature can be verified; get the table and the signature from drgate "
+                "score --key, or leave --scorer-key out."
+            )
+        return None, Scoring("elsewhere")
+    signed = read_scored(path)
+    if found := next(signed.contradictions(predictions), None):
+        raise PredictionsError(
+            f"{source.path} is not the table that was signed in {path.name}: it {found}. Get both from the scorer."
+        )
+    if not source.scorers:
+        return signed, Scoring("elsewhere")
+    key = signed.envelope.signer(source.scorers)
+    if key is None:
+        raise CertificateError(
+            f"{path} is signed by none of the keys that you trust to score (--scorer-key); it names the key "
+            f"{signed.envelope.key_id}."
+        )
+    return signed, Scoring("signed", key.id, signed.digest)
+
+
+def _with_grades(predictions: Predictions, grades: Path) -> tuple[Predictions, File]:
+    """The predictions with the grades in a file, and the file. What is to be said of it stays with the table."""
+    with hashed(grades, PredictionsError) as sha256:
+        joined = join_grades(predictions, grades)
+    file = File(grades.name, sha256)
+    if not joined.provenance:
+        return joined, file
+    added: dict[str, Any] = {"grades": plain_of(file)}
+    warnings = joined.provenance.get("warnings", [])
+    if joined.patients_known and not predictions.patients_known and isinstance(warnings, list):
+        added["warnings"] = [
+            *warnings,
             f"{grades.name} names the patients, which scoring did not know: whether the model was trained on one of "
             "them was not checked.",
-        )
-    return joined, facts
+        ]
+    return replace(joined, provenance={**joined.provenance, **added}), file
 
 
 def _refuse_contradictions(predictions: Predictions) -> None:
     """Raise PredictionsError where byte-identical images have different grades or patients."""
-    table = predictions.table
-    if "sha256" not in table.columns:
-        return
+    table = predictions.table.assign(content=pd.Series(content_keys(predictions.table), dtype="str"))
     for column in ("grade", "patient"):
-        distinct = table.dropna(subset=["sha256", column]).drop_duplicates(["sha256", column])
-        if (twice := distinct["sha256"].duplicated(keep=False)).any():
-            one, other, *_ = distinct[twice].sort_values("sha256", kind="stable")["image"]
+        distinct = table.dropna(subset=["content", column]).drop_duplicates(["content", column])
+        if (twice := distinct["content"].duplicated(keep=False)).any():
+            one, other, *_ = distinct[twice].sort_values("content", kind="stable")["image"]
             raise PredictionsError(
                 f"{predictions.origin}: {one!r} and {other!r} are the same file, but have different {column}s; both "
                 "cannot be true."
             )
 
 
+def _refuse_other_images(predictions: Predictions, baseline: Predictions) -> None:
+    """Raise PredictionsError where a baseline is of other images, and their published names would not show it.
+
+    Images of unknown content are published as row-N, which is in every other table of this size too.
+    """
+    tables = predictions.table, baseline.table
+    if all(None not in content_keys(table) for table in tables):
+        return
+    ours, theirs = (set(table["image"]) for table in tables)
+    renamed = any(table["image"].tolist() == published_names(table) for table in tables)
+    if not renamed and (alone := sorted(ours ^ theirs)):
+        raise PredictionsError(
+            f"{baseline.origin} was scored on other images than {predictions.origin} ({alone[0]!r} is in one table "
+            "only); give a baseline of the same images, or leave --baseline out."
+        )
+
+
 def _look(
     predictions: Predictions, checklist: Checklist, model: Model, facts: TestSet, test: Test
 ) -> tuple[Look, Path]:
     """The look that this judgement takes, and the file that it is logged in."""
-    looks = test.looks or LOOKS / f"{(facts.images_digest or '').removeprefix('sha256:')[:16]}.jsonl"
-    # Wherever this look is logged, those in the usual place count.
-    others = sorted(path for path in LOOKS.glob("*.jsonl") if path.resolve() != looks.resolve())
-    judged = model.tensor_digest or predictions.digest
-    look = take_look(
-        looks,
-        Seen.of(predictions, facts.name),
-        model=f"{judged} at {facts.operating_point.digest}" if facts.operating_point else judged,
-        predictions=predictions.digest,
-        checklist=checklist,
-        others=others,
-        time=test.time,
-    )
-    return look, looks
+    judged = model.tensor_digest
+    if judged and facts.operating_point:
+        judged = f"{judged} at {facts.operating_point.digest}"
+    log = Log(test.looks, test.time, test.patient_key)
+    return log.look(predictions, facts.name, checklist, model=judged, chosen_on=facts.selected_here)
 
 
 def _foreign_history(evidence: Evidence, checklist: Checklist) -> dict[str, Any] | None:
@@ -469,6 +584,36 @@ def _write(folder: Path, evaluation: Evaluation, predictions: Predictions, key: 
     write_atomically(folder / "junit.xml", junit.render(evaluation).encode())
 
 
+def _own_names(predictions: Predictions, public: Predictions) -> list[tuple[str, str, str, str]]:
+    """Published and own name of each image, published and own patient; empty where they are the same."""
+    images = published_names(predictions.table)
+    own = predictions.table[["image", "patient"]].set_axis(images).loc[public.table["image"]]
+    pairs = ((public.table[column].fillna(""), own[column].fillna("")) for column in ("image", "patient"))
+    rows = list(zip(*(column for pair in pairs for column in pair), strict=True))
+    return [] if all(image == name and patient == who for image, name, patient, who in rows) else rows
+
+
+def _write_names(folder: Path, rows: Sequence[tuple[str, str, str, str]], before: Path) -> None:
+    """Write `names.csv`, readable by its owner alone from the start, and keep it out of Git; nothing without rows.
+
+    before: the folder that is replaced, whose further lines of .gitignore stay.
+    """
+    if not rows:
+        return
+    ignored = before / ".gitignore"
+    held = (
+        read_limited(ignored, limits.LIST_BYTES, "Git's list of ignored files", UsageError)
+        if ignored.is_file()
+        else b""
+    )
+    lines = held.decode("utf-8", "surrogateescape").splitlines()
+    lines = [*(line for line in lines if line != NAMES), NAMES, ""]
+    write_atomically(folder / ".gitignore", "\n".join(lines).encode("utf-8", "surrogateescape"))
+    descriptor = os.open(folder / NAMES, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w", newline="", encoding="utf-8") as handle:
+        csv.writer(handle).writerows([_NAMES_HEADER, *rows])
+
+
 @contextlib.contextmanager
 def _replacing_folder(folder: Path, same: tuple[str | None, ...], *, signing: bool, force: bool) -> Iterator[Path]:
     """Yield an empty folder that takes the name of `folder` when the block ends well.
@@ -480,7 +625,8 @@ def _replacing_folder(folder: Path, same: tuple[str | None, ...], *, signing: bo
     found = folder.resolve()
     free = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
     ours = (folder / "evaluation.json").is_file() and found not in (here, *here.parents)
-    if not free and not (ours and (force or _is_same(folder, same, signing=signing))):
+    again = ours and _is_same(folder, same, signing=signing)
+    if not free and not (ours and (force or again)):
         advice = ", or --force to replace it" if ours else ""
         raise UsageError(f"{folder} holds something else; give another folder with --out{advice}.")
     absent = [parent for parent in folder.parents if not parent.exists()]
@@ -496,7 +642,9 @@ def _replacing_folder(folder: Path, same: tuple[str | None, ...], *, signing: bo
             yield fresh
             if folder.exists():
                 for other in folder.iterdir():  # a further signature, notes
-                    if other.name not in WRITTEN:
+                    # The names stay where the published table was evaluated again, which does not know them.
+                    stays = other.name not in WRITTEN or (again and other.name == NAMES)
+                    if stays and not (fresh / other.name).exists():
                         other.rename(fresh / other.name)
                 folder.rename(Path(name) / "replaced")
             fresh.rename(folder)
@@ -510,8 +658,8 @@ def _replacing_folder(folder: Path, same: tuple[str | None, ...], *, signing: bo
 def _is_same(folder: Path, same: tuple[str | None, ...], *, signing: bool) -> bool:
     """Whether a folder holds the evaluation of the same predictions of the same model by the same checklist."""
     try:
-        found = Evaluation.from_json(json.loads((folder / "evaluation.json").read_bytes()))
-    except (OSError, ValueError, DrgateError):
+        found = Evaluation.from_json(read_json(folder / "evaluation.json", "an evaluation", UsageError))
+    except (ValueError, DrgateError):
         return False
     there = (found.data.images_digest, found.model.tensor_digest, found.predictions_digest, found.spec.digest)
     return there == same and (signing or not (folder / "certificate.json").exists())

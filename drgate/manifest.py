@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
@@ -23,8 +23,8 @@ import pandas as pd
 
 from drgate.columns import SPLITS as SPLITS
 from drgate.columns import Columns, parse_split
-from drgate.errors import ManifestError
-from drgate.files import canonical_json, read_table, row_name, sha256_file
+from drgate.errors import ManifestError, brief
+from drgate.files import canonical_json, files_below, read_table, row_name, sha256_file
 from drgate.scale import parse_grade
 
 COLUMNS: Final = ("image", "grade", "patient", "eye", "gradable", "split")
@@ -118,7 +118,7 @@ class Manifest:
         return images_digest(self.content_digests().values())
 
     def leaks(self, split: str | None = None) -> list[str]:
-        """Leaks between splits: one sentence each for shared patients and for byte-identical files.
+        """Leaks between splits: one sentence each for shared patients (unnamed) and for byte-identical files.
 
         split: only what this split shares with others. Empty when nothing is shared or nothing is split.
         """
@@ -126,37 +126,55 @@ class Manifest:
         found = []
         named = rows[rows["patient"].notna()]
         patients = _splits_by(named["patient"], named["split"])
-        if sentence := _shared(patients, split, "patients", "Split by patient."):
-            found.append(f"{self.origin}: {sentence}")
+        if shared := _shared(patients, split):
+            images = int(named["patient"].isin(shared).sum())
+            found.append(
+                f"{self.origin}: patients are in more than one split ({len(shared)} of them, with {images} images). "
+                "Split by patient."
+            )
         if rows["split"].nunique() > 1:
             contents = rows["image"].map(self.content_digests())
             names = rows["image"].groupby(contents).agg(" = ".join)
             files = {str(names[digest]): splits for digest, splits in _splits_by(contents, rows["split"]).items()}
-            if sentence := _shared(files, split, "byte-identical images", "Keep each image in one split."):
-                found.append(f"{self.origin}: {sentence}")
+            if shared := _shared(files, split):
+                examples = ", ".join(f"{brief(name)} ({'/'.join(sorted(files[name]))})" for name in shared[:3])
+                more = "" if len(shared) <= 3 else f" and {len(shared) - 3} more"
+                found.append(
+                    f"{self.origin}: {len(shared)} byte-identical images are in more than one split: {examples}{more}. "
+                    "Keep each image in one split."
+                )
         return found
 
-    def duplicates(self, *, contradicting: bool = False) -> list[str]:
-        """One sentence for each set of byte-identical files in this manifest.
+    def contradictions(self) -> list[str]:
+        """One sentence for each set of byte-identical files with different grades or patients, by the images' names."""
+        known = self.table[["image", "grade", "patient"]].itertuples(index=False)
+        rows = {image: (grade, patient) for image, grade, patient in known}
+        sentences = []
+        for images in self._identical():
+            grades, patients = (
+                {cell for cell in cells if not pd.isna(cell)}
+                for cells in zip(*map(rows.__getitem__, images), strict=True)
+            )
+            tails = [f"graded {' and '.join(map(str, sorted(grades)))}"] if len(grades) > 1 else []
+            if len(patients) > 1:
+                tails.append(f"of {len(patients)} patients")
+            if tails:
+                sentences.append(f"{' and '.join(images)} are the same file, but {', '.join(tails)}.")
+        return sentences
 
-        contradicting: only those with different grades or different patients.
-        """
+    def copies(self) -> list[str]:
+        """One sentence if files are byte-identical, without their names: it is published with an evaluation."""
+        if copies := sum(len(images) - 1 for images in self._identical()):
+            are = "image is a copy of another" if copies == 1 else "images are copies of others"
+            return [f"{copies} {are} (byte-identical)."]
+        return []
+
+    def _identical(self) -> list[list[str]]:
+        """The sets of byte-identical files."""
         groups: dict[str, list[str]] = {}
         for image, digest in self.content_digests().items():
             groups.setdefault(digest, []).append(image)
-        rows = self.table.set_index("image")
-        sentences = []
-        for images in groups.values():
-            if len(images) > 1:
-                tails = []
-                for column, what in (("grade", "graded"), ("patient", "of patients")):
-                    given = sorted({str(cell) for cell in rows.loc[images, column].dropna()})
-                    if len(given) > 1:
-                        tails.append(f"{what} {' and '.join(given)}")
-                if tails or not contradicting:
-                    but = f", but {', '.join(tails)}" if tails else ""
-                    sentences.append(f"{' and '.join(images)} are the same file{but}.")
-        return sentences
+        return [images for images in groups.values() if len(images) > 1]
 
 
 def load_manifest(path: Path | str, *, files: bool = True) -> Manifest:
@@ -220,17 +238,12 @@ def _splits_by(key: pd.Series[str], split: pd.Series[str]) -> dict[str, set[str]
     return splits
 
 
-def _shared(splits: dict[str, set[str]], split: str | None, what: str, remedy: str) -> str | None:
-    shared = sorted(name for name, places in splits.items() if len(places) > 1 and (split is None or split in places))
-    if not shared:
-        return None
-    examples = ", ".join(f"{name} ({'/'.join(sorted(splits[name]))})" for name in shared[:3])
-    more = "" if len(shared) <= 3 else f" and {len(shared) - 3} more"
-    return f"{len(shared)} {what} are in more than one split: {examples}{more}. {remedy}"
+def _shared(splits: dict[str, set[str]], split: str | None) -> list[str]:
+    return sorted(name for name, places in splits.items() if len(places) > 1 and (split is None or split in places))
 
 
 def _from_folder(root: Path) -> Manifest:
-    found = sorted(_images(root))
+    found = _images(root)
     if not found:
         raise ManifestError(f"{root} has no images ({', '.join(IMAGE_SUFFIXES)}); expected {_EXPECTED}.")
     rows: list[dict[str, str | None]] = []
@@ -266,7 +279,8 @@ def _from_table(path: Path, files: bool) -> Manifest:
         table = table.rename(columns={"level": "grade"})
         if (other := _name_patients(table)) is not None:
             raise ManifestError(
-                f"{row_name(path, other)}: image {table['image'].iloc[other]!r} is not an EyePACS name such as 10_left."
+                f"{row_name(path, other)}: image {brief(table['image'].iloc[other])} is not an EyePACS name "
+                "such as 10_left."
             )
         if files:
             table["image"] = _resolve_names(table["image"], root, path)
@@ -284,12 +298,9 @@ def _name_patients(table: pd.DataFrame) -> int | None:
     return None
 
 
-def _images(root: Path) -> Iterator[str]:
-    for folder, folders, files in os.walk(root):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in files:
-            if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith("."):
-                yield (Path(folder) / name).relative_to(root).as_posix()
+def _images(root: Path) -> list[str]:
+    found = files_below(root, ManifestError, hidden=False)
+    return sorted(path.relative_to(root).as_posix() for path in found if path.name.lower().endswith(IMAGE_SUFFIXES))
 
 
 def _resolve_names(names: pd.Series[str], root: Path, origin: Path) -> list[str]:
@@ -303,7 +314,7 @@ def _resolve_names(names: pd.Series[str], root: Path, origin: Path) -> list[str]
         if len(candidates) != 1:
             trouble = "two files have this name" if candidates else f"no such image in {root}"
             listed = f" ({', '.join(candidates[:2])})" if candidates else ""
-            raise ManifestError(f"{row_name(origin, i)}: image {name!r}: {trouble}{listed}.")
+            raise ManifestError(f"{row_name(origin, i)}: image {brief(name)}: {trouble}{listed}.")
         paths.append(candidates[0])
     return paths
 
@@ -326,8 +337,8 @@ def _checked(table: pd.DataFrame, root: Path, origin: Path, files: bool) -> Mani
         columns.refuse(
             lacking.to_numpy(),
             lambda row: (
-                f"{checked['image'].iloc[row]!r} has no grade; give 0-4, or set gradable to false, or leave out all "
-                "grades for a sealed test set"
+                f"{brief(checked['image'].iloc[row])} has no grade; give 0-4, or set gradable to false, or leave out "
+                "all grades for a sealed test set"
             ),
         )
     return Manifest(root, checked.sort_values("image", ignore_index=True), origin)
@@ -343,20 +354,21 @@ def _image_column(columns: Columns, root: Path, files: bool) -> list[str]:
         image = str(given).strip().replace("\\", "/")
         if "://" in image:
             raise ManifestError(
-                f"{where}: {image!r} is a web address; copy the images beside the manifest and give relative paths."
+                f"{where}: {brief(image)} is a web address; copy the images beside the manifest and give relative "
+                "paths."
             )
         path = Path(image)
         if path.is_absolute():
             try:
                 path = path.relative_to(root.resolve())
             except ValueError:
-                raise ManifestError(f"{where}: {image!r} is outside {root}; give a path relative to it.") from None
+                raise ManifestError(f"{where}: {brief(image)} is outside {root}; give a path relative to it.") from None
         normal = os.path.normpath(path.as_posix()).replace(os.sep, "/")
         if normal.startswith(".."):
-            raise ManifestError(f"{where}: {image!r} is outside {root}; give a path relative to it.")
+            raise ManifestError(f"{where}: {brief(image)} is outside {root}; give a path relative to it.")
         if normal in seen:
             raise ManifestError(
-                f"{where}: image {normal!r} is already in {columns.where(seen[normal])}; keep one row per image."
+                f"{where}: image {brief(normal)} is already in {columns.where(seen[normal])}; keep one row per image."
             )
         try:
             there = not files or (root / normal).is_file()

@@ -1,20 +1,17 @@
 """The operating point: cut-offs that turn probabilities into a grade, with a record of the tuning set.
 
     point = load_operating_point(Path("operating-point.json"))
-    point.refuse_overlap(test)                # tuning and test must not share images or patients
+    point.refuse_overlap(test, key)           # tuning and test must not share images or patients
     test.at(point)                            # the same predictions, graded by the cut-offs
 
-The file names the tuning images and contains a keyed hash of each patient. The key is derived from the tuning table's
-digest, which is in the file. So a hash hides a patient from a reader, but not from someone who can try a list of all
-patients (about half a millisecond per try).
+The file knows the tuning images by their content, and patients and names of images by their hashes under a patient key
+(`drgate.patients`). Without a key it has no patient, and no name but one digest over all of them together.
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -24,13 +21,13 @@ from numpy.typing import NDArray
 
 from drgate.errors import UsageError
 from drgate.files import canonical_json, digest_of, read_json, refuse_existing, write_atomically
+from drgate.patients import PatientKey, known_of
 
 if TYPE_CHECKING:
     import pandas as pd
 
-FORMAT: Final = "drgate operating point 1"
+FORMAT: Final = "drgate operating point 2"
 _WHAT: Final = "an operating point that drgate tune wrote"
-_SCRYPT: Final = {"n": 2**7, "r": 8, "p": 1, "dklen": 16}
 _KEYS: Final = {"format", "cut_offs", "spec", "tuning", "promise", "digest"}
 
 
@@ -44,7 +41,7 @@ class Scored(Protocol):
     @property
     def digest(self) -> str: ...
     @property
-    def patients_known(self) -> bool: ...
+    def content_keys(self) -> list[str | None]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,16 +55,16 @@ class OperatingPoint:
     predictions_digest: str
     """Of the tuning table."""
     images: tuple[tuple[str, str], ...] = field(repr=False)
-    """Name and SHA-256 (hex, empty where unknown) of each tuning image, sorted."""
+    """What identifies the content of each tuning image (16 hex digits, empty where unknown), and with a key the hash of
+    its name (16 hex digits, else empty); sorted."""
+    names: str = field(repr=False)
+    """Digest over the names of the images whose content is not known, together; empty where there are none."""
+    key: str
+    """Id of the patient key; empty without one."""
     patients: tuple[str, ...] = field(repr=False)
-    """Keyed hash (hex) of each tuning patient, sorted; empty where patients are unknown."""
+    """Keyed hash (hex) of each tuning patient, sorted; empty without a key, or where patients are unknown."""
     promise: Mapping[str, Any] = field(repr=False)
     """Result of tuning: the chance to pass on the planned test set, and each criterion's counts, bound and chance."""
-
-    @property
-    def patients_known(self) -> bool:
-        """Whether an overlap of patients can be checked."""
-        return bool(self.patients)
 
     @property
     def digest(self) -> str:
@@ -85,34 +82,50 @@ class OperatingPoint:
         grades = np.where(reached, np.arange(1, 5), 0).max(axis=1)
         return np.where(np.isnan(probabilities).any(axis=1), -1, grades).astype(np.int64)
 
-    def refuse_overlap(self, predictions: Scored) -> None:
+    def refuse_overlap(self, predictions: Scored, key: PatientKey | None = None) -> str:
         """Raise UsageError where an image or a patient of the tuning table is among `predictions`.
 
-        Images are compared by SHA-256 where both sides have it, else by name. Where either side has no patients
-        (`patients_known`), an overlap of patients cannot be checked.
+        Images are compared by content where both sides have it, else by name, which needs the patient key that the
+        cut-offs were tuned with; patients need it too. Returns a sentence on what could not be compared, else "".
         """
-        table = predictions.table
-        contents = {sha256 for _, sha256 in self.images if sha256}
-        known = dict(self.images)
-        hashes = table["sha256"] if "sha256" in table.columns else [None] * len(table)
-        for name, cell in zip(table["image"], hashes, strict=True):
-            sha256 = cell if isinstance(cell, str) else ""
-            if sha256 in contents or (name in known and not (sha256 and known[name])):
+        known = known_of(predictions.table, predictions.content_keys, key)
+        linked = bool(self.key) and self.key == known.key
+        contents = {content for content, _ in self.images if content}
+        names = {name: content for content, name in self.images} if linked else {}
+        for image, content, name in zip(
+            predictions.table["image"], known.contents, known.named or [""] * len(known.contents), strict=True
+        ):
+            if content in contents or (name in names and not (content and names[name])):
                 raise UsageError(
-                    f"{predictions.origin}: image {name!r} is among the images that the operating point was tuned on; "
+                    f"{predictions.origin}: image {image!r} is among the images that the operating point was tuned on; "
                     "use other test images."
                 )
-        if self.patients and predictions.patients_known:
-            tuned = set(self.patients)
-            names = sorted(set(table["patient"]))
-            hashed = _patient_hashes(names, self.predictions_digest)
-            shared = [name for name, one in zip(names, hashed, strict=True) if one in tuned]
-            if shared:
-                raise UsageError(
-                    f"{predictions.origin}: {len(shared)} patients, such as {shared[0]!r}, are among those that the "
-                    "operating point was tuned on; test on other patients (a column `source` keeps equal numbers of "
-                    "two sites apart)."
-                )
+        if self.names and self.names == known.names:
+            raise UsageError(
+                f"{predictions.origin} has the images that the operating point was tuned on; use other test images."
+            )
+        if linked and (shared := len(set(self.patients) & {patient.hex() for patient in known.patients})):
+            raise UsageError(
+                f"{predictions.origin}: {shared} patient{'' if shared == 1 else 's'} of this table "
+                f"{'is' if shared == 1 else 'are'} among those that the operating point was tuned on; test on other "
+                "patients (a column `source` keeps equal numbers of two sites apart)."
+            )
+        by_content = all(content for content, _ in self.images) and None not in known.contents
+        unchecked = [
+            *([] if linked and self.patients and known.patients else ["a patient"]),
+            *([] if linked or by_content else ["an image"]),
+        ]
+        if not unchecked:
+            return ""
+        why = (
+            "no patient key (--patient-key) was given for both"
+            if not (self.key and known.key)
+            else "they were given with different patient keys"
+            if not linked
+            else "not all patients are named"
+        )
+        what = " or ".join(unchecked)
+        return f"Whether {what} is among those that the cut-offs were tuned on was not checked: {why}."
 
     def _plain(self) -> dict[str, Any]:
         return {
@@ -122,6 +135,8 @@ class OperatingPoint:
             "tuning": {
                 "predictions": self.predictions_digest,
                 "images": [list(image) for image in self.images],
+                "names": self.names,
+                "key": self.key,
                 "patients": list(self.patients),
             },
             "promise": dict(self.promise),
@@ -129,19 +144,25 @@ class OperatingPoint:
 
 
 def make_operating_point(
-    cut_offs: Iterable[float], *, checklist: Mapping[str, Any], tuned_on: Scored, promise: Mapping[str, Any]
+    cut_offs: Iterable[float],
+    *,
+    checklist: Mapping[str, Any],
+    tuned_on: Scored,
+    promise: Mapping[str, Any],
+    key: PatientKey | None = None,
 ) -> OperatingPoint:
-    """The operating point of cut-offs that were tuned on a table."""
-    table = tuned_on.table
-    hashes = table["sha256"].fillna("") if "sha256" in table.columns else [""] * len(table)
-    names = sorted(set(table["patient"])) if tuned_on.patients_known else []
+    """The operating point of cut-offs that were tuned on a table. key: by which its patients can be compared."""
+    known = known_of(tuned_on.table, tuned_on.content_keys, key)
+    named = known.named or [""] * len(known.contents)
     first, second, third, fourth = (float(cut) for cut in cut_offs)
     return OperatingPoint(
         (first, second, third, fourth),
         checklist,
         tuned_on.digest,
-        tuple(sorted(zip(table["image"].tolist(), map(str, hashes), strict=True))),
-        tuple(sorted(_patient_hashes(names, tuned_on.digest))),
+        tuple(sorted((content or "", name) for content, name in zip(known.contents, named, strict=True))),
+        known.names,
+        known.key,
+        tuple(patient.hex() for patient in known.patients),
         promise,
     )
 
@@ -175,7 +196,9 @@ def parse_operating_point(plain: object, origin: str) -> OperatingPoint:
             (first, second, third, fourth),
             dict(plain["spec"]),
             str(tuning["predictions"]),
-            tuple((str(name), str(sha256)) for name, sha256 in tuning["images"]),
+            tuple((str(content), str(name)) for content, name in tuning["images"]),
+            str(tuning["names"]),
+            str(tuning["key"]),
             tuple(str(patient) for patient in tuning["patients"]),
             dict(plain["promise"]),
         )
@@ -191,13 +214,3 @@ def parse_operating_point(plain: object, origin: str) -> OperatingPoint:
     if not sound:
         raise UsageError(f"{origin} is not {_WHAT}: its cut-offs are not four numbers above 0 and at most 1.")
     return point
-
-
-def _patient_hashes(names: list[str], key: str) -> list[str]:
-    salt = hashlib.sha256(f"{FORMAT}\n{key}".encode()).digest()[:16]
-
-    def one(name: str) -> str:
-        return hashlib.scrypt(name.encode(), salt=salt, **_SCRYPT).hex()
-
-    with ThreadPoolExecutor() as pool:  # scrypt runs outside the interpreter's lock
-        return list(pool.map(one, names))

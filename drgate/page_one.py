@@ -62,6 +62,11 @@ def page_one(
         again = "Testing again with added patients counts as another look at this test set"
         lines.append(f"{again}{', which is not allowed' if look.number >= look.allowed else ''}.")
     lines += _regraded(look)
+    if look.unlinked:
+        lines.append(
+            f"Overlap with {_count(look.unlinked, 'other logged test set')} was checked by the contents of images "
+            f"alone: {_unlinked(look, sample)}."
+        )
     if training.foreign:
         lines.append(
             f"The training history is from {training.foreign}. Nothing shows that it belongs to these weights."
@@ -113,6 +118,14 @@ def _regraded(look: Look) -> list[str]:
             f"{'those' if many else 'that'} at an earlier look.{favours}"
         )
     return lines
+
+
+def _unlinked(look: Look, sample: Sample) -> str:
+    if sample.patients is None:
+        return "no patients are given"
+    if not look.patient_key:
+        return "no patient key (--patient-key) was given"
+    return "they were logged without patients or with another patient key"
 
 
 def _count(number: int, what: str) -> str:

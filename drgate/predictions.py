@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -22,22 +21,23 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from drgate.columns import PROBABILITIES as PROBABILITIES
 from drgate.columns import Columns
-from drgate.errors import ManifestError, PredictionsError
-from drgate.files import canonical_json, read_table, replacing, row_name
+from drgate.errors import ManifestError, PredictionsError, brief
+from drgate.files import canonical_json, is_parquet, parse_json, read_table, replacing
+from drgate.parquet import read_metadata
 
 if TYPE_CHECKING:
+    from drgate.checklist import Checklist
     from drgate.operating_point import OperatingPoint
 
 COLUMNS: Final = ("image", "patient", "eye", "grade", "gradable", *PROBABILITIES, "predicted")
 OPTIONAL_COLUMNS: Final = ("dme", "sha256")
 _METADATA_KEY: Final = b"drgate.provenance"
-_PUBLISHED: Final = re.compile(r"[0-9a-f]{16}(-[0-9]+)?|row-[0-9]+")
+_PUBLISHED: Final = re.compile(r"(?P<key>[0-9a-f]{16})(-[0-9]+)?")
 _EXPECTED: Final = "a CSV or Parquet table with image, grade and p_0 to p_4 (or predicted)"
 
 
@@ -65,6 +65,11 @@ class Predictions:
         return bool(self.table["patient"].notna().all())
 
     @property
+    def content_keys(self) -> list[str | None]:
+        """See `content_keys`."""
+        return content_keys(self.table)
+
+    @property
     def slice_columns(self) -> list[str]:
         """The further columns that a checklist may slice by, sorted."""
         return _further(self.table)
@@ -81,9 +86,10 @@ class Predictions:
         grades = operating_point.apply(self.probabilities())
         bare = (grades < 0) & self.table["predicted"].notna().to_numpy()
         if bare.any():
+            image = self.table["image"].iloc[int(bare.argmax())]
             raise PredictionsError(
-                f"{self.origin}: image {self.table['image'].iloc[int(bare.argmax())]!r} has a predicted grade but no "
-                "probabilities; an operating point needs p_0 to p_4."
+                f"{self.origin}: image {brief(image)} has a predicted grade but no probabilities; an operating "
+                "point needs p_0 to p_4."
             )
         predicted = pd.Series(grades, index=self.table.index, dtype="Int8").where(grades >= 0)
         return replace(self, table=self.table.assign(predicted=predicted))
@@ -101,23 +107,100 @@ def _further(table: pd.DataFrame) -> list[str]:
     return sorted(set(table.columns) - {*COLUMNS, *OPTIONAL_COLUMNS})
 
 
-def published_names(table: pd.DataFrame) -> list[str]:
-    """How published files name the image of each row: the first 16 hex digits of its SHA-256, `row-N` without one.
+def content_keys(table: pd.DataFrame) -> list[str | None]:
+    """What identifies the content of each row's image: the first 16 hex digits of its SHA-256; None where not known.
 
-    N counts the rows in the order of the table, with as many digits in each name. Of byte-identical images the second
-    becomes `...-2`. Names that are published already stay, so publishing twice changes nothing.
+    A published table has no column sha256: there the name is the key.
     """
-    own = table["image"].tolist()
-    if all(map(_PUBLISHED.fullmatch, own)):
-        return [str(name) for name in own]
-    contents = table["sha256"].tolist() if "sha256" in table.columns else [None] * len(own)
-    digits = len(str(len(own)))
-    found, seen = [], Counter[str]()
-    for i, content in enumerate(contents):
-        name = content[:16] if isinstance(content, str) else f"row-{i + 1:0{digits}}"
-        seen[name] += 1
-        found.append(name if seen[name] == 1 else f"{name}-{seen[name]}")
-    return found
+    contents = table["sha256"].tolist() if "sha256" in table.columns else [None] * len(table)
+    named = map(_PUBLISHED.fullmatch, table["image"])
+    return [
+        content[:16] if isinstance(content, str) else name and name["key"]
+        for content, name in zip(contents, named, strict=True)
+    ]
+
+
+def published_names(table: pd.DataFrame) -> list[str]:
+    """How published files name the image of each row: its content key, `row-N` where there is none.
+
+    N counts the rows without a key, in the order of the table; of images with the same key the second becomes `...-2`.
+    Numbers have leading zeros, so that the names sort in that order. Published names stay as they are.
+    """
+    keys = [key or "row" for key in content_keys(table)]
+    several, seen = Counter(keys), Counter[str]()
+    names = []
+    for key in keys:
+        seen[key] += 1
+        alone = key != "row" and seen[key] == 1
+        names.append(key if alone else f"{key}-{seen[key]:0{len(str(several[key]))}}")
+    return names
+
+
+def published(predictions: Predictions, checklist: Checklist | None = None) -> Predictions:
+    """The predictions as published files hold them, in the order of the published names; a published table stays as is.
+
+    Images have their published names, patients are 1 to c in the order of their first image, and the columns are those
+    that an evaluation uses. checklist: its slice columns are kept; of a baseline (None) no slice is used.
+    """
+    slices = [] if checklist is None else sorted(one.by for one in checklist.slices)
+    columns = [column for column in (*COLUMNS, "dme", *slices) if column in predictions.table.columns]
+    names = pd.array(published_names(predictions.table), dtype="str")
+    table = predictions.table[columns].assign(image=names).sort_values("image", ignore_index=True)
+    if predictions.patients_known:
+        table["patient"] = pd.array(_numbered(table), dtype="str")
+    return replace(predictions, table=table)
+
+
+def alongside(predictions: Predictions, baseline: Predictions) -> Predictions:
+    """A baseline that knows of its images what `predictions` knows of them, so that both are published by one name.
+
+    Where one table knows the files and the other does not, images are the same by their own names.
+    """
+    ours, theirs = predictions.table, baseline.table
+    keys = [content_keys(table) for table in (ours, theirs)]
+    if all(None not in some for some in keys):
+        return baseline
+    contents = ours.set_index("image")["sha256"] if "sha256" in ours.columns else pd.Series(dtype="str")
+    if set(ours["image"]) != set(theirs["image"]) and any(keys[0]):
+        return baseline
+    return replace(baseline, table=theirs.assign(sha256=theirs["image"].map(contents).astype("str")))
+
+
+def _numbered(table: pd.DataFrame) -> list[str]:
+    """The patients as 1 to c in the order of their first row, after their `source` where the table has it."""
+    numbers = [str(code + 1) for code in pd.factorize(table["patient"])[0]]
+    if "source" not in table.columns:
+        return numbers
+    return [f"{source}:{number}" for source, number in zip(table["source"].fillna(""), numbers, strict=True)]
+
+
+def answers_digest(table: pd.DataFrame) -> str:
+    """Hex SHA-256 over the published name and p_0 to p_4 of each image, in the order of those names.
+
+    What a scorer answers for: the same before and after grades are joined, cut-offs applied, or the table published.
+    """
+    named = table[list(PROBABILITIES)].assign(image=published_names(table)).sort_values("image")
+    state = hashlib.sha256(canonical_json(["drgate answers 1", len(named)]))
+    for column in named:
+        state.update(column_bytes(str(column), named[column]))
+    return state.hexdigest()
+
+
+def reference_digests(table: pd.DataFrame) -> dict[str, str]:
+    """Hex SHA-256 of each column that is not the model's and not empty, rows in the order of published names.
+
+    Patients are numbered in that order, so that renaming them changes nothing.
+    """
+    ordered = table.assign(image=published_names(table)).sort_values("image")
+    ordered["patient"] = pd.Series(pd.factorize(ordered["patient"])[0].astype(str), ordered.index).where(
+        ordered["patient"].notna()
+    )
+    own = ordered.columns.difference(["image", "sha256", "predicted", *PROBABILITIES])
+    return {
+        column: hashlib.sha256(column_bytes(column, ordered[column])).hexdigest()
+        for column in own
+        if ordered[column].notna().any()
+    }
 
 
 def without_grades(table: pd.DataFrame, origin: str) -> str:
@@ -142,10 +225,10 @@ def load_predictions(path: Path | str, operating_point: OperatingPoint | None = 
     neither the most probable grade nor the operating point's.
     """
     path = Path(path)
-    table = read_table(path, _EXPECTED, PredictionsError)
-    _refuse_nan(path)
+    table = read_table(path, _EXPECTED, PredictionsError, no_nan=PROBABILITIES)
     provenance = read_provenance(path)
     rows = provenance.pop("rows", None)
+    provenance.pop("as_baseline", None)
     predictions = _checked(table, path, provenance, operating_point)
     if provenance and rows != predictions.digest:
         raise PredictionsError(
@@ -178,41 +261,28 @@ def write_predictions(predictions: Predictions, path: Path) -> None:
         if path.suffix.lower() == ".csv":
             predictions.table.to_csv(temporary, index=False, lineterminator="\n")
             return
-        # The digest of the rows, so that an edited table does not pass as the model's.
-        marked = {**predictions.provenance, "rows": predictions.digest} if predictions.provenance else {}
+        marked = dict(predictions.provenance)
+        if marked:  # so that an edited table does not pass as the model's, and a baseline is found
+            marked |= {"rows": predictions.digest, "as_baseline": published(predictions).digest}
         arrow = pa.Table.from_pandas(predictions.table, preserve_index=False)
         metadata = {**(arrow.schema.metadata or {}), _METADATA_KEY: canonical_json(marked)}
         pq.write_table(arrow.replace_schema_metadata(metadata), temporary)
 
 
 def read_provenance(path: Path) -> dict[str, Any]:
-    """The table's record of its model and images, not yet checked: `rows` is the digest that its rows must have.
+    """The table's record of its model and images, not yet checked.
+
+    `rows` is the digest that its rows must have, `as_baseline` what an evaluation records of it as a baseline.
 
     Empty for a table that `score` did not write. Raises PredictionsError where it is damaged.
     """
-    if path.suffix.lower() not in {".parquet", ".pq"}:
+    if not is_parquet(path):
         return {}
-    text = (pq.read_schema(path).metadata or {}).get(_METADATA_KEY, b"{}")
-    try:
-        provenance = json.loads(text)
-    except ValueError as problem:
-        raise PredictionsError(f"{path}: its provenance is not JSON ({problem}); score the model again.") from problem
+    text = read_metadata(path, _EXPECTED, PredictionsError).get(_METADATA_KEY, b"{}")
+    provenance = parse_json(text, f"The provenance in {path}", "what `drgate score` wrote", PredictionsError)
     if not isinstance(provenance, dict):
         raise PredictionsError(f"{path}: its provenance is not an object; score the model again.")
     return provenance
-
-
-def _refuse_nan(path: Path) -> None:
-    """Refuse a literal NaN, which pandas shows like an empty cell."""
-    if path.suffix.lower() not in {".parquet", ".pq"}:
-        return
-    schema = pq.read_schema(path)
-    floating = [n for n in PROBABILITIES if n in schema.names and pa.types.is_floating(schema.field(n).type)]
-    table = pq.read_table(path, columns=floating)
-    for name in floating:
-        if pc.any(pc.is_nan(table[name])).as_py():
-            row = pc.index(pc.is_nan(table[name]), True).as_py()
-            raise PredictionsError(f"{row_name(path, row)}: {name} is NaN; expected a probability or an empty cell.")
 
 
 def column_bytes(name: str, column: pd.Series[Any]) -> bytes:

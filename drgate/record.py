@@ -15,14 +15,15 @@ A history from elsewhere is not tied to any weights, and the report states that:
 from __future__ import annotations
 
 import itertools
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from drgate.errors import RecordError
-from drgate.files import digest_of, read_json, read_table, row_name
+from drgate import limits
+from drgate.errors import RecordError, brief
+from drgate.files import digest_of, parse_json, read_json, read_table, row_name
+from drgate.files import read_lines as read_whole_lines
 from drgate.stats.stability import StabilityWindow, is_best_so_far, stability_window
 
 FILE: Final = "record.jsonl"
@@ -171,8 +172,11 @@ def _shows_nothing(window: Sequence[Mapping[str, Any]]) -> str:
 def _csv_history(file: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Rows, each with `where` for messages, and the file's other values."""
     table = read_table(file, _EXPECTED, RecordError)
-    if not {"epoch", "val_accuracy"} <= set(table.columns):
-        raise RecordError(f"{file} has the columns {', '.join(table.columns)}; expected {_EXPECTED}.")
+    for name in ("epoch", "val_accuracy"):
+        if name not in table.columns:
+            raise RecordError(f"{file} has no column {name}; expected {_EXPECTED}.")
+    if len(table) > limits.HISTORY_ROWS:
+        raise RecordError(f"{file} has more than {limits.HISTORY_ROWS} rows; expected {_EXPECTED}.")
     rows = []
     chosen = []
     for i, cells in enumerate(table.fillna("").astype(str).to_dict("records")):
@@ -181,7 +185,7 @@ def _csv_history(file: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         row = _row(given, where)
         selected = _SELECTED.get(cells.get("selected", "").strip().lower())
         if selected is None:
-            raise RecordError(f"{where}: selected is {cells['selected']!r}; expected true in one row, else empty.")
+            raise RecordError(f"{where}: selected is {brief(cells['selected'])}; expected true in one row, else empty.")
         if selected:
             chosen.append(row["epoch"])
         rows.append(row)
@@ -198,11 +202,13 @@ def _json_history(file: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         raise RecordError(f"{file} has no list history (or val_accuracies); expected {_EXPECTED}.")
     if "history" not in plain:
         entries = [{"epoch": i, "val_accuracy": value} for i, value in enumerate(entries)]
+    if len(entries) > limits.HISTORY_ROWS:
+        raise RecordError(f"{file} has more than {limits.HISTORY_ROWS} evaluations; expected {_EXPECTED}.")
     rows = []
     for i, entry in enumerate(entries):
         where = f"{file}, evaluation {i + 1}"
         if not isinstance(entry, dict):
-            raise RecordError(f"{where} is {entry!r}; expected an object with epoch and val_accuracy.")
+            raise RecordError(f"{where} is {brief(entry)}; expected an object with epoch and val_accuracy.")
         rows.append(_row(entry, where))
     if not rows:
         raise RecordError(f"{file} has no evaluation; expected {_EXPECTED}.")
@@ -213,11 +219,11 @@ def _json_history(file: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     if other.get("n_val") == 0:
         raise RecordError(f"{file}: n_val is 0; expected the number of validation images.")
     if plain.get("warm_start_inside") not in (None, False, True):
-        raise RecordError(f"{file}: warm_start_inside is {plain['warm_start_inside']!r}; expected true or false.")
+        raise RecordError(f"{file}: warm_start_inside is {brief(plain['warm_start_inside'])}; expected true or false.")
     other["warm_start_inside"] = bool(plain.get("warm_start_inside"))
     if plain.get("spend") is not None:
         if not isinstance(plain["spend"], dict):
-            raise RecordError(f"{file}: spend is {plain['spend']!r}; expected an object with usd and earlier_usd.")
+            raise RecordError(f"{file}: spend is {brief(plain['spend'])}; expected an object with usd and earlier_usd.")
         other["spend"] = _numbers(plain["spend"], _SPEND)
     return rows, other
 
@@ -238,9 +244,9 @@ def _number(value: Any, key: str, where: str) -> Any:
     except (TypeError, ValueError, OverflowError):
         number = math.nan
     whole = key in ("epoch", "selected_epoch", "n_val")
-    if not 0 <= number < math.inf or (whole and not number.is_integer()):
+    if not 0 <= number < 2**limits.INTEGER_BITS or (whole and not number.is_integer()):
         what = "a whole number" if whole else "a number that is not negative"
-        raise RecordError(f"{where}: {key} is {value!r}; expected {what}.")
+        raise RecordError(f"{where}: {key} is {brief(value)}; expected {what}.")
     return int(number) if whole else number
 
 
@@ -249,21 +255,19 @@ def read_lines(file: Path) -> list[dict[str, Any]]:
 
     Raises RecordError for a file that drtrain did not write.
     """
-    try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as problem:
-        raise RecordError(f"{file} cannot be read ({problem}).") from problem
     lines: list[dict[str, Any]] = []
     broken = ""
-    for number, line in enumerate(text.split("\n")[:-1], 1):
+    whole = read_whole_lines(file, limits.RECORD_BYTES, "a record that drtrain wrote", RecordError)
+    for number, line in enumerate(whole, 1):
+        where = f"{file}, line {number}"
         try:
-            event = json.loads(line)
-            if not isinstance(event, dict) or not isinstance(event["event"], str):
-                raise ValueError("no event")
-        except (ValueError, KeyError, RecursionError) as problem:
+            event = parse_json(line, where, "a line that drtrain wrote", RecordError)
+            if not isinstance(event, dict) or not isinstance(event.get("event"), str):
+                raise RecordError(f"{where} has no event; expected a line that drtrain wrote.")
+        except RecordError as problem:
             if broken or number == 1:
-                raise RecordError(broken or f"{file} is not a record that drtrain wrote ({problem!r}).") from problem
-            broken = f"{file}, line {number} is not part of a record that drtrain wrote ({problem!r})."
+                raise RecordError(broken or str(problem)) from problem
+            broken = str(problem)
             continue
         if (
             broken and event["event"] != "resume"
@@ -333,7 +337,8 @@ def _evidence(table: dict[str, Any], selected: int) -> dict[str, Any]:
             "selection_rule": table["selection_rule"],
             "spend": _numbers(table["spend"], _SPEND),
             "status": table["status"],
-            "reason": table.get("reason") or "",
+            # The text of an error may name an image or a folder, and an evaluation is published.
+            "reason": "An error ended the run." if table["status"] == "failed" else table.get("reason") or "",
             "warm_start_inside": bool(table.get("warm_start_inside", False)),
             **_origin(table),
         }
@@ -396,7 +401,9 @@ def _numbers(entry: dict[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
         value = entry.get(key)
         if value is None:
             continue
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
-            raise RecordError(f"The training record has {key} = {value!r}; expected a number that is not negative.")
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 2**limits.INTEGER_BITS:
+            raise RecordError(
+                f"The training record has {key} = {brief(value)}; expected a number that is not negative."
+            )
         found[key] = int(value) if key in ("epoch", "earlier_attempts") else float(value)
     return found

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from drgate.checklist import Checklist, Slice
 from drgate.errors import PredictionsError
 from drgate.operating_point import cumulative
-from drgate.predictions import PROBABILITIES, Predictions, without_grades
+from drgate.predictions import PROBABILITIES, Predictions, content_keys, published_names, without_grades
 from drgate.scale import GROUPS
 from drgate.stats import bootstrap, cluster, confusion, paired
 
@@ -82,7 +82,7 @@ class Sample:
     scores: (n, 4) P(grade >= 1) to P(grade >= 4), the highest of the unit's images; NaN where one has none.
     patients: (n,) codes 0 to c - 1, or None where they are unknown.
     dme: (n,) whether there is macular oedema, or None where the table has no labels for it.
-    names: (n,) the image of each unit, the first of several.
+    names: (n,) the image of each unit, the first of several; in a pair its published name.
     images, ungradable: numbers of images that were read, and that were left out as not gradable.
     independent: whether every image is declared to be of another patient.
     slices: by column, (n,) the number of each unit's slice in `slice_names` (-1: in none).
@@ -264,17 +264,25 @@ class Pair:
     ) -> Pair:
         """The graded images of two tables, paired one by one and then reduced to the unit.
 
-        Images are matched by the SHA-256 of their files where both tables have one for every row and no two are equal,
-        else by name. Eyes and macular oedema come from the first table, patients from either; the second may lack
-        them. name: the second table's name in messages, if not its origin.
+        Images are matched by content where both tables have a key for every row and no two are equal, else by name, the
+        published one where a table is published. The samples name images as published. Eyes and macular oedema come
+        from the first table, patients from either; the second may lack them. name: the second table's name in messages,
+        if not its origin.
 
         Raises PredictionsError, naming an image, where the tables are not of the same images or contradict each other
         in grade, macular oedema, patient or (by eye) eye.
         """
         name = name or second.origin
         tables = [first.table, second.table]
-        files = all("sha256" in t.columns and t["sha256"].notna().all() and t["sha256"].is_unique for t in tables)
-        mine, theirs = (table.set_index("sha256" if files else "image", drop=False) for table in tables)
+        names = [published_names(table) for table in tables]
+        keys = [content_keys(table) for table in tables]
+        by_content = all(None not in some and len({*some}) == len(some) for some in keys)
+        if by_content or any(table["image"].tolist() == some for table, some in zip(tables, names, strict=True)):
+            tables = [table.set_index(pd.Index(some)) for table, some in zip(tables, names, strict=True)]
+        else:
+            tables = [table.set_index("image", drop=False) for table in tables]
+        mine, theirs = tables
+        shown = dict(zip(mine.index, names[0], strict=True))
         alone = mine.index.symmetric_difference(theirs.index)
         if len(alone):
             image = next(table["image"][alone[0]] for table in (mine, theirs) if alone[0] in table.index)
@@ -305,6 +313,7 @@ class Pair:
             )
         if owners:
             mine = mine.assign(patient=owners[0])
+        mine = mine.assign(image=mine.index.map(shown))
         answers = ["predicted", *PROBABILITIES]
         other = mine.assign(**{column: theirs[column] for column in answers})
         one, two = (_by_unit(table, unit, first.origin, one_image_per_patient) for table in (mine, other))
@@ -397,10 +406,9 @@ def _by_unit(
 
     for column, (_, codes) in (slices or {}).items():
         if (apart := worst(codes) != -worst(-codes)).any():
-            who = judged["patient"].iloc[first[int(apart.argmax())]]
             raise PredictionsError(
-                f"{origin}: the checklist judges by {unit} and slices by {column}, but patient {who!r} has images in "
-                "two of these slices; slice by a column with one value per patient, or judge by image."
+                f"{origin}: the checklist judges by {unit} and slices by {column}, but {int(apart.sum())} of them have "
+                "images in two of these slices; slice by a column with one value per patient, or judge by image."
             )
     dme = _oedema(judged, origin)
     probabilities = judged[list(PROBABILITIES)].to_numpy(dtype=np.float64)
@@ -428,14 +436,13 @@ def _require_countable(judged: pd.DataFrame, checklist: Checklist, origin: str) 
             f"{origin} has no patients, which class_totals: fixed of the checklist {checklist.name} needs; give the "
             "patients, or set class_totals: random."
         )
-    if "sha256" in judged.columns:
-        files = judged["sha256"].dropna()
-        if (again := files[files.duplicated()]).size:
-            same = judged["image"][judged["sha256"] == again.iloc[0]]
-            raise PredictionsError(
-                f"{origin}: {same.iloc[0]!r} and {same.iloc[1]!r} are the same file, which would count twice; keep "
-                "one of them, or give the patients."
-            )
+    keys = pd.Series(content_keys(judged), index=judged.index, dtype="str")
+    if (again := keys.dropna()[lambda known: known.duplicated()]).size:
+        same = judged["image"][keys == again.iloc[0]]
+        raise PredictionsError(
+            f"{origin}: {same.iloc[0]!r} and {same.iloc[1]!r} are the same file, which would count twice; keep "
+            "one of them, or give the patients."
+        )
 
 
 def _sliced(values: pd.Series[Any], one: Slice, origin: str) -> tuple[tuple[str, ...], Ints]:

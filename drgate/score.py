@@ -11,7 +11,7 @@ from __future__ import annotations
 import importlib
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -24,13 +24,13 @@ from numpy.typing import NDArray
 
 from drgate import __version__
 from drgate.errors import CheckpointError, ImageUnreadable, ManifestError, PredictionsError, UsageError
-from drgate.files import md5_file, sha256_file
+from drgate.evaluation import plain_of
 from drgate.manifest import Manifest, load_manifest, split_by_patient
 from drgate.predictions import PROBABILITIES, Predictions, make_predictions
 
 if TYPE_CHECKING:
     from drgate.certificate.statement import Statement
-    from drgate.evaluation import Role
+    from drgate.patients import PatientKey
     from drgate.vision.graders import Grader
     from drgate.vision.images import Preprocessing
 
@@ -49,6 +49,7 @@ def score(
     *,
     workers: int | None = None,
     advance: Callable[[int], Any] = lambda images: None,
+    patient_key: PatientKey | None = None,
 ) -> Predictions:
     """Grade every image of a manifest.
 
@@ -59,13 +60,13 @@ def score(
     (SystemExit).
 
     workers: processes that decode (default: one per core; 0: decode in this process). advance: called after each batch
-    with its number of images.
+    with its number of images. patient_key: by which patients are compared with those of the training set.
 
     Raises ManifestError when the model's fingerprint shows that a patient or an image was in its training set, or a
     file's SHA-256 differs from the manifest's; PredictionsError when another column cannot be read or no image could be
     graded.
     """
-    _refuse_training_patients(grader, manifest)
+    _refuse_training_patients(grader, manifest, patient_key)
     table = manifest.table
     rows = _rows(manifest)
     found = _all_shares(grader, manifest, workers, advance)
@@ -84,7 +85,7 @@ def score(
         reason = refused.get(image, f"the model gave no finite numbers for {image}.")
         warnings.warn(f"No output: {reason}", NoOutputWarning, stacklevel=2)
     scored = rows.assign(**{name: probabilities[:, j] for j, name in enumerate(PROBABILITIES)})
-    return make_predictions(scored, str(manifest.origin), _provenance(grader, manifest))
+    return make_predictions(scored, str(manifest.origin), _provenance(grader, manifest, patient_key))
 
 
 def model_and_test_set(
@@ -223,20 +224,6 @@ def softmax(logits: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
     return np.asarray(powers / powers.sum(axis=1, keepdims=True))
 
 
-def model_files(files: Mapping[Path, Role]) -> list[dict[str, Any]]:
-    """Name, SHA-256, MD5 (for DVC), size and role of each file of a model."""
-    return [
-        {
-            "name": file.name,
-            "sha256": sha256_file(file),
-            "md5": md5_file(file),
-            "size": file.stat().st_size,
-            "role": role,
-        }
-        for file, role in files.items()
-    ]
-
-
 class _Prepared(NamedTuple):
     pixels: Any  # the network's input, or the reason why there is none
     hash: bytes = b""
@@ -260,15 +247,11 @@ def _batches(prepared: Iterator[_Prepared]) -> Iterator[tuple[int, list[_Prepare
         start += len(batch)
 
 
-def _refuse_training_patients(grader: Grader, manifest: Manifest) -> None:
-    if grader.fingerprint is None or not manifest.patients_known:
-        return
-    from drgate.vision.fingerprint import shares_patients
-
-    if shared := shares_patients(grader.fingerprint, manifest.table["patient"]):
+def _refuse_training_patients(grader: Grader, manifest: Manifest, key: PatientKey | None) -> None:
+    if grader.fingerprint is not None and (shared := grader.fingerprint.shared_patients(manifest.table, key)):
         raise ManifestError(
-            f"{manifest.origin}: {len(shared)} patients of this set were in the model's training set ({_few(shared)}); "
-            "use other patients."
+            f"{manifest.origin}: {shared} patient{'' if shared == 1 else 's'} of this set "
+            f"{'was' if shared == 1 else 'were'} in the model's training set; use other patients."
         )
 
 
@@ -276,16 +259,18 @@ def _few(names: list[str]) -> str:
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
-def _leakage(grader: Grader, manifest: Manifest) -> list[str]:
-    """The checks for leakage that found none; scoring stops where one finds leakage."""
+def _leakage(grader: Grader, manifest: Manifest, key: PatientKey | None) -> list[str]:
+    """The checks for leakage that found none, and what they could not compare; scoring stops where one finds any."""
     checked = []
     if manifest.split_of:
         checked.append("The manifest's splits share no patient and no byte-identical file.")
     if grader.fingerprint is not None:
-        named = manifest.patients_known and grader.fingerprint.knows_patients
-        who = "No patient (by name) and no image" if named else "No image"
+        unchecked = grader.fingerprint.unchecked(key) if manifest.patients_known else "the test set names none"
+        who = "No image" if unchecked else "No patient and no image"
         whole = "the training sets in the model's fingerprint" if grader.unknown_data else "the model's training set"
-        checked.append(f"{who} of {whole} is in the test set (by equal perceptual hash).")
+        checked.append(f"{who} of {whole} is in the test set (images by equal perceptual hash).")
+        if unchecked:
+            checked.append(f"Patients were not compared with the training patients: {unchecked}.")
     return checked
 
 
@@ -298,12 +283,12 @@ def _versions(kind: str) -> dict[str, str]:
     return found
 
 
-def _provenance(grader: Grader, manifest: Manifest) -> dict[str, Any]:
+def _provenance(grader: Grader, manifest: Manifest, key: PatientKey | None) -> dict[str, Any]:
     return {
         "model": {
             **grader.description,
-            "name": next(iter(grader.files)).name,
-            "files": model_files(grader.files),
+            "name": grader.files[0].name,
+            "files": [plain_of(file) for file in grader.files],
             "tensor_digest": grader.tensor_digest,
             "providers": grader.providers,
             "scored_with": _versions(grader.description["kind"]),
@@ -316,9 +301,9 @@ def _provenance(grader: Grader, manifest: Manifest) -> dict[str, Any]:
             "images_digest": manifest.images_digest(),
         },
         "preprocessing": {**grader.preprocessing.as_dict(), "pillow": PIL.__version__},
-        "leakage": _leakage(grader, manifest),
+        "leakage": _leakage(grader, manifest, key),
         "warnings": [
-            *manifest.duplicates(),
+            *manifest.copies(),
             *grader.notes,
             *(
                 [

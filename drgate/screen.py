@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from drgate import limits
 from drgate.errors import visible
 
 if TYPE_CHECKING:
@@ -72,5 +73,6 @@ def progress(what: str, quiet: bool) -> Iterator[Progress]:
 
 
 def complain(name: str, message: str) -> None:
-    """Print one line on standard error, with control characters escaped (file names may contain them)."""
-    sys.stderr.write(f"{name}: {visible(message)}\n")
+    """Print one line on standard error, with control characters escaped (file names may contain them), cut if long."""
+    cut = message if len(message) <= limits.MESSAGE else f"{message[: limits.MESSAGE]}..."
+    sys.stderr.write(f"{name}: {visible(cut)}\n")

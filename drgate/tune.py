@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from drgate.checklist import RULE_WORDS, Checklist, Criterion
 from drgate.errors import ChecklistError, PredictionsError
+from drgate.looks import USUAL, Log
 from drgate.metrics import BELOW_REFERABLE, METRICS, MetricId
 from drgate.operating_point import OperatingPoint, make_operating_point
 from drgate.predictions import Predictions, planned
@@ -60,17 +61,19 @@ class Infeasible:
 
 
 def tune(
-    predictions: Predictions, checklist: Checklist, *, test: Manifest | None = None
+    predictions: Predictions, checklist: Checklist, *, test: Manifest | None = None, log: Log = USUAL
 ) -> OperatingPoint | Infeasible:
     """Choose cut-offs for the required criteria of a checklist.
 
     predictions: the tuning table, with grades and probabilities. test: the planned test set, of which only the counts
     by grade and patient are read; without it one like the tuning table is planned. Looks, level, unit, interval and
     the planned power are the checklist's. A checklist that decides on estimates is tuned to the limit all the same.
+    log: the looks that were taken; a test set in it is no set to tune on. Its patient key makes patients comparable.
 
-    Raises ChecklistError where no required criterion depends on cut-offs, PredictionsError for a table without grades
-    or probabilities.
+    Raises UsageError for a test set that was looked at, ChecklistError where no required criterion depends on cut-offs,
+    PredictionsError for a table without grades or probabilities.
     """
+    log.refuse_test_set(predictions)
     # Cut-offs are tuned on the whole table, which may lack the columns that the checklist slices by.
     units = Sample.of(predictions, checklist, slices=())
     bare = predictions.table["predicted"].notna() & predictions.table["p_0"].isna()
@@ -117,6 +120,7 @@ def tune(
         checklist={"name": checklist.name, "version": checklist.version, "digest": checklist.digest},
         tuned_on=predictions,
         promise=promise,
+        key=log.key,
     )
 
 

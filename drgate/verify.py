@@ -10,6 +10,7 @@ scores the model again. Only the recomputation needs NumPy.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,13 +18,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from drgate import limits
 from drgate.certificate.chain import logged_look, read_chain
 from drgate.certificate.keys import PublicKey
+from drgate.certificate.scored import ENDING, SignedTable, read_scored
 from drgate.certificate.statement import Certificate, Statement, read_certificate, reference
 from drgate.certificate.trust import Revocations, lapses, signer
 from drgate.errors import CertificateError, DrgateError, ExitCode, UsageError, visible
-from drgate.evaluation import Evaluation, Verdict, plain_of
-from drgate.files import canonical_json, digest_of, sha256_file
+from drgate.evaluation import CUT_OFFS, Evaluation, Role, Verdict, plain_of
+from drgate.files import canonical_json, digest_of, read_limited, sha256_file
 from drgate.screen import SILENT, Progress
 
 if TYPE_CHECKING:
@@ -37,7 +40,9 @@ TOLERANCE: Final = 1e-9
 TABLES: Final = (".parquet", ".pq")
 """What a table of predictions that is looked for beside a certificate ends in."""
 
-Finding = tuple[Literal["checked", "unchecked", "problem"], str]
+_CANNOT_COMPUTE: Final = "The evaluation cannot be computed from what the certificate records"
+
+Finding = tuple[Literal["checked", "unchecked", "missing", "problem"], str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,23 +50,24 @@ class Trust:
     """Whom a reader believes, and for how long.
 
     keys: of which one must have signed. revocations: keys and statements that no longer count. max_age_days: how old
-    the look may be. now: the reader's clock.
+    the look may be. now: the reader's clock. scorers: keys whose signature under a scored table counts.
     """
 
     keys: Sequence[PublicKey] = ()
     revocations: Revocations | None = None
     max_age_days: int | None = None
     now: datetime | None = None
+    scorers: Sequence[PublicKey] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Given:
     """What a certificate is compared with.
 
-    models: files that must be subjects. predictions: the table that was evaluated; without it, the one beside the
-    certificate that has its digest. checklist: the one it must have been held against. baseline: the table that its
-    baseline criterion was judged by. parent: the certificate that it names as its model's (or that it was compared
-    with). looks: the chain that must hold its look.
+    models: the model's file or folder; its further files lie beside it, or are given too. predictions: the table that
+    was evaluated; without it, the one beside the certificate that has its digest. checklist: the one it must have been
+    held against. baseline: the table that its baseline criterion was judged by. parent: the certificate that it names
+    as its model's (or that it was compared with). looks: the chain that must hold its look.
     """
 
     models: Sequence[Path] = ()
@@ -95,10 +101,12 @@ class Verification:
     """What is known about a certificate after looking.
 
     headline, verdict: what the certificate says; worth something only where it is genuine. answer: its exit code.
-    signed, trusted: it has a signature; a trusted key made it.
+    signed, trusted: it has a signature; a trusted key made it. scored: whoever signed it ran the model, or a trusted
+    scorer did and signed these answers.
     bound: the predictions were given, and carry the digests of this model and this test set.
     recomputed: every number follows from the predictions, but for what `not_compared` (a part of `unchecked`) names.
     checked: what was compared and found equal. unchecked: what could not be, and why. problems: what contradicts it.
+    missing: files of the model that are not there under their names (a part of `unchecked`).
     """
 
     headline: str
@@ -112,6 +120,8 @@ class Verification:
     unchecked: tuple[str, ...]
     problems: tuple[str, ...]
     not_compared: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+    scored: bool = False
 
     @property
     def genuine(self) -> bool:
@@ -120,21 +130,23 @@ class Verification:
 
     @property
     def exit_code(self) -> int:
-        """2 contradicted; 3 unsigned or no trusted key given; else that of the verdict."""
+        """2 contradicted; 3 unsigned, no trusted key given or a file missing; else that of the verdict."""
         if self.problems:
             return ExitCode.REFUSED
-        return self.answer if self.trusted else ExitCode.NOT_SHOWN
+        return self.answer if self.trusted and not self.missing else ExitCode.NOT_SHOWN
 
     def to_json(self) -> dict[str, Any]:
         return {
             "genuine": self.genuine,
             "trusted": self.trusted,
             "bound": self.bound,
+            "scored": self.scored,
             "recomputed": self.recomputed,
             "verdict": self.verdict,
             "headline": self.headline,
             "checked": list(self.checked),
             "unchecked": list(self.unchecked),
+            "missing": list(self.missing),
             "problems": list(self.problems),
         }
 
@@ -158,19 +170,22 @@ def verify(
     statement = read.statement
     evaluation = statement.evaluation
     numbers = _numbers(evaluation, path, given.predictions, given.baseline)
+    folders = [path.parent, *([given.predictions.parent] if given.predictions else [])]
+    scoring = list(_scoring(evaluation, folders, numbers.table, trust.scorers))
     findings = [
         *_signature(read, trust.keys),
         *_standing(read, trust),
-        *_subjects(statement, given.models),
+        *_files(statement, given.models),
         *_checklist(evaluation, given.checklist),
-        *_look(evaluation, given.looks),
+        *_look(evaluation, given.looks, numbers.table),
         *_earlier(evaluation, given.parent),
         *numbers.findings,
+        *scoring,
         *(_again(statement, given.models, numbers.table, deep) if deep else ()),
     ]
 
-    def sentences(kind: str) -> tuple[str, ...]:
-        return tuple(visible(sentence) for found, sentence in findings if found == kind)
+    def sentences(*kinds: str) -> tuple[str, ...]:
+        return tuple(visible(sentence) for found, sentence in findings if found in kinds)
 
     return Verification(
         headline=statement.headline,
@@ -181,9 +196,11 @@ def verify(
         bound=numbers.bound,
         recomputed=numbers.recomputed,
         checked=sentences("checked"),
-        unchecked=sentences("unchecked"),
+        unchecked=sentences("unchecked", "missing"),
         problems=sentences("problem"),
         not_compared=tuple(map(visible, numbers.not_compared)),
+        missing=sentences("missing"),
+        scored=statement.of_model and all(kind == "checked" for kind, _ in scoring),
     )
 
 
@@ -226,29 +243,114 @@ def _standing(read: Certificate | Statement, trust: Trust) -> Iterator[Finding]:
         yield "checked", "Neither the statement nor the key is revoked."
 
 
-def _subjects(statement: Statement, models: Sequence[Path]) -> Iterator[Finding]:
-    names = {digest: name for name, digest in statement.subjects.items()}
+def _files(statement: Statement, given: Sequence[Path]) -> Iterator[Finding]:
+    """Whether the files of the model are there: each with its own name and its own content.
+
+    They refer to each other by name, so two that are exchanged are another model.
+    """
+    subjects = statement.evaluation.model.files
     if not statement.of_model:
         yield "unchecked", "It is of a table of predictions: which model made them is not known."
-    missing = set(names)
-    # A file beside one of the model's, with the name of another of them, is checked too.
-    beside = (path.with_name(name) for path in models if path.name in statement.subjects for name in statement.subjects)
-    for path in dict.fromkeys([*models, *(path for path in beside if path.is_file())]):
-        try:
-            digest = sha256_file(path)
-        except OSError as problem:
-            raise CertificateError(
-                f"{path} cannot be read ({problem.strerror}); expected a file of the model."
-            ) from problem
-        if digest in names:
-            missing.discard(digest)
-            yield "checked", f"{path} is the certified file {names[digest]} (SHA-256 {digest})."
+    if not given:
+        if statement.of_model:
+            names = ", ".join(sorted(file.name for file in subjects))
+            yield "unchecked", f"Not given, so not compared: {names}."
+        return
+    by_name, by_digest = ({getattr(file, key): file for file in subjects} for key in ("name", "sha256"))
+    found = list(_located(statement, given))
+    missing = by_name.keys() - {path.name for path in found}
+    sound = not missing
+    for path in found:
+        digest = _sha256(path)
+        if digest == by_name[path.name].sha256:
+            yield "checked", f"{path} is the certified file {path.name} (SHA-256 {digest})."
         else:
+            sound = False
+            yield "problem", f"{path} is another file than the certified {path.name}: its SHA-256 is {digest}."
+    for path in given:
+        if path.name in by_name or path.is_dir():
+            continue
+        sound = False
+        if (same := by_digest.get(digest := _sha256(path))) is None:
             yield "problem", f"The certificate is for another file than {path}, which has SHA-256 {digest}."
-    if models and not missing:
+        else:
+            yield "missing", f"{path} is the certified file {same.name} under another name; rename it to {same.name}."
+            missing -= {same.name}
+    for name in sorted(missing):
+        yield "missing", f"{name} is missing: the certificate covers it as {_AS[by_name[name].role]}."
+    if subjects[0].name.endswith(".onnx") and all(file.role != "cut_offs" for file in subjects):
+        for path in sorted({path.with_name(CUT_OFFS) for path in found}):
+            if path.exists():
+                sound = False
+                yield "problem", f"{path} decides the grades of the model beside it, and is not a certified file."
+    if sound:
         yield "checked", "All certified files are there."
-    elif missing and statement.of_model:
-        yield "unchecked", f"Not given, so not compared: {', '.join(sorted(names[digest] for digest in missing))}."
+
+
+_AS: Final[dict[Role, str]] = {
+    "model": "the model",
+    "data": "data of the model",
+    "config": "configuration",
+    "preprocessing": "the preprocessing",
+    "labels": "the labels",
+    "cut_offs": "cut-offs",
+    "quality": "the check of image quality",
+    "code": "code",
+    "table": "the table",
+}
+
+
+def _located(statement: Statement, given: Sequence[Path]) -> dict[Path, None]:
+    """The files with the names of certified ones: as given, in the folders that are given, and beside the model."""
+    first, *_ = names = [file.name for file in statement.evaluation.model.files]
+    found = dict.fromkeys(path for path in given if path.name in names and not path.is_dir())
+    folders = [path if path.is_dir() else path.parent for path in given if path.is_dir() or path.name == first]
+    return found | dict.fromkeys(path for folder in folders for name in names if (path := folder / name).is_file())
+
+
+def _sha256(path: Path) -> str:
+    try:
+        return sha256_file(path)
+    except OSError as problem:
+        raise CertificateError(
+            f"{path} cannot be read ({problem.strerror}); expected a file of the model."
+        ) from problem
+
+
+def _scoring(
+    evaluation: Evaluation, folders: Sequence[Path], table: Predictions | None, scorers: Sequence[PublicKey]
+) -> Iterator[Finding]:
+    """Whether this model gave the answers, where whoever signed the certificate did not run it."""
+    scoring = evaluation.model.scoring
+    if scoring is None or scoring.by == "this run":
+        return
+    if scoring.by == "elsewhere":
+        yield "unchecked", "The images were scored elsewhere: nothing proves that this model gave these answers."
+        return
+    named = f"the scorer's key {scoring.key}"
+    signed = _signed_table(folders, scoring.statement)
+    if signed is None:
+        yield "unchecked", f"The signed table (*{ENDING}) is not beside the certificate: {named} was not verified."
+        return
+    refuted = [*signed.refutes(evaluation), *(signed.contradictions(table) if table is not None else ())]
+    yield from (("problem", f"Not what {named} signed: it {one}.") for one in refuted)
+    if not scorers:
+        yield "unchecked", f"No scorer's key was given (--scorer-key): {named} was not verified."
+    elif signed.envelope.signer(scorers) is None:
+        yield "problem", f"It was scored under {named}, which is not among the scorers that you trust."
+    elif table is None:
+        yield "unchecked", f"Without the predictions, {named} was not verified for these answers."
+    elif not refuted:
+        yield "checked", f"The answers are those that {named} signed."
+
+
+def _signed_table(folders: Sequence[Path], statement: str | None) -> SignedTable | None:
+    """The signed table whose statement this is, in one of the folders."""
+    for path in (path for folder in folders for path in sorted(folder.glob(f"*{ENDING}"))):
+        with contextlib.suppress(CertificateError):
+            if (signed := read_scored(path)).digest == statement:
+                return signed
+    return None
 
 
 def _checklist(evaluation: Evaluation, checklist: Checklist | None) -> Iterator[Finding]:
@@ -268,21 +370,27 @@ def _checklist(evaluation: Evaluation, checklist: Checklist | None) -> Iterator[
         )
 
 
-def _look(evaluation: Evaluation, chain: Path | None) -> Iterator[Finding]:
+def _look(evaluation: Evaluation, chain: Path | None, table: Predictions | None) -> Iterator[Finding]:
     """Whether the chain of looks has the line that the statement names, and the line says the same."""
     look = evaluation.look
     if chain is None:
         yield "unchecked", f"--looks was not given: that this was look {look.number} is not confirmed."
         return
-    try:
-        entries = read_chain(chain.read_bytes(), str(chain))
-    except OSError as problem:
-        raise UsageError(f"{chain} cannot be read ({problem.strerror}); expected a chain of looks.") from problem
+    data = read_limited(chain, limits.CHAIN_BYTES, "a chain of looks", UsageError)
+    entries = read_chain(data, str(chain))
     entry, different, later = logged_look(evaluation, entries)
     if entry is None:
         yield "problem", f"{chain} has no line {look.line}: this look is not logged there."
         return
     yield from (("problem", f"The look's line in {chain} {difference}.") for difference in different)
+    if not different and evaluation.model.of_table:
+        from drgate.looks import is_look_at
+
+        if table is None:
+            yield "unchecked", f"Whether the look's line in {chain} is of these predictions: they were not given."
+        elif not is_look_at(entry, table):
+            different.append("is of other answers")
+            yield "problem", f"The look's line in {chain} is of other answers than the predictions."
     if not different:
         yield "checked", f"{chain} logs it: look {look.number} of {look.allowed}, {look.time}."
     if later:
@@ -319,22 +427,29 @@ def _numbers(evaluation: Evaluation, path: Path, given: Path | None, baseline: P
     beside = [] if given else [one for one in path.parent.iterdir() if one.suffix.lower() in TABLES and one.is_file()]
     if given is None and not beside:
         return _Numbers((("unchecked", "The predictions were not given: the numbers were not recomputed."),))
-    from drgate.predictions import load_predictions
+    from drgate.checklist import parse_checklist
+    from drgate.predictions import alongside, load_predictions, published
 
-    point, digest = _cut_offs(evaluation), evaluation.predictions_digest
+    point = _cut_offs(evaluation)
+    try:
+        checklist = parse_checklist(evaluation.spec.content, "the checklist in the certificate")
+    except DrgateError as problem:
+        return _Numbers((("problem", f"{_CANNOT_COMPUTE}: {problem}"),))
     if given is None:
-        found, place = _found(sorted(beside, key=lambda one: (one.stem != "predictions", one.name)), digest, point)
+        tables = sorted(beside, key=lambda one: (one.stem != "predictions", one.name))
+        found, place = _found(tables, evaluation.predictions_digest, checklist, point)
         if found is None:
             return _Numbers((("unchecked", place),))
-        table = found
+        own = found
     else:
-        table, place = load_predictions(given, point), str(given)
-        if table.digest != digest:
-            what = f"{place} does not hold the predictions that were evaluated: its digest is {table.digest}."
-            return _Numbers((("problem", what),))
-    origin = list(_origin(evaluation, table, point))
-    rival = load_predictions(baseline) if baseline else None
-    recomputation = list(_recomputation(evaluation, table, rival))
+        own, place = load_predictions(given, point), str(given)
+    table = _as_evaluated(own, checklist, point)
+    if table.digest != evaluation.predictions_digest:
+        what = f"{place} does not hold the predictions that were evaluated: its digest is {table.digest}."
+        return _Numbers((("problem", what),))
+    origin = list(_origin(evaluation, own, point))
+    rival = published(alongside(own, load_predictions(baseline))) if baseline else None
+    recomputation = list(_recomputation(evaluation, table, checklist, rival))
     findings: list[Finding] = [
         ("checked", f"{place} holds the predictions that were evaluated."),
         *origin,
@@ -359,8 +474,24 @@ def _cut_offs(evaluation: Evaluation) -> OperatingPoint | None:
     return parse_operating_point(plain_of(recorded), "the operating point in the certificate")
 
 
-def _found(tables: Sequence[Path], digest: str, point: OperatingPoint | None) -> tuple[Predictions | None, str]:
-    """The table that has this digest and its name, or None and why: other tables beside it prove nothing.
+def predictions_of(evaluation: Evaluation, path: Path) -> Predictions:
+    """The predictions in a table that an evaluation was made of, read with its cut-offs."""
+    from drgate.predictions import load_predictions
+
+    return load_predictions(path, _cut_offs(evaluation))
+
+
+def _as_evaluated(table: Predictions, checklist: Checklist, point: OperatingPoint | None) -> Predictions:
+    """The table as an evaluation counts it, be it published or the caller's own: at the cut-offs, then published."""
+    from drgate.predictions import published
+
+    return published(table if point is None else table.at(point), checklist)
+
+
+def _found(
+    tables: Sequence[Path], digest: str, checklist: Checklist, point: OperatingPoint | None
+) -> tuple[Predictions | None, str]:
+    """The published table that was evaluated and its name, or None and why: other tables beside it prove nothing.
 
     Certificates of several models may share a folder, so another model's table contradicts nothing.
     """
@@ -371,7 +502,7 @@ def _found(tables: Sequence[Path], digest: str, point: OperatingPoint | None) ->
         try:
             if read_provenance(path).get("rows", digest) == digest:  # others need not be read whole
                 table = load_predictions(path, point)
-                if table.digest == digest:
+                if _as_evaluated(table, checklist, point).digest == digest:
                     return table, f"{path} (found beside the certificate)"
             why.append(f"{path.name} holds others")
         except (DrgateError, OSError, ValueError) as problem:  # Arrow's errors are among the last
@@ -388,8 +519,6 @@ def _origin(evaluation: Evaluation, table: Predictions, point: OperatingPoint | 
     if point is not None:
         try:
             point.refuse_overlap(table)
-            if table.at(point).digest != table.digest:
-                yield "problem", "The grades in the predictions are not those of the operating point."
         except DrgateError as problem:
             yield "problem", str(problem)
     if evaluation.model.tensor_digest is None:
@@ -410,11 +539,12 @@ def _origin(evaluation: Evaluation, table: Predictions, point: OperatingPoint | 
             yield "problem", f"The predictions are of another {what} than the statement says ({found}, not {recorded})."
 
 
-def _recomputation(recorded: Evaluation, table: Predictions, baseline: Predictions | None) -> Iterator[Finding]:
+def _recomputation(
+    recorded: Evaluation, table: Predictions, checklist: Checklist, baseline: Predictions | None
+) -> Iterator[Finding]:
     """Evaluate again and compare: counts, decisions and sentences exactly, exact bounds within `TOLERANCE`."""
     import numpy as np
 
-    from drgate.checklist import parse_checklist
     from drgate.evaluate import evaluate
 
     named = recorded.training.baseline and recorded.training.baseline.predictions_digest
@@ -422,7 +552,6 @@ def _recomputation(recorded: Evaluation, table: Predictions, baseline: Predictio
         yield "problem", f"{baseline.origin} does not hold the baseline that was compared with."
         return
     try:
-        checklist = parse_checklist(recorded.spec.content, "the checklist in the certificate")
         again = evaluate(
             table,
             checklist,
@@ -433,7 +562,7 @@ def _recomputation(recorded: Evaluation, table: Predictions, baseline: Predictio
             baseline=baseline,
         )
     except (DrgateError, ArithmeticError, LookupError, TypeError, ValueError, AttributeError) as problem:
-        yield "problem", f"The evaluation cannot be computed from what the certificate records: {problem}"
+        yield "problem", f"{_CANNOT_COMPUTE}: {problem}"
         return
     alike = _Comparable(
         baseline=baseline is not None or not named,
@@ -469,11 +598,14 @@ def _again(
     """Score the model again and compare with the predictions that were evaluated: same images, same answers."""
     import numpy as np
 
+    from drgate.checklist import parse_checklist
     from drgate.predictions import PROBABILITIES
     from drgate.score import MODELS, model_and_test_set, score
 
     evaluation = statement.evaluation
-    source = next((path for path in models if path.suffix in MODELS), None)
+    name = evaluation.model.files[0].name
+    candidates = [*(path for path in _located(statement, models) if path.name == name), *models]
+    source = next((path for path in candidates if path.suffix in MODELS), None)
     if source is None:
         raise UsageError(f"To score the model again it takes the model ({', '.join(MODELS)}); give it with --model.")
     if table is None:
@@ -487,8 +619,8 @@ def _again(
     if (digest := scored.provenance["manifest"]["digest"]) != evaluation.data.manifest_digest:
         yield "problem", f"{how.data} is not the test set that it was judged on: its digest is {digest}."
         return
-    if (point := _cut_offs(evaluation)) is not None:
-        scored = scored.at(point)
+    checklist = parse_checklist(evaluation.spec.content, "the checklist in the certificate")
+    scored = _as_evaluated(scored, checklist, _cut_offs(evaluation))
     before, after = (found.table.set_index("image").sort_index() for found in (table, scored))
     if not before.index.equals(after.index):
         yield "problem", "Scored again, the model answered for other images than the predictions hold."

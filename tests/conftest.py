@@ -23,7 +23,7 @@ settings.register_profile("drgate", derandomize=True, deadline=None)
 settings.load_profile("drgate")
 
 CHROMIUM = Path("/usr/bin/chromium")
-LONGEST_FIRST = ("test_real_photographs", "trainer/", "test_processes", "gate/", "test_way", "vision/")
+LONGEST_FIRST = ("test_real_photographs", "trainer/", "test_processes", "gate/", "test_way", "test_work", "vision/")
 """Of several workers, each takes a whole file at a time (module fixtures are made once); short files come last."""
 
 

@@ -436,8 +436,18 @@ YAML = {
     "unclosed": (b"a: [", "is not valid YAML"),
     "a list": (b"- 1", "is not a checklist"),
     "nothing": (b"", "is not a checklist"),
-    "very deep": (b"[" * 500_000, "is nested more than 20 deep"),
-    "a Python object": (b"!!python/object/apply:os.system [echo]", "is not valid YAML"),
+    "very deep": (b"[" * 50_000, "is nested more than 50 deep"),
+    "very large": (b"#" * 100_000, "is larger than 64 KB"),
+    "a Python object": (b"!!python/object/apply:os.system [echo]", "uses a YAML tag"),
+    "a hexadecimal version": (b"name: a\nversion: 0x1F\n", "write the number '0x1F' in decimal digits"),
+    "an octal version": (b"name: a\nversion: 0o17\n", "in decimal digits"),
+    "a version with underscores": (b"name: a\nversion: 1_000\n", "in decimal digits"),
+    "a version of 5,000 digits": (b"name: a\nversion: " + b"9" * 5000, "is not valid YAML"),
+    "a version of 50 digits": (b"name: a\nversion: " + b"9" * 50, "more than 64 bits"),
+    "YAML 1.1, where 010 is 8": (
+        b"%YAML 1.1\n---\nname: a\nversion: 010\n",
+        "in YAML 1.2, without directives",
+    ),
 }
 
 

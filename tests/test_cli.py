@@ -216,12 +216,16 @@ class TestBadInput:
         assert "in more than one split" in refused("evaluate", checkpoint, "--data", folder)
 
     def test_training_patient_in_the_test_set(
-        self, refused: Refused, checkpoint: Path, photographs: Callable[..., Path]
+        self, refused: Refused, checkpoint: Path, photographs: Callable[..., Path], tmp_path: Path
     ):
-        """Patient 10 was in the training set of this checkpoint, as its fingerprint tells."""
+        """Patient 10 was in the training set of this checkpoint, as its fingerprint tells; the message names nobody."""
+        from tests.support import tiny
+
         folder = photographs("a.png", "b.png")
         (folder / "labels.csv").write_text("image,grade,patient\na.png,0,10\nb.png,1,77\n")
-        assert "were in the model's training set (10)" in refused("evaluate", checkpoint, "--data", folder)
+        key = tiny.patient_key_file(tmp_path / "patients.key")
+        said = refused("evaluate", checkpoint, "--data", folder, "--patient-key", key)
+        assert "1 patient of this set was in the model's training set; use other patients." in said
 
     def test_control_characters_do_not_reach_the_terminal(self, refused: Refused, tmp_path: Path):
         table = tmp_path / "predictions.csv"
@@ -246,6 +250,8 @@ class TestEvaluateTable:
             "report.html",
             "report.md",
             "junit.xml",
+            "names.csv",
+            ".gitignore",
         }
         statement = Path("report/statement.json").read_bytes()
         assert drgate("evaluate", table, "--out", "report", "--quiet").code == 1

@@ -15,12 +15,13 @@ from sklearn import metrics as sk
 from statsmodels.stats.contingency_tables import mcnemar
 
 from drgate.cli import main
-from drgate.compare import Comparison, Difference, accuracy_difference, compare
+from drgate.compare import Comparison, Difference, accuracy_difference
 from drgate.errors import PredictionsError
 from drgate.evaluation import Estimate, NotEstimable
-from drgate.predictions import Predictions, load_predictions, make_predictions
+from drgate.predictions import Predictions, load_predictions, make_predictions, write_predictions
 from drgate.report import compare as compare_page
 from drgate.scale import GRADES, GROUPS
+from tests.support.comparing import compare
 
 TARGETS = {**{grade: (i,) for i, grade in enumerate(GRADES)}, **GROUPS}
 
@@ -237,7 +238,7 @@ class TestOutcome:
         assert difference(result, "sensitivity:referable").first == 1.0
         assert difference(result, "specificity:referable").first == 0.5
         assert "2 images without output from model A and 0 from model B" in " ".join(result.notes)
-        assert result.discordant[0] == {"image": "b", "grade": 0, "first": None, "second": 0}
+        assert result.discordant[0] == {"image": "row-2", "grade": 0, "first": None, "second": 0}
 
     def test_macular_oedema_is_referable(self):
         """A grade 0 eye with oedema counts as referable where the column dme says so."""
@@ -273,11 +274,11 @@ class TestWhatCannotBeCompared:
 
     def test_file_digests_decide_where_both_have_them(self, pair: Any):
         """Renamed copies are the same images; the same names with other bytes are not."""
-        digests = [f"{i:064x}" for i in range(140)]
+        digests = [f"{i:016x}" * 4 for i in range(140)]
         one = make_predictions(pair[0].table.assign(sha256=digests), "a.csv", {})
         renamed = pair[1].table.assign(sha256=digests, image="copy-" + pair[1].table["image"])
         assert compare(one, make_predictions(renamed, "b.csv", {})).images == 140
-        others = make_predictions(pair[1].table.assign(sha256=[f"{i + 7:064x}" for i in range(140)]), "b.csv", {})
+        others = make_predictions(pair[1].table.assign(sha256=[f"{i + 7:016x}" * 4 for i in range(140)]), "b.csv", {})
         with pytest.raises(PredictionsError, match="other images"):
             compare(one, others)
 
@@ -313,8 +314,11 @@ class TestCommand:
             predictions.table.to_csv(tmp_path / f"{name}.csv", index=False)
         return [tmp_path / "a.csv", tmp_path / "b.csv"]
 
-    def test_json_page_and_exit_code(self, drgate_compare: Any, files: list[Path], tmp_path: Path):
+    def test_json_page_and_exit_code(
+        self, drgate_compare: Any, files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ):
         """JSON alone on standard output, the same in the file, and a page that no name can spoil."""
+        monkeypatch.chdir(tmp_path)
         loaded = compare(*map(load_predictions, files))
         code, out, _ = drgate_compare(*files, "--format", "json", "--out", tmp_path / "c.json")
         assert code == loaded.exit_code
@@ -347,3 +351,55 @@ class TestCommand:
         code, _, err = drgate_compare(*files, "--out", files[0].rename(files[0].with_suffix(".md")))
         assert code == 2
         assert "exists already" in err
+
+
+class TestLooks:
+    """Whoever compares on a test set has looked at it."""
+
+    @pytest.fixture
+    def files(self, pair: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+        monkeypatch.chdir(tmp_path)
+        for name, predictions in zip("ab", pair, strict=True):
+            write_predictions(predictions, tmp_path / f"{name}.csv")
+        return [tmp_path / "a.csv", tmp_path / "b.csv"]
+
+    def looks(self) -> list[dict[str, Any]]:
+        lines = [line for path in Path("reports/looks").glob("*.jsonl") for line in path.read_text().splitlines()]
+        return [entry for entry in map(json.loads, lines) if entry["kind"] == "look"]
+
+    def test_each_table_takes_one(self, files: list[Path], drgate: Any):
+        ended = drgate("compare", *files, "--format", "json", "--time", "2026-01-31T09:00:00Z")
+        plain = json.loads(ended.out)
+        assert (
+            [entry["look"] for entry in self.looks()] == [1, 2] == [plain[side]["look"] for side in ("first", "second")]
+        )
+        assert {entry["time"] for entry in self.looks()} == {"2026-01-31T09:00:00Z"}
+        assert plain["notes"][0] == (
+            "Looks at these images: A is look 1, B is look 2, of 1 allowed. Do not choose a model by this comparison."
+        )
+        assert drgate("compare", *files, "--format", "json").out == ended.out, "a repetition costs nothing"
+        assert len(self.looks()) == 2
+
+    def test_what_was_evaluated_takes_none_and_is_then_known(self, files: list[Path], drgate: Any):
+        """The same images, reference grades and answers, by whichever command they were looked at first."""
+        drgate("evaluate", files[0], "--spec", "smoke")
+        assert len(self.looks()) == 1
+        assert drgate("compare", *files, "--spec", "smoke").code in (0, 1, 3)
+        assert len(self.looks()) == 2
+        assert "Look 2 of" in drgate("evaluate", files[1], "--spec", "smoke").err
+        assert len(self.looks()) == 2
+
+    def test_is_logged_before_any_number(self, files: list[Path], drgate: Any, monkeypatch: pytest.MonkeyPatch):
+        """Whatever becomes of the comparison; and one whose look cannot be logged prints nothing."""
+        broken = Path("broken.jsonl")
+        broken.write_text("{}\n")
+        ended = drgate("compare", *files, "--looks", broken)
+        assert (ended.code, ended.out) == (2, "")
+        monkeypatch.setattr("drgate.compare._Differences", None)
+        assert drgate("compare", *files, "--looks", "own.jsonl").out == ""
+        assert Path("own.jsonl").read_text().count('"kind":"look"') == 2
+
+    def test_tables_that_cannot_be_compared_take_none(self, files: list[Path], pair: Any, drgate: Any):
+        write_predictions(make_predictions(pair[1].table.iloc[:9], "c.csv", {}), files[1])
+        assert drgate("compare", *files).code == 2
+        assert not Path("reports").exists()

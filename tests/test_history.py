@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from drgate.certificate.keys import PrivateKey, generate_key, load_private_key
+from drgate.certificate.scored import sign_scored
 from drgate.certificate.sign import certify
 from drgate.certificate.statement import parse_statement
 from drgate.certificate.trust import Revocations
@@ -19,6 +20,7 @@ from drgate.evaluation import Estimate, Look
 from drgate.history import History, read_history
 from drgate.report import history as history_page
 from tests.support.evaluations import criterion, evaluation, whole_evaluation
+from tests.support.repositories import answers, complete, model_facts, scored
 
 HOSTILE = "</script><script>window.hacked=1</script><b>&amp;\u202e::error.pth"
 
@@ -51,6 +53,15 @@ def folder(tmp_path: Path, keys: dict[str, PrivateKey]) -> Path:
 
 
 class TestRecords:
+    def test_a_signed_table_is_no_broken_certificate(self, folder, keys):
+        """It lies beside the certificate that names it; a damaged one is named like any file that may be one."""
+        predictions = complete(scored(answers(1), model_facts({"dr.pth": b"weights"})))
+        path = folder / "b/predictions.scored.json"
+        sign_scored(predictions, keys["ml"], "2026-01-02T03:04:05Z").write(path)
+        assert read_history(folder).useless == ()
+        path.write_bytes(path.read_bytes()[:-1])
+        assert len(read_history(folder).useless) == 1
+
     def test_by_time_of_their_looks(self, folder):
         """One record a statement, whoever signed it."""
         found = read_history(folder)

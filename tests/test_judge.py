@@ -5,19 +5,26 @@ from __future__ import annotations
 import csv
 import dataclasses
 import hashlib
+import io
 import json
 import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+import pyarrow.parquet as pq
 import pytest
+from rich.console import Console
 
 from drgate.checklist import parse_yaml
 from drgate.errors import ManifestError, PredictionsError
 from drgate.grades import join_grades
+from drgate.judge import own_names, read_evaluation
 from drgate.operating_point import make_operating_point, write_operating_point
-from drgate.predictions import load_predictions
+from drgate.patients import generate_patient_key
+from drgate.predictions import PROBABILITIES, load_predictions, make_predictions
+from drgate.report.evaluation.terminal import render
 from drgate.score import score
 from tests.support.material import Ended
 from tests.support.tiny import checkpoint_of, eye, random_model, tiny_base
@@ -214,8 +221,8 @@ class TestSealedGrades:
             (rows(i03={"grade": 7}), "line 5: grade is '7'; expected an ICDR grade"),
             (rows(i03={"grade": ""}), "image '03.png' has no grade; give 0-4, or set gradable to false"),
             ([{**row, "predicted": 0} for row in rows()], "the column predicted, which only predictions may have"),
-            ([{"image": row["image"]} for row in rows()], "has the columns image; expected"),
-            ([{**row, "sha256": "0" * 64} for row in rows()], "has the sha256 '000"),
+            ([{"image": row["image"]} for row in rows()], "has no column grade; expected"),
+            ([{**row, "sha256": "0" * 64} for row in rows()], "has another sha256 than in"),
         ],
         ids=[
             "an image missing",
@@ -243,7 +250,9 @@ class TestSealedGrades:
         """Whoever joins grades of another patient or eye joins them to the wrong image."""
         table = write_csv([{"image": "a", column: ours, "predicted": 0}], "t.csv")
         kept = write_csv([{"image": "a", column: theirs, "grade": 0}], "grades.csv")
-        assert f"image 'a' has the {column} '{theirs}', but '{ours}' in" in refused("evaluate", table, "--grades", kept)
+        said = refused("evaluate", table, "--grades", kept)
+        shown = f"the {column} '{theirs}', but '{ours}' in" if column == "eye" else "another patient than in"
+        assert f"image 'a' has {shown}" in said
 
     def test_what_counts_is_for_the_keeper_to_say(self, refused: Refused, write_csv: Write):
         """A row that the scored table calls not gradable is out only if the keeper says so as well."""
@@ -289,8 +298,15 @@ class TestLooks:
 
         return write
 
-    def test_the_second_model_cannot_pass(self, drgate: Run, tables: Write, checklist: Write, here: Path):
-        """One look is declared: another model's table of the same images reports and cannot pass, by whatever file."""
+    def test_the_second_model_cannot_pass(
+        self, drgate: Run, tables: Write, checklist: Write, here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        """One look is declared: another model's table of the same images reports and cannot pass, by whatever file.
+
+        Images that are known by name alone are compared one by one where a patient key is given.
+        """
+        generate_patient_key(tmp_path / "patients.key")
+        monkeypatch.setenv("DRGATE_PATIENT_KEY", str(tmp_path / "patients.key"))
         first = drgate("evaluate", tables("one.csv"), "--spec", checklist())
         assert first.code == 0
         assert "Look 1 of 1" in first.err
@@ -315,7 +331,7 @@ class TestLooks:
         drgate("evaluate", tables("one.csv", predicted="01230"), "--spec", checklist(looks=3))
         changed = tables("two.csv", grades="01230", predicted="01230")
         look = json.loads(drgate("evaluate", changed, "--spec", checklist(looks=3), "--format", "json").out)["look"]
-        assert look["regraded"] == [{"image": "e", "from": 4, "to": 0}]
+        assert look["regraded"] == [{"image": "row-5", "from": 4, "to": 0}]
         assert look["favouring"][0]["favouring"] == 1
 
     def test_an_operating_point_is_another_look(
@@ -347,11 +363,15 @@ class TestLooks:
         assert "chain of looks is broken" in refused("evaluate", tables("one.csv"), "--looks", tmp_path / "looks.jsonl")
 
 
+CONTENT = "ab" * 32
+
+
 def cut_offs(
     folder: Path, write_csv: Write, cuts: tuple[float, ...] = (0.01, 0.02, 0.03, 0.04), image: str = "tuned"
 ) -> Path:
     """An operating point tuned on one image of its own."""
-    tuned_on = load_predictions(write_csv([{"image": image, "grade": 0, "predicted": 0}], "tuning.csv"))
+    row = {"image": image, "sha256": CONTENT, "grade": 0, "predicted": 0}
+    tuned_on = load_predictions(write_csv([row], "tuning.csv"))
     point = make_operating_point(
         cuts, checklist={"name": "s", "version": 1, "digest": "sha256:0"}, tuned_on=tuned_on, promise={}
     )
@@ -384,8 +404,8 @@ class TestOperatingPoint:
         )
 
     def test_tuned_on_a_test_image(self, write_csv: Write, tmp_path: Path, refused: Refused):
-        table = write_csv([{"image": "a", "grade": 4, **WIDE}], "t.csv")
-        file = cut_offs(tmp_path, write_csv, image="a")
+        table = write_csv([{"image": "a", "sha256": CONTENT, "grade": 4, **WIDE}], "t.csv")
+        file = cut_offs(tmp_path, write_csv, image="tuned under another name")
         assert "image 'a' is among the images that the operating point was tuned on" in refused(
             "evaluate", table, "--operating-point", file
         )
@@ -513,6 +533,214 @@ class TestOnlyShown:
         table = write_csv([{"image": "a", "grade": 0, "predicted": 0}])
         said = refused("evaluate", table, "--interval", "wilson", "--key", tmp_path / "k.pem")
         assert "--interval only changes what is printed" in said
+
+
+OWN = """name: own
+version: 1
+looks: 9
+purpose: pipeline
+evidence: {decide_on: point}
+bootstrap: {resamples: 1000}
+slices: [{by: camera}]
+criteria: [{id: accuracy, at_least: 0.001}, {id: baseline, margin: 0.5, required: false}]
+"""
+
+
+class TestPrivacy:
+    """Files of an evaluation name images by their content and patients by numbers, and hold what the checklist uses."""
+
+    SECRET = (b"MRN-4711", b"Mustermann", b"born 1949")
+
+    @pytest.fixture
+    def own(self, tmp_path: Path) -> Path:
+        path = tmp_path / "own.yaml"
+        path.write_text(OWN)
+        return path
+
+    @pytest.fixture
+    def table(self, write_csv: Write) -> Callable[..., Path]:
+        """Tables of ten patients, some severe ones missed, with distinctive names; known: with the files' digests."""
+
+        def write(name: str, *, known: bool, right: int = 16, changed: int = 0, **more: object) -> Path:
+            rows: list[dict[str, object]] = []
+            for i in range(20):
+                grade, answer = i % 5, [0.1] * 5
+                answer[grade if i < right else 0] = 0.6
+                content = {"sha256": hashlib.sha256(f"{i}".encode()).hexdigest()} if known else {}
+                rows.append(
+                    {
+                        "image": f"MRN-4711-{i * 7 % 20:02}.png",
+                        "patient": f"Mustermann {i // 2}",
+                        "camera": "AB"[i // 2 % 2],
+                        "grade": 0 if i < changed else grade,
+                        "remark": f"born 1949 {i}",
+                        **content,
+                        **{f"p_{j}": answer[j] for j in range(5)},
+                        **more,
+                    }
+                )
+            return write_csv(rows, name)
+
+        return write
+
+    @staticmethod
+    def written(folder: Path) -> dict[str, bytes]:
+        """All files below a folder but the list of names, Parquet as its cells and metadata."""
+        found = {}
+        for path in (one for one in folder.rglob("*") if one.is_file() and one.name != "names.csv"):
+            found[str(path.relative_to(folder))] = path.read_bytes()
+            if path.suffix == ".parquet":
+                read = pq.read_table(path)
+                found[f"{path.name} unpacked"] = f"{read.schema.metadata}{read.to_pylist()}".encode()
+        return found
+
+    @pytest.mark.parametrize("known", [True, False])
+    def test_no_file_names_anybody(self, known: bool, table: Write, drgate: Run, own: Path, here: Path):
+        """With a baseline (first of other grades), missed severe cases, changed grades; only names.csv leads back."""
+        baseline = table("baseline.csv", known=known, right=20, changed=2)
+        first = table("one.csv", known=known)
+        asked = ("--spec", own, "--baseline", baseline, "--out")
+        assert drgate("evaluate", first, *asked, "first").code == 0
+        assert "has other reference grades (image '" in (here / "first/evaluation.json").read_text()
+        ended = drgate("evaluate", table("two.csv", known=known, right=17, changed=2), *asked, "reports/second")
+        assert ended.code == 0, ended.err
+        found = json.loads((here / "reports/second/evaluation.json").read_text())
+        assert found["flagged"]
+        assert found["look"]["regraded"]
+        assert found["metrics"]["baseline"]["status"] == "estimated"
+        for name, content in self.written(here).items():
+            for secret in self.SECRET:
+                assert secret not in content, f"{secret!r} in {name}"
+        assert not any(secret.decode() in ended.out for secret in self.SECRET), "no terminal, so no names"
+        names = here / "reports/second/names.csv"
+        assert names.stat().st_mode & 0o777 == 0o600
+        assert "names.csv" in (here / "reports/second/.gitignore").read_text().splitlines()
+        with names.open(newline="") as handle:
+            rows = {row["image"]: row for row in csv.DictReader(handle)}
+        given = pd.read_csv(first).set_index("image")
+        for image, row in rows.items():
+            assert given.loc[row["own_image"], "patient"] == row["own_patient"]
+            if known:
+                assert given.loc[row["own_image"], "sha256"][:16] == image
+        assert {row["patient"] for row in rows.values()} == {str(i + 1) for i in range(10)}
+        columns = set(pq.read_schema(here / "reports/second/predictions.parquet").names)
+        assert columns == {"image", "patient", "eye", "grade", "gradable", "predicted", "camera", *PROBABILITIES}
+
+    def test_nor_the_machine(self, scored: Path, write_csv: Write, drgate: Run, checklist: Write, here: Path):
+        """Of a scored model: no name of a photograph, and no folder, not even the base model's."""
+        kept = write_csv([{**row, "patient": f"Mustermann {i}"} for i, row in enumerate(rows())], "grades.csv")
+        ended = drgate("evaluate", scored / "scored.parquet", "--grades", kept, "--spec", checklist(), "--out", "out")
+        assert ended.code == 0, ended.err
+        found = self.written(here)
+        assert b'"id": "base"' in found["out/evaluation.json"]
+        for name, content in found.items():
+            for secret in (b"Mustermann", str(scored).encode(), str(here).encode(), *(own.encode() for own in GRADES)):
+                assert secret not in content, f"{secret!r} in {name}"
+
+    def test_the_published_table_gives_the_same_statement(
+        self, scored: Path, write_csv: Write, drgate: Run, checklist: Write, here: Path
+    ):
+        """Whoever has only the folder can repeat the evaluation: the same look, the same bytes, and the names stay."""
+        kept = write_csv([{**row, "patient": f"Mustermann {i % 9}"} for i, row in enumerate(rows())], "grades.csv")
+        joined = ("evaluate", scored / "scored.parquet", "--grades", kept, "--spec", checklist(), "--out", "out")
+        assert drgate(*joined).code == 0
+        statement, names = ((here / "out" / name).read_bytes() for name in ("statement.json", "names.csv"))
+        shutil.copy("out/predictions.parquet", "published.parquet")
+        for folder in ("out", "again"):
+            ended = drgate("evaluate", "published.parquet", "--spec", checklist(), "--out", folder)
+            assert ended.code == 0, ended.err
+            assert (here / folder / "statement.json").read_bytes() == statement
+        assert (here / "out/names.csv").read_bytes() == names
+        assert not (here / "again/names.csv").exists()
+
+    @pytest.mark.parametrize("known", [(True, False), (False, True)], ids=["baseline", "table"])
+    def test_a_baseline_pairs_by_own_names(
+        self, known: tuple[bool, bool], table: Write, drgate: Run, own: Path, here: Path
+    ):
+        """Where only one of the tables knows the files; it is verified from the two, at whatever interval is shown."""
+        mine, theirs = table("mine.csv", known=known[0]), table("theirs.csv", known=known[1], right=10)
+        asked = ("evaluate", mine, "--baseline", theirs, "--spec", own, "--out", "out", "--format", "json")
+        for more in ((), ("--interval", "wilson")):
+            ended = drgate(*asked, *more)
+            assert ended.code == 0, ended.err
+            assert json.loads(ended.out)["metrics"]["baseline"]["value"] == pytest.approx(0.2)
+        ended = drgate("verify", "out/statement.json", "--predictions", mine, "--baseline", theirs, "--format", "json")
+        found = json.loads(ended.out)
+        assert found["problems"] == []
+        assert "The evaluation was recomputed from the predictions and came out the same." in found["checked"]
+
+    @pytest.mark.parametrize("known", [True, False])
+    def test_a_baseline_pairs_in_either_form(self, known: bool, table: Write, drgate: Run, own: Path, here: Path):
+        """Own or published, on either side: the same difference, and one digest of the baseline."""
+        mine, theirs = table("mine.csv", known=known), table("theirs.csv", known=known, right=10)
+        for path, folder in ((mine, "mine"), (theirs, "theirs")):
+            assert drgate("evaluate", path, "--spec", own, "--out", folder).code == 0
+        found = []
+        for i, one in enumerate((mine, "mine/predictions.parquet")):
+            for j, other in enumerate((theirs, "theirs/predictions.parquet")):
+                ended = drgate("evaluate", one, "--baseline", other, "--spec", own, "--out", f"{i}{j}")
+                assert ended.code == 0, ended.err
+                plain = json.loads((here / f"{i}{j}/evaluation.json").read_text())
+                found.append((plain["metrics"]["baseline"], plain["training"]["baseline"]))
+        assert found[0][0]["value"] == pytest.approx(0.2)
+        assert all(one == found[0] for one in found[1:])
+
+    def test_rows_do_not_pair_with_those_of_other_images(self, table: Write, write_csv: Write, refused: Refused):
+        """Published, both would be row-01 to row-20."""
+        mine = table("mine.csv", known=False)
+        other = pd.read_csv(mine)
+        other["image"] = "x" + other["image"]
+        theirs = write_csv(other.to_dict("records"), "theirs.csv")
+        said = refused("evaluate", mine, "--baseline", theirs)
+        assert "theirs.csv was scored on other images than" in said
+
+    def test_what_else_git_ignores_stays(self, table: Write, drgate: Run, own: Path, here: Path):
+        path = table("mine.csv", known=True)
+        for _ in range(2):
+            assert drgate("evaluate", path, "--spec", own, "--out", "out").code == 0
+            (here / "out/.gitignore").write_text("*.html\n")
+        assert drgate("evaluate", path, "--spec", own, "--out", "out").code == 0
+        assert (here / "out/.gitignore").read_text().splitlines() == ["*.html", "names.csv"]
+
+    def test_a_terminal_shows_the_callers_own_names(self, table: Write, drgate: Run, own: Path, here: Path):
+        """From names.csv beside the evaluation; whatever is written or piped has the published ones."""
+        assert drgate("evaluate", table("mine.csv", known=True), "--spec", own, "--out", "out").code == 0
+        found, _ = read_evaluation(here / "out")
+        shown = {}
+        for terminal in (True, False):
+            stream = io.StringIO()
+            render(found, Console(file=stream, force_terminal=terminal, width=100), own_names(here / "out"))
+            shown[terminal] = stream.getvalue()
+        assert "MRN-4711" in shown[True]
+        assert "MRN-4711" not in shown[False]
+        assert found.flagged[0].image in shown[False]
+        assert "MRN-4711" not in drgate("report", "out", "--as", "html").out
+
+    def test_other_lists_of_names_are_refused(self, table: Write, drgate: Run, own: Path, here: Path):
+        assert drgate("evaluate", table("mine.csv", known=True), "--spec", own, "--out", "out").code == 0
+        (here / "out/names.csv").write_text("a,b\n1,2\n")
+        ended = drgate("report", "out")
+        assert ended.code == 2
+        assert "names.csv has other columns; expected the list of names that drgate wrote" in ended.err
+
+    def test_the_own_table_verifies_at_its_cut_offs(self, table: Write, drgate: Run, own: Path, here: Path):
+        """Its statement is recomputed from the own table as well as from the published one beside it."""
+        point = make_operating_point(
+            (0.3, 0.3, 0.3, 0.3),
+            checklist={},
+            tuned_on=make_predictions(
+                pd.DataFrame({"image": ["t"], "grade": [0], **{f"p_{j}": [0.2] for j in range(5)}}), "t", {}
+            ),
+            promise={},
+        )
+        write_operating_point(point, here / "point.json")
+        path = table("mine.csv", known=True)
+        ended = drgate("evaluate", path, "--spec", own, "--operating-point", "point.json", "--out", "out")
+        assert ended.code == 0, ended.err
+        for given in ((), ("--predictions", path)):
+            found = json.loads(drgate("verify", "out/statement.json", "--format", "json", *given).out)
+            assert found["problems"] == []
+            assert found["recomputed"], given
 
 
 class TestReportCommand:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import fcntl
 import hashlib
 import json
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,12 +16,19 @@ import pandas as pd
 import pytest
 
 import drgate.looks
+from drgate import limits
+from drgate.certificate.sign import certify
 from drgate.checklist import Checklist, parse_yaml
 from drgate.errors import UsageError
-from drgate.evaluation import Favour, Look, Overlap, Regraded
-from drgate.files import digest_of
-from drgate.looks import Seen, take_look
-from drgate.predictions import Predictions, make_predictions
+from drgate.evaluate import evaluate
+from drgate.evaluation import Favour, Look, Model, Overlap, Regraded, Subject
+from drgate.files import canonical_json, digest_of
+from drgate.looks import Log, Seen, is_look_at, take_look
+from drgate.patients import PatientKey, generate_patient_key, load_patient_key
+from drgate.predictions import Predictions, make_predictions, published, published_names, write_predictions
+from drgate.verify import Given, verify
+
+KEY, OTHER = PatientKey.of(b"k" * 32), PatientKey.of(b"o" * 32)
 
 
 def checklist_of(looks: int = 1, *, name: str = "short", version: int = 1, floor: float = 0.9) -> Checklist:
@@ -34,8 +43,12 @@ def table(
     *,
     patients: Sequence[str] | None = None,
     contents: Sequence[str] | None = None,
+    bare: bool = False,
 ) -> Predictions:
-    """Predictions, perfect where no other are given; a grade None is not gradable. contents: what the files hold."""
+    """Predictions, perfect where no other are given; a grade None is not gradable.
+
+    contents: what the files hold, by default their names; bare: that is not known.
+    """
     columns: dict[str, object] = {
         "image": images,
         "grade": grades,
@@ -44,7 +57,8 @@ def table(
     columns["gradable"] = [grade is not None for grade in grades]
     if patients is not None:
         columns["patient"] = patients
-    if contents is not None:
+    if not bare:
+        contents = images if contents is None else contents
         columns["sha256"] = [hashlib.sha256(content.encode()).hexdigest() for content in contents]
     frame = pd.DataFrame(columns)
     return make_predictions(
@@ -55,17 +69,29 @@ def table(
 def look(
     path: Path,
     predictions: Predictions,
-    model: str = "model",
+    model: str | None = "model",
     *,
     checklist: Checklist | None = None,
     beside: bool = False,
+    key: PatientKey | None = KEY,
 ) -> Look:
     """A look logged in `path`; beside: counting the other chains of its folder, as the default does."""
     others = [other for other in sorted(path.parent.glob("*.jsonl")) if other != path] if beside else []
-    seen = Seen.of(predictions, path.stem)
+    seen = Seen.of(predictions, path.stem, key)
     return take_look(
-        path, seen, model=model, predictions=predictions.digest, checklist=checklist or checklist_of(2), others=others
+        path, seen, model=model, predictions="sha256:rows", checklist=checklist or checklist_of(2), others=others
     )
+
+
+def relinked(chain: Path, entries: list[dict[str, object]]) -> None:
+    """Write these lines with every digest right."""
+    previous, lines = "", []
+    for entry in entries:
+        linked = {**entry, "previous": entry["previous"] and previous}
+        del linked["digest"]
+        previous = digest_of(linked)
+        lines.append(canonical_json({**linked, "digest": previous}))
+    chain.write_bytes(b"".join(line + b"\n" for line in lines))
 
 
 @pytest.fixture
@@ -135,7 +161,7 @@ class TestCounting:
         first = look(chain, AB)
         monkeypatch.setenv("SOURCE_DATE_EPOCH", "1800000000")
         assert look(chain, AB) == first
-        assert replace(first, line=None) == Look(1, 2, "2023-11-14T22:13:20Z")
+        assert replace(first, line=None) == Look(1, 2, "2023-11-14T22:13:20Z", patient_key=KEY.id)
         assert look(chain, AB, checklist=checklist_of(9, name="another")) == first
         assert look(chain, AB, "other model").number == 2
         assert look(chain, AB) == first
@@ -287,9 +313,9 @@ class TestEvidence:
             case "a line in the middle removed":
                 del lines[3]
             case "a grade changed":
-                lines[2] = lines[2].replace('"reference":"04"', '"reference":"14"')
+                lines[2] = lines[2].replace('"reference":"40"', '"reference":"41"')
             case "the last grade changed":
-                lines[4] = lines[4].replace('"reference":"04"', '"reference":"14"')
+                lines[4] = lines[4].replace('"reference":"40"', '"reference":"41"')
             case "lines exchanged":
                 lines[2], lines[3] = lines[3], lines[2]
             case "not JSON":
@@ -309,11 +335,12 @@ class TestEvidence:
     @pytest.mark.parametrize(
         ("at", "change"),
         [
-            (0, {"cost": 3}),
-            (0, {"cost": 1 << 15}),
-            (0, {"cost": True}),
-            (0, {"salt": "00 11"}),
-            (0, {"format": "drgate looks 1"}),
+            (0, {"salt": "00" * 16}),
+            (0, {"format": "drgate looks 2"}),
+            (1, {"others": 3}),
+            (1, {"key": "", "patients": "AAAAAAAAAAAAAAAAAAAAAA=="}),
+            (1, {"test_set": "sha256:00"}),
+            (2, {"reference": "040"}),
             (1, {"name": 7}),
             (1, {"more": 1}),
             (2, {"time": "yesterday"}),
@@ -324,16 +351,59 @@ class TestEvidence:
     def test_a_chain_written_by_hand_is_refused(self, at: int, change: dict[str, object], chain: Path):
         """Every digest is right, and a line is none that drgate writes."""
         look(chain, AB, "a")
-        entries, previous, lines = [json.loads(line) for line in chain.read_text().splitlines()], "", []
+        entries = [json.loads(line) for line in chain.read_text().splitlines()]
         entries[at] |= change
-        for entry in entries:
-            linked = {**entry, "previous": previous}
-            del linked["digest"]
-            previous = digest_of(linked)
-            lines.append(json.dumps({**linked, "digest": previous}))
-        chain.write_text("".join(line + "\n" for line in lines))
+        relinked(chain, entries)
         with pytest.raises(UsageError, match=f"line {at + 1}: the chain of looks is broken"):
             look(chain, AB, "b")
+
+    @pytest.mark.parametrize(
+        "value", [None, [], {}, -1, 10**400, True, 1.5, "", "x", "A===", "\ud800", [["x", "y", "z"]], {"a": []}]
+    )
+    def test_nothing_in_a_chain_is_a_traceback(self, value: object, chain: Path):
+        """Every value of every line in turn, with every digest right: broken, or read, and never anything else."""
+        look(chain, table(list("abcd"), [0, 1, 2, 3], patients=list("pqrs")))
+        look(chain, table(list("abcd"), [0, 1, 2, 4], patients=list("pqrs")))
+        whole = chain.read_bytes()
+        entries = [json.loads(line) for line in whole.splitlines()]
+        for at, entry in enumerate(entries):
+            for name in entry.keys() - {"digest"}:
+                try:
+                    relinked(chain, [*entries[:at], {**entry, name: value}, *entries[at + 1 :]])
+                except ValueError:  # no digest of it exists, so none is right
+                    chain.write_bytes(json.dumps({**entry, name: None}).replace("null", '"\\ud800"').encode())
+                with contextlib.suppress(UsageError):
+                    look(chain, AB, "b")
+
+    def test_a_line_has_one_form(self, chain: Path):
+        """A key that stands there twice is one thing to this reader and another to the next."""
+        look(chain, AB)
+        chain.write_bytes(chain.read_bytes().replace(b'"look":1,', b'"look":7,"look":1,'))
+        with pytest.raises(UsageError, match="line 3: the chain of looks is broken"):
+            look(chain, AB)
+
+    def test_many_small_test_sets_cost_no_more_than_their_bytes(self, chain: Path):
+        """2,000 looks at one image each, before one at 50,000 images: all of these are not gone through for each."""
+        look(chain, table(["a"], [0], patients=["p"]))
+        header, one, seen = (json.loads(line) for line in chain.read_bytes().splitlines())
+        entries = [header]
+        for i in range(2_000):
+            images = base64.b64encode(i.to_bytes(8, "big")).decode()
+            test_set = digest_of([images, 0, ""])
+            entries += [{**one, "images": images, "test_set": test_set}, {**seen, "test_set": test_set}]
+        relinked(chain, entries)
+        images = [str(i) for i in range(50_000)]
+        many = table(images, [i % 5 for i in range(50_000)])
+        began = time.process_time()
+        assert look(chain, many, "other").number == 1
+        assert time.process_time() - began < 6
+
+    def test_a_chain_without_end_is_not_read(self, chain: Path, monkeypatch: pytest.MonkeyPatch):
+        look(chain, AB)
+        monkeypatch.setattr(limits, "CHAIN_BYTES", 1024)
+        chain.write_bytes(b" " * 2000)
+        with pytest.raises(UsageError, match="is larger than 1 KB"):
+            look(chain, AB)
 
     def test_a_broken_chain_beside_is_refused_too(self, tmp_path: Path):
         (tmp_path / "other.jsonl").write_text("{}\n")
@@ -355,10 +425,12 @@ class TestEvidence:
 
     def test_what_decides_beside_the_grade_makes_another_look(self, chain: Path):
         """Macular oedema, patients or slices that were changed after a look: the same model looks again."""
-        first = look(chain, AB)
+        before = make_predictions(AB.table.assign(camera=["A", "B"]), "before.csv", {})
+        first = look(chain, before)
         for column, cells in (("dme", [1, 0]), ("camera", ["A", None]), ("patient", ["p", "q"])):
-            changed = make_predictions(AB.table.assign(**{column: cells}), "changed.csv", {})
+            changed = make_predictions(before.table.assign(**{column: cells}), "changed.csv", {})
             assert look(chain, changed).number > first.number, column
+        assert look(chain, make_predictions(before.table.drop(columns="camera"), "published.csv", {})) == first
 
     def test_no_later_file_allows_more(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         """A chain begun elsewhere with a clock set back and a hundred looks raises nothing."""
@@ -379,28 +451,186 @@ class TestEvidence:
         assert link.is_symlink()
         assert look(real, AB, "third model").number == 3
 
-    def test_patients_and_image_names_do_not_stand_in_the_file(self, chain: Path):
-        """Neither plainly nor as a hash that can be looked up: each chain has a salt of its own."""
-        people = table(["10_left", "11_left"], [0, 4], patients=["patient-10", "patient-11"])
-        look(chain, people)
-        look(chain, table(["10_left", "11_left"], [1, 4], patients=["patient-10", "patient-11"]))
-        text = chain.read_text()
-        assert "patient-1" not in text
-        assert "_left" not in text
-        elsewhere = chain.with_name("elsewhere.jsonl")
-        look(elsewhere, people)
-        hashed = [json.loads(path.read_text().splitlines()[1])["patients"] for path in (chain, elsewhere)]
-        assert hashed[0] != hashed[1]
-        plain = [hashlib.sha256(name.encode()).digest()[:8] for name in ("patient-10", "patient-11")]
-        assert not set(plain) & {base64.b64decode(hashed[0])[i : i + 8] for i in (0, 8)}
-
     def test_ten_thousand_images_stay_small(self, chain: Path):
         """The images and patients of a test set stand in the file once; a further look adds two characters an image."""
         images = [f"site-a/{i:05}.jpg" for i in range(10_000)]
         patients = [str(i // 2) for i in range(10_000)]
         grades = [i % 5 for i in range(10_000)]
-        look(chain, table(images, grades, patients=patients))
+        look(chain, table(images, grades, patients=patients, bare=True))
         first = chain.stat().st_size
-        look(chain, table(images, grades, patients=patients), "other")
+        look(chain, table(images, grades, patients=patients, bare=True), "other")
         assert first < 250_000
         assert chain.stat().st_size - first < 25_000
+
+
+NUMBERS = [f"{4711 + 13 * i:07}" for i in range(80)]
+"""Record numbers: of patients, and in the names of their images."""
+
+
+def of_records(numbers: Sequence[str], *, bare: bool, prefix: str = "") -> Predictions:
+    images = [f"{prefix}{number}_left.jpg" for number in numbers]
+    contents = None if bare else [str(i) for i in range(len(numbers))]
+    return table(images, [i % 5 for i in range(len(numbers))], patients=numbers, contents=contents, bare=bare)
+
+
+class TestNobodyIsNamed:
+    @pytest.fixture(autouse=True)
+    def _now(self, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
+
+    def test_without_a_key_no_patient_leaves_a_trace(self, tmp_path: Path):
+        """Two test sets that differ in whose images they are give the same bytes, so nothing in them can be guessed."""
+        for name, numbers in (("one", NUMBERS), ("two", [f"X{number}" for number in NUMBERS])):
+            look(tmp_path / name / "t.jsonl", of_records(numbers, bare=False), key=None)
+        assert (tmp_path / "one/t.jsonl").read_bytes() == (tmp_path / "two/t.jsonl").read_bytes()
+
+    def test_without_a_key_names_are_known_only_together(self, tmp_path: Path):
+        """Of 80 names in a bare table one digest is kept: whoever lacks one of them cannot check the others."""
+        kept = []
+        for name, prefix in (("one", ""), ("two", "x")):
+            look(tmp_path / name / "t.jsonl", of_records(NUMBERS, bare=True, prefix=prefix), key=None)
+            entries = [json.loads(line) for line in (tmp_path / name / "t.jsonl").read_text().splitlines()]
+            kept.append([{k: v for k, v in entry.items() if k not in ("previous", "digest")} for entry in entries])
+        differ = {(one["kind"], name) for one, two in zip(*kept, strict=True) for name in one if one[name] != two[name]}
+        assert differ == {("test set", "test_set"), ("test set", "names"), ("look", "test_set")}
+        few, others = (table(names, [0, 1], bare=True) for names in (NUMBERS[:2], NUMBERS[2:4]))
+        assert Seen.of(few, "t").names == Seen.of(others, "t").names, "two names could be guessed at once"
+
+    def test_with_a_key_only_the_key_tells(self, tmp_path: Path):
+        """Under another key the same 80 record numbers are other bytes; under the same one they are the same."""
+        people = of_records(NUMBERS, bare=True)
+        for name, key in (("one", KEY), ("two", KEY), ("three", OTHER)):
+            look(tmp_path / name / "t.jsonl", people, key=key)
+        one, two, three = (
+            json.loads((tmp_path / name / "t.jsonl").read_text().splitlines()[1]) for name in ("one", "two", "three")
+        )
+        assert one == two
+        assert {name for name in one if one[name] != three[name]} == {"key", "named", "patients", "digest"}
+
+    def test_changed_grades_are_listed_without_a_name(self, chain: Path):
+        """Images that are known by name alone stand in the chain by their place."""
+        look(chain, table(["10_left", "11_left", "12_left"], [0, 4, 1], bare=True))
+        again = look(chain, table(["10_left", "11_left", "12_left"], [1, 4, 1], bare=True))
+        assert again.regraded == (Regraded("10_left", 0, 1),)
+        assert "_left" not in chain.read_text()
+        assert json.loads(chain.read_text().splitlines()[-1])["regraded"] == [["row-1", "0", "1"]]
+
+    def test_the_published_table_is_the_same_look(self, tmp_path: Path):
+        """Published names and numbers for patients: the images, the grades and the answers are the same."""
+        for bare in (False, True):
+            chain = tmp_path / str(bare) / "t.jsonl"
+            own = of_records(NUMBERS, bare=bare)
+            frame = own.table.assign(image=published_names(own.table), patient=[str(i + 1) for i in range(80)])
+            public = make_predictions(frame.drop(columns="sha256", errors="ignore"), "p", {})
+            first = look(chain, own, None)
+            again = look(chain, public, None)
+            assert again == first
+            assert is_look_at(json.loads(chain.read_text().splitlines()[-1]), public)
+            assert not Seen.of(public, "t", KEY).patients, "numbers are no patients"
+
+
+class TestKeys:
+    """What could not be compared is counted and said."""
+
+    one = table(["a", "b"], [0, 4], patients=["p1", "p2"])
+    two = table(["c", "d"], [0, 4], patients=["p2", "p3"])
+
+    @pytest.mark.parametrize(
+        ("first", "second", "says"),
+        [
+            (None, None, "no patient key (--patient-key) was given"),
+            (KEY, None, "no patient key (--patient-key) was given"),
+            (None, KEY, "they were logged without patients or with another patient key"),
+            (OTHER, KEY, "they were logged without patients or with another patient key"),
+        ],
+    )
+    def test_patients_under_another_key_are_not_compared(
+        self, first: PatientKey | None, second: PatientKey | None, says: str, chain: Path
+    ):
+        look(chain, self.one, key=first)
+        found = look(chain, self.two, "other", key=second)
+        assert (found.number, found.unlinked) == (1, 1)
+        page = evaluate(self.two, checklist_of(), look=found).page_one
+        assert f"Overlap with 1 other logged test set was checked by the contents of images alone: {says}." in page
+
+    def test_patients_under_the_same_key_are(self, chain: Path):
+        look(chain, self.one)
+        found = look(chain, self.two, "other")
+        assert (found.number, found.unlinked) == (2, 0)
+        assert not any(
+            "was not checked" in line for line in evaluate(self.two, checklist_of(), look=found).page_one[:2]
+        )
+
+    def test_a_key_given_later_adds_the_patients_and_no_look(self, chain: Path):
+        first = look(chain, self.one, key=None)
+        assert look(chain, self.one) == first
+        assert look(chain, self.two, "other").number == 2
+        assert look(chain, self.one, key=None) == first
+
+    def test_a_bare_set_is_recognised_whole_without_a_key_and_in_part_with_one(self, tmp_path: Path):
+        whole, part = table(list("abcd"), [0, 1, 2, 3], bare=True), table(list("bcde"), [1, 2, 3, 4], bare=True)
+        for name, key, number in (("none", None, 1), ("key", KEY, 2)):
+            chain = tmp_path / name / "looks.jsonl"
+            look(chain, whole, key=key)
+            assert look(chain, part, "other", key=key).number == number
+            assert look(chain, whole, "third", key=OTHER).number == 2, "whole, whatever the key"
+
+    def test_a_key_is_written_once_and_read(self, tmp_path: Path):
+        path = tmp_path / "keys" / "patients.key"
+        made = generate_patient_key(path)
+        assert load_patient_key(path) == made
+        assert path.stat().st_mode & 0o777 == 0o600
+        assert (
+            made.id
+            == hashlib.sha256(b"drgate patient key" + bytes.fromhex(path.read_text().split()[-1])).hexdigest()[:8]
+        )
+        with pytest.raises(UsageError, match="never overwritten"):
+            generate_patient_key(path)
+
+    @pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"drgate patient key 1\nabc\n", b"x" * 5000, b"4711"])
+    def test_what_is_no_key_is_refused_unseen(self, content: bytes, tmp_path: Path):
+        path = tmp_path / "patients.key"
+        path.write_bytes(content)
+        with pytest.raises(UsageError, match="a patient key, as") as raised:
+            load_patient_key(path)
+        assert "4711" not in str(raised.value)
+
+
+class TestTables:
+    def test_exports_of_the_same_answers_are_one_look(self, chain: Path):
+        """Other probabilities, the same grades: one look; another grade: the next."""
+        first = look(chain, AB, None)
+        sharper = AB.table.assign(p_0=[0.9, 0.0], p_1=0.0, p_2=0.0, p_3=[0.1, 0.1], p_4=[0.0, 0.9])
+        assert look(chain, make_predictions(sharper, "t", {}), None) == first
+        assert look(chain, table(["a", "b"], [0, 4], [0, 3]), None).number == 2
+
+    def test_a_table_of_a_model_that_was_looked_at_is_its_look(self, chain: Path):
+        first = look(chain, AB, "model")
+        assert look(chain, AB, None) == first
+        assert look(chain, AB, "another model").number == 2, "of a model, the tensors decide"
+
+    def test_a_certificate_of_a_table_cannot_borrow_a_look(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+        """It names the line of another table, whose number is lower: the line is of other answers."""
+        monkeypatch.chdir(tmp_path)
+        chain, folder = Path("looks.jsonl"), Path("report")
+        other = table(["a", "b"], [0, 4], [0, 0])
+        first, _ = Log(chain).look(other, "t", checklist_of(2), model=None)
+        second, _ = Log(chain).look(AB, "t", checklist_of(2), model=None)
+        mine = published(AB, checklist_of(2))
+        model = Model("predictions table", "t.csv", (Subject("t.csv", "0" * 64, 1, "table"),))
+        write_predictions(mine, folder / "predictions.parquet")
+        for look_named, answers in ((second, []), (first, ["is of other answers than the predictions"])):
+            statement, _ = certify(evaluate(mine, checklist_of(2), look=look_named, model=model), None)
+            (folder / "statement.json").write_bytes(statement)
+            found = verify(folder / "statement.json", given=Given(looks=chain))
+            assert [problem for problem in found.problems if "look" in problem] == [
+                f"The look's line in {chain} {answer}." for answer in answers
+            ]
+
+    def test_the_usual_place(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+        """Without a file, one a test set in reports/looks, and those beside it count."""
+        monkeypatch.chdir(tmp_path)
+        first, path = Log().look(AB, "t", checklist_of(2), model="a")
+        assert path.parent == Path("reports/looks")
+        other, own = Log(Path("own.jsonl")).look(AB, "t", checklist_of(2), model="b")
+        assert (first.number, other.number, own) == (1, 2, Path("own.jsonl"))

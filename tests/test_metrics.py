@@ -18,7 +18,6 @@ from sklearn.metrics import balanced_accuracy_score, class_likelihood_ratios
 from drgate import stats
 from drgate.checklist import EACH, Checklist, load_checklist, parse_checklist
 from drgate.checklist_diff import diff
-from drgate.compare import compare
 from drgate.errors import ChecklistError
 from drgate.evaluate import evaluate
 from drgate.evaluation import Estimate, Evaluation, NotEstimable
@@ -28,6 +27,7 @@ from drgate.predictions import Predictions, make_predictions
 from drgate.report.evaluation import html, markdown
 from drgate.report.words import metric_lines
 from drgate.scale import GRADES, GROUPS
+from tests.support.comparing import compare
 
 
 def checklist_of(*criteria: dict[str, Any], **settings: Any) -> Checklist:

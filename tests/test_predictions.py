@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,9 +12,22 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from drgate.checklist import parse_yaml
 from drgate.errors import PredictionsError
-from drgate.predictions import load_predictions, make_predictions, write_predictions
+from drgate.predictions import (
+    COLUMNS,
+    Predictions,
+    content_keys,
+    load_predictions,
+    make_predictions,
+    published,
+    published_names,
+    read_provenance,
+    write_predictions,
+)
 
 Write = Callable[..., Path]
 SOUND = {
@@ -120,7 +135,7 @@ class TestHonestTables:
             load_predictions(write_csv([SOUND | {"grade": cell}]))
 
     def test_nor_is_it_a_patient(self, write_csv: Write):
-        with pytest.raises(PredictionsError, match="means a missing value"):
+        with pytest.raises(PredictionsError, match="is a word for a missing value"):
             load_predictions(write_csv([SOUND | {"patient": "nan"}]))
 
     def test_numeric_patients_of_parquet_are_those_of_csv(self, write_csv: Write, tmp_path: Path):
@@ -131,7 +146,7 @@ class TestHonestTables:
 
     def test_repeated_column(self, tmp_path: Path):
         (tmp_path / "t.csv").write_text("image,grade,predicted,grade\na,0,0,1\n")
-        with pytest.raises(PredictionsError, match="two columns named 'grade'"):
+        with pytest.raises(PredictionsError, match="columns 2 and 4 have the same name"):
             load_predictions(tmp_path / "t.csv")
 
     def test_spelling_of_the_eye_does_not_matter(self, write_csv: Write):
@@ -175,3 +190,76 @@ class TestOptionalColumns:
     def test_they_are_not_added(self, write_csv: Write):
         """An absent column is not an empty one, so that older tables keep their digest."""
         assert load_predictions(write_csv([SOUND])).table.columns[-1] == "predicted"
+
+
+SLICED = parse_yaml(
+    b"""name: own
+version: 1
+purpose: pipeline
+evidence: {decide_on: point}
+bootstrap: {resamples: 1000}
+slices: [{by: camera}, {by: source}]
+criteria: [{id: accuracy, at_least: 0.5}]
+""",
+    "own",
+)
+
+
+def own_table(files: list[int | None], **columns: object) -> Predictions:
+    """Rows with own names, of files with these numbers (None: not known)."""
+    digests = [None if file is None else hashlib.sha256(str(file).encode()).hexdigest() for file in files]
+    names = [f"MRN-{4711 + 7 * i % 5}-{i:03}" for i in range(len(files))]
+    rows = pd.DataFrame({"image": names, "sha256": pd.array(digests, dtype="str"), "grade": 1, "predicted": 1})
+    return make_predictions(rows.assign(**columns), "own.csv", {"model": {}})
+
+
+class TestPublished:
+    """What leaves the house: names by content, patients by number, and no column that nobody uses."""
+
+    @given(st.lists(st.one_of(st.none(), st.integers(0, 30)), min_size=1, max_size=130))
+    def test_a_published_table_stays_as_it_is(self, files: list[int | None]):
+        """Whatever is known of the files, with copies among them: names are unique and sorted, and say it."""
+        table = own_table(files, patient=[f"p{i % 7}" for i in range(len(files))])
+        once = published(table)
+        assert published(once).table.equals(once.table)
+        assert once.digest == published(make_predictions(table.table.sample(frac=1, random_state=1), "t", {})).digest
+        names = once.table["image"].tolist()
+        assert names == sorted(set(names))
+        keys = Counter(content_keys(once.table))
+        assert keys == Counter(content_keys(table.table))
+        rows = [name for name in names if name.startswith("row-")]
+        assert [int(name.removeprefix("row-")) for name in rows] == list(range(1, keys[None] + 1))
+        expected = {hashlib.sha256(str(file).encode()).hexdigest()[:16] for file in files if file is not None}
+        assert {name[:16] for name in names if name not in rows} == expected
+
+    def test_rows_keep_the_order_of_their_own_names(self):
+        """So that whoever has the list can find the row."""
+        table = own_table([None] * 12)
+        assert published_names(table.table) == [f"row-{i:02}" for i in range(1, 13)]
+
+    def test_patients_are_numbered_by_their_first_image(self):
+        """One number a patient, in the order of the published images."""
+        table = own_table(list(range(9)), patient=[f"Mustermann {i // 3}" for i in range(9)])
+        public = published(table).table
+        own = table.table.set_axis(published_names(table.table)).loc[public["image"], "patient"].tolist()
+        assert public["patient"].tolist() == [str(1 + list(dict.fromkeys(own)).index(name)) for name in own]
+
+    def test_only_what_the_checklist_uses_is_there(self, tmp_path: Path):
+        """Slices and macular oedema stay; a source before each patient's number, as in every table with sources."""
+        more = {"dme": 0, "camera": "A", "source": "site-b", "remark": "born 1949", "patient": "Mustermann"}
+        table = own_table([1, 2], **more)
+        public = published(table, SLICED)
+        assert set(public.table.columns) == {*COLUMNS, "dme", "camera", "source"}
+        assert set(public.table["patient"]) == {"site-b:1"}
+        assert set(published(table).table.columns) == {*COLUMNS, "dme"}
+        write_predictions(public, tmp_path / "p.parquet")
+        again = load_predictions(tmp_path / "p.parquet")
+        assert again.digest == public.digest
+        assert published(again, SLICED).table.equals(public.table)
+
+    def test_a_baseline_is_found_whatever_was_sliced(self, tmp_path: Path):
+        """A table says its digest as a baseline, the same for the own and the published table."""
+        table = own_table([1, 2], camera="A", patient=["a", "b"])
+        for i, one in enumerate((table, published(table, SLICED), published(table))):
+            write_predictions(one, tmp_path / f"{i}.parquet")
+            assert read_provenance(tmp_path / f"{i}.parquet")["as_baseline"] == published(table).digest

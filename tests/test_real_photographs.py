@@ -22,11 +22,15 @@ def run(folder: Path, module: str, *arguments: object) -> subprocess.CompletedPr
     )
 
 
+KEY = ("--patient-key", "patients.key")
+
+
 @pytest.fixture(scope="module")
 def trained(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with `run/best_model.pth`, trained on real photographs 1024 pixels wide, and a signing key."""
     folder = tmp_path_factory.mktemp("real")
-    settings = ("--num_epochs", 2, "--batch_size", 16, "--learning_rate", 1e-3, "--usd_per_hour", 0.1)
+    assert run(folder, "drgate", "keygen", "--patients", "--out", "patients").returncode == 0
+    settings = (*KEY, "--num_epochs", 2, "--batch_size", 16, "--learning_rate", 1e-3, "--usd_per_hour", 0.1)
     data = ("--dataset", real_data / "eyepacs-1024", "--base", "embedded")
     ended = run(folder, "trainer", *data, *settings, "--output_dir", "run")
     assert ended.returncode == 0, ended.stderr
@@ -35,11 +39,13 @@ def trained(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def judged(folder: Path, data: Path, name: str) -> tuple[dict[str, Any], pd.DataFrame]:
-    """The evaluation by `drgate evaluate` (which must fail), signed, and the predictions that it wrote."""
-    where = ("--data", data, "--split", "test", "--out", name, "--key", "key.pem")
+    """The evaluation by `drgate evaluate` (must fail), signed, and the predictions that it wrote, by own names."""
+    where = ("--data", data, "--split", "test", "--out", name, "--key", "key.pem", *KEY)
     ended = run(folder, "drgate", "evaluate", "run/best_model.pth", *where, "--format", "json")
     assert ended.returncode == 1, ended.stderr
-    return json.loads(ended.stdout), pd.read_parquet(folder / name / "predictions.parquet")
+    names = pd.read_csv(folder / name / "names.csv").set_index("image")["own_image"]
+    table = pd.read_parquet(folder / name / "predictions.parquet")
+    return json.loads(ended.stdout), table.assign(image=table["image"].map(names)).sort_values("image")
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +128,7 @@ def test_training_patients_are_not_a_test_set(trained: Path, real_data: Path):
     shared = again["patient"].isin(seen["patient"][seen["split"] == "train"])
     mixed = pd.concat([again[shared], again[~shared].head(100)]).assign(split="test")
     data = part_of(real_data / "eyepacs-256", trained / "again", mixed)
-    ended = run(trained, "drgate", "evaluate", "run/best_model.pth", "--data", data, "--out", "leaky")
+    ended = run(trained, "drgate", "evaluate", "run/best_model.pth", "--data", data, "--out", "leaky", *KEY)
     assert ended.returncode == 2
     assert f"{again['patient'][shared].nunique()} patients of this set were in the model's training set" in ended.stderr
     assert not (trained / "leaky").exists()

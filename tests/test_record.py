@@ -90,6 +90,14 @@ class TestOrigin:
         other = training_evidence({**table, "parameters": {"seed": 2}}, tensor_digest="d", folder=None)
         assert other["parameters_digest"] != found["parameters_digest"]
 
+    def test_text_of_an_error_is_not_taken(self):
+        """It may name an image or a folder, and an evaluation is published."""
+        failed = {**self.TABLE, "status": "failed", "reason": "In epoch 2: /home/someone/Mustermann.png is damaged."}
+        found = training_evidence(failed, tensor_digest="d", folder=None)
+        assert (found["status"], found["reason"]) == ("failed", "An error ended the run.")
+        stopped = {**self.TABLE, "status": "stopped", "reason": "Patience is used up."}
+        assert training_evidence(stopped, tensor_digest="d", folder=None)["reason"] == "Patience is used up."
+
     def test_of_an_older_record_is_left_out(self):
         """A record that says nothing of it gives no more than before; a parent of None is said."""
         found = training_evidence(dict(self.TABLE), tensor_digest="d", folder=None)
@@ -202,7 +210,7 @@ class TestRefused:
         [
             ("", "is empty"),
             ("epoch,val_accuracy\n", "has no rows"),
-            ("step,accuracy\n1,0.5\n", "has the columns step, accuracy; expected a CSV with the columns epoch"),
+            ("step,accuracy\n1,0.5\n", "has no column epoch; expected a CSV with the columns epoch"),
             (rows(selected=None), "does not give the selected epoch; add the column selected"),
             ([*rows(), {**rows()[5], "epoch": 12}], "has 2 selected rows"),
             (rows(["0.5", "nan", *CURVE]), "line 3: val_accuracy is 'nan'"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from drgate.cli import main
 from drgate.errors import ChecklistError, PredictionsError, UsageError
 from drgate.evaluate import evaluate
 from drgate.evaluation import Estimate
+from drgate.looks import Log
 from drgate.manifest import load_manifest
 from drgate.operating_point import (
     OperatingPoint,
@@ -26,6 +28,7 @@ from drgate.operating_point import (
     parse_operating_point,
     write_operating_point,
 )
+from drgate.patients import PatientKey
 from drgate.predictions import Predictions, load_predictions, make_predictions, write_predictions
 from drgate.sample import Sample
 from drgate.scale import TITLES
@@ -34,6 +37,7 @@ from drgate.stats.power import misses_allowed, power
 from drgate.stats.predictive import predictive_power
 from drgate.tune import Infeasible, effects, tune
 
+KEY, OTHER = PatientKey.of(b"k" * 32), PatientKey.of(b"o" * 32)
 SCREENING = [{"id": "sensitivity:referable", "at_least": 0.85}]
 FIVE = [
     {"id": "sensitivity:pdr", "at_least": 0.7},
@@ -69,7 +73,7 @@ def scored(
 
 
 def tuned(predictions: Predictions, checklist: Checklist) -> OperatingPoint:
-    found = tune(predictions, checklist)
+    found = tune(predictions, checklist, log=Log(key=KEY))
     assert isinstance(found, OperatingPoint), found
     return found
 
@@ -139,10 +143,14 @@ class TestFile:
         with pytest.raises(UsageError, match="an operating point that drgate tune wrote"):
             load_operating_point(tmp_path / "p.json")
 
-    def test_no_patient_is_named(self, point: OperatingPoint, table: Predictions):
-        """Patients are in the file as hashes, one for each."""
+    def test_nobody_is_named(self, point: OperatingPoint, table: Predictions):
+        """Patients and names of images are in the file as keyed hashes, one for each; without a key not at all."""
         assert len(point.patients) == table.table["patient"].nunique()
-        assert not set(point.patients) & set(table.table["patient"])
+        assert len(point.images) == len(table)
+        bare = make_operating_point((0.5,) * 4, checklist={}, tuned_on=table, promise={})
+        assert (bare.key, bare.patients, set(bare.images)) == ("", (), {("", "")})
+        for text in (json.dumps(point.content()), json.dumps(bare.content())):
+            assert not any(json.dumps(name) in text for column in ("image", "patient") for name in table.table[column])
 
 
 class TestOverlap:
@@ -151,28 +159,46 @@ class TestOverlap:
 
     def test_other_images_of_other_patients_pass(self, point: OperatingPoint):
         test = scored(2, 30)
-        point.refuse_overlap(test)
-        assert not {image for image, _ in point.images} & {*test.table["image"]}
+        assert point.refuse_overlap(test, KEY) == ""
 
     def test_an_image_by_name(self, point: OperatingPoint, table: Predictions):
         with pytest.raises(UsageError, match=r"test.csv: image '1-00000.png' is among the images"):
-            point.refuse_overlap(self.rows(table, patient=[f"new{i}" for i in range(40)]))
+            point.refuse_overlap(self.rows(table, patient=[f"new{i}" for i in range(40)]), KEY)
 
     def test_a_patient(self, point: OperatingPoint, table: Predictions):
-        with pytest.raises(UsageError, match=r"test.csv: 40 patients, such as '1-0'"):
-            point.refuse_overlap(self.rows(table, image=[f"new{i}" for i in range(40)]))
+        """Counted, and nobody is named."""
+        with pytest.raises(UsageError, match=r"test.csv: 40 patients of this table are among those") as raised:
+            point.refuse_overlap(self.rows(table, image=[f"new{i}" for i in range(40)]), KEY)
+        assert "1-0" not in str(raised.value)
+
+    def test_what_could_not_be_compared_is_said(self, point: OperatingPoint, table: Predictions):
+        """Without the key that they were tuned with, only the same table is recognised."""
+        test = self.rows(table)
+        for key, why in (
+            (None, "no patient key (--patient-key) was given for both"),
+            (OTHER, "with different patient"),
+        ):
+            said = point.refuse_overlap(test, key)
+            assert said.startswith(
+                "Whether a patient or an image is among those that the cut-offs were tuned on was not"
+            )
+            assert why in said
+        with pytest.raises(UsageError, match="has the images that the operating point was tuned on"):
+            point.refuse_overlap(table)
+        published = self.rows(table, image=[f"row-{i:02}" for i in range(40)], patient=[str(i) for i in range(40)])
+        assert "no patient key" in point.refuse_overlap(published, KEY), "numbers are no patients"
 
     def test_a_file_under_another_name_and_another_file_under_the_name(self, table: Predictions):
         """Where both sides have file digests they decide, not the names."""
-        digests = [f"{i:064x}" for i in range(400)]
+        digests = [hashlib.sha256(str(i).encode()).hexdigest() for i in range(400)]
         known = make_predictions(table.table.assign(sha256=digests), "tuning.csv", {})
-        point = make_operating_point((0.5,) * 4, checklist={}, tuned_on=known, promise={})
+        point = make_operating_point((0.5,) * 4, checklist={}, tuned_on=known, promise={}, key=KEY)
         anew = {"patient": [f"new{i}" for i in range(40)]}
         with pytest.raises(UsageError, match="image 'new0'"):
-            point.refuse_overlap(self.rows(known, image=[f"new{i}" for i in range(40)], **anew))
-        point.refuse_overlap(self.rows(known, sha256=[f"{i + 4000:064x}" for i in range(40)], **anew))
+            point.refuse_overlap(self.rows(known, image=[f"new{i}" for i in range(40)], **anew), None)
+        point.refuse_overlap(self.rows(known, sha256=[f"{i + 1:064x}"[::-1] for i in range(40)], **anew), KEY)
         with pytest.raises(UsageError, match="is among the images"):
-            point.refuse_overlap(self.rows(table, **anew))
+            point.refuse_overlap(self.rows(table, **anew), KEY)
 
 
 def brute_force(predictions: Predictions, wanted: float) -> tuple[tuple[float, float], float] | None:
@@ -416,3 +442,38 @@ class TestCommand:
         code, out, _ = drgate_tune(*files)
         assert (code, files[-1].exists()) == (1, False)
         assert out.startswith("No file written: sensitivity:pdr")
+
+
+class TestTestSet:
+    """What was looked at as a test set is not tuned on."""
+
+    @pytest.fixture
+    def log(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Log:
+        monkeypatch.chdir(tmp_path)
+        return Log(tmp_path / "looks.jsonl", key=KEY)
+
+    def test_is_refused(self, log: Log, table: Predictions):
+        log.look(table, "site-a", checklist_of(SCREENING), model="m")
+        part = make_predictions(table.table.iloc[:200], "part.csv", {})
+        with pytest.raises(UsageError, match=r"part.csv: 200 of its images are of the test set site-a, whose"):
+            tune(part, checklist_of(SCREENING), log=log)
+        renamed = make_predictions(table.table.assign(image="x" + table.table["image"]), "new.csv", {})
+        with pytest.raises(UsageError, match=r"new.csv: 400 of its patients are of the test set"):
+            tune(renamed, checklist_of(SCREENING), log=log)
+
+    def test_is_refused_from_the_usual_place_too(self, log: Log, table: Predictions, drgate: Any):
+        """By the command, in one sentence, with nothing written."""
+        Log().look(table, "site-a", checklist_of(SCREENING), model="m")
+        write_predictions(table, Path("tuning.csv"))
+        ended = drgate("tune", "tuning.csv", "--out", "point.json", "--spec", "screening-referable")
+        assert (ended.code, ended.out, ended.err.count("\n")) == (2, "", 1)
+        assert "400 of its images are of the test set site-a" in ended.err
+        assert not Path("point.json").exists()
+
+    def test_is_not_the_set_that_models_are_chosen_on(self, log: Log, table: Predictions):
+        """A validation split may be evaluated and then tuned on, until somebody logs it as a test set."""
+        log.look(table, "val", checklist_of(SCREENING), model="m", chosen_on=True)
+        assert isinstance(tune(table, checklist_of(SCREENING), log=log), OperatingPoint)
+        log.look(table, "val", checklist_of(SCREENING), model="another")
+        with pytest.raises(UsageError, match="are of the test set val"):
+            tune(table, checklist_of(SCREENING), log=log)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -26,7 +26,7 @@ from drgate.evaluate import evaluate
 from drgate.evaluation import Epoch, Estimate, Evaluation, File, HeldAgainst, Model, Spend, TestSet, Training
 from drgate.files import canonical_json
 from drgate.looks import Seen, take_look
-from drgate.predictions import Predictions, make_predictions, write_predictions
+from drgate.predictions import Predictions, make_predictions, published, write_predictions
 from drgate.verify import Verification
 from tests.support.evaluations import CONTENT, THIS_RUN, criterion, digest_of, evaluation, file_entry
 from tests.support.verbs import verified as verify
@@ -328,33 +328,114 @@ class TestEarlier:
 
 
 class TestModelFiles:
-    def test_the_certified_file_whatever_its_name(self, tmp_path, key):
-        """A file is known by its digest."""
+    """Names and digests together: `another` is exit code 2, missing or renamed 3."""
+
+    FILES: ClassVar = {
+        "model.onnx": (b"graph", "model"),
+        "model.onnx.data": (b"tensors", "data"),
+        "labels.json": (b"[]", "labels"),
+        "cuts.json": (b"{}", "cut_offs"),
+    }
+
+    @pytest.fixture
+    def whole(self, tmp_path, key) -> tuple[Path, Path]:
+        """The certificate of a model of four files, and the folder with them."""
+        files = tuple(file_entry(name, *file) for name, file in self.FILES.items())
+        folder = tmp_path / "model"
+        folder.mkdir()
+        for name, (content, _) in self.FILES.items():
+            (folder / name).write_bytes(content)
+        return written(tmp_path, evaluation(model=Model("onnx", "model.onnx", files, THIS_RUN)), key), folder
+
+    def test_the_model_with_all_its_files_beside_it(self, whole, key):
+        """Given the model's file or its folder, all others are found there."""
+        path, folder = whole
+        for given in (folder / "model.onnx", folder):
+            found = verify(path, trusted=[key.public], models=[given])
+            assert found.exit_code == 0
+            assert "All certified files are there." in found.checked
+            digest = hashlib.sha256(b"tensors").hexdigest()
+            assert (
+                f"{folder}/model.onnx.data is the certified file model.onnx.data (SHA-256 {digest})." in found.checked
+            )
+
+    def test_a_companion_elsewhere_can_be_given(self, whole, key, tmp_path):
+        """A file that is not beside the model, under its own name."""
+        path, folder = whole
+        moved = (folder / "cuts.json").rename(tmp_path / "cuts.json")
+        found = verify(path, trusted=[key.public], models=[folder / "model.onnx", moved])
+        assert found.exit_code == 0
+
+    def test_a_renamed_model_is_3(self, tmp_path, key):
         (tmp_path / "renamed.bin").write_bytes(b"weights")
         found = verify(written(tmp_path, evaluation(), key), trusted=[key.public], models=[tmp_path / "renamed.bin"])
-        assert found.exit_code == 0
-        digest = hashlib.sha256(b"weights").hexdigest()
-        assert f"renamed.bin is the certified file best_model.pth (SHA-256 {digest})." in said(found)
-        assert "All certified files are there." in found.checked
+        assert (found.exit_code, found.problems) == (3, ())
+        assert found.missing == (
+            f"{tmp_path}/renamed.bin is the certified file best_model.pth under another name; rename it to "
+            "best_model.pth.",
+        )
+        assert set(found.missing) < set(found.unchecked)
 
     def test_another_file_of_the_same_name(self, tmp_path, key):
         """One byte more is another model."""
         (tmp_path / "best_model.pth").write_bytes(b"weights.")
         found = verify(written(tmp_path, evaluation(), key), trusted=[key.public], models=[tmp_path / "best_model.pth"])
         assert found.exit_code == 2
+        assert "best_model.pth is another file than the certified best_model.pth" in said(found)
+
+    def test_another_file_of_another_name(self, tmp_path, key):
+        (tmp_path / "other.pth").write_bytes(b"other")
+        found = verify(written(tmp_path, evaluation(), key), trusted=[key.public], models=[tmp_path / "other.pth"])
+        assert found.exit_code == 2
         assert "The certificate is for another file than" in said(found)
 
-    def test_all_files_are_needed_for_all(self, tmp_path, key):
-        """A model of two files is not checked by one of them, and that is said."""
-        (tmp_path / "graph").write_bytes(b"graph")
-        (tmp_path / "tensors").write_bytes(b"tensors")
-        files = [file_entry("model.onnx", b"graph"), file_entry("model.onnx.data", b"tensors", "data")]
-        path = written(tmp_path, evaluation(model=Model("onnx", "model.onnx", tuple(files), THIS_RUN)), key)
-        one = verify(path, trusted=[key.public], models=[tmp_path / "graph"])
-        assert "Not given, so not compared: model.onnx.data." in one.unchecked
-        assert not any("All files" in sentence for sentence in one.checked)
-        both = verify(path, trusted=[key.public], models=[tmp_path / "graph", tmp_path / "tensors"])
-        assert "All certified files are there." in both.checked
+    @pytest.mark.parametrize("name", ["model.onnx.data", "labels.json", "cuts.json"])
+    def test_a_missing_or_renamed_companion_is_3(self, whole, key, name):
+        """Cut-offs and labels decide the grades like the weights: none may be absent."""
+        path, folder = whole
+        (folder / name).rename(folder / f"{name}.old")
+        for given in ([folder / "model.onnx"], [folder], [folder / "model.onnx", folder / f"{name}.old"]):
+            found = verify(path, trusted=[key.public], models=given)
+            assert (found.exit_code, found.problems) == (3, ())
+            assert len(found.missing) == 1
+            assert name in found.missing[0]
+            assert "All certified files are there." not in found.checked
+
+    def test_exchanged_names_are_2(self, whole, key):
+        """Both digests are certified, and still it is another model: files refer to each other by name."""
+        path, folder = whole
+        (folder / "labels.json").write_bytes(b"{}")
+        (folder / "cuts.json").write_bytes(b"[]")
+        for given in ([folder], [folder / "model.onnx"], [folder / name for name in self.FILES]):
+            found = verify(path, trusted=[key.public], models=given)
+            assert found.exit_code == 2
+            assert {"labels.json", "cuts.json"} == {Path(one.split()[0]).name for one in found.problems}
+
+    def test_a_good_companion_elsewhere_does_not_hide_the_one_beside_the_model(self, whole, key, tmp_path):
+        path, folder = whole
+        (tmp_path / "labels.json").write_bytes(b"[]")
+        (folder / "labels.json").write_bytes(b"[1]")
+        given = [folder / "model.onnx", tmp_path / "labels.json"]
+        assert verify(path, trusted=[key.public], models=given).exit_code == 2
+
+    def test_a_companion_is_not_the_model(self, whole, key, tmp_path):
+        """External data can be anything, such as another checkpoint; the certificate is not of it."""
+        path, folder = whole
+        alone = (folder / "model.onnx.data").rename(tmp_path / "model.onnx.data")
+        found = verify(path, trusted=[key.public], models=[alone])
+        assert found.exit_code == 3
+        assert "model.onnx is missing: the certificate covers it as the model." in found.missing
+
+    def test_cut_offs_that_the_certificate_does_not_know_are_2(self, whole, key):
+        """What runs the model would grade by them."""
+        path, folder = whole
+        (folder / "operating_point.json").write_text("{}")
+        assert verify(path, trusted=[key.public], models=[folder]).exit_code == 0, "it has certified cut-offs"
+        files = (file_entry("model.onnx", b"graph"),)
+        bare = written(path.parent, evaluation(model=Model("onnx", "model.onnx", files, THIS_RUN)), key)
+        found = verify(bare, trusted=[key.public], models=[folder / "model.onnx"])
+        assert found.exit_code == 2
+        assert "operating_point.json decides the grades of the model beside it" in said(found)
 
     def test_missing_file_is_one_sentence(self, tmp_path, key):
         """A file that was asked for and is not there is an error, not a gap."""
@@ -433,13 +514,13 @@ def rival() -> Predictions:
 def judged(table: Predictions, rival: Predictions) -> Evaluation:
     template = evaluation()
     made = evaluate(
-        table,
+        published(table, CHECKLIST),
         CHECKLIST,
         model=template.model,
         data=TestSet("clinic-a"),
         training=TRAINING,
         look=template.look,
-        baseline=rival,
+        baseline=published(rival),
     )
     assert made.verdict == "PASS"
     return made
@@ -615,13 +696,17 @@ class TestNumbers:
             "model": {"tensor_digest": f"sha256:{'1' * 64}"},
             "manifest": {"digest": f"sha256:{'2' * 64}", "images_digest": f"sha256:{'3' * 64}"},
         }
-        write_predictions(replace(table, provenance=provenance), folder / "predictions.parquet")
+        own = replace(table, provenance=provenance)
+        write_predictions(published(own, CHECKLIST), folder / "predictions.parquet")
         data = replace(judged.data, manifest_digest=f"sha256:{'2' * 64}", images_digest=f"sha256:{'3' * 64}")
         model = replace(judged.model, tensor_digest=f"sha256:{'1' * 64}")
         honest = replace(judged, data=data, model=model)
         found = verify(written(folder, honest, key), trusted=[key.public])
         assert "another model" not in said(found)
         assert (found.recomputed, found.bound) == (True, True)
+        write_predictions(own, folder / "own names.pq")
+        found = verify(written(folder, honest, key), trusted=[key.public], predictions=folder / "own names.pq")
+        assert (found.recomputed, found.bound) == (True, True), "the caller's own table is as good as the published one"
         for forged, what in (
             (replace(honest, model=replace(model, tensor_digest=f"sha256:{'4' * 64}")), "another model"),
             (replace(honest, data=replace(data, manifest_digest=f"sha256:{'4' * 64}")), "another test set"),
@@ -708,6 +793,11 @@ class TestNumbers:
             (("look", "time"), "yesterday", r"look\.time"),
             (("criteria", 0, "status"), "OBSERVED", "decides on the limits of intervals"),
             (("criteria", 0, "would_pass"), True, "would pass"),
+            (
+                ("spec", "content", "evidence"),
+                {"decide_on": "point"},
+                "is PASS, but the checklist decides on est",
+            ),
             (("criteria", 0, "shown"), True, "shown is given for FAIL"),
             (("spec", "content", "evidence"), {}, r"spec\.content: evidence should have decide_on"),
             (("spec", "content", "valid_days"), 10**12, r"spec\.content: valid_days"),

@@ -30,8 +30,10 @@ from drgate.errors import (
     UsageError,
 )
 from drgate.export import compare
+from drgate.files import sha256_file
 from drgate.judge import Judgement
 from drgate.manifest import load_manifest, split_by_patient
+from drgate.operating_point import load_operating_point, make_operating_point, write_operating_point
 from drgate.predictions import load_predictions, write_predictions
 from drgate.record import read_record, training_evidence
 from drgate.score import NoOutputWarning, score, softmax
@@ -148,6 +150,20 @@ class TestScoring:
         with pytest.raises(ManifestError, match="in the model's training set"):
             score(load_grader(place / "run" / "best_model.pth"), load_manifest(folder), workers=0)
 
+    def test_what_is_published_names_no_image_and_no_patient(self, place: Path, tmp_path: Path):
+        """Of byte-identical files there is a count alone."""
+        (folder := tmp_path / "new").mkdir()
+        for name in ("Smith-left.png", "Smith-copy.png"):
+            shutil.copy(place / "data" / "images" / "test-0-0.png", folder / name)
+        shutil.copy(place / "data" / "images" / "test-1-0.png", folder / "Jones.png")
+        rows = "image,grade,patient\nSmith-left.png,0,Smith 1961\nSmith-copy.png,0,Smith 1961\nJones.png,1,Jones 1950\n"
+        (folder / "labels.csv").write_text(rows)
+        grader = load_grader(place / "run" / "best_model.pth")
+        provenance = score(grader, load_manifest(folder), workers=0).provenance
+        expected = "1 image is a copy of another (byte-identical)."
+        assert expected in provenance["warnings"]
+        assert not [name for name in ("Smith", "Jones", "1961") if name in json.dumps(provenance)]
+
     def test_provenance_survives_the_file(self, place: Path, tmp_path: Path):
         predictions = score(
             load_grader(place / "run" / "best_model.pth"), load_manifest(place / "data").select("test"), workers=0
@@ -178,7 +194,7 @@ class TestJudging:
         assert (evaluation.training.spend.usd or 0) > 0
         assert (evaluation.model.tensor_digest or "").startswith("sha256:")
         assert any("Leakage beyond that: not checked." in line for line in evaluation.page_one)
-        assert any("no image of the model's training set is in the test set" in line for line in evaluation.page_one)
+        assert any("No image of the model's training set is in the test set" in line for line in evaluation.page_one)
 
     def test_same_look_same_bytes(self, place: Path, key: PrivateKey, certified: Judgement):
         """Judging the same model on the same images again gives the same certificate, byte for byte."""
@@ -306,7 +322,7 @@ class TestJudging:
         """One photograph under two patients' names is not two patients."""
         data = Path(shutil.copytree(place / "data", tmp_path / "data"))
         shutil.copy(data / "images" / "test-0-0.png", data / "images" / "test-0-1.png")
-        with pytest.raises(ManifestError, match="of patients test-0-0 and test-0-1"):
+        with pytest.raises(ManifestError, match="but of 2 patients"):
             judge(
                 place / "run" / "best_model.pth", checklist=LENIENT, data=data, looks=tmp_path / "l", out=tmp_path / "o"
             )
@@ -426,6 +442,7 @@ class TestExport:
             "report.md",
             "junit.xml",
         }
+        assert not (bundle / "names.csv").exists(), "the caller's own names of images stay at home"
 
     def test_onnx_computes_what_the_checkpoint_does(self, bundle: Path, place: Path):
         """A free batch dimension: any batch gives each image's logits, within rounding of the unmerged network."""
@@ -611,6 +628,122 @@ class TestExport:
             )
         assert refusal.value.exit_code == 1
         assert not (tmp_path / "bundle").exists()
+
+    def test_cut_offs_are_a_file_of_the_bundle(self, place: Path, key: PrivateKey, tmp_path: Path):
+        """Written before the exported model is judged, so the certificate covers the very file that will run."""
+        tuned_on = score(
+            load_grader(place / "run/best_model.pth"), load_manifest(place / "data").select("val"), workers=0
+        )
+        point = make_operating_point((0.5, 0.5, 0.5, 0.5), checklist={}, tuned_on=tuned_on, promise={})
+        model = Path(shutil.copy(place / "run/best_model.pth", tmp_path))
+        write_operating_point(point, tmp_path / "cuts.json")
+        checklist = parse_checklist(
+            {**LENIENT.content(), "name": "low", "criteria": [{"id": "accuracy", "at_least": 0.01}]}, "low.yaml"
+        )
+        settings: dict[str, Any] = {"data": place / "data", "checklist": checklist, "workers": 0, "key": key}
+        judged = judge(
+            model,
+            record=place / "run",
+            operating_point=tmp_path / "cuts.json",
+            looks=tmp_path / "l",
+            out=tmp_path / "o",
+            **settings,
+        )
+        certificate = judged.folder / "certificate.json"
+        assert [file.role for file in judged.evaluation.model.files] == ["model", "cut_offs"]
+        result = export(model, certificate=certificate, out=tmp_path / "bundle", trusted=[key.public], **settings)
+        (file,) = [file for file in result.judgement.evaluation.model.files if file.role == "cut_offs"]
+        assert file.name == "operating_point.json"
+        assert file.sha256 == sha256_file(result.folder / file.name)
+        assert load_operating_point(result.folder / file.name) == point
+        made = result.folder / "certificate.json"
+        assert verify(made, trusted=[key.public], models=[result.folder]).exit_code == 0
+        (result.folder / file.name).rename(tmp_path / "away.json")
+        assert verify(made, trusted=[key.public], models=[result.folder]).exit_code == 3
+        (result.folder / file.name).write_text((tmp_path / "away.json").read_text() + " ")
+        with pytest.raises(UsageError, match=r"decides the grades of model\.onnx wherever it runs"):
+            judge(result.folder / "model.onnx", looks=tmp_path / "l", out=tmp_path / "again", **settings)
+        (tmp_path / "cuts.json").unlink()
+        with pytest.raises(CertificateError, match=r"cuts\.json is missing: the certificate covers it as cut-offs"):
+            export(model, certificate=certificate, out=tmp_path / "other", trusted=[key.public], **settings)
+
+    def test_a_table_that_its_scorer_signed(self, place: Path, key: PrivateKey, tmp_path: Path, drgate: Any):
+        """`score --key`, `evaluate --scorer-key`, `export --scorer-key`; without the scorer's key, nothing."""
+        table, model = tmp_path / "p.parquet", place / "run" / "best_model.pth"
+        scorer = load_private_key(generate_key(tmp_path / "scorer", None)[0])
+        words = ("--data", place / "data", "--out", table, "--workers", 0, "--key", tmp_path / "scorer.pem")
+        ended = drgate("score", model, *words)
+        assert ended.code == 0, ended.err
+        assert "signed in" in ended.err
+        assert drgate("score", model, *words).code == 2, "neither table nor signature is overwritten"
+        judged = judge(
+            table,
+            checklist=LENIENT,
+            record=place / "run",
+            looks=tmp_path / "l",
+            key=key,
+            out=tmp_path / "o",
+            scorers=[scorer.public],
+        )
+        scoring = judged.evaluation.model.scoring
+        assert scoring is not None
+        assert (scoring.by, scoring.key) == ("signed", scorer.public.id)
+        given: dict[str, Any] = {
+            "certificate": judged.folder / "certificate.json",
+            "data": place / "data",
+            "checklist": LENIENT,
+            "trusted": [key.public],
+            "workers": 0,
+        }
+        with pytest.raises(NotCertified, match="no scorer's signature that you trust") as refusal:
+            export(model, out=tmp_path / "bundle", **given)
+        assert refusal.value.exit_code == 3
+        with pytest.raises(CertificateError, match="not among the scorers"):
+            export(model, out=tmp_path / "bundle", scorers=[key.public], **given)
+        assert export(model, out=tmp_path / "bundle", scorers=[scorer.public], **given).exported
+
+    def test_what_was_scored_elsewhere_only_where_that_is_allowed(
+        self, place: Path, key: PrivateKey, certified: Judgement, tmp_path: Path
+    ):
+        """A table names this very model, which nothing proves."""
+        write_predictions(certified.predictions, tmp_path / "p.parquet")
+        settings = {"checklist": LENIENT, "record": place / "run", "looks": tmp_path / "l", "key": key}
+        judged = judge(tmp_path / "p.parquet", out=tmp_path / "o", **settings)
+        assert judged.evaluation.verdict == "PASS"
+        assert judged.evaluation.headline.endswith("Scored elsewhere, not verified.")
+        self.only_if_allowed("scored_elsewhere", judged, LENIENT, place, key, tmp_path)
+
+    def test_what_is_observed_only_where_that_is_allowed(self, place: Path, key: PrivateKey, tmp_path: Path):
+        checklist = parse_checklist({**LENIENT.content(), "name": "o", "evidence": {"decide_on": "point"}}, "o.yaml")
+        judged = judge(
+            place / "run" / "best_model.pth",
+            checklist=checklist,
+            data=place / "data",
+            looks=tmp_path / "l",
+            key=key,
+            out=tmp_path / "o",
+            workers=0,
+        )
+        assert judged.evaluation.verdict == "OBSERVED"
+        self.only_if_allowed("observed", judged, checklist, place, key, tmp_path)
+
+    def only_if_allowed(
+        self, allow: str, judged: Judgement, checklist: Checklist, place: Path, key: PrivateKey, folder: Path
+    ) -> None:
+        """Refused with exit code 3; allowed, the next thing that is missing is the test set."""
+        given: dict[str, Any] = {
+            "certificate": judged.folder / "certificate.json",
+            "checklist": checklist,
+            "data": folder / "absent",
+            "out": folder / "bundle",
+            "trusted": [key.public],
+        }
+        for others in ([], [{"observed": "scored_elsewhere", "scored_elsewhere": "observed"}[allow]]):
+            with pytest.raises(NotCertified) as refusal:
+                export(place / "run" / "best_model.pth", allow=others, **given)
+            assert refusal.value.exit_code == 3
+        with pytest.raises(ManifestError, match="absent"):
+            export(place / "run" / "best_model.pth", allow=[allow], **given)
 
     def test_a_table_exports_nothing(
         self, place: Path, key: PrivateKey, tmp_path: Path, write_csv: Callable[..., Path]

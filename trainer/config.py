@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
-from drgate.errors import UsageError
+from drgate.errors import UsageError, brief
+from drgate.files import read_yaml
 
 YesNo = Literal["yes", "no"]
 
@@ -27,6 +26,7 @@ PLACE: Final = frozenset(
         "experiment_name",
         "num_workers",
         "cache_dir",
+        "patient_key",
         "checkpoint_frequency",
         "save_minutes",
         "usd_per_hour",
@@ -220,6 +220,11 @@ class TrainingConfig(BaseModel):
         description="Folder of decoded images, which are photographs of patients; none: store nothing. "
         "Default: DRGATE_CACHE, else the user's cache folder.",
     )
+    patient_key: str | None = Field(
+        None,
+        description="Patient key (drgate keygen --patients). With it, the checkpoint recognises training patients in a "
+        "later test set; without it, no patient is stored. Default: DRGATE_PATIENT_KEY.",
+    )
     track: Literal["none", "mlflow"] = Field("none", description="Mirror the record to MLflow during the run.")
     tracking_uri: str | None = Field(
         None, description="MLflow server or store. Default: MLFLOW_TRACKING_URI, else SQLite in the folder of runs."
@@ -266,7 +271,7 @@ def read_config(
         if problem["type"] == "missing":
             raise UsageError(f"{where} is missing. `drtrain --help` shows an example.") from error
         raise UsageError(
-            f"{where} is {problem['input']!r}: {_expected(name, problem['type'], problem['msg'])}."
+            f"{where} is {brief(problem['input'])}: {_expected(name, problem['type'], problem['msg'])}."
         ) from error
     if config.resume_from_checkpoint is not None and config.init_from is not None:
         raise UsageError(
@@ -276,12 +281,7 @@ def read_config(
 
 
 def _read_yaml(file: Path) -> dict[str, Any]:
-    try:
-        values = YAML(typ="safe", pure=True).load(file)
-    except FileNotFoundError as error:
-        raise UsageError(f"The configuration {file} does not exist.") from error
-    except (YAMLError, UnicodeDecodeError, OSError) as error:
-        raise UsageError(f"The configuration {file} is not valid YAML: {' '.join(str(error).split())}.") from error
+    values = read_yaml(file, "parameters of a training run", UsageError)
     if not isinstance(values, dict):
         raise UsageError(f"The configuration {file} does not consist of `parameter: value` lines.")
     return {str(name): value for name, value in values.items()}

@@ -183,10 +183,10 @@ def find_origin(config: TrainingConfig, base: Base) -> Origin:
         return Origin("base")
     how: How = "init_from" if config.init_from else "resume_from_checkpoint"
     file = fetch(named)
-    digest = sha256_file(file) if file.is_file() else ""
     # An older file does not store its alpha: use the given one, else twice its rank.
     alpha = config.lora_alpha if "lora_alpha" in config.model_fields_set else None
     checkpoint = load_any_checkpoint(file, base, alpha=alpha)
+    digest = checkpoint.file.sha256 if checkpoint.file else ""
     record = checkpoint.record or {}
     if how == "init_from":
         return Origin(how, named, digest, checkpoint, restored="only its weights; epochs count from 1")

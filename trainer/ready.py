@@ -8,6 +8,7 @@ A `Ready` is complete and frozen: `trainer.run` trains it, `trainer.preflight` m
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -18,10 +19,10 @@ import torch
 
 from drgate.checklist import Checklist, load_checklist
 from drgate.errors import TrainingError, UsageError
+from drgate.patients import PatientKey, load_patient_key
 from drgate.record import FILE, read_record
 from drgate.screen import tell
 from drgate.vision.base import Base, resolve_base
-from drgate.vision.fingerprint import shares_patients
 from drgate.vision.images import FUNDUS_SQUARE, Preprocessing, preprocessing
 from drgate.vision.network import architecture
 from drgate.vision.processes import Processes
@@ -42,6 +43,7 @@ class Ready:
     group: Processes
     folder: Path
     splits: Splits
+    patient_key: PatientKey | None
     base: Base
     preprocess: Preprocessing
     origin: Origin
@@ -136,6 +138,8 @@ def prepare(
     for text in config.decide:
         parse_decision(text)
     checklist = load_checklist(config.spec)
+    located = config.patient_key or os.environ.get("DRGATE_PATIENT_KEY")
+    key = load_patient_key(Path(located)) if located else None
     splits = load_splits(config.dataset, seed=config.seed)
     base = resolve_base(config.base)
     table = before = read_record(folder / FILE) if resume else None
@@ -154,6 +158,7 @@ def prepare(
         group=group,
         folder=folder,
         splits=splits,
+        patient_key=key,
         base=base,
         preprocess=preprocessing(FUNDUS_SQUARE, architecture(base.config)["image_size"]),
         origin=origin,
@@ -165,7 +170,7 @@ def prepare(
         runs=runs,
         again=again,
     )
-    _refuse(ready, resume=resume)
+    _refuse(ready, resume=resume, quiet=quiet)
     if origin.checkpoint is not None:
         tell(f"From {origin.source}: {origin.restored}.", quiet)
     for name, (there, here) in changed.items():
@@ -235,7 +240,7 @@ def _comparable(origin: Origin, splits: Splits, quiet: bool) -> Origin:
     return origin
 
 
-def _refuse(ready: Ready, *, resume: bool) -> None:
+def _refuse(ready: Ready, *, resume: bool, quiet: bool) -> None:
     """Raise DrgateError for a run that cannot start, or whose results could not be judged."""
     config, origin, folder = ready.config, ready.origin, ready.folder
     if resume:
@@ -246,7 +251,7 @@ def _refuse(ready: Ready, *, resume: bool) -> None:
             " including those that followed its last epoch to test stability. Give more epochs, or start from the"
             " weights alone with --init_from."
         )
-    _refuse_known_patients(ready)
+    _refuse_known_patients(ready, quiet)
     paid = (ready.before or {}).get("spend", {}).get("usd", 0.0)
     if paid is None and (config.budget_usd or config.project_budget_usd):
         raise TrainingError(
@@ -289,18 +294,20 @@ def _refuse_another_run(ready: Ready) -> None:
         )
 
 
-def _refuse_known_patients(ready: Ready) -> None:
+def _refuse_known_patients(ready: Ready, quiet: bool) -> None:
     """An ancestor that was trained on validation images makes every figure of this run too good."""
     origin, splits = ready.origin, ready.splits
     parent = origin.checkpoint.fingerprint if origin.checkpoint is not None and origin.how != "resume" else None
     if parent is None:
         return
+    if unchecked := parent.unchecked(ready.patient_key).replace("--patient-key", "--patient_key"):
+        tell(
+            f"Whether {origin.source} was trained on validation or test patients was not checked: {unchecked}.",
+            quiet,
+        )
     for rows, what in ((splits.val, "validation"), (splits.test, "test")):
-        if rows is None or not rows.patients_known:
-            continue
-        if shared := shares_patients(parent, rows.table["patient"]):
+        if rows is not None and (shared := parent.shared_patients(rows.table, ready.patient_key)):
             raise TrainingError(
-                f"{origin.source} was trained on {len(shared)} of the {what} patients ({', '.join(shared[:3])}"
-                f"{', ...' if len(shared) > 3 else ''}), so they cannot judge this run. Use the splits that the"
-                " checkpoint was trained on (for a data set without splits: its --seed)."
+                f"{origin.source} was trained on {shared} of the {what} patients, so they cannot judge this run. Use "
+                "the splits that the checkpoint was trained on (for a data set without splits: its --seed)."
             )

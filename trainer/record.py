@@ -27,6 +27,7 @@ from typing import Any, Final
 from drgate.errors import RecordError, UsageError
 from drgate.files import canonical_json
 from drgate.record import FILE, read_lines, read_record
+from trainer.attempts.ledger import record_files
 
 FORMAT: Final = "drgate-training-record 1"
 
@@ -171,7 +172,15 @@ class RunRecord:
 
 def _whole_lines(file: Path) -> int:
     """Bytes up to the end of the last complete line."""
-    return file.read_bytes().rfind(b"\n") + 1
+    with file.open("rb") as handle:
+        end = handle.seek(0, os.SEEK_END)
+        while end:
+            start = max(0, end - (1 << 16))
+            handle.seek(start)
+            if (found := handle.read(end - start).rfind(b"\n")) >= 0:
+                return start + found + 1
+            end = start
+    return 0
 
 
 def _paid(file: Path) -> tuple[float, float | None]:
@@ -235,7 +244,7 @@ def earlier_spend(folder: Path, runs: Path | None = None) -> dict[str, Any]:
     The cost is None if one of them is unknown.
     """
     own = folder.resolve()
-    files = sorted((own.parent if runs is None else runs).resolve().glob(f"*/{FILE}"))
+    files = record_files((own.parent if runs is None else runs).resolve())
     spent: list[float | None] = [_spent(file) for file in files if file.parent != own and not _is_baseline(file)]
     known = [usd for usd in spent if usd is not None]
     return {"earlier_attempts": len(spent), "earlier_usd": sum(known) if len(known) == len(spent) else None}

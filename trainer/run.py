@@ -170,7 +170,7 @@ def _fingerprint(ready: Ready, training: ImageSet) -> Fingerprint | None:
     if ready.origin.how == "resume" and parent is not None:
         return parent.fingerprint
     ancestors = [] if parent is None or parent.fingerprint is None else [parent.fingerprint]
-    return Fingerprint.build(training.hashes, ready.splits.train.table["patient"].dropna(), ancestors=ancestors)
+    return Fingerprint.build(training.hashes, ready.splits.train.table, ready.patient_key, ancestors)
 
 
 def _record(

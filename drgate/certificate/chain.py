@@ -8,16 +8,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
+from drgate import limits
 from drgate.errors import UsageError
 from drgate.evaluation import Evaluation, Favour, Moment, Overlap, Typed, read_as
-from drgate.files import digest_of
+from drgate.files import canonical_json, digest_of, parse_json
 
 
 def read_chain(data: bytes, origin: str) -> list[dict[str, Any]]:
@@ -28,50 +28,61 @@ def read_chain(data: bytes, origin: str) -> list[dict[str, Any]]:
     """
     entries: list[dict[str, Any]] = []
     previous = ""
+    if data.count(b"\n") > limits.LINES:
+        raise UsageError(f"{origin} has more than {limits.LINES} lines; expected a chain of looks.")
     for i, line in enumerate(data.splitlines() or [b""]):
         try:
-            entry = json.loads(line)
-            digest = entry.pop("digest")
-            if entry["previous"] != previous or digest != digest_of(entry) or (entry["kind"] == "chain") != (i == 0):
+            entry = parse_json(line, origin, "a chain of looks", UsageError)
+            content = {key: value for key, value in entry.items() if key != "digest"}
+            linked = entry["previous"] == previous and entry["digest"] == digest_of(content)
+            # Written in another form, the same line could be read as another by another reader.
+            if not linked or line != canonical_json(entry) or (entry["kind"] == "chain") != (i == 0):
                 raise ValueError
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as problem:
+        except (ValueError, TypeError, KeyError, AttributeError, UsageError) as problem:
             raise broken(origin, i) from problem
-        entries.append({**entry, "digest": digest})
-        previous = digest
+        entries.append(entry)
+        previous = entry["digest"]
     return entries
-
-
-def _power_of_two(cost: int) -> int:
-    if cost & (cost - 1):
-        raise ValueError("should be a power of two")
-    return cost
 
 
 @dataclass(frozen=True, slots=True)
 class Header(Typed):
-    """The first line of a chain: salt (hex) and cost of the scrypt hashes of its patients."""
+    """The first line of a chain."""
 
     kind: Literal["chain"]
-    format: Literal["drgate looks 2"]
-    salt: Annotated[str, Field(pattern="^[0-9a-f]{32}$")]
-    cost: Annotated[int, Field(ge=2, le=1 << 14), AfterValidator(_power_of_two)]
+    format: Literal["drgate looks 3"]
     previous: Literal[""]
     digest: str
 
 
 @dataclass(frozen=True, slots=True)
 class TestSetLine(Typed):
-    """A test set: base64 of 8 bytes an image and a patient, and the digest of both as `test_set`."""
+    """A test set, by `drgate.patients.Known`.
+
+    test_set: digest of its images. chosen_on: whether a model was selected on it, so that it is no test set. images:
+    base64 of 8 bytes for each that is known by its content, ascending. others: images known by name alone; names:
+    digest over their names together; of few, over their grades; none of a published table. key: id of the patient key;
+    with one, named: base64 of 8 bytes for each other image, in order; patients: of 16 bytes for each, ascending.
+    """
 
     __test__: ClassVar[bool] = False  # pytest collects classes by this name
 
     kind: Literal["test set"]
     test_set: str
     name: str
+    chosen_on: bool
     images: str
+    others: Annotated[int, Field(ge=0)]
+    names: str
+    key: Annotated[str, Field(pattern="^([0-9a-f]{8})?$")]
+    named: str
     patients: str
     previous: str
     digest: str
+
+
+_Image = Annotated[str, Field(pattern="^([0-9a-f]{16}|row-[0-9]{1,9})$")]
+_Character = Annotated[str, Field(pattern="^[-0-4]$")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +96,10 @@ class NamedChecklist(Typed):
 class LookLine(Typed):
     """One look in a chain, as `drgate.looks` writes it.
 
-    look, allowed, time, overlapping, regraded_count, favouring: as in `drgate.evaluation.Look`. test_set: its line.
-    model: digest of the tensors or of a table's rows, with the cut-offs. reference, predicted: a character an image.
-    regraded: image, former grade, new grade. rest: digest of what else decides a verdict.
+    look, allowed, time, overlapping, regraded_count, favouring, unlinked, patient_key: as in `drgate.evaluation.Look`.
+    test_set: its line. model: digest of the tensors, with the cut-offs, or of a table's answers. reference, predicted:
+    a character an image. regraded: image (its place among those known by name alone, where it has no content), former
+    grade, new grade. rest: by column, the digest of what else decides a verdict.
     """
 
     kind: Literal["look"]
@@ -100,20 +112,22 @@ class LookLine(Typed):
     spec: NamedChecklist
     reference: Annotated[str, Field(pattern="^[-0-4]*$")]
     predicted: Annotated[str, Field(pattern="^[-0-4]*$")]
-    rest: str
+    rest: dict[str, str]
     overlapping: tuple[Overlap, ...]
-    regraded: tuple[tuple[str, str, str], ...]
+    regraded: tuple[tuple[_Image, _Character, _Character], ...]
     regraded_count: Annotated[int, Field(ge=0)]
     favouring: tuple[Favour, ...]
+    unlinked: Annotated[int, Field(ge=0)]
+    patient_key: Annotated[str, Field(pattern="^([0-9a-f]{8})?$")]
     previous: str
     digest: str
 
 
 def chain_line(entry: dict[str, Any], origin: str) -> Header | TestSetLine | LookLine:
     """A line of a chain by its kind. Raises UsageError, naming `origin`, where drgate does not write such a line."""
-    kinds: dict[object, Any] = {"chain": Header, "test set": TestSetLine}
+    kinds: dict[str, Any] = {"chain": Header, "test set": TestSetLine}
     line: Header | TestSetLine | LookLine = read_as(
-        kinds.get(entry["kind"], LookLine), entry, origin, expected="a look that drgate logged", error=UsageError
+        kinds.get(str(entry["kind"]), LookLine), entry, origin, expected="a look that drgate logged", error=UsageError
     )
     return line
 
@@ -130,9 +144,11 @@ def logged_look(
     if at is None:
         return None, [], []
     own = (evaluation.model.parent or evaluation.model).tensor_digest
-    judged = own or evaluation.predictions_digest
-    expected = {"look": look.number, "model": judged if point is None else f"{judged} at {point.digest}"}
-    expected |= {key: getattr(look, key) for key in ("allowed", "time", "overlapping", "favouring", "regraded_count")}
+    expected: dict[str, Any] = {"look": look.number}
+    if own is not None:  # of a table: its answers, which `drgate.looks.is_look_at` compares
+        expected["model"] = own if point is None else f"{own} at {point.digest}"
+    names = ("allowed", "time", "overlapping", "favouring", "regraded_count", "unlinked", "patient_key")
+    expected |= {key: getattr(look, key) for key in names}
     try:
         line = chain_line(entries[at], "the line")
     except UsageError as problem:

@@ -18,7 +18,10 @@ import base64
 import contextlib
 import hashlib
 import os
+import selectors
 import subprocess
+import tempfile
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol
@@ -27,10 +30,11 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, utils
 
+from drgate import limits
 from drgate.errors import CertificateError, UsageError
 from drgate.files import read_limited
 
-MAX_KEY_BYTES: Final = 64 << 10
+MAX_KEY_BYTES: Final = limits.KEY_BYTES
 _ORDER: Final = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551  # of P-256: FIPS 186-5, SP 800-186
 _EXPECTED_PRIVATE: Final = "a private ECDSA P-256 key in PEM, as `drgate keygen` writes NAME.pem"
 _EXPECTED_PUBLIC: Final = "a public ECDSA P-256 key in PEM, as `drgate keygen` writes NAME.pub"
@@ -97,17 +101,20 @@ class CommandKey:
         """
         name = self.command[0] if self.command else "nothing"
         try:
-            ended = subprocess.run(self.command, input=data, stdout=subprocess.PIPE, check=False)
+            code, written = _answer(self.command, data)
         except (OSError, ValueError, IndexError) as problem:
             raise CertificateError(
                 f"The signing command {name!r} cannot be run ({getattr(problem, 'strerror', None) or problem})."
             ) from problem
-        if ended.returncode != 0:
+        if code is None:
             raise CertificateError(
-                f"The signing command {name!r} failed (exit code {ended.returncode}); nothing was signed."
+                f"The signing command {name!r} took longer than {limits.SIGNER_SECONDS:g} seconds or wrote more than "
+                f"{limits.SIGNATURE_BYTES >> 10} KB; nothing was signed."
             )
+        if code != 0:
+            raise CertificateError(f"The signing command {name!r} failed (exit code {code}); nothing was signed.")
         try:
-            signature = _lower(_der(ended.stdout))
+            signature = _lower(_der(written))
         except ValueError as problem:
             raise CertificateError(
                 f"The signing command {name!r} wrote no ECDSA P-256 signature; expected DER, or DER in base64 or PEM."
@@ -117,6 +124,30 @@ class CommandKey:
                 f"The signing command {name!r} signed other data, or with another key than {self.public.id}."
             )
         return signature
+
+
+def _answer(command: tuple[str, ...], data: bytes) -> tuple[int | None, bytes]:
+    """The exit code of a command and what it writes; no code where it was stopped because of its limits."""
+    written, until = b"", time.monotonic() + limits.SIGNER_SECONDS
+    with tempfile.TemporaryFile() as given, selectors.DefaultSelector() as ready:
+        given.write(data)
+        given.seek(0)
+        process = subprocess.Popen(command, stdin=given, stdout=subprocess.PIPE)
+        assert process.stdout is not None, "a pipe"
+        try:
+            ready.register(process.stdout, selectors.EVENT_READ)
+            # What the command started may keep the pipe open, so a read never waits longer than the limit.
+            while len(written) <= limits.SIGNATURE_BYTES and ready.select(max(0.0, until - time.monotonic())):
+                if not (part := os.read(process.stdout.fileno(), 1 << 16)):
+                    return process.wait(max(0.0, until - time.monotonic())), written
+                written += part
+            return None, b""
+        except subprocess.TimeoutExpired:
+            return None, b""
+        finally:
+            process.kill()
+            process.wait()
+            process.stdout.close()
 
 
 def _der(written: bytes) -> bytes:

@@ -13,9 +13,10 @@ import re
 from pathlib import Path
 from typing import Final
 
+from drgate.certificate.envelope import seal
 from drgate.certificate.keys import SigningKey
-from drgate.certificate.statement import MAX_BYTES, Certificate, Statement, make_statement, pre_authentication
-from drgate.errors import CertificateError, UsageError
+from drgate.certificate.statement import Certificate, Statement, make_statement
+from drgate.errors import UsageError
 from drgate.evaluation import Evaluation
 from drgate.files import refuse_existing
 
@@ -35,12 +36,7 @@ def certify(evaluation: Evaluation, key: SigningKey | None) -> tuple[bytes, byte
 
 def sign(statement: Statement, key: SigningKey) -> bytes:
     """A certificate: the statement with one signature. Each signer of a statement creates a certificate."""
-    certificate = Certificate(statement, key.public.id, key.sign(pre_authentication(statement.data))).to_bytes()
-    if len(certificate) > MAX_BYTES:
-        raise CertificateError(
-            f"The certificate would be larger than {MAX_BYTES >> 20} MB, the most that drgate reads."
-        )
-    return certificate
+    return seal(statement.data, key).to_bytes()
 
 
 def countersignature(path: Path, role: str, statement: Statement) -> Path:

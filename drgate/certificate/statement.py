@@ -14,7 +14,6 @@ format v0.3.
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import re
 from dataclasses import dataclass, field
@@ -22,7 +21,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from drgate.certificate.keys import check_signature_form
+from drgate.certificate.envelope import MAX_BYTES, STATEMENT_TYPE, Envelope, parse_envelope
 from drgate.errors import CertificateError, DrgateError
 from drgate.evaluation import CriterionResult, Estimate, Evaluation, Lineage, Outcome, Reference, plain_of
 from drgate.files import TIME_FORMAT, canonical_json, parse_json, parse_moment, read_limited
@@ -31,11 +30,7 @@ FORMAT: Final = 3
 """Number of the statement's form. It covers every word that `statement_bytes` writes: to change one is a new number,
 and statements of the older numbers must still come out as they were signed (but for 1 and 2, which no release wrote).
 """
-MAX_BYTES: Final = 16 << 20
-STATEMENT_TYPE: Final = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE: Final = "https://in-toto.io/attestation/test-result/v0.1"
-PAYLOAD_TYPE: Final = "application/vnd.in-toto+json"
-BUNDLE_TYPE: Final = "application/vnd.dev.sigstore.bundle.v0.3+json"
 
 NOT_A_MEDICAL_DEVICE: Final = (
     "drgate is not a medical device, and this certificate is neither a clearance nor an approval to diagnose or treat."
@@ -51,8 +46,7 @@ CERTIFICATE_BEGINS: Final = b'{"dsseEnvelope":'
 """How the one form of a statement and that of a certificate begin."""
 Result = Literal["PASSED", "WARNED", "FAILED"]
 
-_EXPECTED: Final = "a certificate or statement that drgate wrote, unchanged: get the original file"
-_HEX_SHA256: Final = re.compile(r"[0-9a-f]{64}")
+_EXPECTED: Final = "certificate.json or statement.json as drgate wrote it, unchanged: get the original file"
 _CONTENT_SHA256: Final = re.compile(r"sha256:[0-9a-f]{64}")
 
 
@@ -124,25 +118,14 @@ class Certificate:
     key_id: str
     signature: bytes = field(repr=False)
 
+    @property
+    def envelope(self) -> Envelope:
+        """The signature with the bytes that it covers."""
+        return Envelope(self.statement.data, self.key_id, self.signature)
+
     def to_bytes(self) -> bytes:
         """The file: a Sigstore bundle v0.3 in its one form."""
-        return canonical_json(
-            {
-                "mediaType": BUNDLE_TYPE,
-                "verificationMaterial": {"publicKey": {"hint": self.key_id}},
-                "dsseEnvelope": {
-                    "payload": base64.b64encode(self.statement.data).decode(),
-                    "payloadType": PAYLOAD_TYPE,
-                    "signatures": [{"keyid": self.key_id, "sig": base64.b64encode(self.signature).decode()}],
-                },
-            }
-        )
-
-
-def pre_authentication(payload: bytes, payload_type: str = PAYLOAD_TYPE) -> bytes:
-    """The bytes that a signature covers: DSSE's pre-authentication encoding (PAE) of type and payload."""
-    kind = payload_type.encode()
-    return b"DSSEv1 %d %b %d %b" % (len(kind), kind, len(payload), payload)
+        return self.envelope.to_bytes()
 
 
 def statement_bytes(evaluation: Evaluation) -> bytes:
@@ -278,32 +261,9 @@ def parse_certificate(data: bytes, origin: str) -> Certificate:
     Raises CertificateError for anything but the one byte form: spare base64 bits, white space, duplicate, unknown or
     unsigned fields, another key hint, several signatures; and for what `parse_statement` refuses.
     """
-    bundle = _parse(data, origin)
-    envelope = _at(bundle, "dsseEnvelope")
-    if envelope is None:
-        what = "an evaluation" if _at(bundle, "verdict") else "another kind of file"
-        raise CertificateError(f"{origin} is {what}, not a certificate; give certificate.json or statement.json.")
-    try:
-        signature = envelope["signatures"][0]
-        key_id = bundle["verificationMaterial"]["publicKey"]["hint"]
-        payload = base64.b64decode(envelope["payload"], validate=True)
-        signed = base64.b64decode(signature["sig"], validate=True)
-        known = _HEX_SHA256.fullmatch(key_id) is not None
-    except (KeyError, IndexError, TypeError, AttributeError, ValueError) as problem:
-        raise CertificateError(f"{origin} is not a Sigstore bundle v0.3; expected {_EXPECTED}.") from problem
-    if not known:
-        raise CertificateError(f"{origin} names no key; expected the SHA-256 of one, in lower-case hex, as key hint.")
-    try:
-        check_signature_form(signed)
-    except CertificateError as problem:
-        raise CertificateError(f"{origin}: {problem}") from problem
-    certificate = Certificate(parse_statement(payload, f"The statement in {origin}"), key_id, signed)
-    if certificate.to_bytes() != data:
-        raise CertificateError(
-            f"{origin} is not in its canonical form: it holds something that is not signed, or "
-            "was rewritten. Do not rely on it; get the original file."
-        )
-    return certificate
+    envelope = parse_envelope(data, origin, "a certificate", _EXPECTED)
+    statement = parse_statement(envelope.payload, f"The statement in {origin}")
+    return Certificate(statement, envelope.key_id, envelope.signature)
 
 
 def read_certificate(path: Path) -> Certificate | Statement:

@@ -18,12 +18,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
+from drgate import limits
 from drgate.certificate.keys import PublicKey
-from drgate.certificate.statement import Certificate, Statement, pre_authentication
+from drgate.certificate.statement import Certificate, Statement
 from drgate.errors import CertificateError
 from drgate.files import read_limited
 
-MAX_BYTES: Final = 1 << 20
+MAX_BYTES: Final = limits.LIST_BYTES
 CLOCK_SKEW: Final = timedelta(hours=1)
 """How far in the future, by the reader's clock, a statement may be dated."""
 
@@ -43,13 +44,16 @@ class Revocations:
     def against(self, read: Certificate | Statement) -> tuple[str, ...]:
         """Why this is revoked, in sentences; empty where it is not.
 
-        A statement is revoked by its own digest or by that of the statement its model was exported under. A certificate
-        is also revoked by its signer's key, because nothing proves that it was signed before the key was lost.
+        A statement is revoked by its own digest, by that of the statement its model was exported under, and by the key
+        and the statement of whoever signed its table. A certificate is also revoked by its signer's key, because
+        nothing proves that it was signed before the key was lost.
         """
         statement = read.statement
         named = [(statement.digest, "The statement")]
         if parent := statement.evaluation.model.parent:
             named.append((parent.statement, "The statement of the model that it was exported from"))
+        if (scoring := statement.evaluation.model.scoring) and scoring.key and scoring.statement:
+            named += [(scoring.key, "The scorer's key"), (scoring.statement, "The scorer's statement")]
         if isinstance(read, Certificate):
             named.append((read.key_id, f"The key {read.key_id}"))
         return tuple(f"{what} is revoked: {self.reasons[name]}" for name, what in named if name in self.reasons)
@@ -92,9 +96,7 @@ def parse_revocations(lines: Iterable[str], origin: str) -> Revocations:
 
 def signer(certificate: Certificate, trusted: Iterable[PublicKey]) -> PublicKey | None:
     """The trusted key that signed the certificate, if any."""
-    signed = pre_authentication(certificate.statement.data)
-    candidates = (key for key in trusted if key.id == certificate.key_id)
-    return next((key for key in candidates if key.verifies(certificate.signature, signed)), None)
+    return certificate.envelope.signer(trusted)
 
 
 def roles(

@@ -140,6 +140,9 @@ def run(app: typer.Typer, name: str, arguments: list[str] | None = None) -> None
     except OSError as problem:
         complain(name, f"{problem.filename or 'a file'}: {problem.strerror or problem}.")
         code = ExitCode.REFUSED
+    except MemoryError:
+        complain(name, "there is not enough memory for this; use a smaller table or a machine with more memory.")
+        code = ExitCode.REFUSED
     except Exception as problem:
         code = ExitCode.REFUSED  # never FAILED, which means that a criterion failed
         if type(problem).__name__ == "NoArgsIsHelpError":
@@ -147,13 +150,19 @@ def run(app: typer.Typer, name: str, arguments: list[str] | None = None) -> None
         elif hasattr(problem, "format_message"):  # typer's usage errors, whatever module they live in
             complain(name, _usage(problem, app, given))
         else:
-            traceback.print_exc()
+            _trace(problem)
             complain(name, "this is a defect of the program; please report what is above.")
     try:
         sys.stdout.flush()
     except BrokenPipeError:
         code = _unread()
     sys.exit(int(code) if isinstance(code, int) else ExitCode.PASSED.value)
+
+
+def _trace(problem: BaseException) -> None:
+    """Where a defect is, without the exceptions' texts, which may repeat a patient's cell."""
+    sys.stderr.writelines(traceback.format_tb(problem.__traceback__))
+    sys.stderr.write(f"{type(problem).__name__}\n")
 
 
 def _unread() -> int:

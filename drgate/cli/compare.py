@@ -8,7 +8,15 @@ from typing import Annotated
 
 import typer
 
-from drgate.cli.options import FormatOption, QuietOption
+from drgate.cli.options import (
+    ChecklistOption,
+    FormatOption,
+    LooksOption,
+    LookTimeOption,
+    PatientKeyOption,
+    QuietOption,
+    patient_key,
+)
 from drgate.screen import Format, emit, tell
 
 HELP = """Compare two models on the same images: is A non-inferior to B in accuracy?
@@ -16,6 +24,9 @@ HELP = """Compare two models on the same images: is A non-inferior to B in accur
 Every difference A - B is paired by image, and its interval allows for several images of one patient. Exit code 0 A is
 shown to be non-inferior to B at the margin, 1 A is shown to be worse by more than the margin, 2 the tables cannot be
 compared, 3 neither is shown.
+
+Each model takes one look at these images, logged before any number is computed, unless it was looked at before. The
+checklist limits how many looks are allowed. To choose a model, compare on a validation split.
 
 \b
 Example:
@@ -41,15 +52,21 @@ def command(
             "[default: up to two images per patient are assumed]",
         ),
     ] = False,
+    spec: ChecklistOption = "medical-grade",
+    looks: LooksOption = None,
+    time: LookTimeOption = None,
+    patients: PatientKeyOption = None,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FILE", help="Also write a report (.md) or the numbers (.json).")
     ] = None,
     format: FormatOption = Format.human,
     quiet: QuietOption = False,
 ) -> int:
+    from drgate.checklist import load_checklist
     from drgate.compare import compare
     from drgate.errors import UsageError
     from drgate.files import refuse_existing, write_atomically
+    from drgate.looks import Log
     from drgate.predictions import load_predictions
     from drgate.report import compare as compare_page
 
@@ -63,6 +80,8 @@ def command(
     comparison = compare(
         load_predictions(first),
         load_predictions(second),
+        load_checklist(spec),
+        log=Log(looks, time, patient_key(patients)),
         margin=margin,
         level=level,
         one_image_per_patient=one_image_per_patient,

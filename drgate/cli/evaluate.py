@@ -14,11 +14,16 @@ from drgate.cli.options import (
     DataOption,
     FormatOption,
     KeyOption,
+    LooksOption,
+    LookTimeOption,
+    PatientKeyOption,
     PublicKeyOption,
     QuietOption,
+    ScorerKeyOption,
     SignCommandOption,
     SplitOption,
     WorkersOption,
+    patient_key,
     signing_key,
 )
 from drgate.screen import Format, emit, progress, tell
@@ -26,20 +31,27 @@ from drgate.screen import Format, emit, progress, tell
 HELP = """Judge a model, or a table of predictions, by a checklist.
 
 Writes a folder with the report (report.html, report.md, junit.xml), the results (evaluation.json, statement.json), the
-predictions (predictions.parquet) and, with --key, the signed certificate (certificate.json). Exit code 0 PASS, 1 FAIL,
-2 could not be judged, 3 INSUFFICIENT or OBSERVED. OBSERVED with a checklist that only tries a pipeline, such as smoke,
-is 0.
+predictions (predictions.parquet, predictions.scored.json if their scorer signed them) and, with --key, the signed
+certificate (certificate.json). These files name an image by the first 16 hex digits of its SHA-256 (row-N where the
+table has none) and number the patients; names.csv leads back to your names, so do not publish it (the folder's
+.gitignore lists it). Exit code 0 PASS, 1 FAIL, 2 could not be judged, 3 INSUFFICIENT or OBSERVED. OBSERVED with a
+checklist that only tries a pipeline, such as smoke, is 0.
 
 Each model that is evaluated takes one look at the test images. The look is logged before any result is computed. The
 checklist limits how many looks are allowed. Keep the log under version control. The log contains the reference grades:
 store it only where readers may see them.
+
+A table names the model that scored it, but anybody could have written that. If the scorer signed the table (drgate
+score --key), give the scorer's public key with --scorer-key. Otherwise the certificate says that the images were scored
+elsewhere, and neither export nor the gate accepts it. Cut-offs (--operating-point) become a file of the model: keep
+them beside it.
 
 \b
 Examples:
   drgate evaluate runs/first/best_model.pth --data eyepacs --split test
   drgate evaluate best_model.pth --data labels.csv --key keys/clinical.pem --out reports/release-3
   drgate evaluate predictions.csv --spec mine.yaml --record history.csv --format json
-  drgate evaluate scored.parquet --grades grades.csv
+  drgate evaluate scored.parquet --grades grades.csv --scorer-key keys/scoring.pub
 """
 
 
@@ -93,6 +105,7 @@ def command(
             help="Cut-offs that drgate tune wrote, chosen on images of other patients.",
         ),
     ] = None,
+    scorer_key: ScorerKeyOption = None,
     interval: Annotated[
         Interval | None,
         typer.Option(
@@ -100,16 +113,9 @@ def command(
             help="Kind of interval shown in the terminal only; everything else uses the checklist's.",
         ),
     ] = None,
-    looks: Annotated[
-        Path | None,
-        typer.Option(
-            "--looks", metavar="FILE", help="Log of the looks at this test set. [reports/looks/<test set>.jsonl]"
-        ),
-    ] = None,
-    time: Annotated[
-        str | None,
-        typer.Option("--time", metavar="UTC", help="Time to log for a new look, such as 2026-01-31T09:00:00Z. [now]"),
-    ] = None,
+    looks: LooksOption = None,
+    time: LookTimeOption = None,
+    patients: PatientKeyOption = None,
     previous: Annotated[
         Path | None,
         typer.Option(
@@ -127,9 +133,10 @@ def command(
     format: FormatOption = Format.human,
     quiet: QuietOption = False,
 ) -> int:
+    from drgate.certificate.keys import load_public_key
     from drgate.checklist import load_checklist
     from drgate.errors import UsageError
-    from drgate.judge import Evidence, Output, Source, Test, judge, shown_with
+    from drgate.judge import Evidence, Output, Source, Test, judge, own_names, shown_with
     from drgate.report.evaluation import terminal
 
     private = signing_key(key, sign_command, public_key)
@@ -140,16 +147,16 @@ def command(
         )
     with progress("Scoring", quiet) as scoring:
         judgement = judge(
-            Source(source, base, workers),
+            Source(source, base, workers, [load_public_key(path) for path in scorer_key or ()]),
             load_checklist(spec),
-            test=Test(data, split, grades, looks, time),
+            test=Test(data, split, grades, looks, time, patient_key(patients)),
             evidence=Evidence(record, selected_epoch, baseline, previous, operating_point),
             output=Output(out, private, force),
             progress=scoring,
         )
     evaluation = judgement.evaluation
-    shown = evaluation if interval is None else shown_with(judgement, interval.value, baseline)
-    emit(shown.to_json(), lambda console: terminal.render(shown, console), format, quiet)
+    shown = evaluation if interval is None else shown_with(judgement, interval.value)
+    emit(shown.to_json(), lambda console: terminal.render(shown, console, own_names(judgement.folder)), format, quiet)
     if interval is not None:
         tell(
             f"Shown with {interval.value} intervals. By the checklist's own the verdict is {evaluation.verdict}.",
@@ -159,5 +166,11 @@ def command(
     allowed = f"{'; only' if look.used_up else ' of'} {look.allowed} allowed"
     tell(f"Look {look.number}{allowed} at these images, logged in {judgement.looks}.", quiet)
     signature = "signed" if judgement.signed else "not signed (no --key): export and gate do not accept it"
+    if evaluation.model.scoring and evaluation.model.scoring.by == "elsewhere":
+        tell(
+            "Nothing proves that this model gave these answers, so export and gate do not accept them: have the scorer "
+            "sign the table (drgate score --key) and give --scorer-key, or evaluate the model itself.",
+            quiet,
+        )
     tell(f"Report: {judgement.folder / 'report.html'}; certificate {signature}.", quiet)
     return evaluation.exit_code

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +17,7 @@ from drgate.cli.options import (
     PublicKeyOption,
     QuietOption,
     RevokedOption,
+    ScorerKeyOption,
     SignCommandOption,
     SplitOption,
     WorkersOption,
@@ -26,14 +28,20 @@ from drgate.screen import Format, emit, progress, tell
 HELP = """Export a certified checkpoint as an ONNX bundle. The exported model is scored and judged again.
 
 Needs a certificate of this very file, with the verdict PASS, signed by a key that you trust (--trusted-key, or your own
---key). Exit code 0 exported; 1 or 3 the certificate or the exported model does not pass (1 failed, 3 not enough
-evidence); 2 a file cannot be read, or the certificate is of another model or checklist.
+--key). The evaluation must have scored the model itself, or a scorer that you trust (--scorer-key) signed the table.
+--allow accepts more. Exit code 0 exported; 1 or 3 the certificate or the exported model does not pass (1 failed, 3 not
+enough evidence); 2 a file cannot be read, or the certificate is of another model or checklist.
 
 \b
 Example:
   drgate export best_model.pth --certificate reports/release-3/certificate.json --data eyepacs \\
                 --key keys/clinical.pem --out bundle
 """
+
+
+class Allow(StrEnum):
+    observed = "observed"
+    scored_elsewhere = "scored_elsewhere"
 
 
 def command(
@@ -57,6 +65,15 @@ def command(
     allow_unsigned: Annotated[
         bool, typer.Option("--allow-unsigned", help="Accept an unsigned statement. The bundle is then unsigned too.")
     ] = False,
+    scorer_key: ScorerKeyOption = None,
+    allow: Annotated[
+        list[Allow] | None,
+        typer.Option(
+            "--allow",
+            help="Also accept a verdict OBSERVED, or a model of which nothing proves that it gave the answers; may be "
+            "repeated.",
+        ),
+    ] = None,
     workers: WorkersOption = None,
     format: FormatOption = Format.human,
     quiet: QuietOption = False,
@@ -81,9 +98,14 @@ def command(
             load_checklist(spec),
             out,
             test=Test(data, split),
-            trust=Trust(trusted, None if revoked is None else load_revocations(revoked)),
+            trust=Trust(
+                trusted,
+                None if revoked is None else load_revocations(revoked),
+                scorers=[load_public_key(path) for path in scorer_key or ()],
+            ),
             key=signer,
             allow_unsigned=allow_unsigned,
+            allow=[one.value for one in allow or ()],
             progress=scoring,
         )
     evaluation = bundle.judgement.evaluation
@@ -92,9 +114,9 @@ def command(
         f"On {bundle.compared} images, the logits of both models differ by at most {bundle.largest_difference:.1e}. "
         + (
             f"Bundle: {bundle.folder}"
-            if evaluation.exit_code == 0
+            if bundle.exported
             else f"Not exported. The report with the reasons: {bundle.folder}"
         ),
         quiet,
     )
-    return evaluation.exit_code
+    return 0 if bundle.exported else evaluation.exit_code

@@ -43,6 +43,7 @@ def command(
     format: FormatOption = Format.human,
     quiet: QuietOption = False,
 ) -> int:
+    _clear([written for written in (junit, comment) if written is not None])
     from drgate.errors import DrgateError
     from drgate.files import write_atomically
     from drgate.gate.findings import refused
@@ -51,9 +52,6 @@ def command(
 
     # For some thousand rows the threads of a linear algebra library cost more time than they save.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    for written in (junit, comment):
-        if written is not None:  # the change may hold files with these names, which are not this report
-            written.unlink(missing_ok=True)
     try:
         report = gate(Path(), base_ref=base_ref_of(base_ref), policy=policy)
     except DrgateError as problem:
@@ -77,3 +75,23 @@ def command(
         with summary.open("a", encoding="utf-8") as handle:
             handle.write(drawn.markdown(report, limit=room))
     return report.exit_code
+
+
+def _clear(reports: list[Path]) -> None:
+    """Remove what is there under the names of the reports: the change may hold such files, which are not this report.
+
+    Raises UsageError, once all files and links are gone, where a folder is in the way or a folder on the way is a link.
+    """
+    from drgate.errors import UsageError, visible
+
+    problems = []
+    for report in reports:
+        links = [] if report.is_absolute() else [parent for parent in report.parents if parent.is_symlink()]
+        if links:
+            problems.append(f"{visible(links[0])} is a symbolic link, so {visible(report)} is not written through it")
+        elif report.is_dir() and not report.is_symlink():
+            problems.append(f"{visible(report)} is a folder, so no report can be written there")
+        elif report.is_symlink() or report.exists():
+            report.unlink()
+    if problems:
+        raise UsageError(f"{'; '.join(problems)}. Remove it from the change, or name a file outside the repository.")

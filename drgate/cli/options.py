@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from drgate.errors import UsageError
+from drgate.files import read_beginning
 from drgate.screen import Format
 
 if TYPE_CHECKING:
     from drgate.certificate.keys import SigningKey
+    from drgate.patients import PatientKey
 
 
 FormatOption = Annotated[
@@ -61,10 +63,37 @@ SignCommandOption = Annotated[
 PublicKeyOption = Annotated[
     Path | None, typer.Option("--public-key", metavar="PUB", help="Public key that belongs to --sign-command.")
 ]
+PatientKeyOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--patient-key",
+        metavar="FILE",
+        envvar="DRGATE_PATIENT_KEY",
+        show_envvar=True,
+        help="Patient key (drgate keygen --patients), by which patients of several sets are compared. Without it no "
+        "patient is stored or compared.",
+    ),
+]
+LooksOption = Annotated[
+    Path | None,
+    typer.Option("--looks", metavar="FILE", help="Log of the looks at this test set. [reports/looks/<test set>.jsonl]"),
+]
+LookTimeOption = Annotated[
+    str | None,
+    typer.Option("--time", metavar="UTC", help="Time to log for a new look, such as 2026-01-31T09:00:00Z. [now]"),
+]
 RevokedOption = Annotated[
     Path | None,
     typer.Option(
         "--revoked", metavar="FILE", help="Revocation list: one key id or statement digest per line, then the reason."
+    ),
+]
+ScorerKeyOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--scorer-key",
+        metavar="PUB",
+        help="Public key that you trust to score: it must have signed the table (drgate score --key); may be repeated.",
     ),
 ]
 PolicyOption = Annotated[
@@ -93,6 +122,15 @@ WorkersOption = Annotated[
         show_default=False,
     ),
 ]
+
+
+def patient_key(path: Path | None) -> PatientKey | None:
+    """The key in the file of `--patient-key` or DRGATE_PATIENT_KEY."""
+    if path is None:
+        return None
+    from drgate.patients import load_patient_key
+
+    return load_patient_key(path)
 
 
 def required_key(given: str | None, sign_command: str | None, public_key: Path | None) -> SigningKey:
@@ -130,7 +168,7 @@ def signing_key(
             "--key (or DRGATE_KEY) is neither an existing file nor a key in PEM form. drgate keygen --out NAME creates "
             "NAME.pem."
         )
-    if passphrase is None and b"ENCRYPTED" in path.read_bytes()[:64] and sys.stdin.isatty():
+    if passphrase is None and b"ENCRYPTED" in read_beginning(path, 64, "a key", UsageError) and sys.stdin.isatty():
         passphrase = typer.prompt(f"Passphrase of {path}", hide_input=True, err=True).encode()
     return load_private_key(path, passphrase)
 

@@ -13,7 +13,8 @@ from drgate.screen import Format
 
 HELP = """Create the report of an evaluation again, from evaluation.json, statement.json or certificate.json.
 
-The report of a certificate is made from the signed bytes. With --key PUB it is made only if that key signed them.
+The report of a certificate is made from the signed bytes. With --key PUB it is made only if that key signed them. A
+terminal shows your own names of the images where names.csv is beside the file; reports that are written never do.
 
 \b
 Examples:
@@ -47,7 +48,7 @@ def command(
     from drgate.certificate.keys import load_public_key
     from drgate.errors import UsageError
     from drgate.files import refuse_existing, write_atomically
-    from drgate.judge import read_evaluation
+    from drgate.judge import own_names, read_evaluation
     from drgate.report.evaluation import html, junit, markdown, terminal
     from drgate.screen import emit
 
@@ -59,7 +60,8 @@ def command(
         refuse_existing(out, "choose another name with --out, or --force to replace it")
     found, signature = read_evaluation(evaluation, [load_public_key(path) for path in key or ()])
     if kind is Kind.terminal:
-        emit(found.to_json(), lambda screen: terminal.render(found, screen), format)
+        names = own_names(evaluation if evaluation.is_dir() else evaluation.parent)
+        emit(found.to_json(), lambda screen: terminal.render(found, screen, names), format)
         return 0
     text = {
         Kind.html: lambda: html.render(found, certificate=signature),

@@ -13,6 +13,7 @@ from drgate.cli.options import (
     PublicKeyOption,
     QuietOption,
     RevokedOption,
+    ScorerKeyOption,
     SignCommandOption,
     required_key,
 )
@@ -56,6 +57,7 @@ def command(
             help="Predictions to check it against. [the matching table beside the certificate]",
         ),
     ] = None,
+    scorer_key: ScorerKeyOption = None,
     revoked: RevokedOption = None,
     yes: Annotated[bool, typer.Option("--yes", help="Sign without asking; the report is still shown.")] = False,
     format: FormatOption = Format.human,
@@ -86,6 +88,7 @@ def command(
         Trust(
             [load_public_key(path) for path in trusted_key or ()],
             None if revoked is None else load_revocations(revoked),
+            scorers=[load_public_key(path) for path in scorer_key or ()],
         ),
         Given(predictions=predictions),
         read=read,

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from drgate.cli.options import ChecklistOption, FormatOption, QuietOption, SplitOption
+from drgate.cli.options import (
+    ChecklistOption,
+    FormatOption,
+    LooksOption,
+    PatientKeyOption,
+    QuietOption,
+    SplitOption,
+    patient_key,
+)
 from drgate.screen import Format, emit, tell
 
 if TYPE_CHECKING:
@@ -20,8 +28,8 @@ passing on the planned test set is at least the checklist's planned power. Of al
 specificity are chosen. Sensitivity is then close to the minimum that the checklist requires: raise that minimum if you
 want more.
 
-Tune on other patients than you test on. Exit code 0 written, 1 no cut-offs meet all criteria (nothing is written),
-2 the command could not do its work.
+Tune on other patients than you test on. A table with images of a test set that is in the log of looks is refused.
+Exit code 0 written, 1 no cut-offs meet all criteria (nothing is written), 2 the command could not do its work.
 
 \b
 Examples:
@@ -45,12 +53,15 @@ def command(
         ),
     ] = None,
     split: SplitOption = "test",
+    looks: LooksOption = None,
+    patients: PatientKeyOption = None,
     format: FormatOption = Format.human,
     quiet: QuietOption = False,
 ) -> int:
     from drgate.checklist import load_checklist
     from drgate.errors import ANSWERS
     from drgate.files import refuse_existing
+    from drgate.looks import Log
     from drgate.manifest import load_manifest
     from drgate.operating_point import write_operating_point
     from drgate.predictions import load_predictions
@@ -62,7 +73,7 @@ def command(
     if test is not None and test.table["split"].notna().any():
         test = test.select(split)
     tuning, checklist = load_predictions(predictions), load_checklist(spec)
-    found = tune(tuning, checklist, test=test)
+    found = tune(tuning, checklist, test=test, log=Log(looks, key=patient_key(patients)))
     if isinstance(found, Infeasible):
         emit(
             found.to_json(),

@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from drgate.cli.options import BaseOption, DataOption, FormatOption, QuietOption, RevokedOption, WorkersOption
+from drgate.cli.options import (
+    BaseOption,
+    DataOption,
+    FormatOption,
+    QuietOption,
+    RevokedOption,
+    ScorerKeyOption,
+    WorkersOption,
+)
 from drgate.screen import Format, emit, progress
 
 if TYPE_CHECKING:
@@ -19,8 +27,12 @@ if TYPE_CHECKING:
 HELP = """Check a certificate: signature, age, model files, checklist, and all numbers, recomputed from the predictions.
 
 Lists what was checked and what could not be checked. Exit code 0 genuine and PASS; 1 genuine and FAIL; 2 not genuine,
-expired, revoked, or contradicted by a file that you gave; 3 INSUFFICIENT, OBSERVED, unsigned, or no trusted key given.
-A genuine OBSERVED with a checklist that only tries a pipeline, such as smoke, is 0.
+expired, revoked, or contradicted by a file that you gave; 3 INSUFFICIENT, OBSERVED, unsigned, no trusted key given, or
+a file of the model is missing or renamed. A genuine OBSERVED with a checklist that only tries a pipeline, such as
+smoke, is 0.
+
+--model takes the model's file or its folder. Every certified file, such as weights, preprocessing and cut-offs, must
+lie beside the model under its own name, or be given with a further --model.
 
 \b
 Examples:
@@ -38,7 +50,11 @@ def command(
     ] = None,
     model: Annotated[
         list[Path] | None,
-        typer.Option("--model", metavar="FILE", help="Model file that the certificate must be of; may be repeated."),
+        typer.Option(
+            "--model",
+            metavar="FILE|DIR",
+            help="Model that the certificate must be of, with its other files beside it; may be repeated.",
+        ),
     ] = None,
     predictions: Annotated[
         Path | None,
@@ -63,6 +79,7 @@ def command(
     looks: Annotated[
         Path | None, typer.Option("--looks", metavar="FILE", help="Log of looks that must contain its look.")
     ] = None,
+    scorer_key: ScorerKeyOption = None,
     revoked: RevokedOption = None,
     max_age_days: Annotated[
         int | None,
@@ -102,6 +119,7 @@ def command(
                 [load_public_key(path) for path in key or ()],
                 None if revoked is None else load_revocations(revoked),
                 max_age_days,
+                scorers=[load_public_key(path) for path in scorer_key or ()],
             ),
             Given(
                 models=model or (),
@@ -151,6 +169,8 @@ def show(result: Verification, console: Console) -> None:
     elif not result.trusted:
         why = "no trusted key was given" if result.signed else "it is unsigned"
         closing = f"Not confirmed: {why}. Verdict {result.verdict}"
+    elif result.missing:
+        closing = f"Not confirmed: files of the model are missing or renamed. Verdict {result.verdict}"
     else:
         closing = f"Genuine, signed by a trusted key. Verdict {result.verdict}"
     console.print(closing, markup=False, highlight=False, style="bold")

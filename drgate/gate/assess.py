@@ -13,11 +13,14 @@ from drgate.certificate.chain import logged_look
 from drgate.certificate.statement import Certificate, Statement, reference
 from drgate.checklist import EACH, Checklist
 from drgate.errors import DrgateError, visible
+from drgate.evaluation import CUT_OFFS
 from drgate.files import digest_of
 from drgate.gate.change import Change, Files, ModelFile
+from drgate.gate.checkout import exchanged
 from drgate.gate.evidence import Evidence, Found
 from drgate.gate.findings import Finding, Status, worst
-from drgate.gate.policy import GatedTestSet, Rules, each_slice, every_criterion
+from drgate.gate.policy import GatedTestSet, Policy, Rules, each_slice, every_criterion
+from drgate.gate.sniff import loads_alone, names_model
 from drgate.gate.waiver import Waivers
 from drgate.metrics import MetricId
 
@@ -26,32 +29,75 @@ if TYPE_CHECKING:
 
 
 def assess(change: Change, rules: Rules, waivers: Waivers, files: Files, evidence: Evidence) -> Iterator[Finding]:
-    """Findings about every guarded model on every test set, then about unguarded files that look like models."""
+    """Findings about every guarded model on every test set, then about files that nothing vouches for or may change.
+
+    A file opens as a certificate's model, or as a further file of a model in the same folder whose certificates all
+    name it, unless programs load a file of its name by itself.
+    """
     policy = rules.policy
-    unguarded = {path for path in files.by_path if not (policy.guards(path) or policy.exempts(path))}
-    unjudged, companions = {*unguarded}, set[str]()
-    guarded = [file for path, found in files.by_path.items() if policy.guards(path) for file in found]
-    for model in guarded:
+    judged: list[tuple[ModelFile, list[Finding], bool]] = []
+    vouched: dict[str, str] = {}
+    for model in (file for path, found in files.by_path.items() if policy.guards(path) for file in found):
         if model.content.kind == "dvc" and not policy.allow_md5_pointers:
-            reason = "A DVC file identifies it by MD5 alone, which the policy does not allow (allow_md5_pointers)."
-            yield Finding(model.path, f"model:{model.path}", "identity", "REFUSED", reason)
-            unjudged.add(model.path)
+            judged.append((model, [_by_md5(model)], False))
             continue
-        for test_set in policy.test_sets:
-            findings, certified = _Assessor(change, rules, waivers, files, evidence, model, test_set).answer()
-            yield from findings
-            if certified is None:
-                unjudged.add(model.path)
-            else:
-                companions |= certified
-    for path in files.by_path:
-        # Where the graph closes the gate already, what is done about it also settles its weights.
-        if path in unguarded - companions and _graph_of(path) not in unjudged - companions:
+        answers = [
+            _Assessor(change, rules, waivers, files, evidence, model, test_set).answer()
+            for test_set in policy.test_sets
+        ]
+        named = [certified for _, certified in answers if certified is not None]
+        judged.append((model, [one for findings, _ in answers for one in findings], len(named) == len(answers)))
+        if len(named) == len(answers):
+            further = (path for path in set.intersection(*named) if not loads_alone(path))
+            vouched |= dict.fromkeys(further, model.path)
+    for model, findings, is_model in judged:
+        if not is_model and model.path in vouched:
+            reason = f"It is a file of {vouched[model.path]}, whose certificates name it."
+            name = f"file {PurePosixPath(model.path).name}"
+            findings = [Finding(vouched[model.path], f"model:{model.path}", name, "PASS", reason)]
+        yield from findings
+    waiting = {model.path for model, _, is_model in judged if not is_model} - {*vouched}
+    yield from _unguarded(policy, files, {*vouched}, waiting)
+    further_files = [file for path in vouched for file in files.at(path)]
+    if not policy.allow_md5_pointers:
+        yield from (_by_md5(file) for file in further_files if file.content.kind == "dvc")
+    staged = {file.entry.path for file in (*further_files, *(model for model, _, _ in judged))}
+    for where, why in exchanged(change.head, staged):
+        yield Finding(where, f"checkout:{where}", "checkout", "REFUSED", why)
+
+
+def _by_md5(file: ModelFile) -> Finding:
+    reason = "A DVC file identifies it by MD5 alone, which the policy does not allow (allow_md5_pointers)."
+    return Finding(file.path, f"model:{file.path}", "identity", "REFUSED", reason)
+
+
+def _unguarded(policy: Policy, files: Files, vouched: set[str], waiting: set[str]) -> Iterator[Finding]:
+    """Files that no pattern of the policy names and no certificate vouches for.
+
+    waiting: guarded files without a certificate. The gate is closed until theirs is there, which settles their weights
+    and what is beside them.
+    """
+    apart = [path for path in files.by_path if not (path in vouched or policy.guards(path) or policy.exempts(path))]
+    folders = {PurePosixPath(path).parent for path in waiting}
+    for path in apart:
+        if _graph_of(path) in {*waiting, *apart}:
+            continue
+        found = files.by_path[path]
+        kind = next((file.kind for file in found if file.kind), "")
+        looks = kind or any(names_model(path, file.content.size) for file in found)
+        if PurePosixPath(path).parent in folders and not looks:
+            continue
+        if kind:
+            reason = f"Its content begins like a file of the format {kind}, which can hold a model, and it is large."
+        elif looks:
+            reason = "It looks like a model, but no pattern of the policy matches it."
+        else:
             reason = (
-                "It looks like a model, but no pattern of the policy matches it. Add it to models, or to not_models if "
-                "it is not a model."
+                "It is in a folder of models, but no pattern of the policy matches it and no certificate that counts"
             )
-            yield Finding(path, f"model:{path}", "unguarded", "REFUSED", reason)
+            reason += " names it."
+        reason += " Add it to models, or to not_models if it is not a model."
+        yield Finding(path, f"model:{path}", "unguarded", "REFUSED", reason)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +133,12 @@ class _Assessor:
         assessed: list[_Assessed] = []
         groups: dict[bytes, list[Found]] = {}
         for found in self.evidence.certificates.found:
-            if any(self.model.is_subject(subject) for subject in found.statement.content["subject"]):
+            first, *others = found.statement.content["subject"]
+            if self.model.is_subject(first):
                 groups.setdefault(found.statement.data, []).append(found)
+            elif listed := next((one for one in others if self.model.is_subject(one)), None):
+                role = listed["annotations"]["role"]
+                invalid.append(f"{found.path} is of the model {first['name']} and lists this file as {role}")
         for group in groups.values():
             statement = group[0].statement
             if why := self._mismatch(statement, group):
@@ -96,8 +146,8 @@ class _Assessor:
             else:
                 try:
                     assessed.append(self._assess(statement, group))
-                except (DrgateError, LookupError, TypeError, ValueError, AttributeError) as problem:
-                    invalid.append(f"{group[0].path} has contents that drgate does not write ({problem!r})")
+                except DrgateError as problem:
+                    invalid.append(f"{group[0].path} has contents that drgate does not write ({problem})")
         if not assessed:
             return (self._missing(invalid),), None
         # The latest look decides, even where signatures are missing; certificates of one look differ in evidence alone.
@@ -172,6 +222,8 @@ class _Assessor:
         fresh = "It is recent enough." if limit is not None else "The model is unchanged; it has not expired."
         yield self._finding("age", "FAIL" if lapsed else "PASS", " ".join(lapsed) or fresh)
         yield self._look(statement)
+        if scored := self._scored(statement, group):
+            yield scored
         if parent := statement.evaluation.model.parent:
             yield self._parent(statement, parent)
         if policy.require_predictions:
@@ -200,9 +252,13 @@ class _Assessor:
 
     def _others(self, statement: Statement) -> Iterator[Mapping[str, Any]]:
         """The subjects that are further files of the model."""
-        return (subject for subject in statement.content["subject"] if not self.model.is_subject(subject))
+        return iter(statement.content["subject"][1:])  # the first is the model
 
     def _files_beside(self, statement: Statement) -> Iterator[Finding]:
+        names = {subject["name"] for subject in self._others(statement)}
+        if self.model.path.endswith(".onnx") and CUT_OFFS not in names and self.files.at(self._beside(CUT_OFFS)):
+            reason = f"{CUT_OFFS} beside the model decides its grades, and the certificate does not cover it."
+            yield self._finding(f"file {CUT_OFFS}", "REFUSED", reason)
         for subject in self._others(statement):
             there = self.files.at(self._beside(subject["name"]))
             if not there or not all(file.is_subject(subject) for file in there):
@@ -268,21 +324,68 @@ class _Assessor:
             reason, now = criterion.reason, ""
             if criterion.would_pass:
                 reason += f" It meets the rule but cannot pass on this test set. {evaluation.barred}"
-            if criterion.status != "PASS" and criterion.required:
+            allowed = criterion.status == "OBSERVED" and "observed" in self.rules.policy.allow
+            if criterion.status != "PASS" and criterion.required and not allowed:
                 now = statement.digest
                 status, why = self.waivers.status(id, "", now, failed=criterion.status)
                 reason += why
             elif criterion.status == "PASS" and (eased := self.waivers.eases(self.rules, criterion.id)):
                 status, reason = "WAIVED", f"{reason} Passes only under a waived rule. {eased}"
-            yield self._finding(criterion.id, status, reason, id=id, required=criterion.required, now=now)
+            yield self._finding(
+                criterion.id, status, reason, id=id, required=criterion.required, now=now, allowed=allowed
+            )
         required = {one.status for one in evaluation.criteria if one.required}
         # Range and cost are judged by their value and can PASS under a checklist that decides on estimates.
         observed = evaluation.observed_only and "PASS" in required and "OBSERVED" not in required
         verdict: Status = "OBSERVED" if observed else evaluation.verdict if required <= {"PASS"} else "PASS"
-        if verdict != "PASS":
-            id = f"verdict:{self.model.path}:{self.test_set.name}"
+        id = f"verdict:{self.model.path}:{self.test_set.name}"
+        if verdict == "OBSERVED" and "observed" in self.rules.policy.allow:
+            yield self._finding("verdict", verdict, evaluation.headline, id=id, allowed=True)
+        elif verdict != "PASS":
             status, why = self.waivers.status(id, "", statement.digest, failed=verdict)
             yield self._finding("verdict", status, f"{evaluation.headline}{why}", id=id, now=statement.digest)
+
+    def _scored(self, statement: Statement, group: Sequence[Found]) -> Finding | None:
+        """Whether this model gave the answers, where whoever signed the certificate did not run it."""
+        scoring, policy = statement.evaluation.model.scoring, self.rules.policy
+        if scoring is None or scoring.by == "this run":
+            return None
+        if scoring.by == "signed":
+            why = self._unsigned(statement, group, scoring.key, scoring.statement)
+            if not why:
+                reason = f"The answers are those that a scorer signed (key {scoring.key})."
+                return self._finding("scored", "PASS", reason)
+        else:
+            why = (
+                "It was scored elsewhere: nothing proves that this model gave these answers. Evaluate the model "
+                "itself, or have the scorer sign the table (drgate score --key) and evaluate it with --scorer-key."
+            )
+        return self._finding("scored", "NOT_ASSESSED", why, allowed="scored_elsewhere" in policy.allow)
+
+    def _unsigned(self, statement: Statement, group: Sequence[Found], key: str | None, signed: str | None) -> str:
+        """Why a scorer's signature does not count; "" where it does."""
+        policy, folder, evaluation = self.rules.policy, self.rules.policy.certificates, statement.evaluation
+        trusted = [key for role in policy.scorers for key in self.rules.trusted[role]]
+        if not any(one.id == key for one in trusted):
+            return f"It was scored under the key {key}, which has no role in the policy that may score (scorers)."
+        found = self.evidence.certificates.of_scorer(signed or "")
+        by_scorer = next((one for one in found if one.envelope.signer(trusted)), None)
+        if by_scorer is None:
+            return f"The signed table {signed} is not in {folder}. Commit predictions.scored.json of the evaluation."
+        if why := next(by_scorer.refutes(evaluation), None):
+            return f"The certificate is not of what the scorer signed: it {why}."
+        near = {str(PurePosixPath(one.path).parent) for one in group}
+        invalid: list[str] = []
+        table = self.evidence.tables.find(evaluation.predictions_digest, near, invalid, evaluation.model.files)
+        if table is None:
+            return f"The predictions that the scorer signed are not in {folder}. {' '.join(invalid[:5])}".strip()
+        from drgate.verify import predictions_of
+
+        try:
+            why = next(by_scorer.contradictions(predictions_of(evaluation, table)), None)
+        except DrgateError as problem:
+            return self.evidence.tables.named(str(problem))
+        return f"The predictions are not those that the scorer signed: the table {why}." if why else ""
 
     def _recomputed(self, statement: Statement, group: Sequence[Found]) -> Finding:
         from drgate.verify import Given, Trust, verify
@@ -304,11 +407,8 @@ class _Assessor:
         copy.write_bytes(statement.data)
         try:
             # Expiry was checked before; here only the numbers are.
-            result = verify(
-                copy,
-                Trust(now=statement.time),
-                Given(predictions=table, checklist=self.rules.checklist, baseline=baseline),
-            )
+            given = Given(predictions=table, checklist=self.rules.checklist, baseline=baseline)
+            result = tables.once(statement.digest, lambda: verify(copy, Trust(now=statement.time), given))
         except DrgateError as problem:
             return self._finding(check, "REFUSED", tables.named(str(problem)))
         if result.problems:

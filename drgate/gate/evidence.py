@@ -6,16 +6,18 @@ import base64
 import contextlib
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
+from drgate import limits
 from drgate.certificate import trust
 from drgate.certificate.chain import read_chain
+from drgate.certificate.envelope import MAX_BYTES
+from drgate.certificate.scored import SignedTable, is_scored, parse_scored
 from drgate.certificate.statement import (
     CERTIFICATE_BEGINS,
-    MAX_BYTES,
     STATEMENT_BEGINS,
     Certificate,
     Statement,
@@ -24,15 +26,14 @@ from drgate.certificate.statement import (
 )
 from drgate.errors import DrgateError, RepositoryError
 from drgate.evaluation import Subject, plain_of
+from drgate.files import in_bytes
 from drgate.gate.change import Change
 from drgate.gate.findings import RULES, Finding, Status
 from drgate.gate.policy import GatedTestSet, Rules
 from drgate.gate.repository import DVC, Entry
 
 TABLES: Final = (".parquet", ".pq")
-MAX_CHAIN_BYTES: Final = 1 << 30
-MAX_TABLE_BYTES: Final = 1 << 30
-MAX_ROWS: Final = 10_000_000
+_T = TypeVar("_T")
 _PAYLOAD: Final = re.compile(rb'"payload":"([A-Za-z0-9+/=]*)"')
 
 
@@ -59,12 +60,12 @@ class Chains:
         what = "a chain of looks"
         old = None
         if earlier is not None and change.base.has(earlier.looks):
-            old = change.base.read(earlier.looks, limit=MAX_CHAIN_BYTES, what=what).splitlines()
+            old = change.base.read(earlier.looks, limit=limits.CHAIN_BYTES, what=what).splitlines()
         if not change.head.has(one.looks):
             if old is not None:
                 raise RepositoryError(f"The chain of looks {one.looks} is missing. Looks are evidence; restore it.")
             return f"There is no chain of looks in {one.looks}, so the number of looks at the test set is unknown."
-        data = change.head.read(one.looks, limit=MAX_CHAIN_BYTES, what=what)
+        data = change.head.read(one.looks, limit=limits.CHAIN_BYTES, what=what)
         entries = read_chain(data, one.looks)
         if old is not None and data.splitlines()[: len(old)] != old:
             raise RepositoryError(
@@ -101,7 +102,9 @@ class Certificates:
         self.findings: list[Finding] = []
         self.invalid: list[str] = []
         self.tables: list[Entry] = []
-        self._by_digest: dict[str, list[tuple[str, bytes]]] = {}
+        self._change = change
+        self._by_digest: dict[str, list[Entry]] = {}
+        self._left = limits.JUDGED_CERTIFICATES
         keys = [key for keys in rules.trusted.values() for key in keys]
         needles = [digest.encode() for digest in {*wanted}]
         for entry in change.head.below(rules.policy.certificates):
@@ -109,7 +112,7 @@ class Certificates:
                 self.tables.append(entry)
                 continue
             try:
-                found = self._take(change, entry, needles)
+                found = self._take(entry, needles)
             except DrgateError as problem:
                 self.invalid.append(str(problem))
                 continue
@@ -123,29 +126,48 @@ class Certificates:
                 self.findings.append(Finding(RULES, f"certificate:{found.path}", "tampering", "REFUSED", reason))
             elif found:
                 self.found.append(found)
+            if self._left < 0 or len(self.found) > limits.JUDGED_FOUND:
+                raise RepositoryError(
+                    f"{rules.policy.certificates} holds more than {in_bytes(limits.JUDGED_CERTIFICATES)} of "
+                    f"certificates, or more than {limits.JUDGED_FOUND} that name guarded files. Remove those "
+                    "that no longer decide."
+                )
 
-    def _take(self, change: Change, entry: Entry, needles: Iterable[bytes]) -> Found | None:
+    def _take(self, entry: Entry, needles: Iterable[bytes]) -> Found | None:
         """A certificate or statement that names a wanted digest; the others are not worth the time to parse."""
-        if not entry.path.endswith(".json") and change.repository.size(entry.oid) > MAX_BYTES:
+        if not entry.path.endswith(".json") and self._change.repository.size(entry.oid) > MAX_BYTES:
             return None
-        data = change.head.read(entry.path, limit=MAX_BYTES, what="a certificate")
+        data = self._data(entry)
         statement = data if data.startswith(STATEMENT_BEGINS) else b""
         if data.startswith(CERTIFICATE_BEGINS) and (inside := _PAYLOAD.search(data)):
             with contextlib.suppress(ValueError):
                 statement = base64.b64decode(inside[1])
         if not statement:  # other JSON, such as evaluation.json
             return None
+        self._left -= len(data)
         digest = f"sha256:{hashlib.sha256(statement).hexdigest()}"
-        self._by_digest.setdefault(digest, []).append((entry.path, data))
-        return _parsed(entry.path, data) if any(needle in statement for needle in needles) else None
+        self._by_digest.setdefault(digest, []).append(entry)
+        wanted = any(needle in statement for needle in needles) and not is_scored(statement)
+        return _parsed(entry.path, data) if wanted else None
 
     def of_statement(self, digest: str) -> list[Found]:
         """All files that hold this statement and can be read."""
         found = []
-        for path, data in self._by_digest.get(digest, []):
+        for entry in self._by_digest.get(digest, []):
             with contextlib.suppress(DrgateError):
-                found.append(_parsed(path, data))
+                found.append(_parsed(entry.path, self._data(entry)))
         return found
+
+    def of_scorer(self, digest: str) -> list[SignedTable]:
+        """All signed tables with this statement that can be read."""
+        found = []
+        for entry in self._by_digest.get(digest, []):
+            with contextlib.suppress(DrgateError):
+                found.append(parse_scored(self._data(entry), entry.path))
+        return found
+
+    def _data(self, entry: Entry) -> bytes:
+        return self._change.head.read(entry.path, limit=MAX_BYTES, what="a certificate")
 
 
 def _parsed(path: str, data: bytes) -> Found:
@@ -155,56 +177,72 @@ def _parsed(path: str, data: bytes) -> Found:
 
 
 class Tables:
-    """Tables of predictions in the repository, copied into `folder` to be read."""
+    """Tables of predictions in the repository. Those that are asked for are copied into `folder` to be read."""
 
     def __init__(self, change: Change, entries: Sequence[Entry], folder: Path) -> None:
         self.folder = folder
         self._change, self._entries = change, entries
-        self._read: dict[str, tuple[Path, dict[str, Any]] | str] = {}
+        self._read: dict[str, dict[str, Any] | str] = {}
+        self._copies: dict[str, tuple[Path, str]] = {}
+        self._left = limits.JUDGED_TABLES
+        self._asked: dict[str, Any] = {}
 
     def named(self, sentence: str) -> str:
         """A sentence with the paths of the repository in place of those of the copies."""
-        for path, found in self._read.items():
-            if not isinstance(found, str):
-                sentence = sentence.replace(str(found[0]), path)
+        for copy, path in self._copies.values():
+            sentence = sentence.replace(str(copy), path)
         return sentence
+
+    def once(self, digest: str, ask: Callable[[], _T]) -> _T:
+        """What `ask` answers about the statement with this digest; it is asked once, under however many names."""
+        if digest not in self._asked:
+            self._asked[digest] = ask()
+        answer: _T = self._asked[digest]
+        return answer
 
     def find(
         self, digest: str, near: set[str], invalid: list[str], files: Sequence[Subject] | None = None
     ) -> Path | None:
-        """A copy of the table whose rows have this digest and that `score` wrote for these model files.
+        """A copy of the table that has this digest, of its rows or as a baseline, and is of these model files.
 
-        near: folders to look in first. invalid: receives why other tables do not count.
+        Cut-offs may have been chosen after scoring, so they are not compared. near: folders to look in first. invalid:
+        receives why other tables do not count.
         """
         for entry in sorted(self._entries, key=lambda entry: str(PurePosixPath(entry.path).parent) not in near):
-            if entry.path not in self._read:
-                self._read[entry.path] = self._copied(entry)
-            found = self._read[entry.path]
-            if isinstance(found, str):
-                invalid.append(found)
+            if entry.oid not in self._read:
+                self._read[entry.oid] = self._provenance(entry)
+            provenance = self._read[entry.oid]
+            if isinstance(provenance, str):
+                invalid.append(provenance)
                 continue
-            copy, provenance = found
             bound = provenance.get("model")
-            if provenance.get("rows") != digest:
+            if digest not in (provenance.get("rows"), provenance.get("as_baseline")):
                 continue
-            if files is None or (isinstance(bound, dict) and bound.get("files") == list(map(plain_of, files))):
-                return copy
+            if files is None or (isinstance(bound, dict) and _answering(bound.get("files")) == _answering(files)):
+                return self._copied(entry)
             invalid.append(f"{entry.path} holds these rows, but was scored with other model files.")
         return None
 
-    def _copied(self, entry: Entry) -> tuple[Path, dict[str, Any]] | str:
-        """A copy and its provenance, or why it cannot be read."""
-        import pyarrow.parquet as pq
+    def _copied(self, entry: Entry) -> Path:
+        if entry.oid not in self._copies:
+            copy = self.folder / f"{len(self._copies)}.parquet"
+            self._copies[entry.oid] = copy, entry.path
+            copy.write_bytes(self._bytes(entry))
+        return self._copies[entry.oid][0]
 
+    def _provenance(self, entry: Entry) -> dict[str, Any] | str:
+        """The provenance of a table, or why it cannot be read. Its copy goes again: it may not be the one."""
         from drgate.predictions import read_provenance
 
-        copy = self.folder / f"{len(self._read)}.parquet"
+        copy = self.folder / "next.parquet"
         try:
-            copy.write_bytes(self._bytes(entry))
-            if (rows := pq.read_metadata(copy).num_rows) > MAX_ROWS:
-                return f"{entry.path} holds {rows} rows; at most {MAX_ROWS} are read."
-            return copy, read_provenance(copy)
-        except (DrgateError, OSError, ValueError) as problem:  # Arrow's errors are among the last
+            data = self._bytes(entry)
+            self._left -= len(data)
+            if self._left < 0:
+                return f"{entry.path} is not read: there are more than {in_bytes(limits.JUDGED_TABLES)} of tables."
+            copy.write_bytes(data)
+            return read_provenance(copy)
+        except (DrgateError, OSError) as problem:
             return f"{entry.path} cannot be read: {problem}".replace(str(copy), entry.path)
 
     def _bytes(self, entry: Entry) -> bytes:
@@ -212,10 +250,18 @@ class Tables:
         if not entry.path.endswith(DVC):
             content, name = tree.content(entry), entry.path
             if content.kind == "file":
-                return tree.read(entry.path, limit=MAX_TABLE_BYTES, what="a table of predictions")
+                return tree.read(entry.path, limit=limits.JUDGED_TABLE, what="a table of predictions")
         else:
             ((name, content),) = tree.tracked_by_dvc(entry).items()
-        return self._change.repository.fetched(name, content, limit=MAX_TABLE_BYTES)
+        return self._change.repository.fetched(name, content, limit=limits.JUDGED_TABLE)
+
+
+def _answering(files: Any) -> list[Any] | None:
+    """A model's files without cut-offs, as plain values; None where they are no list."""
+    if not isinstance(files, list | tuple):
+        return None
+    plain = [plain_of(file) if isinstance(file, Subject) else file for file in files]
+    return [file for file in plain if not (isinstance(file, dict) and file.get("role") == "cut_offs")]
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,8 +39,8 @@ class Finding:
     two; for a criterion its id. status: PASS; WAIVED (it does not pass, and a waiver covers it; never shown as passed);
     OBSERVED (decided on estimates); FAIL; INSUFFICIENT; NOT_ASSESSED (evidence is missing); REFUSED (something is not
     what it claims to be).
-    required: whether the finding can close the gate. was, now: the digests that a waiver must name; both "" where no
-    waiver is possible.
+    required: whether the finding can close the gate. allowed: the policy lets it through although it does not pass
+    (its key `allow`). was, now: the digests that a waiver must name; both "" where no waiver is possible.
     """
 
     group: str
@@ -51,6 +51,7 @@ class Finding:
     required: bool = True
     was: str = ""
     now: str = ""
+    allowed: bool = False
 
     @property
     def waivable(self) -> bool:
@@ -60,7 +61,7 @@ class Finding:
     @property
     def closes(self) -> bool:
         """Whether it closes the gate."""
-        return self.required and _SEVERITY[self.status] > 0
+        return self.required and not self.allowed and _SEVERITY[self.status] > 0
 
     def printable(self) -> Finding:
         """The same finding with unprintable characters escaped: names come from the author of the change."""
@@ -74,6 +75,7 @@ class Finding:
 
     def to_json(self) -> dict[str, Any]:
         plain = {key: getattr(self, key) for key in ("group", "id", "check", "status", "required", "reason")}
+        plain |= {"allowed": True} if self.allowed else {}
         return plain | ({"waivable": {"was": self.was, "now": self.now}} if self.waivable else {})
 
 
@@ -115,7 +117,9 @@ class GateReport:
         waived = sum(finding.status == "WAIVED" for finding in self.findings)
         of = f"{len(self.models)} model{'' if len(self.models) == 1 else 's'}"
         if not closing:
-            return f"The gate is open: {of}" + (f", {waived} waived." if waived else ", nothing waived.")
+            allowed = sum(finding.allowed for finding in self.findings)
+            without = f", {allowed} allowed without a pass" if allowed else ""
+            return f"The gate is open: {of}, {waived or 'nothing'} waived{without}."
         first = closing[0]
         if first.id == NOT_JUDGED:
             return "The gate is closed: the change could not be judged."
@@ -139,5 +143,5 @@ def refused(base_ref: str, problem: DrgateError) -> GateReport:
 
 
 def worst(findings: Iterable[Finding]) -> int:
-    """The highest severity among required findings, 0 (all pass or are waived) to 3 (refused)."""
-    return max((_SEVERITY[finding.status] for finding in findings if finding.required), default=0)
+    """The highest severity among findings that close the gate, 0 (none does) to 3 (refused)."""
+    return max((_SEVERITY[finding.status] for finding in findings if finding.closes), default=0)

@@ -10,33 +10,31 @@ tree as the policy itself.
 
 from __future__ import annotations
 
-import csv
 import functools
 import hashlib
-import io
 import re
-import tomllib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from drgate import checklist_diff
+from drgate import checklist_diff, limits
 from drgate.certificate.keys import MAX_KEY_BYTES, PublicKey, parse_public_key
 from drgate.certificate.trust import Revocations, parse_revocations, refuse_shared_keys
 from drgate.checklist import EACH, Checklist, Criterion, parse_yaml, refuse_impostor
-from drgate.checklist import MAX_BYTES as MAX_CHECKLIST_BYTES
 from drgate.errors import ChecklistError, PolicyError, visible
-from drgate.files import digest_of
+from drgate.files import csv_header, digest_of, parse_toml
 from drgate.gate.repository import Tree
 from drgate.metrics import MetricId
 
 FILE: Final = "drgate.toml"
 PYPROJECT: Final = "pyproject.toml"
-MAX_BYTES: Final = 1 << 20
-MAX_MANIFEST_BYTES: Final = 256 << 20
+FETCHING: Final = (".lfsconfig", ".dvc/config", ".dvc/config.local")
+"""Files that say where Git LFS and DVC get files from, and what they fetch."""
+_WIDER: Final = ("not_models", "allow", "scorers")
+"""Keys that let more through with every entry."""
 _EXPECTED: Final = "a policy: [gate] in drgate.toml or [tool.drgate.gate] in pyproject.toml (docs/gate.md)"
 
 
@@ -46,6 +44,8 @@ def _inside(path: str) -> str:
         raise ValueError(
             f"{visible(path)!r} is not a path inside the repository; write it from the root, with /, without . and .."
         )
+    if len(path) > limits.PATTERN:
+        raise ValueError(f"it begins with {visible(path[:40])!r} and is longer than {limits.PATTERN} characters")
     if parts[0].casefold() == ".git":
         raise ValueError(f"{path!r} is in Git's own folder, which is not under version control")
     return path
@@ -76,10 +76,14 @@ class GatedTestSet(_Frozen):
 class Policy(_Frozen):
     """The table `[gate]`. See docs/gate.md."""
 
-    models: Annotated[list[RepositoryPath], Field(min_length=1)]
+    models: Annotated[list[RepositoryPath], Field(min_length=1, max_length=limits.PATTERN)]
     """Patterns of files that are models: * within a folder, ** across folders, ? for one character."""
-    not_models: list[RepositoryPath] = []
+    not_models: Annotated[list[RepositoryPath], Field(max_length=limits.PATTERN)] = []
     """Patterns of files that look like models but are not, such as base weights for training."""
+    allow: list[Literal["observed", "scored_elsewhere"]] = []
+    """What else opens the gate: a verdict OBSERVED; predictions that nobody whom the policy knows vouches for."""
+    scorers: list[Role] = []
+    """Roles whose keys may sign a scored table; without any, only an evaluation that scored in the same run counts."""
     certificates: RepositoryPath = "certificates"
     """Folder of certificates and predictions; file names do not matter."""
     waivers: RepositoryPath = "waivers"
@@ -108,6 +112,15 @@ class Policy(_Frozen):
         """Whether a file is one of the guarded models."""
         return any(matches(pattern, path) for pattern in self.models)
 
+    def holds(self, path: str) -> bool:
+        """Whether a file is in a guarded folder, and not one of the policy's own: evidence, waivers, keys, labels."""
+        place = path.casefold()  # on some systems Models and models are one folder
+        if not any(place.startswith(f"{folder.casefold()}/") for folder in map(folder_of, self.models) if folder):
+            return False
+        named = [self.spec, *(key for keys in self.trusted_keys.values() for key in keys)]
+        named += [name for one in self.test_sets for name in (one.looks, one.manifest) if name]
+        return path not in named and not path.startswith((f"{self.certificates}/", f"{self.waivers}/"))
+
     def exempts(self, path: str) -> bool:
         """Whether a file is declared not to be a model."""
         return any(matches(pattern, path) for pattern in self.not_models)
@@ -118,6 +131,8 @@ class Policy(_Frozen):
             raise ValueError("required_roles lists a role twice")
         if unknown := [role for role in self.required_roles if role not in self.trusted_keys]:
             raise ValueError(f"the role {unknown[0]!r} is required but has no trusted key")
+        if unknown := [role for role in self.scorers if role not in self.trusted_keys]:
+            raise ValueError(f"the role {unknown[0]!r} may score but has no trusted key")
         if self.signers > len(self.required_roles):
             raise ValueError("required_count is larger than the number of required roles")
         names = [one.name for one in self.test_sets]
@@ -131,7 +146,8 @@ class Policy(_Frozen):
 class Rules:
     """A policy with everything that it names, read from one tree.
 
-    trusted: keys by role. manifests: labels by test set, where the policy has a path to them. digest: over all of this.
+    trusted: keys by role. manifests: labels by test set, where the policy has a path to them. fetching: SHA-256 of the
+    files that say where Git LFS and DVC get files from, by path. digest: over all of this.
     """
 
     policy: Policy
@@ -139,12 +155,15 @@ class Rules:
     trusted: Mapping[str, tuple[PublicKey, ...]] = field(repr=False)
     revocations: Revocations = field(repr=False)
     manifests: Mapping[str, bytes] = field(repr=False)
+    fetching: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     @functools.cached_property
     def digest(self) -> str:
         keys = {role: sorted(key.id for key in found) for role, found in self.trusted.items()}
         labels = {name: hashlib.sha256(data).hexdigest() for name, data in self.manifests.items()}
-        return digest_of([self.policy.model_dump(mode="json"), self.checklist.digest, keys, labels])
+        return digest_of(
+            [self.policy.model_dump(mode="json"), self.checklist.digest, keys, labels, dict(self.fetching)]
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +227,7 @@ def load_rules(tree: Tree, policy: Policy) -> Rules:
 
     Raises DrgateError where one of them is missing or invalid.
     """
-    checklist = _checklist(tree.read(policy.spec, limit=MAX_CHECKLIST_BYTES, what="a checklist"), policy.spec)
+    checklist = _checklist(tree.read(policy.spec, limit=limits.YAML_BYTES, what="a checklist"), policy.spec)
     trusted = {
         role: tuple(
             parse_public_key(tree.read(path, limit=MAX_KEY_BYTES, what="a public key"), f"{path} in {tree.name}")
@@ -218,11 +237,17 @@ def load_rules(tree: Tree, policy: Policy) -> Rules:
     }
     refuse_shared_keys(trusted)
     labels = {
-        one.name: tree.read(one.manifest, limit=MAX_MANIFEST_BYTES, what="the labels of a test set")
+        one.name: tree.read(one.manifest, limit=limits.MANIFEST_BYTES, what="the labels of a test set")
         for one in policy.test_sets
         if one.manifest is not None
     }
-    return Rules(policy, checklist, trusted, parse_revocations(policy.revoked, f"revoked in {tree.name}"), labels)
+    found = (path for path in tree.entries if path.casefold() in FETCHING)
+    what = "settings of Git LFS or DVC"
+    fetching = {
+        path: hashlib.sha256(tree.read(path, limit=limits.LIST_BYTES, what=what)).hexdigest() for path in sorted(found)
+    }
+    revocations = parse_revocations(policy.revoked, f"revoked in {tree.name}")
+    return Rules(policy, checklist, trusted, revocations, labels, fetching)
 
 
 @functools.lru_cache(maxsize=4)  # base branch and change mostly share it, and YAML is slow
@@ -246,6 +271,7 @@ def compare(base: Rules, head: Rules) -> tuple[RuleChange, ...]:
         *_settings(base, head),
         *_trust(base, head),
         *_test_sets(base, head),
+        *_fetching(base, head),
         *_checklist_of(base, head),
     ]
     return tuple(sorted(changes, key=lambda change: order.index(change.kind)))
@@ -268,38 +294,96 @@ def each_slice(id: MetricId) -> MetricId:
     return id.but(value=EACH) if id.column else id
 
 
-@functools.cache
-def _regular(pattern: str) -> re.Pattern[str]:
-    special = {"**/": "(?:[^/]+/)*", "**": ".*", "*": "[^/]*", "?": "[^/]"}
-    parts = re.split(r"(\*\*/|\*\*|\*|\?)", pattern)
-    return re.compile("".join(special.get(part, re.escape(part)) for part in parts), re.DOTALL)
-
-
+@functools.lru_cache(maxsize=1 << 16)
 def matches(pattern: str, path: str) -> bool:
-    """Whether a path from the root matches a pattern.
+    """Whether a path from the root matches a pattern. Takes at most time in proportion to the product of their lengths.
 
     >>> [matches("models/*.pth", path) for path in ("models/a.pth", "models/old/a.pth")]
     [True, False]
     >>> [matches("models/**/*.pth", path) for path in ("models/a.pth", "models/old/a.pth")]
     [True, True]
     """
-    return _regular(pattern).fullmatch(path) is not None
+    if not path.endswith(re.split(r"[*?]", pattern)[-1].rpartition("/")[2]):  # most files are told apart by this alone
+        return False
+    return len(_parts(pattern)) in _reached(pattern, path)
+
+
+def reaches_below(pattern: str, folder: str) -> bool:
+    """Whether a path below a folder could match a pattern.
+
+    >>> [reaches_below("models/**/*.pth", folder) for folder in ("models", "models/old", "docs")]
+    [True, True, False]
+    """
+    return bool(_reached(pattern, f"{folder}/"))
+
+
+@functools.cache
+def folder_of(pattern: str) -> str:
+    """The folder of a pattern up to its first wildcard; "" for the root, which is no guarded folder.
+
+    >>> [folder_of(pattern) for pattern in ("models/dr/*.pth", "models/v?/a.pth", "models/a.pth", "*.pth", "**/a.pth")]
+    ['models/dr', 'models', 'models', '', '']
+    """
+    return re.split(r"[*?]", pattern, maxsplit=1)[0].rpartition("/")[0]
+
+
+@functools.cache
+def _parts(pattern: str) -> tuple[str, ...]:
+    """Literal characters and wildcards; `**/` takes two places: between folders, and inside the name of one."""
+    found: list[str] = []
+    for part in re.split(r"(\*\*/|\*\*|\*|\?)", pattern):
+        found += ["**/", "inside"] if part == "**/" else [part] if part in ("**", "*", "?") else part
+    return tuple(found)
+
+
+def _reached(pattern: str, text: str) -> set[int]:
+    """The places in a pattern that reading `text` can lead to: all at once, so there is nothing to go back to."""
+    parts = _parts(pattern)
+    literal = next((at for at, part in enumerate(parts) if len(part) > 1 or part in "*?"), len(parts))
+    if text[:literal] != pattern[: min(literal, len(text))]:
+        return set()
+    reached = {min(literal, len(text))}
+    for character in text[literal:]:
+        following = set()
+        for at in _skipping(parts, reached):
+            part = parts[at] if at < len(parts) else ""
+            if part == "**" or (part == "*" and character != "/"):
+                following.add(at)
+            elif part == "**/" and character != "/":
+                following.add(at + 1)
+            elif part == "inside":
+                following.add(at if character != "/" else at - 1)
+            elif part == character or (part == "?" and character != "/"):
+                following.add(at + 1)
+        reached = following
+        if not reached:
+            break
+    return _skipping(parts, reached)
+
+
+def _skipping(parts: Sequence[str], reached: Iterable[int]) -> set[int]:
+    """These places and those behind wildcards that may stand for nothing."""
+    found: set[int] = set()
+    left = [*reached]
+    while left:
+        at = left.pop()
+        if at not in found:
+            found.add(at)
+            if at < len(parts) and parts[at] in ("*", "**", "**/"):
+                left.append(at + (2 if parts[at] == "**/" else 1))
+    return found
 
 
 # -- reading -----------------------------------------------------------------------------------------------------------
 
 
 def _read(tree: Tree, path: str) -> bytes:
-    return tree.read(path, limit=MAX_BYTES, what=_EXPECTED)
+    return tree.read(path, limit=limits.TOML_BYTES, what=_EXPECTED)
 
 
 def _table(data: bytes, path: str, origin: str = "") -> dict[str, Any] | None:
     """The table with the policy in a TOML file; None where there is none."""
-    try:
-        content: Any = tomllib.loads(data.decode())
-    except (ValueError, RecursionError) as problem:
-        reason = f"{origin or path} is not valid TOML ({problem}); expected {_EXPECTED}."
-        raise PolicyError(visible(reason)) from problem
+    content: Any = parse_toml(data, visible(origin or path), _EXPECTED, PolicyError)
     keys = ("tool", "drgate", "gate") if PurePosixPath(path).name == PYPROJECT else ("gate",)
     for key in keys:
         content = content.get(key) if isinstance(content, dict) else None
@@ -320,7 +404,7 @@ def _settings(base: Rules, head: Rules) -> Iterator[RuleChange]:
     required, demanded = {*was.required_roles}, {*now.required_roles}
     weaker = {
         "models": bool({*was.models} - {*now.models}),
-        "not_models": bool({*now.not_models} - {*was.not_models}),
+        **{key: bool({*getattr(now, key)} - {*getattr(was, key)}) for key in _WIDER},
         "allow_md5_pointers": now.allow_md5_pointers,
         "require_predictions": was.require_predictions,
         "max_age_days": now.max_age_days > was.max_age_days,
@@ -371,6 +455,16 @@ def _test_sets(base: Rules, head: Rules) -> Iterator[RuleChange]:
             yield RuleChange("neutral", id, f"{name}: its chain of looks is now {after[name].looks}.")
 
 
+def _fetching(base: Rules, head: Rules) -> Iterator[RuleChange]:
+    """Whatever changes may get another file, or none."""
+    for path in sorted({*base.fetching, *head.fetching}):
+        was, now = base.fetching.get(path), head.fetching.get(path)
+        if was != now:
+            done = "added" if was is None else "removed" if now is None else "changed"
+            sentence = f"{path} is {done}: it says where Git LFS or DVC gets models from."
+            yield _change(True, f"policy:{path}", sentence, base, head)
+
+
 def _swapped(name: str, was: Mapping[str, Any], now: Mapping[str, Any], base: Rules, head: Rules) -> str:
     """How a test set of the same name differs."""
     found = []
@@ -386,8 +480,7 @@ def _swapped(name: str, was: Mapping[str, Any], now: Mapping[str, Any], base: Ru
 
 
 def _columns(labels: bytes | None) -> list[str]:
-    text = (labels or b"").partition(b"\n")[0].decode("utf-8-sig", errors="replace")
-    return [cell.strip() for cell in next(csv.reader(io.StringIO(text)), [])]
+    return csv_header(labels or b"")
 
 
 def _checklist_of(base: Rules, head: Rules) -> Iterator[RuleChange]:
@@ -417,6 +510,8 @@ def _test_set_part(rules: Rules, name: str) -> dict[str, Any] | None:
 
 
 def _policy_part(rules: Rules, where: str) -> Any:
+    if where.casefold() in FETCHING:
+        return rules.fetching.get(where)
     key, _, name = where.partition(".")
     policy = rules.policy
     parts: dict[str, Callable[[], Any]] = {
@@ -425,7 +520,7 @@ def _policy_part(rules: Rules, where: str) -> Any:
         "revoked": lambda: sorted(rules.revocations.reasons),
         "required_roles": lambda: {"roles": sorted(policy.required_roles), "count": policy.signers},
         "models": lambda: sorted({*policy.models}),
-        "not_models": lambda: sorted({*policy.not_models}),
+        **{key: functools.partial(lambda key: sorted({*getattr(policy, key)}), key) for key in _WIDER},
         "allow_md5_pointers": lambda: policy.allow_md5_pointers,
         "require_predictions": lambda: policy.require_predictions,
         "max_age_days": lambda: policy.max_age_days,

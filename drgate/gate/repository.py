@@ -15,24 +15,40 @@ import contextlib
 import hashlib
 import os
 import re
+import stat
 import subprocess
-from collections.abc import Iterable, Iterator, Mapping
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Final
 
+from drgate import limits
 from drgate.errors import RepositoryError, visible
 from drgate.files import in_bytes, plain_yaml
 
-MAX_POINTER_BYTES: Final = 64 << 10
-MAX_FILES: Final = 1_000_000
+MAX_POINTER_BYTES: Final = limits.YAML_BYTES
+MAX_FILES: Final = limits.TRACKED_FILES
 DVC: Final = ".dvc"
-_GIT: Final = "git"
+_SETTINGS: Final = (
+    # A folder of the change with the files of a bare repository would be used as one, with its configuration.
+    "safe.bareRepository=explicit",
+    # Programs that the configuration of a clone can name.
+    "core.fsmonitor=false",
+    f"core.hooksPath={os.devnull}",
+    # Of a large file, the first bytes can be had without unpacking all of it.
+    "core.bigFileThreshold=1m",
+)
+_GIT: Final = ("git", *(word for setting in _SETTINGS for word in ("-c", setting)))
 _CHUNK: Final = 1 << 20
 _LFS_VERSION: Final = b"version https://git-lfs.github.com/spec/v1\n"
+_POINTER: Final = re.compile(rb"\s*version [\x00-\xff]*(?:git-lfs|git-media|hawser)")
+"""What Git LFS would read as a pointer, in any form."""
 _LFS: Final = re.compile(rb"oid sha256:([0-9a-f]{64})\nsize (0|[1-9][0-9]{0,15})\n")
 _MD5: Final = re.compile(r"[0-9a-f]{32}")
-_REGULAR: Final = ("100644", "100755")
+REGULAR: Final = ("100644", "100755")
+LINK: Final = "120000"
+SUBMODULE: Final = "160000"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +96,7 @@ class Tree:
         entry = self.entries.get(path)
         if entry is None:
             raise RepositoryError(f"{visible(path)} is not in {self.name}; expected {what}.")
-        if entry.mode not in _REGULAR:
+        if entry.mode not in REGULAR:
             raise RepositoryError(
                 f"{visible(path)} in {self.name} is a symbolic link or a submodule, which is never followed; expected "
                 f"{what}."
@@ -97,7 +113,7 @@ class Tree:
 
         Raises RepositoryError for a link, a submodule, and a pointer that is damaged or in another format.
         """
-        if entry.mode not in _REGULAR:
+        if entry.mode not in REGULAR:
             raise RepositoryError(
                 f"{visible(entry.path)} in {self.name} is a symbolic link or a submodule, which is never followed; "
                 "use the file itself, an LFS pointer or a DVC file."
@@ -106,7 +122,7 @@ class Tree:
         if size > MAX_POINTER_BYTES:
             return Content("file", size, sha256=self.repository.sha256(entry.oid))
         data = self.repository.read(entry.oid)
-        if not data.startswith(b"version https://git-lfs"):
+        if not _POINTER.match(data[:1024]):
             return Content("file", size, sha256=hashlib.sha256(data).hexdigest())
         found = _LFS.fullmatch(data.removeprefix(_LFS_VERSION)) if data.startswith(_LFS_VERSION) else None
         if found is None:
@@ -161,6 +177,7 @@ class Repository:
     root: Path
     _sizes: _Answers = field(repr=False)
     _bytes: _Answers = field(repr=False)
+    _digests: dict[str, str] = field(default_factory=dict, repr=False)
 
     def commit(self, ref: str) -> Tree:
         """The files of a commit.
@@ -178,12 +195,9 @@ class Repository:
 
     def staged(self) -> Tree:
         """The staged files. Raises RepositoryError in the middle of a merge."""
-        listed = _git(self.root, "ls-files", "--stage", "-z", "--full-name", "--", ":/")
         entries = {}
-        for line in _lines(listed, "the index"):
-            facts, _, path = line.partition("\t")
-            mode, oid, stage = facts.split(" ")
-            if stage != "0":
+        for path, mode, oid, number in self._entries("ls-files", "--stage", "-z", "--full-name", "--", ":/"):
+            if number != "0":
                 raise RepositoryError(f"{visible(path)} has a merge conflict; resolve it and stage the result first.")
             entries[path] = Entry(path, mode, oid)
         return Tree("the staged files", entries, self)
@@ -228,16 +242,81 @@ class Repository:
             raise RepositoryError(f"{visible(path)} in the working tree does not match its pointer; fetch it.")
         return data
 
+    def attributes(
+        self, files: Sequence[Entry], paths: Sequence[str], names: Sequence[str], *, ignore_case: bool
+    ) -> dict[str, dict[str, str]]:
+        """The Git attributes of these names that each path has by these .gitattributes files alone, by path.
+
+        ignore_case: as on systems where names in another case are the same. Unset, set and unspecified are in words.
+        """
+        found: dict[str, dict[str, str]] = {path: {} for path in paths}
+        if not files:
+            return found
+        objects = os.fsdecode(_git(self.root, "rev-parse", "--git-path", "objects").removesuffix(b"\n"))
+        with tempfile.TemporaryDirectory(prefix="drgate-attributes-") as folder:
+            # A repository of its own, which has no configuration of anybody's and these files alone in its index.
+            own = {key: value for key, value in _environment().items() if not key.startswith("GIT_CONFIG")}
+            for key in ("GIT_ATTR_SOURCE", "GIT_COMMON_DIR", "GIT_NAMESPACE", "GIT_PREFIX", "GIT_INDEX_VERSION"):
+                own.pop(key, None)
+            own |= {
+                "GIT_DIR": folder,
+                "GIT_WORK_TREE": folder,
+                "GIT_INDEX_FILE": f"{folder}/index",
+                "GIT_OBJECT_DIRECTORY": str(self.root / objects),
+                "GIT_CONFIG_GLOBAL": os.devnull,
+                "GIT_CONFIG_NOSYSTEM": "1",
+                "GIT_ATTR_NOSYSTEM": "1",
+                "GIT_CONFIG_COUNT": "2",
+                "GIT_CONFIG_KEY_0": "core.attributesFile",
+                "GIT_CONFIG_VALUE_0": os.devnull,
+                "GIT_CONFIG_KEY_1": "core.ignoreCase",
+                "GIT_CONFIG_VALUE_1": str(ignore_case).lower(),
+            }
+            kind = "\n\trepositoryformatversion = 1\n[extensions]\n\tobjectFormat = sha256" * (len(files[0].oid) == 64)
+            for name, text in (("HEAD", "ref: refs/heads/main\n"), ("config", f"[core]{kind}\n")):
+                Path(folder, name).write_text(text)
+            Path(folder, "refs").mkdir()
+            listed = b"".join(b"%s %s\t%s\0" % (*map(os.fsencode, (f.mode, f.oid, f.path)),) for f in files)
+            _git(Path(folder), "update-index", "-z", "--index-info", given=listed, environment=own)
+            asked = b"".join(os.fsencode(path) + b"\0" for path in paths)
+            answer = _git(Path(folder), "check-attr", "--cached", "-z", "--stdin", *names, given=asked, environment=own)
+        words = os.fsdecode(answer).split("\0")
+        for path, name, value in zip(words[::3], words[1::3], words[2::3], strict=False):
+            found[path][name] = value
+        return found
+
     def contains(self, oid: str) -> bool:
         """Whether HEAD descends from a commit, as far as this clone knows."""
         return _run(self.root, "merge-base", "--is-ancestor", oid, "HEAD").returncode == 0
 
     def unstaged(self, paths: Iterable[str], patterns: Iterable[str]) -> list[str]:
-        """Files of these paths and patterns that differ in the working tree from what is staged, or are untracked."""
+        """Files of these paths and patterns that differ in the working tree from what is staged, or are untracked.
+
+        Git's own comparison would run the filters that the configuration of the clone names.
+        """
         asked = [*(f":(top,literal){path}" for path in paths), *(f":(top,glob){pattern}" for pattern in patterns)]
-        changed = _git(self.root, "diff-files", "--name-only", "-z", "--ignore-submodules", "--", *asked)
+        staged = self._entries("ls-files", "--stage", "-z", "--full-name", "--", *asked)
         unknown = _git(self.root, "ls-files", "--others", "--exclude-standard", "-z", "--full-name", "--", *asked)
-        return sorted({*_lines(changed, "the working tree"), *_lines(unknown, "the working tree")})
+        changed = (path for path, mode, oid, _ in staged if mode != SUBMODULE and self._differs(path, mode, oid))
+        return sorted({*changed, *_lines(unknown, "the working tree")})
+
+    def _differs(self, path: str, mode: str, oid: str) -> bool:
+        """Whether a file in the working tree is another than the staged one; of a large file only the size counts."""
+        file = self.root / path
+        try:
+            found = file.lstat()
+            if stat.S_ISLNK(found.st_mode) or mode == LINK:
+                return mode != LINK or _object_id(os.fsencode(file.readlink()), oid) != oid
+            if not stat.S_ISREG(found.st_mode):
+                return True
+            content = Tree("", {}, self).content(Entry(path, mode, oid))
+            if found.st_size > limits.COMPARED_BYTES:
+                return found.st_size != content.size
+            data = file.read_bytes()
+        except (OSError, RepositoryError):
+            return True
+        alike = (_object_id(one, oid) for one in (data, data.replace(b"\r\n", b"\n")))
+        return oid not in alike and hashlib.sha256(data).hexdigest() != content.sha256
 
     def size(self, oid: str) -> int:
         """Number of bytes of an object, without reading them."""
@@ -247,12 +326,43 @@ class Repository:
         """The bytes of an object; check `size` first."""
         return b"".join(self._bytes.stream(oid))
 
+    def sizes(self, oids: Iterable[str]) -> dict[str, int]:
+        """Number of bytes of each of many objects, without reading them."""
+        asked = "".join(f"{oid}\n" for oid in {*oids}).encode()
+        listed = _git(self.root, "cat-file", "--batch-check=%(objectname) %(objectsize)", "--buffer", given=asked)
+        found = (line.split(" ") for line in listed.decode().splitlines())
+        return {oid: int(size) for oid, size in found if size.isdecimal()}
+
+    def head(self, oid: str, length: int) -> bytes:
+        """The first bytes of a file's content."""
+        command = [*_GIT, "cat-file", "blob", oid]
+        with subprocess.Popen(
+            command, cwd=self.root, env=_environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
+        ) as process:
+            assert process.stdout is not None, "a pipe"
+            found = process.stdout.read(length)
+            process.kill()
+        return found
+
+    def parts(self, oid: str) -> Iterator[bytes]:
+        """The bytes of an object of any size; read all of them before anything else is asked."""
+        return self._bytes.stream(oid)
+
     def sha256(self, oid: str) -> str:
-        """Lower-case hex SHA-256 of an object of any size."""
-        state = hashlib.sha256()
-        for part in self._bytes.stream(oid):
-            state.update(part)
-        return state.hexdigest()
+        """Lower-case hex SHA-256 of an object of any size; it is read once, under however many names."""
+        if oid not in self._digests:
+            state = hashlib.sha256()
+            for part in self.parts(oid):
+                state.update(part)
+            self._digests[oid] = state.hexdigest()
+        return self._digests[oid]
+
+    def _entries(self, *command: str) -> Iterator[tuple[str, str, str, str]]:
+        """Path, mode, object id and stage of what `git ls-files --stage -z` lists."""
+        for line in _lines(_git(self.root, *command), "the index"):
+            facts, _, path = line.partition("\t")
+            mode, oid, number = facts.split(" ")
+            yield path, mode, oid, number
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,7 +379,10 @@ class _Answers:
         self.process.stdin.flush()
         answer = self.process.stdout.readline().split()
         if len(answer) != 3 or answer[1] != b"blob":
-            raise RepositoryError(f"Object {oid} cannot be read; check the repository (git fsck).")
+            raise RepositoryError(
+                f"Object {oid} cannot be read. Check the repository (git fsck), and clone it without --filter: nothing "
+                "is fetched here."
+            )
         return int(answer[2])
 
     def stream(self, oid: str) -> Iterator[bytes]:
@@ -301,7 +414,7 @@ def open_repository(folder: Path) -> Iterator[Repository]:
         sizes, contents = (
             stack.enter_context(
                 subprocess.Popen(
-                    [_GIT, "cat-file", how],
+                    [*_GIT, "cat-file", how],
                     cwd=root,
                     env=_environment(),
                     stdin=subprocess.PIPE,
@@ -314,28 +427,27 @@ def open_repository(folder: Path) -> Iterator[Repository]:
 
 
 def _environment() -> dict[str, str]:
-    # A replaced object would let the gate read another file than the one that is deployed. A folder of the change with
-    # the files of a bare repository would be used as one, and its configuration names programs to run.
-    count = os.environ.get("GIT_CONFIG_COUNT") or "0"
-    at = int(count) if count.isdecimal() else 0
     return {
         **os.environ,
         "LC_ALL": "C",
+        # A replaced object would let the gate read another file than the one that is deployed.
         "GIT_NO_REPLACE_OBJECTS": "1",
         "GIT_OPTIONAL_LOCKS": "0",
-        "GIT_CONFIG_COUNT": str(at + 1),
-        f"GIT_CONFIG_KEY_{at}": "safe.bareRepository",
-        f"GIT_CONFIG_VALUE_{at}": "explicit",
+        # To fetch what a partial clone lacks, Git would run programs that its configuration names.
+        "GIT_NO_LAZY_FETCH": "1",
+        "GIT_ALLOW_PROTOCOL": "none",
     }
 
 
-def _run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[bytes]:
+def _run(
+    folder: Path, *arguments: str, given: bytes = b"", environment: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[bytes]:
     try:
         return subprocess.run(
-            [_GIT, *arguments],
+            [*_GIT, *arguments],
             cwd=folder,
-            env=_environment(),
-            stdin=subprocess.DEVNULL,
+            env=environment or _environment(),
+            input=given,
             capture_output=True,
             check=False,
         )
@@ -345,12 +457,19 @@ def _run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[bytes]:
         raise RepositoryError(f"{visible(arguments[-1])!r} is not a name that Git can look up.") from problem
 
 
-def _git(folder: Path, *arguments: str) -> bytes:
-    found = _run(folder, *arguments)
+def _git(folder: Path, *arguments: str, given: bytes = b"", environment: Mapping[str, str] | None = None) -> bytes:
+    found = _run(folder, *arguments, given=given, environment=environment)
     if found.returncode:
         reason = found.stderr.decode(errors="replace").strip().partition("\n")[0]
         raise RepositoryError(f"git {arguments[0]} failed: {visible(reason)}.")
     return found.stdout
+
+
+def _object_id(data: bytes, like: str) -> str:
+    """The object id of a file with this content, of the kind of another id."""
+    state = hashlib.sha256() if len(like) == 64 else hashlib.sha1(usedforsecurity=False)
+    state.update(b"blob %d\0" % len(data) + data)
+    return state.hexdigest()
 
 
 def _lines(listed: bytes, what: str) -> Iterator[str]:

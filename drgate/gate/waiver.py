@@ -18,13 +18,17 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Final, Literal, TypeVar
 
+from pydantic import Field
+
+from drgate import limits
 from drgate.certificate import trust
+from drgate.certificate.envelope import pre_authentication
 from drgate.certificate.keys import PublicKey, SigningKey, check_signature_form
-from drgate.certificate.statement import pre_authentication
 from drgate.checklist import Checklist
 from drgate.errors import CertificateError, DrgateError, PolicyError, UsageError, visible
+from drgate.evaluation import Moment, Typed, plain_of, read_as
 from drgate.files import TIME_FORMAT, canonical_json, parse_json, parse_moment
 from drgate.gate.change import Change, open_change
 from drgate.gate.findings import RULES, Finding, GateReport, Status
@@ -34,25 +38,51 @@ from drgate.metrics import MetricId
 
 PAYLOAD_TYPE: Final = "application/vnd.drgate.waiver+json"
 FORMAT: Final = "drgate waiver 1"
-MAX_BYTES: Final = 256 << 10
+MAX_BYTES: Final = limits.WAIVER_BYTES
 MAX_REASON: Final = 2000
-_DIGEST: Final = re.compile(r"|sha256:[0-9a-f]{64}")
 _ROLE: Final = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 _EXPECTED: Final = "a waiver that drgate waive wrote"
+_T = TypeVar("_T")
+
+
+_Digest = Annotated[str, Field(pattern="^(sha256:[0-9a-f]{64})?$")]
 
 
 @dataclass(frozen=True, slots=True)
-class Cover:
+class Cover(Typed):
     """One finding that is waived.
 
     id: as the gate shows it. was, now: digests on the base branch and after the change, "" where there is none. what:
     the reason of the finding, for people.
     """
 
-    id: str
-    was: str
-    now: str
-    what: str = field(compare=False)
+    id: Annotated[str, Field(min_length=1, max_length=1000)]
+    was: _Digest
+    now: _Digest
+    what: Annotated[str, Field(min_length=1, max_length=4000)] = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class _Payload(Typed):
+    covers: Annotated[tuple[Cover, ...], Field(min_length=1)]
+    expires: Moment
+    format: Literal["drgate waiver 1"]
+    issued: Moment
+    reason: Annotated[str, Field(min_length=1, max_length=MAX_REASON)]
+    role: Annotated[str, Field(pattern=f"^{_ROLE.pattern}$")]
+
+
+@dataclass(frozen=True, slots=True)
+class _Signature(Typed):
+    keyid: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    sig: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Envelope(Typed):
+    payload: str
+    payloadType: Literal["application/vnd.drgate.waiver+json"]  # noqa: N815
+    signatures: Annotated[tuple[_Signature, ...], Field(min_length=1, max_length=1)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,55 +153,43 @@ def parse_waiver(data: bytes, origin: str) -> Waiver:
     """
     if len(data) > MAX_BYTES:
         raise CertificateError(f"{origin} is larger than {MAX_BYTES >> 10} KB; expected {_EXPECTED}.")
-    envelope = parse_json(data, origin, _EXPECTED, CertificateError)
+    envelope = _read(_Envelope, data, origin)
+    (signature,) = envelope.signatures
     try:
-        (signature,) = envelope["signatures"]
-        payload = base64.b64decode(envelope["payload"], validate=True)
-        signed = base64.b64decode(signature["sig"], validate=True)
+        payload, signed = (base64.b64decode(text, validate=True) for text in (envelope.payload, signature.sig))
+    except ValueError as problem:
+        raise CertificateError(f"{origin} is not in base64 where it should be; expected {_EXPECTED}.") from problem
+    try:
         check_signature_form(signed)
-        waiver = _parsed(payload, signature["keyid"], signed, origin)
-        same = waiver.to_bytes() == data
-    except (KeyError, TypeError, ValueError) as problem:
-        raise CertificateError(f"{origin} is not a waiver ({problem}); expected {_EXPECTED}.") from problem
-    if not same:
+    except CertificateError as problem:
+        raise CertificateError(f"{origin}: {problem}") from problem
+    waiver = _parsed(payload, signature.keyid, signed, origin)
+    if waiver.to_bytes() != data:
         raise CertificateError(f"{origin} is not in its canonical form; expected {_EXPECTED}.")
     return waiver
 
 
 def _parsed(data: bytes, key_id: str, signature: bytes, origin: str) -> Waiver:
-    content = parse_json(data, origin, _EXPECTED, CertificateError)
-    try:
-        if canonical_json(content) != data or content["format"] != FORMAT:
-            raise ValueError("its format is unknown")
-        waiver = Waiver(
-            covers=tuple(_cover(**one) for one in content["covers"]),
-            reason=_text(content["reason"], MAX_REASON),
-            role=_text(content["role"], 64),
-            issued=parse_moment(content["issued"]),
-            expires=parse_moment(content["expires"]),
-            key_id=_text(key_id, 64),
-            signature=signature,
-            data=data,
-        )
-    except (KeyError, TypeError, ValueError) as problem:
-        raise CertificateError(f"{origin} is not a waiver ({problem}); expected {_EXPECTED}.") from problem
-    if len(content) != 6 or not waiver.covers or not _ROLE.fullmatch(waiver.role):
-        raise CertificateError(f"{origin} is not a waiver; expected {_EXPECTED}.")
-    return waiver
+    content = _read(_Payload, data, origin)
+    if canonical_json(plain_of(content)) != data:
+        raise CertificateError(f"{origin} is not in its canonical form; expected {_EXPECTED}.")
+    if not all(cover.was or cover.now for cover in content.covers):
+        raise CertificateError(f"{origin} covers a finding without a digest; expected {_EXPECTED}.")
+    return Waiver(
+        covers=content.covers,
+        reason=content.reason,
+        role=content.role,
+        issued=parse_moment(content.issued),
+        expires=parse_moment(content.expires),
+        key_id=key_id,
+        signature=signature,
+        data=data,
+    )
 
 
-def _cover(id: Any, was: Any, now: Any, what: Any) -> Cover:
-    if not (isinstance(was, str) and isinstance(now, str) and _DIGEST.fullmatch(was) and _DIGEST.fullmatch(now)):
-        raise ValueError("a cover has no valid digests")
-    if not (was or now):
-        raise ValueError("a cover has no digest")
-    return Cover(_text(id, 1000), was, now, _text(what, 4000))
-
-
-def _text(value: Any, limit: int) -> str:
-    if not isinstance(value, str) or not value or len(value) > limit:
-        raise ValueError(f"a text of 1 to {limit} characters is missing")
-    return value
+def _read(kind: type[_T], data: bytes, origin: str) -> _T:
+    plain = parse_json(data, origin, _EXPECTED, CertificateError)
+    return read_as(kind, plain, origin, expected=_EXPECTED, error=CertificateError)
 
 
 # -- in a repository ---------------------------------------------------------------------------------------------------
@@ -226,8 +244,7 @@ class Waivers:
             kind, _, where = id.partition(":")
             section = where.partition(".")[0]
             own = where in (criterion, each_slice(criterion))
-            drawn = section != "bootstrap" or not criterion.about.is_share
-            if kind == "spec" and (own or (section in Checklist.model_fields and drawn)):
+            if kind == "spec" and (own or (section in Checklist.model_fields and section != "bootstrap")):
                 return why
         return ""
 

@@ -200,6 +200,8 @@ def _mark(finding: Finding) -> str:
 
 
 def _weight(finding: Finding) -> str:
+    if finding.allowed:
+        return " (allowed by the policy)"
     return "" if finding.required else " (advisory)"
 
 

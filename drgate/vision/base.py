@@ -21,11 +21,14 @@ from torch import Tensor
 from transformers import SiglipVisionConfig, SiglipVisionModel
 
 from drgate.errors import CheckpointError
-from drgate.files import canonical_json, read_json
+from drgate.files import canonical_json, parse_json, read_limited
 from drgate.vision.network import architecture, empty_tower, fill_tower, vision_config
 
 EMBEDDED: Final = "embedded"
 MEDSIGLIP: Final = "google/medsiglip-448"
+
+MAX_JSON_BYTES: Final = 4 << 20
+"""Of config.json (2 KB) and of an index (120 bytes a tensor)."""
 
 _EMBEDDED_FOLDER: Final = Path(__file__).parent / "embedded_base"
 _HUB_ID: Final = re.compile(r"[\w.\-]+/[\w.\-]+")
@@ -50,12 +53,22 @@ class Base:
     folder: Path = field(repr=False)
 
     def load(self) -> SiglipVisionModel:
-        """The tower in float32 on the CPU."""
+        """The tower in float32 on the CPU.
+
+        Raises CheckpointError where the files have changed since the digest was computed.
+        """
         tensors: dict[str, Tensor] = {}
         for file, names in _vision_tensors(self.folder).items():
-            with _opened(file) as handle:
-                tensors |= {name: handle.get_tensor(stored) for name, stored in names.items()}
+            with _opened(file) as handle:  # its tensors show the file, also as it is later: keep copies
+                tensors |= {name: handle.get_tensor(stored).clone() for name, stored in names.items()}
+        if _digest_of(self.config, tensors) != self.digest:
+            raise CheckpointError(f"the base model in {self.folder} was changed while it was read; start again.")
         return fill_tower(self.config, tensors)
+
+
+def shown_id(id: str) -> str:
+    """A base model's id in what is published: of a folder its name, not where it is on a machine."""
+    return Path(id).name if Path(id).is_absolute() else id
 
 
 def resolve_base(name: str, *, revision: str | None = None) -> Base:
@@ -125,12 +138,14 @@ def _from_folder(folder: Path, id: str, revision: str | None, *, use: str, pretr
     config_file = folder / "config.json"
     if not config_file.is_file():
         raise CheckpointError(f"{folder} has no config.json; a base model is {_LAYOUT}.")
-    values = read_json(config_file, "a SigLIP config", CheckpointError)
+    values = _json(config_file, "a SigLIP config")
     kind = values.get("model_type") if isinstance(values, dict) else None
     if kind == "siglip":
         values = values.get("vision_config")
     if kind not in ("siglip", "siglip_vision_model") or not isinstance(values, dict):
-        raise CheckpointError(f"{config_file} describes a model of type {kind!r}; a base model is {_LAYOUT}.")
+        raise CheckpointError(
+            f"{config_file} describes a model of type {str(kind)[:100]!r}; a base model is {_LAYOUT}."
+        )
     try:
         config = vision_config(values)
     except CheckpointError as error:
@@ -142,7 +157,7 @@ def _vision_tensors(folder: Path) -> dict[Path, dict[str, str]]:
     """For each safetensors file: the tower's tensor names (without prefix) and their names in the file."""
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        shards = read_json(index, "an index of safetensors files", CheckpointError)
+        shards = _json(index, "an index of safetensors files")
         mapping = shards.get("weight_map") if isinstance(shards, dict) else None
         if not isinstance(mapping, dict) or any(Path(str(name)).name != name for name in mapping.values()):
             raise CheckpointError(
@@ -162,6 +177,10 @@ def _vision_tensors(folder: Path) -> dict[Path, dict[str, str]]:
     return found
 
 
+def _json(path: Path, what: str) -> Any:
+    return parse_json(read_limited(path, MAX_JSON_BYTES, what, CheckpointError), str(path), what, CheckpointError)
+
+
 def _opened(file: Path) -> Any:
     if not file.is_file():
         raise CheckpointError(f"{file} does not exist; a base model is {_LAYOUT}.")
@@ -172,7 +191,7 @@ def _opened(file: Path) -> Any:
 
 
 def _digest(folder: Path, config: SiglipVisionConfig) -> str:
-    """Digest over the architecture and each tensor's name, type, shape and bytes, by name; checks names and shapes."""
+    """The digest of the tower in a folder; checks names and shapes."""
     wanted = {name: tuple(tensor.shape) for name, tensor in empty_tower(config).state_dict().items()}
     where = {name: (file, stored) for file, names in _vision_tensors(folder).items() for name, stored in names.items()}
     if missing := sorted(wanted.keys() - where.keys()):
@@ -183,16 +202,23 @@ def _digest(folder: Path, config: SiglipVisionConfig) -> str:
         raise CheckpointError(
             f"{folder}: the weights contain {few(foreign)}, which do not belong to the model in config.json."
         )
-    state = hashlib.sha256(canonical_json(["drgate base 1", architecture(config)]))
     handles = {file: _opened(file) for file in {file for file, _ in where.values()}}
+    tensors: dict[str, Tensor] = {}
     for name in sorted(wanted):
         file, stored = where[name]
-        tensor: Tensor = handles[file].get_tensor(stored)
-        if tuple(tensor.shape) != wanted[name]:
+        tensors[name] = handles[file].get_tensor(stored)
+        if tuple(tensors[name].shape) != wanted[name]:
             raise CheckpointError(
-                f"{file}: {stored} has the shape {tuple(tensor.shape)}; config.json requires {wanted[name]}."
+                f"{file}: {stored} has the shape {tuple(tensors[name].shape)}; config.json requires {wanted[name]}."
             )
-        update_digest(state, name, tensor)
+    return _digest_of(config, tensors)
+
+
+def _digest_of(config: SiglipVisionConfig, tensors: dict[str, Tensor]) -> str:
+    """`sha256:...` over the architecture and each tensor's name, type, shape and bytes, in order of name."""
+    state = hashlib.sha256(canonical_json(["drgate base 1", architecture(config)]))
+    for name in sorted(tensors):
+        update_digest(state, name, tensors[name])
     return f"sha256:{state.hexdigest()}"
 
 

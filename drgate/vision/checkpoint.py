@@ -10,22 +10,27 @@ contains the whole vision tower. Reading checks names, shapes, finite values, an
 from __future__ import annotations
 
 import hashlib
+import os
 import pickle
+import re
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from drgate.errors import CheckpointError
-from drgate.files import canonical_json, replacing
+from drgate.evaluation import Subject
+from drgate.files import canonical_json, in_bytes, replacing
+from drgate.patients import PATIENT_BYTES
 from drgate.scale import GRADES
 from drgate.vision.base import Base, few, resolve_base, update_digest
-from drgate.vision.fingerprint import SCRYPT, Fingerprint
+from drgate.vision.fingerprint import IMAGE_BYTES, Fingerprint
 from drgate.vision.images import Preprocessing, preprocessing
 from drgate.vision.network import (
     LORA_EXCLUDES,
@@ -43,6 +48,26 @@ from drgate.vision.network import (
 
 FORMAT: Final = "drgate-checkpoint"
 FORMAT_VERSION: Final = 1
+PATIENT_HASH: Final = "hmac-sha256-128"
+
+MAX_PICKLE_BYTES: Final = 16 << 20
+"""Of all values besides tensors: a record of 1,000 epochs has under 1 MB."""
+
+MAX_VALUES: Final = 32 << 20
+"""Values and characters, with what is shared counted as often as it is used: 2 KB can stand for any number."""
+
+MAX_DEPTH: Final = 60
+"""Lists and mappings in each other."""
+
+MAX_DIRECTORY_BYTES: Final = 32 << 20
+"""Of the list of parts: about 100 bytes a tensor."""
+
+SHARED: Final = 4
+"""Tensors may hold so many times the bytes of the file: tied weights are saved once."""
+
+MAX_EPOCH: Final = 10**6
+
+_TAIL: Final = 56 + 20 + 22
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +116,8 @@ class Checkpoint:
     record: dict[str, Any] | None = field(repr=False)
     """The run's record (trainer/record.py): parameters, history, spend, parents. Plain JSON values."""
     fingerprint: Fingerprint | None = field(repr=False)
+    file: Subject | None = field(default=None, repr=False)
+    """The file that `older.load_any_checkpoint` read it from; None for others."""
 
     @property
     def replaced(self) -> tuple[str, ...]:
@@ -263,7 +290,9 @@ def save_checkpoint(
         else {
             "image_hash": "phash-256",
             "images": torch.from_numpy(fingerprint.images.copy()),
-            **_patients_payload(fingerprint),
+            "patient_hash": PATIENT_HASH,
+            "patients": {key: torch.from_numpy(rows.copy()) for key, rows in fingerprint.patients.items()},
+            "whole": fingerprint.whole,
         },
         "tensor_digest": (digest := checkpoint.tensor_digest),
         "state": None
@@ -275,19 +304,6 @@ def save_checkpoint(
             torch.save(payload, temporary)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
         raise CheckpointError(f"{path} cannot be written: {' '.join(str(error).split())}.") from error
-
-
-def _patients_payload(fingerprint: Fingerprint) -> dict[str, Any]:
-    """The patients as saved in the file: one salt with its table, or a list of salts with a list of tables.
-
-    Several salts are another kind of hash, so that a reader for one salt refuses the file and does not check only one.
-    """
-    tables = [torch.from_numpy(rows.copy()) for rows in fingerprint.patients.values()]
-    salts = [salt.hex() for salt in fingerprint.patients]
-    kind: dict[str, Any] = {"name": "scrypt", **SCRYPT}
-    if len(salts) == 1:
-        return {"patient_hash": kind, "salt": salts[0], "patients": tables[0]}
-    return {"patient_hash": {**kind, "salts": len(salts)}, "salt": salts, "patients": tables}
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -310,9 +326,9 @@ def parse_checkpoint(path: Path, payload: Any) -> Checkpoint:
         return _checked(payload)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
-    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+    except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, RuntimeError) as error:
         raise CheckpointError(
-            f"{path}: a part of the checkpoint's description is missing or not valid ({error!r})."
+            f"{path}: a part of the checkpoint's description is missing or not valid ({repr(error)[:200]})."
         ) from error
 
 
@@ -336,35 +352,33 @@ def load_training_state(path: Path) -> tuple[Checkpoint, TrainingState | None]:
     return checkpoint, state
 
 
-def read_payload(path: Path, allowed: Sequence[tuple[Any, str]] = ()) -> Any:
+def read_payload(path: Path, allowed: Sequence[tuple[Any, str]] = (), *, opened: IO[bytes] | None = None) -> Any:
     """The contents of a file that `torch.save` wrote: tensors and plain values, never code.
 
-    allowed: other types that may be read, with their names in the file.
+    allowed: other types that may be read, with their names in the file. opened: the file's bytes, where they are not
+    to be read from the path, which then is for messages.
 
     Raises:
         CheckpointError: with the reason: no such file, a Git LFS pointer, truncated, damaged, contains code or other
-            types.
+            types, is of more than its size should hold.
     """
-    if not path.is_file():
-        raise CheckpointError(f"{path} does not exist; expected a checkpoint (*.pth).")
-    with path.open("rb") as handle:
-        start = handle.read(64)
+    if opened is None:
+        if not path.is_file():
+            raise CheckpointError(f"{path} does not exist; expected a checkpoint (*.pth).")
+        with path.open("rb") as handle:
+            return read_payload(path, allowed, opened=handle)
+    start = opened.read(64)
     if start.startswith(b"version https://git-lfs"):
         raise CheckpointError(f"{path} is a Git LFS pointer, not the model itself; run git lfs pull.")
     if not start.startswith(b"PK"):
         raise CheckpointError(
             f"{path} is not a checkpoint that torch.save wrote (bare pickles can run code and are never opened)."
         )
-    try:
-        with zipfile.ZipFile(path) as archive:
-            packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist())
-    except zipfile.BadZipFile as error:
-        raise CheckpointError(f"{path} is truncated: its end is missing. Copy it again.") from error
-    if packed:  # torch.save does not compress, and a small file could expand to any size
-        raise CheckpointError(f"{path} is a compressed archive, not a checkpoint that torch.save wrote.")
+    size = _check_archive(path, opened)
+    opened.seek(0)
     try:
         with torch.serialization.safe_globals(list(allowed)):
-            return torch.load(path, map_location="cpu", weights_only=True)
+            payload = torch.load(opened, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path} contains Python objects other than tensors and plain values. They could run code, so it was not"
@@ -373,32 +387,118 @@ def read_payload(path: Path, allowed: Sequence[tuple[Any, str]] = ()) -> Any:
     except Exception as error:  # damaged archives come as RuntimeError, EOFError, KeyError, UnicodeDecodeError, ...
         reason = " ".join(str(error).split())[:160]
         raise CheckpointError(f"{path} is damaged and cannot be read ({reason}). Copy it again.") from error
+    tensors: list[Tensor] = []
+    try:
+        _measure(payload, {}, tensors)
+        _check_storage(tensors, size)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path} is not a checkpoint that can be read: {error}") from error
+    return payload
+
+
+def _check_archive(path: Path, opened: IO[bytes]) -> int:
+    """The size of a ZIP archive, checked before it is unpacked: its parts are not compressed, and add up to no more."""
+    size = opened.seek(0, os.SEEK_END)
+    opened.seek(max(0, size - _TAIL))
+    tail = opened.read().rjust(_TAIL)
+    # Directory in 64 bits (56 bytes), its locator (20), directory's end (22) without a comment: as torch.save writes
+    # them, so that no two readers can find different directories.
+    if tail[-22:-18] != b"PK\x05\x06":
+        raise CheckpointError(f"{path} is truncated: its end is missing. Copy it again.")
+    listed = int.from_bytes(tail[-10:-6], "little")
+    if tail[-42:-38] == b"PK\x06\x07":
+        listed = int.from_bytes(tail[40:48], "little")
+    if listed > MAX_DIRECTORY_BYTES:
+        raise CheckpointError(f"{path} lists more parts than a checkpoint has.")
+    try:
+        with zipfile.ZipFile(opened) as archive:
+            entries = archive.infolist()
+    except zipfile.BadZipFile as error:
+        raise CheckpointError(f"{path} is truncated: its end is missing. Copy it again.") from error
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+        # torch.save does not compress, and a small file could expand to any size
+        raise CheckpointError(f"{path} is a compressed archive, not a checkpoint that torch.save wrote.")
+    if sum(entry.file_size for entry in entries) > size:
+        raise CheckpointError(f"{path} has parts that overlap; it is not a checkpoint that torch.save wrote.")
+    if any(entry.file_size > MAX_PICKLE_BYTES for entry in entries if entry.filename.endswith(".pkl")):
+        raise CheckpointError(f"{path} has more than {in_bytes(MAX_PICKLE_BYTES)} of values besides tensors.")
+    return size
+
+
+def _measure(value: Any, known: dict[int, tuple[int, int]], tensors: list[Tensor], depth: int = 0) -> tuple[int, int]:
+    """Size (values and characters) and depth of plain values, written out, with what is shared as often as it is used.
+
+    known: by id, the containers that were measured: each is looked at once. tensors: collects those that were found.
+
+    Raises CheckpointError for too many values, too deep nesting, values that contain themselves, and huge integers.
+    """
+    if depth > MAX_DEPTH:
+        raise CheckpointError(f"its values are nested more than {MAX_DEPTH} deep.")
+    total, below = 1, 0
+    if isinstance(value, Tensor):
+        tensors.append(value)
+    elif isinstance(value, str | bytes | bytearray):
+        total += len(value)
+    elif isinstance(value, int) and value.bit_length() > 64:
+        raise CheckpointError("it has an integer of more than 64 bits.")
+    elif isinstance(value, dict | list | tuple | set | frozenset):
+        if id(value) in known:
+            return known[id(value)]
+        known[id(value)] = (MAX_VALUES, 0)  # until it is measured: a list in itself has no end
+        for part in chain(value.keys(), value.values()) if isinstance(value, dict) else value:
+            more, deep = _measure(part, known, tensors, depth + 1)
+            total, below = total + more, max(below, deep + 1)
+        known[id(value)] = (total, below)
+    if total > MAX_VALUES or below > MAX_DEPTH:
+        raise CheckpointError("its values, written out, are too many or nested too deep, or contain themselves.")
+    return total, below
+
+
+def _check_storage(tensors: list[Tensor], size: int) -> None:
+    """Raise CheckpointError where tensors stand for more numbers than a file of `size` bytes holds."""
+    total = 0
+    for tensor in tensors:
+        needed = tensor.numel() * tensor.element_size()
+        if (
+            tensor.layout is not torch.strided
+            or tensor.device.type != "cpu"
+            or needed > tensor.untyped_storage().nbytes()
+        ):
+            raise CheckpointError("it has a tensor without numbers of its own; expected plain tensors.")
+        total += needed
+    if total > SHARED * size:
+        raise CheckpointError("its tensors share their numbers; expected each tensor with its own.")
 
 
 def _checked(payload: dict[str, Any]) -> Checkpoint:
     version = payload["format_version"]
-    if version != FORMAT_VERSION:
+    if type(version) is not int or version != FORMAT_VERSION:
         raise CheckpointError(
-            f"the checkpoint has format {version}; this version of drgate reads format {FORMAT_VERSION}. Use the"
-            " version that wrote it."
+            f"the checkpoint has format {str(version)[:20]}; this version of drgate reads format {FORMAT_VERSION}."
+            " Use the version that wrote it."
         )
     if payload["class_names"] != list(GRADES):
         names = payload["class_names"]
         count = len(names) if isinstance(names, list) else "unknown"
-        raise CheckpointError(f"the model grades {count} classes {names}; expected the five ICDR grades.")
+        raise CheckpointError(f"the model grades {count} classes {str(names)[:200]}; expected the five ICDR grades.")
     lora = payload["lora"]
     if lora is not None:
         if lora["target_modules"] != list(LORA_TARGETS) or lora["exclude_modules"] != LORA_EXCLUDES:
             raise CheckpointError("the LoRA adapters are on other layers than those of drtrain.")
-        lora = LoraSettings(int(lora["r"]), float(lora["alpha"]))
-        if not (1 <= lora.r <= 4096 and 0 < lora.alpha < 1e6):
+        r, alpha = lora["r"], lora["alpha"]
+        if type(r) is not int or type(alpha) not in (int, float) or not (1 <= r <= 4096 and 0 < alpha < 1e6):
             raise CheckpointError(
-                f"the LoRA settings {lora} are out of range; expected r from 1 to 4096 and alpha between 0 and 1e6."
+                f"the LoRA settings r = {str(r)[:20]}, alpha = {str(alpha)[:20]} are out of range; "
+                "expected r from 1 to 4096 and alpha between 0 and 1e6."
             )
+        lora = LoraSettings(r, float(alpha))
     record = payload["record"]
     canonical_json([payload["training_config"], record])
     if not isinstance(payload["training_config"], dict) or not isinstance(record, dict | None):
         raise CheckpointError("the training config or record is not a mapping of names to values.")
+    epoch = payload["epoch"]
+    if type(epoch) is not int or not 0 <= epoch <= MAX_EPOCH:
+        raise CheckpointError(f"the epoch is {str(epoch)[:20]}; expected a whole number up to {MAX_EPOCH}.")
     base = BaseReference(**payload["base"])
     if not all(
         isinstance(text, str) for text in (base.id, base.revision or "", base.digest, base.use, base.pretraining)
@@ -413,7 +513,7 @@ def _checked(payload: dict[str, Any]) -> Checkpoint:
         dropout=float(payload["dropout"]),
         preprocessing=preprocessing(**payload["preprocessing"]),
         training_config=payload["training_config"],
-        epoch=int(payload["epoch"]),
+        epoch=epoch,
         record=record,
         fingerprint=_fingerprint(payload["fingerprint"]),
     )
@@ -467,19 +567,21 @@ def check_tensors(checkpoint: Checkpoint) -> None:
 def _fingerprint(payload: dict[str, Any] | None) -> Fingerprint | None:
     if payload is None:
         return None
-    kind = dict(payload["patient_hash"])
-    one = "salts" not in kind
-    salts, tables = ([payload["salt"]], [payload["patients"]]) if one else (payload["salt"], payload["patients"])
-    count = kind.pop("salts", 1)
-    if payload["image_hash"] != "phash-256" or kind != {"name": "scrypt", **SCRYPT}:
+    kind = payload["patient_hash"]
+    # Earlier versions hashed patients with a salt beside the hashes: these cannot be compared with a patient key.
+    salted = isinstance(kind, dict) and kind.get("name") == "scrypt"
+    if payload["image_hash"] != "phash-256" or not (salted or kind == PATIENT_HASH):
         raise CheckpointError("the training fingerprint is of a kind that this version of drgate does not know.")
-    if not len(salts) == len(set(salts)) == len(tables) == count:
-        raise CheckpointError("the training fingerprint is garbled.")
 
-    def rows(tensor: Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
-        if tensor.dtype != torch.uint8 or tensor.dim() != 2 or tensor.shape[1] != 32 or not tensor.is_contiguous():
+    def rows(tensor: Tensor, size: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        if tensor.dtype != torch.uint8 or tensor.dim() != 2 or tensor.shape[1] != size or not tensor.is_contiguous():
             raise CheckpointError("the training fingerprint is garbled.")
         return tensor.numpy()
 
-    patients = {bytes.fromhex(salt): rows(table) for salt, table in zip(salts, tables, strict=True)}
-    return Fingerprint(rows(payload["images"]), patients)
+    images = rows(payload["images"], IMAGE_BYTES)
+    if salted:
+        return Fingerprint(images, {}, whole=False)
+    patients, whole = payload["patients"], payload["whole"]
+    if type(whole) is not bool or not all(re.fullmatch("[0-9a-f]{8}", key) for key in patients):
+        raise CheckpointError("the training fingerprint is garbled.")
+    return Fingerprint(images, {key: rows(table, PATIENT_BYTES) for key, table in patients.items()}, whole)

@@ -6,22 +6,23 @@ logits = grader.logits(batch)                   # (n, 3, size, size) float32  ->
 
 from __future__ import annotations
 
+import io
 import os
+import tempfile
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from drgate.errors import CheckpointError
-from drgate.evaluation import Role
-from drgate.files import digest_of, read_json, sha256_file
+from drgate.evaluation import Subject
+from drgate.files import digest_of, parse_json
 from drgate.scale import GRADES
 from drgate.vision.fingerprint import Fingerprint
 from drgate.vision.images import Preprocessing, preprocessing
-
-ONNX_COMPANIONS: Final[dict[str, Role]] = {"preprocess.json": "preprocessing", "labels.json": "labels"}
-"""Files next to an ONNX model: `{"id": ..., "size": ...}`, and the list of the five grades' identifiers."""
+from drgate.vision.model_files import MAX_COMPANION_BYTES, copy_and_hash
+from drgate.vision.onnx_files import COMPANIONS, cannot_run, copy_onnx, first_line, try_out
 
 
 class Grader(Protocol):
@@ -31,8 +32,8 @@ class Grader(Protocol):
     def preprocessing(self) -> Preprocessing: ...
 
     @property
-    def files(self) -> dict[Path, Role]:
-        """All files of the model with their roles; the first is the one that was given, in the role model."""
+    def files(self) -> tuple[Subject, ...]:
+        """The files that this model was loaded from, by the bytes that were loaded; first the one in the role model."""
         ...
 
     @property
@@ -100,7 +101,7 @@ class CheckpointGrader:
     def __init__(self, path: Path, base: str | None = None) -> None:
         import torch
 
-        from drgate.vision.base import resolve_base
+        from drgate.vision.base import resolve_base, shown_id
         from drgate.vision.older import load_any_checkpoint
 
         resolved = None if base is None else resolve_base(base)
@@ -108,8 +109,10 @@ class CheckpointGrader:
         own = int(os.environ.get("LOCAL_RANK", "0"))  # under torchrun, one device per process
         self._device = torch.device("cuda", own) if torch.cuda.is_available() else torch.device("cpu")
         self._model = self.checkpoint.build(resolved).to(self._device)
+        self._base = shown_id(self.checkpoint.base.id)
         self.preprocessing = self.checkpoint.preprocessing
-        self.files: dict[Path, Role] = {path: "model"}
+        assert self.checkpoint.file is not None, "it was read from a file"
+        self.files = (self.checkpoint.file,)
         self.tensor_digest = self.checkpoint.tensor_digest
         self.record = self.checkpoint.record
         self.fingerprint = self.checkpoint.fingerprint
@@ -121,19 +124,17 @@ class CheckpointGrader:
         limits = (self.checkpoint.record or {}).get("limitations")
         found = [str(sentence) for sentence in limits] if isinstance(limits, list) else []
         if own := self.checkpoint.replaced:
-            found.append(
-                f"Besides its adapters, the model replaces {len(own)} tensors of the base model "
-                f"{self.checkpoint.base.id}."
-            )
+            found.append(f"Besides its adapters, the model replaces {len(own)} tensors of the base model {self._base}.")
         return found
 
     @property
     def description(self) -> dict[str, Any]:
         checkpoint = self.checkpoint
+        base = {name: getattr(checkpoint.base, name) for name in checkpoint.base.__slots__}
         lora = checkpoint.lora
         return {
             "kind": "checkpoint",
-            "base": {name: getattr(checkpoint.base, name) for name in checkpoint.base.__slots__},
+            "base": base | {"id": self._base},
             "lora": None if lora is None else {"r": lora.r, "alpha": lora.alpha},
             "class_names": list(GRADES),
             "preprocessing": self.preprocessing.as_dict(),
@@ -144,9 +145,12 @@ class CheckpointGrader:
     def logits(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
         import torch
 
-        with torch.inference_mode():
-            logits: NDArray[np.float32] = self._model(torch.from_numpy(batch).to(self._device)).cpu().numpy()
-        return logits
+        try:
+            with torch.inference_mode():
+                logits = self._model(torch.from_numpy(batch).to(self._device)).cpu().numpy()
+        except (RuntimeError, MemoryError) as error:  # torch reports missing memory as RuntimeError
+            raise CheckpointError(f"The model cannot grade {len(batch)} images here ({first_line(error)}).") from error
+        return _logits(logits, batch)
 
 
 class OnnxGrader:
@@ -155,32 +159,34 @@ class OnnxGrader:
     def __init__(self, path: Path) -> None:
         import onnxruntime
 
-        self.preprocessing = _preprocessing_beside(path)
-        self.files: dict[Path, Role] = {
-            path: "model",
-            **dict.fromkeys(_onnx_files(path)[1:], "data"),
-            **{path.with_name(name): role for name, role in ONNX_COMPANIONS.items()},
-        }
+        if not path.is_file():
+            raise CheckpointError(f"{path} does not exist; expected an ONNX model.")
+        self.preprocessing, companions = _companions(path)
         wanted = ["CUDAExecutionProvider", "CPUExecutionProvider"]
         available = onnxruntime.get_available_providers()
         # Hides errors about a CUDA provider that is installed on a machine without a GPU.
         onnxruntime.set_default_logger_severity(4)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
-        try:
-            self._session = onnxruntime.InferenceSession(
-                str(path), options, providers=[provider for provider in wanted if provider in available]
-            )
-        except Exception as error:  # onnxruntime's exceptions share no base class
-            raise CheckpointError(
-                f"{path} is not an ONNX model that can run here ({_first_line(error)}); export it again."
-            ) from error
+        # ONNX Runtime opens external data by its name, and reads it during scoring too.
+        with tempfile.TemporaryDirectory(prefix="drgate-", ignore_cleanup_errors=True) as private:
+            copied = copy_onnx(path, Path(private))
+            self.files = (*copied, *companions)
+            copy = Path(private) / path.name
+            try_out(path, copy, self.preprocessing.size, sum(file.size for file in copied))
+            try:
+                self._session = onnxruntime.InferenceSession(
+                    str(copy), options, providers=[provider for provider in wanted if provider in available]
+                )
+            except Exception as error:  # onnxruntime's exceptions share no base class
+                raise cannot_run(path, copy, error) from error
         self.providers: list[str] = self._session.get_providers()
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         size = self.preprocessing.size
-        if len(inputs) != 1 or inputs[0].type != "tensor(float)" or list(inputs[0].shape[1:]) != [3, size, size]:
+        taken = inputs[0].shape if len(inputs) == 1 and inputs[0].type == "tensor(float)" else []
+        if list(taken[1:]) != [3, size, size] or isinstance(taken[0], int):
             raise CheckpointError(
-                f"{path} takes another input; expected images (n, 3, {size}, {size}) of 32-bit floats."
+                f"{path} takes another input; expected images (n, 3, {size}, {size}) of 32-bit floats for any n."
             )
         if len(outputs) != 1 or len(outputs[0].shape) != 2 or outputs[0].shape[1] != len(GRADES):
             shapes = ", ".join(str(output.shape) for output in outputs)
@@ -193,59 +199,48 @@ class OnnxGrader:
 
     @property
     def tensor_digest(self) -> str:
-        named = sorted((file.name, sha256_file(file)) for file in self.files)
-        return digest_of(["drgate onnx 1", named])
+        return digest_of(["drgate onnx 1", sorted((file.name, file.sha256) for file in self.files)])
 
     @property
     def description(self) -> dict[str, Any]:
         return {"kind": "onnx", "class_names": list(GRADES), "preprocessing": self.preprocessing.as_dict()}
 
     def logits(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
-        logits: NDArray[np.float32] = self._session.run(None, {self._input: batch})[0]
-        return logits
+        try:
+            logits = self._session.run(None, {self._input: batch})[0]
+        except Exception as error:  # onnxruntime's exceptions share no base class
+            raise CheckpointError(f"The model cannot grade {len(batch)} images here ({first_line(error)}).") from error
+        return _logits(logits, batch)
 
 
-def _preprocessing_beside(path: Path) -> Preprocessing:
-    if not path.is_file():
-        raise CheckpointError(f"{path} does not exist; expected an ONNX model.")
-    settings_file, labels_file = (path.with_name(name) for name in ONNX_COMPANIONS)
-    for file in (settings_file, labels_file):
+def _logits(values: Any, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+    """A model's output for a batch; a file can declare one shape and give another."""
+    if not isinstance(values, np.ndarray) or values.shape != (len(batch), len(GRADES)) or values.dtype != np.float32:
+        raise CheckpointError(
+            f"The model gives {getattr(values, 'shape', 'no numbers')} for {len(batch)} images; expected logits (n, 5) "
+            "in 32-bit floats."
+        )
+    return values
+
+
+def _companions(path: Path) -> tuple[Preprocessing, list[Subject]]:
+    """The preprocessing of an ONNX model, and the files beside it, read once."""
+    plain, files = [], []
+    expected = ('{"id": ..., "size": ...}', "a list of the grades' identifiers")
+    for (name, role), what in zip(COMPANIONS.items(), expected, strict=True):
+        file = path.with_name(name)
         if not file.is_file():
             raise CheckpointError(
                 f"{file} does not exist; an ONNX model needs it next to {path.name} (drgate export writes it)."
             )
-    settings = read_json(settings_file, '{"id": ..., "size": ...}', CheckpointError)
-    labels = read_json(labels_file, "a list of the grades' identifiers", CheckpointError)
+        files.append(copy_and_hash(file, role, content := io.BytesIO(), limit=MAX_COMPANION_BYTES))
+        plain.append(parse_json(content.getvalue(), str(file), what, CheckpointError))
+    settings, labels = plain
     if labels != list(GRADES):
-        raise CheckpointError(f"{labels_file} lists {labels}; expected {list(GRADES)}.")
-    if (
-        not isinstance(settings, dict)
-        or not isinstance(settings.get("id"), str)
-        or type(settings.get("size")) is not int
-    ):
-        raise CheckpointError(f'{settings_file} has other contents; expected {{"id": ..., "size": ...}}.')
-    return preprocessing(settings["id"], settings["size"])
-
-
-def _onnx_files(path: Path) -> list[Path]:
-    """The model file and its external data files, which must be in the same folder."""
-    import onnx
-
-    try:
-        model = onnx.load(path, load_external_data=False)
-    except Exception as error:  # protobuf's exceptions
-        raise CheckpointError(f"{path} is not an ONNX model ({_first_line(error)}).") from error
-    names = {
-        entry.value
-        for tensor in onnx.external_data_helper._get_all_tensors(model)
-        for entry in tensor.external_data
-        if entry.key == "location"
-    }
-    for name in sorted(names):
-        if os.path.basename(name) != name or not path.with_name(name).is_file():  # noqa: PTH119  # as the file spells it
-            raise CheckpointError(f"{path} refers to weights in {name!r}, which is not a file in the same folder.")
-    return [path, *(path.with_name(name) for name in sorted(names))]
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        raise CheckpointError(
+            f"{path.with_name('labels.json')} lists {str(labels)[:200]}; expected {list(GRADES)}, in this order."
+        )
+    known = isinstance(settings, dict) and isinstance(settings.get("id"), str) and type(settings.get("size")) is int
+    if not known:
+        raise CheckpointError(f"{path.with_name('preprocess.json')} has other contents; expected {expected[0]}.")
+    return preprocessing(settings["id"], settings["size"]), files

@@ -25,6 +25,9 @@ FUNDUS_SQUARE: Final = "fundus-square-1"
 _FORMATS: Final = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "PPM", "JPEG2000", "GIF")
 """The accepted image formats. Pillow's other decoders are not used: one of them runs a PostScript interpreter."""
 
+MAX_BYTES: Final = 1 << 30
+"""Of an image file: the largest that Pillow's limit of pixels lets through has 720 MB, in 16 bits and four channels."""
+
 _PROBE: Final = 512
 """The field of view is found on a copy reduced to about this many pixels, which removes noise."""
 
@@ -41,6 +44,8 @@ def read_image(path: Path) -> Image.Image:
             limit against decompression bombs.
     """
     try:
+        if path.stat().st_size > MAX_BYTES:  # some of Pillow's decoders read the whole file first
+            raise ValueError(f"it is larger than {MAX_BYTES >> 20} MB")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # damaged metadata is no reason to reject good pixels ...
             warnings.simplefilter("error", Image.DecompressionBombWarning)  # ... but a bomb is
@@ -144,9 +149,9 @@ def preprocessing(id: str, size: int) -> Preprocessing:
     """
     if id != FUNDUS_SQUARE:
         raise CheckpointError(
-            f"the model requires the preprocessing {id!r}, which this version of drgate does not have (it has"
-            f" {FUNDUS_SQUARE!r}). Nothing was scored, because another preprocessing would change the predictions."
+            f"the model requires the preprocessing {str(id)[:100]!r}, which this version of drgate does not have"
+            f" (it has {FUNDUS_SQUARE!r}). Nothing was scored: another preprocessing would change the predictions."
         )
-    if not 16 <= size <= 4096:
-        raise CheckpointError(f"the model requires images of {size} pixels; expected 16 to 4096.")
+    if type(size) is not int or not 16 <= size <= 4096:
+        raise CheckpointError(f"the model requires images of {str(size)[:100]} pixels; expected 16 to 4096.")
     return Preprocessing(id, size)

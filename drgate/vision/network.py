@@ -32,6 +32,9 @@ _INTEGERS: Final = {
     "image_size": 4096,
     "patch_size": 256,
 }
+MAX_PATCHES: Final = 1 << 14
+"""In an image: MedSigLIP has 1024. Memory grows with the square: a file of 16 MB could ask for terabytes."""
+
 _ACTIVATIONS: Final = ("gelu_pytorch_tanh", "gelu", "quick_gelu", "relu", "silu")
 
 
@@ -57,7 +60,7 @@ def vision_config(values: dict[str, Any]) -> SiglipVisionConfig:
         value = chosen[name]
         if type(value) is not int or not 1 <= value <= limit:
             raise CheckpointError(
-                f"the vision config has {name} = {value!r}; expected a whole number from 1 to {limit}."
+                f"the vision config has {name} = {str(value)[:50]}; expected a whole number from 1 to {limit}."
             )
     if chosen["num_channels"] != 3:
         raise CheckpointError(f"the vision tower takes {chosen['num_channels']} colour channels; expected 3.")
@@ -65,13 +68,19 @@ def vision_config(values: dict[str, Any]) -> SiglipVisionConfig:
         raise CheckpointError("the vision config's hidden_size is not a multiple of its num_attention_heads.")
     if chosen["patch_size"] > chosen["image_size"]:
         raise CheckpointError("the vision config's patch_size is larger than its image_size.")
+    if (patches := (chosen["image_size"] // chosen["patch_size"]) ** 2) > MAX_PATCHES:
+        raise CheckpointError(
+            f"the vision config divides an image into {patches} patches; expected {MAX_PATCHES} at most."
+        )
     if chosen["hidden_act"] not in _ACTIVATIONS:
         raise CheckpointError(
-            f"the vision config has the activation {chosen['hidden_act']!r}; expected one of {', '.join(_ACTIVATIONS)}."
+            f"the vision config has the activation {str(chosen['hidden_act'])[:50]!r}; expected one of"
+            f" {', '.join(_ACTIVATIONS)}."
         )
     if not isinstance(chosen["layer_norm_eps"], float) or not 0 < chosen["layer_norm_eps"] < 1:
         raise CheckpointError(
-            f"the vision config has layer_norm_eps = {chosen['layer_norm_eps']!r}; expected a number between 0 and 1."
+            f"the vision config has layer_norm_eps = {str(chosen['layer_norm_eps'])[:50]}; expected a number between"
+            " 0 and 1."
         )
     if values.get("vision_use_head") is False:
         raise CheckpointError("the vision tower has no pooling head; grading needs its pooled feature.")

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from drgate.errors import CheckpointError
 from drgate.record import OLDER
-from drgate.vision.base import Base, few
+from drgate.vision.base import Base, few, shown_id
 from drgate.vision.checkpoint import (
     BaseReference,
     Checkpoint,
@@ -33,6 +33,7 @@ from drgate.vision.checkpoint import (
     read_payload,
 )
 from drgate.vision.images import FUNDUS_SQUARE, preprocessing
+from drgate.vision.model_files import private_copy
 from drgate.vision.network import architecture, empty_tower
 
 _STATE: Final = "model_state_dict"
@@ -71,7 +72,7 @@ NUMPY_SCALARS: Final = [
 
 
 def load_any_checkpoint(path: Path, base: Base | None, *, alpha: float | None = None) -> Checkpoint:
-    """A checkpoint of drtrain or in the older layout. Never runs code from the file.
+    """A checkpoint of drtrain or in the older layout, with the facts of its file. Never runs code from the file.
 
     base: base model of an older file, to compare its tower with; ignored for checkpoints of drtrain, which record it.
     alpha: LoRA's alpha of an older file, which does not record it; None assumes twice the rank.
@@ -79,16 +80,19 @@ def load_any_checkpoint(path: Path, base: Base | None, *, alpha: float | None = 
     Raises:
         CheckpointError: as `load_checkpoint`; an older file without `base`, or of another architecture than `base`.
     """
-    payload = read_payload(path, NUMPY_SCALARS)
+    if not path.is_file():
+        raise CheckpointError(f"{path} does not exist; expected a checkpoint (*.pth).")
+    with private_copy(path, "model") as (copy, file):
+        payload = read_payload(path, NUMPY_SCALARS, opened=copy)
     if not isinstance(payload, dict) or "format" in payload or _STATE not in payload:
-        return parse_checkpoint(path, payload)
+        return replace(parse_checkpoint(path, payload), file=file)
     if base is None:
         raise CheckpointError(
             f"{path} is in the older checkpoint layout, which does not record the base model; give it with "
             "--base embedded|FOLDER|HUB_ID."
         )
     try:
-        return _checked(path, payload, base, alpha)
+        return replace(_checked(path, payload, base, alpha), file=file)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
 
@@ -98,7 +102,7 @@ def _checked(path: Path, payload: dict[Any, Any], base: Base, alpha: float | Non
     weights = _weights(state, base, alpha)
     epoch = payload.get("epoch")
     if type(epoch) is not int or not 0 <= epoch < 10**6:
-        raise CheckpointError(f"epoch is {epoch!r}; expected a whole number, counted from 0.")
+        raise CheckpointError(f"epoch is {str(epoch)[:20]}; expected a whole number, counted from 0.")
     size = architecture(base.config)["image_size"]
     record, of_history = _record(payload, epoch)
     checkpoint = Checkpoint(
@@ -123,9 +127,9 @@ def _checked(path: Path, payload: dict[Any, Any], base: Base, alpha: float | Non
             "pretraining": weights.base.pretraining,
         },
         "limitations": [
-            f"{path.name} is in the older checkpoint layout. It does not record its base model ({base.id} was given), "
-            f"its preprocessing ({FUNDUS_SQUARE} at {size} pixels is assumed), training images, parameters, cost, or "
-            "the number of images per grade.",
+            f"{path.name} is in the older checkpoint layout. It does not record its base model "
+            f"({shown_id(base.id)} was given), its preprocessing ({FUNDUS_SQUARE} at {size} pixels is assumed), "
+            "training images, parameters, cost, or the number of images per grade.",
             *weights.notes,
             *([f"Ignored parts of the file: {', '.join(state.auxiliary)}."] if state.auxiliary else []),
             *of_history,
@@ -181,15 +185,7 @@ class _State:
 
 def _put(table: dict[str, Tensor], name: str, tensor: Any) -> None:
     """Add a tensor, in float32, after checking that it is a plain tensor of numbers."""
-    whole = (
-        isinstance(tensor, Tensor)
-        and tensor.layout is torch.strided
-        and tensor.device.type == "cpu"
-        and tensor.is_floating_point()
-        and tensor.untyped_storage().nbytes()
-        >= tensor.numel() * tensor.element_size()  # an expanded tensor could be of any size
-    )
-    if not whole:
+    if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
         raise CheckpointError(f"{_STATE}'s {name} is not a plain tensor of floating-point numbers.")
     if name in table:
         raise CheckpointError(f"{_STATE} contains {name} twice, with two prefixes.")
@@ -238,10 +234,10 @@ def _weights(state: _State, base: Base, alpha: float | None) -> _Weights:
     replaced = {name: tensor for name, tensor in state.tower.items() if not torch.equal(tensor, own[name])}
     if unlike := sorted(replaced.keys() - set(merged)):
         notes.append(
-            f"The tower is not that of {base.id}: besides the adapters, {len(unlike)} of {len(own)} tensors differ "
-            f"({few(unlike)}). Those of the file were used."
+            f"The tower is not that of {shown_id(base.id)}: besides the adapters, {len(unlike)} of {len(own)} tensors "
+            f"differ ({few(unlike)}). Those of the file were used."
         )
-        reference = replace(reference, pretraining=f"unknown: the tower is not that of {base.id}")
+        reference = replace(reference, pretraining=f"unknown: the tower is not that of {shown_id(base.id)}")
     return _Weights(reference, LoraSettings(rank, scale), adapters | replaced, notes)
 
 

@@ -22,6 +22,7 @@ from securesystemslib.dsse import Envelope
 from securesystemslib.exceptions import VerificationError
 from securesystemslib.signer import SSlibKey  # type: ignore[attr-defined]
 
+from drgate.certificate.envelope import MAX_BYTES, pre_authentication
 from drgate.certificate.keys import (
     CommandKey,
     PrivateKey,
@@ -32,13 +33,11 @@ from drgate.certificate.keys import (
 )
 from drgate.certificate.sign import certify, countersign, countersignature
 from drgate.certificate.statement import (
-    MAX_BYTES,
     Certificate,
     Statement,
     make_statement,
     parse_certificate,
     parse_statement,
-    pre_authentication,
     read_certificate,
     reference,
     statement_bytes,
@@ -48,6 +47,7 @@ from drgate.evaluation import (
     Audit,
     Baseline,
     CutOffs,
+    Evaluation,
     File,
     HeldAgainst,
     Look,
@@ -157,6 +157,17 @@ class TestStatement:
             }
             for file in files
         ]
+
+    @pytest.mark.parametrize(
+        "name",
+        ["/etc/passwd", "..", ".", "", "a/b.pth", "a\\b.pth", "C:b.pth", " b.pth", "b.pth ", "b\u200b.pth", "b" * 256],
+    )
+    def test_subjects_have_bare_names(self, name):
+        """A name that is a path, or that people cannot tell from another, is refused where it is read."""
+        plain = evaluation(model=model_of(file_entry("a", b"1"))).to_json()
+        plain["model"]["files"][0]["name"] = name
+        with pytest.raises(CertificateError, match=r"model\.files\.0\.name"):
+            Evaluation.from_json(plain, "e.json", CertificateError)
 
     def test_configuration_names_what_it_was_run_with(self):
         """Spec, manifest, predictions and, where there was one, baseline."""
@@ -482,7 +493,7 @@ class TestMessages:
     def test_an_evaluation_is_not_a_certificate(self, tmp_path: Path):
         path = tmp_path / "evaluation.json"
         path.write_text(json.dumps(evaluation().to_json()))
-        with pytest.raises(CertificateError, match=r"is an evaluation, not a certificate; give certificate\.json or"):
+        with pytest.raises(CertificateError, match=r"is an evaluation, not a certificate; expected certificate\.json"):
             read_certificate(path)
 
 
@@ -772,7 +783,7 @@ class TestCertificate:
     @pytest.mark.parametrize("name", ["missing.json", "."])
     def test_unreadable_file_is_one_sentence(self, tmp_path: Path, name: str):
         """A missing file and a folder are named, with what was expected."""
-        with pytest.raises(CertificateError, match=r"cannot be read .*; expected a certificate"):
+        with pytest.raises(CertificateError, match=r"cannot be read .*; expected certificate\.json"):
             read_certificate(tmp_path / name)
 
 

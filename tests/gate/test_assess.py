@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
+from drgate.certificate.scored import SignedTable, sign_scored
 from drgate.certificate.sign import certify, sign
 from drgate.certificate.statement import Certificate, make_statement, read_certificate, reference
 from drgate.errors import PolicyError
-from drgate.evaluation import Estimate, Model, Spend
+from drgate.evaluation import Estimate, Model, Scoring, Spend, Subject
 from drgate.files import canonical_json
+from drgate.report.gate import markdown
 from tests.support.evaluations import criterion, digest_of, file_entry
 from tests.support.repositories import (
+    RECENT,
     Repository,
     answer,
     answers,
     closing,
+    complete,
     copy_of,
     model_facts,
     of,
@@ -150,6 +155,21 @@ class TestWhatDoesNotCount:
         assert report.exit_code == 0, said(report)
         assert of(report, "verdict").status == "WAIVED"
 
+    def test_observed_only_where_the_policy_allows_it(self, repository):
+        """Allowed, it is still shown as observed."""
+        observed = "name: site-a\nversion: 2\nlooks: 5\nevidence: {decide_on: point}\n"
+        repository.write("checklists/site-a.yaml", observed + "criteria: [{id: accuracy, at_least: 0.7}]\n")
+        evaluation, _ = repository.judge({"dr.pth": b"weights of the first model"})
+        repository.certify("certificates/observed", evaluation, None)
+        repository.merge()
+        assert closing(answer(repository)) == {"criterion:models/dr.pth:site-a:accuracy": "OBSERVED"}
+        repository.replace("drgate.toml", "[gate]\n", '[gate]\nallow = ["observed"]\n')
+        repository.merge()
+        report = answer(repository)
+        assert report.exit_code == 0, said(report)
+        assert (of(report, "accuracy").status, of(report, "accuracy").allowed) == ("OBSERVED", True)
+        assert "1 allowed without a pass" in report.headline
+
     def test_on_another_test_set(self, repository):
         """Whatever it is called."""
         other = f"sha256:{'c' * 64}"
@@ -241,6 +261,164 @@ class TestWhatDoesNotCount:
         assert answer(repository).exit_code == 0
 
 
+class TestRoles:
+    """Only the file in the role model opens the gate; what a certificate merely lists does not."""
+
+    def test_a_file_that_is_only_listed_does_not_count(self, repository):
+        """External data can be anything: here it is a checkpoint that nobody scored."""
+        files = {"graph.pth": b"graph", "release.pth": b"never scored"}
+        evaluation, predictions = repository.judge(files)
+        for name, content in files.items():
+            repository.write(f"models/{name}", content)
+        repository.certify("certificates/graph", evaluation, predictions)
+        (repository.root / "models/graph.pth").unlink()
+        report = answer(repository)
+        assert closing(report)["model:models/release.pth:site-a:certificate"] == "NOT_ASSESSED"
+        assert "is of the model graph.pth and lists this file as data" in said(report)
+
+    def test_a_companion_with_the_models_own_bytes_is_still_required(self, repository):
+        """What equals the model in content is a file of its own all the same."""
+        evaluation, predictions = repository.judge({"new.pth": b"twin", "labels.json": b"twin"})
+        repository.write("models/new.pth", b"twin")
+        repository.certify("certificates/new", evaluation, predictions)
+        assert closing(answer(repository)) == {"model:models/new.pth:site-a:file labels.json": "REFUSED"}
+        repository.write("models/labels.json", b"twin")
+        assert answer(repository).exit_code == 0
+
+    def test_exchanged_names_close_it(self, repository):
+        """Two files of the model under each other's names."""
+        files = {"new.pth": b"new", "labels.json": b"[]", "preprocess.json": b"{}"}
+        evaluation, predictions = repository.judge(files)
+        repository.certify("certificates/new", evaluation, predictions)
+        for name, content in {**files, "labels.json": b"{}", "preprocess.json": b"[]"}.items():
+            repository.write(f"models/{name}", content)
+        assert set(closing(answer(repository)).values()) == {"REFUSED"}
+
+    def onnx(self, repository: Repository, *files: Subject) -> None:
+        repository.replace("drgate.toml", '"models/*.pth"', '"models/*.pth", "models/*.onnx"')
+        repository.write("models/new.onnx", b"graph")
+        evaluation, predictions = repository.judge({"new.onnx": b"graph"})
+        model = replace(evaluation.model, files=(*evaluation.model.files, *files))
+        repository.certify("certificates/new", replace(evaluation, model=model), predictions)
+
+    def test_certified_cut_offs_are_required(self, repository):
+        """A model judged at cut-offs is another model without them."""
+        self.onnx(repository, file_entry("operating_point.json", b"{}", "cut_offs"))
+        assert closing(answer(repository)) == {
+            "model:models/new.onnx:site-a:file operating_point.json": "REFUSED",
+        }
+        repository.write("models/operating_point.json", b"{}")
+        assert answer(repository).exit_code == 0
+
+    def test_cut_offs_that_no_certificate_covers_close_it(self, repository):
+        """What runs the model would grade by them, also where the policy lets other files lie beside models."""
+        repository.replace("drgate.toml", "[gate]\n", '[gate]\nnot_models = ["models/*.json"]\n')
+        self.onnx(repository)
+        repository.merge()
+        assert answer(repository).exit_code == 0
+        repository.write("models/operating_point.json", b"{}")
+        assert closing(answer(repository)) == {
+            "model:models/new.onnx:site-a:file operating_point.json": "REFUSED",
+        }
+
+
+class TestWhoScored:
+    """A table's claim of a model counts only under the signature of a role that may score."""
+
+    FILES: ClassVar = {"dr.pth": b"weights of the first model"}
+
+    @pytest.fixture
+    def place(self, demanding: Repository, tmp_path: Path) -> Repository:
+        """Engineering may score, and no certificate is there yet."""
+        place = copy_of(demanding, tmp_path / "repository")
+        place.replace("drgate.toml", "[gate]\n", '[gate]\nscorers = ["engineering"]\n')
+        shutil.rmtree(place.root / "certificates")
+        place.merge()
+        return place
+
+    def certify(self, place: Repository, scorer: str = "engineering", **changes: Any) -> SignedTable:
+        """An evaluation of a signed table, as `evaluate --scorer-key` leaves it; changes to what was signed."""
+        evaluation, predictions = place.judge(self.FILES)
+        record = complete(predictions)
+        signed = sign_scored(replace(record, **changes), place.keys[scorer], RECENT)
+        scoring = Scoring("signed", place.keys[scorer].public.id, signed.digest)
+        model = replace(evaluation.model, scoring=scoring)
+        place.certify("certificates/signed", replace(evaluation, model=model), record)
+        signed.write(place.root / "certificates/signed/predictions.scored.json")
+        return signed
+
+    def test_a_scorer_of_the_policy_opens_it(self, place):
+        signed = self.certify(place)
+        report = answer(place)
+        assert report.exit_code == 0, said(report)
+        assert of(report, "scored").status == "PASS"
+        assert signed.envelope.key_id in of(report, "scored").reason
+
+    def refused(self, place: Repository) -> str:
+        report = answer(place)
+        assert closing(report) == {"model:models/dr.pth:site-a:scored": "NOT_ASSESSED"}, said(report)
+        assert report.exit_code == 3
+        return of(report, "scored").reason
+
+    @pytest.mark.parametrize("scorer", ["clinical", "stranger"])
+    def test_another_key_does_not(self, place, scorer):
+        """Not even a trusted one: its role may not score."""
+        self.certify(place, scorer)
+        assert "has no role in the policy that may score" in self.refused(place)
+
+    def test_a_policy_without_scorers_takes_none(self, place):
+        self.certify(place)
+        place.replace("drgate.toml", 'scorers = ["engineering"]\n', "")
+        place.merge()
+        assert "has no role in the policy that may score" in self.refused(place)
+
+    def test_without_the_signed_table(self, place):
+        self.certify(place)
+        (place.root / "certificates/signed/predictions.scored.json").unlink()
+        assert "Commit predictions.scored.json" in self.refused(place)
+
+    def test_a_forged_signature(self, place):
+        """A stranger's, under the scorer's name."""
+        place.keys["forger"] = replace(place.keys["engineering"], _key=place.keys["stranger"]._key)
+        self.certify(place, "forger")
+        assert "is not in certificates" in self.refused(place)
+
+    def test_of_other_answers(self, place):
+        """The scorer signed another table of the same images."""
+        self.certify(place, table=place.judge(self.FILES)[1].table.assign(p_0=0.5))
+        assert "holds other images or answers" in self.refused(place)
+
+    def test_of_another_models_answers(self, place):
+        """Signed for one model, certified for another."""
+        other = complete(scored(answers(1), model_facts({"other.pth": b"other"})))
+        self.certify(place, provenance=other.provenance)
+        assert "is of other files of the model" in self.refused(place)
+
+    def test_of_a_revoked_scorer(self, place):
+        signed = self.certify(place)
+        for name in (signed.envelope.key_id, signed.digest):
+            text = (place.root / "drgate.toml").read_text()
+            place.replace("drgate.toml", "max_age", f'revoked = ["{name} the laptop was lost"]\nmax_age')
+            report = answer(place)
+            assert report.exit_code == 1
+            assert "the laptop was lost" in of(report, "revocation").reason
+            place.write("drgate.toml", text)
+
+    def test_elsewhere_only_where_the_policy_allows_it(self, place):
+        """Allowed, it is still shown as not assessed."""
+        evaluation, predictions = place.judge(self.FILES)
+        model = replace(evaluation.model, scoring=Scoring("elsewhere"))
+        place.certify("certificates/table", replace(evaluation, model=model), predictions)
+        assert "It was scored elsewhere: nothing proves" in self.refused(place)
+        place.replace("drgate.toml", "[gate]\n", '[gate]\nallow = ["scored_elsewhere"]\n')
+        place.merge()
+        report = answer(place)
+        assert report.exit_code == 0
+        assert (of(report, "scored").status, of(report, "scored").allowed) == ("NOT_ASSESSED", True)
+        assert report.headline == "The gate is open: 1 model, nothing waived, 1 allowed without a pass."
+        assert "allowed by the policy" in markdown(report)
+
+
 class TestExportedModel:
     """An ONNX file takes stability, cost and look from the certificate that it was exported under."""
 
@@ -252,7 +430,7 @@ class TestExportedModel:
         model = model_facts({"dr.onnx": b"graph"})
         made = replace(parent, model=replace(model, parent=reference(make_statement(parent))))
         repository.write("models/dr.onnx", b"graph")
-        repository.certify("certificates/exported", made, scored(answers(1), model))
+        repository.certify("certificates/exported", made, repository.published(scored(answers(1), model)))
         return repository
 
     def test_with_its_parents_certificate(self, exported):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -74,8 +76,67 @@ class TestFilesForCi:
         assert done.returncode == 3, done
         more = ["--base-ref", base_ref] if base_ref else []
         assert done.stdout.splitlines() == ["gate", "--junit", "j.xml", "--comment", "c.md", *more]
-        assert output.read_text() == "exit-code=3\n"
+        assert output.read_text() == "exit-code=3\njunit=j.xml\ncomment=c.md\n"
         assert not (tmp_path / "hacked").exists()
+
+    def test_reports_are_outside_the_change(self, tmp_path):
+        """By default; what the change holds under the names of the reports is never handed out."""
+        action = self.read("action.yml")
+        assert action["inputs"]["junit"]["default"] == action["inputs"]["comment"]["default"] == ""
+        (step,) = [step for step in action["runs"]["steps"] if step.get("id") == "gate"]
+        fake = tmp_path / "drgate/bin/drgate"
+        fake.parent.mkdir(parents=True)
+        fake.write_text("#!/bin/sh\nexit 0\n")
+        fake.chmod(0o755)
+        given = {"BASE_REF": "", "POLICY": "", "JUNIT": "", "COMMENT": "", "RUNNER_TEMP": str(tmp_path)}
+        output = tmp_path / "output"
+        environment = {**os.environ, **given, "GITHUB_OUTPUT": str(output)}
+        subprocess.run(["bash", "-e", "-c", step["run"]], cwd=tmp_path, env=environment, check=True)
+        assert f"junit={tmp_path}/drgate-gate.xml\ncomment={tmp_path}/drgate-gate.md\n" in output.read_text()
+        for name, expression in (("junit", "steps.gate.outputs.junit"), ("comment", "steps.gate.outputs.comment")):
+            assert expression in action["outputs"][name]["value"]
+        (text,) = re.findall(r"```yaml\nname: gate\n.*?```", (self.ROOT / "docs/gate.md").read_text(), re.DOTALL)
+        paths = YAML(typ="safe", pure=True).load(text[7:-3])["jobs"]["gate"]["steps"][-1]["with"]["path"].split()
+        assert all(not path.startswith("drgate") for path in paths)
+
+    @pytest.mark.parametrize("kind", ["file", "link", "folder"])
+    def test_gitlab_removes_what_is_in_the_place_of_a_report(self, tmp_path, kind):
+        """Before anything else can fail, because artifacts are collected always."""
+        forged = tmp_path / "drgate-gate.md"
+        (tmp_path / "outside").mkdir()
+        (tmp_path / "outside/a").write_text("kept")
+        if kind == "file":
+            forged.write_text("## The gate is open")
+        elif kind == "link":
+            forged.symlink_to("outside")
+        else:
+            shutil.copytree(tmp_path / "outside", forged)
+        first = self.read("ci/drgate.gitlab-ci.yml")[".drgate-gate"]["before_script"][0]
+        subprocess.run(["bash", "-ec", first], cwd=tmp_path, check=True)
+        assert not forged.exists()
+        assert not forged.is_symlink()
+        assert (tmp_path / "outside/a").exists()
+
+    def test_actions_are_pinned_by_commit(self):
+        """A tag can be moved; the version stands beside the commit."""
+        used = [
+            line
+            for name in ("action.yml", "docs/gate.md")
+            for line in (self.ROOT / name).read_text().splitlines()
+            if re.search(r"\buses: actions/", line)
+        ]
+        assert len(used) == 3
+        assert all(re.search(r"@[0-9a-f]{40} # v\d+\.\d+\.\d+$", line) for line in used), used
+
+    def test_what_builds_the_package_is_pinned(self):
+        """Constraints do not reach pip's builds unless they are in the environment."""
+        required = tomllib.loads((self.ROOT / "pyproject.toml").read_text())["build-system"]["requires"]
+        pinned = {line.partition("==")[0] for line in (self.ROOT / "constraints.txt").read_text().splitlines()}
+        assert {re.split(r"[><=]", name)[0] for name in required} <= pinned
+        for name in ("action.yml", "ci/drgate.gitlab-ci.yml"):
+            text = (self.ROOT / name).read_text()
+            assert len(re.findall(r"\b(?:PIP_CONSTRAINT|PIP_BUILD_CONSTRAINT)=\S*constraints\.txt", text)) == 2
+            assert text.index("PIP_CONSTRAINT=") < text.index('pip" install' if name == "action.yml" else "pip install")
 
     def test_the_changes_own_python_is_not_run(self, tmp_path):
         """Jobs begin in the folder of the change, and `python -m` looks there first."""

@@ -9,10 +9,15 @@ from pathlib import Path
 
 import pytest
 
+from drgate.certificate.chain import chain_line
+from drgate.errors import RepositoryError, UsageError
 from drgate.evaluation import Look
 from drgate.files import canonical_json
+from drgate.gate.change import Change
+from drgate.gate.evidence import Tables
 from drgate.gate.gate import gate
-from drgate.predictions import write_predictions
+from drgate.gate.repository import open_repository
+from drgate.predictions import load_predictions, published, write_predictions
 from tests.support.evaluations import digest_of
 from tests.support.repositories import (
     NOW,
@@ -57,7 +62,8 @@ class TestPredictions:
 
     def test_of_another_model_with_the_same_rows(self, repository, table):
         """Only what `score` bound to the model's files counts."""
-        write_predictions(scored(answers(1), model_facts({"dr.pth": b"another model"})), table)
+        other = scored(answers(1), model_facts({"dr.pth": b"another model"}))
+        write_predictions(repository.published(other), table)
         report = answer(repository)
         assert report.exit_code == 3
         assert "holds these rows, but was scored with other model files" in of(report, "predictions").reason
@@ -83,6 +89,21 @@ class TestPredictions:
         report = answer(repository)
         assert report.exit_code == 0
         assert "certificates/evidence/rows.parquet" in of(report, "predictions").reason
+
+    def test_of_a_baseline(self, repository):
+        """The baseline's table as its own evaluation published it, with slices that a baseline does not need."""
+        repository.replace("checklists/site-a.yaml", "version: 1", "version: 2")
+        repository.replace("checklists/site-a.yaml", "criteria:", "criteria:\n  - {id: baseline, margin: 0.5}")
+        best = repository.published(scored(answers(3), model_facts({"best.pth": b"the best before"})))
+        assert "camera" in best.table.columns
+        repository.add_model("dr.pth", b"weights of the first model", baseline=published(best))
+        repository.merge()
+        report = answer(repository)
+        assert "the baseline's predictions are not in" in of(report, "predictions").reason
+        write_predictions(best, repository.root / "certificates/best/predictions.parquet")
+        report = answer(repository)
+        assert report.exit_code == 0, said(report)
+        assert of(report, "predictions").status == "PASS"
 
     def test_lie_is_found_though_well_signed(self, repository):
         """The signer says more than the predictions do."""
@@ -203,3 +224,70 @@ class TestLooks:
         repository.write("models/dr.pth", b"better weights")
         repository.certify("certificates/new", replace(evaluation, look=first.look), predictions)
         assert of(answer(repository), "look").status == "REFUSED"
+
+
+class TestLimits:
+    """Whoever proposes a change chooses how much evidence there is, and how large it is."""
+
+    def test_of_certificates_together(self, repository, monkeypatch):
+        """By their bytes, and by the number of those that name a guarded file; other files do not count."""
+        repository.write("certificates/report.html", b"x" * 5000)
+        (path,) = (repository.root / "certificates").rglob("clinical.certificate.json")
+        size = path.stat().st_size
+        monkeypatch.setattr("drgate.limits.JUDGED_CERTIFICATES", size)
+        assert answer(repository).exit_code == 0
+        monkeypatch.setattr("drgate.limits.JUDGED_CERTIFICATES", size - 1)
+        with pytest.raises(RepositoryError, match="Remove those that no longer decide"):
+            answer(repository)
+        monkeypatch.undo()
+        monkeypatch.setattr("drgate.limits.JUDGED_FOUND", 3)
+        for i in range(3):
+            repository.write(f"certificates/{i}.json", path.read_bytes())
+        with pytest.raises(RepositoryError, match="more than 3 that name guarded files"):
+            answer(repository)
+
+    def test_of_a_chain(self, repository, monkeypatch):
+        """Before it is read."""
+        monkeypatch.setattr("drgate.limits.CHAIN_BYTES", 100)
+        report = answer(repository)
+        assert "is larger than 0 KB" in of(report, "looks at site-a").reason
+        assert report.exit_code == 2
+
+    def test_of_tables(self, demanding, tmp_path, monkeypatch):
+        """Together; and only the one that is asked for is kept as a copy."""
+        repository = copy_of(demanding, tmp_path / "repository")
+        (table,) = (repository.root / "certificates").rglob("predictions.parquet")
+        for i in range(3):
+            other = scored(answers(i + 5), model_facts({"dr.pth": b"another model"}))
+            write_predictions(other, repository.root / f"certificates/{i}.parquet")
+        repository.stage()
+        copies = tmp_path / "copies"
+        copies.mkdir()
+        with open_repository(repository.root) as opened:
+            change = Change(opened, opened.commit("main"), opened.staged(), NOW)
+            entries = [entry for entry in change.head.below("certificates") if entry.path.endswith(".parquet")]
+            tables = Tables(change, entries, copies)
+            digest = load_predictions(table).digest
+            found = tables.find(digest, set(), [])
+            assert found is not None
+            assert found.read_bytes() == table.read_bytes()
+            assert len([*copies.glob("[0-9]*")]) == 1
+            monkeypatch.setattr("drgate.limits.JUDGED_TABLES", 10)
+            invalid: list[str] = []
+            assert Tables(change, entries, copies).find(digest, set(), invalid) is None
+            assert all("there are more than" in why for why in invalid)
+
+    def test_table_that_is_none(self, demanding, tmp_path):
+        """In a sentence, and without the words of a library."""
+        repository = copy_of(demanding, tmp_path / "repository")
+        (table,) = (repository.root / "certificates").rglob("predictions.parquet")
+        table.write_bytes(b"PAR1" + b"x" * 100 + b"PAR1")
+        reason = of(answer(repository), "predictions").reason
+        assert "is not a Parquet file, or is cut off" in reason
+        assert "Error" not in reason
+
+    def test_line_of_a_chain_that_is_cut_short(self, repository):
+        """A tuple with too few values is named by its place."""
+        line = json.loads((repository.root / "looks/site-a.jsonl").read_text().splitlines()[-1])
+        with pytest.raises(UsageError, match=r"regraded\.0.*; expected a look"):
+            chain_line({**line, "regraded": [["a"]]}, "the line")

@@ -154,7 +154,7 @@ class TestChangedModel:
             repository.write("looks/site-a.jsonl", chain)
         assert of(answer(repository), "accuracy").status == "FAIL"
 
-    @pytest.mark.parametrize("stash", ["docs/figure.bin", "models/dr.txt"])
+    @pytest.mark.parametrize("stash", ["docs/figure.bin", "models/README.txt"])
     def test_old_weights_by_way_of_another_file(self, repository, stash):
         """Bytes that a merge brought in as something else were never judged, so a model made of them is changed."""
         evaluation, predictions = repository.judge({"dr.pth": b"old"}, table=answers(2), time="2024-01-31T09:00:00Z")
@@ -351,7 +351,7 @@ class TestRepository:
         settings = f'repositoryformatversion = 0\nbare = false\nworktree = .\nfsmonitor = "touch {ran}; false"\n'
         repository.write("sub/config", f"[core]\n{settings}")
         if old:  # a Git that does not know safe.bareRepository
-            monkeypatch.setattr("drgate.gate.repository._environment", lambda: {**os.environ})
+            monkeypatch.setattr("drgate.gate.repository._GIT", ("git",))
         with pytest.raises(RepositoryError, match=r"but no \.git" if old else "bare repository"):
             gate(repository.root / "sub", base_ref="main", now=NOW)
         assert not ran.exists()
@@ -428,9 +428,9 @@ class TestRepository:
         ("path", "content", "error"),
         [
             ("checklists/site-a.yaml", b"a: &a [*a, " * 1000, "anchors"),
-            ("checklists/site-a.yaml", b"&a " + b"[&a " * 100_000, "anchors"),
-            ("checklists/site-a.yaml", b"[" * 500_000, "nested more than"),
-            ("checklists/site-a.yaml", b"#" * (2 << 20), "larger than 1 MB"),
+            ("checklists/site-a.yaml", b"&a " + b"[&a " * 15_000, "anchors"),
+            ("checklists/site-a.yaml", b"[" * 50_000, "nested more than"),
+            ("checklists/site-a.yaml", b"#" * (2 << 20), "larger than 64 KB"),
             ("drgate.toml", b"a = " + b"[" * 500_000, "not valid TOML"),
             ("drgate.toml", b"\xff", "not valid TOML"),
             ("drgate.toml", b"gate = 3\n", "holds no policy"),
@@ -505,6 +505,38 @@ class TestGateCommand:
         for text in (Path("gate.md").read_text(), (tmp_path / "summary.md").read_text(), ended.out):
             assert "The gate is closed: the change could not be judged." in text
         assert json.loads(drgate("gate", "--base-ref", "main", "--format", "json").out)["open"] is False
+
+    @pytest.mark.parametrize("kind", ["file", "link", "folder", "folder of a link"])
+    def test_nothing_of_the_change_is_left_in_the_place_of_a_report(self, repository, drgate, monkeypatch, kind):
+        """A file, a link or a folder, whichever of the two reports it replaces: no forged report can be read."""
+        monkeypatch.chdir(repository.root)
+        monkeypatch.delenv("GITHUB_ACTIONS", raising=False)
+        forged = "## The gate is open\n"
+        repository.write("outside.md", forged)
+        names = ["gate.xml", "gate.md"]
+        if kind == "folder of a link":
+            (repository.root / "target").mkdir()
+            (repository.root / "reports").symlink_to("target")
+            names = ["gate.xml", "reports/gate.md"]
+        repository.write("gate.md", forged)
+        (repository.root / "gate.xml").symlink_to("outside.md") if kind != "folder" else repository.write(
+            "gate.xml/inside", forged
+        )
+        if kind == "link":
+            (repository.root / "gate.md").unlink()
+            (repository.root / "gate.md").symlink_to("outside.md")
+        repository.stage()
+        ended = drgate("gate", "--base-ref", "main", "--junit", names[0], "--comment", names[1])
+        assert (repository.root / "outside.md").read_text() == forged, "nothing is written through a link"
+        if kind.startswith("folder"):
+            assert ended.code == 2
+            assert ("gate.xml is a folder" if kind == "folder" else "reports is a symbolic link") in ended.err
+            assert not (repository.root / names[1]).exists()
+        else:
+            assert ended.code == 0, ended
+            assert "The gate is open: 1 model" in Path("gate.md").read_text()
+            assert ET.parse("gate.xml").getroot().get("name") == "drgate gate"
+            assert not Path("gate.xml").is_symlink()
 
 
 class TestLight:

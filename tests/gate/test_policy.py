@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -59,11 +60,14 @@ class TestReading:
             (b'["models/*.pth"]', b"[]", r"models"),
             (b'["models/*.pth"]', b'["../*.pth"]', r"models\.0: '\.\./\*\.pth' is not a path inside the repository"),
             (b'["models/*.pth"]', b'["/models/*.pth"]', r"not a path inside"),
+            (b'["models/*.pth"]', b'["' + b"*" * 1001 + b'"]', r"models\.0: .* longer than 1000 characters"),
             (b'["models/*.pth"]', b'["a\\nb"]', r"'a\\\\nb' is not a path inside"),
             (b'["clinical"]', b'["clinica"]', r"the role 'clinica' is required but has no trusted key"),
             (b'["clinical"]', b'["clinical", "clinical"]', r"required_roles lists a role twice"),
             (b'["clinical"]', b'["clinical"]\nrequired_count = 2', r"required_count is larger"),
             (b'["clinical"]', b"[]", r"required_roles"),
+            (b"365", b'365\nscorers = ["clinica"]', r"the role 'clinica' may score but has no trusted key"),
+            (b"365", b'365\nallow = ["insufficient"]', r"allow\.0: .*'observed' or 'scored_elsewhere'"),
             (b'["keys/clinical.pub"]', b"[]", r"trusted_keys\.clinical"),
             (b"sha256:a", b"sha256:A", r"test_sets\.0\.manifest_digest"),
             (b"[[gate.test_sets]]", b"[[gate.test_set]]", r"test_set: this key does not exist"),
@@ -116,6 +120,25 @@ class TestPatterns:
         command = ["git", "ls-files", "-z", "--", f":(top,glob){pattern}"]
         found = subprocess.run(command, cwd=forest, check=True, capture_output=True, text=True)
         assert {path for path in PATHS if matches(pattern, path)} == {path for path in found.stdout.split("\0") if path}
+
+    def test_time_does_not_explode(self):
+        """Whoever proposes a change writes the names, and on adoption the patterns."""
+        began = time.process_time()
+        for pattern in ("**/" * 300 + "x", "*a" * 400 + "b", "**a" * 300 + "b", "?" * 900):
+            assert not matches(pattern, "a" * 4000)
+            assert not matches(pattern, "a/" * 2000)
+        assert time.process_time() - began < 10
+
+    def test_folders_that_are_guarded(self):
+        """Up to the first wildcard; the root is none."""
+        guarded = policy(models=["models/dr/*.pth", "nets/v?/*.onnx", "best.pth", "**/*.ort"])
+        held = [
+            path for path in ("models/dr/a/b", "models/x", "nets/notes", "README.md", "a/b.ort") if guarded.holds(path)
+        ]
+        assert held == ["models/dr/a/b", "nets/notes"]
+        inside = policy(models=["models/*.pth"], certificates="models/certificates", spec="models/spec.yaml")
+        assert not inside.holds("models/certificates/a.json")
+        assert not inside.holds("models/spec.yaml")
 
     def test_rest_is_literal(self):
         """What a regular expression or a shell would take for more."""
@@ -176,6 +199,11 @@ class TestWeaker:
             ({}, {"models": ["models/*"]}, "weaker"),
             ({}, {"not_models": ["a"]}, "weaker"),
             ({"not_models": ["a"]}, {}, "stronger"),
+            ({}, {"allow": ["observed"]}, "weaker"),
+            ({"allow": ["observed"]}, {"allow": ["scored_elsewhere"]}, "weaker"),
+            ({"allow": ["scored_elsewhere", "observed"]}, {"allow": ["observed"]}, "stronger"),
+            ({"scorers": ["clinical"]}, {"scorers": ["engineering", "clinical"]}, "weaker"),
+            ({"scorers": ["clinical"]}, {}, "stronger"),
             ({}, {"certificates": "elsewhere"}, "neutral"),
             ({}, {"waivers": "elsewhere"}, "neutral"),
             ({}, {"spec": "elsewhere.yaml"}, None),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import subprocess
@@ -42,6 +43,60 @@ def test_settings_of_the_environment_are_kept(root, monkeypatch):
     git_in(root / "bare", "init", "--quiet", "--bare")
     with pytest.raises(RepositoryError, match=r"safe\.bareRepository"), open_repository(root / "bare"):
         pass
+
+
+def test_nothing_that_the_configuration_names_is_run(root, tmp_path_factory):
+    """A monitor, hooks, filters, textconv, an external diff, what fetches missing objects, and an included file."""
+    ran = tmp_path_factory.mktemp("outside") / "ran"
+    commit(root, a=b"one", **{".gitattributes": b"* filter=evil diff=evil\n"})
+    program = root / ".git/program"
+    program.write_text(f"#!/bin/sh\ntouch {ran}\ncat\n")
+    program.chmod(0o755)
+    (root / ".git/evil-hooks").mkdir()
+    for hook in ("post-index-change", "fsmonitor-watchman", "reference-transaction"):
+        (root / ".git/evil-hooks" / hook).symlink_to(program)
+    included = root / ".git/included"
+    included.write_text(
+        f"[core]\n\tfsmonitor = {program}\n\thooksPath = {root}/.git/evil-hooks\n\tsshCommand = {program}\n"
+        f'[filter "evil"]\n\tclean = {program}\n\tsmudge = {program}\n\tprocess = {program}\n\trequired = true\n'
+        f'[diff "evil"]\n\ttextconv = {program}\n\tcommand = {program}\n[diff]\n\texternal = {program}\n'
+        f'[remote "origin"]\n\turl = ext::{program}\n\tpromisor = true\n\tpartialCloneFilter = blob:none\n'
+        f'[protocol "ext"]\n\tallow = always\n'
+    )
+    git_in(root, "config", "include.path", str(included))
+    git_in(root, "config", "core.repositoryformatversion", "1")
+    git_in(root, "config", "extensions.partialClone", "origin")
+    os.utime(root / "a", (1, 1))  # its content has to be compared
+    with open_repository(root) as repository:
+        staged = repository.staged()
+        assert repository.commit("main").read("a", limit=9, what="it") == b"one"
+        assert repository.unstaged(["a"], ["b*"]) == []
+        assert repository.contains(repository.resolve("main"))
+        assert repository.sizes([staged.entries["a"].oid]) == {staged.entries["a"].oid: 3}
+        assert repository.head(staged.entries["a"].oid, 2) == b"on"
+        attributes = [staged.entries[".gitattributes"]]
+        assert repository.attributes(attributes, ["a"], ["filter"], ignore_case=True) == {"a": {"filter": "evil"}}
+        with pytest.raises(RepositoryError, match="clone it without --filter"):
+            repository.size("1" * len(staged.entries["a"].oid))
+    assert not ran.exists()
+    with contextlib.suppress(subprocess.CalledProcessError):
+        git_in(root, "status")  # the same configuration runs in Git itself, so the test tests something
+    assert ran.exists()
+
+
+def test_attributes_of_the_clone_do_not_count(root, tmp_path_factory, monkeypatch):
+    """Those of the tree decide, whatever .git/info, the user's file or a variable says."""
+    commit(root, a=b"one", **{".gitattributes": b"a ident\n"})
+    (root / ".git/info").mkdir(exist_ok=True)
+    (root / ".git/info/attributes").write_text("a -ident text\n")
+    other = tmp_path_factory.mktemp("user") / "attributes"
+    other.write_text("a -ident text\n")
+    git_in(root, "config", "core.attributesFile", str(other))
+    monkeypatch.setenv("GIT_ATTR_SOURCE", "HEAD~9")
+    with open_repository(root) as repository:
+        entries = [repository.staged().entries[".gitattributes"]]
+        found = repository.attributes(entries, ["a"], ["ident", "text"], ignore_case=False)
+    assert found == {"a": {"ident": "set", "text": "unspecified"}}
 
 
 class TestTrees:

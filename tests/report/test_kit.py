@@ -15,7 +15,7 @@ from rich.console import Console
 
 from drgate.certificate.sign import certify
 from drgate.checklist import load_checklist
-from drgate.compare import Comparison, compare
+from drgate.compare import Comparison
 from drgate.history import History, read_history
 from drgate.plan import parse_prevalence, plan
 from drgate.predictions import load_predictions
@@ -24,6 +24,7 @@ from drgate.report import history as history_page
 from drgate.report import kit
 from drgate.report import plan as plan_page
 from drgate.report.evaluation import html
+from tests.support.comparing import compare
 from tests.support.evaluations import whole_evaluation
 
 PLAN: Final = plan(

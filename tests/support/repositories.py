@@ -24,7 +24,7 @@ from drgate.gate.findings import Finding, GateReport
 from drgate.gate.gate import gate
 from drgate.gate.waiver import Waiver, covers, make_waiver
 from drgate.looks import Seen, take_look
-from drgate.predictions import Predictions, make_predictions, write_predictions
+from drgate.predictions import Predictions, make_predictions, published, write_predictions
 from tests.support.evaluations import THIS_RUN, file_entry
 
 CHECKLIST = """\
@@ -100,6 +100,14 @@ def scored(table: pd.DataFrame, model: Model, test_set: str = TEST_SET) -> Predi
     return make_predictions(table, "scored", {"model": plain_of(model), "manifest": manifest, "preprocessing": {}})
 
 
+def complete(predictions: Predictions) -> Predictions:
+    """The same with all that `score` records and a signed table names."""
+    record = predictions.provenance
+    model = {**record["model"], "scored_with": {"drgate": "0.1.0"}, "providers": ["cpu"]}
+    prepared = {"id": "field_of_view_1", "size": 448, "pillow": "11.0"}
+    return replace(predictions, provenance={**record, "model": model, "preprocessing": prepared, "leakage": []})
+
+
 def git_in(root: Path, *arguments: str) -> str:
     """What git writes; a command that fails raises."""
     done = subprocess.run(["git", *arguments], cwd=root, env={**os.environ, **_GIT}, check=True, capture_output=True)
@@ -151,11 +159,12 @@ class Repository:
         test_set: str = TEST_SET,
         checklist: str | None = None,
         chain: str = "looks/site-a.jsonl",
+        baseline: Predictions | None = None,
     ) -> tuple[Evaluation, Predictions]:
         """Judge a model by a checklist (by default that of the repository), and log the look."""
         checklist = parse_yaml((checklist or (self.root / "checklists/site-a.yaml").read_text()).encode(), "checklist")
         model = model_facts(files)
-        predictions = scored(answers(1) if table is None else table, model, test_set)
+        predictions = published(scored(answers(1) if table is None else table, model, test_set), checklist)
         look = take_look(
             self.root / chain,
             Seen.of(predictions, "site-a"),
@@ -166,10 +175,14 @@ class Repository:
         )
         data = TestSet("site-a", manifest_digest=test_set, images_digest=IMAGES)
         # What is carried along costs nothing to exchange; the numbers are computed once for all tests.
-        key = (predictions.digest, checklist.digest, look.number, look.allowed, test_set)
+        key = (predictions.digest, checklist.digest, look.number, look.allowed, test_set, baseline and baseline.digest)
         if key not in _EVALUATED:
-            _EVALUATED[key] = evaluate(predictions, checklist, model=model, data=data, look=look)
+            _EVALUATED[key] = evaluate(predictions, checklist, model=model, data=data, look=look, baseline=baseline)
         return replace(_EVALUATED[key], model=model, look=look), predictions
+
+    def published(self, predictions: Predictions) -> Predictions:
+        """The predictions as the repository's checklist publishes them."""
+        return published(predictions, parse_yaml((self.root / "checklists/site-a.yaml").read_bytes(), "checklist"))
 
     def certify(
         self,

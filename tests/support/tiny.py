@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
+import pandas as pd
 import torch
+from onnx import TensorProto, helper, numpy_helper
 from PIL import Image, ImageDraw
 from safetensors.torch import save_file
 from transformers import SiglipVisionConfig, SiglipVisionModel
 
+from drgate.patients import PatientKey
+from drgate.scale import GRADES
 from drgate.vision.base import Base, resolve_base
 from drgate.vision.checkpoint import BaseReference, Checkpoint, LoraSettings, checkpoint_tensors
 from drgate.vision.fingerprint import Fingerprint
@@ -18,7 +25,19 @@ from drgate.vision.images import FUNDUS_SQUARE, preprocessing
 from drgate.vision.network import GradingModel, add_lora, architecture
 
 WIDTH = 32
+PATIENT_KEY = PatientKey.of(b"k" * 32)
 SIZE = 28
+
+
+def people(*names: str | None) -> pd.DataFrame:
+    """A table that names these patients."""
+    return pd.DataFrame({"patient": names}, dtype=object)
+
+
+def patient_key_file(path: Path) -> Path:
+    """`PATIENT_KEY` as `drgate keygen --patients` writes a key."""
+    path.write_text(f"drgate patient key 1\n{(b'k' * 32).hex()}\n")
+    return path
 
 
 def write_base(folder: Path, *, seed: int = 0, prefix: str = "", **changes: Any) -> Path:
@@ -66,9 +85,42 @@ def checkpoint_of(model: GradingModel, base: Base, *, lora: bool = True, **chang
         "training_config": {"learning_rate": 1e-3},
         "epoch": 3,
         "record": {"history": [{"epoch": 1, "val_accuracy": 0.5}], "status": "running"},
-        "fingerprint": Fingerprint.build([bytes([i]) * 32 for i in (7, 3, 5)], ["10", "11", "10"]),
+        "fingerprint": Fingerprint.build([bytes([i]) * 32 for i in (7, 3, 5)], people("10", "11", "10"), PATIENT_KEY),
     }
     return Checkpoint(**fields | changes)
+
+
+WEIGHT = np.arange(15, dtype=np.float32).reshape(3, 5)
+
+
+def onnx_model(nodes: Sequence[Any] = (), tensors: Sequence[Any] = (), answer: str = "flat @ weight") -> Any:
+    """A ModelProto: logits = mean over the pixels @ `WEIGHT`, or what `nodes` makes of `answer` if they are given."""
+    pixels = helper.make_tensor_value_info("pixel_values", TensorProto.FLOAT, ["batch", 3, SIZE, SIZE])
+    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 5])
+    own = [
+        helper.make_node("GlobalAveragePool", ["pixel_values"], ["mean"]),
+        helper.make_node("Flatten", ["mean"], ["flat"]),
+        helper.make_node("MatMul", ["flat", "weight"], [answer if nodes else "logits"]),
+    ]
+    weight = numpy_helper.from_array(WEIGHT, "weight")
+    graph = helper.make_graph([*own, *nodes], "tiny", [pixels], [logits], [weight, *tensors])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+
+
+def write_onnx(folder: Path, model: Any = None) -> Path:
+    """An ONNX model of three inputs and five logits, its weight in a file of its own, and what belongs beside it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "model.onnx"
+    onnx.save(
+        onnx_model() if model is None else model,
+        path,
+        save_as_external_data=True,
+        location="model.onnx.data",
+        size_threshold=90,
+    )
+    (folder / "preprocess.json").write_text(json.dumps({"id": FUNDUS_SQUARE, "size": SIZE}))
+    (folder / "labels.json").write_text(json.dumps(list(GRADES)))
+    return path
 
 
 def tiny_base(folder: Path) -> Base:

@@ -44,5 +44,6 @@ def exported(
 ) -> Any:
     from drgate.export import export  # torch
 
-    source, test, trust = _taken(Source, asked, path=path), _taken(Test, asked), _taken(Trust, asked, keys=trusted)
+    trust = _taken(Trust, asked, keys=trusted)  # first: scorers are of the certificate's table
+    source, test = _taken(Source, asked, path=path), _taken(Test, asked)
     return export(source, certificate, checklist, out, test=test, trust=trust, **asked)

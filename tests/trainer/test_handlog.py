@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from drgate import limits
 from drgate.errors import RecordError
 from tests.support.material import REAL_DATA
-from trainer.attempts.handlog import HandLog, read_log, repaired
+from trainer.attempts.handlog import HandLog, _Parser, read_log, repaired
 from trainer.attempts.ledger import Attempt, Evaluated, Spend
 
 LOG = """\
@@ -387,3 +389,57 @@ class TestTheLogThatWasGiven:
         log = read_log(reference)
         assert not any("â" in attempt.reason or "ð" in attempt.reason for attempt in log.attempts)
         assert "3 are lost" in log.notes[0]
+
+
+class TestSize:
+    def test_a_long_table_is_read_in_linear_time(self, read, monkeypatch: pytest.MonkeyPatch):
+        """Each row is read once, with the header alone beside it."""
+        seen: list[int] = []
+        own = _Parser._row
+
+        def counted(parser: _Parser, draft: Any, *rows: str) -> None:
+            seen.append(sum(map(len, rows)))
+            own(parser, draft, *rows)
+
+        monkeypatch.setattr(_Parser, "_row", counted)
+        rows = "".join(f"| {i:05d} | 50.5 |\n" for i in range(1, 4001))
+        found = one(read(f"### Attempt 1\n| Epoch | Validation |\n|---|---|\n{rows}"))
+        assert len(found.history) == len(seen) == 4000
+        assert set(seen) == {len("| Epoch | Validation |") + len("| 00001 | 50.5 |")}
+
+    @pytest.mark.parametrize(
+        "line",
+        [
+            "- Epoch {}: Validation 70%",
+            "- Epoch 1: Validation 70% ({}/{})",
+            "- Epoch 1: Validation {}%",
+            "- Best: epoch {}",
+            "- Cost: ${}",
+            "- Validation: 70% (epoch {})",
+            "- PDR {}/{}",
+            "`--patience {}`",
+            "| Epoch | Validation |\n|---|---|\n| {} | 70 |",
+        ],
+    )
+    def test_numbers_of_hundreds_of_digits(self, read, line: str):
+        """They are no epoch and no cost, and no defect of the program."""
+        text = "### Attempt 1\n- Epoch 1: Validation 60%\n" + line.replace("{}", "9" * 1000)
+        attempt = one(read(text))
+        (entry,) = attempt.history
+        assert entry.epoch == 1
+        assert str(attempt.spend or "") == ""
+
+    def test_a_line_without_end_is_refused(self, read):
+        """So is a command over so many lines; expressions take time with the square of a line."""
+        for long in ("x" * 5000, "--a b \\\n" * 1000):
+            with pytest.raises(RecordError, match="has more than 4000 characters; break it"):
+                read(f"### Attempt 1\n- Epoch 1: Validation 60%\n{long}\n")
+
+    def test_a_large_file_is_refused(self, read):
+        with pytest.raises(RecordError, match="is larger than 4 MB; expected a log in Markdown"):
+            read("x\n" * (limits.LOG_BYTES // 2 + 1))
+
+    def test_long_runs_of_one_sign_are_shortened(self, read):
+        """A ruler is a ruler."""
+        log = read(f"### Attempt 1 {' ' * 3000}\n{'-' * 3000}\n- Reason: {'`' * 3000}\n- Epoch 1: Validation 60%\n")
+        assert len(one(log).history) == 1

@@ -188,7 +188,7 @@ class TestReading:
             ([start(), end("vanished")], "vanished"),
             ([{"event": "start"}], "line 1.*no 'parameters'"),
             ([[1]], "line 1"),
-            ([start(), {"event": "best", "epoch": float("nan")}], "NaN is not JSON"),
+            ([start(), {"event": "best", "epoch": float("nan")}], "line 2 contains NaN"),
         ],
     )
     def test_a_broken_record_is_a_warning_with_its_place(self, runs, write, events, what):
@@ -609,3 +609,53 @@ def test_a_record_that_vanishes_is_one_sentence(tmp_path):
     """Between the listing and the reading."""
     with pytest.raises(RecordError, match=r"record\.jsonl cannot be read"):
         read_attempt(tmp_path / "gone")
+
+
+class TestSize:
+    @pytest.mark.parametrize(
+        ("line", "sentence"),
+        [
+            ('{"event": "epoch", "epoch": %s}' % ("9" * 5000), "line 2 is not valid JSON"),
+            ('{"event": "epoch", "epoch": %s}' % ("9" * 400), "line 2 has a whole number of more than 64 bits"),
+            ('{"event": "end", "status": "finished", "usd": 1e999}', "line 2 has a number that is too large"),
+            ('{"event": "end", "status": "finished", "usd": "inf"}', "line 2: not a record that drtrain wrote"),
+            ('{"event": "epoch", "epoch": ' + "[" * 100_000, "line 2 is not valid JSON"),
+            ('{"event": "epoch", "epoch": 1, "note": ' + "[" * 200 + "]" * 200 + "}", "line 2 is nested more than 50"),
+        ],
+        ids=["5,000 digits", "400 digits", "1e999", "inf", "deep", "deeper than ours"],
+    )
+    def test_numbers_and_depth_have_limits(self, tmp_path, line, sentence):
+        """One warning with its place, and the others are still read; no defect of the program."""
+        start = '{"event": "start", "parameters": {}, "spend": {"usd": 0.5}}\n'
+        for name, more in (("good", ""), ("hostile", line + "\n")):
+            (tmp_path / name).mkdir()
+            (tmp_path / name / "record.jsonl").write_text(start + more)
+        ledger = read_ledger(tmp_path)
+        assert [attempt.name for attempt in ledger.attempts] == ["good"]
+        (warning,) = ledger.warnings
+        assert sentence in warning
+        assert len(warning) < 1000
+
+    def test_a_record_of_ten_gigabytes(self, tmp_path):
+        (tmp_path / "run").mkdir()
+        with (tmp_path / "run" / "record.jsonl").open("wb") as handle:
+            handle.truncate(10 << 30)
+        (warning,) = read_ledger(tmp_path).warnings
+        assert "is larger than 64 MB" in warning
+
+    def test_many_attempts_are_imported_in_linear_time(self, tmp_path, monkeypatch):
+        """Names are counted, not compared with each other."""
+        log = tmp_path / "log.md"
+        log.write_text("".join(f"### Attempt {i}\n- Epoch 1: Validation 60%\n" for i in range(300)))
+        assert len(import_log(log, tmp_path / "runs").written) == 300
+        log.write_text(log.read_text() + "### Attempt 9z\n- Name: `attempt-7`\n- Epoch 1: Validation 60%\n")
+        with pytest.raises(UsageError, match="two attempts named attempt-7"):
+            import_log(log, tmp_path / "others")
+
+    def test_a_line_that_was_cut_off_is_found_from_the_end(self, tmp_path):
+        """Before a line is added, only the end of the record is read."""
+        record = pytest.importorskip("trainer.record", reason="the extra train is not installed")
+        file = tmp_path / "record.jsonl"
+        for content, whole in ((b"", 0), (b"cut", 0), (b"a\n", 2), (b"a\n" + b"x" * 200_000, 2), (b"a\nb\nc", 4)):
+            file.write_bytes(content)
+            assert record._whole_lines(file) == whole

@@ -209,8 +209,14 @@ class TestStops:
 
 
 class TestAncestors:
-    def test_validation_patients_that_an_ancestor_was_trained_on_are_refused(self, config, tmp_path):
-        """Dealt by another seed, a child's validation patients were its parent's training patients."""
+    def test_validation_patients_that_an_ancestor_was_trained_on_are_refused(
+        self, config, tmp_path, monkeypatch, capfd
+    ):
+        """Dealt by another seed, a child's validation patients were its parent's training patients.
+
+        Whoever has no patient key is told that nobody looked.
+        """
+        monkeypatch.setenv("DRGATE_PATIENT_KEY", str(tiny.patient_key_file(tmp_path / "patients.key")))
         data = tiny.write_eyes(tmp_path / "d", train=10, val=0, test=0)
         text = (data / "labels.csv").read_text()
         (data / "labels.csv").write_text(text.replace(",split", "").replace(",train\n", "\n"))
@@ -222,6 +228,10 @@ class TestAncestors:
         with pytest.raises(TrainingError, match=r"was trained on \d+ of the (validation|test) patients"):
             train(child, quiet=True)
         assert train(child.model_copy(update={"seed": 3}), quiet=True)["lineage"]["training_sets"] == "known"
+        monkeypatch.delenv("DRGATE_PATIENT_KEY")
+        train(child.model_copy(update={"output_dir": str(tmp_path / "runs" / "c")}))
+        said = capfd.readouterr().err
+        assert "validation or test patients was not checked: no patient key (--patient_key) was given." in said
 
 
 class TestLikeness:

@@ -26,7 +26,6 @@ from drgate.record import read_record
 from drgate.scale import GRADES
 from drgate.vision.base import resolve_base
 from drgate.vision.checkpoint import load_checkpoint
-from drgate.vision.fingerprint import shares_patients
 from drgate.vision.graders import load_grader
 from drgate.vision.images import FUNDUS_SQUARE, preprocessing, read_image, scaled
 from drgate.vision.network import GradingModel, merge_lora
@@ -374,7 +373,8 @@ class TestAccumulation:
 class TestRun:
     def test_leaves_a_model_that_knows_where_it_came_from(self, config, eyes, base, tmp_path, capfd):
         """The whole record, in the file beside it and in the best checkpoint, agrees with what can be recomputed."""
-        record = train(config(num_epochs=3, usd_per_hour=3.6, checkpoint_frequency=2))
+        key = str(tiny.patient_key_file(tmp_path / "patients.key"))
+        record = train(config(num_epochs=3, usd_per_hour=3.6, checkpoint_frequency=2, patient_key=key))
         folder = tmp_path / "runs" / "a"
         history = record["history"]
         assert [entry["epoch"] for entry in history] == list(range(1, len(history) + 1))
@@ -421,8 +421,10 @@ class TestRun:
         # Who was in training can be asked later.
         assert best.fingerprint is not None
         assert len(best.fingerprint.images) == 30
-        patients = load_manifest(eyes).table["patient"]
-        assert shares_patients(best.fingerprint, patients) == sorted(p for p in patients if p.startswith("train"))
+        table = load_manifest(eyes).table
+        trained_on = table["patient"][table["patient"].str.startswith("train")].nunique()
+        assert best.fingerprint.shared_patients(table, tiny.PATIENT_KEY) == trained_on
+        assert best.fingerprint.unchecked(tiny.PATIENT_KEY) == ""
 
         shown = [line for line in capfd.readouterr().err.splitlines() if line.startswith("epoch ")]
         severe = history[0]["sensitivity"]["severe_npdr"]
@@ -577,7 +579,9 @@ class TestBadInput:
         folder = tiny.write_eyes(tmp_path / "d")
         text = (folder / "labels.csv").read_text()
         (folder / "labels.csv").write_text(text.replace(",val-2-0,", ",train-2-0,"))
-        assert "train-2-0" in refused(folder)
+        said = refused(folder)
+        assert "patients are in more than one split" in said
+        assert "train-2-0" not in said
 
     def test_a_file_on_both_sides(self, refused, tmp_path):
         """So does the same file under another name."""
@@ -617,7 +621,7 @@ class TestBadInput:
             (["--lerning_rate", "1"], "did you mean --learning_rate"),
             (["--learning-rate", "fast", "--dataset", "x"], "--learning_rate is 'fast'"),
             (["--dataset", "nowhere"], "nowhere does not exist"),
-            (["--dataset", "x", "--config", "none.yaml"], "none.yaml does not exist"),
+            (["--dataset", "x", "--config", "none.yaml"], "none.yaml cannot be read"),
             (["--batch_size", "8"], "--dataset is missing"),
             (["--dataset"], "requires an argument"),
         ],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import json
 import pickle
 import resource
@@ -9,15 +11,18 @@ import shutil
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
 
 from drgate.errors import CheckpointError
+from drgate.evaluation import Subject
+from drgate.patients import PatientKey
 from drgate.scale import GRADES
 from drgate.vision.base import resolve_base
 from drgate.vision.checkpoint import load_checkpoint, save_checkpoint
-from drgate.vision.fingerprint import Fingerprint, image_hash, shares_patients
+from drgate.vision.fingerprint import Fingerprint, image_hash
 from drgate.vision.graders import load_grader
 from drgate.vision.images import FUNDUS_SQUARE, preprocessing
 from tests.support import tiny
@@ -237,74 +242,103 @@ class TestBrokenFiles:
         assert list(path.parent.iterdir()) == [path]
 
 
+KEY, OTHER = tiny.PATIENT_KEY, PatientKey.of(b"o" * 32)
+people = tiny.people
+
+
 class TestFingerprint:
     def test_tells_who_was_in_training(self, base, tmp_path):
         """Membership survives the file; other patients are not taken for members."""
         save_checkpoint(tmp_path / "m.pth", tiny.checkpoint_of(tiny.random_model(base), base))
         fingerprint = load_checkpoint(tmp_path / "m.pth").fingerprint
         assert fingerprint is not None
-        assert shares_patients(fingerprint, ["9", "11", "10", "11", "1"]) == ["10", "11"]
+        assert fingerprint.shared_patients(people("9", "11", "10", "11", "1"), KEY) == 2
         assert fingerprint.images[:, 0].tolist() == [3, 5, 7]
-        assert [len(salt) for salt in fingerprint.patients] == [16]
+        assert (list(fingerprint.patients), fingerprint.unchecked(KEY)) == ([KEY.id], "")
 
-    def test_is_keyed_anew_each_time(self):
-        """The same patients leave other hashes in another model, so that two models cannot be joined on them."""
-        first, second = (Fingerprint.build([], ["10"]) for _ in range(2))
-        hashes = [{row.tobytes() for rows in each.patients.values() for row in rows} for each in (first, second)]
-        assert len(hashes[0]) == 1
-        assert hashes[0].isdisjoint(hashes[1])
+    def test_tells_nothing_without_the_key(self):
+        """No salt lies beside the hashes: whoever lacks the key cannot try a name, and is told that nobody did."""
+        fingerprint = Fingerprint.build([], people("10"), KEY)
+        assert fingerprint.shared_patients(people("10"), OTHER) == 0
+        assert fingerprint.unchecked(OTHER) == "training used another patient key"
+        assert "no patient key" in fingerprint.unchecked(None)
 
-    def test_of_unknown_patients_is_empty(self):
-        """No patients, no hashes, nobody is a member."""
-        fingerprint = Fingerprint.build([], [])
+    @pytest.mark.parametrize(("table", "key"), [(people("10"), None), (people(None), KEY), (people(), KEY)])
+    def test_without_key_or_patients_stores_none(self, table, key):
+        fingerprint = Fingerprint.build([], table, key)
         assert fingerprint.images.shape == (0, 32)
-        assert not fingerprint.knows_patients
-        assert shares_patients(fingerprint, ["10"]) == []
+        assert fingerprint.patients == {}
+        assert "training stored no patients" in fingerprint.unchecked(KEY)
+
+    def test_a_patient_of_another_source_is_another(self):
+        """HMAC-SHA256 over source, NUL, patient, by hashlib's own words."""
+        table = pd.DataFrame({"patient": ["a:10", "b:10"], "source": ["a", "b"]})
+        expected = {f"{s}:10": hmac.new(b"k" * 32, f"{s}\0".encode() + b"10", "sha256").digest()[:16] for s in "ab"}
+        assert KEY.patients(table) == expected
+        assert Fingerprint.build([], table, KEY).shared_patients(people("10"), KEY) == 0
 
     def test_of_a_line_knows_every_ancestor(self):
-        """A child knows its own images and patients, its parent's and its grandparent's, all under one salt."""
-        first = Fingerprint.build([b"a" * 32, b"b" * 32], ["1", "2"])
-        second = Fingerprint.build([b"b" * 32, b"c" * 32], ["2", "3"], ancestors=[first])
-        third = Fingerprint.build([b"d" * 32], ["4"], ancestors=[second])
-        assert third.patients.keys() == first.patients.keys()
+        """A child knows its own images and patients, its parent's and its grandparent's."""
+        first = Fingerprint.build([b"a" * 32, b"b" * 32], people("1", "2"), KEY)
+        second = Fingerprint.build([b"b" * 32, b"c" * 32], people("2", "3"), KEY, [first])
+        third = Fingerprint.build([b"d" * 32], people("4"), KEY, [second])
         assert [row.tobytes()[:1] for row in third.images] == [b"a", b"b", b"c", b"d"]
-        assert shares_patients(third, ["0", "1", "2", "3", "4", "5"]) == ["1", "2", "3", "4"]
+        assert third.shared_patients(people("0", "1", "2", "3", "4", "5"), KEY) == 4
         assert [len(rows) for rows in third.patients.values()] == [4]
-        assert shares_patients(first, ["3", "4"]) == [], "the ancestor stays as it was"
+        assert first.shared_patients(people("3", "4"), KEY) == 0, "the ancestor stays as it was"
 
     def test_of_a_run_that_goes_on_stays_as_it_was(self):
         """Built again on itself, with the same images and patients, nothing is added."""
-        first = Fingerprint.build([b"a" * 32], ["1"])
-        again = Fingerprint.build([b"a" * 32], ["1"], ancestors=[first])
+        first = Fingerprint.build([b"a" * 32], people("1"), KEY)
+        again = Fingerprint.build([b"a" * 32], people("1"), KEY, [first])
         assert again.images.tobytes() == first.images.tobytes()
-        assert {salt: rows.tobytes() for salt, rows in again.patients.items()} == {
-            salt: rows.tobytes() for salt, rows in first.patients.items()
-        }
+        assert again.patients[KEY.id].tobytes() == first.patients[KEY.id].tobytes()
 
-    def test_of_strangers_keeps_each_ones_salt(self, base, tmp_path):
-        """Hashes cannot be keyed again: ancestors that do not know each other leave two tables, in the file too."""
-        parents = [Fingerprint.build([bytes([i]) * 32], [str(i)]) for i in (1, 2)]
-        child = Fingerprint.build([b"\3" * 32], ["3"], ancestors=parents)
-        assert len(child.patients) == 2
+    def test_of_strangers_keeps_each_ones_key(self, base, tmp_path):
+        """Hashes cannot be keyed again: ancestors of two keys leave two tables, in the file too, and that is said."""
+        parents = [Fingerprint.build([bytes([i]) * 32], people(str(i)), key) for i, key in ((1, KEY), (2, OTHER))]
+        child = Fingerprint.build([b"\3" * 32], people("3"), KEY, parents)
         save_checkpoint(tmp_path / "m.pth", tiny.checkpoint_of(tiny.random_model(base), base, fingerprint=child))
         loaded = load_checkpoint(tmp_path / "m.pth").fingerprint
         assert loaded is not None
-        assert shares_patients(loaded, ["0", "1", "2", "3"]) == ["1", "2", "3"]
+        asked = people("0", "1", "2", "3")
+        assert (loaded.shared_patients(asked, KEY), loaded.shared_patients(asked, OTHER)) == (2, 1)
+        assert loaded.unchecked(KEY)
         assert loaded.images[:, 0].tolist() == [1, 2, 3]
 
-    def test_of_strangers_is_another_kind_for_whoever_knows_one_salt(self, base, tmp_path):
-        """A reader of one table must not take it for all: the file says that it holds several, and holds them whole."""
-        parents = [Fingerprint.build([], [str(i)]) for i in (1, 2)]
-        child = Fingerprint.build([], ["3"], ancestors=parents)
-        save_checkpoint(tmp_path / "m.pth", tiny.checkpoint_of(tiny.random_model(base), base, fingerprint=child))
+    def test_of_a_parent_without_key_is_not_whole(self):
+        """The child's own patients are known and its parent's are not: nobody may read that as all of them."""
+        child = Fingerprint.build([], people("2"), KEY, [Fingerprint.build([], people("1"), None)])
+        assert child.shared_patients(people("2"), KEY) == 1
+        assert "or not all" in child.unchecked(KEY)
+
+    def test_of_an_earlier_version_still_knows_its_images(self, base, tmp_path):
+        """Salted hashes of patients are left aside: images are compared, patients are said not to be."""
+        save_checkpoint(tmp_path / "m.pth", tiny.checkpoint_of(tiny.random_model(base), base))
         plain = torch.load(tmp_path / "m.pth", weights_only=True)["fingerprint"]
-        one = tiny.checkpoint_of(tiny.random_model(base), base)
-        save_checkpoint(tmp_path / "one.pth", one)
-        known = torch.load(tmp_path / "one.pth", weights_only=True)["fingerprint"]
-        assert plain["patient_hash"] != known["patient_hash"]
-        assert set(known) == {"image_hash", "images", "patient_hash", "salt", "patients"}
-        for garbled in ({"salt": plain["salt"][:1]}, {"salt": plain["salt"][:1] * 2}, {"patients": []}):
-            with pytest.raises(CheckpointError, match="fingerprint"):
+        salted = {
+            "image_hash": "phash-256",
+            "images": plain["images"],
+            "patient_hash": {"name": "scrypt", "n": 4096, "r": 8, "p": 1},
+            "salt": "00" * 16,
+            "patients": torch.zeros(2, 32, dtype=torch.uint8),
+        }
+        loaded = load_checkpoint(rewritten(tmp_path / "m.pth", fingerprint=salted)).fingerprint
+        assert loaded is not None
+        assert (len(loaded.images), loaded.patients) == (3, {})
+        assert loaded.unchecked(KEY)
+
+    def test_that_is_garbled_is_refused(self, base, tmp_path):
+        save_checkpoint(tmp_path / "m.pth", tiny.checkpoint_of(tiny.random_model(base), base))
+        plain = torch.load(tmp_path / "m.pth", weights_only=True)["fingerprint"]
+        for garbled in (
+            {"patients": {"../key": plain["patients"][KEY.id]}},
+            {"patients": {KEY.id: torch.zeros(1, 8, dtype=torch.uint8)}},
+            {"patients": []},
+            {"whole": 1},
+            {"patient_hash": "md5"},
+        ):
+            with pytest.raises(CheckpointError, match=r"fingerprint|description"):
                 load_checkpoint(rewritten(tmp_path / "m.pth", fingerprint={**plain, **garbled}))
 
     def test_image_hash_survives_recompression_and_tells_eyes_apart(self, tmp_path):
@@ -330,7 +364,9 @@ class TestGraders:
         checkpoint = tiny.checkpoint_of(tiny.random_model(base), base)
         save_checkpoint(tmp_path / "m.pth", checkpoint)
         grader = load_grader(tmp_path / "m.pth")
-        assert grader.files == {tmp_path / "m.pth": "model"}
+        data = (tmp_path / "m.pth").read_bytes()
+        md5 = hashlib.md5(data).hexdigest()
+        assert grader.files == (Subject("m.pth", hashlib.sha256(data).hexdigest(), len(data), "model", md5),)
         assert grader.tensor_digest == checkpoint.tensor_digest
         assert grader.description["base"]["digest"] == base.digest
         assert grader.record == checkpoint.record
@@ -356,35 +392,12 @@ class TestGraders:
 class TestOnnxGrader:
     @pytest.fixture
     def model(self, tmp_path):
-        """logits = mean over the pixels @ weight + bias, the weight in a file of its own."""
-        import onnx
-        from onnx import TensorProto, helper, numpy_helper
-
-        weight = np.arange(15, dtype=np.float32).reshape(3, 5)
-        nodes = [
-            helper.make_node("GlobalAveragePool", ["pixel_values"], ["mean"]),
-            helper.make_node("Flatten", ["mean"], ["flat"]),
-            helper.make_node("MatMul", ["flat", "weight"], ["logits"]),
-        ]
-        graph = helper.make_graph(
-            nodes,
-            "tiny",
-            [helper.make_tensor_value_info("pixel_values", TensorProto.FLOAT, ["batch", 3, tiny.SIZE, tiny.SIZE])],
-            [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 5])],
-            [numpy_helper.from_array(weight, "weight")],
-        )
-        path = tmp_path / "model.onnx"
-        built = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
-        onnx.save(built, path, save_as_external_data=True, location="model.onnx.data", size_threshold=32)
-        (tmp_path / "preprocess.json").write_text(json.dumps({"id": FUNDUS_SQUARE, "size": tiny.SIZE}))
-        (tmp_path / "labels.json").write_text(json.dumps(list(GRADES)))
-        return path
+        return tiny.write_onnx(tmp_path)
 
     def test_grades_and_names_all_its_files(self, model):
         """Logits by hand; the external data belongs to the model, and to its digest."""
         grader = load_grader(model)
-        weight = np.arange(15, dtype=np.float32).reshape(3, 5)
-        np.testing.assert_allclose(grader.logits(batch(3)), batch(3).mean(axis=(2, 3)) @ weight, atol=1e-5)
+        np.testing.assert_allclose(grader.logits(batch(3)), batch(3).mean(axis=(2, 3)) @ tiny.WEIGHT, atol=1e-5)
         names = [file.name for file in grader.files]
         assert names == ["model.onnx", "model.onnx.data", "preprocess.json", "labels.json"]
         assert grader.providers[-1] == "CPUExecutionProvider"

@@ -461,7 +461,9 @@ class TestLineage:
         first = lineage(base, older)
         assert first["training_sets"] == "unknown"
         assert "older.pth" in first["why"]
-        child = replace(older, record={"lineage": first}, fingerprint=Fingerprint.build([b"\0" * 32], ["10"]))
+        child = replace(
+            older, record={"lineage": first}, fingerprint=Fingerprint.build([b"\0" * 32], tiny.people("10"), None)
+        )
         assert lineage(base, child)["training_sets"] == "unknown"
 
     def test_is_known_where_every_ancestor_tells(self, base):
@@ -542,7 +544,13 @@ class TestJudged:
         save_checkpoint(tmp_path / "known.pth", replace(child, record={"lineage": lineage(base, None)}))
         provenance = score(load_grader(tmp_path / "known.pth"), eyes, workers=0).provenance
         assert not any("Lineage" in line for line in provenance["warnings"])
-        assert any("the model's training set is in the test set" in line for line in provenance["leakage"])
+        assert any("No image of the model's training set is in the test set" in line for line in provenance["leakage"])
+        no_key = "Patients were not compared with the training patients: no patient key (--patient-key) was given."
+        assert no_key in provenance["leakage"]
+        keyed = score(load_grader(tmp_path / "known.pth"), eyes, workers=0, patient_key=tiny.PATIENT_KEY)
+        assert any(
+            "No patient and no image of the model's training set" in line for line in keyed.provenance["leakage"]
+        )
 
 
 class TestTrained:

@@ -20,6 +20,7 @@ read as Windows-1252 is repaired if only one reading is possible.
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 import shlex
 from collections import Counter
@@ -31,12 +32,14 @@ from pathlib import Path
 from typing import Any, Final, cast
 from unicodedata import category, east_asian_width
 
+from drgate import limits
 from drgate.errors import RecordError
+from drgate.files import read_limited
 from trainer.attempts.ledger import Attempt, Evaluated, Origin, Parent, Spend, Status, normal_form
 
-MAX_BYTES: Final = 16 << 20
-
-_HEADING: Final = re.compile(r"(#{1,6})\s+(.*?)\s*#*\s*$")
+_HEADING: Final = re.compile(r"(#{1,6})\s+(\S.*)$")
+_LONG_RUN: Final = re.compile(r"([^\d\n])\1{99,}")
+"""Of more than a hundred equal signs or letters, a hundred are read: no expression then takes long for a line."""
 _ATTEMPT: Final = re.compile(
     r"[\W_]*(?:training\s+)?(?:attempt|run|experiment|trial|try)\s*(?:#|no\.?|number)?\s*(\d+[a-z]?)(?=\s*(?:$|[-–—:(.,]))",
     re.I,
@@ -66,14 +69,14 @@ _TRAINS: Final = re.compile(
 )
 """First words of a command whose flags are a run's parameters."""
 _NOT_SET: Final = re.compile(r"\s*#\s*not set:\s*(.+)$")
-_EPOCH: Final = re.compile(r"[\W_]*epoch\s*#?\s*(\d+)(?:\s*/\s*\d+)?(?!\s*[-–—]\s*\d)\b", re.I)
+_EPOCH: Final = re.compile(r"[\W_]*epoch\s*#?\s*(\d{1,9})(?:\s*/\s*\d{1,9})?(?!\s*[-–—]\s*\d)\b", re.I)
 _ACCURACY: Final = r"{}[\s_-]*(?:acc(?:uracy)?)?[\s:=*_(~]{{0,6}}(\d+(?:\.\d+)?)\s*(%?)"
 _VALIDATION: Final = re.compile(
-    r"\b" + _ACCURACY.format(r"val(?:idation)?") + r"(?:[\s*]*\(\s*(\d+)\s*/\s*(\d+)\s*\))?", re.I
+    r"\b" + _ACCURACY.format(r"val(?:idation)?") + r"(?:[\s*]*\(\s*(\d{1,9})\s*/\s*(\d{1,9})\s*\))?", re.I
 )
 _TRAINING: Final = re.compile(r"\b" + _ACCURACY.format(r"train(?:ing)?"), re.I)
 _LOSS: Final = re.compile(r"\btrain(?:ing)?[\s_-]*loss[\s:=]*(\d+(?:\.\d+)?(?:e[+-]?\d+)?)", re.I)
-_COUNTED: Final = re.compile(r"\b(severe(?:\s+NPDR)?|PDR)\s*:?\s*(\d+)\s*/\s*(\d+)", re.I)
+_COUNTED: Final = re.compile(r"\b(severe(?:\s+NPDR)?|PDR)\s*:?\s*(\d{1,9})\s*/\s*(\d{1,9})\b", re.I)
 _SPAN: Final = re.compile(r"(`+)\s?(.+?)\s?\1")
 _AMOUNT: Final = re.compile(
     r"(?P<about>~|≈|about\s+|approx\.?\s+)?\s*(?P<less><|≤|under\s+|below\s+)?\s*(?:\$|USD\s*)"
@@ -96,6 +99,9 @@ _WORDS: Final[tuple[tuple[str, Status], ...]] = (
 )
 _MOJIBAKE_GAPS: Final = (0x81, 0x8D, 0x8F, 0x90, 0x9D)
 """Bytes without a character in Windows-1252; they vanish when UTF-8 is read as Windows-1252."""
+_WHOLE: Final = r"\d{1,9}"
+"""A number of epochs or images."""
+_CONTINUED: Final = re.compile(r"\\[ \t]*\n")
 _LISTS: Final = ("decide",)
 """Parameters that can be given several times."""
 
@@ -112,14 +118,11 @@ class HandLog:
 def read_log(file: Path) -> HandLog:
     """The attempts of a hand-kept log.
 
-    Raises RecordError: no such file, not text, or without an attempt.
+    Raises RecordError: no such file, not text, too large, or without an attempt.
     """
-    try:
-        data = file.read_bytes()
-    except OSError as error:
-        raise RecordError(f"{file} cannot be read ({error.strerror}); expected a log in Markdown.") from error
-    if len(data) > MAX_BYTES or b"\0" in data:
-        raise RecordError(f"{file} is not a log in Markdown: it is not text, or larger than {MAX_BYTES >> 20} MB.")
+    data = read_limited(file, limits.LOG_BYTES, "a log in Markdown", RecordError)
+    if b"\0" in data:
+        raise RecordError(f"{file} is not text; expected a log in Markdown.")
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -131,7 +134,14 @@ def read_log(file: Path) -> HandLog:
             f"The text of {file.name} is UTF-8 that was read as Windows-1252: {right} characters were repaired, {lost}"
             " are lost."
         )
-    return _Parser(file.name, hashlib.sha256(data).hexdigest(), notes).parse(text, str(file))
+    for number, line in enumerate(_CONTINUED.sub("", text).splitlines(), start=1):
+        if len(line) > limits.LOG_LINE:
+            raise RecordError(f"{file}, line {number} or later has more than {limits.LOG_LINE} characters; break it.")
+    return _Parser(file.name, hashlib.sha256(data).hexdigest(), notes).parse(_LONG_RUN.sub(_shortened, text), str(file))
+
+
+def _shortened(run: re.Match[str]) -> str:
+    return run[0][:100]
 
 
 def repaired(text: str) -> tuple[str, int, int]:
@@ -228,7 +238,7 @@ class _Parser:
         for number, line, block in _lines(text):
             heading = None if block else _HEADING.match(line)
             if heading:
-                depth, title = len(heading[1]), _unmarked(heading[2])
+                depth, title = len(heading[1]), _unmarked(heading[2].rstrip().rstrip("#"))
                 draft = self._opened(title, number, depth)
                 if draft is not None:
                     current, level, money = draft, depth, False
@@ -247,9 +257,9 @@ class _Parser:
                     continue
                 if label := _LABEL.match(line):  # a bare label is about the lines below it
                     planned = not label[2].strip() and bool(_ASIDE.search(label[1]))
-                rows = [*rows, line] if line.lstrip().startswith("|") else []
+                rows = [*rows[:2], line] if line.lstrip().startswith("|") else []  # header, line below it, last
                 if not planned and len(rows) > 2:
-                    self._row(current, rows)
+                    self._row(current, rows[0], line)
                 self._line(current, line, planned=planned)
             elif money and (stated := _FIELD.match(_BULLET.sub("", line))) and (spend := _spend(stated[2])):
                 self.money[stated[1].strip().lower()] = spend
@@ -293,7 +303,7 @@ class _Parser:
             if epoch := _EPOCH.match(line):
                 self._evaluation(draft, int(epoch[1]), line)
         if re.search(r"(?:^|\s)--[A-Za-z]", text) or any(map(_NOT_SET.match, block)):
-            for line in re.sub(r"\\[ \t]*\n", " ", text).split("\n"):
+            for line in _CONTINUED.sub(" ", text).split("\n"):
                 stated |= self._flags(line, stated)
         elif all(pairs):
             stated = {
@@ -369,7 +379,7 @@ class _Parser:
         elif re.fullmatch(r"(?:best |final )?train(?:ing)?(?: acc(?:uracy)?)?", key):
             draft.train_accuracy = _fraction(value)
         elif key in ("best", "best epoch"):
-            found = re.search(r"\b(?:epoch\s*)?(\d+)\b", value)
+            found = re.search(rf"\b(?:epoch\s*)?({_WHOLE})\b", value)
             draft.best_epoch = int(found[1]) if found else None
         else:
             self._field(draft, key, value, raw)
@@ -438,13 +448,13 @@ class _Parser:
             ),
         )
 
-    def _row(self, draft: _Draft, rows: list[str]) -> None:
-        """The last of these rows of a table, if its columns are those of an epoch."""
-        header, *_, last = ([cell.strip(" *`") for cell in row.strip().strip("|").split("|")] for row in rows)
+    def _row(self, draft: _Draft, first: str, row: str) -> None:
+        """A row of a table with this first row, if its columns are those of an epoch."""
+        header, last = ([cell.strip(" *`") for cell in one.strip().strip("|").split("|")] for one in (first, row))
         header = [re.sub(r"\s*\(.*?\)", "", name) for name in header]
         cells = dict(zip((name.lower() for name in header), last, strict=False))
         epoch = next((cells[name] for name in cells if name.startswith("epoch")), "")
-        if not re.fullmatch(r"\d+", epoch):
+        if not re.fullmatch(_WHOLE, epoch):
             return
         text = ", ".join(f"{name} {cell}" for name, cell in cells.items() if not name.startswith("epoch"))
         self._evaluation(draft, int(epoch), text)
@@ -462,7 +472,7 @@ class _Parser:
         accuracy = _fraction(value)
         if accuracy is None or re.match(r"\W*[<>≥≤]", value):
             return
-        if epoch := re.search(r"\bepoch\s*(\d+)\b", value, re.I):
+        if epoch := re.search(rf"\bepoch\s*({_WHOLE})\b", value, re.I):
             self._add(draft, Evaluated(int(epoch[1]), accuracy))
         else:
             draft.val_accuracy = accuracy
@@ -592,10 +602,12 @@ def _status(text: str) -> Status | None:
 
 
 def _spend(text: str) -> Spend | None:
-    found = _AMOUNT.search(re.sub(r"(\d(?:[\d,.]*\d)?)\s*USD\b", r"$\1", text))
+    found = _AMOUNT.search(re.sub(r"(\d(?:[\d,.]{0,20}\d)?)\s*USD\b", r"$\1", text))
     if not found:
         return None
     low, high = (None if part is None else _dollars(part) for part in (found["low"], found["high"]))
+    if not all(math.isfinite(part) for part in (low, high) if part is not None):
+        return None
     about = bool(found["about"])
     if found["less"]:
         return Spend(None, low, about)
@@ -628,7 +640,7 @@ def _parent(raw: str) -> Parent | None:
     """The line that `trainer.attempts.logbook.render` writes."""
     spans = [span[1] for span in _SPAN.findall(raw)]
     bare = _SPAN.sub("`", raw)
-    if not (found := re.match(r"(\w+) of `(; digests (?:`(?:, )?)+)?(; epoch (\d+))?(; attempt `)?", bare)):
+    if not (found := re.match(r"(\w+) of `(; digests (?:`(?:, )?)+)?(; epoch (\d{1,9}))?(; attempt `)?", bare)):
         return None
     attempt = spans.pop() if found[5] else None
     return Parent(found[1], spans[0], tuple(spans[1:]), None if found[4] is None else int(found[4]), attempt)

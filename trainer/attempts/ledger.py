@@ -11,7 +11,7 @@ record that cannot be read gives a warning; the others are still read.
 
 from __future__ import annotations
 
-import json
+import math
 import os
 import platform
 import re
@@ -20,13 +20,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
-from drgate.errors import RecordError, UsageError
+from drgate import limits
+from drgate.errors import RecordError, UsageError, brief
+from drgate.files import entries, parse_json, read_lines
 from drgate.record import FILE
 
 Status = Literal["running", "finished", "stopped", "interrupted", "failed", "killed", "imported"]
 """`killed`: the record has no end and its process is gone. `imported`: a log that states no outcome."""
 
-_NUMBER: Final = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+_NUMBER: Final = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,7 +227,7 @@ class Ledger:
 def read_ledger(runs: Path) -> Ledger:
     """All attempts in a folder of runs; none if there is no such folder."""
     attempts, warnings = [], []
-    for file in sorted(runs.glob(f"*/{FILE}")):
+    for file in record_files(runs):
         if file.parent.name.startswith("."):
             continue
         try:
@@ -233,6 +235,11 @@ def read_ledger(runs: Path) -> Ledger:
         except RecordError as error:
             warnings.append(str(error))
     return Ledger(in_order(attempts), tuple(warnings))
+
+
+def record_files(runs: Path) -> list[Path]:
+    """The records in a folder of runs, in the order of their names."""
+    return [file for folder in entries(runs, UsageError) if (file := folder / FILE).exists()]
 
 
 def in_order(attempts: Iterable[Attempt]) -> tuple[Attempt, ...]:
@@ -257,21 +264,19 @@ def read_attempt(folder: Path) -> Attempt:
     Raises RecordError, naming file and line: unreadable, or not a record.
     """
     file = folder / FILE
-    try:
-        lines = file.read_bytes().split(b"\n")[:-1]  # a crash cut off what follows the last newline
-    except OSError as error:
-        raise RecordError(f"{file} cannot be read ({error.strerror}); the attempt is left out.") from error
+    what = "a record that drtrain wrote (the attempt is left out)"
+    lines = read_lines(file, limits.RECORD_BYTES, what, RecordError)
     reading = _Reading(folder.name)
     read = 0
     try:
         for line in lines:
             read += 1
-            reading.take(json.loads(line.decode("utf-8"), parse_constant=_no_constant))
+            reading.take(parse_json(line, f"{file}, line {read}", what, RecordError))
         attempt = reading.attempt(folder)
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
-        what = f"no {error}" if isinstance(error, KeyError) else str(error) or type(error).__name__
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        why = f"no {error}" if isinstance(error, KeyError) else str(error) or type(error).__name__
         raise RecordError(
-            f"{file}, line {read}: not a record that drtrain wrote ({what}); the attempt is left out."
+            f"{file}, line {read}: not a record that drtrain wrote ({why}); the attempt is left out."
         ) from error
     return attempt
 
@@ -496,7 +501,7 @@ class _Reading:
     def _spend(self, usd: Any) -> None:
         """The spend only grows, also over resumes."""
         if usd is not None:
-            self.usd = max(float(usd), self.usd or 0.0)
+            self.usd = max(_finite(usd), self.usd or 0.0)
 
 
 def _evaluated(event: Mapping[str, Any]) -> Evaluated:
@@ -509,8 +514,8 @@ def _evaluated(event: Mapping[str, Any]) -> Evaluated:
     def number(name: str) -> float | None:
         value = event.get(name)
         if value is not None and (isinstance(value, bool) or (name.endswith("accuracy") and not 0 <= value <= 1)):
-            raise ValueError(f"{name} is {value!r}")
-        return None if value is None else float(value)
+            raise ValueError(f"{name} is {brief(value)}")
+        return None if value is None else _finite(value)
 
     epoch, n_val = event["epoch"], event.get("n_val")
     if epoch is not None and (isinstance(epoch, bool) or not isinstance(epoch, int)):
@@ -529,7 +534,7 @@ def _evaluated(event: Mapping[str, Any]) -> Evaluated:
 def _spend(plain: Mapping[str, Any] | None) -> Spend | None:
     if plain is None:
         return None
-    low, high = (None if plain[end] is None else float(plain[end]) for end in ("low", "high"))
+    low, high = (None if plain[end] is None else _finite(plain[end]) for end in ("low", "high"))
     return None if low is None and high is None else Spend(low, high, bool(plain.get("about")))
 
 
@@ -576,5 +581,8 @@ def _amount(value: float) -> str:
     return short if float(short) == value else repr(value)
 
 
-def _no_constant(text: str) -> Any:
-    raise ValueError(f"{text} is not JSON")
+def _finite(value: Any) -> float:
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"{brief(value)} is not a number")
+    return number

@@ -13,6 +13,7 @@ import re
 import secrets
 import shlex
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
@@ -69,8 +70,8 @@ def import_log(file: Path, runs: Path, *, prefix: str = "") -> Imported:
     """
     log = read_log(file)
     named = [replace(attempt, name=_folder_name(prefix + attempt.name)) for attempt in log.attempts]
-    for name in (attempt.name for attempt in named):
-        if sum(attempt.name == name for attempt in named) > 1:
+    for name, times in Counter(attempt.name for attempt in named).items():
+        if times > 1:
             raise UsageError(f"{file} has two attempts named {name}. Give each its own name or number.")
     fresh, recognised = [], []
     for attempt in named:

@@ -1,6 +1,6 @@
 """The report for a person at a terminal: verdict, checklist, reasons and what must be read with them.
 
-    render(evaluation, Console())
+    render(evaluation, Console(), names)
 
 Outcomes are shown by word, symbol and colour. The console decides about colour (NO_COLOR, pipes) and width; one
 that cannot encode the symbols gets plain letters.
@@ -8,6 +8,7 @@ that cannot encode the symbols gets plain letters.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 from rich import box
@@ -28,8 +29,11 @@ _FULL_WIDTH: Final = 96
 """Columns from which estimate and interval are side by side."""
 
 
-def render(evaluation: Evaluation, console: Console) -> None:
-    """Write the report to the console."""
+def render(evaluation: Evaluation, console: Console, names: Mapping[str, str] = {}) -> None:
+    """Write the report to the console.
+
+    names: the caller's own names of the images, by published name; shown at a terminal only, not in a file or a log.
+    """
     style = STYLES[evaluation.verdict]
     paragraph(console, f"{words.SYMBOLS[evaluation.verdict]} {words.verdict_word(evaluation)}", f"bold {style}")
     paragraph(console, words.headline(evaluation), "bold")
@@ -58,7 +62,7 @@ def render(evaluation: Evaluation, console: Console) -> None:
             hang=2,
             styled=len(head),
         )
-    _flagged(console, evaluation)
+    _flagged(console, evaluation, names if console.is_terminal else {})
     if evaluation.page_one:
         console.print(Text("\nTo be read with the verdict", style="bold"))
     for sentence in evaluation.page_one:
@@ -85,12 +89,16 @@ def signing_page(evaluation: Evaluation, console: Console) -> None:
     paragraph(console, NOT_A_MEDICAL_DEVICE, "")
 
 
-def _flagged(console: Console, evaluation: Evaluation) -> None:
+def _flagged(console: Console, evaluation: Evaluation, names: Mapping[str, str]) -> None:
     """The images that cost sight, by name."""
     if not evaluation.flagged:
         return
     console.print(Text("\nSevere NPDR or PDR predicted below referable", style="bold"))
-    named = [f"{image} ({what})" for what, images in words.flagged(evaluation) for image in images]
+    named = [
+        f"{words.visible(names.get(image, image))} ({what})"
+        for what, images in words.flagged(evaluation)
+        for image in images
+    ]
     for name in named[:FLAGGED_AT_MOST]:
         paragraph(console, f"- {name}", "", hang=2)
     if len(named) > FLAGGED_AT_MOST:

@@ -1,0 +1,228 @@
+"""The files of an ONNX model: the model file, and every file that a tensor anywhere in it names.
+
+    files = copy_onnx(Path("model.onnx"), folder)       # folder/model.onnx and its data, to load from
+
+ONNX keeps weights outside the model file ("external data") in initializers, sparse ones too, and in attributes of
+nodes, in subgraphs and functions. All messages are walked, whatever they are called, so that no place is forgotten.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from drgate.errors import CheckpointError
+from drgate.evaluation import Role, Subject
+from drgate.vision.model_files import copy_and_hash
+
+MAX_DATA_FILES: Final = 1000
+"""Exporters write one; older ones wrote one a tensor."""
+
+MAX_MODEL_BYTES: Final = (2 << 30) - 1
+"""Of the model file itself: protobuf reads no more."""
+
+MAX_FIELDS: Final = 5_000_000
+"""In the model file: a whole MedSigLIP has 0.1 million. Two bytes can be a field, and take 150 in memory."""
+
+COMPANIONS: Final[dict[str, Role]] = {"preprocess.json": "preprocessing", "labels.json": "labels"}
+"""Files next to an ONNX model: `{"id": ..., "size": ...}`, and the list of the five grades' identifiers."""
+
+TRIAL_MEMORY: Final = 2 << 30
+"""Bytes of address space of the first inference, besides three times the model's files (measured: under twice)."""
+
+TRIAL_SECONDS: Final = 60
+"""Of the first inference, besides one for each 8 MB of the model's files. A whole MedSigLIP (1.7 GB) takes 25 s on two
+cores; it may take 270 s."""
+
+_NUMBER: Final = re.compile(r"[0-9]{1,18}")
+_KEYS: Final = ("location", "offset", "length", "checksum")
+
+
+def parse_onnx(path: Path, data: bytes) -> Any:
+    """The ModelProto in `data`. Raises CheckpointError for other contents, and for fields that onnx does not know."""
+    import onnx
+    from google.protobuf.unknown_fields import UnknownFieldSet
+
+    model = onnx.ModelProto()
+    try:
+        _count_fields(memoryview(data), model.DESCRIPTOR)
+        model.ParseFromString(data)
+    except Exception as error:  # protobuf's exceptions, and those of a file that ends early
+        raise CheckpointError(f"{path} is not an ONNX model ({first_line(error)}).") from error
+    if not model.HasField("graph"):
+        raise CheckpointError(f"{path} is not an ONNX model (it has no graph).")
+    if any(len(UnknownFieldSet(message)) for message in messages(model)):
+        raise CheckpointError(
+            f"{path} has fields that this version of onnx does not know, and that could name weights elsewhere; update "
+            "onnx, or export the model again."
+        )
+    return model
+
+
+def _count_fields(data: memoryview, descriptor: Any) -> None:
+    """Raise ValueError for more than `MAX_FIELDS` fields, before protobuf makes an object of each.
+
+    It reads protobuf's wire format: a field is its number and kind, then a number, or a length and so many bytes.
+    """
+    count = 0
+    waiting = [(0, len(data), descriptor)]
+    while waiting:
+        at, end, descriptor = waiting.pop()
+        inner = {number: field.message_type for number, field in descriptor.fields_by_number.items()}
+        while at < end:
+            if (count := count + 1) > MAX_FIELDS:
+                raise ValueError(f"it has more than {MAX_FIELDS} fields")
+            tag, at = _varint(data, at)
+            match tag & 7:
+                case 0:
+                    at = _varint(data, at)[1]
+                case 1:
+                    at += 8
+                case 2:
+                    length, at = _varint(data, at)
+                    if message := inner.get(tag >> 3):
+                        waiting.append((at, min(at + length, end), message))
+                    at += length
+                case 5:
+                    at += 4
+                case kind:
+                    raise ValueError(f"it has a field of the kind {kind}")
+
+
+def _varint(data: memoryview, at: int) -> tuple[int, int]:
+    """A number of 7 bits a byte, and where it ends."""
+    value = shift = 0
+    while True:
+        byte = data[at]
+        value |= (byte & 127) << shift
+        at, shift = at + 1, shift + 7
+        if byte < 128:
+            return value, at
+        if shift > 63:
+            raise ValueError("it has a number of more than 64 bits")
+
+
+def messages(model: Any) -> Iterator[Any]:
+    """A protobuf message and all messages in it, in any field and at any depth."""
+    waiting = [model]
+    while waiting:
+        message = waiting.pop()
+        yield message
+        for field, value in message.ListFields():
+            if field.message_type is not None:
+                waiting.extend(value if field.is_repeated else [value])
+
+
+def copy_onnx(path: Path, folder: Path) -> list[Subject]:
+    """Copy a model file and its external data into `folder`; their facts, the model first, then the data by name.
+
+    Raises CheckpointError for a file that is not an ONNX model, and for external data that is not a file beside it.
+    """
+    with (folder / path.name).open("w+b") as copy:
+        found = [copy_and_hash(path, "model", copy, limit=MAX_MODEL_BYTES)]
+        copy.seek(0)
+        model = parse_onnx(path, copy.read())
+    needed = _external_data(path, model)
+    if len(needed) > MAX_DATA_FILES:
+        raise CheckpointError(f"{path} refers to {len(needed)} files of weights; expected {MAX_DATA_FILES} at most.")
+    for name, end in sorted(needed.items()):
+        beside = path.with_name(name)
+        # A model in a download cache is a link, and its weights are links to the same folder.
+        if not beside.is_file() or beside.resolve().parent not in (path.parent.resolve(), path.resolve().parent):
+            raise _outside(path, name)
+        with (folder / name).open("xb") as copy:
+            found.append(file := copy_and_hash(beside, "data", copy))
+        if end > file.size:
+            raise CheckpointError(f"{beside} has {file.size} bytes, but {path.name} needs {end}; copy it again.")
+    return found
+
+
+def try_out(path: Path, copy: Path, size: int, bytes_: int) -> None:
+    """Load a model and grade one black image in a process of its own, before the model runs in this one.
+
+    path: for messages. copy: the file to load. size: of the image, in pixels. bytes_: of all files of the model.
+
+    Raises CheckpointError when that fails, or takes more memory or time than a grading model does.
+    """
+    seconds = TRIAL_SECONDS + bytes_ // (8 << 20)
+    limits = [size, TRIAL_MEMORY + 3 * bytes_, seconds]
+    few = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "MALLOC_ARENA_MAX"), "1")
+    try:
+        # -P: modules beside trial.py, such as images.py, are not imported for others of their name.
+        ended = subprocess.run(
+            [sys.executable, "-P", str(Path(__file__).with_name("trial.py")), str(copy), *map(str, limits)],
+            env={**os.environ, **few},
+            capture_output=True,
+            timeout=seconds,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise CheckpointError(
+            f"{path} did not grade one black image within {seconds} seconds; a grading model takes a few. It was not "
+            "loaded."
+        ) from error
+    if ended.returncode < 0:
+        raise CheckpointError(
+            f"{path} needs more memory or time than a grading model does: the process that tried it on one image was "
+            f"ended by signal {-ended.returncode}. It was not loaded."
+        )
+    if ended.returncode:
+        raise cannot_run(path, copy, RuntimeError(ended.stderr.decode(errors="replace")))
+
+
+def cannot_run(path: Path, copy: Path, error: Exception) -> CheckpointError:
+    """The sentence for a model that ONNX Runtime refuses, with the model's own path in place of its copy's."""
+    reason = first_line(RuntimeError(str(error).replace(str(copy), str(path))))
+    return CheckpointError(f"{path} is not an ONNX model that can run here ({reason}); export it again.")
+
+
+def _external_data(path: Path, model: Any) -> dict[str, int]:
+    """The files that the tensors of a model name, each with the number of bytes that it must have."""
+    import onnx
+
+    needed: dict[str, int] = {}
+    for tensor in messages(model):
+        if not isinstance(tensor, onnx.TensorProto):
+            continue
+        outside = tensor.data_location != onnx.TensorProto.DEFAULT
+        if not outside and not tensor.external_data:
+            continue
+        entries = [(entry.key, entry.value) for entry in tensor.external_data]
+        facts = dict(entries)
+        if not outside or "location" not in facts or len(facts) != len(entries) or not facts.keys() <= set(_KEYS):
+            raise CheckpointError(
+                f"{path} marks weights as external data, but does not say plainly where they are; expected "
+                f"{', '.join(_KEYS)}, each once at most. Export it again."
+            )
+        name, numbers = facts["location"], [facts.get("offset", "0"), facts.get("length", "0")]
+        if not all(_NUMBER.fullmatch(number) for number in numbers):
+            raise CheckpointError(f"{path} has external data whose offset or length is not a number of bytes.")
+        plain = name and Path(name).name == name and "\\" not in name and len(os.fsencode(name)) <= 255
+        if not plain or name in (path.name, *COMPANIONS):
+            raise _outside(path, name)
+        needed[name] = max(needed.get(name, 0), sum(map(int, numbers)))
+    return needed
+
+
+def _outside(path: Path, name: str) -> CheckpointError:
+    return CheckpointError(f"{path} refers to weights in {name[:100]!r}, which is not a file in the same folder.")
+
+
+def without_traces(model: Any) -> None:
+    """Remove from a ModelProto what is about the machine that wrote it: metadata, descriptions, the producer's version.
+
+    An exporter writes stack traces with the machine's paths into the metadata of nodes and values.
+    """
+    for message in messages(model):
+        for name in ("metadata_props", "doc_string", "producer_name", "producer_version"):
+            if name in message.DESCRIPTOR.fields_by_name:
+                message.ClearField(name)
+
+
+def first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:400]
