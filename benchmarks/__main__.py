@@ -11,6 +11,7 @@ NAMES = {
     "evaluate-large": "drgate evaluate on a million images: at most 60 s and 2 GB",
     "gate": "drgate gate on a repository: at most 1 s, or 3 s with all numbers recomputed",
     "gate-error": "simulation: how often a model at the threshold passes, with several images per patient",
+    "kappa-error": "simulation: how often a model at the threshold of kappa passes",
     "kills": "a run that is killed at 25 random moments and resumed, compared with an undisturbed run",
     "paired-error": "simulation: how often a worse model is declared non-inferior by drgate compare",
     "standardized-error": "simulation: how often a model at the threshold passes at a deployment mix",

@@ -26,9 +26,6 @@ from drgate.files import digest_of, plain_yaml, read_yaml
 from drgate.metrics import METRICS, Definition, MetricId, NoOutputPolicy, read_id
 from drgate.scale import GRADES, GROUPS
 
-IN_THE_TAIL: Final = 25
-"""Bootstrap replicates that must be beyond a limit that decides."""
-
 RULE_WORDS: Final = {">=": "at least", ">": "above", "<=": "at most", "<": "below"}
 """A comparator in words."""
 _FACTS: Final = {
@@ -263,7 +260,7 @@ class Evidence(_Frozen):
 
 
 class Bootstrap(_Frozen):
-    """Bootstrap intervals: they decide for kappa; for other metrics they are for information."""
+    """Bootstrap intervals: for information, they decide nothing."""
 
     resamples: int = Field(default=10_000, ge=1000, le=1_000_000, description="replicates")
     interval: Literal["percentile", "bca"] = Field(default="percentile", description="interval from the replicates")
@@ -426,13 +423,6 @@ class Checklist(_Frozen):
             if each.column and each.value != EACH and each.but(value=EACH) in ids:
                 raise ValueError(f"the criterion {each!r} is given twice: @{each.column}=each includes it")
             self._is_declared(each)
-            # Every look is tested at its share of the level, and a bootstrap's tail needs replicates of its own.
-            needed = math.ceil(2 * IN_THE_TAIL * self.looks / (1 - self.evidence.level) - 1e-6)
-            if each.about.by == "agreement" and self.bootstrap.resamples < needed:
-                raise ValueError(
-                    f"{each!r} is decided by bootstrap: with {self.looks} looks at level {self.evidence.level:g}, "
-                    f"bootstrap.resamples must be at least {needed}"
-                )
         return self
 
     def _is_declared(self, name: MetricId) -> None:

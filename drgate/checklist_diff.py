@@ -123,12 +123,7 @@ def _judged(where: str, was: Any, now: Any, old: Checklist, new: Checklist) -> t
         case "purpose":
             return "different", "; export and gate do not accept a certificate by a checklist for pipelines", True
     if section == "bootstrap":
-        decides = any(
-            not (criterion.id.about.is_share or criterion.id.about.of_the_run)
-            for checklist in (old, new)
-            for criterion in checklist.criteria
-        )
-        return "different", "", decides
+        return "different", "", False
     return "different", "; which is stricter is not known", True
 
 

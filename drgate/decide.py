@@ -18,11 +18,8 @@ from drgate.evaluation import (
     TestSet,
     Training,
 )
-from drgate.measure import UNKNOWN, Metrics
+from drgate.measure import Metrics
 from drgate.stats import power
-
-FEWEST_PATIENTS: Final = 30
-"""Patients that a pass by bootstrap needs: with fewer, its intervals are too narrow."""
 
 HALF_AGAIN: Final = 1.5
 """False passes are shown at the threshold itself and for a model with one and a half times as many errors."""
@@ -62,11 +59,6 @@ def decide(
         reason = f"{metric.value:.2f} USD spent over {metric.n} attempt{'' if metric.n == 1 else 's'}."
     else:
         status, reason, shown = _judge_interval(criterion, metric, decided_on)
-        if status == "PASS" and decided_on == "bound" and (why := _unfounded(metric, metrics)):
-            status, reason = (
-                "INSUFFICIENT",
-                f"{_shown(metric, criterion)} meets the rule ({_rule(criterion)}), but {why}.",
-            )
         if status != "PASS" and decided_on == "bound" and metric.k is not None and not shown:
             reason += f" {_more(criterion, metrics, looks_left)}"
     return CriterionResult(
@@ -81,19 +73,6 @@ def decide(
         reason=reason,
         shown=shown if status == "FAIL" else None,
     )
-
-
-def _unfounded(metric: Estimate, metrics: Metrics) -> str:
-    """Why a bootstrap limit cannot pass a criterion; empty where it can."""
-    if "bootstrap" not in (metric.method or ""):
-        return ""
-    if metric.low is None or metric.low == metric.high:
-        return "all resamples of the bootstrap give the same value, so its error is not known"
-    tally = metrics.sample.whole()
-    independent = metric.clusters or (metric.n or 0) / (UNKNOWN if tally.patients == "unknown" else 1)
-    if independent < FEWEST_PATIENTS:
-        return f"a pass by bootstrap needs at least {FEWEST_PATIENTS} patients"
-    return ""
 
 
 def _judge_interval(criterion: Criterion, metric: Estimate, decided_on: str) -> tuple[Status, str, bool]:

@@ -21,7 +21,7 @@ from drgate.evaluation import Estimate, Metric, NotEstimable
 from drgate.metrics import NAMES, MetricId, NoOutputPolicy, grades_of, measured, measured_in_slices
 from drgate.sample import Sample, Tally
 from drgate.scale import GRADES, GROUPS, TITLES
-from drgate.stats import bootstrap, calibration, cluster, confusion, ranking, standardized
+from drgate.stats import agreement, bootstrap, calibration, cluster, confusion, ranking, standardized
 from drgate.stats.calibration import Calibration, Undefined
 from drgate.stats.combined import Combination
 from drgate.stats.confusion import NO_OUTPUT
@@ -216,29 +216,34 @@ class Metrics:
         )
 
     def _agreement(self, metric: MetricId, policy: NoOutputPolicy, tally: Tally) -> Metric:
-        """Agreement, with the bootstrap interval that decides."""
-        how: Values | None = metric.about.how
-        assert how is not None, f"{metric} is counted from the table"
+        """Agreement between the reference grade and the model's."""
+        assert metric.about.how is not None, f"{metric} is counted from the table"
+        weights: agreement.Weights = metric.about.how()
 
         def values(tables: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-            return how(confusion.square(tables, policy))
+            return agreement.kappa(confusion.square(tables, policy), weights)
 
         value, defined = values(tally.table)
         if not defined:
             return NotEstimable("it is not defined on these images (only one grade, or no output).")
-        shown = self._drawn(tally, values)[0]
-        who = "patient" if tally.patients == "known" else "image"
-        doubled = ", variance doubled for unknown patients" if tally.patients == "unknown" else ""
+        unknown = tally.patients == "unknown"
+        low, high = agreement.limits(
+            confusion.square(tally.patterns, policy),
+            tally.counts,
+            weights,
+            level=self.level,
+            images_a_patient=UNKNOWN if unknown else 1.0,
+        )
         return Estimate(
             kind="index",
             value=float(value),
             n=int(tally.table[:, :NO_OUTPUT].sum() if policy == "excluded" else tally.table.sum()),
-            low=None if shown is None else shown.low,
-            high=None if shown is None else shown.high,
+            low=low,
+            high=high,
             level=self.level,
-            method=f"{who} bootstrap, {self.checklist.bootstrap.interval}{doubled}",
+            method=f"gamma-weighted mean{', as if two images were of each patient' if unknown else ''}",
             clusters=int(tally.counts.sum()) if tally.patients == "known" else None,
-            bootstrap_undefined=None if shown is None else shown.undefined,
+            **_beside(self._drawn(tally, values)[0]),
         )
 
     def _balanced(self, metric: MetricId, policy: NoOutputPolicy, tally: Tally) -> Metric:

@@ -48,7 +48,7 @@ class Definition:
     by, how: what it is computed from, and the function that does so:
         "share": cells of the table; how(grades, policy) gives the `confusion.Ratio`
         "rates": two shares, `parts`; how() gives the `combined.Combination`
-        "agreement": the table; how(tables) gives values and where they are defined; its bootstrap decides
+        "agreement": the table; how() gives the weights of kappa
         "equal_grades": the share in `parts`, at equal shares of all grades
         "ranking": the probabilities; the area under the curve
         "score", "calibration": the probabilities; how(given, outcome, patients, level=...)
@@ -282,7 +282,7 @@ METRICS: Final[dict[str, Definition]] = {
                 title=f"Kappa, {words}",
                 kind="index",
                 by="agreement",
-                how=lambda tables, weights=weights: stats.agreement.kappa(tables, weights),
+                how=lambda weights=weights: weights,
                 values=(-1.0, 1.0),
                 in_slices=("",) if weights == "quadratic" else (),
                 compared=weights == "quadratic",

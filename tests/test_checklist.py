@@ -325,10 +325,6 @@ REFUSED = {
         lambda c: c["criteria"].append({"id": "missed:referable", "at_least": 0.1}),
         "give at_most or below",
     ),
-    "a bootstrap too short for its looks": (
-        lambda c: c["criteria"].append({"id": "quadratic_kappa", "at_least": 0.8}) or c.update(looks=100),
-        "bootstrap.resamples must be at least 100000",
-    ),
     "overlapping groups": (
         lambda c: c.update(slices=[{"by": "camera", "groups": {"a": ["A", "B"], "b": ["B"]}}]),
         "camera 'B' is in groups 'a' and 'b'; an image belongs to one slice",
@@ -416,7 +412,6 @@ BEYOND_JSON_SCHEMA = {
     "an infinite cost",
     "a limit on the wrong side",
     "a rate that must stay low, from below",
-    "a bootstrap too short for its looks",
 }
 """Defects of REFUSED that take more than a schema to see."""
 

@@ -244,8 +244,7 @@ class Waivers:
             kind, _, where = id.partition(":")
             section = where.partition(".")[0]
             own = where in (criterion, each_slice(criterion))
-            drawn = section != "bootstrap" or not criterion.about.is_share
-            if kind == "spec" and (own or (section in Checklist.model_fields and drawn)):
+            if kind == "spec" and (own or (section in Checklist.model_fields and section != "bootstrap")):
                 return why
         return ""
 

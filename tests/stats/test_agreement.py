@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.stats import beta
 from sklearn.metrics import cohen_kappa_score
 from statsmodels.stats.inter_rater import cohens_kappa
 
-from drgate.stats.agreement import kappa
+from drgate.stats import agreement
+from drgate.stats.agreement import kappa, limits
 
 FULL = np.array(
     [[1619, 0, 0, 0, 0], [12, 1375, 232, 0, 0], [0, 26, 1554, 39, 0], [0, 3, 37, 1559, 20], [0, 0, 0, 1, 1618]]
@@ -50,6 +52,78 @@ class TestOracles:
     def test_statsmodels(self, weights):
         """The same kappa of a full table."""
         assert float(kappa(FULL, weights)[0]) == pytest.approx(cohens_kappa(FULL, wt=NAMES[weights]).kappa, abs=1e-12)
+
+
+def patients(*kinds: tuple[int, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Patterns and counts of so many patients with each table."""
+    return np.stack([table for _, table in kinds]), np.array([times for times, _ in kinds])
+
+
+def images(table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Patterns and counts of patients with one image each."""
+    cells = np.argwhere(table)
+    return np.eye(table.size, dtype=int)[[i * len(table) + j for i, j in cells]].reshape(-1, *table.shape), table[
+        tuple(cells.T)
+    ]
+
+
+class TestLimits:
+    @pytest.mark.parametrize("weights", NAMES)
+    def test_simulated_weights(self, weights):
+        """The saddlepoint against the sum it approximates: 400,000 draws of the gamma weights of 60 patients."""
+        rng = np.random.default_rng(1)
+        pairs = rng.integers(0, 5, (60, 2, 2))
+        pairs[:50, :, 1] = pairs[:50, :, 0]
+        tables = np.zeros((60, 5, 5), int)
+        for i, (one, other) in enumerate(pairs):
+            tables[i][tuple(one)] += 1
+            tables[i][tuple(other)] += 1
+        low, high = limits(tables, np.ones(60), weights, level=0.95)
+        total = tables.sum(axis=0) / 120
+        w = (np.abs(np.subtract.outer(range(5), range(5))) / 4) ** {"none": 1, "linear": 1, "quadratic": 2}[weights]
+        w = np.ceil(w) if weights == "none" else w
+        chance = (w @ total.sum(axis=0))[:, None] + total.sum(axis=1) @ w
+        chance = chance - total.sum(axis=1) @ w @ total.sum(axis=0)
+        draws = rng.standard_exponential((400_000, 61))
+        for limit, sign in ((low, 1), (high, -1)):
+            psi = sign * (w - (1 - limit) * chance)
+            terms = np.append((tables * psi).sum(axis=(1, 2)), 2 * psi.max())
+            assert (draws @ terms > 0).mean() == pytest.approx(0.025, abs=0.001)
+
+    def test_errors_of_one_size_give_clopper_pearson(self):
+        """Sum of 0/1 losses under Exp(1) weights, with one more error: the beta distribution behind Clopper-Pearson."""
+        for wrong, n in ((0, 60), (5, 60), (2, 200)):
+            for share in (0.05, 0.1, 0.2):
+                terms = np.array([1 - share, -share])
+                found = agreement._above_zero(np.append(terms, 1 - share), np.array([wrong, n - wrong, 1.0]))
+                assert found == pytest.approx(beta.sf(share, wrong + 1, n - wrong), rel=0.04)
+
+    def test_two_hundred_perfect_patients_show_a_kappa(self):
+        """A bootstrap says [1, 1] and shows nothing; here 200 patients show more than 60, and two images no more."""
+        eye = np.eye(5, dtype=int)
+        low = {}
+        for n, each in ((200, 1), (60, 1), (200, 2)):
+            kinds = [(n // 5, each * np.diag(eye[grade])) for grade in range(5)]
+            low[n, each], high = limits(*patients(*kinds), "quadratic", level=0.95)
+            assert high == 1
+        assert low[200, 1] == pytest.approx(0.9276, abs=1e-4)
+        assert low[60, 1] == pytest.approx(0.7700, abs=1e-4)
+        assert low[200, 2] == pytest.approx(low[200, 1], abs=1e-9)
+
+    @pytest.mark.parametrize("weights", NAMES)
+    def test_limits_hold_the_estimate_and_narrow_with_patients(self, weights):
+        """Ten times the patients, a narrower interval around the same kappa; unnamed patients widen it."""
+        value = float(kappa(FULL, weights)[0])
+        few = limits(*images(FULL // 10), weights, level=0.95)
+        many = limits(*images(FULL), weights, level=0.95)
+        unnamed = limits(*images(FULL), weights, level=0.95, images_a_patient=2)
+        assert few[0] < unnamed[0] < many[0] < value < many[1] < unnamed[1] < few[1]
+
+    def test_published_analytic_interval_of_the_full_matrix(self):
+        """Near the analytic interval .986991 to .989519 of quadratic kappa where images are many, and outside it."""
+        low, high = limits(*images(FULL), "quadratic", level=0.95)
+        assert low == pytest.approx(0.98600, abs=1e-5)
+        assert 0.9894 < high < 0.9896
 
 
 class TestUndefined:
