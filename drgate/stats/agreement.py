@@ -14,8 +14,7 @@ from typing import Final, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.optimize import brentq
-from scipy.stats import norm
+from scipy.special import ndtr
 
 Weights = Literal["none", "linear", "quadratic"]
 
@@ -48,6 +47,8 @@ def limits(
     patterns: (P, k, k) counts of the distinct patients. counts: (P,) patients with each. images_a_patient: divides
     `counts` where images stand for patients that nobody named. `kappa` of the whole table must be defined.
     """
+    from scipy.optimize import brentq  # a tenth of a second to import
+
     p_value = p_value_of(patterns, counts, weights, images_a_patient=images_a_patient)
     found = float(kappa(np.einsum("p,pij->ij", np.asarray(counts), _square(patterns)), weights)[0])
     ends = []
@@ -101,6 +102,8 @@ def _above_zero(terms: NDArray[np.float64], shapes: NDArray[np.float64]) -> floa
     if high <= 0 or low >= 0:
         return float(high > 0)
 
+    from scipy.optimize import brentq
+
     def slope(t: float) -> float:
         return float(shapes @ (terms / (1 - t * terms)))
 
@@ -110,7 +113,8 @@ def _above_zero(terms: NDArray[np.float64], shapes: NDArray[np.float64]) -> floa
     root = float(np.sign(t) * np.sqrt(max(0.0, 2 * float(shapes @ np.log1p(-t * terms)))))
     if abs(root) < _NEAR_ZERO:
         return float(0.5 - 2 * (shapes @ tilted**3) / second**1.5 / 6 / np.sqrt(2 * np.pi))
-    return float(norm.sf(root) + norm.pdf(root) * (1 / (t * np.sqrt(second)) - 1 / root))
+    density = np.exp(-(root**2) / 2) / np.sqrt(2 * np.pi)
+    return float(ndtr(-root) + density * (1 / (t * np.sqrt(second)) - 1 / root))
 
 
 def _square(tables: ArrayLike) -> NDArray[np.float64]:
