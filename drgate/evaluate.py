@@ -72,7 +72,7 @@ def evaluate(
 
     Raises PredictionsError without reference grades or without a column that the checklist slices by.
     """
-    name = Path(predictions.origin).name  # where the table lies on a machine is not for an evaluation
+    name = Path(predictions.origin).name  # an evaluation does not repeat a path of the machine
     model = model or Model("predictions table", name, ())
     data = data or TestSet(name)
     look = look or Look(1, checklist.looks, "")

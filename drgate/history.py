@@ -139,7 +139,7 @@ def _read(path: Path) -> Certificate | Statement | None:
     except CertificateError:
         with contextlib.suppress(CertificateError):
             read_scored(path)
-            return None  # a signed table, which lies beside its certificate
+            return None  # a signed table beside its certificate
         raise
 
 

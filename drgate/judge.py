@@ -425,7 +425,7 @@ def _operating_point(path: Path | None) -> tuple[OperatingPoint | None, Subject 
 
 
 def _refuse_other_cut_offs(model: Path, given: Subject | None) -> None:
-    """Raise UsageError where an ONNX model lies beside cut-offs that are not those it is judged at."""
+    """Raise UsageError where the cut-offs beside an ONNX model are not those that it is judged at."""
     there = model.with_name(CUT_OFFS)
     if model.suffix == ".onnx" and there.exists() and (given is None or sha256_file(there) != given.sha256):
         raise UsageError(

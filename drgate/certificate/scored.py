@@ -5,8 +5,8 @@
     read_scored(path).contradictions(load_predictions(...))   # sentences; empty where it is of these predictions
 
 A table's own record of its model is free text. The signature covers the answers, that record and the reference columns
-that the table had when it was scored, so that nobody who hands the table on can change them. Grades that a sealed table
-gets later are their keeper's. An in-toto Statement v1 in the envelope that certificates have.
+that the table had when it was scored, so that nobody who hands the table on can change them. Grades that are
+joined to a sealed table later are not covered. An in-toto Statement v1 in the envelope that certificates have.
 """
 
 from __future__ import annotations

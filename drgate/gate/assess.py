@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 def assess(change: Change, rules: Rules, waivers: Waivers, files: Files, evidence: Evidence) -> Iterator[Finding]:
-    """Findings about every guarded model on every test set, then about files that nothing vouches for or may change.
+    """Findings about every guarded model on every test set, then about files that a certificate does not cover.
 
     A file opens as a certificate's model, or as a further file of a model in the same folder whose certificates all
     name it, unless programs load a file of its name by itself.
@@ -72,7 +72,7 @@ def _by_md5(file: ModelFile) -> Finding:
 
 
 def _unguarded(policy: Policy, files: Files, vouched: set[str], waiting: set[str]) -> Iterator[Finding]:
-    """Files that no pattern of the policy names and no certificate vouches for.
+    """Files that neither a pattern of the policy nor a certificate names.
 
     waiting: guarded files without a certificate. The gate is closed until theirs is there, which settles their weights
     and what is beside them.

@@ -82,7 +82,7 @@ class Policy(_Frozen):
     not_models: Annotated[list[RepositoryPath], Field(max_length=limits.PATTERNS)] = []
     """Patterns of files that look like models but are not, such as base weights for training."""
     allow: list[Literal["observed", "scored_elsewhere"]] = []
-    """What else opens the gate: a verdict OBSERVED; predictions that nobody whom the policy knows vouches for."""
+    """What else opens the gate: a verdict OBSERVED; predictions that no scorer of the policy signed."""
     scorers: list[Role] = []
     """Roles whose keys may sign a scored table; without any, only an evaluation that scored in the same run counts."""
     certificates: RepositoryPath = "certificates"
