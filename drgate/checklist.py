@@ -310,6 +310,31 @@ class Slice(_Frozen):
         return self
 
 
+class Declared(_Frozen):
+    """How many images of one patient a test set without patients has at most, as its owner declares.
+
+    Void where names of images, eyes or a column of patients show more.
+    """
+
+    manifest: str = Field(
+        pattern="^sha256:[0-9a-f]{64}$",
+        description="digest of the test set's manifest; of a table from elsewhere, of its images",
+    )
+    images_a_patient_at_most: int | None = Field(default=None, ge=1, le=1000, description="images of one patient")
+    one_image_per_patient: Literal[True] | None = Field(default=None, description="the same as at most 1")
+
+    @property
+    def most(self) -> int:
+        """Images of one patient at most."""
+        return self.images_a_patient_at_most or 1
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        if (self.images_a_patient_at_most is None) == (self.one_image_per_patient is None):
+            raise ValueError("give images_a_patient_at_most or one_image_per_patient, one of both")
+        return self
+
+
 class Audit(_Frozen):
     """Whether an audit for leakage between training and test images is required."""
 
@@ -372,6 +397,20 @@ class Checklist(_Frozen):
         default=None, ge=1, le=3650, description="days from its look for which a certificate is valid"
     )
     planning: Planning = Field(default=Planning(), description="assumptions of `drgate plan`")
+    declared: list[Declared] = Field(
+        default=[], description="test sets without patients: the most images of one patient; without it no line passes"
+    )
+    all_comers_allowance: float = Field(
+        default=0.05,
+        ge=0,
+        lt=1,
+        description="a criterion on images with output also needs its limit with no output as the worst case to be "
+        "within this of the threshold",
+    )
+    readers_independent: bool = Field(
+        default=False, description="the readers (reader_1, reader_2, ...) took no part in making the reference grades"
+    )
+    site_column: str | None = Field(default=None, min_length=1, description="column of the site, such as site")
     intended_use: IntendedUse = Field(default=IntendedUse(), description="for whom and how the model is used")
     reference: Reference = Field(default=Reference(), description="how the reference grades were made")
     test_set: TestSet = Field(default=TestSet(), description="the kind of test set")
@@ -390,6 +429,14 @@ class Checklist(_Frozen):
         json_schema_extra={"propertyNames": {"pattern": _expectations()}},
     )
     criteria: list[Criterion] = Field(description="the criteria; the verdict depends on the required ones")
+
+    @field_validator("declared")
+    @classmethod
+    def _each_set_once(cls, declared: list[Declared]) -> list[Declared]:
+        sets = [one.manifest for one in declared]
+        if twice := [digest for digest in sets if sets.count(digest) > 1]:
+            raise ValueError(f"the test set {twice[0]} is declared twice; keep one entry")
+        return declared
 
     @field_validator("deployment")
     @classmethod

@@ -28,7 +28,7 @@ from drgate.looks import USUAL, Log
 from drgate.metrics import METRICS, MetricId, NoOutputPolicy, grades_of
 from drgate.predictions import Predictions
 from drgate.sample import Pair, Sample
-from drgate.scale import GROUPS
+from drgate.scale import GROUPS, WITH_OEDEMA
 from drgate.stats import agreement, bootstrap, cluster, confusion, paired, ranking
 
 if TYPE_CHECKING:
@@ -255,7 +255,7 @@ class _Differences:
     def drawn(self, target: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """(B, 30) tables of both models, of the same resampled patients."""
         images = self.pair.first
-        key = target if images.dme is not None and target in GROUPS else ""
+        key = target if images.dme is not None and target in WITH_OEDEMA else ""
         if key not in self._drawn:
             owner = np.arange(len(images)) if images.patients is None else images.patients
             self._drawn[key] = paired.resample_pairs(

@@ -400,6 +400,20 @@ class Audit(Typed):
 
 
 @dataclass(frozen=True, slots=True)
+class Patients(Typed):
+    """What the table said of patients before its images were published.
+
+    named: for "all" images, for "some", for "none", or by ids that only repeat "image names"; all but the first count
+    as unknown. merged: patients that names or eyes show to be another's other eye. most: images that names, eyes or
+    some patients show to be of one patient.
+    """
+
+    named: Literal["all", "some", "none", "image names"]
+    merged: _Count = 0
+    most: _Number = 1
+
+
+@dataclass(frozen=True, slots=True)
 class TestSet(Typed):
     """The test set as it was given.
 
@@ -408,6 +422,7 @@ class TestSet(Typed):
     elsewhere. dealt_by_seed: the seed by which training dealt patients to splits. grades: the file that reference
     grades were joined from. operating_point: cut-offs that decide instead of the most probable grade.
     selected_here: the model was chosen on these images. warnings, leakage: sentences for page one.
+    patients: how they were named. readers: columns of readers, of the manifest or of the file of grades.
     """
 
     __test__: ClassVar[bool] = False  # pytest collects classes by this name
@@ -423,6 +438,8 @@ class TestSet(Typed):
     selected_here: bool = False
     warnings: tuple[str, ...] = ()
     leakage: str = NOT_CHECKED
+    patients: Patients | None = None
+    readers: tuple[str, ...] = ()
 
     @property
     def digest(self) -> str | None:

@@ -20,7 +20,7 @@ from drgate.checklist import Checklist
 from drgate.evaluation import Estimate, Metric, NotEstimable
 from drgate.metrics import NAMES, MetricId, NoOutputPolicy, grades_of, measured, measured_in_slices
 from drgate.sample import Sample, Tally
-from drgate.scale import GRADES, GROUPS, TITLES
+from drgate.scale import GRADES, TITLES, WITH_OEDEMA
 from drgate.stats import agreement, bootstrap, calibration, cluster, confusion, ranking, standardized
 from drgate.stats.calibration import Calibration, Undefined
 from drgate.stats.combined import Combination
@@ -76,7 +76,7 @@ class Metrics:
     def reliability(self) -> dict[str, tuple[dict[str, Any], ...]]:
         """Bins of the predicted probability with what was observed, for the two groups; empty without probabilities."""
         found = {}
-        for target in GROUPS:
+        for target in WITH_OEDEMA:
             answers = self._answers(target)
             if answers.positive.size:
                 bins = calibration.reliability(

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from drgate import stats
 from drgate.errors import ChecklistError
-from drgate.scale import GRADES, GROUP_TITLES, GROUPS, TITLES
+from drgate.scale import GRADES, GROUP_TITLES, GROUPS, TITLES, WITH_OEDEMA
 
 if TYPE_CHECKING:
     import drgate.stats.agreement
@@ -187,7 +187,7 @@ class MetricId(str):
     @property
     def group(self) -> str:
         """The target where it is a group of grades, which macular oedema can belong to; else ""."""
-        return self.target if self.target in GROUPS else ""
+        return self.target if self.target in WITH_OEDEMA else ""
 
     @property
     def default_policy(self) -> NoOutputPolicy:
@@ -412,7 +412,7 @@ METRICS: Final[dict[str, Definition]] = {
         Definition(
             name="brier",
             title="Brier score",
-            targets=("", *GROUPS),
+            targets=("", *WITH_OEDEMA),
             kind="index",
             better="lower",
             by="score",
@@ -422,7 +422,7 @@ METRICS: Final[dict[str, Definition]] = {
         Definition(
             name="calibration_slope",
             title="Calibration slope",
-            targets=(*GROUPS,),
+            targets=(*WITH_OEDEMA,),
             kind="index",
             better="between",
             values=_WITHOUT_LIMIT,
@@ -434,7 +434,7 @@ METRICS: Final[dict[str, Definition]] = {
         Definition(
             name="calibration_intercept",
             title="Calibration intercept",
-            targets=(*GROUPS,),
+            targets=(*WITH_OEDEMA,),
             kind="index",
             better="between",
             values=_WITHOUT_LIMIT,
@@ -447,7 +447,7 @@ METRICS: Final[dict[str, Definition]] = {
         Definition(
             name="ece",
             title="Expected calibration error",
-            targets=(*GROUPS,),
+            targets=(*WITH_OEDEMA,),
             kind="index",
             better="lower",
             by="expected_error",

@@ -24,7 +24,7 @@ from drgate.checklist import Checklist, Slice
 from drgate.errors import PredictionsError
 from drgate.operating_point import cumulative
 from drgate.predictions import PROBABILITIES, Predictions, content_keys, published_names, without_grades
-from drgate.scale import GROUPS
+from drgate.scale import GROUPS, WITH_OEDEMA
 from drgate.stats import bootstrap, cluster, confusion, paired
 
 Flags = NDArray[np.bool_]
@@ -151,7 +151,7 @@ class Sample:
 
     def graded(self, target: str) -> Ints:
         """(n,) reference grades; for a group of grades, lifted into it where there is macular oedema."""
-        if self.dme is None or target not in GROUPS:
+        if self.dme is None or target not in WITH_OEDEMA:
             return self.reference
         return _lifted(self.reference, self.dme, target)
 
@@ -185,7 +185,7 @@ class Sample:
 
         endpoint: a group of grades, into which macular oedema then lifts the reference; anything else has no effect.
         """
-        return self._tallied(column, value, endpoint if self.dme is not None and endpoint in GROUPS else "")
+        return self._tallied(column, value, endpoint if self.dme is not None and endpoint in WITH_OEDEMA else "")
 
     @functools.cache  # noqa: B019 - a sample lives as long as its evaluation
     def _tallied(self, column: str, value: str, endpoint: str) -> Tally | None:

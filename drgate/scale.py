@@ -17,10 +17,21 @@ GRADES: Final = ("no_dr", "mild_npdr", "moderate_npdr", "severe_npdr", "pdr")
 TITLES: Final = ("No DR", "Mild NPDR", "Moderate NPDR", "Severe NPDR", "PDR")
 """Titles of grades 0 to 4 for people."""
 
-GROUPS: Final[dict[str, tuple[int, ...]]] = {"referable": (2, 3, 4), "vision_threatening": (3, 4)}
-"""Groups of grades by DR alone. Diabetic macular oedema counts as both groups, if the table has the column `dme`."""
+GROUPS: Final[dict[str, tuple[int, ...]]] = {
+    "any_dr": (1, 2, 3, 4),
+    "referable": (2, 3, 4),
+    "vision_threatening": (3, 4),
+}
+"""Groups of grades by DR alone."""
 
-GROUP_TITLES: Final = {"referable": "Referable DR", "vision_threatening": "Vision-threatening DR"}
+WITH_OEDEMA: Final = ("referable", "vision_threatening")
+"""The groups that diabetic macular oedema belongs to, if the table has the column `dme`."""
+
+GROUP_TITLES: Final = {
+    "any_dr": "Any DR",
+    "referable": "Referable DR",
+    "vision_threatening": "Vision-threatening DR",
+}
 
 _NAMES: Final[dict[str, int]] = {
     "nodr": 0,
