@@ -295,6 +295,7 @@ class Pair:
         """
         name = name or second.origin
         tables = [first.grouped, second.grouped]
+        stated = [first.table["patient"], second.table["patient"]]
         names = [published_names(table) for table in tables]
         keys = [content_keys(table) for table in tables]
         by_content = all(None not in some and len({*some}) == len(some) for some in keys)
@@ -302,6 +303,7 @@ class Pair:
             tables = [table.set_index(pd.Index(some)) for table, some in zip(tables, names, strict=True)]
         else:
             tables = [table.set_index("image", drop=False) for table in tables]
+        stated = [patients.set_axis(table.index) for patients, table in zip(stated, tables, strict=True)]
         mine, theirs = tables
         shown = dict(zip(mine.index, names[0], strict=True))
         alone = mine.index.symmetric_difference(theirs.index)
@@ -328,10 +330,13 @@ class Pair:
             )
         owners = [table["patient"] for table in (mine, theirs) if table["patient"].notna().all()]
         if len(owners) == 2:
-            # Numbered by first appearance in the same order of images, whatever their names.
-            require_same(
-                pd.factorize(owners[0])[0] != pd.factorize(owners[1])[0], "groups the images into other patients"
+            # Numbered by first appearance in the same order of images, whatever their names. One table may show what
+            # the other does not, that two patients are one.
+            given, numbered = (
+                [pd.factorize(patients.loc[mine.index])[0] for patients in some] for some in (stated, owners)
             )
+            differ = numbered[0] != numbered[1]
+            require_same(differ & (given[0] != given[1]).any(), "groups the images into other patients")
         if owners:
             mine = mine.assign(patient=owners[0])
         mine = mine.assign(image=mine.index.map(shown))
