@@ -254,9 +254,6 @@ class Evidence(_Frozen):
         default="clopper-pearson", description="interval of a proportion; it allows for several images from one patient"
     )
     cluster: Literal["patient"] = Field(default="patient", description="images of one patient are not independent")
-    one_image_per_patient: bool = Field(
-        default=False, description="if no patients are given, declares that every image is of another patient"
-    )
 
 
 class Bootstrap(_Frozen):
@@ -398,7 +395,9 @@ class Checklist(_Frozen):
     )
     planning: Planning = Field(default=Planning(), description="assumptions of `drgate plan`")
     declared: list[Declared] = Field(
-        default=[], description="test sets without patients: the most images of one patient; without it no line passes"
+        default=[],
+        description="test sets without patients: the most images of one patient; without it no criterion "
+        "on images passes",
     )
     all_comers_allowance: float = Field(
         default=0.05,

@@ -58,7 +58,7 @@ def decide(
         status = "PASS" if met else "FAIL"
         reason = f"{metric.value:.2f} USD spent over {metric.n} attempt{'' if metric.n == 1 else 's'}."
     else:
-        status, reason, shown = _judge_interval(criterion, metric, decided_on)
+        status, reason, shown = _judge_interval(criterion, metric, decided_on, metrics.sample.no_patients)
         if status != "PASS" and decided_on == "bound" and metric.k is not None and not shown:
             reason += f" {_more(criterion, metrics, looks_left)}"
     return CriterionResult(
@@ -75,10 +75,13 @@ def decide(
     )
 
 
-def _judge_interval(criterion: Criterion, metric: Estimate, decided_on: str) -> tuple[Status, str, bool]:
+def _judge_interval(
+    criterion: Criterion, metric: Estimate, decided_on: str, no_patients: str
+) -> tuple[Status, str, bool]:
     """FAIL where the estimate itself does not meet the rule, INSUFFICIENT where only the limit does not.
 
     With the reason, and whether the whole interval fails the rule: then the size of the test set is not the cause.
+    no_patients: why nothing is known of patients, where that is so.
     """
     upward = criterion.upward
     if metric.k is not None and metric.n is not None:
@@ -92,7 +95,7 @@ def _judge_interval(criterion: Criterion, metric: Estimate, decided_on: str) -> 
             return "FAIL", f"{measured}; {rule}.", False
         if decided_on == "point":
             return "OBSERVED", f"{measured} observed; {rule}, judged on the estimate alone.", False
-        how = "it has no confidence interval"
+        how = no_patients or "it has no confidence interval"
         return "INSUFFICIENT", f"{measured} meets the rule ({_rule(criterion)}), but {how}.", False
     bound, other = (metric.low, metric.high) if upward else (metric.high, metric.low)
     side, other_side = ("lower", "upper") if upward else ("upper", "lower")
@@ -146,6 +149,8 @@ def _patients(criterion: Criterion, metrics: Metrics) -> tuple[list[int], list[i
     tally = metrics.sample.tally(metric.column, metric.value, metric.target)
     if tally is None or not metric.about.is_share or metric.deployed:
         return None
+    if metrics.sample.unknown and metrics.checklist.evidence.decide_on == "bound":
+        return None  # nothing passes, whatever the number
     sizes, counts = tally.sizes(metric.about.ratio(metric.target, criterion.policy))
     return (sizes, counts) if sizes else None
 
@@ -176,7 +181,7 @@ def _more(criterion: Criterion, metrics: Metrics, looks_left: bool) -> str:
         sizes=sizes,
         counts=counts,
         icc=checklist.planning.correlation,
-        unknown=metrics.sample.unknown,
+        images_a_patient=metrics.sample.images_a_patient or 1,
     )
     if needed is None:
         return f"No realistic number of patients is enough {if_so}."
@@ -214,7 +219,7 @@ def gate_error(criterion: Criterion, metrics: Metrics) -> list[GateError]:
             icc=checklist.planning.correlation,
             strict=criterion.strict,
             point=checklist.evidence.decide_on == "point",
-            unknown=metrics.sample.unknown,
+            images_a_patient=metrics.sample.images_a_patient or 1,
         )
         rows.append(
             GateError(

@@ -54,7 +54,6 @@ from drgate.evaluation import (
     read_as,
 )
 from drgate.files import (
-    digest_of,
     hashed,
     parse_json,
     read_json,
@@ -79,6 +78,7 @@ from drgate.predictions import (
 )
 from drgate.record import FILE as RECORD
 from drgate.record import FOREIGN, foreign_evidence, training_evidence
+from drgate.sample import patients_of
 from drgate.score import TABLES, model_and_test_set, score
 from drgate.screen import SILENT, Progress
 
@@ -264,7 +264,8 @@ def judge(
         facts = _warned(facts, f"{training.foreign} gives validation accuracies in percent; divided by 100.")
     if facts.split == "val" or (facts.manifest_digest and facts.manifest_digest == training.validation_set):
         facts = replace(facts, selected_here=True)
-    require_evaluable(predictions, checklist)
+    facts = replace(facts, patients=patients_of(predictions))
+    require_evaluable(predictions, checklist, facts)
     if earlier is not None:
         _refuse_other_images(predictions, earlier)
         earlier = published(alongside(predictions, earlier))
@@ -355,13 +356,10 @@ def _known(predictions: Predictions, source: Path, scoring: Scoring, sha256: str
     """What is known of the model and of the test set, from the predictions' provenance. sha256: of a table's file."""
     provenance = predictions.provenance
     if not provenance:
-        # Rows of unknown content go by their own names: as row-N, two test sets of the same size would be one.
-        table = predictions.table
-        images = [key or image for key, image in zip(content_keys(table), table["image"], strict=True)]
         file = Subject(source.name, sha256, source.stat().st_size, "table")
         return Model("predictions table", source.name, (file,)), TestSet(
             name=source.name,
-            images_digest=digest_of(["drgate images of a table 1", sorted(set(images))]),
+            images_digest=predictions.images_digest,
             warnings=("Only a table was judged: this is evidence about these predictions, not about a model file.",),
         )
     try:

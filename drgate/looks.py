@@ -122,7 +122,7 @@ class Seen:
         reference = _CHARACTERS[graded[rows] + 1]
         deciding = table.iloc[rows].drop(columns=["image", "sha256", *PROBABILITIES], errors="ignore")
         # Patients are numbers, as where they are published: who belongs together decides, not what they are called.
-        codes = pd.factorize(deciding["patient"])[0]
+        codes = pd.factorize(predictions.grouped["patient"].iloc[rows])[0]
         deciding["patient"] = pd.array([None if code < 0 else str(code) for code in codes], dtype="str")
         others, names = int(bare.sum()), known.names
         if others and not known.names:  # a published table is known by its size, a few images by their grades

@@ -26,15 +26,15 @@ from drgate.stats.calibration import Calibration, Undefined
 from drgate.stats.combined import Combination
 from drgate.stats.confusion import NO_OUTPUT
 
-UNKNOWN: Final = cluster.UNKNOWN_DESIGN_EFFECT
-"""Design effect where patients are unknown: that of two identical images per patient."""
-
 Values = Callable[[NDArray[np.int64]], tuple[NDArray[np.float64], NDArray[np.bool_]]]
 """A metric of each table (..., 30), and where it is defined."""
 
 
 class Metrics:
-    """Estimates every metric of one sample, sharing one bootstrap."""
+    """Estimates every metric of one sample, sharing one bootstrap.
+
+    Where patients are neither known nor declared, nothing shows how sure a figure is: it has no interval.
+    """
 
     def __init__(self, sample: Sample, checklist: Checklist, level: float, seed: int) -> None:
         self.sample, self.checklist, self.level, self.seed = sample, checklist, level, seed
@@ -85,15 +85,23 @@ class Metrics:
                     answers.patients,
                     level=self.level,
                     interval=self.checklist.evidence.interval,
+                    images_a_patient=self.sample.images_a_patient,
                 )
                 found[target] = tuple(dataclasses.asdict(one) for one in bins)
         return found
 
     def estimate(self, metric: MetricId, policy: NoOutputPolicy) -> Metric:
         """One metric with its interval; NotEstimable, with the reason, where the data do not define it."""
+        found = self._estimate(metric, policy)
+        return without_limits(found) if self.sample.unknown and isinstance(found, Estimate) else found
+
+    def _estimate(self, metric: MetricId, policy: NoOutputPolicy) -> Metric:
+        """The same, with the interval of independent images where nothing is known of patients."""
         tally = self.sample.tally(metric.column, metric.value, metric.target)
         if tally is None:
             return NotEstimable(f"no {self.sample.unit} of the test set has {metric.column} = {metric.value}.")
+        if self.sample.unknown:
+            tally = dataclasses.replace(tally, images_a_patient=1)
         match metric.about.by:
             case "ranking":
                 return self._auc(metric)
@@ -126,7 +134,7 @@ class Metrics:
         )
 
     def replicates(self, tally: Tally) -> NDArray[np.int64]:
-        """(B, 30) resampled tables: patients where they are known, else images, half as many where they are unknown.
+        """(B, 30) resampled tables: patients where they are known, else images, as many as there are patients at least.
 
         Half as many images double every variance, as two identical images per patient would.
         """
@@ -138,12 +146,14 @@ class Metrics:
                 resamples=self.checklist.bootstrap.resamples,
                 seed=self.seed,
                 strata=bootstrap.worst_grade(tally.patterns) if fixed else None,
-                inflation=UNKNOWN if tally.patients == "unknown" else 1.0,
+                inflation=tally.images_a_patient or 1,
             )
         return self._replicates[tally]
 
     def _drawn(self, tally: Tally, values: Values) -> list[bootstrap.BootstrapInterval | None]:
         """Bootstrap intervals of one or several metrics, by the checklist's method; None where there is none."""
+        if self.sample.unknown:
+            return [None]
         drawn, defined = _columns(values(self.replicates(tally)))
         if self.checklist.bootstrap.interval == "percentile":
             return [
@@ -168,6 +178,8 @@ class Metrics:
     ) -> bootstrap.BootstrapInterval | None:
         """The bootstrap interval of a proportion; those of one tally are drawn together: one product gives all."""
         key = (metric, policy)
+        if self.sample.unknown:
+            return None
         if (tally, *key) not in self._shares:
             keys = SHARES if key in SHARES else (key,)
             counted = [one.about.ratio(one.target, how) for one, how in keys]
@@ -189,9 +201,9 @@ class Metrics:
         combination: Combination = about.how()
         _, sizes = confusion.terms(ratios, tally.patterns)
         shared = int(tally.counts @ sizes.prod(axis=1))
-        if tally.patients == "unknown":
-            # The most pairs that there can be, so that knowing the patients never widens the interval.
-            shared = min(first.n, second.n)
+        if not tally.whole_patients:
+            # The most that there can be, so that knowing the patients never widens the interval.
+            shared = (self._most_images - 1) * min(first.n, second.n)
         combined = combination.estimate(
             first, second, level=self.level, interval=self.checklist.evidence.interval, shared=shared
         )
@@ -226,13 +238,12 @@ class Metrics:
         value, defined = values(tally.table)
         if not defined:
             return NotEstimable("it is not defined on these images (only one grade, or no output).")
-        unknown = tally.patients == "unknown"
         low, high = agreement.limits(
             confusion.square(tally.patterns, policy),
             tally.counts,
             weights,
             level=self.level,
-            images_a_patient=UNKNOWN if unknown else 1.0,
+            images_a_patient=1 if tally.named else self._most_images,
         )
         return Estimate(
             kind="index",
@@ -241,8 +252,8 @@ class Metrics:
             low=low,
             high=high,
             level=self.level,
-            method=f"gamma-weighted mean{', as if two images were of each patient' if unknown else ''}",
-            clusters=int(tally.counts.sum()) if tally.patients == "known" else None,
+            method=f"gamma-weighted mean{self._declared}",
+            clusters=int(tally.counts.sum()) if tally.named else None,
             **_beside(self._drawn(tally, values)[0]),
         )
 
@@ -296,7 +307,7 @@ class Metrics:
             level=self.level,
             interval=self.checklist.evidence.interval,
             no_output=policy,
-            unknown_patients=tally.patients == "unknown",
+            images_a_patient=1 if tally.named else self._most_images,
         )
         if isinstance(found, Undefined):
             return NotEstimable(f"{found.reason}.")
@@ -329,14 +340,18 @@ class Metrics:
         positive = np.isin(sample.graded(target)[answered], inside)
         scores = sample.probabilities[answered][:, list(inside)].sum(axis=1)
         patients = None if sample.patients is None else sample.patients[answered]
-        if sample.independent:
-            patients = np.arange(len(scores))
         return _Answers(scores, positive, patients)
 
     @property
-    def _doubled(self) -> str:
-        """Addition to the name of a method that allows for unknown patients."""
-        return ", variance doubled for unknown patients" if self.sample.unknown else ""
+    def _most_images(self) -> int:
+        """Images of one patient at most, where patients are unknown; one where nothing is declared."""
+        return self.sample.images_a_patient or 1
+
+    @property
+    def _declared(self) -> str:
+        """Addition to the name of a method that allows for several images of an unknown patient."""
+        most = self._most_images
+        return f", with up to {most} images of a patient" if most > 1 else ""
 
     def _auc(self, metric: MetricId) -> Metric:
         """A grade or group against the rest."""
@@ -347,7 +362,9 @@ class Metrics:
             assert answers.patients is not None
             result = ranking.auc_clustered(answers.scores, answers.positive, answers.patients, level=self.level)
         else:
-            result = ranking.auc_delong(answers.scores, answers.positive, level=self.level, unknown=self.sample.unknown)
+            result = ranking.auc_delong(
+                answers.scores, answers.positive, level=self.level, images_a_patient=self._most_images
+            )
         if result is None:
             return NotEstimable(
                 f"it needs {self.sample.unit}s with {NAMES[metric.target]} and {self.sample.unit}s without."
@@ -359,7 +376,7 @@ class Metrics:
             low=result.low,
             high=result.high,
             level=self.level,
-            method=result.method + self._doubled,
+            method=result.method + self._declared,
             clusters=result.clusters,
         )
 
@@ -387,7 +404,9 @@ class Metrics:
         if not metric.target:
             answered = self._answered(metric.column, metric.value)
             given, outcome = self.sample.probabilities[answered], self.sample.reference[answered]
-        found: Calibration | Undefined = about.how(given, outcome, answers.patients, level=self.level)
+        found: Calibration | Undefined = about.how(
+            given, outcome, answers.patients, level=self.level, images_a_patient=self._most_images
+        )
         if isinstance(found, Undefined):
             return NotEstimable(f"{found.reason}.")
         drawn = None
@@ -400,7 +419,7 @@ class Metrics:
             low=found.low,
             high=found.high,
             level=self.level,
-            method=("patient sandwich" if found.clusters is not None else "sandwich") + self._doubled,
+            method=("patient sandwich" if found.clusters is not None else "sandwich") + self._declared,
             clusters=found.clusters,
             **_beside(drawn),
         )
@@ -425,8 +444,7 @@ class Metrics:
 class _Answers:
     """A grade or group in the images that have probabilities.
 
-    scores: its summed probability. positive: whether the reference has it. patients: codes, one per image where that is
-    declared; None where patients are unknown.
+    scores: its summed probability. positive: whether the reference has it. patients: codes, None where unknown.
     """
 
     scores: NDArray[np.float64]
@@ -437,6 +455,11 @@ class _Answers:
     def probabilities(self) -> NDArray[np.float64]:
         """The scores, limited to [0, 1]: rounded digits may sum to more."""
         return np.clip(self.scores, 0.0, 1.0)
+
+
+def without_limits(found: Estimate) -> Estimate:
+    """The figure alone: where nothing is known of patients."""
+    return Estimate(found.kind, found.value, found.k, found.n, expected=found.expected)
 
 
 def _beside(shown: bootstrap.BootstrapInterval | None) -> dict[str, Any]:

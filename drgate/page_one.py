@@ -35,12 +35,7 @@ def page_one(
         lines.append("This checklist only tests a pipeline. Its verdict certifies nothing.")
     if checklist.evidence.decide_on == "point":
         lines.append("Decided on point estimates. They describe these images and show nothing for future patients.")
-    if sample.patients is None:
-        lines.append(
-            "No patients are given. The checklist declares one image per patient."
-            if sample.independent
-            else "No patients are given, so every interval allows for two images per patient (design effect 2)."
-        )
+    lines += _patients(sample, checklist, data)
     if flagged:
         lines.append(f"{_count(len(flagged), 'image')} with severe NPDR or PDR predicted below referable.")
     if confused := int(table[3, 4]):
@@ -96,6 +91,27 @@ def page_one(
         if missing:
             lines.append(f"The checklist does not state ({of}): {', '.join(missing)}.")
     return tuple(lines)
+
+
+def _patients(sample: Sample, checklist: Checklist, data: TestSet) -> list[str]:
+    """How patients were named, and what is declared or lacking where they were not."""
+    lines, found = [], data.patients
+    if found is not None and found.named == "image names":
+        lines.append("Patients repeat the images' names, so they count as unknown.")
+    if found is not None and found.merged:
+        pairs = "pair of patients was" if found.merged == 1 else "pairs of patients were"
+        lines.append(
+            f"{found.merged} {pairs} merged: by the names of their images or by their eyes, one is the other eye of "
+            "the other."
+        )
+    if sample.images_a_patient is not None:
+        most = _count(sample.images_a_patient, "image")
+        lines.append(f"No patients are named. The checklist {checklist.name} declares at most {most} of one patient.")
+    elif sample.unknown:
+        lines.append(f"No figure has a confidence interval: {sample.no_patients}.")
+    elif sample.clusters == sample.images:
+        lines.append("One image a patient, as the table says.")
+    return lines
 
 
 def _regraded(look: Look) -> list[str]:

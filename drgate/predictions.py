@@ -27,7 +27,8 @@ from numpy.typing import NDArray
 from drgate.columns import PROBABILITIES as PROBABILITIES
 from drgate.columns import Columns
 from drgate.errors import ManifestError, PredictionsError, brief
-from drgate.files import canonical_json, is_parquet, parse_json, read_table, replacing
+from drgate.files import canonical_json, digest_of, is_parquet, parse_json, read_table, replacing
+from drgate.grouping import Grouping, grouping
 from drgate.parquet import read_metadata
 
 if TYPE_CHECKING:
@@ -59,10 +60,34 @@ class Predictions:
     def __len__(self) -> int:
         return len(self.table)
 
+    @functools.cached_property
+    def patients(self) -> Grouping:
+        """Whose image each row is, as names of images, eyes and patients say together."""
+        return grouping(self.table)
+
     @property
     def patients_known(self) -> bool:
-        """Whether every row names its patient (all do or none does)."""
-        return bool(self.table["patient"].notna().all())
+        """Whether every row names its patient, and not by the name of its image."""
+        return self.patients.codes is not None
+
+    @functools.cached_property
+    def grouped(self) -> pd.DataFrame:
+        """The table with its patients as numbers, the two eyes of one under one number; NA where they are unknown."""
+        return _grouped(self.table, self.patients)
+
+    @functools.cached_property
+    def test_set(self) -> str:
+        """Digest of the test set, by which a checklist names it: of the manifest, else of the images."""
+        manifest = self.provenance.get("manifest")
+        digest = manifest.get("digest") if isinstance(manifest, dict) else None
+        return digest if isinstance(digest, str) else self.images_digest
+
+    @functools.cached_property
+    def images_digest(self) -> str:
+        """Digest of the set of images of a bare table, each by its content, where that is unknown by its name."""
+        # As row-N, two test sets of the same size would be one.
+        images = [key or image for key, image in zip(self.content_keys, self.table["image"], strict=True)]
+        return digest_of(["drgate images of a table 1", sorted(set(images))])
 
     @property
     def content_keys(self) -> list[str | None]:
@@ -103,6 +128,12 @@ class Predictions:
         return f"sha256:{state.hexdigest()}"
 
 
+def _grouped(table: pd.DataFrame, found: Grouping) -> pd.DataFrame:
+    """See `Predictions.grouped`."""
+    patients = [None] * len(table) if found.codes is None else list(map(str, found.codes.tolist()))
+    return table.assign(patient=pd.Series(pd.array(patients, dtype="str"), table.index))
+
+
 def _further(table: pd.DataFrame) -> list[str]:
     return sorted(set(table.columns) - {*COLUMNS, *OPTIONAL_COLUMNS})
 
@@ -139,13 +170,14 @@ def published_names(table: pd.DataFrame) -> list[str]:
 def published(predictions: Predictions, checklist: Checklist | None = None) -> Predictions:
     """The predictions as published files hold them, in the order of the published names; a published table stays as is.
 
-    Images have their published names, patients are 1 to c in the order of their first image, and the columns are those
-    that an evaluation uses. checklist: its slice columns are kept; of a baseline (None) no slice is used.
+    Images have their published names, patients are those of `grouped` as 1 to c in the order of their first image, and
+    the columns are those that an evaluation uses. checklist: its slice columns are kept; of a baseline (None) no slice
+    is used.
     """
     slices = [] if checklist is None else sorted(one.by for one in checklist.slices)
     columns = [column for column in (*COLUMNS, "dme", *slices) if column in predictions.table.columns]
     names = pd.array(published_names(predictions.table), dtype="str")
-    table = predictions.table[columns].assign(image=names).sort_values("image", ignore_index=True)
+    table = predictions.grouped[columns].assign(image=names).sort_values("image", ignore_index=True)
     if predictions.patients_known:
         table["patient"] = pd.array(_numbered(table), dtype="str")
     return replace(predictions, table=table)
@@ -189,9 +221,9 @@ def answers_digest(table: pd.DataFrame) -> str:
 def reference_digests(table: pd.DataFrame) -> dict[str, str]:
     """Hex SHA-256 of each column that is not the model's and not empty, rows in the order of published names.
 
-    Patients are numbered in that order, so that renaming them changes nothing.
+    Patients are those of `Predictions.grouped`, numbered in that order, so that renaming them changes nothing.
     """
-    ordered = table.assign(image=published_names(table)).sort_values("image")
+    ordered = _grouped(table, grouping(table)).assign(image=published_names(table)).sort_values("image")
     ordered["patient"] = pd.Series(pd.factorize(ordered["patient"])[0].astype(str), ordered.index).where(
         ordered["patient"].notna()
     )

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from drgate.checklist import Checklist, Slice
 from drgate.errors import PredictionsError
+from drgate.evaluation import Patients, TestSet
 from drgate.operating_point import cumulative
 from drgate.predictions import PROBABILITIES, Predictions, content_keys, published_names, without_grades
 from drgate.scale import GROUPS, WITH_OEDEMA
@@ -39,34 +40,42 @@ class Tally:
     table: 5 x 6, rows the reference grade, columns the predicted one and no output.
     patterns, counts: distinct patients' counts over the 30 cells (P, 30), and how many patients have each (P,); where
         patients are unknown, of single images.
-    patients: "known", "unknown", or "one image each" where the checklist declares it.
+    named: whether patients are known.
+    images_a_patient: the most images of one patient, as the checklist declares where they are unknown; None where it
+        declares nothing, and then nothing is known of how sure a figure is.
     """
 
     table: Ints
     patterns: Ints
     counts: Ints
-    patients: str
+    named: bool
+    images_a_patient: int | None = None
+
+    @property
+    def whole_patients(self) -> bool:
+        """Whether each pattern is one of whole patients: known ones, or those of one image each."""
+        return self.named or self.images_a_patient == 1
 
     def effective(self, ratio: confusion.Ratio, level: float) -> cluster.EffectiveSample | None:
         """The proportion at its effective sample size; None without an image in the denominator."""
         k, n = (int(count) for count in ratio.terms(self.table))
         if n == 0:
             return None
-        if self.patients == "unknown":
-            return cluster.unknown_clusters(k, n, level=level)
+        if not self.whole_patients:
+            return cluster.unknown_clusters(k, n, images_a_patient=self.images_a_patient, level=level)
         successes, sizes = ratio.terms(self.patterns)
         return cluster.effective_sample(successes, sizes, level=level, counts=self.counts, adverse=ratio.adverse)
 
     def sizes(self, ratio: confusion.Ratio) -> tuple[list[int], list[int]]:
         """Numbers of images per patient in the denominator, and how many patients have each.
 
-        Where patients are unknown, pairs are assumed, as for the bounds.
+        Where patients are unknown, each has as many as are declared, or one.
         """
         _, each = ratio.terms(self.patterns)
-        if self.patients == "unknown":
-            n = int(self.counts @ each)
-            pairs = [(2, n // 2), (1, n % 2)]
-            return [size for size, many in pairs if many], [many for _, many in pairs if many]
+        if not self.named:
+            whole, rest = divmod(int(self.counts @ each), most := self.images_a_patient or 1)
+            dealt = [(most, whole), (rest, 1)]
+            return [size for size, many in dealt if size and many], [many for size, many in dealt if size and many]
         sizes, at = np.unique(each, return_inverse=True)
         patients = np.bincount(at.ravel(), weights=self.counts).astype(int)
         return [int(s) for s in sizes if s > 0], [int(c) for s, c in zip(sizes, patients, strict=True) if s > 0]
@@ -84,7 +93,8 @@ class Sample:
     dme: (n,) whether there is macular oedema, or None where the table has no labels for it.
     names: (n,) the image of each unit, the first of several; in a pair its published name.
     images, ungradable: numbers of images that were read, and that were left out as not gradable.
-    independent: whether every image is declared to be of another patient.
+    images_a_patient: the most images of one patient, as the checklist declares where patients are unknown.
+    no_patients: why nothing shows how sure a figure is, and what to do; empty where patients are known or declared.
     slices: by column, (n,) the number of each unit's slice in `slice_names` (-1: in none).
     """
 
@@ -98,7 +108,8 @@ class Sample:
     unit: str
     images: int
     ungradable: int
-    independent: bool
+    images_a_patient: int | None
+    no_patients: str = ""
     slices: dict[str, Ints] = field(default_factory=dict)
     slice_names: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
@@ -110,14 +121,22 @@ class Sample:
         unit: str | None = None,
         *,
         slices: Sequence[Slice] | None = None,
+        data: TestSet | None = None,
     ) -> Sample:
         """The graded images of a table, by the unit and slices of the checklist unless others are given.
+
+        data: what is recorded of the test set, if more than the table shows: its digest, and how patients were named.
 
         Raises PredictionsError without reference grades or a column to slice by, for a unit that is not known (no
         patient, no eye) or is in two slices, and where only some images have `dme`.
         """
-        origin, table = predictions.origin, predictions.table
+        origin, table, unit = predictions.origin, predictions.grouped, unit or checklist.unit
         judged = _graded(table, origin)
+        if unit != "image" and predictions.patients.named == "image names":
+            raise PredictionsError(
+                f"{origin}: the checklist judges by {unit}, but the patients only repeat the images' names; name the "
+                "patients."
+            )
         by = {}
         for one in checklist.slices if slices is None else slices:
             if one.by not in judged.columns:
@@ -126,10 +145,11 @@ class Sample:
                     f"{', '.join(predictions.slice_columns) or 'no further columns'}."
                 )
             by[one.by] = _sliced(judged[one.by], one, origin)
-        declared = checklist.evidence.one_image_per_patient
-        if not predictions.patients_known and not declared:
-            _require_countable(judged, checklist, origin)
-        return _by_unit(judged, unit or checklist.unit, origin, declared, by, int((~table["gradable"]).sum()))
+        declared, lacking = declaration(predictions, checklist, data)
+        if not predictions.patients_known:
+            _require_countable(judged, checklist, origin, declared)
+        ungradable = int((~table["gradable"]).sum())
+        return _by_unit(judged, unit, origin, declared, by, ungradable, no_patients=lacking)
 
     def __len__(self) -> int:
         return len(self.reference)
@@ -141,8 +161,8 @@ class Sample:
 
     @property
     def unknown(self) -> bool:
-        """Whether patients are neither given nor declared to have one image each."""
-        return self.patients is None and not self.independent
+        """Whether patients are neither known nor is declared how many images one has: then no limit can be computed."""
+        return self.patients is None and self.images_a_patient is None
 
     @cached_property
     def answered(self) -> Flags:
@@ -205,8 +225,8 @@ class Sample:
         else:
             patterns, counts = bootstrap.patient_patterns(cells[inside], owners[inside], times)
             table = counts @ patterns
-        known = "one image each" if self.independent else "unknown" if owners is None else "known"
-        return Tally(table.reshape(confusion.GRADES, confusion.COLUMNS), patterns, counts, known)
+        table = table.reshape(confusion.GRADES, confusion.COLUMNS)
+        return Tally(table, patterns, counts, owners is not None, self.images_a_patient)
 
     def whole(self, endpoint: str = "") -> Tally:
         """Counts of all units."""
@@ -259,21 +279,23 @@ class Pair:
         second: Predictions,
         *,
         unit: str = "image",
-        one_image_per_patient: bool = False,
+        images_a_patient: int | None = None,
         name: str = "",
     ) -> Pair:
         """The graded images of two tables, paired one by one and then reduced to the unit.
 
         Images are matched by content where both tables have a key for every row and no two are equal, else by name, the
         published one where a table is published. The samples name images as published. Eyes and macular oedema come
-        from the first table, patients from either; the second may lack them. name: the second table's name in messages,
+        from the first table, patients from either; the second may lack them. images_a_patient: as declared, where
+        neither has patients. name: the second table's name in messages,
         if not its origin.
 
         Raises PredictionsError, naming an image, where the tables are not of the same images or contradict each other
         in grade, macular oedema, patient or (by eye) eye.
         """
         name = name or second.origin
-        tables = [first.table, second.table]
+        tables = [first.grouped, second.grouped]
+        stated = [first.table["patient"], second.table["patient"]]
         names = [published_names(table) for table in tables]
         keys = [content_keys(table) for table in tables]
         by_content = all(None not in some and len({*some}) == len(some) for some in keys)
@@ -281,6 +303,7 @@ class Pair:
             tables = [table.set_index(pd.Index(some)) for table, some in zip(tables, names, strict=True)]
         else:
             tables = [table.set_index("image", drop=False) for table in tables]
+        stated = [patients.set_axis(table.index) for patients, table in zip(stated, tables, strict=True)]
         mine, theirs = tables
         shown = dict(zip(mine.index, names[0], strict=True))
         alone = mine.index.symmetric_difference(theirs.index)
@@ -307,16 +330,20 @@ class Pair:
             )
         owners = [table["patient"] for table in (mine, theirs) if table["patient"].notna().all()]
         if len(owners) == 2:
-            # Numbered by first appearance in the same order of images, whatever their names.
-            require_same(
-                pd.factorize(owners[0])[0] != pd.factorize(owners[1])[0], "groups the images into other patients"
+            # Numbered by first appearance in the same order of images, whatever their names. One table may show what
+            # the other does not, that two patients are one.
+            given, numbered = (
+                [pd.factorize(patients.loc[mine.index])[0] for patients in some] for some in (stated, owners)
             )
+            differ = numbered[0] != numbered[1]
+            require_same(differ & (given[0] != given[1]).any(), "groups the images into other patients")
         if owners:
             mine = mine.assign(patient=owners[0])
         mine = mine.assign(image=mine.index.map(shown))
         answers = ["predicted", *PROBABILITIES]
         other = mine.assign(**{column: theirs[column] for column in answers})
-        one, two = (_by_unit(table, unit, first.origin, one_image_per_patient) for table in (mine, other))
+        declared = None if owners else images_a_patient
+        one, two = (_by_unit(table, unit, first.origin, declared) for table in (mine, other))
         return cls(one, two)
 
     @property
@@ -333,14 +360,46 @@ class Pair:
         """The paired sample of the units that count (all), from which of them succeed under each model."""
         counted = np.ones(len(self.first), dtype=bool) if counted is None else counted
         flags = first & ~second & counted, second & ~first & counted, counted
-        if self.first.unknown:
-            return paired.paired_sample_unknown(*(int(one.sum()) for one in flags))
+        if self.first.patients is None:
+            most = self.first.images_a_patient
+            return paired.paired_sample_unknown(*(int(one.sum()) for one in flags), images_a_patient=most)
         return paired.paired_sample(*(self.first.by_patient(one) for one in flags))
+
+
+def declaration(predictions: Predictions, checklist: Checklist, data: TestSet | None = None) -> tuple[int | None, str]:
+    """The most images of one patient, as the checklist declares for this test set, and why there is no such number.
+
+    None and an empty reason where patients are known: then a declaration says nothing. Arguments as of `Sample.of`.
+    """
+    if predictions.patients_known:
+        return None, ""
+    digest = (data and data.digest) or predictions.test_set
+    found = (data and data.patients) or patients_of(predictions)
+    declared = next((one.most for one in checklist.declared if one.manifest == digest), None)
+    if declared is None:
+        named = found.named == "image names"
+        return None, (
+            f"{'the patients only repeat the images' + chr(39) + ' names' if named else 'no patients are named'}. Name "
+            "them in a column patient, or let the owner of the test set declare in the checklist: "
+            f"declared: [{{manifest: {digest}, images_a_patient_at_most: N}}]"
+        )
+    if found.most > declared:
+        return None, (
+            f"the checklist declares at most {declared} image{'' if declared == 1 else 's'} of one patient, but "
+            f"patients, names or eyes show {found.most} of one, so nothing is declared"
+        )
+    return declared, ""
+
+
+def patients_of(predictions: Predictions) -> Patients:
+    """What a table says of patients, to be recorded before it is published."""
+    found = predictions.patients
+    return Patients(found.named, found.merged, found.most)
 
 
 def unit_lacks(predictions: Predictions, unit: str) -> str:
     """The column without which a table cannot be judged by eye or by patient; empty where it can."""
-    table = predictions.table
+    table = predictions.grouped
     return _lacks(table[table["gradable"] & table["grade"].notna()], unit)
 
 
@@ -384,9 +443,10 @@ def _by_unit(
     judged: pd.DataFrame,
     unit: str,
     origin: str,
-    one_image_per_patient: bool,
+    images_a_patient: int | None,
     slices: dict[str, tuple[tuple[str, ...], Ints]] | None = None,
     ungradable: int = 0,
+    no_patients: str = "",
 ) -> Sample:
     """Graded images as a sample: for each quantity, the worst image of each unit."""
     if missing := _lacks(judged, unit):
@@ -423,15 +483,16 @@ def _by_unit(
         unit=unit,
         images=len(judged),
         ungradable=ungradable,
-        independent=patients is None and one_image_per_patient,
+        images_a_patient=images_a_patient,
+        no_patients=no_patients,
         slices={column: worst(codes) for column, (_, codes) in (slices or {}).items()},
         slice_names={column: names for column, (names, _) in (slices or {}).items()},
     )
 
 
-def _require_countable(judged: pd.DataFrame, checklist: Checklist, origin: str) -> None:
+def _require_countable(judged: pd.DataFrame, checklist: Checklist, origin: str, declared: int | None) -> None:
     """Raise PredictionsError for what cannot be counted without patients."""
-    if checklist.bootstrap.class_totals == "fixed":
+    if checklist.bootstrap.class_totals == "fixed" and declared != 1:
         raise PredictionsError(
             f"{origin} has no patients, which class_totals: fixed of the checklist {checklist.name} needs; give the "
             "patients, or set class_totals: random."
