@@ -193,7 +193,7 @@ def _other_units(
 def _enough(metric: Metric, criterion: Criterion, metrics: Metrics) -> Metric:
     """The metric, or NotEstimable where it has too few cases for a criterion."""
     asked = criterion.id
-    tally = metrics.sample.tally(asked.column, asked.value, asked.target)
+    tally = metrics.sample.tally_of(asked)
     if isinstance(metric, NotEstimable) or tally is None:
         return metric
     by_grade = tally.table.sum(axis=1)

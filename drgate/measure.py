@@ -46,26 +46,26 @@ class Metrics:
 
     def all(self) -> dict[MetricId, Metric]:
         """Every metric, in the order in which a report shows them."""
-        names = list(measured())
+        names = list(measured(self.sample.unit))
         if self.checklist.deployment is not None:
             names += [one.but(deployed=True) for one in names if one.target in one.about.at_deployment]
         names += [
             one.but(column=column, value=value)
             for column, value in self.sample.each_slice()
-            for one in measured_in_slices()
+            for one in measured_in_slices(self.sample.unit)
         ]
         return {one: self.estimate(one, one.default_policy) for one in names}
 
     def of_unit(self) -> dict[MetricId, Metric]:
         """The metrics that are shown for the other units."""
-        return {one: self.estimate(one, one.default_policy) for one in measured_in_slices()}
+        return {one: self.estimate(one, one.default_policy) for one in measured_in_slices(self.sample.unit)}
 
     def three_ways(self) -> dict[MetricId, dict[str, Metric]]:
         """Metrics under each policy for images without output; empty where every image has output."""
         if not self.sample.whole().table[:, NO_OUTPUT].any():
             return {}
         found: dict[MetricId, dict[str, Metric]] = {}
-        for one in measured():
+        for one in measured(self.sample.unit):
             if one.about.policies:
                 policies: tuple[NoOutputPolicy, ...] = ("excluded", "worst_case")
                 if one.default_policy == "as_referred":
@@ -74,8 +74,13 @@ class Metrics:
         return found
 
     def reliability(self) -> dict[str, tuple[dict[str, Any], ...]]:
-        """Bins of the predicted probability with what was observed, for the two groups; empty without probabilities."""
-        found = {}
+        """Bins of the predicted probability with what was observed, for the two groups.
+
+        Empty without probabilities and by eye and patient, where nothing is calibrated.
+        """
+        found: dict[str, tuple[dict[str, Any], ...]] = {}
+        if self.sample.unit != "image":
+            return found
         for target in WITH_OEDEMA:
             answers = self._answers(target)
             if answers.positive.size:
@@ -97,7 +102,7 @@ class Metrics:
 
     def _estimate(self, metric: MetricId, policy: NoOutputPolicy) -> Metric:
         """The same, with the interval of independent images where nothing is known of patients."""
-        tally = self.sample.tally(metric.column, metric.value, metric.target)
+        tally = self.sample.tally_of(metric)
         if tally is None:
             return NotEstimable(f"no {self.sample.unit} of the test set has {metric.column} = {metric.value}.")
         if self.sample.unknown:
@@ -130,7 +135,7 @@ class Metrics:
             method=self.checklist.evidence.interval,
             clusters=effective.clusters,
             design_effect=effective.design_effect,
-            **_beside(self._share_drawn(tally, metric.whole, policy)),
+            **_beside(self._share_drawn(tally, metric, policy)),
         )
 
     def replicates(self, tally: Tally) -> NDArray[np.int64]:
@@ -177,15 +182,17 @@ class Metrics:
         self, tally: Tally, metric: MetricId, policy: NoOutputPolicy
     ) -> bootstrap.BootstrapInterval | None:
         """The bootstrap interval of a proportion; those of one tally are drawn together: one product gives all."""
-        key = (metric, policy)
+        key = (metric.whole, policy)
         if self.sample.unknown:
             return None
         if (tally, *key) not in self._shares:
-            keys = SHARES if key in SHARES else (key,)
+            where = {"column": metric.column, "value": metric.value}
+            here = [one for one in SHARES if self.sample.tally_of(one[0].but(**where)) is tally]
+            keys = here if key in here else [key]
             counted = [one.about.ratio(one.target, how) for one, how in keys]
             found = self._drawn(tally, lambda tables: confusion.share(*confusion.terms(counted, tables)))
             self._shares |= {(tally, *one): interval for one, interval in zip(keys, found, strict=True)}
-        return self._shares[tally, metric, policy]
+        return self._shares[tally, *key]
 
     def _combined(self, metric: MetricId, policy: NoOutputPolicy, tally: Tally) -> Metric:
         """A quantity of two shares, from the interval of each at its own effective sample size."""
@@ -327,18 +334,18 @@ class Metrics:
         )
 
     def _answered(self, column: str, value: str) -> NDArray[np.bool_]:
-        """Which images, of all or of a slice, have probabilities."""
-        answered = ~np.isnan(self.sample.probabilities[:, 0])
+        """Which images (by eye and patient: units with probabilities for every image), of all or of a slice."""
+        answered = ~np.isnan(self.sample.scores[:, 0])
         if column:
             answered &= self.sample.slices[column] == self.sample.slice_names[column].index(value)
         return answered
 
     def _answers(self, target: str, column: str = "", value: str = "") -> _Answers:
-        """A grade or group in the images with probabilities, of the whole sample or of a slice."""
+        """A grade or group in the units with probabilities, of the whole sample or of a slice."""
         sample, answered = self.sample, self._answered(column, value)
-        inside = grades_of(target) or ()
-        positive = np.isin(sample.graded(target)[answered], inside)
-        scores = sample.probabilities[answered][:, list(inside)].sum(axis=1)
+        ranked = sample.ranked(target)
+        assert ranked is not None, f"by {sample.unit} nothing ranks {target}"
+        positive, scores = np.isin(sample.graded(target), grades_of(target) or ())[answered], ranked[answered]
         patients = None if sample.patients is None else sample.patients[answered]
         return _Answers(scores, positive, patients)
 
@@ -355,6 +362,11 @@ class Metrics:
 
     def _auc(self, metric: MetricId) -> Metric:
         """A grade or group against the rest."""
+        if self.sample.ranked(metric.target) is None:
+            return NotEstimable(
+                f"the grade of {_a(self.sample.unit)} is that of its worst image, and no image's probability of "
+                f"{NAMES[metric.target]} says how probable that is; use a group of grades, or judge by image."
+            )
         answers = self._answers(metric.target, metric.column, metric.value)
         if not answers.positive.size:
             return NotEstimable(f"there are no probabilities by {self.sample.unit}.")
@@ -384,6 +396,11 @@ class Metrics:
         """Brier score, calibration slope and intercept, expected calibration error."""
         about = metric.about
         assert about.how is not None, f"{metric} is counted from probabilities"
+        if self.sample.unit != "image":
+            return NotEstimable(
+                "probabilities are of images, and the largest of several is not the probability of "
+                f"{_a(self.sample.unit)}; calibration is judged by image only."
+            )
         answers = self._answers(metric.target or "referable", metric.column, metric.value)
         n = len(answers.scores)
         if not n:
@@ -465,6 +482,10 @@ def without_limits(found: Estimate) -> Estimate:
 def _beside(shown: bootstrap.BootstrapInterval | None) -> dict[str, Any]:
     """The bootstrap interval that is shown with the one that decides."""
     return {} if shown is None else {"bootstrap": (shown.low, shown.high), "bootstrap_undefined": shown.undefined}
+
+
+def _a(unit: str) -> str:
+    return f"{'an' if unit in ('image', 'eye') else 'a'} {unit}"
 
 
 def _columns(

@@ -31,6 +31,7 @@ NAMES: Final = {**dict(zip(GRADES, TITLES, strict=True)), **GROUP_TITLES}
 """Titles of grades and groups."""
 
 BELOW_REFERABLE: Final = "vision_threatening_below_referable"
+RIGHT_EYE: Final = "right_eye_sensitivity"
 _EVERY: Final = (*GRADES, *GROUPS)
 _WITHOUT_LIMIT: Final = (-math.inf, math.inf)
 
@@ -190,6 +191,18 @@ class MetricId(str):
         return self.target if self.target in WITH_OEDEMA else ""
 
     @property
+    def view(self) -> str:
+        """Which answer of an eye or a patient with several images it reads; of a single image all are the same.
+
+        "exact": a grade is hit only by an image that has it. "referral": the worst answer to any image. "lowest": an
+        answer below referable to a vision-threatening image, if there is one. The id of a `RIGHT_EYE` metric: the worst
+        answer to an image that is itself in the group.
+        """
+        if self.metric == RIGHT_EYE:
+            return str(self.whole)
+        return "lowest" if self.target == BELOW_REFERABLE else "referral" if self.target in GROUPS else "exact"
+
+    @property
     def default_policy(self) -> NoOutputPolicy:
         """How images without output count by default.
 
@@ -252,16 +265,19 @@ def grades_of(target: str) -> tuple[int, ...] | None:
     return GROUPS.get("vision_threatening" if target == BELOW_REFERABLE else target)
 
 
-def measured() -> Iterator[MetricId]:
-    """The metrics of the whole test set, in the order in which a report shows them."""
+def measured(unit: str = "") -> Iterator[MetricId]:
+    """The metrics of the whole test set, in the order in which a report shows them; without a unit those of any.
+
+    By image, the eye that has a grade is the one that is judged: `RIGHT_EYE` is the sensitivity.
+    """
     for one in METRICS.values():
-        yield from (MetricId(one.name, target) for target in one.targets if not one.of_the_run)
+        if not one.of_the_run and (one.name != RIGHT_EYE or unit != "image"):
+            yield from (MetricId(one.name, target) for target in one.targets)
 
 
-def measured_in_slices() -> Iterator[MetricId]:
+def measured_in_slices(unit: str = "") -> Iterator[MetricId]:
     """The metrics of every slice and unit, in the same order."""
-    for one in METRICS.values():
-        yield from (MetricId(one.name, target) for target in one.in_slices)
+    return (one for one in measured(unit) if one.target in one.about.in_slices)
 
 
 METRICS: Final[dict[str, Definition]] = {
@@ -302,6 +318,15 @@ METRICS: Final[dict[str, Definition]] = {
             at_deployment=(*GROUPS,),
             in_slices=_EVERY,
             compared=True,
+        ),
+        Definition(
+            name=RIGHT_EYE,
+            title="Sensitivity in an eye that has it",
+            titles={group: f"Sensitivity, {title}, in an eye that has it" for group, title in GROUP_TITLES.items()},
+            targets=(*GROUPS,),
+            how=lambda grades, policy: stats.confusion.sensitivity(grades, policy),
+            counted="with",
+            in_slices=(*GROUPS,),
         ),
         Definition(
             name="specificity",

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from drgate.checklist import Checklist, Slice
 from drgate.errors import PredictionsError
 from drgate.evaluation import Patients, TestSet
+from drgate.metrics import RIGHT_EYE, MetricId, grades_of
 from drgate.operating_point import cumulative
 from drgate.predictions import PROBABILITIES, Predictions, content_keys, published_names, without_grades
 from drgate.scale import GROUPS, WITH_OEDEMA
@@ -86,7 +87,9 @@ class Sample:
     """The units that are counted: images, eyes (by the worst image) or patients (by the worse eye).
 
     reference: (n,) grades 0-4. predicted: (n,) grades 0-4, 5 for no output; a unit has none if one of its images has
-        none.
+        none. It is the view "exact": the worst answer; but if that is the unit's grade and was given to none of the
+        images that have this grade, the worst answer to these.
+    views: (n,) answers as other metrics read them, by `MetricId.view`; those that differ from `predicted`.
     probabilities: (n, 5), NaN without output and for units other than images.
     scores: (n, 4) P(grade >= 1) to P(grade >= 4), the highest of the unit's images; NaN where one has none.
     patients: (n,) codes 0 to c - 1, or None where they are unknown.
@@ -112,6 +115,7 @@ class Sample:
     no_patients: str = ""
     slices: dict[str, Ints] = field(default_factory=dict)
     slice_names: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    views: dict[str, Ints] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -175,6 +179,23 @@ class Sample:
             return self.reference
         return _lifted(self.reference, self.dme, target)
 
+    def answers(self, metric: MetricId) -> Ints:
+        """(n,) answers as a metric reads them."""
+        return self.views.get(metric.view, self.predicted)
+
+    def ranked(self, target: str) -> Floats | None:
+        """(n,) what AUC ranks: the probability of a grade or group, of several images the largest; NaN without one.
+
+        None where no image's probability is the unit's: a unit's grade is between the first and the last, that of its
+        worst image, so that a high probability of it in another image says nothing.
+        """
+        grades = list(grades_of(target) or ())
+        if self.unit == "image":
+            return np.asarray(self.probabilities[:, grades].sum(axis=1))
+        if grades == [0]:  # no image has any DR
+            return 1 - self.scores[:, 0]
+        return self.scores[:, grades[0] - 1] if grades[-1] == confusion.GRADES - 1 else None
+
     def by_patient(self, flags: Flags) -> Ints:
         """(c,) how many units of each patient are flagged; (n,) by unit where patients are unknown."""
         if self.patients is None:
@@ -184,13 +205,17 @@ class Sample:
     @cached_property
     def _distinct(self) -> tuple[dict[str, Ints], Ints | None, Ints]:
         """Columns of the units of distinct patients, the patient of each unit, and how often each patient occurs."""
-        columns = {"reference": self.reference, "predicted": self.predicted}
+        columns = {"reference": self.reference, "predicted": self.predicted, **self.views}
         if self.dme is not None:
             columns["dme"] = self.dme.astype(np.int64)
         columns |= {f"by {column}": codes + 1 for column, codes in self.slices.items()}
-        joint = np.zeros(len(self), dtype=np.int64)
+        joint, kinds_so_far = np.zeros(len(self), dtype=np.int64), 1
         for codes in columns.values():
-            joint = joint * (int(codes.max()) + 1) + codes
+            many = int(codes.max()) + 1
+            if kinds_so_far * many > np.iinfo(np.int64).max:
+                joint = np.unique(joint, return_inverse=True)[1]
+                kinds_so_far = int(joint.max()) + 1
+            joint, kinds_so_far = joint * many + codes, kinds_so_far * many
         _, first, kind = np.unique(joint, return_index=True, return_inverse=True)
         if self.patients is None:
             kinds, owners, times = np.arange(len(first)), None, np.bincount(kind)
@@ -201,17 +226,24 @@ class Sample:
         return chosen, owners, times.astype(np.int64)
 
     def tally(self, column: str = "", value: str = "", endpoint: str = "") -> Tally | None:
-        """Counts of all units or of one slice; None where the slice has none.
+        """Counts of all units or of one slice, as sensitivity and specificity read them; None where the slice has none.
 
-        endpoint: a group of grades, into which macular oedema then lifts the reference; anything else has no effect.
+        endpoint: a group of grades, which decides the view of the answers and into which macular oedema lifts the
+        reference; a single grade or nothing.
         """
-        return self._tallied(column, value, endpoint if self.dme is not None and endpoint in WITH_OEDEMA else "")
+        return self.tally_of(MetricId("sensitivity", endpoint, column, value))
+
+    def tally_of(self, metric: MetricId) -> Tally | None:
+        """Counts of all units or of the metric's slice as the metric reads them; None where the slice has none."""
+        lifting = metric.group if self.dme is not None else ""
+        view = metric.view if metric.view in self.views else "predicted"
+        return self._tallied(metric.column, metric.value, lifting, view)
 
     @functools.cache  # noqa: B019 - a sample lives as long as its evaluation
-    def _tallied(self, column: str, value: str, endpoint: str) -> Tally | None:
+    def _tallied(self, column: str, value: str, endpoint: str, view: str) -> Tally | None:
         columns, owners, times = self._distinct
         reference = _lifted(columns["reference"], columns["dme"] == 1, endpoint) if endpoint else columns["reference"]
-        cells = confusion.cells(reference, columns["predicted"])
+        cells = confusion.cells(reference, columns[view])
         inside = np.ones(len(cells), dtype=bool)
         if column:
             if value not in self.slice_names.get(column, ()):
@@ -353,8 +385,11 @@ class Pair:
 
     def cells(self, target: str) -> tuple[Ints, Ints]:
         """Cell 0-29 of each unit under each model; for a group of grades, with macular oedema in it."""
-        reference = self.first.graded(target)
-        return confusion.cells(reference, self.first.predicted), confusion.cells(reference, self.second.predicted)
+        reference, metric = self.first.graded(target), MetricId("sensitivity", target)
+        return (
+            confusion.cells(reference, self.first.answers(metric)),
+            confusion.cells(reference, self.second.answers(metric)),
+        )
 
     def successes(self, first: Flags, second: Flags, counted: Flags | None = None) -> paired.PairedSample:
         """The paired sample of the units that count (all), from which of them succeed under each model."""
@@ -472,9 +507,16 @@ def _by_unit(
             )
     dme = _oedema(judged, origin)
     probabilities = judged[list(PROBABILITIES)].to_numpy(dtype=np.float64)
+    grade = judged["grade"].to_numpy(dtype=np.int64)
+    answer = judged["predicted"].to_numpy(dtype=np.int64, na_value=confusion.NO_OUTPUT)
+    predicted = worst(answer)
+    views: dict[str, Ints] = {}
+    if len(first) < len(judged):
+        predicted, views = _views(grade[order], answer[order], None if dme is None else dme[order], starts)
     return Sample(
-        reference=worst(judged["grade"].to_numpy(dtype=np.int64)),
-        predicted=worst(judged["predicted"].to_numpy(dtype=np.int64, na_value=confusion.NO_OUTPUT)),
+        reference=worst(grade),
+        predicted=predicted,
+        views=views,
         probabilities=probabilities if unit == "image" else np.full((len(first), 5), np.nan),
         scores=worst(cumulative(probabilities)),
         patients=None if patients is None else patients[first],
@@ -488,6 +530,35 @@ def _by_unit(
         slices={column: worst(codes) for column, (_, codes) in (slices or {}).items()},
         slice_names={column: names for column, (names, _) in (slices or {}).items()},
     )
+
+
+def _views(grade: Ints, answer: Ints, dme: Flags | None, starts: Ints) -> tuple[Ints, dict[str, Ints]]:
+    """Answers of units with several images: `Sample.predicted` and `Sample.views`.
+
+    grade, answer, dme: of the images, ordered by unit; starts: where each unit begins.
+
+    An error in an image that belongs to the group counts even where another image of the unit has no output.
+    """
+
+    def worst(inside: Flags) -> Ints:
+        """The worst answer to the images inside; -1 where a unit has none."""
+        return np.maximum.reduceat(np.where(inside, answer, -1), starts)
+
+    any_image = np.maximum.reduceat(answer, starts)
+    reference = np.maximum.reduceat(grade, starts)
+    sizes = np.diff(np.r_[starts, len(grade)])
+    exact = np.where(any_image == reference, worst(grade == np.repeat(reference, sizes)), any_image)
+    severe = np.isin(grade, GROUPS["vision_threatening"])
+    lowest = np.minimum.reduceat(np.where(severe, answer, confusion.NO_OUTPUT), starts)
+    views = {"referral": any_image, "lowest": np.where(lowest < GROUPS["referable"][0], lowest, any_image)}
+    for group, grades in GROUPS.items():
+        inside = np.isin(grade, grades)
+        if dme is not None and group in WITH_OEDEMA:
+            inside |= dme
+        own = worst(inside)
+        hit_without_output = (own >= grades[0]) & (any_image == confusion.NO_OUTPUT)
+        views[MetricId(RIGHT_EYE, group).view] = np.where((own < 0) | hit_without_output, any_image, own)
+    return exact, {view: answers for view, answers in views.items() if not np.array_equal(answers, exact)}
 
 
 def _require_countable(judged: pd.DataFrame, checklist: Checklist, origin: str, declared: int | None) -> None:
