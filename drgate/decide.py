@@ -143,7 +143,7 @@ def _number(value: float, criterion: Criterion, near: float | None = None) -> st
 def _patients(criterion: Criterion, metrics: Metrics) -> tuple[list[int], list[int]] | None:
     """Numbers of images per patient in the denominator, and how many patients have each; None without any."""
     metric = criterion.id
-    tally = metrics.sample.tally(metric.column, metric.value, metric.target)
+    tally = metrics.sample.tally_of(metric)
     if tally is None or not metric.about.is_share or metric.deployed:
         return None
     sizes, counts = tally.sizes(metric.about.ratio(metric.target, criterion.policy))

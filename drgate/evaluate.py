@@ -64,7 +64,7 @@ def evaluate(
 ) -> Evaluation:
     """Evaluate predictions by a checklist.
 
-    predictions: with reference grades; rows that are not gradable are counted, but in no denominator.
+    predictions: with reference grades; rows without one are counted, but judged in no figure.
     model, data: descriptions of the model and the test set; copied to the evaluation.
     training: the run's record, if there is one; its `stability` and `baseline` are filled in here.
     look: beyond the allowed number of looks nothing can pass.
@@ -127,7 +127,9 @@ def evaluate(
         training=training,
         look=look,
         flagged=flagged,
-        page_one=page_one(sample, checklist, look, data, training, flagged, results),
+        page_one=page_one(
+            sample, checklist, look, data, training, flagged, results, found[MetricId("reference_ungradable")]
+        ),
         software={
             "drgate": __version__,
             "python": platform.python_version(),
@@ -188,7 +190,7 @@ def _other_units(
 def _enough(metric: Metric, criterion: Criterion, metrics: Metrics) -> Metric:
     """The metric, or NotEstimable where it has too few cases for a criterion."""
     asked = criterion.id
-    tally = metrics.sample.tally(asked.column, asked.value, asked.target)
+    tally = metrics.sample.tally_of(asked)
     if isinstance(metric, NotEstimable) or tally is None:
         return metric
     by_grade = tally.table.sum(axis=1)

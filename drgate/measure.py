@@ -91,7 +91,7 @@ class Metrics:
 
     def estimate(self, metric: MetricId, policy: NoOutputPolicy) -> Metric:
         """One metric with its interval; NotEstimable, with the reason, where the data do not define it."""
-        tally = self.sample.tally(metric.column, metric.value, metric.target)
+        tally = self.sample.tally_of(metric)
         if tally is None:
             return NotEstimable(f"no {self.sample.unit} of the test set has {metric.column} = {metric.value}.")
         match metric.about.by:
@@ -466,6 +466,6 @@ def _absent(metric: MetricId, table: NDArray[np.int64], unit: str) -> str:
 
 
 SHARES: Final[tuple[tuple[MetricId, NoOutputPolicy], ...]] = tuple(
-    (one, one.default_policy) for one in measured() if one.about.is_share
+    (one, one.default_policy) for one in measured() if one.about.is_share and not one.about.of_reference
 )
-"""The proportions of a tally, each with its default policy."""
+"""The proportions of a tally of answers, each with its default policy."""

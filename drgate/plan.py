@@ -300,7 +300,7 @@ class _Planner:
     def _counted(self, criterion: Criterion) -> tuple[list[int], list[int]] | None:
         """The same of the given test set; None without any."""
         metric = criterion.id
-        tally = None if self.sample is None else self.sample.tally(metric.column, metric.value, metric.target)
+        tally = None if self.sample is None else self.sample.tally_of(metric)
         if tally is None:
             return None
         # Every image has output here, so the policy for images without does not matter.

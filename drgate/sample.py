@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -21,7 +21,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from drgate.checklist import Checklist, Slice
+from drgate.columns import graded_rows, unexplained
 from drgate.errors import PredictionsError
+from drgate.metrics import MetricId
 from drgate.operating_point import cumulative
 from drgate.predictions import PROBABILITIES, Predictions, content_keys, published_names, without_grades
 from drgate.scale import GROUPS, WITH_OEDEMA
@@ -73,6 +75,20 @@ class Tally:
 
 
 @dataclass(frozen=True, eq=False)
+class Read:
+    """All images of a table, those without a reference grade too; counted as images, whatever the unit.
+
+    graded: (N,) which have a reference grade. marked: how many of these are marked as not gradable. patients: (N,)
+    codes, or None where they are unknown. slices: by column, (N,) as in `Sample`.
+    """
+
+    graded: Flags
+    marked: int
+    patients: Ints | None
+    slices: dict[str, Ints]
+
+
+@dataclass(frozen=True, eq=False)
 class Sample:
     """The units that are counted: images, eyes (by the worst image) or patients (by the worse eye).
 
@@ -83,7 +99,8 @@ class Sample:
     patients: (n,) codes 0 to c - 1, or None where they are unknown.
     dme: (n,) whether there is macular oedema, or None where the table has no labels for it.
     names: (n,) the image of each unit, the first of several; in a pair its published name.
-    images, ungradable: numbers of images that were read, and that were left out as not gradable.
+    images: number of images with a reference grade.
+    read: all images of the table, those without a reference grade too; absent in a pair.
     independent: whether every image is declared to be of another patient.
     slices: by column, (n,) the number of each unit's slice in `slice_names` (-1: in none).
     """
@@ -97,8 +114,8 @@ class Sample:
     names: NDArray[np.object_]
     unit: str
     images: int
-    ungradable: int
     independent: bool
+    read: Read | None = None
     slices: dict[str, Ints] = field(default_factory=dict)
     slice_names: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
@@ -118,18 +135,27 @@ class Sample:
         """
         origin, table = predictions.origin, predictions.table
         judged = _graded(table, origin)
-        by = {}
+        graded = graded_rows(table).to_numpy(dtype=bool)
+        by, everywhere = {}, {}
         for one in checklist.slices if slices is None else slices:
             if one.by not in judged.columns:
                 raise PredictionsError(
                     f"{origin} has no column {one.by!r}, which the checklist {checklist.name} slices by; it has "
                     f"{', '.join(predictions.slice_columns) or 'no further columns'}."
                 )
-            by[one.by] = _sliced(judged[one.by], one, origin)
+            # A slice stays one of the test set where none of its images has a grade: its criteria are not assessed.
+            names, everywhere[one.by] = _sliced(table[one.by], one, origin)
+            by[one.by] = names, everywhere[one.by][graded]
         declared = checklist.evidence.one_image_per_patient
         if not predictions.patients_known and not declared:
             _require_countable(judged, checklist, origin)
-        return _by_unit(judged, unit or checklist.unit, origin, declared, by, int((~table["gradable"]).sum()))
+        read = Read(
+            graded=graded,
+            marked=int((~table["gradable"].to_numpy(dtype=bool) & graded).sum()),
+            patients=pd.factorize(table["patient"])[0].astype(np.int64) if predictions.patients_known else None,
+            slices=everywhere,
+        )
+        return replace(_by_unit(judged, unit or checklist.unit, origin, declared, by), read=read)
 
     def __len__(self) -> int:
         return len(self.reference)
@@ -208,6 +234,42 @@ class Sample:
         known = "one image each" if self.independent else "unknown" if owners is None else "known"
         return Tally(table.reshape(confusion.GRADES, confusion.COLUMNS), patterns, counts, known)
 
+    def tally_of(self, metric: MetricId) -> Tally | None:
+        """Counts of all units or of the metric's slice as the metric reads them; None where the slice has none."""
+        if metric.about.of_reference:
+            return self._graded_or_not(metric.column, metric.value)
+        return self.tally(metric.column, metric.value, metric.target)
+
+    def left_out(self, metric: MetricId) -> Tally | None:
+        """The units that a metric of an index cannot count for lack of an answer: as if only these had no output.
+
+        An index from probabilities also leaves out who has an answer without them.
+        """
+        absent = np.isnan(self.scores[:, 0]) if metric.about.from_probabilities else ~self.answered
+        return self._parted(absent, self.patients, self.slices, metric.column, metric.value)
+
+    @functools.cache  # noqa: B019 - a sample lives as long as its evaluation
+    def _graded_or_not(self, column: str, value: str) -> Tally | None:
+        """Counts of all images, as if those without a reference grade were those without output."""
+        assert self.read is not None, "a sample of one table knows all its images"
+        return self._parted(~self.read.graded, self.read.patients, self.read.slices, column, value)
+
+    def _parted(
+        self, absent: Flags, patients: Ints | None, slices: dict[str, Ints], column: str, value: str
+    ) -> Tally | None:
+        """Counts of rows of which some lack something: two cells of one grade, an answer and no output."""
+        cells = np.where(absent, confusion.NO_OUTPUT, 0)
+        if column:
+            names = self.slice_names[column]
+            here = slices[column] == (names.index(value) if value in names else len(names))
+            cells, patients = cells[here], None if patients is None else patients[here]
+        if not cells.size:
+            return None
+        table = np.bincount(cells, minlength=confusion.CELLS)
+        found = bootstrap.image_patterns(table) if patients is None else bootstrap.patient_patterns(cells, patients)
+        known = "one image each" if self.independent else "unknown" if patients is None else "known"
+        return Tally(table.reshape(confusion.GRADES, confusion.COLUMNS).astype(np.int64), *found, known)
+
     def whole(self, endpoint: str = "") -> Tally:
         """Counts of all units."""
         tally = self.tally(endpoint=endpoint)
@@ -222,7 +284,7 @@ class Sample:
             "images": self.images,
             "patients": self.clusters,
             "by_grade": [int(count) for count in self.whole().table.sum(axis=1)],
-            "reference_ungradable": self.ungradable,
+            "reference_ungradable": 0 if self.read is None else int((~self.read.graded).sum()),
             "dme": None if self.dme is None else int(self.dme.sum()),
         }
         if self.slices:
@@ -341,7 +403,7 @@ class Pair:
 def unit_lacks(predictions: Predictions, unit: str) -> str:
     """The column without which a table cannot be judged by eye or by patient; empty where it can."""
     table = predictions.table
-    return _lacks(table[table["gradable"] & table["grade"].notna()], unit)
+    return _lacks(table[graded_rows(table)], unit)
 
 
 def _lacks(judged: pd.DataFrame, unit: str) -> str:
@@ -350,13 +412,13 @@ def _lacks(judged: pd.DataFrame, unit: str) -> str:
 
 
 def _graded(table: pd.DataFrame, origin: str) -> pd.DataFrame:
-    """The gradable rows; PredictionsError where there are none or one has no reference grade."""
-    judged = table[table["gradable"]]
-    if judged["grade"].isna().all():
+    """The rows with a reference grade; PredictionsError where there are none, or one lacks it without saying why."""
+    judged = table[graded_rows(table)]
+    if judged.empty:
         raise PredictionsError(without_grades(table, origin))
-    if (lacking := judged["grade"].isna()).any():
+    if (lacking := unexplained(table)).any():
         raise PredictionsError(
-            f"{origin}: image {judged['image'][lacking].iloc[0]!r} has no reference grade; give one, or set gradable "
+            f"{origin}: image {table['image'][lacking].iloc[0]!r} has no reference grade; give one, or set gradable "
             "to false."
         )
     return judged
@@ -386,7 +448,6 @@ def _by_unit(
     origin: str,
     one_image_per_patient: bool,
     slices: dict[str, tuple[tuple[str, ...], Ints]] | None = None,
-    ungradable: int = 0,
 ) -> Sample:
     """Graded images as a sample: for each quantity, the worst image of each unit."""
     if missing := _lacks(judged, unit):
@@ -422,7 +483,6 @@ def _by_unit(
         names=judged["image"].to_numpy(dtype=object)[first],
         unit=unit,
         images=len(judged),
-        ungradable=ungradable,
         independent=patients is None and one_image_per_patient,
         slices={column: worst(codes) for column, (_, codes) in (slices or {}).items()},
         slice_names={column: names for column, (names, _) in (slices or {}).items()},
