@@ -126,6 +126,10 @@ def _judged(where: str, was: Any, now: Any, old: Checklist, new: Checklist) -> t
             if now is None or (was is not None and now > was):
                 return "weaker", ": certificates are valid for longer", False
             return "stronger", ": certificates are valid for a shorter time", False
+        case "all_comers_allowance":
+            if now > was:
+                return "weaker", ": more may be lost to images without output", True
+            return "stronger", ": less may be lost to images without output", True
         case "audit.required":
             return ("stronger" if now else "weaker"), "", True
         case "deployment":

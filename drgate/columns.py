@@ -78,7 +78,7 @@ class Columns:
         return self._parsed(column, parse_grade, f"an ICDR grade, 0-4 or a name ({', '.join(GRADES)})")
 
     def gradable(self) -> list[bool]:
-        """True where the cell is empty or there is no such column."""
+        """True where the cell is empty or there is no such column; false only explains why there is no grade."""
         return [value is not False for value in self._chosen("gradable", _YES_NO, "true or false")]
 
     def dme(self) -> list[bool | None]:
@@ -203,6 +203,16 @@ class Columns:
             wrong = values.index(None)
             self.refuse(codes == wrong, f"{column} is {_shown(distinct[wrong])}; expected {expected}")
         return [None if code < 0 else values[code] for code in codes.tolist()]
+
+
+def graded_rows(table: pd.DataFrame) -> pd.Series[bool]:
+    """The rows that are judged: those with a reference grade, whatever `gradable` says."""
+    return table["grade"].notna()
+
+
+def unexplained(table: pd.DataFrame) -> pd.Series[bool]:
+    """The rows that lack a reference grade and are not marked as not gradable."""
+    return ~graded_rows(table) & table["gradable"]
 
 
 def parse_split(text: str) -> str | None:

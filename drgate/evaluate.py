@@ -64,7 +64,7 @@ def evaluate(
 ) -> Evaluation:
     """Evaluate predictions by a checklist.
 
-    predictions: with reference grades; rows that are not gradable are counted, but in no denominator.
+    predictions: with reference grades; rows without one are counted, but judged in no figure.
     model, data: descriptions of the model and the test set; copied to the evaluation. Of a test set the digest, by
         which a checklist declares it, and how patients were named are filled in where they are not given.
     training: the run's record, if there is one; its `stability` and `baseline` are filled in here.
@@ -132,7 +132,9 @@ def evaluate(
         training=training,
         look=look,
         flagged=flagged,
-        page_one=page_one(sample, checklist, look, data, training, flagged, results),
+        page_one=page_one(
+            sample, checklist, look, data, training, flagged, results, found[MetricId("reference_ungradable")]
+        ),
         software={
             "drgate": __version__,
             "python": platform.python_version(),

@@ -187,6 +187,8 @@ class CriterionResult(Typed):
     added: "safety" for criteria that the owner's checklist did not have; empty otherwise.
     reason: a sentence for a clinician.
     shown: of a FAIL, whether the whole interval misses the rule; absent for every other status.
+    all_comers: where images without output are left out of the estimate: the same proportion with these as the worst
+        case; of an index, the share left out. It must be within the checklist's allowance too.
     would_pass: it meets the rule, and is INSUFFICIENT only because nothing can pass on this test set.
     """
 
@@ -200,6 +202,7 @@ class CriterionResult(Typed):
     estimate: _Metric
     reason: str
     shown: bool | None = None
+    all_comers: _Metric | None = None
     would_pass: bool = False
 
 

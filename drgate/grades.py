@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from drgate.columns import PROBABILITIES, Columns
+from drgate.columns import PROBABILITIES, Columns, unexplained
 from drgate.errors import PredictionsError, brief
 from drgate.files import read_table
 from drgate.predictions import Predictions, make_predictions
@@ -57,7 +57,7 @@ def join_grades(predictions: Predictions, path: Path) -> Predictions:
         if column not in ours.columns:
             joined[column] = theirs[column]
             continue
-        if column == "gradable":  # the file of grades decides which images are excluded
+        if column == "gradable":  # the file of grades decides which images may lack one
             contradicts = theirs["gradable"] & ~ours["gradable"]
             joined["gradable"] = theirs["gradable"]
         else:
@@ -73,7 +73,7 @@ def join_grades(predictions: Predictions, path: Path) -> Predictions:
             raise PredictionsError(
                 f"{path}: image {brief(ours['image'].iloc[i])} has {what} in {predictions.origin}; correct one of them."
             )
-    lacking = joined["gradable"] & joined["grade"].isna()
+    lacking = unexplained(joined)
     if lacking.any():
         image = joined["image"][lacking].iloc[0]
         raise PredictionsError(f"{path}: image {brief(image)} has no grade; give 0-4, or set gradable to false.")

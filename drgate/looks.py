@@ -79,8 +79,9 @@ class Seen:
     names: digest over the names of the others together; of few, over their grades; none of a published table.
     key: id of the patient key; with one, named: of each of the others, patients: its hash of each that is known.
     reference, predicted: one of b"0" to b"4" an image, in the order of `images`; b"-" where there is none.
-    rest: by column, the digest of what else decides a verdict; of a column that is not published, under a secret that
-        only its table holds. answers: digest of the decided grades, by image.
+    rest: by column, the digest of what else decides a verdict (not of `gradable`, since a row with a grade is judged);
+        of a column that is not published, under a secret that only its table holds.
+    answers: digest of the decided grades, by image.
     """
 
     name: str
@@ -117,10 +118,10 @@ class Seen:
         bare = np.array([content is None for content in known.contents], dtype=np.bool_)
         keys, first = np.unique(contents[~bare], return_index=True)
         rows = np.concatenate([np.flatnonzero(~bare)[first], np.flatnonzero(bare)])
-        graded = table["grade"].where(table["gradable"]).to_numpy(dtype=np.int64, na_value=-1)
+        graded = table["grade"].to_numpy(dtype=np.int64, na_value=-1)
         answered = table["predicted"].to_numpy(dtype=np.int64, na_value=-1)
         reference = _CHARACTERS[graded[rows] + 1]
-        deciding = table.iloc[rows].drop(columns=["image", "sha256", *PROBABILITIES], errors="ignore")
+        deciding = table.iloc[rows].drop(columns=["image", "sha256", "gradable", *PROBABILITIES], errors="ignore")
         # Patients are numbers, as where they are published: who belongs together decides, not what they are called.
         codes = pd.factorize(predictions.grouped["patient"].iloc[rows])[0]
         deciding["patient"] = pd.array([None if code < 0 else str(code) for code in codes], dtype="str")

@@ -16,7 +16,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from drgate.checklist import Checklist
+from drgate.checklist import Checklist, Criterion
 from drgate.evaluation import Estimate, Metric, NotEstimable
 from drgate.metrics import NAMES, MetricId, NoOutputPolicy, grades_of, measured, measured_in_slices
 from drgate.sample import Sample, Tally
@@ -123,6 +123,36 @@ class Metrics:
         effective = tally.effective(metric.about.ratio(metric.target, policy), self.level)
         if effective is None:
             return NotEstimable(_absent(metric, tally.table, self.sample.unit))
+        return self._share(effective, self._share_drawn(tally, metric, policy))
+
+    def all_comers(self, criterion: Criterion, metric: Metric) -> Metric | None:
+        """What a criterion's metric would be over images without output too; None where it leaves none out.
+
+        A proportion: itself, with no output as the worst case. An index, which has no worst case: the share of the
+        units that it leaves out.
+        """
+        asked, about = criterion.id, criterion.id.about
+        if isinstance(metric, NotEstimable) or criterion.policy != "excluded":
+            return None
+        if about.kind == "proportion" and about.policies:
+            tally = self.sample.tally_of(asked)
+            if tally is None or not tally.table[:, NO_OUTPUT].any():
+                return None
+            worst = self.estimate(asked, "worst_case")
+            return None if isinstance(worst, Estimate) and worst.n == metric.n else worst
+        if about.policies or about.from_probabilities:
+            tally = self.sample.left_out(asked)
+            if tally is not None and self.sample.unknown:
+                tally = dataclasses.replace(tally, images_a_patient=1)
+            found = None if tally is None else tally.effective(confusion.no_output(), self.level)
+            if found is None or not found.k:
+                return None
+            share = self._share(found, None)
+            return without_limits(share) if self.sample.unknown else share
+        return None
+
+    def _share(self, effective: cluster.EffectiveSample, drawn: bootstrap.BootstrapInterval | None) -> Estimate:
+        """A proportion at its effective sample size."""
         bounds = cluster.bounds(effective, level=self.level, interval=self.checklist.evidence.interval)
         return Estimate(
             kind="proportion",
@@ -135,7 +165,7 @@ class Metrics:
             method=self.checklist.evidence.interval,
             clusters=effective.clusters,
             design_effect=effective.design_effect,
-            **_beside(self._share_drawn(tally, metric, policy)),
+            **_beside(drawn),
         )
 
     def replicates(self, tally: Tally) -> NDArray[np.int64]:
@@ -510,6 +540,6 @@ def _absent(metric: MetricId, table: NDArray[np.int64], unit: str) -> str:
 
 
 SHARES: Final[tuple[tuple[MetricId, NoOutputPolicy], ...]] = tuple(
-    (one, one.default_policy) for one in measured() if one.about.is_share
+    (one, one.default_policy) for one in measured() if one.about.is_share and not one.about.of_reference
 )
-"""The proportions of a tally, each with its default policy."""
+"""The proportions of a tally of answers, each with its default policy."""

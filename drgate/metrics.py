@@ -58,6 +58,8 @@ class Definition:
     counted: the denominator of a share, by reference grade ("with" or "without" the target) or by predicted grade
         ("predicted", "predicted_other"); "all" where there is no grade.
     policies: whether it depends on how images without output count.
+    of_reference: whether it is about the reference grades of all images, not about answers; it counts images, whatever
+        the unit.
     at_deployment: targets whose value depends on the mix of grades and is given at the deployment mix too.
     in_slices: targets that are measured in every slice and by every unit.
     compared: whether `compare` gives its difference between two models.
@@ -78,6 +80,7 @@ class Definition:
     parts: tuple[str, ...] = ()
     counted: Literal["with", "without", "predicted", "predicted_other", "all"] = "all"
     policies: bool = True
+    of_reference: bool = False
     at_deployment: tuple[str, ...] = ()
     in_slices: tuple[str, ...] = ()
     compared: bool = False
@@ -433,6 +436,14 @@ METRICS: Final[dict[str, Definition]] = {
             counted="with",
             policies=False,
             in_slices=("", *GRADES),
+        ),
+        Definition(
+            name="reference_ungradable",
+            title="Images without a reference grade",
+            better="lower",
+            how=lambda *_: stats.confusion.no_output(),
+            policies=False,
+            of_reference=True,
         ),
         Definition(
             name="brier",

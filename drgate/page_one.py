@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from drgate.checklist import Checklist, fact
-from drgate.evaluation import CriterionResult, Flagged, Look, TestSet, Training
+from drgate.evaluation import CriterionResult, Estimate, Flagged, Look, Metric, TestSet, Training
 from drgate.predictions import Predictions
 from drgate.sample import Sample
 from drgate.stats.confusion import NO_OUTPUT
@@ -12,7 +12,7 @@ from drgate.stats.confusion import NO_OUTPUT
 def flagged_images(predictions: Predictions) -> tuple[Flagged, ...]:
     """Images with severe NPDR or PDR that were predicted below referable, the error that can cost sight."""
     table = predictions.table
-    missed = (table["gradable"] & (table["grade"] >= 3) & (table["predicted"] <= 1)).fillna(False)
+    missed = ((table["grade"] >= 3) & (table["predicted"] <= 1)).fillna(False)
     return tuple(
         Flagged(str(image), int(grade), int(predicted))
         for image, grade, predicted in table.loc[missed, ["image", "grade", "predicted"]].itertuples(index=False)
@@ -27,8 +27,12 @@ def page_one(
     training: Training,
     flagged: tuple[Flagged, ...],
     results: list[CriterionResult],
+    ungradable: Metric,
 ) -> tuple[str, ...]:
-    """The notes, in the order in which they are shown."""
+    """The notes, in the order in which they are shown.
+
+    ungradable: the metric `reference_ungradable`.
+    """
     lines = []
     table = sample.whole().table
     if checklist.purpose == "pipeline":
@@ -45,8 +49,12 @@ def page_one(
         )
     if unanswered := int(table[:, NO_OUTPUT].sum()):
         lines.append(f"{unanswered} of {_count(len(sample), sample.unit)} have no output from the model.")
-    if sample.ungradable:
-        lines.append(f"{_count(sample.ungradable, 'image')} marked as not gradable, excluded from all counts.")
+    lines += _without_grade(ungradable)
+    if sample.read is not None and (marked := sample.read.marked):
+        lines.append(
+            f"{_count(marked, 'image')} {'is' if marked == 1 else 'are'} marked not gradable but "
+            f"{'has' if marked == 1 else 'have'} a grade, and {'was' if marked == 1 else 'were'} judged."
+        )
     small = [r.id for r in results if r.id.column and r.status == "NOT_ASSESSED"]
     if small:
         lines.append(f"Too few cases to judge {', '.join(small)}.")
@@ -112,6 +120,16 @@ def _patients(sample: Sample, checklist: Checklist, data: TestSet) -> list[str]:
     elif sample.clusters == sample.images:
         lines.append("One image a patient, as the table says.")
     return lines
+def _without_grade(ungradable: Metric) -> list[str]:
+    """The images that the reference could not grade, with their share."""
+    if not isinstance(ungradable, Estimate) or not ungradable.k:
+        return []
+    high = "" if ungradable.high is None else f", upper limit {100 * ungradable.high:.1f} %"
+    return [
+        f"{ungradable.k} of {_count(ungradable.n or 0, 'image')} ({100 * ungradable.value:.1f} %{high}) "
+        f"{'has' if ungradable.k == 1 else 'have'} no reference grade and {'is' if ungradable.k == 1 else 'are'} "
+        "in no other figure."
+    ]
 
 
 def _regraded(look: Look) -> list[str]:

@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from drgate.columns import PROBABILITIES as PROBABILITIES
-from drgate.columns import Columns
+from drgate.columns import Columns, unexplained
 from drgate.errors import ManifestError, PredictionsError, brief
 from drgate.files import canonical_json, digest_of, is_parquet, parse_json, read_table, replacing
 from drgate.grouping import Grouping, grouping
@@ -48,8 +48,8 @@ class Predictions:
 
     table: sorted by image; columns `COLUMNS`, then `OPTIONAL_COLUMNS` where given, and slice columns. grade and
         predicted are Int8 (NA: no reference grade; no output), probabilities float64 (all five NaN: none given or no
-        output), gradable bool, dme Int8 (1: diabetic macular oedema by the reference, NA: not known), sha256 the hex
-        digest of the image file's bytes or NA, the rest text or NA.
+        output), gradable bool (false explains why there is no grade), dme Int8 (1: diabetic macular oedema by the
+        reference, NA: not known), sha256 the hex digest of the image file's bytes or NA, the rest text or NA.
     provenance: `score`'s record of model, manifest and preprocessing; empty for a table from elsewhere.
     """
 
@@ -282,7 +282,7 @@ def planned(table: pd.DataFrame, origin: str, about: Mapping[str, Any] | None = 
     """
     if table["grade"].isna().all():
         raise ManifestError(f"{origin} has no reference grades; a plan counts patients by grade.")
-    graded = table[~table["gradable"] | table["grade"].notna()]
+    graded = table[~unexplained(table)]
     kept = graded.drop(columns=[*PROBABILITIES, "predicted", "split"], errors="ignore")
     return make_predictions(kept.assign(predicted=graded["grade"]), origin, dict(about or {}))
 

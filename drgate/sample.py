@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -21,6 +21,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from drgate.checklist import Checklist, Slice
+from drgate.columns import graded_rows, unexplained
 from drgate.errors import PredictionsError
 from drgate.evaluation import Patients, TestSet
 from drgate.metrics import RIGHT_EYE, MetricId, grades_of
@@ -83,6 +84,20 @@ class Tally:
 
 
 @dataclass(frozen=True, eq=False)
+class Read:
+    """All images of a table, those without a reference grade too; counted as images, whatever the unit.
+
+    graded: (N,) which have a reference grade. marked: how many of these are marked as not gradable. patients: (N,)
+    codes, or None where they are unknown. slices: by column, (N,) as in `Sample`.
+    """
+
+    graded: Flags
+    marked: int
+    patients: Ints | None
+    slices: dict[str, Ints]
+
+
+@dataclass(frozen=True, eq=False)
 class Sample:
     """The units that are counted: images, eyes (by the worst image) or patients (by the worse eye).
 
@@ -95,7 +110,8 @@ class Sample:
     patients: (n,) codes 0 to c - 1, or None where they are unknown.
     dme: (n,) whether there is macular oedema, or None where the table has no labels for it.
     names: (n,) the image of each unit, the first of several; in a pair its published name.
-    images, ungradable: numbers of images that were read, and that were left out as not gradable.
+    images: number of images with a reference grade.
+    read: all images of the table, those without a reference grade too; absent in a pair.
     images_a_patient: the most images of one patient, as the checklist declares where patients are unknown.
     no_patients: why nothing shows how sure a figure is, and what to do; empty where patients are known or declared.
     slices: by column, (n,) the number of each unit's slice in `slice_names` (-1: in none).
@@ -110,9 +126,9 @@ class Sample:
     names: NDArray[np.object_]
     unit: str
     images: int
-    ungradable: int
     images_a_patient: int | None
     no_patients: str = ""
+    read: Read | None = None
     slices: dict[str, Ints] = field(default_factory=dict)
     slice_names: dict[str, tuple[str, ...]] = field(default_factory=dict)
     views: dict[str, Ints] = field(default_factory=dict)
@@ -141,19 +157,27 @@ class Sample:
                 f"{origin}: the checklist judges by {unit}, but the patients only repeat the images' names; name the "
                 "patients."
             )
-        by = {}
+        graded = graded_rows(table).to_numpy(dtype=bool)
+        by, everywhere = {}, {}
         for one in checklist.slices if slices is None else slices:
             if one.by not in judged.columns:
                 raise PredictionsError(
                     f"{origin} has no column {one.by!r}, which the checklist {checklist.name} slices by; it has "
                     f"{', '.join(predictions.slice_columns) or 'no further columns'}."
                 )
-            by[one.by] = _sliced(judged[one.by], one, origin)
+            # A slice stays one of the test set where none of its images has a grade: its criteria are not assessed.
+            names, everywhere[one.by] = _sliced(table[one.by], one, origin)
+            by[one.by] = names, everywhere[one.by][graded]
         declared, lacking = declaration(predictions, checklist, data)
         if not predictions.patients_known:
             _require_countable(judged, checklist, origin, declared)
-        ungradable = int((~table["gradable"]).sum())
-        return _by_unit(judged, unit, origin, declared, by, ungradable, no_patients=lacking)
+        read = Read(
+            graded=graded,
+            marked=int((~table["gradable"].to_numpy(dtype=bool) & graded).sum()),
+            patients=pd.factorize(table["patient"])[0].astype(np.int64) if predictions.patients_known else None,
+            slices=everywhere,
+        )
+        return replace(_by_unit(judged, unit, origin, declared, by, lacking), read=read)
 
     def __len__(self) -> int:
         return len(self.reference)
@@ -235,6 +259,8 @@ class Sample:
 
     def tally_of(self, metric: MetricId) -> Tally | None:
         """Counts of all units or of the metric's slice as the metric reads them; None where the slice has none."""
+        if metric.about.of_reference:
+            return self._graded_or_not(metric.column, metric.value)
         lifting = metric.group if self.dme is not None else ""
         view = metric.view if metric.view in self.views else "predicted"
         return self._tallied(metric.column, metric.value, lifting, view)
@@ -260,6 +286,36 @@ class Sample:
         table = table.reshape(confusion.GRADES, confusion.COLUMNS)
         return Tally(table, patterns, counts, owners is not None, self.images_a_patient)
 
+    def left_out(self, metric: MetricId) -> Tally | None:
+        """The units that a metric of an index cannot count for lack of an answer: as if only these had no output.
+
+        An index from probabilities also leaves out who has an answer without them.
+        """
+        absent = np.isnan(self.scores[:, 0]) if metric.about.from_probabilities else ~self.answered
+        return self._parted(absent, self.patients, self.slices, metric.column, metric.value)
+
+    @functools.cache  # noqa: B019 - a sample lives as long as its evaluation
+    def _graded_or_not(self, column: str, value: str) -> Tally | None:
+        """Counts of all images, as if those without a reference grade were those without output."""
+        assert self.read is not None, "a sample of one table knows all its images"
+        return self._parted(~self.read.graded, self.read.patients, self.read.slices, column, value)
+
+    def _parted(
+        self, absent: Flags, patients: Ints | None, slices: dict[str, Ints], column: str, value: str
+    ) -> Tally | None:
+        """Counts of rows of which some lack something: two cells of one grade, an answer and no output."""
+        cells = np.where(absent, confusion.NO_OUTPUT, 0)
+        if column:
+            names = self.slice_names[column]
+            here = slices[column] == (names.index(value) if value in names else len(names))
+            cells, patients = cells[here], None if patients is None else patients[here]
+        if not cells.size:
+            return None
+        table = np.bincount(cells, minlength=confusion.CELLS)
+        found = bootstrap.image_patterns(table) if patients is None else bootstrap.patient_patterns(cells, patients)
+        table = table.reshape(confusion.GRADES, confusion.COLUMNS).astype(np.int64)
+        return Tally(table, *found, patients is not None, self.images_a_patient)
+
     def whole(self, endpoint: str = "") -> Tally:
         """Counts of all units."""
         tally = self.tally(endpoint=endpoint)
@@ -274,7 +330,7 @@ class Sample:
             "images": self.images,
             "patients": self.clusters,
             "by_grade": [int(count) for count in self.whole().table.sum(axis=1)],
-            "reference_ungradable": self.ungradable,
+            "reference_ungradable": 0 if self.read is None else int((~self.read.graded).sum()),
             "dme": None if self.dme is None else int(self.dme.sum()),
         }
         if self.slices:
@@ -435,7 +491,7 @@ def patients_of(predictions: Predictions) -> Patients:
 def unit_lacks(predictions: Predictions, unit: str) -> str:
     """The column without which a table cannot be judged by eye or by patient; empty where it can."""
     table = predictions.grouped
-    return _lacks(table[table["gradable"] & table["grade"].notna()], unit)
+    return _lacks(table[graded_rows(table)], unit)
 
 
 def _lacks(judged: pd.DataFrame, unit: str) -> str:
@@ -444,13 +500,13 @@ def _lacks(judged: pd.DataFrame, unit: str) -> str:
 
 
 def _graded(table: pd.DataFrame, origin: str) -> pd.DataFrame:
-    """The gradable rows; PredictionsError where there are none or one has no reference grade."""
-    judged = table[table["gradable"]]
-    if judged["grade"].isna().all():
+    """The rows with a reference grade; PredictionsError where there are none, or one lacks it without saying why."""
+    judged = table[graded_rows(table)]
+    if judged.empty:
         raise PredictionsError(without_grades(table, origin))
-    if (lacking := judged["grade"].isna()).any():
+    if (lacking := unexplained(table)).any():
         raise PredictionsError(
-            f"{origin}: image {judged['image'][lacking].iloc[0]!r} has no reference grade; give one, or set gradable "
+            f"{origin}: image {table['image'][lacking].iloc[0]!r} has no reference grade; give one, or set gradable "
             "to false."
         )
     return judged
@@ -480,7 +536,6 @@ def _by_unit(
     origin: str,
     images_a_patient: int | None,
     slices: dict[str, tuple[tuple[str, ...], Ints]] | None = None,
-    ungradable: int = 0,
     no_patients: str = "",
 ) -> Sample:
     """Graded images as a sample: for each quantity, the worst image of each unit."""
@@ -524,7 +579,6 @@ def _by_unit(
         names=judged["image"].to_numpy(dtype=object)[first],
         unit=unit,
         images=len(judged),
-        ungradable=ungradable,
         images_a_patient=images_a_patient,
         no_patients=no_patients,
         slices={column: worst(codes) for column, (_, codes) in (slices or {}).items()},

@@ -27,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drgate.checklist import RULE_WORDS, Checklist, Criterion
+from drgate.columns import graded_rows
 from drgate.errors import ChecklistError, PredictionsError, UsageError
 from drgate.looks import USUAL, Log
 from drgate.metrics import BELOW_REFERABLE, METRICS, MetricId
@@ -168,11 +169,11 @@ def effects(predictions: Predictions, point: OperatingPoint, checklist: Checklis
 def lost(predictions: Predictions, point: OperatingPoint) -> list[str]:
     """Titles of the grades that the cut-offs predict for less than a tenth as many images as have them."""
     table = predictions.at(point).table
-    judged = table[table["gradable"] & table["grade"].notna()]
+    graded = table[graded_rows(table)]
     return [
         title
         for grade, title in enumerate(TITLES)
-        if 10 * int((judged["predicted"] == grade).sum()) < int((judged["grade"] == grade).sum())
+        if 10 * int((graded["predicted"] == grade).sum()) < int((graded["grade"] == grade).sum())
     ]
 
 

@@ -312,6 +312,7 @@ class TestUnanswered:
         predictions = table_of(np.diag([200] * 5).tolist())
         table = predictions.table.copy()
         table.loc[:9, "gradable"] = False
+        table.loc[:9, "grade"] = pd.NA
         found = evaluate(make_predictions(table, "table.csv", {}), CHECKLIST)
         assert estimate(found, "accuracy").n == 990
         assert found.counts.reference_ungradable == 10

@@ -88,6 +88,8 @@ class Line:
     added: "safety" for a criterion that the owner's checklist did not have.
     advice: "required", "advisory" or "advisory, added for safety".
     would_pass: it meets the rule, and nothing can pass on this test set (`barred`).
+    all_comers: the same with images without output as the worst case, "of all 200: 181 (90.5 %), lower limit 85.6 %",
+        or the share that an index leaves out; empty where nothing is left out.
     """
 
     id: str
@@ -110,6 +112,7 @@ class Line:
     advice: str
     reason: str
     would_pass: bool
+    all_comers: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,12 +213,20 @@ def test_set_name(evaluation: Evaluation) -> str:
 
 def decision_rule(evaluation: Evaluation) -> str:
     """What a criterion is decided on."""
-    if evaluation.observed_only:
-        return "Each criterion is decided on its estimate alone."
-    return (
-        f"A proportion passes if the lower limit of its {plain_percent(level_of(evaluation))} confidence interval "
+    what = "estimate" if evaluation.observed_only else "limit"
+    text = (
+        "Each criterion is decided on its estimate alone."
+        if evaluation.observed_only
+        else f"A proportion passes if the lower limit of its {plain_percent(level_of(evaluation))} confidence interval "
         "meets the rule (for error rates, the upper limit)."
     )
+    if any(criterion.all_comers for criterion in evaluation.criteria):
+        points = f"{100 * _allowance(evaluation):.10g}"
+        text += (
+            f' "Of all" counts each {unit_of(evaluation)} without output as the worst answer: this {what} may miss the '
+            f'rule by {points} points at most. "Left out" may be {points} % at most, on the same {what}.'
+        )
+    return text
 
 
 def intervals(evaluation: Evaluation) -> str:
@@ -248,7 +259,12 @@ def unit_of(evaluation: Evaluation) -> str:
 def lines(evaluation: Evaluation) -> list[Line]:
     """The criteria, in the order of the checklist."""
     level, unit = level_of(evaluation), unit_of(evaluation)
-    return [_line(criterion, level, unit) for criterion in evaluation.criteria]
+    return [_line(criterion, level, unit, _allowance(evaluation)) for criterion in evaluation.criteria]
+
+
+def _allowance(evaluation: Evaluation) -> float:
+    """By how much a figure over all may miss its rule."""
+    return float(evaluation.spec.content.get("all_comers_allowance", 0.0))
 
 
 def unmet(evaluation: Evaluation) -> list[Line]:
@@ -380,7 +396,7 @@ def signature(certificate: str | None) -> str:
     return f"Signed: {visible(certificate)}."
 
 
-def _line(criterion: CriterionResult, level: float, unit: str) -> Line:
+def _line(criterion: CriterionResult, level: float, unit: str, allowance: float) -> Line:
     favours_more = criterion.comparator in (">=", ">")
     decisive: Decisive = "value" if criterion.decided_on == "point" else "low" if favours_more else "high"
     side = {"low": "lower limit", "high": "upper limit", "value": "estimate"}[decisive]
@@ -419,7 +435,29 @@ def _line(criterion: CriterionResult, level: float, unit: str) -> Line:
         + (f", added for {visible(criterion.added)}" if criterion.added else ""),
         reason=reason[:1].upper() + reason[1:],
         would_pass=criterion.would_pass,
+        all_comers=_all_comers(criterion, allowance),
     )
+
+
+def _all_comers(criterion: CriterionResult, allowance: float) -> str:
+    """What a criterion's figure would be over images without output too."""
+    found = criterion.all_comers
+    if found is None:
+        return ""
+    if isinstance(found, NotEstimable):
+        return f"of all not estimable: {visible(found.reason)}"
+    share = criterion.id.about.kind == "proportion"
+    upward = share and criterion.comparator in (">=", ">")
+    limit, side = (found.low, "lower") if upward else (found.high, "upper")
+    near = (criterion.threshold if share else 0.0) + (-allowance if upward else allowance)
+    value = percent(found.value, against=near)
+    if found.k is None:
+        text = f"of all: {value}"
+    elif share:
+        text = f"of all {found.n}: {found.k} ({value})"
+    else:
+        text = f"left out: {found.k} of {found.n} ({value})"
+    return text + ("" if limit is None else f", {side} limit {percent(limit, against=near)}")
 
 
 def metric_line(name: MetricId, metric: Metric, level: float, unit: str) -> MetricLine:
