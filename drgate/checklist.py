@@ -551,6 +551,11 @@ class Checklist(_Frozen):
         return written
 
     @property
+    def asks_readers(self) -> bool:
+        """Whether a criterion compares with human readers."""
+        return any(criterion.id.against == "readers" for criterion in self.criteria)
+
+    @property
     def stability_window(self) -> int:
         """Number of evaluations that stability uses."""
         return next((c.window for c in self.criteria if c.id.metric == "stability" and c.window), STABILITY_WINDOW)

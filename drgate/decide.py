@@ -6,11 +6,13 @@ from dataclasses import replace
 from fractions import Fraction
 from typing import Final
 
+from drgate import contrast
 from drgate.checklist import RULE_WORDS, Checklist, Criterion
 from drgate.evaluation import (
     CriterionResult,
     Estimate,
     GateError,
+    Group,
     Look,
     Metric,
     NotEstimable,
@@ -57,6 +59,8 @@ def decide(
         met = _meets(metric.value, criterion.comparator, criterion.threshold)
         status = "PASS" if met else "FAIL"
         reason = f"{metric.value:.2f} USD spent over {metric.n} attempt{'' if metric.n == 1 else 's'}."
+    elif criterion.id.about.by == "groups":
+        status, reason, shown = _judge_gap(criterion, metric, metrics, decided_on)
     else:
         status, reason, shown = _judge_interval(criterion, metric, decided_on)
         if status != "PASS" and decided_on == "bound" and metric.k is not None and not shown:
@@ -123,6 +127,43 @@ def _judge_interval(criterion: Criterion, metric: Estimate, decided_on: str) -> 
     return "INSUFFICIENT", f"{measured} meets the rule ({_rule(criterion)}), but {bounded}.", False
 
 
+def _judge_gap(criterion: Criterion, metric: Estimate, metrics: Metrics, decided_on: str) -> tuple[Status, str, bool]:
+    """PASS where every pair's upper limit meets the rule, FAIL only where some pair's lower limit does not.
+
+    The observed gap alone fails nothing: with five groups of 60 it exceeds 5 points in most samples of a fair model.
+    """
+    found = metrics.gap(criterion.id, criterion.policy)
+    assert isinstance(found, contrast.Gap), "a gap was measured"
+
+    def points(value: float) -> str:
+        return _number(value, criterion, criterion.threshold)
+
+    def pair(groups: tuple[Group, Group]) -> str:
+        named = (f"{one.name or contrast.BLANK} ({one.rate.k} of {one.rate.n})" for one in groups)
+        return f"{criterion.id.column} = {' and '.join(named)}"
+
+    def meets(value: float) -> bool:
+        return _meets(value, criterion.comparator, criterion.threshold)
+
+    known, rule = f"The gap is {points(metric.value)}", f"the rule is {_rule(criterion)}"
+    low, high = metric.low, metric.high
+    if decided_on == "point":
+        status: Status = "OBSERVED" if meets(metric.value) else "FAIL"
+        how = f"{known}, between {pair(found.widest)}; {rule}"
+        return status, f"{how}, judged on the estimate alone.", low is not None and not meets(low)
+    if low is None or high is None:
+        how = f"{known}, between {pair(found.widest)}, and has no confidence interval"
+        return "INSUFFICIENT", f"{how}; {rule}.", False
+    if not meets(low):
+        return (
+            "FAIL",
+            f"The difference between {pair(found.lower)} is at least {points(low)} (lower limit); {rule}.",
+            True,
+        )
+    limit = f"the upper limit of the difference between {pair(found.upper)} is {points(high)}; {rule}."
+    return ("PASS" if meets(high) else "INSUFFICIENT"), f"{known}; {limit}", False
+
+
 def _shown(metric: Estimate, criterion: Criterion) -> str:
     """What was measured, with its counts where it has any."""
     value = _number(metric.value, criterion, criterion.threshold)
@@ -130,7 +171,9 @@ def _shown(metric: Estimate, criterion: Criterion) -> str:
 
 
 def _number(value: float, criterion: Criterion, near: float | None = None) -> str:
-    """A value of the criterion's metric: a percentage, or a plain number for an index."""
+    """A value of the criterion's metric: a percentage, points for a difference, or a plain number for an index."""
+    if criterion.id.about.kind == "difference":
+        return _percent(value, near).replace("%", "points")
     if criterion.id.about.kind != "index":
         return _percent(value, near)
     for digits in (3, 4, 5, 6):
@@ -251,6 +294,8 @@ def _judge_range(criterion: Criterion, metric: Estimate, training: Training) -> 
 def _rule(criterion: Criterion) -> str:
     words = RULE_WORDS[criterion.comparator]
     number = f"{criterion.threshold:g}" if criterion.id.about.kind == "index" else _percent(criterion.threshold)
+    if criterion.id.about.kind == "difference":
+        number = _number(criterion.threshold, criterion)
     return f"{words} {number}"
 
 

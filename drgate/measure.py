@@ -16,6 +16,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from drgate import contrast
 from drgate.checklist import Checklist
 from drgate.evaluation import Estimate, Metric, NotEstimable
 from drgate.metrics import NAMES, MetricId, NoOutputPolicy, grades_of, measured, measured_in_slices
@@ -38,6 +39,7 @@ class Metrics:
 
     def __init__(self, sample: Sample, checklist: Checklist, level: float, seed: int) -> None:
         self.sample, self.checklist, self.level, self.seed = sample, checklist, level, seed
+        self._gaps: dict[tuple[MetricId, NoOutputPolicy], contrast.Gap | NotEstimable] = {}
         self._replicates: dict[Tally, NDArray[np.int64]] = {}
         self._shares: dict[tuple[Tally, MetricId, NoOutputPolicy], bootstrap.BootstrapInterval | None] = {}
         self._calibrations: dict[
@@ -89,8 +91,18 @@ class Metrics:
                 found[target] = tuple(dataclasses.asdict(one) for one in bins)
         return found
 
+    def gap(self, metric: MetricId, policy: NoOutputPolicy) -> contrast.Gap | NotEstimable:
+        """The gap between the groups of a column, with the groups."""
+        key = (metric, policy)
+        if key not in self._gaps:
+            self._gaps[key] = contrast.gap(self.sample, metric, policy, self.checklist, level=self.level)
+        return self._gaps[key]
+
     def estimate(self, metric: MetricId, policy: NoOutputPolicy) -> Metric:
         """One metric with its interval; NotEstimable, with the reason, where the data do not define it."""
+        if metric.about.by == "groups":
+            found = self.gap(metric, policy)
+            return found if isinstance(found, NotEstimable) else found.estimate
         tally = self.sample.tally(metric.column, metric.value, metric.target)
         if tally is None:
             return NotEstimable(f"no {self.sample.unit} of the test set has {metric.column} = {metric.value}.")

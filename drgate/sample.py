@@ -183,7 +183,8 @@ class Sample:
     def tally(self, column: str = "", value: str = "", endpoint: str = "") -> Tally | None:
         """Counts of all units or of one slice; None where the slice has none.
 
-        endpoint: a group of grades, into which macular oedema then lifts the reference; anything else has no effect.
+        value: the name of a slice, "" for the units in none of the column. endpoint: a group of grades, into which
+        macular oedema then lifts the reference; anything else has no effect.
         """
         return self._tallied(column, value, endpoint if self.dme is not None and endpoint in WITH_OEDEMA else "")
 
@@ -194,9 +195,10 @@ class Sample:
         cells = confusion.cells(reference, columns["predicted"])
         inside = np.ones(len(cells), dtype=bool)
         if column:
-            if value not in self.slice_names.get(column, ()):
+            names = ("", *self.slice_names.get(column, ()))
+            if value not in names:
                 return None
-            inside = columns[f"by {column}"] == self.slice_names[column].index(value) + 1
+            inside = columns[f"by {column}"] == names.index(value)
         if not inside.any():
             return None
         if owners is None:
