@@ -130,6 +130,11 @@ def _judged(where: str, was: Any, now: Any, old: Checklist, new: Checklist) -> t
             if now > was:
                 return "weaker", ": more may be lost to images without output", True
             return "stronger", ": less may be lost to images without output", True
+        case "readers_independent":
+            decides = any(one.id.against == "readers" for checklist in (old, new) for one in checklist.criteria)
+            if now:
+                return "weaker", ": the readers are compared on the reference grades, which they may have made", decides
+            return "different", ": each reader is compared on the grades of the others", decides
         case "audit.required":
             return ("stronger" if now else "weaker"), "", True
         case "deployment":

@@ -6,11 +6,13 @@ from dataclasses import replace
 from fractions import Fraction
 from typing import Final
 
+from drgate import contrast
 from drgate.checklist import RULE_WORDS, Checklist, Criterion
 from drgate.evaluation import (
     CriterionResult,
     Estimate,
     GateError,
+    Group,
     Look,
     Metric,
     NotEstimable,
@@ -60,7 +62,12 @@ def decide(
         reason = f"{metric.value:.2f} USD spent over {metric.n} attempt{'' if metric.n == 1 else 's'}."
     else:
         everyone = None if all_comers is None else _AllComers(criterion, all_comers, metrics.checklist)
-        status, reason, shown = _judge_interval(criterion, metric, decided_on, metrics.sample.no_patients, everyone)
+        if criterion.id.about.by == "groups":
+            status, reason, shown = _judge_gap(criterion, metric, metrics, decided_on)
+            reason += "" if everyone is None else everyone.beside
+        else:
+            lacking = metrics.sample.no_patients
+            status, reason, shown = _judge_interval(criterion, metric, decided_on, lacking, everyone)
         if status != "PASS" and decided_on == "bound" and metric.k is not None and not shown:
             reason += f" {_more(criterion, metrics, looks_left)}"
         if everyone is not None:
@@ -92,7 +99,7 @@ class _AllComers:
 
     def __init__(self, criterion: Criterion, found: Metric, checklist: Checklist) -> None:
         allowance = Fraction(repr(checklist.all_comers_allowance))
-        self.found, self.share = found, criterion.id.about.kind == "proportion"
+        self.found, self.share = found, criterion.id.about.kind in ("proportion", "difference")
         self.upward = self.share and criterion.upward
         self.missing = "probabilities" if criterion.id.about.from_probabilities else "output"
         near = criterion.exact_threshold if self.share else Fraction(0)
@@ -116,6 +123,15 @@ class _AllComers:
         end = self._end(one)
         side = "lower" if self.upward else "upper"
         return f"{with_output}; {text}" + ("" if end is None else f", {side} limit {_percent(end, near)}")
+
+    @property
+    def beside(self) -> str:
+        """Of a gap, what it is with no output as the worst case."""
+        if isinstance(self.found, NotEstimable):
+            return f" With no output as the worst case it is not estimable: {self.found.reason}"
+        end = self._end(self.found)
+        limit = "" if end is None else f" (upper limit {_percent(end)})"
+        return f" With no output as the worst case it is {_percent(self.found.value)}{limit}; the rule is {self.bar}."
 
     @property
     def rule(self) -> str:
@@ -200,6 +216,43 @@ def _judge_interval(
     return "INSUFFICIENT", f"{meets}, but {bounded}.", False
 
 
+def _judge_gap(criterion: Criterion, metric: Estimate, metrics: Metrics, decided_on: str) -> tuple[Status, str, bool]:
+    """PASS where every pair's upper limit meets the rule, FAIL only where some pair's lower limit does not.
+
+    The observed gap alone fails nothing: with five groups of 60 it exceeds 5 points in most samples of a fair model.
+    """
+    found = metrics.gap(criterion.id, criterion.policy)
+    assert isinstance(found, contrast.Gap), "a gap was measured"
+
+    def points(value: float) -> str:
+        return _number(value, criterion, criterion.threshold)
+
+    def pair(groups: tuple[Group, Group]) -> str:
+        named = (f"{one.name or contrast.BLANK} ({one.rate.k} of {one.rate.n})" for one in groups)
+        return f"{criterion.id.column} = {' and '.join(named)}"
+
+    def meets(value: float) -> bool:
+        return _meets(value, criterion.comparator, criterion.threshold)
+
+    known, rule = f"The gap is {points(metric.value)}", f"the rule is {_rule(criterion)}"
+    low, high = metric.low, metric.high
+    if decided_on == "point":
+        status: Status = "OBSERVED" if meets(metric.value) else "FAIL"
+        how = f"{known}, between {pair(found.widest)}; {rule}"
+        return status, f"{how}, judged on the estimate alone.", low is not None and not meets(low)
+    if low is None or high is None:
+        how = f"{known}, between {pair(found.widest)}, and has no confidence interval"
+        return "INSUFFICIENT", f"{how}; {rule}.", False
+    if not meets(low):
+        return (
+            "FAIL",
+            f"The difference between {pair(found.lower)} is at least {points(low)} (lower limit); {rule}.",
+            True,
+        )
+    limit = f"the upper limit of the difference between {pair(found.upper)} is {points(high)}; {rule}."
+    return ("PASS" if meets(high) else "INSUFFICIENT"), f"{known}; {limit}", False
+
+
 def _shown(metric: Estimate, criterion: Criterion) -> str:
     """What was measured, with its counts where it has any."""
     value = _number(metric.value, criterion, criterion.threshold)
@@ -207,7 +260,9 @@ def _shown(metric: Estimate, criterion: Criterion) -> str:
 
 
 def _number(value: float, criterion: Criterion, near: float | None = None) -> str:
-    """A value of the criterion's metric: a percentage, or a plain number for an index."""
+    """A value of the criterion's metric: a percentage, points for a difference, or a plain number for an index."""
+    if criterion.id.about.kind == "difference":
+        return _percent(value, near).replace("%", "points")
     if criterion.id.about.kind != "index":
         return _percent(value, near)
     for digits in (3, 4, 5, 6):
@@ -330,6 +385,8 @@ def _judge_range(criterion: Criterion, metric: Estimate, training: Training) -> 
 def _rule(criterion: Criterion) -> str:
     words = RULE_WORDS[criterion.comparator]
     number = f"{criterion.threshold:g}" if criterion.id.about.kind == "index" else _percent(criterion.threshold)
+    if criterion.id.about.kind == "difference":
+        number = _number(criterion.threshold, criterion)
     return f"{words} {number}"
 
 

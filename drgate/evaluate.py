@@ -21,6 +21,7 @@ import scipy
 from drgate import __version__
 from drgate.checklist import Checklist, Criterion
 from drgate.compare import accuracy_difference
+from drgate.contrast import noninferior, too_small
 from drgate.decide import barred, cannot_pass, decide, gate_error
 from drgate.evaluation import (
     Baseline,
@@ -106,9 +107,14 @@ def evaluate(
         )
 
     criteria = checklist.each_criterion(sample.slice_names)
+    beside = {
+        one.id: noninferior(predictions, one.id, checklist, level=level, baseline=baseline, data=data)
+        for one in criteria
+        if one.id.against
+    }
     results = []
     for criterion in criteria:
-        metric = found.get(criterion.id)
+        metric = beside[criterion.id][0] if criterion.id in beside else found.get(criterion.id)
         if metric is None or criterion.policy != criterion.id.default_policy:
             metric = metrics.estimate(criterion.id, criterion.policy)
         metric = _enough(metric, criterion, metrics)
@@ -147,6 +153,12 @@ def evaluate(
         units=_other_units(predictions, checklist, metrics, data),
         gate_error=tuple(error for criterion in criteria for error in gate_error(criterion, metrics)),
         reliability={endpoint: tuple(Bin(**one) for one in bins) for endpoint, bins in metrics.reliability().items()},
+        gaps={
+            one.id: gap.groups
+            for one in criteria
+            if one.id.about.by == "groups" and not isinstance(gap := metrics.gap(one.id, one.policy), NotEstimable)
+        },
+        readers={name: readers for name, (_, readers) in beside.items() if readers},
     )
 
 
@@ -195,6 +207,11 @@ def _other_units(
 def _enough(metric: Metric, criterion: Criterion, metrics: Metrics) -> Metric:
     """The metric, or NotEstimable where it has too few cases for a criterion."""
     asked = criterion.id
+    if asked.about.by == "groups":
+        gap = metrics.gap(asked, criterion.policy)
+        if isinstance(gap, NotEstimable):
+            return gap
+        return too_small(gap, asked, metrics.checklist.fewest_positives(criterion)) or metric
     tally = metrics.sample.tally_of(asked)
     if isinstance(metric, NotEstimable) or tally is None:
         return metric

@@ -127,7 +127,8 @@ _Limits = Annotated[
 class Estimate(Typed):
     """One measured quantity with its interval.
 
-    kind: "proportion" (k of n, in [0, 1]), "index" (kappa, AUC), "range" (of accuracies, in [0, 1]) or "amount" (USD).
+    kind: "proportion" (k of n, in [0, 1]), "index" (kappa, AUC), "difference" (of proportions, in [-1, 1]), "range" (of
+        accuracies, in [0, 1]) or "amount" (USD).
     k, n: counts of a proportion; n alone counts the images behind an index.
     value: k/n for a proportion.
     low, high: the interval that decides, at two-sided `level`; absent where a quantity has none (a cost).
@@ -139,7 +140,7 @@ class Estimate(Typed):
     expected: what a perfectly calibrated model would show here (of a calibration error).
     """
 
-    kind: Literal["proportion", "index", "range", "amount"]
+    kind: Literal["proportion", "index", "difference", "range", "amount"]
     value: float
     k: _Count | None = None
     n: _Count | None = None
@@ -689,6 +690,27 @@ class Bin(Typed):
 
 
 @dataclass(frozen=True, slots=True)
+class Group(Typed):
+    """One group of a gap: the value of the column, "" for blank cells, and the proportion there."""
+
+    name: str
+    rate: Estimate
+
+
+@dataclass(frozen=True, slots=True)
+class Reader(Typed):
+    """A human reader beside the model, on the units that the reader graded.
+
+    name: the column. rate: the reader's proportion. model: the model's. difference: model minus reader.
+    """
+
+    name: str
+    rate: Estimate
+    model: Estimate
+    difference: Estimate
+
+
+@dataclass(frozen=True, slots=True)
 class Evaluation(Typed):
     """Everything that was found about one set of predictions, held against one checklist.
 
@@ -705,6 +727,7 @@ class Evaluation(Typed):
         the worst case; empty where every image got an answer.
     units: the metrics by image, by eye (its worst image) and by patient (the worse eye), but for the unit judged.
     gate_error: how often the gate itself errs at these counts.
+    gaps: by criterion, the groups that it compares. readers: likewise, the readers.
     reliability: by endpoint, bins of the predicted probability with what was observed.
     """
 
@@ -729,6 +752,8 @@ class Evaluation(Typed):
     units: dict[str, dict[MetricId, _Metric] | NotEstimable] = field(default_factory=dict)
     gate_error: tuple[GateError, ...] = ()
     reliability: dict[str, tuple[Bin, ...]] = field(default_factory=dict)
+    gaps: dict[MetricId, tuple[Group, ...]] = field(default_factory=dict)
+    readers: dict[MetricId, tuple[Reader, ...]] = field(default_factory=dict)
 
     @property
     def exit_code(self) -> int:

@@ -15,18 +15,19 @@ from typing import Final
 from drgate.columns import PROBABILITIES, Columns, unexplained
 from drgate.errors import PredictionsError, brief
 from drgate.files import read_table
-from drgate.predictions import Predictions, make_predictions
+from drgate.predictions import Predictions, make_predictions, with_readers
 
 _EXPECTED: Final = "a CSV or Parquet table with image and grade (and gradable, patient, eye or further columns)"
 
 
 def join_grades(predictions: Predictions, path: Path) -> Predictions:
-    """The predictions with the grades in `path`, and with its other columns.
+    """The predictions with the grades in `path`, and with its other columns; readers are those of the file alone.
 
     Raises PredictionsError, naming the image or row: the table has grades already, an image without a row, a row
     without an image, an image twice, no grade though gradable, a patient, eye or other cell that contradicts the
     table's.
     """
+    predictions = with_readers(predictions, ())
     ours = predictions.table
     if ours["grade"].notna().any():
         image = ours["image"][ours["grade"].notna()].iloc[0]

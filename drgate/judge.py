@@ -37,6 +37,7 @@ from drgate.certificate.statement import (
 )
 from drgate.certificate.trust import signer
 from drgate.checklist import Checklist, parse_checklist
+from drgate.columns import reader_columns
 from drgate.errors import CertificateError, DrgateError, ManifestError, PredictionsError, UsageError
 from drgate.evaluate import evaluate, require_evaluable
 from drgate.evaluation import (
@@ -73,6 +74,7 @@ from drgate.predictions import (
     load_predictions,
     published,
     published_names,
+    with_readers,
     without_grades,
     write_predictions,
 )
@@ -253,6 +255,7 @@ def judge(
         model = replace(model, previous=previous)
     if grades is not None:
         facts = replace(facts, grades=grades)
+    predictions, facts = _readers(predictions, facts, checklist, known=grades is not None or scoring.by != "elsewhere")
     if point is not None:
         unchecked = point.refuse_overlap(predictions, test.patient_key)
         predictions = predictions.at(point)
@@ -409,6 +412,25 @@ def _read(kind: type[_T], plain: object, origin: str) -> _T:
 
 def _warned(facts: TestSet, warning: str) -> TestSet:
     return replace(facts, warnings=(*facts.warnings, warning))
+
+
+def _readers(
+    predictions: Predictions, facts: TestSet, checklist: Checklist, *, known: bool
+) -> tuple[Predictions, TestSet]:
+    """The predictions with the grades of readers that may be used, and the test set that names these.
+
+    known: whether they come from the manifest or the file of grades. Whoever hands in a table of answers could write
+    readers that are easily matched.
+    """
+    given = reader_columns(predictions.table)
+    if given and not known and checklist.asks_readers:
+        facts = _warned(
+            facts,
+            f"The table's own columns of readers ({', '.join(given)}) are not used. Readers come from the manifest "
+            "that this run or a trusted scorer scored, or from --grades.",
+        )
+    readers = tuple(given) if known and checklist.asks_readers else ()
+    return with_readers(predictions, readers), replace(facts, readers=readers)
 
 
 def _operating_point(path: Path | None) -> tuple[OperatingPoint | None, Subject | None]:

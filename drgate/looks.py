@@ -38,6 +38,7 @@ from numpy.typing import NDArray
 
 from drgate import limits
 from drgate.certificate.chain import Header, LookLine, TestSetLine, broken, chain_line, read_chain
+from drgate.columns import reader_columns
 from drgate.errors import UsageError
 from drgate.evaluation import Favour, Look, Overlap, Regraded, plain_of
 from drgate.files import TIME_FORMAT, canonical_json, digest_of, parse_moment, read_limited, write_atomically
@@ -504,6 +505,8 @@ def _rest(deciding: pd.DataFrame, secret: bytes, checklist: Checklist | None) ->
     """
     own = {*COLUMNS, "dme"}
     open_to_all = set(deciding.columns) if checklist is None else {*own, *(one.by for one in checklist.slices)}
+    if checklist is not None and checklist.asks_readers:
+        open_to_all.update(reader_columns(deciding))
     rest = {}
     for column in sorted(deciding.columns):
         content = column_bytes(column, deciding[column])

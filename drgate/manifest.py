@@ -332,7 +332,7 @@ def _checked(table: pd.DataFrame, root: Path, origin: Path, files: bool) -> Mani
     checked["split"] = columns.split()
     for column in table.columns:
         if column not in COLUMNS:
-            checked[column] = columns.text(column)
+            checked[column] = columns.further(column)
     lacking = unexplained(checked)
     if not checked["grade"].isna().all():
         columns.refuse(

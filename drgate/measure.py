@@ -16,6 +16,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from drgate import contrast
 from drgate.checklist import Checklist, Criterion
 from drgate.evaluation import Estimate, Metric, NotEstimable
 from drgate.metrics import NAMES, MetricId, NoOutputPolicy, grades_of, measured, measured_in_slices
@@ -38,6 +39,7 @@ class Metrics:
 
     def __init__(self, sample: Sample, checklist: Checklist, level: float, seed: int) -> None:
         self.sample, self.checklist, self.level, self.seed = sample, checklist, level, seed
+        self._gaps: dict[tuple[MetricId, NoOutputPolicy], contrast.Gap | NotEstimable] = {}
         self._replicates: dict[Tally, NDArray[np.int64]] = {}
         self._shares: dict[tuple[Tally, MetricId, NoOutputPolicy], bootstrap.BootstrapInterval | None] = {}
         self._calibrations: dict[
@@ -95,6 +97,13 @@ class Metrics:
                 found[target] = tuple(dataclasses.asdict(one) for one in bins)
         return found
 
+    def gap(self, metric: MetricId, policy: NoOutputPolicy) -> contrast.Gap | NotEstimable:
+        """The gap between the groups of a column, with the groups."""
+        key = (metric, policy)
+        if key not in self._gaps:
+            self._gaps[key] = contrast.gap(self.sample, metric, policy, self.checklist, level=self.level)
+        return self._gaps[key]
+
     def estimate(self, metric: MetricId, policy: NoOutputPolicy) -> Metric:
         """One metric with its interval; NotEstimable, with the reason, where the data do not define it."""
         found = self._estimate(metric, policy)
@@ -102,6 +111,9 @@ class Metrics:
 
     def _estimate(self, metric: MetricId, policy: NoOutputPolicy) -> Metric:
         """The same, with the interval of independent images where nothing is known of patients."""
+        if metric.about.by == "groups":
+            found = self.gap(metric, policy)
+            return found if isinstance(found, NotEstimable) else found.estimate
         tally = self.sample.tally_of(metric)
         if tally is None:
             return NotEstimable(f"no {self.sample.unit} of the test set has {metric.column} = {metric.value}.")
@@ -134,8 +146,8 @@ class Metrics:
         asked, about = criterion.id, criterion.id.about
         if isinstance(metric, NotEstimable) or criterion.policy != "excluded":
             return None
-        if about.kind == "proportion" and about.policies:
-            tally = self.sample.tally_of(asked)
+        if about.kind in ("proportion", "difference") and about.policies:
+            tally = self.sample.tally_of(asked.compared)
             if tally is None or not tally.table[:, NO_OUTPUT].any():
                 return None
             worst = self.estimate(asked, "worst_case")

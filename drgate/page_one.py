@@ -85,6 +85,17 @@ def page_one(
         f"{_count(len(sample), sample.unit)}). The model detects it only if it predicts such a DR grade. Severe NPDR "
         "or PDR predicted below referable is counted by DR grade alone."
     )
+    if data.readers:
+        many = len(data.readers)
+        lines.append(
+            f"{'This reader' if many == 1 else f'These {many} readers'}: {', '.join(data.readers)}. Nothing is shown "
+            "about others."
+        )
+        if not checklist.readers_independent:
+            lines.append(
+                "The reference for each reader is the median of the other readers' grades (of two middle ones the "
+                "higher); images that fewer than two others graded are left out."
+            )
     if checklist.deployment is None:
         lines.append(
             "Accuracy, specificity, group sensitivity and predictive values depend on the mix of grades in this test "
@@ -120,6 +131,8 @@ def _patients(sample: Sample, checklist: Checklist, data: TestSet) -> list[str]:
     elif sample.clusters == sample.images:
         lines.append("One image a patient, as the table says.")
     return lines
+
+
 def _without_grade(ungradable: Metric) -> list[str]:
     """The images that the reference could not grade, with their share."""
     if not isinstance(ungradable, Estimate) or not ungradable.k:

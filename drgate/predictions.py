@@ -13,7 +13,7 @@ import functools
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from drgate.columns import PROBABILITIES as PROBABILITIES
-from drgate.columns import Columns, unexplained
+from drgate.columns import READER, Columns, reader_columns, unexplained
 from drgate.errors import ManifestError, PredictionsError, brief
 from drgate.files import canonical_json, digest_of, is_parquet, parse_json, read_table, replacing
 from drgate.grouping import Grouping, grouping
@@ -49,7 +49,8 @@ class Predictions:
     table: sorted by image; columns `COLUMNS`, then `OPTIONAL_COLUMNS` where given, and slice columns. grade and
         predicted are Int8 (NA: no reference grade; no output), probabilities float64 (all five NaN: none given or no
         output), gradable bool (false explains why there is no grade), dme Int8 (1: diabetic macular oedema by the
-        reference, NA: not known), sha256 the hex digest of the image file's bytes or NA, the rest text or NA.
+        reference, NA: not known), sha256 the hex digest of the image file's bytes or NA, reader_1, reader_2, ... Int8
+        (NA: this reader did not grade it), the rest text or NA.
     provenance: `score`'s record of model, manifest and preprocessing; empty for a table from elsewhere.
     """
 
@@ -135,7 +136,7 @@ def _grouped(table: pd.DataFrame, found: Grouping) -> pd.DataFrame:
 
 
 def _further(table: pd.DataFrame) -> list[str]:
-    return sorted(set(table.columns) - {*COLUMNS, *OPTIONAL_COLUMNS})
+    return sorted(set(table.columns) - {*COLUMNS, *OPTIONAL_COLUMNS, *reader_columns(table)})
 
 
 def content_keys(table: pd.DataFrame) -> list[str | None]:
@@ -171,16 +172,24 @@ def published(predictions: Predictions, checklist: Checklist | None = None) -> P
     """The predictions as published files hold them, in the order of the published names; a published table stays as is.
 
     Images have their published names, patients are those of `grouped` as 1 to c in the order of their first image, and
-    the columns are those that an evaluation uses. checklist: its slice columns are kept; of a baseline (None) no slice
-    is used.
+    the columns are those that an evaluation uses. checklist: its slice columns are kept, and readers where it asks for
+    them; of a baseline (None) neither is used.
     """
-    slices = [] if checklist is None else sorted(one.by for one in checklist.slices)
-    columns = [column for column in (*COLUMNS, "dme", *slices) if column in predictions.table.columns]
+    further = [] if checklist is None else sorted(one.by for one in checklist.slices)
+    if checklist is not None and checklist.asks_readers:
+        further += reader_columns(predictions.table)
+    columns = [one for one in dict.fromkeys((*COLUMNS, "dme", *further)) if one in predictions.table.columns]
     names = pd.array(published_names(predictions.table), dtype="str")
     table = predictions.grouped[columns].assign(image=names).sort_values("image", ignore_index=True)
     if predictions.patients_known:
         table["patient"] = pd.array(_numbered(table), dtype="str")
     return replace(predictions, table=table)
+
+
+def with_readers(predictions: Predictions, readers: Sequence[str]) -> Predictions:
+    """The predictions without the columns of all other readers."""
+    others = [column for column in reader_columns(predictions.table) if column not in readers]
+    return replace(predictions, table=predictions.table.drop(columns=others)) if others else predictions
 
 
 def alongside(predictions: Predictions, baseline: Predictions) -> Predictions:
@@ -323,7 +332,7 @@ def column_bytes(name: str, column: pd.Series[Any]) -> bytes:
     if name in PROBABILITIES:
         # + 0.0 makes the two zeros one
         values = (column.to_numpy(dtype=np.float64, na_value=0.0) + 0.0).astype("<f8").tobytes()
-    elif name in ("grade", "predicted", "dme"):
+    elif name in ("grade", "predicted", "dme") or READER.fullmatch(name):
         values = column.to_numpy(dtype=np.int8, na_value=0).tobytes()
     elif name == "gradable":
         values = column.to_numpy(dtype=np.int8).tobytes()
@@ -355,7 +364,7 @@ def _checked(
         elif column == "sha256":
             checked[column] = columns.sha256()
         elif column not in COLUMNS:
-            checked[column] = columns.text(column)
+            checked[column] = columns.further(column)
     return Predictions(checked.sort_values("image", ignore_index=True), str(origin), provenance)
 
 

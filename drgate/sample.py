@@ -252,8 +252,8 @@ class Sample:
     def tally(self, column: str = "", value: str = "", endpoint: str = "") -> Tally | None:
         """Counts of all units or of one slice, as sensitivity and specificity read them; None where the slice has none.
 
-        endpoint: a group of grades, which decides the view of the answers and into which macular oedema lifts the
-        reference; a single grade or nothing.
+        value: the name of a slice, "" for the units in none of the column. endpoint: a group of grades, which decides
+        the view of the answers and into which macular oedema lifts the reference; a single grade or nothing.
         """
         return self.tally_of(MetricId("sensitivity", endpoint, column, value))
 
@@ -272,9 +272,10 @@ class Sample:
         cells = confusion.cells(reference, columns[view])
         inside = np.ones(len(cells), dtype=bool)
         if column:
-            if value not in self.slice_names.get(column, ()):
+            names = ("", *self.slice_names.get(column, ()))
+            if value not in names:
                 return None
-            inside = columns[f"by {column}"] == self.slice_names[column].index(value) + 1
+            inside = columns[f"by {column}"] == names.index(value)
         if not inside.any():
             return None
         if owners is None:

@@ -402,7 +402,7 @@ def _line(criterion: CriterionResult, level: float, unit: str, allowance: float)
     side = {"low": "lower limit", "high": "upper limit", "value": "estimate"}[decisive]
     estimate = criterion.estimate
     kind = estimate.kind if isinstance(estimate, Estimate) else criterion.id.about.kind
-    signed = criterion.id == "baseline"
+    signed = _signed(criterion.id)
     shown = {"value": "", "low": "", "high": ""}
     if isinstance(estimate, Estimate):
         for name in shown:
@@ -469,7 +469,7 @@ def metric_line(name: MetricId, metric: Metric, level: float, unit: str) -> Metr
     short = title(name).removeprefix(f"{family}, ")
     if isinstance(metric, NotEstimable):
         return MetricLine(visible(name), title(name), family, short, reason=visible(metric.reason))
-    signed = name == "baseline"
+    signed = _signed(name)
     bootstrap = ""
     if metric.bootstrap in ((0.0, 0.0), (1.0, 1.0)):  # every resample of all or nothing is all or nothing
         bootstrap = "–"
@@ -498,6 +498,11 @@ def title(metric_id: str) -> str:
     return visible(parse_id(metric_id).label)
 
 
+def _signed(name: MetricId) -> bool:
+    """Whether it is a difference that can favour either side."""
+    return name == "baseline" or name.metric == "noninferior"
+
+
 def _digits(value: float, decimals: int, *landmarks: float | None) -> str:
     """The number with `decimals` digits, or as many more as it takes to tell it from each landmark that it is not."""
     others = [mark for mark in landmarks if mark is not None and mark != value]
@@ -519,7 +524,7 @@ def _within(value: float, decimals: int, against: float | None, *ends: float) ->
 
 
 def _amount(value: float, kind: str, against: float | None, *, signed: bool = False) -> str:
-    if kind == "range" or signed:  # signed: a difference of two accuracies
+    if kind in ("range", "difference") or signed:  # signed: a difference that can favour either side
         sign = "+" if signed and value > 0 else ""
         return f"{sign}{_digits(100 * value, 1, None if against is None else 100 * against)}{_SPACE}points"
     if kind == "amount":
@@ -530,7 +535,7 @@ def _amount(value: float, kind: str, against: float | None, *, signed: bool = Fa
 
 
 def _threshold(value: float, kind: str, *, signed: bool) -> str:
-    if kind == "range" or signed:
+    if kind in ("range", "difference") or signed:
         return f"{100 * value:.10g}{_SPACE}points".replace("-", "−")
     if kind == "amount":
         return f"{value:g}{_SPACE}USD"

@@ -77,6 +77,8 @@ def sections(evaluation: Evaluation) -> list[Section]:
         _changes,
         _three_ways,
         _slices,
+        _gaps,
+        _readers,
         _deployment,
         _units,
         _probabilities,
@@ -198,6 +200,50 @@ def _slices(evaluation: Evaluation) -> Section | None:
         ("figure-slices",),
         tuple(notes),
     )
+
+
+def _gaps(evaluation: Evaluation) -> Section | None:
+    """The groups that a criterion on a gap compares."""
+    if not evaluation.gaps:
+        return None
+    level, unit = level_of(evaluation), unit_of(evaluation)
+    tables = []
+    for name, groups in evaluation.gaps.items():
+        rows = tuple(
+            (Cell(visible(group.name) if group.name else "blank"), _cell(name.compared, group.rate, level, unit))
+            for group in sorted(groups, key=lambda group: -group.rate.value)
+        )
+        tables.append(Table(title(name), (visible(name.column), title(name.compared)), rows))
+    text = (
+        "The groups that a criterion compares, best first. A gap passes if the upper limit of the difference between "
+        "any two of them meets the rule, each at its own level. Blank cells are a group of their own."
+    )
+    return Section("gaps", "Gaps between groups", (text,), tuple(tables))
+
+
+def _readers(evaluation: Evaluation) -> Section | None:
+    """The human readers that a criterion compares with."""
+    if not evaluation.readers:
+        return None
+    level, unit = level_of(evaluation), unit_of(evaluation)
+    tables = []
+    for name, readers in evaluation.readers.items():
+        rows = tuple(
+            (
+                Cell(visible(reader.name)),
+                _cell(name.compared, reader.rate, level, unit),
+                _cell(name.compared, reader.model, level, unit),
+                _cell(name, reader.difference, level, unit, counts=False),
+            )
+            for reader in readers
+        )
+        header = ("Reader", "Reader's rate", "Model's rate", "Model minus reader")
+        tables.append(Table(title(name.compared), header, rows))
+    text = (
+        f"Each reader beside the model, on the {unit}s that this reader graded. The criterion is about the mean of "
+        "these differences; single readers decide nothing. Nothing is shown about other readers."
+    )
+    return Section("readers", "Human readers", (text,), tuple(tables))
 
 
 def _deployment(evaluation: Evaluation) -> Section | None:
