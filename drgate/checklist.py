@@ -410,7 +410,12 @@ class Checklist(_Frozen):
     readers_independent: bool = Field(
         default=False, description="the readers (reader_1, reader_2, ...) took no part in making the reference grades"
     )
-    site_column: str | None = Field(default=None, min_length=1, description="column of the site, such as site")
+    site_column: str | None = Field(
+        default=None,
+        min_length=1,
+        pattern=r"^[^=]+$",
+        description="column of the site, such as site: figures are shown by site, and from five sites on their spread",
+    )
     intended_use: IntendedUse = Field(default=IntendedUse(), description="for whom and how the model is used")
     reference: Reference = Field(default=Reference(), description="how the reference grades were made")
     test_set: TestSet = Field(default=TestSet(), description="the kind of test set")
@@ -506,6 +511,11 @@ class Checklist(_Frozen):
                 for target in targets:
                     written.append(criterion.model_copy(update={"id": name.but(target=target, value=value)}))
         return written
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The further columns of a table that it uses, sorted: what it slices by, and the site."""
+        return tuple(sorted({one.by for one in self.slices} | ({self.site_column} if self.site_column else set())))
 
     @property
     def stability_window(self) -> int:

@@ -22,6 +22,7 @@ from drgate import __version__
 from drgate.checklist import Checklist, Criterion
 from drgate.compare import accuracy_difference
 from drgate.decide import barred, cannot_pass, decide, gate_error
+from drgate.elsewhere import by_prevalence, net_benefit, sites
 from drgate.evaluation import (
     Baseline,
     Bin,
@@ -140,6 +141,9 @@ def evaluate(
         units=_other_units(predictions, checklist, metrics),
         gate_error=tuple(error for criterion in criteria for error in gate_error(criterion, metrics)),
         reliability={endpoint: tuple(Bin(**one) for one in bins) for endpoint, bins in metrics.reliability().items()},
+        by_prevalence=by_prevalence(metrics, found),
+        net_benefit=net_benefit(metrics, found),
+        sites=sites(predictions, metrics),
     )
 
 
@@ -167,6 +171,7 @@ def lines(predictions: Predictions, checklist: Checklist) -> tuple[CriterionResu
 def require_evaluable(predictions: Predictions, checklist: Checklist) -> None:
     """Raise PredictionsError where `evaluate` would, before a look at the test set is counted."""
     Sample.of(predictions, checklist)
+    Sample.by_site(predictions, checklist)
 
 
 def _other_units(

@@ -107,10 +107,19 @@ class Metrics:
                 return self._combined(metric, policy, tally)
         if metric.deployed:
             return self._standardized(metric, policy, tally)
-        effective = tally.effective(metric.about.ratio(metric.target, policy), self.level)
+        share = self.share(metric, policy, self.level)
+        if isinstance(share, NotEstimable):
+            return share
+        return dataclasses.replace(share, **_beside(self._share_drawn(tally, metric.whole, policy)))
+
+    def share(self, metric: MetricId, policy: NoOutputPolicy, level: float) -> Metric:
+        """A share of units at any level, without a bootstrap; NotEstimable where nobody is in its denominator."""
+        tally = self.sample.tally(metric.column, metric.value, metric.target)
+        assert tally is not None, f"{metric}: the sample has this slice"
+        effective = tally.effective(metric.about.ratio(metric.target, policy), level)
         if effective is None:
             return NotEstimable(_absent(metric, tally.table, self.sample.unit))
-        bounds = cluster.bounds(effective, level=self.level, interval=self.checklist.evidence.interval)
+        bounds = cluster.bounds(effective, level=level, interval=self.checklist.evidence.interval)
         return Estimate(
             kind="proportion",
             value=effective.k / effective.n,
@@ -118,11 +127,10 @@ class Metrics:
             n=effective.n,
             low=bounds.low,
             high=bounds.high,
-            level=self.level,
+            level=level,
             method=self.checklist.evidence.interval,
             clusters=effective.clusters,
             design_effect=effective.design_effect,
-            **_beside(self._share_drawn(tally, metric.whole, policy)),
         )
 
     def replicates(self, tally: Tally) -> NDArray[np.int64]:

@@ -140,10 +140,10 @@ def published(predictions: Predictions, checklist: Checklist | None = None) -> P
     """The predictions as published files hold them, in the order of the published names; a published table stays as is.
 
     Images have their published names, patients are 1 to c in the order of their first image, and the columns are those
-    that an evaluation uses. checklist: its slice columns are kept; of a baseline (None) no slice is used.
+    that an evaluation uses. checklist: its slice columns and site column are kept; of a baseline (None) none is used.
     """
-    slices = [] if checklist is None else sorted(one.by for one in checklist.slices)
-    columns = [column for column in (*COLUMNS, "dme", *slices) if column in predictions.table.columns]
+    further = () if checklist is None else checklist.columns
+    columns = [column for column in dict.fromkeys((*COLUMNS, "dme", *further)) if column in predictions.table.columns]
     names = pd.array(published_names(predictions.table), dtype="str")
     table = predictions.table[columns].assign(image=names).sort_values("image", ignore_index=True)
     if predictions.patients_known:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -130,6 +130,23 @@ class Sample:
         if not predictions.patients_known and not declared:
             _require_countable(judged, checklist, origin)
         return _by_unit(judged, unit or checklist.unit, origin, declared, by, int((~table["gradable"]).sum()))
+
+    @classmethod
+    def by_site(cls, predictions: Predictions, checklist: Checklist) -> Sample | None:
+        """The same units by site, a slice each; None where the checklist names no column of sites.
+
+        Images without a site are a site of their own, named "": left out, a site could be hidden by leaving its name
+        out. Groups of values are those of the checklist's slices by that column. Raises as `of`.
+        """
+        column = checklist.site_column
+        if column is None:
+            return None
+        if column in predictions.table.columns:
+            given = predictions.table[column].astype(object)
+            named = {column: given.where(given.notna(), "")}
+            predictions = replace(predictions, table=predictions.table.assign(**named))
+        by = next((one for one in checklist.slices if one.by == column), Slice(by=column))
+        return cls.of(predictions, checklist, slices=[by])
 
     def __len__(self) -> int:
         return len(self.reference)
