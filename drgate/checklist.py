@@ -428,7 +428,12 @@ class Checklist(_Frozen):
     readers_independent: bool = Field(
         default=False, description="the readers (reader_1, reader_2, ...) took no part in making the reference grades"
     )
-    site_column: str | None = Field(default=None, min_length=1, description="column of the site, such as site")
+    site_column: str | None = Field(
+        default=None,
+        min_length=1,
+        pattern=r"^[^=]+$",
+        description="column of the site, such as site: figures are shown by site, and from five sites on their spread",
+    )
     intended_use: IntendedUse = Field(default=IntendedUse(), description="for whom and how the model is used")
     reference: Reference = Field(default=Reference(), description="how the reference grades were made")
     test_set: TestSet = Field(default=TestSet(), description="the kind of test set")
@@ -553,6 +558,11 @@ class Checklist(_Frozen):
     def asks_readers(self) -> bool:
         """Whether a criterion compares with human readers."""
         return any(criterion.id.against == "readers" for criterion in self.criteria)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The further columns of a table that it uses, sorted: what it slices by, and the site."""
+        return tuple(sorted({one.by for one in self.slices} | ({self.site_column} if self.site_column else set())))
 
     @property
     def stability_window(self) -> int:

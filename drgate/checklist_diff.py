@@ -140,6 +140,8 @@ def _judged(where: str, was: Any, now: Any, old: Checklist, new: Checklist) -> t
         case "deployment":
             decides = any(criterion.id.deployed for checklist in (old, new) for criterion in checklist.criteria)
             return "different", "; which mix is harder depends on the model" if decides else "", decides
+        case "site_column":
+            return "different", "; figures by site are shown, and no criterion is on them", False
         case "unit":
             return "different", "; which is harder depends on the model", True
         case "purpose":

@@ -23,6 +23,7 @@ from drgate.checklist import Checklist, Criterion
 from drgate.compare import accuracy_difference
 from drgate.contrast import noninferior, too_small
 from drgate.decide import barred, cannot_pass, decide, gate_error
+from drgate.elsewhere import by_prevalence, net_benefit, sites
 from drgate.evaluation import (
     Baseline,
     Bin,
@@ -159,6 +160,9 @@ def evaluate(
             if one.id.about.by == "groups" and not isinstance(gap := metrics.gap(one.id, one.policy), NotEstimable)
         },
         readers={name: readers for name, (_, readers) in beside.items() if readers},
+        by_prevalence=by_prevalence(metrics, found),
+        net_benefit=net_benefit(metrics, found),
+        sites=sites(predictions, metrics, data),
     )
 
 
@@ -186,6 +190,7 @@ def lines(predictions: Predictions, checklist: Checklist) -> tuple[CriterionResu
 def require_evaluable(predictions: Predictions, checklist: Checklist, data: TestSet) -> None:
     """Raise PredictionsError where `evaluate` would, before a look at the test set is counted."""
     Sample.of(predictions, checklist, data=data)
+    Sample.by_site(predictions, checklist, data)
 
 
 def _other_units(

@@ -711,6 +711,78 @@ class Reader(Typed):
 
 
 @dataclass(frozen=True, slots=True)
+class Predictive(Typed):
+    """Predictive values at one prevalence, from the sensitivity and the specificity of the test set.
+
+    of: whose prevalence it is; absent for one of the fixed list.
+    """
+
+    prevalence: Annotated[float, Field(gt=0, lt=1)]
+    ppv: _Metric
+    npv: _Metric
+    of: Literal["test set", "deployment mix"] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Benefit(Typed):
+    """Net benefit per person at one threshold probability: of the model, and of referring everybody (nobody: 0)."""
+
+    threshold: Annotated[float, Field(gt=0, lt=1)]
+    model: _Metric
+    refer_all: float
+
+
+@dataclass(frozen=True, slots=True)
+class NetBenefit(Typed):
+    """Net benefit of referring by the model, at the prevalence of referable DR in the deployment mix."""
+
+    prevalence: Annotated[float, Field(ge=0, le=1)]
+    at: tuple[Benefit, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Site(Typed):
+    """The units of one site. name: "" for those without one."""
+
+    name: str
+    units: _Count
+    by_grade: _ByGrade
+    metrics: dict[MetricId, _Metric]
+
+
+@dataclass(frozen=True, slots=True)
+class Spread(Typed):
+    """The sites that count for one metric, together: its mean, and the interval for the true value of a new site.
+
+    sites: how many count. tau2: variance of the sites' true values, as logits. i2: its share of the variance of their
+    estimates. q, p: Cochran's test that the sites do not differ.
+    """
+
+    sites: _Count
+    value: float
+    low: float
+    high: float
+    new_low: float
+    new_high: float
+    level: Annotated[float, Field(gt=0, lt=1)]
+    tau2: float
+    i2: float
+    q: float
+    p: float
+    status: Literal["estimated"] = "estimated"
+
+
+@dataclass(frozen=True, slots=True)
+class Sites(Typed):
+    """The test set by site. fewest: units that a site needs in the denominator of a metric to count for its spread."""
+
+    column: str
+    fewest: _Count
+    sites: tuple[Site, ...]
+    spread: dict[MetricId, Annotated[Spread | NotEstimable, Field(discriminator="status")]]
+
+
+@dataclass(frozen=True, slots=True)
 class Evaluation(Typed):
     """Everything that was found about one set of predictions, held against one checklist.
 
@@ -729,6 +801,8 @@ class Evaluation(Typed):
     gate_error: how often the gate itself errs at these counts.
     gaps: by criterion, the groups that it compares. readers: likewise, the readers.
     reliability: by endpoint, bins of the predicted probability with what was observed.
+    by_prevalence: by endpoint, predictive values over prevalence. net_benefit: absent without a deployment mix. sites:
+        absent where the checklist names no column of sites. All three are shown only.
     """
 
     verdict: Verdict
@@ -754,6 +828,9 @@ class Evaluation(Typed):
     reliability: dict[str, tuple[Bin, ...]] = field(default_factory=dict)
     gaps: dict[MetricId, tuple[Group, ...]] = field(default_factory=dict)
     readers: dict[MetricId, tuple[Reader, ...]] = field(default_factory=dict)
+    by_prevalence: dict[str, tuple[Predictive, ...]] = field(default_factory=dict)
+    net_benefit: NetBenefit | NotEstimable | None = None
+    sites: Sites | None = None
 
     @property
     def exit_code(self) -> int:

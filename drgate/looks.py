@@ -504,7 +504,7 @@ def _rest(deciding: pd.DataFrame, secret: bytes, checklist: Checklist | None) ->
     So a column that was changed before a checklist used it makes another look, and nothing tells what is in it.
     """
     own = {*COLUMNS, "dme"}
-    open_to_all = set(deciding.columns) if checklist is None else {*own, *(one.by for one in checklist.slices)}
+    open_to_all = set(deciding.columns) if checklist is None else {*own, *checklist.columns}
     if checklist is not None and checklist.asks_readers:
         open_to_all.update(reader_columns(deciding))
     rest = {}

@@ -132,10 +132,22 @@ class Metrics:
                 return self._combined(metric, policy, tally)
         if metric.deployed:
             return self._standardized(metric, policy, tally)
-        effective = tally.effective(metric.about.ratio(metric.target, policy), self.level)
+        share = self.share(metric, policy, self.level)
+        if isinstance(share, NotEstimable):
+            return share
+        return dataclasses.replace(share, **_beside(self._share_drawn(tally, metric, policy)))
+
+    def share(self, metric: MetricId, policy: NoOutputPolicy, level: float) -> Metric:
+        """A share of units at any level, without a bootstrap; NotEstimable where nobody is in its denominator."""
+        tally = self.sample.tally_of(metric)
+        assert tally is not None, f"{metric}: the sample has this slice"
+        if self.sample.unknown:
+            tally = dataclasses.replace(tally, images_a_patient=1)
+        effective = tally.effective(metric.about.ratio(metric.target, policy), level)
         if effective is None:
             return NotEstimable(_absent(metric, tally.table, self.sample.unit))
-        return self._share(effective, self._share_drawn(tally, metric, policy))
+        found = self._share(effective, level)
+        return without_limits(found) if self.sample.unknown else found
 
     def all_comers(self, criterion: Criterion, metric: Metric) -> Metric | None:
         """What a criterion's metric would be over images without output too; None where it leaves none out.
@@ -159,13 +171,13 @@ class Metrics:
             found = None if tally is None else tally.effective(confusion.no_output(), self.level)
             if found is None or not found.k:
                 return None
-            share = self._share(found, None)
+            share = self._share(found, self.level)
             return without_limits(share) if self.sample.unknown else share
         return None
 
-    def _share(self, effective: cluster.EffectiveSample, drawn: bootstrap.BootstrapInterval | None) -> Estimate:
+    def _share(self, effective: cluster.EffectiveSample, level: float) -> Estimate:
         """A proportion at its effective sample size."""
-        bounds = cluster.bounds(effective, level=self.level, interval=self.checklist.evidence.interval)
+        bounds = cluster.bounds(effective, level=level, interval=self.checklist.evidence.interval)
         return Estimate(
             kind="proportion",
             value=effective.k / effective.n,
@@ -173,11 +185,10 @@ class Metrics:
             n=effective.n,
             low=bounds.low,
             high=bounds.high,
-            level=self.level,
+            level=level,
             method=self.checklist.evidence.interval,
             clusters=effective.clusters,
             design_effect=effective.design_effect,
-            **_beside(drawn),
         )
 
     def replicates(self, tally: Tally) -> NDArray[np.int64]:

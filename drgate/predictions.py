@@ -172,10 +172,10 @@ def published(predictions: Predictions, checklist: Checklist | None = None) -> P
     """The predictions as published files hold them, in the order of the published names; a published table stays as is.
 
     Images have their published names, patients are those of `grouped` as 1 to c in the order of their first image, and
-    the columns are those that an evaluation uses. checklist: its slice columns are kept, and readers where it asks for
-    them; of a baseline (None) neither is used.
+    the columns are those that an evaluation uses. checklist: its slice and site columns are kept, and readers where it
+    asks for them; of a baseline (None) none is used.
     """
-    further = [] if checklist is None else sorted(one.by for one in checklist.slices)
+    further = [] if checklist is None else [*checklist.columns]
     if checklist is not None and checklist.asks_readers:
         further += reader_columns(predictions.table)
     columns = [one for one in dict.fromkeys((*COLUMNS, "dme", *further)) if one in predictions.table.columns]

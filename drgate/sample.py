@@ -179,6 +179,18 @@ class Sample:
         )
         return replace(_by_unit(judged, unit, origin, declared, by, lacking), read=read)
 
+    @classmethod
+    def by_site(cls, predictions: Predictions, checklist: Checklist, data: TestSet | None = None) -> Sample | None:
+        """The same units by site, a slice each; None where the checklist names no column of sites.
+
+        Groups of values are those of the checklist's slices by that column. Arguments and errors as `of`.
+        """
+        column = checklist.site_column
+        if column is None:
+            return None
+        by = next((one for one in checklist.slices if one.by == column), Slice(by=column))
+        return cls.of(predictions, checklist, slices=[by], data=data)
+
     def __len__(self) -> int:
         return len(self.reference)
 

@@ -373,15 +373,15 @@ def settings(evaluation: Evaluation) -> list[tuple[str, list[tuple[str, str]]]]:
     ]
 
 
-def percent(value: float, *, against: float | None = None) -> str:
-    """A fraction as a percentage with one digit, or as many more as it takes to tell it from `against`.
+def percent(value: float, *, against: float | None = None, decimals: int = 1) -> str:
+    """A fraction as a percentage with so many digits, or as many more as it takes to tell it from `against`.
 
     A limit of 0.9496 against a threshold of 0.95 must not read "95.0 %", nor 0.99962 "100.0 %".
 
     >>> percent(0.9496, against=0.95), percent(0.95, against=0.95), percent(0.99962)
     ('94.96\\xa0%', '95.0\\xa0%', '>\\u202f99.9\\xa0%')
     """
-    return f"{_within(100 * value, 1, None if against is None else 100 * against, 0.0, 100.0)}{_SPACE}%"
+    return f"{_within(100 * value, decimals, None if against is None else 100 * against, 0.0, 100.0)}{_SPACE}%"
 
 
 def plain_percent(value: float) -> str:
