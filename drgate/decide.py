@@ -60,7 +60,7 @@ def decide(
     else:
         status, reason, shown = _judge_interval(criterion, metric, decided_on, metrics.sample.no_patients)
         if status != "PASS" and decided_on == "bound" and metric.k is not None and not shown:
-            reason += f" {_more(criterion, metrics, looks_left)}"
+            reason = f"{reason} {_more(criterion, metrics, looks_left)}".rstrip()
     return CriterionResult(
         id=criterion.id,
         status=status,
