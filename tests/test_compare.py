@@ -237,7 +237,8 @@ class TestOutcome:
         """Not even of a model that is right wherever the other is wrong: no interval, and what to declare."""
         result = compare(*of_right_and_wrong([True] * 400, [False] * 400))
         assert (result.outcome, result.exit_code, result.accuracy.value) == ("not shown", 3, 1)
-        assert all((one.low, one.bootstrap) == (None, None) for one in result.differences.values() if one.value)
+        shown = [one for one in result.differences.values() if isinstance(one, Difference)]
+        assert all((one.low, one.high, one.bootstrap) == (None, None, None) for one in shown)
         assert any("images_a_patient_at_most: N" in note for note in result.notes)
         assert compare_page.markdown(result)
 

@@ -21,6 +21,7 @@ from drgate.operating_point import OperatingPoint
 from drgate.predictions import Predictions, make_predictions
 from drgate.sample import Pair, Sample, declaration
 from drgate.stats import cluster, confusion
+from drgate.stats.proportion import Bounds
 from drgate.tune import tune
 from tests.support.comparing import compare
 from tests.support.declaring import declaring
@@ -161,7 +162,7 @@ class TestUnknownPatients:
         found = Sample.of(self.BARE, checklist_of())
         effective = found.whole().effective(confusion.accuracy("excluded"), 0.95)
         assert effective is not None
-        assert cluster.bounds(effective, level=0.95, interval="clopper-pearson") == cluster.Bounds(0, 1)
+        assert cluster.bounds(effective, level=0.95, interval="clopper-pearson") == Bounds(0, 1)
         assert found.no_patients == (
             "no patients are named. Name them in a column patient, or let the owner of the test set declare in the "
             f"checklist: declared: [{{manifest: {self.BARE.images_digest}, images_a_patient_at_most: N}}]"

@@ -283,7 +283,9 @@ class TestChoice:
         """Without a patient column nothing is found; two images of a patient cost specificity, one costs nothing."""
         unknown = make_predictions(table.table.drop(columns="patient"), "u.csv", {})
         checklist = checklist_of(SCREENING)
-        assert "no patients are named" in tuned(unknown, checklist).reason
+        refused = tune(unknown, checklist, log=Log(key=KEY))
+        assert isinstance(refused, Infeasible)
+        assert "no patients are named" in refused.reason
         assert tuned(unknown, declaring(checklist, unknown, 2)).cut_offs[1] < point.cut_offs[1]
         assert tuned(unknown, declaring(checklist, unknown, 1)).cut_offs == point.cut_offs
 

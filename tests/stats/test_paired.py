@@ -21,6 +21,7 @@ from drgate.stats.paired import (
     resample_pairs,
     tango_bounds,
 )
+from drgate.stats.proportion import Bounds
 
 counts = st.tuples(st.integers(0, 30), st.integers(0, 30), st.integers(1, 80))
 
