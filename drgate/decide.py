@@ -69,7 +69,7 @@ def decide(
             lacking = metrics.sample.no_patients
             status, reason, shown = _judge_interval(criterion, metric, decided_on, lacking, everyone)
         if status != "PASS" and decided_on == "bound" and metric.k is not None and not shown:
-            reason += f" {_more(criterion, metrics, looks_left)}"
+            reason = f"{reason} {_more(criterion, metrics, looks_left)}".rstrip()
         if everyone is not None:
             also, because, shown_too = everyone.judge(decided_on)
             if also == "FAIL" or (also == "INSUFFICIENT" and status != "FAIL"):
