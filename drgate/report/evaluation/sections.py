@@ -17,7 +17,7 @@ from typing import Any, Final
 from drgate.certificate.statement import changes
 from drgate.checklist import EACH
 from drgate.evaluation import Bin, Estimate, Evaluation, GateError, Metric, NotEstimable, Predictive, Site, Spread
-from drgate.metrics import KEY_METRICS, METRICS, MetricId, parse_id
+from drgate.metrics import KEY_METRICS, METRICS, RIGHT_EYE, MetricId, parse_id
 from drgate.report.words import OUTCOMES, level_of, lines, metric_line, percent, plain_percent, title, unit_of, visible
 from drgate.scale import GRADES, GROUP_TITLES, TITLES, WITH_OEDEMA
 
@@ -438,15 +438,19 @@ def _units(evaluation: Evaluation) -> Section | None:
             found[unit] = metrics
     order = [unit for unit in ("image", "eye", "patient") if unit in found]
     header = ("Metric", *(f"By {unit}{' (judged)' if unit == judged else ''}" for unit in order))
+    names = list(KEY_METRICS)
+    # By image it is the sensitivity, and has a dash.
+    names.insert(names.index(MetricId("sensitivity", "referable")) + 1, MetricId(RIGHT_EYE, "referable"))
     rows = tuple(
-        (Cell(title(name)), *(_cell(name, found[unit].get(name), level, unit) for unit in order))
-        for name in KEY_METRICS
+        (Cell(title(name)), *(_cell(name, found[unit].get(name), level, unit) for unit in order)) for name in names
     )
     return Section(
         "units",
         "By image, eye and patient",
         (
-            "An eye has the grade of its worst image, a patient that of the worse eye. If one eye has no result, the "
+            "An eye has the grade of its worst image, a patient that of the worse eye. A single grade is hit only by "
+            "an image that has it. For a group of grades the worst answer to any image counts, as a patient is referred "
+            "for either eye; how often an eye that has it is the reason stands beside. If one eye has no result, the "
             "patient has none.",
         ),
         (Table("By image, eye and patient", header, rows),) if len(order) > 1 else (),
