@@ -328,6 +328,8 @@ class _Planner:
         if found is None:
             return Here(None, 0, None, False, "no case in this test set")
         sizes, counts = found
+        if criterion.id.about.of_reference:
+            return self._of_reference(criterion, sum(counts))
         n = sum(size * count for size, count in zip(sizes, counts, strict=True))
         if self.lacking and not self.point:
             return Here(None, n, None, False, self.lacking)
@@ -352,6 +354,20 @@ class _Planner:
             return Here(who, n, bound, True)
         chance = self._passing(criterion, expected, sizes, counts)
         return Here(who, n, bound, True, "", chance.probability, chance.method, chance.se)
+
+    def _of_reference(self, criterion: Criterion, patients: int) -> Here:
+        """A criterion on the reference grades: whether this test set meets it, whatever the model answers."""
+        metric = criterion.id
+        tally = None if self.sample is None else self.sample.tally_of(metric)
+        assert tally is not None, "it was counted"
+        found = tally.effective(metric.about.ratio(metric.target, metric.default_policy), self.level)
+        assert found is not None, "a test set has an image"
+        high = cluster.bounds(found, level=self.level, interval=self.checklist.evidence.interval).high
+        decides = found.k / found.n if self.point else high
+        meets = decides < criterion.threshold or (decides == criterion.threshold and not criterion.strict)
+        side = "" if self.point else f": the upper limit is {100 * high:.1f} %"
+        why = "" if meets else f"{found.k} of {found.n} images have no reference grade{side}"
+        return Here(None if self.unknown else patients, found.n, high, meets, why)
 
     def _passing(self, criterion: Criterion, true: float, sizes: Sequence[int], counts: Sequence[int]) -> power.Passing:
         return power.passing(

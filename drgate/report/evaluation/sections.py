@@ -78,6 +78,7 @@ def sections(evaluation: Evaluation) -> list[Section]:
     """Those that this evaluation fills, in the order in which they are read."""
     made: Sequence[Callable[[Evaluation], Section | None]] = (
         _changes,
+        _screened,
         _three_ways,
         _slices,
         _gaps,
@@ -122,6 +123,42 @@ def _was(line: Mapping[str, Any] | None) -> str:
     counts = f", {line['k']} of {line['n']}" if "k" in line and "n" in line else ""
     value = f", {line['value']:.4g}" if "value" in line and not counts else ""
     return f"{OUTCOMES.get(line['status'], line['status'])}{counts}{value}"
+
+
+def _screened(evaluation: Evaluation) -> Section | None:
+    """The sensitivities over all with a reference grade."""
+    if not evaluation.screened:
+        return None
+    level, unit = level_of(evaluation), unit_of(evaluation)
+
+    def row(name: MetricId) -> tuple[Cell, ...]:
+        one = evaluation.screened[name]
+        answered, missed, referred = (
+            _cell(name, metric, level, unit)
+            for metric in (
+                evaluation.three_ways.get(name, {}).get("excluded", evaluation.metrics.get(name)),
+                one.missed,
+                one.referred,
+            )
+        )
+        return (Cell(title(name)), Cell(f"{one.no_output} of {one.n}"), answered, missed, referred)
+
+    ungradable = evaluation.counts.reference_ungradable
+    text = (
+        f"Each sensitivity over all {unit}s with a reference grade (intention to screen): those without output are "
+        "counted as missed, and as referred to a person who finds them. The truth lies between the two.",
+        *(
+            [f"{ungradable} image{'' if ungradable == 1 else 's'} without a reference grade can be in none of them."]
+            if ungradable
+            else []
+        ),
+    )
+    names = list(evaluation.screened)
+    first = [name for name in names if name in KEY_METRICS or name in _policies(evaluation)]
+    header = ("Metric", "Without output", "With output", "Without output missed", "Without output referred")
+    return Section(
+        "screened", "Sensitivity of all who come", text, _unfolding("of all who come", header, first, names, row)
+    )
 
 
 def _three_ways(evaluation: Evaluation) -> Section | None:
