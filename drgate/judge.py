@@ -428,8 +428,8 @@ def _readers(
     if given and not known and checklist.asks_readers:
         facts = _warned(
             facts,
-            f"The table's own columns of readers ({', '.join(given)}) are not used. Readers come from the manifest that "
-            "this run or a trusted scorer scored, or from --grades.",
+            f"The table's own columns of readers ({', '.join(given)}) are not used. Readers come from the manifest "
+            "that this run or a trusted scorer scored, or from --grades.",
         )
     readers = tuple(given) if known and checklist.asks_readers else ()
     return with_readers(predictions, readers), replace(facts, readers=readers)

@@ -240,8 +240,8 @@ def _readers(evaluation: Evaluation) -> Section | None:
         header = ("Reader", "Reader's rate", "Model's rate", "Model minus reader")
         tables.append(Table(title(name.compared), header, rows))
     text = (
-        f"Each reader beside the model, on the {unit}s that this reader graded. The criterion is about the mean of these "
-        "differences; single readers decide nothing. Nothing is shown about other readers."
+        f"Each reader beside the model, on the {unit}s that this reader graded. The criterion is about the mean of "
+        "these differences; single readers decide nothing. Nothing is shown about other readers."
     )
     return Section("readers", "Human readers", (text,), tuple(tables))
 
