@@ -6,7 +6,9 @@ import io
 import json
 import re
 import statistics
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import jsonschema
@@ -16,16 +18,24 @@ import pytest
 from rich.console import Console
 from statsmodels.stats.proportion import proportion_confint
 
-from drgate.checklist import Checklist, parse_checklist, schema
+from drgate.checklist import Checklist, load_checklist, parse_checklist, schema
 from drgate.checklist_diff import diff
 from drgate.contrast import _graded_by
-from drgate.errors import ChecklistError
+from drgate.errors import ChecklistError, ManifestError
 from drgate.evaluate import evaluate
 from drgate.evaluation import CriterionResult, Estimate, Evaluation, TestSet
+from drgate.manifest import load_manifest
 from drgate.metrics import parse_id
-from drgate.predictions import Predictions, make_predictions
+from drgate.plan import plan
+from drgate.predictions import Predictions, load_predictions, make_predictions
+from drgate.report import plan as page
 from drgate.report import words
 from drgate.report.evaluation import markdown, terminal
+from drgate.score import _rows
+from tests.support.material import Ended
+
+Run = Callable[..., Ended]
+Write = Callable[..., Path]
 
 FLOORS = [{"id": f"{of}:referable", "at_least": 0.8} for of in ("sensitivity", "specificity")]
 READERS = [{"id": f"noninferior:{of}:referable~readers", "margin": 0.05} for of in ("sensitivity", "specificity")]
@@ -368,3 +378,153 @@ class TestReaders:
             "noninferior:sensitivity:referable~readers": [(1, 1, 1)],
             "noninferior:specificity:referable~readers": [(1, 1, 0)],
         }
+
+
+@pytest.fixture
+def readers_spec(tmp_path: Path) -> Path:
+    """A checklist that compares with readers who did not make the reference."""
+    path = tmp_path / "readers.yaml"
+    criteria = [*FLOORS, *READERS]
+    path.write_text(json.dumps({"name": "own", "version": 1, "readers_independent": True, "criteria": criteria}))
+    return path
+
+
+class TestWhoseReaders:
+    """Readers are evidence of the test set's owner, never of whoever hands in the answers."""
+
+    @pytest.fixture
+    def here(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        folder = tmp_path / "work"
+        folder.mkdir()
+        monkeypatch.chdir(folder)
+        return folder
+
+    @staticmethod
+    def rows(*columns: str) -> list[dict[str, object]]:
+        """The answers (with readers who are always wrong) or the grades of 600 images, and what else is named."""
+        table = read_set(predicted=0.98, reader_1=0.9, reader_2=0.9).table
+        rows: list[dict[str, object]] = table[["image", *columns]].to_dict("records")
+        return rows
+
+    def test_of_grades_they_count_and_are_verified(self, drgate: Run, write_csv: Write, readers_spec: Path, here: Path):
+        """Those of the file of grades replace the table's own; the published table has them, and verify recomputes."""
+        answers = [row | {"reader_1": 0, "reader_9": 0} for row in self.rows("predicted")]
+        table = write_csv(answers, "table.csv")
+        names = ("reader_1", "reader_2")
+        grades = write_csv(self.rows("patient", "grade", *names), "grades.csv")
+        asked = ("evaluate", table, "--grades", grades, "--spec", readers_spec, "--out", "out", "--format", "json")
+        ended = drgate(*asked)
+        assert ended.code == 0, ended.err
+        found = json.loads(ended.out)
+        assert found["data"]["readers"] == [*names]
+        own = load_predictions(grades_only(grades)).table.set_index("image")
+        public = load_predictions(here / "out/predictions.parquet").table
+        assert [column for column in public.columns if column.startswith("reader")] == [*names]
+        assert sorted(public["reader_1"].tolist()) == sorted(own["reader_1"].astype(int).tolist())
+        again = json.loads(drgate("verify", "out/statement.json", "--format", "json").out)
+        assert again["problems"] == []
+        assert "The evaluation was recomputed from the predictions and came out the same." in again["checked"]
+        forged = {**found, "data": {**found["data"], "readers": ["reader_1"]}}
+        alone = evaluate(
+            load_predictions(here / "out/predictions.parquet"),
+            load_checklist(readers_spec),
+            data=Evaluation.from_json(forged).data,
+        )
+        assert alone.readers != Evaluation.from_json(found).readers, "the names decide what is recomputed"
+
+    def test_of_a_bare_table_they_do_not(self, drgate: Run, write_csv: Write, readers_spec: Path, here: Path):
+        columns = ("patient", "grade", "predicted", "reader_1", "reader_2")
+        table = write_csv(self.rows(*columns), "table.csv")
+        ended = drgate("evaluate", table, "--spec", readers_spec, "--out", "out", "--format", "json")
+        found = json.loads(ended.out)
+        assert ended.code == 3
+        assert [one["status"] for one in found["criteria"]] == ["PASS", "PASS", "NOT_ASSESSED", "NOT_ASSESSED"]
+        assert "The table's own columns of readers (reader_1, reader_2) are not used." in " ".join(found["page_one"])
+        assert "reader_1" not in load_predictions(here / "out/predictions.parquet").table
+        assert "readers" not in found["data"] or not found["data"]["readers"]
+
+    def test_another_grade_of_a_reader_is_another_look(
+        self, drgate: Run, write_csv: Write, readers_spec: Path, here: Path
+    ):
+        """Readers decide, so whoever changes one after the look takes another, which the checklist does not allow."""
+        table = write_csv(self.rows("predicted"), "table.csv")
+        rows = self.rows("patient", "grade", "reader_1", "reader_2")
+        asked = ("evaluate", table, "--spec", readers_spec, "--grades")
+        assert drgate(*asked, write_csv(rows, "a.csv"), "--out", "a").code == 0
+        rows[0]["reader_1"] = 3 - int(str(rows[0]["reader_1"]))
+        ended = drgate(*asked, write_csv(rows, "b.csv"), "--out", "b")
+        assert ended.code == 2
+        assert "with other values of reader_1" in ended.err
+
+    def test_of_the_manifest_they_are_scored_along(
+        self, photographs: Write, tmp_path: Path, refused: Callable[..., str]
+    ):
+        """Names of grades are read as such, a blank is no grade, and another word is refused before scoring."""
+        folder = photographs("a.png", "b.png")
+        (folder / "labels.csv").write_text("image,grade,reader_1,reader_2\na.png,0,No DR,\nb.png,4,3,PDR\n")
+        table = load_manifest(folder).table
+        assert table["reader_1"].tolist() == [0, 3]
+        assert table["reader_2"].isna().tolist() == [True, False]
+        rows = _rows(load_manifest(folder)).assign(predicted=0)
+        scored = make_predictions(rows, "scored.csv", {}).table
+        assert scored["reader_2"].tolist()[1] == 4
+        (folder / "labels.csv").write_text("image,grade,reader_1\na.png,0,7\nb.png,4,3\n")
+        with pytest.raises(ManifestError, match="line 2: reader_1 is '7'; expected an ICDR grade"):
+            load_manifest(folder)
+
+
+def grades_only(path: Path) -> Path:
+    """A file of grades as a table of predictions, to read it."""
+    table = pd.read_csv(path).assign(predicted=0)
+    other = path.with_name("as-predictions.csv")
+    table.to_csv(other, index=False)
+    return other
+
+
+class TestPlan:
+    CHECKLIST = staticmethod(
+        lambda **more: checklist_of({"id": GAP, "at_most": 0.1}, expect={"referable": 0.95}, **more)
+    )
+
+    def test_says_what_a_gap_takes(self):
+        """Without a test set two groups are taken, or those that the checklist names; the numbers are of each."""
+        found = plan(self.CHECKLIST(planning={"two_images": 0.0}))
+        (line,) = found.lines
+        assert line.needed is not None
+        assert (line.groups, line.expected) == (2, 0.95)
+        assert line.needed.patients == pytest.approx(128, abs=4)
+        assert line.without_miss == 36, "a gap of at most 10 points without an error: as sensitivity of at least 90 %"
+        console = Console(file=io.StringIO(), width=160)
+        page.terminal(found, console)
+        text = " ".join(console.file.getvalue().split())  # type: ignore[attr-defined]
+        assert f"2 x {line.needed.patients}" in text
+        assert "patients in each of 2 groups, for a fair model, whose true value is 95 % in every group" in text
+        assert "The observed gap of a fair model misses the rule by chance in" in text
+        assert page.html(found)
+        named = plan(self.CHECKLIST(slices=[{"by": "sex", "groups": {x: [x] for x in "FMX"}}]))
+        assert named.lines[0].groups == 3
+        assert named.lines[0].needed is not None
+        assert named.lines[0].needed.patients > line.needed.patients
+
+    @pytest.mark.parametrize(
+        ("counts", "can_pass", "why"),
+        [
+            ({"F": (200, 200), "M": (200, 200)}, True, ""),
+            ({"F": (200, 200), None: (20, 20)}, False, "even without an error the upper limit is 16.8 points"),
+            ({"F": (200, 200), "M": (0, 0)}, False, "the group sex = M has 0 of the 1 cases needed"),
+            ({"F": (200, 200)}, False, "every image is in one group"),
+        ],
+    )
+    def test_a_test_set_that_cannot_show_it_is_named(
+        self, counts: dict[str | None, tuple[int, int]], can_pass: bool, why: str
+    ):
+        found = plan(self.CHECKLIST(), data=groups_of(counts))
+        (line,) = found.lines
+        assert line.here is not None
+        assert (line.here.can_pass, line.here.why) == (can_pass, why)
+        assert found.exit_code == (0 if can_pass else 1)
+        assert page.html(found)
+        if can_pass:
+            assert line.here.power is not None
+            assert 0.5 < line.here.power < 1
+            assert json.dumps(found.to_json())
