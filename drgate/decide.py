@@ -199,7 +199,7 @@ def _judge_interval(
             gap = abs(metric.value - criterion.threshold)
             missed = f"{gap:.3f}" if criterion.id.about.kind == "index" else f"{100 * gap:.1f} points"
             low, high = (_number(end, criterion, criterion.threshold) for end in (metric.low, metric.high))
-            interval = f"{low.removesuffix(' %')} to {high}"
+            interval = f"{low.removesuffix(' %').removesuffix(' points')} to {high}"
             how = f"The estimate misses the rule by {missed}; the interval ({interval}) includes the rule."
         else:
             shown = True
@@ -237,7 +237,9 @@ def _judge_gap(criterion: Criterion, metric: Estimate, metrics: Metrics, decided
     known, rule = f"The gap is {points(metric.value)}", f"the rule is {_rule(criterion)}"
     low, high = metric.low, metric.high
     if decided_on == "point":
-        status: Status = "OBSERVED" if meets(metric.value) else "FAIL"
+        best, worst = (Fraction(one.rate.k or 0, one.rate.n or 1) for one in found.widest)
+        met = _meets(best - worst, criterion.comparator, criterion.exact_threshold)
+        status: Status = "OBSERVED" if met else "FAIL"
         how = f"{known}, between {pair(found.widest)}; {rule}"
         return status, f"{how}, judged on the estimate alone.", low is not None and not meets(low)
     if low is None or high is None:
