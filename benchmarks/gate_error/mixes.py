@@ -48,21 +48,21 @@ def cells() -> Iterator[Cell]:
     for words, design in designs():
 
         def passes(sets: int, rng: np.random.Generator, design: Design = design) -> int:
-            return passed(design, *design.draw(sets, rng))
+            return passed(design, *design.draw(sets, rng), design.line)
 
         yield Cell(words, f"at least {design.line:.4f}", passes)
 
 
-def passed(design: Design, patterns: Ints, drawn: Ints) -> int:
+def passed(design: Design, patterns: Ints, drawn: Ints, threshold: float) -> int:
     """How many test sets pass, of patients with these patterns (P, 30), so many times (sets, P)."""
     found = 0
-    for times in drawn[may_pass(design, patterns, drawn)]:
+    for times in drawn[may_pass(design, patterns, drawn, threshold)]:
         figure = estimate(design.ratio, patterns, times, mix=design.mix, level=LEVEL)
-        found += isinstance(figure, Standardized) and figure.low >= design.line
+        found += isinstance(figure, Standardized) and figure.low >= threshold
     return found
 
 
-def may_pass(design: Design, patterns: Ints, drawn: Ints) -> Flags:
+def may_pass(design: Design, patterns: Ints, drawn: Ints, threshold: float) -> Flags:
     """Where the exact limit reaches the true value at the sample size of errors equally frequent in all grades.
 
     The effective sample is never larger, so the others are not looked at.
@@ -73,9 +73,9 @@ def may_pass(design: Design, patterns: Ints, drawn: Ints) -> Flags:
     each = np.array(design.mix) / np.maximum(tables[..., :GRADES].sum(axis=2), 1)
     weights = each / np.maximum((each * counted).sum(axis=1), 1e-300)[:, None]
     equal = 1 / np.maximum((weights**2 * counted).sum(axis=1), 1e-300)
-    close = defined & (theta >= design.line)
+    close = defined & (theta >= threshold)
     low = [
         exact_bounds(min(n, rate * n), n, level=LEVEL).low for rate, n in zip(theta[close], equal[close], strict=True)
     ]
-    close[close] = np.array(low) >= design.line
+    close[close] = np.array(low) >= threshold
     return close
