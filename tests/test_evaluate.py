@@ -24,11 +24,6 @@ from drgate.predictions import Predictions, load_predictions, make_predictions
 from drgate.scale import GRADES, GROUPS
 
 CHECKLIST = load_checklist("medical-grade")
-INDEPENDENT = parse_checklist(
-    CHECKLIST.content()
-    | {"name": "independent", "evidence": CHECKLIST.content()["evidence"] | {"one_image_per_patient": True}},
-    "x",
-)
 QUICK = parse_checklist(CHECKLIST.content() | {"bootstrap": {"resamples": 1000}}, "x")
 """The same decisions with fewer resamples beside them."""
 
@@ -53,7 +48,7 @@ def table_of(matrix: list[list[int]], **columns: Any) -> Predictions:
     rows = [(i, j) for i in range(5) for j in range(5) for _ in range(matrix[i][j])]
     table = pd.DataFrame(rows, columns=["grade", "predicted"])
     table["image"] = [f"{i:06d}.png" for i in range(len(table))]
-    table["patient"] = table["image"]
+    table["patient"] = [f"P{7 * i + 1}" for i in range(len(table))]
     return make_predictions(table.assign(**columns), "table.csv", {})
 
 
@@ -317,6 +312,7 @@ class TestUnanswered:
         predictions = table_of(np.diag([200] * 5).tolist())
         table = predictions.table.copy()
         table.loc[:9, "gradable"] = False
+        table.loc[:9, "grade"] = pd.NA
         found = evaluate(make_predictions(table, "table.csv", {}), CHECKLIST)
         assert estimate(found, "accuracy").n == 990
         assert found.counts.reference_ungradable == 10

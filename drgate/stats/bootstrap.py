@@ -169,8 +169,8 @@ def resample_patients(
     `patterns` (P, cells) and `counts` (P,) as `patient_patterns` returns them; the table may have other cells, such as
     those of two models side by side. With `strata`, one label a pattern such as `worst_grade`, every replicate keeps
     the number of patients in each stratum. `inflation` divides the number drawn (of each stratum, never below one) and
-    so multiplies variances: 2 where patients are unknown. The same arguments give the same
-    tables on every machine under one NumPy version.
+    so multiplies variances: where patients are unknown, by the images that one may have. The same arguments give the
+    same tables on every machine under one NumPy version.
 
     Raises ValueError where there is no patient or no replicate to draw, and for an inflation below 1.
     """
