@@ -72,6 +72,7 @@ def decide(
         estimate=metric,
         reason=reason,
         shown=shown if status == "FAIL" else None,
+        ceiling=criterion.ceiling,
     )
 
 
@@ -86,6 +87,7 @@ def _judge_interval(criterion: Criterion, metric: Estimate, decided_on: str) -> 
         estimate_meets = _meets(value, criterion.comparator, criterion.exact_threshold)
     else:
         estimate_meets = _meets(metric.value, criterion.comparator, criterion.threshold)
+        estimate_meets &= criterion.ceiling is None or metric.value <= criterion.ceiling
     measured, rule = _shown(metric, criterion), f"the rule is {_rule(criterion)}"
     if metric.low is None or metric.high is None:
         if not estimate_meets:
@@ -94,6 +96,8 @@ def _judge_interval(criterion: Criterion, metric: Estimate, decided_on: str) -> 
             return "OBSERVED", f"{measured} observed; {rule}, judged on the estimate alone.", False
         how = "it has no confidence interval"
         return "INSUFFICIENT", f"{measured} meets the rule ({_rule(criterion)}), but {how}.", False
+    if criterion.ceiling is not None:
+        return _judge_both_ends(criterion, metric.value, metric.low, metric.high, decided_on)
     bound, other = (metric.low, metric.high) if upward else (metric.high, metric.low)
     side, other_side = ("lower", "upper") if upward else ("upper", "lower")
     bounded = f"the {side} limit is {_number(bound, criterion, criterion.threshold)}"
@@ -121,6 +125,27 @@ def _judge_interval(criterion: Criterion, metric: Estimate, decided_on: str) -> 
     if _meets(bound, criterion.comparator, criterion.threshold):
         return "PASS", f"{measured}; {bounded}; {rule}.", False
     return "INSUFFICIENT", f"{measured} meets the rule ({_rule(criterion)}), but {bounded}.", False
+
+
+def _judge_both_ends(
+    criterion: Criterion, value: float, low: float, high: float, decided_on: str
+) -> tuple[Status, str, bool]:
+    """As `_judge_interval`, of a rule with two ends: the whole interval must be between them."""
+    least, most = criterion.threshold, criterion.ceiling
+    assert most is not None, "the rule has two ends"
+    measured, rule = _number(value, criterion, least if value < most else most), f"the rule is {_rule(criterion)}"
+    interval = f"{_number(low, criterion, least)} to {_number(high, criterion, most)}"
+    if not least <= value <= most:
+        if high < least or low > most:
+            how = f"The whole interval ({interval}) is outside, so the size of the test set is not the cause."
+            return "FAIL", f"{measured}; {rule}. {how}", True
+        missed = f"The estimate misses the rule by {max(least - value, value - most):.3f}"
+        return "FAIL", f"{measured}; {rule}. {missed}; the interval ({interval}) includes values that meet it.", False
+    if decided_on == "point":
+        return "OBSERVED", f"{measured} observed; {rule}, judged on the estimate alone (interval {interval}).", False
+    if least <= low and high <= most:
+        return "PASS", f"{measured}; the interval is {interval}; {rule}.", False
+    return "INSUFFICIENT", f"{measured} meets the rule ({_rule(criterion)}), but the interval is {interval}.", False
 
 
 def _shown(metric: Estimate, criterion: Criterion) -> str:
@@ -249,6 +274,8 @@ def _judge_range(criterion: Criterion, metric: Estimate, training: Training) -> 
 
 
 def _rule(criterion: Criterion) -> str:
+    if criterion.ceiling is not None:
+        return f"between {criterion.threshold:g} and {criterion.ceiling:g}"
     words = RULE_WORDS[criterion.comparator]
     number = f"{criterion.threshold:g}" if criterion.id.about.kind == "index" else _percent(criterion.threshold)
     return f"{words} {number}"

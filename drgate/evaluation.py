@@ -182,7 +182,8 @@ class CriterionResult(Typed):
     status: PASS; OBSERVED (the estimate meets the rule and the checklist decides on estimates, which shows nothing);
         FAIL (the estimate misses the rule); INSUFFICIENT (the estimate meets the rule, the bound does not, or nothing
         can pass on this test set); NOT_ASSESSED (nothing to judge by, with what is missing).
-    threshold: in the units of the estimate. decided_on: "bound" (a limit of the interval) or "point" (the estimate).
+    threshold: in the units of the estimate; of a rule with two ends the lower, and `ceiling` the upper one.
+    decided_on: "bound" (a limit of the interval) or "point" (the estimate).
     required: whether the verdict rests on it; the others are advisory.
     added: "safety" for criteria that the owner's checklist did not have; empty otherwise.
     reason: a sentence for a clinician.
@@ -201,6 +202,7 @@ class CriterionResult(Typed):
     reason: str
     shown: bool | None = None
     would_pass: bool = False
+    ceiling: float | None = None
 
 
 def verdict_of(criteria: Iterable[CriterionResult], *, observed: bool) -> Verdict:

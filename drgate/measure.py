@@ -333,6 +333,19 @@ class Metrics:
             patients = np.arange(len(scores))
         return _Answers(scores, positive, patients)
 
+    def events(self, metric: MetricId) -> tuple[int, int]:
+        """Patients with an image that has the metric's endpoint, and the others; of those with probabilities.
+
+        Where patients are unknown, as many as there must be: the images, divided by the most that one patient has.
+        """
+        answers = self._answers(metric.target, metric.column, metric.value)
+        positive = int(answers.positive.sum())
+        if answers.patients is None:
+            return positive // 2, (answers.positive.size - positive) // 2
+        owners = np.unique(answers.patients)
+        having = np.unique(answers.patients[answers.positive])
+        return having.size, owners.size - having.size
+
     @property
     def _doubled(self) -> str:
         """Addition to the name of a method that allows for unknown patients."""

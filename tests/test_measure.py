@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from scipy.stats import binom
 from sklearn import metrics as sk
 
+from benchmarks.calibration_error import passes
 from drgate.checklist import Checklist, parse_checklist
 from drgate.evaluate import evaluate
-from drgate.evaluation import Estimate, Evaluation, NotEstimable
+from drgate.evaluation import CriterionResult, Estimate, Evaluation, NotEstimable
 from drgate.measure import Metrics
 from drgate.predictions import Predictions, make_predictions
 from drgate.sample import Sample
@@ -439,3 +440,89 @@ class TestProperties:
                 assert metric.low is not None
                 assert metric.high is not None
                 assert metric.low - 1e-12 <= metric.value <= metric.high + 1e-12, name
+
+
+def calibrated(generator: np.random.Generator, patients: int, events: int, slope: float = 1.0) -> Predictions:
+    """Referable DR in so many of the patients, with probabilities whose true calibration slope is `slope`."""
+    positive = np.arange(patients) < events
+    logits = generator.normal(np.where(positive, 2, -2) + np.log(events / (patients - events)), 2) / slope
+    table = pd.DataFrame(0.0, index=range(patients), columns=[f"p_{g}" for g in range(5)])
+    table["p_2"] = 1 / (1 + np.exp(-logits))
+    table["p_0"] = 1 - table["p_2"]
+    table["image"] = table["patient"] = [f"{i:04d}.png" for i in range(patients)]
+    table["grade"] = np.where(positive, 2, 0)
+    return make_predictions(table, "t.csv", {})
+
+
+class TestCalibrationRange:
+    """A rule on the slope has two ends, and decides from 100 patients with and 100 without the event."""
+
+    def result(self, predictions: Predictions, least: float, most: float, **changes: Any) -> CriterionResult:
+        line = {"id": "calibration_slope:referable", "at_least": least, "at_most": most}
+        return evaluate(predictions, checklist_of(criteria=[line], **changes)).criteria[0]
+
+    @pytest.mark.parametrize(
+        ("least", "most", "status", "shown", "words"),
+        [
+            (0.5, 2.0, "PASS", None, "; the interval is "),
+            (
+                0.99,
+                2.0,
+                "INSUFFICIENT",
+                None,
+                "meets the rule (between 0.99 and 2), but the interval is 0.886 to 1.162.",
+            ),
+            (0.5, 1.05, "INSUFFICIENT", None, "but the interval is"),
+            (0.5, 1.0, "FAIL", False, "The estimate misses the rule by 0."),
+        ],
+    )
+    def test_both_ends_of_the_interval_must_be_inside(
+        self, least: float, most: float, status: str, shown: bool | None, words: str
+    ):
+        """The slope of these patients is 1.024 (0.886 to 1.162)."""
+        found = self.result(calibrated(np.random.default_rng(3), 1000, 300), least, most)
+        assert isinstance(found.estimate, Estimate)
+        assert found.estimate.value == pytest.approx(1.024, abs=0.001)
+        assert (found.status, found.shown, found.threshold, found.ceiling) == (status, shown, least, most)
+        assert words in found.reason
+
+    def test_too_steep_is_as_wrong_as_too_flat(self):
+        """With one end a slope of 2 passed "at least 0.8"."""
+        for slope in (0.5, 2.0):
+            found = self.result(calibrated(np.random.default_rng(4), 1000, 300, slope), 0.8, 1.25)
+            assert (found.status, found.shown) == ("FAIL", True)
+            assert "outside, so the size of the test set is not the cause" in found.reason
+
+    @pytest.mark.parametrize(("events", "assessed"), [(3, False), (99, False), (100, True), (200, True), (201, False)])
+    def test_a_hundred_with_and_a_hundred_without(self, events: int, assessed: bool):
+        found = self.result(calibrated(np.random.default_rng(5), 300, events), 0.05, 9.0)
+        assert found.status == ("PASS" if assessed else "NOT_ASSESSED")
+        if not assessed:
+            assert f"100 patients with Referable DR and 100 without, and there are {events} and {300 - events}" in (
+                found.reason
+            )
+
+    def test_patients_count_and_not_images(self):
+        """A patient with the event in one of two eyes is one with the event."""
+        one = calibrated(np.random.default_rng(6), 300, 150).table.copy()
+        one["patient"] = [f"P{i // 2}" for i in range(300)]
+        found = self.result(make_predictions(one, "t.csv", {}), 0.05, 9.0)
+        assert "there are 75 and 75" in found.reason
+        one["patient"] = [f"P{i % 150}" for i in range(300)]
+        found = self.result(make_predictions(one, "t.csv", {}), 0.05, 9.0)
+        assert "there are 150 and 0" in found.reason
+
+    def test_the_figure_is_shown_all_the_same(self):
+        checklist = checklist_of(
+            criteria=[{"id": "calibration_slope:referable", "at_least": 0.8, "at_most": 1.25}],
+        )
+        found = evaluate(calibrated(np.random.default_rng(5), 300, 30), checklist)
+        assert estimate(found, "calibration_slope:referable").low is not None
+
+    def test_false_passes_of_few_events(self):
+        """With three events a range passes too often; as the gate decides, at most 2.5 % (and two standard errors)."""
+        anyway, gate = passes("slope", 1.5, (1000, 0.003, 1), 2.0, 300, seed=1)
+        assert anyway > 0.05
+        assert gate == 0
+        anyway, gate = passes("slope", 1.5, (600, 0.5, 1), 2.0, 300, seed=1)
+        assert 0 < gate == anyway <= 0.025 + 2 * 0.009

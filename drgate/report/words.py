@@ -72,7 +72,7 @@ _SETTINGS: Final = {
 """Settings whose key does not say what they mean."""
 _METHOD: Final = re.compile(rf"\b({'|'.join(_METHODS)})\b")
 _NARROW: Final = "\N{NARROW NO-BREAK SPACE}"
-Decisive = Literal["low", "high", "value"]
+Decisive = Literal["low", "high", "value", "both"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +83,9 @@ class Line:
     value, low, high: with as many digits as it takes to see on which side of the threshold they are; empty where there
         is none.
     interval: "83.7 to 99.3 %", with the level where it is not 95 %.
-    decisive: which of value, low and high the rule is about; decides: the same in words, "lower limit 83.7 %".
-    rule: "at least 95 %"; short_rule: "≥ 95 %"; basis: "on the lower limit" or "on the estimate".
+    decisive: which of value, low and high the rule is about, "both" limits where it has two ends; decides: the same in
+        words, "lower limit 83.7 %".
+    rule: "at least 95 %", "between 0.8 and 1.25"; short_rule: "≥ 95 %"; basis: "on the lower limit", "on the estimate".
     added: "safety" for a criterion that the owner's checklist did not have.
     advice: "required", "advisory" or "advisory, added for safety".
     would_pass: it meets the rule, and nothing can pass on this test set (`barred`).
@@ -381,18 +382,22 @@ def signature(certificate: str | None) -> str:
 
 
 def _line(criterion: CriterionResult, level: float, unit: str) -> Line:
-    favours_more = criterion.comparator in (">=", ">")
+    favours_more, ceiling = criterion.comparator in (">=", ">"), criterion.ceiling
     decisive: Decisive = "value" if criterion.decided_on == "point" else "low" if favours_more else "high"
-    side = {"low": "lower limit", "high": "upper limit", "value": "estimate"}[decisive]
+    if decisive == "low" and ceiling is not None:
+        decisive = "both"
+    side = {"low": "lower limit", "high": "upper limit", "value": "estimate", "both": "interval"}[decisive]
     estimate = criterion.estimate
     kind = estimate.kind if isinstance(estimate, Estimate) else criterion.id.about.kind
     signed = criterion.id == "baseline"
     shown = {"value": "", "low": "", "high": ""}
     if isinstance(estimate, Estimate):
-        for name in shown:
+        for name in ("value", "low", "high"):
             number = getattr(estimate, name)
             if number is not None:
-                shown[name] = _amount(number, kind, criterion.threshold, signed=signed)
+                near = ceiling if ceiling is not None and name == "high" else criterion.threshold
+                shown[name] = _amount(number, kind, near, signed=signed)
+    shown["both"] = f"{shown['low']} to {shown['high']}" if shown["low"] else ""
     limit = _threshold(criterion.threshold, kind, signed=signed)
     reason = visible(criterion.reason).removeprefix(
         f"{OUTCOMES['NOT_ASSESSED']}: "
@@ -410,8 +415,8 @@ def _line(criterion: CriterionResult, level: float, unit: str) -> Line:
         interval=_interval(estimate, criterion.threshold, level, signed=signed),
         decisive=decisive,
         decides=f"{side} {shown[decisive]}" if shown[decisive] else "",
-        rule=f"{RULE_WORDS[criterion.comparator]} {limit}",
-        short_rule=f"{SIGNS[criterion.comparator]}{_SPACE}{limit}",
+        rule=f"{RULE_WORDS[criterion.comparator]} {limit}" if ceiling is None else f"between {limit} and {ceiling:g}",
+        short_rule=f"{SIGNS[criterion.comparator]}{_SPACE}{limit}" if ceiling is None else f"{limit} to {ceiling:g}",
         basis=f"on the {side}",
         required=criterion.required,
         added=visible(criterion.added),

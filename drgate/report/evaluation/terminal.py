@@ -22,7 +22,7 @@ from drgate.report import words
 from drgate.report.evaluation.sections import sections
 from drgate.report.kit import STYLES, paragraph, text_for, writes
 
-_SIDES: Final = {"low": "lower ", "high": "upper ", "value": ""}
+_SIDES: Final = {"low": "lower ", "high": "upper ", "value": "", "both": "both "}
 FLAGGED_AT_MOST: Final = 10
 """Flagged images named; the report's page one has all of them."""
 _FULL_WIDTH: Final = 96
