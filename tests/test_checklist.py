@@ -303,7 +303,7 @@ REFUSED = {
         lambda c: c["criteria"][1].update(id="sensitivity:sever_npdr"),
         "criterion 2: there is no grade or group 'sever_npdr'; did you mean 'severe_npdr'?",
     ),
-    "no grade": (lambda c: c["criteria"][1].update(id="sensitivity"), "needs one of each, mild_npdr"),
+    "no grade": (lambda c: c["criteria"][1].update(id="sensitivity"), "needs one of any_dr, each, mild_npdr"),
     "a grade too many": (lambda c: c["criteria"][0].update(id="accuracy:pdr"), "has no grade; leave it out"),
     "calibration error": (
         lambda c: c["criteria"].append({"id": "ece:referable", "at_most": 0.05}),
@@ -499,12 +499,12 @@ class TestNameAndVersion:
         """A certificate names its checklist; one name and version is one content."""
         path = _medical_grade_file(tmp_path, looks=5)
         with pytest.raises(
-            ChecklistError, match=r"has the name medical-grade and version 1 .*raise its version or rename it"
+            ChecklistError, match=r"has the name medical-grade and version 2 .*raise its version or rename it"
         ):
             load_checklist(path)
         assert read_checklist(path).looks == 5
 
-    @pytest.mark.parametrize("change", [{"version": 2}, {"name": "medical-grade.ours"}], ids=str)
+    @pytest.mark.parametrize("change", [{"version": 3}, {"name": "medical-grade.ours"}], ids=str)
     def test_raised_or_renamed_it_is_taken(self, tmp_path: Path, change: dict[str, Any]):
         assert load_checklist(_medical_grade_file(tmp_path, looks=5, **change)).looks == 5
 
@@ -818,7 +818,7 @@ class TestCommands:
     def test_list_says_what_a_pass_means(self, drgate: Callable[..., Ended]):
         listed = json.loads(drgate("spec", "list", "--format", "json").out)
         assert [checklist["name"] for checklist in listed] == shipped()
-        assert all(checklist["version"] == 1 and checklist["description"] for checklist in listed)
+        assert all(checklist["version"] == 2 and checklist["description"] for checklist in listed)
         assert "certifies nothing" in " ".join(drgate("spec", "list").out.split())
 
     def test_check_takes_several(self, drgate: Callable[..., Ended]):
@@ -845,7 +845,7 @@ class TestCommands:
         ended = drgate("spec", "diff", "medical-grade", path, "--format", "json")
         assert ended.code == 2
         assert [change["where"] for change in json.loads(ended.out)["changes"]] == ["looks"]
-        assert "have the name medical-grade and version 1; raise the version of one" in ended.err
+        assert "have the name medical-grade and version 2; raise the version of one" in ended.err
 
     def test_schema_is_the_published_one(self, drgate: Callable[..., Ended]):
         published = (ROOT / "thresholds" / "checklist.schema.json").read_text()

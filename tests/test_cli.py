@@ -504,7 +504,7 @@ class TestReportCommand:
         example = Path(__file__).parents[1] / "reports" / "example" / "evaluation.json"
         ended = drgate("report", example, "--as", kind)
         assert ended.code == 0
-        assert "predictions.csv (predictions, no model) meets screening-referable version 1" in ended.out.replace(
+        assert "predictions.csv (predictions, no model) meets screening-referable version 2" in ended.out.replace(
             "\\", ""
         )
 

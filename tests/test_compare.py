@@ -100,7 +100,7 @@ class TestSecondDerivations:
                 table = [[5, result.only_first], [result.only_second, 5]]
                 assert result.mcnemar_exact == pytest.approx(min(1.0, float(mcnemar(table, exact=True).pvalue)))
                 checked += 1
-        assert checked == 15
+        assert checked == 17
 
     @pytest.mark.parametrize("name", ["accuracy", "sensitivity:referable", "quadratic_kappa"])
     def test_patient_bootstrap_by_brute_force(self, name: str, pair: Any, found: Comparison):

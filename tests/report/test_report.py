@@ -97,7 +97,7 @@ class TestEveryFormat:
         judged = evaluation()
         text = " ".join(FORMATS[name](judged).replace("\\", "").split())
         assert (
-            "best_model.pth misses medical-grade version 1 on best_model.pth (split test); it is not shown that" in text
+            "best_model.pth misses medical-grade version 2 on best_model.pth (split test); it is not shown that" in text
         )
         for line in words.lines(judged):
             assert (line.id if name == "junit" else line.title.split(" graded")[0]) in text
