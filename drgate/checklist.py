@@ -600,6 +600,17 @@ def grade_mix(shares: Mapping[str, float]) -> dict[str, float]:
     return {grade: shares[grade] for grade in GRADES}
 
 
+def level_words(level: float) -> str:
+    r"""A level as people write it: up to three decimals in full, more of them rounded to one (two from 99 %).
+
+    >>> level_words(0.95), level_words(1 - 0.05 / 3), level_words(0.9975), level_words(1 - 0.05 / 7)
+    ('95\xa0%', '98.3\xa0%', '99.75\xa0%', '99.29\xa0%')
+    """
+    percent = 100 * level
+    whole = abs(percent - round(percent, 3)) < 1e-9
+    return f"{round(percent, 3 if whole else 1 if level < 0.99 else 2):g}\N{NO-BREAK SPACE}%"
+
+
 def not_a_fraction(value: float) -> str:
     """Why a value is refused, with the fraction that a percentage means."""
     hint = f": did you mean {value / 100:g}?" if 1 < value <= 100 else ""

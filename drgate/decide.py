@@ -6,7 +6,7 @@ from dataclasses import replace
 from fractions import Fraction
 from typing import Final
 
-from drgate.checklist import RULE_WORDS, Checklist, Criterion
+from drgate.checklist import RULE_WORDS, Checklist, Criterion, level_words
 from drgate.evaluation import (
     CriterionResult,
     Estimate,
@@ -20,6 +20,7 @@ from drgate.evaluation import (
 )
 from drgate.measure import Metrics
 from drgate.stats import power
+from drgate.stats.error_rates import BY_INTERVAL, FOUND, NO_CHANCE, SIMULATED_LEVEL
 
 HALF_AGAIN: Final = 1.5
 """False passes are shown at the threshold itself and for a model with one and a half times as many errors."""
@@ -214,13 +215,37 @@ def _more(criterion: Criterion, metrics: Metrics, looks_left: bool) -> str:
 
 
 def gate_error(criterion: Criterion, metrics: Metrics) -> list[GateError]:
-    """Chance that models of given true values pass this criterion, at these counts."""
+    """Chance that this criterion passes models that do not meet its rule; each criterion has at least one row."""
+    name, about, evidence = criterion.id, criterion.id.about, metrics.checklist.evidence
+    if about.is_share and not name.deployed:
+        return _error_of_share(criterion, metrics)
+    kind = about.name if about.of_the_run else "deployment" if name.deployed else about.by
+    why = NO_CHANCE.get(kind, "")
+    if not why and evidence.decide_on == "point":
+        why = "It is decided on the estimate alone; how often that is wrong by chance is not known."
+    elif not why and metrics.level < SIMULATED_LEVEL:
+        why = f"How often it is wrong was simulated at the level {level_words(SIMULATED_LEVEL)} only."
+    elif evidence.interval == "wilson" and kind in BY_INTERVAL:
+        why = "How often it is wrong was simulated with Clopper-Pearson intervals only."
+    if why:
+        return [GateError(name, "none", why=why)]
+    found = FOUND[kind]
+    return [GateError(name, "designs", passes=found.largest, designs=found.designs, command=found.command)]
+
+
+def _error_of_share(criterion: Criterion, metrics: Metrics) -> list[GateError]:
+    """The same of a proportion at these counts: just outside the rule, with more errors, and at the expected value."""
     found = _patients(criterion, metrics)
+    if found is None:
+        return [GateError(criterion.id, "none", why="There is no case, so no model can pass.")]
     limit = criterion.as_high(criterion.threshold)
-    if found is None or not 0 < limit < 1:
-        return []
     sizes, counts = found
+    patients, n = sum(counts), sum(size * count for size, count in zip(sizes, counts, strict=True))
     checklist = metrics.checklist
+    point = checklist.evidence.decide_on == "point"
+    if not 0 < limit < 1:  # only a model without an error, or with one right answer, meets it
+        certain = float(point and limit == 1)
+        return [GateError(criterion.id, "exact", true=criterion.threshold, passes=certain, patients=patients, n=n)]
     expected = checklist.expected(criterion.id)
     truths = [(criterion.threshold, False), (criterion.as_high(1 - HALF_AGAIN * (1 - limit)), False)]
     if expected is not None:
@@ -238,18 +263,18 @@ def gate_error(criterion: Criterion, metrics: Metrics) -> list[GateError]:
             counts=counts,
             icc=checklist.planning.correlation,
             strict=criterion.strict,
-            point=checklist.evidence.decide_on == "point",
+            point=point,
             unknown=metrics.sample.unknown,
         )
         rows.append(
             GateError(
                 id=criterion.id,
+                method=passing.method,
+                deserves=deserves,
                 true=true,
                 passes=passing.probability,
-                deserves=deserves,
-                method=passing.method,
-                patients=sum(counts),
-                n=sum(size * count for size, count in zip(sizes, counts, strict=True)),
+                patients=patients,
+                n=n,
                 se=passing.se,
             )
         )

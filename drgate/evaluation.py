@@ -659,19 +659,26 @@ class Flagged(Typed):
 
 @dataclass(frozen=True, slots=True)
 class GateError(Typed):
-    """The probability that a criterion passes a model of a stated true value, at these counts.
+    """How often a criterion passes a model of a stated true value by chance.
 
-    deserves: whether such a model meets the rule. se: standard error of a simulated probability.
+    method: "exact" or "simulated" at these counts; "designs": the largest rate found for criteria of this kind, in
+        `designs` simulated designs, which `command` shows; "none": there is no such rate, and `why` says so.
+    true: absent where it is not about these counts; at the threshold it stands for a model just outside the rule.
+    passes: the probability; absent where there is none. deserves: whether such a model meets the rule.
+    patients, n: in the denominator. se: standard error of a simulated probability.
     """
 
-    id: str
-    true: float
-    passes: float
-    deserves: bool
-    method: Literal["exact", "simulated"]
-    patients: _Count
-    n: _Count
+    id: MetricId
+    method: Literal["exact", "simulated", "designs", "none"]
+    deserves: bool = False
+    true: float | None = None
+    passes: float | None = None
+    patients: _Count | None = None
+    n: _Count | None = None
     se: float | None = None
+    designs: _Count | None = None
+    command: str | None = None
+    why: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -703,7 +710,7 @@ class Evaluation(Typed):
     three_ways: by metric and policy, how the metric comes out when images without output are excluded, as referred, or
         the worst case; empty where every image got an answer.
     units: the metrics by image, by eye (its worst image) and by patient (the worse eye), but for the unit judged.
-    gate_error: how often the gate itself errs at these counts.
+    gate_error: how often each criterion decides wrongly by chance.
     reliability: by endpoint, bins of the predicted probability with what was observed.
     """
 

@@ -23,7 +23,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.optimize import LinearConstraint, milp
 
-from drgate.checklist import Checklist, Criterion, ended, grade_mix, not_a_fraction, parse_checklist
+from drgate.checklist import Checklist, Criterion, ended, grade_mix, level_words, not_a_fraction, parse_checklist
 from drgate.errors import ANSWERS, ExitCode, ManifestError, UsageError
 from drgate.files import read_table
 from drgate.manifest import load_manifest
@@ -519,7 +519,7 @@ def _assumptions(checklist: Checklist, level: float, lines: Sequence[LinePlan], 
         notes.append("The checklist decides on estimates: power is the chance that an estimate meets its rule.")
     if checklist.looks > 1:
         notes.append(
-            f"{checklist.looks} looks are declared, so each is tested at the level {100 * level:.6g} % (two-sided)."
+            f"{checklist.looks} looks are declared, so each is tested at the level {level_words(level)} (two-sided)."
         )
     planned = [line for line in lines if line.required and line.needed is not None]
     if len(planned) > 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 from dataclasses import replace
 from typing import Any
@@ -11,6 +12,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 from scipy.stats import binom
 from sklearn import metrics as sk
 
@@ -19,7 +21,9 @@ from drgate.checklist import Checklist, parse_checklist
 from drgate.evaluate import evaluate
 from drgate.evaluation import CriterionResult, Estimate, Evaluation, NotEstimable
 from drgate.measure import Metrics
+from drgate.metrics import METRICS
 from drgate.predictions import Predictions, make_predictions
+from drgate.report.evaluation import html, junit, markdown, terminal
 from drgate.sample import Sample
 from drgate.scale import GRADES
 
@@ -389,6 +393,72 @@ class TestGateError:
         errors = evaluate(drawn(21, 150), checklist).gate_error
         assert {error.method for error in errors} == {"simulated"}
         assert all(error.passes <= 0.025 + 3 * error.se for error in errors)
+
+    def test_every_criterion_has_a_rate_or_the_reason_why_not(self):
+        """Whatever can be a criterion: a new metric without a row fails here."""
+        range_of = {"calibration_slope": (0.8, 1.25), "calibration_intercept": (-0.2, 0.2)}
+        lines: list[dict[str, Any]] = []
+        for about in METRICS.values():
+            name = f"{about.name}:{about.targets[-1]}" if about.targets[-1] else about.name
+            if about.name in range_of:
+                lines.append({"id": name, "at_least": range_of[about.name][0], "at_most": range_of[about.name][1]})
+            elif about.name == "baseline":
+                lines.append({"id": name, "margin": 0.02})
+            elif not about.not_asked:
+                lines.append({"id": name, "below" if about.better == "lower" else "above": 0.5})
+        lines.append({"id": "ppv:pdr", "at": "deployment", "at_least": 0.5})
+        found = evaluate(drawn(24, 60), checklist_of(criteria=lines, deployment=MIX))
+        assert {error.id for error in found.gate_error} == {criterion.id for criterion in found.criteria}
+        for error in found.gate_error:
+            if error.method == "none":
+                assert error.id in ("stability", "cost")
+                assert error.why
+            else:
+                assert error.passes is not None
+                assert (error.command is None) == (error.method != "designs")
+
+    @pytest.mark.parametrize(
+        ("evidence", "why"),
+        [
+            ({"level": 0.9}, "simulated at the level 95\N{NO-BREAK SPACE}% only"),
+            ({"interval": "wilson"}, "Clopper-Pearson intervals only"),
+            ({"decide_on": "point"}, "decided on the estimate alone"),
+        ],
+    )
+    def test_a_rate_is_not_given_where_nothing_shows_it(self, evidence: dict[str, Any], why: str):
+        checklist = checklist_of(criteria=[{"id": "youden:pdr", "at_least": 0.1}], evidence=evidence)
+        (error,) = evaluate(drawn(24, 60), checklist).gate_error
+        assert error.method == "none"
+        assert why in (error.why or "")
+
+    def test_nineteen_of_twenty_on_the_estimate(self):
+        """A model just below 95 % is observed to meet it in 74 % of sets of twenty: P(19 or 20 of 20) at .95."""
+        table = pd.DataFrame({"grade": [4] * 20 + [0] * 20, "predicted": [4] * 19 + [0] * 21})
+        table["image"] = table["patient"] = [f"{i:02d}" for i in range(40)]
+        lines = [{"id": "sensitivity:pdr", "at_least": 0.95}, {"id": "accuracy", "at_least": 0.5}]
+        found = evaluate(
+            make_predictions(table, "t.csv", {}), checklist_of(criteria=lines, evidence={"decide_on": "point"})
+        )
+        assert found.verdict == "OBSERVED"
+        assert found.gate_error[0].passes == pytest.approx(binom.sf(18, 20, 0.95))
+        first = "By chance, a model just outside the rule passes Sensitivity, PDR in 73.6 % of test sets like this one"
+        shown = io.StringIO()
+        terminal.render(found, Console(file=shown, width=200))
+        for page in (markdown.render(found), html.render(found), shown.getvalue()):
+            between, said, _ = page.replace("\N{NO-BREAK SPACE}", " ").rpartition("<h1")[2].partition(first)
+            assert said
+            assert len(re.sub(r"<[^>]*>|[^a-z]", "", between.partition("this does not show it.")[2])) == 0
+        assert f"<system-out>{first}" in junit.render(found).replace("\N{NO-BREAK SPACE}", " ")
+
+    def test_a_rule_that_only_perfection_meets(self):
+        """ "At most 0" cannot be shown by an interval, and every sample without an error meets it as an estimate."""
+        for decide_on, passes_ in (("bound", 0.0), ("point", 1.0)):
+            checklist = checklist_of(
+                criteria=[{"id": "accuracy", "at_least": 0.5}, {"id": "missed:referable", "at_most": 0}],
+                evidence={"decide_on": decide_on},
+            )
+            errors = [e for e in evaluate(drawn(24, 60), checklist).gate_error if e.id == "missed:referable"]
+            assert [(e.true, e.passes, e.method) for e in errors] == [(0, passes_, "exact")]
 
 
 class TestHowManyMore:

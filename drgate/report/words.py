@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from drgate.certificate.statement import expiry, lineage
-from drgate.checklist import RULE_WORDS, fact
+from drgate.checklist import RULE_WORDS, fact, level_words
 from drgate.errors import visible as visible  # every format shows text through it
 from drgate.evaluation import (
     CriterionResult,
@@ -187,6 +187,27 @@ def _cause(criterion: CriterionResult) -> str:
     return "{have} too few patients" if counted else "{have} not enough evidence"
 
 
+def chance(evaluation: Evaluation) -> str:
+    """How often a model just outside a rule passes it all the same, at most; empty where no criterion has a rate."""
+    required = {criterion.id for criterion in evaluation.criteria if criterion.required}
+    errors = [error for error in evaluation.gate_error if error.id in required and not error.deserves]
+    rates = {error: error.passes for error in errors if error.passes is not None}
+    if not rates:
+        return ""
+    worst = max(rates, key=lambda error: rates[error])
+    of = "simulated designs" if worst.method == "designs" else "test sets like this one"
+    model = f"a model just outside the rule passes {title(worst.id)} in {percent(rates[worst])} of {of}"
+    return f"By chance, {model}{', the most of all required criteria' if len({e.id for e in errors}) > 1 else ''}."
+
+
+def under_headline(evaluation: Evaluation) -> list[str]:
+    """What stands first under the headline: how little an OBSERVED shows, why nothing can pass, what is not met."""
+    observed = ""
+    if evaluation.verdict == "OBSERVED":
+        observed = chance(evaluation) or "How often a model just outside the rules meets them by chance is not known."
+    return [text for text in (observed, barred(evaluation), cause(evaluation)) if text]
+
+
 def verdict_word(evaluation: Evaluation) -> str:
     """The verdict in two or three words."""
     word = OUTCOMES[evaluation.verdict]
@@ -213,9 +234,10 @@ def decision_rule(evaluation: Evaluation) -> str:
     """What a criterion is decided on."""
     if evaluation.observed_only:
         return "Each criterion is decided on its estimate alone."
+    ends = "; for a rule with two ends, both limits" if any(c.ceiling is not None for c in evaluation.criteria) else ""
     return (
-        f"A proportion passes if the lower limit of its {plain_percent(level_of(evaluation))} confidence interval "
-        "meets the rule (for error rates, the upper limit)."
+        f"A proportion passes if the lower limit of its {level_name(evaluation)} confidence interval meets the rule "
+        f"(for error rates, the upper limit{ends}). {chance(evaluation)}".rstrip()
     )
 
 
@@ -239,6 +261,11 @@ def level_of(evaluation: Evaluation) -> float:
     """The two-sided level of the intervals: the checklist's, or narrower error where several looks are allowed."""
     levels = [c.estimate.level for c in evaluation.criteria if isinstance(c.estimate, Estimate)]
     return next((x for x in levels if x is not None), float(evaluation.spec.content["evidence"]["level"]))
+
+
+def level_name(evaluation: Evaluation) -> str:
+    """The level of the intervals as people write it."""
+    return level_words(level_of(evaluation))
 
 
 def unit_of(evaluation: Evaluation) -> str:
@@ -370,7 +397,7 @@ def percent(value: float, *, against: float | None = None) -> str:
 
 
 def plain_percent(value: float) -> str:
-    """A fraction as it was written, such as a threshold or a level, as a percentage."""
+    """A fraction as it was written, such as a threshold, as a percentage."""
     return f"{100 * value:.10g}{_SPACE}%"
 
 
@@ -513,7 +540,7 @@ def _range(low: float, high: float, kind: str, against: float | None, *, signed:
 def _interval(estimate: Metric, against: float | None, level: float, *, signed: bool) -> str:
     if not isinstance(estimate, Estimate) or estimate.low is None or estimate.high is None:
         return ""
-    other = "" if estimate.level in (None, level) else f" (level {plain_percent(estimate.level or 0)})"
+    other = "" if estimate.level in (None, level) else f" (level {level_words(estimate.level or 0)})"
     return _range(estimate.low, estimate.high, estimate.kind, against, signed=signed) + other
 
 
