@@ -43,12 +43,13 @@ from drgate.evaluation import (
     verdict_of,
 )
 from drgate.measure import Metrics
-from drgate.metrics import MetricId, grades_of
+from drgate.metrics import NAMES, MetricId, grades_of
 from drgate.page_one import flagged_images, page_one
 from drgate.predictions import Predictions, published
 from drgate.sample import Sample, patients_of, unit_lacks
 from drgate.scale import TITLES
 from drgate.stats import bootstrap, stability
+from drgate.stats.calibration import FEWEST_EVENTS
 from drgate.stats.confusion import NO_OUTPUT
 
 UNITS: Final = ("image", "eye", "patient")
@@ -225,6 +226,11 @@ def _enough(metric: Metric, criterion: Criterion, metrics: Metrics) -> Metric:
     if asked.about.by == "equal_grades" and (by_grade == 0).any():
         absent = ", ".join(TITLES[grade] for grade in np.flatnonzero(by_grade == 0))
         return NotEstimable(f"it needs all five grades, and there are no images with {absent}.")
+    if asked.about.by == "calibration" and min(events := metrics.events(asked)) < FEWEST_EVENTS:
+        return NotEstimable(
+            f"it needs {FEWEST_EVENTS} patients with {NAMES[asked.target]} and {FEWEST_EVENTS} without, and there are "
+            f"{events[0]} and {events[1]}. The figure is shown, and decides nothing."
+        )
     cases, wanted = metric.n or 0, metrics.checklist.fewest_positives(criterion)
     if asked.about.kind == "index" and (grades := grades_of(asked.target)):
         positive = int(by_grade[list(grades)].sum())

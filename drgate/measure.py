@@ -415,6 +415,19 @@ class Metrics:
         patients = None if sample.patients is None else sample.patients[answered]
         return _Answers(scores, positive, patients)
 
+    def events(self, metric: MetricId) -> tuple[int, int]:
+        """Patients with an image that has the metric's endpoint, and the others; of those with probabilities.
+
+        Where patients are unknown, as many as there must be: the images, divided by the most that one patient has.
+        """
+        answers = self._answers(metric.target, metric.column, metric.value)
+        positive = int(answers.positive.sum())
+        if answers.patients is None:
+            return positive // 2, (answers.positive.size - positive) // 2
+        owners = np.unique(answers.patients)
+        having = np.unique(answers.patients[answers.positive])
+        return having.size, owners.size - having.size
+
     @property
     def _most_images(self) -> int:
         """Images of one patient at most, where patients are unknown; one where nothing is declared."""

@@ -23,7 +23,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.optimize import LinearConstraint, milp
 
-from drgate.checklist import Checklist, Criterion, ended, grade_mix, not_a_fraction, parse_checklist
+from drgate.checklist import Checklist, Criterion, ended, grade_mix, level_words, not_a_fraction, parse_checklist
 from drgate.contrast import BLANK
 from drgate.errors import ANSWERS, ExitCode, ManifestError, UsageError
 from drgate.files import read_table
@@ -354,7 +354,7 @@ class _Planner:
             lows.append(cluster.bounds(best, level=self.level, interval=self.checklist.evidence.interval).low)
             sizes.append((each, counts))
         images = sum(size * count for each, counts in sizes for size, count in zip(each, counts, strict=True))
-        patients = None if self.unknown else sum(sum(counts) for _, counts in sizes)
+        patients = None if self.lacking or self.most > 1 else sum(sum(counts) for _, counts in sizes)
         if len(sizes) < 2:
             return Here(patients, images, None, False, f"every {self.checklist.unit} is in one group")
         bound, limit = 1 - min(lows), criterion.threshold
@@ -431,11 +431,11 @@ class _Planner:
         if found is None:
             return Here(None, 0, None, False, "no case in this test set")
         sizes, counts = found
-        if criterion.id.about.of_reference:
-            return self._of_reference(criterion, sum(counts))
         n = sum(size * count for size, count in zip(sizes, counts, strict=True))
         if self.lacking and not self.point:
             return Here(None, n, None, False, self.lacking)
+        if criterion.id.about.of_reference:
+            return self._of_reference(criterion, sum(counts))
         who = None if self.lacking or self.most > 1 else sum(counts)
         if self.most > 1:
             best = cluster.unknown_clusters(n, n, images_a_patient=self.most, level=self.level)
@@ -470,7 +470,7 @@ class _Planner:
         meets = decides < criterion.threshold or (decides == criterion.threshold and not criterion.strict)
         side = "" if self.point else f": the upper limit is {100 * high:.1f} %"
         why = "" if meets else f"{found.k} of {found.n} images have no reference grade{side}"
-        return Here(None if self.unknown else patients, found.n, high, meets, why)
+        return Here(None if self.lacking or self.most > 1 else patients, found.n, high, meets, why)
 
     def _passing(self, criterion: Criterion, true: float, sizes: Sequence[int], counts: Sequence[int]) -> power.Passing:
         return power.passing(
@@ -642,7 +642,7 @@ def _assumptions(checklist: Checklist, level: float, lines: Sequence[LinePlan], 
         notes.append("The checklist decides on estimates: power is the chance that an estimate meets its rule.")
     if checklist.looks > 1:
         notes.append(
-            f"{checklist.looks} looks are declared, so each is tested at the level {100 * level:.6g} % (two-sided)."
+            f"{checklist.looks} looks are declared, so each is tested at the level {level_words(level)} (two-sided)."
         )
     planned = [line for line in lines if line.required and line.needed is not None]
     if len(planned) > 1:

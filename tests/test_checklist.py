@@ -316,12 +316,20 @@ REFUSED = {
         "even a perfect model has 0.049",
     ),
     "a slope beyond reason": (
-        lambda c: c["criteria"].append({"id": "calibration_slope:referable", "at_least": 80}),
-        "between 0 and 10",
+        lambda c: c["criteria"].append({"id": "calibration_slope:referable", "at_least": 0.8, "at_most": 80}),
+        "between 0 and 10 that holds 1, which is perfect",
     ),
-    "an intercept beyond reason": (
+    "a slope without the perfect one": (
+        lambda c: c["criteria"].append({"id": "calibration_slope:referable", "at_least": 1.1, "at_most": 1.3}),
+        "such as at_least: 0.8 and at_most: 1.25",
+    ),
+    "one end of a slope": (
+        lambda c: c["criteria"].append({"id": "calibration_slope:referable", "at_least": 0.8}),
+        "a model can miss on either side; give both ends, such as at_least: 0.8 and at_most: 1.25.",
+    ),
+    "one end of an intercept": (
         lambda c: c["criteria"].append({"id": "calibration_intercept:referable", "below": 0.5}),
-        "at_least or at_most",
+        "give both ends, such as at_least: -0.2 and at_most: 0.2.",
     ),
     "a limit on the wrong side": (
         lambda c: c["criteria"].append({"id": "sensitivity:referable@camera=A", "at_most": 0.95}),
@@ -404,7 +412,7 @@ BEYOND_JSON_SCHEMA = {
     "a criterion at no mix",
     "a metric that has no mix",
     "a slope beyond reason",
-    "an intercept beyond reason",
+    "a slope without the perfect one",
     "overlapping groups",
     "a value twice in a group",
     "a group called each",
@@ -618,6 +626,25 @@ class TestDiff:
         expected = {(False, False): [], (True, False): ["weaker"], (False, True): ["stronger"]}
         assert kinds(old, new) == expected.get((bool(lets_in), bool(keeps_out)), ["different"])
         assert kinds(new, old) == expected.get((bool(keeps_out), bool(lets_in)), ["different"])
+
+    @given(*(st.integers(1, 20),) * 4)
+    def test_a_range_is_weaker_where_it_lets_more_values_through(self, low: int, high: int, other: int, top: int):
+        """Brute force over slopes of 0 to 4 in twentieths."""
+        old, new = (
+            checklist_of(
+                {"id": "accuracy", "at_least": 0.5},
+                {"id": "calibration_slope:referable", "at_least": least / 20, "at_most": 1 + more / 20},
+            )
+            for least, more in ((low, high), (other, top))
+        )
+        before, after = (
+            {value for value in range(80) if least <= value <= 20 + more} for least, more in ((low, high), (other, top))
+        )
+        lets_in, keeps_out = bool(after - before), bool(before - after)
+        expected = {(False, False): [], (True, False): ["weaker"], (False, True): ["stronger"]}
+        assert kinds(old, new) == expected.get((lets_in, keeps_out), ["different"])
+        for change in diff(old, new):
+            assert f"between {low / 20:g} and {1 + high / 20:g} becomes between" in change.sentence
 
     def test_one_group_instead_of_each_is_weaker(self):
         """`each` also speaks of the cameras that no group holds."""

@@ -364,7 +364,7 @@ class TestUngradableByDecree:
         table = self.marked(graded=True)
         shares = np.where(np.arange(5) == table["predicted"].to_numpy(dtype=float)[:, None], 0.8, 0.05)
         marked = predictions(table.assign(**dict(zip(PROBABILITIES, shares.T, strict=True))))
-        assert compare(marked, marked).images == 2000
+        assert compare(marked, marked, owners()).images == 2000
         assert len(Sample.of(planned(marked.table, "t.csv"), owners())) == 2000
         only = predictions(marked.table.assign(gradable=False))
         point = make_operating_point((0.01, 0.01, 0.01, 0.9), {}, {}, {})

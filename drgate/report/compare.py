@@ -9,6 +9,7 @@ from typing import Final
 
 from rich.console import Console
 
+from drgate.checklist import level_words
 from drgate.compare import Comparison, Difference, Outcome
 from drgate.evaluation import NotEstimable
 from drgate.report import kit, words
@@ -25,7 +26,7 @@ _AT_A_TERMINAL: Final = 6
 
 def headline(comparison: Comparison) -> str:
     """The outcome as one sentence."""
-    margin, level = f"{100 * comparison.margin:g} points", words.plain_percent(comparison.level)
+    margin, level = f"{100 * comparison.margin:g} points", level_words(comparison.level)
     accuracy, shown = comparison.accuracy, comparison.shown
     ends = " to ".join(
         _beside(100 * end, 100 * comparison.margin) for end in (accuracy.low, accuracy.high) if end is not None

@@ -11,6 +11,7 @@ from typing import Final
 
 from rich.console import Console
 
+from drgate.checklist import level_words
 from drgate.metrics import MetricId, parse_id
 from drgate.plan import ASSURANCE, LinePlan, Plan
 from drgate.report import kit, words
@@ -136,7 +137,7 @@ def _needs(line: LinePlan) -> str:
 
 def facts(plan: Plan) -> list[tuple[str, str]]:
     """What was planned, with what, and the power of all criteria together: label and text."""
-    level = words.plain_percent(plan.level)
+    level = level_words(plan.level)
     basis = "the estimate" if plan.decided_on == "point" else f"the limit of the two-sided {level} confidence interval"
     together = "the product of the powers of the required criteria"
     pairs = [

@@ -250,7 +250,7 @@ def whole_evaluation(
         metrics=_by_id(metrics),
         confusion_matrix=((585, 8, 7, 0, 0), (4, 108, 8, 0, 0), (0, 6, 112, 2, 0), (2, 1, 3, 93, 1), (1, 1, 1, 1, 56)),
         no_output=(3, 0, 0, 0, 4),
-        spec=HeldAgainst(checklist, 1, shipped.digest, content),
+        spec=HeldAgainst(checklist, shipped.version, shipped.digest, content),
         data=TestSet(name, split="test", manifest_digest="sha256:" + "ab" * 32, warnings=(name,)),
         counts=Counts(
             unit="image",
@@ -316,9 +316,11 @@ def whole_evaluation(
             ),
         },
         gate_error=(
-            GateError("accuracy", 0.9, 0.0214, False, "simulated", 606, 1000, 0.001),
+            GateError("accuracy", "simulated", False, 0.9, 0.0214, 606, 1000, 0.001),
+            GateError("quadratic_kappa", "designs", passes=0.0215, designs=351, command="python -m benchmarks x"),
+            GateError("stability", "none", why=f"It describes one run. {name}"),
             *(
-                GateError(f"sensitivity:pdr{where}", true, passes, deserves, "exact", 60, 60)
+                GateError(f"sensitivity:pdr{where}", "exact", deserves, true, passes, 60, 60)
                 for where in ("", here)
                 for true, passes, deserves in ((0.95, 0.0, False), (0.925, 0.0, False), (0.985, 0.404, True))
                 if not where or not deserves
