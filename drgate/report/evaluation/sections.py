@@ -250,7 +250,7 @@ def _units(evaluation: Evaluation) -> Section | None:
     header = ("Metric", *(f"By {unit}{' (judged)' if unit == judged else ''}" for unit in order))
     names = list(KEY_METRICS)
     # By image it is the sensitivity, and has a dash.
-    names.insert(names.index("sensitivity:referable") + 1, MetricId(RIGHT_EYE, "referable"))
+    names.insert(names.index(MetricId("sensitivity", "referable")) + 1, MetricId(RIGHT_EYE, "referable"))
     rows = tuple(
         (Cell(title(name)), *(_cell(name, found[unit].get(name), level, unit) for unit in order)) for name in names
     )
@@ -258,8 +258,8 @@ def _units(evaluation: Evaluation) -> Section | None:
         "units",
         "By image, eye and patient",
         (
-            "An eye has the grade of its worst image, a patient that of the worse eye. A single grade is hit only by an "
-            "image that has it. For a group of grades the worst answer to any image counts, as a patient is referred "
+            "An eye has the grade of its worst image, a patient that of the worse eye. A single grade is hit only by "
+            "an image that has it. For a group of grades the worst answer to any image counts, as a patient is referred "
             "for either eye; how often an eye that has it is the reason stands beside. If one eye has no result, the "
             "patient has none.",
         ),
