@@ -43,7 +43,7 @@ EACH: Final = "each"
 
 THRESHOLDS: Final = ("at_least", "above", "at_most", "below")
 """A criterion has exactly one of these keys, one on calibration slope or intercept both `at_least` and `at_most`, and
-`baseline` none."""
+`baseline` and `noninferior` none."""
 
 Comparator = Literal[">=", ">", "<=", "<"]
 
@@ -52,17 +52,25 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
+def _named(about: Definition) -> str:
+    """A metric and its targets, as a regular expression."""
+    targets = [target for target in about.targets if target]
+    if set(GRADES) <= set(targets):
+        targets.append(EACH)
+    alone = "?" if "" in about.targets else ""
+    return about.name + (f"(:({'|'.join(targets)})){alone}" if targets else "")
+
+
 def _ids(metrics: Iterable[Definition]) -> str:
     """The ids of criteria on some metrics, as a regular expression of JSON Schema."""
     of_images: list[str] = []
     of_the_run: list[str] = []
     for about in metrics:
-        targets = [target for target in about.targets if target]
-        if set(GRADES) <= set(targets):
-            targets.append(EACH)
-        alone = "?" if "" in about.targets else ""
-        named = about.name + (f"(:({'|'.join(targets)})){alone}" if targets else "")
-        (of_the_run if about.of_the_run else of_images).append(named)
+        if about.compares:
+            between = "~(baseline|readers)" if about.of_the_run else "@[^=]+"
+            of_the_run.append(f"{about.name}:({'|'.join(_named(METRICS[one]) for one in about.compares)}){between}")
+            continue
+        (of_the_run if about.of_the_run else of_images).append(_named(about))
     anywhere = rf"({'|'.join(of_images)})(@[^=]+=[\s\S]+|\^deployment)?"
     return f"^({'|'.join([*of_the_run, *([anywhere] if of_images else [])])})$"
 
@@ -81,7 +89,7 @@ def _schema_of_thresholds(schema: dict[str, Any]) -> None:
     ranged = "|".join(about.name for about in METRICS.values() if about.better == "between")
     schema["allOf"] = [
         {
-            "if": {"required": ["id"], "properties": {"id": {"const": "baseline"}}},
+            "if": {"required": ["id"], "properties": {"id": {"pattern": "^(baseline$|noninferior:)"}}},
             "then": {"required": ["margin"], "not": {"anyOf": list(given.values())}},
             "else": {
                 "if": {"required": ["id"], "properties": {"id": {"pattern": f"^({ranged})"}}},
@@ -98,6 +106,11 @@ def _known(name: MetricId) -> MetricId:
     if name.metric not in METRICS:
         raise ValueError(f"there is no metric {name.metric!r}; {_nearest(name.metric, METRICS)}")
     about = name.about
+    if about.compares:
+        if name.of not in about.compares:
+            raise ValueError(f"{name!r}: {name.metric} is of {' or '.join(about.compares)}")
+        _known(name.compared)
+        return name
     targets = {EACH, *about.targets} if set(GRADES) <= set(about.targets) else set(about.targets)
     if name.target not in targets:
         if targets == {""}:
@@ -124,7 +137,9 @@ class Criterion(_Frozen):
     id: Annotated[MetricId, AfterValidator(_known)] = Field(
         description="metric or metric:target, such as sensitivity:pdr, then @column=value for a slice or ^deployment; "
         "the word each means all five grades, or every value of the column; a likelihood ratio is NOT_ASSESSED where "
-        "sensitivity or specificity is 0 or 100 %, such as without a false positive",
+        "sensitivity or specificity is 0 or 100 %, such as without a false positive; gap:metric:target@column is the "
+        "largest difference between the values of a column; noninferior:metric:target~baseline (or ~readers) is the "
+        "difference from another model or from human readers, with a margin",
         json_schema_extra={"pattern": _ids(about for about in METRICS.values() if not about.not_asked)},
     )
     at_least: float | None = Field(default=None, description="passes at this value and above; a fraction: 0.90, not 90")
@@ -144,7 +159,9 @@ class Criterion(_Frozen):
         description="how images without output count; default: excluded for grades, as_referred for groups",
     )
     window: int | None = Field(default=None, ge=6, description="number of evaluations that `stability` uses")
-    margin: float | None = Field(default=None, gt=0, lt=1, description="non-inferiority margin of `baseline`")
+    margin: float | None = Field(
+        default=None, gt=0, lt=1, description="non-inferiority margin of `baseline` and `noninferior`"
+    )
     reference_value: float | None = Field(default=None, ge=0, le=1, description="an earlier figure, shown only")
     unit: Literal["USD"] | None = Field(default=None, description="unit of `cost`")
 
@@ -218,16 +235,18 @@ class Criterion(_Frozen):
             raise ValueError(f"{self.id!r}: no_output does not apply to it")
         if self.min_positives is not None and not self.id.column:
             raise ValueError(f"{self.id!r}: min_positives belongs to a slice, such as {self.id}@camera=each")
-        if metric == "baseline":
+        if metric in ("baseline", "noninferior"):
             if self._given or self.margin is None:
-                raise ValueError("baseline takes a margin, such as 0.02, and no threshold")
+                raise ValueError(f"{self.id} takes a margin, such as 0.02, and no threshold")
+            if metric == "noninferior" and self.reference_value is not None:
+                raise ValueError(f"{self.id!r}: reference_value belongs to baseline")
             return self
         if self.window is not None and metric != "stability":
             raise ValueError(f"{self.id!r}: window belongs to stability")
         if self.unit is not None and metric != "cost":
             raise ValueError(f"{self.id!r}: a unit belongs to cost")
         if self.margin is not None or self.reference_value is not None:
-            raise ValueError(f"{self.id!r}: margin and reference_value belong to baseline")
+            raise ValueError(f"{self.id!r}: margin and reference_value belong to baseline (margin also to noninferior)")
         if about.better == "between":
             self._range_is_possible()
             return self
@@ -276,9 +295,6 @@ class Evidence(_Frozen):
         default="clopper-pearson", description="interval of a proportion; it allows for several images from one patient"
     )
     cluster: Literal["patient"] = Field(default="patient", description="images of one patient are not independent")
-    one_image_per_patient: bool = Field(
-        default=False, description="if no patients are given, declares that every image is of another patient"
-    )
 
 
 class Bootstrap(_Frozen):
@@ -420,7 +436,9 @@ class Checklist(_Frozen):
     )
     planning: Planning = Field(default=Planning(), description="assumptions of `drgate plan`")
     declared: list[Declared] = Field(
-        default=[], description="test sets without patients: the most images of one patient; without it no line passes"
+        default=[],
+        description="test sets without patients: the most images of one patient; without it no criterion "
+        "on images passes",
     )
     all_comers_allowance: float = Field(
         default=0.05,
@@ -432,7 +450,12 @@ class Checklist(_Frozen):
     readers_independent: bool = Field(
         default=False, description="the readers (reader_1, reader_2, ...) took no part in making the reference grades"
     )
-    site_column: str | None = Field(default=None, min_length=1, description="column of the site, such as site")
+    site_column: str | None = Field(
+        default=None,
+        min_length=1,
+        pattern=r"^[^=]+$",
+        description="column of the site, such as site: figures are shown by site, and from five sites on their spread",
+    )
     intended_use: IntendedUse = Field(default=IntendedUse(), description="for whom and how the model is used")
     reference: Reference = Field(default=Reference(), description="how the reference grades were made")
     test_set: TestSet = Field(default=TestSet(), description="the kind of test set")
@@ -489,10 +512,34 @@ class Checklist(_Frozen):
         for each in ids:
             if ids.count(each) > 1:
                 raise ValueError(f"the criterion {each!r} is given twice")
-            if each.column and each.value != EACH and each.but(value=EACH) in ids:
+            if each.value not in ("", EACH) and each.but(value=EACH) in ids:
                 raise ValueError(f"the criterion {each!r} is given twice: @{each.column}=each includes it")
             self._is_declared(each)
+        self._readers_are_half_of_it()
         return self
+
+    def _readers_are_half_of_it(self) -> None:
+        """Raise ValueError where readers are compared in one rate alone, or without an absolute floor.
+
+        Readers who miss much, or a rate bought with the other one, would make any model not worse.
+        """
+        written = {criterion.id: criterion for criterion in self.each_criterion()}
+        for name, asked in written.items():
+            if name.against != "readers":
+                continue
+            for of in ("sensitivity", "specificity"):
+                other = written.get(name.but(of=of))
+                if other is None or other.required < asked.required:
+                    raise ValueError(
+                        f"{name!r} also needs {name.but(of=of)!r}{', required' if other else ''}: a model can match "
+                        "readers in one of both at the cost of the other"
+                    )
+                floor = written.get(MetricId(of, name.target))
+                if floor is None or not floor.upward or not floor.required:
+                    raise ValueError(
+                        f"{name!r} also needs a required criterion {of}:{name.target} with at_least or above: readers "
+                        "can be poor"
+                    )
 
     def _is_declared(self, name: MetricId) -> None:
         """Raise ValueError where a criterion uses a slice or a deployment mix that the checklist does not declare."""
@@ -528,6 +575,16 @@ class Checklist(_Frozen):
                 for target in targets:
                     written.append(criterion.model_copy(update={"id": name.but(target=target, value=value)}))
         return written
+
+    @property
+    def asks_readers(self) -> bool:
+        """Whether a criterion compares with human readers."""
+        return any(criterion.id.against == "readers" for criterion in self.criteria)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The further columns of a table that it uses, sorted: what it slices by, and the site."""
+        return tuple(sorted({one.by for one in self.slices} | ({self.site_column} if self.site_column else set())))
 
     @property
     def stability_window(self) -> int:

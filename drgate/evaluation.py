@@ -127,7 +127,8 @@ _Limits = Annotated[
 class Estimate(Typed):
     """One measured quantity with its interval.
 
-    kind: "proportion" (k of n, in [0, 1]), "index" (kappa, AUC), "range" (of accuracies, in [0, 1]) or "amount" (USD).
+    kind: "proportion" (k of n, in [0, 1]), "index" (kappa, AUC), "difference" (of proportions, in [-1, 1]), "range" (of
+        accuracies, in [0, 1]) or "amount" (USD).
     k, n: counts of a proportion; n alone counts the images behind an index.
     value: k/n for a proportion.
     low, high: the interval that decides, at two-sided `level`; absent where a quantity has none (a cost).
@@ -139,7 +140,7 @@ class Estimate(Typed):
     expected: what a perfectly calibrated model would show here (of a calibration error).
     """
 
-    kind: Literal["proportion", "index", "range", "amount"]
+    kind: Literal["proportion", "index", "difference", "range", "amount"]
     value: float
     k: _Count | None = None
     n: _Count | None = None
@@ -188,6 +189,8 @@ class CriterionResult(Typed):
     added: "safety" for criteria that the owner's checklist did not have; empty otherwise.
     reason: a sentence for a clinician.
     shown: of a FAIL, whether the whole interval misses the rule; absent for every other status.
+    all_comers: where images without output are left out of the estimate: the same proportion with these as the worst
+        case; of an index, the share left out. It must be within the checklist's allowance too.
     would_pass: it meets the rule, and is INSUFFICIENT only because nothing can pass on this test set.
     """
 
@@ -201,6 +204,7 @@ class CriterionResult(Typed):
     estimate: _Metric
     reason: str
     shown: bool | None = None
+    all_comers: _Metric | None = None
     would_pass: bool = False
     ceiling: float | None = None
 
@@ -695,6 +699,99 @@ class Bin(Typed):
 
 
 @dataclass(frozen=True, slots=True)
+class Group(Typed):
+    """One group of a gap: the value of the column, "" for blank cells, and the proportion there."""
+
+    name: str
+    rate: Estimate
+
+
+@dataclass(frozen=True, slots=True)
+class Reader(Typed):
+    """A human reader beside the model, on the units that the reader graded.
+
+    name: the column. rate: the reader's proportion. model: the model's. difference: model minus reader.
+    """
+
+    name: str
+    rate: Estimate
+    model: Estimate
+    difference: Estimate
+
+
+@dataclass(frozen=True, slots=True)
+class Predictive(Typed):
+    """Predictive values at one prevalence, from the sensitivity and the specificity of the test set.
+
+    of: whose prevalence it is; absent for one of the fixed list.
+    """
+
+    prevalence: Annotated[float, Field(gt=0, lt=1)]
+    ppv: _Metric
+    npv: _Metric
+    of: Literal["test set", "deployment mix"] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Benefit(Typed):
+    """Net benefit per person at one threshold probability: of the model, and of referring everybody (nobody: 0)."""
+
+    threshold: Annotated[float, Field(gt=0, lt=1)]
+    model: _Metric
+    refer_all: float
+
+
+@dataclass(frozen=True, slots=True)
+class NetBenefit(Typed):
+    """Net benefit of referring by the model, at the prevalence of referable DR in the deployment mix."""
+
+    prevalence: Annotated[float, Field(ge=0, le=1)]
+    at: tuple[Benefit, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Site(Typed):
+    """The units of one site. name: "" for those without one."""
+
+    name: str
+    units: _Count
+    by_grade: _ByGrade
+    metrics: dict[MetricId, _Metric]
+
+
+@dataclass(frozen=True, slots=True)
+class Spread(Typed):
+    """The sites that count for one metric, together: its mean, and the interval for the true value of a new site.
+
+    sites: how many count. tau2: variance of the sites' true values, as logits. i2: its share of the variance of their
+    estimates. q, p: Cochran's test that the sites do not differ.
+    """
+
+    sites: _Count
+    value: float
+    low: float
+    high: float
+    new_low: float
+    new_high: float
+    level: Annotated[float, Field(gt=0, lt=1)]
+    tau2: float
+    i2: float
+    q: float
+    p: float
+    status: Literal["estimated"] = "estimated"
+
+
+@dataclass(frozen=True, slots=True)
+class Sites(Typed):
+    """The test set by site. fewest: units that a site needs in the denominator of a metric to count for its spread."""
+
+    column: str
+    fewest: _Count
+    sites: tuple[Site, ...]
+    spread: dict[MetricId, Annotated[Spread | NotEstimable, Field(discriminator="status")]]
+
+
+@dataclass(frozen=True, slots=True)
 class Evaluation(Typed):
     """Everything that was found about one set of predictions, held against one checklist.
 
@@ -702,7 +799,8 @@ class Evaluation(Typed):
     confusion_matrix: 5 x 5 counts, rows the reference grade, columns the predicted one; no_output: 5 counts a
         reference grade without an answer from the model.
     data: the test set as given; counts: what was counted in it.
-    predictions_digest: of the rows that were judged, as published. bootstrap_seed: 16 hex digits.
+    predictions_digest: of the rows that were judged, as published. bootstrap_seed: 16 hex digits, from what was
+        counted and the checklist.
     training: what stability, cost and baseline were judged by; which attempt it was, its parent and lineage.
     barred: why nothing can pass on this test set, whatever the numbers; absent where something can.
     page_one: sentences that must be read with the verdict.
@@ -711,7 +809,10 @@ class Evaluation(Typed):
         the worst case; empty where every image got an answer.
     units: the metrics by image, by eye (its worst image) and by patient (the worse eye), but for the unit judged.
     gate_error: how often each criterion decides wrongly by chance.
+    gaps: by criterion, the groups that it compares. readers: likewise, the readers.
     reliability: by endpoint, bins of the predicted probability with what was observed.
+    by_prevalence: by endpoint, predictive values over prevalence. net_benefit: absent without a deployment mix. sites:
+        absent where the checklist names no column of sites. All three are shown only.
     """
 
     verdict: Verdict
@@ -735,6 +836,11 @@ class Evaluation(Typed):
     units: dict[str, dict[MetricId, _Metric] | NotEstimable] = field(default_factory=dict)
     gate_error: tuple[GateError, ...] = ()
     reliability: dict[str, tuple[Bin, ...]] = field(default_factory=dict)
+    gaps: dict[MetricId, tuple[Group, ...]] = field(default_factory=dict)
+    readers: dict[MetricId, tuple[Reader, ...]] = field(default_factory=dict)
+    by_prevalence: dict[str, tuple[Predictive, ...]] = field(default_factory=dict)
+    net_benefit: NetBenefit | NotEstimable | None = None
+    sites: Sites | None = None
 
     @property
     def exit_code(self) -> int:

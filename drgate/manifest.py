@@ -22,7 +22,7 @@ from typing import Final
 import pandas as pd
 
 from drgate.columns import SPLITS as SPLITS
-from drgate.columns import Columns, parse_split
+from drgate.columns import Columns, parse_split, unexplained
 from drgate.errors import ManifestError, brief
 from drgate.files import canonical_json, files_below, read_table, row_name, sha256_file
 from drgate.scale import parse_grade
@@ -43,7 +43,8 @@ class Manifest:
 
     table: one row per image, sorted by image, columns `COLUMNS` and any further ones (camera, site, ...):
         image (str, POSIX path relative to `root`), grade (Int8, 0-4 or NA), patient (str or NA; namespaced by `source`
-        where that column is present), eye ("L", "R" or NA), gradable (bool), split ("train", "val", "test" or NA).
+        where that column is present), eye ("L", "R" or NA), gradable (bool; false explains why
+        there is no grade), split ("train", "val", "test" or NA).
     origin: the file or folder that it was read from, for messages.
     dealt_by_seed: seed of `split_by_patient`, if it made the splits.
     """
@@ -331,8 +332,8 @@ def _checked(table: pd.DataFrame, root: Path, origin: Path, files: bool) -> Mani
     checked["split"] = columns.split()
     for column in table.columns:
         if column not in COLUMNS:
-            checked[column] = columns.text(column)
-    lacking = checked["grade"].isna() & checked["gradable"]
+            checked[column] = columns.further(column)
+    lacking = unexplained(checked)
     if not checked["grade"].isna().all():
         columns.refuse(
             lacking.to_numpy(),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from drgate.checklist import Checklist, fact
-from drgate.evaluation import CriterionResult, Flagged, Look, TestSet, Training
+from drgate.evaluation import CriterionResult, Estimate, Flagged, Look, Metric, TestSet, Training
 from drgate.predictions import Predictions
 from drgate.sample import Sample
 from drgate.stats.confusion import NO_OUTPUT
@@ -12,7 +12,7 @@ from drgate.stats.confusion import NO_OUTPUT
 def flagged_images(predictions: Predictions) -> tuple[Flagged, ...]:
     """Images with severe NPDR or PDR that were predicted below referable, the error that can cost sight."""
     table = predictions.table
-    missed = (table["gradable"] & (table["grade"] >= 3) & (table["predicted"] <= 1)).fillna(False)
+    missed = ((table["grade"] >= 3) & (table["predicted"] <= 1)).fillna(False)
     return tuple(
         Flagged(str(image), int(grade), int(predicted))
         for image, grade, predicted in table.loc[missed, ["image", "grade", "predicted"]].itertuples(index=False)
@@ -27,20 +27,19 @@ def page_one(
     training: Training,
     flagged: tuple[Flagged, ...],
     results: list[CriterionResult],
+    ungradable: Metric,
 ) -> tuple[str, ...]:
-    """The notes, in the order in which they are shown."""
+    """The notes, in the order in which they are shown.
+
+    ungradable: the metric `reference_ungradable`.
+    """
     lines = []
     table = sample.whole().table
     if checklist.purpose == "pipeline":
         lines.append("This checklist only tests a pipeline. Its verdict certifies nothing.")
     if checklist.evidence.decide_on == "point":
         lines.append("Decided on point estimates. They describe these images and show nothing for future patients.")
-    if sample.patients is None:
-        lines.append(
-            "No patients are given. The checklist declares one image per patient."
-            if sample.independent
-            else "No patients are given, so every interval allows for two images per patient (design effect 2)."
-        )
+    lines += _patients(sample, checklist, data)
     if flagged:
         lines.append(f"{_count(len(flagged), 'image')} with severe NPDR or PDR predicted below referable.")
     if confused := int(table[3, 4]):
@@ -50,8 +49,12 @@ def page_one(
         )
     if unanswered := int(table[:, NO_OUTPUT].sum()):
         lines.append(f"{unanswered} of {_count(len(sample), sample.unit)} have no output from the model.")
-    if sample.ungradable:
-        lines.append(f"{_count(sample.ungradable, 'image')} marked as not gradable, excluded from all counts.")
+    lines += _without_grade(ungradable)
+    if sample.read is not None and (marked := sample.read.marked):
+        lines.append(
+            f"{_count(marked, 'image')} {'is' if marked == 1 else 'are'} marked not gradable but "
+            f"{'has' if marked == 1 else 'have'} a grade, and {'was' if marked == 1 else 'were'} judged."
+        )
     small = [r.id for r in results if r.id.column and r.status == "NOT_ASSESSED"]
     if small:
         lines.append(f"Too few cases to judge {', '.join(small)}.")
@@ -82,6 +85,17 @@ def page_one(
         f"{_count(len(sample), sample.unit)}). The model detects it only if it predicts such a DR grade. Severe NPDR "
         "or PDR predicted below referable is counted by DR grade alone."
     )
+    if data.readers:
+        many = len(data.readers)
+        lines.append(
+            f"{'This reader' if many == 1 else f'These {many} readers'}: {', '.join(data.readers)}. Nothing is shown "
+            "about others."
+        )
+        if not checklist.readers_independent:
+            lines.append(
+                "The reference for each reader is the median of the other readers' grades (of two middle ones the "
+                "higher); images that fewer than two others graded are left out."
+            )
     if checklist.deployment is None:
         lines.append(
             "Accuracy, specificity, group sensitivity and predictive values depend on the mix of grades in this test "
@@ -96,6 +110,39 @@ def page_one(
         if missing:
             lines.append(f"The checklist does not state ({of}): {', '.join(missing)}.")
     return tuple(lines)
+
+
+def _patients(sample: Sample, checklist: Checklist, data: TestSet) -> list[str]:
+    """How patients were named, and what is declared or lacking where they were not."""
+    lines, found = [], data.patients
+    if found is not None and found.named == "image names":
+        lines.append("Patients repeat the images' names, so they count as unknown.")
+    if found is not None and found.merged:
+        pairs = "pair of patients was" if found.merged == 1 else "pairs of patients were"
+        lines.append(
+            f"{found.merged} {pairs} merged: by the names of their images or by their eyes, one is the other eye of "
+            "the other."
+        )
+    if sample.images_a_patient is not None:
+        most = _count(sample.images_a_patient, "image")
+        lines.append(f"No patients are named. The checklist {checklist.name} declares at most {most} of one patient.")
+    elif sample.unknown:
+        lines.append(f"No figure has a confidence interval: {sample.no_patients}.")
+    elif sample.clusters == sample.images:
+        lines.append("One image a patient, as the table says.")
+    return lines
+
+
+def _without_grade(ungradable: Metric) -> list[str]:
+    """The images that the reference could not grade, with their share."""
+    if not isinstance(ungradable, Estimate) or not ungradable.k:
+        return []
+    high = "" if ungradable.high is None else f", upper limit {100 * ungradable.high:.1f} %"
+    return [
+        f"{ungradable.k} of {_count(ungradable.n or 0, 'image')} ({100 * ungradable.value:.1f} %{high}) "
+        f"{'has' if ungradable.k == 1 else 'have'} no reference grade and {'is' if ungradable.k == 1 else 'are'} "
+        "in no other figure."
+    ]
 
 
 def _regraded(look: Look) -> list[str]:

@@ -222,7 +222,8 @@ class _Planner:
     def __init__(self, checklist: Checklist, level: float, sample: Sample | None) -> None:
         self.checklist, self.level, self.sample = checklist, level, sample
         self.planned: dict[str, tuple[Criterion, list[int], list[int]]] = {}
-        self.unknown = sample is not None and sample.unknown
+        self.lacking = "" if sample is None else sample.no_patients
+        self.most = 1 if sample is None else sample.images_a_patient or 1
         self.point = checklist.evidence.decide_on == "point"
 
     def line(self, criterion: Criterion) -> LinePlan:
@@ -252,7 +253,7 @@ class _Planner:
                     icc=self.checklist.planning.correlation,
                     strict=criterion.strict,
                     point=self.point,
-                    unknown=self.unknown,
+                    images_a_patient=self.most,
                 )
                 why = "" if needed else "no realistic number: the expected true value is too close to the threshold"
         found = LinePlan(
@@ -291,16 +292,16 @@ class _Planner:
         Of the given test set; as planned without one, where it has no case, and where the denominator depends on the
         predictions.
         """
-        found = None if criterion.id.about.depends_on_answers else self._counted(criterion)
+        found = None if criterion.id.about.depends_on_answers or self.lacking else self._counted(criterion)
         if found is not None:
-            return ([2], [1]) if self.unknown else found
+            return ([self.most], [1]) if self.most > 1 else found
         two = self.checklist.planning.two_images if self.checklist.unit == "image" else 0.0
         return [1, 2], [round(1000 * (1 - two)), round(1000 * two)]
 
     def _counted(self, criterion: Criterion) -> tuple[list[int], list[int]] | None:
         """The same of the given test set; None without any."""
         metric = criterion.id
-        tally = None if self.sample is None else self.sample.tally(metric.column, metric.value, metric.target)
+        tally = None if self.sample is None else self.sample.tally_of(metric)
         if tally is None:
             return None
         # Every image has output here, so the policy for images without does not matter.
@@ -311,8 +312,9 @@ class _Planner:
         """Fewest patients with which a model without errors passes."""
         interval = self.checklist.evidence.interval
         found = power.smallest_without_miss(limit, level=self.level, interval=interval, images=sizes, counts=counts)
-        while found is not None and self.unknown:
-            best = cluster.unknown_clusters(2 * found, 2 * found, level=self.level)
+        while found is not None and self.most > 1:
+            n = self.most * found
+            best = cluster.unknown_clusters(n, n, images_a_patient=self.most, level=self.level)
             if cluster.bounds(best, level=self.level, interval=interval).low >= limit:
                 break
             found += 1
@@ -327,9 +329,11 @@ class _Planner:
             return Here(None, 0, None, False, "no case in this test set")
         sizes, counts = found
         n = sum(size * count for size, count in zip(sizes, counts, strict=True))
-        who = None if self.unknown else sum(counts)
-        if self.unknown:
-            best = cluster.unknown_clusters(n, n, level=self.level)
+        if self.lacking and not self.point:
+            return Here(None, n, None, False, self.lacking)
+        who = None if self.lacking or self.most > 1 else sum(counts)
+        if self.most > 1:
+            best = cluster.unknown_clusters(n, n, images_a_patient=self.most, level=self.level)
         else:
             each = np.array(sizes)
             best = cluster.effective_sample(each, each, level=self.level, counts=np.array(counts))
@@ -360,7 +364,7 @@ class _Planner:
             icc=self.checklist.planning.correlation,
             strict=criterion.strict,
             point=self.point,
-            unknown=self.unknown,
+            images_a_patient=self.most,
             replicates=4000,
         )
 

@@ -27,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drgate.checklist import RULE_WORDS, Checklist, Criterion
+from drgate.columns import graded_rows
 from drgate.errors import ChecklistError, PredictionsError, UsageError
 from drgate.looks import USUAL, Log
 from drgate.metrics import BELOW_REFERABLE, METRICS, MetricId
@@ -168,11 +169,11 @@ def effects(predictions: Predictions, point: OperatingPoint, checklist: Checklis
 def lost(predictions: Predictions, point: OperatingPoint) -> list[str]:
     """Titles of the grades that the cut-offs predict for less than a tenth as many images as have them."""
     table = predictions.at(point).table
-    judged = table[table["gradable"] & table["grade"].notna()]
+    graded = table[graded_rows(table)]
     return [
         title
         for grade, title in enumerate(TITLES)
-        if 10 * int((judged["predicted"] == grade).sum()) < int((judged["grade"] == grade).sum())
+        if 10 * int((graded["predicted"] == grade).sum()) < int((graded["grade"] == grade).sum())
     ]
 
 
@@ -198,11 +199,14 @@ class _Constraint:
         self.sizes = _sizes(self.counted, units)
         target = planned.graded(metric.target)
         self.planned = _sizes(counts.counted[target, np.where(planned.answered, 0, confusion.NO_OUTPUT)], planned)
-        self.unknown = planned.unknown
+        self.tested = planned
 
     @cached_property
     def impossible(self) -> str:
         """Why no cut-offs of any model can meet it; empty where they might."""
+        for sample, where in ((self.units, "tuning table"), (self.tested, "planned test set")):
+            if sample.unknown:
+                return f"{self.criterion.id}: nothing can be shown with this {where}, because {sample.no_patients}."
         if self.n == 0 or not self._reaches(0, self._ceiling(0)):
             n, where = self.n, "tuning table"
         elif self._planned_power(0.0, float(self.n)) == 0:
@@ -262,10 +266,13 @@ class _Constraint:
 
     def _sample(self, wrong: Flags) -> cluster.EffectiveSample:
         """The effective sample of what is right."""
-        if self.units.unknown:
-            return cluster.unknown_clusters(self.n - int(wrong.sum()), self.n, level=self.level)
+        if self.units.patients is None:
+            return self._unknown(self.n - int(wrong.sum()), self.n, self.units)
         right, counted = (self.units.by_patient(flags) for flags in (self.counted & ~wrong, self.counted))
         return cluster.effective_sample(right, counted, level=self.level)
+
+    def _unknown(self, k: int, n: int, of: Sample) -> cluster.EffectiveSample:
+        return cluster.unknown_clusters(k, n, images_a_patient=of.images_a_patient, level=self.level)
 
     def _reaches(self, errors: int, effective: float) -> bool:
         sample = cluster.EffectiveSample(self.n - errors, self.n, None, 1.0, effective)
@@ -274,8 +281,8 @@ class _Constraint:
 
     def _ceiling(self, errors: int) -> float:
         """The largest effective number of units with so many errors."""
-        if self.units.unknown:
-            return cluster.unknown_clusters(self.n - errors, self.n, level=self.level).effective_n
+        if self.units.patients is None:
+            return self._unknown(self.n - errors, self.n, self.units).effective_n
         sizes, times = self.sizes
         clusters, squares, rate = int(times.sum()), int((sizes**2 * times).sum()), errors / self.n
         _, effective = cluster.effective_n(
@@ -303,8 +310,8 @@ class _Constraint:
         total, rate = int((sizes * times).sum()), misses / n
         if total == 0:
             return 0.0
-        if self.unknown:
-            effective = cluster.unknown_clusters(total, total, level=self.level).effective_n
+        if self.tested.patients is None:
+            effective = self._unknown(total, total, self.tested).effective_n
         else:
             correlation = self.checklist.planning.correlation
             inflated = 1 + (sizes - 1) * correlation

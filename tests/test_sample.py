@@ -110,9 +110,14 @@ class TestOneTable:
         assert sample.scores == pytest.approx(expected.to_numpy())
         assert np.isnan(sample.probabilities).all()
 
-    def test_images_that_are_not_gradable_are_counted_and_left_out(self):
-        sample = Sample.of(predictions(self.TABLE.assign(gradable=[True] * 5 + [False] * 2)), checklist_of())
-        assert (len(sample), sample.ungradable) == (5, 2)
+    def test_only_a_row_without_a_grade_is_left_out(self):
+        """Whatever `gradable` says of a row with one."""
+        table = self.TABLE.assign(gradable=[True] * 4 + [False] * 3)
+        assert len(Sample.of(predictions(table), checklist_of())) == 7
+        sample = Sample.of(predictions(table.assign(grade=[0, 4, 1, 1, 2, 3, None])), checklist_of())
+        assert (len(sample), sample.counts()["reference_ungradable"]) == (6, 1)
+        assert sample.read is not None
+        assert sample.read.marked == 2
 
     @pytest.mark.parametrize(("unit", "column"), [("eye", "eye"), ("eye", "patient"), ("patient", "patient")])
     def test_a_unit_needs_its_column(self, unit: str, column: str):
@@ -329,7 +334,8 @@ class TestOedema:
     def test_an_image_that_is_not_gradable_needs_no_label(self):
         """It is outside every count."""
         tables = [probable(graded(seed, 0.9)).assign(dme=[None, *(np.arange(239) % 6 == 0)]) for seed in (1, 2)]
-        one, other = (predictions(table.assign(gradable=table["image"] != "0000.png")) for table in tables)
+        bare = [table.assign(grade=table["grade"].where(table["image"] != "0000.png")) for table in tables]
+        one, other = (predictions(table.assign(gradable=table["image"] != "0000.png")) for table in bare)
         assert evaluate(one, checklist_of()).counts.dme == 40
         assert compare(one, other).images == 239
         assert isinstance(tune(one, checklist_of()), OperatingPoint)

@@ -431,10 +431,10 @@ class _Assessor:
             return self._finding(check, "REFUSED", tables.named(str(problem)))
         if result.problems:
             return self._finding(check, "REFUSED", " ".join(map(tables.named, result.problems[:3])))
-        required = any(criterion.id == "baseline" and criterion.required for criterion in evaluation.criteria)
+        required = any(criterion.id.needs_baseline and criterion.required for criterion in evaluation.criteria)
         if required and recorded is not None and baseline is None:
             reason = (
-                f"The criterion baseline is required, but the baseline's predictions are not in {folder}. Commit the "
+                f"A criterion on the baseline is required, but its predictions are not in {folder}. Commit the "
                 "table that drgate score wrote."
             )
             return self._finding(check, "NOT_ASSESSED", reason)

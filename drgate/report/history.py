@@ -142,7 +142,7 @@ def _cell(id: str, record: Record) -> dict[str, str]:
 
 def _unit(id: str, kind: str) -> tuple[float, str]:
     """The factor and the unit in which values are drawn."""
-    if kind == "range" or id == "baseline":  # a difference of two accuracies
+    if kind in ("range", "difference") or id == "baseline":  # differences of proportions
         return 100.0, " points"
     return {"proportion": (100.0, " %"), "amount": (1.0, " USD")}.get(kind, (1.0, ""))
 

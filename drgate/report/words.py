@@ -89,6 +89,8 @@ class Line:
     added: "safety" for a criterion that the owner's checklist did not have.
     advice: "required", "advisory" or "advisory, added for safety".
     would_pass: it meets the rule, and nothing can pass on this test set (`barred`).
+    all_comers: the same with images without output as the worst case, "of all 200: 181 (90.5 %), lower limit 85.6 %",
+        or the share that an index leaves out; empty where nothing is left out.
     """
 
     id: str
@@ -111,6 +113,7 @@ class Line:
     advice: str
     reason: str
     would_pass: bool
+    all_comers: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,13 +235,21 @@ def test_set_name(evaluation: Evaluation) -> str:
 
 def decision_rule(evaluation: Evaluation) -> str:
     """What a criterion is decided on."""
-    if evaluation.observed_only:
-        return "Each criterion is decided on its estimate alone."
+    what = "estimate" if evaluation.observed_only else "limit"
     ends = "; for a rule with two ends, both limits" if any(c.ceiling is not None for c in evaluation.criteria) else ""
-    return (
-        f"A proportion passes if the lower limit of its {level_name(evaluation)} confidence interval meets the rule "
-        f"(for error rates, the upper limit{ends}). {chance(evaluation)}".rstrip()
+    text = (
+        "Each criterion is decided on its estimate alone."
+        if evaluation.observed_only
+        else f"A proportion passes if the lower limit of its {level_name(evaluation)} confidence interval meets the "
+        f"rule (for error rates, the upper limit{ends})."
     )
+    if any(criterion.all_comers for criterion in evaluation.criteria):
+        points = f"{100 * _allowance(evaluation):.10g}"
+        text += (
+            f' "Of all" counts each {unit_of(evaluation)} without output as the worst answer: this {what} may miss the '
+            f'rule by {points} points at most. "Left out" may be {points} % at most, on the same {what}.'
+        )
+    return text if evaluation.observed_only else f"{text} {chance(evaluation)}".rstrip()
 
 
 def intervals(evaluation: Evaluation) -> str:
@@ -276,7 +287,12 @@ def unit_of(evaluation: Evaluation) -> str:
 def lines(evaluation: Evaluation) -> list[Line]:
     """The criteria, in the order of the checklist."""
     level, unit = level_of(evaluation), unit_of(evaluation)
-    return [_line(criterion, level, unit) for criterion in evaluation.criteria]
+    return [_line(criterion, level, unit, _allowance(evaluation)) for criterion in evaluation.criteria]
+
+
+def _allowance(evaluation: Evaluation) -> float:
+    """By how much a figure over all may miss its rule."""
+    return float(evaluation.spec.content.get("all_comers_allowance", 0.0))
 
 
 def unmet(evaluation: Evaluation) -> list[Line]:
@@ -385,15 +401,15 @@ def settings(evaluation: Evaluation) -> list[tuple[str, list[tuple[str, str]]]]:
     ]
 
 
-def percent(value: float, *, against: float | None = None) -> str:
-    """A fraction as a percentage with one digit, or as many more as it takes to tell it from `against`.
+def percent(value: float, *, against: float | None = None, decimals: int = 1) -> str:
+    """A fraction as a percentage with so many digits, or as many more as it takes to tell it from `against`.
 
     A limit of 0.9496 against a threshold of 0.95 must not read "95.0 %", nor 0.99962 "100.0 %".
 
     >>> percent(0.9496, against=0.95), percent(0.95, against=0.95), percent(0.99962)
     ('94.96\\xa0%', '95.0\\xa0%', '>\\u202f99.9\\xa0%')
     """
-    return f"{_within(100 * value, 1, None if against is None else 100 * against, 0.0, 100.0)}{_SPACE}%"
+    return f"{_within(100 * value, decimals, None if against is None else 100 * against, 0.0, 100.0)}{_SPACE}%"
 
 
 def plain_percent(value: float) -> str:
@@ -408,7 +424,7 @@ def signature(certificate: str | None) -> str:
     return f"Signed: {visible(certificate)}."
 
 
-def _line(criterion: CriterionResult, level: float, unit: str) -> Line:
+def _line(criterion: CriterionResult, level: float, unit: str, allowance: float) -> Line:
     favours_more, ceiling = criterion.comparator in (">=", ">"), criterion.ceiling
     decisive: Decisive = "value" if criterion.decided_on == "point" else "low" if favours_more else "high"
     if decisive == "low" and ceiling is not None:
@@ -416,7 +432,7 @@ def _line(criterion: CriterionResult, level: float, unit: str) -> Line:
     side = {"low": "lower limit", "high": "upper limit", "value": "estimate", "both": "interval"}[decisive]
     estimate = criterion.estimate
     kind = estimate.kind if isinstance(estimate, Estimate) else criterion.id.about.kind
-    signed = criterion.id == "baseline"
+    signed = _signed(criterion.id)
     shown = {"value": "", "low": "", "high": ""}
     if isinstance(estimate, Estimate):
         for name in ("value", "low", "high"):
@@ -451,7 +467,29 @@ def _line(criterion: CriterionResult, level: float, unit: str) -> Line:
         + (f", added for {visible(criterion.added)}" if criterion.added else ""),
         reason=reason[:1].upper() + reason[1:],
         would_pass=criterion.would_pass,
+        all_comers=_all_comers(criterion, allowance),
     )
+
+
+def _all_comers(criterion: CriterionResult, allowance: float) -> str:
+    """What a criterion's figure would be over images without output too."""
+    found = criterion.all_comers
+    if found is None:
+        return ""
+    if isinstance(found, NotEstimable):
+        return f"of all not estimable: {visible(found.reason)}"
+    share = criterion.id.about.kind == "proportion"
+    upward = share and criterion.comparator in (">=", ">")
+    limit, side = (found.low, "lower") if upward else (found.high, "upper")
+    near = (criterion.threshold if share else 0.0) + (-allowance if upward else allowance)
+    value = percent(found.value, against=near)
+    if found.k is None:
+        text = f"of all: {value}"
+    elif share:
+        text = f"of all {found.n}: {found.k} ({value})"
+    else:
+        text = f"left out: {found.k} of {found.n} ({value})"
+    return text + ("" if limit is None else f", {side} limit {percent(limit, against=near)}")
 
 
 def metric_line(name: MetricId, metric: Metric, level: float, unit: str) -> MetricLine:
@@ -463,7 +501,7 @@ def metric_line(name: MetricId, metric: Metric, level: float, unit: str) -> Metr
     short = title(name).removeprefix(f"{family}, ")
     if isinstance(metric, NotEstimable):
         return MetricLine(visible(name), title(name), family, short, reason=visible(metric.reason))
-    signed = name == "baseline"
+    signed = _signed(name)
     bootstrap = ""
     if metric.bootstrap in ((0.0, 0.0), (1.0, 1.0)):  # every resample of all or nothing is all or nothing
         bootstrap = "–"
@@ -492,6 +530,11 @@ def title(metric_id: str) -> str:
     return visible(parse_id(metric_id).label)
 
 
+def _signed(name: MetricId) -> bool:
+    """Whether it is a difference that can favour either side."""
+    return name == "baseline" or name.metric == "noninferior"
+
+
 def _digits(value: float, decimals: int, *landmarks: float | None) -> str:
     """The number with `decimals` digits, or as many more as it takes to tell it from each landmark that it is not."""
     others = [mark for mark in landmarks if mark is not None and mark != value]
@@ -513,7 +556,7 @@ def _within(value: float, decimals: int, against: float | None, *ends: float) ->
 
 
 def _amount(value: float, kind: str, against: float | None, *, signed: bool = False) -> str:
-    if kind == "range" or signed:  # signed: a difference of two accuracies
+    if kind in ("range", "difference") or signed:  # signed: a difference that can favour either side
         sign = "+" if signed and value > 0 else ""
         return f"{sign}{_digits(100 * value, 1, None if against is None else 100 * against)}{_SPACE}points"
     if kind == "amount":
@@ -524,7 +567,7 @@ def _amount(value: float, kind: str, against: float | None, *, signed: bool = Fa
 
 
 def _threshold(value: float, kind: str, *, signed: bool) -> str:
-    if kind == "range" or signed:
+    if kind in ("range", "difference") or signed:
         return f"{100 * value:.10g}{_SPACE}points".replace("-", "−")
     if kind == "amount":
         return f"{value:g}{_SPACE}USD"

@@ -51,7 +51,7 @@ def limits(
     """Lower and upper confidence limit of kappa, each at (1 - level) / 2: see `p_value_of`. Both are in [-1, 1].
 
     patterns: (P, k, k) counts of the distinct patients. counts: (P,) patients with each. images_a_patient: divides
-    `counts` where images stand for patients that nobody named. `kappa` of the whole table must be defined.
+    `counts` where they are of images, and one patient may have so many. `kappa` of the whole table must be defined.
     """
     from scipy.optimize import brentq  # a tenth of a second to import
 

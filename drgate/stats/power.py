@@ -165,7 +165,7 @@ def passing(
     icc: float = 0.5,
     strict: bool = False,
     point: bool = False,
-    unknown: bool = False,
+    images_a_patient: int = 1,
     replicates: int = 10_000,
     seed: int = 0,
 ) -> Passing:
@@ -177,14 +177,15 @@ def passing(
     exceed the threshold this is the false-pass probability.
 
     point: the estimate decides and not the bound: it must reach the threshold or, where `strict`, exceed it; compared
-    in counts, so that 38 of 40 reaches .95. unknown: patients are unknown; they are drawn with two images each,
-    and the bound has the design effect 2 of `unknown_clusters`.
+    in counts, so that 38 of 40 reaches .95. images_a_patient: above 1, patients are unknown; they are drawn with so
+    many images each, and the bound is that of `unknown_clusters`.
     """
     _require(threshold, level, interval)
     images, times = _patients(sizes, counts)
     n = int(times @ images)
+    unknown = images_a_patient > 1
     if unknown:
-        images, times = _pairs(n)
+        images, times = _alike(n, images_a_patient)
     elif images.max() == 1:
         exact = _power(np.array([n]), threshold, true, level, interval, strict, point)
         return Passing(float(exact[0]), "exact")
@@ -192,7 +193,8 @@ def passing(
     if point:
         passes = drawn.wrong <= _allowed(np.array([n]), threshold, level, interval, strict, point)
     elif unknown:
-        effective = np.full(replicates, unknown_clusters(n, n, level=level).effective_n)
+        possible = unknown_clusters(n, n, images_a_patient=images_a_patient, level=level)
+        effective = np.full(replicates, possible.effective_n)
         passes = _shows(drawn.wrong / n * effective, effective, threshold, level, interval)
     else:
         passes = _clustered(drawn, images, times, threshold, level, interval)
@@ -212,7 +214,7 @@ def patients_to_show(
     icc: float = 0.5,
     strict: bool = False,
     point: bool = False,
-    unknown: bool = False,
+    images_a_patient: int = 1,
     seed: int = 0,
 ) -> Needed | None:
     """Total patients from which the power to show `threshold` stays at or above `target` when the truth is `true`.
@@ -223,8 +225,8 @@ def patients_to_show(
     """
     _require(threshold, level, interval)
     images, times = _patients(sizes, counts)
-    if unknown:
-        images, times = np.array([2]), np.array([1])
+    if images_a_patient > 1:
+        images, times = np.array([images_a_patient]), np.array([1])
     if images.max() == 1:
         n = cases_needed(
             threshold, true=true, target=target, level=level, interval=interval, strict=strict, point=point
@@ -254,7 +256,7 @@ def patients_to_show(
             icc=icc,
             strict=strict,
             point=point,
-            unknown=unknown,
+            images_a_patient=images_a_patient,
             replicates=4000,
             seed=seed,
         ).probability
@@ -317,9 +319,11 @@ def _patients(sizes: ArrayLike, counts: ArrayLike | None) -> tuple[NDArray[np.in
     return images[times > 0], times[times > 0]
 
 
-def _pairs(n: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """n images as patients with two each, the last with one where n is odd."""
-    return (np.array([2, 1]), np.array([n // 2, 1])) if n % 2 else (np.array([2]), np.array([n // 2]))
+def _alike(n: int, images_a_patient: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """n images as patients with so many each, the last with the rest."""
+    return _patients(
+        [images_a_patient, max(1, n % images_a_patient)], [n // images_a_patient, n % images_a_patient > 0]
+    )
 
 
 def _dealt(patients: int, share: NDArray[np.float64]) -> NDArray[np.int64]:

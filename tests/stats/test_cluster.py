@@ -243,7 +243,7 @@ class TestLaws:
         """Where no patient has more than two images, the bound without patients is never above that with them."""
         x, m = np.array(rows).T
         for level, interval in itertools.product((0.9, 0.95, 0.99), ("clopper-pearson", "wilson")):
-            unknown = unknown_clusters(int(x.sum()), int(m.sum()), level=level)
+            unknown = unknown_clusters(int(x.sum()), int(m.sum()), images_a_patient=2, level=level)
             assert unknown.design_effect == 2
             assert (
                 bounds(unknown, level=level, interval=interval).low <= low(x, m, level=level, interval=interval) + 1e-12
@@ -255,12 +255,17 @@ class TestLaws:
         for both, single in itertools.product(range(0, doubles + 1, max(1, doubles // 15)), (0, 1)):
             x = [0] * both + [2] * (doubles - both) + [0] * single
             m = [2] * doubles + [1] * single
-            unknown = unknown_clusters(sum(x), sum(m), level=0.95)
+            unknown = unknown_clusters(sum(x), sum(m), images_a_patient=2, level=0.95)
             assert bounds(unknown, level=0.95, interval="clopper-pearson").low <= low(x, m) + 1e-12
 
     def test_unknown_patients_do_not_count_as_independent(self):
         """100 images without a miss and without a patient column: .926, far from the .964 of independent images."""
-        assert round(bounds(unknown_clusters(100, 100, level=0.95), level=0.95, interval="wilson").low, 3) < 0.93
-        sample = unknown_clusters(100, 100, level=0.95)
+        assert (
+            round(
+                bounds(unknown_clusters(100, 100, images_a_patient=2, level=0.95), level=0.95, interval="wilson").low, 3
+            )
+            < 0.93
+        )
+        sample = unknown_clusters(100, 100, images_a_patient=2, level=0.95)
         assert round(bounds(sample, level=0.95, interval="clopper-pearson").low, 3) == 0.926
         assert round(exact_bounds(100, 100, level=0.95).low, 3) == 0.964

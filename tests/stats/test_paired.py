@@ -135,7 +135,7 @@ class TestClusters:
 
     def test_unknown_patients_halve_the_sample(self):
         """Without a patient column the design effect is 2, corrected for the few patients of so many pairs."""
-        ends = noninferiority(paired_sample_unknown(6, 16, 161), 0.02, level=0.95).bounds
+        ends = noninferiority(paired_sample_unknown(6, 16, 161, images_a_patient=2), 0.02, level=0.95).bounds
         small = 2 * 81 * 160 / (80 * 161)
         assert ends == tango_bounds(6 / small, 16 / small, 161 / small, level=0.95)
 
@@ -145,7 +145,7 @@ class TestClusters:
         b, c, n = pairs
         first, second = np.repeat([2, 0, 0], [b, c, n - b - c]), np.repeat([0, 2, 0], [b, c, n - b - c])
         known = difference_bounds(paired_sample(first, second, np.full(n, 2)), level=0.95)
-        unknown = difference_bounds(paired_sample_unknown(2 * b, 2 * c, 2 * n), level=0.95)
+        unknown = difference_bounds(paired_sample_unknown(2 * b, 2 * c, 2 * n, images_a_patient=2), level=0.95)
         assert unknown.low <= known.low + 1e-9
         assert unknown.high >= known.high - 1e-9
 
@@ -166,7 +166,7 @@ class TestClusters:
     def test_a_margin_is_a_positive_fraction(self, margin):
         """Two points are 0.02, not 2."""
         with pytest.raises(ValueError):
-            noninferiority(paired_sample_unknown(6, 16, 161), margin, level=0.95)
+            noninferiority(paired_sample_unknown(6, 16, 161, images_a_patient=2), margin, level=0.95)
 
 
 class TestBootstrap:

@@ -162,7 +162,9 @@ class TestPassing:
             if kind == "point":
                 return k * 20 > n * 17
             sample = (
-                unknown_clusters(k, n, level=0.95) if kind == "unknown" else effective_sample(right, sizes, level=0.95)
+                unknown_clusters(k, n, images_a_patient=2, level=0.95)
+                if kind == "unknown"
+                else effective_sample(right, sizes, level=0.95)
             )
             return bounds(sample, level=0.95, interval="clopper-pearson").low >= 0.85
 
@@ -175,7 +177,7 @@ class TestPassing:
             counts=[50, 60],
             point=kind == "point",
             strict=True,
-            unknown=kind == "unknown",
+            images_a_patient=2 if kind == "unknown" else 1,
         )
         assert found.method == "simulated"
         assert found.probability == pytest.approx(expected, abs=4 * se)
@@ -184,7 +186,7 @@ class TestPassing:
         """Deleting the patient column does not raise the chance of passing, deserved or not."""
         for true in (0.90, 0.95):
             known = passing(0.90, true=true, level=0.95, sizes=[2], counts=[200])
-            unknown = passing(0.90, true=true, level=0.95, sizes=[2], counts=[200], unknown=True)
+            unknown = passing(0.90, true=true, level=0.95, sizes=[2], counts=[200], images_a_patient=2)
             assert unknown.probability <= known.probability + 0.005
 
     def test_a_perfect_model_passes_for_certain_or_never(self):

@@ -150,7 +150,7 @@ class TestUnknownPatients:
         )
         scores = eyes.ravel() + positive
         known = auc_clustered(scores, positive, np.repeat(np.arange(patients), 2), level=0.95)
-        unknown = auc_delong(scores, positive, level=0.95, unknown=True)
+        unknown = auc_delong(scores, positive, level=0.95, images_a_patient=2)
         assert (known is None) == (unknown is None)
         if known is not None:
             assert unknown.low <= known.low + 1e-12

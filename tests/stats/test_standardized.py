@@ -130,8 +130,8 @@ class TestOwnMix:
         plain = exact_bounds(k, n, level=0.95)
         found = at(ratio, counts, mix, no_output=policy)
         assert (found.value, found.low, found.high) == pytest.approx((k / n, plain.low, plain.high), abs=1e-9)
-        pairs = bounds(unknown_clusters(k, n, level=0.95), level=0.95, interval="clopper-pearson")
-        found = at(ratio, counts, mix, no_output=policy, unknown_patients=True)
+        pairs = bounds(unknown_clusters(k, n, images_a_patient=2, level=0.95), level=0.95, interval="clopper-pearson")
+        found = at(ratio, counts, mix, no_output=policy, images_a_patient=2)
         assert (found.low, found.high) == pytest.approx((pairs.low, pairs.high), abs=1e-9)
         assert found.clusters is None
 
@@ -250,7 +250,7 @@ class TestLaws:
         """0 <= low <= value <= high <= 1, and never more than the images that there are."""
         counts = tabulate(*grading(seed, sizes=sizes)[:2])
         for ratio, policy in RATIOS.values():
-            found = at(ratio, counts, mix, no_output=policy, unknown_patients=unknown)
+            found = at(ratio, counts, mix, no_output=policy, images_a_patient=1 + unknown)
             if not isinstance(found, Undefined):
                 assert 0 <= found.low <= found.value <= found.high <= 1
                 assert 0 <= found.effective_n <= counts.sum() + 1e-9

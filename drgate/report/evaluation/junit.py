@@ -31,7 +31,8 @@ def render(evaluation: Evaluation) -> str:
         ET.SubElement(properties, "property", {"name": name, "value": value})
     for line in lines:
         case = ET.SubElement(suite, "testcase", {"classname": suite_name, "name": line.id})
-        measured = ", ".join(part for part in (line.counts, line.value, line.interval) if part) or "no estimate"
+        parts = (line.counts, line.value, line.interval, line.all_comers)
+        measured = ", ".join(filter(None, parts)) or "no estimate"
         text_of = f"{line.title} ({line.advice}): {line.outcome}.\n{measured}; {line.rule} {line.basis}.\n{line.reason}"
         if line.required and line.status not in met:
             failure = ET.SubElement(

@@ -42,7 +42,7 @@ def render(evaluation: Evaluation, *, certificate: str | None = None) -> str:
             f"{line.title} ({line.advice})",
             line.rule,
             line.decides or line.basis,
-            line.counts,
+            "; ".join(filter(None, (line.counts, line.all_comers))),
             line.value,
             line.interval,
         ]

@@ -11,14 +11,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import starmap
 from typing import Any, Final
 
 from drgate.certificate.statement import changes
 from drgate.checklist import EACH
-from drgate.evaluation import Bin, CriterionResult, Estimate, Evaluation, GateError, Metric, NotEstimable
+from drgate.evaluation import (
+    Bin,
+    CriterionResult,
+    Estimate,
+    Evaluation,
+    GateError,
+    Metric,
+    NotEstimable,
+    Predictive,
+    Site,
+    Spread,
+)
 from drgate.metrics import KEY_METRICS, METRICS, MetricId, parse_id
 from drgate.report.words import OUTCOMES, level_of, lines, metric_line, percent, plain_percent, title, unit_of, visible
-from drgate.scale import GRADES, GROUP_TITLES, TITLES
+from drgate.scale import GRADES, GROUP_TITLES, TITLES, WITH_OEDEMA
 
 USED: Final = "●"
 """Marks what a criterion uses."""
@@ -33,6 +45,8 @@ POLICIES: Final = {"excluded": "Excluded", "as_referred": "As referred", "worst_
 BY_SLICE: Final = KEY_METRICS[:5]
 
 _BY_CHANCE: Final = "How often a criterion decides wrongly by chance"
+
+_SPACE: Final = "\N{NO-BREAK SPACE}"
 
 _DOT: Final = "\N{NO-BREAK SPACE}·\N{NO-BREAK SPACE}"
 
@@ -77,7 +91,12 @@ def sections(evaluation: Evaluation) -> list[Section]:
         _changes,
         _three_ways,
         _slices,
+        _gaps,
+        _readers,
+        _sites,
         _deployment,
+        _net_benefit,
+        _prevalence,
         _units,
         _probabilities,
         _gate_error,
@@ -200,13 +219,113 @@ def _slices(evaluation: Evaluation) -> Section | None:
     )
 
 
+def _gaps(evaluation: Evaluation) -> Section | None:
+    """The groups that a criterion on a gap compares."""
+    if not evaluation.gaps:
+        return None
+    level, unit = level_of(evaluation), unit_of(evaluation)
+    tables = []
+    for name, groups in evaluation.gaps.items():
+        rows = tuple(
+            (Cell(visible(group.name) if group.name else "blank"), _cell(name.compared, group.rate, level, unit))
+            for group in sorted(groups, key=lambda group: -group.rate.value)
+        )
+        tables.append(Table(title(name), (visible(name.column), title(name.compared)), rows))
+    text = (
+        "The groups that a criterion compares, best first. A gap passes if the upper limit of the difference between "
+        "any two of them meets the rule, each at its own level. Blank cells are a group of their own."
+    )
+    return Section("gaps", "Gaps between groups", (text,), tuple(tables))
+
+
+def _readers(evaluation: Evaluation) -> Section | None:
+    """The human readers that a criterion compares with."""
+    if not evaluation.readers:
+        return None
+    level, unit = level_of(evaluation), unit_of(evaluation)
+    tables = []
+    for name, readers in evaluation.readers.items():
+        rows = tuple(
+            (
+                Cell(visible(reader.name)),
+                _cell(name.compared, reader.rate, level, unit),
+                _cell(name.compared, reader.model, level, unit),
+                _cell(name, reader.difference, level, unit, counts=False),
+            )
+            for reader in readers
+        )
+        header = ("Reader", "Reader's rate", "Model's rate", "Model minus reader")
+        tables.append(Table(title(name.compared), header, rows))
+    text = (
+        f"Each reader beside the model, on the {unit}s that this reader graded. The criterion is about the mean of "
+        "these differences; single readers decide nothing. Nothing is shown about other readers."
+    )
+    return Section("readers", "Human readers", (text,), tuple(tables))
+
+
+def _sites(evaluation: Evaluation) -> Section | None:
+    found = evaluation.sites
+    if found is None:
+        return None
+    level, unit = level_of(evaluation), unit_of(evaluation)
+    names = list(found.spread)
+
+    def row(site: Site) -> tuple[Cell, ...]:
+        cells = (_cell(name, site.metrics.get(name), level, unit) for name in names)
+        return (Cell(site_name(site)), Cell(str(site.units), (_DOT.join(map(str, site.by_grade)),)), *cells)
+
+    header = ("Site", f"{unit.capitalize()}s, from No DR to PDR", *map(title, names))
+    many = len(found.sites)
+    folded = f"All {many} sites" if many > SLICES_AT_ONCE else ""
+    tables = [Table("By site", header, tuple(map(row, found.sites)), folded)]
+    estimable = any(isinstance(spread, Spread) for spread in found.spread.values())
+    if estimable:
+        shown = ("Metric", "Sites", "Mean of the sites", "A new site", "I²", "tau²", "Q")
+        tables.append(Table("How much the sites differ", shown, tuple(starmap(_spread, found.spread.items()))))
+    text = [
+        f"The test set by {visible(found.column)}, each site with its own interval.",
+        f"How much the sites differ, over those with at least {found.fewest} {unit}s in the denominator. A new "
+        "site: the interval for the true value of one more such site. I²: the share of the variance that is "
+        "between sites. tau²: the variance between sites, of logits. Q: the test that the sites do not differ."
+        if estimable
+        else "There are too few sites to show how much they differ. A metric needs five sites with at least "
+        f"{found.fewest} {unit}s in its denominator.",
+        "Nothing is decided on this. A criterion on the interval for a new site would pass 20 to 60 % of the "
+        "models that just miss it, because a test set has few sites. A criterion with "
+        f"@{visible(found.column)}=each asks for the limit of each site.",
+    ]
+    blank = next((site for site in found.sites if not site.name), None)
+    notes = () if blank is None else (f"No site is given for {_many(blank.units, unit)}: they count as one site.",)
+    return Section("sites", "Sites", tuple(text), tuple(tables), ("figure-sites-0", "figure-sites-1"), notes)
+
+
+def _spread(name: MetricId, spread: Spread | NotEstimable) -> tuple[Cell, ...]:
+    if isinstance(spread, NotEstimable):
+        return (Cell(title(name)), Cell("–"), Cell("not estimable", (_sentence(spread.reason),)), *[Cell("–")] * 4)
+    p = f"p = {spread.p:.3f}" if spread.p >= 0.001 else "p < 0.001"
+    return (
+        Cell(title(name)),
+        Cell(str(spread.sites)),
+        Cell(percent(spread.value), (_between(spread.low, spread.high),)),
+        Cell(_between(spread.new_low, spread.new_high)),
+        Cell(f"{100 * spread.i2:.0f}{_SPACE}%"),
+        Cell(f"{spread.tau2:.2f}"),
+        Cell(f"{spread.q:.1f}", (p,)),
+    )
+
+
+def _between(low: float, high: float, *, decimals: int = 1) -> str:
+    return f"{percent(low, decimals=decimals).removesuffix(f'{_SPACE}%')} to {percent(high, decimals=decimals)}"
+
+
 def _deployment(evaluation: Evaluation) -> Section | None:
     mix = evaluation.spec.content.get("deployment")
     here = ", ".join(f"{t} {n}" for t, n in zip(TITLES, evaluation.counts.by_grade, strict=True))
     if mix is None:
         text = (
             "The checklist states no mix of grades for the place where the model will be used: accuracy, specificity, "
-            f"group sensitivity and predictive values are at this test set's mix only ({here})."
+            f"group sensitivity and predictive values are at this test set's mix only ({here}). With the key "
+            "deployment in the checklist they are also shown at that mix, and so is net benefit."
         )
         return Section("deployment", "Deployment mix", (text,))
     level, unit = level_of(evaluation), unit_of(evaluation)
@@ -233,6 +352,88 @@ def _deployment(evaluation: Evaluation) -> Section | None:
             "at the deployment mix", ("Metric", "At the test set's mix", "At the deployment mix"), first, names, row
         ),
     )
+
+
+def _net_benefit(evaluation: Evaluation) -> Section | None:
+    found, heading = evaluation.net_benefit, "Net benefit"
+    if found is None:
+        return None
+    if isinstance(found, NotEstimable):
+        return Section("net-benefit", heading, (f"Not estimable: {visible(found.reason)}",))
+
+    def model(metric: Metric) -> Cell:
+        if isinstance(metric, NotEstimable):
+            return Cell("not estimable", (_sentence(metric.reason),))
+        if metric.low is None or metric.high is None:
+            return Cell(_signed(metric.value))
+        return Cell(_signed(metric.value), (f"{_signed(metric.low)} to {_signed(metric.high)}",))
+
+    rows = tuple(
+        (Cell(plain_percent(at.threshold)), model(at.model), Cell(_signed(at.refer_all)), Cell("0")) for at in found.at
+    )
+    text = (
+        f"Net benefit per person at the deployment mix ({percent(found.prevalence)} with referable DR): the "
+        "share of people referred rightly, minus the share referred needlessly times the odds of the threshold "
+        "probability. The threshold is the probability of referable DR from which you would refer. At 10 %, one "
+        "missed person weighs as much as nine needless referrals. At each threshold, the choice with the "
+        "highest net benefit is the best.",
+        "The prevalence is taken as known. The interval takes sensitivity and specificity at both lower limits, and at "
+        "both upper ones. Nothing is decided on this. Source: Vickers & Elkin 2006, Medical Decision Making 26:565.",
+    )
+    header = ("Threshold probability", "Refer by the model", "Refer all", "Refer none")
+    return Section("net-benefit", heading, text, (Table(heading, header, rows),), ("figure-net-benefit",))
+
+
+def _signed(value: float) -> str:
+    return f"{value:.4f}".replace("-", "−")
+
+
+def _prevalence(evaluation: Evaluation) -> Section | None:
+    if not evaluation.by_prevalence:
+        return None
+    heading = "Predictive values over prevalence"
+
+    def value(metric: Metric) -> Cell:
+        if isinstance(metric, NotEstimable):
+            return Cell("not estimable", (_sentence(metric.reason),))
+        if metric.low is None or metric.high is None:
+            return Cell(percent(metric.value, decimals=2))
+        return Cell(percent(metric.value, decimals=2), (_between(metric.low, metric.high, decimals=2),))
+
+    def row(point: Predictive) -> tuple[Cell, ...]:
+        share = plain_percent(point.prevalence) if point.of is None else percent(point.prevalence)
+        return (Cell(share, () if point.of is None else (point.of,)), value(point.ppv), value(point.npv))
+
+    header = ("Prevalence", METRICS["ppv"].title, METRICS["npv"].title)
+    tables = tuple(
+        Table(
+            f"{heading}, {GROUP_TITLES[group]}",
+            header,
+            tuple(map(row, evaluation.by_prevalence[group])),
+            "" if group == "referable" else f"{GROUP_TITLES[group]} as numbers",
+        )
+        for group in endpoints(evaluation)
+    )
+    text = (
+        "What a positive and a negative answer mean where the condition is rarer or more frequent than in this "
+        "test set. Sensitivity and specificity are taken not to change with prevalence. With other cameras or "
+        "another mix of grades they may change, and then these values do.",
+        "The intervals follow from those of the likelihood ratios. Where a ratio has none, they follow from "
+        "sensitivity and specificity, each at half the error. Nothing is decided on this.",
+    )
+    return Section(
+        "prevalence", heading, text, tables, tuple(f"figure-prevalence-{group}" for group in endpoints(evaluation))
+    )
+
+
+def endpoints(evaluation: Evaluation) -> list[str]:
+    """The groups with predictive values over prevalence, in the order in which they are shown."""
+    return sorted(evaluation.by_prevalence, key=lambda group: (group not in WITH_OEDEMA, group))
+
+
+def site_name(site: Site) -> str:
+    """Of a site; "No site given" for those without one."""
+    return visible(site.name) or "No site given"
 
 
 def _units(evaluation: Evaluation) -> Section | None:
@@ -454,6 +655,10 @@ def _cell(
         return Cell("not estimable", (_sentence(line.reason),), mark)
     more = [line.counts if counts else "", line.interval, line.expected and f"{line.expected} if perfectly calibrated"]
     return Cell(line.value, tuple(part for part in more if part), mark)
+
+
+def _many(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _sentence(text: str) -> str:

@@ -124,7 +124,7 @@ def _checklist(evaluation: Evaluation, console: Console) -> Table:
             ends = [end.partition("\N{NO-BREAK SPACE}")[0] for end in (line.low, line.high)]
             measured = [line.value, " to ".join(ends) if all(ends) else ""]
             cells = (
-                line.title,
+                "\n  ".join(filter(None, (line.title, line.all_comers))),
                 line.counts.replace(" of ", "/") if " of " in line.counts else "",
                 *(measured if console.width >= _FULL_WIDTH else ["\n".join(filter(None, measured))]),
                 _SIDES[line.decisive] + line.short_rule,

@@ -1,0 +1,285 @@
+"""What compares: groups of a column with each other, and a model with a baseline or with human readers.
+
+    gap(sample, parse_id("gap:sensitivity:referable@sex"), "as_referred", checklist, level=0.95)
+    noninferior(predictions, parse_id("noninferior:sensitivity:pdr~readers"), checklist, level=0.95, readers=names)
+
+Nothing is decided here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from drgate.errors import PredictionsError
+from drgate.evaluation import Estimate, Group, Metric, NotEstimable, Reader, TestSet
+from drgate.metrics import MetricId, NoOutputPolicy, grades_of
+from drgate.sample import Pair, Sample, Tally, declaration
+from drgate.stats import bounded, cluster, confusion, gaps, paired
+
+if TYPE_CHECKING:
+    from drgate.checklist import Checklist
+    from drgate.predictions import Predictions
+    from drgate.stats.proportion import Interval
+
+TANGO: Final = "Tango's score interval at the effective sample size"
+MADE_BY_OTHERS: Final = 3
+"""Fewest readers where the reference for each is made from the others."""
+BLANK: Final = "blank"
+"""What the group of the empty cells of a column is called."""
+
+
+# -- groups of a column ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """The gap of a proportion between all groups of a column.
+
+    estimate: largest minus smallest; low and high are the largest limits of a difference of two groups, absent where a
+    group has no interval. groups: each with its proportion; blank cells are a group with the name "". widest: the best
+    and the worst group. lower, upper: the two groups, better first, that the limits are of.
+    """
+
+    estimate: Estimate
+    groups: tuple[Group, ...]
+    widest: tuple[Group, Group]
+    lower: tuple[Group, Group]
+    upper: tuple[Group, Group]
+
+
+def gap(
+    sample: Sample, asked: MetricId, policy: NoOutputPolicy, checklist: Checklist, *, level: float
+) -> Gap | NotEstimable:
+    """The gap that an id such as `gap:sensitivity:referable@sex` asks for.
+
+    Every value of the column that a unit has is a group, its blank cells are one, and so is each that the checklist
+    names. NotEstimable, with the group, where one has nothing in its denominator.
+    """
+    about, column, unit = asked.compared, asked.column, sample.unit
+    ratio = about.about.ratio(about.target, policy)
+    declared = next((one.groups or {} for one in checklist.slices if one.by == column), {})
+    names = dict.fromkeys([*declared, *sample.slice_names.get(column, ())])
+    if (sample.slices[column] < 0).any():
+        names[""] = None
+    groups = []
+    for name in names:
+        found = _rate(sample.tally(column, name, about.target), ratio, level, checklist.evidence.interval)
+        if found is None:
+            whose = f" {about.who}" if about.target else ""
+            return NotEstimable(f"the group {column} = {name or BLANK} has no {unit}{whose} that counts.")
+        groups.append(Group(name, found))
+    if len(groups) < 2:
+        return NotEstimable(f"a gap needs two groups, and every {unit} has {column} = {groups[0].name or BLANK}.")
+    rates = [group.rate for group in groups]
+    best, worst = (pick(groups, key=lambda group: group.rate.value) for pick in (max, min))
+    estimate = Estimate(
+        kind="difference", value=best.rate.value - worst.rate.value, n=sum(rate.n or 0 for rate in rates), level=level
+    )
+    known = [gaps.Rate(one.value, one.low, one.high) for one in rates if one.low is not None and one.high is not None]
+    if len(known) < len(rates):
+        return Gap(estimate, tuple(groups), (best, worst), (best, worst), (best, worst))
+    limits = gaps.largest(known)
+    pairs = len(groups) * (len(groups) - 1)
+    estimate = replace(
+        estimate,
+        low=limits.low,
+        high=limits.high,
+        method=f"MOVER, {checklist.evidence.interval}, the widest of {pairs} ordered pairs",
+    )
+    lower, upper = ((groups[pair[0]], groups[pair[1]]) for pair in (limits.shown, limits.open))
+    return Gap(estimate, tuple(groups), (best, worst), lower, upper)
+
+
+def too_small(found: Gap, asked: MetricId, fewest: int) -> NotEstimable | None:
+    """The first group with fewer cases than a criterion needs."""
+    for group in found.groups:
+        if (cases := group.rate.n or 0) < fewest:
+            name = f"{asked.column} = {group.name or BLANK}"
+            return NotEstimable(f"the group {name} has {cases} of the {fewest} cases that the checklist requires.")
+    return None
+
+
+def _rate(tally: Tally | None, ratio: confusion.Ratio, level: float, interval: Interval) -> Estimate | None:
+    """A proportion with the interval that decides; None without a case."""
+    if tally is None:
+        return None
+    if not tally.whole_patients and tally.images_a_patient is None:
+        k, n = (int(count) for count in ratio.terms(tally.table))
+        return Estimate(kind="proportion", value=k / n, k=k, n=n) if n else None
+    effective = tally.effective(ratio, level)
+    if effective is None:
+        return None
+    ends = cluster.bounds(effective, level=level, interval=interval)
+    return Estimate(
+        kind="proportion",
+        value=effective.k / effective.n,
+        k=effective.k,
+        n=effective.n,
+        low=ends.low,
+        high=ends.high,
+        level=level,
+        method=interval,
+        clusters=effective.clusters,
+        design_effect=effective.design_effect,
+    )
+
+
+# -- another model, and readers ----------------------------------------------------------------------------------------
+
+
+def noninferior(
+    predictions: Predictions,
+    asked: MetricId,
+    checklist: Checklist,
+    *,
+    level: float,
+    baseline: Predictions | None = None,
+    data: TestSet,
+) -> tuple[Metric, tuple[Reader, ...]]:
+    """The difference that an id such as `noninferior:sensitivity:referable~readers` asks for, and each reader.
+
+    The model's rate minus the baseline's, or minus the mean of the readers' rates. No output counts as not referred or
+    wrong for a grade, and as referred for a group. data: which columns of readers may be used, and what is declared.
+    """
+    if asked.against == "readers":
+        return _against_readers(predictions, asked, checklist, data, level)
+    if baseline is None:
+        return NotEstimable("no baseline predictions were given; give them with --baseline."), ()
+    try:
+        most, _ = declaration(predictions, checklist, data)
+        pair = Pair.of(predictions, baseline, unit=checklist.unit, images_a_patient=most, name="the baseline")
+    except PredictionsError as problem:
+        return NotEstimable(str(problem)), ()
+    found = _Paired.of(pair, asked)
+    if not found.counted.any():
+        return NotEstimable(f"the test set has no {checklist.unit} {asked.who}."), ()
+    return found.difference(level), ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Paired:
+    """Which units count, and are right, under each of two graders; all (n,)."""
+
+    pair: Pair
+    ratio: confusion.Ratio
+    first: NDArray[np.bool_]
+    second: NDArray[np.bool_]
+    counted: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, pair: Pair, asked: MetricId) -> _Paired:
+        policy: NoOutputPolicy = "as_referred" if len(grades_of(asked.target) or ()) > 1 else "worst_case"
+        ratio = asked.compared.about.ratio(asked.target, policy)
+        cells = pair.cells(asked.target)
+        # Under these policies the reference grade alone decides which units count.
+        first, second = (ratio.success.ravel()[one] for one in cells)
+        return cls(pair, ratio, first, second, ratio.counted.ravel()[cells[0]])
+
+    def difference(self, level: float) -> Estimate:
+        """First minus second; a unit must count."""
+        sample = self.pair.successes(self.first, self.second, self.counted)
+        if self.pair.first.unknown:
+            return Estimate(kind="difference", value=sample.difference, n=sample.n)
+        ends = paired.difference_bounds(sample, level=level)
+        return Estimate(
+            kind="difference",
+            value=sample.difference,
+            n=sample.n,
+            low=ends.low,
+            high=ends.high,
+            level=level,
+            method=TANGO,
+            clusters=sample.clusters,
+            design_effect=sample.design_effect,
+        )
+
+
+def _against_readers(
+    predictions: Predictions, asked: MetricId, checklist: Checklist, data: TestSet, level: float
+) -> tuple[Metric, tuple[Reader, ...]]:
+    """The model's rate minus the mean of the readers', each on the units that this reader graded."""
+    table = predictions.table
+    names = [name for name in data.readers if name in table.columns and table[name].notna().any()]
+    if not names:
+        return NotEstimable(
+            "there are no grades of readers; give columns reader_1, reader_2, ... in the manifest or in --grades."
+        ), ()
+    if not checklist.readers_independent and len(names) < MADE_BY_OTHERS:
+        return NotEstimable(
+            "who helps to make the reference agrees with it 5 to 9 points more often. So either the checklist says "
+            "readers_independent: true, or the reference for each reader is made from the others, which needs three "
+            f"readers; there {'is one' if len(names) == 1 else 'are two'}."
+        ), ()
+    whole = Sample.of(predictions, checklist, slices=(), data=data)
+    owner = np.arange(len(whole)) if whole.patients is None else whole.patients
+    sums, weights = np.zeros(int(owner.max()) + 1), np.zeros(int(owner.max()) + 1)
+    units = np.zeros(len(whole), dtype=bool)
+    shown = []
+    for name in names:
+        graded = _graded_by(table, name, [] if checklist.readers_independent else names, checklist.unit)
+        found = None if graded.empty else _pair(replace(predictions, table=graded), name, asked, checklist, data)
+        if found is None or not found.counted.any():
+            return NotEstimable(f"{name} has graded no {checklist.unit} {asked.who}."), ()
+        ours, theirs = found.pair.first, found.pair.second
+        rate, model = (
+            _rate(one.tally(endpoint=asked.target), found.ratio, level, checklist.evidence.interval)
+            for one in (theirs, ours)
+        )
+        assert rate is not None, "a unit counts"
+        assert model is not None, "a unit counts"
+        shown.append(Reader(name, rate, model, found.difference(level)))
+        at = pd.Index(whole.names).get_indexer(pd.Index(ours.names))[found.counted]
+        each = 1 / (len(names) * len(at))
+        difference = (found.first.astype(np.float64) - found.second)[found.counted]
+        sums += each * np.bincount(owner[at], weights=difference, minlength=len(sums))
+        weights += each * np.bincount(owner[at], minlength=len(sums))
+        units[at] = True
+    low, high = (
+        (None, None)
+        if whole.unknown
+        else bounded.limits(sums, weights, level=level, images_a_patient=whole.images_a_patient or 1)
+    )
+    estimate = Estimate(
+        kind="difference",
+        value=float(sums.sum()),
+        n=int(units.sum()),
+        low=low,
+        high=high,
+        level=level,
+        method="gamma-weighted mean",
+        clusters=None if whole.patients is None else int((weights > 0).sum()),
+    )
+    return estimate, tuple(shown)
+
+
+def _graded_by(table: pd.DataFrame, name: str, readers: Sequence[str], unit: str) -> pd.DataFrame:
+    """The rows that a reader has graded, whole eyes or patients where these are judged.
+
+    readers: those whose grades make the reference in place of the table's, without this one; none: the table's stays.
+    The reference is the median of the others, of two middle ones the higher, where two others at least have graded.
+    """
+    usable = table["grade"].notna() & table[name].notna()
+    if readers:
+        others = table[[one for one in readers if one != name]].to_numpy(dtype=np.float64, na_value=np.nan)
+        given = np.sum(~np.isnan(others), axis=1)
+        middle = np.sort(others, axis=1)[np.arange(len(table)), np.minimum(given // 2, others.shape[1] - 1)]
+        usable &= given >= 2
+        median = pd.array(np.where(given >= 2, middle, np.nan), dtype="Float64").astype("Int8")
+        table = table.assign(grade=pd.Series(median, index=table.index))
+    if unit != "image":
+        who = table[["patient", "eye"][: 2 if unit == "eye" else 1]].astype("str").agg("\0".join, axis=1)
+        usable &= ~who.isin(who[~usable])
+    return table[usable]
+
+
+def _pair(graded: Predictions, name: str, asked: MetricId, checklist: Checklist, data: TestSet) -> _Paired:
+    """The model and a reader on the rows that the reader has graded."""
+    read = replace(graded, table=graded.table.assign(predicted=graded.table[name]))
+    pair = Pair(*(Sample.of(one, checklist, slices=(), data=data) for one in (graded, read)))
+    return _Paired.of(pair, asked)

@@ -1,0 +1,171 @@
+"""Whose image each row of a table is: what its patients, names of images and eyes say together.
+
+    found = grouping(table)
+    found.codes, found.named                   # array([0, 0, 1]), "all"
+
+Patients that are not patients make intervals too narrow. Two things are recognised. Ids that only repeat the names of
+the images say nothing, so these patients are unknown. And one patient's two eyes under two ids are one patient.
+Opaque ids that are all different cannot be told from patients with one image each.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Final, Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+Named = Literal["all", "some", "none", "image names"]
+
+_SIDES: Final = {"left": "L", "l": "L", "os": "L", "right": "R", "r": "R", "od": "R"}
+_TOKEN: Final = re.compile(r"(?<![a-z0-9])(left|right|os|od|l|r)([0-9]?)(?![a-z0-9])")
+_LETTER: Final = re.compile(r"(?<=[0-9])([lr])()$")
+_NEITHER: Final = re.compile(r"[\W_]+")
+_DIGITS: Final = 8
+"""Hex digits of a digest by which an image is recognised."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Grouping:
+    """Which images are of one patient.
+
+    named: how many images name their patient; "image names" where ids only repeat those. codes: (n,) patients as 0 to
+    c - 1 in the order of their first row; None unless `named` is "all". merged: ids that were another's other eye.
+    most: where patients are unknown, images that are shown to be of one patient, 1 without any such.
+    """
+
+    named: Named
+    codes: NDArray[np.int64] | None = field(repr=False)
+    merged: int = 0
+    most: int = 1
+
+
+def grouping(table: pd.DataFrame) -> Grouping:
+    """Of a table of predictions: columns image, patient, eye and, where it has them, source and sha256.
+
+    Ids repeat the images' names where for more than half of the images the id is the image's path or name, with or
+    without folder and extension, or the digest of its content, whatever the case and punctuation; also with one more
+    text before or after that is the same for all.
+
+    Two ids are merged into one patient where one has images of left eyes alone, the other of right eyes alone, and
+
+    - two of these images have names that differ in nothing but the eye: left, right, l, r, od or os between
+      punctuation, also with one digit (`7_left`, `7_right2`), in the same folder; or
+    - the ids differ in nothing but the eye (also `7L`, `7R`), and every image of theirs is of that eye by its name or
+      by the column eye.
+
+    An id that has images of both eyes is merged with no other, for there the numbers in names are no patients.
+    """
+    ids, first = pd.factorize(table["patient"])
+    ids = ids.astype(np.int64)
+    named: Named = "none" if not len(first) else "some" if (ids < 0).any() else "all"
+    sources = table["source"].fillna("").tolist() if "source" in table.columns else [""] * len(table)
+    prefixes = {f"{source}:" for source in sources if source}
+    texts = [_without(str(text), prefixes) for text in first]
+    images = [PurePosixPath(str(image)) for image in table["image"]] if len(table) else []
+    contents = table["sha256"].tolist() if "sha256" in table.columns else [None] * len(table)
+    if named == "all" and _repeat_names(images, [texts[code] for code in ids.tolist()], contents):
+        named = "image names"
+    # Images without a patient are each of their own until their names say otherwise.
+    codes = np.where(ids < 0, len(first) + np.arange(len(ids)), ids)
+    merged = _merged(codes, _pairs(codes, images, table["eye"].tolist(), sources, texts))
+    if named == "all":
+        known = pd.factorize(merged)[0].astype(np.int64)
+        return Grouping(named, known, merged=len(first) - len(np.unique(known)))
+    _, sizes = np.unique(merged, return_counts=True)
+    return Grouping(named, None, most=int(sizes.max(initial=1)))
+
+
+def _without(text: str, prefixes: Iterable[str]) -> str:
+    """An id without the source that it was given as a prefix."""
+    return next((text.removeprefix(prefix) for prefix in prefixes if text.startswith(prefix)), text)
+
+
+def _plain(text: str) -> str:
+    return _NEITHER.sub("", text.lower())
+
+
+def _repeat_names(images: list[PurePosixPath], ids: list[str], contents: list[object]) -> bool:
+    """Whether more than half of the ids only repeat the names of their images."""
+    repeated, framed = 0, Counter[tuple[str, str]]()
+    for image, id_, content in zip(images, ids, contents, strict=True):
+        own, stem = _plain(id_), _plain(image.stem)
+        if isinstance(content, str) and len(own) >= _DIGITS and content.startswith(own):
+            repeated += 1
+        elif stem and stem in own:
+            whole = _plain(str(image))
+            if own in (stem, _plain(image.name), whole, whole.removesuffix(_plain(image.suffix))):
+                repeated += 1
+            else:
+                before, _, after = own.partition(stem)
+                framed[before, after] += 1
+    return 2 * (repeated + max(framed.values(), default=0)) > len(ids)
+
+
+def _eye(text: str, token: re.Pattern[str]) -> tuple[str, str, str] | None:
+    """Side, digit and the rest of a text that has one eye in it; None for another text."""
+    found = list(token.finditer(text))
+    if len(found) != 1:
+        return None
+    (one,) = found
+    return _SIDES[one[1]], one[2], f"{text[: one.start()]}\0{text[one.end() :]}"
+
+
+def _pairs(
+    codes: NDArray[np.int64], images: list[PurePosixPath], eyes: list[object], sources: list[str], texts: list[str]
+) -> Iterator[list[int]]:
+    """Sets of codes that are one patient's. texts: the ids of the first codes."""
+    sides: defaultdict[int, set[str]] = defaultdict(set)
+    unseen: set[int] = set()
+    by_name: defaultdict[tuple[str, str, str], set[int]] = defaultdict(set)
+    for code, image, eye, source in zip(codes.tolist(), images, eyes, sources, strict=True):
+        given = eye if isinstance(eye, str) else None
+        parsed = _eye(image.stem.lower(), _TOKEN)
+        if parsed is not None and given in (None, parsed[0]):
+            given, digit, rest = parsed
+            folder = str(image.parent).lower()
+            # A name that is the eye alone is one patient's in a folder; with a digit that may be the patient.
+            if _plain(rest) or (folder != "." and not digit):
+                by_name[source, folder, rest].add(code)
+        if given is None:
+            unseen.add(code)
+        else:
+            sides[code].add(given)
+
+    def both(some: Iterable[int]) -> list[int]:
+        """Those with one eye, where there are both."""
+        one_eyed = [code for code in some if len(sides[code]) == 1]
+        return one_eyed if len({side for code in one_eyed for side in sides[code]}) == 2 else []
+
+    yield from (found for some in by_name.values() if len(some) > 1 and (found := both(some)))
+    by_id: defaultdict[str, set[int]] = defaultdict(set)
+    for code, text in enumerate(texts):
+        parsed = _eye(text.lower(), _TOKEN) or _eye(text.lower(), _LETTER)
+        if parsed is not None and sides[code] == {parsed[0]} and code not in unseen:
+            by_id[parsed[2]].add(code)
+    yield from (found for some in by_id.values() if len(some) > 1 and (found := both(some)))
+
+
+def _merged(codes: NDArray[np.int64], sets: Iterable[list[int]]) -> NDArray[np.int64]:
+    """The codes with each set under the code of one of them."""
+    owner: dict[int, int] = {}
+
+    def root(code: int) -> int:
+        while code in owner:
+            code = owner[code]
+        return code
+
+    for first, *others in sets:
+        for other in others:
+            if (one := root(first)) != (two := root(other)):
+                owner[max(one, two)] = min(one, two)
+    if not owner:
+        return codes
+    distinct, place = np.unique(codes, return_inverse=True)
+    return np.asarray(np.array([root(int(code)) for code in distinct], dtype=np.int64)[place])
