@@ -42,8 +42,8 @@ EACH: Final = "each"
 """As a target: all five grades. As the value of a slice: every value of the column that the test set has."""
 
 THRESHOLDS: Final = ("at_least", "above", "at_most", "below")
-"""A criterion has exactly one of these keys, one on calibration slope or intercept both `at_least` and `at_most`, and
-`baseline` and `noninferior` none."""
+"""A criterion has exactly one of these keys, one on calibration slope or intercept both `at_least` and `at_most`;
+`baseline` and `noninferior` have none."""
 
 Comparator = Literal[">=", ">", "<=", "<"]
 

@@ -70,7 +70,7 @@ def decide(
             lacking = metrics.sample.no_patients
             status, reason, shown = _judge_interval(criterion, metric, decided_on, lacking, everyone)
         if status != "PASS" and decided_on == "bound" and metric.k is not None and not shown:
-            reason += f" {_more(criterion, metrics, looks_left)}"
+            reason = f"{reason} {_more(criterion, metrics, looks_left)}".rstrip()
         if everyone is not None:
             also, because, shown_too = everyone.judge(decided_on)
             if also == "FAIL" or (also == "INSUFFICIENT" and status != "FAIL"):
@@ -87,8 +87,8 @@ def decide(
         estimate=metric,
         reason=reason,
         shown=shown if status == "FAIL" else None,
-        ceiling=criterion.ceiling,
         all_comers=all_comers,
+        ceiling=criterion.ceiling,
     )
 
 
@@ -204,7 +204,7 @@ def _judge_interval(
             gap = abs(metric.value - criterion.threshold)
             missed = f"{gap:.3f}" if criterion.id.about.kind == "index" else f"{100 * gap:.1f} points"
             low, high = (_number(end, criterion, criterion.threshold) for end in (metric.low, metric.high))
-            interval = f"{low.removesuffix(' %')} to {high}"
+            interval = f"{low.removesuffix(' %').removesuffix(' points')} to {high}"
             how = f"The estimate misses the rule by {missed}; the interval ({interval}) includes the rule."
         else:
             shown = True
@@ -242,7 +242,9 @@ def _judge_gap(criterion: Criterion, metric: Estimate, metrics: Metrics, decided
     known, rule = f"The gap is {points(metric.value)}", f"the rule is {_rule(criterion)}"
     low, high = metric.low, metric.high
     if decided_on == "point":
-        status: Status = "OBSERVED" if meets(metric.value) else "FAIL"
+        best, worst = (Fraction(one.rate.k or 0, one.rate.n or 1) for one in found.widest)
+        met = _meets(best - worst, criterion.comparator, criterion.exact_threshold)
+        status: Status = "OBSERVED" if met else "FAIL"
         how = f"{known}, between {pair(found.widest)}; {rule}"
         return status, f"{how}, judged on the estimate alone.", low is not None and not meets(low)
     if low is None or high is None:

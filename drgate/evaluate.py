@@ -152,6 +152,7 @@ def evaluate(
         },
         barred=why or None,
         three_ways=metrics.three_ways(),
+        screened=metrics.screened(),
         units=_other_units(predictions, checklist, metrics, data),
         gate_error=tuple(error for criterion in criteria for error in gate_error(criterion, metrics)),
         reliability={endpoint: tuple(Bin(**one) for one in bins) for endpoint, bins in metrics.reliability().items()},

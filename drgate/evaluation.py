@@ -653,6 +653,20 @@ class Counts(Typed):
 
 
 @dataclass(frozen=True, slots=True)
+class Screened(Typed):
+    """A sensitivity over all that have a reference grade, as if everybody had been screened.
+
+    n: units of the grade or group; no_output: of these, without an answer. missed, referred: the sensitivity with those
+    counted as missed, and as referred to a person who finds them.
+    """
+
+    n: _Count
+    no_output: _Count
+    missed: _Metric
+    referred: _Metric
+
+
+@dataclass(frozen=True, slots=True)
 class Flagged(Typed):
     """An image whose severe NPDR or PDR was predicted below referable. image: its name as published."""
 
@@ -807,6 +821,8 @@ class Evaluation(Typed):
     software: versions that the numbers depend on.
     three_ways: by metric and policy, how the metric comes out when images without output are excluded, as referred, or
         the worst case; empty where every image got an answer.
+    screened: each sensitivity with units without output counted as missed and as referred; empty where every image has
+        a reference grade and output.
     units: the metrics by image, by eye (its worst image) and by patient (the worse eye), but for the unit judged.
     gate_error: how often each criterion decides wrongly by chance.
     gaps: by criterion, the groups that it compares. readers: likewise, the readers.
@@ -833,6 +849,7 @@ class Evaluation(Typed):
     software: dict[str, str]
     barred: str | None = None
     three_ways: dict[MetricId, dict[str, _Metric]] = field(default_factory=dict)
+    screened: dict[MetricId, Screened] = field(default_factory=dict)
     units: dict[str, dict[MetricId, _Metric] | NotEstimable] = field(default_factory=dict)
     gate_error: tuple[GateError, ...] = ()
     reliability: dict[str, tuple[Bin, ...]] = field(default_factory=dict)

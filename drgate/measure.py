@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from drgate import contrast
 from drgate.checklist import Checklist, Criterion
-from drgate.evaluation import Estimate, Metric, NotEstimable
+from drgate.evaluation import Estimate, Metric, NotEstimable, Screened
 from drgate.metrics import NAMES, MetricId, NoOutputPolicy, grades_of, measured, measured_in_slices
 from drgate.sample import Sample, Tally
 from drgate.scale import GRADES, TITLES, WITH_OEDEMA
@@ -73,6 +73,19 @@ class Metrics:
                 if one.default_policy == "as_referred":
                     policies = ("excluded", "as_referred", "worst_case")
                 found[one] = {policy: self.estimate(one, policy) for policy in policies}
+        return found
+
+    def screened(self) -> dict[MetricId, Screened]:
+        """Each sensitivity over all with a reference grade; empty where all images have a grade and output."""
+        read = self.sample.read
+        if not self.sample.whole().table[:, NO_OUTPUT].any() and (read is None or read.graded.all()):
+            return {}
+        found = {}
+        for metric in (one for one in measured() if one.metric == "sensitivity"):
+            missed, referred = (self.estimate(metric, policy) for policy in ("worst_case", "as_referred"))
+            if isinstance(missed, Estimate) and isinstance(referred, Estimate):
+                silent = (referred.k or 0) - (missed.k or 0)
+                found[metric] = Screened(missed.n or 0, silent, missed, referred)
         return found
 
     def reliability(self) -> dict[str, tuple[dict[str, Any], ...]]:

@@ -212,8 +212,11 @@ def checklists(draw: st.DrawFn) -> dict[str, Any]:
             "decide_on": draw(st.sampled_from(["bound", "point"])),
             "level": draw(st.sampled_from([0.9, 0.95, 0.99])),
             "interval": draw(st.sampled_from(["clopper-pearson", "wilson"])),
-            "one_image_per_patient": draw(st.booleans()),
         },
+        "declared": [
+            {"manifest": f"sha256:{digit * 64}", "images_a_patient_at_most": draw(st.integers(1, 4))}
+            for digit in draw(st.sampled_from(["", "a", "ab"]))
+        ],
         "bootstrap": {"resamples": draw(st.sampled_from([1000, 10000]))},
         "looks": draw(st.integers(1, 3)),
         "planning": {"power": draw(fraction)},
@@ -225,6 +228,9 @@ def checklists(draw: st.DrawFn) -> dict[str, Any]:
         "criteria": criteria,
     }
 
+
+AT_MOST = {n: {"manifest": f"sha256:{'a' * 64}", "images_a_patient_at_most": n} for n in (1, 2)}
+"""What may be declared of one test set."""
 
 REFUSED = {
     "a name for a criterion": (
@@ -694,7 +700,8 @@ class TestDiff:
         [
             ("evidence.decide_on", "bound", "point", "weaker", "stronger"),
             ("evidence.level", 0.95, 0.9, "weaker", "stronger"),
-            ("evidence.one_image_per_patient", False, True, "weaker", "stronger"),
+            ("declared", [], [AT_MOST[2]], "weaker", "stronger"),
+            ("declared", [AT_MOST[2]], [AT_MOST[1]], "weaker", "stronger"),
             # Neither interval holds the other: see test_wilson_is_not_always_the_narrower.
             ("evidence.interval", "clopper-pearson", "wilson", "weaker", "different"),
             # More models may try; but fewer looks leave each a larger share of the level.

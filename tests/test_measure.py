@@ -26,6 +26,7 @@ from drgate.predictions import Predictions, make_predictions
 from drgate.report.evaluation import html, junit, markdown, terminal
 from drgate.sample import Sample
 from drgate.scale import GRADES
+from tests.support.declaring import declaring
 
 MIX = {"no_dr": 0.8, "mild_npdr": 0.1, "moderate_npdr": 0.08, "severe_npdr": 0.01, "pdr": 0.01}
 
@@ -191,19 +192,21 @@ class TestSlices:
 
 class TestUnknownPatients:
     @settings(max_examples=15)
-    @given(st.integers(0, 10_000), st.integers(5, 40))
-    def test_forgetting_them_helps_no_metric_with_an_interval(self, seed: int, patients: int):
-        """Rates, AUC, Brier, slope and intercept: no end of an interval moves inwards."""
+    @given(st.integers(0, 10_000), st.integers(10, 40), st.integers(2, 6))
+    def test_forgetting_them_helps_no_metric_with_an_interval(self, seed: int, patients: int, most: int):
+        """Rates, kappa, AUC, Brier, slope and intercept, truly declared: no end of an interval moves inwards."""
         predictions = drawn(seed, patients)
+        given_ = predictions.table.assign(patient=[f"P{i // most}" for i in range(2 * patients)])
         checklist = checklist_of()
-        forgotten = make_predictions(predictions.table.drop(columns=["patient", "eye"]), "t.csv", {})
-        known, unknown = evaluate(predictions, checklist).metrics, evaluate(forgotten, checklist).metrics
+        forgotten = make_predictions(given_.drop(columns=["patient", "eye"]), "t.csv", {})
+        known = evaluate(make_predictions(given_, "t.csv", {}), checklist).metrics
+        unknown = evaluate(forgotten, declaring(checklist, forgotten, most)).metrics
         for name, metric in known.items():
             other = unknown[name]
             if not isinstance(metric, Estimate) or not isinstance(other, Estimate) or metric.low is None:
                 continue
-            # A bootstrap's limits have an error of their own; at equal shares of the grades see docs/statistics.md.
-            if "kappa" not in name and name != "balanced_accuracy":
+            # At equal shares of the grades see docs/statistics.md.
+            if name != "balanced_accuracy":
                 assert other.low is not None
                 assert other.high is not None
                 assert metric.high is not None
@@ -344,12 +347,12 @@ class TestBootstrap:
         by_grade = tables.reshape(-1, 5, 6).sum(axis=2)
         assert (by_grade == sample.whole().table.sum(axis=1)).all()
 
-    def test_unknown_patients_double_the_variance(self):
-        """Where nobody says whose the images are, a kappa's interval is that of half as many images."""
+    def test_two_images_of_an_unknown_patient_double_the_variance(self):
+        """Where two images of one patient are declared, a kappa's interval is that of half as many images."""
         predictions = make_predictions(drawn(19, 400).table.drop(columns=["patient", "eye"]), "t.csv", {})
-        wide = evaluate(predictions, checklist_of(bootstrap={"resamples": 20000}))
-        narrow = evaluate(
-            predictions, checklist_of(bootstrap={"resamples": 20000}, evidence={"one_image_per_patient": True})
+        wide, narrow = (
+            evaluate(predictions, declaring(checklist_of(bootstrap={"resamples": 20000}), predictions, most))
+            for most in (2, 1)
         )
         found = [estimate(one, "quadratic_kappa") for one in (wide, narrow)]
         widths = [[end - start for start, end in ((e.low, e.high), e.bootstrap)] for e in found]  # type: ignore[misc, operator]
@@ -371,7 +374,7 @@ class TestGateError:
     def test_independent_patients_are_exact(self):
         """Binomial by brute force: 100 PDR patients, a true value of 0.95, bound at least 0.95: 0.6 %."""
         table = pd.DataFrame({"grade": [4] * 100 + [0] * 100, "predicted": [4] * 100 + [0] * 100})
-        table["image"] = table["patient"] = [f"{i}" for i in range(200)]
+        table["image"], table["patient"] = zip(*((f"{i}", f"P{3 * i + 1}") for i in range(200)), strict=True)
         checklist = checklist_of(criteria=[{"id": "sensitivity:pdr", "at_least": 0.95}], expect={"pdr": 0.985})
         errors = evaluate(make_predictions(table, "t.csv", {}), checklist).gate_error
         assert [(e.true, e.deserves, e.method) for e in errors] == [
@@ -466,7 +469,7 @@ class TestHowManyMore:
     def test_a_line_that_is_short_of_patients_says_how_many(self):
         """20 PDR patients without a miss; with one image each, 173 show .95 at a true .99 with 80 % power."""
         table = pd.DataFrame({"grade": [4] * 20 + [0] * 100, "predicted": [4] * 20 + [0] * 100})
-        table["image"] = table["patient"] = [f"{i}" for i in range(120)]
+        table["image"], table["patient"] = zip(*((f"{i}", f"P{3 * i + 1}") for i in range(120)), strict=True)
         checklist = checklist_of(criteria=[{"id": "sensitivity:pdr", "at_least": 0.95}], expect={"pdr": 0.99})
         found = evaluate(make_predictions(table, "t.csv", {}), checklist)
         assert found.criteria[0].status == "INSUFFICIENT"

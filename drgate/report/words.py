@@ -235,21 +235,23 @@ def test_set_name(evaluation: Evaluation) -> str:
 
 def decision_rule(evaluation: Evaluation) -> str:
     """What a criterion is decided on."""
+    if evaluation.observed_only:
+        text = "Each criterion is decided on its estimate alone."
+    else:
+        both = any(c.ceiling is not None for c in evaluation.criteria)
+        text = (
+            f"A proportion passes if the lower limit of its {level_name(evaluation)} confidence interval meets the "
+            f"rule (for error rates, the upper limit{'; for a rule with two ends, both limits' if both else ''}). "
+            f"{chance(evaluation)}".rstrip()
+        )
     what = "estimate" if evaluation.observed_only else "limit"
-    ends = "; for a rule with two ends, both limits" if any(c.ceiling is not None for c in evaluation.criteria) else ""
-    text = (
-        "Each criterion is decided on its estimate alone."
-        if evaluation.observed_only
-        else f"A proportion passes if the lower limit of its {level_name(evaluation)} confidence interval meets the "
-        f"rule (for error rates, the upper limit{ends})."
-    )
     if any(criterion.all_comers for criterion in evaluation.criteria):
         points = f"{100 * _allowance(evaluation):.10g}"
         text += (
             f' "Of all" counts each {unit_of(evaluation)} without output as the worst answer: this {what} may miss the '
             f'rule by {points} points at most. "Left out" may be {points} % at most, on the same {what}.'
         )
-    return text if evaluation.observed_only else f"{text} {chance(evaluation)}".rstrip()
+    return text
 
 
 def intervals(evaluation: Evaluation) -> str:

@@ -77,7 +77,7 @@ def p_value_of(
     or more: w is the disagreement in [0, 1], A and B its mean over the margin of the other side, E over both. Patients,
     and one more whose images are all the worst possible, get independent Exp(1) weights; the p-value is the probability
     that the weighted sum is on the wrong side. With disagreements of 0 and 1 and known margins this is Clopper-Pearson.
-    No random numbers are drawn. How often it fails is simulated, not proved: `python -m benchmarks kappa-error`.
+    No random numbers are drawn. How often it fails is simulated, not proved: `python -m benchmarks gate-error`.
 
     Arguments as of `limits`, or many test sets at once: patterns (P, k, k) common to all or (S, P, k, k), counts
     (S, P), of which some may be 0; candidates and p-values are then (S,).

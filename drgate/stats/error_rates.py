@@ -41,7 +41,7 @@ FOUND: Final = {
 SIMULATED_LEVEL: Final = 0.95
 """Two-sided level of the simulations; at a higher one false passes are rarer."""
 
-BY_INTERVAL: Final = ("rates", "equal_grades", "deployment")
+BY_INTERVAL: Final = ("rates", "equal_grades", "deployment", "groups")
 """Kinds that use the checklist's interval of a proportion; simulated with Clopper-Pearson's."""
 
 NO_CHANCE: Final = {

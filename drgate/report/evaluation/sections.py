@@ -28,7 +28,7 @@ from drgate.evaluation import (
     Site,
     Spread,
 )
-from drgate.metrics import KEY_METRICS, METRICS, MetricId, parse_id
+from drgate.metrics import KEY_METRICS, METRICS, RIGHT_EYE, MetricId, parse_id
 from drgate.report.words import OUTCOMES, level_of, lines, metric_line, percent, plain_percent, title, unit_of, visible
 from drgate.scale import GRADES, GROUP_TITLES, TITLES, WITH_OEDEMA
 
@@ -89,6 +89,7 @@ def sections(evaluation: Evaluation) -> list[Section]:
     """Those that this evaluation fills, in the order in which they are read."""
     made: Sequence[Callable[[Evaluation], Section | None]] = (
         _changes,
+        _screened,
         _three_ways,
         _slices,
         _gaps,
@@ -133,6 +134,42 @@ def _was(line: Mapping[str, Any] | None) -> str:
     counts = f", {line['k']} of {line['n']}" if "k" in line and "n" in line else ""
     value = f", {line['value']:.4g}" if "value" in line and not counts else ""
     return f"{OUTCOMES.get(line['status'], line['status'])}{counts}{value}"
+
+
+def _screened(evaluation: Evaluation) -> Section | None:
+    """The sensitivities over all with a reference grade."""
+    if not evaluation.screened:
+        return None
+    level, unit = level_of(evaluation), unit_of(evaluation)
+
+    def row(name: MetricId) -> tuple[Cell, ...]:
+        one = evaluation.screened[name]
+        answered, missed, referred = (
+            _cell(name, metric, level, unit)
+            for metric in (
+                evaluation.three_ways.get(name, {}).get("excluded", evaluation.metrics.get(name)),
+                one.missed,
+                one.referred,
+            )
+        )
+        return (Cell(title(name)), Cell(f"{one.no_output} of {one.n}"), answered, missed, referred)
+
+    ungradable = evaluation.counts.reference_ungradable
+    text = (
+        f"Each sensitivity over all {unit}s with a reference grade (intention to screen): those without output are "
+        "counted as missed, and as referred to a person who finds them. The truth lies between the two.",
+        *(
+            [f"{ungradable} image{'' if ungradable == 1 else 's'} without a reference grade can be in none of them."]
+            if ungradable
+            else []
+        ),
+    )
+    names = list(evaluation.screened)
+    first = [name for name in names if name in KEY_METRICS or name in _policies(evaluation)]
+    header = ("Metric", "Without output", "With output", "Without output missed", "Without output referred")
+    return Section(
+        "screened", "Sensitivity of all who come", text, _unfolding("of all who come", header, first, names, row)
+    )
 
 
 def _three_ways(evaluation: Evaluation) -> Section | None:
@@ -449,15 +486,19 @@ def _units(evaluation: Evaluation) -> Section | None:
             found[unit] = metrics
     order = [unit for unit in ("image", "eye", "patient") if unit in found]
     header = ("Metric", *(f"By {unit}{' (judged)' if unit == judged else ''}" for unit in order))
+    names = list(KEY_METRICS)
+    # By image it is the sensitivity, and has a dash.
+    names.insert(names.index(MetricId("sensitivity", "referable")) + 1, MetricId(RIGHT_EYE, "referable"))
     rows = tuple(
-        (Cell(title(name)), *(_cell(name, found[unit].get(name), level, unit) for unit in order))
-        for name in KEY_METRICS
+        (Cell(title(name)), *(_cell(name, found[unit].get(name), level, unit) for unit in order)) for name in names
     )
     return Section(
         "units",
         "By image, eye and patient",
         (
-            "An eye has the grade of its worst image, a patient that of the worse eye. If one eye has no result, the "
+            "An eye has the grade of its worst image, a patient that of the worse eye. A single grade is hit only by "
+            "an image that has it. For a group of grades the worst answer to any image counts, as a patient is "
+            "referred for either eye; how often an eye that has it is the reason stands beside. If one eye has no result, the "
             "patient has none.",
         ),
         (Table("By image, eye and patient", header, rows),) if len(order) > 1 else (),
