@@ -423,7 +423,7 @@ class Metrics:
         answers = self._answers(metric.target, metric.column, metric.value)
         positive = int(answers.positive.sum())
         if answers.patients is None:
-            return positive // 2, (answers.positive.size - positive) // 2
+            return positive // self._most_images, (answers.positive.size - positive) // self._most_images
         owners = np.unique(answers.patients)
         having = np.unique(answers.patients[answers.positive])
         return having.size, owners.size - having.size

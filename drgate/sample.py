@@ -320,6 +320,13 @@ class Sample:
         chosen = {name: codes[first][kinds] for name, codes in columns.items()}
         return chosen, owners, times.astype(np.int64)
 
+    @property
+    def counted_digest(self) -> str:
+        """`sha256:...` over what is counted: distinct patients, and how many there are of each."""
+        columns, owners, times = self._distinct
+        owner = {} if owners is None else {"patient": owners}
+        return bootstrap.counted_digest({f"in {self.unit}s": times, **owner, **columns})
+
     def tally(self, column: str = "", value: str = "", endpoint: str = "") -> Tally | None:
         """Counts of all units or of one slice, as sensitivity and specificity read them; None where the slice has none.
 
@@ -510,6 +517,16 @@ class Pair:
     def right(self) -> tuple[Flags, Flags]:
         """Which units each model grades correctly."""
         return self.first.predicted == self.first.reference, self.second.predicted == self.second.reference
+
+    @property
+    def counted_digest(self) -> str:
+        """`sha256:...` over what is counted: distinct patients under both models, and how many there are of each."""
+        images, (one, two) = self.first, self.cells("")
+        oedema = np.zeros(len(images), dtype=np.int64) if images.dme is None else images.dme + np.int64(1)
+        owners = np.arange(len(images)) if images.patients is None else images.patients
+        joint = (one * confusion.CELLS + two) * 3 + oedema
+        found = bootstrap.distinct_patients(joint, owners, 3 * confusion.CELLS**2)
+        return bootstrap.counted_digest({"times": found.times, "patient": found.patients, "cells": found.codes})
 
     def cells(self, target: str) -> tuple[Ints, Ints]:
         """Cell 0-29 of each unit under each model; for a group of grades, with macular oedema in it."""
