@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import Final
+from typing import Any, Final
 
 import pandas as pd
 
@@ -25,6 +25,7 @@ from drgate.columns import SPLITS as SPLITS
 from drgate.columns import Columns, parse_split, unexplained
 from drgate.errors import ManifestError, brief
 from drgate.files import canonical_json, files_below, read_table, row_name, sha256_file
+from drgate.grouping import grouping
 from drgate.scale import parse_grade
 
 COLUMNS: Final = ("image", "grade", "patient", "eye", "gradable", "split")
@@ -113,6 +114,15 @@ class Manifest:
             cells = [None if pd.isna(row[column]) else _plain(row[column]) for column in columns]
             state.update(canonical_json([contents[row["image"]], *cells]) + b"\n")
         return f"sha256:{state.hexdigest()}"
+
+    def named_by(self) -> dict[str, Any]:
+        """What a checklist declares a set without patients by, as predictions record it; empty without its files."""
+        if grouping(self.table).codes is not None:
+            return {}
+        try:
+            return {"manifest": {"digest": self.digest()}}
+        except OSError:
+            return {}
 
     def images_digest(self) -> str:
         """`sha256:...` over the set of image contents, by which looks are counted, whatever the grades and patients."""

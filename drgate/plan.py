@@ -545,9 +545,10 @@ def _rows(path: Path, split: str) -> tuple[pd.DataFrame, dict[str, Any]]:
         return load_predictions(path).table, {}
     manifest = load_manifest(path, files=False)
     if not manifest.table["split"].notna().any():
-        return manifest.table, {}
+        return manifest.table, manifest.named_by()
     chosen = manifest.select(split)
-    return chosen.table, {"planned": {"split": split, "rows": {"split": len(chosen), "all": len(manifest)}}}
+    rows = {"split": len(chosen), "all": len(manifest)}
+    return chosen.table, {"planned": {"split": split, "rows": rows}, **chosen.named_by()}
 
 
 def _pairs(text: str, option: str, example: str) -> dict[str, float]:

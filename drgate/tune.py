@@ -91,7 +91,7 @@ def tune(
         )
     tested = units
     if test is not None:
-        tested = Sample.of(planned(test.table, str(test.origin)), checklist, slices=())
+        tested = Sample.of(planned(test.table, str(test.origin), test.named_by()), checklist, slices=())
     required = [criterion for criterion in checklist.each_criterion() if criterion.required]
     tuned = [one for one in required if one.id.about.cut_offs_decide and one.id == one.id.whole]
     if not tuned:

@@ -14,6 +14,7 @@ from drgate.evaluate import evaluate
 from drgate.evaluation import Estimate, Evaluation, Patients
 from drgate.grouping import Grouping, grouping
 from drgate.predictions import Predictions, make_predictions, published
+from drgate.report import words
 from tests.support.declaring import declaring
 
 ACCURATE = parse_checklist(
@@ -239,6 +240,9 @@ class TestDeletingTheColumn:
             "390 of 400 (97.5 %) meets the rule (at least 90.0 %), but no patients are named. Name them in a column "
             "patient, or let the owner of the test set declare in the checklist: declared: [{manifest: "
             f"{found[1].data.images_digest}, images_a_patient_at_most: N}}]."
+        )
+        assert words.cause(found[1]) == (
+            "1 of 1 required criteria has no confidence interval, because patients are not named: Overall accuracy."
         )
         truly = evaluate(bare, declaring(self.ASKED, bare, 10))
         assert (accuracy(truly).low or 0) <= (accuracy(found[0]).low or 0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,7 @@ from drgate.checklist import load_checklist, parse_checklist
 from drgate.cli import main
 from drgate.errors import ChecklistError, DrgateError, UsageError
 from drgate.evaluate import evaluate
+from drgate.manifest import load_manifest
 from drgate.metrics import MetricId
 from drgate.plan import load_planned, parse_expect, parse_prevalence, plan, with_planning
 from drgate.predictions import load_predictions
@@ -433,3 +435,15 @@ class TestCommand:
         assert json.loads(heard.out)["spec"]["name"] == "medical-grade"
         assert page.read_text().startswith("<!doctype html>")
         assert run("medical-grade", "--out", page) == 2
+
+
+def test_a_manifest_without_patients_is_declared_by_its_digest(tmp_path: Path, photographs):
+    """The digest that scoring records of it, so that one declaration serves plan, tune and evaluate."""
+    names = [f"{i}.png" for i in range(3)]
+    folder = photographs(*names)
+    pd.DataFrame({"image": names, "grade": [4] * 3}).to_csv(folder / "labels.csv", index=False)
+    given = load_planned(folder)
+    assert given.test_set == load_manifest(folder).digest()
+    assert given.test_set in plan(checklist_of(PDR), data=given).lines[0].here.why
+    pd.DataFrame({"image": names, "grade": [4] * 3, "patient": list("qwe")}).to_csv(folder / "labels.csv", index=False)
+    assert "manifest" not in load_planned(folder).provenance, "no file is read where patients are named"

@@ -153,6 +153,9 @@ def barred(evaluation: Evaluation) -> str:
     return f"Nothing can pass on this test set. {visible(evaluation.barred)}{meant if met else ''}"
 
 
+_UNNAMED: Final = "{have} no confidence interval, because patients are not named"
+
+
 def cause(evaluation: Evaluation) -> str:
     """Which required criteria are not met, by the kind of reason; empty where all are met.
 
@@ -163,7 +166,14 @@ def cause(evaluation: Evaluation) -> str:
     for criterion in required:
         if criterion.status not in ("PASS", "OBSERVED"):
             groups.setdefault(_cause(criterion), []).append(criterion)
-    order = ("failed", "{have} too few patients", "{have} not enough evidence", "{were} not assessed", "cannot pass")
+    order = (
+        "failed",
+        _UNNAMED,
+        "{have} too few patients",
+        "{have} not enough evidence",
+        "{were} not assessed",
+        "cannot pass",
+    )
     parts: list[str] = []
     for kind in (kind for kind in order if kind in groups):
         found = groups[kind]
@@ -186,7 +196,10 @@ def _cause(criterion: CriterionResult) -> str:
         return "failed"
     if criterion.status == "NOT_ASSESSED":
         return "{were} not assessed"
-    counted = isinstance(criterion.estimate, Estimate) and criterion.estimate.k is not None
+    found = criterion.estimate
+    if isinstance(found, Estimate) and found.kind in ("proportion", "index") and found.low is None:
+        return _UNNAMED
+    counted = isinstance(found, Estimate) and found.k is not None
     return "{have} too few patients" if counted else "{have} not enough evidence"
 
 
