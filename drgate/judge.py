@@ -422,7 +422,7 @@ def _readers(
     known: whether they come from the manifest or the file of grades. Whoever hands in a table of answers could write
     readers that are easily matched.
     """
-    given = reader_columns(predictions.table)
+    given = [one for one in reader_columns(predictions.table) if predictions.table[one].notna().any()]
     if given and not known and checklist.asks_readers:
         facts = _warned(
             facts,

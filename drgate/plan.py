@@ -572,7 +572,7 @@ def _not_planned(criterion: Criterion) -> str:
     """Why a criterion has no number of cases; empty where it has one."""
     about = criterion.id.about
     if about.of_the_run:
-        return "it is about the training run or another model, not the test images alone"
+        return "it is about the training run, another model or readers, not the test images alone"
     if not about.is_share and about.by != "groups":
         return "it is not a proportion of images"
     return "at the deployment mix it depends on the rates of all grades" if criterion.id.deployed else ""

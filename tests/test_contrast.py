@@ -30,7 +30,7 @@ from drgate.plan import plan
 from drgate.predictions import Predictions, load_predictions, make_predictions
 from drgate.report import plan as page
 from drgate.report import words
-from drgate.report.evaluation import markdown, terminal
+from drgate.report.evaluation import html, markdown, terminal
 from drgate.score import _rows
 from tests.support.material import Ended
 
@@ -215,7 +215,10 @@ class TestGap:
         assert "points" in next(line for line in words.lines(found)).decides
         console = Console(file=io.StringIO(), width=120)
         terminal.render(found, console)
-        assert "Gap in sensitivity, referable DR" in console.file.getvalue()  # type: ignore[attr-defined]
+        text = console.file.getvalue()  # type: ignore[attr-defined]
+        assert "Gap in sensitivity, referable DR" in text
+        assert re.search(r"blank +90.0.% \(9 of 10\)", text)
+        assert "Gaps between groups" in html.render(found)
 
 
 def paired_table(**columns: list[Any]) -> Predictions:
@@ -297,6 +300,12 @@ class TestReaders:
         assert "These 2 readers: reader_1, reader_2. Nothing is shown about others." in found.page_one
         text = markdown.render(found)
         assert "Human readers" in text
+        console = Console(file=io.StringIO(), width=140)
+        terminal.render(found, console)
+        shown_there = console.file.getvalue()  # type: ignore[attr-defined]
+        for shown_in in (shown_there, html.render(found)):
+            assert "Model minus reader" in shown_in
+            assert "reader_2" in shown_in
         assert "reader\\_2" in text
 
     def test_a_worse_model_is_not_passed(self):

@@ -326,7 +326,8 @@ def _row(line: LinePlan) -> Row:
 
 
 def _rule(line: LinePlan) -> str:
-    return f"{words.SIGNS[line.comparator]}\N{NO-BREAK SPACE}{words.plain_percent(line.threshold)}"
+    limit = words.plain_percent(line.threshold)
+    return f"{words.SIGNS[line.comparator]}\N{NO-BREAK SPACE}{limit.replace('%', 'points') if line.groups else limit}"
 
 
 def _percent(chance: float) -> str:
