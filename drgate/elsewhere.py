@@ -198,7 +198,7 @@ def _predictive(
 
 
 def _spread(found: Sequence[Metric], metrics: Metrics) -> Spread | NotEstimable:
-    """The sites with enough cases together, by random effects on their logits."""
+    """The sites with enough cases together, by random effects."""
     counted = [one for one in found if isinstance(one, Estimate) and (one.n or 0) >= FEWEST_CASES]
     if len(counted) < meta.FEWEST_SITES:
         have = "1 site has" if len(counted) == 1 else f"{len(counted) or 'no'} sites have"
@@ -210,7 +210,8 @@ def _spread(found: Sequence[Metric], metrics: Metrics) -> Spread | NotEstimable:
     # As many independent images as give the site's figure its variance.
     worth = [(one.n or 0) / (one.design_effect or 1.0) for one in counted]
     hits = [one.value * n for one, n in zip(counted, worth, strict=True)]
-    pooled = meta.random_effects(*meta.logits(hits, worth), level=metrics.level)
+    pooled = meta.random_effects(*meta.arcsines(hits, worth), level=metrics.level)
     if isinstance(pooled, Undefined):
         return NotEstimable(f"{pooled.reason}.")
-    return Spread(**dataclasses.asdict(pooled), level=metrics.level)
+    ends = {name: meta.proportion(getattr(pooled, name)) for name in ("value", "low", "high", "new_low", "new_high")}
+    return Spread(**(dataclasses.asdict(pooled) | ends), level=metrics.level)

@@ -777,8 +777,8 @@ class Site(Typed):
 class Spread(Typed):
     """The sites that count for one metric, together: its mean, and the interval for the true value of a new site.
 
-    sites: how many count. tau2: variance of the sites' true values, as logits. i2: its share of the variance of their
-    estimates. q, p: Cochran's test that the sites do not differ.
+    sites: how many count. tau2: variance of the sites' true values (arcsines of their roots). i2: its share of the
+    variance of their estimates. q, p: Cochran's test that the sites do not differ.
     """
 
     sites: _Count

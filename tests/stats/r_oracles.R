@@ -9,16 +9,26 @@ cat(R.version.string, "\n")
 for (one in c("metafor", "epiR", "rms", "survey", "pROC")) cat(one, as.character(packageVersion(one)), "\n")
 
 # -- sites -----------------------------------------------------------------------------------------------------------
-sites <- function(name, hits, sizes) {
-  at <- escalc("PLO", xi = hits, ni = sizes, add = 1/2, to = "only0")
-  fit <- rma(at$yi, at$vi, method = "REML", test = "adhoc", control = list(threshold = 1e-12, maxiter = 10000))
-  p <- predict(fit, pi.type = "riley", transf = transf.ilogit)
+sites <- function(name, hits, sizes, stepadj = 1) {
+  at <- escalc("PAS", xi = hits, ni = sizes)
+  fit <- rma(at$yi, at$vi, method = "REML", test = "adhoc",
+    control = list(threshold = 1e-12, maxiter = 10000, stepadj = stepadj))
+  p <- predict(fit, pi.type = "riley", transf = transf.iarcsin)
   show(name, p$pred, p$ci.lb, p$ci.ub, p$pi.lb, p$pi.ub, fit$tau2, fit$I2 / 100, fit$QE, fit$QEp)
 }
 sites("five alike", c(18, 27, 40, 33, 12), c(20, 30, 40, 40, 15))
 sites("six that differ", c(45, 60, 88, 50, 70, 20), c(50, 80, 90, 75, 72, 21))
 sites("five equal", rep(45, 5), rep(50, 5))
-sites("effective sizes, one at 0", c(30.4, 27.5, 44, 61.2, 18, 33.3, 0), c(36.5, 30.1, 44, 70.9, 25.7, 40, 12))
+sites("effective sizes", c(30.4, 27.5, 44, 61.2, 18, 33.3, 0), c(36.5, 30.1, 44, 70.9, 25.7, 40, 12))
+sites("beyond all", c(20, 30, 25, 33, 20), c(20, 30, 30, 33, 20))
+
+# metafor's full steps go to and fro for ever; with half of them it converges
+logits <- function(hits) escalc("PLO", xi = hits, ni = rep(20, 8), add = 1/2, to = "only0")
+for (hits in list(c(19, 20, 20, 17, 20, 20, 20, 20), c(20, 19, 19, 20, 16, 20, 19, 19))) {
+  fit <- rma(yi, vi, data = logits(hits), method = "REML",
+    control = list(threshold = 1e-12, maxiter = 10000, stepadj = 0.5))
+  show("to and fro: tau2", fit$tau2)
+}
 
 # -- likelihood ratios: 90 of 100 found, 160 of 200 cleared -----------------------------------------------------------
 found <- summary(epi.tests(c(90, 40, 10, 160)))

@@ -37,36 +37,64 @@ def test_rows_are_those_of_r():
         (
             [18, 27, 40, 33, 12],
             [20, 30, 40, 40, 15],
-            (0.8639243796, 0.7334975829, 0.9360823529, 0.7089348623, 0.9430170568, 0, 0, 4.773873696, 0.3112960408),
+            (
+                *(0.9131887506, 0.7363812418, 0.996527077, 0.389475315, 1),
+                *(0.02780207951, 0.7575955738, 18.59132976, 0.0009453626394),
+            ),
         ),
         (
             [45, 60, 88, 50, 70, 20],
             [50, 80, 90, 75, 72, 21],
             (
-                *(0.9026572233, 0.6942108175, 0.9742774715, 0.1905582017, 0.9972696623),
-                *(1.450887448, 0.8906216592, 34.99046117, 1.511260329e-06),
+                *(0.8910303309, 0.7298249181, 0.9841496791, 0.3805571894, 1),
+                *(0.03540169597, 0.8992608657, 56.3942987, 6.740576582e-11),
             ),
         ),
-        ([45] * 5, [50] * 5, (0.9, 0.833674809, 0.9417255754, 0.821465193, 0.9462489843, 0, 0, 0, 1)),
+        ([45] * 5, [50] * 5, (0.9, 0.8414398772, 0.9462579467, 0.8319491492, 0.9519007408, 0, 0, 0, 1)),
         (
             [30.4, 27.5, 44, 61.2, 18, 33.3, 0],
             [36.5, 30.1, 44, 70.9, 25.7, 40, 12],
             (
-                *(0.8158910392, 0.4744572881, 0.9560503524, 0.1394824246, 0.9918139296),
-                *(1.233602253, 0.8184991179, 20.14799437, 0.002606300439),
+                *(0.7575311138, 0.3252776148, 0.9956728391, 0, 1),
+                *(0.2188315805, 0.9690230252, 98.71661782, 4.647745137e-19),
+            ),
+        ),
+        (
+            [20, 30, 25, 33, 20],
+            [20, 30, 30, 33, 20],
+            (
+                *(0.9923895216, 0.8963918814, 1, 0.5999030837, 1),
+                *(0.02775086138, 0.7449723403, 16.43500159, 0.002487699582),
             ),
         ),
     ],
-    ids=["alike", "different", "equal", "effective sizes, all and none right"],
+    ids=["five", "six", "equal", "effective sizes, all and none right", "beyond all"],
 )
 def test_sites_together(hits: list[float], sizes: list[float], expected: tuple[float, ...]):
-    """metafor: escalc("PLO", add=1/2, to="only0"), rma("REML", test="adhoc"), predict(pi.type="riley")."""
-    found = meta.random_effects(*meta.logits(hits, sizes), level=LEVEL)
+    """metafor: escalc("PAS"), rma("REML", test="adhoc"), predict(pi.type="riley", transf=transf.iarcsin)."""
+    found = meta.random_effects(*meta.arcsines(hits, sizes), level=LEVEL)
     assert isinstance(found, meta.Pooled)
-    assert (
-        *(found.value, found.low, found.high, found.new_low, found.new_high),
-        *(found.tau2, found.i2, found.q, found.p),
-    ) == pytest.approx(expected, abs=TO_1E6)
+    ends = map(meta.proportion, (found.value, found.low, found.high, found.new_low, found.new_high))
+    assert (*ends, found.tau2, found.i2, found.q, found.p) == pytest.approx(expected, abs=TO_1E6)
+
+
+@pytest.mark.parametrize(
+    ("hits", "tau2"),
+    [([19, 20, 20, 17, 20, 20, 20, 20], 0.2846990181), ([20, 19, 19, 20, 16, 20, 19, 19], 0.3274724727)],
+)
+def test_full_steps_that_go_to_and_fro(hits: list[int], tau2: float):
+    """metafor does not converge on these logits unless its steps are halved (control=list(stepadj=0.5))."""
+    x = np.array(hits) + np.where(np.array(hits) == 20, 0.5, 0.0)
+    rest = np.where(np.array(hits) == 20, 0.5, 20 - x)
+    found = meta.random_effects(np.log(x / rest), 1 / x + 1 / rest, level=LEVEL)
+    assert isinstance(found, meta.Pooled)
+    assert found.tau2 == pytest.approx(tau2, abs=TO_1E6)
+
+
+def test_four_sites_are_too_few():
+    """Nothing is said of how sites differ before there are five."""
+    found = meta.random_effects(*meta.arcsines([9] * 4, [10] * 4), level=LEVEL)
+    assert found == calibration.Undefined("it needs at least 5 sites, and there are 4")
 
 
 @pytest.mark.parametrize(

@@ -323,7 +323,7 @@ def _sites(evaluation: Evaluation) -> Section | None:
         f"The test set by {visible(found.column)}, each site with its own interval.",
         f"How much the sites differ, over those with at least {found.fewest} {unit}s in the denominator. A new "
         "site: the interval for the true value of one more such site. I²: the share of the variance that is "
-        "between sites. tau²: the variance between sites, of logits. Q: the test that the sites do not differ."
+        "between sites. tau²: that variance (arcsine scale). Q: the test that the sites do not differ."
         if estimable
         else "There are too few sites to show how much they differ. A metric needs five sites with at least "
         f"{found.fewest} {unit}s in its denominator.",
