@@ -21,7 +21,7 @@ import scipy
 from drgate import __version__
 from drgate.checklist import Checklist, Criterion
 from drgate.compare import accuracy_difference
-from drgate.contrast import noninferior, too_small
+from drgate.contrast import Beside, too_small
 from drgate.decide import barred, cannot_pass, decide, gate_error
 from drgate.elsewhere import by_prevalence, net_benefit, sites
 from drgate.evaluation import (
@@ -109,11 +109,8 @@ def evaluate(
         )
 
     criteria = checklist.each_criterion(sample.slice_names)
-    beside = {
-        one.id: noninferior(predictions, one.id, checklist, level=level, baseline=baseline, data=data)
-        for one in criteria
-        if one.id.against
-    }
+    compared = Beside(predictions, checklist, level=level, baseline=baseline, data=data)
+    beside = {one.id: compared.noninferior(one.id) for one in criteria if one.id.against}
     results = []
     for criterion in criteria:
         metric = beside[criterion.id][0] if criterion.id in beside else found.get(criterion.id)

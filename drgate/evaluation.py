@@ -637,8 +637,8 @@ class Slice(Typed):
 class Counts(Typed):
     """What was counted. unit: image, eye or patient; units: how many were judged.
 
-    patients: absent where they are unknown. by_grade: units by reference grade. reference_ungradable: images outside
-    every count. dme: units with diabetic macular oedema; absent where they are unknown. in_no_slice: by column.
+    patients: absent where they are unknown. by_grade: units by reference grade. reference_ungradable: images without a
+    reference grade. dme: units with diabetic macular oedema; absent where they are unknown. in_no_slice: by column.
     """
 
     unit: Literal["image", "eye", "patient"]

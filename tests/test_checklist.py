@@ -66,6 +66,7 @@ class TestShipped:
             ("no_output", "<=", 0.05, False),
             ("no_output:severe_npdr", "<=", 0.05, False),
             ("no_output:pdr", "<=", 0.05, False),
+            ("reference_ungradable", "<=", 0.10, False),
         ]
 
     def test_safe_requires_the_safety_lines(self):
@@ -707,6 +708,7 @@ class TestDiff:
             # More models may try; but fewer looks leave each a larger share of the level.
             ("looks", 1, 3, "weaker", "different"),
             ("audit.required", True, False, "weaker", "stronger"),
+            ("all_comers_allowance", 0.05, 0.1, "weaker", "stronger"),
             ("valid_days", 90, None, "weaker", "stronger"),
             ("valid_days", 90, 365, "weaker", "stronger"),
             ("unit", "image", "patient", "different", "different"),

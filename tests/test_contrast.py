@@ -482,13 +482,14 @@ def grades_only(path: Path) -> Path:
 
 
 class TestPlan:
-    CHECKLIST = staticmethod(
-        lambda **more: checklist_of({"id": GAP, "at_most": 0.1}, expect={"referable": 0.95}, **more)
-    )
+    @staticmethod
+    def asked(**more: Any) -> Checklist:
+        """A gap of at most 10 points, where 95 % sensitivity is expected."""
+        return checklist_of({"id": GAP, "at_most": 0.1}, expect={"referable": 0.95}, **more)
 
     def test_says_what_a_gap_takes(self):
         """Without a test set two groups are taken, or those that the checklist names; the numbers are of each."""
-        found = plan(self.CHECKLIST(planning={"two_images": 0.0}))
+        found = plan(self.asked(planning={"two_images": 0.0}))
         (line,) = found.lines
         assert line.needed is not None
         assert (line.groups, line.expected) == (2, 0.95)
@@ -501,7 +502,7 @@ class TestPlan:
         assert "patients in each of 2 groups, for a fair model, whose true value is 95 % in every group" in text
         assert "The observed gap of a fair model misses the rule by chance in" in text
         assert page.html(found)
-        named = plan(self.CHECKLIST(slices=[{"by": "sex", "groups": {x: [x] for x in "FMX"}}]))
+        named = plan(self.asked(slices=[{"by": "sex", "groups": {x: [x] for x in "FMX"}}]))
         assert named.lines[0].groups == 3
         assert named.lines[0].needed is not None
         assert named.lines[0].needed.patients > line.needed.patients
@@ -518,7 +519,7 @@ class TestPlan:
     def test_a_test_set_that_cannot_show_it_is_named(
         self, counts: dict[str | None, tuple[int, int]], can_pass: bool, why: str
     ):
-        found = plan(self.CHECKLIST(), data=groups_of(counts))
+        found = plan(self.asked(), data=groups_of(counts))
         (line,) = found.lines
         assert line.here is not None
         assert (line.here.can_pass, line.here.why) == (can_pass, why)

@@ -16,9 +16,11 @@ from drgate.evaluate import evaluate
 from drgate.evaluation import Estimate, Evaluation, NotEstimable
 from drgate.measure import Metrics
 from drgate.metrics import MetricId, measured, parse_id
+from drgate.operating_point import OperatingPoint
 from drgate.predictions import Predictions, make_predictions
 from drgate.sample import Pair, Sample
 from drgate.scale import GRADES, GROUPS
+from drgate.tune import tune
 
 KEYS = {"image": ["image"], "eye": ["patient", "eye"], "patient": ["patient"]}
 
@@ -389,3 +391,37 @@ class TestTheWrongEye:
         assert counted(found, "right_eye_sensitivity:referable") == (100, 100)
         assert counted(found, "right_eye_sensitivity:any_dr") == (0, 100)
         assert counted(found, "sensitivity:pdr") == (0, 100)
+
+
+class TestTuning:
+    @pytest.mark.parametrize(
+        "asked",
+        ["sensitivity:pdr", "right_eye_sensitivity:referable", "undergraded:vision_threatening_below_referable"],
+    )
+    def test_by_patient_promises_what_the_gate_counts(self, asked: str):
+        """Fellow eyes of patients with PDR look like PDR in one patient of five: the cut-offs are judged by the answers
+        of the gate, which count these patients as errors."""
+        generator = np.random.default_rng(5)
+        n = 600
+        ill = np.arange(n) < 400
+        grade = np.c_[np.where(ill, 4, 0), np.zeros(n, dtype=int)].ravel()
+        seen = grade + generator.normal(0, 0.4, 2 * n)
+        swapped = np.repeat(ill & (np.arange(n) % 20 == 0), 2)
+        seen[swapped] = 4 - seen[swapped]
+        shares = np.exp(-2 * np.abs(seen[:, None] - np.arange(5)))
+        shares /= shares.sum(axis=1, keepdims=True)
+        table = one_eye_each((0, 0), healthy=200, affected=400).table.drop(columns="predicted")
+        scored = predictions(table.assign(**{f"p_{g}": shares[:, g] for g in range(5)}))
+        rule = {"at_most": 0.12} if asked.startswith("under") else {"at_least": 0.88}
+        checklist = checklist_of(unit="patient", criteria=[{"id": asked, **rule}], planning={"power": 0.5})
+        point = tune(scored, checklist)
+        assert isinstance(point, OperatingPoint), point
+        metric = evaluate(scored.at(point), checklist).metrics[parse_id(asked)]
+        assert isinstance(metric, Estimate)
+        (line,) = point.promise["criteria"]
+        assert (line["k"], line["n"]) == (metric.k, metric.n)
+        bound = metric.high if asked.startswith("under") else metric.low
+        assert line["bound"] == pytest.approx(bound)
+        referred = evaluate(scored.at(point), checklist).metrics[parse_id("sensitivity:referable")]
+        assert isinstance(referred, Estimate)
+        assert referred.k == 400

@@ -304,7 +304,7 @@ class TestChoice:
         """The planned counts come from the manifest: with few referable images the cut-off falls or there is none."""
         names = [f"{i}.png" for i in range(60)]
         folder = photographs(*names)
-        rows = pd.DataFrame({"image": names, "grade": [2] * 60, "patient": names})
+        rows = pd.DataFrame({"image": names, "grade": [2] * 60, "patient": [f"P{3 * i + 1}" for i in range(60)]})
         rows.to_csv(folder / "labels.csv", index=False)
         few = tune(table, checklist_of(SCREENING), test=load_manifest(folder))
         assert isinstance(few, OperatingPoint)

@@ -27,6 +27,7 @@ from drgate.evaluation import (
     Regraded,
     Role,
     Scoring,
+    Screened,
     Slice,
     Spend,
     Stability,
@@ -158,7 +159,14 @@ def whole_evaluation(
     few = NotEstimable("the slice has 4 of the 30 cases that the checklist requires.")
     criteria = (
         judged("accuracy", "PASS", ">=", 0.90, proportion(941, 1000, 0.9246, 0.9548)),
-        judged("sensitivity:severe_npdr", "INSUFFICIENT", ">=", 0.90, proportion(93, 100, 0.8611, 0.9714)),
+        judged(
+            "sensitivity:severe_npdr",
+            "INSUFFICIENT",
+            ">=",
+            0.90,
+            proportion(93, 100, 0.8611, 0.9714),
+            all_comers=proportion(93, 104, 0.8186, 0.9460),
+        ),
         judged(
             "sensitivity:pdr",
             "FAIL",
@@ -303,6 +311,16 @@ def whole_evaluation(
                 },
                 "sensitivity:referable": {way: proportion(271 - n, 284, 0.91, 0.97) for n, way in enumerate(ways)},
                 "quadratic_kappa": {"excluded": index(0.943, 0.931, 0.952), "worst_case": index(0.911, 0.90, 0.93)},
+            }
+        ),
+        screened=_by_id(
+            {
+                "sensitivity:pdr": Screened(
+                    64, 4, proportion(56, 64, 0.7685, 0.9445), proportion(60, 64, 0.8476, 0.9827)
+                ),
+                "sensitivity:referable": Screened(
+                    284, 4, proportion(271, 284, 0.9230, 0.9754), proportion(275, 284, 0.9407, 0.9854)
+                ),
             }
         ),
         units={

@@ -498,8 +498,8 @@ def _units(evaluation: Evaluation) -> Section | None:
         (
             "An eye has the grade of its worst image, a patient that of the worse eye. A single grade is hit only by "
             "an image that has it. For a group of grades the worst answer to any image counts, as a patient is "
-            "referred for either eye; how often an eye that has it is the reason stands beside. If one eye has no result, the "
-            "patient has none.",
+            "referred for either eye; how often an eye that has it is the reason stands beside. If one eye has no "
+            "result, the patient has none.",
         ),
         (Table("By image, eye and patient", header, rows),) if len(order) > 1 else (),
         notes=tuple(notes),
