@@ -12,7 +12,7 @@ from drgate.stats.confusion import NO_OUTPUT
 
 
 def flagged_images(predictions: Predictions) -> tuple[Flagged, ...]:
-    """Images with severe NPDR or PDR that were predicted below referable, the error that can cost sight."""
+    """Images with severe NPDR or PDR that were predicted below referable."""
     table = predictions.table
     missed = ((table["grade"] >= 3) & (table["predicted"] <= 1)).fillna(False)
     return tuple(

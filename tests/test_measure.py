@@ -404,14 +404,18 @@ class TestGateError:
         lines: list[dict[str, Any]] = []
         for about in METRICS.values():
             name = f"{about.name}:{about.targets[-1]}" if about.targets[-1] else about.name
-            if about.name in range_of:
+            if about.name == "gap":
+                lines.append({"id": "gap:sensitivity:referable@camera", "at_most": 0.5})
+            elif about.name == "noninferior":
+                lines.append({"id": "noninferior:sensitivity:referable~baseline", "margin": 0.02})
+            elif about.name in range_of:
                 lines.append({"id": name, "at_least": range_of[about.name][0], "at_most": range_of[about.name][1]})
             elif about.name == "baseline":
                 lines.append({"id": name, "margin": 0.02})
             elif not about.not_asked:
                 lines.append({"id": name, "below" if about.better == "lower" else "above": 0.5})
         lines.append({"id": "ppv:pdr", "at": "deployment", "at_least": 0.5})
-        found = evaluate(drawn(24, 60), checklist_of(criteria=lines, deployment=MIX))
+        found = evaluate(drawn(24, 60), checklist_of(criteria=lines, deployment=MIX, slices=[{"by": "camera"}]))
         assert {error.id for error in found.gate_error} == {criterion.id for criterion in found.criteria}
         for error in found.gate_error:
             if error.method == "none":
@@ -523,7 +527,8 @@ def calibrated(generator: np.random.Generator, patients: int, events: int, slope
     table = pd.DataFrame(0.0, index=range(patients), columns=[f"p_{g}" for g in range(5)])
     table["p_2"] = 1 / (1 + np.exp(-logits))
     table["p_0"] = 1 - table["p_2"]
-    table["image"] = table["patient"] = [f"{i:04d}.png" for i in range(patients)]
+    table["image"] = [f"{i:04d}.png" for i in range(patients)]
+    table["patient"] = [f"P{i}" for i in range(patients)]
     table["grade"] = np.where(positive, 2, 0)
     return make_predictions(table, "t.csv", {})
 

@@ -235,7 +235,8 @@ class TestWords:
         made.append(replace(criterion("ppv:pdr", "FAIL"), required=False))
         judged = replace(evaluation(), verdict="FAIL", criteria=tuple(made))
         cause = (
-            "5 of 10 required criteria failed: Specificity, No DR (any DR not graded No DR); Specificity, Mild NPDR; "
+            "5 of 10 required criteria failed: Specificity, No DR (the sensitivity for any DR); "
+            "Specificity, Mild NPDR; "
             "Specificity, Moderate NPDR; and 2 more. 1 has too few patients: Sensitivity, PDR. 1 has not enough "
             "evidence: Kappa, quadratic weights. 1 was not assessed: Training cost. 1 cannot pass."
         )

@@ -101,7 +101,7 @@ def _compared(console: Console, evaluation: Evaluation) -> None:
 
 
 def _flagged(console: Console, evaluation: Evaluation, names: Mapping[str, str]) -> None:
-    """The images that cost sight, by name."""
+    """The images with severe NPDR or PDR predicted below referable, by name."""
     if not evaluation.flagged:
         return
     console.print(Text("\nSevere NPDR or PDR predicted below referable", style="bold"))
