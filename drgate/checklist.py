@@ -42,7 +42,8 @@ EACH: Final = "each"
 """As a target: all five grades. As the value of a slice: every value of the column that the test set has."""
 
 THRESHOLDS: Final = ("at_least", "above", "at_most", "below")
-"""A criterion has exactly one of these keys; `baseline` and `noninferior` have none."""
+"""A criterion has exactly one of these keys, one on calibration slope or intercept both `at_least` and `at_most`;
+`baseline` and `noninferior` have none."""
 
 Comparator = Literal[">=", ">", "<=", "<"]
 
@@ -85,11 +86,16 @@ def _schema_of_thresholds(schema: dict[str, Any]) -> None:
     fraction = {key: {"minimum": 0, "maximum": 1} for key in THRESHOLDS}
     no_fraction = "|".join(about.name for about in METRICS.values() if about.limits != (0, 1))
     beyond = {"required": ["id"], "properties": {"id": {"pattern": f"^({no_fraction})"}}}
+    ranged = "|".join(about.name for about in METRICS.values() if about.better == "between")
     schema["allOf"] = [
         {
             "if": {"required": ["id"], "properties": {"id": {"pattern": "^(baseline$|noninferior:)"}}},
             "then": {"required": ["margin"], "not": {"anyOf": list(given.values())}},
-            "else": {"oneOf": list(given.values())},
+            "else": {
+                "if": {"required": ["id"], "properties": {"id": {"pattern": f"^({ranged})"}}},
+                "then": {"allOf": [given["at_least"], given["at_most"]]},
+                "else": {"oneOf": list(given.values())},
+            },
         },
         {"if": beyond, "else": {"properties": fraction}},
     ]
@@ -124,7 +130,7 @@ def _known(name: MetricId) -> MetricId:
 
 
 class Criterion(_Frozen):
-    """A metric, one threshold, and whether the verdict depends on it."""
+    """A metric, one threshold or a range, and whether the verdict depends on it."""
 
     model_config = ConfigDict(json_schema_extra=_schema_of_thresholds)
 
@@ -167,7 +173,7 @@ class Criterion(_Frozen):
 
     @property
     def comparator(self) -> Comparator:
-        """As a sign. Non-inferiority is `>`: the limit of the difference must be above minus the margin."""
+        """As a sign; of a range `>=`. Non-inferiority is `>`: the limit must be above minus the margin."""
         return next(iter(self._given), ">")
 
     @property
@@ -186,8 +192,16 @@ class Criterion(_Frozen):
 
     @property
     def threshold(self) -> float:
-        """The threshold, in the units of the metric (proportions in [0, 1], differences in [-1, 1], USD)."""
+        """The threshold, in the units of the metric (proportions in [0, 1], differences in [-1, 1], USD).
+
+        Of a range its lower end.
+        """
         return next(iter(self._given.values())) if self.margin is None else -self.margin
+
+    @property
+    def ceiling(self) -> float | None:
+        """The upper end of a range; None for every other rule."""
+        return self.at_most if self.at_least is not None else None
 
     @property
     def exact_threshold(self) -> Fraction:
@@ -233,21 +247,29 @@ class Criterion(_Frozen):
             raise ValueError(f"{self.id!r}: a unit belongs to cost")
         if self.margin is not None or self.reference_value is not None:
             raise ValueError(f"{self.id!r}: margin and reference_value belong to baseline (margin also to noninferior)")
+        if about.better == "between":
+            self._range_is_possible()
+            return self
         if len(self._given) != 1:
             raise ValueError(f"{self.id!r}: give exactly one of at_least, above, at_most, below")
         self._threshold_is_possible(self.threshold)
         return self
 
+    def _range_is_possible(self) -> None:
+        (low, high), perfect = self.id.about.limits, self.id.about.perfect
+        example = "at_least: 0.8 and at_most: 1.25" if perfect else "at_least: -0.2 and at_most: 0.2"
+        if self.at_least is None or self.at_most is None or len(self._given) != 2:
+            raise ValueError(f"{self.id!r}: a model can miss on either side; give both ends, such as {example}")
+        if not low <= self.at_least <= perfect <= self.at_most <= high or self.at_least == self.at_most:
+            raise ValueError(
+                f"{self.id!r}: give a range between {low:g} and {high:g} that holds {perfect:g}, which is perfect, "
+                f"such as {example}"
+            )
+
     def _threshold_is_possible(self, value: float) -> None:
         about = self.id.about
         (low, high), (least, greatest) = about.limits, about.values
-        if about.better == "between":
-            if not low <= value <= high or self.comparator not in (">=", "<="):
-                raise ValueError(
-                    f"{self.id!r}: give at_least or at_most, between {low:g} and {high:g} "
-                    f"({about.perfect:g} is perfect)"
-                )
-        elif high == math.inf and value <= 0:
+        if high == math.inf and value <= 0:
             raise ValueError(f"{self.id!r}: give a positive {about.kind.replace('index', 'number')}, not {value:g}")
         elif not low <= value <= high:
             raise ValueError(f"{self.id!r}: {not_a_fraction(value)}")
@@ -633,6 +655,17 @@ def grade_mix(shares: Mapping[str, float]) -> dict[str, float]:
     if abs(total - 1) > 1e-6:
         raise ValueError(f"the shares of the five grades sum to {total:.9g}, not to 1")
     return {grade: shares[grade] for grade in GRADES}
+
+
+def level_words(level: float) -> str:
+    r"""A level as people write it: up to three decimals in full, more of them rounded to one (two from 99 %).
+
+    >>> level_words(0.95), level_words(1 - 0.05 / 3), level_words(0.9975), level_words(1 - 0.05 / 7)
+    ('95\xa0%', '98.3\xa0%', '99.75\xa0%', '99.29\xa0%')
+    """
+    percent = 100 * level
+    whole = abs(percent - round(percent, 3)) < 1e-9
+    return f"{round(percent, 3 if whole else 1 if level < 0.99 else 2):g}\N{NO-BREAK SPACE}%"
 
 
 def not_a_fraction(value: float) -> str:

@@ -203,7 +203,7 @@ def _criteria(old: Checklist, new: Checklist) -> Iterator[Change]:
 def _line(was: Criterion, now: Criterion, old: Checklist, new: Checklist) -> Iterator[Change]:
     """One criterion that both checklists have."""
     name = now.id
-    if (was.comparator, was.exact_threshold) != (now.comparator, now.exact_threshold):
+    if _rule(was) != _rule(now):
         yield Change(_threshold(was, now), name, f"{name}: {_asked(was)} becomes {_asked(now)}.")
     if was.required != now.required:
         kind: Kind = "stronger" if now.required else "weaker"
@@ -230,8 +230,16 @@ def _line(was: Criterion, now: Criterion, old: Checklist, new: Checklist) -> Ite
             yield Change("different", name, f"{name}: {key}: {before} becomes {after}.", False)
 
 
+def _rule(criterion: Criterion) -> tuple[str, Fraction, float | None]:
+    return criterion.comparator, criterion.exact_threshold, criterion.ceiling
+
+
 def _threshold(was: Criterion, now: Criterion) -> Kind:
-    """Which of two different thresholds of one metric lets more models through."""
+    """Which of two different thresholds or ranges of one metric lets more models through."""
+    if was.ceiling is not None and now.ceiling is not None:
+        if now.threshold <= was.threshold and was.ceiling <= now.ceiling:
+            return "weaker"
+        return "stronger" if was.threshold <= now.threshold and now.ceiling <= was.ceiling else "different"
     if was.upward != now.upward:
         return "weaker"  # a model that failed may pass now
 
@@ -260,6 +268,8 @@ def _policy(was: Criterion, now: Criterion) -> Kind:
 def _asked(criterion: Criterion) -> str:
     if criterion.margin is not None:
         return f"no more than {_shown(criterion.margin)} worse"
+    if criterion.ceiling is not None:
+        return f"between {_shown(criterion.threshold)} and {_shown(criterion.ceiling)}"
     return f"{RULE_WORDS[criterion.comparator]} {_shown(criterion.threshold)}"
 
 

@@ -164,7 +164,7 @@ def compare(
     except PredictionsError as problem:
         raise PredictionsError(f"{first.origin} and {second.origin} cannot be compared: {problem}") from problem
     looks = [_look(table, checklist, log) for table in (first, second)]  # before the numbers are known to anybody
-    differences = _Differences(pair, level, resamples, bootstrap.seed_from(first.digest, second.digest))
+    differences = _Differences(pair, level, resamples, bootstrap.seed_from(pair.counted_digest))
     shown = paired.noninferiority(pair.successes(*pair.right), margin, level=level)
     silent = [int((~sample.answered).sum()) for sample in (pair.first, pair.second)]
     return Comparison(

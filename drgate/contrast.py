@@ -1,13 +1,14 @@
 """What compares: groups of a column with each other, and a model with a baseline or with human readers.
 
     gap(sample, parse_id("gap:sensitivity:referable@sex"), "as_referred", checklist, level=0.95)
-    noninferior(predictions, parse_id("noninferior:sensitivity:pdr~readers"), checklist, level=0.95, readers=names)
+    Beside(predictions, checklist, level=0.95, data=data).noninferior(asked)
 
 Nothing is decided here.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
@@ -133,33 +134,121 @@ def _rate(tally: Tally | None, ratio: confusion.Ratio, level: float, interval: I
 # -- another model, and readers ----------------------------------------------------------------------------------------
 
 
-def noninferior(
-    predictions: Predictions,
-    asked: MetricId,
-    checklist: Checklist,
-    *,
-    level: float,
-    baseline: Predictions | None = None,
-    data: TestSet,
-) -> tuple[Metric, tuple[Reader, ...]]:
-    """The difference that an id such as `noninferior:sensitivity:referable~readers` asks for, and each reader.
+class Beside:
+    """A model beside a baseline's predictions and beside human readers; tables are paired once.
 
-    The model's rate minus the baseline's, or minus the mean of the readers' rates. No output counts as not referred or
-    wrong for a grade, and as referred for a group. data: which columns of readers may be used, and what is declared.
+    data: which columns of readers may be used, and what is declared. level: two-sided, of every interval.
     """
-    if asked.against == "readers":
-        return _against_readers(predictions, asked, checklist, data, level)
-    if baseline is None:
-        return NotEstimable("no baseline predictions were given; give them with --baseline."), ()
-    try:
-        most, _ = declaration(predictions, checklist, data)
-        pair = Pair.of(predictions, baseline, unit=checklist.unit, images_a_patient=most, name="the baseline")
-    except PredictionsError as problem:
-        return NotEstimable(str(problem)), ()
-    found = _Paired.of(pair, asked)
-    if not found.counted.any():
-        return NotEstimable(f"the test set has no {checklist.unit} {asked.who}."), ()
-    return found.difference(level), ()
+
+    def __init__(
+        self,
+        predictions: Predictions,
+        checklist: Checklist,
+        *,
+        level: float,
+        baseline: Predictions | None = None,
+        data: TestSet,
+    ) -> None:
+        self.predictions, self.checklist, self.level, self.baseline = predictions, checklist, level, baseline
+        self.data, table = data, predictions.table
+        self.readers = [one for one in data.readers if one in table.columns and table[one].notna().any()]
+
+    def noninferior(self, asked: MetricId) -> tuple[Metric, tuple[Reader, ...]]:
+        """The difference that an id such as `noninferior:sensitivity:referable~readers` asks for, and each reader.
+
+        The model's rate minus the baseline's, or minus the mean of the readers' rates, each on the units that this
+        reader graded. No output is the worst case for a grade, and counts as referred for a group.
+        """
+        if asked.against == "baseline":
+            pair = self._baseline
+            if isinstance(pair, NotEstimable):
+                return pair, ()
+            found = _Paired.of(pair, asked)
+            if not found.counted.any():
+                return NotEstimable(f"the test set has no {self.checklist.unit} {asked.who}."), ()
+            return found.difference(self.level), ()
+        if not self.readers:
+            return NotEstimable(
+                "there are no grades of readers; give columns reader_1, reader_2, ... in the manifest or in --grades."
+            ), ()
+        if not self.checklist.readers_independent and len(self.readers) < MADE_BY_OTHERS:
+            return NotEstimable(
+                "who helps to make the reference agrees with it 5 to 9 points more often. So either the checklist says "
+                "readers_independent: true, or the reference for each reader is made from the others, which needs "
+                f"three readers; there {'is one' if len(self.readers) == 1 else 'are two'}."
+            ), ()
+        return self._against_readers(asked)
+
+    @functools.cached_property
+    def _baseline(self) -> Pair | NotEstimable:
+        if self.baseline is None:
+            return NotEstimable("no baseline predictions were given; give them with --baseline.")
+        try:
+            most, _ = declaration(self.predictions, self.checklist, self.data)
+            unit = self.checklist.unit
+            return Pair.of(self.predictions, self.baseline, unit=unit, images_a_patient=most, name="the baseline")
+        except PredictionsError as problem:
+            return NotEstimable(str(problem))
+
+    @functools.cached_property
+    def _whole(self) -> Sample:
+        return Sample.of(self.predictions, self.checklist, slices=(), data=self.data)
+
+    @functools.cached_property
+    def _read(self) -> dict[str, Pair]:
+        """The model and each reader, on the units that the reader graded; none where there are none."""
+        pairs = {}
+        others = [] if self.checklist.readers_independent else self.readers
+        for name in self.readers:
+            rows = _graded_by(self.predictions.table, name, others, self.checklist.unit)
+            if not rows.empty:
+                tables = rows, rows.assign(predicted=rows[name])
+                ours, theirs = (
+                    Sample.of(replace(self.predictions, table=table), self.checklist, slices=(), data=self.data)
+                    for table in tables
+                )
+                pairs[name] = Pair(ours, theirs)
+        return pairs
+
+    def _against_readers(self, asked: MetricId) -> tuple[Metric, tuple[Reader, ...]]:
+        whole, interval = self._whole, self.checklist.evidence.interval
+        owner = np.arange(len(whole)) if whole.patients is None else whole.patients
+        sums, weights = np.zeros(int(owner.max()) + 1), np.zeros(int(owner.max()) + 1)
+        units = np.zeros(len(whole), dtype=bool)
+        shown = []
+        for name in self.readers:
+            found = _Paired.of(self._read[name], asked) if name in self._read else None
+            if found is None or not found.counted.any():
+                return NotEstimable(f"{name} has graded no {self.checklist.unit} {asked.who}."), ()
+            ours, theirs = found.pair.first, found.pair.second
+            rate, model = (
+                _rate(one.tally(endpoint=asked.target), found.ratio, self.level, interval) for one in (theirs, ours)
+            )
+            assert rate is not None, "a unit counts"
+            assert model is not None, "a unit counts"
+            shown.append(Reader(name, rate, model, found.difference(self.level)))
+            at = pd.Index(whole.names).get_indexer(pd.Index(ours.names))[found.counted]
+            each = 1 / (len(self.readers) * len(at))
+            difference = (found.first.astype(np.float64) - found.second)[found.counted]
+            sums += each * np.bincount(owner[at], weights=difference, minlength=len(sums))
+            weights += each * np.bincount(owner[at], minlength=len(sums))
+            units[at] = True
+        low, high = (
+            (None, None)
+            if whole.unknown
+            else bounded.limits(sums, weights, level=self.level, images_a_patient=whole.images_a_patient or 1)
+        )
+        estimate = Estimate(
+            kind="difference",
+            value=float(sums.sum()),
+            n=int(units.sum()),
+            low=low,
+            high=high,
+            level=self.level,
+            method="gamma-weighted mean",
+            clusters=None if whole.patients is None else int((weights > 0).sum()),
+        )
+        return estimate, tuple(shown)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -200,64 +289,6 @@ class _Paired:
         )
 
 
-def _against_readers(
-    predictions: Predictions, asked: MetricId, checklist: Checklist, data: TestSet, level: float
-) -> tuple[Metric, tuple[Reader, ...]]:
-    """The model's rate minus the mean of the readers', each on the units that this reader graded."""
-    table = predictions.table
-    names = [name for name in data.readers if name in table.columns and table[name].notna().any()]
-    if not names:
-        return NotEstimable(
-            "there are no grades of readers; give columns reader_1, reader_2, ... in the manifest or in --grades."
-        ), ()
-    if not checklist.readers_independent and len(names) < MADE_BY_OTHERS:
-        return NotEstimable(
-            "who helps to make the reference agrees with it 5 to 9 points more often. So either the checklist says "
-            "readers_independent: true, or the reference for each reader is made from the others, which needs three "
-            f"readers; there {'is one' if len(names) == 1 else 'are two'}."
-        ), ()
-    whole = Sample.of(predictions, checklist, slices=(), data=data)
-    owner = np.arange(len(whole)) if whole.patients is None else whole.patients
-    sums, weights = np.zeros(int(owner.max()) + 1), np.zeros(int(owner.max()) + 1)
-    units = np.zeros(len(whole), dtype=bool)
-    shown = []
-    for name in names:
-        graded = _graded_by(table, name, [] if checklist.readers_independent else names, checklist.unit)
-        found = None if graded.empty else _pair(replace(predictions, table=graded), name, asked, checklist, data)
-        if found is None or not found.counted.any():
-            return NotEstimable(f"{name} has graded no {checklist.unit} {asked.who}."), ()
-        ours, theirs = found.pair.first, found.pair.second
-        rate, model = (
-            _rate(one.tally(endpoint=asked.target), found.ratio, level, checklist.evidence.interval)
-            for one in (theirs, ours)
-        )
-        assert rate is not None, "a unit counts"
-        assert model is not None, "a unit counts"
-        shown.append(Reader(name, rate, model, found.difference(level)))
-        at = pd.Index(whole.names).get_indexer(pd.Index(ours.names))[found.counted]
-        each = 1 / (len(names) * len(at))
-        difference = (found.first.astype(np.float64) - found.second)[found.counted]
-        sums += each * np.bincount(owner[at], weights=difference, minlength=len(sums))
-        weights += each * np.bincount(owner[at], minlength=len(sums))
-        units[at] = True
-    low, high = (
-        (None, None)
-        if whole.unknown
-        else bounded.limits(sums, weights, level=level, images_a_patient=whole.images_a_patient or 1)
-    )
-    estimate = Estimate(
-        kind="difference",
-        value=float(sums.sum()),
-        n=int(units.sum()),
-        low=low,
-        high=high,
-        level=level,
-        method="gamma-weighted mean",
-        clusters=None if whole.patients is None else int((weights > 0).sum()),
-    )
-    return estimate, tuple(shown)
-
-
 def _graded_by(table: pd.DataFrame, name: str, readers: Sequence[str], unit: str) -> pd.DataFrame:
     """The rows that a reader has graded, whole eyes or patients where these are judged.
 
@@ -276,10 +307,3 @@ def _graded_by(table: pd.DataFrame, name: str, readers: Sequence[str], unit: str
         who = table[["patient", "eye"][: 2 if unit == "eye" else 1]].astype("str").agg("\0".join, axis=1)
         usable &= ~who.isin(who[~usable])
     return table[usable]
-
-
-def _pair(graded: Predictions, name: str, asked: MetricId, checklist: Checklist, data: TestSet) -> _Paired:
-    """The model and a reader on the rows that the reader has graded."""
-    read = replace(graded, table=graded.table.assign(predicted=graded.table[name]))
-    pair = Pair(*(Sample.of(one, checklist, slices=(), data=data) for one in (graded, read)))
-    return _Paired.of(pair, asked)

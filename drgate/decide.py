@@ -7,7 +7,7 @@ from fractions import Fraction
 from typing import Final
 
 from drgate import contrast
-from drgate.checklist import RULE_WORDS, Checklist, Criterion
+from drgate.checklist import RULE_WORDS, Checklist, Criterion, level_words
 from drgate.evaluation import (
     CriterionResult,
     Estimate,
@@ -22,6 +22,7 @@ from drgate.evaluation import (
 )
 from drgate.measure import Metrics
 from drgate.stats import power
+from drgate.stats.error_rates import BY_INTERVAL, FOUND, NO_CHANCE, SIMULATED_LEVEL
 
 HALF_AGAIN: Final = 1.5
 """False passes are shown at the threshold itself and for a model with one and a half times as many errors."""
@@ -69,7 +70,7 @@ def decide(
             lacking = metrics.sample.no_patients
             status, reason, shown = _judge_interval(criterion, metric, decided_on, lacking, everyone)
         if status != "PASS" and decided_on == "bound" and metric.k is not None and not shown:
-            reason += f" {_more(criterion, metrics, looks_left)}"
+            reason = f"{reason} {_more(criterion, metrics, looks_left)}".rstrip()
         if everyone is not None:
             also, because, shown_too = everyone.judge(decided_on)
             if also == "FAIL" or (also == "INSUFFICIENT" and status != "FAIL"):
@@ -87,6 +88,7 @@ def decide(
         reason=reason,
         shown=shown if status == "FAIL" else None,
         all_comers=all_comers,
+        ceiling=criterion.ceiling,
     )
 
 
@@ -174,6 +176,7 @@ def _judge_interval(
         estimate_meets = _meets(value, criterion.comparator, criterion.exact_threshold)
     else:
         estimate_meets = _meets(metric.value, criterion.comparator, criterion.threshold)
+        estimate_meets &= criterion.ceiling is None or metric.value <= criterion.ceiling
     measured, rule = _shown(metric, criterion), f"the rule is {_rule(criterion)}"
     of, seen, meets = "", f"{measured} observed", f"{measured} meets the rule ({_rule(criterion)})"
     if everyone is not None:
@@ -187,6 +190,8 @@ def _judge_interval(
             return "OBSERVED", f"{seen}; {rule}, judged on the estimate alone.", False
         how = no_patients or "it has no confidence interval"
         return "INSUFFICIENT", f"{meets}, but {how}.", False
+    if criterion.ceiling is not None:
+        return _judge_both_ends(criterion, metric.value, metric.low, metric.high, decided_on)
     bound, other = (metric.low, metric.high) if upward else (metric.high, metric.low)
     side, other_side = ("lower", "upper") if upward else ("upper", "lower")
     bounded = f"the {side} limit{of} is {_number(bound, criterion, criterion.threshold)}"
@@ -199,7 +204,7 @@ def _judge_interval(
             gap = abs(metric.value - criterion.threshold)
             missed = f"{gap:.3f}" if criterion.id.about.kind == "index" else f"{100 * gap:.1f} points"
             low, high = (_number(end, criterion, criterion.threshold) for end in (metric.low, metric.high))
-            interval = f"{low.removesuffix(' %')} to {high}"
+            interval = f"{low.removesuffix(' %').removesuffix(' points')} to {high}"
             how = f"The estimate misses the rule by {missed}; the interval ({interval}) includes the rule."
         else:
             shown = True
@@ -237,7 +242,9 @@ def _judge_gap(criterion: Criterion, metric: Estimate, metrics: Metrics, decided
     known, rule = f"The gap is {points(metric.value)}", f"the rule is {_rule(criterion)}"
     low, high = metric.low, metric.high
     if decided_on == "point":
-        status: Status = "OBSERVED" if meets(metric.value) else "FAIL"
+        best, worst = (Fraction(one.rate.k or 0, one.rate.n or 1) for one in found.widest)
+        met = _meets(best - worst, criterion.comparator, criterion.exact_threshold)
+        status: Status = "OBSERVED" if met else "FAIL"
         how = f"{known}, between {pair(found.widest)}; {rule}"
         return status, f"{how}, judged on the estimate alone.", low is not None and not meets(low)
     if low is None or high is None:
@@ -251,6 +258,27 @@ def _judge_gap(criterion: Criterion, metric: Estimate, metrics: Metrics, decided
         )
     limit = f"the upper limit of the difference between {pair(found.upper)} is {points(high)}; {rule}."
     return ("PASS" if meets(high) else "INSUFFICIENT"), f"{known}; {limit}", False
+
+
+def _judge_both_ends(
+    criterion: Criterion, value: float, low: float, high: float, decided_on: str
+) -> tuple[Status, str, bool]:
+    """As `_judge_interval`, of a rule with two ends: the whole interval must be between them."""
+    least, most = criterion.threshold, criterion.ceiling
+    assert most is not None, "the rule has two ends"
+    measured, rule = _number(value, criterion, least if value < most else most), f"the rule is {_rule(criterion)}"
+    interval = f"{_number(low, criterion, least)} to {_number(high, criterion, most)}"
+    if not least <= value <= most:
+        if high < least or low > most:
+            how = f"The whole interval ({interval}) is outside, so the size of the test set is not the cause."
+            return "FAIL", f"{measured}; {rule}. {how}", True
+        missed = f"The estimate misses the rule by {max(least - value, value - most):.3f}"
+        return "FAIL", f"{measured}; {rule}. {missed}; the interval ({interval}) includes values that meet it.", False
+    if decided_on == "point":
+        return "OBSERVED", f"{measured} observed; {rule}, judged on the estimate alone (interval {interval}).", False
+    if least <= low and high <= most:
+        return "PASS", f"{measured}; the interval is {interval}; {rule}.", False
+    return "INSUFFICIENT", f"{measured} meets the rule ({_rule(criterion)}), but the interval is {interval}.", False
 
 
 def _shown(metric: Estimate, criterion: Criterion) -> str:
@@ -323,13 +351,39 @@ def _more(criterion: Criterion, metrics: Metrics, looks_left: bool) -> str:
 
 
 def gate_error(criterion: Criterion, metrics: Metrics) -> list[GateError]:
-    """Chance that models of given true values pass this criterion, at these counts."""
+    """Chance that this criterion passes models that do not meet its rule; each criterion has at least one row."""
+    name, about, evidence = criterion.id, criterion.id.about, metrics.checklist.evidence
+    if metrics.sample.unknown and evidence.decide_on == "bound" and not about.of_the_run:
+        return [GateError(name, "none", why="The patients are not known, so no model can pass.")]
+    if about.is_share and not name.deployed:
+        return _error_of_share(criterion, metrics)
+    kind = about.name if about.of_the_run else "deployment" if name.deployed else about.by
+    why = NO_CHANCE.get(kind, "")
+    if not why and evidence.decide_on == "point":
+        why = "It is decided on the estimate alone; how often that is wrong by chance is not known."
+    elif not why and metrics.level < SIMULATED_LEVEL:
+        why = f"How often it is wrong was simulated at the level {level_words(SIMULATED_LEVEL)} only."
+    elif evidence.interval == "wilson" and kind in BY_INTERVAL:
+        why = "How often it is wrong was simulated with Clopper-Pearson intervals only."
+    if why:
+        return [GateError(name, "none", why=why)]
+    found = FOUND[kind]
+    return [GateError(name, "designs", passes=found.largest, designs=found.designs, command=found.command)]
+
+
+def _error_of_share(criterion: Criterion, metrics: Metrics) -> list[GateError]:
+    """The same of a proportion at these counts: just outside the rule, with more errors, and at the expected value."""
     found = _patients(criterion, metrics)
+    if found is None:
+        return [GateError(criterion.id, "none", why="There is no case, so no model can pass.")]
     limit = criterion.as_high(criterion.threshold)
-    if found is None or not 0 < limit < 1:
-        return []
     sizes, counts = found
+    patients, n = sum(counts), sum(size * count for size, count in zip(sizes, counts, strict=True))
     checklist = metrics.checklist
+    point = checklist.evidence.decide_on == "point"
+    if not 0 < limit < 1:  # only a model without an error, or with one right answer, meets it
+        certain = float(point and limit == 1)
+        return [GateError(criterion.id, "exact", true=criterion.threshold, passes=certain, patients=patients, n=n)]
     expected = checklist.expected(criterion.id)
     truths = [(criterion.threshold, False), (criterion.as_high(1 - HALF_AGAIN * (1 - limit)), False)]
     if expected is not None:
@@ -347,18 +401,18 @@ def gate_error(criterion: Criterion, metrics: Metrics) -> list[GateError]:
             counts=counts,
             icc=checklist.planning.correlation,
             strict=criterion.strict,
-            point=checklist.evidence.decide_on == "point",
+            point=point,
             images_a_patient=metrics.sample.images_a_patient or 1,
         )
         rows.append(
             GateError(
                 id=criterion.id,
+                method=passing.method,
+                deserves=deserves,
                 true=true,
                 passes=passing.probability,
-                deserves=deserves,
-                method=passing.method,
-                patients=sum(counts),
-                n=sum(size * count for size, count in zip(sizes, counts, strict=True)),
+                patients=patients,
+                n=n,
                 se=passing.se,
             )
         )
@@ -383,6 +437,8 @@ def _judge_range(criterion: Criterion, metric: Estimate, training: Training) -> 
 
 
 def _rule(criterion: Criterion) -> str:
+    if criterion.ceiling is not None:
+        return f"between {criterion.threshold:g} and {criterion.ceiling:g}"
     words = RULE_WORDS[criterion.comparator]
     number = f"{criterion.threshold:g}" if criterion.id.about.kind == "index" else _percent(criterion.threshold)
     if criterion.id.about.kind == "difference":

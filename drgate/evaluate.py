@@ -4,7 +4,7 @@
     evaluation.verdict                            # "PASS", "FAIL" or "INSUFFICIENT"
 
 Pure and reproducible: the same predictions, checklist and evidence give exactly the same numbers on any machine with
-the same NumPy, whatever the order of rows. `verify` relies on that.
+the same NumPy, whatever the order of rows, the names and the columns that nothing uses. `verify` relies on that.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import scipy
 from drgate import __version__
 from drgate.checklist import Checklist, Criterion
 from drgate.compare import accuracy_difference
-from drgate.contrast import noninferior, too_small
+from drgate.contrast import Beside, too_small
 from drgate.decide import barred, cannot_pass, decide, gate_error
 from drgate.elsewhere import by_prevalence, net_benefit, sites
 from drgate.evaluation import (
@@ -43,12 +43,13 @@ from drgate.evaluation import (
     verdict_of,
 )
 from drgate.measure import Metrics
-from drgate.metrics import MetricId, grades_of
+from drgate.metrics import NAMES, MetricId, grades_of
 from drgate.page_one import flagged_images, page_one
 from drgate.predictions import Predictions, published
 from drgate.sample import Sample, patients_of, unit_lacks
 from drgate.scale import TITLES
 from drgate.stats import bootstrap, stability
+from drgate.stats.calibration import FEWEST_EVENTS
 from drgate.stats.confusion import NO_OUTPUT
 
 UNITS: Final = ("image", "eye", "patient")
@@ -86,7 +87,7 @@ def evaluate(
     # alpha/K: every look is tested at its share of alpha
     level = 1 - (1 - checklist.evidence.level) / max(checklist.looks, look.allowed)
     sample = Sample.of(predictions, checklist, data=data)
-    seed = bootstrap.seed_from(predictions.digest, checklist.digest)
+    seed = bootstrap.seed_from(sample.counted_digest, checklist.digest)
     metrics = Metrics(sample, checklist, level, seed)
     training = training or Training()
     training = dataclasses.replace(training, stability=_window(training, checklist))
@@ -108,11 +109,8 @@ def evaluate(
         )
 
     criteria = checklist.each_criterion(sample.slice_names)
-    beside = {
-        one.id: noninferior(predictions, one.id, checklist, level=level, baseline=baseline, data=data)
-        for one in criteria
-        if one.id.against
-    }
+    compared = Beside(predictions, checklist, level=level, baseline=baseline, data=data)
+    beside = {one.id: compared.noninferior(one.id) for one in criteria if one.id.against}
     results = []
     for criterion in criteria:
         metric = beside[criterion.id][0] if criterion.id in beside else found.get(criterion.id)
@@ -151,6 +149,7 @@ def evaluate(
         },
         barred=why or None,
         three_ways=metrics.three_ways(),
+        screened=metrics.screened(),
         units=_other_units(predictions, checklist, metrics, data),
         gate_error=tuple(error for criterion in criteria for error in gate_error(criterion, metrics)),
         reliability={endpoint: tuple(Bin(**one) for one in bins) for endpoint, bins in metrics.reliability().items()},
@@ -173,7 +172,7 @@ def lines(predictions: Predictions, checklist: Checklist) -> tuple[CriterionResu
     """
     sample = Sample.of(predictions, checklist)
     metrics = Metrics(
-        sample, checklist, checklist.evidence.level, bootstrap.seed_from(predictions.digest, checklist.digest)
+        sample, checklist, checklist.evidence.level, bootstrap.seed_from(sample.counted_digest, checklist.digest)
     )
     return tuple(
         decide(
@@ -224,6 +223,11 @@ def _enough(metric: Metric, criterion: Criterion, metrics: Metrics) -> Metric:
     if asked.about.by == "equal_grades" and (by_grade == 0).any():
         absent = ", ".join(TITLES[grade] for grade in np.flatnonzero(by_grade == 0))
         return NotEstimable(f"it needs all five grades, and there are no images with {absent}.")
+    if asked.about.by == "calibration" and min(events := metrics.events(asked)) < FEWEST_EVENTS:
+        return NotEstimable(
+            f"it needs {FEWEST_EVENTS} patients with {NAMES[asked.target]} and {FEWEST_EVENTS} without, and there are "
+            f"{events[0]} and {events[1]}. The figure is shown, and decides nothing."
+        )
     cases, wanted = metric.n or 0, metrics.checklist.fewest_positives(criterion)
     if asked.about.kind == "index" and (grades := grades_of(asked.target)):
         positive = int(by_grade[list(grades)].sum())

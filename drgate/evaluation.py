@@ -183,7 +183,8 @@ class CriterionResult(Typed):
     status: PASS; OBSERVED (the estimate meets the rule and the checklist decides on estimates, which shows nothing);
         FAIL (the estimate misses the rule); INSUFFICIENT (the estimate meets the rule, the bound does not, or nothing
         can pass on this test set); NOT_ASSESSED (nothing to judge by, with what is missing).
-    threshold: in the units of the estimate. decided_on: "bound" (a limit of the interval) or "point" (the estimate).
+    threshold: in the units of the estimate; of a rule with two ends the lower, and `ceiling` the upper one.
+    decided_on: "bound" (a limit of the interval) or "point" (the estimate).
     required: whether the verdict rests on it; the others are advisory.
     added: "safety" for criteria that the owner's checklist did not have; empty otherwise.
     reason: a sentence for a clinician.
@@ -205,6 +206,7 @@ class CriterionResult(Typed):
     shown: bool | None = None
     all_comers: _Metric | None = None
     would_pass: bool = False
+    ceiling: float | None = None
 
 
 def verdict_of(criteria: Iterable[CriterionResult], *, observed: bool) -> Verdict:
@@ -635,8 +637,8 @@ class Slice(Typed):
 class Counts(Typed):
     """What was counted. unit: image, eye or patient; units: how many were judged.
 
-    patients: absent where they are unknown. by_grade: units by reference grade. reference_ungradable: images outside
-    every count. dme: units with diabetic macular oedema; absent where they are unknown. in_no_slice: by column.
+    patients: absent where they are unknown. by_grade: units by reference grade. reference_ungradable: images without a
+    reference grade. dme: units with diabetic macular oedema; absent where they are unknown. in_no_slice: by column.
     """
 
     unit: Literal["image", "eye", "patient"]
@@ -651,6 +653,20 @@ class Counts(Typed):
 
 
 @dataclass(frozen=True, slots=True)
+class Screened(Typed):
+    """A sensitivity over all that have a reference grade, as if everybody had been screened.
+
+    n: units of the grade or group; no_output: of these, without an answer. missed, referred: the sensitivity with those
+    counted as missed, and as referred to a person who finds them.
+    """
+
+    n: _Count
+    no_output: _Count
+    missed: _Metric
+    referred: _Metric
+
+
+@dataclass(frozen=True, slots=True)
 class Flagged(Typed):
     """An image whose severe NPDR or PDR was predicted below referable. image: its name as published."""
 
@@ -661,19 +677,26 @@ class Flagged(Typed):
 
 @dataclass(frozen=True, slots=True)
 class GateError(Typed):
-    """The probability that a criterion passes a model of a stated true value, at these counts.
+    """How often a criterion passes a model of a stated true value by chance.
 
-    deserves: whether such a model meets the rule. se: standard error of a simulated probability.
+    method: "exact" or "simulated" at these counts; "designs": the largest rate found for criteria of this kind, in
+        `designs` simulated designs, which `command` shows; "none": there is no such rate, and `why` says so.
+    true: absent where it is not about these counts; at the threshold it stands for a model just outside the rule.
+    passes: the probability; absent where there is none. deserves: whether such a model meets the rule.
+    patients, n: in the denominator. se: standard error of a simulated probability.
     """
 
-    id: str
-    true: float
-    passes: float
-    deserves: bool
-    method: Literal["exact", "simulated"]
-    patients: _Count
-    n: _Count
+    id: MetricId
+    method: Literal["exact", "simulated", "designs", "none"]
+    deserves: bool = False
+    true: float | None = None
+    passes: float | None = None
+    patients: _Count | None = None
+    n: _Count | None = None
     se: float | None = None
+    designs: _Count | None = None
+    command: str | None = None
+    why: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -790,15 +813,18 @@ class Evaluation(Typed):
     confusion_matrix: 5 x 5 counts, rows the reference grade, columns the predicted one; no_output: 5 counts a
         reference grade without an answer from the model.
     data: the test set as given; counts: what was counted in it.
-    predictions_digest: of the rows that were judged, as published. bootstrap_seed: 16 hex digits.
+    predictions_digest: of the rows that were judged, as published. bootstrap_seed: 16 hex digits, from what was
+        counted and the checklist.
     training: what stability, cost and baseline were judged by; which attempt it was, its parent and lineage.
     barred: why nothing can pass on this test set, whatever the numbers; absent where something can.
     page_one: sentences that must be read with the verdict.
     software: versions that the numbers depend on.
     three_ways: by metric and policy, how the metric comes out when images without output are excluded, as referred, or
         the worst case; empty where every image got an answer.
+    screened: each sensitivity with units without output counted as missed and as referred; empty where every image has
+        a reference grade and output.
     units: the metrics by image, by eye (its worst image) and by patient (the worse eye), but for the unit judged.
-    gate_error: how often the gate itself errs at these counts.
+    gate_error: how often each criterion decides wrongly by chance.
     gaps: by criterion, the groups that it compares. readers: likewise, the readers.
     reliability: by endpoint, bins of the predicted probability with what was observed.
     by_prevalence: by endpoint, predictive values over prevalence. net_benefit: absent without a deployment mix. sites:
@@ -823,6 +849,7 @@ class Evaluation(Typed):
     software: dict[str, str]
     barred: str | None = None
     three_ways: dict[MetricId, dict[str, _Metric]] = field(default_factory=dict)
+    screened: dict[MetricId, Screened] = field(default_factory=dict)
     units: dict[str, dict[MetricId, _Metric] | NotEstimable] = field(default_factory=dict)
     gate_error: tuple[GateError, ...] = ()
     reliability: dict[str, tuple[Bin, ...]] = field(default_factory=dict)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from drgate import contrast
 from drgate.checklist import Checklist, Criterion
-from drgate.evaluation import Estimate, Metric, NotEstimable
+from drgate.evaluation import Estimate, Metric, NotEstimable, Screened
 from drgate.metrics import NAMES, MetricId, NoOutputPolicy, grades_of, measured, measured_in_slices
 from drgate.sample import Sample, Tally
 from drgate.scale import GRADES, TITLES, WITH_OEDEMA
@@ -73,6 +73,19 @@ class Metrics:
                 if one.default_policy == "as_referred":
                     policies = ("excluded", "as_referred", "worst_case")
                 found[one] = {policy: self.estimate(one, policy) for policy in policies}
+        return found
+
+    def screened(self) -> dict[MetricId, Screened]:
+        """Each sensitivity over all with a reference grade; empty where all images have a grade and output."""
+        read = self.sample.read
+        if not self.sample.whole().table[:, NO_OUTPUT].any() and (read is None or read.graded.all()):
+            return {}
+        found = {}
+        for metric in (one for one in measured() if one.metric == "sensitivity"):
+            missed, referred = (self.estimate(metric, policy) for policy in ("worst_case", "as_referred"))
+            if isinstance(missed, Estimate) and isinstance(referred, Estimate):
+                silent = (referred.k or 0) - (missed.k or 0)
+                found[metric] = Screened(missed.n or 0, silent, missed, referred)
         return found
 
     def reliability(self) -> dict[str, tuple[dict[str, Any], ...]]:
@@ -401,6 +414,19 @@ class Metrics:
         positive, scores = np.isin(sample.graded(target), grades_of(target) or ())[answered], ranked[answered]
         patients = None if sample.patients is None else sample.patients[answered]
         return _Answers(scores, positive, patients)
+
+    def events(self, metric: MetricId) -> tuple[int, int]:
+        """Patients with an image that has the metric's endpoint, and the others; of those with probabilities.
+
+        Where patients are unknown, as many as there must be: the images, divided by the most that one patient has.
+        """
+        answers = self._answers(metric.target, metric.column, metric.value)
+        positive = int(answers.positive.sum())
+        if answers.patients is None:
+            return positive // self._most_images, (answers.positive.size - positive) // self._most_images
+        owners = np.unique(answers.patients)
+        having = np.unique(answers.patients[answers.positive])
+        return having.size, owners.size - having.size
 
     @property
     def _most_images(self) -> int:

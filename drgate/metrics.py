@@ -67,7 +67,7 @@ class Definition:
         "agreement": the table; how() gives the weights of kappa
         "equal_grades": the share in `parts`, at equal shares of all grades
         "ranking": the probabilities; the area under the curve
-        "score", "calibration": the probabilities; how(given, outcome, patients, level=...)
+        "score", "calibration": the probabilities; how(given, outcome, patients, level=..., images_a_patient=...)
         "expected_error": the probabilities; how(given, outcome, seed=...); it has no interval
         "groups": the share named in the id, in each group of a column
         "run": the training run, another model or readers: no slices, no deployment mix, not the images alone
@@ -536,7 +536,7 @@ METRICS: Final[dict[str, Definition]] = {
             kind="index",
             better="lower",
             by="score",
-            how=lambda *given, level: stats.calibration.brier(*given, level=level),
+            how=lambda *given, **settings: stats.calibration.brier(*given, **settings),
             policies=False,
         ),
         Definition(
@@ -548,7 +548,7 @@ METRICS: Final[dict[str, Definition]] = {
             values=_WITHOUT_LIMIT,
             limits=(0.0, 10.0),
             by="calibration",
-            how=lambda *given, level: stats.calibration.calibration_slope(*given, level=level),
+            how=lambda *given, **settings: stats.calibration.calibration_slope(*given, **settings),
             policies=False,
         ),
         Definition(
@@ -561,7 +561,7 @@ METRICS: Final[dict[str, Definition]] = {
             limits=(-10.0, 10.0),
             perfect=0.0,
             by="calibration",
-            how=lambda *given, level: stats.calibration.calibration_intercept(*given, level=level),
+            how=lambda *given, **settings: stats.calibration.calibration_intercept(*given, **settings),
             policies=False,
         ),
         Definition(

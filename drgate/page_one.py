@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from drgate.checklist import Checklist, fact
 from drgate.evaluation import CriterionResult, Estimate, Flagged, Look, Metric, TestSet, Training
+from drgate.metrics import BELOW_REFERABLE, RIGHT_EYE, MetricId
 from drgate.predictions import Predictions
 from drgate.sample import Sample
+from drgate.scale import GROUPS
 from drgate.stats.confusion import NO_OUTPUT
 
 
@@ -41,7 +43,9 @@ def page_one(
         lines.append("Decided on point estimates. They describe these images and show nothing for future patients.")
     lines += _patients(sample, checklist, data)
     if flagged:
-        lines.append(f"{_count(len(flagged), 'image')} with severe NPDR or PDR predicted below referable.")
+        missed = _count(len(flagged), "image")
+        lines.append(f"{missed}{_of_units(sample)} with severe NPDR or PDR predicted below referable.")
+    lines += _wrong_eyes(sample, checklist)
     if confused := int(table[3, 4]):
         lines.append(
             f"{_count(confused, sample.unit)} with severe NPDR predicted as PDR "
@@ -143,6 +147,33 @@ def _without_grade(ungradable: Metric) -> list[str]:
         f"{'has' if ungradable.k == 1 else 'have'} no reference grade and {'is' if ungradable.k == 1 else 'are'} "
         "in no other figure."
     ]
+
+
+def _of_units(sample: Sample) -> str:
+    """How many eyes or patients the flagged images are of."""
+    if sample.unit == "image":
+        return ""
+    metric = MetricId("undergraded", BELOW_REFERABLE)
+    below, _ = metric.about.ratio(metric.target, metric.default_policy).terms(sample.whole(metric.target).table)
+    return f" of {_count(int(below), sample.unit)}"
+
+
+def _wrong_eyes(sample: Sample, checklist: Checklist) -> list[str]:
+    """Sensitivities for a group that count eyes or patients for an image that is not in the group itself."""
+    lines = []
+    for criterion in checklist.criteria:
+        asked = criterion.id
+        if asked.metric not in ("sensitivity", "missed") or asked.target not in GROUPS or asked != asked.whole:
+            continue
+        tallies = [sample.tally_of(asked.but(metric=name)) for name in ("sensitivity", RIGHT_EYE)]
+        ratio = MetricId("sensitivity", asked.target).about.ratio(asked.target, criterion.policy)
+        (found, n), (own, own_n) = (ratio.terms(tally.table) for tally in tallies if tally is not None)
+        if own < found:
+            lines.append(
+                f"{int(found)} of {_count(int(n), sample.unit)} {asked.who} are predicted so, {int(found - own)} of "
+                f"them only in images without it: in an eye that has it, {int(own)} of {int(own_n)}."
+            )
+    return list(dict.fromkeys(lines))
 
 
 def _regraded(look: Look) -> list[str]:

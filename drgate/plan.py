@@ -23,11 +23,12 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.optimize import LinearConstraint, milp
 
-from drgate.checklist import Checklist, Criterion, ended, grade_mix, not_a_fraction, parse_checklist
+from drgate.checklist import Checklist, Criterion, ended, grade_mix, level_words, not_a_fraction, parse_checklist
+from drgate.contrast import BLANK
 from drgate.errors import ANSWERS, ExitCode, ManifestError, UsageError
 from drgate.files import read_table
 from drgate.manifest import load_manifest
-from drgate.metrics import grades_of
+from drgate.metrics import MetricId, grades_of
 from drgate.predictions import PROBABILITIES, Predictions, load_predictions, planned
 from drgate.sample import Sample
 from drgate.scale import GRADES
@@ -48,7 +49,7 @@ class Here:
     bound: the deciding limit of a model without errors; None without an image.
     can_pass: whether that model passes. why: why not; empty where it does.
     power: chance of passing at the expected true value, None without one; method: "exact" or "simulated"; se: its Monte
-    Carlo standard error.
+    Carlo standard error. seems_unfair: of a gap, the chance that the observed gap of a fair model misses the rule.
     """
 
     patients: int | None
@@ -59,11 +60,12 @@ class Here:
     power: float | None = None
     method: str | None = None
     se: float | None = None
+    seems_unfair: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class LinePlan:
-    """What one criterion on a proportion needs.
+    """What one criterion on a proportion, or on the gap between groups, needs.
 
     threshold, comparator: as the checklist has them. expected: the stated true value, None where there is none.
     without_miss: fewest patients with which a model without errors passes; None where no number is enough.
@@ -71,6 +73,8 @@ class LinePlan:
         images per patient as in the given test set, where it has a case, else as planned.
     grades: whose patients count, by worst eye; empty where that depends on the predictions.
     curve: (patients, power), at the multiples `CURVE` of what is needed.
+    groups: of a gap, how many; the numbers of patients are those in each, for a fair model, whose rate is the expected
+        one in every group. seems_unfair: the chance that its observed gap misses the rule with the patients needed.
     """
 
     id: str
@@ -84,6 +88,8 @@ class LinePlan:
     grades: tuple[str, ...]
     curve: tuple[tuple[int, float], ...] = ()
     here: Here | None = None
+    groups: int | None = None
+    seems_unfair: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +185,7 @@ def plan(
         if reason := _not_planned(criterion):
             left_out.append((criterion.id, reason))
         else:
-            lines.append(planner.line(criterion))
+            lines.append(planner.gap(criterion) if criterion.id.of else planner.line(criterion))
     collection, notes = _collection(lines, prevalence)
     required = [line for line in lines if line.required]
     here = [line.here.power for line in required if line.here is not None and line.here.power is not None]
@@ -274,6 +280,103 @@ class _Planner:
         at = sorted({max(1, round(part * needed.patients)) for part in CURVE})
         return dataclasses.replace(found, curve=tuple((n, self.power_with(found, n)) for n in at))
 
+    def gap(self, criterion: Criterion) -> LinePlan:
+        """What a gap needs in each group, and how often a fair model passes or seems unfair."""
+        asked, limit = criterion.id, criterion.threshold
+        expected = self.checklist.expected(asked.compared)
+        groups = max(2, len(self._groups(asked)))
+        found = LinePlan(
+            asked,
+            criterion.required,
+            criterion.comparator,
+            limit,
+            expected,
+            None,
+            None,
+            "",
+            (),
+            here=self._gap_here(criterion, expected),
+            groups=groups,
+        )
+        if not 0 < limit < 1:
+            return dataclasses.replace(found, why="no number of patients is enough for this threshold")
+        two = self.checklist.planning.two_images if self.checklist.unit == "image" else 0.0
+        sizes, counts = [1, 2], [round(1000 * (1 - two)), round(1000 * two)]
+        # Without an error every difference has the upper limit 1 - lower limit.
+        fewest = 1 if self.point else self._without_miss(1 - limit, sizes, counts)
+        found = dataclasses.replace(found, without_miss=fewest)
+        if expected is None:
+            return dataclasses.replace(found, why="no expected true value stated")
+        if self.point:
+            return dataclasses.replace(found, why="no number of patients is planned for an observed gap")
+        needed = power.patients_for_gap(
+            limit,
+            true=expected,
+            target=self.checklist.planning.power,
+            level=self.level,
+            groups=groups,
+            interval=self.checklist.evidence.interval,
+            sizes=sizes,
+            counts=counts,
+            icc=self.checklist.planning.correlation,
+        )
+        if needed is None:
+            return dataclasses.replace(found, why="no realistic number of patients in each group is enough")
+        share = [round(needed.patients * many / sum(counts)) for many in counts]
+        seems = self._fair(limit, expected, [(sizes, share)] * groups).seems_unfair
+        return dataclasses.replace(found, needed=needed, seems_unfair=seems)
+
+    def _groups(self, asked: MetricId) -> list[str]:
+        """The groups of a gap: those that the checklist names, and of the given test set; "" for blank cells."""
+        names = [*next(one.groups or {} for one in self.checklist.slices if one.by == asked.column)]
+        if self.sample is not None:
+            names += self.sample.slice_names.get(asked.column, ())
+            names += [""] if (self.sample.slices[asked.column] < 0).any() else []
+        return list(dict.fromkeys(names))
+
+    def _gap_here(self, criterion: Criterion, expected: float | None) -> Here | None:
+        """A gap on the given test set; None without one."""
+        if self.sample is None:
+            return None
+        asked = criterion.id
+        sizes: list[tuple[list[int], list[int]]] = []
+        lows = []
+        ratio = asked.compared.about.ratio(asked.target, asked.default_policy)
+        fewest = max(1, self.checklist.fewest_positives(criterion))
+        for name in self._groups(asked):
+            tally = self.sample.tally(asked.column, name, asked.target)
+            each, counts = ([], []) if tally is None else tally.sizes(ratio)
+            n = sum(size * count for size, count in zip(each, counts, strict=True))
+            if n < fewest:
+                why = f"the group {asked.column} = {name or BLANK} has {n} of the {fewest} cases needed"
+                return Here(None, 0, None, False, why)
+            best = cluster.effective_sample(np.array(each), np.array(each), level=self.level, counts=np.array(counts))
+            lows.append(cluster.bounds(best, level=self.level, interval=self.checklist.evidence.interval).low)
+            sizes.append((each, counts))
+        images = sum(size * count for each, counts in sizes for size, count in zip(each, counts, strict=True))
+        patients = None if self.lacking or self.most > 1 else sum(sum(counts) for _, counts in sizes)
+        if len(sizes) < 2:
+            return Here(patients, images, None, False, f"every {self.checklist.unit} is in one group")
+        bound, limit = 1 - min(lows), criterion.threshold
+        if not self.point and bound > limit:
+            why = f"even without an error the upper limit is {100 * bound:.1f} points"
+            return Here(patients, images, bound, False, why, 0.0)
+        if expected is None or not 0 < limit < 1:
+            return Here(patients, images, bound, True)
+        fair = self._fair(limit, expected, sizes)
+        passes = 1 - fair.seems_unfair if self.point else fair.passes
+        return Here(patients, images, bound, True, "", passes, "simulated", fair.se, fair.seems_unfair)
+
+    def _fair(self, limit: float, true: float, groups: Sequence[tuple[list[int], list[int]]]) -> power.Fair:
+        return power.fair_gap(
+            limit,
+            true=true,
+            level=self.level,
+            groups=groups,
+            interval=self.checklist.evidence.interval,
+            icc=self.checklist.planning.correlation,
+        )
+
     def power_with(self, line: LinePlan, patients: int) -> float:
         """Power of a planned criterion with so many patients, with images per patient as planned; 0 with none."""
         if patients == 0 or line.expected is None:
@@ -331,6 +434,8 @@ class _Planner:
         n = sum(size * count for size, count in zip(sizes, counts, strict=True))
         if self.lacking and not self.point:
             return Here(None, n, None, False, self.lacking)
+        if criterion.id.about.of_reference:
+            return self._of_reference(criterion, sum(counts))
         who = None if self.lacking or self.most > 1 else sum(counts)
         if self.most > 1:
             best = cluster.unknown_clusters(n, n, images_a_patient=self.most, level=self.level)
@@ -352,6 +457,20 @@ class _Planner:
             return Here(who, n, bound, True)
         chance = self._passing(criterion, expected, sizes, counts)
         return Here(who, n, bound, True, "", chance.probability, chance.method, chance.se)
+
+    def _of_reference(self, criterion: Criterion, patients: int) -> Here:
+        """A criterion on the reference grades: whether this test set meets it, whatever the model answers."""
+        metric = criterion.id
+        tally = None if self.sample is None else self.sample.tally_of(metric)
+        assert tally is not None, "it was counted"
+        found = tally.effective(metric.about.ratio(metric.target, metric.default_policy), self.level)
+        assert found is not None, "a test set has an image"
+        high = cluster.bounds(found, level=self.level, interval=self.checklist.evidence.interval).high
+        decides = found.k / found.n if self.point else high
+        meets = decides < criterion.threshold or (decides == criterion.threshold and not criterion.strict)
+        side = "" if self.point else f": the upper limit is {100 * high:.1f} %"
+        why = "" if meets else f"{found.k} of {found.n} images have no reference grade{side}"
+        return Here(None if self.lacking or self.most > 1 else patients, found.n, high, meets, why)
 
     def _passing(self, criterion: Criterion, true: float, sizes: Sequence[int], counts: Sequence[int]) -> power.Passing:
         return power.passing(
@@ -453,7 +572,7 @@ def _not_planned(criterion: Criterion) -> str:
     about = criterion.id.about
     if about.of_the_run:
         return "it is about the training run or another model, not the test images alone"
-    if not about.is_share:
+    if not about.is_share and about.by != "groups":
         return "it is not a proportion of images"
     return "at the deployment mix it depends on the rates of all grades" if criterion.id.deployed else ""
 
@@ -523,7 +642,7 @@ def _assumptions(checklist: Checklist, level: float, lines: Sequence[LinePlan], 
         notes.append("The checklist decides on estimates: power is the chance that an estimate meets its rule.")
     if checklist.looks > 1:
         notes.append(
-            f"{checklist.looks} looks are declared, so each is tested at the level {100 * level:.6g} % (two-sided)."
+            f"{checklist.looks} looks are declared, so each is tested at the level {level_words(level)} (two-sided)."
         )
     planned = [line for line in lines if line.required and line.needed is not None]
     if len(planned) > 1:

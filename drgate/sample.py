@@ -98,6 +98,55 @@ class Read:
 
 
 @dataclass(frozen=True, eq=False)
+class Images:
+    """The images of the units.
+
+    order: (images,) positions in the table, unit by unit. starts: (n,) where in it each unit begins.
+    grade, dme: (images,) reference grade and macular oedema of each, as in the table.
+    scores: (images, 4) P(grade >= 1) to P(grade >= 4), NaN without output.
+    """
+
+    order: Ints
+    starts: Ints
+    grade: Ints
+    dme: Flags | None
+    scores: Floats
+
+    def worst(self, values: NDArray[Any]) -> NDArray[Any]:
+        """The highest value of each unit's images; no output has the largest code, and NaN wins over every number."""
+        return np.maximum.reduceat(values[self.order], self.starts)
+
+    def answers(self, given: Ints) -> tuple[Ints, dict[str, Ints]]:
+        """`Sample.predicted` and `Sample.views` of the answers to the images.
+
+        An error in an image that is itself in the group counts even where another image of the unit has no output.
+        """
+        any_image = self.worst(given)
+        if len(self.starts) == len(self.order):
+            return any_image, {}
+
+        def of(inside: Flags) -> Ints:
+            """The worst answer to the images inside; -1 where a unit has none."""
+            return self.worst(np.where(inside, given, -1))
+
+        reference = self.worst(self.grade)
+        units = np.empty_like(self.order)
+        units[self.order] = np.repeat(np.arange(len(reference)), np.diff(self.starts, append=len(self.order)))
+        exact = np.where(any_image == reference, of(self.grade == reference[units]), any_image)
+        severe = np.isin(self.grade, GROUPS["vision_threatening"])
+        lowest = -self.worst(np.where(severe, -given, -confusion.NO_OUTPUT))
+        views = {"referral": any_image, "lowest": np.where(lowest < GROUPS["referable"][0], lowest, any_image)}
+        for group, grades in GROUPS.items():
+            inside = np.isin(self.grade, grades)
+            if self.dme is not None and group in WITH_OEDEMA:
+                inside |= self.dme
+            own = of(inside)
+            hit_without_output = (own >= grades[0]) & (any_image == confusion.NO_OUTPUT)
+            views[MetricId(RIGHT_EYE, group).view] = np.where((own < 0) | hit_without_output, any_image, own)
+        return exact, {view: answers for view, answers in views.items() if not np.array_equal(answers, exact)}
+
+
+@dataclass(frozen=True, eq=False)
 class Sample:
     """The units that are counted: images, eyes (by the worst image) or patients (by the worse eye).
 
@@ -108,6 +157,7 @@ class Sample:
     probabilities: (n, 5), NaN without output and for units other than images.
     scores: (n, 4) P(grade >= 1) to P(grade >= 4), the highest of the unit's images; NaN where one has none.
     patients: (n,) codes 0 to c - 1, or None where they are unknown.
+    within: the images of each unit.
     dme: (n,) whether there is macular oedema, or None where the table has no labels for it.
     names: (n,) the image of each unit, the first of several; in a pair its published name.
     images: number of images with a reference grade.
@@ -122,6 +172,7 @@ class Sample:
     probabilities: Floats
     scores: Floats
     patients: Ints | None
+    within: Images
     dme: Flags | None
     names: NDArray[np.object_]
     unit: str
@@ -219,6 +270,14 @@ class Sample:
         """(n,) answers as a metric reads them."""
         return self.views.get(metric.view, self.predicted)
 
+    def at(self, cut_offs: Sequence[float]) -> Sample:
+        """The same units, graded by cut-offs on the scores of their images."""
+        reached = self.within.scores >= np.asarray(cut_offs)
+        given = np.where(reached, np.arange(1, confusion.GRADES), 0).max(axis=1)
+        given[np.isnan(self.within.scores[:, 0])] = confusion.NO_OUTPUT
+        predicted, views = self.within.answers(given)
+        return replace(self, predicted=predicted, views=views)
+
     def ranked(self, target: str) -> Floats | None:
         """(n,) what AUC ranks: the probability of a grade or group, of several images the largest; NaN without one.
 
@@ -260,6 +319,13 @@ class Sample:
             kinds, owners, times = found.codes, found.patients, found.times
         chosen = {name: codes[first][kinds] for name, codes in columns.items()}
         return chosen, owners, times.astype(np.int64)
+
+    @property
+    def counted_digest(self) -> str:
+        """`sha256:...` over what is counted: distinct patients, and how many there are of each."""
+        columns, owners, times = self._distinct
+        owner = {} if owners is None else {"patient": owners}
+        return bootstrap.counted_digest({f"in {self.unit}s": times, **owner, **columns})
 
     def tally(self, column: str = "", value: str = "", endpoint: str = "") -> Tally | None:
         """Counts of all units or of one slice, as sensitivity and specificity read them; None where the slice has none.
@@ -452,6 +518,16 @@ class Pair:
         """Which units each model grades correctly."""
         return self.first.predicted == self.first.reference, self.second.predicted == self.second.reference
 
+    @property
+    def counted_digest(self) -> str:
+        """`sha256:...` over what is counted: distinct patients under both models, and how many there are of each."""
+        images, (one, two) = self.first, self.cells("")
+        oedema = np.zeros(len(images), dtype=np.int64) if images.dme is None else images.dme + np.int64(1)
+        owners = np.arange(len(images)) if images.patients is None else images.patients
+        joint = (one * confusion.CELLS + two) * 3 + oedema
+        found = bootstrap.distinct_patients(joint, owners, 3 * confusion.CELLS**2)
+        return bootstrap.counted_digest({"times": found.times, "patient": found.patients, "cells": found.codes})
+
     def cells(self, target: str) -> tuple[Ints, Ints]:
         """Cell 0-29 of each unit under each model; for a group of grades, with macular oedema in it."""
         reference, metric = self.first.graded(target), MetricId("sensitivity", target)
@@ -563,31 +639,25 @@ def _by_unit(
     starts = np.flatnonzero(np.diff(code[order], prepend=-1))
     first = order[starts]
 
-    def worst(values: NDArray[Any]) -> NDArray[Any]:
-        # No output has the largest code, and NaN wins over every number: a unit with such an image has no output.
-        return np.maximum.reduceat(values[order], starts)
-
+    dme = _oedema(judged, origin)
+    probabilities = judged[list(PROBABILITIES)].to_numpy(dtype=np.float64)
+    within = Images(order, starts, judged["grade"].to_numpy(dtype=np.int64), dme, cumulative(probabilities))
+    worst = within.worst
     for column, (_, codes) in (slices or {}).items():
         if (apart := worst(codes) != -worst(-codes)).any():
             raise PredictionsError(
                 f"{origin}: the checklist judges by {unit} and slices by {column}, but {int(apart.sum())} of them have "
                 "images in two of these slices; slice by a column with one value per patient, or judge by image."
             )
-    dme = _oedema(judged, origin)
-    probabilities = judged[list(PROBABILITIES)].to_numpy(dtype=np.float64)
-    grade = judged["grade"].to_numpy(dtype=np.int64)
-    answer = judged["predicted"].to_numpy(dtype=np.int64, na_value=confusion.NO_OUTPUT)
-    predicted = worst(answer)
-    views: dict[str, Ints] = {}
-    if len(first) < len(judged):
-        predicted, views = _views(grade[order], answer[order], None if dme is None else dme[order], starts)
+    predicted, views = within.answers(judged["predicted"].to_numpy(dtype=np.int64, na_value=confusion.NO_OUTPUT))
     return Sample(
-        reference=worst(grade),
+        reference=worst(within.grade),
         predicted=predicted,
         views=views,
         probabilities=probabilities if unit == "image" else np.full((len(first), 5), np.nan),
-        scores=worst(cumulative(probabilities)),
+        scores=worst(within.scores),
         patients=None if patients is None else patients[first],
+        within=within,
         dme=None if dme is None else worst(dme),
         names=judged["image"].to_numpy(dtype=object)[first],
         unit=unit,
@@ -597,35 +667,6 @@ def _by_unit(
         slices={column: worst(codes) for column, (_, codes) in (slices or {}).items()},
         slice_names={column: names for column, (names, _) in (slices or {}).items()},
     )
-
-
-def _views(grade: Ints, answer: Ints, dme: Flags | None, starts: Ints) -> tuple[Ints, dict[str, Ints]]:
-    """Answers of units with several images: `Sample.predicted` and `Sample.views`.
-
-    grade, answer, dme: of the images, ordered by unit; starts: where each unit begins.
-
-    An error in an image that belongs to the group counts even where another image of the unit has no output.
-    """
-
-    def worst(inside: Flags) -> Ints:
-        """The worst answer to the images inside; -1 where a unit has none."""
-        return np.maximum.reduceat(np.where(inside, answer, -1), starts)
-
-    any_image = np.maximum.reduceat(answer, starts)
-    reference = np.maximum.reduceat(grade, starts)
-    sizes = np.diff(np.r_[starts, len(grade)])
-    exact = np.where(any_image == reference, worst(grade == np.repeat(reference, sizes)), any_image)
-    severe = np.isin(grade, GROUPS["vision_threatening"])
-    lowest = np.minimum.reduceat(np.where(severe, answer, confusion.NO_OUTPUT), starts)
-    views = {"referral": any_image, "lowest": np.where(lowest < GROUPS["referable"][0], lowest, any_image)}
-    for group, grades in GROUPS.items():
-        inside = np.isin(grade, grades)
-        if dme is not None and group in WITH_OEDEMA:
-            inside |= dme
-        own = worst(inside)
-        hit_without_output = (own >= grades[0]) & (any_image == confusion.NO_OUTPUT)
-        views[MetricId(RIGHT_EYE, group).view] = np.where((own < 0) | hit_without_output, any_image, own)
-    return exact, {view: answers for view, answers in views.items() if not np.array_equal(answers, exact)}
 
 
 def _require_countable(judged: pd.DataFrame, checklist: Checklist, origin: str, declared: int | None) -> None:

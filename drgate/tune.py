@@ -30,7 +30,7 @@ from drgate.checklist import RULE_WORDS, Checklist, Criterion
 from drgate.columns import graded_rows
 from drgate.errors import ChecklistError, PredictionsError, UsageError
 from drgate.looks import USUAL, Log
-from drgate.metrics import BELOW_REFERABLE, METRICS, MetricId
+from drgate.metrics import BELOW_REFERABLE, METRICS, RIGHT_EYE, MetricId
 from drgate.operating_point import OperatingPoint, make_operating_point
 from drgate.predictions import Predictions, planned
 from drgate.sample import Flags, Floats, Ints, Sample
@@ -107,8 +107,8 @@ def tune(
     choice, complete, compared = search.run()
     if choice is None:
         return Infeasible(search.shortfall(complete), complete)
-    predicted = search.grades(choice)
-    found = [constraint.found(predicted) for constraint in constraints]
+    graded = units.at(choice)
+    found = [constraint.found(graded) for constraint in constraints]
     promise = {
         "power": float(np.prod([one["power"] for one in found])),
         "wanted": checklist.planning.power,
@@ -149,7 +149,7 @@ EFFECTS: Final = tuple(
     MetricId(about.name, target)
     for target in ("referable", "severe_npdr", "pdr", BELOW_REFERABLE)
     for about in METRICS.values()
-    if about.cut_offs_decide and not about.complement and target in about.targets
+    if about.cut_offs_decide and not about.complement and about.name != RIGHT_EYE and target in about.targets
 )
 """The proportions that are shown before and after tuning, for every checklist."""
 
@@ -159,7 +159,8 @@ def effects(predictions: Predictions, point: OperatingPoint, checklist: Checklis
     samples = [Sample.of(table, checklist, slices=()) for table in (predictions, predictions.at(point))]
 
     def counted(sample: Sample, metric: MetricId) -> tuple[int, int]:
-        tally = sample.whole(metric.target)
+        tally = sample.tally_of(metric)
+        assert tally is not None, "a sample has at least one unit"
         k, n = metric.about.ratio(metric.target, metric.default_policy).terms(tally.table)
         return int(k), int(n)
 
@@ -238,16 +239,16 @@ class _Constraint:
                 found[errors] = self._planned_power(errors / self.n * effective, effective)
         return found
 
-    def judge(self, predicted: Ints) -> tuple[bool, float]:
+    def judge(self, graded: Sample) -> tuple[bool, float]:
         """Whether the limit meets the rule with these grades, and the chance to pass on the planned test set."""
-        sample = self._sample(self._errors(predicted))
+        sample = self._sample(self._errors(graded))
         misses = (self.n - sample.k) / self.n * sample.effective_n
         reaches = self._reaches(self.n - sample.k, sample.effective_n)
         return reaches, self._planned_power(misses, sample.effective_n) if reaches else 0.0
 
-    def found(self, predicted: Ints) -> dict[str, Any]:
+    def found(self, graded: Sample) -> dict[str, Any]:
         """Counts, limit and chance for the record."""
-        sample = self._sample(self._errors(predicted))
+        sample = self._sample(self._errors(graded))
         ends = cluster.bounds(sample, level=self.level, interval=self.checklist.evidence.interval)
         k = self.n - sample.k if self.adverse else sample.k
         return {
@@ -258,10 +259,11 @@ class _Constraint:
             "bound": 1 - ends.low if self.adverse else ends.low,
             "design_effect": sample.design_effect,
             "planned": int((self.planned[0] * self.planned[1]).sum()),
-            "power": self.judge(predicted)[1],
+            "power": self.judge(graded)[1],
         }
 
-    def _errors(self, predicted: Ints) -> Flags:
+    def _errors(self, graded: Sample) -> Flags:
+        predicted = graded.answers(self.criterion.id)
         return np.asarray(self.counted & self.wrong[np.arange(len(predicted)), predicted])
 
     def _sample(self, wrong: Flags) -> cluster.EffectiveSample:
@@ -341,10 +343,15 @@ class _Constraint:
 
 
 class _Search:
-    """Compares every combination of a few values per cut-off, by counts, in narrower rounds around the best."""
+    """Compares every combination of a few values per cut-off, by counts, in narrower rounds around the best.
+
+    Units are counted by their worst answer. With several images a unit can only have more errors than that, so what
+    the counts exclude is excluded; what they allow is judged by the answer that each criterion reads.
+    """
 
     def __init__(self, units: Sample, constraints: list[_Constraint], wanted: float) -> None:
         self.units, self.constraints, self.wanted = units, constraints, wanted
+        self.several = units.images > len(units)
         scores = units.scores[units.answered]
         self.values = [_between(scores[:, k]) for k in range(4)]
         self.objective = self._objective()
@@ -395,19 +402,13 @@ class _Search:
             window = [_around(values, few, at) for values, few, at in zip(allowed, grid, nearest, strict=True)]
         return (None if best is None else self._tidy(best)), complete, compared
 
-    def grades(self, cut_offs: tuple[float, ...]) -> Ints:
-        """(n,) grades at these cut-offs, 5 for no output."""
-        reached = self.units.scores >= np.asarray(cut_offs)
-        grades = np.where(reached, np.arange(1, 5), 0).max(axis=1)
-        return np.where(self.units.answered, grades, confusion.NO_OUTPUT).astype(np.int64)
-
     def shortfall(self, complete: bool) -> str:
         """Which criterion was not met at the best cut-offs, and by how much."""
         compared = "No cut-offs meet" if complete else "None of the compared cut-offs meets"
         assert self.nearest is not None, "a search that found nothing knows what came nearest"
-        predicted = self.grades(self.nearest)
-        records = [(c, c.found(predicted)) for c in self.constraints]
-        missed = [(c, r) for c, r in records if not c.judge(predicted)[0]]
+        graded = self.units.at(self.nearest)
+        records = [(c, c.found(graded)) for c in self.constraints]
+        missed = [(c, r) for c, r in records if not c.judge(graded)[0]]
         if not missed:
             power = float(np.prod([r["power"] for _, r in records]))
             weakest, record = min(records, key=lambda pair: pair[1]["power"])
@@ -504,10 +505,11 @@ class _Search:
         """Whether every limit meets its rule and the joint chance to pass is high enough."""
         power = 1.0
         for constraint, weights, judged in zip(self.constraints, self.steps, self.judged, strict=True):
-            # Only these cut-offs affect it, so most combinations have been judged already.
-            key = tuple(cut for k, cut in enumerate(choice) if weights[:, k + 1].any())
+            # Only these cut-offs affect it, so most combinations have been judged already. Of several images the others
+            # decide too, by which image's answer counts.
+            key = tuple(cut for k, cut in enumerate(choice) if weights[:, k + 1].any() or self.several)
             if key not in judged:
-                judged[key] = constraint.judge(self.grades(choice))
+                judged[key] = constraint.judge(self.units.at(choice))
             reaches, chance = judged[key]
             power *= chance
             if not reaches or power < self.wanted:
@@ -551,8 +553,10 @@ class _Search:
         return found
 
     def _tidy(self, cut_offs: tuple[float, ...]) -> tuple[float, ...]:
-        """The same cut-offs with as few digits as keep the grade of every unit."""
-        return tuple(_shortest(cut, self.units.scores[self.units.answered, k]) for k, cut in enumerate(cut_offs))
+        """The same cut-offs with as few digits as keep the grade of every image."""
+        scores = self.units.within.scores
+        scores = scores[~np.isnan(scores[:, 0])]
+        return tuple(_shortest(cut, scores[:, k]) for k, cut in enumerate(cut_offs))
 
 
 def _sizes(counted: Flags, units: Sample) -> tuple[Ints, Ints]:

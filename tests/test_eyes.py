@@ -10,15 +10,17 @@ import pandas as pd
 import pytest
 from sklearn import metrics as sk
 
-from drgate.checklist import Checklist, parse_checklist
+from drgate.checklist import Checklist, load_checklist, parse_checklist
 from drgate.compare import accuracy_difference
 from drgate.evaluate import evaluate
-from drgate.evaluation import Estimate, NotEstimable
+from drgate.evaluation import Estimate, Evaluation, NotEstimable
 from drgate.measure import Metrics
 from drgate.metrics import MetricId, measured, parse_id
+from drgate.operating_point import OperatingPoint
 from drgate.predictions import Predictions, make_predictions
 from drgate.sample import Pair, Sample
 from drgate.scale import GRADES, GROUPS
+from drgate.tune import tune
 
 KEYS = {"image": ["image"], "eye": ["patient", "eye"], "patient": ["patient"]}
 
@@ -296,3 +298,130 @@ def test_many_slice_columns_do_not_overflow():
         for (grade, answer), many in counts.items():  # type: ignore[misc, union-attr]
             expected[grade, int(answer)] = many
         assert np.array_equal(tally.table, expected), (column, value)
+
+
+def one_eye_each(answers: tuple[int, int], *, healthy: int = 300, affected: int = 100, **labels: Any) -> Predictions:
+    """Patients with PDR in the left eye only, whose two eyes get these answers, and healthy ones that are called so."""
+    n = affected + healthy
+    ill = np.arange(n) < affected
+    table = pd.DataFrame(
+        {
+            "image": [f"{i:04d}.png" for i in range(2 * n)],
+            "patient": np.repeat([f"P{i}" for i in range(n)], 2),
+            "eye": ["L", "R"] * n,
+            "grade": np.c_[np.where(ill, 4, 0), np.zeros(n, dtype=int)].ravel(),
+            "predicted": np.c_[np.where(ill, answers[0], 0), np.where(ill, answers[1], 0)].ravel(),
+        }
+    )
+    return predictions(table.assign(**labels))
+
+
+def by_patient(name: str) -> Checklist:
+    """A shipped checklist, under another name, by patient."""
+    return parse_checklist(load_checklist(name).content() | {"name": "by-patient", "unit": "patient"}, "x")
+
+
+def counted(found: Evaluation, name: str) -> tuple[int | None, int | None]:
+    metric = found.metrics[parse_id(name)]
+    assert isinstance(metric, Estimate), metric
+    return metric.k, metric.n
+
+
+class TestTheWrongEye:
+    """A model that misses every eye with PDR, all 100, and calls the healthy fellow eyes PDR."""
+
+    def test_medical_grade_by_patient(self):
+        """Read by the worst answer of any image it shows 100 of 100 for PDR and an accuracy of 400 of 400."""
+        found = evaluate(one_eye_each((0, 4)), by_patient("medical-grade"))
+        assert counted(found, "sensitivity:pdr") == (0, 100)
+        assert counted(found, "accuracy") == (300, 400)
+        assert counted(found, "undergraded:vision_threatening_below_referable") == (100, 100)
+        status = {line.id: line.status for line in found.criteria}
+        assert status["sensitivity:pdr"] == "FAIL"
+        assert status["accuracy"] == "FAIL"
+        assert status["undergraded:vision_threatening_below_referable"] == "FAIL"
+        assert found.confusion_matrix[4] == (100, 0, 0, 0, 0)
+        assert found.verdict == "FAIL"
+
+    def test_screening_referable(self):
+        """The patient is referred, as the checklist's source counts; the safety criterion no longer passes with 0 of
+        100, and the eye that has it stands beside."""
+        found = evaluate(one_eye_each((0, 4)), load_checklist("screening-referable"))
+        status = {line.id: line.status for line in found.criteria}
+        assert status["sensitivity:referable"] == "PASS"
+        assert status["specificity:referable"] == "PASS"
+        assert status["undergraded:vision_threatening_below_referable"] == "FAIL"
+        assert found.verdict == "FAIL"
+        assert counted(found, "sensitivity:referable") == (100, 100)
+        assert counted(found, "right_eye_sensitivity:referable") == (0, 100)
+        assert counted(found, "sensitivity:pdr") == (0, 100)
+        notes = [line for line in found.page_one if "severe NPDR or PDR predicted" in line or "only in images" in line]
+        assert notes == [
+            "100 images of 100 patients with severe NPDR or PDR predicted below referable.",
+            "100 of 100 patients with Referable DR are predicted so, 100 of them only in images without it: in an eye "
+            "that has it, 0 of 100.",
+        ]
+
+    def test_the_right_eye_found_is_not_worse_for_a_false_alarm_in_the_other(self):
+        """PDR is found where it is; that the fellow eye is called moderate changes nothing for the patient."""
+        found = evaluate(one_eye_each((4, 2)), load_checklist("screening-referable"))
+        for name in ("sensitivity:pdr", "sensitivity:referable", "right_eye_sensitivity:referable"):
+            assert counted(found, name) == (100, 100)
+        assert counted(found, "undergraded:vision_threatening_below_referable") == (0, 100)
+        assert found.confusion_matrix[4] == (0, 0, 0, 0, 100)
+        assert not any("only in images" in line for line in found.page_one)
+        assert {line.status for line in found.criteria if line.id != "no_output:severe_npdr"} == {"PASS"}
+
+    def test_a_fellow_eye_without_output_hides_no_missed_eye(self):
+        """Refusing the fellow eye refers the patient; the missed PDR is below referable all the same."""
+        table = one_eye_each((0, 0)).table
+        fellow = (table["patient"].str[1:].astype(int) < 100) & (table["eye"] == "R")
+        silent = table.assign(predicted=table["predicted"].mask(fellow))
+        found = evaluate(predictions(silent), load_checklist("screening-referable"))
+        assert counted(found, "sensitivity:referable") == (100, 100)
+        assert counted(found, "right_eye_sensitivity:referable") == (0, 100)
+        assert counted(found, "undergraded:vision_threatening_below_referable") == (100, 100)
+        assert counted(found, "no_output:pdr") == (100, 100)
+
+    def test_an_eye_with_oedema_has_it(self):
+        """With a column dme the right eye of a referable patient may be one without DR."""
+        oedema = np.tile([False, True], 400)
+        oedema[200:] = False
+        found = evaluate(one_eye_each((0, 4), dme=oedema), load_checklist("screening-referable"))
+        assert counted(found, "right_eye_sensitivity:referable") == (100, 100)
+        assert counted(found, "right_eye_sensitivity:any_dr") == (0, 100)
+        assert counted(found, "sensitivity:pdr") == (0, 100)
+
+
+class TestTuning:
+    @pytest.mark.parametrize(
+        "asked",
+        ["sensitivity:pdr", "right_eye_sensitivity:referable", "undergraded:vision_threatening_below_referable"],
+    )
+    def test_by_patient_promises_what_the_gate_counts(self, asked: str):
+        """Fellow eyes of patients with PDR look like PDR in one patient of five: the cut-offs are judged by the answers
+        of the gate, which count these patients as errors."""
+        generator = np.random.default_rng(5)
+        n = 600
+        ill = np.arange(n) < 400
+        grade = np.c_[np.where(ill, 4, 0), np.zeros(n, dtype=int)].ravel()
+        seen = grade + generator.normal(0, 0.4, 2 * n)
+        swapped = np.repeat(ill & (np.arange(n) % 20 == 0), 2)
+        seen[swapped] = 4 - seen[swapped]
+        shares = np.exp(-2 * np.abs(seen[:, None] - np.arange(5)))
+        shares /= shares.sum(axis=1, keepdims=True)
+        table = one_eye_each((0, 0), healthy=200, affected=400).table.drop(columns="predicted")
+        scored = predictions(table.assign(**{f"p_{g}": shares[:, g] for g in range(5)}))
+        rule = {"at_most": 0.12} if asked.startswith("under") else {"at_least": 0.88}
+        checklist = checklist_of(unit="patient", criteria=[{"id": asked, **rule}], planning={"power": 0.5})
+        point = tune(scored, checklist)
+        assert isinstance(point, OperatingPoint), point
+        metric = evaluate(scored.at(point), checklist).metrics[parse_id(asked)]
+        assert isinstance(metric, Estimate)
+        (line,) = point.promise["criteria"]
+        assert (line["k"], line["n"]) == (metric.k, metric.n)
+        bound = metric.high if asked.startswith("under") else metric.low
+        assert line["bound"] == pytest.approx(bound)
+        referred = evaluate(scored.at(point), checklist).metrics[parse_id("sensitivity:referable")]
+        assert isinstance(referred, Estimate)
+        assert referred.k == 400

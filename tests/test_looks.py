@@ -275,6 +275,17 @@ class TestChangedGrades:
         assert again.regraded[0] == Regraded("a", 0, "not gradable")
         assert [entry.favouring for entry in again.favouring] == [1]
 
+    def test_a_mark_changes_nothing_and_a_grade_that_is_added_does(self, chain: Path):
+        """Whether there is a grade counts, not what `gradable` says of a row that has one."""
+        first = look(chain, self.before)
+        marked = make_predictions(self.before.table.assign(gradable=[False, True, False, True]), "t", {})
+        assert look(chain, marked) == first
+        assert look(chain, marked).number == 1
+        look(chain, table(list("abcde"), [0, 1, 2, 3, None], [0, 2, 2, 0, 1]))
+        added = look(chain, table(list("abcde"), [0, 1, 2, 3, 1], [0, 2, 2, 0, 1]))
+        assert added.number == 3
+        assert Regraded("e", "not gradable", 1) in added.regraded
+
     def test_are_told_at_every_later_look(self, chain: Path):
         """Looking once more with the new grades does not make the change forgotten; each look has its own favour."""
         look(chain, self.before)

@@ -20,6 +20,7 @@ from drgate.plan import load_planned, parse_expect, parse_prevalence, plan, with
 from drgate.predictions import load_predictions
 from drgate.report import plan as plan_page
 from drgate.stats.proportion import exact_bounds
+from tests.support.declaring import declaring
 
 MIX = "no_dr=0.7,mild_npdr=0.1,moderate_npdr=0.14,severe_npdr=0.04,pdr=0.02"
 APTOS = (361, 74, 200, 39, 59)
@@ -216,15 +217,17 @@ class TestGivenTestSet:
         )
         assert first.lines == second.lines
 
-    def test_without_patients_two_images_each_are_allowed_for(self, tmp_path):
-        """72 PDR images without a patient column cannot show .95; declared as one image a patient they can."""
+    def test_without_patients_a_declaration_is_needed(self, tmp_path):
+        """72 PDR images without a patient column show .95 where one image a patient is declared, and only there."""
         path = table_of(tmp_path / "t.csv", (1, 0, 0, 0, 72))
         rows = pd.read_csv(path).drop(columns="patient")
         rows.to_csv(path, index=False)
-        for declared, possible in ((False, False), (True, True)):
-            asked = checklist_of(PDR, evidence={"one_image_per_patient": declared})
-            found = plan(asked, data=load_planned(path)).lines[0].here
-            assert (found.can_pass, found.patients) == (possible, 72 if declared else None)
+        given = load_planned(path)
+        for most, patients in ((None, None), (2, None), (1, 72)):
+            asked = checklist_of(PDR) if most is None else declaring(checklist_of(PDR), given, most)
+            found = plan(asked, data=given)
+            assert (found.exit_code, found.lines[0].here.patients) == (0 if patients else 1, patients)
+            assert (given.test_set in found.lines[0].here.why) == (most is None)
 
     def test_a_grade_that_is_absent_can_never_pass(self, tmp_path):
         """No case, no line."""

@@ -805,7 +805,7 @@ class TestNumbers:
             (("model", "files", 0, "size"), 1.5, r"model\.files\.0\.size"),
             (("flagged",), [{"image": 3}], r"flagged\.0\.image"),
             (("flagged",), [{"image": "a", "grade": 9, "predicted": 0}], r"flagged\.0\.grade"),
-            (("gate_error",), [{"id": "accuracy"}], r"gate_error\.0 has no true"),
+            (("gate_error",), [{"id": "accuracy"}], r"gate_error\.0 has no method"),
             (("reliability",), {"referable": [{"low": "0"}]}, r"reliability\.referable\.0\.low"),
             (("metrics", "accuracy", "value"), "0.9", r"metrics\.accuracy\.value"),
             (("verdict",), "GREAT", "verdict"),

@@ -460,6 +460,8 @@ def _criteria_missing(checklist: Checklist, found: Mapping[MetricId, CriterionRe
             present = [one for name, one in found.items() if each_slice(name) == criterion.id]
         else:
             present = [found[criterion.id]] if criterion.id in found else []
-        expected = (criterion.comparator, criterion.threshold, criterion.required)
-        if not present or any((one.comparator, one.threshold, one.required) != expected for one in present):
+        expected = (criterion.comparator, criterion.threshold, criterion.ceiling, criterion.required)
+        if not present or any(
+            (one.comparator, one.threshold, one.ceiling, one.required) != expected for one in present
+        ):
             yield criterion.id

@@ -11,6 +11,7 @@ from typing import Final
 
 from rich.console import Console
 
+from drgate.checklist import level_words
 from drgate.metrics import MetricId, parse_id
 from drgate.plan import ASSURANCE, LinePlan, Plan
 from drgate.report import kit, words
@@ -127,15 +128,16 @@ def impossible(plan: Plan) -> list[str]:
 
 def _needs(line: LinePlan) -> str:
     here, fewest = line.here, line.without_miss
-    if here is None or fewest is None or (here.patients is not None and here.patients >= fewest):
+    if here is None or fewest is None or (not line.groups and here.patients is not None and here.patients >= fewest):
         return ""
     some, are = ("patient", "is") if fewest == 1 else ("patients", "are")
-    return f"; at least {fewest} {some} {parse_id(line.id).who} {are} needed"
+    each = " in each group" if line.groups else ""
+    return f"; at least {fewest} {some} {parse_id(line.id).who}{each} {are} needed"
 
 
 def facts(plan: Plan) -> list[tuple[str, str]]:
     """What was planned, with what, and the power of all criteria together: label and text."""
-    level = words.plain_percent(plan.level)
+    level = level_words(plan.level)
     basis = "the estimate" if plan.decided_on == "point" else f"the limit of the two-sided {level} confidence interval"
     together = "the product of the powers of the required criteria"
     pairs = [
@@ -215,10 +217,28 @@ def notes(plan: Plan, mark: str = "advisory") -> list[str]:
     sentences += [
         f"{words.title(line.id)}: {line.why}." for line in plan.lines if line.why and "stated" not in line.why
     ]
+    sentences += [sentence for line in plan.lines for sentence in _about_gap(line)]
     sentences += [f"Not planned: {', '.join(names)}: {reason}." for reason, names in left_out.items()]
     if any(not line.required for line in plan.lines):
         sentences.append(f"{mark}: not part of the verdict, the joint power or the test set.")
     return sentences
+
+
+def _about_gap(line: LinePlan) -> list[str]:
+    """What a gap's numbers are of, and how often the observed gap of a fair model misses the rule."""
+    if line.groups is None or line.expected is None:
+        return []
+    found = [
+        f"{words.title(line.id)}: patients in each of {line.groups} groups, for a fair model, whose true value is "
+        f"{words.plain_percent(line.expected)} in every group."
+    ]
+    for chance, where in (
+        (line.seems_unfair, "with the patients needed"),
+        (line.here.seems_unfair if line.here else None, "on this test set"),
+    ):
+        if chance is not None:
+            found.append(f"The observed gap of a fair model misses the rule by chance in {_percent(chance)} {where}.")
+    return found
 
 
 def html(plan: Plan) -> str:
@@ -280,7 +300,8 @@ def _curve_name(names: list[MetricId]) -> str:
 
 def _row(line: LinePlan) -> Row:
     here, by_part = line.here, {}
-    if line.needed is not None:
+    each = f"{line.groups} x " if line.groups else ""
+    if line.needed is not None and line.curve:
         powers = dict(line.curve)
         by_part = {part: powers[max(1, round(part * line.needed.patients))] for part in _SHOWN}
     return Row(
@@ -289,8 +310,8 @@ def _row(line: LinePlan) -> Row:
         cells=(
             _rule(line),
             "" if line.expected is None else words.percent(line.expected, against=line.threshold),
-            "" if line.without_miss is None else str(line.without_miss),
-            str(line.needed.patients) if line.needed else "",
+            "" if line.without_miss is None else f"{each}{line.without_miss}",
+            f"{each}{line.needed.patients}" if line.needed else "",
             *(_percent(by_part[part]) if part in by_part else "" for part in _SHOWN),
         ),
         here=()

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from drgate.certificate.statement import expiry, lineage
-from drgate.checklist import RULE_WORDS, fact
+from drgate.checklist import RULE_WORDS, fact, level_words
 from drgate.errors import visible as visible  # every format shows text through it
 from drgate.evaluation import (
     CriterionResult,
@@ -72,7 +72,7 @@ _SETTINGS: Final = {
 """Settings whose key does not say what they mean."""
 _METHOD: Final = re.compile(rf"\b({'|'.join(_METHODS)})\b")
 _NARROW: Final = "\N{NARROW NO-BREAK SPACE}"
-Decisive = Literal["low", "high", "value"]
+Decisive = Literal["low", "high", "value", "both"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +83,9 @@ class Line:
     value, low, high: with as many digits as it takes to see on which side of the threshold they are; empty where there
         is none.
     interval: "83.7 to 99.3 %", with the level where it is not 95 %.
-    decisive: which of value, low and high the rule is about; decides: the same in words, "lower limit 83.7 %".
-    rule: "at least 95 %"; short_rule: "≥ 95 %"; basis: "on the lower limit" or "on the estimate".
+    decisive: which of value, low and high the rule is about, "both" limits where it has two ends; decides: the same in
+        words, "lower limit 83.7 %".
+    rule: "at least 95 %", "between 0.8 and 1.25"; short_rule: "≥ 95 %"; basis: "on the lower limit", "on the estimate".
     added: "safety" for a criterion that the owner's checklist did not have.
     advice: "required", "advisory" or "advisory, added for safety".
     would_pass: it meets the rule, and nothing can pass on this test set (`barred`).
@@ -189,6 +190,27 @@ def _cause(criterion: CriterionResult) -> str:
     return "{have} too few patients" if counted else "{have} not enough evidence"
 
 
+def chance(evaluation: Evaluation) -> str:
+    """How often a model just outside a rule passes it all the same, at most; empty where no criterion has a rate."""
+    required = {criterion.id for criterion in evaluation.criteria if criterion.required}
+    errors = [error for error in evaluation.gate_error if error.id in required and not error.deserves]
+    rates = {error: error.passes for error in errors if error.passes is not None}
+    if not rates:
+        return ""
+    worst = max(rates, key=lambda error: rates[error])
+    of = "simulated designs" if worst.method == "designs" else "test sets like this one"
+    model = f"a model just outside the rule passes {title(worst.id)} in {percent(rates[worst])} of {of}"
+    return f"By chance, {model}{', the most of all required criteria' if len({e.id for e in errors}) > 1 else ''}."
+
+
+def under_headline(evaluation: Evaluation) -> list[str]:
+    """What stands first under the headline: how little an OBSERVED shows, why nothing can pass, what is not met."""
+    observed = ""
+    if evaluation.verdict == "OBSERVED":
+        observed = chance(evaluation) or "How often a model just outside the rules meets them by chance is not known."
+    return [text for text in (observed, barred(evaluation), cause(evaluation)) if text]
+
+
 def verdict_word(evaluation: Evaluation) -> str:
     """The verdict in two or three words."""
     word = OUTCOMES[evaluation.verdict]
@@ -213,13 +235,16 @@ def test_set_name(evaluation: Evaluation) -> str:
 
 def decision_rule(evaluation: Evaluation) -> str:
     """What a criterion is decided on."""
+    if evaluation.observed_only:
+        text = "Each criterion is decided on its estimate alone."
+    else:
+        both = any(c.ceiling is not None for c in evaluation.criteria)
+        text = (
+            f"A proportion passes if the lower limit of its {level_name(evaluation)} confidence interval meets the "
+            f"rule (for error rates, the upper limit{'; for a rule with two ends, both limits' if both else ''}). "
+            f"{chance(evaluation)}".rstrip()
+        )
     what = "estimate" if evaluation.observed_only else "limit"
-    text = (
-        "Each criterion is decided on its estimate alone."
-        if evaluation.observed_only
-        else f"A proportion passes if the lower limit of its {plain_percent(level_of(evaluation))} confidence interval "
-        "meets the rule (for error rates, the upper limit)."
-    )
     if any(criterion.all_comers for criterion in evaluation.criteria):
         points = f"{100 * _allowance(evaluation):.10g}"
         text += (
@@ -249,6 +274,11 @@ def level_of(evaluation: Evaluation) -> float:
     """The two-sided level of the intervals: the checklist's, or narrower error where several looks are allowed."""
     levels = [c.estimate.level for c in evaluation.criteria if isinstance(c.estimate, Estimate)]
     return next((x for x in levels if x is not None), float(evaluation.spec.content["evidence"]["level"]))
+
+
+def level_name(evaluation: Evaluation) -> str:
+    """The level of the intervals as people write it."""
+    return level_words(level_of(evaluation))
 
 
 def unit_of(evaluation: Evaluation) -> str:
@@ -385,7 +415,7 @@ def percent(value: float, *, against: float | None = None, decimals: int = 1) ->
 
 
 def plain_percent(value: float) -> str:
-    """A fraction as it was written, such as a threshold or a level, as a percentage."""
+    """A fraction as it was written, such as a threshold, as a percentage."""
     return f"{100 * value:.10g}{_SPACE}%"
 
 
@@ -397,18 +427,22 @@ def signature(certificate: str | None) -> str:
 
 
 def _line(criterion: CriterionResult, level: float, unit: str, allowance: float) -> Line:
-    favours_more = criterion.comparator in (">=", ">")
+    favours_more, ceiling = criterion.comparator in (">=", ">"), criterion.ceiling
     decisive: Decisive = "value" if criterion.decided_on == "point" else "low" if favours_more else "high"
-    side = {"low": "lower limit", "high": "upper limit", "value": "estimate"}[decisive]
+    if decisive == "low" and ceiling is not None:
+        decisive = "both"
+    side = {"low": "lower limit", "high": "upper limit", "value": "estimate", "both": "interval"}[decisive]
     estimate = criterion.estimate
     kind = estimate.kind if isinstance(estimate, Estimate) else criterion.id.about.kind
     signed = _signed(criterion.id)
     shown = {"value": "", "low": "", "high": ""}
     if isinstance(estimate, Estimate):
-        for name in shown:
+        for name in ("value", "low", "high"):
             number = getattr(estimate, name)
             if number is not None:
-                shown[name] = _amount(number, kind, criterion.threshold, signed=signed)
+                near = ceiling if ceiling is not None and name == "high" else criterion.threshold
+                shown[name] = _amount(number, kind, near, signed=signed)
+    shown["both"] = f"{shown['low']} to {shown['high']}" if shown["low"] else ""
     limit = _threshold(criterion.threshold, kind, signed=signed)
     reason = visible(criterion.reason).removeprefix(
         f"{OUTCOMES['NOT_ASSESSED']}: "
@@ -426,8 +460,8 @@ def _line(criterion: CriterionResult, level: float, unit: str, allowance: float)
         interval=_interval(estimate, criterion.threshold, level, signed=signed),
         decisive=decisive,
         decides=f"{side} {shown[decisive]}" if shown[decisive] else "",
-        rule=f"{RULE_WORDS[criterion.comparator]} {limit}",
-        short_rule=f"{SIGNS[criterion.comparator]}{_SPACE}{limit}",
+        rule=f"{RULE_WORDS[criterion.comparator]} {limit}" if ceiling is None else f"between {limit} and {ceiling:g}",
+        short_rule=f"{SIGNS[criterion.comparator]}{_SPACE}{limit}" if ceiling is None else f"{limit} to {ceiling:g}",
         basis=f"on the {side}",
         required=criterion.required,
         added=visible(criterion.added),
@@ -551,7 +585,7 @@ def _range(low: float, high: float, kind: str, against: float | None, *, signed:
 def _interval(estimate: Metric, against: float | None, level: float, *, signed: bool) -> str:
     if not isinstance(estimate, Estimate) or estimate.low is None or estimate.high is None:
         return ""
-    other = "" if estimate.level in (None, level) else f" (level {plain_percent(estimate.level or 0)})"
+    other = "" if estimate.level in (None, level) else f" (level {level_words(estimate.level or 0)})"
     return _range(estimate.low, estimate.high, estimate.kind, against, signed=signed) + other
 
 

@@ -24,9 +24,10 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import bdtr, betainc, betaln, gammaln, ndtri
+from scipy.special import bdtr, betainc, betaincinv, betaln, gammaln, ndtri
 
 from drgate.stats.cluster import bounds, effective_n, effective_sample, unknown_clusters
+from drgate.stats.gaps import differences
 from drgate.stats.proportion import Interval, require_level
 
 UNREALISTIC = 100_000
@@ -291,6 +292,89 @@ def patients_to_show(
     return Needed(long, int(_dealt(long, share) @ images), found[long], "simulated")
 
 
+@dataclass(frozen=True, slots=True)
+class Fair:
+    """How a model fares whose true rate is the same in every group, by simulation."""
+
+    passes: float
+    """Chance that the upper limit of every pair of groups is at most the limit."""
+    seems_unfair: float
+    """Chance that the observed gap alone exceeds the limit."""
+    se: float
+    """Standard error of `passes`."""
+
+
+def fair_gap(
+    limit: float,
+    *,
+    true: float,
+    level: float,
+    groups: Sequence[tuple[ArrayLike, ArrayLike]],
+    interval: Interval = "clopper-pearson",
+    icc: float = 0.5,
+    replicates: int = 4000,
+    seed: int = 0,
+) -> Fair:
+    """Whether a gap of at most `limit` (0 to 1) is shown where every group has the rate `true`.
+
+    groups: of each, numbers of images per patient in the denominator, and how many patients have each. The images of a
+    patient correlate by `icc`, as in `passing`.
+    """
+    _require(limit, level, interval)
+    rates, lows, highs = [], [], []
+    for at, (sizes, counts) in enumerate(groups):
+        images, times = _patients(sizes, counts)
+        drawn = _draw(images, times, true, icc, replicates, seed + at)
+        value = 1 - drawn.wrong / int(times @ images)
+        low, high = _ends(value, _effective(drawn, images, times, level), level, interval)
+        rates.append(value)
+        lows.append(low)
+        highs.append(high)
+    values = np.stack(rates, axis=-1)
+    _, up = differences(values, np.stack(lows, axis=-1), np.stack(highs, axis=-1))
+    up[:, np.arange(len(groups)), np.arange(len(groups))] = -1.0
+    passes = float((up.max(axis=(1, 2)) <= limit).mean())
+    seen = values.max(axis=1) - values.min(axis=1) > limit + 1e-9
+    return Fair(passes, float(seen.mean()), math.sqrt(passes * (1 - passes) / replicates))
+
+
+def patients_for_gap(
+    limit: float,
+    *,
+    true: float,
+    target: float,
+    level: float,
+    groups: int,
+    interval: Interval = "clopper-pearson",
+    sizes: Sequence[int] = (1,),
+    counts: Sequence[int] | None = None,
+    icc: float = 0.5,
+) -> Needed | None:
+    """Patients in each of so many groups with which a fair model passes with power `target`, to about two per cent.
+
+    The patients have images in the proportions of `sizes` and `counts`. None beyond `UNREALISTIC` patients a group.
+    """
+    images, times = _patients(sizes, counts)
+    share = times / times.sum()
+
+    def fair(patients: int) -> float:
+        dealt = _dealt(patients, share)
+        return fair_gap(
+            limit, true=true, level=level, groups=[(images, dealt)] * groups, interval=interval, icc=icc
+        ).passes
+
+    short, long = 0, 32
+    while (found := fair(long)) < target:
+        short, long = long, 2 * long
+        if long > UNREALISTIC:
+            return None
+    while long - short > max(1, long // 50):
+        middle = (short + long) // 2
+        there = fair(middle)
+        short, long, found = (short, middle, there) if there >= target else (middle, long, found)
+    return Needed(long, int(_dealt(long, share) @ images), found, "simulated")
+
+
 def joint_power(powers: Sequence[float]) -> float:
     """Chance that independent criteria pass together: the product."""
     return float(np.prod(np.asarray(powers, dtype=np.float64)))
@@ -365,10 +449,15 @@ def _clustered(
     interval: Interval,
 ) -> NDArray[np.bool_]:
     """Whether the clustered bound of each replicate is at least the threshold."""
-    n = int(times @ images)
-    _, effective = effective_n(
+    effective = _effective(drawn, images, times, level)
+    return _shows(drawn.wrong / int(times @ images) * effective, effective, threshold, level, interval)
+
+
+def _effective(drawn: _Drawn, images: NDArray[np.int64], times: NDArray[np.int64], level: float) -> NDArray[np.float64]:
+    """The effective sample size of each replicate."""
+    return effective_n(
         clusters=int(times.sum()),
-        sizes=n,
+        sizes=int(times @ images),
         errors=drawn.wrong,
         with_error=drawn.with_error,
         errors_squared=drawn.squared,
@@ -376,8 +465,25 @@ def _clustered(
         sizes_squared=int(times @ images**2),
         largest=int(images.max()),
         level=level,
-    )
-    return _shows(drawn.wrong / n * effective, effective, threshold, level, interval)
+    )[1]
+
+
+def _ends(
+    value: NDArray[np.float64], n: NDArray[np.float64], level: float, interval: Interval
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Both limits of proportions at effective sample sizes: `cluster.bounds`, for many at once."""
+    nothing, n = n == 0, np.maximum(n, 1e-9)
+    right, wrong = value * n, (1 - value) * n
+    if interval == "wilson":
+        z = float(ndtri((1 + level) / 2))
+        centre = (right + z * z / 2) / (n + z * z)
+        half = z / (n + z * z) * np.sqrt(right * wrong / n + z * z / 4)
+        low, high = np.maximum(0.0, centre - half), np.minimum(1.0, centre + half)
+        return np.where((value <= 0) | nothing, 0.0, low), np.where((value >= 1) | nothing, 1.0, high)
+    alpha = (1 - level) / 2
+    low = np.where((value <= 0) | nothing, 0.0, betaincinv(np.where(value <= 0, 1.0, right), wrong + 1, alpha))
+    high = np.where((value >= 1) | nothing, 1.0, betaincinv(right + 1, np.where(value >= 1, 1.0, wrong), 1 - alpha))
+    return low, high
 
 
 def _miss_distribution(size: int, true: float, icc: float) -> NDArray[np.float64]:

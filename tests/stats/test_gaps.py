@@ -9,6 +9,7 @@ import pytest
 from scipy.stats import binom
 
 from drgate.stats.gaps import Rate, differences, largest
+from drgate.stats.power import fair_gap, patients_for_gap
 from drgate.stats.proportion import Interval, exact_bounds, wilson_bounds
 
 LIMITS = {"clopper-pearson": exact_bounds, "wilson": wilson_bounds}
@@ -68,3 +69,45 @@ def test_a_gap_at_the_limit_passes_in_at_most_one_of_forty(sizes: tuple[int, int
             one, other = (binom.pmf(np.arange(n + 1), n, share) for n, share in zip(sizes, (p, q), strict=True))
             worst = max(worst, float(one @ passes @ other))
     assert worst <= 0.025
+
+
+class TestPlanning:
+    def test_a_fair_model_seems_unfair(self):
+        """Five groups of 60, truth 93 %: the observed range exceeds 5 points in 70 % of drawn samples."""
+        found = fair_gap(0.05, true=0.93, level=0.95, groups=[([1], [60])] * 5, replicates=40_000)
+        drawn = np.random.default_rng(1).binomial(60, 0.93, (40_000, 5))
+        assert found.seems_unfair == pytest.approx(float((np.ptp(drawn, axis=1) > 3).mean()), abs=0.01)
+        assert found.seems_unfair == pytest.approx(0.70, abs=0.01)
+        assert found.passes == 0.0
+
+    @pytest.mark.parametrize("interval", ["clopper-pearson", "wilson"])
+    def test_its_power_is_that_of_all_outcomes(self, interval: Interval):
+        """Two groups of independent images: the binomial sum over every pair of counts."""
+        sizes, true, limit = (120, 200), 0.95, 0.1
+        passes = 0.0
+        tables = [[rate(k, n, interval) for k in range(n + 1)] for n in sizes]
+        for i, j in itertools.product(*(range(n + 1) for n in sizes)):
+            chance = binom.pmf(i, sizes[0], true) * binom.pmf(j, sizes[1], true)
+            if chance > 1e-9:
+                passes += chance * (largest([tables[0][i], tables[1][j]]).high <= limit)
+        found = fair_gap(
+            limit,
+            true=true,
+            level=0.95,
+            groups=[([1], [n]) for n in sizes],
+            interval=interval,
+            replicates=20_000,
+        )
+        assert found.passes == pytest.approx(passes, abs=4 * found.se)
+
+    def test_the_patients_needed_give_the_power(self):
+        needed = patients_for_gap(0.1, true=0.95, target=0.8, level=0.95, groups=3, sizes=[1, 2], counts=[1, 1])
+        assert needed is not None
+        for factor, enough in ((1.0, True), (0.9, False)):
+            half = round(factor * needed.patients / 2)
+            groups = [([1, 2], [half, half])] * 3
+            found = fair_gap(0.1, true=0.95, level=0.95, groups=groups, replicates=20_000, seed=50)
+            assert (found.passes > 0.785) is enough
+        assert patients_for_gap(0.001, true=0.9, target=0.8, level=0.95, groups=2) is None
+        alone = fair_gap(0.1, true=0.9, level=0.95, groups=[([3], [1]), ([1], [50])])
+        assert alone.passes == 0.0

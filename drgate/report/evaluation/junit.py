@@ -44,7 +44,7 @@ def render(evaluation: Evaluation) -> str:
             ET.SubElement(case, "skipped", {"message": line.reason})
         unmet = line.status in ("FAIL", "INSUFFICIENT")
         ET.SubElement(case, "system-out").text = f"Warning. {text_of}" if unmet else text_of
-    read_first = [*filter(None, [words.barred(evaluation)]), *map(words.visible, evaluation.page_one)]
+    read_first = [*words.under_headline(evaluation), *map(words.visible, evaluation.page_one)]
     ET.SubElement(suite, "system-out").text = "\n".join(read_first)
     ET.indent(root)
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + ET.tostring(root, encoding="unicode") + "\n"

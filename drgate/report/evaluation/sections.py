@@ -16,8 +16,19 @@ from typing import Any, Final
 
 from drgate.certificate.statement import changes
 from drgate.checklist import EACH
-from drgate.evaluation import Bin, Estimate, Evaluation, GateError, Metric, NotEstimable, Predictive, Site, Spread
-from drgate.metrics import KEY_METRICS, METRICS, MetricId, parse_id
+from drgate.evaluation import (
+    Bin,
+    CriterionResult,
+    Estimate,
+    Evaluation,
+    GateError,
+    Metric,
+    NotEstimable,
+    Predictive,
+    Site,
+    Spread,
+)
+from drgate.metrics import KEY_METRICS, METRICS, RIGHT_EYE, MetricId, parse_id
 from drgate.report.words import OUTCOMES, level_of, lines, metric_line, percent, plain_percent, title, unit_of, visible
 from drgate.scale import GRADES, GROUP_TITLES, TITLES, WITH_OEDEMA
 
@@ -78,6 +89,7 @@ def sections(evaluation: Evaluation) -> list[Section]:
     """Those that this evaluation fills, in the order in which they are read."""
     made: Sequence[Callable[[Evaluation], Section | None]] = (
         _changes,
+        _screened,
         _three_ways,
         _slices,
         _gaps,
@@ -122,6 +134,42 @@ def _was(line: Mapping[str, Any] | None) -> str:
     counts = f", {line['k']} of {line['n']}" if "k" in line and "n" in line else ""
     value = f", {line['value']:.4g}" if "value" in line and not counts else ""
     return f"{OUTCOMES.get(line['status'], line['status'])}{counts}{value}"
+
+
+def _screened(evaluation: Evaluation) -> Section | None:
+    """The sensitivities over all with a reference grade."""
+    if not evaluation.screened:
+        return None
+    level, unit = level_of(evaluation), unit_of(evaluation)
+
+    def row(name: MetricId) -> tuple[Cell, ...]:
+        one = evaluation.screened[name]
+        answered, missed, referred = (
+            _cell(name, metric, level, unit)
+            for metric in (
+                evaluation.three_ways.get(name, {}).get("excluded", evaluation.metrics.get(name)),
+                one.missed,
+                one.referred,
+            )
+        )
+        return (Cell(title(name)), Cell(f"{one.no_output} of {one.n}"), answered, missed, referred)
+
+    ungradable = evaluation.counts.reference_ungradable
+    text = (
+        f"Each sensitivity over all {unit}s with a reference grade (intention to screen): those without output are "
+        "counted as missed, and as referred to a person who finds them. The truth lies between the two.",
+        *(
+            [f"{ungradable} image{'' if ungradable == 1 else 's'} without a reference grade can be in none of them."]
+            if ungradable
+            else []
+        ),
+    )
+    names = list(evaluation.screened)
+    first = [name for name in names if name in KEY_METRICS or name in _policies(evaluation)]
+    header = ("Metric", "Without output", "With output", "Without output missed", "Without output referred")
+    return Section(
+        "screened", "Sensitivity of all who come", text, _unfolding("of all who come", header, first, names, row)
+    )
 
 
 def _three_ways(evaluation: Evaluation) -> Section | None:
@@ -438,16 +486,20 @@ def _units(evaluation: Evaluation) -> Section | None:
             found[unit] = metrics
     order = [unit for unit in ("image", "eye", "patient") if unit in found]
     header = ("Metric", *(f"By {unit}{' (judged)' if unit == judged else ''}" for unit in order))
+    names = list(KEY_METRICS)
+    # By image it is the sensitivity, and has a dash.
+    names.insert(names.index(MetricId("sensitivity", "referable")) + 1, MetricId(RIGHT_EYE, "referable"))
     rows = tuple(
-        (Cell(title(name)), *(_cell(name, found[unit].get(name), level, unit) for unit in order))
-        for name in KEY_METRICS
+        (Cell(title(name)), *(_cell(name, found[unit].get(name), level, unit) for unit in order)) for name in names
     )
     return Section(
         "units",
         "By image, eye and patient",
         (
-            "An eye has the grade of its worst image, a patient that of the worse eye. If one eye has no result, the "
-            "patient has none.",
+            "An eye has the grade of its worst image, a patient that of the worse eye. A single grade is hit only by "
+            "an image that has it. For a group of grades the worst answer to any image counts, as a patient is "
+            "referred for either eye; how often an eye that has it is the reason stands beside. If one eye has no "
+            "result, the patient has none.",
         ),
         (Table("By image, eye and patient", header, rows),) if len(order) > 1 else (),
         notes=tuple(notes),
@@ -508,38 +560,64 @@ def _bin(one: Bin) -> tuple[Cell, ...]:
 def _gate_error(evaluation: Evaluation) -> Section | None:
     if not evaluation.gate_error:
         return None
-    unit, known = unit_of(evaluation), evaluation.counts.patients is not None
+    rules = {criterion.id: criterion for criterion in evaluation.criteria}
     rows = []
     for name in dict.fromkeys(error.id for error in evaluation.gate_error):
         errors = [error for error in evaluation.gate_error if error.id == name]
-        n, patients = errors[0].n, errors[0].patients
-        counted = f"{n} {unit}{'' if n == 1 else 's'}"
         wrong, missed = ([e for e in errors if e.deserves is deserves] for deserves in (False, True))
         rows.append(
             (
                 Cell(title(name)),
-                Cell(f"{patients} patients", (counted,))
-                if known
-                else Cell(counted, (f"taken as {patients} patients",)),
-                Cell("", tuple(f"true {plain_percent(e.true)}: passes {_chance(e.passes, e)}" for e in wrong)),
-                Cell(
-                    "",
-                    tuple(f"true {plain_percent(e.true)}: not passed {_chance(1 - e.passes, e)}" for e in missed),
-                )
+                _counted(errors[0], evaluation),
+                Cell("", tuple(_false_pass(e, rules.get(name)) for e in wrong)),
+                Cell("", tuple(f"true {_true(e)}: not passed {_chance(1 - (e.passes or 0), e)}" for e in missed))
                 if missed
-                else Cell("–", ("no expected value stated",)),
-                Cell(", ".join(dict.fromkeys(e.method for e in errors))),
+                else Cell("–", ("no expected value stated",) if errors[0].true is not None else ()),
+                Cell(", ".join(dict.fromkeys(_how(e) for e in errors))),
             )
         )
     text = (
-        "How often each criterion is wrong by chance at these counts. A false pass: a model that does not "
-        "deserve it passes, here one whose true value is the threshold itself and one with 1.5 times that error rate. "
+        "How often each criterion is wrong by chance. A false pass: a model that does not meet the rule passes, here "
+        "one just outside the rule (computed at the threshold) and one that errs 1.5 times as often. "
         "A false fail: a model at the true value that the checklist expects does not pass. "
         "Exact: from the binomial distribution, with independent images. Simulated: images of a patient correlate as "
-        "the checklist's planning states; ± is the standard error of the simulation, in points.",
+        "the checklist's planning states; ± is the standard error of the simulation, in points. Where the rate at "
+        "these counts is not known, the largest that was found in simulated designs stands instead, with the command "
+        "that shows it; a design that nobody tried can be worse.",
     )
     header = ("Criterion", "Counts", "False pass", "False fail", "How")
     return Section("gate-error", _BY_CHANCE, text, (Table(_BY_CHANCE, header, tuple(rows)),))
+
+
+def _counted(error: GateError, evaluation: Evaluation) -> Cell:
+    if error.n is None:
+        return Cell("–")
+    unit = unit_of(evaluation)
+    counted, patients = f"{error.n} {unit}{'' if error.n == 1 else 's'}", f"{error.patients} patients"
+    if evaluation.counts.patients is None:
+        return Cell(counted, (f"taken as {patients}",))
+    return Cell(patients, (counted,))
+
+
+def _false_pass(error: GateError, rule: CriterionResult | None) -> str:
+    if error.method == "none":
+        return visible(error.why or "")
+    if error.method == "designs":
+        return f"at most {plain_percent(error.passes or 0)}"
+    beside = ""
+    if rule is not None and error.true == rule.threshold and rule.comparator in (">=", "<="):
+        beside = "just below " if rule.comparator == ">=" else "just above "
+    return f"true {beside}{_true(error)}: passes {_chance(error.passes or 0, error)}"
+
+
+def _true(error: GateError) -> str:
+    return plain_percent(error.true or 0)
+
+
+def _how(error: GateError) -> str:
+    if error.method == "designs":
+        return f"largest of {error.designs} simulated designs: {visible(error.command or '')}"
+    return "–" if error.method == "none" else error.method
 
 
 def _chance(probability: float, error: GateError) -> str:

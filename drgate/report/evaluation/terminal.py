@@ -22,7 +22,7 @@ from drgate.report import words
 from drgate.report.evaluation.sections import sections
 from drgate.report.kit import STYLES, paragraph, text_for, writes
 
-_SIDES: Final = {"low": "lower ", "high": "upper ", "value": ""}
+_SIDES: Final = {"low": "lower ", "high": "upper ", "value": "", "both": "both "}
 FLAGGED_AT_MOST: Final = 10
 """Flagged images named; the report's page one has all of them."""
 _FULL_WIDTH: Final = 96
@@ -37,10 +37,8 @@ def render(evaluation: Evaluation, console: Console, names: Mapping[str, str] = 
     style = STYLES[evaluation.verdict]
     paragraph(console, f"{words.SYMBOLS[evaluation.verdict]} {words.verdict_word(evaluation)}", f"bold {style}")
     paragraph(console, words.headline(evaluation), "bold")
-    if barred := words.barred(evaluation):
-        paragraph(console, barred, style)
-    if cause := words.cause(evaluation):
-        paragraph(console, cause, style)
+    for text in words.under_headline(evaluation):
+        paragraph(console, text, style)
     for label, text in words.summary(evaluation):
         paragraph(console, f"{label}: {text}", "dim", hang=2)
     console.print()
@@ -110,7 +108,7 @@ def _checklist(evaluation: Evaluation, console: Console) -> Table:
     lines = words.lines(evaluation)
     lattice = box.SIMPLE_HEAD if writes(console, "─") else box.ASCII2
     table = Table(box=lattice, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
-    interval = f"{words.plain_percent(words.level_of(evaluation))} interval"
+    interval = f"{words.level_name(evaluation)} interval"
     columns = ["k/n", "Estimate", interval] if console.width >= _FULL_WIDTH else ["k/n", f"Estimate\n{interval}"]
     table.add_column("Outcome", no_wrap=True)
     table.add_column("Criterion", overflow="fold")
