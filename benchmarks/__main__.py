@@ -14,7 +14,6 @@ NAMES = {
     "gate-error": "simulation: how often a model at the threshold passes, for every kind of criterion",
     "kills": "a run that is killed at 25 random moments and resumed, compared with an undisturbed run",
     "paired-error": "simulation: how often a worse model is declared non-inferior by drgate compare",
-    "readers-error": "simulation: how often a model that is worse than the readers is declared not worse",
     "sites-error": "simulation: how often a criterion on the interval for a new site would pass wrongly",
     "standardized-error": "simulation: how often a model at the threshold passes at a deployment mix",
     "train": "time of a training step, compared with a plain PyTorch + peft loop on the same images",

@@ -20,7 +20,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmarks.gate_error import agreement, calibration, combined, mixes, pairs, ranking, shares
+from benchmarks.gate_error import (
+    agreement,
+    calibration,
+    combined,
+    contrasts,
+    declared,
+    mixes,
+    pairs,
+    ranking,
+    refusals,
+    shares,
+)
 from benchmarks.gate_error.cell import NOMINAL, Cell
 
 ALLOWED = 0.029
@@ -37,6 +48,11 @@ KINDS = {
     "deployment": mixes.cells,
     "brier": calibration.brier_cells,
     "noninferiority": pairs.cells,
+    "readers": contrasts.reader_cells,
+    "gaps": contrasts.gap_cells,
+    "refusals": refusals.cells,
+    "declared": declared.cells,
+    "auc-by-patient": ranking.patient_cells,
 }
 """The cells of each kind of criterion."""
 

@@ -137,11 +137,21 @@ def cells() -> Iterator[Cell]:
         yield Cell(name, f"kappa, weights {weights}, at least {threshold:.3f}", passes, at_once=at_once)
 
 
-def passed(patients: Ints, weights: Weights, threshold: float, images_a_patient: float = 1.0) -> int:
+def passed(patients: Ints, weights: Weights, threshold: float) -> int:
     """How many test sets pass, of patients with so many images in each cell, (sets, patients, 25)."""
-    value, defined = kappa(patients.sum(axis=1).reshape(-1, 5, 5), weights)
-    close = patients[defined & (value >= threshold)].reshape(-1, patients.shape[1], 5, 5)
-    if not len(close):
+    return passed_of(patients, np.ones(patients.shape[:2], dtype=np.int64), weights, threshold)
+
+
+def passed_of(
+    patterns: Ints, counts: Ints, weights: Weights, threshold: float, *, images_a_patient: float = 1.0
+) -> int:
+    """The same of kinds of patients, (P, 25) of all test sets or (sets, P, 25), and how many there are, (sets, P)."""
+    tables = np.matmul(counts[:, None, :], patterns)[:, 0].reshape(-1, 5, 5)
+    value, defined = kappa(tables, weights)
+    close = defined & (value >= threshold)
+    if not close.any():
         return 0
-    test = p_value_of(close, np.ones(close.shape[:2]), weights, images_a_patient=images_a_patient)
+    kinds = patterns if patterns.ndim == 2 else patterns[close]
+    kinds = kinds.reshape(*kinds.shape[:-1], 5, 5)
+    test = p_value_of(kinds, counts[close], weights, images_a_patient=images_a_patient)
     return int((test(threshold, "lower") <= NOMINAL).sum())

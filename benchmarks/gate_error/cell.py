@@ -5,10 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from scipy.stats import betabinom, binom
+
+from drgate.stats.cluster import EffectiveSample, bounds, effective_n
+from drgate.stats.proportion import Interval
 
 LEVEL = 0.95
 NOMINAL = (1 - LEVEL) / 2
@@ -81,10 +85,51 @@ def draw(groups: Sequence[Patients], sets: int, rng: np.random.Generator) -> tup
     return times, *(np.concatenate([getattr(one, name) for one in groups]) for name in ("counted", "wrong"))
 
 
-def decided(decide: Callable[..., bool], *columns: ArrayLike) -> int:
-    """How many rows a decision of the product passes; equal rows are decided once."""
-    rows = np.stack([np.asarray(column, dtype=np.float64) for column in columns], axis=1)
-    if not len(rows):
-        return 0
-    distinct, times = np.unique(rows, axis=0, return_counts=True)
-    return sum(int(count) for row, count in zip(distinct.tolist(), times, strict=True) if decide(*row))
+def effective(times: Ints, counted: Ints, wrong: Ints, *, adverse: bool = False) -> Floats:
+    """The fields of the `EffectiveSample` of each test set, (sets, 5), of patients so many times (sets, K).
+
+    counted, wrong: images of the kinds of patients, (K,). 0 of 0 where none counts.
+    """
+    features = np.stack([counted > 0, counted, wrong, wrong > 0, wrong**2, wrong * counted, counted**2], axis=1)
+    clusters, n, errors, with_error, squared, by_size, sizes_squared = (times @ features).T
+    some = n > 0
+    found = np.zeros((len(times), 5))
+    design, worth = effective_n(
+        clusters=clusters[some],
+        sizes=n[some],
+        errors=errors[some],
+        with_error=with_error[some],
+        errors_squared=squared[some],
+        errors_by_size=by_size[some],
+        sizes_squared=sizes_squared[some],
+        largest=np.where(times > 0, counted, 0).max(axis=1)[some],
+        level=LEVEL,
+    )
+    k = errors if adverse else n - errors
+    found[some] = np.stack([k[some], n[some], clusters[some], design, worth], axis=1)
+    return found
+
+
+def sample_of(fields: Sequence[float]) -> EffectiveSample:
+    """A row of `effective`."""
+    k, n, clusters, design, worth = fields
+    return EffectiveSample(int(k), int(n), int(clusters), design, worth)
+
+
+def limits(samples: Floats, interval: Interval = "clopper-pearson") -> Floats:
+    """Lower and upper limit of each row of `effective`, (sets, 2)."""
+
+    def ends(*fields: float) -> tuple[float, float]:
+        found = bounds(sample_of(fields), level=LEVEL, interval=interval)
+        return found.low, found.high
+
+    found = np.tile((0.0, 1.0), (len(samples), 1))
+    some = samples[:, 1] > 0
+    found[some] = each(ends, samples[some])
+    return found
+
+
+def each(function: Callable[..., Any], rows: Floats) -> NDArray[Any]:
+    """What a function of the product says of every row; equal rows are looked at once."""
+    distinct, at = np.unique(rows, axis=0, return_inverse=True)
+    return np.array([function(*row) for row in distinct.tolist()])[at.ravel()]

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmarks.gate_error.cell import LEVEL, Cell, Flags, Floats, Ints, decided
-from drgate.stats.cluster import EffectiveSample, effective_n
+from benchmarks.gate_error.cell import LEVEL, Cell, Flags, Floats, Ints, each, effective, sample_of
 from drgate.stats.combined import NEGATIVE_LIKELIHOOD_RATIO, POSITIVE_LIKELIHOOD_RATIO, YOUDEN, Combination, Combined
 
 Kinds = Sequence[tuple[int, int, int]]
@@ -93,36 +92,14 @@ def cells() -> Iterator[Cell]:
 
 def passed(times: Ints, images: Ints, wrong: Ints, combination: Combination, threshold: float, *, high: bool) -> int:
     """How many test sets pass, of patients with so many images and errors, (K, 2), so many times, (sets, K)."""
-    sides = [effective(times, images[:, side], wrong[:, side]) for side in (0, 1)]
+    sides = np.stack([effective(times, images[:, side], wrong[:, side]) for side in (0, 1)], axis=1)
     shared = int(times[0] @ images.prod(axis=1))
-    rates = [side[:, 0] / side[:, 1] for side in sides]
-    value, defined = combination.values(*rates)
+    value, defined = combination.values(*(sides[:, side, 0] / sides[:, side, 1] for side in (0, 1)))
     close: Flags = defined & ((value >= threshold) if high else (value <= threshold))
 
-    def shows(*numbers: float) -> bool:
-        first, second = (
-            EffectiveSample(int(k), int(n), int(clusters), design, effective)
-            for k, n, clusters, design, effective in (numbers[:5], numbers[5:])
-        )
+    def shows(*fields: float) -> bool:
+        first, second = sample_of(fields[:5]), sample_of(fields[5:])
         found = combination.estimate(first, second, level=LEVEL, interval="clopper-pearson", shared=shared)
         return isinstance(found, Combined) and (found.low >= threshold if high else found.high <= threshold)
 
-    return decided(shows, *np.concatenate(sides, axis=1)[close].T)
-
-
-def effective(times: Ints, images: Ints, wrong: Ints) -> Floats:
-    """The fields of the `EffectiveSample` of the images that are right, (sets, 5)."""
-    features = np.stack([images > 0, images, wrong, wrong > 0, wrong**2, wrong * images, images**2], axis=1)
-    clusters, n, errors, with_error, squared, by_size, sizes_squared = (times @ features).T
-    design, worth = effective_n(
-        clusters=clusters,
-        sizes=n,
-        errors=errors,
-        with_error=with_error,
-        errors_squared=squared,
-        errors_by_size=by_size,
-        sizes_squared=sizes_squared,
-        largest=np.where(times > 0, images, 0).max(axis=1),
-        level=LEVEL,
-    )
-    return np.stack([n - errors, n, clusters, design, worth], axis=1)
+    return int(each(shows, sides[close].reshape(-1, 10)).sum())

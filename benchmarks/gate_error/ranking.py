@@ -108,6 +108,59 @@ def cells() -> Iterator[Cell]:
         yield Cell(f"{name}, {words}", f"area at least {scores.area:.3f}", passes)
 
 
+UNITS: dict[str, Kinds] = {
+    "30 with two, 60 without two": [(30, 2, 0), (60, 0, 2)],
+    "60 with one of each, 100 without two": [(60, 1, 1), (100, 0, 2)],
+    "10 with one of 8, 200 without two": [(10, 1, 7), (200, 0, 2)],
+    "60 with one of two, 60 without 10": [(60, 1, 1), (60, 0, 10)],
+    "20 with 10, 20 without one": [(20, 10, 0), (20, 0, 1)],
+    "100 with one, 100 without one": [(100, 1, 0), (100, 0, 1)],
+}
+"""Patients by their images, of which the largest score is theirs."""
+
+
+def patient_cells() -> Iterator[Cell]:
+    """The area by patient: a patient with an image of the grade has it, and is ranked by the largest score."""
+    for (name, kinds), shift, correlation, rounded in itertools.product(
+        UNITS.items(), (1.0, 2.0, 3.0), (0.0, 0.8), (False, True)
+    ):
+        positive, owner = images_of(kinds)
+        truth = _largest_area(kinds, shift, correlation, rounded=rounded)
+
+        def passes(
+            sets: int,
+            rng: np.random.Generator,
+            scores: Scores = Scores(shift, correlation),
+            positive: Flags = positive,
+            owner: Ints = owner,
+            rounded: bool = rounded,
+            truth: float = truth,
+        ) -> int:
+            starts = np.flatnonzero(np.diff(owner, prepend=-1))
+            largest = np.maximum.reduceat(scores.draw(positive, owner, sets, rng), starts, axis=1)
+            units = np.maximum.reduceat(positive, starts)
+            return passed(np.round(largest) if rounded else largest, units, np.arange(units.size), truth)
+
+        words = f"{name}, shift {shift:g}, correlation {correlation:g}{', whole scores' if rounded else ''}"
+        yield Cell(words, f"area by patient at least {truth:.3f}", passes)
+
+
+def _largest_area(kinds: Kinds, shift: float, correlation: float, *, rounded: bool) -> float:
+    """The true area of the largest scores, by numerical integration over what a patient's images share."""
+    common, weight = np.polynomial.hermite_e.hermegauss(80)
+    weight = weight / weight.sum()
+    grid = np.arange(-8.5, 14.5) if rounded else np.linspace(-8, 14, 4401)
+    below = np.zeros((2, grid.size))
+    total = np.zeros(2)
+    for number, some, others in kinds:
+        at = (grid - math.sqrt(correlation) * common[:, None]) / math.sqrt(1 - correlation)
+        side = int(some > 0)
+        below[side] += number * (weight @ (ndtr(at - shift / math.sqrt(1 - correlation)) ** some * ndtr(at) ** others))
+        total[side] += number
+    without, with_it = below / total[:, None]
+    return float(np.diff(with_it, prepend=0.0) @ (np.r_[0.0, without[:-1]] + without) / 2)
+
+
 def passed(
     scores: Floats,
     positive: Flags,

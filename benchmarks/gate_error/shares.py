@@ -7,8 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from benchmarks.gate_error.cell import LEVEL, Cell, Ints, Patients, alike, decided, draw, mixed, wrong_share
-from drgate.stats.cluster import EffectiveSample, bounds, effective_n
+from benchmarks.gate_error.cell import Cell, Ints, Patients, alike, draw, effective, limits, mixed, wrong_share
 from drgate.stats.proportion import Interval
 
 Design = Callable[[float], Sequence[Patients]]
@@ -156,41 +155,12 @@ def cells() -> Iterator[Cell]:
         yield Cell(name, words + (", Wilson" if interval == "wilson" else ""), passes, at_once=20_000)
 
 
-def passed(
-    times: Ints,
-    counted: Ints,
-    wrong: Ints,
-    *,
-    threshold: float,
-    adverse: bool,
-    interval: Interval,
-    level: float = LEVEL,
-) -> int:
+def passed(times: Ints, counted: Ints, wrong: Ints, *, threshold: float, adverse: bool, interval: Interval) -> int:
     """How many test sets pass, of patients with so many images counted and wrong, (K,), so many times, (sets, K)."""
-    features = np.stack(
-        [counted > 0, counted, wrong, wrong > 0, wrong**2, wrong * counted, counted**2], axis=1, dtype=np.float64
-    )
-    sums = (times @ features).astype(np.int64)
-    largest = np.where((times > 0), counted, 0).max(axis=1)
-    n, errors = sums[:, 1], sums[:, 2]
+    n, errors = times @ counted, times @ wrong
     # Where the estimate misses the rule, so does its limit.
-    close = (n > 0) & (errors <= (threshold if adverse else 1 - threshold) * n + 1e-9)
-    clusters, n, errors, with_error, squared, by_size, sizes_squared = sums[close].T
-    design, effective = effective_n(
-        clusters=clusters,
-        sizes=n,
-        errors=errors,
-        with_error=with_error,
-        errors_squared=squared,
-        errors_by_size=by_size,
-        sizes_squared=sizes_squared,
-        largest=largest[close],
-        level=LEVEL,
-    )
-
-    def shows(errors: float, n: float, clusters: float, design: float, effective: float) -> bool:
-        k = int(errors) if adverse else int(n - errors)
-        ends = bounds(EffectiveSample(k, int(n), int(clusters), design, effective), level=LEVEL, interval=interval)
-        return ends.high <= threshold if adverse else ends.low >= threshold
-
-    return decided(shows, errors, n, clusters, design, effective)
+    close = times[(n > 0) & (errors <= (threshold if adverse else 1 - threshold) * n + 1e-9)]
+    if not len(close):
+        return 0
+    low, high = limits(effective(close, counted, wrong, adverse=adverse), interval).T
+    return int((high <= threshold if adverse else low >= threshold).sum())
