@@ -14,7 +14,6 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
 from typing import Final, Literal
 
 import numpy as np
@@ -26,6 +25,8 @@ Named = Literal["all", "some", "none", "image names"]
 _SIDES: Final = {"left": "L", "l": "L", "os": "L", "right": "R", "r": "R", "od": "R"}
 _TOKEN: Final = re.compile(r"(?<![a-z0-9])(left|right|os|od|l|r)([0-9]?)(?![a-z0-9])")
 _LETTER: Final = re.compile(r"(?<=[0-9])([lr])()$")
+_ANY: Final = r"(?:^|[^a-z0-9])(?:left|right|os|od|l|r)[0-9]?(?:[^a-z0-9]|$)"
+"""The same anywhere in a path, in a form that is quick to look for."""
 _NEITHER: Final = re.compile(r"[\W_]+")
 _DIGITS: Final = 8
 """Hex digits of a digest by which an image is recognised."""
@@ -65,21 +66,25 @@ def grouping(table: pd.DataFrame) -> Grouping:
     ids, first = pd.factorize(table["patient"])
     ids = ids.astype(np.int64)
     named: Named = "none" if not len(first) else "some" if (ids < 0).any() else "all"
-    sources = table["source"].fillna("").tolist() if "source" in table.columns else [""] * len(table)
-    prefixes = {f"{source}:" for source in sources if source}
-    texts = [_without(str(text), prefixes) for text in first]
-    images = [PurePosixPath(str(image)) for image in table["image"]] if len(table) else []
-    contents = table["sha256"].tolist() if "sha256" in table.columns else [None] * len(table)
-    if named == "all" and _repeat_names(images, [texts[code] for code in ids.tolist()], contents):
+    sources = _texts(table["source"].fillna("")) if "source" in table.columns else None
+    prefixes = set() if sources is None else {f"{source}:" for source in set(sources) if source}
+    owners = [_without(str(text), prefixes) for text in first]
+    images = _texts(table["image"])
+    contents = _texts(table["sha256"]) if "sha256" in table.columns else None
+    if named == "all" and _repeat_names(images, owners, ids.tolist(), contents):
         named = "image names"
     # Images without a patient are each of their own until their names say otherwise.
     codes = np.where(ids < 0, len(first) + np.arange(len(ids)), ids)
-    merged = _merged(codes, _pairs(codes, images, table["eye"].tolist(), sources, texts))
+    merged = _merged(codes, _pairs(table, codes, images, sources, owners))
     if named == "all":
         known = pd.factorize(merged)[0].astype(np.int64)
-        return Grouping(named, known, merged=len(first) - len(np.unique(known)))
+        return Grouping(named, known, merged=len(first) - int(known.max() + 1))
     _, sizes = np.unique(merged, return_counts=True)
     return Grouping(named, None, most=int(sizes.max(initial=1)))
+
+
+def _texts(column: pd.Series[str]) -> list[str]:
+    return list(column.to_numpy(dtype=object))
 
 
 def _without(text: str, prefixes: Iterable[str]) -> str:
@@ -91,20 +96,33 @@ def _plain(text: str) -> str:
     return _NEITHER.sub("", text.lower())
 
 
-def _repeat_names(images: list[PurePosixPath], ids: list[str], contents: list[object]) -> bool:
-    """Whether more than half of the ids only repeat the names of their images."""
-    repeated, framed = 0, Counter[tuple[str, str]]()
-    for image, id_, content in zip(images, ids, contents, strict=True):
-        own, stem = _plain(id_), _plain(image.stem)
+def _parts(image: str) -> tuple[str, str, str]:
+    """Folder, name and extension of an image."""
+    folder, _, name = image.rpartition("/")
+    stem, dot, extension = name.rpartition(".")
+    return (folder, stem, extension) if dot else (folder, name, "")
+
+
+def _repeat_names(images: list[str], owners: list[str], ids: list[int], contents: list[str] | None) -> bool:
+    """Whether more than half of the ids only repeat the names of their images. owners: the ids; ids: of each row."""
+    own_texts = [_plain(owner) for owner in owners]
+    repeated, others, framed = 0, 0, Counter[tuple[str, str]]()
+    for row, (image, code) in enumerate(zip(images, ids, strict=True)):
+        own, content = own_texts[code], contents[row] if contents is not None else None
+        folder, name, extension = _parts(image)
+        stem = _plain(name)
         if isinstance(content, str) and len(own) >= _DIGITS and content.startswith(own):
             repeated += 1
         elif stem and stem in own:
-            whole = _plain(str(image))
-            if own in (stem, _plain(image.name), whole, whole.removesuffix(_plain(image.suffix))):
+            before, _, after = own.partition(stem)
+            if before in ("", _plain(folder)) and after in ("", _plain(extension)):
                 repeated += 1
             else:
-                before, _, after = own.partition(stem)
                 framed[before, after] += 1
+        else:
+            others += 1
+            if 2 * others >= len(ids):
+                return False
     return 2 * (repeated + max(framed.values(), default=0)) > len(ids)
 
 
@@ -118,38 +136,38 @@ def _eye(text: str, token: re.Pattern[str]) -> tuple[str, str, str] | None:
 
 
 def _pairs(
-    codes: NDArray[np.int64], images: list[PurePosixPath], eyes: list[object], sources: list[str], texts: list[str]
+    table: pd.DataFrame, codes: NDArray[np.int64], images: list[str], sources: list[str] | None, owners: list[str]
 ) -> Iterator[list[int]]:
-    """Sets of codes that are one patient's. texts: the ids of the first codes."""
-    sides: defaultdict[int, set[str]] = defaultdict(set)
-    unseen: set[int] = set()
+    """Sets of codes that are one patient's. owners: the ids of the first codes."""
+    given = table["eye"].to_numpy(dtype=object, na_value="")
+    eyes = np.where(given == "L", "L", np.where(given == "R", "R", ""))
     by_name: defaultdict[tuple[str, str, str], set[int]] = defaultdict(set)
-    for code, image, eye, source in zip(codes.tolist(), images, eyes, sources, strict=True):
-        given = eye if isinstance(eye, str) else None
-        parsed = _eye(image.stem.lower(), _TOKEN)
-        if parsed is not None and given in (None, parsed[0]):
-            given, digit, rest = parsed
-            folder = str(image.parent).lower()
+    for row in np.flatnonzero(table["image"].str.contains(_ANY, case=False, regex=True).to_numpy(dtype=bool)).tolist():
+        folder, name, _ = _parts(images[row].lower())
+        parsed = _eye(name, _TOKEN)
+        if parsed is not None and eyes[row] in ("", parsed[0]):
+            eyes[row], digit, rest = parsed
             # A name that is the eye alone is one patient's in a folder; with a digit that may be the patient.
-            if _plain(rest) or (folder != "." and not digit):
-                by_name[source, folder, rest].add(code)
-        if given is None:
-            unseen.add(code)
-        else:
-            sides[code].add(given)
-
-    def both(some: Iterable[int]) -> list[int]:
-        """Those with one eye, where there are both."""
-        one_eyed = [code for code in some if len(sides[code]) == 1]
-        return one_eyed if len({side for code in one_eyed for side in sides[code]}) == 2 else []
-
-    yield from (found for some in by_name.values() if len(some) > 1 and (found := both(some)))
-    by_id: defaultdict[str, set[int]] = defaultdict(set)
-    for code, text in enumerate(texts):
-        parsed = _eye(text.lower(), _TOKEN) or _eye(text.lower(), _LETTER)
-        if parsed is not None and sides[code] == {parsed[0]} and code not in unseen:
-            by_id[parsed[2]].add(code)
-    yield from (found for some in by_id.values() if len(some) > 1 and (found := both(some)))
+            if _plain(rest) or (folder and not digit):
+                by_name["" if sources is None else sources[row], folder, rest].add(int(codes[row]))
+    by_id: defaultdict[str, dict[int, str]] = defaultdict(dict)
+    named = pd.Series(owners, dtype="str").str.contains(f"{_ANY}|[0-9][lr]$", case=False, regex=True)
+    for code in np.flatnonzero(named.to_numpy(dtype=bool)).tolist():
+        text = owners[code].lower()
+        parsed = _eye(text, _TOKEN) or _eye(text, _LETTER)
+        if parsed is not None:
+            by_id[parsed[2]][code] = parsed[0]
+    shown = [*(some for some in by_name.values() if len(some) > 1), *(some for some in by_id.values() if len(some) > 1)]
+    if not shown:
+        return
+    size = int(codes.max()) + 1
+    left, right, neither = (np.bincount(codes[eyes == side], minlength=size) > 0 for side in ("L", "R", ""))
+    for some in shown:
+        sides = {code: "L" if left[code] else "R" for code in some if left[code] != right[code]}
+        if isinstance(some, dict):
+            sides = {code: side for code, side in sides.items() if side == some[code] and not neither[code]}
+        if len({*sides.values()}) == 2:
+            yield list(sides)
 
 
 def _merged(codes: NDArray[np.int64], sets: Iterable[list[int]]) -> NDArray[np.int64]:
