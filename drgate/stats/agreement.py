@@ -63,7 +63,8 @@ def limits(
         def beyond(candidate: float, side: str = side) -> float:
             return float(p_value(candidate, side)) - (1 - level) / 2
 
-        open_ended = found == end or beyond(end) > 0
+        # Where no image differs from what chance gives, the test says nothing even at the estimate.
+        open_ended = found == end or beyond(end) > 0 or beyond(found) <= 0
         ends.append(end if open_ended else float(brentq(beyond, end, found, xtol=1e-12)))
     return ends[0], ends[1]
 
