@@ -39,9 +39,9 @@ DESIGNS = {
     "2000x1, 5.5 %": Design(((2000, 1),), 0.055),
     "230x2, half": Design(((230, 2),), 0.5, 0.5),
     "230x4, half, images alike": Design(((230, 4),), 0.5, 1.0),
-    "230x1 + 1x60, half, images alike": Design(((230, 1), (1, 60)), 0.5, 1.0),
-    "200x1 + 20x10, half": Design(((200, 1), (20, 10)), 0.5, 0.9),
-    "12 of each of 1 to 20 images": Design(tuple((12, images) for images in range(1, 21)), 0.5, 0.5),
+    "400x1 + 1x12, half, images alike": Design(((400, 1), (1, 12)), 0.5, 1.0),
+    "600x1 + 60x4, half": Design(((600, 1), (60, 4)), 0.5, 0.9),
+    "18 of each of 1 to 20 images": Design(tuple((18, images) for images in range(1, 21)), 0.5, 0.5),
 }
 SEPARATIONS = (0.5, 1.0, 2.0)
 """Distance of the mean logits with and without the event, in standard deviations."""
@@ -100,9 +100,10 @@ def may_pass(probabilities: Floats, positive: Flags, owner: Ints, figure: str) -
 
     The product's interval has 1.96 or more: the others are not looked at.
     """
-    starts = np.flatnonzero(np.diff(owner, prepend=-1))
-    events = positive[:, starts].sum(axis=1)
-    enough = np.flatnonzero(np.minimum(events, starts.size - events) >= FEWEST_EVENTS)
+    starts, sizes = np.flatnonzero(np.diff(owner, prepend=-1)), np.bincount(owner)
+    events = positive[:, starts]
+    worth = [(side @ sizes) ** 2 // np.maximum(side @ sizes**2, 1) for side in (events, ~events)]
+    enough = np.flatnonzero(np.minimum(*worth) >= FEWEST_EVENTS)
     x, y = np.log(probabilities[enough] / (1 - probabilities[enough])), positive[enough]
     at, slope = np.zeros(len(x)), np.ones(len(x))
     joint = figure == "slope"
