@@ -88,17 +88,18 @@ class TestACorrectAnswerMadeWrong:
     @given(sets=worse(largest=1), mix=st.sampled_from([(0.8, 0.1, 0.08, 0.01, 0.01), (0.2,) * 5]))
     def test_deployment_figures(self, sets, mix):
         """Accuracy (balanced too), sensitivity and specificity at a mix, where each patient has one image."""
-        for ratio, policy in (
+        rules: tuple[tuple[confusion.Ratio, NoOutputPolicy], ...] = (
             (confusion.accuracy("excluded"), "excluded"),
             (confusion.sensitivity((2, 3, 4), "as_referred"), "as_referred"),
             (confusion.specificity((2, 3, 4), "as_referred"), "as_referred"),
-        ):
+        )
+        for ratio, policy in rules:
             found = [
                 standardized.estimate(ratio, *one.patterns(), mix=mix, level=one.level, no_output=policy)
                 for one in sets
             ]
-            if all(isinstance(one, standardized.Standardized) for one in found):
-                assert found[1].low <= found[0].low + ROUNDING
+            lows = [one.low for one in found if isinstance(one, standardized.Standardized)]
+            assert len(lows) < 2 or lows[1] <= lows[0] + ROUNDING
 
     @settings(max_examples=100, deadline=None)
     @given(sets=worse(largest=15), seed=st.integers(0, 2**32 - 1), close=st.sampled_from([0.5, 0.9, 0.98]))
