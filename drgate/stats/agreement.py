@@ -24,6 +24,9 @@ _NEAR_ZERO: Final = 1e-4
 _STEPS: Final = 200
 """More steps than any search for the saddlepoint takes."""
 
+_POLE: Final = 1e-12
+"""Relative distance of that search from the poles, where the slope is infinite."""
+
 _CLOSE: Final = 1e-12
 """Relative length of the last step of that search."""
 
@@ -131,7 +134,7 @@ def _above_zero(terms: ArrayLike, shapes: ArrayLike) -> NDArray[np.float64]:
 def _saddlepoint(a: NDArray[np.float64], s: NDArray[np.float64]) -> NDArray[np.float64]:
     """The tail of `_above_zero` (R,) where each row of terms has both signs."""
     low, high = a.min(axis=1), a.max(axis=1)
-    below, above = 1 / low, 1 / high
+    below, above = (1 - _POLE) / low, (1 - _POLE) / high
     nearest = np.minimum(-below, above)
     t, rows = np.zeros(len(a)), np.arange(len(a))
     # The slope of the cumulants rises from -inf to inf between these poles, and has one root. Newton's steps are those
