@@ -81,7 +81,7 @@ def gap(
     if len(groups) < 2:
         return NotEstimable(f"a gap needs two groups, and every {unit} has {column} = {groups[0].name or BLANK}.")
     rates = [group.rate for group in groups]
-    best, worst = (pick(groups, key=lambda group: group.rate.value) for pick in (max, min))
+    best, *_, worst = sorted(groups, key=lambda group: -group.rate.value)
     estimate = Estimate(
         kind="difference", value=best.rate.value - worst.rate.value, n=sum(rate.n or 0 for rate in rates), level=level
     )
@@ -100,7 +100,7 @@ def gap(
         high=limits.high,
         method=f"MOVER or melded, {checklist.evidence.interval}, the widest of {pairs} ordered pairs",
     )
-    lower, upper = ((groups[pair[0]], groups[pair[1]]) for pair in (limits.shown, limits.open))
+    lower, upper = ((groups[pair[0]], groups[pair[1]]) for pair in (limits.lower, limits.upper))
     return Gap(estimate, tuple(groups), (best, worst), lower, upper)
 
 

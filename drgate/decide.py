@@ -248,8 +248,8 @@ def _judge_gap(criterion: Criterion, metric: Estimate, metrics: Metrics, decided
         how = f"{known}, between {pair(found.widest)}; {rule}"
         return status, f"{how}, judged on the estimate alone.", low is not None and not meets(low)
     if low is None or high is None:
-        how = f"{known}, between {pair(found.widest)}, and has no confidence interval"
-        return "INSUFFICIENT", f"{how}; {rule}.", False
+        lacking = metrics.sample.no_patients or "it has no confidence interval"
+        return "INSUFFICIENT", f"{known}, between {pair(found.widest)}; {rule}, but {lacking}.", False
     if not meets(low):
         return (
             "FAIL",

@@ -129,7 +129,7 @@ def groups_of(counts: dict[str | None, tuple[int, int]], **more: Any) -> Predict
         rows += [{"sex": sex, "grade": 3, "predicted": 3 if i < k else 0} for i in range(n)]
         rows += [{"sex": sex, "grade": 0, "predicted": 0}]
     table = pd.DataFrame(rows).assign(image=lambda t: [f"{i:05}.png" for i in range(len(t))])
-    return make_predictions(table.assign(patient=table["image"], **more), "table.csv", {})
+    return make_predictions(table.assign(patient=[f"P{i}" for i in range(len(table))], **more), "table.csv", {})
 
 
 GAP = "gap:sensitivity:referable@sex"
@@ -173,6 +173,17 @@ class TestGap:
         limits = [((a[1] - 0.95) ** 2 + (0.95 - b[0]) ** 2) ** 0.5 for a, b in ((one, other), (other, one))]
         assert result.estimate.value == 0
         assert result.estimate.high == pytest.approx(max(limits), abs=1e-9)
+
+    def test_without_patients_nothing_is_shown(self):
+        """It says what to declare, and of equal groups names two."""
+        named = groups_of({"F": (95, 100), "M": (95, 100)})
+        bare = replace(named, table=named.table.assign(patient=pd.array([None] * len(named.table), dtype="str")))
+        result = judged(bare, checklist_of({"id": GAP, "at_most": 0.05}))
+        assert result.status == "INSUFFICIENT"
+        assert result.reason.startswith(
+            "The gap is 0.0 points, between sex = F (95 of 100) and M (95 of 100); the rule is at most 5.0 points, but "
+            "no patients are named. Name them in a column patient, or let the owner of the test set declare"
+        )
 
     def test_a_small_group_is_not_assessed(self):
         counts: dict[str | None, tuple[int, int]] = {"F": (999, 1000), "M": (60, 60), None: (20, 20)}
@@ -223,8 +234,8 @@ class TestGap:
 
 def paired_table(**columns: list[Any]) -> Predictions:
     n = len(next(iter(columns.values())))
-    images = [f"{i:05}.png" for i in range(n)]
-    return make_predictions(pd.DataFrame({"image": images, "patient": images, **columns}), "table.csv", {})
+    names = {"image": [f"{i:05}.png" for i in range(n)], "patient": [f"P{i}" for i in range(n)]}
+    return make_predictions(pd.DataFrame(names | columns), "table.csv", {})
 
 
 class TestBaseline:

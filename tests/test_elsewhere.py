@@ -36,8 +36,8 @@ def checklist(**more: Any) -> Checklist:
 def table_of(rows: list[dict[str, Any]]) -> Predictions:
     """One image a patient."""
     frame = pd.DataFrame(rows).astype({"predicted": "Int64"})
-    names = [f"{i:05d}.png" for i in range(len(frame))]
-    return make_predictions(frame.assign(image=names, patient=names), "table.csv", {})
+    names = {"image": [f"{i:05d}.png" for i in range(len(frame))], "patient": [f"P{i}" for i in range(len(frame))]}
+    return make_predictions(frame.assign(**names), "table.csv", {})
 
 
 def two_by_two(hits: int, missed: int, cleared: int, false: int, *, refused: int = 0) -> Predictions:
@@ -216,7 +216,7 @@ class TestSites:
 
     def test_a_table_without_the_column_is_refused_before_a_look(self):
         with pytest.raises(PredictionsError, match="has no column 'site'"):
-            require_evaluable(two_by_two(9, 1, 9, 1), self.JUDGED, TestSet("t"))
+            require_evaluable(two_by_two(9, 1, 9, 1), self.JUDGED, TestSet("t.csv"))
 
     def test_groups_of_the_slices_name_the_sites(self):
         """One hospital under two spellings is one site in both."""

@@ -255,4 +255,5 @@ class TestDeletingTheColumn:
             asked = {"evidence": {"decide_on": on}, "criteria": [{"id": "accuracy", "at_least": threshold}]}
             (result,) = evaluate(bare, parse_checklist({**ACCURATE.content(), **asked}, "x")).criteria
             assert (result.status, result.shown) == (status, False if status == "FAIL" else None)
-        assert not evaluate(bare, self.ASKED).gate_error
+        (error,) = evaluate(bare, self.ASKED).gate_error
+        assert (error.passes, error.why) == (None, "The patients are not known, so no model can pass.")

@@ -47,8 +47,8 @@ def table_of(*cells: tuple[int | None, int | None, int], **columns: Any) -> pd.D
     """Images by reference grade, answer (None: no output) and number; one patient each."""
     rows = [(grade, answer) for grade, answer, count in cells for _ in range(count)]
     table = pd.DataFrame(rows, columns=["grade", "predicted"]).astype("Int8")
-    names = [f"{i:05}.png" for i in range(len(table))]
-    return table.assign(image=names, patient=names, **columns)
+    numbers = range(len(table))
+    return table.assign(image=[f"{i:05}.png" for i in numbers], patient=[f"P{i}" for i in numbers], **columns)
 
 
 def predictions(table: pd.DataFrame) -> Predictions:
@@ -190,7 +190,7 @@ class TestInformativeRefusal:
         """Only the refusals of the slice count there."""
         table = pd.concat(
             [
-                table_of(*EVEN).assign(camera="A", patient=lambda t: "a" + t["image"]),
+                table_of(*EVEN).assign(camera="A", patient=lambda t: "A" + t["patient"]),
                 table_of(*EVEN, (4, None, 100)).assign(camera="B", image=lambda t: "b" + t["image"]),
             ]
         )

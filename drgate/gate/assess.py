@@ -434,8 +434,8 @@ class _Assessor:
         required = any(criterion.id.needs_baseline and criterion.required for criterion in evaluation.criteria)
         if required and recorded is not None and baseline is None:
             reason = (
-                f"A criterion on the baseline is required, but its predictions are not in {folder}. Commit the "
-                "table that drgate score wrote."
+                f"A criterion on the baseline is required, but the baseline's predictions are not in {folder}. "
+                "Commit the table that drgate score wrote."
             )
             return self._finding(check, "NOT_ASSESSED", reason)
         if not (result.recomputed and result.bound):

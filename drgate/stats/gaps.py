@@ -48,14 +48,14 @@ class Gap:
     """The largest minus the smallest proportion.
 
     low, high: the largest lower and the largest upper limit of a difference of two groups, at least 0.
-    shown, open: the groups (larger first) that these are of.
+    lower, upper: the two groups (larger first) that low and high are of.
     """
 
     value: float
     low: float
     high: float
-    shown: tuple[int, int]
-    open: tuple[int, int]
+    lower: tuple[int, int]
+    upper: tuple[int, int]
 
 
 def differences(value: ArrayLike, low: ArrayLike, high: ArrayLike) -> tuple[Floats, Floats]:
@@ -138,11 +138,11 @@ def largest(rates: Sequence[Rate], *, level: float) -> Gap:
     down = -up.T
     for limits in (down, up):
         np.fill_diagonal(limits, -np.inf)
-    shown, open_ = (tuple(map(int, np.unravel_index(int(limits.argmax()), limits.shape))) for limits in (down, up))
+    lower, upper = (tuple(map(int, np.unravel_index(int(limits.argmax()), limits.shape))) for limits in (down, up))
     return Gap(
         float(values.max() - values.min()),
         max(0.0, float(down.max())),
         float(up.max()),
-        (shown[0], shown[1]),
-        (open_[0], open_[1]),
+        (lower[0], lower[1]),
+        (upper[0], upper[1]),
     )

@@ -64,7 +64,7 @@ def test_the_widest_pair_decides_whichever_it_is():
     assert gap.value == pytest.approx(0.02)
     pairs = {pair: largest([rates[i] for i in pair], level=0.95).high for pair in itertools.combinations(range(3), 2)}
     assert gap.high == max(pairs.values())
-    assert set(gap.open) == set(max(pairs, key=lambda pair: pairs[pair])) == {0, 1}
+    assert set(gap.upper) == set(max(pairs, key=lambda pair: pairs[pair])) == {0, 1}
     with pytest.raises(ValueError, match="two groups"):
         largest(rates[:1], level=0.95)
 
