@@ -68,13 +68,16 @@ def gap(
     names = dict.fromkeys([*declared, *sample.slice_names.get(column, ())])
     if (sample.slices[column] < 0).any():
         names[""] = None
-    groups = []
+    groups, worths = [], []
     for name in names:
-        found = _rate(sample.tally(column, name, about.target), ratio, level, checklist.evidence.interval)
+        tally = sample.tally(column, name, about.target)
+        found = _rate(tally, ratio, level, checklist.evidence.interval)
         if found is None:
             whose = f" {about.who}" if about.target else ""
             return NotEstimable(f"the group {column} = {name or BLANK} has no {unit}{whose} that counts.")
         groups.append(Group(name, found))
+        effective = None if tally is None else tally.effective(ratio, level)
+        worths.append(0.0 if effective is None else effective.effective_n)
     if len(groups) < 2:
         return NotEstimable(f"a gap needs two groups, and every {unit} has {column} = {groups[0].name or BLANK}.")
     rates = [group.rate for group in groups]
@@ -82,16 +85,20 @@ def gap(
     estimate = Estimate(
         kind="difference", value=best.rate.value - worst.rate.value, n=sum(rate.n or 0 for rate in rates), level=level
     )
-    known = [gaps.Rate(one.value, one.low, one.high) for one in rates if one.low is not None and one.high is not None]
+    known = [
+        gaps.Rate(one.value, one.low, one.high, worth)
+        for one, worth in zip(rates, worths, strict=True)
+        if one.low is not None and one.high is not None
+    ]
     if len(known) < len(rates):
         return Gap(estimate, tuple(groups), (best, worst), (best, worst), (best, worst))
-    limits = gaps.largest(known)
+    limits = gaps.largest(known, level=level)
     pairs = len(groups) * (len(groups) - 1)
     estimate = replace(
         estimate,
         low=limits.low,
         high=limits.high,
-        method=f"MOVER, {checklist.evidence.interval}, the widest of {pairs} ordered pairs",
+        method=f"MOVER or melded, {checklist.evidence.interval}, the widest of {pairs} ordered pairs",
     )
     lower, upper = ((groups[pair[0]], groups[pair[1]]) for pair in (limits.shown, limits.open))
     return Gap(estimate, tuple(groups), (best, worst), lower, upper)

@@ -15,7 +15,7 @@ from drgate.checklist_diff import diff
 from drgate.elsewhere import by_prevalence, net_benefit
 from drgate.errors import PredictionsError
 from drgate.evaluate import evaluate, require_evaluable
-from drgate.evaluation import Estimate, Evaluation, NetBenefit, NotEstimable, Predictive, Spread
+from drgate.evaluation import Estimate, Evaluation, NetBenefit, NotEstimable, Predictive, Spread, TestSet
 from drgate.measure import Metrics
 from drgate.metrics import MetricId
 from drgate.predictions import Predictions, make_predictions, published
@@ -216,7 +216,7 @@ class TestSites:
 
     def test_a_table_without_the_column_is_refused_before_a_look(self):
         with pytest.raises(PredictionsError, match="has no column 'site'"):
-            require_evaluable(two_by_two(9, 1, 9, 1), self.JUDGED)
+            require_evaluable(two_by_two(9, 1, 9, 1), self.JUDGED, TestSet("t"))
 
     def test_groups_of_the_slices_name_the_sites(self):
         """One hospital under two spellings is one site in both."""

@@ -197,8 +197,8 @@ class TestTheProductDecides:
             for times, counted, wrong in groups:
                 sample = effective_sample(counted - wrong, counted, level=LEVEL, counts=times[at])
                 ends = bounds(sample, level=LEVEL, interval="clopper-pearson")
-                rates.append(Rate(sample.k / sample.n, ends.low, ends.high))
-            found.append(largest(rates).high)
+                rates.append(Rate(sample.k / sample.n, ends.low, ends.high, sample.effective_n))
+            found.append(largest(rates, level=LEVEL).high)
         threshold, expected = some(found, high=False)
         assert contrasts.gap_passed(groups, threshold) == expected
 

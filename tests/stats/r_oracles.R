@@ -80,3 +80,13 @@ v10 <- sums(rowMeans(higher) - area, patient[y == 1]); v01 <- sums(colMeans(high
 k10 <- length(unique(patient[y == 1])); k01 <- length(unique(patient[y == 0]))
 show("Obuchowski variance", k10 / ((k10 - 1) * m^2) * sum(v10^2) + k01 / ((k01 - 1) * n^2) * sum(v01^2) +
   2 * k / ((k - 1) * m * n) * sum(v10 * v01), k10, k01)
+
+# -- melded upper limit of a difference of two proportions (Fay, Proschan & Brittain 2015), by numerical integration -----
+melded <- function(k1, n1, k2, n2) {
+  beyond <- function(x) integrate(
+    function(l) dbeta(l, k2, n2 - k2 + 1) * pbeta(l + x, k1 + 1, n1 - k1, lower.tail = FALSE),
+    0, 1 - x, rel.tol = 1e-12, subdivisions = 5000)$value
+  uniroot(function(x) beyond(x) - 0.025, c(1e-4, 0.9999), tol = 1e-12)$root
+}
+for (a in list(c(56, 70, 48, 80), c(35, 36, 795, 1000), c(95, 100, 85, 100), c(58.5, 60.5, 50.25, 61.5)))
+  cat("melded", a, sprintf("%.8f", do.call(melded, as.list(a))), "\n")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from drgate.stats.gaps import Rate, differences, largest
+from drgate.stats.gaps import Rate, differences, largest, melded, shown
 from drgate.stats.power import fair_gap, patients_for_gap
 from drgate.stats.proportion import Interval, exact_bounds, wilson_bounds
 
@@ -17,7 +17,7 @@ LIMITS = {"clopper-pearson": exact_bounds, "wilson": wilson_bounds}
 
 def rate(k: int, n: int, interval: Interval = "wilson", level: float = 0.95) -> Rate:
     ends = LIMITS[interval](k, n, level=level)
-    return Rate(k / n, ends.low, ends.high)
+    return Rate(k / n, ends.low, ends.high, n)
 
 
 NEWCOMBE_1998 = [
@@ -38,37 +38,74 @@ def test_a_difference_has_the_published_limits(one: tuple[int, int], other: tupl
     rates = [rate(*one), rate(*other)]
     down, up = differences(*zip(*((r.value, r.low, r.high) for r in rates), strict=True))
     assert (round(float(down[0, 1]), 4), round(float(up[0, 1]), 4)) == (low, high)
-    gap = largest(rates)
-    assert (round(gap.high, 4), round(gap.low, 4)) == (max(high, round(-low, 4)), max(low, 0.0))
+    gap = largest(rates, level=0.95)  # melded limits, on the exact ones, are wider than those of Wilson
+    assert gap.high >= max(high, -low) - 5e-5
+    assert gap.low <= max(low, 0.0) + 5e-5
+
+
+MELDED = [
+    ((56, 70), (48, 80), 0.34861085),
+    ((35, 36), (795, 1000), 0.22047712),
+    ((95, 100), (85, 100), 0.19423987),
+    ((58.5, 60.5), (50.25, 61.5), 0.27614775),
+]
+"""R 4.2.2: integrate and uniroot over dbeta and pbeta (tests/stats/r_oracles.R)."""
+
+
+@pytest.mark.parametrize(("one", "other", "high"), MELDED)
+def test_melded_limits_are_those_of_r(one: tuple[float, float], other: tuple[float, float], high: float):
+    assert melded(one, other, level=0.95) == pytest.approx(high, abs=1e-7)
 
 
 def test_the_widest_pair_decides_whichever_it_is():
     """A small group decides although its own proportion is in the middle: its limits are the widest."""
     rates = [rate(950, 1000), rate(47, 50), rate(930, 1000)]
-    gap = largest(rates)
+    gap = largest(rates, level=0.95)
     assert gap.value == pytest.approx(0.02)
-    pairs = {pair: largest([rates[i] for i in pair]).high for pair in itertools.combinations(range(3), 2)}
+    pairs = {pair: largest([rates[i] for i in pair], level=0.95).high for pair in itertools.combinations(range(3), 2)}
     assert gap.high == max(pairs.values())
     assert set(gap.open) == set(max(pairs, key=lambda pair: pairs[pair])) == {0, 1}
     with pytest.raises(ValueError, match="two groups"):
-        largest(rates[:1])
+        largest(rates[:1], level=0.95)
 
 
-@pytest.mark.parametrize("sizes", [(60, 60), (30, 200), (100, 20)])
-@pytest.mark.parametrize("limit", [0.05, 0.1])
+def outcomes(sizes: tuple[int, int], limit: float, interval: Interval = "clopper-pearson") -> np.ndarray:
+    """Which counts of two groups show a gap of at most `limit`."""
+    counts = np.stack(np.meshgrid(*(np.arange(n + 1) for n in sizes), indexing="ij"), axis=-1).reshape(-1, 2)
+    tables = [[rate(k, n, interval) for k in range(n + 1)] for n in sizes]
+    ends = np.array([[(r.value, r.low, r.high) for r in (tables[0][i], tables[1][j])] for i, j in counts])
+    worth = np.broadcast_to(np.array(sizes, dtype=float), counts.shape)
+    found = shown(ends[..., 0], ends[..., 1], ends[..., 2], worth, limit, level=0.95)
+    return found.reshape(sizes[0] + 1, sizes[1] + 1)
+
+
+@pytest.mark.parametrize("sizes", [(60, 60), (30, 200), (100, 20), (36, 1000)])
+@pytest.mark.parametrize("limit", [0.05, 0.1, 0.2])
 def test_a_gap_at_the_limit_passes_in_at_most_one_of_forty(sizes: tuple[int, int], limit: float):
-    """Over all outcomes of two groups whose true gap is the limit: the interval's error, without simulation."""
+    """Over all outcomes of two groups whose true gap is the limit: the interval's error, without simulation.
+
+    MOVER alone passes 3.26 % of 36 at .995 against 1,000 at .795.
+    """
     worst = 0.0
-    tables = [[rate(k, n, "clopper-pearson") for k in range(n + 1)] for n in sizes]
-    ends = [np.array([(r.value, r.low, r.high) for r in table]) for table in tables]
-    joined = np.broadcast_arrays(ends[0][:, None, :], ends[1][None, :, :])
-    _, up = differences(*np.stack(joined, axis=-1).transpose(2, 0, 1, 3))
-    passes = np.maximum(up[..., 0, 1], up[..., 1, 0]) <= limit
-    for low in (0.3, 0.5, 0.7, 0.8, 0.85, 0.9, 1 - limit):
+    passes = outcomes(sizes, limit)
+    for low in (0.3, 0.5, 0.7, 0.795, 0.8, 0.85, 0.9, 1 - limit):
         for p, q in ((low + limit, low), (low, low + limit)):
-            one, other = (binom.pmf(np.arange(n + 1), n, share) for n, share in zip(sizes, (p, q), strict=True))
-            worst = max(worst, float(one @ passes @ other))
+            if max(p, q) <= 1:
+                one, other = (binom.pmf(np.arange(n + 1), n, share) for n, share in zip(sizes, (p, q), strict=True))
+                worst = max(worst, float(one @ passes @ other))
     assert worst <= 0.025
+
+
+def test_one_gap_and_many_at_once_decide_alike():
+    rng = np.random.default_rng(3)
+    found = []
+    for _ in range(60):
+        rates = [rate(int(rng.binomial(n, 0.93)), n, "clopper-pearson") for n in (40, 200, 90)]
+        fields = [np.array([[getattr(one, name) for one in rates]]) for name in ("value", "low", "high", "worth")]
+        limit = float(rng.uniform(0.08, 0.2))
+        found.append(bool(shown(*fields, limit, level=0.95)[0]))
+        assert found[-1] == (largest(rates, level=0.95).high <= limit)
+    assert 5 < sum(found) < 55
 
 
 class TestPlanning:
@@ -84,12 +121,8 @@ class TestPlanning:
     def test_its_power_is_that_of_all_outcomes(self, interval: Interval):
         """Two groups of independent images: the binomial sum over every pair of counts."""
         sizes, true, limit = (120, 200), 0.95, 0.1
-        passes = 0.0
-        tables = [[rate(k, n, interval) for k in range(n + 1)] for n in sizes]
-        for i, j in itertools.product(*(range(n + 1) for n in sizes)):
-            chance = binom.pmf(i, sizes[0], true) * binom.pmf(j, sizes[1], true)
-            if chance > 1e-9:
-                passes += chance * (largest([tables[0][i], tables[1][j]]).high <= limit)
+        one, other = (binom.pmf(np.arange(n + 1), n, true) for n in sizes)
+        passes = float(one @ outcomes(sizes, limit, interval) @ other)
         found = fair_gap(
             limit,
             true=true,
