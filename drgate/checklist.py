@@ -77,7 +77,7 @@ def _ids(metrics: Iterable[Definition]) -> str:
 
 def _expectations() -> str:
     """The keys of `expect`, likewise."""
-    return f"^({'|'.join([*GRADES, *GROUPS])})$|{_ids(about for about in METRICS.values() if about.is_share)}"
+    return f"^({'|'.join([*GRADES, *GROUPS])})$|{_ids(about for about in METRICS.values() if about.is_expected)}"
 
 
 def _schema_of_thresholds(schema: dict[str, Any]) -> None:
@@ -470,7 +470,8 @@ class Checklist(_Frozen):
     slices: list[Slice] = Field(default=[], description="columns; metrics are shown for each of their values")
     expect: dict[str, Annotated[float, Field(gt=0, lt=1)]] = Field(
         default={},
-        description="expected true values, for planning: of a grade's or group's sensitivity, or by metric id",
+        description="expected true values, for planning: of a grade's or group's sensitivity, or by id of a "
+        "proportion or kappa",
         json_schema_extra={"propertyNames": {"pattern": _expectations()}},
     )
     criteria: list[Criterion] = Field(description="the criteria; the verdict depends on the required ones")
@@ -498,7 +499,7 @@ class Checklist(_Frozen):
 
     @field_validator("expect")
     @classmethod
-    def _is_about_proportions(cls, expect: dict[str, float]) -> dict[str, float]:
+    def _can_be_planned(cls, expect: dict[str, float]) -> dict[str, float]:
         ids = [_expectation_id(key) for key in expect]
         if twice := [name for name in ids if ids.count(name) > 1]:
             raise ValueError(f"{str(twice[0])!r} is given twice; give it once")
@@ -632,8 +633,8 @@ def _expectation_id(key: str) -> MetricId:
     if ":" not in key and (near := difflib.get_close_matches(key, [*GRADES, *GROUPS], 1)) and key not in METRICS:
         raise ValueError(f"there is no grade or group {key!r}; did you mean {near[0]!r}?")
     name = _known(read_id(key))
-    if not name.about.is_share:
-        raise ValueError(f"{key!r} is not a proportion of images; only proportions can be planned for")
+    if not name.about.is_expected:
+        raise ValueError(f"{key!r} is neither a proportion of images nor a kappa; only these can be planned for")
     return name
 
 

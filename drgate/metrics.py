@@ -107,8 +107,13 @@ class Definition:
 
     @property
     def is_share(self) -> bool:
-        """Whether it is a share of units, which has a binomial bound and can be planned for."""
+        """Whether it is a share of units, which has a binomial bound."""
         return self.by == "share"
+
+    @property
+    def is_expected(self) -> bool:
+        """Whether a checklist can state its expected true value: a share, or kappa."""
+        return self.by in ("share", "agreement")
 
     @property
     def of_the_run(self) -> bool:

@@ -28,11 +28,11 @@ from drgate.contrast import BLANK
 from drgate.errors import ANSWERS, ExitCode, ManifestError, UsageError
 from drgate.files import read_table
 from drgate.manifest import load_manifest
-from drgate.metrics import MetricId, grades_of
+from drgate.metrics import METRICS, MetricId, grades_of
 from drgate.predictions import PROBABILITIES, Predictions, load_predictions, planned
 from drgate.sample import Sample
 from drgate.scale import GRADES
-from drgate.stats import cluster, power
+from drgate.stats import agreement, cluster, confusion, power
 
 ASSURANCE: Final = 0.9
 """Probability that the patients to screen include the cases that are needed."""
@@ -65,7 +65,7 @@ class Here:
 
 @dataclass(frozen=True, slots=True)
 class LinePlan:
-    """What one criterion on a proportion, or on the gap between groups, needs.
+    """What one criterion on a proportion, on kappa or on the gap between groups, needs.
 
     threshold, comparator: as the checklist has them. expected: the stated true value, None where there is none.
     without_miss: fewest patients with which a model without errors passes; None where no number is enough.
@@ -75,6 +75,8 @@ class LinePlan:
     curve: (patients, power), at the multiples `CURVE` of what is needed.
     groups: of a gap, how many; the numbers of patients are those in each, for a fair model, whose rate is the expected
         one in every group. seems_unfair: the chance that its observed gap misses the rule with the patients needed.
+    mix: of kappa, the shares of the five grades that it is planned for; empty where none is known. one_off: the share
+        of images graded one grade off that gives the expected kappa there.
     """
 
     id: str
@@ -90,6 +92,8 @@ class LinePlan:
     here: Here | None = None
     groups: int | None = None
     seems_unfair: float | None = None
+    mix: tuple[float, ...] = ()
+    one_off: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +128,7 @@ class Plan:
     set, their powers multiplied as if they were independent; joint_here the same on the given test set.
     power_each: the power for each criterion that gives the planned power for all together, rounded up; None where the
     joint power is high enough.
-    not_planned: criteria that are not a proportion of images, with the reason.
+    not_planned: criteria that are neither a proportion of images, a kappa nor a gap, with the reason.
     data: origin, split, rows (of the split, and in all), unit, units, patients and counts by grade of the given test
         set; empty without one.
     """
@@ -173,13 +177,13 @@ def plan(
     """Plan a checklist, at its own `expect` and `planning` (`with_planning` changes those).
 
     prevalence: share of patients by the grade of their worse eye (`parse_prevalence`); default: the checklist's
-        deployment mix.
+        deployment mix. Kappa is planned for the grades of the test set, where one is given and no prevalence.
     data: a test set with reference grades (`load_planned`); predictions in it are ignored.
     """
-    prevalence = prevalence or checklist.deployment or {}
     level = 1 - (1 - checklist.evidence.level) / checklist.looks
     sample = None if data is None else Sample.of(data, checklist)
-    planner = _Planner(checklist, level, sample)
+    planner = _Planner(checklist, level, sample, prevalence or {})
+    prevalence = prevalence or checklist.deployment or {}
     lines, left_out = [], []
     for criterion in checklist.each_criterion(None if sample is None else sample.slice_names):
         if reason := _not_planned(criterion):
@@ -225,8 +229,10 @@ def plan(
 class _Planner:
     """Plans the criteria of one checklist, with or without a given test set."""
 
-    def __init__(self, checklist: Checklist, level: float, sample: Sample | None) -> None:
-        self.checklist, self.level, self.sample = checklist, level, sample
+    def __init__(
+        self, checklist: Checklist, level: float, sample: Sample | None, prevalence: Mapping[str, float]
+    ) -> None:
+        self.checklist, self.level, self.sample, self.prevalence = checklist, level, sample, prevalence
         self.planned: dict[str, tuple[Criterion, list[int], list[int]]] = {}
         self.lacking = "" if sample is None else sample.no_patients
         self.most = 1 if sample is None else sample.images_a_patient or 1
@@ -236,30 +242,33 @@ class _Planner:
         """What one criterion needs."""
         expected = self.checklist.expected(criterion.id)
         limit = criterion.as_high(criterion.threshold)
-        without = needed = None
+        without = needed = one_off = None
         why = ""
+        kappa = _is_kappa(criterion)
+        mix = self._mix(criterion) if kappa else ()
+        if kappa and expected is not None and mix:
+            one_off = power.one_grade_off(expected, weights=_weights(criterion), mix=mix)
         if not 0 < limit < 1:
             why = "no number of patients is enough for this threshold"
+        elif kappa and not mix:
+            why = "it depends on the mix of grades; give --prevalence, --data or, in the checklist, deployment"
         else:
             sizes, counts = self._images(criterion)
-            without = 1 if self.point else self._without_miss(limit, sizes, counts)
+            without = self._without_miss(criterion, limit, sizes, counts)
             if expected is None:
                 why = "no expected true value stated"
             elif criterion.as_high(expected) <= limit:
                 why = "the expected true value does not exceed the threshold"
+            elif kappa and one_off is None:
+                why = "at this mix of grades, errors of one grade never make it as low as expected"
             else:
-                needed = power.patients_to_show(
+                needed = (power.patients_for_kappa if kappa else power.patients_to_show)(
                     limit,
                     true=criterion.as_high(expected),
                     target=self.checklist.planning.power,
-                    level=self.level,
-                    interval=self.checklist.evidence.interval,
                     sizes=sizes,
                     counts=counts,
-                    icc=self.checklist.planning.correlation,
-                    strict=criterion.strict,
-                    point=self.point,
-                    images_a_patient=self.most,
+                    **self._drawing(criterion, mix),
                 )
                 why = "" if needed else "no realistic number: the expected true value is too close to the threshold"
         found = LinePlan(
@@ -273,6 +282,8 @@ class _Planner:
             why,
             _grades(criterion),
             here=self.here(criterion, expected),
+            mix=mix,
+            one_off=one_off,
         )
         self.planned[criterion.id] = (criterion, *self._images(criterion))
         if needed is None:
@@ -303,7 +314,7 @@ class _Planner:
         two = self.checklist.planning.two_images if self.checklist.unit == "image" else 0.0
         sizes, counts = [1, 2], [round(1000 * (1 - two)), round(1000 * two)]
         # Without an error every difference has the upper limit 1 - lower limit.
-        fewest = 1 if self.point else self._without_miss(1 - limit, sizes, counts)
+        fewest = self._without_miss(criterion, 1 - limit, sizes, counts)
         found = dataclasses.replace(found, without_miss=fewest)
         if expected is None:
             return dataclasses.replace(found, why="no expected true value stated")
@@ -387,7 +398,7 @@ class _Planner:
         # Whole patients in these proportions, those with most images first.
         upto = np.rint(np.cumsum(counts[::-1]) * (patients / sum(counts))).astype(int)
         dealt = np.diff(upto, prepend=0)[::-1].tolist()
-        return self._passing(criterion, line.expected, sizes, dealt).probability
+        return self._passing(criterion, line.expected, sizes, dealt, line.mix).probability
 
     def _images(self, criterion: Criterion) -> tuple[list[int], list[int]]:
         """Numbers of images per patient in the denominator, and how many patients (or what share) have each.
@@ -407,12 +418,48 @@ class _Planner:
         tally = None if self.sample is None else self.sample.tally_of(metric)
         if tally is None:
             return None
-        # Every image has output here, so the policy for images without does not matter.
-        sizes, counts = tally.sizes(metric.about.ratio(metric.target, metric.default_policy))
+        # Every image has output here, so the policy for images without does not matter. Kappa counts all, as accuracy.
+        about = METRICS["accuracy"] if _is_kappa(criterion) else metric.about
+        sizes, counts = tally.sizes(about.ratio(metric.target, metric.default_policy))
         return (sizes, counts) if sizes else None
 
-    def _without_miss(self, limit: float, sizes: list[int], counts: list[int]) -> int | None:
+    def _mix(self, criterion: Criterion) -> tuple[float, ...]:
+        """Shares of the grades that kappa is planned for: as stated, else of the test set, else at deployment."""
+        found = self.prevalence or ({} if self._own_mix(criterion) else self.checklist.deployment or {})
+        return tuple(found[grade] for grade in GRADES) if found else self._own_mix(criterion)
+
+    def _own_mix(self, criterion: Criterion) -> tuple[float, ...]:
+        """Shares of the grades in the given test set; empty without one."""
+        tally = None if self.sample is None else self.sample.tally_of(criterion.id)
+        return () if tally is None else tuple((tally.table.sum(axis=1) / tally.table.sum()).tolist())
+
+    def _drawing(self, criterion: Criterion, mix: Sequence[float]) -> dict[str, Any]:
+        """How patients are drawn, of kappa with the grades of a mix, and what decides."""
+        own: dict[str, Any] = {"interval": self.checklist.evidence.interval}
+        if _is_kappa(criterion):
+            own = {"weights": _weights(criterion), "mix": mix}
+        return own | {
+            "level": self.level,
+            "icc": self.checklist.planning.correlation,
+            "strict": criterion.strict,
+            "point": self.point,
+            "images_a_patient": self.most,
+        }
+
+    def _without_miss(self, criterion: Criterion, limit: float, sizes: list[int], counts: list[int]) -> int | None:
         """Fewest patients with which a model without errors passes."""
+        if self.point:  # kappa is defined from two grades on
+            return 2 if _is_kappa(criterion) else 1
+        if _is_kappa(criterion):
+            return power.kappa_without_miss(
+                limit,
+                level=self.level,
+                sizes=sizes,
+                counts=counts,
+                images_a_patient=self.most,
+                weights=_weights(criterion),
+                mix=self._mix(criterion),
+            )
         interval = self.checklist.evidence.interval
         found = power.smallest_without_miss(limit, level=self.level, interval=interval, images=sizes, counts=counts)
         while found is not None and self.most > 1:
@@ -443,6 +490,11 @@ class _Planner:
             each = np.array(sizes)
             best = cluster.effective_sample(each, each, level=self.level, counts=np.array(counts))
         low = cluster.bounds(best, level=self.level, interval=self.checklist.evidence.interval).low
+        mix = self._own_mix(criterion)
+        if _is_kappa(criterion):
+            if max(mix) == 1:
+                return Here(who, n, None, False, "kappa is not defined where all have one grade")
+            low = self._kappa_without_error(criterion)
         bound, limit = criterion.as_high(low), criterion.as_high(criterion.threshold)
         cases = f"{n} {self.checklist.unit}{'' if n == 1 else 's'}"
         if who is not None and self.checklist.unit != "patient":
@@ -451,11 +503,15 @@ class _Planner:
             return Here(who, n, bound, False, f"{cases}, and the checklist requires {fewest}")
         if not self.point and low < limit:
             side = "lower" if criterion.upward else "upper"
-            without = f"{cases}: even without an error the {side} limit is {100 * bound:.1f} %"
+            # A limit just below the threshold is not rounded up to it.
+            shown = f"{math.floor(1000 * bound) / 1000:.3f}" if _is_kappa(criterion) else f"{100 * bound:.1f} %"
+            without = f"{cases}: even without an error the {side} limit is {shown}"
             return Here(who, n, bound, False, without, 0.0)
         if expected is None or not 0 < limit < 1 or criterion.id.about.depends_on_answers:
             return Here(who, n, bound, True)
-        chance = self._passing(criterion, expected, sizes, counts)
+        if _is_kappa(criterion) and power.one_grade_off(expected, weights=_weights(criterion), mix=mix) is None:
+            return Here(who, n, bound, True)
+        chance = self._passing(criterion, expected, sizes, counts, mix)
         return Here(who, n, bound, True, "", chance.probability, chance.method, chance.se)
 
     def _of_reference(self, criterion: Criterion, patients: int) -> Here:
@@ -472,19 +528,25 @@ class _Planner:
         why = "" if meets else f"{found.k} of {found.n} images have no reference grade{side}"
         return Here(None if self.lacking or self.most > 1 else patients, found.n, high, meets, why)
 
-    def _passing(self, criterion: Criterion, true: float, sizes: Sequence[int], counts: Sequence[int]) -> power.Passing:
-        return power.passing(
+    def _kappa_without_error(self, criterion: Criterion) -> float:
+        """The lower limit of kappa of a model without errors on the given test set."""
+        tally = None if self.sample is None else self.sample.tally_of(criterion.id)
+        assert tally is not None, "it was counted"
+        patterns = confusion.square(tally.patterns, criterion.policy)
+        return agreement.limits(
+            patterns, tally.counts, _weights(criterion), level=self.level, images_a_patient=self.most
+        )[0]
+
+    def _passing(
+        self, criterion: Criterion, true: float, sizes: Sequence[int], counts: Sequence[int], mix: Sequence[float]
+    ) -> power.Passing:
+        return (power.passing_kappa if _is_kappa(criterion) else power.passing)(
             criterion.as_high(criterion.threshold),
             true=criterion.as_high(true),
-            level=self.level,
-            interval=self.checklist.evidence.interval,
             sizes=sizes,
             counts=counts,
-            icc=self.checklist.planning.correlation,
-            strict=criterion.strict,
-            point=self.point,
-            images_a_patient=self.most,
             replicates=4000,
+            **self._drawing(criterion, mix),
         )
 
 
@@ -573,15 +635,26 @@ def _not_planned(criterion: Criterion) -> str:
     about = criterion.id.about
     if about.of_the_run:
         return "it is about the training run, another model or readers, not the test images alone"
-    if not about.is_share and about.by != "groups":
-        return "it is not a proportion of images"
+    if not about.is_expected and about.by != "groups":
+        return "it is neither a proportion of images nor a kappa"
     return "at the deployment mix it depends on the rates of all grades" if criterion.id.deployed else ""
 
 
-def _grades(criterion: Criterion) -> tuple[str, ...]:
-    """Grades whose patients a criterion counts; empty where that depends on the predictions or on a slice."""
+def _is_kappa(criterion: Criterion) -> bool:
+    return criterion.id.about.by == "agreement"
+
+
+def _weights(criterion: Criterion) -> agreement.Weights:
     about = criterion.id.about
-    if criterion.id.column or about.depends_on_answers:
+    assert about.how is not None, f"{about.name} is a kappa"
+    found: agreement.Weights = about.how()
+    return found
+
+
+def _grades(criterion: Criterion) -> tuple[str, ...]:
+    """Grades whose patients a criterion counts; empty where that depends on the predictions, a slice or a mix."""
+    about = criterion.id.about
+    if criterion.id.column or about.depends_on_answers or _is_kappa(criterion):
         return ()
     inside = grades_of(criterion.id.target) or range(5)
     return tuple(grade for i, grade in enumerate(GRADES) if (i in inside) != (about.counted == "without"))

@@ -388,8 +388,8 @@ REFUSED = {
     "positives without a slice": (lambda c: c["criteria"][0].update(min_positives=5), "belongs to a slice"),
     "an expectation of no grade": (lambda c: c["expect"].update(sever_npdr=0.9), "did you mean 'severe_npdr'?"),
     "an expectation that is no share": (
-        lambda c: c["expect"].update(quadratic_kappa=0.9),
-        "is not a proportion of images",
+        lambda c: c["expect"].update(balanced_accuracy=0.9),
+        "is neither a proportion of images nor a kappa",
     ),
     "an expectation twice": (
         lambda c: c["expect"].update({"sensitivity:pdr": 0.9}),
@@ -570,6 +570,7 @@ class TestExpected:
             "specificity:pdr": 0.97,
             "sensitivity:pdr@camera=A": 0.99,
             "accuracy@camera=each": 0.93,
+            "quadratic_kappa": 0.85,
         },
     )
 
@@ -587,6 +588,8 @@ class TestExpected:
             ("sensitivity:referable^deployment", None),  # another mix is another truth
             ("missed:referable", pytest.approx(0.1)),
             ("missed:vision_threatening", None),
+            ("quadratic_kappa@camera=A", 0.85),
+            ("kappa", None),
         ],
     )
     def test_resolves(self, metric: str, value: float | None):

@@ -79,13 +79,16 @@ def _collected(plan: Plan) -> str:
     text = f"{collection.patients} patient{'' if collection.patients == 1 else 's'} ({kept})"
     if collection.screened_expected is not None:
         text += f", found among about {_about(collection.screened_expected)} screened"
+    apart = [words.title(line.id) for line in plan.lines if line.required and not line.grades]
+    end = f"; not planned by grade: {'; '.join(apart)}." if apart else "."
     if plan.joint_power is None:
-        return f"{text}; enough for a model without errors (the checklist states no expected true value)."
+        return f"{text}; enough for a model without errors (the checklist states no expected true value){end}"
     which = (
         "the required criteria with an expected value" if collection.without_expectation else "all required criteria"
     )
+    by_grade = " planned by grade" if apart else _of_images(plan)
     power = _percent(plan.joint_power)
-    return f"{text}; a model with the expected true values passes {which}{_of_images(plan)} with probability {power}."
+    return f"{text}; a model with the expected true values passes {which}{by_grade} with probability {power}{end}"
 
 
 def _of_images(plan: Plan) -> str:
@@ -217,7 +220,7 @@ def notes(plan: Plan, mark: str = "advisory") -> list[str]:
     sentences += [
         f"{words.title(line.id)}: {line.why}." for line in plan.lines if line.why and "stated" not in line.why
     ]
-    sentences += [sentence for line in plan.lines for sentence in _about_gap(line)]
+    sentences += [sentence for line in plan.lines for sentence in (*_about_gap(line), *_about_kappa(line))]
     sentences += [f"Not planned: {', '.join(names)}: {reason}." for reason, names in left_out.items()]
     if any(not line.required for line in plan.lines):
         sentences.append(f"{mark}: not part of the verdict, the joint power or the test set.")
@@ -239,6 +242,20 @@ def _about_gap(line: LinePlan) -> list[str]:
         if chance is not None:
             found.append(f"The observed gap of a fair model misses the rule by chance in {_percent(chance)} {where}.")
     return found
+
+
+def _about_kappa(line: LinePlan) -> list[str]:
+    """The patients and the errors that a kappa is planned for."""
+    if not line.mix:
+        return []
+    grades = ", ".join(f"{name} {words.percent(share)}" for name, share in zip(TITLES, line.mix, strict=True))
+    sentence = f"{words.title(line.id)}: planned for patients with {grades}; all images of one have one grade."
+    if line.one_off is None:
+        return [sentence]
+    return [
+        f"{sentence} Errors are assumed to be of one grade, to either side alike and as often at every grade: "
+        f"{words.percent(line.one_off)} of images make kappa {line.expected:g}. Larger errors need other numbers."
+    ]
 
 
 def html(plan: Plan) -> str:
@@ -309,7 +326,7 @@ def _row(line: LinePlan) -> Row:
         required=line.required,
         cells=(
             _rule(line),
-            "" if line.expected is None else words.percent(line.expected, against=line.threshold),
+            "" if line.expected is None else _shown(line, line.expected),
             "" if line.without_miss is None else f"{each}{line.without_miss}",
             f"{each}{line.needed.patients}" if line.needed else "",
             *(_percent(by_part[part]) if part in by_part else "" for part in _SHOWN),
@@ -318,7 +335,7 @@ def _row(line: LinePlan) -> Row:
         if here is None
         else (
             str(here.images),
-            "" if here.bound is None else words.percent(here.bound, against=line.threshold),
+            "" if here.bound is None else _shown(line, here.bound),
             "" if here.power is None else _percent(here.power),
         ),
         can_pass="" if here is None else "yes" if here.can_pass else "never",
@@ -326,8 +343,17 @@ def _row(line: LinePlan) -> Row:
 
 
 def _rule(line: LinePlan) -> str:
-    limit = words.plain_percent(line.threshold)
+    limit = f"{line.threshold:g}" if _is_index(line) else words.plain_percent(line.threshold)
     return f"{words.SIGNS[line.comparator]}\N{NO-BREAK SPACE}{limit.replace('%', 'points') if line.groups else limit}"
+
+
+def _is_index(line: LinePlan) -> bool:
+    return parse_id(line.id).about.kind == "index"
+
+
+def _shown(line: LinePlan, value: float) -> str:
+    """A value of the criterion's metric, with enough digits to tell it from the threshold."""
+    return words.amount(value, "index" if _is_index(line) else "proportion", line.threshold)
 
 
 def _percent(chance: float) -> str:

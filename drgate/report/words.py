@@ -454,7 +454,7 @@ def _line(criterion: CriterionResult, level: float, unit: str, allowance: float)
             number = getattr(estimate, name)
             if number is not None:
                 near = ceiling if ceiling is not None and name == "high" else criterion.threshold
-                shown[name] = _amount(number, kind, near, signed=signed)
+                shown[name] = amount(number, kind, near, signed=signed)
     shown["both"] = f"{shown['low']} to {shown['high']}" if shown["low"] else ""
     limit = _threshold(criterion.threshold, kind, signed=signed)
     reason = visible(criterion.reason).removeprefix(
@@ -530,13 +530,13 @@ def metric_line(name: MetricId, metric: Metric, level: float, unit: str) -> Metr
         family=family,
         name=short,
         counts=_counts(metric, unit),
-        value=_amount(metric.value, metric.kind, None, signed=signed),
+        value=amount(metric.value, metric.kind, None, signed=signed),
         interval=_interval(metric, None, level, signed=signed),
         method=_method(metric.method or ""),
         bootstrap=bootstrap,
         patients="" if metric.clusters is None else str(metric.clusters),
         design_effect="" if metric.design_effect is None else f"{metric.design_effect:.2f}",
-        expected="" if metric.expected is None else _amount(metric.expected, metric.kind, None),
+        expected="" if metric.expected is None else amount(metric.expected, metric.kind, None),
     )
 
 
@@ -570,7 +570,7 @@ def _within(value: float, decimals: int, against: float | None, *ends: float) ->
     return shown
 
 
-def _amount(value: float, kind: str, against: float | None, *, signed: bool = False) -> str:
+def amount(value: float, kind: str, against: float | None, *, signed: bool = False) -> str:
     if kind in ("range", "difference") or signed:  # signed: a difference that can favour either side
         sign = "+" if signed and value > 0 else ""
         return f"{sign}{_digits(100 * value, 1, None if against is None else 100 * against)}{_SPACE}points"
@@ -590,8 +590,8 @@ def _threshold(value: float, kind: str, *, signed: bool) -> str:
 
 
 def _range(low: float, high: float, kind: str, against: float | None, *, signed: bool) -> str:
-    upper = _amount(high, kind, against, signed=signed)
-    lower = _amount(low, kind, against, signed=signed).partition(_SPACE)[0]
+    upper = amount(high, kind, against, signed=signed)
+    lower = amount(low, kind, against, signed=signed).partition(_SPACE)[0]
     return f"{lower} to {upper}"
 
 

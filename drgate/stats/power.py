@@ -1,8 +1,8 @@
 """How many cases a criterion needs, and the error rates of a decision at given cases.
 
-Everything here is for "the lower bound of a sensitivity, specificity or accuracy is at least `threshold`", a rule on
-the number of misses. A rate that must stay below a limit is the same rule on its complement: pass 1 - limit and
-1 - true rate.
+Most of it is for "the lower bound of a sensitivity, specificity or accuracy is at least `threshold`", a rule on the
+number of misses. A rate that must stay below a limit is the same rule on its complement: pass 1 - limit and 1 - true
+rate. Gaps between groups and kappa are simulated.
 
 >>> smallest_without_miss(0.95, level=0.95), misses_allowed(300, 0.90, level=0.95)
 (72, 19)
@@ -27,6 +27,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import bdtr, betainc, betaincinv, betaln, gammaln, ndtri
 
 from drgate.stats import gaps
+from drgate.stats.agreement import Weights, kappa, p_value_of
 from drgate.stats.cluster import bounds, effective_n, effective_sample, unknown_clusters
 from drgate.stats.proportion import Interval, require_level
 
@@ -363,21 +364,184 @@ def patients_for_gap(
             limit, true=true, level=level, groups=[(images, dealt)] * groups, interval=interval, icc=icc
         ).passes
 
-    short, long = 0, 32
-    while (found := fair(long)) < target:
-        short, long = long, 2 * long
-        if long > UNREALISTIC:
-            return None
-    while long - short > max(1, long // 50):
-        middle = (short + long) // 2
-        there = fair(middle)
-        short, long, found = (short, middle, there) if there >= target else (middle, long, found)
-    return Needed(long, int(_dealt(long, share) @ images), found, "simulated")
+    return _until(fair, target, images, share)
+
+
+def one_grade_off(true: float, *, weights: Weights, mix: Sequence[float]) -> float | None:
+    """Share of images graded one grade off, to either side alike and equal at every grade, that makes kappa `true`.
+
+    mix: (k,) shares of the grades. None where only one grade occurs, or where errors of one grade leave kappa higher.
+    """
+    from scipy.optimize import brentq  # a tenth of a second to import
+
+    shares = np.asarray(mix, dtype=np.float64)
+    right, wrong = np.diag(shares), shares[:, None] * _neighbours(len(shares))
+
+    def beyond(rate: float) -> float:
+        return float(kappa((1 - rate) * right + rate * wrong, weights)[0]) - true
+
+    return None if np.count_nonzero(shares) < 2 or beyond(1.0) >= 0 else float(brentq(beyond, 0.0, 1.0))
+
+
+def kappa_without_miss(
+    threshold: float,
+    *,
+    weights: Weights,
+    mix: Sequence[float],
+    level: float,
+    sizes: ArrayLike = (1,),
+    counts: ArrayLike | None = None,
+    images_a_patient: int = 1,
+) -> int | None:
+    """Fewest patients that show a kappa of `threshold` without an error; their grades are in the shares of `mix`.
+
+    Other arguments as in `passing_kappa`. None above `UNREALISTIC` patients, and where only one grade occurs.
+    """
+    _require(threshold, level, "clopper-pearson")
+    images, times = _patients(sizes, counts)
+    if images_a_patient > 1:
+        images, times = np.array([1]), np.array([images_a_patient])
+    perfect = images[:, None, None, None] * np.eye(len(mix))[:, :, None] * np.eye(len(mix))
+    each = np.outer(times / (times.sum() if images_a_patient == 1 else 1), mix).ravel()
+
+    def enough(patients: int) -> bool:
+        patterns = perfect.reshape(-1, len(mix), len(mix))
+        p_value = p_value_of(patterns, patients * each, weights, images_a_patient=images_a_patient)
+        return float(p_value(threshold, "lower")) <= (1 - level) / 2
+
+    return _first(enough) if np.count_nonzero(mix) > 1 else None
+
+
+def passing_kappa(
+    threshold: float,
+    *,
+    true: float,
+    weights: Weights,
+    mix: Sequence[float],
+    level: float,
+    sizes: ArrayLike = (1,),
+    counts: ArrayLike | None = None,
+    icc: float = 0.5,
+    strict: bool = False,
+    point: bool = False,
+    images_a_patient: int = 1,
+    replicates: int = 4000,
+    seed: int = 0,
+) -> Passing:
+    """The chance that patients of these sizes show a kappa of `threshold` when it is `true`; simulated.
+
+    mix: (k,) shares of the grades, from which patients are drawn. All images of a patient have one grade; errors are of
+    one grade (`one_grade_off`), to one side in a patient, and correlate by `icc`. Other arguments as in `passing`.
+
+    Raises ValueError where such errors do not give the true kappa.
+    """
+    _require(threshold, level, "clopper-pearson")
+    images, times = _patients(sizes, counts)
+    if images_a_patient > 1:
+        images, times = _alike(int(times @ images), images_a_patient)
+    rate = one_grade_off(true, weights=weights, mix=mix)
+    if rate is None:
+        raise ValueError(f"Errors of one grade do not give a kappa of {true} at this mix of grades.")
+    generator = np.random.Generator(np.random.PCG64(seed))
+    kinds, drawn = [], []
+    for size in np.unique(images):
+        patterns, chance = _kinds_of_patients(int(size), mix, rate, icc)
+        kinds.append(patterns)
+        drawn.append(generator.multinomial(int(times[images == size].sum()), chance, size=replicates))
+    patterns, patients = np.concatenate(kinds), np.concatenate(drawn, axis=1)
+    tables = np.tensordot(patients, patterns, axes=1)
+    if images_a_patient > 1:  # then single images are counted
+        patterns = np.eye(len(mix) ** 2).reshape(-1, len(mix), len(mix))
+        patients = tables.reshape(replicates, -1).astype(np.int64)
+    value, defined = kappa(tables, weights)
+    passes = defined & (value > threshold if strict else value >= threshold)
+    close = np.empty(0, dtype=np.int64) if point else np.flatnonzero(passes)
+    for part in np.array_split(close, 1 + close.size * len(patterns) // 10**6):
+        test = p_value_of(patterns, patients[part], weights, images_a_patient=images_a_patient)
+        passes[part] = test(threshold, "lower") <= (1 - level) / 2
+    found = float(passes.mean())
+    return Passing(found, "simulated", math.sqrt(found * (1 - found) / replicates))
+
+
+def patients_for_kappa(
+    threshold: float,
+    *,
+    true: float,
+    target: float,
+    weights: Weights,
+    mix: Sequence[float],
+    level: float,
+    sizes: Sequence[int] = (1,),
+    counts: Sequence[int] | None = None,
+    icc: float = 0.5,
+    strict: bool = False,
+    point: bool = False,
+    images_a_patient: int = 1,
+) -> Needed | None:
+    """Patients with which the power to show a kappa of `threshold` is `target`, to about two per cent.
+
+    The patients have images in the proportions of `sizes` and `counts`; other arguments and errors as `passing_kappa`.
+    None where the truth does not exceed the threshold, or beyond `UNREALISTIC` patients.
+    """
+    images, times = _patients(sizes, counts)
+    share = times / times.sum()
+
+    def power_of(patients: int) -> float:
+        return passing_kappa(
+            threshold,
+            true=true,
+            weights=weights,
+            mix=mix,
+            level=level,
+            sizes=images,
+            counts=_dealt(patients, share),
+            icc=icc,
+            strict=strict,
+            point=point,
+            images_a_patient=images_a_patient,
+        ).probability
+
+    return None if true <= threshold else _until(power_of, target, images, share)
 
 
 def joint_power(powers: Sequence[float]) -> float:
     """Chance that independent criteria pass together: the product."""
     return float(np.prod(np.asarray(powers, dtype=np.float64)))
+
+
+def _until(
+    power_of: Callable[[int], float], target: float, images: NDArray[np.int64], share: NDArray[np.float64]
+) -> Needed | None:
+    """Patients with which a simulated power is `target`, to about two per cent; None beyond `UNREALISTIC`."""
+    short, long = 0, 32
+    while (found := power_of(long)) < target:
+        short, long = long, 2 * long
+        if long > UNREALISTIC:
+            return None
+    while long - short > max(1, long // 50):
+        middle = (short + long) // 2
+        there = power_of(middle)
+        short, long, found = (short, middle, there) if there >= target else (middle, long, found)
+    return Needed(long, int(_dealt(long, share) @ images), found, "simulated")
+
+
+def _neighbours(grades: int) -> NDArray[np.float64]:
+    """Chance of each answer where it is one grade off, (grades, grades)."""
+    beside = np.eye(grades, k=1) + np.eye(grades, k=-1)
+    return np.asarray(beside / beside.sum(axis=1, keepdims=True))
+
+
+def _kinds_of_patients(
+    size: int, mix: Sequence[float], rate: float, icc: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Tables (P, k, k) of patients with so many images of one grade, and the chance of each."""
+    wrong = _miss_distribution(size, 1 - rate, icc)
+    chance = np.asarray(mix)[:, None, None] * _neighbours(len(mix))[:, :, None] * wrong
+    grade, answer, misses = np.nonzero(chance)
+    tables = np.zeros((len(grade), len(mix), len(mix)))
+    at = np.arange(len(grade))
+    tables[at, grade, grade], tables[at, grade, answer] = size - misses, misses
+    return tables, chance[grade, answer, misses]
 
 
 @dataclass(frozen=True, slots=True)
