@@ -44,7 +44,7 @@ SITE_METRICS: Final = (
     MetricId("accuracy"),
 )
 
-FEWEST_CASES: Final = 10
+FEWEST_CASES: Final = 20
 """Units that a site needs in the denominator of a metric to count for its spread."""
 
 

@@ -557,18 +557,21 @@ class TestNobodyIsNamed:
         assert "_left" not in chain.read_text()
         assert json.loads(chain.read_text().splitlines()[-1])["regraded"] == [["row-1", "0", "1"]]
 
-    def test_a_column_that_no_checklist_uses_cannot_be_guessed(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    @pytest.mark.parametrize("uses", [{"slices": [{"by": "site"}]}, {"site_column": "site"}])
+    def test_a_column_that_no_checklist_uses_cannot_be_guessed(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uses: dict[str, object]
+    ):
         """One site for all, on a list of sites. The column changed is another look still."""
         monkeypatch.chdir(tmp_path)
         own = of_records(NUMBERS, bare=False)
         sited = make_predictions(own.table.assign(site="St Mary"), "t", {})
         unused, used = (
             parse_checklist(
-                {"name": f"c{len(slices)}", "version": 1, "looks": 9, "slices": slices}
-                | {"criteria": [{"id": "accuracy", "at_least": 0.5}]},
+                {"name": f"c{len(used)}", "version": 1, "looks": 9, "criteria": [{"id": "accuracy", "at_least": 0.5}]}
+                | used,
                 "t",
             )
-            for slices in ([], [{"by": "site"}])
+            for used in ({}, uses)
         )
         first, path = Log().look(sited, "t", unused, model="m")
         guess = hashlib.sha256(column_bytes("site", sited.table["site"])).hexdigest()

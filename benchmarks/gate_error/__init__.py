@@ -23,6 +23,7 @@ import numpy as np
 from benchmarks.gate_error import (
     agreement,
     calibration,
+    coefficients,
     combined,
     contrasts,
     declared,
@@ -47,6 +48,7 @@ KINDS = {
     "ratios": combined.cells,
     "deployment": mixes.cells,
     "brier": calibration.brier_cells,
+    "calibration": coefficients.cells,
     "noninferiority": pairs.cells,
     "readers": contrasts.reader_cells,
     "gaps": contrasts.gap_cells,

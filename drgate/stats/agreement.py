@@ -24,6 +24,9 @@ _NEAR_ZERO: Final = 1e-4
 _STEPS: Final = 200
 """More steps than any search for the saddlepoint takes."""
 
+_POLE: Final = 1e-12
+"""Relative distance of that search from the poles, where the slope is infinite."""
+
 _CLOSE: Final = 1e-12
 """Relative length of the last step of that search."""
 
@@ -63,7 +66,8 @@ def limits(
         def beyond(candidate: float, side: str = side) -> float:
             return float(p_value(candidate, side)) - (1 - level) / 2
 
-        open_ended = found == end or beyond(end) > 0
+        # Where no image differs from what chance gives, the test says nothing even at the estimate.
+        open_ended = found == end or beyond(end) > 0 or beyond(found) <= 0
         ends.append(end if open_ended else float(brentq(beyond, end, found, xtol=1e-12)))
     return ends[0], ends[1]
 
@@ -130,7 +134,7 @@ def _above_zero(terms: ArrayLike, shapes: ArrayLike) -> NDArray[np.float64]:
 def _saddlepoint(a: NDArray[np.float64], s: NDArray[np.float64]) -> NDArray[np.float64]:
     """The tail of `_above_zero` (R,) where each row of terms has both signs."""
     low, high = a.min(axis=1), a.max(axis=1)
-    below, above = 1 / low, 1 / high
+    below, above = (1 - _POLE) / low, (1 - _POLE) / high
     nearest = np.minimum(-below, above)
     t, rows = np.zeros(len(a)), np.arange(len(a))
     # The slope of the cumulants rises from -inf to inf between these poles, and has one root. Newton's steps are those

@@ -216,6 +216,15 @@ def calibration_intercept(
     return _coefficient(probabilities, positive, patients, level, images_a_patient, joint=False)
 
 
+def equal_patients(patients: ArrayLike) -> int:
+    """Patients with equally many images who are worth as much as those of these codes, if images of one are alike.
+
+    n^2 / sum m^2 of n images, m of a patient, rounded down: the patients themselves where all have equally many.
+    """
+    sizes = np.unique(np.asarray(patients), return_counts=True)[1]
+    return int(sizes.sum() ** 2 // (sizes @ sizes)) if sizes.size else 0
+
+
 def calibration_bootstrap(
     probabilities: ArrayLike,
     positive: ArrayLike,

@@ -31,10 +31,10 @@ FOUND: Final = {
     "equal_grades": ErrorRate(0.0260, 900, f"{_COMMAND} deployment"),
     "deployment": ErrorRate(0.0260, 900, f"{_COMMAND} deployment"),
     "score": ErrorRate(0.007, 16, f"{_COMMAND} brier"),
-    "calibration": ErrorRate(0.027, 56, "python -m benchmarks calibration-error"),
+    "calibration": ErrorRate(0.027, 56, f"{_COMMAND} calibration"),
     "groups": ErrorRate(0.0230, 21, f"{_COMMAND} gaps"),
-    "noninferior": ErrorRate(0.0250, 60, "python -m benchmarks readers-error"),
-    "baseline": ErrorRate(0.0280, 27, "python -m benchmarks paired-error"),
+    "noninferior": ErrorRate(0.0250, 60, f"{_COMMAND} readers"),
+    "baseline": ErrorRate(0.0280, 27, f"{_COMMAND} noninferiority"),
 }
 """By what a metric is computed from (`Definition.by`), by its name, or "deployment" for a share at another mix."""
 

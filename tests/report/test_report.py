@@ -378,6 +378,12 @@ class TestSections:
             "simulated",  # the gate's own error
             "Images whose reference grade changed: 61, the first 2",
             "not gradable",  # looks
+            "No site is given for 168 images",
+            "80.0 to 99.0 %",  # a new site
+            "p = 0.140",
+            "0.0880",
+            "−0.4000",  # net benefit
+            "0.50 to 50.50 %",  # predictive values over prevalence
         ):
             assert number.lower() in text.lower(), number
 
@@ -604,6 +610,9 @@ def test_page_works_offline_in_a_browser(browser: Any, tmp_path: Path, width: in
     assert page.locator("#figure-criteria .errorbar").count() == 6
     assert page.locator("#figure-slices .errorbar").count() == 2
     assert page.locator("#figure-reliability-referable .errorbar").count() == 10
+    assert page.locator("#figure-sites-0 .errorbar").count() == 8  # six sites, their mean and a new site
+    assert page.locator("#figure-net-benefit .lines .js-line").count() == 3
+    assert page.locator("#figure-prevalence-referable .js-fill").count() == 1
     assert page.locator("#figure-training .points .point").count() == 16  # 15 epochs, and the ring around the selected
     assert page.evaluate("document.scrollingElement.scrollWidth") == width
     page.keyboard.press("Tab")

@@ -142,6 +142,15 @@ class TestLimits:
         assert low[200, 2] == pytest.approx(low[200, 1], abs=1e-9)
 
     @pytest.mark.parametrize("weights", NAMES)
+    def test_one_wrong_image_says_nothing(self, weights):
+        """No DR called PDR, and no other image: from end to end, not an error."""
+        table = np.zeros((5, 5), int)
+        table[0, 4] = 1
+        low, high = limits(*images(table), weights, level=0.95)
+        assert low == -1
+        assert high > 0.9
+
+    @pytest.mark.parametrize("weights", NAMES)
     def test_limits_hold_the_estimate_and_narrow_with_patients(self, weights):
         """Ten times the patients, a narrower interval around the same kappa; unnamed patients widen it."""
         value = float(kappa(FULL, weights)[0])

@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.readers_error import DESIGNS, READERS, error
 from drgate.stats.bounded import limits, p_value_of
 from drgate.stats.proportion import exact_bounds
 
@@ -49,9 +48,3 @@ def test_a_lost_image_never_raises_a_limit(patients: list[tuple[float, int]], da
     assert again[1] <= high + 1e-9
     mirrored = limits(-sums, weights, level=0.95)
     assert mirrored == pytest.approx((-high, -low), abs=1e-9)
-
-
-def test_a_model_worse_by_the_margin_seldom_passes():
-    """The benchmark's cells of two eyes, few sets each: the command draws more."""
-    rates, margin = READERS["two, .95 and .85"]
-    assert error(DESIGNS["60x2"], rates, margin, (0.4, 0.4), 1.0, 400, 3) <= 0.025

@@ -9,6 +9,7 @@ from typing import Any
 
 from drgate.checklist import load_checklist
 from drgate.evaluation import (
+    Benefit,
     Bin,
     Counts,
     CriterionResult,
@@ -22,14 +23,19 @@ from drgate.evaluation import (
     Look,
     Metric,
     Model,
+    NetBenefit,
     NotEstimable,
     Overlap,
+    Predictive,
     Regraded,
     Role,
     Scoring,
     Screened,
+    Site,
+    Sites,
     Slice,
     Spend,
+    Spread,
     Stability,
     Status,
     Subject,
@@ -359,4 +365,36 @@ def whole_evaluation(
             )
             for endpoint in ("referable", "vision_threatening")
         },
+        by_prevalence={
+            "referable": tuple(
+                Predictive(
+                    share,
+                    ppv=Estimate("proportion", share, low=share / 2, high=(1 + share) / 2, level=0.95, method="MOVER"),
+                    npv=NotEstimable(f"no image was predicted as other than Referable DR. {name}"),
+                    of="test set" if share == 0.3 else None,
+                )
+                for share in (0.01, 0.1, 0.3)
+            )
+        },
+        net_benefit=NetBenefit(
+            0.1,
+            tuple(
+                Benefit(threshold, Estimate("index", 0.09 - threshold / 10), 0.1 - threshold)
+                for threshold in (0.02, 0.1, 0.5)
+            ),
+        ),
+        sites=Sites(
+            column,
+            10,
+            tuple(
+                Site(
+                    site, 168, (100, 20, 20, 17, 11), _by_id({"sensitivity:referable": proportion(46, 48, 0.86, 0.99)})
+                )
+                for site in ("", name, "A", "B", "C", "D")
+            ),
+            {
+                MetricId("sensitivity", "referable"): Spread(6, 0.95, 0.9, 0.98, 0.8, 0.99, 0.95, 0.02, 0.4, 8.3, 0.14),
+                MetricId("sensitivity", "pdr"): NotEstimable(f"it needs 5 sites. {name}"),
+            },
+        ),
     )

@@ -327,8 +327,8 @@ def _sites(evaluation: Evaluation) -> Section | None:
         if estimable
         else "There are too few sites to show how much they differ. A metric needs five sites with at least "
         f"{found.fewest} {unit}s in its denominator.",
-        "Nothing is decided on this. A criterion on the interval for a new site would pass 20 to 60 % of the "
-        "models that just miss it, because a test set has few sites. A criterion with "
+        "Nothing is decided on this. In simulations, a criterion on the interval for a new site mostly passed 20 to "
+        "60 % of the models that just miss it, because a test set has few sites. A criterion with "
         f"@{visible(found.column)}=each asks for the limit of each site.",
     ]
     blank = next((site for site in found.sites if not site.name), None)
