@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from drgate.checklist import Checklist, fact
+from drgate.checklist import Checklist, fact, percent_words
 from drgate.evaluation import CriterionResult, Estimate, Flagged, Look, Metric, TestSet, Training
 from drgate.metrics import BELOW_REFERABLE, RIGHT_EYE, MetricId
 from drgate.predictions import Predictions
@@ -141,9 +141,9 @@ def _without_grade(ungradable: Metric) -> list[str]:
     """The images that the reference could not grade, with their share."""
     if not isinstance(ungradable, Estimate) or not ungradable.k:
         return []
-    high = "" if ungradable.high is None else f", upper limit {100 * ungradable.high:.1f} %"
+    high = "" if ungradable.high is None else f", upper limit {percent_words(ungradable.high)}"
     return [
-        f"{ungradable.k} of {_count(ungradable.n or 0, 'image')} ({100 * ungradable.value:.1f} %{high}) "
+        f"{ungradable.k} of {_count(ungradable.n or 0, 'image')} ({percent_words(ungradable.value)}{high}) "
         f"{'has' if ungradable.k == 1 else 'have'} no reference grade and {'is' if ungradable.k == 1 else 'are'} "
         "in no other figure."
     ]
@@ -166,12 +166,15 @@ def _wrong_eyes(sample: Sample, checklist: Checklist) -> list[str]:
         if asked.metric not in ("sensitivity", "missed") or asked.target not in GROUPS or asked != asked.whole:
             continue
         tallies = [sample.tally_of(asked.but(metric=name)) for name in ("sensitivity", RIGHT_EYE)]
+        tables = [tally.table for tally in tallies if tally is not None]
         ratio = MetricId("sensitivity", asked.target).about.ratio(asked.target, criterion.policy)
-        (found, n), (own, own_n) = (ratio.terms(tally.table) for tally in tallies if tally is not None)
+        (found, n), (own, own_n) = map(ratio.terms, tables)
         if own < found:
+            refused = (tables[0] * ratio.success)[:, NO_OUTPUT].any()
             lines.append(
-                f"{int(found)} of {_count(int(n), sample.unit)} {asked.who} are predicted so, {int(found - own)} of "
-                f"them only in images without it: in an eye that has it, {int(own)} of {int(own_n)}."
+                f"{int(found)} of {_count(int(n), sample.unit)} {asked.who} are predicted so"
+                f"{' or have no output' if refused else ''}, {int(found - own)} of them only in images without it: in "
+                f"an eye that has it, {int(own)} of {int(own_n)}."
             )
     return list(dict.fromkeys(lines))
 
