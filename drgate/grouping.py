@@ -20,13 +20,17 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from drgate.scale import parse_grade
+
 Named = Literal["all", "some", "none", "image names"]
 
-_SIDES: Final = {"left": "L", "l": "L", "os": "L", "right": "R", "r": "R", "od": "R"}
-_TOKEN: Final = re.compile(r"(?<![a-z0-9])(left|right|os|od|l|r)([0-9]?)(?![a-z0-9])")
-_LETTER: Final = re.compile(r"(?<=[0-9])([lr])()$")
-_ANY: Final = r"(?:^|[^a-z0-9])(?:left|right|os|od|l|r)[0-9]?(?:[^a-z0-9]|$)"
-"""The same anywhere in a path, in a form that is quick to look for."""
+_SIDES: Final = {"left": "L", "l": "L", "os": "L", "le": "L", "right": "R", "r": "R", "od": "R", "re": "R"}
+_TOKEN: Final = re.compile(r"(?<![a-z0-9])(left|right|os|od|le|re|l|r)([0-9]?)(?![a-z0-9])")
+_LETTER: Final = re.compile(r"(?<=[0-9])(os|od|le|re|l|r)()$")
+_ANY: Final = (
+    r"(?:^|[^a-z0-9])(?:left|right|os|od|le|re|l|r)[0-9]?(?:[^a-z0-9]|$)|[0-9](?:os|od|le|re|l|r)(?:\.[^/]*)?$"
+)
+"""Either anywhere in a path or an id, in a form that is quick to look for."""
 _NEITHER: Final = re.compile(r"[\W_]+")
 _DIGITS: Final = 8
 """Hex digits of a digest by which an image is recognised."""
@@ -56,10 +60,10 @@ def grouping(table: pd.DataFrame) -> Grouping:
 
     Two ids are merged into one patient where one has images of left eyes alone, the other of right eyes alone, and
 
-    - two of these images have names that differ in nothing but the eye: left, right, l, r, od or os between
-      punctuation, also with one digit (`7_left`, `7_right2`), in the same folder; or
-    - the ids differ in nothing but the eye (also `7L`, `7R`), and every image of theirs is of that eye by its name or
-      by the column eye.
+    - two of these images have names that differ in nothing but the eye: left, right, l, r, od, os, le or re between
+      punctuation, also with one digit (`7_left`, `7_right2`), or after a digit at the end (`7L`, `7OD`), in the same
+      folder, where folders named after grades are left out; or
+    - the ids differ in nothing but the eye, and every image of theirs is of that eye by its name or by the column eye.
 
     An id that has images of both eyes is merged with no other, for there the numbers in names are no patients.
     """
@@ -97,10 +101,10 @@ def _plain(text: str) -> str:
 
 
 def _parts(image: str) -> tuple[str, str, str]:
-    """Folder, name and extension of an image."""
+    """Folder, name and extension of an image; what begins with a digit is no extension (mBRSET's `1.2`)."""
     folder, _, name = image.rpartition("/")
-    stem, dot, extension = name.rpartition(".")
-    return (folder, stem, extension) if dot else (folder, name, "")
+    stem, _, extension = name.rpartition(".")
+    return (folder, stem, extension) if stem and extension[:1].isalpha() else (folder, name, "")
 
 
 def _repeat_names(images: list[str], owners: list[str], ids: list[int], contents: list[str] | None) -> bool:
@@ -123,7 +127,8 @@ def _repeat_names(images: list[str], owners: list[str], ids: list[int], contents
             others += 1
             if 2 * others >= len(ids):
                 return False
-    return 2 * (repeated + max(framed.values(), default=0)) > len(ids)
+    # What surrounds one name alone may be chance: image 1 of patient 4127.
+    return 2 * (repeated + sum(many for many in framed.values() if many > 1)) > len(ids)
 
 
 def _eye(text: str, token: re.Pattern[str]) -> tuple[str, str, str] | None:
@@ -141,17 +146,22 @@ def _pairs(
     """Sets of codes that are one patient's. owners: the ids of the first codes."""
     given = table["eye"].to_numpy(dtype=object, na_value="")
     eyes = np.where(given == "L", "L", np.where(given == "R", "R", ""))
-    by_name: defaultdict[tuple[str, str, str], set[int]] = defaultdict(set)
+    found = []
     for row in np.flatnonzero(table["image"].str.contains(_ANY, case=False, regex=True).to_numpy(dtype=bool)).tolist():
         folder, name, _ = _parts(images[row].lower())
-        parsed = _eye(name, _TOKEN)
-        if parsed is not None and eyes[row] in ("", parsed[0]):
+        parsed = _eye(name, _TOKEN) or _eye(name, _LETTER)
+        if parsed is not None:  # a name weighs more than the column, which whoever gives the answers may write
             eyes[row], digit, rest = parsed
-            # A name that is the eye alone is one patient's in a folder; with a digit that may be the patient.
-            if _plain(rest) or (folder and not digit):
-                by_name["" if sources is None else sources[row], folder, rest].add(int(codes[row]))
+            found.append((row, folder, digit, rest))
+    by_grade = all(parse_grade(folder.rpartition("/")[2]) is not None for folder in {one[1] for one in found})
+    by_name: defaultdict[tuple[str, str, str], set[int]] = defaultdict(set)
+    for row, folder, digit, rest in found:
+        # A name that is the eye alone is one patient's in a folder; with a digit that may be the patient.
+        if _plain(rest) or (folder and not digit):
+            where = folder.rpartition("/")[0] if by_grade and _plain(rest) else folder
+            by_name["" if sources is None else sources[row], where, rest].add(int(codes[row]))
     by_id: defaultdict[str, dict[int, str]] = defaultdict(dict)
-    named = pd.Series(owners, dtype="str").str.contains(f"{_ANY}|[0-9][lr]$", case=False, regex=True)
+    named = pd.Series(owners, dtype="str").str.contains(_ANY, case=False, regex=True)
     for code in np.flatnonzero(named.to_numpy(dtype=bool)).tolist():
         text = owners[code].lower()
         parsed = _eye(text, _TOKEN) or _eye(text, _LETTER)
