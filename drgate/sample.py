@@ -555,6 +555,11 @@ def declaration(predictions: Predictions, checklist: Checklist, data: TestSet | 
         return None, ""
     digest = (data and data.digest) or predictions.test_set
     found = (data and data.patients) or patients_of(predictions)
+    if digest == predictions.test_set and predictions.numbered:
+        return None, (
+            "no patients are named, and nothing can be declared, for the images are called row-1, row-2 and so on as "
+            "in any other table of this size. Name the patients, or evaluate the table with the images' own names"
+        )
     declared = next((one.most for one in checklist.declared if one.manifest == digest), None)
     if declared is None:
         named = found.named == "image names"

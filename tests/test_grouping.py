@@ -215,6 +215,17 @@ class TestEvaluated:
         assert "so nothing is declared" in one.criteria[0].reason
         assert any("so nothing is declared" in line for line in one.page_one)
 
+    def test_numbers_are_no_test_set(self):
+        """Any table of 146 images is published as row-001 to row-146: a declaration for one would be for all."""
+        public = published(self.NAMES)
+        again = make_predictions(public.table, "predictions.parquet", {})
+        found = evaluate(again, declaring(ACCURATE, again))
+        assert (found.verdict, accuracy(found).low) == ("INSUFFICIENT", None)
+        assert "in any other table of this size" in found.criteria[0].reason
+        named = declaring(ACCURATE, self.NAMES, 2)
+        recorded = evaluate(self.NAMES, named)
+        assert evaluate(again, named, data=recorded.data).metrics == recorded.metrics
+
     @pytest.mark.parametrize("table", [TRUE, UNIQUE, NAMES])
     def test_published_it_is_the_same(self, table: Predictions):
         """Published, read again and published again: the same patients, and the same numbers as recorded."""
