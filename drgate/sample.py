@@ -579,7 +579,7 @@ def declaration(predictions: Predictions, checklist: Checklist, data: TestSet | 
 def patients_of(predictions: Predictions) -> Patients:
     """What a table says of patients, to be recorded before it is published."""
     found = predictions.patients
-    return Patients(found.named, found.merged, found.most)
+    return Patients(found.named, found.merged, found.most, found.apart)
 
 
 def unit_lacks(predictions: Predictions, unit: str) -> str:

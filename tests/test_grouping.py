@@ -139,6 +139,14 @@ class TestTwoEyesUnderTwoIds:
     def test_what_does_not_show_it(self, images: list[str], ids: list[str], eyes: list[str] | None):
         assert found_in(images, ids, eye=eyes or [None] * len(images)).merged == 0
 
+    def test_ids_that_pair_other_eyes_are_counted(self):
+        """0 left with 1 right, and 1 left with 0 right: chance for numbers, or a way to hide pairs."""
+        found = found_in(PAIR, ["q", "w", "w", "q"])
+        assert (found.merged, found.apart) == (0, 2)
+        assert found_in(PAIR, ["q", "q", "w", "w"]).apart == 0
+        assert found_in(PAIR, ["q", "w", "e", "t"]).apart == 0  # merged
+        assert found_in(["0_l1", "0_l2"], ["q", "w"]).apart == 0
+
     def test_sources_are_apart(self):
         """Image 0 of two sites is of two people."""
         assert found_in(["0_left", "0_right"], ["A:q", "B:w"], source=["A", "B"]).merged == 0
@@ -196,6 +204,12 @@ class TestEvaluated:
         assert found.data.patients == Patients("image names", most=2)
         assert "Patients repeat the images' names, so they count as unknown." in found.page_one
         assert "the patients only repeat the images' names. Name them" in found.criteria[0].reason
+
+    def test_ids_that_pair_other_eyes_are_said(self):
+        """Up to 6.4 % false passes where the eyes of one patient agree: nobody should read past it."""
+        found = evaluate(pairs(73, [f"p{(i + i % 2 * 2) // 2 % 73}" for i in range(146)]), ACCURATE)
+        assert found.data.patients == Patients("all", apart=73)
+        assert any(line.startswith("73 pairs of images are of two patients by the table") for line in found.page_one)
 
     def test_one_image_a_patient_is_said(self):
         """What the table claims and nothing can show."""
