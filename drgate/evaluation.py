@@ -411,12 +411,14 @@ class Patients(Typed):
 
     named: for "all" images, for "some", for "none", or by ids that only repeat "image names"; all but the first count
     as unknown. merged: patients that names or eyes show to be another's other eye. most: images that names, eyes or
-    some patients show to be of one patient.
+    some patients show to be of one patient. apart: names of images that differ in nothing but the eye and are of
+    several patients all the same.
     """
 
     named: Literal["all", "some", "none", "image names"]
     merged: _Count = 0
     most: _Number = 1
+    apart: _Count = 0
 
 
 @dataclass(frozen=True, slots=True)

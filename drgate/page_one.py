@@ -127,6 +127,12 @@ def _patients(sample: Sample, checklist: Checklist, data: TestSet) -> list[str]:
             f"{found.merged} {pairs} merged: by the names of their images or by their eyes, one is the other eye of "
             "the other."
         )
+    if found is not None and found.apart:
+        are = f"{_count(found.apart, 'pair')} of images {'is' if found.apart == 1 else 'are'}"
+        lines.append(
+            f"{are} of two patients by the table, though the names differ in nothing but the eye (as in 7_left, "
+            "7_right). The table was believed; if the names are right, intervals are too narrow."
+        )
     if sample.images_a_patient is not None:
         most = _count(sample.images_a_patient, "image")
         lines.append(f"No patients are named. The checklist {checklist.name} declares at most {most} of one patient.")
