@@ -635,8 +635,8 @@ def _by_unit(
     """Graded images as a sample: for each quantity, the worst image of each unit."""
     if missing := _lacks(judged, unit):
         raise PredictionsError(
-            f"{origin}: the checklist judges by {unit}, but {missing} is not given for every image; give it in a column "
-            f"{missing}, or judge by image with another checklist."
+            f"{origin}: the checklist judges by {unit}, but {missing} is not given for every image; give it in a "
+            f"column {missing}, or judge by image with another checklist."
         )
     patients = None if judged["patient"].isna().any() else pd.factorize(judged["patient"])[0].astype(np.int64)
     code = np.arange(len(judged))
