@@ -85,7 +85,7 @@ def gap(
     known = [gaps.Rate(one.value, one.low, one.high) for one in rates if one.low is not None and one.high is not None]
     if len(known) < len(rates):
         return Gap(estimate, tuple(groups), (best, worst), (best, worst), (best, worst))
-    limits = gaps.largest(known)
+    limits = gaps.largest(known, _opposed(sample, about, ratio, column, list(names)))
     pairs = len(groups) * (len(groups) - 1)
     estimate = replace(
         estimate,
@@ -95,6 +95,26 @@ def gap(
     )
     lower, upper = ((groups[pair[0]], groups[pair[1]]) for pair in (limits.shown, limits.open))
     return Gap(estimate, tuple(groups), (best, worst), lower, upper)
+
+
+def _opposed(
+    sample: Sample, about: MetricId, ratio: confusion.Ratio, column: str, names: Sequence[str]
+) -> NDArray[np.float64] | float:
+    """`gaps.opposed` of the groups of a column, by name; 0 where no patient has units in two of them."""
+    if sample.patients is None:
+        return 0.0  # as many images of one patient as are declared are taken to be in each group
+    cells = confusion.cells(sample.graded(about.target), sample.answers(about))
+    success, counted = (part.ravel()[cells] for part in (ratio.success, ratio.counted))
+    group = np.array([*map(names.index, sample.slice_names[column]), names.index("") if "" in names else -1])
+    who, where = sample.patients[counted], group[sample.slices[column]][counted]
+    if len(np.unique(who * len(names) + where)) == len(np.unique(who)):
+        return 0.0
+    from scipy.sparse import coo_array  # a twentieth of a second to import
+
+    shape = int(who.max()) + 1, len(names)
+    ones = np.ones(len(who), dtype=np.int64), success[counted].astype(np.int64)
+    sizes, successes = (coo_array((given, (who, where)), shape=shape).tocsr() for given in ones)
+    return gaps.opposed(successes, sizes)
 
 
 def too_small(found: Gap, asked: MetricId, fewest: int) -> NotEstimable | None:
