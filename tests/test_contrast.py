@@ -204,6 +204,40 @@ class TestGap:
             assert isinstance(result.estimate, Estimate)
             assert result.estimate.value == pytest.approx(gap)
 
+    def test_errors_that_oppose_each_other_widen_it(self):
+        """Each patient has an image in both groups: right in one where it is wrong in the other, ends add up."""
+        right = [i < 480 for i in range(800)]
+        table = {
+            "grade": [3] * 1600,
+            "predicted": [3 if one else 0 for one in [*right, *(not one for one in right)]],
+            "sex": ["F"] * 800 + ["M"] * 800,
+        }
+        apart, same = (
+            replace(
+                one, table=one.table.assign(patient=pd.array([f"patient {i % many}" for i in range(1600)], dtype="str"))
+            )
+            for one, many in ((paired_table(**table), 1600), (paired_table(**table), 800))
+        )
+        (low, _), (_, high) = (proportion_confint(k, 800, method="beta") for k in (320, 480))
+        squares, total = (high - 0.6) ** 2 + (0.4 - low) ** 2, (high - 0.6) + (0.4 - low)
+        for predictions, wider in ((apart, squares**0.5), (same, total)):
+            result = judged(predictions, checklist_of({"id": GAP, "at_most": 0.3}))
+            assert isinstance(result.estimate, Estimate)
+            assert result.estimate.high == pytest.approx(0.2 + wider, abs=1e-9)
+
+    @pytest.mark.parametrize(("silent", "n", "status"), [(8, 60, "INSUFFICIENT"), (60, 200, "FAIL")])
+    def test_refusals_in_one_group_fail_only_if_shown(self, silent: int, n: int, status: str):
+        """With no output as the worst case it is a gap like any other: small groups differ by chance."""
+        table = paired_table(
+            grade=[3] * 2 * n, predicted=[3] * (2 * n - silent) + [None] * silent, sex=["F"] * n + ["M"] * n
+        )
+        patients = pd.array([f"patient {i}" for i in range(2 * n)], dtype="str")
+        checklist = checklist_of({"id": GAP, "at_most": 0.05, "no_output": "excluded"})
+        result = judged(replace(table, table=table.table.assign(patient=patients)), checklist)
+        assert (result.status, result.shown) == (status, True if status == "FAIL" else None), result.reason
+        assert "points" in result.reason.partition("worst case")[2]
+        assert "%" not in result.reason
+
     def test_it_is_shown(self):
         found = evaluate(
             groups_of({"F": (95, 100), "M": (57, 60), None: (9, 10)}), checklist_of({"id": GAP, "at_most": 0.05})
