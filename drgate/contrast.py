@@ -9,6 +9,7 @@ Nothing is decided here.
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 TANGO: Final = "Tango's score interval at the effective sample size"
 MADE_BY_OTHERS: Final = 3
 """Fewest readers where the reference for each is made from the others."""
+FEWEST_ALIKE: Final = 20
+"""Fewest images from which the same grades are worth a word."""
 BLANK: Final = "blank"
 """What the group of the empty cells of a column is called."""
 
@@ -169,9 +172,30 @@ class Beside:
         baseline: Predictions | None = None,
         data: TestSet,
     ) -> None:
-        self.predictions, self.checklist, self.level, self.baseline = predictions, checklist, level, baseline
-        self.data, table = data, predictions.table
-        self.readers = [one for one in data.readers if one in table.columns and table[one].notna().any()]
+        # As `Sample` groups them: two ids that are one patient are one here too.
+        self.predictions = replace(predictions, table=predictions.grouped)
+        self.checklist, self.level, self.baseline, self.data = checklist, level, baseline, data
+        self.readers = list(data.readers)
+
+    def of_readers(self) -> list[str]:
+        """What page one says of the readers: who graded a part of the images, and who gave another's grades."""
+        table = self.predictions.table
+        table = table[table["grade"].notna()]
+        given = {one: table[one] for one in self.readers if one in table.columns}
+        parts = [f"{one} {many}" for one, grades in given.items() if (many := int(grades.notna().sum())) < len(table)]
+        found = []
+        if parts:
+            found.append(
+                f"Graded by readers, of {len(table)} images: {', '.join(parts)}. Each is compared on these images "
+                "alone, and nothing is shown about the others."
+            )
+        columns = {**given, "the model": table["predicted"]}
+        for one, other in itertools.combinations(columns, 2):
+            both = columns[one].notna() & columns[other].notna()
+            many = int(both.sum())
+            if many >= FEWEST_ALIKE and (columns[one] == columns[other])[both].all():
+                found.append(f"{one} and {other} gave the same grade to each of the {many} images that both graded.")
+        return found
 
     def noninferior(self, asked: MetricId) -> tuple[Metric, tuple[Reader, ...]]:
         """The difference that an id such as `noninferior:sensitivity:referable~readers` asks for, and each reader.
@@ -218,8 +242,9 @@ class Beside:
     def _read(self) -> dict[str, Pair]:
         """The model and each reader, on the units that the reader graded; none where there are none."""
         pairs = {}
-        others = [] if self.checklist.readers_independent else self.readers
-        for name in self.readers:
+        present = [one for one in self.readers if one in self.predictions.table.columns]
+        others = [] if self.checklist.readers_independent else present
+        for name in present:
             rows = _graded_by(self.predictions.table, name, others, self.checklist.unit)
             if not rows.empty:
                 tables = rows, rows.assign(predicted=rows[name])
@@ -248,6 +273,7 @@ class Beside:
             assert model is not None, "a unit counts"
             shown.append(Reader(name, rate, model, found.difference(self.level)))
             at = pd.Index(whole.names).get_indexer(pd.Index(ours.names))[found.counted]
+            assert (at >= 0).all(), "a reader's units are units of the test set"
             each = 1 / (len(self.readers) * len(at))
             difference = (found.first.astype(np.float64) - found.second)[found.counted]
             sums += each * np.bincount(owner[at], weights=difference, minlength=len(sums))
