@@ -107,7 +107,8 @@ class _AllComers:
         near = criterion.exact_threshold if self.share else Fraction(0)
         self.limit = near - allowance if self.upward else near + allowance
         self.sign = ">=" if self.upward else "<="
-        self.bar = f"{RULE_WORDS[self.sign]} {_stated(float(self.limit))}"
+        self.groups = criterion.id.about.by == "groups"
+        self.bar = f"{RULE_WORDS[self.sign]} {self._in_points(_stated(float(self.limit)))}"
 
     def measured(self, answered: str) -> str:
         """Both figures: "181 of 187 with output (96.8 %); of all 200, 181 (90.5 %), lower limit 85.6 %"."""
@@ -132,8 +133,9 @@ class _AllComers:
         if isinstance(self.found, NotEstimable):
             return f" With no output as the worst case it is not estimable: {self.found.reason}"
         end = self._end(self.found)
-        limit = "" if end is None else f" (upper limit {percent_words(end)})"
-        worst = percent_words(self.found.value)
+        near = float(self.limit)
+        limit = "" if end is None else f" (upper limit {self._in_points(percent_words(end, near))})"
+        worst = self._in_points(percent_words(self.found.value, near))
         return f" With no output as the worst case it is {worst}{limit}; the rule is {self.bar}."
 
     @property
@@ -142,9 +144,12 @@ class _AllComers:
         return f", and {self.bar} {'of all' if self.share else f'without {self.missing}'}"
 
     def judge(self, decided_on: str) -> tuple[Status, str, bool]:
-        """FAIL where the estimate itself is too far, INSUFFICIENT where only the limit is; as `_judge_interval`."""
+        """FAIL where the estimate itself is too far, INSUFFICIENT where only the limit is; as `_judge_interval`.
+
+        Of a gap FAIL only where one is shown, as `_judge_gap`.
+        """
         who = "Of all" if self.share else f"Of the share without {self.missing}"
-        beyond = f"{'below' if self.upward else 'above'} {_stated(float(self.limit))}"
+        beyond = f"{'below' if self.upward else 'above'} {self._in_points(_stated(float(self.limit)))}"
         one = self.found
         if isinstance(one, NotEstimable):
             return "INSUFFICIENT", "", False
@@ -152,6 +157,8 @@ class _AllComers:
         if not _meets(value, self.sign, self.limit):
             other = one.high if self.upward else one.low
             shown = other is not None and not _meets(other, self.sign, self.limit)
+            if self.groups and decided_on == "bound" and not shown:
+                return "INSUFFICIENT", " With no output as the worst case, small groups may differ by chance.", False
             return "FAIL", f" {who}, {'the whole interval' if shown else 'the estimate'} is {beyond}.", shown
         end = self._end(one)
         if decided_on == "point" or (end is not None and _meets(end, self.sign, self.limit)):
@@ -161,6 +168,10 @@ class _AllComers:
 
     def _end(self, one: Estimate) -> float | None:
         return one.low if self.upward else one.high
+
+    def _in_points(self, percentage: str) -> str:
+        """A difference is in points."""
+        return percentage.replace("%", "points") if self.groups else percentage
 
 
 def _judge_interval(

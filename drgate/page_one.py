@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from drgate.checklist import Checklist, fact, percent_words
 from drgate.evaluation import CriterionResult, Estimate, Flagged, Look, Metric, TestSet, Training
 from drgate.metrics import BELOW_REFERABLE, RIGHT_EYE, MetricId
@@ -30,10 +32,11 @@ def page_one(
     flagged: tuple[Flagged, ...],
     results: list[CriterionResult],
     ungradable: Metric,
+    of_readers: Sequence[str] = (),
 ) -> tuple[str, ...]:
     """The notes, in the order in which they are shown.
 
-    ungradable: the metric `reference_ungradable`.
+    ungradable: the metric `reference_ungradable`. of_readers: what `Beside` says of them.
     """
     lines = []
     table = sample.whole().table
@@ -95,6 +98,7 @@ def page_one(
             f"{'This reader' if many == 1 else f'These {many} readers'}: {', '.join(data.readers)}. Nothing is shown "
             "about others."
         )
+        lines += of_readers
         if not checklist.readers_independent:
             lines.append(
                 "The reference for each reader is the median of the other readers' grades (of two middle ones the "

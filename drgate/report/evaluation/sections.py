@@ -346,7 +346,7 @@ def _spread(name: MetricId, spread: Spread | NotEstimable) -> tuple[Cell, ...]:
         Cell(percent(spread.value), (_between(spread.low, spread.high),)),
         Cell(_between(spread.new_low, spread.new_high)),
         Cell(f"{100 * spread.i2:.0f}{_SPACE}%"),
-        Cell(f"{spread.tau2:.2f}"),
+        Cell(f"{spread.tau2:.4f}"),
         Cell(f"{spread.q:.1f}", (p,)),
     )
 
