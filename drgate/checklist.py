@@ -235,16 +235,16 @@ class Criterion(_Frozen):
             raise ValueError(f"{self.id!r}: no_output does not apply to it")
         if self.min_positives is not None and not self.id.column:
             raise ValueError(f"{self.id!r}: min_positives belongs to a slice, such as {self.id}@camera=each")
+        if self.window is not None and metric != "stability":
+            raise ValueError(f"{self.id!r}: window belongs to stability")
+        if self.unit is not None and metric != "cost":
+            raise ValueError(f"{self.id!r}: a unit belongs to cost")
         if metric in ("baseline", "noninferior"):
             if self._given or self.margin is None:
                 raise ValueError(f"{self.id} takes a margin, such as 0.02, and no threshold")
             if metric == "noninferior" and self.reference_value is not None:
                 raise ValueError(f"{self.id!r}: reference_value belongs to baseline")
             return self
-        if self.window is not None and metric != "stability":
-            raise ValueError(f"{self.id!r}: window belongs to stability")
-        if self.unit is not None and metric != "cost":
-            raise ValueError(f"{self.id!r}: a unit belongs to cost")
         if self.margin is not None or self.reference_value is not None:
             raise ValueError(f"{self.id!r}: margin and reference_value belong to baseline (margin also to noninferior)")
         if about.better == "between":

@@ -102,7 +102,8 @@ def page_one(
         if not checklist.readers_independent:
             lines.append(
                 "The reference for each reader is the median of the other readers' grades (of two middle ones the "
-                "higher); images that fewer than two others graded are left out."
+                "higher); images that fewer than two others graded are left out. Errors in these grades hide a "
+                "part of a true difference."
             )
     if checklist.deployment is None:
         lines.append(

@@ -87,6 +87,11 @@ class TestGrammar:
             ({"id": "noninferior:sensitivity:pdr~baseline", "at_least": 0.1}, "takes a margin"),
             ({"id": "noninferior:sensitivity:pdr~baseline", "margin": 0.1, "reference_value": 0.5}, "reference_value"),
             ({"id": "noninferior:sensitivity:pdr~baseline", "margin": 0.1, "no_output": "excluded"}, "does not apply"),
+            (
+                {"id": "noninferior:sensitivity:pdr~baseline", "margin": 0.1, "window": 10},
+                "window belongs to stability",
+            ),
+            ({"id": "noninferior:sensitivity:pdr~baseline", "margin": 0.1, "unit": "USD"}, "a unit belongs to cost"),
         ],
     )
     def test_what_cannot_be_asked_is_refused(self, criterion: dict[str, Any], why: str):
@@ -262,7 +267,7 @@ class TestGap:
         terminal.render(found, console)
         text = console.file.getvalue()  # type: ignore[attr-defined]
         assert "Gap in sensitivity, referable DR" in text
-        assert re.search(r"blank +90.0.% \(9 of 10\)", text)
+        assert re.search(r"blank +90.0.% *\n +9 of 10", text)
         assert "Gaps between groups" in html.render(found)
 
 
@@ -345,9 +350,12 @@ class TestReaders:
         assert "These 2 readers: reader_1, reader_2. Nothing is shown about others." in found.page_one
         text = markdown.render(found)
         assert "Human readers" in text
-        console = Console(file=io.StringIO(), width=140)
+        console = Console(file=io.StringIO(), width=100)
         terminal.render(found, console)
         shown_there = console.file.getvalue()  # type: ignore[attr-defined]
+        table = shown_there.partition("Human readers")[2].partition("To be read")[0]
+        assert [table.count(name) for name in self.NAMES] == [2, 2]
+        assert "…" not in table
         for shown_in in (shown_there, html.render(found)):
             assert "Model minus reader" in shown_in
             assert "reader_2" in shown_in

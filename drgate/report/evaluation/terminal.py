@@ -96,7 +96,8 @@ def _compared(console: Console, evaluation: Evaluation) -> None:
         console.print(Text(f"\n{section.title}", style="bold"))
         for found in section.tables:
             paragraph(console, found.label, "dim")
-            rows = [[" ".join([cell.text, *(f"({part})" for part in cell.more)]) for cell in row] for row in found.rows]
+            # On lines of their own: beside each other they leave no room for the names.
+            rows = [[text_for(console, "\n".join((cell.text, *cell.more))) for cell in row] for row in found.rows]
             table(console, found.header, rows)
 
 
