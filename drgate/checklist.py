@@ -669,6 +669,22 @@ def level_words(level: float) -> str:
     return f"{round(percent, 3 if whole else 1 if level < 0.99 else 2):g}\N{NO-BREAK SPACE}%"
 
 
+def percent_words(value: float, near: float | None = None) -> str:
+    """A fraction as a percentage, with enough digits to differ from `near`; never 0 or 100 where it is not.
+
+    >>> percent_words(0.9496), percent_words(0.9496, 0.95), percent_words(0.99962), percent_words(1.0)
+    ('95.0 %', '94.96 %', '> 99.9 %', '100.0 %')
+    """
+    for digits in (1, 2, 3, 4):
+        text = f"{100 * value:.{digits}f}"
+        if near is None or value == near or text != f"{100 * near:.{digits}f}":
+            break
+    if 1e-9 < value < 1 - 1e-9 and float(text) in (0.0, 100.0):
+        step = 10.0**-digits
+        text = f"< {step:.{digits}f}" if value < 0.5 else f"> {100 - step:.{digits}f}"
+    return f"{text} %"
+
+
 def not_a_fraction(value: float) -> str:
     """Why a value is refused, with the fraction that a percentage means."""
     hint = f": did you mean {value / 100:g}?" if 1 < value <= 100 else ""

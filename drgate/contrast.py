@@ -9,6 +9,7 @@ Nothing is decided here.
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 TANGO: Final = "Tango's score interval at the effective sample size"
 MADE_BY_OTHERS: Final = 3
 """Fewest readers where the reference for each is made from the others."""
+FEWEST_ALIKE: Final = 20
+"""Fewest images from which the same grades are worth a word."""
 BLANK: Final = "blank"
 """What the group of the empty cells of a column is called."""
 
@@ -92,7 +95,7 @@ def gap(
     ]
     if len(known) < len(rates):
         return Gap(estimate, tuple(groups), (best, worst), (best, worst), (best, worst))
-    limits = gaps.largest(known, level=level)
+    limits = gaps.largest(known, _opposed(sample, about, ratio, column, list(names)), level=level)
     pairs = len(groups) * (len(groups) - 1)
     estimate = replace(
         estimate,
@@ -102,6 +105,26 @@ def gap(
     )
     lower, upper = ((groups[pair[0]], groups[pair[1]]) for pair in (limits.lower, limits.upper))
     return Gap(estimate, tuple(groups), (best, worst), lower, upper)
+
+
+def _opposed(
+    sample: Sample, about: MetricId, ratio: confusion.Ratio, column: str, names: Sequence[str]
+) -> NDArray[np.float64] | float:
+    """`gaps.opposed` of the groups of a column, by name; 0 where no patient has units in two of them."""
+    if sample.patients is None:
+        return 0.0  # as many images of one patient as are declared are taken to be in each group
+    cells = confusion.cells(sample.graded(about.target), sample.answers(about))
+    success, counted = (part.ravel()[cells] for part in (ratio.success, ratio.counted))
+    group = np.array([*map(names.index, sample.slice_names[column]), names.index("") if "" in names else -1])
+    who, where = sample.patients[counted], group[sample.slices[column]][counted]
+    if len(np.unique(who * len(names) + where)) == len(np.unique(who)):
+        return 0.0
+    from scipy.sparse import coo_array  # a twentieth of a second to import
+
+    shape = int(who.max()) + 1, len(names)
+    ones = np.ones(len(who), dtype=np.int64), success[counted].astype(np.int64)
+    sizes, successes = (coo_array((given, (who, where)), shape=shape).tocsr() for given in ones)
+    return gaps.opposed(successes, sizes)
 
 
 def too_small(found: Gap, asked: MetricId, fewest: int) -> NotEstimable | None:
@@ -156,9 +179,30 @@ class Beside:
         baseline: Predictions | None = None,
         data: TestSet,
     ) -> None:
-        self.predictions, self.checklist, self.level, self.baseline = predictions, checklist, level, baseline
-        self.data, table = data, predictions.table
-        self.readers = [one for one in data.readers if one in table.columns and table[one].notna().any()]
+        # As `Sample` groups them: two ids that are one patient are one here too.
+        self.predictions = replace(predictions, table=predictions.grouped)
+        self.checklist, self.level, self.baseline, self.data = checklist, level, baseline, data
+        self.readers = list(data.readers)
+
+    def of_readers(self) -> list[str]:
+        """What page one says of the readers: who graded a part of the images, and who gave another's grades."""
+        table = self.predictions.table
+        table = table[table["grade"].notna()]
+        given = {one: table[one] for one in self.readers if one in table.columns}
+        parts = [f"{one} {many}" for one, grades in given.items() if (many := int(grades.notna().sum())) < len(table)]
+        found = []
+        if parts:
+            found.append(
+                f"Graded by readers, of {len(table)} images: {', '.join(parts)}. Each is compared on these images "
+                "alone, and nothing is shown about the others."
+            )
+        columns = {**given, "the model": table["predicted"]}
+        for one, other in itertools.combinations(columns, 2):
+            both = columns[one].notna() & columns[other].notna()
+            many = int(both.sum())
+            if many >= FEWEST_ALIKE and (columns[one] == columns[other])[both].all():
+                found.append(f"{one} and {other} gave the same grade to each of the {many} images that both graded.")
+        return found
 
     def noninferior(self, asked: MetricId) -> tuple[Metric, tuple[Reader, ...]]:
         """The difference that an id such as `noninferior:sensitivity:referable~readers` asks for, and each reader.
@@ -205,8 +249,9 @@ class Beside:
     def _read(self) -> dict[str, Pair]:
         """The model and each reader, on the units that the reader graded; none where there are none."""
         pairs = {}
-        others = [] if self.checklist.readers_independent else self.readers
-        for name in self.readers:
+        present = [one for one in self.readers if one in self.predictions.table.columns]
+        others = [] if self.checklist.readers_independent else present
+        for name in present:
             rows = _graded_by(self.predictions.table, name, others, self.checklist.unit)
             if not rows.empty:
                 tables = rows, rows.assign(predicted=rows[name])
@@ -235,6 +280,7 @@ class Beside:
             assert model is not None, "a unit counts"
             shown.append(Reader(name, rate, model, found.difference(self.level)))
             at = pd.Index(whole.names).get_indexer(pd.Index(ours.names))[found.counted]
+            assert (at >= 0).all(), "a reader's units are units of the test set"
             each = 1 / (len(self.readers) * len(at))
             difference = (found.first.astype(np.float64) - found.second)[found.counted]
             sums += each * np.bincount(owner[at], weights=difference, minlength=len(sums))

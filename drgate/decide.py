@@ -7,7 +7,7 @@ from fractions import Fraction
 from typing import Final
 
 from drgate import contrast
-from drgate.checklist import RULE_WORDS, Checklist, Criterion, level_words
+from drgate.checklist import RULE_WORDS, Checklist, Criterion, level_words, percent_words
 from drgate.evaluation import (
     CriterionResult,
     Estimate,
@@ -53,7 +53,7 @@ def decide(
     if isinstance(metric, NotEstimable):
         status, reason = "NOT_ASSESSED", f"Not assessed: {metric.reason}"
         if criterion.reference_value is not None:
-            earlier = _percent(criterion.reference_value)
+            earlier = _stated(criterion.reference_value)
             reason += f" The checklist's {earlier} was measured on other images and cannot be compared."
     elif metric.kind == "range":
         status, reason = _judge_range(criterion, metric, training)
@@ -107,7 +107,8 @@ class _AllComers:
         near = criterion.exact_threshold if self.share else Fraction(0)
         self.limit = near - allowance if self.upward else near + allowance
         self.sign = ">=" if self.upward else "<="
-        self.bar = f"{RULE_WORDS[self.sign]} {_percent(float(self.limit))}"
+        self.groups = criterion.id.about.by == "groups"
+        self.bar = f"{RULE_WORDS[self.sign]} {self._in_points(_stated(float(self.limit)))}"
 
     def measured(self, answered: str) -> str:
         """Both figures: "181 of 187 with output (96.8 %); of all 200, 181 (90.5 %), lower limit 85.6 %"."""
@@ -117,14 +118,14 @@ class _AllComers:
             return f"{with_output}; of all not estimable: {self.found.reason.removesuffix('.')}"
         one, near = self.found, float(self.limit)
         if one.k is None:
-            text = f"of all {_percent(one.value, near)}"
+            text = f"of all {percent_words(one.value, near)}"
         elif self.share:
-            text = f"of all {one.n}, {one.k} ({_percent(one.value, near)})"
+            text = f"of all {one.n}, {one.k} ({percent_words(one.value, near)})"
         else:
-            text = f"{one.k} of {one.n} without ({_percent(one.value, near)})"
+            text = f"{one.k} of {one.n} without ({percent_words(one.value, near)})"
         end = self._end(one)
         side = "lower" if self.upward else "upper"
-        return f"{with_output}; {text}" + ("" if end is None else f", {side} limit {_percent(end, near)}")
+        return f"{with_output}; {text}" + ("" if end is None else f", {side} limit {percent_words(end, near)}")
 
     @property
     def beside(self) -> str:
@@ -132,8 +133,10 @@ class _AllComers:
         if isinstance(self.found, NotEstimable):
             return f" With no output as the worst case it is not estimable: {self.found.reason}"
         end = self._end(self.found)
-        limit = "" if end is None else f" (upper limit {_percent(end)})"
-        return f" With no output as the worst case it is {_percent(self.found.value)}{limit}; the rule is {self.bar}."
+        near = float(self.limit)
+        limit = "" if end is None else f" (upper limit {self._in_points(percent_words(end, near))})"
+        worst = self._in_points(percent_words(self.found.value, near))
+        return f" With no output as the worst case it is {worst}{limit}; the rule is {self.bar}."
 
     @property
     def rule(self) -> str:
@@ -141,9 +144,12 @@ class _AllComers:
         return f", and {self.bar} {'of all' if self.share else f'without {self.missing}'}"
 
     def judge(self, decided_on: str) -> tuple[Status, str, bool]:
-        """FAIL where the estimate itself is too far, INSUFFICIENT where only the limit is; as `_judge_interval`."""
+        """FAIL where the estimate itself is too far, INSUFFICIENT where only the limit is; as `_judge_interval`.
+
+        Of a gap FAIL only where one is shown, as `_judge_gap`.
+        """
         who = "Of all" if self.share else f"Of the share without {self.missing}"
-        beyond = f"{'below' if self.upward else 'above'} {_percent(float(self.limit))}"
+        beyond = f"{'below' if self.upward else 'above'} {self._in_points(_stated(float(self.limit)))}"
         one = self.found
         if isinstance(one, NotEstimable):
             return "INSUFFICIENT", "", False
@@ -151,6 +157,8 @@ class _AllComers:
         if not _meets(value, self.sign, self.limit):
             other = one.high if self.upward else one.low
             shown = other is not None and not _meets(other, self.sign, self.limit)
+            if self.groups and decided_on == "bound" and not shown:
+                return "INSUFFICIENT", " With no output as the worst case, small groups may differ by chance.", False
             return "FAIL", f" {who}, {'the whole interval' if shown else 'the estimate'} is {beyond}.", shown
         end = self._end(one)
         if decided_on == "point" or (end is not None and _meets(end, self.sign, self.limit)):
@@ -160,6 +168,10 @@ class _AllComers:
 
     def _end(self, one: Estimate) -> float | None:
         return one.low if self.upward else one.high
+
+    def _in_points(self, percentage: str) -> str:
+        """A difference is in points."""
+        return percentage.replace("%", "points") if self.groups else percentage
 
 
 def _judge_interval(
@@ -290,14 +302,29 @@ def _shown(metric: Estimate, criterion: Criterion) -> str:
 def _number(value: float, criterion: Criterion, near: float | None = None) -> str:
     """A value of the criterion's metric: a percentage, points for a difference, or a plain number for an index."""
     if criterion.id.about.kind == "difference":
-        return _percent(value, near).replace("%", "points")
+        return _points(value, near)
     if criterion.id.about.kind != "index":
-        return _percent(value, near)
+        return percent_words(value, near)
     for digits in (3, 4, 5, 6):
         text = f"{value:.{digits}f}"
         if near is None or value == near or text != f"{near:.{digits}f}":
             break
     return text
+
+
+def _stated(value: float) -> str:
+    """A fraction that the checklist states, as a percentage with all its digits and at least one."""
+    text = f"{100 * value:.10g}"
+    return f"{text if '.' in text else text + '.0'} %"
+
+
+def _points(value: float, near: float | None) -> str:
+    """A difference of two shares, with enough digits to differ from `near`."""
+    for digits in (1, 2, 3, 4):
+        text = f"{100 * value:.{digits}f}"
+        if near is None or value == near or text != f"{100 * near:.{digits}f}":
+            break
+    return f"{text} points"
 
 
 def _patients(criterion: Criterion, metrics: Metrics) -> tuple[list[int], list[int]] | None:
@@ -327,7 +354,7 @@ def _more(criterion: Criterion, metrics: Metrics, looks_left: bool) -> str:
         )
     sizes, counts = found
     who = criterion.id.who
-    if_so = f"if the true value is {_percent(expected, criterion.threshold)}, as the checklist expects"
+    if_so = f"if the true value is {_stated(expected)}, as the checklist expects"
     wanted = f"show the rule with {100 * checklist.planning.power:.0f} % power {if_so}"
     needed = power.patients_to_show(
         criterion.as_high(criterion.threshold),
@@ -440,19 +467,10 @@ def _rule(criterion: Criterion) -> str:
     if criterion.ceiling is not None:
         return f"between {criterion.threshold:g} and {criterion.ceiling:g}"
     words = RULE_WORDS[criterion.comparator]
-    number = f"{criterion.threshold:g}" if criterion.id.about.kind == "index" else _percent(criterion.threshold)
+    number = f"{criterion.threshold:g}" if criterion.id.about.kind == "index" else _stated(criterion.threshold)
     if criterion.id.about.kind == "difference":
-        number = _number(criterion.threshold, criterion)
+        number = _stated(criterion.threshold).replace("%", "points")
     return f"{words} {number}"
-
-
-def _percent(value: float, near: float | None = None) -> str:
-    """A fraction as a percentage, with enough digits to differ from `near` (never "90.0 %" for a value below 90 %)."""
-    for digits in (1, 2, 3, 4):
-        text = f"{100 * value:.{digits}f}"
-        if near is None or value == near or text != f"{100 * near:.{digits}f}":
-            break
-    return f"{text} %"
 
 
 def barred(look: Look, data: TestSet, checklist: Checklist) -> str:

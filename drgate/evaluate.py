@@ -138,7 +138,15 @@ def evaluate(
         look=look,
         flagged=flagged,
         page_one=page_one(
-            sample, checklist, look, data, training, flagged, results, found[MetricId("reference_ungradable")]
+            sample,
+            checklist,
+            look,
+            data,
+            training,
+            flagged,
+            results,
+            found[MetricId("reference_ungradable")],
+            compared.of_readers(),
         ),
         software={
             "drgate": __version__,

@@ -43,6 +43,14 @@ def _moment(text: str) -> str:
 Moment = Annotated[str, AfterValidator(_moment)]
 """ISO 8601 in UTC to the second, such as 2026-01-31T09:00:00Z."""
 
+
+def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
+    if len({*names}) < len(names):
+        raise ValueError("a reader is named twice")
+    return names
+
+
+_Readers = Annotated[tuple[Annotated[str, Field(pattern="^reader_[1-9][0-9]{0,3}$")], ...], AfterValidator(_distinct)]
 _Count = Annotated[int, Field(ge=0)]
 _Number = Annotated[int, Field(ge=1)]
 _Grade = Annotated[int, Field(ge=0, le=4)]
@@ -411,12 +419,14 @@ class Patients(Typed):
 
     named: for "all" images, for "some", for "none", or by ids that only repeat "image names"; all but the first count
     as unknown. merged: patients that names or eyes show to be another's other eye. most: images that names, eyes or
-    some patients show to be of one patient.
+    some patients show to be of one patient. apart: names of images that differ in nothing but the eye and are of
+    several patients all the same.
     """
 
     named: Literal["all", "some", "none", "image names"]
     merged: _Count = 0
     most: _Number = 1
+    apart: _Count = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -445,7 +455,7 @@ class TestSet(Typed):
     warnings: tuple[str, ...] = ()
     leakage: str = NOT_CHECKED
     patients: Patients | None = None
-    readers: tuple[str, ...] = ()
+    readers: _Readers = ()
 
     @property
     def digest(self) -> str | None:

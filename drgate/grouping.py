@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
@@ -20,13 +20,17 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from drgate.scale import parse_grade
+
 Named = Literal["all", "some", "none", "image names"]
 
-_SIDES: Final = {"left": "L", "l": "L", "os": "L", "right": "R", "r": "R", "od": "R"}
-_TOKEN: Final = re.compile(r"(?<![a-z0-9])(left|right|os|od|l|r)([0-9]?)(?![a-z0-9])")
-_LETTER: Final = re.compile(r"(?<=[0-9])([lr])()$")
-_ANY: Final = r"(?:^|[^a-z0-9])(?:left|right|os|od|l|r)[0-9]?(?:[^a-z0-9]|$)"
-"""The same anywhere in a path, in a form that is quick to look for."""
+_SIDES: Final = {"left": "L", "l": "L", "os": "L", "le": "L", "right": "R", "r": "R", "od": "R", "re": "R"}
+_TOKEN: Final = re.compile(r"(?<![a-z0-9])(left|right|os|od|le|re|l|r)([0-9]?)(?![a-z0-9])")
+_LETTER: Final = re.compile(r"(?<=[0-9])(os|od|le|re|l|r)()$")
+_ANY: Final = (
+    r"(?:^|[^a-z0-9])(?:left|right|os|od|le|re|l|r)[0-9]?(?:[^a-z0-9]|$)|[0-9](?:os|od|le|re|l|r)(?:\.[^/]*)?$"
+)
+"""Either anywhere in a path or an id, in a form that is quick to look for."""
 _NEITHER: Final = re.compile(r"[\W_]+")
 _DIGITS: Final = 8
 """Hex digits of a digest by which an image is recognised."""
@@ -38,13 +42,15 @@ class Grouping:
 
     named: how many images name their patient; "image names" where ids only repeat those. codes: (n,) patients as 0 to
     c - 1 in the order of their first row; None unless `named` is "all". merged: ids that were another's other eye.
-    most: where patients are unknown, images that are shown to be of one patient, 1 without any such.
+    most: where patients are unknown, images that are shown to be of one patient, 1 without any such. apart: names that
+    differ in nothing but the eye and are of several patients all the same.
     """
 
     named: Named
     codes: NDArray[np.int64] | None = field(repr=False)
     merged: int = 0
     most: int = 1
+    apart: int = 0
 
 
 def grouping(table: pd.DataFrame) -> Grouping:
@@ -56,12 +62,13 @@ def grouping(table: pd.DataFrame) -> Grouping:
 
     Two ids are merged into one patient where one has images of left eyes alone, the other of right eyes alone, and
 
-    - two of these images have names that differ in nothing but the eye: left, right, l, r, od or os between
-      punctuation, also with one digit (`7_left`, `7_right2`), in the same folder; or
-    - the ids differ in nothing but the eye (also `7L`, `7R`), and every image of theirs is of that eye by its name or
-      by the column eye.
+    - two of these images have names that differ in nothing but the eye: left, right, l, r, od, os, le or re between
+      punctuation, also with one digit (`7_left`, `7_right2`), or after a digit at the end (`7L`, `7OD`), in the same
+      folder, where folders named after grades are left out; or
+    - the ids differ in nothing but the eye, and every image of theirs is of that eye by its name or by the column eye.
 
-    An id that has images of both eyes is merged with no other, for there the numbers in names are no patients.
+    An id that has images of both eyes is merged with no other, for there the numbers in names may be no patients. How
+    often names and ids differ so is counted (`apart`).
     """
     ids, first = pd.factorize(table["patient"])
     ids = ids.astype(np.int64)
@@ -75,10 +82,13 @@ def grouping(table: pd.DataFrame) -> Grouping:
         named = "image names"
     # Images without a patient are each of their own until their names say otherwise.
     codes = np.where(ids < 0, len(first) + np.arange(len(ids)), ids)
-    merged = _merged(codes, _pairs(table, codes, images, sources, owners))
+    by_name, shown = _pairs(table, codes, images, sources, owners)
+    merged = _merged(codes, shown)
     if named == "all":
         known = pd.factorize(merged)[0].astype(np.int64)
-        return Grouping(named, known, merged=len(first) - int(known.max() + 1))
+        patient = dict(zip(codes.tolist(), known.tolist(), strict=True))
+        apart = sum(len({patient[code] for code in some}) > 1 for some in by_name)
+        return Grouping(named, known, merged=len(first) - int(known.max() + 1), apart=apart)
     _, sizes = np.unique(merged, return_counts=True)
     return Grouping(named, None, most=int(sizes.max(initial=1)))
 
@@ -97,10 +107,10 @@ def _plain(text: str) -> str:
 
 
 def _parts(image: str) -> tuple[str, str, str]:
-    """Folder, name and extension of an image."""
+    """Folder, name and extension of an image; what begins with a digit is no extension (mBRSET's `1.2`)."""
     folder, _, name = image.rpartition("/")
-    stem, dot, extension = name.rpartition(".")
-    return (folder, stem, extension) if dot else (folder, name, "")
+    stem, _, extension = name.rpartition(".")
+    return (folder, stem, extension) if stem and extension[:1].isalpha() else (folder, name, "")
 
 
 def _repeat_names(images: list[str], owners: list[str], ids: list[int], contents: list[str] | None) -> bool:
@@ -123,7 +133,8 @@ def _repeat_names(images: list[str], owners: list[str], ids: list[int], contents
             others += 1
             if 2 * others >= len(ids):
                 return False
-    return 2 * (repeated + max(framed.values(), default=0)) > len(ids)
+    # What surrounds one name alone may be chance: image 1 of patient 4127.
+    return 2 * (repeated + sum(many for many in framed.values() if many > 1)) > len(ids)
 
 
 def _eye(text: str, token: re.Pattern[str]) -> tuple[str, str, str] | None:
@@ -137,37 +148,49 @@ def _eye(text: str, token: re.Pattern[str]) -> tuple[str, str, str] | None:
 
 def _pairs(
     table: pd.DataFrame, codes: NDArray[np.int64], images: list[str], sources: list[str] | None, owners: list[str]
-) -> Iterator[list[int]]:
-    """Sets of codes that are one patient's. owners: the ids of the first codes."""
-    given = table["eye"].to_numpy(dtype=object, na_value="")
-    eyes = np.where(given == "L", "L", np.where(given == "R", "R", ""))
-    by_name: defaultdict[tuple[str, str, str], set[int]] = defaultdict(set)
+) -> tuple[list[set[int]], list[list[int]]]:
+    """Codes whose images have names that differ in the eye alone, and sets of codes that are one patient's.
+
+    owners: the ids of the first codes.
+    """
+    eyes: list[str] = table["eye"].to_numpy(dtype=object, na_value="").tolist()
+    found = []
     for row in np.flatnonzero(table["image"].str.contains(_ANY, case=False, regex=True).to_numpy(dtype=bool)).tolist():
         folder, name, _ = _parts(images[row].lower())
-        parsed = _eye(name, _TOKEN)
-        if parsed is not None and eyes[row] in ("", parsed[0]):
+        parsed = _eye(name, _TOKEN) or _eye(name, _LETTER)
+        if parsed is not None:  # a name weighs more than the column, which whoever gives the answers may write
             eyes[row], digit, rest = parsed
-            # A name that is the eye alone is one patient's in a folder; with a digit that may be the patient.
-            if _plain(rest) or (folder and not digit):
-                by_name["" if sources is None else sources[row], folder, rest].add(int(codes[row]))
+            found.append((row, folder, digit, rest))
+    by_grade = all(parse_grade(folder.rpartition("/")[2]) is not None for folder in {one[1] for one in found})
+    by_name: defaultdict[tuple[str, str, str], set[int]] = defaultdict(set)
+    owner: list[int] = codes.tolist()
+    for row, folder, digit, rest in found:
+        # A name that is the eye alone is one patient's in a folder; with a digit that may be the patient.
+        if _plain(rest) or (folder and not digit):
+            where = folder.rpartition("/")[0] if by_grade and _plain(rest) else folder
+            by_name["" if sources is None else sources[row], where, rest].add(owner[row])
     by_id: defaultdict[str, dict[int, str]] = defaultdict(dict)
-    named = pd.Series(owners, dtype="str").str.contains(f"{_ANY}|[0-9][lr]$", case=False, regex=True)
+    named = pd.Series(owners, dtype="str").str.contains(_ANY, case=False, regex=True)
     for code in np.flatnonzero(named.to_numpy(dtype=bool)).tolist():
         text = owners[code].lower()
         parsed = _eye(text, _TOKEN) or _eye(text, _LETTER)
         if parsed is not None:
             by_id[parsed[2]][code] = parsed[0]
-    shown = [*(some for some in by_name.values() if len(some) > 1), *(some for some in by_id.values() if len(some) > 1)]
+    several = [some for some in by_name.values() if len(some) > 1]
+    shown = [*several, *(some for some in by_id.values() if len(some) > 1)]
     if not shown:
-        return
-    size = int(codes.max()) + 1
-    left, right, neither = (np.bincount(codes[eyes == side], minlength=size) > 0 for side in ("L", "R", ""))
+        return [], []
+    size, side = int(codes.max()) + 1, np.array(eyes)
+    left, right, neither = ((np.bincount(codes[side == eye], minlength=size) > 0).tolist() for eye in ("L", "R", ""))
+    merged = []
     for some in shown:
         sides = {code: "L" if left[code] else "R" for code in some if left[code] != right[code]}
         if isinstance(some, dict):
-            sides = {code: side for code, side in sides.items() if side == some[code] and not neither[code]}
+            sides = {code: eye for code, eye in sides.items() if eye == some[code] and not neither[code]}
         if len({*sides.values()}) == 2:
-            yield list(sides)
+            merged.append(list(sides))
+    both = [some for some in several if any(left[code] for code in some) and any(right[code] for code in some)]
+    return both, merged
 
 
 def _merged(codes: NDArray[np.int64], sets: Iterable[list[int]]) -> NDArray[np.int64]:

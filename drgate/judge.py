@@ -255,7 +255,13 @@ def judge(
         model = replace(model, previous=previous)
     if grades is not None:
         facts = replace(facts, grades=grades)
-    predictions, facts = _readers(predictions, facts, checklist, known=grades is not None or scoring.by != "elsewhere")
+    predictions, facts = _readers(
+        predictions,
+        facts,
+        checklist,
+        signed if scoring.by == "signed" and grades is None else None,
+        known=grades is not None or scoring.by != "elsewhere",
+    )
     if point is not None:
         unchecked = point.refuse_overlap(predictions, test.patient_key)
         predictions = predictions.at(point)
@@ -415,22 +421,33 @@ def _warned(facts: TestSet, warning: str) -> TestSet:
 
 
 def _readers(
-    predictions: Predictions, facts: TestSet, checklist: Checklist, *, known: bool
+    predictions: Predictions, facts: TestSet, checklist: Checklist, signed: SignedTable | None, *, known: bool
 ) -> tuple[Predictions, TestSet]:
     """The predictions with the grades of readers that may be used, and the test set that names these.
 
-    known: whether they come from the manifest or the file of grades. Whoever hands in a table of answers could write
-    readers that are easily matched.
+    signed: what the scorer of the table answers for: exactly its readers count. known: whether readers come from there,
+    the manifest or the file of grades. Whoever hands in a table of answers could write readers that are easily matched,
+    or leave out one who is not.
+
+    Raises PredictionsError where the table lacks a reader that was signed.
     """
+    if not checklist.asks_readers:
+        return with_readers(predictions, ()), facts
     given = [one for one in reader_columns(predictions.table) if predictions.table[one].notna().any()]
-    if given and not known and checklist.asks_readers:
+    used = given if known else []
+    if signed is not None:
+        if lacking := [one for one in signed.readers if one not in given]:
+            raise PredictionsError(
+                f"{predictions.origin} lacks {', '.join(lacking)}, which its scorer signed; give the whole table."
+            )
+        used = [one for one in given if one in signed.readers]
+    if unused := [one for one in given if one not in used]:
         facts = _warned(
             facts,
-            f"The table's own columns of readers ({', '.join(given)}) are not used. Readers come from the manifest "
+            f"The table's own columns of readers ({', '.join(unused)}) are not used. Readers come from the manifest "
             "that this run or a trusted scorer scored, or from --grades.",
         )
-    readers = tuple(given) if known and checklist.asks_readers else ()
-    return with_readers(predictions, readers), replace(facts, readers=readers)
+    return with_readers(predictions, used), replace(facts, readers=tuple(used))
 
 
 def _operating_point(path: Path | None) -> tuple[OperatingPoint | None, Subject | None]:

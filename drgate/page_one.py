@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from drgate.checklist import Checklist, fact
+from collections.abc import Sequence
+
+from drgate.checklist import Checklist, fact, percent_words
 from drgate.evaluation import CriterionResult, Estimate, Flagged, Look, Metric, TestSet, Training
 from drgate.metrics import BELOW_REFERABLE, RIGHT_EYE, MetricId
 from drgate.predictions import Predictions
@@ -30,10 +32,11 @@ def page_one(
     flagged: tuple[Flagged, ...],
     results: list[CriterionResult],
     ungradable: Metric,
+    of_readers: Sequence[str] = (),
 ) -> tuple[str, ...]:
     """The notes, in the order in which they are shown.
 
-    ungradable: the metric `reference_ungradable`.
+    ungradable: the metric `reference_ungradable`. of_readers: what `Beside` says of them.
     """
     lines = []
     table = sample.whole().table
@@ -95,6 +98,7 @@ def page_one(
             f"{'This reader' if many == 1 else f'These {many} readers'}: {', '.join(data.readers)}. Nothing is shown "
             "about others."
         )
+        lines += of_readers
         if not checklist.readers_independent:
             lines.append(
                 "The reference for each reader is the median of the other readers' grades (of two middle ones the "
@@ -127,6 +131,12 @@ def _patients(sample: Sample, checklist: Checklist, data: TestSet) -> list[str]:
             f"{found.merged} {pairs} merged: by the names of their images or by their eyes, one is the other eye of "
             "the other."
         )
+    if found is not None and found.apart:
+        are = f"{_count(found.apart, 'pair')} of images {'is' if found.apart == 1 else 'are'}"
+        lines.append(
+            f"{are} of two patients by the table, though the names differ in nothing but the eye (as in 7_left, "
+            "7_right). The table was believed; if the names are right, intervals are too narrow."
+        )
     if sample.images_a_patient is not None:
         most = _count(sample.images_a_patient, "image")
         lines.append(f"No patients are named. The checklist {checklist.name} declares at most {most} of one patient.")
@@ -141,9 +151,9 @@ def _without_grade(ungradable: Metric) -> list[str]:
     """The images that the reference could not grade, with their share."""
     if not isinstance(ungradable, Estimate) or not ungradable.k:
         return []
-    high = "" if ungradable.high is None else f", upper limit {100 * ungradable.high:.1f} %"
+    high = "" if ungradable.high is None else f", upper limit {percent_words(ungradable.high)}"
     return [
-        f"{ungradable.k} of {_count(ungradable.n or 0, 'image')} ({100 * ungradable.value:.1f} %{high}) "
+        f"{ungradable.k} of {_count(ungradable.n or 0, 'image')} ({percent_words(ungradable.value)}{high}) "
         f"{'has' if ungradable.k == 1 else 'have'} no reference grade and {'is' if ungradable.k == 1 else 'are'} "
         "in no other figure."
     ]
@@ -166,12 +176,15 @@ def _wrong_eyes(sample: Sample, checklist: Checklist) -> list[str]:
         if asked.metric not in ("sensitivity", "missed") or asked.target not in GROUPS or asked != asked.whole:
             continue
         tallies = [sample.tally_of(asked.but(metric=name)) for name in ("sensitivity", RIGHT_EYE)]
+        tables = [tally.table for tally in tallies if tally is not None]
         ratio = MetricId("sensitivity", asked.target).about.ratio(asked.target, criterion.policy)
-        (found, n), (own, own_n) = (ratio.terms(tally.table) for tally in tallies if tally is not None)
+        (found, n), (own, own_n) = map(ratio.terms, tables)
         if own < found:
+            refused = (tables[0] * ratio.success)[:, NO_OUTPUT].any()
             lines.append(
-                f"{int(found)} of {_count(int(n), sample.unit)} {asked.who} are predicted so, {int(found - own)} of "
-                f"them only in images without it: in an eye that has it, {int(own)} of {int(own_n)}."
+                f"{int(found)} of {_count(int(n), sample.unit)} {asked.who} are predicted so"
+                f"{' or have no output' if refused else ''}, {int(found - own)} of them only in images without it: in "
+                f"an eye that has it, {int(own)} of {int(own_n)}."
             )
     return list(dict.fromkeys(lines))
 

@@ -39,6 +39,7 @@ COLUMNS: Final = ("image", "patient", "eye", "grade", "gradable", *PROBABILITIES
 OPTIONAL_COLUMNS: Final = ("dme", "sha256")
 _METADATA_KEY: Final = b"drgate.provenance"
 _PUBLISHED: Final = re.compile(r"(?P<key>[0-9a-f]{16})(-[0-9]+)?")
+_NUMBER: Final = re.compile("row-[0-9]+")
 _EXPECTED: Final = "a CSV or Parquet table with image, grade and p_0 to p_4 (or predicted)"
 
 
@@ -89,6 +90,12 @@ class Predictions:
         # As row-N, two test sets of the same size would be one.
         images = [key or image for key, image in zip(self.content_keys, self.table["image"], strict=True)]
         return digest_of(["drgate images of a table 1", sorted(set(images))])
+
+    @property
+    def numbered(self) -> bool:
+        """Whether the images have numbers for names, as where they are published, and nothing says which they are."""
+        keys = zip(self.table["image"], self.content_keys, strict=True)
+        return not self.provenance and all(key is None and _NUMBER.fullmatch(image) for image, key in keys)
 
     @property
     def content_keys(self) -> list[str | None]:

@@ -555,6 +555,11 @@ def declaration(predictions: Predictions, checklist: Checklist, data: TestSet | 
         return None, ""
     digest = (data and data.digest) or predictions.test_set
     found = (data and data.patients) or patients_of(predictions)
+    if digest == predictions.test_set and predictions.numbered:
+        return None, (
+            "no patients are named, and nothing can be declared, for the images are called row-1, row-2 and so on as "
+            "in any other table of this size. Name the patients, or evaluate the table with the images' own names"
+        )
     declared = next((one.most for one in checklist.declared if one.manifest == digest), None)
     if declared is None:
         named = found.named == "image names"
@@ -574,7 +579,7 @@ def declaration(predictions: Predictions, checklist: Checklist, data: TestSet | 
 def patients_of(predictions: Predictions) -> Patients:
     """What a table says of patients, to be recorded before it is published."""
     found = predictions.patients
-    return Patients(found.named, found.merged, found.most)
+    return Patients(found.named, found.merged, found.most, found.apart)
 
 
 def unit_lacks(predictions: Predictions, unit: str) -> str:
@@ -629,7 +634,10 @@ def _by_unit(
 ) -> Sample:
     """Graded images as a sample: for each quantity, the worst image of each unit."""
     if missing := _lacks(judged, unit):
-        raise PredictionsError(f"{origin}: the checklist judges by {unit}, but {missing} is not given for every image.")
+        raise PredictionsError(
+            f"{origin}: the checklist judges by {unit}, but {missing} is not given for every image; give it in a "
+            f"column {missing}, or judge by image with another checklist."
+        )
     patients = None if judged["patient"].isna().any() else pd.factorize(judged["patient"])[0].astype(np.int64)
     code = np.arange(len(judged))
     if unit != "image":

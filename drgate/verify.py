@@ -25,7 +25,7 @@ from drgate.certificate.scored import ENDING, SignedTable, read_scored
 from drgate.certificate.statement import Certificate, Statement, read_certificate, reference
 from drgate.certificate.trust import Revocations, lapses, signer
 from drgate.errors import CertificateError, DrgateError, ExitCode, UsageError, visible
-from drgate.evaluation import COMPANIONS, Evaluation, Role, Verdict, plain_of
+from drgate.evaluation import COMPANIONS, Evaluation, Role, TestSet, Verdict, plain_of
 from drgate.files import canonical_json, digest_of, read_limited, sha256_file
 from drgate.screen import SILENT, Progress
 
@@ -542,6 +542,7 @@ def _origin(evaluation: Evaluation, table: Predictions, point: OperatingPoint | 
             point.refuse_overlap(table)
         except DrgateError as problem:
             yield "problem", str(problem)
+    yield from _recorded_of(evaluation.data, table)
     if evaluation.model.tensor_digest is None:
         return
     if not table.provenance:
@@ -558,6 +559,26 @@ def _origin(evaluation: Evaluation, table: Predictions, point: OperatingPoint | 
     for what, (recorded, found) in pairs.items():
         if recorded != found:
             yield "problem", f"The predictions are of another {what} than the statement says ({found}, not {recorded})."
+
+
+def _recorded_of(data: TestSet, table: Predictions) -> Iterator[Finding]:
+    """Whether the caller's own table shows what is recorded of patients and images; a published one no longer does."""
+    from drgate.predictions import published
+    from drgate.sample import patients_of
+
+    public = published(table)
+    if table.table["image"].tolist() == public.table["image"].tolist():
+        return
+    if data.images_digest == public.images_digest != table.images_digest:  # evaluated as published: nothing is declared
+        return
+    if data.patients is not None and data.patients != patients_of(table):
+        yield "problem", "The predictions show other patients than the statement says, by names of images, ids or eyes."
+    if not table.provenance and data.manifest_digest is None and data.images_digest != table.images_digest:
+        yield (
+            "problem",
+            f"The predictions are of other images than the statement says ({table.images_digest}, not "
+            f"{data.images_digest}).",
+        )
 
 
 def _recomputation(

@@ -21,7 +21,7 @@ from statsmodels.stats.proportion import proportion_confint
 from drgate.checklist import Checklist, load_checklist, parse_checklist, schema
 from drgate.checklist_diff import diff
 from drgate.contrast import _graded_by
-from drgate.errors import ChecklistError, ManifestError
+from drgate.errors import ChecklistError, DrgateError, ManifestError
 from drgate.evaluate import evaluate
 from drgate.evaluation import CriterionResult, Estimate, Evaluation, TestSet
 from drgate.manifest import load_manifest
@@ -215,6 +215,40 @@ class TestGap:
             assert isinstance(result.estimate, Estimate)
             assert result.estimate.value == pytest.approx(gap)
 
+    def test_errors_that_oppose_each_other_widen_it(self):
+        """Each patient has an image in both groups: right in one where it is wrong in the other, ends add up."""
+        right = [i < 480 for i in range(800)]
+        table = {
+            "grade": [3] * 1600,
+            "predicted": [3 if one else 0 for one in [*right, *(not one for one in right)]],
+            "sex": ["F"] * 800 + ["M"] * 800,
+        }
+        apart, same = (
+            replace(
+                one, table=one.table.assign(patient=pd.array([f"patient {i % many}" for i in range(1600)], dtype="str"))
+            )
+            for one, many in ((paired_table(**table), 1600), (paired_table(**table), 800))
+        )
+        (low, _), (_, high) = (proportion_confint(k, 800, method="beta") for k in (320, 480))
+        squares, total = (high - 0.6) ** 2 + (0.4 - low) ** 2, (high - 0.6) + (0.4 - low)
+        for predictions, wider in ((apart, squares**0.5), (same, total)):
+            result = judged(predictions, checklist_of({"id": GAP, "at_most": 0.3}))
+            assert isinstance(result.estimate, Estimate)
+            assert result.estimate.high == pytest.approx(0.2 + wider, abs=1e-9)
+
+    @pytest.mark.parametrize(("silent", "n", "status"), [(8, 60, "INSUFFICIENT"), (60, 200, "FAIL")])
+    def test_refusals_in_one_group_fail_only_if_shown(self, silent: int, n: int, status: str):
+        """With no output as the worst case it is a gap like any other: small groups differ by chance."""
+        table = paired_table(
+            grade=[3] * 2 * n, predicted=[3] * (2 * n - silent) + [None] * silent, sex=["F"] * n + ["M"] * n
+        )
+        patients = pd.array([f"patient {i}" for i in range(2 * n)], dtype="str")
+        checklist = checklist_of({"id": GAP, "at_most": 0.05, "no_output": "excluded"})
+        result = judged(replace(table, table=table.table.assign(patient=patients)), checklist)
+        assert (result.status, result.shown) == (status, True if status == "FAIL" else None), result.reason
+        assert "points" in result.reason.partition("worst case")[2]
+        assert "%" not in result.reason
+
     def test_it_is_shown(self):
         found = evaluate(
             groups_of({"F": (95, 100), "M": (57, 60), None: (9, 10)}), checklist_of({"id": GAP, "at_most": 0.05})
@@ -318,6 +352,54 @@ class TestReaders:
             assert "Model minus reader" in shown_in
             assert "reader_2" in shown_in
         assert "reader\\_2" in text
+
+    def test_page_one_says_what_they_graded_and_whose_grades_are_the_same(self):
+        """A reader of easy images alone, one reader under two names, and a reader who is the model."""
+        predictions = read_set(predicted=0.97, reader_1=0.9)
+        table = predictions.table
+        given = table["reader_1"].mask(table.index >= 60)
+        table = table.assign(
+            reader_2=given, reader_3=table["predicted"], reader_4=table["reader_1"].mask(table.index > 9)
+        )
+        names = ("reader_1", "reader_2", "reader_3", "reader_4")
+        checklist = checklist_of(*FLOORS, *READERS, readers_independent=True, slices=[])
+        found = evaluate(replace(predictions, table=table), checklist, data=TestSet("x", readers=names))
+        at = found.page_one.index(
+            "These 4 readers: reader_1, reader_2, reader_3, reader_4. Nothing is shown about others."
+        )
+        assert found.page_one[at + 1 : at + 4] == (
+            "Graded by readers, of 600 images: reader_2 60, reader_4 10. Each is compared on these images alone, and "
+            "nothing is shown about the others.",
+            "reader_1 and reader_2 gave the same grade to each of the 60 images that both graded.",
+            "reader_3 and the model gave the same grade to each of the 600 images that both graded.",
+        )
+
+    def test_a_reader_without_grades_is_not_passed_over(self):
+        """Page one names this reader, so the mean cannot be that of the others."""
+        predictions = read_set(predicted=0.97, reader_1=0.9)
+        checklist = checklist_of(*FLOORS, *READERS, readers_independent=True, slices=[])
+        found = evaluate(predictions, checklist, data=TestSet("x", readers=("reader_1", "reader_7")))
+        assert found.criteria[2].status == "NOT_ASSESSED"
+        assert "reader_7 has graded no image with Referable DR" in found.criteria[2].reason
+
+    @pytest.mark.parametrize("readers", [["predicted"], ["grade"], ["reader_1", "reader_1"], ["reader_01"]])
+    def test_no_other_column_is_a_reader(self, readers: list[str]):
+        """An evaluation that was edited could else compare the model with itself, or count a reader twice."""
+        plain = evaluate(read_set(predicted=0.97), checklist_of(*FLOORS, slices=[])).to_json()
+        plain["data"]["readers"] = readers
+        with pytest.raises(DrgateError, match="readers"):
+            Evaluation.from_json(json.loads(json.dumps(plain)))
+
+    def test_by_patient_two_ids_of_one_patient_are_one(self):
+        """Eyes under two ids are one patient, who is left out where a reader graded one of the two."""
+        table = pd.DataFrame({"grade": [3] * 80, "predicted": [3] * 80, "reader_1": [3] * 60 + [3, None] * 10})
+        table["image"] = [f"{i // 2}_{'left' if i % 2 else 'right'}.png" for i in range(80)]
+        table["patient"] = [f"id {i}" for i in range(80)]
+        predictions = make_predictions(table, "table.csv", {})
+        checklist = checklist_of(*FLOORS, *READERS, readers_independent=True, slices=[], unit="patient")
+        found = evaluate(predictions, checklist, data=TestSet("x", readers=("reader_1",)))
+        (reader,) = found.readers[parse_id("noninferior:sensitivity:referable~readers")]
+        assert (reader.rate.n, reader.rate.clusters) == (30, 30)
 
     def test_a_worse_model_is_not_passed(self):
         predictions = read_set(predicted=0.85, reader_1=0.95, reader_2=0.97)

@@ -183,7 +183,7 @@ class TestEveryMetric:
             for column, value in slices:
                 units = units_of(table[table["clinic"] == value] if column else table, unit)
                 for metric in measured():
-                    if not metric.about.is_share:
+                    if not metric.about.is_share or metric.about.of_reference:  # of all images: tests/test_refusals.py
                         continue
                     tally = sample.tally_of(metric.but(column=column, value=value))
                     assert tally is not None
@@ -264,8 +264,7 @@ class TestOneImageAUnit:
         table = drawn(1, dme=False, most=1)
         sample = Sample.of(predictions(table), checklist_of(unit=unit))
         assert sample.views == {}
-        of_units = [metric for metric in measured() if metric.metric != "reference_ungradable"]
-        assert {sample.tally_of(metric) for metric in of_units} == {sample.whole()}
+        assert {sample.tally_of(metric) for metric in measured() if not metric.about.of_reference} == {sample.whole()}
         asked = [MetricId(name, "referable") for name in ("sensitivity", "right_eye_sensitivity")]
         metrics = Metrics(sample, checklist_of(), 0.95, 1)
         hit, right = (metrics.estimate(one, one.default_policy) for one in asked)
@@ -385,6 +384,18 @@ class TestTheWrongEye:
         assert counted(found, "right_eye_sensitivity:referable") == (0, 100)
         assert counted(found, "undergraded:vision_threatening_below_referable") == (100, 100)
         assert counted(found, "no_output:pdr") == (100, 100)
+
+    def test_a_patient_without_output_is_not_predicted(self):
+        """Where no output counts as referred, page one says so."""
+        table = one_eye_each((0, 0)).table
+        fellow = (table["patient"].str[1:].astype(int) < 100) & (table["eye"] == "R")
+        silent = predictions(table.assign(predicted=table["predicted"].mask(fellow)))
+        lines = [{"id": "sensitivity:referable", "at_least": 0.5}]
+        found = evaluate(silent, checklist_of(unit="patient", criteria=lines))
+        assert (
+            "100 of 100 patients with Referable DR are predicted so or have no output, 100 of them only in images "
+            "without it: in an eye that has it, 0 of 100."
+        ) in found.page_one
 
     def test_an_eye_with_oedema_has_it(self):
         """With a column dme the right eye of a referable patient may be one without DR."""

@@ -52,10 +52,11 @@ class TestIdsThatRepeatNames:
             ["patient-x1", "patient-x2", "patient-y1"],
             ["x1 (2024)", "x2 (2024)", "y1 (2024)"],
             ["x1", "x2", "somebody"],
+            ["uk-x1", "uk-x2", "br-y1"],
         ],
     )
     def test_name_nobody(self, ids: list[str]):
-        """Paths, names, stems, in another case or punctuation, with one text around them, for more than half."""
+        """Paths, names, stems, in another case or punctuation, with some text around them, for more than half."""
         assert said(found_in(["a/x1.png", "a/x2.png", "b/y1.png"], ids)) == ("image names", None, 0, 1)
 
     def test_nor_do_digests_of_contents(self):
@@ -74,6 +75,8 @@ class TestIdsThatRepeatNames:
             (["x1.png", "x2.png", "y1.png", "y2.png"], ["x1", "x1", "y1", "y1"]),  # the first image's name: half
             ([f"{i}.png" for i in range(9)], [f"P{3 * i + 1}" for i in range(9)]),
             ([f"row-{i}" for i in range(1, 10)], [str(i) for i in range(1, 10)]),
+            # mBRSET's names, in tables that leave .jpg out: the number after the dot is no extension
+            (["1.1", "1.2", "1.3", "1.4", "2.1", "2.2"], ["1", "1", "1", "1", "2", "2"]),
         ],
     )
     def test_others_are_believed(self, images: list[str], ids: list[str]):
@@ -91,12 +94,21 @@ class TestTwoEyesUnderTwoIds:
             ["0_l1", "0_r2", "1_l1", "1_r2"],
             ["0/left.png", "0/right.png", "1/left.png", "1/right.png"],
             ["0_left.png", "0_RIGHT.jpg", "1_left.png", "1_right.png"],
+            ["0_le.png", "0_re.png", "1_LE.png", "1_RE.png"],
+            ["RET000OD.jpg", "RET000OS.jpg", "RET001OD.jpg", "RET001OS.jpg"],
+            ["0L", "0R", "1L", "1R"],
+            ["test/0/0_left.png", "test/2/0_right.png", "test/1/1_left.png", "test/1/1_right.png"],  # by grade
         ],
     )
     def test_names_show_it(self, images: list[str]):
         """Opaque ids, all different, of images that are pairs by their names."""
         assert said(found_in(images, ["q", "w", "e", "t"])) == ("all", [0, 0, 1, 1], 2, 1)
         assert said(found_in(images)) == ("none", None, 0, 2)
+
+    def test_names_weigh_more_than_the_column(self):
+        """Whoever hands in the answers may write all eyes as left ones; of a sealed set the names are its owner's."""
+        assert said(found_in(PAIR, ["q", "w", "e", "t"], eye=["L"] * 4)) == ("all", [0, 0, 1, 1], 2, 1)
+        assert found_in(PAIR, eye=["L"] * 4).most == 2
 
     @pytest.mark.parametrize("ids", [["7_left", "7_right", "8_left"], ["7L", "7R", "8L"], ["P7-od", "P7-os", "P8-od"]])
     def test_ids_show_it_where_eyes_agree(self, ids: list[str]):
@@ -114,7 +126,8 @@ class TestTwoEyesUnderTwoIds:
             # numbers that are no patients: an id has both eyes under two numbers
             (["left_1", "right_2", "left_2", "right_1"], ["q", "q", "w", "w"], None),
             (["a/0_left", "b/0_right"], ["q", "w"], None),
-            (["0_left", "0_right"], ["q", "w"], ["L", "L"]),
+            (["no_dr/0_left", "other/0_right"], ["q", "w"], None),  # not all folders are grades
+            (["img_1", "img_2"], ["q", "w"], ["L", "R"]),
             (["0_left_right", "0_right_left"], ["q", "w"], None),
             (["left1", "right1"], ["q", "w"], None),
             (["left.png", "right.png"], ["q", "w"], None),
@@ -125,6 +138,14 @@ class TestTwoEyesUnderTwoIds:
     )
     def test_what_does_not_show_it(self, images: list[str], ids: list[str], eyes: list[str] | None):
         assert found_in(images, ids, eye=eyes or [None] * len(images)).merged == 0
+
+    def test_ids_that_pair_other_eyes_are_counted(self):
+        """0 left with 1 right, and 1 left with 0 right: chance for numbers, or a way to hide pairs."""
+        found = found_in(PAIR, ["q", "w", "w", "q"])
+        assert (found.merged, found.apart) == (0, 2)
+        assert found_in(PAIR, ["q", "q", "w", "w"]).apart == 0
+        assert found_in(PAIR, ["q", "w", "e", "t"]).apart == 0  # merged
+        assert found_in(["0_l1", "0_l2"], ["q", "w"]).apart == 0
 
     def test_sources_are_apart(self):
         """Image 0 of two sites is of two people."""
@@ -184,6 +205,12 @@ class TestEvaluated:
         assert "Patients repeat the images' names, so they count as unknown." in found.page_one
         assert "the patients only repeat the images' names. Name them" in found.criteria[0].reason
 
+    def test_ids_that_pair_other_eyes_are_said(self):
+        """Up to 6.4 % false passes where the eyes of one patient agree: nobody should read past it."""
+        found = evaluate(pairs(73, [f"p{(i + i % 2 * 2) // 2 % 73}" for i in range(146)]), ACCURATE)
+        assert found.data.patients == Patients("all", apart=73)
+        assert any(line.startswith("73 pairs of images are of two patients by the table") for line in found.page_one)
+
     def test_one_image_a_patient_is_said(self):
         """What the table claims and nothing can show."""
         table = self.UNIQUE.table.assign(image=[f"{i:03d}" for i in range(146)])
@@ -201,6 +228,17 @@ class TestEvaluated:
         assert (one.verdict, accuracy(one).low) == ("INSUFFICIENT", None)
         assert "so nothing is declared" in one.criteria[0].reason
         assert any("so nothing is declared" in line for line in one.page_one)
+
+    def test_numbers_are_no_test_set(self):
+        """Any table of 146 images is published as row-001 to row-146: a declaration for one would be for all."""
+        public = published(self.NAMES)
+        again = make_predictions(public.table, "predictions.parquet", {})
+        found = evaluate(again, declaring(ACCURATE, again))
+        assert (found.verdict, accuracy(found).low) == ("INSUFFICIENT", None)
+        assert "in any other table of this size" in found.criteria[0].reason
+        named = declaring(ACCURATE, self.NAMES, 2)
+        recorded = evaluate(self.NAMES, named)
+        assert evaluate(again, named, data=recorded.data).metrics == recorded.metrics
 
     @pytest.mark.parametrize("table", [TRUE, UNIQUE, NAMES])
     def test_published_it_is_the_same(self, table: Predictions):

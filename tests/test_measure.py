@@ -23,6 +23,7 @@ from drgate.evaluation import CriterionResult, Estimate, Evaluation, NotEstimabl
 from drgate.measure import Metrics
 from drgate.metrics import METRICS
 from drgate.predictions import Predictions, make_predictions
+from drgate.report import words
 from drgate.report.evaluation import html, junit, markdown, terminal
 from drgate.sample import Sample
 from drgate.scale import GRADES
@@ -457,6 +458,43 @@ class TestGateError:
             assert said
             assert len(re.sub(r"<[^>]*>|[^a-z]", "", between.partition("this does not show it.")[2])) == 0
         assert f"<system-out>{first}" in junit.render(found).replace("\N{NO-BREAK SPACE}", " ")
+
+    def test_images_without_a_grade_are_of_the_test_set(self):
+        """No model passes that criterion, by chance or otherwise: it is not named, and its row speaks of the images."""
+        lines = [{"id": "reference_ungradable", "at_most": 0.1}, {"id": "sensitivity:pdr", "at_least": 0.95}]
+        checklist = checklist_of(criteria=lines, unit="patient", expect={"reference_ungradable": 0.05})
+        table = pd.DataFrame({"grade": [4] * 20 + [0] * 381, "predicted": [4] * 20 + [0] * 381})
+        table["image"], table["patient"] = zip(*((f"{i}", f"P{3 * i + 1}") for i in range(401)), strict=True)
+        table.loc[400, "grade"], table["gradable"] = pd.NA, [True] * 400 + [False]
+        found = evaluate(make_predictions(table, "t.csv", {}), checklist)
+        assert (found.gate_error[0].passes or 0) > 0.015, "the largest"
+        said = words.chance(found).replace("\N{NO-BREAK SPACE}", " ")
+        assert (
+            said
+            == "By chance, a model just outside the rule passes Sensitivity, PDR in 0.0 % of test sets like this one."
+        )
+        text = markdown.render(found).replace("\N{NO-BREAK SPACE}", " ")
+        row = next(one for one in text.splitlines() if "have no grade: passes" in one)
+        assert "| 401 patients (401 images) | just above 10 % of the images have no grade: passes" in row
+        assert "| 5 % of the images have no grade: not passed" in row
+        assert "Images without a reference grade are of the test set, not of the model." in text
+        assert "| 20 patients | true just below 95 %" in text
+        assert any(
+            note.startswith("1 of 401 images (0.2 %, upper limit 1.4 %) has no reference") for note in found.page_one
+        )
+
+    def test_the_largest_of_simulated_designs_is_a_limit(self):
+        """It is no rate of these counts, and at a narrower level the rate is lower."""
+        checklist = checklist_of(criteria=[{"id": "quadratic_kappa", "at_least": 0.1}])
+        said = words.chance(evaluate(drawn(24, 60), checklist)).replace("\N{NO-BREAK SPACE}", " ")
+        assert said.endswith("passes Kappa, quadratic weights in at most 2.15 % of simulated test sets.")
+
+    def test_one_patient_is_one(self):
+        table = pd.DataFrame({"grade": [4, 0], "predicted": [4, 0], "image": ["a", "b"], "patient": ["P7", "P9"]})
+        found = evaluate(
+            make_predictions(table, "t.csv", {}), checklist_of(criteria=[{"id": "sensitivity:pdr", "above": 0.5}])
+        )
+        assert "| 1 patient (1 image) |" in markdown.render(found)
 
     def test_a_rule_that_only_perfection_meets(self):
         """ "At most 0" cannot be shown by an interval, and every sample without an error meets it as an estimate."""

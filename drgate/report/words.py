@@ -204,16 +204,21 @@ def _cause(criterion: CriterionResult) -> str:
 
 
 def chance(evaluation: Evaluation) -> str:
-    """How often a model just outside a rule passes it all the same, at most; empty where no criterion has a rate."""
-    required = {criterion.id for criterion in evaluation.criteria if criterion.required}
-    errors = [error for error in evaluation.gate_error if error.id in required and not error.deserves]
+    """How often a model just outside a rule passes it all the same, at most; empty where no criterion has a rate.
+
+    A criterion on the test set itself says nothing of a model.
+    """
+    of_models = {one.id for one in evaluation.criteria if one.required and not one.id.about.of_reference}
+    errors = [error for error in evaluation.gate_error if error.id in of_models and not error.deserves]
     rates = {error: error.passes for error in errors if error.passes is not None}
     if not rates:
         return ""
     worst = max(rates, key=lambda error: rates[error])
-    of = "simulated designs" if worst.method == "designs" else "test sets like this one"
-    model = f"a model just outside the rule passes {title(worst.id)} in {percent(rates[worst])} of {of}"
-    return f"By chance, {model}{', the most of all required criteria' if len({e.id for e in errors}) > 1 else ''}."
+    often = f"{percent(rates[worst])} of test sets like this one"
+    if worst.method == "designs":
+        often = f"at most {plain_percent(rates[worst])} of simulated test sets"
+    most = ", the most of all required criteria" if len({error.id for error in errors}) > 1 else ""
+    return f"By chance, a model just outside the rule passes {title(worst.id)} in {often}{most}."
 
 
 def under_headline(evaluation: Evaluation) -> list[str]:
@@ -286,7 +291,9 @@ def about_reasons(evaluation: Evaluation) -> str:
 def level_of(evaluation: Evaluation) -> float:
     """The two-sided level of the intervals: the checklist's, or narrower error where several looks are allowed."""
     levels = [c.estimate.level for c in evaluation.criteria if isinstance(c.estimate, Estimate)]
-    return next((x for x in levels if x is not None), float(evaluation.spec.content["evidence"]["level"]))
+    content = evaluation.spec.content
+    whole = 1 - (1 - float(content["evidence"]["level"])) / max(int(content.get("looks", 1)), evaluation.look.allowed)
+    return next((x for x in levels if x is not None), whole)
 
 
 def level_name(evaluation: Evaluation) -> str:
@@ -457,6 +464,7 @@ def _line(criterion: CriterionResult, level: float, unit: str, allowance: float)
                 shown[name] = amount(number, kind, near, signed=signed)
     shown["both"] = f"{shown['low']} to {shown['high']}" if shown["low"] else ""
     limit = _threshold(criterion.threshold, kind, signed=signed)
+    most = "" if ceiling is None else _threshold(ceiling, kind, signed=signed)
     reason = visible(criterion.reason).removeprefix(
         f"{OUTCOMES['NOT_ASSESSED']}: "
     )  # the outcome is shown before the reason
@@ -473,8 +481,8 @@ def _line(criterion: CriterionResult, level: float, unit: str, allowance: float)
         interval=_interval(estimate, criterion.threshold, level, signed=signed),
         decisive=decisive,
         decides=f"{side} {shown[decisive]}" if shown[decisive] else "",
-        rule=f"{RULE_WORDS[criterion.comparator]} {limit}" if ceiling is None else f"between {limit} and {ceiling:g}",
-        short_rule=f"{SIGNS[criterion.comparator]}{_SPACE}{limit}" if ceiling is None else f"{limit} to {ceiling:g}",
+        rule=f"{RULE_WORDS[criterion.comparator]} {limit}" if ceiling is None else f"between {limit} and {most}",
+        short_rule=f"{SIGNS[criterion.comparator]}{_SPACE}{limit}" if ceiling is None else f"{limit} to {most}",
         basis=f"on the {side}",
         required=criterion.required,
         added=visible(criterion.added),
@@ -586,7 +594,7 @@ def _threshold(value: float, kind: str, *, signed: bool) -> str:
         return f"{100 * value:.10g}{_SPACE}points".replace("-", "−")
     if kind == "amount":
         return f"{value:g}{_SPACE}USD"
-    return f"{value:g}" if kind == "index" else plain_percent(value)
+    return f"{value:g}".replace("-", "−") if kind == "index" else plain_percent(value)
 
 
 def _range(low: float, high: float, kind: str, against: float | None, *, signed: bool) -> str:

@@ -4,7 +4,8 @@ A difference has the wider of two limits, each from the two proportions at their
 combine the limits of the proportions by squares; with Wilson's limits that is Newcombe's method 10. Alone they would
 pass up to 3.3 % of gaps at the rule, where the better group is small and nearly without error: there one error moves
 the estimate more than the limit. Melded limits are the quantiles of the difference of two independent variables, one
-distributed as the exact upper limit of the first proportion, the other as the exact lower limit of the second.
+distributed as the exact upper limit of the first proportion, the other as the exact lower limit of the second. Where
+patients have images in several groups, a negative correlation of their errors widens MOVER's.
 
 >>> down, up = differences([56 / 70, 48 / 80], [0.691834, 0.490455], [0.876953, 0.700382])  # Wilson's limits
 >>> round(float(down[0, 1]), 4), round(float(up[0, 1]), 4)
@@ -19,13 +20,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import betainc, betaincinv, ndtr
 
 Floats = NDArray[np.float64]
+Counts = Any
+"""A sparse matrix of integers (SciPy's have no types)."""
 
 _LEAST: Final = 1e-300
 _Z: Final = np.linspace(-6.0, 6.0, 25)
@@ -58,13 +61,21 @@ class Gap:
     upper: tuple[int, int]
 
 
-def differences(value: ArrayLike, low: ArrayLike, high: ArrayLike) -> tuple[Floats, Floats]:
-    """Lower and upper limit of value[a] - value[b] for every two groups, (..., a, b); arguments (..., groups)."""
+def differences(
+    value: ArrayLike, low: ArrayLike, high: ArrayLike, correlation: ArrayLike = 0.0
+) -> tuple[Floats, Floats]:
+    """Lower and upper limit of value[a] - value[b] for every two groups, (..., a, b); arguments (..., groups).
+
+    correlation: of the two groups' proportions, (..., a, b), or 0.
+    """
     p, lower, upper = (np.asarray(part, dtype=np.float64) for part in (value, low, high))
     below, above = (p - lower) ** 2, (upper - p) ** 2
     d = p[..., :, None] - p[..., None, :]
-    down = np.sqrt(below[..., :, None] + above[..., None, :])
-    up = np.sqrt(above[..., :, None] + below[..., None, :])
+    shared = -2 * np.asarray(correlation, dtype=np.float64)
+    down, up = (
+        np.sqrt(one[..., :, None] + other[..., None, :] + shared * np.sqrt(one[..., :, None] * other[..., None, :]))
+        for one, other in ((below, above), (above, below))
+    )
     return d - down, d + up
 
 
@@ -120,17 +131,38 @@ def shown(value: Floats, low: Floats, high: Floats, worth: Floats, limit: float,
     return found
 
 
-def largest(rates: Sequence[Rate], *, level: float) -> Gap:
+def opposed(successes: Counts, sizes: Counts) -> Floats:
+    """Correlation of the proportions of every two groups that patients share, (groups, groups), where it is negative.
+
+    successes, sizes: sparse (patients, groups). 0 where it is positive: groups taken as independent then have limits
+    that are too wide, never too narrow.
+    """
+    hits, n = (np.asarray(one.sum(axis=0), dtype=np.float64).ravel() for one in (successes, sizes))
+    p = np.divide(hits, n, out=np.zeros_like(hits), where=n > 0)
+    # Sums of integers, so that no order of patients changes a digit.
+    both, mixed, squares = (
+        (one.T @ other).toarray().astype(np.float64)
+        for one, other in ((successes, successes), (sizes, successes), (sizes, sizes))
+    )
+    covariance = both - p[:, None] * mixed - p[None, :] * mixed.T + p[:, None] * p[None, :] * squares
+    variance = np.clip(np.diagonal(covariance), 0.0, None)
+    scale = np.sqrt(variance[:, None] * variance[None, :])
+    found: Floats = np.divide(covariance, scale, out=np.zeros_like(scale), where=scale > 0)
+    return found.clip(-1.0, 0.0)
+
+
+def largest(rates: Sequence[Rate], correlation: ArrayLike = 0.0, *, level: float) -> Gap:
     """The gap between two groups or more. The gap is at most x, with its confidence, where every pair's upper limit is.
 
-    level: two-sided, of the rates' limits. Groups are independent: images of one patient in two groups make the limits
-    too wide, not too narrow.
+    level: two-sided, of the rates' limits. correlation: where patients have images in several groups, that of
+    `opposed`; else 0.
     Raises ValueError for fewer than two groups.
     """
     if len(rates) < 2:
         raise ValueError("A gap needs two groups or more.")
     values = np.array([rate.value for rate in rates])
-    _, up = differences(values, [rate.low for rate in rates], [rate.high for rate in rates])
+    bounds = [rate.low for rate in rates], [rate.high for rate in rates]
+    _, up = differences(values, *bounds, correlation)
     counts = np.array([(rate.value * rate.worth, rate.worth) for rate in rates])
     for at in zip(*np.nonzero(~np.eye(len(rates), dtype=bool)), strict=True):
         known = counts[at[0], 1] > 0 < counts[at[1], 1]

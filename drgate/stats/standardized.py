@@ -27,6 +27,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import stdtrit
 
+from drgate.scale import TITLES
 from drgate.stats.calibration import Undefined
 from drgate.stats.cluster import clustered_design_effect, effective_sample, unknown_clusters
 from drgate.stats.confusion import CELLS, COLUMNS, GRADES, NO_OUTPUT, Cells, NoOutput, Ratio, flatten, share
@@ -93,7 +94,8 @@ def estimate(
     absent = np.flatnonzero(grades)[times @ images == 0]
     if absent.size:
         grade = int(absent[0])
-        return Undefined(f"grade {grade} is {shares[grade]:.3g} of the deployment mix, and no image of it counts here")
+        name, share = TITLES[grade], f"{100 * shares[grade]:.3g} %"
+        return Undefined(f"{name} is {share} of the deployment mix, and no image with it counts here")
     if not (times @ (failed + succeeded)).any():
         return Undefined("no image counts here")
     certain = (ratio.counted == base)[grades].all(axis=1)

@@ -35,7 +35,7 @@ from drgate.report.evaluation import html, junit, markdown, terminal
 from drgate.report.evaluation.figures import figures
 from drgate.report.evaluation.sections import sections
 from drgate.scale import GRADES
-from tests.support.evaluations import criterion, file_entry
+from tests.support.evaluations import criterion, file_entry, index
 from tests.support.evaluations import whole_evaluation as evaluation
 
 HOSTILE = (
@@ -330,6 +330,19 @@ def drawn(name: str, judged: Evaluation) -> str:
     if name == "html":
         return " ".join(_Page(html.render(judged)).text.split())
     return " ".join(_Page(MarkdownIt("gfm-like", {"linkify": False}).render(markdown.render(judged))).text.split())
+
+    def test_the_level_is_that_of_the_looks_where_nothing_has_an_interval(self):
+        """Patients are not named: no estimate has a level, and the sentence is of the level that would decide."""
+        bare = replace(criterion("accuracy", "INSUFFICIENT"), estimate=Estimate("proportion", 0.95, k=95, n=100))
+        judged = replace(evaluation(), criteria=(bare,), look=Look(1, 3, "2026-01-02T03:04:05Z"))
+        assert words.level_name(judged) == "98.3\N{NO-BREAK SPACE}%"
+
+    def test_both_ends_of_a_rule_are_written_alike(self):
+        judged = criterion("calibration_intercept:referable", "INSUFFICIENT")
+        found = replace(judged, estimate=index(-0.1, -0.3, 0.1), threshold=-0.25, ceiling=0.5)
+        (line,) = words.lines(replace(evaluation(), criteria=(found,)))
+        assert line.rule == "between −0.25 and 0.5"
+        assert line.short_rule == "−0.25 to 0.5"
 
 
 @pytest.mark.parametrize("name", ["html", "markdown"])

@@ -297,7 +297,7 @@ class TestUndefined:
         """A grade that has weight and no image leaves the figure undefined, in replicates too."""
         counts = table(right=(50, 50, 50, 0, 50), wrong=(0,) * 5)
         found = at(accuracy("excluded"), counts)
-        assert found == Undefined("grade 3 is 0.01 of the deployment mix, and no image of it counts here")
+        assert found == Undefined("Severe NPDR is 1 % of the deployment mix, and no image with it counts here")
         assert not standardized.values(accuracy("excluded"), counts, mix=SCREENING)[1]
         assert at(specificity((2, 3, 4), "excluded"), counts).value == 1
         assert at(accuracy("excluded"), counts, mix=(0.8, 0.1, 0.05, 0.0, 0.05)).value == 1

@@ -346,7 +346,7 @@ def _spread(name: MetricId, spread: Spread | NotEstimable) -> tuple[Cell, ...]:
         Cell(percent(spread.value), (_between(spread.low, spread.high),)),
         Cell(_between(spread.new_low, spread.new_high)),
         Cell(f"{100 * spread.i2:.0f}{_SPACE}%"),
-        Cell(f"{spread.tau2:.2f}"),
+        Cell(f"{spread.tau2:.4f}"),
         Cell(f"{spread.q:.1f}", (p,)),
     )
 
@@ -570,33 +570,39 @@ def _gate_error(evaluation: Evaluation) -> Section | None:
                 Cell(title(name)),
                 _counted(errors[0], evaluation),
                 Cell("", tuple(_false_pass(e, rules.get(name)) for e in wrong)),
-                Cell("", tuple(f"true {_true(e)}: not passed {_chance(1 - (e.passes or 0), e)}" for e in missed))
+                Cell("", tuple(f"{_if_true(e)}: not passed {_chance(1 - (e.passes or 0), e)}" for e in missed))
                 if missed
                 else Cell("–", ("no expected value stated",) if errors[0].true is not None else ()),
                 Cell(", ".join(dict.fromkeys(_how(e) for e in errors))),
             )
         )
+    about_the_test_set = any(_of_the_test_set(error) for error in evaluation.gate_error)
     text = (
         "How often each criterion is wrong by chance. A false pass: a model that does not meet the rule passes, here "
         "one just outside the rule (computed at the threshold) and one that errs 1.5 times as often. "
         "A false fail: a model at the true value that the checklist expects does not pass. "
-        "Exact: from the binomial distribution, with independent images. Simulated: images of a patient correlate as "
-        "the checklist's planning states; ± is the standard error of the simulation, in points. Where the rate at "
-        "these counts is not known, the largest that was found in simulated designs stands instead, with the command "
-        "that shows it; a design that nobody tried can be worse.",
+        "Exact: from the binomial distribution, where each patient counts once. Simulated: images of a patient "
+        "correlate as the checklist's planning states; ± is the standard error of the simulation, in points. Where "
+        "the rate at these counts is not known, the largest that was found in simulated designs stands instead, with "
+        "the command that shows it; a design that nobody tried can be worse.",
+        *(["Images without a reference grade are of the test set, not of the model."] if about_the_test_set else []),
     )
     header = ("Criterion", "Counts", "False pass", "False fail", "How")
     return Section("gate-error", _BY_CHANCE, text, (Table(_BY_CHANCE, header, tuple(rows)),))
 
 
+def _of_the_test_set(error: GateError) -> bool:
+    return parse_id(error.id).about.of_reference
+
+
 def _counted(error: GateError, evaluation: Evaluation) -> Cell:
     if error.n is None:
         return Cell("–")
-    unit = unit_of(evaluation)
-    counted, patients = f"{error.n} {unit}{'' if error.n == 1 else 's'}", f"{error.patients} patients"
+    counted = _many(error.n, "image" if _of_the_test_set(error) else unit_of(evaluation))
+    patients = _many(error.patients or 0, "patient")
     if evaluation.counts.patients is None:
         return Cell(counted, (f"taken as {patients}",))
-    return Cell(patients, (counted,))
+    return Cell(patients, () if counted == patients else (counted,))
 
 
 def _false_pass(error: GateError, rule: CriterionResult | None) -> str:
@@ -607,11 +613,13 @@ def _false_pass(error: GateError, rule: CriterionResult | None) -> str:
     beside = ""
     if rule is not None and error.true == rule.threshold and rule.comparator in (">=", "<="):
         beside = "just below " if rule.comparator == ">=" else "just above "
-    return f"true {beside}{_true(error)}: passes {_chance(error.passes or 0, error)}"
+    return f"{_if_true(error, beside)}: passes {_chance(error.passes or 0, error)}"
 
 
-def _true(error: GateError) -> str:
-    return plain_percent(error.true or 0)
+def _if_true(error: GateError, beside: str = "") -> str:
+    """The true value that a rate is about: of a model, or of the images where the test set comes from."""
+    value = f"{beside}{plain_percent(error.true or 0)}"
+    return f"{value} of the images have no grade" if _of_the_test_set(error) else f"true {value}"
 
 
 def _how(error: GateError) -> str:
