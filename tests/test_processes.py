@@ -25,7 +25,7 @@ def place(tmp_path_factory) -> Path:
     tiny.write_base(folder / "tower")
     tiny.write_eyes(folder / "eyes", train=7, val=5, test=3)
     table = (folder / "eyes" / "labels.csv").read_text().splitlines()
-    left_out = ("train-0-0,", "train-4-6,", "val-2-1,", "val-0-0,", "test-1-1,", "test-3-0,")
+    left_out = ("train-0-0.", "train-4-6.", "val-2-1.", "val-0-0.", "test-1-1.", "test-3-0.")
     kept = [line for line in table if not any(name in line for name in left_out)]
     (folder / "eyes" / "labels.csv").write_text("\n".join(kept) + "\n")
     return folder
