@@ -489,6 +489,13 @@ class TestGateError:
         said = words.chance(evaluate(drawn(24, 60), checklist)).replace("\N{NO-BREAK SPACE}", " ")
         assert said.endswith("passes Kappa, quadratic weights in at most 2.15 % of simulated test sets.")
 
+    def test_what_is_not_assessed_is_not_said_to_pass(self):
+        """By patient nothing is calibrated: its rate, the largest, is of no use to the reader."""
+        lines = [{"id": "quadratic_kappa", "at_least": 0.1}]
+        lines.append({"id": "calibration_slope:referable", "at_least": 0.5, "at_most": 2})
+        said = words.chance(evaluate(drawn(24, 60), checklist_of(criteria=lines, unit="patient")))
+        assert "passes Kappa, quadratic weights in" in said
+
     def test_one_patient_is_one(self):
         table = pd.DataFrame({"grade": [4, 0], "predicted": [4, 0], "image": ["a", "b"], "patient": ["P7", "P9"]})
         found = evaluate(

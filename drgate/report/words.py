@@ -206,9 +206,10 @@ def _cause(criterion: CriterionResult) -> str:
 def chance(evaluation: Evaluation) -> str:
     """How often a model just outside a rule passes it all the same, at most; empty where no criterion has a rate.
 
-    A criterion on the test set itself says nothing of a model.
+    A criterion on the test set itself says nothing of a model, and what was not assessed passes nobody.
     """
-    of_models = {one.id for one in evaluation.criteria if one.required and not one.id.about.of_reference}
+    asked = [one for one in evaluation.criteria if one.required and one.status != "NOT_ASSESSED"]
+    of_models = {one.id for one in asked if not parse_id(one.id).about.of_reference}
     errors = [error for error in evaluation.gate_error if error.id in of_models and not error.deserves]
     rates = {error: error.passes for error in errors if error.passes is not None}
     if not rates:
