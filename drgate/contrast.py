@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from drgate.stats.proportion import Interval
 
 TANGO: Final = "Tango's score interval at the effective sample size"
-MADE_BY_OTHERS: Final = 3
-"""Fewest readers where the reference for each is made from the others."""
+MADE_BY_OTHERS: Final = 4
+"""Fewest readers where the reference for each is made from the others: of two others there is no median."""
 FEWEST_ALIKE: Final = 20
 """Fewest images from which the same grades are worth a word."""
 BLANK: Final = "blank"
@@ -226,7 +226,7 @@ class Beside:
             return NotEstimable(
                 "who helps to make the reference agrees with it 5 to 9 points more often. So either the checklist says "
                 "readers_independent: true, or the reference for each reader is made from the others, which needs "
-                f"three readers; there {'is one' if len(self.readers) == 1 else 'are two'}."
+                f"{MADE_BY_OTHERS} readers; there {'is' if len(self.readers) == 1 else 'are'} {len(self.readers)}."
             ), ()
         return self._against_readers(asked)
 
@@ -346,15 +346,19 @@ def _graded_by(table: pd.DataFrame, name: str, readers: Sequence[str], unit: str
     """The rows that a reader has graded, whole eyes or patients where these are judged.
 
     readers: those whose grades make the reference in place of the table's, without this one; none: the table's stays.
-    The reference is the median of the others, of two middle ones the higher, where two others at least have graded.
+    The reference is the median of the others who have graded an image, three at least; of an even number the last one
+    is left out, because the median of an even number would be the higher or the lower of two.
     """
     usable = table["grade"].notna() & table[name].notna()
     if readers:
         others = table[[one for one in readers if one != name]].to_numpy(dtype=np.float64, na_value=np.nan)
-        given = np.sum(~np.isnan(others), axis=1)
-        middle = np.sort(others, axis=1)[np.arange(len(table)), np.minimum(given // 2, others.shape[1] - 1)]
-        usable &= given >= 2
-        median = pd.array(np.where(given >= 2, middle, np.nan), dtype="Float64").astype("Int8")
+        graded = ~np.isnan(others)
+        given = graded.sum(axis=1)
+        others[graded & (given % 2 == 0)[:, None] & (np.cumsum(graded, axis=1) == given[:, None])] = np.nan
+        given -= given % 2 == 0
+        middle = np.sort(others, axis=1)[np.arange(len(table)), np.maximum(given, 0) // 2]
+        usable &= given >= MADE_BY_OTHERS - 1
+        median = pd.array(np.where(given >= MADE_BY_OTHERS - 1, middle, np.nan), dtype="Float64").astype("Int8")
         table = table.assign(grade=pd.Series(median, index=table.index))
     if unit != "image":
         who = table[["patient", "eye"][: 2 if unit == "eye" else 1]].astype("str").agg("\0".join, axis=1)
