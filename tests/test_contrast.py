@@ -171,13 +171,18 @@ class TestGap:
         assert words in result.reason
 
     def test_the_limit_is_that_of_the_two_intervals(self):
-        """statsmodels' exact limits of each group, combined by hand: sqrt of the sums of squares."""
+        """statsmodels' exact limits of each group, combined by hand, or the quantile of drawn limits: the wider."""
         result = judged(groups_of({"F": (95, 100), "M": (57, 60)}), checklist_of({"id": GAP, "at_most": 0.05}))
         (one, other) = (proportion_confint(k, n, method="beta") for k, n in ((95, 100), (57, 60)))
         assert isinstance(result.estimate, Estimate)
         limits = [((a[1] - 0.95) ** 2 + (0.95 - b[0]) ** 2) ** 0.5 for a, b in ((one, other), (other, one))]
+        generator = np.random.default_rng(1)
+        for (k, n), (also_k, also_n) in (((95, 100), (57, 60)), ((57, 60), (95, 100))):
+            upper = generator.beta(k + 1, n - k, 1_000_000)
+            lower = generator.beta(also_k, also_n - also_k + 1, 1_000_000)
+            limits.append(float(np.quantile(upper - lower, 0.975)))
         assert result.estimate.value == 0
-        assert result.estimate.high == pytest.approx(max(limits), abs=1e-9)
+        assert result.estimate.high == pytest.approx(max(limits), abs=5e-4)
 
     def test_without_patients_nothing_is_shown(self):
         """It says what to declare, and of equal groups names two."""
@@ -239,7 +244,7 @@ class TestGap:
         for predictions, wider in ((apart, squares**0.5), (same, total)):
             result = judged(predictions, checklist_of({"id": GAP, "at_most": 0.3}))
             assert isinstance(result.estimate, Estimate)
-            assert result.estimate.high == pytest.approx(0.2 + wider, abs=1e-9)
+            assert 0.2 + wider - 1e-9 <= result.estimate.high < 0.2 + wider + 1e-3  # melded limits differ little
 
     @pytest.mark.parametrize(("silent", "n", "status"), [(8, 60, "INSUFFICIENT"), (60, 200, "FAIL")])
     def test_refusals_in_one_group_fail_only_if_shown(self, silent: int, n: int, status: str):
