@@ -19,6 +19,7 @@ less than an eighth of the columns or rows counts, the box is the whole image.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -33,6 +34,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 FORMAT: Final = "drgate preprocessing 1"
+FUNDUS_SQUARE: Final = "fundus-square-1"
+"""The preset of models that drtrain trains from their base model."""
+
+MAX_PIXELS: Final = 200_000_000
+"""Of a padded or resized photograph: a strip of one pixel's height would fill any memory."""
 
 _PILLOW: Final = {
     "bilinear": Image.Resampling.BILINEAR,
@@ -41,13 +47,13 @@ _PILLOW: Final = {
     "box": Image.Resampling.BOX,
 }
 _FILTERS: Final = {"pillow": tuple(_PILLOW), "opencv": ("linear", "area"), "torch": ("bilinear", "bicubic")}
-_CHANNELS: Final = {"rgb": (0, 1, 2), "bgr": (2, 1, 0), "green": (1, 1, 1)}
+_CHANNELS: Final[dict[str, tuple[int, int, int]]] = {"rgb": (0, 1, 2), "bgr": (2, 1, 0), "green": (1, 1, 1)}
 _IMAGENET: Final = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 _PROBE: Final = 512
 
 PRESETS: Final[dict[str, dict[str, Any]]] = {
     # Of this project: crop to the field of view, pad with black, Pillow's bicubic, -1 to 1.
-    "fundus-square-1": {
+    FUNDUS_SQUARE: {
         "crop": "field_of_view_1",
         "shape": "pad",
         "resample": {"by": "pillow", "filter": "bicubic"},
@@ -84,7 +90,9 @@ class Preprocessing:
     name: for people; not in the digest. decode: "full", or "scaled" (JPEG at the smallest scale that is at least twice
     `size`). crop: "none", "field_of_view_1", or {"centre": share of width and height}.
     shape: "stretch" to a square; "pad" with black to a square, then resize; "crop" the central square, then resize;
-    {"shorter_side": n} or {"stretch": n}: resize the shorter side, or both, to n, then the central square of `size`.
+    {"shorter_side": n} or {"stretch": n}: resize the shorter side, or both, to n, then the central square of `size`. It
+    begins at half of what is left over, rounded half to even as torchvision does; with "cut": "floor" beside n, rounded
+    down as transformers does.
     size: width and height of the input, in pixels. resample: by "pillow" (results rounded to whole grey levels),
     "opencv" (likewise) or "torch" (not rounded), and the filter's name there.
     channels: "rgb", "bgr" or "green" three times. scale: {"mean", "std"} of values 0 to 1, or the {"range"} that 0 to
@@ -103,7 +111,7 @@ class Preprocessing:
     dtype: str = "float32"
 
     def content(self) -> dict[str, Any]:
-        """Every key, defaults filled in; `read_preprocessing` of it gives the same preprocessing."""
+        """Every key, defaults filled in, as JSON has it; `read_preprocessing` of it gives the same preprocessing."""
         return {"format": FORMAT, **dataclasses.asdict(self)}
 
     @property
@@ -114,14 +122,29 @@ class Preprocessing:
         return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
 
     @property
+    def label(self) -> str:
+        """What it is called where files have no names: its preset with the size, else its digest."""
+        for name in PRESETS:
+            with contextlib.suppress(PreprocessingError):  # of a size that this preset cannot have
+                if parse_preprocessing(found := f"{name}@{self.size}").digest == self.digest:
+                    return found
+        return self.digest
+
+    @property
     def whole_levels(self) -> bool:
         """Whether `pixels` are whole grey levels, which fit into a quarter of the memory."""
         return bool(self.resample["by"] != "torch")
 
+    @property
+    def decoded_at(self) -> int | None:
+        """The shortest side that a JPEG may be decoded at; None: in full."""
+        return 2 * self.size if self.decode == "scaled" else None
+
     def pixels(self, image: Image.Image) -> NDArray[np.uint8] | NDArray[np.float32]:
         """The prepared upright RGB photograph before channels and scale: (size, size, 3), 0 to 255.
 
-        uint8 where the resampling rounds, else float32. Raises PreprocessingError where the image is too small to crop.
+        uint8 where the resampling rounds, else float32. Raises PreprocessingError for an image that is so long and
+        narrow that it would have more than `MAX_PIXELS` on the way.
         """
         if image.mode != "RGB":
             raise PreprocessingError(f"The photograph has the mode {image.mode}; expected RGB.")
@@ -143,8 +166,11 @@ class Preprocessing:
                 wanted = (side, side)
             case _:
                 wanted = (cut, cut)
+        if math.prod(wanted) > MAX_PIXELS:
+            raise PreprocessingError(f"The photograph of {width} x {height} pixels is too narrow to be resized.")
         found = _resized(image, wanted, self.resample)
-        top, left = (round((length - cut) / 2.0) for length in found.shape[:2])
+        floor = isinstance(self.shape, dict) and "cut" in self.shape
+        top, left = ((length - cut) // 2 if floor else round((length - cut) / 2) for length in found.shape[:2])
         return found[top : top + cut, left : left + cut]
 
     def __call__(self, image: Image.Image) -> NDArray[np.float32]:
@@ -153,7 +179,7 @@ class Preprocessing:
 
     def scaled(self, pixels: NDArray[Any]) -> NDArray[np.float32]:
         """Pixels (..., size, size, 3) of 0 to 255 as network input (..., 3, size, size), or (..., size, size, 3)."""
-        values = pixels[..., list(_CHANNELS[self.channels])].astype(np.float32)
+        values = pixels[..., list(self.order)].astype(np.float32)
         if "range" in self.scale:
             low, high = (np.float32(end) for end in self.scale["range"])
             values *= (high - low) / np.float32(255)
@@ -163,6 +189,19 @@ class Preprocessing:
             values -= np.array(self.scale["mean"], dtype=np.float32)
             values /= np.array(self.scale["std"], dtype=np.float32)
         return np.ascontiguousarray(np.moveaxis(values, -1, -3)) if self.layout == "nchw" else values
+
+    def unscaled(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """What `scaled` did, undone: one network input as (size, size, 3) of 0 to 255, its channels as they are."""
+        levels = np.moveaxis(values, 0, -1).astype(np.float64) if self.layout == "nchw" else values.astype(np.float64)
+        if "range" in self.scale:
+            low, high = self.scale["range"]
+            return np.asarray((levels - low) / (high - low) * 255, dtype=np.float32)
+        return np.asarray((levels * self.scale["std"] + self.scale["mean"]) * 255, dtype=np.float32)
+
+    @property
+    def order(self) -> tuple[int, int, int]:
+        """Which of red, green, blue (0, 1, 2) each channel of the network input is."""
+        return _CHANNELS[self.channels]
 
     def _cropped(self, image: Image.Image) -> Image.Image:
         match self.crop:
@@ -199,6 +238,10 @@ def read_preprocessing(plain: object, origin: str) -> Preprocessing:
     value that is not as `Preprocessing` says.
     """
     known = {"format", *(field.name for field in dataclasses.fields(Preprocessing))}
+    try:
+        plain = json.loads(json.dumps(plain, allow_nan=False))  # lists, not tuples; nothing that is shared
+    except (TypeError, ValueError, RecursionError) as problem:
+        raise PreprocessingError(f"{origin} holds something else than plain values.") from problem
     if not isinstance(plain, Mapping) or plain.get("format") != FORMAT:
         raise PreprocessingError(f"{origin} is not a preprocessing; expected keys and values with format: {FORMAT}.")
     if unknown := [str(key) for key in plain if key not in known]:
@@ -214,11 +257,14 @@ def read_preprocessing(plain: object, origin: str) -> Preprocessing:
         if not fits(getattr(found, key), found):
             shown = json.dumps(getattr(found, key), default=str)[:100]
             raise PreprocessingError(f"{origin}: {key} is {shown}; expected {expected}.")
-    return found
+    # One digest, however a number is written.
+    scale = {key: [float(number) for number in numbers] for key, numbers in found.scale.items()}
+    crop = {"centre": float(found.crop["centre"])} if isinstance(found.crop, dict) else found.crop
+    return dataclasses.replace(found, scale=scale, crop=crop)
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and -1e6 <= value <= 1e6
 
 
 def _is_size(value: Any) -> bool:
@@ -233,11 +279,9 @@ def _is_crop(value: Any, _: Preprocessing) -> bool:
 
 def _is_shape(value: Any, found: Preprocessing) -> bool:
     if isinstance(value, dict):
-        return (
-            len(value) == 1
-            and {*value} <= {"shorter_side", "stretch"}
-            and all(_is_size(length) and length >= found.size for length in value.values())
-        )
+        length: Any = value.get("shorter_side", value.get("stretch"))
+        known = [{"shorter_side"}, {"stretch"}, {"shorter_side", "cut"}, {"stretch", "cut"}]
+        return {*value} in known and value.get("cut", "floor") == "floor" and _is_size(length) and length >= found.size
     return value in ("stretch", "pad", "crop")
 
 
@@ -255,13 +299,11 @@ def _is_scale(value: Any, _: Preprocessing) -> bool:
         return False
     if set(value) == {"range"}:
         ends = value["range"]
-        return isinstance(ends, list | tuple) and len(ends) == 2 and all(map(_is_number, ends)) and ends[0] < ends[1]
+        return isinstance(ends, list) and len(ends) == 2 and all(map(_is_number, ends)) and ends[0] < ends[1]
     return (
         set(value) == {"mean", "std"}
-        and all(
-            isinstance(part, list | tuple) and len(part) == 3 and all(map(_is_number, part)) for part in value.values()
-        )
-        and all(one > 0 for one in value["std"])
+        and all(isinstance(part, list) and len(part) == 3 and all(map(_is_number, part)) for part in value.values())
+        and all(one >= 1e-6 for one in value["std"])
     )
 
 
@@ -310,6 +352,8 @@ def _padded(image: Image.Image) -> Image.Image:
     if width == height:
         return image
     side = max(width, height)
+    if side * side > MAX_PIXELS:
+        raise PreprocessingError(f"The photograph of {width} x {height} pixels is too narrow to be padded.")
     canvas = Image.new("RGB", (side, side))
     canvas.paste(image, ((side - width) // 2, (side - height) // 2))
     return canvas
@@ -449,32 +493,57 @@ _SILENT: Final = {
     "do_convert_rgb", "default_to_square", "data_format", "input_data_format", "return_tensors", "device",
 }  # fmt: skip
 """Keys of transformers that change nothing here: photographs are upright RGB, one at a time."""
+_LIKE_SIGLIP: Final = re.compile(r"(Siglip|ViT|CLIP|DeiT|Bit|Beit)(ImageProcessor|FeatureExtractor)(Fast|Pil)?")
 
 
 def of_transformers(plain: object, origin: str) -> Preprocessing:
     """The preprocessing that a Hugging Face `preprocessor_config.json` describes.
 
-    Raises PreprocessingError for a step that has no equal here, naming it.
+    Raises PreprocessingError for a step that has no equal here, naming it, and for one that is not stated.
     """
+    if isinstance(plain, Mapping) and isinstance(plain.get("image_processor"), Mapping):
+        plain = plain["image_processor"]  # processor_config.json
     if not isinstance(plain, Mapping):
         raise PreprocessingError(f"{origin} is not a preprocessor_config.json; expected keys and values.")
-    given = {key: value for key, value in plain.items() if value is not None and key not in _SILENT}
-    steps = {key: given.pop(f"do_{key}", False) for key in ("resize", "rescale", "normalize", "center_crop")}
-    size, crop = given.pop("size", None), given.pop("crop_size", None)
-    resample, factor = given.pop("resample", 2), given.pop("rescale_factor", 1 / 255)
+    kind = plain.get("image_processor_type") or plain.get("feature_extractor_type")
+    if kind is not None and not _LIKE_SIGLIP.fullmatch(str(kind)):  # others give the same keys another meaning
+        raise PreprocessingError(
+            f"{origin} is of a {str(kind)[:100]}, which is not read; write the preprocessing in a file."
+        )
+    given = {str(key): value for key, value in plain.items() if value is not None and key not in _SILENT}
+    size, crop, resample = (given.pop(key, None) for key in ("size", "crop_size", "resample"))
+    factor = given.pop("rescale_factor", 1 / 255)
     scale = {key: given.pop(f"image_{key}", None) for key in ("mean", "std")}
+    # What is not stated is as in every image processor of transformers, but for the crop.
+    usual = {"resize": True, "rescale": True, "normalize": True, "center_crop": None if crop is not None else False}
+    steps = {key: given.pop(f"do_{key}", found) for key, found in usual.items()}
     if others := [key for key, value in given.items() if value not in (False, {}, [])]:
         raise PreprocessingError(f"{origin}: {others[0][:100]!r} has no equal here; write the preprocessing in a file.")
-    length = size.get("shortest_edge") if isinstance(size, Mapping) else size
-    square = _square_of(size)
-    cut = _square_of(crop) if steps["center_crop"] else square
-    if not steps["resize"] or cut is None or (square is None and not isinstance(length, int)):
-        raise PreprocessingError(f"{origin}: it gives no square input (size {size!r}, crop_size {crop!r}).")
-    if resample not in _BY_NUMBER:
-        raise PreprocessingError(f"{origin}: resample is {resample!r}; expected 1, 2, 3 or 4 (Pillow's filters).")
-    if not steps["rescale"] or not math.isclose(factor, 1 / 255, rel_tol=1e-4):
+    if unclear := [key for key, value in steps.items() if type(value) is not bool]:
+        raise PreprocessingError(f"{origin}: do_{unclear[0]} is not stated; expected true or false.")
+    square, cut = _square_of(size), _square_of(crop if steps["center_crop"] else size)
+    shape: Any = "stretch"
+    if steps["center_crop"]:
+        shape = "stretch" if square == cut else {"stretch": square, "cut": "floor"}
+        if type(size) is int:  # some processors take a number for the shorter side, some for both
+            if not str(kind).startswith("CLIP"):
+                raise PreprocessingError(f"{origin}: size is {size}; write shortest_edge, or height and width.")
+            shape = {"shorter_side": size, "cut": "floor"}
+    if isinstance(size, Mapping) and set(size) == {"shortest_edge"}:
+        shape = {"shorter_side": size["shortest_edge"], "cut": "floor"}
+        cut = cut if steps["center_crop"] else None
+    elif square is None:
+        cut = None
+    if not steps["resize"] or cut is None:
+        raise PreprocessingError(
+            f"{origin}: it gives no square input (size {str(size)[:100]}, crop_size {str(crop)[:100]})."
+        )
+    if not _is_number(resample) or resample not in _BY_NUMBER:
+        raise PreprocessingError(
+            f"{origin}: resample is {str(resample)[:100]}; expected 1, 2, 3 or 4 (Pillow's filters)."
+        )
+    if not steps["rescale"] or not _is_number(factor) or not math.isclose(factor, 1 / 255, rel_tol=1e-4):
         raise PreprocessingError(f"{origin}: values are not rescaled by 1/255; write the preprocessing in a file.")
-    shape: Any = "stretch" if square == cut else {"stretch": square} if square else {"shorter_side": length}
     return read_preprocessing(
         {
             "format": FORMAT,
@@ -491,7 +560,7 @@ def of_transformers(plain: object, origin: str) -> Preprocessing:
 def _square_of(size: Any) -> int | None:
     """The side of a square {"height", "width"} or number; None for anything else."""
     if isinstance(size, Mapping):
-        return size["height"] if set(size) == {"height", "width"} and size["height"] == size["width"] else None
+        size = size["height"] if set(size) == {"height", "width"} and size["height"] == size["width"] else None
     return size if type(size) is int else None
 
 
@@ -503,15 +572,13 @@ def of_timm(plain: object, origin: str) -> Preprocessing:
     config = plain.get("pretrained_cfg") if isinstance(plain, Mapping) else None
     if not isinstance(config, Mapping) or not {"input_size", "interpolation", "mean", "std"} <= set(config):
         raise PreprocessingError(f"{origin} states no preprocessing (pretrained_cfg with input_size, mean and std).")
-    channels, height, width = (*config["input_size"], None, None, None)[:3]
-    share, mode = config.get("crop_pct", 0.875), config.get("crop_mode", "center")
-    if channels != 3 or height != width or type(height) is not int or not _is_number(share) or not 0 < share <= 1:
-        raise PreprocessingError(
-            f"{origin}: input_size is {config['input_size']!r}; expected [3, N, N] and a crop_pct."
-        )
+    size, share, mode = config["input_size"], config.get("crop_pct", 0.875), config.get("crop_mode", "center")
+    height = size[1] if isinstance(size, list) and len(size) == 3 else None
+    if type(height) is not int or size != [3, height, height] or not _is_number(share) or not 0 < share <= 1:
+        raise PreprocessingError(f"{origin}: input_size is {str(size)[:100]}; expected [3, N, N] and a crop_pct.")
     if mode not in ("center", "squash"):
         raise PreprocessingError(
-            f"{origin}: crop_mode is {mode!r}, which has no equal here; expected center or squash."
+            f"{origin}: crop_mode is {str(mode)[:100]}, which has no equal here; expected center or squash."
         )
     return read_preprocessing(
         {
@@ -520,7 +587,7 @@ def of_timm(plain: object, origin: str) -> Preprocessing:
             "size": height,
             "shape": {"shorter_side" if mode == "center" else "stretch": math.floor(height / share)},
             "resample": {"by": "pillow", "filter": config["interpolation"]},
-            "scale": {"mean": list(config["mean"]), "std": list(config["std"])},
+            "scale": {"mean": config["mean"], "std": config["std"]},
         },
         origin,
     )
