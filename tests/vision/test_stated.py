@@ -16,11 +16,13 @@ from transformers import SiglipImageProcessorPil
 from drgate.errors import CheckpointError, PredictionsError, UsageError
 from drgate.evaluation import Prepared, plain_of, read_as
 from drgate.preprocessing import FORMAT, parse_preprocessing, read_preprocessing
+from drgate.score import _prepare
 from drgate.vision.checkpoint import save_checkpoint
 from drgate.vision.graders import load_grader
 from drgate.vision.stated import load_preprocessing
 from tests.support import tiny
 from tests.support.material import Ended
+from trainer.data import prepare_image
 
 OWN = parse_preprocessing(f"fundus-square-1@{tiny.SIZE}")
 TIMM = {
@@ -157,6 +159,20 @@ class TestRecorded:
         ):
             with pytest.raises(PredictionsError):
                 read({**plain_of(right), **change})
+
+
+def test_a_scaled_decoding_changes_pixels_and_not_the_hash(tmp_path: Path):
+    """Training and scoring compare images by the hash of the whole photograph, however it is decoded for the model."""
+    tiny.eye(2, 0, size=1200).save(path := tmp_path / "large.jpg")
+    full = parse_preprocessing("siglip@112")
+    scaled = read_preprocessing({**full.content(), "decode": "scaled"}, "it")
+    (pixels, hashed), (own, expected) = (prepare_image(path, preprocess) for preprocess in (scaled, full))
+    assert not np.array_equal(pixels, own)
+    assert np.abs(pixels.astype(int) - own).mean() < 3
+    assert hashed == expected
+    found = _prepare(path, scaled, hashed=True)
+    assert np.array_equal(found.pixels, scaled.scaled(pixels))
+    assert found.hash == expected
 
 
 class TestSheet:
