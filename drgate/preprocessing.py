@@ -234,8 +234,8 @@ def parse_preprocessing(text: str) -> Preprocessing:
 def read_preprocessing(plain: object, origin: str) -> Preprocessing:
     """A preprocessing from plain values, as in JSON or YAML; `origin` names it in messages.
 
-    Every key but `name` may be left out and has its default then. Raises PreprocessingError for an unknown key, or a
-    value that is not as `Preprocessing` says.
+    `size`, `shape`, `resample` and `scale` are required: none of them is usual. The others have defaults, which do
+    nothing. Raises PreprocessingError for a missing or unknown key, or a value that is not as `Preprocessing` says.
     """
     known = {"format", *(field.name for field in dataclasses.fields(Preprocessing))}
     try:
@@ -248,6 +248,9 @@ def read_preprocessing(plain: object, origin: str) -> Preprocessing:
         raise PreprocessingError(
             f"{origin}: {unknown[0][:100]!r} is not a key of a preprocessing; expected {', '.join(sorted(known))}."
         )
+    for key, expected, _ in _RULES:
+        if key in ("size", "shape", "resample", "scale") and key not in plain:
+            raise PreprocessingError(f"{origin}: {key} is missing; expected {expected}.")
     keys = {key: value for key, value in plain.items() if key != "format"}
     try:
         found = Preprocessing(**{"name": "unnamed", **keys})

@@ -13,7 +13,6 @@ from PIL import Image
 from transformers import CLIPImageProcessorPil, SiglipImageProcessorPil
 
 from drgate.preprocessing import (
-    FORMAT,
     PRESETS,
     PreprocessingError,
     of_timm,
@@ -36,7 +35,7 @@ def photograph(request: Any) -> Image.Image:
 
 
 def made(**keys: Any) -> Any:
-    return read_preprocessing({"format": FORMAT, "name": "made", **keys}, "it")
+    return read_preprocessing({**parse_preprocessing("siglip").content(), "name": "made", **keys}, "it")
 
 
 class TestAgainstTheOriginals:
@@ -132,6 +131,15 @@ class TestAsData:
         with pytest.raises(PreprocessingError) as refused:
             made(**keys)
         assert said in str(refused.value)
+
+    @pytest.mark.parametrize("key", ["size", "shape", "resample", "scale"])
+    def test_what_no_model_has_by_default_is_required(self, key: str):
+        """The rest may be left out, and does nothing then."""
+        whole = parse_preprocessing("siglip").content()
+        short = {name: whole[name] for name in ("format", "size", "shape", "resample", "scale")}
+        assert read_preprocessing(short, "it").digest == parse_preprocessing("siglip").digest
+        with pytest.raises(PreprocessingError, match=f"it: {key} is missing; expected "):
+            read_preprocessing({name: value for name, value in short.items() if name != key}, "it")
 
     @pytest.mark.parametrize("text", ["", "clip", "siglip@", "siglip@0448", "siglip@12", "siglip@99999999"])
     def test_an_unknown_preset_is_refused(self, text: str):

@@ -107,6 +107,11 @@ def onnx_model(nodes: Sequence[Any] = (), tensors: Sequence[Any] = (), answer: s
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
 
 
+def recipe(**changes: Any) -> dict[str, Any]:
+    """The preprocessing of the models here as plain values, with changes."""
+    return {**parse_preprocessing(f"{FUNDUS_SQUARE}@{SIZE}").content(), **changes}
+
+
 def write_onnx(folder: Path, model: Any = None) -> Path:
     """An ONNX model of three inputs and five logits, its weight in a file of its own, and what belongs beside it."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -118,7 +123,7 @@ def write_onnx(folder: Path, model: Any = None) -> Path:
         location="model.onnx.data",
         size_threshold=90,
     )
-    (folder / "preprocess.json").write_text(json.dumps(parse_preprocessing(f"{FUNDUS_SQUARE}@{SIZE}").content()))
+    (folder / "preprocess.json").write_text(json.dumps(recipe()))
     (folder / "labels.json").write_text(json.dumps(list(GRADES)))
     return path
 

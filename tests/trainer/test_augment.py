@@ -12,25 +12,24 @@ from PIL import Image
 from scipy import ndimage
 
 from drgate.demo.synthetic import draw_patient, render
-from drgate.preprocessing import FORMAT, FUNDUS_SQUARE, Preprocessing, parse_preprocessing, read_preprocessing
+from drgate.preprocessing import FUNDUS_SQUARE, Preprocessing, parse_preprocessing, read_preprocessing
 from trainer.augment import BLUR, BRIGHTNESS, CHANNEL, SHIFT, ZOOM, Changes, _blur, draw_changes
 from trainer.augment import augment as augment_by
 
 PREPARE = parse_preprocessing(FUNDUS_SQUARE)
 augment = functools.partial(augment_by, preprocess=PREPARE)
-
 OTHERS = [
     parse_preprocessing("imagenet-stretch"),
     read_preprocessing(
         {
-            "format": FORMAT,
+            **PREPARE.content(),
             "name": "bgr",
             "channels": "bgr",
             "scale": {"mean": [0.1, 0.5, 0.2], "std": [0.1, 0.2, 0.3]},
         },
         "it",
     ),
-    read_preprocessing({"format": FORMAT, "name": "green", "channels": "green", "scale": {"range": [0, 255]}}, "it"),
+    read_preprocessing({**PREPARE.content(), "name": "green", "channels": "green", "scale": {"range": [0, 255]}}, "it"),
 ]
 RETINA = (150, 80, 40)
 BLOOD = (90, 40, 24)

@@ -21,7 +21,7 @@ from PIL import Image
 from drgate.errors import CheckpointError
 from drgate.evaluation import Subject
 from drgate.patients import PatientKey
-from drgate.preprocessing import FORMAT, FUNDUS_SQUARE, parse_preprocessing
+from drgate.preprocessing import FUNDUS_SQUARE, parse_preprocessing
 from drgate.scale import GRADES
 from drgate.vision.base import Base, resolve_base
 from drgate.vision.checkpoint import load_checkpoint, save_checkpoint
@@ -214,7 +214,7 @@ class TestBrokenFiles:
             ({"tower": {**tower, name: torch.zeros(1, 1).expand(tower[name].shape)}}, "plain tensor"),
             ({"tower": nan}, "NaN"),
             ({"format_version": 2}, "format 2"),
-            ({"preprocessing": {"format": FORMAT, "crop": "retina-9"}}, "retina-9"),
+            ({"preprocessing": tiny.recipe(crop="retina-9")}, "retina-9"),
             ({"preprocessing": {**payload["preprocessing"], "gamma": 2}}, "'gamma' is not a key"),
             (
                 {"preprocessing": parse_preprocessing("siglip@56").content()},
@@ -424,14 +424,14 @@ class TestOnnxGrader:
                 "preprocessing. State it with --preprocess: one of fundus-square-1",
             ),
             ("preprocess.json", '{"id": "fundus-square-1", "size": 28}', "is not a preprocessing"),
-            ("preprocess.json", json.dumps({"format": FORMAT, "crop": "retina-9"}), "retina-9"),
-            ("preprocess.json", json.dumps({"format": FORMAT, "mean": [0, 0, 0]}), "'mean' is not a key"),
+            ("preprocess.json", json.dumps(tiny.recipe(crop="retina-9")), "retina-9"),
+            ("preprocess.json", json.dumps(tiny.recipe(mean=[0, 0, 0])), "'mean' is not a key"),
             (
                 "preprocess.json",
-                json.dumps({"format": FORMAT, "size": 56}),
+                json.dumps(tiny.recipe(size=56)),
                 "28 x 28, but its preprocessing makes 3 x 56",
             ),
-            ("preprocess.json", json.dumps({"format": FORMAT, "size": 28, "layout": "nhwc"}), "makes 28 x 28 x 3"),
+            ("preprocess.json", json.dumps(tiny.recipe(layout="nhwc")), "makes 28 x 28 x 3"),
             ("model.onnx.data", None, "not a file in the same folder"),
             ("model.onnx", "text", "not an ONNX model"),
             ("model.onnx", None, "does not exist"),

@@ -18,7 +18,7 @@ from PIL import Image
 from drgate import score as score_module
 from drgate.errors import CheckpointError, ImageUnreadable
 from drgate.manifest import load_manifest
-from drgate.preprocessing import FORMAT, parse_preprocessing
+from drgate.preprocessing import parse_preprocessing
 from drgate.vision import checkpoint as module
 from drgate.vision import images
 from drgate.vision.base import Base
@@ -137,10 +137,10 @@ class TestValues:
             ("lora", {**LORA, "alpha": float("inf")}, "alpha = inf"),
             ("lora", {**LORA, "r": "4"}, "r = 4"),
             ("preprocessing", {"id": "fundus-square-1", "size": 28}, "is not a preprocessing; expected"),
-            ("preprocessing", {"format": FORMAT, "name": "p" * 100_000}, "name is"),
-            ("preprocessing", {"format": FORMAT, "size": 28.0}, "size is 28.0;"),
-            ("preprocessing", {"format": FORMAT, "scale": {"range": [0, 1e300]}}, "scale is"),
-            ("preprocessing", {"format": FORMAT, "crop": torch.zeros(2)}, "something else than plain values"),
+            ("preprocessing", tiny.recipe(name="p" * 100_000), "name is"),
+            ("preprocessing", tiny.recipe(size=28.0), "size is 28.0;"),
+            ("preprocessing", tiny.recipe(scale={"range": [0, 1e300]}), "scale is"),
+            ("preprocessing", tiny.recipe(crop=torch.zeros(2)), "something else than plain values"),
             ("dropout", "d" * 100_000, "not valid"),
         ],
     )

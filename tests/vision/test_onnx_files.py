@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -17,7 +18,6 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from drgate.errors import CheckpointError
-from drgate.preprocessing import FORMAT
 from drgate.scale import GRADES
 from drgate.vision import graders, onnx_files
 from drgate.vision.graders import load_grader
@@ -312,7 +312,8 @@ class TestHostileModels:
     @pytest.mark.parametrize("size", ["1e9", "1000000000", "-1", "9" * 5000, '"28"', "true"])
     def test_an_image_of_any_size_is_refused(self, size: str, tmp_path: Path):
         path = tiny.write_onnx(tmp_path)
-        (tmp_path / "preprocess.json").write_text(f'{{"format": "{FORMAT}", "size": {size}}}')
+        recipe = json.dumps(tiny.recipe(size=0)).replace('"size": 0', f'"size": {size}')
+        (tmp_path / "preprocess.json").write_text(recipe)
         with pytest.raises(CheckpointError) as refused:
             load_grader(path)
         assert len(str(refused.value)) < 500

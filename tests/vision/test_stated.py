@@ -25,6 +25,7 @@ from tests.support.material import Ended
 from trainer.data import prepare_image
 
 OWN = parse_preprocessing(f"fundus-square-1@{tiny.SIZE}")
+SHORT = f"format: {FORMAT}\nshape: stretch\nresample: {{by: pillow, filter: bicubic}}\n"
 TIMM = {
     "architecture": "vit_large_patch16_224",
     "pretrained_cfg": {
@@ -44,7 +45,7 @@ class TestFiles:
         processor = SiglipImageProcessorPil(size={"height": 448, "width": 448}).to_json_string()
         files = {
             "own.json": (json.dumps(OWN.content()), OWN.name),
-            "short.yaml": (f"format: {FORMAT}\nscale: {{mean: [.5, 0.5, 0.5], std: [0.5, 0.5, 5e-1]}}\n", "siglip"),
+            "short.yaml": (f"{SHORT}size: 448\nscale: {{mean: [.5, 0.5, 0.5], std: [0.5, 0.5, 5e-1]}}\n", "siglip"),
             "preprocessor_config.json": (processor, "siglip"),
             "processor_config.json": (json.dumps({"image_processor": json.loads(processor)}), "siglip"),
             "config.json": (json.dumps(TIMM), "retfound"),
@@ -68,7 +69,7 @@ class TestFiles:
                 "'gamma' is not a key of a preprocessing; expected ch",
             ),
             ("a.yaml", "- 1\n", "is not a preprocessing"),
-            ("a.yml", f"format: {FORMAT}\nsize: 448.5\n", "size is 448.5; expected a whole number"),
+            ("a.yml", f"{SHORT}size: 448.5\nscale: {{range: [0, 1]}}\n", "size is 448.5; expected a whole number"),
             ("a.json", json.dumps({"image_mean": [0.5] * 3, "size": 224, "resample": []}), "resample is []"),
             ("a.json", json.dumps({"image_mean": 1, "size": 224, "resample": 3}), "scale is"),
             (
@@ -180,7 +181,7 @@ class TestSheet:
         """Of two photographs; what is undone from the scale is what was prepared, with its channels in order."""
         for name, colour in (("red.png", (200, 40, 20)), ("blue.png", (20, 40, 200))):
             Image.new("RGB", (90, 60), colour).save(tmp_path / name)
-        (tmp_path / "own.yaml").write_text(f"format: {FORMAT}\nname: swapped\nchannels: bgr\nsize: 112\n")
+        (tmp_path / "own.yaml").write_text(SHORT + "name: swapped\nchannels: bgr\nsize: 112\nscale: {range: [0, 1]}\n")
         out = tmp_path / "sheet.png"
         ended = drgate(
             "preprocess",

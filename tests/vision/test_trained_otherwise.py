@@ -32,6 +32,8 @@ SIZE = 112
 TRAINED_ON = f"imagenet-stretch@{SIZE}"
 MEAN, STD = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 
+WITH_LORA = pytest.mark.parametrize("trained", [True], indirect=True, ids=["lora"])
+
 
 @dataclass(frozen=True)
 class Trained:
@@ -118,11 +120,11 @@ class TestJudged:
         assert np.abs(probabilities - trained.probabilities).max() < 1e-4
 
     def test_by_another_it_decides_otherwise(self, trained: Trained):
-        """Of 100 real photographs, 60 with LoRA and 62 without get another grade: a verdict on another model."""
+        """Of 100 real photographs, 61 (with LoRA) and 36 (without) get another grade: a verdict on another model."""
         decisions, _ = decided(trained, f"fundus-square-1@{SIZE}")
-        print("OTHER", (decisions != trained.decisions).sum())
         assert (decisions != trained.decisions).sum() >= 20
 
+    @WITH_LORA
     def test_never_by_one_that_nobody_stated(self, trained: Trained, drgate: Callable[..., Ended], tmp_path: Path):
         """The presets are named; the size is the network's; nothing is written."""
         common = ("score", trained.file, "--data", trained.data, "--split", "val", "--base", trained.base.folder)
@@ -173,6 +175,7 @@ class TestTrainedFurther:
         record = train(other, quiet=True)
         assert record["history"][0]["val_accuracy"] < record["inherited"][-1]["val_accuracy"] - 0.03
 
+    @WITH_LORA
     def test_its_child_keeps_the_preprocessing(self, trained: Trained, tmp_path: Path):
         """What nobody states is the parent's; another is a named difference; a resumed run has no choice."""
         first = self.config(trained, tmp_path / "first")
@@ -192,6 +195,7 @@ class TestTrainedFurther:
         ):
             load_grader(Path(child), None, parse_preprocessing(f"siglip@{SIZE}"))
 
+    @WITH_LORA
     def test_a_size_that_the_network_cannot_take(self, trained: Trained, tmp_path: Path):
         """One sentence, before anything is decoded."""
         with pytest.raises(CheckpointError, match="makes images of 448 pixels, but the network takes 112"):
