@@ -42,7 +42,8 @@ EACH: Final = "each"
 """As a target: all five grades. As the value of a slice: every value of the column that the test set has."""
 
 THRESHOLDS: Final = ("at_least", "above", "at_most", "below")
-"""A criterion has exactly one of these keys; `baseline` has none."""
+"""A criterion has exactly one of these keys, one on calibration slope or intercept both `at_least` and `at_most`;
+`baseline` and `noninferior` have none."""
 
 Comparator = Literal[">=", ">", "<=", "<"]
 
@@ -51,24 +52,32 @@ class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
+def _named(about: Definition) -> str:
+    """A metric and its targets, as a regular expression."""
+    targets = [target for target in about.targets if target]
+    if set(GRADES) <= set(targets):
+        targets.append(EACH)
+    alone = "?" if "" in about.targets else ""
+    return about.name + (f"(:({'|'.join(targets)})){alone}" if targets else "")
+
+
 def _ids(metrics: Iterable[Definition]) -> str:
     """The ids of criteria on some metrics, as a regular expression of JSON Schema."""
     of_images: list[str] = []
     of_the_run: list[str] = []
     for about in metrics:
-        targets = [target for target in about.targets if target]
-        if set(GRADES) <= set(targets):
-            targets.append(EACH)
-        alone = "?" if "" in about.targets else ""
-        named = about.name + (f"(:({'|'.join(targets)})){alone}" if targets else "")
-        (of_the_run if about.of_the_run else of_images).append(named)
+        if about.compares:
+            between = "~(baseline|readers)" if about.of_the_run else "@[^=]+"
+            of_the_run.append(f"{about.name}:({'|'.join(_named(METRICS[one]) for one in about.compares)}){between}")
+            continue
+        (of_the_run if about.of_the_run else of_images).append(_named(about))
     anywhere = rf"({'|'.join(of_images)})(@[^=]+=[\s\S]+|\^deployment)?"
     return f"^({'|'.join([*of_the_run, *([anywhere] if of_images else [])])})$"
 
 
 def _expectations() -> str:
     """The keys of `expect`, likewise."""
-    return f"^({'|'.join([*GRADES, *GROUPS])})$|{_ids(about for about in METRICS.values() if about.is_share)}"
+    return f"^({'|'.join([*GRADES, *GROUPS])})$|{_ids(about for about in METRICS.values() if about.is_expected)}"
 
 
 def _schema_of_thresholds(schema: dict[str, Any]) -> None:
@@ -77,11 +86,16 @@ def _schema_of_thresholds(schema: dict[str, Any]) -> None:
     fraction = {key: {"minimum": 0, "maximum": 1} for key in THRESHOLDS}
     no_fraction = "|".join(about.name for about in METRICS.values() if about.limits != (0, 1))
     beyond = {"required": ["id"], "properties": {"id": {"pattern": f"^({no_fraction})"}}}
+    ranged = "|".join(about.name for about in METRICS.values() if about.better == "between")
     schema["allOf"] = [
         {
-            "if": {"required": ["id"], "properties": {"id": {"const": "baseline"}}},
+            "if": {"required": ["id"], "properties": {"id": {"pattern": "^(baseline$|noninferior:)"}}},
             "then": {"required": ["margin"], "not": {"anyOf": list(given.values())}},
-            "else": {"oneOf": list(given.values())},
+            "else": {
+                "if": {"required": ["id"], "properties": {"id": {"pattern": f"^({ranged})"}}},
+                "then": {"allOf": [given["at_least"], given["at_most"]]},
+                "else": {"oneOf": list(given.values())},
+            },
         },
         {"if": beyond, "else": {"properties": fraction}},
     ]
@@ -92,6 +106,11 @@ def _known(name: MetricId) -> MetricId:
     if name.metric not in METRICS:
         raise ValueError(f"there is no metric {name.metric!r}; {_nearest(name.metric, METRICS)}")
     about = name.about
+    if about.compares:
+        if name.of not in about.compares:
+            raise ValueError(f"{name!r}: {name.metric} is of {' or '.join(about.compares)}")
+        _known(name.compared)
+        return name
     targets = {EACH, *about.targets} if set(GRADES) <= set(about.targets) else set(about.targets)
     if name.target not in targets:
         if targets == {""}:
@@ -111,14 +130,16 @@ def _known(name: MetricId) -> MetricId:
 
 
 class Criterion(_Frozen):
-    """A metric, one threshold, and whether the verdict depends on it."""
+    """A metric, one threshold or a range, and whether the verdict depends on it."""
 
     model_config = ConfigDict(json_schema_extra=_schema_of_thresholds)
 
     id: Annotated[MetricId, AfterValidator(_known)] = Field(
         description="metric or metric:target, such as sensitivity:pdr, then @column=value for a slice or ^deployment; "
         "the word each means all five grades, or every value of the column; a likelihood ratio is NOT_ASSESSED where "
-        "sensitivity or specificity is 0 or 100 %, such as without a false positive",
+        "sensitivity or specificity is 0 or 100 %, such as without a false positive; gap:metric:target@column is the "
+        "largest difference between the values of a column; noninferior:metric:target~baseline (or ~readers) is the "
+        "difference from another model or from human readers, with a margin",
         json_schema_extra={"pattern": _ids(about for about in METRICS.values() if not about.not_asked)},
     )
     at_least: float | None = Field(default=None, description="passes at this value and above; a fraction: 0.90, not 90")
@@ -138,7 +159,9 @@ class Criterion(_Frozen):
         description="how images without output count; default: excluded for grades, as_referred for groups",
     )
     window: int | None = Field(default=None, ge=6, description="number of evaluations that `stability` uses")
-    margin: float | None = Field(default=None, gt=0, lt=1, description="non-inferiority margin of `baseline`")
+    margin: float | None = Field(
+        default=None, gt=0, lt=1, description="non-inferiority margin of `baseline` and `noninferior`"
+    )
     reference_value: float | None = Field(default=None, ge=0, le=1, description="an earlier figure, shown only")
     unit: Literal["USD"] | None = Field(default=None, description="unit of `cost`")
 
@@ -150,7 +173,7 @@ class Criterion(_Frozen):
 
     @property
     def comparator(self) -> Comparator:
-        """As a sign. Non-inferiority is `>`: the limit of the difference must be above minus the margin."""
+        """As a sign; of a range `>=`. Non-inferiority is `>`: the limit must be above minus the margin."""
         return next(iter(self._given), ">")
 
     @property
@@ -169,8 +192,16 @@ class Criterion(_Frozen):
 
     @property
     def threshold(self) -> float:
-        """The threshold, in the units of the metric (proportions in [0, 1], differences in [-1, 1], USD)."""
+        """The threshold, in the units of the metric (proportions in [0, 1], differences in [-1, 1], USD).
+
+        Of a range its lower end.
+        """
         return next(iter(self._given.values())) if self.margin is None else -self.margin
+
+    @property
+    def ceiling(self) -> float | None:
+        """The upper end of a range; None for every other rule."""
+        return self.at_most if self.at_least is not None else None
 
     @property
     def exact_threshold(self) -> Fraction:
@@ -204,31 +235,41 @@ class Criterion(_Frozen):
             raise ValueError(f"{self.id!r}: no_output does not apply to it")
         if self.min_positives is not None and not self.id.column:
             raise ValueError(f"{self.id!r}: min_positives belongs to a slice, such as {self.id}@camera=each")
-        if metric == "baseline":
+        if metric in ("baseline", "noninferior"):
             if self._given or self.margin is None:
-                raise ValueError("baseline takes a margin, such as 0.02, and no threshold")
+                raise ValueError(f"{self.id} takes a margin, such as 0.02, and no threshold")
+            if metric == "noninferior" and self.reference_value is not None:
+                raise ValueError(f"{self.id!r}: reference_value belongs to baseline")
             return self
         if self.window is not None and metric != "stability":
             raise ValueError(f"{self.id!r}: window belongs to stability")
         if self.unit is not None and metric != "cost":
             raise ValueError(f"{self.id!r}: a unit belongs to cost")
         if self.margin is not None or self.reference_value is not None:
-            raise ValueError(f"{self.id!r}: margin and reference_value belong to baseline")
+            raise ValueError(f"{self.id!r}: margin and reference_value belong to baseline (margin also to noninferior)")
+        if about.better == "between":
+            self._range_is_possible()
+            return self
         if len(self._given) != 1:
             raise ValueError(f"{self.id!r}: give exactly one of at_least, above, at_most, below")
         self._threshold_is_possible(self.threshold)
         return self
 
+    def _range_is_possible(self) -> None:
+        (low, high), perfect = self.id.about.limits, self.id.about.perfect
+        example = "at_least: 0.8 and at_most: 1.25" if perfect else "at_least: -0.2 and at_most: 0.2"
+        if self.at_least is None or self.at_most is None or len(self._given) != 2:
+            raise ValueError(f"{self.id!r}: a model can miss on either side; give both ends, such as {example}")
+        if not low <= self.at_least <= perfect <= self.at_most <= high or self.at_least == self.at_most:
+            raise ValueError(
+                f"{self.id!r}: give a range between {low:g} and {high:g} that holds {perfect:g}, which is perfect, "
+                f"such as {example}"
+            )
+
     def _threshold_is_possible(self, value: float) -> None:
         about = self.id.about
         (low, high), (least, greatest) = about.limits, about.values
-        if about.better == "between":
-            if not low <= value <= high or self.comparator not in (">=", "<="):
-                raise ValueError(
-                    f"{self.id!r}: give at_least or at_most, between {low:g} and {high:g} "
-                    f"({about.perfect:g} is perfect)"
-                )
-        elif high == math.inf and value <= 0:
+        if high == math.inf and value <= 0:
             raise ValueError(f"{self.id!r}: give a positive {about.kind.replace('index', 'number')}, not {value:g}")
         elif not low <= value <= high:
             raise ValueError(f"{self.id!r}: {not_a_fraction(value)}")
@@ -254,9 +295,6 @@ class Evidence(_Frozen):
         default="clopper-pearson", description="interval of a proportion; it allows for several images from one patient"
     )
     cluster: Literal["patient"] = Field(default="patient", description="images of one patient are not independent")
-    one_image_per_patient: bool = Field(
-        default=False, description="if no patients are given, declares that every image is of another patient"
-    )
 
 
 class Bootstrap(_Frozen):
@@ -398,7 +436,9 @@ class Checklist(_Frozen):
     )
     planning: Planning = Field(default=Planning(), description="assumptions of `drgate plan`")
     declared: list[Declared] = Field(
-        default=[], description="test sets without patients: the most images of one patient; without it no line passes"
+        default=[],
+        description="test sets without patients: the most images of one patient; without it no criterion "
+        "on images passes",
     )
     all_comers_allowance: float = Field(
         default=0.05,
@@ -410,7 +450,12 @@ class Checklist(_Frozen):
     readers_independent: bool = Field(
         default=False, description="the readers (reader_1, reader_2, ...) took no part in making the reference grades"
     )
-    site_column: str | None = Field(default=None, min_length=1, description="column of the site, such as site")
+    site_column: str | None = Field(
+        default=None,
+        min_length=1,
+        pattern=r"^[^=]+$",
+        description="column of the site, such as site: figures are shown by site, and from five sites on their spread",
+    )
     intended_use: IntendedUse = Field(default=IntendedUse(), description="for whom and how the model is used")
     reference: Reference = Field(default=Reference(), description="how the reference grades were made")
     test_set: TestSet = Field(default=TestSet(), description="the kind of test set")
@@ -425,7 +470,8 @@ class Checklist(_Frozen):
     slices: list[Slice] = Field(default=[], description="columns; metrics are shown for each of their values")
     expect: dict[str, Annotated[float, Field(gt=0, lt=1)]] = Field(
         default={},
-        description="expected true values, for planning: of a grade's or group's sensitivity, or by metric id",
+        description="expected true values, for planning: of a grade's or group's sensitivity, or by id of a "
+        "proportion or kappa",
         json_schema_extra={"propertyNames": {"pattern": _expectations()}},
     )
     criteria: list[Criterion] = Field(description="the criteria; the verdict depends on the required ones")
@@ -453,7 +499,7 @@ class Checklist(_Frozen):
 
     @field_validator("expect")
     @classmethod
-    def _is_about_proportions(cls, expect: dict[str, float]) -> dict[str, float]:
+    def _can_be_planned(cls, expect: dict[str, float]) -> dict[str, float]:
         ids = [_expectation_id(key) for key in expect]
         if twice := [name for name in ids if ids.count(name) > 1]:
             raise ValueError(f"{str(twice[0])!r} is given twice; give it once")
@@ -467,10 +513,34 @@ class Checklist(_Frozen):
         for each in ids:
             if ids.count(each) > 1:
                 raise ValueError(f"the criterion {each!r} is given twice")
-            if each.column and each.value != EACH and each.but(value=EACH) in ids:
+            if each.value not in ("", EACH) and each.but(value=EACH) in ids:
                 raise ValueError(f"the criterion {each!r} is given twice: @{each.column}=each includes it")
             self._is_declared(each)
+        self._readers_are_half_of_it()
         return self
+
+    def _readers_are_half_of_it(self) -> None:
+        """Raise ValueError where readers are compared in one rate alone, or without an absolute floor.
+
+        Readers who miss much, or a rate bought with the other one, would make any model not worse.
+        """
+        written = {criterion.id: criterion for criterion in self.each_criterion()}
+        for name, asked in written.items():
+            if name.against != "readers":
+                continue
+            for of in ("sensitivity", "specificity"):
+                other = written.get(name.but(of=of))
+                if other is None or other.required < asked.required:
+                    raise ValueError(
+                        f"{name!r} also needs {name.but(of=of)!r}{', required' if other else ''}: a model can match "
+                        "readers in one of both at the cost of the other"
+                    )
+                floor = written.get(MetricId(of, name.target))
+                if floor is None or not floor.upward or not floor.required:
+                    raise ValueError(
+                        f"{name!r} also needs a required criterion {of}:{name.target} with at_least or above: readers "
+                        "can be poor"
+                    )
 
     def _is_declared(self, name: MetricId) -> None:
         """Raise ValueError where a criterion uses a slice or a deployment mix that the checklist does not declare."""
@@ -506,6 +576,16 @@ class Checklist(_Frozen):
                 for target in targets:
                     written.append(criterion.model_copy(update={"id": name.but(target=target, value=value)}))
         return written
+
+    @property
+    def asks_readers(self) -> bool:
+        """Whether a criterion compares with human readers."""
+        return any(criterion.id.against == "readers" for criterion in self.criteria)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The further columns of a table that it uses, sorted: what it slices by, and the site."""
+        return tuple(sorted({one.by for one in self.slices} | ({self.site_column} if self.site_column else set())))
 
     @property
     def stability_window(self) -> int:
@@ -553,8 +633,8 @@ def _expectation_id(key: str) -> MetricId:
     if ":" not in key and (near := difflib.get_close_matches(key, [*GRADES, *GROUPS], 1)) and key not in METRICS:
         raise ValueError(f"there is no grade or group {key!r}; did you mean {near[0]!r}?")
     name = _known(read_id(key))
-    if not name.about.is_share:
-        raise ValueError(f"{key!r} is not a proportion of images; only proportions can be planned for")
+    if not name.about.is_expected:
+        raise ValueError(f"{key!r} is neither a proportion of images nor a kappa; only these can be planned for")
     return name
 
 
@@ -576,6 +656,33 @@ def grade_mix(shares: Mapping[str, float]) -> dict[str, float]:
     if abs(total - 1) > 1e-6:
         raise ValueError(f"the shares of the five grades sum to {total:.9g}, not to 1")
     return {grade: shares[grade] for grade in GRADES}
+
+
+def level_words(level: float) -> str:
+    r"""A level as people write it: up to three decimals in full, more of them rounded to one (two from 99 %).
+
+    >>> level_words(0.95), level_words(1 - 0.05 / 3), level_words(0.9975), level_words(1 - 0.05 / 7)
+    ('95\xa0%', '98.3\xa0%', '99.75\xa0%', '99.29\xa0%')
+    """
+    percent = 100 * level
+    whole = abs(percent - round(percent, 3)) < 1e-9
+    return f"{round(percent, 3 if whole else 1 if level < 0.99 else 2):g}\N{NO-BREAK SPACE}%"
+
+
+def percent_words(value: float, near: float | None = None) -> str:
+    """A fraction as a percentage, with enough digits to differ from `near`; never 0 or 100 where it is not.
+
+    >>> percent_words(0.9496), percent_words(0.9496, 0.95), percent_words(0.99962), percent_words(1.0)
+    ('95.0 %', '94.96 %', '> 99.9 %', '100.0 %')
+    """
+    for digits in (1, 2, 3, 4):
+        text = f"{100 * value:.{digits}f}"
+        if near is None or value == near or text != f"{100 * near:.{digits}f}":
+            break
+    if 1e-9 < value < 1 - 1e-9 and float(text) in (0.0, 100.0):
+        step = 10.0**-digits
+        text = f"< {step:.{digits}f}" if value < 0.5 else f"> {100 - step:.{digits}f}"
+    return f"{text} %"
 
 
 def not_a_fraction(value: float) -> str:

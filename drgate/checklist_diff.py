@@ -58,6 +58,7 @@ def refuse_namesakes(checklists: Sequence[Checklist]) -> None:
 def _settings(old: Checklist, new: Checklist) -> Iterator[Change]:
     """All but the slices and the criteria."""
     before, after = _leaves(old), _leaves(new)
+    yield from _declared(old, new)
     for where in dict.fromkeys([*before, *after]):
         was, now = before.get(where), after.get(where)
         if where == "description" and was != now:
@@ -67,10 +68,26 @@ def _settings(old: Checklist, new: Checklist) -> Iterator[Change]:
             yield Change(kind, where, f"{where}: {_shown(was)} becomes {_shown(now)}{because}.", decides)
 
 
+def _declared(old: Checklist, new: Checklist) -> Iterator[Change]:
+    """Test sets whose images of one patient are declared: the fewer of one, the narrower the intervals."""
+    before, after = ({one.manifest: one.most for one in checklist.declared} for checklist in (old, new))
+    decides = "bound" in (old.evidence.decide_on, new.evidence.decide_on)
+    for digest in dict.fromkeys([*before, *after]):
+        was, now = before.get(digest), after.get(digest)
+        if was == now:
+            continue
+        kind: Kind = "weaker" if was is None or (now is not None and now < was) else "stronger"
+        shown = [
+            "nothing" if most is None else f"at most {most} image{'' if most == 1 else 's'} of a patient"
+            for most in (was, now)
+        ]
+        yield Change(kind, "declared", f"declared of the test set {digest}: {shown[0]} becomes {shown[1]}.", decides)
+
+
 def _leaves(checklist: Checklist) -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in checklist.content().items():
-        if key in ("slices", "criteria"):
+        if key in ("declared", "slices", "criteria"):
             continue
         if isinstance(value, Mapping) and key != "deployment":
             flat |= {f"{key}.{inner}": leaf for inner, leaf in value.items()}
@@ -97,11 +114,7 @@ def _judged(where: str, was: Any, now: Any, old: Checklist, new: Checklist) -> t
                 return "weaker", ", which is narrower for most counts", True
             # Neither interval holds the other: for 95 of 95, and 96 of 97, Wilson's bound is the lower one.
             return "different", ", which is not always wider: near 1, Wilson's lower limit can be the lower one", True
-        case "evidence.one_image_per_patient" if bounds:
-            if now:
-                return "weaker", ": images without patients count as independent", True
-            return "stronger", ": images without patients count as two per patient", True
-        case "evidence.level" | "evidence.interval" | "evidence.one_image_per_patient":
+        case "evidence.level" | "evidence.interval":
             return "different", "", "bound" in (old.evidence.decide_on, new.evidence.decide_on)
         case "looks":
             if now > was:
@@ -113,11 +126,22 @@ def _judged(where: str, was: Any, now: Any, old: Checklist, new: Checklist) -> t
             if now is None or (was is not None and now > was):
                 return "weaker", ": certificates are valid for longer", False
             return "stronger", ": certificates are valid for a shorter time", False
+        case "all_comers_allowance":
+            if now > was:
+                return "weaker", ": more may be lost to images without output", True
+            return "stronger", ": less may be lost to images without output", True
+        case "readers_independent":
+            decides = any(one.id.against == "readers" for checklist in (old, new) for one in checklist.criteria)
+            if now:
+                return "weaker", ": the readers are compared on the reference grades, which they may have made", decides
+            return "different", ": each reader is compared on the grades of the others", decides
         case "audit.required":
             return ("stronger" if now else "weaker"), "", True
         case "deployment":
             decides = any(criterion.id.deployed for checklist in (old, new) for criterion in checklist.criteria)
             return "different", "; which mix is harder depends on the model" if decides else "", decides
+        case "site_column":
+            return "different", "; figures by site are shown, and no criterion is on them", False
         case "unit":
             return "different", "; which is harder depends on the model", True
         case "purpose":
@@ -179,7 +203,7 @@ def _criteria(old: Checklist, new: Checklist) -> Iterator[Change]:
 def _line(was: Criterion, now: Criterion, old: Checklist, new: Checklist) -> Iterator[Change]:
     """One criterion that both checklists have."""
     name = now.id
-    if (was.comparator, was.exact_threshold) != (now.comparator, now.exact_threshold):
+    if _rule(was) != _rule(now):
         yield Change(_threshold(was, now), name, f"{name}: {_asked(was)} becomes {_asked(now)}.")
     if was.required != now.required:
         kind: Kind = "stronger" if now.required else "weaker"
@@ -206,8 +230,16 @@ def _line(was: Criterion, now: Criterion, old: Checklist, new: Checklist) -> Ite
             yield Change("different", name, f"{name}: {key}: {before} becomes {after}.", False)
 
 
+def _rule(criterion: Criterion) -> tuple[str, Fraction, float | None]:
+    return criterion.comparator, criterion.exact_threshold, criterion.ceiling
+
+
 def _threshold(was: Criterion, now: Criterion) -> Kind:
-    """Which of two different thresholds of one metric lets more models through."""
+    """Which of two different thresholds or ranges of one metric lets more models through."""
+    if was.ceiling is not None and now.ceiling is not None:
+        if now.threshold <= was.threshold and was.ceiling <= now.ceiling:
+            return "weaker"
+        return "stronger" if was.threshold <= now.threshold and now.ceiling <= was.ceiling else "different"
     if was.upward != now.upward:
         return "weaker"  # a model that failed may pass now
 
@@ -236,6 +268,8 @@ def _policy(was: Criterion, now: Criterion) -> Kind:
 def _asked(criterion: Criterion) -> str:
     if criterion.margin is not None:
         return f"no more than {_shown(criterion.margin)} worse"
+    if criterion.ceiling is not None:
+        return f"between {_shown(criterion.threshold)} and {_shown(criterion.ceiling)}"
     return f"{RULE_WORDS[criterion.comparator]} {_shown(criterion.threshold)}"
 
 

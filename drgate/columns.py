@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -28,6 +28,8 @@ _Value = TypeVar("_Value")
 
 PROBABILITIES: Final = ("p_0", "p_1", "p_2", "p_3", "p_4")
 SPLITS: Final = ("train", "val", "test")
+READER: Final = re.compile("reader_[1-9][0-9]{0,3}")
+"""A column with the grades of one human reader."""
 SUM_TOLERANCE: Final = 1e-3
 SHOWN: Final = 3
 
@@ -78,7 +80,7 @@ class Columns:
         return self._parsed(column, parse_grade, f"an ICDR grade, 0-4 or a name ({', '.join(GRADES)})")
 
     def gradable(self) -> list[bool]:
-        """True where the cell is empty or there is no such column."""
+        """True where the cell is empty or there is no such column; false only explains why there is no grade."""
         return [value is not False for value in self._chosen("gradable", _YES_NO, "true or false")]
 
     def dme(self) -> list[bool | None]:
@@ -174,6 +176,12 @@ class Columns:
         )
         return values
 
+    def further(self, column: str) -> pd.Series[Any]:
+        """A column that drgate has no name of its own for: a reader's grades, else text."""
+        if READER.fullmatch(column):
+            return pd.Series(pd.array(self.grade(column), dtype="Int8"), index=self.table.index)
+        return self.text(column)
+
     def text(self, column: str) -> pd.Series[str]:
         """A further column as text or NA, so that CSV and Parquet of the same rows are the same."""
         cells = self.table[column]
@@ -203,6 +211,22 @@ class Columns:
             wrong = values.index(None)
             self.refuse(codes == wrong, f"{column} is {_shown(distinct[wrong])}; expected {expected}")
         return [None if code < 0 else values[code] for code in codes.tolist()]
+
+
+def graded_rows(table: pd.DataFrame) -> pd.Series[bool]:
+    """The rows that are judged: those with a reference grade, whatever `gradable` says."""
+    return table["grade"].notna()
+
+
+def unexplained(table: pd.DataFrame) -> pd.Series[bool]:
+    """The rows that lack a reference grade and are not marked as not gradable."""
+    return ~graded_rows(table) & table["gradable"]
+
+
+def reader_columns(table: pd.DataFrame) -> list[str]:
+    """The columns of human readers, by number."""
+    found = [column for column in table.columns if READER.fullmatch(column)]
+    return sorted(found, key=lambda column: int(column.removeprefix("reader_")))
 
 
 def parse_split(text: str) -> str | None:

@@ -12,7 +12,6 @@ Whoever compares two models on test images looks at both: a table that has no lo
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -20,22 +19,22 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtr, ndtri
 
 from drgate.errors import ANSWERS, PredictionsError
 from drgate.evaluation import Estimate, Look, Metric, NotEstimable, plain_of
 from drgate.looks import USUAL, Log
 from drgate.metrics import METRICS, MetricId, NoOutputPolicy, grades_of
 from drgate.predictions import Predictions
-from drgate.sample import Pair, Sample
+from drgate.sample import Pair, Sample, declaration
 from drgate.scale import GROUPS, WITH_OEDEMA
-from drgate.stats import agreement, bootstrap, cluster, confusion, paired, ranking
+from drgate.stats import agreement, bootstrap, confusion, paired, ranking
 
 if TYPE_CHECKING:
     from drgate.checklist import Checklist
 
 RESAMPLES: Final = 10_000
 METHOD: Final = "Tango's score interval at the effective sample size"
+NO_INTERVAL: Final = "no interval, because nothing is known of patients"
 
 Outcome = Literal["non-inferior", "inferior", "not shown"]
 
@@ -146,25 +145,26 @@ def compare(
     log: Log = USUAL,
     margin: float = 0.02,
     level: float = 0.95,
-    one_image_per_patient: bool = False,
     resamples: int = RESAMPLES,
 ) -> Comparison:
     """Compare two models on the same graded images.
 
-    checklist: says how many looks are allowed. log: where the looks are logged; a table of which the same answers were
-    looked at before, on the same images with the same reference grades, takes none.
-    margin: non-inferiority margin in accuracy, in (0, 1). one_image_per_patient: declares, where no patient is named,
-    that every image is of another patient; without it, intervals allow for two images per patient.
+    checklist: says how many looks are allowed and, where no patient is named, how many images one has at most; where
+    it declares nothing, no difference has an interval and nothing is shown.
+    log: where the looks are logged; a table of which the same answers were looked at before, on the same images with
+    the same reference grades, takes none.
+    margin: non-inferiority margin in accuracy, in (0, 1).
 
     Raises PredictionsError where the two tables are not of the same images with the same reference grades, UsageError
     where the looks cannot be logged.
     """
     try:
-        pair = Pair.of(first, second, one_image_per_patient=one_image_per_patient)
+        declared, lacking = declaration(first, checklist)
+        pair = Pair.of(first, second, images_a_patient=declared)
     except PredictionsError as problem:
         raise PredictionsError(f"{first.origin} and {second.origin} cannot be compared: {problem}") from problem
     looks = [_look(table, checklist, log) for table in (first, second)]  # before the numbers are known to anybody
-    differences = _Differences(pair, level, resamples, bootstrap.seed_from(first.digest, second.digest))
+    differences = _Differences(pair, level, resamples, bootstrap.seed_from(pair.counted_digest))
     shown = paired.noninferiority(pair.successes(*pair.right), margin, level=level)
     silent = [int((~sample.answered).sum()) for sample in (pair.first, pair.second)]
     return Comparison(
@@ -178,7 +178,7 @@ def compare(
         outcome="non-inferior" if shown.shown else "inferior" if shown.inferior else "not shown",
         differences=differences.all(),
         discordant=_discordant(pair),
-        notes=_notes(pair.first, silent, looks),
+        notes=_notes(pair.first, silent, looks, lacking),
     )
 
 
@@ -204,19 +204,21 @@ def accuracy_difference(
     *,
     level: float,
     unit: str = "image",
-    one_image_per_patient: bool,
+    images_a_patient: int | None,
 ) -> Metric:
     """Accuracy of a model minus that of its baseline, for the criterion `baseline`, by image, eye or patient.
+
+    images_a_patient: as declared, where patients are unknown; where nothing is, the figure has no interval.
 
     NotEstimable, with the reason, where the baseline's table is not of the same images with the same reference grades.
     """
     try:
-        pair = Pair.of(
-            predictions, baseline, unit=unit, one_image_per_patient=one_image_per_patient, name="the baseline"
-        )
+        pair = Pair.of(predictions, baseline, unit=unit, images_a_patient=images_a_patient, name="the baseline")
     except PredictionsError as problem:
         return NotEstimable(str(problem))
     sample = pair.successes(*pair.right)
+    if pair.first.unknown:
+        return Estimate(kind="index", value=sample.difference, n=sample.n)
     ends = paired.difference_bounds(sample, level=level)
     return Estimate(
         kind="index",
@@ -259,7 +261,7 @@ class _Differences:
         if key not in self._drawn:
             owner = np.arange(len(images)) if images.patients is None else images.patients
             self._drawn[key] = paired.resample_pairs(
-                *self.pair.cells(key), owner, resamples=self.resamples, seed=self.seed, inflation=self._inflation
+                *self.pair.cells(key), owner, resamples=self.resamples, seed=self.seed, inflation=self._most_images
             )
         return self._drawn[key]
 
@@ -271,6 +273,7 @@ class _Differences:
             return NotEstimable("no image is in its denominator.")
         success = tuple(ratio.success.ravel()[cell] for cell in cells)
         sample = self.pair.successes(success[0], success[1], counted)
+        known = not self.pair.first.unknown
         ends = paired.difference_bounds(sample, level=self.level)
         beside = self._beside(ratio.values, target)
         rates = [float(hit[counted].mean()) for hit in success]
@@ -281,12 +284,12 @@ class _Differences:
             second=rates[1],
             value=sample.difference,
             level=self.level,
-            method=METHOD,
-            low=ends.low,
-            high=ends.high,
+            method=METHOD if known else NO_INTERVAL,
+            low=ends.low if known else None,
+            high=ends.high if known else None,
             only_first=sample.only_first,
             only_second=sample.only_second,
-            design_effect=sample.design_effect,
+            design_effect=sample.design_effect if known else None,
             clusters=sample.clusters,
             bootstrap=None if beside is None else (beside.low, beside.high),
             mcnemar_exact=paired.mcnemar_exact(sample.only_first, sample.only_second),
@@ -298,6 +301,8 @@ class _Differences:
         values: Callable[[NDArray[np.int64]], tuple[NDArray[np.float64], NDArray[np.bool_]]],
         target: str,
     ) -> bootstrap.BootstrapInterval | None:
+        if self.pair.first.unknown:
+            return None
         (one, defined), (other, also) = (values(tables) for tables in self.drawn(target))
         return bootstrap.percentile_interval(one - other, self.level, defined & also)
 
@@ -310,9 +315,9 @@ class _Differences:
         one, other = (of[answered][:, grades].sum(axis=1) for of in probabilities)
         positive = np.isin(images.graded(target)[answered], grades)
         patients = None if images.patients is None else images.patients[answered]
-        # The interval of a z that is larger by the root is that of the inflated variance.
-        z = math.sqrt(self._inflation) * float(ndtri((1 + self.level) / 2))
-        result = ranking.auc_difference(one, other, positive, patients, level=2 * float(ndtr(z)) - 1)
+        result = ranking.auc_difference(
+            one, other, positive, patients, level=self.level, images_a_patient=self._most_images
+        )
         areas = [ranking.auc_delong(scores, positive, level=self.level) for scores in (one, other)]
         if result is None or areas[0] is None or areas[1] is None:
             return NotEstimable("it needs images of at least two patients with the condition and two without.")
@@ -323,9 +328,9 @@ class _Differences:
             second=areas[1].value,
             value=result.value,
             level=self.level,
-            method="paired DeLong" + (", clustered by patient" if patients is not None else self._doubled),
-            low=result.low,
-            high=result.high,
+            method=self._method("paired DeLong" + (", clustered by patient" if patients is not None else "")),
+            low=None if images.unknown else result.low,
+            high=None if images.unknown else result.high,
             clusters=None if patients is None else len(np.unique(patients)),
         )
 
@@ -347,20 +352,21 @@ class _Differences:
             second=float(other),
             value=float(one) - float(other),
             level=self.level,
-            method=f"paired {who} bootstrap, percentile{self._doubled}",
+            method=self._method(f"paired {who} bootstrap, percentile"),
             low=None if beside is None else beside.low,
             high=None if beside is None else beside.high,
             clusters=images.clusters,
         )
 
     @property
-    def _inflation(self) -> float:
-        """Design effect where patients are unknown: that of two identical images per patient."""
-        return cluster.UNKNOWN_DESIGN_EFFECT if self.pair.first.unknown else 1.0
+    def _most_images(self) -> int:
+        """Images of one patient at most, where patients are unknown; one where nothing is declared."""
+        return self.pair.first.images_a_patient or 1
 
-    @property
-    def _doubled(self) -> str:
-        return ", variance doubled for unknown patients" if self.pair.first.unknown else ""
+    def _method(self, name: str) -> str:
+        if self.pair.first.unknown:
+            return NO_INTERVAL
+        return f"{name}, with up to {self._most_images} images of a patient" if self._most_images > 1 else name
 
 
 def _discordant(pair: Pair) -> tuple[dict[str, Any], ...]:
@@ -381,7 +387,7 @@ def _grade(predicted: np.int64) -> int | None:
     return None if predicted == confusion.NO_OUTPUT else int(predicted)
 
 
-def _notes(images: Sample, silent: list[int], looks: list[Look]) -> tuple[str, ...]:
+def _notes(images: Sample, silent: list[int], looks: list[Look], lacking: str) -> tuple[str, ...]:
     one, other = looks
     numbers = f"A is look {one.number}, B is look {other.number}, of {other.allowed} allowed"
     beyond = one.used_up or other.used_up
@@ -391,9 +397,9 @@ def _notes(images: Sample, silent: list[int], looks: list[Look]) -> tuple[str, .
     ]
     if images.patients is None:
         notes.append(
-            "No patients are given; one image per patient was declared."
-            if images.independent
-            else "No patients are given, so every interval allows for two images per patient (design effect 2)."
+            f"No difference has an interval and nothing is shown: {lacking}."
+            if images.unknown
+            else f"No patients are named; the checklist declares at most {images.images_a_patient} of one."
         )
     if any(silent):
         notes.append(

@@ -4,7 +4,7 @@
     evaluation.verdict                            # "PASS", "FAIL" or "INSUFFICIENT"
 
 Pure and reproducible: the same predictions, checklist and evidence give exactly the same numbers on any machine with
-the same NumPy, whatever the order of rows. `verify` relies on that.
+the same NumPy, whatever the order of rows, the names and the columns that nothing uses. `verify` relies on that.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ import scipy
 from drgate import __version__
 from drgate.checklist import Checklist, Criterion
 from drgate.compare import accuracy_difference
+from drgate.contrast import Beside, too_small
 from drgate.decide import barred, cannot_pass, decide, gate_error
+from drgate.elsewhere import by_prevalence, net_benefit, sites
 from drgate.evaluation import (
     Baseline,
     Bin,
@@ -41,12 +43,13 @@ from drgate.evaluation import (
     verdict_of,
 )
 from drgate.measure import Metrics
-from drgate.metrics import MetricId, grades_of
+from drgate.metrics import NAMES, MetricId, grades_of
 from drgate.page_one import flagged_images, page_one
 from drgate.predictions import Predictions, published
-from drgate.sample import Sample, unit_lacks
+from drgate.sample import Sample, patients_of, unit_lacks
 from drgate.scale import TITLES
 from drgate.stats import bootstrap, stability
+from drgate.stats.calibration import FEWEST_EVENTS
 from drgate.stats.confusion import NO_OUTPUT
 
 UNITS: Final = ("image", "eye", "patient")
@@ -64,8 +67,9 @@ def evaluate(
 ) -> Evaluation:
     """Evaluate predictions by a checklist.
 
-    predictions: with reference grades; rows that are not gradable are counted, but in no denominator.
-    model, data: descriptions of the model and the test set; copied to the evaluation.
+    predictions: with reference grades; rows without one are counted, but judged in no figure.
+    model, data: descriptions of the model and the test set; copied to the evaluation. Of a test set the digest, by
+        which a checklist declares it, and how patients were named are filled in where they are not given.
     training: the run's record, if there is one; its `stability` and `baseline` are filled in here.
     look: beyond the allowed number of looks nothing can pass.
     baseline: the best earlier run's predictions on the same images.
@@ -75,11 +79,15 @@ def evaluate(
     name = Path(predictions.origin).name  # an evaluation does not repeat a path of the machine
     model = model or Model("predictions table", name, ())
     data = data or TestSet(name)
+    if data.digest is None and not predictions.provenance:
+        data = dataclasses.replace(data, images_digest=predictions.images_digest)
+    if data.patients is None:
+        data = dataclasses.replace(data, patients=patients_of(predictions))
     look = look or Look(1, checklist.looks, "")
     # alpha/K: every look is tested at its share of alpha
     level = 1 - (1 - checklist.evidence.level) / max(checklist.looks, look.allowed)
-    sample = Sample.of(predictions, checklist)
-    seed = bootstrap.seed_from(predictions.digest, checklist.digest)
+    sample = Sample.of(predictions, checklist, data=data)
+    seed = bootstrap.seed_from(sample.counted_digest, checklist.digest)
     metrics = Metrics(sample, checklist, level, seed)
     training = training or Training()
     training = dataclasses.replace(training, stability=_window(training, checklist))
@@ -97,13 +105,15 @@ def evaluate(
             baseline,
             level=level,
             unit=checklist.unit,
-            one_image_per_patient=checklist.evidence.one_image_per_patient,
+            images_a_patient=sample.images_a_patient,
         )
 
     criteria = checklist.each_criterion(sample.slice_names)
+    compared = Beside(predictions, checklist, level=level, baseline=baseline, data=data)
+    beside = {one.id: compared.noninferior(one.id) for one in criteria if one.id.against}
     results = []
     for criterion in criteria:
-        metric = found.get(criterion.id)
+        metric = beside[criterion.id][0] if criterion.id in beside else found.get(criterion.id)
         if metric is None or criterion.policy != criterion.id.default_policy:
             metric = metrics.estimate(criterion.id, criterion.policy)
         metric = _enough(metric, criterion, metrics)
@@ -127,7 +137,17 @@ def evaluate(
         training=training,
         look=look,
         flagged=flagged,
-        page_one=page_one(sample, checklist, look, data, training, flagged, results),
+        page_one=page_one(
+            sample,
+            checklist,
+            look,
+            data,
+            training,
+            flagged,
+            results,
+            found[MetricId("reference_ungradable")],
+            compared.of_readers(),
+        ),
         software={
             "drgate": __version__,
             "python": platform.python_version(),
@@ -137,9 +157,19 @@ def evaluate(
         },
         barred=why or None,
         three_ways=metrics.three_ways(),
-        units=_other_units(predictions, checklist, metrics),
+        screened=metrics.screened(),
+        units=_other_units(predictions, checklist, metrics, data),
         gate_error=tuple(error for criterion in criteria for error in gate_error(criterion, metrics)),
         reliability={endpoint: tuple(Bin(**one) for one in bins) for endpoint, bins in metrics.reliability().items()},
+        gaps={
+            one.id: gap.groups
+            for one in criteria
+            if one.id.about.by == "groups" and not isinstance(gap := metrics.gap(one.id, one.policy), NotEstimable)
+        },
+        readers={name: readers for name, (_, readers) in beside.items() if readers},
+        by_prevalence=by_prevalence(metrics, found),
+        net_benefit=net_benefit(metrics, found),
+        sites=sites(predictions, metrics, data),
     )
 
 
@@ -150,7 +180,7 @@ def lines(predictions: Predictions, checklist: Checklist) -> tuple[CriterionResu
     """
     sample = Sample.of(predictions, checklist)
     metrics = Metrics(
-        sample, checklist, checklist.evidence.level, bootstrap.seed_from(predictions.digest, checklist.digest)
+        sample, checklist, checklist.evidence.level, bootstrap.seed_from(sample.counted_digest, checklist.digest)
     )
     return tuple(
         decide(
@@ -164,13 +194,14 @@ def lines(predictions: Predictions, checklist: Checklist) -> tuple[CriterionResu
     )
 
 
-def require_evaluable(predictions: Predictions, checklist: Checklist) -> None:
+def require_evaluable(predictions: Predictions, checklist: Checklist, data: TestSet) -> None:
     """Raise PredictionsError where `evaluate` would, before a look at the test set is counted."""
-    Sample.of(predictions, checklist)
+    Sample.of(predictions, checklist, data=data)
+    Sample.by_site(predictions, checklist, data)
 
 
 def _other_units(
-    predictions: Predictions, checklist: Checklist, metrics: Metrics
+    predictions: Predictions, checklist: Checklist, metrics: Metrics, data: TestSet
 ) -> dict[str, dict[MetricId, Metric] | NotEstimable]:
     """The metrics by the other units, where the data allow."""
     found: dict[str, dict[MetricId, Metric] | NotEstimable] = {}
@@ -180,7 +211,7 @@ def _other_units(
         if missing := unit_lacks(predictions, unit):
             found[unit] = NotEstimable(f"{missing} is not given for every image.")
         else:
-            other = Sample.of(predictions, checklist, unit, slices=())
+            other = Sample.of(predictions, checklist, unit, slices=(), data=data)
             found[unit] = Metrics(other, checklist, metrics.level, metrics.seed).of_unit()
     return found
 
@@ -188,13 +219,23 @@ def _other_units(
 def _enough(metric: Metric, criterion: Criterion, metrics: Metrics) -> Metric:
     """The metric, or NotEstimable where it has too few cases for a criterion."""
     asked = criterion.id
-    tally = metrics.sample.tally(asked.column, asked.value, asked.target)
+    if asked.about.by == "groups":
+        gap = metrics.gap(asked, criterion.policy)
+        if isinstance(gap, NotEstimable):
+            return gap
+        return too_small(gap, asked, metrics.checklist.fewest_positives(criterion)) or metric
+    tally = metrics.sample.tally_of(asked)
     if isinstance(metric, NotEstimable) or tally is None:
         return metric
     by_grade = tally.table.sum(axis=1)
     if asked.about.by == "equal_grades" and (by_grade == 0).any():
         absent = ", ".join(TITLES[grade] for grade in np.flatnonzero(by_grade == 0))
         return NotEstimable(f"it needs all five grades, and there are no images with {absent}.")
+    if asked.about.by == "calibration" and min(events := metrics.events(asked)) < FEWEST_EVENTS:
+        return NotEstimable(
+            f"it needs {FEWEST_EVENTS} patients with {NAMES[asked.target]} and {FEWEST_EVENTS} without, and there are "
+            f"{events[0]} and {events[1]}. The figure is shown, and decides nothing."
+        )
     cases, wanted = metric.n or 0, metrics.checklist.fewest_positives(criterion)
     if asked.about.kind == "index" and (grades := grades_of(asked.target)):
         positive = int(by_grade[list(grades)].sum())

@@ -46,6 +46,14 @@ def _moment(text: str) -> str:
 Moment = Annotated[str, AfterValidator(_moment)]
 """ISO 8601 in UTC to the second, such as 2026-01-31T09:00:00Z."""
 
+
+def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
+    if len({*names}) < len(names):
+        raise ValueError("a reader is named twice")
+    return names
+
+
+_Readers = Annotated[tuple[Annotated[str, Field(pattern="^reader_[1-9][0-9]{0,3}$")], ...], AfterValidator(_distinct)]
 _Count = Annotated[int, Field(ge=0)]
 _Number = Annotated[int, Field(ge=1)]
 _Grade = Annotated[int, Field(ge=0, le=4)]
@@ -130,7 +138,8 @@ _Limits = Annotated[
 class Estimate(Typed):
     """One measured quantity with its interval.
 
-    kind: "proportion" (k of n, in [0, 1]), "index" (kappa, AUC), "range" (of accuracies, in [0, 1]) or "amount" (USD).
+    kind: "proportion" (k of n, in [0, 1]), "index" (kappa, AUC), "difference" (of proportions, in [-1, 1]), "range" (of
+        accuracies, in [0, 1]) or "amount" (USD).
     k, n: counts of a proportion; n alone counts the images behind an index.
     value: k/n for a proportion.
     low, high: the interval that decides, at two-sided `level`; absent where a quantity has none (a cost).
@@ -142,7 +151,7 @@ class Estimate(Typed):
     expected: what a perfectly calibrated model would show here (of a calibration error).
     """
 
-    kind: Literal["proportion", "index", "range", "amount"]
+    kind: Literal["proportion", "index", "difference", "range", "amount"]
     value: float
     k: _Count | None = None
     n: _Count | None = None
@@ -185,11 +194,14 @@ class CriterionResult(Typed):
     status: PASS; OBSERVED (the estimate meets the rule and the checklist decides on estimates, which shows nothing);
         FAIL (the estimate misses the rule); INSUFFICIENT (the estimate meets the rule, the bound does not, or nothing
         can pass on this test set); NOT_ASSESSED (nothing to judge by, with what is missing).
-    threshold: in the units of the estimate. decided_on: "bound" (a limit of the interval) or "point" (the estimate).
+    threshold: in the units of the estimate; of a rule with two ends the lower, and `ceiling` the upper one.
+    decided_on: "bound" (a limit of the interval) or "point" (the estimate).
     required: whether the verdict rests on it; the others are advisory.
     added: "safety" for criteria that the owner's checklist did not have; empty otherwise.
     reason: a sentence for a clinician.
     shown: of a FAIL, whether the whole interval misses the rule; absent for every other status.
+    all_comers: where images without output are left out of the estimate: the same proportion with these as the worst
+        case; of an index, the share left out. It must be within the checklist's allowance too.
     would_pass: it meets the rule, and is INSUFFICIENT only because nothing can pass on this test set.
     """
 
@@ -203,7 +215,9 @@ class CriterionResult(Typed):
     estimate: _Metric
     reason: str
     shown: bool | None = None
+    all_comers: _Metric | None = None
     would_pass: bool = False
+    ceiling: float | None = None
 
 
 def verdict_of(criteria: Iterable[CriterionResult], *, observed: bool) -> Verdict:
@@ -425,12 +439,14 @@ class Patients(Typed):
 
     named: for "all" images, for "some", for "none", or by ids that only repeat "image names"; all but the first count
     as unknown. merged: patients that names or eyes show to be another's other eye. most: images that names, eyes or
-    some patients show to be of one patient.
+    some patients show to be of one patient. apart: names of images that differ in nothing but the eye and are of
+    several patients all the same.
     """
 
     named: Literal["all", "some", "none", "image names"]
     merged: _Count = 0
     most: _Number = 1
+    apart: _Count = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -459,7 +475,7 @@ class TestSet(Typed):
     warnings: tuple[str, ...] = ()
     leakage: str = NOT_CHECKED
     patients: Patients | None = None
-    readers: tuple[str, ...] = ()
+    readers: _Readers = ()
 
     @property
     def digest(self) -> str | None:
@@ -651,8 +667,8 @@ class Slice(Typed):
 class Counts(Typed):
     """What was counted. unit: image, eye or patient; units: how many were judged.
 
-    patients: absent where they are unknown. by_grade: units by reference grade. reference_ungradable: images outside
-    every count. dme: units with diabetic macular oedema; absent where they are unknown. in_no_slice: by column.
+    patients: absent where they are unknown. by_grade: units by reference grade. reference_ungradable: images without a
+    reference grade. dme: units with diabetic macular oedema; absent where they are unknown. in_no_slice: by column.
     """
 
     unit: Literal["image", "eye", "patient"]
@@ -667,6 +683,20 @@ class Counts(Typed):
 
 
 @dataclass(frozen=True, slots=True)
+class Screened(Typed):
+    """A sensitivity over all that have a reference grade, as if everybody had been screened.
+
+    n: units of the grade or group; no_output: of these, without an answer. missed, referred: the sensitivity with those
+    counted as missed, and as referred to a person who finds them.
+    """
+
+    n: _Count
+    no_output: _Count
+    missed: _Metric
+    referred: _Metric
+
+
+@dataclass(frozen=True, slots=True)
 class Flagged(Typed):
     """An image whose severe NPDR or PDR was predicted below referable. image: its name as published."""
 
@@ -677,19 +707,26 @@ class Flagged(Typed):
 
 @dataclass(frozen=True, slots=True)
 class GateError(Typed):
-    """The probability that a criterion passes a model of a stated true value, at these counts.
+    """How often a criterion passes a model of a stated true value by chance.
 
-    deserves: whether such a model meets the rule. se: standard error of a simulated probability.
+    method: "exact" or "simulated" at these counts; "designs": the largest rate found for criteria of this kind, in
+        `designs` simulated designs, which `command` shows; "none": there is no such rate, and `why` says so.
+    true: absent where it is not about these counts; at the threshold it stands for a model just outside the rule.
+    passes: the probability; absent where there is none. deserves: whether such a model meets the rule.
+    patients, n: in the denominator. se: standard error of a simulated probability.
     """
 
-    id: str
-    true: float
-    passes: float
-    deserves: bool
-    method: Literal["exact", "simulated"]
-    patients: _Count
-    n: _Count
+    id: MetricId
+    method: Literal["exact", "simulated", "designs", "none"]
+    deserves: bool = False
+    true: float | None = None
+    passes: float | None = None
+    patients: _Count | None = None
+    n: _Count | None = None
     se: float | None = None
+    designs: _Count | None = None
+    command: str | None = None
+    why: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -706,6 +743,99 @@ class Bin(Typed):
 
 
 @dataclass(frozen=True, slots=True)
+class Group(Typed):
+    """One group of a gap: the value of the column, "" for blank cells, and the proportion there."""
+
+    name: str
+    rate: Estimate
+
+
+@dataclass(frozen=True, slots=True)
+class Reader(Typed):
+    """A human reader beside the model, on the units that the reader graded.
+
+    name: the column. rate: the reader's proportion. model: the model's. difference: model minus reader.
+    """
+
+    name: str
+    rate: Estimate
+    model: Estimate
+    difference: Estimate
+
+
+@dataclass(frozen=True, slots=True)
+class Predictive(Typed):
+    """Predictive values at one prevalence, from the sensitivity and the specificity of the test set.
+
+    of: whose prevalence it is; absent for one of the fixed list.
+    """
+
+    prevalence: Annotated[float, Field(gt=0, lt=1)]
+    ppv: _Metric
+    npv: _Metric
+    of: Literal["test set", "deployment mix"] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Benefit(Typed):
+    """Net benefit per person at one threshold probability: of the model, and of referring everybody (nobody: 0)."""
+
+    threshold: Annotated[float, Field(gt=0, lt=1)]
+    model: _Metric
+    refer_all: float
+
+
+@dataclass(frozen=True, slots=True)
+class NetBenefit(Typed):
+    """Net benefit of referring by the model, at the prevalence of referable DR in the deployment mix."""
+
+    prevalence: Annotated[float, Field(ge=0, le=1)]
+    at: tuple[Benefit, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Site(Typed):
+    """The units of one site. name: "" for those without one."""
+
+    name: str
+    units: _Count
+    by_grade: _ByGrade
+    metrics: dict[MetricId, _Metric]
+
+
+@dataclass(frozen=True, slots=True)
+class Spread(Typed):
+    """The sites that count for one metric, together: its mean, and the interval for the true value of a new site.
+
+    sites: how many count. tau2: variance of the sites' true values (arcsines of their roots). i2: its share of the
+    variance of their estimates. q, p: Cochran's test that the sites do not differ.
+    """
+
+    sites: _Count
+    value: float
+    low: float
+    high: float
+    new_low: float
+    new_high: float
+    level: Annotated[float, Field(gt=0, lt=1)]
+    tau2: float
+    i2: float
+    q: float
+    p: float
+    status: Literal["estimated"] = "estimated"
+
+
+@dataclass(frozen=True, slots=True)
+class Sites(Typed):
+    """The test set by site. fewest: units that a site needs in the denominator of a metric to count for its spread."""
+
+    column: str
+    fewest: _Count
+    sites: tuple[Site, ...]
+    spread: dict[MetricId, Annotated[Spread | NotEstimable, Field(discriminator="status")]]
+
+
+@dataclass(frozen=True, slots=True)
 class Evaluation(Typed):
     """Everything that was found about one set of predictions, held against one checklist.
 
@@ -713,16 +843,22 @@ class Evaluation(Typed):
     confusion_matrix: 5 x 5 counts, rows the reference grade, columns the predicted one; no_output: 5 counts a
         reference grade without an answer from the model.
     data: the test set as given; counts: what was counted in it.
-    predictions_digest: of the rows that were judged, as published. bootstrap_seed: 16 hex digits.
+    predictions_digest: of the rows that were judged, as published. bootstrap_seed: 16 hex digits, from what was
+        counted and the checklist.
     training: what stability, cost and baseline were judged by; which attempt it was, its parent and lineage.
     barred: why nothing can pass on this test set, whatever the numbers; absent where something can.
     page_one: sentences that must be read with the verdict.
     software: versions that the numbers depend on.
     three_ways: by metric and policy, how the metric comes out when images without output are excluded, as referred, or
         the worst case; empty where every image got an answer.
+    screened: each sensitivity with units without output counted as missed and as referred; empty where every image has
+        a reference grade and output.
     units: the metrics by image, by eye (its worst image) and by patient (the worse eye), but for the unit judged.
-    gate_error: how often the gate itself errs at these counts.
+    gate_error: how often each criterion decides wrongly by chance.
+    gaps: by criterion, the groups that it compares. readers: likewise, the readers.
     reliability: by endpoint, bins of the predicted probability with what was observed.
+    by_prevalence: by endpoint, predictive values over prevalence. net_benefit: absent without a deployment mix. sites:
+        absent where the checklist names no column of sites. All three are shown only.
     """
 
     verdict: Verdict
@@ -743,9 +879,15 @@ class Evaluation(Typed):
     software: dict[str, str]
     barred: str | None = None
     three_ways: dict[MetricId, dict[str, _Metric]] = field(default_factory=dict)
+    screened: dict[MetricId, Screened] = field(default_factory=dict)
     units: dict[str, dict[MetricId, _Metric] | NotEstimable] = field(default_factory=dict)
     gate_error: tuple[GateError, ...] = ()
     reliability: dict[str, tuple[Bin, ...]] = field(default_factory=dict)
+    gaps: dict[MetricId, tuple[Group, ...]] = field(default_factory=dict)
+    readers: dict[MetricId, tuple[Reader, ...]] = field(default_factory=dict)
+    by_prevalence: dict[str, tuple[Predictive, ...]] = field(default_factory=dict)
+    net_benefit: NetBenefit | NotEstimable | None = None
+    sites: Sites | None = None
 
     @property
     def exit_code(self) -> int:

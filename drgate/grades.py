@@ -12,21 +12,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from drgate.columns import PROBABILITIES, Columns
+from drgate.columns import PROBABILITIES, Columns, unexplained
 from drgate.errors import PredictionsError, brief
 from drgate.files import read_table
-from drgate.predictions import Predictions, make_predictions
+from drgate.predictions import Predictions, make_predictions, with_readers
 
 _EXPECTED: Final = "a CSV or Parquet table with image and grade (and gradable, patient, eye or further columns)"
 
 
 def join_grades(predictions: Predictions, path: Path) -> Predictions:
-    """The predictions with the grades in `path`, and with its other columns.
+    """The predictions with the grades in `path`, and with its other columns; readers are those of the file alone.
 
     Raises PredictionsError, naming the image or row: the table has grades already, an image without a row, a row
     without an image, an image twice, no grade though gradable, a patient, eye or other cell that contradicts the
     table's.
     """
+    predictions = with_readers(predictions, ())
     ours = predictions.table
     if ours["grade"].notna().any():
         image = ours["image"][ours["grade"].notna()].iloc[0]
@@ -57,7 +58,7 @@ def join_grades(predictions: Predictions, path: Path) -> Predictions:
         if column not in ours.columns:
             joined[column] = theirs[column]
             continue
-        if column == "gradable":  # the file of grades decides which images are excluded
+        if column == "gradable":  # the file of grades decides which images may lack one
             contradicts = theirs["gradable"] & ~ours["gradable"]
             joined["gradable"] = theirs["gradable"]
         else:
@@ -73,7 +74,7 @@ def join_grades(predictions: Predictions, path: Path) -> Predictions:
             raise PredictionsError(
                 f"{path}: image {brief(ours['image'].iloc[i])} has {what} in {predictions.origin}; correct one of them."
             )
-    lacking = joined["gradable"] & joined["grade"].isna()
+    lacking = unexplained(joined)
     if lacking.any():
         image = joined["image"][lacking].iloc[0]
         raise PredictionsError(f"{path}: image {brief(image)} has no grade; give 0-4, or set gradable to false.")

@@ -37,6 +37,7 @@ from drgate.certificate.statement import (
 )
 from drgate.certificate.trust import signer
 from drgate.checklist import Checklist, parse_checklist
+from drgate.columns import reader_columns
 from drgate.errors import CertificateError, DrgateError, ManifestError, PredictionsError, UsageError
 from drgate.evaluate import evaluate, require_evaluable
 from drgate.evaluation import (
@@ -54,7 +55,6 @@ from drgate.evaluation import (
     read_as,
 )
 from drgate.files import (
-    digest_of,
     hashed,
     parse_json,
     read_json,
@@ -74,11 +74,13 @@ from drgate.predictions import (
     load_predictions,
     published,
     published_names,
+    with_readers,
     without_grades,
     write_predictions,
 )
 from drgate.record import FILE as RECORD
 from drgate.record import FOREIGN, foreign_evidence, training_evidence
+from drgate.sample import patients_of
 from drgate.score import TABLES, model_and_test_set, score
 from drgate.screen import SILENT, Progress
 
@@ -260,6 +262,13 @@ def judge(
         model = replace(model, previous=previous)
     if grades is not None:
         facts = replace(facts, grades=grades)
+    predictions, facts = _readers(
+        predictions,
+        facts,
+        checklist,
+        signed if scoring.by == "signed" and grades is None else None,
+        known=grades is not None or scoring.by != "elsewhere",
+    )
     if point is not None:
         unchecked = point.refuse_overlap(predictions, test.patient_key)
         predictions = predictions.at(point)
@@ -271,7 +280,8 @@ def judge(
         facts = _warned(facts, f"{training.foreign} gives validation accuracies in percent; divided by 100.")
     if facts.split == "val" or (facts.manifest_digest and facts.manifest_digest == training.validation_set):
         facts = replace(facts, selected_here=True)
-    require_evaluable(predictions, checklist)
+    facts = replace(facts, patients=patients_of(predictions))
+    require_evaluable(predictions, checklist, facts)
     if earlier is not None:
         _refuse_other_images(predictions, earlier)
         earlier = published(alongside(predictions, earlier))
@@ -362,13 +372,10 @@ def _known(predictions: Predictions, source: Path, scoring: Scoring, sha256: str
     """What is known of the model and of the test set, from the predictions' provenance. sha256: of a table's file."""
     provenance = predictions.provenance
     if not provenance:
-        # Rows of unknown content go by their own names: as row-N, two test sets of the same size would be one.
-        table = predictions.table
-        images = [key or image for key, image in zip(content_keys(table), table["image"], strict=True)]
         file = Subject(source.name, sha256, source.stat().st_size, "table")
         return Model("predictions table", source.name, (file,)), TestSet(
             name=source.name,
-            images_digest=digest_of(["drgate images of a table 1", sorted(set(images))]),
+            images_digest=predictions.images_digest,
             warnings=("Only a table was judged: this is evidence about these predictions, not about a model file.",),
         )
     try:
@@ -418,6 +425,36 @@ def _read(kind: type[_T], plain: object, origin: str) -> _T:
 
 def _warned(facts: TestSet, warning: str) -> TestSet:
     return replace(facts, warnings=(*facts.warnings, warning))
+
+
+def _readers(
+    predictions: Predictions, facts: TestSet, checklist: Checklist, signed: SignedTable | None, *, known: bool
+) -> tuple[Predictions, TestSet]:
+    """The predictions with the grades of readers that may be used, and the test set that names these.
+
+    signed: what the scorer of the table answers for: exactly its readers count. known: whether readers come from there,
+    the manifest or the file of grades. Whoever hands in a table of answers could write readers that are easily matched,
+    or leave out one who is not.
+
+    Raises PredictionsError where the table lacks a reader that was signed.
+    """
+    if not checklist.asks_readers:
+        return with_readers(predictions, ()), facts
+    given = [one for one in reader_columns(predictions.table) if predictions.table[one].notna().any()]
+    used = given if known else []
+    if signed is not None:
+        if lacking := [one for one in signed.readers if one not in given]:
+            raise PredictionsError(
+                f"{predictions.origin} lacks {', '.join(lacking)}, which its scorer signed; give the whole table."
+            )
+        used = [one for one in given if one in signed.readers]
+    if unused := [one for one in given if one not in used]:
+        facts = _warned(
+            facts,
+            f"The table's own columns of readers ({', '.join(unused)}) are not used. Readers come from the manifest "
+            "that this run or a trusted scorer scored, or from --grades.",
+        )
+    return with_readers(predictions, used), replace(facts, readers=tuple(used))
 
 
 def _operating_point(path: Path | None) -> tuple[OperatingPoint | None, Subject | None]:

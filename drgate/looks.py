@@ -38,6 +38,7 @@ from numpy.typing import NDArray
 
 from drgate import limits
 from drgate.certificate.chain import Header, LookLine, TestSetLine, broken, chain_line, read_chain
+from drgate.columns import reader_columns
 from drgate.errors import UsageError
 from drgate.evaluation import Favour, Look, Overlap, Regraded, plain_of
 from drgate.files import TIME_FORMAT, canonical_json, digest_of, parse_moment, read_limited, write_atomically
@@ -79,8 +80,9 @@ class Seen:
     names: digest over the names of the others together; of few, over their grades; none of a published table.
     key: id of the patient key; with one, named: of each of the others, patients: its hash of each that is known.
     reference, predicted: one of b"0" to b"4" an image, in the order of `images`; b"-" where there is none.
-    rest: by column, the digest of what else decides a verdict; of a column that is not published, under a secret that
-        only its table holds. answers: digest of the decided grades, by image.
+    rest: by column, the digest of what else decides a verdict (not of `gradable`, since a row with a grade is judged);
+        of a column that is not published, under a secret that only its table holds.
+    answers: digest of the decided grades, by image.
     """
 
     name: str
@@ -117,12 +119,12 @@ class Seen:
         bare = np.array([content is None for content in known.contents], dtype=np.bool_)
         keys, first = np.unique(contents[~bare], return_index=True)
         rows = np.concatenate([np.flatnonzero(~bare)[first], np.flatnonzero(bare)])
-        graded = table["grade"].where(table["gradable"]).to_numpy(dtype=np.int64, na_value=-1)
+        graded = table["grade"].to_numpy(dtype=np.int64, na_value=-1)
         answered = table["predicted"].to_numpy(dtype=np.int64, na_value=-1)
         reference = _CHARACTERS[graded[rows] + 1]
-        deciding = table.iloc[rows].drop(columns=["image", "sha256", *PROBABILITIES], errors="ignore")
+        deciding = table.iloc[rows].drop(columns=["image", "sha256", "gradable", *PROBABILITIES], errors="ignore")
         # Patients are numbers, as where they are published: who belongs together decides, not what they are called.
-        codes = pd.factorize(deciding["patient"])[0]
+        codes = pd.factorize(predictions.grouped["patient"].iloc[rows])[0]
         deciding["patient"] = pd.array([None if code < 0 else str(code) for code in codes], dtype="str")
         others, names = int(bare.sum()), known.names
         if others and not known.names:  # a published table is known by its size, a few images by their grades
@@ -502,7 +504,9 @@ def _rest(deciding: pd.DataFrame, secret: bytes, checklist: Checklist | None) ->
     So a column that was changed before a checklist used it makes another look, and nothing tells what is in it.
     """
     own = {*COLUMNS, "dme"}
-    open_to_all = set(deciding.columns) if checklist is None else {*own, *(one.by for one in checklist.slices)}
+    open_to_all = set(deciding.columns) if checklist is None else {*own, *checklist.columns}
+    if checklist is not None and checklist.asks_readers:
+        open_to_all.update(reader_columns(deciding))
     rest = {}
     for column in sorted(deciding.columns):
         content = column_bytes(column, deciding[column])

@@ -17,14 +17,15 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import Final
+from typing import Any, Final
 
 import pandas as pd
 
 from drgate.columns import SPLITS as SPLITS
-from drgate.columns import Columns, parse_split
+from drgate.columns import Columns, parse_split, unexplained
 from drgate.errors import ManifestError, brief
 from drgate.files import canonical_json, files_below, read_table, row_name, sha256_file
+from drgate.grouping import grouping
 from drgate.scale import parse_grade
 
 COLUMNS: Final = ("image", "grade", "patient", "eye", "gradable", "split")
@@ -43,7 +44,8 @@ class Manifest:
 
     table: one row per image, sorted by image, columns `COLUMNS` and any further ones (camera, site, ...):
         image (str, POSIX path relative to `root`), grade (Int8, 0-4 or NA), patient (str or NA; namespaced by `source`
-        where that column is present), eye ("L", "R" or NA), gradable (bool), split ("train", "val", "test" or NA).
+        where that column is present), eye ("L", "R" or NA), gradable (bool; false explains why
+        there is no grade), split ("train", "val", "test" or NA).
     origin: the file or folder that it was read from, for messages.
     dealt_by_seed: seed of `split_by_patient`, if it made the splits.
     """
@@ -112,6 +114,15 @@ class Manifest:
             cells = [None if pd.isna(row[column]) else _plain(row[column]) for column in columns]
             state.update(canonical_json([contents[row["image"]], *cells]) + b"\n")
         return f"sha256:{state.hexdigest()}"
+
+    def named_by(self) -> dict[str, Any]:
+        """What a checklist declares a set without patients by, as predictions record it; empty without its files."""
+        if grouping(self.table).codes is not None:
+            return {}
+        try:
+            return {"manifest": {"digest": self.digest()}}
+        except OSError:
+            return {}
 
     def images_digest(self) -> str:
         """`sha256:...` over the set of image contents, by which looks are counted, whatever the grades and patients."""
@@ -331,8 +342,8 @@ def _checked(table: pd.DataFrame, root: Path, origin: Path, files: bool) -> Mani
     checked["split"] = columns.split()
     for column in table.columns:
         if column not in COLUMNS:
-            checked[column] = columns.text(column)
-    lacking = checked["grade"].isna() & checked["gradable"]
+            checked[column] = columns.further(column)
+    lacking = unexplained(checked)
     if not checked["grade"].isna().all():
         columns.refuse(
             lacking.to_numpy(),

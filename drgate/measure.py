@@ -16,8 +16,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from drgate.checklist import Checklist
-from drgate.evaluation import Estimate, Metric, NotEstimable
+from drgate import contrast
+from drgate.checklist import Checklist, Criterion
+from drgate.evaluation import Estimate, Metric, NotEstimable, Screened
 from drgate.metrics import NAMES, MetricId, NoOutputPolicy, grades_of, measured, measured_in_slices
 from drgate.sample import Sample, Tally
 from drgate.scale import GRADES, TITLES, WITH_OEDEMA
@@ -26,18 +27,19 @@ from drgate.stats.calibration import Calibration, Undefined
 from drgate.stats.combined import Combination
 from drgate.stats.confusion import NO_OUTPUT
 
-UNKNOWN: Final = cluster.UNKNOWN_DESIGN_EFFECT
-"""Design effect where patients are unknown: that of two identical images per patient."""
-
 Values = Callable[[NDArray[np.int64]], tuple[NDArray[np.float64], NDArray[np.bool_]]]
 """A metric of each table (..., 30), and where it is defined."""
 
 
 class Metrics:
-    """Estimates every metric of one sample, sharing one bootstrap."""
+    """Estimates every metric of one sample, sharing one bootstrap.
+
+    Where patients are neither known nor declared, nothing shows how sure a figure is: it has no interval.
+    """
 
     def __init__(self, sample: Sample, checklist: Checklist, level: float, seed: int) -> None:
         self.sample, self.checklist, self.level, self.seed = sample, checklist, level, seed
+        self._gaps: dict[tuple[MetricId, NoOutputPolicy], contrast.Gap | NotEstimable] = {}
         self._replicates: dict[Tally, NDArray[np.int64]] = {}
         self._shares: dict[tuple[Tally, MetricId, NoOutputPolicy], bootstrap.BootstrapInterval | None] = {}
         self._calibrations: dict[
@@ -46,26 +48,26 @@ class Metrics:
 
     def all(self) -> dict[MetricId, Metric]:
         """Every metric, in the order in which a report shows them."""
-        names = list(measured())
+        names = list(measured(self.sample.unit))
         if self.checklist.deployment is not None:
             names += [one.but(deployed=True) for one in names if one.target in one.about.at_deployment]
         names += [
             one.but(column=column, value=value)
             for column, value in self.sample.each_slice()
-            for one in measured_in_slices()
+            for one in measured_in_slices(self.sample.unit)
         ]
         return {one: self.estimate(one, one.default_policy) for one in names}
 
     def of_unit(self) -> dict[MetricId, Metric]:
         """The metrics that are shown for the other units."""
-        return {one: self.estimate(one, one.default_policy) for one in measured_in_slices()}
+        return {one: self.estimate(one, one.default_policy) for one in measured_in_slices(self.sample.unit)}
 
     def three_ways(self) -> dict[MetricId, dict[str, Metric]]:
         """Metrics under each policy for images without output; empty where every image has output."""
         if not self.sample.whole().table[:, NO_OUTPUT].any():
             return {}
         found: dict[MetricId, dict[str, Metric]] = {}
-        for one in measured():
+        for one in measured(self.sample.unit):
             if one.about.policies:
                 policies: tuple[NoOutputPolicy, ...] = ("excluded", "worst_case")
                 if one.default_policy == "as_referred":
@@ -73,9 +75,27 @@ class Metrics:
                 found[one] = {policy: self.estimate(one, policy) for policy in policies}
         return found
 
-    def reliability(self) -> dict[str, tuple[dict[str, Any], ...]]:
-        """Bins of the predicted probability with what was observed, for the two groups; empty without probabilities."""
+    def screened(self) -> dict[MetricId, Screened]:
+        """Each sensitivity over all with a reference grade; empty where all images have a grade and output."""
+        read = self.sample.read
+        if not self.sample.whole().table[:, NO_OUTPUT].any() and (read is None or read.graded.all()):
+            return {}
         found = {}
+        for metric in (one for one in measured() if one.metric == "sensitivity"):
+            missed, referred = (self.estimate(metric, policy) for policy in ("worst_case", "as_referred"))
+            if isinstance(missed, Estimate) and isinstance(referred, Estimate):
+                silent = (referred.k or 0) - (missed.k or 0)
+                found[metric] = Screened(missed.n or 0, silent, missed, referred)
+        return found
+
+    def reliability(self) -> dict[str, tuple[dict[str, Any], ...]]:
+        """Bins of the predicted probability with what was observed, for the two groups.
+
+        Empty without probabilities and by eye and patient, where nothing is calibrated.
+        """
+        found: dict[str, tuple[dict[str, Any], ...]] = {}
+        if self.sample.unit != "image":
+            return found
         for target in WITH_OEDEMA:
             answers = self._answers(target)
             if answers.positive.size:
@@ -85,15 +105,33 @@ class Metrics:
                     answers.patients,
                     level=self.level,
                     interval=self.checklist.evidence.interval,
+                    images_a_patient=self.sample.images_a_patient,
                 )
                 found[target] = tuple(dataclasses.asdict(one) for one in bins)
         return found
 
+    def gap(self, metric: MetricId, policy: NoOutputPolicy) -> contrast.Gap | NotEstimable:
+        """The gap between the groups of a column, with the groups."""
+        key = (metric, policy)
+        if key not in self._gaps:
+            self._gaps[key] = contrast.gap(self.sample, metric, policy, self.checklist, level=self.level)
+        return self._gaps[key]
+
     def estimate(self, metric: MetricId, policy: NoOutputPolicy) -> Metric:
         """One metric with its interval; NotEstimable, with the reason, where the data do not define it."""
-        tally = self.sample.tally(metric.column, metric.value, metric.target)
+        found = self._estimate(metric, policy)
+        return without_limits(found) if self.sample.unknown and isinstance(found, Estimate) else found
+
+    def _estimate(self, metric: MetricId, policy: NoOutputPolicy) -> Metric:
+        """The same, with the interval of independent images where nothing is known of patients."""
+        if metric.about.by == "groups":
+            found = self.gap(metric, policy)
+            return found if isinstance(found, NotEstimable) else found.estimate
+        tally = self.sample.tally_of(metric)
         if tally is None:
             return NotEstimable(f"no {self.sample.unit} of the test set has {metric.column} = {metric.value}.")
+        if self.sample.unknown:
+            tally = dataclasses.replace(tally, images_a_patient=1)
         match metric.about.by:
             case "ranking":
                 return self._auc(metric)
@@ -107,10 +145,52 @@ class Metrics:
                 return self._combined(metric, policy, tally)
         if metric.deployed:
             return self._standardized(metric, policy, tally)
-        effective = tally.effective(metric.about.ratio(metric.target, policy), self.level)
+        share = self.share(metric, policy, self.level)
+        if isinstance(share, NotEstimable):
+            return share
+        return dataclasses.replace(share, **_beside(self._share_drawn(tally, metric, policy)))
+
+    def share(self, metric: MetricId, policy: NoOutputPolicy, level: float) -> Metric:
+        """A share of units at any level, without a bootstrap; NotEstimable where nobody is in its denominator."""
+        tally = self.sample.tally_of(metric)
+        assert tally is not None, f"{metric}: the sample has this slice"
+        if self.sample.unknown:
+            tally = dataclasses.replace(tally, images_a_patient=1)
+        effective = tally.effective(metric.about.ratio(metric.target, policy), level)
         if effective is None:
             return NotEstimable(_absent(metric, tally.table, self.sample.unit))
-        bounds = cluster.bounds(effective, level=self.level, interval=self.checklist.evidence.interval)
+        found = self._share(effective, level)
+        return without_limits(found) if self.sample.unknown else found
+
+    def all_comers(self, criterion: Criterion, metric: Metric) -> Metric | None:
+        """What a criterion's metric would be over images without output too; None where it leaves none out.
+
+        A proportion: itself, with no output as the worst case. An index, which has no worst case: the share of the
+        units that it leaves out.
+        """
+        asked, about = criterion.id, criterion.id.about
+        if isinstance(metric, NotEstimable) or criterion.policy != "excluded":
+            return None
+        if about.kind in ("proportion", "difference") and about.policies:
+            tally = self.sample.tally_of(asked.compared)
+            if tally is None or not tally.table[:, NO_OUTPUT].any():
+                return None
+            worst = self.estimate(asked, "worst_case")
+            return None if isinstance(worst, Estimate) and worst.n == metric.n else worst
+        if about.policies or about.from_probabilities:
+            tally = self.sample.left_out(asked)
+            if tally is not None and self.sample.unknown:
+                tally = dataclasses.replace(tally, images_a_patient=1)
+            found = None if tally is None else tally.effective(confusion.no_output(), self.level)
+            if found is None or not found.k:
+                return None
+            share = self._share(found, self.level)
+            return without_limits(share) if self.sample.unknown else share
+        return None
+
+    def _share(self, effective: cluster.EffectiveSample, level: float) -> Estimate:
+        """A proportion at its effective sample size."""
+        bounds = cluster.bounds(effective, level=level, interval=self.checklist.evidence.interval)
         return Estimate(
             kind="proportion",
             value=effective.k / effective.n,
@@ -118,15 +198,14 @@ class Metrics:
             n=effective.n,
             low=bounds.low,
             high=bounds.high,
-            level=self.level,
+            level=level,
             method=self.checklist.evidence.interval,
             clusters=effective.clusters,
             design_effect=effective.design_effect,
-            **_beside(self._share_drawn(tally, metric.whole, policy)),
         )
 
     def replicates(self, tally: Tally) -> NDArray[np.int64]:
-        """(B, 30) resampled tables: patients where they are known, else images, half as many where they are unknown.
+        """(B, 30) resampled tables: patients where they are known, else images, as many as there are patients at least.
 
         Half as many images double every variance, as two identical images per patient would.
         """
@@ -138,12 +217,14 @@ class Metrics:
                 resamples=self.checklist.bootstrap.resamples,
                 seed=self.seed,
                 strata=bootstrap.worst_grade(tally.patterns) if fixed else None,
-                inflation=UNKNOWN if tally.patients == "unknown" else 1.0,
+                inflation=tally.images_a_patient or 1,
             )
         return self._replicates[tally]
 
     def _drawn(self, tally: Tally, values: Values) -> list[bootstrap.BootstrapInterval | None]:
         """Bootstrap intervals of one or several metrics, by the checklist's method; None where there is none."""
+        if self.sample.unknown:
+            return [None]
         drawn, defined = _columns(values(self.replicates(tally)))
         if self.checklist.bootstrap.interval == "percentile":
             return [
@@ -167,13 +248,17 @@ class Metrics:
         self, tally: Tally, metric: MetricId, policy: NoOutputPolicy
     ) -> bootstrap.BootstrapInterval | None:
         """The bootstrap interval of a proportion; those of one tally are drawn together: one product gives all."""
-        key = (metric, policy)
+        key = (metric.whole, policy)
+        if self.sample.unknown:
+            return None
         if (tally, *key) not in self._shares:
-            keys = SHARES if key in SHARES else (key,)
+            where = {"column": metric.column, "value": metric.value}
+            here = [one for one in SHARES if self.sample.tally_of(one[0].but(**where)) is tally]
+            keys = here if key in here else [key]
             counted = [one.about.ratio(one.target, how) for one, how in keys]
             found = self._drawn(tally, lambda tables: confusion.share(*confusion.terms(counted, tables)))
             self._shares |= {(tally, *one): interval for one, interval in zip(keys, found, strict=True)}
-        return self._shares[tally, metric, policy]
+        return self._shares[tally, *key]
 
     def _combined(self, metric: MetricId, policy: NoOutputPolicy, tally: Tally) -> Metric:
         """A quantity of two shares, from the interval of each at its own effective sample size."""
@@ -189,9 +274,9 @@ class Metrics:
         combination: Combination = about.how()
         _, sizes = confusion.terms(ratios, tally.patterns)
         shared = int(tally.counts @ sizes.prod(axis=1))
-        if tally.patients == "unknown":
-            # The most pairs that there can be, so that knowing the patients never widens the interval.
-            shared = min(first.n, second.n)
+        if not tally.whole_patients:
+            # The most that there can be, so that knowing the patients never widens the interval.
+            shared = (self._most_images - 1) * min(first.n, second.n)
         combined = combination.estimate(
             first, second, level=self.level, interval=self.checklist.evidence.interval, shared=shared
         )
@@ -226,13 +311,12 @@ class Metrics:
         value, defined = values(tally.table)
         if not defined:
             return NotEstimable("it is not defined on these images (only one grade, or no output).")
-        unknown = tally.patients == "unknown"
         low, high = agreement.limits(
             confusion.square(tally.patterns, policy),
             tally.counts,
             weights,
             level=self.level,
-            images_a_patient=UNKNOWN if unknown else 1.0,
+            images_a_patient=1 if tally.named else self._most_images,
         )
         return Estimate(
             kind="index",
@@ -241,8 +325,8 @@ class Metrics:
             low=low,
             high=high,
             level=self.level,
-            method=f"gamma-weighted mean{', as if two images were of each patient' if unknown else ''}",
-            clusters=int(tally.counts.sum()) if tally.patients == "known" else None,
+            method=f"gamma-weighted mean{self._declared}",
+            clusters=int(tally.counts.sum()) if tally.named else None,
             **_beside(self._drawn(tally, values)[0]),
         )
 
@@ -296,7 +380,7 @@ class Metrics:
             level=self.level,
             interval=self.checklist.evidence.interval,
             no_output=policy,
-            unknown_patients=tally.patients == "unknown",
+            images_a_patient=1 if tally.named else self._most_images,
         )
         if isinstance(found, Undefined):
             return NotEstimable(f"{found.reason}.")
@@ -316,30 +400,55 @@ class Metrics:
         )
 
     def _answered(self, column: str, value: str) -> NDArray[np.bool_]:
-        """Which images, of all or of a slice, have probabilities."""
-        answered = ~np.isnan(self.sample.probabilities[:, 0])
+        """Which images (by eye and patient: units with probabilities for every image), of all or of a slice."""
+        answered = ~np.isnan(self.sample.scores[:, 0])
         if column:
             answered &= self.sample.slices[column] == self.sample.slice_names[column].index(value)
         return answered
 
     def _answers(self, target: str, column: str = "", value: str = "") -> _Answers:
-        """A grade or group in the images with probabilities, of the whole sample or of a slice."""
+        """A grade or group in the units with probabilities, of the whole sample or of a slice."""
         sample, answered = self.sample, self._answered(column, value)
-        inside = grades_of(target) or ()
-        positive = np.isin(sample.graded(target)[answered], inside)
-        scores = sample.probabilities[answered][:, list(inside)].sum(axis=1)
+        ranked = sample.ranked(target)
+        assert ranked is not None, f"by {sample.unit} nothing ranks {target}"
+        positive, scores = np.isin(sample.graded(target), grades_of(target) or ())[answered], ranked[answered]
         patients = None if sample.patients is None else sample.patients[answered]
-        if sample.independent:
-            patients = np.arange(len(scores))
         return _Answers(scores, positive, patients)
 
+    def events(self, metric: MetricId) -> tuple[int, int]:
+        """Patients with an image that has the metric's endpoint, and the others; of those with probabilities.
+
+        Where some have many more images than others, as many as would be worth as much with equally many images,
+        n^2 / sum m^2 of n images, m of a patient: else a slope at the end of its range passes in up to 8 %
+        (`python -m benchmarks gate-error --only calibration`). Where patients are unknown, as many as there must be:
+        the images, divided by the most that one patient has.
+        """
+        answers = self._answers(metric.target, metric.column, metric.value)
+        positive = int(answers.positive.sum())
+        if answers.patients is None:
+            return positive // self._most_images, (answers.positive.size - positive) // self._most_images
+        having = np.isin(answers.patients, answers.patients[answers.positive])
+        with_event, without = (answers.patients[side] for side in (having, ~having))
+        return calibration.equal_patients(with_event), calibration.equal_patients(without)
+
     @property
-    def _doubled(self) -> str:
-        """Addition to the name of a method that allows for unknown patients."""
-        return ", variance doubled for unknown patients" if self.sample.unknown else ""
+    def _most_images(self) -> int:
+        """Images of one patient at most, where patients are unknown; one where nothing is declared."""
+        return self.sample.images_a_patient or 1
+
+    @property
+    def _declared(self) -> str:
+        """Addition to the name of a method that allows for several images of an unknown patient."""
+        most = self._most_images
+        return f", with up to {most} images of a patient" if most > 1 else ""
 
     def _auc(self, metric: MetricId) -> Metric:
         """A grade or group against the rest."""
+        if self.sample.ranked(metric.target) is None:
+            return NotEstimable(
+                f"the grade of {_a(self.sample.unit)} is that of its worst image, and no image's probability of "
+                f"{NAMES[metric.target]} says how probable that is; use a group of grades, or judge by image."
+            )
         answers = self._answers(metric.target, metric.column, metric.value)
         if not answers.positive.size:
             return NotEstimable(f"there are no probabilities by {self.sample.unit}.")
@@ -347,7 +456,9 @@ class Metrics:
             assert answers.patients is not None
             result = ranking.auc_clustered(answers.scores, answers.positive, answers.patients, level=self.level)
         else:
-            result = ranking.auc_delong(answers.scores, answers.positive, level=self.level, unknown=self.sample.unknown)
+            result = ranking.auc_delong(
+                answers.scores, answers.positive, level=self.level, images_a_patient=self._most_images
+            )
         if result is None:
             return NotEstimable(
                 f"it needs {self.sample.unit}s with {NAMES[metric.target]} and {self.sample.unit}s without."
@@ -359,7 +470,7 @@ class Metrics:
             low=result.low,
             high=result.high,
             level=self.level,
-            method=result.method + self._doubled,
+            method=result.method + self._declared,
             clusters=result.clusters,
         )
 
@@ -367,6 +478,11 @@ class Metrics:
         """Brier score, calibration slope and intercept, expected calibration error."""
         about = metric.about
         assert about.how is not None, f"{metric} is counted from probabilities"
+        if self.sample.unit != "image":
+            return NotEstimable(
+                "probabilities are of images, and the largest of several is not the probability of "
+                f"{_a(self.sample.unit)}; calibration is judged by image only."
+            )
         answers = self._answers(metric.target or "referable", metric.column, metric.value)
         n = len(answers.scores)
         if not n:
@@ -387,7 +503,9 @@ class Metrics:
         if not metric.target:
             answered = self._answered(metric.column, metric.value)
             given, outcome = self.sample.probabilities[answered], self.sample.reference[answered]
-        found: Calibration | Undefined = about.how(given, outcome, answers.patients, level=self.level)
+        found: Calibration | Undefined = about.how(
+            given, outcome, answers.patients, level=self.level, images_a_patient=self._most_images
+        )
         if isinstance(found, Undefined):
             return NotEstimable(f"{found.reason}.")
         drawn = None
@@ -400,7 +518,7 @@ class Metrics:
             low=found.low,
             high=found.high,
             level=self.level,
-            method=("patient sandwich" if found.clusters is not None else "sandwich") + self._doubled,
+            method=("patient sandwich" if found.clusters is not None else "sandwich") + self._declared,
             clusters=found.clusters,
             **_beside(drawn),
         )
@@ -425,8 +543,7 @@ class Metrics:
 class _Answers:
     """A grade or group in the images that have probabilities.
 
-    scores: its summed probability. positive: whether the reference has it. patients: codes, one per image where that is
-    declared; None where patients are unknown.
+    scores: its summed probability. positive: whether the reference has it. patients: codes, None where unknown.
     """
 
     scores: NDArray[np.float64]
@@ -439,9 +556,18 @@ class _Answers:
         return np.clip(self.scores, 0.0, 1.0)
 
 
+def without_limits(found: Estimate) -> Estimate:
+    """The figure alone: where nothing is known of patients."""
+    return Estimate(found.kind, found.value, found.k, found.n, expected=found.expected)
+
+
 def _beside(shown: bootstrap.BootstrapInterval | None) -> dict[str, Any]:
     """The bootstrap interval that is shown with the one that decides."""
     return {} if shown is None else {"bootstrap": (shown.low, shown.high), "bootstrap_undefined": shown.undefined}
+
+
+def _a(unit: str) -> str:
+    return f"{'an' if unit in ('image', 'eye') else 'a'} {unit}"
 
 
 def _columns(
@@ -466,6 +592,6 @@ def _absent(metric: MetricId, table: NDArray[np.int64], unit: str) -> str:
 
 
 SHARES: Final[tuple[tuple[MetricId, NoOutputPolicy], ...]] = tuple(
-    (one, one.default_policy) for one in measured() if one.about.is_share
+    (one, one.default_policy) for one in measured() if one.about.is_share and not one.about.of_reference
 )
-"""The proportions of a tally, each with its default policy."""
+"""The proportions of a tally of answers, each with its default policy."""

@@ -2,6 +2,7 @@
 
     METRICS["sensitivity"].title                 # "Sensitivity"
     parse_id("sensitivity:pdr@camera=A").label   # "Sensitivity, PDR (camera A)"
+    parse_id("gap:sensitivity:pdr@camera").label # "Gap in sensitivity, PDR, by camera"
 
 To add a metric, write its function in `drgate.stats`, one entry of `METRICS` and a test. Measuring, deciding, planning
 and the reports follow from the entry. Modules of `drgate.stats` are loaded at their first use.
@@ -25,14 +26,28 @@ if TYPE_CHECKING:
     import drgate.stats.confusion  # noqa: F401 - for the types of `stats`
 
 NoOutputPolicy = Literal["excluded", "as_referred", "worst_case"]
-By = Literal["share", "rates", "agreement", "equal_grades", "ranking", "score", "calibration", "expected_error", "run"]
+By = Literal[
+    "share",
+    "rates",
+    "agreement",
+    "equal_grades",
+    "ranking",
+    "score",
+    "calibration",
+    "expected_error",
+    "groups",
+    "run",
+]
+Against = Literal["", "baseline", "readers"]
 
 NAMES: Final = {**dict(zip(GRADES, TITLES, strict=True)), **GROUP_TITLES}
 """Titles of grades and groups."""
 
 BELOW_REFERABLE: Final = "vision_threatening_below_referable"
+RIGHT_EYE: Final = "right_eye_sensitivity"
 _EVERY: Final = (*GRADES, *GROUPS)
 _WITHOUT_LIMIT: Final = (-math.inf, math.inf)
+_PARTS: Final = ("metric", "target", "column", "value", "deployed", "of", "against")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +56,8 @@ class Definition:
 
     title: for reports. titles: of targets that have their own.
     targets: the grades and groups that it is measured for; "" for all grades together.
-    kind: "proportion" (of images, in [0, 1]), "index" (a plain number), "range" (of accuracies), "amount" (USD).
+    kind: "proportion" (of images, in [0, 1]), "index" (a plain number), "difference" (of proportions), "range" (of
+        accuracies), "amount" (USD).
     better: "higher", "lower", or "between" where the best value is inside.
     values: lowest and highest value. limits: lowest and highest threshold. perfect: the best value, where better is
         "between".
@@ -51,12 +67,16 @@ class Definition:
         "agreement": the table; how() gives the weights of kappa
         "equal_grades": the share in `parts`, at equal shares of all grades
         "ranking": the probabilities; the area under the curve
-        "score", "calibration": the probabilities; how(given, outcome, patients, level=...)
+        "score", "calibration": the probabilities; how(given, outcome, patients, level=..., images_a_patient=...)
         "expected_error": the probabilities; how(given, outcome, seed=...); it has no interval
-        "run": the training run or another model: no slices, no deployment mix, not the images alone
+        "groups": the share named in the id, in each group of a column
+        "run": the training run, another model or readers: no slices, no deployment mix, not the images alone
+    compares: names of the metrics that it compares, where the id names one of them.
     counted: the denominator of a share, by reference grade ("with" or "without" the target) or by predicted grade
         ("predicted", "predicted_other"); "all" where there is no grade.
     policies: whether it depends on how images without output count.
+    of_reference: whether it is about the reference grades of all images, not about answers; it counts images, whatever
+        the unit.
     at_deployment: targets whose value depends on the mix of grades and is given at the deployment mix too.
     in_slices: targets that are measured in every slice and by every unit.
     compared: whether `compare` gives its difference between two models.
@@ -67,7 +87,7 @@ class Definition:
     title: str
     targets: tuple[str, ...] = ("",)
     titles: Mapping[str, str] = field(default_factory=dict)
-    kind: Literal["proportion", "index", "range", "amount"] = "proportion"
+    kind: Literal["proportion", "index", "difference", "range", "amount"] = "proportion"
     better: Literal["higher", "lower", "between"] = "higher"
     values: tuple[float, float] = (0.0, 1.0)
     limits: tuple[float, float] = (0.0, 1.0)
@@ -77,20 +97,27 @@ class Definition:
     parts: tuple[str, ...] = ()
     counted: Literal["with", "without", "predicted", "predicted_other", "all"] = "all"
     policies: bool = True
+    of_reference: bool = False
     at_deployment: tuple[str, ...] = ()
     in_slices: tuple[str, ...] = ()
     compared: bool = False
+    compares: tuple[str, ...] = ()
     complement: str = ""
     not_asked: str = ""
 
     @property
     def is_share(self) -> bool:
-        """Whether it is a share of units, which has a binomial bound and can be planned for."""
+        """Whether it is a share of units, which has a binomial bound."""
         return self.by == "share"
 
     @property
+    def is_expected(self) -> bool:
+        """Whether a checklist can state its expected true value: a share, or kappa."""
+        return self.by in ("share", "agreement")
+
+    @property
     def of_the_run(self) -> bool:
-        """Whether it is about the training run or another model."""
+        """Whether it is about the training run, another model or readers."""
         return self.by == "run"
 
     @property
@@ -131,30 +158,44 @@ class MetricId(str):
 
     metric: such as `sensitivity`. target: grade or group, "" where there is none.
     column, value: the slice; both "" where there is none. deployed: at the deployment mix of grades.
+    of: of a gap or of non-inferiority, the metric that is compared: between all values of `column`, or with `against`.
 
     >>> parse_id("sensitivity:pdr@camera=A=1").value
     'A=1'
     >>> parse_id("ppv:referable^deployment").but(target="pdr")
     'ppv:pdr^deployment'
+    >>> parse_id("noninferior:specificity:referable~readers").compared
+    'specificity:referable'
     """
 
-    __slots__ = ("column", "deployed", "metric", "target", "value")
+    __slots__ = _PARTS
     metric: str
     target: str
     column: str
     value: str
     deployed: bool
+    of: str
+    against: Against
 
     def __new__(
-        cls, metric: str, target: str = "", column: str = "", value: str = "", deployed: bool = False
+        cls,
+        metric: str,
+        target: str = "",
+        column: str = "",
+        value: str = "",
+        deployed: bool = False,
+        of: str = "",
+        against: Against = "",
     ) -> MetricId:
-        where = f"@{column}={value}" if column else "^deployment" if deployed else ""
-        made = super().__new__(cls, metric + (f":{target}" if target else "") + where)
-        made.metric, made.target, made.column, made.value, made.deployed = metric, target, column, value, deployed
+        where = f"@{column}" + (f"={value}" if value or not of else "") if column else "^deployment" if deployed else ""
+        named = ":".join(part for part in (metric, of, target) if part)
+        made = super().__new__(cls, named + where + (f"~{against}" if against else ""))
+        for part, given in zip(_PARTS, (metric, target, column, value, deployed, of, against), strict=True):
+            setattr(made, part, given)
         return made
 
     def __getnewargs__(self) -> tuple[Any, ...]:
-        return self.metric, self.target, self.column, self.value, self.deployed
+        return tuple(getattr(self, part) for part in _PARTS)
 
     @classmethod
     def __get_pydantic_core_schema__(cls, _: Any, handler: Any) -> Any:
@@ -165,8 +206,18 @@ class MetricId(str):
 
     def but(self, **parts: Any) -> MetricId:
         """The same id with other parts."""
-        own = dict(zip(("metric", "target", "column", "value", "deployed"), self.__getnewargs__(), strict=True))
+        own = dict(zip(_PARTS, self.__getnewargs__(), strict=True))
         return MetricId(**(own | parts))
+
+    @property
+    def compared(self) -> MetricId:
+        """Of a gap or of non-inferiority, the metric that is compared; of others, the id itself."""
+        return MetricId(self.of, self.target) if self.of else self
+
+    @property
+    def needs_baseline(self) -> bool:
+        """Whether it compares with the predictions of another model."""
+        return self.metric == "baseline" or self.against == "baseline"
 
     @property
     def whole(self) -> MetricId:
@@ -182,6 +233,8 @@ class MetricId(str):
     @property
     def who(self) -> str:
         """Which patients it counts: "with PDR", "with PDR and camera = A"."""
+        if self.of:
+            return self.compared.who
         return self.about.who(self.target) + (f" and {self.column} = {self.value}" if self.column else "")
 
     @property
@@ -190,18 +243,39 @@ class MetricId(str):
         return self.target if self.target in WITH_OEDEMA else ""
 
     @property
+    def view(self) -> str:
+        """Which answer of an eye or a patient with several images it reads; of a single image all are the same.
+
+        "exact": a grade is hit only by an image that has it. "referral": the worst answer to any image. "lowest": an
+        answer below referable to a vision-threatening image, if there is one. The id of a `RIGHT_EYE` metric: the worst
+        answer to an image that is itself in the group.
+        """
+        if self.metric == RIGHT_EYE:
+            return str(self.whole)
+        return "lowest" if self.target == BELOW_REFERABLE else "referral" if self.target in GROUPS else "exact"
+
+    @property
     def default_policy(self) -> NoOutputPolicy:
         """How images without output count by default.
 
         A group is a decision to refer, and an eye without output is referred. A single grade is judged on images with
-        output only; the metric `no_output` covers the others.
+        output only; the metric `no_output` covers the others. A gap counts them as the metric that it is about.
         """
+        if self.of:
+            return self.compared.default_policy
         return "as_referred" if len(grades_of(self.target) or ()) > 1 and self.about.policies else "excluded"
 
     @property
     def label(self) -> str:
         """For reports: "Sensitivity, PDR (camera A)"."""
         about = self.about
+        if self.of:
+            shown = self.compared.label
+            first, comma, rest = shown.partition(", ")
+            shown = first + comma + _inside(rest)
+            if self.against:
+                return f"{shown}, not worse than the {self.against}"
+            return f"Gap in {_inside(shown)}, by {self.column}"
         words = about.titles.get(self.target)
         if words is None:
             of = {**NAMES, "by_two": "by two grades or more"}.get(self.target, self.target.replace("_", " "))
@@ -210,8 +284,15 @@ class MetricId(str):
         return words + place + (", at the deployment mix" if self.deployed else "")
 
 
+def _inside(title: str) -> str:
+    """A title in the middle of a sentence: "referable DR", but "PDR"."""
+    return title[:1].lower() + title[1:] if title[1:2].islower() else title
+
+
 def parse_id(text: str) -> MetricId:
     """The parts of `metric[:target]`, `metric[:target]@column=value` or `metric[:target]^deployment`.
+
+    Also of `gap:metric[:target]@column` and `noninferior:metric[:target]~baseline` (or `~readers`).
 
     The value is everything after the first "=" after the first "@", so it may contain any text. Whether the metric
     exists is not checked here.
@@ -221,6 +302,21 @@ def parse_id(text: str) -> MetricId:
     if isinstance(text, MetricId):
         return text
     head, at, place = text.partition("@")
+    if head.startswith("gap:"):
+        if not place or "=" in place:
+            raise ChecklistError(
+                f"{text!r}: a gap is between all values of a column, such as gap:sensitivity:referable@sex."
+            )
+        metric, of, target = _compared(head, text)
+        return MetricId(metric, target, place, of=of)
+    if head.startswith("noninferior:"):
+        head, _, against = text.rpartition("~")
+        if against not in ("baseline", "readers"):
+            raise ChecklistError(
+                f"{text!r}: it must end with ~baseline or ~readers, such as noninferior:sensitivity:referable~readers."
+            )
+        metric, of, target = _compared(head, text)
+        return MetricId(metric, target, of=of, against="readers" if against == "readers" else "baseline")
     column, equals, value = place.partition("=")
     if at and not (column and equals and value):
         raise ChecklistError(f"{text!r}: a slice is written @column=value, such as @camera=A.")
@@ -235,6 +331,15 @@ def parse_id(text: str) -> MetricId:
     if colon and not target:
         raise ChecklistError(f"{text!r}: a grade or group must follow the colon, such as sensitivity:pdr.")
     return MetricId(metric, target, column, value, bool(mark))
+
+
+def _compared(head: str, text: str) -> tuple[str, str, str]:
+    """The parts of `gap:sensitivity:pdr`. Raises ChecklistError."""
+    metric, _, rest = head.partition(":")
+    of, colon, target = rest.partition(":")
+    if not of or (colon and not target):
+        raise ChecklistError(f"{text!r}: name the metric that is compared, such as {metric}:sensitivity:referable.")
+    return metric, of, target
 
 
 def read_id(text: str) -> MetricId:
@@ -252,16 +357,19 @@ def grades_of(target: str) -> tuple[int, ...] | None:
     return GROUPS.get("vision_threatening" if target == BELOW_REFERABLE else target)
 
 
-def measured() -> Iterator[MetricId]:
-    """The metrics of the whole test set, in the order in which a report shows them."""
+def measured(unit: str = "") -> Iterator[MetricId]:
+    """The metrics of the whole test set, in the order in which a report shows them; without a unit those of any.
+
+    By image, the eye that has a grade is the one that is judged: `RIGHT_EYE` is the sensitivity.
+    """
     for one in METRICS.values():
-        yield from (MetricId(one.name, target) for target in one.targets if not one.of_the_run)
+        if not one.of_the_run and not one.compares and (one.name != RIGHT_EYE or unit != "image"):
+            yield from (MetricId(one.name, target) for target in one.targets)
 
 
-def measured_in_slices() -> Iterator[MetricId]:
+def measured_in_slices(unit: str = "") -> Iterator[MetricId]:
     """The metrics of every slice and unit, in the same order."""
-    for one in METRICS.values():
-        yield from (MetricId(one.name, target) for target in one.in_slices)
+    return (one for one in measured(unit) if one.target in one.about.in_slices)
 
 
 METRICS: Final[dict[str, Definition]] = {
@@ -304,10 +412,19 @@ METRICS: Final[dict[str, Definition]] = {
             compared=True,
         ),
         Definition(
+            name=RIGHT_EYE,
+            title="Sensitivity in an eye that has it",
+            titles={group: f"Sensitivity, {title}, in an eye that has it" for group, title in GROUP_TITLES.items()},
+            targets=(*GROUPS,),
+            how=lambda grades, policy: stats.confusion.sensitivity(grades, policy),
+            counted="with",
+            in_slices=(*GROUPS,),
+        ),
+        Definition(
             name="specificity",
             title="Specificity",
             targets=_EVERY,
-            titles={GRADES[0]: f"Specificity, {TITLES[0]} (any DR not graded {TITLES[0]})"},
+            titles={GRADES[0]: f"Specificity, {TITLES[0]} (the sensitivity for any DR)"},
             how=lambda grades, policy: stats.confusion.specificity(grades, policy),
             counted="without",
             at_deployment=_EVERY,
@@ -410,13 +527,21 @@ METRICS: Final[dict[str, Definition]] = {
             in_slices=("", *GRADES),
         ),
         Definition(
+            name="reference_ungradable",
+            title="Images without a reference grade",
+            better="lower",
+            how=lambda *_: stats.confusion.no_output(),
+            policies=False,
+            of_reference=True,
+        ),
+        Definition(
             name="brier",
             title="Brier score",
             targets=("", *WITH_OEDEMA),
             kind="index",
             better="lower",
             by="score",
-            how=lambda *given, level: stats.calibration.brier(*given, level=level),
+            how=lambda *given, **settings: stats.calibration.brier(*given, **settings),
             policies=False,
         ),
         Definition(
@@ -428,7 +553,7 @@ METRICS: Final[dict[str, Definition]] = {
             values=_WITHOUT_LIMIT,
             limits=(0.0, 10.0),
             by="calibration",
-            how=lambda *given, level: stats.calibration.calibration_slope(*given, level=level),
+            how=lambda *given, **settings: stats.calibration.calibration_slope(*given, **settings),
             policies=False,
         ),
         Definition(
@@ -441,7 +566,7 @@ METRICS: Final[dict[str, Definition]] = {
             limits=(-10.0, 10.0),
             perfect=0.0,
             by="calibration",
-            how=lambda *given, level: stats.calibration.calibration_intercept(*given, level=level),
+            how=lambda *given, **settings: stats.calibration.calibration_intercept(*given, **settings),
             policies=False,
         ),
         Definition(
@@ -465,6 +590,23 @@ METRICS: Final[dict[str, Definition]] = {
             policies=False,
         ),
         Definition(name="baseline", title="Difference from baseline", by="run", policies=False),
+        Definition(
+            name="gap",
+            title="Gap",
+            kind="difference",
+            better="lower",
+            by="groups",
+            compares=("accuracy", "sensitivity", "specificity"),
+        ),
+        Definition(
+            name="noninferior",
+            title="Not worse",
+            kind="difference",
+            values=(-1.0, 1.0),
+            by="run",
+            compares=("sensitivity", "specificity"),
+            policies=False,
+        ),
         Definition(
             name="cost",
             title="Training cost",

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from drgate.checklist import Checklist, fact
-from drgate.evaluation import CriterionResult, Flagged, Look, TestSet, Training
+from collections.abc import Sequence
+
+from drgate.checklist import Checklist, fact, percent_words
+from drgate.evaluation import CriterionResult, Estimate, Flagged, Look, Metric, TestSet, Training
+from drgate.metrics import BELOW_REFERABLE, RIGHT_EYE, MetricId
 from drgate.predictions import Predictions
 from drgate.sample import Sample
+from drgate.scale import GROUPS
 from drgate.stats.confusion import NO_OUTPUT
 
 
 def flagged_images(predictions: Predictions) -> tuple[Flagged, ...]:
-    """Images with severe NPDR or PDR that were predicted below referable, the error that can cost sight."""
+    """Images with severe NPDR or PDR that were predicted below referable."""
     table = predictions.table
-    missed = (table["gradable"] & (table["grade"] >= 3) & (table["predicted"] <= 1)).fillna(False)
+    missed = ((table["grade"] >= 3) & (table["predicted"] <= 1)).fillna(False)
     return tuple(
         Flagged(str(image), int(grade), int(predicted))
         for image, grade, predicted in table.loc[missed, ["image", "grade", "predicted"]].itertuples(index=False)
@@ -27,22 +31,24 @@ def page_one(
     training: Training,
     flagged: tuple[Flagged, ...],
     results: list[CriterionResult],
+    ungradable: Metric,
+    of_readers: Sequence[str] = (),
 ) -> tuple[str, ...]:
-    """The notes, in the order in which they are shown."""
+    """The notes, in the order in which they are shown.
+
+    ungradable: the metric `reference_ungradable`. of_readers: what `Beside` says of them.
+    """
     lines = []
     table = sample.whole().table
     if checklist.purpose == "pipeline":
         lines.append("This checklist only tests a pipeline. Its verdict certifies nothing.")
     if checklist.evidence.decide_on == "point":
         lines.append("Decided on point estimates. They describe these images and show nothing for future patients.")
-    if sample.patients is None:
-        lines.append(
-            "No patients are given. The checklist declares one image per patient."
-            if sample.independent
-            else "No patients are given, so every interval allows for two images per patient (design effect 2)."
-        )
+    lines += _patients(sample, checklist, data)
     if flagged:
-        lines.append(f"{_count(len(flagged), 'image')} with severe NPDR or PDR predicted below referable.")
+        missed = _count(len(flagged), "image")
+        lines.append(f"{missed}{_of_units(sample)} with severe NPDR or PDR predicted below referable.")
+    lines += _wrong_eyes(sample, checklist)
     if confused := int(table[3, 4]):
         lines.append(
             f"{_count(confused, sample.unit)} with severe NPDR predicted as PDR "
@@ -50,8 +56,12 @@ def page_one(
         )
     if unanswered := int(table[:, NO_OUTPUT].sum()):
         lines.append(f"{unanswered} of {_count(len(sample), sample.unit)} have no output from the model.")
-    if sample.ungradable:
-        lines.append(f"{_count(sample.ungradable, 'image')} marked as not gradable, excluded from all counts.")
+    lines += _without_grade(ungradable)
+    if sample.read is not None and (marked := sample.read.marked):
+        lines.append(
+            f"{_count(marked, 'image')} {'is' if marked == 1 else 'are'} marked not gradable but "
+            f"{'has' if marked == 1 else 'have'} a grade, and {'was' if marked == 1 else 'were'} judged."
+        )
     small = [r.id for r in results if r.id.column and r.status == "NOT_ASSESSED"]
     if small:
         lines.append(f"Too few cases to judge {', '.join(small)}.")
@@ -82,6 +92,18 @@ def page_one(
         f"{_count(len(sample), sample.unit)}). The model detects it only if it predicts such a DR grade. Severe NPDR "
         "or PDR predicted below referable is counted by DR grade alone."
     )
+    if data.readers:
+        many = len(data.readers)
+        lines.append(
+            f"{'This reader' if many == 1 else f'These {many} readers'}: {', '.join(data.readers)}. Nothing is shown "
+            "about others."
+        )
+        lines += of_readers
+        if not checklist.readers_independent:
+            lines.append(
+                "The reference for each reader is the median of the other readers' grades (of two middle ones the "
+                "higher); images that fewer than two others graded are left out."
+            )
     if checklist.deployment is None:
         lines.append(
             "Accuracy, specificity, group sensitivity and predictive values depend on the mix of grades in this test "
@@ -96,6 +118,75 @@ def page_one(
         if missing:
             lines.append(f"The checklist does not state ({of}): {', '.join(missing)}.")
     return tuple(lines)
+
+
+def _patients(sample: Sample, checklist: Checklist, data: TestSet) -> list[str]:
+    """How patients were named, and what is declared or lacking where they were not."""
+    lines, found = [], data.patients
+    if found is not None and found.named == "image names":
+        lines.append("Patients repeat the images' names, so they count as unknown.")
+    if found is not None and found.merged:
+        pairs = "pair of patients was" if found.merged == 1 else "pairs of patients were"
+        lines.append(
+            f"{found.merged} {pairs} merged: by the names of their images or by their eyes, one is the other eye of "
+            "the other."
+        )
+    if found is not None and found.apart:
+        are = f"{_count(found.apart, 'pair')} of images {'is' if found.apart == 1 else 'are'}"
+        lines.append(
+            f"{are} of two patients by the table, though the names differ in nothing but the eye (as in 7_left, "
+            "7_right). The table was believed; if the names are right, intervals are too narrow."
+        )
+    if sample.images_a_patient is not None:
+        most = _count(sample.images_a_patient, "image")
+        lines.append(f"No patients are named. The checklist {checklist.name} declares at most {most} of one patient.")
+    elif sample.unknown:
+        lines.append(f"No figure has a confidence interval: {sample.no_patients}.")
+    elif sample.clusters == sample.images:
+        lines.append("One image a patient, as the table says.")
+    return lines
+
+
+def _without_grade(ungradable: Metric) -> list[str]:
+    """The images that the reference could not grade, with their share."""
+    if not isinstance(ungradable, Estimate) or not ungradable.k:
+        return []
+    high = "" if ungradable.high is None else f", upper limit {percent_words(ungradable.high)}"
+    return [
+        f"{ungradable.k} of {_count(ungradable.n or 0, 'image')} ({percent_words(ungradable.value)}{high}) "
+        f"{'has' if ungradable.k == 1 else 'have'} no reference grade and {'is' if ungradable.k == 1 else 'are'} "
+        "in no other figure."
+    ]
+
+
+def _of_units(sample: Sample) -> str:
+    """How many eyes or patients the flagged images are of."""
+    if sample.unit == "image":
+        return ""
+    metric = MetricId("undergraded", BELOW_REFERABLE)
+    below, _ = metric.about.ratio(metric.target, metric.default_policy).terms(sample.whole(metric.target).table)
+    return f" of {_count(int(below), sample.unit)}"
+
+
+def _wrong_eyes(sample: Sample, checklist: Checklist) -> list[str]:
+    """Sensitivities for a group that count eyes or patients for an image that is not in the group itself."""
+    lines = []
+    for criterion in checklist.criteria:
+        asked = criterion.id
+        if asked.metric not in ("sensitivity", "missed") or asked.target not in GROUPS or asked != asked.whole:
+            continue
+        tallies = [sample.tally_of(asked.but(metric=name)) for name in ("sensitivity", RIGHT_EYE)]
+        tables = [tally.table for tally in tallies if tally is not None]
+        ratio = MetricId("sensitivity", asked.target).about.ratio(asked.target, criterion.policy)
+        (found, n), (own, own_n) = map(ratio.terms, tables)
+        if own < found:
+            refused = (tables[0] * ratio.success)[:, NO_OUTPUT].any()
+            lines.append(
+                f"{int(found)} of {_count(int(n), sample.unit)} {asked.who} are predicted so"
+                f"{' or have no output' if refused else ''}, {int(found - own)} of them only in images without it: in "
+                f"an eye that has it, {int(own)} of {int(own_n)}."
+            )
+    return list(dict.fromkeys(lines))
 
 
 def _regraded(look: Look) -> list[str]:

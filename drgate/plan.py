@@ -23,15 +23,16 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy.optimize import LinearConstraint, milp
 
-from drgate.checklist import Checklist, Criterion, ended, grade_mix, not_a_fraction, parse_checklist
+from drgate.checklist import Checklist, Criterion, ended, grade_mix, level_words, not_a_fraction, parse_checklist
+from drgate.contrast import BLANK
 from drgate.errors import ANSWERS, ExitCode, ManifestError, UsageError
 from drgate.files import read_table
 from drgate.manifest import load_manifest
-from drgate.metrics import grades_of
+from drgate.metrics import METRICS, MetricId, grades_of
 from drgate.predictions import PROBABILITIES, Predictions, load_predictions, planned
 from drgate.sample import Sample
 from drgate.scale import GRADES
-from drgate.stats import cluster, power
+from drgate.stats import agreement, cluster, confusion, power
 
 ASSURANCE: Final = 0.9
 """Probability that the patients to screen include the cases that are needed."""
@@ -48,7 +49,7 @@ class Here:
     bound: the deciding limit of a model without errors; None without an image.
     can_pass: whether that model passes. why: why not; empty where it does.
     power: chance of passing at the expected true value, None without one; method: "exact" or "simulated"; se: its Monte
-    Carlo standard error.
+    Carlo standard error. seems_unfair: of a gap, the chance that the observed gap of a fair model misses the rule.
     """
 
     patients: int | None
@@ -59,11 +60,12 @@ class Here:
     power: float | None = None
     method: str | None = None
     se: float | None = None
+    seems_unfair: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class LinePlan:
-    """What one criterion on a proportion needs.
+    """What one criterion on a proportion, on kappa or on the gap between groups, needs.
 
     threshold, comparator: as the checklist has them. expected: the stated true value, None where there is none.
     without_miss: fewest patients with which a model without errors passes; None where no number is enough.
@@ -71,6 +73,10 @@ class LinePlan:
         images per patient as in the given test set, where it has a case, else as planned.
     grades: whose patients count, by worst eye; empty where that depends on the predictions.
     curve: (patients, power), at the multiples `CURVE` of what is needed.
+    groups: of a gap, how many; the numbers of patients are those in each, for a fair model, whose rate is the expected
+        one in every group. seems_unfair: the chance that its observed gap misses the rule with the patients needed.
+    mix: of kappa, the shares of the five grades that it is planned for; empty where none is known. one_off: the share
+        of images graded one grade off that gives the expected kappa there.
     """
 
     id: str
@@ -84,6 +90,10 @@ class LinePlan:
     grades: tuple[str, ...]
     curve: tuple[tuple[int, float], ...] = ()
     here: Here | None = None
+    groups: int | None = None
+    seems_unfair: float | None = None
+    mix: tuple[float, ...] = ()
+    one_off: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +128,7 @@ class Plan:
     set, their powers multiplied as if they were independent; joint_here the same on the given test set.
     power_each: the power for each criterion that gives the planned power for all together, rounded up; None where the
     joint power is high enough.
-    not_planned: criteria that are not a proportion of images, with the reason.
+    not_planned: criteria that are neither a proportion of images, a kappa nor a gap, with the reason.
     data: origin, split, rows (of the split, and in all), unit, units, patients and counts by grade of the given test
         set; empty without one.
     """
@@ -167,19 +177,19 @@ def plan(
     """Plan a checklist, at its own `expect` and `planning` (`with_planning` changes those).
 
     prevalence: share of patients by the grade of their worse eye (`parse_prevalence`); default: the checklist's
-        deployment mix.
+        deployment mix. Kappa is planned for the grades of the test set, where one is given and no prevalence.
     data: a test set with reference grades (`load_planned`); predictions in it are ignored.
     """
-    prevalence = prevalence or checklist.deployment or {}
     level = 1 - (1 - checklist.evidence.level) / checklist.looks
     sample = None if data is None else Sample.of(data, checklist)
-    planner = _Planner(checklist, level, sample)
+    planner = _Planner(checklist, level, sample, prevalence or {})
+    prevalence = prevalence or checklist.deployment or {}
     lines, left_out = [], []
     for criterion in checklist.each_criterion(None if sample is None else sample.slice_names):
         if reason := _not_planned(criterion):
             left_out.append((criterion.id, reason))
         else:
-            lines.append(planner.line(criterion))
+            lines.append(planner.gap(criterion) if criterion.id.of else planner.line(criterion))
     collection, notes = _collection(lines, prevalence)
     required = [line for line in lines if line.required]
     here = [line.here.power for line in required if line.here is not None and line.here.power is not None]
@@ -219,40 +229,46 @@ def plan(
 class _Planner:
     """Plans the criteria of one checklist, with or without a given test set."""
 
-    def __init__(self, checklist: Checklist, level: float, sample: Sample | None) -> None:
-        self.checklist, self.level, self.sample = checklist, level, sample
+    def __init__(
+        self, checklist: Checklist, level: float, sample: Sample | None, prevalence: Mapping[str, float]
+    ) -> None:
+        self.checklist, self.level, self.sample, self.prevalence = checklist, level, sample, prevalence
         self.planned: dict[str, tuple[Criterion, list[int], list[int]]] = {}
-        self.unknown = sample is not None and sample.unknown
+        self.lacking = "" if sample is None else sample.no_patients
+        self.most = 1 if sample is None else sample.images_a_patient or 1
         self.point = checklist.evidence.decide_on == "point"
 
     def line(self, criterion: Criterion) -> LinePlan:
         """What one criterion needs."""
         expected = self.checklist.expected(criterion.id)
         limit = criterion.as_high(criterion.threshold)
-        without = needed = None
+        without = needed = one_off = None
         why = ""
+        kappa = _is_kappa(criterion)
+        mix = self._mix(criterion) if kappa else ()
+        if kappa and expected is not None and mix:
+            one_off = power.one_grade_off(expected, weights=_weights(criterion), mix=mix)
         if not 0 < limit < 1:
             why = "no number of patients is enough for this threshold"
+        elif kappa and not mix:
+            why = "it depends on the mix of grades; give --prevalence, --data or, in the checklist, deployment"
         else:
             sizes, counts = self._images(criterion)
-            without = 1 if self.point else self._without_miss(limit, sizes, counts)
+            without = self._without_miss(criterion, limit, sizes, counts)
             if expected is None:
                 why = "no expected true value stated"
             elif criterion.as_high(expected) <= limit:
                 why = "the expected true value does not exceed the threshold"
+            elif kappa and one_off is None:
+                why = "at this mix of grades, errors of one grade never make it as low as expected"
             else:
-                needed = power.patients_to_show(
+                needed = (power.patients_for_kappa if kappa else power.patients_to_show)(
                     limit,
                     true=criterion.as_high(expected),
                     target=self.checklist.planning.power,
-                    level=self.level,
-                    interval=self.checklist.evidence.interval,
                     sizes=sizes,
                     counts=counts,
-                    icc=self.checklist.planning.correlation,
-                    strict=criterion.strict,
-                    point=self.point,
-                    unknown=self.unknown,
+                    **self._drawing(criterion, mix),
                 )
                 why = "" if needed else "no realistic number: the expected true value is too close to the threshold"
         found = LinePlan(
@@ -266,12 +282,111 @@ class _Planner:
             why,
             _grades(criterion),
             here=self.here(criterion, expected),
+            mix=mix,
+            one_off=one_off,
         )
         self.planned[criterion.id] = (criterion, *self._images(criterion))
         if needed is None:
             return found
         at = sorted({max(1, round(part * needed.patients)) for part in CURVE})
         return dataclasses.replace(found, curve=tuple((n, self.power_with(found, n)) for n in at))
+
+    def gap(self, criterion: Criterion) -> LinePlan:
+        """What a gap needs in each group, and how often a fair model passes or seems unfair."""
+        asked, limit = criterion.id, criterion.threshold
+        expected = self.checklist.expected(asked.compared)
+        groups = max(2, len(self._groups(asked)))
+        found = LinePlan(
+            asked,
+            criterion.required,
+            criterion.comparator,
+            limit,
+            expected,
+            None,
+            None,
+            "",
+            (),
+            here=self._gap_here(criterion, expected),
+            groups=groups,
+        )
+        if not 0 < limit < 1:
+            return dataclasses.replace(found, why="no number of patients is enough for this threshold")
+        two = self.checklist.planning.two_images if self.checklist.unit == "image" else 0.0
+        sizes, counts = [1, 2], [round(1000 * (1 - two)), round(1000 * two)]
+        # Without an error every difference has the upper limit 1 - lower limit.
+        fewest = self._without_miss(criterion, 1 - limit, sizes, counts)
+        found = dataclasses.replace(found, without_miss=fewest)
+        if expected is None:
+            return dataclasses.replace(found, why="no expected true value stated")
+        if self.point:
+            return dataclasses.replace(found, why="no number of patients is planned for an observed gap")
+        needed = power.patients_for_gap(
+            limit,
+            true=expected,
+            target=self.checklist.planning.power,
+            level=self.level,
+            groups=groups,
+            interval=self.checklist.evidence.interval,
+            sizes=sizes,
+            counts=counts,
+            icc=self.checklist.planning.correlation,
+        )
+        if needed is None:
+            return dataclasses.replace(found, why="no realistic number of patients in each group is enough")
+        share = [round(needed.patients * many / sum(counts)) for many in counts]
+        seems = self._fair(limit, expected, [(sizes, share)] * groups).seems_unfair
+        return dataclasses.replace(found, needed=needed, seems_unfair=seems)
+
+    def _groups(self, asked: MetricId) -> list[str]:
+        """The groups of a gap: those that the checklist names, and of the given test set; "" for blank cells."""
+        names = [*next(one.groups or {} for one in self.checklist.slices if one.by == asked.column)]
+        if self.sample is not None:
+            names += self.sample.slice_names.get(asked.column, ())
+            names += [""] if (self.sample.slices[asked.column] < 0).any() else []
+        return list(dict.fromkeys(names))
+
+    def _gap_here(self, criterion: Criterion, expected: float | None) -> Here | None:
+        """A gap on the given test set; None without one."""
+        if self.sample is None:
+            return None
+        asked = criterion.id
+        sizes: list[tuple[list[int], list[int]]] = []
+        lows = []
+        ratio = asked.compared.about.ratio(asked.target, asked.default_policy)
+        fewest = max(1, self.checklist.fewest_positives(criterion))
+        for name in self._groups(asked):
+            tally = self.sample.tally(asked.column, name, asked.target)
+            each, counts = ([], []) if tally is None else tally.sizes(ratio)
+            n = sum(size * count for size, count in zip(each, counts, strict=True))
+            if n < fewest:
+                why = f"the group {asked.column} = {name or BLANK} has {n} of the {fewest} cases needed"
+                return Here(None, 0, None, False, why)
+            best = cluster.effective_sample(np.array(each), np.array(each), level=self.level, counts=np.array(counts))
+            lows.append(cluster.bounds(best, level=self.level, interval=self.checklist.evidence.interval).low)
+            sizes.append((each, counts))
+        images = sum(size * count for each, counts in sizes for size, count in zip(each, counts, strict=True))
+        patients = None if self.lacking or self.most > 1 else sum(sum(counts) for _, counts in sizes)
+        if len(sizes) < 2:
+            return Here(patients, images, None, False, f"every {self.checklist.unit} is in one group")
+        bound, limit = 1 - min(lows), criterion.threshold
+        if not self.point and bound > limit:
+            why = f"even without an error the upper limit is {100 * bound:.1f} points"
+            return Here(patients, images, bound, False, why, 0.0)
+        if expected is None or not 0 < limit < 1:
+            return Here(patients, images, bound, True)
+        fair = self._fair(limit, expected, sizes)
+        passes = 1 - fair.seems_unfair if self.point else fair.passes
+        return Here(patients, images, bound, True, "", passes, "simulated", fair.se, fair.seems_unfair)
+
+    def _fair(self, limit: float, true: float, groups: Sequence[tuple[list[int], list[int]]]) -> power.Fair:
+        return power.fair_gap(
+            limit,
+            true=true,
+            level=self.level,
+            groups=groups,
+            interval=self.checklist.evidence.interval,
+            icc=self.checklist.planning.correlation,
+        )
 
     def power_with(self, line: LinePlan, patients: int) -> float:
         """Power of a planned criterion with so many patients, with images per patient as planned; 0 with none."""
@@ -283,7 +398,7 @@ class _Planner:
         # Whole patients in these proportions, those with most images first.
         upto = np.rint(np.cumsum(counts[::-1]) * (patients / sum(counts))).astype(int)
         dealt = np.diff(upto, prepend=0)[::-1].tolist()
-        return self._passing(criterion, line.expected, sizes, dealt).probability
+        return self._passing(criterion, line.expected, sizes, dealt, line.mix).probability
 
     def _images(self, criterion: Criterion) -> tuple[list[int], list[int]]:
         """Numbers of images per patient in the denominator, and how many patients (or what share) have each.
@@ -291,28 +406,65 @@ class _Planner:
         Of the given test set; as planned without one, where it has no case, and where the denominator depends on the
         predictions.
         """
-        found = None if criterion.id.about.depends_on_answers else self._counted(criterion)
+        found = None if criterion.id.about.depends_on_answers or self.lacking else self._counted(criterion)
         if found is not None:
-            return ([2], [1]) if self.unknown else found
+            return ([self.most], [1]) if self.most > 1 else found
         two = self.checklist.planning.two_images if self.checklist.unit == "image" else 0.0
         return [1, 2], [round(1000 * (1 - two)), round(1000 * two)]
 
     def _counted(self, criterion: Criterion) -> tuple[list[int], list[int]] | None:
         """The same of the given test set; None without any."""
         metric = criterion.id
-        tally = None if self.sample is None else self.sample.tally(metric.column, metric.value, metric.target)
+        tally = None if self.sample is None else self.sample.tally_of(metric)
         if tally is None:
             return None
-        # Every image has output here, so the policy for images without does not matter.
-        sizes, counts = tally.sizes(metric.about.ratio(metric.target, metric.default_policy))
+        # Every image has output here, so the policy for images without does not matter. Kappa counts all, as accuracy.
+        about = METRICS["accuracy"] if _is_kappa(criterion) else metric.about
+        sizes, counts = tally.sizes(about.ratio(metric.target, metric.default_policy))
         return (sizes, counts) if sizes else None
 
-    def _without_miss(self, limit: float, sizes: list[int], counts: list[int]) -> int | None:
+    def _mix(self, criterion: Criterion) -> tuple[float, ...]:
+        """Shares of the grades that kappa is planned for: as stated, else of the test set, else at deployment."""
+        found = self.prevalence or ({} if self._own_mix(criterion) else self.checklist.deployment or {})
+        return tuple(found[grade] for grade in GRADES) if found else self._own_mix(criterion)
+
+    def _own_mix(self, criterion: Criterion) -> tuple[float, ...]:
+        """Shares of the grades in the given test set; empty without one."""
+        tally = None if self.sample is None else self.sample.tally_of(criterion.id)
+        return () if tally is None else tuple((tally.table.sum(axis=1) / tally.table.sum()).tolist())
+
+    def _drawing(self, criterion: Criterion, mix: Sequence[float]) -> dict[str, Any]:
+        """How patients are drawn, of kappa with the grades of a mix, and what decides."""
+        own: dict[str, Any] = {"interval": self.checklist.evidence.interval}
+        if _is_kappa(criterion):
+            own = {"weights": _weights(criterion), "mix": mix}
+        return own | {
+            "level": self.level,
+            "icc": self.checklist.planning.correlation,
+            "strict": criterion.strict,
+            "point": self.point,
+            "images_a_patient": self.most,
+        }
+
+    def _without_miss(self, criterion: Criterion, limit: float, sizes: list[int], counts: list[int]) -> int | None:
         """Fewest patients with which a model without errors passes."""
+        if self.point:  # kappa is defined from two grades on
+            return 2 if _is_kappa(criterion) else 1
+        if _is_kappa(criterion):
+            return power.kappa_without_miss(
+                limit,
+                level=self.level,
+                sizes=sizes,
+                counts=counts,
+                images_a_patient=self.most,
+                weights=_weights(criterion),
+                mix=self._mix(criterion),
+            )
         interval = self.checklist.evidence.interval
         found = power.smallest_without_miss(limit, level=self.level, interval=interval, images=sizes, counts=counts)
-        while found is not None and self.unknown:
-            best = cluster.unknown_clusters(2 * found, 2 * found, level=self.level)
+        while found is not None and self.most > 1:
+            n = self.most * found
+            best = cluster.unknown_clusters(n, n, images_a_patient=self.most, level=self.level)
             if cluster.bounds(best, level=self.level, interval=interval).low >= limit:
                 break
             found += 1
@@ -327,13 +479,22 @@ class _Planner:
             return Here(None, 0, None, False, "no case in this test set")
         sizes, counts = found
         n = sum(size * count for size, count in zip(sizes, counts, strict=True))
-        who = None if self.unknown else sum(counts)
-        if self.unknown:
-            best = cluster.unknown_clusters(n, n, level=self.level)
+        if self.lacking and not self.point:
+            return Here(None, n, None, False, self.lacking)
+        if criterion.id.about.of_reference:
+            return self._of_reference(criterion, sum(counts))
+        who = None if self.lacking or self.most > 1 else sum(counts)
+        if self.most > 1:
+            best = cluster.unknown_clusters(n, n, images_a_patient=self.most, level=self.level)
         else:
             each = np.array(sizes)
             best = cluster.effective_sample(each, each, level=self.level, counts=np.array(counts))
         low = cluster.bounds(best, level=self.level, interval=self.checklist.evidence.interval).low
+        mix = self._own_mix(criterion)
+        if _is_kappa(criterion):
+            if max(mix) == 1:
+                return Here(who, n, None, False, "kappa is not defined where all have one grade")
+            low = self._kappa_without_error(criterion)
         bound, limit = criterion.as_high(low), criterion.as_high(criterion.threshold)
         cases = f"{n} {self.checklist.unit}{'' if n == 1 else 's'}"
         if who is not None and self.checklist.unit != "patient":
@@ -342,26 +503,50 @@ class _Planner:
             return Here(who, n, bound, False, f"{cases}, and the checklist requires {fewest}")
         if not self.point and low < limit:
             side = "lower" if criterion.upward else "upper"
-            without = f"{cases}: even without an error the {side} limit is {100 * bound:.1f} %"
+            # A limit just below the threshold is not rounded up to it.
+            shown = f"{math.floor(1000 * bound) / 1000:.3f}" if _is_kappa(criterion) else f"{100 * bound:.1f} %"
+            without = f"{cases}: even without an error the {side} limit is {shown}"
             return Here(who, n, bound, False, without, 0.0)
         if expected is None or not 0 < limit < 1 or criterion.id.about.depends_on_answers:
             return Here(who, n, bound, True)
-        chance = self._passing(criterion, expected, sizes, counts)
+        if _is_kappa(criterion) and power.one_grade_off(expected, weights=_weights(criterion), mix=mix) is None:
+            return Here(who, n, bound, True)
+        chance = self._passing(criterion, expected, sizes, counts, mix)
         return Here(who, n, bound, True, "", chance.probability, chance.method, chance.se)
 
-    def _passing(self, criterion: Criterion, true: float, sizes: Sequence[int], counts: Sequence[int]) -> power.Passing:
-        return power.passing(
+    def _of_reference(self, criterion: Criterion, patients: int) -> Here:
+        """A criterion on the reference grades: whether this test set meets it, whatever the model answers."""
+        metric = criterion.id
+        tally = None if self.sample is None else self.sample.tally_of(metric)
+        assert tally is not None, "it was counted"
+        found = tally.effective(metric.about.ratio(metric.target, metric.default_policy), self.level)
+        assert found is not None, "a test set has an image"
+        high = cluster.bounds(found, level=self.level, interval=self.checklist.evidence.interval).high
+        decides = found.k / found.n if self.point else high
+        meets = decides < criterion.threshold or (decides == criterion.threshold and not criterion.strict)
+        side = "" if self.point else f": the upper limit is {100 * high:.1f} %"
+        why = "" if meets else f"{found.k} of {found.n} images have no reference grade{side}"
+        return Here(None if self.lacking or self.most > 1 else patients, found.n, high, meets, why)
+
+    def _kappa_without_error(self, criterion: Criterion) -> float:
+        """The lower limit of kappa of a model without errors on the given test set."""
+        tally = None if self.sample is None else self.sample.tally_of(criterion.id)
+        assert tally is not None, "it was counted"
+        patterns = confusion.square(tally.patterns, criterion.policy)
+        return agreement.limits(
+            patterns, tally.counts, _weights(criterion), level=self.level, images_a_patient=self.most
+        )[0]
+
+    def _passing(
+        self, criterion: Criterion, true: float, sizes: Sequence[int], counts: Sequence[int], mix: Sequence[float]
+    ) -> power.Passing:
+        return (power.passing_kappa if _is_kappa(criterion) else power.passing)(
             criterion.as_high(criterion.threshold),
             true=criterion.as_high(true),
-            level=self.level,
-            interval=self.checklist.evidence.interval,
             sizes=sizes,
             counts=counts,
-            icc=self.checklist.planning.correlation,
-            strict=criterion.strict,
-            point=self.point,
-            unknown=self.unknown,
             replicates=4000,
+            **self._drawing(criterion, mix),
         )
 
 
@@ -422,9 +607,10 @@ def _rows(path: Path, split: str) -> tuple[pd.DataFrame, dict[str, Any]]:
         return load_predictions(path).table, {}
     manifest = load_manifest(path, files=False)
     if not manifest.table["split"].notna().any():
-        return manifest.table, {}
+        return manifest.table, manifest.named_by()
     chosen = manifest.select(split)
-    return chosen.table, {"planned": {"split": split, "rows": {"split": len(chosen), "all": len(manifest)}}}
+    rows = {"split": len(chosen), "all": len(manifest)}
+    return chosen.table, {"planned": {"split": split, "rows": rows}, **chosen.named_by()}
 
 
 def _pairs(text: str, option: str, example: str) -> dict[str, float]:
@@ -448,16 +634,27 @@ def _not_planned(criterion: Criterion) -> str:
     """Why a criterion has no number of cases; empty where it has one."""
     about = criterion.id.about
     if about.of_the_run:
-        return "it is about the training run or another model, not the test images alone"
-    if not about.is_share:
-        return "it is not a proportion of images"
+        return "it is about the training run, another model or readers, not the test images alone"
+    if not about.is_expected and about.by != "groups":
+        return "it is neither a proportion of images nor a kappa"
     return "at the deployment mix it depends on the rates of all grades" if criterion.id.deployed else ""
 
 
-def _grades(criterion: Criterion) -> tuple[str, ...]:
-    """Grades whose patients a criterion counts; empty where that depends on the predictions or on a slice."""
+def _is_kappa(criterion: Criterion) -> bool:
+    return criterion.id.about.by == "agreement"
+
+
+def _weights(criterion: Criterion) -> agreement.Weights:
     about = criterion.id.about
-    if criterion.id.column or about.depends_on_answers:
+    assert about.how is not None, f"{about.name} is a kappa"
+    found: agreement.Weights = about.how()
+    return found
+
+
+def _grades(criterion: Criterion) -> tuple[str, ...]:
+    """Grades whose patients a criterion counts; empty where that depends on the predictions, a slice or a mix."""
+    about = criterion.id.about
+    if criterion.id.column or about.depends_on_answers or _is_kappa(criterion):
         return ()
     inside = grades_of(criterion.id.target) or range(5)
     return tuple(grade for i, grade in enumerate(GRADES) if (i in inside) != (about.counted == "without"))
@@ -519,7 +716,7 @@ def _assumptions(checklist: Checklist, level: float, lines: Sequence[LinePlan], 
         notes.append("The checklist decides on estimates: power is the chance that an estimate meets its rule.")
     if checklist.looks > 1:
         notes.append(
-            f"{checklist.looks} looks are declared, so each is tested at the level {100 * level:.6g} % (two-sided)."
+            f"{checklist.looks} looks are declared, so each is tested at the level {level_words(level)} (two-sided)."
         )
     planned = [line for line in lines if line.required and line.needed is not None]
     if len(planned) > 1:

@@ -13,7 +13,7 @@ import functools
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -25,9 +25,10 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from drgate.columns import PROBABILITIES as PROBABILITIES
-from drgate.columns import Columns
+from drgate.columns import READER, Columns, reader_columns, unexplained
 from drgate.errors import ManifestError, PredictionsError, brief
-from drgate.files import canonical_json, is_parquet, parse_json, read_table, replacing
+from drgate.files import canonical_json, digest_of, is_parquet, parse_json, read_table, replacing
+from drgate.grouping import Grouping, grouping
 from drgate.parquet import read_metadata
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ COLUMNS: Final = ("image", "patient", "eye", "grade", "gradable", *PROBABILITIES
 OPTIONAL_COLUMNS: Final = ("dme", "sha256")
 _METADATA_KEY: Final = b"drgate.provenance"
 _PUBLISHED: Final = re.compile(r"(?P<key>[0-9a-f]{16})(-[0-9]+)?")
+_NUMBER: Final = re.compile("row-[0-9]+")
 _EXPECTED: Final = "a CSV or Parquet table with image, grade and p_0 to p_4 (or predicted)"
 
 
@@ -47,8 +49,9 @@ class Predictions:
 
     table: sorted by image; columns `COLUMNS`, then `OPTIONAL_COLUMNS` where given, and slice columns. grade and
         predicted are Int8 (NA: no reference grade; no output), probabilities float64 (all five NaN: none given or no
-        output), gradable bool, dme Int8 (1: diabetic macular oedema by the reference, NA: not known), sha256 the hex
-        digest of the image file's bytes or NA, the rest text or NA.
+        output), gradable bool (false explains why there is no grade), dme Int8 (1: diabetic macular oedema by the
+        reference, NA: not known), sha256 the hex digest of the image file's bytes or NA, reader_1, reader_2, ... Int8
+        (NA: this reader did not grade it), the rest text or NA.
     provenance: `score`'s record of model, manifest and preprocessing; empty for a table from elsewhere.
     """
 
@@ -59,10 +62,40 @@ class Predictions:
     def __len__(self) -> int:
         return len(self.table)
 
+    @functools.cached_property
+    def patients(self) -> Grouping:
+        """Whose image each row is, as names of images, eyes and patients say together."""
+        return grouping(self.table)
+
     @property
     def patients_known(self) -> bool:
-        """Whether every row names its patient (all do or none does)."""
-        return bool(self.table["patient"].notna().all())
+        """Whether every row names its patient, and not by the name of its image."""
+        return self.patients.codes is not None
+
+    @functools.cached_property
+    def grouped(self) -> pd.DataFrame:
+        """The table with its patients as numbers, the two eyes of one under one number; NA where they are unknown."""
+        return _grouped(self.table, self.patients)
+
+    @functools.cached_property
+    def test_set(self) -> str:
+        """Digest of the test set, by which a checklist names it: of the manifest, else of the images."""
+        manifest = self.provenance.get("manifest")
+        digest = manifest.get("digest") if isinstance(manifest, dict) else None
+        return digest if isinstance(digest, str) else self.images_digest
+
+    @functools.cached_property
+    def images_digest(self) -> str:
+        """Digest of the set of images of a bare table, each by its content, where that is unknown by its name."""
+        # As row-N, two test sets of the same size would be one.
+        images = [key or image for key, image in zip(self.content_keys, self.table["image"], strict=True)]
+        return digest_of(["drgate images of a table 1", sorted(set(images))])
+
+    @property
+    def numbered(self) -> bool:
+        """Whether the images have numbers for names, as where they are published, and nothing says which they are."""
+        keys = zip(self.table["image"], self.content_keys, strict=True)
+        return not self.provenance and all(key is None and _NUMBER.fullmatch(image) for image, key in keys)
 
     @property
     def content_keys(self) -> list[str | None]:
@@ -103,8 +136,14 @@ class Predictions:
         return f"sha256:{state.hexdigest()}"
 
 
+def _grouped(table: pd.DataFrame, found: Grouping) -> pd.DataFrame:
+    """See `Predictions.grouped`."""
+    patients = [None] * len(table) if found.codes is None else list(map(str, found.codes.tolist()))
+    return table.assign(patient=pd.Series(pd.array(patients, dtype="str"), table.index))
+
+
 def _further(table: pd.DataFrame) -> list[str]:
-    return sorted(set(table.columns) - {*COLUMNS, *OPTIONAL_COLUMNS})
+    return sorted(set(table.columns) - {*COLUMNS, *OPTIONAL_COLUMNS, *reader_columns(table)})
 
 
 def content_keys(table: pd.DataFrame) -> list[str | None]:
@@ -139,16 +178,25 @@ def published_names(table: pd.DataFrame) -> list[str]:
 def published(predictions: Predictions, checklist: Checklist | None = None) -> Predictions:
     """The predictions as published files hold them, in the order of the published names; a published table stays as is.
 
-    Images have their published names, patients are 1 to c in the order of their first image, and the columns are those
-    that an evaluation uses. checklist: its slice columns are kept; of a baseline (None) no slice is used.
+    Images have their published names, patients are those of `grouped` as 1 to c in the order of their first image, and
+    the columns are those that an evaluation uses. checklist: its slice and site columns are kept, and readers where it
+    asks for them; of a baseline (None) none is used.
     """
-    slices = [] if checklist is None else sorted(one.by for one in checklist.slices)
-    columns = [column for column in (*COLUMNS, "dme", *slices) if column in predictions.table.columns]
+    further = [] if checklist is None else [*checklist.columns]
+    if checklist is not None and checklist.asks_readers:
+        further += reader_columns(predictions.table)
+    columns = [one for one in dict.fromkeys((*COLUMNS, "dme", *further)) if one in predictions.table.columns]
     names = pd.array(published_names(predictions.table), dtype="str")
-    table = predictions.table[columns].assign(image=names).sort_values("image", ignore_index=True)
+    table = predictions.grouped[columns].assign(image=names).sort_values("image", ignore_index=True)
     if predictions.patients_known:
         table["patient"] = pd.array(_numbered(table), dtype="str")
     return replace(predictions, table=table)
+
+
+def with_readers(predictions: Predictions, readers: Sequence[str]) -> Predictions:
+    """The predictions without the columns of all other readers."""
+    others = [column for column in reader_columns(predictions.table) if column not in readers]
+    return replace(predictions, table=predictions.table.drop(columns=others)) if others else predictions
 
 
 def alongside(predictions: Predictions, baseline: Predictions) -> Predictions:
@@ -189,9 +237,9 @@ def answers_digest(table: pd.DataFrame) -> str:
 def reference_digests(table: pd.DataFrame) -> dict[str, str]:
     """Hex SHA-256 of each column that is not the model's and not empty, rows in the order of published names.
 
-    Patients are numbered in that order, so that renaming them changes nothing.
+    Patients are those of `Predictions.grouped`, numbered in that order, so that renaming them changes nothing.
     """
-    ordered = table.assign(image=published_names(table)).sort_values("image")
+    ordered = _grouped(table, grouping(table)).assign(image=published_names(table)).sort_values("image")
     ordered["patient"] = pd.Series(pd.factorize(ordered["patient"])[0].astype(str), ordered.index).where(
         ordered["patient"].notna()
     )
@@ -250,7 +298,7 @@ def planned(table: pd.DataFrame, origin: str, about: Mapping[str, Any] | None = 
     """
     if table["grade"].isna().all():
         raise ManifestError(f"{origin} has no reference grades; a plan counts patients by grade.")
-    graded = table[~table["gradable"] | table["grade"].notna()]
+    graded = table[~unexplained(table)]
     kept = graded.drop(columns=[*PROBABILITIES, "predicted", "split"], errors="ignore")
     return make_predictions(kept.assign(predicted=graded["grade"]), origin, dict(about or {}))
 
@@ -291,7 +339,7 @@ def column_bytes(name: str, column: pd.Series[Any]) -> bytes:
     if name in PROBABILITIES:
         # + 0.0 makes the two zeros one
         values = (column.to_numpy(dtype=np.float64, na_value=0.0) + 0.0).astype("<f8").tobytes()
-    elif name in ("grade", "predicted", "dme"):
+    elif name in ("grade", "predicted", "dme") or READER.fullmatch(name):
         values = column.to_numpy(dtype=np.int8, na_value=0).tobytes()
     elif name == "gradable":
         values = column.to_numpy(dtype=np.int8).tobytes()
@@ -323,7 +371,7 @@ def _checked(
         elif column == "sha256":
             checked[column] = columns.sha256()
         elif column not in COLUMNS:
-            checked[column] = columns.text(column)
+            checked[column] = columns.further(column)
     return Predictions(checked.sort_values("image", ignore_index=True), str(origin), provenance)
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -21,7 +21,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from drgate.checklist import Checklist, Slice
+from drgate.columns import graded_rows, unexplained
 from drgate.errors import PredictionsError
+from drgate.evaluation import Patients, TestSet
+from drgate.metrics import RIGHT_EYE, MetricId, grades_of
 from drgate.operating_point import cumulative
 from drgate.predictions import PROBABILITIES, Predictions, content_keys, published_names, without_grades
 from drgate.scale import GROUPS, WITH_OEDEMA
@@ -39,37 +42,108 @@ class Tally:
     table: 5 x 6, rows the reference grade, columns the predicted one and no output.
     patterns, counts: distinct patients' counts over the 30 cells (P, 30), and how many patients have each (P,); where
         patients are unknown, of single images.
-    patients: "known", "unknown", or "one image each" where the checklist declares it.
+    named: whether patients are known.
+    images_a_patient: the most images of one patient, as the checklist declares where they are unknown; None where it
+        declares nothing, and then nothing is known of how sure a figure is.
     """
 
     table: Ints
     patterns: Ints
     counts: Ints
-    patients: str
+    named: bool
+    images_a_patient: int | None = None
+
+    @property
+    def whole_patients(self) -> bool:
+        """Whether each pattern is one of whole patients: known ones, or those of one image each."""
+        return self.named or self.images_a_patient == 1
 
     def effective(self, ratio: confusion.Ratio, level: float) -> cluster.EffectiveSample | None:
         """The proportion at its effective sample size; None without an image in the denominator."""
         k, n = (int(count) for count in ratio.terms(self.table))
         if n == 0:
             return None
-        if self.patients == "unknown":
-            return cluster.unknown_clusters(k, n, level=level)
+        if not self.whole_patients:
+            return cluster.unknown_clusters(k, n, images_a_patient=self.images_a_patient, level=level)
         successes, sizes = ratio.terms(self.patterns)
         return cluster.effective_sample(successes, sizes, level=level, counts=self.counts, adverse=ratio.adverse)
 
     def sizes(self, ratio: confusion.Ratio) -> tuple[list[int], list[int]]:
         """Numbers of images per patient in the denominator, and how many patients have each.
 
-        Where patients are unknown, pairs are assumed, as for the bounds.
+        Where patients are unknown, each has as many as are declared, or one.
         """
         _, each = ratio.terms(self.patterns)
-        if self.patients == "unknown":
-            n = int(self.counts @ each)
-            pairs = [(2, n // 2), (1, n % 2)]
-            return [size for size, many in pairs if many], [many for _, many in pairs if many]
+        if not self.named:
+            whole, rest = divmod(int(self.counts @ each), most := self.images_a_patient or 1)
+            dealt = [(most, whole), (rest, 1)]
+            return [size for size, many in dealt if size and many], [many for size, many in dealt if size and many]
         sizes, at = np.unique(each, return_inverse=True)
         patients = np.bincount(at.ravel(), weights=self.counts).astype(int)
         return [int(s) for s in sizes if s > 0], [int(c) for s, c in zip(sizes, patients, strict=True) if s > 0]
+
+
+@dataclass(frozen=True, eq=False)
+class Read:
+    """All images of a table, those without a reference grade too; counted as images, whatever the unit.
+
+    graded: (N,) which have a reference grade. marked: how many of these are marked as not gradable. patients: (N,)
+    codes, or None where they are unknown. slices: by column, (N,) as in `Sample`.
+    """
+
+    graded: Flags
+    marked: int
+    patients: Ints | None
+    slices: dict[str, Ints]
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """The images of the units.
+
+    order: (images,) positions in the table, unit by unit. starts: (n,) where in it each unit begins.
+    grade, dme: (images,) reference grade and macular oedema of each, as in the table.
+    scores: (images, 4) P(grade >= 1) to P(grade >= 4), NaN without output.
+    """
+
+    order: Ints
+    starts: Ints
+    grade: Ints
+    dme: Flags | None
+    scores: Floats
+
+    def worst(self, values: NDArray[Any]) -> NDArray[Any]:
+        """The highest value of each unit's images; no output has the largest code, and NaN wins over every number."""
+        return np.maximum.reduceat(values[self.order], self.starts)
+
+    def answers(self, given: Ints) -> tuple[Ints, dict[str, Ints]]:
+        """`Sample.predicted` and `Sample.views` of the answers to the images.
+
+        An error in an image that is itself in the group counts even where another image of the unit has no output.
+        """
+        any_image = self.worst(given)
+        if len(self.starts) == len(self.order):
+            return any_image, {}
+
+        def of(inside: Flags) -> Ints:
+            """The worst answer to the images inside; -1 where a unit has none."""
+            return self.worst(np.where(inside, given, -1))
+
+        reference = self.worst(self.grade)
+        units = np.empty_like(self.order)
+        units[self.order] = np.repeat(np.arange(len(reference)), np.diff(self.starts, append=len(self.order)))
+        exact = np.where(any_image == reference, of(self.grade == reference[units]), any_image)
+        severe = np.isin(self.grade, GROUPS["vision_threatening"])
+        lowest = -self.worst(np.where(severe, -given, -confusion.NO_OUTPUT))
+        views = {"referral": any_image, "lowest": np.where(lowest < GROUPS["referable"][0], lowest, any_image)}
+        for group, grades in GROUPS.items():
+            inside = np.isin(self.grade, grades)
+            if self.dme is not None and group in WITH_OEDEMA:
+                inside |= self.dme
+            own = of(inside)
+            hit_without_output = (own >= grades[0]) & (any_image == confusion.NO_OUTPUT)
+            views[MetricId(RIGHT_EYE, group).view] = np.where((own < 0) | hit_without_output, any_image, own)
+        return exact, {view: answers for view, answers in views.items() if not np.array_equal(answers, exact)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,14 +151,19 @@ class Sample:
     """The units that are counted: images, eyes (by the worst image) or patients (by the worse eye).
 
     reference: (n,) grades 0-4. predicted: (n,) grades 0-4, 5 for no output; a unit has none if one of its images has
-        none.
+        none. It is the view "exact": the worst answer; but if that is the unit's grade and was given to none of the
+        images that have this grade, the worst answer to these.
+    views: (n,) answers as other metrics read them, by `MetricId.view`; those that differ from `predicted`.
     probabilities: (n, 5), NaN without output and for units other than images.
     scores: (n, 4) P(grade >= 1) to P(grade >= 4), the highest of the unit's images; NaN where one has none.
     patients: (n,) codes 0 to c - 1, or None where they are unknown.
+    within: the images of each unit.
     dme: (n,) whether there is macular oedema, or None where the table has no labels for it.
     names: (n,) the image of each unit, the first of several; in a pair its published name.
-    images, ungradable: numbers of images that were read, and that were left out as not gradable.
-    independent: whether every image is declared to be of another patient.
+    images: number of images with a reference grade.
+    read: all images of the table, those without a reference grade too; absent in a pair.
+    images_a_patient: the most images of one patient, as the checklist declares where patients are unknown.
+    no_patients: why nothing shows how sure a figure is, and what to do; empty where patients are known or declared.
     slices: by column, (n,) the number of each unit's slice in `slice_names` (-1: in none).
     """
 
@@ -93,14 +172,17 @@ class Sample:
     probabilities: Floats
     scores: Floats
     patients: Ints | None
+    within: Images
     dme: Flags | None
     names: NDArray[np.object_]
     unit: str
     images: int
-    ungradable: int
-    independent: bool
+    images_a_patient: int | None
+    no_patients: str = ""
+    read: Read | None = None
     slices: dict[str, Ints] = field(default_factory=dict)
     slice_names: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    views: dict[str, Ints] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -110,26 +192,55 @@ class Sample:
         unit: str | None = None,
         *,
         slices: Sequence[Slice] | None = None,
+        data: TestSet | None = None,
     ) -> Sample:
         """The graded images of a table, by the unit and slices of the checklist unless others are given.
+
+        data: what is recorded of the test set, if more than the table shows: its digest, and how patients were named.
 
         Raises PredictionsError without reference grades or a column to slice by, for a unit that is not known (no
         patient, no eye) or is in two slices, and where only some images have `dme`.
         """
-        origin, table = predictions.origin, predictions.table
+        origin, table, unit = predictions.origin, predictions.grouped, unit or checklist.unit
         judged = _graded(table, origin)
-        by = {}
+        if unit != "image" and predictions.patients.named == "image names":
+            raise PredictionsError(
+                f"{origin}: the checklist judges by {unit}, but the patients only repeat the images' names; name the "
+                "patients."
+            )
+        graded = graded_rows(table).to_numpy(dtype=bool)
+        by, everywhere = {}, {}
         for one in checklist.slices if slices is None else slices:
             if one.by not in judged.columns:
                 raise PredictionsError(
                     f"{origin} has no column {one.by!r}, which the checklist {checklist.name} slices by; it has "
                     f"{', '.join(predictions.slice_columns) or 'no further columns'}."
                 )
-            by[one.by] = _sliced(judged[one.by], one, origin)
-        declared = checklist.evidence.one_image_per_patient
-        if not predictions.patients_known and not declared:
-            _require_countable(judged, checklist, origin)
-        return _by_unit(judged, unit or checklist.unit, origin, declared, by, int((~table["gradable"]).sum()))
+            # A slice stays one of the test set where none of its images has a grade: its criteria are not assessed.
+            names, everywhere[one.by] = _sliced(table[one.by], one, origin)
+            by[one.by] = names, everywhere[one.by][graded]
+        declared, lacking = declaration(predictions, checklist, data)
+        if not predictions.patients_known:
+            _require_countable(judged, checklist, origin, declared)
+        read = Read(
+            graded=graded,
+            marked=int((~table["gradable"].to_numpy(dtype=bool) & graded).sum()),
+            patients=pd.factorize(table["patient"])[0].astype(np.int64) if predictions.patients_known else None,
+            slices=everywhere,
+        )
+        return replace(_by_unit(judged, unit, origin, declared, by, lacking), read=read)
+
+    @classmethod
+    def by_site(cls, predictions: Predictions, checklist: Checklist, data: TestSet | None = None) -> Sample | None:
+        """The same units by site, a slice each; None where the checklist names no column of sites.
+
+        Groups of values are those of the checklist's slices by that column. Arguments and errors as `of`.
+        """
+        column = checklist.site_column
+        if column is None:
+            return None
+        by = next((one for one in checklist.slices if one.by == column), Slice(by=column))
+        return cls.of(predictions, checklist, slices=[by], data=data)
 
     def __len__(self) -> int:
         return len(self.reference)
@@ -141,8 +252,8 @@ class Sample:
 
     @property
     def unknown(self) -> bool:
-        """Whether patients are neither given nor declared to have one image each."""
-        return self.patients is None and not self.independent
+        """Whether patients are neither known nor is declared how many images one has: then no limit can be computed."""
+        return self.patients is None and self.images_a_patient is None
 
     @cached_property
     def answered(self) -> Flags:
@@ -155,6 +266,31 @@ class Sample:
             return self.reference
         return _lifted(self.reference, self.dme, target)
 
+    def answers(self, metric: MetricId) -> Ints:
+        """(n,) answers as a metric reads them."""
+        return self.views.get(metric.view, self.predicted)
+
+    def at(self, cut_offs: Sequence[float]) -> Sample:
+        """The same units, graded by cut-offs on the scores of their images."""
+        reached = self.within.scores >= np.asarray(cut_offs)
+        given = np.where(reached, np.arange(1, confusion.GRADES), 0).max(axis=1)
+        given[np.isnan(self.within.scores[:, 0])] = confusion.NO_OUTPUT
+        predicted, views = self.within.answers(given)
+        return replace(self, predicted=predicted, views=views)
+
+    def ranked(self, target: str) -> Floats | None:
+        """(n,) what AUC ranks: the probability of a grade or group, of several images the largest; NaN without one.
+
+        None where no image's probability is the unit's: a unit's grade is between the first and the last, that of its
+        worst image, so that a high probability of it in another image says nothing.
+        """
+        grades = list(grades_of(target) or ())
+        if self.unit == "image":
+            return np.asarray(self.probabilities[:, grades].sum(axis=1))
+        if grades == [0]:  # no image has any DR
+            return 1 - self.scores[:, 0]
+        return self.scores[:, grades[0] - 1] if grades[-1] == confusion.GRADES - 1 else None
+
     def by_patient(self, flags: Flags) -> Ints:
         """(c,) how many units of each patient are flagged; (n,) by unit where patients are unknown."""
         if self.patients is None:
@@ -164,13 +300,17 @@ class Sample:
     @cached_property
     def _distinct(self) -> tuple[dict[str, Ints], Ints | None, Ints]:
         """Columns of the units of distinct patients, the patient of each unit, and how often each patient occurs."""
-        columns = {"reference": self.reference, "predicted": self.predicted}
+        columns = {"reference": self.reference, "predicted": self.predicted, **self.views}
         if self.dme is not None:
             columns["dme"] = self.dme.astype(np.int64)
         columns |= {f"by {column}": codes + 1 for column, codes in self.slices.items()}
-        joint = np.zeros(len(self), dtype=np.int64)
+        joint, kinds_so_far = np.zeros(len(self), dtype=np.int64), 1
         for codes in columns.values():
-            joint = joint * (int(codes.max()) + 1) + codes
+            many = int(codes.max()) + 1
+            if kinds_so_far * many > np.iinfo(np.int64).max:
+                joint = np.unique(joint, return_inverse=True)[1]
+                kinds_so_far = int(joint.max()) + 1
+            joint, kinds_so_far = joint * many + codes, kinds_so_far * many
         _, first, kind = np.unique(joint, return_index=True, return_inverse=True)
         if self.patients is None:
             kinds, owners, times = np.arange(len(first)), None, np.bincount(kind)
@@ -180,23 +320,40 @@ class Sample:
         chosen = {name: codes[first][kinds] for name, codes in columns.items()}
         return chosen, owners, times.astype(np.int64)
 
-    def tally(self, column: str = "", value: str = "", endpoint: str = "") -> Tally | None:
-        """Counts of all units or of one slice; None where the slice has none.
+    @property
+    def counted_digest(self) -> str:
+        """`sha256:...` over what is counted: distinct patients, and how many there are of each."""
+        columns, owners, times = self._distinct
+        owner = {} if owners is None else {"patient": owners}
+        return bootstrap.counted_digest({f"in {self.unit}s": times, **owner, **columns})
 
-        endpoint: a group of grades, into which macular oedema then lifts the reference; anything else has no effect.
+    def tally(self, column: str = "", value: str = "", endpoint: str = "") -> Tally | None:
+        """Counts of all units or of one slice, as sensitivity and specificity read them; None where the slice has none.
+
+        value: the name of a slice, "" for the units in none of the column. endpoint: a group of grades, which decides
+        the view of the answers and into which macular oedema lifts the reference; a single grade or nothing.
         """
-        return self._tallied(column, value, endpoint if self.dme is not None and endpoint in WITH_OEDEMA else "")
+        return self.tally_of(MetricId("sensitivity", endpoint, column, value))
+
+    def tally_of(self, metric: MetricId) -> Tally | None:
+        """Counts of all units or of the metric's slice as the metric reads them; None where the slice has none."""
+        if metric.about.of_reference:
+            return self._graded_or_not(metric.column, metric.value)
+        lifting = metric.group if self.dme is not None else ""
+        view = metric.view if metric.view in self.views else "predicted"
+        return self._tallied(metric.column, metric.value, lifting, view)
 
     @functools.cache  # noqa: B019 - a sample lives as long as its evaluation
-    def _tallied(self, column: str, value: str, endpoint: str) -> Tally | None:
+    def _tallied(self, column: str, value: str, endpoint: str, view: str) -> Tally | None:
         columns, owners, times = self._distinct
         reference = _lifted(columns["reference"], columns["dme"] == 1, endpoint) if endpoint else columns["reference"]
-        cells = confusion.cells(reference, columns["predicted"])
+        cells = confusion.cells(reference, columns[view])
         inside = np.ones(len(cells), dtype=bool)
         if column:
-            if value not in self.slice_names.get(column, ()):
+            names = ("", *self.slice_names.get(column, ()))
+            if value not in names:
                 return None
-            inside = columns[f"by {column}"] == self.slice_names[column].index(value) + 1
+            inside = columns[f"by {column}"] == names.index(value)
         if not inside.any():
             return None
         if owners is None:
@@ -205,8 +362,38 @@ class Sample:
         else:
             patterns, counts = bootstrap.patient_patterns(cells[inside], owners[inside], times)
             table = counts @ patterns
-        known = "one image each" if self.independent else "unknown" if owners is None else "known"
-        return Tally(table.reshape(confusion.GRADES, confusion.COLUMNS), patterns, counts, known)
+        table = table.reshape(confusion.GRADES, confusion.COLUMNS)
+        return Tally(table, patterns, counts, owners is not None, self.images_a_patient)
+
+    def left_out(self, metric: MetricId) -> Tally | None:
+        """The units that a metric of an index cannot count for lack of an answer: as if only these had no output.
+
+        An index from probabilities also leaves out who has an answer without them.
+        """
+        absent = np.isnan(self.scores[:, 0]) if metric.about.from_probabilities else ~self.answered
+        return self._parted(absent, self.patients, self.slices, metric.column, metric.value)
+
+    @functools.cache  # noqa: B019 - a sample lives as long as its evaluation
+    def _graded_or_not(self, column: str, value: str) -> Tally | None:
+        """Counts of all images, as if those without a reference grade were those without output."""
+        assert self.read is not None, "a sample of one table knows all its images"
+        return self._parted(~self.read.graded, self.read.patients, self.read.slices, column, value)
+
+    def _parted(
+        self, absent: Flags, patients: Ints | None, slices: dict[str, Ints], column: str, value: str
+    ) -> Tally | None:
+        """Counts of rows of which some lack something: two cells of one grade, an answer and no output."""
+        cells = np.where(absent, confusion.NO_OUTPUT, 0)
+        if column:
+            names = self.slice_names[column]
+            here = slices[column] == (names.index(value) if value in names else len(names))
+            cells, patients = cells[here], None if patients is None else patients[here]
+        if not cells.size:
+            return None
+        table = np.bincount(cells, minlength=confusion.CELLS)
+        found = bootstrap.image_patterns(table) if patients is None else bootstrap.patient_patterns(cells, patients)
+        table = table.reshape(confusion.GRADES, confusion.COLUMNS).astype(np.int64)
+        return Tally(table, *found, patients is not None, self.images_a_patient)
 
     def whole(self, endpoint: str = "") -> Tally:
         """Counts of all units."""
@@ -222,7 +409,7 @@ class Sample:
             "images": self.images,
             "patients": self.clusters,
             "by_grade": [int(count) for count in self.whole().table.sum(axis=1)],
-            "reference_ungradable": self.ungradable,
+            "reference_ungradable": 0 if self.read is None else int((~self.read.graded).sum()),
             "dme": None if self.dme is None else int(self.dme.sum()),
         }
         if self.slices:
@@ -259,21 +446,23 @@ class Pair:
         second: Predictions,
         *,
         unit: str = "image",
-        one_image_per_patient: bool = False,
+        images_a_patient: int | None = None,
         name: str = "",
     ) -> Pair:
         """The graded images of two tables, paired one by one and then reduced to the unit.
 
         Images are matched by content where both tables have a key for every row and no two are equal, else by name, the
         published one where a table is published. The samples name images as published. Eyes and macular oedema come
-        from the first table, patients from either; the second may lack them. name: the second table's name in messages,
+        from the first table, patients from either; the second may lack them. images_a_patient: as declared, where
+        neither has patients. name: the second table's name in messages,
         if not its origin.
 
         Raises PredictionsError, naming an image, where the tables are not of the same images or contradict each other
         in grade, macular oedema, patient or (by eye) eye.
         """
         name = name or second.origin
-        tables = [first.table, second.table]
+        tables = [first.grouped, second.grouped]
+        stated = [first.table["patient"], second.table["patient"]]
         names = [published_names(table) for table in tables]
         keys = [content_keys(table) for table in tables]
         by_content = all(None not in some and len({*some}) == len(some) for some in keys)
@@ -281,6 +470,7 @@ class Pair:
             tables = [table.set_index(pd.Index(some)) for table, some in zip(tables, names, strict=True)]
         else:
             tables = [table.set_index("image", drop=False) for table in tables]
+        stated = [patients.set_axis(table.index) for patients, table in zip(stated, tables, strict=True)]
         mine, theirs = tables
         shown = dict(zip(mine.index, names[0], strict=True))
         alone = mine.index.symmetric_difference(theirs.index)
@@ -307,16 +497,20 @@ class Pair:
             )
         owners = [table["patient"] for table in (mine, theirs) if table["patient"].notna().all()]
         if len(owners) == 2:
-            # Numbered by first appearance in the same order of images, whatever their names.
-            require_same(
-                pd.factorize(owners[0])[0] != pd.factorize(owners[1])[0], "groups the images into other patients"
+            # Numbered by first appearance in the same order of images, whatever their names. One table may show what
+            # the other does not, that two patients are one.
+            given, numbered = (
+                [pd.factorize(patients.loc[mine.index])[0] for patients in some] for some in (stated, owners)
             )
+            differ = numbered[0] != numbered[1]
+            require_same(differ & (given[0] != given[1]).any(), "groups the images into other patients")
         if owners:
             mine = mine.assign(patient=owners[0])
         mine = mine.assign(image=mine.index.map(shown))
         answers = ["predicted", *PROBABILITIES]
         other = mine.assign(**{column: theirs[column] for column in answers})
-        one, two = (_by_unit(table, unit, first.origin, one_image_per_patient) for table in (mine, other))
+        declared = None if owners else images_a_patient
+        one, two = (_by_unit(table, unit, first.origin, declared) for table in (mine, other))
         return cls(one, two)
 
     @property
@@ -324,24 +518,74 @@ class Pair:
         """Which units each model grades correctly."""
         return self.first.predicted == self.first.reference, self.second.predicted == self.second.reference
 
+    @property
+    def counted_digest(self) -> str:
+        """`sha256:...` over what is counted: distinct patients under both models, and how many there are of each."""
+        images, (one, two) = self.first, self.cells("")
+        oedema = np.zeros(len(images), dtype=np.int64) if images.dme is None else images.dme + np.int64(1)
+        owners = np.arange(len(images)) if images.patients is None else images.patients
+        joint = (one * confusion.CELLS + two) * 3 + oedema
+        found = bootstrap.distinct_patients(joint, owners, 3 * confusion.CELLS**2)
+        return bootstrap.counted_digest({"times": found.times, "patient": found.patients, "cells": found.codes})
+
     def cells(self, target: str) -> tuple[Ints, Ints]:
         """Cell 0-29 of each unit under each model; for a group of grades, with macular oedema in it."""
-        reference = self.first.graded(target)
-        return confusion.cells(reference, self.first.predicted), confusion.cells(reference, self.second.predicted)
+        reference, metric = self.first.graded(target), MetricId("sensitivity", target)
+        return (
+            confusion.cells(reference, self.first.answers(metric)),
+            confusion.cells(reference, self.second.answers(metric)),
+        )
 
     def successes(self, first: Flags, second: Flags, counted: Flags | None = None) -> paired.PairedSample:
         """The paired sample of the units that count (all), from which of them succeed under each model."""
         counted = np.ones(len(self.first), dtype=bool) if counted is None else counted
         flags = first & ~second & counted, second & ~first & counted, counted
-        if self.first.unknown:
-            return paired.paired_sample_unknown(*(int(one.sum()) for one in flags))
+        if self.first.patients is None:
+            most = self.first.images_a_patient
+            return paired.paired_sample_unknown(*(int(one.sum()) for one in flags), images_a_patient=most)
         return paired.paired_sample(*(self.first.by_patient(one) for one in flags))
+
+
+def declaration(predictions: Predictions, checklist: Checklist, data: TestSet | None = None) -> tuple[int | None, str]:
+    """The most images of one patient, as the checklist declares for this test set, and why there is no such number.
+
+    None and an empty reason where patients are known: then a declaration says nothing. Arguments as of `Sample.of`.
+    """
+    if predictions.patients_known:
+        return None, ""
+    digest = (data and data.digest) or predictions.test_set
+    found = (data and data.patients) or patients_of(predictions)
+    if digest == predictions.test_set and predictions.numbered:
+        return None, (
+            "no patients are named, and nothing can be declared, for the images are called row-1, row-2 and so on as "
+            "in any other table of this size. Name the patients, or evaluate the table with the images' own names"
+        )
+    declared = next((one.most for one in checklist.declared if one.manifest == digest), None)
+    if declared is None:
+        named = found.named == "image names"
+        return None, (
+            f"{'the patients only repeat the images' + chr(39) + ' names' if named else 'no patients are named'}. Name "
+            "them in a column patient, or let the owner of the test set declare in the checklist: "
+            f"declared: [{{manifest: {digest}, images_a_patient_at_most: N}}]"
+        )
+    if found.most > declared:
+        return None, (
+            f"the checklist declares at most {declared} image{'' if declared == 1 else 's'} of one patient, but "
+            f"patients, names or eyes show {found.most} of one, so nothing is declared"
+        )
+    return declared, ""
+
+
+def patients_of(predictions: Predictions) -> Patients:
+    """What a table says of patients, to be recorded before it is published."""
+    found = predictions.patients
+    return Patients(found.named, found.merged, found.most, found.apart)
 
 
 def unit_lacks(predictions: Predictions, unit: str) -> str:
     """The column without which a table cannot be judged by eye or by patient; empty where it can."""
-    table = predictions.table
-    return _lacks(table[table["gradable"] & table["grade"].notna()], unit)
+    table = predictions.grouped
+    return _lacks(table[graded_rows(table)], unit)
 
 
 def _lacks(judged: pd.DataFrame, unit: str) -> str:
@@ -350,13 +594,13 @@ def _lacks(judged: pd.DataFrame, unit: str) -> str:
 
 
 def _graded(table: pd.DataFrame, origin: str) -> pd.DataFrame:
-    """The gradable rows; PredictionsError where there are none or one has no reference grade."""
-    judged = table[table["gradable"]]
-    if judged["grade"].isna().all():
+    """The rows with a reference grade; PredictionsError where there are none, or one lacks it without saying why."""
+    judged = table[graded_rows(table)]
+    if judged.empty:
         raise PredictionsError(without_grades(table, origin))
-    if (lacking := judged["grade"].isna()).any():
+    if (lacking := unexplained(table)).any():
         raise PredictionsError(
-            f"{origin}: image {judged['image'][lacking].iloc[0]!r} has no reference grade; give one, or set gradable "
+            f"{origin}: image {table['image'][lacking].iloc[0]!r} has no reference grade; give one, or set gradable "
             "to false."
         )
     return judged
@@ -384,13 +628,16 @@ def _by_unit(
     judged: pd.DataFrame,
     unit: str,
     origin: str,
-    one_image_per_patient: bool,
+    images_a_patient: int | None,
     slices: dict[str, tuple[tuple[str, ...], Ints]] | None = None,
-    ungradable: int = 0,
+    no_patients: str = "",
 ) -> Sample:
     """Graded images as a sample: for each quantity, the worst image of each unit."""
     if missing := _lacks(judged, unit):
-        raise PredictionsError(f"{origin}: the checklist judges by {unit}, but {missing} is not given for every image.")
+        raise PredictionsError(
+            f"{origin}: the checklist judges by {unit}, but {missing} is not given for every image; give it in a "
+            f"column {missing}, or judge by image with another checklist."
+        )
     patients = None if judged["patient"].isna().any() else pd.factorize(judged["patient"])[0].astype(np.int64)
     code = np.arange(len(judged))
     if unit != "image":
@@ -400,38 +647,39 @@ def _by_unit(
     starts = np.flatnonzero(np.diff(code[order], prepend=-1))
     first = order[starts]
 
-    def worst(values: NDArray[Any]) -> NDArray[Any]:
-        # No output has the largest code, and NaN wins over every number: a unit with such an image has no output.
-        return np.maximum.reduceat(values[order], starts)
-
+    dme = _oedema(judged, origin)
+    probabilities = judged[list(PROBABILITIES)].to_numpy(dtype=np.float64)
+    within = Images(order, starts, judged["grade"].to_numpy(dtype=np.int64), dme, cumulative(probabilities))
+    worst = within.worst
     for column, (_, codes) in (slices or {}).items():
         if (apart := worst(codes) != -worst(-codes)).any():
             raise PredictionsError(
                 f"{origin}: the checklist judges by {unit} and slices by {column}, but {int(apart.sum())} of them have "
                 "images in two of these slices; slice by a column with one value per patient, or judge by image."
             )
-    dme = _oedema(judged, origin)
-    probabilities = judged[list(PROBABILITIES)].to_numpy(dtype=np.float64)
+    predicted, views = within.answers(judged["predicted"].to_numpy(dtype=np.int64, na_value=confusion.NO_OUTPUT))
     return Sample(
-        reference=worst(judged["grade"].to_numpy(dtype=np.int64)),
-        predicted=worst(judged["predicted"].to_numpy(dtype=np.int64, na_value=confusion.NO_OUTPUT)),
+        reference=worst(within.grade),
+        predicted=predicted,
+        views=views,
         probabilities=probabilities if unit == "image" else np.full((len(first), 5), np.nan),
-        scores=worst(cumulative(probabilities)),
+        scores=worst(within.scores),
         patients=None if patients is None else patients[first],
+        within=within,
         dme=None if dme is None else worst(dme),
         names=judged["image"].to_numpy(dtype=object)[first],
         unit=unit,
         images=len(judged),
-        ungradable=ungradable,
-        independent=patients is None and one_image_per_patient,
+        images_a_patient=images_a_patient,
+        no_patients=no_patients,
         slices={column: worst(codes) for column, (_, codes) in (slices or {}).items()},
         slice_names={column: names for column, (names, _) in (slices or {}).items()},
     )
 
 
-def _require_countable(judged: pd.DataFrame, checklist: Checklist, origin: str) -> None:
+def _require_countable(judged: pd.DataFrame, checklist: Checklist, origin: str, declared: int | None) -> None:
     """Raise PredictionsError for what cannot be counted without patients."""
-    if checklist.bootstrap.class_totals == "fixed":
+    if checklist.bootstrap.class_totals == "fixed" and declared != 1:
         raise PredictionsError(
             f"{origin} has no patients, which class_totals: fixed of the checklist {checklist.name} needs; give the "
             "patients, or set class_totals: random."

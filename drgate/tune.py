@@ -27,9 +27,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drgate.checklist import RULE_WORDS, Checklist, Criterion
+from drgate.columns import graded_rows
 from drgate.errors import ChecklistError, PredictionsError, UsageError
 from drgate.looks import USUAL, Log
-from drgate.metrics import BELOW_REFERABLE, METRICS, MetricId
+from drgate.metrics import BELOW_REFERABLE, METRICS, RIGHT_EYE, MetricId
 from drgate.operating_point import OperatingPoint, make_operating_point
 from drgate.predictions import Predictions, planned
 from drgate.sample import Flags, Floats, Ints, Sample
@@ -90,7 +91,7 @@ def tune(
         )
     tested = units
     if test is not None:
-        tested = Sample.of(planned(test.table, str(test.origin)), checklist, slices=())
+        tested = Sample.of(planned(test.table, str(test.origin), test.named_by()), checklist, slices=())
     required = [criterion for criterion in checklist.each_criterion() if criterion.required]
     tuned = [one for one in required if one.id.about.cut_offs_decide and one.id == one.id.whole]
     if not tuned:
@@ -106,8 +107,8 @@ def tune(
     choice, complete, compared = search.run()
     if choice is None:
         return Infeasible(search.shortfall(complete), complete)
-    predicted = search.grades(choice)
-    found = [constraint.found(predicted) for constraint in constraints]
+    graded = units.at(choice)
+    found = [constraint.found(graded) for constraint in constraints]
     promise = {
         "power": float(np.prod([one["power"] for one in found])),
         "wanted": checklist.planning.power,
@@ -148,7 +149,7 @@ EFFECTS: Final = tuple(
     MetricId(about.name, target)
     for target in ("referable", "severe_npdr", "pdr", BELOW_REFERABLE)
     for about in METRICS.values()
-    if about.cut_offs_decide and not about.complement and target in about.targets
+    if about.cut_offs_decide and not about.complement and about.name != RIGHT_EYE and target in about.targets
 )
 """The proportions that are shown before and after tuning, for every checklist."""
 
@@ -158,7 +159,8 @@ def effects(predictions: Predictions, point: OperatingPoint, checklist: Checklis
     samples = [Sample.of(table, checklist, slices=()) for table in (predictions, predictions.at(point))]
 
     def counted(sample: Sample, metric: MetricId) -> tuple[int, int]:
-        tally = sample.whole(metric.target)
+        tally = sample.tally_of(metric)
+        assert tally is not None, "a sample has at least one unit"
         k, n = metric.about.ratio(metric.target, metric.default_policy).terms(tally.table)
         return int(k), int(n)
 
@@ -168,11 +170,11 @@ def effects(predictions: Predictions, point: OperatingPoint, checklist: Checklis
 def lost(predictions: Predictions, point: OperatingPoint) -> list[str]:
     """Titles of the grades that the cut-offs predict for less than a tenth as many images as have them."""
     table = predictions.at(point).table
-    judged = table[table["gradable"] & table["grade"].notna()]
+    graded = table[graded_rows(table)]
     return [
         title
         for grade, title in enumerate(TITLES)
-        if 10 * int((judged["predicted"] == grade).sum()) < int((judged["grade"] == grade).sum())
+        if 10 * int((graded["predicted"] == grade).sum()) < int((graded["grade"] == grade).sum())
     ]
 
 
@@ -198,11 +200,14 @@ class _Constraint:
         self.sizes = _sizes(self.counted, units)
         target = planned.graded(metric.target)
         self.planned = _sizes(counts.counted[target, np.where(planned.answered, 0, confusion.NO_OUTPUT)], planned)
-        self.unknown = planned.unknown
+        self.tested = planned
 
     @cached_property
     def impossible(self) -> str:
         """Why no cut-offs of any model can meet it; empty where they might."""
+        for sample, where in ((self.units, "tuning table"), (self.tested, "planned test set")):
+            if sample.unknown:
+                return f"{self.criterion.id}: nothing can be shown with this {where}, because {sample.no_patients}."
         if self.n == 0 or not self._reaches(0, self._ceiling(0)):
             n, where = self.n, "tuning table"
         elif self._planned_power(0.0, float(self.n)) == 0:
@@ -234,16 +239,16 @@ class _Constraint:
                 found[errors] = self._planned_power(errors / self.n * effective, effective)
         return found
 
-    def judge(self, predicted: Ints) -> tuple[bool, float]:
+    def judge(self, graded: Sample) -> tuple[bool, float]:
         """Whether the limit meets the rule with these grades, and the chance to pass on the planned test set."""
-        sample = self._sample(self._errors(predicted))
+        sample = self._sample(self._errors(graded))
         misses = (self.n - sample.k) / self.n * sample.effective_n
         reaches = self._reaches(self.n - sample.k, sample.effective_n)
         return reaches, self._planned_power(misses, sample.effective_n) if reaches else 0.0
 
-    def found(self, predicted: Ints) -> dict[str, Any]:
+    def found(self, graded: Sample) -> dict[str, Any]:
         """Counts, limit and chance for the record."""
-        sample = self._sample(self._errors(predicted))
+        sample = self._sample(self._errors(graded))
         ends = cluster.bounds(sample, level=self.level, interval=self.checklist.evidence.interval)
         k = self.n - sample.k if self.adverse else sample.k
         return {
@@ -254,18 +259,22 @@ class _Constraint:
             "bound": 1 - ends.low if self.adverse else ends.low,
             "design_effect": sample.design_effect,
             "planned": int((self.planned[0] * self.planned[1]).sum()),
-            "power": self.judge(predicted)[1],
+            "power": self.judge(graded)[1],
         }
 
-    def _errors(self, predicted: Ints) -> Flags:
+    def _errors(self, graded: Sample) -> Flags:
+        predicted = graded.answers(self.criterion.id)
         return np.asarray(self.counted & self.wrong[np.arange(len(predicted)), predicted])
 
     def _sample(self, wrong: Flags) -> cluster.EffectiveSample:
         """The effective sample of what is right."""
-        if self.units.unknown:
-            return cluster.unknown_clusters(self.n - int(wrong.sum()), self.n, level=self.level)
+        if self.units.patients is None:
+            return self._unknown(self.n - int(wrong.sum()), self.n, self.units)
         right, counted = (self.units.by_patient(flags) for flags in (self.counted & ~wrong, self.counted))
         return cluster.effective_sample(right, counted, level=self.level)
+
+    def _unknown(self, k: int, n: int, of: Sample) -> cluster.EffectiveSample:
+        return cluster.unknown_clusters(k, n, images_a_patient=of.images_a_patient, level=self.level)
 
     def _reaches(self, errors: int, effective: float) -> bool:
         sample = cluster.EffectiveSample(self.n - errors, self.n, None, 1.0, effective)
@@ -274,8 +283,8 @@ class _Constraint:
 
     def _ceiling(self, errors: int) -> float:
         """The largest effective number of units with so many errors."""
-        if self.units.unknown:
-            return cluster.unknown_clusters(self.n - errors, self.n, level=self.level).effective_n
+        if self.units.patients is None:
+            return self._unknown(self.n - errors, self.n, self.units).effective_n
         sizes, times = self.sizes
         clusters, squares, rate = int(times.sum()), int((sizes**2 * times).sum()), errors / self.n
         _, effective = cluster.effective_n(
@@ -303,8 +312,8 @@ class _Constraint:
         total, rate = int((sizes * times).sum()), misses / n
         if total == 0:
             return 0.0
-        if self.unknown:
-            effective = cluster.unknown_clusters(total, total, level=self.level).effective_n
+        if self.tested.patients is None:
+            effective = self._unknown(total, total, self.tested).effective_n
         else:
             correlation = self.checklist.planning.correlation
             inflated = 1 + (sizes - 1) * correlation
@@ -334,10 +343,15 @@ class _Constraint:
 
 
 class _Search:
-    """Compares every combination of a few values per cut-off, by counts, in narrower rounds around the best."""
+    """Compares every combination of a few values per cut-off, by counts, in narrower rounds around the best.
+
+    Units are counted by their worst answer. With several images a unit can only have more errors than that, so what
+    the counts exclude is excluded; what they allow is judged by the answer that each criterion reads.
+    """
 
     def __init__(self, units: Sample, constraints: list[_Constraint], wanted: float) -> None:
         self.units, self.constraints, self.wanted = units, constraints, wanted
+        self.several = units.images > len(units)
         scores = units.scores[units.answered]
         self.values = [_between(scores[:, k]) for k in range(4)]
         self.objective = self._objective()
@@ -388,19 +402,13 @@ class _Search:
             window = [_around(values, few, at) for values, few, at in zip(allowed, grid, nearest, strict=True)]
         return (None if best is None else self._tidy(best)), complete, compared
 
-    def grades(self, cut_offs: tuple[float, ...]) -> Ints:
-        """(n,) grades at these cut-offs, 5 for no output."""
-        reached = self.units.scores >= np.asarray(cut_offs)
-        grades = np.where(reached, np.arange(1, 5), 0).max(axis=1)
-        return np.where(self.units.answered, grades, confusion.NO_OUTPUT).astype(np.int64)
-
     def shortfall(self, complete: bool) -> str:
         """Which criterion was not met at the best cut-offs, and by how much."""
         compared = "No cut-offs meet" if complete else "None of the compared cut-offs meets"
         assert self.nearest is not None, "a search that found nothing knows what came nearest"
-        predicted = self.grades(self.nearest)
-        records = [(c, c.found(predicted)) for c in self.constraints]
-        missed = [(c, r) for c, r in records if not c.judge(predicted)[0]]
+        graded = self.units.at(self.nearest)
+        records = [(c, c.found(graded)) for c in self.constraints]
+        missed = [(c, r) for c, r in records if not c.judge(graded)[0]]
         if not missed:
             power = float(np.prod([r["power"] for _, r in records]))
             weakest, record = min(records, key=lambda pair: pair[1]["power"])
@@ -497,10 +505,11 @@ class _Search:
         """Whether every limit meets its rule and the joint chance to pass is high enough."""
         power = 1.0
         for constraint, weights, judged in zip(self.constraints, self.steps, self.judged, strict=True):
-            # Only these cut-offs affect it, so most combinations have been judged already.
-            key = tuple(cut for k, cut in enumerate(choice) if weights[:, k + 1].any())
+            # Only these cut-offs affect it, so most combinations have been judged already. Of several images the others
+            # decide too, by which image's answer counts.
+            key = tuple(cut for k, cut in enumerate(choice) if weights[:, k + 1].any() or self.several)
             if key not in judged:
-                judged[key] = constraint.judge(self.grades(choice))
+                judged[key] = constraint.judge(self.units.at(choice))
             reaches, chance = judged[key]
             power *= chance
             if not reaches or power < self.wanted:
@@ -544,8 +553,10 @@ class _Search:
         return found
 
     def _tidy(self, cut_offs: tuple[float, ...]) -> tuple[float, ...]:
-        """The same cut-offs with as few digits as keep the grade of every unit."""
-        return tuple(_shortest(cut, self.units.scores[self.units.answered, k]) for k, cut in enumerate(cut_offs))
+        """The same cut-offs with as few digits as keep the grade of every image."""
+        scores = self.units.within.scores
+        scores = scores[~np.isnan(scores[:, 0])]
+        return tuple(_shortest(cut, scores[:, k]) for k, cut in enumerate(cut_offs))
 
 
 def _sizes(counted: Flags, units: Sample) -> tuple[Ints, Ints]:

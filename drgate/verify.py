@@ -25,7 +25,7 @@ from drgate.certificate.scored import ENDING, SignedTable, read_scored
 from drgate.certificate.statement import Certificate, Statement, read_certificate, reference
 from drgate.certificate.trust import Revocations, lapses, signer
 from drgate.errors import CertificateError, DrgateError, ExitCode, UsageError, visible
-from drgate.evaluation import COMPANIONS, Evaluation, Role, Verdict, plain_of
+from drgate.evaluation import COMPANIONS, Evaluation, Role, TestSet, Verdict, plain_of
 from drgate.files import canonical_json, digest_of, read_limited, sha256_file
 from drgate.screen import SILENT, Progress
 
@@ -451,13 +451,13 @@ def _numbers(evaluation: Evaluation, path: Path, given: Path | None, baseline: P
         return _Numbers((("problem", f"{_CANNOT_COMPUTE}: {problem}"),))
     if given is None:
         tables = sorted(beside, key=lambda one: (one.stem != "predictions", one.name))
-        found, place = _found(tables, evaluation.predictions_digest, checklist, point)
+        found, place = _found(tables, evaluation, checklist, point)
         if found is None:
             return _Numbers((("unchecked", place),))
         own = found
     else:
         own, place = load_predictions(given, point), str(given)
-    table = _as_evaluated(own, checklist, point)
+    table = _as_evaluated(own, evaluation, checklist, point)
     if table.digest != evaluation.predictions_digest:
         what = f"{place} does not hold the predictions that were evaluated: its digest is {table.digest}."
         return _Numbers((("problem", what),))
@@ -495,18 +495,21 @@ def predictions_of(evaluation: Evaluation, path: Path) -> Predictions:
 
     point = _cut_offs(evaluation)
     checklist = parse_checklist(evaluation.spec.content, "the checklist in the certificate")
-    return _as_evaluated(load_predictions(path, point), checklist, point)
+    return _as_evaluated(load_predictions(path, point), evaluation, checklist, point)
 
 
-def _as_evaluated(table: Predictions, checklist: Checklist, point: OperatingPoint | None) -> Predictions:
+def _as_evaluated(
+    table: Predictions, evaluation: Evaluation, checklist: Checklist, point: OperatingPoint | None
+) -> Predictions:
     """The table as an evaluation counts it, be it published or the caller's own: at the cut-offs, then published."""
-    from drgate.predictions import published
+    from drgate.predictions import published, with_readers
 
+    table = with_readers(table, evaluation.data.readers)
     return published(table if point is None else table.at(point), checklist)
 
 
 def _found(
-    tables: Sequence[Path], digest: str, checklist: Checklist, point: OperatingPoint | None
+    tables: Sequence[Path], evaluation: Evaluation, checklist: Checklist, point: OperatingPoint | None
 ) -> tuple[Predictions | None, str]:
     """The published table that was evaluated and its name, or None and why: other tables beside it prove nothing.
 
@@ -515,11 +518,12 @@ def _found(
     from drgate.predictions import load_predictions, read_provenance
 
     why = []
+    digest = evaluation.predictions_digest
     for path in tables:
         try:
             if read_provenance(path).get("rows", digest) == digest:  # others need not be read whole
                 table = load_predictions(path, point)
-                if _as_evaluated(table, checklist, point).digest == digest:
+                if _as_evaluated(table, evaluation, checklist, point).digest == digest:
                     return table, f"{path} (found beside the certificate)"
             why.append(f"{path.name} holds others")
         except (DrgateError, OSError, ValueError) as problem:  # Arrow's errors are among the last
@@ -538,6 +542,7 @@ def _origin(evaluation: Evaluation, table: Predictions, point: OperatingPoint | 
             point.refuse_overlap(table)
         except DrgateError as problem:
             yield "problem", str(problem)
+    yield from _recorded_of(evaluation.data, table)
     if evaluation.model.tensor_digest is None:
         return
     if not table.provenance:
@@ -554,6 +559,26 @@ def _origin(evaluation: Evaluation, table: Predictions, point: OperatingPoint | 
     for what, (recorded, found) in pairs.items():
         if recorded != found:
             yield "problem", f"The predictions are of another {what} than the statement says ({found}, not {recorded})."
+
+
+def _recorded_of(data: TestSet, table: Predictions) -> Iterator[Finding]:
+    """Whether the caller's own table shows what is recorded of patients and images; a published one no longer does."""
+    from drgate.predictions import published
+    from drgate.sample import patients_of
+
+    public = published(table)
+    if table.table["image"].tolist() == public.table["image"].tolist():
+        return
+    if data.images_digest == public.images_digest != table.images_digest:  # evaluated as published: nothing is declared
+        return
+    if data.patients is not None and data.patients != patients_of(table):
+        yield "problem", "The predictions show other patients than the statement says, by names of images, ids or eyes."
+    if not table.provenance and data.manifest_digest is None and data.images_digest != table.images_digest:
+        yield (
+            "problem",
+            f"The predictions are of other images than the statement says ({table.images_digest}, not "
+            f"{data.images_digest}).",
+        )
 
 
 def _recomputation(
@@ -645,7 +670,7 @@ def _again(
         yield "problem", f"{how.data} is not the test set that it was judged on: its digest is {digest}."
         return
     checklist = parse_checklist(evaluation.spec.content, "the checklist in the certificate")
-    scored = _as_evaluated(scored, checklist, _cut_offs(evaluation))
+    scored = _as_evaluated(scored, evaluation, checklist, _cut_offs(evaluation))
     before, after = (found.table.set_index("image").sort_index() for found in (table, scored))
     if not before.index.equals(after.index):
         yield "problem", "Scored again, the model answered for other images than the predictions hold."
@@ -669,7 +694,7 @@ def _again(
 class _Comparable:
     """In what a recorded and a recomputed evaluation can be compared.
 
-    baseline: in the one criterion that takes another table. bootstrap: in what random numbers decided. sentences: in
+    baseline: in the criteria that take another table. bootstrap: in what random numbers decided. sentences: in
     words, and in the further facts that one version of drgate records and another may not.
     """
 
@@ -681,7 +706,8 @@ class _Comparable:
         """That part of an evaluation as plain values, criteria by id."""
         plain = json.loads(canonical_json(evaluation.to_json()))  # tuples and NumPy's floats as a certificate has them
         if not self.baseline:
-            plain["criteria"] = [c for c in plain["criteria"] if c["id"] != "baseline"]
+            own = {str(c.id) for c in evaluation.criteria if not c.id.needs_baseline}
+            plain["criteria"] = [c for c in plain["criteria"] if c["id"] in own]
             plain["metrics"].pop("baseline", None)
             del plain["verdict"]  # follows from the criteria in every statement, so nothing is lost
         if not self.bootstrap:

@@ -66,6 +66,7 @@ class TestShipped:
             ("no_output", "<=", 0.05, False),
             ("no_output:severe_npdr", "<=", 0.05, False),
             ("no_output:pdr", "<=", 0.05, False),
+            ("reference_ungradable", "<=", 0.10, False),
         ]
 
     def test_safe_requires_the_safety_lines(self):
@@ -212,8 +213,11 @@ def checklists(draw: st.DrawFn) -> dict[str, Any]:
             "decide_on": draw(st.sampled_from(["bound", "point"])),
             "level": draw(st.sampled_from([0.9, 0.95, 0.99])),
             "interval": draw(st.sampled_from(["clopper-pearson", "wilson"])),
-            "one_image_per_patient": draw(st.booleans()),
         },
+        "declared": [
+            {"manifest": f"sha256:{digit * 64}", "images_a_patient_at_most": draw(st.integers(1, 4))}
+            for digit in draw(st.sampled_from(["", "a", "ab"]))
+        ],
         "bootstrap": {"resamples": draw(st.sampled_from([1000, 10000]))},
         "looks": draw(st.integers(1, 3)),
         "planning": {"power": draw(fraction)},
@@ -225,6 +229,9 @@ def checklists(draw: st.DrawFn) -> dict[str, Any]:
         "criteria": criteria,
     }
 
+
+AT_MOST = {n: {"manifest": f"sha256:{'a' * 64}", "images_a_patient_at_most": n} for n in (1, 2)}
+"""What may be declared of one test set."""
 
 REFUSED = {
     "a name for a criterion": (
@@ -310,12 +317,20 @@ REFUSED = {
         "even a perfect model has 0.049",
     ),
     "a slope beyond reason": (
-        lambda c: c["criteria"].append({"id": "calibration_slope:referable", "at_least": 80}),
-        "between 0 and 10",
+        lambda c: c["criteria"].append({"id": "calibration_slope:referable", "at_least": 0.8, "at_most": 80}),
+        "between 0 and 10 that holds 1, which is perfect",
     ),
-    "an intercept beyond reason": (
+    "a slope without the perfect one": (
+        lambda c: c["criteria"].append({"id": "calibration_slope:referable", "at_least": 1.1, "at_most": 1.3}),
+        "such as at_least: 0.8 and at_most: 1.25",
+    ),
+    "one end of a slope": (
+        lambda c: c["criteria"].append({"id": "calibration_slope:referable", "at_least": 0.8}),
+        "a model can miss on either side; give both ends, such as at_least: 0.8 and at_most: 1.25.",
+    ),
+    "one end of an intercept": (
         lambda c: c["criteria"].append({"id": "calibration_intercept:referable", "below": 0.5}),
-        "at_least or at_most",
+        "give both ends, such as at_least: -0.2 and at_most: 0.2.",
     ),
     "a limit on the wrong side": (
         lambda c: c["criteria"].append({"id": "sensitivity:referable@camera=A", "at_most": 0.95}),
@@ -373,8 +388,8 @@ REFUSED = {
     "positives without a slice": (lambda c: c["criteria"][0].update(min_positives=5), "belongs to a slice"),
     "an expectation of no grade": (lambda c: c["expect"].update(sever_npdr=0.9), "did you mean 'severe_npdr'?"),
     "an expectation that is no share": (
-        lambda c: c["expect"].update(quadratic_kappa=0.9),
-        "is not a proportion of images",
+        lambda c: c["expect"].update(balanced_accuracy=0.9),
+        "is neither a proportion of images nor a kappa",
     ),
     "an expectation twice": (
         lambda c: c["expect"].update({"sensitivity:pdr": 0.9}),
@@ -398,7 +413,7 @@ BEYOND_JSON_SCHEMA = {
     "a criterion at no mix",
     "a metric that has no mix",
     "a slope beyond reason",
-    "an intercept beyond reason",
+    "a slope without the perfect one",
     "overlapping groups",
     "a value twice in a group",
     "a group called each",
@@ -555,6 +570,7 @@ class TestExpected:
             "specificity:pdr": 0.97,
             "sensitivity:pdr@camera=A": 0.99,
             "accuracy@camera=each": 0.93,
+            "quadratic_kappa": 0.85,
         },
     )
 
@@ -572,6 +588,8 @@ class TestExpected:
             ("sensitivity:referable^deployment", None),  # another mix is another truth
             ("missed:referable", pytest.approx(0.1)),
             ("missed:vision_threatening", None),
+            ("quadratic_kappa@camera=A", 0.85),
+            ("kappa", None),
         ],
     )
     def test_resolves(self, metric: str, value: float | None):
@@ -612,6 +630,25 @@ class TestDiff:
         expected = {(False, False): [], (True, False): ["weaker"], (False, True): ["stronger"]}
         assert kinds(old, new) == expected.get((bool(lets_in), bool(keeps_out)), ["different"])
         assert kinds(new, old) == expected.get((bool(keeps_out), bool(lets_in)), ["different"])
+
+    @given(*(st.integers(1, 20),) * 4)
+    def test_a_range_is_weaker_where_it_lets_more_values_through(self, low: int, high: int, other: int, top: int):
+        """Brute force over slopes of 0 to 4 in twentieths."""
+        old, new = (
+            checklist_of(
+                {"id": "accuracy", "at_least": 0.5},
+                {"id": "calibration_slope:referable", "at_least": least / 20, "at_most": 1 + more / 20},
+            )
+            for least, more in ((low, high), (other, top))
+        )
+        before, after = (
+            {value for value in range(80) if least <= value <= 20 + more} for least, more in ((low, high), (other, top))
+        )
+        lets_in, keeps_out = bool(after - before), bool(before - after)
+        expected = {(False, False): [], (True, False): ["weaker"], (False, True): ["stronger"]}
+        assert kinds(old, new) == expected.get((lets_in, keeps_out), ["different"])
+        for change in diff(old, new):
+            assert f"between {low / 20:g} and {1 + high / 20:g} becomes between" in change.sentence
 
     def test_one_group_instead_of_each_is_weaker(self):
         """`each` also speaks of the cameras that no group holds."""
@@ -667,12 +704,14 @@ class TestDiff:
         [
             ("evidence.decide_on", "bound", "point", "weaker", "stronger"),
             ("evidence.level", 0.95, 0.9, "weaker", "stronger"),
-            ("evidence.one_image_per_patient", False, True, "weaker", "stronger"),
+            ("declared", [], [AT_MOST[2]], "weaker", "stronger"),
+            ("declared", [AT_MOST[2]], [AT_MOST[1]], "weaker", "stronger"),
             # Neither interval holds the other: see test_wilson_is_not_always_the_narrower.
             ("evidence.interval", "clopper-pearson", "wilson", "weaker", "different"),
             # More models may try; but fewer looks leave each a larger share of the level.
             ("looks", 1, 3, "weaker", "different"),
             ("audit.required", True, False, "weaker", "stronger"),
+            ("all_comers_allowance", 0.05, 0.1, "weaker", "stronger"),
             ("valid_days", 90, None, "weaker", "stronger"),
             ("valid_days", 90, 365, "weaker", "stronger"),
             ("unit", "image", "patient", "different", "different"),

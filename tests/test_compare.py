@@ -167,7 +167,9 @@ class TestSecondDerivations:
 
 
 def one_patient_each(predictions: Predictions) -> Predictions:
-    return make_predictions(predictions.table.assign(patient=predictions.table["image"]), "t.csv", {})
+    return make_predictions(
+        predictions.table.assign(patient=[f"P{3 * i + 1}" for i in range(len(predictions))]), "t.csv", {}
+    )
 
 
 class TestOutcome:
@@ -178,7 +180,7 @@ class TestOutcome:
         """4,000 images at a margin of two points."""
         first = [True] * 3000 + [True] * wins + [False] * losses + [False] * (1000 - wins - losses)
         second = [True] * 3000 + [False] * wins + [True] * losses + [False] * (1000 - wins - losses)
-        patients = {"patient": [str(i) for i in range(4000)]}
+        patients = {"patient": [f"P{3 * i + 1}" for i in range(4000)]}
         assert compare(*of_right_and_wrong(first, second, **patients)).outcome == outcome
 
     @pytest.mark.parametrize(
@@ -210,7 +212,7 @@ class TestOutcome:
         """Where the interval excludes zero, whatever the margin says; McNemar agrees that it does."""
         first = [True] * (3000 + wins) + [False] * (1000 - wins)
         second = [True] * 3000 + [False] * wins + [True] * losses + [False] * (1000 - wins - losses)
-        result = compare(*of_right_and_wrong(first, second, patient=[str(i) for i in range(4000)]))
+        result = compare(*of_right_and_wrong(first, second, patient=[f"P{3 * i + 1}" for i in range(4000)]))
         assert result.outcome == outcome
         assert compare_page.headline(result).startswith(f"Model A is {said}")
         assert (result.shown != "no difference") == ((result.accuracy.mcnemar_exact or 0) < 0.05)
@@ -220,16 +222,25 @@ class TestOutcome:
         """The same images as two of each patient, alike: a wider interval, and unknown patients no narrower."""
         first, second = [True, True] * 48 + [False, False] * 2, [True, True] * 46 + [False, False] * 4
         widths = []
-        for columns in (
-            {"patient": [str(i) for i in range(100)]},
-            {"patient": [str(i // 2) for i in range(100)]},
-            {},
+        for columns, most in (
+            ({"patient": [f"P{3 * i + 1}" for i in range(100)]}, None),
+            ({"patient": [str(i // 2) for i in range(100)]}, None),
+            ({}, 2),
+            ({}, 1),
         ):
-            accuracy = compare(*of_right_and_wrong(first, second, **columns)).accuracy
+            accuracy = compare(*of_right_and_wrong(first, second, **columns), most=most).accuracy
             widths.append((accuracy.high or 0) - (accuracy.low or 0))
         assert widths[0] < widths[1] <= widths[2] + 1e-9
-        declared = compare(*of_right_and_wrong(first, second), one_image_per_patient=True).accuracy
-        assert (declared.high or 0) - (declared.low or 0) == pytest.approx(widths[0])
+        assert widths[3] == pytest.approx(widths[0])
+
+    def test_without_patients_nothing_is_shown(self):
+        """Not even of a model that is right wherever the other is wrong: no interval, and what to declare."""
+        result = compare(*of_right_and_wrong([True] * 400, [False] * 400))
+        assert (result.outcome, result.exit_code, result.accuracy.value) == ("not shown", 3, 1)
+        shown = [one for one in result.differences.values() if isinstance(one, Difference)]
+        assert all((one.low, one.high, one.bootstrap) == (None, None, None) for one in shown)
+        assert any("images_a_patient_at_most: N" in note for note in result.notes)
+        assert compare_page.markdown(result)
 
     def test_images_without_output(self):
         """Wrong for accuracy, missed for a grade, referred for a group, absent from AUC."""
@@ -272,7 +283,7 @@ class TestWhatCannotBeCompared:
         other = make_predictions(change(pair[1].table), "other.csv", {})
         with pytest.raises(PredictionsError, match=f"t.csv and other.csv cannot be compared: other.csv {sentence}"):
             compare(pair[0], other)
-        reason = accuracy_difference(pair[0], other, level=0.95, one_image_per_patient=False)
+        reason = accuracy_difference(pair[0], other, level=0.95, images_a_patient=None)
         assert isinstance(reason, NotEstimable)
         assert reason.reason.startswith("the baseline ")
 
@@ -294,7 +305,7 @@ class TestWhatCannotBeCompared:
 
 def test_the_baseline_criterion_is_the_same_number(pair: Any, found: Comparison):
     """Difference, interval, patients and design effect as `compare` has them."""
-    metric = accuracy_difference(*pair, level=0.95, one_image_per_patient=False)
+    metric = accuracy_difference(*pair, level=0.95, images_a_patient=None)
     assert isinstance(metric, Estimate)
     accuracy = found.accuracy
     assert (metric.value, metric.low, metric.high) == (accuracy.value, accuracy.low, accuracy.high)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +21,9 @@ from drgate.evaluate import evaluate
 from drgate.evaluation import CriterionResult, Estimate, Evaluation, Look, NotEstimable, TestSet, Training, read_as
 from drgate.predictions import Predictions, load_predictions, make_predictions
 from drgate.scale import GRADES, GROUPS
+from tests.support.declaring import declaring
 
 CHECKLIST = load_checklist("medical-grade")
-INDEPENDENT = parse_checklist(
-    CHECKLIST.content()
-    | {"name": "independent", "evidence": CHECKLIST.content()["evidence"] | {"one_image_per_patient": True}},
-    "x",
-)
 QUICK = parse_checklist(CHECKLIST.content() | {"bootstrap": {"resamples": 1000}}, "x")
 """The same decisions with fewer resamples beside them."""
 
@@ -53,7 +48,7 @@ def table_of(matrix: list[list[int]], **columns: Any) -> Predictions:
     rows = [(i, j) for i in range(5) for j in range(5) for _ in range(matrix[i][j])]
     table = pd.DataFrame(rows, columns=["grade", "predicted"])
     table["image"] = [f"{i:06d}.png" for i in range(len(table))]
-    table["patient"] = table["image"]
+    table["patient"] = [f"P{7 * i + 1}" for i in range(len(table))]
     return make_predictions(table.assign(**columns), "table.csv", {})
 
 
@@ -317,6 +312,7 @@ class TestUnanswered:
         predictions = table_of(np.diag([200] * 5).tolist())
         table = predictions.table.copy()
         table.loc[:9, "gradable"] = False
+        table.loc[:9, "grade"] = pd.NA
         found = evaluate(make_predictions(table, "table.csv", {}), CHECKLIST)
         assert estimate(found, "accuracy").n == 990
         assert found.counts.reference_ungradable == 10
@@ -337,25 +333,47 @@ class TestReproducible:
         found = evaluate(weak, QUICK, training=settled_run())
         assert Evaluation.from_json(json.loads(json.dumps(found.to_json()))) == found
 
-    def test_names_of_patients_do_not_matter(self, weak: Predictions):
-        renamed = make_predictions(weak.table.assign(patient="x" + weak.table["patient"]), weak.origin, {})
-        ours, theirs = (evaluate(p, QUICK).metrics["accuracy"] for p in (weak, renamed))
-        assert isinstance(ours, Estimate)
-        assert isinstance(theirs, Estimate)
-        # The bootstrap is seeded by the digest, which is of the names too; what decides is not.
-        assert replace(ours, bootstrap=None) == replace(theirs, bootstrap=None)
+    @pytest.mark.parametrize("slices", [[], [{"by": "camera"}]])
+    def test_what_means_nothing_changes_no_number(self, weak: Predictions, slices: list[dict[str, str]]):
+        """A note, renamed patients and images, other rows first, another file: the bootstrap is drawn alike too."""
+        table = weak.table.assign(camera=["A", "B", "B"] * (len(weak.table) // 3) + ["A"] * (len(weak.table) % 3))
+        checklist = parse_checklist(QUICK.content() | {"slices": slices}, "x")
+        renamed = {name: f"{(7919 * n) % 100003:06d}" for n, name in enumerate(table["patient"].unique())}
+        changed = [
+            table.assign(note=[f"note {n}" for n in range(len(table))]),
+            table.assign(patient=table["patient"].map(renamed)),
+            table.assign(image="x" + table["image"]).sample(frac=1, random_state=5),
+        ]
+        found = evaluate(make_predictions(table, "a.csv", {}), checklist)
+        for other in changed:
+            theirs = evaluate(make_predictions(other, "b.csv", {}), checklist)
+            for part in ("bootstrap_seed", "metrics", "criteria", "gate_error", "three_ways", "units", "verdict"):
+                assert getattr(theirs, part) == getattr(found, part), part
+
+    def test_what_is_counted_draws_anew(self, weak: Predictions):
+        """One other answer, another checklist or a slice is another seed."""
+        table, content = weak.table, QUICK.content()
+        other = table.assign(predicted=table["predicted"].where(table.index != 0, 4 - table["predicted"][0]))
+        other = other.drop(columns=[f"p_{grade}" for grade in range(5)])
+        seeds = {
+            evaluate(make_predictions(table, "a.csv", {}), QUICK).bootstrap_seed,
+            evaluate(make_predictions(other, "a.csv", {}), QUICK).bootstrap_seed,
+            evaluate(make_predictions(table, "a.csv", {}), parse_checklist(content | {"looks": 2}, "x")).bootstrap_seed,
+        }
+        assert len(seeds) == 3
 
     @settings(max_examples=25)
-    @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=60))
-    def test_forgetting_the_patients_never_helps(self, cells: list[tuple[int, int]]):
-        """With at most two images a patient, no lower bound rises when the patient column is dropped."""
+    @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=60), st.integers(2, 7))
+    def test_forgetting_the_patients_never_helps(self, cells: list[tuple[int, int]], most: int):
+        """Where so many images of a patient are truly declared, no bound gains when the patient column is dropped."""
         table = pd.DataFrame(cells, columns=["grade", "predicted"])
         table["image"] = [f"{i:03d}" for i in range(len(table))]
         one_line = parse_checklist(QUICK.content() | {"criteria": [{"id": "accuracy", "at_least": 0.5}]}, "x")
         known = evaluate(
-            make_predictions(table.assign(patient=[str(i // 2) for i in range(len(table))]), "t", {}), one_line
+            make_predictions(table.assign(patient=[str(i // most) for i in range(len(table))]), "t", {}), one_line
         )
-        unknown = evaluate(make_predictions(table, "t", {}), one_line)
+        forgotten = make_predictions(table, "t", {})
+        unknown = evaluate(forgotten, declaring(one_line, forgotten, most))
         for name, metric in known.metrics.items():
             other = unknown.metrics[name]
             # Balanced accuracy is accuracy at another mix of grades, for which this is no law in tiny tables.
@@ -369,7 +387,8 @@ class TestReproducible:
 def test_declared_independence_is_the_plain_interval():
     """One image a patient, declared: Clopper-Pearson of SciPy to the last digits."""
     table = table_of([[90, 10, 0, 0, 0], *([0] * 5 for _ in range(4))]).table.drop(columns="patient")
-    accuracy = estimate(evaluate(make_predictions(table, "t.csv", {}), INDEPENDENT), "accuracy")
+    bare = make_predictions(table, "t.csv", {})
+    accuracy = estimate(evaluate(bare, declaring(CHECKLIST, bare)), "accuracy")
     expected = binomtest(90, 100).proportion_ci(0.95)
     assert (accuracy.low, accuracy.high) == pytest.approx((expected.low, expected.high), abs=1e-12)
 

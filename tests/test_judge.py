@@ -515,7 +515,7 @@ class TestOnlyShown:
     ):
         """Wilson's lower bound of 20 of 20 is .8389, Clopper-Pearson's .8316: shown and written, at one image each."""
         table = write_csv(
-            [{"image": str(i), "grade": i % 5, "predicted": i % 5, "patient": f"p{i}"} for i in range(20)]
+            [{"image": str(i), "grade": i % 5, "predicted": i % 5, "patient": f"p{3 * i + 1}"} for i in range(20)]
         )
         ended = drgate(
             "evaluate", table, "--spec", checklist(), "--interval", "wilson", "--out", "o", "--format", "json"

@@ -275,6 +275,17 @@ class TestChangedGrades:
         assert again.regraded[0] == Regraded("a", 0, "not gradable")
         assert [entry.favouring for entry in again.favouring] == [1]
 
+    def test_a_mark_changes_nothing_and_a_grade_that_is_added_does(self, chain: Path):
+        """Whether there is a grade counts, not what `gradable` says of a row that has one."""
+        first = look(chain, self.before)
+        marked = make_predictions(self.before.table.assign(gradable=[False, True, False, True]), "t", {})
+        assert look(chain, marked) == first
+        assert look(chain, marked).number == 1
+        look(chain, table(list("abcde"), [0, 1, 2, 3, None], [0, 2, 2, 0, 1]))
+        added = look(chain, table(list("abcde"), [0, 1, 2, 3, 1], [0, 2, 2, 0, 1]))
+        assert added.number == 3
+        assert Regraded("e", "not gradable", 1) in added.regraded
+
     def test_are_told_at_every_later_look(self, chain: Path):
         """Looking once more with the new grades does not make the change forgotten; each look has its own favour."""
         look(chain, self.before)
@@ -546,18 +557,21 @@ class TestNobodyIsNamed:
         assert "_left" not in chain.read_text()
         assert json.loads(chain.read_text().splitlines()[-1])["regraded"] == [["row-1", "0", "1"]]
 
-    def test_a_column_that_no_checklist_uses_cannot_be_guessed(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    @pytest.mark.parametrize("uses", [{"slices": [{"by": "site"}]}, {"site_column": "site"}])
+    def test_a_column_that_no_checklist_uses_cannot_be_guessed(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uses: dict[str, object]
+    ):
         """One site for all, on a list of sites. The column changed is another look still."""
         monkeypatch.chdir(tmp_path)
         own = of_records(NUMBERS, bare=False)
         sited = make_predictions(own.table.assign(site="St Mary"), "t", {})
         unused, used = (
             parse_checklist(
-                {"name": f"c{len(slices)}", "version": 1, "looks": 9, "slices": slices}
-                | {"criteria": [{"id": "accuracy", "at_least": 0.5}]},
+                {"name": f"c{len(used)}", "version": 1, "looks": 9, "criteria": [{"id": "accuracy", "at_least": 0.5}]}
+                | used,
                 "t",
             )
-            for slices in ([], [{"by": "site"}])
+            for used in ({}, uses)
         )
         first, path = Log().look(sited, "t", unused, model="m")
         guess = hashlib.sha256(column_bytes("site", sited.table["site"])).hexdigest()

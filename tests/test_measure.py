@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 from dataclasses import replace
 from typing import Any
@@ -11,16 +12,22 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 from scipy.stats import binom
 from sklearn import metrics as sk
 
+from benchmarks.calibration_error import passes
 from drgate.checklist import Checklist, parse_checklist
 from drgate.evaluate import evaluate
-from drgate.evaluation import Estimate, Evaluation, NotEstimable
+from drgate.evaluation import CriterionResult, Estimate, Evaluation, NotEstimable
 from drgate.measure import Metrics
+from drgate.metrics import METRICS
 from drgate.predictions import Predictions, make_predictions
+from drgate.report import words
+from drgate.report.evaluation import html, junit, markdown, terminal
 from drgate.sample import Sample
 from drgate.scale import GRADES
+from tests.support.declaring import declaring
 
 MIX = {"no_dr": 0.8, "mild_npdr": 0.1, "moderate_npdr": 0.08, "severe_npdr": 0.01, "pdr": 0.01}
 
@@ -186,19 +193,21 @@ class TestSlices:
 
 class TestUnknownPatients:
     @settings(max_examples=15)
-    @given(st.integers(0, 10_000), st.integers(5, 40))
-    def test_forgetting_them_helps_no_metric_with_an_interval(self, seed: int, patients: int):
-        """Rates, AUC, Brier, slope and intercept: no end of an interval moves inwards."""
+    @given(st.integers(0, 10_000), st.integers(10, 40), st.integers(2, 6))
+    def test_forgetting_them_helps_no_metric_with_an_interval(self, seed: int, patients: int, most: int):
+        """Rates, kappa, AUC, Brier, slope and intercept, truly declared: no end of an interval moves inwards."""
         predictions = drawn(seed, patients)
+        given_ = predictions.table.assign(patient=[f"P{i // most}" for i in range(2 * patients)])
         checklist = checklist_of()
-        forgotten = make_predictions(predictions.table.drop(columns=["patient", "eye"]), "t.csv", {})
-        known, unknown = evaluate(predictions, checklist).metrics, evaluate(forgotten, checklist).metrics
+        forgotten = make_predictions(given_.drop(columns=["patient", "eye"]), "t.csv", {})
+        known = evaluate(make_predictions(given_, "t.csv", {}), checklist).metrics
+        unknown = evaluate(forgotten, declaring(checklist, forgotten, most)).metrics
         for name, metric in known.items():
             other = unknown[name]
             if not isinstance(metric, Estimate) or not isinstance(other, Estimate) or metric.low is None:
                 continue
-            # A bootstrap's limits have an error of their own; at equal shares of the grades see docs/statistics.md.
-            if "kappa" not in name and name != "balanced_accuracy":
+            # At equal shares of the grades see docs/statistics.md.
+            if name != "balanced_accuracy":
                 assert other.low is not None
                 assert other.high is not None
                 assert metric.high is not None
@@ -243,10 +252,11 @@ class TestUnits:
             answered = worst[worst["predicted"] < 5]
             metrics = found.units[unit]
             assert isinstance(metrics, dict)
-            accuracy, silent = metrics["accuracy"], metrics["no_output"]
-            assert isinstance(accuracy, Estimate)
+            referred, silent = metrics["sensitivity:referable"], metrics["no_output"]
+            assert isinstance(referred, Estimate)
             assert isinstance(silent, Estimate)
-            assert (accuracy.k, accuracy.n) == (int((answered["grade"] == answered["predicted"]).sum()), len(answered))
+            referable = worst[worst["grade"] >= 2]
+            assert (referred.k, referred.n) == (int((referable["predicted"] >= 2).sum()), len(referable))
             assert (silent.k, silent.n) == (len(worst) - len(answered), len(worst))
 
     def test_a_unit_that_cannot_be_told_says_why(self):
@@ -338,12 +348,12 @@ class TestBootstrap:
         by_grade = tables.reshape(-1, 5, 6).sum(axis=2)
         assert (by_grade == sample.whole().table.sum(axis=1)).all()
 
-    def test_unknown_patients_double_the_variance(self):
-        """Where nobody says whose the images are, a kappa's interval is that of half as many images."""
+    def test_two_images_of_an_unknown_patient_double_the_variance(self):
+        """Where two images of one patient are declared, a kappa's interval is that of half as many images."""
         predictions = make_predictions(drawn(19, 400).table.drop(columns=["patient", "eye"]), "t.csv", {})
-        wide = evaluate(predictions, checklist_of(bootstrap={"resamples": 20000}))
-        narrow = evaluate(
-            predictions, checklist_of(bootstrap={"resamples": 20000}, evidence={"one_image_per_patient": True})
+        wide, narrow = (
+            evaluate(predictions, declaring(checklist_of(bootstrap={"resamples": 20000}), predictions, most))
+            for most in (2, 1)
         )
         found = [estimate(one, "quadratic_kappa") for one in (wide, narrow)]
         widths = [[end - start for start, end in ((e.low, e.high), e.bootstrap)] for e in found]  # type: ignore[misc, operator]
@@ -365,7 +375,7 @@ class TestGateError:
     def test_independent_patients_are_exact(self):
         """Binomial by brute force: 100 PDR patients, a true value of 0.95, bound at least 0.95: 0.6 %."""
         table = pd.DataFrame({"grade": [4] * 100 + [0] * 100, "predicted": [4] * 100 + [0] * 100})
-        table["image"] = table["patient"] = [f"{i}" for i in range(200)]
+        table["image"], table["patient"] = zip(*((f"{i}", f"P{3 * i + 1}") for i in range(200)), strict=True)
         checklist = checklist_of(criteria=[{"id": "sensitivity:pdr", "at_least": 0.95}], expect={"pdr": 0.985})
         errors = evaluate(make_predictions(table, "t.csv", {}), checklist).gate_error
         assert [(e.true, e.deserves, e.method) for e in errors] == [
@@ -389,12 +399,119 @@ class TestGateError:
         assert {error.method for error in errors} == {"simulated"}
         assert all(error.passes <= 0.025 + 3 * error.se for error in errors)
 
+    def test_every_criterion_has_a_rate_or_the_reason_why_not(self):
+        """Whatever can be a criterion: a new metric without a row fails here."""
+        range_of = {"calibration_slope": (0.8, 1.25), "calibration_intercept": (-0.2, 0.2)}
+        lines: list[dict[str, Any]] = []
+        for about in METRICS.values():
+            name = f"{about.name}:{about.targets[-1]}" if about.targets[-1] else about.name
+            if about.name == "gap":
+                lines.append({"id": "gap:sensitivity:referable@camera", "at_most": 0.5})
+            elif about.name == "noninferior":
+                lines.append({"id": "noninferior:sensitivity:referable~baseline", "margin": 0.02})
+            elif about.name in range_of:
+                lines.append({"id": name, "at_least": range_of[about.name][0], "at_most": range_of[about.name][1]})
+            elif about.name == "baseline":
+                lines.append({"id": name, "margin": 0.02})
+            elif not about.not_asked:
+                lines.append({"id": name, "below" if about.better == "lower" else "above": 0.5})
+        lines.append({"id": "ppv:pdr", "at": "deployment", "at_least": 0.5})
+        found = evaluate(drawn(24, 60), checklist_of(criteria=lines, deployment=MIX, slices=[{"by": "camera"}]))
+        assert {error.id for error in found.gate_error} == {criterion.id for criterion in found.criteria}
+        for error in found.gate_error:
+            if error.method == "none":
+                assert error.id in ("stability", "cost")
+                assert error.why
+            else:
+                assert error.passes is not None
+                assert (error.command is None) == (error.method != "designs")
+
+    @pytest.mark.parametrize(
+        ("evidence", "why"),
+        [
+            ({"level": 0.9}, "simulated at the level 95\N{NO-BREAK SPACE}% only"),
+            ({"interval": "wilson"}, "Clopper-Pearson intervals only"),
+            ({"decide_on": "point"}, "decided on the estimate alone"),
+        ],
+    )
+    def test_a_rate_is_not_given_where_nothing_shows_it(self, evidence: dict[str, Any], why: str):
+        checklist = checklist_of(criteria=[{"id": "youden:pdr", "at_least": 0.1}], evidence=evidence)
+        (error,) = evaluate(drawn(24, 60), checklist).gate_error
+        assert error.method == "none"
+        assert why in (error.why or "")
+
+    def test_nineteen_of_twenty_on_the_estimate(self):
+        """A model just below 95 % is observed to meet it in 74 % of sets of twenty: P(19 or 20 of 20) at .95."""
+        table = pd.DataFrame({"grade": [4] * 20 + [0] * 20, "predicted": [4] * 19 + [0] * 21})
+        table["image"] = table["patient"] = [f"{i:02d}" for i in range(40)]
+        lines = [{"id": "sensitivity:pdr", "at_least": 0.95}, {"id": "accuracy", "at_least": 0.5}]
+        found = evaluate(
+            make_predictions(table, "t.csv", {}), checklist_of(criteria=lines, evidence={"decide_on": "point"})
+        )
+        assert found.verdict == "OBSERVED"
+        assert found.gate_error[0].passes == pytest.approx(binom.sf(18, 20, 0.95))
+        first = "By chance, a model just outside the rule passes Sensitivity, PDR in 73.6 % of test sets like this one"
+        shown = io.StringIO()
+        terminal.render(found, Console(file=shown, width=200))
+        for page in (markdown.render(found), html.render(found), shown.getvalue()):
+            between, said, _ = page.replace("\N{NO-BREAK SPACE}", " ").rpartition("<h1")[2].partition(first)
+            assert said
+            assert len(re.sub(r"<[^>]*>|[^a-z]", "", between.partition("this does not show it.")[2])) == 0
+        assert f"<system-out>{first}" in junit.render(found).replace("\N{NO-BREAK SPACE}", " ")
+
+    def test_images_without_a_grade_are_of_the_test_set(self):
+        """No model passes that criterion, by chance or otherwise: it is not named, and its row speaks of the images."""
+        lines = [{"id": "reference_ungradable", "at_most": 0.1}, {"id": "sensitivity:pdr", "at_least": 0.95}]
+        checklist = checklist_of(criteria=lines, unit="patient", expect={"reference_ungradable": 0.05})
+        table = pd.DataFrame({"grade": [4] * 20 + [0] * 381, "predicted": [4] * 20 + [0] * 381})
+        table["image"], table["patient"] = zip(*((f"{i}", f"P{3 * i + 1}") for i in range(401)), strict=True)
+        table.loc[400, "grade"], table["gradable"] = pd.NA, [True] * 400 + [False]
+        found = evaluate(make_predictions(table, "t.csv", {}), checklist)
+        assert (found.gate_error[0].passes or 0) > 0.015, "the largest"
+        said = words.chance(found).replace("\N{NO-BREAK SPACE}", " ")
+        assert (
+            said
+            == "By chance, a model just outside the rule passes Sensitivity, PDR in 0.0 % of test sets like this one."
+        )
+        text = markdown.render(found).replace("\N{NO-BREAK SPACE}", " ")
+        row = next(one for one in text.splitlines() if "have no grade: passes" in one)
+        assert "| 401 patients (401 images) | just above 10 % of the images have no grade: passes" in row
+        assert "| 5 % of the images have no grade: not passed" in row
+        assert "Images without a reference grade are of the test set, not of the model." in text
+        assert "| 20 patients | true just below 95 %" in text
+        assert any(
+            note.startswith("1 of 401 images (0.2 %, upper limit 1.4 %) has no reference") for note in found.page_one
+        )
+
+    def test_the_largest_of_simulated_designs_is_a_limit(self):
+        """It is no rate of these counts, and at a narrower level the rate is lower."""
+        checklist = checklist_of(criteria=[{"id": "quadratic_kappa", "at_least": 0.1}])
+        said = words.chance(evaluate(drawn(24, 60), checklist)).replace("\N{NO-BREAK SPACE}", " ")
+        assert said.endswith("passes Kappa, quadratic weights in at most 2.15 % of simulated test sets.")
+
+    def test_one_patient_is_one(self):
+        table = pd.DataFrame({"grade": [4, 0], "predicted": [4, 0], "image": ["a", "b"], "patient": ["P7", "P9"]})
+        found = evaluate(
+            make_predictions(table, "t.csv", {}), checklist_of(criteria=[{"id": "sensitivity:pdr", "above": 0.5}])
+        )
+        assert "| 1 patient (1 image) |" in markdown.render(found)
+
+    def test_a_rule_that_only_perfection_meets(self):
+        """ "At most 0" cannot be shown by an interval, and every sample without an error meets it as an estimate."""
+        for decide_on, passes_ in (("bound", 0.0), ("point", 1.0)):
+            checklist = checklist_of(
+                criteria=[{"id": "accuracy", "at_least": 0.5}, {"id": "missed:referable", "at_most": 0}],
+                evidence={"decide_on": decide_on},
+            )
+            errors = [e for e in evaluate(drawn(24, 60), checklist).gate_error if e.id == "missed:referable"]
+            assert [(e.true, e.passes, e.method) for e in errors] == [(0, passes_, "exact")]
+
 
 class TestHowManyMore:
     def test_a_line_that_is_short_of_patients_says_how_many(self):
         """20 PDR patients without a miss; with one image each, 173 show .95 at a true .99 with 80 % power."""
         table = pd.DataFrame({"grade": [4] * 20 + [0] * 100, "predicted": [4] * 20 + [0] * 100})
-        table["image"] = table["patient"] = [f"{i}" for i in range(120)]
+        table["image"], table["patient"] = zip(*((f"{i}", f"P{3 * i + 1}") for i in range(120)), strict=True)
         checklist = checklist_of(criteria=[{"id": "sensitivity:pdr", "at_least": 0.95}], expect={"pdr": 0.99})
         found = evaluate(make_predictions(table, "t.csv", {}), checklist)
         assert found.criteria[0].status == "INSUFFICIENT"
@@ -439,3 +556,90 @@ class TestProperties:
                 assert metric.low is not None
                 assert metric.high is not None
                 assert metric.low - 1e-12 <= metric.value <= metric.high + 1e-12, name
+
+
+def calibrated(generator: np.random.Generator, patients: int, events: int, slope: float = 1.0) -> Predictions:
+    """Referable DR in so many of the patients, with probabilities whose true calibration slope is `slope`."""
+    positive = np.arange(patients) < events
+    logits = generator.normal(np.where(positive, 2, -2) + np.log(events / (patients - events)), 2) / slope
+    table = pd.DataFrame(0.0, index=range(patients), columns=[f"p_{g}" for g in range(5)])
+    table["p_2"] = 1 / (1 + np.exp(-logits))
+    table["p_0"] = 1 - table["p_2"]
+    table["image"] = [f"{i:04d}.png" for i in range(patients)]
+    table["patient"] = [f"P{i}" for i in range(patients)]
+    table["grade"] = np.where(positive, 2, 0)
+    return make_predictions(table, "t.csv", {})
+
+
+class TestCalibrationRange:
+    """A rule on the slope has two ends, and decides from 100 patients with and 100 without the event."""
+
+    def result(self, predictions: Predictions, least: float, most: float, **changes: Any) -> CriterionResult:
+        line = {"id": "calibration_slope:referable", "at_least": least, "at_most": most}
+        return evaluate(predictions, checklist_of(criteria=[line], **changes)).criteria[0]
+
+    @pytest.mark.parametrize(
+        ("least", "most", "status", "shown", "words"),
+        [
+            (0.5, 2.0, "PASS", None, "; the interval is "),
+            (
+                0.99,
+                2.0,
+                "INSUFFICIENT",
+                None,
+                "meets the rule (between 0.99 and 2), but the interval is 0.886 to 1.162.",
+            ),
+            (0.5, 1.05, "INSUFFICIENT", None, "but the interval is"),
+            (0.5, 1.0, "FAIL", False, "The estimate misses the rule by 0."),
+        ],
+    )
+    def test_both_ends_of_the_interval_must_be_inside(
+        self, least: float, most: float, status: str, shown: bool | None, words: str
+    ):
+        """The slope of these patients is 1.024 (0.886 to 1.162)."""
+        found = self.result(calibrated(np.random.default_rng(3), 1000, 300), least, most)
+        assert isinstance(found.estimate, Estimate)
+        assert found.estimate.value == pytest.approx(1.024, abs=0.001)
+        assert (found.status, found.shown, found.threshold, found.ceiling) == (status, shown, least, most)
+        assert words in found.reason
+
+    def test_too_steep_is_as_wrong_as_too_flat(self):
+        """With one end a slope of 2 passed "at least 0.8"."""
+        for slope in (0.5, 2.0):
+            found = self.result(calibrated(np.random.default_rng(4), 1000, 300, slope), 0.8, 1.25)
+            assert (found.status, found.shown) == ("FAIL", True)
+            assert "outside, so the size of the test set is not the cause" in found.reason
+
+    @pytest.mark.parametrize(("events", "assessed"), [(3, False), (99, False), (100, True), (200, True), (201, False)])
+    def test_a_hundred_with_and_a_hundred_without(self, events: int, assessed: bool):
+        found = self.result(calibrated(np.random.default_rng(5), 300, events), 0.05, 9.0)
+        assert found.status == ("PASS" if assessed else "NOT_ASSESSED")
+        if not assessed:
+            assert f"100 patients with Referable DR and 100 without, and there are {events} and {300 - events}" in (
+                found.reason
+            )
+
+    def test_patients_count_and_not_images(self):
+        """A patient with the event in one of two eyes is one with the event."""
+        one = calibrated(np.random.default_rng(6), 300, 150).table.copy()
+        one["patient"] = [f"P{i // 2}" for i in range(300)]
+        found = self.result(make_predictions(one, "t.csv", {}), 0.05, 9.0)
+        assert "there are 75 and 75" in found.reason
+        one["patient"] = [f"P{i % 150}" for i in range(300)]
+        found = self.result(make_predictions(one, "t.csv", {}), 0.05, 9.0)
+        assert "there are 150 and 0" in found.reason
+
+    def test_the_figure_is_shown_all_the_same(self):
+        checklist = checklist_of(
+            criteria=[{"id": "calibration_slope:referable", "at_least": 0.8, "at_most": 1.25}],
+        )
+        found = evaluate(calibrated(np.random.default_rng(5), 300, 30), checklist)
+        assert estimate(found, "calibration_slope:referable").low is not None
+
+    def test_false_passes_of_few_events(self):
+        """With three events a range passes too often; as the gate decides, at most 2.5 % (and two standard errors)."""
+        anyway, gate = passes("slope", 1.5, (1000, 0.003, 1), 2.0, 300, seed=1)
+        assert anyway > 0.05
+        assert gate == 0
+        anyway, gate = passes("slope", 1.5, (600, 0.5, 1), 2.0, 300, seed=1)
+        assert 0 < gate == anyway <= 0.025 + 2 * 0.009

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -15,11 +16,14 @@ from drgate.checklist import load_checklist, parse_checklist
 from drgate.cli import main
 from drgate.errors import ChecklistError, DrgateError, UsageError
 from drgate.evaluate import evaluate
+from drgate.manifest import load_manifest
 from drgate.metrics import MetricId
 from drgate.plan import load_planned, parse_expect, parse_prevalence, plan, with_planning
 from drgate.predictions import load_predictions
 from drgate.report import plan as plan_page
+from drgate.stats import power
 from drgate.stats.proportion import exact_bounds
+from tests.support.declaring import declaring
 
 MIX = "no_dr=0.7,mild_npdr=0.1,moderate_npdr=0.14,severe_npdr=0.04,pdr=0.02"
 APTOS = (361, 74, 200, 39, 59)
@@ -139,6 +143,127 @@ class TestPower:
         )
 
 
+KAPPA = {"id": "quadratic_kappa", "at_least": 0.8}
+
+
+class TestKappa:
+    @pytest.mark.parametrize(
+        ("id_", "weights"), [("kappa", "none"), ("linear_kappa", "linear"), ("quadratic_kappa", "quadratic")]
+    )
+    def test_all_three_are_planned_at_the_stated_prevalence(self, id_, weights):
+        """Patients without an error and for the power, and what was assumed; by patient, one unit each."""
+        asked = checklist_of({"id": id_, "at_least": 0.7}, expect={id_: 0.9}, unit="patient")
+        found = plan(asked, prevalence=parse_prevalence(MIX)).lines[0]
+        mix = tuple(parse_prevalence(MIX).values())
+        at = {"weights": weights, "mix": mix, "level": 0.95}
+        assert (found.why, found.mix, found.grades) == ("", mix, ())
+        assert found.one_off == power.one_grade_off(0.9, weights=weights, mix=mix)
+        assert found.without_miss == power.kappa_without_miss(0.7, **at)
+        assert found.needed == power.patients_for_kappa(0.7, true=0.9, target=0.8, **at)
+        assert dict(found.curve)[found.needed.patients] == found.needed.power
+        assert [chance for _, chance in found.curve] == sorted(chance for _, chance in found.curve)
+
+    def test_the_grades_are_those_stated_else_of_the_test_set_else_at_deployment(self, tmp_path):
+        """In this order; on the test set itself its own count."""
+        stated, deployment = parse_prevalence(MIX), dict.fromkeys(parse_prevalence(MIX), 0.2)
+        given = load_planned(table_of(tmp_path / "t.csv", (60, 50, 40, 30, 20)))
+        asked = checklist_of(KAPPA, expect={"quadratic_kappa": 0.9}, deployment=deployment)
+        own = (0.3, 0.25, 0.2, 0.15, 0.1)
+        both = plan(asked, prevalence=stated, data=given).lines[0]
+        assert both.mix == tuple(stated.values())
+        assert plan(asked, data=given).lines[0].mix == pytest.approx(own)
+        assert plan(asked).lines[0].mix == (0.2,) * 5
+        assert (
+            both.here.power
+            == power.passing_kappa(0.8, true=0.9, weights="quadratic", mix=own, level=0.95, counts=[200]).probability
+        )
+        assert (both.here.method, both.here.images, both.here.patients) == ("simulated", 200, 200)
+
+    def test_without_grades_it_says_what_it_needs(self):
+        """No number is made up."""
+        found = plan(checklist_of(KAPPA, expect={"quadratic_kappa": 0.9})).lines[0]
+        assert (found.without_miss, found.needed, found.mix) == (None, None, ())
+        assert "--prevalence, --data" in found.why
+
+    @pytest.mark.parametrize(
+        ("true", "said"), [(0.8, "does not exceed"), (0.801, "too close"), (None, "no expected"), (0.85, "")]
+    )
+    def test_no_number_has_a_reason(self, true, said):
+        """As for proportions."""
+        asked = checklist_of(KAPPA, expect={} if true is None else {"quadratic_kappa": true})
+        found = plan(asked, prevalence=parse_prevalence(MIX)).lines[0]
+        assert said in found.why
+        assert (found.needed is None) == bool(said)
+
+    def test_errors_of_one_grade_may_not_reach_the_expectation(self):
+        """Every image one grade off leaves quadratic kappa at .71 where all grades are as frequent."""
+        asked = checklist_of({"id": "quadratic_kappa", "at_least": 0.5}, expect={"quadratic_kappa": 0.6})
+        found = plan(asked, prevalence=dict.fromkeys(parse_prevalence(MIX), 0.2)).lines[0]
+        assert (found.needed, found.one_off) == (None, None)
+        assert "errors of one grade" in found.why
+
+    @pytest.mark.parametrize("images", [1, 2])
+    @pytest.mark.parametrize("declared", [None, 2])
+    def test_never_means_that_a_perfect_model_does_not_pass(self, tmp_path, images, declared):
+        """Evaluating a model without an error on the same images agrees, with known and with declared patients."""
+        for each in (12, 30):
+            path = table_of(tmp_path / f"{each}.csv", [each] * 5, images=images)
+            rows = pd.read_csv(path)
+            if declared:
+                rows["image"] = [f"{'abcdefgh'[i % 8]}{i * 7919}.png" for i in rows.index]
+                rows = rows.drop(columns="patient")
+            rows.assign(predicted=rows["grade"]).to_csv(path, index=False)
+            given = load_planned(path)
+            asked = checklist_of(KAPPA, expect={"quadratic_kappa": 0.95})
+            asked = asked if declared is None else declaring(asked, given, declared)
+            found = plan(asked, data=given)
+            judged = evaluate(load_predictions(path), asked).criteria[0]
+            here, worth = found.lines[0].here, each * images / (declared or images)
+            assert here.bound == pytest.approx(judged.estimate.low, abs=1e-12)
+            assert here.can_pass == (judged.status == "PASS") == (worth >= 14)
+            assert (here.power == 0.0) == (not here.can_pass)
+            assert found.exit_code == (0 if here.can_pass else 1)
+
+    def test_one_grade_has_no_kappa(self, tmp_path):
+        """Nothing can be shown of it."""
+        given = load_planned(table_of(tmp_path / "t.csv", (200, 0, 0, 0, 0)))
+        found = plan(checklist_of(KAPPA), data=given)
+        assert (found.exit_code, found.lines[0].without_miss) == (1, None)
+        assert "not defined" in found.lines[0].here.why
+
+    def test_an_estimate_is_planned_by_the_estimate(self):
+        """From two patients on kappa is defined; the power is that of the estimate, which is higher."""
+        asked = {"expect": {"quadratic_kappa": 0.9}, "unit": "patient"}
+        bound, point = (
+            plan(checklist_of(KAPPA, evidence={"decide_on": on}, **asked), prevalence=parse_prevalence(MIX)).lines[0]
+            for on in ("bound", "point")
+        )
+        assert point.without_miss == 2
+        assert point.needed.patients < bound.needed.patients
+
+    def test_pages_say_the_numbers_as_kappas_and_what_is_assumed(self, tmp_path):
+        """No percentages of a kappa; the smallest test set says that kappa is not in it."""
+        given = load_planned(table_of(tmp_path / "t.csv", (12, 12, 12, 12, 12)))
+        asked = checklist_of(KAPPA, SEVERE, expect={"quadratic_kappa": 0.9, "severe_npdr": 0.96}, **ONE_IMAGE)
+        found = plan(asked, data=given)
+        row = plan_page.rows(found)[0]
+        assert (row.cells[:3], row.here[:2], row.can_pass) == (
+            ("≥\N{NO-BREAK SPACE}0.8", "0.900", "70"),
+            ("60", "0.770"),
+            "never",
+        )
+        assert plan_page.impossible(found)[0] == (
+            "Kappa, quadratic weights (≥\N{NO-BREAK SPACE}0.8): 60 images of 60 patients: even without an error the "
+            "lower limit is 0.769; at least 70 patients of this mix of grades are needed."
+        )
+        assumed = next(note for note in plan_page.notes(found) if "one grade, to either side" in note)
+        assert "37.7\N{NO-BREAK SPACE}% of images make kappa 0.9" in assumed
+        collected = plan_page.headline(plan(asked, prevalence=parse_prevalence(MIX)))
+        assert "criteria planned by grade with probability" in collected
+        assert collected.endswith("; not planned by grade: Kappa, quadratic weights.")
+        assert json.loads(json.dumps(found.to_json()))["lines"][0]["mix"] == [0.2] * 5
+
+
 class TestCollection:
     def test_the_smallest_set_by_brute_force(self):
         """No set with fewer patients gives every line its number."""
@@ -216,15 +341,17 @@ class TestGivenTestSet:
         )
         assert first.lines == second.lines
 
-    def test_without_patients_two_images_each_are_allowed_for(self, tmp_path):
-        """72 PDR images without a patient column cannot show .95; declared as one image a patient they can."""
+    def test_without_patients_a_declaration_is_needed(self, tmp_path):
+        """72 PDR images without a patient column show .95 where one image a patient is declared, and only there."""
         path = table_of(tmp_path / "t.csv", (1, 0, 0, 0, 72))
         rows = pd.read_csv(path).drop(columns="patient")
         rows.to_csv(path, index=False)
-        for declared, possible in ((False, False), (True, True)):
-            asked = checklist_of(PDR, evidence={"one_image_per_patient": declared})
-            found = plan(asked, data=load_planned(path)).lines[0].here
-            assert (found.can_pass, found.patients) == (possible, 72 if declared else None)
+        given = load_planned(path)
+        for most, patients in ((None, None), (2, None), (1, 72)):
+            asked = checklist_of(PDR) if most is None else declaring(checklist_of(PDR), given, most)
+            found = plan(asked, data=given)
+            assert (found.exit_code, found.lines[0].here.patients) == (0 if patients else 1, patients)
+            assert (given.test_set in found.lines[0].here.why) == (most is None)
 
     def test_a_grade_that_is_absent_can_never_pass(self, tmp_path):
         """No case, no line."""
@@ -430,3 +557,15 @@ class TestCommand:
         assert json.loads(heard.out)["spec"]["name"] == "medical-grade"
         assert page.read_text().startswith("<!doctype html>")
         assert run("medical-grade", "--out", page) == 2
+
+
+def test_a_manifest_without_patients_is_declared_by_its_digest(tmp_path: Path, photographs):
+    """The digest that scoring records of it, so that one declaration serves plan, tune and evaluate."""
+    names = [f"{i}.png" for i in range(3)]
+    folder = photographs(*names)
+    pd.DataFrame({"image": names, "grade": [4] * 3}).to_csv(folder / "labels.csv", index=False)
+    given = load_planned(folder)
+    assert given.test_set == load_manifest(folder).digest()
+    assert given.test_set in plan(checklist_of(PDR), data=given).lines[0].here.why
+    pd.DataFrame({"image": names, "grade": [4] * 3, "patient": list("qwe")}).to_csv(folder / "labels.csv", index=False)
+    assert "manifest" not in load_planned(folder).provenance, "no file is read where patients are named"

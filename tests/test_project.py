@@ -12,6 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.__main__ import NAMES
+from benchmarks.gate_error import KINDS
+
 ROOT = Path(__file__).parents[1]
 READ = (".py", ".md", ".toml", ".yml", ".yaml", ".html", ".txt")
 
@@ -22,6 +25,15 @@ def texts() -> Iterator[tuple[str, str]]:
     for file in sorted(file for folder in folders for file in ROOT.glob(f"{folder}/*")):
         if file.suffix in READ or file.name in ("Makefile", "run", "light"):
             yield file.relative_to(ROOT).as_posix(), file.read_text()
+
+
+def test_every_benchmark_that_is_named_is_there():
+    """A claim names the command that shows it, with a kind of `gate-error` that there is."""
+    named = re.compile(r"python -m benchmarks ([a-z][a-z-]*[a-z])(?:\s+--only ([a-z-]+))?")
+    for name, text in texts():
+        for command, kind in named.findall(text):
+            assert command in NAMES, (name, command)
+            assert not kind or kind in KINDS, (name, kind)
 
 
 class TestInstallLines:

@@ -19,9 +19,12 @@ from drgate.evaluation import Estimate, Evaluation, Metric, NotEstimable
 from drgate.manifest import load_manifest
 from drgate.operating_point import OperatingPoint
 from drgate.predictions import Predictions, make_predictions
-from drgate.sample import Pair, Sample
+from drgate.sample import Pair, Sample, declaration
+from drgate.stats import cluster, confusion
+from drgate.stats.proportion import Bounds
 from drgate.tune import tune
 from tests.support.comparing import compare
+from tests.support.declaring import declaring
 
 
 def checklist_of(**changes: Any) -> Checklist:
@@ -110,9 +113,14 @@ class TestOneTable:
         assert sample.scores == pytest.approx(expected.to_numpy())
         assert np.isnan(sample.probabilities).all()
 
-    def test_images_that_are_not_gradable_are_counted_and_left_out(self):
-        sample = Sample.of(predictions(self.TABLE.assign(gradable=[True] * 5 + [False] * 2)), checklist_of())
-        assert (len(sample), sample.ungradable) == (5, 2)
+    def test_only_a_row_without_a_grade_is_left_out(self):
+        """Whatever `gradable` says of a row with one."""
+        table = self.TABLE.assign(gradable=[True] * 4 + [False] * 3)
+        assert len(Sample.of(predictions(table), checklist_of())) == 7
+        sample = Sample.of(predictions(table.assign(grade=[0, 4, 1, 1, 2, 3, None])), checklist_of())
+        assert (len(sample), sample.counts()["reference_ungradable"]) == (6, 1)
+        assert sample.read is not None
+        assert sample.read.marked == 2
 
     @pytest.mark.parametrize(("unit", "column"), [("eye", "eye"), ("eye", "patient"), ("patient", "patient")])
     def test_a_unit_needs_its_column(self, unit: str, column: str):
@@ -135,21 +143,52 @@ def test_a_grade_under_another_name_is_pointed_out():
     """The columns that drgate does not know are listed, and how to go on."""
     table = pd.DataFrame({"image": ["a", "b"], "predicted": [0, 1], "label": [0, 1]})
     with pytest.raises(PredictionsError) as refused:
-        Sample.of(predictions(table), checklist_of(evidence={"one_image_per_patient": True}))
+        Sample.of(predictions(table), checklist_of())
     assert "has no reference grades in a column grade (other columns: label); rename one to grade" in str(refused.value)
 
 
 class TestUnknownPatients:
-    """Where no patient is named, every image counts as of a pair, unless the checklist declares one per patient."""
+    """Where no patient is named, nothing is assumed: the checklist declares how many images one has at most."""
+
+    BARE = predictions(graded(1, 0.9).drop(columns=["patient", "eye"]))
 
     def test_declared_or_not(self):
-        bare = predictions(graded(1, 0.9).drop(columns=["patient", "eye"]))
-        declared = checklist_of(evidence={"one_image_per_patient": True})
-        found = [Sample.of(bare, one) for one in (checklist_of(), declared)]
-        assert [(one.patients, one.unknown, one.whole().patients) for one in found] == [
-            (None, True, "unknown"),
-            (None, False, "one image each"),
+        checklists = [checklist_of(), *(declaring(checklist_of(), self.BARE, most) for most in (1, 3))]
+        found = [Sample.of(self.BARE, one) for one in checklists]
+        assert [(one.patients, one.unknown, one.whole().images_a_patient) for one in found] == [
+            (None, True, None),
+            (None, False, 1),
+            (None, False, 3),
         ]
+        assert [one.no_patients == "" for one in found] == [False, True, True]
+
+    def test_nothing_declared_is_no_evidence(self):
+        """Whoever asks the counts for a bound gets none, and is told what to declare."""
+        found = Sample.of(self.BARE, checklist_of())
+        effective = found.whole().effective(confusion.accuracy("excluded"), 0.95)
+        assert effective is not None
+        assert cluster.bounds(effective, level=0.95, interval="clopper-pearson") == Bounds(0, 1)
+        assert found.no_patients == (
+            "no patients are named. Name them in a column patient, or let the owner of the test set declare in the "
+            f"checklist: declared: [{{manifest: {self.BARE.images_digest}, images_a_patient_at_most: N}}]"
+        )
+
+    def test_a_declaration_is_for_one_test_set(self):
+        """Of another set of images it says nothing; of the same with patients neither."""
+        other = predictions(graded(1, 0.9).drop(columns=["patient", "eye"])[1:])
+        assert declaration(other, declaring(checklist_of(), self.BARE))[0] is None
+        assert declaration(predictions(graded(1, 0.9)), declaring(checklist_of(), self.BARE)) == (None, "")
+
+    def test_a_declaration_that_names_contradict_is_void(self):
+        """Images 0_left and 0_right are two of one patient."""
+        table = pd.DataFrame({"image": ["0_left", "0_right", "1_left"], "grade": [0, 1, 2], "predicted": [0, 1, 2]})
+        bare = predictions(table)
+        assert declaration(bare, declaring(checklist_of(), bare, 2)) == (2, "")
+        assert declaration(bare, declaring(checklist_of(), bare, 1)) == (
+            None,
+            "the checklist declares at most 1 image of one patient, but patients, names or eyes show 2 of one, so "
+            "nothing is declared",
+        )
 
     def test_fixed_class_totals_need_patients(self):
         with pytest.raises(
@@ -254,13 +293,13 @@ class TestPaired:
         one = Pair.of(*map(predictions, tables))
         assert one.successes(*one.right) == both.successes(*both.right)
 
-    def test_without_patients_pairs_are_assumed_unless_declared(self):
+    def test_without_patients_nothing_is_assumed(self):
+        """Undeclared, no design effect is finite; else it is that of so many images alike."""
         bare = [predictions(graded(seed, 0.9).drop(columns=["patient", "eye"])) for seed in (1, 2)]
-        pairs = [Pair.of(*bare, one_image_per_patient=declared) for declared in (False, True)]
+        pairs = [Pair.of(*bare, images_a_patient=most) for most in (None, 2, 1)]
         found = [pair.successes(*pair.right) for pair in pairs]
-        assert [one.clusters for one in found] == [None, 240]
-        assert found[0].design_effect > 2
-        assert found[1].design_effect == 1
+        assert [one.clusters for one in found] == [None, None, None]
+        assert [one.design_effect for one in found] == [np.inf, pytest.approx(2 * 120 / 119 * 239 / 240), 1]
 
     CONTRADICTIONS: ClassVar[dict[str, tuple[Callable[[pd.DataFrame], pd.DataFrame], str]]] = {
         "other images": (lambda t: t.iloc[1:], r"was scored on other images \('0000.png' is in one table only\)"),
@@ -329,7 +368,8 @@ class TestOedema:
     def test_an_image_that_is_not_gradable_needs_no_label(self):
         """It is outside every count."""
         tables = [probable(graded(seed, 0.9)).assign(dme=[None, *(np.arange(239) % 6 == 0)]) for seed in (1, 2)]
-        one, other = (predictions(table.assign(gradable=table["image"] != "0000.png")) for table in tables)
+        bare = [table.assign(grade=table["grade"].where(table["image"] != "0000.png")) for table in tables]
+        one, other = (predictions(table.assign(gradable=table["image"] != "0000.png")) for table in bare)
         assert evaluate(one, checklist_of()).counts.dme == 40
         assert compare(one, other).images == 239
         assert isinstance(tune(one, checklist_of()), OperatingPoint)

@@ -38,6 +38,7 @@ from drgate.stats import proportion
 from drgate.stats.power import misses_allowed, power
 from drgate.stats.predictive import predictive_power
 from drgate.tune import Infeasible, effects, tune
+from tests.support.declaring import declaring
 
 KEY, OTHER = PatientKey.of(b"k" * 32), PatientKey.of(b"o" * 32)
 SCREENING = [{"id": "sensitivity:referable", "at_least": 0.85}]
@@ -278,12 +279,15 @@ class TestChoice:
         assert many.promise["level"] == pytest.approx(0.995)
         assert many.cut_offs[1] < point.cut_offs[1]
 
-    def test_unknown_patients_cost_specificity(self, table: Predictions, point: OperatingPoint):
-        """Without a patient column two images a patient are allowed for, unless one is declared."""
+    def test_unknown_patients_need_a_declaration(self, table: Predictions, point: OperatingPoint):
+        """Without a patient column nothing is found; two images of a patient cost specificity, one costs nothing."""
         unknown = make_predictions(table.table.drop(columns="patient"), "u.csv", {})
-        evidence = {"evidence": {"one_image_per_patient": True}}
-        assert tuned(unknown, checklist_of(SCREENING)).cut_offs[1] < point.cut_offs[1]
-        assert tuned(unknown, checklist_of(SCREENING, **evidence)).cut_offs == point.cut_offs
+        checklist = checklist_of(SCREENING)
+        refused = tune(unknown, checklist, log=Log(key=KEY))
+        assert isinstance(refused, Infeasible)
+        assert "no patients are named" in refused.reason
+        assert tuned(unknown, declaring(checklist, unknown, 2)).cut_offs[1] < point.cut_offs[1]
+        assert tuned(unknown, declaring(checklist, unknown, 1)).cut_offs == point.cut_offs
 
     def test_by_patient_the_worse_eye_decides(self):
         """Tuned by patient, the counts are those of the gate by patient."""
@@ -300,7 +304,7 @@ class TestChoice:
         """The planned counts come from the manifest: with few referable images the cut-off falls or there is none."""
         names = [f"{i}.png" for i in range(60)]
         folder = photographs(*names)
-        rows = pd.DataFrame({"image": names, "grade": [2] * 60, "patient": names})
+        rows = pd.DataFrame({"image": names, "grade": [2] * 60, "patient": [f"P{3 * i + 1}" for i in range(60)]})
         rows.to_csv(folder / "labels.csv", index=False)
         few = tune(table, checklist_of(SCREENING), test=load_manifest(folder))
         assert isinstance(few, OperatingPoint)

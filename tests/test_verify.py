@@ -23,7 +23,7 @@ from drgate.certificate.trust import Revocations
 from drgate.checklist import Checklist, load_checklist, parse_checklist
 from drgate.errors import CertificateError, DrgateError
 from drgate.evaluate import evaluate
-from drgate.evaluation import Epoch, Estimate, Evaluation, File, HeldAgainst, Model, Spend, TestSet, Training
+from drgate.evaluation import Epoch, Estimate, Evaluation, File, HeldAgainst, Model, Patients, Spend, TestSet, Training
 from drgate.files import canonical_json
 from drgate.looks import Seen, take_look
 from drgate.predictions import Predictions, make_predictions, published, write_predictions
@@ -690,6 +690,33 @@ class TestNumbers:
         assert (found.trusted, found.recomputed, found.exit_code) == (True, False, 2)
         assert place in said(found)
 
+    @pytest.mark.parametrize(
+        ("forge", "says"),
+        [
+            (lambda data: replace(data, patients=Patients("none")), "show other patients than the statement says"),
+            (lambda data: replace(data, images_digest=digest_of("declared")), "are of other images"),
+        ],
+    )
+    def test_what_a_declaration_rests_on_is_found_out(self, tmp_path, key, forge, says):
+        """The caller's own table shows pairs of eyes, and which images they are; what is recorded may hide it."""
+        rows = [{"image": f"{i // 2}_{'lr'[i % 2]}", "grade": i % 5, "predicted": i % 5} for i in range(160)]
+        own = make_predictions(pd.DataFrame(rows), "t.csv", {})
+        own.table.to_csv(tmp_path / "t.csv", index=False)
+        declared = [
+            {"manifest": one, "one_image_per_patient": True} for one in (own.images_digest, digest_of("declared"))
+        ]
+        asked = [{"id": "accuracy", "at_least": 0.9}]
+        checklist = parse_checklist({**CHECKLIST.content(), "criteria": asked, "declared": declared}, "declaring")
+        honest = evaluate(own, checklist)
+        data = forge(honest.data)
+        template = evaluation()
+        made = evaluate(
+            published(own, checklist), checklist, model=template.model, data=data, look=template.look, training=TRAINING
+        )
+        found = verify(written(tmp_path, made, key), trusted=[key.public], predictions=tmp_path / "t.csv")
+        assert (honest.verdict, found.exit_code) == ("INSUFFICIENT", 2)
+        assert says in said(found)
+
     def test_last_digits_of_an_exact_bound_may_differ(self, folder, key, judged):
         """Another build of the special functions is no lie."""
         found = verify(written(folder, lower(1e-10)(judged), key), trusted=[key.public])
@@ -805,7 +832,7 @@ class TestNumbers:
             (("model", "files", 0, "size"), 1.5, r"model\.files\.0\.size"),
             (("flagged",), [{"image": 3}], r"flagged\.0\.image"),
             (("flagged",), [{"image": "a", "grade": 9, "predicted": 0}], r"flagged\.0\.grade"),
-            (("gate_error",), [{"id": "accuracy"}], r"gate_error\.0 has no true"),
+            (("gate_error",), [{"id": "accuracy"}], r"gate_error\.0 has no method"),
             (("reliability",), {"referable": [{"low": "0"}]}, r"reliability\.referable\.0\.low"),
             (("metrics", "accuracy", "value"), "0.9", r"metrics\.accuracy\.value"),
             (("verdict",), "GREAT", "verdict"),

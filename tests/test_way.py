@@ -750,7 +750,7 @@ class TestExport:
     ):
         """A certificate of somebody's predictions says nothing of a model file."""
         checklist = parse_yaml(b"name: t\nversion: 1\ncriteria: [{id: accuracy, at_least: 0.0001}]", "t.yaml")
-        table = write_csv([{"image": "a", "grade": 0, "predicted": 0}])
+        table = write_csv([{"image": "a", "patient": "p", "grade": 0, "predicted": 0}])
         judged = judge(table, checklist=checklist, looks=tmp_path / "l", key=key, out=tmp_path / "o")
         assert judged.evaluation.verdict == "PASS"
         with pytest.raises(CertificateError, match="not of a model"):

@@ -121,10 +121,12 @@ def load_splits(dataset: str, *, seed: int) -> Splits:
 
 
 def _graded(manifest: Manifest, split: str, notes: list[str]) -> Manifest:
+    from drgate.columns import graded_rows
+
     rows = manifest.select(split)
-    usable = rows.table["gradable"] & rows.table["grade"].notna()
+    usable = graded_rows(rows.table)
     if left_out := int((~usable).sum()):
-        notes.append(f"{left_out} of {len(rows)} {split} images were left out: ungradable or without a grade.")
+        notes.append(f"{left_out} of {len(rows)} {split} images were left out: they have no grade.")
     if not usable.any():
         raise TrainingError(f"{manifest.origin} has no graded image in the split {split!r}.")
     return replace(rows, table=rows.table[usable].reset_index(drop=True))

@@ -86,6 +86,13 @@ class SignedTable:
         """`sha256:...` over the statement's bytes: how an evaluation names it."""
         return f"sha256:{hashlib.sha256(self.envelope.payload).hexdigest()}"
 
+    @property
+    def readers(self) -> list[str]:
+        """The columns of readers that were signed."""
+        from drgate.columns import READER  # pandas
+
+        return [column for column in self.content.manifest.columns if READER.fullmatch(column)]
+
     def write(self, path: Path) -> None:
         """Write the file, whole or not at all."""
         write_atomically(path, self.envelope.to_bytes())
@@ -128,6 +135,9 @@ class SignedTable:
             yield "is of other files of the model"
         if evaluation.data.manifest_digest != self.content.manifest.digest:
             yield "is on another test set"
+        readers = evaluation.data.readers
+        if readers and evaluation.data.grades is None and {*readers} != {*self.readers}:
+            yield "compares with other readers than those of the signed table"
 
 
 def _scored_files(files: tuple[Subject, ...]) -> list[Subject]:

@@ -21,7 +21,8 @@ from drgate.screen import Format, emit, tell
 
 HELP = """Compare two models on the same images: is A non-inferior to B in accuracy?
 
-Every difference A - B is paired by image, and its interval allows for several images of one patient. Exit code 0 A is
+Every difference A - B is paired by image, and its interval allows for several images of one patient. If the tables name
+no patients, the checklist declares how many images of one patient there are at most (declared). Exit code 0 A is
 shown to be non-inferior to B at the margin, 1 A is shown to be worse by more than the margin, 2 the tables cannot be
 compared, 3 neither is shown.
 
@@ -44,14 +45,6 @@ def command(
         typer.Option("--margin", help="Non-inferiority margin: how much lower the accuracy may be, as a fraction."),
     ] = 0.02,
     level: Annotated[float, typer.Option("--level", help="Confidence level of the intervals, two-sided.")] = 0.95,
-    one_image_per_patient: Annotated[
-        bool,
-        typer.Option(
-            "--one-image-per-patient",
-            help="Declare that each image is of a different patient, if the tables name no patients. "
-            "[default: up to two images per patient are assumed]",
-        ),
-    ] = False,
     spec: ChecklistOption = "medical-grade",
     looks: LooksOption = None,
     time: LookTimeOption = None,
@@ -84,7 +77,6 @@ def command(
         log=Log(looks, time, patient_key(patients)),
         margin=margin,
         level=level,
-        one_image_per_patient=one_image_per_patient,
     )
     if out is not None:
         as_json = json.dumps(comparison.to_json(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"

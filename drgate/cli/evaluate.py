@@ -77,7 +77,7 @@ def command(
         typer.Option(
             "--baseline",
             metavar="PREDICTIONS",
-            help="Predictions of the model to compare with, on the same images; for baseline criteria.",
+            help="Predictions of the model to compare with, on the same images; for criteria on the baseline.",
         ),
     ] = None,
     base: BaseOption = None,

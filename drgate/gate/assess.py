@@ -431,11 +431,11 @@ class _Assessor:
             return self._finding(check, "REFUSED", tables.named(str(problem)))
         if result.problems:
             return self._finding(check, "REFUSED", " ".join(map(tables.named, result.problems[:3])))
-        required = any(criterion.id == "baseline" and criterion.required for criterion in evaluation.criteria)
+        required = any(criterion.id.needs_baseline and criterion.required for criterion in evaluation.criteria)
         if required and recorded is not None and baseline is None:
             reason = (
-                f"The criterion baseline is required, but the baseline's predictions are not in {folder}. Commit the "
-                "table that drgate score wrote."
+                f"A criterion on the baseline is required, but the baseline's predictions are not in {folder}. "
+                "Commit the table that drgate score wrote."
             )
             return self._finding(check, "NOT_ASSESSED", reason)
         if not (result.recomputed and result.bound):
@@ -460,6 +460,8 @@ def _criteria_missing(checklist: Checklist, found: Mapping[MetricId, CriterionRe
             present = [one for name, one in found.items() if each_slice(name) == criterion.id]
         else:
             present = [found[criterion.id]] if criterion.id in found else []
-        expected = (criterion.comparator, criterion.threshold, criterion.required)
-        if not present or any((one.comparator, one.threshold, one.required) != expected for one in present):
+        expected = (criterion.comparator, criterion.threshold, criterion.ceiling, criterion.required)
+        if not present or any(
+            (one.comparator, one.threshold, one.ceiling, one.required) != expected for one in present
+        ):
             yield criterion.id

@@ -9,6 +9,7 @@ from typing import Final
 
 from rich.console import Console
 
+from drgate.checklist import level_words
 from drgate.compare import Comparison, Difference, Outcome
 from drgate.evaluation import NotEstimable
 from drgate.report import kit, words
@@ -25,7 +26,7 @@ _AT_A_TERMINAL: Final = 6
 
 def headline(comparison: Comparison) -> str:
     """The outcome as one sentence."""
-    margin, level = f"{100 * comparison.margin:g} points", words.plain_percent(comparison.level)
+    margin, level = f"{100 * comparison.margin:g} points", level_words(comparison.level)
     accuracy, shown = comparison.accuracy, comparison.shown
     ends = " to ".join(
         _beside(100 * end, 100 * comparison.margin) for end in (accuracy.low, accuracy.high) if end is not None
@@ -42,7 +43,7 @@ def headline(comparison: Comparison) -> str:
     }[comparison.outcome]
     return (
         f"{answer}. Accuracy {words.percent(accuracy.first)} against {words.percent(accuracy.second)}, difference "
-        f"{_points(accuracy.value)} points, {level} interval {ends}."
+        f"{_points(accuracy.value)} points, {f'{level} interval {ends}' if ends else 'no interval'}."
     )
 
 
@@ -50,10 +51,11 @@ def discordance(comparison: Comparison) -> str:
     """How many images the two models disagree on, and McNemar's tests."""
     accuracy = comparison.accuracy
     who = "patients unknown" if comparison.patients is None else f"{comparison.patients} patients"
+    design = "" if accuracy.design_effect is None else f" Design effect {accuracy.design_effect:.2f}."
     return (
         f"{comparison.images} images, {who}; only A is correct on {accuracy.only_first}, only "
         f"B on {accuracy.only_second}. McNemar exact p {_p(accuracy.mcnemar_exact)}, mid-p "
-        f"{_p(accuracy.mcnemar_midp)}. Design effect {accuracy.design_effect:.2f}. Differences of proportions are in "
+        f"{_p(accuracy.mcnemar_midp)}.{design} Differences of proportions are in "
         "percentage points."
     )
 

@@ -142,7 +142,7 @@ def _cell(id: str, record: Record) -> dict[str, str]:
 
 def _unit(id: str, kind: str) -> tuple[float, str]:
     """The factor and the unit in which values are drawn."""
-    if kind == "range" or id == "baseline":  # a difference of two accuracies
+    if kind in ("range", "difference") or id == "baseline":  # differences of proportions
         return 100.0, " points"
     return {"proportion": (100.0, " %"), "amount": (1.0, " USD")}.get(kind, (1.0, ""))
 
@@ -176,8 +176,8 @@ def _figure(name: str, id: str, place: str, history: History) -> Figure:
                     hovertemplate=f"%{{text}}: %{{y:.4~g}}{suffix}<extra></extra>",
                 )
             )
-    limits = [scale * c.threshold for _, _, c, _ in trend]
-    data.append(kit.thresholds([_time(n, r) for n, r, _, _ in trend], limits, along="y", suffix=suffix))
+    limits = [(_time(n, r), end) for n, r, c, _ in trend for end in (c.threshold, c.ceiling) if end is not None]
+    data.append(kit.thresholds([at for at, _ in limits], [scale * end for _, end in limits], along="y", suffix=suffix))
     ends = [-0.5, len(times) - 0.5]
     return Figure(
         name,

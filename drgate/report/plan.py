@@ -11,6 +11,7 @@ from typing import Final
 
 from rich.console import Console
 
+from drgate.checklist import level_words
 from drgate.metrics import MetricId, parse_id
 from drgate.plan import ASSURANCE, LinePlan, Plan
 from drgate.report import kit, words
@@ -78,13 +79,16 @@ def _collected(plan: Plan) -> str:
     text = f"{collection.patients} patient{'' if collection.patients == 1 else 's'} ({kept})"
     if collection.screened_expected is not None:
         text += f", found among about {_about(collection.screened_expected)} screened"
+    apart = [words.title(line.id) for line in plan.lines if line.required and not line.grades]
+    end = f"; not planned by grade: {'; '.join(apart)}." if apart else "."
     if plan.joint_power is None:
-        return f"{text}; enough for a model without errors (the checklist states no expected true value)."
+        return f"{text}; enough for a model without errors (the checklist states no expected true value){end}"
     which = (
         "the required criteria with an expected value" if collection.without_expectation else "all required criteria"
     )
+    by_grade = " planned by grade" if apart else _of_images(plan)
     power = _percent(plan.joint_power)
-    return f"{text}; a model with the expected true values passes {which}{_of_images(plan)} with probability {power}."
+    return f"{text}; a model with the expected true values passes {which}{by_grade} with probability {power}{end}"
 
 
 def _of_images(plan: Plan) -> str:
@@ -127,15 +131,16 @@ def impossible(plan: Plan) -> list[str]:
 
 def _needs(line: LinePlan) -> str:
     here, fewest = line.here, line.without_miss
-    if here is None or fewest is None or (here.patients is not None and here.patients >= fewest):
+    if here is None or fewest is None or (not line.groups and here.patients is not None and here.patients >= fewest):
         return ""
     some, are = ("patient", "is") if fewest == 1 else ("patients", "are")
-    return f"; at least {fewest} {some} {parse_id(line.id).who} {are} needed"
+    each = " in each group" if line.groups else ""
+    return f"; at least {fewest} {some} {parse_id(line.id).who}{each} {are} needed"
 
 
 def facts(plan: Plan) -> list[tuple[str, str]]:
     """What was planned, with what, and the power of all criteria together: label and text."""
-    level = words.plain_percent(plan.level)
+    level = level_words(plan.level)
     basis = "the estimate" if plan.decided_on == "point" else f"the limit of the two-sided {level} confidence interval"
     together = "the product of the powers of the required criteria"
     pairs = [
@@ -215,10 +220,42 @@ def notes(plan: Plan, mark: str = "advisory") -> list[str]:
     sentences += [
         f"{words.title(line.id)}: {line.why}." for line in plan.lines if line.why and "stated" not in line.why
     ]
+    sentences += [sentence for line in plan.lines for sentence in (*_about_gap(line), *_about_kappa(line))]
     sentences += [f"Not planned: {', '.join(names)}: {reason}." for reason, names in left_out.items()]
     if any(not line.required for line in plan.lines):
         sentences.append(f"{mark}: not part of the verdict, the joint power or the test set.")
     return sentences
+
+
+def _about_gap(line: LinePlan) -> list[str]:
+    """What a gap's numbers are of, and how often the observed gap of a fair model misses the rule."""
+    if line.groups is None or line.expected is None:
+        return []
+    found = [
+        f"{words.title(line.id)}: patients in each of {line.groups} groups, for a fair model, whose true value is "
+        f"{words.plain_percent(line.expected)} in every group."
+    ]
+    for chance, where in (
+        (line.seems_unfair, "with the patients needed"),
+        (line.here.seems_unfair if line.here else None, "on this test set"),
+    ):
+        if chance is not None:
+            found.append(f"The observed gap of a fair model misses the rule by chance in {_percent(chance)} {where}.")
+    return found
+
+
+def _about_kappa(line: LinePlan) -> list[str]:
+    """The patients and the errors that a kappa is planned for."""
+    if not line.mix:
+        return []
+    grades = ", ".join(f"{name} {words.percent(share)}" for name, share in zip(TITLES, line.mix, strict=True))
+    sentence = f"{words.title(line.id)}: planned for patients with {grades}; all images of one have one grade."
+    if line.one_off is None:
+        return [sentence]
+    return [
+        f"{sentence} Errors are assumed to be of one grade, to either side alike and as often at every grade: "
+        f"{words.percent(line.one_off)} of images make kappa {line.expected:g}. Larger errors need other numbers."
+    ]
 
 
 def html(plan: Plan) -> str:
@@ -280,7 +317,8 @@ def _curve_name(names: list[MetricId]) -> str:
 
 def _row(line: LinePlan) -> Row:
     here, by_part = line.here, {}
-    if line.needed is not None:
+    each = f"{line.groups} x " if line.groups else ""
+    if line.needed is not None and line.curve:
         powers = dict(line.curve)
         by_part = {part: powers[max(1, round(part * line.needed.patients))] for part in _SHOWN}
     return Row(
@@ -288,16 +326,16 @@ def _row(line: LinePlan) -> Row:
         required=line.required,
         cells=(
             _rule(line),
-            "" if line.expected is None else words.percent(line.expected, against=line.threshold),
-            "" if line.without_miss is None else str(line.without_miss),
-            str(line.needed.patients) if line.needed else "",
+            "" if line.expected is None else _shown(line, line.expected),
+            "" if line.without_miss is None else f"{each}{line.without_miss}",
+            f"{each}{line.needed.patients}" if line.needed else "",
             *(_percent(by_part[part]) if part in by_part else "" for part in _SHOWN),
         ),
         here=()
         if here is None
         else (
             str(here.images),
-            "" if here.bound is None else words.percent(here.bound, against=line.threshold),
+            "" if here.bound is None else _shown(line, here.bound),
             "" if here.power is None else _percent(here.power),
         ),
         can_pass="" if here is None else "yes" if here.can_pass else "never",
@@ -305,7 +343,17 @@ def _row(line: LinePlan) -> Row:
 
 
 def _rule(line: LinePlan) -> str:
-    return f"{words.SIGNS[line.comparator]}\N{NO-BREAK SPACE}{words.plain_percent(line.threshold)}"
+    limit = f"{line.threshold:g}" if _is_index(line) else words.plain_percent(line.threshold)
+    return f"{words.SIGNS[line.comparator]}\N{NO-BREAK SPACE}{limit.replace('%', 'points') if line.groups else limit}"
+
+
+def _is_index(line: LinePlan) -> bool:
+    return parse_id(line.id).about.kind == "index"
+
+
+def _shown(line: LinePlan, value: float) -> str:
+    """A value of the criterion's metric, with enough digits to tell it from the threshold."""
+    return words.amount(value, "index" if _is_index(line) else "proportion", line.threshold)
 
 
 def _percent(chance: float) -> str:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from drgate.certificate.statement import expiry, lineage
-from drgate.checklist import RULE_WORDS, fact
+from drgate.checklist import RULE_WORDS, fact, level_words
 from drgate.errors import visible as visible  # every format shows text through it
 from drgate.evaluation import (
     CriterionResult,
@@ -72,7 +72,7 @@ _SETTINGS: Final = {
 """Settings whose key does not say what they mean."""
 _METHOD: Final = re.compile(rf"\b({'|'.join(_METHODS)})\b")
 _NARROW: Final = "\N{NARROW NO-BREAK SPACE}"
-Decisive = Literal["low", "high", "value"]
+Decisive = Literal["low", "high", "value", "both"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +83,14 @@ class Line:
     value, low, high: with as many digits as it takes to see on which side of the threshold they are; empty where there
         is none.
     interval: "83.7 to 99.3 %", with the level where it is not 95 %.
-    decisive: which of value, low and high the rule is about; decides: the same in words, "lower limit 83.7 %".
-    rule: "at least 95 %"; short_rule: "≥ 95 %"; basis: "on the lower limit" or "on the estimate".
+    decisive: which of value, low and high the rule is about, "both" limits where it has two ends; decides: the same in
+        words, "lower limit 83.7 %".
+    rule: "at least 95 %", "between 0.8 and 1.25"; short_rule: "≥ 95 %"; basis: "on the lower limit", "on the estimate".
     added: "safety" for a criterion that the owner's checklist did not have.
     advice: "required", "advisory" or "advisory, added for safety".
     would_pass: it meets the rule, and nothing can pass on this test set (`barred`).
+    all_comers: the same with images without output as the worst case, "of all 200: 181 (90.5 %), lower limit 85.6 %",
+        or the share that an index leaves out; empty where nothing is left out.
     """
 
     id: str
@@ -110,6 +113,7 @@ class Line:
     advice: str
     reason: str
     would_pass: bool
+    all_comers: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +153,9 @@ def barred(evaluation: Evaluation) -> str:
     return f"Nothing can pass on this test set. {visible(evaluation.barred)}{meant if met else ''}"
 
 
+_UNNAMED: Final = "{have} no confidence interval, because patients are not named"
+
+
 def cause(evaluation: Evaluation) -> str:
     """Which required criteria are not met, by the kind of reason; empty where all are met.
 
@@ -159,7 +166,14 @@ def cause(evaluation: Evaluation) -> str:
     for criterion in required:
         if criterion.status not in ("PASS", "OBSERVED"):
             groups.setdefault(_cause(criterion), []).append(criterion)
-    order = ("failed", "{have} too few patients", "{have} not enough evidence", "{were} not assessed", "cannot pass")
+    order = (
+        "failed",
+        _UNNAMED,
+        "{have} too few patients",
+        "{have} not enough evidence",
+        "{were} not assessed",
+        "cannot pass",
+    )
     parts: list[str] = []
     for kind in (kind for kind in order if kind in groups):
         found = groups[kind]
@@ -182,8 +196,37 @@ def _cause(criterion: CriterionResult) -> str:
         return "failed"
     if criterion.status == "NOT_ASSESSED":
         return "{were} not assessed"
-    counted = isinstance(criterion.estimate, Estimate) and criterion.estimate.k is not None
+    found = criterion.estimate
+    if isinstance(found, Estimate) and found.kind in ("proportion", "index") and found.low is None:
+        return _UNNAMED
+    counted = isinstance(found, Estimate) and found.k is not None
     return "{have} too few patients" if counted else "{have} not enough evidence"
+
+
+def chance(evaluation: Evaluation) -> str:
+    """How often a model just outside a rule passes it all the same, at most; empty where no criterion has a rate.
+
+    A criterion on the test set itself says nothing of a model.
+    """
+    of_models = {one.id for one in evaluation.criteria if one.required and not one.id.about.of_reference}
+    errors = [error for error in evaluation.gate_error if error.id in of_models and not error.deserves]
+    rates = {error: error.passes for error in errors if error.passes is not None}
+    if not rates:
+        return ""
+    worst = max(rates, key=lambda error: rates[error])
+    often = f"{percent(rates[worst])} of test sets like this one"
+    if worst.method == "designs":
+        often = f"at most {plain_percent(rates[worst])} of simulated test sets"
+    most = ", the most of all required criteria" if len({error.id for error in errors}) > 1 else ""
+    return f"By chance, a model just outside the rule passes {title(worst.id)} in {often}{most}."
+
+
+def under_headline(evaluation: Evaluation) -> list[str]:
+    """What stands first under the headline: how little an OBSERVED shows, why nothing can pass, what is not met."""
+    observed = ""
+    if evaluation.verdict == "OBSERVED":
+        observed = chance(evaluation) or "How often a model just outside the rules meets them by chance is not known."
+    return [text for text in (observed, barred(evaluation), cause(evaluation)) if text]
 
 
 def verdict_word(evaluation: Evaluation) -> str:
@@ -211,11 +254,22 @@ def test_set_name(evaluation: Evaluation) -> str:
 def decision_rule(evaluation: Evaluation) -> str:
     """What a criterion is decided on."""
     if evaluation.observed_only:
-        return "Each criterion is decided on its estimate alone."
-    return (
-        f"A proportion passes if the lower limit of its {plain_percent(level_of(evaluation))} confidence interval "
-        "meets the rule (for error rates, the upper limit)."
-    )
+        text = "Each criterion is decided on its estimate alone."
+    else:
+        both = any(c.ceiling is not None for c in evaluation.criteria)
+        text = (
+            f"A proportion passes if the lower limit of its {level_name(evaluation)} confidence interval meets the "
+            f"rule (for error rates, the upper limit{'; for a rule with two ends, both limits' if both else ''}). "
+            f"{chance(evaluation)}".rstrip()
+        )
+    what = "estimate" if evaluation.observed_only else "limit"
+    if any(criterion.all_comers for criterion in evaluation.criteria):
+        points = f"{100 * _allowance(evaluation):.10g}"
+        text += (
+            f' "Of all" counts each {unit_of(evaluation)} without output as the worst answer: this {what} may miss the '
+            f'rule by {points} points at most. "Left out" may be {points} % at most, on the same {what}.'
+        )
+    return text
 
 
 def intervals(evaluation: Evaluation) -> str:
@@ -237,7 +291,14 @@ def about_reasons(evaluation: Evaluation) -> str:
 def level_of(evaluation: Evaluation) -> float:
     """The two-sided level of the intervals: the checklist's, or narrower error where several looks are allowed."""
     levels = [c.estimate.level for c in evaluation.criteria if isinstance(c.estimate, Estimate)]
-    return next((x for x in levels if x is not None), float(evaluation.spec.content["evidence"]["level"]))
+    content = evaluation.spec.content
+    whole = 1 - (1 - float(content["evidence"]["level"])) / max(int(content.get("looks", 1)), evaluation.look.allowed)
+    return next((x for x in levels if x is not None), whole)
+
+
+def level_name(evaluation: Evaluation) -> str:
+    """The level of the intervals as people write it."""
+    return level_words(level_of(evaluation))
 
 
 def unit_of(evaluation: Evaluation) -> str:
@@ -248,7 +309,12 @@ def unit_of(evaluation: Evaluation) -> str:
 def lines(evaluation: Evaluation) -> list[Line]:
     """The criteria, in the order of the checklist."""
     level, unit = level_of(evaluation), unit_of(evaluation)
-    return [_line(criterion, level, unit) for criterion in evaluation.criteria]
+    return [_line(criterion, level, unit, _allowance(evaluation)) for criterion in evaluation.criteria]
+
+
+def _allowance(evaluation: Evaluation) -> float:
+    """By how much a figure over all may miss its rule."""
+    return float(evaluation.spec.content.get("all_comers_allowance", 0.0))
 
 
 def unmet(evaluation: Evaluation) -> list[Line]:
@@ -357,19 +423,19 @@ def settings(evaluation: Evaluation) -> list[tuple[str, list[tuple[str, str]]]]:
     ]
 
 
-def percent(value: float, *, against: float | None = None) -> str:
-    """A fraction as a percentage with one digit, or as many more as it takes to tell it from `against`.
+def percent(value: float, *, against: float | None = None, decimals: int = 1) -> str:
+    """A fraction as a percentage with so many digits, or as many more as it takes to tell it from `against`.
 
     A limit of 0.9496 against a threshold of 0.95 must not read "95.0 %", nor 0.99962 "100.0 %".
 
     >>> percent(0.9496, against=0.95), percent(0.95, against=0.95), percent(0.99962)
     ('94.96\\xa0%', '95.0\\xa0%', '>\\u202f99.9\\xa0%')
     """
-    return f"{_within(100 * value, 1, None if against is None else 100 * against, 0.0, 100.0)}{_SPACE}%"
+    return f"{_within(100 * value, decimals, None if against is None else 100 * against, 0.0, 100.0)}{_SPACE}%"
 
 
 def plain_percent(value: float) -> str:
-    """A fraction as it was written, such as a threshold or a level, as a percentage."""
+    """A fraction as it was written, such as a threshold, as a percentage."""
     return f"{100 * value:.10g}{_SPACE}%"
 
 
@@ -380,20 +446,25 @@ def signature(certificate: str | None) -> str:
     return f"Signed: {visible(certificate)}."
 
 
-def _line(criterion: CriterionResult, level: float, unit: str) -> Line:
-    favours_more = criterion.comparator in (">=", ">")
+def _line(criterion: CriterionResult, level: float, unit: str, allowance: float) -> Line:
+    favours_more, ceiling = criterion.comparator in (">=", ">"), criterion.ceiling
     decisive: Decisive = "value" if criterion.decided_on == "point" else "low" if favours_more else "high"
-    side = {"low": "lower limit", "high": "upper limit", "value": "estimate"}[decisive]
+    if decisive == "low" and ceiling is not None:
+        decisive = "both"
+    side = {"low": "lower limit", "high": "upper limit", "value": "estimate", "both": "interval"}[decisive]
     estimate = criterion.estimate
     kind = estimate.kind if isinstance(estimate, Estimate) else criterion.id.about.kind
-    signed = criterion.id == "baseline"
+    signed = _signed(criterion.id)
     shown = {"value": "", "low": "", "high": ""}
     if isinstance(estimate, Estimate):
-        for name in shown:
+        for name in ("value", "low", "high"):
             number = getattr(estimate, name)
             if number is not None:
-                shown[name] = _amount(number, kind, criterion.threshold, signed=signed)
+                near = ceiling if ceiling is not None and name == "high" else criterion.threshold
+                shown[name] = amount(number, kind, near, signed=signed)
+    shown["both"] = f"{shown['low']} to {shown['high']}" if shown["low"] else ""
     limit = _threshold(criterion.threshold, kind, signed=signed)
+    most = "" if ceiling is None else _threshold(ceiling, kind, signed=signed)
     reason = visible(criterion.reason).removeprefix(
         f"{OUTCOMES['NOT_ASSESSED']}: "
     )  # the outcome is shown before the reason
@@ -410,8 +481,8 @@ def _line(criterion: CriterionResult, level: float, unit: str) -> Line:
         interval=_interval(estimate, criterion.threshold, level, signed=signed),
         decisive=decisive,
         decides=f"{side} {shown[decisive]}" if shown[decisive] else "",
-        rule=f"{RULE_WORDS[criterion.comparator]} {limit}",
-        short_rule=f"{SIGNS[criterion.comparator]}{_SPACE}{limit}",
+        rule=f"{RULE_WORDS[criterion.comparator]} {limit}" if ceiling is None else f"between {limit} and {most}",
+        short_rule=f"{SIGNS[criterion.comparator]}{_SPACE}{limit}" if ceiling is None else f"{limit} to {most}",
         basis=f"on the {side}",
         required=criterion.required,
         added=visible(criterion.added),
@@ -419,7 +490,29 @@ def _line(criterion: CriterionResult, level: float, unit: str) -> Line:
         + (f", added for {visible(criterion.added)}" if criterion.added else ""),
         reason=reason[:1].upper() + reason[1:],
         would_pass=criterion.would_pass,
+        all_comers=_all_comers(criterion, allowance),
     )
+
+
+def _all_comers(criterion: CriterionResult, allowance: float) -> str:
+    """What a criterion's figure would be over images without output too."""
+    found = criterion.all_comers
+    if found is None:
+        return ""
+    if isinstance(found, NotEstimable):
+        return f"of all not estimable: {visible(found.reason)}"
+    share = criterion.id.about.kind == "proportion"
+    upward = share and criterion.comparator in (">=", ">")
+    limit, side = (found.low, "lower") if upward else (found.high, "upper")
+    near = (criterion.threshold if share else 0.0) + (-allowance if upward else allowance)
+    value = percent(found.value, against=near)
+    if found.k is None:
+        text = f"of all: {value}"
+    elif share:
+        text = f"of all {found.n}: {found.k} ({value})"
+    else:
+        text = f"left out: {found.k} of {found.n} ({value})"
+    return text + ("" if limit is None else f", {side} limit {percent(limit, against=near)}")
 
 
 def metric_line(name: MetricId, metric: Metric, level: float, unit: str) -> MetricLine:
@@ -431,7 +524,7 @@ def metric_line(name: MetricId, metric: Metric, level: float, unit: str) -> Metr
     short = title(name).removeprefix(f"{family}, ")
     if isinstance(metric, NotEstimable):
         return MetricLine(visible(name), title(name), family, short, reason=visible(metric.reason))
-    signed = name == "baseline"
+    signed = _signed(name)
     bootstrap = ""
     if metric.bootstrap in ((0.0, 0.0), (1.0, 1.0)):  # every resample of all or nothing is all or nothing
         bootstrap = "–"
@@ -445,19 +538,24 @@ def metric_line(name: MetricId, metric: Metric, level: float, unit: str) -> Metr
         family=family,
         name=short,
         counts=_counts(metric, unit),
-        value=_amount(metric.value, metric.kind, None, signed=signed),
+        value=amount(metric.value, metric.kind, None, signed=signed),
         interval=_interval(metric, None, level, signed=signed),
         method=_method(metric.method or ""),
         bootstrap=bootstrap,
         patients="" if metric.clusters is None else str(metric.clusters),
         design_effect="" if metric.design_effect is None else f"{metric.design_effect:.2f}",
-        expected="" if metric.expected is None else _amount(metric.expected, metric.kind, None),
+        expected="" if metric.expected is None else amount(metric.expected, metric.kind, None),
     )
 
 
 def title(metric_id: str) -> str:
     """A metric id for people: `sensitivity:pdr@camera=A` is "Sensitivity, PDR (camera A)"."""
     return visible(parse_id(metric_id).label)
+
+
+def _signed(name: MetricId) -> bool:
+    """Whether it is a difference that can favour either side."""
+    return name == "baseline" or name.metric == "noninferior"
 
 
 def _digits(value: float, decimals: int, *landmarks: float | None) -> str:
@@ -480,8 +578,8 @@ def _within(value: float, decimals: int, against: float | None, *ends: float) ->
     return shown
 
 
-def _amount(value: float, kind: str, against: float | None, *, signed: bool = False) -> str:
-    if kind == "range" or signed:  # signed: a difference of two accuracies
+def amount(value: float, kind: str, against: float | None, *, signed: bool = False) -> str:
+    if kind in ("range", "difference") or signed:  # signed: a difference that can favour either side
         sign = "+" if signed and value > 0 else ""
         return f"{sign}{_digits(100 * value, 1, None if against is None else 100 * against)}{_SPACE}points"
     if kind == "amount":
@@ -492,23 +590,23 @@ def _amount(value: float, kind: str, against: float | None, *, signed: bool = Fa
 
 
 def _threshold(value: float, kind: str, *, signed: bool) -> str:
-    if kind == "range" or signed:
+    if kind in ("range", "difference") or signed:
         return f"{100 * value:.10g}{_SPACE}points".replace("-", "−")
     if kind == "amount":
         return f"{value:g}{_SPACE}USD"
-    return f"{value:g}" if kind == "index" else plain_percent(value)
+    return f"{value:g}".replace("-", "−") if kind == "index" else plain_percent(value)
 
 
 def _range(low: float, high: float, kind: str, against: float | None, *, signed: bool) -> str:
-    upper = _amount(high, kind, against, signed=signed)
-    lower = _amount(low, kind, against, signed=signed).partition(_SPACE)[0]
+    upper = amount(high, kind, against, signed=signed)
+    lower = amount(low, kind, against, signed=signed).partition(_SPACE)[0]
     return f"{lower} to {upper}"
 
 
 def _interval(estimate: Metric, against: float | None, level: float, *, signed: bool) -> str:
     if not isinstance(estimate, Estimate) or estimate.low is None or estimate.high is None:
         return ""
-    other = "" if estimate.level in (None, level) else f" (level {plain_percent(estimate.level or 0)})"
+    other = "" if estimate.level in (None, level) else f" (level {level_words(estimate.level or 0)})"
     return _range(estimate.low, estimate.high, estimate.kind, against, signed=signed) + other
 
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,10 +48,22 @@ class BootstrapInterval:
 def seed_from(*digests: str) -> int:
     """The seed of an evaluation: the first 64 bits, big-endian, of the SHA-256 of its digests.
 
-    Hashed are the digests' own UTF-8 text, such as "sha256:0f3a...", in the order given (predictions, then checklist),
-    joined by one line feed, nothing before the first or after the last.
+    Hashed are the digests' own UTF-8 text, such as "sha256:0f3a...", in the order given (what is counted, then the
+    checklist), joined by one line feed, nothing before the first or after the last.
     """
     return int.from_bytes(hashlib.sha256("\n".join(digests).encode()).digest()[:8], "big")
+
+
+def counted_digest(counted: Mapping[str, ArrayLike]) -> str:
+    """`sha256:...` over named arrays of integers, in the order given: for each the name, the length and 64-bit values.
+
+    Of distinct patients and how many there are of each it depends on no name, no order of rows and no other column.
+    """
+    found = hashlib.sha256()
+    for name, values in counted.items():
+        content = np.asarray(values).astype("<i8")
+        found.update(f"{name}\n{content.size}\n".encode() + content.tobytes())
+    return f"sha256:{found.hexdigest()}"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -169,8 +182,8 @@ def resample_patients(
     `patterns` (P, cells) and `counts` (P,) as `patient_patterns` returns them; the table may have other cells, such as
     those of two models side by side. With `strata`, one label a pattern such as `worst_grade`, every replicate keeps
     the number of patients in each stratum. `inflation` divides the number drawn (of each stratum, never below one) and
-    so multiplies variances: 2 where patients are unknown. The same arguments give the same
-    tables on every machine under one NumPy version.
+    so multiplies variances: where patients are unknown, by the images that one may have. The same arguments give the
+    same tables on every machine under one NumPy version.
 
     Raises ValueError where there is no patient or no replicate to draw, and for an inflation below 1.
     """

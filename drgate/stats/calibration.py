@@ -1,7 +1,7 @@
 """How well probabilities agree with frequencies: Brier score, calibration slope and intercept, reliability, ECE.
 
 `patients` has the integer code of each image's patient, and every interval is by patients. None means that patients are
-unknown; then variances are doubled. For independent images it is `np.arange(n)`.
+unknown; then `images_a_patient` is the most images of one patient, all taken to be alike; with one, independent.
 
 >>> import numpy as np
 >>> p, y = np.array([0.1, 0.2, 0.3, 0.4, 0.6, 0.7, 0.8, 0.9]), np.array([0, 0, 1, 0, 1, 0, 1, 1], dtype=bool)
@@ -21,7 +21,6 @@ from scipy.special import expit, logit, ndtri, stdtrit
 
 from drgate.stats.bootstrap import BootstrapInterval, percentile_interval
 from drgate.stats.cluster import (
-    UNKNOWN_DESIGN_EFFECT,
     EffectiveSample,
     bounds,
     effective_sample,
@@ -36,6 +35,13 @@ EPSILON = 1e-6
 
 BOOTSTRAP_IMAGES = 20_000
 """Images beyond which the patient bootstrap is not offered; the sandwich is as good long before."""
+
+FEWEST_EVENTS = 100
+"""Patients with and patients without an event from which slope and intercept can decide.
+
+With three events a model that is not calibrated passed in up to 11 %: `python -m benchmarks calibration-error`.
+Collins, Ogundimu & Altman 2016, Statistics in Medicine 35:214, ask for as many.
+"""
 
 _REDRAWN = 20_000_000
 """Labels drawn at most for the expected calibration error of a perfect model."""
@@ -64,7 +70,7 @@ class Calibration:
 
     value: float
     se: float
-    """Standard error by patients; where they are unknown, of twice the variance of independent images."""
+    """Standard error by patients; where they are unknown, of as many images alike as one may have."""
     low: float
     high: float
     level: float
@@ -104,7 +110,12 @@ class Bin:
 
 
 def brier(
-    probabilities: ArrayLike, outcome: ArrayLike, patients: ArrayLike | None = None, *, level: float
+    probabilities: ArrayLike,
+    outcome: ArrayLike,
+    patients: ArrayLike | None = None,
+    *,
+    level: float,
+    images_a_patient: int = 1,
 ) -> Calibration | Undefined:
     """Brier score: mean squared distance of the probabilities from what was true, lower is better.
 
@@ -148,10 +159,11 @@ def brier(
     variance = clusters / (clusters - 1) * math.fsum(residual * residual) / n**2
     one_more = float(sizes @ sizes) / n**2
     if patients is None:
-        if fewest_patients(n) < 2:
+        clusters = fewest_patients(n, images_a_patient)
+        if clusters < 2:
             return Undefined(_TOO_FEW)
-        variance, one_more = unknown_inflation(n) * variance, UNKNOWN_DESIGN_EFFECT / n
-    few = (float(ndtri((1 + level) / 2)) / _t(clusters if patients is not None else fewest_patients(n), level)) ** 2
+        variance, one_more = unknown_inflation(n, images_a_patient) * variance, images_a_patient / n
+    few = (float(ndtri((1 + level) / 2)) / _t(clusters, level)) ** 2
     low, high = mean, 1.0
     if variance > 0:
         effective = few * mean * (1 - mean) / variance
@@ -166,7 +178,12 @@ def brier(
 
 
 def calibration_slope(
-    probabilities: ArrayLike, positive: ArrayLike, patients: ArrayLike | None = None, *, level: float
+    probabilities: ArrayLike,
+    positive: ArrayLike,
+    patients: ArrayLike | None = None,
+    *,
+    level: float,
+    images_a_patient: int = 1,
 ) -> Calibration | Undefined:
     """b of logit P(positive) = a + b logit(p), a and b fitted together: 1 is right, below 1 is overconfident.
 
@@ -180,18 +197,32 @@ def calibration_slope(
     References: Cox 1958, Biometrika 45:562; Van Calster et al. 2019, BMC Medicine 17:230; sandwich: Liang & Zeger 1986,
     Biometrika 73:13.
     """
-    return _coefficient(probabilities, positive, patients, level, joint=True)
+    return _coefficient(probabilities, positive, patients, level, images_a_patient, joint=True)
 
 
 def calibration_intercept(
-    probabilities: ArrayLike, positive: ArrayLike, patients: ArrayLike | None = None, *, level: float
+    probabilities: ArrayLike,
+    positive: ArrayLike,
+    patients: ArrayLike | None = None,
+    *,
+    level: float,
+    images_a_patient: int = 1,
 ) -> Calibration | Undefined:
     """a of logit P(positive) = a + logit(p), slope held at 1: calibration in the large, 0 is right, above 0 too low.
 
     Otherwise as `calibration_slope`, with the factor c / (c - 1); defined wherever there are positive and negative
     images of two patients.
     """
-    return _coefficient(probabilities, positive, patients, level, joint=False)
+    return _coefficient(probabilities, positive, patients, level, images_a_patient, joint=False)
+
+
+def equal_patients(patients: ArrayLike) -> int:
+    """Patients with equally many images who are worth as much as those of these codes, if images of one are alike.
+
+    n^2 / sum m^2 of n images, m of a patient, rounded down: the patients themselves where all have equally many.
+    """
+    sizes = np.unique(np.asarray(patients), return_counts=True)[1]
+    return int(sizes.sum() ** 2 // (sizes @ sizes)) if sizes.size else 0
 
 
 def calibration_bootstrap(
@@ -274,11 +305,13 @@ def reliability(
     level: float,
     interval: Interval = "clopper-pearson",
     bins: int = 10,
+    images_a_patient: int | None = 1,
 ) -> tuple[Bin, ...]:
     """The bins of a reliability diagram, those of `calibration_error`, from the lowest probability to the highest.
 
-    Each observed share has the interval that gates, at the bin's own effective sample size. Empty without an image.
-    Arguments and errors as `calibration_slope`.
+    Each observed share has the interval that gates, at the bin's own effective sample size; it is 0 to 1 where patients
+    are unknown and nothing is declared (`images_a_patient` None). Empty without an image. Other arguments and errors as
+    `calibration_slope`.
     """
     require_level(level)
     p, y = _checked(probabilities, positive)
@@ -291,7 +324,7 @@ def reliability(
     found = []
     for start, stop in zip(starts, [*starts[1:], p.size], strict=True):
         inside = slice(start, stop)
-        sample = _sample(y[inside], None if patients is None else owner[inside], level)
+        sample = _sample(y[inside], None if patients is None else owner[inside], level, images_a_patient)
         ends = bounds(sample, level=level, interval=interval)
         predicted = math.fsum(p[inside]) / sample.n
         found.append(
@@ -304,7 +337,13 @@ _TOO_FEW = "it needs images of at least two patients"
 
 
 def _coefficient(
-    probabilities: ArrayLike, positive: ArrayLike, patients: ArrayLike | None, level: float, *, joint: bool
+    probabilities: ArrayLike,
+    positive: ArrayLike,
+    patients: ArrayLike | None,
+    level: float,
+    images_a_patient: int,
+    *,
+    joint: bool,
 ) -> Calibration | Undefined:
     require_level(level)
     p, y = _checked(probabilities, positive)
@@ -312,7 +351,7 @@ def _coefficient(
         return Undefined("it needs positive and negative images")
     x, y, owner = _ordered(p, y, _codes(patients, p.size))
     clusters = _clusters(owner)
-    if clusters < 2 or (patients is None and fewest_patients(p.size) < 2):
+    if clusters < 2 or (patients is None and fewest_patients(p.size, images_a_patient) < 2):
         return Undefined(_TOO_FEW)
     everyone = np.ones((1, x.size))
     if joint and x.max() - x.min() < _ALIKE:
@@ -333,7 +372,8 @@ def _coefficient(
     variance = float((bread @ meat @ bread)[-1, -1]) * clusters / (clusters - 1) * (n - 1) / (n - k)
     t = _t(clusters, level)
     if patients is None:
-        variance, t = unknown_inflation(n) * variance, _t(fewest_patients(n), level)
+        variance *= unknown_inflation(n, images_a_patient)
+        t = _t(fewest_patients(n, images_a_patient), level)
     se, value = math.sqrt(variance), slope if joint else at
     return Calibration(value, se, value - t * se, value + t * se, level, None if patients is None else clusters)
 
@@ -430,10 +470,12 @@ def _starts(p: Floats, bins: int) -> NDArray[np.intp]:
     return np.flatnonzero(np.diff(first * bins // p.size, prepend=-1))
 
 
-def _sample(positive: NDArray[np.bool_], owner: Codes | None, level: float) -> EffectiveSample:
+def _sample(
+    positive: NDArray[np.bool_], owner: Codes | None, level: float, images_a_patient: int | None
+) -> EffectiveSample:
     k, n = int(positive.sum()), positive.size
     if owner is None:
-        return unknown_clusters(k, n, level=level)
+        return unknown_clusters(k, n, images_a_patient=images_a_patient, level=level)
     sizes = np.bincount(owner)
     hits = np.bincount(owner, weights=positive).astype(np.int64)
     # The rarer event is the one that the design effect must not be trusted on.

@@ -8,7 +8,8 @@ An image without output (`no_output`: unreadable, refused, failed) has a referen
 policies define how it counts; each statistic describes below what that means for it:
 
 - `excluded`: it counts nowhere.
-- `as_referred`: the image goes to a person: positive for a group of grades, defined for statistics of groups only.
+- `as_referred`: the image goes to a person: positive for a group of grades. For a single grade it is defined for
+  sensitivity (and `missed`) alone, where the person is taken to find the grade.
 - `worst_case`: it counts as the prediction that is worst for this statistic.
 
 >>> import numpy as np
@@ -124,7 +125,6 @@ def sensitivity(grades: tuple[int, ...], no_output: NoOutput) -> Ratio:
     """
     inside, predicted = _of(_REFERENCE, grades), _of(_PREDICTED, grades)
     if no_output == "as_referred":
-        _require_group(grades, "sensitivity")
         predicted = predicted | ~_ANSWERED
     return Ratio(inside & predicted, inside & _counts(no_output))
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from scipy.special import bdtr, ndtri
 
 from drgate.stats.bootstrap import distinct_patients, resample_patients
-from drgate.stats.cluster import UNKNOWN_DESIGN_EFFECT, clustered_design_effect
+from drgate.stats.cluster import clustered_design_effect, unknown_inflation
 from drgate.stats.confusion import CELLS
 from drgate.stats.proportion import Bounds, require_level
 
@@ -37,7 +37,7 @@ class PairedSample:
     clusters: int | None
     """Patients; None where they are unknown."""
     design_effect: float
-    """>= 1."""
+    """>= 1; infinite where patients are unknown and nothing is declared of them."""
 
     @property
     def difference(self) -> float:
@@ -146,15 +146,14 @@ def paired_sample(
     return PairedSample(first, second, n, clusters, float(design))
 
 
-def paired_sample_unknown(only_first: int, only_second: int, n: int) -> PairedSample:
-    """The same where patients are unknown: design effect 2, and what its estimate from pairs can exceed that by.
+def paired_sample_unknown(only_first: int, only_second: int, n: int, *, images_a_patient: int | None) -> PairedSample:
+    """The same where patients are unknown and each has so many images at most (None: nothing is declared).
 
-    With c = (n + 1) // 2 patients, the fewest at two images each, that is c (n - 1) / ((c - 1) n): deleting the patient
-    column never narrows the interval of identical pairs.
+    The design effect is the largest that patients of so many images can show, so that deleting the patient column never
+    narrows the interval.
     """
-    fewest = (n + 1) // 2
-    small = fewest * (n - 1) / ((fewest - 1) * n) if fewest > 1 else 1.0
-    return PairedSample(only_first, only_second, n, None, UNKNOWN_DESIGN_EFFECT * small)
+    design = np.inf if images_a_patient is None else min(unknown_inflation(n, images_a_patient), 2 * images_a_patient)
+    return PairedSample(only_first, only_second, n, None, float(design))
 
 
 def resample_pairs(
@@ -171,7 +170,7 @@ def resample_pairs(
     `first` and `second` hold each image's cell 0-29 under each model, `patients` integer codes of their patients,
     all (images,). Patients whose images fall into the same pairs of cells are one pattern, and a draw is a
     multinomial over the patterns: the cluster bootstrap of the pairs, whatever the order of rows. `inflation` divides
-    the number drawn: 2 where patients are unknown. Raises ValueError as `distinct_patients`, and
+    the number drawn, where patients are unknown. Raises ValueError as `distinct_patients`, and
     where there is nothing to draw.
     """
     one, other = np.asarray(first, dtype=np.int64), np.asarray(second, dtype=np.int64)
@@ -190,8 +189,10 @@ def resample_pairs(
 
 
 def difference_bounds(sample: PairedSample, *, level: float) -> Bounds:
-    """Tango's interval of the difference, with all counts divided by the design effect."""
+    """Tango's interval of the difference, all counts divided by the design effect; [-1, 1] where that is infinite."""
     deff = sample.design_effect
+    if math.isinf(deff):
+        return Bounds(-1.0, 1.0)
     return tango_bounds(sample.only_first / deff, sample.only_second / deff, sample.n / deff, level=level)
 
 

@@ -1,8 +1,8 @@
 """How many cases a criterion needs, and the error rates of a decision at given cases.
 
-Everything here is for "the lower bound of a sensitivity, specificity or accuracy is at least `threshold`", a rule on
-the number of misses. A rate that must stay below a limit is the same rule on its complement: pass 1 - limit and
-1 - true rate.
+Most of it is for "the lower bound of a sensitivity, specificity or accuracy is at least `threshold`", a rule on the
+number of misses. A rate that must stay below a limit is the same rule on its complement: pass 1 - limit and 1 - true
+rate. Gaps between groups and kappa are simulated.
 
 >>> smallest_without_miss(0.95, level=0.95), misses_allowed(300, 0.90, level=0.95)
 (72, 19)
@@ -24,8 +24,10 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import bdtr, betainc, betaln, gammaln, ndtri
+from scipy.special import bdtr, betainc, betaincinv, betaln, gammaln, ndtri
 
+from drgate.stats import gaps
+from drgate.stats.agreement import Weights, kappa, p_value_of
 from drgate.stats.cluster import bounds, effective_n, effective_sample, unknown_clusters
 from drgate.stats.proportion import Interval, require_level
 
@@ -165,7 +167,7 @@ def passing(
     icc: float = 0.5,
     strict: bool = False,
     point: bool = False,
-    unknown: bool = False,
+    images_a_patient: int = 1,
     replicates: int = 10_000,
     seed: int = 0,
 ) -> Passing:
@@ -177,14 +179,15 @@ def passing(
     exceed the threshold this is the false-pass probability.
 
     point: the estimate decides and not the bound: it must reach the threshold or, where `strict`, exceed it; compared
-    in counts, so that 38 of 40 reaches .95. unknown: patients are unknown; they are drawn with two images each,
-    and the bound has the design effect 2 of `unknown_clusters`.
+    in counts, so that 38 of 40 reaches .95. images_a_patient: above 1, patients are unknown; they are drawn with so
+    many images each, and the bound is that of `unknown_clusters`.
     """
     _require(threshold, level, interval)
     images, times = _patients(sizes, counts)
     n = int(times @ images)
+    unknown = images_a_patient > 1
     if unknown:
-        images, times = _pairs(n)
+        images, times = _alike(n, images_a_patient)
     elif images.max() == 1:
         exact = _power(np.array([n]), threshold, true, level, interval, strict, point)
         return Passing(float(exact[0]), "exact")
@@ -192,7 +195,8 @@ def passing(
     if point:
         passes = drawn.wrong <= _allowed(np.array([n]), threshold, level, interval, strict, point)
     elif unknown:
-        effective = np.full(replicates, unknown_clusters(n, n, level=level).effective_n)
+        possible = unknown_clusters(n, n, images_a_patient=images_a_patient, level=level)
+        effective = np.full(replicates, possible.effective_n)
         passes = _shows(drawn.wrong / n * effective, effective, threshold, level, interval)
     else:
         passes = _clustered(drawn, images, times, threshold, level, interval)
@@ -212,7 +216,7 @@ def patients_to_show(
     icc: float = 0.5,
     strict: bool = False,
     point: bool = False,
-    unknown: bool = False,
+    images_a_patient: int = 1,
     seed: int = 0,
 ) -> Needed | None:
     """Total patients from which the power to show `threshold` stays at or above `target` when the truth is `true`.
@@ -223,8 +227,8 @@ def patients_to_show(
     """
     _require(threshold, level, interval)
     images, times = _patients(sizes, counts)
-    if unknown:
-        images, times = np.array([2]), np.array([1])
+    if images_a_patient > 1:
+        images, times = np.array([images_a_patient]), np.array([1])
     if images.max() == 1:
         n = cases_needed(
             threshold, true=true, target=target, level=level, interval=interval, strict=strict, point=point
@@ -254,7 +258,7 @@ def patients_to_show(
             icc=icc,
             strict=strict,
             point=point,
-            unknown=unknown,
+            images_a_patient=images_a_patient,
             replicates=4000,
             seed=seed,
         ).probability
@@ -289,9 +293,255 @@ def patients_to_show(
     return Needed(long, int(_dealt(long, share) @ images), found[long], "simulated")
 
 
+@dataclass(frozen=True, slots=True)
+class Fair:
+    """How a model fares whose true rate is the same in every group, by simulation."""
+
+    passes: float
+    """Chance that the upper limit of every pair of groups is at most the limit."""
+    seems_unfair: float
+    """Chance that the observed gap alone exceeds the limit."""
+    se: float
+    """Standard error of `passes`."""
+
+
+def fair_gap(
+    limit: float,
+    *,
+    true: float,
+    level: float,
+    groups: Sequence[tuple[ArrayLike, ArrayLike]],
+    interval: Interval = "clopper-pearson",
+    icc: float = 0.5,
+    replicates: int = 4000,
+    seed: int = 0,
+) -> Fair:
+    """Whether a gap of at most `limit` (0 to 1) is shown where every group has the rate `true`.
+
+    groups: of each, numbers of images per patient in the denominator, and how many patients have each. The images of a
+    patient correlate by `icc`, as in `passing`.
+    """
+    _require(limit, level, interval)
+    rates, lows, highs, worths = [], [], [], []
+    for at, (sizes, counts) in enumerate(groups):
+        images, times = _patients(sizes, counts)
+        drawn = _draw(images, times, true, icc, replicates, seed + at)
+        value = 1 - drawn.wrong / int(times @ images)
+        worth = _effective(drawn, images, times, level)
+        low, high = _ends(value, worth, level, interval)
+        rates.append(value)
+        worths.append(worth)
+        lows.append(low)
+        highs.append(high)
+    values, low, high, worth = (np.stack(part, axis=-1) for part in (rates, lows, highs, worths))
+    passes = float(gaps.shown(values, low, high, worth, limit, level=level).mean())
+    seen = values.max(axis=1) - values.min(axis=1) > limit + 1e-9
+    return Fair(passes, float(seen.mean()), math.sqrt(passes * (1 - passes) / replicates))
+
+
+def patients_for_gap(
+    limit: float,
+    *,
+    true: float,
+    target: float,
+    level: float,
+    groups: int,
+    interval: Interval = "clopper-pearson",
+    sizes: Sequence[int] = (1,),
+    counts: Sequence[int] | None = None,
+    icc: float = 0.5,
+) -> Needed | None:
+    """Patients in each of so many groups with which a fair model passes with power `target`, to about two per cent.
+
+    The patients have images in the proportions of `sizes` and `counts`. None beyond `UNREALISTIC` patients a group.
+    """
+    images, times = _patients(sizes, counts)
+    share = times / times.sum()
+
+    def fair(patients: int) -> float:
+        dealt = _dealt(patients, share)
+        return fair_gap(
+            limit, true=true, level=level, groups=[(images, dealt)] * groups, interval=interval, icc=icc
+        ).passes
+
+    return _until(fair, target, images, share)
+
+
+def one_grade_off(true: float, *, weights: Weights, mix: Sequence[float]) -> float | None:
+    """Share of images graded one grade off, to either side alike and equal at every grade, that makes kappa `true`.
+
+    mix: (k,) shares of the grades. None where only one grade occurs, or where errors of one grade leave kappa higher.
+    """
+    from scipy.optimize import brentq  # a tenth of a second to import
+
+    shares = np.asarray(mix, dtype=np.float64)
+    right, wrong = np.diag(shares), shares[:, None] * _neighbours(len(shares))
+
+    def beyond(rate: float) -> float:
+        return float(kappa((1 - rate) * right + rate * wrong, weights)[0]) - true
+
+    return None if np.count_nonzero(shares) < 2 or beyond(1.0) >= 0 else float(brentq(beyond, 0.0, 1.0))
+
+
+def kappa_without_miss(
+    threshold: float,
+    *,
+    weights: Weights,
+    mix: Sequence[float],
+    level: float,
+    sizes: ArrayLike = (1,),
+    counts: ArrayLike | None = None,
+    images_a_patient: int = 1,
+) -> int | None:
+    """Fewest patients that show a kappa of `threshold` without an error; their grades are in the shares of `mix`.
+
+    Other arguments as in `passing_kappa`. None above `UNREALISTIC` patients, and where only one grade occurs.
+    """
+    _require(threshold, level, "clopper-pearson")
+    images, times = _patients(sizes, counts)
+    if images_a_patient > 1:
+        images, times = np.array([1]), np.array([images_a_patient])
+    perfect = images[:, None, None, None] * np.eye(len(mix))[:, :, None] * np.eye(len(mix))
+    each = np.outer(times / (times.sum() if images_a_patient == 1 else 1), mix).ravel()
+
+    def enough(patients: int) -> bool:
+        patterns = perfect.reshape(-1, len(mix), len(mix))
+        p_value = p_value_of(patterns, patients * each, weights, images_a_patient=images_a_patient)
+        return float(p_value(threshold, "lower")) <= (1 - level) / 2
+
+    return _first(enough) if np.count_nonzero(mix) > 1 else None
+
+
+def passing_kappa(
+    threshold: float,
+    *,
+    true: float,
+    weights: Weights,
+    mix: Sequence[float],
+    level: float,
+    sizes: ArrayLike = (1,),
+    counts: ArrayLike | None = None,
+    icc: float = 0.5,
+    strict: bool = False,
+    point: bool = False,
+    images_a_patient: int = 1,
+    replicates: int = 4000,
+    seed: int = 0,
+) -> Passing:
+    """The chance that patients of these sizes show a kappa of `threshold` when it is `true`; simulated.
+
+    mix: (k,) shares of the grades, from which patients are drawn. All images of a patient have one grade; errors are of
+    one grade (`one_grade_off`), to one side in a patient, and correlate by `icc`. Other arguments as in `passing`.
+
+    Raises ValueError where such errors do not give the true kappa.
+    """
+    _require(threshold, level, "clopper-pearson")
+    images, times = _patients(sizes, counts)
+    if images_a_patient > 1:
+        images, times = _alike(int(times @ images), images_a_patient)
+    rate = one_grade_off(true, weights=weights, mix=mix)
+    if rate is None:
+        raise ValueError(f"Errors of one grade do not give a kappa of {true} at this mix of grades.")
+    generator = np.random.Generator(np.random.PCG64(seed))
+    kinds, drawn = [], []
+    for size in np.unique(images):
+        patterns, chance = _kinds_of_patients(int(size), mix, rate, icc)
+        kinds.append(patterns)
+        drawn.append(generator.multinomial(int(times[images == size].sum()), chance, size=replicates))
+    patterns, patients = np.concatenate(kinds), np.concatenate(drawn, axis=1)
+    tables = np.tensordot(patients, patterns, axes=1)
+    if images_a_patient > 1:  # then single images are counted
+        patterns = np.eye(len(mix) ** 2).reshape(-1, len(mix), len(mix))
+        patients = tables.reshape(replicates, -1).astype(np.int64)
+    value, defined = kappa(tables, weights)
+    passes = defined & (value > threshold if strict else value >= threshold)
+    close = np.empty(0, dtype=np.int64) if point else np.flatnonzero(passes)
+    for part in np.array_split(close, 1 + close.size * len(patterns) // 10**6):
+        test = p_value_of(patterns, patients[part], weights, images_a_patient=images_a_patient)
+        passes[part] = test(threshold, "lower") <= (1 - level) / 2
+    found = float(passes.mean())
+    return Passing(found, "simulated", math.sqrt(found * (1 - found) / replicates))
+
+
+def patients_for_kappa(
+    threshold: float,
+    *,
+    true: float,
+    target: float,
+    weights: Weights,
+    mix: Sequence[float],
+    level: float,
+    sizes: Sequence[int] = (1,),
+    counts: Sequence[int] | None = None,
+    icc: float = 0.5,
+    strict: bool = False,
+    point: bool = False,
+    images_a_patient: int = 1,
+) -> Needed | None:
+    """Patients with which the power to show a kappa of `threshold` is `target`, to about two per cent.
+
+    The patients have images in the proportions of `sizes` and `counts`; other arguments and errors as `passing_kappa`.
+    None where the truth does not exceed the threshold, or beyond `UNREALISTIC` patients.
+    """
+    images, times = _patients(sizes, counts)
+    share = times / times.sum()
+
+    def power_of(patients: int) -> float:
+        return passing_kappa(
+            threshold,
+            true=true,
+            weights=weights,
+            mix=mix,
+            level=level,
+            sizes=images,
+            counts=_dealt(patients, share),
+            icc=icc,
+            strict=strict,
+            point=point,
+            images_a_patient=images_a_patient,
+        ).probability
+
+    return None if true <= threshold else _until(power_of, target, images, share)
+
+
 def joint_power(powers: Sequence[float]) -> float:
     """Chance that independent criteria pass together: the product."""
     return float(np.prod(np.asarray(powers, dtype=np.float64)))
+
+
+def _until(
+    power_of: Callable[[int], float], target: float, images: NDArray[np.int64], share: NDArray[np.float64]
+) -> Needed | None:
+    """Patients with which a simulated power is `target`, to about two per cent; None beyond `UNREALISTIC`."""
+    short, long = 0, 32
+    while (found := power_of(long)) < target:
+        short, long = long, 2 * long
+        if long > UNREALISTIC:
+            return None
+    while long - short > max(1, long // 50):
+        middle = (short + long) // 2
+        there = power_of(middle)
+        short, long, found = (short, middle, there) if there >= target else (middle, long, found)
+    return Needed(long, int(_dealt(long, share) @ images), found, "simulated")
+
+
+def _neighbours(grades: int) -> NDArray[np.float64]:
+    """Chance of each answer where it is one grade off, (grades, grades)."""
+    beside = np.eye(grades, k=1) + np.eye(grades, k=-1)
+    return np.asarray(beside / beside.sum(axis=1, keepdims=True))
+
+
+def _kinds_of_patients(
+    size: int, mix: Sequence[float], rate: float, icc: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Tables (P, k, k) of patients with so many images of one grade, and the chance of each."""
+    wrong = _miss_distribution(size, 1 - rate, icc)
+    chance = np.asarray(mix)[:, None, None] * _neighbours(len(mix))[:, :, None] * wrong
+    grade, answer, misses = np.nonzero(chance)
+    tables = np.zeros((len(grade), len(mix), len(mix)))
+    at = np.arange(len(grade))
+    tables[at, grade, grade], tables[at, grade, answer] = size - misses, misses
+    return tables, chance[grade, answer, misses]
 
 
 @dataclass(frozen=True, slots=True)
@@ -317,9 +567,11 @@ def _patients(sizes: ArrayLike, counts: ArrayLike | None) -> tuple[NDArray[np.in
     return images[times > 0], times[times > 0]
 
 
-def _pairs(n: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """n images as patients with two each, the last with one where n is odd."""
-    return (np.array([2, 1]), np.array([n // 2, 1])) if n % 2 else (np.array([2]), np.array([n // 2]))
+def _alike(n: int, images_a_patient: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """n images as patients with so many each, the last with the rest."""
+    return _patients(
+        [images_a_patient, max(1, n % images_a_patient)], [n // images_a_patient, n % images_a_patient > 0]
+    )
 
 
 def _dealt(patients: int, share: NDArray[np.float64]) -> NDArray[np.int64]:
@@ -361,10 +613,17 @@ def _clustered(
     interval: Interval,
 ) -> NDArray[np.bool_]:
     """Whether the clustered bound of each replicate is at least the threshold."""
-    n = int(times @ images)
-    _, effective = effective_n(
+    effective = _effective(drawn, images, times, level)
+    # Few of the replicates differ, and the beta integral is what takes the time.
+    distinct, at = np.unique(drawn.wrong / int(times @ images) * effective + 1j * effective, return_inverse=True)
+    return _shows(distinct.real, distinct.imag, threshold, level, interval)[at.ravel()]
+
+
+def _effective(drawn: _Drawn, images: NDArray[np.int64], times: NDArray[np.int64], level: float) -> NDArray[np.float64]:
+    """The effective sample size of each replicate."""
+    return effective_n(
         clusters=int(times.sum()),
-        sizes=n,
+        sizes=int(times @ images),
         errors=drawn.wrong,
         with_error=drawn.with_error,
         errors_squared=drawn.squared,
@@ -372,8 +631,25 @@ def _clustered(
         sizes_squared=int(times @ images**2),
         largest=int(images.max()),
         level=level,
-    )
-    return _shows(drawn.wrong / n * effective, effective, threshold, level, interval)
+    )[1]
+
+
+def _ends(
+    value: NDArray[np.float64], n: NDArray[np.float64], level: float, interval: Interval
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Both limits of proportions at effective sample sizes: `cluster.bounds`, for many at once."""
+    nothing, n = n == 0, np.maximum(n, 1e-9)
+    right, wrong = value * n, (1 - value) * n
+    if interval == "wilson":
+        z = float(ndtri((1 + level) / 2))
+        centre = (right + z * z / 2) / (n + z * z)
+        half = z / (n + z * z) * np.sqrt(right * wrong / n + z * z / 4)
+        low, high = np.maximum(0.0, centre - half), np.minimum(1.0, centre + half)
+        return np.where((value <= 0) | nothing, 0.0, low), np.where((value >= 1) | nothing, 1.0, high)
+    alpha = (1 - level) / 2
+    low = np.where((value <= 0) | nothing, 0.0, betaincinv(np.where(value <= 0, 1.0, right), wrong + 1, alpha))
+    high = np.where((value >= 1) | nothing, 1.0, betaincinv(right + 1, np.where(value >= 1, 1.0, wrong), 1 - alpha))
+    return low, high
 
 
 def _miss_distribution(size: int, true: float, icc: float) -> NDArray[np.float64]:

@@ -27,6 +27,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import stdtrit
 
+from drgate.scale import TITLES
 from drgate.stats.calibration import Undefined
 from drgate.stats.cluster import clustered_design_effect, effective_sample, unknown_clusters
 from drgate.stats.confusion import CELLS, COLUMNS, GRADES, NO_OUTPUT, Cells, NoOutput, Ratio, flatten, share
@@ -59,12 +60,12 @@ def estimate(
     level: float,
     interval: Interval = "clopper-pearson",
     no_output: NoOutput = "excluded",
-    unknown_patients: bool = False,
+    images_a_patient: int = 1,
 ) -> Standardized | Undefined:
     """The ratio at the mix of grades, with an interval at its effective sample size.
 
     `patterns` (P, 30) and `counts` (P,) are those of `bootstrap.patient_patterns`, or of `bootstrap.image_patterns`
-    where every image is another patient's; with `unknown_patients` the images are treated as pairs, as in
+    where patients are unknown: then one has up to `images_a_patient` images, all alike, as in
     `cluster.unknown_clusters`. `mix` holds five weights that sum to 1. `no_output` is the policy that `ratio` was
     built with: where it is `excluded`, images without output are no images of their grade. Weights of grades that
     cannot count (those outside a sensitivity's group) play no part, the others are scaled to sum to 1.
@@ -93,7 +94,8 @@ def estimate(
     absent = np.flatnonzero(grades)[times @ images == 0]
     if absent.size:
         grade = int(absent[0])
-        return Undefined(f"grade {grade} is {shares[grade]:.3g} of the deployment mix, and no image of it counts here")
+        name, share = TITLES[grade], f"{100 * shares[grade]:.3g} %"
+        return Undefined(f"{name} is {share} of the deployment mix, and no image with it counts here")
     if not (times @ (failed + succeeded)).any():
         return Undefined("no image counts here")
     certain = (ratio.counted == base)[grades].all(axis=1)
@@ -105,13 +107,18 @@ def estimate(
         )
     )
     errors, deciding = (succeeded, success) if ratio.adverse else (failed, failure)
-    if unknown_patients:
+    if images_a_patient > 1:
         about = max(1, round(deciding.equal_n))
-        # The images of one cell, taken two by two: patients whose images are identical.
-        wrong, counted, seen = (np.concatenate([2 * part, part]) for part in (errors, failed + succeeded, images))
-        alike = np.concatenate([times // 2, times % 2])
+        # The images of one cell, taken N by N: patients whose images are identical.
+        rest = times % images_a_patient
+        wrong, counted, seen = (
+            np.concatenate([images_a_patient * part, rest[:, None] * part])
+            for part in (errors, failed + succeeded, images)
+        )
+        alike = np.concatenate([times // images_a_patient, rest > 0])
         clusters, worth = None, _worth(deciding, wrong, counted, seen, alike, level)[1]
-        worth = min(worth, unknown_clusters(0, about, level=level).effective_n / about)
+        possible = unknown_clusters(0, about, images_a_patient=images_a_patient, level=level)
+        worth = min(worth, possible.effective_n / about)
     else:
         clusters, worth = _worth(deciding, errors, failed + succeeded, images, times, level)
     within = exact_bounds if interval == "clopper-pearson" else wilson_bounds

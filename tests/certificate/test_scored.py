@@ -265,6 +265,91 @@ class TestWhatMayNot:
         table = graded.table.assign(grade=graded.table["predicted"].fillna(0))
         assert "has another column grade" in wrong(signed, replace(graded, table=table, provenance=record))
 
+    def test_a_reader_invented_under_a_file_of_grades(self, graded, keys):
+        """A reader with a blank cell could have come with that file, had the table been sealed."""
+        signed = sign_scored(graded, keys["scorer"], TIME)
+        invented = graded.table.assign(reader_9=graded.table["predicted"].mask(graded.table.index == 0))
+        record = {**graded.provenance, "grades": {"name": "grades.csv", "sha256": "0" * 64}}
+        assert wrong(signed, replace(graded, table=invented, provenance=record)) == ["has another column gradable"]
+
+
+class TestReaders:
+    """Under a scorer's key exactly the readers that were signed are compared with."""
+
+    @pytest.fixture
+    def read(self, graded) -> Predictions:
+        """With two readers, one of whom did not grade every image."""
+        grade = graded.table["grade"]
+        readers = {"reader_1": grade, "reader_2": grade.where(grade.index > 5, (grade + 1) % 5).mask(grade.index == 9)}
+        return make_predictions(graded.table.assign(**readers), "read", graded.provenance)
+
+    def evaluated(self, place: Path, drgate: Run, keys: dict[str, PrivateKey], table: Predictions, signed: SignedTable):
+        write_predictions(table, place / "table.parquet")
+        signed.write(place / "table.scored.json")
+        floors = [{"id": f"{of}:referable", "at_least": 0.1} for of in ("sensitivity", "specificity")]
+        asked = [{"id": f"noninferior:{of}:referable~readers", "margin": 0.3} for of in ("sensitivity", "specificity")]
+        checklist = {
+            "name": "own",
+            "version": 1,
+            "looks": 9,
+            "readers_independent": True,
+            "criteria": [*floors, *asked],
+        }
+        (place / "own.yaml").write_text(json.dumps(checklist))
+        key = pub(place, keys["scorer"])
+        return drgate(
+            "evaluate",
+            "table.parquet",
+            "--spec",
+            "own.yaml",
+            "--scorer-key",
+            key,
+            "--out",
+            "report",
+            "--format",
+            "json",
+        )
+
+    def test_those_of_the_manifest_count(self, read, keys, tmp_path, monkeypatch, drgate):
+        monkeypatch.chdir(tmp_path)
+        ended = self.evaluated(tmp_path, drgate, keys, read, sign_scored(read, keys["scorer"], TIME))
+        assert ended.code in (0, 3), ended.err
+        assert json.loads(ended.out)["data"]["readers"] == ["reader_1", "reader_2"]
+        checked = drgate(
+            "verify", "report/statement.json", "--scorer-key", pub(tmp_path, keys["scorer"]), "--format", "json"
+        )
+        assert json.loads(checked.out)["problems"] == []
+
+    def test_none_is_left_out(self, read, keys, tmp_path, monkeypatch, drgate):
+        """Who hands a signed table on could else drop the better reader."""
+        monkeypatch.chdir(tmp_path)
+        signed = sign_scored(read, keys["scorer"], TIME)
+        less = replace(read, table=read.table.drop(columns=["reader_1"]))
+        ended = self.evaluated(tmp_path, drgate, keys, less, signed)
+        assert ended.code == 2
+        assert "lacks reader_1, which its scorer signed; give the whole table." in ended.err
+
+    def test_none_comes_with_grades_that_nobody_joined(self, read, sealed, keys, tmp_path, monkeypatch, drgate):
+        """A sealed table whose record only claims a file of grades."""
+        monkeypatch.chdir(tmp_path)
+        signed = sign_scored(sealed, keys["scorer"], TIME)
+        record = {**read.provenance, "grades": {"name": "grades.csv", "sha256": "0" * 64}}
+        ended = self.evaluated(tmp_path, drgate, keys, replace(read, provenance=record), signed)
+        found = json.loads(ended.out)
+        assert not found["data"].get("readers")
+        assert "The table's own columns of readers (reader_1, reader_2) are not used." in " ".join(found["page_one"])
+        assert [one["status"] for one in found["criteria"]][2:] == ["NOT_ASSESSED", "NOT_ASSESSED"]
+
+    def test_an_evaluation_with_others_is_refuted(self, read, keys):
+        """What `gate` and `verify` ask of a certificate beside a signed table."""
+        signed = sign_scored(read, keys["scorer"], TIME)
+        assert signed.readers == ["reader_1", "reader_2"]
+        found = evaluation()
+        for readers, refuted in ((("reader_1", "reader_2"), False), (("reader_2",), True), ((), False)):
+            other = replace(found, data=replace(found.data, readers=readers))
+            says = "compares with other readers than those of the signed table"
+            assert (says in signed.refutes(other)) == refuted
+
 
 class TestEvaluate:
     """`drgate evaluate TABLE`: who scored is in the certificate, and whatever contradicts the signature is refused."""

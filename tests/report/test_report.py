@@ -35,7 +35,7 @@ from drgate.report.evaluation import html, junit, markdown, terminal
 from drgate.report.evaluation.figures import figures
 from drgate.report.evaluation.sections import sections
 from drgate.scale import GRADES
-from tests.support.evaluations import criterion, file_entry
+from tests.support.evaluations import criterion, file_entry, index
 from tests.support.evaluations import whole_evaluation as evaluation
 
 HOSTILE = (
@@ -235,7 +235,8 @@ class TestWords:
         made.append(replace(criterion("ppv:pdr", "FAIL"), required=False))
         judged = replace(evaluation(), verdict="FAIL", criteria=tuple(made))
         cause = (
-            "5 of 10 required criteria failed: Specificity, No DR (any DR not graded No DR); Specificity, Mild NPDR; "
+            "5 of 10 required criteria failed: Specificity, No DR (the sensitivity for any DR); "
+            "Specificity, Mild NPDR; "
             "Specificity, Moderate NPDR; and 2 more. 1 has too few patients: Sensitivity, PDR. 1 has not enough "
             "evidence: Kappa, quadratic weights. 1 was not assessed: Training cost. 1 cannot pass."
         )
@@ -330,6 +331,19 @@ def drawn(name: str, judged: Evaluation) -> str:
         return " ".join(_Page(html.render(judged)).text.split())
     return " ".join(_Page(MarkdownIt("gfm-like", {"linkify": False}).render(markdown.render(judged))).text.split())
 
+    def test_the_level_is_that_of_the_looks_where_nothing_has_an_interval(self):
+        """Patients are not named: no estimate has a level, and the sentence is of the level that would decide."""
+        bare = replace(criterion("accuracy", "INSUFFICIENT"), estimate=Estimate("proportion", 0.95, k=95, n=100))
+        judged = replace(evaluation(), criteria=(bare,), look=Look(1, 3, "2026-01-02T03:04:05Z"))
+        assert words.level_name(judged) == "98.3\N{NO-BREAK SPACE}%"
+
+    def test_both_ends_of_a_rule_are_written_alike(self):
+        judged = criterion("calibration_intercept:referable", "INSUFFICIENT")
+        found = replace(judged, estimate=index(-0.1, -0.3, 0.1), threshold=-0.25, ceiling=0.5)
+        (line,) = words.lines(replace(evaluation(), criteria=(found,)))
+        assert line.rule == "between −0.25 and 0.5"
+        assert line.short_rule == "−0.25 to 0.5"
+
 
 @pytest.mark.parametrize("name", ["html", "markdown"])
 class TestSections:
@@ -356,11 +370,20 @@ class TestSections:
             "0.870",
             "0.983",
             "0.974 to 0.991",  # calibration and ranking
-            "true 90 %: passes 2.1 % ± 0.1",
+            "true just below 90 %: passes 2.1 % ± 0.1",
+            "at most 2.15 %",
+            "largest of 351 simulated designs: python -m benchmarks x",
+            "It describes one run.",
             "true 98.5 %: not passed 59.6 %",
             "simulated",  # the gate's own error
             "Images whose reference grade changed: 61, the first 2",
             "not gradable",  # looks
+            "No site is given for 168 images",
+            "80.0 to 99.0 %",  # a new site
+            "p = 0.140",
+            "0.0880",
+            "−0.4000",  # net benefit
+            "0.50 to 50.50 %",  # predictive values over prevalence
         ):
             assert number.lower() in text.lower(), number
 
@@ -587,6 +610,9 @@ def test_page_works_offline_in_a_browser(browser: Any, tmp_path: Path, width: in
     assert page.locator("#figure-criteria .errorbar").count() == 6
     assert page.locator("#figure-slices .errorbar").count() == 2
     assert page.locator("#figure-reliability-referable .errorbar").count() == 10
+    assert page.locator("#figure-sites-0 .errorbar").count() == 8  # six sites, their mean and a new site
+    assert page.locator("#figure-net-benefit .lines .js-line").count() == 3
+    assert page.locator("#figure-prevalence-referable .js-fill").count() == 1
     assert page.locator("#figure-training .points .point").count() == 16  # 15 epochs, and the ring around the selected
     assert page.evaluate("document.scrollingElement.scrollWidth") == width
     page.keyboard.press("Tab")

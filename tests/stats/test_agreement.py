@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy.stats import beta
+from scipy.optimize import brentq
+from scipy.stats import beta, norm
 from sklearn.metrics import cohen_kappa_score
 from statsmodels.stats.inter_rater import cohens_kappa
 
@@ -98,6 +99,36 @@ class TestLimits:
                 found = agreement._above_zero(np.append(terms, 1 - share), np.array([wrong, n - wrong, 1.0]))
                 assert found == pytest.approx(beta.sf(share, wrong + 1, n - wrong), rel=0.04)
 
+    @pytest.mark.parametrize("weights", NAMES)
+    def test_many_test_sets_at_once(self, weights):
+        """The p-values of a batch are those of its sets one by one, patients taken singly or by their patterns.
+
+        Those of one set are SciPy's root of the cumulants' slope, put into the formula of Lugannani and Rice.
+        """
+        rng = np.random.default_rng(2)
+        reference = rng.integers(0, 5, (40, 30, 2))
+        other = rng.random((40, 30, 2)) < rng.random(40)[:, None, None]
+        cells = 5 * reference + np.where(other, rng.integers(0, 5, (40, 30, 2)), reference)
+        sets = np.eye(25, dtype=int)[cells].sum(axis=2).reshape(40, 30, 5, 5)
+        candidates = rng.uniform(-0.5, 1, 40)
+        for side in ("lower", "upper"):
+            found = agreement.p_value_of(sets, np.ones((40, 30)), weights)(candidates, side)
+            for one, candidate, value in zip(sets, candidates, found, strict=True):
+                kinds, counts = np.unique(one, axis=0, return_counts=True)
+                alone = agreement.p_value_of(kinds, counts, weights)(candidate, side)
+                assert alone == pytest.approx(value, rel=1e-9, abs=1e-13)
+            common, position = np.unique(sets.reshape(-1, 5, 5), axis=0, return_inverse=True)
+            of_set = np.repeat(np.arange(40), 30) * len(common) + position.ravel()
+            counts = np.bincount(of_set, minlength=40 * len(common)).reshape(40, -1)
+            absent = agreement.p_value_of(common, counts, weights)(candidates, side)
+            assert absent == pytest.approx(found, rel=1e-9, abs=1e-13)
+        terms, shapes = rng.normal(-0.3, 1, (200, 40)), rng.uniform(0.5, 5, (200, 40))
+        for a, s, value in zip(terms, shapes, agreement._above_zero(terms, shapes), strict=True):
+            ends = (1 - 1e-12) / a.min(), (1 - 1e-12) / a.max()
+            t = brentq(lambda t, a=a, s=s: s @ (a / (1 - t * a)), *ends, xtol=1e-300, rtol=1e-14)
+            second, root = s @ (a / (1 - t * a)) ** 2, np.sign(t) * np.sqrt(2 * (s @ np.log1p(-t * a)))
+            assert value == pytest.approx(norm.sf(root) + norm.pdf(root) * (1 / (t * second**0.5) - 1 / root), rel=1e-9)
+
     def test_two_hundred_perfect_patients_show_a_kappa(self):
         """A bootstrap says [1, 1] and shows nothing; here 200 patients show more than 60, and two images no more."""
         eye = np.eye(5, dtype=int)
@@ -109,6 +140,15 @@ class TestLimits:
         assert low[200, 1] == pytest.approx(0.9276, abs=1e-4)
         assert low[60, 1] == pytest.approx(0.7700, abs=1e-4)
         assert low[200, 2] == pytest.approx(low[200, 1], abs=1e-9)
+
+    @pytest.mark.parametrize("weights", NAMES)
+    def test_one_wrong_image_says_nothing(self, weights):
+        """No DR called PDR, and no other image: from end to end, not an error."""
+        table = np.zeros((5, 5), int)
+        table[0, 4] = 1
+        low, high = limits(*images(table), weights, level=0.95)
+        assert low == -1
+        assert high > 0.9
 
     @pytest.mark.parametrize("weights", NAMES)
     def test_limits_hold_the_estimate_and_narrow_with_patients(self, weights):

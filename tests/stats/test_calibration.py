@@ -97,8 +97,8 @@ class TestBrier:
         assert found.value == pytest.approx(0, abs=1e-7)
         assert found.low <= found.value
         assert found.high == pytest.approx(exact_bounds(0, 60, level=0.95).high, rel=0.08)
-        unknown = brier(np.where(positive, certainty, 1 - certainty), positive, level=0.95)
-        pairs = bounds(unknown_clusters(0, 60, level=0.95), level=0.95, interval="clopper-pearson")
+        unknown = brier(np.where(positive, certainty, 1 - certainty), positive, level=0.95, images_a_patient=2)
+        pairs = bounds(unknown_clusters(0, 60, images_a_patient=2, level=0.95), level=0.95, interval="clopper-pearson")
         assert unknown.high == pytest.approx(pairs.high, rel=0.08)
 
     def test_error_of_the_upper_bound(self):
@@ -142,7 +142,7 @@ class TestSlopeAndIntercept:
         pairs = 2 * (n / 2) / (n / 2 - 1) * (n - 1) / n
         for figure in FIGURES:
             apart = figure(p, positive, np.arange(p.size), level=0.95)
-            unknown = figure(p, positive, level=0.95)
+            unknown = figure(p, positive, level=0.95, images_a_patient=2)
             assert unknown.value == apart.value
             assert unknown.se == pytest.approx(np.sqrt(pairs) * apart.se)
             assert unknown.low < apart.low
@@ -300,11 +300,16 @@ class TestReliability:
         rng = np.random.default_rng(12)
         p = rng.random(300)
         positive = rng.random(300) < p
-        apart, unknown = reliability(p, positive, np.arange(300), level=0.95), reliability(p, positive, level=0.95)
+        apart, unknown = (
+            reliability(p, positive, np.arange(300), level=0.95),
+            reliability(p, positive, level=0.95, images_a_patient=2),
+        )
         for one, other in zip(apart, unknown, strict=True):
             k = round(one.observed * one.n)
             plain = exact_bounds(k, one.n, level=0.95)
-            pairs = bounds(unknown_clusters(k, one.n, level=0.95), level=0.95, interval="clopper-pearson")
+            pairs = bounds(
+                unknown_clusters(k, one.n, images_a_patient=2, level=0.95), level=0.95, interval="clopper-pearson"
+            )
             assert (one.observed_low, one.observed_high) == pytest.approx((plain.low, plain.high))
             assert (other.observed_low, other.observed_high) == pytest.approx((pairs.low, pairs.high))
         alike = reliability(np.repeat(p, 2), np.repeat(positive, 2), np.repeat(np.arange(300), 2), level=0.95)

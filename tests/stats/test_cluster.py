@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from statsmodels.api import OLS
 
 from drgate.stats.cluster import EffectiveSample, bounds, effective_sample, unknown_clusters
-from drgate.stats.proportion import exact_bounds
+from drgate.stats.proportion import Bounds, exact_bounds
 
 
 def low(successes, sizes, *, level=0.95, interval="clopper-pearson", **how):
@@ -238,13 +238,13 @@ class TestLaws:
         assert low([7] + [1] * 20, sizes) < low(right, sizes)
         assert effective_sample(right, sizes, level=0.95).design_effect == pytest.approx(8 * 21 * 47 / (20 * 48))
 
-    @given(pairs)
+    @settings(max_examples=200)
+    @given(st.one_of(pairs, patients))
     def test_removing_the_patient_column_never_helps(self, rows):
-        """Where no patient has more than two images, the bound without patients is never above that with them."""
+        """Where the most images of a patient are truly declared, the bound is never above that with the patients."""
         x, m = np.array(rows).T
         for level, interval in itertools.product((0.9, 0.95, 0.99), ("clopper-pearson", "wilson")):
-            unknown = unknown_clusters(int(x.sum()), int(m.sum()), level=level)
-            assert unknown.design_effect == 2
+            unknown = unknown_clusters(int(x.sum()), int(m.sum()), images_a_patient=int(m.max()), level=level)
             assert (
                 bounds(unknown, level=level, interval=interval).low <= low(x, m, level=level, interval=interval) + 1e-12
             )
@@ -255,12 +255,28 @@ class TestLaws:
         for both, single in itertools.product(range(0, doubles + 1, max(1, doubles // 15)), (0, 1)):
             x = [0] * both + [2] * (doubles - both) + [0] * single
             m = [2] * doubles + [1] * single
-            unknown = unknown_clusters(sum(x), sum(m), level=0.95)
+            unknown = unknown_clusters(sum(x), sum(m), images_a_patient=2, level=0.95)
             assert bounds(unknown, level=0.95, interval="clopper-pearson").low <= low(x, m) + 1e-12
 
     def test_unknown_patients_do_not_count_as_independent(self):
-        """100 images without a miss and without a patient column: .926, far from the .964 of independent images."""
-        assert round(bounds(unknown_clusters(100, 100, level=0.95), level=0.95, interval="wilson").low, 3) < 0.93
-        sample = unknown_clusters(100, 100, level=0.95)
+        """100 images without a miss, two of a patient declared: .926, far from the .964 of independent images."""
+        assert (
+            round(
+                bounds(unknown_clusters(100, 100, images_a_patient=2, level=0.95), level=0.95, interval="wilson").low, 3
+            )
+            < 0.93
+        )
+        sample = unknown_clusters(100, 100, images_a_patient=2, level=0.95)
         assert round(bounds(sample, level=0.95, interval="clopper-pearson").low, 3) == 0.926
         assert round(exact_bounds(100, 100, level=0.95).low, 3) == 0.964
+
+    @pytest.mark.parametrize(("n", "most"), [(100, None), (40, 40), (40, 1000), (1, 2)])
+    def test_where_all_may_be_one_patients_nothing_is_shown(self, n, most):
+        """Nothing is declared, or all images may be of one patient: from 0 to 1."""
+        sample = unknown_clusters(n, n, images_a_patient=most, level=0.95)
+        assert bounds(sample, level=0.95, interval="clopper-pearson") == Bounds(0.0, 1.0)
+
+    def test_one_image_declared_is_the_plain_interval(self):
+        """67 of 72: .8453 (statistics notes, section 2)."""
+        sample = unknown_clusters(67, 72, images_a_patient=1, level=0.95)
+        assert bounds(sample, level=0.95, interval="clopper-pearson") == exact_bounds(67, 72, level=0.95)

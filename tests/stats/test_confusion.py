@@ -46,7 +46,7 @@ ALL = [(g, policy) for g in GROUPS for policy in policies(g)]
 
 
 class TestPolicies:
-    @pytest.mark.parametrize(("g", "policy"), ALL)
+    @pytest.mark.parametrize(("g", "policy"), [*ALL, *((g, "as_referred") for g in GROUPS if len(g) == 1)])
     def test_sensitivity_and_missed(self, g, policy):
         """No output: left out, positive as referred, a miss in the worst case; missed is the complement."""
         inside = {"excluded": None, "as_referred": True, "worst_case": False}[policy]
@@ -98,8 +98,8 @@ class TestPolicies:
         assert terms(c.no_output(4)) == (int((PREDICTED[REFERENCE == 4] == -1).sum()), int((REFERENCE == 4).sum()))
 
     def test_referred_is_of_groups_only(self):
-        """A single grade, accuracy and agreement have no "as referred"."""
-        for refused in (c.sensitivity, c.specificity, c.ppv, c.npv):
+        """But for sensitivity a single grade, accuracy and agreement have no "as referred"."""
+        for refused in (c.specificity, c.ppv, c.npv):
             with pytest.raises(ValueError, match="groups of grades only"):
                 refused((4,), "as_referred")
         for whole in (c.accuracy, lambda p: c.undergraded_by(2, p), lambda p: c.square(TABLE, p)):

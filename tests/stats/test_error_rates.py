@@ -7,6 +7,8 @@ is a binomial sum, computed here; the intervals of the gate are the package's, t
 from __future__ import annotations
 
 import math
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from statsmodels.stats.proportion import proportion_confint
 
 from drgate.stats.bootstrap import bca_interval, image_patterns, leave_one_out, resample_patients
 from drgate.stats.confusion import sensitivity
+from drgate.stats.error_rates import FOUND
 from drgate.stats.proportion import exact_bounds, wilson_bounds
 
 LEVEL = 0.95
@@ -103,3 +106,12 @@ def test_an_interval_that_knows_no_patients_covers_too_little(images: int, icc: 
     intervals = {int(k): wilson_bounds(int(k), n, level=LEVEL) for k in np.unique(right)}
     covered = np.mean([intervals[int(k)].low <= truth <= intervals[int(k)].high for k in right])
     assert covered == pytest.approx(expected, abs=0.02)
+
+
+def test_the_documents_have_the_rates_that_reports_show():
+    """docs/statistics.md, "The gate's own error": one row for each kind, with its rate, designs and command."""
+    text = (Path(__file__).parents[2] / "docs" / "statistics.md").read_text()
+    rows = re.findall(r"^\| .* \(`(\w+)`\) \| ([\d.]+) % \| (\d+) \| `(.*)` \|$", text, re.MULTILINE)
+    assert rows == [
+        (kind, f"{100 * rate.largest:.2f}", str(rate.designs), rate.command) for kind, rate in FOUND.items()
+    ]

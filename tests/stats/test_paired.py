@@ -21,6 +21,7 @@ from drgate.stats.paired import (
     resample_pairs,
     tango_bounds,
 )
+from drgate.stats.proportion import Bounds
 
 counts = st.tuples(st.integers(0, 30), st.integers(0, 30), st.integers(1, 80))
 
@@ -135,19 +136,26 @@ class TestClusters:
 
     def test_unknown_patients_halve_the_sample(self):
         """Without a patient column the design effect is 2, corrected for the few patients of so many pairs."""
-        ends = noninferiority(paired_sample_unknown(6, 16, 161), 0.02, level=0.95).bounds
+        ends = noninferiority(paired_sample_unknown(6, 16, 161, images_a_patient=2), 0.02, level=0.95).bounds
         small = 2 * 81 * 160 / (80 * 161)
         assert ends == tango_bounds(6 / small, 16 / small, 161 / small, level=0.95)
 
-    @pytest.mark.parametrize("pairs", [(1, 0, 3), (2, 5, 20), (0, 30, 60)])
-    def test_deleting_the_patients_never_narrows_the_interval(self, pairs):
-        """Pairs of eyes entirely alike: the interval without the patient column is as wide or wider."""
-        b, c, n = pairs
-        first, second = np.repeat([2, 0, 0], [b, c, n - b - c]), np.repeat([0, 2, 0], [b, c, n - b - c])
-        known = difference_bounds(paired_sample(first, second, np.full(n, 2)), level=0.95)
-        unknown = difference_bounds(paired_sample_unknown(2 * b, 2 * c, 2 * n), level=0.95)
+    @pytest.mark.parametrize("most", [2, 3, 8])
+    @pytest.mark.parametrize("patients", [(1, 0, 3), (2, 5, 20), (0, 30, 60), (1, 1, 2)])
+    def test_deleting_the_patients_never_narrows_the_interval(self, patients, most):
+        """Images of a patient entirely alike: the interval without the patient column is as wide or wider."""
+        b, c, n = patients
+        first, second = np.repeat([most, 0, 0], [b, c, n - b - c]), np.repeat([0, most, 0], [b, c, n - b - c])
+        known = difference_bounds(paired_sample(first, second, np.full(n, most)), level=0.95)
+        sample = paired_sample_unknown(most * b, most * c, most * n, images_a_patient=most)
+        unknown = difference_bounds(sample, level=0.95)
         assert unknown.low <= known.low + 1e-9
         assert unknown.high >= known.high - 1e-9
+
+    def test_nothing_declared_shows_nothing(self):
+        """Not even that one model is always right where the other is always wrong."""
+        sample = paired_sample_unknown(400, 0, 400, images_a_patient=None)
+        assert difference_bounds(sample, level=0.95) == Bounds(-1, 1)
 
     @pytest.mark.parametrize(("patients", "discordant"), [(30, 0.2), (60, 0.2)])
     def test_error_at_the_margin_is_below_nominal(self, patients, discordant):
@@ -166,7 +174,7 @@ class TestClusters:
     def test_a_margin_is_a_positive_fraction(self, margin):
         """Two points are 0.02, not 2."""
         with pytest.raises(ValueError):
-            noninferiority(paired_sample_unknown(6, 16, 161), margin, level=0.95)
+            noninferiority(paired_sample_unknown(6, 16, 161, images_a_patient=2), margin, level=0.95)
 
 
 class TestBootstrap:

@@ -8,13 +8,19 @@ import sys
 import numpy as np
 import pytest
 from scipy.stats import binom, nbinom
+from sklearn.metrics import cohen_kappa_score
 
+from drgate.stats import agreement
 from drgate.stats.cluster import bounds, effective_sample, unknown_clusters
 from drgate.stats.power import (
     cases_needed,
     joint_power,
+    kappa_without_miss,
     misses_allowed,
+    one_grade_off,
     passing,
+    passing_kappa,
+    patients_for_kappa,
     patients_to_screen,
     patients_to_show,
     power,
@@ -162,7 +168,9 @@ class TestPassing:
             if kind == "point":
                 return k * 20 > n * 17
             sample = (
-                unknown_clusters(k, n, level=0.95) if kind == "unknown" else effective_sample(right, sizes, level=0.95)
+                unknown_clusters(k, n, images_a_patient=2, level=0.95)
+                if kind == "unknown"
+                else effective_sample(right, sizes, level=0.95)
             )
             return bounds(sample, level=0.95, interval="clopper-pearson").low >= 0.85
 
@@ -175,7 +183,7 @@ class TestPassing:
             counts=[50, 60],
             point=kind == "point",
             strict=True,
-            unknown=kind == "unknown",
+            images_a_patient=2 if kind == "unknown" else 1,
         )
         assert found.method == "simulated"
         assert found.probability == pytest.approx(expected, abs=4 * se)
@@ -184,7 +192,7 @@ class TestPassing:
         """Deleting the patient column does not raise the chance of passing, deserved or not."""
         for true in (0.90, 0.95):
             known = passing(0.90, true=true, level=0.95, sizes=[2], counts=[200])
-            unknown = passing(0.90, true=true, level=0.95, sizes=[2], counts=[200], unknown=True)
+            unknown = passing(0.90, true=true, level=0.95, sizes=[2], counts=[200], images_a_patient=2)
             assert unknown.probability <= known.probability + 0.005
 
     def test_a_perfect_model_passes_for_certain_or_never(self):
@@ -245,6 +253,134 @@ class TestPatientsToShow:
             sizes = np.array([1] * (patients - patients // 2) + [2] * (patients // 2))
             sample = effective_sample(sizes, sizes, level=0.95)
             assert (bounds(sample, level=0.95, interval="clopper-pearson").low >= 0.95) == enough
+
+
+SCREENING, EVEN = (0.75, 0.10, 0.10, 0.03, 0.02), (0.2,) * 5
+
+
+class TestKappa:
+    """Its bound, on test sets drawn with errors of one grade."""
+
+    @pytest.mark.parametrize(
+        ("patients", "mix", "bound"), [(200, EVEN, 0.93), (200, SCREENING, 0.84), (60, EVEN, 0.77)]
+    )
+    def test_without_an_error(self, patients, mix, bound):
+        """The fewest patients whose limit reaches what so many show are so many."""
+        at = agreement.limits(patterns_of_one(), patients * np.array(mix), "quadratic", level=0.95)[0]
+        assert round(at, 2) == bound
+        for more, expected in ((-1e-9, patients), (1e-9, patients + 1)):
+            assert kappa_without_miss(at + more, weights="quadratic", mix=mix, level=0.95) == expected
+
+    def test_without_an_error_of_pairs_of_one_grade(self):
+        """Two images of one grade are worth one; declared pairs are taken to be such, and the last may be single."""
+        known = kappa_without_miss(0.8, weights="linear", mix=EVEN, level=0.95, sizes=[2])
+        declared = kappa_without_miss(0.8, weights="linear", mix=EVEN, level=0.95, sizes=[2], images_a_patient=2)
+        assert kappa_without_miss(0.8, weights="linear", mix=EVEN, level=0.95) == known == declared
+        assert kappa_without_miss(0.8, weights="linear", mix=(0, 1, 0, 0, 0), level=0.95) is None
+
+    @pytest.mark.parametrize("weights", ["none", "linear", "quadratic"])
+    def test_errors_of_one_grade_give_the_expected_kappa(self, weights):
+        """scikit-learn's kappa of a table in whole images with that share of errors."""
+        rate = one_grade_off(0.85, weights=weights, mix=EVEN)
+        table = np.diag([1e6 * (1 - rate)] * 5)
+        for grade, others in enumerate(([1], [0, 2], [1, 3], [2, 4], [3])):
+            table[grade, others] = 1e6 * rate / len(others)
+        reference, predicted = np.indices((5, 5))
+        found = cohen_kappa_score(
+            reference.ravel(),
+            predicted.ravel(),
+            weights=None if weights == "none" else weights,
+            sample_weight=table.ravel(),
+        )
+        assert found == pytest.approx(0.85, abs=1e-9)
+
+    def test_errors_of_one_grade_have_a_largest_effect(self):
+        """At the even mix with every image one off, 1 - 1 / (2 + 1.4) by the variances; of one grade no kappa."""
+        for true, possible in ((0.71, True), (0.70, False)):
+            assert (one_grade_off(true, weights="quadratic", mix=EVEN) is not None) == possible
+        assert one_grade_off(0.9, weights="none", mix=(0, 0, 1, 0, 0)) is None
+        with pytest.raises(ValueError, match="do not give"):
+            passing_kappa(0.5, true=0.6, weights="quadratic", mix=EVEN, level=0.95)
+
+    @pytest.mark.parametrize("kind", ["bound", "pairs", "declared", "point"])
+    def test_it_is_a_literal_simulation(self, kind):
+        """Patients drawn one by one: grade, side and wrong images of each; each table is tested."""
+        sizes = [2] * 110 if kind in ("pairs", "declared") else [1] * 120
+        rng, rate, passes = np.random.default_rng(8), one_grade_off(0.86, weights="linear", mix=SCREENING), 0
+        for _ in range(400):
+            patients = np.zeros((len(sizes), 5, 5))
+            for at, size in enumerate(sizes):
+                grade = rng.choice(5, p=SCREENING)
+                beside = rng.choice([other for other in (grade - 1, grade + 1) if 0 <= other < 5])
+                wrong = rng.binomial(size, rng.beta(rate, 1 - rate))  # correlated by .5
+                patients[at, grade, grade], patients[at, grade, beside] = size - wrong, wrong
+            value, defined = agreement.kappa(patients.sum(axis=0), "linear")
+            counts, per = np.ones(len(sizes)), 1
+            if kind == "declared":
+                counts, patients, per = patients.sum(axis=0).ravel(), np.eye(25).reshape(25, 5, 5), 2
+            if kind == "point":
+                passes += bool(defined) and value >= 0.85
+            else:
+                p_value = agreement.p_value_of(patients, counts, "linear", images_a_patient=per)
+                passes += p_value(0.7, "lower") <= 0.025
+        found = passing_kappa(
+            0.85 if kind == "point" else 0.7,
+            true=0.86,
+            weights="linear",
+            mix=SCREENING,
+            level=0.95,
+            sizes=[sizes[0]],
+            counts=[len(sizes)],
+            point=kind == "point",
+            images_a_patient=2 if kind == "declared" else 1,
+        )
+        assert 0.05 < found.probability < 0.95
+        assert found.probability == pytest.approx(passes / 400, abs=4 * np.sqrt(0.25 / 400))
+        assert found.se == pytest.approx(np.sqrt(found.probability * (1 - found.probability) / 4000))
+
+    @pytest.mark.parametrize("weights", ["none", "linear", "quadratic"])
+    @pytest.mark.parametrize("mix", [SCREENING, EVEN])
+    def test_at_the_threshold_it_is_at_most_a_false_pass(self, weights, mix):
+        """At most 2.5 %, and more patients or a better model pass more often."""
+
+        def chance(true, patients):
+            sizes, counts = [1, 2], [patients // 2, patients // 2]
+            return passing_kappa(
+                0.8, true=true, weights=weights, mix=mix, level=0.95, sizes=sizes, counts=counts
+            ).probability
+
+        assert chance(0.8, 300) <= 0.025 + 3 * np.sqrt(0.025 * 0.975 / 4000)
+        along = [chance(true, 200) for true in (0.8, 0.85, 0.9, 0.95)] + [chance(0.95, 400)]
+        assert along == sorted(along)
+        assert along[-1] > 0.9
+
+    def test_a_declaration_helps_no_more_than_the_patients(self):
+        """The same pairs, known or declared."""
+        known, declared = (
+            passing_kappa(
+                0.8, true=0.9, weights="linear", mix=EVEN, level=0.95, counts=[100], sizes=[2], images_a_patient=most
+            ).probability
+            for most in (1, 2)
+        )
+        assert declared <= known + 0.005
+
+    def test_the_patients_needed_have_the_power_and_fewer_have_not(self):
+        """Drawn anew with another seed; a higher target or a nearer truth takes more."""
+        shared = {"weights": "quadratic", "mix": SCREENING, "level": 0.95, "sizes": [1, 2]}
+        found = patients_for_kappa(0.8, true=0.9, target=0.8, counts=[1, 1], **shared)
+        for part, enough in ((1, True), (0.85, False)):
+            half = int(part * found.patients / 2)
+            again = passing_kappa(0.8, true=0.9, counts=[half, half], seed=9, **shared).probability
+            assert (again >= 0.78) == enough
+        assert found.images == pytest.approx(1.5 * found.patients, abs=1)
+        assert patients_for_kappa(0.8, true=0.9, target=0.95, counts=[1, 1], **shared).patients > found.patients
+        assert patients_for_kappa(0.8, true=0.87, target=0.8, counts=[1, 1], **shared).patients > found.patients
+        assert patients_for_kappa(0.8, true=0.8, target=0.8, counts=[1, 1], **shared) is None
+
+
+def patterns_of_one():
+    """Patients with one image that is graded correctly, by grade."""
+    return np.eye(5)[:, :, None] * np.eye(5)
 
 
 class TestScreening:

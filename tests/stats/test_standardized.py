@@ -130,8 +130,8 @@ class TestOwnMix:
         plain = exact_bounds(k, n, level=0.95)
         found = at(ratio, counts, mix, no_output=policy)
         assert (found.value, found.low, found.high) == pytest.approx((k / n, plain.low, plain.high), abs=1e-9)
-        pairs = bounds(unknown_clusters(k, n, level=0.95), level=0.95, interval="clopper-pearson")
-        found = at(ratio, counts, mix, no_output=policy, unknown_patients=True)
+        pairs = bounds(unknown_clusters(k, n, images_a_patient=2, level=0.95), level=0.95, interval="clopper-pearson")
+        found = at(ratio, counts, mix, no_output=policy, images_a_patient=2)
         assert (found.low, found.high) == pytest.approx((pairs.low, pairs.high), abs=1e-9)
         assert found.clusters is None
 
@@ -250,7 +250,7 @@ class TestLaws:
         """0 <= low <= value <= high <= 1, and never more than the images that there are."""
         counts = tabulate(*grading(seed, sizes=sizes)[:2])
         for ratio, policy in RATIOS.values():
-            found = at(ratio, counts, mix, no_output=policy, unknown_patients=unknown)
+            found = at(ratio, counts, mix, no_output=policy, images_a_patient=1 + unknown)
             if not isinstance(found, Undefined):
                 assert 0 <= found.low <= found.value <= found.high <= 1
                 assert 0 <= found.effective_n <= counts.sum() + 1e-9
@@ -297,7 +297,7 @@ class TestUndefined:
         """A grade that has weight and no image leaves the figure undefined, in replicates too."""
         counts = table(right=(50, 50, 50, 0, 50), wrong=(0,) * 5)
         found = at(accuracy("excluded"), counts)
-        assert found == Undefined("grade 3 is 0.01 of the deployment mix, and no image of it counts here")
+        assert found == Undefined("Severe NPDR is 1 % of the deployment mix, and no image with it counts here")
         assert not standardized.values(accuracy("excluded"), counts, mix=SCREENING)[1]
         assert at(specificity((2, 3, 4), "excluded"), counts).value == 1
         assert at(accuracy("excluded"), counts, mix=(0.8, 0.1, 0.05, 0.0, 0.05)).value == 1

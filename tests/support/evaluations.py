@@ -9,6 +9,7 @@ from typing import Any
 
 from drgate.checklist import load_checklist
 from drgate.evaluation import (
+    Benefit,
     Bin,
     Counts,
     CriterionResult,
@@ -22,13 +23,19 @@ from drgate.evaluation import (
     Look,
     Metric,
     Model,
+    NetBenefit,
     NotEstimable,
     Overlap,
+    Predictive,
     Regraded,
     Role,
     Scoring,
+    Screened,
+    Site,
+    Sites,
     Slice,
     Spend,
+    Spread,
     Stability,
     Status,
     Subject,
@@ -158,7 +165,14 @@ def whole_evaluation(
     few = NotEstimable("the slice has 4 of the 30 cases that the checklist requires.")
     criteria = (
         judged("accuracy", "PASS", ">=", 0.90, proportion(941, 1000, 0.9246, 0.9548)),
-        judged("sensitivity:severe_npdr", "INSUFFICIENT", ">=", 0.90, proportion(93, 100, 0.8611, 0.9714)),
+        judged(
+            "sensitivity:severe_npdr",
+            "INSUFFICIENT",
+            ">=",
+            0.90,
+            proportion(93, 100, 0.8611, 0.9714),
+            all_comers=proportion(93, 104, 0.8186, 0.9460),
+        ),
         judged(
             "sensitivity:pdr",
             "FAIL",
@@ -250,7 +264,7 @@ def whole_evaluation(
         metrics=_by_id(metrics),
         confusion_matrix=((585, 8, 7, 0, 0), (4, 108, 8, 0, 0), (0, 6, 112, 2, 0), (2, 1, 3, 93, 1), (1, 1, 1, 1, 56)),
         no_output=(3, 0, 0, 0, 4),
-        spec=HeldAgainst(checklist, 1, shipped.digest, content),
+        spec=HeldAgainst(checklist, shipped.version, shipped.digest, content),
         data=TestSet(name, split="test", manifest_digest="sha256:" + "ab" * 32, warnings=(name,)),
         counts=Counts(
             unit="image",
@@ -305,6 +319,16 @@ def whole_evaluation(
                 "quadratic_kappa": {"excluded": index(0.943, 0.931, 0.952), "worst_case": index(0.911, 0.90, 0.93)},
             }
         ),
+        screened=_by_id(
+            {
+                "sensitivity:pdr": Screened(
+                    64, 4, proportion(56, 64, 0.7685, 0.9445), proportion(60, 64, 0.8476, 0.9827)
+                ),
+                "sensitivity:referable": Screened(
+                    284, 4, proportion(271, 284, 0.9230, 0.9754), proportion(275, 284, 0.9407, 0.9854)
+                ),
+            }
+        ),
         units={
             "eye": NotEstimable(f"{name}: judging by eye, but eye is not given for every image."),
             "patient": _by_id(
@@ -316,9 +340,11 @@ def whole_evaluation(
             ),
         },
         gate_error=(
-            GateError("accuracy", 0.9, 0.0214, False, "simulated", 606, 1000, 0.001),
+            GateError("accuracy", "simulated", False, 0.9, 0.0214, 606, 1000, 0.001),
+            GateError("quadratic_kappa", "designs", passes=0.0215, designs=351, command="python -m benchmarks x"),
+            GateError("stability", "none", why=f"It describes one run. {name}"),
             *(
-                GateError(f"sensitivity:pdr{where}", true, passes, deserves, "exact", 60, 60)
+                GateError(f"sensitivity:pdr{where}", "exact", deserves, true, passes, 60, 60)
                 for where in ("", here)
                 for true, passes, deserves in ((0.95, 0.0, False), (0.925, 0.0, False), (0.985, 0.404, True))
                 if not where or not deserves
@@ -339,4 +365,36 @@ def whole_evaluation(
             )
             for endpoint in ("referable", "vision_threatening")
         },
+        by_prevalence={
+            "referable": tuple(
+                Predictive(
+                    share,
+                    ppv=Estimate("proportion", share, low=share / 2, high=(1 + share) / 2, level=0.95, method="MOVER"),
+                    npv=NotEstimable(f"no image was predicted as other than Referable DR. {name}"),
+                    of="test set" if share == 0.3 else None,
+                )
+                for share in (0.01, 0.1, 0.3)
+            )
+        },
+        net_benefit=NetBenefit(
+            0.1,
+            tuple(
+                Benefit(threshold, Estimate("index", 0.09 - threshold / 10), 0.1 - threshold)
+                for threshold in (0.02, 0.1, 0.5)
+            ),
+        ),
+        sites=Sites(
+            column,
+            10,
+            tuple(
+                Site(
+                    site, 168, (100, 20, 20, 17, 11), _by_id({"sensitivity:referable": proportion(46, 48, 0.86, 0.99)})
+                )
+                for site in ("", name, "A", "B", "C", "D")
+            ),
+            {
+                MetricId("sensitivity", "referable"): Spread(6, 0.95, 0.9, 0.98, 0.8, 0.99, 0.95, 0.02, 0.4, 8.3, 0.14),
+                MetricId("sensitivity", "pdr"): NotEstimable(f"it needs 5 sites. {name}"),
+            },
+        ),
     )

@@ -154,6 +154,6 @@ def write_eyes(folder: Path, *, train: int = 6, val: int = 4, test: int = 2, ext
             for index in range(patients):
                 name = f"{split}-{grade}-{index}"
                 eye(grade, seed=len(lines)).save(folder / "images" / f"{name}.png")
-                lines.append(f"images/{name}.png,{grade},{name},L,true,{split}")
+                lines.append(f"images/{name}.png,{grade},patient-{len(lines)},L,true,{split}")
     (folder / "labels.csv").write_text("\n".join(lines) + "\n" + extra)
     return folder

@@ -660,7 +660,13 @@ class TestData:
         tiny.eye(0, 99).save(folder / "images" / "dark.png")
         record = train(config(dataset=str(folder), num_epochs=1), quiet=True)
         assert record["training_set"]["n"] == 30
-        assert record["notes"] == ["1 of 31 train images were left out: ungradable or without a grade."]
+        assert record["notes"] == ["1 of 31 train images were left out: they have no grade."]
+
+    def test_a_row_with_a_grade_is_learnt_whatever_gradable_says(self, config, base, tmp_path):
+        folder = tiny.write_eyes(tmp_path / "d", extra="images/dark.png,2,train-9,R,false,train\n")
+        tiny.eye(2, 99).save(folder / "images" / "dark.png")
+        record = train(config(dataset=str(folder), num_epochs=1), quiet=True)
+        assert (record["training_set"]["n"], record["notes"]) == (31, [])
 
     def test_a_data_set_without_splits_is_split_by_patient(self, config, tmp_path):
         """And the record says by which seed."""

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
-from drgate.evaluation import Bin, CriterionResult, Estimate, Evaluation, Status
+from drgate.evaluation import (
+    Bin,
+    CriterionResult,
+    Estimate,
+    Evaluation,
+    Metric,
+    NetBenefit,
+    Predictive,
+    Spread,
+    Status,
+)
 from drgate.metrics import MetricId
 from drgate.report import kit
+from drgate.report.evaluation.sections import endpoints, site_name
 from drgate.report.kit import Figure
 from drgate.report.words import BARRED, OUTCOMES, percent, title, visible
 from drgate.scale import GROUP_TITLES
@@ -15,12 +26,14 @@ from drgate.scale import GROUP_TITLES
 _ROW: Final = 36
 SLICES_DRAWN: Final = 40
 """Slices of one figure; the tables have all of them."""
+_TINT: Final = "#dbe7f4"
 _WITHOUT_LEGEND: Final = {"l": 8, "r": 16, "t": 12, "b": 56}
 
 
 def figures(evaluation: Evaluation) -> list[Figure]:
     """Those that the data allow: criteria against thresholds, one metric by slice, reliability, validation accuracy."""
-    drawn = [_forest(evaluation), _slices(evaluation)]
+    drawn = [_forest(evaluation), _slices(evaluation), *_sites(evaluation), _net_benefit(evaluation)]
+    drawn += [_prevalence(group, evaluation.by_prevalence[group]) for group in endpoints(evaluation)]
     drawn += [_reliability(endpoint, bins) for endpoint, bins in evaluation.reliability.items()]
     drawn.append(_curve(evaluation))
     return [figure for figure in drawn if figure is not None]
@@ -165,6 +178,129 @@ def _slices(evaluation: Evaluation) -> Figure | None:
         caption += " Black: the checklist's threshold."
     label = f"{title(metric)} by slice; the tables have the same numbers."
     return Figure("figure-slices", label, caption, data, layout)
+
+
+def _sites(evaluation: Evaluation) -> Iterator[Figure]:
+    """Sensitivity and specificity for referable DR: site by site, their mean and a new site."""
+    found = evaluation.sites
+    if found is None:
+        return
+    for number, rate in enumerate(("sensitivity", "specificity")):
+        metric = MetricId(rate, "referable")
+        measured = [(site_name(site), site.metrics.get(metric)) for site in found.sites]
+        rows = [(name, one) for name, one in measured if isinstance(one, Estimate)]
+        drawn, spread = rows[:SLICES_DRAWN], found.spread.get(metric)
+        if not drawn:
+            continue
+        labels, traces = [name for name, _ in drawn], []
+        ends = [100 * end for _, one in drawn for end in (one.value, one.low, one.high) if end is not None]
+        traces.append(_across([(y, one) for y, (_, one) in enumerate(drawn)], kit.BLUE) | {"showlegend": False})
+        caption = f"{title(metric)} by site (mark), with its interval (bar)."
+        if len(rows) > len(drawn):
+            caption += f" The first {len(drawn)} of {len(rows)} sites."
+        if isinstance(spread, Spread):
+            together = (
+                ("Mean of the sites", "diamond", spread.low, spread.high),
+                ("A new site", "line-ns", spread.new_low, spread.new_high),
+            )
+            for name, symbol, low, high in together:
+                one = Estimate("proportion", spread.value, low=low, high=high)
+                traces.append(_across([(len(labels), one)], kit.INK, symbol) | {"showlegend": False})
+                labels.append(name)
+                ends += [100 * low, 100 * high]
+            caption += (
+                f" Black: the mean of the {spread.sites} sites that count, and the interval for the true value at a "
+                "new site."
+            )
+        layout = kit.layout(
+            _ROW * len(labels) + 72,
+            xaxis=kit.axis(title(metric), range=_with_room(min(ends), max(ends)), ticksuffix=" %"),
+            yaxis=_rows([kit.wrapped(name, 2) for name in labels]),
+            margin=_WITHOUT_LEGEND,
+        )
+        label = f"{title(metric)} by site; the tables have the same numbers."
+        yield Figure(f"figure-sites-{number}", label, caption, traces, layout)
+
+
+def _prevalence(group: str, points: Sequence[Predictive]) -> Figure | None:
+    x = [100 * point.prevalence for point in points]
+    data = _line("PPV", x, [point.ppv for point in points], kit.BLUE, _TINT, scale=100.0)
+    data += _line("NPV", x, [point.npv for point in points], kit.INK, "#e3e6e9", dash="dash", scale=100.0)
+    marked = [100 * point.prevalence for point in points if point.of == "test set"]
+    layout = kit.layout(
+        340,
+        xaxis=kit.axis(f"prevalence of {GROUP_TITLES[group]}", range=[0, max(52.0, *x) + 1], ticksuffix=" %"),
+        yaxis=kit.axis("predictive value", range=[-3, 103], ticksuffix=" %"),
+        shapes=[kit.dotted(x0=at, x1=at, y0=0, y1=1, yref="paper", layer="below") for at in marked],
+    )
+    caption = (
+        f"{GROUP_TITLES[group]}: positive (PPV) and negative predictive value (NPV) over prevalence, with their limits "
+        "(shaded). Sensitivity and specificity are taken not to change. Dotted: this test set's prevalence."
+    )
+    label = f"Predictive values of {GROUP_TITLES[group]} over prevalence; the table has the same numbers."
+    return Figure(f"figure-prevalence-{group}", label, caption, data, layout) if data else None
+
+
+def _net_benefit(evaluation: Evaluation) -> Figure | None:
+    found = evaluation.net_benefit
+    if not isinstance(found, NetBenefit):
+        return None
+    x = [100 * at.threshold for at in found.at]
+    everybody = [Estimate("index", at.refer_all) for at in found.at]
+    data = _line("refer by the model", x, [at.model for at in found.at], kit.BLUE, _TINT)
+    data += _line("refer all", x, everybody, kit.INK, dash="dash")
+    data += _line("refer none", x, [Estimate("index", 0.0)] * len(x), kit.INK, dash="dot")
+    top = max(found.prevalence, 0.01)
+    layout = kit.layout(
+        340,
+        xaxis=kit.axis("threshold probability", range=[0, max(x) + 1], ticksuffix=" %"),
+        yaxis=kit.axis("net benefit per person", range=[-0.3 * top, 1.1 * top]),
+    )
+    caption = (
+        f"Net benefit at the deployment mix ({percent(found.prevalence)} with referable DR) over the threshold "
+        "probability, with its limits (shaded). The highest line is the best choice."
+    )
+    label = "Net benefit over the threshold probability; the table has the same numbers."
+    return Figure("figure-net-benefit", label, caption, data, layout)
+
+
+def _line(
+    name: str,
+    x: Sequence[float],
+    metrics: Sequence[Metric],
+    colour: str,
+    tint: str = "",
+    *,
+    dash: str = "solid",
+    scale: float = 1.0,
+) -> list[dict[str, Any]]:
+    """A line through estimates, over a band of their limits where they have some."""
+    known = [(at, one) for at, one in zip(x, metrics, strict=True) if isinstance(one, Estimate)]
+    if not known:
+        return []
+    lows = [(at, one.low) for at, one in known if one.low is not None]
+    highs = [(at, one.high) for at, one in reversed(known) if one.high is not None]
+    band = {
+        "type": "scatter",
+        "mode": "lines",
+        "x": [at for at, _ in lows + highs],
+        "y": [scale * end for _, end in lows + highs],
+        "fill": "toself",
+        "fillcolor": tint,
+        "line": {"width": 0},
+        "hoverinfo": "skip",
+        "showlegend": False,
+    }
+    line = {
+        "type": "scatter",
+        "mode": "lines",
+        "name": name,
+        "x": [at for at, _ in known],
+        "y": [scale * one.value for _, one in known],
+        "line": {"color": colour, "width": 2, "dash": dash},
+        "hovertemplate": f"{name} at %{{x:.1f}} %: %{{y:.4~g}}<extra></extra>",
+    }
+    return [band, line] if lows else [line]
 
 
 def _reliability(endpoint: str, bins: Sequence[Bin]) -> Figure | None:

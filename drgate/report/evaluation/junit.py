@@ -31,7 +31,8 @@ def render(evaluation: Evaluation) -> str:
         ET.SubElement(properties, "property", {"name": name, "value": value})
     for line in lines:
         case = ET.SubElement(suite, "testcase", {"classname": suite_name, "name": line.id})
-        measured = ", ".join(part for part in (line.counts, line.value, line.interval) if part) or "no estimate"
+        parts = (line.counts, line.value, line.interval, line.all_comers)
+        measured = ", ".join(filter(None, parts)) or "no estimate"
         text_of = f"{line.title} ({line.advice}): {line.outcome}.\n{measured}; {line.rule} {line.basis}.\n{line.reason}"
         if line.required and line.status not in met:
             failure = ET.SubElement(
@@ -43,7 +44,7 @@ def render(evaluation: Evaluation) -> str:
             ET.SubElement(case, "skipped", {"message": line.reason})
         unmet = line.status in ("FAIL", "INSUFFICIENT")
         ET.SubElement(case, "system-out").text = f"Warning. {text_of}" if unmet else text_of
-    read_first = [*filter(None, [words.barred(evaluation)]), *map(words.visible, evaluation.page_one)]
+    read_first = [*words.under_headline(evaluation), *map(words.visible, evaluation.page_one)]
     ET.SubElement(suite, "system-out").text = "\n".join(read_first)
     ET.indent(root)
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + ET.tostring(root, encoding="unicode") + "\n"

@@ -34,7 +34,7 @@ def render(evaluation: Evaluation, *, certificate: str | None = None) -> str:
 
     certificate: the name of the signed certificate and the key that signed it; None where nothing was signed.
     """
-    interval = f"Interval, {words.plain_percent(words.level_of(evaluation))}"
+    interval = f"Interval, {words.level_name(evaluation)}"
     header = ["Outcome", "Criterion", "Rule", "What decides", "Counts", "Estimate", interval]
     checklist = [
         [
@@ -42,7 +42,7 @@ def render(evaluation: Evaluation, *, certificate: str | None = None) -> str:
             f"{line.title} ({line.advice})",
             line.rule,
             line.decides or line.basis,
-            line.counts,
+            "; ".join(filter(None, (line.counts, line.all_comers))),
             line.value,
             line.interval,
         ]
@@ -52,7 +52,7 @@ def render(evaluation: Evaluation, *, certificate: str | None = None) -> str:
     parts = [
         f"# {symbol} {escape(words.verdict_word(evaluation))}",
         f"**{escape(words.headline(evaluation))}**",
-        *(escape(text) for text in (words.barred(evaluation), words.cause(evaluation)) if text),
+        *(escape(text) for text in words.under_headline(evaluation)),
         escape(words.signature(certificate)),
         bullets(f"{label}: {escape(text)}" for label, text in words.summary(evaluation)),
         "## Checklist",

@@ -11,14 +11,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import starmap
 from typing import Any, Final
 
 from drgate.certificate.statement import changes
 from drgate.checklist import EACH
-from drgate.evaluation import Bin, Estimate, Evaluation, GateError, Metric, NotEstimable
-from drgate.metrics import KEY_METRICS, METRICS, MetricId, parse_id
+from drgate.evaluation import (
+    Bin,
+    CriterionResult,
+    Estimate,
+    Evaluation,
+    GateError,
+    Metric,
+    NotEstimable,
+    Predictive,
+    Site,
+    Spread,
+)
+from drgate.metrics import KEY_METRICS, METRICS, RIGHT_EYE, MetricId, parse_id
 from drgate.report.words import OUTCOMES, level_of, lines, metric_line, percent, plain_percent, title, unit_of, visible
-from drgate.scale import GRADES, GROUP_TITLES, TITLES
+from drgate.scale import GRADES, GROUP_TITLES, TITLES, WITH_OEDEMA
 
 USED: Final = "●"
 """Marks what a criterion uses."""
@@ -33,6 +45,8 @@ POLICIES: Final = {"excluded": "Excluded", "as_referred": "As referred", "worst_
 BY_SLICE: Final = KEY_METRICS[:5]
 
 _BY_CHANCE: Final = "How often a criterion decides wrongly by chance"
+
+_SPACE: Final = "\N{NO-BREAK SPACE}"
 
 _DOT: Final = "\N{NO-BREAK SPACE}·\N{NO-BREAK SPACE}"
 
@@ -75,9 +89,15 @@ def sections(evaluation: Evaluation) -> list[Section]:
     """Those that this evaluation fills, in the order in which they are read."""
     made: Sequence[Callable[[Evaluation], Section | None]] = (
         _changes,
+        _screened,
         _three_ways,
         _slices,
+        _gaps,
+        _readers,
+        _sites,
         _deployment,
+        _net_benefit,
+        _prevalence,
         _units,
         _probabilities,
         _gate_error,
@@ -114,6 +134,42 @@ def _was(line: Mapping[str, Any] | None) -> str:
     counts = f", {line['k']} of {line['n']}" if "k" in line and "n" in line else ""
     value = f", {line['value']:.4g}" if "value" in line and not counts else ""
     return f"{OUTCOMES.get(line['status'], line['status'])}{counts}{value}"
+
+
+def _screened(evaluation: Evaluation) -> Section | None:
+    """The sensitivities over all with a reference grade."""
+    if not evaluation.screened:
+        return None
+    level, unit = level_of(evaluation), unit_of(evaluation)
+
+    def row(name: MetricId) -> tuple[Cell, ...]:
+        one = evaluation.screened[name]
+        answered, missed, referred = (
+            _cell(name, metric, level, unit)
+            for metric in (
+                evaluation.three_ways.get(name, {}).get("excluded", evaluation.metrics.get(name)),
+                one.missed,
+                one.referred,
+            )
+        )
+        return (Cell(title(name)), Cell(f"{one.no_output} of {one.n}"), answered, missed, referred)
+
+    ungradable = evaluation.counts.reference_ungradable
+    text = (
+        f"Each sensitivity over all {unit}s with a reference grade (intention to screen): those without output are "
+        "counted as missed, and as referred to a person who finds them. The truth lies between the two.",
+        *(
+            [f"{ungradable} image{'' if ungradable == 1 else 's'} without a reference grade can be in none of them."]
+            if ungradable
+            else []
+        ),
+    )
+    names = list(evaluation.screened)
+    first = [name for name in names if name in KEY_METRICS or name in _policies(evaluation)]
+    header = ("Metric", "Without output", "With output", "Without output missed", "Without output referred")
+    return Section(
+        "screened", "Sensitivity of all who come", text, _unfolding("of all who come", header, first, names, row)
+    )
 
 
 def _three_ways(evaluation: Evaluation) -> Section | None:
@@ -200,13 +256,113 @@ def _slices(evaluation: Evaluation) -> Section | None:
     )
 
 
+def _gaps(evaluation: Evaluation) -> Section | None:
+    """The groups that a criterion on a gap compares."""
+    if not evaluation.gaps:
+        return None
+    level, unit = level_of(evaluation), unit_of(evaluation)
+    tables = []
+    for name, groups in evaluation.gaps.items():
+        rows = tuple(
+            (Cell(visible(group.name) if group.name else "blank"), _cell(name.compared, group.rate, level, unit))
+            for group in sorted(groups, key=lambda group: -group.rate.value)
+        )
+        tables.append(Table(title(name), (visible(name.column), title(name.compared)), rows))
+    text = (
+        "The groups that a criterion compares, best first. A gap passes if the upper limit of the difference between "
+        "any two of them meets the rule, each at its own level. Blank cells are a group of their own."
+    )
+    return Section("gaps", "Gaps between groups", (text,), tuple(tables))
+
+
+def _readers(evaluation: Evaluation) -> Section | None:
+    """The human readers that a criterion compares with."""
+    if not evaluation.readers:
+        return None
+    level, unit = level_of(evaluation), unit_of(evaluation)
+    tables = []
+    for name, readers in evaluation.readers.items():
+        rows = tuple(
+            (
+                Cell(visible(reader.name)),
+                _cell(name.compared, reader.rate, level, unit),
+                _cell(name.compared, reader.model, level, unit),
+                _cell(name, reader.difference, level, unit, counts=False),
+            )
+            for reader in readers
+        )
+        header = ("Reader", "Reader's rate", "Model's rate", "Model minus reader")
+        tables.append(Table(title(name.compared), header, rows))
+    text = (
+        f"Each reader beside the model, on the {unit}s that this reader graded. The criterion is about the mean of "
+        "these differences; single readers decide nothing. Nothing is shown about other readers."
+    )
+    return Section("readers", "Human readers", (text,), tuple(tables))
+
+
+def _sites(evaluation: Evaluation) -> Section | None:
+    found = evaluation.sites
+    if found is None:
+        return None
+    level, unit = level_of(evaluation), unit_of(evaluation)
+    names = list(found.spread)
+
+    def row(site: Site) -> tuple[Cell, ...]:
+        cells = (_cell(name, site.metrics.get(name), level, unit) for name in names)
+        return (Cell(site_name(site)), Cell(str(site.units), (_DOT.join(map(str, site.by_grade)),)), *cells)
+
+    header = ("Site", f"{unit.capitalize()}s, from No DR to PDR", *map(title, names))
+    many = len(found.sites)
+    folded = f"All {many} sites" if many > SLICES_AT_ONCE else ""
+    tables = [Table("By site", header, tuple(map(row, found.sites)), folded)]
+    estimable = any(isinstance(spread, Spread) for spread in found.spread.values())
+    if estimable:
+        shown = ("Metric", "Sites", "Mean of the sites", "A new site", "I²", "tau²", "Q")
+        tables.append(Table("How much the sites differ", shown, tuple(starmap(_spread, found.spread.items()))))
+    text = [
+        f"The test set by {visible(found.column)}, each site with its own interval.",
+        f"How much the sites differ, over those with at least {found.fewest} {unit}s in the denominator. A new "
+        "site: the interval for the true value of one more such site. I²: the share of the variance that is "
+        "between sites. tau²: that variance (arcsine scale). Q: the test that the sites do not differ."
+        if estimable
+        else "There are too few sites to show how much they differ. A metric needs five sites with at least "
+        f"{found.fewest} {unit}s in its denominator.",
+        "Nothing is decided on this. In simulations, a criterion on the interval for a new site mostly passed 20 to "
+        "60 % of the models that just miss it, because a test set has few sites. A criterion with "
+        f"@{visible(found.column)}=each asks for the limit of each site.",
+    ]
+    blank = next((site for site in found.sites if not site.name), None)
+    notes = () if blank is None else (f"No site is given for {_many(blank.units, unit)}: they count as one site.",)
+    return Section("sites", "Sites", tuple(text), tuple(tables), ("figure-sites-0", "figure-sites-1"), notes)
+
+
+def _spread(name: MetricId, spread: Spread | NotEstimable) -> tuple[Cell, ...]:
+    if isinstance(spread, NotEstimable):
+        return (Cell(title(name)), Cell("–"), Cell("not estimable", (_sentence(spread.reason),)), *[Cell("–")] * 4)
+    p = f"p = {spread.p:.3f}" if spread.p >= 0.001 else "p < 0.001"
+    return (
+        Cell(title(name)),
+        Cell(str(spread.sites)),
+        Cell(percent(spread.value), (_between(spread.low, spread.high),)),
+        Cell(_between(spread.new_low, spread.new_high)),
+        Cell(f"{100 * spread.i2:.0f}{_SPACE}%"),
+        Cell(f"{spread.tau2:.4f}"),
+        Cell(f"{spread.q:.1f}", (p,)),
+    )
+
+
+def _between(low: float, high: float, *, decimals: int = 1) -> str:
+    return f"{percent(low, decimals=decimals).removesuffix(f'{_SPACE}%')} to {percent(high, decimals=decimals)}"
+
+
 def _deployment(evaluation: Evaluation) -> Section | None:
     mix = evaluation.spec.content.get("deployment")
     here = ", ".join(f"{t} {n}" for t, n in zip(TITLES, evaluation.counts.by_grade, strict=True))
     if mix is None:
         text = (
             "The checklist states no mix of grades for the place where the model will be used: accuracy, specificity, "
-            f"group sensitivity and predictive values are at this test set's mix only ({here})."
+            f"group sensitivity and predictive values are at this test set's mix only ({here}). With the key "
+            "deployment in the checklist they are also shown at that mix, and so is net benefit."
         )
         return Section("deployment", "Deployment mix", (text,))
     level, unit = level_of(evaluation), unit_of(evaluation)
@@ -235,6 +391,88 @@ def _deployment(evaluation: Evaluation) -> Section | None:
     )
 
 
+def _net_benefit(evaluation: Evaluation) -> Section | None:
+    found, heading = evaluation.net_benefit, "Net benefit"
+    if found is None:
+        return None
+    if isinstance(found, NotEstimable):
+        return Section("net-benefit", heading, (f"Not estimable: {visible(found.reason)}",))
+
+    def model(metric: Metric) -> Cell:
+        if isinstance(metric, NotEstimable):
+            return Cell("not estimable", (_sentence(metric.reason),))
+        if metric.low is None or metric.high is None:
+            return Cell(_signed(metric.value))
+        return Cell(_signed(metric.value), (f"{_signed(metric.low)} to {_signed(metric.high)}",))
+
+    rows = tuple(
+        (Cell(plain_percent(at.threshold)), model(at.model), Cell(_signed(at.refer_all)), Cell("0")) for at in found.at
+    )
+    text = (
+        f"Net benefit per person at the deployment mix ({percent(found.prevalence)} with referable DR): the "
+        "share of people referred rightly, minus the share referred needlessly times the odds of the threshold "
+        "probability. The threshold is the probability of referable DR from which you would refer. At 10 %, one "
+        "missed person weighs as much as nine needless referrals. At each threshold, the choice with the "
+        "highest net benefit is the best.",
+        "The prevalence is taken as known. The interval takes sensitivity and specificity at both lower limits, and at "
+        "both upper ones. Nothing is decided on this. Source: Vickers & Elkin 2006, Medical Decision Making 26:565.",
+    )
+    header = ("Threshold probability", "Refer by the model", "Refer all", "Refer none")
+    return Section("net-benefit", heading, text, (Table(heading, header, rows),), ("figure-net-benefit",))
+
+
+def _signed(value: float) -> str:
+    return f"{value:.4f}".replace("-", "−")
+
+
+def _prevalence(evaluation: Evaluation) -> Section | None:
+    if not evaluation.by_prevalence:
+        return None
+    heading = "Predictive values over prevalence"
+
+    def value(metric: Metric) -> Cell:
+        if isinstance(metric, NotEstimable):
+            return Cell("not estimable", (_sentence(metric.reason),))
+        if metric.low is None or metric.high is None:
+            return Cell(percent(metric.value, decimals=2))
+        return Cell(percent(metric.value, decimals=2), (_between(metric.low, metric.high, decimals=2),))
+
+    def row(point: Predictive) -> tuple[Cell, ...]:
+        share = plain_percent(point.prevalence) if point.of is None else percent(point.prevalence)
+        return (Cell(share, () if point.of is None else (point.of,)), value(point.ppv), value(point.npv))
+
+    header = ("Prevalence", METRICS["ppv"].title, METRICS["npv"].title)
+    tables = tuple(
+        Table(
+            f"{heading}, {GROUP_TITLES[group]}",
+            header,
+            tuple(map(row, evaluation.by_prevalence[group])),
+            "" if group == "referable" else f"{GROUP_TITLES[group]} as numbers",
+        )
+        for group in endpoints(evaluation)
+    )
+    text = (
+        "What a positive and a negative answer mean where the condition is rarer or more frequent than in this "
+        "test set. Sensitivity and specificity are taken not to change with prevalence. With other cameras or "
+        "another mix of grades they may change, and then these values do.",
+        "The intervals follow from those of the likelihood ratios. Where a ratio has none, they follow from "
+        "sensitivity and specificity, each at half the error. Nothing is decided on this.",
+    )
+    return Section(
+        "prevalence", heading, text, tables, tuple(f"figure-prevalence-{group}" for group in endpoints(evaluation))
+    )
+
+
+def endpoints(evaluation: Evaluation) -> list[str]:
+    """The groups with predictive values over prevalence, in the order in which they are shown."""
+    return sorted(evaluation.by_prevalence, key=lambda group: (group not in WITH_OEDEMA, group))
+
+
+def site_name(site: Site) -> str:
+    """Of a site; "No site given" for those without one."""
+    return visible(site.name) or "No site given"
+
+
 def _units(evaluation: Evaluation) -> Section | None:
     if not evaluation.units:
         return None
@@ -248,16 +486,20 @@ def _units(evaluation: Evaluation) -> Section | None:
             found[unit] = metrics
     order = [unit for unit in ("image", "eye", "patient") if unit in found]
     header = ("Metric", *(f"By {unit}{' (judged)' if unit == judged else ''}" for unit in order))
+    names = list(KEY_METRICS)
+    # By image it is the sensitivity, and has a dash.
+    names.insert(names.index(MetricId("sensitivity", "referable")) + 1, MetricId(RIGHT_EYE, "referable"))
     rows = tuple(
-        (Cell(title(name)), *(_cell(name, found[unit].get(name), level, unit) for unit in order))
-        for name in KEY_METRICS
+        (Cell(title(name)), *(_cell(name, found[unit].get(name), level, unit) for unit in order)) for name in names
     )
     return Section(
         "units",
         "By image, eye and patient",
         (
-            "An eye has the grade of its worst image, a patient that of the worse eye. If one eye has no result, the "
-            "patient has none.",
+            "An eye has the grade of its worst image, a patient that of the worse eye. A single grade is hit only by "
+            "an image that has it. For a group of grades the worst answer to any image counts, as a patient is "
+            "referred for either eye; how often an eye that has it is the reason stands beside. If one eye has no "
+            "result, the patient has none.",
         ),
         (Table("By image, eye and patient", header, rows),) if len(order) > 1 else (),
         notes=tuple(notes),
@@ -318,38 +560,72 @@ def _bin(one: Bin) -> tuple[Cell, ...]:
 def _gate_error(evaluation: Evaluation) -> Section | None:
     if not evaluation.gate_error:
         return None
-    unit, known = unit_of(evaluation), evaluation.counts.patients is not None
+    rules = {criterion.id: criterion for criterion in evaluation.criteria}
     rows = []
     for name in dict.fromkeys(error.id for error in evaluation.gate_error):
         errors = [error for error in evaluation.gate_error if error.id == name]
-        n, patients = errors[0].n, errors[0].patients
-        counted = f"{n} {unit}{'' if n == 1 else 's'}"
         wrong, missed = ([e for e in errors if e.deserves is deserves] for deserves in (False, True))
         rows.append(
             (
                 Cell(title(name)),
-                Cell(f"{patients} patients", (counted,))
-                if known
-                else Cell(counted, (f"taken as {patients} patients",)),
-                Cell("", tuple(f"true {plain_percent(e.true)}: passes {_chance(e.passes, e)}" for e in wrong)),
-                Cell(
-                    "",
-                    tuple(f"true {plain_percent(e.true)}: not passed {_chance(1 - e.passes, e)}" for e in missed),
-                )
+                _counted(errors[0], evaluation),
+                Cell("", tuple(_false_pass(e, rules.get(name)) for e in wrong)),
+                Cell("", tuple(f"{_if_true(e)}: not passed {_chance(1 - (e.passes or 0), e)}" for e in missed))
                 if missed
-                else Cell("–", ("no expected value stated",)),
-                Cell(", ".join(dict.fromkeys(e.method for e in errors))),
+                else Cell("–", ("no expected value stated",) if errors[0].true is not None else ()),
+                Cell(", ".join(dict.fromkeys(_how(e) for e in errors))),
             )
         )
+    about_the_test_set = any(_of_the_test_set(error) for error in evaluation.gate_error)
     text = (
-        "How often each criterion is wrong by chance at these counts. A false pass: a model that does not "
-        "deserve it passes, here one whose true value is the threshold itself and one with 1.5 times that error rate. "
+        "How often each criterion is wrong by chance. A false pass: a model that does not meet the rule passes, here "
+        "one just outside the rule (computed at the threshold) and one that errs 1.5 times as often. "
         "A false fail: a model at the true value that the checklist expects does not pass. "
-        "Exact: from the binomial distribution, with independent images. Simulated: images of a patient correlate as "
-        "the checklist's planning states; ± is the standard error of the simulation, in points.",
+        "Exact: from the binomial distribution, where each patient counts once. Simulated: images of a patient "
+        "correlate as the checklist's planning states; ± is the standard error of the simulation, in points. Where "
+        "the rate at these counts is not known, the largest that was found in simulated designs stands instead, with "
+        "the command that shows it; a design that nobody tried can be worse.",
+        *(["Images without a reference grade are of the test set, not of the model."] if about_the_test_set else []),
     )
     header = ("Criterion", "Counts", "False pass", "False fail", "How")
     return Section("gate-error", _BY_CHANCE, text, (Table(_BY_CHANCE, header, tuple(rows)),))
+
+
+def _of_the_test_set(error: GateError) -> bool:
+    return parse_id(error.id).about.of_reference
+
+
+def _counted(error: GateError, evaluation: Evaluation) -> Cell:
+    if error.n is None:
+        return Cell("–")
+    counted = _many(error.n, "image" if _of_the_test_set(error) else unit_of(evaluation))
+    patients = _many(error.patients or 0, "patient")
+    if evaluation.counts.patients is None:
+        return Cell(counted, (f"taken as {patients}",))
+    return Cell(patients, () if counted == patients else (counted,))
+
+
+def _false_pass(error: GateError, rule: CriterionResult | None) -> str:
+    if error.method == "none":
+        return visible(error.why or "")
+    if error.method == "designs":
+        return f"at most {plain_percent(error.passes or 0)}"
+    beside = ""
+    if rule is not None and error.true == rule.threshold and rule.comparator in (">=", "<="):
+        beside = "just below " if rule.comparator == ">=" else "just above "
+    return f"{_if_true(error, beside)}: passes {_chance(error.passes or 0, error)}"
+
+
+def _if_true(error: GateError, beside: str = "") -> str:
+    """The true value that a rate is about: of a model, or of the images where the test set comes from."""
+    value = f"{beside}{plain_percent(error.true or 0)}"
+    return f"{value} of the images have no grade" if _of_the_test_set(error) else f"true {value}"
+
+
+def _how(error: GateError) -> str:
+    if error.method == "designs":
+        return f"largest of {error.designs} simulated designs: {visible(error.command or '')}"
+    return "–" if error.method == "none" else error.method
 
 
 def _chance(probability: float, error: GateError) -> str:
@@ -428,6 +704,10 @@ def _cell(
         return Cell("not estimable", (_sentence(line.reason),), mark)
     more = [line.counts if counts else "", line.interval, line.expected and f"{line.expected} if perfectly calibrated"]
     return Cell(line.value, tuple(part for part in more if part), mark)
+
+
+def _many(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _sentence(text: str) -> str:

@@ -20,9 +20,9 @@ from drgate.certificate.statement import NOT_A_MEDICAL_DEVICE, NOT_EVIDENCE_FOR
 from drgate.evaluation import Evaluation
 from drgate.report import words
 from drgate.report.evaluation.sections import sections
-from drgate.report.kit import STYLES, paragraph, text_for, writes
+from drgate.report.kit import STYLES, paragraph, table, text_for, writes
 
-_SIDES: Final = {"low": "lower ", "high": "upper ", "value": ""}
+_SIDES: Final = {"low": "lower ", "high": "upper ", "value": "", "both": "both "}
 FLAGGED_AT_MOST: Final = 10
 """Flagged images named; the report's page one has all of them."""
 _FULL_WIDTH: Final = 96
@@ -37,10 +37,8 @@ def render(evaluation: Evaluation, console: Console, names: Mapping[str, str] = 
     style = STYLES[evaluation.verdict]
     paragraph(console, f"{words.SYMBOLS[evaluation.verdict]} {words.verdict_word(evaluation)}", f"bold {style}")
     paragraph(console, words.headline(evaluation), "bold")
-    if barred := words.barred(evaluation):
-        paragraph(console, barred, style)
-    if cause := words.cause(evaluation):
-        paragraph(console, cause, style)
+    for text in words.under_headline(evaluation):
+        paragraph(console, text, style)
     for label, text in words.summary(evaluation):
         paragraph(console, f"{label}: {text}", "dim", hang=2)
     console.print()
@@ -62,6 +60,7 @@ def render(evaluation: Evaluation, console: Console, names: Mapping[str, str] = 
             hang=2,
             styled=len(head),
         )
+    _compared(console, evaluation)
     _flagged(console, evaluation, names if console.is_terminal else {})
     if evaluation.page_one:
         console.print(Text("\nTo be read with the verdict", style="bold"))
@@ -80,7 +79,7 @@ def signing_page(evaluation: Evaluation, console: Console) -> None:
             console.print(Text(f"\n{section.title}", style="bold"))
             for sentence in section.text:
                 paragraph(console, sentence, "")
-            for row in (row for table in section.tables for row in table.rows):
+            for row in (row for part in section.tables for row in part.rows):
                 name, before, after = (cell.text for cell in row)
                 paragraph(console, f"- {name}: {before}; now {after}", "", hang=2)
     console.print(Text("\nWhat this does not show", style="bold"))
@@ -89,8 +88,20 @@ def signing_page(evaluation: Evaluation, console: Console) -> None:
     paragraph(console, NOT_A_MEDICAL_DEVICE, "")
 
 
+def _compared(console: Console, evaluation: Evaluation) -> None:
+    """The groups of a gap and the human readers, a small table for each criterion."""
+    for section in sections(evaluation):
+        if section.name not in ("gaps", "readers"):
+            continue
+        console.print(Text(f"\n{section.title}", style="bold"))
+        for found in section.tables:
+            paragraph(console, found.label, "dim")
+            rows = [[" ".join([cell.text, *(f"({part})" for part in cell.more)]) for cell in row] for row in found.rows]
+            table(console, found.header, rows)
+
+
 def _flagged(console: Console, evaluation: Evaluation, names: Mapping[str, str]) -> None:
-    """The images that cost sight, by name."""
+    """The images with severe NPDR or PDR predicted below referable, by name."""
     if not evaluation.flagged:
         return
     console.print(Text("\nSevere NPDR or PDR predicted below referable", style="bold"))
@@ -109,30 +120,30 @@ def _checklist(evaluation: Evaluation, console: Console) -> Table:
     """Required criteria, then advisory ones. Units are with the estimate, so that a row fits 100 columns."""
     lines = words.lines(evaluation)
     lattice = box.SIMPLE_HEAD if writes(console, "─") else box.ASCII2
-    table = Table(box=lattice, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
-    interval = f"{words.plain_percent(words.level_of(evaluation))} interval"
+    grid = Table(box=lattice, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+    interval = f"{words.level_name(evaluation)} interval"
     columns = ["k/n", "Estimate", interval] if console.width >= _FULL_WIDTH else ["k/n", f"Estimate\n{interval}"]
-    table.add_column("Outcome", no_wrap=True)
-    table.add_column("Criterion", overflow="fold")
+    grid.add_column("Outcome", no_wrap=True)
+    grid.add_column("Criterion", overflow="fold")
     for name in columns:
-        table.add_column(text_for(console, name), justify="right", no_wrap=True)
-    table.add_column("Rule", no_wrap=True)
+        grid.add_column(text_for(console, name), justify="right", no_wrap=True)
+    grid.add_column("Rule", no_wrap=True)
     for required in (True, False):
         part = [line for line in lines if line.required == required]
         if part and not required:
-            table.add_section()
-            table.add_row("", text_for(console, "Advisory", "bold"))
+            grid.add_section()
+            grid.add_row("", text_for(console, "Advisory", "bold"))
         for line in part:
             ends = [end.partition("\N{NO-BREAK SPACE}")[0] for end in (line.low, line.high)]
             measured = [line.value, " to ".join(ends) if all(ends) else ""]
             cells = (
-                line.title,
+                "\n  ".join(filter(None, (line.title, line.all_comers))),
                 line.counts.replace(" of ", "/") if " of " in line.counts else "",
                 *(measured if console.width >= _FULL_WIDTH else ["\n".join(filter(None, measured))]),
                 _SIDES[line.decisive] + line.short_rule,
             )
-            table.add_row(
+            grid.add_row(
                 text_for(console, f"{line.symbol} {line.outcome}", STYLES[line.status]),
                 *(text_for(console, cell) for cell in cells),
             )
-    return table
+    return grid
