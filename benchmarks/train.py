@@ -29,8 +29,8 @@ from transformers import SiglipVisionConfig, SiglipVisionModel
 
 from drgate.demo.synthetic import write_dataset
 from drgate.manifest import load_manifest
+from drgate.preprocessing import FUNDUS_SQUARE, parse_preprocessing
 from drgate.vision.base import resolve_base
-from drgate.vision.images import FUNDUS_SQUARE, preprocessing
 from drgate.vision.network import GradingModel, add_lora
 from drgate.vision.processes import processes
 from trainer.config import TrainingConfig
@@ -157,7 +157,7 @@ def _images(folder: Path, size: int, n: int) -> ImageSet:
         progress=lambda done, total: None,
     )
     rows = load_manifest(folder / "data").select("train")
-    prepare = preprocessing(FUNDUS_SQUARE, size)
+    prepare = parse_preprocessing(f"{FUNDUS_SQUARE}@{size}")
     for _ in range(2):  # filled, then read
         images = read_images(rows, prepare, workers=0, cache=folder / "cache", folder=folder)
     return images

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, Final, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -26,6 +26,9 @@ from pydantic import (
 from drgate.errors import ANSWERS, DrgateError, ExitCode
 from drgate.files import canonical_json, parse_moment
 from drgate.metrics import MetricId
+
+if TYPE_CHECKING:
+    from drgate.preprocessing import Preprocessing
 
 Status = Literal["PASS", "OBSERVED", "FAIL", "INSUFFICIENT", "NOT_ASSESSED"]
 Verdict = Literal["PASS", "OBSERVED", "FAIL", "INSUFFICIENT"]
@@ -346,11 +349,28 @@ class Lora(Typed):
 
 @dataclass(frozen=True, slots=True)
 class Prepared(Typed):
-    """How photographs were prepared: the preprocessing, and the version of Pillow that decoded them."""
+    """How photographs were prepared: the preprocessing (`drgate.preprocessing`), and the Pillow that decoded them.
 
-    id: str
-    size: int
+    name and digest follow from content, which is all of it as plain values.
+    """
+
+    name: str
+    digest: str
+    content: dict[str, Any]
     pillow: str
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for content that is not a preprocessing, or has another name or digest."""
+        found = self.recipe
+        if (found.name, found.digest, found.content()) != (self.name, self.digest, self.content):
+            raise ValueError("name and digest should be those of content, which should be complete")
+
+    @property
+    def recipe(self) -> Preprocessing:
+        """The preprocessing itself."""
+        from drgate.preprocessing import read_preprocessing  # Pillow, which a table without a model does not need
+
+        return read_preprocessing(self.content, "content")
 
 
 @dataclass(frozen=True, slots=True)

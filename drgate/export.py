@@ -29,16 +29,18 @@ from drgate.errors import CertificateError, CheckpointError, ExitCode, ImageUnre
 from drgate.evaluation import CUT_OFFS, Evaluation, Verdict, plain_of
 from drgate.files import canonical_json, refuse_existing, write_atomically
 from drgate.judge import NAMES, Evidence, Judgement, Output, Source, Test, judge
+from drgate.preprocessing import Preprocessing, PreprocessingError
 from drgate.scale import GRADES
 from drgate.score import model_and_test_set
 from drgate.screen import SILENT, Progress
 from drgate.verify import Given, Trust, verify
 from drgate.vision.base import resolve_base
 from drgate.vision.graders import OnnxGrader
-from drgate.vision.images import Preprocessing, read_image
+from drgate.vision.images import read_image
 from drgate.vision.network import GradingModel, merge_lora
 from drgate.vision.older import load_any_checkpoint
 from drgate.vision.onnx_files import parse_onnx, without_traces
+from drgate.vision.stated import agreed
 
 if TYPE_CHECKING:
     from drgate.certificate.keys import SigningKey
@@ -97,9 +99,11 @@ def export(
     refused = out.with_name(f"{out.name}.refused")
     refuse_existing(refused, "move it away, or give another folder with --out")
     parent, trusted = _admitted(source.path, certificate, checklist, trust, allow_unsigned, allow)
-    _, test_set = model_and_test_set(source.path, test.data, test.split, source.base, parent)
+    certified = parent.evaluation.model.preprocessing
+    preprocess = agreed(None if certified is None else certified.recipe, source.preprocess, certificate.name)
+    _, test_set = model_and_test_set(source.path, test.data, test.split, source.base, parent, preprocess)
     resolved = None if source.base is None else resolve_base(source.base)
-    loaded = load_any_checkpoint(source.path, resolved)
+    loaded = load_any_checkpoint(source.path, resolved, preprocess)
     if loaded.file is None or loaded.file.sha256 != parent.evaluation.model.files[0].sha256:
         raise CertificateError(f"{source.path} was changed while it was read; export it again.")
     model = merge_lora(loaded.build(resolved)).eval()
@@ -247,8 +251,8 @@ def _sample(test_set: Manifest, preprocessing: Preprocessing) -> NDArray[np.floa
     names = list(test_set.table["image"])
     images: list[NDArray[np.float32]] = []
     for name in names[:: max(1, len(names) // (2 * wanted))]:
-        with contextlib.suppress(ImageUnreadable):  # it counts as one without output, and another is compared
-            images.append(preprocessing(read_image(test_set.path(name))))
+        with contextlib.suppress(ImageUnreadable, PreprocessingError):  # it has no output, and another is compared
+            images.append(preprocessing(read_image(test_set.path(name), preprocessing.decoded_at)))
         if len(images) == wanted:
             break
     if not images:
@@ -257,13 +261,8 @@ def _sample(test_set: Manifest, preprocessing: Preprocessing) -> NDArray[np.floa
 
 
 def _write_companions(folder: Path, preprocessing: Preprocessing) -> None:
-    settings = {
-        **preprocessing.as_dict(),
-        "input": "pixel_values: float32 (batch, 3, size, size), RGB, -1 to 1",
-        "steps": "upright 8-bit RGB; crop to the field of view; pad to a square with black; Pillow bicubic to size",
-        "output": "logits: float32 (batch, 5), in the order of labels.json; softmax gives probabilities",
-    }
-    write_atomically(folder / "preprocess.json", json.dumps(settings, indent=2).encode() + b"\n")
+    content = json.dumps(preprocessing.content(), indent=2)
+    write_atomically(folder / "preprocess.json", content.encode() + b"\n")
     write_atomically(folder / "labels.json", json.dumps(list(GRADES)).encode() + b"\n")
 
 
@@ -279,7 +278,7 @@ def _model_card(evaluation: Evaluation, preprocessing: Preprocessing) -> str:
             "Grades diabetic retinopathy on colour fundus photographs, ICDR 0 to 4. **Not a medical device.**",
             "",
             "- Input: `pixel_values`, float32 (batch, 3, size, size); "
-            f"preprocessing `{preprocessing.id}` at {preprocessing.size} pixels (preprocess.json).",
+            f"preprocessing {markdown.code(preprocessing.name)} (preprocess.json, {preprocessing.size} pixels).",
             "- Output: `logits`, float32 (batch, 5), in the order of labels.json.",
             f"- Exported from {markdown.code(parent.name)}, tensors `{parent.tensor_digest}`, certified by "
             f"statement `{parent.statement}`.",

@@ -86,6 +86,7 @@ from drgate.screen import SILENT, Progress
 
 if TYPE_CHECKING:
     from drgate.certificate.keys import PublicKey, SigningKey
+    from drgate.preprocessing import Preprocessing
     from drgate.vision.graders import Grader
 
 _T = TypeVar("_T")
@@ -113,7 +114,8 @@ LEAKAGE_BEYOND: Final = "Leakage beyond that: not checked."
 class Source:
     """What is judged: a checkpoint, an ONNX model or a table of predictions.
 
-    base: location of a checkpoint's base model, if it has moved since training. workers: processes that decode.
+    base: location of a checkpoint's base model, if it has moved since training. preprocess: of a model that does not
+    state its own. workers: processes that decode.
     scorers: keys of which one must have signed the table (`TABLE.scored.json`); without them a table that names a model
     is one that was scored elsewhere.
     """
@@ -122,6 +124,7 @@ class Source:
     base: str | None = None
     workers: int | None = None
     scorers: Sequence[PublicKey] = ()
+    preprocess: Preprocessing | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +218,8 @@ def judge(
     if source.path.suffix.lower() in TABLES:
         if test.data is not None:
             raise UsageError(f"{source.path} is a table of predictions, which needs no --data; leave it out.")
+        if source.preprocess is not None:
+            raise UsageError(f"{source.path} is a table of predictions: leave --preprocess out.")
         with hashed(source.path, PredictionsError) as content:
             predictions = load_predictions(source.path, point)
         signed, scoring = _scored(source, predictions)
@@ -227,7 +232,9 @@ def judge(
                 "--grades joins grades to a table of predictions: score the model first (drgate score MODEL --data "
                 "MANIFEST --out PREDICTIONS), then evaluate PREDICTIONS."
             )
-        grader, test_set = model_and_test_set(source.path, test.data, test.split, source.base, parent)
+        grader, test_set = model_and_test_set(
+            source.path, test.data, test.split, source.base, parent, source.preprocess
+        )
         if test_set.sealed:
             raise ManifestError(
                 f"{test.data} has no grades. Score the model on it with drgate score, then evaluate the table "

@@ -31,8 +31,8 @@ from drgate.predictions import PROBABILITIES, Predictions, make_predictions
 if TYPE_CHECKING:
     from drgate.certificate.statement import Statement
     from drgate.patients import PatientKey
+    from drgate.preprocessing import Preprocessing
     from drgate.vision.graders import Grader
-    from drgate.vision.images import Preprocessing
 
 TABLES: Final = (".csv", ".tsv", ".parquet", ".pq")
 MODELS: Final = (".pth", ".pt", ".onnx")
@@ -91,9 +91,14 @@ def score(
 
 
 def model_and_test_set(
-    source: Path, data: Path | None, split: str, base: str | None, parent: Statement | None = None
+    source: Path,
+    data: Path | None,
+    split: str,
+    base: str | None,
+    parent: Statement | None = None,
+    preprocess: Preprocessing | None = None,
 ) -> tuple[Grader, Manifest]:
-    """The model, and the images to score with it.
+    """The model, and the images to score with it. preprocess: of a model that does not state its own.
 
     These are the images of one split. If the manifest has no splits but training split this manifest itself, as the
     model's record or its parent's certificate states, they are the images of that split; otherwise all images.
@@ -114,7 +119,7 @@ def model_and_test_set(
     manifest = load_manifest(data)
     from drgate.vision.graders import load_grader
 
-    grader = load_grader(source, base)
+    grader = load_grader(source, base, preprocess)
     if manifest.table["split"].isna().all():
         seed = _dealt_by(grader, manifest, parent)
         if seed is None:
@@ -234,14 +239,19 @@ class _Prepared(NamedTuple):
 
 
 def _prepare(path: Path, preprocess: Preprocessing, hashed: bool) -> _Prepared:
+    from drgate.preprocessing import PreprocessingError
     from drgate.vision.fingerprint import image_hash
     from drgate.vision.images import read_image
 
     try:
-        image = read_image(path)
+        pixels = preprocess(image := read_image(path, preprocess.decoded_at))
+        if hashed and preprocess.decoded_at is not None:
+            image = read_image(path)  # the hash is of the whole image, however it is prepared
     except ImageUnreadable as problem:
         return _Prepared(str(problem))
-    return _Prepared(preprocess(image), image_hash(image) if hashed else b"")
+    except PreprocessingError as problem:
+        return _Prepared(f"{path}: {problem}")
+    return _Prepared(pixels, image_hash(image) if hashed else b"")
 
 
 def _batches(prepared: Iterator[_Prepared], size: int) -> Iterator[tuple[int, list[_Prepared]]]:
@@ -305,7 +315,12 @@ def _provenance(grader: Grader, manifest: Manifest, key: PatientKey | None) -> d
             "dealt_by_seed": manifest.dealt_by_seed,
             "images_digest": manifest.images_digest(),
         },
-        "preprocessing": {**grader.preprocessing.as_dict(), "pillow": PIL.__version__},
+        "preprocessing": {
+            "name": grader.preprocessing.name,
+            "digest": grader.preprocessing.digest,
+            "content": grader.preprocessing.content(),
+            "pillow": PIL.__version__,
+        },
         "leakage": _leakage(grader, manifest, key),
         "warnings": [
             *manifest.copies(),

@@ -652,7 +652,15 @@ def _again(
         raise UsageError(f"To score the model again it takes the model ({', '.join(MODELS)}); give it with --model.")
     if table is None:
         raise UsageError("What is scored again is compared with the predictions; give them with --predictions.")
-    grader, test_set = model_and_test_set(source, how.data, evaluation.data.split or "test", how.base, statement)
+    prepared = evaluation.model.preprocessing
+    grader, test_set = model_and_test_set(
+        source,
+        how.data,
+        evaluation.data.split or "test",
+        how.base,
+        statement,
+        None if prepared is None else prepared.recipe,
+    )
     if grader.tensor_digest != evaluation.model.tensor_digest:
         yield "problem", f"{source} has other tensors ({grader.tensor_digest}) than the model that was judged."
         return

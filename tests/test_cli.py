@@ -79,6 +79,7 @@ class TestHelp:
             "demo",
             "evaluate",
             "score",
+            "preprocess",
             "verify",
             "export",
             "gate",

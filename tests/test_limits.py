@@ -91,6 +91,7 @@ ALLOWED = {
     ("drgate/looks.py", "open"): "the lock",
     ("drgate/patients.py", "os.open"): "creates a key",
     ("drgate/predictions.py", "read_metadata"): "drgate.parquet's own",
+    ("drgate/preprocessing.py", "json.loads"): "plain values that were read with a limit before, to copy them",
     ("drgate/verify.py", "glob"): "names beside a certificate",
     ("drgate/verify.py", "iterdir"): "names beside a certificate",
     ("drgate/verify.py", "json.loads"): "an evaluation that was made just before",
@@ -145,7 +146,7 @@ def test_the_walk_finds_each_way_to_read():
 
 def test_all_limits_are_in_one_table():
     """A number of bytes that another module writes down is a limit that nobody finds."""
-    allowed = {"MAX_VALID_DAYS", "MAX_REASON"}
+    allowed = {"MAX_VALID_DAYS", "MAX_REASON", "MAX_PIXELS"}  # the last in a module that imports nothing of drgate
     for file in sorted([*ROOT.glob("drgate/**/*.py"), *ROOT.glob("trainer/**/*.py")]):
         if file.name == "limits.py" or "vision" in file.parts:
             continue

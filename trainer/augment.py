@@ -5,7 +5,9 @@ its process or earlier random numbers. A run that continues in the middle of an 
 sees the same pictures.
 
     pixels = torch.from_numpy(images.pixels[positions])                    # uint8 (n, size, size, 3)
-    batch = augment(pixels, augmentation="fundus", seed=0, epoch=3, images=positions)   # float32 (n, 3, size, size)
+    batch = augment(                                                       # float32 (n, 3, size, size)
+        pixels, preprocess=images.preprocess, augmentation="fundus", seed=0, epoch=3, images=positions
+    )
 
 No change can add or remove a lesion, so the grade stays valid. Hence no elastic deformation, no erased patches, no
 noise, no change of hue, and the limits below, which tests check on drawn lesions of the smallest size.
@@ -23,6 +25,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
+
+from drgate.preprocessing import Preprocessing
 
 Augmentation = Literal["none", "fundus"]
 
@@ -114,18 +118,20 @@ def draw_changes(
 def augment(
     pixels: Tensor,
     *,
+    preprocess: Preprocessing,
     augmentation: Augmentation,
     seed: int,
     epoch: int,
     images: Sequence[int] | NDArray[np.int64],
     repeats: Sequence[int] | NDArray[np.int64] | None = None,
 ) -> Tensor:
-    """Network input (n, 3, size, size), float32 in [-1, 1], on the device of `pixels`.
+    """Network input (n, 3, size, size), float32, on the device of `pixels`.
 
-    pixels: (n, size, size, 3) of 0 to 255, uint8 or floating-point. none: scaled only, to the same values as
-    `drgate.vision.images.scaled`. fundus: changed first; black stays exactly -1, also outside of the image. images: the
-    number of each image in its data set. repeats: how often it was already shown in this epoch
-    (`trainer.sampling.repeats`, default 0), so that repeated images look different each time.
+    pixels: (n, size, size, 3) of 0 to 255, red, green and blue, uint8 or floating-point. preprocess: what gives them
+    their channels and scale. none: only that, with the same values as `Preprocessing.scaled`. fundus: changed first;
+    black stays exactly what black becomes, also outside of the image. images: the number of each image in its data set.
+    repeats: how often it was already shown in this epoch (`trainer.sampling.repeats`, default 0), so that repeated
+    images look different each time.
 
     On a CPU the result is the same to the last bit in any batch and with any number of threads; on another device it
     agrees up to rounding.
@@ -135,17 +141,17 @@ def augment(
     if augmentation not in ("none", "fundus"):
         raise ValueError(f"augmentation is {augmentation!r}; expected none or fundus")
     if augmentation == "none" or not len(pixels):
-        return pixels.movedim(-1, 1).to(torch.float32, copy=True).mul_(1 / 127.5).sub_(1)  # keeps the memory layout
+        return _scaled(pixels.movedim(-1, 1).to(torch.float32, copy=True), 255, preprocess)  # keeps the memory layout
     changes = draw_changes(
         seed=seed, epoch=epoch, images=images, repeats=np.zeros(len(images), dtype=int) if repeats is None else repeats
     )
     if len(images) != len(pixels):
         raise ValueError(f"{len(pixels)} images were given with the numbers of {len(images)}")
     if pixels.device.type != "cpu":
-        return _changed(pixels, changes)
+        return _changed(pixels, changes, preprocess)
     few = max(1, _AT_ONCE // pixels.shape[1] ** 2)
     parts = [slice(start, start + few) for start in range(0, len(pixels), few)]
-    return torch.cat([_changed(pixels[part], _part(changes, part)) for part in parts])
+    return torch.cat([_changed(pixels[part], _part(changes, part), preprocess) for part in parts])
 
 
 def _numbers(seed: int, epoch: int, image: int, repeat: int) -> NDArray[np.float64]:
@@ -173,7 +179,7 @@ def _levels(pixels: Tensor, white: float) -> Tensor:
     return pixels.movedim(-1, 1).to(torch.float32, memory_format=torch.contiguous_format) * (1 / white)
 
 
-def _changed(pixels: Tensor, changes: Changes) -> Tensor:
+def _changed(pixels: Tensor, changes: Changes, preprocess: Preprocessing) -> Tensor:
     """Only additions and multiplications of single values, so the result does not depend on how the work is split."""
     levels = _levels(pixels, 255)
     levels = _resampled(levels, changes.affine.to(levels.device, non_blocking=True))
@@ -184,7 +190,18 @@ def _changed(pixels: Tensor, changes: Changes) -> Tensor:
     )
     levels.mul_(gain).clamp_(0, 1)
     curve = (levels - PIVOT).mul_(contrast).add_(tone).mul_(1 - levels).add_(1)
-    return levels.mul_(curve).mul_(2).sub_(1)
+    return _scaled(levels.mul_(curve), 1, preprocess)
+
+
+def _scaled(levels: Tensor, white: float, preprocess: Preprocessing) -> Tensor:
+    """Channels and scale of the preprocessing, for levels (n, 3, size, size) of 0 to `white`, which may be changed."""
+    if preprocess.order != (0, 1, 2):
+        levels = levels[:, list(preprocess.order)]
+    if "range" in preprocess.scale:
+        low, high = (np.float32(end) for end in preprocess.scale["range"])
+        return levels.mul_(float((high - low) / np.float32(white))).add_(float(low))
+    mean, std = (torch.tensor(preprocess.scale[key], device=levels.device)[:, None, None] for key in ("mean", "std"))
+    return levels.div_(white).sub_(mean).div_(std)
 
 
 def _resampled(levels: Tensor, affine: Tensor) -> Tensor:

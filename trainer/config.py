@@ -98,6 +98,13 @@ class TrainingConfig(BaseModel):
         None, description="Start a new attempt from only the weights of this checkpoint; epochs count from 1."
     )
 
+    preprocess: str | None = Field(
+        None,
+        min_length=1,
+        description="How photographs become network input: a preset NAME[@SIZE] or a file (docs/preprocessing.md). "
+        "Default: that of the checkpoint, else fundus-square-1. A checkpoint in the older layout needs it.",
+    )
+
     learning_rate: float = Field(2e-5, gt=0, le=1, description="Peak learning rate of AdamW.")
     batch_size: int = Field(6, ge=1, description="Images per forward pass on each device.")
     gradient_accumulation_steps: int = Field(

@@ -26,12 +26,13 @@ import numpy as np
 import PIL
 from numpy.typing import NDArray
 
-from drgate.errors import TrainingError
+from drgate.errors import ImageUnreadable, TrainingError
 from drgate.files import canonical_json, replacing
+from drgate.preprocessing import Preprocessing, PreprocessingError
 from drgate.scale import GRADES, TITLES
 from drgate.vision.decoding import in_processes
 from drgate.vision.fingerprint import image_hash
-from drgate.vision.images import Preprocessing, read_image
+from drgate.vision.images import read_image
 
 if TYPE_CHECKING:
     from drgate.manifest import Manifest
@@ -62,12 +63,14 @@ class Splits:
 class ImageSet:
     """Prepared images in the order of a manifest's rows."""
 
-    pixels: NDArray[np.uint8] = field(repr=False)
-    """(n, size, size, 3)"""
+    pixels: NDArray[Any] = field(repr=False)
+    """(n, size, size, 3), 0 to 255: uint8, or float32 where the preprocessing does not round."""
     grades: NDArray[np.int64] = field(repr=False)
     """(n,), 0-4"""
     hashes: list[bytes] = field(repr=False)
     """`drgate.vision.fingerprint.image_hash` of each."""
+    preprocess: Preprocessing
+    """How the pixels were prepared, and how they become network input."""
 
     def __len__(self) -> int:
         return len(self.grades)
@@ -176,7 +179,7 @@ def read_images(
     shape = (len(paths), preprocess.size, preprocess.size, 3)
     ready = 0
 
-    def prepared() -> Iterator[tuple[NDArray[np.uint8], bytes]]:
+    def prepared() -> Iterator[tuple[NDArray[Any], bytes]]:
         nonlocal ready
         prepare = partial(prepare_image, preprocess=preprocess)
         for index, image in enumerate(in_processes(prepare, paths, workers=workers)):
@@ -201,24 +204,29 @@ def read_images(
         else:
             advance(len(paths))
     if found is None:
-        pixels, hashes = _empty(shape, folder), []
+        pixels, hashes = _empty(shape, _dtype(preprocess), folder), []
         for index, (image, hashed) in enumerate(prepared()):
             pixels[index] = image
             hashes.append(hashed)
         found = pixels, hashes
-    return ImageSet(found[0], manifest.table["grade"].to_numpy(dtype=np.int64), found[1])
+    return ImageSet(found[0], manifest.table["grade"].to_numpy(dtype=np.int64), found[1], preprocess)
 
 
-def _empty(shape: tuple[int, ...], folder: Path) -> NDArray[np.uint8]:
+def _dtype(preprocess: Preprocessing) -> np.dtype[Any]:
+    """Of prepared pixels."""
+    return np.dtype(np.uint8 if preprocess.whole_levels else np.float32)
+
+
+def _empty(shape: tuple[int, ...], dtype: np.dtype[Any], folder: Path) -> NDArray[Any]:
     """Space for prepared images, in memory or in an unnamed file."""
-    size = math.prod(shape)
+    size = math.prod(shape) * dtype.itemsize
     if size <= _IN_MEMORY:
-        return np.empty(shape, dtype=np.uint8)
+        return np.empty(shape, dtype)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as file:
             _reserve(file, size)
-            return np.memmap(file, dtype=np.uint8, mode="r+", shape=shape)
+            return np.memmap(file, dtype, mode="r+", shape=shape)
     except OSError as error:
         raise TrainingError(
             f"The prepared images take {size / 2**30:.1f} GB, for which {folder} has no room"
@@ -246,6 +254,7 @@ class _Stored:
     path: Path
     header: bytes
     shape: tuple[int, int, int, int]
+    dtype: np.dtype[Any]
 
     @classmethod
     def of(cls, manifest: Manifest, preprocess: Preprocessing, folder: Path) -> _Stored:
@@ -253,32 +262,38 @@ class _Stored:
         header = canonical_json(
             {
                 "format": "drgate images 1",
-                "preprocessing": preprocess.as_dict(),
+                "preprocessing": preprocess.digest,
                 "libraries": {"pillow": PIL.__version__, "imagehash": imagehash.__version__},
                 "images": len(contents),
                 "contents": hashlib.sha256("\n".join(contents).encode()).hexdigest(),
             }
         )
         name = f"{hashlib.sha256(header).hexdigest()[:32]}.images"
-        return cls(folder / name, header + b"\n", (len(contents), preprocess.size, preprocess.size, 3))
+        shape = (len(contents), preprocess.size, preprocess.size, 3)
+        return cls(folder / name, header + b"\n", shape, _dtype(preprocess))
 
-    def read(self, note: Callable[[str], Any]) -> tuple[NDArray[np.uint8], list[bytes]] | None:
+    @property
+    def length(self) -> int:
+        """Of the pixels."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    def read(self, note: Callable[[str], Any]) -> tuple[NDArray[Any], list[bytes]] | None:
         """Pixels and hashes; None without a complete file. Of the pixels only the number is checked."""
         length = len(self.header) + 32 * self.shape[0] + 32
         try:
             with self.path.open("rb") as file:
                 front = file.read(length)
-                whole = os.fstat(file.fileno()).st_size == length + math.prod(self.shape)
+                whole = os.fstat(file.fileno()).st_size == length + self.length
                 if not whole or front != self._front(front[len(self.header) : -32]):
                     note(f"{self.path} in the image cache is damaged, so its images are decoded again.")
                     return None
-                pixels = np.memmap(file, dtype=np.uint8, mode="r", offset=length, shape=self.shape)
+                pixels = np.memmap(file, self.dtype, mode="r", offset=length, shape=self.shape)
         except OSError:  # missing or not readable; if it cannot be written either, a note follows
             return None
         hashes = front[len(self.header) : -32]
         return pixels, [hashes[start : start + 32] for start in range(0, len(hashes), 32)]
 
-    def write(self, images: Iterator[tuple[NDArray[np.uint8], bytes]]) -> None:
+    def write(self, images: Iterator[tuple[NDArray[Any], bytes]]) -> None:
         """Decode into a temporary file, which is renamed when it is complete.
 
         Raises OSError if the folder cannot be written or the disk is full.
@@ -288,7 +303,7 @@ class _Stored:
         hashes = []
         with replacing(self.path) as temporary, temporary.open("wb") as file:
             start = len(self.header) + 32 * self.shape[0] + 32
-            _reserve(file, start + math.prod(self.shape))
+            _reserve(file, start + self.length)
             file.seek(start)
             for pixels, hashed in images:
                 file.write(pixels.tobytes())
@@ -307,7 +322,11 @@ class _Stored:
                     left.unlink()
 
 
-def prepare_image(path: Path, preprocess: Preprocessing) -> tuple[NDArray[np.uint8], bytes]:
-    """Pixels (size, size, 3) and perceptual hash of one file."""
-    image = read_image(path)
-    return preprocess.pixels(image), image_hash(image)
+def prepare_image(path: Path, preprocess: Preprocessing) -> tuple[NDArray[Any], bytes]:
+    """Pixels (size, size, 3) and perceptual hash of one file; the hash is of the whole image in any case."""
+    image = read_image(path, preprocess.decoded_at)
+    try:
+        pixels = preprocess.pixels(image)
+    except PreprocessingError as problem:
+        raise ImageUnreadable(f"{path}: {problem}") from problem
+    return pixels, image_hash(image if preprocess.decoded_at is None else read_image(path))

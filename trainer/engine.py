@@ -25,7 +25,6 @@ from torch.nn.parallel import DistributedDataParallel
 
 from drgate.errors import TrainingError
 from drgate.vision.checkpoint import TrainingState
-from drgate.vision.images import scaled
 from drgate.vision.network import GradingModel
 from drgate.vision.processes import Processes
 from trainer.augment import augment
@@ -141,6 +140,7 @@ class Engine:
         device = self.group.device
         pixels = augment(
             torch.from_numpy(images.pixels[part]).to(device),
+            preprocess=images.preprocess,
             augmentation=self.config.augmentation,
             seed=self.config.seed,
             epoch=epoch,
@@ -183,7 +183,7 @@ class Engine:
             for start in range(0, -(-n // size), step):  # equally often everywhere
                 positions = mine[start : start + step]
                 shown = positions if len(positions) else np.zeros(1, dtype=np.int64)
-                pixels = torch.from_numpy(scaled(images.pixels[shown])).to(self.group.device)
+                pixels = torch.from_numpy(images.preprocess.scaled(images.pixels[shown])).to(self.group.device)
                 found.append(self.model(pixels).float().cpu()[: len(positions)])
                 advance(len(positions) * size)
         own = torch.cat(found) if found else torch.zeros(0, 5)

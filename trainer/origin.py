@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from drgate.errors import CheckpointError, TrainingError, UsageError
 from drgate.files import sha256_file
+from drgate.preprocessing import Preprocessing
 from drgate.record import OLDER
 from drgate.vision.base import Base
 from drgate.vision.checkpoint import Checkpoint, TrainingState, load_training_state
@@ -166,15 +167,16 @@ class Origin:
         }
 
     def parameters(self) -> Mapping[str, Any]:
-        """The parameters of the checkpoint's run; empty if unknown."""
+        """The parameters of the checkpoint's run, as far as they are known."""
         if self.checkpoint is None:
             return {}
         known = (self.checkpoint.record or {}).get("parameters")
-        return known if isinstance(known, dict) else self.checkpoint.training_config
+        parameters = known if isinstance(known, dict) else self.checkpoint.training_config
+        return {**parameters, "preprocess": self.checkpoint.preprocessing.label}
 
 
-def find_origin(config: TrainingConfig, base: Base) -> Origin:
-    """The origin that the parameters name.
+def find_origin(config: TrainingConfig, base: Base, preprocess: Preprocessing | None = None) -> Origin:
+    """The origin that the parameters name. preprocess: of an older checkpoint, which does not record it.
 
     Raises DrgateError: no such file, not a checkpoint, not accessible, or without the state that is needed.
     """
@@ -185,7 +187,7 @@ def find_origin(config: TrainingConfig, base: Base) -> Origin:
     file = fetch(named)
     # An older file does not store its alpha: use the given one, else twice its rank.
     alpha = config.lora_alpha if "lora_alpha" in config.model_fields_set else None
-    checkpoint = load_any_checkpoint(file, base, alpha=alpha)
+    checkpoint = load_any_checkpoint(file, base, preprocess, alpha=alpha)
     digest = checkpoint.file.sha256 if checkpoint.file else ""
     record = checkpoint.record or {}
     if how == "init_from":

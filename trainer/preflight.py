@@ -227,7 +227,8 @@ def _measure(ready: Ready) -> Measured:
     prepared = [prepare_image(ready.splits.train.path(image), ready.preprocess) for image in few]
     decoding = (time.monotonic() - began) / len(prepared)
     pixels = np.stack([image for image, _ in prepared])
-    images = ImageSet(pixels, ready.splits.train.table["grade"].to_numpy(dtype=np.int64)[: len(pixels)], [])
+    grades = ready.splits.train.table["grade"].to_numpy(dtype=np.int64)[: len(pixels)]
+    images = ImageSet(pixels, grades, [], ready.preprocess)
     torch.manual_seed(config.seed)
     engine = Engine(config, ready.origin.build(config, ready.base), group)
     cuda = group.device.type == "cuda"

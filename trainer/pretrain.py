@@ -32,11 +32,12 @@ from torch.nn import functional
 from transformers import SiglipVisionConfig, SiglipVisionModel
 
 from drgate.demo.synthetic import EYES, QUADRANTS, Lesions, Photograph, draw_patient, render
-from drgate.vision.images import FUNDUS_SQUARE, preprocessing, scaled
+from drgate.preprocessing import FUNDUS_SQUARE, parse_preprocessing
 
 SIZE: Final = 128
 PATCH: Final = 16
 PATCHES: Final = SIZE // PATCH
+PREPARE: Final = parse_preprocessing(f"{FUNDUS_SQUARE}@{SIZE}")
 
 EVERYWHERE: Final = (
     "microaneurysms",
@@ -98,18 +99,17 @@ def _patches(photograph: Photograph) -> NDArray[np.float32]:
     return found
 
 
-def _draw(task: tuple[int, int]) -> list[tuple[NDArray[np.uint8], NDArray[np.float32], list[float]]]:
+def _draw(task: tuple[int, int]) -> list[tuple[NDArray[Any], NDArray[np.float32], list[float]]]:
     """Both eyes of a patient of the namespace `pretrain`, as they would come from a file."""
     seed, index = task
     # Severe and proliferative disease shows most lesions.
     patient = draw_patient("pretrain", seed=seed, index=index, worse_grade=(0, 1, 1, 2, 2, 3, 3, 3, 4, 4)[index % 10])
-    prepare = preprocessing(FUNDUS_SQUARE, SIZE)
     drawn = []
     for eye in EYES:
         photograph = render(patient, eye, size=224)
         file = io.BytesIO()
         photograph.image.save(file, "JPEG", quality=90)
-        drawn.append((prepare.pixels(Image.open(file)), _patches(photograph), _whole(photograph.lesions)))
+        drawn.append((PREPARE.pixels(Image.open(file)), _patches(photograph), _whole(photograph.lesions)))
     return drawn
 
 
@@ -147,7 +147,7 @@ def _present_and_many(answers: Tensor, amounts: Tensor) -> Tensor:
 
 
 def _batch(examples: Examples, rows: NDArray[np.int64], rng: np.random.Generator | None) -> tuple[Tensor, ...]:
-    pixels = torch.from_numpy(scaled(examples.pixels[rows]))
+    pixels = torch.from_numpy(PREPARE.scaled(examples.pixels[rows]))
     patches = torch.from_numpy(examples.patches[rows])
     if rng is not None:
         # A mirrored right eye is a left eye; exposure and colour of the light vary.

@@ -20,12 +20,13 @@ import torch
 from drgate.checklist import Checklist, load_checklist
 from drgate.errors import TrainingError, UsageError
 from drgate.patients import PatientKey, load_patient_key
+from drgate.preprocessing import FUNDUS_SQUARE, Preprocessing, parse_preprocessing
 from drgate.record import FILE, read_record
 from drgate.screen import tell
 from drgate.vision.base import Base, resolve_base
-from drgate.vision.images import FUNDUS_SQUARE, Preprocessing, preprocessing
 from drgate.vision.network import architecture
 from drgate.vision.processes import Processes
+from drgate.vision.stated import load_preprocessing, refuse_other_input
 from trainer.attempts.circles import CircleReport, Proposal, compare, shown
 from trainer.attempts.ledger import Attempt, LedgerWarning, read_ledger
 from trainer.config import LATER, PLACE, TrainingConfig
@@ -144,7 +145,10 @@ def prepare(
     base = resolve_base(config.base)
     table = before = read_record(folder / FILE) if resume else None
     state = resumed(folder) if resume else None
-    origin = state or find_origin(config, base)
+    stated = _stated(config.preprocess, state)
+    origin = state or find_origin(config, base, stated)
+    preprocess = _preprocessing(stated, origin, architecture(base.config)["image_size"])
+    config = config.model_copy(update={"preprocess": preprocess.label})
     if state is not None and state.checkpoint is not None:
         before = state.checkpoint.record
     for note in (*splits.notes, *origin.notes):
@@ -160,7 +164,7 @@ def prepare(
         splits=splits,
         patient_key=key,
         base=base,
-        preprocess=preprocessing(FUNDUS_SQUARE, architecture(base.config)["image_size"]),
+        preprocess=preprocess,
         origin=origin,
         checklist=checklist,
         changed=changed,
@@ -212,6 +216,25 @@ def _earlier_attempts(folder: Path, runs: Path | None) -> list[Attempt]:
         warnings.warn(sentence, LedgerWarning, stacklevel=2)
     own = runs is None or runs.resolve() == beside
     return [attempt for attempt in ledger.attempts if not (own and attempt.name == folder.name)]
+
+
+def _stated(text: str | None, state: Origin | None) -> Preprocessing | None:
+    """The preprocessing that the parameters state; that of the resumed run goes by its label."""
+    there = None if state is None or state.checkpoint is None else state.checkpoint.preprocessing
+    if text is None or (there is not None and text == there.label):
+        return there
+    return load_preprocessing(text)
+
+
+def _preprocessing(stated: Preprocessing | None, origin: Origin, size: int) -> Preprocessing:
+    """The stated one, else the checkpoint's, else that of a run from its base model.
+
+    Raises CheckpointError for another size than the network takes.
+    """
+    found = stated or (origin.checkpoint.preprocessing if origin.checkpoint is not None else None)
+    found = found or parse_preprocessing(f"{FUNDUS_SQUARE}@{size}")
+    refuse_other_input(found, size)
+    return found
 
 
 def _changed(config: TrainingConfig, there: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

@@ -215,7 +215,7 @@ def _record(
             "parent": origin.as_record(),
             "inherited": [dict(entry) for entry in origin.inherited],
             "lineage": lineage(ready.base, origin.checkpoint),
-            "preprocessing": ready.preprocess.as_dict(),
+            "preprocessing": {"digest": ready.preprocess.digest, "content": ready.preprocess.content()},
         }
         if ready.again is not None:
             facts["again"] = ready.again

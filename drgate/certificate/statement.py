@@ -372,6 +372,7 @@ def _configuration(evaluation: Evaluation) -> list[dict[str, Any]]:
         manifest=data.manifest_digest,
         grades=data.grades and f"sha256:{data.grades.sha256}",
         predictions=evaluation.predictions_digest,
+        preprocessing=model.preprocessing and model.preprocessing.digest,
         **{
             "operating point": data.operating_point and data.operating_point.digest,
             "audit": data.audit and data.audit.digest,

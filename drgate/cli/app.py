@@ -33,6 +33,7 @@ COMMANDS: Final = {
     "plan": "Plan a test set: how many patients of each grade a checklist needs.",
     "evaluate": "Judge a model, or a table of predictions, by a checklist.",
     "score": "Score images with a model; reference grades are not needed.",
+    "preprocess": "Show what a model sees of a photograph.",
     "compare": "Two models on the same images: is A non-inferior to B?",
     "tune": "Choose cut-offs on a tuning table and lock them in a file.",
     "verify": "Is a certificate genuine, and do its numbers follow from the predictions?",

@@ -17,6 +17,7 @@ from drgate.cli.options import (
     LooksOption,
     LookTimeOption,
     PatientKeyOption,
+    PreprocessOption,
     PublicKeyOption,
     QuietOption,
     ScorerKeyOption,
@@ -24,6 +25,7 @@ from drgate.cli.options import (
     SplitOption,
     WorkersOption,
     patient_key,
+    preprocessing,
     signing_key,
 )
 from drgate.screen import Format, emit, progress, tell
@@ -79,6 +81,7 @@ def command(
         ),
     ] = None,
     base: BaseOption = None,
+    preprocess: PreprocessOption = None,
     record: Annotated[
         Path | None,
         typer.Option(
@@ -147,7 +150,13 @@ def command(
         )
     with progress("Scoring", quiet) as scoring:
         judgement = judge(
-            Source(source, base, workers, [load_public_key(path) for path in scorer_key or ()]),
+            Source(
+                source,
+                base,
+                workers,
+                [load_public_key(path) for path in scorer_key or ()],
+                preprocessing(preprocess),
+            ),
             load_checklist(spec),
             test=Test(data, split, grades, looks, time, patient_key(patients)),
             evidence=Evidence(record, selected_epoch, baseline, previous, operating_point),

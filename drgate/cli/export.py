@@ -14,6 +14,7 @@ from drgate.cli.options import (
     DataOption,
     FormatOption,
     KeyOption,
+    PreprocessOption,
     PublicKeyOption,
     QuietOption,
     RevokedOption,
@@ -21,6 +22,7 @@ from drgate.cli.options import (
     SignCommandOption,
     SplitOption,
     WorkersOption,
+    preprocessing,
     signing_key,
 )
 from drgate.screen import Format, emit, progress, tell
@@ -54,6 +56,7 @@ def command(
     split: SplitOption = "test",
     spec: ChecklistOption = "medical-grade",
     base: BaseOption = None,
+    preprocess: PreprocessOption = None,
     key: KeyOption = None,
     sign_command: SignCommandOption = None,
     public_key: PublicKeyOption = None,
@@ -93,7 +96,7 @@ def command(
     trusted = [load_public_key(path) for path in trusted_key or ()] + ([] if signer is None else [signer.public])
     with progress("Scoring the exported model", quiet) as scoring:
         bundle = export(
-            Source(checkpoint, base, workers),
+            Source(checkpoint, base, workers, preprocess=preprocessing(preprocess)),
             certificate,
             load_checklist(spec),
             out,

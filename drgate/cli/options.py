@@ -16,6 +16,7 @@ from drgate.screen import Format
 if TYPE_CHECKING:
     from drgate.certificate.keys import SigningKey
     from drgate.patients import PatientKey
+    from drgate.preprocessing import Preprocessing
 
 
 FormatOption = Annotated[
@@ -44,6 +45,15 @@ BaseOption = Annotated[
         metavar="embedded|FOLDER|HUB_ID",
         help="Location of the checkpoint's base model, if it has moved since training (embedded: the small one that "
         "ships with drgate).",
+    ),
+]
+PreprocessOption = Annotated[
+    str | None,
+    typer.Option(
+        "--preprocess",
+        metavar="NAME[@SIZE]|FILE",
+        help="How the model's input is made from photographs, for a model that does not state it: fundus-square-1, "
+        "siglip, medsiglip-tf, imagenet-stretch, retfound, or a file (docs/preprocessing.md).",
     ),
 ]
 KeyOption = Annotated[
@@ -122,6 +132,15 @@ WorkersOption = Annotated[
         show_default=False,
     ),
 ]
+
+
+def preprocessing(text: str | None) -> Preprocessing | None:
+    """What --preprocess states."""
+    if text is None:
+        return None
+    from drgate.vision.stated import load_preprocessing
+
+    return load_preprocessing(text)
 
 
 def patient_key(path: Path | None) -> PatientKey | None:

@@ -12,12 +12,14 @@ from drgate.cli.options import (
     DataOption,
     FormatOption,
     PatientKeyOption,
+    PreprocessOption,
     PublicKeyOption,
     QuietOption,
     SignCommandOption,
     SplitOption,
     WorkersOption,
     patient_key,
+    preprocessing,
     signing_key,
 )
 from drgate.screen import Format, emit, progress, tell
@@ -48,6 +50,7 @@ def command(
     data: DataOption = None,
     split: SplitOption = "test",
     base: BaseOption = None,
+    preprocess: PreprocessOption = None,
     key: Annotated[
         str | None,
         typer.Option(
@@ -80,7 +83,7 @@ def command(
         refuse_existing(file, "choose another name with --out")
     private = signing_key(key, sign_command, public_key)
     people = patient_key(patients)
-    grader, manifest = model_and_test_set(model, data, split, base)
+    grader, manifest = model_and_test_set(model, data, split, base, preprocess=preprocessing(preprocess))
     with progress("Scoring", quiet) as (started, advance):
         started(len(manifest))
         predictions = score(grader, manifest, workers=workers, advance=advance, patient_key=people)

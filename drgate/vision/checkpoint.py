@@ -28,10 +28,10 @@ from drgate.errors import CheckpointError
 from drgate.evaluation import Subject
 from drgate.files import canonical_json, in_bytes, replacing
 from drgate.patients import PATIENT_BYTES
+from drgate.preprocessing import Preprocessing
 from drgate.scale import GRADES
 from drgate.vision.base import MEDSIGLIP, Base, few, resolve_base, update_digest
 from drgate.vision.fingerprint import IMAGE_BYTES, Fingerprint
-from drgate.vision.images import Preprocessing, preprocessing
 from drgate.vision.network import (
     LORA_EXCLUDES,
     LORA_TARGETS,
@@ -46,6 +46,7 @@ from drgate.vision.network import (
     vision_config,
 )
 from drgate.vision.pickles import rehearse
+from drgate.vision.stated import own_preprocessing, refuse_other_input
 
 FORMAT: Final = "drgate-checkpoint"
 FORMAT_VERSION: Final = 1
@@ -155,11 +156,11 @@ class Checkpoint:
         state = hashlib.sha256(
             canonical_json(
                 [
-                    "drgate model 1",
+                    "drgate model 2",
                     self.base.digest,
                     self.architecture,
                     lora,
-                    self.preprocessing.as_dict(),
+                    self.preprocessing.digest,
                     list(GRADES),
                 ]
             )
@@ -287,7 +288,7 @@ def save_checkpoint(
         "tower": checkpoint.tower,
         "head": checkpoint.head,
         "dropout": checkpoint.dropout,
-        "preprocessing": checkpoint.preprocessing.as_dict(),
+        "preprocessing": checkpoint.preprocessing.content(),
         "class_names": list(GRADES),
         "training_config": checkpoint.training_config,
         "epoch": checkpoint.epoch,
@@ -544,7 +545,7 @@ def _checked(payload: dict[str, Any]) -> Checkpoint:
         tower=payload["tower"],
         head=payload["head"],
         dropout=float(payload["dropout"]),
-        preprocessing=preprocessing(**payload["preprocessing"]),
+        preprocessing=own_preprocessing(payload["preprocessing"], "its preprocessing"),
         training_config=payload["training_config"],
         epoch=epoch,
         record=record,
@@ -562,11 +563,7 @@ def check_tensors(checkpoint: Checkpoint) -> None:
     Shapes are checked first, before any work on a tensor that may be very large.
     """
     config = vision_config(checkpoint.architecture)
-    if checkpoint.preprocessing.size != config.image_size:
-        raise CheckpointError(
-            f"the preprocessing makes images of {checkpoint.preprocessing.size} pixels, but the network takes"
-            f" {config.image_size}."
-        )
+    refuse_other_input(checkpoint.preprocessing, checkpoint.architecture["image_size"])
     tower = empty_tower(config)
     expected_tower = tower.state_dict()
     required = set(expected_tower)

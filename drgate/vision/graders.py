@@ -18,12 +18,13 @@ from numpy.typing import NDArray
 
 from drgate.errors import CheckpointError
 from drgate.evaluation import Subject
-from drgate.files import digest_of, parse_json
+from drgate.files import digest_of, parse_json, read_json
+from drgate.preprocessing import Preprocessing
 from drgate.scale import GRADES
 from drgate.vision.fingerprint import Fingerprint
-from drgate.vision.images import Preprocessing, preprocessing
 from drgate.vision.model_files import MAX_COMPANION_BYTES, copy_and_hash
 from drgate.vision.onnx_files import NEEDED, TRIAL_SECONDS, cannot_run, copy_onnx, first_line, try_out
+from drgate.vision.stated import agreed, own_preprocessing
 
 SLOWER: Final = 10
 """A batch may take so many times as long an image as the first inference, which includes starting a process."""
@@ -47,7 +48,7 @@ class Grader(Protocol):
 
     @property
     def description(self) -> dict[str, Any]:
-        """Kind, base model, class names, preprocessing and so on, as plain JSON values."""
+        """Kind, base model, class names and so on, as plain JSON values."""
         ...
 
     @property
@@ -76,45 +77,61 @@ class Grader(Protocol):
         ...
 
     def logits(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Logits (n, 5) in float32 for preprocessed images (n, 3, size, size)."""
+        """Logits (n, 5) in float32 for preprocessed images (n, 3, size, size), or (n, size, size, 3) for nhwc."""
         ...
 
 
-def load_grader(path: Path, base: str | None = None) -> Grader:
+def load_grader(path: Path, base: str | None = None, preprocess: Preprocessing | None = None) -> Grader:
     """The model in a `.pth` checkpoint or an `.onnx` file.
 
     base: location of a checkpoint's base model, if it has moved since training (see `drgate.vision.base.resolve_base`).
+    preprocess: of a model that does not state its own.
 
     Raises:
-        CheckpointError: the file is of another kind, damaged, or not a model of the five grades.
+        CheckpointError: the file is of another kind, damaged, or not a model of the five grades, or its preprocessing
+            is not known.
+        UsageError: it states another preprocessing.
     """
     if path.suffix == ".onnx":
         if base is not None:
             raise CheckpointError(f"{path} is an ONNX model, which includes its base model; leave --base out.")
-        return OnnxGrader(path)
+        return OnnxGrader(path, preprocess)
     if path.suffix in (".pth", ".pt"):
-        return CheckpointGrader(path, base)
+        return CheckpointGrader(path, base, preprocess)
     raise CheckpointError(
         f"{path} is not a model that drgate reads; expected a checkpoint (*.pth) or an ONNX model (*.onnx)."
     )
 
 
+def stated_by(path: Path) -> Preprocessing:
+    """What a checkpoint of drtrain, or the preprocess.json beside an ONNX model, states; the model is not built.
+
+    Raises CheckpointError where there is none.
+    """
+    if path.suffix.lower() == ".onnx":
+        beside = path.with_name("preprocess.json")
+        return own_preprocessing(read_json(beside, "a preprocessing", CheckpointError), str(beside))
+    from drgate.vision.checkpoint import load_checkpoint
+
+    return load_checkpoint(path).preprocessing
+
+
 class CheckpointGrader:
     """A checkpoint in float32, on the GPU if there is one, else on the CPU."""
 
-    def __init__(self, path: Path, base: str | None = None) -> None:
+    def __init__(self, path: Path, base: str | None = None, preprocess: Preprocessing | None = None) -> None:
         import torch
 
         from drgate.vision.base import resolve_base, shown_id
         from drgate.vision.older import load_any_checkpoint
 
         resolved = None if base is None else resolve_base(base)
-        self.checkpoint = load_any_checkpoint(path, resolved)
+        self.checkpoint = load_any_checkpoint(path, resolved, preprocess)
+        self.preprocessing = agreed(self.checkpoint.preprocessing, preprocess, path.name)
         own = int(os.environ.get("LOCAL_RANK", "0"))  # under torchrun, one device per process
         self._device = torch.device("cuda", own) if torch.cuda.is_available() else torch.device("cpu")
         self._model = self.checkpoint.build(resolved).to(self._device)
         self._base = shown_id(self.checkpoint.base.id)
-        self.preprocessing = self.checkpoint.preprocessing
         assert self.checkpoint.file is not None, "it was read from a file"
         self.files = (self.checkpoint.file,)
         self.tensor_digest = self.checkpoint.tensor_digest
@@ -141,7 +158,6 @@ class CheckpointGrader:
             "base": base | {"id": self._base},
             "lora": None if lora is None else {"r": lora.r, "alpha": lora.alpha},
             "class_names": list(GRADES),
-            "preprocessing": self.preprocessing.as_dict(),
             "epoch": checkpoint.epoch,
             "fingerprint": checkpoint.fingerprint is not None,
         }
@@ -158,14 +174,20 @@ class CheckpointGrader:
 
 
 class OnnxGrader:
-    """An ONNX model with `preprocess.json` and `labels.json` next to it, on CUDA if that works, else on the CPU."""
+    """An ONNX model with `labels.json` next to it, on CUDA if that works, else on the CPU.
 
-    def __init__(self, path: Path) -> None:
+    Its preprocessing is that of `preprocess.json` next to it, else the one that is stated.
+    """
+
+    def __init__(self, path: Path, preprocess: Preprocessing | None = None) -> None:
         import onnxruntime
 
         if not path.is_file():
             raise CheckpointError(f"{path} does not exist; expected an ONNX model.")
-        self.preprocessing, companions = _companions(path)
+        own, companions = _companions(path)
+        self.preprocessing = agreed(own, preprocess, path.name if own is None else f"{path.name}'s preprocess.json")
+        size = self.preprocessing.size
+        shape = [3, size, size] if self.preprocessing.layout == "nchw" else [size, size, 3]
         wanted = ["CUDAExecutionProvider", "CPUExecutionProvider"]
         available = onnxruntime.get_available_providers()
         # Hides errors about a CUDA provider that is installed on a machine without a GPU.
@@ -174,10 +196,10 @@ class OnnxGrader:
         options.log_severity_level = 3
         # ONNX Runtime opens external data by its name, and reads it during scoring too.
         with tempfile.TemporaryDirectory(prefix="drgate-", ignore_cleanup_errors=True) as private:
-            copied = copy_onnx(path, Path(private))
+            copied = copy_onnx(path, Path(private), shape)
             self.files = (*copied, *companions)
             copy = Path(private) / path.name
-            self._seconds = try_out(path, copy, self.preprocessing.size, sum(file.size for file in copied))
+            self._seconds = try_out(path, copy, shape, sum(file.size for file in copied))
             try:
                 self._session = onnxruntime.InferenceSession(
                     str(copy), options, providers=[provider for provider in wanted if provider in available]
@@ -186,11 +208,11 @@ class OnnxGrader:
                 raise cannot_run(path, copy, error) from error
         self.providers: list[str] = self._session.get_providers()
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
-        size = self.preprocessing.size
         taken = inputs[0].shape if len(inputs) == 1 and inputs[0].type == "tensor(float)" else []
-        if list(taken[1:]) != [3, size, size] or isinstance(taken[0], int):
+        if list(taken[1:]) != shape or isinstance(taken[0], int):
             raise CheckpointError(
-                f"{path} takes another input; expected images (n, 3, {size}, {size}) of 32-bit floats for any n."
+                f"{path} takes another input; expected images (n, {', '.join(map(str, shape))}) of 32-bit floats for "
+                "any n."
             )
         if len(outputs) != 1 or len(outputs[0].shape) != 2 or outputs[0].shape[1] != len(GRADES):
             shapes = ", ".join(str(output.shape) for output in outputs)
@@ -203,11 +225,12 @@ class OnnxGrader:
 
     @property
     def tensor_digest(self) -> str:
-        return digest_of(["drgate onnx 1", sorted((file.name, file.sha256) for file in self.files)])
+        files = sorted((file.name, file.sha256) for file in self.files)
+        return digest_of(["drgate onnx 2", files, self.preprocessing.digest])
 
     @property
     def description(self) -> dict[str, Any]:
-        return {"kind": "onnx", "class_names": list(GRADES), "preprocessing": self.preprocessing.as_dict()}
+        return {"kind": "onnx", "class_names": list(GRADES)}
 
     def logits(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
         import onnxruntime
@@ -239,24 +262,22 @@ def _logits(values: Any, batch: NDArray[np.float32]) -> NDArray[np.float32]:
     return values
 
 
-def _companions(path: Path) -> tuple[Preprocessing, list[Subject]]:
-    """The preprocessing of an ONNX model, and the files beside it, read once."""
-    plain, files = [], []
-    expected = ('{"id": ..., "size": ...}', "a list of the grades' identifiers")
-    for (name, role), what in zip(NEEDED.items(), expected, strict=True):
+def _companions(path: Path) -> tuple[Preprocessing | None, list[Subject]]:
+    """The preprocessing that lies beside an ONNX model, if any, and the files beside it, read once."""
+    own, files = None, []
+    for name, role in NEEDED.items():
         file = path.with_name(name)
         if not file.is_file():
+            if role == "preprocessing":
+                continue
             raise CheckpointError(
                 f"{file} does not exist; an ONNX model needs it next to {path.name} (drgate export writes it)."
             )
         files.append(copy_and_hash(file, role, content := io.BytesIO(), limit=MAX_COMPANION_BYTES))
-        plain.append(parse_json(content.getvalue(), str(file), what, CheckpointError))
-    settings, labels = plain
-    if labels != list(GRADES):
-        raise CheckpointError(
-            f"{path.with_name('labels.json')} lists {str(labels)[:200]}; expected {list(GRADES)}, in this order."
-        )
-    known = isinstance(settings, dict) and isinstance(settings.get("id"), str) and type(settings.get("size")) is int
-    if not known:
-        raise CheckpointError(f"{path.with_name('preprocess.json')} has other contents; expected {expected[0]}.")
-    return preprocessing(settings["id"], settings["size"]), files
+        expected = "a preprocessing" if role == "preprocessing" else "a list of the grades' identifiers"
+        plain = parse_json(content.getvalue(), str(file), expected, CheckpointError)
+        if role == "preprocessing":
+            own = own_preprocessing(plain, str(file))
+        elif plain != list(GRADES):
+            raise CheckpointError(f"{file} lists {str(plain)[:200]}; expected {list(GRADES)}, in this order.")
+    return own, files

@@ -1,11 +1,14 @@
 """Checkpoints of an earlier trainer, read into the same `Checkpoint` as those of drtrain.
 
-    checkpoint = load_any_checkpoint(Path("best_model.pth"), resolve_base("google/medsiglip-448"))
+    checkpoint = load_any_checkpoint(
+        Path("best_model.pth"), resolve_base("google/medsiglip-448"), parse_preprocessing("imagenet-stretch@448")
+    )
     checkpoint.record["limitations"]              # sentences: what the file does not contain, and what was assumed
 
 The older layout is `torch.save` of a dictionary: `model_state_dict` with the whole vision tower under
 `backbone.vision_model.` (with peft's names if LoRA was used) and the head under `classifier.`, `epoch` counted from 0,
-and lists of values by epoch, some of them NumPy scalars. It does not describe the base model's architecture.
+and lists of values by epoch, some of them NumPy scalars. It describes neither the base model's architecture nor how
+photographs were prepared.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ import torch
 from torch import Tensor
 
 from drgate.errors import CheckpointError
+from drgate.preprocessing import Preprocessing
 from drgate.record import OLDER
 from drgate.vision.base import Base, few, shown_id
 from drgate.vision.checkpoint import (
@@ -32,9 +36,9 @@ from drgate.vision.checkpoint import (
     parse_checkpoint,
     read_payload,
 )
-from drgate.vision.images import FUNDUS_SQUARE, preprocessing
 from drgate.vision.model_files import private_copy
 from drgate.vision.network import architecture, empty_tower
+from drgate.vision.stated import HOW_TO_STATE, refuse_other_input
 
 _STATE: Final = "model_state_dict"
 _TOWER: Final = "backbone.vision_model."
@@ -71,14 +75,18 @@ NUMPY_SCALARS: Final = [
 """What an older checkpoint may contain besides tensors and plain values, with the names in the file."""
 
 
-def load_any_checkpoint(path: Path, base: Base | None, *, alpha: float | None = None) -> Checkpoint:
+def load_any_checkpoint(
+    path: Path, base: Base | None, preprocess: Preprocessing | None = None, *, alpha: float | None = None
+) -> Checkpoint:
     """A checkpoint of drtrain or in the older layout, with the facts of its file. Never runs code from the file.
 
-    base: base model of an older file, to compare its tower with; ignored for checkpoints of drtrain, which record it.
-    alpha: LoRA's alpha of an older file, which does not record it; None assumes twice the rank.
+    base, preprocess: base model, to compare its tower with, and preprocessing of an older file; ignored for checkpoints
+    of drtrain, which record them. alpha: LoRA's alpha of an older file, which does not record it; None assumes twice
+    the rank.
 
     Raises:
-        CheckpointError: as `load_checkpoint`; an older file without `base`, or of another architecture than `base`.
+        CheckpointError: as `load_checkpoint`; an older file without `base` or `preprocess`, or of another architecture
+            than `base`.
     """
     if not path.is_file():
         raise CheckpointError(f"{path} does not exist; expected a checkpoint (*.pth).")
@@ -86,24 +94,29 @@ def load_any_checkpoint(path: Path, base: Base | None, *, alpha: float | None = 
         payload = read_payload(path, NUMPY_SCALARS, opened=copy)
     if not isinstance(payload, dict) or "format" in payload or _STATE not in payload:
         return replace(parse_checkpoint(path, payload), file=file)
-    if base is None:
+    if base is None or preprocess is None:
+        unknown = {"base model": base, "preprocessing": preprocess}
         raise CheckpointError(
-            f"{path} is in the older checkpoint layout, which does not record the base model; give it with "
-            "--base embedded|FOLDER|HUB_ID."
+            f"{path} is in the older checkpoint layout, which does not record the "
+            f"{' and the '.join(name for name, given in unknown.items() if given is None)}."
+            + (" Give the base model with --base embedded|FOLDER|HUB_ID." if base is None else "")
+            + (f" {HOW_TO_STATE}" if preprocess is None else "")
         )
     try:
-        return replace(_checked(path, payload, base, alpha), file=file)
+        refuse_other_input(preprocess, architecture(base.config)["image_size"])
+        return replace(_checked(path, payload, base, preprocess, alpha), file=file)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
 
 
-def _checked(path: Path, payload: dict[Any, Any], base: Base, alpha: float | None) -> Checkpoint:
+def _checked(
+    path: Path, payload: dict[Any, Any], base: Base, preprocess: Preprocessing, alpha: float | None
+) -> Checkpoint:
     state = _State.of(payload[_STATE])
     weights = _weights(state, base, alpha)
     epoch = payload.get("epoch")
     if type(epoch) is not int or not 0 <= epoch < 10**6:
         raise CheckpointError(f"epoch is {str(epoch)[:20]}; expected a whole number, counted from 0.")
-    size = architecture(base.config)["image_size"]
     record, of_history = _record(payload, epoch)
     checkpoint = Checkpoint(
         base=weights.base,
@@ -112,7 +125,7 @@ def _checked(path: Path, payload: dict[Any, Any], base: Base, alpha: float | Non
         tower=weights.tower,
         head=state.head,
         dropout=0.0,
-        preprocessing=preprocessing(FUNDUS_SQUARE, size),
+        preprocessing=preprocess,
         training_config={},
         epoch=epoch + 1,
         record=None,
@@ -128,7 +141,7 @@ def _checked(path: Path, payload: dict[Any, Any], base: Base, alpha: float | Non
         },
         "limitations": [
             f"{path.name} is in the older checkpoint layout. It does not record its base model "
-            f"({shown_id(base.id)} was given), its preprocessing ({FUNDUS_SQUARE} at {size} pixels is assumed), "
+            f"({shown_id(base.id)} was given), its preprocessing ({preprocess.label} was stated), "
             "training images, parameters, cost, or the number of images per grade.",
             *weights.notes,
             *([f"Ignored parts of the file: {', '.join(state.auxiliary)}."] if state.auxiliary else []),

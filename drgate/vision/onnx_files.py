@@ -32,7 +32,7 @@ MAX_FIELDS: Final = 5_000_000
 """In the model file: a whole MedSigLIP has 0.1 million. Two bytes can be a field, and take 150 in memory."""
 
 NEEDED: Final = {name: role for name, role in COMPANIONS.items() if role != "cut_offs"}
-"""Files next to an ONNX model: `{"id": ..., "size": ...}`, and the list of the five grades' identifiers."""
+"""Files next to an ONNX model: the preprocessing, and the list of the five grades' identifiers."""
 
 _RANDOM: Final = frozenset(
     ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli")
@@ -140,15 +140,17 @@ def messages(model: Any) -> Iterator[Any]:
                 waiting.extend(value if field.is_repeated else [value])
 
 
-def copy_onnx(path: Path, folder: Path) -> list[Subject]:
+def copy_onnx(path: Path, folder: Path, shape: list[int]) -> list[Subject]:
     """Copy a model file and its external data into `folder`; their facts, the model first, then the data by name.
 
-    Raises CheckpointError for a file that is not an ONNX model, and for external data that is not a file beside it.
+    Raises CheckpointError for a file that is not an ONNX model, for one whose input states other sizes than `shape`,
+    and for external data that is not a file beside it.
     """
     with (folder / path.name).open("w+b") as copy:
         found = [copy_and_hash(path, "model", copy, limit=MAX_MODEL_BYTES)]
         copy.seek(0)
         model = parse_onnx(path, copy.read())
+    _refuse_other_input(path, model.graph, shape)
     needed = _external_data(path, model)
     if len(needed) > MAX_DATA_FILES:
         raise CheckpointError(f"{path} refers to {len(needed)} files of weights; expected {MAX_DATA_FILES} at most.")
@@ -165,17 +167,29 @@ def copy_onnx(path: Path, folder: Path) -> list[Subject]:
     return found
 
 
-def try_out(path: Path, copy: Path, size: int, bytes_: int) -> float:
+def _refuse_other_input(path: Path, graph: Any, shape: list[int]) -> None:
+    """Raise CheckpointError where the graph says, without being loaded, that it takes other images."""
+    weights = {tensor.name for tensor in graph.initializer}
+    for one in [one for one in graph.input if one.name not in weights][:1]:
+        taken = [dim.dim_value for dim in one.type.tensor_type.shape.dim][1:]
+        if len(taken) == len(shape) and any(dim not in (0, length) for dim, length in zip(taken, shape, strict=True)):
+            raise CheckpointError(
+                f"{path} takes images of {' x '.join(map(str, taken))}, but its preprocessing makes "
+                f"{' x '.join(map(str, shape))}; state the one that it was trained on."
+            )
+
+
+def try_out(path: Path, copy: Path, shape: list[int], bytes_: int) -> float:
     """Load a model and grade one black image in a process of its own, before the model runs in this one.
 
-    path: for messages. copy: the file to load. size: of the image, in pixels. bytes_: of all files of the model.
+    path: for messages. copy: the file to load. shape: of the image. bytes_: of all files of the model.
 
     Returns the seconds that it took.
 
     Raises CheckpointError when that fails, or takes more memory or time than a grading model does.
     """
     seconds = TRIAL_SECONDS + bytes_ // (8 << 20)
-    limits = [size, TRIAL_MEMORY + 3 * bytes_, seconds]
+    limits = [",".join(map(str, shape)), TRIAL_MEMORY + 3 * bytes_, seconds]
     start = time.monotonic()
     few = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "MALLOC_ARENA_MAX"), "1")
     try:

@@ -1,4 +1,4 @@
-"""A first inference in a process of its own: `python trial.py MODEL SIZE MEMORY SECONDS`.
+"""A first inference in a process of its own: `python trial.py MODEL SHAPE MEMORY SECONDS`.
 
 An ONNX file can ask for any amount of memory and time, in a loop or a constant of any shape, while it is loaded or when
 it runs. This process may use MEMORY bytes of address space and SECONDS of each of its threads; it grades one black
@@ -14,7 +14,7 @@ THREADS = 4
 """Each reserves address space; on a machine with many cores, one thread a core would need more than an honest model."""
 
 
-def main(path: str, size: int, memory: int, seconds: int) -> int:
+def main(path: str, shape: list[int], memory: int, seconds: int) -> int:
     try:
         import resource
     except ImportError:  # not on Windows: there the caller's clock is the only limit
@@ -36,8 +36,8 @@ def main(path: str, size: int, memory: int, seconds: int) -> int:
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         inputs = session.get_inputs()
         # The caller refuses a model with other inputs.
-        if len(inputs) == 1 and inputs[0].type == "tensor(float)" and list(inputs[0].shape[1:]) == [3, size, size]:
-            session.run(None, {inputs[0].name: np.zeros((1, 3, size, size), np.float32)})
+        if len(inputs) == 1 and inputs[0].type == "tensor(float)" and list(inputs[0].shape[1:]) == shape:
+            session.run(None, {inputs[0].name: np.zeros((1, *shape), np.float32)})
     except Exception as error:  # onnxruntime's exceptions share no base class
         print((str(error).strip().splitlines() or [type(error).__name__])[0], file=sys.stderr)
         return 1
@@ -45,4 +45,4 @@ def main(path: str, size: int, memory: int, seconds: int) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], *map(int, sys.argv[2:])))
+    sys.exit(main(sys.argv[1], [int(length) for length in sys.argv[2].split(",")], *map(int, sys.argv[3:])))

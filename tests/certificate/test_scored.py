@@ -221,7 +221,7 @@ class TestWhatMayNot:
             ("model", "name", "other.pth", "has another record of how it was scored"),
             ("manifest", "digest", f"sha256:{'9' * 64}", "names another test set"),
             ("manifest", "dealt_by_seed", 7, "has another record of how it was scored"),
-            ("preprocessing", "size", 224, "has another record of how it was scored"),
+            ("preprocessing", "pillow", "9.0", "has another record of how it was scored"),
         ],
     )
     def test_the_record(self, graded, keys, part, key, value, says):

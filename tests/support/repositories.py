@@ -25,6 +25,7 @@ from drgate.gate.gate import gate
 from drgate.gate.waiver import Waiver, covers, make_waiver
 from drgate.looks import Seen, take_look
 from drgate.predictions import Predictions, make_predictions, published, write_predictions
+from drgate.preprocessing import parse_preprocessing
 from tests.support.evaluations import THIS_RUN, file_entry
 
 CHECKLIST = """\
@@ -104,7 +105,8 @@ def complete(predictions: Predictions) -> Predictions:
     """The same with all that `score` records and a signed table names."""
     record = predictions.provenance
     model = {**record["model"], "scored_with": {"drgate": "0.1.0"}, "providers": ["cpu"]}
-    prepared = {"id": "field_of_view_1", "size": 448, "pillow": "11.0"}
+    own = parse_preprocessing("fundus-square-1")
+    prepared = {"name": own.name, "digest": own.digest, "content": own.content(), "pillow": "11.0"}
     return replace(predictions, provenance={**record, "model": model, "preprocessing": prepared, "leakage": []})
 
 

@@ -17,11 +17,11 @@ from safetensors.torch import save_file
 from transformers import SiglipVisionConfig, SiglipVisionModel
 
 from drgate.patients import PatientKey
+from drgate.preprocessing import FUNDUS_SQUARE, parse_preprocessing
 from drgate.scale import GRADES
 from drgate.vision.base import Base, resolve_base
 from drgate.vision.checkpoint import BaseReference, Checkpoint, LoraSettings, checkpoint_tensors
 from drgate.vision.fingerprint import Fingerprint
-from drgate.vision.images import FUNDUS_SQUARE, preprocessing
 from drgate.vision.network import GradingModel, add_lora, architecture
 
 WIDTH = 32
@@ -81,7 +81,7 @@ def checkpoint_of(model: GradingModel, base: Base, *, lora: bool = True, **chang
         "tower": tower,
         "head": head,
         "dropout": 0.1,
-        "preprocessing": preprocessing(FUNDUS_SQUARE, SIZE),
+        "preprocessing": parse_preprocessing(f"{FUNDUS_SQUARE}@{SIZE}"),
         "training_config": {"learning_rate": 1e-3},
         "epoch": 3,
         "record": {"history": [{"epoch": 1, "val_accuracy": 0.5}], "status": "running"},
@@ -107,6 +107,11 @@ def onnx_model(nodes: Sequence[Any] = (), tensors: Sequence[Any] = (), answer: s
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
 
 
+def recipe(**changes: Any) -> dict[str, Any]:
+    """The preprocessing of the models here as plain values, with changes."""
+    return {**parse_preprocessing(f"{FUNDUS_SQUARE}@{SIZE}").content(), **changes}
+
+
 def write_onnx(folder: Path, model: Any = None) -> Path:
     """An ONNX model of three inputs and five logits, its weight in a file of its own, and what belongs beside it."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -118,13 +123,13 @@ def write_onnx(folder: Path, model: Any = None) -> Path:
         location="model.onnx.data",
         size_threshold=90,
     )
-    (folder / "preprocess.json").write_text(json.dumps({"id": FUNDUS_SQUARE, "size": SIZE}))
+    (folder / "preprocess.json").write_text(json.dumps(recipe()))
     (folder / "labels.json").write_text(json.dumps(list(GRADES)))
     return path
 
 
-def tiny_base(folder: Path) -> Base:
-    return resolve_base(str(write_base(folder)))
+def tiny_base(folder: Path, **changes: Any) -> Base:
+    return resolve_base(str(write_base(folder, **changes)))
 
 
 def eye(grade: int, seed: int, size: int = 56) -> Image.Image:

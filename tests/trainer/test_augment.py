@@ -12,9 +12,25 @@ from PIL import Image
 from scipy import ndimage
 
 from drgate.demo.synthetic import draw_patient, render
-from drgate.vision.images import FUNDUS_SQUARE, preprocessing, scaled
-from trainer.augment import BLUR, BRIGHTNESS, CHANNEL, SHIFT, ZOOM, Changes, _blur, augment, draw_changes
+from drgate.preprocessing import FUNDUS_SQUARE, Preprocessing, parse_preprocessing, read_preprocessing
+from trainer.augment import BLUR, BRIGHTNESS, CHANNEL, SHIFT, ZOOM, Changes, _blur, draw_changes
+from trainer.augment import augment as augment_by
 
+PREPARE = parse_preprocessing(FUNDUS_SQUARE)
+augment = functools.partial(augment_by, preprocess=PREPARE)
+OTHERS = [
+    parse_preprocessing("imagenet-stretch"),
+    read_preprocessing(
+        {
+            **PREPARE.content(),
+            "name": "bgr",
+            "channels": "bgr",
+            "scale": {"mean": [0.1, 0.5, 0.2], "std": [0.1, 0.2, 0.3]},
+        },
+        "it",
+    ),
+    read_preprocessing({**PREPARE.content(), "name": "green", "channels": "green", "scale": {"range": [0, 255]}}, "it"),
+]
 RETINA = (150, 80, 40)
 BLOOD = (90, 40, 24)
 EXUDATE = (190, 150, 70)
@@ -97,8 +113,22 @@ class TestWhatItDependsOn:
         """Without augmentation the network sees the very values that it is scored on."""
         pixels = noise(3)
         actual = augment(pixels, augmentation="none", seed=0, epoch=1, images=range(3))
-        assert np.array_equal(actual.numpy(), scaled(pixels.numpy()))
+        assert np.array_equal(actual.numpy(), PREPARE.scaled(pixels.numpy()))
         assert actual.is_contiguous(memory_format=torch.channels_last), "as the first convolution likes it"
+
+    @pytest.mark.parametrize("prepare", OTHERS, ids=lambda prepare: prepare.name)
+    def test_every_scale_and_channel_order(self, prepare: Preprocessing):
+        """None is what scoring does; changed pictures are those of -1 to 1 on another scale, and black is black."""
+        pixels = noise(3)
+        pixels[:, :, :8] = 0
+        settings = {"seed": 0, "epoch": 1, "images": range(3)}
+        plain = augment_by(pixels, preprocess=prepare, augmentation="none", **settings)
+        assert np.array_equal(plain.numpy(), prepare.scaled(pixels.numpy()))
+        changed = augment_by(pixels, preprocess=prepare, augmentation="fundus", **settings).numpy()
+        levels = (augment(pixels, augmentation="fundus", **settings).numpy() + 1) * 127.5
+        assert np.abs(changed - prepare.scaled(levels.transpose(0, 2, 3, 1))).max() < 1e-3
+        black = prepare.scaled(np.zeros((1, 1, 3), np.uint8))
+        assert (changed.min(axis=(0, 2, 3)) == black[:, 0, 0]).all()
 
     def test_floating_point_levels_are_taken_too(self):
         """Of 0 to 255, the same as bytes; and the input is left alone."""
@@ -136,7 +166,7 @@ class TestGeometry:
         from trainer.augment import _changed
 
         pixels = torch.from_numpy(plane)[None, :, :, None].expand(6, -1, -1, 3)
-        actual = (_changed(pixels, neutral)[:, 0].numpy() + 1) * 127.5
+        actual = (_changed(pixels, neutral, PREPARE)[:, 0].numpy() + 1) * 127.5
         half = size / 2
         for picture, ((a, b, c), (d, e, f)) in zip(actual, drawn.affine.tolist(), strict=True):
             # Pillow's places count from the corner, ours from the centre in halves of the side.
@@ -244,7 +274,7 @@ class TestLesionsStay:
         y, x = np.mgrid[:size, :size]
         for index in range(6):
             photograph = render(draw_patient("demo", seed=1, index=index, worse_grade=1), "R", size=640)
-            pixels = preprocessing(FUNDUS_SQUARE, size).pixels(photograph.image)
+            pixels = parse_preprocessing(f"{FUNDUS_SQUARE}@{size}").pixels(photograph.image)
             drawn = draw_changes(seed=0, epoch=1, images=[index] * draws, repeats=range(draws))
             pictures = many(pixels, draws, images=[index] * draws, repeats=range(draws))
 

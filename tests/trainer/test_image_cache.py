@@ -16,7 +16,7 @@ import pytest
 
 from drgate.errors import ImageUnreadable, TrainingError
 from drgate.manifest import Manifest, load_manifest
-from drgate.vision.images import FUNDUS_SQUARE, preprocessing
+from drgate.preprocessing import FUNDUS_SQUARE, parse_preprocessing
 from tests.support.material import photograph
 from trainer.data import ImageSet, cache_folder, read_images
 
@@ -44,9 +44,9 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
     seen: list[Path] = []
 
-    def read(path: Path) -> object:
+    def read(path: Path, at_least: int | None = None) -> object:
         seen.append(path)
-        return images.read_image(path)
+        return images.read_image(path, at_least)
 
     monkeypatch.setattr("trainer.data.read_image", read)
     return seen
@@ -56,14 +56,18 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 def read(tmp_path: Path, cache: Path) -> Callable[..., ImageSet]:
     """Read a manifest through the cache, in this process; every image must be counted once."""
 
-    def run(rows: Manifest | Path, *, size: int = SIZE, notes: list[str] | None = None, **other: object) -> ImageSet:
+    def run(
+        rows: Manifest | Path,
+        *,
+        prepare: str = f"{FUNDUS_SQUARE}@{SIZE}",
+        notes: list[str] | None = None,
+        **other: object,
+    ) -> ImageSet:
         manifest = rows if isinstance(rows, Manifest) else load_manifest(rows)
         ready: list[int] = []
         told: list[str] = []
         settings = {"workers": 0, "cache": cache, "folder": tmp_path / "run"} | other
-        images = read_images(
-            manifest, preprocessing(FUNDUS_SQUARE, size), advance=ready.append, note=told.append, **settings
-        )
+        images = read_images(manifest, parse_preprocessing(prepare), advance=ready.append, note=told.append, **settings)
         assert sum(ready) == len(images) == len(manifest)
         if notes is None:
             assert told == []
@@ -122,7 +126,7 @@ class TestSecondRun:
         assert same(read(tmp_path / "elsewhere"), before)
         assert decoded == []
 
-    @pytest.mark.parametrize("what", ["content", "size", "pillow", "order", "one image less"])
+    @pytest.mark.parametrize("what", ["content", "preprocessing", "pillow", "order", "one image less"])
     def test_decodes_what_is_different(self, what, data, read, decoded, monkeypatch):
         """Another file, another preprocessing, another decoder, another selection: made anew, beside the old."""
         read(data)
@@ -135,9 +139,11 @@ class TestSecondRun:
             (data / "0" / "0.png").rename(data / "0" / "z.png")
         elif what == "one image less":
             (data / "0" / "5.png").unlink()
-        images = read(data, size=64 if what == "size" else SIZE)
+        prepare = {"prepare": "medsiglip-tf@64"} if what == "preprocessing" else {}
+        images = read(data, **prepare)
         assert len(decoded) == len(images)
-        assert same(images, read(data, size=64 if what == "size" else SIZE, cache=None))
+        assert images.pixels.dtype == (np.float32 if prepare else np.uint8), "what is not rounded stays so"
+        assert same(images, read(data, cache=None, **prepare))
 
     def test_is_for_its_owner_alone(self, data, cache, read):
         """These are pictures of patients: a folder that is made here is open to nobody else."""
@@ -232,7 +238,7 @@ FILL = """
 import sys
 from pathlib import Path
 from drgate.manifest import load_manifest
-from drgate.vision.images import FUNDUS_SQUARE, preprocessing
+from drgate.preprocessing import FUNDUS_SQUARE, parse_preprocessing
 from trainer.data import read_images
 
 print("ready", flush=True)
@@ -248,7 +254,7 @@ def advance(images):
 
 
 ready = 0
-prepare = preprocessing(FUNDUS_SQUARE, int(sys.argv[3]))
+prepare = parse_preprocessing(f"{FUNDUS_SQUARE}@{int(sys.argv[3])}")
 images = read_images(
     load_manifest(sys.argv[1]), prepare, workers=0, cache=Path(sys.argv[2]), folder=Path(sys.argv[2]),
     advance=advance, note=print,

@@ -23,12 +23,13 @@ from torch.nn import functional
 from drgate.errors import DrgateError, TrainingError, UsageError
 from drgate.files import sha256_file
 from drgate.manifest import load_manifest
+from drgate.preprocessing import FUNDUS_SQUARE, parse_preprocessing
 from drgate.record import read_record
 from drgate.scale import GRADES
 from drgate.vision.base import resolve_base
 from drgate.vision.checkpoint import load_checkpoint
 from drgate.vision.graders import load_grader
-from drgate.vision.images import FUNDUS_SQUARE, preprocessing, read_image, scaled
+from drgate.vision.images import read_image
 from drgate.vision.network import GradingModel, merge_lora
 from drgate.vision.processes import Processes
 from tests.support import tiny
@@ -42,6 +43,7 @@ from trainer.run import train
 from trainer.sampling import epoch_order, global_batches
 from trainer.schedule import rate
 
+PREPARE = parse_preprocessing(f"{FUNDUS_SQUARE}@{tiny.SIZE}")
 ALONE = Processes(0, 0, 1, torch.device("cpu"))
 
 
@@ -196,7 +198,7 @@ def engine_of(config: TrainingConfig) -> Engine:
 def random_images(n: int) -> ImageSet:
     generator = np.random.default_rng(0)
     pixels = generator.integers(0, 255, (n, tiny.SIZE, tiny.SIZE, 3), dtype=np.uint8)
-    return ImageSet(pixels, np.arange(n, dtype=np.int64) % 5, [])
+    return ImageSet(pixels, np.arange(n, dtype=np.int64) % 5, [], PREPARE)
 
 
 def steps_of(engine: Engine, images: ImageSet, most: int) -> GradingModel:
@@ -357,7 +359,7 @@ class TestAccumulation:
         settings = config(batch_size=10, class_weight_pdr=6, focal_loss_gamma=0, max_grad_norm=0)
         found = first_gradients(settings, 10)
         model, images = engine_of(settings).model, random_images(10)
-        logits = model(torch.from_numpy(scaled(images.pixels)))
+        logits = model(torch.from_numpy(images.preprocess.scaled(images.pixels)))
         losses = functional.cross_entropy(logits, torch.from_numpy(images.grades), reduction="none")
         weights = torch.where(torch.from_numpy(images.grades) == 4, 6.0, 1.0)
         ((losses * weights).sum() / 10).backward()
@@ -646,7 +648,7 @@ class TestData:
     def test_images_that_do_not_fit_in_memory_are_the_same_from_disk(self, eyes, tmp_path, monkeypatch):
         """Beyond the limit the prepared images lie in a nameless file; what is read there is what was decoded."""
         rows = load_manifest(eyes).select("val")
-        prepare = preprocessing(FUNDUS_SQUARE, tiny.SIZE)
+        prepare = parse_preprocessing(f"{FUNDUS_SQUARE}@{tiny.SIZE}")
         expected = read_images(rows, prepare, workers=0, folder=tmp_path)
         monkeypatch.setattr("trainer.data._IN_MEMORY", 0)
         actual = read_images(rows, prepare, workers=0, folder=tmp_path)

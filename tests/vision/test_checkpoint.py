@@ -21,12 +21,12 @@ from PIL import Image
 from drgate.errors import CheckpointError
 from drgate.evaluation import Subject
 from drgate.patients import PatientKey
+from drgate.preprocessing import FUNDUS_SQUARE, parse_preprocessing
 from drgate.scale import GRADES
 from drgate.vision.base import Base, resolve_base
 from drgate.vision.checkpoint import load_checkpoint, save_checkpoint
 from drgate.vision.fingerprint import Fingerprint, image_hash
 from drgate.vision.graders import load_grader
-from drgate.vision.images import FUNDUS_SQUARE, preprocessing
 from tests.support import tiny
 
 
@@ -122,7 +122,7 @@ class TestTensorDigest:
         others = [
             replace(checkpoint, head=head),
             replace(checkpoint, lora=replace(checkpoint.lora, alpha=9.0)),
-            replace(checkpoint, preprocessing=preprocessing(FUNDUS_SQUARE, 56)),
+            replace(checkpoint, preprocessing=parse_preprocessing(f"{FUNDUS_SQUARE}@{56}")),
             replace(checkpoint, base=replace(checkpoint.base, digest="sha256:0")),
         ]
         assert len({checkpoint.tensor_digest, *(other.tensor_digest for other in others)}) == 5
@@ -214,8 +214,13 @@ class TestBrokenFiles:
             ({"tower": {**tower, name: torch.zeros(1, 1).expand(tower[name].shape)}}, "plain tensor"),
             ({"tower": nan}, "NaN"),
             ({"format_version": 2}, "format 2"),
-            ({"preprocessing": {"id": "resize-1", "size": tiny.SIZE}}, "resize-1"),
-            ({"preprocessing": {"id": FUNDUS_SQUARE, "size": 56}}, "56"),
+            ({"preprocessing": tiny.recipe(crop="retina-9")}, "retina-9"),
+            ({"preprocessing": {**payload["preprocessing"], "gamma": 2}}, "'gamma' is not a key"),
+            (
+                {"preprocessing": parse_preprocessing("siglip@56").content()},
+                "56 pixels, but the network takes 28",
+            ),
+            ({"preprocessing": {**payload["preprocessing"], "layout": "nhwc"}}, "layout nhwc"),
             ({"vision_config": {**payload["vision_config"], "hidden_size": 10**9}}, "hidden_size"),
             ({"lora": {**payload["lora"], "alpha": 9.0}}, "digest"),
             ({"lora": {**payload["lora"], "r": 10**9}}, "out of range"),
@@ -413,10 +418,20 @@ class TestOnnxGrader:
         [
             ("labels.json", json.dumps(list(reversed(GRADES))), "labels.json"),
             ("labels.json", None, "labels.json"),
-            ("preprocess.json", None, "preprocess.json"),
-            ("preprocess.json", '{"id": "resize-9", "size": 28}', "resize-9"),
-            ("preprocess.json", '{"id": "fundus-square-1", "size": 56}', "56"),
-            ("preprocess.json", '{"size": 28}', "preprocess.json"),
+            (
+                "preprocess.json",
+                None,
+                "preprocessing. State it with --preprocess: one of fundus-square-1",
+            ),
+            ("preprocess.json", '{"id": "fundus-square-1", "size": 28}', "is not a preprocessing"),
+            ("preprocess.json", json.dumps(tiny.recipe(crop="retina-9")), "retina-9"),
+            ("preprocess.json", json.dumps(tiny.recipe(mean=[0, 0, 0])), "'mean' is not a key"),
+            (
+                "preprocess.json",
+                json.dumps(tiny.recipe(size=56)),
+                "28 x 28, but its preprocessing makes 3 x 56",
+            ),
+            ("preprocess.json", json.dumps(tiny.recipe(layout="nhwc")), "makes 28 x 28 x 3"),
             ("model.onnx.data", None, "not a file in the same folder"),
             ("model.onnx", "text", "not an ONNX model"),
             ("model.onnx", None, "does not exist"),

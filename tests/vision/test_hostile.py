@@ -18,6 +18,7 @@ from PIL import Image
 from drgate import score as score_module
 from drgate.errors import CheckpointError, ImageUnreadable
 from drgate.manifest import load_manifest
+from drgate.preprocessing import parse_preprocessing
 from drgate.vision import checkpoint as module
 from drgate.vision import images
 from drgate.vision.base import Base
@@ -135,8 +136,11 @@ class TestValues:
             ("class_names", ["c" * 100_000], "grades 1 classes"),
             ("lora", {**LORA, "alpha": float("inf")}, "alpha = inf"),
             ("lora", {**LORA, "r": "4"}, "r = 4"),
-            ("preprocessing", {"id": "p" * 100_000, "size": 28}, "preprocessing"),
-            ("preprocessing", {"id": "fundus-square-1", "size": 28.0}, "images of 28.0 pixels"),
+            ("preprocessing", {"id": "fundus-square-1", "size": 28}, "is not a preprocessing; expected"),
+            ("preprocessing", tiny.recipe(name="p" * 100_000), "name is"),
+            ("preprocessing", tiny.recipe(size=28.0), "size is 28.0;"),
+            ("preprocessing", tiny.recipe(scale={"range": [0, 1e300]}), "scale is"),
+            ("preprocessing", tiny.recipe(crop=torch.zeros(2)), "something else than plain values"),
             ("dropout", "d" * 100_000, "not valid"),
         ],
     )
@@ -318,7 +322,7 @@ def test_large_images_are_graded_a_few_at_a_time(tmp_path: Path):
     taken = []
 
     class Large:
-        preprocessing = images.preprocessing(images.FUNDUS_SQUARE, 1024)
+        preprocessing = parse_preprocessing("fundus-square-1@1024")
         fingerprint = None
 
         def logits(self, batch: Any) -> Any:

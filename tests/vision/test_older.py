@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import pickle
-import re
 import zipfile
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from drgate.checklist import parse_checklist
 from drgate.errors import CheckpointError, UsageError
 from drgate.manifest import load_manifest
+from drgate.preprocessing import FUNDUS_SQUARE, parse_preprocessing
 from drgate.record import training_evidence
 from drgate.score import score
 from drgate.vision.base import Base, resolve_base
@@ -26,158 +25,22 @@ from drgate.vision.checkpoint import checkpoint_tensors, lineage, load_checkpoin
 from drgate.vision.fingerprint import Fingerprint
 from drgate.vision.graders import load_grader
 from drgate.vision.network import merge_lora
-from drgate.vision.older import load_any_checkpoint
+from drgate.vision.older import load_any_checkpoint as load_any
 from tests.support import tiny
+from tests.support.older import ALPHA, PEFT, RANK, head, images, reference_logits, state_dict, write
 from tests.support.verbs import exported as export
 from tests.support.verbs import judged as judge
 from trainer.config import TrainingConfig
 from trainer.run import train
 
-LAYERS, HEADS, RANK, ALPHA = 2, 4, 3, 6.0
-LINEAR = [
-    *(f"encoder.layers.{i}.self_attn.{name}_proj" for i in range(LAYERS) for name in ("q", "k", "v", "out")),
-    *(f"encoder.layers.{i}.mlp.{name}" for i in range(LAYERS) for name in ("fc1", "fc2")),
-    "head.attention.out_proj",
-    "head.mlp.fc1",
-    "head.mlp.fc2",
-]
-"""Every linear layer of the tower: what the earlier trainer put adapters on."""
-PEFT = "backbone.vision_model.base_model.model."
+PREPARE = parse_preprocessing(f"{FUNDUS_SQUARE}@{tiny.SIZE}")
+STATED = ("--preprocess", PREPARE.label)
+load_any_checkpoint = functools.partial(load_any, preprocess=PREPARE)
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory) -> Base:
     return tiny.tiny_base(tmp_path_factory.mktemp("base") / "tower")
-
-
-def drawn(*shape: int, seed: int, scale: float = 0.2) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)) * scale
-
-
-def head(classes: int = 5, d: int = tiny.WIDTH) -> dict[str, Tensor]:
-    """A grading head under the layout's names, LayerNorms included, with auxiliary heads beside it."""
-    shapes = {
-        "feature_norm": (d,),
-        "classifier.0": (d // 2, d),
-        "classifier.3": (d // 2,),
-        "classifier.4": (d // 4, d // 2),
-        "classifier.7": (d // 4,),
-        "classifier.8": (classes, d // 4),
-        "referable_dr_head.0": (2, d),
-        "sight_threatening_head.0": (2, d),
-        "confidence_head.0": (1, d),
-    }
-    tensors = {}
-    for seed, (name, shape) in enumerate(shapes.items()):
-        tensors[f"classifier.{name}.weight"] = drawn(*shape, seed=seed) + (1.0 if len(shape) == 1 else 0.0)
-        tensors[f"classifier.{name}.bias"] = drawn(shape[0], seed=100 + seed)
-    return tensors
-
-
-def state_dict(base: Base, *, lora: bool = True, further: bool = True, inert: float = 0.0) -> dict[str, Tensor]:
-    """`model_state_dict` of the layout.
-
-    further: with a second `vision_model.` in the names. inert: what B of the pooling head's out_proj is filled with.
-    """
-    tower = {name: tensor.clone() for name, tensor in base.load().state_dict().items()}
-    middle = "vision_model." if further else ""
-    if not lora:
-        return {f"backbone.vision_model.{middle}{name}": tensor for name, tensor in tower.items()} | head()
-    state = {}
-    for name, tensor in tower.items():
-        module, kind = name.rsplit(".", 1)
-        state[f"{PEFT}{middle}{module}.base_layer.{kind}" if module in LINEAR else f"{PEFT}{middle}{name}"] = tensor
-    for seed, module in enumerate(LINEAR):
-        out, into = tower[f"{module}.weight"].shape
-        b = torch.full((out, RANK), inert) if module == "head.attention.out_proj" else drawn(out, RANK, seed=300 + seed)
-        state[f"{PEFT}{middle}{module}.lora_A.default.weight"] = drawn(RANK, into, seed=200 + seed)
-        state[f"{PEFT}{middle}{module}.lora_B.default.weight"] = b
-    return state | head()
-
-
-def write(path: Path, state: dict[str, Any], *, epoch: int = 2, accuracies: Any = None, **changes: Any) -> Path:
-    """A file of the layout, whose figures are NumPy scalars in part, as they came out of its training loop."""
-    curve = [61.0, 70.5, 81.76] if accuracies is None else accuracies
-    payload = {
-        "epoch": epoch,
-        "model_state_dict": state,
-        "optimizer_state_dict": {"state": {0: {"step": torch.tensor(9.0)}}, "param_groups": [{"lr": 2e-5}]},
-        "scheduler_state_dict": None,
-        "val_accuracy": np.float64(curve[epoch]),
-        "best_val_accuracy": np.float32(max(curve)),
-        "train_losses": [1.0] * len(curve),
-        "val_losses": [np.float64(1.5)] * len(curve),
-        "val_accuracies": [np.float64(value) for value in curve],
-        "medical_validations": [{"passes": np.bool_(False), "pdr": True} for _ in curve],
-        "scaler_state_dict": {"scale": 65536.0},
-    }
-    torch.save(payload | changes, path)
-    return path
-
-
-def reference_logits(base: Base, state: dict[str, Tensor], images: Tensor, *, alpha: float = ALPHA) -> Tensor:
-    """A forward pass written from the layout's description alone: SigLIP's vision tower, adapters, the two heads."""
-    plain = {
-        re.sub(
-            r"^backbone\.vision_model\.(base_model\.model\.)?(vision_model\.)?", "backbone.vision_model.", name
-        ).replace(".base_layer.", "."): tensor
-        for name, tensor in state.items()
-    }
-
-    def of(name: str) -> Tensor:
-        return plain[f"backbone.vision_model.{name}"]
-
-    def linear(x: Tensor, name: str) -> Tensor:
-        y = functional.linear(x, of(f"{name}.weight"), of(f"{name}.bias"))
-        if f"backbone.vision_model.{name}.lora_A.default.weight" in plain:
-            a, b = (of(f"{name}.lora_{letter}.default.weight") for letter in "AB")
-            y = y + (x @ a.T @ b.T) * (alpha / len(a))
-        return y
-
-    def norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-        return functional.layer_norm(x, x.shape[-1:], weight, bias, eps)
-
-    def tower_norm(x: Tensor, name: str) -> Tensor:
-        return norm(x, of(f"{name}.weight"), of(f"{name}.bias"), 1e-6)
-
-    def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        n, _, width = q.shape
-        q, k, v = (x.reshape(n, -1, HEADS, width // HEADS).transpose(1, 2) for x in (q, k, v))
-        weights = torch.softmax(q @ k.transpose(2, 3) / (width // HEADS) ** 0.5, dim=-1)
-        return (weights @ v).transpose(1, 2).reshape(n, -1, width)
-
-    def mlp(x: Tensor, name: str) -> Tensor:
-        return linear(functional.gelu(linear(x, f"{name}.fc1"), approximate="tanh"), f"{name}.fc2")
-
-    patches = of("embeddings.patch_embedding.weight")
-    x = functional.conv2d(images, patches, of("embeddings.patch_embedding.bias"), stride=patches.shape[-1])
-    x = x.flatten(2).transpose(1, 2) + of("embeddings.position_embedding.weight")
-    for i in range(LAYERS):
-        layer = f"encoder.layers.{i}"
-        y = tower_norm(x, f"{layer}.layer_norm1")
-        q, k, v = (linear(y, f"{layer}.self_attn.{name}_proj") for name in "qkv")
-        x = x + linear(attention(q, k, v), f"{layer}.self_attn.out_proj")
-        x = x + mlp(tower_norm(x, f"{layer}.layer_norm2"), f"{layer}.mlp")
-    x = tower_norm(x, "post_layernorm")
-    weights = zip(of("head.attention.in_proj_weight").chunk(3), of("head.attention.in_proj_bias").chunk(3), strict=True)
-    probe = of("head.probe").repeat(len(x), 1, 1)
-    pooled = attention(*(functional.linear(y, *wb) for y, wb in zip((probe, x, x), weights, strict=True)))
-    # nn.MultiheadAttention reads its output projection's weight past the adapter.
-    pooled = functional.linear(pooled, of("head.attention.out_proj.weight"), of("head.attention.out_proj.bias"))
-    pooled = pooled + mlp(tower_norm(pooled, "head.layernorm"), "head.mlp")
-    y = pooled[:, 0]
-
-    def own(name: str) -> tuple[Tensor, Tensor]:
-        return plain[f"classifier.{name}.weight"], plain[f"classifier.{name}.bias"]
-
-    y = norm(y, *own("feature_norm"), 1e-5)
-    y = norm(functional.gelu(functional.linear(y, *own("classifier.0"))), *own("classifier.3"), 1e-5)
-    y = norm(functional.gelu(functional.linear(y, *own("classifier.4"))), *own("classifier.7"), 1e-5)
-    return functional.linear(y, *own("classifier.8"))
-
-
-def images(count: int = 4) -> Tensor:
-    return torch.rand(count, 3, tiny.SIZE, tiny.SIZE, generator=torch.Generator().manual_seed(1)) * 2 - 1
 
 
 class TestLogits:
@@ -340,9 +203,25 @@ class TestRefused:
     def test_without_its_base(self, base, tmp_path):
         """The layout does not describe the tower: the sentence names the option."""
         path = write(tmp_path / "older.pth", state_dict(base))
-        with pytest.raises(CheckpointError, match="--base"):
+        with pytest.raises(
+            CheckpointError, match=r"the base model and the preprocessing\. Give .* --base .*imagenet-str"
+        ):
             load_grader(path)
-        assert load_grader(path, base=str(base.folder)).logits(images(2).numpy()).shape == (2, 5)
+        with pytest.raises(CheckpointError, match=r"record the base model\. Give"):
+            load_grader(path, preprocess=PREPARE)
+        assert load_grader(path, str(base.folder), PREPARE).logits(images(2).numpy()).shape == (2, 5)
+
+    def test_without_its_preprocessing(self, base, tmp_path):
+        """It is never assumed, and its size is the network's."""
+        path = write(tmp_path / "older.pth", state_dict(base))
+        with pytest.raises(
+            CheckpointError, match=r"record the preprocessing\. State it with --preprocess: one of fundus-s"
+        ):
+            load_grader(path, str(base.folder))
+        with pytest.raises(
+            CheckpointError, match=r"448 pixels, but the network takes 28; give --preprocess siglip@28 if"
+        ):
+            load_grader(path, str(base.folder), parse_preprocessing("siglip"))
 
     def test_what_does_not_fit(self, base, tmp_path):
         """Missing, foreign, misshapen and non-finite tensors, other ranks, other class counts: a sentence each."""
@@ -486,7 +365,9 @@ class TestJudged:
         assert refused.code == 2
         assert "--base" in refused.err
         assert refused.err.count("\n") == 1
-        ended = drgate("evaluate", path, "--data", eyes, "--base", base.folder, "--format", "json", "--workers", "0")
+        ended = drgate(
+            "evaluate", path, "--data", eyes, "--base", base.folder, *STATED, "--format", "json", "--workers", "0"
+        )
         assert ended.code in (1, 3), ended.err
         plain = json.loads(ended.out)
         said = " ".join(plain["page_one"])
@@ -508,7 +389,7 @@ class TestJudged:
         for window, status in ((curve, "FAIL"), ([50.0, 79.0, *curve[1:]], "PASS")):
             write(path, state_dict(base), accuracies=window, epoch=window.index(81.76))
             ended = drgate(
-                "evaluate", path, "--data", eyes, "--base", base.folder, "--format", "json", "--force", "--workers", "0"
+                "evaluate", path, "--data", eyes, "--base", base.folder, *STATED, "--format", "json", "--force"
             )
             stability = next(c for c in json.loads(ended.out)["criteria"] if c["id"] == "stability")
             assert stability["status"] == status, stability
@@ -517,7 +398,7 @@ class TestJudged:
         """What passed becomes ONNX, merged pooling head and all: its logits are the checkpoint's."""
         eyes = tiny.write_eyes(tmp_path / "eyes", train=1, val=1, test=2)
         path = write(tmp_path / "older.pth", state_dict(base))
-        where = {"data": eyes, "base": str(base.folder), "workers": 0}
+        where = {"data": eyes, "base": str(base.folder), "workers": 0, "preprocess": PREPARE}
         criteria = [{"id": "accuracy", "at_least": 0.0001}]
         checklist = parse_checklist(
             {"name": "any", "version": 1, "bootstrap": {"resamples": 1000}, "criteria": criteria}, "any"
@@ -526,8 +407,13 @@ class TestJudged:
         assert judged.evaluation.verdict == "PASS", judged.evaluation.criteria
         statement = judged.folder / "statement.json"
         out = tmp_path / "bundle"
-        bundle = export(path, certificate=statement, checklist=checklist, out=out, allow_unsigned=True, **where)
+        asked = {**where, "certificate": statement, "checklist": checklist, "out": out, "allow_unsigned": True}
+        with pytest.raises(UsageError, match=r"siglip@28 contradicts statement\.json, which states fundus-square-1@28"):
+            export(path, **asked | {"preprocess": parse_preprocessing("siglip@28")})
+        bundle = export(path, **asked | {"preprocess": None})  # that of the certificate
         assert bundle.folder == out
+        assert json.loads((out / "preprocess.json").read_text()) == PREPARE.content()
+        assert judged.evaluation.model.preprocessing.recipe == PREPARE
         with torch.inference_mode():
             expected = reference_logits(base, state_dict(base), images())
         np.testing.assert_allclose(load_grader(out / "model.onnx").logits(images().numpy()), expected, atol=1e-4)
@@ -564,6 +450,7 @@ class TestTrained:
             settings: dict[str, Any] = {
                 "dataset": str(eyes),
                 "base": base.id,
+                "preprocess": PREPARE.label,
                 "output_dir": str(tmp_path / "runs" / "first"),
                 "num_epochs": 4,
                 "learning_rate": 1e-12,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -22,6 +23,8 @@ from drgate.vision import graders, onnx_files
 from drgate.vision.graders import load_grader
 from drgate.vision.onnx_files import copy_onnx
 from tests.support import tiny
+
+SHAPE = [3, tiny.SIZE, tiny.SIZE]
 
 ROOT = Path(__file__).parents[2]
 
@@ -77,10 +80,10 @@ class TestExternalData:
         (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
         (tmp_path / "private").mkdir()
         with pytest.raises(CheckpointError, match="'other\\.data', which is not a file in the same folder"):
-            copy_onnx(tmp_path / "model.onnx", tmp_path / "private")
+            copy_onnx(tmp_path / "model.onnx", tmp_path / "private", SHAPE)
         (tmp_path / "other.data").write_bytes(bytes(16))
         (tmp_path / "again").mkdir()
-        found = copy_onnx(tmp_path / "model.onnx", tmp_path / "again")
+        found = copy_onnx(tmp_path / "model.onnx", tmp_path / "again", SHAPE)
         assert [(file.name, file.role) for file in found] == [("model.onnx", "model"), ("other.data", "data")]
 
     @pytest.mark.parametrize(
@@ -309,7 +312,8 @@ class TestHostileModels:
     @pytest.mark.parametrize("size", ["1e9", "1000000000", "-1", "9" * 5000, '"28"', "true"])
     def test_an_image_of_any_size_is_refused(self, size: str, tmp_path: Path):
         path = tiny.write_onnx(tmp_path)
-        (tmp_path / "preprocess.json").write_text(f'{{"id": "fundus-square-1", "size": {size}}}')
+        recipe = json.dumps(tiny.recipe(size=0)).replace('"size": 0', f'"size": {size}')
+        (tmp_path / "preprocess.json").write_text(recipe)
         with pytest.raises(CheckpointError) as refused:
             load_grader(path)
         assert len(str(refused.value)) < 500
