@@ -1,7 +1,7 @@
 """R computes the same: random effects, likelihood ratios, clustered proportions, calibration and areas under the curve.
 
 The figures are what `Rscript tests/stats/r_oracles.R` prints with R 4.2.2, metafor 3.8-1, epiR 2.0.57, rms 6.5-0,
-survey 4.1-1 and pROC 1.18.0 (Debian 12). Each test names the call.
+survey 4.1-1, pROC 1.18.0 and sandwich 3.0-2 (Debian 12). Each test names the call.
 """
 
 from __future__ import annotations
@@ -142,14 +142,14 @@ class TestClusters:
 
 class TestCalibration:
     def test_slope(self):
-        """rms: val.prob(p, y)["Slope"]; sandwich: vcovCL(glm(y ~ logit), type = "HC3"), which sums over the images."""
+        """rms: val.prob(p, y)["Slope"]; sandwich: vcovCL(glm(y ~ logit), ~patient, "HC3"), to .1 %."""
         found = calibration.calibration_slope(PROBABILITY, POSITIVE, PATIENT, level=LEVEL)
         assert isinstance(found, calibration.Calibration)
         assert found.value == pytest.approx(0.6022724126, abs=TO_1E6)
         assert found.se == pytest.approx(0.1963432081, rel=1e-3)
 
     def test_intercept(self):
-        """glm(y ~ offset(logit)); sandwich: vcovCL(type = "HC3", cadjust = FALSE), its leverage of another form."""
+        """glm(y ~ offset(logit)); sandwich: vcovCL(glm, ~patient, "HC3"), to .1 %."""
         found = calibration.calibration_intercept(PROBABILITY, POSITIVE, PATIENT, level=LEVEL)
         assert isinstance(found, calibration.Calibration)
         assert found.value == pytest.approx(-0.2847073946, abs=TO_1E6)
