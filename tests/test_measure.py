@@ -594,7 +594,7 @@ class TestCalibrationRange:
                 2.0,
                 "INSUFFICIENT",
                 None,
-                "meets the rule (between 0.99 and 2), but the interval is 0.886 to 1.162.",
+                "meets the rule (between 0.99 and 2), but the interval is 0.882 to 1.167.",
             ),
             (0.5, 1.05, "INSUFFICIENT", None, "but the interval is"),
             (0.5, 1.0, "FAIL", False, "The estimate misses the rule by 0."),
@@ -603,7 +603,7 @@ class TestCalibrationRange:
     def test_both_ends_of_the_interval_must_be_inside(
         self, least: float, most: float, status: str, shown: bool | None, words: str
     ):
-        """The slope of these patients is 1.024 (0.886 to 1.162)."""
+        """The slope of these patients is 1.024 (0.882 to 1.167)."""
         found = self.result(calibrated(np.random.default_rng(3), 1000, 300), least, most)
         assert isinstance(found.estimate, Estimate)
         assert found.estimate.value == pytest.approx(1.024, abs=0.001)
@@ -644,9 +644,8 @@ class TestCalibrationRange:
         assert estimate(found, "calibration_slope:referable").low is not None
 
     def test_false_passes_of_few_events(self):
-        """With three events a range passes too often; as the gate decides, at most 2.5 % (and two standard errors)."""
+        """The limits hold with three events too, where nothing is decided: at most 2.5 % (and two standard errors)."""
         anyway, gate = passes("slope", 1.5, (1000, 0.003, 1), 2.0, 300, seed=1)
-        assert anyway > 0.05
-        assert gate == 0
+        assert gate == 0 <= anyway <= 0.025 + 2 * 0.009
         anyway, gate = passes("slope", 1.5, (600, 0.5, 1), 2.0, 300, seed=1)
         assert 0 < gate == anyway <= 0.025 + 2 * 0.009

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.optimize import brentq
 from scipy.special import expit, logit, ndtri, stdtrit
 
 from drgate.stats.bootstrap import BootstrapInterval, percentile_interval
@@ -39,8 +40,8 @@ BOOTSTRAP_IMAGES = 20_000
 FEWEST_EVENTS = 100
 """Patients with and patients without an event from which slope and intercept can decide.
 
-With three events a model that is not calibrated passed in up to 11 %: `python -m benchmarks calibration-error`.
-Collins, Ogundimu & Altman 2016, Statistics in Medicine 35:214, ask for as many.
+Collins, Ogundimu & Altman 2016, Statistics in Medicine 35:214, ask for as many. False passes are not the reason: with
+three events at most .1 % of models at an end of a range passed (`python -m benchmarks calibration-error`).
 """
 
 _REDRAWN = 20_000_000
@@ -51,6 +52,12 @@ _ROWS = 2_000_000
 
 _ALIKE = 1e-9
 """Logits closer than this are one: the difference is rounding."""
+
+_ALIKE_PATIENTS = 2
+"""Patients' worth of images that are all alike, in the limits of slope and intercept.
+
+Without, 3 % of slopes at .7 pass where patients have 1 to 20 images; with more, power is lost: `benchmarks gate-error`.
+"""
 
 Floats = NDArray[np.float64]
 Codes = NDArray[np.int64]
@@ -187,15 +194,18 @@ def calibration_slope(
 ) -> Calibration | Undefined:
     """b of logit P(positive) = a + b logit(p), a and b fitted together: 1 is right, below 1 is overconfident.
 
-    `probabilities` (n,) of being positive, clipped at `EPSILON`; `positive` (n,) bool. Maximum likelihood; variance by
-    the cluster sandwich with factor c / (c - 1) * (n - 1) / (n - 2), interval by t with c - 1 degrees of freedom.
+    `probabilities` (n,) of being positive, clipped at `EPSILON`; `positive` (n,) bool. Maximum likelihood; variance
+    (c - 1) / c sum d^2, d the change that leaving out each of the c patients makes in one Newton step (CR3). Interval
+    by t with w - 1 degrees of freedom, w = (sum d^2)^2 / sum d^4: fewer where few patients carry the variance. Its
+    variance is the mean, where that is larger, of w patients' and two whose images are all alike.
 
     Undefined without a positive or a negative image, where all probabilities are equal, where they separate positive
-    from negative (no finite slope fits best), or where all images are of one patient. Raises ValueError for arrays of
-    different length, labels that are not bool and probabilities outside [0, 1].
+    from negative (no finite slope fits best), where all images are of one patient, and where one patient alone decides
+    the fit. Raises ValueError for arrays of different length, labels that are not bool and probabilities outside
+    [0, 1].
 
-    References: Cox 1958, Biometrika 45:562; Van Calster et al. 2019, BMC Medicine 17:230; sandwich: Liang & Zeger 1986,
-    Biometrika 73:13.
+    References: Cox 1958, Biometrika 45:562; Van Calster et al. 2019, BMC Medicine 17:230; variance and degrees of
+    freedom: Bell & McCaffrey 2002, Survey Methodology 28:169.
     """
     return _coefficient(probabilities, positive, patients, level, images_a_patient, joint=True)
 
@@ -210,8 +220,8 @@ def calibration_intercept(
 ) -> Calibration | Undefined:
     """a of logit P(positive) = a + logit(p), slope held at 1: calibration in the large, 0 is right, above 0 too low.
 
-    Otherwise as `calibration_slope`, with the factor c / (c - 1); defined wherever there are positive and negative
-    images of two patients.
+    Otherwise as `calibration_slope`, and no limit is nearer than that on the expected number of positive images, which
+    an intercept is not linear in. Undefined too where the images of each patient cancel out.
     """
     return _coefficient(probabilities, positive, patients, level, images_a_patient, joint=False)
 
@@ -364,18 +374,42 @@ def _coefficient(
     at, slope = float(fitted.intercepts[0]), float(fitted.slopes[0])
     chance = expit(at + slope * x)
     design = np.stack([np.ones_like(x), x - x.mean()])[: 2 if joint else 1]
-    curvature = np.einsum("in,jn,n->ij", design, design, chance * (1 - chance))
-    scores = [np.bincount(owner, weights=row * (y - chance)) for row in design]
-    meat = np.array([[math.fsum(one * other) for other in scores] for one in scores])
-    n, k = x.size, len(design)
-    bread = np.linalg.inv(curvature)
-    variance = float((bread @ meat @ bread)[-1, -1]) * clusters / (clusters - 1) * (n - 1) / (n - k)
-    t = _t(clusters, level)
+    spread = chance * (1 - chance)
+    # What leaving each patient out changes, in one step (CR3): a patient with much weight hides his own error.
+    scores = np.stack([np.bincount(owner, weights=row * (y - chance)) for row in design])
+    own = np.array([[np.bincount(owner, weights=one * other * spread) for other in design] for one in design])
+    n = x.size
+    whole = np.asarray((design * spread) @ design.T)
+    without = whole - np.moveaxis(own, -1, 0)
+    if (np.linalg.det(without) <= _ALIKE * np.linalg.det(whole)).any():
+        return Undefined("one patient alone decides the fit")
+    changes = np.linalg.solve(without, scores.T[..., None])[:, -1, 0]
+    total = math.fsum(changes**2)
+    if not total:
+        return Undefined("it is the same without any one patient, so these images show no variance")
+    # A variance that rests on few patients is itself uncertain: t is that of as many as would share it equally.
+    worth = 1 / math.fsum((changes**2 / total) ** 2)
+    variance = total * (clusters - 1) / clusters
+    # It may lack the patients whose images are wrong together: the limits have some whose images are all alike.
+    along = np.abs(np.linalg.solve(whole, design)[-1]) * np.sqrt(spread)
+    alike = math.fsum(np.bincount(owner, weights=along) ** 2)
+    wider = max(variance, (worth * variance + _ALIKE_PATIENTS * alike) / (worth + _ALIKE_PATIENTS))
     if patients is None:
-        variance *= unknown_inflation(n, images_a_patient)
-        t = _t(fewest_patients(n, images_a_patient), level)
-    se, value = math.sqrt(variance), slope if joint else at
-    return Calibration(value, se, value - t * se, value + t * se, level, None if patients is None else clusters)
+        more = unknown_inflation(n, images_a_patient)
+        variance, wider, worth = more * variance, more * wider, worth / images_a_patient
+    se, value, reach = math.sqrt(variance), slope if joint else at, _t(worth, level) * math.sqrt(wider)
+    low, high = value - reach, value + reach
+    if not joint:
+        images = reach * whole[0, 0]
+        low, high = min(low, _placed(x, y, -images)), max(high, _placed(x, y, images))
+    return Calibration(value, se, low, high, level, None if patients is None else clusters)
+
+
+def _placed(x: Floats, y: NDArray[np.bool_], more: float) -> float:
+    """The intercept at slope 1 if there were so many `more` positive images."""
+    target = np.clip(np.count_nonzero(y) + more, EPSILON * x.size, (1 - EPSILON) * x.size)
+    end = 2 * logit(1 - EPSILON) + 1
+    return float(brentq(lambda at: float(expit(at + x).sum()) - target, -end, end))
 
 
 @dataclass(frozen=True, slots=True)
@@ -499,7 +533,7 @@ def _clusters(owner: Codes) -> int:
     return int(owner.max()) + 1 if owner.size else 0
 
 
-def _t(clusters: int, level: float) -> float:
+def _t(clusters: float, level: float) -> float:
     return float(stdtrit(max(clusters - 1, 1), (1 + level) / 2))
 
 

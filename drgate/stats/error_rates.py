@@ -31,7 +31,7 @@ FOUND: Final = {
     "equal_grades": ErrorRate(0.0260, 900, f"{_COMMAND} deployment"),
     "deployment": ErrorRate(0.0260, 900, f"{_COMMAND} deployment"),
     "score": ErrorRate(0.007, 16, f"{_COMMAND} brier"),
-    "calibration": ErrorRate(0.027, 56, f"{_COMMAND} calibration"),
+    "calibration": ErrorRate(0.0259, 108, f"{_COMMAND} calibration"),
     "groups": ErrorRate(0.0230, 21, f"{_COMMAND} gaps"),
     "noninferior": ErrorRate(0.0250, 60, f"{_COMMAND} readers"),
     "baseline": ErrorRate(0.0280, 27, f"{_COMMAND} noninferiority"),

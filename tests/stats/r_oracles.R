@@ -1,12 +1,12 @@
 # Figures of R for tests/stats/test_r_oracles.py: Rscript tests/stats/r_oracles.R
-# Debian: apt install r-cran-metafor r-cran-epir r-cran-rms r-cran-survey r-cran-proc
+# Debian: apt install r-cran-metafor r-cran-epir r-cran-rms r-cran-survey r-cran-proc r-cran-sandwich
 suppressPackageStartupMessages({
-  library(metafor); library(epiR); library(rms); library(survey); library(pROC)
+  library(metafor); library(epiR); library(rms); library(survey); library(pROC); library(sandwich)
 })
 show <- function(name, ...) cat(sprintf("%-28s", name), paste(sprintf("%.10g", c(...)), collapse = ", "), "\n")
 
 cat(R.version.string, "\n")
-for (one in c("metafor", "epiR", "rms", "survey", "pROC")) cat(one, as.character(packageVersion(one)), "\n")
+for (one in c("metafor", "epiR", "rms", "survey", "pROC", "sandwich")) cat(one, as.character(packageVersion(one)), "\n")
 
 # -- sites -----------------------------------------------------------------------------------------------------------
 sites <- function(name, hits, sizes, stepadj = 1) {
@@ -62,6 +62,10 @@ show("Korn and Graubard", attr(beta, "ci"))
 one <- svyglm(y ~ logit, design, family = quasibinomial())
 zero <- svyglm(y ~ 1 + offset(logit), design, family = quasibinomial())
 show("slope, SE", coef(one)[2], SE(one)[2]); show("intercept, SE", coef(zero)[1], SE(zero)[1])
+exact <- glm.control(epsilon = 1e-14, maxit = 50)
+one <- glm(y ~ qlogis(p), family = binomial, control = exact)
+zero <- glm(y ~ 1 + offset(qlogis(p)), family = binomial, control = exact)
+for (fit in list(one, zero)) show("HC3", rev(sqrt(diag(vcovCL(fit, patient, type = "HC3", cadjust = FALSE))))[1])
 all <- val.prob(p, y, pl = FALSE)
 show("val.prob", all["Slope"], all["Brier"], all["C (ROC)"])
 show("glm intercept", coef(glm(y ~ offset(qlogis(p)), family = binomial))[1])

@@ -10,6 +10,7 @@ import statsmodels.api as sm
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import expit, logit
+from scipy.stats import t as student
 from sklearn.metrics import brier_score_loss
 
 from drgate.stats.bootstrap import BootstrapInterval
@@ -115,12 +116,93 @@ class TestBrier:
 class TestSlopeAndIntercept:
     @pytest.mark.parametrize("seed", range(4))
     def test_statsmodels_agrees(self, seed):
-        """Joint fit for the slope, slope held at 1 for the intercept, with the cluster-robust standard errors."""
+        """Joint fit for the slope, slope held at 1 for the intercept; limits no narrower than by its plain sandwich."""
         p, positive, owner = endpoint(seed)
         for figure, joint in ((calibration_slope, True), (calibration_intercept, False)):
             found = figure(p, positive, owner, level=0.95)
-            assert (found.value, found.se) == pytest.approx(by_statsmodels(p, positive, owner, joint=joint), rel=1e-6)
-            assert found.low < found.value < found.high
+            value, se = by_statsmodels(p, positive, owner, joint=joint)
+            assert found.value == pytest.approx(value, rel=1e-6)
+            assert found.se == pytest.approx(se, rel=0.02)
+            half = student.ppf(0.975, 79) * se
+            assert found.low < value - half < value + half < found.high
+
+    def test_patients_left_out(self):
+        """Standard error and degrees of freedom are those of statsmodels' first step without each patient."""
+        p, positive, owner = endpoint(20, patients=40)
+        x = logit(p)
+        for figure, joint in ((calibration_slope, True), (calibration_intercept, False)):
+            found = figure(p, positive, owner, level=0.95)
+            start = (
+                [
+                    sm.GLM(positive.astype(float), sm.add_constant(x), family=sm.families.Binomial()).fit().params[0],
+                    found.value,
+                ]
+                if joint
+                else [found.value]
+            )
+            squares = []
+            for patient in range(40):
+                kept = owner != patient
+                design = sm.add_constant(x[kept]) if joint else np.ones((kept.sum(), 1))
+                model = sm.GLM(
+                    positive[kept].astype(float),
+                    design,
+                    offset=None if joint else x[kept],
+                    family=sm.families.Binomial(),
+                )
+                squares.append((model.fit(start_params=start, maxiter=1).params[-1] - found.value) ** 2)
+            total = np.sum(squares)
+            assert found.se == pytest.approx(np.sqrt(total * 39 / 40), rel=1e-6)
+            half = student.ppf(0.975, total**2 / np.sum(np.square(squares)) - 1) * found.se * (1 - 1e-6)
+            assert found.low <= found.value - half < found.value + half <= found.high
+
+    def test_few_patients_carry_the_variance(self):
+        """One patient with a third of the images: the limits are wider than by t with patients - 1."""
+        p, positive, owner = endpoint(20)
+        owner = np.where(np.arange(p.size) < p.size // 3, 0, owner)
+        for figure in (calibration_slope, calibration_intercept):
+            found = figure(p, positive, owner, level=0.95)
+            assert found.high - found.value > 1.2 * student.ppf(0.975, found.clusters - 1) * found.se
+
+    def test_images_three_times(self):
+        """Every image three times is no news: the same limits."""
+        p, positive, _ = endpoint(22)
+        owner = np.arange(p.size)
+        for figure in (calibration_slope, calibration_intercept):
+            once, thrice = (
+                figure(np.repeat(p, m), np.repeat(positive, m), np.repeat(owner, m), level=0.95) for m in (1, 3)
+            )
+            assert (thrice.se, thrice.low, thrice.high) == pytest.approx((once.se, once.low, once.high), rel=1e-6)
+
+    def test_patients_who_have_not_shown_themselves(self):
+        """Several images a patient, as independent as can be: the limits leave room for patients who are alike."""
+        rng = np.random.default_rng(23)
+        x = rng.normal(size=600)
+        positive = rng.random(600) < expit(x)
+        for figure in (calibration_slope, calibration_intercept):
+            apart, together = (figure(expit(x), positive, np.arange(600) // m, level=0.95) for m in (1, 20))
+            assert together.high - together.low > 1.4 * (apart.high - apart.low)
+
+    def test_limits_of_the_intercept_in_images(self):
+        """The expected positive images at a limit are at least t standard errors away on their own scale."""
+        rng = np.random.default_rng(24)
+        x = rng.normal(-3, 1, 400)
+        positive = rng.random(400) < expit(x)
+        found = calibration_intercept(expit(x), positive, np.arange(400), level=0.95)
+        chance = expit(found.value + x)
+        images = 1.96 * found.se * (chance * (1 - chance)).sum()
+        assert expit(found.low + x).sum() < positive.sum() - images
+        assert expit(found.high + x).sum() > positive.sum() + images
+        assert found.value - found.low > 1.02 * (found.high - found.value)
+
+    def test_no_variance(self):
+        """Patients whose images cancel out, and one whose images alone decide, have no limits: nothing can pass."""
+        both, pairs = np.tile([False, True], 50), np.repeat(np.arange(50), 2)
+        assert "no variance" in calibration_intercept(np.full(100, 0.5), both, pairs, level=0.95).reason
+        fours = np.repeat(np.arange(25), 4)
+        alone = np.where(fours == 0, np.tile([0.2, 0.8, 0.2, 0.8], 25), 0.5)
+        cross = np.tile([False, True, False, False, True], 20)
+        assert "one patient" in calibration_slope(alone, cross, fours, level=0.95).reason
 
     def test_what_they_say(self):
         """A model calibrated by making has slope 1 and intercept 0; logits doubled halve the slope; odds shift a."""
