@@ -195,7 +195,7 @@ class TestUnknownPatients:
     @settings(max_examples=15)
     @given(st.integers(0, 10_000), st.integers(10, 40), st.integers(2, 6))
     def test_forgetting_them_helps_no_metric_with_an_interval(self, seed: int, patients: int, most: int):
-        """Rates, kappa, AUC, Brier, slope and intercept, truly declared: no end of an interval moves inwards."""
+        """Rates, kappa, AUC and Brier, truly declared: no end of an interval moves inwards."""
         predictions = drawn(seed, patients)
         given_ = predictions.table.assign(patient=[f"P{i // most}" for i in range(2 * patients)])
         checklist = checklist_of()
@@ -206,8 +206,9 @@ class TestUnknownPatients:
             other = unknown[name]
             if not isinstance(metric, Estimate) or not isinstance(other, Estimate) or metric.low is None:
                 continue
-            # At equal shares of the grades see docs/statistics.md.
-            if name != "balanced_accuracy":
+            # At equal shares of the grades see docs/statistics.md; slope and intercept, from as many patients as decide
+            # them, tests/stats/test_calibration.py.
+            if name != "balanced_accuracy" and not name.startswith(("calibration_slope", "calibration_intercept")):
                 assert other.low is not None
                 assert other.high is not None
                 assert metric.high is not None

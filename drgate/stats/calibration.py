@@ -388,7 +388,7 @@ def _coefficient(
     if not total:
         return Undefined("it is the same without any one patient, so these images show no variance")
     # A variance that rests on few patients is itself uncertain: t is that of as many as would share it equally.
-    worth = 1 / math.fsum((changes**2 / total) ** 2)
+    worth = 1 / math.fsum((changes**2 / total) ** 2) / (images_a_patient if patients is None else 1)
     variance = total * (clusters - 1) / clusters
     # It may lack the patients whose images are wrong together: the limits have some whose images are all alike.
     along = np.abs(np.linalg.solve(whole, design)[-1]) * np.sqrt(spread)
@@ -396,7 +396,7 @@ def _coefficient(
     wider = max(variance, (worth * variance + _ALIKE_PATIENTS * alike) / (worth + _ALIKE_PATIENTS))
     if patients is None:
         more = unknown_inflation(n, images_a_patient)
-        variance, wider, worth = more * variance, more * wider, worth / images_a_patient
+        variance, wider = more * variance, more * wider
     se, value, reach = math.sqrt(variance), slope if joint else at, _t(worth, level) * math.sqrt(wider)
     low, high = value - reach, value + reach
     if not joint:

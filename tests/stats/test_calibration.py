@@ -230,6 +230,21 @@ class TestSlopeAndIntercept:
             assert unknown.low < apart.low
             assert (unknown.clusters, apart.clusters) == (None, p.size)
 
+    @settings(max_examples=40)
+    @given(st.integers(0, 10_000), st.integers(200, 300), st.integers(2, 5))
+    def test_forgetting_patients_does_not_help(self, seed, patients, most):
+        """From 200 patients, as few as can decide, truly declared: no limit moves inwards."""
+        rng = np.random.default_rng(seed)
+        owner = np.repeat(np.arange(patients), rng.integers(1, most + 1, patients))
+        x = rng.normal(size=owner.size) * 1.5
+        shift = rng.normal(size=patients)[owner] * rng.choice([0, 1, 3])
+        positive = rng.random(owner.size) < expit(x + shift)
+        for figure in (calibration_slope, calibration_intercept):
+            known = figure(expit(x), positive, owner, level=0.95)
+            unknown = figure(expit(x), positive, level=0.95, images_a_patient=most)
+            assert unknown.low <= known.low
+            assert known.high <= unknown.high
+
     def test_a_saturated_model(self):
         """Probabilities of 0 and 1 are taken for EPSILON from there, and the fit still ends."""
         rng = np.random.default_rng(7)
