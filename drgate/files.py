@@ -220,7 +220,9 @@ def plain_yaml(data: bytes, origin: str, what: str, error: type[DrgateError]) ->
     except DrgateError:
         raise
     except Exception as problem:  # of what is no YAML, ruamel.yaml raises more than its own errors
-        reason = " ".join(str(problem).split())
+        mark, said = getattr(problem, "problem_mark", None), getattr(problem, "problem", None)
+        reason = f"{said} (line {mark.line + 1}, column {mark.column + 1})" if mark and said else str(problem)
+        reason = " ".join(reason.split())
         raise error(f"{origin} is not valid YAML: {reason}") from problem
     return _plain(value, origin, what, error)
 

@@ -272,7 +272,8 @@ def take_look(
                 raise UsageError(
                     "These answers were looked at before, on the same images and reference grades (look "
                     f"{entry.look}), with other values of {' and '.join(columns)}. That would be another look, and "
-                    f"{entry.allowed} {'is' if entry.allowed == 1 else 'are'} allowed. Give the same columns."
+                    f"{entry.allowed} {'is' if entry.allowed == 1 else 'are'} allowed. Give the same columns, "
+                    "or take a fresh test set."
                 )
         same = {seen.test_set, *(look.entry.test_set for look in earlier if look.same_images)}
         logged_sets = {digest: one for chain in chains for digest, one in chain.test_sets.items()}

@@ -101,9 +101,9 @@ def page_one(
         lines += of_readers
         if not checklist.readers_independent:
             lines.append(
-                "The reference for each reader is the median of the grades of three or more other readers (of an "
-                "even number without the last); other images are left out. Errors in these grades hide a part of a "
-                "true difference."
+                "The reference for each reader is the median of the grades of three or more other readers (where "
+                "their number is even, the last one is left out); other images are left out. Errors in "
+                "these grades hide a part of a true difference."
             )
     if checklist.deployment is None:
         lines.append(

@@ -222,7 +222,7 @@ def plan(
         data={}
         if data is None or sample is None
         else {"origin": data.origin, **data.provenance.get("planned", {}), **sample.counts()},
-        notes=(*_assumptions(checklist, level, lines, given=sample is not None), *notes),
+        notes=(*_assumptions(checklist, level, lines, sample), *notes),
     )
 
 
@@ -499,6 +499,8 @@ class _Planner:
         cases = f"{n} {self.checklist.unit}{'' if n == 1 else 's'}"
         if who is not None and self.checklist.unit != "patient":
             cases += f" of {who} patient{'' if who == 1 else 's'}"
+        elif self.most > 1:
+            cases += f", {self.most} of each patient as declared"
         if n < (fewest := self.checklist.fewest_positives(criterion)):
             return Here(who, n, bound, False, f"{cases}, and the checklist requires {fewest}")
         if not self.point and low < limit:
@@ -634,10 +636,10 @@ def _not_planned(criterion: Criterion) -> str:
     """Why a criterion has no number of cases; empty where it has one."""
     about = criterion.id.about
     if about.of_the_run:
-        return "it is about the training run, another model or readers, not the test images alone"
+        return "about the training run, another model or readers, not the test images alone"
     if not about.is_expected and about.by != "groups":
-        return "it is neither a proportion of images nor a kappa"
-    return "at the deployment mix it depends on the rates of all grades" if criterion.id.deployed else ""
+        return "neither a proportion of images nor a kappa"
+    return "at the deployment mix, which depends on the rates of all grades" if criterion.id.deployed else ""
 
 
 def _is_kappa(criterion: Criterion) -> bool:
@@ -701,13 +703,19 @@ def _smallest(counts: Sequence[Sequence[bool]], needs: Sequence[int]) -> list[in
     return [int(n) for n in chosen]
 
 
-def _assumptions(checklist: Checklist, level: float, lines: Sequence[LinePlan], *, given: bool) -> list[str]:
+def _assumptions(checklist: Checklist, level: float, lines: Sequence[LinePlan], sample: Sample | None) -> list[str]:
     """The assumptions behind the numbers, in sentences."""
     wanted = checklist.planning.power
     notes = []
     if checklist.unit == "image":
         as_planned = f"{100 * checklist.planning.two_images:g} % of patients contribute two images to a criterion"
-        as_given = "Patients contribute as many images to a criterion as in this test set"
+        most = 1 if sample is None else sample.images_a_patient or 1
+        as_given = (
+            f"Each patient contributes {most} images to a criterion, as the checklist declares"
+            if most > 1
+            else "Patients contribute as many images to a criterion as in this test set"
+        )
+        given = sample is not None and not sample.no_patients
         notes.append(
             f"{f'{as_given}; where it has no case, {as_planned}' if given else as_planned}, the others one. "
             f"Errors of one patient's images have a correlation of {checklist.planning.correlation:g}."

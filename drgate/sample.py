@@ -565,8 +565,8 @@ def declaration(predictions: Predictions, checklist: Checklist, data: TestSet | 
         named = found.named == "image names"
         return None, (
             f"{'the patients only repeat the images' + chr(39) + ' names' if named else 'no patients are named'}. Name "
-            "them in a column patient, or let the owner of the test set declare in the checklist: "
-            f"declared: [{{manifest: {digest}, images_a_patient_at_most: N}}]"
+            "them in a column patient from the first look on, or let the owner of the test set declare in the "
+            f"checklist: declared: [{{manifest: {digest}, images_a_patient_at_most: N}}]"
         )
     if found.most > declared:
         return None, (

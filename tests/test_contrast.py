@@ -192,7 +192,7 @@ class TestGap:
         assert result.status == "INSUFFICIENT"
         assert result.reason.startswith(
             "The gap is 0.0 points, between sex = F (95 of 100) and M (95 of 100); the rule is at most 5.0 points, but "
-            "no patients are named. Name them in a column patient, or let the owner of the test set declare"
+            "no patients are named. Name them in a column patient from the first look on, or let the owner"
         )
 
     def test_a_small_group_is_not_assessed(self):

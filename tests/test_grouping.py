@@ -276,7 +276,8 @@ class TestDeletingTheColumn:
         assert (accuracy(found[1]).low, accuracy(found[1]).bootstrap, accuracy(found[1]).value) == (None, None, 0.975)
         assert found[1].criteria[0].reason == (
             "390 of 400 (97.5 %) meets the rule (at least 90.0 %), but no patients are named. Name them in a column "
-            "patient, or let the owner of the test set declare in the checklist: declared: [{manifest: "
+            "patient from the first look on, or let the owner of the test set declare in the checklist: declared: "
+            "[{manifest: "
             f"{found[1].data.images_digest}, images_a_patient_at_most: N}}]."
         )
         assert words.cause(found[1]) == (

@@ -256,8 +256,8 @@ class TestKappa:
             "Kappa, quadratic weights (≥\N{NO-BREAK SPACE}0.8): 60 images of 60 patients: even without an error the "
             "lower limit is 0.769; at least 70 patients of this mix of grades are needed."
         )
-        assumed = next(note for note in plan_page.notes(found) if "one grade, to either side" in note)
-        assert "37.7\N{NO-BREAK SPACE}% of images make kappa 0.9" in assumed
+        assumed = next(note for note in plan_page.notes(found) if "by one grade" in note)
+        assert "kappa is 0.9 with errors in 37.7\N{NO-BREAK SPACE}% of images" in assumed
         collected = plan_page.headline(plan(asked, prevalence=parse_prevalence(MIX)))
         assert "criteria planned by grade with probability" in collected
         assert collected.endswith("; not planned by grade: Kappa, quadratic weights.")

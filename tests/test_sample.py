@@ -169,8 +169,9 @@ class TestUnknownPatients:
         assert effective is not None
         assert cluster.bounds(effective, level=0.95, interval="clopper-pearson") == Bounds(0, 1)
         assert found.no_patients == (
-            "no patients are named. Name them in a column patient, or let the owner of the test set declare in the "
-            f"checklist: declared: [{{manifest: {self.BARE.images_digest}, images_a_patient_at_most: N}}]"
+            "no patients are named. Name them in a column patient from the first look on, or let the owner of the "
+            "test set declare in the checklist: "
+            f"declared: [{{manifest: {self.BARE.images_digest}, images_a_patient_at_most: N}}]"
         )
 
     def test_a_declaration_is_for_one_test_set(self):

@@ -253,8 +253,9 @@ def _about_kappa(line: LinePlan) -> list[str]:
     if line.one_off is None:
         return [sentence]
     return [
-        f"{sentence} Errors are assumed to be of one grade, to either side alike and as often at every grade: "
-        f"{words.percent(line.one_off)} of images make kappa {line.expected:g}. Larger errors need other numbers."
+        f"{sentence} Errors are assumed to be by one grade, as often up as down, and equally often at every grade: "
+        f"kappa is {line.expected:g} with errors in {words.percent(line.one_off)} of images. Larger errors need other "
+        "numbers."
     ]
 
 

@@ -263,13 +263,17 @@ def decision_rule(evaluation: Evaluation) -> str:
             f"rule (for error rates, the upper limit{'; for a rule with two ends, both limits' if both else ''}). "
             f"{chance(evaluation)}".rstrip()
         )
-    what = "estimate" if evaluation.observed_only else "limit"
+    what, side = ("estimate", "estimate") if evaluation.observed_only else ("limit", "upper limit")
     if any(criterion.all_comers for criterion in evaluation.criteria):
         points = f"{100 * _allowance(evaluation):.10g}"
-        text += (
-            f' "Of all" counts each {unit_of(evaluation)} without output as the worst answer: this {what} may miss the '
-            f'rule by {points} points at most. "Left out" may be {points} % at most, on the same {what}.'
-        )
+        shown = {_leaves_out(criterion) for criterion in evaluation.criteria if criterion.all_comers}
+        if False in shown:
+            text += (
+                f' "Of all" counts each {unit_of(evaluation)} without output as the worst answer: this {what} may miss '
+                f"the rule by {points} points at most."
+            )
+        if True in shown:
+            text += f' "Left out" may be {points} % at most, on its {side}.'
     return text
 
 
@@ -493,6 +497,14 @@ def _line(criterion: CriterionResult, level: float, unit: str, allowance: float)
         would_pass=criterion.would_pass,
         all_comers=_all_comers(criterion, allowance),
     )
+
+
+def _leaves_out(criterion: CriterionResult) -> bool:
+    """Whether `_all_comers` shows the share that is left out, as for an index."""
+    found = criterion.all_comers
+    if found is None or isinstance(found, NotEstimable) or found.k is None:
+        return False
+    return criterion.id.about.kind != "proportion"
 
 
 def _all_comers(criterion: CriterionResult, allowance: float) -> str:
