@@ -649,7 +649,9 @@ def _own_names(predictions: Predictions, public: Predictions) -> list[tuple[str,
     """Published and own name of each image, published and own patient; empty where they are the same."""
     images = published_names(predictions.table)
     own = predictions.table[["image", "patient"]].set_axis(images).loc[public.table["image"]]
-    pairs = ((public.table[column].fillna(""), own[column].fillna("")) for column in ("image", "patient"))
+    pairs = (
+        (public.table[column].fillna("").tolist(), own[column].fillna("").tolist()) for column in ("image", "patient")
+    )
     rows = list(zip(*(column for pair in pairs for column in pair), strict=True))
     return [] if all(image == name and patient == who for image, name, patient, who in rows) else rows
 

@@ -10,7 +10,6 @@ tables are paired image by image first, then reduced to eyes or patients.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -343,8 +342,17 @@ class Sample:
         view = metric.view if metric.view in self.views else "predicted"
         return self._tallied(metric.column, metric.value, lifting, view)
 
-    @functools.cache  # noqa: B019 - a sample lives as long as its evaluation
-    def _tallied(self, column: str, value: str, endpoint: str, view: str) -> Tally | None:
+    @cached_property
+    def _tallies(self) -> dict[tuple[str, ...], Tally | None]:
+        """Every tally that was asked for; it goes with the sample, which a cache of the class would keep."""
+        return {}
+
+    def _tallied(self, *key: str) -> Tally | None:
+        if key not in self._tallies:
+            self._tallies[key] = self._counted(*key)
+        return self._tallies[key]
+
+    def _counted(self, column: str, value: str, endpoint: str, view: str) -> Tally | None:
         columns, owners, times = self._distinct
         reference = _lifted(columns["reference"], columns["dme"] == 1, endpoint) if endpoint else columns["reference"]
         cells = confusion.cells(reference, columns[view])
@@ -373,11 +381,14 @@ class Sample:
         absent = np.isnan(self.scores[:, 0]) if metric.about.from_probabilities else ~self.answered
         return self._parted(absent, self.patients, self.slices, metric.column, metric.value)
 
-    @functools.cache  # noqa: B019 - a sample lives as long as its evaluation
     def _graded_or_not(self, column: str, value: str) -> Tally | None:
         """Counts of all images, as if those without a reference grade were those without output."""
         assert self.read is not None, "a sample of one table knows all its images"
-        return self._parted(~self.read.graded, self.read.patients, self.read.slices, column, value)
+        key = ("graded or not", column, value)
+        if key not in self._tallies:
+            read = self.read
+            self._tallies[key] = self._parted(~read.graded, read.patients, read.slices, column, value)
+        return self._tallies[key]
 
     def _parted(
         self, absent: Flags, patients: Ints | None, slices: dict[str, Ints], column: str, value: str
