@@ -8,7 +8,6 @@ import sys
 NAMES = {
     "bootstrap": "bootstrap intervals of 33 metrics, compared with scikit-learn, SciPy and confidenceinterval",
     "brier-error": "simulation: how often the true Brier score exceeds its upper limit",
-    "calibration-error": "simulation: how often a model at the threshold of calibration slope or intercept passes",
     "evaluate-large": "drgate evaluate on a million images: at most 45 s and 1.5 GB",
     "gate": "drgate gate on a repository: at most 1 s, or 3 s with all numbers recomputed",
     "gate-error": "simulation: how often a model at the threshold passes, for every kind of criterion",

@@ -21,11 +21,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drgate.errors import ANSWERS, PredictionsError
-from drgate.evaluation import Estimate, Look, Metric, NotEstimable, plain_of
+from drgate.evaluation import Look, Metric, NotEstimable, plain_of
 from drgate.looks import USUAL, Log
 from drgate.metrics import METRICS, MetricId, NoOutputPolicy, grades_of
 from drgate.predictions import Predictions
-from drgate.sample import Pair, Sample, declaration
+from drgate.sample import TANGO, NoPatients, Pair, Sample, declaration
 from drgate.scale import GROUPS, WITH_OEDEMA
 from drgate.stats import agreement, bootstrap, confusion, paired, ranking
 
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from drgate.checklist import Checklist
 
 RESAMPLES: Final = 10_000
-METHOD: Final = "Tango's score interval at the effective sample size"
 NO_INTERVAL: Final = "no interval, because nothing is known of patients"
 
 Outcome = Literal["non-inferior", "inferior", "not shown"]
@@ -216,21 +215,7 @@ def accuracy_difference(
         pair = Pair.of(predictions, baseline, unit=unit, images_a_patient=images_a_patient, name="the baseline")
     except PredictionsError as problem:
         return NotEstimable(str(problem))
-    sample = pair.successes(*pair.right)
-    if pair.first.unknown:
-        return Estimate(kind="index", value=sample.difference, n=sample.n)
-    ends = paired.difference_bounds(sample, level=level)
-    return Estimate(
-        kind="index",
-        value=sample.difference,
-        n=sample.n,
-        low=ends.low,
-        high=ends.high,
-        level=level,
-        method=METHOD,
-        clusters=sample.clusters,
-        design_effect=sample.design_effect,
-    )
+    return pair.difference(*pair.right, level=level, kind="index")
 
 
 class _Differences:
@@ -284,7 +269,7 @@ class _Differences:
             second=rates[1],
             value=sample.difference,
             level=self.level,
-            method=METHOD if known else NO_INTERVAL,
+            method=TANGO if known else NO_INTERVAL,
             low=ends.low if known else None,
             high=ends.high if known else None,
             only_first=sample.only_first,
@@ -387,7 +372,7 @@ def _grade(predicted: np.int64) -> int | None:
     return None if predicted == confusion.NO_OUTPUT else int(predicted)
 
 
-def _notes(images: Sample, silent: list[int], looks: list[Look], lacking: str) -> tuple[str, ...]:
+def _notes(images: Sample, silent: list[int], looks: list[Look], lacking: NoPatients | None) -> tuple[str, ...]:
     one, other = looks
     numbers = f"A is look {one.number}, B is look {other.number}, of {other.allowed} allowed"
     beyond = one.used_up or other.used_up
@@ -397,7 +382,7 @@ def _notes(images: Sample, silent: list[int], looks: list[Look], lacking: str) -
     ]
     if images.patients is None:
         notes.append(
-            f"No difference has an interval and nothing is shown: {lacking}."
+            f"No difference has an interval and nothing is shown: {lacking}"
             if images.unknown
             else f"No patients are named; the checklist declares at most {images.images_a_patient} of one."
         )

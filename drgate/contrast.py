@@ -21,15 +21,13 @@ from numpy.typing import NDArray
 from drgate.errors import PredictionsError
 from drgate.evaluation import Estimate, Group, Metric, NotEstimable, Reader, TestSet
 from drgate.metrics import MetricId, NoOutputPolicy, grades_of
-from drgate.sample import Pair, Sample, Tally, declaration
-from drgate.stats import bounded, cluster, confusion, gaps, paired
+from drgate.sample import Pair, Sample, declaration
+from drgate.stats import bounded, confusion, gaps
 
 if TYPE_CHECKING:
     from drgate.checklist import Checklist
     from drgate.predictions import Predictions
-    from drgate.stats.proportion import Interval
 
-TANGO: Final = "Tango's score interval at the effective sample size"
 MADE_BY_OTHERS: Final = 4
 """Fewest readers where the reference for each is made from the others: of two others there is no median."""
 FEWEST_ALIKE: Final = 20
@@ -74,7 +72,7 @@ def gap(
     groups, worths = [], []
     for name in names:
         tally = sample.tally(column, name, about.target)
-        found = _rate(tally, ratio, level, checklist.evidence.interval)
+        found = None if tally is None else tally.estimate(ratio, level, checklist.evidence.interval)
         if found is None:
             whose = f" {about.who}" if about.target else ""
             return NotEstimable(f"the group {column} = {name or BLANK} has no {unit}{whose} that counts.")
@@ -134,31 +132,6 @@ def too_small(found: Gap, asked: MetricId, fewest: int) -> NotEstimable | None:
             name = f"{asked.column} = {group.name or BLANK}"
             return NotEstimable(f"the group {name} has {cases} of the {fewest} cases that the checklist requires.")
     return None
-
-
-def _rate(tally: Tally | None, ratio: confusion.Ratio, level: float, interval: Interval) -> Estimate | None:
-    """A proportion with the interval that decides; None without a case."""
-    if tally is None:
-        return None
-    if not tally.whole_patients and tally.images_a_patient is None:
-        k, n = (int(count) for count in ratio.terms(tally.table))
-        return Estimate(kind="proportion", value=k / n, k=k, n=n) if n else None
-    effective = tally.effective(ratio, level)
-    if effective is None:
-        return None
-    ends = cluster.bounds(effective, level=level, interval=interval)
-    return Estimate(
-        kind="proportion",
-        value=effective.k / effective.n,
-        k=effective.k,
-        n=effective.n,
-        low=ends.low,
-        high=ends.high,
-        level=level,
-        method=interval,
-        clusters=effective.clusters,
-        design_effect=effective.design_effect,
-    )
 
 
 # -- another model, and readers ----------------------------------------------------------------------------------------
@@ -274,7 +247,7 @@ class Beside:
                 return NotEstimable(f"{name} has graded no {self.checklist.unit} {asked.who}."), ()
             ours, theirs = found.pair.first, found.pair.second
             rate, model = (
-                _rate(one.tally(endpoint=asked.target), found.ratio, self.level, interval) for one in (theirs, ours)
+                one.whole(asked.target).estimate(found.ratio, self.level, interval) for one in (theirs, ours)
             )
             assert rate is not None, "a unit counts"
             assert model is not None, "a unit counts"
@@ -325,21 +298,7 @@ class _Paired:
 
     def difference(self, level: float) -> Estimate:
         """First minus second; a unit must count."""
-        sample = self.pair.successes(self.first, self.second, self.counted)
-        if self.pair.first.unknown:
-            return Estimate(kind="difference", value=sample.difference, n=sample.n)
-        ends = paired.difference_bounds(sample, level=level)
-        return Estimate(
-            kind="difference",
-            value=sample.difference,
-            n=sample.n,
-            low=ends.low,
-            high=ends.high,
-            level=level,
-            method=TANGO,
-            clusters=sample.clusters,
-            design_effect=sample.design_effect,
-        )
+        return self.pair.difference(self.first, self.second, self.counted, level=level)
 
 
 def _graded_by(table: pd.DataFrame, name: str, readers: Sequence[str], unit: str) -> pd.DataFrame:

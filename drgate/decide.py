@@ -67,8 +67,7 @@ def decide(
             status, reason, shown = _judge_gap(criterion, metric, metrics, decided_on)
             reason += "" if everyone is None else everyone.beside
         else:
-            lacking = metrics.sample.no_patients
-            status, reason, shown = _judge_interval(criterion, metric, decided_on, lacking, everyone)
+            status, reason, shown = _judge_interval(criterion, metric, decided_on, _lacking(metrics), everyone)
         if status != "PASS" and decided_on == "bound" and metric.k is not None and not shown:
             reason = f"{reason} {_more(criterion, metrics, looks_left)}".rstrip()
         if everyone is not None:
@@ -175,12 +174,12 @@ class _AllComers:
 
 
 def _judge_interval(
-    criterion: Criterion, metric: Estimate, decided_on: str, no_patients: str, everyone: _AllComers | None
+    criterion: Criterion, metric: Estimate, decided_on: str, lacking: str, everyone: _AllComers | None
 ) -> tuple[Status, str, bool]:
     """FAIL where the estimate itself does not meet the rule, INSUFFICIENT where only the limit does not.
 
     With the reason, and whether the whole interval fails the rule: then the size of the test set is not the cause.
-    no_patients: why nothing is known of patients, where that is so.
+    lacking: why there is no interval, where there is none.
     """
     upward = criterion.upward
     if metric.k is not None and metric.n is not None:
@@ -200,10 +199,9 @@ def _judge_interval(
             return "FAIL", f"{measured}; {rule}.", False
         if decided_on == "point":
             return "OBSERVED", f"{seen}; {rule}, judged on the estimate alone.", False
-        how = no_patients or "it has no confidence interval"
-        return "INSUFFICIENT", f"{meets}, but {how}.", False
+        return "INSUFFICIENT", f"{meets}, but {lacking}.", False
     if criterion.ceiling is not None:
-        return _judge_both_ends(criterion, metric.value, metric.low, metric.high, decided_on)
+        return _judge_both_ends(criterion, metric.value, metric.low, metric.high, decided_on, everyone)
     bound, other = (metric.low, metric.high) if upward else (metric.high, metric.low)
     side, other_side = ("lower", "upper") if upward else ("upper", "lower")
     bounded = f"the {side} limit{of} is {_number(bound, criterion, criterion.threshold)}"
@@ -260,8 +258,7 @@ def _judge_gap(criterion: Criterion, metric: Estimate, metrics: Metrics, decided
         how = f"{known}, between {pair(found.widest)}; {rule}"
         return status, f"{how}, judged on the estimate alone.", low is not None and not meets(low)
     if low is None or high is None:
-        lacking = metrics.sample.no_patients or "it has no confidence interval"
-        return "INSUFFICIENT", f"{known}, between {pair(found.widest)}; {rule}, but {lacking}.", False
+        return "INSUFFICIENT", f"{known}, between {pair(found.widest)}; {rule}, but {_lacking(metrics)}.", False
     if not meets(low):
         return (
             "FAIL",
@@ -273,13 +270,17 @@ def _judge_gap(criterion: Criterion, metric: Estimate, metrics: Metrics, decided
 
 
 def _judge_both_ends(
-    criterion: Criterion, value: float, low: float, high: float, decided_on: str
+    criterion: Criterion, value: float, low: float, high: float, decided_on: str, everyone: _AllComers | None
 ) -> tuple[Status, str, bool]:
     """As `_judge_interval`, of a rule with two ends: the whole interval must be between them."""
     least, most = criterion.threshold, criterion.ceiling
     assert most is not None, "the rule has two ends"
     measured, rule = _number(value, criterion, least if value < most else most), f"the rule is {_rule(criterion)}"
     interval = f"{_number(low, criterion, least)} to {_number(high, criterion, most)}"
+    meets = f"{measured} meets the rule ({_rule(criterion)})"
+    if everyone is not None:
+        measured, rule = everyone.measured(measured), f"{rule}{everyone.rule}"
+        meets = f"{measured}; {rule}. The estimate with {everyone.missing} meets the rule"
     if not least <= value <= most:
         if high < least or low > most:
             how = f"The whole interval ({interval}) is outside, so the size of the test set is not the cause."
@@ -290,7 +291,13 @@ def _judge_both_ends(
         return "OBSERVED", f"{measured} observed; {rule}, judged on the estimate alone (interval {interval}).", False
     if least <= low and high <= most:
         return "PASS", f"{measured}; the interval is {interval}; {rule}.", False
-    return "INSUFFICIENT", f"{measured} meets the rule ({_rule(criterion)}), but the interval is {interval}.", False
+    return "INSUFFICIENT", f"{meets}, but the interval is {interval}.", False
+
+
+def _lacking(metrics: Metrics) -> str:
+    """Why a figure has no interval; what to do about patients is said once, on page one."""
+    unknown = metrics.sample.no_patients
+    return "it has no confidence interval" if unknown is None else unknown.why
 
 
 def _shown(metric: Estimate, criterion: Criterion) -> str:

@@ -22,7 +22,7 @@ from drgate.evaluation import Estimate, Metric, NotEstimable, Screened
 from drgate.metrics import NAMES, MetricId, NoOutputPolicy, grades_of, measured, measured_in_slices
 from drgate.sample import Sample, Tally
 from drgate.scale import GRADES, TITLES, WITH_OEDEMA
-from drgate.stats import agreement, bootstrap, calibration, cluster, confusion, ranking, standardized
+from drgate.stats import agreement, bootstrap, calibration, confusion, ranking, standardized
 from drgate.stats.calibration import Calibration, Undefined
 from drgate.stats.combined import Combination
 from drgate.stats.confusion import NO_OUTPUT
@@ -154,13 +154,8 @@ class Metrics:
         """A share of units at any level, without a bootstrap; NotEstimable where nobody is in its denominator."""
         tally = self.sample.tally_of(metric)
         assert tally is not None, f"{metric}: the sample has this slice"
-        if self.sample.unknown:
-            tally = dataclasses.replace(tally, images_a_patient=1)
-        effective = tally.effective(metric.about.ratio(metric.target, policy), level)
-        if effective is None:
-            return NotEstimable(_absent(metric, tally.table, self.sample.unit))
-        found = self._share(effective, level)
-        return without_limits(found) if self.sample.unknown else found
+        found = tally.estimate(metric.about.ratio(metric.target, policy), level, self.checklist.evidence.interval)
+        return found or NotEstimable(_absent(metric, tally.table, self.sample.unit))
 
     def all_comers(self, criterion: Criterion, metric: Metric) -> Metric | None:
         """What a criterion's metric would be over images without output too; None where it leaves none out.
@@ -179,30 +174,10 @@ class Metrics:
             return None if isinstance(worst, Estimate) and worst.n == metric.n else worst
         if about.policies or about.from_probabilities:
             tally = self.sample.left_out(asked)
-            if tally is not None and self.sample.unknown:
-                tally = dataclasses.replace(tally, images_a_patient=1)
-            found = None if tally is None else tally.effective(confusion.no_output(), self.level)
-            if found is None or not found.k:
-                return None
-            share = self._share(found, self.level)
-            return without_limits(share) if self.sample.unknown else share
+            interval = self.checklist.evidence.interval
+            found = None if tally is None else tally.estimate(confusion.no_output(), self.level, interval)
+            return found if found is not None and found.k else None
         return None
-
-    def _share(self, effective: cluster.EffectiveSample, level: float) -> Estimate:
-        """A proportion at its effective sample size."""
-        bounds = cluster.bounds(effective, level=level, interval=self.checklist.evidence.interval)
-        return Estimate(
-            kind="proportion",
-            value=effective.k / effective.n,
-            k=effective.k,
-            n=effective.n,
-            low=bounds.low,
-            high=bounds.high,
-            level=level,
-            method=self.checklist.evidence.interval,
-            clusters=effective.clusters,
-            design_effect=effective.design_effect,
-        )
 
     def replicates(self, tally: Tally) -> NDArray[np.int64]:
         """(B, 30) resampled tables: patients where they are known, else images, as many as there are patients at least.

@@ -142,7 +142,7 @@ def _patients(sample: Sample, checklist: Checklist, data: TestSet) -> list[str]:
         most = _count(sample.images_a_patient, "image")
         lines.append(f"No patients are named. The checklist {checklist.name} declares at most {most} of one patient.")
     elif sample.unknown:
-        lines.append(f"No figure has a confidence interval: {sample.no_patients}.")
+        lines.append(f"No figure has a confidence interval: {sample.no_patients}")
     elif sample.clusters == sample.images:
         lines.append("One image a patient, as the table says.")
     return lines

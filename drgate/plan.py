@@ -222,7 +222,7 @@ def plan(
         data={}
         if data is None or sample is None
         else {"origin": data.origin, **data.provenance.get("planned", {}), **sample.counts()},
-        notes=(*_assumptions(checklist, level, lines, sample), *notes),
+        notes=(*_nothing_passes(checklist, sample), *_assumptions(checklist, level, lines, sample), *notes),
     )
 
 
@@ -234,7 +234,7 @@ class _Planner:
     ) -> None:
         self.checklist, self.level, self.sample, self.prevalence = checklist, level, sample, prevalence
         self.planned: dict[str, tuple[Criterion, list[int], list[int]]] = {}
-        self.lacking = "" if sample is None else sample.no_patients
+        self.lacking = "" if sample is None or sample.no_patients is None else sample.no_patients.why
         self.most = 1 if sample is None else sample.images_a_patient or 1
         self.point = checklist.evidence.decide_on == "point"
 
@@ -703,6 +703,13 @@ def _smallest(counts: Sequence[Sequence[bool]], needs: Sequence[int]) -> list[in
     return [int(n) for n in chosen]
 
 
+def _nothing_passes(checklist: Checklist, sample: Sample | None) -> list[str]:
+    """What to do about a test set whose patients are not known."""
+    if sample is None or sample.no_patients is None or checklist.evidence.decide_on == "point":
+        return []
+    return [f"No criterion on images can pass on this test set: {sample.no_patients}"]
+
+
 def _assumptions(checklist: Checklist, level: float, lines: Sequence[LinePlan], sample: Sample | None) -> list[str]:
     """The assumptions behind the numbers, in sentences."""
     wanted = checklist.planning.power
@@ -715,7 +722,7 @@ def _assumptions(checklist: Checklist, level: float, lines: Sequence[LinePlan], 
             if most > 1
             else "Patients contribute as many images to a criterion as in this test set"
         )
-        given = sample is not None and not sample.no_patients
+        given = sample is not None and sample.no_patients is None
         notes.append(
             f"{f'{as_given}; where it has no case, {as_planned}' if given else as_planned}, the others one. "
             f"Errors of one patient's images have a correlation of {checklist.planning.correlation:g}."

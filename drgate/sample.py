@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Final, Literal
 
 import numpy as np
 import pandas as pd
@@ -22,16 +22,31 @@ from numpy.typing import NDArray
 from drgate.checklist import Checklist, Slice
 from drgate.columns import graded_rows, unexplained
 from drgate.errors import PredictionsError
-from drgate.evaluation import Patients, TestSet
+from drgate.evaluation import Estimate, Patients, TestSet
 from drgate.metrics import RIGHT_EYE, MetricId, grades_of
 from drgate.operating_point import cumulative
 from drgate.predictions import PROBABILITIES, Predictions, content_keys, published_names, without_grades
 from drgate.scale import GROUPS, WITH_OEDEMA
 from drgate.stats import bootstrap, cluster, confusion, paired
+from drgate.stats.proportion import Interval
 
 Flags = NDArray[np.bool_]
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
+
+TANGO: Final = "Tango's score interval at the effective sample size"
+"""The interval of a difference of two models on the same units."""
+
+
+@dataclass(frozen=True, slots=True)
+class NoPatients:
+    """Why nothing is known of patients, as a clause, and what to do about it, as a sentence or ""."""
+
+    why: str
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.why}.{' ' if self.remedy else ''}{self.remedy}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +81,28 @@ class Tally:
             return cluster.unknown_clusters(k, n, images_a_patient=self.images_a_patient, level=level)
         successes, sizes = ratio.terms(self.patterns)
         return cluster.effective_sample(successes, sizes, level=level, counts=self.counts, adverse=ratio.adverse)
+
+    def estimate(self, ratio: confusion.Ratio, level: float, interval: Interval) -> Estimate | None:
+        """The proportion with the interval that decides, without one where nothing is known of patients.
+
+        None without an image in the denominator.
+        """
+        found = self.effective(ratio, level)
+        if found is None:
+            return None
+        alone = Estimate(kind="proportion", value=found.k / found.n, k=found.k, n=found.n)
+        if not self.whole_patients and self.images_a_patient is None:
+            return alone
+        ends = cluster.bounds(found, level=level, interval=interval)
+        return replace(
+            alone,
+            low=ends.low,
+            high=ends.high,
+            level=level,
+            method=interval,
+            clusters=found.clusters,
+            design_effect=found.design_effect,
+        )
 
     def sizes(self, ratio: confusion.Ratio) -> tuple[list[int], list[int]]:
         """Numbers of images per patient in the denominator, and how many patients have each.
@@ -162,7 +199,7 @@ class Sample:
     images: number of images with a reference grade.
     read: all images of the table, those without a reference grade too; absent in a pair.
     images_a_patient: the most images of one patient, as the checklist declares where patients are unknown.
-    no_patients: why nothing shows how sure a figure is, and what to do; empty where patients are known or declared.
+    no_patients: why nothing shows how sure a figure is; None where patients are known or declared.
     slices: by column, (n,) the number of each unit's slice in `slice_names` (-1: in none).
     """
 
@@ -177,7 +214,7 @@ class Sample:
     unit: str
     images: int
     images_a_patient: int | None
-    no_patients: str = ""
+    no_patients: NoPatients | None = None
     read: Read | None = None
     slices: dict[str, Ints] = field(default_factory=dict)
     slice_names: dict[str, tuple[str, ...]] = field(default_factory=dict)
@@ -556,35 +593,63 @@ class Pair:
             return paired.paired_sample_unknown(*(int(one.sum()) for one in flags), images_a_patient=most)
         return paired.paired_sample(*(self.first.by_patient(one) for one in flags))
 
+    def difference(
+        self,
+        first: Flags,
+        second: Flags,
+        counted: Flags | None = None,
+        *,
+        level: float,
+        kind: Literal["index", "difference"] = "difference",
+    ) -> Estimate:
+        """First minus second as shares of the units that count, without limits where nothing is known of patients."""
+        sample = self.successes(first, second, counted)
+        alone = Estimate(kind=kind, value=sample.difference, n=sample.n)
+        if self.first.unknown:
+            return alone
+        ends = paired.difference_bounds(sample, level=level)
+        return replace(
+            alone,
+            low=ends.low,
+            high=ends.high,
+            level=level,
+            method=TANGO,
+            clusters=sample.clusters,
+            design_effect=sample.design_effect,
+        )
 
-def declaration(predictions: Predictions, checklist: Checklist, data: TestSet | None = None) -> tuple[int | None, str]:
+
+def declaration(
+    predictions: Predictions, checklist: Checklist, data: TestSet | None = None
+) -> tuple[int | None, NoPatients | None]:
     """The most images of one patient, as the checklist declares for this test set, and why there is no such number.
 
-    None and an empty reason where patients are known: then a declaration says nothing. Arguments as of `Sample.of`.
+    Neither where patients are known: then a declaration says nothing. Arguments as of `Sample.of`.
     """
     if predictions.patients_known:
-        return None, ""
+        return None, None
     digest = (data and data.digest) or predictions.test_set
     found = (data and data.patients) or patients_of(predictions)
     if digest == predictions.test_set and predictions.numbered:
-        return None, (
+        return None, NoPatients(
             "no patients are named, and nothing can be declared, for the images are called row-1, row-2 and so on as "
-            "in any other table of this size. Name the patients, or evaluate the table with the images' own names"
+            "in any other table of this size",
+            "Name the patients, or evaluate the table with the images' own names.",
         )
     declared = next((one.most for one in checklist.declared if one.manifest == digest), None)
     if declared is None:
         named = found.named == "image names"
-        return None, (
-            f"{'the patients only repeat the images' + chr(39) + ' names' if named else 'no patients are named'}. Name "
-            "them in a column patient from the first look on, or let the owner of the test set declare in the "
-            f"checklist: declared: [{{manifest: {digest}, images_a_patient_at_most: N}}]"
+        return None, NoPatients(
+            "the patients only repeat the images' names" if named else "no patients are named",
+            "Name them in a column patient from the first look on, or let the owner of the test set declare in the "
+            f"checklist: declared: [{{manifest: {digest}, images_a_patient_at_most: N}}].",
         )
     if found.most > declared:
-        return None, (
+        return None, NoPatients(
             f"the checklist declares at most {declared} image{'' if declared == 1 else 's'} of one patient, but "
             f"patients, names or eyes show {found.most} of one, so nothing is declared"
         )
-    return declared, ""
+    return declared, None
 
 
 def patients_of(predictions: Predictions) -> Patients:
@@ -641,7 +706,7 @@ def _by_unit(
     origin: str,
     images_a_patient: int | None,
     slices: dict[str, tuple[tuple[str, ...], Ints]] | None = None,
-    no_patients: str = "",
+    no_patients: NoPatients | None = None,
 ) -> Sample:
     """Graded images as a sample: for each quantity, the worst image of each unit."""
     if missing := _lacks(judged, unit):

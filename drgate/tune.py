@@ -207,7 +207,7 @@ class _Constraint:
         """Why no cut-offs of any model can meet it; empty where they might."""
         for sample, where in ((self.units, "tuning table"), (self.tested, "planned test set")):
             if sample.unknown:
-                return f"{self.criterion.id}: nothing can be shown with this {where}, because {sample.no_patients}."
+                return f"{self.criterion.id}: nothing can be shown with this {where}, because {sample.no_patients}"
         if self.n == 0 or not self._reaches(0, self._ceiling(0)):
             n, where = self.n, "tuning table"
         elif self._planned_power(0.0, float(self.n)) == 0:

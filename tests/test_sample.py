@@ -160,7 +160,7 @@ class TestUnknownPatients:
             (None, False, 1),
             (None, False, 3),
         ]
-        assert [one.no_patients == "" for one in found] == [False, True, True]
+        assert [one.no_patients is None for one in found] == [False, True, True]
 
     def test_nothing_declared_is_no_evidence(self):
         """Whoever asks the counts for a bound gets none, and is told what to declare."""
@@ -168,27 +168,28 @@ class TestUnknownPatients:
         effective = found.whole().effective(confusion.accuracy("excluded"), 0.95)
         assert effective is not None
         assert cluster.bounds(effective, level=0.95, interval="clopper-pearson") == Bounds(0, 1)
-        assert found.no_patients == (
+        assert str(found.no_patients) == (
             "no patients are named. Name them in a column patient from the first look on, or let the owner of the "
             "test set declare in the checklist: "
-            f"declared: [{{manifest: {self.BARE.images_digest}, images_a_patient_at_most: N}}]"
+            f"declared: [{{manifest: {self.BARE.images_digest}, images_a_patient_at_most: N}}]."
         )
 
     def test_a_declaration_is_for_one_test_set(self):
         """Of another set of images it says nothing; of the same with patients neither."""
         other = predictions(graded(1, 0.9).drop(columns=["patient", "eye"])[1:])
         assert declaration(other, declaring(checklist_of(), self.BARE))[0] is None
-        assert declaration(predictions(graded(1, 0.9)), declaring(checklist_of(), self.BARE)) == (None, "")
+        assert declaration(predictions(graded(1, 0.9)), declaring(checklist_of(), self.BARE)) == (None, None)
 
     def test_a_declaration_that_names_contradict_is_void(self):
         """Images 0_left and 0_right are two of one patient."""
         table = pd.DataFrame({"image": ["0_left", "0_right", "1_left"], "grade": [0, 1, 2], "predicted": [0, 1, 2]})
         bare = predictions(table)
-        assert declaration(bare, declaring(checklist_of(), bare, 2)) == (2, "")
-        assert declaration(bare, declaring(checklist_of(), bare, 1)) == (
-            None,
+        assert declaration(bare, declaring(checklist_of(), bare, 2)) == (2, None)
+        declared, unknown = declaration(bare, declaring(checklist_of(), bare, 1))
+        assert declared is None
+        assert str(unknown) == (
             "the checklist declares at most 1 image of one patient, but patients, names or eyes show 2 of one, so "
-            "nothing is declared",
+            "nothing is declared."
         )
 
     def test_fixed_class_totals_need_patients(self):

@@ -40,8 +40,7 @@ BOOTSTRAP_IMAGES = 20_000
 FEWEST_EVENTS = 100
 """Patients with and patients without an event from which slope and intercept can decide.
 
-Collins, Ogundimu & Altman 2016, Statistics in Medicine 35:214, ask for as many. False passes are not the reason: with
-three events at most .1 % of models at an end of a range passed (`python -m benchmarks calibration-error`).
+Collins, Ogundimu & Altman 2016, Statistics in Medicine 35:214, ask for as many.
 """
 
 _REDRAWN = 20_000_000

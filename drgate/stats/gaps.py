@@ -31,6 +31,8 @@ Counts = Any
 """A sparse matrix of integers (SciPy's have no types)."""
 
 _LEAST: Final = 1e-300
+_EQUAL: Final = 1e-9
+"""Of chances: what the limit's own digits leave."""
 _Z: Final = np.linspace(-6.0, 6.0, 25)
 _WEIGHTS: Final = np.exp(-(_Z**2) / 2) / math.sqrt(2 * math.pi) * (_Z[1] - _Z[0])
 """Equal steps of a normal variable, whose sums are exact to 1e-8 where the functions are smooth."""
@@ -161,20 +163,37 @@ def largest(rates: Sequence[Rate], correlation: ArrayLike = 0.0, *, level: float
     if len(rates) < 2:
         raise ValueError("A gap needs two groups or more.")
     values = np.array([rate.value for rate in rates])
-    bounds = [rate.low for rate in rates], [rate.high for rate in rates]
-    _, up = differences(values, *bounds, correlation)
-    counts = np.array([(rate.value * rate.worth, rate.worth) for rate in rates])
-    for at in zip(*np.nonzero(~np.eye(len(rates), dtype=bool)), strict=True):
-        known = counts[at[0], 1] > 0 < counts[at[1], 1]
-        up[at] = max(up[at], melded(tuple(counts[at[0]]), tuple(counts[at[1]]), level=level)) if known else 1.0
-    down = -up.T
-    for limits in (down, up):
-        np.fill_diagonal(limits, -np.inf)
-    lower, upper = (tuple(map(int, np.unravel_index(int(limits.argmax()), limits.shape))) for limits in (down, up))
+    worths = np.array([rate.worth for rate in rates])
+    _, up = differences(values, [rate.low for rate in rates], [rate.high for rate in rates], correlation)
+    up[(worths == 0)[:, None] | (worths == 0)] = 1.0
+    first, second = np.nonzero(~np.eye(len(rates), dtype=bool))
+    counts, mover = np.stack([values * worths, worths], axis=-1), up[first, second]
+
+    def wider(pair: int) -> float:
+        if mover[pair] >= 1:
+            return 1.0
+        ends = (tuple(counts[at[pair]]) for at in (first, second))
+        return max(float(mover[pair]), melded(*ends, level=level))
+
+    # With many groups most pairs need no melded limit: it is the largest and the smallest that are sought.
+    upper, high = int(mover.argmax()), wider(int(mover.argmax()))
+    while high < 1:
+        chance = beyond(counts[first], counts[second], high)
+        if chance.max() <= (1 - level) / 2 + _EQUAL:
+            break
+        upper = int(chance.argmax())
+        high = wider(upper)
+    lower, low = 0, 1.0
+    for pair in np.argsort(mover, kind="stable").tolist():
+        if mover[pair] >= low:
+            break
+        if (end := wider(pair)) < low:
+            lower, low = pair, end
+    # The lower limit of one difference is the upper one of the reverse.
     return Gap(
         float(values.max() - values.min()),
-        max(0.0, float(down.max())),
-        float(up.max()),
-        (lower[0], lower[1]),
-        (upper[0], upper[1]),
+        max(0.0, -low),
+        high,
+        (int(second[lower]), int(first[lower])),
+        (int(first[upper]), int(second[upper])),
     )

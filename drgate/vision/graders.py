@@ -263,7 +263,7 @@ def _logits(values: Any, batch: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _companions(path: Path) -> tuple[Preprocessing | None, list[Subject]]:
-    """The preprocessing that lies beside an ONNX model, if any, and the files beside it, read once."""
+    """The preprocessing beside an ONNX model, if any, and the files beside it, read once."""
     own, files = None, []
     for name, role in NEEDED.items():
         file = path.with_name(name)

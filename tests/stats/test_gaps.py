@@ -97,6 +97,25 @@ def test_a_gap_at_the_limit_passes_in_at_most_one_of_forty(sizes: tuple[int, int
     assert worst <= 0.025
 
 
+def test_few_pairs_are_looked_at_and_none_is_missed():
+    """Of random groups, some of three images: as if the limit of every pair were computed."""
+    rng = np.random.default_rng(9)
+    for _ in range(30):
+        sizes = rng.choice([3, 36, 60, 200, 1000], rng.integers(2, 6))
+        rates = [rate(int(rng.binomial(n, rng.choice([0.8, 0.95, 1.0]))), int(n), "clopper-pearson") for n in sizes]
+        _, mover = differences(*zip(*((one.value, one.low, one.high) for one in rates), strict=True))
+        ends = {
+            (a, b): max(
+                mover[a, b],
+                melded(*((one.value * one.worth, one.worth) for one in (rates[a], rates[b])), level=0.95),
+            )
+            for a, b in itertools.permutations(range(len(rates)), 2)
+        }
+        found = largest(rates, level=0.95)
+        assert found.high == pytest.approx(max(ends.values()), abs=1e-7)
+        assert found.low == pytest.approx(max(0.0, -min(ends.values())), abs=1e-9)
+
+
 def test_one_gap_and_many_at_once_decide_alike():
     rng = np.random.default_rng(3)
     found = []

@@ -157,7 +157,7 @@ def _screened(evaluation: Evaluation) -> Section | None:
     ungradable = evaluation.counts.reference_ungradable
     text = (
         f"Each sensitivity over all {unit}s with a reference grade (intention to screen): those without output are "
-        "counted as missed, and as referred to a person who finds them. The truth lies between the two.",
+        "counted as missed, and as referred to a person who finds them. The truth is between the two.",
         *(
             [f"{ungradable} image{'' if ungradable == 1 else 's'} without a reference grade can be in none of them."]
             if ungradable
