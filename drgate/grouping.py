@@ -32,6 +32,7 @@ _ANY: Final = (
 )
 """Either anywhere in a path or an id, in a form that is quick to look for."""
 _NEITHER: Final = re.compile(r"[\W_]+")
+_EITHER: Final = re.compile(r"[^\W_]")
 _DIGITS: Final = 8
 """Hex digits of a digest by which an image is recognised."""
 
@@ -75,7 +76,7 @@ def grouping(table: pd.DataFrame) -> Grouping:
     named: Named = "none" if not len(first) else "some" if (ids < 0).any() else "all"
     sources = _texts(table["source"].fillna("")) if "source" in table.columns else None
     prefixes = set() if sources is None else {f"{source}:" for source in set(sources) if source}
-    owners = [_without(str(text), prefixes) for text in first]
+    owners = [_without(str(text), prefixes) for text in first.tolist()]
     images = _texts(table["image"])
     contents = _texts(table["sha256"]) if "sha256" in table.columns else None
     if named == "all" and _repeat_names(images, owners, ids.tolist(), contents):
@@ -166,8 +167,9 @@ def _pairs(
     owner: list[int] = codes.tolist()
     for row, folder, digit, rest in found:
         # A name that is the eye alone is one patient's in a folder; with a digit that may be the patient.
-        if _plain(rest) or (folder and not digit):
-            where = folder.rpartition("/")[0] if by_grade and _plain(rest) else folder
+        more = _EITHER.search(rest) is not None
+        if more or (folder and not digit):
+            where = folder.rpartition("/")[0] if by_grade and more else folder
             by_name["" if sources is None else sources[row], where, rest].add(owner[row])
     by_id: defaultdict[str, dict[int, str]] = defaultdict(dict)
     named = pd.Series(owners, dtype="str").str.contains(_ANY, case=False, regex=True)

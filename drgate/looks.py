@@ -132,7 +132,7 @@ class Seen:
         answers = zip(published_names(table), answered.tolist(), strict=True)
         return cls(
             name=name,
-            images=tuple(table["image"].iloc[rows]),
+            images=tuple(table["image"].iloc[rows].tolist()),
             keys=keys,
             others=others,
             names=names,
@@ -198,7 +198,7 @@ class Log:
             time=self.time,
             comparing=comparing,
         )
-        shown = dict(zip(predictions.table["image"], published_names(predictions.table), strict=True))
+        shown = dict(zip(predictions.table["image"].tolist(), published_names(predictions.table), strict=True))
         holders = (one for one in (path, *others) if one.exists() and look.line in _read(one).digests)
         return replace(
             look, regraded=tuple(replace(one, image=shown.get(one.image, one.image)) for one in look.regraded)

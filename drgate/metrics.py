@@ -483,7 +483,7 @@ METRICS: Final[dict[str, Definition]] = {
             kind="index",
             by="ranking",
             policies=False,
-            in_slices=(*GROUPS,),
+            in_slices=(*WITH_OEDEMA,),
             compared=True,
         ),
         Definition(

@@ -115,7 +115,7 @@ class Known:
 
 def known_of(table: pd.DataFrame, contents: Sequence[str | None], key: PatientKey | None) -> Known:
     """What is known of a table of predictions, whose images have these content keys."""
-    names = [str(name) for name in table["image"]]
+    names = [str(name) for name in table["image"].tolist()]
     if all(map(_PUBLISHED.fullmatch, names)):
         return Known(tuple(contents), "", published=True)
     bare = [name for name, content in zip(names, contents, strict=True) if content is None]
