@@ -85,7 +85,7 @@ class Columns:
 
     def dme(self) -> list[bool | None]:
         """Whether there is macular oedema by the reference; None where the cell is empty."""
-        return self._chosen("dme", _YES_NO, "0, 1 or an empty cell")
+        return self.flag("dme")
 
     def eye(self) -> pd.Series[str]:
         """L or R; NA where the cell is empty or there is no such column."""
@@ -174,6 +174,23 @@ class Columns:
             ~absent.all(1) & ~(np.abs(sums - 1) <= SUM_TOLERANCE),
             lambda row: f"the probabilities sum to {sums[row]:.6g}; expected 1 within {SUM_TOLERANCE}",
         )
+        return values
+
+    def flag(self, column: str) -> list[bool | None]:
+        """Yes or no; None where the cell is empty or there is no such column."""
+        return self._chosen(column, _YES_NO, "0, 1 or an empty cell")
+
+    def number(self, column: str, *, fraction: bool = False) -> NDArray[np.float64]:
+        """(n,) finite numbers, or fractions from 0 to 1; NaN where the cell is empty."""
+        cells = self.table[column].to_numpy(dtype=object)
+        absent = self.table[column].isna().to_numpy(dtype=bool)
+        wanted = "a fraction from 0 to 1" if fraction else "a number"
+        wrong = ~absent & ~np.array([_is_number(cell) for cell in cells], dtype=bool)
+        self.refuse(wrong, lambda row: f"{column} is {_shown(cells[row])}; expected {wanted}")
+        values = np.full(len(cells), np.nan)
+        values[~absent] = cells[~absent].astype(np.float64)
+        outside = ~absent & ~(np.isfinite(values) & ((values >= 0) & (values <= 1) if fraction else True))
+        self.refuse(outside, lambda row: f"{column} is {_number(values[row])}; expected {wanted}")
         return values
 
     def further(self, column: str) -> pd.Series[Any]:

@@ -26,6 +26,7 @@ from pydantic import (
 from drgate.errors import ANSWERS, DrgateError, ExitCode
 from drgate.files import canonical_json, parse_moment
 from drgate.metrics import MetricId
+from drgate.scale import Kind
 
 if TYPE_CHECKING:
     from drgate.preprocessing import Preprocessing
@@ -377,7 +378,9 @@ class Prepared(Typed):
 class Model(Typed):
     """What was judged.
 
-    kind: "checkpoint", "onnx", or "predictions table" for a table whose model is not known.
+    kind: "checkpoint", "onnx", "hugging face", "peft", "python grader", or "predictions table" for a table whose model
+    is not known.
+    output, class_names, own_names: what its outputs are, and of which class each is; see `drgate.answers.Answer`.
     tensor_digest: `sha256:...` over the tensors; absent for a table. files: the model's, first the only one in the role
     model (of a table: the table). scoring: who ran it; absent for a table whose model is not known.
     epoch: at which the weights were taken. fingerprint: whether it carries a fingerprint of its training images.
@@ -392,7 +395,9 @@ class Model(Typed):
     tensor_digest: str | None = None
     base: Base | None = None
     lora: Lora | None = None
+    output: Kind | None = None
     class_names: tuple[str, ...] | None = None
+    own_names: tuple[str, ...] | None = None
     preprocessing: Prepared | None = None
     epoch: int | None = None
     fingerprint: bool | None = None

@@ -35,11 +35,11 @@ from drgate.score import model_and_test_set
 from drgate.screen import SILENT, Progress
 from drgate.verify import Given, Trust, verify
 from drgate.vision.base import resolve_base
-from drgate.vision.graders import OnnxGrader
 from drgate.vision.images import read_image
 from drgate.vision.network import GradingModel, merge_lora
 from drgate.vision.older import load_any_checkpoint
 from drgate.vision.onnx_files import parse_onnx, without_traces
+from drgate.vision.onnx_grader import OnnxGrader
 from drgate.vision.stated import agreed
 
 if TYPE_CHECKING:
@@ -235,7 +235,7 @@ def compare(model: GradingModel, exported: OnnxGrader, images: NDArray[np.float3
         start += size
         with torch.inference_mode():
             expected = model(torch.from_numpy(batch)).numpy()
-        difference = float(np.abs(expected - exported.logits(batch)).max())
+        difference = float(np.abs(expected - exported.outputs(batch)).max())
         if not difference <= TOLERANCE * max(1.0, float(np.abs(expected).max())):
             raise CheckpointError(
                 f"The ONNX file's logits differ from the checkpoint's by {difference:.2g} at a batch of {size}; "

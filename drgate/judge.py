@@ -87,7 +87,7 @@ from drgate.screen import SILENT, Progress
 if TYPE_CHECKING:
     from drgate.certificate.keys import PublicKey, SigningKey
     from drgate.preprocessing import Preprocessing
-    from drgate.vision.graders import Grader
+    from drgate.vision.grader import Grader
 
 _T = TypeVar("_T")
 WRITTEN: Final = (
@@ -114,8 +114,9 @@ LEAKAGE_BEYOND: Final = "Leakage beyond that: not checked."
 class Source:
     """What is judged: a checkpoint, an ONNX model or a table of predictions.
 
-    base: location of a checkpoint's base model, if it has moved since training. preprocess: of a model that does not
-    state its own. workers: processes that decode.
+    base: location of a checkpoint's base model, if it has moved since training. preprocess, lora_alpha: of a model that
+    does not state its own. python: a grader in Python that loads the model (`load_grader`). workers: processes that
+    decode.
     scorers: keys of which one must have signed the table (`TABLE.scored.json`); without them a table that names a model
     is one that was scored elsewhere.
     """
@@ -125,6 +126,8 @@ class Source:
     workers: int | None = None
     scorers: Sequence[PublicKey] = ()
     preprocess: Preprocessing | None = None
+    lora_alpha: float | None = None
+    python: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,7 +236,14 @@ def judge(
                 "MANIFEST --out PREDICTIONS), then evaluate PREDICTIONS."
             )
         grader, test_set = model_and_test_set(
-            source.path, test.data, test.split, source.base, parent, source.preprocess
+            source.path,
+            test.data,
+            test.split,
+            source.base,
+            parent,
+            source.preprocess,
+            lora_alpha=source.lora_alpha,
+            python=source.python,
         )
         if test_set.sealed:
             raise ManifestError(

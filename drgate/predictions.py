@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 import pandas as pd
@@ -36,7 +36,9 @@ if TYPE_CHECKING:
     from drgate.operating_point import OperatingPoint
 
 COLUMNS: Final = ("image", "patient", "eye", "grade", "gradable", *PROBABILITIES, "predicted")
-OPTIONAL_COLUMNS: Final = ("dme", "sha256")
+OPTIONAL_COLUMNS: Final = ("dme", "sha256", "referable", "severity", "p_referable", "predicted_referable")
+ANSWERS: Final = (*PROBABILITIES, "predicted", "severity", "p_referable", "predicted_referable")
+"""The columns that are the model's."""
 _METADATA_KEY: Final = b"drgate.provenance"
 _PUBLISHED: Final = re.compile(r"(?P<key>[0-9a-f]{16})(-[0-9]+)?")
 _NUMBER: Final = re.compile("row-[0-9]+")
@@ -66,6 +68,13 @@ class Predictions:
     def patients(self) -> Grouping:
         """Whose image each row is, as names of images, eyes and patients say together."""
         return grouping(self.table)
+
+    @property
+    def answers(self) -> Literal["grades", "severity", "referable"]:
+        """What a row answers: a grade, a number on a scale of severity, or only whether to refer."""
+        if {"p_referable", "predicted_referable"} & set(self.table.columns):
+            return "referable"
+        return "severity" if "severity" in self.table.columns else "grades"
 
     @property
     def patients_known(self) -> bool:
@@ -376,8 +385,17 @@ def _checked(
         _predicted(columns, probabilities, operating_point, scored=bool(provenance)), dtype="Int8"
     )
     for column in table.columns:
-        if column == "dme":
-            checked[column] = pd.array(columns.dme(), dtype="boolean").astype("Int8")
+        if column in ("dme", "referable"):
+            checked[column] = pd.array(columns.flag(column), dtype="boolean").astype("Int8")
+        elif column == "severity":
+            checked[column] = columns.number(column)
+        elif column == "p_referable":
+            checked[column] = columns.number(column, fraction=True)
+            if "predicted_referable" not in table.columns:
+                referred = (checked[column] >= 0.5).astype("Int8")
+                checked["predicted_referable"] = referred.where(checked[column].notna())
+        elif column == "predicted_referable":
+            checked[column] = pd.array(columns.flag(column), dtype="boolean").astype("Int8")
         elif column == "sha256":
             checked[column] = columns.sha256()
         elif column not in COLUMNS:
@@ -392,7 +410,7 @@ def _predicted(
 
     scored: whether it is a table of `score`, in which nobody else may choose between equal ones.
     """
-    if not {"predicted", *PROBABILITIES} & set(columns.table.columns):
+    if not {*ANSWERS} & set(columns.table.columns):
         raise PredictionsError(
             f"{columns.origin} has neither p_0 to p_4 nor predicted (columns: {', '.join(columns.table.columns)}); "
             f"rename a column, or add them. Expected {_EXPECTED}."

@@ -9,13 +9,19 @@ Source: Wilkinson et al. 2003, Ophthalmology 110:1677, doi 10.1016/S0161-6420(03
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import Final, Literal
 
 GRADES: Final = ("no_dr", "mild_npdr", "moderate_npdr", "severe_npdr", "pdr")
 """Identifiers of grades 0 to 4, in order; they appear in criterion ids such as `sensitivity:pdr`."""
 
 TITLES: Final = ("No DR", "Mild NPDR", "Moderate NPDR", "Severe NPDR", "PDR")
 """Titles of grades 0 to 4 for people."""
+
+REFERABLE_CLASSES: Final = ("not_referable", "referable")
+"""The classes of a model that says only whether to refer."""
+
+Kind = Literal["logits", "probabilities", "regression", "cumulative_logits", "referable_logit", "referable_probability"]
+"""What the outputs of a model are; see `drgate.answers`."""
 
 GROUPS: Final[dict[str, tuple[int, ...]]] = {
     "any_dr": (1, 2, 3, 4),
@@ -66,3 +72,17 @@ def parse_grade(text: str) -> int | None:
     if re.fullmatch(r"[0-4](\.0+)?", text):
         return int(text[0])
     return _NAMES.get(re.sub(r"[\s_\-]+", "", text.lower()))
+
+
+_REFERABLE_NAMES: Final = {
+    **dict.fromkeys(("notreferable", "nonreferable", "norefer", "nonreferabledr", "nrdr"), "not_referable"),
+    **dict.fromkeys(("referable", "refer", "referabledr", "rdr"), "referable"),
+}
+
+
+def parse_class(text: str) -> str | None:
+    """The class that a model's own name stands for: one of `GRADES` or `REFERABLE_CLASSES`; None for another name."""
+    grade = parse_grade(text)
+    if grade is not None:
+        return GRADES[grade]
+    return _REFERABLE_NAMES.get(re.sub(r"[\s_\-]+", "", text.lower()))

@@ -23,19 +23,19 @@ import PIL
 from numpy.typing import NDArray
 
 from drgate import __version__
-from drgate.errors import CheckpointError, ImageUnreadable, ManifestError, PredictionsError, UsageError
+from drgate.errors import ImageUnreadable, ManifestError, PredictionsError, UsageError
 from drgate.evaluation import plain_of
 from drgate.manifest import Manifest, load_manifest, split_by_patient
-from drgate.predictions import PROBABILITIES, Predictions, make_predictions
+from drgate.predictions import ANSWERS, Predictions, make_predictions
 
 if TYPE_CHECKING:
+    from drgate.answers import Answer
     from drgate.certificate.statement import Statement
     from drgate.patients import PatientKey
     from drgate.preprocessing import Preprocessing
-    from drgate.vision.graders import Grader
+    from drgate.vision.grader import Grader
 
 TABLES: Final = (".csv", ".tsv", ".parquet", ".pq")
-MODELS: Final = (".pth", ".pt", ".onnx")
 BATCH: Final = 32
 BATCH_PIXELS: Final = BATCH * 448**2
 """Of larger images, fewer are in a batch: a model file can ask for 4096 x 4096, of which 32 take 6 GB."""
@@ -72,22 +72,22 @@ def score(
     table = manifest.table
     rows = _rows(manifest)
     found = _all_shares(grader, manifest, workers, advance)
-    probabilities, refused, known = found.probabilities, found.refused, found.known
+    refused, known = found.refused, found.known
     if known:
         raise ManifestError(
             f"{manifest.origin}: {len(known)} images of this set were in the model's training set "
             f"({_few(known)}: equal perceptual hash); use other images."
         )
-    silent: NDArray[np.bool_] = np.asarray(np.isnan(probabilities).any(axis=1))
+    silent = np.asarray(~np.isfinite(found.outputs).all(axis=1))
     if silent.all():
         reason = next(iter(refused.values()), "the model gave no finite numbers.")
         raise PredictionsError(f"{manifest.origin}: no image could be graded. The first reason: {reason}")
-    probabilities[silent] = np.nan
+    answer = grader.answer.recognised(found.outputs)
     for image in table["image"][silent]:
         reason = refused.get(image, f"the model gave no finite numbers for {image}.")
         warnings.warn(f"No output: {reason}", NoOutputWarning, stacklevel=2)
-    scored = rows.assign(**{name: probabilities[:, j] for j, name in enumerate(PROBABILITIES)})
-    return make_predictions(scored, str(manifest.origin), _provenance(grader, manifest, patient_key))
+    scored = rows.assign(**answer.columns(found.outputs))
+    return make_predictions(scored, str(manifest.origin), _provenance(grader, answer, manifest, patient_key))
 
 
 def model_and_test_set(
@@ -97,8 +97,11 @@ def model_and_test_set(
     base: str | None,
     parent: Statement | None = None,
     preprocess: Preprocessing | None = None,
+    *,
+    lora_alpha: float | None = None,
+    python: str | None = None,
 ) -> tuple[Grader, Manifest]:
-    """The model, and the images to score with it. preprocess: of a model that does not state its own.
+    """The model, and the images to score with it. preprocess, lora_alpha, python: see `load_grader`.
 
     These are the images of one split. If the manifest has no splits but training split this manifest itself, as the
     model's record or its parent's certificate states, they are the images of that split; otherwise all images.
@@ -106,12 +109,6 @@ def model_and_test_set(
     Raises DrgateError for a file that is not a model, a missing or unusable manifest, and patients or byte-identical
     files that the split shares with another split.
     """
-    if source.suffix not in MODELS:
-        raise UsageError(
-            f"{source} is neither a model ({', '.join(MODELS)}) nor a table of predictions ({', '.join(TABLES)})."
-        )
-    if not source.exists():
-        raise CheckpointError(f"{source} does not exist; expected a checkpoint (*.pth) or an ONNX model (*.onnx).")
     if data is None:
         raise UsageError(f"{source} is a model and needs images; give them with --data MANIFEST.")
     if split == "train":
@@ -119,7 +116,7 @@ def model_and_test_set(
     manifest = load_manifest(data)
     from drgate.vision.graders import load_grader
 
-    grader = load_grader(source, base, preprocess)
+    grader = load_grader(source, base, preprocess, lora_alpha=lora_alpha, python=python)
     if manifest.table["split"].isna().all():
         seed = _dealt_by(grader, manifest, parent)
         if seed is None:
@@ -158,16 +155,16 @@ def _all_shares(grader: Grader, manifest: Manifest, workers: int | None, advance
         raise PredictionsError(
             f"{manifest.origin}: the processes did not score every image exactly once; score again in one process."
         )
-    whole = _Scored(np.empty((n, 5)), {}, [])
+    whole = _Scored(np.empty((n, grader.answer.width)), {}, [])
     for positions, share in shares:
-        whole.probabilities[positions] = share.probabilities
+        whole.outputs[positions] = share.outputs
         whole.refused.update(share.refused)
         whole.known.extend(share.known)
     return whole
 
 
 class _Scored(NamedTuple):
-    probabilities: NDArray[np.float64]  # (n, 5); NaN where there is no output
+    outputs: NDArray[np.float64]  # (n, k), the model's; NaN where there are none
     refused: dict[str, str]  # image -> why it has no output
     known: list[str]  # images that were in the training set
 
@@ -179,7 +176,7 @@ def _share(
     workers: int | None,
     advance: Callable[[int], Any],
 ) -> _Scored:
-    """Probabilities of the images at these positions."""
+    """Outputs for the images at these positions."""
     from drgate.vision.decoding import CHUNK, in_processes, usable_cores
 
     batch_size = min(BATCH, max(1, BATCH_PIXELS // grader.preprocessing.size**2))
@@ -191,13 +188,11 @@ def _share(
         workers=usable_cores() if workers is None else workers,
         chunk=max(1, CHUNK * batch_size // BATCH),
     )
-    found = _Scored(np.full((len(images), 5), np.nan), {}, [])
+    found = _Scored(np.full((len(images), grader.answer.width), np.nan), {}, [])
     for start, batch in _batches(prepared, batch_size):
         readable = [i for i, item in enumerate(batch) if not isinstance(item.pixels, str)]
         if readable:
-            found.probabilities[[start + i for i in readable]] = softmax(
-                grader.logits(np.stack([batch[i].pixels for i in readable]))
-            )
+            found.outputs[[start + i for i in readable]] = grader.outputs(np.stack([batch[i].pixels for i in readable]))
         for i, item in enumerate(batch):
             if isinstance(item.pixels, str):
                 found.refused[images[start + i]] = item.pixels
@@ -220,17 +215,9 @@ def _rows(manifest: Manifest) -> pd.DataFrame:
                 "restore the file, or correct the manifest."
             )
     # Otherwise such a column of the manifest would be taken for the model's output.
-    rows = table.drop(columns=["split", "predicted", *PROBABILITIES], errors="ignore").assign(sha256=contents)
+    rows = table.drop(columns=["split", *ANSWERS], errors="ignore").assign(sha256=contents)
     make_predictions(rows.assign(predicted="0"), str(manifest.origin), {})
     return rows
-
-
-def softmax(logits: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-    """Probabilities (n, 5) in float64 from logits (n, 5); a row with a value that is not finite becomes all NaN."""
-    values = logits.astype(np.float64)
-    values[~np.isfinite(values).all(axis=1)] = np.nan
-    powers = np.exp(values - values.max(axis=1, keepdims=True))
-    return np.asarray(powers / powers.sum(axis=1, keepdims=True))
 
 
 class _Prepared(NamedTuple):
@@ -297,7 +284,7 @@ def _versions(kind: str) -> dict[str, str]:
     return found
 
 
-def _provenance(grader: Grader, manifest: Manifest, key: PatientKey | None) -> dict[str, Any]:
+def _provenance(grader: Grader, answer: Answer, manifest: Manifest, key: PatientKey | None) -> dict[str, Any]:
     sources = manifest.table.get("source", pd.Series()).nunique()  # counted: they may be hospitals, and are published
     return {
         "model": {
@@ -305,6 +292,9 @@ def _provenance(grader: Grader, manifest: Manifest, key: PatientKey | None) -> d
             "name": grader.files[0].name,
             "files": [plain_of(file) for file in grader.files],
             "tensor_digest": grader.tensor_digest,
+            "output": answer.kind,
+            **({"class_names": list(answer.classes)} if answer.classes else {}),
+            **({"own_names": list(answer.own_names)} if answer.own_names else {}),
             "providers": grader.providers,
             "scored_with": _versions(grader.description["kind"]),
         },

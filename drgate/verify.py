@@ -642,14 +642,14 @@ def _again(
 
     from drgate.checklist import parse_checklist
     from drgate.predictions import PROBABILITIES
-    from drgate.score import MODELS, model_and_test_set, score
+    from drgate.score import model_and_test_set, score
 
     evaluation = statement.evaluation
     name = evaluation.model.files[0].name
     candidates = [*(path for path in _located(statement, models) if path.name == name), *models]
-    source = next((path for path in candidates if path.suffix in MODELS), None)
+    source = next(iter(candidates), None)
     if source is None:
-        raise UsageError(f"To score the model again it takes the model ({', '.join(MODELS)}); give it with --model.")
+        raise UsageError("To score the model again it takes the model; give it with --model.")
     if table is None:
         raise UsageError("What is scored again is compared with the predictions; give them with --predictions.")
     prepared = evaluation.model.preprocessing

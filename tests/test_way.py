@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 import torch
 
+from drgate.answers import softmax
 from drgate.certificate.keys import PrivateKey, generate_key, load_private_key
 from drgate.certificate.statement import Certificate, Statement, make_statement, read_certificate
 from drgate.certificate.trust import Revocations
@@ -36,10 +37,11 @@ from drgate.manifest import load_manifest, split_by_patient
 from drgate.operating_point import load_operating_point, make_operating_point, write_operating_point
 from drgate.predictions import load_predictions, write_predictions
 from drgate.record import read_record, training_evidence
-from drgate.score import NoOutputWarning, score, softmax
+from drgate.score import NoOutputWarning, score
 from drgate.verify import Rescoring
 from drgate.vision.checkpoint import load_checkpoint
-from drgate.vision.graders import OnnxGrader, load_grader
+from drgate.vision.graders import load_grader
+from drgate.vision.onnx_grader import OnnxGrader
 from tests.support.tiny import write_base, write_eyes
 from tests.support.verbs import exported as export
 from tests.support.verbs import judged as judge

@@ -56,6 +56,22 @@ PreprocessOption = Annotated[
         "siglip, medsiglip-tf, imagenet-stretch, retfound, or a file (docs/preprocessing.md).",
     ),
 ]
+LoraAlphaOption = Annotated[
+    float | None,
+    typer.Option(
+        "--lora-alpha",
+        metavar="ALPHA",
+        help="LoRA's alpha of a checkpoint in the older layout, if it does not state it.",
+    ),
+]
+GraderOption = Annotated[
+    str | None,
+    typer.Option(
+        "--grader",
+        metavar="FILE.py:load|package.module:load",
+        help="Python that loads the model, for a model of any other kind (docs/models.md).",
+    ),
+]
 KeyOption = Annotated[
     str | None,
     typer.Option(

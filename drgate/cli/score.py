@@ -11,6 +11,8 @@ from drgate.cli.options import (
     BaseOption,
     DataOption,
     FormatOption,
+    GraderOption,
+    LoraAlphaOption,
     PatientKeyOption,
     PreprocessOption,
     PublicKeyOption,
@@ -51,6 +53,8 @@ def command(
     split: SplitOption = "test",
     base: BaseOption = None,
     preprocess: PreprocessOption = None,
+    lora_alpha: LoraAlphaOption = None,
+    grader: GraderOption = None,
     key: Annotated[
         str | None,
         typer.Option(
@@ -83,10 +87,12 @@ def command(
         refuse_existing(file, "choose another name with --out")
     private = signing_key(key, sign_command, public_key)
     people = patient_key(patients)
-    grader, manifest = model_and_test_set(model, data, split, base, preprocess=preprocessing(preprocess))
+    loaded, manifest = model_and_test_set(
+        model, data, split, base, preprocess=preprocessing(preprocess), lora_alpha=lora_alpha, python=grader
+    )
     with progress("Scoring", quiet) as (started, advance):
         started(len(manifest))
-        predictions = score(grader, manifest, workers=workers, advance=advance, patient_key=people)
+        predictions = score(loaded, manifest, workers=workers, advance=advance, patient_key=people)
     write_predictions(predictions, out)
     if private is not None:
         try:

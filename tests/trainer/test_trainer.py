@@ -405,7 +405,7 @@ class TestRun:
         val = load_manifest(eyes).select("val")
         batch = np.stack([grader.preprocessing(read_image(val.path(image))) for image in val.table["image"]])
         grades = val.table["grade"].to_numpy(dtype=int)
-        matrix = confusion_matrix(grades, grader.logits(batch).argmax(axis=1), labels=range(5))
+        matrix = confusion_matrix(grades, grader.outputs(batch).argmax(axis=1), labels=range(5))
         entry = history[selected - 1]
         assert entry["val_accuracy"] == pytest.approx(np.trace(matrix) / matrix.sum())
         for index, grade in enumerate(GRADES):

@@ -95,7 +95,7 @@ class TestRoundTrip:
         with pytest.raises(CheckpointError, match="--base"):
             load_grader(tmp_path / "m.pth")
         grader = load_grader(tmp_path / "m.pth", base=str(tmp_path / "there"))
-        np.testing.assert_allclose(grader.logits(batch()), model(torch.from_numpy(batch())).detach(), atol=1e-6)
+        np.testing.assert_allclose(grader.outputs(batch()), model(torch.from_numpy(batch())).detach(), atol=1e-6)
 
     def test_another_base_is_refused(self, base, tmp_path):
         """Adapters on other weights would grade, and wrongly."""
@@ -379,15 +379,15 @@ class TestGraders:
         assert grader.record == checkpoint.record
         assert grader.preprocessing == checkpoint.preprocessing
         assert len(grader.providers) == 1
-        assert grader.logits(batch(7)).shape == (7, 5)
+        assert grader.outputs(batch(7)).shape == (7, 5)
         json.dumps(grader.description)
 
     def test_grading_does_not_depend_on_the_batch(self, base, tmp_path):
         """An image has the same logits alone and in company."""
         save_checkpoint(tmp_path / "m.pth", tiny.checkpoint_of(tiny.random_model(base), base))
         grader = load_grader(tmp_path / "m.pth")
-        together = grader.logits(batch(5))
-        alone = np.concatenate([grader.logits(image[None]) for image in batch(5)])
+        together = grader.outputs(batch(5))
+        alone = np.concatenate([grader.outputs(image[None]) for image in batch(5)])
         np.testing.assert_allclose(together, alone, atol=1e-6)
 
     def test_unknown_kind(self, tmp_path):
@@ -404,7 +404,7 @@ class TestOnnxGrader:
     def test_grades_and_names_all_its_files(self, model):
         """Logits by hand; the external data belongs to the model, and to its digest."""
         grader = load_grader(model)
-        np.testing.assert_allclose(grader.logits(batch(3)), batch(3).mean(axis=(2, 3)) @ tiny.WEIGHT, atol=1e-5)
+        np.testing.assert_allclose(grader.outputs(batch(3)), batch(3).mean(axis=(2, 3)) @ tiny.WEIGHT, atol=1e-5)
         names = [file.name for file in grader.files]
         assert names == ["model.onnx", "model.onnx.data", "preprocess.json", "labels.json"]
         assert grader.providers[-1] == "CPUExecutionProvider"

@@ -16,7 +16,7 @@ from drgate.errors import CheckpointError
 from drgate.manifest import Manifest, load_manifest
 from drgate.score import score
 from drgate.vision import base as base_module
-from drgate.vision import graders, model_files, onnx_files
+from drgate.vision import model_files, onnx_files, onnx_grader
 from drgate.vision.base import resolve_base
 from drgate.vision.checkpoint import save_checkpoint
 from drgate.vision.graders import load_grader
@@ -90,12 +90,12 @@ class TestExchangedFile:
             return file
 
         model_files_copy: Callable[..., Any] = model_files.copy_and_hash
-        for module in (model_files, onnx_files, graders):
+        for module in (model_files, onnx_files, onnx_grader):
             monkeypatch.setattr(module, "copy_and_hash", hashed_then_exchanged)
         grader = load_grader(place / "here" / model_with(name))
         assert len(exchanged) == 1
         assert (grader.files, grader.tensor_digest) == (original.files, original.tensor_digest)
-        assert np.array_equal(grader.logits(images), original.logits(images))
+        assert np.array_equal(grader.outputs(images), original.outputs(images))
 
 
 class TestExchangedBase:

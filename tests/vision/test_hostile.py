@@ -324,15 +324,16 @@ def test_large_images_are_graded_a_few_at_a_time(tmp_path: Path):
     class Large:
         preprocessing = parse_preprocessing("fundus-square-1@1024")
         fingerprint = None
+        answer = grader.answer
 
-        def logits(self, batch: Any) -> Any:
+        def outputs(self, batch: Any) -> Any:
             taken.append(len(batch))
-            return grader.logits(batch[:, :, : tiny.SIZE, : tiny.SIZE].copy())
+            return grader.outputs(batch[:, :, : tiny.SIZE, : tiny.SIZE].copy())
 
     manifest = load_manifest(tmp_path / "eyes")
     scored = score_module._all_shares(Large(), manifest, 0, lambda images: None)  # type: ignore[arg-type]
     assert max(taken) == 6
-    assert sum(taken) == len(scored.probabilities) == len(manifest)
+    assert sum(taken) == len(scored.outputs) == len(manifest)
 
 
 @pytest.mark.parametrize("kind", ["uint16", "int32"])

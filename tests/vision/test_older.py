@@ -209,7 +209,7 @@ class TestRefused:
             load_grader(path)
         with pytest.raises(CheckpointError, match=r"record the base model\. Give"):
             load_grader(path, preprocess=PREPARE)
-        assert load_grader(path, str(base.folder), PREPARE).logits(images(2).numpy()).shape == (2, 5)
+        assert load_grader(path, str(base.folder), PREPARE).outputs(images(2).numpy()).shape == (2, 5)
 
     def test_without_its_preprocessing(self, base, tmp_path):
         """It is never assumed, and its size is the network's."""
@@ -416,7 +416,7 @@ class TestJudged:
         assert judged.evaluation.model.preprocessing.recipe == PREPARE
         with torch.inference_mode():
             expected = reference_logits(base, state_dict(base), images())
-        np.testing.assert_allclose(load_grader(out / "model.onnx").logits(images().numpy()), expected, atol=1e-4)
+        np.testing.assert_allclose(load_grader(out / "model.onnx").outputs(images().numpy()), expected, atol=1e-4)
 
     def test_leakage_is_claimed_of_what_the_fingerprint_tells_of(self, base, tmp_path):
         """A child that knows its own images, of a parent that knows none: page one says which half was checked."""

@@ -19,7 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from drgate.errors import CheckpointError
 from drgate.scale import GRADES
-from drgate.vision import graders, onnx_files
+from drgate.vision import onnx_files, onnx_grader
 from drgate.vision.graders import load_grader
 from drgate.vision.onnx_files import copy_onnx
 from tests.support import tiny
@@ -270,8 +270,8 @@ class TestHostileModels:
             load_grader(path)
 
     def test_a_loop_that_a_black_image_does_not_start_is_stopped(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-        monkeypatch.setattr(graders, "SLOWER", 0)
-        monkeypatch.setattr(graders, "TRIAL_SECONDS", 2)
+        monkeypatch.setattr(onnx_grader, "SLOWER", 0)
+        monkeypatch.setattr(onnx_grader, "TRIAL_SECONDS", 2)
         model = endless(
             helper.make_node("ReduceMax", ["pixel_values"], ["brightest"], keepdims=0),
             helper.make_node("Cast", ["brightest"], ["whole"], to=TensorProto.INT64),
@@ -279,7 +279,7 @@ class TestHostileModels:
         )
         grader = load_grader(tiny.write_onnx(tmp_path, model))
         with pytest.raises(CheckpointError, match="cannot grade 1 images here \\(it took more than 2 seconds"):
-            grader.logits(np.ones((1, 3, tiny.SIZE, tiny.SIZE), np.float32))
+            grader.outputs(np.ones((1, 3, tiny.SIZE, tiny.SIZE), np.float32))
 
     def test_a_loop_without_end_is_stopped(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr(onnx_files, "TRIAL_SECONDS", 2)

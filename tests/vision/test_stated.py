@@ -140,7 +140,7 @@ class TestOnnx:
         grader = load_grader(model)
         batch = grader.preprocessing(tiny.eye(2, 0))[None]
         assert batch.shape == (1, 28, 28, 3)
-        np.testing.assert_allclose(grader.logits(batch), batch.mean(axis=(1, 2)) @ tiny.WEIGHT, atol=1e-5)
+        np.testing.assert_allclose(grader.outputs(batch), batch.mean(axis=(1, 2)) @ tiny.WEIGHT, atol=1e-5)
 
 
 class TestRecorded:

@@ -1,0 +1,81 @@
+"""A grader from a checkpoint of `drtrain`, or of the older layout."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from drgate.answers import Answer
+from drgate.errors import CheckpointError
+from drgate.preprocessing import Preprocessing
+from drgate.vision.grader import checked_outputs
+from drgate.vision.onnx_files import first_line
+from drgate.vision.stated import agreed
+
+
+class CheckpointGrader:
+    """A checkpoint in float32, on the GPU if there is one, else on the CPU."""
+
+    def __init__(
+        self,
+        path: Path,
+        base: str | None = None,
+        preprocess: Preprocessing | None = None,
+        lora_alpha: float | None = None,
+    ) -> None:
+        import torch
+
+        from drgate.vision.base import resolve_base, shown_id
+        from drgate.vision.older import load_any_checkpoint
+
+        resolved = None if base is None else resolve_base(base)
+        self.checkpoint = load_any_checkpoint(path, resolved, preprocess, alpha=lora_alpha)
+        self.preprocessing = agreed(self.checkpoint.preprocessing, preprocess, path.name)
+        own = int(os.environ.get("LOCAL_RANK", "0"))  # under torchrun, one device per process
+        self._device = torch.device("cuda", own) if torch.cuda.is_available() else torch.device("cpu")
+        self._model = self.checkpoint.build(resolved).to(self._device)
+        self._base = shown_id(self.checkpoint.base.id)
+        assert self.checkpoint.file is not None, "it was read from a file"
+        self.files = (self.checkpoint.file,)
+        self.tensor_digest = self.checkpoint.tensor_digest
+        self.record = self.checkpoint.record
+        self.fingerprint = self.checkpoint.fingerprint
+        self.unknown_data = self.checkpoint.unknown_data
+        self.providers = [f"cuda:{torch.cuda.get_device_name(self._device)}" if self._device.type == "cuda" else "cpu"]
+
+        self.answer = Answer()
+
+    @property
+    def notes(self) -> list[str]:
+        limits = (self.checkpoint.record or {}).get("limitations")
+        found = [str(sentence) for sentence in limits] if isinstance(limits, list) else []
+        if own := self.checkpoint.replaced:
+            found.append(f"Besides its adapters, the model replaces {len(own)} tensors of the base model {self._base}.")
+        return found
+
+    @property
+    def description(self) -> dict[str, Any]:
+        checkpoint = self.checkpoint
+        base = {name: getattr(checkpoint.base, name) for name in checkpoint.base.__slots__}
+        lora = checkpoint.lora
+        return {
+            "kind": "checkpoint",
+            "base": base | {"id": self._base},
+            "lora": None if lora is None else {"r": lora.r, "alpha": lora.alpha},
+            "epoch": checkpoint.epoch,
+            "fingerprint": checkpoint.fingerprint is not None,
+        }
+
+    def outputs(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
+        import torch
+
+        try:
+            with torch.inference_mode():
+                outputs = self._model(torch.from_numpy(batch).to(self._device)).cpu().numpy()
+        except (RuntimeError, MemoryError) as error:  # torch reports missing memory as RuntimeError
+            raise CheckpointError(f"The model cannot grade {len(batch)} images here ({first_line(error)}).") from error
+        return checked_outputs(outputs, batch, self.answer)
