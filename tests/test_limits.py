@@ -99,7 +99,7 @@ ALLOWED = {
     ("drgate/vision/checkpoint.py", "open"): "drgate.vision's own limits",
     ("drgate/vision/checkpoint.py", "torch.load"): "drgate.vision's own limits",
     ("drgate/vision/grader_child.py", "json.loads"): "drgate's own requests, and what the grader says of itself",
-    ("drgate/vision/grader_child.py", "listdir"): "/proc",
+    ("drgate/vision/grader_child.py", "iterdir"): "/proc",
     ("drgate/vision/grader_child.py", "open"): "/proc",
     ("drgate/vision/images.py", "Image.open"): "checks the size in the header first",
     ("drgate/vision/model_files.py", "open"): "drgate.vision's own limits",

@@ -23,6 +23,7 @@ import struct
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
 
@@ -101,10 +102,10 @@ def _children() -> list[int]:
     """The children of this process, where /proc lists processes."""
     found, me = [], str(os.getpid())
     with contextlib.suppress(FileNotFoundError):
-        for name in filter(str.isdigit, os.listdir("/proc")):
-            with contextlib.suppress(OSError), open(f"/proc/{name}/stat", "rb") as about:
-                if about.read(1024).rpartition(b")")[2].split()[1].decode() == me:
-                    found.append(int(name))
+        for process in Path("/proc").iterdir():
+            with contextlib.suppress(OSError), (process / "stat").open("rb") as about:
+                if process.name.isdigit() and about.read(1024).rpartition(b")")[2].split()[1].decode() == me:
+                    found.append(int(process.name))
     return found
 
 
@@ -142,7 +143,7 @@ class Finder:
                 if own["size"] is not None
                 else importlib.machinery.ExtensionFileLoader(name, own["path"])
             )
-            folders = [os.path.dirname(own["path"])] if own["package"] else None
+            folders = [str(Path(own["path"]).parent)] if own["package"] else None
             return importlib.util.spec_from_file_location(
                 name, own["path"], loader=loader, submodule_search_locations=folders
             )
@@ -162,7 +163,7 @@ def _work(requests: int, answers: int, out: int, memory: int) -> None:
     for own in (requests, answers):
         os.set_inheritable(own, False)
     _limit(memory)
-    grader, me = None, os.getpid()
+    grader, me, before = None, os.getpid(), {*sys.modules}
     while True:
         asked, body = _receive(requests)
         reply: dict[str, Any]
@@ -174,7 +175,7 @@ def _work(requests: int, answers: int, out: int, memory: int) -> None:
                 case "predict":
                     reply, given = _predict(grader, asked, body)
                 case _:
-                    reply = _environment()
+                    reply = _environment({*sys.modules} - before)
         except MemoryError:
             grader, reply = None, {"memory": True}
         except Refused as problem:
@@ -230,8 +231,6 @@ def _send(answers: int, message: bytes) -> None:
 
 def _load(asked: dict[str, Any], body: memoryview) -> tuple[Any, dict[str, Any]]:
     """The object that the grader's function returns for the weights, and what it says of itself."""
-    from pathlib import Path
-
     at, modules = 0, {}
     for own in asked["modules"]:
         size = own["size"] or 0
@@ -253,7 +252,7 @@ def _load(asked: dict[str, Any], body: memoryview) -> tuple[Any, dict[str, Any]]
     if isinstance(files, str | bytes | os.PathLike) or not isinstance(files, Sequence):
         raise Refused(f"has {_kind(files)} as files; expected a list of paths")
     said = {
-        "files": [os.path.join(os.getcwd(), os.fsdecode(one)) for one in files],
+        "files": [str(Path.cwd() / os.fsdecode(one)) for one in files],
         "kind": _plain(grader.kind, "kind"),
         "classes": None if grader.classes is None else _plain(list(grader.classes), "classes"),
         "preprocessing": _plain(grader.preprocessing, "preprocessing"),
@@ -295,17 +294,17 @@ def _predict(grader: Any, asked: dict[str, Any], body: memoryview) -> tuple[dict
     return {"shape": list(values.shape)}, given.tobytes()
 
 
-def _environment() -> dict[str, Any]:
-    """What was imported besides the grader's own code and Python's library, and the device."""
+def _environment(modules: set[str]) -> dict[str, Any]:
+    """What was imported of these modules besides the grader's own code and Python's library, and the device."""
     from importlib.metadata import PackageNotFoundError, packages_distributions, version
 
     own = {name for finder in sys.meta_path if isinstance(finder, Finder) for name in finder.top}
     imported = {
         name.partition(".")[0]
-        for name, module in [*sys.modules.items()]
-        if isinstance(module, ModuleType) and getattr(module, "__file__", None)
+        for name in modules
+        if isinstance(module := sys.modules[name], ModuleType) and getattr(module, "__file__", None)
     }
-    imported -= {*sys.stdlib_module_names, *own, "__main__", "__mp_main__"}
+    imported -= {*sys.stdlib_module_names, *own}
     installed, software = packages_distributions(), {}
     for name in sorted(imported):
         for distribution in installed.get(name, [name]):

@@ -383,7 +383,7 @@ def _hashed(path: Path, role: Role, to: io.BytesIO | None = None) -> _File:
     """A file's facts, and its bytes where they are wanted. Raises CheckpointError where it cannot be read."""
     try:
         state = _state(path)
-        with open(os.devnull, "wb") as nowhere:
+        with Path(os.devnull).open("wb") as nowhere:
             limit = MAX_BYTES if to is None else limits.GRADER_CODE
             return _File(path, copy_and_hash(path, role, to or nowhere, limit=limit), state)
     except OSError as problem:
