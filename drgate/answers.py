@@ -75,7 +75,8 @@ class Answer:
             if not inside.all():
                 raise CheckpointError(
                     "the model's outputs are stated to be probabilities, but are not between 0 and 1 with the sum 1 in "
-                    f"{int((~inside).sum())} of {len(inside)} images; state what they are (output.kind in model.yaml)."
+                    f"{int((~inside).sum())} of {len(inside)} images; state what they are (output.kind in model.yaml, kind of "
+                    "a grader in Python)."
                 )
             return self
         if not inside.all():
@@ -83,7 +84,7 @@ class Answer:
         if self.stated:
             raise CheckpointError(
                 f"the model's outputs are stated to be logits, but are probabilities in all {len(inside)} images; "
-                "state output.kind: probabilities in model.yaml."
+                "state that kind (output.kind in model.yaml, kind of a grader in Python)."
             )
         return replace(self, kind="probabilities")
 

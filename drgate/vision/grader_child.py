@@ -302,7 +302,7 @@ def _environment(modules: set[str]) -> dict[str, Any]:
     imported = {
         name.partition(".")[0]
         for name in modules
-        if isinstance(module := sys.modules[name], ModuleType) and getattr(module, "__file__", None)
+        if isinstance(module := sys.modules.get(name), ModuleType) and getattr(module, "__file__", None)
     }
     imported -= {*sys.stdlib_module_names, *own}
     installed, software = packages_distributions(), {}

@@ -510,6 +510,8 @@ class _Child:
             raise CheckpointError(f"{self.who} started processes that could not be ended; nothing is signed.")
 
     def _how_it_ended(self) -> str:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(2)  # its pipe is closed a moment before it has ended
         self.end()
         status = self._status
         if not isinstance(status, int) or status >= 0:
