@@ -25,11 +25,12 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from drgate.columns import PROBABILITIES as PROBABILITIES
-from drgate.columns import READER, Columns, reader_columns, unexplained
+from drgate.columns import READER, Columns, graded_rows, reader_columns, reference_of, unexplained
 from drgate.errors import ManifestError, PredictionsError, brief
 from drgate.files import canonical_json, digest_of, is_parquet, parse_json, read_table, replacing
 from drgate.grouping import Grouping, grouping
 from drgate.parquet import read_metadata
+from drgate.scale import STANDS_FOR, Scale
 
 if TYPE_CHECKING:
     from drgate.checklist import Checklist
@@ -39,10 +40,15 @@ COLUMNS: Final = ("image", "patient", "eye", "grade", "gradable", *PROBABILITIES
 OPTIONAL_COLUMNS: Final = ("dme", "sha256", "referable", "severity", "p_referable", "predicted_referable")
 ANSWERS: Final = (*PROBABILITIES, "predicted", "severity", "p_referable", "predicted_referable")
 """The columns that are the model's."""
+_REFERS: Final = ("p_referable", "predicted_referable")
+SIGNED: Final = (*PROBABILITIES, "severity", "p_referable")
+"""The numbers that a model answers with, before anything is decided."""
+OPEN: Final = (*COLUMNS, *(column for column in OPTIONAL_COLUMNS if column != "sha256"))
+"""The columns that are published whatever the checklist."""
 _METADATA_KEY: Final = b"drgate.provenance"
 _PUBLISHED: Final = re.compile(r"(?P<key>[0-9a-f]{16})(-[0-9]+)?")
 _NUMBER: Final = re.compile("row-[0-9]+")
-_EXPECTED: Final = "a CSV or Parquet table with image, grade and p_0 to p_4 (or predicted)"
+_EXPECTED: Final = "a CSV or Parquet table with image, grade and p_0 to p_4 (or predicted, or p_referable)"
 
 
 @dataclass(frozen=True)
@@ -53,7 +59,9 @@ class Predictions:
         predicted are Int8 (NA: no reference grade; no output), probabilities float64 (all five NaN: none given or no
         output), gradable bool (false explains why there is no grade), dme Int8 (1: diabetic macular oedema by the
         reference, NA: not known), sha256 the hex digest of the image file's bytes or NA, reader_1, reader_2, ... Int8
-        (NA: this reader did not grade it), the rest text or NA.
+        (NA: this reader did not grade it), the rest text or NA. referable Int8 is there where the reference says only
+        whether to refer (then grade is NA throughout), p_referable (NaN: none given) and predicted_referable Int8 where
+        the model does (then predicted and p_0 to p_4 are).
     provenance: `score`'s record of model, manifest and preprocessing; empty for a table from elsewhere.
     """
 
@@ -75,6 +83,16 @@ class Predictions:
         if {"p_referable", "predicted_referable"} & set(self.table.columns):
             return "referable"
         return "severity" if "severity" in self.table.columns else "grades"
+
+    @property
+    def scales(self) -> tuple[Scale, Scale]:
+        """See `scales`."""
+        return scales(self.table)
+
+    @functools.cached_property
+    def as_grades(self) -> pd.DataFrame:
+        """`grouped` with a grade in the place of what says only whether to refer; see `as_grades`."""
+        return as_grades(self.grouped)
 
     @property
     def patients_known(self) -> bool:
@@ -123,8 +141,14 @@ class Predictions:
     def at(self, operating_point: OperatingPoint) -> Predictions:
         """The same predictions, graded by cut-offs instead of by the most probable grade.
 
-        Raises PredictionsError for an image that has a predicted grade but no probabilities.
+        Raises PredictionsError for an image that has a predicted grade but no probabilities, and for a model that
+        answers only whether to refer.
         """
+        if self.answers == "referable":
+            raise PredictionsError(
+                f"{self.origin}: the model answers only whether to refer (p_referable), and these cut-offs are of "
+                "grades; leave --operating-point out."
+            )
         grades = operating_point.apply(self.probabilities())
         bare = (grades < 0) & self.table["predicted"].notna().to_numpy()
         if bare.any():
@@ -149,6 +173,26 @@ def _grouped(table: pd.DataFrame, found: Grouping) -> pd.DataFrame:
     """See `Predictions.grouped`."""
     patients = [None] * len(table) if found.codes is None else list(map(str, found.codes.tolist()))
     return table.assign(patient=pd.Series(pd.array(patients, dtype="str"), table.index))
+
+
+def scales(table: pd.DataFrame) -> tuple[Scale, Scale]:
+    """What the model's answers tell apart, and what the reference does."""
+    answers: Scale = "referable" if "predicted_referable" in table.columns else "grades"
+    return answers, "referable" if "referable" in table.columns else "grades"
+
+
+def as_grades(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with a grade in the place of what says only whether to refer: 0 or 2, and p_referable as p_2.
+
+    So whatever is counted of `referable` is counted as of grades; what needs single grades must ask `scales` first.
+    """
+    coded = table.assign(grade=reference_of(table)) if "referable" in table.columns else table
+    if "predicted_referable" not in table.columns:
+        return coded
+    low, high = STANDS_FOR["referable"]
+    p = table["p_referable"]
+    shares = dict.fromkeys(PROBABILITIES, p * 0.0) | {PROBABILITIES[low]: 1 - p, PROBABILITIES[high]: p}
+    return coded.assign(predicted=table["predicted"].fillna(table["predicted_referable"] * high), **shares)
 
 
 def _further(table: pd.DataFrame) -> list[str]:
@@ -200,7 +244,7 @@ def published(predictions: Predictions, checklist: Checklist | None = None) -> P
     further = [] if checklist is None else [*checklist.columns]
     if checklist is not None and checklist.asks_readers:
         further += reader_columns(predictions.table)
-    columns = [one for one in dict.fromkeys((*COLUMNS, "dme", *further)) if one in predictions.table.columns]
+    columns = [one for one in dict.fromkeys((*OPEN, *further)) if one in predictions.table.columns]
     names = pd.array(published_names(predictions.table), dtype="str")
     table = predictions.grouped[columns].assign(image=names).sort_values("image", ignore_index=True)
     if predictions.patients_known:
@@ -242,11 +286,12 @@ def _numbered(table: pd.DataFrame) -> list[str]:
 
 
 def answers_digest(table: pd.DataFrame) -> str:
-    """Hex SHA-256 over the published name and p_0 to p_4 of each image, in the order of those names.
+    """Hex SHA-256 over the published name and the model's numbers (`SIGNED`) of each image, in the order of the names.
 
     What a scorer answers for: the same before and after grades are joined, cut-offs applied, or the table published.
     """
-    named = table[list(PROBABILITIES)].assign(image=published_names(table)).sort_values("image")
+    numbers = [column for column in SIGNED if column in table.columns]
+    named = table[numbers].assign(image=published_names(table)).sort_values("image")
     state = hashlib.sha256(canonical_json(["drgate answers 1", len(named)]))
     for column in named:
         state.update(column_bytes(str(column), named[column]))
@@ -262,7 +307,7 @@ def reference_digests(table: pd.DataFrame) -> dict[str, str]:
     ordered["patient"] = pd.Series(pd.factorize(ordered["patient"])[0].astype(str), ordered.index).where(
         ordered["patient"].notna()
     )
-    own = ordered.columns.difference(["image", "sha256", "predicted", *PROBABILITIES])
+    own = ordered.columns.difference(["image", "sha256", *ANSWERS])
     return {
         column: hashlib.sha256(column_bytes(column, ordered[column])).hexdigest()
         for column in own
@@ -276,7 +321,7 @@ def without_grades(table: pd.DataFrame, origin: str) -> str:
     if others:
         return (
             f"{origin} has no reference grades in a column grade (other columns: {', '.join(others)}); rename one to "
-            "grade, or give --grades FILE."
+            "grade (or to referable, if it says only whether to refer), or give --grades FILE."
         )
     return f"{origin} has no reference grades in a column grade; give them with --grades FILE."
 
@@ -315,11 +360,11 @@ def planned(table: pd.DataFrame, origin: str, about: Mapping[str, Any] | None = 
 
     Predictions in it are dropped. about: becomes the provenance. Raises ManifestError without reference grades.
     """
-    if table["grade"].isna().all():
+    if not graded_rows(table).any():
         raise ManifestError(f"{origin} has no reference grades; a plan counts patients by grade.")
     graded = table[~unexplained(table)]
-    kept = graded.drop(columns=[*PROBABILITIES, "predicted", "split"], errors="ignore")
-    return make_predictions(kept.assign(predicted=graded["grade"]), origin, dict(about or {}))
+    kept = graded.drop(columns=[*ANSWERS, "split"], errors="ignore")
+    return make_predictions(kept.assign(predicted=reference_of(graded)), origin, dict(about or {}))
 
 
 def write_predictions(predictions: Predictions, path: Path) -> None:
@@ -355,10 +400,10 @@ def read_provenance(path: Path) -> dict[str, Any]:
 def column_bytes(name: str, column: pd.Series[Any]) -> bytes:
     """One column as bytes: which cells are present, then their values in a form that no library version changes."""
     absent = column.isna().to_numpy()
-    if name in PROBABILITIES:
+    if name in SIGNED:
         # + 0.0 makes the two zeros one
         values = (column.to_numpy(dtype=np.float64, na_value=0.0) + 0.0).astype("<f8").tobytes()
-    elif name in ("grade", "predicted", "dme") or READER.fullmatch(name):
+    elif name in ("grade", "predicted", "dme", "referable", "predicted_referable") or READER.fullmatch(name):
         values = column.to_numpy(dtype=np.int8, na_value=0).tobytes()
     elif name == "gradable":
         values = column.to_numpy(dtype=np.int8).tobytes()
@@ -378,29 +423,68 @@ def _checked(
     checked["image"] = columns.image()
     checked["patient"] = columns.patient()
     checked["eye"] = columns.eye()
-    checked["grade"] = pd.array(columns.grade(), dtype="Int8")
+    grades, refers = columns.reference()
+    checked["grade"] = pd.array(grades, dtype="Int8")
     checked["gradable"] = columns.gradable()
     checked[list(PROBABILITIES)] = probabilities = columns.probabilities()
     checked["predicted"] = pd.array(
         _predicted(columns, probabilities, operating_point, scored=bool(provenance)), dtype="Int8"
     )
+    if refers is not None:
+        checked["referable"] = _flags(refers)
+    if _answers_whether_to_refer(columns):
+        checked["p_referable"], checked["predicted_referable"] = _referred(columns, scored=bool(provenance))
     for column in table.columns:
-        if column in ("dme", "referable"):
-            checked[column] = pd.array(columns.flag(column), dtype="boolean").astype("Int8")
+        if column == "dme":
+            checked[column] = _flags(columns.dme())
         elif column == "severity":
             checked[column] = columns.number(column)
-        elif column == "p_referable":
-            checked[column] = columns.number(column, fraction=True)
-            if "predicted_referable" not in table.columns:
-                referred = (checked[column] >= 0.5).astype("Int8")
-                checked["predicted_referable"] = referred.where(checked[column].notna())
-        elif column == "predicted_referable":
-            checked[column] = pd.array(columns.flag(column), dtype="boolean").astype("Int8")
         elif column == "sha256":
             checked[column] = columns.sha256()
-        elif column not in COLUMNS:
+        elif column not in (*COLUMNS, *OPTIONAL_COLUMNS):
             checked[column] = columns.further(column)
     return Predictions(checked.sort_values("image", ignore_index=True), str(origin), provenance)
+
+
+def _flags(values: Sequence[bool | None]) -> Any:
+    """Int8, NA where it is not known."""
+    return pd.array(values, dtype="boolean").astype("Int8")
+
+
+def _answers_whether_to_refer(columns: Columns) -> bool:
+    """Whether the model answers only whether to refer; refused where the table also has answers of another kind."""
+    table = columns.table
+    given = [one for one in ANSWERS if one in table.columns and table[one].notna().any()]
+    refers, others = ([one for one in given if (one in _REFERS) == whether] for whether in (True, False))
+    if refers and others:
+        raise PredictionsError(
+            f"{columns.origin} has answers of two kinds, {' and '.join(refers)} beside {', '.join(others)}; keep the "
+            "columns of one: p_0 to p_4 (or predicted), or p_referable (or predicted_referable)."
+        )
+    return not others and any(one in table.columns for one in _REFERS)
+
+
+def _referred(columns: Columns, *, scored: bool) -> tuple[NDArray[np.float64], Any]:
+    """p_referable, and whether the model refers: as given, else where that is 0.5 or more; NA is no output.
+
+    scored: whether it is a table of `score`, in which 0.5 refers.
+    """
+    p = np.full(len(columns.table), np.nan)
+    if "p_referable" in columns.table.columns:
+        p = columns.number("p_referable", fraction=True)
+    answered, refers = ~np.isnan(p), p >= 0.5
+    if "predicted_referable" not in columns.table.columns:
+        return p, _flags([bool(one) if known else None for one, known in zip(refers, answered, strict=True)])
+    given = columns.flag("predicted_referable")
+    stated = np.array([-1 if one is None else int(one) for one in given])
+    columns.refuse(answered & (stated < 0), "there is p_referable but predicted_referable is empty")
+    columns.refuse(
+        answered & (stated != refers) & (scored | (p != 0.5)),
+        lambda row: (
+            f"predicted_referable is {stated[row]}, but p_referable is {p[row]:.4g}, and from 0.5 on it is to refer"
+        ),
+    )
+    return p, _flags(given)
 
 
 def _predicted(
@@ -412,7 +496,8 @@ def _predicted(
     """
     if not {*ANSWERS} & set(columns.table.columns):
         raise PredictionsError(
-            f"{columns.origin} has neither p_0 to p_4 nor predicted (columns: {', '.join(columns.table.columns)}); "
+            f"{columns.origin} has neither p_0 to p_4 nor predicted nor p_referable (columns: "
+            f"{', '.join(columns.table.columns)}); "
             f"rename a column, or add them. Expected {_EXPECTED}."
         )
     answered = ~np.isnan(probabilities[:, 0])

@@ -641,7 +641,7 @@ def _again(
     import numpy as np
 
     from drgate.checklist import parse_checklist
-    from drgate.predictions import PROBABILITIES
+    from drgate.predictions import PROBABILITIES, as_grades
     from drgate.score import model_and_test_set, score
 
     evaluation = statement.evaluation
@@ -671,7 +671,7 @@ def _again(
         return
     checklist = parse_checklist(evaluation.spec.content, "the checklist in the certificate")
     scored = _as_evaluated(scored, evaluation, checklist, _cut_offs(evaluation))
-    before, after = (found.table.set_index("image").sort_index() for found in (table, scored))
+    before, after = (as_grades(found.table).set_index("image").sort_index() for found in (table, scored))
     if not before.index.equals(after.index):
         yield "problem", "Scored again, the model answered for other images than the predictions hold."
         return
