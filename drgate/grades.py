@@ -12,10 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from drgate.columns import PROBABILITIES, Columns, unexplained
+from drgate.columns import Columns, unexplained
 from drgate.errors import PredictionsError, brief
 from drgate.files import read_table
-from drgate.predictions import Predictions, make_predictions, with_readers
+from drgate.predictions import ANSWERS, Predictions, make_predictions, with_readers
 
 _EXPECTED: Final = "a CSV or Parquet table with image and grade (and gradable, patient, eye or further columns)"
 
@@ -34,7 +34,7 @@ def join_grades(predictions: Predictions, path: Path) -> Predictions:
         raise PredictionsError(f"{predictions.origin} has grades already (image {brief(image)}); leave --grades out.")
     read = read_table(path, _EXPECTED, PredictionsError).drop(columns="split", errors="ignore")
     Columns(read, path, PredictionsError).require("image", "grade", expected=_EXPECTED)
-    for column in (*PROBABILITIES, "predicted"):
+    for column in ANSWERS:
         if column in read.columns:
             raise PredictionsError(f"{path} has the column {column}, which only predictions may have; remove it.")
     if "source" in ours.columns and "source" not in read.columns:  # patients are named with it as a prefix
@@ -54,7 +54,7 @@ def join_grades(predictions: Predictions, path: Path) -> Predictions:
         )
     # Both are sorted by image, and the images are the same, so that rows correspond.
     joined = ours.assign(grade=theirs["grade"])
-    for column in theirs.columns.difference(["image", "grade", "predicted", *PROBABILITIES]):
+    for column in theirs.columns.difference(["image", "grade", *ANSWERS]):
         if column not in ours.columns:
             joined[column] = theirs[column]
             continue

@@ -43,7 +43,7 @@ from drgate.errors import UsageError
 from drgate.evaluation import Favour, Look, Overlap, Regraded, plain_of
 from drgate.files import TIME_FORMAT, canonical_json, digest_of, parse_moment, read_limited, write_atomically
 from drgate.patients import PATIENT_BYTES, PatientKey, known_of
-from drgate.predictions import COLUMNS, PROBABILITIES, column_bytes, content_keys, published, published_names
+from drgate.predictions import COLUMNS, SCORES, column_bytes, content_keys, published, published_names
 
 if TYPE_CHECKING:
     from drgate.checklist import Checklist
@@ -122,7 +122,7 @@ class Seen:
         graded = table["grade"].to_numpy(dtype=np.int64, na_value=-1)
         answered = table["predicted"].to_numpy(dtype=np.int64, na_value=-1)
         reference = _CHARACTERS[graded[rows] + 1]
-        deciding = table.iloc[rows].drop(columns=["image", "sha256", "gradable", *PROBABILITIES], errors="ignore")
+        deciding = table.iloc[rows].drop(columns=["image", "sha256", "gradable", *SCORES], errors="ignore")
         # Patients are numbers, as where they are published: who belongs together decides, not what they are called.
         codes = pd.factorize(predictions.grouped["patient"].iloc[rows])[0]
         deciding["patient"] = pd.array([None if code < 0 else str(code) for code in codes], dtype="str")

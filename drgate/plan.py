@@ -29,7 +29,8 @@ from drgate.errors import ANSWERS, ExitCode, ManifestError, UsageError
 from drgate.files import read_table
 from drgate.manifest import load_manifest
 from drgate.metrics import METRICS, MetricId, grades_of
-from drgate.predictions import PROBABILITIES, Predictions, load_predictions, planned
+from drgate.predictions import ANSWERS as MODELS_COLUMNS
+from drgate.predictions import Predictions, load_predictions, planned
 from drgate.sample import Sample
 from drgate.scale import GRADES
 from drgate.stats import agreement, cluster, confusion, power
@@ -605,7 +606,7 @@ def load_planned(path: Path, *, split: str = "test") -> Predictions:
 
 def _rows(path: Path, split: str) -> tuple[pd.DataFrame, dict[str, Any]]:
     """The rows to plan with, and their split and numbers of rows where there are splits."""
-    if path.is_file() and {"predicted", *PROBABILITIES} & set(read_table(path, "a test set", ManifestError).columns):
+    if path.is_file() and {*MODELS_COLUMNS} & set(read_table(path, "a test set", ManifestError).columns):
         return load_predictions(path).table, {}
     manifest = load_manifest(path, files=False)
     if not manifest.table["split"].notna().any():
