@@ -24,7 +24,7 @@ from drgate.errors import ANSWERS, PredictionsError
 from drgate.evaluation import Look, Metric, NotEstimable, plain_of
 from drgate.looks import USUAL, Log
 from drgate.metrics import METRICS, MetricId, NoOutputPolicy, grades_of
-from drgate.predictions import Predictions
+from drgate.predictions import NO_PROBABILITIES, Predictions
 from drgate.sample import TANGO, NoPatients, Pair, declaration
 from drgate.scale import GROUPS, WITH_OEDEMA, Scale
 from drgate.stats import agreement, bootstrap, confusion, paired, ranking
@@ -320,11 +320,16 @@ class _Differences:
 
     def _auc(self, target: str) -> Difference | NotEstimable:
         images, grades = self.pair.first, list(grades_of(target) or ())
-        probabilities = images.probabilities, self.pair.second.probabilities
-        answered = ~np.isnan(probabilities[0][:, 0]) & ~np.isnan(probabilities[1][:, 0])
+        ranks = []
+        for sample in (images, self.pair.second):
+            ranked = sample.ranked(target)
+            if ranked is None:
+                return NotEstimable(NO_PROBABILITIES[sample.no_probabilities])
+            ranks.append(ranked)
+        answered = ~np.isnan(ranks).any(axis=0)
         if not answered.any():
             return NotEstimable("no image has probabilities in both tables.")
-        one, other = (of[answered][:, grades].sum(axis=1) for of in probabilities)
+        one, other = (of[answered] for of in ranks)
         positive = np.isin(images.graded(target)[answered], grades)
         patients = None if images.patients is None else images.patients[answered]
         result = ranking.auc_difference(

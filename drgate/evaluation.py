@@ -26,7 +26,7 @@ from pydantic import (
 from drgate.errors import ANSWERS, DrgateError, ExitCode
 from drgate.files import canonical_json, parse_moment
 from drgate.metrics import MetricId
-from drgate.scale import SCALE_TITLES, Kind, Scale
+from drgate.scale import SCALE_TITLES, Kind, On, Scale
 
 if TYPE_CHECKING:
     from drgate.preprocessing import Preprocessing
@@ -425,7 +425,8 @@ class CutOffs(Typed):
     """An operating point as `drgate tune` wrote it; see `drgate.operating_point`."""
 
     format: str
-    cut_offs: tuple[float, float, float, float]
+    on: On
+    cut_offs: tuple[float, ...]
     spec: dict[str, Any]
     tuning: dict[str, Any]
     promise: dict[str, Any]

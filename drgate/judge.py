@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
 import pandas as pd
 
 from drgate import limits
+from drgate.answers import NEEDS_CUT_OFFS, Answer
 from drgate.certificate.scored import SignedTable, beside, read_scored
 from drgate.certificate.sign import certify
 from drgate.certificate.statement import (
@@ -65,6 +66,7 @@ from drgate.files import (
 )
 from drgate.grades import join_grades
 from drgate.looks import Log, given_time
+from drgate.models import DESCRIPTION, find_model
 from drgate.operating_point import OperatingPoint, parse_operating_point
 from drgate.patients import PatientKey
 from drgate.predictions import (
@@ -73,6 +75,8 @@ from drgate.predictions import (
     as_grades,
     content_keys,
     load_predictions,
+    needs_cut_offs,
+    other_cut_offs,
     published,
     published_names,
     with_readers,
@@ -211,7 +215,7 @@ def judge(
     Raises DrgateError for whatever cannot be judged, with nothing written.
     """
     # What can be refused is refused before the hours that scoring may take.
-    point, cut_offs = _operating_point(evidence.operating_point)
+    point, cut_offs = _operating_point(_cut_offs_of(source, evidence.operating_point))
     if test.time is not None:
         given_time(test.time)
     previous = None if evidence.previous is None else reference(read_certificate(evidence.previous).statement)
@@ -246,6 +250,7 @@ def judge(
             lora_alpha=source.lora_alpha,
             python=source.python,
         )
+        _refuse_other_answers(source.path, grader.answer, point)
         if test_set.sealed:
             raise ManifestError(
                 f"{test.data} has no grades. Score the model on it with drgate score, then evaluate the table "
@@ -477,6 +482,37 @@ def _operating_point(path: Path | None) -> tuple[OperatingPoint | None, Subject 
     point = parse_operating_point(parse_json(data, str(path), what, UsageError), str(path))
     md5 = hashlib.md5(data, usedforsecurity=False).hexdigest()
     return point, Subject(path.name, hashlib.sha256(data).hexdigest(), len(data), "cut_offs", md5)
+
+
+def _cut_offs_of(source: Source, given: Path | None) -> Path | None:
+    """The file of cut-offs: the one that is given, or that model.yaml names.
+
+    Raises UsageError where both are and differ, or where the answers that model.yaml states need one.
+    """
+    if source.path.suffix.lower() in TABLES or source.python is not None:
+        return given
+    found = find_model(source.path)
+    if found.described is None:
+        return given
+    named = found.folder / found.described.cut_offs if found.described.cut_offs else None
+    if named and given and sha256_file(named) != sha256_file(given):
+        raise UsageError(
+            f"{found.folder / DESCRIPTION} names the cut-offs {named.name}, which are not those of --operating-point; "
+            "keep one of them."
+        )
+    kind = found.described.output.kind
+    if not (given or named) and kind in NEEDS_CUT_OFFS:
+        raise UsageError(needs_cut_offs(f"{source.path} answers with", kind))
+    return given or named
+
+
+def _refuse_other_answers(model: Path, answer: Answer, point: OperatingPoint | None) -> None:
+    """Raise UsageError where a model's answers need cut-offs, or others than those that are given."""
+    if point is None:
+        if answer.kind in NEEDS_CUT_OFFS:
+            raise UsageError(needs_cut_offs(f"{model} answers with", answer.kind))
+    elif point.on != answer.cut_on:
+        raise UsageError(other_cut_offs(str(model), answer.cut_on, point.on))
 
 
 def _refuse_other_cut_offs(model: Path, given: Subject | None) -> None:

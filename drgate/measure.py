@@ -20,6 +20,7 @@ from drgate import contrast
 from drgate.checklist import Checklist, Criterion
 from drgate.evaluation import Estimate, Metric, NotEstimable, Screened
 from drgate.metrics import NAMES, MetricId, NoOutputPolicy, grades_of, measured, measured_in_slices
+from drgate.predictions import NO_PROBABILITIES
 from drgate.sample import Sample, Tally
 from drgate.scale import GRADES, TITLES, WITH_OEDEMA
 from drgate.stats import agreement, bootstrap, calibration, confusion, ranking, standardized
@@ -94,7 +95,7 @@ class Metrics:
         Empty without probabilities and by eye and patient, where nothing is calibrated.
         """
         found: dict[str, tuple[dict[str, Any], ...]] = {}
-        if self.sample.unit != "image":
+        if self.sample.unit != "image" or self.sample.no_probabilities:
             return found
         for target in WITH_OEDEMA:
             if self.sample.lacks(MetricId("brier", target)):
@@ -429,7 +430,8 @@ class Metrics:
         """A grade or group against the rest."""
         if self.sample.ranked(metric.target) is None:
             return NotEstimable(
-                f"the grade of {_a(self.sample.unit)} is that of its worst image, and no image's probability of "
+                NO_PROBABILITIES.get(self.sample.no_probabilities)
+                or f"the grade of {_a(self.sample.unit)} is that of its worst image, and no image's probability of "
                 f"{NAMES[metric.target]} says how probable that is; use a group of grades, or judge by image."
             )
         answers = self._answers(metric.target, metric.column, metric.value)
@@ -461,6 +463,8 @@ class Metrics:
         """Brier score, calibration slope and intercept, expected calibration error."""
         about = metric.about
         assert about.how is not None, f"{metric} is counted from probabilities"
+        if why := NO_PROBABILITIES.get(self.sample.no_probabilities):
+            return NotEstimable(why)
         if self.sample.unit != "image":
             return NotEstimable(
                 "probabilities are of images, and the largest of several is not the probability of "

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from drgate.checklist import Checklist, fact, percent_words
 from drgate.evaluation import CriterionResult, Estimate, Flagged, Look, Metric, TestSet, Training
 from drgate.metrics import BELOW_REFERABLE, RIGHT_EYE, MetricId
-from drgate.predictions import Predictions, as_grades
+from drgate.predictions import NO_PROBABILITIES, Predictions, as_grades
 from drgate.sample import Sample
 from drgate.scale import GROUPS
 from drgate.stats.confusion import NO_OUTPUT
@@ -57,6 +57,8 @@ def page_one(
         )
     if unanswered := int(table[:, NO_OUTPUT].sum()):
         lines.append(f"{unanswered} of {_count(len(sample), sample.unit)} have no output from the model.")
+    if why := NO_PROBABILITIES.get(sample.no_probabilities):
+        lines.append(f"What needs probabilities is not assessed: {why}")
     lines += _without_grade(ungradable)
     if sample.read is not None and (marked := sample.read.marked):
         lines.append(

@@ -24,17 +24,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from drgate.answers import NEEDS_CUT_OFFS
 from drgate.columns import PROBABILITIES as PROBABILITIES
 from drgate.columns import READER, Columns, graded_rows, reader_columns, reference_of, unexplained
 from drgate.errors import ManifestError, PredictionsError, brief
 from drgate.files import canonical_json, digest_of, is_parquet, parse_json, read_table, replacing
 from drgate.grouping import Grouping, grouping
+from drgate.operating_point import OperatingPoint, cumulative
 from drgate.parquet import read_metadata
-from drgate.scale import STANDS_FOR, Scale
+from drgate.scale import STANDS_FOR, Kind, On, Scale
 
 if TYPE_CHECKING:
     from drgate.checklist import Checklist
-    from drgate.operating_point import OperatingPoint
 
 COLUMNS: Final = ("image", "patient", "eye", "grade", "gradable", *PROBABILITIES, "predicted")
 OPTIONAL_COLUMNS: Final = ("dme", "sha256", "referable", "severity", "p_referable", "predicted_referable")
@@ -63,11 +64,13 @@ class Predictions:
         whether to refer (then grade is NA throughout), p_referable (NaN: none given) and predicted_referable Int8 where
         the model does (then predicted and p_0 to p_4 are).
     provenance: `score`'s record of model, manifest and preprocessing; empty for a table from elsewhere.
+    at_cut_offs: whether the grades are those that `at` gave.
     """
 
     table: pd.DataFrame = field(repr=False)
     origin: str
     provenance: dict[str, Any] = field(default_factory=dict, repr=False)
+    at_cut_offs: bool = False
 
     def __len__(self) -> int:
         return len(self.table)
@@ -138,27 +141,65 @@ class Predictions:
         """(n, 5) probabilities; rows without are NaN."""
         return self.table[list(PROBABILITIES)].to_numpy(dtype=np.float64)
 
+    def scores(self) -> NDArray[np.float64]:
+        """(n, 4) scores that cut-offs act on, NaN in a row without; see `scores_of`."""
+        return scores_of(self.table)
+
+    @property
+    def answered(self) -> NDArray[np.bool_]:
+        """(n,) rows with an answer: a score, or what was decided from one."""
+        decided = self.table[[one for one in ("predicted", "predicted_referable") if one in self.table.columns]]
+        return np.asarray(~np.isnan(self.scores()[:, 0]) | decided.notna().any(axis=1))
+
+    @property
+    def cut_on(self) -> On:
+        """What cut-offs act on in this table."""
+        return "probabilities" if self.answers == "grades" else self.answers
+
+    @functools.cached_property
+    def no_probabilities(self) -> NoProbabilities:
+        """Why the answers are no probabilities of grades, by `NO_PROBABILITIES`; "" where they are, or there are none.
+
+        Of all rows, those without a reference grade too.
+        """
+        if self.answers == "severity":
+            return "severity"
+        given = self.probabilities()
+        given = given[~np.isnan(given[:, 0])]
+        return "one-hot" if len(given) and (given.max(axis=1) == 1).all() else ""
+
+    @property
+    def lacks_cut_offs(self) -> str:
+        """What to do about a table without grades because its answers need cut-offs, as a message; else ""."""
+        model = self.provenance.get("model")
+        stated = model.get("output") if isinstance(model, dict) else None
+        kind: Kind | None = next((one for one in NEEDS_CUT_OFFS if one == stated), None)
+        if self.answers == "severity":
+            kind = "regression"
+        return "" if kind is None or self.at_cut_offs else needs_cut_offs(f"{self.origin} holds", kind)
+
     def at(self, operating_point: OperatingPoint) -> Predictions:
         """The same predictions, graded by cut-offs instead of by the most probable grade.
 
-        Raises PredictionsError for an image that has a predicted grade but no probabilities, and for a model that
-        answers only whether to refer.
+        Raises PredictionsError where the cut-offs act on something else than the table holds, and for an image that has
+        a decision but no score.
         """
-        if self.answers == "referable":
-            raise PredictionsError(
-                f"{self.origin}: the model answers only whether to refer (p_referable), and these cut-offs are of "
-                "grades; leave --operating-point out."
-            )
-        grades = operating_point.apply(self.probabilities())
-        bare = (grades < 0) & self.table["predicted"].notna().to_numpy()
+        if operating_point.on != self.cut_on:
+            raise PredictionsError(other_cut_offs(self.origin, self.cut_on, operating_point.on))
+        name = "predicted_referable" if self.answers == "referable" else "predicted"
+        grades = operating_point.apply(self.scores())
+        bare = (grades < 0) & self.table[name].notna().to_numpy()
         if bare.any():
             image = self.table["image"].iloc[int(bare.argmax())]
+            needed = {"probabilities": "p_0 to p_4", "referable": "p_referable"}.get(self.cut_on, self.cut_on)
             raise PredictionsError(
-                f"{self.origin}: image {brief(image)} has a predicted grade but no probabilities; an operating "
-                "point needs p_0 to p_4."
+                f"{self.origin}: image {brief(image)} has a predicted grade but no {_SCORE[self.cut_on]}; an operating "
+                f"point needs {needed}."
             )
-        predicted = pd.Series(grades, index=self.table.index, dtype="Int8").where(grades >= 0)
-        return replace(self, table=self.table.assign(predicted=predicted))
+        if self.answers == "referable":
+            grades = np.where(grades > 0, 1, grades)
+        decided = pd.Series(grades, index=self.table.index, dtype="Int8").where(grades >= 0)
+        return replace(self, table=self.table.assign(**{name: decided}), at_cut_offs=True)
 
     @functools.cached_property
     def digest(self) -> str:
@@ -167,6 +208,57 @@ class Predictions:
         for column in sorted(self.table.columns):
             state.update(column_bytes(column, self.table[column]))
         return f"sha256:{state.hexdigest()}"
+
+
+NoProbabilities = Literal["", "severity", "one-hot"]
+
+NO_PROBABILITIES: Final[dict[NoProbabilities, str]] = {
+    "severity": "the model answers with a severity, which is no probability.",
+    "one-hot": "one grade of each image has the number 1 and all others 0 (one-hot), which are no probabilities.",
+}
+"""Why nothing can be computed from probabilities, as the rest of a sentence."""
+
+_ANSWER: Final[dict[On, str]] = {
+    "probabilities": "probabilities of the grades",
+    "severity": "a severity",
+    "referable": "a probability of referable",
+}
+_SCORE: Final[dict[On, str]] = {
+    "probabilities": "probabilities",
+    "severity": "severity",
+    "referable": "probability of referable",
+}
+
+
+def other_cut_offs(origin: str, answers: On, cut_offs: On) -> str:
+    """The message for cut-offs that act on something else than the answers."""
+    return (
+        f"{origin} answers with {_ANSWER[answers]}, but the cut-offs of the operating point act on "
+        f"{_ANSWER[cut_offs]}; give cut-offs that were tuned on answers of this kind."
+    )
+
+
+def needs_cut_offs(subject: str, kind: Kind) -> str:
+    """The message for answers that give no grade without cut-offs. subject: such as "preds.csv holds"."""
+    what = "a severity" if kind == "regression" else "cumulative logits"
+    return (
+        f"{subject} {what} and has no grades without cut-offs. Find them on a tuning set (drgate score MODEL "
+        "--data MANIFEST --split val --out TUNING, drgate tune TUNING --out FILE), then give --operating-point FILE."
+    )
+
+
+def scores_of(table: pd.DataFrame) -> NDArray[np.float64]:
+    """(n, 4) scores of a table of predictions that cut-offs act on; NaN in a row without.
+
+    P(grade >= 1) to P(grade >= 4) of probabilities; the severity, four times; of a table that says only whether to
+    refer, its probability as the second, and 0.
+    """
+    if "p_referable" in table.columns:
+        likely = table["p_referable"].to_numpy(dtype=np.float64)
+        return np.stack([likely * (grade == 2) for grade in range(1, 5)], axis=1)
+    if "severity" in table.columns:
+        return np.repeat(table["severity"].to_numpy(dtype=np.float64)[:, None], 4, axis=1)
+    return cumulative(table[list(PROBABILITIES)].to_numpy(dtype=np.float64))
 
 
 def _grouped(table: pd.DataFrame, found: Grouping) -> pd.DataFrame:
@@ -500,6 +592,8 @@ def _predicted(
             f"{', '.join(columns.table.columns)}); "
             f"rename a column, or add them. Expected {_EXPECTED}."
         )
+    if "severity" in columns.table.columns:
+        return _at_severity(columns, probabilities, operating_point)
     answered = ~np.isnan(probabilities[:, 0])
     best = np.where(answered, np.nan_to_num(probabilities, nan=-1.0).argmax(1), -1)
     if "predicted" not in columns.table.columns:
@@ -519,12 +613,43 @@ def _predicted(
             ),
         )
     elif other.any():
-        cut = operating_point.apply(probabilities)
+        cut = operating_point.apply(cumulative(probabilities))
         columns.refuse(
             answered & (cut != stated),
             lambda row: (
                 f"predicted is {stated[row]}, but the operating point gives {cut[row]} and the most probable grade is "
                 f"{best[row]}; give the operating point that was used"
+            ),
+        )
+    return given
+
+
+def _at_severity(
+    columns: Columns, probabilities: NDArray[np.float64], operating_point: OperatingPoint | None
+) -> list[int | None]:
+    """The predicted grade beside a severity: what the cut-offs give, or none yet."""
+    if "p_referable" in columns.table.columns or not np.isnan(probabilities).all():
+        other = "p_referable" if "p_referable" in columns.table.columns else "p_0 to p_4"
+        raise columns.error(
+            f"{columns.origin} has both severity and {other}; keep the one that is the model's answer, or rename the "
+            "other."
+        )
+    given = columns.grade("predicted")
+    stated = np.array([-1 if grade is None else grade for grade in given], dtype=np.int64)
+    if operating_point is None or operating_point.on != "severity":
+        columns.refuse(
+            stated >= 0,
+            "there is a predicted grade beside a severity, which gives one by cut-offs alone; give them with "
+            "--operating-point, leave predicted out, or leave severity out to have the grades judged",
+        )
+        return given
+    cut = operating_point.apply(scores_of(columns.table[["severity"]].assign(severity=columns.number("severity"))))
+    if (stated >= 0).any():
+        columns.refuse(
+            (cut >= 0) & (cut != stated),
+            lambda row: (
+                f"predicted is {stated[row] if stated[row] >= 0 else 'empty'}, but the operating point gives "
+                f"{cut[row]}; give the operating point that was used"
             ),
         )
     return given

@@ -24,14 +24,16 @@ from drgate.columns import graded_rows, unexplained
 from drgate.errors import PredictionsError
 from drgate.evaluation import Estimate, Patients, TestSet
 from drgate.metrics import RIGHT_EYE, MetricId, grades_of
-from drgate.operating_point import cumulative
+from drgate.operating_point import grades_at
 from drgate.predictions import (
     ANSWERS,
     PROBABILITIES,
+    NoProbabilities,
     Predictions,
     content_keys,
     published_names,
     scales,
+    scores_of,
     without_grades,
 )
 from drgate.scale import GROUPS, STANDS_FOR, WITH_OEDEMA, Scale
@@ -147,7 +149,7 @@ class Images:
 
     order: (images,) positions in the table, unit by unit. starts: (n,) where in it each unit begins.
     grade, dme: (images,) reference grade and macular oedema of each, as in the table.
-    scores: (images, 4) P(grade >= 1) to P(grade >= 4), NaN without output.
+    scores: (images, 4) what cut-offs act on, NaN without output; see `drgate.predictions.scores_of`.
     """
 
     order: Ints
@@ -201,7 +203,8 @@ class Sample:
         images that have this grade, the worst answer to these.
     views: (n,) answers as other metrics read them, by `MetricId.view`; those that differ from `predicted`.
     probabilities: (n, 5), NaN without output and for units other than images.
-    scores: (n, 4) P(grade >= 1) to P(grade >= 4), the highest of the unit's images; NaN where one has none.
+    scores: (n, 4) P(grade >= 1) to P(grade >= 4), or the severity, the highest of the unit's images; NaN where one has
+        none.
     patients: (n,) codes 0 to c - 1, or None where they are unknown.
     within: the images of each unit.
     dme: (n,) whether there is macular oedema, or None where the table has no labels for it.
@@ -209,6 +212,7 @@ class Sample:
     images: number of images with a reference grade.
     read: all images of the table, those without a reference grade too; absent in a pair.
     images_a_patient: the most images of one patient, as the checklist declares where patients are unknown.
+    no_probabilities: see `Predictions.no_probabilities`.
     no_patients: why nothing shows how sure a figure is; None where patients are known or declared.
     slices: by column, (n,) the number of each unit's slice in `slice_names` (-1: in none).
     """
@@ -224,6 +228,7 @@ class Sample:
     unit: str
     images: int
     images_a_patient: int | None
+    no_probabilities: NoProbabilities = ""
     no_patients: NoPatients | None = None
     read: Read | None = None
     answer_scale: Scale = "grades"
@@ -246,9 +251,12 @@ class Sample:
 
         data: what is recorded of the test set, if more than the table shows: its digest, and how patients were named.
 
-        Raises PredictionsError without reference grades or a column to slice by, for a unit that is not known (no
+        Raises PredictionsError without reference grades, without the cut-offs that answers need, without a column to
+        slice by, for a unit that is not known (no
         patient, no eye) or is in two slices, and where only some images have `dme`.
         """
+        if predictions.lacks_cut_offs:
+            raise PredictionsError(predictions.lacks_cut_offs)
         origin, table, unit = predictions.origin, predictions.as_grades, unit or checklist.unit
         judged = _graded(table, origin)
         if unit != "image" and predictions.patients.named == "image names":
@@ -276,7 +284,8 @@ class Sample:
             patients=pd.factorize(table["patient"])[0].astype(np.int64) if predictions.patients_known else None,
             slices=everywhere,
         )
-        return replace(_by_unit(judged, unit, origin, declared, by, lacking), read=read)
+        sample = _by_unit(judged, unit, origin, declared, by, lacking)
+        return replace(sample, read=read, no_probabilities=predictions.no_probabilities)
 
     @classmethod
     def by_site(cls, predictions: Predictions, checklist: Checklist, data: TestSet | None = None) -> Sample | None:
@@ -327,20 +336,22 @@ class Sample:
 
     def at(self, cut_offs: Sequence[float]) -> Sample:
         """The same units, graded by cut-offs on the scores of their images."""
-        reached = self.within.scores >= np.asarray(cut_offs)
-        given = np.where(reached, np.arange(1, confusion.GRADES), 0).max(axis=1)
-        given[np.isnan(self.within.scores[:, 0])] = confusion.NO_OUTPUT
+        given = grades_at(self.within.scores, cut_offs)
+        given[given < 0] = confusion.NO_OUTPUT
         predicted, views = self.within.answers(given)
         return replace(self, predicted=predicted, views=views)
 
     def ranked(self, target: str) -> Floats | None:
-        """(n,) what AUC ranks: the probability of a grade or group, of several images the largest; NaN without one.
+        """(n,) what AUC ranks: the probability of a grade or group, or the severity, of several images the largest.
 
-        None where no image's probability is the unit's: a unit's grade is between the first and the last, that of its
-        worst image, so that a high probability of it in another image says nothing.
+        NaN without one. None where nothing ranks the target. A severity says nothing of a grade between the first and
+        the last. Nor does any image's probability say how probable such a grade is of a unit: it is that of the worst
+        image, so that a high probability of it in another image says nothing.
         """
         grades = list(grades_of(target) or ())
-        if self.unit == "image":
+        if self.no_probabilities == "one-hot":
+            return None
+        if self.unit == "image" and not self.no_probabilities:
             return np.asarray(self.probabilities[:, grades].sum(axis=1))
         if grades == [0]:  # no image has any DR
             return 1 - self.scores[:, 0]
@@ -539,6 +550,8 @@ class Pair:
         Raises PredictionsError, naming an image, where the tables are not of the same images or contradict each other
         in grade, macular oedema, patient or (by eye) eye.
         """
+        if lacking := first.lacks_cut_offs or second.lacks_cut_offs:
+            raise PredictionsError(lacking)
         name = name or second.origin
         tables = [first.as_grades, second.as_grades]
         if first.scales[1] != second.scales[1]:
@@ -594,7 +607,10 @@ class Pair:
         others = [column for column in ANSWERS if column in theirs.columns]
         other = mine.drop(columns=[*ANSWERS], errors="ignore").assign(**{column: theirs[column] for column in others})
         declared = None if owners else images_a_patient
-        one, two = (_by_unit(table, unit, first.origin, declared) for table in (mine, other))
+        one, two = (
+            replace(_by_unit(table, unit, first.origin, declared), no_probabilities=whole.no_probabilities)
+            for table, whole in ((mine, first), (other, second))
+        )
         return cls(one, two)
 
     @property
@@ -774,7 +790,7 @@ def _by_unit(
 
     dme = _oedema(judged, origin)
     probabilities = judged[list(PROBABILITIES)].to_numpy(dtype=np.float64)
-    within = Images(order, starts, judged["grade"].to_numpy(dtype=np.int64), dme, cumulative(probabilities))
+    within = Images(order, starts, judged["grade"].to_numpy(dtype=np.int64), dme, scores_of(judged))
     worst = within.worst
     for column, (_, codes) in (slices or {}).items():
         if (apart := worst(codes) != -worst(-codes)).any():

@@ -32,6 +32,9 @@ STANDS_FOR: Final[dict[Scale, tuple[int, ...]]] = {"grades": (0, 1, 2, 3, 4), "r
 Kind = Literal["logits", "probabilities", "regression", "cumulative_logits", "referable_logit", "referable_probability"]
 """What the outputs of a model are; see `drgate.answers`."""
 
+On = Literal["probabilities", "severity", "referable"]
+"""What cut-offs act on: P(grade >= 1) to P(grade >= 4), one score of severity, or the probability of referable."""
+
 GROUPS: Final[dict[str, tuple[int, ...]]] = {
     "any_dr": (1, 2, 3, 4),
     "referable": (2, 3, 4),

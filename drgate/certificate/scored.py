@@ -102,11 +102,14 @@ class SignedTable:
 
         The table may have got grades since, if it was sealed, cut-offs, and published names.
         """
+        import numpy as np
+
         rows, now = _of(predictions, self.content.time)
         signed, table = self.content, predictions.table
         if rows != self.rows:
             yield "holds other images or answers"
-        if (predictions.as_grades["predicted"].notna() & predictions.as_grades["p_0"].isna()).any():
+        decided = predictions.as_grades["predicted"].notna()
+        if (decided & np.isnan(predictions.scores()[:, 0])).any():
             yield "has a predicted grade where the model gave no answer"
         if now.model != signed.model:
             yield "names other files of the model"

@@ -30,7 +30,7 @@ from drgate.evaluation import (
     TestSet,
 )
 from drgate.metrics import MetricId, parse_id
-from drgate.scale import SCALE_TITLES, TITLES
+from drgate.scale import SCALE_TITLES, TITLES, Kind, On
 
 SYMBOLS: Final[dict[Status, str]] = {
     "PASS": "✓",
@@ -378,6 +378,7 @@ def judged(evaluation: Evaluation) -> list[tuple[str, str]]:
     meaning = visible(content.get("description") or "")
     return [
         ("Model", "; ".join(named)),
+        *([("Answers", _ANSWERS[model.output])] if model.output in _ANSWERS else []),
         ("Checklist", f"{checklist_name(evaluation)}, decided on {decided}; {_short(evaluation.spec.digest)}"),
         *([("Description", meaning)] if meaning else []),
         *_graded_by(data),
@@ -679,14 +680,29 @@ def _contents(data: TestSet) -> str:
     return f"images{' and grades' if data.manifest_digest else ''} {_short(data.digest)}"
 
 
+_ANSWERS: Final[dict[Kind | None, str]] = {
+    "probabilities": "its outputs are probabilities; no softmax was applied",
+    "regression": "one number, a severity",
+    "cumulative_logits": "cumulative logits of the grades 1 to 4; P(grade ≥ k) is the lowest of the first k",
+}
+"""What a model's outputs are, where they are not logits of the grades."""
+
+
+def cut_offs(on: On, cuts: Sequence[float]) -> str:
+    """The cut-offs of an operating point, each with what it gives: "P(≥1) .5, ...", "severity of grade 1: .41, ..."."""
+    given = {"severity": "severity of grade {}:", "referable": "P(referable)"}.get(on, "P(≥{})")
+    return ", ".join(f"{given.format(grade)} {cut:.4g}" for grade, cut in enumerate(cuts, 1)).replace(" 0.", " .")
+
+
 def _graded_by(data: TestSet) -> list[tuple[str, str]]:
     """Grades by cut-offs; nothing where the most probable grade is taken, as everybody expects."""
     point = data.operating_point
     if point is None:
         return []
-    cuts = ", ".join(f"P(≥{grade}) {cut:.4g}" for grade, cut in enumerate(point.cut_offs, 1)).replace(" 0.", " .")
+    label = "Referable" if point.on == "referable" else "Grades"
+    most = "; not the most probable grade" if point.on == "probabilities" else ""
     digest = _short(point.digest)
-    return [("Grades", f"by cut-offs of the operating point {digest}: {cuts}; not the most probable grade")]
+    return [(label, f"by cut-offs of the operating point {digest}: {cut_offs(point.on, point.cut_offs)}{most}")]
 
 
 def _method(text: str) -> str:
