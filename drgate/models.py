@@ -23,6 +23,7 @@ from drgate.preprocessing import Preprocessing, PreprocessingError, parse_prepro
 from drgate.scale import GRADES, REFERABLE_CLASSES, Kind, parse_class
 
 DESCRIPTION: Final = "model.yaml"
+FORMAT: Final = "drgate model 1"
 CHECKPOINTS: Final = (".pth", ".pt", ".ckpt")
 WEIGHTS: Final = ".safetensors"
 ONNX: Final = ".onnx"
@@ -123,7 +124,8 @@ def find_model(path: Path) -> Found:
 def _in_folder(folder: Path) -> Found:
     there = {file.name for file in folder.iterdir()}
     if {"certificate.json", "model.onnx"} <= there:
-        return Found("bundle", folder / "model.onnx")
+        described = read_description(folder / DESCRIPTION) if DESCRIPTION in there else None
+        return Found("bundle", folder / "model.onnx", described)
     if "evaluation.json" in there:
         return Found("evaluation", folder / "evaluation.json")
     if DESCRIPTION in there:

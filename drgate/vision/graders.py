@@ -59,10 +59,11 @@ def stated_by(path: Path) -> Preprocessing:
 
     Raises CheckpointError where there is none.
     """
-    if path.suffix.lower() == ".onnx":
-        if (described := find_model(path).described) is not None:
-            return preprocessing_of(described, path.parent)
-        beside = path.with_name("preprocess.json")
+    found = find_model(path)
+    if found.what in ("onnx", "bundle"):
+        if found.described is not None:
+            return preprocessing_of(found.described, found.folder)
+        beside = found.folder / "preprocess.json"
         return own_preprocessing(read_json(beside, "a preprocessing", CheckpointError), str(beside))
     from drgate.vision.checkpoint import load_checkpoint
 
