@@ -416,8 +416,13 @@ class Model(Typed):
 CUT_OFFS: Final = "operating_point.json"
 """Cut-offs in a bundle: whatever runs an ONNX model grades by the file of this name beside it."""
 
-COMPANIONS: Final[dict[str, Role]] = {"preprocess.json": "preprocessing", "labels.json": "labels", CUT_OFFS: "cut_offs"}
-"""The files beside an ONNX model that decide its answers, by name."""
+COMPANIONS: Final[dict[str, Role]] = {
+    "model.yaml": "config",
+    "preprocess.json": "preprocessing",
+    "labels.json": "labels",
+    CUT_OFFS: "cut_offs",
+}
+"""The files beside an ONNX model that decide its answers, by name; model.yaml can name more."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""`drgate export`: turn a certified checkpoint into an ONNX bundle, and judge the exported model again."""
+"""`drgate export`: turn a certified model into an ONNX bundle, and judge the exported model again."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from drgate.cli.options import (
     DataOption,
     FormatOption,
     KeyOption,
+    LoraAlphaOption,
     PreprocessOption,
     PublicKeyOption,
     QuietOption,
@@ -27,7 +28,7 @@ from drgate.cli.options import (
 )
 from drgate.screen import Format, emit, progress, tell
 
-HELP = """Export a certified checkpoint as an ONNX bundle. The exported model is scored and judged again.
+HELP = """Export a certified model as an ONNX bundle. The exported model is scored and judged again.
 
 Needs a certificate of this very file, with the verdict PASS, signed by a key that you trust (--trusted-key, or your own
 --key). The evaluation must have scored the model itself, or a scorer that you trust (--scorer-key) signed the table.
@@ -47,7 +48,7 @@ class Allow(StrEnum):
 
 
 def command(
-    checkpoint: Annotated[Path, typer.Argument(metavar="CKPT", help="Checkpoint that was certified.")],
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Model that was certified: a file or a folder.")],
     certificate: Annotated[
         Path, typer.Option("--certificate", metavar="FILE", help="Its certificate (certificate.json).")
     ],
@@ -57,6 +58,7 @@ def command(
     spec: ChecklistOption = "medical-grade",
     base: BaseOption = None,
     preprocess: PreprocessOption = None,
+    lora_alpha: LoraAlphaOption = None,
     key: KeyOption = None,
     sign_command: SignCommandOption = None,
     public_key: PublicKeyOption = None,
@@ -96,7 +98,7 @@ def command(
     trusted = [load_public_key(path) for path in trusted_key or ()] + ([] if signer is None else [signer.public])
     with progress("Scoring the exported model", quiet) as scoring:
         bundle = export(
-            Source(checkpoint, base, workers, preprocess=preprocessing(preprocess)),
+            Source(model, base, workers, preprocess=preprocessing(preprocess), lora_alpha=lora_alpha),
             certificate,
             load_checklist(spec),
             out,
@@ -114,7 +116,7 @@ def command(
     evaluation = bundle.judgement.evaluation
     emit(evaluation.to_json(), lambda console: terminal.render(evaluation, console), format, quiet)
     tell(
-        f"On {bundle.compared} images, the logits of both models differ by at most {bundle.largest_difference:.1e}. "
+        f"On {bundle.compared} images, the outputs of both models differ by at most {bundle.largest_difference:.1e}. "
         + (
             f"Bundle: {bundle.folder}"
             if bundle.exported

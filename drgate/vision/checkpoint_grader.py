@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,9 @@ from drgate.preprocessing import Preprocessing
 from drgate.vision.grader import checked_outputs
 from drgate.vision.onnx_files import first_line
 from drgate.vision.stated import agreed
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 class CheckpointGrader:
@@ -37,6 +40,7 @@ class CheckpointGrader:
         self.preprocessing = agreed(self.checkpoint.preprocessing, preprocess, path.name)
         own = int(os.environ.get("LOCAL_RANK", "0"))  # under torchrun, one device per process
         self._device = torch.device("cuda", own) if torch.cuda.is_available() else torch.device("cpu")
+        self._resolved = resolved
         self._model = self.checkpoint.build(resolved).to(self._device)
         self._base = shown_id(self.checkpoint.base.id)
         assert self.checkpoint.file is not None, "it was read from a file"
@@ -69,6 +73,12 @@ class CheckpointGrader:
             "epoch": checkpoint.epoch,
             "fingerprint": checkpoint.fingerprint is not None,
         }
+
+    def network(self) -> nn.Module:
+        """See `drgate.vision.grader.Exportable`."""
+        from drgate.vision.network import merge_lora
+
+        return merge_lora(self.checkpoint.build(self._resolved)).eval()
 
     def outputs(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
         import torch

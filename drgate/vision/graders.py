@@ -11,7 +11,7 @@ from pathlib import Path
 
 from drgate.errors import CheckpointError, UsageError
 from drgate.files import read_json
-from drgate.models import find_model
+from drgate.models import find_model, preprocessing_of
 from drgate.preprocessing import Preprocessing
 from drgate.vision.grader import Grader
 from drgate.vision.onnx_grader import OnnxGrader
@@ -55,12 +55,15 @@ def load_grader(
 
 
 def stated_by(path: Path) -> Preprocessing:
-    """What a checkpoint of drtrain, or the preprocess.json beside an ONNX model, states; the model is not built.
+    """What a checkpoint of drtrain, or the file beside an ONNX model, states; the model is not built.
 
     Raises CheckpointError where there is none.
     """
-    if path.suffix.lower() == ".onnx":
-        beside = path.with_name("preprocess.json")
+    found = find_model(path)
+    if found.what in ("onnx", "bundle"):
+        if found.described is not None:
+            return preprocessing_of(found.described, found.folder)
+        beside = found.folder / "preprocess.json"
         return own_preprocessing(read_json(beside, "a preprocessing", CheckpointError), str(beside))
     from drgate.vision.checkpoint import load_checkpoint
 
