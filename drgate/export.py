@@ -178,6 +178,11 @@ def _admitted(
     evaluation = statement.evaluation
     if not statement.of_model:
         raise CertificateError(f"{certificate} is of a table of predictions, not of a model; judge the model itself.")
+    if evaluation.model.kind == "python grader":
+        raise CertificateError(
+            f"{certificate} is of a grader in Python, which drgate cannot export: export the model to ONNX yourself, "
+            "and evaluate that file."
+        )
     result = verify(certificate, trust, Given([model], checklist=checklist))
     if wrong := [*result.problems, *result.missing]:
         raise CertificateError(f"{certificate} does not let {model} through: {wrong[0]}")

@@ -17,7 +17,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
@@ -174,11 +174,11 @@ class Evidence:
 class Output:
     """Where the folder is written, by default `reports/<model>-<8 of its digest>-<8 of the test set's>`.
 
-    key: signs. force: replace a folder that holds another evaluation.
+    key: signs; a function opens it once the model has answered. force: replace a folder that holds another evaluation.
     """
 
     folder: Path | None = None
-    key: SigningKey | None = None
+    key: SigningKey | Callable[[], SigningKey] | None = None
     force: bool = False
 
 
@@ -262,6 +262,7 @@ def judge(
         predictions = score(
             grader, test_set, workers=source.workers, advance=progress.advance, patient_key=test.patient_key
         )
+    key = output.key() if callable(output.key) else output.key  # before the look, which a wrong passphrase would spend
     grades = None
     if test.grades is not None:
         predictions, grades = _with_grades(predictions, test.grades)
@@ -304,7 +305,7 @@ def judge(
     public = published(predictions, checklist)
     folder = output.folder or _default_folder(model, facts)
     same = (facts.images_digest, model.tensor_digest, public.digest, checklist.digest)
-    with _replacing_folder(folder, same, signing=output.key is not None, force=output.force) as fresh:
+    with _replacing_folder(folder, same, signing=key is not None, force=output.force) as fresh:
         if parent is not None:
             model, facts = _inherited(parent, model, facts)
             look, chain = parent.evaluation.look, None
@@ -314,11 +315,11 @@ def judge(
         evaluation = evaluate(
             public, checklist, model=model, data=facts, training=training, look=look, baseline=earlier
         )
-        _write(fresh, evaluation, public, output.key)
+        _write(fresh, evaluation, public, key)
         if signed is not None:
             signed.write(beside(fresh / "predictions.parquet"))
         _write_names(fresh, _own_names(predictions, public), folder)
-    return Judgement(evaluation, public, folder, output.key is not None, chain, earlier)
+    return Judgement(evaluation, public, folder, key is not None, chain, earlier)
 
 
 def shown_with(judgement: Judgement, interval: str) -> Evaluation:

@@ -102,6 +102,20 @@ SIGNATURE_BYTES: Final = 64 << 10
 SIGNER_SECONDS: Final = 600.0
 """Time for a signing command; somebody may have to type a PIN or touch a token."""
 
+GRADER_LOAD_SECONDS: Final = 300.0
+"""Time for a grader in Python to load, besides one second for each 8 MB of its weights."""
+GRADER_SECONDS: Final = 60.0
+"""Time for a batch, besides `GRADER_IMAGE_SECONDS` for each of its images."""
+GRADER_IMAGE_SECONDS: Final = 30.0
+GRADER_MEMORY: Final = 8 << 30
+"""Memory of each of its processes, besides four times its weights. A GPU's own memory does not count."""
+GRADER_FILES: Final = 1_000
+"""Its files of weights, and modules of its package."""
+GRADER_CODE: Final = 64 << 20
+"""Bytes of all modules of its package."""
+GRADER_HEAD: Final = 1 << 20
+"""What it says of itself, and what it had printed at its end."""
+
 SHOWN: Final = 80
 """Characters of a value that a message repeats."""
 MESSAGE: Final = 2_000

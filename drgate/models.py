@@ -173,13 +173,16 @@ def answer_of(described: Description, origin: str) -> Answer:
     return Answer(kind, classes_of([str(name) for name in given], origin), tuple(map(str, given)))
 
 
-def classes_of(names: list[str], origin: str) -> tuple[str, ...]:
-    """The class of each output from the names that a model gives them, in order.
+def classes_of(names: list[str], origin: str, remedy: str = "") -> tuple[str, ...]:
+    """The class of each output from the names that a model gives them, in order. remedy: what to do, for messages.
 
     Raises CheckpointError for a name that no grade has, for two names of one grade, and where some are missing.
     """
     found = [parse_class(name) for name in names]
-    remedy = f"Write a model.yaml beside it, with the grade of each output in order: classes: [{', '.join(GRADES)}]."
+    remedy = (
+        remedy
+        or f"Write a model.yaml beside it, with the grade of each output in order: classes: [{', '.join(GRADES)}]."
+    )
     if None in found:
         unknown = ", ".join(repr(name[:50]) for name, one in zip(names, found, strict=True) if one is None)
         raise CheckpointError(f"{origin} has the class names {unknown}, which are not those of a grade. {remedy}")

@@ -8,8 +8,10 @@ number of images.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
+import platform
 import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
 
 TABLES: Final = (".csv", ".tsv", ".parquet", ".pq")
 BATCH: Final = 32
+RAW_BATCH: Final = 8
+"""Of photographs as decoded: each takes up to 40 MB, of a size that is not known before."""
 BATCH_PIXELS: Final = BATCH * 448**2
 """Of larger images, fewer are in a batch: a model file can ask for 4096 x 4096, of which 32 take 6 GB."""
 
@@ -179,27 +183,48 @@ def _share(
     """Outputs for the images at these positions."""
     from drgate.vision.decoding import CHUNK, in_processes, usable_cores
 
-    batch_size = min(BATCH, max(1, BATCH_PIXELS // grader.preprocessing.size**2))
+    preprocess = grader.preprocessing
+    batch_size = RAW_BATCH if preprocess is None else min(BATCH, max(1, BATCH_PIXELS // preprocess.size**2))
     trained_on = set() if grader.fingerprint is None else {row.tobytes() for row in grader.fingerprint.images}
     images = [str(image) for image in manifest.table["image"].iloc[positions]]
     prepared = in_processes(
-        partial(_prepare, preprocess=grader.preprocessing, hashed=bool(trained_on)),
+        partial(_prepare, preprocess=preprocess, hashed=bool(trained_on)),
         [manifest.path(image) for image in images],
         workers=usable_cores() if workers is None else workers,
         chunk=max(1, CHUNK * batch_size // BATCH),
     )
     found = _Scored(np.full((len(images), grader.answer.width), np.nan), {}, [])
-    for start, batch in _batches(prepared, batch_size):
-        readable = [i for i, item in enumerate(batch) if not isinstance(item.pixels, str)]
-        if readable:
-            found.outputs[[start + i for i in readable]] = grader.outputs(np.stack([batch[i].pixels for i in readable]))
-        for i, item in enumerate(batch):
-            if isinstance(item.pixels, str):
-                found.refused[images[start + i]] = item.pixels
-            elif item.hash in trained_on:
-                found.known.append(images[start + i])
-        advance(len(batch))
+    with _ended(grader):
+        for start, batch in _batches(prepared, batch_size):
+            readable = [i for i, item in enumerate(batch) if not isinstance(item.pixels, str)]
+            if readable:
+                pixels = [batch[i].pixels for i in readable]
+                found.outputs[[start + i for i in readable]] = grader.outputs(
+                    pixels if preprocess is None else np.stack(pixels)
+                )
+            for i, item in enumerate(batch):
+                if isinstance(item.pixels, str):
+                    found.refused[images[start + i]] = item.pixels
+                elif item.hash in trained_on:
+                    found.known.append(images[start + i])
+            advance(len(batch))
     return found
+
+
+@contextlib.contextmanager
+def _ended(grader: Grader) -> Iterator[None]:
+    """Afterwards the process of a grader in Python has ended: nothing else happens while it runs, least of all a
+    signature."""
+    from drgate.vision.python_grader import PythonGrader
+
+    if not isinstance(grader, PythonGrader):
+        yield
+        return
+    try:
+        yield
+        grader.finish()
+    finally:
+        grader.end()
 
 
 def _rows(manifest: Manifest) -> pd.DataFrame:
@@ -225,12 +250,14 @@ class _Prepared(NamedTuple):
     hash: bytes = b""
 
 
-def _prepare(path: Path, preprocess: Preprocessing, hashed: bool) -> _Prepared:
+def _prepare(path: Path, preprocess: Preprocessing | None, hashed: bool) -> _Prepared:
     from drgate.preprocessing import PreprocessingError
     from drgate.vision.fingerprint import image_hash
     from drgate.vision.images import read_image
 
     try:
+        if preprocess is None:
+            return _Prepared(np.asarray(read_image(path)))
         pixels = preprocess(image := read_image(path, preprocess.decoded_at))
         if hashed and preprocess.decoded_at is not None:
             image = read_image(path)  # the hash is of the whole image, however it is prepared
@@ -275,16 +302,21 @@ def _leakage(grader: Grader, manifest: Manifest, key: PatientKey | None) -> list
     return checked
 
 
-def _versions(kind: str) -> dict[str, str]:
+def _versions(grader: Grader) -> dict[str, str]:
     """Versions of the packages that compute a model of this kind."""
+    from drgate.vision.python_grader import PythonGrader
+
     found = {"drgate": __version__}
-    for name in ("onnxruntime",) if kind == "onnx" else ("torch", "transformers", "peft"):
+    if isinstance(grader, PythonGrader):
+        return {"pillow": PIL.__version__, "python": platform.python_version(), **grader.software, **found}
+    for name in ("onnxruntime",) if grader.description["kind"] == "onnx" else ("torch", "transformers", "peft"):
         # the module's version: several distributions install the same module (onnxruntime-gpu)
         found[name] = str(importlib.import_module(name).__version__)
     return found
 
 
 def _provenance(grader: Grader, answer: Answer, manifest: Manifest, key: PatientKey | None) -> dict[str, Any]:
+    preprocess = grader.preprocessing
     sources = manifest.table.get("source", pd.Series()).nunique()  # counted: they may be hospitals, and are published
     return {
         "model": {
@@ -296,7 +328,7 @@ def _provenance(grader: Grader, answer: Answer, manifest: Manifest, key: Patient
             **({"class_names": list(answer.classes)} if answer.classes else {}),
             **({"own_names": list(answer.own_names)} if answer.own_names else {}),
             "providers": grader.providers,
-            "scored_with": _versions(grader.description["kind"]),
+            "scored_with": _versions(grader),
         },
         "manifest": {
             "name": manifest.name,
@@ -305,10 +337,12 @@ def _provenance(grader: Grader, answer: Answer, manifest: Manifest, key: Patient
             "dealt_by_seed": manifest.dealt_by_seed,
             "images_digest": manifest.images_digest(),
         },
-        "preprocessing": {
-            "name": grader.preprocessing.name,
-            "digest": grader.preprocessing.digest,
-            "content": grader.preprocessing.content(),
+        "preprocessing": None
+        if preprocess is None
+        else {
+            "name": preprocess.name,
+            "digest": preprocess.digest,
+            "content": preprocess.content(),
             "pillow": PIL.__version__,
         },
         "leakage": _leakage(grader, manifest, key),

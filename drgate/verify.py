@@ -645,6 +645,11 @@ def _again(
     from drgate.score import model_and_test_set, score
 
     evaluation = statement.evaluation
+    if evaluation.model.kind == "python grader":
+        raise UsageError(
+            "A grader in Python gave these answers, and verify runs nobody's code. Evaluate it again with drgate "
+            "evaluate --grader, and compare the two certificates."
+        )
     name = evaluation.model.files[0].name
     candidates = [*(path for path in _located(statement, models) if path.name == name), *models]
     source = next(iter(candidates), None)

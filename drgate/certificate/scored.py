@@ -56,20 +56,21 @@ class ScoredImages(Typed):
 class Scored(Typed):
     """What a scorer states.
 
-    model: the files that answered, with their roles. cut_offs: SHA-256 of the one in the role cut_offs, if any.
+    model: the files that answered, with their roles. preprocessing: absent where the model prepares
+    photographs itself. cut_offs: SHA-256 of the one in the role cut_offs, if any.
     device: as `Model.providers`. precision: of the computation. record: digest of the table's own record.
     warnings: what the scorer says of the images and the model; others may be added to them later.
     """
 
     model: Annotated[tuple[Subject, ...], Field(min_length=1)]
     manifest: ScoredImages
-    preprocessing: Prepared
     software: dict[str, str]
     device: tuple[str, ...]
     precision: Literal["float32"]
     time: Moment
     record: _Digest
     warnings: tuple[str, ...]
+    preprocessing: Prepared | None = None
     cut_offs: _Hex | None = None
 
 

@@ -26,6 +26,7 @@ from drgate.cli.options import (
     SignCommandOption,
     SplitOption,
     WorkersOption,
+    key_for_later,
     patient_key,
     preprocessing,
     signing_key,
@@ -146,7 +147,8 @@ def command(
     from drgate.judge import Evidence, Output, Source, Test, judge, own_names, shown_with
     from drgate.report.evaluation import terminal
 
-    private = signing_key(key, sign_command, public_key)
+    opening = signing_key if grader is None else key_for_later
+    private = opening(key, sign_command, public_key)
     if interval is not None and private is not None:
         raise UsageError(
             "--interval only changes what is printed, and --key (or DRGATE_KEY) signs the checklist's own intervals; "

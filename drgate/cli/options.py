@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -191,8 +192,43 @@ def signing_key(
 
     text = os.environ.get("DRGATE_KEY_PASSPHRASE")
     passphrase = text.encode() if text else None
-    if given.lstrip().startswith("-----BEGIN"):
+    path = _key_file(given)
+    if path is None:
         return parse_private_key(given.encode(), passphrase, "DRGATE_KEY")
+    if passphrase is None and b"ENCRYPTED" in read_beginning(path, 64, "a key", UsageError) and sys.stdin.isatty():
+        passphrase = typer.prompt(f"Passphrase of {path}", hide_input=True, err=True).encode()
+    return load_private_key(path, passphrase)
+
+
+def key_for_later(
+    given: str | None, sign_command: str | None = None, public_key: Path | None = None
+) -> Callable[[], SigningKey] | SigningKey | None:
+    """As `signing_key`, for a model that runs somebody's code: a key in a file is not opened before it has ended.
+
+    Of the passphrases that somebody types, three may be wrong: what was scored meanwhile is not lost.
+    """
+    if sign_command is not None or public_key is not None or not given:
+        return signing_key(given, sign_command, public_key)
+    _key_file(given)
+
+    def opened() -> SigningKey:
+        from drgate.errors import CertificateError, visible
+
+        tries = 3 if sys.stdin.isatty() and "DRGATE_KEY_PASSPHRASE" not in os.environ else 1
+        for _ in range(tries - 1):
+            try:
+                return cast("SigningKey", signing_key(given))
+            except CertificateError as problem:
+                typer.echo(visible(problem), err=True)
+        return cast("SigningKey", signing_key(given))
+
+    return opened
+
+
+def _key_file(given: str) -> Path | None:
+    """The file that `--key` or DRGATE_KEY names; None for a key's PEM text. Raises UsageError for anything else."""
+    if given.lstrip().startswith("-----BEGIN"):
+        return None
     path = Path(given)
     try:
         there = path.is_file()
@@ -203,9 +239,7 @@ def signing_key(
             "--key (or DRGATE_KEY) is neither an existing file nor a key in PEM form. drgate keygen --out NAME creates "
             "NAME.pem."
         )
-    if passphrase is None and b"ENCRYPTED" in read_beginning(path, 64, "a key", UsageError) and sys.stdin.isatty():
-        passphrase = typer.prompt(f"Passphrase of {path}", hide_input=True, err=True).encode()
-    return load_private_key(path, passphrase)
+    return path
 
 
 def _command_key(given: str | None, command: str | None, public_key: Path | None) -> SigningKey:

@@ -20,6 +20,7 @@ from drgate.cli.options import (
     SignCommandOption,
     SplitOption,
     WorkersOption,
+    key_for_later,
     patient_key,
     preprocessing,
     signing_key,
@@ -85,7 +86,8 @@ def command(
         )
     for file in (out, beside(out)):  # a signature that was there would be of another table
         refuse_existing(file, "choose another name with --out")
-    private = signing_key(key, sign_command, public_key)
+    opening = signing_key if grader is None else key_for_later
+    later = opening(key, sign_command, public_key)
     people = patient_key(patients)
     loaded, manifest = model_and_test_set(
         model, data, split, base, preprocess=preprocessing(preprocess), lora_alpha=lora_alpha, python=grader
@@ -94,8 +96,10 @@ def command(
         started(len(manifest))
         predictions = score(loaded, manifest, workers=workers, advance=advance, patient_key=people)
     write_predictions(predictions, out)
-    if private is not None:
+    private = None
+    if later is not None:
         try:
+            private = later() if callable(later) else later
             sign_scored(predictions, private, current_time()).write(beside(out))
         except CertificateError as problem:  # hours of scoring are not thrown away
             raise CertificateError(f"{problem} {out} is written without a signature.") from problem

@@ -21,7 +21,9 @@ class Grader(Protocol):
     """What scoring needs from a model."""
 
     @property
-    def preprocessing(self) -> Preprocessing: ...
+    def preprocessing(self) -> Preprocessing | None:
+        """None: it prepares photographs itself."""
+        ...
 
     @property
     def files(self) -> tuple[Subject, ...]:
@@ -68,8 +70,11 @@ class Grader(Protocol):
         """What its outputs are."""
         ...
 
-    def outputs(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Outputs (n, answer.width) in float32 for preprocessed images (n, 3, size, size), or (n, size, size, 3)."""
+    def outputs(self, batch: Any) -> NDArray[np.float32]:
+        """Outputs (n, answer.width) in float32 for preprocessed images (n, 3, size, size), or (n, size, size, 3).
+
+        Without a preprocessing, for a list of photographs (height, width, 3) in uint8.
+        """
         ...
 
 

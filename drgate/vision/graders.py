@@ -38,7 +38,11 @@ def load_grader(
         UsageError: it states another preprocessing, or something was stated that it has no use for.
     """
     if python is not None:
-        raise CheckpointError("graders in Python are not read yet")
+        if base is not None or lora_alpha is not None:
+            raise UsageError("--grader loads the model by its own code; leave --base and --lora-alpha out.")
+        from drgate.vision.python_grader import PythonGrader
+
+        return PythonGrader(path, python, preprocess)
     found = find_model(path)
     if lora_alpha is not None and found.what != "checkpoint":
         raise UsageError(f"--lora-alpha belongs to a checkpoint in the older layout; leave it out for {path}.")
