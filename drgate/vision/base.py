@@ -93,12 +93,7 @@ def resolve_base(name: str, *, revision: str | None = None, download: bool = Tru
     folder = Path(name).expanduser()
     if folder.is_dir():
         return _from_folder(folder, folder.resolve().as_posix(), None, use="not stated", pretraining="unknown")
-    if not _HUB_ID.fullmatch(name) or name.startswith((".", "/")):
-        raise CheckpointError(
-            f"the base model {name!r} was not found; --base takes embedded, a folder with {_LAYOUT}, or a hub id such"
-            f" as {MEDSIGLIP}."
-        )
-    folder = _download(name, revision, download)
+    folder = hub_folder(name, revision, download)
     known = name.lower() == MEDSIGLIP
     return _from_folder(
         folder,
@@ -113,7 +108,13 @@ def resolve_base(name: str, *, revision: str | None = None, download: bool = Tru
     )
 
 
-def _download(name: str, revision: str | None, download: bool) -> Path:
+def hub_folder(name: str, revision: str | None, download: bool) -> Path:
+    """The folder of a model on the hub, in the hub's cache. Raises CheckpointError as `resolve_base` does."""
+    if not _HUB_ID.fullmatch(name) or name.startswith((".", "/")):
+        raise CheckpointError(
+            f"the base model {name!r} was not found; --base takes embedded, a folder with {_LAYOUT}, or a hub id such"
+            f" as {MEDSIGLIP}."
+        )
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
 

@@ -7,11 +7,12 @@ grader.answer.columns(outputs)                  # p_0 to p_4
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from drgate.errors import CheckpointError, UsageError
 from drgate.files import read_json
-from drgate.models import find_model, preprocessing_of
+from drgate.models import Found, find_model, preprocessing_of
 from drgate.preprocessing import Preprocessing
 from drgate.vision.grader import Grader
 from drgate.vision.onnx_grader import OnnxGrader
@@ -43,7 +44,7 @@ def load_grader(
         from drgate.vision.python_grader import PythonGrader
 
         return PythonGrader(path, python, preprocess)
-    found = find_model(path)
+    found = _of_transformers(find_model(path))
     if lora_alpha is not None and found.what != "checkpoint":
         raise UsageError(f"--lora-alpha belongs to a checkpoint in the older layout; leave it out for {path}.")
     match found.what:
@@ -55,7 +56,32 @@ def load_grader(
             from drgate.vision.checkpoint_grader import CheckpointGrader
 
             return CheckpointGrader(found.file, base, preprocess, lora_alpha)
+        case "hf":
+            from drgate.vision.hf_grader import load_hugging_face
+
+            if base is not None:
+                raise UsageError(f"{path} is a whole model, which includes its base model; leave --base out.")
+            return load_hugging_face(found, preprocess)
+        case "peft":
+            from drgate.vision.hf_grader import load_adapter
+
+            return load_adapter(found, base, preprocess)
     raise CheckpointError(f"{path} is not read yet")
+
+
+def _of_transformers(found: Found) -> Found:
+    """A file of tensors as what it is where it has a config.json of an image classifier beside it."""
+    beside = found.folder / "config.json"
+    if found.what not in ("checkpoint", "safetensors") or not beside.is_file():
+        return found
+    if found.described is None:
+        plain = read_json(beside, "a config of transformers", CheckpointError)
+        names = plain.get("architectures") if isinstance(plain, dict) else None
+        if not isinstance(names, list) or not any(str(name).endswith("ForImageClassification") for name in names):
+            return found
+    elif found.described.architecture != "hf":
+        return found
+    return replace(found, what="hf")
 
 
 def stated_by(path: Path) -> Preprocessing:
