@@ -30,7 +30,8 @@ from drgate.checklist import Checklist
 from drgate.errors import CertificateError, CheckpointError, ExitCode, ImageUnreadable, NotCertified
 from drgate.evaluation import COMPANIONS, CUT_OFFS, Evaluation, Verdict, plain_of
 from drgate.files import canonical_json, refuse_existing, write_atomically
-from drgate.judge import NAMES, WRITTEN, Evidence, Judgement, Output, Source, Test, judge
+from drgate.given import NAMES, WRITTEN
+from drgate.judge import Evidence, Judgement, Output, Source, Test, judge
 from drgate.models import DESCRIPTION, FORMAT, find_model
 from drgate.preprocessing import Preprocessing, PreprocessingError
 from drgate.scale import GRADES
@@ -122,6 +123,8 @@ def export(
     if not {*grader.files} <= {*parent.evaluation.model.files}:
         raise CertificateError(f"{source.path} was changed while it was read; export it again.")
 
+    recipe = grader.preprocessing
+    assert recipe is not None, "only a grader in Python has none, which is not exported"
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as temporary:
         fresh = Path(temporary) / "bundle"
@@ -130,15 +133,15 @@ def export(
             _copy_onnx(grader, source.path, fresh)
         else:
             assert isinstance(grader, Exportable), "every other grader is a network"
-            write_onnx(grader.network(), grader.preprocessing.size, fresh / MODEL)
+            write_onnx(grader.network(), recipe.size, fresh / MODEL)
         point = parent.evaluation.data.operating_point
         # Logits can have turned out to be probabilities when they were scored.
         answer = replace(grader.answer, kind=parent.evaluation.model.output or grader.answer.kind)
-        _write_companions(fresh, grader, answer, cut_offs=point is not None)
+        _write_companions(fresh, grader, recipe, answer, cut_offs=point is not None)
         if point is not None:  # before judging, because the file that runs grades by it
             write_atomically(fresh / CUT_OFFS, canonical_json(plain_of(point)))
         exported = OnnxGrader(fresh / MODEL)
-        difference = compare(grader, exported, _sample(test_set, grader.preprocessing))
+        difference = compare(grader, exported, _sample(test_set, recipe))
         judgement = judge(
             Source(fresh / MODEL, workers=source.workers),
             checklist,
@@ -305,8 +308,8 @@ def _copy_onnx(grader: OnnxGrader, path: Path, folder: Path) -> None:
                 raise CertificateError(f"{path.with_name(file.name)} was changed while it was read; export it again.")
 
 
-def _write_companions(folder: Path, grader: Grader, answer: Answer, *, cut_offs: bool) -> None:
-    content = json.dumps(grader.preprocessing.content(), indent=2)
+def _write_companions(folder: Path, grader: Grader, recipe: Preprocessing, answer: Answer, *, cut_offs: bool) -> None:
+    content = json.dumps(recipe.content(), indent=2)
     write_atomically(folder / "preprocess.json", content.encode() + b"\n")
     if answer.classes:
         write_atomically(folder / "labels.json", json.dumps(list(answer.classes)).encode() + b"\n")

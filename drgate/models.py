@@ -8,6 +8,8 @@ Nothing that a model's files say is executed, imported, downloaded or used as a 
 
 from __future__ import annotations
 
+import re
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -16,9 +18,10 @@ from pydantic import Field
 
 from drgate import limits
 from drgate.answers import SINGLE, Answer
+from drgate.content import HEAD, named
 from drgate.errors import CheckpointError
 from drgate.evaluation import Typed, read_as
-from drgate.files import plain_yaml, read_json, read_limited
+from drgate.files import plain_yaml, read_beginning, read_json, read_limited
 from drgate.preprocessing import Preprocessing, PreprocessingError, parse_preprocessing, read_preprocessing
 from drgate.scale import GRADES, REFERABLE_CLASSES, Kind, parse_class
 
@@ -27,6 +30,13 @@ FORMAT: Final = "drgate model 1"
 CHECKPOINTS: Final = (".pth", ".pt", ".ckpt")
 WEIGHTS: Final = ".safetensors"
 ONNX: Final = ".onnx"
+SUFFIXES: Final = (*CHECKPOINTS, WEIGHTS, ONNX)
+"""Of a model that is one file."""
+
+EMBEDDED: Final = "embedded"
+MEDSIGLIP: Final = "google/medsiglip-448"
+BASE_LAYOUT: Final = "config.json and model.safetensors of a SigLIP vision tower, as save_pretrained writes them"
+HUB_ID: Final = re.compile(r"[\w.\-]+/[\w.\-]+")
 
 Architecture = Literal["onnx", "hf", "peft", "drgate", "older"]
 What = Literal["checkpoint", "safetensors", "onnx", "hf", "peft", "bundle", "evaluation"]
@@ -102,6 +112,8 @@ class Found:
 def find_model(path: Path) -> Found:
     """What a path holds, by the names of its files; the order is that of docs/models.md.
 
+    That a file can be of this kind is seen by how it begins, before what reads it is imported.
+
     Raises CheckpointError for anything else, and for a `model.yaml` that is not one.
     """
     if path.is_dir():
@@ -113,12 +125,48 @@ def find_model(path: Path) -> Found:
         "onnx" if kind == ONNX else "checkpoint" if kind in CHECKPOINTS else "safetensors" if kind == WEIGHTS else None
     )
     if what is None:
-        raise CheckpointError(f"{path} is not a model that drgate reads; expected {EXPECTED}.")
+        name = named(read_beginning(path, HEAD, EXPECTED, CheckpointError))
+        raise CheckpointError(f"{path} is {name or 'not a model that drgate reads'}; expected {EXPECTED}.")
+    _refuse_content(path, what)
     beside = path.with_name(DESCRIPTION)
     described = read_description(beside) if beside.is_file() else None
     if described is not None and described.weights != path.name:
         described = None  # it describes another file of the folder
     return Found(what, path, described)
+
+
+def _refuse_content(path: Path, what: What) -> None:
+    """Raise CheckpointError for a file that is no model of this kind by how it begins, or is cut off.
+
+    It takes a moment, where torch takes seconds to import before it could say so.
+    """
+    expected = {"onnx": "an ONNX model", "safetensors": "weights in safetensors"}.get(what, "a checkpoint of PyTorch")
+    head, size = read_beginning(path, HEAD, expected, CheckpointError), path.stat().st_size
+    if what == "safetensors":
+        header = int.from_bytes(head[:8], "little")
+        fits = head[8:9] == b"{" and 8 + header <= size
+    elif what == "onnx":
+        fits = head[:1] == b"\x08" or not named(head)  # a ModelProto begins with its version, as all exporters write it
+    else:
+        fits = head.startswith((b"PK\x03\x04", b"\x80"))
+    if not fits:
+        raise CheckpointError(f"{path} is {named(head) or 'a file of another kind'}; expected {expected}.")
+    if head.startswith(b"PK\x03\x04") and not zipfile.is_zipfile(path):
+        raise CheckpointError(f"{path} is cut off: its end is missing; copy it again.")
+
+
+def refuse_no_base(name: str) -> None:
+    """Raise CheckpointError for what can be no base model: no folder, and no name on a hub."""
+    folder = Path(name).expanduser()
+    if name == EMBEDDED or (folder / "config.json").is_file():
+        return
+    if folder.is_dir():
+        raise CheckpointError(f"{folder} has no config.json; a base model is {BASE_LAYOUT}.")
+    if not HUB_ID.fullmatch(name) or name.startswith((".", "/")):
+        raise CheckpointError(
+            f"the base model {name!r} was not found; --base takes {EMBEDDED}, a folder with {BASE_LAYOUT}, or a hub id "
+            f"such as {MEDSIGLIP}."
+        )
 
 
 def _in_folder(folder: Path) -> Found:

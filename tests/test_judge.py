@@ -506,7 +506,7 @@ class TestHistoryFromElsewhere:
         assert "holds no record.jsonl" in refused("evaluate", table, "--record", tmp_path / "images")
         assert "holds no record.jsonl" in refused("evaluate", table, "--record", tmp_path / "history.txt")
         (tmp_path / "empty.json").touch()
-        assert "empty.json is not valid JSON" in refused("evaluate", table, "--record", tmp_path / "empty.json")
+        assert "empty.json is empty; expected" in refused("evaluate", table, "--record", tmp_path / "empty.json")
 
 
 class TestOnlyShown:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -22,17 +21,14 @@ from transformers import SiglipVisionConfig, SiglipVisionModel
 
 from drgate.errors import CheckpointError
 from drgate.files import canonical_json, parse_json, read_limited
+from drgate.models import BASE_LAYOUT, EMBEDDED, refuse_no_base
+from drgate.models import MEDSIGLIP as MEDSIGLIP
 from drgate.vision.network import architecture, empty_tower, fill_tower, vision_config
-
-EMBEDDED: Final = "embedded"
-MEDSIGLIP: Final = "google/medsiglip-448"
 
 MAX_JSON_BYTES: Final = 4 << 20
 """Of config.json (2 KB) and of an index (120 bytes a tensor)."""
 
 _EMBEDDED_FOLDER: Final = Path(__file__).parent / "embedded_base"
-_HUB_ID: Final = re.compile(r"[\w.\-]+/[\w.\-]+")
-_LAYOUT: Final = "config.json and model.safetensors of a SigLIP vision tower, as save_pretrained writes them"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +78,7 @@ def resolve_base(name: str, *, revision: str | None = None, download: bool = Tru
     Raises:
         CheckpointError: it does not exist, cannot be downloaded, or is not a SigLIP vision tower with a pooling head.
     """
+    refuse_no_base(name)
     if name == EMBEDDED:
         return _from_folder(
             _EMBEDDED_FOLDER,
@@ -110,11 +107,7 @@ def resolve_base(name: str, *, revision: str | None = None, download: bool = Tru
 
 def hub_folder(name: str, revision: str | None, download: bool) -> Path:
     """The folder of a model on the hub, in the hub's cache. Raises CheckpointError as `resolve_base` does."""
-    if not _HUB_ID.fullmatch(name) or name.startswith((".", "/")):
-        raise CheckpointError(
-            f"the base model {name!r} was not found; --base takes embedded, a folder with {_LAYOUT}, or a hub id such"
-            f" as {MEDSIGLIP}."
-        )
+    refuse_no_base(name)
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
 
@@ -146,15 +139,13 @@ def hub_folder(name: str, revision: str | None, download: bool) -> Path:
 
 def _from_folder(folder: Path, id: str, revision: str | None, *, use: str, pretraining: str) -> Base:
     config_file = folder / "config.json"
-    if not config_file.is_file():
-        raise CheckpointError(f"{folder} has no config.json; a base model is {_LAYOUT}.")
     values = _json(config_file, "a SigLIP config")
     kind = values.get("model_type") if isinstance(values, dict) else None
     if kind == "siglip":
         values = values.get("vision_config")
     if kind not in ("siglip", "siglip_vision_model") or not isinstance(values, dict):
         raise CheckpointError(
-            f"{config_file} describes a model of type {str(kind)[:100]!r}; a base model is {_LAYOUT}."
+            f"{config_file} describes a model of type {str(kind)[:100]!r}; a base model is {BASE_LAYOUT}."
         )
     try:
         config = vision_config(values)
@@ -193,7 +184,7 @@ def _json(path: Path, what: str) -> Any:
 
 def _opened(file: Path) -> Any:
     if not file.is_file():
-        raise CheckpointError(f"{file} does not exist; a base model is {_LAYOUT}.")
+        raise CheckpointError(f"{file} does not exist; a base model is {BASE_LAYOUT}.")
     try:
         return safe_open(file, framework="pt")
     except (safetensors.SafetensorError, OSError) as error:
