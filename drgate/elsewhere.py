@@ -117,7 +117,7 @@ def sites(predictions: Predictions, metrics: Metrics, data: TestSet) -> Sites | 
     for name in (*([""] if (sample.slices[column] < 0).any() else []), *sample.slice_names[column]):
         tally = sample.tally(column, name)
         assert tally is not None, "a site has a unit"
-        by_grade = sample.by_reference(tally)
+        by_grade = tuple(sample.by_reference(tally))
         figures = {
             metric: here.share(metric.but(column=column, value=name), metric.default_policy, metrics.level)
             for metric in SITE_METRICS

@@ -479,9 +479,10 @@ class Sample:
         assert tally is not None, "a sample has at least one unit"
         return tally
 
-    def by_reference(self, tally: Tally) -> tuple[int, ...]:
+    def by_reference(self, tally: Tally) -> list[int]:
         """Units of a tally by what the reference tells apart: five grades, or not referable and referable."""
-        return tuple(tally.table.sum(axis=1)[[*STANDS_FOR[self.reference_scale]]].tolist())
+        found: list[int] = tally.table.sum(axis=1)[[*STANDS_FOR[self.reference_scale]]].tolist()
+        return found
 
     def confusion(self) -> tuple[tuple[tuple[int, ...], ...], tuple[int, ...]]:
         """Units by what reference (rows) and model (columns) tell apart, and by row those without output."""
