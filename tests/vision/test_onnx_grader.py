@@ -370,7 +370,7 @@ class TestOwnPreprocessing:
             load_grader(path)
         with pytest.raises(
             CheckpointError,
-            match="takes images of 3 x 28 x 28, but its preprocessing makes 3 x 56 x 56; state imagenet-stretch@28 with "
-            "--preprocess, if it was trained on that",
+            match="takes images of 3 x 28 x 28, but its preprocessing makes 3 x 56 x 56; state imagenet-stretch@28 "
+            "with --preprocess, if it was trained on that",
         ):
             load_grader(path, preprocess=parse_preprocessing("imagenet-stretch@56"))
