@@ -71,10 +71,13 @@ class Answer:
         Raises CheckpointError where the kind is stated and the outputs contradict it, and where most images have
         probabilities and the others have not: a softmax over probabilities would flatten them unseen.
         """
-        if self.kind not in ("logits", "probabilities") or not self.classes:
-            return self
         finite = outputs[np.isfinite(outputs).all(axis=1)].astype(np.float64)
-        if not len(finite):
+        if self.kind == "referable_probability" and (outside := ((finite < 0) | (finite > 1)).any(axis=1)).any():
+            raise CheckpointError(
+                "the model's outputs are stated to be a probability of referable DR, but are not between 0 and 1 in "
+                f"{int(outside.sum())} of {len(finite)} images; state what they are (output.kind in model.yaml)."
+            )
+        if self.kind not in ("logits", "probabilities") or not len(finite):
             return self
         inside = (finite >= 0).all(axis=1) & (np.abs(finite.sum(axis=1) - 1) <= SUM_TOLERANCE)
         if self.kind == "probabilities":

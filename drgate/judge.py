@@ -624,10 +624,10 @@ def _refuse_other_answers(model: Path, answer: Answer, point: OperatingPoint | N
 
 def _refuse_other_cut_offs(model: Path, given: Subject | None) -> None:
     """Raise UsageError where the cut-offs beside an ONNX model are not those that it is judged at."""
+    folder, onnx = model.parent, model.suffix.lower() == ".onnx"
     if model.is_dir():
-        model /= "model.onnx"  # of a bundle
-    there = model.with_name(CUT_OFFS)
-    onnx = model.suffix.lower() == ".onnx" and model.is_file()
+        folder, onnx = model, any(model.glob("*.onnx"))
+    there = folder / CUT_OFFS
     if onnx and there.exists() and (given is None or sha256_file(there) != given.sha256):
         raise UsageError(
             f"{there} decides the grades of {model.name} wherever it runs; give it with --operating-point, or move it "
