@@ -39,6 +39,8 @@ EXPECTED: Final = (
 
 _ARCHITECTURES: Final[dict[Architecture, What]] = {"onnx": "onnx", "hf": "hf", "peft": "peft"}
 
+_DESCRIBES: Final = "a description of a model (docs/models.md)"
+
 _Name = Annotated[str, Field(min_length=1, max_length=255)]
 
 
@@ -52,10 +54,10 @@ class Output(Typed):
 
 @dataclass(frozen=True, slots=True)
 class StatedLora(Typed):
-    """LoRA's scale: alpha / r, or alpha / sqrt(r) with rsLoRA."""
+    """LoRA's scale: alpha / r, or alpha / sqrt(r) with rsLoRA. None: as the file states it, else without rsLoRA."""
 
     alpha: Annotated[float, Field(gt=0)]
-    rslora: bool = False
+    rslora: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,10 +141,17 @@ def _in_folder(folder: Path) -> Found:
 
 
 def read_description(path: Path) -> Description:
-    """Read `model.yaml`. Raises CheckpointError for unknown keys, other values, and keys that contradict each other."""
-    what = "a description of a model (docs/models.md)"
-    plain = plain_yaml(read_limited(path, limits.YAML_BYTES, what, CheckpointError), str(path), what, CheckpointError)
-    found = read_as(Description, plain, str(path), expected=what, error=CheckpointError)
+    """Read `model.yaml`; raises as `parse_description`."""
+    return parse_description(read_limited(path, limits.YAML_BYTES, _DESCRIBES, CheckpointError), path)
+
+
+def parse_description(data: bytes, path: Path) -> Description:
+    """The description in the bytes of `model.yaml`; `path` names it in messages.
+
+    Raises CheckpointError for unknown keys, other values, and keys that contradict each other.
+    """
+    plain = plain_yaml(data, str(path), _DESCRIBES, CheckpointError)
+    found = read_as(Description, plain, str(path), expected=_DESCRIBES, error=CheckpointError)
     answer_of(found, str(path))
     for name in (found.weights, found.cut_offs):
         if name is not None and (Path(name).name != name or "\\" in name):

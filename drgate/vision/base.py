@@ -31,7 +31,7 @@ MAX_JSON_BYTES: Final = 4 << 20
 """Of config.json (2 KB) and of an index (120 bytes a tensor)."""
 
 _EMBEDDED_FOLDER: Final = Path(__file__).parent / "embedded_base"
-_HUB_ID: Final = re.compile(r"[\w.\-]+/[\w.\-]+")
+HUB_ID: Final = re.compile(r"[\w.\-]+/[\w.\-]+")
 _LAYOUT: Final = "config.json and model.safetensors of a SigLIP vision tower, as save_pretrained writes them"
 
 
@@ -61,7 +61,7 @@ class Base:
         for file, names in _vision_tensors(self.folder).items():
             with _opened(file) as handle:  # its tensors show the file, also as it is later: keep copies
                 tensors |= {name: handle.get_tensor(stored).clone() for name, stored in names.items()}
-        if _digest_of(self.config, tensors) != self.digest:
+        if tower_digest(self.config, tensors) != self.digest:
             raise CheckpointError(f"the base model in {self.folder} was changed while it was read; start again.")
         return fill_tower(self.config, tensors)
 
@@ -93,7 +93,7 @@ def resolve_base(name: str, *, revision: str | None = None, download: bool = Tru
     folder = Path(name).expanduser()
     if folder.is_dir():
         return _from_folder(folder, folder.resolve().as_posix(), None, use="not stated", pretraining="unknown")
-    if not _HUB_ID.fullmatch(name) or name.startswith((".", "/")):
+    if not HUB_ID.fullmatch(name) or name.startswith((".", "/")):
         raise CheckpointError(
             f"the base model {name!r} was not found; --base takes embedded, a folder with {_LAYOUT}, or a hub id such"
             f" as {MEDSIGLIP}."
@@ -148,6 +148,12 @@ def _from_folder(folder: Path, id: str, revision: str | None, *, use: str, pretr
     if not config_file.is_file():
         raise CheckpointError(f"{folder} has no config.json; a base model is {_LAYOUT}.")
     values = _json(config_file, "a SigLIP config")
+    config = config_of(values, config_file)
+    return Base(id, revision, _digest(folder, config), config, use, pretraining, folder)
+
+
+def config_of(values: Any, config_file: Path) -> SiglipVisionConfig:
+    """The vision config in a config.json's values. Raises CheckpointError for models of another type."""
     kind = values.get("model_type") if isinstance(values, dict) else None
     if kind == "siglip":
         values = values.get("vision_config")
@@ -156,10 +162,9 @@ def _from_folder(folder: Path, id: str, revision: str | None, *, use: str, pretr
             f"{config_file} describes a model of type {str(kind)[:100]!r}; a base model is {_LAYOUT}."
         )
     try:
-        config = vision_config(values)
+        return vision_config(values)
     except CheckpointError as error:
         raise CheckpointError(f"{config_file}: {error}") from error
-    return Base(id, revision, _digest(folder, config), config, use, pretraining, folder)
 
 
 def _vision_tensors(folder: Path) -> dict[Path, dict[str, str]]:
@@ -220,10 +225,10 @@ def _digest(folder: Path, config: SiglipVisionConfig) -> str:
             raise CheckpointError(
                 f"{file}: {stored} has the shape {tuple(tensors[name].shape)}; config.json requires {wanted[name]}."
             )
-    return _digest_of(config, tensors)
+    return tower_digest(config, tensors)
 
 
-def _digest_of(config: SiglipVisionConfig, tensors: dict[str, Tensor]) -> str:
+def tower_digest(config: SiglipVisionConfig, tensors: dict[str, Tensor]) -> str:
     """`sha256:...` over the architecture and each tensor's name, type, shape and bytes, in order of name."""
     state = hashlib.sha256(canonical_json(["drgate base 1", architecture(config)]))
     for name in sorted(tensors):
@@ -239,4 +244,4 @@ def update_digest(state: Any, name: str, tensor: Tensor) -> None:
 
 
 def few(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    return ", ".join(name[:100] for name in names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
