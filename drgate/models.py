@@ -65,10 +65,10 @@ class Output(Typed):
 
 @dataclass(frozen=True, slots=True)
 class StatedLora(Typed):
-    """LoRA's scale: alpha / r, or alpha / sqrt(r) with rsLoRA."""
+    """LoRA's scale: alpha / r, or alpha / sqrt(r) with rsLoRA. None: as the file states it, else without rsLoRA."""
 
     alpha: Annotated[float, Field(gt=0)]
-    rslora: bool = False
+    rslora: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,7 +57,7 @@ class Base:
         for file, names in _vision_tensors(self.folder).items():
             with _opened(file) as handle:  # its tensors show the file, also as it is later: keep copies
                 tensors |= {name: handle.get_tensor(stored).clone() for name, stored in names.items()}
-        if _digest_of(self.config, tensors) != self.digest:
+        if tower_digest(self.config, tensors) != self.digest:
             raise CheckpointError(f"the base model in {self.folder} was changed while it was read; start again.")
         return fill_tower(self.config, tensors)
 
@@ -140,6 +140,12 @@ def hub_folder(name: str, revision: str | None, download: bool) -> Path:
 def _from_folder(folder: Path, id: str, revision: str | None, *, use: str, pretraining: str) -> Base:
     config_file = folder / "config.json"
     values = _json(config_file, "a SigLIP config")
+    config = config_of(values, config_file)
+    return Base(id, revision, _digest(folder, config), config, use, pretraining, folder)
+
+
+def config_of(values: Any, config_file: Path) -> SiglipVisionConfig:
+    """The vision config in a config.json's values. Raises CheckpointError for models of another type."""
     kind = values.get("model_type") if isinstance(values, dict) else None
     if kind == "siglip":
         values = values.get("vision_config")
@@ -148,10 +154,9 @@ def _from_folder(folder: Path, id: str, revision: str | None, *, use: str, pretr
             f"{config_file} describes a model of type {str(kind)[:100]!r}; a base model is {BASE_LAYOUT}."
         )
     try:
-        config = vision_config(values)
+        return vision_config(values)
     except CheckpointError as error:
         raise CheckpointError(f"{config_file}: {error}") from error
-    return Base(id, revision, _digest(folder, config), config, use, pretraining, folder)
 
 
 def _vision_tensors(folder: Path) -> dict[Path, dict[str, str]]:
@@ -212,10 +217,10 @@ def _digest(folder: Path, config: SiglipVisionConfig) -> str:
             raise CheckpointError(
                 f"{file}: {stored} has the shape {tuple(tensors[name].shape)}; config.json requires {wanted[name]}."
             )
-    return _digest_of(config, tensors)
+    return tower_digest(config, tensors)
 
 
-def _digest_of(config: SiglipVisionConfig, tensors: dict[str, Tensor]) -> str:
+def tower_digest(config: SiglipVisionConfig, tensors: dict[str, Tensor]) -> str:
     """`sha256:...` over the architecture and each tensor's name, type, shape and bytes, in order of name."""
     state = hashlib.sha256(canonical_json(["drgate base 1", architecture(config)]))
     for name in sorted(tensors):
@@ -231,4 +236,4 @@ def update_digest(state: Any, name: str, tensor: Tensor) -> None:
 
 
 def few(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    return ", ".join(name[:100] for name in names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -45,14 +45,14 @@ def load_grader(
 
         return PythonGrader(path, python, preprocess)
     found = _of_transformers(find_model(path))
-    if lora_alpha is not None and found.what != "checkpoint":
-        raise UsageError(f"--lora-alpha belongs to a checkpoint in the older layout; leave it out for {path}.")
+    if lora_alpha is not None and found.what not in ("checkpoint", "safetensors"):
+        raise UsageError(f"--lora-alpha belongs to a file of weights with LoRA adapters; leave it out for {path}.")
     match found.what:
         case "onnx" | "bundle":
             if base is not None:
                 raise CheckpointError(f"{path} is an ONNX model, which includes its base model; leave --base out.")
             return OnnxGrader(found.file, preprocess)
-        case "checkpoint":
+        case "checkpoint" | "safetensors":
             from drgate.vision.checkpoint_grader import CheckpointGrader
 
             return CheckpointGrader(found.file, base, preprocess, lora_alpha)
