@@ -30,6 +30,7 @@ from drgate.errors import ManifestError, PredictionsError, brief
 from drgate.files import canonical_json, digest_of, is_parquet, parse_json, read_table, replacing
 from drgate.grouping import Grouping, grouping
 from drgate.parquet import read_metadata
+from drgate.scale import GRADES, REFERABLE_CLASSES
 
 if TYPE_CHECKING:
     from drgate.checklist import Checklist
@@ -75,6 +76,16 @@ class Predictions:
         if {"p_referable", "predicted_referable"} & set(self.table.columns):
             return "referable"
         return "severity" if "severity" in self.table.columns else "grades"
+
+    @property
+    def answered(self) -> pd.Series[Any]:
+        """The class that each image is answered, by its number; NA without output, and where cut-offs are missing."""
+        return self.table["predicted_referable" if self.answers == "referable" else "predicted"]
+
+    def counts(self) -> dict[str, int]:
+        """How many images are answered with each class."""
+        names = REFERABLE_CLASSES if self.answers == "referable" else GRADES
+        return {name: int((self.answered == i).sum()) for i, name in enumerate(names)}
 
     @property
     def patients_known(self) -> bool:
