@@ -317,7 +317,9 @@ def read_table(path: Path, what: str, error: type[DrgateError], *, no_nan: Seque
     if not path.exists():
         raise error(f"{path} does not exist; expected {what}.")
     head = read_beginning(path, HEAD, what, error)
-    if is_parquet(path) != head.startswith(b"PAR1"):
+    if not is_parquet(path) and head.startswith(b"PAR1") and b"\0" in head:
+        raise error(f"{path} is a Parquet table; give it a name that ends in .parquet.")
+    if not is_parquet(path) or not head.startswith(b"PAR1"):
         refuse_content(head, str(path), what, error)
     if is_parquet(path):
         from drgate.parquet import first_nan, read_parquet

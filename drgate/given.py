@@ -118,10 +118,11 @@ def source_in(path: Path) -> Path | None:
         return table_in(path)
     if path.suffix.lower() in TABLES and not path.is_dir():
         return path
-    if path.is_file() and path.suffix.lower() not in SUFFIXES:
+    if not path.is_dir() and (path.suffix.lower() not in SUFFIXES or not path.exists()):
+        what = f"is {_named(path) or 'neither a table nor a model'}" if path.exists() else "does not exist"
         raise UsageError(
-            f"{path} is {_named(path) or 'neither a table of predictions nor a model that drgate reads'}; expected a "
-            f"table ({', '.join(TABLES)}), {EXPECTED}, or the folder of an evaluation."
+            f"{path} {what}; expected a table of predictions ({', '.join(TABLES)}), {EXPECTED}, or the folder of an "
+            "evaluation."
         )
     return None
 
@@ -131,9 +132,13 @@ def _named(path: Path) -> str:
 
 
 def model_in(path: Path) -> Path:
-    """The model that a path leads to: itself, or the bundle it is a file of."""
+    """The model that a path leads to: itself, or the bundle it is a file of. Raises UsageError for an evaluation."""
     folder = folder_in(path)
-    return folder if folder is not None and path.name in WRITTEN else path
+    if folder is None:
+        return path
+    if not (folder / "model.onnx").is_file():
+        raise UsageError(f"{folder} is an evaluation, not a model; give the model that was judged.")
+    return folder if path.name in WRITTEN else path
 
 
 def certificate_in(path: Path) -> Path:

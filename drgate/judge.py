@@ -78,7 +78,8 @@ from drgate.given import (
 )
 from drgate.grades import join_grades
 from drgate.looks import Log, given_time
-from drgate.models import DESCRIPTION, find_model
+from drgate.manifest import load_manifest
+from drgate.models import DESCRIPTION, find_model, refuse_no_base
 from drgate.operating_point import OperatingPoint, parse_operating_point
 from drgate.patients import PatientKey
 from drgate.predictions import (
@@ -291,7 +292,10 @@ def prepared(
     previous = of(lambda: _previous(evidence.previous))
     history = of(lambda: _foreign_history(evidence, checklist))
     earlier = of(lambda: None if evidence.baseline is None else load_predictions(table_in(evidence.baseline)))
-    of(lambda: _refuse_no_place(test.looks, output))
+    of(lambda: _refuse_no_log(test.looks))
+    of(lambda: _refuse_no_folder(output))
+    if problems is not None and source.python is None and problems.of(lambda: source_in(source.path)) is None:
+        _try_model(source, test.data, problems)
     if (grades := test.grades) is not None:
         of(lambda: read_table(grades, "a table of reference grades", PredictionsError))
     opened = of(lambda: _opened(source, test, point, cut_offs, parent, progress, trial))
@@ -320,6 +324,15 @@ class _Opened:
     """SHA-256 of a table's file."""
     grader: Grader | None = None
     signed: SignedTable | None = None
+
+
+def _try_model(source: Source, data: Path | None, problems: Problems) -> None:
+    """Keeps what is wrong with a model, its base and its test set, each on its own."""
+    problems.of(lambda: find_model(model_in(source.path)))
+    if (base := source.base) is not None:
+        problems.of(lambda: refuse_no_base(base))
+    if data is not None:
+        problems.of(lambda: load_manifest(data))
 
 
 def _previous(path: Path | None) -> Reference | None:
@@ -715,20 +728,25 @@ def _refuse_other_baseline(predictions: Predictions, baseline: Predictions, chec
         ) from problem
 
 
-def _refuse_no_place(looks: Path | None, output: Output) -> None:
-    """Raise UsageError where the look cannot be logged, or the folder holds what is no evaluation."""
-    for given, option in ((looks, "--looks"), (output.folder, "--out")):
-        above = None if given is None else next((one for one in (given, *given.parents) if one.exists()), None)
-        if above is None or (given == above and option == "--out"):
-            continue
-        if given == above and above.is_dir():
-            raise UsageError(
-                f"--looks is {looks}, a folder; give the file of the log in it, such as {given}/looks.jsonl."
-            )
-        if given != above and not (above.is_dir() and os.access(above, os.W_OK)):
-            raise UsageError(f"{option} is {given}, but nothing can be written in {above}; choose another place.")
+def _refuse_no_log(looks: Path | None) -> None:
+    """Raise UsageError where the look cannot be logged."""
+    if looks is not None and looks.is_dir():
+        raise UsageError(f"--looks is {looks}, a folder; give a file, such as {looks / 'looks.jsonl'}.")
+    _refuse_no_place(looks, "--looks")
+
+
+def _refuse_no_folder(output: Output) -> None:
+    """Raise UsageError where the folder holds what is no evaluation, or cannot be made."""
+    _refuse_no_place(output.folder, "--out")
     if output.folder is not None and output.folder.exists() and not (output.folder / "evaluation.json").is_file():
         refuse_taken(output.folder, (), output)
+
+
+def _refuse_no_place(path: Path | None, option: str) -> None:
+    """Raise UsageError where a file or folder is to be made, and nothing can be written above it."""
+    above = None if path is None or path.exists() else next(one for one in path.absolute().parents if one.exists())
+    if above is not None and not (above.is_dir() and os.access(above, os.W_OK)):
+        raise UsageError(f"{option} is {path}, but nothing can be written in {above}; choose another place.")
 
 
 def _foreign_history(evidence: Evidence, checklist: Checklist) -> dict[str, Any] | None:

@@ -164,6 +164,14 @@ class Seen:
         return digest_of([_written(self.keys), self.others, self.names])
 
 
+class Foreseen(NamedTuple):
+    """A look that was not taken. again: whether it was taken before, so that it counts no further."""
+
+    number: int
+    allowed: int
+    again: bool
+
+
 @dataclass(frozen=True, slots=True)
 class Log:
     """Where and how looks are logged.
@@ -210,6 +218,37 @@ class Log:
         return replace(
             look, regraded=tuple(replace(one, image=shown.get(one.image, one.image)) for one in look.regraded)
         ), next(holders, path)
+
+    def foreseen(
+        self,
+        predictions: Predictions,
+        name: str,
+        checklist: Checklist,
+        *,
+        model: str | None,
+        chosen_on: bool = False,
+        answered: bool = True,
+    ) -> Foreseen:
+        """The look that `look` would take; nothing is written. answered: whether the answers are the model's own.
+
+        Raises what `look` raises for the same.
+        """
+        seen = Seen.of(predictions, name, self.key, chosen_on=chosen_on, checklist=checklist)
+        path = self.chain or LOOKS / f"{seen.test_set.removeprefix('sha256:')[:16]}.jsonl"
+        chains = [_read(one) for one in dict.fromkeys([path, *_usual()]) if one.exists()]
+        for chain in chains:
+            chain.refuse_other_content(checklist)
+        earlier = [look for chain in chains for look in chain.overlapping(seen)]
+        if answered:
+            again = _taken_before(earlier, seen, model)
+        else:  # the same model gives the same answers
+            reference = _text(seen.reference)
+            same = (one.entry for one in earlier if one.same_images and one.entry.reference == reference)
+            again = next((entry for entry in same if entry.model == model), None)
+        if again is not None:
+            return Foreseen(again.look, again.allowed, True)
+        allowed = min((look.entry.allowed for look in earlier), default=checklist.looks)
+        return Foreseen(1 + len(earlier), allowed, False)
 
     def refuse_test_set(self, predictions: Predictions) -> None:
         """Raise UsageError where an image or a patient is of a test set that was looked at: that is no set to tune on.
@@ -268,20 +307,10 @@ def take_look(
         test_set = _test_set_entry(seen)
         new = [] if own.knows(test_set) else [test_set]
         earlier = [look for chain in chains for look in chain.overlapping(seen)]
-        for entry in (look.entry for look in earlier if look.same_images):
-            same_model = _agree(entry.rest, seen.rest) and model in (None, entry.model)
-            if _sees(entry, seen) and (comparing or same_model):
-                if new and seen.key and entry.test_set == seen.test_set in own.test_sets:
-                    own.append(new)  # its patients, where the key was not given before
-                return _look(entry, seen)
-            if _sees(entry, seen) and model in (None, entry.model) and len(earlier) >= entry.allowed:
-                columns = dict.fromkeys(column.removesuffix(" (keyed)") for column in _differing(entry.rest, seen.rest))
-                raise UsageError(
-                    "These answers were looked at before, on the same images and reference grades (look "
-                    f"{entry.look}), with other values of {' and '.join(columns)}. That would be another look, and "
-                    f"{entry.allowed} {'is' if entry.allowed == 1 else 'are'} allowed. Give the same columns, "
-                    "or take a fresh test set."
-                )
+        if (entry := _taken_before(earlier, seen, model, comparing=comparing)) is not None:
+            if new and seen.key and entry.test_set == seen.test_set in own.test_sets:
+                own.append(new)  # its patients, where the key was not given before
+            return _look(entry, seen)
         same = {seen.test_set, *(look.entry.test_set for look in earlier if look.same_images)}
         logged_sets = {digest: one for chain in chains for digest, one in chain.test_sets.items()}
         apart = [one for digest, one in logged_sets.items() if digest not in same]
@@ -309,6 +338,28 @@ def take_look(
     logged_now = chain_line(json.loads(lines[-1]), str(path))
     assert isinstance(logged_now, LookLine), "a look is the last line"
     return _look(logged_now, seen)
+
+
+def _taken_before(
+    earlier: Sequence[_Earlier], seen: Seen, model: str | None, *, comparing: bool = False
+) -> LookLine | None:
+    """The logged look that this one is; None where it is a new one.
+
+    Raises UsageError for the same answers with other columns, where no look is left.
+    """
+    for entry in (look.entry for look in earlier if look.same_images):
+        same_model = _agree(entry.rest, seen.rest) and model in (None, entry.model)
+        if _sees(entry, seen) and (comparing or same_model):
+            return entry
+        if _sees(entry, seen) and model in (None, entry.model) and len(earlier) >= entry.allowed:
+            columns = dict.fromkeys(column.removesuffix(" (keyed)") for column in _differing(entry.rest, seen.rest))
+            raise UsageError(
+                "These answers were looked at before, on the same images and reference grades (look "
+                f"{entry.look}), with other values of {' and '.join(columns)}. That would be another look, and "
+                f"{entry.allowed} {'is' if entry.allowed == 1 else 'are'} allowed. Give the same columns, "
+                "or take a fresh test set."
+            )
+    return None
 
 
 def is_look_at(entry: Mapping[str, Any], predictions: Predictions) -> bool:

@@ -126,6 +126,7 @@ def find_model(path: Path) -> Found:
     )
     if what is None:
         name = named(read_beginning(path, HEAD, EXPECTED, CheckpointError))
+        name = "a table" if kind in (".csv", ".tsv") and not name else name
         raise CheckpointError(f"{path} is {name or 'not a model that drgate reads'}; expected {EXPECTED}.")
     _refuse_content(path, what)
     beside = path.with_name(DESCRIPTION)
@@ -187,7 +188,11 @@ def _in_folder(folder: Path) -> Found:
         return Found("peft", folder / "adapter_config.json")
     if "config.json" in there and any(name.endswith(WEIGHTS) for name in there):
         return Found("hf", folder / "config.json")
-    raise CheckpointError(f"{folder} holds no model that drgate reads; expected {EXPECTED}.")
+    model = min((name for name in there if Path(name).suffix.lower() in SUFFIXES), default="")
+    raise CheckpointError(
+        f"{folder} holds no model that drgate reads; expected {EXPECTED}."
+        + (f" If {model} is the model, give {folder / model}." if model else "")
+    )
 
 
 def read_description(path: Path) -> Description:

@@ -32,7 +32,7 @@ from drgate.files import canonical_json, digest_of, is_parquet, parse_json, read
 from drgate.grouping import Grouping, grouping
 from drgate.operating_point import OperatingPoint, cumulative
 from drgate.parquet import read_metadata
-from drgate.scale import STANDS_FOR, Kind, On, Scale
+from drgate.scale import GRADES, REFERABLE_CLASSES, STANDS_FOR, Kind, On, Scale
 
 if TYPE_CHECKING:
     from drgate.checklist import Checklist
@@ -96,6 +96,12 @@ class Predictions:
     def as_grades(self) -> pd.DataFrame:
         """`grouped` with a grade in the place of what says only whether to refer; see `as_grades`."""
         return as_grades(self.grouped)
+
+    def counts(self) -> dict[str, int]:
+        """How many images are answered with each class; none where cut-offs are missing."""
+        refers = self.answers == "referable"
+        decided = self.table["predicted_referable" if refers else "predicted"]
+        return {name: int((decided == i).sum()) for i, name in enumerate(REFERABLE_CLASSES if refers else GRADES)}
 
     @property
     def patients_known(self) -> bool:

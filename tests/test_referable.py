@@ -35,7 +35,7 @@ from drgate.predictions import (
     published,
     write_predictions,
 )
-from drgate.preprocessing import load_preprocessing
+from drgate.preprocessing import parse_preprocessing
 from drgate.report import compare as compare_report
 from drgate.report.evaluation import html, junit, markdown, terminal
 from drgate.score import score
@@ -155,8 +155,8 @@ class TestAnswers:
 
     def test_cut_offs_of_grades_are_refused(self):
         """They need the probabilities of five grades."""
-        point = OperatingPoint((0.5, 0.5, 0.5, 0.5), {}, "", (("a", "b"),), "", "", (), {})
-        with pytest.raises(PredictionsError, match="answers only whether to refer"):
+        point = OperatingPoint("probabilities", (0.5, 0.5, 0.5, 0.5), {}, "", (("a", "b"),), "", "", (), {})
+        with pytest.raises(PredictionsError, match="referable"):
             predictions(rows(2)).at(point)
 
 
@@ -505,9 +505,9 @@ class TestReports:
     def test_terminal_and_junit_say_what_is_not_assessed(self):
         """In the reasons, and as a failure of the suite."""
         found = evaluate(predictions(rows(100)), load_checklist("medical-grade"))
-        console = Console(file=io.StringIO(), width=120)
+        console = Console(file=(written := io.StringIO()), width=120)
         terminal.render(found, console)
-        assert "Overall accuracy: not assessed. The model answers only whether to refer." in console.file.getvalue()
+        assert "Overall accuracy: not assessed. The model answers only whether to refer." in written.getvalue()
         case = next(one for one in ET.fromstring(junit.render(found)).iter("testcase") if one.get("name") == "accuracy")
         failure = case.find("failure")
         assert failure is not None
@@ -523,7 +523,7 @@ class Referrer:
 
         data = path.read_bytes()
         self.files = (Subject(path.name, hashlib.sha256(data).hexdigest(), len(data), "model"),)
-        self.preprocessing = load_preprocessing("siglip@32")
+        self.preprocessing = parse_preprocessing("siglip@32")
         self.tensor_digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
         self.description = {"kind": "onnx"}
         self.providers = ["cpu"]

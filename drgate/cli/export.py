@@ -37,7 +37,7 @@ enough evidence); 2 a file cannot be read, or the certificate is of another mode
 
 \b
 Example:
-  drgate export best_model.pth --certificate reports/release-3/certificate.json --data eyepacs \\
+  drgate export best_model.pth --certificate reports/release-3 --data eyepacs \\
                 --key keys/clinical.pem --out bundle
 """
 
@@ -50,7 +50,7 @@ class Allow(StrEnum):
 def command(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="Model that was certified: a file or a folder.")],
     certificate: Annotated[
-        Path, typer.Option("--certificate", metavar="FILE", help="Its certificate (certificate.json).")
+        Path, typer.Option("--certificate", metavar="FILE", help="Its certificate, or the folder of its evaluation.")
     ],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder to create for the bundle.")],
     data: DataOption = None,
@@ -84,11 +84,15 @@ def command(
     quiet: QuietOption = False,
 ) -> int:
     from drgate.certificate.keys import load_public_key
+    from drgate.certificate.statement import read_certificate
     from drgate.certificate.trust import load_revocations
     from drgate.checklist import load_checklist
     from drgate.errors import UsageError
-    from drgate.export import export
+    from drgate.files import refuse_existing
+    from drgate.given import certificate_in, model_in
     from drgate.judge import Source, Test
+    from drgate.manifest import load_manifest
+    from drgate.models import find_model, refuse_no_base
     from drgate.report.evaluation import terminal
     from drgate.verify import Trust
 
@@ -96,11 +100,22 @@ def command(
         raise UsageError("The exported model is judged again, which needs the test set; give it with --data MANIFEST.")
     signer = signing_key(key, sign_command, public_key)
     trusted = [load_public_key(path) for path in trusted_key or ()] + ([] if signer is None else [signer.public])
+    # What can be refused in a moment is, before torch is imported, which takes seconds.
+    refuse_existing(out, "give a new folder with --out")
+    certificate, model = certificate_in(certificate), model_in(model)
+    read_certificate(certificate)
+    checklist, stated = load_checklist(spec), preprocessing(preprocess)
+    find_model(model)
+    if base is not None:
+        refuse_no_base(base)
+    load_manifest(data, files=False)
+    from drgate.export import export
+
     with progress("Scoring the exported model", quiet) as scoring:
         bundle = export(
-            Source(model, base, workers, preprocess=preprocessing(preprocess), lora_alpha=lora_alpha),
+            Source(model, base, workers, preprocess=stated, lora_alpha=lora_alpha),
             certificate,
-            load_checklist(spec),
+            checklist,
             out,
             test=Test(data, split),
             trust=Trust(

@@ -62,6 +62,7 @@ def command(
     from drgate.checklist import load_checklist
     from drgate.errors import ANSWERS
     from drgate.files import refuse_existing
+    from drgate.given import table_in
     from drgate.looks import Log
     from drgate.manifest import load_manifest
     from drgate.operating_point import write_operating_point
@@ -73,7 +74,7 @@ def command(
     test = None if data is None else load_manifest(data, files=False)
     if test is not None and test.table["split"].notna().any():
         test = test.select(split)
-    tuning, checklist = load_predictions(predictions), load_checklist(spec)
+    tuning, checklist = load_predictions(table_in(predictions)), load_checklist(spec)
     found = tune(tuning, checklist, test=test, log=Log(looks, key=patient_key(patients)))
     if isinstance(found, Infeasible):
         emit(

@@ -16,7 +16,7 @@ from drgate.models import Found, find_model, preprocessing_of
 from drgate.preprocessing import Preprocessing
 from drgate.vision.grader import Grader
 from drgate.vision.onnx_grader import OnnxGrader
-from drgate.vision.stated import own_preprocessing
+from drgate.vision.stated import HOW_TO_STATE, load_preprocessing, own_preprocessing
 
 
 def load_grader(
@@ -84,17 +84,22 @@ def _of_transformers(found: Found) -> Found:
     return replace(found, what="hf")
 
 
-def stated_by(path: Path) -> Preprocessing:
-    """What a checkpoint of drtrain, or the file beside an ONNX model, states; the model is not built.
+def stated_by(found: Found) -> Preprocessing:
+    """What a model states of its preprocessing: model.yaml, preprocess.json or preprocessor_config.json beside it, or a
+    checkpoint of drtrain. The model is not built.
 
     Raises CheckpointError where there is none.
     """
-    found = find_model(path)
+    if found.described is not None:
+        return preprocessing_of(found.described, found.folder)
     if found.what in ("onnx", "bundle"):
-        if found.described is not None:
-            return preprocessing_of(found.described, found.folder)
         beside = found.folder / "preprocess.json"
         return own_preprocessing(read_json(beside, "a preprocessing", CheckpointError), str(beside))
+    beside = found.folder / "preprocessor_config.json"
+    if found.what in ("hf", "peft") and beside.is_file():
+        return load_preprocessing(str(beside))
+    if found.what != "checkpoint":
+        raise CheckpointError(f"{found.folder} does not state its preprocessing. {HOW_TO_STATE}")
     from drgate.vision.checkpoint import load_checkpoint
 
-    return load_checkpoint(path).preprocessing
+    return load_checkpoint(found.file).preprocessing

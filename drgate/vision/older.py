@@ -32,14 +32,12 @@ from drgate.answers import Answer
 from drgate.errors import CheckpointError, brief
 from drgate.evaluation import Subject
 from drgate.files import in_bytes, parse_json
-from drgate.models import DESCRIPTION, Description, answer_of, parse_description, preprocessing_of
+from drgate.models import DESCRIPTION, EMBEDDED, HUB_ID, Description, answer_of, parse_description, preprocessing_of
 from drgate.preprocessing import Preprocessing
 from drgate.record import OLDER
 from drgate.scale import GRADES
 from drgate.vision.adapters import merge, of_one_rank, ranks_of, scale_of
 from drgate.vision.base import (
-    EMBEDDED,
-    HUB_ID,
     MAX_JSON_BYTES,
     MEDSIGLIP,
     Base,
