@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drgate.errors import CheckpointError
-from drgate.scale import GRADES, REFERABLE_CLASSES, Kind
+from drgate.scale import GRADES, REFERABLE_CLASSES, Kind, On
 
 SINGLE: Final[dict[Kind, int]] = {
     "regression": 1,
@@ -28,8 +28,8 @@ SINGLE: Final[dict[Kind, int]] = {
 NEEDS_CUT_OFFS: Final[tuple[Kind, ...]] = ("regression", "cumulative_logits")
 """Kinds that give no grade without cut-offs (`drgate tune`)."""
 
-SUM_TOLERANCE: Final = 1e-3
-"""Probabilities of an image sum to 1 within this."""
+SUM_TOLERANCE: Final = 2.0**-8
+"""Probabilities of an image sum to 1 within this: rounding to bfloat16 changes a sum by up to half as much."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,15 +60,24 @@ class Answer:
         """Whether it says only whether to refer, and no grade."""
         return self.kind in ("referable_logit", "referable_probability") or set(self.classes) == {*REFERABLE_CLASSES}
 
+    @property
+    def cut_on(self) -> On:
+        """What cut-offs act on in its tables."""
+        return "referable" if self.referable_only else "severity" if self.kind == "regression" else "probabilities"
+
     def recognised(self, outputs: NDArray[Any]) -> Answer:
         """The same answer, of the kind "probabilities" where logits (n, k) that nobody stated are probabilities.
 
-        Raises CheckpointError where the kind is stated and the outputs of all images contradict it.
+        Raises CheckpointError where the kind is stated and the outputs contradict it, and where most images have
+        probabilities and the others have not: a softmax over probabilities would flatten them unseen.
         """
-        if self.kind not in ("logits", "probabilities") or not self.classes:
-            return self
         finite = outputs[np.isfinite(outputs).all(axis=1)].astype(np.float64)
-        if not len(finite):
+        if self.kind == "referable_probability" and (outside := ((finite < 0) | (finite > 1)).any(axis=1)).any():
+            raise CheckpointError(
+                "the model's outputs are stated to be a probability of referable DR, but are not between 0 and 1 in "
+                f"{int(outside.sum())} of {len(finite)} images; state what they are (output.kind in model.yaml)."
+            )
+        if self.kind not in ("logits", "probabilities") or not len(finite):
             return self
         inside = (finite >= 0).all(axis=1) & (np.abs(finite.sum(axis=1) - 1) <= SUM_TOLERANCE)
         if self.kind == "probabilities":
@@ -80,6 +89,11 @@ class Answer:
                 )
             return self
         if not inside.all():
+            if 2 * inside.sum() > len(inside) and not self.stated:
+                raise CheckpointError(
+                    f"the model's outputs are probabilities in {int(inside.sum())} of {len(inside)} images, but not in "
+                    "the others; state what they are (output.kind in model.yaml)."
+                )
             return self
         if self.stated:
             raise CheckpointError(
@@ -108,7 +122,8 @@ class Answer:
                 edges = np.hstack([np.ones((len(values), 1)), reached, np.zeros((len(values), 1))])
                 edges[np.isnan(values[:, 0])] = np.nan
                 return {f"p_{grade}": edges[:, grade] - edges[:, grade + 1] for grade in range(len(GRADES))}
-        by_class = softmax(values) if self.kind == "logits" else values
+        # Rounded probabilities (float16) sum to almost 1.
+        by_class = softmax(values) if self.kind == "logits" else values / values.sum(axis=1, keepdims=True)
         if self.referable_only:
             return {"p_referable": by_class[:, self.classes.index(REFERABLE_CLASSES[1])]}
         return {f"p_{grade}": by_class[:, self.classes.index(name)] for grade, name in enumerate(GRADES)}

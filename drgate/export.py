@@ -1,10 +1,11 @@
-"""A certified checkpoint becomes an ONNX bundle, and the file that will run is scored and judged once more.
+"""A certified model becomes an ONNX bundle, and the file that will run is scored and judged once more.
 
     bundle = export(Source(Path("best_model.pth")), Path("certificate.json"), load_checklist("medical-grade"),
                     Path("bundle"), test=Test(Path("eyepacs")), trust=Trust([key]))
 
-The bundle: model.onnx (weights beside it where they are large), preprocess.json, labels.json, MODEL_CARD.md, and all
-that `drgate evaluate` writes, for the ONNX file: a certificate is of the bytes that will run.
+The bundle: model.onnx (weights beside it where they are large), preprocess.json, labels.json (the class of each
+output), model.yaml where more is to be said, MODEL_CARD.md, and all that `drgate evaluate` writes, for the ONNX file: a
+certificate is of the bytes that will run. An ONNX file is copied as it is.
 """
 
 from __future__ import annotations
@@ -15,29 +16,31 @@ import logging
 import tempfile
 import warnings
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from drgate.answers import Answer
 from drgate.certificate.statement import Statement, read_certificate
 from drgate.checklist import Checklist
 from drgate.errors import CertificateError, CheckpointError, ExitCode, ImageUnreadable, NotCertified
-from drgate.evaluation import CUT_OFFS, Evaluation, Verdict, plain_of
+from drgate.evaluation import COMPANIONS, CUT_OFFS, Evaluation, Verdict, plain_of
 from drgate.files import canonical_json, refuse_existing, write_atomically
-from drgate.judge import NAMES, Evidence, Judgement, Output, Source, Test, judge
+from drgate.given import NAMES, WRITTEN
+from drgate.judge import Evidence, Judgement, Output, Source, Test, judge
+from drgate.models import DESCRIPTION, FORMAT, find_model
 from drgate.preprocessing import Preprocessing, PreprocessingError
 from drgate.scale import GRADES
 from drgate.score import model_and_test_set
 from drgate.screen import SILENT, Progress
 from drgate.verify import Given, Trust, verify
-from drgate.vision.base import resolve_base
+from drgate.vision.grader import Exportable, Grader
 from drgate.vision.images import read_image
-from drgate.vision.network import GradingModel, merge_lora
-from drgate.vision.older import load_any_checkpoint
+from drgate.vision.model_files import copy_and_hash
 from drgate.vision.onnx_files import parse_onnx, without_traces
 from drgate.vision.onnx_grader import OnnxGrader
 from drgate.vision.stated import agreed
@@ -50,18 +53,21 @@ Allowed = Literal["observed", "scored_elsewhere"]
 """A verdict OBSERVED; a model of which nothing proves that it gave the answers."""
 
 BATCHES: Final = (1, 2, 7)
-"""Batch sizes at which the logits of both files are compared: an exporter can fix the batch silently."""
+"""Batch sizes at which the outputs of both models are compared: an exporter can fix the batch silently."""
 
 TOLERANCE: Final = 1e-3
-"""Largest difference of logits that is rounding, as a fraction of their largest magnitude."""
+"""Largest difference of outputs that is rounding, as a fraction of their largest magnitude."""
+
+MODEL: Final = "model.onnx"
+CARD: Final = "MODEL_CARD.md"
 
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """What came of an export: the judgement of the ONNX file, and how closely it follows the checkpoint.
+    """What came of an export: the judgement of the ONNX file, and how closely it follows the model.
 
     folder: the bundle, or, where the exported file did not pass, `<out>.refused` with the report that says why.
-    compared: images whose logits were compared; largest_difference: of any logit among them. exported: whether it is
+    compared: images whose outputs were compared; largest_difference: of any output among them. exported: whether it is
     a bundle.
     """
 
@@ -85,41 +91,59 @@ def export(
     allow: Collection[Allowed] = (),
     progress: Progress = SILENT,
 ) -> Bundle:
-    """Export a checkpoint that its certificate lets through.
+    """Export a model that its certificate lets through.
 
     test: the test set of the certificate. key: signs the bundle's certificate. allow: what is accepted besides PASS and
     a model that scored in the same run or whose scorer's key is trusted (`Trust.scorers`).
 
     Raises NotCertified (exit code 1 or 3, as the verdict says; 3 without a trusted signature, and where it is not
     proved that this model gave the answers), CertificateError for a certificate that is not genuine, has expired, is
-    revoked, or is of another model or checklist, CheckpointError when the exported file does not compute what the
-    checkpoint does. Nothing is written then.
+    revoked, or is of another model or checklist, CheckpointError for a grader in Python, and where the exported file
+    does not compute what the model does. Nothing is written then.
     """
+    if source.python is not None:
+        raise CheckpointError(
+            f"{source.python} is a grader in Python, which cannot be exported; export its network to ONNX yourself, "
+            "write model.yaml beside it (docs/models.md), and evaluate that file."
+        )
     refuse_existing(out, "give a new folder with --out")
     refused = out.with_name(f"{out.name}.refused")
     refuse_existing(refused, "move it away, or give another folder with --out")
     parent, trusted = _admitted(source.path, certificate, checklist, trust, allow_unsigned, allow)
     certified = parent.evaluation.model.preprocessing
-    preprocess = agreed(None if certified is None else certified.recipe, source.preprocess, certificate.name)
-    _, test_set = model_and_test_set(source.path, test.data, test.split, source.base, parent, preprocess)
-    resolved = None if source.base is None else resolve_base(source.base)
-    loaded = load_any_checkpoint(source.path, resolved, preprocess)
-    if loaded.file is None or loaded.file.sha256 != parent.evaluation.model.files[0].sha256:
+    grader, test_set = model_and_test_set(
+        source.path,
+        test.data,
+        test.split,
+        source.base,
+        parent,
+        agreed(None if certified is None else certified.recipe, source.preprocess, certificate.name),
+        lora_alpha=source.lora_alpha,
+    )
+    if not {*grader.files} <= {*parent.evaluation.model.files}:
         raise CertificateError(f"{source.path} was changed while it was read; export it again.")
-    model = merge_lora(loaded.build(resolved)).eval()
 
+    recipe = grader.preprocessing
+    assert recipe is not None, "only a grader in Python has none, which is not exported"
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as temporary:
         fresh = Path(temporary) / "bundle"
         fresh.mkdir()
-        write_onnx(model, loaded.preprocessing.size, fresh / "model.onnx")
-        _write_companions(fresh, loaded.preprocessing)
+        if isinstance(grader, OnnxGrader):
+            _copy_onnx(grader, source.path, fresh)
+        else:
+            assert isinstance(grader, Exportable), "every other grader is a network"
+            write_onnx(grader.network(), recipe.size, fresh / MODEL)
         point = parent.evaluation.data.operating_point
+        # Logits can have turned out to be probabilities when they were scored.
+        answer = replace(grader.answer, kind=parent.evaluation.model.output or grader.answer.kind)
+        _write_companions(fresh, grader, recipe, answer, cut_offs=point is not None)
         if point is not None:  # before judging, because the file that runs grades by it
             write_atomically(fresh / CUT_OFFS, canonical_json(plain_of(point)))
-        difference = compare(model, OnnxGrader(fresh / "model.onnx"), _sample(test_set, loaded.preprocessing))
+        exported = OnnxGrader(fresh / MODEL)
+        difference = compare(grader, exported, _sample(test_set, recipe))
         judgement = judge(
-            Source(fresh / "model.onnx", workers=source.workers),
+            Source(fresh / MODEL, workers=source.workers),
             checklist,
             test=test,
             evidence=Evidence(operating_point=None if point is None else fresh / CUT_OFFS),
@@ -133,7 +157,7 @@ def export(
         for file in judgement.folder.iterdir():
             if file.name not in (NAMES, ".gitignore"):  # a bundle goes where the caller's names of images must not
                 file.rename(fresh / file.name)
-        write_atomically(fresh / "MODEL_CARD.md", _model_card(judgement.evaluation, loaded.preprocessing).encode())
+        write_atomically(fresh / CARD, _model_card(judgement.evaluation, exported).encode())
         fresh.rename(out)
     return Bundle(judgement, out, sum(BATCHES), difference, exported=True)
 
@@ -144,14 +168,14 @@ def _opening(allow: Collection[Allowed]) -> tuple[Verdict, ...]:
 
 
 def _admitted(
-    checkpoint: Path,
+    model: Path,
     certificate: Path,
     checklist: Checklist,
     trust: Trust,
     allow_unsigned: bool,
     allow: Collection[Allowed],
 ) -> tuple[Statement, bool]:
-    """The statement that lets this checkpoint through, and whether a trusted key signed it; anything less raises."""
+    """The statement that lets this model through, and whether a trusted key signed it; anything less raises."""
     read = read_certificate(certificate)
     statement = read.statement
     evaluation = statement.evaluation
@@ -162,9 +186,9 @@ def _admitted(
             f"{certificate} is of a grader in Python, which drgate cannot export: export the model to ONNX yourself, "
             "and evaluate that file."
         )
-    result = verify(certificate, trust, Given([checkpoint], checklist=checklist))
+    result = verify(certificate, trust, Given([model], checklist=checklist))
     if wrong := [*result.problems, *result.missing]:
-        raise CertificateError(f"{certificate} does not let {checkpoint} through: {wrong[0]}")
+        raise CertificateError(f"{certificate} does not let {model} through: {wrong[0]}")
     if not evaluation.clinical:
         raise CertificateError(
             f"The checklist {checklist.name} is for trying a pipeline and certifies nothing; judge by a clinical one."
@@ -189,8 +213,8 @@ def _admitted(
     return statement, result.trusted
 
 
-def write_onnx(model: GradingModel, size: int, path: Path) -> None:
-    """Write a network as ONNX with a free batch dimension, input `pixel_values` and output `logits`.
+def write_onnx(model: torch.nn.Module, size: int, path: Path) -> None:
+    """Write a network of images (n, 3, size, size) as ONNX with any n, input `pixel_values` and output `logits`.
 
     The file depends on the network alone: it holds no paths, traces or versions of the machine that wrote it.
     """
@@ -228,8 +252,8 @@ def _quiet_exporter() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def compare(model: GradingModel, exported: OnnxGrader, images: NDArray[np.float32]) -> float:
-    """Largest difference of any logit between a network and its ONNX file, over real images at several batch sizes.
+def compare(grader: Grader, exported: OnnxGrader, images: NDArray[np.float32]) -> float:
+    """Largest difference of any output between a model and its ONNX file, over real images at several batch sizes.
 
     Raises CheckpointError when it is more than rounding explains.
     """
@@ -238,13 +262,12 @@ def compare(model: GradingModel, exported: OnnxGrader, images: NDArray[np.float3
     for size in BATCHES:
         batch = images[start : start + size]
         start += size
-        with torch.inference_mode():
-            expected = model(torch.from_numpy(batch)).numpy()
+        expected = grader.outputs(batch)
         difference = float(np.abs(expected - exported.outputs(batch)).max())
         if not difference <= TOLERANCE * max(1.0, float(np.abs(expected).max())):
             raise CheckpointError(
-                f"The ONNX file's logits differ from the checkpoint's by {difference:.2g} at a batch of {size}; "
-                "nothing was exported."
+                f"The ONNX file's outputs differ from the model's by {difference:.2g} at a batch of {size}; nothing "
+                "was exported."
             )
         largest = max(largest, difference)
     return largest
@@ -265,26 +288,67 @@ def _sample(test_set: Manifest, preprocessing: Preprocessing) -> NDArray[np.floa
     return np.stack([images[i % len(images)] for i in range(wanted)])
 
 
-def _write_companions(folder: Path, preprocessing: Preprocessing) -> None:
-    content = json.dumps(preprocessing.content(), indent=2)
+def _copy_onnx(grader: OnnxGrader, path: Path, folder: Path) -> None:
+    """Copy an ONNX model and its data, the very bytes that were loaded, into the folder of a bundle.
+
+    Raises CheckpointError for data with the name of another file of the bundle.
+    """
+    path = find_model(path).file
+    taken = {name.casefold() for name in (MODEL, CARD, *COMPANIONS, *WRITTEN)}
+    for file in grader.files:
+        if file.role not in ("model", "data"):
+            continue
+        if file.role == "data" and file.name.casefold() in taken:
+            raise CheckpointError(
+                f"{path} has its weights in {file.name}, a name that another file of the bundle has; export it to ONNX "
+                "with its weights in another file."
+            )
+        with (folder / (MODEL if file.role == "model" else file.name)).open("xb") as copy:
+            if copy_and_hash(path.with_name(file.name), file.role, copy) != file:
+                raise CertificateError(f"{path.with_name(file.name)} was changed while it was read; export it again.")
+
+
+def _write_companions(folder: Path, grader: Grader, recipe: Preprocessing, answer: Answer, *, cut_offs: bool) -> None:
+    content = json.dumps(recipe.content(), indent=2)
     write_atomically(folder / "preprocess.json", content.encode() + b"\n")
-    write_atomically(folder / "labels.json", json.dumps(list(GRADES)).encode() + b"\n")
+    if answer.classes:
+        write_atomically(folder / "labels.json", json.dumps(list(answer.classes)).encode() + b"\n")
+    if (answer.kind, answer.classes) == ("logits", GRADES) and not isinstance(grader, OnnxGrader):
+        return
+    face = grader.face if isinstance(grader, OnnxGrader) else None
+    described: dict[str, Any] = {
+        "format": FORMAT,
+        "weights": MODEL,
+        "architecture": "onnx",
+        "input": "pixel_values" if face is None else face.input,
+        "output": {"name": "logits" if face is None else face.output, "kind": answer.kind},
+        **({"classes": list(answer.classes)} if answer.classes else {}),
+        "preprocessing": "preprocess.json",
+        **({"cut_offs": CUT_OFFS} if cut_offs else {}),
+    }
+    # JSON is YAML, and quotes whatever name the graph has.
+    write_atomically(folder / DESCRIPTION, json.dumps(described, indent=2, ensure_ascii=False).encode() + b"\n")
 
 
-def _model_card(evaluation: Evaluation, preprocessing: Preprocessing) -> str:
+def _model_card(evaluation: Evaluation, exported: OnnxGrader) -> str:
     from drgate.report.evaluation import markdown
 
     parent = evaluation.model.parent
     assert parent is not None, "an exported model has a parent"
+    preprocessing, answer, face = exported.preprocessing, exported.answer, exported.face
+    shape = ", ".join(str(length or preprocessing.size) for length in face.shape)
+    many = exported.batch or "batch"
+    does, scale = ("Says whether to refer for", "") if answer.referable_only else ("Grades", ", ICDR 0 to 4")
+    order = ", in the order of labels.json" if answer.classes else ""
     return "\n".join(
         [
             "# Model card",
             "",
-            "Grades diabetic retinopathy on colour fundus photographs, ICDR 0 to 4. **Not a medical device.**",
+            f"{does} diabetic retinopathy on colour fundus photographs{scale}. **Not a medical device.**",
             "",
-            "- Input: `pixel_values`, float32 (batch, 3, size, size); "
+            f"- Input: {markdown.code(face.input)}, {face.dtype} ({many}, {shape}); "
             f"preprocessing {markdown.code(preprocessing.name)} (preprocess.json, {preprocessing.size} pixels).",
-            "- Output: `logits`, float32 (batch, 5), in the order of labels.json.",
+            f"- Output: {markdown.code(face.output)}, ({many}, {answer.width}), {answer.kind}{order}.",
             f"- Exported from {markdown.code(parent.name)}, tensors `{parent.tensor_digest}`, certified by "
             f"statement `{parent.statement}`.",
             "- What it is certified for, and what that is no evidence for: report.html; certificate.json where signed.",

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from drgate import limits
+from drgate.content import HEAD, named
 from drgate.errors import DrgateError, UsageError, brief
 
 if TYPE_CHECKING:
@@ -108,6 +109,8 @@ def read_beginning(path: Path, length: int, what: str, error: type[DrgateError])
         with path.open("rb") as handle:
             return handle.read(length)
     except OSError as problem:
+        if path.is_dir():
+            raise error(f"{path} is a folder; expected {what}.") from problem
         raise error(f"{path} cannot be read ({problem.strerror}); expected {what}.") from problem
 
 
@@ -115,8 +118,18 @@ def read_limited(path: Path, limit: int, what: str, error: type[DrgateError]) ->
     """The bytes of a file of at most `limit` bytes; a larger or unreadable one raises `error`."""
     data = read_beginning(path, limit + 1, what, error)
     if len(data) > limit:
+        refuse_content(data, str(path), what, error)
         raise error(f"{path} is larger than {in_bytes(limit)}; expected {what}.")
     return data
+
+
+def refuse_content(data: bytes, origin: str, what: str, error: type[DrgateError]) -> None:
+    """Raise `error` where bytes begin like a file of a known kind, which is named: a JPEG photograph, a zip archive.
+
+    Called where they could not be read as `what`.
+    """
+    if name := named(data):
+        raise error(f"{origin} is {name}; expected {what}.")
 
 
 def in_bytes(limit: int) -> str:
@@ -150,6 +163,7 @@ def parse_json(data: bytes, origin: str, what: str, error: type[DrgateError]) ->
         if b"\\u" in data:
             canonical_json(value)  # half of a surrogate pair is no text
     except (ValueError, RecursionError) as problem:
+        refuse_content(data, origin, what, error)
         where = f" (line {problem.lineno})" if isinstance(problem, json.JSONDecodeError) and data.strip() else ""
         raise error(f"{origin} is not valid JSON{where}; expected {what}.") from problem
     return _plain(value, origin, what, error)
@@ -165,6 +179,7 @@ def parse_toml(data: bytes, origin: str, what: str, error: type[DrgateError]) ->
             raise error(f"{origin} has a key of more than {limits.TOML_KEY_PARTS} parts; expected {what}.")
         content = tomllib.loads(text)
     except (ValueError, RecursionError) as problem:
+        refuse_content(data, origin, what, error)
         raise error(f"{origin} is not valid TOML ({problem}); expected {what}.") from problem
     _plain(content, origin, what, error)
     return content
@@ -220,6 +235,7 @@ def plain_yaml(data: bytes, origin: str, what: str, error: type[DrgateError]) ->
     except DrgateError:
         raise
     except Exception as problem:  # of what is no YAML, ruamel.yaml raises more than its own errors
+        refuse_content(data, origin, what, error)
         mark, said = getattr(problem, "problem_mark", None), getattr(problem, "problem", None)
         reason = f"{said} (line {mark.line + 1}, column {mark.column + 1})" if mark and said else str(problem)
         reason = " ".join(reason.split())
@@ -298,8 +314,13 @@ def read_table(path: Path, what: str, error: type[DrgateError], *, no_nan: Seque
     """
     import pandas as pd  # a second to import, needed here only
 
-    if not path.is_file():
+    if not path.exists():
         raise error(f"{path} does not exist; expected {what}.")
+    head = read_beginning(path, HEAD, what, error)
+    if not is_parquet(path) and head.startswith(b"PAR1") and b"\0" in head:
+        raise error(f"{path} is a Parquet table; give it a name that ends in .parquet.")
+    if not is_parquet(path) or not head.startswith(b"PAR1"):
+        refuse_content(head, str(path), what, error)
     if is_parquet(path):
         from drgate.parquet import first_nan, read_parquet
 

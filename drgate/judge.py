@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
 import pandas as pd
 
 from drgate import limits
+from drgate.answers import NEEDS_CUT_OFFS, Answer
 from drgate.certificate.scored import SignedTable, beside, read_scored
 from drgate.certificate.sign import certify
 from drgate.certificate.statement import (
@@ -37,7 +38,7 @@ from drgate.certificate.statement import (
 )
 from drgate.certificate.trust import signer
 from drgate.checklist import Checklist, parse_checklist
-from drgate.columns import reader_columns
+from drgate.columns import graded_rows, reader_columns
 from drgate.errors import CertificateError, DrgateError, ManifestError, PredictionsError, UsageError
 from drgate.evaluate import evaluate, require_evaluable
 from drgate.evaluation import (
@@ -45,8 +46,8 @@ from drgate.evaluation import (
     CutOffs,
     Evaluation,
     File,
-    Look,
     Model,
+    Reference,
     Scoring,
     Subject,
     TestSet,
@@ -63,15 +64,32 @@ from drgate.files import (
     sha256_file,
     write_atomically,
 )
+from drgate.given import NAMES as NAMES
+from drgate.given import (
+    PREDICTIONS,
+    WRITTEN,
+    Problems,
+    at_once,
+    certificate_in,
+    evaluation_in,
+    model_in,
+    source_in,
+    table_in,
+)
 from drgate.grades import join_grades
 from drgate.looks import Log, given_time
+from drgate.manifest import load_manifest
+from drgate.models import DESCRIPTION, find_model, refuse_no_base
 from drgate.operating_point import OperatingPoint, parse_operating_point
 from drgate.patients import PatientKey
 from drgate.predictions import (
     Predictions,
     alongside,
+    as_grades,
     content_keys,
     load_predictions,
+    needs_cut_offs,
+    other_cut_offs,
     published,
     published_names,
     with_readers,
@@ -80,8 +98,8 @@ from drgate.predictions import (
 )
 from drgate.record import FILE as RECORD
 from drgate.record import FOREIGN, foreign_evidence, training_evidence
-from drgate.sample import patients_of
-from drgate.score import TABLES, model_and_test_set, score
+from drgate.sample import Pair, patients_of
+from drgate.score import model_and_test_set, score
 from drgate.screen import SILENT, Progress
 
 if TYPE_CHECKING:
@@ -90,20 +108,6 @@ if TYPE_CHECKING:
     from drgate.vision.grader import Grader
 
 _T = TypeVar("_T")
-WRITTEN: Final = (
-    "evaluation.json",
-    "statement.json",
-    "certificate.json",
-    "predictions.parquet",
-    "predictions.scored.json",
-    "report.html",
-    "report.md",
-    "junit.xml",
-    "names.csv",
-)
-"""What an evaluation's folder holds; other files there are left alone."""
-NAMES: Final = "names.csv"
-"""Leads from the published names of images and patients to the caller's own; never to be published."""
 _NAMES_HEADER: Final = ("image", "own_image", "patient", "own_patient")
 _LONGEST_NAME: Final = 255
 """Of a test set: its folder's or file's."""
@@ -193,6 +197,35 @@ class Judgement:
     baseline: Predictions | None = field(default=None, repr=False)
 
 
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """Everything that a judgement needs, checked: what is left is the look, and the numbers.
+
+    predictions: with the caller's own names. grader: of a model. signed: what the table's scorer signed. earlier: the
+    baseline, as it is published.
+    """
+
+    predictions: Predictions = field(repr=False)
+    public: Predictions = field(repr=False)
+    model: Model
+    facts: TestSet
+    training: Training = field(repr=False)
+    grader: Grader | None = None
+    signed: SignedTable | None = field(default=None, repr=False)
+    earlier: Predictions | None = field(default=None, repr=False)
+
+    def same(self, checklist: Checklist) -> tuple[str | None, ...]:
+        """What an evaluation in a folder must be of, to be replaced by this one."""
+        return (self.facts.images_digest, self.model.tensor_digest, self.public.digest, checklist.digest)
+
+    @property
+    def judged(self) -> str | None:
+        """What takes the look: the model's tensors, with the cut-offs; None for a table."""
+        if self.model.tensor_digest and self.facts.operating_point:
+            return f"{self.model.tensor_digest} at {self.facts.operating_point.digest}"
+        return self.model.tensor_digest
+
+
 def judge(
     source: Source,
     checklist: Checklist,
@@ -207,77 +240,191 @@ def judge(
 
     parent: the certificate of the model that this one was exported from: look, stability and cost are the parent's.
 
-    Raises DrgateError for whatever cannot be judged, with nothing written.
+    Raises DrgateError for whatever cannot be judged, with nothing written and no look taken.
     """
-    # What can be refused is refused before the hours that scoring may take.
-    point, cut_offs = _operating_point(evidence.operating_point)
-    if test.time is not None:
-        given_time(test.time)
-    previous = None if evidence.previous is None else reference(read_certificate(evidence.previous).statement)
-    history = _foreign_history(evidence, checklist)
-    earlier = None if evidence.baseline is None else load_predictions(evidence.baseline)
-    grader = signed = None
-    scoring, content = Scoring("this run"), ""
-    if source.path.suffix.lower() in TABLES:
-        if test.data is not None:
-            raise UsageError(f"{source.path} is a table of predictions, which needs no --data; leave it out.")
-        if source.preprocess is not None:
-            raise UsageError(f"{source.path} is a table of predictions: leave --preprocess out.")
-        with hashed(source.path, PredictionsError) as content:
-            predictions = load_predictions(source.path, point)
-        signed, scoring = _scored(source, predictions)
-    else:
-        if source.scorers:
-            raise UsageError(f"{source.path} is a model, which is scored here; leave --scorer-key out.")
-        _refuse_other_cut_offs(source.path, cut_offs)
-        if test.grades is not None:
-            raise UsageError(
-                "--grades joins grades to a table of predictions: score the model first (drgate score MODEL --data "
-                "MANIFEST --out PREDICTIONS), then evaluate PREDICTIONS."
-            )
-        grader, test_set = model_and_test_set(
-            source.path,
-            test.data,
-            test.split,
-            source.base,
-            parent,
-            source.preprocess,
-            lora_alpha=source.lora_alpha,
-            python=source.python,
-        )
-        if test_set.sealed:
-            raise ManifestError(
-                f"{test.data} has no grades. Score the model on it with drgate score, then evaluate the table "
-                "with --grades FILE."
-            )
-        if contradictions := test_set.contradictions():
-            raise ManifestError(f"{test.data}: {contradictions[0]} Both cannot be true; keep one.")
-        progress.started(len(test_set))
-        predictions = score(
-            grader, test_set, workers=source.workers, advance=progress.advance, patient_key=test.patient_key
-        )
+    ready = prepared(source, checklist, test=test, evidence=evidence, output=output, parent=parent, progress=progress)
+    assert ready is not None, "without `problems`, it raises"
+    model, facts, public = ready.model, ready.facts, ready.public
     key = output.key() if callable(output.key) else output.key  # before the look, which a wrong passphrase would spend
+    folder = output.folder or default_folder(model, facts)
+    with _replacing_folder(folder, ready.same(checklist), output) as fresh:
+        if parent is not None:
+            model, facts = _inherited(parent, model, facts)
+            look, chain = parent.evaluation.look, None
+        else:
+            # Before the numbers are known to anybody: a look that was taken counts, whatever becomes of it.
+            look, chain = Log(test.looks, test.time, test.patient_key).look(
+                ready.predictions, facts.name, checklist, model=ready.judged, chosen_on=facts.selected_here
+            )
+        evaluation = evaluate(
+            public, checklist, model=model, data=facts, training=ready.training, look=look, baseline=ready.earlier
+        )
+        _write(fresh, evaluation, public, key)
+        if ready.signed is not None:
+            ready.signed.write(beside(fresh / PREDICTIONS))
+        _write_names(fresh, _own_names(ready.predictions, public), folder)
+    return Judgement(evaluation, public, folder, key is not None, chain, ready.earlier)
+
+
+def prepared(
+    source: Source,
+    checklist: Checklist,
+    *,
+    test: Test = Test(),
+    evidence: Evidence = Evidence(),
+    output: Output = Output(),
+    parent: Statement | None = None,
+    progress: Progress = SILENT,
+    trial: int | None = None,
+    problems: Problems | None = None,
+) -> Ready | None:
+    """Everything that is read and checked before a look: what can be refused is refused before the hours of scoring.
+
+    trial: score only so many images of a model, the others have no output. problems: keeps what is wrong, in place of
+    raising the first of it; then there is None.
+
+    Raises DrgateError as `judge`.
+    """
+    of = at_once if problems is None else problems.of
+    point, cut_offs = of(lambda: _operating_point(_cut_offs_of(source, evidence.operating_point))) or (None, None)
+    if (time := test.time) is not None:
+        of(lambda: given_time(time))
+    previous = of(lambda: _previous(evidence.previous))
+    history = of(lambda: _foreign_history(evidence, checklist))
+    earlier = of(lambda: None if evidence.baseline is None else load_predictions(table_in(evidence.baseline)))
+    of(lambda: _refuse_no_log(test.looks))
+    of(lambda: _refuse_no_folder(output))
+    if problems is not None and source.python is None and problems.of(lambda: source_in(source.path)) is None:
+        _try_model(source, test.data, problems)
+    if (grades := test.grades) is not None:
+        of(lambda: read_table(grades, "a table of reference grades", PredictionsError))
+    opened = of(lambda: _opened(source, test, point, cut_offs, parent, progress, trial))
+    if opened is None or (problems is not None and problems.found):
+        return None
+    found = of(lambda: _ready(source, opened, checklist, test, evidence, point, cut_offs, parent, history))
+    if found is None:
+        return None
+    ready = found if previous is None else replace(found, model=replace(found.model, previous=previous))
+    of(lambda: require_evaluable(ready.predictions, checklist, ready.facts))
+    if earlier is not None:
+        of(lambda: _refuse_other_baseline(ready.predictions, earlier, checklist))
+    of(lambda: refuse_taken(output.folder or default_folder(ready.model, ready.facts), ready.same(checklist), output))
+    if problems is not None and problems.found:
+        return None
+    return ready if earlier is None else replace(ready, earlier=published(alongside(ready.predictions, earlier)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """The predictions that are judged, and who made them."""
+
+    predictions: Predictions
+    scoring: Scoring
+    content: str = ""
+    """SHA-256 of a table's file."""
+    grader: Grader | None = None
+    signed: SignedTable | None = None
+
+
+def _try_model(source: Source, data: Path | None, problems: Problems) -> None:
+    """Keeps what is wrong with a model, its base and its test set, each on its own."""
+    problems.of(lambda: find_model(model_in(source.path)))
+    if (base := source.base) is not None:
+        problems.of(lambda: refuse_no_base(base))
+    if data is not None:
+        problems.of(lambda: load_manifest(data))
+
+
+def _previous(path: Path | None) -> Reference | None:
+    return None if path is None else reference(read_certificate(certificate_in(path)).statement)
+
+
+def _opened(
+    source: Source,
+    test: Test,
+    point: OperatingPoint | None,
+    cut_offs: Subject | None,
+    parent: Statement | None,
+    progress: Progress,
+    trial: int | None,
+) -> _Opened:
+    """The table, or the model's answers."""
+    table = None if source.python is not None else source_in(source.path)
+    if table is not None:
+        for given, option in ((test.data, "--data"), (source.preprocess, "--preprocess"), (source.base, "--base")):
+            if given is not None:
+                raise UsageError(f"{table} is a table of predictions, which needs no {option}; leave it out.")
+        with hashed(table, PredictionsError) as content:
+            predictions = load_predictions(table, point)
+        signed, scoring = _scored(table, predictions, source.scorers)
+        return _Opened(predictions, scoring, content, signed=signed)
+    path = model_in(source.path)
+    if source.scorers:
+        raise UsageError(f"{path} is a model, which is scored here; leave --scorer-key out.")
+    _refuse_other_cut_offs(path, cut_offs)
+    if test.grades is not None:
+        raise UsageError(
+            "--grades joins grades to a table of predictions: score the model first (drgate score MODEL --data "
+            "MANIFEST --out PREDICTIONS), then evaluate PREDICTIONS."
+        )
+    grader, test_set = model_and_test_set(
+        path,
+        test.data,
+        test.split,
+        source.base,
+        parent,
+        source.preprocess,
+        lora_alpha=source.lora_alpha,
+        python=source.python,
+    )
+    _refuse_other_answers(path, grader.answer, point)
+    if test_set.sealed:
+        raise ManifestError(
+            f"{test.data} has no grades. Score the model on it with drgate score, then evaluate the table "
+            "with --grades FILE."
+        )
+    if contradictions := test_set.contradictions():
+        raise ManifestError(f"{test.data}: {contradictions[0]} Both cannot be true; keep one.")
+    progress.started(trial or len(test_set))
+    predictions = score(
+        grader, test_set, workers=source.workers, advance=progress.advance, patient_key=test.patient_key, trial=trial
+    )
+    return _Opened(predictions, Scoring("this run"), grader=grader)
+
+
+def _ready(
+    source: Source,
+    opened: _Opened,
+    checklist: Checklist,
+    test: Test,
+    evidence: Evidence,
+    point: OperatingPoint | None,
+    cut_offs: Subject | None,
+    parent: Statement | None,
+    history: dict[str, Any] | None,
+) -> Ready:
+    """The predictions with grades and cut-offs, and what is known of model, test set and training."""
+    predictions, scoring, grader = opened.predictions, opened.scoring, opened.grader
+    path = source.path if grader is not None else source_in(source.path) or source.path
     grades = None
     if test.grades is not None:
         predictions, grades = _with_grades(predictions, test.grades)
-    elif predictions.table["grade"].isna().all():
-        raise PredictionsError(without_grades(predictions.table, str(source.path)))
+    elif not graded_rows(predictions.table).any():
+        raise PredictionsError(without_grades(predictions.table, str(path)))
     _refuse_contradictions(predictions)
-    model, facts = _known(predictions, source.path, scoring, content)
+    model, facts = _known(predictions, path, scoring, opened.content)
     if cut_offs is not None and not model.of_table:
         if any(file.name == cut_offs.name and file != cut_offs for file in model.files):
             raise UsageError(f"--operating-point and a file of the model are both called {cut_offs.name}; rename one.")
         model = replace(model, files=(*(file for file in model.files if file != cut_offs), cut_offs))
-    model = _read(Model, plain_of(model), str(source.path))
-    if previous is not None:
-        model = replace(model, previous=previous)
+    model = _read(Model, plain_of(model), str(path))
     if grades is not None:
         facts = replace(facts, grades=grades)
     predictions, facts = _readers(
         predictions,
         facts,
         checklist,
-        signed if scoring.by == "signed" and grades is None else None,
+        opened.signed if scoring.by == "signed" and grades is None else None,
         known=grades is not None or scoring.by != "elsewhere",
     )
     if point is not None:
@@ -286,34 +433,13 @@ def judge(
         facts = replace(facts, operating_point=_read(CutOffs, point.content(), "The operating point"))
         if unchecked:
             facts = _warned(facts, unchecked)
-    training = _training(grader, model, source.path, evidence.record, history, parent, checklist)
+    training = _training(grader, model, path, evidence.record, history, parent, checklist)
     if training.percent:
         facts = _warned(facts, f"{training.foreign} gives validation accuracies in percent; divided by 100.")
     if facts.split == "val" or (facts.manifest_digest and facts.manifest_digest == training.validation_set):
         facts = replace(facts, selected_here=True)
     facts = replace(facts, patients=patients_of(predictions))
-    require_evaluable(predictions, checklist, facts)
-    if earlier is not None:
-        _refuse_other_images(predictions, earlier)
-        earlier = published(alongside(predictions, earlier))
-    public = published(predictions, checklist)
-    folder = output.folder or _default_folder(model, facts)
-    same = (facts.images_digest, model.tensor_digest, public.digest, checklist.digest)
-    with _replacing_folder(folder, same, signing=key is not None, force=output.force) as fresh:
-        if parent is not None:
-            model, facts = _inherited(parent, model, facts)
-            look, chain = parent.evaluation.look, None
-        else:
-            # Before the numbers are known to anybody: a look that was taken counts, whatever becomes of it.
-            look, chain = _look(predictions, checklist, model, facts, test)
-        evaluation = evaluate(
-            public, checklist, model=model, data=facts, training=training, look=look, baseline=earlier
-        )
-        _write(fresh, evaluation, public, key)
-        if signed is not None:
-            signed.write(beside(fresh / "predictions.parquet"))
-        _write_names(fresh, _own_names(predictions, public), folder)
-    return Judgement(evaluation, public, folder, key is not None, chain, earlier)
+    return Ready(predictions, published(predictions, checklist), model, facts, training, grader, opened.signed)
 
 
 def shown_with(judgement: Judgement, interval: str) -> Evaluation:
@@ -341,8 +467,7 @@ def read_evaluation(path: Path, trusted: Sequence[PublicKey] = ()) -> tuple[Eval
     trusted: keys of which one must have signed; without them the signature is not verified, and the text says so.
     Raises CertificateError where trusted keys are given and none of them signed.
     """
-    if path.is_dir():
-        path = path / "evaluation.json"
+    path = evaluation_in(path)
     if not path.is_file():
         raise UsageError(f"{path} does not exist; expected an evaluation, a statement or a certificate.")
     plain = read_json(path, "an evaluation that drgate wrote", UsageError)
@@ -479,22 +604,56 @@ def _operating_point(path: Path | None) -> tuple[OperatingPoint | None, Subject 
     return point, Subject(path.name, hashlib.sha256(data).hexdigest(), len(data), "cut_offs", md5)
 
 
+def _cut_offs_of(source: Source, given: Path | None) -> Path | None:
+    """The file of cut-offs: the one that is given, or that model.yaml names.
+
+    Raises UsageError where both are and differ, or where the answers that model.yaml states need one.
+    """
+    if source.python is not None or source_in(source.path) is not None:
+        return given
+    found = find_model(model_in(source.path))
+    if found.described is None:
+        return given
+    named = found.folder / found.described.cut_offs if found.described.cut_offs else None
+    if named and given and sha256_file(named) != sha256_file(given):
+        raise UsageError(
+            f"{found.folder / DESCRIPTION} names the cut-offs {named.name}, which are not those of --operating-point; "
+            "keep one of them."
+        )
+    kind = found.described.output.kind
+    if not (given or named) and kind in NEEDS_CUT_OFFS:
+        raise UsageError(needs_cut_offs(f"{source.path} answers with", kind))
+    return given or named
+
+
+def _refuse_other_answers(model: Path, answer: Answer, point: OperatingPoint | None) -> None:
+    """Raise UsageError where a model's answers need cut-offs, or others than those that are given."""
+    if point is None:
+        if answer.kind in NEEDS_CUT_OFFS:
+            raise UsageError(needs_cut_offs(f"{model} answers with", answer.kind))
+    elif point.on != answer.cut_on:
+        raise UsageError(other_cut_offs(str(model), answer.cut_on, point.on))
+
+
 def _refuse_other_cut_offs(model: Path, given: Subject | None) -> None:
     """Raise UsageError where the cut-offs beside an ONNX model are not those that it is judged at."""
-    there = model.with_name(CUT_OFFS)
-    if model.suffix == ".onnx" and there.exists() and (given is None or sha256_file(there) != given.sha256):
+    folder, onnx = model.parent, model.suffix.lower() == ".onnx"
+    if model.is_dir():
+        folder, onnx = model, any(model.glob("*.onnx"))
+    there = folder / CUT_OFFS
+    if onnx and there.exists() and (given is None or sha256_file(there) != given.sha256):
         raise UsageError(
             f"{there} decides the grades of {model.name} wherever it runs; give it with --operating-point, or move it "
             "away."
         )
 
 
-def _scored(source: Source, predictions: Predictions) -> tuple[SignedTable | None, Scoring]:
+def _scored(table: Path, predictions: Predictions, scorers: Sequence[PublicKey]) -> tuple[SignedTable | None, Scoring]:
     """What the scorer of a table signed, if it is beside the table, and who ran the model as far as that is proved."""
-    path = beside(source.path)
+    path = beside(table)
     if not predictions.provenance or not path.is_file():
-        if source.scorers:
-            missing = f"{path} does not exist" if predictions.provenance else f"{source.path} names no model"
+        if scorers:
+            missing = f"{path} does not exist" if predictions.provenance else f"{table} names no model"
             raise UsageError(
                 f"{missing}, so no scorer's signature can be verified; get the table and the signature from drgate "
                 "score --key, or leave --scorer-key out."
@@ -503,11 +662,11 @@ def _scored(source: Source, predictions: Predictions) -> tuple[SignedTable | Non
     signed = read_scored(path)
     if found := next(signed.contradictions(predictions), None):
         raise PredictionsError(
-            f"{source.path} is not the table that was signed in {path.name}: it {found}. Get both from the scorer."
+            f"{table} is not the table that was signed in {path.name}: it {found}. Get both from the scorer."
         )
-    if not source.scorers:
+    if not scorers:
         return signed, Scoring("elsewhere")
-    key = signed.envelope.signer(source.scorers)
+    key = signed.envelope.signer(scorers)
     if key is None:
         raise CertificateError(
             f"{path} is signed by none of the keys that you trust to score (--scorer-key); it names the key "
@@ -536,7 +695,7 @@ def _with_grades(predictions: Predictions, grades: Path) -> tuple[Predictions, F
 
 def _refuse_contradictions(predictions: Predictions) -> None:
     """Raise PredictionsError where byte-identical images have different grades or patients."""
-    table = predictions.table.assign(content=pd.Series(content_keys(predictions.table), dtype="str"))
+    table = as_grades(predictions.table).assign(content=pd.Series(content_keys(predictions.table), dtype="str"))
     for column in ("grade", "patient"):
         distinct = table.dropna(subset=["content", column]).drop_duplicates(["content", column])
         if (twice := distinct["content"].duplicated(keep=False)).any():
@@ -547,32 +706,47 @@ def _refuse_contradictions(predictions: Predictions) -> None:
             )
 
 
-def _refuse_other_images(predictions: Predictions, baseline: Predictions) -> None:
-    """Raise PredictionsError where a baseline is of other images, and their published names would not show it.
+def _refuse_other_baseline(predictions: Predictions, baseline: Predictions, checklist: Checklist) -> None:
+    """Raise PredictionsError where a baseline is not of the same images with the same reference grades.
 
     Images of unknown content are published as row-N, which is in every other table of this size too.
     """
     tables = predictions.table, baseline.table
-    if all(None not in content_keys(table) for table in tables):
-        return
-    ours, theirs = (set(table["image"]) for table in tables)
-    renamed = any(table["image"].tolist() == published_names(table) for table in tables)
-    if not renamed and (alone := sorted(ours ^ theirs)):
+    if any(None in content_keys(table) for table in tables):
+        ours, theirs = (set(table["image"]) for table in tables)
+        renamed = any(table["image"].tolist() == published_names(table) for table in tables)
+        if not renamed and (alone := sorted(ours ^ theirs)):
+            raise PredictionsError(
+                f"{baseline.origin} was scored on other images than {predictions.origin} ({alone[0]!r} is in one table "
+                "only); give a baseline of the same images, or leave --baseline out."
+            )
+    try:
+        Pair.of(predictions, alongside(predictions, baseline), unit=checklist.unit)
+    except PredictionsError as problem:
         raise PredictionsError(
-            f"{baseline.origin} was scored on other images than {predictions.origin} ({alone[0]!r} is in one table "
-            "only); give a baseline of the same images, or leave --baseline out."
-        )
+            f"--baseline: {problem} Give one of the same images with the same grades, or leave --baseline out."
+        ) from problem
 
 
-def _look(
-    predictions: Predictions, checklist: Checklist, model: Model, facts: TestSet, test: Test
-) -> tuple[Look, Path]:
-    """The look that this judgement takes, and the file that it is logged in."""
-    judged = model.tensor_digest
-    if judged and facts.operating_point:
-        judged = f"{judged} at {facts.operating_point.digest}"
-    log = Log(test.looks, test.time, test.patient_key)
-    return log.look(predictions, facts.name, checklist, model=judged, chosen_on=facts.selected_here)
+def _refuse_no_log(looks: Path | None) -> None:
+    """Raise UsageError where the look cannot be logged."""
+    if looks is not None and looks.is_dir():
+        raise UsageError(f"--looks is {looks}, a folder; give a file, such as {looks / 'looks.jsonl'}.")
+    _refuse_no_place(looks, "--looks")
+
+
+def _refuse_no_folder(output: Output) -> None:
+    """Raise UsageError where the folder holds what is no evaluation, or cannot be made."""
+    _refuse_no_place(output.folder, "--out")
+    if output.folder is not None and output.folder.exists() and not (output.folder / "evaluation.json").is_file():
+        refuse_taken(output.folder, (), output)
+
+
+def _refuse_no_place(path: Path | None, option: str) -> None:
+    """Raise UsageError where a file or folder is to be made, and nothing can be written above it."""
+    above = None if path is None or path.exists() else next(one for one in path.absolute().parents if one.exists())
+    if above is not None and not (above.is_dir() and os.access(above, os.W_OK)):
+        raise UsageError(f"{option} is {path}, but nothing can be written in {above}; choose another place.")
 
 
 def _foreign_history(evidence: Evidence, checklist: Checklist) -> dict[str, Any] | None:
@@ -631,7 +805,8 @@ def _inherited(parent: Statement, model: Model, facts: TestSet) -> tuple[Model, 
     return replace(model, parent=reference(parent)), replace(facts, leakage=before.leakage, warnings=warnings)
 
 
-def _default_folder(model: Model, facts: TestSet) -> Path:
+def default_folder(model: Model, facts: TestSet) -> Path:
+    """Where an evaluation is written, unless a folder is given."""
     point = facts.operating_point
     digests = [model.tensor_digest or model.files[0].sha256, facts.digest or "", *([point.digest] if point else [])]
     return Path("reports") / "-".join([Path(model.name).stem, *(d.removeprefix("sha256:")[:8] for d in digests)])
@@ -688,21 +863,30 @@ def _write_names(folder: Path, rows: Sequence[tuple[str, str, str, str]], before
         csv.writer(handle).writerows([_NAMES_HEADER, *rows])
 
 
-@contextlib.contextmanager
-def _replacing_folder(folder: Path, same: tuple[str | None, ...], *, signing: bool, force: bool) -> Iterator[Path]:
-    """Yield an empty folder that takes the name of `folder` when the block ends well.
+def refuse_taken(folder: Path, same: tuple[str | None, ...], output: Output) -> bool:
+    """Raise UsageError where a folder holds something else; return whether it holds the same evaluation.
 
-    An evaluation in `folder` is replaced only by the same one again (and a signed one not by an unsigned), or by
-    `force`; anything else there is left alone.
+    An evaluation is replaced only by the same one again (and a signed one not by an unsigned), or by `force`.
     """
     here = Path.cwd().resolve()
     found = folder.resolve()
     free = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
     ours = (folder / "evaluation.json").is_file() and found not in (here, *here.parents)
-    again = ours and _is_same(folder, same, signing=signing)
-    if not free and not (ours and (force or again)):
+    again = ours and _is_same(folder, same, signing=output.key is not None)
+    if not free and not (ours and (output.force or again)):
         advice = ", or --force to replace it" if ours else ""
         raise UsageError(f"{folder} holds something else; give another folder with --out{advice}.")
+    return again
+
+
+@contextlib.contextmanager
+def _replacing_folder(folder: Path, same: tuple[str | None, ...], output: Output) -> Iterator[Path]:
+    """Yield an empty folder that takes the name of `folder` when the block ends well.
+
+    An evaluation in `folder` is replaced only by the same one again (and a signed one not by an unsigned), or by
+    `force`; anything else there is left alone.
+    """
+    again = refuse_taken(folder, same, output)
     absent = [parent for parent in folder.parents if not parent.exists()]
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)

@@ -43,7 +43,8 @@ from drgate.errors import UsageError
 from drgate.evaluation import Favour, Look, Overlap, Regraded, plain_of
 from drgate.files import TIME_FORMAT, canonical_json, digest_of, parse_moment, read_limited, write_atomically
 from drgate.patients import PATIENT_BYTES, PatientKey, known_of
-from drgate.predictions import COLUMNS, PROBABILITIES, column_bytes, content_keys, published, published_names
+from drgate.predictions import OPEN, SIGNED, as_grades, column_bytes, content_keys, published, published_names
+from drgate.scale import Scale
 
 if TYPE_CHECKING:
     from drgate.checklist import Checklist
@@ -65,7 +66,11 @@ LOCK: Final = ".looks.lock"
 FORMAT: Final = "drgate looks 3"
 _ROWS: Final = "rows"
 _NONE: Final = b"-"
-_CHARACTERS: Final = np.frombuffer(b"-01234", dtype="S1")
+_CHARACTERS: Final[dict[Scale, NDArray[np.bytes_]]] = {
+    "grades": np.frombuffer(b"-01234", dtype="S1"),
+    "referable": np.frombuffer(b"-nnrrr", dtype="S1"),
+}
+"""What is written for no grade and grades 0 to 4; of what says only whether to refer: n, not referable, and r."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +84,7 @@ class Seen:
     keys: of the distinct contents, ascending. others: images known by name alone, in the order of the table.
     names: digest over the names of the others together; of few, over their grades; none of a published table.
     key: id of the patient key; with one, named: of each of the others, patients: its hash of each that is known.
-    reference, predicted: one of b"0" to b"4" an image, in the order of `images`; b"-" where there is none.
+    reference, predicted: one of `_CHARACTERS` an image, in the order of `images`.
     rest: by column, the digest of what else decides a verdict (not of `gradable`, since a row with a grade is judged);
         of a column that is not published, under a secret that only its table holds.
     answers: digest of the decided grades, by image.
@@ -119,10 +124,12 @@ class Seen:
         bare = np.array([content is None for content in known.contents], dtype=np.bool_)
         keys, first = np.unique(contents[~bare], return_index=True)
         rows = np.concatenate([np.flatnonzero(~bare)[first], np.flatnonzero(bare)])
-        graded = table["grade"].to_numpy(dtype=np.int64, na_value=-1)
-        answered = table["predicted"].to_numpy(dtype=np.int64, na_value=-1)
-        reference = _CHARACTERS[graded[rows] + 1]
-        deciding = table.iloc[rows].drop(columns=["image", "sha256", "gradable", *PROBABILITIES], errors="ignore")
+        coded = as_grades(table)
+        graded = coded["grade"].to_numpy(dtype=np.int64, na_value=-1)
+        answered = coded["predicted"].to_numpy(dtype=np.int64, na_value=-1)
+        answer_scale, reference_scale = predictions.scales
+        reference = _CHARACTERS[reference_scale][graded[rows] + 1]
+        deciding = table.iloc[rows].drop(columns=["image", "sha256", "gradable", *SIGNED], errors="ignore")
         # Patients are numbers, as where they are published: who belongs together decides, not what they are called.
         codes = pd.factorize(predictions.grouped["patient"].iloc[rows])[0]
         deciding["patient"] = pd.array([None if code < 0 else str(code) for code in codes], dtype="str")
@@ -140,7 +147,7 @@ class Seen:
             named=np.array([int(known.named[i], 16) for i in np.flatnonzero(bare)] if known.named else [], np.uint64),
             patients=frozenset(known.patients),
             reference=reference,
-            predicted=_CHARACTERS[answered[rows] + 1],
+            predicted=_CHARACTERS[answer_scale][answered[rows] + 1],
             rest=_rest(deciding, b"" if known.published else _secret(table.iloc[rows]), checklist),
             answers=digest_of(["drgate answers 1", sorted(map(list, answers))]),
             chosen_on=chosen_on,
@@ -155,6 +162,14 @@ class Seen:
     def test_set(self) -> str:
         """Digest of its images, by which its looks are found."""
         return digest_of([_written(self.keys), self.others, self.names])
+
+
+class Foreseen(NamedTuple):
+    """A look that was not taken. again: whether it was taken before, so that it counts no further."""
+
+    number: int
+    allowed: int
+    again: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +218,37 @@ class Log:
         return replace(
             look, regraded=tuple(replace(one, image=shown.get(one.image, one.image)) for one in look.regraded)
         ), next(holders, path)
+
+    def foreseen(
+        self,
+        predictions: Predictions,
+        name: str,
+        checklist: Checklist,
+        *,
+        model: str | None,
+        chosen_on: bool = False,
+        answered: bool = True,
+    ) -> Foreseen:
+        """The look that `look` would take; nothing is written. answered: whether the answers are the model's own.
+
+        Raises what `look` raises for the same.
+        """
+        seen = Seen.of(predictions, name, self.key, chosen_on=chosen_on, checklist=checklist)
+        path = self.chain or LOOKS / f"{seen.test_set.removeprefix('sha256:')[:16]}.jsonl"
+        chains = [_read(one) for one in dict.fromkeys([path, *_usual()]) if one.exists()]
+        for chain in chains:
+            chain.refuse_other_content(checklist)
+        earlier = [look for chain in chains for look in chain.overlapping(seen)]
+        if answered:
+            again = _taken_before(earlier, seen, model)
+        else:  # the same model gives the same answers
+            reference = _text(seen.reference)
+            same = (one.entry for one in earlier if one.same_images and one.entry.reference == reference)
+            again = next((entry for entry in same if entry.model == model), None)
+        if again is not None:
+            return Foreseen(again.look, again.allowed, True)
+        allowed = min((look.entry.allowed for look in earlier), default=checklist.looks)
+        return Foreseen(1 + len(earlier), allowed, False)
 
     def refuse_test_set(self, predictions: Predictions) -> None:
         """Raise UsageError where an image or a patient is of a test set that was looked at: that is no set to tune on.
@@ -261,20 +307,10 @@ def take_look(
         test_set = _test_set_entry(seen)
         new = [] if own.knows(test_set) else [test_set]
         earlier = [look for chain in chains for look in chain.overlapping(seen)]
-        for entry in (look.entry for look in earlier if look.same_images):
-            same_model = _agree(entry.rest, seen.rest) and model in (None, entry.model)
-            if _sees(entry, seen) and (comparing or same_model):
-                if new and seen.key and entry.test_set == seen.test_set in own.test_sets:
-                    own.append(new)  # its patients, where the key was not given before
-                return _look(entry, seen)
-            if _sees(entry, seen) and model in (None, entry.model) and len(earlier) >= entry.allowed:
-                columns = dict.fromkeys(column.removesuffix(" (keyed)") for column in _differing(entry.rest, seen.rest))
-                raise UsageError(
-                    "These answers were looked at before, on the same images and reference grades (look "
-                    f"{entry.look}), with other values of {' and '.join(columns)}. That would be another look, and "
-                    f"{entry.allowed} {'is' if entry.allowed == 1 else 'are'} allowed. Give the same columns, "
-                    "or take a fresh test set."
-                )
+        if (entry := _taken_before(earlier, seen, model, comparing=comparing)) is not None:
+            if new and seen.key and entry.test_set == seen.test_set in own.test_sets:
+                own.append(new)  # its patients, where the key was not given before
+            return _look(entry, seen)
         same = {seen.test_set, *(look.entry.test_set for look in earlier if look.same_images)}
         logged_sets = {digest: one for chain in chains for digest, one in chain.test_sets.items()}
         apart = [one for digest, one in logged_sets.items() if digest not in same]
@@ -304,6 +340,28 @@ def take_look(
     return _look(logged_now, seen)
 
 
+def _taken_before(
+    earlier: Sequence[_Earlier], seen: Seen, model: str | None, *, comparing: bool = False
+) -> LookLine | None:
+    """The logged look that this one is; None where it is a new one.
+
+    Raises UsageError for the same answers with other columns, where no look is left.
+    """
+    for entry in (look.entry for look in earlier if look.same_images):
+        same_model = _agree(entry.rest, seen.rest) and model in (None, entry.model)
+        if _sees(entry, seen) and (comparing or same_model):
+            return entry
+        if _sees(entry, seen) and model in (None, entry.model) and len(earlier) >= entry.allowed:
+            columns = dict.fromkeys(column.removesuffix(" (keyed)") for column in _differing(entry.rest, seen.rest))
+            raise UsageError(
+                "These answers were looked at before, on the same images and reference grades (look "
+                f"{entry.look}), with other values of {' and '.join(columns)}. That would be another look, and "
+                f"{entry.allowed} {'is' if entry.allowed == 1 else 'are'} allowed. Give the same columns, "
+                "or take a fresh test set."
+            )
+    return None
+
+
 def is_look_at(entry: Mapping[str, Any], predictions: Predictions) -> bool:
     """Whether a line of a chain is a look at this table: its images in number, their grades and its answers."""
     seen, line = Seen.of(predictions, ""), chain_line(dict(entry), "The line")
@@ -321,7 +379,7 @@ def _agree(one: Mapping[str, str], other: Mapping[str, str]) -> bool:
 
 
 def _differing(one: Mapping[str, str], other: Mapping[str, str]) -> list[str]:
-    columns = {*COLUMNS, "dme"} | (one.keys() & other.keys())
+    columns = {*OPEN} | (one.keys() & other.keys())
     return sorted(column for column in columns if one.get(column) != other.get(column))
 
 
@@ -504,7 +562,7 @@ def _rest(deciding: pd.DataFrame, secret: bytes, checklist: Checklist | None) ->
 
     So a column that was changed before a checklist used it makes another look, and nothing tells what is in it.
     """
-    own = {*COLUMNS, "dme"}
+    own = {*OPEN}
     open_to_all = set(deciding.columns) if checklist is None else {*own, *checklist.columns}
     if checklist is not None and checklist.asks_readers:
         open_to_all.update(reader_columns(deciding))
@@ -559,7 +617,9 @@ def _changes(earlier: Sequence[_Earlier], seen: Seen, model: str) -> dict[str, A
             continue
         was[here[changed]] = old[changed]
         # An error that is no longer one: the grade is now what was answered, or the image counts no more.
-        corrected = changed & (answer != old) & (((answer == new) & (new != _NONE)) | ((new == _NONE) & (old != _NONE)))
+        corrected = (
+            changed & ~_same(answer, old) & ((_same(answer, new) & (new != _NONE)) | ((new == _NONE) & (old != _NONE)))
+        )
         favouring.append(
             Favour(
                 look=look.entry.look,
@@ -573,6 +633,16 @@ def _changes(earlier: Sequence[_Earlier], seen: Seen, model: str) -> dict[str, A
     # By key: image names often name the patient, and a chain is kept where many can read it.
     regraded = [[_place(seen, int(i)), was[i].decode(), seen.reference[i].decode()] for i in places[:SHOWN]]
     return {"regraded": regraded, "regraded_count": len(places), "favouring": list(map(plain_of, favouring))}
+
+
+def _same(answer: NDArray[np.bytes_], reference: NDArray[np.bytes_]) -> NDArray[np.bool_]:
+    """Where an answer is the reference; where one of them says only whether to refer, whether they agree on that."""
+    refers = [np.isin(one, [b"n", b"r"]) for one in (answer, reference)]
+    first, second = (
+        np.where(np.isin(one, [b"2", b"3", b"4"]), b"r", np.where(np.isin(one, [b"0", b"1"]), b"n", one))
+        for one in (answer, reference)
+    )
+    return np.asarray(np.where(refers[0] | refers[1], first == second, answer == reference))
 
 
 def _place(seen: Seen, image: int) -> str:
@@ -598,8 +668,15 @@ def _look(entry: LookLine, seen: Seen) -> Look:
     )
 
 
-def _grade(character: str) -> int | Literal["not gradable"]:
-    return "not gradable" if character == _NONE.decode() else int(character)
+_WORDS: Final[dict[str, Literal["not gradable", "not referable", "referable"]]] = {
+    _NONE.decode(): "not gradable",
+    "n": "not referable",
+    "r": "referable",
+}
+
+
+def _grade(character: str) -> int | Literal["not gradable", "not referable", "referable"]:
+    return _WORDS[character] if character in _WORDS else int(character)
 
 
 def _text(characters: NDArray[np.bytes_]) -> str:

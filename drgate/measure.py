@@ -20,6 +20,7 @@ from drgate import contrast
 from drgate.checklist import Checklist, Criterion
 from drgate.evaluation import Estimate, Metric, NotEstimable, Screened
 from drgate.metrics import NAMES, MetricId, NoOutputPolicy, grades_of, measured, measured_in_slices
+from drgate.predictions import NO_PROBABILITIES
 from drgate.sample import Sample, Tally
 from drgate.scale import GRADES, TITLES, WITH_OEDEMA
 from drgate.stats import agreement, bootstrap, calibration, confusion, ranking, standardized
@@ -68,7 +69,7 @@ class Metrics:
             return {}
         found: dict[MetricId, dict[str, Metric]] = {}
         for one in measured(self.sample.unit):
-            if one.about.policies:
+            if one.about.policies and not self.sample.lacks(one):
                 policies: tuple[NoOutputPolicy, ...] = ("excluded", "worst_case")
                 if one.default_policy == "as_referred":
                     policies = ("excluded", "as_referred", "worst_case")
@@ -94,9 +95,11 @@ class Metrics:
         Empty without probabilities and by eye and patient, where nothing is calibrated.
         """
         found: dict[str, tuple[dict[str, Any], ...]] = {}
-        if self.sample.unit != "image":
+        if self.sample.unit != "image" or self.sample.no_probabilities:
             return found
         for target in WITH_OEDEMA:
+            if self.sample.lacks(MetricId("brier", target)):
+                continue
             answers = self._answers(target)
             if answers.positive.size:
                 bins = calibration.reliability(
@@ -113,6 +116,8 @@ class Metrics:
     def gap(self, metric: MetricId, policy: NoOutputPolicy) -> contrast.Gap | NotEstimable:
         """The gap between the groups of a column, with the groups."""
         key = (metric, policy)
+        if reason := self.sample.lacks(metric):
+            return NotEstimable(reason)
         if key not in self._gaps:
             self._gaps[key] = contrast.gap(self.sample, metric, policy, self.checklist, level=self.level)
         return self._gaps[key]
@@ -124,6 +129,8 @@ class Metrics:
 
     def _estimate(self, metric: MetricId, policy: NoOutputPolicy) -> Metric:
         """The same, with the interval of independent images where nothing is known of patients."""
+        if reason := self.sample.lacks(metric):
+            return NotEstimable(reason)
         if metric.about.by == "groups":
             found = self.gap(metric, policy)
             return found if isinstance(found, NotEstimable) else found.estimate
@@ -152,6 +159,8 @@ class Metrics:
 
     def share(self, metric: MetricId, policy: NoOutputPolicy, level: float) -> Metric:
         """A share of units at any level, without a bootstrap; NotEstimable where nobody is in its denominator."""
+        if reason := self.sample.lacks(metric):
+            return NotEstimable(reason)
         tally = self.sample.tally_of(metric)
         assert tally is not None, f"{metric}: the sample has this slice"
         found = tally.estimate(metric.about.ratio(metric.target, policy), level, self.checklist.evidence.interval)
@@ -421,7 +430,8 @@ class Metrics:
         """A grade or group against the rest."""
         if self.sample.ranked(metric.target) is None:
             return NotEstimable(
-                f"the grade of {_a(self.sample.unit)} is that of its worst image, and no image's probability of "
+                NO_PROBABILITIES.get(self.sample.no_probabilities)
+                or f"the grade of {_a(self.sample.unit)} is that of its worst image, and no image's probability of "
                 f"{NAMES[metric.target]} says how probable that is; use a group of grades, or judge by image."
             )
         answers = self._answers(metric.target, metric.column, metric.value)
@@ -453,6 +463,8 @@ class Metrics:
         """Brier score, calibration slope and intercept, expected calibration error."""
         about = metric.about
         assert about.how is not None, f"{metric} is counted from probabilities"
+        if why := NO_PROBABILITIES.get(self.sample.no_probabilities):
+            return NotEstimable(why)
         if self.sample.unit != "image":
             return NotEstimable(
                 "probabilities are of images, and the largest of several is not the probability of "

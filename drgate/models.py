@@ -8,6 +8,8 @@ Nothing that a model's files say is executed, imported, downloaded or used as a 
 
 from __future__ import annotations
 
+import re
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -16,16 +18,25 @@ from pydantic import Field
 
 from drgate import limits
 from drgate.answers import SINGLE, Answer
+from drgate.content import HEAD, named
 from drgate.errors import CheckpointError
 from drgate.evaluation import Typed, read_as
-from drgate.files import plain_yaml, read_json, read_limited
+from drgate.files import plain_yaml, read_beginning, read_json, read_limited
 from drgate.preprocessing import Preprocessing, PreprocessingError, parse_preprocessing, read_preprocessing
 from drgate.scale import GRADES, REFERABLE_CLASSES, Kind, parse_class
 
 DESCRIPTION: Final = "model.yaml"
+FORMAT: Final = "drgate model 1"
 CHECKPOINTS: Final = (".pth", ".pt", ".ckpt")
 WEIGHTS: Final = ".safetensors"
 ONNX: Final = ".onnx"
+SUFFIXES: Final = (*CHECKPOINTS, WEIGHTS, ONNX)
+"""Of a model that is one file."""
+
+EMBEDDED: Final = "embedded"
+MEDSIGLIP: Final = "google/medsiglip-448"
+BASE_LAYOUT: Final = "config.json and model.safetensors of a SigLIP vision tower, as save_pretrained writes them"
+HUB_ID: Final = re.compile(r"[\w.\-]+/[\w.\-]+")
 
 Architecture = Literal["onnx", "hf", "peft", "drgate", "older"]
 What = Literal["checkpoint", "safetensors", "onnx", "hf", "peft", "bundle", "evaluation"]
@@ -38,6 +49,8 @@ EXPECTED: Final = (
 """What can be given as a model."""
 
 _ARCHITECTURES: Final[dict[Architecture, What]] = {"onnx": "onnx", "hf": "hf", "peft": "peft"}
+
+_DESCRIBES: Final = "a description of a model (docs/models.md)"
 
 _Name = Annotated[str, Field(min_length=1, max_length=255)]
 
@@ -52,10 +65,10 @@ class Output(Typed):
 
 @dataclass(frozen=True, slots=True)
 class StatedLora(Typed):
-    """LoRA's scale: alpha / r, or alpha / sqrt(r) with rsLoRA."""
+    """LoRA's scale: alpha / r, or alpha / sqrt(r) with rsLoRA. None: as the file states it, else without rsLoRA."""
 
     alpha: Annotated[float, Field(gt=0)]
-    rslora: bool = False
+    rslora: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +112,8 @@ class Found:
 def find_model(path: Path) -> Found:
     """What a path holds, by the names of its files; the order is that of docs/models.md.
 
+    That a file can be of this kind is seen by how it begins, before what reads it is imported.
+
     Raises CheckpointError for anything else, and for a `model.yaml` that is not one.
     """
     if path.is_dir():
@@ -110,7 +125,10 @@ def find_model(path: Path) -> Found:
         "onnx" if kind == ONNX else "checkpoint" if kind in CHECKPOINTS else "safetensors" if kind == WEIGHTS else None
     )
     if what is None:
-        raise CheckpointError(f"{path} is not a model that drgate reads; expected {EXPECTED}.")
+        name = named(read_beginning(path, HEAD, EXPECTED, CheckpointError))
+        name = "a table" if kind in (".csv", ".tsv") and not name else name
+        raise CheckpointError(f"{path} is {name or 'not a model that drgate reads'}; expected {EXPECTED}.")
+    _refuse_content(path, what)
     beside = path.with_name(DESCRIPTION)
     described = read_description(beside) if beside.is_file() else None
     if described is not None and described.weights != path.name:
@@ -118,10 +136,45 @@ def find_model(path: Path) -> Found:
     return Found(what, path, described)
 
 
+def _refuse_content(path: Path, what: What) -> None:
+    """Raise CheckpointError for a file that is no model of this kind by how it begins, or is cut off.
+
+    It takes a moment, where torch takes seconds to import before it could say so.
+    """
+    expected = {"onnx": "an ONNX model", "safetensors": "weights in safetensors"}.get(what, "a checkpoint of PyTorch")
+    head, size = read_beginning(path, HEAD, expected, CheckpointError), path.stat().st_size
+    if what == "safetensors":
+        header = int.from_bytes(head[:8], "little")
+        fits = head[8:9] == b"{" and 8 + header <= size
+    elif what == "onnx":
+        fits = head[:1] == b"\x08" or not named(head)  # a ModelProto begins with its version, as all exporters write it
+    else:
+        fits = head.startswith((b"PK\x03\x04", b"\x80"))
+    if not fits:
+        raise CheckpointError(f"{path} is {named(head) or 'a file of another kind'}; expected {expected}.")
+    if head.startswith(b"PK\x03\x04") and not zipfile.is_zipfile(path):
+        raise CheckpointError(f"{path} is cut off: its end is missing; copy it again.")
+
+
+def refuse_no_base(name: str) -> None:
+    """Raise CheckpointError for what can be no base model: no folder, and no name on a hub."""
+    folder = Path(name).expanduser()
+    if name == EMBEDDED or (folder / "config.json").is_file():
+        return
+    if folder.is_dir():
+        raise CheckpointError(f"{folder} has no config.json; a base model is {BASE_LAYOUT}.")
+    if not HUB_ID.fullmatch(name) or name.startswith((".", "/")):
+        raise CheckpointError(
+            f"the base model {name!r} was not found; --base takes {EMBEDDED}, a folder with {BASE_LAYOUT}, or a hub id "
+            f"such as {MEDSIGLIP}."
+        )
+
+
 def _in_folder(folder: Path) -> Found:
     there = {file.name for file in folder.iterdir()}
     if {"certificate.json", "model.onnx"} <= there:
-        return Found("bundle", folder / "model.onnx")
+        described = read_description(folder / DESCRIPTION) if DESCRIPTION in there else None
+        return Found("bundle", folder / "model.onnx", described)
     if "evaluation.json" in there:
         return Found("evaluation", folder / "evaluation.json")
     if DESCRIPTION in there:
@@ -135,14 +188,25 @@ def _in_folder(folder: Path) -> Found:
         return Found("peft", folder / "adapter_config.json")
     if "config.json" in there and any(name.endswith(WEIGHTS) for name in there):
         return Found("hf", folder / "config.json")
-    raise CheckpointError(f"{folder} holds no model that drgate reads; expected {EXPECTED}.")
+    model = min((name for name in there if Path(name).suffix.lower() in SUFFIXES), default="")
+    raise CheckpointError(
+        f"{folder} holds no model that drgate reads; expected {EXPECTED}."
+        + (f" If {model} is the model, give {folder / model}." if model else "")
+    )
 
 
 def read_description(path: Path) -> Description:
-    """Read `model.yaml`. Raises CheckpointError for unknown keys, other values, and keys that contradict each other."""
-    what = "a description of a model (docs/models.md)"
-    plain = plain_yaml(read_limited(path, limits.YAML_BYTES, what, CheckpointError), str(path), what, CheckpointError)
-    found = read_as(Description, plain, str(path), expected=what, error=CheckpointError)
+    """Read `model.yaml`; raises as `parse_description`."""
+    return parse_description(read_limited(path, limits.YAML_BYTES, _DESCRIBES, CheckpointError), path)
+
+
+def parse_description(data: bytes, path: Path) -> Description:
+    """The description in the bytes of `model.yaml`; `path` names it in messages.
+
+    Raises CheckpointError for unknown keys, other values, and keys that contradict each other.
+    """
+    plain = plain_yaml(data, str(path), _DESCRIBES, CheckpointError)
+    found = read_as(Description, plain, str(path), expected=_DESCRIBES, error=CheckpointError)
     answer_of(found, str(path))
     for name in (found.weights, found.cut_offs):
         if name is not None and (Path(name).name != name or "\\" in name):

@@ -1,4 +1,4 @@
-"""The operating point: cut-offs that turn probabilities into a grade, with a record of the tuning set.
+"""The operating point: cut-offs that turn a model's scores into a grade, with a record of the tuning set.
 
     point = load_operating_point(Path("operating-point.json"))
     point.refuse_overlap(test, key)           # tuning and test must not share images or patients
@@ -11,10 +11,10 @@ The file knows the tuning images by their content, and patients and names of ima
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,13 +22,14 @@ from numpy.typing import NDArray
 from drgate.errors import UsageError
 from drgate.files import canonical_json, digest_of, read_json, refuse_existing, write_atomically
 from drgate.patients import PatientKey, known_of
+from drgate.scale import On
 
 if TYPE_CHECKING:
     import pandas as pd
 
-FORMAT: Final = "drgate operating point 2"
+FORMAT: Final = "drgate operating point 3"
 _WHAT: Final = "an operating point that drgate tune wrote"
-_KEYS: Final = {"format", "cut_offs", "spec", "tuning", "promise", "digest"}
+_KEYS: Final = {"format", "on", "cut_offs", "spec", "tuning", "promise", "digest"}
 
 
 class Scored(Protocol):
@@ -48,8 +49,13 @@ class Scored(Protocol):
 class OperatingPoint:
     """Cut-offs and where they come from."""
 
-    cut_offs: tuple[float, float, float, float]
-    """t_1 to t_4 on P(grade >= k), each above 0 and at most 1: the grade is the highest k with P(grade >= k) >= t_k."""
+    on: On
+    cut_offs: tuple[float, ...]
+    """t_1 to t_4; the grade is the highest k whose score is at least t_k, else 0.
+
+    On probabilities P(grade >= k), each is above 0 and at most 1; on severity, the four are finite and none is below
+    the one before. On referable there is one, above 0 and at most 1, from which it is referable.
+    """
     spec: Mapping[str, Any]
     """Name, version and digest of the checklist that they were tuned to."""
     predictions_digest: str
@@ -76,11 +82,14 @@ class OperatingPoint:
         plain = self._plain()
         return plain | {"digest": digest_of(plain)}
 
-    def apply(self, probabilities: NDArray[np.float64]) -> NDArray[np.int64]:
-        """Grades 0-4 (n,) of probabilities (n, 5); -1 where a row is NaN (no output)."""
-        reached = cumulative(probabilities) >= np.asarray(self.cut_offs)
-        grades = np.where(reached, np.arange(1, 5), 0).max(axis=1)
-        return np.where(np.isnan(probabilities).any(axis=1), -1, grades).astype(np.int64)
+    def apply(self, scores: NDArray[np.float64]) -> NDArray[np.int64]:
+        """Grades 0-4 (n,) of scores (n, 4), see `drgate.predictions.scores_of`; -1 where a row is NaN (no output).
+
+        On referable, 2 stands for referable and 0 for not referable.
+        """
+        return grades_at(
+            scores, (math.inf, *self.cut_offs, math.inf, math.inf) if len(self.cut_offs) == 1 else self.cut_offs
+        )
 
     def refuse_overlap(self, predictions: Scored, key: PatientKey | None = None) -> str:
         """Raise UsageError where an image or a patient of the tuning table is among `predictions`.
@@ -130,6 +139,7 @@ class OperatingPoint:
     def _plain(self) -> dict[str, Any]:
         return {
             "format": FORMAT,
+            "on": self.on,
             "cut_offs": list(self.cut_offs),
             "spec": dict(self.spec),
             "tuning": {
@@ -146,6 +156,7 @@ class OperatingPoint:
 def make_operating_point(
     cut_offs: Iterable[float],
     *,
+    on: On = "probabilities",
     checklist: Mapping[str, Any],
     tuned_on: Scored,
     promise: Mapping[str, Any],
@@ -154,9 +165,9 @@ def make_operating_point(
     """The operating point of cut-offs that were tuned on a table. key: by which its patients can be compared."""
     known = known_of(tuned_on.table, tuned_on.content_keys, key)
     named = known.named or [""] * len(known.contents)
-    first, second, third, fourth = (float(cut) for cut in cut_offs)
     return OperatingPoint(
-        (first, second, third, fourth),
+        on,
+        tuple(float(cut) for cut in cut_offs),
         checklist,
         tuned_on.digest,
         tuple(sorted((content or "", name) for content, name in zip(known.contents, named, strict=True))),
@@ -170,6 +181,12 @@ def make_operating_point(
 def cumulative(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
     """P(grade >= k) for k = 1 to 4, (n, 4), of probabilities (n, 5); always summed from the highest grade down."""
     return np.cumsum(probabilities[:, :0:-1], axis=1)[:, ::-1]
+
+
+def grades_at(scores: NDArray[np.float64], cut_offs: Sequence[float]) -> NDArray[np.int64]:
+    """The highest k whose score reaches its cut-off, else 0, (n,) of scores (n, 4); -1 where a row is NaN."""
+    grades = np.where(scores >= np.asarray(cut_offs), np.arange(1, 5), 0).max(axis=1)
+    return np.where(np.isnan(scores).any(axis=1), -1, grades).astype(np.int64)
 
 
 def write_operating_point(point: OperatingPoint, path: Path) -> None:
@@ -191,9 +208,9 @@ def parse_operating_point(plain: object, origin: str) -> OperatingPoint:
         raise UsageError(f"{origin} was changed after it was written: its digest does not match; tune again.")
     try:
         tuning = plain["tuning"]
-        first, second, third, fourth = plain["cut_offs"]
         point = OperatingPoint(
-            (first, second, third, fourth),
+            str(plain["on"]),  # type: ignore[arg-type]
+            tuple(plain["cut_offs"]),
             dict(plain["spec"]),
             str(tuning["predictions"]),
             tuple((str(content), str(name)) for content, name in tuning["images"]),
@@ -202,9 +219,8 @@ def parse_operating_point(plain: object, origin: str) -> OperatingPoint:
             tuple(str(patient) for patient in tuning["patients"]),
             dict(plain["promise"]),
         )
-        sound = all(type(cut) in (int, float) and math.isfinite(cut) and 0 < cut <= 1 for cut in point.cut_offs)
         # The inverse of `content`; also refuses unknown keys.
-        sound = sound and point.content() == dict(plain)
+        sound = point.content() == dict(plain) and _possible(point.on, point.cut_offs)
         if not point.images:
             raise UsageError(
                 f"{origin} does not list its tuning images, so overlap with the test set cannot be checked; tune again."
@@ -212,5 +228,19 @@ def parse_operating_point(plain: object, origin: str) -> OperatingPoint:
     except (KeyError, TypeError, ValueError, AttributeError) as problem:
         raise UsageError(f"{origin} is not {_WHAT} ({problem!r}).") from problem
     if not sound:
-        raise UsageError(f"{origin} is not {_WHAT}: its cut-offs are not four numbers above 0 and at most 1.")
+        raise UsageError(
+            f"{origin} is not {_WHAT}: its cut-offs are not "
+            + {
+                "severity": "four finite numbers of which none is below the one before.",
+                "referable": "one number above 0 and at most 1.",
+            }.get(point.on, "four numbers above 0 and at most 1.")
+        )
     return point
+
+
+def _possible(on: On, cut_offs: Sequence[object]) -> bool:
+    """Whether cut-offs are numbers of the kind that they act on."""
+    cuts = [cut for cut in cut_offs if type(cut) in (int, float) and math.isfinite(cut)]  # type: ignore[arg-type]
+    if on not in get_args(On) or len(cuts) != len(cut_offs) or len(cuts) != (1 if on == "referable" else 4):
+        return False
+    return cuts == sorted(cuts) if on == "severity" else all(0 < cut <= 1 for cut in cuts)  # type: ignore[type-var,operator]

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from drgate.errors import UsageError
-from drgate.files import digest_of, read_limited
+from drgate.files import digest_of, read_limited, refuse_content
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -86,8 +86,9 @@ def generate_patient_key(path: Path) -> PatientKey:
 
 def load_patient_key(path: Path) -> PatientKey:
     """Read the file that `generate_patient_key` wrote. Raises UsageError for anything else, without its content."""
-    lines = read_limited(path, 4096, _EXPECTED, UsageError).decode("ascii", "replace").split()
+    lines = (data := read_limited(path, 4096, _EXPECTED, UsageError)).decode("ascii", "replace").split()
     if " ".join(lines[:-1]) != _HEAD or not re.fullmatch("[0-9a-f]{64}", lines[-1]):
+        refuse_content(data, str(path), _EXPECTED, UsageError)
         raise UsageError(f"{path} is not {_EXPECTED}.")
     return PatientKey.of(bytes.fromhex(lines[-1]))
 

@@ -24,25 +24,32 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from drgate.answers import NEEDS_CUT_OFFS
 from drgate.columns import PROBABILITIES as PROBABILITIES
-from drgate.columns import READER, Columns, reader_columns, unexplained
+from drgate.columns import READER, Columns, graded_rows, reader_columns, reference_of, unexplained
 from drgate.errors import ManifestError, PredictionsError, brief
 from drgate.files import canonical_json, digest_of, is_parquet, parse_json, read_table, replacing
 from drgate.grouping import Grouping, grouping
+from drgate.operating_point import OperatingPoint, cumulative
 from drgate.parquet import read_metadata
+from drgate.scale import GRADES, REFERABLE_CLASSES, STANDS_FOR, Kind, On, Scale
 
 if TYPE_CHECKING:
     from drgate.checklist import Checklist
-    from drgate.operating_point import OperatingPoint
 
 COLUMNS: Final = ("image", "patient", "eye", "grade", "gradable", *PROBABILITIES, "predicted")
 OPTIONAL_COLUMNS: Final = ("dme", "sha256", "referable", "severity", "p_referable", "predicted_referable")
 ANSWERS: Final = (*PROBABILITIES, "predicted", "severity", "p_referable", "predicted_referable")
 """The columns that are the model's."""
+_REFERS: Final = ("p_referable", "predicted_referable")
+SIGNED: Final = (*PROBABILITIES, "severity", "p_referable")
+"""The numbers that a model answers with, before anything is decided."""
+OPEN: Final = (*COLUMNS, *(column for column in OPTIONAL_COLUMNS if column != "sha256"))
+"""The columns that are published whatever the checklist."""
 _METADATA_KEY: Final = b"drgate.provenance"
 _PUBLISHED: Final = re.compile(r"(?P<key>[0-9a-f]{16})(-[0-9]+)?")
 _NUMBER: Final = re.compile("row-[0-9]+")
-_EXPECTED: Final = "a CSV or Parquet table with image, grade and p_0 to p_4 (or predicted)"
+_EXPECTED: Final = "a CSV or Parquet table with image, grade and p_0 to p_4 (or predicted, or p_referable)"
 
 
 @dataclass(frozen=True)
@@ -53,13 +60,17 @@ class Predictions:
         predicted are Int8 (NA: no reference grade; no output), probabilities float64 (all five NaN: none given or no
         output), gradable bool (false explains why there is no grade), dme Int8 (1: diabetic macular oedema by the
         reference, NA: not known), sha256 the hex digest of the image file's bytes or NA, reader_1, reader_2, ... Int8
-        (NA: this reader did not grade it), the rest text or NA.
+        (NA: this reader did not grade it), the rest text or NA. referable Int8 is there where the reference says only
+        whether to refer (then grade is NA throughout), p_referable (NaN: none given) and predicted_referable Int8 where
+        the model does (then predicted and p_0 to p_4 are).
     provenance: `score`'s record of model, manifest and preprocessing; empty for a table from elsewhere.
+    at_cut_offs: whether the grades are those that `at` gave.
     """
 
     table: pd.DataFrame = field(repr=False)
     origin: str
     provenance: dict[str, Any] = field(default_factory=dict, repr=False)
+    at_cut_offs: bool = False
 
     def __len__(self) -> int:
         return len(self.table)
@@ -75,6 +86,22 @@ class Predictions:
         if {"p_referable", "predicted_referable"} & set(self.table.columns):
             return "referable"
         return "severity" if "severity" in self.table.columns else "grades"
+
+    @property
+    def scales(self) -> tuple[Scale, Scale]:
+        """See `scales`."""
+        return scales(self.table)
+
+    @functools.cached_property
+    def as_grades(self) -> pd.DataFrame:
+        """`grouped` with a grade in the place of what says only whether to refer; see `as_grades`."""
+        return as_grades(self.grouped)
+
+    def counts(self) -> dict[str, int]:
+        """How many images are answered with each class; none where cut-offs are missing."""
+        refers = self.answers == "referable"
+        decided = self.table["predicted_referable" if refers else "predicted"]
+        return {name: int((decided == i).sum()) for i, name in enumerate(REFERABLE_CLASSES if refers else GRADES)}
 
     @property
     def patients_known(self) -> bool:
@@ -120,21 +147,65 @@ class Predictions:
         """(n, 5) probabilities; rows without are NaN."""
         return self.table[list(PROBABILITIES)].to_numpy(dtype=np.float64)
 
+    def scores(self) -> NDArray[np.float64]:
+        """(n, 4) scores that cut-offs act on, NaN in a row without; see `scores_of`."""
+        return scores_of(self.table)
+
+    @property
+    def answered(self) -> NDArray[np.bool_]:
+        """(n,) rows with an answer: a score, or what was decided from one."""
+        decided = self.table[[one for one in ("predicted", "predicted_referable") if one in self.table.columns]]
+        return np.asarray(~np.isnan(self.scores()[:, 0]) | decided.notna().any(axis=1))
+
+    @property
+    def cut_on(self) -> On:
+        """What cut-offs act on in this table."""
+        return "probabilities" if self.answers == "grades" else self.answers
+
+    @functools.cached_property
+    def no_probabilities(self) -> NoProbabilities:
+        """Why the answers are no probabilities of grades, by `NO_PROBABILITIES`; "" where they are, or there are none.
+
+        Of all rows, those without a reference grade too.
+        """
+        if self.answers == "severity":
+            return "severity"
+        given = self.probabilities()
+        given = given[~np.isnan(given[:, 0])]
+        return "one-hot" if len(given) and (given.max(axis=1) == 1).all() else ""
+
+    @property
+    def lacks_cut_offs(self) -> str:
+        """What to do about a table without grades because its answers need cut-offs, as a message; else ""."""
+        model = self.provenance.get("model")
+        stated = model.get("output") if isinstance(model, dict) else None
+        kind: Kind | None = next((one for one in NEEDS_CUT_OFFS if one == stated), None)
+        if self.answers == "severity":
+            kind = "regression"
+        return "" if kind is None or self.at_cut_offs else needs_cut_offs(f"{self.origin} holds", kind)
+
     def at(self, operating_point: OperatingPoint) -> Predictions:
         """The same predictions, graded by cut-offs instead of by the most probable grade.
 
-        Raises PredictionsError for an image that has a predicted grade but no probabilities.
+        Raises PredictionsError where the cut-offs act on something else than the table holds, and for an image that has
+        a decision but no score.
         """
-        grades = operating_point.apply(self.probabilities())
-        bare = (grades < 0) & self.table["predicted"].notna().to_numpy()
+        if operating_point.on != self.cut_on:
+            raise PredictionsError(other_cut_offs(self.origin, self.cut_on, operating_point.on))
+        name = "predicted_referable" if self.answers == "referable" else "predicted"
+        grades = operating_point.apply(self.scores())
+        bare = (grades < 0) & self.table[name].notna().to_numpy()
         if bare.any():
             image = self.table["image"].iloc[int(bare.argmax())]
+            needed = {"probabilities": "p_0 to p_4", "referable": "p_referable"}.get(self.cut_on, self.cut_on)
             raise PredictionsError(
-                f"{self.origin}: image {brief(image)} has a predicted grade but no probabilities; an operating "
-                "point needs p_0 to p_4."
+                f"{self.origin}: image {brief(image)} has a predicted grade but no {_SCORE[self.cut_on]}; an operating "
+                f"point needs {needed}."
             )
-        predicted = pd.Series(grades, index=self.table.index, dtype="Int8").where(grades >= 0)
-        return replace(self, table=self.table.assign(predicted=predicted))
+        if self.answers == "referable":
+            grades = np.where(grades > 0, 1, grades)
+        decided = pd.Series(grades, index=self.table.index, dtype="Int8").where(grades >= 0)
+        return replace(self, table=self.table.assign(**{name: decided}), at_cut_offs=True)
 
     @functools.cached_property
     def digest(self) -> str:
@@ -145,10 +216,81 @@ class Predictions:
         return f"sha256:{state.hexdigest()}"
 
 
+NoProbabilities = Literal["", "severity", "one-hot"]
+
+NO_PROBABILITIES: Final[dict[NoProbabilities, str]] = {
+    "severity": "the model answers with a severity, which is no probability.",
+    "one-hot": "one grade of each image has the number 1 and all others 0 (one-hot), which are no probabilities.",
+}
+"""Why nothing can be computed from probabilities, as the rest of a sentence."""
+
+_ANSWER: Final[dict[On, str]] = {
+    "probabilities": "probabilities of the grades",
+    "severity": "a severity",
+    "referable": "a probability of referable",
+}
+_SCORE: Final[dict[On, str]] = {
+    "probabilities": "probabilities",
+    "severity": "severity",
+    "referable": "probability of referable",
+}
+
+
+def other_cut_offs(origin: str, answers: On, cut_offs: On) -> str:
+    """The message for cut-offs that act on something else than the answers."""
+    return (
+        f"{origin} answers with {_ANSWER[answers]}, but the cut-offs of the operating point act on "
+        f"{_ANSWER[cut_offs]}; give cut-offs that were tuned on answers of this kind."
+    )
+
+
+def needs_cut_offs(subject: str, kind: Kind) -> str:
+    """The message for answers that give no grade without cut-offs. subject: such as "preds.csv holds"."""
+    what = "a severity" if kind == "regression" else "cumulative logits"
+    return (
+        f"{subject} {what} and has no grades without cut-offs. Find them on a tuning set (drgate score MODEL "
+        "--data MANIFEST --split val --out TUNING, drgate tune TUNING --out FILE), then give --operating-point FILE."
+    )
+
+
+def scores_of(table: pd.DataFrame) -> NDArray[np.float64]:
+    """(n, 4) scores of a table of predictions that cut-offs act on; NaN in a row without.
+
+    P(grade >= 1) to P(grade >= 4) of probabilities; the severity, four times; of a table that says only whether to
+    refer, its probability as the second, and 0.
+    """
+    if "p_referable" in table.columns:
+        likely = table["p_referable"].to_numpy(dtype=np.float64)
+        return np.stack([likely * (grade == 2) for grade in range(1, 5)], axis=1)
+    if "severity" in table.columns:
+        return np.repeat(table["severity"].to_numpy(dtype=np.float64)[:, None], 4, axis=1)
+    return cumulative(table[list(PROBABILITIES)].to_numpy(dtype=np.float64))
+
+
 def _grouped(table: pd.DataFrame, found: Grouping) -> pd.DataFrame:
     """See `Predictions.grouped`."""
     patients = [None] * len(table) if found.codes is None else list(map(str, found.codes.tolist()))
     return table.assign(patient=pd.Series(pd.array(patients, dtype="str"), table.index))
+
+
+def scales(table: pd.DataFrame) -> tuple[Scale, Scale]:
+    """What the model's answers tell apart, and what the reference does."""
+    answers: Scale = "referable" if "predicted_referable" in table.columns else "grades"
+    return answers, "referable" if "referable" in table.columns else "grades"
+
+
+def as_grades(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with a grade in the place of what says only whether to refer: 0 or 2, and p_referable as p_2.
+
+    So whatever is counted of `referable` is counted as of grades; what needs single grades must ask `scales` first.
+    """
+    coded = table.assign(grade=reference_of(table)) if "referable" in table.columns else table
+    if "predicted_referable" not in table.columns:
+        return coded
+    low, high = STANDS_FOR["referable"]
+    p = table["p_referable"]
+    shares = dict.fromkeys(PROBABILITIES, p * 0.0) | {PROBABILITIES[low]: 1 - p, PROBABILITIES[high]: p}
+    return coded.assign(predicted=table["predicted"].fillna(table["predicted_referable"] * high), **shares)
 
 
 def _further(table: pd.DataFrame) -> list[str]:
@@ -200,7 +342,7 @@ def published(predictions: Predictions, checklist: Checklist | None = None) -> P
     further = [] if checklist is None else [*checklist.columns]
     if checklist is not None and checklist.asks_readers:
         further += reader_columns(predictions.table)
-    columns = [one for one in dict.fromkeys((*COLUMNS, "dme", *further)) if one in predictions.table.columns]
+    columns = [one for one in dict.fromkeys((*OPEN, *further)) if one in predictions.table.columns]
     names = pd.array(published_names(predictions.table), dtype="str")
     table = predictions.grouped[columns].assign(image=names).sort_values("image", ignore_index=True)
     if predictions.patients_known:
@@ -242,11 +384,12 @@ def _numbered(table: pd.DataFrame) -> list[str]:
 
 
 def answers_digest(table: pd.DataFrame) -> str:
-    """Hex SHA-256 over the published name and p_0 to p_4 of each image, in the order of those names.
+    """Hex SHA-256 over the published name and the model's numbers (`SIGNED`) of each image, in the order of the names.
 
     What a scorer answers for: the same before and after grades are joined, cut-offs applied, or the table published.
     """
-    named = table[list(PROBABILITIES)].assign(image=published_names(table)).sort_values("image")
+    numbers = [column for column in SIGNED if column in table.columns]
+    named = table[numbers].assign(image=published_names(table)).sort_values("image")
     state = hashlib.sha256(canonical_json(["drgate answers 1", len(named)]))
     for column in named:
         state.update(column_bytes(str(column), named[column]))
@@ -262,7 +405,7 @@ def reference_digests(table: pd.DataFrame) -> dict[str, str]:
     ordered["patient"] = pd.Series(pd.factorize(ordered["patient"])[0].astype(str), ordered.index).where(
         ordered["patient"].notna()
     )
-    own = ordered.columns.difference(["image", "sha256", "predicted", *PROBABILITIES])
+    own = ordered.columns.difference(["image", "sha256", *ANSWERS])
     return {
         column: hashlib.sha256(column_bytes(column, ordered[column])).hexdigest()
         for column in own
@@ -276,7 +419,7 @@ def without_grades(table: pd.DataFrame, origin: str) -> str:
     if others:
         return (
             f"{origin} has no reference grades in a column grade (other columns: {', '.join(others)}); rename one to "
-            "grade, or give --grades FILE."
+            "grade (or to referable, if it says only whether to refer), or give --grades FILE."
         )
     return f"{origin} has no reference grades in a column grade; give them with --grades FILE."
 
@@ -315,11 +458,11 @@ def planned(table: pd.DataFrame, origin: str, about: Mapping[str, Any] | None = 
 
     Predictions in it are dropped. about: becomes the provenance. Raises ManifestError without reference grades.
     """
-    if table["grade"].isna().all():
+    if not graded_rows(table).any():
         raise ManifestError(f"{origin} has no reference grades; a plan counts patients by grade.")
     graded = table[~unexplained(table)]
-    kept = graded.drop(columns=[*PROBABILITIES, "predicted", "split"], errors="ignore")
-    return make_predictions(kept.assign(predicted=graded["grade"]), origin, dict(about or {}))
+    kept = graded.drop(columns=[*ANSWERS, "split"], errors="ignore")
+    return make_predictions(kept.assign(predicted=reference_of(graded)), origin, dict(about or {}))
 
 
 def write_predictions(predictions: Predictions, path: Path) -> None:
@@ -355,10 +498,10 @@ def read_provenance(path: Path) -> dict[str, Any]:
 def column_bytes(name: str, column: pd.Series[Any]) -> bytes:
     """One column as bytes: which cells are present, then their values in a form that no library version changes."""
     absent = column.isna().to_numpy()
-    if name in PROBABILITIES:
+    if name in SIGNED:
         # + 0.0 makes the two zeros one
         values = (column.to_numpy(dtype=np.float64, na_value=0.0) + 0.0).astype("<f8").tobytes()
-    elif name in ("grade", "predicted", "dme") or READER.fullmatch(name):
+    elif name in ("grade", "predicted", "dme", "referable", "predicted_referable") or READER.fullmatch(name):
         values = column.to_numpy(dtype=np.int8, na_value=0).tobytes()
     elif name == "gradable":
         values = column.to_numpy(dtype=np.int8).tobytes()
@@ -378,29 +521,68 @@ def _checked(
     checked["image"] = columns.image()
     checked["patient"] = columns.patient()
     checked["eye"] = columns.eye()
-    checked["grade"] = pd.array(columns.grade(), dtype="Int8")
+    grades, refers = columns.reference()
+    checked["grade"] = pd.array(grades, dtype="Int8")
     checked["gradable"] = columns.gradable()
     checked[list(PROBABILITIES)] = probabilities = columns.probabilities()
     checked["predicted"] = pd.array(
         _predicted(columns, probabilities, operating_point, scored=bool(provenance)), dtype="Int8"
     )
+    if refers is not None:
+        checked["referable"] = _flags(refers)
+    if _answers_whether_to_refer(columns):
+        checked["p_referable"], checked["predicted_referable"] = _referred(columns, scored=bool(provenance))
     for column in table.columns:
-        if column in ("dme", "referable"):
-            checked[column] = pd.array(columns.flag(column), dtype="boolean").astype("Int8")
+        if column == "dme":
+            checked[column] = _flags(columns.dme())
         elif column == "severity":
             checked[column] = columns.number(column)
-        elif column == "p_referable":
-            checked[column] = columns.number(column, fraction=True)
-            if "predicted_referable" not in table.columns:
-                referred = (checked[column] >= 0.5).astype("Int8")
-                checked["predicted_referable"] = referred.where(checked[column].notna())
-        elif column == "predicted_referable":
-            checked[column] = pd.array(columns.flag(column), dtype="boolean").astype("Int8")
         elif column == "sha256":
             checked[column] = columns.sha256()
-        elif column not in COLUMNS:
+        elif column not in (*COLUMNS, *OPTIONAL_COLUMNS):
             checked[column] = columns.further(column)
     return Predictions(checked.sort_values("image", ignore_index=True), str(origin), provenance)
+
+
+def _flags(values: Sequence[bool | None]) -> Any:
+    """Int8, NA where it is not known."""
+    return pd.array(values, dtype="boolean").astype("Int8")
+
+
+def _answers_whether_to_refer(columns: Columns) -> bool:
+    """Whether the model answers only whether to refer; refused where the table also has answers of another kind."""
+    table = columns.table
+    given = [one for one in ANSWERS if one in table.columns and table[one].notna().any()]
+    refers, others = ([one for one in given if (one in _REFERS) == whether] for whether in (True, False))
+    if refers and others:
+        raise PredictionsError(
+            f"{columns.origin} has answers of two kinds, {' and '.join(refers)} beside {', '.join(others)}; keep the "
+            "columns of one: p_0 to p_4 (or predicted), or p_referable (or predicted_referable)."
+        )
+    return not others and any(one in table.columns for one in _REFERS)
+
+
+def _referred(columns: Columns, *, scored: bool) -> tuple[NDArray[np.float64], Any]:
+    """p_referable, and whether the model refers: as given, else where that is 0.5 or more; NA is no output.
+
+    scored: whether it is a table of `score`, in which 0.5 refers.
+    """
+    p = np.full(len(columns.table), np.nan)
+    if "p_referable" in columns.table.columns:
+        p = columns.number("p_referable", fraction=True)
+    answered, refers = ~np.isnan(p), p >= 0.5
+    if "predicted_referable" not in columns.table.columns:
+        return p, _flags([bool(one) if known else None for one, known in zip(refers, answered, strict=True)])
+    given = columns.flag("predicted_referable")
+    stated = np.array([-1 if one is None else int(one) for one in given])
+    columns.refuse(answered & (stated < 0), "there is p_referable but predicted_referable is empty")
+    columns.refuse(
+        answered & (stated != refers) & (scored | (p != 0.5)),
+        lambda row: (
+            f"predicted_referable is {stated[row]}, but p_referable is {p[row]:.4g}, and from 0.5 on it is to refer"
+        ),
+    )
+    return p, _flags(given)
 
 
 def _predicted(
@@ -412,9 +594,12 @@ def _predicted(
     """
     if not {*ANSWERS} & set(columns.table.columns):
         raise PredictionsError(
-            f"{columns.origin} has neither p_0 to p_4 nor predicted (columns: {', '.join(columns.table.columns)}); "
+            f"{columns.origin} has neither p_0 to p_4 nor predicted nor p_referable (columns: "
+            f"{', '.join(columns.table.columns)}); "
             f"rename a column, or add them. Expected {_EXPECTED}."
         )
+    if "severity" in columns.table.columns:
+        return _at_severity(columns, probabilities, operating_point)
     answered = ~np.isnan(probabilities[:, 0])
     best = np.where(answered, np.nan_to_num(probabilities, nan=-1.0).argmax(1), -1)
     if "predicted" not in columns.table.columns:
@@ -434,12 +619,43 @@ def _predicted(
             ),
         )
     elif other.any():
-        cut = operating_point.apply(probabilities)
+        cut = operating_point.apply(cumulative(probabilities))
         columns.refuse(
             answered & (cut != stated),
             lambda row: (
                 f"predicted is {stated[row]}, but the operating point gives {cut[row]} and the most probable grade is "
                 f"{best[row]}; give the operating point that was used"
+            ),
+        )
+    return given
+
+
+def _at_severity(
+    columns: Columns, probabilities: NDArray[np.float64], operating_point: OperatingPoint | None
+) -> list[int | None]:
+    """The predicted grade beside a severity: what the cut-offs give, or none yet."""
+    if "p_referable" in columns.table.columns or not np.isnan(probabilities).all():
+        other = "p_referable" if "p_referable" in columns.table.columns else "p_0 to p_4"
+        raise columns.error(
+            f"{columns.origin} has both severity and {other}; keep the one that is the model's answer, or rename the "
+            "other."
+        )
+    given = columns.grade("predicted")
+    stated = np.array([-1 if grade is None else grade for grade in given], dtype=np.int64)
+    if operating_point is None or operating_point.on != "severity":
+        columns.refuse(
+            stated >= 0,
+            "there is a predicted grade beside a severity, which gives one by cut-offs alone; give them with "
+            "--operating-point, leave predicted out, or leave severity out to have the grades judged",
+        )
+        return given
+    cut = operating_point.apply(scores_of(columns.table[["severity"]].assign(severity=columns.number("severity"))))
+    if (stated >= 0).any():
+        columns.refuse(
+            (cut >= 0) & (cut != stated),
+            lambda row: (
+                f"predicted is {stated[row] if stated[row] >= 0 else 'empty'}, but the operating point gives "
+                f"{cut[row]}; give the operating point that was used"
             ),
         )
     return given

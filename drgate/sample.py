@@ -24,9 +24,19 @@ from drgate.columns import graded_rows, unexplained
 from drgate.errors import PredictionsError
 from drgate.evaluation import Estimate, Patients, TestSet
 from drgate.metrics import RIGHT_EYE, MetricId, grades_of
-from drgate.operating_point import cumulative
-from drgate.predictions import PROBABILITIES, Predictions, content_keys, published_names, without_grades
-from drgate.scale import GROUPS, WITH_OEDEMA
+from drgate.operating_point import grades_at
+from drgate.predictions import (
+    ANSWERS,
+    PROBABILITIES,
+    NoProbabilities,
+    Predictions,
+    content_keys,
+    published_names,
+    scales,
+    scores_of,
+    without_grades,
+)
+from drgate.scale import GROUPS, STANDS_FOR, WITH_OEDEMA, Scale
 from drgate.stats import bootstrap, cluster, confusion, paired
 from drgate.stats.proportion import Interval
 
@@ -139,7 +149,7 @@ class Images:
 
     order: (images,) positions in the table, unit by unit. starts: (n,) where in it each unit begins.
     grade, dme: (images,) reference grade and macular oedema of each, as in the table.
-    scores: (images, 4) P(grade >= 1) to P(grade >= 4), NaN without output.
+    scores: (images, 4) what cut-offs act on, NaN without output; see `drgate.predictions.scores_of`.
     """
 
     order: Ints
@@ -186,12 +196,15 @@ class Images:
 class Sample:
     """The units that are counted: images, eyes (by the worst image) or patients (by the worse eye).
 
+    answer_scale, reference_scale: what the model and the reference tell apart; where that is only whether to refer,
+        0 and 2 stand for it, and `lacks` says which metrics this is not enough for.
     reference: (n,) grades 0-4. predicted: (n,) grades 0-4, 5 for no output; a unit has none if one of its images has
         none. It is the view "exact": the worst answer; but if that is the unit's grade and was given to none of the
         images that have this grade, the worst answer to these.
     views: (n,) answers as other metrics read them, by `MetricId.view`; those that differ from `predicted`.
     probabilities: (n, 5), NaN without output and for units other than images.
-    scores: (n, 4) P(grade >= 1) to P(grade >= 4), the highest of the unit's images; NaN where one has none.
+    scores: (n, 4) P(grade >= 1) to P(grade >= 4), or the severity, the highest of the unit's images; NaN where one has
+        none.
     patients: (n,) codes 0 to c - 1, or None where they are unknown.
     within: the images of each unit.
     dme: (n,) whether there is macular oedema, or None where the table has no labels for it.
@@ -199,6 +212,7 @@ class Sample:
     images: number of images with a reference grade.
     read: all images of the table, those without a reference grade too; absent in a pair.
     images_a_patient: the most images of one patient, as the checklist declares where patients are unknown.
+    no_probabilities: see `Predictions.no_probabilities`.
     no_patients: why nothing shows how sure a figure is; None where patients are known or declared.
     slices: by column, (n,) the number of each unit's slice in `slice_names` (-1: in none).
     """
@@ -214,8 +228,11 @@ class Sample:
     unit: str
     images: int
     images_a_patient: int | None
+    no_probabilities: NoProbabilities = ""
     no_patients: NoPatients | None = None
     read: Read | None = None
+    answer_scale: Scale = "grades"
+    reference_scale: Scale = "grades"
     slices: dict[str, Ints] = field(default_factory=dict)
     slice_names: dict[str, tuple[str, ...]] = field(default_factory=dict)
     views: dict[str, Ints] = field(default_factory=dict)
@@ -234,10 +251,13 @@ class Sample:
 
         data: what is recorded of the test set, if more than the table shows: its digest, and how patients were named.
 
-        Raises PredictionsError without reference grades or a column to slice by, for a unit that is not known (no
+        Raises PredictionsError without reference grades, without the cut-offs that answers need, without a column to
+        slice by, for a unit that is not known (no
         patient, no eye) or is in two slices, and where only some images have `dme`.
         """
-        origin, table, unit = predictions.origin, predictions.grouped, unit or checklist.unit
+        if predictions.lacks_cut_offs:
+            raise PredictionsError(predictions.lacks_cut_offs)
+        origin, table, unit = predictions.origin, predictions.as_grades, unit or checklist.unit
         judged = _graded(table, origin)
         if unit != "image" and predictions.patients.named == "image names":
             raise PredictionsError(
@@ -264,7 +284,8 @@ class Sample:
             patients=pd.factorize(table["patient"])[0].astype(np.int64) if predictions.patients_known else None,
             slices=everywhere,
         )
-        return replace(_by_unit(judged, unit, origin, declared, by, lacking), read=read)
+        sample = _by_unit(judged, unit, origin, declared, by, lacking)
+        return replace(sample, read=read, no_probabilities=predictions.no_probabilities)
 
     @classmethod
     def by_site(cls, predictions: Predictions, checklist: Checklist, data: TestSet | None = None) -> Sample | None:
@@ -280,6 +301,13 @@ class Sample:
 
     def __len__(self) -> int:
         return len(self.reference)
+
+    def lacks(self, metric: MetricId, model: str = "the model") -> str:
+        """Why a metric cannot be counted where model or reference say only whether to refer; empty where it can."""
+        has = {f"{model} answers": self.answer_scale, "the reference says": self.reference_scale}
+        needed = zip(("model", "reference"), has.items(), strict=True)
+        only = [who for whose, (who, scale) in needed if whose in metric.needs_grades and scale == "referable"]
+        return f"{' and '.join(only)} only whether to refer." if only else ""
 
     @property
     def clusters(self) -> int | None:
@@ -308,20 +336,22 @@ class Sample:
 
     def at(self, cut_offs: Sequence[float]) -> Sample:
         """The same units, graded by cut-offs on the scores of their images."""
-        reached = self.within.scores >= np.asarray(cut_offs)
-        given = np.where(reached, np.arange(1, confusion.GRADES), 0).max(axis=1)
-        given[np.isnan(self.within.scores[:, 0])] = confusion.NO_OUTPUT
+        given = grades_at(self.within.scores, cut_offs)
+        given[given < 0] = confusion.NO_OUTPUT
         predicted, views = self.within.answers(given)
         return replace(self, predicted=predicted, views=views)
 
     def ranked(self, target: str) -> Floats | None:
-        """(n,) what AUC ranks: the probability of a grade or group, of several images the largest; NaN without one.
+        """(n,) what AUC ranks: the probability of a grade or group, or the severity, of several images the largest.
 
-        None where no image's probability is the unit's: a unit's grade is between the first and the last, that of its
-        worst image, so that a high probability of it in another image says nothing.
+        NaN without one. None where nothing ranks the target. A severity says nothing of a grade between the first and
+        the last. Nor does any image's probability say how probable such a grade is of a unit: it is that of the worst
+        image, so that a high probability of it in another image says nothing.
         """
         grades = list(grades_of(target) or ())
-        if self.unit == "image":
+        if self.no_probabilities == "one-hot":
+            return None
+        if self.unit == "image" and not self.no_probabilities:
             return np.asarray(self.probabilities[:, grades].sum(axis=1))
         if grades == [0]:  # no image has any DR
             return 1 - self.scores[:, 0]
@@ -449,6 +479,17 @@ class Sample:
         assert tally is not None, "a sample has at least one unit"
         return tally
 
+    def by_reference(self, tally: Tally) -> list[int]:
+        """Units of a tally by what the reference tells apart: five grades, or not referable and referable."""
+        found: list[int] = tally.table.sum(axis=1)[[*STANDS_FOR[self.reference_scale]]].tolist()
+        return found
+
+    def confusion(self) -> tuple[tuple[tuple[int, ...], ...], tuple[int, ...]]:
+        """Units by what reference (rows) and model (columns) tell apart, and by row those without output."""
+        rows, columns = ([*STANDS_FOR[scale]] for scale in (self.reference_scale, self.answer_scale))
+        table = self.whole().table[rows]
+        return tuple(map(tuple, table[:, columns].tolist())), tuple(table[:, confusion.NO_OUTPUT].tolist())
+
     def counts(self) -> dict[str, Any]:
         """The counts of the test set that a report shows."""
         found: dict[str, Any] = {
@@ -456,7 +497,9 @@ class Sample:
             "units": len(self),
             "images": self.images,
             "patients": self.clusters,
-            "by_grade": [int(count) for count in self.whole().table.sum(axis=1)],
+            "reference_scale": self.reference_scale,
+            "answer_scale": self.answer_scale,
+            "by_grade": self.by_reference(self.whole()),
             "reference_ungradable": 0 if self.read is None else int((~self.read.graded).sum()),
             "dme": None if self.dme is None else int(self.dme.sum()),
         }
@@ -466,7 +509,7 @@ class Sample:
                     "by": column,
                     "value": value,
                     "units": int(tally.table.sum()),
-                    "by_grade": [int(count) for count in tally.table.sum(axis=1)],
+                    "by_grade": self.by_reference(tally),
                 }
                 for column, value in self.each_slice()
                 if (tally := self.tally(column, value)) is not None
@@ -508,8 +551,15 @@ class Pair:
         Raises PredictionsError, naming an image, where the tables are not of the same images or contradict each other
         in grade, macular oedema, patient or (by eye) eye.
         """
+        if lacking := first.lacks_cut_offs or second.lacks_cut_offs:
+            raise PredictionsError(lacking)
         name = name or second.origin
-        tables = [first.grouped, second.grouped]
+        tables = [first.as_grades, second.as_grades]
+        if first.scales[1] != second.scales[1]:
+            raise PredictionsError(
+                f"{name} has another kind of reference (grades in one table, referable in the other); give both the "
+                "same."
+            )
         stated = [first.table["patient"], second.table["patient"]]
         names = [published_names(table) for table in tables]
         keys = [content_keys(table) for table in tables]
@@ -555,16 +605,32 @@ class Pair:
         if owners:
             mine = mine.assign(patient=owners[0])
         mine = mine.assign(image=mine.index.map(shown))
-        answers = ["predicted", *PROBABILITIES]
-        other = mine.assign(**{column: theirs[column] for column in answers})
+        others = [column for column in ANSWERS if column in theirs.columns]
+        other = mine.drop(columns=[*ANSWERS], errors="ignore").assign(**{column: theirs[column] for column in others})
         declared = None if owners else images_a_patient
-        one, two = (_by_unit(table, unit, first.origin, declared) for table in (mine, other))
+        one, two = (
+            replace(_by_unit(table, unit, first.origin, declared), no_probabilities=whole.no_probabilities)
+            for table, whole in ((mine, first), (other, second))
+        )
         return cls(one, two)
 
     @property
     def right(self) -> tuple[Flags, Flags]:
         """Which units each model grades correctly."""
         return self.first.predicted == self.first.reference, self.second.predicted == self.second.reference
+
+    @property
+    def rightly_referred(self) -> tuple[Flags, Flags]:
+        """Which units each model refers, or does not refer, correctly; no output is neither."""
+        metric, lowest = MetricId("sensitivity", "referable"), GROUPS["referable"][0]
+        referable = self.first.graded("referable") >= lowest
+        given = self.first.answers(metric), self.second.answers(metric)
+        first, second = (((one >= lowest) == referable) & (one != confusion.NO_OUTPUT) for one in given)
+        return first, second
+
+    def lacks(self, metric: MetricId, models: tuple[str, str] = ("the model", "the baseline")) -> str:
+        """As `Sample.lacks`, of both models."""
+        return self.first.lacks(metric, models[0]) or self.second.lacks(metric, models[1])
 
     @property
     def counted_digest(self) -> str:
@@ -725,7 +791,7 @@ def _by_unit(
 
     dme = _oedema(judged, origin)
     probabilities = judged[list(PROBABILITIES)].to_numpy(dtype=np.float64)
-    within = Images(order, starts, judged["grade"].to_numpy(dtype=np.int64), dme, cumulative(probabilities))
+    within = Images(order, starts, judged["grade"].to_numpy(dtype=np.int64), dme, scores_of(judged))
     worst = within.worst
     for column, (_, codes) in (slices or {}).items():
         if (apart := worst(codes) != -worst(-codes)).any():
@@ -733,6 +799,7 @@ def _by_unit(
                 f"{origin}: the checklist judges by {unit} and slices by {column}, but {int(apart.sum())} of them have "
                 "images in two of these slices; slice by a column with one value per patient, or judge by image."
             )
+    answer_scale, reference_scale = scales(judged)
     predicted, views = within.answers(judged["predicted"].to_numpy(dtype=np.int64, na_value=confusion.NO_OUTPUT))
     return Sample(
         reference=worst(within.grade),
@@ -748,6 +815,8 @@ def _by_unit(
         images=len(judged),
         images_a_patient=images_a_patient,
         no_patients=no_patients,
+        answer_scale=answer_scale,
+        reference_scale=reference_scale,
         slices={column: worst(codes) for column, (_, codes) in (slices or {}).items()},
         slice_names={column: names for column, (names, _) in (slices or {}).items()},
     )

@@ -28,6 +28,7 @@ from drgate import __version__
 from drgate.errors import ImageUnreadable, ManifestError, PredictionsError, UsageError
 from drgate.evaluation import plain_of
 from drgate.manifest import Manifest, load_manifest, split_by_patient
+from drgate.models import find_model, refuse_no_base
 from drgate.predictions import ANSWERS, Predictions, make_predictions
 
 if TYPE_CHECKING:
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
     from drgate.preprocessing import Preprocessing
     from drgate.vision.grader import Grader
 
-TABLES: Final = (".csv", ".tsv", ".parquet", ".pq")
 BATCH: Final = 32
 RAW_BATCH: Final = 8
 """Of photographs as decoded: each takes up to 40 MB, of a size that is not known before."""
@@ -56,6 +56,7 @@ def score(
     workers: int | None = None,
     advance: Callable[[int], Any] = lambda images: None,
     patient_key: PatientKey | None = None,
+    trial: int | None = None,
 ) -> Predictions:
     """Grade every image of a manifest.
 
@@ -66,7 +67,8 @@ def score(
     (SystemExit).
 
     workers: processes that decode (default: one per core; 0: decode in this process). advance: called after each batch
-    with its number of images. patient_key: by which patients are compared with those of the training set.
+    with its number of images. patient_key: by which patients are compared with those of the training set. trial: grade
+    only so many images, spread over the set; the others have no output.
 
     Raises ManifestError when the model's fingerprint shows that a patient or an image was in its training set, or a
     file's SHA-256 differs from the manifest's; PredictionsError when another column cannot be read or no image could be
@@ -75,7 +77,16 @@ def score(
     _refuse_training_patients(grader, manifest, patient_key)
     table = manifest.table
     rows = _rows(manifest)
-    found = _all_shares(grader, manifest, workers, advance)
+    tried = np.arange(len(manifest))
+    if trial is None:
+        found = _all_shares(grader, manifest, workers, advance)
+    else:
+        tried = np.unique(np.linspace(0, len(manifest) - 1, trial).astype(np.int64))
+        found = _Scored(np.full((len(manifest), grader.answer.width), np.nan), {}, [])
+        share = _share(grader, manifest, tried, 0, advance)
+        found.outputs[tried] = share.outputs
+        found.refused.update(share.refused)
+        found.known.extend(share.known)
     refused, known = found.refused, found.known
     if known:
         raise ManifestError(
@@ -83,11 +94,11 @@ def score(
             f"({_few(known)}: equal perceptual hash); use other images."
         )
     silent = np.asarray(~np.isfinite(found.outputs).all(axis=1))
-    if silent.all():
+    if silent[tried].all():
         reason = next(iter(refused.values()), "the model gave no finite numbers.")
         raise PredictionsError(f"{manifest.origin}: no image could be graded. The first reason: {reason}")
     answer = grader.answer.recognised(found.outputs)
-    for image in table["image"][silent]:
+    for image in table["image"].iloc[tried[silent[tried]]]:
         reason = refused.get(image, f"the model gave no finite numbers for {image}.")
         warnings.warn(f"No output: {reason}", NoOutputWarning, stacklevel=2)
     scored = rows.assign(**answer.columns(found.outputs))
@@ -117,6 +128,10 @@ def model_and_test_set(
         raise UsageError(f"{source} is a model and needs images; give them with --data MANIFEST.")
     if split == "train":
         raise UsageError("A model cannot be judged on its training split; choose another with --split.")
+    if python is None:
+        find_model(source)
+    if base is not None:
+        refuse_no_base(base)
     manifest = load_manifest(data)
     from drgate.vision.graders import load_grader
 

@@ -1,4 +1,5 @@
-"""A locked operating point: cut-offs on P(grade >= k), with a margin for the differences of a new test set.
+"""A locked operating point: cut-offs on P(grade >= k), on a severity or on the probability of referable, with a margin
+for the differences of a new test set.
 
     found = tune(load_predictions("val.parquet"), load_checklist("screening-referable"))
     if isinstance(found, Infeasible): print(found.reason)
@@ -19,11 +20,12 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from drgate.checklist import RULE_WORDS, Checklist, Criterion
@@ -32,7 +34,7 @@ from drgate.errors import ChecklistError, PredictionsError, UsageError
 from drgate.looks import USUAL, Log
 from drgate.metrics import BELOW_REFERABLE, METRICS, RIGHT_EYE, MetricId
 from drgate.operating_point import OperatingPoint, make_operating_point
-from drgate.predictions import Predictions, planned
+from drgate.predictions import NO_PROBABILITIES, Predictions, planned
 from drgate.sample import Flags, Floats, Ints, Sample
 from drgate.scale import GRADES, GROUPS, TITLES
 from drgate.stats import cluster, confusion
@@ -66,13 +68,14 @@ def tune(
 ) -> OperatingPoint | Infeasible:
     """Choose cut-offs for the required criteria of a checklist.
 
-    predictions: the tuning table, with grades and probabilities. test: the planned test set, of which only the counts
-    by grade and patient are read; without it one like the tuning table is planned. Looks, level, unit, interval and
-    the planned power are the checklist's. A checklist that decides on estimates is tuned to the limit all the same.
-    log: the looks that were taken; a test set in it is no set to tune on. Its patient key makes patients comparable.
+    predictions: the tuning table, with grades and p_0 to p_4, severity or p_referable. test: the planned test set, of
+    which only the counts by grade and patient are read; without it one like the tuning table is planned. Looks, level,
+    unit, interval and the planned power are the checklist's. A checklist that decides on estimates is tuned to the
+    limit all the same. log: the looks that were taken; a test set in it is no set to tune on. Its patient key makes
+    patients comparable.
 
     Raises UsageError for a test set that was looked at and for a split test, ChecklistError where no required criterion
-    depends on cut-offs, PredictionsError for a table without grades or probabilities.
+    depends on cut-offs, PredictionsError for a table without grades or scores, or with one-hot probabilities.
     """
     log.refuse_test_set(predictions)
     manifest = predictions.provenance.get("manifest")
@@ -81,29 +84,39 @@ def tune(
             f"{predictions.origin} was scored on the split test, which is kept for evaluation; score a validation "
             "split (drgate score --split val) or another data set, and tune on that."
         )
-    # Cut-offs are tuned on the whole table, which may lack the columns that the checklist slices by.
-    units = Sample.of(predictions, checklist, slices=())
-    bare = predictions.table["predicted"].notna() & predictions.table["p_0"].isna()
-    if bare.any() or not units.answered.any():
-        lacks = "no columns p_0 to p_4" if predictions.table["p_0"].isna().all() else "images without p_0 to p_4"
+    scored = ~np.isnan(predictions.scores()[:, 0])
+    name = {"probabilities": "p_0 to p_4", "referable": "p_referable"}.get(predictions.cut_on, predictions.cut_on)
+    if (predictions.answered & ~scored).any() or not scored.any():
+        lacks = f"images without {name}" if scored.any() else f"no number in {name}"
         raise PredictionsError(
-            f"{predictions.origin} has {lacks}; cut-offs need these probabilities for every image with output."
+            f"{predictions.origin} has {lacks}; cut-offs need {'these' if name[-1].isdigit() else 'it'} for every "
+            "image with output."
         )
+    if predictions.no_probabilities == "one-hot":
+        raise PredictionsError(
+            f"{predictions.origin}: {NO_PROBABILITIES['one-hot']} Cut-offs would change no grade; score the model with "
+            "its probabilities."
+        )
+    # Cut-offs are tuned on the whole table, which may lack the columns that the checklist slices by.
+    units = Sample.of(_graded(predictions), checklist, slices=())
     tested = units
     if test is not None:
         tested = Sample.of(planned(test.table, str(test.origin), test.named_by()), checklist, slices=())
     required = [criterion for criterion in checklist.each_criterion() if criterion.required]
     tuned = [one for one in required if one.id.about.cut_offs_decide and one.id == one.id.whole]
+    if predictions.cut_on == "referable":  # it says nothing of other grades and groups
+        tuned = [one for one in tuned if one.id.target == "referable"]
     if not tuned:
+        of = "for referable DR " if predictions.cut_on == "referable" else ""
         raise ChecklistError(
-            f"The checklist {checklist.name} requires no sensitivity, specificity, accuracy or rate of grave errors on "
-            "the whole test set, so cut-offs cannot be tuned to it; use another checklist."
+            f"The checklist {checklist.name} requires no sensitivity, specificity, accuracy or rate of grave errors "
+            f"{of}on the whole test set, so cut-offs cannot be tuned to it; use another checklist."
         )
     constraints = [_Constraint(one, units, tested, checklist) for one in tuned]
     for constraint in constraints:
         if constraint.impossible:
             return Infeasible(constraint.impossible, complete=True)
-    search = _Search(units, constraints, checklist.planning.power)
+    search = _Search(units, constraints, checklist.planning.power, fractions=predictions.cut_on != "severity")
     choice, complete, compared = search.run()
     if choice is None:
         return Infeasible(search.shortfall(complete), complete)
@@ -122,8 +135,12 @@ def tune(
         "not_covered": [one.id for one in required if one not in tuned],
         "search": {"compared": compared, "complete": complete},
     }
+    if predictions.cut_on == "severity":
+        # A cut-off above a later one decides nothing: the later grade is reached with it.
+        choice = tuple(np.minimum.accumulate(choice[::-1])[::-1].tolist())
     return make_operating_point(
-        choice,
+        choice[1:2] if predictions.cut_on == "referable" else choice,
+        on=predictions.cut_on,
         checklist={"name": checklist.name, "version": checklist.version, "digest": checklist.digest},
         tuned_on=predictions,
         promise=promise,
@@ -131,18 +148,28 @@ def tune(
     )
 
 
+def _graded(predictions: Predictions) -> Predictions:
+    """A table without grades for lack of cut-offs with any grade for each answer: the search counts who has one."""
+    if not predictions.lacks_cut_offs:
+        return predictions
+    grades = pd.Series(0, predictions.table.index, dtype="Int8").where(~np.isnan(predictions.scores()[:, 0]))
+    return replace(predictions, table=predictions.table.assign(predicted=grades), at_cut_offs=True)
+
+
 @dataclass(frozen=True, slots=True)
 class Effect:
-    """One proportion of the tuning table, by the most probable grade and by the cut-offs: k of n each."""
+    """One proportion of the tuning table at the cut-offs, k of n.
+
+    before: by the most probable grade; None where answers give no grade without cut-offs.
+    """
 
     id: str
-    before: tuple[int, int]
+    before: tuple[int, int] | None
     after: tuple[int, int]
 
     def to_json(self) -> dict[str, Any]:
-        return {"id": self.id} | {
-            when: {"k": k, "n": n} for when, (k, n) in (("before", self.before), ("after", self.after))
-        }
+        counts = (("before", self.before), ("after", self.after))
+        return {"id": self.id} | {when: {"k": found[0], "n": found[1]} for when, found in counts if found is not None}
 
 
 EFFECTS: Final = tuple(
@@ -156,7 +183,8 @@ EFFECTS: Final = tuple(
 
 def effects(predictions: Predictions, point: OperatingPoint, checklist: Checklist) -> list[Effect]:
     """`EFFECTS` on the tuning table before and after, by the unit of the checklist."""
-    samples = [Sample.of(table, checklist, slices=()) for table in (predictions, predictions.at(point))]
+    after = Sample.of(predictions.at(point), checklist, slices=())
+    before = None if predictions.lacks_cut_offs else Sample.of(predictions, checklist, slices=())
 
     def counted(sample: Sample, metric: MetricId) -> tuple[int, int]:
         tally = sample.tally_of(metric)
@@ -164,11 +192,14 @@ def effects(predictions: Predictions, point: OperatingPoint, checklist: Checklis
         k, n = metric.about.ratio(metric.target, metric.default_policy).terms(tally.table)
         return int(k), int(n)
 
-    return [Effect(name, *(counted(sample, name) for sample in samples)) for name in EFFECTS]
+    shown = [one for one in EFFECTS if point.on != "referable" or one.target == "referable"]
+    return [Effect(one, None if before is None else counted(before, one), counted(after, one)) for one in shown]
 
 
 def lost(predictions: Predictions, point: OperatingPoint) -> list[str]:
     """Titles of the grades that the cut-offs predict for less than a tenth as many images as have them."""
+    if point.on == "referable":
+        return []
     table = predictions.at(point).table
     graded = table[graded_rows(table)]
     return [
@@ -349,11 +380,12 @@ class _Search:
     the counts exclude is excluded; what they allow is judged by the answer that each criterion reads.
     """
 
-    def __init__(self, units: Sample, constraints: list[_Constraint], wanted: float) -> None:
+    def __init__(self, units: Sample, constraints: list[_Constraint], wanted: float, *, fractions: bool = True) -> None:
         self.units, self.constraints, self.wanted = units, constraints, wanted
         self.several = units.images > len(units)
         scores = units.scores[units.answered]
-        self.values = [_between(scores[:, k]) for k in range(4)]
+        self.low, self.high = (0.0, 1.0) if fractions else (-math.inf, float(scores.max()))
+        self.values = [_between(scores[:, k], self.low, self.high) for k in range(4)]
         self.objective = self._objective()
         used = {k for weights in (*self.steps, self.objective) for k in range(4) if weights[:, k + 1].any()}
         self.free = [k for k in range(4) if k not in used]
@@ -450,8 +482,8 @@ class _Search:
         """Values of one cut-off that no criterion excludes, whatever the other three are."""
         values = self.values[k]
         if k in self.free:
-            # Free cut-offs are never lower than those below them; certainty is always possible.
-            return np.unique(np.r_[values, 1.0])
+            # Free cut-offs are never lower than those below them; the highest score is always possible.
+            return np.unique(np.r_[values, self.high])
         scores = self.units.scores[self.units.answered]
         order = np.sort(scores[:, k])
         at = np.argsort(scores[:, k], kind="stable")
@@ -556,7 +588,7 @@ class _Search:
         """The same cut-offs with as few digits as keep the grade of every image."""
         scores = self.units.within.scores
         scores = scores[~np.isnan(scores[:, 0])]
-        return tuple(_shortest(cut, scores[:, k]) for k, cut in enumerate(cut_offs))
+        return tuple(_shortest(cut, scores[:, k], self.low, self.high) for k, cut in enumerate(cut_offs))
 
 
 def _sizes(counted: Flags, units: Sample) -> tuple[Ints, Ints]:
@@ -580,12 +612,15 @@ def _total(steps: Ints | Floats, reached: list[NDArray[np.float64]]) -> Floats:
     return total
 
 
-def _between(scores: Floats) -> Floats:
-    """Cut-offs between two neighbouring scores, ascending, at most 1; one half where all scores are equal."""
+def _between(scores: Floats, low: float, high: float) -> Floats:
+    """Cut-offs between two neighbouring scores, ascending, above `low`, at most `high`.
+
+    Where all scores are equal, one half of probabilities and else the score.
+    """
     distinct = np.unique(scores)
-    middle = (distinct[:-1] + distinct[1:]) / 2
-    possible = middle[(middle > 0) & (middle <= 1)]
-    return np.asarray(possible if possible.size else [0.5], dtype=np.float64)
+    middle = distinct[:-1] / 2 + distinct[1:] / 2  # the sum of two large ones is infinite
+    possible = middle[(middle > low) & (middle <= high)]
+    return np.asarray(possible if possible.size else [0.5 if math.isfinite(low) else high], dtype=np.float64)
 
 
 def _spread(values: Floats, keep: float | None) -> Floats:
@@ -606,10 +641,11 @@ def _around(values: Floats, grid: Floats, at: float) -> Floats:
     return np.asarray(values[(values >= low) & (values <= high)], dtype=np.float64)
 
 
-def _shortest(cut: float, scores: Floats) -> float:
+def _shortest(cut: float, scores: Floats, low: float, high: float) -> float:
+    """A cut-off with as few digits as part the scores alike, above `low` and at most `high`."""
     below, above = scores[scores < cut], scores[scores >= cut]
-    low = float(below.max()) if below.size else 0.0
-    high = min(1.0, float(above.min())) if above.size else 1.0
+    low = float(below.max()) if below.size else low
+    high = min(high, float(above.min())) if above.size else high
     for digits in range(1, 17):
         short = round(cut, digits)
         if low < short <= high:

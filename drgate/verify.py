@@ -641,7 +641,7 @@ def _again(
     import numpy as np
 
     from drgate.checklist import parse_checklist
-    from drgate.predictions import PROBABILITIES
+    from drgate.predictions import SIGNED, as_grades
     from drgate.score import model_and_test_set, score
 
     evaluation = statement.evaluation
@@ -676,22 +676,24 @@ def _again(
         return
     checklist = parse_checklist(evaluation.spec.content, "the checklist in the certificate")
     scored = _as_evaluated(scored, evaluation, checklist, _cut_offs(evaluation))
-    before, after = (found.table.set_index("image").sort_index() for found in (table, scored))
+    before, after = (as_grades(found.table).set_index("image").sort_index() for found in (table, scored))
     if not before.index.equals(after.index):
         yield "problem", "Scored again, the model answered for other images than the predictions hold."
         return
     answers = [frame["predicted"].to_numpy(dtype=np.int64, na_value=-1) for frame in (before, after)]
     different = int((answers[0] != answers[1]).sum())
-    probabilities = [frame[list(PROBABILITIES)].to_numpy(dtype=np.float64) for frame in (before, after)]
-    furthest = float(np.nanmax(np.abs(probabilities[0] - probabilities[1]), initial=0.0))
+    numbers = [frame[[one for one in SIGNED if one in before]].to_numpy(dtype=np.float64) for frame in (before, after)]
+    # Relative for a severity, which has a scale of its own.
+    scale = float(np.nanmax(np.abs(numbers[0]), initial=1.0))
+    furthest = float(np.nanmax(np.abs(numbers[0] - numbers[1]), initial=0.0)) / scale
     if different or furthest > RESCORED_WITHIN:
         yield (
             "problem",
-            f"Scored again, {different} of {len(before)} images have another grade, and probabilities differ by "
+            f"Scored again, {different} of {len(before)} images have another grade, and their numbers differ by "
             f"up to {furthest:.2g}.",
         )
     else:
-        alike = "to the last bit" if not furthest else f"probabilities within {furthest:.1g}"
+        alike = "to the last bit" if not furthest else f"numbers within {furthest:.1g}"
         yield "checked", f"The model was scored again: all {len(before)} images are graded the same, {alike}."
 
 

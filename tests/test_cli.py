@@ -9,6 +9,7 @@ import os
 import pickle
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -145,7 +146,9 @@ class TestBadInput:
         assert "does not exist" in refused("evaluate", tmp_path / "none.pth", "--data", tmp_path)
 
     def test_neither_model_nor_table(self, refused: Refused, tmp_path: Path):
-        assert "neither a model" in refused("evaluate", tmp_path / "notes.txt")
+        assert "notes.txt does not exist; expected a table" in refused("evaluate", tmp_path / "notes.txt")
+        (tmp_path / "notes.txt").write_text("image quality was fine")
+        assert "notes.txt is neither a table nor a model; expected" in refused("evaluate", tmp_path / "notes.txt")
 
     def test_empty_manifest(self, refused: Refused, checkpoint: Path, tmp_path: Path):
         (tmp_path / "labels.csv").write_text("")
@@ -518,7 +521,8 @@ class TestLightInstallation:
             ("drgate", ["score", "model.pth", "--data", "data", "--out", "x.parquet"], "models"),
             ("trainer", ["--dataset", "data"], "train"),
         ):
-            (tmp_path / "model.pth").write_bytes(b"PK")
+            with zipfile.ZipFile(tmp_path / "model.pth", "w") as archive:
+                archive.writestr("model/data.pkl", b"")
             photograph(tmp_path / "data" / "No_DR" / "a.png", seed=1)
             script = blocked.format(package=package, arguments=arguments)
             here = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}

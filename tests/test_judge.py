@@ -506,7 +506,7 @@ class TestHistoryFromElsewhere:
         assert "holds no record.jsonl" in refused("evaluate", table, "--record", tmp_path / "images")
         assert "holds no record.jsonl" in refused("evaluate", table, "--record", tmp_path / "history.txt")
         (tmp_path / "empty.json").touch()
-        assert "empty.json is not valid JSON" in refused("evaluate", table, "--record", tmp_path / "empty.json")
+        assert "empty.json is empty; expected" in refused("evaluate", table, "--record", tmp_path / "empty.json")
 
 
 class TestOnlyShown:
@@ -596,12 +596,16 @@ class TestPrivacy:
 
     @pytest.mark.parametrize("known", [True, False])
     def test_no_file_names_anybody(self, known: bool, table: Write, drgate: Run, own: Path, here: Path):
-        """With a baseline (first of other grades), missed severe cases, changed grades; only names.csv leads back."""
+        """With a baseline (of other grades it is refused), missed severe cases, changed grades; only names.csv leads
+        back."""
         baseline = table("baseline.csv", known=known, right=20, changed=2)
         first = table("one.csv", known=known)
         asked = ("--spec", own, "--baseline", baseline, "--out")
-        assert drgate("evaluate", first, *asked, "first").code == 0
-        assert "has other reference grades (image '" in (here / "first/evaluation.json").read_text()
+        ended = drgate("evaluate", first, *asked, "first")
+        assert ended.code == 2
+        assert "has other reference grades (image '" in ended.err
+        assert not list(here.iterdir()), "no look was taken"
+        assert drgate("evaluate", first, "--spec", own, "--out", "first").code == 0
         ended = drgate("evaluate", table("two.csv", known=known, right=17, changed=2), *asked, "reports/second")
         assert ended.code == 0, ended.err
         found = json.loads((here / "reports/second/evaluation.json").read_text())

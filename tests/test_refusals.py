@@ -369,7 +369,7 @@ class TestUngradableByDecree:
         assert len(Pair.of(marked, marked).first) == 2000
         assert len(Sample.of(planned(marked.table, "t.csv"), owners())) == 2000
         only = predictions(marked.table.assign(gradable=False))
-        point = OperatingPoint((0.01, 0.01, 0.01, 0.9), {}, "", (), "", "", (), {})
+        point = OperatingPoint("probabilities", (0.01, 0.01, 0.01, 0.9), {}, "", (), "", "", (), {})
         assert lost(only, point) == lost(predictions(marked.table.assign(gradable=True)), point) != []
 
     def test_what_is_published_says_the_same(self):

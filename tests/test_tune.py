@@ -25,6 +25,7 @@ from drgate.looks import Log
 from drgate.manifest import load_manifest
 from drgate.operating_point import (
     OperatingPoint,
+    cumulative,
     load_operating_point,
     make_operating_point,
     parse_operating_point,
@@ -95,7 +96,7 @@ class TestGrading:
     def test_the_highest_grade_that_is_reached(self, table: Predictions, point: OperatingPoint):
         """max{k: P(grade >= k) >= t_k}, else 0, one image at a time; no output stays none."""
         p = np.r_[table.probabilities()[:50], np.full((1, 5), np.nan)]
-        grades = point.apply(p)
+        grades = point.apply(cumulative(p))
         for row, grade in zip(p[:50], grades, strict=False):
             reached = [k for k in range(1, 5) if sum(row[j] for j in range(4, k - 1, -1)) >= point.cut_offs[k - 1]]
             assert grade == max(reached, default=0)
@@ -249,7 +250,7 @@ class TestChoice:
             return
         assert found.promise["search"]["complete"]
         assert best is not None
-        called, grade = found.apply(table.probabilities()), table.table["grade"].to_numpy(dtype=int)
+        called, grade = found.apply(table.scores()), table.table["grade"].to_numpy(dtype=int)
         rates = [(called != 3)[grade != 3].mean(), (called != 4)[grade != 4].mean(), (called < 2)[grade < 2].mean()]
         assert (np.mean(rates), (called == grade).mean()) == pytest.approx(best[0], abs=1e-8)
 
@@ -271,7 +272,7 @@ class TestChoice:
     def test_other_grades_do_not_move_a_group(self, point: OperatingPoint):
         """Where only referable is asked for, t_2 alone decides it."""
         p = scored(9, 300, noise=0.8).probabilities()
-        assert ((point.apply(p) >= 2) == (p[:, 4] + p[:, 3] + p[:, 2] >= point.cut_offs[1])).all()
+        assert ((point.apply(cumulative(p)) >= 2) == (p[:, 4] + p[:, 3] + p[:, 2] >= point.cut_offs[1])).all()
 
     def test_more_looks_cost_specificity(self, table: Predictions, point: OperatingPoint):
         """Each of K looks is tested at alpha/K, so the cut-off is no higher."""

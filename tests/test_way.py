@@ -489,10 +489,10 @@ class TestExport:
         assert result.exit_code == 2
 
     def test_a_wrong_network_is_noticed(self, bundle: Path, place: Path):
-        """The comparison of logits can fail."""
-        model = load_checkpoint(place / "run" / "epoch_01.pth").build()
+        """The comparison of outputs can fail."""
+        model = load_grader(place / "run" / "epoch_01.pth")
         images = np.random.default_rng(0).uniform(-1, 1, (10, 3, 28, 28)).astype(np.float32)
-        with pytest.raises(CheckpointError, match="logits differ"):
+        with pytest.raises(CheckpointError, match="outputs differ"):
             compare(model, OnnxGrader(bundle / "model.onnx"), images)
 
     @pytest.mark.parametrize(

@@ -63,6 +63,7 @@ def command(
         raise UsageError("--dry_run is for a run that has not started. Leave out --resume.")
     before = _parameters_of(given, config) if resume else None
     parameters = read_config(config, given, before=before)
+    _refuse_early(parameters)
     if dry_run:
         return _dry_run(parameters, again, runs, format, quiet)
     from trainer.run import train
@@ -72,6 +73,20 @@ def command(
     if _first():
         emit(record, lambda console: None, format, quiet)
     return exit_code(record.get("rule"))
+
+
+def _refuse_early(parameters: TrainingConfig) -> None:
+    """Raise DrgateError for what can be seen in a moment, before torch is imported, which takes seconds."""
+    from drgate.checklist import load_checklist
+    from drgate.manifest import load_manifest
+    from drgate.models import find_model, refuse_no_base
+
+    load_checklist(parameters.spec)
+    refuse_no_base(parameters.base)
+    for source in (parameters.init_from, parameters.resume_from_checkpoint):
+        if source is not None and "://" not in source and not Path(source).is_dir():
+            find_model(Path(source))
+    load_manifest(parameters.dataset, files=False)
 
 
 def _dry_run(parameters: TrainingConfig, again: str | None, runs: Path | None, format: Format, quiet: bool) -> int:

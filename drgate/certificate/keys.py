@@ -32,7 +32,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, utils
 
 from drgate import limits
 from drgate.errors import CertificateError, UsageError
-from drgate.files import read_limited
+from drgate.files import read_limited, refuse_content
 
 MAX_KEY_BYTES: Final = limits.KEY_BYTES
 _ORDER: Final = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551  # of P-256: FIPS 186-5, SP 800-186
@@ -235,6 +235,7 @@ def parse_private_key(pem: bytes, passphrase: bytes | None, origin: str) -> Priv
     except (ValueError, TypeError, UnsupportedAlgorithm) as problem:
         if encrypted:
             raise CertificateError(f"The passphrase does not open {origin}, or the file is damaged.") from problem
+        refuse_content(pem, origin, _EXPECTED_PRIVATE, CertificateError)
         raise CertificateError(f"{origin} holds no key that can be read; expected {_EXPECTED_PRIVATE}.") from problem
     if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP256R1):
         raise CertificateError(f"{origin} holds a key of another type; expected {_EXPECTED_PRIVATE}.")
@@ -255,6 +256,7 @@ def parse_public_key(pem: bytes, origin: str) -> PublicKey:
     try:
         key = serialization.load_pem_public_key(pem)
     except (ValueError, UnsupportedAlgorithm) as problem:
+        refuse_content(pem, origin, _EXPECTED_PUBLIC, CertificateError)
         raise CertificateError(f"{origin} holds no key that can be read; expected {_EXPECTED_PUBLIC}.") from problem
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
         raise CertificateError(f"{origin} holds a key of another type; expected {_EXPECTED_PUBLIC}.")

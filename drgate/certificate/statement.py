@@ -24,7 +24,7 @@ from typing import Any, Final, Literal
 from drgate.certificate.envelope import MAX_BYTES, STATEMENT_TYPE, Envelope, parse_envelope
 from drgate.errors import CertificateError, DrgateError
 from drgate.evaluation import CriterionResult, Estimate, Evaluation, Lineage, Outcome, Reference, plain_of
-from drgate.files import TIME_FORMAT, canonical_json, parse_json, parse_moment, read_limited
+from drgate.files import TIME_FORMAT, canonical_json, parse_json, parse_moment, read_limited, refuse_content
 
 FORMAT: Final = 3
 """Number of the statement's form. It covers every word that `statement_bytes` writes: to change one is a new number,
@@ -272,6 +272,8 @@ def read_certificate(path: Path) -> Certificate | Statement:
     Raises CertificateError for a missing, empty, oversized or malformed file; see `parse_certificate`.
     """
     data = read_limited(path, MAX_BYTES, _EXPECTED, CertificateError)
+    if not data.startswith(b"{"):
+        refuse_content(data, str(path), _EXPECTED, CertificateError)
     if data.startswith(STATEMENT_BEGINS):
         return parse_statement(data, str(path))
     return parse_certificate(data, str(path))

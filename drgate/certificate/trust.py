@@ -22,7 +22,7 @@ from drgate import limits
 from drgate.certificate.keys import PublicKey
 from drgate.certificate.statement import Certificate, Statement
 from drgate.errors import CertificateError
-from drgate.files import read_limited
+from drgate.files import read_limited, refuse_content
 
 MAX_BYTES: Final = limits.LIST_BYTES
 CLOCK_SKEW: Final = timedelta(hours=1)
@@ -66,8 +66,9 @@ def load_revocations(path: Path) -> Revocations:
     """Read a revocation list; see `parse_revocations`."""
     expected = "a revocation list"
     try:
-        text = read_limited(path, MAX_BYTES, expected, CertificateError).decode("utf-8")
+        text = (data := read_limited(path, MAX_BYTES, expected, CertificateError)).decode("utf-8")
     except UnicodeDecodeError as problem:
+        refuse_content(data, str(path), expected, CertificateError)
         raise CertificateError(f"{path} is not UTF-8 text; expected {expected}.") from problem
     return parse_revocations(text.splitlines(), str(path))
 

@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from drgate.cli.options import (
+    BaseOption,
     ChecklistOption,
+    DataOption,
     FormatOption,
     LooksOption,
     LookTimeOption,
     PatientKeyOption,
+    PreprocessOption,
     QuietOption,
+    SplitOption,
+    WorkersOption,
     patient_key,
+    preprocessing,
 )
-from drgate.screen import Format, emit, tell
+from drgate.screen import Format, emit, progress, tell
+
+if TYPE_CHECKING:
+    from drgate.predictions import Predictions
 
 HELP = """Compare two models on the same images: is A non-inferior to B in accuracy?
 
@@ -26,19 +35,27 @@ no patients, the checklist declares how many images of one patient there are at 
 shown to be non-inferior to B at the margin, 1 A is shown to be worse by more than the margin, 2 the tables cannot be
 compared, 3 neither is shown.
 
+A and B are tables of predictions, or evaluations by their folder or any of its files. A model is scored on the images
+of --data first; --base and --preprocess are for a model that needs them.
+
 Each model takes one look at these images, logged before any number is computed, unless it was looked at before. The
 checklist limits how many looks are allowed. To choose a model, compare on a validation split.
 
 \b
-Example:
+Examples:
   drgate compare new.parquet best.parquet --margin 0.02 --out comparison.md
+  drgate compare reports/release-4 reports/release-3
+  drgate compare new.pth reports/release-3 --data labels.csv
 """
 
 
 def command(
-    first: Annotated[Path, typer.Argument(metavar="A", help="Predictions of the new model (CSV or Parquet).")],
+    first: Annotated[
+        Path, typer.Argument(metavar="A", help="Predictions of the new model, its evaluation, or the model.")
+    ],
     second: Annotated[
-        Path, typer.Argument(metavar="B", help="Predictions of the model to compare with, on the same images.")
+        Path,
+        typer.Argument(metavar="B", help="Predictions of the model to compare with, on the same images; likewise."),
     ],
     margin: Annotated[
         float,
@@ -46,6 +63,11 @@ def command(
     ] = 0.02,
     level: Annotated[float, typer.Option("--level", help="Confidence level of the intervals, two-sided.")] = 0.95,
     spec: ChecklistOption = "medical-grade",
+    data: DataOption = None,
+    split: SplitOption = "test",
+    base: BaseOption = None,
+    preprocess: PreprocessOption = None,
+    workers: WorkersOption = None,
     looks: LooksOption = None,
     time: LookTimeOption = None,
     patients: PatientKeyOption = None,
@@ -59,9 +81,11 @@ def command(
     from drgate.compare import compare
     from drgate.errors import UsageError
     from drgate.files import refuse_existing, write_atomically
+    from drgate.given import model_in, source_in
     from drgate.looks import Log
     from drgate.predictions import load_predictions
     from drgate.report import compare as compare_page
+    from drgate.score import model_and_test_set, score
 
     for name, value, example in (("--margin", margin, "0.02"), ("--level", level, "0.95")):
         if not 0 < value < 1:
@@ -70,11 +94,29 @@ def command(
         if out.suffix.lower() not in (".md", ".json"):
             raise UsageError(f"--out is {out}; expected a name that ends in .md (report) or .json (numbers).")
         refuse_existing(out, "choose another name with --out")
+    checklist, key, stated = load_checklist(spec), patient_key(patients), preprocessing(preprocess)
+    sources = [source_in(path) for path in (first, second)]
+    if data is None and None in sources:
+        raise UsageError(
+            f"{(first, second)[sources.index(None)]} is a model: give the images with --data MANIFEST, or score it "
+            "first (drgate score)."
+        )
+
+    def answers(path: Path, table: Path | None) -> Predictions:
+        if table is not None:
+            return load_predictions(table)
+        assert data is not None, "it was asked for"
+        model, manifest = model_and_test_set(model_in(path), data, split, base, preprocess=stated)
+        with progress(f"Scoring {path.name}", quiet) as (started, advance):
+            started(len(manifest))
+            return score(model, manifest, workers=workers, advance=advance, patient_key=key)
+
+    new, old = (answers(path, table) for path, table in zip((first, second), sources, strict=True))
     comparison = compare(
-        load_predictions(first),
-        load_predictions(second),
-        load_checklist(spec),
-        log=Log(looks, time, patient_key(patients)),
+        new,
+        old,
+        checklist,
+        log=Log(looks, time, key),
         margin=margin,
         level=level,
     )

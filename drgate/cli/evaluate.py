@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -33,6 +33,11 @@ from drgate.cli.options import (
 )
 from drgate.screen import Format, emit, progress, tell
 
+if TYPE_CHECKING:
+    from drgate.checklist import Checklist
+    from drgate.given import Problems
+    from drgate.judge import Evidence, Output, Source, Test
+
 HELP = """Judge a model, or a table of predictions, by a checklist.
 
 Writes a folder with the report (report.html, report.md, junit.xml), the results (evaluation.json, statement.json), the
@@ -51,8 +56,12 @@ score --key), give the scorer's public key with --scorer-key. Otherwise the cert
 elsewhere, and neither export nor the gate accepts it. Cut-offs (--operating-point) become a file of the model: keep
 them beside it.
 
+--dry-run reads and checks everything without a look, and names all that is wrong: exit code 0 the evaluation can run, 2
+it would be refused. Of a model it grades four images.
+
 \b
 Examples:
+  drgate evaluate best_model.pth --data labels.csv --dry-run
   drgate evaluate runs/first/best_model.pth --data eyepacs --split test
   drgate evaluate best_model.pth --data labels.csv --key keys/clinical.pem --out reports/release-3
   drgate evaluate predictions.csv --spec mine.yaml --record history.csv --format json
@@ -69,7 +78,9 @@ def command(
     source: Annotated[
         Path,
         typer.Argument(
-            metavar="SOURCE", help="Checkpoint (*.pth), ONNX model, or table of predictions (CSV, Parquet)."
+            metavar="SOURCE",
+            help="Model (checkpoint, ONNX, safetensors, or a folder; docs/models.md), table of predictions (CSV, "
+            "Parquet), or folder of an evaluation or a bundle.",
         ),
     ],
     data: DataOption = None,
@@ -137,6 +148,13 @@ def command(
         Path | None, typer.Option("--out", metavar="DIR", help="Folder to write. [reports/<model>-<digest>-<test set>]")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a folder that holds another evaluation.")] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Read and check everything, and say what the evaluation would be. Takes no look, writes nothing.",
+        ),
+    ] = False,
     workers: WorkersOption = None,
     format: FormatOption = Format.human,
     quiet: QuietOption = False,
@@ -144,33 +162,31 @@ def command(
     from drgate.certificate.keys import load_public_key
     from drgate.checklist import load_checklist
     from drgate.errors import UsageError
+    from drgate.given import Problems, at_once
     from drgate.judge import Evidence, Output, Source, Test, judge, own_names, shown_with
     from drgate.report.evaluation import terminal
 
+    problems = Problems()
+    of = problems.of if dry_run else at_once
     opening = signing_key if grader is None else key_for_later
-    private = opening(key, sign_command, public_key)
+    private = of(lambda: opening(key, sign_command, public_key))
     if interval is not None and private is not None:
         raise UsageError(
             "--interval only changes what is printed, and --key (or DRGATE_KEY) signs the checklist's own intervals; "
             "give one of them."
         )
+    checklist = of(lambda: load_checklist(spec))
+    scorers = of(lambda: [load_public_key(path) for path in scorer_key or ()]) or []
+    stated = of(lambda: preprocessing(preprocess))
+    asked = Source(source, base, workers, scorers, stated, lora_alpha, grader)
+    test = Test(data, split, grades, looks, time, of(lambda: patient_key(patients)))
+    evidence = Evidence(record, selected_epoch, baseline, previous, operating_point)
+    output = Output(out, private, force)
+    if dry_run:
+        return _dry_run(asked, checklist, test, evidence, output, problems, format, quiet)
+    assert checklist is not None, "`at_once` raises"
     with progress("Scoring", quiet) as scoring:
-        judgement = judge(
-            Source(
-                source,
-                base,
-                workers,
-                [load_public_key(path) for path in scorer_key or ()],
-                preprocessing(preprocess),
-                lora_alpha,
-                grader,
-            ),
-            load_checklist(spec),
-            test=Test(data, split, grades, looks, time, patient_key(patients)),
-            evidence=Evidence(record, selected_epoch, baseline, previous, operating_point),
-            output=Output(out, private, force),
-            progress=scoring,
-        )
+        judgement = judge(asked, checklist, test=test, evidence=evidence, output=output, progress=scoring)
     evaluation = judgement.evaluation
     shown = evaluation if interval is None else shown_with(judgement, interval.value)
     emit(shown.to_json(), lambda console: terminal.render(shown, console, own_names(judgement.folder)), format, quiet)
@@ -193,3 +209,36 @@ def command(
         )
     tell(f"Report: {judgement.folder / 'report.html'}; certificate {signature}.", quiet)
     return evaluation.exit_code
+
+
+def _dry_run(
+    source: Source,
+    checklist: Checklist | None,
+    test: Test,
+    evidence: Evidence,
+    output: Output,
+    problems: Problems,
+    format: Format,
+    quiet: bool,
+) -> int:
+    """Exit code 0 where the evaluation could run, 2 where it would be refused, with all that is wrong."""
+    from drgate.checklist import load_checklist
+    from drgate.cli import dry_run as page
+    from drgate.dry_run import dry_run
+    from drgate.errors import ExitCode
+    from drgate.screen import complain
+
+    # Without a checklist the other arguments are checked all the same, by one that asks for nothing.
+    found = dry_run(
+        source, checklist or load_checklist("smoke"), test=test, evidence=evidence, output=output, problems=problems
+    )
+    if found is not None and not problems.found:
+        emit(found.to_json(), lambda console: page.terminal(found, console), format, quiet)
+        return ExitCode.PASSED
+    if format is Format.json:
+        emit({"status": "refused", "problems": list(map(str, problems.found))}, lambda _: None, format)
+    for problem in problems.found:
+        complain("drgate", str(problem))
+    many = "1 problem" if len(problems.found) == 1 else f"{len(problems.found)} problems"
+    tell(f"The evaluation would be refused ({many}). No look was taken.", quiet)
+    return ExitCode.REFUSED

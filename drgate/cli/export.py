@@ -1,4 +1,4 @@
-"""`drgate export`: turn a certified checkpoint into an ONNX bundle, and judge the exported model again."""
+"""`drgate export`: turn a certified model into an ONNX bundle, and judge the exported model again."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from drgate.cli.options import (
     DataOption,
     FormatOption,
     KeyOption,
+    LoraAlphaOption,
     PreprocessOption,
     PublicKeyOption,
     QuietOption,
@@ -27,7 +28,7 @@ from drgate.cli.options import (
 )
 from drgate.screen import Format, emit, progress, tell
 
-HELP = """Export a certified checkpoint as an ONNX bundle. The exported model is scored and judged again.
+HELP = """Export a certified model as an ONNX bundle. The exported model is scored and judged again.
 
 Needs a certificate of this very file, with the verdict PASS, signed by a key that you trust (--trusted-key, or your own
 --key). The evaluation must have scored the model itself, or a scorer that you trust (--scorer-key) signed the table.
@@ -36,7 +37,7 @@ enough evidence); 2 a file cannot be read, or the certificate is of another mode
 
 \b
 Example:
-  drgate export best_model.pth --certificate reports/release-3/certificate.json --data eyepacs \\
+  drgate export best_model.pth --certificate reports/release-3 --data eyepacs \\
                 --key keys/clinical.pem --out bundle
 """
 
@@ -47,9 +48,9 @@ class Allow(StrEnum):
 
 
 def command(
-    checkpoint: Annotated[Path, typer.Argument(metavar="CKPT", help="Checkpoint that was certified.")],
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Model that was certified: a file or a folder.")],
     certificate: Annotated[
-        Path, typer.Option("--certificate", metavar="FILE", help="Its certificate (certificate.json).")
+        Path, typer.Option("--certificate", metavar="FILE", help="Its certificate, or the folder of its evaluation.")
     ],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder to create for the bundle.")],
     data: DataOption = None,
@@ -57,6 +58,7 @@ def command(
     spec: ChecklistOption = "medical-grade",
     base: BaseOption = None,
     preprocess: PreprocessOption = None,
+    lora_alpha: LoraAlphaOption = None,
     key: KeyOption = None,
     sign_command: SignCommandOption = None,
     public_key: PublicKeyOption = None,
@@ -82,11 +84,15 @@ def command(
     quiet: QuietOption = False,
 ) -> int:
     from drgate.certificate.keys import load_public_key
+    from drgate.certificate.statement import read_certificate
     from drgate.certificate.trust import load_revocations
     from drgate.checklist import load_checklist
     from drgate.errors import UsageError
-    from drgate.export import export
+    from drgate.files import refuse_existing
+    from drgate.given import certificate_in, model_in
     from drgate.judge import Source, Test
+    from drgate.manifest import load_manifest
+    from drgate.models import find_model, refuse_no_base
     from drgate.report.evaluation import terminal
     from drgate.verify import Trust
 
@@ -94,11 +100,22 @@ def command(
         raise UsageError("The exported model is judged again, which needs the test set; give it with --data MANIFEST.")
     signer = signing_key(key, sign_command, public_key)
     trusted = [load_public_key(path) for path in trusted_key or ()] + ([] if signer is None else [signer.public])
+    # What can be refused in a moment is, before torch is imported, which takes seconds.
+    refuse_existing(out, "give a new folder with --out")
+    certificate, model = certificate_in(certificate), model_in(model)
+    read_certificate(certificate)
+    checklist, stated = load_checklist(spec), preprocessing(preprocess)
+    find_model(model)
+    if base is not None:
+        refuse_no_base(base)
+    load_manifest(data, files=False)
+    from drgate.export import export
+
     with progress("Scoring the exported model", quiet) as scoring:
         bundle = export(
-            Source(checkpoint, base, workers, preprocess=preprocessing(preprocess)),
+            Source(model, base, workers, preprocess=stated, lora_alpha=lora_alpha),
             certificate,
-            load_checklist(spec),
+            checklist,
             out,
             test=Test(data, split),
             trust=Trust(
@@ -114,7 +131,7 @@ def command(
     evaluation = bundle.judgement.evaluation
     emit(evaluation.to_json(), lambda console: terminal.render(evaluation, console), format, quiet)
     tell(
-        f"On {bundle.compared} images, the logits of both models differ by at most {bundle.largest_difference:.1e}. "
+        f"On {bundle.compared} images, the outputs of both models differ by at most {bundle.largest_difference:.1e}. "
         + (
             f"Bundle: {bundle.folder}"
             if bundle.exported

@@ -30,7 +30,7 @@ def command(
             "--preprocess",
             metavar="NAME[@SIZE]|FILE|MODEL",
             help="fundus-square-1, siglip, medsiglip-tf, imagenet-stretch, retfound, a file "
-            "(docs/preprocessing.md), or a model that states its own.",
+            "(docs/preprocessing.md), or a model or bundle that states its own.",
         ),
     ],
     out: Annotated[Path, typer.Option("--out", metavar="PNG", help="Picture to write.")],
@@ -39,6 +39,8 @@ def command(
 ) -> int:
     from drgate.errors import UsageError
     from drgate.files import refuse_existing
+    from drgate.given import folder_in, model_in
+    from drgate.models import SUFFIXES, find_model
     from drgate.vision.graders import stated_by
     from drgate.vision.sheet import sheet
     from drgate.vision.stated import load_preprocessing
@@ -46,8 +48,12 @@ def command(
     if out.suffix.lower() != ".png":
         raise UsageError(f"--out is {out}; give a name that ends in .png.")
     refuse_existing(out, "choose another name with --out")
-    model = Path(preprocess).suffix.lower() in (".pth", ".pt", ".onnx")
-    found = stated_by(Path(preprocess)) if model else load_preprocessing(preprocess)
+    for image in images:
+        if not image.is_file():
+            raise UsageError(f"{image} does not exist; expected a photograph.")
+    given = Path(preprocess)
+    model = given.suffix.lower() in SUFFIXES or given.is_dir() or folder_in(given) is not None
+    found = stated_by(find_model(model_in(given))) if model else load_preprocessing(preprocess)
     sheet(images, found).save(out)
     emit(
         {"sheet": str(out), "name": found.name, "digest": found.digest, "preprocessing": found.content()},

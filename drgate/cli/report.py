@@ -19,7 +19,7 @@ terminal shows your own names of the images where names.csv is beside the file; 
 \b
 Examples:
   drgate report certificate.json --key keys/clinical.pub --as html --out page.html
-  drgate report reports/release-3/evaluation.json --as html --out report.html
+  drgate report reports/release-3 --as html --out report.html
 """
 
 
@@ -32,7 +32,10 @@ class Kind(StrEnum):
 
 def command(
     evaluation: Annotated[
-        Path, typer.Argument(metavar="EVALUATION", help="evaluation.json, statement.json or certificate.json.")
+        Path,
+        typer.Argument(
+            metavar="EVALUATION", help="evaluation.json, statement.json or certificate.json, or the folder."
+        ),
     ],
     kind: Annotated[Kind, typer.Option("--as", help="Form of the report.")] = Kind.terminal,
     out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="File to write. [standard output]")] = None,
@@ -48,6 +51,7 @@ def command(
     from drgate.certificate.keys import load_public_key
     from drgate.errors import UsageError
     from drgate.files import refuse_existing, write_atomically
+    from drgate.given import folder_in
     from drgate.judge import own_names, read_evaluation
     from drgate.report.evaluation import html, junit, markdown, terminal
     from drgate.screen import emit
@@ -60,7 +64,7 @@ def command(
         refuse_existing(out, "choose another name with --out, or --force to replace it")
     found, signature = read_evaluation(evaluation, [load_public_key(path) for path in key or ()])
     if kind is Kind.terminal:
-        names = own_names(evaluation if evaluation.is_dir() else evaluation.parent)
+        names = own_names(folder_in(evaluation) or evaluation.parent)
         emit(found.to_json(), lambda screen: terminal.render(found, screen, names), format)
         return 0
     text = {

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from time import monotonic
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -25,7 +26,10 @@ from drgate.cli.options import (
     preprocessing,
     signing_key,
 )
-from drgate.screen import Format, emit, progress, tell
+from drgate.screen import Format, emit, progress
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 HELP = """Score images with a model. Writes a table of predictions that records the digests of the model and the images.
 
@@ -35,6 +39,8 @@ an evaluation.
 Reference grades are not needed: a folder of images is enough. If the manifest has grades, drgate evaluate judges the
 table as it would judge the model, if it gets the run folder with --record. If somebody else holds the grades, they
 judge it with: drgate evaluate PREDICTIONS --grades FILE --record RUN_DIR
+
+Parquet records the model. A CSV (--out NAME.csv) has the same rows, but names no model: judged, it certifies a table.
 
 With --key, TABLE.scored.json is written beside the table. It is the signed statement that this model gave these answers
 for these images. Whoever evaluates the table and trusts the key (--scorer-key) then certifies the model. Without it,
@@ -48,8 +54,8 @@ Examples:
 
 
 def command(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Checkpoint (*.pth) or ONNX model.")],
-    out: Annotated[Path, typer.Option("--out", metavar="PREDICTIONS", help="Parquet file to write.")],
+    source: Annotated[Path, typer.Argument(metavar="MODEL", help="Model: file, folder or bundle (docs/models.md).")],
+    out: Annotated[Path, typer.Option("--out", metavar="PREDICTIONS", help="File to write: .parquet, or .csv.")],
     data: DataOption = None,
     split: SplitOption = "test",
     base: BaseOption = None,
@@ -74,27 +80,32 @@ def command(
     quiet: QuietOption = False,
 ) -> int:
     from drgate.certificate.scored import beside, sign_scored
+    from drgate.cli.dry_run import counts_in_words
     from drgate.errors import CertificateError, UsageError
     from drgate.files import refuse_existing
+    from drgate.given import model_in
     from drgate.looks import current_time
     from drgate.predictions import write_predictions
     from drgate.score import model_and_test_set, score
 
-    if out.suffix.lower() not in (".parquet", ".pq"):
-        raise UsageError(
-            f"--out is {out}; predictions that record their model are Parquet, so give a name that ends in .parquet."
-        )
+    bare = out.suffix.lower() == ".csv"
+    if not bare and out.suffix.lower() not in (".parquet", ".pq"):
+        raise UsageError(f"--out is {out}; give a name that ends in .parquet, or in .csv for a table to look at.")
+    if bare and (key or sign_command):
+        raise UsageError(f"--out is {out}, and a CSV names no model, so nothing can be signed; write .parquet.")
     for file in (out, beside(out)):  # a signature that was there would be of another table
         refuse_existing(file, "choose another name with --out")
     opening = signing_key if grader is None else key_for_later
     later = opening(key, sign_command, public_key)
     people = patient_key(patients)
     loaded, manifest = model_and_test_set(
-        model, data, split, base, preprocess=preprocessing(preprocess), lora_alpha=lora_alpha, python=grader
+        model_in(source), data, split, base, preprocess=preprocessing(preprocess), lora_alpha=lora_alpha, python=grader
     )
+    began = monotonic()
     with progress("Scoring", quiet) as (started, advance):
         started(len(manifest))
         predictions = score(loaded, manifest, workers=workers, advance=advance, patient_key=people)
+    seconds = (monotonic() - began) / len(predictions)
     write_predictions(predictions, out)
     private = None
     if later is not None:
@@ -103,13 +114,35 @@ def command(
             sign_scored(predictions, private, current_time()).write(beside(out))
         except CertificateError as problem:  # hours of scoring are not thrown away
             raise CertificateError(f"{problem} {out} is written without a signature.") from problem
-    silent = int(predictions.table["predicted"].isna().sum())
-    summary = {"predictions": str(out), "digest": predictions.digest, "images": len(predictions), "no_output": silent}
-    signature = "" if private is None else f", signed in {beside(out)}"
-    emit(
-        summary | ({} if private is None else {"signed": str(beside(out))}),
-        lambda _: tell(f"{len(predictions)} images scored, {silent} without output: {out}{signature}", quiet),
-        format,
-        quiet,
-    )
+    model, prepared = predictions.provenance["model"], predictions.provenance.get("preprocessing")
+    silent = int((~predictions.answered).sum())
+    summary = {
+        "predictions": str(out),
+        "digest": predictions.digest,
+        "images": len(predictions),
+        "no_output": silent,
+        "answers": predictions.counts(),
+        "model": {name: model.get(name) for name in ("name", "kind", "tensor_digest", "output", "class_names")},
+        "preprocessing": None if prepared is None else {name: prepared[name] for name in ("name", "digest")},
+        "seconds_an_image": round(seconds, 4),
+    }
+
+    def human(console: Console) -> None:
+        classes = f", classes in the order {', '.join(model['class_names'])}" if "class_names" in model else ""
+        lines = [
+            f"{len(predictions)} images scored with {model['name']} ({model['kind']}), {silent} without output; "
+            f"{1000 * seconds:.0f} ms an image.",
+            f"Outputs: {model['output'].replace('_', ' ')}{classes}.",
+            "Preprocessing: the grader's own."
+            if prepared is None
+            else f"Preprocessing: {prepared['name']} ({prepared['digest'][:15]}).",
+            f"Answers: {counts_in_words(predictions.counts())}.",
+            f"Written: {out}{'' if private is None else f', signed in {beside(out)}'}.",
+        ]
+        if bare:
+            lines.append("A CSV names no model: judged, it certifies a table only. Write .parquet for a certificate.")
+        for line in lines:
+            console.print(line, markup=False, highlight=False)
+
+    emit(summary | ({} if private is None else {"signed": str(beside(out))}), human, format, quiet)
     return 0

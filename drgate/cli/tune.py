@@ -40,7 +40,8 @@ Examples:
 
 def command(
     predictions: Annotated[
-        Path, typer.Argument(metavar="PREDICTIONS", help="Tuning table: reference grades and probabilities p_0 to p_4.")
+        Path,
+        typer.Argument(metavar="PREDICTIONS", help="Tuning table: grades, and p_0 to p_4, severity or p_referable."),
     ],
     out: Annotated[Path, typer.Option("--out", metavar="FILE", help="JSON file to write.")],
     spec: ChecklistOption = "medical-grade",
@@ -61,6 +62,7 @@ def command(
     from drgate.checklist import load_checklist
     from drgate.errors import ANSWERS
     from drgate.files import refuse_existing
+    from drgate.given import table_in
     from drgate.looks import Log
     from drgate.manifest import load_manifest
     from drgate.operating_point import write_operating_point
@@ -72,7 +74,7 @@ def command(
     test = None if data is None else load_manifest(data, files=False)
     if test is not None and test.table["split"].notna().any():
         test = test.select(split)
-    tuning, checklist = load_predictions(predictions), load_checklist(spec)
+    tuning, checklist = load_predictions(table_in(predictions)), load_checklist(spec)
     found = tune(tuning, checklist, test=test, log=Log(looks, key=patient_key(patients)))
     if isinstance(found, Infeasible):
         emit(
@@ -82,14 +84,16 @@ def command(
             quiet,
         )
         return ANSWERS["infeasible"]
-    summary = {"status": "tuned", "file": str(out), "digest": found.digest, "cut_offs": list(found.cut_offs)}
+    summary: dict[str, object] = {"status": "tuned", "file": str(out), "digest": found.digest}
+    summary |= {"on": found.on, "cut_offs": list(found.cut_offs)}
     promise, changed = found.promise, effects(tuning, found, checklist)
     write_operating_point(found, out)
 
     def human(console: Console) -> None:
-        cuts = ", ".join(f"P(grade >= {k}) >= {cut:g}" for k, cut in enumerate(found.cut_offs, start=1))
+        cuts = words.cut_offs(found.on, found.cut_offs)
         chance = f"Chance of passing these criteria on the planned test set: {100 * promise['power']:.0f} %"
-        lines = [f"Cut-offs: {cuts}. The grade is the highest whose cut-off is reached, else 0.", f"{chance}."]
+        highest = "" if found.on == "referable" else " The grade is the highest whose cut-off is reached, else 0."
+        lines = [f"Cut-offs: {cuts}.{highest}", f"{chance}."]
         lines += [
             f"  {one['id']} {one['rule']}: {one['k']}/{one['n']}, limit {one['bound']:.3f}, chance {one['power']:.2f}"
             for one in promise["criteria"]
@@ -101,17 +105,17 @@ def command(
                 f"The search was not complete: {promise['search']['compared']} combinations were compared, and another "
                 "one may have a higher specificity."
             )
-        lines.append("On the tuning table, with the most probable grade -> with these cut-offs:")
+        before = any(one.before for one in changed)
+        usual = "one half as the cut-off" if found.on == "referable" else "the most probable grade"
+        lines.append(f"On the tuning table, {f'with {usual} -> ' if before else ''}with these cut-offs:")
         for one in changed:
-            (k, n), (k_after, n_after) = one.before, one.after
-            if not n or not n_after:
+            counts = [count for count in (one.before, one.after) if count is not None]
+            if not all(n for _, n in counts):
                 continue
-            rates = (
-                f"{k} -> {k_after} {checklist.unit}s of {n}"
-                if one.id.startswith("undergraded")
-                else f"{words.percent(k / n)} -> {words.percent(k_after / n_after)}"
-            )
-            lines.append(f"  {words.title(one.id)}: {rates}")
+            counted = one.id.startswith("undergraded")
+            rates = " -> ".join(f"{k}" if counted else words.percent(k / n) for k, n in counts)
+            of = f" {checklist.unit}s of {one.after[1]}" if counted else ""
+            lines.append(f"  {words.title(one.id)}: {rates}{of}")
         if rare := lost(tuning, found):
             lines.append(
                 f"Warning: with these cut-offs the model almost never predicts {' or '.join(rare)}; use them only for "

@@ -43,7 +43,9 @@ Examples:
 
 
 def command(
-    certificate: Annotated[Path, typer.Argument(metavar="CERTIFICATE", help="certificate.json, or statement.json.")],
+    certificate: Annotated[
+        Path, typer.Argument(metavar="CERTIFICATE", help="certificate.json, statement.json, or their folder.")
+    ],
     key: Annotated[
         list[Path] | None,
         typer.Option("--key", metavar="PUB", help="Public key whose signature you trust; may be repeated."),
@@ -103,6 +105,7 @@ def command(
     from drgate.certificate.keys import load_public_key
     from drgate.certificate.trust import load_revocations
     from drgate.errors import UsageError
+    from drgate.given import certificate_in, table_in
     from drgate.verify import Given, Rescoring, Trust, verify
 
     if deep and data is None:
@@ -114,7 +117,7 @@ def command(
 
     def verified(rescoring: Rescoring | None = None) -> Verification:
         return verify(
-            certificate,
+            certificate_in(certificate),
             Trust(
                 [load_public_key(path) for path in key or ()],
                 None if revoked is None else load_revocations(revoked),
@@ -123,10 +126,10 @@ def command(
             ),
             Given(
                 models=model or (),
-                predictions=predictions,
+                predictions=None if predictions is None else table_in(predictions),
                 checklist=None if checklist is None else _checklist(checklist),
-                baseline=baseline,
-                parent=parent,
+                baseline=None if baseline is None else table_in(baseline),
+                parent=None if parent is None else certificate_in(parent),
                 looks=looks,
             ),
             deep=rescoring,

@@ -30,7 +30,7 @@ from drgate.evaluation import (
     TestSet,
 )
 from drgate.metrics import MetricId, parse_id
-from drgate.scale import TITLES
+from drgate.scale import SCALE_TITLES, TITLES, Kind, On
 
 SYMBOLS: Final[dict[Status, str]] = {
     "PASS": "✓",
@@ -378,13 +378,14 @@ def judged(evaluation: Evaluation) -> list[tuple[str, str]]:
     meaning = visible(content.get("description") or "")
     return [
         ("Model", "; ".join(named)),
+        *([("Answers", _ANSWERS[model.output])] if model.output in _ANSWERS else []),
         ("Checklist", f"{checklist_name(evaluation)}, decided on {decided}; {_short(evaluation.spec.digest)}"),
         *([("Description", meaning)] if meaning else []),
         *_graded_by(data),
         ("Test set", f"{test_set_name(evaluation)}; {_contents(data)}"),
         ("Images", "; ".join(images)),
         ("Patients", "unknown" if counts.patients is None else str(counts.patients)),
-        ("Reference grades", ", ".join(f"{title} {n}" for title, n in zip(TITLES, counts.by_grade, strict=True))),
+        ("Reference grades", reference_counts(evaluation)),
         ("Look", _look(look) + (f"; {visible(look.time)}" if look.time else "")),
         ("Validity", _holds(evaluation)),
         ("Training data", _lineage(evaluation)),
@@ -400,9 +401,23 @@ def flagged(evaluation: Evaluation) -> list[tuple[str, list[str]]]:
     """The images predicted below referable, worst first: "PDR predicted as No DR", and their names."""
     groups: dict[tuple[int, int], list[str]] = {}
     for image in evaluation.flagged:
-        groups.setdefault((image.grade, image.predicted), []).append(visible(image.image))
+        groups.setdefault((image.grade, image.predicted or 0), []).append(visible(image.image))
     worst_first = sorted(groups, key=lambda pair: (-pair[0], pair[1]))
+    if evaluation.counts.answer_scale == "referable":
+        return [(f"{TITLES[grade]} not referred", groups[grade, as_]) for grade, as_ in worst_first]
     return [(f"{TITLES[grade]} predicted as {TITLES[as_]}", groups[grade, as_]) for grade, as_ in worst_first]
+
+
+def rows_and_columns(evaluation: Evaluation) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Titles of what the reference tells apart, and of what the model answers."""
+    answers = TITLES if evaluation.counts.answer_scale == "grades" else ("Not referred", "Referred")
+    return SCALE_TITLES[evaluation.counts.reference_scale], answers
+
+
+def reference_counts(evaluation: Evaluation) -> str:
+    """How many units of the test set have each grade: "No DR 12, ..."."""
+    titles, counts = rows_and_columns(evaluation)[0], evaluation.counts.by_grade
+    return ", ".join(f"{title} {n}" for title, n in zip(titles, counts, strict=True))
 
 
 def settings(evaluation: Evaluation) -> list[tuple[str, list[tuple[str, str]]]]:
@@ -665,14 +680,29 @@ def _contents(data: TestSet) -> str:
     return f"images{' and grades' if data.manifest_digest else ''} {_short(data.digest)}"
 
 
+_ANSWERS: Final[dict[Kind | None, str]] = {
+    "probabilities": "its outputs are probabilities; no softmax was applied",
+    "regression": "one number, a severity",
+    "cumulative_logits": "cumulative logits of the grades 1 to 4; P(grade ≥ k) is the lowest of the first k",
+}
+"""What a model's outputs are, where they are not logits of the grades."""
+
+
+def cut_offs(on: On, cuts: Sequence[float]) -> str:
+    """The cut-offs of an operating point, each with what it gives: "P(≥1) .5, ...", "severity of grade 1: .41, ..."."""
+    given = {"severity": "severity of grade {}:", "referable": "P(referable)"}.get(on, "P(≥{})")
+    return ", ".join(f"{given.format(grade)} {cut:.4g}" for grade, cut in enumerate(cuts, 1)).replace(" 0.", " .")
+
+
 def _graded_by(data: TestSet) -> list[tuple[str, str]]:
     """Grades by cut-offs; nothing where the most probable grade is taken, as everybody expects."""
     point = data.operating_point
     if point is None:
         return []
-    cuts = ", ".join(f"P(≥{grade}) {cut:.4g}" for grade, cut in enumerate(point.cut_offs, 1)).replace(" 0.", " .")
+    label = "Referable" if point.on == "referable" else "Grades"
+    most = "; not the most probable grade" if point.on == "probabilities" else ""
     digest = _short(point.digest)
-    return [("Grades", f"by cut-offs of the operating point {digest}: {cuts}; not the most probable grade")]
+    return [(label, f"by cut-offs of the operating point {digest}: {cut_offs(point.on, point.cut_offs)}{most}")]
 
 
 def _method(text: str) -> str:

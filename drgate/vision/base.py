@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -22,17 +21,14 @@ from transformers import SiglipVisionConfig, SiglipVisionModel
 
 from drgate.errors import CheckpointError
 from drgate.files import canonical_json, parse_json, read_limited
+from drgate.models import BASE_LAYOUT, EMBEDDED, refuse_no_base
+from drgate.models import MEDSIGLIP as MEDSIGLIP
 from drgate.vision.network import architecture, empty_tower, fill_tower, vision_config
-
-EMBEDDED: Final = "embedded"
-MEDSIGLIP: Final = "google/medsiglip-448"
 
 MAX_JSON_BYTES: Final = 4 << 20
 """Of config.json (2 KB) and of an index (120 bytes a tensor)."""
 
 _EMBEDDED_FOLDER: Final = Path(__file__).parent / "embedded_base"
-_HUB_ID: Final = re.compile(r"[\w.\-]+/[\w.\-]+")
-_LAYOUT: Final = "config.json and model.safetensors of a SigLIP vision tower, as save_pretrained writes them"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +57,7 @@ class Base:
         for file, names in _vision_tensors(self.folder).items():
             with _opened(file) as handle:  # its tensors show the file, also as it is later: keep copies
                 tensors |= {name: handle.get_tensor(stored).clone() for name, stored in names.items()}
-        if _digest_of(self.config, tensors) != self.digest:
+        if tower_digest(self.config, tensors) != self.digest:
             raise CheckpointError(f"the base model in {self.folder} was changed while it was read; start again.")
         return fill_tower(self.config, tensors)
 
@@ -82,6 +78,7 @@ def resolve_base(name: str, *, revision: str | None = None, download: bool = Tru
     Raises:
         CheckpointError: it does not exist, cannot be downloaded, or is not a SigLIP vision tower with a pooling head.
     """
+    refuse_no_base(name)
     if name == EMBEDDED:
         return _from_folder(
             _EMBEDDED_FOLDER,
@@ -93,12 +90,7 @@ def resolve_base(name: str, *, revision: str | None = None, download: bool = Tru
     folder = Path(name).expanduser()
     if folder.is_dir():
         return _from_folder(folder, folder.resolve().as_posix(), None, use="not stated", pretraining="unknown")
-    if not _HUB_ID.fullmatch(name) or name.startswith((".", "/")):
-        raise CheckpointError(
-            f"the base model {name!r} was not found; --base takes embedded, a folder with {_LAYOUT}, or a hub id such"
-            f" as {MEDSIGLIP}."
-        )
-    folder = _download(name, revision, download)
+    folder = hub_folder(name, revision, download)
     known = name.lower() == MEDSIGLIP
     return _from_folder(
         folder,
@@ -113,7 +105,9 @@ def resolve_base(name: str, *, revision: str | None = None, download: bool = Tru
     )
 
 
-def _download(name: str, revision: str | None, download: bool) -> Path:
+def hub_folder(name: str, revision: str | None, download: bool) -> Path:
+    """The folder of a model on the hub, in the hub's cache. Raises CheckpointError as `resolve_base` does."""
+    refuse_no_base(name)
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
 
@@ -145,21 +139,24 @@ def _download(name: str, revision: str | None, download: bool) -> Path:
 
 def _from_folder(folder: Path, id: str, revision: str | None, *, use: str, pretraining: str) -> Base:
     config_file = folder / "config.json"
-    if not config_file.is_file():
-        raise CheckpointError(f"{folder} has no config.json; a base model is {_LAYOUT}.")
     values = _json(config_file, "a SigLIP config")
+    config = config_of(values, config_file)
+    return Base(id, revision, _digest(folder, config), config, use, pretraining, folder)
+
+
+def config_of(values: Any, config_file: Path) -> SiglipVisionConfig:
+    """The vision config in a config.json's values. Raises CheckpointError for models of another type."""
     kind = values.get("model_type") if isinstance(values, dict) else None
     if kind == "siglip":
         values = values.get("vision_config")
     if kind not in ("siglip", "siglip_vision_model") or not isinstance(values, dict):
         raise CheckpointError(
-            f"{config_file} describes a model of type {str(kind)[:100]!r}; a base model is {_LAYOUT}."
+            f"{config_file} describes a model of type {str(kind)[:100]!r}; a base model is {BASE_LAYOUT}."
         )
     try:
-        config = vision_config(values)
+        return vision_config(values)
     except CheckpointError as error:
         raise CheckpointError(f"{config_file}: {error}") from error
-    return Base(id, revision, _digest(folder, config), config, use, pretraining, folder)
 
 
 def _vision_tensors(folder: Path) -> dict[Path, dict[str, str]]:
@@ -192,7 +189,7 @@ def _json(path: Path, what: str) -> Any:
 
 def _opened(file: Path) -> Any:
     if not file.is_file():
-        raise CheckpointError(f"{file} does not exist; a base model is {_LAYOUT}.")
+        raise CheckpointError(f"{file} does not exist; a base model is {BASE_LAYOUT}.")
     try:
         return safe_open(file, framework="pt")
     except (safetensors.SafetensorError, OSError) as error:
@@ -220,10 +217,10 @@ def _digest(folder: Path, config: SiglipVisionConfig) -> str:
             raise CheckpointError(
                 f"{file}: {stored} has the shape {tuple(tensors[name].shape)}; config.json requires {wanted[name]}."
             )
-    return _digest_of(config, tensors)
+    return tower_digest(config, tensors)
 
 
-def _digest_of(config: SiglipVisionConfig, tensors: dict[str, Tensor]) -> str:
+def tower_digest(config: SiglipVisionConfig, tensors: dict[str, Tensor]) -> str:
     """`sha256:...` over the architecture and each tensor's name, type, shape and bytes, in order of name."""
     state = hashlib.sha256(canonical_json(["drgate base 1", architecture(config)]))
     for name in sorted(tensors):
@@ -239,4 +236,4 @@ def update_digest(state: Any, name: str, tensor: Tensor) -> None:
 
 
 def few(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    return ", ".join(name[:100] for name in names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -24,7 +24,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from drgate.errors import CheckpointError
+from drgate.answers import Answer
+from drgate.errors import CheckpointError, brief
 from drgate.evaluation import Subject
 from drgate.files import canonical_json, in_bytes, replacing
 from drgate.patients import PATIENT_BYTES
@@ -75,6 +76,9 @@ MAX_EPOCH: Final = 10**6
 
 _TAIL: Final = 56 + 20 + 22
 
+_OLD_TORCH: Final = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"
+"""How a pickle of PyTorch before 1.6 begins."""
+
 
 @dataclass(frozen=True, slots=True)
 class BaseReference:
@@ -122,13 +126,30 @@ class Checkpoint:
     record: dict[str, Any] | None = field(repr=False)
     """The run's record (trainer/record.py): parameters, history, spend, parents. Plain JSON values."""
     fingerprint: Fingerprint | None = field(repr=False)
+    answer: Answer = field(default_factory=Answer, repr=False)
+    """What its outputs are; those of drtrain are logits of the five grades in order."""
     file: Subject | None = field(default=None, repr=False)
     """The file that `older.load_any_checkpoint` read it from; None for others."""
+    beside: tuple[Subject, ...] = field(default=(), repr=False)
+    """The files beside it that were read too."""
 
     @property
     def replaced(self) -> tuple[str, ...]:
         """With LoRA, the tensors that replace the base model's; none if drtrain started from the base model."""
         return () if self.lora is None else tuple(sorted(name for name in self.tower if ".lora_" not in name))
+
+    @property
+    def is_base(self) -> bool:
+        """Whether its adapters, all zero, leave the base model as it is."""
+        adapted = {name.rpartition(".lora_")[0] for name in self.tower if ".lora_" in name}
+        return (
+            bool(adapted)
+            and not any(
+                self.tower[f"{module}.lora_A.weight"].any() and self.tower[f"{module}.lora_B.weight"].any()
+                for module in adapted
+            )
+            and not self.replaced
+        )
 
     @property
     def unknown_data(self) -> str:
@@ -161,7 +182,7 @@ class Checkpoint:
                     self.architecture,
                     lora,
                     self.preprocessing.digest,
-                    list(GRADES),
+                    [*([] if self.answer.kind == "logits" else [self.answer.kind]), *self.answer.classes],
                 ]
             )
         )
@@ -187,7 +208,7 @@ class Checkpoint:
             adapted = add_lora(self._base_for_adapters(base).load(), r=self.lora.r, alpha=self.lora.alpha)
             replaced = fill_adapter(adapted, self.tower)
             backbone = adapted
-        model = GradingModel(backbone, config.hidden_size, self.dropout)
+        model = GradingModel(backbone, config.hidden_size, self.dropout, self.answer.width)
         model.replaced = replaced
         model.classifier.load_state_dict(self.head)
         return model.eval()
@@ -378,6 +399,11 @@ def read_payload(path: Path, allowed: Sequence[tuple[Any, str]] = (), *, opened:
     start = opened.read(64)
     if start.startswith(b"version https://git-lfs"):
         raise CheckpointError(f"{path} is a Git LFS pointer, not the model itself; run git lfs pull.")
+    if start.startswith(_OLD_TORCH):
+        raise CheckpointError(
+            f"{path} is in the format of torch.save before PyTorch 1.6, which can run code and is never opened. Load "
+            "it where it was made, and save its weights again: torch.save(model.state_dict(), FILE)."
+        )
     if not start.startswith(b"PK"):
         raise CheckpointError(
             f"{path} is not a checkpoint that torch.save wrote (bare pickles can run code and are never opened)."
@@ -392,8 +418,8 @@ def read_payload(path: Path, allowed: Sequence[tuple[Any, str]] = (), *, opened:
         raise CheckpointError(f"{path} is not a checkpoint that can be read: {error}") from error
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"{path} contains Python objects other than tensors and plain values. They could run code, so it was not"
-            " opened."
+            f"{path} contains Python objects other than tensors and plain values ({brief(str(error))}). They could run "
+            "code, so it was not opened. Save its weights alone: torch.save(model.state_dict(), FILE)."
         ) from error
     except Exception as error:  # damaged archives come as RuntimeError, EOFError, KeyError, UnicodeDecodeError, ...
         reason = " ".join(str(error).split())[:160]
@@ -431,6 +457,11 @@ def _check_archive(path: Path, opened: IO[bytes]) -> tuple[int, bytes]:
     try:
         with zipfile.ZipFile(opened) as archive:
             entries = archive.infolist()
+            if any(entry.filename.endswith("/constants.pkl") for entry in entries):
+                raise CheckpointError(
+                    f"{path} is a program (TorchScript), which is never run. Save its weights, "
+                    "torch.save(model.state_dict(), FILE), or export it to ONNX."
+                )
             pickles = _only_pickle(path, entries)
             if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
                 # torch.save does not compress, and a small file could expand to any size
@@ -568,7 +599,7 @@ def check_tensors(checkpoint: Checkpoint) -> None:
     expected_tower = tower.state_dict()
     required = set(expected_tower)
     with torch.device("meta"):
-        head = GradingHead(config.hidden_size, checkpoint.dropout).state_dict()
+        head = GradingHead(config.hidden_size, checkpoint.dropout, checkpoint.answer.width).state_dict()
         if checkpoint.lora is not None:
             adapter = adapter_tensors(add_lora(tower, r=checkpoint.lora.r, alpha=1))
             expected_tower = {**expected_tower, **adapter}
@@ -585,7 +616,8 @@ def check_tensors(checkpoint: Checkpoint) -> None:
             if not isinstance(tensor, Tensor) or not tensor.is_floating_point() or not tensor.is_contiguous():
                 raise CheckpointError(f"the {what}'s {name} is not a plain tensor of floating-point numbers.")
             if tensor.shape != expected[name].shape:
-                note = f": it grades {len(tensor)} classes instead of five" if name == "classifier.8.weight" else ""
+                outputs = name == "classifier.8.weight" and tensor.dim() == 2
+                note = f": it grades {len(tensor)} classes instead of {checkpoint.answer.width}" if outputs else ""
                 raise CheckpointError(
                     f"the {what}'s {name} has the shape {tuple(tensor.shape)}; expected"
                     f" {tuple(expected[name].shape)}{note}."

@@ -1,20 +1,22 @@
-"""A grader from a checkpoint of `drtrain`, or of the older layout."""
+"""A grader from a checkpoint of `drtrain`, or from weights of its network from elsewhere."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from drgate.answers import Answer
 from drgate.errors import CheckpointError
 from drgate.preprocessing import Preprocessing
 from drgate.vision.grader import checked_outputs
 from drgate.vision.onnx_files import first_line
 from drgate.vision.stated import agreed
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 class CheckpointGrader:
@@ -35,24 +37,30 @@ class CheckpointGrader:
         resolved = None if base is None else resolve_base(base)
         self.checkpoint = load_any_checkpoint(path, resolved, preprocess, alpha=lora_alpha)
         self.preprocessing = agreed(self.checkpoint.preprocessing, preprocess, path.name)
-        own = int(os.environ.get("LOCAL_RANK", "0"))  # under torchrun, one device per process
-        self._device = torch.device("cuda", own) if torch.cuda.is_available() else torch.device("cpu")
+        rank = int(os.environ.get("LOCAL_RANK", "0"))  # under torchrun, one device per process
+        self._device = torch.device("cuda", rank) if torch.cuda.is_available() else torch.device("cpu")
+        self._resolved = resolved
+        lora = self.checkpoint.lora
+        if lora_alpha is not None and self.checkpoint.training_config and (lora is None or lora.alpha != lora_alpha):
+            own = "no LoRA adapters" if lora is None else f"LoRA's alpha {lora.alpha:g}"
+            raise CheckpointError(f"{path} states {own}, not alpha {lora_alpha:g}; leave --lora-alpha out.")
         self._model = self.checkpoint.build(resolved).to(self._device)
         self._base = shown_id(self.checkpoint.base.id)
         assert self.checkpoint.file is not None, "it was read from a file"
-        self.files = (self.checkpoint.file,)
+        self.files = (self.checkpoint.file, *self.checkpoint.beside)
         self.tensor_digest = self.checkpoint.tensor_digest
         self.record = self.checkpoint.record
         self.fingerprint = self.checkpoint.fingerprint
         self.unknown_data = self.checkpoint.unknown_data
         self.providers = [f"cuda:{torch.cuda.get_device_name(self._device)}" if self._device.type == "cuda" else "cpu"]
-
-        self.answer = Answer()
+        self.answer = self.checkpoint.answer
 
     @property
     def notes(self) -> list[str]:
         limits = (self.checkpoint.record or {}).get("limitations")
         found = [str(sentence) for sentence in limits] if isinstance(limits, list) else []
+        if self.checkpoint.is_base:
+            found.append(f"Every LoRA adapter is zero: this is the base model {self._base} with this head.")
         if own := self.checkpoint.replaced:
             found.append(f"Besides its adapters, the model replaces {len(own)} tensors of the base model {self._base}.")
         return found
@@ -66,9 +74,15 @@ class CheckpointGrader:
             "kind": "checkpoint",
             "base": base | {"id": self._base},
             "lora": None if lora is None else {"r": lora.r, "alpha": lora.alpha},
-            "epoch": checkpoint.epoch,
+            "epoch": checkpoint.epoch or None,
             "fingerprint": checkpoint.fingerprint is not None,
         }
+
+    def network(self) -> nn.Module:
+        """See `drgate.vision.grader.Exportable`."""
+        from drgate.vision.network import merge_lora
+
+        return merge_lora(self.checkpoint.build(self._resolved)).eval()
 
     def outputs(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
         import torch

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,9 @@ from drgate.errors import CheckpointError
 from drgate.evaluation import Subject
 from drgate.preprocessing import Preprocessing
 from drgate.vision.fingerprint import Fingerprint
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 class Grader(Protocol):
@@ -72,6 +75,15 @@ class Grader(Protocol):
 
         Without a preprocessing, for a list of photographs (height, width, 3) in uint8.
         """
+        ...
+
+
+@runtime_checkable
+class Exportable(Protocol):
+    """A grader that is a network of torch."""
+
+    def network(self) -> nn.Module:
+        """The network for export, on the CPU: images (n, 3, size, size) to outputs (n, k), its adapters merged."""
         ...
 
 

@@ -7,15 +7,16 @@ grader.answer.columns(outputs)                  # p_0 to p_4
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from drgate.errors import CheckpointError, UsageError
 from drgate.files import read_json
-from drgate.models import find_model
+from drgate.models import Found, find_model, preprocessing_of
 from drgate.preprocessing import Preprocessing
 from drgate.vision.grader import Grader
 from drgate.vision.onnx_grader import OnnxGrader
-from drgate.vision.stated import own_preprocessing
+from drgate.vision.stated import HOW_TO_STATE, load_preprocessing, own_preprocessing
 
 
 def load_grader(
@@ -43,29 +44,62 @@ def load_grader(
         from drgate.vision.python_grader import PythonGrader
 
         return PythonGrader(path, python, preprocess)
-    found = find_model(path)
-    if lora_alpha is not None and found.what != "checkpoint":
-        raise UsageError(f"--lora-alpha belongs to a checkpoint in the older layout; leave it out for {path}.")
+    found = _of_transformers(find_model(path))
+    if lora_alpha is not None and found.what not in ("checkpoint", "safetensors"):
+        raise UsageError(f"--lora-alpha belongs to a file of weights with LoRA adapters; leave it out for {path}.")
     match found.what:
         case "onnx" | "bundle":
             if base is not None:
                 raise CheckpointError(f"{path} is an ONNX model, which includes its base model; leave --base out.")
             return OnnxGrader(found.file, preprocess)
-        case "checkpoint":
+        case "checkpoint" | "safetensors":
             from drgate.vision.checkpoint_grader import CheckpointGrader
 
             return CheckpointGrader(found.file, base, preprocess, lora_alpha)
+        case "hf":
+            from drgate.vision.hf_grader import load_hugging_face
+
+            if base is not None:
+                raise UsageError(f"{path} is a whole model, which includes its base model; leave --base out.")
+            return load_hugging_face(found, preprocess)
+        case "peft":
+            from drgate.vision.hf_grader import load_adapter
+
+            return load_adapter(found, base, preprocess)
     raise CheckpointError(f"{path} is not read yet")
 
 
-def stated_by(path: Path) -> Preprocessing:
-    """What a checkpoint of drtrain, or the preprocess.json beside an ONNX model, states; the model is not built.
+def _of_transformers(found: Found) -> Found:
+    """A file of tensors as what it is where it has a config.json of an image classifier beside it."""
+    beside = found.folder / "config.json"
+    if found.what not in ("checkpoint", "safetensors") or not beside.is_file():
+        return found
+    if found.described is None:
+        plain = read_json(beside, "a config of transformers", CheckpointError)
+        names = plain.get("architectures") if isinstance(plain, dict) else None
+        if not isinstance(names, list) or not any(str(name).endswith("ForImageClassification") for name in names):
+            return found
+    elif found.described.architecture != "hf":
+        return found
+    return replace(found, what="hf")
+
+
+def stated_by(found: Found) -> Preprocessing:
+    """What a model states of its preprocessing: model.yaml, preprocess.json or preprocessor_config.json beside it, or a
+    checkpoint of drtrain. The model is not built.
 
     Raises CheckpointError where there is none.
     """
-    if path.suffix.lower() == ".onnx":
-        beside = path.with_name("preprocess.json")
+    if found.described is not None:
+        return preprocessing_of(found.described, found.folder)
+    if found.what in ("onnx", "bundle"):
+        beside = found.folder / "preprocess.json"
         return own_preprocessing(read_json(beside, "a preprocessing", CheckpointError), str(beside))
+    beside = found.folder / "preprocessor_config.json"
+    if found.what in ("hf", "peft") and beside.is_file():
+        return load_preprocessing(str(beside))
+    if found.what != "checkpoint":
+        raise CheckpointError(f"{found.folder} does not state its preprocessing. {HOW_TO_STATE}")
     from drgate.vision.checkpoint import load_checkpoint
 
-    return load_checkpoint(path).preprocessing
+    return load_checkpoint(found.file).preprocessing

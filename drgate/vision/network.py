@@ -110,12 +110,12 @@ def fill_tower(config: SiglipVisionConfig, tensors: dict[str, Tensor]) -> Siglip
 
 
 class GradingHead(nn.Module):
-    """Five logits from the pooled feature (n, width); dropout acts after each of the two hidden layers.
+    """Logits (n, outputs) from the pooled feature (n, width); dropout acts after each of the two hidden layers.
 
     The names in its state dict (`feature_norm`, `classifier.0`, `.3`, `.4`, `.7`, `.8`) are part of the file format.
     """
 
-    def __init__(self, width: int, dropout: float) -> None:
+    def __init__(self, width: int, dropout: float, outputs: int = len(GRADES)) -> None:
         super().__init__()
         self.feature_norm = nn.LayerNorm(width)
         self.classifier = nn.Sequential(
@@ -127,7 +127,7 @@ class GradingHead(nn.Module):
             nn.GELU(),
             nn.Dropout(dropout),
             nn.LayerNorm(width // 4),
-            nn.Linear(width // 4, len(GRADES)),
+            nn.Linear(width // 4, outputs),
         )
 
     def forward(self, features: Tensor) -> Tensor:
@@ -136,12 +136,12 @@ class GradingHead(nn.Module):
 
 
 class GradingModel(nn.Module):
-    """Logits (n, 5) of the ICDR grades for images (n, 3, size, size) in [-1, 1]."""
+    """Logits (n, 5) of the ICDR grades for images (n, 3, size, size); heads of other trainers may differ in 5."""
 
-    def __init__(self, backbone: nn.Module, width: int, dropout: float) -> None:
+    def __init__(self, backbone: nn.Module, width: int, dropout: float, outputs: int = len(GRADES)) -> None:
         super().__init__()
         self.backbone = backbone
-        self.classifier = GradingHead(width, dropout)
+        self.classifier = GradingHead(width, dropout, outputs)
         self.replaced: tuple[str, ...] = ()
         """Names of tower tensors that differ from the base model's; the checkpoint contains them too."""
 
@@ -194,18 +194,23 @@ def fill_adapter(backbone: LoraModel, tensors: dict[str, Tensor]) -> tuple[str, 
     return tuple(sorted(tensors.keys() - adapter.keys()))
 
 
-def _merge_exactly(layer: Any) -> None:
-    """Add an adapter to its layer's weight, and leave nothing for peft to add.
+def exact_product(up: Tensor, down: Tensor) -> Tensor:
+    """`up` (out, r) times `down` (r, in) in float64, the same on all processors.
 
-    A product of matrices is summed in another order by other processors; these sums are the same on all of them.
+    torch sums a product of matrices in another order on other processors.
     """
+    total = torch.zeros(up.shape[0], down.shape[1], dtype=torch.float64, device=up.device)
+    for column, row in zip(up.double().T, down.double(), strict=True):
+        total += column[:, None] * row
+    return total
+
+
+def _merge_exactly(layer: Any) -> None:
+    """Add an adapter to its layer's weight, and leave nothing for peft to add."""
     down, up = layer.lora_A["default"].weight, layer.lora_B["default"].weight
     with torch.no_grad():
-        total = torch.zeros(up.shape[0], down.shape[1], dtype=torch.float64, device=up.device)
-        for column, row in zip(up.double().T, down.double(), strict=True):
-            total += column[:, None] * row
         weight = layer.get_base_layer().weight
-        weight.copy_(weight.double() + total * layer.scaling["default"])
+        weight.copy_(weight.double() + exact_product(up, down) * layer.scaling["default"])
         layer.lora_B["default"].weight = nn.Parameter(torch.zeros_like(up), requires_grad=False)
 
 

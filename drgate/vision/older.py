@@ -1,34 +1,55 @@
-"""Checkpoints of an earlier trainer, read into the same `Checkpoint` as those of drtrain.
+"""Weights that drtrain did not write, read into the same `Checkpoint` as those that it did.
 
     checkpoint = load_any_checkpoint(
         Path("best_model.pth"), resolve_base("google/medsiglip-448"), parse_preprocessing("imagenet-stretch@448")
     )
     checkpoint.record["limitations"]              # sentences: what the file does not contain, and what was assumed
 
-The older layout is `torch.save` of a dictionary: `model_state_dict` with the whole vision tower under
-`backbone.vision_model.` (with peft's names if LoRA was used) and the head under `classifier.`, `epoch` counted from 0,
-and lists of values by epoch, some of them NumPy scalars. It describes neither the base model's architecture nor how
-photographs were prepared.
+Files of torch.save (the older layout, Lightning, a state dict alone or in a dictionary) and of safetensors, told apart
+by their content. All hold the whole vision tower, with peft's names if LoRA was used, and the grading head; none
+describes the tower's architecture, or how photographs were prepared: whoever judges them states that, also in
+`model.yaml` beside them. The older layout also has `epoch`, counted from 0, and lists of values by epoch.
 """
 
 from __future__ import annotations
 
+import io
 import math
 import pickle
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final
 
 import numpy as np
+import safetensors
 import torch
+from safetensors.torch import load as load_tensors
 from torch import Tensor
 
-from drgate.errors import CheckpointError
+from drgate import limits
+from drgate.answers import Answer
+from drgate.errors import CheckpointError, brief
+from drgate.evaluation import Subject
+from drgate.files import in_bytes, parse_json
+from drgate.models import DESCRIPTION, EMBEDDED, HUB_ID, Description, answer_of, parse_description, preprocessing_of
 from drgate.preprocessing import Preprocessing
 from drgate.record import OLDER
-from drgate.vision.base import Base, few, shown_id
+from drgate.scale import GRADES
+from drgate.vision.adapters import merge, of_one_rank, ranks_of, scale_of
+from drgate.vision.base import (
+    MAX_JSON_BYTES,
+    MEDSIGLIP,
+    Base,
+    config_of,
+    few,
+    resolve_base,
+    shown_id,
+    tower_digest,
+)
 from drgate.vision.checkpoint import (
+    FORMAT,
+    MAX_PICKLE_BYTES,
     BaseReference,
     Checkpoint,
     LoraSettings,
@@ -36,16 +57,11 @@ from drgate.vision.checkpoint import (
     parse_checkpoint,
     read_payload,
 )
-from drgate.vision.model_files import private_copy
+from drgate.vision.model_files import copy_and_hash, private_copy
 from drgate.vision.network import architecture, empty_tower
-from drgate.vision.stated import HOW_TO_STATE, refuse_other_input
-
-_STATE: Final = "model_state_dict"
-_TOWER: Final = "backbone.vision_model."
-_HEAD: Final = ("feature_norm.", "classifier.")
-_AUXILIARY: Final = ("referable_dr_head", "sight_threatening_head", "confidence_head")
-_ADAPTER: Final = re.compile(r"(.+)\.lora_([AB])\.default\.weight")
-_INERT: Final = "head.attention.out_proj"
+from drgate.vision.state_dicts import STATE, Parts, find_weights, parts_of
+from drgate.vision.stated import HOW_TO_STATE, agreed, refuse_other_input
+from drgate.vision.stated_lora import stated_lora
 
 
 class _NumberType:
@@ -67,142 +83,251 @@ def _number(kind: _NumberType, data: bytes) -> bool | int | float:
     return value
 
 
-NUMPY_SCALARS: Final = [
+class _Namespace(dict[str, Any]):
+    """Replaces argparse's namespace, in which trainers keep their settings."""
+
+    def __setstate__(self, state: Any) -> None:
+        if isinstance(state, dict):
+            self.update(state)
+
+
+ALLOWED: Final = [
     (_NumberType, "numpy.dtype"),
     (_number, "numpy._core.multiarray.scalar"),
     (_number, "numpy.core.multiarray.scalar"),  # as NumPy 1 wrote it
+    (_Namespace, "argparse.Namespace"),
 ]
-"""What an older checkpoint may contain besides tensors and plain values, with the names in the file."""
+"""What a checkpoint from elsewhere may contain besides tensors and plain values, with the names in the file."""
 
 
 def load_any_checkpoint(
     path: Path, base: Base | None, preprocess: Preprocessing | None = None, *, alpha: float | None = None
 ) -> Checkpoint:
-    """A checkpoint of drtrain or in the older layout, with the facts of its file. Never runs code from the file.
+    """A checkpoint of drtrain, or weights of its network from elsewhere, with the facts of the files. Runs no code.
 
-    base, preprocess: base model, to compare its tower with, and preprocessing of an older file; ignored for checkpoints
-    of drtrain, which record them. alpha: LoRA's alpha of an older file, which does not record it; None assumes twice
-    the rank.
+    base, preprocess: base model, to compare its tower with, and preprocessing of weights from elsewhere; `model.yaml`
+    beside the file may state them too. Ignored for checkpoints of drtrain, which record them. alpha: LoRA's, of a file
+    that does not state it; None assumes twice the rank.
 
     Raises:
-        CheckpointError: as `load_checkpoint`; an older file without `base` or `preprocess`, or of another architecture
-            than `base`.
+        CheckpointError: as `load_checkpoint`; weights from elsewhere without `base` or `preprocess`, of another
+            architecture than `base`, or whose file contradicts what is stated.
+        UsageError: `preprocess` is not that of `model.yaml`.
     """
     if not path.is_file():
         raise CheckpointError(f"{path} does not exist; expected a checkpoint (*.pth).")
     with private_copy(path, "model") as (copy, file):
-        payload = read_payload(path, NUMPY_SCALARS, opened=copy)
-    if not isinstance(payload, dict) or "format" in payload or _STATE not in payload:
-        return replace(parse_checkpoint(path, payload), file=file)
-    if base is None or preprocess is None:
-        unknown = {"base model": base, "preprocessing": preprocess}
-        raise CheckpointError(
-            f"{path} is in the older checkpoint layout, which does not record the "
-            f"{' and the '.join(name for name, given in unknown.items() if given is None)}."
-            + (" Give the base model with --base embedded|FOLDER|HUB_ID." if base is None else "")
-            + (f" {HOW_TO_STATE}" if preprocess is None else "")
-        )
+        payload = _read(path, copy)
+    yaml, beside = _description(path)
+    if isinstance(payload, dict) and payload.get("format") == FORMAT:
+        checkpoint = parse_checkpoint(path, payload)
+        if yaml is not None:
+            _refuse_contradiction(path, checkpoint, yaml)
+        return replace(checkpoint, file=file, beside=tuple(beside))
     try:
-        refuse_other_input(preprocess, architecture(base.config)["image_size"])
-        return replace(_checked(path, payload, base, preprocess, alpha), file=file)
+        where, plain = find_weights(payload)
+        config = None
+        if base is None:
+            base, config = _base_of(path, payload, plain, yaml, beside)
+        if yaml is not None:
+            preprocess = agreed(preprocessing_of(yaml, path.parent), preprocess, DESCRIPTION)
+        if (base is None and config is None) or preprocess is None:
+            unknown = {"base model": base or config, "preprocessing": preprocess}
+            raise CheckpointError(
+                f"it is in {_layout(payload)}, which does not record the "
+                f"{' and the '.join(name for name, given in unknown.items() if given is None)}."
+                + (" Give the base model with --base embedded|FOLDER|HUB_ID." if base is None else "")
+                + (f" {HOW_TO_STATE}" if preprocess is None else "")
+                + f" Or state it in {DESCRIPTION} beside the file."
+            )
+        checkpoint = _checked(path, payload, where, plain, base, config, preprocess, alpha, yaml)
+        return replace(checkpoint, file=file, beside=tuple(beside))
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
 
 
+def _layout(payload: Any) -> str:
+    return "the older checkpoint layout" if STATE in payload else "a file of weights"
+
+
+# -- files -------------------------------------------------------------------------------------------------------------
+
+
+def _read(path: Path, copy: IO[bytes]) -> Any:
+    """What torch.save or safetensors wrote, whatever the file is called."""
+    start = copy.read(9)
+    copy.seek(0)
+    length = int.from_bytes(start[:8], "little")
+    if start[8:] != b"{" or length >= 1 << 40:
+        return read_payload(path, ALLOWED, opened=copy)
+    if length > MAX_PICKLE_BYTES:
+        raise CheckpointError(f"{path} has more than {in_bytes(MAX_PICKLE_BYTES)} of names besides tensors.")
+    copy.seek(8)
+    header = parse_json(copy.read(length), str(path), "a header of safetensors", CheckpointError)
+    copy.seek(0)
+    try:
+        tensors = load_tensors(copy.read())
+    except (safetensors.SafetensorError, LookupError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise CheckpointError(f"{path} is not a complete safetensors file ({reason}). Copy it again.") from error
+    return {"weights": tensors, "metadata": header.get("__metadata__") if isinstance(header, dict) else None}
+
+
+def _description(path: Path) -> tuple[Description | None, list[Subject]]:
+    """`model.yaml` beside a file, if it describes it, and the facts of the bytes that were read."""
+    beside = path.with_name(DESCRIPTION)
+    if not beside.is_file():
+        return None, []
+    subject = copy_and_hash(beside, "config", content := io.BytesIO(), limit=limits.YAML_BYTES)
+    found = parse_description(content.getvalue(), beside)
+    if found.weights != path.name:
+        return None, []
+    if found.architecture not in ("drgate", "older"):
+        raise CheckpointError(
+            f"{beside} calls {path.name} {found.architecture}; a file of weights is drgate (drtrain's) or older."
+        )
+    return found, [subject]
+
+
+def _base_of(
+    path: Path, payload: Any, plain: Any, yaml: Description | None, beside: list[Subject]
+) -> tuple[Base | None, Any]:
+    """The base model that model.yaml or the file itself names, or the architecture in config.json beside it.
+
+    Adds config.json to `beside`. What a file names is looked for on this machine; only MedSigLIP is downloaded.
+    """
+    named = [] if yaml is None or yaml.base is None else [(DESCRIPTION, yaml.base)]
+    if not named:
+        named = [
+            ("it", name) for name in stated_lora(payload, plain).bases if HUB_ID.fullmatch(name) or name == EMBEDDED
+        ]
+    for origin, name in named[:1]:
+        local = path.parent / name
+        try:
+            return resolve_base(
+                str(local) if origin == DESCRIPTION and local.is_dir() else name, download=name.lower() == MEDSIGLIP
+            ), None
+        except CheckpointError as error:
+            raise CheckpointError(
+                f"{origin} states the base model {name[:100]}: {error} Give it with --base."
+            ) from error
+    config = path.with_name("config.json")
+    if not config.is_file():
+        return None, None
+    subject = copy_and_hash(config, "config", content := io.BytesIO(), limit=MAX_JSON_BYTES)
+    found = config_of(parse_json(content.getvalue(), str(config), "a SigLIP config", CheckpointError), config)
+    beside.append(subject)
+    return None, found
+
+
+def _refuse_contradiction(path: Path, checkpoint: Checkpoint, yaml: Description) -> None:
+    """Raise CheckpointError where model.yaml says something else of a checkpoint of drtrain than the file."""
+    answer, lora = answer_of(yaml, DESCRIPTION), checkpoint.lora
+    own = {
+        "architecture": (yaml.architecture, "drgate"),
+        "key_prefix": (yaml.key_prefix, None),
+        "base": (None if yaml.base is None else _digest_of(path, yaml.base), checkpoint.base.digest),
+        "lora": (
+            yaml.lora and (yaml.lora.alpha, bool(yaml.lora.rslora)),
+            None if lora is None else (lora.alpha, False),
+        ),
+        "output.kind": (answer.kind, "logits"),
+        "classes": (list(answer.classes), list(GRADES)),
+        "preprocessing": (preprocessing_of(yaml, path.parent).digest, checkpoint.preprocessing.digest),
+    }
+    for name, (stated, of_file) in own.items():
+        if stated is not None and stated != of_file:
+            raise CheckpointError(
+                f"{path.with_name(DESCRIPTION)} contradicts {path.name} in {name}; drtrain's checkpoint states all "
+                f"that is needed: remove {DESCRIPTION}."
+            )
+
+
+def _digest_of(path: Path, name: str) -> str:
+    local = path.parent / name
+    return resolve_base(str(local) if local.is_dir() else name, download=False).digest
+
+
 def _checked(
-    path: Path, payload: dict[Any, Any], base: Base, preprocess: Preprocessing, alpha: float | None
+    path: Path,
+    payload: dict[Any, Any],
+    where: str,
+    plain: dict[str, Any],
+    base: Base | None,
+    config: Any,
+    preprocess: Preprocessing,
+    alpha: float | None,
+    yaml: Description | None,
 ) -> Checkpoint:
-    state = _State.of(payload[_STATE])
-    weights = _weights(state, base, alpha)
-    epoch = payload.get("epoch")
-    if type(epoch) is not int or not 0 <= epoch < 10**6:
-        raise CheckpointError(f"epoch is {str(epoch)[:20]}; expected a whole number, counted from 0.")
-    record, of_history = _record(payload, epoch)
+    config = base.config if base is not None else config
+    refuse_other_input(preprocess, architecture(config)["image_size"])
+    parts = parts_of(where, plain, config, None if yaml is None else yaml.key_prefix)
+    _refuse_other_architecture(parts.tower, config, "config.json" if base is None else base.id)
+    weights = _weights(path, payload, plain, parts, base, config, alpha, yaml)
+    older = STATE in payload
+    epoch = payload.get("epoch") if older else -1
+    if type(epoch) is not int or not (0 <= epoch < 10**6 or not older):
+        raise CheckpointError(f"epoch is {brief(epoch)}; expected a whole number, counted from 0.")
+    answer = Answer() if yaml is None else answer_of(yaml, DESCRIPTION)
     checkpoint = Checkpoint(
         base=weights.base,
-        architecture=architecture(base.config),
+        architecture=architecture(config),
         lora=weights.lora,
         tower=weights.tower,
-        head=state.head,
+        head=parts.head,
         dropout=0.0,
         preprocessing=preprocess,
         training_config={},
         epoch=epoch + 1,
         record=None,
         fingerprint=None,
+        answer=answer,
     )
     check_tensors(checkpoint)
+    checkpoint = _in_order(checkpoint)
+    record, of_history = _record(payload, epoch) if older else (_NO_HISTORY, [])
+    lacking = "" if older else "history, "
     record |= {
         "tensor_digest": checkpoint.tensor_digest,
         "lineage": {
             "training_sets": "unknown",
-            "why": f"{path.name} is in the older checkpoint layout, which does not record the training images.",
+            "why": f"{path.name} is in {_layout(payload)}, which does not record the training images.",
             "pretraining": weights.base.pretraining,
         },
         "limitations": [
-            f"{path.name} is in the older checkpoint layout. It does not record its base model "
-            f"({shown_id(base.id)} was given), its preprocessing ({preprocess.label} was stated), "
-            "training images, parameters, cost, or the number of images per grade.",
+            f"{path.name} is in {_layout(payload)}. It does not record its base model "
+            f"({shown_id(weights.base.id)} was given), its preprocessing ({preprocess.label} was stated), "
+            f"{lacking}training images, parameters, cost, or the number of images per grade.",
             *weights.notes,
-            *([f"Ignored parts of the file: {', '.join(state.auxiliary)}."] if state.auxiliary else []),
+            *([f"Ignored parts of the file: {few(parts.ignored)}."] if parts.ignored else []),
             *of_history,
         ],
     }
     return replace(checkpoint, record=record)
 
 
+_NO_HISTORY: Final[dict[str, Any]] = {
+    "format": OLDER,
+    "status": "unknown",
+    "history": [],
+    "selected_epoch": 0,
+    "spend": {},
+    "missing": "the file has no history.",
+}
+
+
+def _in_order(checkpoint: Checkpoint) -> Checkpoint:
+    """The same model with its five outputs in the order of the grades."""
+    answer = checkpoint.answer
+    if set(answer.classes) != {*GRADES} or answer.classes == GRADES:
+        return checkpoint
+    order = [answer.classes.index(grade) for grade in GRADES]
+    last = {f"classifier.8.{kind}": checkpoint.head[f"classifier.8.{kind}"][order] for kind in ("weight", "bias")}
+    names = tuple(answer.own_names[place] for place in order)
+    return replace(checkpoint, head=checkpoint.head | last, answer=replace(answer, classes=GRADES, own_names=names))
+
+
 # -- weights -----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class _State:
-    """The parts of a state dict."""
-
-    tower: dict[str, Tensor]
-    """By the names of `SiglipVisionModel`."""
-    adapters: dict[str, dict[str, Tensor]]
-    """LoRA's A and B, by module."""
-    head: dict[str, Tensor]
-    auxiliary: list[str]
-
-    @classmethod
-    def of(cls, plain: Any) -> _State:
-        if not isinstance(plain, dict) or not all(isinstance(name, str) for name in plain):
-            raise CheckpointError(f"{_STATE} is not a dictionary of tensors by name.")
-        found = cls({}, {}, {}, [])
-        foreign = []
-        for full, tensor in plain.items():
-            name = full.removeprefix("module.")  # as torch.nn.DataParallel saves
-            if name.startswith("classifier."):
-                name = name.removeprefix("classifier.")
-                if name.startswith(_HEAD):
-                    _put(found.head, name, tensor)
-                elif (kind := name.split(".")[0]) not in _AUXILIARY:
-                    foreign.append(full)
-                elif kind not in found.auxiliary:
-                    found.auxiliary.append(kind)
-            elif name.startswith(_TOWER):
-                name = name.removeprefix(_TOWER).removeprefix("base_model.model.").removeprefix("vision_model.")
-                if adapter := _ADAPTER.fullmatch(name):
-                    _put(found.adapters.setdefault(adapter[1], {}), adapter[2], tensor)
-                else:
-                    _put(found.tower, name.replace(".base_layer.", "."), tensor)
-            else:
-                foreign.append(full)
-        if foreign:
-            raise CheckpointError(
-                f"{_STATE} contains {few(sorted(foreign))}, which do not belong to a model of this layout."
-            )
-        return found
-
-
-def _put(table: dict[str, Tensor], name: str, tensor: Any) -> None:
-    """Add a tensor, in float32, after checking that it is a plain tensor of numbers."""
-    if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
-        raise CheckpointError(f"{_STATE}'s {name} is not a plain tensor of floating-point numbers.")
-    if name in table:
-        raise CheckpointError(f"{_STATE} contains {name} twice, with two prefixes.")
-    table[name] = tensor.detach().float().contiguous()
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,77 +340,63 @@ class _Weights:
     notes: list[str]
 
 
-def _weights(state: _State, base: Base, alpha: float | None) -> _Weights:
-    _refuse_other_architecture(state.tower, base)
-    reference = BaseReference.of(base)
-    if not state.adapters:
-        return _Weights(reference, None, state.tower, [])
-    rank = _rank(state)
-    scale = float(2 * rank if alpha is None else alpha)
-    adapters: dict[str, Tensor] = {}
-    merged: list[str] = []
-    notes: list[str] = []
-    if alpha is None:
-        notes.append(f"LoRA's alpha is not in the file; {scale:g}, twice the rank, is assumed.")
-    for module, pair in state.adapters.items():
-        if module == _INERT:
-            if pair["B"].any():
-                raise CheckpointError(
-                    f"the adapter on {_INERT} has nonzero weights, but it has no effect in training. How this "
-                    "model computed its outputs is not known."
-                )
-            notes.append(f"The adapter on {_INERT} never had an effect and was left out.")
-        elif module.startswith("head."):
-            if pair["B"].any():
-                merged.append(f"{module}.weight")
-                state.tower[merged[-1]] += scale / rank * pair["B"] @ pair["A"]
-        else:
-            adapters |= {f"{module}.lora_{letter}.weight": tensor for letter, tensor in pair.items()}
-    if merged:
-        notes.append(f"The adapters on the pooling head ({', '.join(sorted(merged))}) were added to its weights.")
+def _weights(
+    path: Path,
+    payload: Any,
+    plain: Any,
+    parts: Parts,
+    base: Base | None,
+    config: Any,
+    alpha: float | None,
+    yaml: Description | None,
+) -> _Weights:
+    """The tower of a checkpoint. Merges into `parts` what no adapter of drtrain can hold."""
+    if not parts.adapters:
+        unused = [] if alpha is None else ["It has no LoRA adapters, so that the stated alpha has no effect."]
+        if base is None:
+            digest = tower_digest(config, parts.tower)
+            unnamed = BaseReference(path.name, None, digest, "not stated", "unknown")
+            return _Weights(unnamed, None, parts.tower, unused)
+        return _Weights(BaseReference.of(base), None, parts.tower, unused)
+    if base is None:
+        raise CheckpointError("it has LoRA adapters; give the base model that they belong to with --base.")
+    stated = stated_lora(payload, plain)
+    scale, notes = scale_of(stated, ranks_of(parts), alpha, None if yaml is None else yaml.lora)
+    if stated.dora and stated.dora.value and not any("magnitude" in one for one in parts.adapters.values()):
+        raise CheckpointError(f"it states DoRA ({stated.dora.where}), but has no lora_magnitude_vector.")
+    if any(shown_id(name) != shown_id(base.id) for name in stated.bases):
+        notes.append(f"The file states the base model {few(list(stated.bases))}; {shown_id(base.id)} was given.")
     own = base.load().state_dict()
-    replaced = {name: tensor for name, tensor in state.tower.items() if not torch.equal(tensor, own[name])}
-    if unlike := sorted(replaced.keys() - set(merged)):
+    adapters, merged = merge(parts, scale, notes)
+    if merged:
+        notes.append(f"The adapters on {few(sorted(merged))} were added to the weights.")
+    replaced = {name: tensor for name, tensor in parts.tower.items() if not torch.equal(tensor, own[name])}
+    reference = BaseReference.of(base)
+    if unlike := sorted(replaced.keys() - merged):
         notes.append(
             f"The tower is not that of {shown_id(base.id)}: besides the adapters, {len(unlike)} of {len(own)} tensors "
             f"differ ({few(unlike)}). Those of the file were used."
         )
         reference = replace(reference, pretraining=f"unknown: the tower is not that of {shown_id(base.id)}")
-    return _Weights(reference, LoraSettings(rank, scale), adapters | replaced, notes)
+    if not adapters:
+        return _Weights(reference, None, parts.tower, notes)
+    lora, tensors = of_one_rank(parts, adapters, scale)
+    return _Weights(reference, lora, tensors | replaced, notes)
 
 
-def _refuse_other_architecture(tower: dict[str, Tensor], base: Base) -> None:
-    expected = empty_tower(base.config).state_dict()
-    if not tower:
-        raise CheckpointError(f"{_STATE} contains no vision tower ({_TOWER}...).")
-    remedy = f"the base model {base.id} has another architecture; give the one it was trained on with --base."
+def _refuse_other_architecture(tower: dict[str, Tensor], config: Any, origin: str) -> None:
+    expected = empty_tower(config).state_dict()
+    remedy = f"the base model {origin} has another architecture; give the one it was trained on with --base."
     if missing := sorted(expected.keys() - tower.keys()):
         raise CheckpointError(f"the tower lacks the tensors {few(missing)}: the file is not complete, or {remedy}")
     if foreign := sorted(tower.keys() - expected.keys()):
-        raise CheckpointError(f"the tower contains {few(foreign)}, which {base.id} does not have: {remedy}")
+        raise CheckpointError(f"the tower contains {few(foreign)}, which {origin} does not have: {remedy}")
     for name, tensor in tower.items():
         if tensor.shape != expected[name].shape:
             raise CheckpointError(
-                f"the tower's {name} has the shape {tuple(tensor.shape)}; in {base.id} it is "
+                f"the tower's {name} has the shape {tuple(tensor.shape)}; in {origin} it is "
                 f"{tuple(expected[name].shape)}: {remedy}"
             )
-
-
-def _rank(state: _State) -> int:
-    """The rank of the adapters: the same for all, and each adapter is complete and fits its layer."""
-    ranks = set()
-    for module, pair in state.adapters.items():
-        weight = state.tower.get(f"{module}.weight")
-        shapes = [tuple(pair[letter].shape) if letter in pair else () for letter in "AB"]
-        if weight is None or weight.dim() != 2 or not all(len(shape) == 2 for shape in shapes):
-            raise CheckpointError(f"the adapter on {module} is not complete: A, B or its layer is missing.")
-        rank = shapes[0][0]
-        if shapes != [(rank, weight.shape[1]), (weight.shape[0], rank)]:
-            raise CheckpointError(f"the adapter on {module} has the shapes {shapes}, which do not fit its layer.")
-        ranks.add(rank)
-    if len(ranks) != 1:
-        raise CheckpointError(f"the adapters have the ranks {sorted(ranks)}; expected one rank.")
-    return int(ranks.pop())
 
 
 # -- history -----------------------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """The files of an ONNX model: the model file, and every file that a tensor anywhere in it names.
 
-    files = copy_onnx(Path("model.onnx"), folder)       # folder/model.onnx and its data, to load from
+    file, model = copy_model(Path("model.onnx"), folder)
+    data = copy_data(Path("model.onnx"), folder, model)      # now folder/model.onnx can be loaded
 
 ONNX keeps weights outside the model file ("external data") in initializers, sparse ones too, and in attributes of
 nodes, in subgraphs and functions. All messages are walked, whatever they are called, so that no place is forgotten.
@@ -8,18 +9,25 @@ nodes, in subgraphs and functions. All messages are walked, whatever they are ca
 
 from __future__ import annotations
 
+import io
+import json
 import os
 import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final, NamedTuple
 
-from drgate.errors import CheckpointError
-from drgate.evaluation import COMPANIONS, Subject
-from drgate.files import in_bytes
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from drgate.errors import CheckpointError, brief
+from drgate.evaluation import COMPANIONS, Subject, Typed, read_as
+from drgate.files import in_bytes, parse_json
 from drgate.vision.model_files import MAX_BYTES, copy_and_hash
 
 MAX_DATA_FILES: Final = 1000
@@ -31,22 +39,27 @@ MAX_MODEL_BYTES: Final = (2 << 30) - 1
 MAX_FIELDS: Final = 5_000_000
 """In the model file: a whole MedSigLIP has 0.1 million. Two bytes can be a field, and take 150 in memory."""
 
-NEEDED: Final = {name: role for name, role in COMPANIONS.items() if role != "cut_offs"}
-"""Files next to an ONNX model: the preprocessing, and the list of the five grades' identifiers."""
-
 _RANDOM: Final = frozenset(
     ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli")
 )
 
 TRIAL_MEMORY: Final = 2 << 30
-"""Bytes of address space of the first inference, besides three times the model's files (measured: under twice)."""
+"""Bytes of address space of the trial, besides three times the model's files (measured: under twice)."""
 
 TRIAL_SECONDS: Final = 60
-"""Of the first inference, besides one for each 8 MB of the model's files. A whole MedSigLIP (1.7 GB) takes 25 s on two
-cores; it may take 270 s."""
+"""Of the trial, besides one for each 8 MB of the model's files. A whole MedSigLIP (1.7 GB) takes 45 s on two cores; it
+may take 270 s."""
 
 MAX_PACKED: Final = 128 << 20
 """Bytes of numbers of which one byte can be eight in memory. Exporters write weights as they are in memory."""
+
+_INPUTS: Final = {1: "float32", 10: "float16", 11: "float64", 2: "uint8"}
+"""Types of numbers that images can have, by their number in ONNX."""
+
+_MOVES: Final = frozenset(
+    ("Identity", "Cast", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Transpose", "Gather", "Slice", "Split")
+)
+"""Operators that only move the numbers of their first input."""
 
 _NUMBER: Final = re.compile(r"[0-9]{1,18}")
 _KEYS: Final = ("location", "offset", "length", "checksum")
@@ -140,20 +153,105 @@ def messages(model: Any) -> Iterator[Any]:
                 waiting.extend(value if field.is_repeated else [value])
 
 
-def copy_onnx(path: Path, folder: Path, shape: list[int]) -> list[Subject]:
-    """Copy a model file and its external data into `folder`; their facts, the model first, then the data by name.
+@dataclass(frozen=True, slots=True)
+class Interface:
+    """What a graph declares of its images and of its answer.
 
-    Raises CheckpointError for a file that is not an ONNX model, for one whose input states other sizes than `shape`,
-    and for external data that is not a file beside it.
+    shape: of one image as the input takes it; 0 for a length that is free. dtype: of the input. batch: images at a
+    time; 0: any number. width: numbers for an image; 0: not declared. ends_in: the operator that makes the answer,
+    before those that only move numbers; "" where that cannot be told.
     """
+
+    input: str
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    batch: int
+    output: str
+    width: int
+    ends_in: str
+
+
+def interface(path: Path, graph: Any, input: str | None = None, output: str | None = None) -> Interface:
+    """What the graph of a model declares. input, output: their names where `model.yaml` states them.
+
+    Raises CheckpointError for other names, more than one input, several outputs of which none is named, and an input
+    that takes no batch of images.
+    """
+    weights = {tensor.name for tensor in graph.initializer}
+    inputs = [one for one in graph.input if one.name not in weights]
+    if len(inputs) != 1:
+        raise CheckpointError(f"{path} has {len(inputs)} inputs ({_names(inputs)}); expected one, which takes images.")
+    if input not in (None, inputs[0].name):
+        raise CheckpointError(f"model.yaml states the input {brief(input)}, but {path} has {_names(inputs)}.")
+    outputs = [one for one in graph.output if output in (None, one.name)]
+    if not outputs:
+        raise CheckpointError(f"model.yaml states the output {brief(output)}, but {path} has {_names(graph.output)}.")
+    if len(outputs) > 1:
+        raise CheckpointError(
+            f"{path} has {len(outputs)} outputs ({_names(outputs)}); name the one that is the answer in model.yaml "
+            "(output.name)."
+        )
+    taken, given = inputs[0].type.tensor_type, outputs[0].type.tensor_type
+    shape = [dim.dim_value for dim in taken.shape.dim]
+    if len(shape) != 4 or min(shape) < 0 or taken.elem_type not in _INPUTS:
+        raise CheckpointError(
+            f"{path} takes the input {_declared(taken)}; expected images (n, 3, size, size) or (n, size, size, 3) of "
+            f"{', '.join(_INPUTS.values())}."
+        )
+    widths = [dim.dim_value for dim in given.shape.dim]
+    if given.HasField("shape") and (len(widths) not in (1, 2) or min(widths) < 0):
+        raise CheckpointError(f"{path} gives the output {_declared(given)}; expected (n, k), k numbers for each image.")
+    return Interface(
+        inputs[0].name,
+        np.dtype(_INPUTS[taken.elem_type]),
+        tuple(shape[1:]),
+        shape[0],
+        outputs[0].name,
+        (widths[1] if len(widths) == 2 else 1) if widths else 0,
+        _ends_in(graph, outputs[0].name),
+    )
+
+
+def _names(values: Any) -> str:
+    return brief(", ".join(one.name for one in values) or "none")
+
+
+def _declared(kind: Any) -> str:
+    """The shape and type of a tensor as messages show it."""
+    lengths = [str(dim.dim_value or dim.dim_param or "?") for dim in kind.shape.dim]
+    return f"({brief(', '.join(lengths))}) of {_INPUTS.get(kind.elem_type, 'another type')}"
+
+
+def _ends_in(graph: Any, name: str) -> str:
+    made_by = {out: node for node in graph.node for out in node.output}
+    for _ in range(len(graph.node) + 1):  # a graph that is no graph could go in a circle
+        node = made_by.get(name)
+        if node is None or node.domain not in ("", "ai.onnx"):
+            return ""
+        if node.op_type not in _MOVES or not node.input:
+            return str(node.op_type)
+        name = node.input[0]
+    return ""
+
+
+def copy_model(path: Path, folder: Path) -> tuple[Subject, Any]:
+    """Copy a model file into `folder`; its facts, and the ModelProto. Raises as `parse_onnx`."""
     with (folder / path.name).open("w+b") as copy:
-        found = [copy_and_hash(path, "model", copy, limit=MAX_MODEL_BYTES)]
+        found = copy_and_hash(path, "model", copy, limit=MAX_MODEL_BYTES)
         copy.seek(0)
-        model = parse_onnx(path, copy.read())
-    _refuse_other_input(path, model.graph, shape)
-    needed = _external_data(path, model)
+        return found, parse_onnx(path, copy.read())
+
+
+def copy_data(path: Path, folder: Path, model: Any, others: Collection[str] = ()) -> list[Subject]:
+    """Copy the external data of a model into `folder`; its facts by name.
+
+    others: names of further files of the model. Raises CheckpointError for external data that is not a file beside it,
+    or is one of those.
+    """
+    needed = _external_data(path, model, {*COMPANIONS, *others})
     if len(needed) > MAX_DATA_FILES:
         raise CheckpointError(f"{path} refers to {len(needed)} files of weights; expected {MAX_DATA_FILES} at most.")
+    found: list[Subject] = []
     for name, end in sorted(needed.items()):
         beside = path.with_name(name)
         # A model in a download cache is a link, and its weights are links to the same folder.
@@ -167,53 +265,76 @@ def copy_onnx(path: Path, folder: Path, shape: list[int]) -> list[Subject]:
     return found
 
 
-def _refuse_other_input(path: Path, graph: Any, shape: list[int]) -> None:
-    """Raise CheckpointError where the graph says, without being loaded, that it takes other images."""
-    weights = {tensor.name for tensor in graph.initializer}
-    for one in [one for one in graph.input if one.name not in weights][:1]:
-        taken = [dim.dim_value for dim in one.type.tensor_type.shape.dim][1:]
-        if len(taken) == len(shape) and any(dim not in (0, length) for dim, length in zip(taken, shape, strict=True)):
-            raise CheckpointError(
-                f"{path} takes images of {' x '.join(map(str, taken))}, but its preprocessing makes "
-                f"{' x '.join(map(str, shape))}; state the one that it was trained on."
-            )
+def try_out(path: Path, copy: Path, face: Interface, width: int, images: NDArray[Any], bytes_: int) -> Trial:
+    """Load a model and grade two images in a process of its own, before the model runs in this one.
 
+    path: for messages. copy: the file to load. width: numbers that an answer has. images: (2, ...) as the input takes
+    them. bytes_: of all files of the model.
 
-def try_out(path: Path, copy: Path, shape: list[int], bytes_: int) -> float:
-    """Load a model and grade one black image in a process of its own, before the model runs in this one.
-
-    path: for messages. copy: the file to load. shape: of the image. bytes_: of all files of the model.
-
-    Returns the seconds that it took.
-
-    Raises CheckpointError when that fails, or takes more memory or time than a grading model does.
+    Raises CheckpointError when that fails, takes more memory or time than a grading model does, or gives an image
+    another answer beside other images.
     """
     seconds = TRIAL_SECONDS + bytes_ // (8 << 20)
-    limits = [",".join(map(str, shape)), TRIAL_MEMORY + 3 * bytes_, seconds]
+    asked = {"model": str(copy), "memory": TRIAL_MEMORY + 3 * bytes_, "seconds": seconds, "width": width}
+    asked |= {"input": face.input, "output": face.output, "batch": face.batch}
+    sent = io.BytesIO(json.dumps(asked).encode() + b"\n")
+    sent.seek(0, io.SEEK_END)
+    np.save(sent, images, allow_pickle=False)
     start = time.monotonic()
     few = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "MALLOC_ARENA_MAX"), "1")
     try:
         # -P: modules beside trial.py, such as images.py, are not imported for others of their name.
         ended = subprocess.run(
-            [sys.executable, "-P", str(Path(__file__).with_name("trial.py")), str(copy), *map(str, limits)],
+            [sys.executable, "-P", str(Path(__file__).with_name("trial.py"))],
             env={**os.environ, **few},
+            input=sent.getvalue(),
             capture_output=True,
             timeout=seconds,
             check=False,
         )
     except subprocess.TimeoutExpired as error:
         raise CheckpointError(
-            f"{path} did not grade one black image within {seconds} seconds; a grading model takes a few. It was not "
-            "loaded."
+            f"{path} did not grade two images within {seconds} seconds; a grading model takes a few. It was not loaded."
         ) from error
     if ended.returncode < 0:
         raise CheckpointError(
-            f"{path} needs more memory or time than a grading model does: the process that tried it on one image was "
+            f"{path} needs more memory or time than a grading model does: the process that tried it on two images was "
             f"ended by signal {-ended.returncode}. It was not loaded."
         )
-    if ended.returncode:
+    if ended.returncode == UNLOADABLE:
         raise cannot_run(path, copy, RuntimeError(ended.stderr.decode(errors="replace")))
-    return time.monotonic() - start
+    if ended.returncode:
+        reason = first_line(RuntimeError(ended.stderr.decode(errors="replace").replace(str(copy), str(path))))
+        raise CheckpointError(f"{path} cannot grade images of {_by(images.shape[1:])} here: {reason}.")
+    plain = parse_json(ended.stdout, f"the trial of {path}", "what trial.py writes", CheckpointError)
+    found = read_as(_Tried, plain, f"the trial of {path}", expected="what trial.py writes", error=CheckpointError)
+    if found.other_answers:
+        raise CheckpointError(
+            f"{path} gives an image another answer beside other images in a batch, so it has no answer for an image "
+            "alone; export it again for one image at a time (a batch of 1)."
+        )
+    return Trial(found.batch, time.monotonic() - start)
+
+
+UNLOADABLE: Final = 3
+"""Exit code of the trial where the model cannot be loaded at all."""
+
+
+class Trial(NamedTuple):
+    """What came of a trial. batch: images that the model takes at a time; 0: any number."""
+
+    batch: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Tried(Typed):
+    batch: Annotated[int, Field(ge=0)]
+    other_answers: bool
+
+
+def _by(lengths: Iterable[int]) -> str:
+    return " x ".join(map(str, lengths))
 
 
 def cannot_run(path: Path, copy: Path, error: Exception) -> CheckpointError:
@@ -222,12 +343,16 @@ def cannot_run(path: Path, copy: Path, error: Exception) -> CheckpointError:
     return CheckpointError(f"{path} is not an ONNX model that can run here ({reason}); export it again.")
 
 
-def _external_data(path: Path, model: Any) -> dict[str, int]:
-    """The files that the tensors of a model name, each with the number of bytes that it must have."""
+def _external_data(path: Path, model: Any, others: Collection[str]) -> dict[str, int]:
+    """The files that the tensors of a model name, each with the number of bytes that it must have.
+
+    others: names of files beside it that are something else.
+    """
     import onnx
 
     needed: dict[str, int] = {}
-    taken = {name.casefold(): name for name in (path.name, *COMPANIONS)}
+    taken = {name.casefold(): name for name in (path.name, *others)}
+    reserved = {*taken}
     for tensor in messages(model):
         if not isinstance(tensor, onnx.TensorProto):
             continue
@@ -247,7 +372,7 @@ def _external_data(path: Path, model: Any) -> dict[str, int]:
         if not all(_NUMBER.fullmatch(number) for number in numbers):
             raise CheckpointError(f"{path} has external data whose offset or length is not a number of bytes.")
         plain = name and Path(name).name == name and "\\" not in name and len(os.fsencode(name)) <= 255
-        if not plain or name.casefold() in (path.name.casefold(), *COMPANIONS):
+        if not plain or name.casefold() in reserved:
             raise _outside(path, name)
         if taken.setdefault(name.casefold(), name) != name:
             raise CheckpointError(

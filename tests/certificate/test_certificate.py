@@ -187,7 +187,7 @@ class TestStatement:
         made = evaluation(
             data=replace(
                 base.data,
-                operating_point=CutOffs("", (0.5, 0.5, 0.5, 0.5), {}, {}, {}, digests[0]),
+                operating_point=CutOffs("", "probabilities", (0.5, 0.5, 0.5, 0.5), {}, {}, {}, digests[0]),
                 audit=Audit(digests[1]),
                 grades=File("kept.csv", "7" * 64),
             ),

@@ -271,7 +271,7 @@ class TestWords:
     def test_operating_point(self, name: str):
         """Grades that are not the most probable ones are said to be so, with the cut-offs."""
         judged = evaluation()
-        point = CutOffs("", (0.776, 0.72, 0.5, 1.0), {}, {}, {}, f"sha256:0020d065{'a' * 56}")
+        point = CutOffs("", "probabilities", (0.776, 0.72, 0.5, 1.0), {}, {}, {}, f"sha256:0020d065{'a' * 56}")
         assert "cut-offs" not in FORMATS[name](judged)
         text = " ".join(FORMATS[name](replace(judged, data=replace(judged.data, operating_point=point))).split())
         assert "cut-offs of the operating point sha256:0020d065" in text
