@@ -103,3 +103,25 @@ class TestScoring:
         one, two = (load_predictions(place / f"{name}.parquet") for name in ("one", "two"))
         assert len(two.table) == 13
         assert one.digest == two.digest
+
+    def test_a_grader_in_python_runs_once_a_process(self, place, drgate):
+        """Each has its own; the table is that of one process."""
+        (place / "mine.py").write_text(
+            "import os\n"
+            "class Grader:\n"
+            "    kind, classes, preprocessing = 'logits', range(5), None\n"
+            "    def __init__(self, weights): self.files = weights\n"
+            "    def predict(self, batch): return [[*i.mean((0, 1)) / 100, 0, 1] for i in batch]\n"
+            "def load(weights):\n"
+            "    with weights[0].with_name('started').open('a') as file: file.write(f'{os.getpid()}\\n')\n"
+            "    return Grader(weights)\n"
+        )
+        (place / "weights.bin").write_bytes(b"weights")
+        words = ["score", place / "weights.bin", "--grader", f"{place / 'mine.py'}:load"]
+        words += ["--data", place / "eyes", "--split", "test", "--out"]
+        assert drgate(*words, place / "one-python.parquet").code == 0
+        started(["drgate", *map(str, words), str(place / "two-python.parquet")])
+        one, two = (load_predictions(place / f"{name}-python.parquet") for name in ("one", "two"))
+        assert one.digest == two.digest
+        assert one.provenance["model"]["tensor_digest"] == two.provenance["model"]["tensor_digest"]
+        assert len({*(place / "started").read_text().split()}) == 3
