@@ -84,8 +84,8 @@ class Answer:
             if not inside.all():
                 raise CheckpointError(
                     "the model's outputs are stated to be probabilities, but are not between 0 and 1 with the sum 1 in "
-                    f"{int((~inside).sum())} of {len(inside)} images; state what they are (output.kind in model.yaml, kind "
-                    "of a grader in Python)."
+                    f"{int((~inside).sum())} of {len(inside)} images; state what they are (output.kind in model.yaml, "
+                    "kind of a grader in Python)."
                 )
             return self
         if not inside.all():
