@@ -84,7 +84,7 @@ def tune(
     # Cut-offs are tuned on the whole table, which may lack the columns that the checklist slices by.
     units = Sample.of(predictions, checklist, slices=())
     bare = predictions.table["predicted"].notna() & predictions.table["p_0"].isna()
-    if bare.any() or not units.answered.any():
+    if bare.any() or not units.answered.any() or predictions.answers == "referable":
         lacks = "no columns p_0 to p_4" if predictions.table["p_0"].isna().all() else "images without p_0 to p_4"
         raise PredictionsError(
             f"{predictions.origin} has {lacks}; cut-offs need these probabilities for every image with output."
@@ -206,6 +206,8 @@ class _Constraint:
     def impossible(self) -> str:
         """Why no cut-offs of any model can meet it; empty where they might."""
         for sample, where in ((self.units, "tuning table"), (self.tested, "planned test set")):
+            if reason := sample.lacks(self.criterion.id):
+                return f"{self.criterion.id} cannot be tuned with this {where}: {reason}"
             if sample.unknown:
                 return f"{self.criterion.id}: nothing can be shown with this {where}, because {sample.no_patients}"
         if self.n == 0 or not self._reaches(0, self._ceiling(0)):

@@ -39,6 +39,7 @@ from drgate.preprocessing import parse_preprocessing
 from drgate.report import compare as compare_report
 from drgate.report.evaluation import html, junit, markdown, terminal
 from drgate.score import score
+from drgate.tune import Infeasible, tune
 from tests.support.comparing import compare
 from tests.support.material import photograph
 from tests.support.verbs import judged, verified
@@ -683,6 +684,31 @@ class TestPlan:
         assert plan(gaps, data=load_planned(tmp_path / "l.csv")).never == ("gap:accuracy@eye",)
         kappa = checklist_of({"id": "quadratic_kappa", "above": 0.5})
         assert plan(kappa, data=load_planned(tmp_path / "l.csv")).never == ("quadratic_kappa",)
+
+
+class TestElsewhere:
+    def test_a_model_is_not_trained_on_it(self, tmp_path: Path):
+        """Training needs grades."""
+        from drgate.errors import TrainingError
+        from trainer.data import load_splits
+
+        photograph(tmp_path / "a.png", 1)
+        pd.DataFrame({"image": ["a.png"], "referable": [1]}).to_csv(tmp_path / "labels.csv", index=False)
+        with pytest.raises(TrainingError, match="has no grades, so a model cannot be trained on it"):
+            load_splits(str(tmp_path), seed=1)
+
+    def test_cut_offs_of_grades_are_not_tuned(self, tmp_path: Path):
+        """Neither for a model without grades nor for criteria on grades that the reference does not give."""
+        log = Log(tmp_path / "looks.jsonl")
+        with pytest.raises(PredictionsError, match="cut-offs need these probabilities"):
+            tune(predictions(rows(50)), REFERRAL, log=log)
+        p = rows(50)["p_referable"]
+        five = {"p_0": 1 - p, "p_1": 0, "p_2": p, "p_3": 0, "p_4": 0}
+        table = only_referable(rows(50)).drop(columns="p_referable").assign(**five)
+        checklist = checklist_of({"id": "sensitivity:pdr", "at_least": 0.5})
+        found = tune(predictions(table), checklist, log=log)
+        assert isinstance(found, Infeasible)
+        assert found.reason == f"sensitivity:pdr cannot be tuned with this tuning table: {REFERENCE_SAYS}"
 
 
 class TestLooks:

@@ -99,7 +99,7 @@ def command(
             sign_scored(predictions, private, current_time()).write(beside(out))
         except CertificateError as problem:  # hours of scoring are not thrown away
             raise CertificateError(f"{problem} {out} is written without a signature.") from problem
-    silent = int(predictions.table["predicted"].isna().sum())
+    silent = int(predictions.as_grades["predicted"].isna().sum())
     summary = {"predictions": str(out), "digest": predictions.digest, "images": len(predictions), "no_output": silent}
     signature = "" if private is None else f", signed in {beside(out)}"
     emit(
