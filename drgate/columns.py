@@ -88,7 +88,7 @@ class Columns:
         place of a grade in some rows only: a set has one kind of reference.
         """
         grades, refers = self.grade(), self.flag("referable")
-        if all(one is None for one in refers):
+        if "referable" not in self.table.columns or all(one is None for one in refers):
             return grades, None
         grade = np.array([-1 if one is None else one for one in grades])
         refer = np.array([-1 if one is None else int(one) for one in refers])

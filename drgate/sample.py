@@ -485,9 +485,16 @@ class Sample:
         return found
 
     def confusion(self) -> tuple[tuple[tuple[int, ...], ...], tuple[int, ...]]:
-        """Units by what reference (rows) and model (columns) tell apart, and by row those without output."""
-        rows, columns = ([*STANDS_FOR[scale]] for scale in (self.reference_scale, self.answer_scale))
-        table = self.whole().table[rows]
+        """Units by what reference (rows) and model (columns) tell apart, and by row those without output.
+
+        Where one of them says only whether to refer, the worst answer to any image counts, as for `referable`.
+        """
+        scales = self.reference_scale, self.answer_scale
+        rows, columns = ([*STANDS_FOR[scale]] for scale in scales)
+        view = "referral" if "referable" in scales and "referral" in self.views else "predicted"
+        tally = self._tallied("", "", "", view)
+        assert tally is not None, "a sample has at least one unit"
+        table = tally.table[rows]
         return tuple(map(tuple, table[:, columns].tolist())), tuple(table[:, confusion.NO_OUTPUT].tolist())
 
     def counts(self) -> dict[str, Any]:

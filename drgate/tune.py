@@ -104,10 +104,11 @@ def tune(
         tested = Sample.of(planned(test.table, str(test.origin), test.named_by()), checklist, slices=())
     required = [criterion for criterion in checklist.each_criterion() if criterion.required]
     tuned = [one for one in required if one.id.about.cut_offs_decide and one.id == one.id.whole]
-    if predictions.cut_on == "referable":  # it says nothing of other grades and groups
+    refers = "referable" in (predictions.cut_on, units.reference_scale)
+    if refers:  # nothing is said of other grades and groups
         tuned = [one for one in tuned if one.id.target == "referable"]
     if not tuned:
-        of = "for referable DR " if predictions.cut_on == "referable" else ""
+        of = "for referable DR " if refers else ""
         raise ChecklistError(
             f"The checklist {checklist.name} requires no sensitivity, specificity, accuracy or rate of grave errors "
             f"{of}on the whole test set, so cut-offs cannot be tuned to it; use another checklist."
@@ -237,6 +238,8 @@ class _Constraint:
     def impossible(self) -> str:
         """Why no cut-offs of any model can meet it; empty where they might."""
         for sample, where in ((self.units, "tuning table"), (self.tested, "planned test set")):
+            if reason := sample.lacks(self.criterion.id):
+                return f"{self.criterion.id} cannot be tuned with this {where}: {reason}"
             if sample.unknown:
                 return f"{self.criterion.id}: nothing can be shown with this {where}, because {sample.no_patients}"
         if self.n == 0 or not self._reaches(0, self._ceiling(0)):

@@ -21,7 +21,7 @@ from drgate.certificate.scored import sign_scored
 from drgate.checklist import Checklist, load_checklist, parse_checklist
 from drgate.errors import DrgateError, ManifestError, PredictionsError
 from drgate.evaluate import evaluate
-from drgate.evaluation import Estimate, Evaluation, NotEstimable, Subject
+from drgate.evaluation import Estimate, Evaluation, NotEstimable, Subject, TestSet
 from drgate.grades import join_grades
 from drgate.looks import Log
 from drgate.manifest import load_manifest, split_by_patient
@@ -39,6 +39,7 @@ from drgate.preprocessing import parse_preprocessing
 from drgate.report import compare as compare_report
 from drgate.report.evaluation import html, junit, markdown, terminal
 from drgate.score import score
+from drgate.tune import Infeasible, tune
 from tests.support.comparing import compare
 from tests.support.material import photograph
 from tests.support.verbs import judged, verified
@@ -215,7 +216,7 @@ class TestReference:
         dealt = split_by_patient(manifest, shares=(0.5, 0.25, 0.25)).table
         assert dealt.groupby("split")["referable"].mean().tolist() == [0.5, 0.5, 0.5]
         assert manifest.contradictions() == [
-            "0.png and 1.png are the same file, but referable and not referable and of 2 patients."
+            "0.png and 1.png are the same file, but referable and not referable, of 2 patients."
         ]
         table.drop(columns="referable").to_csv(tmp_path / "labels.csv", index=False)
         assert load_manifest(tmp_path).sealed
@@ -335,10 +336,13 @@ class TestCountedByHand:
         assert any(name.deployed for name in alike)
         assert any(name.column for name in alike)
         for name in alike:
-            ends = [(m.k, m.n, m.value, m.low, m.high) for m in (one.metrics[name], two.metrics[name])]
-            assert ends[0] == ends[1], name
+            first, second = one.metrics[name], two.metrics[name]
+            assert (first.k, first.n) == (second.k, second.n), name
+            for end in ("value", "low", "high"):
+                assert getattr(first, end) == pytest.approx(getattr(second, end)), name
         assert one.by_prevalence["referable"] == two.by_prevalence["referable"]
-        assert one.net_benefit == two.net_benefit
+        benefits = [[at.model.value for at in found.net_benefit.at] for found in (one, two)]  # type: ignore[union-attr]
+        assert benefits[0] == pytest.approx(benefits[1])
         assert set(two.by_prevalence) == {"referable"}
         assert two.sites is not None
         assert two.sites.spread["accuracy"] == NotEstimable(MODEL_SAYS)  # type: ignore[index]
@@ -395,21 +399,22 @@ class TestWhatIsNotThere:
         """Gaps and comparisons of whether to refer are judged; those of a grade are not, whoever lacks it."""
         table = rows(400, missed=0.05, sex=["f"] * 400 + ["m"] * 400, reader_1=0)
         table["reader_1"] = table["grade"]
-        names = ("gap:sensitivity:{}@sex", "noninferior:sensitivity:{}~baseline", "noninferior:sensitivity:{}~readers")
-        limits: list[dict[str, Any]] = [{"at_most": 0.3}, {"margin": 0.1}, {"margin": 0.3}]
+        names = ("gap:sensitivity:{}@sex", "noninferior:sensitivity:{}~baseline", "noninferior:specificity:{}~readers")
+        limits: list[dict[str, Any]] = [{"at_most": 0.3}, {"margin": 0.3}, {"margin": 0.3}]
         criteria = [
             {"id": name.format(target), **limit}
             for target in ("referable", "pdr")
             for name, limit in zip(names, limits, strict=True)
         ]
+        for target in ("referable", "pdr"):
+            criteria += [{"id": f"{rate}:{target}", "at_least": 0.5} for rate in ("sensitivity", "specificity")]
+            criteria += [{"id": f"noninferior:sensitivity:{target}~readers", "margin": 0.3}]
         checklist = checklist_of(*criteria, slices=[{"by": "sex"}], readers_independent=True)
-        from drgate.evaluation import TestSet
-
         data = TestSet("t", readers=("reader_1",))
         graded = table.drop(columns="p_referable").assign(predicted=table["grade"])
         found = evaluate(predictions(table), checklist, data=data, baseline=predictions(graded))
-        assert [c.status for c in found.criteria] == ["PASS"] * 3 + ["NOT_ASSESSED"] * 3
-        assert {c.reason for c in found.criteria[3:]} == {f"Not assessed: {MODEL_SAYS}"}
+        assert [c.status for c in found.criteria[:6]] == ["PASS"] * 3 + ["NOT_ASSESSED"] * 3
+        assert {c.reason for c in found.criteria[3:6]} == {f"Not assessed: {MODEL_SAYS}"}
         found = evaluate(predictions(graded), checklist, data=data, baseline=predictions(table))
         assert found.criteria[4].reason == "Not assessed: the baseline answers only whether to refer."
         only = evaluate(predictions(only_referable(table)), checklist, data=data, baseline=predictions(graded))
@@ -433,7 +438,7 @@ class TestVerdict:
         assert {c.status for c in found.criteria if c.required} == {"NOT_ASSESSED"}
 
     def test_a_reference_that_says_only_whether_to_refer(self):
-        """A checklist about that passes; the safety of severe eyes is not assessed, so screening-referable is not met."""
+        """A checklist about that passes; the safety of severe eyes is not assessed: screening-referable is not met."""
         table = predictions(only_referable(rows(600, missed=0.01)))
         assert evaluate(table, REFERRAL).verdict == "PASS"
         found = evaluate(table, SCREENING)
@@ -472,7 +477,7 @@ class TestVerdict:
 
 
 class TestReports:
-    @pytest.fixture(scope="class")
+    @pytest.fixture
     def found(self) -> Evaluation:
         table = rows(200, missed=0.04, camera=["A"] * 200 + ["B"] * 200)
         table.loc[7, "p_referable"] = None
@@ -505,9 +510,9 @@ class TestReports:
     def test_terminal_and_junit_say_what_is_not_assessed(self):
         """In the reasons, and as a failure of the suite."""
         found = evaluate(predictions(rows(100)), load_checklist("medical-grade"))
-        console = Console(file=(written := io.StringIO()), width=120)
-        terminal.render(found, console)
-        assert "Overall accuracy: not assessed. The model answers only whether to refer." in written.getvalue()
+        shown = io.StringIO()
+        terminal.render(found, Console(file=shown, width=120))
+        assert "Overall accuracy: not assessed. The model answers only whether to refer." in shown.getvalue()
         case = next(one for one in ET.fromstring(junit.render(found)).iter("testcase") if one.get("name") == "accuracy")
         failure = case.find("failure")
         assert failure is not None
@@ -545,11 +550,12 @@ class TestScored:
 
         folder = tmp_path / "data"
         folder.mkdir()
-        for i in range(120):
+        for i in range(300):
             rng = np.random.default_rng(i)
             pixels = rng.integers(150, 250, (40, 40, 3)) if i % 2 else rng.integers(0, 90, (40, 40, 3))
             Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{i}.png")
-        labels = {"image": [f"{i}.png" for i in range(120)], "grade": [0, 4] * 60, "patient": range(120)}
+        names = {"image": [f"{i}.png" for i in range(300)], "patient": [f"P{7 * i + 1}" for i in range(300)]}
+        labels = names | {"grade": [0, 3, 1, 4] * 75}
         pd.DataFrame(labels).to_csv(folder / "labels.csv", index=False)
         return folder
 
@@ -564,17 +570,9 @@ class TestScored:
         path.write_bytes(b"weights")
         monkeypatch.setattr(graders, "load_grader", lambda *_, **__: Referrer(path, {}))
         key = load_private_key(generate_key(tmp_path / "k", None)[0])
-        criteria = [
-            {"id": "sensitivity:referable", "above": 0.85},
-            {"id": "specificity:referable", "above": 0.825},
-            {"id": "undergraded:vision_threatening_below_referable", "at_most": 0.1},
-            {"id": "accuracy", "at_least": 0.5, "required": False},
-        ]
-        found = judged(
-            path, checklist=checklist_of(*criteria), data=data, workers=0, key=key, out=tmp_path / "out"
-        ).evaluation
+        found = judged(path, checklist=SCREENING, data=data, workers=0, key=key, out=tmp_path / "out").evaluation
         assert (found.verdict, found.model.output) == ("PASS", "referable_probability")
-        assert found.confusion_matrix == ((60, 0), (0, 0), (0, 0), (0, 0), (0, 60))
+        assert found.confusion_matrix == ((75, 0), (75, 0), (0, 0), (0, 75), (0, 75))
         again = verified(tmp_path / "out" / "certificate.json", trusted=[key.public], models=[path])
         assert (again.exit_code, again.problems) == (0, ())
         assert "The evaluation was recomputed from the predictions and came out the same." in again.checked
@@ -686,6 +684,31 @@ class TestPlan:
         assert plan(gaps, data=load_planned(tmp_path / "l.csv")).never == ("gap:accuracy@eye",)
         kappa = checklist_of({"id": "quadratic_kappa", "above": 0.5})
         assert plan(kappa, data=load_planned(tmp_path / "l.csv")).never == ("quadratic_kappa",)
+
+
+class TestElsewhere:
+    def test_a_model_is_not_trained_on_it(self, tmp_path: Path):
+        """Training needs grades."""
+        from drgate.errors import TrainingError
+        from trainer.data import load_splits
+
+        photograph(tmp_path / "a.png", 1)
+        pd.DataFrame({"image": ["a.png"], "referable": [1]}).to_csv(tmp_path / "labels.csv", index=False)
+        with pytest.raises(TrainingError, match="has no grades, so a model cannot be trained on it"):
+            load_splits(str(tmp_path), seed=1)
+
+    def test_cut_offs_of_grades_are_not_tuned(self, tmp_path: Path):
+        """Neither for a model without grades nor for criteria on grades that the reference does not give."""
+        log = Log(tmp_path / "looks.jsonl")
+        with pytest.raises(PredictionsError, match="cut-offs need these probabilities"):
+            tune(predictions(rows(50)), REFERRAL, log=log)
+        p = rows(50)["p_referable"]
+        five = {"p_0": 1 - p, "p_1": 0, "p_2": p, "p_3": 0, "p_4": 0}
+        table = only_referable(rows(50)).drop(columns="p_referable").assign(**five)
+        checklist = checklist_of({"id": "sensitivity:pdr", "at_least": 0.5})
+        found = tune(predictions(table), checklist, log=log)
+        assert isinstance(found, Infeasible)
+        assert found.reason == f"sensitivity:pdr cannot be tuned with this tuning table: {REFERENCE_SAYS}"
 
 
 class TestLooks:
