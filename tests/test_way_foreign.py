@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,11 +27,11 @@ from drgate.checklist import parse_yaml
 from drgate.errors import CheckpointError
 from drgate.export import _write_companions
 from drgate.manifest import load_manifest
-from drgate.models import read_description
+from drgate.models import parse_description, read_description
 from drgate.operating_point import load_operating_point
 from drgate.preprocessing import parse_preprocessing
 from drgate.scale import GRADES, REFERABLE_CLASSES
-from drgate.vision.graders import load_grader
+from drgate.vision.graders import load_grader, stated_by
 from tests.support import foreign, tiny
 from tests.support.foreign import network, node, write
 from tests.support.material import Ended
@@ -210,8 +212,20 @@ def test_five_probabilities_in_an_order_of_their_own(
     assert np.trace(evaluation.confusion_matrix) == 40
     checked = verified(found.folder / "certificate.json", models=[found.folder], trusted=asked["trusted"])
     assert (checked.exit_code, checked.problems) == (0, ())
+    again = load_grader(found.folder)  # a bundle is read by its folder too
+    assert again.tensor_digest == evaluation.model.tensor_digest
+    assert stated_by(found.folder) == again.preprocessing
     card = (found.folder / "MODEL_CARD.md").read_text()
     assert "Output: `answer`, (batch, 5), probabilities, in the order of labels.json." in card
+
+
+def test_the_descriptions_in_the_documents_are_read():
+    """Whoever copies one gets no refusal."""
+    text = (Path(__file__).parents[1] / "docs" / "models.md").read_text()
+    blocks = [*re.findall(r"(?:^    .+\n)+", text, re.M), *re.findall(r"^    \{.+\}$", text, re.M)]
+    found = [block for block in blocks if block.count("format: drgate model 1") == 1]
+    kinds = [parse_description(textwrap.dedent(block).encode(), Path("docs/models.md")).output.kind for block in found]
+    assert {*kinds} >= {"logits", "referable_logit", "regression"}
 
 
 def test_a_fixed_batch_stays_fixed_and_is_said(
