@@ -636,11 +636,9 @@ def _refuse_other_answers(model: Path, answer: Answer, point: OperatingPoint | N
 
 
 def _refuse_other_cut_offs(model: Path, given: Subject | None) -> None:
-    """Raise UsageError where the cut-offs beside an ONNX model are not those that it is judged at."""
-    folder, onnx = model.parent, model.suffix.lower() == ".onnx"
-    if model.is_dir():
-        folder, onnx = model, any(model.glob("*.onnx"))
-    there = folder / CUT_OFFS
+    """Raise UsageError where the cut-offs in a folder, or beside an ONNX model, are not those that it is judged at."""
+    there = model / CUT_OFFS if model.is_dir() else model.with_name(CUT_OFFS)
+    onnx = model.is_dir() or model.suffix.lower() == ".onnx"
     if onnx and there.exists() and (given is None or sha256_file(there) != given.sha256):
         raise UsageError(
             f"{there} decides the grades of {model.name} wherever it runs; give it with --operating-point, or move it "

@@ -663,8 +663,9 @@ class TestExport:
         (result.folder / file.name).rename(tmp_path / "away.json")
         assert verify(made, trusted=[key.public], models=[result.folder]).exit_code == 3
         (result.folder / file.name).write_text((tmp_path / "away.json").read_text() + " ")
-        with pytest.raises(UsageError, match=r"decides the grades of model\.onnx wherever it runs"):
-            judge(result.folder / "model.onnx", looks=tmp_path / "l", out=tmp_path / "again", **settings)
+        for given in (result.folder / "model.onnx", result.folder):
+            with pytest.raises(UsageError, match=rf"decides the grades of {given.name} wherever it runs"):
+                judge(given, looks=tmp_path / "l", out=tmp_path / "again", **settings)
         (tmp_path / "cuts.json").unlink()
         with pytest.raises(CertificateError, match=r"cuts\.json is missing: the certificate covers it as cut-offs"):
             export(model, certificate=certificate, out=tmp_path / "other", trusted=[key.public], **settings)
