@@ -19,8 +19,8 @@ from drgate.models import DESCRIPTION, StatedLora
 from drgate.vision.base import few
 from drgate.vision.checkpoint import LoraSettings
 from drgate.vision.network import LORA_TARGETS, exact_product
+from drgate.vision.settings import MAX_ALPHA, MAX_RANK, StatedByFile
 from drgate.vision.state_dicts import Parts
-from drgate.vision.stated_lora import MAX_ALPHA, MAX_RANK, StatedByFile
 
 _INERT: Final = "head.attention.out_proj"
 """A layer whose weights SigLIP's pooling head reads without calling it: an adapter there has no effect."""

@@ -1,7 +1,7 @@
 """The weights of drgate's own network by name, whatever wrapped them: SigLIP's vision tower, adapters, grading head.
 
     where, plain = find_weights(payload)           # "state_dict", {"model._orig_mod.backbone...": tensor}
-    parts = parts_of(where, plain, config)         # parts.tower["encoder.layers.0.mlp.fc1.weight"]
+    parts = parts_of(where, plain)         # parts.tower["encoder.layers.0.mlp.fc1.weight"]
 
 Wrappers leave their names before and between those of the modules (DataParallel, torch.compile, FSDP, peft, Lightning):
 these are read past. Adapters of LoRA stand beside the layer that they adapt.
@@ -114,7 +114,7 @@ class Parts:
         return (self.head, module.removeprefix(_HEAD)) if inside else (self.tower, module)
 
 
-def parts_of(where: str, plain: dict[str, Any], config: SiglipVisionConfig, key_prefix: str | None = None) -> Parts:
+def parts_of(where: str, plain: dict[str, Any], key_prefix: str | None = None) -> Parts:
     """Tell the parts of a network apart, by name.
 
     key_prefix: what the names of the network begin with, where a wrapper of the caller's own put something before
@@ -127,7 +127,7 @@ def parts_of(where: str, plain: dict[str, Any], config: SiglipVisionConfig, key_
     names = {full: name for full in plain if (name := _clean(full))}
     parts, outside = Parts(), set(_LOSS)
     prefix = _prefix(what, list(names.values()), key_prefix)
-    layer_names = {_any_layer(name) for name in empty_tower(config).state_dict()}
+    layer_names = {_any_layer(name) for name in empty_tower(SiglipVisionConfig(num_hidden_layers=1)).state_dict()}
     adapters_named, foreign = set(), []
     for full, name in names.items():
         if key_prefix and not name.startswith(prefix):
