@@ -98,18 +98,20 @@ def ranks_of(parts: Parts) -> list[int]:
         weight = table.get(f"{name}.weight")
         shapes = [tuple(one[letter].shape) if letter in one else () for letter in "AB"]
         if weight is None or not all(shapes):
-            raise CheckpointError(f"the adapter on {module[:100]} is not complete: A, B or its layer is missing.")
+            raise CheckpointError(f"the adapter on {few([module])} is not complete: A, B or its layer is missing.")
         if weight.dim() != 2 or module.startswith("embeddings."):
-            raise CheckpointError(f"there is an adapter on {module[:100]}; only those on linear layers are read.")
+            raise CheckpointError(f"there is an adapter on {few([module])}; only those on linear layers are read.")
         rank = shapes[0][0]
         fits = shapes == [(rank, weight.shape[1]), (weight.shape[0], rank)] and 1 <= rank <= MAX_RANK
         more = {kind: one[kind].numel() for kind in ("bias", "magnitude") if kind in one}
         if not fits or any(count != weight.shape[0] for count in more.values()):
-            raise CheckpointError(f"the adapter on {module[:100]} has the shapes {shapes}, which do not fit its layer.")
+            raise CheckpointError(
+                f"the adapter on {few([module])} has the shapes {shapes}, which do not fit its layer."
+            )
         if len(more) == 2 or ("bias" in more and f"{name}.bias" not in table):
-            raise CheckpointError(f"the adapter on {module[:100]} has a bias that peft has no rule for.")
+            raise CheckpointError(f"the adapter on {few([module])} has a bias that peft has no rule for.")
         if not all(bool(torch.isfinite(tensor).all()) for tensor in one.values()):
-            raise CheckpointError(f"the adapter on {module[:100]} contains NaN or infinite values: training diverged.")
+            raise CheckpointError(f"the adapter on {few([module])} contains NaN or infinite values: training diverged.")
         ranks.add(rank)
     return sorted(ranks)
 

@@ -145,6 +145,11 @@ def parts_of(where: str, plain: dict[str, Any], key_prefix: str | None = None) -
             _note(parts.ignored, auxiliary)
         elif kind:
             adapters_named.add(adapter)
+            if len(adapters_named) > 1:
+                raise CheckpointError(
+                    f"{what} has several adapters ({few(sorted(adapters_named))}), and does not say which of them was "
+                    "active. Save it with that one alone."
+                )
             _put(what, parts.adapters.setdefault(own, {}), kind, plain[full], full)
         else:
             table, own = parts.layers(own)
@@ -159,11 +164,6 @@ def parts_of(where: str, plain: dict[str, Any], key_prefix: str | None = None) -
         raise CheckpointError(f"{what} contains no vision tower, such as backbone.vision_model.encoder... {OTHERWISE}")
     if not parts.head:
         raise CheckpointError(f"{what} contains no grading head, such as {_MARK}. {OTHERWISE}")
-    if len(adapters_named) > 1:
-        raise CheckpointError(
-            f"{what} has several adapters ({few(sorted(adapters_named))}), and does not say which of them was active. "
-            "Save it with that one alone."
-        )
     return parts
 
 
@@ -238,7 +238,7 @@ def _note(names: list[str], name: str) -> None:
 def _put(what: str, table: dict[str, Tensor], name: str, tensor: Any, full: str) -> None:
     """Add a tensor, in float32, after checking that it is a plain tensor of numbers."""
     if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
-        raise CheckpointError(f"{what}'s {full[:100]} is not a plain tensor of floating-point numbers.")
+        raise CheckpointError(f"{what}'s {few([full])} is not a plain tensor of floating-point numbers.")
     if name in table:
-        raise CheckpointError(f"{what} contains {full[:100]} twice, with two prefixes.")
+        raise CheckpointError(f"{what} contains {few([full])} twice, with two prefixes.")
     table[name] = tensor.detach().float().contiguous()
