@@ -334,7 +334,7 @@ def _answer(source: _Source) -> Answer:
     if described is None:
         return Answer(classes=classes_of(names, where), own_names=tuple(names))
     if [known for name in names if (known := parse_class(name))] not in ([], [*described.classes]):
-        raise CheckpointError(f"{DESCRIPTION} states other classes than the file ({where}: {', '.join(names)[:100]}).")
+        raise CheckpointError(f"{DESCRIPTION} states other classes than the file ({where}: {few(names)}).")
     return described
 
 

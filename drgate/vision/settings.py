@@ -61,7 +61,7 @@ def stated_lora(payload: Any, weights: Any) -> StatedByFile:
         bare_rank = "r" in keys or ("rank" in keys and not keys.keys() & {"world_size", "local_rank"})
         for key, name in keys.items():
             value, full = table[name], f"{owner}_{key}"
-            shown = f"{where}.{name[:50]}" if where else name[:50]
+            shown = _joined(where, name)
             if full.endswith("lora_alpha") or (key == "alpha" and (of_lora or bare_rank)):
                 found["alpha"].append(Fact(_number(shown, value, MAX_ALPHA), shown))
             elif full.endswith(("lora_r", "lora_rank", "lora_dim")) or (
@@ -114,7 +114,7 @@ def stated_classes(payload: Any, weights: Any) -> tuple[str, list[str]] | None:
             else:
                 continue
             if 2 <= len(names) <= _MAX_CLASSES and all(isinstance(one, str) for one in names):
-                found.append((f"{where}.{name}" if where else name, names))
+                found.append((_joined(where, name), names))
     if any(names != found[0][1] for _, names in found):
         raise CheckpointError(f"{found[0][0]} and {found[-1][0]} name other classes.")
     return found[0] if found else None
@@ -128,7 +128,13 @@ def _settings(value: Any, where: str, seen: dict[int, Any], depth: int) -> Itera
     yield where, _plain(where), value
     for name, one in value.items():
         if isinstance(name, str) and not any(part in name.lower() for part in _NOT_SETTINGS):
-            yield from _settings(one, f"{where}.{name[:50]}" if where else name[:50], seen, depth + 1)
+            yield from _settings(one, _joined(where, name), seen, depth + 1)
+
+
+def _joined(where: str, name: str) -> str:
+    cut = name[:50]
+    shown = cut if cut.isprintable() else repr(cut)
+    return f"{where}.{shown}" if where else shown
 
 
 def _plain(name: str) -> str:

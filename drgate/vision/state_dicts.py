@@ -64,7 +64,7 @@ def find_weights(payload: Any) -> tuple[str, dict[str, Any]]:
             "to be judged. Save that one alone: torch.save(model.state_dict(), FILE)."
         )
     if not found:
-        training = [str(name) for name in payload if "optim" in str(name)] if isinstance(payload, dict) else []
+        training = [str(name)[:100] for name in payload if "optim" in str(name)] if isinstance(payload, dict) else []
         if training or (isinstance(payload, dict) and "param_groups" in payload):
             raise CheckpointError(
                 f"it is a training state ({few(training or ['param_groups'])}) without weights. Give the file that "
