@@ -134,7 +134,8 @@ def parts_of(where: str, plain: dict[str, Any], key_prefix: str | None = None) -
             outside.add(name.partition(".")[0])
         name = name.removeprefix(prefix)
         if (first := name.partition(".")[0]) in outside:
-            _note(parts.ignored, first)
+            if first not in parts.ignored:
+                parts.ignored.insert(0, first)
             continue
         place = _placed(name, layer_names)
         if place is None:
@@ -142,7 +143,8 @@ def parts_of(where: str, plain: dict[str, Any], key_prefix: str | None = None) -
             continue
         own, adapter, kind = place
         if own.startswith(_HEAD) and (auxiliary := own.split(".")[1]) in _AUXILIARY:
-            _note(parts.ignored, auxiliary)
+            if auxiliary not in parts.ignored:
+                parts.ignored.append(auxiliary)
         elif kind:
             adapters_named.add(adapter)
             if len(adapters_named) > 1:
@@ -228,11 +230,6 @@ def _placed(name: str, layer_names: set[str]) -> tuple[str, str, str] | None:
 
 def _any_layer(name: str) -> str:
     return re.sub(r"\blayers\.\d+\.", "layers.N.", name)
-
-
-def _note(names: list[str], name: str) -> None:
-    if name not in names:
-        names.append(name)
 
 
 def _put(what: str, table: dict[str, Tensor], name: str, tensor: Any, full: str) -> None:

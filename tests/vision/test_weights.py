@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from drgate.errors import CheckpointError, UsageError
 from drgate.preprocessing import FUNDUS_SQUARE, parse_preprocessing
-from drgate.scale import GRADES
+from drgate.scale import GRADES, REFERABLE_CLASSES
 from drgate.vision.base import Base, resolve_base
 from drgate.vision.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from drgate.vision.graders import load_grader
@@ -496,7 +496,7 @@ class TestDescribed:
             ("regression", None, 1),
             ("cumulative_logits", None, 4),
             ("referable_logit", None, 1),
-            ("logits", ["referable", "no_referable"], 2),
+            ("logits", list(REFERABLE_CLASSES[::-1]), 2),
         ],
     )
     def test_a_head_with_other_outputs(self, kind, classes, rows, base, state, tmp_path):
@@ -544,6 +544,7 @@ class TestOtherThings:
         tower = {name: one for name, one in state.items() if not name.startswith("classifier.")}
         refused(saved(path, tower), base, "no grading head")
 
+    @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
     def test_programs_and_pickled_modules(self, tmp_path):
         """They are code: never opened, and how to save the weights is said."""
         model = nn.Linear(2, 2)
