@@ -25,6 +25,9 @@ from drgate.vision.state_dicts import Parts
 _INERT: Final = "head.attention.out_proj"
 """A layer whose weights SigLIP's pooling head reads without calling it: an adapter there has no effect."""
 
+_ROUNDED: Final = 1e-6
+"""A length may differ from that of its row by so much where it was never trained."""
+
 
 @dataclass(frozen=True, slots=True)
 class Scale:
@@ -121,7 +124,7 @@ def merge(parts: Parts, scale: Scale, notes: list[str]) -> tuple[list[str], set[
 
     Returns the layers whose adapters remain, and the names of the tower's tensors that were changed.
     """
-    remain, changed = [], set()
+    remain, changed, adapted = [], set(), set(_adapted(parts))
     for module, one in parts.adapters.items():
         a, b = one["A"], one["B"]
         if module == _INERT:
@@ -137,17 +140,21 @@ def merge(parts: Parts, scale: Scale, notes: list[str]) -> tuple[list[str], set[
         if "bias" in one and one["bias"].any():
             table[f"{name}.bias"] = (table[f"{name}.bias"].double() + by * one["bias"].double()).float()
             changed.add(f"{name}.bias")
-        if "magnitude" not in one and module in _adapted(parts):
+        if "magnitude" not in one and module in adapted:
             remain.append(module)
-        elif "magnitude" in one or (a.any() and b.any()):
-            weight = table[f"{name}.weight"].double() + by * exact_product(b, a)
-            if "magnitude" in one:  # DoRA: each row keeps its direction, and gets this length
-                squares = torch.zeros(len(weight), dtype=torch.float64)
-                for column in weight.T:  # in this order on all processors
-                    squares += column * column
-                weight *= (one["magnitude"].reshape(-1).double() / squares.sqrt())[:, None]
-            table[f"{name}.weight"] = weight.float()
+            continue
+        weight = table[f"{name}.weight"].double() + by * exact_product(b, a)
+        longer = torch.ones(len(weight), dtype=torch.float64)
+        if "magnitude" in one:  # DoRA: each row keeps its direction, and gets this length
+            squares = torch.zeros(len(weight), dtype=torch.float64)
+            for column in weight.T:  # in this order on all processors
+                squares += column * column
+            longer = one["magnitude"].reshape(-1).double() / squares.sqrt()
+        if (a.any() and b.any()) or bool(((longer - 1).abs() > _ROUNDED).any()):
+            table[f"{name}.weight"] = (weight * longer[:, None]).float()
             changed.add(f"{name}.weight")
+        elif module in adapted:
+            remain.append(module)
     return remain, changed
 
 

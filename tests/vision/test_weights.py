@@ -276,6 +276,16 @@ class TestAdapters:
         path = write(tmp_path / "m.pth", dead)
         assert says in load_grader(path, str(base.folder), PREPARE).notes
         assert says not in load_grader(write(path, state), str(base.folder), PREPARE).notes
+        layer = f"{PEFT}vision_model.encoder.layers.0.mlp.fc1.base_layer.weight"
+        other = load_grader(write(path, dead | {layer: dead[layer] + 1}), str(base.folder), PREPARE)
+        assert any("Every LoRA adapter is zero" in note and "tensors that it replaces" in note for note in other.notes)
+        dora, _ = of_peft(base, use_dora=True)
+        own = {name: one for name, one in dora.items() if ".lora_magnitude_vector." not in name}
+        for name in [name for name in own if ".lora_B." in name]:
+            own[name] = own[name] * 0
+            module = name.partition(".lora_B.")[0]
+            own[f"{module}.lora_magnitude_vector.default.weight"] = own[f"{module}.base_layer.weight"].norm(dim=1)
+        assert says in load_grader(saved(tmp_path / "dora.pt", own), str(base.folder), PREPARE).notes
         model = tiny.random_model(base)
         save_checkpoint(tmp_path / "live.pth", tiny.checkpoint_of(model, base))
         assert says not in load_grader(tmp_path / "live.pth").notes
