@@ -20,6 +20,7 @@ from drgate.errors import CheckpointError, TrainingError, UsageError
 from drgate.files import sha256_file
 from drgate.preprocessing import Preprocessing
 from drgate.record import OLDER
+from drgate.scale import GRADES
 from drgate.vision.base import Base
 from drgate.vision.checkpoint import Checkpoint, TrainingState, load_training_state
 from drgate.vision.network import GradingModel, add_lora, architecture, merge_lora
@@ -160,7 +161,7 @@ class Origin:
             "source": self.source,
             "sha256": self.sha256,
             "tensor_digest": self.checkpoint.tensor_digest,
-            "epoch": self.checkpoint.epoch,
+            "epoch": self.checkpoint.epoch or None,
             "attempt": record.get("experiment_name"),
             "restored": self.restored,
             "parent": record.get("parent"),
@@ -188,11 +189,13 @@ def find_origin(config: TrainingConfig, base: Base, preprocess: Preprocessing | 
     # An older file does not store its alpha: use the given one, else twice its rank.
     alpha = config.lora_alpha if "lora_alpha" in config.model_fields_set else None
     checkpoint = load_any_checkpoint(file, base, preprocess, alpha=alpha)
+    if checkpoint.answer.kind != "logits" or checkpoint.answer.classes != GRADES:
+        raise UsageError(f"{named} does not give logits of the five grades, which drtrain trains.")
     digest = checkpoint.file.sha256 if checkpoint.file else ""
     record = checkpoint.record or {}
     if how == "init_from":
         return Origin(how, named, digest, checkpoint, restored="only its weights; epochs count from 1")
-    if record.get("format") == OLDER:
+    if record.get("format") == OLDER and checkpoint.epoch:
         return Origin(
             how,
             named,
@@ -203,7 +206,7 @@ def find_origin(config: TrainingConfig, base: Base, preprocess: Preprocessing | 
             tuple(record["history"]),
             f"weights, epoch and history of a checkpoint in the older layout. {record.get('reset', '')}",
         )
-    _, state = load_training_state(file)
+    state = None if record.get("format") == OLDER else load_training_state(file)[1]
     if state is None:
         raise UsageError(
             f"{named} has weights but no training state (optimizer, epoch in progress). Use {LAST} of its run, or start"

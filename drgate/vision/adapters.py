@@ -19,11 +19,14 @@ from drgate.models import DESCRIPTION, StatedLora
 from drgate.vision.base import few
 from drgate.vision.checkpoint import LoraSettings
 from drgate.vision.network import LORA_TARGETS, exact_product
+from drgate.vision.settings import MAX_ALPHA, MAX_RANK, StatedByFile
 from drgate.vision.state_dicts import Parts
-from drgate.vision.stated_lora import MAX_ALPHA, MAX_RANK, StatedByFile
 
 _INERT: Final = "head.attention.out_proj"
 """A layer whose weights SigLIP's pooling head reads without calling it: an adapter there has no effect."""
+
+_ROUNDED: Final = 1e-6
+"""A length may differ from that of its row by so much where it was never trained."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,18 +101,20 @@ def ranks_of(parts: Parts) -> list[int]:
         weight = table.get(f"{name}.weight")
         shapes = [tuple(one[letter].shape) if letter in one else () for letter in "AB"]
         if weight is None or not all(shapes):
-            raise CheckpointError(f"the adapter on {module[:100]} is not complete: A, B or its layer is missing.")
+            raise CheckpointError(f"the adapter on {few([module])} is not complete: A, B or its layer is missing.")
         if weight.dim() != 2 or module.startswith("embeddings."):
-            raise CheckpointError(f"there is an adapter on {module[:100]}; only those on linear layers are read.")
+            raise CheckpointError(f"there is an adapter on {few([module])}; only those on linear layers are read.")
         rank = shapes[0][0]
         fits = shapes == [(rank, weight.shape[1]), (weight.shape[0], rank)] and 1 <= rank <= MAX_RANK
         more = {kind: one[kind].numel() for kind in ("bias", "magnitude") if kind in one}
         if not fits or any(count != weight.shape[0] for count in more.values()):
-            raise CheckpointError(f"the adapter on {module[:100]} has the shapes {shapes}, which do not fit its layer.")
+            raise CheckpointError(
+                f"the adapter on {few([module])} has the shapes {shapes}, which do not fit its layer."
+            )
         if len(more) == 2 or ("bias" in more and f"{name}.bias" not in table):
-            raise CheckpointError(f"the adapter on {module[:100]} has a bias that peft has no rule for.")
+            raise CheckpointError(f"the adapter on {few([module])} has a bias that peft has no rule for.")
         if not all(bool(torch.isfinite(tensor).all()) for tensor in one.values()):
-            raise CheckpointError(f"the adapter on {module[:100]} contains NaN or infinite values: training diverged.")
+            raise CheckpointError(f"the adapter on {few([module])} contains NaN or infinite values: training diverged.")
         ranks.add(rank)
     return sorted(ranks)
 
@@ -119,7 +124,7 @@ def merge(parts: Parts, scale: Scale, notes: list[str]) -> tuple[list[str], set[
 
     Returns the layers whose adapters remain, and the names of the tower's tensors that were changed.
     """
-    remain, changed = [], set()
+    remain, changed, adapted = [], set(), set(_adapted(parts))
     for module, one in parts.adapters.items():
         a, b = one["A"], one["B"]
         if module == _INERT:
@@ -135,17 +140,21 @@ def merge(parts: Parts, scale: Scale, notes: list[str]) -> tuple[list[str], set[
         if "bias" in one and one["bias"].any():
             table[f"{name}.bias"] = (table[f"{name}.bias"].double() + by * one["bias"].double()).float()
             changed.add(f"{name}.bias")
-        if "magnitude" not in one and module in _adapted(parts):
+        if "magnitude" not in one and module in adapted:
             remain.append(module)
-        elif "magnitude" in one or (a.any() and b.any()):
-            weight = table[f"{name}.weight"].double() + by * exact_product(b, a)
-            if "magnitude" in one:  # DoRA: each row keeps its direction, and gets this length
-                squares = torch.zeros(len(weight), dtype=torch.float64)
-                for column in weight.T:  # in this order on all processors
-                    squares += column * column
-                weight *= (one["magnitude"].reshape(-1).double() / squares.sqrt())[:, None]
-            table[f"{name}.weight"] = weight.float()
+            continue
+        weight = table[f"{name}.weight"].double() + by * exact_product(b, a)
+        longer = torch.ones(len(weight), dtype=torch.float64)
+        if "magnitude" in one:  # DoRA: each row keeps its direction, and gets this length
+            squares = torch.zeros(len(weight), dtype=torch.float64)
+            for column in weight.T:  # in this order on all processors
+                squares += column * column
+            longer = one["magnitude"].reshape(-1).double() / squares.sqrt()
+        if (a.any() and b.any()) or bool(((longer - 1).abs() > _ROUNDED).any()):
+            table[f"{name}.weight"] = (weight * longer[:, None]).float()
             changed.add(f"{name}.weight")
+        elif module in adapted:
+            remain.append(module)
     return remain, changed
 
 

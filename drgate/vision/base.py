@@ -236,4 +236,6 @@ def update_digest(state: Any, name: str, tensor: Tensor) -> None:
 
 
 def few(names: list[str]) -> str:
-    return ", ".join(name[:100] for name in names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    """The first names of many, as a message repeats them: cut, and without lines of their own."""
+    shown = [cut if (cut := name[:100]).isprintable() else repr(cut) for name in names[:3]]
+    return ", ".join(shown) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -139,16 +139,12 @@ class Checkpoint:
         return () if self.lora is None else tuple(sorted(name for name in self.tower if ".lora_" not in name))
 
     @property
-    def is_base(self) -> bool:
-        """Whether its adapters, all zero, leave the base model as it is."""
+    def dead(self) -> bool:
+        """Whether it has adapters, and all are zero."""
         adapted = {name.rpartition(".lora_")[0] for name in self.tower if ".lora_" in name}
-        return (
-            bool(adapted)
-            and not any(
-                self.tower[f"{module}.lora_A.weight"].any() and self.tower[f"{module}.lora_B.weight"].any()
-                for module in adapted
-            )
-            and not self.replaced
+        return bool(adapted) and not any(
+            self.tower[f"{module}.lora_A.weight"].any() and self.tower[f"{module}.lora_B.weight"].any()
+            for module in adapted
         )
 
     @property

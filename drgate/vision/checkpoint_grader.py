@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from drgate.errors import CheckpointError
 from drgate.preprocessing import Preprocessing
+from drgate.record import OLDER
 from drgate.vision.grader import checked_outputs
 from drgate.vision.onnx_files import first_line
 from drgate.vision.stated import agreed
@@ -41,7 +42,8 @@ class CheckpointGrader:
         self._device = torch.device("cuda", rank) if torch.cuda.is_available() else torch.device("cpu")
         self._resolved = resolved
         lora = self.checkpoint.lora
-        if lora_alpha is not None and self.checkpoint.training_config and (lora is None or lora.alpha != lora_alpha):
+        ours = (self.checkpoint.record or {}).get("format") != OLDER
+        if lora_alpha is not None and ours and (lora is None or lora.alpha != lora_alpha):
             own = "no LoRA adapters" if lora is None else f"LoRA's alpha {lora.alpha:g}"
             raise CheckpointError(f"{path} states {own}, not alpha {lora_alpha:g}; leave --lora-alpha out.")
         self._model = self.checkpoint.build(resolved).to(self._device)
@@ -59,8 +61,9 @@ class CheckpointGrader:
     def notes(self) -> list[str]:
         limits = (self.checkpoint.record or {}).get("limitations")
         found = [str(sentence) for sentence in limits] if isinstance(limits, list) else []
-        if self.checkpoint.is_base:
-            found.append(f"Every LoRA adapter is zero: this is the base model {self._base} with this head.")
+        if self.checkpoint.dead:
+            beside = ", but for the tensors that it replaces," if self.checkpoint.replaced else ""
+            found.append(f"Every LoRA adapter is zero: this is the base model {self._base}{beside} with this head.")
         if own := self.checkpoint.replaced:
             found.append(f"Besides its adapters, the model replaces {len(own)} tensors of the base model {self._base}.")
         return found

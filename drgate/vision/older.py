@@ -26,16 +26,26 @@ import safetensors
 import torch
 from safetensors.torch import load as load_tensors
 from torch import Tensor
+from transformers import SiglipVisionConfig
 
 from drgate import limits
 from drgate.answers import Answer
 from drgate.errors import CheckpointError, brief
 from drgate.evaluation import Subject
 from drgate.files import in_bytes, parse_json
-from drgate.models import DESCRIPTION, EMBEDDED, HUB_ID, Description, answer_of, parse_description, preprocessing_of
+from drgate.models import (
+    DESCRIPTION,
+    EMBEDDED,
+    HUB_ID,
+    Description,
+    answer_of,
+    classes_of,
+    parse_description,
+    preprocessing_of,
+)
 from drgate.preprocessing import Preprocessing
 from drgate.record import OLDER
-from drgate.scale import GRADES
+from drgate.scale import GRADES, parse_class
 from drgate.vision.adapters import merge, of_one_rank, ranks_of, scale_of
 from drgate.vision.base import (
     MAX_JSON_BYTES,
@@ -59,9 +69,9 @@ from drgate.vision.checkpoint import (
 )
 from drgate.vision.model_files import copy_and_hash, private_copy
 from drgate.vision.network import architecture, empty_tower
+from drgate.vision.settings import stated_bases, stated_classes, stated_lora
 from drgate.vision.state_dicts import STATE, Parts, find_weights, parts_of
 from drgate.vision.stated import HOW_TO_STATE, agreed, refuse_other_input
-from drgate.vision.stated_lora import stated_lora
 
 
 class _NumberType:
@@ -126,24 +136,47 @@ def load_any_checkpoint(
         return replace(checkpoint, file=file, beside=tuple(beside))
     try:
         where, plain = find_weights(payload)
-        config = None
-        if base is None:
-            base, config = _base_of(path, payload, plain, yaml, beside)
+        parts = parts_of(where, plain, None if yaml is None else yaml.key_prefix)
+        frame = _frame(path, base, yaml, beside, stated_bases(payload, plain))
         if yaml is not None:
             preprocess = agreed(preprocessing_of(yaml, path.parent), preprocess, DESCRIPTION)
-        if (base is None and config is None) or preprocess is None:
-            unknown = {"base model": base or config, "preprocessing": preprocess}
+        if frame is None or preprocess is None:
+            unknown = {"base model": frame, "preprocessing": preprocess}
             raise CheckpointError(
                 f"it is in {_layout(payload)}, which does not record the "
                 f"{' and the '.join(name for name, given in unknown.items() if given is None)}."
-                + (" Give the base model with --base embedded|FOLDER|HUB_ID." if base is None else "")
+                + (" Give the base model with --base embedded|FOLDER|HUB_ID." if frame is None else "")
                 + (f" {HOW_TO_STATE}" if preprocess is None else "")
                 + f" Or state it in {DESCRIPTION} beside the file."
             )
-        checkpoint = _checked(path, payload, where, plain, base, config, preprocess, alpha, yaml)
+        checkpoint = _checked(_Source(path, payload, plain, parts, yaml), frame, preprocess, alpha)
         return replace(checkpoint, file=file, beside=tuple(beside))
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """A file of weights that was read, and what describes it."""
+
+    path: Path
+    payload: Any
+    plain: Any
+    parts: Parts
+    yaml: Description | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Frame:
+    """The architecture of the tower, with the base model where there is one, and who said so."""
+
+    config: SiglipVisionConfig
+    base: Base | None
+    said: str
+
+    @property
+    def name(self) -> str:
+        return "config.json" if self.base is None else self.base.id
 
 
 def _layout(payload: Any) -> str:
@@ -189,35 +222,44 @@ def _description(path: Path) -> tuple[Description | None, list[Subject]]:
     return found, [subject]
 
 
-def _base_of(
-    path: Path, payload: Any, plain: Any, yaml: Description | None, beside: list[Subject]
-) -> tuple[Base | None, Any]:
-    """The base model that model.yaml or the file itself names, or the architecture in config.json beside it.
+def _frame(
+    path: Path, base: Base | None, yaml: Description | None, beside: list[Subject], bases: list[str]
+) -> _Frame | None:
+    """The base model that was given, or that model.yaml or the file itself states, or config.json beside the file.
 
-    Adds config.json to `beside`. What a file names is looked for on this machine; only MedSigLIP is downloaded.
+    bases: that the file states. Adds config.json to `beside`. What a file states is looked for on this machine; only
+    MedSigLIP is downloaded.
     """
-    named = [] if yaml is None or yaml.base is None else [(DESCRIPTION, yaml.base)]
-    if not named:
-        named = [
-            ("it", name) for name in stated_lora(payload, plain).bases if HUB_ID.fullmatch(name) or name == EMBEDDED
-        ]
-    for origin, name in named[:1]:
-        local = path.parent / name
-        try:
-            return resolve_base(
-                str(local) if origin == DESCRIPTION and local.is_dir() else name, download=name.lower() == MEDSIGLIP
-            ), None
-        except CheckpointError as error:
-            raise CheckpointError(
-                f"{origin} states the base model {name[:100]}: {error} Give it with --base."
-            ) from error
+    described = None if yaml is None else yaml.base
+    if base is not None:
+        if described is not None and _resolved(path, described).digest != base.digest:
+            raise CheckpointError(f"{DESCRIPTION} states another base model ({described[:100]}) than --base {base.id}.")
+        others = [name for name in bases if shown_id(name) != shown_id(base.id)]
+        stated = f"; the file states {few(others)}" if others else ""
+        return _Frame(base.config, base, f"its base model ({shown_id(base.id)} was given{stated})")
+    if described is not None:
+        base = _resolved(path, described)
+        return _Frame(base.config, base, f"its base model ({DESCRIPTION} states {shown_id(base.id)})")
+    for name in bases:
+        if name == EMBEDDED or HUB_ID.fullmatch(name):
+            try:
+                base = resolve_base(name, download=name.lower() == MEDSIGLIP)
+            except CheckpointError as error:
+                raise CheckpointError(f"it states the base model {name}: {error} Give it with --base.") from error
+            return _Frame(base.config, base, f"the digest of its base model (it states {name})")
     config = path.with_name("config.json")
     if not config.is_file():
-        return None, None
+        return None
     subject = copy_and_hash(config, "config", content := io.BytesIO(), limit=MAX_JSON_BYTES)
-    found = config_of(parse_json(content.getvalue(), str(config), "a SigLIP config", CheckpointError), config)
+    plain = parse_json(content.getvalue(), str(config), "a SigLIP config", CheckpointError)
     beside.append(subject)
-    return None, found
+    return _Frame(config_of(plain, config), None, "its base model (config.json has the architecture)")
+
+
+def _resolved(path: Path, name: str) -> Base:
+    """The base model that model.yaml states: a folder beside it, or as --base takes it."""
+    local = path.parent / name
+    return resolve_base(str(local) if local.is_dir() else name, download=name.lower() == MEDSIGLIP)
 
 
 def _refuse_contradiction(path: Path, checkpoint: Checkpoint, yaml: Description) -> None:
@@ -226,7 +268,7 @@ def _refuse_contradiction(path: Path, checkpoint: Checkpoint, yaml: Description)
     own = {
         "architecture": (yaml.architecture, "drgate"),
         "key_prefix": (yaml.key_prefix, None),
-        "base": (None if yaml.base is None else _digest_of(path, yaml.base), checkpoint.base.digest),
+        "base": (None if yaml.base is None else _resolved(path, yaml.base).digest, checkpoint.base.digest),
         "lora": (
             yaml.lora and (yaml.lora.alpha, bool(yaml.lora.rslora)),
             None if lora is None else (lora.alpha, False),
@@ -243,35 +285,18 @@ def _refuse_contradiction(path: Path, checkpoint: Checkpoint, yaml: Description)
             )
 
 
-def _digest_of(path: Path, name: str) -> str:
-    local = path.parent / name
-    return resolve_base(str(local) if local.is_dir() else name, download=False).digest
-
-
-def _checked(
-    path: Path,
-    payload: dict[Any, Any],
-    where: str,
-    plain: dict[str, Any],
-    base: Base | None,
-    config: Any,
-    preprocess: Preprocessing,
-    alpha: float | None,
-    yaml: Description | None,
-) -> Checkpoint:
-    config = base.config if base is not None else config
-    refuse_other_input(preprocess, architecture(config)["image_size"])
-    parts = parts_of(where, plain, config, None if yaml is None else yaml.key_prefix)
-    _refuse_other_architecture(parts.tower, config, "config.json" if base is None else base.id)
-    weights = _weights(path, payload, plain, parts, base, config, alpha, yaml)
+def _checked(source: _Source, frame: _Frame, preprocess: Preprocessing, alpha: float | None) -> Checkpoint:
+    path, payload, parts = source.path, source.payload, source.parts
+    refuse_other_input(preprocess, architecture(frame.config)["image_size"])
+    _refuse_other_architecture(parts.tower, frame)
+    weights = _weights(source, frame, alpha)
     older = STATE in payload
     epoch = payload.get("epoch") if older else -1
     if type(epoch) is not int or not (0 <= epoch < 10**6 or not older):
         raise CheckpointError(f"epoch is {brief(epoch)}; expected a whole number, counted from 0.")
-    answer = Answer() if yaml is None else answer_of(yaml, DESCRIPTION)
     checkpoint = Checkpoint(
         base=weights.base,
-        architecture=architecture(config),
+        architecture=architecture(frame.config),
         lora=weights.lora,
         tower=weights.tower,
         head=parts.head,
@@ -281,11 +306,11 @@ def _checked(
         epoch=epoch + 1,
         record=None,
         fingerprint=None,
-        answer=answer,
+        answer=_answer(source),
     )
     check_tensors(checkpoint)
     checkpoint = _in_order(checkpoint)
-    record, of_history = _record(payload, epoch) if older else (_NO_HISTORY, [])
+    record, of_history = _record(payload, epoch) if older else (dict(_NO_HISTORY), [])
     lacking = "" if older else "history, "
     record |= {
         "tensor_digest": checkpoint.tensor_digest,
@@ -295,15 +320,29 @@ def _checked(
             "pretraining": weights.base.pretraining,
         },
         "limitations": [
-            f"{path.name} is in {_layout(payload)}. It does not record its base model "
-            f"({shown_id(weights.base.id)} was given), its preprocessing ({preprocess.label} was stated), "
-            f"{lacking}training images, parameters, cost, or the number of images per grade.",
+            f"{path.name} is in {_layout(payload)}. It does not record {frame.said}, its preprocessing "
+            f"({preprocess.label} was stated), {lacking}training images, parameters, cost, or the number of images per "
+            "grade.",
             *weights.notes,
             *([f"Ignored parts of the file: {few(parts.ignored)}."] if parts.ignored else []),
             *of_history,
         ],
     }
     return replace(checkpoint, record=record)
+
+
+def _answer(source: _Source) -> Answer:
+    """What the outputs are: as model.yaml states, else the classes that the file names, else the five grades."""
+    described = None if source.yaml is None else answer_of(source.yaml, DESCRIPTION)
+    named = stated_classes(source.payload, source.plain)
+    if named is None or (described is not None and not described.classes):
+        return described or Answer()
+    where, names = named
+    if described is None:
+        return Answer(classes=classes_of(names, where), own_names=tuple(names))
+    if [known for name in names if (known := parse_class(name))] not in ([], [*described.classes]):
+        raise CheckpointError(f"{DESCRIPTION} states other classes than the file ({where}: {few(names)}).")
+    return described
 
 
 _NO_HISTORY: Final[dict[str, Any]] = {
@@ -340,32 +379,22 @@ class _Weights:
     notes: list[str]
 
 
-def _weights(
-    path: Path,
-    payload: Any,
-    plain: Any,
-    parts: Parts,
-    base: Base | None,
-    config: Any,
-    alpha: float | None,
-    yaml: Description | None,
-) -> _Weights:
-    """The tower of a checkpoint. Merges into `parts` what no adapter of drtrain can hold."""
+def _weights(source: _Source, frame: _Frame, alpha: float | None) -> _Weights:
+    """The tower of a checkpoint. Merges into the source's parts what no adapter of drtrain can hold."""
+    parts, base = source.parts, frame.base
     if not parts.adapters:
         unused = [] if alpha is None else ["It has no LoRA adapters, so that the stated alpha has no effect."]
         if base is None:
-            digest = tower_digest(config, parts.tower)
-            unnamed = BaseReference(path.name, None, digest, "not stated", "unknown")
+            digest = tower_digest(frame.config, parts.tower)
+            unnamed = BaseReference(source.path.name, None, digest, "not stated", "unknown")
             return _Weights(unnamed, None, parts.tower, unused)
         return _Weights(BaseReference.of(base), None, parts.tower, unused)
     if base is None:
         raise CheckpointError("it has LoRA adapters; give the base model that they belong to with --base.")
-    stated = stated_lora(payload, plain)
-    scale, notes = scale_of(stated, ranks_of(parts), alpha, None if yaml is None else yaml.lora)
+    stated = stated_lora(source.payload, source.plain)
+    scale, notes = scale_of(stated, ranks_of(parts), alpha, None if source.yaml is None else source.yaml.lora)
     if stated.dora and stated.dora.value and not any("magnitude" in one for one in parts.adapters.values()):
         raise CheckpointError(f"it states DoRA ({stated.dora.where}), but has no lora_magnitude_vector.")
-    if any(shown_id(name) != shown_id(base.id) for name in stated.bases):
-        notes.append(f"The file states the base model {few(list(stated.bases))}; {shown_id(base.id)} was given.")
     own = base.load().state_dict()
     adapters, merged = merge(parts, scale, notes)
     if merged:
@@ -384,8 +413,8 @@ def _weights(
     return _Weights(reference, lora, tensors | replaced, notes)
 
 
-def _refuse_other_architecture(tower: dict[str, Tensor], config: Any, origin: str) -> None:
-    expected = empty_tower(config).state_dict()
+def _refuse_other_architecture(tower: dict[str, Tensor], frame: _Frame) -> None:
+    expected, origin = empty_tower(frame.config).state_dict(), frame.name
     remedy = f"the base model {origin} has another architecture; give the one it was trained on with --base."
     if missing := sorted(expected.keys() - tower.keys()):
         raise CheckpointError(f"the tower lacks the tensors {few(missing)}: the file is not complete, or {remedy}")

@@ -1,7 +1,7 @@
 """The weights of drgate's own network by name, whatever wrapped them: SigLIP's vision tower, adapters, grading head.
 
     where, plain = find_weights(payload)           # "state_dict", {"model._orig_mod.backbone...": tensor}
-    parts = parts_of(where, plain, config)         # parts.tower["encoder.layers.0.mlp.fc1.weight"]
+    parts = parts_of(where, plain)         # parts.tower["encoder.layers.0.mlp.fc1.weight"]
 
 Wrappers leave their names before and between those of the modules (DataParallel, torch.compile, FSDP, peft, Lightning):
 these are read past. Adapters of LoRA stand beside the layer that they adapt.
@@ -64,7 +64,7 @@ def find_weights(payload: Any) -> tuple[str, dict[str, Any]]:
             "to be judged. Save that one alone: torch.save(model.state_dict(), FILE)."
         )
     if not found:
-        training = [str(name) for name in payload if "optim" in str(name)] if isinstance(payload, dict) else []
+        training = [str(name)[:100] for name in payload if "optim" in str(name)] if isinstance(payload, dict) else []
         if training or (isinstance(payload, dict) and "param_groups" in payload):
             raise CheckpointError(
                 f"it is a training state ({few(training or ['param_groups'])}) without weights. Give the file that "
@@ -114,7 +114,7 @@ class Parts:
         return (self.head, module.removeprefix(_HEAD)) if inside else (self.tower, module)
 
 
-def parts_of(where: str, plain: dict[str, Any], config: SiglipVisionConfig, key_prefix: str | None = None) -> Parts:
+def parts_of(where: str, plain: dict[str, Any], key_prefix: str | None = None) -> Parts:
     """Tell the parts of a network apart, by name.
 
     key_prefix: what the names of the network begin with, where a wrapper of the caller's own put something before
@@ -127,14 +127,15 @@ def parts_of(where: str, plain: dict[str, Any], config: SiglipVisionConfig, key_
     names = {full: name for full in plain if (name := _clean(full))}
     parts, outside = Parts(), set(_LOSS)
     prefix = _prefix(what, list(names.values()), key_prefix)
-    layer_names = {_any_layer(name) for name in empty_tower(config).state_dict()}
+    layer_names = {_any_layer(name) for name in empty_tower(SiglipVisionConfig(num_hidden_layers=1)).state_dict()}
     adapters_named, foreign = set(), []
     for full, name in names.items():
         if key_prefix and not name.startswith(prefix):
             outside.add(name.partition(".")[0])
         name = name.removeprefix(prefix)
         if (first := name.partition(".")[0]) in outside:
-            _note(parts.ignored, first)
+            if first not in parts.ignored:
+                parts.ignored.insert(0, first)
             continue
         place = _placed(name, layer_names)
         if place is None:
@@ -142,9 +143,15 @@ def parts_of(where: str, plain: dict[str, Any], config: SiglipVisionConfig, key_
             continue
         own, adapter, kind = place
         if own.startswith(_HEAD) and (auxiliary := own.split(".")[1]) in _AUXILIARY:
-            _note(parts.ignored, auxiliary)
+            if auxiliary not in parts.ignored:
+                parts.ignored.append(auxiliary)
         elif kind:
             adapters_named.add(adapter)
+            if len(adapters_named) > 1:
+                raise CheckpointError(
+                    f"{what} has several adapters ({few(sorted(adapters_named))}), and does not say which of them was "
+                    "active. Save it with that one alone."
+                )
             _put(what, parts.adapters.setdefault(own, {}), kind, plain[full], full)
         else:
             table, own = parts.layers(own)
@@ -159,11 +166,6 @@ def parts_of(where: str, plain: dict[str, Any], config: SiglipVisionConfig, key_
         raise CheckpointError(f"{what} contains no vision tower, such as backbone.vision_model.encoder... {OTHERWISE}")
     if not parts.head:
         raise CheckpointError(f"{what} contains no grading head, such as {_MARK}. {OTHERWISE}")
-    if len(adapters_named) > 1:
-        raise CheckpointError(
-            f"{what} has several adapters ({few(sorted(adapters_named))}), and does not say which of them was active. "
-            "Save it with that one alone."
-        )
     return parts
 
 
@@ -230,15 +232,10 @@ def _any_layer(name: str) -> str:
     return re.sub(r"\blayers\.\d+\.", "layers.N.", name)
 
 
-def _note(names: list[str], name: str) -> None:
-    if name not in names:
-        names.append(name)
-
-
 def _put(what: str, table: dict[str, Tensor], name: str, tensor: Any, full: str) -> None:
     """Add a tensor, in float32, after checking that it is a plain tensor of numbers."""
     if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
-        raise CheckpointError(f"{what}'s {full[:100]} is not a plain tensor of floating-point numbers.")
+        raise CheckpointError(f"{what}'s {few([full])} is not a plain tensor of floating-point numbers.")
     if name in table:
-        raise CheckpointError(f"{what} contains {full[:100]} twice, with two prefixes.")
+        raise CheckpointError(f"{what} contains {few([full])} twice, with two prefixes.")
     table[name] = tensor.detach().float().contiguous()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import copy
 import os
 import time
@@ -27,6 +28,7 @@ from drgate.vision.graders import load_grader
 from drgate.vision.network import LORA_EXCLUDES, LORA_TARGETS, vision_config
 from drgate.vision.older import load_any_checkpoint
 from tests.support import tiny
+from tests.support.older import state_dict
 
 LORA = {"r": 4, "alpha": 8.0, "target_modules": list(LORA_TARGETS), "exclude_modules": LORA_EXCLUDES}
 
@@ -298,6 +300,101 @@ class TestArchive:
 
         monkeypatch.setattr(model_files.copy_and_hash, "__kwdefaults__", {"limit": 1 << 10})
         assert "is larger than 1 KB" in refused(path, lambda file: load_any_checkpoint(file, None))
+
+
+def elsewhere(path: Path) -> str:
+    """What is said of a file of weights that is given without anything stated."""
+    return refused(path, lambda file: load_any_checkpoint(file, None))
+
+
+class TestWeightsFromElsewhere:
+    def test_dictionaries_in_dictionaries(self, tmp_path: Path):
+        """Each is looked at once, a few deep, whatever is shared."""
+        shared: Any = {"x": 1}
+        for _ in range(20):
+            shared = {"a": shared, "b": shared}
+        torch.save({"model": shared, "config": shared}, tmp_path / "m.pt")
+        assert "no weights" in elsewhere(tmp_path / "m.pt")
+        wide = {str(i): {"y": i} for i in range(1000)}
+        torch.save({str(i): wide for i in range(1000)}, tmp_path / "m.pt")
+        assert "no weights" in elsewhere(tmp_path / "m.pt")
+        deep: Any = {"a.b": torch.ones(2)}
+        for _ in range(30):
+            deep = {"state_dict": deep}
+        torch.save(deep, tmp_path / "m.pt")
+        assert "no weights" in elsewhere(tmp_path / "m.pt")
+
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "x" * 10**6,
+            "lora_A." * 10**5,
+            "layers.9." * 10**5,
+            ".".join("ab" * 10**5),
+            "\n\n." * 10**5,
+            "module." * 10**5,
+        ],
+        ids=["long", "lora", "layers", "parts", "lines", "module"],
+    )
+    def test_names_of_a_million_letters(self, name: str, tmp_path: Path):
+        """Neither slow, nor repeated in the message."""
+        mark = "backbone.classifier.feature_norm.weight"
+        for weights in ({f"{name}.weight": torch.ones(2)}, {f"{name}.{mark}": torch.ones(2), "a.b": torch.ones(2)}):
+            torch.save({"model": weights}, tmp_path / "m.pt")
+            assert "\n" not in elsewhere(tmp_path / "m.pt")
+
+    def test_tensors_twice_under_two_prefixes(self, base: Base, tmp_path: Path):
+        weights = state_dict(base)
+        name = "classifier.feature_norm.weight"
+        for twin in (f"module.{name}", f"classifier._orig_mod.{name.removeprefix('classifier.')}"):
+            torch.save(weights | {twin: torch.ones(tiny.WIDTH)}, tmp_path / "m.pt")
+            assert "twice, with two prefixes" in elsewhere(tmp_path / "m.pt")
+
+    @pytest.mark.parametrize(
+        ("length", "rest"),
+        [
+            (1 << 39, b"{}"),
+            (100 << 20, b"{"),
+            (8, b"{      }"),
+            (2, b"{}"),
+            (4, b"{[}]"),
+            (10, b'{"a":NaN} '),
+            (9, b'{"a":1e9}'),
+            (20, b'{"a":{"dtype":"F32"}'),
+            (63, b'{"a.b":{"dtype":"F32","shape":[1000000],"data_offsets":[0,4]}} 0000'),
+            (67, b'{"a.b":{"dtype":"F32","shape":[-1],"data_offsets":[0,99999999999]}}'),
+            (68, b'{"a.b":{"dtype":"F4","shape":[1],"data_offsets":[0,4]},"a.b":{"x":1}}'),
+            (61, b'{"__metadata__":{"lora_alpha":"' + b"9" * 28 + b'"}}'),
+        ],
+    )  # fmt: skip
+    def test_headers_of_safetensors(self, length: int, rest: bytes, tmp_path: Path):
+        """Huge, torn, of another kind, about numbers that are not there."""
+        (tmp_path / "m.safetensors").write_bytes(length.to_bytes(8, "little") + rest)
+        elsewhere(tmp_path / "m.safetensors")
+
+    def test_settings_without_end(self, base: Base, tmp_path: Path):
+        """Whatever a file calls its scale, it is a number in range, or the sentence is short."""
+        weights = state_dict(base)
+        given = {"base": base, "preprocess": parse_preprocessing(f"fundus-square-1@{tiny.SIZE}")}
+        for config in (
+            {"lora_alpha": "x" * 10**6},
+            {"x" * 10**6: {"lora_alpha": -1}},
+            {"lora_alpha": 1 << 63},
+            {"lora": {"alpha": [0] * 1000}},
+            {"lora_r": 1e300},
+            {"class_names": ["x" * 10**6] * 5},
+            {"base_model": "x" * 10**6, "class_names": ["\n"] * 5},
+        ):
+            torch.save({"model": weights, "config": config}, tmp_path / "m.pt")
+            said = refused(tmp_path / "m.pt", lambda file: load_any_checkpoint(file, **given))  # type: ignore[arg-type]
+            assert "\n" not in said
+
+    def test_a_namespace_of_argparse_runs_nothing(self, tmp_path: Path):
+        """It is read as its values, whatever the file says to set."""
+        pickled = called("argparse", "Namespace", b")") + b"}" + text("__class__") + b"K\x01sb"
+        assert "no weights" in elsewhere(with_pickle(tmp_path / "m.pt", b"}" + text("args") + pickled + b"s"))
+        torch.save({"args": argparse.Namespace(update=3, __class__=4)}, tmp_path / "m.pt")
+        assert "no weights" in elsewhere(tmp_path / "m.pt")
 
 
 def test_an_image_in_millions_of_patches_is_refused():

@@ -1,4 +1,4 @@
-"""LoRA's rank and scale as a checkpoint's own settings state them, wherever its trainer wrote them.
+"""What a checkpoint's own settings state of it, wherever its trainer wrote them: LoRA's scale, base model, classes.
 
     stated = stated_lora({"config": {"lora_r": 4, "lora_alpha": 8, "use_rslora": True}}, [])
     stated.alpha.value, stated.alpha.where            # 8.0, "config.lora_alpha"
@@ -20,6 +20,10 @@ MAX_ALPHA: Final = 1e6
 MAX_RANK: Final = 4096
 _MAX_DEPTH: Final = 8
 _NOT_SETTINGS: Final = ("optim", "sched", "scaler", "callback", "loops")
+_CLASSES: Final = ("class_names", "classes")
+_BY_PLACE: Final = ("id2label", "idx_to_class")
+_BY_NAME: Final = ("label2id", "class_to_idx")
+_MAX_CLASSES: Final = 10  # so that places sort as text
 _BASE: Final = ("base_model_name_or_path", "model_name_or_path", "base_model", "model_name", "model_id")
 
 
@@ -41,8 +45,6 @@ class StatedByFile:
     dora: Fact | None = None
     doubtful: str = ""
     """Keys, with values, that may state a scale and may be something else."""
-    bases: tuple[str, ...] = ()
-    """Names of a base model."""
 
 
 def stated_lora(payload: Any, weights: Any) -> StatedByFile:
@@ -51,7 +53,7 @@ def stated_lora(payload: Any, weights: Any) -> StatedByFile:
     Raises CheckpointError for values that are none, values that contradict each other, and an alpha for each layer.
     """
     found: dict[str, list[Fact]] = {"alpha": [], "rank": [], "rslora": [], "dora": []}
-    doubtful, bases = [], []
+    doubtful = []
     for where, owner, table in _settings(payload, "", {id(weights): weights}, 0):
         keys = {_plain(name): name for name in table if isinstance(name, str) and table[name] is not None}
         of_lora = "lora" in owner or "peft" in owner
@@ -59,7 +61,7 @@ def stated_lora(payload: Any, weights: Any) -> StatedByFile:
         bare_rank = "r" in keys or ("rank" in keys and not keys.keys() & {"world_size", "local_rank"})
         for key, name in keys.items():
             value, full = table[name], f"{owner}_{key}"
-            shown = f"{where}.{name[:50]}" if where else name[:50]
+            shown = _joined(where, name)
             if full.endswith("lora_alpha") or (key == "alpha" and (of_lora or bare_rank)):
                 found["alpha"].append(Fact(_number(shown, value, MAX_ALPHA), shown))
             elif full.endswith(("lora_r", "lora_rank", "lora_dim")) or (
@@ -77,13 +79,45 @@ def stated_lora(payload: Any, weights: Any) -> StatedByFile:
                 )
             elif (key == "alpha" and mentions) or full.endswith(("lora_scale", "lora_scaling")):
                 doubtful.append(f"{shown} = {brief(value)}")
-            elif key in _BASE and isinstance(value, str):
-                bases.append(value[:200])
     return StatedByFile(
         **{name: _agreed(facts) for name, facts in found.items()},
         doubtful=", ".join(doubtful[:3]),
-        bases=tuple(dict.fromkeys(bases)),
     )
+
+
+def stated_bases(payload: Any, weights: Any) -> list[str]:
+    """The names of base models that a file states."""
+    found = [
+        value[:200]
+        for _, _, table in _settings(payload, "", {id(weights): weights}, 0)
+        for name, value in table.items()
+        if isinstance(name, str) and isinstance(value, str) and _plain(name) in _BASE
+    ]
+    return list(dict.fromkeys(found))
+
+
+def stated_classes(payload: Any, weights: Any) -> tuple[str, list[str]] | None:
+    """Where a file names its classes, and their names in the order of its outputs; None where it does not.
+
+    Raises CheckpointError for two lists that differ.
+    """
+    found: list[tuple[str, list[str]]] = []
+    for where, _, table in _settings(payload, "", {id(weights): weights}, 0):
+        for name, value in table.items():
+            key = _plain(name) if isinstance(name, str) else ""
+            if key in _CLASSES and isinstance(value, list | tuple):
+                names = list(value)
+            elif key in _BY_PLACE and isinstance(value, Mapping):
+                names = [value[place] for place in sorted(value, key=str)]
+            elif key in _BY_NAME and isinstance(value, Mapping):
+                names = sorted(value, key=lambda one: str(value[one]))
+            else:
+                continue
+            if 2 <= len(names) <= _MAX_CLASSES and all(isinstance(one, str) for one in names):
+                found.append((_joined(where, name), names))
+    if any(names != found[0][1] for _, names in found):
+        raise CheckpointError(f"{found[0][0]} and {found[-1][0]} name other classes.")
+    return found[0] if found else None
 
 
 def _settings(value: Any, where: str, seen: dict[int, Any], depth: int) -> Iterator[tuple[str, str, Mapping[Any, Any]]]:
@@ -94,7 +128,13 @@ def _settings(value: Any, where: str, seen: dict[int, Any], depth: int) -> Itera
     yield where, _plain(where), value
     for name, one in value.items():
         if isinstance(name, str) and not any(part in name.lower() for part in _NOT_SETTINGS):
-            yield from _settings(one, f"{where}.{name[:50]}" if where else name[:50], seen, depth + 1)
+            yield from _settings(one, _joined(where, name), seen, depth + 1)
+
+
+def _joined(where: str, name: str) -> str:
+    cut = name[:50]
+    shown = cut if cut.isprintable() else repr(cut)
+    return f"{where}.{shown}" if where else shown
 
 
 def _plain(name: str) -> str:
