@@ -294,7 +294,7 @@ def _on_tower(adapter: _Adapter, base: str, *, download: bool) -> HuggingFaceGra
             + "."
         )
     attached(empty, settings, tower, adapter.origin)
-    tuned = resolved.load()
+    refuse_other_class(adapter.plain, tuned := resolved.load(), adapter.origin)
     model = attached(tuned, settings, tower, adapter.origin)
     unused = dead(model)
     whole = merged(model, lambda one, images: one(pixel_values=images).pooler_output, adapter.prepared.size)
@@ -381,8 +381,8 @@ def _answer(described: Description | None, plain: dict[str, Any], config: Any, o
         return Answer("regression", ())
     if problem not in _FITS["logits"] or len(names) == 1:
         raise CheckpointError(
-            f"{origin} has {len(names)} outputs and the problem_type {problem}, which does not say what they are. Write "
-            "a model.yaml beside the model with output.kind (docs/models.md)."
+            f"{origin} has {len(names)} outputs and the problem_type {problem}, which does not say what they are. "
+            "Write a model.yaml beside the model with output.kind (docs/models.md)."
         )
     return Answer("logits", classes_of(names, origin), tuple(names))
 
@@ -393,7 +393,8 @@ def _refuse_other_size(empty: nn.Module, config: Any, answer: Answer, prepared: 
     try:
         try_shapes(empty, answer.width, prepared.size, origin)
     except CheckpointError:
-        if type(side) is int:
+        if type(side) is int and side != prepared.size:
+            try_shapes(empty, answer.width, side, origin)
             refuse_other_input(prepared, side)
         raise
     refuse_other_input(prepared, prepared.size)  # its layout
