@@ -128,7 +128,7 @@ def load_hugging_face(found: Found, preprocess: Preprocessing | None = None) -> 
     if plain is None:
         raise CheckpointError(f"{origin} does not exist; a network of transformers needs its config.json.")
     kind, config = network_config(plain, origin)
-    described, prepared = _stated(beside, preprocess)
+    described, prepared = _stated(found, beside, preprocess)
     answer = _answer(described, plain, config, origin, beside.folder)
     if answer.width != config.num_labels:
         raise CheckpointError(
@@ -171,7 +171,7 @@ def load_adapter(found: Found, base: str | None = None, preprocess: Preprocessin
     if plain is None:
         raise CheckpointError(f"{origin} does not exist; an adapter needs it.")
     settings = adapter_settings(plain, origin)
-    described, prepared = _stated(beside, preprocess)
+    described, prepared = _stated(found, beside, preprocess)
     stated = None if described is None else described.base
     if base is not None and stated is not None and base != stated:
         raise UsageError(f"--base {base} contradicts {found.folder / DESCRIPTION}, which states {stated}.")
@@ -325,10 +325,10 @@ def _of_tower(settings: Mapping[str, Any]) -> dict[str, Any]:
 # -- stated ------------------------------------------------------------------------------------------------------------
 
 
-def _stated(beside: Beside, preprocess: Preprocessing | None) -> tuple[Description | None, Preprocessing]:
+def _stated(found: Found, beside: Beside, preprocess: Preprocessing | None) -> tuple[Description | None, Preprocessing]:
     """`model.yaml` and the preprocessing, by the files of a folder and what is stated on the command line."""
     where = beside.folder / DESCRIPTION
-    data = beside.read(DESCRIPTION, "config")
+    data = None if found.described is None else beside.read(DESCRIPTION, "config")
     described = None if data is None else parse_description(data, where)
     processor, unread = None, ""
     if (plain := beside.json(PROCESSOR, "preprocessing", "a preprocessing of transformers")) is not None:

@@ -18,8 +18,9 @@ from typing import Any, Final
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
-from peft.utils.transformers_weight_conversion import convert_peft_adapter_state_dict_for_transformers
 from torch import Tensor, nn
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightRenaming, rename_source_key
 
 from drgate.errors import CheckpointError, brief
 from drgate.vision.base import few
@@ -141,19 +142,22 @@ def refuse_other_class(plain: Mapping[str, Any], network: nn.Module, origin: str
 
 
 def renamed(
-    network: nn.Module, settings: dict[str, Any], tensors: dict[str, Tensor]
+    network: Any, settings: dict[str, Any], tensors: dict[str, Tensor]
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Settings and tensors by the names that this version of transformers gives the network's modules."""
-    config = LoraConfig(**{**settings, "inference_mode": True})
-    found: dict[str, Tensor] = convert_peft_adapter_state_dict_for_transformers(network, config, dict(tensors))
-    new_names = {id(tensor): name for name, tensor in found.items()}
-    if found.keys() == tensors.keys() or any(id(tensor) not in new_names for tensor in tensors.values()):
-        return settings, tensors
+    modules = {name for name, _ in network.named_modules()}
+    renamings = [one for one in get_model_conversion_mapping(network) if isinstance(one, WeightRenaming)]
     moved: dict[str, str] = {}
+    found: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
-        old, new = _ADAPTED.fullmatch(name), _ADAPTED.fullmatch(new_names[id(tensor)])
-        if old and new:
-            moved[old[1].removeprefix(PREFIX)] = new[1].removeprefix(PREFIX)
+        old = adapted[1].removeprefix(PREFIX) if (adapted := _ADAPTED.fullmatch(name)) else ""
+        new = rename_source_key(f"{old}.weight", renamings, [])[0].removesuffix(".weight")
+        if old and old not in modules and new in modules:
+            moved[old] = new
+            name = name.replace(old, new, 1)
+        found[name] = tensor
+    if not moved:
+        return settings, tensors
 
     def now(name: str) -> list[str]:
         """The names that a name for the end of some modules has now."""

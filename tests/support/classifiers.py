@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.utils.warning import PeftWarning
 from torch import nn
 from transformers import SiglipConfig, SiglipForImageClassification, ViTConfig, ViTForImageClassification
 
@@ -88,7 +89,9 @@ def adapted(network: Any, **settings: Any) -> PeftModel:
 
 def save_adapter(model: PeftModel, folder: Path, *, processor: bool = True, **changes: Any) -> Path:
     """As peft saves an adapter; changes: of adapter_config.json."""
-    model.save_pretrained(folder)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PeftWarning)  # that a bias has one dimension
+        model.save_pretrained(folder)
     config = folder / "adapter_config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | changes))
     if processor:

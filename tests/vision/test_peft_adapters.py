@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from drgate.errors import CheckpointError, UsageError
 from drgate.preprocessing import parse_preprocessing
-from drgate.vision.base import Base
+from drgate.vision.base import Base, resolve_base
 from drgate.vision.graders import load_grader
 from tests.support import older, tiny
 from tests.support.classifiers import (
@@ -295,7 +295,6 @@ class TestOnDrgatesTower:
             for name, one in older.state_dict(base).items()
             if not re.search(r"\.head\..*lora_|classifier\.\w+_head", name)
         }
-        peft = "base_model.model."
         adapter = {
             name.replace(older.PEFT + "vision_model.", f"base_model.model.{wrapped}{names}").replace(
                 ".default.", "."
@@ -347,6 +346,66 @@ class TestOnDrgatesTower:
         save_file(tensors, folder / "adapter_model.safetensors")
         preprocess = parse_preprocessing(f"siglip@{tiny.SIZE}")
         assert "is not drgate's for a tower of width 32" in refused(folder, base=where, preprocess=preprocess)
+
+
+def test_the_folder_of_the_field_case(tmp_path: Path):
+    """K4: on the embedded base model, with rsLoRA, the head beside the adapter and nothing excluded: torch's outputs."""
+    base = resolve_base("embedded")
+    size = base.config.image_size
+    generator = torch.Generator().manual_seed(7)
+
+    def drawn(*shape: int, scale: float = 0.05) -> Tensor:
+        return torch.randn(*shape, generator=generator) * scale
+
+    names = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj", "mlp.fc1", "mlp.fc2")
+    tower = base.load()
+    tensors, pairs = {}, {}
+    for i in range(base.config.num_hidden_layers):
+        for name in names:
+            module = f"encoder.layers.{i}.{name}"
+            out, into = tower.get_submodule(module).weight.shape  # type: ignore[union-attr, misc]
+            pairs[module] = drawn(4, into), drawn(out, 4)
+            for letter, tensor in zip("AB", pairs[module], strict=True):
+                tensors[f"base_model.model.vision_model.{module}.lora_{letter}.weight"] = tensor
+    width = base.config.hidden_size
+    shapes = {"0": (width // 2, width), "3": (width // 2,), "4": (width // 4, width // 2), "7": (width // 4,)}
+    head = {"classifier.feature_norm.weight": torch.ones(width), "classifier.feature_norm.bias": drawn(width)}
+    for layer, shape in (shapes | {"8": (5, width // 4)}).items():
+        head[f"classifier.classifier.{layer}.weight"] = (
+            torch.ones(shape) if len(shape) == 1 else drawn(*shape, scale=0.4)
+        )
+        head[f"classifier.classifier.{layer}.bias"] = drawn(shape[0])
+    (tmp_path / "K4").mkdir()
+    save_file(tensors | head, tmp_path / "K4" / "adapter_model.safetensors")
+    config = {
+        "peft_type": "LORA",
+        "base_model_name_or_path": "google/medsiglip-448",
+        "r": 4,
+        "lora_alpha": 8,
+        "use_rslora": True,
+        "use_dora": False,
+        "target_modules": [name.rpartition(".")[2] for name in names],
+        "modules_to_save": ["classifier"],
+        "bias": "none",
+        "task_type": None,
+    }
+    (tmp_path / "K4" / "adapter_config.json").write_text(json.dumps(config))
+    grader = load_grader(tmp_path / "K4", "embedded", parse_preprocessing(f"imagenet-stretch@{size}"))
+
+    with torch.no_grad():  # rsLoRA: alpha over the square root of the rank
+        for module, (down, up) in pairs.items():
+            tower.get_submodule(module).weight.add_(8 / 4**0.5 * up @ down)  # type: ignore[union-attr, operator]
+    batch = torch.randn(6, 3, size, size, generator=generator)
+    with torch.inference_mode():
+        y = tower(pixel_values=batch).pooler_output
+        for layer in ("feature_norm", "classifier.0", "classifier.3", "classifier.4", "classifier.7", "classifier.8"):
+            weight, bias = head[f"classifier.{layer}.weight"], head[f"classifier.{layer}.bias"]
+            if weight.dim() == 2:
+                y = nn.functional.linear(y, weight, bias)
+                y = y if layer.endswith("8") else nn.functional.gelu(y)
+            else:
+                y = nn.functional.layer_norm(y, weight.shape, weight, bias)
+    assert np.abs(grader.outputs(batch.numpy()) - y.numpy()).max() < 1e-4
 
 
 def test_from_the_command_line(drgate: Callable[..., Ended], tmp_path: Path):
