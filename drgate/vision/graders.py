@@ -70,18 +70,18 @@ def load_grader(
 
 
 def _of_transformers(found: Found) -> Found:
-    """A file of tensors as what it is where it has a config.json of an image classifier beside it."""
-    beside = found.folder / "config.json"
-    if found.what not in ("checkpoint", "safetensors") or not beside.is_file():
+    """A file of tensors as what it is where the config of an image classifier or of an adapter is beside it."""
+    if found.what not in ("checkpoint", "safetensors") or (found.described and found.described.architecture != "hf"):
         return found
-    if found.described is None:
+    if found.file.name == "adapter_model.safetensors" and (found.folder / "adapter_config.json").is_file():
+        return replace(found, what="peft")
+    beside = found.folder / "config.json"
+    if found.described is None and beside.is_file():
         plain = read_json(beside, "a config of transformers", CheckpointError)
         names = plain.get("architectures") if isinstance(plain, dict) else None
         if not isinstance(names, list) or not any(str(name).endswith("ForImageClassification") for name in names):
             return found
-    elif found.described.architecture != "hf":
-        return found
-    return replace(found, what="hf")
+    return replace(found, what="hf") if found.described or beside.is_file() else found
 
 
 def stated_by(found: Found) -> Preprocessing:

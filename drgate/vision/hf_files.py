@@ -19,6 +19,7 @@ import re
 from collections import Counter, OrderedDict
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from logging import ERROR
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,6 +33,7 @@ from torch.nn.modules.module import (
 )
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
 
 from drgate.errors import CheckpointError, brief
 from drgate.evaluation import Role, Subject
@@ -51,6 +53,8 @@ MAX_PARTS: Final = 50_000
 """Layers and tensors of a network: the largest vision transformers have 5,000."""
 MAX_NUMBERS: Final = 1 << 29
 """In any tensor while one image is computed (2 GB): MedSigLIP needs 16 million."""
+MAX_OPERATIONS: Final = 1 << 45
+"""For one image: MedSigLIP needs a fortieth of that."""
 
 _ELSEWHERE: Final = re.compile(
     r"auto_\w+|custom_\w+|quantization_config|compression_config|use_pretrained_backbone|use_timm_backbone|timm_\w+"
@@ -122,7 +126,7 @@ def network_config(plain: dict[str, Any], origin: str, *, any_head: bool = False
                 f"{origin} describes the network {brief(stated)}, which is no image classifier; expected {known[0]}."
             )
         network = getattr(transformers, (named or known)[0])
-        config_class = transformers.CONFIG_MAPPING[kind]
+        config_class: Any = transformers.CONFIG_MAPPING[kind]
     except CheckpointError:
         raise
     except Exception as error:  # whatever the packages raise that transformers imports
@@ -357,13 +361,15 @@ def try_shapes(network: nn.Module, width: int, size: int, origin: str) -> None:
     """Raise CheckpointError where an empty network does not give (1, width) for an image, or takes too much for it."""
     images = torch.zeros(1, 3, size, size, device="meta")
     try:
-        with torch.inference_mode(), _Small():  # type: ignore[no-untyped-call]
+        with torch.inference_mode(), FlopCounterMode(display=False) as counted, _Small():  # type: ignore[no-untyped-call]
             shape = tuple(Logits(network)(images).shape)
     except Exception as error:  # each network raises what it likes
         raise CheckpointError(
             f"the network of {origin} does not take images of {size} x {size} pixels, which its preprocessing makes "
             f"({first_line(error)})."
         ) from error
+    if (operations := counted.get_total_flops()) > MAX_OPERATIONS:
+        raise CheckpointError(f"the network of {origin} takes {operations:.0e} operations for one image.")
     if shape != (1, width):
         raise CheckpointError(f"the network of {origin} gives {shape} for one image; expected (1, {width}).")
 
@@ -445,7 +451,7 @@ def _silent() -> Iterator[None]:
     from transformers.utils import logging
 
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity(logging.ERROR)
+    logging.set_verbosity(ERROR)
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         yield

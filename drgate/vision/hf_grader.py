@@ -128,7 +128,7 @@ def load_hugging_face(found: Found, preprocess: Preprocessing | None = None) -> 
     if plain is None:
         raise CheckpointError(f"{origin} does not exist; a network of transformers needs its config.json.")
     kind, config = network_config(plain, origin)
-    described, prepared = _stated(beside, preprocess)
+    described, prepared = _stated(found, beside, preprocess)
     answer = _answer(described, plain, config, origin, beside.folder)
     if answer.width != config.num_labels:
         raise CheckpointError(
@@ -171,7 +171,7 @@ def load_adapter(found: Found, base: str | None = None, preprocess: Preprocessin
     if plain is None:
         raise CheckpointError(f"{origin} does not exist; an adapter needs it.")
     settings = adapter_settings(plain, origin)
-    described, prepared = _stated(beside, preprocess)
+    described, prepared = _stated(found, beside, preprocess)
     stated = None if described is None else described.base
     if base is not None and stated is not None and base != stated:
         raise UsageError(f"--base {base} contradicts {found.folder / DESCRIPTION}, which states {stated}.")
@@ -294,7 +294,7 @@ def _on_tower(adapter: _Adapter, base: str, *, download: bool) -> HuggingFaceGra
             + "."
         )
     attached(empty, settings, tower, adapter.origin)
-    tuned = resolved.load()
+    refuse_other_class(adapter.plain, tuned := resolved.load(), adapter.origin)
     model = attached(tuned, settings, tower, adapter.origin)
     unused = dead(model)
     whole = merged(model, lambda one, images: one(pixel_values=images).pooler_output, adapter.prepared.size)
@@ -325,10 +325,10 @@ def _of_tower(settings: Mapping[str, Any]) -> dict[str, Any]:
 # -- stated ------------------------------------------------------------------------------------------------------------
 
 
-def _stated(beside: Beside, preprocess: Preprocessing | None) -> tuple[Description | None, Preprocessing]:
+def _stated(found: Found, beside: Beside, preprocess: Preprocessing | None) -> tuple[Description | None, Preprocessing]:
     """`model.yaml` and the preprocessing, by the files of a folder and what is stated on the command line."""
     where = beside.folder / DESCRIPTION
-    data = beside.read(DESCRIPTION, "config")
+    data = None if found.described is None else beside.read(DESCRIPTION, "config")
     described = None if data is None else parse_description(data, where)
     processor, unread = None, ""
     if (plain := beside.json(PROCESSOR, "preprocessing", "a preprocessing of transformers")) is not None:
@@ -381,8 +381,8 @@ def _answer(described: Description | None, plain: dict[str, Any], config: Any, o
         return Answer("regression", ())
     if problem not in _FITS["logits"] or len(names) == 1:
         raise CheckpointError(
-            f"{origin} has {len(names)} outputs and the problem_type {problem}, which does not say what they are. Write "
-            "a model.yaml beside the model with output.kind (docs/models.md)."
+            f"{origin} has {len(names)} outputs and the problem_type {problem}, which does not say what they are. "
+            "Write a model.yaml beside the model with output.kind (docs/models.md)."
         )
     return Answer("logits", classes_of(names, origin), tuple(names))
 
@@ -393,7 +393,8 @@ def _refuse_other_size(empty: nn.Module, config: Any, answer: Answer, prepared: 
     try:
         try_shapes(empty, answer.width, prepared.size, origin)
     except CheckpointError:
-        if type(side) is int:
+        if type(side) is int and side != prepared.size:
+            try_shapes(empty, answer.width, side, origin)
             refuse_other_input(prepared, side)
         raise
     refuse_other_input(prepared, prepared.size)  # its layout

@@ -18,8 +18,9 @@ from typing import Any, Final
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
-from peft.utils.transformers_weight_conversion import convert_peft_adapter_state_dict_for_transformers
 from torch import Tensor, nn
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightRenaming, rename_source_key
 
 from drgate.errors import CheckpointError, brief
 from drgate.vision.base import few
@@ -110,7 +111,7 @@ def adapter_settings(plain: Mapping[str, Any], origin: str) -> dict[str, Any]:
     """
     if plain.get("peft_type") != "LORA":
         raise CheckpointError(f"{origin} has peft_type {brief(plain.get('peft_type'))}; only LORA is read.")
-    usual = LoraConfig().to_dict()
+    usual = LoraConfig().to_dict()  # type: ignore[no-untyped-call]
     found = {}
     for key, value in plain.items():
         if key in _SILENT or key == "auto_mapping" or value is None:
@@ -118,7 +119,7 @@ def adapter_settings(plain: Mapping[str, Any], origin: str) -> dict[str, Any]:
         if key not in _KNOWN:
             if value != usual.get(key) and value not in (False, {}, []):
                 raise CheckpointError(
-                    f"{origin} has {key[:100]} = {brief(value)}, which drgate does not read; save the adapter without it."
+                    f"{origin} has {key[:100]} = {brief(value)}, which is not read; save the adapter without it."
                 )
         elif _KNOWN[key][0](value):
             found[key] = value
@@ -141,19 +142,22 @@ def refuse_other_class(plain: Mapping[str, Any], network: nn.Module, origin: str
 
 
 def renamed(
-    network: nn.Module, settings: dict[str, Any], tensors: dict[str, Tensor]
+    network: Any, settings: dict[str, Any], tensors: dict[str, Tensor]
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Settings and tensors by the names that this version of transformers gives the network's modules."""
-    config = LoraConfig(**{**settings, "inference_mode": True})
-    found: dict[str, Tensor] = convert_peft_adapter_state_dict_for_transformers(network, config, dict(tensors))
-    new_names = {id(tensor): name for name, tensor in found.items()}
-    if found.keys() == tensors.keys() or any(id(tensor) not in new_names for tensor in tensors.values()):
-        return settings, tensors
+    modules = {name for name, _ in network.named_modules()}
+    renamings = [one for one in get_model_conversion_mapping(network) if isinstance(one, WeightRenaming)]
     moved: dict[str, str] = {}
+    found: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
-        old, new = _ADAPTED.fullmatch(name), _ADAPTED.fullmatch(new_names[id(tensor)])
-        if old and new:
-            moved[old[1].removeprefix(PREFIX)] = new[1].removeprefix(PREFIX)
+        old = adapted[1].removeprefix(PREFIX) if (adapted := _ADAPTED.fullmatch(name)) else ""
+        new = rename_source_key(f"{old}.weight", renamings, [])[0].removesuffix(".weight")
+        if old and old not in modules and new in modules:
+            moved[old] = new
+            name = name.replace(old, new, 1)
+        found[name] = tensor
+    if not moved:
+        return settings, tensors
 
     def now(name: str) -> list[str]:
         """The names that a name for the end of some modules has now."""
@@ -193,14 +197,14 @@ def attached(network: nn.Module, settings: dict[str, Any], tensors: dict[str, Te
         ):
             if names:
                 raise CheckpointError(
-                    f"the adapter {words} the tensors {few([name.removeprefix(PREFIX) for name in names])}; {origin} and "
-                    "its base model do not fit it."
+                    f"the adapter {words} the tensors {few([name.removeprefix(PREFIX) for name in names])}; {origin} "
+                    "and its base model do not fit it."
                 )
         for name, tensor in tensors.items():
             if tensor.shape != expected[name].shape or not tensor.is_floating_point():
                 raise CheckpointError(
-                    f"the adapter's {name.removeprefix(PREFIX)} is of {tuple(tensor.shape)}; {origin} and its base model "
-                    f"require {tuple(expected[name].shape)}."
+                    f"the adapter's {name.removeprefix(PREFIX)} is of {tuple(tensor.shape)}; {origin} and its base "
+                    f"model require {tuple(expected[name].shape)}."
                 )
         if not any(tensor.is_meta for tensor in expected.values()):
             set_peft_model_state_dict(model, tensors)
@@ -224,12 +228,8 @@ def _changes(layer: Any) -> bool:
             norm = torch.linalg.vector_norm(base.flatten(1), dim=1)
             if not torch.allclose(layer.lora_magnitude_vector["default"].weight.flatten(), norm, rtol=1e-4):
                 return True
-        parts = (
-            (layer.lora_embedding_A, layer.lora_embedding_B) if layer.lora_embedding_A else (layer.lora_A, layer.lora_B)
-        )
-        down, up = (getattr(part["default"], "weight", part["default"]) for part in parts)
-        bias = getattr(parts[1]["default"], "bias", None)
-        return bool(down.any() and up.any()) or (bias is not None and bool(bias.any()))
+        down, up = layer.lora_A["default"], layer.lora_B["default"]
+        return bool(down.weight.any() and up.weight.any()) or (up.bias is not None and bool(up.bias.any()))
 
 
 def merged(model: PeftModel, outputs: Callable[[nn.Module, Tensor], Tensor], size: int) -> nn.Module:
@@ -245,7 +245,7 @@ def merged(model: PeftModel, outputs: Callable[[nn.Module, Tensor], Tensor], siz
         difference = (before - outputs(network, images)).abs().max().item()
     if difference > CHANGED * max(1.0, before.abs().max().item()):
         raise CheckpointError(
-            f"merging the adapter into its base model changes the outputs by {difference:.2g}: an adapter on a layer that "
-            "is not called, such as attention.out_proj of a pooling head, does nothing before it is merged."
+            f"merging the adapter into its base model changes the outputs by {difference:.2g}: an adapter on a layer "
+            "that is not called, such as attention.out_proj of a pooling head, does nothing before it is merged."
         )
     return network
