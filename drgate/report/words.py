@@ -223,11 +223,13 @@ def chance(evaluation: Evaluation) -> str:
 
 
 def under_headline(evaluation: Evaluation) -> list[str]:
-    """What stands first under the headline: how little an OBSERVED shows, why nothing can pass, what is not met."""
+    """What stands first under the headline: another order of the classes that would agree far better, how little an
+    OBSERVED shows, why nothing can pass, what is not met."""
     observed = ""
     if evaluation.verdict == "OBSERVED":
         observed = chance(evaluation) or "How often a model just outside the rules meets them by chance is not known."
-    return [text for text in (observed, barred(evaluation), cause(evaluation)) if text]
+    order = visible(evaluation.reordered or "")
+    return [text for text in (order, observed, barred(evaluation), cause(evaluation)) if text]
 
 
 def verdict_word(evaluation: Evaluation) -> str:
