@@ -24,13 +24,14 @@ from drgate.evaluation import (
     Evaluation,
     Look,
     Metric,
+    Model,
     NotEstimable,
     Origin,
     Status,
     TestSet,
 )
 from drgate.metrics import MetricId, parse_id
-from drgate.scale import TITLES
+from drgate.scale import GRADES, TITLES
 
 SYMBOLS: Final[dict[Status, str]] = {
     "PASS": "✓",
@@ -349,7 +350,8 @@ def bootstrap_label(evaluation: Evaluation) -> str:
 
 
 def summary(evaluation: Evaluation) -> list[tuple[str, str]]:
-    """What was judged in four short facts, and the cut-offs where grades are not by the highest probability."""
+    """What was judged in four short facts, the classes where a model has names of its own, and the cut-offs where grades are not by the
+    highest probability."""
     model, counts = evaluation.model, evaluation.counts
     patients = "number of patients unknown" if counts.patients is None else f"of {_many(counts.patients, 'patient')}"
     files = [f"file {_short(file.sha256)}" for file in model.files[:1]]
@@ -358,6 +360,7 @@ def summary(evaluation: Evaluation) -> list[tuple[str, str]]:
         ("Test set", f"{test_set_name(evaluation)}, {_contents(evaluation.data)}"),
         ("Size", f"{_many(counts.images, 'image')}{', ' if counts.patients is None else ' '}{patients}"),
         ("Look", f"{_look(evaluation.look)}. A look is one model evaluated on these images."),
+        *_classes(model),
         *_graded_by(evaluation.data),
     ]
 
@@ -665,6 +668,16 @@ def _lineage(evaluation: Evaluation) -> str:
 def _contents(data: TestSet) -> str:
     """The digest of what a test set holds, and what it is over."""
     return f"images{' and grades' if data.manifest_digest else ''} {_short(data.digest)}"
+
+
+def _classes(model: Model) -> list[tuple[str, str]]:
+    """The order of a model's outputs: its own name of each, and the grade that it stands for."""
+    own, names = model.own_names or (), model.class_names or ()
+    if not own:
+        return []
+    titles = dict(zip(GRADES, TITLES, strict=True))
+    pairs = zip(own, names, strict=False)
+    return [("Classes", ", ".join(f"{visible(name)} → {titles.get(one, visible(one))}" for name, one in pairs))]
 
 
 def _graded_by(data: TestSet) -> list[tuple[str, str]]:
