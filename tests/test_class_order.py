@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import itertools
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from rich.console import Console
 
 from drgate.checklist import Checklist, parse_checklist
 from drgate.evaluate import evaluate
 from drgate.evaluation import Model
+from drgate.models import classes_of
 from drgate.predictions import PROBABILITIES, Predictions, load_predictions, make_predictions, published
 from drgate.report import words
+from drgate.report.evaluation import html, markdown, terminal
 from drgate.scale import GRADES
 
 SIZES = (209, 71, 49, 26, 45)
@@ -100,6 +104,19 @@ class TestOrder:
         assert said is not None
         assert "output 1 (E) holds severe NPDR" in said
         assert "state classes: [severe_npdr, pdr, no_dr, moderate_npdr, mild_npdr] in model.yaml" in said
+
+    def test_the_order_of_a_models_classes_is_shown(self):
+        """The model's own name of each output and the grade that it stands for, in the order of the outputs."""
+        own = ("Mild", "Moderate", "No_DR", "Proliferate_DR", "Severe")
+        model = Model("onnx", "m.onnx", (), class_names=classes_of([*own], "m.onnx"), own_names=own)
+        found = evaluate(drawn(), checklist(), model=model)
+        stream = io.StringIO()
+        terminal.render(found, Console(file=stream, width=200))
+        for page in (html.render(found), markdown.render(found).replace("\\", ""), stream.getvalue()):
+            assert (
+                "Mild = Mild NPDR, Moderate = Moderate NPDR, No_DR = No DR, Proliferate_DR = PDR, Severe = Sev" in page
+            )
+        assert "Classes" not in dict(words.summary(evaluate(drawn(), checklist())))
 
     def test_cut_offs_play_no_part(self):
         """A cautious operating point of a model whose order is right is no wrong order."""

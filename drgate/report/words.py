@@ -350,8 +350,8 @@ def bootstrap_label(evaluation: Evaluation) -> str:
 
 
 def summary(evaluation: Evaluation) -> list[tuple[str, str]]:
-    """What was judged in four short facts, the classes where a model has names of its own, and the cut-offs where grades are not by the
-    highest probability."""
+    """What was judged in four short facts, with the classes of a model that has names for them, and with cut-offs where
+    grades are not by the highest probability."""
     model, counts = evaluation.model, evaluation.counts
     patients = "number of patients unknown" if counts.patients is None else f"of {_many(counts.patients, 'patient')}"
     files = [f"file {_short(file.sha256)}" for file in model.files[:1]]
@@ -677,7 +677,7 @@ def _classes(model: Model) -> list[tuple[str, str]]:
         return []
     titles = dict(zip(GRADES, TITLES, strict=True))
     pairs = zip(own, names, strict=False)
-    return [("Classes", ", ".join(f"{visible(name)} → {titles.get(one, visible(one))}" for name, one in pairs))]
+    return [("Classes", ", ".join(f"{visible(name)} = {titles.get(one, visible(one))}" for name, one in pairs))]
 
 
 def _graded_by(data: TestSet) -> list[tuple[str, str]]:

@@ -288,6 +288,7 @@ def whole_evaluation(
             THIS_RUN,
             tensor_digest="sha256:" + "ef" * 32,
             class_names=(name,),
+            own_names=(name,),
             scored_with={name: name},
         ),
         training=Training(
