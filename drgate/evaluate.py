@@ -20,6 +20,7 @@ import scipy
 
 from drgate import __version__
 from drgate.checklist import Checklist, Criterion
+from drgate.class_order import grade_mix, reordered
 from drgate.compare import accuracy_difference
 from drgate.contrast import Beside, too_small
 from drgate.decide import barred, cannot_pass, decide, gate_error
@@ -137,16 +138,19 @@ def evaluate(
         training=training,
         look=look,
         flagged=flagged,
-        page_one=page_one(
-            sample,
-            checklist,
-            look,
-            data,
-            training,
-            flagged,
-            results,
-            found[MetricId("reference_ungradable")],
-            compared.of_readers(),
+        page_one=(
+            *page_one(
+                sample,
+                checklist,
+                look,
+                data,
+                training,
+                flagged,
+                results,
+                found[MetricId("reference_ungradable")],
+                compared.of_readers(),
+            ),
+            *grade_mix(predictions, checklist),
         ),
         software={
             "drgate": __version__,
@@ -156,6 +160,7 @@ def evaluate(
             "pandas": pd.__version__,
         },
         barred=why or None,
+        reordered=reordered(predictions, model),
         three_ways=metrics.three_ways(),
         screened=metrics.screened(),
         units=_other_units(predictions, checklist, metrics, data),

@@ -867,6 +867,7 @@ class Evaluation(Typed):
         counted and the checklist.
     training: what stability, cost and baseline were judged by; which attempt it was, its parent and lineage.
     barred: why nothing can pass on this test set, whatever the numbers; absent where something can.
+    reordered: which other order of the classes would agree far better; absent where none would.
     page_one: sentences that must be read with the verdict.
     software: versions that the numbers depend on.
     three_ways: by metric and policy, how the metric comes out when images without output are excluded, as referred, or
@@ -898,6 +899,7 @@ class Evaluation(Typed):
     page_one: tuple[str, ...]
     software: dict[str, str]
     barred: str | None = None
+    reordered: str | None = None
     three_ways: dict[MetricId, dict[str, _Metric]] = field(default_factory=dict)
     screened: dict[MetricId, Screened] = field(default_factory=dict)
     units: dict[str, dict[MetricId, _Metric] | NotEstimable] = field(default_factory=dict)

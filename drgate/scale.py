@@ -9,6 +9,7 @@ Source: Wilkinson et al. 2003, Ophthalmology 110:1677, doi 10.1016/S0161-6420(03
 from __future__ import annotations
 
 import re
+import unicodedata
 from typing import Final, Literal
 
 GRADES: Final = ("no_dr", "mild_npdr", "moderate_npdr", "severe_npdr", "pdr")
@@ -51,50 +52,94 @@ GROUP_TITLES: Final = {
     "vision_threatening": "Vision-threatening DR",
 }
 
-_NAMES: Final[dict[str, int]] = {
-    "nodr": 0,
-    "normal": 0,
-    "noapparentretinopathy": 0,
-    "healthy": 0,
-    "nodiabeticretinopathy": 0,
-    "mild": 1,
-    "mildnpdr": 1,
-    "milddr": 1,
-    "moderate": 2,
-    "moderatenpdr": 2,
-    "moderatedr": 2,
-    "severe": 3,
-    "severenpdr": 3,
-    "severedr": 3,
-    "pdr": 4,
-    "proliferative": 4,
-    "proliferatedr": 4,
-    "proliferativedr": 4,
-    "proliferate": 4,
+_WORDS: Final[dict[str, int]] = {
+    **dict.fromkeys(("normal", "healthy", "no dr", "no retinopathy", "no apparent dr", "no apparent retinopathy"), 0),
+    **{
+        name: grade
+        for grade, degree in enumerate(("mild", "moderate", "severe"), 1)
+        for name in (degree, *(f"{degree} {of}" for of in ("dr", "npdr", "retinopathy")), f"npdr {degree}")
+    },
+    **dict.fromkeys(("pdr", "pro dr"), 4),
 }
+"""Names of grades, with `dr`, `npdr` and `pdr` for all ways to write these; spaces do not matter.
+
+Absent, because they say no grade or one of another scale: DR, NPDR, positive, moderate to severe; R0 to R3, background
+and preproliferative retinopathy of the United Kingdom's scale.
+"""
+
+_NAMES: Final = {name.replace(" ", ""): grade for name, grade in _WORDS.items()}
+_NON_PROLIFERATIVE: Final = re.compile(r"non?proliferat(?:ive|e|ing)(?:diabeticretinopathy|retinopathy|dr)?")
+_PROLIFERATIVE: Final = re.compile(r"(?<!pre)proliferat(?:ive|e|ing)(?:diabeticretinopathy|retinopathy|dr)?")
+_NUMBERED: Final = re.compile(
+    r"(?:(?:(?:dr|icdr)?[\s_-]*(?:grade|class|level|stage|severity)|dr|icdr)[\s_-]*)?"
+    r"([0-4])(?:\.0+)?(?:[\s_:.)=-]+(\D.*)|(\(.*\)))?"
+)
+_LETTERS: Final = "abcde"
+_LONGEST: Final = 200
+_NUMBER_LAST: Final = re.compile(r"(\D+?)[\s_:=-]*\(?([0-4])\)?")
 
 
 def parse_grade(text: str) -> int | None:
-    """Grade 0-4 from a digit or one of the usual class names; None if the text is neither.
+    """Grade 0-4 from a number, a usual name, or both; None for any other text, and where number and name disagree.
 
-    Case, spaces, hyphens and underscores do not matter. `2.0` counts as 2 (some programs write
-    integers as floats); a digit outside 0-4 gives None.
+    Case, spaces, hyphens and underscores do not matter. `2.0` counts as 2 (some programs write integers as floats); a
+    number outside 0-4 gives None. The letter in `anodr` to `eproliferativedr` must be that of the grade.
+
+    >>> parse_grade("2 - Moderate"), parse_grade("Class 3: Severe DR"), parse_grade("cmoderatedr")
+    (2, 3, 2)
+    >>> parse_grade("2 - Severe"), parse_grade("R2"), parse_grade("LABEL_2")
+    (None, None, None)
     """
-    text = text.strip()
-    if re.fullmatch(r"[0-4](\.0+)?", text):
-        return int(text[0])
-    return _NAMES.get(re.sub(r"[\s_\-]+", "", text.lower()))
+    text = unicodedata.normalize("NFKC", text).strip().casefold()
+    if len(text) > _LONGEST:
+        return None
+    if numbered := _NUMBERED.fullmatch(text):
+        number, name = int(numbered[1]), numbered[2] or numbered[3]
+    elif numbered := _NUMBER_LAST.fullmatch(text):
+        number, name = int(numbered[2]), numbered[1]
+    else:
+        return _named(text)
+    return number if name is None or _named(name) == number else None
+
+
+def _named(text: str) -> int | None:
+    """The grade of a name; of several names, such as one in brackets, all must be of one grade."""
+    if re.search(r"[^a-z\s_(),:;/.-]", text):
+        return None
+    if text[:1] in _LETTERS and _one_name(text[1:]) == _LETTERS.find(text[:1]):  # RETFound's folders
+        return _LETTERS.index(text[0])
+    if (whole := _one_name(text)) is not None:
+        return whole
+    grades = {_one_name(part) for part in re.split(r"[(),:;/]", text) if part.strip()}
+    return grades.pop() if len(grades) == 1 else None
+
+
+def _one_name(text: str) -> int | None:
+    return _NAMES.get(_short(text))
+
+
+def _short(text: str) -> str:
+    """The letters of a name, with dr, npdr and pdr for the ways to write these; said twice they are said once."""
+    letters = re.sub(r"[^a-z]", "", text)
+    letters = _PROLIFERATIVE.sub("pdr", _NON_PROLIFERATIVE.sub("npdr", letters)).replace("diabeticretinopathy", "dr")
+    return letters.replace("npdrnpdr", "npdr").replace("pdrpdr", "pdr")
 
 
 _REFERABLE_NAMES: Final = {
-    **dict.fromkeys(("notreferable", "nonreferable", "norefer", "nonreferabledr", "nrdr"), "not_referable"),
-    **dict.fromkeys(("referable", "refer", "referabledr", "rdr"), "referable"),
+    **dict.fromkeys(("notreferable", "nonreferable", "norefer", "notrefer", "nrdr"), REFERABLE_CLASSES[0]),
+    **dict.fromkeys(("notreferabledr", "nonreferabledr", "noreferabledr"), REFERABLE_CLASSES[0]),
+    **dict.fromkeys(("referable", "refer", "referabledr", "rdr"), REFERABLE_CLASSES[1]),
 }
 
 
 def parse_class(text: str) -> str | None:
-    """The class that a model's own name stands for: one of `GRADES` or `REFERABLE_CLASSES`; None for another name."""
+    """The class that a model's own name stands for: one of `GRADES` or `REFERABLE_CLASSES`; None for another name.
+
+    A number before the name of a referable class must be 0 for not referable and 1 for referable.
+    """
     grade = parse_grade(text)
     if grade is not None:
         return GRADES[grade]
-    return _REFERABLE_NAMES.get(re.sub(r"[\s_\-]+", "", text.lower()))
+    number = re.match(r"([01])[\s_:.=-]+", text.strip())
+    found = _REFERABLE_NAMES.get(_short(text.casefold()))
+    return found if number is None or found == REFERABLE_CLASSES[int(number[1])] else None

@@ -725,6 +725,7 @@ class _Comparable:
                 criterion.pop("reason", None)
                 criterion["estimate"].pop("reason", None)
             del plain["page_one"]
+            plain.pop("reordered", None)
         del plain["software"]  # of the machine, not of the predictions
         return dict(plain)
 

@@ -677,6 +677,7 @@ class TestNumbers:
             (lambda e: changed(e, "quadratic_kappa", low=0.99), "criteria.quadratic_kappa.estimate.low"),
             (lambda e: replace(e, no_output=(1, 0, 0, 0, 0)), "no_output[0]"),
             (lambda e: replace(e, page_one=e.page_one[1:]), "page_one"),
+            (lambda e: replace(e, reordered="The classes are in another order."), "reordered"),
             (lambda e: replace(e, flagged=()), "flagged"),
             (lambda e: replace(e, counts=replace(e.counts, patients=160)), "counts.patients"),
             (lambda e: replace(e, bootstrap_seed="0" * 16), "bootstrap_seed"),

@@ -24,13 +24,14 @@ from drgate.evaluation import (
     Evaluation,
     Look,
     Metric,
+    Model,
     NotEstimable,
     Origin,
     Status,
     TestSet,
 )
 from drgate.metrics import MetricId, parse_id
-from drgate.scale import SCALE_TITLES, TITLES, Kind, On
+from drgate.scale import GRADES, SCALE_TITLES, TITLES, Kind, On
 
 SYMBOLS: Final[dict[Status, str]] = {
     "PASS": "✓",
@@ -223,11 +224,13 @@ def chance(evaluation: Evaluation) -> str:
 
 
 def under_headline(evaluation: Evaluation) -> list[str]:
-    """What stands first under the headline: how little an OBSERVED shows, why nothing can pass, what is not met."""
+    """What stands first under the headline: another order of the classes that would agree far better, how little an
+    OBSERVED shows, why nothing can pass, what is not met."""
     observed = ""
     if evaluation.verdict == "OBSERVED":
         observed = chance(evaluation) or "How often a model just outside the rules meets them by chance is not known."
-    return [text for text in (observed, barred(evaluation), cause(evaluation)) if text]
+    order = visible(evaluation.reordered or "")
+    return [text for text in (order, observed, barred(evaluation), cause(evaluation)) if text]
 
 
 def verdict_word(evaluation: Evaluation) -> str:
@@ -347,7 +350,8 @@ def bootstrap_label(evaluation: Evaluation) -> str:
 
 
 def summary(evaluation: Evaluation) -> list[tuple[str, str]]:
-    """What was judged in four short facts, and the cut-offs where grades are not by the highest probability."""
+    """What was judged in four short facts, with the classes of a model that has names for them, and with cut-offs where
+    grades are not by the highest probability."""
     model, counts = evaluation.model, evaluation.counts
     patients = "number of patients unknown" if counts.patients is None else f"of {_many(counts.patients, 'patient')}"
     files = [f"file {_short(file.sha256)}" for file in model.files[:1]]
@@ -356,6 +360,7 @@ def summary(evaluation: Evaluation) -> list[tuple[str, str]]:
         ("Test set", f"{test_set_name(evaluation)}, {_contents(evaluation.data)}"),
         ("Size", f"{_many(counts.images, 'image')}{', ' if counts.patients is None else ' '}{patients}"),
         ("Look", f"{_look(evaluation.look)}. A look is one model evaluated on these images."),
+        *_classes(model),
         *_graded_by(evaluation.data),
     ]
 
@@ -692,6 +697,16 @@ def cut_offs(on: On, cuts: Sequence[float]) -> str:
     """The cut-offs of an operating point, each with what it gives: "P(≥1) .5, ...", "severity of grade 1: .41, ..."."""
     given = {"severity": "severity of grade {}:", "referable": "P(referable)"}.get(on, "P(≥{})")
     return ", ".join(f"{given.format(grade)} {cut:.4g}" for grade, cut in enumerate(cuts, 1)).replace(" 0.", " .")
+
+
+def _classes(model: Model) -> list[tuple[str, str]]:
+    """The order of a model's outputs: its own name of each, and the grade that it stands for."""
+    own, names = model.own_names or (), model.class_names or ()
+    if not own:
+        return []
+    titles = dict(zip(GRADES, TITLES, strict=True))
+    pairs = zip(own, names, strict=False)
+    return [("Classes", ", ".join(f"{visible(name)} = {titles.get(one, visible(one))}" for name, one in pairs))]
 
 
 def _graded_by(data: TestSet) -> list[tuple[str, str]]:

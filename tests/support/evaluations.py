@@ -288,6 +288,7 @@ def whole_evaluation(
             THIS_RUN,
             tensor_digest="sha256:" + "ef" * 32,
             class_names=(name,),
+            own_names=(name,),
             scored_with={name: name},
         ),
         training=Training(
@@ -307,6 +308,7 @@ def whole_evaluation(
         ),
         flagged=tuple(Flagged(f"{n:03}-{name}", 4 - n % 2, n // 15) for n in range(30)),
         page_one=("Leakage between training and test data: not checked.", name),
+        reordered=name,
         software={"drgate": "0.1.0", "numpy": "2.4.1"},
         three_ways=_by_id(
             {
