@@ -22,7 +22,7 @@ from drgate.decide import barred
 from drgate.evaluate import evaluate
 from drgate.evaluation import Look, Model, TestSet, plain_of
 from drgate.given import Problems
-from drgate.judge import Evidence, Output, Ready, Source, Test, default_folder, prepared
+from drgate.judge import Evidence, Output, Ready, Source, Test, prepared
 from drgate.looks import Foreseen, Log
 from drgate.plan import plan
 from drgate.predictions import ANSWERS, Predictions, make_predictions
@@ -135,7 +135,7 @@ def dry_run(
         never=never,
         not_assessed=not_assessed,
         signed=output.key is not None,
-        folder=str(output.folder or default_folder(ready.model, ready.facts)),
+        folder=str(output.folder or ready.usual_folder),
     )
 
 

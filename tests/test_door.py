@@ -146,6 +146,7 @@ class TestDryRun:
         assert found["model"]["preprocessing"]["name"] == f"fundus-square-1@{tiny.SIZE}"
         assert found["model"]["class_names"][0] == "no_dr"
         assert found["test_set"]["split"] == "test"
+        assert found["folder"].startswith("reports/model-")
         assert list(here.iterdir()) == []
 
     def test_all_that_is_wrong_is_said_at_once(self, drgate: Run, place: Path, here: Path):
@@ -318,6 +319,7 @@ class TestWhatIsGiven:
         found = json.loads(Path("again/evaluation.json").read_text())
         assert found["look"]["number"] == 1
         assert found["metrics"]["baseline"]["status"] == "estimated"
+        assert drgate("plan", "smoke", "--data", given).code == 0
         if file != "predictions.parquet":
             assert drgate("report", given).code == 0
         ended = drgate("verify", given)
