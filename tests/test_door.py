@@ -99,6 +99,22 @@ class TestDryRun:
         assert "Training cost (required): a predictions table has no training record" in text
         assert "the verdict cannot be PASS" in text
 
+    def test_says_why_nothing_can_pass(self, drgate: Run, table: Path, here: Path):
+        """Without patients: the reason once, with what to declare; criteria with one reason are one line."""
+        pd.read_csv(table).drop(columns="patient").to_csv("t.csv", index=False)
+        text = " ".join(drgate("evaluate", "t.csv", "--dry-run").out.split())
+        assert "No criterion on images can pass: no patients are named." in text
+        assert "images_a_patient_at_most: N" in text
+        assert text.count("no patients are named") == 2
+        Path("reports/looks").mkdir(parents=True)
+        assert drgate("evaluate", table, "--out", "one").code == 1
+        other = pd.read_csv(table)
+        other.loc[0, ["p_0", "p_1"]] = other.loc[0, ["p_1", "p_0"]].to_numpy()
+        other.to_csv("t.csv", index=False)
+        text = " ".join(drgate("evaluate", "t.csv", "--dry-run").out.split())
+        assert "Look: 2 of 1 at these images, not taken now" in text
+        assert "No criterion on images can pass: This is look 2 at a test set that allows 1." in text
+
     def test_shows_nothing_of_the_result(self, drgate: Run, table: Path, here: Path, write_csv: Write):
         """Two tables with the same grades and equally many answers of each kind, one right and one wrong throughout,
         give the same dry run but for their digests."""
