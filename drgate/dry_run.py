@@ -22,10 +22,11 @@ from drgate.decide import barred
 from drgate.evaluate import evaluate
 from drgate.evaluation import Look, Model, TestSet, plain_of
 from drgate.given import Problems
-from drgate.judge import Evidence, Output, Ready, Source, Test, default_folder, prepared
+from drgate.judge import Evidence, Output, Ready, Source, Test, prepared
 from drgate.looks import Foreseen, Log
 from drgate.plan import plan
 from drgate.predictions import ANSWERS, Predictions, make_predictions
+from drgate.sample import Sample
 from drgate.scale import GRADES, GROUPS
 
 TRIED: Final = 4
@@ -48,7 +49,7 @@ class DryRun:
     reference, answers: counts by class; answers is empty for a model, of which `tried` images were graded. scale: what
     a table's answers are. images, graded, without_output: counts. patients: None where they are not known.
     never, not_assessed: criteria that no model passes on this test set, and such that lack what they need.
-    nothing_passes: why nothing at all can pass; empty where something can. signed: whether a key was given.
+    nothing_passes: why no criterion on images can pass; empty where one can. signed: whether a key was given.
     """
 
     checklist: dict[str, Any]
@@ -131,11 +132,11 @@ def dry_run(
         without_output=silent if of_table else 0,
         tried=0 if of_table else len(table) - silent,
         look=look,
-        nothing_passes=barred(Look(look.number, look.allowed, ""), ready.facts, checklist),
+        nothing_passes=_nothing_passes(ready, checklist, look),
         never=never,
         not_assessed=not_assessed,
         signed=output.key is not None,
-        folder=str(output.folder or default_folder(ready.model, ready.facts)),
+        folder=str(output.folder or ready.usual_folder),
     )
 
 
@@ -143,6 +144,14 @@ def _columns(table: pd.DataFrame) -> tuple[str, ...]:
     """The columns that say something; without a column `gradable`, every image is."""
     empty = {one for one in table.columns if (table[one].all() if one == "gradable" else table[one].isna().all())}
     return tuple(one for one in table.columns if one not in empty)
+
+
+def _nothing_passes(ready: Ready, checklist: Checklist, look: Foreseen) -> str:
+    """Why nothing can pass on this test set, and what to do; empty where something can."""
+    if why := barred(Look(look.number, look.allowed, ""), ready.facts, checklist):
+        return why
+    lacking = Sample.of(ready.predictions, checklist, data=ready.facts).no_patients
+    return str(lacking) if lacking is not None and checklist.evidence.decide_on == "bound" else ""
 
 
 def _scale(ready: Ready) -> str:

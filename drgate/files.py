@@ -208,6 +208,7 @@ def plain_yaml(data: bytes, origin: str, what: str, error: type[DrgateError]) ->
     if len(data) > limits.YAML_BYTES:
         raise error(f"{origin} is larger than {in_bytes(limits.YAML_BYTES)}; expected {what}.")
     if re.search(rb"^%", data, re.M):  # %YAML 1.1 makes 8 of 010
+        refuse_content(data, origin, what, error)
         raise error(f"{origin} has a line that begins with %; expected {what} in YAML 1.2, without directives.")
     depth = 0
 

@@ -202,7 +202,7 @@ class Ready:
     """Everything that a judgement needs, checked: what is left is the look, and the numbers.
 
     predictions: with the caller's own names. grader: of a model. signed: what the table's scorer signed. earlier: the
-    baseline, as it is published.
+    baseline, as it is published. named: the folder that the model was given as; empty where it was a file.
     """
 
     predictions: Predictions = field(repr=False)
@@ -213,6 +213,19 @@ class Ready:
     grader: Grader | None = None
     signed: SignedTable | None = field(default=None, repr=False)
     earlier: Predictions | None = field(default=None, repr=False)
+    named: str = ""
+
+    @property
+    def usual_folder(self) -> Path:
+        """Where the evaluation is written, unless a folder is given."""
+        point = self.facts.operating_point
+        digests = [
+            self.model.tensor_digest or self.model.files[0].sha256,
+            self.facts.digest or "",
+            *([point.digest] if point else []),
+        ]
+        named = self.named or Path(self.model.name).stem
+        return Path("reports") / "-".join([named, *(d.removeprefix("sha256:")[:8] for d in digests)])
 
     def same(self, checklist: Checklist) -> tuple[str | None, ...]:
         """What an evaluation in a folder must be of, to be replaced by this one."""
@@ -246,7 +259,7 @@ def judge(
     assert ready is not None, "without `problems`, it raises"
     model, facts, public = ready.model, ready.facts, ready.public
     key = output.key() if callable(output.key) else output.key  # before the look, which a wrong passphrase would spend
-    folder = output.folder or default_folder(model, facts)
+    folder = output.folder or ready.usual_folder
     with _replacing_folder(folder, ready.same(checklist), output) as fresh:
         if parent is not None:
             model, facts = _inherited(parent, model, facts)
@@ -308,7 +321,7 @@ def prepared(
     of(lambda: require_evaluable(ready.predictions, checklist, ready.facts))
     if earlier is not None:
         of(lambda: _refuse_other_baseline(ready.predictions, earlier, checklist))
-    of(lambda: refuse_taken(output.folder or default_folder(ready.model, ready.facts), ready.same(checklist), output))
+    of(lambda: refuse_taken(output.folder or ready.usual_folder, ready.same(checklist), output))
     if problems is not None and problems.found:
         return None
     return ready if earlier is None else replace(ready, earlier=published(alongside(ready.predictions, earlier)))
@@ -439,7 +452,10 @@ def _ready(
     if facts.split == "val" or (facts.manifest_digest and facts.manifest_digest == training.validation_set):
         facts = replace(facts, selected_here=True)
     facts = replace(facts, patients=patients_of(predictions))
-    return Ready(predictions, published(predictions, checklist), model, facts, training, grader, opened.signed)
+    named = path.resolve().name if grader is not None and path.is_dir() else ""
+    return Ready(
+        predictions, published(predictions, checklist), model, facts, training, grader, opened.signed, named=named
+    )
 
 
 def shown_with(judgement: Judgement, interval: str) -> Evaluation:
@@ -801,13 +817,6 @@ def _inherited(parent: Statement, model: Model, facts: TestSet) -> tuple[Model, 
         raise UsageError("The certificate is on another test set; give the one that it was made on with --data.")
     warnings = tuple(dict.fromkeys([*facts.warnings, *before.warnings]))
     return replace(model, parent=reference(parent)), replace(facts, leakage=before.leakage, warnings=warnings)
-
-
-def default_folder(model: Model, facts: TestSet) -> Path:
-    """Where an evaluation is written, unless a folder is given."""
-    point = facts.operating_point
-    digests = [model.tensor_digest or model.files[0].sha256, facts.digest or "", *([point.digest] if point else [])]
-    return Path("reports") / "-".join([Path(model.name).stem, *(d.removeprefix("sha256:")[:8] for d in digests)])
 
 
 def _write(folder: Path, evaluation: Evaluation, predictions: Predictions, key: SigningKey | None) -> None:

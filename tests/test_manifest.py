@@ -178,6 +178,9 @@ class TestRefusals:
 
     def test_not_text(self, tmp_path: Path):
         (tmp_path / "labels.csv").write_bytes(bytes(range(256)))
+        with pytest.raises(ManifestError, match="is a binary file"):
+            load_manifest(tmp_path / "labels.csv")
+        (tmp_path / "labels.csv").write_bytes("image,Größe".encode("latin-1"))
         with pytest.raises(ManifestError, match="cannot be read as a table"):
             load_manifest(tmp_path / "labels.csv")
 

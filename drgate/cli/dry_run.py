@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from rich.console import Console
@@ -29,15 +29,15 @@ def terminal(found: DryRun, console: Console) -> None:
     for label, text in lines(found):
         paragraph(console, f"{label}: {text}", hang=2)
     if found.nothing_passes:
-        paragraph(console, f"Nothing can pass: {found.nothing_passes}", "bold", hang=2)
+        paragraph(console, f"No criterion on images can pass: {found.nothing_passes}", "bold", hang=2)
     for title, criteria in (
         ("No model can pass these on this test set", found.never),
         ("These will not be assessed", found.not_assessed),
     ):
         if criteria:
             console.print(Text(f"\n{title}", style="bold"))
-        for one in sorted(criteria, key=lambda one: not one.required):
-            paragraph(console, _line(one), hang=2)
+        for line in _grouped(criteria):
+            paragraph(console, line, hang=2)
     if any(one.required for one in (*found.never, *found.not_assessed)):
         console.print()
         paragraph(console, "A required criterion is among them, so the verdict cannot be PASS.", "bold")
@@ -93,8 +93,14 @@ def counts_in_words(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{_TITLES.get(name, NAMES.get(name, name))} {count}" for name, count in counts.items())
 
 
-def _line(one: Barred) -> str:
-    return f"- {words.title(one.id)} ({'required' if one.required else 'advisory'}): {one.why.rstrip('.')}."
+def _grouped(criteria: Sequence[Barred]) -> Iterator[str]:
+    """One line a reason, the required criteria first."""
+    order = sorted(criteria, key=lambda one: not one.required)
+    for why in dict.fromkeys(one.why for one in order):
+        titles = [
+            f"{words.title(one.id)} ({'required' if one.required else 'advisory'})" for one in order if one.why == why
+        ]
+        yield f"- {'; '.join(titles)}: {why.rstrip('.')}."
 
 
 def _short(digest: str | None) -> str:

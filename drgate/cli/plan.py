@@ -63,6 +63,7 @@ def command(
     from drgate.checklist import load_checklist
     from drgate.errors import UsageError
     from drgate.files import refuse_existing, write_atomically
+    from drgate.given import folder_in, table_in
     from drgate.plan import load_planned, parse_expect, parse_prevalence, plan, with_planning
     from drgate.report import plan as plan_page
 
@@ -80,7 +81,7 @@ def command(
     found = plan(
         asked,
         prevalence=None if prevalence is None else parse_prevalence(prevalence),
-        data=None if data is None else load_planned(data, split=split),
+        data=None if data is None else load_planned(table_in(data) if folder_in(data) else data, split=split),
     )
     if out is not None:
         write_atomically(out, plan_page.html(found).encode())

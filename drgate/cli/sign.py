@@ -72,11 +72,13 @@ def command(
     from drgate.cli.verify import show
     from drgate.errors import CertificateError, ExitCode, UsageError
     from drgate.files import write_atomically
+    from drgate.given import certificate_in
     from drgate.report.evaluation import terminal
     from drgate.screen import console
     from drgate.verify import Given, Trust, verify
 
     signer = required_key(key, sign_command, public_key)
+    certificate = certificate_in(certificate)
     read = read_certificate(certificate)  # once: what is shown is what is signed, even if the file changes
     statement = read.statement
     refuse_other_checklist(statement.evaluation, str(certificate))
