@@ -497,8 +497,10 @@ class TestRecognised:
 
     GUESSED = Answer(stated=False)
 
-    @pytest.mark.parametrize("images", [1, 2, 500])
-    @pytest.mark.parametrize("rounded", ["float64", "float32", "float16", "bfloat16"])
+    @pytest.mark.parametrize(
+        ("images", "rounded"),
+        [(1, "float32"), (1, "float64"), *itertools.product((2, 500), ("float64", "float32", "float16", "bfloat16"))],
+    )
     def test_whatever_they_are_rounded_to(self, rounded: str, images: int):
         """They are the table's numbers but for rounding, and sum to 1."""
         torch = pytest.importorskip("torch")
@@ -526,6 +528,12 @@ class TestRecognised:
         p[3] *= 1.5
         with pytest.raises(CheckpointError, match="are probabilities in 19 of 20 images, but not in the others; state"):
             self.GUESSED.recognised(p)
+
+    def test_a_single_image_must_be_exact(self):
+        """Small logits of one image sum to almost 1 by chance, in one of thousands: rounded ones are to be stated."""
+        with pytest.raises(CheckpointError, match=r"for a single image sum to 0\.999, which logits can too; state"):
+            self.GUESSED.recognised(np.array([[0.1, 0.2, 0.3, 0.3, 0.099]]))
+        assert Answer().recognised(np.array([[0.1, 0.2, 0.3, 0.3, 0.099]])) == Answer(), "stated logits stay logits"
 
     def test_images_without_output_say_nothing(self):
         """NaN rows are no evidence either way."""
