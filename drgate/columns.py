@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from drgate.errors import DrgateError, brief
 from drgate.files import row_name
-from drgate.scale import GRADES, parse_grade
+from drgate.scale import GRADES, GROUPS, STANDS_FOR, parse_grade
 
 _Value = TypeVar("_Value")
 
@@ -32,6 +32,8 @@ READER: Final = re.compile("reader_[1-9][0-9]{0,3}")
 """A column with the grades of one human reader."""
 SUM_TOLERANCE: Final = 1e-3
 SHOWN: Final = 3
+REFER: Final = "referable; give 0 or 1"
+"""What a row without a reference lacks where the others say only whether to refer."""
 
 _YES_NO: Final = {
     **dict.fromkeys(("true", "1", "yes", "1.0"), True),
@@ -78,6 +80,36 @@ class Columns:
     def grade(self, column: str = "grade") -> list[int | None]:
         """Grades 0-4; None where the cell is empty or there is no such column."""
         return self._parsed(column, parse_grade, f"an ICDR grade, 0-4 or a name ({', '.join(GRADES)})")
+
+    def reference(self) -> tuple[list[int | None], list[bool | None] | None]:
+        """The reference grades; and whether it would refer, of a reference that says only that (else None).
+
+        Raises where `referable` contradicts the grade or the macular oedema of its row, and where it stands in the
+        place of a grade in some rows only: a set has one kind of reference.
+        """
+        grades, refers = self.grade(), self.flag("referable")
+        if "referable" not in self.table.columns or all(one is None for one in refers):
+            return grades, None
+        grade = np.array([-1 if one is None else one for one in grades])
+        refer = np.array([-1 if one is None else int(one) for one in refers])
+        dme = np.array([bool(one) for one in self.dme()])
+        beside, graded = refer >= 0, grade >= 0
+        self.refuse(
+            beside & graded & (refer != ((grade >= GROUPS["referable"][0]) | dme)),
+            lambda row: (
+                f"referable is {refer[row]}, but the grade is {grade[row]}{' and dme is 1' if dme[row] else ''}; "
+                "referable is moderate NPDR (2) or worse, or macular oedema (dme 1); correct one of them"
+            ),
+        )
+        self.refuse((refer == 0) & dme, "referable is 0, but dme is 1, which is referable; correct one of them")
+        if not graded.any():
+            return grades, refers
+        self.refuse(
+            beside & ~graded,
+            "there is referable but no grade, and other rows have a grade; give the grade, or leave referable empty "
+            "where nobody could grade the image",
+        )
+        return grades, None
 
     def gradable(self) -> list[bool]:
         """True where the cell is empty or there is no such column; false only explains why there is no grade."""
@@ -230,13 +262,20 @@ class Columns:
         return [None if code < 0 else values[code] for code in codes.tolist()]
 
 
+def reference_of(table: pd.DataFrame) -> pd.Series[Any]:
+    """The reference grade of each row, Int8; where it says only whether to refer, the grade that stands for it."""
+    if "referable" not in table.columns:
+        return table["grade"]
+    return table["grade"].fillna(table["referable"] * STANDS_FOR["referable"][1])
+
+
 def graded_rows(table: pd.DataFrame) -> pd.Series[bool]:
-    """The rows that are judged: those with a reference grade, whatever `gradable` says."""
-    return table["grade"].notna()
+    """The rows that are judged: those with a reference, whatever `gradable` says."""
+    return reference_of(table).notna()
 
 
 def unexplained(table: pd.DataFrame) -> pd.Series[bool]:
-    """The rows that lack a reference grade and are not marked as not gradable."""
+    """The rows that lack a reference and are not marked as not gradable."""
     return ~graded_rows(table) & table["gradable"]
 
 

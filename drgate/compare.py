@@ -25,14 +25,17 @@ from drgate.evaluation import Look, Metric, NotEstimable, plain_of
 from drgate.looks import USUAL, Log
 from drgate.metrics import METRICS, MetricId, NoOutputPolicy, grades_of
 from drgate.predictions import NO_PROBABILITIES, Predictions
-from drgate.sample import TANGO, NoPatients, Pair, Sample, declaration
-from drgate.scale import GROUPS, WITH_OEDEMA
+from drgate.sample import TANGO, NoPatients, Pair, declaration
+from drgate.scale import GROUPS, WITH_OEDEMA, Scale
 from drgate.stats import agreement, bootstrap, confusion, paired, ranking
 
 if TYPE_CHECKING:
     from drgate.checklist import Checklist
 
 RESAMPLES: Final = 10_000
+ACCURACY: Final = MetricId("accuracy")
+REFERRED: Final = MetricId("accuracy", "referable")
+"""The share of images that a model refers, or does not refer, correctly; an image without output is neither."""
 NO_INTERVAL: Final = "no interval, because nothing is known of patients"
 
 Outcome = Literal["non-inferior", "inferior", "not shown"]
@@ -87,7 +90,9 @@ class Comparison:
     outcome: "non-inferior" (the lower end is above -margin), "inferior" (the upper end is below -margin) or
         "not shown" (neither).
     differences: by metric id.
-    discordant: images that exactly one model grades right, with both grades.
+    rests_on: the id of the difference that the outcome rests on: `accuracy`, or `REFERRED` where a model or the
+        reference says only whether to refer.
+    discordant: images that exactly one model grades (or refers) right, with both answers; whether to refer is a bool.
     notes: sentences to be read with the numbers.
     """
 
@@ -102,11 +107,12 @@ class Comparison:
     differences: Mapping[str, Difference | NotEstimable]
     discordant: tuple[Mapping[str, Any], ...] = field(repr=False)
     notes: tuple[str, ...]
+    rests_on: MetricId = ACCURACY
 
     @property
     def accuracy(self) -> Difference:
         """The difference that the outcome rests on."""
-        found = self.differences["accuracy"]
+        found = self.differences[self.rests_on]
         assert isinstance(found, Difference)
         return found
 
@@ -152,7 +158,8 @@ def compare(
     it declares nothing, no difference has an interval and nothing is shown.
     log: where the looks are logged; a table of which the same answers were looked at before, on the same images with
     the same reference grades, takes none.
-    margin: non-inferiority margin in accuracy, in (0, 1).
+    margin: non-inferiority margin in accuracy, in (0, 1); where a model or the reference says only whether to refer, in
+        the share of images that are rightly referred or not referred.
 
     Raises PredictionsError where the two tables are not of the same images with the same reference grades, UsageError
     where the looks cannot be logged.
@@ -164,7 +171,9 @@ def compare(
         raise PredictionsError(f"{first.origin} and {second.origin} cannot be compared: {problem}") from problem
     looks = [_look(table, checklist, log) for table in (first, second)]  # before the numbers are known to anybody
     differences = _Differences(pair, level, resamples, bootstrap.seed_from(pair.counted_digest))
-    shown = paired.noninferiority(pair.successes(*pair.right), margin, level=level)
+    rests_on = REFERRED if pair.lacks(ACCURACY) else ACCURACY
+    right = pair.rightly_referred if rests_on == REFERRED else pair.right
+    shown = paired.noninferiority(pair.successes(*right), margin, level=level)
     silent = [int((~sample.answered).sum()) for sample in (pair.first, pair.second)]
     return Comparison(
         first={"origin": first.origin, "digest": first.digest, "no_output": silent[0], "look": looks[0].number},
@@ -176,8 +185,9 @@ def compare(
         level=level,
         outcome="non-inferior" if shown.shown else "inferior" if shown.inferior else "not shown",
         differences=differences.all(),
-        discordant=_discordant(pair),
-        notes=_notes(pair.first, silent, looks, lacking),
+        discordant=_discordant(pair, *right),
+        notes=_notes(pair, silent, looks, lacking),
+        rests_on=rests_on,
     )
 
 
@@ -215,6 +225,8 @@ def accuracy_difference(
         pair = Pair.of(predictions, baseline, unit=unit, images_a_patient=images_a_patient, name="the baseline")
     except PredictionsError as problem:
         return NotEstimable(str(problem))
+    if reason := pair.lacks(MetricId("baseline")):
+        return NotEstimable(reason)
     return pair.difference(*pair.right, level=level, kind="index")
 
 
@@ -227,11 +239,18 @@ class _Differences:
 
     def all(self) -> dict[str, Difference | NotEstimable]:
         found: dict[str, Difference | NotEstimable] = {}
+        if self.pair.lacks(ACCURACY):
+            everybody = np.ones(len(self.pair.first), dtype=bool)
+            found[REFERRED] = self._difference(self.pair.rightly_referred, everybody, None)
         for about in METRICS.values():
             for target in about.targets if about.compared else ():
                 policy: NoOutputPolicy = "as_referred" if target in GROUPS else "worst_case"
-                found[MetricId(about.name, target)] = (
-                    self._auc(target)
+                asked = MetricId(about.name, target)
+                reason = self.pair.lacks(asked, ("model A", "model B"))
+                found[asked] = (
+                    NotEstimable(reason)
+                    if reason
+                    else self._auc(target)
                     if about.by == "ranking"
                     else self._kappa()
                     if about.by == "agreement"
@@ -256,11 +275,19 @@ class _Differences:
         counted = ratio.counted.ravel()[cells[0]]
         if not counted.any():
             return NotEstimable("no image is in its denominator.")
-        success = tuple(ratio.success.ravel()[cell] for cell in cells)
+        first, second = (ratio.success.ravel()[cell] for cell in cells)
+        return self._difference((first, second), counted, self._beside(ratio.values, target))
+
+    def _difference(
+        self,
+        success: tuple[NDArray[np.bool_], NDArray[np.bool_]],
+        counted: NDArray[np.bool_],
+        beside: bootstrap.BootstrapInterval | None,
+    ) -> Difference:
+        """Of the images that count, those that succeed under each model."""
         sample = self.pair.successes(success[0], success[1], counted)
         known = not self.pair.first.unknown
         ends = paired.difference_bounds(sample, level=self.level)
-        beside = self._beside(ratio.values, target)
         rates = [float(hit[counted].mean()) for hit in success]
         return Difference(
             kind="proportion",
@@ -359,25 +386,28 @@ class _Differences:
         return f"{name}, with up to {self._most_images} images of a patient" if self._most_images > 1 else name
 
 
-def _discordant(pair: Pair) -> tuple[dict[str, Any], ...]:
+def _discordant(pair: Pair, one: NDArray[np.bool_], other: NDArray[np.bool_]) -> tuple[dict[str, Any], ...]:
     """The images that exactly one model grades correctly."""
-    one, other = pair.right
     return tuple(
         {
             "image": str(pair.first.names[i]),
-            "grade": int(pair.first.reference[i]),
-            "first": _grade(pair.first.predicted[i]),
-            "second": _grade(pair.second.predicted[i]),
+            "grade": _answer(pair.first.reference[i], pair.first.reference_scale),
+            "first": _answer(pair.first.predicted[i], pair.first.answer_scale),
+            "second": _answer(pair.second.predicted[i], pair.second.answer_scale),
         }
         for i in np.flatnonzero(one != other)
     )
 
 
-def _grade(predicted: np.int64) -> int | None:
-    return None if predicted == confusion.NO_OUTPUT else int(predicted)
+def _answer(grade: np.int64, scale: Scale) -> int | bool | None:
+    """A grade, or whether to refer; None for no output."""
+    if grade == confusion.NO_OUTPUT:
+        return None
+    return int(grade) if scale == "grades" else bool(grade >= GROUPS["referable"][0])
 
 
-def _notes(images: Sample, silent: list[int], looks: list[Look], lacking: NoPatients | None) -> tuple[str, ...]:
+def _notes(pair: Pair, silent: list[int], looks: list[Look], lacking: NoPatients | None) -> tuple[str, ...]:
+    images = pair.first
     one, other = looks
     numbers = f"A is look {one.number}, B is look {other.number}, of {other.allowed} allowed"
     beyond = one.used_up or other.used_up
@@ -395,6 +425,11 @@ def _notes(images: Sample, silent: list[int], looks: list[Look], lacking: NoPati
         notes.append(
             f"{silent[0]} images without output from model A and {silent[1]} from model B count as wrong "
             "for accuracy, as the worst case for grades and kappa, and as referred for groups; AUC leaves them out."
+        )
+    if reason := pair.lacks(ACCURACY, ("model A", "model B")):
+        notes.append(
+            f"{reason[:1].upper()}{reason[1:]} The outcome rests on the share of images that are rightly referred or "
+            "not referred, in which an image without output is wrong."
         )
     if images.dme is not None:
         notes.append("Diabetic macular oedema counts as referable and vision-threatening (column dme).")

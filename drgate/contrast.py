@@ -153,7 +153,7 @@ class Beside:
         data: TestSet,
     ) -> None:
         # As `Sample` groups them: two ids that are one patient are one here too.
-        self.predictions = replace(predictions, table=predictions.grouped)
+        self.predictions = replace(predictions, table=predictions.as_grades)
         self.checklist, self.level, self.baseline, self.data = checklist, level, baseline, data
         self.readers = list(data.readers)
 
@@ -169,7 +169,7 @@ class Beside:
                 f"Graded by readers, of {len(table)} images: {', '.join(parts)}. Each is compared on these images "
                 "alone, and nothing is shown about the others."
             )
-        columns = {**given, "the model": table["predicted"]}
+        columns = given if self.predictions.answers == "referable" else {**given, "the model": table["predicted"]}
         for one, other in itertools.combinations(columns, 2):
             both = columns[one].notna() & columns[other].notna()
             many = int(both.sum())
@@ -187,6 +187,8 @@ class Beside:
             pair = self._baseline
             if isinstance(pair, NotEstimable):
                 return pair, ()
+            if reason := pair.lacks(asked):
+                return NotEstimable(reason), ()
             found = _Paired.of(pair, asked)
             if not found.counted.any():
                 return NotEstimable(f"the test set has no {self.checklist.unit} {asked.who}."), ()
@@ -201,6 +203,8 @@ class Beside:
                 "readers_independent: true, or the reference for each reader is made from the others, which needs "
                 f"{MADE_BY_OTHERS} readers; there {'is' if len(self.readers) == 1 else 'are'} {len(self.readers)}."
             ), ()
+        if reason := self._whole.lacks(asked):
+            return NotEstimable(reason), ()
         return self._against_readers(asked)
 
     @functools.cached_property

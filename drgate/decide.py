@@ -387,6 +387,8 @@ def _more(criterion: Criterion, metrics: Metrics, looks_left: bool) -> str:
 def gate_error(criterion: Criterion, metrics: Metrics) -> list[GateError]:
     """Chance that this criterion passes models that do not meet its rule; each criterion has at least one row."""
     name, about, evidence = criterion.id, criterion.id.about, metrics.checklist.evidence
+    if reason := metrics.sample.lacks(name):
+        return [GateError(name, "none", why=f"No model can pass: {reason}")]
     if metrics.sample.unknown and evidence.decide_on == "bound" and not about.of_the_run:
         return [GateError(name, "none", why="The patients are not known, so no model can pass.")]
     if about.is_share and not name.deployed:

@@ -117,13 +117,18 @@ def sites(predictions: Predictions, metrics: Metrics, data: TestSet) -> Sites | 
     for name in (*([""] if (sample.slices[column] < 0).any() else []), *sample.slice_names[column]):
         tally = sample.tally(column, name)
         assert tally is not None, "a site has a unit"
-        by_grade = tuple(int(count) for count in tally.table.sum(axis=1))
+        by_grade = tuple(sample.by_reference(tally))
         figures = {
             metric: here.share(metric.but(column=column, value=name), metric.default_policy, metrics.level)
             for metric in SITE_METRICS
         }
         shown.append(Site(name, sum(by_grade), by_grade, figures))
-    spread = {metric: _spread([site.metrics[metric] for site in shown], here) for metric in SITE_METRICS}
+    spread = {
+        metric: NotEstimable(reason)
+        if (reason := sample.lacks(metric))
+        else _spread([site.metrics[metric] for site in shown], here)
+        for metric in SITE_METRICS
+    }
     return Sites(column, FEWEST_CASES, tuple(shown), spread)
 
 

@@ -50,7 +50,6 @@ from drgate.sample import Sample, patients_of, unit_lacks
 from drgate.scale import TITLES
 from drgate.stats import bootstrap, stability
 from drgate.stats.calibration import FEWEST_EVENTS
-from drgate.stats.confusion import NO_OUTPUT
 
 UNITS: Final = ("image", "eye", "patient")
 
@@ -122,12 +121,13 @@ def evaluate(
     if why:
         results = [cannot_pass(result) for result in results]
     flagged = flagged_images(predictions)
+    matrix, no_output = sample.confusion()
     return Evaluation(
         verdict=verdict_of(results, observed=checklist.evidence.decide_on == "point"),
         criteria=tuple(results),
         metrics=found,
-        confusion_matrix=tuple(tuple(int(cell) for cell in row[:NO_OUTPUT]) for row in sample.whole().table),
-        no_output=tuple(int(count) for count in sample.whole().table[:, NO_OUTPUT]),
+        confusion_matrix=matrix,
+        no_output=no_output,
         spec=HeldAgainst(checklist.name, checklist.version, checklist.digest, checklist.content()),
         data=data,
         counts=read_as(Counts, sample.counts(), "The counts", expected="counts"),

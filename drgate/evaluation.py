@@ -26,7 +26,7 @@ from pydantic import (
 from drgate.errors import ANSWERS, DrgateError, ExitCode
 from drgate.files import canonical_json, parse_moment
 from drgate.metrics import MetricId
-from drgate.scale import Kind, On
+from drgate.scale import SCALE_TITLES, Kind, On, Scale
 
 if TYPE_CHECKING:
     from drgate.preprocessing import Preprocessing
@@ -58,7 +58,8 @@ _Readers = Annotated[tuple[Annotated[str, Field(pattern="^reader_[1-9][0-9]{0,3}
 _Count = Annotated[int, Field(ge=0)]
 _Number = Annotated[int, Field(ge=1)]
 _Grade = Annotated[int, Field(ge=0, le=4)]
-_ByGrade = Annotated[tuple[_Count, ...], Field(min_length=5, max_length=5)]
+_OtherThanGrade = Literal["not gradable", "not referable", "referable"]
+_ByGrade = Annotated[tuple[_Count, ...], Field(min_length=2, max_length=5)]
 
 
 class Typed:
@@ -614,8 +615,8 @@ class Regraded(Typed):
     """An image whose reference grade is not what an earlier look saw. image: its name as published."""
 
     image: str
-    before: Annotated[_Grade | Literal["not gradable"], Field(alias="from")]
-    to: _Grade | Literal["not gradable"]
+    before: Annotated[_Grade | _OtherThanGrade, Field(alias="from")]
+    to: _Grade | _OtherThanGrade
 
 
 @dataclass(frozen=True, slots=True)
@@ -673,14 +674,18 @@ class Slice(Typed):
 class Counts(Typed):
     """What was counted. unit: image, eye or patient; units: how many were judged.
 
-    patients: absent where they are unknown. by_grade: units by reference grade. reference_ungradable: images without a
-    reference grade. dme: units with diabetic macular oedema; absent where they are unknown. in_no_slice: by column.
+    reference_scale, answer_scale: what reference and model tell apart: the five grades, or only whether to refer.
+    patients: absent where they are unknown. by_grade: units by reference grade; of a reference that says only whether
+    to refer, those not to refer and those to refer. reference_ungradable: images without a reference. dme: units with
+    diabetic macular oedema; absent where they are unknown. in_no_slice: by column.
     """
 
     unit: Literal["image", "eye", "patient"]
     units: _Count
     images: _Count
     by_grade: _ByGrade
+    reference_scale: Scale = "grades"
+    answer_scale: Scale = "grades"
     reference_ungradable: _Count = 0
     patients: _Count | None = None
     dme: _Count | None = None
@@ -704,11 +709,14 @@ class Screened(Typed):
 
 @dataclass(frozen=True, slots=True)
 class Flagged(Typed):
-    """An image whose severe NPDR or PDR was predicted below referable. image: its name as published."""
+    """An image whose severe NPDR or PDR was predicted below referable. image: its name as published.
+
+    predicted: absent of a model that answers only whether to refer.
+    """
 
     image: str
     grade: _Grade
-    predicted: _Grade
+    predicted: _Grade | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -846,8 +854,9 @@ class Evaluation(Typed):
     """Everything that was found about one set of predictions, held against one checklist.
 
     verdict: as `verdict_of` the criteria, which are in the order of the checklist.
-    confusion_matrix: 5 x 5 counts, rows the reference grade, columns the predicted one; no_output: 5 counts a
-        reference grade without an answer from the model.
+    confusion_matrix: counts, rows the reference grade, columns the predicted one; no_output: a count for each row,
+        without an answer from the model. Five rows and columns; where reference or model say only whether to refer
+        (`counts`), two rows or columns: not to refer, and to refer.
     data: the test set as given; counts: what was counted in it.
     predictions_digest: of the rows that were judged, as published. bootstrap_seed: 16 hex digits, from what was
         counted and the checklist.
@@ -870,7 +879,7 @@ class Evaluation(Typed):
     verdict: Verdict
     criteria: tuple[CriterionResult, ...]
     metrics: dict[MetricId, _Metric]
-    confusion_matrix: Annotated[tuple[_ByGrade, ...], Field(min_length=5, max_length=5)]
+    confusion_matrix: Annotated[tuple[_ByGrade, ...], Field(min_length=2, max_length=5)]
     no_output: _ByGrade
     spec: HeldAgainst
     data: TestSet
@@ -982,5 +991,12 @@ class Evaluation(Typed):
             return "it does not say who scored, or says it of a table whose model is not known"
         if scoring and not (scoring.by == "signed") == (scoring.key is not None) == (scoring.statement is not None):
             return "the key and the statement of a scorer are given for a signed table, and only for one"
+        rows, columns = (len(SCALE_TITLES[s]) for s in (self.counts.reference_scale, self.counts.answer_scale))
+        by_grade = [self.counts.by_grade, *(one.by_grade for one in self.counts.slices)]
+        by_grade += [one.by_grade for one in (self.sites.sites if self.sites else ())]
+        if {*map(len, by_grade)} | {len(self.confusion_matrix), len(self.no_output)} != {rows}:
+            return "its counts are not of what its reference tells apart"
+        if {len(row) for row in self.confusion_matrix} != {columns}:
+            return "its confusion matrix is not of what its model tells apart"
         follows = verdict_of(self.criteria, observed=self.observed_only)
         return "" if self.verdict == follows else f"it says {self.verdict}, but its required criteria make it {follows}"

@@ -12,12 +12,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from drgate.columns import Columns, unexplained
+from drgate.columns import REFER, Columns, graded_rows, unexplained
 from drgate.errors import PredictionsError, brief
 from drgate.files import read_table
 from drgate.predictions import ANSWERS, Predictions, make_predictions, with_readers
 
-_EXPECTED: Final = "a CSV or Parquet table with image and grade (and gradable, patient, eye or further columns)"
+_EXPECTED: Final = (
+    "a CSV or Parquet table with image and grade or referable (and gradable, patient, eye or further columns)"
+)
 
 
 def join_grades(predictions: Predictions, path: Path) -> Predictions:
@@ -29,11 +31,12 @@ def join_grades(predictions: Predictions, path: Path) -> Predictions:
     """
     predictions = with_readers(predictions, ())
     ours = predictions.table
-    if ours["grade"].notna().any():
-        image = ours["image"][ours["grade"].notna()].iloc[0]
+    if graded_rows(ours).any():
+        image = ours["image"][graded_rows(ours)].iloc[0]
         raise PredictionsError(f"{predictions.origin} has grades already (image {brief(image)}); leave --grades out.")
     read = read_table(path, _EXPECTED, PredictionsError).drop(columns="split", errors="ignore")
-    Columns(read, path, PredictionsError).require("image", "grade", expected=_EXPECTED)
+    needed = ("image",) if "referable" in read.columns else ("image", "grade")
+    Columns(read, path, PredictionsError).require(*needed, expected=_EXPECTED)
     for column in ANSWERS:
         if column in read.columns:
             raise PredictionsError(f"{path} has the column {column}, which only predictions may have; remove it.")
@@ -77,7 +80,16 @@ def join_grades(predictions: Predictions, path: Path) -> Predictions:
     lacking = unexplained(joined)
     if lacking.any():
         image = joined["image"][lacking].iloc[0]
-        raise PredictionsError(f"{path}: image {brief(image)} has no grade; give 0-4, or set gradable to false.")
+        what = REFER if "referable" in joined.columns else "grade; give 0-4"
+        raise PredictionsError(f"{path}: image {brief(image)} has no {what}, or set gradable to false.")
+    if {"referable", "dme"} <= set(joined.columns):
+        contradicts = ((joined["referable"] == 0) & (joined["dme"] == 1)).fillna(False)
+        if contradicts.any():
+            image = joined["image"][contradicts].iloc[0]
+            raise PredictionsError(
+                f"{path}: image {brief(image)} has referable 0, but dme 1 in {predictions.origin}, which is referable; "
+                "correct one of them."
+            )
     return replace(predictions, table=joined)
 
 

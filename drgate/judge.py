@@ -38,7 +38,7 @@ from drgate.certificate.statement import (
 )
 from drgate.certificate.trust import signer
 from drgate.checklist import Checklist, parse_checklist
-from drgate.columns import reader_columns
+from drgate.columns import graded_rows, reader_columns
 from drgate.errors import CertificateError, DrgateError, ManifestError, PredictionsError, UsageError
 from drgate.evaluate import evaluate, require_evaluable
 from drgate.evaluation import (
@@ -72,6 +72,7 @@ from drgate.patients import PatientKey
 from drgate.predictions import (
     Predictions,
     alongside,
+    as_grades,
     content_keys,
     load_predictions,
     needs_cut_offs,
@@ -264,7 +265,7 @@ def judge(
     grades = None
     if test.grades is not None:
         predictions, grades = _with_grades(predictions, test.grades)
-    elif predictions.table["grade"].isna().all():
+    elif not graded_rows(predictions.table).any():
         raise PredictionsError(without_grades(predictions.table, str(source.path)))
     _refuse_contradictions(predictions)
     model, facts = _known(predictions, source.path, scoring, content)
@@ -571,7 +572,7 @@ def _with_grades(predictions: Predictions, grades: Path) -> tuple[Predictions, F
 
 def _refuse_contradictions(predictions: Predictions) -> None:
     """Raise PredictionsError where byte-identical images have different grades or patients."""
-    table = predictions.table.assign(content=pd.Series(content_keys(predictions.table), dtype="str"))
+    table = as_grades(predictions.table).assign(content=pd.Series(content_keys(predictions.table), dtype="str"))
     for column in ("grade", "patient"):
         distinct = table.dropna(subset=["content", column]).drop_duplicates(["content", column])
         if (twice := distinct["content"].duplicated(keep=False)).any():

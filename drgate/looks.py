@@ -43,7 +43,8 @@ from drgate.errors import UsageError
 from drgate.evaluation import Favour, Look, Overlap, Regraded, plain_of
 from drgate.files import TIME_FORMAT, canonical_json, digest_of, parse_moment, read_limited, write_atomically
 from drgate.patients import PATIENT_BYTES, PatientKey, known_of
-from drgate.predictions import COLUMNS, SCORES, column_bytes, content_keys, published, published_names
+from drgate.predictions import OPEN, SIGNED, as_grades, column_bytes, content_keys, published, published_names
+from drgate.scale import Scale
 
 if TYPE_CHECKING:
     from drgate.checklist import Checklist
@@ -65,7 +66,11 @@ LOCK: Final = ".looks.lock"
 FORMAT: Final = "drgate looks 3"
 _ROWS: Final = "rows"
 _NONE: Final = b"-"
-_CHARACTERS: Final = np.frombuffer(b"-01234", dtype="S1")
+_CHARACTERS: Final[dict[Scale, NDArray[np.bytes_]]] = {
+    "grades": np.frombuffer(b"-01234", dtype="S1"),
+    "referable": np.frombuffer(b"-nnrrr", dtype="S1"),
+}
+"""What is written for no grade and grades 0 to 4; of what says only whether to refer: n, not referable, and r."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +84,7 @@ class Seen:
     keys: of the distinct contents, ascending. others: images known by name alone, in the order of the table.
     names: digest over the names of the others together; of few, over their grades; none of a published table.
     key: id of the patient key; with one, named: of each of the others, patients: its hash of each that is known.
-    reference, predicted: one of b"0" to b"4" an image, in the order of `images`; b"-" where there is none.
+    reference, predicted: one of `_CHARACTERS` an image, in the order of `images`.
     rest: by column, the digest of what else decides a verdict (not of `gradable`, since a row with a grade is judged);
         of a column that is not published, under a secret that only its table holds.
     answers: digest of the decided grades, by image.
@@ -119,10 +124,12 @@ class Seen:
         bare = np.array([content is None for content in known.contents], dtype=np.bool_)
         keys, first = np.unique(contents[~bare], return_index=True)
         rows = np.concatenate([np.flatnonzero(~bare)[first], np.flatnonzero(bare)])
-        graded = table["grade"].to_numpy(dtype=np.int64, na_value=-1)
-        answered = table["predicted"].to_numpy(dtype=np.int64, na_value=-1)
-        reference = _CHARACTERS[graded[rows] + 1]
-        deciding = table.iloc[rows].drop(columns=["image", "sha256", "gradable", *SCORES], errors="ignore")
+        coded = as_grades(table)
+        graded = coded["grade"].to_numpy(dtype=np.int64, na_value=-1)
+        answered = coded["predicted"].to_numpy(dtype=np.int64, na_value=-1)
+        answer_scale, reference_scale = predictions.scales
+        reference = _CHARACTERS[reference_scale][graded[rows] + 1]
+        deciding = table.iloc[rows].drop(columns=["image", "sha256", "gradable", *SIGNED], errors="ignore")
         # Patients are numbers, as where they are published: who belongs together decides, not what they are called.
         codes = pd.factorize(predictions.grouped["patient"].iloc[rows])[0]
         deciding["patient"] = pd.array([None if code < 0 else str(code) for code in codes], dtype="str")
@@ -140,7 +147,7 @@ class Seen:
             named=np.array([int(known.named[i], 16) for i in np.flatnonzero(bare)] if known.named else [], np.uint64),
             patients=frozenset(known.patients),
             reference=reference,
-            predicted=_CHARACTERS[answered[rows] + 1],
+            predicted=_CHARACTERS[answer_scale][answered[rows] + 1],
             rest=_rest(deciding, b"" if known.published else _secret(table.iloc[rows]), checklist),
             answers=digest_of(["drgate answers 1", sorted(map(list, answers))]),
             chosen_on=chosen_on,
@@ -321,7 +328,7 @@ def _agree(one: Mapping[str, str], other: Mapping[str, str]) -> bool:
 
 
 def _differing(one: Mapping[str, str], other: Mapping[str, str]) -> list[str]:
-    columns = {*COLUMNS, "dme"} | (one.keys() & other.keys())
+    columns = {*OPEN} | (one.keys() & other.keys())
     return sorted(column for column in columns if one.get(column) != other.get(column))
 
 
@@ -504,7 +511,7 @@ def _rest(deciding: pd.DataFrame, secret: bytes, checklist: Checklist | None) ->
 
     So a column that was changed before a checklist used it makes another look, and nothing tells what is in it.
     """
-    own = {*COLUMNS, "dme"}
+    own = {*OPEN}
     open_to_all = set(deciding.columns) if checklist is None else {*own, *checklist.columns}
     if checklist is not None and checklist.asks_readers:
         open_to_all.update(reader_columns(deciding))
@@ -559,7 +566,9 @@ def _changes(earlier: Sequence[_Earlier], seen: Seen, model: str) -> dict[str, A
             continue
         was[here[changed]] = old[changed]
         # An error that is no longer one: the grade is now what was answered, or the image counts no more.
-        corrected = changed & (answer != old) & (((answer == new) & (new != _NONE)) | ((new == _NONE) & (old != _NONE)))
+        corrected = (
+            changed & ~_same(answer, old) & ((_same(answer, new) & (new != _NONE)) | ((new == _NONE) & (old != _NONE)))
+        )
         favouring.append(
             Favour(
                 look=look.entry.look,
@@ -573,6 +582,16 @@ def _changes(earlier: Sequence[_Earlier], seen: Seen, model: str) -> dict[str, A
     # By key: image names often name the patient, and a chain is kept where many can read it.
     regraded = [[_place(seen, int(i)), was[i].decode(), seen.reference[i].decode()] for i in places[:SHOWN]]
     return {"regraded": regraded, "regraded_count": len(places), "favouring": list(map(plain_of, favouring))}
+
+
+def _same(answer: NDArray[np.bytes_], reference: NDArray[np.bytes_]) -> NDArray[np.bool_]:
+    """Where an answer is the reference; where one of them says only whether to refer, whether they agree on that."""
+    refers = [np.isin(one, [b"n", b"r"]) for one in (answer, reference)]
+    first, second = (
+        np.where(np.isin(one, [b"2", b"3", b"4"]), b"r", np.where(np.isin(one, [b"0", b"1"]), b"n", one))
+        for one in (answer, reference)
+    )
+    return np.asarray(np.where(refers[0] | refers[1], first == second, answer == reference))
 
 
 def _place(seen: Seen, image: int) -> str:
@@ -598,8 +617,15 @@ def _look(entry: LookLine, seen: Seen) -> Look:
     )
 
 
-def _grade(character: str) -> int | Literal["not gradable"]:
-    return "not gradable" if character == _NONE.decode() else int(character)
+_WORDS: Final[dict[str, Literal["not gradable", "not referable", "referable"]]] = {
+    _NONE.decode(): "not gradable",
+    "n": "not referable",
+    "r": "referable",
+}
+
+
+def _grade(character: str) -> int | Literal["not gradable", "not referable", "referable"]:
+    return _WORDS[character] if character in _WORDS else int(character)
 
 
 def _text(characters: NDArray[np.bytes_]) -> str:

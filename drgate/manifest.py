@@ -21,8 +21,8 @@ from typing import Any, Final
 
 import pandas as pd
 
+from drgate.columns import REFER, Columns, graded_rows, parse_split, reference_of, unexplained
 from drgate.columns import SPLITS as SPLITS
-from drgate.columns import Columns, parse_split, unexplained
 from drgate.errors import ManifestError, brief
 from drgate.files import canonical_json, files_below, read_table, row_name, sha256_file
 from drgate.grouping import grouping
@@ -34,7 +34,7 @@ IMAGE_SUFFIXES: Final = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".web
 _EYEPACS_NAME: Final = re.compile(r"(?P<patient>\d+)_(?P<eye>left|right)")
 _EXPECTED: Final = (
     "a folder with labels.csv, split/grade/* or grade/* images (or images alone, without grades), or a CSV with the "
-    "columns image and grade (or id_code and diagnosis as APTOS, or image and level as EyePACS)"
+    "columns image and grade (or id_code and diagnosis as APTOS, or image and level as EyePACS, or image and referable)"
 )
 
 
@@ -45,7 +45,8 @@ class Manifest:
     table: one row per image, sorted by image, columns `COLUMNS` and any further ones (camera, site, ...):
         image (str, POSIX path relative to `root`), grade (Int8, 0-4 or NA), patient (str or NA; namespaced by `source`
         where that column is present), eye ("L", "R" or NA), gradable (bool; false explains why
-        there is no grade), split ("train", "val", "test" or NA).
+        there is no grade), split ("train", "val", "test" or NA); referable (Int8) of a reference that says only
+        whether to refer, which has no grades.
     origin: the file or folder that it was read from, for messages.
     dealt_by_seed: seed of `split_by_patient`, if it made the splits.
     """
@@ -71,8 +72,8 @@ class Manifest:
 
     @property
     def sealed(self) -> bool:
-        """Whether no row has a reference grade."""
-        return bool(self.table["grade"].isna().all())
+        """Whether no row has a reference."""
+        return not graded_rows(self.table).any()
 
     @property
     def split_of(self) -> str:
@@ -158,15 +159,18 @@ class Manifest:
 
     def contradictions(self) -> list[str]:
         """One sentence for each set of byte-identical files with different grades or patients, by the images' names."""
-        known = self.table[["image", "grade", "patient"]].itertuples(index=False)
-        rows = {image: (grade, patient) for image, grade, patient in known}
+        refers = "referable" in self.table.columns
+        rows = dict(
+            zip(self.table["image"], zip(reference_of(self.table), self.table["patient"], strict=True), strict=True)
+        )
         sentences = []
         for images in self._identical():
             grades, patients = (
                 {cell for cell in cells if not pd.isna(cell)}
                 for cells in zip(*map(rows.__getitem__, images), strict=True)
             )
-            tails = [f"graded {' and '.join(map(str, sorted(grades)))}"] if len(grades) > 1 else []
+            differ = "referable and not referable" if refers else f"graded {' and '.join(map(str, sorted(grades)))}"
+            tails = [differ] if len(grades) > 1 else []
             if len(patients) > 1:
                 tails.append(f"of {len(patients)} patients")
             if tails:
@@ -226,7 +230,7 @@ def split_by_patient(
     owner = manifest.table["patient"]
     if not manifest.patients_known:
         owner = manifest.table["image"].map(manifest.content_digests())
-    worst = manifest.table["grade"].groupby(owner).max()
+    worst = reference_of(manifest.table).groupby(owner).max()
     place: dict[str, str] = {}
     for _, stratum in worst.groupby(worst.fillna(-1)):
         order = sorted(stratum.index, key=lambda name: hashlib.sha256(f"{seed}:{name}".encode()).digest())
@@ -335,21 +339,24 @@ def _checked(table: pd.DataFrame, root: Path, origin: Path, files: bool) -> Mani
     columns = Columns(table, origin, ManifestError)
     checked = pd.DataFrame(index=table.index)
     checked["image"] = _image_column(columns, root, files)
-    checked["grade"] = pd.array(columns.grade(), dtype="Int8")
+    grades, refers = columns.reference()
+    checked["grade"] = pd.array(grades, dtype="Int8")
     checked["patient"] = columns.patient()
     checked["eye"] = columns.eye()
     checked["gradable"] = columns.gradable()
     checked["split"] = columns.split()
+    if refers is not None:
+        checked["referable"] = pd.array(refers, dtype="boolean").astype("Int8")
     for column in table.columns:
-        if column not in COLUMNS:
+        if column not in (*COLUMNS, "referable"):
             checked[column] = columns.further(column)
     lacking = unexplained(checked)
-    if not checked["grade"].isna().all():
+    if graded_rows(checked).any():
         columns.refuse(
             lacking.to_numpy(),
             lambda row: (
-                f"{brief(checked['image'].iloc[row])} has no grade; give 0-4, or set gradable to false, or leave out "
-                "all grades for a sealed test set"
+                f"{brief(checked['image'].iloc[row])} has no {'grade; give 0-4' if refers is None else REFER}, or set "
+                "gradable to false, or leave out all grades for a sealed test set"
             ),
         )
     return Manifest(root, checked.sort_values("image", ignore_index=True), origin)

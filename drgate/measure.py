@@ -69,7 +69,7 @@ class Metrics:
             return {}
         found: dict[MetricId, dict[str, Metric]] = {}
         for one in measured(self.sample.unit):
-            if one.about.policies:
+            if one.about.policies and not self.sample.lacks(one):
                 policies: tuple[NoOutputPolicy, ...] = ("excluded", "worst_case")
                 if one.default_policy == "as_referred":
                     policies = ("excluded", "as_referred", "worst_case")
@@ -98,6 +98,8 @@ class Metrics:
         if self.sample.unit != "image" or self.sample.no_probabilities:
             return found
         for target in WITH_OEDEMA:
+            if self.sample.lacks(MetricId("brier", target)):
+                continue
             answers = self._answers(target)
             if answers.positive.size:
                 bins = calibration.reliability(
@@ -114,6 +116,8 @@ class Metrics:
     def gap(self, metric: MetricId, policy: NoOutputPolicy) -> contrast.Gap | NotEstimable:
         """The gap between the groups of a column, with the groups."""
         key = (metric, policy)
+        if reason := self.sample.lacks(metric):
+            return NotEstimable(reason)
         if key not in self._gaps:
             self._gaps[key] = contrast.gap(self.sample, metric, policy, self.checklist, level=self.level)
         return self._gaps[key]
@@ -125,6 +129,8 @@ class Metrics:
 
     def _estimate(self, metric: MetricId, policy: NoOutputPolicy) -> Metric:
         """The same, with the interval of independent images where nothing is known of patients."""
+        if reason := self.sample.lacks(metric):
+            return NotEstimable(reason)
         if metric.about.by == "groups":
             found = self.gap(metric, policy)
             return found if isinstance(found, NotEstimable) else found.estimate
@@ -153,6 +159,8 @@ class Metrics:
 
     def share(self, metric: MetricId, policy: NoOutputPolicy, level: float) -> Metric:
         """A share of units at any level, without a bootstrap; NotEstimable where nobody is in its denominator."""
+        if reason := self.sample.lacks(metric):
+            return NotEstimable(reason)
         tally = self.sample.tally_of(metric)
         assert tally is not None, f"{metric}: the sample has this slice"
         found = tally.estimate(metric.about.ratio(metric.target, policy), level, self.checklist.evidence.interval)

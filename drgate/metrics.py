@@ -215,6 +215,19 @@ class MetricId(str):
         return MetricId(self.of, self.target) if self.of else self
 
     @property
+    def needs_grades(self) -> frozenset[Literal["model", "reference"]]:
+        """Whose single grades it needs; of the other it is enough to know whether to refer."""
+        asked = self.compared
+        about, both = asked.about, frozenset[Literal["model", "reference"]](("model", "reference"))
+        if about.of_reference or (about.of_the_run and asked.metric != "baseline"):
+            return both - both
+        if asked.target == "referable":
+            return both - {"model"} if self.deployed else both - both
+        if asked.metric == "no_output":
+            return both - {"model"} if asked.target else both - both
+        return both - {"model"} if asked.target == BELOW_REFERABLE else both
+
+    @property
     def needs_baseline(self) -> bool:
         """Whether it compares with the predictions of another model."""
         return self.metric == "baseline" or self.against == "baseline"

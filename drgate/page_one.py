@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from drgate.checklist import Checklist, fact, percent_words
 from drgate.evaluation import CriterionResult, Estimate, Flagged, Look, Metric, TestSet, Training
 from drgate.metrics import BELOW_REFERABLE, RIGHT_EYE, MetricId
-from drgate.predictions import NO_PROBABILITIES, Predictions
+from drgate.predictions import NO_PROBABILITIES, Predictions, as_grades
 from drgate.sample import Sample
 from drgate.scale import GROUPS
 from drgate.stats.confusion import NO_OUTPUT
@@ -15,10 +15,10 @@ from drgate.stats.confusion import NO_OUTPUT
 
 def flagged_images(predictions: Predictions) -> tuple[Flagged, ...]:
     """Images with severe NPDR or PDR that were predicted below referable."""
-    table = predictions.table
+    table, refers = as_grades(predictions.table), predictions.answers == "referable"
     missed = ((table["grade"] >= 3) & (table["predicted"] <= 1)).fillna(False)
     return tuple(
-        Flagged(str(image), int(grade), int(predicted))
+        Flagged(str(image), int(grade), None if refers else int(predicted))
         for image, grade, predicted in table.loc[missed, ["image", "grade", "predicted"]].itertuples(index=False)
     )
 
@@ -44,6 +44,7 @@ def page_one(
         lines.append("This checklist only tests a pipeline. Its verdict certifies nothing.")
     if checklist.evidence.decide_on == "point":
         lines.append("Decided on point estimates. They describe these images and show nothing for future patients.")
+    lines += _only_whether_to_refer(sample)
     lines += _patients(sample, checklist, data)
     if flagged:
         missed = _count(len(flagged), "image")
@@ -87,8 +88,10 @@ def page_one(
         lines.append(f"Reference grades were added from {data.grades.name} (SHA-256 {data.grades.sha256[:16]}...).")
     lines += [*data.warnings, data.leakage]
     lines.append(
-        "Referable: moderate NPDR or worse. Vision-threatening: severe NPDR or PDR. Diabetic macular oedema is not "
-        "considered."
+        "Referable: what the reference says in the column referable; nothing shows by which rule."
+        if sample.reference_scale == "referable"
+        else "Referable: moderate NPDR or worse. Vision-threatening: severe NPDR or PDR. Diabetic macular oedema is "
+        "not considered."
         if sample.dme is None
         else f"Referable and vision-threatening include diabetic macular oedema ({int(sample.dme.sum())} of "
         f"{_count(len(sample), sample.unit)}). The model detects it only if it predicts such a DR grade. Severe NPDR "
@@ -121,6 +124,19 @@ def page_one(
         if missing:
             lines.append(f"The checklist does not state ({of}): {', '.join(missing)}.")
     return tuple(lines)
+
+
+def _only_whether_to_refer(sample: Sample) -> list[str]:
+    """What is not judged where the model or the reference tells no single grades apart."""
+    lines = []
+    if sample.answer_scale == "referable":
+        lines.append("The model answers only whether to refer. Nothing is shown about single grades.")
+    if sample.reference_scale == "referable":
+        lines.append(
+            "The reference says only whether to refer. Nothing is shown about single grades: how many with severe "
+            "NPDR or PDR are missed is not known."
+        )
+    return lines
 
 
 def _patients(sample: Sample, checklist: Checklist, data: TestSet) -> list[str]:

@@ -29,7 +29,7 @@ from drgate.errors import ANSWERS, ExitCode, ManifestError, UsageError
 from drgate.files import read_table
 from drgate.manifest import load_manifest
 from drgate.metrics import METRICS, MetricId, grades_of
-from drgate.predictions import ANSWERS as MODELS_COLUMNS
+from drgate.predictions import ANSWERS as COLUMNS_OF_A_MODEL
 from drgate.predictions import Predictions, load_predictions, planned
 from drgate.sample import Sample
 from drgate.scale import GRADES
@@ -351,6 +351,8 @@ class _Planner:
         if self.sample is None:
             return None
         asked = criterion.id
+        if reason := self.sample.lacks(asked):
+            return Here(None, 0, None, False, reason.removesuffix("."))
         sizes: list[tuple[list[int], list[int]]] = []
         lows = []
         ratio = asked.compared.about.ratio(asked.target, asked.default_policy)
@@ -416,7 +418,7 @@ class _Planner:
     def _counted(self, criterion: Criterion) -> tuple[list[int], list[int]] | None:
         """The same of the given test set; None without any."""
         metric = criterion.id
-        tally = None if self.sample is None else self.sample.tally_of(metric)
+        tally = None if self.sample is None or self.sample.lacks(metric) else self.sample.tally_of(metric)
         if tally is None:
             return None
         # Every image has output here, so the policy for images without does not matter. Kappa counts all, as accuracy.
@@ -431,7 +433,8 @@ class _Planner:
 
     def _own_mix(self, criterion: Criterion) -> tuple[float, ...]:
         """Shares of the grades in the given test set; empty without one."""
-        tally = None if self.sample is None else self.sample.tally_of(criterion.id)
+        lacking = self.sample is None or self.sample.lacks(criterion.id)
+        tally = None if lacking or self.sample is None else self.sample.tally_of(criterion.id)
         return () if tally is None else tuple((tally.table.sum(axis=1) / tally.table.sum()).tolist())
 
     def _drawing(self, criterion: Criterion, mix: Sequence[float]) -> dict[str, Any]:
@@ -475,6 +478,8 @@ class _Planner:
         """The criterion on the given test set; None without one."""
         if self.sample is None:
             return None
+        if reason := self.sample.lacks(criterion.id):
+            return Here(None, 0, None, False, reason.removesuffix("."))
         found = self._counted(criterion)
         if found is None:
             return Here(None, 0, None, False, "no case in this test set")
@@ -606,7 +611,7 @@ def load_planned(path: Path, *, split: str = "test") -> Predictions:
 
 def _rows(path: Path, split: str) -> tuple[pd.DataFrame, dict[str, Any]]:
     """The rows to plan with, and their split and numbers of rows where there are splits."""
-    if path.is_file() and {*MODELS_COLUMNS} & set(read_table(path, "a test set", ManifestError).columns):
+    if path.is_file() and {*COLUMNS_OF_A_MODEL} & set(read_table(path, "a test set", ManifestError).columns):
         return load_predictions(path).table, {}
     manifest = load_manifest(path, files=False)
     if not manifest.table["split"].notna().any():

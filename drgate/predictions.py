@@ -26,13 +26,13 @@ from numpy.typing import NDArray
 
 from drgate.answers import NEEDS_CUT_OFFS
 from drgate.columns import PROBABILITIES as PROBABILITIES
-from drgate.columns import READER, Columns, reader_columns, unexplained
+from drgate.columns import READER, Columns, graded_rows, reader_columns, reference_of, unexplained
 from drgate.errors import ManifestError, PredictionsError, brief
 from drgate.files import canonical_json, digest_of, is_parquet, parse_json, read_table, replacing
 from drgate.grouping import Grouping, grouping
 from drgate.operating_point import OperatingPoint, cumulative
 from drgate.parquet import read_metadata
-from drgate.scale import Kind, On
+from drgate.scale import STANDS_FOR, Kind, On, Scale
 
 if TYPE_CHECKING:
     from drgate.checklist import Checklist
@@ -41,12 +41,15 @@ COLUMNS: Final = ("image", "patient", "eye", "grade", "gradable", *PROBABILITIES
 OPTIONAL_COLUMNS: Final = ("dme", "sha256", "referable", "severity", "p_referable", "predicted_referable")
 ANSWERS: Final = (*PROBABILITIES, "predicted", "severity", "p_referable", "predicted_referable")
 """The columns that are the model's."""
-SCORES: Final = (*PROBABILITIES, "severity", "p_referable")
-"""The columns of the model that are numbers; the others are decided from them."""
+_REFERS: Final = ("p_referable", "predicted_referable")
+SIGNED: Final = (*PROBABILITIES, "severity", "p_referable")
+"""The numbers that a model answers with, before anything is decided."""
+OPEN: Final = (*COLUMNS, *(column for column in OPTIONAL_COLUMNS if column != "sha256"))
+"""The columns that are published whatever the checklist."""
 _METADATA_KEY: Final = b"drgate.provenance"
 _PUBLISHED: Final = re.compile(r"(?P<key>[0-9a-f]{16})(-[0-9]+)?")
 _NUMBER: Final = re.compile("row-[0-9]+")
-_EXPECTED: Final = "a CSV or Parquet table with image, grade and p_0 to p_4 (or predicted)"
+_EXPECTED: Final = "a CSV or Parquet table with image, grade and p_0 to p_4 (or predicted, or p_referable)"
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,9 @@ class Predictions:
         predicted are Int8 (NA: no reference grade; no output), probabilities float64 (all five NaN: none given or no
         output), gradable bool (false explains why there is no grade), dme Int8 (1: diabetic macular oedema by the
         reference, NA: not known), sha256 the hex digest of the image file's bytes or NA, reader_1, reader_2, ... Int8
-        (NA: this reader did not grade it), the rest text or NA.
+        (NA: this reader did not grade it), the rest text or NA. referable Int8 is there where the reference says only
+        whether to refer (then grade is NA throughout), p_referable (NaN: none given) and predicted_referable Int8 where
+        the model does (then predicted and p_0 to p_4 are).
     provenance: `score`'s record of model, manifest and preprocessing; empty for a table from elsewhere.
     at_cut_offs: whether the grades are those that `at` gave.
     """
@@ -81,6 +86,16 @@ class Predictions:
         if {"p_referable", "predicted_referable"} & set(self.table.columns):
             return "referable"
         return "severity" if "severity" in self.table.columns else "grades"
+
+    @property
+    def scales(self) -> tuple[Scale, Scale]:
+        """See `scales`."""
+        return scales(self.table)
+
+    @functools.cached_property
+    def as_grades(self) -> pd.DataFrame:
+        """`grouped` with a grade in the place of what says only whether to refer; see `as_grades`."""
+        return as_grades(self.grouped)
 
     @property
     def patients_known(self) -> bool:
@@ -149,9 +164,9 @@ class Predictions:
         """
         if self.answers == "severity":
             return "severity"
-        given = self.probabilities()
-        given = given[~np.isnan(given[:, 0])]
-        return "one-hot" if len(given) and (given.max(axis=1) == 1).all() else ""
+        given = self.table[[one for one in SIGNED if one in self.table.columns]].to_numpy(dtype=np.float64)
+        given = given[~np.isnan(given)]
+        return "one-hot" if len(given) and np.isin(given, (0, 1)).all() else ""
 
     @property
     def lacks_cut_offs(self) -> str:
@@ -199,7 +214,7 @@ NoProbabilities = Literal["", "severity", "one-hot"]
 
 NO_PROBABILITIES: Final[dict[NoProbabilities, str]] = {
     "severity": "the model answers with a severity, which is no probability.",
-    "one-hot": "one grade of each image has the number 1 and all others 0 (one-hot), which are no probabilities.",
+    "one-hot": "all numbers of the model are 0 or 1 (one-hot), which are no probabilities.",
 }
 """Why nothing can be computed from probabilities, as the rest of a sentence."""
 
@@ -252,6 +267,26 @@ def _grouped(table: pd.DataFrame, found: Grouping) -> pd.DataFrame:
     return table.assign(patient=pd.Series(pd.array(patients, dtype="str"), table.index))
 
 
+def scales(table: pd.DataFrame) -> tuple[Scale, Scale]:
+    """What the model's answers tell apart, and what the reference does."""
+    answers: Scale = "referable" if "predicted_referable" in table.columns else "grades"
+    return answers, "referable" if "referable" in table.columns else "grades"
+
+
+def as_grades(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with a grade in the place of what says only whether to refer: 0 or 2, and p_referable as p_2.
+
+    So whatever is counted of `referable` is counted as of grades; what needs single grades must ask `scales` first.
+    """
+    coded = table.assign(grade=reference_of(table)) if "referable" in table.columns else table
+    if "predicted_referable" not in table.columns:
+        return coded
+    low, high = STANDS_FOR["referable"]
+    p = table["p_referable"]
+    shares = dict.fromkeys(PROBABILITIES, p * 0.0) | {PROBABILITIES[low]: 1 - p, PROBABILITIES[high]: p}
+    return coded.assign(predicted=table["predicted"].fillna(table["predicted_referable"] * high), **shares)
+
+
 def _further(table: pd.DataFrame) -> list[str]:
     return sorted(set(table.columns) - {*COLUMNS, *OPTIONAL_COLUMNS, *reader_columns(table)})
 
@@ -301,8 +336,7 @@ def published(predictions: Predictions, checklist: Checklist | None = None) -> P
     further = [] if checklist is None else [*checklist.columns]
     if checklist is not None and checklist.asks_readers:
         further += reader_columns(predictions.table)
-    known = (*COLUMNS, *(one for one in OPTIONAL_COLUMNS if one != "sha256"), *further)
-    columns = [one for one in dict.fromkeys(known) if one in predictions.table.columns]
+    columns = [one for one in dict.fromkeys((*OPEN, *further)) if one in predictions.table.columns]
     names = pd.array(published_names(predictions.table), dtype="str")
     table = predictions.grouped[columns].assign(image=names).sort_values("image", ignore_index=True)
     if predictions.patients_known:
@@ -344,13 +378,12 @@ def _numbered(table: pd.DataFrame) -> list[str]:
 
 
 def answers_digest(table: pd.DataFrame) -> str:
-    """Hex SHA-256 over the published name and the model's numbers of each image, in the order of those names.
+    """Hex SHA-256 over the published name and the model's numbers (`SIGNED`) of each image, in the order of the names.
 
     What a scorer answers for: the same before and after grades are joined, cut-offs applied, or the table published.
     """
-    named = (
-        table[[one for one in SCORES if one in table.columns]].assign(image=published_names(table)).sort_values("image")
-    )
+    numbers = [column for column in SIGNED if column in table.columns]
+    named = table[numbers].assign(image=published_names(table)).sort_values("image")
     state = hashlib.sha256(canonical_json(["drgate answers 1", len(named)]))
     for column in named:
         state.update(column_bytes(str(column), named[column]))
@@ -380,7 +413,7 @@ def without_grades(table: pd.DataFrame, origin: str) -> str:
     if others:
         return (
             f"{origin} has no reference grades in a column grade (other columns: {', '.join(others)}); rename one to "
-            "grade, or give --grades FILE."
+            "grade (or to referable, if it says only whether to refer), or give --grades FILE."
         )
     return f"{origin} has no reference grades in a column grade; give them with --grades FILE."
 
@@ -419,11 +452,11 @@ def planned(table: pd.DataFrame, origin: str, about: Mapping[str, Any] | None = 
 
     Predictions in it are dropped. about: becomes the provenance. Raises ManifestError without reference grades.
     """
-    if table["grade"].isna().all():
+    if not graded_rows(table).any():
         raise ManifestError(f"{origin} has no reference grades; a plan counts patients by grade.")
     graded = table[~unexplained(table)]
     kept = graded.drop(columns=[*ANSWERS, "split"], errors="ignore")
-    return make_predictions(kept.assign(predicted=graded["grade"]), origin, dict(about or {}))
+    return make_predictions(kept.assign(predicted=reference_of(graded)), origin, dict(about or {}))
 
 
 def write_predictions(predictions: Predictions, path: Path) -> None:
@@ -459,10 +492,10 @@ def read_provenance(path: Path) -> dict[str, Any]:
 def column_bytes(name: str, column: pd.Series[Any]) -> bytes:
     """One column as bytes: which cells are present, then their values in a form that no library version changes."""
     absent = column.isna().to_numpy()
-    if name in SCORES:
+    if name in SIGNED:
         # + 0.0 makes the two zeros one
         values = (column.to_numpy(dtype=np.float64, na_value=0.0) + 0.0).astype("<f8").tobytes()
-    elif name in ("grade", "predicted", "dme") or READER.fullmatch(name):
+    elif name in ("grade", "predicted", "dme", "referable", "predicted_referable") or READER.fullmatch(name):
         values = column.to_numpy(dtype=np.int8, na_value=0).tobytes()
     elif name == "gradable":
         values = column.to_numpy(dtype=np.int8).tobytes()
@@ -482,29 +515,80 @@ def _checked(
     checked["image"] = columns.image()
     checked["patient"] = columns.patient()
     checked["eye"] = columns.eye()
-    checked["grade"] = pd.array(columns.grade(), dtype="Int8")
+    grades, refers = columns.reference()
+    checked["grade"] = pd.array(grades, dtype="Int8")
     checked["gradable"] = columns.gradable()
     checked[list(PROBABILITIES)] = probabilities = columns.probabilities()
     checked["predicted"] = pd.array(
         _predicted(columns, probabilities, operating_point, scored=bool(provenance)), dtype="Int8"
     )
+    if refers is not None:
+        checked["referable"] = _flags(refers)
+    if _answers_whether_to_refer(columns):
+        checked["p_referable"], checked["predicted_referable"] = _referred(
+            columns, operating_point, scored=bool(provenance)
+        )
     for column in table.columns:
-        if column in ("dme", "referable"):
-            checked[column] = pd.array(columns.flag(column), dtype="boolean").astype("Int8")
-        elif column == "severity":
+        if column == "dme":
+            checked[column] = _flags(columns.dme())
+        elif column == "severity" and _answers_with_severity(table):
             checked[column] = columns.number(column)
-        elif column == "p_referable":
-            checked[column] = columns.number(column, fraction=True)
-            if "predicted_referable" not in table.columns:
-                referred = (checked[column] >= 0.5).astype("Int8")
-                checked["predicted_referable"] = referred.where(checked[column].notna())
-        elif column == "predicted_referable":
-            checked[column] = pd.array(columns.flag(column), dtype="boolean").astype("Int8")
         elif column == "sha256":
             checked[column] = columns.sha256()
-        elif column not in COLUMNS:
+        elif column not in (*COLUMNS, *OPTIONAL_COLUMNS):
             checked[column] = columns.further(column)
     return Predictions(checked.sort_values("image", ignore_index=True), str(origin), provenance)
+
+
+def _flags(values: Sequence[bool | None]) -> Any:
+    """Int8, NA where it is not known."""
+    return pd.array(values, dtype="boolean").astype("Int8")
+
+
+def _answers_whether_to_refer(columns: Columns) -> bool:
+    """Whether the model answers only whether to refer; refused where the table also has answers of another kind."""
+    table = columns.table
+    given = [one for one in ANSWERS if one in table.columns and table[one].notna().any()]
+    refers, others = ([one for one in given if (one in _REFERS) == whether] for whether in (True, False))
+    if refers and others:
+        raise PredictionsError(
+            f"{columns.origin} has answers of two kinds, {' and '.join(refers)} beside {', '.join(others)}; keep the "
+            "columns of one: p_0 to p_4 (or predicted), or p_referable (or predicted_referable)."
+        )
+    return not others and any(one in table.columns for one in _REFERS)
+
+
+def _referred(
+    columns: Columns, operating_point: OperatingPoint | None, *, scored: bool
+) -> tuple[NDArray[np.float64], Any]:
+    """p_referable, and whether the model refers: as given, else where that is 0.5 or more; NA is no output.
+
+    operating_point: its cut-off may take the place of 0.5, in the whole table.
+
+    scored: whether it is a table of `score`, in which 0.5 refers.
+    """
+    p = np.full(len(columns.table), np.nan)
+    if "p_referable" in columns.table.columns:
+        p = columns.number("p_referable", fraction=True)
+    answered, refers = ~np.isnan(p), p >= 0.5
+    if "predicted_referable" not in columns.table.columns:
+        return p, _flags([bool(one) if known else None for one, known in zip(refers, answered, strict=True)])
+    given = columns.flag("predicted_referable")
+    stated = np.array([-1 if one is None else int(one) for one in given])
+    columns.refuse(answered & (stated < 0), "there is p_referable but predicted_referable is empty")
+    other = answered & (stated != refers) & (scored | (p != 0.5))
+    cut = 0.5
+    if operating_point is not None and operating_point.on == "referable" and other.any():
+        (cut,) = operating_point.cut_offs
+        other = answered & (stated != (p >= cut))
+    columns.refuse(
+        other,
+        lambda row: (
+            f"predicted_referable is {stated[row]}, but p_referable is {p[row]:.4g}, and from {cut:.4g} on it is to "
+            "refer; if another cut-off was used, give it with --operating-point"
+        ),
+    )
+    return p, _flags(given)
 
 
 def _predicted(
@@ -516,10 +600,11 @@ def _predicted(
     """
     if not {*ANSWERS} & set(columns.table.columns):
         raise PredictionsError(
-            f"{columns.origin} has neither p_0 to p_4 nor predicted (columns: {', '.join(columns.table.columns)}); "
+            f"{columns.origin} has neither p_0 to p_4 nor predicted nor p_referable (columns: "
+            f"{', '.join(columns.table.columns)}); "
             f"rename a column, or add them. Expected {_EXPECTED}."
         )
-    if "severity" in columns.table.columns:
+    if _answers_with_severity(columns.table):
         return _at_severity(columns, probabilities, operating_point)
     answered = ~np.isnan(probabilities[:, 0])
     best = np.where(answered, np.nan_to_num(probabilities, nan=-1.0).argmax(1), -1)
@@ -551,15 +636,20 @@ def _predicted(
     return given
 
 
+def _answers_with_severity(table: pd.DataFrame) -> bool:
+    """Whether the column is the model's answer; beside another answer, an empty one is not."""
+    given = {one for one in ANSWERS if one in table.columns and table[one].notna().any()}
+    return "severity" in table.columns and ("severity" in given or not given)
+
+
 def _at_severity(
     columns: Columns, probabilities: NDArray[np.float64], operating_point: OperatingPoint | None
 ) -> list[int | None]:
     """The predicted grade beside a severity: what the cut-offs give, or none yet."""
-    if "p_referable" in columns.table.columns or not np.isnan(probabilities).all():
-        other = "p_referable" if "p_referable" in columns.table.columns else "p_0 to p_4"
+    if not np.isnan(probabilities).all():
         raise columns.error(
-            f"{columns.origin} has both severity and {other}; keep the one that is the model's answer, or rename the "
-            "other."
+            f"{columns.origin} has answers of two kinds, severity beside p_0 to p_4; keep the columns of one, or "
+            "rename the other."
         )
     given = columns.grade("predicted")
     stated = np.array([-1 if grade is None else grade for grade in given], dtype=np.int64)

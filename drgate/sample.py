@@ -32,10 +32,11 @@ from drgate.predictions import (
     Predictions,
     content_keys,
     published_names,
+    scales,
     scores_of,
     without_grades,
 )
-from drgate.scale import GROUPS, WITH_OEDEMA
+from drgate.scale import GROUPS, STANDS_FOR, WITH_OEDEMA, Scale
 from drgate.stats import bootstrap, cluster, confusion, paired
 from drgate.stats.proportion import Interval
 
@@ -195,6 +196,8 @@ class Images:
 class Sample:
     """The units that are counted: images, eyes (by the worst image) or patients (by the worse eye).
 
+    answer_scale, reference_scale: what the model and the reference tell apart; where that is only whether to refer,
+        0 and 2 stand for it, and `lacks` says which metrics this is not enough for.
     reference: (n,) grades 0-4. predicted: (n,) grades 0-4, 5 for no output; a unit has none if one of its images has
         none. It is the view "exact": the worst answer; but if that is the unit's grade and was given to none of the
         images that have this grade, the worst answer to these.
@@ -228,6 +231,8 @@ class Sample:
     no_probabilities: NoProbabilities = ""
     no_patients: NoPatients | None = None
     read: Read | None = None
+    answer_scale: Scale = "grades"
+    reference_scale: Scale = "grades"
     slices: dict[str, Ints] = field(default_factory=dict)
     slice_names: dict[str, tuple[str, ...]] = field(default_factory=dict)
     views: dict[str, Ints] = field(default_factory=dict)
@@ -252,7 +257,7 @@ class Sample:
         """
         if predictions.lacks_cut_offs:
             raise PredictionsError(predictions.lacks_cut_offs)
-        origin, table, unit = predictions.origin, predictions.grouped, unit or checklist.unit
+        origin, table, unit = predictions.origin, predictions.as_grades, unit or checklist.unit
         judged = _graded(table, origin)
         if unit != "image" and predictions.patients.named == "image names":
             raise PredictionsError(
@@ -296,6 +301,13 @@ class Sample:
 
     def __len__(self) -> int:
         return len(self.reference)
+
+    def lacks(self, metric: MetricId, model: str = "the model") -> str:
+        """Why a metric cannot be counted where model or reference say only whether to refer; empty where it can."""
+        has = {f"{model} answers": self.answer_scale, "the reference says": self.reference_scale}
+        needed = zip(("model", "reference"), has.items(), strict=True)
+        only = [who for whose, (who, scale) in needed if whose in metric.needs_grades and scale == "referable"]
+        return f"{' and '.join(only)} only whether to refer." if only else ""
 
     @property
     def clusters(self) -> int | None:
@@ -467,6 +479,24 @@ class Sample:
         assert tally is not None, "a sample has at least one unit"
         return tally
 
+    def by_reference(self, tally: Tally) -> list[int]:
+        """Units of a tally by what the reference tells apart: five grades, or not referable and referable."""
+        found: list[int] = tally.table.sum(axis=1)[[*STANDS_FOR[self.reference_scale]]].tolist()
+        return found
+
+    def confusion(self) -> tuple[tuple[tuple[int, ...], ...], tuple[int, ...]]:
+        """Units by what reference (rows) and model (columns) tell apart, and by row those without output.
+
+        Where one of them says only whether to refer, the worst answer to any image counts, as for `referable`.
+        """
+        scales = self.reference_scale, self.answer_scale
+        rows, columns = ([*STANDS_FOR[scale]] for scale in scales)
+        view = "referral" if "referable" in scales and "referral" in self.views else "predicted"
+        tally = self._tallied("", "", "", view)
+        assert tally is not None, "a sample has at least one unit"
+        table = tally.table[rows]
+        return tuple(map(tuple, table[:, columns].tolist())), tuple(table[:, confusion.NO_OUTPUT].tolist())
+
     def counts(self) -> dict[str, Any]:
         """The counts of the test set that a report shows."""
         found: dict[str, Any] = {
@@ -474,7 +504,9 @@ class Sample:
             "units": len(self),
             "images": self.images,
             "patients": self.clusters,
-            "by_grade": [int(count) for count in self.whole().table.sum(axis=1)],
+            "reference_scale": self.reference_scale,
+            "answer_scale": self.answer_scale,
+            "by_grade": self.by_reference(self.whole()),
             "reference_ungradable": 0 if self.read is None else int((~self.read.graded).sum()),
             "dme": None if self.dme is None else int(self.dme.sum()),
         }
@@ -484,7 +516,7 @@ class Sample:
                     "by": column,
                     "value": value,
                     "units": int(tally.table.sum()),
-                    "by_grade": [int(count) for count in tally.table.sum(axis=1)],
+                    "by_grade": self.by_reference(tally),
                 }
                 for column, value in self.each_slice()
                 if (tally := self.tally(column, value)) is not None
@@ -529,7 +561,12 @@ class Pair:
         if lacking := first.lacks_cut_offs or second.lacks_cut_offs:
             raise PredictionsError(lacking)
         name = name or second.origin
-        tables = [first.grouped, second.grouped]
+        tables = [first.as_grades, second.as_grades]
+        if first.scales[1] != second.scales[1]:
+            raise PredictionsError(
+                f"{name} has another kind of reference (grades in one table, referable in the other); give both the "
+                "same."
+            )
         stated = [first.table["patient"], second.table["patient"]]
         names = [published_names(table) for table in tables]
         keys = [content_keys(table) for table in tables]
@@ -575,8 +612,8 @@ class Pair:
         if owners:
             mine = mine.assign(patient=owners[0])
         mine = mine.assign(image=mine.index.map(shown))
-        answers = [column for column in ANSWERS if column in theirs.columns]
-        other = mine.drop(columns=[*ANSWERS], errors="ignore").assign(**{column: theirs[column] for column in answers})
+        others = [column for column in ANSWERS if column in theirs.columns]
+        other = mine.drop(columns=[*ANSWERS], errors="ignore").assign(**{column: theirs[column] for column in others})
         declared = None if owners else images_a_patient
         one, two = (
             replace(_by_unit(table, unit, first.origin, declared), no_probabilities=whole.no_probabilities)
@@ -588,6 +625,19 @@ class Pair:
     def right(self) -> tuple[Flags, Flags]:
         """Which units each model grades correctly."""
         return self.first.predicted == self.first.reference, self.second.predicted == self.second.reference
+
+    @property
+    def rightly_referred(self) -> tuple[Flags, Flags]:
+        """Which units each model refers, or does not refer, correctly; no output is neither."""
+        metric, lowest = MetricId("sensitivity", "referable"), GROUPS["referable"][0]
+        referable = self.first.graded("referable") >= lowest
+        given = self.first.answers(metric), self.second.answers(metric)
+        first, second = (((one >= lowest) == referable) & (one != confusion.NO_OUTPUT) for one in given)
+        return first, second
+
+    def lacks(self, metric: MetricId, models: tuple[str, str] = ("the model", "the baseline")) -> str:
+        """As `Sample.lacks`, of both models."""
+        return self.first.lacks(metric, models[0]) or self.second.lacks(metric, models[1])
 
     @property
     def counted_digest(self) -> str:
@@ -756,6 +806,7 @@ def _by_unit(
                 f"{origin}: the checklist judges by {unit} and slices by {column}, but {int(apart.sum())} of them have "
                 "images in two of these slices; slice by a column with one value per patient, or judge by image."
             )
+    answer_scale, reference_scale = scales(judged)
     predicted, views = within.answers(judged["predicted"].to_numpy(dtype=np.int64, na_value=confusion.NO_OUTPUT))
     return Sample(
         reference=worst(within.grade),
@@ -771,6 +822,8 @@ def _by_unit(
         images=len(judged),
         images_a_patient=images_a_patient,
         no_patients=no_patients,
+        answer_scale=answer_scale,
+        reference_scale=reference_scale,
         slices={column: worst(codes) for column, (_, codes) in (slices or {}).items()},
         slice_names={column: names for column, (names, _) in (slices or {}).items()},
     )

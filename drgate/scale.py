@@ -20,6 +20,15 @@ TITLES: Final = ("No DR", "Mild NPDR", "Moderate NPDR", "Severe NPDR", "PDR")
 REFERABLE_CLASSES: Final = ("not_referable", "referable")
 """The classes of a model that says only whether to refer."""
 
+Scale = Literal["grades", "referable"]
+"""What a reference or a model tells apart: the five grades, or only whether to refer."""
+
+SCALE_TITLES: Final[dict[Scale, tuple[str, ...]]] = {"grades": TITLES, "referable": ("Not referable", "Referable")}
+"""Titles of what a scale tells apart."""
+
+STANDS_FOR: Final[dict[Scale, tuple[int, ...]]] = {"grades": (0, 1, 2, 3, 4), "referable": (0, 2)}
+"""The grade that stands for each of them in a table of counts: of a side of the threshold the lowest."""
+
 Kind = Literal["logits", "probabilities", "regression", "cumulative_logits", "referable_logit", "referable_probability"]
 """What the outputs of a model are; see `drgate.answers`."""
 

@@ -104,13 +104,10 @@ def tune(
         tested = Sample.of(planned(test.table, str(test.origin), test.named_by()), checklist, slices=())
     required = [criterion for criterion in checklist.each_criterion() if criterion.required]
     tuned = [one for one in required if one.id.about.cut_offs_decide and one.id == one.id.whole]
-    if predictions.cut_on == "referable":  # it says nothing of other grades and groups
-        tuned = [one for one in tuned if one.id.target == "referable"]
     if not tuned:
-        of = "for referable DR " if predictions.cut_on == "referable" else ""
         raise ChecklistError(
             f"The checklist {checklist.name} requires no sensitivity, specificity, accuracy or rate of grave errors "
-            f"{of}on the whole test set, so cut-offs cannot be tuned to it; use another checklist."
+            "on the whole test set, so cut-offs cannot be tuned to it; use another checklist."
         )
     constraints = [_Constraint(one, units, tested, checklist) for one in tuned]
     for constraint in constraints:
@@ -192,13 +189,13 @@ def effects(predictions: Predictions, point: OperatingPoint, checklist: Checklis
         k, n = metric.about.ratio(metric.target, metric.default_policy).terms(tally.table)
         return int(k), int(n)
 
-    shown = [one for one in EFFECTS if point.on != "referable" or one.target == "referable"]
+    shown = [one for one in EFFECTS if not after.lacks(one)]
     return [Effect(one, None if before is None else counted(before, one), counted(after, one)) for one in shown]
 
 
 def lost(predictions: Predictions, point: OperatingPoint) -> list[str]:
     """Titles of the grades that the cut-offs predict for less than a tenth as many images as have them."""
-    if point.on == "referable":
+    if "referable" in predictions.scales:
         return []
     table = predictions.at(point).table
     graded = table[graded_rows(table)]
@@ -237,6 +234,8 @@ class _Constraint:
     def impossible(self) -> str:
         """Why no cut-offs of any model can meet it; empty where they might."""
         for sample, where in ((self.units, "tuning table"), (self.tested, "planned test set")):
+            if reason := sample.lacks(self.criterion.id):
+                return f"{self.criterion.id} cannot be tuned with this {where}: {reason}"
             if sample.unknown:
                 return f"{self.criterion.id}: nothing can be shown with this {where}, because {sample.no_patients}"
         if self.n == 0 or not self._reaches(0, self._ceiling(0)):

@@ -641,7 +641,7 @@ def _again(
     import numpy as np
 
     from drgate.checklist import parse_checklist
-    from drgate.predictions import SCORES
+    from drgate.predictions import SIGNED, as_grades
     from drgate.score import model_and_test_set, score
 
     evaluation = statement.evaluation
@@ -671,13 +671,13 @@ def _again(
         return
     checklist = parse_checklist(evaluation.spec.content, "the checklist in the certificate")
     scored = _as_evaluated(scored, evaluation, checklist, _cut_offs(evaluation))
-    before, after = (found.table.set_index("image").sort_index() for found in (table, scored))
+    before, after = (as_grades(found.table).set_index("image").sort_index() for found in (table, scored))
     if not before.index.equals(after.index):
         yield "problem", "Scored again, the model answered for other images than the predictions hold."
         return
     answers = [frame["predicted"].to_numpy(dtype=np.int64, na_value=-1) for frame in (before, after)]
     different = int((answers[0] != answers[1]).sum())
-    numbers = [frame[[one for one in SCORES if one in before]].to_numpy(dtype=np.float64) for frame in (before, after)]
+    numbers = [frame[[one for one in SIGNED if one in before]].to_numpy(dtype=np.float64) for frame in (before, after)]
     # Relative for a severity, which has a scale of its own.
     scale = float(np.nanmax(np.abs(numbers[0]), initial=1.0))
     furthest = float(np.nanmax(np.abs(numbers[0] - numbers[1]), initial=0.0)) / scale

@@ -46,6 +46,10 @@ FIVE = [
     {"id": "undergraded:vision_threatening_below_referable", "at_most": 0.08},
     {"id": "specificity:referable", "above": 0.7},
 ]
+REFERABLE = [
+    {"id": "sensitivity:referable", "at_least": 0.85},
+    {"id": "specificity:referable", "above": 0.7},
+]
 CUTS = (-0.4, 1.5, 2.25, 30.0)
 
 floats = st.floats(-1e6, 1e6, allow_nan=False)
@@ -74,6 +78,13 @@ def rows(seed: int, patients: int, *, images: int = 1, noise: float = 0.35, step
 
 def regression(seed: int, patients: int, **how: Any) -> Predictions:
     return make_predictions(rows(seed, patients, **how), f"{seed}.csv", {})
+
+
+def refers(seed: int, patients: int, **how: Any) -> Predictions:
+    """A model that says only whether to refer, as the sigmoid of the severity above moderate NPDR."""
+    table = rows(seed, patients, **{"noise": 0.6, **how})
+    p = 1 / (1 + np.exp(-(table.pop("severity") - 5) / 5))
+    return make_predictions(table.assign(p_referable=p), f"{seed}.csv", {})
 
 
 def point_of(cut_offs: tuple[float, ...], on: On = "severity", tuned_on: Predictions | None = None) -> OperatingPoint:
@@ -140,7 +151,7 @@ class TestSeverity:
         ("more", "says"),
         [
             ({"predicted": 1}, "there is a predicted grade beside a severity, which gives one by cut-offs alone"),
-            ({f"p_{k}": 0.2 for k in range(5)}, "has both severity and p_0 to p_4"),
+            ({f"p_{k}": 0.2 for k in range(5)}, "has answers of two kinds, severity beside p_0 to p_4"),
             ({"severity": "high"}, "severity is another text .4 characters.; expected a number"),
             ({"severity": float("inf")}, "severity is a number beyond 100; expected a number"),
         ],
@@ -230,6 +241,12 @@ class TestSeverity:
         assert answers_digest(table.table) == answers_digest(published(table.at(point_of(CUTS))).table)
         assert "severity" not in reference_digests(table.table)
         assert published(table).digest != published(changed).digest
+
+    def test_an_empty_column_is_no_answer(self):
+        """A table of grades with an unused column stays one of grades."""
+        table = rows(1, 9).assign(severity=None, predicted=0)
+        assert make_predictions(table, "s.csv", {}).answers == "grades"
+        assert make_predictions(table.drop(columns="predicted"), "s.csv", {}).answers == "severity"
 
 
 class TestOperatingPoint:
@@ -345,6 +362,45 @@ class TestTune:
         with pytest.raises(PredictionsError, match="Cut-offs would change no grade"):
             tune(one_hot(1, 100), checklist_of(FIVE))
 
+    @pytest.mark.parametrize("images", [1, 2])
+    def test_one_cut_off_of_a_model_that_says_only_whether_to_refer(self, images: int, tmp_path: Path):
+        """As high as a cut-off can be, by brute force; the promise is what the gate sees; the file is locked."""
+        table, checklist = refers(8, 400 // images, images=images), checklist_of(REFERABLE, planning={"power": 0.05})
+        found = tune(table, checklist)
+        assert isinstance(found, OperatingPoint), found
+        (cut,) = found.cut_offs
+        assert found.on == "referable"
+        p, referable = table.table["p_referable"].to_numpy(), table.table["grade"].to_numpy(dtype=int) >= 2
+        evaluation = evaluate(table.at(found), checklist)
+        assert evaluation.verdict == "PASS"
+        rates = {name: evaluation.metrics[f"{name}:referable"] for name in ("sensitivity", "specificity")}  # type: ignore[index]
+        counted = {"sensitivity": (p >= cut)[referable], "specificity": (p < cut)[~referable]}
+        for line in found.promise["criteria"]:
+            name = line["id"].partition(":")[0]
+            metric = rates[name]
+            assert isinstance(metric, Estimate)
+            assert (line["k"], line["n"]) == (metric.k, metric.n) == (int(counted[name].sum()), counted[name].size)
+            assert line["bound"] == pytest.approx(metric.low)
+        if images == 1:
+            distinct = np.unique(p)
+            shown = {
+                cut: proportion.exact_bounds(int((p >= cut)[referable].sum()), int(referable.sum()), level=0.95).low
+                for cut in (distinct[1:] + distinct[:-1]) / 2
+            }
+            highest = max(cut for cut, low in shown.items() if low >= 0.85)
+            assert (p < found.cut_offs[0])[~referable].sum() == (p < highest)[~referable].sum()
+        write_predictions(table.at(found), tmp_path / "at.csv")
+        assert load_predictions(tmp_path / "at.csv", found).digest == table.at(found).digest
+        with pytest.raises(PredictionsError, match="if another cut-off was used, give it with --operating-point"):
+            load_predictions(tmp_path / "at.csv")
+
+    def test_criteria_that_need_grades_are_infeasible(self):
+        """No cut-off makes a model name grades that it does not tell apart."""
+        found = tune(refers(8, 400), checklist_of([*REFERABLE, FIVE[0]]))
+        assert isinstance(found, Infeasible)
+        assert "sensitivity:pdr cannot be tuned with this" in found.reason
+        assert "the model answers only whether to refer" in found.reason
+
     def test_images_without_a_number_are_named(self):
         with pytest.raises(PredictionsError, match="has no number in severity; cut-offs need it for every image"):
             tune(make_predictions(rows(4, 60).assign(severity=np.nan), "s.csv", {}), checklist_of(FIVE))
@@ -377,6 +433,22 @@ class TestWay:
         assert not json.loads(verified.out)["problems"]
         again = drgate(*judged, "--out", "judged", "--format", "json")
         assert json.loads(again.out)["look"]["number"] == 1, "the same answers at the same cut-offs are one look"
+
+    def test_whether_to_refer_to_a_verified_pass(self, files: Path, drgate: Callable[..., Ended]):
+        """The same way for one probability of referable, with one cut-off."""
+        for seed, name in ((10, "tuning.csv"), (11, "test.csv")):
+            write_predictions(refers(seed, 900), files / name)
+        (files / "s.yaml").write_text(json.dumps({"name": "s", "version": 1, "criteria": REFERABLE}))
+        tuned = drgate("tune", "tuning.csv", "--spec", "s.yaml", "--out", "point.json")
+        assert tuned.code == 0, tuned
+        assert "Cut-offs: P(referable) ." in tuned.out
+        assert "with one half as the cut-off -> with these cut-offs:" in tuned.out
+        judged = ["evaluate", "test.csv", "--spec", "s.yaml", "--operating-point", "point.json"]
+        ended = drgate(*judged, "--out", "judged", "--format", "json")
+        assert ended.code == 0, ended
+        assert "P(referable) ." in (files / "judged" / "report.md").read_text()
+        verified = drgate("verify", "judged/statement.json", "--format", "json")
+        assert (verified.code, json.loads(verified.out)["problems"]) == (3, [])
 
     def test_a_changed_severity_is_found(self, files: Path, drgate: Callable[..., Ended]):
         """Even where it changes no grade: the digest is over it."""
@@ -477,6 +549,18 @@ class TestOneHot:
         assert (hot.no_probabilities, soft.no_probabilities) == ("one-hot", "")
         for one in (hot, soft):
             assert evaluate(published(one), checklist).metrics == evaluate(one, checklist).metrics
+
+    def test_whether_to_refer(self):
+        """A probability that is 0 or 1 in all images ranks nothing either."""
+        soft = refers(6, 150)
+        hot = make_predictions(
+            soft.table.assign(p_referable=soft.table["predicted_referable"].astype(float)), "hot.csv", {}
+        )
+        found, other = (evaluate(one, checklist_of(REFERABLE)).metrics for one in (hot, soft))
+        assert found["sensitivity:referable"] == other["sensitivity:referable"]  # type: ignore[index]
+        for name in ("auc:referable", "brier:referable"):
+            assert isinstance(other[name], Estimate)  # type: ignore[index]
+            assert "one-hot" in found[name].reason  # type: ignore[index,union-attr]
 
     def test_compared(self, tmp_path: Path):
         """The difference in AUC has the reason too."""

@@ -84,7 +84,7 @@ class TestSetLine(Typed):
 
 
 _Image = Annotated[str, Field(pattern="^([0-9a-f]{16}|row-[0-9]{1,9})$")]
-_Character = Annotated[str, Field(pattern="^[-0-4]$")]
+_Character = Annotated[str, Field(pattern="^[-0-4nr]$")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +112,8 @@ class LookLine(Typed):
     model: str
     predictions: str
     spec: NamedChecklist
-    reference: Annotated[str, Field(pattern="^[-0-4]*$")]
-    predicted: Annotated[str, Field(pattern="^[-0-4]*$")]
+    reference: Annotated[str, Field(pattern="^[-0-4nr]*$")]
+    predicted: Annotated[str, Field(pattern="^[-0-4nr]*$")]
     rest: dict[str, str]
     overlapping: tuple[Overlap, ...]
     regraded: tuple[tuple[_Image, _Character, _Character], ...]

@@ -108,7 +108,7 @@ class SignedTable:
         signed, table = self.content, predictions.table
         if rows != self.rows:
             yield "holds other images or answers"
-        if (table["predicted"].notna() & np.isnan(predictions.scores()[:, 0])).any():
+        if (predictions.as_grades["predicted"].notna() & np.isnan(predictions.scores()[:, 0])).any():
             yield "has a predicted grade where the model gave no answer"
         if now.model != signed.model:
             yield "names other files of the model"
@@ -120,12 +120,13 @@ class SignedTable:
             yield "lacks a warning that its scorer gave"
         columns, before = now.manifest.columns, signed.manifest.columns
         # A published table lacks columns that its checklist does not use, never these. A sealed one gets some later.
-        kept = before.keys() & {"patient", "eye", "grade", "gradable", "dme", *table.columns}
-        added = columns.keys() - before.keys() if "grade" in before else set()
+        kept = before.keys() & {"patient", "eye", "grade", "referable", "gradable", "dme", *table.columns}
+        graded_before, graded = (bool({"grade", "referable"} & known.keys()) for known in (before, columns))
+        added = columns.keys() - before.keys() if graded_before else set()
         for column in sorted(kept | added):
             if columns.get(column) != before.get(column):
                 yield f"has another column {column}"
-        if "grade" not in before and "grade" in columns and "grades" not in predictions.provenance:
+        if not graded_before and graded and "grades" not in predictions.provenance:
             yield "has grades from no named file; join them with --grades FILE"
 
     def refutes(self, evaluation: Evaluation) -> Iterator[str]:
@@ -213,7 +214,9 @@ def _of(predictions: Predictions, time: str) -> tuple[str, Scored]:
 
     record, table = predictions.provenance, predictions.table
     columns = reference_digests(table)
-    if "grade" not in columns or "grades" in record:  # sealed when it was scored: grades may bring what was empty
+    if (
+        not {"grade", "referable"} & columns.keys() or "grades" in record
+    ):  # sealed when it was scored: grades may bring what was empty
         whole = {name for name in columns if table[name].notna().all()}
         columns = {name: digest for name, digest in columns.items() if name in whole - {"gradable"}}
     try:

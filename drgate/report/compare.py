@@ -10,7 +10,7 @@ from typing import Final
 from rich.console import Console
 
 from drgate.checklist import level_words
-from drgate.compare import Comparison, Difference, Outcome
+from drgate.compare import REFERRED, Comparison, Difference, Outcome
 from drgate.evaluation import NotEstimable
 from drgate.report import kit, words
 from drgate.report.evaluation.markdown import bullets, code, escape, grid
@@ -20,6 +20,7 @@ LISTED_AT_MOST: Final = 20
 
 _STYLES: Final[dict[Outcome, str]] = {"non-inferior": "green", "inferior": "bold red", "not shown": "yellow"}
 _HEADER: Final = ("Quantity", "A", "B", "Difference", "Interval", "Discordant", "Bootstrap", "McNemar mid-p")
+_RIGHT: Final = "Right on whether to refer"
 _AT_A_TERMINAL: Final = 6
 """Columns that fit a terminal of 100 characters; Markdown and JSON have all."""
 
@@ -27,22 +28,27 @@ _AT_A_TERMINAL: Final = 6
 def headline(comparison: Comparison) -> str:
     """The outcome as one sentence."""
     margin, level = f"{100 * comparison.margin:g} points", level_words(comparison.level)
-    accuracy, shown = comparison.accuracy, comparison.shown
+    accuracy, what, how = comparison.accuracy, "Accuracy", "accurate"
+    if comparison.rests_on == REFERRED:
+        what, how = _RIGHT, "often right on whether to refer"
     ends = " to ".join(
         _beside(100 * end, 100 * comparison.margin) for end in (accuracy.low, accuracy.high) if end is not None
     )
     by = _by(accuracy.low, accuracy.high)
-    differs = shown != "no difference"
+    differs = comparison.shown != "no difference"
+    shown = comparison.shown.replace("accurate", how)
     answer = {
         "non-inferior": f"Model A is shown to be non-inferior at a margin of {margin}"
         + (f", and {shown} by {by}" if differs else ""),
-        "inferior": f"Model A is shown to be less accurate by more than {margin} (by {by})",
+        "inferior": f"Model A is shown to be less {how} by more than {margin} (by {by})",
         "not shown": f"Model A is shown to be {shown} (by {by}), but not whether by more than {margin}"
         if differs
+        else f"Neither non-inferiority at a margin of {margin} nor that one model is more {how} is shown"
+        if comparison.rests_on == REFERRED
         else f"Neither non-inferiority at a margin of {margin} nor a difference in accuracy is shown",
     }[comparison.outcome]
     return (
-        f"{answer}. Accuracy {words.percent(accuracy.first)} against {words.percent(accuracy.second)}, difference "
+        f"{answer}. {what} {words.percent(accuracy.first)} against {words.percent(accuracy.second)}, difference "
         f"{_points(accuracy.value)} points, {f'{level} interval {ends}' if ends else 'no interval'}."
     )
 
@@ -89,7 +95,7 @@ def markdown(comparison: Comparison) -> str:
         body = [[str(row["image"]), *(_grade(row[key]) for key in ("grade", "first", "second"))] for row in listed]
         parts += [
             f"## Images that only one model grades correctly: {len(comparison.discordant)}",
-            grid(("Image", "Reference grade", "A", "B"), body),
+            grid(("Image", "Reference", "A", "B"), body),
         ]
         if len(comparison.discordant) > len(listed):
             parts.append(f"And {len(comparison.discordant) - len(listed)} more, in the JSON form.")
@@ -101,7 +107,7 @@ def _rows(comparison: Comparison) -> list[list[str]]:
 
 
 def _row(name: str, difference: Difference | NotEstimable) -> list[str]:
-    title = words.title(name)
+    title = _RIGHT if name == REFERRED else words.title(name)
     if isinstance(difference, NotEstimable):
         return [f"{title}: {difference.reason}", *[""] * (len(_HEADER) - 1)]
     kind = difference.kind
@@ -155,4 +161,6 @@ def _signed(value: float, digits: int) -> str:
 
 
 def _grade(grade: object) -> str:
+    if isinstance(grade, bool):
+        return "referable" if grade else "not referable"
     return "no output" if grade is None else str(grade)

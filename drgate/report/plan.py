@@ -16,7 +16,7 @@ from drgate.metrics import MetricId, parse_id
 from drgate.plan import ASSURANCE, LinePlan, Plan
 from drgate.report import kit, words
 from drgate.report.kit import Figure
-from drgate.scale import GRADES, TITLES
+from drgate.scale import GRADES, SCALE_TITLES, TITLES
 
 _TITLES: Final = dict(zip(GRADES, TITLES, strict=True))
 _SHOWN: Final = (0.5, 1.0, 1.5)
@@ -150,12 +150,13 @@ def facts(plan: Plan) -> list[tuple[str, str]]:
     if plan.data:
         patients = plan.data.get("patients")
         who = "number of patients unknown" if patients is None else f"{patients} patients"
-        grades = ", ".join(f"{t} {n}" for t, n in zip(TITLES, plan.data["by_grade"], strict=True))
+        titles = SCALE_TITLES[plan.data["reference_scale"]]
+        grades = ", ".join(f"{t} {n}" for t, n in zip(titles, plan.data["by_grade"], strict=True))
         rows = plan.data.get("rows")
         split = f", {plan.data['split']} split: {rows['split']} of {rows['all']} images" if rows else ""
         judged = f"{plan.data['units']} {plan.unit}s, {who}"
         pairs.append(("Test set", words.visible(f"{plan.data['origin']}{split}; judged: {judged}")))
-        pairs.append(("By grade", grades))
+        pairs.append(("By reference", grades))
         if plan.joint_here is not None:
             pairs.append(("Joint power here", f"{_percent(plan.joint_here)}: {together}"))
     collection = plan.collection

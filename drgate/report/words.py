@@ -30,7 +30,7 @@ from drgate.evaluation import (
     TestSet,
 )
 from drgate.metrics import MetricId, parse_id
-from drgate.scale import TITLES, Kind, On
+from drgate.scale import SCALE_TITLES, TITLES, Kind, On
 
 SYMBOLS: Final[dict[Status, str]] = {
     "PASS": "✓",
@@ -385,7 +385,7 @@ def judged(evaluation: Evaluation) -> list[tuple[str, str]]:
         ("Test set", f"{test_set_name(evaluation)}; {_contents(data)}"),
         ("Images", "; ".join(images)),
         ("Patients", "unknown" if counts.patients is None else str(counts.patients)),
-        ("Reference grades", ", ".join(f"{title} {n}" for title, n in zip(TITLES, counts.by_grade, strict=True))),
+        ("Reference grades", reference_counts(evaluation)),
         ("Look", _look(look) + (f"; {visible(look.time)}" if look.time else "")),
         ("Validity", _holds(evaluation)),
         ("Training data", _lineage(evaluation)),
@@ -401,9 +401,23 @@ def flagged(evaluation: Evaluation) -> list[tuple[str, list[str]]]:
     """The images predicted below referable, worst first: "PDR predicted as No DR", and their names."""
     groups: dict[tuple[int, int], list[str]] = {}
     for image in evaluation.flagged:
-        groups.setdefault((image.grade, image.predicted), []).append(visible(image.image))
+        groups.setdefault((image.grade, image.predicted or 0), []).append(visible(image.image))
     worst_first = sorted(groups, key=lambda pair: (-pair[0], pair[1]))
+    if evaluation.counts.answer_scale == "referable":
+        return [(f"{TITLES[grade]} not referred", groups[grade, as_]) for grade, as_ in worst_first]
     return [(f"{TITLES[grade]} predicted as {TITLES[as_]}", groups[grade, as_]) for grade, as_ in worst_first]
+
+
+def rows_and_columns(evaluation: Evaluation) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Titles of what the reference tells apart, and of what the model answers."""
+    answers = TITLES if evaluation.counts.answer_scale == "grades" else ("Not referred", "Referred")
+    return SCALE_TITLES[evaluation.counts.reference_scale], answers
+
+
+def reference_counts(evaluation: Evaluation) -> str:
+    """How many units of the test set have each grade: "No DR 12, ..."."""
+    titles, counts = rows_and_columns(evaluation)[0], evaluation.counts.by_grade
+    return ", ".join(f"{title} {n}" for title, n in zip(titles, counts, strict=True))
 
 
 def settings(evaluation: Evaluation) -> list[tuple[str, list[tuple[str, str]]]]:

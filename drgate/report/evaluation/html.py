@@ -12,7 +12,7 @@ from drgate.evaluation import Evaluation
 from drgate.report import kit, words
 from drgate.report.evaluation.figures import figures
 from drgate.report.evaluation.sections import MARKS, sections
-from drgate.scale import TITLES
+from drgate.scale import GROUPS, STANDS_FOR
 
 
 def render(evaluation: Evaluation, *, certificate: str | None = None) -> str:
@@ -33,7 +33,7 @@ def render(evaluation: Evaluation, *, certificate: str | None = None) -> str:
             family: [m for m in metrics if m.family == family] for family in dict.fromkeys(m.family for m in metrics)
         },
         matrix=_matrix(evaluation),
-        titles=TITLES,
+        titles=words.rows_and_columns(evaluation)[1],
         sections=further,
         contents=[
             ("checklist", "Checklist"),
@@ -55,19 +55,23 @@ def render(evaluation: Evaluation, *, certificate: str | None = None) -> str:
 
 def _matrix(evaluation: Evaluation) -> list[dict[str, Any]]:
     """Rows of the confusion matrix: cells as count, share of the row in words, and shade from 0 to 1."""
+    reference, answers = evaluation.counts.reference_scale, evaluation.counts.answer_scale
+    refer = GROUPS["referable"][0]
     rows = []
-    for grade, counts in enumerate(evaluation.confusion_matrix):
-        counts = (*counts, evaluation.no_output[grade])
-        total = sum(counts)
+    for at, title in enumerate(words.rows_and_columns(evaluation)[0]):
+        counts = (*evaluation.confusion_matrix[at], evaluation.no_output[at])
+        total, grade = sum(counts), STANDS_FOR[reference][at]
         cells = [
             {
                 "count": count,
                 "share": words.percent(count / total) if count else "",
                 "shade": f"{count / total:.3f}" if total else "0",
-                "right": predicted == grade,
-                "dangerous": grade >= 3 and predicted < 2,
+                "right": predicted == grade
+                if reference == answers
+                else predicted is not None and (predicted >= refer) == (grade >= refer),
+                "dangerous": grade >= 3 and predicted is not None and predicted < refer,
             }
-            for predicted, count in enumerate(counts)
+            for predicted, count in zip((*STANDS_FOR[answers], None), counts, strict=True)
         ]
-        rows.append({"title": TITLES[grade], "cells": cells, "total": total})
+        rows.append({"title": title, "cells": cells, "total": total})
     return rows

@@ -17,7 +17,6 @@ from drgate.certificate.statement import NOT_A_MEDICAL_DEVICE, NOT_EVIDENCE_FOR
 from drgate.evaluation import Evaluation
 from drgate.report import words
 from drgate.report.evaluation.sections import Cell, Section, sections
-from drgate.scale import TITLES
 
 FLAGGED_AT_MOST: Final = 50
 """Flagged images listed; a step summary holds 1 MiB, and evaluation.json has all of them."""
@@ -69,7 +68,7 @@ def render(evaluation: Evaluation, *, certificate: str | None = None) -> str:
     parts += _flagged(evaluation)
     parts += ["## What was judged", bullets(f"{label}: {escape(text)}" for label, text in words.judged(evaluation))]
     parts += ["## What this does not show", bullets(map(escape, NOT_EVIDENCE_FOR)), NOT_A_MEDICAL_DEVICE]
-    parts += ["## Confusion matrix", "Rows: the reference grade. Columns: the model's grade.", _matrix(evaluation)]
+    parts += ["## Confusion matrix", "Rows: the reference. Columns: the model's answer.", _matrix(evaluation)]
     for section in sections(evaluation):
         parts += _section(section)
     parts += ["## All metrics", _metrics(evaluation)]
@@ -133,11 +132,12 @@ def _cell(cell: Cell) -> str:
 
 
 def _matrix(evaluation: Evaluation) -> str:
+    titles, answers = words.rows_and_columns(evaluation)
     rows = [
         [title, *map(str, counts), str(refused), str(sum(counts) + refused)]
-        for title, counts, refused in zip(TITLES, evaluation.confusion_matrix, evaluation.no_output, strict=True)
+        for title, counts, refused in zip(titles, evaluation.confusion_matrix, evaluation.no_output, strict=True)
     ]
-    return grid(["Reference grade", *TITLES, "No output", "All"], rows)
+    return grid(["Reference", *answers, "No output", "All"], rows)
 
 
 def _metrics(evaluation: Evaluation) -> str:

@@ -29,7 +29,19 @@ from drgate.evaluation import (
     Spread,
 )
 from drgate.metrics import KEY_METRICS, METRICS, RIGHT_EYE, MetricId, parse_id
-from drgate.report.words import OUTCOMES, level_of, lines, metric_line, percent, plain_percent, title, unit_of, visible
+from drgate.report.words import (
+    OUTCOMES,
+    level_of,
+    lines,
+    metric_line,
+    percent,
+    plain_percent,
+    reference_counts,
+    rows_and_columns,
+    title,
+    unit_of,
+    visible,
+)
 from drgate.scale import GRADES, GROUP_TITLES, TITLES, WITH_OEDEMA
 
 USED: Final = "●"
@@ -217,7 +229,7 @@ def _slices(evaluation: Evaluation) -> Section | None:
     if not slices:
         return None
     level, unit = level_of(evaluation), unit_of(evaluation)
-    header = (f"{unit.capitalize()}s, from No DR to PDR", *map(title, BY_SLICE))
+    header = (_by_reference(evaluation), *map(title, BY_SLICE))
     tables = []
     for column in dict.fromkeys(found.by for found in slices):
         rows = []
@@ -254,6 +266,11 @@ def _slices(evaluation: Evaluation) -> Section | None:
         ("figure-slices",),
         tuple(notes),
     )
+
+
+def _by_reference(evaluation: Evaluation) -> str:
+    titles, _ = rows_and_columns(evaluation)
+    return f"{unit_of(evaluation).capitalize()}s, from {titles[0]} to {titles[-1]}"
 
 
 def _gaps(evaluation: Evaluation) -> Section | None:
@@ -311,7 +328,7 @@ def _sites(evaluation: Evaluation) -> Section | None:
         cells = (_cell(name, site.metrics.get(name), level, unit) for name in names)
         return (Cell(site_name(site)), Cell(str(site.units), (_DOT.join(map(str, site.by_grade)),)), *cells)
 
-    header = ("Site", f"{unit.capitalize()}s, from No DR to PDR", *map(title, names))
+    header = ("Site", _by_reference(evaluation), *map(title, names))
     many = len(found.sites)
     folded = f"All {many} sites" if many > SLICES_AT_ONCE else ""
     tables = [Table("By site", header, tuple(map(row, found.sites)), folded)]
@@ -357,7 +374,7 @@ def _between(low: float, high: float, *, decimals: int = 1) -> str:
 
 def _deployment(evaluation: Evaluation) -> Section | None:
     mix = evaluation.spec.content.get("deployment")
-    here = ", ".join(f"{t} {n}" for t, n in zip(TITLES, evaluation.counts.by_grade, strict=True))
+    here = reference_counts(evaluation)
     if mix is None:
         text = (
             "The checklist states no mix of grades for the place where the model will be used: accuracy, specificity, "
