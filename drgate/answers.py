@@ -31,6 +31,10 @@ NEEDS_CUT_OFFS: Final[tuple[Kind, ...]] = ("regression", "cumulative_logits")
 SUM_TOLERANCE: Final = 2.0**-8
 """Probabilities of an image sum to 1 within this: rounding to bfloat16 changes a sum by up to half as much."""
 
+EXACT: Final = 1e-5
+"""Sums of probabilities in float32 are this exact. Within `SUM_TOLERANCE`, small logits of one image of thousands are
+too."""
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:
@@ -68,8 +72,9 @@ class Answer:
     def recognised(self, outputs: NDArray[Any]) -> Answer:
         """The same answer, of the kind "probabilities" where logits (n, k) that nobody stated are probabilities.
 
-        Raises CheckpointError where the kind is stated and the outputs contradict it, and where most images have
-        probabilities and the others have not: a softmax over probabilities would flatten them unseen.
+        Raises CheckpointError where the kind is stated and the outputs contradict it, and where nobody states it and
+        nobody can tell: a softmax over probabilities would flatten them unseen. That is where most images have
+        probabilities and the others have not, and of a single image whose sum is not exact.
         """
         finite = outputs[np.isfinite(outputs).all(axis=1)].astype(np.float64)
         if self.kind == "referable_probability" and (outside := ((finite < 0) | (finite > 1)).any(axis=1)).any():
@@ -79,7 +84,8 @@ class Answer:
             )
         if self.kind not in ("logits", "probabilities") or not len(finite):
             return self
-        inside = (finite >= 0).all(axis=1) & (np.abs(finite.sum(axis=1) - 1) <= SUM_TOLERANCE)
+        off = np.abs(finite.sum(axis=1) - 1)
+        inside = (finite >= 0).all(axis=1) & (off <= SUM_TOLERANCE)
         if self.kind == "probabilities":
             if not inside.all():
                 raise CheckpointError(
@@ -95,10 +101,18 @@ class Answer:
                     "the others; state what they are (output.kind in model.yaml)."
                 )
             return self
+        tells = len(inside) > 1 or off[0] <= EXACT
         if self.stated:
+            if not tells:
+                return self
             raise CheckpointError(
                 f"the model's outputs are stated to be logits, but are probabilities in all {len(inside)} images; "
                 "state that kind (output.kind in model.yaml, kind of a grader in Python)."
+            )
+        if not tells:
+            raise CheckpointError(
+                f"the model's outputs for a single image sum to {finite.sum():.6g}, which logits can too; state what "
+                "they are (output.kind in model.yaml), or score more images."
             )
         return replace(self, kind="probabilities")
 

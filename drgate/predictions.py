@@ -170,9 +170,9 @@ class Predictions:
         """
         if self.answers == "severity":
             return "severity"
-        given = self.probabilities()
-        given = given[~np.isnan(given[:, 0])]
-        return "one-hot" if len(given) and (given.max(axis=1) == 1).all() else ""
+        given = self.table[[one for one in SIGNED if one in self.table.columns]].to_numpy(dtype=np.float64)
+        given = given[~np.isnan(given)]
+        return "one-hot" if len(given) and np.isin(given, (0, 1)).all() else ""
 
     @property
     def lacks_cut_offs(self) -> str:
@@ -220,7 +220,7 @@ NoProbabilities = Literal["", "severity", "one-hot"]
 
 NO_PROBABILITIES: Final[dict[NoProbabilities, str]] = {
     "severity": "the model answers with a severity, which is no probability.",
-    "one-hot": "one grade of each image has the number 1 and all others 0 (one-hot), which are no probabilities.",
+    "one-hot": "all numbers of the model are 0 or 1 (one-hot), which are no probabilities.",
 }
 """Why nothing can be computed from probabilities, as the rest of a sentence."""
 
@@ -531,11 +531,13 @@ def _checked(
     if refers is not None:
         checked["referable"] = _flags(refers)
     if _answers_whether_to_refer(columns):
-        checked["p_referable"], checked["predicted_referable"] = _referred(columns, scored=bool(provenance))
+        checked["p_referable"], checked["predicted_referable"] = _referred(
+            columns, operating_point, scored=bool(provenance)
+        )
     for column in table.columns:
         if column == "dme":
             checked[column] = _flags(columns.dme())
-        elif column == "severity":
+        elif column == "severity" and _answers_with_severity(table):
             checked[column] = columns.number(column)
         elif column == "sha256":
             checked[column] = columns.sha256()
@@ -562,8 +564,12 @@ def _answers_whether_to_refer(columns: Columns) -> bool:
     return not others and any(one in table.columns for one in _REFERS)
 
 
-def _referred(columns: Columns, *, scored: bool) -> tuple[NDArray[np.float64], Any]:
+def _referred(
+    columns: Columns, operating_point: OperatingPoint | None, *, scored: bool
+) -> tuple[NDArray[np.float64], Any]:
     """p_referable, and whether the model refers: as given, else where that is 0.5 or more; NA is no output.
+
+    operating_point: its cut-off may take the place of 0.5, in the whole table.
 
     scored: whether it is a table of `score`, in which 0.5 refers.
     """
@@ -576,10 +582,16 @@ def _referred(columns: Columns, *, scored: bool) -> tuple[NDArray[np.float64], A
     given = columns.flag("predicted_referable")
     stated = np.array([-1 if one is None else int(one) for one in given])
     columns.refuse(answered & (stated < 0), "there is p_referable but predicted_referable is empty")
+    other = answered & (stated != refers) & (scored | (p != 0.5))
+    cut = 0.5
+    if operating_point is not None and operating_point.on == "referable" and other.any():
+        (cut,) = operating_point.cut_offs
+        other = answered & (stated != (p >= cut))
     columns.refuse(
-        answered & (stated != refers) & (scored | (p != 0.5)),
+        other,
         lambda row: (
-            f"predicted_referable is {stated[row]}, but p_referable is {p[row]:.4g}, and from 0.5 on it is to refer"
+            f"predicted_referable is {stated[row]}, but p_referable is {p[row]:.4g}, and from {cut:.4g} on it is to "
+            "refer; if another cut-off was used, give it with --operating-point"
         ),
     )
     return p, _flags(given)
@@ -598,7 +610,7 @@ def _predicted(
             f"{', '.join(columns.table.columns)}); "
             f"rename a column, or add them. Expected {_EXPECTED}."
         )
-    if "severity" in columns.table.columns:
+    if _answers_with_severity(columns.table):
         return _at_severity(columns, probabilities, operating_point)
     answered = ~np.isnan(probabilities[:, 0])
     best = np.where(answered, np.nan_to_num(probabilities, nan=-1.0).argmax(1), -1)
@@ -630,15 +642,20 @@ def _predicted(
     return given
 
 
+def _answers_with_severity(table: pd.DataFrame) -> bool:
+    """Whether the column is the model's answer; beside another answer, an empty one is not."""
+    given = {one for one in ANSWERS if one in table.columns and table[one].notna().any()}
+    return "severity" in table.columns and ("severity" in given or not given)
+
+
 def _at_severity(
     columns: Columns, probabilities: NDArray[np.float64], operating_point: OperatingPoint | None
 ) -> list[int | None]:
     """The predicted grade beside a severity: what the cut-offs give, or none yet."""
-    if "p_referable" in columns.table.columns or not np.isnan(probabilities).all():
-        other = "p_referable" if "p_referable" in columns.table.columns else "p_0 to p_4"
+    if not np.isnan(probabilities).all():
         raise columns.error(
-            f"{columns.origin} has both severity and {other}; keep the one that is the model's answer, or rename the "
-            "other."
+            f"{columns.origin} has answers of two kinds, severity beside p_0 to p_4; keep the columns of one, or "
+            "rename the other."
         )
     given = columns.grade("predicted")
     stated = np.array([-1 if grade is None else grade for grade in given], dtype=np.int64)

@@ -104,14 +104,10 @@ def tune(
         tested = Sample.of(planned(test.table, str(test.origin), test.named_by()), checklist, slices=())
     required = [criterion for criterion in checklist.each_criterion() if criterion.required]
     tuned = [one for one in required if one.id.about.cut_offs_decide and one.id == one.id.whole]
-    refers = "referable" in (predictions.cut_on, units.reference_scale)
-    if refers:  # nothing is said of other grades and groups
-        tuned = [one for one in tuned if one.id.target == "referable"]
     if not tuned:
-        of = "for referable DR " if refers else ""
         raise ChecklistError(
             f"The checklist {checklist.name} requires no sensitivity, specificity, accuracy or rate of grave errors "
-            f"{of}on the whole test set, so cut-offs cannot be tuned to it; use another checklist."
+            "on the whole test set, so cut-offs cannot be tuned to it; use another checklist."
         )
     constraints = [_Constraint(one, units, tested, checklist) for one in tuned]
     for constraint in constraints:
@@ -193,13 +189,13 @@ def effects(predictions: Predictions, point: OperatingPoint, checklist: Checklis
         k, n = metric.about.ratio(metric.target, metric.default_policy).terms(tally.table)
         return int(k), int(n)
 
-    shown = [one for one in EFFECTS if point.on != "referable" or one.target == "referable"]
+    shown = [one for one in EFFECTS if not after.lacks(one)]
     return [Effect(one, None if before is None else counted(before, one), counted(after, one)) for one in shown]
 
 
 def lost(predictions: Predictions, point: OperatingPoint) -> list[str]:
     """Titles of the grades that the cut-offs predict for less than a tenth as many images as have them."""
-    if point.on == "referable":
+    if "referable" in predictions.scales:
         return []
     table = predictions.at(point).table
     graded = table[graded_rows(table)]

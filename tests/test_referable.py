@@ -157,7 +157,7 @@ class TestAnswers:
     def test_cut_offs_of_grades_are_refused(self):
         """They need the probabilities of five grades."""
         point = OperatingPoint("probabilities", (0.5, 0.5, 0.5, 0.5), {}, "", (("a", "b"),), "", "", (), {})
-        with pytest.raises(PredictionsError, match="referable"):
+        with pytest.raises(PredictionsError, match="answers with a probability of referable, but the cut-offs"):
             predictions(rows(2)).at(point)
 
 
@@ -700,13 +700,14 @@ class TestElsewhere:
     def test_cut_offs_of_grades_are_not_tuned(self, tmp_path: Path):
         """Neither for a model without grades nor for criteria on grades that the reference does not give."""
         log = Log(tmp_path / "looks.jsonl")
-        with pytest.raises(PredictionsError, match="cut-offs need these probabilities"):
-            tune(predictions(rows(50)), REFERRAL, log=log)
+        grades = checklist_of({"id": "sensitivity:pdr", "at_least": 0.5})
+        refused = tune(predictions(rows(50)), grades, log=log)
+        assert isinstance(refused, Infeasible)
+        assert "the model answers only whether to refer" in refused.reason
         p = rows(50)["p_referable"]
         five = {"p_0": 1 - p, "p_1": 0, "p_2": p, "p_3": 0, "p_4": 0}
         table = only_referable(rows(50)).drop(columns="p_referable").assign(**five)
-        checklist = checklist_of({"id": "sensitivity:pdr", "at_least": 0.5})
-        found = tune(predictions(table), checklist, log=log)
+        found = tune(predictions(table), grades, log=log)
         assert isinstance(found, Infeasible)
         assert found.reason == f"sensitivity:pdr cannot be tuned with this tuning table: {REFERENCE_SAYS}"
 

@@ -109,8 +109,7 @@ class SignedTable:
         signed, table = self.content, predictions.table
         if rows != self.rows:
             yield "holds other images or answers"
-        decided = predictions.as_grades["predicted"].notna()
-        if (decided & np.isnan(predictions.scores()[:, 0])).any():
+        if (predictions.as_grades["predicted"].notna() & np.isnan(predictions.scores()[:, 0])).any():
             yield "has a predicted grade where the model gave no answer"
         if now.model != signed.model:
             yield "names other files of the model"
