@@ -274,7 +274,7 @@ def test_a_grader_in_python_is_not_exported(place: Path, tmp_path: Path):
 def test_a_network_in_torch_leaves_what_its_onnx_file_needs(answer: Answer, files: set[str], tmp_path: Path):
     """Beside the exported file: the preprocessing, the class of each output, and model.yaml for more than that."""
     grader: Any = SimpleNamespace(preprocessing=parse_preprocessing(foreign.STRETCHED))
-    _write_companions(tmp_path, grader, answer, cut_offs=False)
+    _write_companions(tmp_path, grader, grader.preprocessing, answer, cut_offs=False)
     assert {file.name for file in tmp_path.iterdir()} == files
     shape = {"weight": foreign.WEIGHT[:, : answer.width], "bias": foreign.BIAS[: answer.width]}
     torch_like = network(**shape)

@@ -41,7 +41,7 @@ from drgate.files import parse_json
 from drgate.vision.base import MAX_JSON_BYTES, few
 from drgate.vision.checkpoint import read_payload
 from drgate.vision.model_files import copy_and_hash
-from drgate.vision.older import NUMPY_SCALARS
+from drgate.vision.older import ALLOWED
 from drgate.vision.onnx_files import first_line
 
 CONFIG: Final = "config.json"
@@ -274,7 +274,7 @@ def read_torch_file(path: Path, private: Path) -> Weights:
     with copied.open("w+b") as copy:
         file = copy_and_hash(path, "model", copy)
         copy.seek(0)
-        payload = read_payload(path, NUMPY_SCALARS, opened=copy)
+        payload = read_payload(path, ALLOWED, opened=copy)
     state = payload
     if isinstance(payload, dict):
         state = next((payload[key] for key in _WRAPPED if isinstance(payload.get(key), dict)), payload)

@@ -25,10 +25,19 @@ from drgate.answers import Answer
 from drgate.errors import CheckpointError, UsageError
 from drgate.evaluation import Subject
 from drgate.files import canonical_json, digest_of, parse_json
-from drgate.models import DESCRIPTION, Description, Found, answer_of, classes_of, parse_description, preprocessing_of
+from drgate.models import (
+    DESCRIPTION,
+    EMBEDDED,
+    Description,
+    Found,
+    answer_of,
+    classes_of,
+    parse_description,
+    preprocessing_of,
+)
 from drgate.preprocessing import Preprocessing, PreprocessingError, of_transformers
 from drgate.scale import Kind, parse_class
-from drgate.vision.base import EMBEDDED, few, hub_folder, resolve_base, shown_id, update_digest
+from drgate.vision.base import few, hub_folder, resolve_base, shown_id, update_digest
 from drgate.vision.grader import checked_outputs
 from drgate.vision.hf_files import (
     CONFIG,
