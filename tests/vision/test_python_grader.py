@@ -388,6 +388,7 @@ class TestHostile:
         """Killed, or by Ctrl-C, while the grader works and does not listen."""
         made(load="import os\nweights[0].with_name('pid').write_text(str(os.getpid()))", predict="while True: pass")
         run = "from pathlib import Path; import numpy as np; from drgate.vision.python_grader import PythonGrader\n"
+        run += "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a job ignores Ctrl-C
         run += "PythonGrader(Path('model.bin'), 'mine.py:load').outputs([np.zeros((9, 9, 3), np.uint8)])"
         Path("pid").unlink()
         drgate = subprocess.Popen([sys.executable, "-c", run], stderr=subprocess.DEVNULL)
