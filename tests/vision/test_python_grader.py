@@ -20,7 +20,8 @@ import pytest
 
 from drgate import limits
 from drgate.certificate import keys
-from drgate.errors import CheckpointError, DrgateError, UsageError
+from drgate.checklist import load_checklist
+from drgate.errors import CertificateError, CheckpointError, DrgateError, UsageError
 from drgate.manifest import load_manifest
 from drgate.predictions import load_predictions
 from drgate.preprocessing import parse_preprocessing
@@ -29,6 +30,7 @@ from drgate.vision.graders import load_grader
 from drgate.vision.images import read_image
 from drgate.vision.python_grader import PythonGrader
 from tests.support.tiny import write_eyes
+from tests.support.verbs import exported
 
 CODE = """
 import numpy as np
@@ -388,6 +390,7 @@ class TestHostile:
         """Killed, or by Ctrl-C, while the grader works and does not listen."""
         made(load="import os\nweights[0].with_name('pid').write_text(str(os.getpid()))", predict="while True: pass")
         run = "from pathlib import Path; import numpy as np; from drgate.vision.python_grader import PythonGrader\n"
+        run += "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a job ignores Ctrl-C
         run += "PythonGrader(Path('model.bin'), 'mine.py:load').outputs([np.zeros((9, 9, 3), np.uint8)])"
         Path("pid").unlink()
         drgate = subprocess.Popen([sys.executable, "-c", run], stderr=subprocess.DEVNULL)
@@ -633,10 +636,14 @@ class TestCommands:
         assert "All certified files are there" in drgate("verify", *trusted).out
         ended = drgate("verify", *trusted, "--deep", "--data", "eyes")
         assert "verify runs nobody's code" in ended.err
-        words = ("model.bin", "--certificate", "report/certificate.json", "--key", "key.pem", "--data", "eyes")
-        ended = drgate("export", *words, "--out", "bundle", "--spec", "smoke")
-        assert ended.code == 2
-        assert "export the model to ONNX yourself" in ended.err
+        with pytest.raises(CertificateError, match="export the model to ONNX yourself"):
+            exported(
+                Path("model.bin"),
+                certificate=Path("report/certificate.json"),
+                checklist=load_checklist("smoke"),
+                out=Path("bundle"),
+                data=Path("eyes"),
+            )
         assert not Path("pid").exists()
         Path("mine.py").rename("other.py")
         assert drgate("verify", *trusted).code == 3
