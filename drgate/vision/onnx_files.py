@@ -47,8 +47,8 @@ TRIAL_MEMORY: Final = 2 << 30
 """Bytes of address space of the trial, besides three times the model's files (measured: under twice)."""
 
 TRIAL_SECONDS: Final = 60
-"""Of the trial, besides one for each 8 MB of the model's files. A whole MedSigLIP (1.7 GB) takes 25 s for one image on two
-cores and 6 s for each of the other three; it may take 270 s."""
+"""Of the trial, besides one for each 8 MB of the model's files. A whole MedSigLIP (1.7 GB) takes 25 s on two cores
+for one image and 6 s for each of the other three; it may take 270 s."""
 
 MAX_PACKED: Final = 128 << 20
 """Bytes of numbers of which one byte can be eight in memory. Exporters write weights as they are in memory."""
