@@ -201,7 +201,7 @@ def _prefix(what: str, names: list[str], stated: str | None) -> str:
     raise CheckpointError(
         f"{what} holds the network under the prefix {' or '.join(repr(one[:80]) for one in found[:3])}, which is not "
         f"one that drgate knows, or not that of all its tensors. State it in model.yaml beside the file "
-        f'(docs/models.md): key_prefix: "{remedy[:80]}"'
+        f'(docs/models.md): key_prefix: "{few([remedy])}"'
     )
 
 

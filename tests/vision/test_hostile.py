@@ -393,7 +393,7 @@ class TestWeightsFromElsewhere:
         """It is read as its values, whatever the file says to set."""
         pickled = called("argparse", "Namespace", b")") + b"}" + text("__class__") + b"K\x01sb"
         assert "no weights" in elsewhere(with_pickle(tmp_path / "m.pt", b"}" + text("args") + pickled + b"s"))
-        torch.save({"args": argparse.Namespace(update=3, __class__=4)}, tmp_path / "m.pt")
+        torch.save({"args": argparse.Namespace(update=3, items=4)}, tmp_path / "m.pt")
         assert "no weights" in elsewhere(tmp_path / "m.pt")
 
 
