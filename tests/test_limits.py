@@ -98,6 +98,8 @@ ALLOWED = {
     ("drgate/vision/base.py", "safe_open"): "maps the file; its header has a limit of its own",
     ("drgate/vision/checkpoint.py", "open"): "drgate.vision's own limits",
     ("drgate/vision/checkpoint.py", "torch.load"): "drgate.vision's own limits",
+    ("drgate/vision/hf_files.py", "open"): "private copies, by drgate.vision's own limits",
+    ("drgate/vision/hf_files.py", "safe_open"): "maps a private copy; its header has a limit of its own",
     ("drgate/vision/images.py", "Image.open"): "checks the size in the header first",
     ("drgate/vision/model_files.py", "open"): "drgate.vision's own limits",
     ("drgate/vision/onnx_files.py", "open"): "drgate.vision's own limits",
