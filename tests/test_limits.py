@@ -103,6 +103,8 @@ ALLOWED = {
     ("drgate/vision/grader_child.py", "json.loads"): "drgate's own requests, and what the grader says of itself",
     ("drgate/vision/grader_child.py", "iterdir"): "/proc",
     ("drgate/vision/grader_child.py", "open"): "/proc",
+    ("drgate/vision/hf_files.py", "open"): "private copies, by drgate.vision's own limits",
+    ("drgate/vision/hf_files.py", "safe_open"): "maps a private copy; its header has a limit of its own",
     ("drgate/vision/images.py", "Image.open"): "checks the size in the header first",
     ("drgate/vision/model_files.py", "open"): "drgate.vision's own limits",
     ("drgate/vision/onnx_files.py", "open"): "drgate.vision's own limits",

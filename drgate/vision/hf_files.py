@@ -37,7 +37,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from drgate.errors import CheckpointError, brief
 from drgate.evaluation import Role, Subject
-from drgate.files import parse_json
+from drgate.files import entries, parse_json
 from drgate.vision.base import MAX_JSON_BYTES, few
 from drgate.vision.checkpoint import read_payload
 from drgate.vision.model_files import copy_and_hash
@@ -227,7 +227,7 @@ def read_weights(folder: Path, private: Path, name: str | None = None) -> Weight
     more than one could be meant.
     """
     index = folder / "model.safetensors.index.json"
-    found = sorted(file.name for file in folder.iterdir() if file.suffix.lower() == ".safetensors")
+    found = sorted(file.name for file in entries(folder, CheckpointError) if file.suffix.lower() == ".safetensors")
     beside = Beside(folder, [])
     if name is None and index.is_file() and "model.safetensors" not in found:
         shards = beside.json(index.name, "config", "an index of safetensors files") or {}

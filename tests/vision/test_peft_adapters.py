@@ -349,7 +349,7 @@ class TestOnDrgatesTower:
 
 
 def test_the_folder_of_the_field_case(tmp_path: Path):
-    """K4: on the embedded base model, with rsLoRA, the head beside the adapter and nothing excluded: torch's outputs."""
+    """K4: on the embedded base, with rsLoRA, the head beside the adapter and nothing excluded: as torch computes it."""
     base = resolve_base("embedded")
     size = base.config.image_size
     generator = torch.Generator().manual_seed(7)
