@@ -298,7 +298,7 @@ def _shown(cell: object) -> str:
 
 def _number(value: float) -> str:
     """A number that stands where a probability is expected; no record number."""
-    return f"{value:.4g}" if abs(value) <= 100 else "a number beyond 100"
+    return "a number beyond 100" if abs(value) > 100 else f"{value:.4g}"
 
 
 def _is_number(cell: object) -> bool:

@@ -435,7 +435,7 @@ def load_predictions(path: Path | str, operating_point: OperatingPoint | None = 
     neither the most probable grade (of equal ones the lower, where `score` wrote the table) nor the operating point's.
     """
     path = Path(path)
-    table = read_table(path, _EXPECTED, PredictionsError, no_nan=PROBABILITIES)
+    table = read_table(path, _EXPECTED, PredictionsError, no_nan=SIGNED)
     provenance = read_provenance(path)
     rows = provenance.pop("rows", None)
     provenance.pop("as_baseline", None)

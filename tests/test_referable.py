@@ -25,6 +25,7 @@ from drgate.evaluation import Estimate, Evaluation, NotEstimable, Subject, TestS
 from drgate.grades import join_grades
 from drgate.looks import Log
 from drgate.manifest import load_manifest, split_by_patient
+from drgate.metrics import BELOW_REFERABLE, MetricId
 from drgate.operating_point import OperatingPoint
 from drgate.plan import load_planned, plan
 from drgate.predictions import (
@@ -129,6 +130,7 @@ class TestAnswers:
             (dict.fromkeys(("p_0", "p_1", "p_2", "p_3", "p_4"), 0.2), "two kinds, p_referable beside p_0, p_1"),
             ({"severity": 1.5}, "two kinds, p_referable beside severity"),
             ({"p_referable": 1.5}, "line 2: p_referable is 1.5; expected a fraction from 0 to 1"),
+            ({"p_referable": "nan"}, "line 2: p_referable is nan; expected a fraction from 0 to 1"),
             ({"p_referable": "high"}, r"line 2: p_referable is another text \(4 characters\); expected a fraction"),
             (
                 {"p_referable": 0.7, "predicted_referable": 0},
@@ -315,7 +317,8 @@ class TestCountedByHand:
         by_patient = found.units["patient"]["auc:referable"]
         assert by_patient.value == pytest.approx(sk.roc_auc_score(*worst))
 
-    def test_a_model_of_grades_that_refers_the_same_has_the_same_figures(self):
+    @pytest.mark.parametrize("unit", ["image", "eye", "patient"])
+    def test_a_model_of_grades_that_refers_the_same_has_the_same_figures(self, unit: str):
         """Estimates and limits of whether to refer, at the deployment mix and in slices too, do not know the grades."""
         mix = {"no_dr": 0.7, "mild_npdr": 0.1, "moderate_npdr": 0.1, "severe_npdr": 0.05, "pdr": 0.05}
         checklist = checklist_of(
@@ -323,6 +326,7 @@ class TestCountedByHand:
             deployment=mix,
             slices=[{"by": "camera"}],
             site_column="camera",
+            unit=unit,
         )
         table = rows(100, missed=0.2, camera=["A"] * 100 + ["B"] * 100)
         refers = (table["p_referable"] >= 0.5).to_numpy()
@@ -332,6 +336,7 @@ class TestCountedByHand:
         one = evaluate(predictions(table.assign(predicted=predicted)), checklist)
         two = evaluate(predictions(table.assign(predicted_referable=refers)), checklist)
         alike = [name for name in one.metrics if name.target == "referable" and not name.about.from_probabilities]
+        alike.append(MetricId("undergraded", BELOW_REFERABLE))
         assert {name.whole for name in alike} >= {"sensitivity:referable", "youden:referable", "ppv:referable"}
         assert any(name.deployed for name in alike)
         assert any(name.column for name in alike)
@@ -499,8 +504,9 @@ class TestReports:
     def test_a_reference_of_two(self):
         """Two rows, in the table, the counts and the slices."""
         table = only_referable(rows(100, camera=["A"] * 100 + ["B"] * 100))
-        checklist = checklist_of({"id": "sensitivity:referable", "above": 0.5}, slices=[{"by": "camera"}])
-        found = evaluate(predictions(table), checklist)
+        cameras = {"slices": [{"by": "camera"}], "site_column": "camera"}
+        found = evaluate(predictions(table), checklist_of({"id": "sensitivity:referable", "above": 0.5}, **cameras))
+        assert Evaluation.from_json(found.to_json()) == found
         text = markdown.render(found)
         assert f"Reference grades: Not referable {found.counts.by_grade[0]}, Referable" in text
         assert "Images, from Not referable to Referable" in text
@@ -632,12 +638,12 @@ class TestCompare:
         auc = found.differences["auc:referable"]
         assert auc.value == pytest.approx(aucs[0] - aucs[1])  # type: ignore[union-attr]
         assert {type(row["first"]) for row in found.discordant} == {bool, type(None)}
-        assert all(
-            (row["grade"] >= 2) == row["second"] or not row["second"] for row in found.discordant if row["first"]
-        )
+        assert [row["grade"] for row in found.discordant] == tables[0]["grade"][right[0] != right[1]].tolist()
         text = compare_report.markdown(found)
         assert "and more often right on whether to refer by" in text
         assert "Right on whether to refer" in text
+        assert "23 other quantities: model A answers only whether to refer." in text
+        assert "Sensitivity, PDR" not in text
         assert "Model A answers only whether to refer. The outcome rests on" in text
 
     def test_beside_a_model_of_grades_and_with_oedema(self):

@@ -5,6 +5,7 @@ text = markdown(comparison)
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Final
 
 from rich.console import Console
@@ -17,6 +18,9 @@ from drgate.report.evaluation.markdown import bullets, code, escape, grid
 
 LISTED_AT_MOST: Final = 20
 """Discordant images listed in Markdown; the JSON has all of them."""
+
+EACH_AT_MOST: Final = 5
+"""Quantities without a difference for one reason that are named; the JSON has all of them."""
 
 _STYLES: Final[dict[Outcome, str]] = {"non-inferior": "green", "inferior": "bold red", "not shown": "yellow"}
 _HEADER: Final = ("Quantity", "A", "B", "Difference", "Interval", "Discordant", "Bootstrap", "McNemar mid-p")
@@ -103,7 +107,18 @@ def markdown(comparison: Comparison) -> str:
 
 
 def _rows(comparison: Comparison) -> list[list[str]]:
-    return [_row(name, difference) for name, difference in comparison.differences.items()]
+    """A row for each quantity; one for all that lack a difference for the same reason, where these are many."""
+    found = comparison.differences
+    reasons = Counter(one.reason for one in found.values() if isinstance(one, NotEstimable))
+    many = {reason: count for reason, count in reasons.items() if count > EACH_AT_MOST}
+    rows = [
+        _row(name, difference)
+        for name, difference in found.items()
+        if not isinstance(difference, NotEstimable) or difference.reason not in many
+    ]
+    return rows + [
+        [f"{count} other quantities: {reason}", *[""] * (len(_HEADER) - 1)] for reason, count in many.items()
+    ]
 
 
 def _row(name: str, difference: Difference | NotEstimable) -> list[str]:
