@@ -327,8 +327,8 @@ class TestWhatIsGiven:
         return here / "one"
 
     @pytest.mark.parametrize("file", ["", "report.html", "evaluation.json", "statement.json", "predictions.parquet"])
-    def test_an_evaluation_is_given_by_its_folder_or_any_file(self, file: str, judged: Path, drgate: Run):
-        """To compare, as a baseline, to verify, to show, and to judge again, which takes no further look."""
+    def test_an_evaluation_is_given_by_its_folder_or_any_file(self, file: str, judged: Path, drgate: Run, place: Path):
+        """To compare, as a baseline, to verify, to export, to show, and to judge again, which takes no further look."""
         given = judged / file
         assert drgate("compare", given, given, "--spec", "smoke").code in (0, 3)
         assert drgate("evaluate", given, "--spec", "smoke", "--out", "again", "--baseline", given).code == 0
@@ -338,6 +338,8 @@ class TestWhatIsGiven:
         assert drgate("plan", "smoke", "--data", given).code == 0
         if file != "predictions.parquet":
             assert drgate("report", given).code == 0
+        ended = drgate("export", place / "model.pth", "--certificate", given, "--data", place / "eyes", "--out", "b")
+        assert (ended.code, "is of a table of predictions, not of a model" in ended.err) == (2, True)
         ended = drgate("verify", given)
         assert (ended.code, "Not confirmed: it is unsigned" in ended.out) == (3, True)
 

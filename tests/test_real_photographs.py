@@ -110,7 +110,7 @@ def test_another_camera_with_all_grades(trained: Path, real_data: Path):
 def test_what_failed_is_not_exported(trained: Path, on_1024: tuple[dict[str, Any], pd.DataFrame], real_data: Path):
     """A signed FAIL opens nothing: export ends with the verdict's exit code and writes nothing."""
     assert on_1024[0]["verdict"] == "FAIL"
-    signed = ("--certificate", "report-1024/certificate.json", "--key", "key.pem")
+    signed = ("--certificate", "report-1024", "--key", "key.pem")
     where = ("--data", real_data / "eyepacs-1024", "--out", "bundle")
     ended = run(trained, "drgate", "export", "run/best_model.pth", *signed, *where)
     assert ended.returncode == 1

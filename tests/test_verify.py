@@ -123,7 +123,7 @@ class TestNeverAccepted:
     @pytest.mark.parametrize(
         ("name", "says"),
         [
-            ("empty", "is not valid JSON"),
+            ("empty", "is empty; expected certificate.json"),
             ("truncated", "is not valid JSON"),
             ("duplicate_key", "has the key 'mediaType' twice"),
             ("white_space", "not in its canonical form"),

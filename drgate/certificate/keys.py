@@ -235,7 +235,8 @@ def parse_private_key(pem: bytes, passphrase: bytes | None, origin: str) -> Priv
     except (ValueError, TypeError, UnsupportedAlgorithm) as problem:
         if encrypted:
             raise CertificateError(f"The passphrase does not open {origin}, or the file is damaged.") from problem
-        refuse_content(pem, origin, _EXPECTED_PRIVATE, CertificateError)
+        if b"-----BEGIN" not in pem:
+            refuse_content(pem, origin, _EXPECTED_PRIVATE, CertificateError)
         raise CertificateError(f"{origin} holds no key that can be read; expected {_EXPECTED_PRIVATE}.") from problem
     if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP256R1):
         raise CertificateError(f"{origin} holds a key of another type; expected {_EXPECTED_PRIVATE}.")
@@ -256,7 +257,8 @@ def parse_public_key(pem: bytes, origin: str) -> PublicKey:
     try:
         key = serialization.load_pem_public_key(pem)
     except (ValueError, UnsupportedAlgorithm) as problem:
-        refuse_content(pem, origin, _EXPECTED_PUBLIC, CertificateError)
+        if b"-----BEGIN" not in pem:
+            refuse_content(pem, origin, _EXPECTED_PUBLIC, CertificateError)
         raise CertificateError(f"{origin} holds no key that can be read; expected {_EXPECTED_PUBLIC}.") from problem
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
         raise CertificateError(f"{origin} holds a key of another type; expected {_EXPECTED_PUBLIC}.")
