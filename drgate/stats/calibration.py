@@ -418,6 +418,7 @@ class _Fit:
     converged: NDArray[np.bool_]
 
 
+@np.errstate(divide="ignore", invalid="ignore")  # without curvature a step is not finite: it does not converge
 def _fit(weights: Floats, x: Floats, y: NDArray[np.bool_], *, joint: bool) -> _Fit:
     """Logistic regressions of y on x, one a row of `weights` (B, n); not `joint`, the slope is 1.
 

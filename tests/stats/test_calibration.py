@@ -461,3 +461,10 @@ class TestLaws:
             brier(np.full((2, 5), 0.2), np.array([0.0, 1.0]), level=0.95)
         with pytest.raises(ValueError, match="Classes"):
             brier(np.full((2, 5), 0.2), np.array([0, 5]), level=0.95)
+
+
+def test_probabilities_of_nothing_but_0_and_1_are_no_defect_of_the_program():
+    """Without curvature the fit ends undefined, and no warning is raised on the way."""
+    certain = np.array([1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1e-9])
+    undefined = calibration_intercept(certain, np.arange(8) != 2, level=0.95)
+    assert undefined == Undefined("the fit did not converge")
