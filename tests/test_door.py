@@ -465,3 +465,24 @@ class TestScore:
         assert "Outputs: logits, classes in the order no_dr, mild_npdr" in text
         assert f"Preprocessing: fundus-square-1@{tiny.SIZE}" in text
         assert "Answers: No DR " in text
+
+
+class TestStatedBeside:
+    """N1: what stands in preprocess.json is used whole, or refused."""
+
+    @pytest.mark.parametrize(
+        "written",
+        [
+            {"id": "fundus-square-1", "size": tiny.SIZE, "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]},
+            {**tiny.recipe(), "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]},
+            {**tiny.recipe(), "normalise": "imagenet"},
+        ],
+        ids=["before there was a format", "mean and std", "another key"],
+    )
+    def test_unknown_keys_are_refused(self, written: dict[str, Any], refused: Refused, place: Path, tmp_path: Path):
+        """They were ignored, and the model was judged on other input than it was trained on."""
+        model = tiny.write_onnx(tmp_path / "model")
+        (tmp_path / "model/preprocess.json").write_text(json.dumps(written))
+        told = refused("score", model, "--data", place / "eyes", "--out", "p.parquet")
+        assert "preprocess.json" in told
+        assert "format: drgate preprocessing 1" in told or "mean" in told or "normalise" in told
