@@ -197,6 +197,8 @@ def _refuse_unbounded(plain: Any, origin: str, key: str = "") -> None:
         for name, value in plain.items():
             _refuse_unbounded(value, origin, name)
     elif isinstance(plain, list):
+        if sum(abs(value) for value in plain if isinstance(value, int)) > MAX_INTEGER:  # layers of each stage, say
+            raise CheckpointError(f"{origin} has {key[:100]} = {brief(plain)}; expected {MAX_INTEGER} in all at most.")
         for value in plain:
             _refuse_unbounded(value, origin, key)
     elif isinstance(plain, int | float) and not isinstance(plain, bool):

@@ -311,6 +311,14 @@ class TestHostile:
         """A config of 1 KB cannot ask for more memory or time than its tensors hold."""
         refused(save(siglip(), tmp_path / "m", vision_config=TINY | changes))
 
+    @pytest.mark.parametrize("depths", [[262_144] * 2000, [262_144, 0], [10**9, 1]])
+    def test_stages_without_bounds(self, depths: list[int], tmp_path: Path):
+        """Some networks count their layers in a list before they make the first."""
+        network = transformers.SwinForImageClassification(
+            transformers.SwinConfig(**FAMILIES["swin"][1], **labels(NAMES)),
+        )
+        refused(save(network, tmp_path / "m", depths=depths))
+
     def test_an_input_without_bounds(self, tmp_path: Path):
         """A network without position embeddings takes any size: what it computes for one image is bounded."""
         config = transformers.SegformerConfig(
