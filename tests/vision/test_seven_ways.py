@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +13,17 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
+from torch import nn
 
+from drgate.certificate.keys import generate_key, load_private_key
+from drgate.checklist import parse_checklist
 from drgate.manifest import load_manifest
 from drgate.scale import parse_grade
 from drgate.score import score
 from drgate.vision.graders import load_grader
 from tests.support.classifiers import NAMES, SIDE, adapted, answers, model_yaml, save, save_adapter, siglip
 from tests.support.tiny import write_eyes
+from tests.support.verbs import exported, judged, verified
 
 ALPHABETICAL = [f"{name}" for name in ("mild_npdr", "moderate_npdr", "no_dr", "pdr", "severe_npdr")]
 
@@ -105,12 +110,86 @@ def bare_state_dict(trained: Trained, folder: Path) -> dict[str, Any]:
     return {"path": folder / "weights.pth"}
 
 
+class Answering(nn.Module):
+    """The network's logits, or their softmax."""
+
+    def __init__(self, network: nn.Module, *, softmax: bool) -> None:
+        super().__init__()
+        self.network, self.softmax = network, softmax
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.network(pixel_values=image).logits
+        return logits.softmax(dim=-1) if self.softmax else logits
+
+
+def onnx_file(trained: Trained, folder: Path, *, softmax: bool, **output: str) -> dict[str, Any]:
+    """As PyTorch's own exporter writes it."""
+    folder.mkdir()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the exporter, about its future
+        torch.onnx.export(
+            Answering(trained.merged, softmax=softmax).eval(),
+            (torch.zeros(2, 3, SIDE, SIDE),),
+            folder / "net.onnx",
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            dynamo=True,
+            verbose=False,
+        )
+    model_yaml(folder, "net.onnx", "onnx", classes=NAMES, output=output)
+    return {"path": folder / "net.onnx"}
+
+
+def onnx_with_logits(trained: Trained, folder: Path) -> dict[str, Any]:
+    return onnx_file(trained, folder, softmax=False, kind="logits")
+
+
+def onnx_with_probabilities(trained: Trained, folder: Path) -> dict[str, Any]:
+    return onnx_file(trained, folder, softmax=True, kind="probabilities")
+
+
+GRADER = f"""
+from pathlib import Path
+
+import torch
+from transformers import SiglipConfig, SiglipForImageClassification
+
+
+class Grader:
+    kind, classes, preprocessing = "logits", {NAMES}, "siglip@{SIDE}"
+
+    def __init__(self, config, weights):
+        self.files = [weights, config]
+        self.network = SiglipForImageClassification(SiglipConfig.from_json_file(config)).eval()
+        self.network.load_state_dict(torch.load(weights, weights_only=True))
+
+    def predict(self, batch):
+        with torch.inference_mode():
+            return self.network(pixel_values=torch.from_numpy(batch)).logits
+
+
+def load(weights):
+    return Grader(*weights)
+"""
+
+
+def python_grader(trained: Trained, folder: Path) -> dict[str, Any]:
+    folder.mkdir()
+    trained.merged.config.to_json_file(folder / "config.json")
+    torch.save(trained.merged.state_dict(), folder / "weights.pth")
+    code = folder.with_suffix(".py")
+    code.write_text(GRADER)
+    return {"path": folder, "python": f"{code}:load"}
+
+
 WAYS: list[Callable[[Trained, Path], dict[str, Any]]] = [
     peft_folder,
     merged_safetensors,
     hugging_face_folder,
     lightning_file,
     bare_state_dict,
+    onnx_with_logits,
+    onnx_with_probabilities,
+    python_grader,
 ]
 
 
@@ -125,3 +204,28 @@ def test_one_confusion_matrix(way: Callable[[Trained, Path], dict[str, Any]], tr
     assert matrix.tolist() == trained.matrix.tolist()
     probabilities = table[[f"p_{grade}" for grade in range(5)]].to_numpy(np.float64)
     assert np.abs(probabilities - trained.probabilities).max() < 1e-5
+
+
+@pytest.mark.parametrize("way", [peft_folder, hugging_face_folder], ids=lambda way: way.__name__)
+def test_a_folder_becomes_a_certified_bundle(
+    way: Callable[[Trained, Path], dict[str, Any]], trained: Trained, tmp_path: Path
+):
+    """Judged and signed, exported, its ONNX file judged again: one matrix, all of it under the certificate."""
+    generate_key(tmp_path / "key", None)
+    key = load_private_key(tmp_path / "key.pem")
+    plain = {"name": "any", "version": 1, "looks": 2, "criteria": [{"id": "accuracy", "at_least": 0.001}]}
+    checklist = parse_checklist(plain | {"bootstrap": {"resamples": 1000}}, "any")
+    given = way(trained, tmp_path / "model")
+    asked: dict[str, Any] = given | {"data": trained.eyes, "checklist": checklist, "workers": 0, "key": key}
+    looks = tmp_path / "looks.jsonl"
+    first = judged(**asked, looks=looks, out=tmp_path / "report")
+    assert first.evaluation.verdict == "PASS"
+    assert np.array_equal(first.evaluation.confusion_matrix, trained.matrix)
+    certificate = first.folder / "certificate.json"
+    found = exported(**asked, certificate=certificate, out=tmp_path / "bundle", trusted=[key.public])
+    assert found.exported
+    assert np.array_equal(found.judgement.evaluation.confusion_matrix, trained.matrix)
+    checked = verified(found.folder / "certificate.json", models=[found.folder], trusted=[key.public])
+    assert (checked.exit_code, checked.problems) == (0, ())
+    table = score(load_grader(found.folder), load_manifest(trained.eyes).select("test"), workers=0)
+    assert np.abs(table.probabilities() - trained.probabilities).max() < 1e-4
