@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from drgate.errors import UsageError
-from drgate.files import read_beginning
+from drgate.files import read_beginning, read_json
 from drgate.screen import Format
 
 if TYPE_CHECKING:
@@ -268,12 +269,32 @@ def _command_key(given: str | None, command: str | None, public_key: Path | None
 def base_ref_of(given: str | None) -> str:
     """The branch to merge into: as given, else the target of the request that GitHub or GitLab is testing.
 
-    Raises UsageError where neither is known: a guess could compare a change with itself.
+    Of a merge queue it is the commit that the group of changes is put on top of.
+
+    Raises UsageError where none is known: a guess could compare a change with itself.
     """
-    target = os.environ.get("GITHUB_BASE_REF") or os.environ.get("CI_MERGE_REQUEST_TARGET_BRANCH_NAME")
-    if given or target:
-        return given or f"refs/remotes/origin/{target}"  # in full: a tag could also be named origin/main
+    if given:
+        return given
+    if target := os.environ.get("GITHUB_BASE_REF"):
+        return f"refs/remotes/origin/{target}"  # in full: a tag could also be named origin/main
+    if os.environ.get("GITHUB_EVENT_NAME") == "merge_group":
+        return _base_of_queue(os.environ.get("GITHUB_EVENT_PATH", ""))
+    if target := os.environ.get("CI_MERGE_REQUEST_TARGET_BRANCH_NAME"):
+        return f"refs/remotes/origin/{target}"
     raise UsageError(
         "The branch to merge into is not known; give it with --base-ref, such as origin/main. (With HEAD, the staged "
         "changes are compared with the last commit.)"
     )
+
+
+def _base_of_queue(path: str) -> str:
+    """merge_group.base_sha in the file that describes GitHub's event."""
+    expected = "GitHub's description of a merge_group event (GITHUB_EVENT_PATH)"
+    event = read_json(Path(path), expected, UsageError)
+    group = event.get("merge_group") if isinstance(event, dict) else None
+    base = group.get("base_sha") if isinstance(group, dict) else None
+    if not isinstance(base, str) or not re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", base):
+        raise UsageError(
+            f"{path} names no commit as merge_group.base_sha; expected {expected}. Give --base-ref COMMIT."
+        )
+    return base

@@ -15,6 +15,7 @@ import contextlib
 import hashlib
 import os
 import re
+import shlex
 import stat
 import subprocess
 import tempfile
@@ -51,6 +52,7 @@ _DVC: Final = re.compile(
 )
 """A DVC file of one file in the form that DVC writes, in which a reader of YAML sees nothing else."""
 _MD5: Final = re.compile(r"[0-9a-f]{32}")
+_COMMIT: Final = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 REGULAR: Final = ("100644", "100755")
 LINK: Final = "120000"
 SUBMODULE: Final = "160000"
@@ -234,20 +236,34 @@ class Repository:
 
         Raises RepositoryError where this clone has no such commit.
         """
-        for name in (f"refs/remotes/{ref}", f"refs/heads/{ref}", ref):  # a change may add a tag `origin/main`
+        names = [f"refs/remotes/{ref}", f"refs/heads/{ref}", ref]  # a change may add a tag `origin/main`
+        for name in [ref] if _COMMIT.fullmatch(ref) else names:
             found = _run(self.root, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}")
             if not found.returncode:
                 break
         else:
             if ref == "HEAD":
                 raise RepositoryError("This repository has no commit yet; commit the policy first.")
-            name = ref.removeprefix("refs/remotes/").removeprefix("origin/")
             raise RepositoryError(
-                f"This clone has no commit {visible(ref)!r}. If the clone is shallow, fetch the commit first (git "
-                f"fetch --depth=1 origin +refs/heads/{visible(name)}:refs/remotes/origin/{visible(name)}; in GitHub's "
-                "checkout action: fetch-depth: 0), or name another with --base-ref."
+                f"This clone has no commit {visible(ref)!r}. If the clone is shallow, fetch it first "
+                f"({visible(self._fetch(ref))}; in GitHub's checkout action: fetch-depth: 0), or name another with "
+                "--base-ref."
             )
         return found.stdout.decode().strip()
+
+    def _fetch(self, ref: str) -> str:
+        """The command that gets the commit of this name into a shallow clone."""
+        if _COMMIT.fullmatch(ref):
+            return f"git fetch --depth=1 origin {ref}"
+        if re.search(r"[~^@{:]", ref) or re.fullmatch(r"[0-9a-f]{4,63}|HEAD", ref):  # no server knows these names
+            return "git fetch --unshallow"
+        name = ref.removeprefix("refs/remotes/")
+        if name.startswith("refs/"):
+            return f"git fetch --depth=1 origin {shlex.quote(f'+{name}:{name}')}"
+        remotes = _run(self.root, "remote").stdout.decode(errors="replace").split()
+        remote = next((one for one in remotes if name.startswith(f"{one}/")), "origin")
+        branch = name.removeprefix(f"{remote}/").removeprefix("refs/heads/")
+        return f"git fetch --depth=1 {remote} {shlex.quote(f'+refs/heads/{branch}:refs/remotes/{remote}/{branch}')}"
 
     def fetched(self, path: str, content: Content, *, limit: int) -> bytes:
         """The bytes behind a pointer, from the working tree, where `git lfs pull` or `dvc pull` put them.
