@@ -9,6 +9,7 @@ import os
 import pickle
 import subprocess
 import sys
+import textwrap
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -516,7 +517,18 @@ class TestReportCommand:
 class TestLightInstallation:
     def test_a_command_that_needs_more_says_what_to_install(self, tmp_path: Path):
         """Without torch: one sentence that names the package and the extra, exit code 2, no traceback."""
-        blocked = "import sys; sys.modules['torch'] = None; from {package}.cli import main; main({arguments!r})"
+        blocked = textwrap.dedent("""
+            import sys
+
+            class Absent:
+                def find_spec(self, name, path=None, target=None):
+                    if name == "torch":
+                        raise ModuleNotFoundError("No module named 'torch'", name=name)
+
+            sys.meta_path.insert(0, Absent())
+            from {package}.cli import main
+            main({arguments!r})
+        """)
         for package, arguments, extra in (
             ("drgate", ["score", "model.pth", "--data", "data", "--out", "x.parquet"], "models"),
             ("trainer", ["--dataset", "data"], "train"),

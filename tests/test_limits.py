@@ -20,6 +20,7 @@ import pytest
 
 from drgate import limits
 from drgate.certificate.keys import CommandKey, generate_key, load_public_key
+from drgate.content import HEAD as NAMED_BY
 from drgate.errors import CertificateError, ManifestError, PolicyError, PredictionsError, RecordError
 from drgate.files import entries, files_below, parse_toml, read_table
 from drgate.manifest import load_manifest
@@ -203,8 +204,8 @@ def parquet(path: Path, columns: dict[str, Any], **settings: Any) -> None:
 
 
 def sparse(path: Path, start: bytes = b"") -> None:
-    """Ten gigabytes that take no room on the disk."""
-    path.write_bytes(start)
+    """Ten gigabytes that take no room on the disk; they begin as text, or would be named as a binary file."""
+    path.write_bytes(start.ljust(NAMED_BY, b"\n"))
     with path.open("rb+") as handle:
         handle.truncate(10 << 30)
 

@@ -27,7 +27,7 @@ from drgate.checklist import parse_yaml
 from drgate.errors import CheckpointError
 from drgate.export import _write_companions
 from drgate.manifest import load_manifest
-from drgate.models import parse_description, read_description
+from drgate.models import find_model, parse_description, read_description
 from drgate.operating_point import load_operating_point
 from drgate.preprocessing import parse_preprocessing
 from drgate.scale import GRADES, REFERABLE_CLASSES
@@ -213,7 +213,7 @@ def test_five_probabilities_in_an_order_of_their_own(
     assert (checked.exit_code, checked.problems) == (0, ())
     again = load_grader(found.folder)  # a bundle is read by its folder too
     assert again.tensor_digest == evaluation.model.tensor_digest
-    assert stated_by(found.folder) == again.preprocessing
+    assert stated_by(find_model(found.folder)) == again.preprocessing
     card = (found.folder / "MODEL_CARD.md").read_text()
     assert "Output: `answer`, (batch, 5), probabilities, in the order of labels.json." in card
 

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from rich.console import Console
 from rich.text import Text
 
 from drgate.dry_run import Barred, DryRun
-from drgate.metrics import NAMES
 from drgate.report import words
 from drgate.report.kit import paragraph
-from drgate.scale import GRADES, TITLES
 
-_TITLES: Final = dict(zip(GRADES, TITLES, strict=True))
 _PATIENTS: Final = {
     "all": "named for every image",
     "some": "named for some images only, so they count as unknown",
@@ -62,14 +59,17 @@ def lines(found: DryRun) -> Iterator[tuple[str, str]]:
     if model.preprocessing:
         yield "Preprocessing", f"{model.preprocessing.name} ({_short(model.preprocessing.digest)})"
     if found.answers:
-        yield "Answers", f"{found.scale}; {counts_in_words(found.answers)}; without output {found.without_output}"
+        yield "Answers", f"{found.scale}; {words.counts(found.answers)}; without output {found.without_output}"
     split = f", split {data.split}" if data.split else ""
+    if not model.of_table:
+        for note in data.warnings:
+            yield "Note", note
     yield "Test set", f"{data.name}{split} ({_short(data.digest)})"
     yield "Columns", ", ".join(found.columns)
     yield "Images", f"{found.images}, of which {found.graded} have a reference grade"
     number = "number unknown" if found.patients is None else str(found.patients)
     yield "Patients", f"{number}; {_PATIENTS[patients.named]}" if patients else number
-    yield "Reference grades", counts_in_words(found.reference)
+    yield "Reference grades", words.counts(found.reference)
     again = "taken before, so it counts no further" if found.look.again else "not taken now"
     yield "Look", f"{found.look.number} of {found.look.allowed} at these images, {again}"
     yield "Signature", " ".join(signing(found))
@@ -86,11 +86,6 @@ def signing(found: DryRun) -> Iterator[str]:
             "Nothing proves that this model gave these answers: have the scorer sign the table (drgate score --key) "
             "and give --scorer-key, or evaluate the model itself."
         )
-
-
-def counts_in_words(counts: Mapping[str, int]) -> str:
-    """Counts by class, such as "No DR 3, Mild NPDR 2"."""
-    return ", ".join(f"{_TITLES.get(name, NAMES.get(name, name))} {count}" for name, count in counts.items())
 
 
 def _grouped(criteria: Sequence[Barred]) -> Iterator[str]:

@@ -80,12 +80,12 @@ def command(
     quiet: QuietOption = False,
 ) -> int:
     from drgate.certificate.scored import beside, sign_scored
-    from drgate.cli.dry_run import counts_in_words
     from drgate.errors import CertificateError, UsageError
     from drgate.files import refuse_existing
     from drgate.given import model_in
     from drgate.looks import current_time
     from drgate.predictions import write_predictions
+    from drgate.report import words
     from drgate.score import model_and_test_set, score
 
     bare = out.suffix.lower() == ".csv"
@@ -136,7 +136,7 @@ def command(
             "Preprocessing: the grader's own."
             if prepared is None
             else f"Preprocessing: {prepared['name']} ({prepared['digest'][:15]}).",
-            f"Answers: {counts_in_words(predictions.counts())}.",
+            f"Answers: {words.counts(predictions.counts())}.",
             f"Written: {out}{'' if private is None else f', signed in {beside(out)}'}.",
         ]
         if bare:

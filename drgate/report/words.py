@@ -30,7 +30,7 @@ from drgate.evaluation import (
     Status,
     TestSet,
 )
-from drgate.metrics import MetricId, parse_id
+from drgate.metrics import NAMES, MetricId, parse_id
 from drgate.scale import GRADES, SCALE_TITLES, TITLES, Kind, On
 
 SYMBOLS: Final[dict[Status, str]] = {
@@ -651,6 +651,11 @@ def _counts(estimate: Metric, unit: str) -> str:
     if estimate.kind == "proportion":  # at another mix of grades it is a weighted mean: no count of anything
         return ""
     return _many(estimate.n, {"range": "evaluation", "amount": "attempt"}.get(estimate.kind, unit))
+
+
+def counts(by_class: Mapping[str, int]) -> str:
+    """Counts by class, such as "No DR 3, Mild NPDR 2"."""
+    return ", ".join(f"{NAMES.get(name, name)} {count}" for name, count in by_class.items())
 
 
 def _many(number: int, what: str) -> str:

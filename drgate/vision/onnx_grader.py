@@ -181,7 +181,8 @@ def _beside(path: Path) -> _Beside:
         if (data := read(name, "preprocessing")) is None:
             return None
         where = str(path.with_name(name))
-        return own_preprocessing(parse_json(data, where, "a preprocessing", CheckpointError), where)
+        remedy = "Write it as docs/preprocessing.md says, or take the file away and state it with --preprocess."
+        return own_preprocessing(parse_json(data, where, "a preprocessing", CheckpointError), where, remedy)
 
     data = read(DESCRIPTION, "config")
     own, says = prepared("preprocess.json"), "preprocess.json"

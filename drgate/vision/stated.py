@@ -57,12 +57,15 @@ def load_preprocessing(text: str) -> Preprocessing:
         raise UsageError(str(problem)) from problem
 
 
-def own_preprocessing(plain: object, origin: str) -> Preprocessing:
-    """What a model's file states. Raises CheckpointError where that is not a preprocessing that drgate has."""
+def own_preprocessing(plain: object, origin: str, remedy: str = "") -> Preprocessing:
+    """What a model's file states. Raises CheckpointError where that is not a preprocessing that drgate has.
+
+    remedy: what to do then, for the message.
+    """
     try:
         return read_preprocessing(plain, origin)
     except PreprocessingError as problem:
-        raise CheckpointError(str(problem)) from problem
+        raise CheckpointError(f"{problem} {remedy}".rstrip()) from problem
 
 
 def agreed(own: Preprocessing | None, stated: Preprocessing | None, origin: str) -> Preprocessing:

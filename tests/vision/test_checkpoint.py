@@ -423,7 +423,11 @@ class TestOnnxGrader:
                 None,
                 "preprocessing. State it with --preprocess: one of fundus-square-1",
             ),
-            ("preprocess.json", '{"id": "fundus-square-1", "size": 28}', "is not a preprocessing"),
+            (
+                "preprocess.json",
+                '{"id": "fundus-square-1", "size": 28}',
+                "is not a preprocessing.* take the file away and state it with --preprocess",
+            ),
             ("preprocess.json", json.dumps(tiny.recipe(crop="retina-9")), "retina-9"),
             ("preprocess.json", json.dumps(tiny.recipe(mean=[0, 0, 0])), "'mean' is not a key"),
             (
