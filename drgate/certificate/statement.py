@@ -25,6 +25,7 @@ from drgate.certificate.envelope import MAX_BYTES, STATEMENT_TYPE, Envelope, par
 from drgate.errors import CertificateError, DrgateError
 from drgate.evaluation import CriterionResult, Estimate, Evaluation, Lineage, Outcome, Reference, plain_of
 from drgate.files import TIME_FORMAT, canonical_json, parse_json, parse_moment, read_limited, refuse_content
+from drgate.line_ends import read_as_written
 
 FORMAT: Final = 3
 """Number of the statement's form. It covers every word that `statement_bytes` writes: to change one is a new number,
@@ -274,9 +275,12 @@ def read_certificate(path: Path) -> Certificate | Statement:
     data = read_limited(path, MAX_BYTES, _EXPECTED, CertificateError)
     if not data.startswith(b"{"):
         refuse_content(data, str(path), _EXPECTED, CertificateError)
-    if data.startswith(STATEMENT_BEGINS):
-        return parse_statement(data, str(path))
-    return parse_certificate(data, str(path))
+    return read_as_written(parse_either, data, str(path))
+
+
+def parse_either(data: bytes, origin: str) -> Certificate | Statement:
+    """The certificate or the unsigned statement in `data`; see `parse_certificate` and `parse_statement`."""
+    return (parse_statement if data.startswith(STATEMENT_BEGINS) else parse_certificate)(data, origin)
 
 
 def refuse_other_checklist(evaluation: Evaluation, origin: str) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from drgate import limits
 from drgate.certificate import trust
 from drgate.certificate.chain import logged_look
 from drgate.certificate.statement import Certificate, Statement, reference
@@ -20,8 +22,10 @@ from drgate.gate.checkout import exchanged
 from drgate.gate.evidence import Evidence, Found
 from drgate.gate.findings import Finding, Status, worst
 from drgate.gate.policy import GatedTestSet, Policy, Rules, each_slice, every_criterion
+from drgate.gate.repository import of_dvc_2
 from drgate.gate.sniff import loads_alone, names_model, plain_name
 from drgate.gate.waiver import Waivers
+from drgate.line_ends import changed, original_of
 from drgate.metrics import MetricId
 
 if TYPE_CHECKING:
@@ -183,6 +187,8 @@ class _Assessor:
         )
         if found := [*invalid, *certificates.invalid]:
             reason += f" Found there: {'; '.join(found[:5])}{'; ...' if len(found) > 5 else '.'}".replace("..", ".")
+        if self.model.content.dvc2:
+            reason += f" {of_dvc_2(self.model.entry.path)}"
         data = self.test_set.manifest or "TEST_SET"
         words = ["drgate", "evaluate", self.model.path, "--data", data, "--spec", policy.spec]
         words += ["--looks", self.test_set.looks, "--key", "KEY"]
@@ -277,9 +283,21 @@ class _Assessor:
         for subject in self._others(statement):
             there = self.files.at(self._beside(subject["name"]))
             if not there or not all(file.is_subject(subject) for file in there):
-                wrong = "is not the certified one" if there else "is missing"
-                reason = f"The file {subject['name']} beside the model {wrong}; a certificate covers all its files."
+                other = next((file for file in there if not file.is_subject(subject)), None)
+                wrong = "is missing" if other is None else self._why_other(other, subject)
+                reason = f"The file {subject['name']} beside the model {wrong or 'is not the certified one'}"
+                reason += "" if wrong.endswith(".") else "; a certificate covers all its files."
                 yield self._finding(f"file {subject['name']}", "REFUSED", reason)
+
+    def _why_other(self, file: ModelFile, subject: Mapping[str, Any]) -> str:
+        """The predicate of a sentence, where what only changed its line ends explains that it is another file."""
+        if file.content.dvc2:
+            return f"is not the certified one. {of_dvc_2(file.entry.path)}"
+        if file.content.kind != "file" or file.content.size > limits.YAML_BYTES:
+            return ""
+        data, certified = self.change.repository.read(file.entry.oid), subject["digest"]["sha256"]
+        what = original_of(data, lambda original: hashlib.sha256(original).hexdigest() == certified)
+        return changed(what, "-text") if what else ""
 
     def _beside(self, name: str) -> str:
         """The path of a file beside the model; "" where no file can have this name."""
@@ -383,14 +401,15 @@ class _Assessor:
         trusted = [key for role in policy.scorers for key in self.rules.trusted[role]]
         if not any(one.id == key for one in trusted):
             return f"It was scored under the key {key}, which has no role in the policy that may score (scorers)."
-        found = self.evidence.certificates.of_scorer(signed or "")
+        invalid: list[str] = []
+        found = self.evidence.certificates.of_scorer(signed or "", invalid)
         by_scorer = next((one for one in found if one.envelope.signer(trusted)), None)
         if by_scorer is None:
-            return f"The signed table {signed} is not in {folder}. Commit predictions.scored.json of the evaluation."
+            reason = f"The signed table {signed} is not in {folder}. Commit predictions.scored.json of the evaluation."
+            return " ".join([reason, *invalid[:5]])
         if why := next(by_scorer.refutes(evaluation), None):
             return f"The certificate is not of what the scorer signed: it {why}."
         near = {str(PurePosixPath(one.path).parent) for one in group}
-        invalid: list[str] = []
         table = self.evidence.tables.find(evaluation.predictions_digest, near, invalid, evaluation.model.files)
         if table is None:
             return f"The predictions that the scorer signed are not in {folder}. {' '.join(invalid[:5])}".strip()

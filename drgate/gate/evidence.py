@@ -21,8 +21,7 @@ from drgate.certificate.statement import (
     STATEMENT_BEGINS,
     Certificate,
     Statement,
-    parse_certificate,
-    parse_statement,
+    parse_either,
 )
 from drgate.errors import DrgateError, RepositoryError
 from drgate.evaluation import Subject, plain_of
@@ -31,6 +30,7 @@ from drgate.gate.change import Change
 from drgate.gate.findings import RULES, Finding, Status
 from drgate.gate.policy import GatedTestSet, Rules
 from drgate.gate.repository import DVC, Entry
+from drgate.line_ends import read_as_written
 
 TABLES: Final = (".parquet", ".pq")
 _T = TypeVar("_T")
@@ -66,7 +66,7 @@ class Chains:
                 raise RepositoryError(f"The chain of looks {one.looks} is missing. Looks are evidence; restore it.")
             return f"There is no chain of looks in {one.looks}, so the number of looks at the test set is unknown."
         data = change.head.read(one.looks, limit=limits.CHAIN_BYTES, what=what)
-        entries = read_chain(data, one.looks)
+        entries = read_as_written(read_chain, data, one.looks)
         if old is not None and data.splitlines()[: len(old)] != old:
             raise RepositoryError(
                 f"{one.looks} does not continue the chain on {change.base.name}: looks were rewritten, or others were "
@@ -141,6 +141,11 @@ class Certificates:
         if entry.oid in self._others:
             return None
         data = self._data(entry)
+        begins = data[:256].replace(b"\0", b"")  # what an editor may have saved in another form begins like it
+        if not data.startswith((STATEMENT_BEGINS, CERTIFICATE_BEGINS)) and (
+            b'"dsseEnvelope"' in begins or b'"_type"' in begins
+        ):
+            return _parsed(entry.path, data)
         statement = data if data.startswith(STATEMENT_BEGINS) else b""
         if data.startswith(CERTIFICATE_BEGINS) and (inside := _PAYLOAD.search(data)):
             with contextlib.suppress(ValueError):
@@ -162,12 +167,14 @@ class Certificates:
                 found.append(_parsed(entry.path, self._data(entry)))
         return found
 
-    def of_scorer(self, digest: str) -> list[SignedTable]:
-        """All signed tables with this statement that can be read."""
+    def of_scorer(self, digest: str, invalid: list[str]) -> list[SignedTable]:
+        """All signed tables with this statement that can be read. invalid: receives why others cannot."""
         found = []
         for entry in self._by_digest.get(digest, []):
-            with contextlib.suppress(DrgateError):
-                found.append(parse_scored(self._data(entry), entry.path))
+            try:
+                found.append(read_as_written(parse_scored, self._data(entry), entry.path))
+            except DrgateError as problem:
+                invalid.append(str(problem))
         return found
 
     def _data(self, entry: Entry) -> bytes:
@@ -175,9 +182,7 @@ class Certificates:
 
 
 def _parsed(path: str, data: bytes) -> Found:
-    return Found(
-        path, parse_statement(data, path) if data.startswith(STATEMENT_BEGINS) else parse_certificate(data, path)
-    )
+    return Found(path, read_as_written(parse_either, data, path))
 
 
 class Tables:

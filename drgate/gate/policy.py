@@ -28,6 +28,7 @@ from drgate.errors import ChecklistError, PolicyError, visible
 from drgate.files import csv_header, digest_of, parse_toml
 from drgate.gate.repository import Tree
 from drgate.gate.sniff import plain_path
+from drgate.line_ends import read_as_written
 from drgate.metrics import MetricId
 
 FILE: Final = "drgate.toml"
@@ -238,7 +239,11 @@ def load_rules(tree: Tree, policy: Policy) -> Rules:
     checklist = _checklist(tree.read(policy.spec, limit=limits.YAML_BYTES, what="a checklist"), policy.spec)
     trusted = {
         role: tuple(
-            parse_public_key(tree.read(path, limit=MAX_KEY_BYTES, what="a public key"), f"{path} in {tree.name}")
+            read_as_written(
+                parse_public_key,
+                tree.read(path, limit=MAX_KEY_BYTES, what="a public key"),
+                f"{path} in {tree.name}",
+            )
             for path in paths
         )
         for role, paths in policy.trusted_keys.items()

@@ -11,6 +11,7 @@ file's size is known before it is read. A model may be there as itself, as a Git
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import hashlib
 import os
@@ -27,6 +28,7 @@ from typing import Any, Final
 from drgate import limits
 from drgate.errors import RepositoryError, visible
 from drgate.files import in_bytes, plain_yaml
+from drgate.line_ends import changed, original_of
 
 MAX_POINTER_BYTES: Final = limits.YAML_BYTES
 MAX_FILES: Final = limits.TRACKED_FILES
@@ -42,13 +44,15 @@ _SETTINGS: Final = (
 )
 _GIT: Final = ("git", *(word for setting in _SETTINGS for word in ("-c", setting)))
 _CHUNK: Final = 1 << 20
-_LFS_VERSION: Final = b"version https://git-lfs.github.com/spec/v1\n"
-_POINTER: Final = re.compile(rb"\s*version [\x00-\xff]*(?:git-lfs|git-media|hawser)")
-"""What Git LFS would read as a pointer, in any form."""
-_LFS: Final = re.compile(rb"oid sha256:([0-9a-f]{64})\nsize (0|[1-9][0-9]{0,15})\n")
+_POINTER: Final = re.compile(rb"(?:\xef\xbb\xbf)?\s*version [\x00-\xff]*(?:git-lfs|git-media|hawser)")
+"""What Git LFS would read as a pointer, in any form, also behind a byte order mark."""
+_UTF_16: Final = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+_LFS: Final = re.compile(
+    rb"version https://git-lfs\.github\.com/spec/v1\noid sha256:([0-9a-f]{64})\nsize (0|[1-9][0-9]{0,15})\n"
+)
 _DVC: Final = re.compile(
-    rb"outs:\n- md5: (?=[0-9a-f]*[abcdf])([0-9a-f]{32})\n  size: (0|[1-9][0-9]{0,15})\n(?:  hash: md5\n)?"
-    rb"  path: ([A-Za-z_][\w-]*(?:\.[\w-]+)*\.[A-Za-z][\w-]*)\n"
+    rb"outs:\n- md5: (?=[0-9a-f]*[abcdf])([0-9a-f]{32})\n  size: (0|[1-9][0-9]{0,15})\n(  hash: md5\n)?"
+    rb"  path: ([A-Za-z_][\w-]*(?:\.[\w-]+)*\.[A-Za-z][\w-]*)\n(?(3)|(  hash: md5\n)?)"  # at the end: dvc cache migrate
 )
 """A DVC file of one file in the form that DVC writes, in which a reader of YAML sees nothing else."""
 _MD5: Final = re.compile(r"[0-9a-f]{32}")
@@ -72,13 +76,14 @@ class Content:
     """Size and digests of a file, also where the repository holds only a pointer to it.
 
     kind: "file", "lfs" or "dvc". size: in bytes. sha256, md5: lower-case hex; a DVC file gives MD5, the others
-    SHA-256.
+    SHA-256. dvc2: by DVC 2, whose MD5 of a text is over it with Unix line ends.
     """
 
     kind: str
     size: int
     sha256: str = ""
     md5: str = ""
+    dvc2: bool = False
 
 
 @dataclass(frozen=True)
@@ -129,13 +134,15 @@ class Tree:
         if size > MAX_POINTER_BYTES:
             return Content("file", size, sha256=self.repository.sha256(entry.oid))
         data = self.repository.read(entry.oid)
-        if not _POINTER.match(data[:1024]):
+        if not _POINTER.match(data[2:2048].replace(b"\0", b"") if data.startswith(_UTF_16) else data[:1024]):
             return Content("file", size, sha256=hashlib.sha256(data).hexdigest())
-        found = _LFS.fullmatch(data.removeprefix(_LFS_VERSION)) if data.startswith(_LFS_VERSION) else None
+        found = _LFS.fullmatch(data)
         if found is None:
+            origin = f"{visible(entry.path)} in {self.name} is a Git LFS pointer that"
+            if what := original_of(data, lambda original: _LFS.fullmatch(original) is not None):
+                raise RepositoryError(f"{origin} {changed(what, 'filter=lfs diff=lfs merge=lfs -text')}")
             raise RepositoryError(
-                f"{visible(entry.path)} in {self.name} is a Git LFS pointer that cannot be read; expected version, oid "
-                "sha256 and size, without extensions."
+                f"{origin} cannot be read; expected version, oid sha256 and size, without extensions."
             )
         return Content("lfs", int(found[2]), sha256=found[1].decode())
 
@@ -146,14 +153,15 @@ class Tree:
         """
         data = self.read(entry.path, limit=MAX_POINTER_BYTES, what="a DVC file")
         if usual := _DVC.fullmatch(data):
-            md5, size, name = (part.decode() for part in usual.groups())
-            return {str(PurePosixPath(entry.path).with_name(name)): Content("dvc", int(size), md5=md5)}
+            md5, size, before, name, after = (part.decode() if part else "" for part in usual.groups())
+            content = Content("dvc", int(size), md5=md5, dvc2=not (before or after))
+            return {str(PurePosixPath(entry.path).with_name(name)): content}
         origin = f"{visible(entry.path)} in {self.name}"
-        content = self._parsed(entry, data, origin)
-        outs = content.get("outs") if isinstance(content, dict) else None
+        said = self._parsed(entry, data, origin)
+        outs = said.get("outs") if isinstance(said, dict) else None
         if not isinstance(outs, list) or not outs:
             raise RepositoryError(f"{origin} lists no outs; expected a DVC file.")
-        if "wdir" in content:
+        if "wdir" in said:
             raise RepositoryError(
                 f"{origin} tracks files in another folder (wdir); track each file beside its DVC file."
             )
@@ -176,7 +184,8 @@ class Tree:
                 raise RepositoryError(
                     f"{origin} cannot be read; expected outs with the name of a file beside it, its md5 and its size."
                 )
-            found[str(PurePosixPath(entry.path).with_name(path))] = Content("dvc", size, md5=md5)
+            content = Content("dvc", size, md5=md5, dvc2="hash" not in out)
+            found[str(PurePosixPath(entry.path).with_name(path))] = content
         return found
 
     def _parsed(self, entry: Entry, data: bytes, origin: str) -> Any:
@@ -282,6 +291,9 @@ class Repository:
         digest = hashlib.sha256(data).hexdigest()
         md5 = hashlib.md5(data, usedforsecurity=False).hexdigest()
         if len(data) != content.size or (digest != content.sha256 and md5 != content.md5):
+            plain = hashlib.md5(data.replace(b"\r\n", b"\n"), usedforsecurity=False).hexdigest()
+            if content.dvc2 and plain == content.md5:
+                raise RepositoryError(f"{visible(path)} has other line ends. {of_dvc_2(f'{path}{DVC}')}")
             raise RepositoryError(f"{visible(path)} in the working tree does not match its pointer; fetch it.")
         return data
 
@@ -441,6 +453,15 @@ class _Answers:
             left -= len(part)
             yield part
         self.process.stdout.read(1)
+
+
+def of_dvc_2(path: str) -> str:
+    """What a DVC file says less than it seems, and what to do."""
+    return (
+        f"DVC 2 wrote {visible(path)} (it has no `hash: md5`). Its MD5 of a text is over the text with Unix line ends, "
+        "so it need not be of these bytes. Write it again with DVC 3: dvc commit --force "
+        f"{shlex.quote(visible(path))} && dvc cache migrate --dvc-files"  # the first alone keeps the old MD5
+    )
 
 
 @contextlib.contextmanager

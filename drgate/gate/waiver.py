@@ -34,6 +34,7 @@ from drgate.gate.change import Change, open_change
 from drgate.gate.findings import RULES, Finding, GateReport, Status
 from drgate.gate.policy import Rules, each_slice, find_policy, load_policy, part_digest
 from drgate.gate.repository import open_repository
+from drgate.line_ends import read_as_written
 from drgate.metrics import MetricId
 
 PAYLOAD_TYPE: Final = "application/vnd.drgate.waiver+json"
@@ -273,7 +274,7 @@ def read_waivers(change: Change, before: Rules | None, after: Rules) -> Waivers:
             id = f"waiver:{entry.path}"
             try:
                 data = tree.read(entry.path, limit=MAX_BYTES, what="a waiver")
-                waiver = parse_waiver(data, entry.path)
+                waiver = read_as_written(parse_waiver, data, entry.path)
             except DrgateError as problem:
                 if entry.path.endswith(".json"):
                     change.notes.append(f"Not used as a waiver: {problem}")
