@@ -247,7 +247,7 @@ def _answer(path: Path, beside: _Beside, face: Interface) -> Answer:
         kind: Kind = "probabilities" if face.ends_in == "Softmax" else "logits"
         answer = Answer(kind, classes, () if tuple(labels) == classes else tuple(labels), stated=False)
     else:
-        raise CheckpointError(_what_to_write(path, face))
+        raise CheckpointError(_what_to_write(path, face, beside.says))
     if face.width not in (0, answer.width):
         raise CheckpointError(
             f"{path} gives {face.width} numbers for an image, but {says} beside it states {answer.width} "
@@ -268,8 +268,11 @@ def _stated(answer: Answer) -> str:
     return f"{answer.kind}: {', '.join(answer.classes)}" if answer.classes else answer.kind
 
 
-def _what_to_write(path: Path, face: Interface) -> str:
-    """The sentence for a model of which nothing is stated, with a `model.yaml` that fits what its graph shows."""
+def _what_to_write(path: Path, face: Interface, prepared: str) -> str:
+    """The sentence for a model whose outputs nothing states, with a `model.yaml` that fits what its graph shows.
+
+    prepared: the file beside it that states its preprocessing; "" where none does.
+    """
     soft, classes = face.ends_in == "Softmax", {5: GRADES, 2: REFERABLE_CLASSES}.get(face.width)
     kind: Kind = "probabilities" if soft else "logits"
     if classes is None and face.width in (1, 4):
@@ -281,12 +284,12 @@ def _what_to_write(path: Path, face: Interface) -> str:
     size = f"@{max(face.shape)}" if max(face.shape) else ""
     example = (
         f"{{format: drgate model 1, weights: {json.dumps(path.name)}, architecture: onnx, output: {{kind: {kind}}}, "
-        f"{listed}preprocessing: PRESET{size}}}"
+        f"{listed}preprocessing: {prepared or f'PRESET{size}'}}}"
     )
     return (
-        f"{path} does not say what its outputs are, nor how photographs are prepared. Write model.yaml beside it "
-        f"(docs/models.md), such as {example}, with the classes in the order of the outputs and PRESET one of "
-        f"{', '.join(PRESETS)}, or a file."
+        f"{path} does not say what its outputs are{'' if prepared else ', nor how photographs are prepared'}. Write "
+        f"model.yaml beside it (docs/models.md), such as {example}, with the classes in the order of the outputs"
+        + ("." if prepared else f" and PRESET one of {', '.join(PRESETS)}, or a file.")
     )
 
 

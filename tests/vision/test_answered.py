@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -130,7 +131,8 @@ class TestJudged:
 
         def put(grader: Grader) -> Path:
             monkeypatch.setattr(graders, "load_grader", lambda *given, **more: grader)
-            (tmp_path / "model.pth").write_bytes(b"PK\x03\x04")
+            with zipfile.ZipFile(tmp_path / "model.pth", "w") as archive:
+                archive.writestr("model/data.pkl", b"")
             return tmp_path / "model.pth"
 
         return put

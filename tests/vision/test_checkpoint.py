@@ -416,8 +416,7 @@ class TestOnnxGrader:
     @pytest.mark.parametrize(
         ("file", "content", "words"),
         [
-            ("labels.json", json.dumps(list(reversed(GRADES))), "labels.json"),
-            ("labels.json", None, "labels.json"),
+            ("labels.json", None, "what its outputs are. Write model.yaml .*, preprocessing: preprocess.json}"),
             (
                 "preprocess.json",
                 None,
