@@ -9,12 +9,11 @@ from rich.console import Console
 from rich.text import Text
 
 from drgate.dry_run import Barred, DryRun
-from drgate.metrics import NAMES
 from drgate.report import words
 from drgate.report.kit import paragraph
-from drgate.scale import GRADES, TITLES
+from drgate.scale import GRADES, REFERABLE_CLASSES, SCALE_TITLES, TITLES
 
-_TITLES: Final = dict(zip(GRADES, TITLES, strict=True))
+_TITLES: Final = dict(zip((*GRADES, *REFERABLE_CLASSES), (*TITLES, *SCALE_TITLES["referable"]), strict=True))
 _PATIENTS: Final = {
     "all": "named for every image",
     "some": "named for some images only, so they count as unknown",
@@ -66,10 +65,11 @@ def lines(found: DryRun) -> Iterator[tuple[str, str]]:
     split = f", split {data.split}" if data.split else ""
     yield "Test set", f"{data.name}{split} ({_short(data.digest)})"
     yield "Columns", ", ".join(found.columns)
-    yield "Images", f"{found.images}, of which {found.graded} have a reference grade"
+    refers = set(found.reference) == {*REFERABLE_CLASSES}
+    yield "Images", f"{found.images}, of which {found.graded} have a reference{'' if refers else ' grade'}"
     number = "number unknown" if found.patients is None else str(found.patients)
     yield "Patients", f"{number}; {_PATIENTS[patients.named]}" if patients else number
-    yield "Reference grades", counts_in_words(found.reference)
+    yield "Reference" if refers else "Reference grades", counts_in_words(found.reference)
     again = "taken before, so it counts no further" if found.look.again else "not taken now"
     yield "Look", f"{found.look.number} of {found.look.allowed} at these images, {again}"
     yield "Signature", " ".join(signing(found))
@@ -90,7 +90,7 @@ def signing(found: DryRun) -> Iterator[str]:
 
 def counts_in_words(counts: Mapping[str, int]) -> str:
     """Counts by class, such as "No DR 3, Mild NPDR 2"."""
-    return ", ".join(f"{_TITLES.get(name, NAMES.get(name, name))} {count}" for name, count in counts.items())
+    return ", ".join(f"{_TITLES[name]} {count}" for name, count in counts.items())
 
 
 def _grouped(criteria: Sequence[Barred]) -> Iterator[str]:
