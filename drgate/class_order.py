@@ -14,10 +14,9 @@ import numpy as np
 import pandas as pd
 
 from drgate.checklist import Checklist
-from drgate.columns import graded_rows
 from drgate.evaluation import Model
 from drgate.predictions import Predictions
-from drgate.scale import GRADES, GROUPS, TITLES
+from drgate.scale import GRADES, GROUPS, SCALE_TITLES
 from drgate.stats import class_order
 from drgate.stats.class_order import Reordered
 
@@ -100,16 +99,29 @@ def _list(items: list[str]) -> str:
 
 
 def grade_mix(predictions: Predictions, checklist: Checklist) -> list[str]:
-    """The mix of reference grades, and a question where no DR is not the most common and no enriched set is stated."""
-    grades = predictions.table["grade"][graded_rows(predictions.table)]
-    if grades.empty:
+    """The mix of the reference, and a question where no DR (or not referable) is not the most common in it.
+
+    No question where the checklist states an enriched test set.
+    """
+    scale = predictions.scales[1]
+    column = predictions.table["referable" if scale == "referable" else "grade"].dropna()
+    if column.empty:
         return []
-    counts = np.bincount(grades.to_numpy(dtype=np.int64), minlength=len(GRADES))
-    lines = [f"Reference grades: {', '.join(f'{t} {n}' for t, n in zip(TITLES, counts, strict=True))}."]
+    titles = SCALE_TITLES[scale]
+    counts = np.bincount(column.to_numpy(dtype=np.int64), minlength=len(titles))
+    called = "Reference" if scale == "referable" else "Reference grades"
+    lines = [f"{called}: {', '.join(f'{t} {n}' for t, n in zip(titles, counts, strict=True))}."]
     most = int(counts.argmax())
     if counts[most] > counts[0] and "enriched" not in checklist.test_set.sampling.casefold():
+        what, asked = (
+            ("answer of the reference is referable", "Does 1 in the column referable mean to refer")
+            if scale == "referable"
+            else (
+                f"reference grade is {_IN_WORDS[most]}, not no DR",
+                "Are grades 0 to 4 those of the ICDR scale, in its order",
+            )
+        )
         lines.append(
-            f"The most common reference grade is {_IN_WORDS[most]}, not no DR, and the checklist does not state that "
-            "the test set is enriched. Are grades 0 to 4 those of the ICDR scale, in its order?"
+            f"The most common {what}, and the checklist does not state that the test set is enriched. {asked}?"
         )
     return lines

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from drgate.checklist import Checklist
-from drgate.columns import PROBABILITIES, unexplained
+from drgate.columns import PROBABILITIES, graded_rows, reference_of, unexplained
 from drgate.decide import barred
 from drgate.evaluate import evaluate
 from drgate.evaluation import Look, Model, TestSet, plain_of
@@ -27,7 +27,7 @@ from drgate.looks import Foreseen, Log
 from drgate.plan import plan
 from drgate.predictions import ANSWERS, Predictions, make_predictions
 from drgate.sample import Sample
-from drgate.scale import GRADES, GROUPS
+from drgate.scale import GRADES, GROUPS, REFERABLE_CLASSES
 
 TRIED: Final = 4
 """Images that a model grades, to show that it runs."""
@@ -125,9 +125,9 @@ def dry_run(
         columns=_columns(table.drop(columns=[] if of_table else ["sha256", *ANSWERS], errors="ignore")),
         scale=_scale(ready),
         images=len(table),
-        graded=int(table["grade"].notna().sum()),
+        graded=int(graded_rows(table).sum()),
         patients=None if known is None else len(np.unique(known)),
-        reference={name: int((table["grade"] == i).sum()) for i, name in enumerate(GRADES)},
+        reference=_reference(ready.predictions),
         answers=ready.predictions.counts() if of_table else {},
         without_output=silent if of_table else 0,
         tried=0 if of_table else len(table) - silent,
@@ -138,6 +138,13 @@ def dry_run(
         signed=output.key is not None,
         folder=str(output.folder or ready.usual_folder),
     )
+
+
+def _reference(predictions: Predictions) -> dict[str, int]:
+    """How many images the reference gives each grade, or each answer where it says only whether to refer."""
+    refers = predictions.scales[1] == "referable"
+    column = predictions.table["referable" if refers else "grade"]
+    return {name: int((column == i).sum()) for i, name in enumerate(REFERABLE_CLASSES if refers else GRADES)}
 
 
 def _columns(table: pd.DataFrame) -> tuple[str, ...]:
@@ -158,7 +165,7 @@ def _scale(ready: Ready) -> str:
     """What the answers of a table are, in words."""
     found = ready.predictions
     if found.answers == "referable":
-        given = "p_referable" in found.table.columns
+        given = found.table["p_referable"].notna().any()
         return "the probability of referable DR" if given else "referable or not, without probabilities"
     if found.answers == "severity":
         return "one number on a scale of severity"
@@ -171,10 +178,10 @@ def _perfect(ready: Ready) -> Predictions:
     """The test set with the right answer to every image, and none of the model's."""
     bare = ready.predictions.table.drop(columns=[*ANSWERS], errors="ignore")
     bare = bare[~unexplained(bare)]
-    right = {"predicted": bare["grade"]}
+    grades = reference_of(bare)
+    right = {"predicted": grades}
     if ready.predictions.answers == "referable":
-        given = bare["referable"] if "referable" in bare.columns else pd.Series(pd.NA, bare.index, dtype="Int8")
-        right = {"predicted_referable": given.fillna((bare["grade"] >= GROUPS["referable"][0]).astype("Int8"))}
+        right = {"predicted_referable": (grades >= GROUPS["referable"][0]).astype("Int8")}
     return make_predictions(bare.assign(**right), ready.predictions.origin, ready.predictions.provenance)
 
 

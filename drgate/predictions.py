@@ -172,7 +172,7 @@ class Predictions:
             return "severity"
         given = self.table[[one for one in SIGNED if one in self.table.columns]].to_numpy(dtype=np.float64)
         given = given[~np.isnan(given)]
-        return "one-hot" if len(given) and np.isin(given, (0, 1)).all() else ""
+        return "one-hot" if len(given) and (np.minimum(given, 1 - given) <= ONE_HOT_WITHIN).all() else ""
 
     @property
     def lacks_cut_offs(self) -> str:
@@ -218,9 +218,12 @@ class Predictions:
 
 NoProbabilities = Literal["", "severity", "one-hot"]
 
+ONE_HOT_WITHIN: Final = 1e-6
+"""A number this close to 0 or 1 says no more than 0 or 1 does: what is written beside one-hot to seem a probability."""
+
 NO_PROBABILITIES: Final[dict[NoProbabilities, str]] = {
     "severity": "the model answers with a severity, which is no probability.",
-    "one-hot": "all numbers of the model are 0 or 1 (one-hot), which are no probabilities.",
+    "one-hot": "all numbers of the model are 0 or 1 within a millionth (one-hot), which are no probabilities.",
 }
 """Why nothing can be computed from probabilities, as the rest of a sentence."""
 

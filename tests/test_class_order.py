@@ -179,6 +179,14 @@ class TestMix:
         found = evaluate(drawn(order=ALPHABETICAL, grades=ALPHABETICAL), stated)
         assert not any("most common" in line for line in found.page_one)
 
+    @pytest.mark.parametrize("share", [0.3, 0.7])
+    def test_a_reference_that_says_only_whether_to_refer(self, share: float):
+        """Its two counts are on page one; where most are referable, it asks whether 1 means that."""
+        table = drawn().table.drop(columns="grade").assign(referable=(np.arange(400) < 400 * share).astype(int))
+        page = evaluate(make_predictions(table, "refer.csv", {}), checklist()).page_one
+        assert f"Reference: Not referable {round(400 * (1 - share))}, Referable {round(400 * share)}." in page
+        assert any("Does 1 in the column referable mean to refer?" in line for line in page) == (share > 0.5)
+
 
 class TestRealTables:
     @pytest.fixture

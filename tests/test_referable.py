@@ -19,10 +19,14 @@ from drgate.answers import Answer
 from drgate.certificate.keys import generate_key, load_private_key
 from drgate.certificate.scored import sign_scored
 from drgate.checklist import Checklist, load_checklist, parse_checklist
+from drgate.cli.dry_run import lines
+from drgate.dry_run import DryRun, dry_run
 from drgate.errors import DrgateError, ManifestError, PredictionsError
 from drgate.evaluate import evaluate
 from drgate.evaluation import Estimate, Evaluation, NotEstimable, Subject, TestSet
+from drgate.given import Problems
 from drgate.grades import join_grades
+from drgate.judge import Evidence, Output, Source, Test
 from drgate.looks import Log
 from drgate.manifest import load_manifest, split_by_patient
 from drgate.metrics import BELOW_REFERABLE, MetricId
@@ -742,3 +746,41 @@ class TestLooks:
         assert (look.number, look.regraded_count) == (2, 2)
         assert {(one.before, one.to) for one in look.regraded} == {("referable", "not referable")}
         assert [(one.changed, one.favouring) for one in look.favouring] == [(2, 2)]
+
+
+class TestDryRun:
+    """What is said before a look, of a reference or a model that tells only whether to refer."""
+
+    def found(self, table: pd.DataFrame, folder: Path, checklist: Checklist) -> DryRun:
+        table.to_csv(folder / "table.csv", index=False)
+        problems = Problems()
+        found = dry_run(
+            Source(folder / "table.csv"),
+            checklist,
+            test=Test(looks=folder / "looks.jsonl"),
+            evidence=Evidence(),
+            output=Output(folder / "report"),
+            problems=problems,
+        )
+        assert found is not None, problems.found
+        return found
+
+    def test_the_reference_is_counted_as_it_is(self, tmp_path: Path):
+        """Two counts, all images with a reference, and nothing is missing that a model with grades could show."""
+        graded = rows(60)
+        table = only_referable(graded).drop(columns="p_referable").assign(predicted=graded["grade"])
+        found = self.found(table, tmp_path, REFERRAL)
+        many = int((graded["grade"] >= 2).sum())
+        assert found.reference == {"not_referable": 120 - many, "referable": many}
+        assert (found.images, found.graded, found.not_assessed) == (120, 120, ())
+        shown = dict(lines(found))
+        assert shown["Reference"] == f"Not referable {120 - many}, Referable {many}"
+        assert shown["Images"] == "120, of which 120 have a reference"
+
+    def test_decisions_are_not_called_probabilities(self, tmp_path: Path):
+        """A table with predicted_referable alone has none."""
+        table = rows(60).assign(predicted_referable=1).drop(columns="p_referable")
+        found = self.found(table, tmp_path, REFERRAL)
+        assert found.scale == "referable or not, without probabilities"
+        assert dict(lines(found))["Answers"].startswith("referable or not, without probabilities; Not referable 0, ")
+        assert [*tmp_path.iterdir()] == [tmp_path / "table.csv"]

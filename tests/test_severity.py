@@ -539,6 +539,14 @@ class TestOneHot:
         assert isinstance(found.metrics["auc:referable"], Estimate)  # type: ignore[index]
         assert not any("one-hot" in line for line in found.page_one)
 
+    @pytest.mark.parametrize("least", [1e-17, 1e-9, 1e-7])
+    def test_next_to_nothing_in_the_place_of_0_changes_nothing(self, least: float):
+        """It would otherwise pass for a probability."""
+        table = one_hot(6, 150).table.copy()
+        shares = [f"p_{k}" for k in range(5)]
+        table[shares] = np.where(table[shares] == 1, 1 - 4 * least, least)
+        assert make_predictions(table, "hot.csv", {}).no_probabilities == "one-hot"
+
     def test_all_rows_count(self):
         """An image without a reference grade shows it too, and so does the published table."""
         hot = one_hot(6, 150)

@@ -11,6 +11,7 @@ from rich.text import Text
 from drgate.dry_run import Barred, DryRun
 from drgate.report import words
 from drgate.report.kit import paragraph
+from drgate.scale import REFERABLE_CLASSES
 
 _PATIENTS: Final = {
     "all": "named for every image",
@@ -66,10 +67,11 @@ def lines(found: DryRun) -> Iterator[tuple[str, str]]:
             yield "Note", note
     yield "Test set", f"{data.name}{split} ({_short(data.digest)})"
     yield "Columns", ", ".join(found.columns)
-    yield "Images", f"{found.images}, of which {found.graded} have a reference grade"
+    refers = set(found.reference) == {*REFERABLE_CLASSES}
+    yield "Images", f"{found.images}, of which {found.graded} have a reference{'' if refers else ' grade'}"
     number = "number unknown" if found.patients is None else str(found.patients)
     yield "Patients", f"{number}; {_PATIENTS[patients.named]}" if patients else number
-    yield "Reference grades", words.counts(found.reference)
+    yield "Reference" if refers else "Reference grades", words.counts(found.reference)
     again = "taken before, so it counts no further" if found.look.again else "not taken now"
     yield "Look", f"{found.look.number} of {found.look.allowed} at these images, {again}"
     yield "Signature", " ".join(signing(found))

@@ -5,8 +5,8 @@
 
 A weak model is not in a wrong order, nor is one that grades too low or too high, answers one class only, or calls every
 dark photograph PDR: all these give a higher grade a higher class at least as often as a lower grade. So the best of all
-permutations is named only where it agrees far better, and where some higher grade has the higher classes less often,
-further than chance explains (Fisher's exact test).
+permutations is named only where it agrees far better by one measure and no worse by the other, and where some higher
+grade has the higher classes less often, further than chance explains (Fisher's exact test).
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ SENSITIVITY_GAIN: Final = 0.10
 """The gain in the mean of the grades' sensitivities that is far better."""
 KAPPA_GAIN: Final = 0.15
 """The gain in quadratic kappa that is far better."""
+FALL: Final = 0.01
+"""By so much the other measure may fall: where severe NPDR and PDR are swapped, quadratic kappa hardly changes."""
 CHANCE: Final = 1e-3
 """The largest chance."""
 SETTLED: Final = 0.001
@@ -66,7 +68,10 @@ def reordered(
     if order == (*range(classes),) or chance > CHANCE:
         return None
     right, sensitivity, kappa = zip(*map(_agreement, (table, table[:, np.argsort(order)])), strict=True)
-    if sensitivity[1] - sensitivity[0] < SENSITIVITY_GAIN and kappa[1] - kappa[0] < KAPPA_GAIN:
+    gains = sensitivity[1] - sensitivity[0], kappa[1] - kappa[0]
+    # An order in which one of the two falls agrees otherwise, not better: a model that grades the mild too high and
+    # the moderate too low.
+    if min(gains) < -FALL or (gains[0] < SENSITIVITY_GAIN and gains[1] < KAPPA_GAIN):
         return None
     pairs = itertools.combinations(range(classes), 2)
     unsettled = tuple((p, q) for p, q in pairs if _apart(patients, order, p, q) > SETTLED)
