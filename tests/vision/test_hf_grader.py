@@ -17,6 +17,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from drgate.errors import CheckpointError, UsageError
+from drgate.export import write_onnx
 from drgate.preprocessing import parse_preprocessing
 from drgate.scale import GRADES
 from drgate.vision.graders import load_grader
@@ -412,3 +413,14 @@ class TestWithoutEnd:
         save_file(tensors | many, folder / "vit.safetensors")
         model_yaml(folder, "vit.safetensors", "hf", classes=list(NAMES))
         assert "60,0" in refused(folder)
+
+
+def test_a_network_that_torch_cannot_write_as_onnx(tmp_path: Path):
+    """One sentence says what to do instead, in place of torch's traceback."""
+
+    class Depends(torch.nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return images.mean((1, 2, 3)) if images.sum().item() > 0 else images.amax((1, 2, 3))
+
+    with pytest.raises(CheckpointError, match=r"cannot write this network as ONNX \(\w+\); export it yourself"):
+        write_onnx(Depends(), SIDE, tmp_path / "model.onnx")
