@@ -235,8 +235,8 @@ def write_onnx(model: torch.nn.Module, size: int, path: Path) -> None:
             )
     except Exception as error:  # torch raises many kinds
         raise CheckpointError(
-            f"torch cannot write this network as ONNX ({type(error).__name__}); export it yourself, write model.yaml beside "
-            "it (docs/models.md), and evaluate that file."
+            f"torch cannot write this network as ONNX ({type(error).__name__}); export it yourself, write model.yaml "
+            "beside it (docs/models.md), and evaluate that file."
         ) from error
     written = parse_onnx(path, path.read_bytes())
     without_traces(written)
