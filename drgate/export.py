@@ -216,21 +216,28 @@ def _admitted(
 def write_onnx(model: torch.nn.Module, size: int, path: Path) -> None:
     """Write a network of images (n, 3, size, size) as ONNX with any n, input `pixel_values` and output `logits`.
 
-    The file depends on the network alone: it holds no paths, traces or versions of the machine that wrote it.
+    The file depends on the network alone: it holds no paths, traces or versions of the machine that wrote it. Raises
+    CheckpointError for a network that torch cannot write for any number of images, such as a Swin.
     """
     # A batch of one would be taken for a constant.
     example = torch.zeros(2, 3, size, size)
-    with _quiet_exporter():
-        torch.onnx.export(
-            model,
-            (example,),
-            str(path),
-            input_names=["pixel_values"],
-            output_names=["logits"],
-            dynamic_shapes=({0: torch.export.Dim("batch")},),
-            dynamo=True,
-            verbose=False,
-        )
+    try:
+        with _quiet_exporter():
+            torch.onnx.export(
+                model,
+                (example,),
+                str(path),
+                input_names=["pixel_values"],
+                output_names=["logits"],
+                dynamic_shapes=({0: torch.export.Dim("batch")},),
+                dynamo=True,
+                verbose=False,
+            )
+    except Exception as error:  # torch raises many kinds
+        raise CheckpointError(
+            f"torch cannot write this network as ONNX ({type(error).__name__}); export it yourself, write model.yaml "
+            "beside it (docs/models.md), and evaluate that file."
+        ) from error
     written = parse_onnx(path, path.read_bytes())
     without_traces(written)
     write_atomically(path, written.SerializeToString(deterministic=True))

@@ -25,6 +25,9 @@ from drgate.vision.state_dicts import Parts
 _INERT: Final = "head.attention.out_proj"
 """A layer whose weights SigLIP's pooling head reads without calling it: an adapter there has no effect."""
 
+_MERGED: Final = 0.01
+"""By so much of an adapter, a layer's weights may differ from those of the base model with the adapter added."""
+
 _ROUNDED: Final = 1e-6
 """A length may differ from that of its row by so much where it was never trained."""
 
@@ -117,6 +120,21 @@ def ranks_of(parts: Parts) -> list[int]:
             raise CheckpointError(f"the adapter on {few([module])} contains NaN or infinite values: training diverged.")
         ranks.add(rank)
     return sorted(ranks)
+
+
+def refuse_merged(parts: Parts, base: dict[str, Tensor], scale: Scale) -> None:
+    """Raise CheckpointError where a layer's weights already hold its adapter. base: the tower's tensors before that."""
+    for module, one in parts.adapters.items():
+        before = base.get(f"{module}.weight")
+        if before is None or "magnitude" in one:
+            continue
+        added = scale.of(len(one["A"])) * (one["B"] @ one["A"])
+        rest = parts.tower[f"{module}.weight"] - before - added
+        if added.any() and rest.norm() < _MERGED * added.norm():
+            raise CheckpointError(
+                f"the adapter on {few([module])} is already in its layer's weights (peft's merge_adapter), and would "
+                "count twice. Save the model after unmerge_adapter, or after merge_and_unload."
+            )
 
 
 def merge(parts: Parts, scale: Scale, notes: list[str]) -> tuple[list[str], set[str]]:

@@ -45,6 +45,7 @@ from drgate.vision.older import ALLOWED
 from drgate.vision.onnx_files import first_line
 
 CONFIG: Final = "config.json"
+INDEX: Final = "model.safetensors.index.json"
 MAX_INTEGER: Final = 1 << 18
 """Of a number in config.json: the vocabulary of SigLIP's text tower has 256,000 words."""
 MAX_SIDE: Final = 4096
@@ -53,6 +54,8 @@ MAX_PARTS: Final = 50_000
 """Layers and tensors of a network: the largest vision transformers have 5,000."""
 MAX_NUMBERS: Final = 1 << 29
 """In any tensor while one image is computed (2 GB): MedSigLIP needs 16 million."""
+MAX_OUTER: Final = 16
+"""Names of wrappers before a tensor's own name."""
 MAX_OPERATIONS: Final = 1 << 45
 """For one image: MedSigLIP needs a fortieth of that."""
 
@@ -136,7 +139,7 @@ def network_config(plain: dict[str, Any], origin: str, *, any_head: bool = False
         ) from error
     try:
         known_keys = {*config_class().to_dict(), "num_labels"} - {"dtype", "torch_dtype", "_name_or_path"}
-        chosen = {key: value for key, value in plain.items() if key in known_keys and key not in _FIXED}
+        chosen = {key: value for key, value in plain.items() if key in known_keys and key not in NOT_COMPUTED}
         names = class_names(plain, origin)
         config = config_class(**chosen, **({"id2label": dict(enumerate(names)), "label2id": {}} if names else {}))
     except CheckpointError:
@@ -146,7 +149,7 @@ def network_config(plain: dict[str, Any], origin: str, *, any_head: bool = False
     return network, config
 
 
-_FIXED: Final = ("return_dict", "output_attentions", "output_hidden_states", "transformers_version", "id2label",
+NOT_COMPUTED: Final = ("return_dict", "output_attentions", "output_hidden_states", "transformers_version", "id2label",
                  "label2id", "num_labels", "problem_type")  # fmt: skip
 """Keys that change the form of what a network returns, or are read elsewhere."""
 
@@ -228,7 +231,7 @@ def read_weights(folder: Path, private: Path, name: str | None = None) -> Weight
     private: an own folder for the copies that the tensors are read from. Raises CheckpointError where there is none, or
     more than one could be meant.
     """
-    index = folder / "model.safetensors.index.json"
+    index = folder / INDEX
     found = sorted(file.name for file in entries(folder, CheckpointError) if file.suffix.lower() == ".safetensors")
     beside = Beside(folder, [])
     if name is None and index.is_file() and "model.safetensors" not in found:
@@ -301,8 +304,13 @@ def without_prefix(weights: Weights, prefix: str | None, expected: Collection[st
             raise CheckpointError(f"{origin} has {short[:100]} twice, with two prefixes.")
         plain[short] = tensor
     if prefix is None:
+        own = {*expected}
+        # Of what begins after each of the first dots: all names against all others would take hours for a million.
         ends = Counter(
-            name.removesuffix(own) for name in plain for own in expected if name == own or name.endswith(f".{own}")
+            name[:at]
+            for name in plain
+            for at in (0, *(dot.end() for dot in itertools.islice(re.finditer(r"\.", name), MAX_OUTER)))
+            if name[at:] in own
         )
         prefix = max(["", *ends], key=lambda one: ends[one])
     found = {name.removeprefix(prefix): tensor for name, tensor in plain.items() if name.startswith(prefix)}
@@ -400,6 +408,8 @@ def build(
     needed = sum(math.prod(tensor.shape) for name, tensor in empty.state_dict().items() if not elsewhere(name))
     if needed > sum(tensor.numel() for tensor in tensors.values()):
         raise CheckpointError(f"{origin} describes a network of {needed:,} numbers, but its files hold fewer.")
+    if len(tensors) > MAX_PARTS:  # transformers takes time for each that it does not use
+        raise CheckpointError(f"the files of {origin} have {len(tensors):,} tensors; expected {MAX_PARTS:,} at most.")
     if strange := sorted(name for name, one in tensors.items() if one.dtype not in _DTYPES):
         raise CheckpointError(f"the tensors {few(strange)} are not in 16, 32 or 64 bits; expected plain numbers.")
     del empty

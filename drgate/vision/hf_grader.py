@@ -41,6 +41,8 @@ from drgate.vision.base import few, hub_folder, resolve_base, shown_id, update_d
 from drgate.vision.grader import checked_outputs
 from drgate.vision.hf_files import (
     CONFIG,
+    INDEX,
+    NOT_COMPUTED,
     Beside,
     Logits,
     Weights,
@@ -147,7 +149,7 @@ def load_hugging_face(found: Found, preprocess: Preprocessing | None = None) -> 
     _refuse_other_size(empty, config, answer, prepared, origin)
     with tempfile.TemporaryDirectory(prefix="drgate-", ignore_cleanup_errors=True) as folder:
         private = Path(folder)
-        name = None if found.file.name == CONFIG else found.file.name
+        name = None if found.file.name in (CONFIG, INDEX) else found.file.name
         if name is None or found.file.suffix.lower() == ".safetensors":
             weights = read_weights(found.folder, private, name)
         else:
@@ -303,8 +305,8 @@ def _on_tower(adapter: _Adapter, base: str, *, download: bool) -> HuggingFaceGra
             + "."
         )
     attached(empty, settings, tower, adapter.origin)
-    refuse_other_class(adapter.plain, tuned := resolved.load(), adapter.origin)
-    model = attached(tuned, settings, tower, adapter.origin)
+    # `auto_mapping` names the class of the tower and its head together, which each trainer calls what it likes.
+    model = attached(resolved.load(), settings, tower, adapter.origin)
     unused = dead(model)
     whole = merged(model, lambda one, images: one(pixel_values=images).pooler_output, adapter.prepared.size)
     network = GradingModel(whole, width, 0.0).eval()
@@ -411,7 +413,7 @@ def _refuse_other_size(empty: nn.Module, config: Any, answer: Answer, prepared: 
 
 def _computes(plain: Mapping[str, Any]) -> dict[str, Any]:
     """What config.json says, without what does not change the outputs."""
-    silent = ("_name_or_path", "transformers_version", "id2label", "label2id", "architectures")
+    silent = ("_name_or_path", "architectures", "dtype", "torch_dtype", *NOT_COMPUTED)
     return {key: value for key, value in plain.items() if key not in silent}
 
 

@@ -34,6 +34,8 @@ def copy_and_hash(path: Path, role: Role, to: IO[bytes], *, limit: int = MAX_BYT
     where the copy does not fit.
     """
     sha256, md5, size = hashlib.sha256(), hashlib.md5(usedforsecurity=False), 0
+    if path.exists() and not path.is_file():  # a link to a pipe or to /dev/zero has no end
+        raise CheckpointError(f"{path} is not a file; expected a file of the model.")
     try:
         source = path.open("rb")
     except OSError as error:

@@ -46,7 +46,7 @@ from drgate.models import (
 from drgate.preprocessing import Preprocessing
 from drgate.record import OLDER
 from drgate.scale import GRADES, parse_class
-from drgate.vision.adapters import merge, of_one_rank, ranks_of, scale_of
+from drgate.vision.adapters import merge, of_one_rank, ranks_of, refuse_merged, scale_of
 from drgate.vision.base import (
     MAX_JSON_BYTES,
     MEDSIGLIP,
@@ -396,6 +396,7 @@ def _weights(source: _Source, frame: _Frame, alpha: float | None) -> _Weights:
     if stated.dora and stated.dora.value and not any("magnitude" in one for one in parts.adapters.values()):
         raise CheckpointError(f"it states DoRA ({stated.dora.where}), but has no lora_magnitude_vector.")
     own = base.load().state_dict()
+    refuse_merged(parts, own, scale)
     adapters, merged = merge(parts, scale, notes)
     if merged:
         notes.append(f"The adapters on {few(sorted(merged))} were added to the weights.")

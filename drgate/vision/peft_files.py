@@ -235,12 +235,15 @@ def _changes(layer: Any) -> bool:
 def merged(model: PeftModel, outputs: Callable[[nn.Module, Tensor], Tensor], size: int) -> nn.Module:
     """The network with the adapters in its own weights. outputs: of the network for images (n, 3, size, size).
 
-    Raises CheckpointError where that changes the outputs of two random images.
+    Raises CheckpointError where peft cannot, and where that changes the outputs of two random images.
     """
     images = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(0)) * 2 - 1
     with torch.inference_mode():
         before = outputs(model, images)
-    network: nn.Module = model.merge_and_unload().eval()
+    try:
+        network: nn.Module = model.merge_and_unload().eval()
+    except Exception as error:  # peft raises many kinds
+        raise CheckpointError(f"the adapter cannot be merged into its base model ({first_line(error)}).") from error
     with torch.inference_mode():
         difference = (before - outputs(network, images)).abs().max().item()
     if difference > CHANGED * max(1.0, before.abs().max().item()):

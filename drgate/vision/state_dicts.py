@@ -46,6 +46,8 @@ _TENSORS_OF_LORA: Final = {
     ("lora_magnitude_vector", ""): "magnitude",
 }
 _MAX_DEPTH: Final = 4
+_COPIED: Final = ".modules_to_save."
+_MAX_LEVELS: Final = 8
 
 
 def find_weights(payload: Any) -> tuple[str, dict[str, Any]]:
@@ -124,7 +126,8 @@ def parts_of(where: str, plain: dict[str, Any], key_prefix: str | None = None) -
     of one name, and for anything but tensors of floating-point numbers.
     """
     what = where or "it"
-    names = {full: name for full in plain if (name := _clean(full))}
+    copied = {full.partition(_COPIED)[0] for full in plain if _COPIED in full}
+    names = {full: name for full in plain if not _never_called(full, copied) and (name := _clean(full))}
     parts, outside = Parts(), set(_LOSS)
     prefix = _prefix(what, list(names.values()), key_prefix)
     layer_names = {_any_layer(name) for name in empty_tower(SiglipVisionConfig(num_hidden_layers=1)).state_dict()}
@@ -179,6 +182,16 @@ def _clean(name: str) -> str:
         del parts[at : at + 2]  # with the adapter's name
     framed = "." + ".".join(parts)
     return framed.replace(".base_model.model.", ".").replace(".base_layer.", ".")[1:]
+
+
+def _never_called(full: str, copied: set[str]) -> bool:
+    """Whether it is of a copy that peft made of a part of a module that it copied as a whole; the whole one counts."""
+    module, mark, _ = full.partition(_COPIED)
+    for _ in range(_MAX_LEVELS if mark else 0):
+        module = module.rpartition(".")[0]
+        if module in copied:
+            return True
+    return False
 
 
 def _prefix(what: str, names: list[str], stated: str | None) -> str:

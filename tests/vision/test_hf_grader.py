@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import time
 from collections.abc import Callable
@@ -16,6 +17,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from drgate.errors import CheckpointError, UsageError
+from drgate.export import write_onnx
 from drgate.preprocessing import parse_preprocessing
 from drgate.scale import GRADES
 from drgate.vision.graders import load_grader
@@ -109,6 +111,13 @@ class TestWhatTransformersComputes:
         digests.add(load_grader(folder).tensor_digest)
         assert len(digests) == 5
 
+    def test_what_changes_no_output_changes_no_digest(self, tmp_path: Path):
+        """The precision that a trainer noted and what a network returns besides its outputs: the same model."""
+        folder = save(siglip(), tmp_path / "m")
+        digest = load_grader(folder).tensor_digest
+        edited(folder, torch_dtype="float16", output_attentions=True, return_dict=False, transformers_version="4.40.0")
+        assert load_grader(folder).tensor_digest == digest
+
     def test_shards_are_data_of_the_first(self, tmp_path: Path):
         """A sharded model gives the same outputs; each shard is a subject."""
         network = vit()
@@ -121,6 +130,9 @@ class TestWhatTransformersComputes:
         assert roles.count("data") > 1
         assert np.abs(grader.outputs(images(3)) - answers(network, images(3))).max() < 1e-5
         index = tmp_path / "m" / "model.safetensors.index.json"
+        model_yaml(tmp_path / "m", index.name, "hf", classes=list(NAMES))
+        assert np.abs(load_grader(tmp_path / "m").outputs(images(3)) - answers(network, images(3))).max() < 1e-5
+        (tmp_path / "m" / "model.yaml").unlink()
         edited(tmp_path / "m", index.name, weight_map={"classifier.weight": "../../else.safetensors"})
         assert "does not list safetensors files of its folder" in refused(tmp_path / "m")
 
@@ -387,3 +399,36 @@ def test_from_the_command_line(drgate: Callable[..., Ended], refused: Callable[.
     out.unlink()
     message = refused("score", edited(folder, auto_map={"a": "b.C"}), "--data", eyes, "--split", "test", "--out", out)
     assert "auto_map" in message
+
+
+class TestWithoutEnd:
+    def test_links_to_a_pipe_or_to_zeros(self, tmp_path: Path):
+        """A folder can link to what never ends: it is no file of a model."""
+        folder = save(vit(), tmp_path / "m")
+        (folder / "model.safetensors").unlink()
+        (folder / "model.safetensors").symlink_to("/dev/zero")
+        assert "is not a file" in refused(folder)
+        (folder / "model.safetensors").unlink()
+        os.mkfifo(folder / "model.safetensors")
+        assert "is not a file" in refused(folder)
+
+    def test_more_tensors_than_any_network_has(self, tmp_path: Path):
+        """Names of a million tensors are not compared one by one with those of the network."""
+        folder = save(vit(), tmp_path / "m")
+        tensors = load_file(folder / "model.safetensors")
+        (folder / "model.safetensors").unlink()
+        many = {f"model.vit.layers.{i}.x.y.z": torch.zeros(1) for i in range(60_000)}
+        save_file(tensors | many, folder / "vit.safetensors")
+        model_yaml(folder, "vit.safetensors", "hf", classes=list(NAMES))
+        assert "60,0" in refused(folder)
+
+
+def test_a_network_that_torch_cannot_write_as_onnx(tmp_path: Path):
+    """One sentence says what to do instead, in place of torch's traceback."""
+
+    class Depends(torch.nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return images.mean((1, 2, 3)) if images.sum().item() > 0 else images.amax((1, 2, 3))
+
+    with pytest.raises(CheckpointError, match=r"cannot write this network as ONNX \(\w+\); export it yourself"):
+        write_onnx(Depends(), SIDE, tmp_path / "model.onnx")

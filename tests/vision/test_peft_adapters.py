@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from peft.utils.warning import PeftWarning
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from transformers import ResNetConfig, ResNetForImageClassification
 
 from drgate.errors import CheckpointError, UsageError
 from drgate.preprocessing import parse_preprocessing
@@ -26,6 +28,7 @@ from tests.support.classifiers import (
     adapted,
     answers,
     images,
+    labels,
     model_yaml,
     save,
     save_adapter,
@@ -281,6 +284,19 @@ class TestRefused:
         (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin")
         assert "only adapters in safetensors are read" in refused(folder, base=base)
 
+    def test_what_peft_cannot_merge(self, tmp_path: Path):
+        """A bias of LoRA on a convolution without one of its own: one sentence, no traceback."""
+        torch.manual_seed(0)
+        config = ResNetConfig(
+            embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic", **labels(NAMES)
+        )
+        base = save(ResNetForImageClassification(config).eval(), tmp_path / "base")
+        network = ResNetForImageClassification.from_pretrained(base)
+        with pytest.warns(PeftWarning, match="merging LoRA weights won't be possible"):
+            model = adapted(network, target_modules=["convolution"], lora_bias=True)
+        folder = save_adapter(model, tmp_path / "a")
+        assert "cannot be merged" in refused(folder, base=str(base))
+
 
 class TestOnDrgatesTower:
     """Adapters on a SigLIP tower with the grading head of drgate and of the older trainer."""
@@ -333,6 +349,16 @@ class TestOnDrgatesTower:
         assert (found.argmax(axis=1) == expected.argmax(dim=1).numpy()).all()
         assert grader.description["base"]["digest"] == tower.digest
         assert "no tensors for the pooling head" in grader.notes[0]
+
+    def test_whatever_its_trainer_called_the_network(self, tower: Base, tmp_path: Path):
+        """peft notes the class of tower and head together, which drgate has no part in."""
+        noted = {"base_model_class": "GradingModel", "parent_library": "trainer.network"}
+        self.write(tmp_path / "a", tower)
+        self.write(tmp_path / "b", tower, auto_mapping=noted)
+        one, other = (
+            load_grader(tmp_path / name, str(tower.folder), parse_preprocessing(f"siglip@{tiny.SIZE}")) for name in "ab"
+        )
+        assert one.tensor_digest == other.tensor_digest
 
     def test_needs_its_head_and_its_size(self, tower: Base, tmp_path: Path):
         """One sentence says what is missing."""
