@@ -14,7 +14,7 @@ from drgate.report import words
 from drgate.report.kit import paragraph
 from drgate.scale import GRADES, TITLES
 
-_TITLES: Final = dict(zip(GRADES, TITLES, strict=True))
+_TITLES: Final = {**dict(zip(GRADES, TITLES, strict=True)), "not_referable": "Not referable"}
 _PATIENTS: Final = {
     "all": "named for every image",
     "some": "named for some images only, so they count as unknown",
@@ -71,7 +71,8 @@ def lines(found: DryRun) -> Iterator[tuple[str, str]]:
     yield "Patients", f"{number}; {_PATIENTS[patients.named]}" if patients else number
     yield "Reference grades", counts_in_words(found.reference)
     again = "taken before, so it counts no further" if found.look.again else "not taken now"
-    yield "Look", f"{found.look.number} of {found.look.allowed} at these images, {again}"
+    shared = f"; each is tested at alpha / {found.look.allowed}" if found.look.allowed > 1 else ""
+    yield "Look", f"{found.look.number} of {found.look.allowed} at these images, {again}{shared}"
     yield "Signature", " ".join(signing(found))
     yield "Folder", found.folder
 
