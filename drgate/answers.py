@@ -80,7 +80,8 @@ class Answer:
         if self.kind == "referable_probability" and (outside := ((finite < 0) | (finite > 1)).any(axis=1)).any():
             raise CheckpointError(
                 "the model's outputs are stated to be a probability of referable DR, but are not between 0 and 1 in "
-                f"{int(outside.sum())} of {len(finite)} images; state what they are (output.kind in model.yaml)."
+                f"{int(outside.sum())} of {len(finite)} images; state what they are (output.kind in model.yaml, "
+                "kind of a grader in Python)."
             )
         if self.kind not in ("logits", "probabilities") or not len(finite):
             return self

@@ -116,7 +116,7 @@ def dry_run(
         return None
     table = ready.predictions.table
     silent = int((~ready.predictions.answered).sum())
-    never, not_assessed = _out_of_reach(ready, checklist)
+    never, not_assessed = _out_of_reach(ready, checklist, look)
     known = ready.predictions.patients.codes
     return DryRun(
         checklist={"name": checklist.name, "version": checklist.version, "digest": checklist.digest},
@@ -185,12 +185,12 @@ def _perfect(ready: Ready) -> Predictions:
     return make_predictions(bare.assign(**right), ready.predictions.origin, ready.predictions.provenance)
 
 
-def _out_of_reach(ready: Ready, checklist: Checklist) -> tuple[tuple[Barred, ...], tuple[Barred, ...]]:
+def _out_of_reach(ready: Ready, checklist: Checklist, look: Foreseen) -> tuple[tuple[Barred, ...], tuple[Barred, ...]]:
     """What no model can pass here, and what is not assessed: both of a model that answers every image rightly."""
     perfect = _perfect(ready)
     never = {
         line.id: Barred(line.id, line.required, line.here.why)
-        for line in plan(checklist, data=perfect).lines
+        for line in plan(checklist, data=perfect, looks=look.allowed).lines
         if line.here is not None and not line.here.can_pass
     }
     best = evaluate(
@@ -199,6 +199,7 @@ def _out_of_reach(ready: Ready, checklist: Checklist) -> tuple[tuple[Barred, ...
         model=ready.model,
         data=replace(ready.facts, operating_point=None),
         training=ready.training,
+        look=Look(look.number, look.allowed, ""),
         baseline=None if ready.earlier is None else perfect,
     )
     lacking = []

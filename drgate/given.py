@@ -109,7 +109,7 @@ def source_in(path: Path) -> Path | None:
 
     Raises PredictionsError for an evaluation without its table, UsageError for what is neither table nor model.
     """
-    from drgate.models import EXPECTED, SUFFIXES
+    from drgate.models import EXPECTED, PARTS, SUFFIXES
 
     folder = folder_in(path)
     if folder is not None and (folder / "model.onnx").is_file():
@@ -120,6 +120,8 @@ def source_in(path: Path) -> Path | None:
         return path
     if not path.is_dir() and (path.suffix.lower() not in SUFFIXES or not path.exists()):
         what = f"is {_named(path) or 'neither a table nor a model'}" if path.exists() else "does not exist"
+        if path.name in PARTS and path.exists():
+            raise UsageError(f"{path} is a part of a model; give its folder, {path.parent}.")
         raise UsageError(
             f"{path} {what}; expected a table of predictions ({', '.join(TABLES)}), {EXPECTED}, or the folder of an "
             "evaluation."

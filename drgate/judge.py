@@ -299,7 +299,9 @@ def prepared(
     Raises DrgateError as `judge`.
     """
     of = at_once if problems is None else problems.of
-    point, cut_offs = of(lambda: _operating_point(_cut_offs_of(source, evidence.operating_point))) or (None, None)
+    readable = problems is None or source.python is not None or _tried(source, test.data, problems)
+    stated = evidence.operating_point
+    point, cut_offs = of(lambda: _operating_point(_cut_offs_of(source, stated) if readable else stated)) or (None, None)
     if (time := test.time) is not None:
         of(lambda: given_time(time))
     previous = of(lambda: _previous(evidence.previous))
@@ -307,11 +309,9 @@ def prepared(
     earlier = of(lambda: None if evidence.baseline is None else load_predictions(table_in(evidence.baseline)))
     of(lambda: _refuse_no_log(test.looks))
     of(lambda: _refuse_no_folder(output))
-    if problems is not None and source.python is None and problems.of(lambda: source_in(source.path)) is None:
-        _try_model(source, test.data, problems)
     if (grades := test.grades) is not None:
         of(lambda: read_table(grades, "a table of reference grades", PredictionsError))
-    opened = of(lambda: _opened(source, test, point, cut_offs, parent, progress, trial))
+    opened = of(lambda: _opened(source, test, point, cut_offs, parent, progress, trial)) if readable else None
     if opened is None or (problems is not None and problems.found):
         return None
     found = of(lambda: _ready(source, opened, checklist, test, evidence, point, cut_offs, parent, history))
@@ -339,13 +339,19 @@ class _Opened:
     signed: SignedTable | None = None
 
 
-def _try_model(source: Source, data: Path | None, problems: Problems) -> None:
-    """Keeps what is wrong with a model, its base and its test set, each on its own."""
-    problems.of(lambda: find_model(model_in(source.path)))
+def _tried(source: Source, data: Path | None, problems: Problems) -> bool:
+    """Keeps what is wrong with a model, its base and its test set, each on its own; whether there is one to open."""
+    found = len(problems.found)
+    if problems.of(lambda: source_in(source.path)) is not None:
+        return True
+    if len(problems.found) == found:
+        problems.of(lambda: find_model(model_in(source.path)))
+    readable = len(problems.found) == found
     if (base := source.base) is not None:
         problems.of(lambda: refuse_no_base(base))
     if data is not None:
         problems.of(lambda: load_manifest(data))
+    return readable
 
 
 def _previous(path: Path | None) -> Reference | None:
@@ -366,7 +372,9 @@ def _opened(
     if table is not None:
         for given, option in ((test.data, "--data"), (source.preprocess, "--preprocess"), (source.base, "--base")):
             if given is not None:
-                raise UsageError(f"{table} is a table of predictions, which needs no {option}; leave it out.")
+                raise UsageError(
+                    f"{table} is read as a table of predictions, which needs no {option}; leave it out or give a model."
+                )
         with hashed(table, PredictionsError) as content:
             predictions = load_predictions(table, point)
         signed, scoring = _scored(table, predictions, source.scorers)

@@ -48,6 +48,9 @@ EXPECTED: Final = (
 )
 """What can be given as a model."""
 
+PARTS: Final = (DESCRIPTION, "config.json", "adapter_config.json", "preprocessor_config.json")
+"""Files that lie beside a model's weights, and are not given for it."""
+
 _ARCHITECTURES: Final[dict[Architecture, What]] = {"onnx": "onnx", "hf": "hf", "peft": "peft"}
 
 _DESCRIBES: Final = "a description of a model (docs/models.md)"

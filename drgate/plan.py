@@ -173,15 +173,21 @@ class Plan:
 
 
 def plan(
-    checklist: Checklist, *, prevalence: Mapping[str, float] | None = None, data: Predictions | None = None
+    checklist: Checklist,
+    *,
+    prevalence: Mapping[str, float] | None = None,
+    data: Predictions | None = None,
+    looks: int = 1,
 ) -> Plan:
     """Plan a checklist, at its own `expect` and `planning` (`with_planning` changes those).
 
     prevalence: share of patients by the grade of their worse eye (`parse_prevalence`); default: the checklist's
         deployment mix. Kappa is planned for the grades of the test set, where one is given and no prevalence.
-    data: a test set with reference grades (`load_planned`); predictions in it are ignored.
+    data: a test set with reference grades (`load_planned`); predictions in it are ignored. looks: how many its log
+        allows, where that is more than the checklist does.
     """
-    level = 1 - (1 - checklist.evidence.level) / checklist.looks
+    looks = max(checklist.looks, looks)
+    level = 1 - (1 - checklist.evidence.level) / looks
     sample = None if data is None else Sample.of(data, checklist)
     planner = _Planner(checklist, level, sample, prevalence or {})
     prevalence = prevalence or checklist.deployment or {}
@@ -210,7 +216,7 @@ def plan(
         unit=checklist.unit,
         decided_on=checklist.evidence.decide_on,
         level=level,
-        looks=checklist.looks,
+        looks=looks,
         power=checklist.planning.power,
         two_images=checklist.planning.two_images if checklist.unit == "image" else 0.0,
         correlation=checklist.planning.correlation,
@@ -223,7 +229,7 @@ def plan(
         data={}
         if data is None or sample is None
         else {"origin": data.origin, **data.provenance.get("planned", {}), **sample.counts()},
-        notes=(*_nothing_passes(checklist, sample), *_assumptions(checklist, level, lines, sample), *notes),
+        notes=(*_nothing_passes(checklist, sample), *_assumptions(checklist, level, looks, lines, sample), *notes),
     )
 
 
@@ -716,7 +722,9 @@ def _nothing_passes(checklist: Checklist, sample: Sample | None) -> list[str]:
     return [f"No criterion on images can pass on this test set: {sample.no_patients}"]
 
 
-def _assumptions(checklist: Checklist, level: float, lines: Sequence[LinePlan], sample: Sample | None) -> list[str]:
+def _assumptions(
+    checklist: Checklist, level: float, looks: int, lines: Sequence[LinePlan], sample: Sample | None
+) -> list[str]:
     """The assumptions behind the numbers, in sentences."""
     wanted = checklist.planning.power
     notes = []
@@ -735,10 +743,8 @@ def _assumptions(checklist: Checklist, level: float, lines: Sequence[LinePlan], 
         )
     if checklist.evidence.decide_on == "point":
         notes.append("The checklist decides on estimates: power is the chance that an estimate meets its rule.")
-    if checklist.looks > 1:
-        notes.append(
-            f"{checklist.looks} looks are declared, so each is tested at the level {level_words(level)} (two-sided)."
-        )
+    if looks > 1:
+        notes.append(f"{looks} looks are declared, so each is tested at the level {level_words(level)} (two-sided).")
     planned = [line for line in lines if line.required and line.needed is not None]
     if len(planned) > 1:
         notes.append(

@@ -115,6 +115,22 @@ class TestDryRun:
         assert "Look: 2 of 1 at these images, not taken now" in text
         assert "No criterion on images can pass: This is look 2 at a test set that allows 1." in text
 
+    def test_counts_the_looks_that_an_earlier_checklist_declared(self, drgate: Run, table: Path, here: Path):
+        """What cannot pass is at the level of the evaluation: that of the 100 looks which `smoke` declared."""
+        options = ("evaluate", table, "--spec", "medical-grade", "--dry-run")
+        alone = " ".join(drgate(*options).out.split())
+        assert (
+            "Sensitivity, PDR (required): 8 images of 8 patients: even without an error the lower limit is 63.1"
+            in alone
+        )
+        Path("reports/looks").mkdir(parents=True)
+        drgate("evaluate", table, "--spec", "smoke", "--out", "one")
+        text = " ".join(drgate(*options).out.split())
+        assert "of 100 at these images, taken before, so it counts no further; each is tested at alpha / 100" in text
+        assert (
+            "Sensitivity, PDR (required): 8 images of 8 patients: even without an error the lower limit is 35.5" in text
+        )
+
     def test_shows_nothing_of_the_result(self, drgate: Run, table: Path, here: Path, write_csv: Write):
         """Two tables with the same grades and equally many answers of each kind, one right and one wrong throughout,
         give the same dry run but for their digests."""
@@ -182,6 +198,21 @@ class TestDryRun:
         assert len(problems) == len(wrong)
         assert "would be refused (12 problems). No look was taken." in ended.err
         assert list(here.iterdir()) == []
+
+    def test_what_is_no_model_is_said_once(self, drgate: Run, place: Path, here: Path):
+        """A path that leads nowhere, a photograph and a folder of data are each one problem."""
+        photograph = here / "left.jpg"
+        photograph.write_bytes(b"\xff\xd8\xff\xe0")
+        for given in ("nowhere", photograph, place / "eyes"):
+            ended = drgate("evaluate", given, "--data", place / "eyes", "--dry-run")
+            assert (ended.code, "would be refused (1 problem)" in ended.err) == (2, True), ended.err
+
+    def test_a_part_of_a_model_names_its_folder(self, drgate: Run, here: Path):
+        Path("vit").mkdir()
+        Path("vit/config.json").write_text("{}")
+        assert (
+            "vit/config.json is a part of a model; give its folder, vit." in drgate("evaluate", "vit/config.json").err
+        )
 
 
 class TestNoLookIsSpent:

@@ -73,7 +73,8 @@ def lines(found: DryRun) -> Iterator[tuple[str, str]]:
     yield "Patients", f"{number}; {_PATIENTS[patients.named]}" if patients else number
     yield "Reference" if refers else "Reference grades", words.counts(found.reference)
     again = "taken before, so it counts no further" if found.look.again else "not taken now"
-    yield "Look", f"{found.look.number} of {found.look.allowed} at these images, {again}"
+    shared = f"; each is tested at alpha / {found.look.allowed}" if found.look.allowed > 1 else ""
+    yield "Look", f"{found.look.number} of {found.look.allowed} at these images, {again}{shared}"
     yield "Signature", " ".join(signing(found))
     yield "Folder", found.folder
 

@@ -181,8 +181,8 @@ def _work(requests: int, answers: int, out: int, memory: int) -> None:
         except Refused as problem:
             reply = {"refused": str(problem)}
         except BaseException as problem:  # sys.exit in a grader is no end either
-            first = (str(problem).strip().splitlines() or [""])[0]
-            reply = {"error": f"{type(problem).__name__}: {first[:500]}" if first else type(problem).__name__}
+            said = " ".join(str(problem).split())  # torch says what does not fit in the lines after the first
+            reply = {"error": f"{type(problem).__name__}: {said[:500]}" if said else type(problem).__name__}
         with contextlib.suppress(Exception):
             sys.stdout.flush()
         if os.getpid() != me:

@@ -357,7 +357,7 @@ def _stated(found: Found, beside: Beside, preprocess: Preprocessing | None) -> t
             )
     if own is None and preprocess is None and unread:
         raise CheckpointError(f"{unread} {HOW_TO_STATE}")
-    return described, agreed(own, preprocess, beside.folder.name if own is None else says)
+    return described, agreed(own, preprocess, f"{beside.folder.name}, without {PROCESSOR}," if own is None else says)
 
 
 def _described_preprocessing(described: Description, beside: Beside) -> Preprocessing:

@@ -149,7 +149,7 @@ class TestAnswers:
             ("return np.ones((len(batch), 5), bool)", "answers with bool; expected numbers"),
             (
                 "raise ValueError('no weights\\nfor this')",
-                "failed while grading 4 images. In its own words: ValueErr.*no weights[.]",
+                "failed while grading 4 images. In its own words: ValueErr.*no weights for this[.]",
             ),
             ("import sys; sys.exit(3)", "In its own words: SystemExit: 3"),
             ("raise KeyboardInterrupt", "In its own words: KeyboardInterrupt"),
