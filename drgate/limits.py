@@ -82,6 +82,8 @@ POINTERS_BYTES: Final = 512 << 10
 """All DVC files of a change that are in another form than the usual one; YAML is slow."""
 GIT_SECONDS: Final = 30
 """Time of one question to Git, which matches what a .gitignore or .gitattributes says by going back and forth."""
+GIT_ADD_SECONDS: Final = 1800
+"""Time to stage a model of any size."""
 PIPELINE_BYTES: Final = 256 << 10
 """All of DVC's pipelines in a commit; YAML is slow."""
 ATTRIBUTES_LINE: Final = 2048

@@ -38,6 +38,8 @@ COMMANDS: Final = {
     "tune": "Choose cut-offs on a tuning table and lock them in a file.",
     "verify": "Is a certificate genuine, and do its numbers follow from the predictions?",
     "sign": "Add a signature to a certificate.",
+    "init": "Make a repository ready for the gate.",
+    "submit": "Put a judged model where the gate's policy wants it.",
     "gate": "May this change be merged?",
     "waive": "Sign that findings of the gate are waived until a given day.",
     "history": "Which model passed which checklist, when, and who signed?",

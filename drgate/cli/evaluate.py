@@ -208,6 +208,10 @@ def command(
             quiet,
         )
     tell(f"Report: {judgement.folder / 'report.html'}; certificate {signature}.", quiet)
+    if judgement.signed and evaluation.verdict == "PASS" and Path("drgate.toml").is_file():
+        import shlex
+
+        tell(f"Next: {shlex.join(('drgate', 'submit', str(judgement.folder), '--model', str(source)))}", quiet)
     return evaluation.exit_code
 
 

@@ -225,6 +225,13 @@ def parse_policy(data: bytes, path: str, where: str = "") -> Policy:
         return Policy.model_validate(content)
     except ValidationError as problem:
         first = min(problem.errors(), key=lambda error: error["type"] != "extra_forbidden")
+        if first["loc"] == ("test_sets",) and first["type"] == "missing":
+            raise PolicyError(
+                visible(
+                    f"{origin} states no test set ([[gate.test_sets]]), so nothing can be judged. Of an evaluation: "
+                )
+                + "drgate submit REPORT --test-set NAME."
+            ) from problem
         place = ".".join(str(part) for part in first["loc"])
         what = "this key does not exist" if first["type"] == "extra_forbidden" else first["msg"]
         message = what.removeprefix("Value error, ")
@@ -236,7 +243,7 @@ def load_rules(tree: Tree, policy: Policy) -> Rules:
 
     Raises DrgateError where one of them is missing or invalid.
     """
-    checklist = _checklist(tree.read(policy.spec, limit=limits.YAML_BYTES, what="a checklist"), policy.spec)
+    checklist = gating_checklist(tree.read(policy.spec, limit=limits.YAML_BYTES, what="a checklist"), policy.spec)
     trusted = {
         role: tuple(
             read_as_written(
@@ -264,7 +271,8 @@ def load_rules(tree: Tree, policy: Policy) -> Rules:
 
 
 @functools.lru_cache(maxsize=4)  # base branch and change mostly share it, and YAML is slow
-def _checklist(data: bytes, origin: str) -> Checklist:
+def gating_checklist(data: bytes, origin: str) -> Checklist:
+    """The checklist in YAML bytes. Raises DrgateError for one that certifies nothing."""
     checklist = parse_yaml(data, origin)
     refuse_impostor(checklist, origin)
     if checklist.purpose == "pipeline":

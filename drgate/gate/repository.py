@@ -340,6 +340,38 @@ class Repository:
             found[path][name] = value
         return found
 
+    def path_of(self, file: Path) -> str | None:
+        """The path from the root of a file in the working tree; None for a file elsewhere, or behind a link."""
+        place = file.parent.resolve() / file.name
+        return None if self.root.resolve() not in place.parents else place.relative_to(self.root.resolve()).as_posix()
+
+    def index(self) -> Path:
+        """The file that holds what is staged."""
+        return self.root / os.fsdecode(_git(self.root, "rev-parse", "--git-path", "index").removesuffix(b"\n"))
+
+    def stage(self, paths: Sequence[str], index: Path | None = None) -> None:
+        """Stage files of the working tree, ignored ones too; in another index if one is given.
+
+        Here, and only here, filters run that the configuration of the clone names, as `git add` does: Git LFS is one.
+        """
+        environment = _environment() | ({} if index is None else {"GIT_INDEX_FILE": str(index)})
+        _git(self.root, "add", "--force", "--", *(f":(top,literal){path}" for path in paths), environment=environment)
+
+    def empty_commit(self) -> str:
+        """A commit without files, to compare with where there is none yet. Only its object is written."""
+        person = {f"GIT_{who}_{what}": "drgate" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+        environment = _environment() | person
+        empty = _git(self.root, "hash-object", "-w", "-t", "tree", "--stdin", environment=environment).decode().strip()
+        return _git(self.root, "commit-tree", empty, "-m", "empty", environment=environment).decode().strip()
+
+    def branch(self) -> str:
+        """The checked out branch, also before its first commit; "" where a commit is checked out without one."""
+        return _run(self.root, "symbolic-ref", "--quiet", "--short", "HEAD").stdout.decode(errors="replace").strip()
+
+    def has_remote(self, name: str) -> bool:
+        """Whether the clone has a remote of this name."""
+        return name in _run(self.root, "remote").stdout.decode(errors="replace").split()
+
     def contains(self, oid: str) -> bool:
         """Whether HEAD descends from a commit, as far as this clone knows."""
         return _run(self.root, "merge-base", "--is-ancestor", oid, "HEAD").returncode == 0
@@ -508,6 +540,7 @@ def _environment() -> dict[str, str]:
 def _run(
     folder: Path, *arguments: str, given: bytes = b"", environment: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[bytes]:
+    seconds = limits.GIT_ADD_SECONDS if arguments[0] == "add" else limits.GIT_SECONDS
     try:
         return subprocess.run(
             [*_GIT, *arguments],
@@ -516,11 +549,11 @@ def _run(
             input=given,
             capture_output=True,
             check=False,
-            timeout=limits.GIT_SECONDS,
+            timeout=seconds,
         )
     except subprocess.TimeoutExpired as problem:
         raise RepositoryError(
-            f"git {arguments[0]} took more than {limits.GIT_SECONDS} seconds. Simplify the patterns in .gitattributes "
+            f"git {arguments[0]} took more than {seconds} seconds. Simplify the patterns in .gitattributes "
             "and .gitignore, or have fewer files."
         ) from problem
     except FileNotFoundError as problem:
