@@ -639,6 +639,7 @@ class TestSize:
     def test_a_record_of_ten_gigabytes(self, tmp_path):
         (tmp_path / "run").mkdir()
         with (tmp_path / "run" / "record.jsonl").open("wb") as handle:
+            handle.write(b"\n" * 5000)  # text, or it is named as a binary file
             handle.truncate(10 << 30)
         (warning,) = read_ledger(tmp_path).warnings
         assert "is larger than 64 MB" in warning

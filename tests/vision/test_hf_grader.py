@@ -38,10 +38,10 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def refused(path: Path, *, error: type[Exception] = CheckpointError, **given: Any) -> str:
-    start = time.monotonic()
+    start = time.process_time()  # whatever else the machine does
     with pytest.raises(error) as caught:
         load_grader(path, **given)
-    assert time.monotonic() - start < 10
+    assert time.process_time() - start < 10
     assert len(str(caught.value)) < 700 + 3 * len(str(path))
     return str(caught.value)
 

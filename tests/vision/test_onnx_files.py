@@ -263,7 +263,9 @@ class TestHostileModels:
     def test_a_file_that_is_no_protobuf_is_refused(self, data: bytes, tmp_path: Path):
         path = tiny.write_onnx(tmp_path)
         path.write_bytes(data)
-        with pytest.raises(CheckpointError, match="is not an ONNX model"):
+        with pytest.raises(
+            CheckpointError, match="is not an ONNX model" if data else "is empty; expected an ONNX model"
+        ):
             load_grader(path)
 
     def test_packed_numbers_have_a_limit(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -180,7 +180,7 @@ class TestContradictions:
             ({"cut_offs": "..\\cuts.json"}, "expected the bare name of a file beside it"),
             ({"trust": True}, "trust is not a known key"),
             ({"output": {"kind": "softmax"}}, "output"),
-            ({"classes": ["no_dr", "mild", "moderate", "severe", "grade 4"]}, "class names 'grade 4'"),
+            ({"classes": ["no_dr", "mild", "moderate", "severe", "grade 9"]}, "class names 'grade 9'"),
         ],
     )
     def test_of_the_description(self, changes: dict[str, Any], words: str, tmp_path: Path):
