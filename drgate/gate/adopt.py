@@ -90,6 +90,7 @@ def adopt(
         named = _keys(repository, keys, files)
         checklist = _checklist(repository, spec, files)
         files[FILE] = _policy(models, checklist, named, test_set)
+        parse_policy(_policy(models, checklist, named, test_set or KnownSet("none", f"sha256:{'0' * 64}")), FILE)
         folders = [name for name in (folder_of(pattern) for pattern in models) if name]
         for name in dict.fromkeys([*folders, "certificates", "looks"]):
             if not any(path.startswith(f"{name}/") for path in (*tree.entries, *files)):
@@ -98,8 +99,6 @@ def adopt(
         for name, more in ((".gitattributes", lines), (".gitignore", KEPT_OUT)):
             files[name] = _with_lines(repository.root / name, more)
         notes = [] if forge is None else _workflow(repository, forge, source, files)
-        if test_set is not None:
-            parse_policy(files[FILE], FILE)
         for path in files:
             refuse_links(repository, path)
         changed = [path for path, data in files.items() if not same_as(repository.root / path, data)]
