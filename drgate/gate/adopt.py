@@ -194,7 +194,7 @@ def _workflow(repository: Repository, forge: Forge, source: str | None, files: d
     if source is None:
         notes.append(
             f"In {path}, replace YOUR-GROUP/drgate and the zeros with the repository that holds drgate on your forge "
-            "and the full id of a commit of it (or write it again with --drgate GROUP/drgate@COMMIT --force)."
+            "and the full id of a commit of it (or write it again with --drgate YOUR-GROUP/drgate@COMMIT --force)."
         )
     elif not (given := _SOURCE.fullmatch(source)):
         raise UsageError(
