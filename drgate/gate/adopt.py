@@ -73,7 +73,7 @@ def adopt(
     """Write and stage what the repository around `folder` needs for the gate; all of it, or nothing.
 
     keys: role and public key file. spec: a checklist that ships, or a file. models: patterns. source:
-    GROUP/NAME@COMMIT of drgate on the forge. force: replace files that differ.
+    REPOSITORY@COMMIT of drgate on the forge. force: replace files that differ.
 
     Raises DrgateError where something is missing or invalid, and for files that are there already and differ.
     """
