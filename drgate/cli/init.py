@@ -54,7 +54,7 @@ def command(
         str | None,
         typer.Option(
             "--drgate",
-            metavar="YOUR-GROUP/drgate@COMMIT",
+            metavar="REPOSITORY@COMMIT",
             help="Repository that holds drgate on your forge, and a commit.",
         ),
     ] = None,

@@ -193,7 +193,7 @@ def _workflow(repository: Repository, forge: Forge, source: str | None, files: d
     notes = []
     if source is None:
         notes.append(
-            f"In {path}, replace YOUR-GROUP/drgate and the zeros with the repository that holds drgate on your forge "
+            f"In {path}, replace `YOUR-GROUP/drgate` and the zeros with the repository that holds drgate on your forge "
             "and the full id of a commit of it (or write it again with --drgate YOUR-GROUP/drgate@COMMIT --force)."
         )
     elif not (given := _SOURCE.fullmatch(source)):
@@ -202,7 +202,7 @@ def _workflow(repository: Repository, forge: Forge, source: str | None, files: d
             "YOUR-GROUP/drgate@0123456789abcdef0123456789abcdef01234567. A tag or branch can be moved."
         )
     else:
-        text = text.replace("YOUR-GROUP/drgate", given[1]).replace("0" * 40, given[2])
+        text = re.sub("# Replace .*\n", "", text).replace("YOUR-GROUP/drgate", given[1]).replace("0" * 40, given[2])
     files[path] = text.encode()
     if forge == "gitlab":
         include = f"include: [{{local: {path}}}]"
