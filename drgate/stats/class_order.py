@@ -17,7 +17,6 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import hypergeom
 
 from drgate.stats import agreement
 
@@ -109,6 +108,8 @@ def _apart(table: NDArray[Any], order: tuple[int, ...], p: int, q: int) -> float
 
 def _fisher(hits: ArrayLike, misses: ArrayLike, right: ArrayLike, wrong: ArrayLike) -> NDArray[np.float64]:
     """Fisher's one-sided test that hits and right are many; fractions of patients are rounded against it."""
+    from scipy.stats import hypergeom  # half a second to import, needed only where another order fits far better
+
     a, d = np.floor(np.round([hits, right], 6))
     b, c = np.ceil(np.round([misses, wrong], 6))
     return np.asarray(hypergeom.sf(a - 1, a + b + c + d, a + b, a + c))
