@@ -63,14 +63,15 @@ def reordered(
     table, patients = (np.bincount(cells, one, classes**2).reshape(classes, classes) for one in (None, weights))
     # Of equally good ones the first, and the order given is the first of all.
     order = max(itertools.permutations(range(classes)), key=lambda order: table[order, range(classes)].sum())
-    chance = _reversal(patients)
-    if order == (*range(classes),) or chance > CHANCE:
+    if order == (*range(classes),):
         return None
     right, sensitivity, kappa = zip(*map(_agreement, (table, table[:, np.argsort(order)])), strict=True)
     gains = sensitivity[1] - sensitivity[0], kappa[1] - kappa[0]
     # An order in which one of the two falls agrees otherwise, not better: a model that grades the mild too high and
     # the moderate too low.
     if min(gains) < -FALL or (gains[0] < SENSITIVITY_GAIN and gains[1] < KAPPA_GAIN):
+        return None
+    if (chance := _reversal(patients)) > CHANCE:
         return None
     pairs = itertools.combinations(range(classes), 2)
     unsettled = tuple((p, q) for p, q in pairs if _apart(patients, order, p, q) > SETTLED)
