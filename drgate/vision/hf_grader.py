@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import os
+import re
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from drgate.files import canonical_json, digest_of, parse_json
 from drgate.models import (
     DESCRIPTION,
     EMBEDDED,
+    HUB_ID,
     Description,
     Found,
     answer_of,
@@ -221,6 +223,9 @@ class _Adapter:
     def grader(
         self, network: nn.Module, base: dict[str, Any], answer: Answer, notes: list[str], unused: bool
     ) -> HuggingFaceGrader:
+        named = self.plain.get("base_model_name_or_path")
+        if isinstance(named, str) and named and not _is_base(named, base["id"]):
+            notes = [f"The adapter names the base model {few([_shown(named)])}; {base['id']} was used.", *notes]
         if unused:
             notes = [
                 f"All adapters are zero: they do not change the base model {base['id']}, and their training had no "
@@ -231,6 +236,17 @@ class _Adapter:
         lora = {"r": self.settings.get("r", 8), "alpha": float(self.settings.get("lora_alpha", 8))}
         facts = {"base": base, "lora": lora}
         return HuggingFaceGrader("peft", self.files, answer, self.prepared, digest, notes, facts, network)
+
+
+def _shown(base: str) -> str:
+    """A base model's name on a hub; of a folder, as a trainer noted it on any machine, its last name."""
+    return base if HUB_ID.fullmatch(base) and base[0] not in "./" else re.split(r"[/\\]", base.rstrip("/\\"))[-1]
+
+
+def _is_base(named: str, used: str) -> bool:
+    """Whether an adapter names the base model that is used. A folder and a name on a hub are compared by last names."""
+    one, other = _shown(named).lower(), used.lower()
+    return one == other or (("/" in one) != ("/" in other) and one.split("/")[-1] == other.split("/")[-1])
 
 
 def _on_classifier(adapter: _Adapter, base: str, private: Path, *, download: bool) -> HuggingFaceGrader:

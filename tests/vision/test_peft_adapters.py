@@ -160,6 +160,25 @@ class TestNamedAloud:
         ]
         assert np.abs(grader.outputs(images(3)) - answers(siglip(), images(3))).max() < 1e-5
 
+    @pytest.mark.parametrize(
+        ("named", "shown"),
+        [
+            ("google/vit-a", "google/vit-a"),
+            ("/home/jane/secret/vit-a/", "vit-a"),
+            ("C:\\Users\\jane\\vit-a", "vit-a"),
+            ("../jane/vit-a", "vit-a"),
+            ("google/vit-b", ""),
+            ("/home/jane/vit-b", ""),
+            (None, ""),
+        ],
+    )
+    def test_another_base_model_than_the_adapter_names(self, named: str | None, shown: str, tmp_path: Path):
+        """A base of the same shapes gives an answer all the same: page one names both, and no folder above them."""
+        base = save(siglip(), tmp_path / "vit-b")
+        folder = edited(save_adapter(adapted(siglip()), tmp_path / "adapter"), base_model_name_or_path=named)
+        expected = [f"The adapter names the base model {shown}; vit-b was used."] if shown else []
+        assert load_grader(folder, base=str(base)).notes == expected
+
     def test_an_adapter_that_nothing_calls(self, tmp_path: Path):
         """One on the pooling head's output projection does nothing before it is merged, and something after."""
         base = save(siglip(), tmp_path / "base")
