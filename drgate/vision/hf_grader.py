@@ -320,6 +320,8 @@ def _on_tower(adapter: _Adapter, base: str, *, download: bool) -> HuggingFaceGra
             + ", ".join(f"{name} {tuple(one.shape)}" for name, one in expected.items() if name.endswith("weight"))
             + "."
         )
+    if "classifier" in map(_own_name, adapter.settings.get("modules_to_save", [])):
+        notes.append(_of_saved_head(head, adapter.origin))
     attached(empty, settings, tower, adapter.origin)
     # `auto_mapping` names the class of the tower and its head together, which each trainer calls what it likes.
     model = attached(resolved.load(), settings, tower, adapter.origin)
@@ -329,6 +331,22 @@ def _on_tower(adapter: _Adapter, base: str, *, download: bool) -> HuggingFaceGra
     network.classifier.load_state_dict({name: tensor.float() for name, tensor in head.items()})
     described = {name: getattr(resolved, name) for name in ("revision", "digest", "use", "pretraining")}
     return adapter.grader(network, {"id": shown_id(resolved.id), **described}, answer, notes, unused)
+
+
+def _of_saved_head(head: Mapping[str, Tensor], origin: str) -> str:
+    """A sentence for the report on a head that peft saved as `classifier`, which is the name of a part of it too.
+
+    peft then trains one copy of that part and saves another. Raises CheckpointError where the norms in it are as they
+    begin, which no training leaves so.
+    """
+    begins = {"weight": 1, "bias": 0}
+    remedy = "modules_to_save: [feature_norm, classifier.classifier]"
+    if all(bool((head[f"classifier.{norm}.{kind}"] == value).all()) for norm in "37" for kind, value in begins.items()):
+        raise CheckpointError(
+            f"{origin} has classifier in modules_to_save, for which peft saves a copy of the grading head that was "
+            f"never trained; its norms are as they begin. Train it again with {remedy}."
+        )
+    return f"peft may have saved a grading head that was not trained: modules_to_save has classifier; use {remedy}."
 
 
 def _own_name(name: str) -> str:
