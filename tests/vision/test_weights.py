@@ -593,10 +593,27 @@ class TestOtherThings:
         stated = {"model": state, "config": {"base_model_name_or_path": str(base.folder)}}
         refused(saved(tmp_path / "m.pt", stated), None, "record the base model")
         stated["config"] = {"base_model": "somebody/tower"}
-        refused(saved(tmp_path / "m.pt", stated), None, "states the base model somebody/tower.*Give it with --base")
+        refused(saved(tmp_path / "m.pt", stated), None, "base model somebody/tower is not.*; give it with --base")
         assert "; the file states somebody/tower)" in load(tmp_path / "m.pt", base).record["limitations"][0]
         found = load_any_embedded(tmp_path)
         assert found.base.id == "embedded"
+
+    @pytest.mark.parametrize("name", ["somebody/tower", "google/medsiglip-448"])
+    def test_no_base_model_is_downloaded(self, name, base, state, tmp_path, monkeypatch):
+        """Neither on the word of a file nor on that of model.yaml, also where it is one that drgate knows."""
+        asked = []
+
+        def snapshot_download(name: str, *, local_files_only: bool, **_: Any) -> str:
+            asked.append((name, local_files_only))
+            raise OSError("no network here")
+
+        monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+        path = saved(tmp_path / "m.pt", {"model": state, "base_model": name})
+        refused(path, None, f"states its base model: .*{name} is not downloaded .*give it with --base")
+        TestDescribed().described(saved(path, state), base=name)
+        for given in (None, base):
+            refused(path, given, f"model.yaml states the base model: .*{name} is not downloaded .*leave base out of")
+        assert asked == [(name, True)] * 3
 
 
 def load_any_embedded(folder: Path) -> Checkpoint:
