@@ -337,14 +337,24 @@ def _checked(source: _Source, frame: _Frame, preprocess: Preprocessing, alpha: f
 def _answer(source: _Source) -> Answer:
     """What the outputs are: as model.yaml states, else the classes that the file names, else the five grades."""
     described = None if source.yaml is None else answer_of(source.yaml, DESCRIPTION)
-    named = stated_classes(source.payload, source.plain)
-    if named is None or (described is not None and not described.classes):
-        return described or Answer()
-    where, names = named
+    found, unread = stated_classes(source.payload, source.plain)
     if described is None:
-        return Answer(classes=classes_of(names, where), own_names=tuple(names))
-    if [known for name in names if (known := parse_class(name))] not in ([], [*described.classes]):
-        raise CheckpointError(f"{DESCRIPTION} states other classes than the file ({where}: {few(names)}).")
+        if unread:
+            raise CheckpointError(
+                f"{few(unread)}: these classes cannot be read as one name for each output, in order. Write a "
+                f"{DESCRIPTION} beside it, with the grade of each: classes: [{', '.join(GRADES)}]."
+            )
+        if any(names != found[0][1] for _, names in found):
+            raise CheckpointError(
+                f"{found[0][0]} and {found[-1][0]} name other classes, or in another order. Write a {DESCRIPTION} "
+                "beside it with those that are right."
+            )
+        return Answer(classes=classes_of(found[0][1], found[0][0]), own_names=tuple(found[0][1])) if found else Answer()
+    if described.classes and found:
+        meant = [[known for name in names if (known := parse_class(name))] for _, names in found]
+        if not any(one in ([], [*described.classes]) for one in meant):
+            where, names = found[0]
+            raise CheckpointError(f"{DESCRIPTION} states other classes than the file ({where}: {few(names)}).")
     return described
 
 
