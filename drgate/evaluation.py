@@ -393,7 +393,6 @@ class Model(Typed):
     kind: str
     name: str
     files: tuple[Subject, ...]
-    folder: Annotated[str, AfterValidator(_bare), Field(max_length=255)] | None = None
     scoring: Scoring | None = None
     tensor_digest: str | None = None
     base: Base | None = None
@@ -408,6 +407,7 @@ class Model(Typed):
     scored_with: dict[str, str] | None = None
     parent: Reference | None = None
     previous: Reference | None = None
+    folder: Annotated[str, AfterValidator(_bare), Field(max_length=255)] | None = None
 
     @property
     def of_table(self) -> bool:
