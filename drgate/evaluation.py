@@ -381,6 +381,7 @@ class Model(Typed):
 
     kind: "checkpoint", "onnx", "hugging face", "peft", "python grader", or "predictions table" for a table whose model
     is not known.
+    folder: that its file is in, where the file is called as every other model's (model.safetensors).
     output, class_names, own_names: what its outputs are, and of which class each is; see `drgate.answers.Answer`.
     tensor_digest: `sha256:...` over the tensors; absent for a table. files: the model's, first the only one in the role
     model (of a table: the table). scoring: who ran it; absent for a table whose model is not known.
@@ -406,11 +407,17 @@ class Model(Typed):
     scored_with: dict[str, str] | None = None
     parent: Reference | None = None
     previous: Reference | None = None
+    folder: Annotated[str, AfterValidator(_bare), Field(max_length=255)] | None = None
 
     @property
     def of_table(self) -> bool:
         """Whether it is a table of predictions, which certifies no model."""
         return self.kind == "predictions table"
+
+    @property
+    def title(self) -> str:
+        """Its name for people."""
+        return f"{self.folder} ({self.name})" if self.folder else self.name
 
 
 CUT_OFFS: Final = "operating_point.json"
@@ -942,7 +949,7 @@ class Evaluation(Typed):
 
     @property
     def _verdict_sentence(self) -> str:
-        model = f"{self.model.name} (predictions, no model)" if self.model.of_table else self.model.name
+        model = f"{self.model.name} (predictions, no model)" if self.model.of_table else self.model.title
         spec, split = self.spec, f" (split {self.data.split})" if self.data.split else ""
         what = f"{spec.name} version {spec.version} on {self.data.name}{split}"
         match self.verdict:

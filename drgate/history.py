@@ -152,7 +152,7 @@ def _record(group: Sequence[tuple[str, Certificate | Statement]], trusted: Seque
     data, spec, look = evaluation.data, evaluation.spec, evaluation.look
     return Record(
         files=tuple(visible(name) for name, _ in group),
-        model=visible(evaluation.model.name),
+        model=visible(evaluation.model.title),
         digest=subject["digest"]["sha256"],
         test_set=visible(data.name),
         split=visible(data.split or ""),

@@ -224,7 +224,7 @@ class Ready:
             self.facts.digest or "",
             *([point.digest] if point else []),
         ]
-        named = self.named or Path(self.model.name).stem
+        named = self.named or self.model.folder or Path(self.model.name).stem
         return Path("reports") / "-".join([named, *(d.removeprefix("sha256:")[:8] for d in digests)])
 
     def same(self, checklist: Checklist) -> tuple[str | None, ...]:

@@ -50,7 +50,7 @@ def lines(found: DryRun) -> Iterator[tuple[str, str]]:
     else:
         base = f", base {model.base.id}" if model.base else ""
         runs = f"; it graded {found.tried} images to show that it runs" if found.tried else ""
-        yield "Judged", f"{model.name} ({model.kind}{base}, {_short(model.tensor_digest)}){runs}"
+        yield "Judged", f"{model.title} ({model.kind}{base}, {_short(model.tensor_digest)}){runs}"
     if model.output:
         yield "Outputs", model.output.replace("_", " ")
     if model.class_names:

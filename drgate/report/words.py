@@ -241,7 +241,7 @@ def verdict_word(evaluation: Evaluation) -> str:
 
 def subject_name(evaluation: Evaluation) -> str:
     """Name of the model, or of the table of predictions, that was judged."""
-    return visible(evaluation.model.name)
+    return visible(evaluation.model.title)
 
 
 def checklist_name(evaluation: Evaluation) -> str:

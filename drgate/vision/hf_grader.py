@@ -73,6 +73,7 @@ from drgate.vision.peft_files import (
 from drgate.vision.stated import HOW_TO_STATE, agreed, own_preprocessing, refuse_other_input
 
 PROCESSOR: Final = "preprocessor_config.json"
+_USUAL: Final = re.compile(r"((adapter|pytorch)_)?model(-\d+-of-\d+)?\.(safetensors|bin)")
 _A_CONFIG: Final = "a config of transformers"
 _FITS: Final[dict[Kind, tuple[str | None, ...]]] = {
     "logits": (None, "single_label_classification"),
@@ -94,6 +95,7 @@ class HuggingFaceGrader:
     tensor_digest: str
     notes: list[str]
     facts: dict[str, Any]
+    folder: Path
     _network: nn.Module
     record: None = None
     fingerprint: None = None
@@ -114,7 +116,14 @@ class HuggingFaceGrader:
 
     @property
     def description(self) -> dict[str, Any]:
-        return {"kind": self.kind, **self.facts, "fingerprint": False}
+        return {"kind": self.kind, **self.facts, **self._named, "fingerprint": False}
+
+    @property
+    def _named(self) -> dict[str, str]:
+        """Its folder's name, where its file has the name that transformers or peft gives to every one."""
+        name, usual = self.folder.resolve().name, _USUAL.fullmatch(self.files[0].name)
+        bare = name and name.isprintable() and name == name.strip() and not {*name} & {*"\\:"}
+        return {"folder": name} if usual and bare else {}
 
     def outputs(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
         try:
@@ -167,7 +176,7 @@ def load_hugging_face(found: Found, preprocess: Preprocessing | None = None) -> 
         else []
     )
     files = (*weights.files, *beside.files)
-    return HuggingFaceGrader("hugging face", files, answer, prepared, digest, notes, {}, Logits(network))
+    return HuggingFaceGrader("hugging face", files, answer, prepared, digest, notes, {}, found.folder, Logits(network))
 
 
 def load_adapter(found: Found, base: str | None = None, preprocess: Preprocessing | None = None) -> HuggingFaceGrader:
@@ -235,7 +244,8 @@ class _Adapter:
         digest = _digest(["peft", base["digest"], self.settings], answer, self.prepared, self.weights.tensors)
         lora = {"r": self.settings.get("r", 8), "alpha": float(self.settings.get("lora_alpha", 8))}
         facts = {"base": base, "lora": lora}
-        return HuggingFaceGrader("peft", self.files, answer, self.prepared, digest, notes, facts, network)
+        folder = self.beside.folder
+        return HuggingFaceGrader("peft", self.files, answer, self.prepared, digest, notes, facts, folder, network)
 
 
 def _shown(base: str) -> str:

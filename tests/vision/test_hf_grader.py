@@ -401,6 +401,28 @@ def test_from_the_command_line(drgate: Callable[..., Ended], refused: Callable[.
     assert "auto_map" in message
 
 
+def test_is_called_by_its_folder(drgate: Callable[..., Ended], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """All folders have a model.safetensors: the headline, the report and the usual folder tell them apart."""
+    from tests.support.tiny import write_eyes
+
+    monkeypatch.chdir(tmp_path)
+    write_eyes(tmp_path / "eyes", train=1, val=1, test=2)
+    given = save(siglip(), tmp_path / "vit-of-may") / "model.safetensors"
+    ended = drgate("evaluate", given, "--data", "eyes", "--spec", "smoke")
+    assert ended.code == 1, ended
+    assert "vit-of-may (model.safetensors)" in ended.out
+    (written,) = (tmp_path / "reports").glob("vit-of-may-*")
+    assert "vit-of-may (model.safetensors)" in (written / "report.html").read_text()
+    model = json.loads((written / "evaluation.json").read_text())["model"]
+    assert (model["folder"], model["name"], model["files"][0]["name"]) == ("vit-of-may", *["model.safetensors"] * 2)
+    assert drgate("evaluate", written, "--spec", "smoke", "--out", "again").code == ended.code
+    assert "it is unsigned" in drgate("verify", written).out
+    for odd, shown in (("a: b", {}), ("bärn 2", {"folder": "bärn 2"})):
+        again = load_grader(given.parent.rename(tmp_path / odd)).description
+        assert {key: value for key, value in again.items() if key == "folder"} == shown
+        given = tmp_path / odd / "model.safetensors"
+
+
 class TestWithoutEnd:
     def test_links_to_a_pipe_or_to_zeros(self, tmp_path: Path):
         """A folder can link to what never ends: it is no file of a model."""
