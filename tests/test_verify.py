@@ -126,7 +126,7 @@ class TestNeverAccepted:
             ("empty", "is empty; expected certificate.json"),
             ("truncated", "is not valid JSON"),
             ("duplicate_key", "has the key 'mediaType' twice"),
-            ("white_space", "not in its canonical form"),
+            ("white_space", "differs from the original"),
             ("unsigned_field", "not in its canonical form"),
             ("unknown_algorithm", "not an ECDSA P-256 signature"),
             ("other_predicate", "is not a statement of drgate"),
