@@ -475,7 +475,6 @@ class TestClasses:
             {"class_names": [str(i) for i in range(1000)]},
             {"class_names": [["Mild"], ["No_DR"]]},
         ],
-        ids=lambda settings: str(settings)[:60],
     )
     def test_that_cannot_be_read_are_never_passed_over(self, settings, base, state, tmp_path):
         """What a file says of its classes is used or refused; model.yaml then states them."""
