@@ -142,7 +142,7 @@ def command(
         if bare:
             lines.append("A CSV names no model: judged, it certifies a table only. Write .parquet for a certificate.")
         for line in lines:
-            console.print(line, markup=False, highlight=False)
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     emit(summary | ({} if private is None else {"signed": str(beside(out))}), human, format, quiet)
     return 0
