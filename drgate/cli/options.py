@@ -74,6 +74,14 @@ GraderOption = Annotated[
         help="Python that loads the model, for a model of any other kind (docs/models.md).",
     ),
 ]
+ColumnsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--columns",
+        metavar="OWN=THEIRS,...|FILE",
+        help="Which column of the table is which, such as grade=diagnosis,image=id_code, or a YAML file (docs/tables.md).",
+    ),
+]
 KeyOption = Annotated[
     str | None,
     typer.Option(
