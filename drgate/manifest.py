@@ -24,9 +24,10 @@ import pandas as pd
 from drgate.columns import REFER, Columns, graded_rows, parse_split, reference_of, unexplained
 from drgate.columns import SPLITS as SPLITS
 from drgate.errors import ManifestError, brief
-from drgate.files import canonical_json, files_below, read_table, row_name, sha256_file
+from drgate.files import canonical_json, files_below, row_name, sha256_file
 from drgate.grouping import grouping
 from drgate.scale import parse_grade
+from drgate.tables import read_table
 
 COLUMNS: Final = ("image", "grade", "patient", "eye", "gradable", "split")
 IMAGE_SUFFIXES: Final = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".ppm")
