@@ -79,7 +79,8 @@ ColumnsOption = Annotated[
     typer.Option(
         "--columns",
         metavar="OWN=THEIRS,...|FILE",
-        help="Which column of the table is which, such as grade=diagnosis,image=id_code, or a YAML file (docs/tables.md).",
+        help="Which column of the table is which, such as grade=diagnosis,image=id_code, or a YAML file "
+        "(docs/tables.md).",
     ),
 ]
 KeyOption = Annotated[
