@@ -210,9 +210,9 @@ def load_manifest(
         the table's own.
     troubles: gets a sentence for each kind of row that cannot be used, and those rows are left out; None raises it.
 
-    A folder is read from its `labels.csv` (or `labels.parquet`, `metadata.csv`) where it has one, else as Hugging Face's
-    `datasets` writes it, else from `split/grade/*` or `grade/*` with grades as digits or class names. A folder of images
-    alone is a sealed test set: no grades.
+    A folder is read from its `labels.csv` (or `labels.parquet`, `metadata.csv`) where it has one, else as Hugging
+    Face's `datasets` writes it, else from `split/grade/*` or `grade/*` with grades as digits or class names. A folder
+    of images alone is a sealed test set: no grades.
 
     Raises ManifestError, naming file and row, for anything that is not a usable manifest: missing files (all counted),
     no images, a grade outside 0-4, a duplicate image, a patient given in some rows only.
@@ -287,13 +287,12 @@ def _checked(found: Found, path: Path, files: bool, troubles: list[str] | None) 
     if found.missing:
         if troubles is None:
             raise ManifestError(_first(given))
-        found.table = found.table.drop(index=found.table.index[sorted({*found.missing})])
-        if found.table.empty:
-            raise ManifestError(f"No row can be used. {_first(given)}")
+    unusable = np.zeros(len(found.table), dtype=bool)
+    unusable[found.missing] = True
     table, root = found.table, found.root
     columns = Columns(table, origin, ManifestError)
     checked = pd.DataFrame(index=table.index)
-    checked["image"] = _image_column(columns, root, files)
+    checked["image"] = _image_column(columns, root, files, {*found.missing})
     grades, refers = columns.reference()
     checked["grade"] = pd.array(grades, dtype="Int8")
     checked["patient"] = columns.patient()
@@ -305,19 +304,23 @@ def _checked(found: Found, path: Path, files: bool, troubles: list[str] | None) 
     for column in table.columns:
         if column not in (*COLUMNS, "referable"):
             checked[column] = columns.further(column)
-    if graded_rows(checked).any() and (lacking := unexplained(checked)).any():
+    if graded_rows(checked).any() and (lacking := unexplained(checked).to_numpy(dtype=bool) & ~unusable).any():
         what = "grade; give 0-4" if refers is None else REFER
         rows = np.flatnonzero(lacking).tolist()
         given.append(
-            f"{rows_named(origin, checked, rows)}: {brief(checked['image'].iloc[rows[0]])} has no {what}, or set gradable "
-            f"to false, or leave out all grades for a sealed test set; {len(rows)} of {len(checked)} rows are so. If an "
-            'empty grade means ungradable, give --columns FILE, a YAML file with the line   grades: {"": ungradable}'
+            f"{rows_named(origin, checked, rows)}: {brief(checked['image'].iloc[rows[0]])} has no {what}, or set "
+            f"gradable to false, or leave out all grades for a sealed test set; {len(rows)} of {len(checked)} rows are so. "
+            "If an empty grade means ungradable, give --columns FILE, a YAML file with the line   "
+            'grades: {"": ungradable}'
         )
         if troubles is None:
             raise ManifestError(_first(given))
-        checked = checked[~lacking]
+        unusable |= lacking
     if troubles is not None:
         troubles += given
+        checked = checked[~unusable]
+        if checked.empty:
+            raise ManifestError(f"No row can be used. {_first(given)}")
     return Manifest(root, checked.sort_values("image", ignore_index=True), origin, found=found)
 
 
@@ -331,7 +334,7 @@ def _first(troubles: list[str]) -> str:
     return troubles[0] + (f" ({more} more kinds of rows: drgate manifest shows all.)" if more else "")
 
 
-def _image_column(columns: Columns, root: Path, files: bool) -> list[str]:
+def _image_column(columns: Columns, root: Path, files: bool, missing: set[int]) -> list[str]:
     paths: list[str] = []
     seen: dict[str, int] = {}
     for i, given in enumerate(columns.table["image"]):
@@ -358,7 +361,7 @@ def _image_column(columns: Columns, root: Path, files: bool) -> list[str]:
                 f"{where}: image {brief(normal)} is already in {columns.where(seen[normal])}; keep one row per image."
             )
         try:
-            there = not files or (root / normal).is_file()
+            there = not files or i in missing or (root / normal).is_file()
         except (OSError, ValueError):  # a name that no file can have
             there = False
         if not there:

@@ -62,7 +62,7 @@ def picture_column(path: Path, what: str, error: type[DrgateError]) -> str | Non
     """
     schema = _opened(path, what, error, None, any_columns=True).schema_arrow
     if (found := next((field.name for field in schema if is_pictures(field.type)), None)) is not None:
-        return found
+        return str(found)
     if not any(map(_is_bytes, schema.types)) or any(map(pa.types.is_nested, schema.types)):
         return None
     file = _opened(path, what, error, None)
@@ -73,7 +73,7 @@ def picture_column(path: Path, what: str, error: type[DrgateError]) -> str | Non
             except _DAMAGED as problem:
                 raise error(f"{path} is a damaged Parquet file; expected {what}.") from problem
             if named((next((data for data, _ in records(column) if data), b"text"))[:HEAD]).endswith(_PICTURE_WORDS):
-                return field.name
+                return str(field.name)
     return None
 
 

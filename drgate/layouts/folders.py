@@ -23,9 +23,8 @@ def from_folder(root: Path, held: Holdings, columns: ColumnMap) -> Found:
     beside = f" Give one of its tables itself: {', '.join(held.tables[:3])}." if held.tables else ""
     if not held.images:
         holds = "; ".join(f"{len(names)} left out: {why}" for why, names in held.left_out.items())
-        raise ManifestError(
-            f"{root} has no images ({', '.join(IMAGE_SUFFIXES)}){f' ({holds})' if holds else ''}; expected {EXPECTED}.{beside}"
-        )
+        lacking = f"{root} has no images ({', '.join(IMAGE_SUFFIXES)}){f' ({holds})' if holds else ''}"
+        raise ManifestError(f"{lacking}; expected {EXPECTED}.{beside}")
     table = pd.DataFrame({"image": held.images})
     folders = [PurePosixPath(image).parts[:-1] for image in held.images]
     while (first := {parts[:1] for parts in folders}) and len(first) == 1 and (shared := first.pop()):

@@ -92,7 +92,7 @@ def data_set_files(root: Path, held: Holdings) -> list[tuple[Path, str | None]]:
         names = plain.get("splits") if isinstance(plain, dict) else None
         if not isinstance(names, list) or not all(isinstance(one, str) and _SAFE.fullmatch(one) for one in names):
             raise ManifestError(f"{root / 'dataset_dict.json'} names no splits; expected those of a data set.")
-        return [(path, parse_split(name)) for name in names for path, _ in data_set_files(root / name, held)]
+        return [(path, parse_split(name)) for name in map(str, names) for path, _ in data_set_files(root / name, held)]
     if (root / "state.json").is_file():
         plain = read_json(root / "state.json", "the state of a data set", ManifestError)
         entries = plain.get("_data_files") if isinstance(plain, dict) else None
@@ -154,8 +154,9 @@ def _rows(path: Path, split: str | None, unpacked: Unpacked, columns: ColumnMap)
         if data is None:
             names.append(given)
             continue
-        names.append(unpacked.name(given, split, row, _EXTENSIONS.get(named(data[:HEAD]), "")))
-        unpacked.put(names[-1] or "", data)
+        name = unpacked.name(given, split, row, _EXTENSIONS.get(named(data[:HEAD]), ""))
+        unpacked.put(name, data)
+        names.append(name)
     features = _features(table.schema.metadata or {}, path)
     frame = _to_pandas(table.drop_columns([column]), path)
     frame.columns = pd.Index([str(name).strip() for name in frame.columns])
@@ -244,8 +245,8 @@ def _of_arrays(path: Path, unpacked: Unpacked, columns: ColumnMap) -> pd.DataFra
             or not whole
         ):
             raise ManifestError(
-                f"{path}: {split}_images and {split}_labels have other shapes or types; expected (n, height, width, 3) or "
-                "(n, height, width) of 8 bits, and a whole number for each."
+                f"{path}: {split}_images and {split}_labels have other shapes or types; expected (n, height, width, 3) "
+                "or (n, height, width) of 8 bits, and a whole number for each."
             )
         for row, (pixels, label) in enumerate(zip(images, labels.tolist(), strict=True)):
             kind, suffix = (b"P6", ".ppm") if pixels.ndim == 3 else (b"P5", ".pgm")

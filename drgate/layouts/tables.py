@@ -70,12 +70,12 @@ _KNOWN: Final = (
 )
 _PROPOSED: Final = {
     "image": (
-        "id_code", "image_id", "image_name", "image name", "imagename", "imageid", "image_path", "img", "img_name", "img_path",
-        "file", "file_name", "filename", "filepath", "file_path", "path", "name", "image_file", "photo", "id",
+        "id_code", "image_id", "image_name", "image name", "imagename", "imageid", "image_path", "img", "img_name",
+        "img_path", "file", "file_name", "filename", "filepath", "file_path", "path", "name", "image_file", "photo", "id",
     ),
     "grade": (
-        "diagnosis", "level", "label", "labels", "dr", "dr_grade", "drgrade", "dr_level", "dr_levels", "icdr", "dr_icdr",
-        "final_icdr", "retinopathy grade", "retinopathy_grade", "adjudicated_dr_grade", "class", "dr_class", "severity",
+        "diagnosis", "level", "label", "labels", "dr", "dr_grade", "drgrade", "dr_level", "dr_levels", "icdr",
+        "dr_icdr", "final_icdr", "retinopathy grade", "retinopathy_grade", "adjudicated_dr_grade", "class", "dr_class", "severity",
         "patient_dr_level", "target",
     ),
 }  # fmt: skip
@@ -149,11 +149,12 @@ def settle_grades(found: Found, origin: Path, meaning: Mapping[str, str]) -> Non
         if text not in meaning and text in _MEANS_UNGRADABLE:
             rows = np.flatnonzero(codes == at).tolist()
             found.troubles.append(
-                f"{rows_named(origin, table, rows)}: the grade is {text}, in {len(rows)} of {len(table)} rows; expected "
-                f"0-4. In {_MEANS_UNGRADABLE[text]} it means ungradable: if it does here, give --columns FILE, a YAML file "
-                f'with the line   grades: {{"{text}": ungradable}}'
+                f"{rows_named(origin, table, rows)}: the grade is {text}, in {len(rows)} of {len(table)} rows. "
+                f"In {_MEANS_UNGRADABLE[text]} it means ungradable: if it does here, give --columns FILE, a YAML "
+                f'file with the line   grades: {{"{text}": ungradable}}'
             )
             found.missing += rows
+            settled[-1] = None
     table = table.assign(grade=pd.Series([settled[code] for code in codes], index=table.index, dtype="str"))
     if any(none):
         marked = pd.Series([none[code] for code in codes], index=table.index)
@@ -182,8 +183,8 @@ def _recognise(found: Found, path: Path) -> None:
             found.table[column] = _translated(found.table[column], cells)
     if known.name == "EyePACS" and (other := name_patients(found.table)):
         raise ManifestError(
-            f"{rows_named(path, found.table, other)}: the image is not an EyePACS name such as 10_left, in {len(other)} of "
-            f"{len(table)} rows. If patients are not in the names, give --columns image=image,grade=level."
+            f"{rows_named(path, found.table, other)}: the image is not an EyePACS name such as 10_left, in {len(other)} "
+            f"of {len(table)} rows. If patients are not in the names, give --columns image=image,grade=level."
         )
     if known.name == "DeepDRiD":
         _one_eye_a_row(found, path)
@@ -195,14 +196,14 @@ def _translated(cells: pd.Series[str], words: Mapping[str, str]) -> pd.Series[st
 
 
 def _one_eye_a_row(found: Found, path: Path) -> None:
-    """DeepDRiD: the grade is in the column of the row's eye; 5 means ungradable there, and the patient's is not used."""
+    """DeepDRiD: the grade is in the column of the row's eye, where 5 means ungradable; the patient's is not used."""
     table = found.table
     left, right = (table[name].notna() for name in (_LEFT, _RIGHT))
     if (both := left & right).any():
         rows = [int(i) for i in both.to_numpy().nonzero()[0]]
         raise ManifestError(
-            f"{rows_named(path, table, rows)}: there are grades of both eyes, in {len(rows)} of {len(table)} rows; expected "
-            "one eye a row. Give --columns with image, grade and eye."
+            f"{rows_named(path, table, rows)}: there are grades of both eyes, in {len(rows)} of {len(table)} rows; "
+            "expected one eye a row. Give --columns with image, grade and eye."
         )
     grade = table[_LEFT].where(left, table[_RIGHT]).astype("str").where(left | right, None)
     five = grade.str.fullmatch(r"5(\.0+)?").fillna(False).astype(bool)
@@ -320,8 +321,8 @@ def _resolve(found: Found, path: Path) -> None:
         )
     if several:
         found.troubles.append(
-            f"{rows_named(path, table, several)}: image {brief(table['image'].iloc[several[0]])}: several files have this "
-            f"name ({', '.join(example[:2])}), in {len(several)} of {len(table)} rows. Write the folder in the column "
+            f"{rows_named(path, table, several)}: image {brief(table['image'].iloc[several[0]])}: several files have "
+            f"this name ({', '.join(example[:2])}), in {len(several)} of {len(table)} rows. Write the folder in the column "
             "image too, or name the right folder with --images."
         )
     found.missing += [*missing, *several]
