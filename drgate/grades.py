@@ -14,8 +14,8 @@ from typing import Final
 
 from drgate.columns import REFER, Columns, graded_rows, unexplained
 from drgate.errors import PredictionsError, brief
-from drgate.files import read_table
 from drgate.predictions import ANSWERS, Predictions, make_predictions, with_readers
+from drgate.tables import read_table
 
 _EXPECTED: Final = (
     "a CSV or Parquet table with image and grade or referable (and gradable, patient, eye or further columns)"

@@ -60,7 +60,6 @@ from drgate.files import (
     parse_json,
     read_json,
     read_limited,
-    read_table,
     sha256_file,
     write_atomically,
 )
@@ -101,6 +100,7 @@ from drgate.record import FOREIGN, foreign_evidence, training_evidence
 from drgate.sample import Pair, patients_of
 from drgate.score import model_and_test_set, score
 from drgate.screen import SILENT, Progress
+from drgate.tables import read_table
 
 if TYPE_CHECKING:
     from drgate.certificate.keys import PublicKey, SigningKey

@@ -53,8 +53,8 @@ ROW: Final = 1 << 20
 BATCH: Final = 1 << 20
 """Cells of a CSV that are converted at a time."""
 ARCHIVE_BYTES: Final = 256 << 20
-"""Bytes of all arrays of a .npz, after decompression."""
-ARCHIVE_FILES: Final = 100
+"""All parts of a zip file (Excel, NumPy) together, after decompression."""
+ARCHIVE_PARTS: Final = 10_000
 PARQUET_FOOTER: Final = 16 << 20
 PARQUET_FIXED: Final = 64
 """Bytes of a value in a Parquet column of values of equal length, such as decimal numbers."""

@@ -26,7 +26,6 @@ from scipy.optimize import LinearConstraint, milp
 from drgate.checklist import Checklist, Criterion, ended, grade_mix, level_words, not_a_fraction, parse_checklist
 from drgate.contrast import BLANK
 from drgate.errors import ANSWERS, ExitCode, ManifestError, UsageError
-from drgate.files import read_table
 from drgate.manifest import load_manifest
 from drgate.metrics import METRICS, MetricId, grades_of
 from drgate.predictions import ANSWERS as COLUMNS_OF_A_MODEL
@@ -34,6 +33,7 @@ from drgate.predictions import Predictions, load_predictions, planned
 from drgate.sample import Sample
 from drgate.scale import GRADES
 from drgate.stats import agreement, cluster, confusion, power
+from drgate.tables import read_table
 
 ASSURANCE: Final = 0.9
 """Probability that the patients to screen include the cases that are needed."""

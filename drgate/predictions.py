@@ -28,11 +28,12 @@ from drgate.answers import NEEDS_CUT_OFFS
 from drgate.columns import PROBABILITIES as PROBABILITIES
 from drgate.columns import READER, Columns, graded_rows, reader_columns, reference_of, unexplained
 from drgate.errors import ManifestError, PredictionsError, brief
-from drgate.files import canonical_json, digest_of, is_parquet, parse_json, read_table, replacing
+from drgate.files import canonical_json, digest_of, is_parquet, parse_json, replacing
 from drgate.grouping import Grouping, grouping
 from drgate.operating_point import OperatingPoint, cumulative
 from drgate.parquet import read_metadata
 from drgate.scale import GRADES, REFERABLE_CLASSES, STANDS_FOR, Kind, On, Scale
+from drgate.tables import read_table
 
 if TYPE_CHECKING:
     from drgate.checklist import Checklist

@@ -22,9 +22,10 @@ from typing import Any, Final
 
 from drgate import limits
 from drgate.errors import RecordError, brief
-from drgate.files import digest_of, parse_json, read_json, read_table, row_name
+from drgate.files import digest_of, parse_json, read_json, row_name
 from drgate.files import read_lines as read_whole_lines
 from drgate.stats.stability import StabilityWindow, is_best_so_far, stability_window
+from drgate.tables import read_table
 
 FILE: Final = "record.jsonl"
 OLDER: Final = "older checkpoint layout"

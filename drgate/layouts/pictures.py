@@ -126,7 +126,7 @@ def from_files(
         if inside.any() and not inside.all():
             raise ManifestError(f"{origin} holds some pictures and only names others; keep one of both.")
         home = unpacked.root if inside.all() else root or (origin if origin.is_dir() else origin.parent)
-        whole = from_rows(table.drop(columns="__inside"), origin, write, columns, home, renamed=False)
+        whole = from_rows(table.drop(columns="__inside"), origin, write, columns, home)
     except BaseException:
         if write:
             _remove(unpacked.root, os.getpid())
@@ -143,6 +143,8 @@ def _rows(path: Path, split: str | None, unpacked: Unpacked, columns: ColumnMap)
     if path.suffix.lower() == ".npz":
         return _of_arrays(path, unpacked, columns)
     table, column = _arrow(path)
+    if lacking := [theirs for theirs in columns.columns.values() if theirs not in table.column_names]:
+        raise ManifestError(f"{path} has no column {lacking[0]!r}, which --columns names; expected one of its own.")
     names: list[str | None] = []
     inside: list[bool] = []
     total = 0
@@ -163,8 +165,10 @@ def _rows(path: Path, split: str | None, unpacked: Unpacked, columns: ColumnMap)
     for name, classes in features.items():
         if name in frame.columns:
             frame[name] = _class_names(frame[name], classes, path)
-    own = columns.columns.get("image", "image")
-    frame.insert(0, own if own == column or own not in frame.columns else "image", pd.Series(names, dtype="str"))
+    frame = frame.rename(columns={theirs: own for own, theirs in columns.columns.items()})
+    if "image" in frame.columns or frame.columns.duplicated().any():
+        raise ManifestError(f"{path} has two columns of one name, or a column image beside its pictures; keep one.")
+    frame.insert(0, "image", pd.Series(names, dtype="str"))
     grades = [name for name, classes in features.items() if _are_grades(classes) and name in frame.columns]
     if not columns.columns and "grade" not in frame.columns and len(grades) == 1:
         frame = frame.rename(columns={grades[0]: "grade"})
@@ -256,7 +260,7 @@ def _of_arrays(path: Path, unpacked: Unpacked, columns: ColumnMap) -> pd.DataFra
     if not rows:
         raise ManifestError(f"{path} has no pictures; expected {_ARRAYS}.")
     table = pd.DataFrame(rows)
-    return (table if columns.columns else table.rename(columns={"labels": "grade"})).assign(__inside=True)
+    return table.rename(columns={"labels": "grade"}).assign(__inside=True)
 
 
 def _members(path: Path, error: type[DrgateError]) -> Iterator[tuple[str, NDArray[Any]]]:
@@ -265,10 +269,10 @@ def _members(path: Path, error: type[DrgateError]) -> Iterator[tuple[str, NDArra
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
-            if len(entries) > limits.ARCHIVE_FILES or sum(one.file_size for one in entries) > limits.ARCHIVE_BYTES:
+            if len(entries) > limits.ARCHIVE_PARTS or sum(one.file_size for one in entries) > limits.ARCHIVE_BYTES:
                 raise error(
                     f"{path} holds more than {limits.ARCHIVE_BYTES >> 20} MB after decompression, or more than "
-                    f"{limits.ARCHIVE_FILES} arrays; expected {what}."
+                    f"{limits.ARCHIVE_PARTS} arrays; expected {what}."
                 )
             for entry in entries:
                 with archive.open(entry) as member:

@@ -14,11 +14,12 @@ import pandas as pd
 from drgate import limits
 from drgate.columns import parse_split
 from drgate.errors import ManifestError, UsageError, brief
-from drgate.files import is_parquet, read_limited, read_table, row_name
+from drgate.files import is_parquet, read_limited, row_name
 from drgate.layouts.found import Found
 from drgate.layouts.holdings import Names, holdings, without_suffix
 from drgate.mapping import ColumnMap
 from drgate.scale import GRADES, parse_grade
+from drgate.tables import read_table
 
 EXPECTED: Final = (
     "a folder with labels.csv, split/grade/* or grade/* images (or images alone, without grades), or a table with the "
@@ -30,7 +31,6 @@ UNGRADABLE: Final = ("ungradable", "ungradeable", "not gradable", "not gradeable
 _MEANS_UNGRADABLE: Final = {"5": "DDR and DeepDRiD", "-1": "some sets"}
 """Numbers in the place of a grade that say so in some sets, and where."""
 _SHOWN: Final = 3
-_INDEX: Final = re.compile(r"(Unnamed: ?\d+(\.\d+)?|__index_level_\d+__|)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,22 +88,16 @@ def from_table(path: Path, files: bool, columns: ColumnMap, root: Path | None) -
     root: the folder that images are relative to; None: the table's. Raises ManifestError and UsageError.
     """
     numbered = columns.columns and all(theirs.isdecimal() for theirs in columns.columns.values())
-    table = _without_header(path, columns) if numbered else read_table(path, EXPECTED, ManifestError)
-    return from_rows(table, path, files, columns, root, renamed=bool(numbered))
+    table = _without_header(path, columns) if numbered else read_table(path, EXPECTED, ManifestError, columns=columns)
+    return from_rows(table, path, files, columns, root)
 
 
-def from_rows(
-    table: pd.DataFrame, path: Path, files: bool, columns: ColumnMap, root: Path | None, *, renamed: bool = False
-) -> Found:
-    """As `from_table`, of rows that were read. renamed: whether they have drgate's names already."""
-    index = [name for name in table.columns if _INDEX.fullmatch(name)]
-    found = Found("drgate's own columns", path.parent if root is None else root, table.drop(columns=index))
-    if index:
-        found.said.append(f"Saved indices and columns without a name take no part ({len(index)}).")
+def from_rows(table: pd.DataFrame, path: Path, files: bool, columns: ColumnMap, root: Path | None) -> Found:
+    """As `from_table`, of rows that were read, with drgate's names where `columns` maps them."""
+    found = Found("drgate's own columns", path.parent if root is None else root, table)
     if columns.columns:
         found.columns = dict(columns.columns)
         found.layout = "columns as stated"
-        found.table = found.table if renamed else _renamed(found.table, path, columns.columns)
     else:
         _recognise(found, path)
     if "image" not in found.table.columns:
@@ -221,15 +215,6 @@ def name_patients(table: pd.DataFrame) -> list[int]:
     table["patient"] = [name["patient"] for name in found if name]
     table["eye"] = [name["eye"] for name in found if name]
     return []
-
-
-def _renamed(table: pd.DataFrame, path: Path, columns: Mapping[str, str]) -> pd.DataFrame:
-    if lacking := [theirs for theirs in columns.values() if theirs not in table.columns]:
-        raise ManifestError(f"{path} has no column {lacking[0]!r}, which --columns names; expected one of its own.")
-    names = {theirs: own for own, theirs in columns.items()}
-    if clash := [own for own in columns if own in table.columns and own not in names]:
-        raise ManifestError(f"{path} has a column {clash[0]} of its own, and --columns maps another to it; keep one.")
-    return table.rename(columns=names)
 
 
 def _without_header(path: Path, columns: ColumnMap) -> pd.DataFrame:
