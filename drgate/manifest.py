@@ -309,8 +309,8 @@ def _checked(found: Found, path: Path, files: bool, troubles: list[str] | None) 
         rows = np.flatnonzero(lacking).tolist()
         given.append(
             f"{rows_named(origin, checked, rows)}: {brief(checked['image'].iloc[rows[0]])} has no {what}, or set "
-            f"gradable to false, or leave out all grades for a sealed test set; {len(rows)} of {len(checked)} rows are so. "
-            "If an empty grade means ungradable, give --columns FILE, a YAML file with the line   "
+            f"gradable to false, or leave out all grades for a sealed test set; {len(rows)} of {len(checked)} rows are so."
+            " If an empty grade means ungradable, give --columns FILE, a YAML file with the line   "
             'grades: {"": ungradable}'
         )
         if troubles is None:

@@ -137,13 +137,13 @@ def doubts(counts: Sequence[int]) -> list[str]:
     present = [grade for grade, count in enumerate(counts) if count]
     if present == [0, 1]:
         return [
-            "Only grades 0 and 1 occur: is this a binary label? If 1 means referable, name its column referable; any DR "
-            "alone is not judged."
+            "Only grades 0 and 1 occur: is this a binary label? If 1 means referable, name its column referable; any "
+            "DR alone is not judged."
         ]
     inside = range(present[0], present[-1]) if present else ()
     return [
-        f"No image has the grade {grade} ({TITLES[grade]}), though lower and higher ones occur: are the grades those of "
-        "the ICDR scale?"
+        f"No image has the grade {grade} ({TITLES[grade]}), though lower and higher ones occur: are the grades those "
+        "of the ICDR scale?"
         for grade in inside
         if not counts[grade]
     ]

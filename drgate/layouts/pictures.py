@@ -92,7 +92,8 @@ def data_set_files(root: Path, held: Holdings) -> list[tuple[Path, str | None]]:
         names = plain.get("splits") if isinstance(plain, dict) else None
         if not isinstance(names, list) or not all(isinstance(one, str) and _SAFE.fullmatch(one) for one in names):
             raise ManifestError(f"{root / 'dataset_dict.json'} names no splits; expected those of a data set.")
-        return [(path, parse_split(name)) for name in map(str, names) for path, _ in data_set_files(root / name, held)]
+        parts = [(name, root / str(name)) for name in names]
+        return [(path, parse_split(str(name))) for name, part in parts for path, _ in data_set_files(part, held)]
     if (root / "state.json").is_file():
         plain = read_json(root / "state.json", "the state of a data set", ManifestError)
         entries = plain.get("_data_files") if isinstance(plain, dict) else None
@@ -102,7 +103,7 @@ def data_set_files(root: Path, held: Holdings) -> list[tuple[Path, str | None]]:
         if isinstance(plain, dict) and plain.get("_indices_files"):
             raise ManifestError(f"{root} is a selection by indices; write it again with flatten_indices().")
         split = parse_split(str(plain.get("_split"))) if isinstance(plain, dict) else None
-        return [(root / one, split) for one in files]
+        return [(root / str(one), split) for one in files]
     if held.images:
         return []
     tables = [root / name for name in held.tables if is_parquet(Path(name))]
@@ -135,6 +136,7 @@ def from_files(
     kinds = {".npz": "arrays (.npz)", ".arrow": "Arrow files of Hugging Face's datasets"}
     whole.layout = f"{kinds.get(files[0][0].suffix.lower(), 'Parquet with pictures')}, {whole.layout}"
     if inside.all():
+        whole.inside = True
         whole.said.append(f"{len(table)} pictures are inside the source; drgate manifest --out writes them as files.")
     return whole
 

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from drgate import limits
-from drgate.columns import parse_split
+from drgate.columns import HEADERLESS, parse_split
 from drgate.errors import ManifestError, UsageError, brief
 from drgate.files import is_parquet, read_limited, row_name
 from drgate.layouts.found import Found
@@ -69,16 +69,49 @@ _KNOWN: Final = (
     _Known("APTOS without grades", {"id_code": "image"}),
 )
 _PROPOSED: Final = {
-    "image": (
-        "id_code", "image_id", "image_name", "image name", "imagename", "imageid", "image_path", "img", "img_name",
-        "img_path", "file", "file_name", "filename", "filepath", "file_path", "path", "name", "image_file", "photo", "id",
-    ),
-    "grade": (
-        "diagnosis", "level", "label", "labels", "dr", "dr_grade", "drgrade", "dr_level", "dr_levels", "icdr",
-        "dr_icdr", "final_icdr", "retinopathy grade", "retinopathy_grade", "adjudicated_dr_grade", "class", "dr_class", "severity",
-        "patient_dr_level", "target",
-    ),
-}  # fmt: skip
+    "image": [
+        "id_code",
+        "image_id",
+        "image_name",
+        "imagename",
+        "imageid",
+        "image_path",
+        "img",
+        "img_name",
+        "img_path",
+        "file",
+        "file_name",
+        "filename",
+        "filepath",
+        "file_path",
+        "path",
+        "name",
+        "image_file",
+        "photo",
+        "id",
+    ],
+    "grade": [
+        "diagnosis",
+        "level",
+        "label",
+        "labels",
+        "dr",
+        "dr_grade",
+        "drgrade",
+        "dr_level",
+        "dr_levels",
+        "icdr",
+        "dr_icdr",
+        "final_icdr",
+        "retinopathy_grade",
+        "adjudicated_dr_grade",
+        "class",
+        "dr_class",
+        "severity",
+        "patient_dr_level",
+        "target",
+    ],
+}
 """What people call these columns: proposed, never taken."""
 
 
@@ -113,8 +146,11 @@ def rows_named(origin: Path, table: pd.DataFrame, rows: list[int]) -> str:
     if origin.is_dir():
         first, others = str(origin / str(table["image"].iloc[rows[0]])), []
     else:
-        first = row_name(origin, rows[0])
-        others = [row_name(origin, row).rpartition(" ")[2] for row in rows[1:_SHOWN]]
+        names = [row_name(origin, row - table.attrs.get(HEADERLESS, 0)) for row in rows[:_SHOWN]]
+        first, others = names[0], [name.rpartition(" ")[2] for name in names[1:]]
+        if others:
+            place, _, number = first.rpartition(" ")
+            first = f"{place}s {number}"
     listed = ", ".join([first, *others])
     return listed if len(rows) <= 1 + len(others) else f"{listed} and {len(rows) - 1 - len(others)} more"
 
@@ -152,7 +188,7 @@ def settle_grades(found: Found, origin: Path, meaning: Mapping[str, str]) -> Non
     table = table.assign(grade=pd.Series([settled[code] for code in codes], index=table.index, dtype="str"))
     if any(none):
         marked = pd.Series([none[code] for code in codes], index=table.index)
-        before = table["gradable"] if "gradable" in table.columns else pd.Series("", index=table.index, dtype="str")
+        before = table["gradable"] if "gradable" in table.columns else pd.Series(None, index=table.index)
         table["gradable"] = before.astype("object").where(~marked, "false")
         found.said.append(f"{int(marked.sum())} of {len(table)} images are ungradable by the column of grades.")
     found.table = table
@@ -234,9 +270,9 @@ def _without_header(path: Path, columns: ColumnMap) -> pd.DataFrame:
                 f"{path}, line {i + 1}: there are {len(row)} cells, and --columns names cell {max(wanted.values())}; "
                 "cells are counted from 1."
             )
-    return pd.DataFrame(
-        {own: pd.Series([row[at - 1] or None for row in rows], dtype="str") for own, at in wanted.items()}
-    )
+    table = pd.DataFrame({own: [row[at - 1] or None for row in rows] for own, at in wanted.items()}, dtype="str")
+    table.attrs[HEADERLESS] = 1
+    return table
 
 
 def _cells(line: str, separator: str | None) -> list[str]:
@@ -257,7 +293,7 @@ def _remedy(table: pd.DataFrame, path: Path) -> str:
                 " It has no header line: its first line names an image already. Say which cell is which by number: "
                 f"--columns image={images[0] + 1},grade={grades[0] + 1}"
             )
-    lower = {str(name).casefold(): str(name) for name in reversed(table.columns)}
+    lower = {str(name).casefold().replace(" ", "_"): str(name) for name in reversed(table.columns)}
     near = {own: next((lower[name] for name in names if name in lower), None) for own, names in _PROPOSED.items()}
     near |= {own: own for own in near if own in table.columns}
     if near["image"] is None:
