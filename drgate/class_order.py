@@ -17,7 +17,7 @@ from drgate.checklist import Checklist
 from drgate.columns import graded_rows
 from drgate.evaluation import Model
 from drgate.predictions import Predictions
-from drgate.scale import GRADES, GROUPS, TITLES
+from drgate.scale import GRADES, GROUPS, TITLES, doubts
 from drgate.stats import class_order
 from drgate.stats.class_order import Reordered
 
@@ -106,6 +106,7 @@ def grade_mix(predictions: Predictions, checklist: Checklist) -> list[str]:
         return []
     counts = np.bincount(grades.to_numpy(dtype=np.int64), minlength=len(GRADES))
     lines = [f"Reference grades: {', '.join(f'{t} {n}' for t, n in zip(TITLES, counts, strict=True))}."]
+    lines += doubts(counts.tolist())
     most = int(counts.argmax())
     if counts[most] > counts[0] and "enriched" not in checklist.test_set.sampling.casefold():
         lines.append(

@@ -34,6 +34,8 @@ SPLITS: Final = ("train", "val", "test")
 READER: Final = re.compile("reader_[1-9][0-9]{0,3}")
 """A column with the grades of one human reader."""
 SUM_TOLERANCE: Final = 1e-3
+HEADERLESS: Final = "headerless"
+"""Attribute (1) of a table whose first row is the first line of its file."""
 LEAST_DIGITS: Final = 2
 """Probabilities that are rounded to fewer digits are none."""
 FEWEST_ROWS: Final = 10
@@ -80,7 +82,7 @@ class Columns:
 
     def where(self, row: int) -> str:
         """File and row, for messages."""
-        return row_name(self.origin, row)
+        return row_name(self.origin, row - self.table.attrs.get(HEADERLESS, 0))
 
     def refuse(self, rows: NDArray[np.bool_] | np.bool_, trouble: Callable[[int], str] | str) -> None:
         """Raise for the first of the marked rows, with what is wrong there."""

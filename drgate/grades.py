@@ -40,10 +40,10 @@ def join_grades(predictions: Predictions, path: Path, columns: ColumnMap = PLAIN
     if graded_rows(ours).any():
         raise PredictionsError(f"{predictions.origin} has grades already; leave --grades out.")
     found = tables.read(path, _EXPECTED, PredictionsError, columns=columns, partly=True)
-    if lacking := [own for own in found.unused if own in predictions.unused]:
+    if absent := [own for own in found.unused if own in predictions.unused]:
         raise PredictionsError(
-            f"Neither {predictions.origin} nor {path} has a column {columns.columns[lacking[0]]!r}, which --columns maps "
-            f"to {lacking[0]}; give the name as it is written in the first line."
+            f"Neither {predictions.origin} nor {path} has a column {columns.columns[absent[0]]!r}, which --columns "
+            f"maps to {absent[0]}; give the name as it is written in the first line."
         )
     read = found.table.drop(columns="split", errors="ignore")
     needed = ("image",) if "referable" in read.columns else ("image", "grade")

@@ -717,8 +717,8 @@ def _refuse_contradictions(predictions: Predictions) -> None:
         distinct = table.dropna(subset=["content", column]).drop_duplicates(["content", column])
         if (twice := distinct["content"].duplicated(keep=False)).any():
             raise PredictionsError(
-                f"{predictions.origin}: {int(twice.sum())} images with different {column}s are copies of the same file; "
-                "both cannot be true."
+                f"{predictions.origin}: {int(twice.sum())} images with different {column}s are copies of the same "
+                "file; both cannot be true."
             )
 
 

@@ -603,8 +603,9 @@ def parse_prevalence(text: str) -> dict[str, float]:
 def load_planned(path: Path, *, split: str = "test", columns: ColumnMap = PLAIN) -> Predictions:
     """A test set to plan with: a manifest (folder, CSV, Parquet) or a table of predictions, which are dropped.
 
-    split: which one, of a manifest that has splits. columns: which of its columns is which. Only patients, reference grades and the columns that a checklist
-    slices by matter: every graded image counts as correctly predicted. The image files of a table need not exist.
+    split: which one, of a manifest that has splits. columns: which of its columns is which. Only patients, reference
+    grades and the columns that a checklist slices by matter: every graded image counts as correctly predicted. The
+    image files of a table need not exist.
     """
     table, about = _rows(path, split, columns)
     return planned(table, str(path), about)

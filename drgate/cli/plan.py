@@ -79,13 +79,13 @@ def command(
         two_images=two_images,
         correlation=correlation,
     )
-    mapping = column_map(columns)
+    test_set = None
+    if data is not None:
+        test_set = load_planned(table_in(data) if folder_in(data) else data, split=split, columns=column_map(columns))
     found = plan(
         asked,
         prevalence=None if prevalence is None else parse_prevalence(prevalence),
-        data=None
-        if data is None
-        else load_planned(table_in(data) if folder_in(data) else data, split=split, columns=mapping),
+        data=test_set,
     )
     if out is not None:
         write_atomically(out, plan_page.html(found).encode())
