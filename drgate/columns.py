@@ -208,8 +208,8 @@ class Columns:
             return np.full((len(table), 5), np.nan)
         if set(present) != set(PROBABILITIES):
             raise self.error(
-                f"{self.origin} has the probability columns {', '.join(sorted(present))}; expected p_0 to p_4, "
-                "one for each of the five ICDR grades."
+                f"{self.origin} has {len(present)} columns of probabilities; expected p_0 to p_4, one for each of the "
+                "five ICDR grades."
             )
         read = [self._numbers(name) for name in PROBABILITIES]
         values = np.stack([numbers for numbers, _ in read], axis=1)

@@ -300,10 +300,10 @@ def take_look(
 
     model: what makes it another look: the digest of its tensors, with the cut-offs; None for a table, whose answers are
     what was looked at. predictions: digest of the rows. numbers: of a table, digest of what the model answered with:
-    another one with the same answers is the same look, and is counted. checklist: declares how many looks are
-    allowed; what was declared at the first look holds for all later ones. others: further chains, read only, whose looks at the same
-    images or patients count too. time: as in `Log`. comparing: any earlier look at the same answers of the same images
-    with the same reference grades is this one.
+    another one with the same answers is the same look, and is counted. checklist: declares how many looks are allowed;
+    what was declared at the first look holds for all later ones. others: further chains, read only, whose looks at the
+    same images or patients count too. time: as in `Log`. comparing: any earlier look at the same answers of the same
+    images with the same reference grades is this one.
 
     Raises UsageError when a file is not an unbroken chain (looks are evidence, and a damaged count counts nothing) and
     when a checklist of the same name and version but with another content is logged.
