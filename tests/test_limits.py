@@ -22,11 +22,12 @@ from drgate import limits
 from drgate.certificate.keys import CommandKey, generate_key, load_public_key
 from drgate.content import HEAD as NAMED_BY
 from drgate.errors import CertificateError, ManifestError, PolicyError, PredictionsError, RecordError
-from drgate.files import entries, files_below, parse_toml, read_table
+from drgate.files import entries, files_below, parse_toml
 from drgate.manifest import load_manifest
 from drgate.parquet import _pages, read_parquet
 from drgate.predictions import load_predictions
 from drgate.record import read_record
+from drgate.tables import read_table
 
 ROOT = Path(__file__).parent.parent
 READERS = {
@@ -66,7 +67,7 @@ READERS = {
 }
 """Calls that read a file, a folder or another program's answer, by their last or their last two names."""
 
-ITSELF = ("drgate/files.py", "drgate/parquet.py")
+ITSELF = ("drgate/files.py", "drgate/parquet.py", "drgate/tables.py")
 """The modules whose functions take their limits from `drgate.limits`."""
 
 ALLOWED = {
