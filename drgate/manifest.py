@@ -186,6 +186,21 @@ class Manifest:
             return [f"{copies} {are} (byte-identical)."]
         return []
 
+    def leftovers(self) -> list[str]:
+        """One sentence if files of its folder are no images of the set, by reason, without their names."""
+        kinds = {} if self.found is None else self.found.left_out
+        kinds = {why: names for why, names in kinds.items() if why not in ("hidden", "text", "a file of the system")}
+        if not kinds:
+            return []
+        parts = ", ".join(f"{len(names)} {why.removeprefix('a ').removeprefix('an ')}" for why, names in kinds.items())
+        return [f"Files of the folder that were left out: {parts}."]
+
+    def doubts(self) -> list[str]:
+        """Questions about reference grades that are unlikely on the ICDR scale."""
+        if "referable" in self.table.columns:
+            return []
+        return doubts([int((self.table["grade"] == grade).sum()) for grade in range(5)])
+
     def _identical(self) -> list[list[str]]:
         """The sets of byte-identical files."""
         groups: dict[str, list[str]] = {}
@@ -284,9 +299,8 @@ def _checked(found: Found, path: Path, files: bool, troubles: list[str] | None) 
     """The manifest of rows whose columns have drgate's names, each cell checked."""
     origin = _origin(path)
     given = list(found.troubles)
-    if found.missing:
-        if troubles is None:
-            raise ManifestError(_first(given))
+    if found.missing and troubles is None:
+        raise ManifestError(_first(given))
     unusable = np.zeros(len(found.table), dtype=bool)
     unusable[found.missing] = True
     table, root = found.table, found.root
@@ -309,7 +323,8 @@ def _checked(found: Found, path: Path, files: bool, troubles: list[str] | None) 
         rows = np.flatnonzero(lacking).tolist()
         given.append(
             f"{rows_named(origin, checked, rows)}: {brief(checked['image'].iloc[rows[0]])} has no {what}, or set "
-            f"gradable to false, or leave out all grades for a sealed test set; {len(rows)} of {len(checked)} rows are so."
+            "gradable to false, or leave out all grades for a sealed test set; "
+            f"{len(rows)} of {len(checked)} rows are so."
             " If an empty grade means ungradable, give --columns FILE, a YAML file with the line   "
             'grades: {"": ungradable}'
         )

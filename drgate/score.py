@@ -363,6 +363,7 @@ def _provenance(grader: Grader, answer: Answer, manifest: Manifest, key: Patient
         "leakage": _leakage(grader, manifest, key),
         "warnings": [
             *manifest.copies(),
+            *manifest.leftovers(),
             *grader.notes,
             *(
                 [

@@ -24,7 +24,7 @@ from drgate.layouts.holdings import holdings
 from drgate.layouts.tables import EYEPACS_NAME
 from drgate.manifest import COLUMNS, SPLITS, Manifest, load_manifest
 from drgate.mapping import PLAIN, ColumnMap
-from drgate.scale import GRADES, doubts
+from drgate.scale import GRADES
 
 _EXAMPLES: Final = 3
 PICTURES: Final = "pictures"
@@ -102,7 +102,7 @@ def survey(path: Path, *, columns: ColumnMap = PLAIN, images: Path | None = None
         not_listed,
         troubles,
         [*manifest.contradictions(), *_same_eye(manifest), *manifest.leaks()],
-        doubts([splits[""][name] for name in GRADES]) if "referable" not in manifest.table.columns else [],
+        manifest.doubts(),
     )
 
 

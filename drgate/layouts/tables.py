@@ -69,48 +69,10 @@ _KNOWN: Final = (
     _Known("APTOS without grades", {"id_code": "image"}),
 )
 _PROPOSED: Final = {
-    "image": [
-        "id_code",
-        "image_id",
-        "image_name",
-        "imagename",
-        "imageid",
-        "image_path",
-        "img",
-        "img_name",
-        "img_path",
-        "file",
-        "file_name",
-        "filename",
-        "filepath",
-        "file_path",
-        "path",
-        "name",
-        "image_file",
-        "photo",
-        "id",
-    ],
-    "grade": [
-        "diagnosis",
-        "level",
-        "label",
-        "labels",
-        "dr",
-        "dr_grade",
-        "drgrade",
-        "dr_level",
-        "dr_levels",
-        "icdr",
-        "dr_icdr",
-        "final_icdr",
-        "retinopathy_grade",
-        "adjudicated_dr_grade",
-        "class",
-        "dr_class",
-        "severity",
-        "patient_dr_level",
-        "target",
-    ],
+    "image": "id_code image_id image_name imagename imageid image_path img img_name img_path file file_name filename "
+    "filepath file_path path name image_file photo id",
+    "grade": "diagnosis level label labels dr dr_grade drgrade dr_level dr_levels icdr dr_icdr final_icdr "
+    "retinopathy_grade adjudicated_dr_grade class dr_class severity patient_dr_level target",
 }
 """What people call these columns: proposed, never taken."""
 
@@ -294,7 +256,9 @@ def _remedy(table: pd.DataFrame, path: Path) -> str:
                 f"--columns image={images[0] + 1},grade={grades[0] + 1}"
             )
     lower = {str(name).casefold().replace(" ", "_"): str(name) for name in reversed(table.columns)}
-    near = {own: next((lower[name] for name in names if name in lower), None) for own, names in _PROPOSED.items()}
+    near = {
+        own: next((lower[name] for name in names.split() if name in lower), None) for own, names in _PROPOSED.items()
+    }
     near |= {own: own for own in near if own in table.columns}
     if near["image"] is None:
         return ""
@@ -343,8 +307,8 @@ def _resolve(found: Found, path: Path) -> None:
     if several:
         found.troubles.append(
             f"{rows_named(path, table, several)}: image {brief(table['image'].iloc[several[0]])}: several files have "
-            f"this name ({', '.join(example[:2])}), in {len(several)} of {len(table)} rows. Write the folder in the column "
-            "image too, or name the right folder with --images."
+            f"this name ({', '.join(example[:2])}), in {len(several)} of {len(table)} rows. Write the folder in the "
+            "column image too, or name the right folder with --images."
         )
     found.missing += [*missing, *several]
 
