@@ -32,6 +32,7 @@ from drgate.layouts.holdings import holdings
 from drgate.layouts.pictures import data_set_files, from_files, holds_pictures
 from drgate.layouts.tables import from_table, rows_named
 from drgate.mapping import PLAIN, ColumnMap
+from drgate.scale import doubts
 
 COLUMNS: Final = ("image", "grade", "patient", "eye", "gradable", "split")
 _TABLES: Final = ("labels.csv", "labels.parquet", "metadata.csv")

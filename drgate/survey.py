@@ -86,7 +86,7 @@ def survey(path: Path, *, columns: ColumnMap = PLAIN, images: Path | None = None
     left_out, not_listed = dict(found.left_out), []
     if manifest.origin.is_file() and found.root.is_dir() and not found.inside:
         held = holdings(found.root)
-        named = {*manifest.table["image"]}
+        named = {*found.table["image"]}
         left_out, not_listed = held.left_out, [one for one in held.images if one not in named]
         if held.dicom and not named & {*held.dicom}:
             left_out |= {"DICOM": held.dicom}

@@ -72,6 +72,7 @@ def render(found: Survey, console: Console) -> None:
     from drgate.report.kit import paragraph
 
     plain = found.to_json()
+    eyes = plain["eyes"]
     for title, lines in (
         ("These rows cannot be used", found.troubles),
         ("These cannot all be true", found.contradictions),
@@ -88,7 +89,7 @@ def render(found: Survey, console: Console) -> None:
         name = f"Split {split}" if split else "Images"
         paragraph(console, f"{name}: {sum(counts.values())}; {counts_in_words(_present(counts))}", hang=2)
     patients = "not known" if found.patients is None else str(found.patients)
-    paragraph(console, f"Patients: {patients}; left eyes {plain['eyes']['L']}, right eyes {plain['eyes']['R']}", hang=2)
+    paragraph(console, f"Patients: {patients}; left eyes {eyes['L']}, right eyes {eyes['R']}", hang=2)
     if found.found.columns:
         taken = ", ".join(f"{own} is {theirs}" for own, theirs in found.found.columns.items())
         paragraph(console, f"Columns: {taken}", hang=2)

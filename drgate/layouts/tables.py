@@ -175,8 +175,8 @@ def _recognise(found: Found, path: Path) -> None:
             found.table[column] = _translated(found.table[column], cells)
     if known.name == "EyePACS" and (other := name_patients(found.table)):
         raise ManifestError(
-            f"{rows_named(path, found.table, other)}: the image is not an EyePACS name such as 10_left, in {len(other)} "
-            f"of {len(table)} rows. If patients are not in the names, give --columns image=image,grade=level."
+            f"{rows_named(path, found.table, other)}: the image is not an EyePACS name such as 10_left, in "
+            f"{len(other)} of {len(table)} rows. If no name says the patient, give --columns image=image,grade=level."
         )
     if known.name == "DeepDRiD":
         _one_eye_a_row(found, path)
