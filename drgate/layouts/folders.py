@@ -31,7 +31,7 @@ def from_folder(root: Path, held: Holdings, columns: ColumnMap) -> Found:
         if _grade(shared[0], columns) is not None or parse_split(shared[0]) is not None:
             break
         folders = [parts[1:] for parts in folders]
-    found = Found("images alone", root, table, left_out=held.left_out | ({"DICOM": held.dicom} if held.dicom else {}))
+    found = Found("images alone", root, table, left_out=({"DICOM": held.dicom} if held.dicom else {}) | held.left_out)
     if held.tables:
         found.said.append(
             f"Tables in the folder were not read: {', '.join(held.tables[:3])}. Give one itself to use it."
