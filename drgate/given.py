@@ -19,7 +19,7 @@ from drgate.files import read_beginning
 
 _T = TypeVar("_T")
 
-TABLES: Final = (".csv", ".tsv", ".parquet", ".pq")
+TABLES: Final = (".csv", ".tsv", ".txt", ".parquet", ".pq", ".json", ".jsonl", ".ndjson", ".xlsx")
 """Suffixes of a table of predictions."""
 
 PREDICTIONS: Final = "predictions.parquet"

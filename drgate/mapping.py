@@ -9,13 +9,14 @@ The same mapping serves predictions, manifests and files of grades. What was map
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
 from drgate import limits
 from drgate.errors import UsageError
 from drgate.files import plain_yaml, read_limited
+from drgate.scale import parse_grade
 
 Scores = Literal["probabilities", "percent", "logits"]
 
@@ -38,6 +39,20 @@ class ColumnMap:
 
 PLAIN: Final = ColumnMap()
 """Nothing is stated."""
+
+UNGRADABLE: Final = "ungradable"
+"""What a cell of grades may mean instead of a grade."""
+
+
+def column_map(columns: str | None, scores: str | None = None) -> ColumnMap:
+    """What --columns and --scores state together. Raises UsageError where they contradict each other."""
+    found = PLAIN if columns is None else parse_mapping(columns)
+    if scores is None:
+        return found
+    stated = next((one for one in get_args(Scores) if one == scores), None)
+    if stated is None or found.scores not in (None, stated):
+        raise UsageError(f"--scores {scores}: expected one of {', '.join(get_args(Scores))}, the same as in --columns.")
+    return replace(found, scores=stated)
 
 
 def parse_mapping(text: str) -> ColumnMap:
@@ -76,4 +91,8 @@ def _checked(plain: object, origin: str) -> ColumnMap:
         raise UsageError(f"{origin}: scores is probabilities, percent or logits.")
     if plain.get("decimal", ".") not in (".", ","):
         raise UsageError(f"{origin}: decimal is . or a comma.")
+    if any(one != UNGRADABLE and parse_grade(one) is None for one in grades.values()):
+        raise UsageError(f"{origin}: a value of grades is a grade (0-4 or a name) or {UNGRADABLE}.")
+    if "separator" in plain and not (isinstance(plain["separator"], str) and len(plain["separator"]) == 1):
+        raise UsageError(f"{origin}: separator is one character.")
     return ColumnMap(columns, grades, plain.get("scores"), plain.get("decimal"), plain.get("separator"))
