@@ -30,7 +30,7 @@ from drgate.layouts.folders import from_folder
 from drgate.layouts.found import Found
 from drgate.layouts.holdings import holdings
 from drgate.layouts.pictures import data_set_files, from_files, holds_pictures
-from drgate.layouts.tables import from_table, rows_named
+from drgate.layouts.tables import by_number, from_table, rows_named
 from drgate.mapping import PLAIN, ColumnMap
 from drgate.scale import doubts
 
@@ -236,6 +236,11 @@ def load_manifest(
     path = Path(path)
     found = _found(path, files, columns, images)
     return _checked(found, path, files, troubles)
+
+
+def has_header(path: Path, columns: ColumnMap) -> bool:
+    """Whether a file is a table with a header line: no file with pictures inside, and no columns by number."""
+    return not by_number(columns) and not holds_pictures(path)
 
 
 def _found(path: Path, files: bool, columns: ColumnMap, images: Path | None) -> Found:

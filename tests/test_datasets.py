@@ -589,6 +589,38 @@ class TestCommand:
         assert plain["contradictions"] == plain["troubles"] == []
 
 
+class TestSaid:
+    """What is unlikely about the grades is said where it matters."""
+
+    def test_on_page_one(self, write_csv: Write, drgate: Run, tmp_path: Path):
+        """D5: a model of binary labels is not judged as one of no DR and mild NPDR without a question."""
+        rows = [{"image": f"{i}.png", "patient": i, "grade": i % 2, "predicted": i % 2} for i in range(40)]
+        ended = drgate("evaluate", write_csv(rows), "--spec", "smoke", "--out", tmp_path / "report")
+        assert "Only grades 0 and 1 occur: is this a binary label?" in " ".join(ended.out.split())
+
+    def test_before_training(self, photographs: Write):
+        from drgate.errors import TrainingError
+
+        data = pytest.importorskip("trainer.data", reason="the extra train is not installed")
+        root = photographs(
+            *(f"{split}/{grade}/{i}.png" for split in ("train", "val") for grade in "01" for i in range(2))
+        )
+        with pytest.raises(TrainingError, match=r"Only grades 0 and 1 occur: is this a binary label\?"):
+            data.load_splits(str(root), seed=0)
+
+    def test_plans_for_every_source(self, tmp_path: Path, photographs: Write, drgate: Run):
+        """`plan --data` reads what `manifest` reads."""
+        root = photographs("a.jpg", "b.jpg")
+        bare = text(root / "bare.csv", "a.jpg 0\nb.jpg 4\n")
+        for source in (
+            hub(tmp_path / "t.parquet"),
+            retina(tmp_path / "retina.npz"),
+            (bare, "--columns", "image=1,grade=2"),
+        ):
+            given = source if isinstance(source, tuple) else (source,)
+            assert drgate("plan", "smoke", "--data", *given).code in (0, 1)
+
+
 MARK = "Zq7-Vanderbilt"
 
 

@@ -87,6 +87,11 @@ def from_table(path: Path, files: bool, columns: ColumnMap, root: Path | None) -
     return from_rows(table, path, files, columns, root)
 
 
+def by_number(columns: ColumnMap) -> bool:
+    """Whether the columns of a table without a header line are given by their numbers."""
+    return bool(columns.columns) and all(theirs.isdecimal() for theirs in columns.columns.values())
+
+
 def from_rows(table: pd.DataFrame, path: Path, files: bool, columns: ColumnMap, root: Path | None) -> Found:
     """As `from_table`, of rows that were read, with drgate's names where `columns` maps them."""
     found = Found("drgate's own columns", path.parent if root is None else root, table)
