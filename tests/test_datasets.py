@@ -82,6 +82,7 @@ class TestNames:
             ("\\set\\7\\a.jpg", "set/Images/7/a.jpg"),
             ("deep/a", "one/deep/two/a.jfif"),
             ("scan", "scan"),
+            ("\u00d6l.jpg", "O\u0308l.jpg"),
             ("a.jpg", "a.jpg"),
         ],
     )
@@ -257,6 +258,24 @@ class TestPublicTables:
     def test_a_mapping_is_proposed(self, header: str, proposed: str, tmp_path: Path):
         assert refused(text(tmp_path / "t.csv", f"{header}\na.jpg,0\n")).endswith(proposed)
 
+    def test_grades_under_another_name_beside_image(self, photographs: Write):
+        """EyeQ's `DR_grade`: the set has no grades for drgate, and what to type is said."""
+        root = photographs("10_left.jpeg")
+        found = load_manifest(text(root / "t.csv", "image,quality,DR_grade\n10_left.jpeg,0,2\n"))
+        assert found.sealed
+        assert found.found.said == ["No grades were read. Is it --columns image=image,grade=DR_grade?"]
+
+    def test_no_header_and_no_suffix(self, photographs: Write):
+        root = photographs("a.jpg")
+        assert refused(text(root / "t.csv", "a,2\n")).endswith("by number: --columns image=1,grade=2")
+
+    @pytest.mark.parametrize("word", ["nan", "NA", "None", "null"])
+    def test_words_for_nothing(self, word: str, photographs: Write):
+        root = photographs("a.jpg", "b.jpg")
+        table = text(root / "t.csv", f"image,grade\na.jpg,{word}\nb.jpg,1\n")
+        assert "has no grade" in refused(table)
+        assert load_manifest(table, columns=UNGRADABLE).table["gradable"].tolist() == [False, True]
+
     @pytest.mark.parametrize("word", ["ungradable", "Ungradable", "UNGRADEABLE", "not_gradable"])
     def test_words_for_ungradable(self, word: str, photographs: Write):
         root = photographs("a.jpg", "b.jpg")
@@ -297,6 +316,10 @@ class TestFolders:
     def test_folders_that_all_images_share(self, photographs: Write):
         root = photographs("colored_images/No_DR/a.png", "colored_images/Severe/b.png")
         assert grades(root) == {"colored_images/No_DR/a.png": 0, "colored_images/Severe/b.png": 3}
+
+    def test_folders_between_split_and_grade(self, photographs: Write):
+        root = photographs("train/images/0/a.png", "test/images/4/b.png")
+        assert load_manifest(root).table["split"].tolist() == ["test", "train"]
 
     def test_a_folder_of_ungradable_images(self, photographs: Write):
         root = photographs("0/a.png", "5/b.png", "4/c.png")
