@@ -24,7 +24,7 @@ from drgate.layouts.holdings import holdings
 from drgate.layouts.tables import EYEPACS_NAME
 from drgate.manifest import COLUMNS, SPLITS, Manifest, load_manifest
 from drgate.mapping import PLAIN, ColumnMap
-from drgate.scale import GRADES, doubts
+from drgate.scale import GRADES
 
 _EXAMPLES: Final = 3
 PICTURES: Final = "pictures"
@@ -86,7 +86,7 @@ def survey(path: Path, *, columns: ColumnMap = PLAIN, images: Path | None = None
     left_out, not_listed = dict(found.left_out), []
     if manifest.origin.is_file() and found.root.is_dir() and not found.inside:
         held = holdings(found.root)
-        named = {*manifest.table["image"]}
+        named = {*found.table["image"]}
         left_out, not_listed = held.left_out, [one for one in held.images if one not in named]
         if held.dicom and not named & {*held.dicom}:
             left_out |= {"DICOM": held.dicom}
@@ -102,7 +102,7 @@ def survey(path: Path, *, columns: ColumnMap = PLAIN, images: Path | None = None
         not_listed,
         troubles,
         [*manifest.contradictions(), *_same_eye(manifest), *manifest.leaks()],
-        doubts([splits[""][name] for name in GRADES]) if "referable" not in manifest.table.columns else [],
+        manifest.doubts(),
     )
 
 
