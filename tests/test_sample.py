@@ -222,7 +222,9 @@ class TestSlices:
         assert Sample.of(predictions(table), grouped, slices=()).slices == {}
 
     def test_a_missing_column_is_refused(self):
-        with pytest.raises(PredictionsError, match=r"no column 'site'.*slices by; it has camera"):
+        with pytest.raises(
+            PredictionsError, match=r"no column 'site'.*slices by; it has 1 further columns.*--columns site=NAME"
+        ):
             Sample.of(predictions(graded(1, 0.9, camera="A")), checklist_of(slices=[{"by": "site"}]))
 
     def test_a_patient_in_two_slices_is_refused_by_patient(self):

@@ -412,7 +412,7 @@ class TestExports:
         assert len(looks) == 10
         assert {look.line for look in looks} == {looks[0].line}
         again, _ = log.look(load_predictions(tmp_path / "tables" / "plain.csv"), "t", checklist, model=None)
-        assert again.tables == len(numbers) == 5
+        assert again.tables == len(numbers) == 6
 
     def test_their_number_stands_on_page_one(self, tmp_path: Path, drgate: Run, monkeypatch: Any):
         monkeypatch.chdir(tmp_path)
