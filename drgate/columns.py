@@ -253,7 +253,8 @@ class Columns:
             allowed = self._rounding(whole)
             refuse(
                 np.asarray(np.abs(sums - whole) > allowed),
-                f"the five do not sum to {whole:g} within {allowed:g}; give more digits, or state what they are (--scores)",
+                f"the five do not sum to {whole:g} within {allowed:g}; give more digits, or state what they are "
+                "(--scores)",
             )
         if scale == "percent":
             self.notes.append("The columns p_0 to p_4 are in per cent.")
