@@ -412,7 +412,7 @@ class TestExports:
         assert len(looks) == 10
         assert {look.line for look in looks} == {looks[0].line}
         again, _ = log.look(load_predictions(tmp_path / "tables" / "plain.csv"), "t", checklist, model=None)
-        assert again.tables == len(numbers) == 5
+        assert again.tables == len(numbers) == 6
 
     def test_their_number_stands_on_page_one(self, tmp_path: Path, drgate: Run, monkeypatch: Any):
         monkeypatch.chdir(tmp_path)
@@ -503,6 +503,67 @@ class TestNobodyIsNamed:
         published = [one for one in (tmp_path / "reports").rglob("*") if one.is_file() and one.name != "names.csv"]
         assert {"report.html", "junit.xml", "evaluation.json", "predictions.parquet"} <= {one.name for one in published}
         assert not [one for one in published if MARK.encode() in one.read_bytes()]
+
+
+class TestEdges:
+    """E1 and E2: what cannot be known is said, with the reason, and is no number."""
+
+    def judged(self, folder: Path, table: pd.DataFrame, drgate: Run) -> dict[str, Any]:
+        drgate(
+            "evaluate", write(folder / "t.csv", table), "--spec", "medical-grade", "--out", folder / "out", "--quiet"
+        )
+        text = (folder / "out" / "evaluation.json").read_text()
+        assert "NaN" not in text
+        assert "Infinity" not in text
+        return dict(json.loads(text))
+
+    @pytest.mark.parametrize("grades", [1, 5], ids=["one grade only", "all five, all right"])
+    def test_perfect_answers(self, grades: int, tmp_path: Path, drgate: Run, monkeypatch: Any):
+        monkeypatch.chdir(tmp_path)
+        table = answers(100)
+        table["grade"] = table["grade"] % grades
+        table[P] = np.full((100, 5), 0.01) + 0.95 * np.eye(5)[table["grade"]]
+        found = self.judged(tmp_path, table, drgate)
+        absent = [one for one in found["criteria"] if one["status"] == "NOT_ASSESSED"]
+        assert all(one["reason"] for one in absent)
+        assert (grades == 5) or any("pdr" in one["id"] for one in absent)
+
+    @pytest.mark.parametrize("who", ["image", "site"])
+    def test_patients_that_are_none(self, who: str, tmp_path: Path, drgate: Run, monkeypatch: Any):
+        """The image's own name is no patient; one patient for all shows nothing about others."""
+        monkeypatch.chdir(tmp_path)
+        table = answers(100)
+        table["patient"] = [name.removesuffix(".png") for name in table["image"]] if who == "image" else "a site"
+        found = self.judged(tmp_path, table, drgate)
+        assert found["verdict"] != "PASS"
+        if who == "image":
+            assert "Patients repeat the images' names, so they count as unknown." in found["page_one"]
+        else:
+            assert not [one for one in found["criteria"] if one["status"] == "PASS" and one["id"] == "accuracy"]
+
+
+class TestOrder:
+    """P2: the order of the alphabet, as image folders give it."""
+
+    MOVED = (2, 0, 1, 4, 3)
+    """Moderate NPDR second of Mild, Moderate, No_DR, Proliferate_DR, Severe, and so on."""
+
+    def test_the_order_that_fits_is_named(self, tmp_path: Path, drgate: Run, monkeypatch: Any):
+        monkeypatch.chdir(tmp_path)
+        table = answers(200)
+        table[P] = table[[P[1], P[2], P[0], P[4], P[3]]].to_numpy()
+        drgate("evaluate", write(tmp_path / "t.csv", table), "--spec", "smoke", "--out", "out", "--quiet")
+        said = json.loads((tmp_path / "out" / "evaluation.json").read_text())["reordered"]
+        assert "p_0 holds mild NPDR" in said
+        assert "p_2 holds no DR" in said
+
+    def test_with_grades_permuted_too_the_mix_is_on_page_one(self, tmp_path: Path, drgate: Run, monkeypatch: Any):
+        monkeypatch.chdir(tmp_path)
+        table = answers(200)
+        table["grade"] = table["grade"].where(table["grade"] > 1, 0).map(dict(enumerate(self.MOVED)))
+        drgate("evaluate", write(tmp_path / "t.csv", table), "--spec", "smoke", "--out", "out", "--quiet")
+        page = " ".join(json.loads((tmp_path / "out" / "evaluation.json").read_text())["page_one"])
+        assert "The most common reference grade is moderate NPDR, not no DR" in page
 
 
 def test_a_gigabyte_of_nulls_is_one_sentence(tmp_path: Path):
