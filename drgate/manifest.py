@@ -26,6 +26,7 @@ from drgate.columns import SPLITS as SPLITS
 from drgate.errors import ManifestError, brief
 from drgate.files import canonical_json, sha256_file
 from drgate.grouping import grouping
+from drgate.layouts.dicom import unpacked
 from drgate.layouts.folders import from_folder
 from drgate.layouts.found import Found
 from drgate.layouts.holdings import holdings
@@ -234,7 +235,7 @@ def load_manifest(
     no images, a grade outside 0-4, a duplicate image, a patient given in some rows only.
     """
     path = Path(path)
-    found = _found(path, files, columns, images)
+    found = unpacked(_found(path, files, columns, images), _origin(path), files)
     return _checked(found, path, files, troubles)
 
 

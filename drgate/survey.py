@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
+import pandas as pd
+
 from drgate.columns import reference_of
 from drgate.errors import ExitCode, UsageError
 from drgate.files import refuse_existing, write_atomically
@@ -145,6 +147,8 @@ def write_canonical(found: Survey, out: Path) -> None:
         raise UsageError(f"--out is {out}; expected a name that ends in .csv.")
     refuse_existing(out, "choose another name with --out")
     table = manifest.table.drop(columns=[name for name in COLUMNS[1:] if _says_nothing(manifest, name)])
+    if found.found.patients_of_header:  # ids of the hospital stay in the headers
+        table["patient"] = (pd.factorize(table["patient"])[0] + 1).astype(str)
     if found.found.inside:
         below = PICTURES
         refuse_existing(out.parent / PICTURES, "choose another folder with --out")

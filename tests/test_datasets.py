@@ -30,6 +30,7 @@ from tests.support.material import Ended, photograph
 Write = Callable[..., Path]
 Run = Callable[..., Ended]
 
+MARK = "Zq7-Vanderbilt"
 UNGRADABLE = ColumnMap(grades={"": "ungradable", "5": "ungradable", "-1": "ungradable"})
 
 
@@ -399,7 +400,7 @@ class TestPicturesInside:
         """Labels are not guessed from numbers: the column must be named, and its names are read."""
         path = hub(tmp_path / "t.parquet", (0, 1), names=["healthy eye", "sick eye"])
         assert load_manifest(path).sealed
-        assert "grade is another text" in refused(path, columns=parse_mapping("grade=label"))
+        assert "t.parquet, row 1: grade cannot be read" in refused(path, columns=parse_mapping("grade=label"))
 
     def test_a_folder_with_splits(self, tmp_path: Path):
         hub(tmp_path / "data/train-00000-of-00001.parquet")
@@ -549,6 +550,101 @@ class TestArrays:
             assert "is damaged" in refused(tmp_path / "retina.npz")
 
 
+def dicom(path: Path, seed: int, *, encoded: str = "", **header: Any) -> Path:
+    """An ophthalmic photograph of 16 x 16 pixels; encoded: JPEG or JPEG2000."""
+    pydicom = pytest.importorskip("pydicom", reason="the extra dicom is not installed")
+    from pydicom.encaps import encapsulate
+
+    meta = pydicom.dataset.FileMetaDataset()
+    meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.77.1.5.1"
+    syntaxes = {"": "1.2.840.10008.1.2.1", "JPEG": "1.2.840.10008.1.2.4.50", "JPEG2000": "1.2.840.10008.1.2.4.90"}
+    meta.TransferSyntaxUID = pydicom.uid.UID(syntaxes[encoded])
+    one = pydicom.dataset.Dataset()
+    one.file_meta = meta
+    one.SOPClassUID, one.SOPInstanceUID = meta.MediaStorageSOPClassUID, f"1.2.3.{seed}"
+    one.PatientID, one.PatientName, one.ImageLaterality = f"id-{seed // 2}", MARK, "LR"[seed % 2]
+    one.Rows = one.Columns = 16
+    one.SamplesPerPixel, one.BitsAllocated, one.BitsStored, one.HighBit = 3, 8, 8, 7
+    one.PixelRepresentation = one.PlanarConfiguration = 0
+    one.PhotometricInterpretation = {"": "RGB", "JPEG": "YBR_FULL_422", "JPEG2000": "YBR_RCT"}[encoded]
+    pixels = np.asarray(Image.open(io.BytesIO(picture(seed))))
+    one.PixelData = encapsulate([picture(seed, encoded)]) if encoded else pixels.tobytes()
+    if encoded:
+        one["PixelData"].VR = "OB"
+    for name, value in header.items():
+        if value is None:
+            delattr(one, name)
+        else:
+            setattr(one, name, value)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    one.save_as(path, enforce_file_format=True)
+    return path
+
+
+class TestDicom:
+    def test_a_folder(self, tmp_path: Path, drgate: Run):
+        """Grades by folder, eyes and patients by the header; pixels are the photograph's; no id is written."""
+        for i, encoded in enumerate(("", "JPEG", "JPEG2000", "")):
+            dicom(tmp_path / f"set/{i}/{i}.dcm", i, encoded=encoded)
+        manifest = load_manifest(tmp_path / "set")
+        assert manifest.table["grade"].tolist() == [0, 1, 2, 3]
+        assert manifest.table["eye"].tolist() == ["L", "R", "L", "R"]
+        assert manifest.table["patient"].tolist() == ["id-0", "id-0", "id-1", "id-1"]
+        for i in (0, 2):
+            shown = Image.open(manifest.path(manifest.table["image"].iloc[i])).convert("RGB")
+            own = Image.open(io.BytesIO(picture(i, "PNG" if i == 0 else "JPEG2000")))
+            assert np.array_equal(np.asarray(shown), np.asarray(own))
+        ended = drgate("manifest", tmp_path / "set", "--out", tmp_path / "out/labels.csv")
+        written = (tmp_path / "out/labels.csv").read_text()
+        assert "id-" not in written + ended.out + ended.err
+        assert MARK not in written + ended.out + ended.err
+        assert load_manifest(tmp_path / "out").table["patient"].tolist() == ["1", "1", "2", "2"]
+
+    def test_a_table(self, tmp_path: Path):
+        dicom(tmp_path / "a/1.1.dcm", 0)
+        assert grades(text(tmp_path / "t.csv", "image,grade\n1.1,2\n")) == {"a/1.1.ppm": 2}
+
+    @pytest.mark.parametrize(
+        ("header", "why"),
+        [
+            ({"PixelData": None}, "it has no pixels"),
+            ({"NumberOfFrames": 3}, "it has several frames"),
+            ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.77.1.5.4"}, "it is no photograph by its header"),
+            ({"PhotometricInterpretation": "MONOCHROME1"}, "its colours are in a form that is not read"),
+            ({"Rows": 17}, "it cannot be read as DICOM"),
+        ],
+        ids=str,
+    )
+    def test_unusable(self, header: dict[str, Any], why: str, tmp_path: Path):
+        dicom(tmp_path / "0/a.dcm", 0)
+        dicom(tmp_path / "0/b.dcm", 1, **header)
+        said = refused(tmp_path)
+        assert f"b.dcm: {why}, in 1 of 2 rows" in said
+
+    def test_damaged(self, tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+        """Nothing of a header is shown, wherever a file is cut off or changed."""
+        whole = dicom(tmp_path / "0/a.dcm", 0, PatientID=MARK).read_bytes()
+        for at in range(132, 700, 9):
+            (tmp_path / "0/a.dcm").write_bytes(whole[:at] + b"\xff\x00" + whole[at + 2 :])
+            with contextlib.suppress(DrgateError):
+                load_manifest(tmp_path)
+            (tmp_path / "0/a.dcm").write_bytes(whole[:at])
+            assert MARK not in refused(tmp_path)
+        assert MARK not in "".join(capfd.readouterr())
+
+    def test_without_the_extra(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+        (tmp_path / "a.dcm").write_bytes(bytes(128) + b"DICM")
+        monkeypatch.setitem(sys.modules, "pydicom", None)
+        assert "This needs the extra dicom. Install it from a clone of drgate: pip install" in refused(tmp_path)
+
+    def test_beside_other_photographs(self, tmp_path: Path):
+        (tmp_path / "a.dcm").write_bytes(bytes(128) + b"DICM")
+        photograph(tmp_path / "b.png", 1)
+        assert load_manifest(tmp_path).found.left_out == {"DICOM": ["a.dcm"]}
+        said = refused(text(tmp_path / "t.csv", "image,grade\na.dcm,1\nb.png,2\n"))
+        assert "1 of 2 images are DICOM and others are not; keep one kind" in said
+
+
 class TestCommand:
     def test_what_is_wrong_is_all_shown(self, photographs: Write, drgate: Run):
         """Missing files, grades outside the scale and empty ones at once; nothing is written."""
@@ -642,9 +738,6 @@ class TestSaid:
         ):
             given = source if isinstance(source, tuple) else (source,)
             assert drgate("plan", "smoke", "--data", *given).code in (0, 1)
-
-
-MARK = "Zq7-Vanderbilt"
 
 
 def sources(root: Path) -> dict[str, Path]:

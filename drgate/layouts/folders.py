@@ -21,12 +21,13 @@ def from_folder(root: Path, held: Holdings, columns: ColumnMap) -> Found:
     Raises ManifestError for a folder without images, and where some are in no folder that names a grade.
     """
     beside = f" Give one of its tables itself: {', '.join(held.tables[:3])}." if held.tables else ""
-    if not held.images:
+    images, dicom = (held.images, held.dicom) if held.images else (held.dicom, [])
+    if not images:
         holds = "; ".join(f"{len(names)} left out: {why}" for why, names in held.left_out.items())
         lacking = f"{root} has no images ({', '.join(IMAGE_SUFFIXES)}){f' ({holds})' if holds else ''}"
         raise ManifestError(f"{lacking}; expected {EXPECTED}.{beside}")
-    table = pd.DataFrame({"image": held.images})
-    folders = [PurePosixPath(image).parts[:-1] for image in held.images]
+    table = pd.DataFrame({"image": images})
+    folders = [PurePosixPath(image).parts[:-1] for image in images]
     while (first := {parts[:1] for parts in folders}) and len(first) == 1 and (shared := first.pop()):
         if _says(shared[0], columns):
             break
@@ -35,7 +36,7 @@ def from_folder(root: Path, held: Holdings, columns: ColumnMap) -> Found:
         levels = list(zip(*folders, strict=True))
         own = [i for i, names in enumerate(levels) if len({*names}) > 1 or _says(names[0], columns)]
         folders = [tuple(parts[i] for i in own) for parts in folders]
-    found = Found("images alone", root, table, left_out=({"DICOM": held.dicom} if held.dicom else {}) | held.left_out)
+    found = Found("images alone", root, table, left_out=({"DICOM": dicom} if dicom else {}) | held.left_out)
     if held.tables:
         found.said.append(
             f"Tables in the folder were not read: {', '.join(held.tables[:3])}. Give one itself to use it."
