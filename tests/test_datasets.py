@@ -268,7 +268,7 @@ class TestPublicTables:
 
     def test_no_header_and_no_suffix(self, photographs: Write):
         root = photographs("a.jpg")
-        assert refused(text(root / "t.csv", "a,2\n")).endswith("by number: --columns image=1,grade=2")
+        assert refused(text(root / "t.csv", "a,2\nb,0\n")).endswith("by number: --columns image=1,grade=2")
 
     @pytest.mark.parametrize("word", ["nan", "NA", "None", "null"])
     def test_words_for_nothing(self, word: str, photographs: Write):
