@@ -635,7 +635,7 @@ class TestDicom:
     def test_without_the_extra(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         (tmp_path / "a.dcm").write_bytes(bytes(128) + b"DICM")
         monkeypatch.setitem(sys.modules, "pydicom", None)
-        assert "This needs the extra dicom. Install it from a clone of drgate: pip install" in refused(tmp_path)
+        assert "which needs the extra dicom. Install it from a clone of drgate: pip install" in refused(tmp_path)
 
     def test_beside_other_photographs(self, tmp_path: Path):
         (tmp_path / "a.dcm").write_bytes(bytes(128) + b"DICM")
