@@ -208,8 +208,8 @@ class Columns:
             return np.full((len(table), 5), np.nan)
         if set(present) != set(PROBABILITIES):
             raise self.error(
-                f"{self.origin} has the probability columns {', '.join(sorted(present))}; expected p_0 to p_4, "
-                "one for each of the five ICDR grades."
+                f"{self.origin} has {len(present)} columns of probabilities; expected p_0 to p_4, one for each of the "
+                "five ICDR grades."
             )
         read = [self._numbers(name) for name in PROBABILITIES]
         values = np.stack([numbers for numbers, _ in read], axis=1)
@@ -253,8 +253,8 @@ class Columns:
             allowed = self._rounding(whole)
             refuse(
                 np.asarray(np.abs(sums - whole) > allowed),
-                f"the five do not sum to {whole:g} within {allowed:g}, which their rounding would explain; give them "
-                "with more digits, or state what they are (--scores)",
+                f"the five do not sum to {whole:g} within {allowed:g}; give more digits, or state what they are "
+                "(--scores)",
             )
         if scale == "percent":
             self.notes.append("The columns p_0 to p_4 are in per cent.")
@@ -354,7 +354,7 @@ class Columns:
         for name in names:
             cells = self.table[name].dropna()
             numbers = pd.to_numeric(cells.iloc[:1000].astype("str"), errors="coerce")
-            usual = bool(usual_names([name], ANSWERS_OF_A_MODEL))
+            usual = _class_of(name) is not None or bool(usual_names([name], ["p_referable"]))
             if len(cells) and numbers.between(0, 1).all() and (usual or (numbers % 1 > 0).any()):
                 found.append(name if usual else f"column {list(self.table.columns).index(name) + 1}")
         return found
@@ -423,7 +423,6 @@ _OF_CLASS: Final = re.compile(
     r"class|grade|mc|c|pred|prediction)(?:class|grade|of|dr)*)?([0-4])"
 )
 _PREFIX: Final = re.compile(r"^(p|prob|proba|probability|score|logit|softmax|conf|confidence)[\s_.-]+", re.I)
-ANSWERS_OF_A_MODEL: Final = (*PROBABILITIES, "p_referable")
 
 
 def usual_names(names: Sequence[str], wanted: Sequence[str]) -> dict[str, str]:

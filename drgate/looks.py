@@ -75,6 +75,7 @@ LOCK: Final = ".looks.lock"
 FORMAT: Final = "drgate looks 3"
 _ROWS: Final = "rows"
 _NONE: Final = b"-"
+_KEYED: Final = " (keyed)"
 _CHARACTERS: Final[dict[Scale, NDArray[np.bytes_]]] = {
     "grades": np.frombuffer(b"-01234", dtype="S1"),
     "referable": np.frombuffer(b"-nnrrr", dtype="S1"),
@@ -300,10 +301,10 @@ def take_look(
 
     model: what makes it another look: the digest of its tensors, with the cut-offs; None for a table, whose answers are
     what was looked at. predictions: digest of the rows. numbers: of a table, digest of what the model answered with:
-    another one with the same answers is the same look, and is counted. checklist: declares how many looks are
-    allowed; what was declared at the first look holds for all later ones. others: further chains, read only, whose looks at the same
-    images or patients count too. time: as in `Log`. comparing: any earlier look at the same answers of the same images
-    with the same reference grades is this one.
+    another one with the same answers is the same look, and is counted. checklist: declares how many looks are allowed;
+    what was declared at the first look holds for all later ones. others: further chains, read only, whose looks at the
+    same images or patients count too. time: as in `Log`. comparing: any earlier look at the same answers of the same
+    images with the same reference grades is this one.
 
     Raises UsageError when a file is not an unbroken chain (looks are evidence, and a damaged count counts nothing) and
     when a checklist of the same name and version but with another content is logged.
@@ -374,7 +375,8 @@ def _taken_before(
         if _sees(entry, seen) and (comparing or same_model):
             return entry
         if _sees(entry, seen) and model in (None, entry.model) and len(earlier) >= entry.allowed:
-            columns = dict.fromkeys(column.removesuffix(" (keyed)") for column in _differing(entry.rest, seen.rest))
+            differing = _differing(entry.rest, seen.rest)
+            columns = dict.fromkeys("further columns" if one.endswith(_KEYED) else one for one in differing)
             raise UsageError(
                 "These answers were looked at before, on the same images and reference grades (look "
                 f"{entry.look}), with other values of {' and '.join(columns)}. That would be another look, and "
@@ -598,7 +600,8 @@ def _rest(deciding: pd.DataFrame, secret: bytes, checklist: Checklist | None) ->
         if column in open_to_all:
             rest[column] = "sha256:" + hashlib.sha256(content).hexdigest()
         if secret and column not in own:
-            rest[f"{column} (keyed)"] = "sha256:" + hmac.digest(secret, content, "sha256").hex()
+            name = hmac.digest(secret, f"column {column}".encode(), "sha256").hex()[:16]  # it may name a patient
+            rest[f"{name}{_KEYED}"] = "sha256:" + hmac.digest(secret, content, "sha256").hex()
     return rest
 
 

@@ -270,7 +270,8 @@ class Sample:
             if one.by not in judged.columns:
                 raise PredictionsError(
                     f"{origin} has no column {one.by!r}, which the checklist {checklist.name} slices by; it has "
-                    f"{', '.join(predictions.slice_columns) or 'no further columns'}."
+                    f"{len(predictions.slice_columns) or 'no'} further columns. Say which one it is: --columns "
+                    f"{one.by}=NAME."
                 )
             # A slice stays one of the test set where none of its images has a grade: its criteria are not assessed.
             names, everywhere[one.by] = _sliced(table[one.by], one, origin)

@@ -175,11 +175,11 @@ class _Limited:
         import pyarrow as pa
 
         header = [(name or "").strip() for name in next(rows, [])]
-        if not any(header):
-            self.refuse("is empty")
         width = len(header)
         if width > limits.TABLE_COLUMNS:
             self.refuse(f"has more than {limits.TABLE_COLUMNS} columns")
+        if not any(header):
+            self.refuse("is empty")
 
         def converted(batch: list[Sequence[Cell]]) -> pa.Table:
             columns = zip(*batch, strict=True)
