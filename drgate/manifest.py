@@ -329,7 +329,7 @@ def _checked(found: Found, path: Path, files: bool, troubles: list[str] | None) 
         what = "grade; give 0-4" if refers is None else REFER
         rows = np.flatnonzero(lacking).tolist()
         given.append(
-            f"{rows_named(origin, checked, rows)}: {brief(checked['image'].iloc[rows[0]])} has no {what}, or set "
+            f"{rows_named(origin, checked, rows)}: the image has no {what}, or set "
             "gradable to false, or leave out all grades for a sealed test set; "
             f"{len(rows)} of {len(checked)} rows are so."
             " If an empty grade means ungradable, give --columns FILE, a YAML file with the line   "
@@ -366,28 +366,27 @@ def _image_column(columns: Columns, root: Path, files: bool, missing: set[int]) 
         image = str(given).strip().replace("\\", "/")
         if "://" in image:
             raise ManifestError(
-                f"{where}: {brief(image)} is a web address; copy the images beside the manifest and give relative "
-                "paths."
+                f"{where}: the image is a web address; copy the images beside the manifest and give relative paths."
             )
         path = Path(image)
         if path.is_absolute():
             try:
                 path = path.relative_to(root.resolve())
             except ValueError:
-                raise ManifestError(f"{where}: {brief(image)} is outside {root}; give a path relative to it.") from None
+                raise ManifestError(f"{where}: the image is outside {root}; give a path relative to it.") from None
         normal = os.path.normpath(path.as_posix()).replace(os.sep, "/")
         if normal.startswith(".."):
-            raise ManifestError(f"{where}: {brief(image)} is outside {root}; give a path relative to it.")
+            raise ManifestError(f"{where}: the image is outside {root}; give a path relative to it.")
         if normal in seen:
             raise ManifestError(
-                f"{where}: image {brief(normal)} is already in {columns.where(seen[normal])}; keep one row per image."
+                f"{where}: the image is already in {columns.where(seen[normal])}; keep one row per image."
             )
         try:
             there = not files or i in missing or (root / normal).is_file()
         except (OSError, ValueError):  # a name that no file can have
             there = False
         if not there:
-            raise ManifestError(f"{where}: image file {root / normal} does not exist.")
+            raise ManifestError(f"{where}: the image file is not in {root}.")
         seen[normal] = i
         paths.append(normal)
     return paths

@@ -67,7 +67,7 @@ class TestNames:
         table = text(root / "t.csv", "id_code,diagnosis\n1.1,2\n")
         assert grades(table) == {"images/1.1.jpg": 2}
         (root / "images/1.1.jpg").unlink()
-        assert "image file" in refused(table)
+        assert "the image file is not in" in refused(table)
         assert "1 of 1 image files are missing" in refused(table)
 
     @pytest.mark.parametrize(
@@ -108,13 +108,13 @@ class TestNames:
     def test_never_another(self, name: str, file: str, tmp_path: Path):
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / file).write_bytes(picture(1))
-        assert "does not exist" in refused(text(tmp_path / "t.csv", f"image,grade\n{name},2\n"))
+        assert "the image file is not in" in refused(text(tmp_path / "t.csv", f"image,grade\n{name},2\n"))
 
     def test_all_missing_files_are_counted_at_once(self, photographs: Write):
         root = photographs("0.jpg")
         rows = "".join(f"{i}.jpg,0\n" for i in range(10))
         said = refused(text(root / "t.csv", f"image,grade\n{rows}"))
-        assert "t.csv, lines 3, 4, 5 and 6 more: image file" in said
+        assert "t.csv, lines 3, 4, 5 and 6 more: the image file is not in" in said
         assert "9 of 10 image files are missing" in said
 
     def test_two_files_of_one_name(self, photographs: Write):
@@ -123,7 +123,10 @@ class TestNames:
         both = text(root / "both.csv", "id_code,diagnosis,split\nI_1,1,train\nI_1,4,test\n")
         assert grades(both) == {"a. Training Set/I_1.jpg": 1, "b. Testing Set/I_1.jpg": 4}
         said = refused(text(root / "one.csv", "id_code,diagnosis\nI_1,1\n"))
-        assert "several files have this name (a. Training Set/I_1.jpg, b. Testing Set/I_1.jpg), in 1 of 1 rows" in said
+        assert (
+            "several files have the image's name (a. Training Set/I_1.jpg, b. Testing Set/I_1.jpg), in 1 of 1 rows"
+            in said
+        )
         assert "name the right folder with --images" in said
         own = load_manifest(root / "one.csv", images=root / "b. Testing Set")
         assert own.path(own.table["image"].iloc[0]) == root / "b. Testing Set/I_1.jpg"
@@ -268,7 +271,7 @@ class TestPublicTables:
 
     def test_no_header_and_no_suffix(self, photographs: Write):
         root = photographs("a.jpg")
-        assert refused(text(root / "t.csv", "a,2\n")).endswith("by number: --columns image=1,grade=2")
+        assert refused(text(root / "t.csv", "a,2\nb,0\n")).endswith("by number: --columns image=1,grade=2")
 
     @pytest.mark.parametrize("word", ["nan", "NA", "None", "null"])
     def test_words_for_nothing(self, word: str, photographs: Write):
@@ -635,7 +638,7 @@ class TestDicom:
     def test_without_the_extra(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         (tmp_path / "a.dcm").write_bytes(bytes(128) + b"DICM")
         monkeypatch.setitem(sys.modules, "pydicom", None)
-        assert "This needs the extra dicom. Install it from a clone of drgate: pip install" in refused(tmp_path)
+        assert "which needs the extra dicom. Install it from a clone of drgate: pip install" in refused(tmp_path)
 
     def test_beside_other_photographs(self, tmp_path: Path):
         (tmp_path / "a.dcm").write_bytes(bytes(128) + b"DICM")
@@ -753,6 +756,8 @@ def sources(root: Path) -> dict[str, Path]:
         "deepdrid": "patient_id,image_path,left_eye_DR_Level,right_eye_DR_Level,name\n"
         f"{MARK},a.jpg,0,,{MARK}\n{MARK},b.jpg,,{{}},{MARK}\n",
         "no header": f"{MARK},x.jpg,0\n{MARK},b.jpg,{{}}\n",
+        "names": f"image,grade,patient\n{MARK},0,1\n{MARK}.jpg,{{}},1\n",
+        "outside": f"image,grade,patient\n../{MARK},0,1\ns3://{MARK}.jpg,{{}},1\n",
         "unknown": f"{MARK},name,level\n{MARK},a,0\n{MARK},b,{{}}\n",
     }
     return {name: text(root / f"{name}.csv", content) for name, content in tables.items()}

@@ -312,18 +312,18 @@ def _resolve(found: Found, path: Path) -> None:
     if moved:
         found.said.append(f"{moved} of {len(table)} names were completed with a folder or a suffix.")
     if missing:
-        first = str(table["image"].iloc[missing[0]])
+        first = str(table["image"].iloc[missing[0]]).strip()
         near = names.otherwise(first.replace("\\", "/")) if names is not None else None
         found.troubles.append(
-            f"{rows_named(path, table, missing)}: image file {root / first.strip()} does not exist; {len(missing)} of "
-            f"{len(table)} image files are missing."
+            f"{rows_named(path, table, missing)}: the image file is not in {root} or below it; {len(missing)} "
+            f"of {len(table)} image files are missing."
             + (f" There is {near}: if it is the same photograph, write that name." if near else "")
             + " Add them, name their folder with --images, or remove these rows."
         )
     if several:
         found.troubles.append(
-            f"{rows_named(path, table, several)}: image {brief(table['image'].iloc[several[0]])}: several files have "
-            f"this name ({', '.join(example[:2])}), in {len(several)} of {len(table)} rows. Write the folder in the "
+            f"{rows_named(path, table, several)}: several files have the image's "
+            f"name ({', '.join(example[:2])}), in {len(several)} of {len(table)} rows. Write the folder in the "
             "column image too, or name the right folder with --images."
         )
     found.missing += [*missing, *several]
