@@ -31,7 +31,7 @@ from drgate.evaluation import (
     TestSet,
 )
 from drgate.metrics import NAMES, MetricId, parse_id
-from drgate.scale import GRADES, SCALE_TITLES, TITLES, Kind, On
+from drgate.scale import GRADES, REFERABLE_CLASSES, SCALE_TITLES, TITLES, Kind, On
 
 SYMBOLS: Final[dict[Status, str]] = {
     "PASS": "✓",
@@ -655,7 +655,8 @@ def _counts(estimate: Metric, unit: str) -> str:
 
 def counts(by_class: Mapping[str, int]) -> str:
     """Counts by class, such as "No DR 3, Mild NPDR 2"."""
-    return ", ".join(f"{NAMES.get(name, name)} {count}" for name, count in by_class.items())
+    titles = NAMES | dict(zip(REFERABLE_CLASSES, SCALE_TITLES["referable"], strict=True))
+    return ", ".join(f"{titles.get(name, name)} {count}" for name, count in by_class.items())
 
 
 def _many(number: int, what: str) -> str:
