@@ -29,6 +29,8 @@ Run = Callable[..., Ended]
 Refused = Callable[..., str]
 Write = Callable[..., Path]
 
+EMPTY = (2).to_bytes(8, "little") + b"{}"
+"""A file of safetensors without tensors."""
 HEAVY = ("torch", "transformers", "peft", "onnx", "onnxruntime", "sklearn", "safetensors")
 SEVERAL = f"""
 import contextlib, io, json, sys
@@ -272,6 +274,16 @@ class TestAtOnce:
         (here / "cut.safetensors").write_bytes((9999).to_bytes(8, "little") + b'{"a":')
         (here / "page.onnx").write_text("<html>")
         (here / "empty").mkdir()
+        for folder, files in (
+            ("vit", ("config.json", "model.safetensors")),
+            ("lora", ("adapter_config.json", "adapter_model.safetensors")),
+            ("labelled", ("labels.json", "model.onnx")),
+        ):
+            (here / folder).mkdir()
+            for name in files:
+                content = b"{}" if name.endswith("json") else b"\x08\x07" if name.endswith("onnx") else EMPTY
+                (here / folder / name).write_bytes(content)
+        (here / "weights.safetensors").write_bytes(EMPTY)
         (here / "key.pem").write_text("no key")
         shutil.copy(place / "model.pth", "model.pth")
         shutil.copytree(place / "eyes", "eyes")
@@ -288,6 +300,12 @@ class TestAtOnce:
         ("drgate evaluate cut.PTH --data eyes", "cut.PTH is cut off"),
         ("drgate evaluate cut.safetensors --data eyes", "expected weights in safetensors"),
         ("drgate evaluate page.onnx --data eyes", "is a web page (HTML); expected an ONNX model"),
+        ("drgate evaluate vit --data eyes", "vit, without preprocessor_config.json, does not state its preprocessing"),
+        ("drgate score vit --data eyes --out p.csv", "does not state its preprocessing. State it with --preprocess"),
+        ("drgate evaluate lora --base vit --data eyes", "lora, without preprocessor_config.json, does not state"),
+        ("drgate evaluate labelled/model.onnx --data eyes", "labelled, without preprocess.json, does not state its"),
+        ("drgate evaluate weights.safetensors --data eyes", "does not state its preprocessing. State it with"),
+        ("drgate score weights.safetensors --data eyes --out p.csv", "does not state its preprocessing"),
         ("drgate evaluate model.pth --data eyes --base nowhere", "the base model 'nowhere' was not found"),
         ("drgate evaluate model.pth --data eyes --base empty", "empty has no config.json"),
         ("drgate evaluate model.pth --data eyes --preprocess nothing", "There is no preprocessing 'nothing'"),

@@ -53,7 +53,9 @@ def command(
     drgate: Annotated[
         str | None,
         typer.Option(
-            "--drgate", metavar="GROUP/NAME@COMMIT", help="Repository that holds drgate on your forge, and a commit."
+            "--drgate",
+            metavar="REPOSITORY@COMMIT",
+            help="Repository that holds drgate on your forge, and a commit.",
         ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace files that are there already and differ.")] = False,

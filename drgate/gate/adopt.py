@@ -73,7 +73,7 @@ def adopt(
     """Write and stage what the repository around `folder` needs for the gate; all of it, or nothing.
 
     keys: role and public key file. spec: a checklist that ships, or a file. models: patterns. source:
-    GROUP/NAME@COMMIT of drgate on the forge. force: replace files that differ.
+    REPOSITORY@COMMIT of drgate on the forge. force: replace files that differ.
 
     Raises DrgateError where something is missing or invalid, and for files that are there already and differ.
     """
@@ -193,8 +193,8 @@ def _workflow(repository: Repository, forge: Forge, source: str | None, files: d
     notes = []
     if source is None:
         notes.append(
-            f"In {path}, replace YOUR-GROUP/drgate and the zeros with the repository that holds drgate on your forge "
-            "and the full id of a commit of it (or write it again with --drgate GROUP/drgate@COMMIT --force)."
+            f"In {path}, replace `YOUR-GROUP/drgate` and the zeros with the repository that holds drgate on your forge "
+            "and the full id of a commit of it (or write it again with --drgate YOUR-GROUP/drgate@COMMIT --force)."
         )
     elif not (given := _SOURCE.fullmatch(source)):
         raise UsageError(
@@ -202,7 +202,7 @@ def _workflow(repository: Repository, forge: Forge, source: str | None, files: d
             "YOUR-GROUP/drgate@0123456789abcdef0123456789abcdef01234567. A tag or branch can be moved."
         )
     else:
-        text = text.replace("YOUR-GROUP/drgate", given[1]).replace("0" * 40, given[2])
+        text = re.sub("# Replace .*\n", "", text).replace("YOUR-GROUP/drgate", given[1]).replace("0" * 40, given[2])
     files[path] = text.encode()
     if forge == "gitlab":
         include = f"include: [{{local: {path}}}]"

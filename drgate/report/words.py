@@ -30,7 +30,7 @@ from drgate.evaluation import (
     Status,
     TestSet,
 )
-from drgate.metrics import NAMES, MetricId, parse_id
+from drgate.metrics import MetricId, parse_id
 from drgate.scale import GRADES, REFERABLE_CLASSES, SCALE_TITLES, TITLES, Kind, On
 
 SYMBOLS: Final[dict[Status, str]] = {
@@ -655,7 +655,7 @@ def _counts(estimate: Metric, unit: str) -> str:
 
 def counts(by_class: Mapping[str, int]) -> str:
     """Counts by class, such as "No DR 3, Mild NPDR 2"."""
-    titles = NAMES | dict(zip(REFERABLE_CLASSES, SCALE_TITLES["referable"], strict=True))
+    titles = dict(zip((*GRADES, *REFERABLE_CLASSES), (*TITLES, *SCALE_TITLES["referable"]), strict=True))
     return ", ".join(f"{titles.get(name, name)} {count}" for name, count in by_class.items())
 
 

@@ -17,7 +17,6 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import hypergeom
 
 from drgate.stats import agreement
 
@@ -64,14 +63,15 @@ def reordered(
     table, patients = (np.bincount(cells, one, classes**2).reshape(classes, classes) for one in (None, weights))
     # Of equally good ones the first, and the order given is the first of all.
     order = max(itertools.permutations(range(classes)), key=lambda order: table[order, range(classes)].sum())
-    chance = _reversal(patients)
-    if order == (*range(classes),) or chance > CHANCE:
+    if order == (*range(classes),):
         return None
     right, sensitivity, kappa = zip(*map(_agreement, (table, table[:, np.argsort(order)])), strict=True)
     gains = sensitivity[1] - sensitivity[0], kappa[1] - kappa[0]
     # An order in which one of the two falls agrees otherwise, not better: a model that grades the mild too high and
     # the moderate too low.
     if min(gains) < -FALL or (gains[0] < SENSITIVITY_GAIN and gains[1] < KAPPA_GAIN):
+        return None
+    if (chance := _reversal(patients)) > CHANCE:
         return None
     pairs = itertools.combinations(range(classes), 2)
     unsettled = tuple((p, q) for p, q in pairs if _apart(patients, order, p, q) > SETTLED)
@@ -109,6 +109,8 @@ def _apart(table: NDArray[Any], order: tuple[int, ...], p: int, q: int) -> float
 
 def _fisher(hits: ArrayLike, misses: ArrayLike, right: ArrayLike, wrong: ArrayLike) -> NDArray[np.float64]:
     """Fisher's one-sided test that hits and right are many; fractions of patients are rounded against it."""
+    from scipy.stats import hypergeom  # half a second to import, needed only where another order fits far better
+
     a, d = np.floor(np.round([hits, right], 6))
     b, c = np.ceil(np.round([misses, wrong], 6))
     return np.asarray(hypergeom.sf(a - 1, a + b + c + d, a + b, a + c))

@@ -129,7 +129,7 @@ def hub_folder(name: str, revision: str | None, download: bool) -> Path:
         cause = error
     if not download:
         raise CheckpointError(
-            f"the base model {name} is not downloaded on the word of a model file ({reason})."
+            f"the base model {name} is not downloaded on the word of a model file ({reason}); give it with --base."
         ) from cause
     raise CheckpointError(
         f"the base model {name} could not be downloaded from the hub ({reason}). Accept its terms on its page there and"

@@ -216,9 +216,7 @@ class Checkpoint:
                 known = self.base.id.lower() == MEDSIGLIP
                 base = resolve_base(self.base.id, revision=self.base.revision, download=known)
             except CheckpointError as error:
-                raise CheckpointError(
-                    f"The model's adapters need the base model {self.base.id}: {error} Give its location with --base."
-                ) from error
+                raise CheckpointError(f"The model's adapters need the base model that it names: {error}") from error
         if base.digest != self.base.digest:
             raise CheckpointError(
                 f"The base model {base.id} is not the one that these adapters were trained on: its digest is"

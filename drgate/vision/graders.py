@@ -47,6 +47,8 @@ def load_grader(
     found = _of_transformers(find_model(path))
     if lora_alpha is not None and found.what not in ("checkpoint", "safetensors"):
         raise UsageError(f"--lora-alpha belongs to a file of weights with LoRA adapters; leave it out for {path}.")
+    if preprocess is None:
+        _refuse_unstated(found)
     match found.what:
         case "onnx" | "bundle":
             if base is not None:
@@ -82,6 +84,28 @@ def _of_transformers(found: Found) -> Found:
         if not isinstance(names, list) or not any(str(name).endswith("ForImageClassification") for name in names):
             return found
     return replace(found, what="hf") if found.described or beside.is_file() else found
+
+
+def _refuse_unstated(found: Found) -> None:
+    """Raise CheckpointError where no file states the preprocessing, before torch is imported, which takes seconds.
+
+    A file of torch.save may state its own. Of an ONNX file without labels.json, its graph says what else is to be
+    stated.
+    """
+    beside = {"hf": "preprocessor_config.json", "peft": "preprocessor_config.json", "onnx": "preprocess.json"}
+    if found.described is not None or found.what not in (*beside, "safetensors"):
+        return
+    if found.what == "onnx" and not (found.folder / "labels.json").is_file():
+        return
+    if found.what == "safetensors":
+        raise CheckpointError(
+            f"{found.file} does not state its preprocessing. {HOW_TO_STATE} Its base model belongs to --base "
+            "embedded|FOLDER|HUB_ID. Or state both in model.yaml beside the file."
+        )
+    if not (found.folder / beside[found.what]).is_file():
+        raise CheckpointError(
+            f"{found.folder}, without {beside[found.what]}, does not state its preprocessing. {HOW_TO_STATE}"
+        )
 
 
 def stated_by(found: Found) -> Preprocessing:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import os
+import re
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from drgate.files import canonical_json, digest_of, parse_json
 from drgate.models import (
     DESCRIPTION,
     EMBEDDED,
+    HUB_ID,
     Description,
     Found,
     answer_of,
@@ -221,6 +223,9 @@ class _Adapter:
     def grader(
         self, network: nn.Module, base: dict[str, Any], answer: Answer, notes: list[str], unused: bool
     ) -> HuggingFaceGrader:
+        named = self.plain.get("base_model_name_or_path")
+        if isinstance(named, str) and named and not _is_base(named, base["id"]):
+            notes = [f"The adapter names the base model {few([_shown(named)])}; {base['id']} was used.", *notes]
         if unused:
             notes = [
                 f"All adapters are zero: they do not change the base model {base['id']}, and their training had no "
@@ -231,6 +236,17 @@ class _Adapter:
         lora = {"r": self.settings.get("r", 8), "alpha": float(self.settings.get("lora_alpha", 8))}
         facts = {"base": base, "lora": lora}
         return HuggingFaceGrader("peft", self.files, answer, self.prepared, digest, notes, facts, network)
+
+
+def _shown(base: str) -> str:
+    """A base model's name on a hub; of a folder, as a trainer noted it on any machine, its last name."""
+    return base if HUB_ID.fullmatch(base) and base[0] not in "./" else re.split(r"[/\\]", base.rstrip("/\\"))[-1]
+
+
+def _is_base(named: str, used: str) -> bool:
+    """Whether an adapter names the base model that is used. A folder and a name on a hub are compared by last names."""
+    one, other = _shown(named).lower(), used.lower()
+    return one == other or (("/" in one) != ("/" in other) and one.split("/")[-1] == other.split("/")[-1])
 
 
 def _on_classifier(adapter: _Adapter, base: str, private: Path, *, download: bool) -> HuggingFaceGrader:
@@ -304,6 +320,8 @@ def _on_tower(adapter: _Adapter, base: str, *, download: bool) -> HuggingFaceGra
             + ", ".join(f"{name} {tuple(one.shape)}" for name, one in expected.items() if name.endswith("weight"))
             + "."
         )
+    if "classifier" in map(_own_name, adapter.settings.get("modules_to_save", [])):
+        notes.append(_of_saved_head(head, adapter.origin))
     attached(empty, settings, tower, adapter.origin)
     # `auto_mapping` names the class of the tower and its head together, which each trainer calls what it likes.
     model = attached(resolved.load(), settings, tower, adapter.origin)
@@ -313,6 +331,22 @@ def _on_tower(adapter: _Adapter, base: str, *, download: bool) -> HuggingFaceGra
     network.classifier.load_state_dict({name: tensor.float() for name, tensor in head.items()})
     described = {name: getattr(resolved, name) for name in ("revision", "digest", "use", "pretraining")}
     return adapter.grader(network, {"id": shown_id(resolved.id), **described}, answer, notes, unused)
+
+
+def _of_saved_head(head: Mapping[str, Tensor], origin: str) -> str:
+    """A sentence for the report on a head that peft saved as `classifier`, which is the name of a part of it too.
+
+    peft then trains one copy of that part and saves another. Raises CheckpointError where the norms in it are as they
+    begin, which no training leaves so.
+    """
+    begins = {"weight": 1, "bias": 0}
+    remedy = "modules_to_save: [feature_norm, classifier.classifier]"
+    if all(bool((head[f"classifier.{norm}.{kind}"] == value).all()) for norm in "37" for kind, value in begins.items()):
+        raise CheckpointError(
+            f"{origin} has classifier in modules_to_save, for which peft saves a copy of the grading head that was "
+            f"never trained; its norms are as they begin. Train it again with {remedy}."
+        )
+    return f"peft may have saved a grading head that was not trained: modules_to_save has classifier; use {remedy}."
 
 
 def _own_name(name: str) -> str:

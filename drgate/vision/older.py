@@ -49,7 +49,6 @@ from drgate.scale import GRADES, parse_class
 from drgate.vision.adapters import merge, of_one_rank, ranks_of, refuse_merged, scale_of
 from drgate.vision.base import (
     MAX_JSON_BYTES,
-    MEDSIGLIP,
     Base,
     config_of,
     few,
@@ -227,8 +226,7 @@ def _frame(
 ) -> _Frame | None:
     """The base model that was given, or that model.yaml or the file itself states, or config.json beside the file.
 
-    bases: that the file states. Adds config.json to `beside`. What a file states is looked for on this machine; only
-    MedSigLIP is downloaded.
+    bases: that the file states. Adds config.json to `beside`. What a file states is looked for on this machine alone.
     """
     described = None if yaml is None else yaml.base
     if base is not None:
@@ -243,9 +241,9 @@ def _frame(
     for name in bases:
         if name == EMBEDDED or HUB_ID.fullmatch(name):
             try:
-                base = resolve_base(name, download=name.lower() == MEDSIGLIP)
+                base = resolve_base(name, download=False)
             except CheckpointError as error:
-                raise CheckpointError(f"it states the base model {name}: {error} Give it with --base.") from error
+                raise CheckpointError(f"it states its base model: {error}") from error
             return _Frame(base.config, base, f"the digest of its base model (it states {name})")
     config = path.with_name("config.json")
     if not config.is_file():
@@ -257,9 +255,14 @@ def _frame(
 
 
 def _resolved(path: Path, name: str) -> Base:
-    """The base model that model.yaml states: a folder beside it, or as --base takes it."""
+    """The base model that model.yaml states: a folder beside it, or one on this machine that --base takes."""
     local = path.parent / name
-    return resolve_base(str(local) if local.is_dir() else name, download=name.lower() == MEDSIGLIP)
+    try:
+        return resolve_base(str(local) if local.is_dir() else name, download=False)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"{DESCRIPTION} states the base model: {error} If --base is a copy of it, leave base out of {DESCRIPTION}."
+        ) from error
 
 
 def _refuse_contradiction(path: Path, checkpoint: Checkpoint, yaml: Description) -> None:
@@ -334,14 +337,24 @@ def _checked(source: _Source, frame: _Frame, preprocess: Preprocessing, alpha: f
 def _answer(source: _Source) -> Answer:
     """What the outputs are: as model.yaml states, else the classes that the file names, else the five grades."""
     described = None if source.yaml is None else answer_of(source.yaml, DESCRIPTION)
-    named = stated_classes(source.payload, source.plain)
-    if named is None or (described is not None and not described.classes):
-        return described or Answer()
-    where, names = named
+    found, unread = stated_classes(source.payload, source.plain)
     if described is None:
-        return Answer(classes=classes_of(names, where), own_names=tuple(names))
-    if [known for name in names if (known := parse_class(name))] not in ([], [*described.classes]):
-        raise CheckpointError(f"{DESCRIPTION} states other classes than the file ({where}: {few(names)}).")
+        if unread:
+            raise CheckpointError(
+                f"{few(unread)}: these classes cannot be read as one name for each output, in order. Write a "
+                f"{DESCRIPTION} beside it, with the grade of each: classes: [{', '.join(GRADES)}]."
+            )
+        if any(names != found[0][1] for _, names in found):
+            raise CheckpointError(
+                f"{found[0][0]} and {found[-1][0]} name other classes, or in another order. Write a {DESCRIPTION} "
+                "beside it with those that are right."
+            )
+        return Answer(classes=classes_of(found[0][1], found[0][0]), own_names=tuple(found[0][1])) if found else Answer()
+    if described.classes and found:
+        meant = [[known for name in names if (known := parse_class(name))] for _, names in found]
+        if not any(one in ([], [*described.classes]) for one in meant):
+            where, names = found[0]
+            raise CheckpointError(f"{DESCRIPTION} states other classes than the file ({where}: {few(names)}).")
     return described
 
 

@@ -14,16 +14,21 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from torch import Tensor
+
 from drgate.errors import CheckpointError, brief
+from drgate.scale import GRADES, REFERABLE_CLASSES, parse_class
 
 MAX_ALPHA: Final = 1e6
 MAX_RANK: Final = 4096
 _MAX_DEPTH: Final = 8
 _NOT_SETTINGS: Final = ("optim", "sched", "scaler", "callback", "loops")
-_CLASSES: Final = ("class_names", "classes")
-_BY_PLACE: Final = ("id2label", "idx_to_class")
-_BY_NAME: Final = ("label2id", "class_to_idx")
-_MAX_CLASSES: Final = 10  # so that places sort as text
+_CLASSES: Final = ("class_names", "classes", "class_labels", "class_order", "label_names", "target_names")
+_EITHER: Final = ("label_map", "labels_map", "label_mapping", "class_map", "class_mapping")
+_PLACES: Final = ("id", "idx", "index", "int")
+_BY_PLACE: Final = tuple(f"{one}{to}{other}" for one in _PLACES for to in ("2", "_to_") for other in ("label", "class"))
+_BY_NAME: Final = tuple(f"{one}{to}{other}" for one in ("label", "class") for to in ("2", "_to_") for other in _PLACES)
+_MAX_CLASSES: Final = 10
 _BASE: Final = ("base_model_name_or_path", "model_name_or_path", "base_model", "model_name", "model_id")
 
 
@@ -96,30 +101,72 @@ def stated_bases(payload: Any, weights: Any) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def stated_classes(payload: Any, weights: Any) -> tuple[str, list[str]] | None:
-    """Where a file names its classes, and their names in the order of its outputs; None where it does not.
+def stated_classes(payload: Any, weights: Any) -> tuple[list[tuple[str, list[str]]], list[str]]:
+    """(where a file names its classes, with their names in the order of its outputs; where it does and is not read).
 
-    Raises CheckpointError for two lists that differ.
+    A key counts that is usual for classes, whatever its value; and any other whose value names all of them in an order.
     """
     found: list[tuple[str, list[str]]] = []
+    unread: list[str] = []
     for where, _, table in _settings(payload, "", {id(weights): weights}, 0):
         for name, value in table.items():
-            key = _plain(name) if isinstance(name, str) else ""
-            if key in _CLASSES and isinstance(value, list | tuple):
-                names = list(value)
-            elif key in _BY_PLACE and isinstance(value, Mapping):
-                names = [value[place] for place in sorted(value, key=str)]
-            elif key in _BY_NAME and isinstance(value, Mapping):
-                names = sorted(value, key=lambda one: str(value[one]))
-            else:
+            if not isinstance(name, str):
                 continue
-            if all(type(one) is int for one in names) and sorted(names) == [0, 1, 2, 3, 4]:
-                names = [*map(str, names)]
-            if 2 <= len(names) <= _MAX_CLASSES and all(isinstance(one, str) for one in names):
-                found.append((_joined(where, name), names))
-    if any(names != found[0][1] for _, names in found):
-        raise CheckpointError(f"{found[0][0]} and {found[-1][0]} name other classes.")
-    return found[0] if found else None
+            key, shown = _plain(name), _joined(where, name)
+            usual = key in _CLASSES or key in _EITHER or key in _BY_PLACE or key in _BY_NAME
+            names = _in_order(value, True if key in _BY_PLACE else False if key in _BY_NAME else None)
+            if names is None and usual:
+                unread.append(shown)
+            elif names and (usual or _are_all(names)):
+                found.append((shown, names))
+    return found, unread
+
+
+def _in_order(value: Any, by_place: bool | None) -> list[str] | None:
+    """The names of classes in the order of their places; [] for a value that states no order, None where it is unclear.
+
+    by_place: whether a mapping leads from places to names, or from names to places; None: as its values show.
+    """
+    value = value.tolist() if isinstance(value, Tensor) and value.numel() <= _MAX_CLASSES else value
+    if value is None or isinstance(value, int | float) or _place(value) is not None:
+        return []  # at most their number
+    if not isinstance(value, list | tuple | Mapping) or len(value) > _MAX_CLASSES:
+        return None
+    if len(value) < 2:
+        return []
+    names = [*value]
+    if isinstance(value, Mapping):
+        keys, values = ([_place(one) for one in part] for part in (value.keys(), value.values()))
+        if by_place is None:
+            by_place = None not in keys
+            if by_place and None not in values and keys != values:
+                return None
+        places, named = (keys, [*value.values()]) if by_place else (values, [*value])
+        if {*places} != {*range(len(named))}:
+            return None
+        names = [name for _, name in sorted(zip(places, named, strict=True), key=lambda pair: pair[0] or 0)]
+    if all(isinstance(one, str) for one in names):
+        return names
+    numbers = [_place(one) for one in names]
+    return [*map(str, numbers)] if {*numbers} == {*range(5)} and len(numbers) == 5 else None
+
+
+def _place(value: Any) -> int | None:
+    """A whole number, as trainers write one."""
+    if isinstance(value, Tensor) and value.numel() == 1:
+        value = value.item()
+    if isinstance(value, str) and len(value) <= 3 and value.isascii() and value.isdigit():
+        return int(value)
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != value // 1:
+        return None
+    return int(value)
+
+
+def _are_all(names: list[str]) -> bool:
+    """Whether these are the names, and not the numbers, of all classes, each once."""
+    known = [parse_class(name) for name in names]
+    named = {*known} in ({*GRADES}, {*REFERABLE_CLASSES}) and len({*known}) == len(known)
+    return named and not all(name.isdigit() for name in names)
 
 
 def _settings(value: Any, where: str, seen: dict[int, Any], depth: int) -> Iterator[tuple[str, str, Mapping[Any, Any]]]:

@@ -364,7 +364,7 @@ class TestInit:
         """As zizmor and the schemas of the forges see them, with what is left to fill in and without."""
         ended = drgate("init", *self.KEY, f"--{forge}", *(() if source is None else ("--drgate", source)))
         assert ended.code == 0, ended
-        assert ("replace YOUR-GROUP/drgate" in ended.err) is (source is None)
+        assert ("replace `YOUR-GROUP/drgate`" in ended.err) is (source is None)
         written = {
             "github": [".github/workflows/drgate-gate.yml"],
             "gitlab": [".gitlab/drgate-gate.yml", ".gitlab-ci.yml"],

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from peft.utils.warning import PeftWarning
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -22,6 +23,7 @@ from drgate.errors import CheckpointError, UsageError
 from drgate.preprocessing import parse_preprocessing
 from drgate.vision.base import Base, resolve_base
 from drgate.vision.graders import load_grader
+from drgate.vision.network import GradingModel
 from tests.support import older, tiny
 from tests.support.classifiers import (
     NAMES,
@@ -159,6 +161,25 @@ class TestNamedAloud:
             "All adapters are zero: they do not change the base model base, and their training had no effect."
         ]
         assert np.abs(grader.outputs(images(3)) - answers(siglip(), images(3))).max() < 1e-5
+
+    @pytest.mark.parametrize(
+        ("named", "shown"),
+        [
+            ("google/vit-a", "google/vit-a"),
+            ("/home/jane/secret/vit-a/", "vit-a"),
+            ("C:\\Users\\jane\\vit-a", "vit-a"),
+            ("../jane/vit-a", "vit-a"),
+            ("google/vit-b", ""),
+            ("/home/jane/vit-b", ""),
+            (None, ""),
+        ],
+    )
+    def test_another_base_model_than_the_adapter_names(self, named: str | None, shown: str, tmp_path: Path):
+        """A base of the same shapes gives an answer all the same: page one names both, and no folder above them."""
+        base = save(siglip(), tmp_path / "vit-b")
+        folder = edited(save_adapter(adapted(siglip()), tmp_path / "adapter"), base_model_name_or_path=named)
+        expected = [f"The adapter names the base model {shown}; vit-b was used."] if shown else []
+        assert load_grader(folder, base=str(base)).notes == expected
 
     def test_an_adapter_that_nothing_calls(self, tmp_path: Path):
         """One on the pooling head's output projection does nothing before it is merged, and something after."""
@@ -359,6 +380,38 @@ class TestOnDrgatesTower:
             load_grader(tmp_path / name, str(tower.folder), parse_preprocessing(f"siglip@{tiny.SIZE}")) for name in "ab"
         )
         assert one.tensor_digest == other.tensor_digest
+
+    def test_a_head_that_peft_did_not_train(self, tower: Base, tmp_path: Path):
+        """peft itself saves an untrained copy for [classifier], which is refused; what it saves as advised is read."""
+        for saved in (["classifier"], ["feature_norm", "classifier.classifier"]):
+            torch.manual_seed(1)
+            network = GradingModel(tower.load(), tower.config.hidden_size, 0.0)
+            config = LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=saved)
+            model = get_peft_model(network, config)  # type: ignore[arg-type]
+            optimizer = torch.optim.Adam([one for one in model.parameters() if one.requires_grad], 0.01)
+            for _ in range(2):
+                model(pixel_values=older.images(4)).square().sum().backward()
+                optimizer.step()
+            folder = tmp_path / saved[-1]
+            model.save_pretrained(folder)
+            given: dict[str, Any] = {
+                "base": str(tower.folder),
+                "preprocess": parse_preprocessing(f"siglip@{tiny.SIZE}"),
+            }
+            if saved == ["classifier"]:
+                assert "Train it again with modules_to_save: [feature_norm, classifier.c" in refused(folder, **given)
+            else:
+                grader = load_grader(folder, **given)
+                assert not any("peft may" in note for note in grader.notes)
+                with torch.no_grad():
+                    expected = model.eval()(pixel_values=older.images(3)).numpy()
+                assert np.abs(grader.outputs(older.images(3).numpy()) - expected).max() < 1e-4
+
+    def test_a_head_that_peft_may_not_have_trained(self, tower: Base, tmp_path: Path):
+        """Where its tensors do not tell, page one says so."""
+        self.write(tmp_path / "a", tower)
+        grader = load_grader(tmp_path / "a", str(tower.folder), parse_preprocessing(f"siglip@{tiny.SIZE}"))
+        assert [note for note in grader.notes if "peft may have saved a grading head that was not trained" in note]
 
     def test_needs_its_head_and_its_size(self, tower: Base, tmp_path: Path):
         """One sentence says what is missing."""

@@ -427,6 +427,14 @@ class TestClasses:
             {"classes": list(OWN)},
             {"idx_to_class": dict(enumerate(OWN))},
             {"hyper_parameters": {"class_to_idx": {name: place for place, name in enumerate(ALPHABETICAL)}}},
+            {"classes": torch.tensor(OWN)},
+            {"classes": [float(one) for one in OWN], "num_classes": 5},
+            {"class2idx": {name: float(place) for place, name in enumerate(ALPHABETICAL)}},
+            {"label_map": {name: torch.tensor(place) for place, name in enumerate(ALPHABETICAL)}},
+            {"class_names": {str(place): name for place, name in enumerate(ALPHABETICAL)}, "classes": 5},
+            {"data": {"folders": list(ALPHABETICAL)}},
+            {"targets": {name: place for place, name in enumerate(ALPHABETICAL)}},
+            {"seen": dict(zip(ALPHABETICAL, (370, 999, 1805, 295, 193), strict=True)), "classes": list(OWN)},
         ],
         ids=str,
     )
@@ -446,6 +454,36 @@ class TestClasses:
         refused(path, base, "class_names has the class names 'a', 'b'.*classes: ")
         saved(path, {"model": state, "classes": list(GRADES), "config": {"class_names": list(self.ALPHABETICAL)}})
         refused(path, base, "name other classes")
+
+    @pytest.mark.parametrize(
+        "settings",
+        [
+            {"class_to_idx": dict.fromkeys(ALPHABETICAL, 0)},
+            {"class_to_idx": {name: 2 * place for place, name in enumerate(ALPHABETICAL)}},
+            {"class_to_idx": {name: place + 1 for place, name in enumerate(ALPHABETICAL)}},
+            {"id2label": {place + 1: name for place, name in enumerate(ALPHABETICAL)}},
+            {"label_map": {0: 0, 1: 0, 2: 1, 3: 1, 4: 1}},
+            {"label_map": {0: 2, 1: 0, 2: 1, 3: 4, 4: 3}},
+            {"classes": torch.eye(5)},
+            {"classes": torch.zeros(50)},
+            {"classes": [1, 2, 3, 4, 5]},
+            {"classes": [0.5, 1.5, 2.5, 3.5, 4.5]},
+            {"classes": [float("nan")] * 5},
+            {"class_names": "Mild,Moderate,No_DR,Proliferate_DR,Severe"},
+            {"config": {"class_names": set(ALPHABETICAL)}},
+            {"class_names": [name.encode() for name in ALPHABETICAL]},
+            {"class_names": [str(i) for i in range(1000)]},
+            {"class_names": [["Mild"], ["No_DR"]]},
+        ],
+        ids=lambda settings: str(settings)[:60],
+    )
+    def test_that_cannot_be_read_are_never_passed_over(self, settings, base, state, tmp_path):
+        """What a file says of its classes is used or refused; model.yaml then states them."""
+        path = saved(tmp_path / "m.pt", {"model": self.permuted(state), **settings})
+        refused(path, base, "classes cannot be read as one name for each output.*model.yaml")
+        TestDescribed().described(path, classes=[*map(str, self.ALPHABETICAL)])
+        expected = reference_logits(base, state, images()).numpy()
+        assert abs(load_grader(path, str(base.folder), PREPARE).outputs(images().numpy()) - expected).max() < 1e-5
 
 
 class TestDescribed:
@@ -593,10 +631,27 @@ class TestOtherThings:
         stated = {"model": state, "config": {"base_model_name_or_path": str(base.folder)}}
         refused(saved(tmp_path / "m.pt", stated), None, "record the base model")
         stated["config"] = {"base_model": "somebody/tower"}
-        refused(saved(tmp_path / "m.pt", stated), None, "states the base model somebody/tower.*Give it with --base")
+        refused(saved(tmp_path / "m.pt", stated), None, "base model somebody/tower is not.*; give it with --base")
         assert "; the file states somebody/tower)" in load(tmp_path / "m.pt", base).record["limitations"][0]
         found = load_any_embedded(tmp_path)
         assert found.base.id == "embedded"
+
+    @pytest.mark.parametrize("name", ["somebody/tower", "google/medsiglip-448"])
+    def test_no_base_model_is_downloaded(self, name, base, state, tmp_path, monkeypatch):
+        """Neither on the word of a file nor on that of model.yaml, also where it is one that drgate knows."""
+        asked = []
+
+        def snapshot_download(name: str, *, local_files_only: bool, **_: Any) -> str:
+            asked.append((name, local_files_only))
+            raise OSError("no network here")
+
+        monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+        path = saved(tmp_path / "m.pt", {"model": state, "base_model": name})
+        refused(path, None, f"states its base model: .*{name} is not downloaded .*give it with --base")
+        TestDescribed().described(saved(path, state), base=name)
+        for given in (None, base):
+            refused(path, given, f"model.yaml states the base model: .*{name} is not downloaded .*leave base out of")
+        assert asked == [(name, True)] * 3
 
 
 def load_any_embedded(folder: Path) -> Checkpoint:
