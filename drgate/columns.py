@@ -56,7 +56,7 @@ _SPLITS: Final = {
 _COMMA: Final = re.compile(r"[-+]?\d*,\d+([eE][-+]?\d+)?")
 _GRADE: Final = f"an ICDR grade, 0-4 or a name ({', '.join(GRADES)})"
 _OTHER_WORDS: Final = "; a file for --columns says what another word means (docs/tables.md)"
-_ABSENT: Final = ("nan", "na", "n/a", "none", "null", "<na>")
+ABSENT: Final = ("nan", "na", "n/a", "none", "null", "<na>")
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,8 +190,8 @@ class Columns:
             "the patient is empty, but other rows have one; give it, or remove the column",
         )
         self.refuse(
-            patient.str.lower().isin(_ABSENT).to_numpy(),
-            f"the patient is a word for a missing value ({', '.join(_ABSENT)}); give the patient, or remove the column",
+            patient.str.lower().isin(ABSENT).to_numpy(),
+            f"the patient is a word for a missing value ({', '.join(ABSENT)}); give the patient, or remove the column",
         )
         if "source" in table.columns:
             prefix = table["source"].fillna("").astype("str") + ":"

@@ -26,12 +26,14 @@ from drgate.columns import SPLITS as SPLITS
 from drgate.errors import ManifestError, brief
 from drgate.files import canonical_json, sha256_file
 from drgate.grouping import grouping
+from drgate.layouts.dicom import unpacked
 from drgate.layouts.folders import from_folder
 from drgate.layouts.found import Found
 from drgate.layouts.holdings import holdings
 from drgate.layouts.pictures import data_set_files, from_files, holds_pictures
-from drgate.layouts.tables import from_table, rows_named
+from drgate.layouts.tables import by_number, from_table, rows_named
 from drgate.mapping import PLAIN, ColumnMap
+from drgate.scale import doubts
 
 COLUMNS: Final = ("image", "grade", "patient", "eye", "gradable", "split")
 _TABLES: Final = ("labels.csv", "labels.parquet", "metadata.csv")
@@ -186,6 +188,21 @@ class Manifest:
             return [f"{copies} {are} (byte-identical)."]
         return []
 
+    def leftovers(self) -> list[str]:
+        """One sentence if files of its folder are no images of the set, by reason, without their names."""
+        kinds = {} if self.found is None else self.found.left_out
+        kinds = {why: names for why, names in kinds.items() if why not in ("hidden", "text", "a file of the system")}
+        if not kinds:
+            return []
+        parts = ", ".join(f"{len(names)} {why.removeprefix('a ').removeprefix('an ')}" for why, names in kinds.items())
+        return [f"Files of the folder that were left out: {parts}."]
+
+    def doubts(self) -> list[str]:
+        """Questions about reference grades that are unlikely on the ICDR scale."""
+        if "referable" in self.table.columns:
+            return []
+        return doubts([int((self.table["grade"] == grade).sum()) for grade in range(5)])
+
     def _identical(self) -> list[list[str]]:
         """The sets of byte-identical files."""
         groups: dict[str, list[str]] = {}
@@ -218,8 +235,13 @@ def load_manifest(
     no images, a grade outside 0-4, a duplicate image, a patient given in some rows only.
     """
     path = Path(path)
-    found = _found(path, files, columns, images)
+    found = unpacked(_found(path, files, columns, images), _origin(path), files)
     return _checked(found, path, files, troubles)
+
+
+def has_header(path: Path, columns: ColumnMap) -> bool:
+    """Whether a file is a table with a header line: no file with pictures inside, and no columns by number."""
+    return not by_number(columns) and not holds_pictures(path)
 
 
 def _found(path: Path, files: bool, columns: ColumnMap, images: Path | None) -> Found:
@@ -284,9 +306,8 @@ def _checked(found: Found, path: Path, files: bool, troubles: list[str] | None) 
     """The manifest of rows whose columns have drgate's names, each cell checked."""
     origin = _origin(path)
     given = list(found.troubles)
-    if found.missing:
-        if troubles is None:
-            raise ManifestError(_first(given))
+    if found.missing and troubles is None:
+        raise ManifestError(_first(given))
     unusable = np.zeros(len(found.table), dtype=bool)
     unusable[found.missing] = True
     table, root = found.table, found.root
@@ -301,15 +322,15 @@ def _checked(found: Found, path: Path, files: bool, troubles: list[str] | None) 
     checked["split"] = columns.split()
     if refers is not None:
         checked["referable"] = pd.array(refers, dtype="boolean").astype("Int8")
-    for column in table.columns:
-        if column not in (*COLUMNS, "referable"):
-            checked[column] = columns.further(column)
+    for column in columns.others(*COLUMNS, "referable"):
+        checked[column] = columns.further(column)
     if graded_rows(checked).any() and (lacking := unexplained(checked).to_numpy(dtype=bool) & ~unusable).any():
         what = "grade; give 0-4" if refers is None else REFER
         rows = np.flatnonzero(lacking).tolist()
         given.append(
             f"{rows_named(origin, checked, rows)}: {brief(checked['image'].iloc[rows[0]])} has no {what}, or set "
-            f"gradable to false, or leave out all grades for a sealed test set; {len(rows)} of {len(checked)} rows are so."
+            "gradable to false, or leave out all grades for a sealed test set; "
+            f"{len(rows)} of {len(checked)} rows are so."
             " If an empty grade means ungradable, give --columns FILE, a YAML file with the line   "
             'grades: {"": ungradable}'
         )

@@ -111,6 +111,7 @@ def read_arrow(path: Path, what: str, error: type[DrgateError]) -> pa.Table:
                     raise error(f"{path} is compressed or has dictionaries; save it as Parquet. Expected {what}.")
         table = pa.ipc.open_stream(pa.memory_map(str(path))).read_all()
         table.validate(full=True)
+        any(is_pictures(field.type) for field in table.schema if field.name)  # names that are no text
     except FileNotFoundError as problem:
         raise error(f"{path} does not exist; expected {what}.") from problem
     except (*_DAMAGED, struct.error) as problem:

@@ -26,7 +26,7 @@ from scipy.optimize import LinearConstraint, milp
 from drgate.checklist import Checklist, Criterion, ended, grade_mix, level_words, not_a_fraction, parse_checklist
 from drgate.contrast import BLANK
 from drgate.errors import ANSWERS, ExitCode, ManifestError, UsageError
-from drgate.manifest import load_manifest
+from drgate.manifest import has_header, load_manifest
 from drgate.mapping import PLAIN, ColumnMap
 from drgate.metrics import METRICS, MetricId, grades_of
 from drgate.predictions import ANSWERS as COLUMNS_OF_A_MODEL
@@ -613,7 +613,7 @@ def load_planned(path: Path, *, split: str = "test", columns: ColumnMap = PLAIN)
 
 def _rows(path: Path, split: str, columns: ColumnMap) -> tuple[pd.DataFrame, dict[str, Any]]:
     """The rows to plan with, and their split and numbers of rows where there are splits."""
-    if path.is_file():
+    if path.is_file() and has_header(path, columns):
         names = read_table(path, "a test set", ManifestError, columns=columns).columns
         if {*COLUMNS_OF_A_MODEL} & {*names}:
             return load_predictions(path, columns=columns).table, {}

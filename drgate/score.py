@@ -366,6 +366,7 @@ def _provenance(grader: Grader, answer: Answer, manifest: Manifest, key: Patient
         "leakage": _leakage(grader, manifest, key),
         "warnings": [
             *manifest.copies(),
+            *manifest.leftovers(),
             *grader.notes,
             *(
                 [

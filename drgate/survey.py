@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
+import pandas as pd
+
 from drgate.columns import reference_of
 from drgate.errors import ExitCode, UsageError
 from drgate.files import refuse_existing, write_atomically
@@ -24,7 +26,7 @@ from drgate.layouts.holdings import holdings
 from drgate.layouts.tables import EYEPACS_NAME
 from drgate.manifest import COLUMNS, SPLITS, Manifest, load_manifest
 from drgate.mapping import PLAIN, ColumnMap
-from drgate.scale import GRADES, doubts
+from drgate.scale import GRADES
 
 _EXAMPLES: Final = 3
 PICTURES: Final = "pictures"
@@ -86,7 +88,7 @@ def survey(path: Path, *, columns: ColumnMap = PLAIN, images: Path | None = None
     left_out, not_listed = dict(found.left_out), []
     if manifest.origin.is_file() and found.root.is_dir() and not found.inside:
         held = holdings(found.root)
-        named = {*manifest.table["image"]}
+        named = {*found.table["image"]}
         left_out, not_listed = held.left_out, [one for one in held.images if one not in named]
         if held.dicom and not named & {*held.dicom}:
             left_out |= {"DICOM": held.dicom}
@@ -102,7 +104,7 @@ def survey(path: Path, *, columns: ColumnMap = PLAIN, images: Path | None = None
         not_listed,
         troubles,
         [*manifest.contradictions(), *_same_eye(manifest), *manifest.leaks()],
-        doubts([splits[""][name] for name in GRADES]) if "referable" not in manifest.table.columns else [],
+        manifest.doubts(),
     )
 
 
@@ -145,6 +147,8 @@ def write_canonical(found: Survey, out: Path) -> None:
         raise UsageError(f"--out is {out}; expected a name that ends in .csv.")
     refuse_existing(out, "choose another name with --out")
     table = manifest.table.drop(columns=[name for name in COLUMNS[1:] if _says_nothing(manifest, name)])
+    if found.found.patients_of_header:  # ids of the hospital stay in the headers
+        table["patient"] = (pd.factorize(table["patient"])[0] + 1).astype(str)
     if found.found.inside:
         below = PICTURES
         refuse_existing(out.parent / PICTURES, "choose another folder with --out")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from drgate.cli.options import ColumnsOption, FormatOption, QuietOption
+from drgate.scale import GRADES
 from drgate.screen import Format, emit, tell
 
 if TYPE_CHECKING:
@@ -58,12 +59,20 @@ def command(
     return found.exit_code
 
 
+def _present(counts: dict[str, int]) -> dict[str, int]:
+    """Without images that lack a grade, where there are none."""
+    return {
+        name.replace("no_grade", "no grade"): n for name, n in counts.items() if n or name in (*GRADES, "referable")
+    }
+
+
 def render(found: Survey, console: Console) -> None:
     """Write it to the console, what is wrong first."""
     from drgate.cli.dry_run import counts_in_words
     from drgate.report.kit import paragraph
 
     plain = found.to_json()
+    eyes = plain["eyes"]
     for title, lines in (
         ("These rows cannot be used", found.troubles),
         ("These cannot all be true", found.contradictions),
@@ -78,9 +87,9 @@ def render(found: Survey, console: Console) -> None:
     paragraph(console, f"Read as: {found.found.layout}")
     for split, counts in found.splits.items():
         name = f"Split {split}" if split else "Images"
-        paragraph(console, f"{name}: {sum(counts.values())}; {counts_in_words(counts)}", hang=2)
+        paragraph(console, f"{name}: {sum(counts.values())}; {counts_in_words(_present(counts))}", hang=2)
     patients = "not known" if found.patients is None else str(found.patients)
-    paragraph(console, f"Patients: {patients}; left eyes {plain['eyes']['L']}, right eyes {plain['eyes']['R']}", hang=2)
+    paragraph(console, f"Patients: {patients}; left eyes {eyes['L']}, right eyes {eyes['R']}", hang=2)
     if found.found.columns:
         taken = ", ".join(f"{own} is {theirs}" for own, theirs in found.found.columns.items())
         paragraph(console, f"Columns: {taken}", hang=2)

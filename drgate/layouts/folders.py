@@ -21,17 +21,22 @@ def from_folder(root: Path, held: Holdings, columns: ColumnMap) -> Found:
     Raises ManifestError for a folder without images, and where some are in no folder that names a grade.
     """
     beside = f" Give one of its tables itself: {', '.join(held.tables[:3])}." if held.tables else ""
-    if not held.images:
+    images, dicom = (held.images, held.dicom) if held.images else (held.dicom, [])
+    if not images:
         holds = "; ".join(f"{len(names)} left out: {why}" for why, names in held.left_out.items())
         lacking = f"{root} has no images ({', '.join(IMAGE_SUFFIXES)}){f' ({holds})' if holds else ''}"
         raise ManifestError(f"{lacking}; expected {EXPECTED}.{beside}")
-    table = pd.DataFrame({"image": held.images})
-    folders = [PurePosixPath(image).parts[:-1] for image in held.images]
+    table = pd.DataFrame({"image": images})
+    folders = [PurePosixPath(image).parts[:-1] for image in images]
     while (first := {parts[:1] for parts in folders}) and len(first) == 1 and (shared := first.pop()):
-        if _grade(shared[0], columns) is not None or parse_split(shared[0]) is not None:
+        if _says(shared[0], columns):
             break
         folders = [parts[1:] for parts in folders]
-    found = Found("images alone", root, table, left_out=dict(held.left_out))
+    if len({len(parts) for parts in folders}) == 1:  # train/images/0
+        levels = list(zip(*folders, strict=True))
+        own = [i for i, names in enumerate(levels) if len({*names}) > 1 or _says(names[0], columns)]
+        folders = [tuple(parts[i] for i in own) for parts in folders]
+    found = Found("images alone", root, table, left_out=({"DICOM": dicom} if dicom else {}) | held.left_out)
     if held.tables:
         found.said.append(
             f"Tables in the folder were not read: {', '.join(held.tables[:3])}. Give one itself to use it."
@@ -59,6 +64,11 @@ def from_folder(root: Path, held: Holdings, columns: ColumnMap) -> Found:
     name_patients(table)
     settle_grades(found, root, columns.grades)
     return found
+
+
+def _says(name: str, columns: ColumnMap) -> bool:
+    """Whether a folder names a grade or a split."""
+    return _grade(name, columns) is not None or parse_split(name) is not None
 
 
 def _grade(name: str, columns: ColumnMap) -> str | None:

@@ -9,6 +9,7 @@ Names(held).of("1.1", None)             # ["images/1.1.jpg"], never images/1.jpg
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -105,7 +106,7 @@ class Names:
     def __init__(self, held: Holdings) -> None:
         self._by_stem: defaultdict[str, list[str]] = defaultdict(list)
         for name in (*held.images, *held.dicom):
-            self._by_stem[without_suffix(PurePosixPath(name).name)[0]].append(name)
+            self._by_stem[_stem(PurePosixPath(name).name)].append(name)
 
     def of(self, given: str, split: str | None) -> list[str]:
         """The files that a name of a table can mean: one, or none, or those that it does not tell apart.
@@ -115,9 +116,9 @@ class Names:
         Of several files, those in just this folder count, then those in a folder named after the row's split.
         """
         *folders, name = PurePosixPath(given.lstrip("/")).parts
-        stem, suffix = without_suffix(name)
+        suffix = without_suffix(name)[1]
         found = []
-        for one in self._by_stem.get(stem, []):
+        for one in self._by_stem.get(_stem(name), []):
             path = PurePosixPath(one)
             if (not suffix or without_suffix(path.name)[1] == suffix) and _within(folders, path.parts[:-1]):
                 found.append(one)
@@ -130,11 +131,16 @@ class Names:
 
     def otherwise(self, given: str) -> str | None:
         """A file of that name with another suffix."""
-        return next(iter(self._by_stem.get(without_suffix(PurePosixPath(given).name)[0], [])), None)
+        return next(iter(self._by_stem.get(_stem(PurePosixPath(given).name), [])), None)
+
+
+def _stem(name: str) -> str:
+    """The name without suffix; accents as one character, which some file systems write as two."""
+    return unicodedata.normalize("NFC", without_suffix(name)[0])
 
 
 def _plain(parts: object) -> list[str]:
-    return [part.casefold() for part in parts]  # type: ignore[attr-defined]
+    return [unicodedata.normalize("NFC", part).casefold() for part in parts]  # type: ignore[attr-defined]
 
 
 def _within(given: list[str], folders: tuple[str, ...]) -> bool:

@@ -54,7 +54,7 @@ class Unpacked:
     def keep_for(self, found: Found) -> None:
         """Delete the folder with `found`, or when this process ends."""
         if self.files:
-            weakref.finalize(found, _remove, self.root, os.getpid())
+            weakref.finalize(found, remove, self.root, os.getpid())
 
     def name(self, wanted: str | None, split: str | None, row: int, suffix: str) -> str:
         """A path below the folder that no other picture has: split and the wanted name, if that is a bare name."""
@@ -73,7 +73,8 @@ class Unpacked:
             path.write_bytes(data)
 
 
-def _remove(folder: Path, owner: int) -> None:
+def remove(folder: Path, owner: int) -> None:
+    """Delete the folder, in the process that made it."""
     if os.getpid() == owner:  # a forked worker does not end the folder of all
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -130,7 +131,7 @@ def from_files(
         whole = from_rows(table.drop(columns="__inside"), origin, write, columns, home)
     except BaseException:
         if write:
-            _remove(unpacked.root, os.getpid())
+            remove(unpacked.root, os.getpid())
         raise
     unpacked.keep_for(whole)
     kinds = {".npz": "arrays (.npz)", ".arrow": "Arrow files of Hugging Face's datasets"}

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from drgate import limits
-from drgate.columns import HEADERLESS, parse_split
+from drgate.columns import ABSENT, HEADERLESS, parse_split
 from drgate.errors import ManifestError, UsageError, brief
 from drgate.files import is_parquet, read_limited, row_name
 from drgate.layouts.found import Found
@@ -69,48 +69,10 @@ _KNOWN: Final = (
     _Known("APTOS without grades", {"id_code": "image"}),
 )
 _PROPOSED: Final = {
-    "image": [
-        "id_code",
-        "image_id",
-        "image_name",
-        "imagename",
-        "imageid",
-        "image_path",
-        "img",
-        "img_name",
-        "img_path",
-        "file",
-        "file_name",
-        "filename",
-        "filepath",
-        "file_path",
-        "path",
-        "name",
-        "image_file",
-        "photo",
-        "id",
-    ],
-    "grade": [
-        "diagnosis",
-        "level",
-        "label",
-        "labels",
-        "dr",
-        "dr_grade",
-        "drgrade",
-        "dr_level",
-        "dr_levels",
-        "icdr",
-        "dr_icdr",
-        "final_icdr",
-        "retinopathy_grade",
-        "adjudicated_dr_grade",
-        "class",
-        "dr_class",
-        "severity",
-        "patient_dr_level",
-        "target",
-    ],
+    "image": "id_code image_id image_name imagename imageid image_path img img_name img_path file file_name filename "
+    "filepath file_path path name image_file photo id",
+    "grade": "diagnosis level label labels dr dr_grade drgrade dr_level dr_levels icdr dr_icdr final_icdr "
+    "retinopathy_grade adjudicated_dr_grade class dr_class severity patient_dr_level target",
 }
 """What people call these columns: proposed, never taken."""
 
@@ -120,9 +82,14 @@ def from_table(path: Path, files: bool, columns: ColumnMap, root: Path | None) -
 
     root: the folder that images are relative to; None: the table's. Raises ManifestError and UsageError.
     """
-    numbered = columns.columns and all(theirs.isdecimal() for theirs in columns.columns.values())
-    table = _without_header(path, columns) if numbered else read_table(path, EXPECTED, ManifestError, columns=columns)
-    return from_rows(table, path, files, columns, root)
+    if by_number(columns):
+        return from_rows(_without_header(path, columns), path, files, columns, root)
+    return from_rows(read_table(path, EXPECTED, ManifestError, columns=columns), path, files, columns, root)
+
+
+def by_number(columns: ColumnMap) -> bool:
+    """Whether the columns of a table without a header line are given by their numbers."""
+    return bool(columns.columns) and all(theirs.isdecimal() for theirs in columns.columns.values())
 
 
 def from_rows(table: pd.DataFrame, path: Path, files: bool, columns: ColumnMap, root: Path | None) -> Found:
@@ -135,6 +102,8 @@ def from_rows(table: pd.DataFrame, path: Path, files: bool, columns: ColumnMap, 
         _recognise(found, path)
     if "image" not in found.table.columns:
         raise ManifestError(f"{path} has no column image; expected {EXPECTED}.{_remedy(table, path)}")
+    if not {"grade", "referable"} & {*found.table.columns} and (proposed := _proposal(found.table)):
+        found.said.append(f"No grades were read. {proposed}")
     if files:
         _resolve(found, path)
     settle_grades(found, path, columns.grades)
@@ -167,6 +136,7 @@ def settle_grades(found: Found, origin: Path, meaning: Mapping[str, str]) -> Non
     none: list[bool] = []
     for at, one in enumerate(distinct):
         text = re.sub(r"^(-?\d+)\.0+$", r"\1", str(one).strip())
+        text = "" if text.casefold() in ABSENT else text
         meant = meaning.get(text, text)
         ungradable = re.sub("[-_]", " ", meant).casefold() in UNGRADABLE
         if text in meaning and not ungradable and parse_grade(meant) is None:
@@ -213,8 +183,8 @@ def _recognise(found: Found, path: Path) -> None:
             found.table[column] = _translated(found.table[column], cells)
     if known.name == "EyePACS" and (other := name_patients(found.table)):
         raise ManifestError(
-            f"{rows_named(path, found.table, other)}: the image is not an EyePACS name such as 10_left, in {len(other)} "
-            f"of {len(table)} rows. If patients are not in the names, give --columns image=image,grade=level."
+            f"{rows_named(path, found.table, other)}: the image is not an EyePACS name such as 10_left, in "
+            f"{len(other)} of {len(table)} rows. If no name says the patient, give --columns image=image,grade=level."
         )
     if known.name == "DeepDRiD":
         _one_eye_a_row(found, path)
@@ -288,17 +258,27 @@ def _remedy(table: pd.DataFrame, path: Path) -> str:
         cells = [cell for name in table.columns for cell in _cells(str(name), None)]
         images = [i for i, cell in enumerate(cells) if without_suffix(cell)[1]]
         grades = [i for i, cell in enumerate(cells) if re.fullmatch("[0-5]", cell)]
-        if images and grades:
+        others = [i for i in range(len(cells)) if i not in grades]
+        if grades and others:
+            image = (images or others)[0]
             return (
-                " It has no header line: its first line names an image already. Say which cell is which by number: "
-                f"--columns image={images[0] + 1},grade={grades[0] + 1}"
+                f" It has no header line: its first line {'names an image' if images else 'has a grade'} already. Say "
+                f"which cell is which by number: --columns image={image + 1},grade={grades[0] + 1}"
             )
+    proposed = _proposal(table)
+    return f" {proposed}" if proposed else ""
+
+
+def _proposal(table: pd.DataFrame) -> str:
+    """A mapping to type, of columns that have usual names; empty where none has."""
     lower = {str(name).casefold().replace(" ", "_"): str(name) for name in reversed(table.columns)}
-    near = {own: next((lower[name] for name in names if name in lower), None) for own, names in _PROPOSED.items()}
+    near = {
+        own: next((lower[name] for name in names.split() if name in lower), None) for own, names in _PROPOSED.items()
+    }
     near |= {own: own for own in near if own in table.columns}
-    if near["image"] is None:
+    if near["image"] is None or not any(theirs not in (None, own) for own, theirs in near.items()):
         return ""
-    return f" Is it --columns {','.join(f'{own}={theirs}' for own, theirs in near.items() if theirs)}?"
+    return f"Is it --columns {','.join(f'{own}={theirs}' for own, theirs in near.items() if theirs)}?"
 
 
 def _resolve(found: Found, path: Path) -> None:
@@ -337,14 +317,14 @@ def _resolve(found: Found, path: Path) -> None:
         found.troubles.append(
             f"{rows_named(path, table, missing)}: image file {root / first.strip()} does not exist; {len(missing)} of "
             f"{len(table)} image files are missing."
-            + (f" There is {near}: if it is the same photograph, write its name or none of its suffix." if near else "")
+            + (f" There is {near}: if it is the same photograph, write that name." if near else "")
             + " Add them, name their folder with --images, or remove these rows."
         )
     if several:
         found.troubles.append(
             f"{rows_named(path, table, several)}: image {brief(table['image'].iloc[several[0]])}: several files have "
-            f"this name ({', '.join(example[:2])}), in {len(several)} of {len(table)} rows. Write the folder in the column "
-            "image too, or name the right folder with --images."
+            f"this name ({', '.join(example[:2])}), in {len(several)} of {len(table)} rows. Write the folder in the "
+            "column image too, or name the right folder with --images."
         )
     found.missing += [*missing, *several]
 
