@@ -14,7 +14,6 @@ import numpy as np
 import pandas as pd
 
 from drgate.checklist import Checklist
-from drgate.columns import graded_rows
 from drgate.evaluation import Model
 from drgate.predictions import Predictions
 from drgate.scale import GRADES, GROUPS, TITLES, doubts
@@ -101,7 +100,7 @@ def _list(items: list[str]) -> str:
 
 def grade_mix(predictions: Predictions, checklist: Checklist) -> list[str]:
     """The mix of reference grades, and a question where no DR is not the most common and no enriched set is stated."""
-    grades = predictions.table["grade"][graded_rows(predictions.table)]
+    grades = predictions.table["grade"].dropna()  # none, where the reference says only whether to refer
     if grades.empty:
         return []
     counts = np.bincount(grades.to_numpy(dtype=np.int64), minlength=len(GRADES))

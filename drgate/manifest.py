@@ -322,9 +322,8 @@ def _checked(found: Found, path: Path, files: bool, troubles: list[str] | None) 
     checked["split"] = columns.split()
     if refers is not None:
         checked["referable"] = pd.array(refers, dtype="boolean").astype("Int8")
-    for column in table.columns:
-        if column not in (*COLUMNS, "referable"):
-            checked[column] = columns.further(column)
+    for column in columns.others(*COLUMNS, "referable"):
+        checked[column] = columns.further(column)
     if graded_rows(checked).any() and (lacking := unexplained(checked).to_numpy(dtype=bool) & ~unusable).any():
         what = "grade; give 0-4" if refers is None else REFER
         rows = np.flatnonzero(lacking).tolist()

@@ -80,7 +80,7 @@ class TestDependencies:
     def test_the_light_core_is_what_it_imports(self):
         """Each dependency is needed by a module, and outside `vision` and `export` no module needs anything else.
 
-        A container of tables that few have is an extra, which is imported when such a file is read.
+        A kind of file that few have is an extra, which is imported when such a file is read.
         """
         owner = importlib.metadata.packages_distributions()
         found = {

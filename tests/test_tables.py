@@ -102,7 +102,7 @@ class TestContainers:
     def test_what_is_no_unicode_is_refused_with_advice(self, tmp_path: Path):
         """Latin-1 could be any of many encodings."""
         (tmp_path / "t.csv").write_bytes("image,größe\na.png,1\n".encode("latin-1"))
-        with pytest.raises(PredictionsError, match="not UTF-8 text.*Save it as UTF-8"):
+        with pytest.raises(PredictionsError, match=r"not UTF-8 text.*Save it as UTF-8"):
             load_predictions(tmp_path / "t.csv")
 
     @pytest.mark.parametrize(
@@ -226,7 +226,7 @@ class TestNames:
     def test_without_an_image_column_that_is_said_too(self, tmp_path: Path):
         names = {"grade": "y_true"} | {f"p_{k}": f"prob_{k}" for k in range(5)}
         path = write(tmp_path / "t.csv", answers().drop(columns=["image", "patient", "eye"]).rename(columns=names))
-        with pytest.raises(PredictionsError, match="--columns grade=y_true,p_0=prob_0.*no column image: add one"):
+        with pytest.raises(PredictionsError, match=r"--columns grade=y_true,p_0=prob_0.*no column image: add one"):
             load_predictions(path)
 
     def test_only_usual_names_are_proposed(self):
@@ -261,7 +261,7 @@ class TestNames:
         table = answers(20)
         words = {0: "keine", 1: "leicht", 2: "mittel", 3: "schwer", 4: "5"}
         path = write(tmp_path / "t.csv", table.assign(grade=table["grade"].map(words)))
-        with pytest.raises(PredictionsError, match="grade cannot be read.*--columns"):
+        with pytest.raises(PredictionsError, match=r"grade cannot be read.*--columns"):
             load_predictions(path)
         stated = {"keine": "0", "leicht": "1", "mittel": "2", "schwer": "severe_npdr", "5": "ungradable"}
         (tmp_path / "map.yaml").write_text(json.dumps({"grades": stated}))
@@ -351,7 +351,7 @@ class TestScales:
         if accepted:
             assert self.changed(tmp_path, cells).notes
         else:
-            with pytest.raises(PredictionsError, match="line 9: the five do not sum to 1 within 0.025"):
+            with pytest.raises(PredictionsError, match=r"line 9: the five do not sum to 1 within 0.025"):
                 self.changed(tmp_path, cells)
 
     def test_one_row_with_more_digits_denies_the_rounding(self, tmp_path: Path):
@@ -360,7 +360,7 @@ class TestScales:
             found.iloc[0] = [0.123456, 0.876544, 0, 0, 0]
             return found
 
-        with pytest.raises(PredictionsError, match="do not sum to 1 within 0.001"):
+        with pytest.raises(PredictionsError, match=r"do not sum to 1 within 0.001"):
             self.changed(tmp_path, cells)
 
     def test_half_precision_and_single_precision(self, tmp_path: Path):
@@ -466,15 +466,15 @@ class TestNobodyIsNamed:
 
     def test_in_exceptions_of_the_readers(self, tmp_path: Path):
         """What Python would print of the exception and of all that caused it."""
-        refused = 0
+        said = []
         for path in marked(tmp_path):
             for stated in (PLAIN, ColumnMap(scores="logits"), ColumnMap(decimal=",")):
                 try:
                     load_predictions(path, columns=stated)
                 except DrgateError as problem:
-                    refused += 1
-                    assert MARK not in "".join(traceback.format_exception(problem)), path.name
-        assert refused > 100
+                    said.append("".join(traceback.format_exception(problem)))
+        assert not [one for one in said if MARK in one]
+        assert len(said) > 100
 
     def test_in_what_is_printed_and_published(self, tmp_path: Path, drgate: Run, monkeypatch: Any):
         """A table with the mark in every cell that says nothing of a grade: terminal, log of looks, report, JUnit."""
@@ -570,7 +570,7 @@ def test_a_gigabyte_of_nulls_is_one_sentence(tmp_path: Path):
     """Sparse on the disk; it is not read."""
     with (tmp_path / "t.csv").open("wb") as handle:
         handle.truncate((1 << 30) + 1)
-    with pytest.raises(PredictionsError, match="is a binary file|larger than"):
+    with pytest.raises(PredictionsError, match=r"is a binary file|larger than"):
         load_predictions(tmp_path / "t.csv")
 
 

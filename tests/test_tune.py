@@ -166,7 +166,7 @@ class TestOverlap:
         assert point.refuse_overlap(test, KEY) == ""
 
     def test_an_image_by_name(self, point: OperatingPoint, table: Predictions):
-        with pytest.raises(UsageError, match="test.csv has images that the operating point was tuned on"):
+        with pytest.raises(UsageError, match=r"test.csv has images that the operating point was tuned on"):
             point.refuse_overlap(self.rows(table, patient=[f"new{i}" for i in range(40)]), KEY)
 
     def test_a_patient(self, point: OperatingPoint, table: Predictions):
