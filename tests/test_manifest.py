@@ -117,8 +117,8 @@ class TestLayouts:
 
 REFUSED = {
     "grade 7": ({"grade": "7"}, "grade cannot be read; expected an ICDR grade"),
-    "a word": ({"grade": "bad"}, "grade cannot be read"),
-    "a fraction": ({"grade": "1.5"}, "grade cannot be read"),
+    "a word": ({"grade": "bad"}, "grade cannot be read; expected an ICDR grade"),
+    "a fraction": ({"grade": "1.5"}, "grade cannot be read; expected an ICDR grade"),
     "no grade": ({"grade": ""}, "has no grade"),
     "an unknown split": ({"split": "holdout"}, "split cannot be read; expected train, val or test"),
     "an unknown eye": ({"eye": "middle"}, "eye cannot be read; expected L or R"),
