@@ -11,11 +11,9 @@ import contextlib
 import hashlib
 import io
 import json
-import os
 import re
 import shlex
 import shutil
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -173,24 +171,21 @@ def statuses(report: dict[str, Any]) -> dict[str, str]:
 
 
 def set_up(team: Team) -> None:
-    """Follow docs/gate.md: its policy, then its commands, for the evaluation in reports/best."""
+    """The policy of docs/gate.md and what it names, for the evaluation in reports/best, put in place by hand.
+
+    By `drgate init` and `drgate submit`: tests/gate.
+    """
     digest = json.loads((team.root / "reports/best/evaluation.json").read_text())["data"]["manifest_digest"]
     policy = block("docs/gate.md", "toml", "[[gate.test_sets]]")
     team.write("drgate.toml", replaced(policy, ("sha256:...", digest), ("medical-grade", "site-a")))
+    team.write("checklists/site-a.yaml", team.does("spec", "show", team.outside / "site-a.yaml").out)
+    team.take(".", "models", "best_model.pth")
     (chain,) = (team.root / "reports/looks").glob("*.jsonl")
-    commands = replaced(
-        block("docs/gate.md", "sh", "git add drgate.toml"),
-        ("show medical-grade", f"show {team.outside / 'site-a.yaml'}"),
-        ("medical-grade.yaml", "site-a.yaml"),
-        ("IMAGES.jsonl", chain.name),
-        ("--key keys/clinical.pem", "--key keys/clinical.pem --yes"),  # nobody sits at the terminal here
+    team.write(CHAIN, chain.read_text())
+    team.commit_certificates("reports/best", "certificates/best")
+    team.git(
+        "add", "drgate.toml", "models", "checklists", *(f"keys/{name}.pub" for name in ("clinical", "ml", "scoring"))
     )
-    script = f'set -e\ndrgate() {{ "{sys.executable}" -m drgate "$@"; }}\n{commands}'
-    path = os.pathsep.join([str(ROOT), *sys.path])
-    done = subprocess.run(
-        ["bash", "-c", script], cwd=team.root, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
 
 
 @pytest.fixture(scope="module")
