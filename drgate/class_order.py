@@ -16,7 +16,7 @@ import pandas as pd
 from drgate.checklist import Checklist
 from drgate.evaluation import Model
 from drgate.predictions import Predictions
-from drgate.scale import GRADES, GROUPS, SCALE_TITLES
+from drgate.scale import GRADES, GROUPS, SCALE_TITLES, doubts
 from drgate.stats import class_order
 from drgate.stats.class_order import Reordered
 
@@ -111,6 +111,8 @@ def grade_mix(predictions: Predictions, checklist: Checklist) -> list[str]:
     counts = np.bincount(column.to_numpy(dtype=np.int64), minlength=len(titles))
     called = "Reference" if scale == "referable" else "Reference grades"
     lines = [f"{called}: {', '.join(f'{t} {n}' for t, n in zip(titles, counts, strict=True))}."]
+    if scale == "grades":
+        lines += doubts(counts.tolist())
     most = int(counts.argmax())
     if counts[most] > counts[0] and "enriched" not in checklist.test_set.sampling.casefold():
         what, asked = (

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from drgate.checklist import Checklist
-from drgate.columns import PROBABILITIES, graded_rows, reference_of, unexplained
+from drgate.columns import PROBABILITIES, graded_rows, reader_columns, reference_of, unexplained
 from drgate.decide import barred
 from drgate.evaluate import evaluate
 from drgate.evaluation import Look, Model, TestSet, plain_of
@@ -25,7 +25,7 @@ from drgate.given import Problems
 from drgate.judge import Evidence, Output, Ready, Source, Test, prepared
 from drgate.looks import Foreseen, Log
 from drgate.plan import plan
-from drgate.predictions import ANSWERS, Predictions, make_predictions
+from drgate.predictions import ANSWERS, OPEN, Predictions, make_predictions
 from drgate.sample import Sample
 from drgate.scale import GRADES, GROUPS, REFERABLE_CLASSES
 
@@ -122,7 +122,7 @@ def dry_run(
         checklist={"name": checklist.name, "version": checklist.version, "digest": checklist.digest},
         model=ready.model,
         test_set=ready.facts,
-        columns=_columns(table.drop(columns=[] if of_table else ["sha256", *ANSWERS], errors="ignore")),
+        columns=_columns(table.drop(columns=[] if of_table else ["sha256", *ANSWERS], errors="ignore"), checklist),
         scale=_scale(ready),
         images=len(table),
         graded=int(graded_rows(table).sum()),
@@ -147,10 +147,16 @@ def _reference(predictions: Predictions) -> dict[str, int]:
     return {name: int((column == i).sum()) for i, name in enumerate(REFERABLE_CLASSES if refers else GRADES)}
 
 
-def _columns(table: pd.DataFrame) -> tuple[str, ...]:
-    """The columns that say something; without a column `gradable`, every image is."""
+def _columns(table: pd.DataFrame, checklist: Checklist) -> tuple[str, ...]:
+    """The columns that say something; without a column `gradable`, every image is.
+
+    Others than drgate's own and the checklist's are counted: their names may name a patient.
+    """
     empty = {one for one in table.columns if (table[one].all() if one == "gradable" else table[one].isna().all())}
-    return tuple(one for one in table.columns if one not in empty)
+    own = {*OPEN, "sha256", *reader_columns(table), *checklist.columns}
+    told = [one for one in table.columns if one not in empty and one in own]
+    others = sum(one not in empty and one not in own for one in table.columns)
+    return (*told, f"{others} others that nothing uses") if others else tuple(told)
 
 
 def _nothing_passes(ready: Ready, checklist: Checklist, look: Foreseen) -> str:

@@ -649,7 +649,8 @@ class Look(Typed):
     number: from 1. allowed: how many looks were declared before the first. time: ISO 8601 in UTC; empty without a look.
     line: `sha256:...` of its line in the chain, by which a certificate is bound to it.
     regraded: the first of `regraded_count`. unlinked: other test sets in the log whose patients could not be compared
-    with these. patient_key: id of the key by which they could be; empty without one.
+    with these. patient_key: id of the key by which they could be; empty without one. tables: how many tables that
+    differ in their numbers alone were seen under it.
     """
 
     number: _Number
@@ -662,6 +663,7 @@ class Look(Typed):
     favouring: tuple[Favour, ...] = ()
     unlinked: _Count = 0
     patient_key: str = ""
+    tables: _Number = 1
 
     @property
     def used_up(self) -> bool:

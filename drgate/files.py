@@ -1,4 +1,4 @@
-"""Reading and writing files: atomic writes, digests, strict JSON, tables as text."""
+"""Reading and writing files: atomic writes, digests, strict JSON, TOML and YAML."""
 
 from __future__ import annotations
 
@@ -12,21 +12,18 @@ import math
 import os
 import re
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from drgate import limits
-from drgate.content import HEAD, named
+from drgate.content import named
 from drgate.errors import DrgateError, UsageError, brief
-
-if TYPE_CHECKING:
-    import pandas as pd
-    import pyarrow as pa
 
 TIME_FORMAT: Final = "%Y-%m-%dT%H:%M:%SZ"
 _PARQUET: Final = (".parquet", ".pq")
+_JSON_LINES: Final = (".jsonl", ".ndjson")
 _LONG_KEY: Final = re.compile(
     rf"""(?<![\w-])(?:(?:"[^"\n]*"|'[^'\n]*'|[\w-]++)[ \t]*+\.[ \t]*+){{{limits.TOML_KEY_PARTS}}}"""
 )
@@ -301,127 +298,8 @@ def files_below(
 
 
 def is_parquet(path: Path) -> bool:
-    """Whether a table is Parquet, by its name; every other is CSV."""
+    """Whether a table is Parquet, by its name."""
     return path.name.lower().endswith(_PARQUET)
-
-
-def read_table(path: Path, what: str, error: type[DrgateError], *, no_nan: Sequence[str] = ()) -> pd.DataFrame:
-    """A CSV (every cell as text, empty cells as NA) or Parquet file as a data frame; raises `error` on failure.
-
-    no_nan: columns in which a NaN of Parquet, which pandas shows like an empty cell, is refused.
-
-    Column names are stripped. Row i of the frame is line i + 2 of a CSV. No message repeats a cell, also not of the
-    first line, which may be no header: cells name patients.
-    """
-    import pandas as pd  # a second to import, needed here only
-
-    if not path.exists():
-        raise error(f"{path} does not exist; expected {what}.")
-    head = read_beginning(path, HEAD, what, error)
-    if not is_parquet(path) and head.startswith(b"PAR1") and b"\0" in head:
-        raise error(f"{path} is a Parquet table; give it a name that ends in .parquet.")
-    if not is_parquet(path) or not head.startswith(b"PAR1"):
-        refuse_content(head, str(path), what, error)
-    if is_parquet(path):
-        from drgate.parquet import first_nan, read_parquet
-
-        arrow = read_parquet(path, what, error)
-        for name in no_nan:
-            if (row := first_nan(arrow, name)) is not None:
-                raise error(f"{row_name(path, row)}: {name} is NaN; expected a number or an empty cell.")
-        try:
-            table: pd.DataFrame = arrow.to_pandas()
-        except Exception as problem:  # its texts repeat cells, and its metadata can make pandas raise anything
-            raise error(f"{path} is a Parquet file that pandas cannot convert; expected {what}.") from problem
-    else:
-        table = _read_csv(path, what, error).to_pandas()
-    names = [str(column).strip() for column in table.columns]
-    table.columns = pd.Index(names)
-    twice = table.columns.duplicated()
-    if twice.any():
-        second = int(twice.argmax())
-        first = names.index(names[second])
-        raise error(f"{path}: columns {first + 1} and {second + 1} have the same name; keep one.")
-    if table.empty:
-        raise error(f"{path} has no rows; expected {what}.")
-    return table
-
-
-def _read_csv(path: Path, what: str, error: type[DrgateError]) -> pa.Table:
-    """The cells of a CSV as text, null where empty; short rows are filled up.
-
-    What spreadsheets leave at the end is not read: rows without a cell, and columns without a name and a cell.
-    """
-    import pyarrow as pa
-
-    separator = "\t" if path.suffix.lower() == ".tsv" else ","
-    pending = 0
-
-    def lines(handle: io.TextIOBase) -> Iterator[str]:
-        nonlocal pending
-        while line := handle.readline(limits.ROW + 1):
-            pending += len(line)
-            if pending > limits.ROW:
-                raise error(f"{path}, line {reader.line_num + 1}: the row is longer than {limits.ROW} characters.")
-            yield line
-
-    def converted(rows: list[list[str]]) -> pa.Table:
-        columns = zip(*rows, strict=True)
-        return pa.table([pa.array([cell or None for cell in one], pa.string()) for one in columns], names=header)
-
-    parts: list[pa.Table] = []
-    batch: list[list[str]] = []
-    rows = trailing = 0
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as handle:
-            if os.fstat(handle.fileno()).st_size > limits.TABLE_BYTES:
-                raise error(f"{path} is larger than {limits.TABLE_BYTES >> 30} GB; expected {what}.")
-            reader = csv.reader(lines(handle), delimiter=separator, strict=True)
-            header = next(reader, [])
-            if not header:
-                raise error(f"{path} is empty; expected {what}.")
-            others = {";": "semicolons", "\t": "tabs", ",": "commas"}
-            if len(header) == 1 and (other := next((name for sign, name in others.items() if sign in header[0]), None)):
-                wanted = f"{others[separator]}, and numbers with a decimal point"
-                raise error(f"{path} is separated by {other}; save it with {wanted}.")
-            if len(header) > limits.TABLE_COLUMNS:
-                raise error(f"{path} has more than {limits.TABLE_COLUMNS} columns; expected {what}.")
-            pending = 0
-            for row in reader:
-                pending = 0
-                rows += 1
-                trailing = 0 if any(row) else trailing + 1
-                if len(row) != len(header):
-                    if len(row) > len(header):
-                        raise error(
-                            f"{path}, line {reader.line_num}: there are {len(row)} cells under a header of "
-                            f"{len(header)}; put quotes around a cell that contains the separator."
-                        )
-                    row += [""] * (len(header) - len(row))
-                batch.append(row)
-                if len(batch) * len(header) >= limits.BATCH:
-                    parts.append(converted(batch))
-                    batch = []
-                if rows > limits.TABLE_ROWS or rows * len(header) > limits.TABLE_CELLS:
-                    raise error(
-                        f"{path} has more than {limits.TABLE_ROWS} rows or {limits.TABLE_CELLS} cells; split it."
-                    )
-    except UnicodeDecodeError as problem:
-        raise error(f"{path} cannot be read as a table (it is not UTF-8 text); expected {what}.") from problem
-    except csv.Error as problem:
-        raise error(
-            f"{path}, line {reader.line_num}: the quotes do not match, or a cell is longer than "
-            f"{csv.field_size_limit()} characters; expected {what}."
-        ) from problem
-    except OSError as problem:
-        raise error(f"{path} cannot be read ({problem.strerror}); expected {what}.") from problem
-    empty = pa.table([pa.array([], pa.string()) for _ in header], names=header)
-    table = pa.concat_tables([empty, *parts, *([converted(batch)] if batch else [])]).slice(0, rows - trailing)
-    while table.num_columns and not header[table.num_columns - 1].strip():
-        if table.column(table.num_columns - 1).null_count < table.num_rows:
-            break
-        table = table.remove_column(table.num_columns - 1)
-    return table
 
 
 def csv_header(data: bytes) -> list[str]:
@@ -434,10 +312,13 @@ def csv_header(data: bytes) -> list[str]:
 
 
 def row_name(path: Path | str, index: int) -> str:
-    """Name row `index` (0-based) of a table for a person: its line in a CSV, its row number in Parquet."""
-    if str(path).lower().endswith(_PARQUET):
+    """Name row `index` (0-based) of a table for a person: its line in a text, its row number elsewhere."""
+    suffix = Path(path).suffix.lower()
+    if suffix in (*_PARQUET, ".json"):
         return f"{path}, row {index + 1}"
-    return f"{path}, line {index + 2}"
+    if suffix in _JSON_LINES:
+        return f"{path}, line {index + 1}"
+    return f"{path}, {'row' if suffix == '.xlsx' else 'line'} {index + 2}"
 
 
 def refuse_existing(path: Path, remedy: str) -> None:

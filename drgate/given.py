@@ -19,7 +19,7 @@ from drgate.files import read_beginning
 
 _T = TypeVar("_T")
 
-TABLES: Final = (".csv", ".tsv", ".parquet", ".pq")
+TABLES: Final = (".csv", ".tsv", ".txt", ".parquet", ".pq", ".json", ".jsonl", ".ndjson", ".xlsx")
 """Suffixes of a table of predictions."""
 
 PREDICTIONS: Final = "predictions.parquet"
@@ -116,12 +116,12 @@ def source_in(path: Path) -> Path | None:
         return path if path.name == PREDICTIONS else None
     if folder is not None:
         return table_in(path)
+    if path.name in PARTS and path.is_file():
+        raise UsageError(f"{path} is a part of a model; give its folder, {path.parent}.")
     if path.suffix.lower() in TABLES and not path.is_dir():
         return path
     if not path.is_dir() and (path.suffix.lower() not in SUFFIXES or not path.exists()):
         what = f"is {_named(path) or 'neither a table nor a model'}" if path.exists() else "does not exist"
-        if path.name in PARTS and path.exists():
-            raise UsageError(f"{path} is a part of a model; give its folder, {path.parent}.")
         raise UsageError(
             f"{path} {what}; expected a table of predictions ({', '.join(TABLES)}), {EXPECTED}, or the folder of an "
             "evaluation."

@@ -8,22 +8,28 @@ left out unnoticed. The table's record of its model is kept.
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from drgate.columns import REFER, Columns, graded_rows, unexplained
-from drgate.errors import PredictionsError, brief
-from drgate.files import read_table
+from drgate import tables
+from drgate.columns import REFER, Columns, graded_rows, unexplained, usual_names
+from drgate.errors import PredictionsError
+from drgate.files import row_name
+from drgate.mapping import PLAIN, ColumnMap
 from drgate.predictions import ANSWERS, Predictions, make_predictions, with_readers
 
-_EXPECTED: Final = (
-    "a CSV or Parquet table with image and grade or referable (and gradable, patient, eye or further columns)"
-)
+if TYPE_CHECKING:
+    import pandas as pd
+
+_EXPECTED: Final = "a table with image and grade or referable (and gradable, patient, eye or further columns)"
 
 
-def join_grades(predictions: Predictions, path: Path) -> Predictions:
+def join_grades(predictions: Predictions, path: Path, columns: ColumnMap = PLAIN) -> Predictions:
     """The predictions with the grades in `path`, and with its other columns; readers are those of the file alone.
+
+    columns: which column is which, in both files together.
 
     Raises PredictionsError, naming the image or row: the table has grades already, an image without a row, a row
     without an image, an image twice, no grade though gradable, a patient, eye or other cell that contradicts the
@@ -32,28 +38,35 @@ def join_grades(predictions: Predictions, path: Path) -> Predictions:
     predictions = with_readers(predictions, ())
     ours = predictions.table
     if graded_rows(ours).any():
-        image = ours["image"][graded_rows(ours)].iloc[0]
-        raise PredictionsError(f"{predictions.origin} has grades already (image {brief(image)}); leave --grades out.")
-    read = read_table(path, _EXPECTED, PredictionsError).drop(columns="split", errors="ignore")
+        raise PredictionsError(f"{predictions.origin} has grades already; leave --grades out.")
+    found = tables.read(path, _EXPECTED, PredictionsError, columns=columns, partly=True)
+    if absent := [own for own in found.unused if own in predictions.unused]:
+        raise PredictionsError(
+            f"Neither {predictions.origin} nor {path} has a column {columns.columns[absent[0]]!r}, which --columns "
+            f"maps to {absent[0]}; give the name as it is written in the first line."
+        )
+    read = found.table.drop(columns="split", errors="ignore")
     needed = ("image",) if "referable" in read.columns else ("image", "grade")
-    Columns(read, path, PredictionsError).require(*needed, expected=_EXPECTED)
+    Columns(read, path, PredictionsError).require(*needed, expected=_with_proposal(read, needed))
     for column in ANSWERS:
         if column in read.columns:
             raise PredictionsError(f"{path} has the column {column}, which only predictions may have; remove it.")
     if "source" in ours.columns and "source" not in read.columns:  # patients are named with it as a prefix
         read["source"] = read["image"].map(ours.set_index("image")["source"])
     # Checked like predictions, which have the same columns.
-    theirs = make_predictions(read.assign(predicted="0"), str(path), {}).table
+    made = make_predictions(read.assign(predicted="0"), str(path), {}, columns)
+    theirs = made.table
+    row_of = {name: row_name(path, i) for i, name in enumerate(read["image"].astype("str"))}
     missing = sorted(set(ours["image"]) - set(theirs["image"]))
     if missing:
         raise PredictionsError(
-            f"{path} has no row for image {brief(missing[0])}{_more(missing)} of {predictions.origin}."
+            f"{path} has no row for {len(missing)} of the images of {predictions.origin}; give every image one row, "
+            "under the same name."
         )
     extra = sorted(set(theirs["image"]) - set(ours["image"]))
     if extra:
         raise PredictionsError(
-            f"{path} has a row for image {brief(extra[0])}{_more(extra)}, which is not in {predictions.origin}; "
-            "give the scored images only."
+            f"{row_of[extra[0]]}: this image{_more(extra)} is not in {predictions.origin}; give the scored images only."
         )
     # Both are sorted by image, and the images are the same, so that rows correspond.
     joined = ours.assign(grade=theirs["grade"])
@@ -75,23 +88,31 @@ def join_grades(predictions: Predictions, path: Path) -> Predictions:
             if column in ("eye", "gradable", "dme"):  # other columns may name a patient
                 what = f"the {column} {str(theirs[column].iloc[i])!r}, but {str(ours[column].iloc[i])!r}"
             raise PredictionsError(
-                f"{path}: image {brief(ours['image'].iloc[i])} has {what} in {predictions.origin}; correct one of them."
+                f"{row_of[ours['image'].iloc[i]]}: the image has {what} in {predictions.origin}; correct one of them."
             )
     lacking = unexplained(joined)
     if lacking.any():
         image = joined["image"][lacking].iloc[0]
         what = REFER if "referable" in joined.columns else "grade; give 0-4"
-        raise PredictionsError(f"{path}: image {brief(image)} has no {what}, or set gradable to false.")
+        raise PredictionsError(f"{row_of[image]}: the image has no {what}, or set gradable to false.")
     if {"referable", "dme"} <= set(joined.columns):
         contradicts = ((joined["referable"] == 0) & (joined["dme"] == 1)).fillna(False)
         if contradicts.any():
             image = joined["image"][contradicts].iloc[0]
             raise PredictionsError(
-                f"{path}: image {brief(image)} has referable 0, but dme 1 in {predictions.origin}, which is referable; "
+                f"{row_of[image]}: the image has referable 0, but dme 1 in {predictions.origin}, which is referable; "
                 "correct one of them."
             )
-    return replace(predictions, table=joined)
+    return replace(predictions, table=joined, notes=(*predictions.notes, *found.notes, *made.notes))
+
+
+def _with_proposal(read: pd.DataFrame, needed: tuple[str, ...]) -> str:
+    """What is expected, with the mapping to type where usual names suggest it."""
+    found = usual_names(list(read.columns), [one for one in (*needed, "referable") if one not in read.columns])
+    if not found:
+        return _EXPECTED
+    return f"{_EXPECTED}, or --columns {shlex.quote(','.join(f'{own}={theirs}' for own, theirs in found.items()))}"
 
 
 def _more(images: list[str]) -> str:
-    return f" and {len(images) - 1} more" if len(images) > 1 else ""
+    return f" (and {len(images) - 1} more)" if len(images) > 1 else ""

@@ -60,7 +60,6 @@ from drgate.files import (
     parse_json,
     read_json,
     read_limited,
-    read_table,
     sha256_file,
     write_atomically,
 )
@@ -79,6 +78,7 @@ from drgate.given import (
 from drgate.grades import join_grades
 from drgate.looks import Log, given_time
 from drgate.manifest import load_manifest
+from drgate.mapping import PLAIN, ColumnMap
 from drgate.models import DESCRIPTION, find_model, refuse_no_base
 from drgate.operating_point import OperatingPoint, parse_operating_point
 from drgate.patients import PatientKey
@@ -101,6 +101,7 @@ from drgate.record import FOREIGN, foreign_evidence, training_evidence
 from drgate.sample import Pair, patients_of
 from drgate.score import model_and_test_set, score
 from drgate.screen import SILENT, Progress
+from drgate.tables import read, read_table
 
 if TYPE_CHECKING:
     from drgate.certificate.keys import PublicKey, SigningKey
@@ -140,7 +141,7 @@ class Test:
 
     data, split: the manifest that a model is scored on. grades: reference grades for a table that was scored without.
     looks, time, patient_key: of the look; see `drgate.looks.Log`. The key also compares patients with those that a
-    model, or cut-offs, came from.
+    model, or cut-offs, came from. columns: which column is which, in the table (or manifest) and the file of grades.
     """
 
     __test__: ClassVar[bool] = False  # pytest collects classes by this name
@@ -151,6 +152,7 @@ class Test:
     looks: Path | None = None
     time: str | None = None
     patient_key: PatientKey | None = None
+    columns: ColumnMap = PLAIN
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,7 +301,7 @@ def prepared(
     Raises DrgateError as `judge`.
     """
     of = at_once if problems is None else problems.of
-    readable = problems is None or source.python is not None or _tried(source, test.data, problems)
+    readable = problems is None or source.python is not None or _tried(source, test, problems)
     stated = evidence.operating_point
     point, cut_offs = of(lambda: _operating_point(_cut_offs_of(source, stated) if readable else stated)) or (None, None)
     if (time := test.time) is not None:
@@ -310,7 +312,7 @@ def prepared(
     of(lambda: _refuse_no_log(test.looks))
     of(lambda: _refuse_no_folder(output))
     if (grades := test.grades) is not None:
-        of(lambda: read_table(grades, "a table of reference grades", PredictionsError))
+        of(lambda: read(grades, "a table of reference grades", PredictionsError, columns=test.columns, partly=True))
     opened = of(lambda: _opened(source, test, point, cut_offs, parent, progress, trial)) if readable else None
     if opened is None or (problems is not None and problems.found):
         return None
@@ -339,7 +341,7 @@ class _Opened:
     signed: SignedTable | None = None
 
 
-def _tried(source: Source, data: Path | None, problems: Problems) -> bool:
+def _tried(source: Source, test: Test, problems: Problems) -> bool:
     """Keeps what is wrong with a model, its base and its test set, each on its own; whether there is one to open."""
     found = len(problems.found)
     if problems.of(lambda: source_in(source.path)) is not None:
@@ -349,8 +351,8 @@ def _tried(source: Source, data: Path | None, problems: Problems) -> bool:
     readable = len(problems.found) == found
     if (base := source.base) is not None:
         problems.of(lambda: refuse_no_base(base))
-    if data is not None:
-        problems.of(lambda: load_manifest(data))
+    if (data := test.data) is not None:
+        problems.of(lambda: load_manifest(data, columns=test.columns))
     return readable
 
 
@@ -376,7 +378,7 @@ def _opened(
                     f"{table} is read as a table of predictions, which needs no {option}; leave it out or give a model."
                 )
         with hashed(table, PredictionsError) as content:
-            predictions = load_predictions(table, point)
+            predictions = load_predictions(table, point, columns=test.columns, partly=test.grades is not None)
         signed, scoring = _scored(table, predictions, source.scorers)
         return _Opened(predictions, scoring, content, signed=signed)
     path = model_in(source.path)
@@ -429,11 +431,12 @@ def _ready(
     path = source.path if grader is not None else source_in(source.path) or source.path
     grades = None
     if test.grades is not None:
-        predictions, grades = _with_grades(predictions, test.grades)
+        predictions, grades = _with_grades(predictions, test.grades, test.columns)
     elif not graded_rows(predictions.table).any():
         raise PredictionsError(without_grades(predictions.table, str(path)))
     _refuse_contradictions(predictions)
     model, facts = _known(predictions, path, scoring, opened.content)
+    facts = replace(facts, warnings=(*facts.warnings, *predictions.notes))
     if cut_offs is not None and not model.of_table:
         if any(file.name == cut_offs.name and file != cut_offs for file in model.files):
             raise UsageError(f"--operating-point and a file of the model are both called {cut_offs.name}; rename one.")
@@ -697,10 +700,10 @@ def _scored(table: Path, predictions: Predictions, scorers: Sequence[PublicKey])
     return signed, Scoring("signed", key.id, signed.digest)
 
 
-def _with_grades(predictions: Predictions, grades: Path) -> tuple[Predictions, File]:
+def _with_grades(predictions: Predictions, grades: Path, columns: ColumnMap) -> tuple[Predictions, File]:
     """The predictions with the grades in a file, and the file. What is to be said of it stays with the table."""
     with hashed(grades, PredictionsError) as sha256:
-        joined = join_grades(predictions, grades)
+        joined = join_grades(predictions, grades, columns)
     file = File(grades.name, sha256)
     if not joined.provenance:
         return joined, file
@@ -721,10 +724,9 @@ def _refuse_contradictions(predictions: Predictions) -> None:
     for column in ("grade", "patient"):
         distinct = table.dropna(subset=["content", column]).drop_duplicates(["content", column])
         if (twice := distinct["content"].duplicated(keep=False)).any():
-            one, other, *_ = distinct[twice].sort_values("content", kind="stable")["image"]
             raise PredictionsError(
-                f"{predictions.origin}: {one!r} and {other!r} are the same file, but have different {column}s; both "
-                "cannot be true."
+                f"{predictions.origin}: {int(twice.sum())} images with different {column}s are copies of the same "
+                "file; both cannot be true."
             )
 
 

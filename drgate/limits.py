@@ -52,6 +52,9 @@ ROW: Final = 1 << 20
 """Characters in a row of a CSV."""
 BATCH: Final = 1 << 20
 """Cells of a CSV that are converted at a time."""
+ARCHIVE_BYTES: Final = 256 << 20
+"""All parts of a zip file (Excel, NumPy) together, after decompression."""
+ARCHIVE_PARTS: Final = 10_000
 PARQUET_FOOTER: Final = 16 << 20
 PARQUET_FIXED: Final = 64
 """Bytes of a value in a Parquet column of values of equal length, such as decimal numbers."""

@@ -37,13 +37,22 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from drgate import limits
-from drgate.certificate.chain import Header, LookLine, TestSetLine, broken, chain_line, read_chain
+from drgate.certificate.chain import Header, LookLine, TableLine, TestSetLine, broken, chain_line, read_chain
 from drgate.columns import reader_columns
 from drgate.errors import UsageError
 from drgate.evaluation import Favour, Look, Overlap, Regraded, plain_of
 from drgate.files import TIME_FORMAT, canonical_json, digest_of, parse_moment, read_limited, write_atomically
 from drgate.patients import PATIENT_BYTES, PatientKey, known_of
-from drgate.predictions import OPEN, SIGNED, as_grades, column_bytes, content_keys, published, published_names
+from drgate.predictions import (
+    OPEN,
+    SIGNED,
+    answers_digest,
+    as_grades,
+    column_bytes,
+    content_keys,
+    published,
+    published_names,
+)
 from drgate.scale import Scale
 
 if TYPE_CHECKING:
@@ -66,6 +75,7 @@ LOCK: Final = ".looks.lock"
 FORMAT: Final = "drgate looks 3"
 _ROWS: Final = "rows"
 _NONE: Final = b"-"
+_KEYED: Final = " (keyed)"
 _CHARACTERS: Final[dict[Scale, NDArray[np.bytes_]]] = {
     "grades": np.frombuffer(b"-01234", dtype="S1"),
     "referable": np.frombuffer(b"-nnrrr", dtype="S1"),
@@ -208,6 +218,7 @@ class Log:
             seen,
             model=model,
             predictions=published(predictions, checklist).digest,
+            numbers=answers_digest(predictions.table) if model is None else "",
             checklist=checklist,
             others=others,
             time=self.time,
@@ -281,6 +292,7 @@ def take_look(
     model: str | None,
     predictions: str,
     checklist: Checklist,
+    numbers: str = "",
     others: Iterable[Path] = (),
     time: str | None = None,
     comparing: bool = False,
@@ -288,10 +300,11 @@ def take_look(
     """The look of this model at these images, appended to the chain in `path` when it is new.
 
     model: what makes it another look: the digest of its tensors, with the cut-offs; None for a table, whose answers are
-    what was looked at. predictions: digest of the rows. checklist: declares how many looks are allowed; what was
-    declared at the first look holds for all later ones. others: further chains, read only, whose looks at the same
-    images or patients count too. time: as in `Log`. comparing: any earlier look at the same answers of the same images
-    with the same reference grades is this one.
+    what was looked at. predictions: digest of the rows. numbers: of a table, digest of what the model answered with:
+    another one with the same answers is the same look, and is counted. checklist: declares how many looks are allowed;
+    what was declared at the first look holds for all later ones. others: further chains, read only, whose looks at the
+    same images or patients count too. time: as in `Log`. comparing: any earlier look at the same answers of the same
+    images with the same reference grades is this one.
 
     Raises UsageError when a file is not an unbroken chain (looks are evidence, and a damaged count counts nothing) and
     when a checklist of the same name and version but with another content is logged.
@@ -308,9 +321,18 @@ def take_look(
         new = [] if own.knows(test_set) else [test_set]
         earlier = [look for chain in chains for look in chain.overlapping(seen)]
         if (entry := _taken_before(earlier, seen, model, comparing=comparing)) is not None:
-            if new and seen.key and entry.test_set == seen.test_set in own.test_sets:
-                own.append(new)  # its patients, where the key was not given before
-            return _look(entry, seen)
+            if not (new and seen.key and entry.test_set == seen.test_set in own.test_sets):
+                new = []  # else: its patients, where the key was not given before
+            tables = {
+                entry.numbers,
+                *(one.numbers for chain in chains for one in chain.tables if one.look == entry.digest),
+            }
+            if numbers and entry.numbers and numbers not in tables:
+                tables.add(numbers)
+                new.append({"kind": "table", "look": entry.digest, "numbers": numbers})
+            if new:
+                own.append(new)
+            return _look(entry, seen, len(tables))
         same = {seen.test_set, *(look.entry.test_set for look in earlier if look.same_images)}
         logged_sets = {digest: one for chain in chains for digest, one in chain.test_sets.items()}
         apart = [one for digest, one in logged_sets.items() if digest not in same]
@@ -324,6 +346,7 @@ def take_look(
                 "test_set": seen.test_set,
                 "model": model or seen.answers,
                 "predictions": predictions,
+                "numbers": numbers,
                 "spec": {"name": checklist.name, "version": checklist.version, "digest": checklist.digest},
                 "reference": _text(seen.reference),
                 "predicted": _text(seen.predicted),
@@ -352,7 +375,8 @@ def _taken_before(
         if _sees(entry, seen) and (comparing or same_model):
             return entry
         if _sees(entry, seen) and model in (None, entry.model) and len(earlier) >= entry.allowed:
-            columns = dict.fromkeys(column.removesuffix(" (keyed)") for column in _differing(entry.rest, seen.rest))
+            differing = _differing(entry.rest, seen.rest)
+            columns = dict.fromkeys("further columns" if one.endswith(_KEYED) else one for one in differing)
             raise UsageError(
                 "These answers were looked at before, on the same images and reference grades (look "
                 f"{entry.look}), with other values of {' and '.join(columns)}. That would be another look, and "
@@ -455,6 +479,7 @@ class _Chain:
     """Digest of the last line, which the next one names."""
     test_sets: dict[str, _LoggedSet]
     looks: list[LookLine]
+    tables: list[TableLine]
 
     @property
     def digests(self) -> set[str]:
@@ -509,13 +534,14 @@ def _begun(path: Path) -> _Chain:
     """A new chain."""
     head = {"kind": "chain", "format": FORMAT, "previous": ""}
     digest = digest_of(head)
-    return _Chain(path, [canonical_json({**head, "digest": digest})], digest, {}, [])
+    return _Chain(path, [canonical_json({**head, "digest": digest})], digest, {}, [], [])
 
 
 def _read(path: Path) -> _Chain:
     data = read_limited(path, limits.CHAIN_BYTES, "a chain of looks", UsageError)
     test_sets: dict[str, _LoggedSet] = {}
     looks: list[LookLine] = []
+    tables: list[TableLine] = []
     entries = read_chain(data, str(path))
     for i, entry in enumerate(entries):
         try:
@@ -526,11 +552,13 @@ def _read(path: Path) -> _Chain:
                     if not len(look.reference) == len(look.predicted) == test_sets[look.test_set].size:
                         raise ValueError
                     looks.append(look)
+                case TableLine() as table:
+                    tables.append(table)
                 case Header():
                     pass
         except (ValueError, KeyError, UsageError) as problem:
             raise broken(str(path), i) from problem
-    return _Chain(path, data.splitlines(), entries[-1]["digest"], test_sets, looks)
+    return _Chain(path, data.splitlines(), entries[-1]["digest"], test_sets, looks, tables)
 
 
 def _logged_set(line: TestSetLine, before: _LoggedSet | None) -> _LoggedSet:
@@ -572,7 +600,8 @@ def _rest(deciding: pd.DataFrame, secret: bytes, checklist: Checklist | None) ->
         if column in open_to_all:
             rest[column] = "sha256:" + hashlib.sha256(content).hexdigest()
         if secret and column not in own:
-            rest[f"{column} (keyed)"] = "sha256:" + hmac.digest(secret, content, "sha256").hex()
+            name = hmac.digest(secret, f"column {column}".encode(), "sha256").hex()[:16]  # it may name a patient
+            rest[f"{name}{_KEYED}"] = "sha256:" + hmac.digest(secret, content, "sha256").hex()
     return rest
 
 
@@ -650,7 +679,7 @@ def _place(seen: Seen, image: int) -> str:
     return f"{seen.keys[image]:016x}" if image < seen.keys.size else f"row-{image - seen.keys.size + 1}"
 
 
-def _look(entry: LookLine, seen: Seen) -> Look:
+def _look(entry: LookLine, seen: Seen, tables: int = 1) -> Look:
     names = {}
     if entry.regraded:
         names = {_place(seen, i): image for i, image in enumerate(seen.images)}
@@ -665,6 +694,7 @@ def _look(entry: LookLine, seen: Seen) -> Look:
         favouring=entry.favouring,
         unlinked=entry.unlinked,
         patient_key=entry.patient_key,
+        tables=tables,
     )
 
 

@@ -12,30 +12,32 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import pandas as pd
 
-from drgate.columns import REFER, Columns, graded_rows, parse_split, reference_of, unexplained
+from drgate.columns import REFER, Columns, graded_rows, reference_of, unexplained
 from drgate.columns import SPLITS as SPLITS
 from drgate.errors import ManifestError, brief
-from drgate.files import canonical_json, files_below, read_table, row_name, sha256_file
+from drgate.files import canonical_json, sha256_file
 from drgate.grouping import grouping
-from drgate.scale import parse_grade
+from drgate.layouts.dicom import unpacked
+from drgate.layouts.folders import from_folder
+from drgate.layouts.found import Found
+from drgate.layouts.holdings import holdings
+from drgate.layouts.pictures import data_set_files, from_files, holds_pictures
+from drgate.layouts.tables import by_number, from_table, rows_named
+from drgate.mapping import PLAIN, ColumnMap
+from drgate.scale import doubts
 
 COLUMNS: Final = ("image", "grade", "patient", "eye", "gradable", "split")
-IMAGE_SUFFIXES: Final = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".ppm")
-
-_EYEPACS_NAME: Final = re.compile(r"(?P<patient>\d+)_(?P<eye>left|right)")
-_EXPECTED: Final = (
-    "a folder with labels.csv, split/grade/* or grade/* images (or images alone, without grades), or a CSV with the "
-    "columns image and grade (or id_code and diagnosis as APTOS, or image and level as EyePACS, or image and referable)"
-)
+_TABLES: Final = ("labels.csv", "labels.parquet", "metadata.csv")
+"""Tables that a folder is read from."""
 
 
 @dataclass(frozen=True)
@@ -49,12 +51,14 @@ class Manifest:
         whether to refer, which has no grades.
     origin: the file or folder that it was read from, for messages.
     dealt_by_seed: seed of `split_by_patient`, if it made the splits.
+    found: what it was read as, and what was left out.
     """
 
     root: Path
     table: pd.DataFrame = field(repr=False)
     origin: Path
     dealt_by_seed: int | None = None
+    found: Found | None = field(default=None, repr=False, compare=False)
     _contents: dict[str, str] = field(default_factory=dict, repr=False, compare=False)
 
     def __len__(self) -> int:
@@ -184,6 +188,21 @@ class Manifest:
             return [f"{copies} {are} (byte-identical)."]
         return []
 
+    def leftovers(self) -> list[str]:
+        """One sentence if files of its folder are no images of the set, by reason, without their names."""
+        kinds = {} if self.found is None else self.found.left_out
+        kinds = {why: names for why, names in kinds.items() if why not in ("hidden", "text", "a file of the system")}
+        if not kinds:
+            return []
+        parts = ", ".join(f"{len(names)} {why.removeprefix('a ').removeprefix('an ')}" for why, names in kinds.items())
+        return [f"Files of the folder that were left out: {parts}."]
+
+    def doubts(self) -> list[str]:
+        """Questions about reference grades that are unlikely on the ICDR scale."""
+        if "referable" in self.table.columns:
+            return []
+        return doubts([int((self.table["grade"] == grade).sum()) for grade in range(5)])
+
     def _identical(self) -> list[list[str]]:
         """The sets of byte-identical files."""
         groups: dict[str, list[str]] = {}
@@ -192,25 +211,51 @@ class Manifest:
         return [images for images in groups.values() if len(images) > 1]
 
 
-def load_manifest(path: Path | str, *, files: bool = True) -> Manifest:
-    """Read a manifest from a CSV or Parquet file, or from a folder.
+def load_manifest(
+    path: Path | str,
+    *,
+    files: bool = True,
+    columns: ColumnMap = PLAIN,
+    images: Path | None = None,
+    troubles: list[str] | None = None,
+) -> Manifest:
+    """Read a manifest from a table, a folder, or a file with pictures inside (docs/datasets.md).
 
-    files: whether the image files of a table must exist; False where only rows are counted. A public CSV's names are
+    files: whether the image files of a table must exist; False where only rows are counted. A public table's names are
         then kept as they are.
+    columns: which column is which, and what stands for a grade. images: the folder that a table's images are in; None:
+        the table's own.
+    troubles: gets a sentence for each kind of row that cannot be used, and those rows are left out; None raises it.
 
-    A folder is read from its `labels.csv` (or `labels.parquet`) where it has one, else from `split/grade/*` or
-    `grade/*` with grades as digits or class names. A folder of images alone is a sealed test set: no grades.
+    A folder is read from its `labels.csv` (or `labels.parquet`, `metadata.csv`) where it has one, else as Hugging
+    Face's `datasets` writes it, else from `split/grade/*` or `grade/*` with grades as digits or class names. A folder
+    of images alone is a sealed test set: no grades.
 
-    Raises ManifestError, naming file and row, for anything that is not a usable manifest: a missing file, no images, a
-    grade outside 0-4, a duplicate image, an image file that does not exist, a patient given in some rows only.
+    Raises ManifestError, naming file and row, for anything that is not a usable manifest: missing files (all counted),
+    no images, a grade outside 0-4, a duplicate image, a patient given in some rows only.
     """
     path = Path(path)
+    found = unpacked(_found(path, files, columns, images), _origin(path), files)
+    return _checked(found, path, files, troubles)
+
+
+def has_header(path: Path, columns: ColumnMap) -> bool:
+    """Whether a file is a table with a header line: no file with pictures inside, and no columns by number."""
+    return not by_number(columns) and not holds_pictures(path)
+
+
+def _found(path: Path, files: bool, columns: ColumnMap, images: Path | None) -> Found:
     if path.is_dir():
-        for name in ("labels.csv", "labels.parquet"):
+        for name in _TABLES:
             if (path / name).is_file():
-                return _from_table(path / name, files)
-        return _from_folder(path)
-    return _from_table(path, files)
+                return _found(path / name, files, columns, images)
+        held = holdings(path)
+        if inside := data_set_files(path, held):
+            return from_files(inside, path, files, columns, images)
+        return from_folder(path, held, columns)
+    if holds_pictures(path):
+        return from_files([(path, None)], path, files, columns, images)
+    return from_table(path, files, columns, images)
 
 
 def images_digest(contents: Iterable[str]) -> str:
@@ -257,88 +302,18 @@ def _shared(splits: dict[str, set[str]], split: str | None) -> list[str]:
     return sorted(name for name, places in splits.items() if len(places) > 1 and (split is None or split in places))
 
 
-def _from_folder(root: Path) -> Manifest:
-    found = _images(root)
-    if not found:
-        raise ManifestError(f"{root} has no images ({', '.join(IMAGE_SUFFIXES)}); expected {_EXPECTED}.")
-    rows: list[dict[str, str | None]] = []
-    sealed = all("/" not in image for image in found)
-    for image in found:
-        if sealed:
-            rows.append({"image": image})
-            continue
-        folders = PurePosixPath(image).parts[:-1]
-        split = parse_split(folders[0]) if len(folders) == 2 else None
-        grade = parse_grade(folders[-1]) if folders else None
-        if grade is None or len(folders) > 2 or (len(folders) == 2 and split is None):
-            raise ManifestError(
-                f"{root / image} is not in a folder named after a grade (0-4 or a name such as Severe), directly in "
-                f"the root or in train, val or test; expected {_EXPECTED}."
-            )
-        rows.append({"image": image, "grade": str(grade), "split": split})
-    table = pd.DataFrame(rows).dropna(axis="columns", how="all")
-    _name_patients(table)
-    return _checked(table, root, root, files=True)
-
-
-def _from_table(path: Path, files: bool) -> Manifest:
-    table = read_table(path, _EXPECTED, ManifestError)
-    root = path.parent
-    if "grade" in table.columns and {"level", "diagnosis"} & set(table.columns):
-        raise ManifestError(f"{path} has grades in two columns, grade and level or diagnosis; keep one.")
-    if "id_code" in table.columns and ("diagnosis" in table.columns or "image" not in table.columns):
-        table = table.rename(columns={"id_code": "image", "diagnosis": "grade"})
-        if files:
-            table["image"] = _resolve_names(table["image"], root, path)
-    elif {"image", "level"} <= set(table.columns):
-        table = table.rename(columns={"level": "grade"})
-        if (other := _name_patients(table)) is not None:
-            raise ManifestError(
-                f"{row_name(path, other)}: image {brief(table['image'].iloc[other])} is not an EyePACS name "
-                "such as 10_left."
-            )
-        if files:
-            table["image"] = _resolve_names(table["image"], root, path)
-    Columns(table, path, ManifestError).require("image", expected=_EXPECTED)
-    return _checked(table, root, path, files)
-
-
-def _name_patients(table: pd.DataFrame) -> int | None:
-    """Add patient and eye from EyePACS names if all images have one; the row of the first other name if not."""
-    names = [_EYEPACS_NAME.fullmatch(PurePosixPath(str(image)).stem) for image in table["image"]]
-    if None in names:
-        return names.index(None)
-    table["patient"] = [name["patient"] for name in names if name]
-    table["eye"] = [name["eye"] for name in names if name]
-    return None
-
-
-def _images(root: Path) -> list[str]:
-    found = files_below(root, ManifestError, hidden=False)
-    return sorted(path.relative_to(root).as_posix() for path in found if path.name.lower().endswith(IMAGE_SUFFIXES))
-
-
-def _resolve_names(names: pd.Series[str], root: Path, origin: Path) -> list[str]:
-    """Paths of images that a public CSV names without folder or suffix."""
-    by_stem: dict[str, list[str]] = {}
-    for image in _images(root):
-        by_stem.setdefault(PurePosixPath(image).stem, []).append(image)
-    paths = []
-    for i, name in enumerate(names):
-        candidates = by_stem.get(PurePosixPath(str(name)).stem, [])
-        if len(candidates) != 1:
-            trouble = "two files have this name" if candidates else f"no such image in {root}"
-            listed = f" ({', '.join(candidates[:2])})" if candidates else ""
-            raise ManifestError(f"{row_name(origin, i)}: image {brief(name)}: {trouble}{listed}.")
-        paths.append(candidates[0])
-    return paths
-
-
-def _checked(table: pd.DataFrame, root: Path, origin: Path, files: bool) -> Manifest:
-    """The manifest of a table whose columns have drgate's names, each cell checked."""
+def _checked(found: Found, path: Path, files: bool, troubles: list[str] | None) -> Manifest:
+    """The manifest of rows whose columns have drgate's names, each cell checked."""
+    origin = _origin(path)
+    given = list(found.troubles)
+    if found.missing and troubles is None:
+        raise ManifestError(_first(given))
+    unusable = np.zeros(len(found.table), dtype=bool)
+    unusable[found.missing] = True
+    table, root = found.table, found.root
     columns = Columns(table, origin, ManifestError)
     checked = pd.DataFrame(index=table.index)
-    checked["image"] = _image_column(columns, root, files)
+    checked["image"] = _image_column(columns, root, files, {*found.missing})
     grades, refers = columns.reference()
     checked["grade"] = pd.array(grades, dtype="Int8")
     checked["patient"] = columns.patient()
@@ -347,22 +322,40 @@ def _checked(table: pd.DataFrame, root: Path, origin: Path, files: bool) -> Mani
     checked["split"] = columns.split()
     if refers is not None:
         checked["referable"] = pd.array(refers, dtype="boolean").astype("Int8")
-    for column in table.columns:
-        if column not in (*COLUMNS, "referable"):
-            checked[column] = columns.further(column)
-    lacking = unexplained(checked)
-    if graded_rows(checked).any():
-        columns.refuse(
-            lacking.to_numpy(),
-            lambda row: (
-                f"{brief(checked['image'].iloc[row])} has no {'grade; give 0-4' if refers is None else REFER}, or set "
-                "gradable to false, or leave out all grades for a sealed test set"
-            ),
+    for column in columns.others(*COLUMNS, "referable"):
+        checked[column] = columns.further(column)
+    if graded_rows(checked).any() and (lacking := unexplained(checked).to_numpy(dtype=bool) & ~unusable).any():
+        what = "grade; give 0-4" if refers is None else REFER
+        rows = np.flatnonzero(lacking).tolist()
+        given.append(
+            f"{rows_named(origin, checked, rows)}: the image has no {what}, or set "
+            "gradable to false, or leave out all grades for a sealed test set; "
+            f"{len(rows)} of {len(checked)} rows are so."
+            " If an empty grade means ungradable, give --columns FILE, a YAML file with the line   "
+            'grades: {"": ungradable}'
         )
-    return Manifest(root, checked.sort_values("image", ignore_index=True), origin)
+        if troubles is None:
+            raise ManifestError(_first(given))
+        unusable |= lacking
+    if troubles is not None:
+        troubles += given
+        checked = checked[~unusable]
+        if checked.empty:
+            raise ManifestError(f"No row can be used. {_first(given)}")
+    return Manifest(root, checked.sort_values("image", ignore_index=True), origin, found=found)
 
 
-def _image_column(columns: Columns, root: Path, files: bool) -> list[str]:
+def _origin(path: Path) -> Path:
+    """The file that a folder is read from, or the folder."""
+    return next((path / name for name in _TABLES if (path / name).is_file()), path) if path.is_dir() else path
+
+
+def _first(troubles: list[str]) -> str:
+    more = len(troubles) - 1
+    return troubles[0] + (f" ({more} more kinds of rows: drgate manifest shows all.)" if more else "")
+
+
+def _image_column(columns: Columns, root: Path, files: bool, missing: set[int]) -> list[str]:
     paths: list[str] = []
     seen: dict[str, int] = {}
     for i, given in enumerate(columns.table["image"]):
@@ -372,28 +365,27 @@ def _image_column(columns: Columns, root: Path, files: bool) -> list[str]:
         image = str(given).strip().replace("\\", "/")
         if "://" in image:
             raise ManifestError(
-                f"{where}: {brief(image)} is a web address; copy the images beside the manifest and give relative "
-                "paths."
+                f"{where}: the image is a web address; copy the images beside the manifest and give relative paths."
             )
         path = Path(image)
         if path.is_absolute():
             try:
                 path = path.relative_to(root.resolve())
             except ValueError:
-                raise ManifestError(f"{where}: {brief(image)} is outside {root}; give a path relative to it.") from None
+                raise ManifestError(f"{where}: the image is outside {root}; give a path relative to it.") from None
         normal = os.path.normpath(path.as_posix()).replace(os.sep, "/")
         if normal.startswith(".."):
-            raise ManifestError(f"{where}: {brief(image)} is outside {root}; give a path relative to it.")
+            raise ManifestError(f"{where}: the image is outside {root}; give a path relative to it.")
         if normal in seen:
             raise ManifestError(
-                f"{where}: image {brief(normal)} is already in {columns.where(seen[normal])}; keep one row per image."
+                f"{where}: the image is already in {columns.where(seen[normal])}; keep one row per image."
             )
         try:
-            there = not files or (root / normal).is_file()
+            there = not files or i in missing or (root / normal).is_file()
         except (OSError, ValueError):  # a name that no file can have
             there = False
         if not there:
-            raise ManifestError(f"{where}: image file {root / normal} does not exist.")
+            raise ManifestError(f"{where}: the image file is not in {root}.")
         seen[normal] = i
         paths.append(normal)
     return paths

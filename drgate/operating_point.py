@@ -101,13 +101,10 @@ class OperatingPoint:
         linked = bool(self.key) and self.key == known.key
         contents = {content for content, _ in self.images if content}
         names = {name: content for content, name in self.images} if linked else {}
-        for image, content, name in zip(
-            predictions.table["image"], known.contents, known.named or [""] * len(known.contents), strict=True
-        ):
+        for content, name in zip(known.contents, known.named or [""] * len(known.contents), strict=True):
             if content in contents or (name in names and not (content and names[name])):
                 raise UsageError(
-                    f"{predictions.origin}: image {image!r} is among the images that the operating point was tuned on; "
-                    "use other test images."
+                    f"{predictions.origin} has images that the operating point was tuned on; use other test images."
                 )
         if self.names and self.names == known.names:
             raise UsageError(

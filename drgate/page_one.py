@@ -211,6 +211,11 @@ def _wrong_eyes(sample: Sample, checklist: Checklist) -> list[str]:
 def _regraded(look: Look) -> list[str]:
     """Looks at other test sets that share images, and reference grades that changed since an earlier look."""
     lines = []
+    if look.tables > 1:
+        lines.append(
+            f"{look.tables} tables with these answers were seen under this look. Their grades are the same, their "
+            "numbers are not."
+        )
     for other in look.overlapping:
         patients = _count(other.patients, "patient")
         shared = f"{other.images} of these images ({patients})" if other.images else f"{patients} of this test set"

@@ -26,14 +26,15 @@ from scipy.optimize import LinearConstraint, milp
 from drgate.checklist import Checklist, Criterion, ended, grade_mix, level_words, not_a_fraction, parse_checklist
 from drgate.contrast import BLANK
 from drgate.errors import ANSWERS, ExitCode, ManifestError, UsageError
-from drgate.files import read_table
-from drgate.manifest import load_manifest
+from drgate.manifest import has_header, load_manifest
+from drgate.mapping import PLAIN, ColumnMap
 from drgate.metrics import METRICS, MetricId, grades_of
 from drgate.predictions import ANSWERS as COLUMNS_OF_A_MODEL
 from drgate.predictions import Predictions, load_predictions, planned
 from drgate.sample import Sample
 from drgate.scale import GRADES
 from drgate.stats import agreement, cluster, confusion, power
+from drgate.tables import read_table
 
 ASSURANCE: Final = 0.9
 """Probability that the patients to screen include the cases that are needed."""
@@ -605,21 +606,24 @@ def parse_prevalence(text: str) -> dict[str, float]:
         raise UsageError(f"--prevalence: {ended(str(problem))}") from problem
 
 
-def load_planned(path: Path, *, split: str = "test") -> Predictions:
+def load_planned(path: Path, *, split: str = "test", columns: ColumnMap = PLAIN) -> Predictions:
     """A test set to plan with: a manifest (folder, CSV, Parquet) or a table of predictions, which are dropped.
 
-    split: which one, of a manifest that has splits. Only patients, reference grades and the columns that a checklist
-    slices by matter: every graded image counts as correctly predicted. The image files of a table need not exist.
+    split: which one, of a manifest that has splits. columns: which of its columns is which. Only patients, reference
+    grades and the columns that a checklist slices by matter: every graded image counts as correctly predicted. The
+    image files of a table need not exist.
     """
-    table, about = _rows(path, split)
+    table, about = _rows(path, split, columns)
     return planned(table, str(path), about)
 
 
-def _rows(path: Path, split: str) -> tuple[pd.DataFrame, dict[str, Any]]:
+def _rows(path: Path, split: str, columns: ColumnMap) -> tuple[pd.DataFrame, dict[str, Any]]:
     """The rows to plan with, and their split and numbers of rows where there are splits."""
-    if path.is_file() and {*COLUMNS_OF_A_MODEL} & set(read_table(path, "a test set", ManifestError).columns):
-        return load_predictions(path).table, {}
-    manifest = load_manifest(path, files=False)
+    if path.is_file() and has_header(path, columns):
+        names = read_table(path, "a test set", ManifestError, columns=columns).columns
+        if {*COLUMNS_OF_A_MODEL} & {*names}:
+            return load_predictions(path, columns=columns).table, {}
+    manifest = load_manifest(path, files=False, columns=columns)
     if not manifest.table["split"].notna().any():
         return manifest.table, manifest.named_by()
     chosen = manifest.select(split)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import re
+import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -24,12 +25,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from drgate import tables
 from drgate.answers import NEEDS_CUT_OFFS
 from drgate.columns import PROBABILITIES as PROBABILITIES
-from drgate.columns import READER, Columns, graded_rows, reader_columns, reference_of, unexplained
-from drgate.errors import ManifestError, PredictionsError, brief
-from drgate.files import canonical_json, digest_of, is_parquet, parse_json, read_table, replacing
+from drgate.columns import READER, Columns, graded_rows, reader_columns, reference_of, unexplained, usual_names
+from drgate.errors import ManifestError, PredictionsError
+from drgate.files import canonical_json, digest_of, is_parquet, parse_json, replacing
 from drgate.grouping import Grouping, grouping
+from drgate.mapping import PLAIN, ColumnMap
 from drgate.operating_point import OperatingPoint, cumulative
 from drgate.parquet import read_metadata
 from drgate.scale import GRADES, REFERABLE_CLASSES, STANDS_FOR, Kind, On, Scale
@@ -49,7 +52,7 @@ OPEN: Final = (*COLUMNS, *(column for column in OPTIONAL_COLUMNS if column != "s
 _METADATA_KEY: Final = b"drgate.provenance"
 _PUBLISHED: Final = re.compile(r"(?P<key>[0-9a-f]{16})(-[0-9]+)?")
 _NUMBER: Final = re.compile("row-[0-9]+")
-_EXPECTED: Final = "a CSV or Parquet table with image, grade and p_0 to p_4 (or predicted, or p_referable)"
+_EXPECTED: Final = "a table with image, grade and p_0 to p_4 (or predicted, or p_referable)"
 
 
 @dataclass(frozen=True)
@@ -64,13 +67,16 @@ class Predictions:
         whether to refer (then grade is NA throughout), p_referable (NaN: none given) and predicted_referable Int8 where
         the model does (then predicted and p_0 to p_4 are).
     provenance: `score`'s record of model, manifest and preprocessing; empty for a table from elsewhere.
-    at_cut_offs: whether the grades are those that `at` gave.
+    at_cut_offs: whether the grades are those that `at` gave. notes: what was recognised and mapped when its file was
+        read, as sentences. unused: drgate's names of the columns that were mapped and are not in its file.
     """
 
     table: pd.DataFrame = field(repr=False)
     origin: str
     provenance: dict[str, Any] = field(default_factory=dict, repr=False)
     at_cut_offs: bool = False
+    notes: tuple[str, ...] = ()
+    unused: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.table)
@@ -196,11 +202,10 @@ class Predictions:
         grades = operating_point.apply(self.scores())
         bare = (grades < 0) & self.table[name].notna().to_numpy()
         if bare.any():
-            image = self.table["image"].iloc[int(bare.argmax())]
             needed = {"probabilities": "p_0 to p_4", "referable": "p_referable"}.get(self.cut_on, self.cut_on)
             raise PredictionsError(
-                f"{self.origin}: image {brief(image)} has a predicted grade but no {_SCORE[self.cut_on]}; an operating "
-                f"point needs {needed}."
+                f"{self.origin}: {int(bare.sum())} images have a predicted grade but no {_SCORE[self.cut_on]}; an "
+                f"operating point needs {needed}."
             )
         if self.answers == "referable":
             grades = np.where(grades > 0, 1, grades)
@@ -417,32 +422,44 @@ def reference_digests(table: pd.DataFrame) -> dict[str, str]:
 
 
 def without_grades(table: pd.DataFrame, origin: str) -> str:
-    """The message for a table without any reference grade, with the columns that may hold them under another name."""
-    others = _further(table)
-    if others:
+    """The message for a table without any reference grade, with the columns that may hold them under a usual name."""
+    if found := usual_names(_further(table), ("grade", "referable")):
+        own, theirs = next(iter(found.items()))
         return (
-            f"{origin} has no reference grades in a column grade (other columns: {', '.join(others)}); rename one to "
-            "grade (or to referable, if it says only whether to refer), or give --grades FILE."
+            f"{origin} has no reference grades in a column grade. If they are in {theirs}, give --columns "
+            f"{shlex.quote(f'{own}={theirs}')}; else give them with --grades FILE."
         )
-    return f"{origin} has no reference grades in a column grade; give them with --grades FILE."
+    return (
+        f"{origin} has no reference grades in a column grade; say which column has them (--columns grade=NAME, or "
+        "referable=NAME, if it says only whether to refer), or give --grades FILE."
+    )
 
 
-def load_predictions(path: Path | str, operating_point: OperatingPoint | None = None) -> Predictions:
-    """Read a table of predictions from CSV or Parquet and check every cell.
+def load_predictions(
+    path: Path | str,
+    operating_point: OperatingPoint | None = None,
+    *,
+    columns: ColumnMap = PLAIN,
+    partly: bool = False,
+) -> Predictions:
+    """Read a table of predictions from any container of `drgate.tables` and check every cell.
 
+    columns: which of its columns is which, and what its cells mean. partly: columns that are mapped may be absent,
+        because they are in another file.
     operating_point: `predicted` may be what its cut-offs give, in the whole table. The table comes back as it was
         written; `at` applies the cut-offs.
 
     Raises PredictionsError, naming file and row: a missing column, a duplicate image, a grade outside 0-4,
-    probabilities that are incomplete, not finite, outside [0, 1] or do not sum to 1 within 1e-3, a `predicted` that is
+    probabilities that are incomplete, not finite or do not sum to 1 within their rounding, a `predicted` that is
     neither the most probable grade (of equal ones the lower, where `score` wrote the table) nor the operating point's.
     """
     path = Path(path)
-    table = read_table(path, _EXPECTED, PredictionsError, no_nan=SIGNED)
+    read = tables.read(path, _EXPECTED, PredictionsError, columns=columns, no_nan=SIGNED, partly=partly)
     provenance = read_provenance(path)
     rows = provenance.pop("rows", None)
     provenance.pop("as_baseline", None)
-    predictions = _checked(table, path, provenance, operating_point)
+    predictions = _checked(read.table, path, provenance, operating_point, columns)
+    predictions = replace(predictions, notes=(*read.notes, *predictions.notes), unused=read.unused)
     if provenance and rows != predictions.digest:
         raise PredictionsError(
             f"{path} was changed after the model was scored; score the model again, or give a CSV, which is evaluated "
@@ -451,9 +468,11 @@ def load_predictions(path: Path | str, operating_point: OperatingPoint | None = 
     return predictions
 
 
-def make_predictions(table: pd.DataFrame, origin: str, provenance: dict[str, Any]) -> Predictions:
-    """Predictions from a table in memory, checked like one from a file."""
-    return _checked(table, Path(origin), provenance, None)
+def make_predictions(
+    table: pd.DataFrame, origin: str, provenance: dict[str, Any], columns: ColumnMap = PLAIN
+) -> Predictions:
+    """Predictions from a table in memory, checked like one from a file. columns: what its cells mean."""
+    return _checked(table, Path(origin), provenance, None, columns)
 
 
 def planned(table: pd.DataFrame, origin: str, about: Mapping[str, Any] | None = None) -> Predictions:
@@ -516,9 +535,15 @@ def column_bytes(name: str, column: pd.Series[Any]) -> bytes:
 
 
 def _checked(
-    table: pd.DataFrame, origin: Path, provenance: dict[str, Any], operating_point: OperatingPoint | None
+    table: pd.DataFrame,
+    origin: Path,
+    provenance: dict[str, Any],
+    operating_point: OperatingPoint | None,
+    stated: ColumnMap = PLAIN,
 ) -> Predictions:
-    columns = Columns(table, origin, PredictionsError)
+    columns = Columns(table, origin, PredictionsError, stated)
+    if not provenance:
+        _refuse_other_names(columns)
     columns.require("image", expected=_EXPECTED)
     checked = pd.DataFrame(index=table.index)
     checked["image"] = columns.image()
@@ -544,9 +569,37 @@ def _checked(
             checked[column] = columns.number(column)
         elif column == "sha256":
             checked[column] = columns.sha256()
-        elif column not in (*COLUMNS, *OPTIONAL_COLUMNS):
-            checked[column] = columns.further(column)
-    return Predictions(checked.sort_values("image", ignore_index=True), str(origin), provenance)
+    others = columns.others(*COLUMNS, *OPTIONAL_COLUMNS)
+    for column in others:
+        checked[column] = columns.further(column)
+    if not provenance and (idle := columns.like_probabilities(others)):
+        columns.notes.append(f"These columns look like probabilities and are not used: {', '.join(idle)}.")
+    return Predictions(
+        checked.sort_values("image", ignore_index=True), str(origin), provenance, notes=tuple(columns.notes)
+    )
+
+
+def _refuse_other_names(columns: Columns) -> None:
+    """Raise where what a table lacks is there under a usual name, with the mapping to type."""
+    table, origin = columns.table, columns.origin
+    wanted: tuple[str, ...] = ("image", "grade", "predicted", *PROBABILITIES, "patient", "eye")
+    if {*ANSWERS} & {*table.columns} and "image" in table.columns:
+        wanted = PROBABILITIES if columns.only_decided(ANSWERS) else ()
+    found = usual_names(list(table.columns), wanted)
+    if not {"image", "predicted", *PROBABILITIES} & found.keys():
+        return
+    image = "" if "image" in (*table.columns, *found) else " It has no column image: add one with a name for each row."
+    raise PredictionsError(
+        f"{origin} seems to have {_named(found)} under other names. If so, give --columns "
+        f"{shlex.quote(','.join(f'{own}={theirs}' for own, theirs in found.items()))}; if not, remove or rename them."
+        f"{image} Expected {_EXPECTED}."
+    )
+
+
+def _named(found: Mapping[str, str]) -> str:
+    """The columns that were found, for a message: p_0 to p_4 as one."""
+    names = ["p_0 to p_4" if own == PROBABILITIES[0] else own for own in found if own not in PROBABILITIES[1:]]
+    return ", ".join(names)
 
 
 def _flags(values: Sequence[bool | None]) -> Any:
@@ -609,9 +662,8 @@ def _predicted(
     """
     if not {*ANSWERS} & set(columns.table.columns):
         raise PredictionsError(
-            f"{columns.origin} has neither p_0 to p_4 nor predicted nor p_referable (columns: "
-            f"{', '.join(columns.table.columns)}); "
-            f"rename a column, or add them. Expected {_EXPECTED}."
+            f"{columns.origin} has neither p_0 to p_4 nor predicted nor p_referable; say which columns they are "
+            f"(--columns p_0=NAME,...), or add them. Expected {_EXPECTED}."
         )
     if _answers_with_severity(columns.table):
         return _at_severity(columns, probabilities, operating_point)

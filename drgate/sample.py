@@ -270,7 +270,8 @@ class Sample:
             if one.by not in judged.columns:
                 raise PredictionsError(
                     f"{origin} has no column {one.by!r}, which the checklist {checklist.name} slices by; it has "
-                    f"{', '.join(predictions.slice_columns) or 'no further columns'}."
+                    f"{len(predictions.slice_columns) or 'no'} further columns. Say which one it is: --columns "
+                    f"{one.by}=NAME."
                 )
             # A slice stays one of the test set where none of its images has a grade: its criteria are not assessed.
             names, everywhere[one.by] = _sliced(table[one.by], one, origin)
@@ -555,7 +556,7 @@ class Pair:
         neither has patients. name: the second table's name in messages,
         if not its origin.
 
-        Raises PredictionsError, naming an image, where the tables are not of the same images or contradict each other
+        Raises PredictionsError where the tables are not of the same images or contradict each other
         in grade, macular oedema, patient or (by eye) eye.
         """
         if lacking := first.lacks_cut_offs or second.lacks_cut_offs:
@@ -580,8 +581,7 @@ class Pair:
         shown = dict(zip(mine.index, names[0], strict=True))
         alone = mine.index.symmetric_difference(theirs.index)
         if len(alone):
-            image = next(table["image"][alone[0]] for table in (mine, theirs) if alone[0] in table.index)
-            raise PredictionsError(f"{name} was scored on other images ({image!r} is in one table only).")
+            raise PredictionsError(f"{name} was scored on other images: {len(alone)} are in one table only.")
         mine = _graded(mine, first.origin)
         theirs = theirs.loc[mine.index]
         if theirs["grade"].isna().all():
@@ -589,7 +589,7 @@ class Pair:
 
         def require_same(differ: Flags, what: str) -> None:
             if differ.any():
-                raise PredictionsError(f"{name} {what} (image {mine['image'].iloc[int(differ.argmax())]!r}).")
+                raise PredictionsError(f"{name} {what} (in {int(differ.sum())} of the images).")
 
         require_same((mine["grade"] != theirs["grade"]).fillna(True).to_numpy(dtype=bool), "has other reference grades")
         labels = [_oedema(mine, first.origin), _oedema(theirs, name)]
@@ -749,8 +749,7 @@ def _graded(table: pd.DataFrame, origin: str) -> pd.DataFrame:
         raise PredictionsError(without_grades(table, origin))
     if (lacking := unexplained(table)).any():
         raise PredictionsError(
-            f"{origin}: image {table['image'][lacking].iloc[0]!r} has no reference grade; give one, or set gradable "
-            "to false."
+            f"{origin}: {int(lacking.sum())} of the images have no reference grade; give one, or set gradable to false."
         )
     return judged
 
@@ -762,8 +761,8 @@ def _oedema(judged: pd.DataFrame, origin: str) -> Flags | None:
     absent = judged["dme"].isna()
     if absent.any():
         raise PredictionsError(
-            f"{origin}: image {judged['image'][absent].iloc[0]!r} has no dme, but other images have; give 0 or 1 for "
-            "every graded image, or leave the column out."
+            f"{origin}: {int(absent.sum())} of the graded images have no dme, but others have; give 0 or 1 for every "
+            "graded image, or leave the column out."
         )
     return judged["dme"].to_numpy(dtype=bool)
 
@@ -840,8 +839,8 @@ def _require_countable(judged: pd.DataFrame, checklist: Checklist, origin: str, 
     if (again := keys.dropna()[lambda known: known.duplicated()]).size:
         same = judged["image"][keys == again.iloc[0]]
         raise PredictionsError(
-            f"{origin}: {same.iloc[0]!r} and {same.iloc[1]!r} are the same file, which would count twice; keep "
-            "one of them, or give the patients."
+            f"{origin}: {len(same)} rows are of the same file, which would count more than once; keep one of them, or "
+            "give the patients."
         )
 
 

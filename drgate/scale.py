@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Sequence
 from typing import Final, Literal
 
 GRADES: Final = ("no_dr", "mild_npdr", "moderate_npdr", "severe_npdr", "pdr")
@@ -123,6 +124,29 @@ def _short(text: str) -> str:
     letters = re.sub(r"[^a-z]", "", text)
     letters = _PROLIFERATIVE.sub("pdr", _NON_PROLIFERATIVE.sub("npdr", letters)).replace("diabeticretinopathy", "dr")
     return letters.replace("npdrnpdr", "npdr").replace("pdrpdr", "pdr")
+
+
+def doubts(counts: Sequence[int]) -> list[str]:
+    """Questions about reference grades whose counts (of grades 0 to 4) are unlikely on this scale, a sentence each.
+
+    >>> len(doubts([90, 10, 0, 0, 0])), len(doubts([90, 10, 0, 5, 0]))
+    (1, 1)
+    >>> doubts([5, 5, 5, 5, 0])
+    []
+    """
+    present = [grade for grade, count in enumerate(counts) if count]
+    if present == [0, 1]:
+        return [
+            "Only grades 0 and 1 occur: is this a binary label? If 1 means referable, name its column referable; any "
+            "DR alone is not judged."
+        ]
+    inside = range(present[0], present[-1]) if present else ()
+    return [
+        f"No image has the grade {grade} ({TITLES[grade]}), though lower and higher ones occur: are the grades those "
+        "of the ICDR scale?"
+        for grade in inside
+        if not counts[grade]
+    ]
 
 
 _REFERABLE_NAMES: Final = {

@@ -28,6 +28,7 @@ from drgate import __version__
 from drgate.errors import ImageUnreadable, ManifestError, PredictionsError, UsageError
 from drgate.evaluation import plain_of
 from drgate.manifest import Manifest, load_manifest, split_by_patient
+from drgate.mapping import PLAIN, ColumnMap
 from drgate.models import find_model, refuse_no_base
 from drgate.predictions import ANSWERS, Predictions, make_predictions
 
@@ -115,8 +116,10 @@ def model_and_test_set(
     *,
     lora_alpha: float | None = None,
     python: str | None = None,
+    columns: ColumnMap = PLAIN,
 ) -> tuple[Grader, Manifest]:
     """The model, and the images to score with it. preprocess, lora_alpha, python: see `load_grader`.
+    columns: which column of the manifest is which.
 
     These are the images of one split. If the manifest has no splits but training split this manifest itself, as the
     model's record or its parent's certificate states, they are the images of that split; otherwise all images.
@@ -132,7 +135,7 @@ def model_and_test_set(
         find_model(source)
     if base is not None:
         refuse_no_base(base)
-    manifest = load_manifest(data)
+    manifest = load_manifest(data, columns=columns)
     from drgate.vision.graders import load_grader
 
     grader = load_grader(source, base, preprocess, lora_alpha=lora_alpha, python=python)
@@ -363,6 +366,7 @@ def _provenance(grader: Grader, answer: Answer, manifest: Manifest, key: Patient
         "leakage": _leakage(grader, manifest, key),
         "warnings": [
             *manifest.copies(),
+            *manifest.leftovers(),
             *grader.notes,
             *(
                 [

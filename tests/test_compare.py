@@ -269,7 +269,10 @@ def regrouped(table: pd.DataFrame) -> pd.DataFrame:
 
 class TestWhatCannotBeCompared:
     CHANGES: ClassVar[dict[str, tuple[Callable[[pd.DataFrame], pd.DataFrame], str]]] = {
-        "other images": (lambda t: t.assign(image="x" + t["image"]), r"was scored on other images \('0000.png'"),
+        "other images": (
+            lambda t: t.assign(image="x" + t["image"]),
+            "was scored on other images: 280 are in one table only",
+        ),
         "one image less": (lambda t: t.iloc[1:], "was scored on other images"),
         "other grades": (lambda t: t.assign(grade=(t["grade"] + 1) % 5), "has other reference grades"),
         "no grades": (lambda t: t.assign(grade=pd.NA), "has no reference grades"),

@@ -585,7 +585,7 @@ class TestWhoseReaders:
         scored = make_predictions(rows, "scored.csv", {}).table
         assert scored["reader_2"].tolist()[1] == 4
         (folder / "labels.csv").write_text("image,grade,reader_1\na.png,0,7\nb.png,4,3\n")
-        with pytest.raises(ManifestError, match="line 2: reader_1 is '7'; expected an ICDR grade"):
+        with pytest.raises(ManifestError, match="line 2: reader_1 cannot be read; expected an ICDR grade"):
             load_manifest(folder)
 
 

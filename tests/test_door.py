@@ -427,13 +427,11 @@ class TestWhatIsGiven:
             "is a PDF document": tmp_path / "paper.csv",
             "is a Jupyter notebook": tmp_path / "work.csv",
             "is a gzip archive": tmp_path / "packed.csv",
-            "is text in UTF-16": tmp_path / "excel.csv",
             "is a binary file": tmp_path / "binary.csv",
         }
         files["is a PDF document"].write_bytes(b"%PDF-1.7\n\xe2\xe3")
         files["is a Jupyter notebook"].write_text('{"cells": [{"cell_type": "code"}], "nbformat": 4}')
         files["is a gzip archive"].write_bytes(gzip.compress(b"image,grade"))
-        files["is text in UTF-16"].write_bytes("image,grade\n".encode("utf-16"))
         files["is a binary file"].write_bytes(b"\7\0\1\2" * 9)
         model, spec = place / "model.pth", ("--spec", "smoke")
         for says, file in files.items():

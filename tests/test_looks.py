@@ -575,7 +575,7 @@ class TestNobodyIsNamed:
         )
         first, path = Log().look(sited, "t", unused, model="m")
         guess = hashlib.sha256(column_bytes("site", sited.table["site"])).hexdigest()
-        assert "site (keyed)" in path.read_text()
+        assert " (keyed)" in path.read_text()
         assert guess not in path.read_text()
         assert Log().look(sited, "t", used, model="m")[0] == first
         moved = make_predictions(sited.table.assign(site=["B"] + ["St Mary"] * 79), "t", {})

@@ -116,18 +116,18 @@ class TestLayouts:
 
 
 REFUSED = {
-    "grade 7": ({"grade": "7"}, "grade is '7'; expected an ICDR grade"),
-    "a word": ({"grade": "bad"}, "grade is 'bad'"),
-    "a fraction": ({"grade": "1.5"}, "grade is '1.5'"),
+    "grade 7": ({"grade": "7"}, "grade cannot be read; expected an ICDR grade"),
+    "a word": ({"grade": "bad"}, "grade cannot be read; expected an ICDR grade"),
+    "a fraction": ({"grade": "1.5"}, "grade cannot be read; expected an ICDR grade"),
     "no grade": ({"grade": ""}, "has no grade"),
-    "an unknown split": ({"split": "holdout"}, "split is another text (7 characters); expected train, val or test"),
-    "an unknown eye": ({"eye": "middle"}, "eye is another text (6 characters); expected L or R"),
-    "a file that is not there": ({"image": "none.png"}, "none.png does not exist"),
+    "an unknown split": ({"split": "holdout"}, "split cannot be read; expected train, val or test"),
+    "an unknown eye": ({"eye": "middle"}, "eye cannot be read; expected L or R"),
+    "a file that is not there": ({"image": "none.png"}, "the image file is not in"),
     "a path outside": ({"image": "../../etc/passwd"}, "is outside"),
     "an address": ({"image": "https://example.org/a.png"}, "is a web address; copy the images beside the manifest"),
     "an empty image": ({"image": ""}, "the image is empty"),
     "no patient": ({"patient": ""}, "the patient is empty"),
-    "gradable maybe": ({"gradable": "maybe"}, "gradable is another text (5 characters); expected true or false"),
+    "gradable maybe": ({"gradable": "maybe"}, "gradable cannot be read; expected true or false"),
     "the same image twice": ({"image": "a.png"}, "line 2; keep one row per image"),
 }
 

@@ -42,18 +42,18 @@ SOUND = {
 }
 
 REFUSED = {
-    "do not sum to 1": ({"p_2": "0.7"}, "sum to 1.1; expected 1"),
+    "do not sum to 1": ({"p_2": "0.7"}, "do not sum to 1 within 0.001"),
     "a literal nan": ({"p_2": "nan"}, "nan or inf"),
     "a literal inf": ({"p_2": "inf"}, "nan or inf"),
-    "a word": ({"p_2": "high"}, "p_2 is another text .4 characters.; expected a number"),
-    "negative": ({"p_1": "-0.1", "p_2": "0.8"}, "p_1 is -0.1; expected a fraction from 0 to 1, not percent"),
+    "a word": ({"p_2": "high"}, "p_2 cannot be read; expected a number"),
+    "negative": ({"p_1": "-0.1", "p_2": "0.8"}, "one of p_0 to p_4 is outside; expected a fraction from 0 to 1"),
     "some are empty": ({"p_1": ""}, "give all five or none"),
-    "grade 7": ({"grade": "7"}, "grade is '7'; expected an ICDR grade, 0-4 or a name"),
-    "duplicate image": ({"image": "first.png"}, "'first.png' occurs twice"),
+    "grade 7": ({"grade": "7"}, "grade cannot be read; expected an ICDR grade, 0-4 or a name"),
+    "duplicate image": ({"image": "first.png"}, "this image is in .*line 2 already; expected one row per image"),
     "predicted is not the most probable": ({"predicted": "1"}, "give them with --operating-point"),
     "predicted is empty beside probabilities": ({"predicted": ""}, "predicted is empty"),
-    "predicted is no grade": ({"predicted": "9"}, "predicted is '9'; expected an ICDR grade"),
-    "oedema is neither": ({"dme": "2"}, "dme is '2'; expected 0, 1 or an empty cell"),
+    "predicted is no grade": ({"predicted": "9"}, "predicted cannot be read; expected an ICDR grade"),
+    "oedema is neither": ({"dme": "2"}, "dme cannot be read; expected 0, 1 or an empty cell"),
     "a file digest that is none": ({"sha256": "abc"}, "expected the 64 hex digits"),
 }
 

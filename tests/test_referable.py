@@ -133,9 +133,9 @@ class TestAnswers:
             ({"predicted": 2}, "two kinds, p_referable beside predicted; keep the columns of one"),
             (dict.fromkeys(("p_0", "p_1", "p_2", "p_3", "p_4"), 0.2), "two kinds, p_referable beside p_0, p_1"),
             ({"severity": 1.5}, "two kinds, p_referable beside severity"),
-            ({"p_referable": 1.5}, "line 2: p_referable is 1.5; expected a fraction from 0 to 1"),
-            ({"p_referable": "nan"}, "line 2: p_referable is nan; expected a fraction from 0 to 1"),
-            ({"p_referable": "high"}, r"line 2: p_referable is another text \(4 characters\); expected a fraction"),
+            ({"p_referable": 1.5}, "line 2: p_referable cannot be read; expected a fraction from 0 to 1"),
+            ({"p_referable": "nan"}, "line 2: p_referable cannot be read; expected a fraction from 0 to 1"),
+            ({"p_referable": "high"}, "line 2: p_referable cannot be read; expected a number"),
             (
                 {"p_referable": 0.7, "predicted_referable": 0},
                 "line 2: predicted_referable is 0, but p_referable is 0.7",
@@ -144,7 +144,7 @@ class TestAnswers:
                 {"p_referable": 0.7, "predicted_referable": None},
                 "there is p_referable but predicted_referable is empty",
             ),
-            ({"predicted_referable": "maybe"}, r"predicted_referable is another text \(5 characters\); expected 0, 1"),
+            ({"predicted_referable": "maybe"}, "predicted_referable cannot be read; expected 0, 1"),
         ],
     )
     def test_what_is_no_one_answer_is_refused(self, columns: dict[str, Any], says: str, tmp_path: Path):
@@ -185,7 +185,7 @@ class TestReference:
             ),
             ({"referable": [1, 0], "dme": [0, 1]}, "line 3: referable is 0, but dme is 1"),
             ({"grade": [3, None], "referable": [1, 1]}, "line 3: there is referable but no grade, and other rows have"),
-            ({"referable": [1, 2]}, "line 3: referable is '2'; expected 0, 1 or an empty cell"),
+            ({"referable": [1, 2]}, "line 3: referable cannot be read; expected 0, 1 or an empty cell"),
         ],
     )
     def test_a_contradiction_is_refused(self, columns: dict[str, Any], says: str, tmp_path: Path):
@@ -468,7 +468,7 @@ class TestVerdict:
         found = evaluate(predictions(table), REFERRAL)
         assert counted(found, "reference_ungradable") == (2, 200)
         assert (found.counts.images, sum(found.counts.by_grade)) == (198, 198)
-        with pytest.raises(PredictionsError, match="has no reference grade"):
+        with pytest.raises(PredictionsError, match="2 of the images have no reference grade"):
             evaluate(predictions(table.assign(gradable=True)), REFERRAL)
 
     def test_what_contradicts_its_scale_is_no_evaluation(self):

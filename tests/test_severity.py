@@ -152,8 +152,8 @@ class TestSeverity:
         [
             ({"predicted": 1}, "there is a predicted grade beside a severity, which gives one by cut-offs alone"),
             ({f"p_{k}": 0.2 for k in range(5)}, "has answers of two kinds, severity beside p_0 to p_4"),
-            ({"severity": "high"}, "severity is another text .4 characters.; expected a number"),
-            ({"severity": float("inf")}, "severity is a number beyond 100; expected a number"),
+            ({"severity": "high"}, "severity cannot be read; expected a number"),
+            ({"severity": float("inf")}, "severity cannot be read; expected a number"),
         ],
     )
     def test_a_table_that_contradicts_itself_is_refused(self, more: dict[str, Any], says: str):

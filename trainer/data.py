@@ -96,7 +96,7 @@ def load_splits(dataset: str, *, seed: int) -> Splits:
             f"{manifest.origin} has no grades, so a model cannot be trained on it. Give a graded data set."
         )
     dataset_digest = manifest.digest()
-    notes = []
+    notes = [*manifest.doubts(), *manifest.leftovers()]
     if manifest.table["split"].isna().all():
         manifest = split_by_patient(manifest, seed=seed)
         notes.append(f"{dataset} has no splits: seed {seed} assigned the patients to train, val and test.")
@@ -115,6 +115,7 @@ def load_splits(dataset: str, *, seed: int) -> Splits:
     if empty := [title for index, title in enumerate(TITLES) if not (train.table["grade"] == index).any()]:
         raise TrainingError(
             f"{dataset} has no training image of {', '.join(empty)}: a model cannot learn a grade without examples."
+            f"{''.join(f' {line}' for line in train.doubts())}"
         )
     test = manifest.select("test") if "test" in present else None
     return Splits(train, val, dataset_digest, manifest.dealt_by_seed, notes, test)

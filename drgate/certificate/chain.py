@@ -100,8 +100,9 @@ class LookLine(Typed):
 
     look, allowed, time, overlapping, regraded_count, favouring, unlinked, patient_key: as in `drgate.evaluation.Look`.
     test_set: its line. model: digest of the tensors, with the cut-offs, or of a table's answers. reference, predicted:
-    a character an image. regraded: image (its place among those known by name alone, where it has no content), former
-    grade, new grade. rest: by column, the digest of what else decides a verdict.
+    a character an image. numbers: digest of a table's numbers by image; empty for a model. regraded: image (its place
+    among those known by name alone, where it has no content), former grade, new grade. rest: by column, the digest of
+    what else decides a verdict.
     """
 
     kind: Literal["look"]
@@ -111,6 +112,7 @@ class LookLine(Typed):
     test_set: str
     model: str
     predictions: str
+    numbers: str
     spec: NamedChecklist
     reference: Annotated[str, Field(pattern="^[-0-4nr]*$")]
     predicted: Annotated[str, Field(pattern="^[-0-4nr]*$")]
@@ -125,10 +127,21 @@ class LookLine(Typed):
     digest: str
 
 
-def chain_line(entry: dict[str, Any], origin: str) -> Header | TestSetLine | LookLine:
+@dataclass(frozen=True, slots=True)
+class TableLine(Typed):
+    """Another table with the same answers, which is the same look. look: digest of its line. numbers: as there."""
+
+    kind: Literal["table"]
+    look: str
+    numbers: str
+    previous: str
+    digest: str
+
+
+def chain_line(entry: dict[str, Any], origin: str) -> Header | TestSetLine | LookLine | TableLine:
     """A line of a chain by its kind. Raises UsageError, naming `origin`, where drgate does not write such a line."""
-    kinds: dict[str, Any] = {"chain": Header, "test set": TestSetLine}
-    line: Header | TestSetLine | LookLine = read_as(
+    kinds: dict[str, Any] = {"chain": Header, "test set": TestSetLine, "table": TableLine}
+    line: Header | TestSetLine | LookLine | TableLine = read_as(
         kinds.get(str(entry["kind"]), LookLine), entry, origin, expected="a look that drgate logged", error=UsageError
     )
     return line

@@ -11,6 +11,7 @@ import typer
 from drgate.cli.options import (
     BaseOption,
     ChecklistOption,
+    ColumnsOption,
     DataOption,
     FormatOption,
     LooksOption,
@@ -18,8 +19,10 @@ from drgate.cli.options import (
     PatientKeyOption,
     PreprocessOption,
     QuietOption,
+    ScoresOption,
     SplitOption,
     WorkersOption,
+    column_map,
     patient_key,
     preprocessing,
 )
@@ -65,6 +68,8 @@ def command(
     spec: ChecklistOption = "medical-grade",
     data: DataOption = None,
     split: SplitOption = "test",
+    columns: ColumnsOption = None,
+    scores: ScoresOption = None,
     base: BaseOption = None,
     preprocess: PreprocessOption = None,
     workers: WorkersOption = None,
@@ -94,6 +99,7 @@ def command(
         if out.suffix.lower() not in (".md", ".json"):
             raise UsageError(f"--out is {out}; expected a name that ends in .md (report) or .json (numbers).")
         refuse_existing(out, "choose another name with --out")
+    mapping = column_map(columns, scores)
     checklist, key, stated = load_checklist(spec), patient_key(patients), preprocessing(preprocess)
     sources = [source_in(path) for path in (first, second)]
     if data is None and None in sources:
@@ -104,9 +110,9 @@ def command(
 
     def answers(path: Path, table: Path | None) -> Predictions:
         if table is not None:
-            return load_predictions(table)
+            return load_predictions(table, columns=mapping)
         assert data is not None, "it was asked for"
-        model, manifest = model_and_test_set(model_in(path), data, split, base, preprocess=stated)
+        model, manifest = model_and_test_set(model_in(path), data, split, base, preprocess=stated, columns=mapping)
         with progress(f"Scoring {path.name}", quiet) as (started, advance):
             started(len(manifest))
             return score(model, manifest, workers=workers, advance=advance, patient_key=key)

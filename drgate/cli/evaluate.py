@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,6 +12,7 @@ import typer
 from drgate.cli.options import (
     BaseOption,
     ChecklistOption,
+    ColumnsOption,
     DataOption,
     FormatOption,
     GraderOption,
@@ -23,9 +25,11 @@ from drgate.cli.options import (
     PublicKeyOption,
     QuietOption,
     ScorerKeyOption,
+    ScoresOption,
     SignCommandOption,
     SplitOption,
     WorkersOption,
+    column_map,
     key_for_later,
     patient_key,
     preprocessing,
@@ -80,7 +84,7 @@ def command(
         typer.Argument(
             metavar="SOURCE",
             help="Model (checkpoint, ONNX, safetensors, or a folder; docs/models.md), table of predictions (CSV, "
-            "Parquet), or folder of an evaluation or a bundle.",
+            "Excel, JSON, Parquet; docs/tables.md), or folder of an evaluation or a bundle.",
         ),
     ],
     data: DataOption = None,
@@ -116,6 +120,8 @@ def command(
         Path | None,
         typer.Option("--grades", metavar="FILE", help="Reference grades, for a table of predictions that has none."),
     ] = None,
+    columns: ColumnsOption = None,
+    scores: ScoresOption = None,
     operating_point: Annotated[
         Path | None,
         typer.Option(
@@ -179,7 +185,10 @@ def command(
     scorers = of(lambda: [load_public_key(path) for path in scorer_key or ()]) or []
     stated = of(lambda: preprocessing(preprocess))
     asked = Source(source, base, workers, scorers, stated, lora_alpha, grader)
+    mapping = of(lambda: column_map(columns, scores))
     test = Test(data, split, grades, looks, time, of(lambda: patient_key(patients)))
+    if mapping is not None:
+        test = replace(test, columns=mapping)
     evidence = Evidence(record, selected_epoch, baseline, previous, operating_point)
     output = Output(out, private, force)
     if dry_run:

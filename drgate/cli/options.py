@@ -13,6 +13,7 @@ import typer
 
 from drgate.errors import UsageError
 from drgate.files import read_beginning, read_json
+from drgate.mapping import column_map as column_map
 from drgate.screen import Format
 
 if TYPE_CHECKING:
@@ -72,6 +73,23 @@ GraderOption = Annotated[
         "--grader",
         metavar="FILE.py:load|package.module:load",
         help="Python that loads the model, for a model of any other kind (docs/models.md).",
+    ),
+]
+ColumnsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--columns",
+        metavar="OWN=THEIRS,...|FILE",
+        help="Which column of the table is which, such as grade=diagnosis,image=id_code, or a YAML file "
+        "(docs/tables.md).",
+    ),
+]
+ScoresOption = Annotated[
+    str | None,
+    typer.Option(
+        "--scores",
+        metavar="probabilities|percent|logits",
+        help="What p_0 to p_4 are, where that is not plain from the numbers.",
     ),
 ]
 KeyOption = Annotated[

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from drgate.cli.options import DataOption, FormatOption, QuietOption, SplitOption
+from drgate.cli.options import ColumnsOption, DataOption, FormatOption, QuietOption, SplitOption, column_map
 from drgate.screen import Format, emit, tell
 
 HELP = """Plan a test set: how many patients of each grade a checklist needs, and with what power.
@@ -54,6 +54,7 @@ def command(
     ] = None,
     data: DataOption = None,
     split: SplitOption = "test",
+    columns: ColumnsOption = None,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FILE", help="Also write an HTML page with power curves.")
     ] = None,
@@ -78,10 +79,13 @@ def command(
         two_images=two_images,
         correlation=correlation,
     )
+    test_set = None
+    if data is not None:
+        test_set = load_planned(table_in(data) if folder_in(data) else data, split=split, columns=column_map(columns))
     found = plan(
         asked,
         prevalence=None if prevalence is None else parse_prevalence(prevalence),
-        data=None if data is None else load_planned(table_in(data) if folder_in(data) else data, split=split),
+        data=test_set,
     )
     if out is not None:
         write_atomically(out, plan_page.html(found).encode())

@@ -9,11 +9,14 @@ import typer
 
 from drgate.cli.options import (
     ChecklistOption,
+    ColumnsOption,
     FormatOption,
     LooksOption,
     PatientKeyOption,
     QuietOption,
+    ScoresOption,
     SplitOption,
+    column_map,
     patient_key,
 )
 from drgate.screen import Format, emit, tell
@@ -54,6 +57,8 @@ def command(
         ),
     ] = None,
     split: SplitOption = "test",
+    columns: ColumnsOption = None,
+    scores: ScoresOption = None,
     looks: LooksOption = None,
     patients: PatientKeyOption = None,
     format: FormatOption = Format.human,
@@ -71,10 +76,11 @@ def command(
     from drgate.tune import Infeasible, effects, lost, tune
 
     refuse_existing(out, "an operating point is not overwritten; choose another name with --out")
+    mapping = column_map(columns, scores)
     test = None if data is None else load_manifest(data, files=False)
     if test is not None and test.table["split"].notna().any():
         test = test.select(split)
-    tuning, checklist = load_predictions(table_in(predictions)), load_checklist(spec)
+    tuning, checklist = load_predictions(table_in(predictions), columns=mapping), load_checklist(spec)
     found = tune(tuning, checklist, test=test, log=Log(looks, key=patient_key(patients)))
     if isinstance(found, Infeasible):
         emit(

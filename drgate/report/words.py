@@ -656,7 +656,7 @@ def _counts(estimate: Metric, unit: str) -> str:
 def counts(by_class: Mapping[str, int]) -> str:
     """Counts by class, such as "No DR 3, Mild NPDR 2"."""
     titles = dict(zip((*GRADES, *REFERABLE_CLASSES), (*TITLES, *SCALE_TITLES["referable"]), strict=True))
-    return ", ".join(f"{titles[name]} {count}" for name, count in by_class.items())
+    return ", ".join(f"{titles.get(name, name)} {count}" for name, count in by_class.items())
 
 
 def _many(number: int, what: str) -> str:

@@ -1,0 +1,105 @@
+"""`drgate manifest`: how a data set is understood, and its canonical form."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from drgate.cli.options import ColumnsOption, FormatOption, QuietOption
+from drgate.scale import GRADES
+from drgate.screen import Format, emit, tell
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from drgate.survey import Survey
+
+HELP = """Show how a data set is understood: grades, splits, patients, eyes, columns, and what is left out and why.
+
+SOURCE is a table, a folder, or a file with pictures inside (docs/datasets.md). Exit code 0 all rows can be used, 1 some
+cannot or contradict each other, 2 the source could not be read.
+
+\b
+Examples:
+  drgate manifest mbrset/labels_mbrset.csv
+  drgate manifest DDR/train.txt --columns image=1,grade=2
+  drgate manifest retinamnist_224.npz --out retinamnist/labels.csv
+"""
+
+
+def command(
+    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="A table, a folder, or a file of pictures.")],
+    columns: ColumnsOption = None,
+    images: Annotated[
+        Path | None,
+        typer.Option("--images", metavar="FOLDER", help="Folder that a table's images are in. [that of the table]"),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="FILE", help="Write the rows with drgate's own columns, as a CSV file."),
+    ] = None,
+    format: FormatOption = Format.human,
+    quiet: QuietOption = False,
+) -> int:
+    from drgate.files import refuse_existing
+    from drgate.mapping import PLAIN, parse_mapping
+    from drgate.survey import survey, write_canonical
+
+    if out is not None:
+        refuse_existing(out, "choose another name with --out")
+    found = survey(source, columns=PLAIN if columns is None else parse_mapping(columns), images=images)
+    emit(found.to_json(), lambda console: render(found, console), format, quiet)
+    if out is not None and found.troubles:
+        tell("Nothing was written: some rows cannot be used.", quiet)
+    elif out is not None:
+        write_canonical(found, out)
+        tell(f"Wrote {out}.", quiet)
+    return found.exit_code
+
+
+def _present(counts: dict[str, int]) -> dict[str, int]:
+    """Without images that lack a grade, where there are none."""
+    return {
+        name.replace("no_grade", "no grade"): n for name, n in counts.items() if n or name in (*GRADES, "referable")
+    }
+
+
+def render(found: Survey, console: Console) -> None:
+    """Write it to the console, what is wrong first."""
+    from drgate.report import words
+    from drgate.report.kit import paragraph
+
+    plain = found.to_json()
+    eyes = plain["eyes"]
+    for title, lines in (
+        ("These rows cannot be used", found.troubles),
+        ("These cannot all be true", found.contradictions),
+        ("Asked about the grades", found.questions),
+    ):
+        if lines:
+            paragraph(console, title, "bold")
+        for line in lines:
+            paragraph(console, f"- {line}", hang=2)
+        if lines:
+            console.print()
+    paragraph(console, f"Read as: {found.found.layout}")
+    for split, counts in found.splits.items():
+        name = f"Split {split}" if split else "Images"
+        paragraph(console, f"{name}: {sum(counts.values())}; {words.counts(_present(counts))}", hang=2)
+    patients = "not known" if found.patients is None else str(found.patients)
+    paragraph(console, f"Patients: {patients}; left eyes {eyes['L']}, right eyes {eyes['R']}", hang=2)
+    if found.found.columns:
+        taken = ", ".join(f"{own} is {theirs}" for own, theirs in found.found.columns.items())
+        paragraph(console, f"Columns: {taken}", hang=2)
+    if plain["further_columns"]:
+        paragraph(console, f"Further columns: {', '.join(plain['further_columns'])}", hang=2)
+    for line in (*found.found.said, *plain["copies"]):
+        paragraph(console, line, hang=2)
+    left = {**plain["left_out"], "images that the table does not name": plain["not_listed"]}
+    for why, names in left.items():
+        if names["count"]:
+            more = ", ..." if names["count"] > len(names["examples"]) else ""
+            paragraph(console, f"Left out, {why}: {names['count']} ({', '.join(names['examples'])}{more})", hang=2)
+    paragraph(console, f"Digest: {plain['digest']}", hang=2)
