@@ -2,7 +2,7 @@
 
     columns = Columns(read_table(path, what, PredictionsError), path, PredictionsError)
     columns.require("image", expected=what)
-    columns.grade()                        # 0-4 or None; "labels.csv, line 3: grade is '7'; expected ..."
+    columns.grade()                        # 0-4 or None; "labels.csv, line 3: grade cannot be read; expected ..."
 
 Manifests, predictions and separate grades are all read here.
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
@@ -358,6 +358,13 @@ class Columns:
             if len(cells) and numbers.between(0, 1).all() and (usual or (numbers % 1 > 0).any()):
                 found.append(name if usual else f"column {list(self.table.columns).index(name) + 1}")
         return found
+
+    def may_be_scores(self, names: Iterable[str]) -> bool:
+        """Whether columns hold numbers that five scores can be: not all of them whole, unless 0 and 1 alone."""
+        numbers = self.table[list(names)].apply(lambda cells: pd.to_numeric(cells.astype("str"), errors="coerce"))
+        return bool(
+            numbers.notna().any(axis=1).any() and ((numbers % 1 > 0).any(axis=None) or (numbers <= 1).all(axis=None))
+        )
 
     def _numbers_rows(self, column: str) -> bool:
         """Whether a column counts from 0 or 1 in the order of the rows; of a few rows nothing can be said."""

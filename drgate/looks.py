@@ -376,7 +376,7 @@ def _taken_before(
             return entry
         if _sees(entry, seen) and model in (None, entry.model) and len(earlier) >= entry.allowed:
             differing = _differing(entry.rest, seen.rest)
-            columns = dict.fromkeys("further columns" if one.endswith(_KEYED) else one for one in differing)
+            columns = [one for one in differing if not one.endswith(_KEYED)] or ["further columns"]
             raise UsageError(
                 "These answers were looked at before, on the same images and reference grades (look "
                 f"{entry.look}), with other values of {' and '.join(columns)}. That would be another look, and "

@@ -586,6 +586,8 @@ def _refuse_other_names(columns: Columns) -> None:
     if {*ANSWERS} & {*table.columns} and "image" in table.columns:
         wanted = PROBABILITIES if columns.only_decided(ANSWERS) else ()
     found = usual_names(list(table.columns), wanted)
+    if wanted == PROBABILITIES and not columns.may_be_scores(found.values()):
+        return
     if not {"image", "predicted", *PROBABILITIES} & found.keys():
         return
     image = "" if "image" in (*table.columns, *found) else " It has no column image: add one with a name for each row."

@@ -186,7 +186,7 @@ def _csv_history(file: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         row = _row(given, where)
         selected = _SELECTED.get(cells.get("selected", "").strip().lower())
         if selected is None:
-            raise RecordError(f"{where}: selected cannot be read; expected true in one row, else empty.")
+            raise RecordError(f"{where}: selected must be true in one row, else empty.")
         if selected:
             chosen.append(row["epoch"])
         rows.append(row)
@@ -247,7 +247,7 @@ def _number(value: Any, key: str, where: str) -> Any:
     whole = key in ("epoch", "selected_epoch", "n_val")
     if not 0 <= number < 2**limits.INTEGER_BITS or (whole and not number.is_integer()):
         what = "a whole number" if whole else "a number that is not negative"
-        raise RecordError(f"{where}: {key} cannot be read; expected {what}.")
+        raise RecordError(f"{where}: {key} must be {what}.")
     return int(number) if whole else number
 
 

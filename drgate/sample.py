@@ -749,7 +749,8 @@ def _graded(table: pd.DataFrame, origin: str) -> pd.DataFrame:
         raise PredictionsError(without_grades(table, origin))
     if (lacking := unexplained(table)).any():
         raise PredictionsError(
-            f"{origin}: {int(lacking.sum())} of the images have no reference grade; give one, or set gradable to false."
+            f"{origin}: {int(lacking.sum())} of {len(table)} images have no reference grade; give one, or set gradable "
+            "to false."
         )
     return judged
 

