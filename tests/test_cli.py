@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import pickle
+import re
 import subprocess
 import sys
 import textwrap
@@ -165,9 +166,7 @@ class TestBadInput:
     ):
         folder = photographs("a.png")
         (folder / "labels.csv").write_text(f"image,grade\na.png,{grade}\n")
-        assert "line 2: the grade " in refused("evaluate", checkpoint, "--data", folder).replace(
-            "line 2: grade ", "line 2: the grade "
-        )
+        assert re.search("line 2: (the )?grade ", refused("evaluate", checkpoint, "--data", folder))
 
     @pytest.mark.parametrize(
         ("row", "sentence"),
