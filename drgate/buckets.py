@@ -6,7 +6,7 @@
 
 Google Cloud Storage needs the extra `gcs` and S3 the extra `s3`. A file is kept in `$DRGATE_CACHE` (else
 `drgate/fetched` in the user's cache folder), under a name that follows from its size and the store's own checksum or
-generation: what is there is not fetched again, a changed object is, and an interrupted fetch goes on with the next file.
+generation: what is there is not fetched again, a changed object is, and an interrupted fetch goes on where it ended.
 The stores' own settings give endpoints and credentials: AWS_ENDPOINT_URL, STORAGE_EMULATOR_HOST,
 GOOGLE_APPLICATION_CREDENTIALS, HF_TOKEN and the like.
 """
@@ -67,7 +67,7 @@ class Address(type(Path())):  # type: ignore[misc]  # the class of paths of this
 
 def located(text: Path | str) -> Path:
     """What somebody named: an `Address`, or a path of this machine."""
-    return Address(text) if not isinstance(text, Address) and _ADDRESS.match(str(text)) else Path(text)
+    return Address(text) if _ADDRESS.match(str(text)) else Path(text)
 
 
 class _Object(NamedTuple):
