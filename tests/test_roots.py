@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -22,12 +23,13 @@ from drgate.errors import CheckpointError, ManifestError
 from drgate.files import files_below
 from drgate.manifest import load_manifest
 from drgate.plan import load_planned
+from drgate.screen import progress
 from drgate.survey import survey, write_canonical
 from tests.support import tiny
 from tests.support.stores import CLOUD, Between, emulators, put
 
 ROOT = Path(__file__).parent.parent
-SETS = ("set", "set/mine.csv", "folders", "arrays.npz", "inside")
+SETS = ("set", "set/mine.csv", "folders", "retina.npz", "inside")
 SECRET = "AKIAABCDEFGHIJKLMNOP"
 
 
@@ -53,7 +55,7 @@ def local(tmp_path_factory) -> Path:
     (folder / "inside").mkdir()
     pd.DataFrame({"image": pictures, "grade": [i % 5 for i in range(10)]}).to_parquet(folder / "inside/test-0.parquet")
     arrays = {"test_images": random.integers(0, 255, (5, 8, 8, 3), dtype=np.uint8), "test_labels": np.arange(5)}
-    np.savez(folder / "arrays.npz", **arrays)
+    np.savez(folder / "retina.npz", **arrays)
     return folder
 
 
@@ -98,7 +100,7 @@ def cached(cache: Path) -> list[str]:
 class TestSameSet:
     @pytest.mark.parametrize("name", SETS)
     def test_as_on_disk(self, between, scheme, local, name):
-        """A table, a folder with one, folders of grades, arrays and pictures in Parquet: same rows, bytes and digest."""
+        """A table, a folder with one, folders of grades, arrays, pictures in Parquet: same rows, bytes and digest."""
         there, here = survey(located(f"{scheme}://bucket/{name}")), survey(local / name)
         assert there.to_json()["digest"] == here.to_json()["digest"]
         assert there.manifest.table.equals(here.manifest.table)
@@ -130,9 +132,20 @@ class TestSameSet:
             )
             assert ended.code in (0, 1, 3), ended.err
             found.append(json.loads(ended.out)["data"])
-        assert found[0]["digest"] == found[1]["digest"]
+        assert found[0]["manifest_digest"] == found[1]["manifest_digest"] == load_manifest(local / "set").digest()
         assert found[0]["images_digest"] == found[1]["images_digest"]
         assert (found[0]["name"], found[1]["name"]) == (f"{scheme}://bucket/set", "set")
+
+    def test_trained_on(self, between, scheme, tmp_path):
+        """`drtrain --dataset` takes the same splits of the same set."""
+        from trainer.data import load_splits
+
+        eyes = tiny.write_eyes(tmp_path / "eyes", train=1, val=1, test=0)
+        for path in files_below(eyes, ManifestError):
+            put(f"{scheme}://bucket/eyes/{path.relative_to(eyes)}", path.read_bytes())
+        there, here = load_splits(f"{scheme}://bucket/eyes", seed=0), load_splits(str(eyes), seed=0)
+        assert there.dataset_digest == here.dataset_digest
+        assert list(there.train.table["image"]) == list(here.train.table["image"])
 
     def test_images_alone_in_a_bucket(self, between, scheme, local):
         """The table here, the photographs there, and the other way round."""
@@ -238,6 +251,24 @@ class TestFetching:
         assert not chosen.exists()
 
 
+class TestProgress:
+    def test_a_line_in_the_bar_of_the_command(self, monkeypatch):
+        """Fetching is shown where somebody watches, within the bar of scoring; quiet, nothing is."""
+        shown = []
+        for quiet in (False, True):
+            terminal = io.StringIO()
+            terminal.isatty = lambda: True
+            monkeypatch.setattr(sys, "stderr", terminal)
+            with progress("Scoring", quiet), progress("Fetching", False) as (started, advance):
+                started(4)
+                advance(3)
+                time.sleep(0.3)
+            shown.append(terminal.getvalue())
+        assert "Fetching" in shown[0]
+        assert "3/4" in shown[0]
+        assert shown[1] == ""
+
+
 class TestNames:
     def test_that_no_file_should_have(self, between, scheme):
         """Names that climb out, control characters, empty parts: left out, counted and named; markers are no files."""
@@ -261,9 +292,7 @@ class TestNames:
     def test_in_a_table(self, between, scheme, cache, cell):
         """A row's image is below the folder that the caller names: no other address, no way out."""
         put(f"{scheme}://bucket/cell/labels.csv", f"image,grade\n{cell},0\n".encode())
-        with pytest.raises(
-            ManifestError, match=r"line 2: the image (is a web address|is outside|file is not in)"
-        ) as no:
+        with pytest.raises(ManifestError, match=r"line 2: the image (is a|is out|file is not)") as no:
             load_manifest(f"{scheme}://bucket/cell/labels.csv")
         assert str(no.value).startswith(f"{scheme}://bucket/cell/labels.csv")
         assert cached(cache) == ["labels.csv"]
@@ -300,7 +329,7 @@ class TestNames:
         """A listing of several pages is read to its end."""
         for name, value in stores.items():
             monkeypatch.setenv(name, value)
-        import s3fs
+        import s3fs  # type: ignore[import-untyped]
 
         ask = s3fs.S3FileSystem._call_s3
 
@@ -409,7 +438,7 @@ class TestRefused:
         """What does not fit on the disk is refused before it is fetched."""
         room = namedtuple("room", "free")
         monkeypatch.setattr("shutil.disk_usage", lambda path: room(10))
-        with pytest.raises(ManifestError, match="takes 1 MB, and .* has 0 MB free; set DRGATE_CACHE"):
+        with pytest.raises(ManifestError, match=r"takes 1 MB, and .* has 0 MB free; set DRGATE_CACHE"):
             load_manifest(f"{scheme}://bucket/folders")
         assert cached(cache) == []
 
