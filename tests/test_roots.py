@@ -427,6 +427,15 @@ class TestRefused:
         assert "cannot reach https://host/bucket/a.csv" in ended.err
         assert SECRET not in ended.err + ended.out
 
+    def test_verifying_fetches_nothing(self, between, scheme, cache, drgate, tmp_path):
+        """`drgate verify` and `drgate gate` read what is here: an address is no certificate, and nothing is asked."""
+        for command in ("verify", "gate --policy"):
+            assert drgate(*command.split(), f"{scheme}://bucket/set/labels.csv").code == 2
+        (tmp_path / "certificate.json").write_text("{}")
+        assert drgate("verify", tmp_path / "certificate.json", "--data", f"{scheme}://bucket/set").code == 2
+        assert between.asked == []
+        assert not cache.exists()
+
     @pytest.mark.parametrize("other", ["https://host/labels.csv", "hf://datasets/someone/eyes", "ftp://host/a"])
     def test_other_addresses(self, cache, drgate, other):
         """Photographs are read from this machine and from two kinds of store."""
