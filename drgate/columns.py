@@ -221,7 +221,8 @@ class Columns:
         if set(present) != set(PROBABILITIES):
             raise self.error(
                 f"{self.origin} has {len(present)} columns of probabilities; expected p_0 to p_4, one for each of the "
-                "five ICDR grades. If others have other names, say which is which: --columns p_0=NAME,p_1=NAME and so on."
+                "five ICDR grades. If others have other names, say which is which: --columns "
+                "p_0=NAME,p_1=NAME and so on."
             )
         read = [self._numbers(name) for name in PROBABILITIES]
         values = np.stack([numbers for numbers, _ in read], axis=1)
@@ -422,8 +423,8 @@ class Columns:
 
 _USUAL: Final[dict[str, str]] = {
     "image": r"(file|image|img|photo|fundus|f)?(name|path|file|id|idcode)|img|image",
-    "grade": r"(true|gt|target|reference|ground|actual|orig)?(label|diagnosis|level|grade|class)s?|ytrue|true|truth|target|gt|"
-    r"groundtruth|actual|(adjudicated)?drgrade|retinopathygrade|dricdr|finalicdr|icdr(grade|level)?",
+    "grade": r"(true|gt|target|reference|ground|actual|orig)?(label|diagnosis|level|grade|class)s?|ytrue|true|truth|target|"
+    r"gt|groundtruth|actual|(adjudicated)?drgrade|retinopathygrade|dricdr|finalicdr|icdr(grade|level)?",
     "referable": r"rdr|isreferable|referabledr|adjudicatedreferable",
     "predicted": r"y?pred(icted|iction|ictions)?(label|class|grade|idx)?s?|yhat|modelgrade|argmax|top1",
     "patient": r"(patient|subject|case)(id|no|number|code)?|pid",

@@ -4,8 +4,9 @@
     read(path, what, error, columns=mapping).notes     # what was recognised and mapped, as sentences
 
 What a file is, its content says, not its name. Text is UTF-8, or UTF-16 with its mark, separated by commas, semicolons,
-tabs or bars. JSON is lines of objects, a list of objects, columns as pandas writes them, or columns and data as MLflow writes them. Columns without a
-name and saved indices are left out. No message repeats a cell or a column's name: both may name a patient.
+tabs or bars. JSON is lines of objects, a list of objects, columns as pandas writes them, or columns and data as MLflow
+does. Columns without a name and saved indices are left out. No message repeats a cell or a column's name: both may name
+a patient.
 """
 
 from __future__ import annotations
@@ -113,7 +114,8 @@ def _named_columns(
     if (second := next((j for j, name in enumerate(kept) if name in kept[:j]), None)) is not None:
         first = kept.index(kept[second])
         raise error(
-            f"{path}: columns {places[first] + 1} and {places[second] + 1} have the same name; keep one, and one line of names."
+            f"{path}: columns {places[first] + 1} and {places[second] + 1} have the same name; keep one, and "
+            "one line of names above the rows."
         )
     missing = [theirs for theirs in asked if theirs not in kept]
     if missing and not partly:
@@ -196,7 +198,8 @@ class _Limited:
                 trailing += 1
             elif trailing:
                 raise self.error(
-                    f"{row_name(self.path, count - 2)}: the row is empty. The names of the columns belong into the first line, and no row may be empty."
+                    f"{row_name(self.path, count - 2)}: the row is empty. The names of the columns belong into "
+                    "the first line, and no row may be empty."
                 )
             if len(row) != width:
                 if any(row[width:]):

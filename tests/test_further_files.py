@@ -1,4 +1,4 @@
-"""Further files of the kinds in docs/field-cases.md: each is read with the right answer, or one sentence says what to do."""
+"""Further files of the kinds in docs/field-cases.md: each is read rightly, or one sentence says what to do."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class TestExports:
     @pytest.mark.parametrize(
         ("content", "said"),
         [
-            ("0.9,0.05,0.03,0.01,0.01\n0.8,0.1,0.05,0.03,0.02\n", "has no header line: its first line is a row"),
+            ("0.9,0.05,0.03,0.015,0.005\n0.8,0.1,0.05,0.03,0.02\n", "has no header line: its first line is a row"),
             ("2,0.97\n0,0.98\n", "has no header line: its first line is a row"),
             ("Bild;Befund\na;0\n", "give --columns image=NAME,grade=NAME and so on"),
             ("# model 3\nimage,grade,predicted\na,0,0\n", "Put the names of all columns into the first line"),
@@ -104,12 +104,12 @@ class TestExports:
             ("\n\nimage,grade,predicted\na,0,0\n", "has no names of columns in its first line"),
             ("sep=;\nimage;grade;predicted\na;0;0\n", "its first line is a hint to Excel"),
             ("image,grade,predicted\n\na,0,0\n\nb,0,0\n", "line 2: the row is empty"),
-            (",softmax,softmax\nimage,0,1\n", "keep one, and one line of names"),
+            (",softmax,softmax\nimage,0,1\n", "keep one, and one line of names above the rows"),
             (
                 '{"image": "a", "probs": [0.1, 0.9]}\n{"image": "b", "probs": []}\n',
                 "give each number a column of its own",
             ),
-            ("image,grade,predicted\na,0,1.37\nb,9,2.4\n", "a severity: --columns severity=NAME"),
+            ("image,grade,predicted\na,0,1.37\nb,3,2.4\n", "a severity: --columns severity=NAME"),
             ("image,grade,predicted\na,II,1\nb,IV,2\nc,0,0\n", '2 of 3 rows are so; .* grades: {"WORD": ungradable}'),
             ("image,p_1,p_2,p_3,p_4,p_5\na,1,0,0,0,0\n", "say which is which: --columns p_0=NAME"),
             ("image,grade,predicted,eye\na,0,0,1\n", r"expected L or R \(also left, right, OS, OD\)"),
