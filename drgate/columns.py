@@ -423,8 +423,8 @@ class Columns:
 
 _USUAL: Final[dict[str, str]] = {
     "image": r"(file|image|img|photo|fundus|f)?(name|path|file|id|idcode)|img|image",
-    "grade": r"(true|gt|target|reference|ground|actual|orig)?(label|diagnosis|level|grade|class)s?|ytrue|true|truth|target|"
-    r"gt|groundtruth|actual|(adjudicated)?drgrade|retinopathygrade|dricdr|finalicdr|icdr(grade|level)?",
+    "grade": r"(true|gt|target|reference|ground|actual|orig)?(label|diagnosis|level|grade|class)s?|ytrue|true|truth|"
+    r"target|gt|groundtruth|actual|(adjudicated)?drgrade|retinopathygrade|dricdr|finalicdr|icdr(grade|level)?",
     "referable": r"rdr|isreferable|referabledr|adjudicatedreferable",
     "predicted": r"y?pred(icted|iction|ictions)?(label|class|grade|idx)?s?|yhat|modelgrade|argmax|top1",
     "patient": r"(patient|subject|case)(id|no|number|code)?|pid",

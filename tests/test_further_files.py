@@ -13,8 +13,9 @@ import pytest
 
 from drgate.checklist import load_checklist
 from drgate.columns import usual_names
-from drgate.errors import PredictionsError
+from drgate.errors import ManifestError, PredictionsError
 from drgate.grades import join_grades
+from drgate.manifest import load_manifest
 from drgate.mapping import parse_mapping
 from drgate.plan import plan
 from drgate.predictions import PROBABILITIES, load_predictions, planned
@@ -127,3 +128,91 @@ class TestExports:
         left, right = words.split()
         path = text(tmp_path / "t.csv", f"image,grade,predicted,eye\na,0,0,{left}\nb,0,0,{right}\n")
         assert load_predictions(path).table["eye"].tolist() == ["L", "R"]
+
+
+class TestDataSets:
+    """Label files beside their photographs."""
+
+    def manifest(self, path: Path, **how: Any) -> dict[str, int]:
+        table = load_manifest(path, **how).table
+        return dict(zip(table["image"], table["grade"], strict=True))
+
+    def wrong(self, path: Path) -> str:
+        with pytest.raises(ManifestError) as error:
+            load_manifest(path)
+        return str(error.value)
+
+    def test_paths_that_begin_with_the_tables_own_folder(self, photographs: Write):
+        """DeepDRiD's table lies in the folder with which its paths begin."""
+        root = photographs("Images/1/1_l1.jpg", "other/1_l1.jpg", folder="regular-fundus-training")
+        table = text(root / "t.csv", "image,grade\n\\regular-fundus-training\\Images\\1\\1_l1.jpg,3\n")
+        assert self.manifest(table) == {"Images/1/1_l1.jpg": 3}
+        assert "not in" in self.wrong(text(root / "u.csv", "image,grade\nx/Images/1/1_l1.jpg,3\n"))
+
+    @pytest.mark.parametrize(
+        ("content", "said"),
+        [
+            ("IMAGE,Grade\na.jpg,0\n", "Is it --columns image=IMAGE,grade=Grade?"),
+            ("Image Name,DR level\na.jpg,0\n", "Is it --columns 'image=Image Name,grade=DR level'?"),
+            (
+                "Image Name,DR_grade_International_Clinical_DR_Severity_Scale\na.jpg,0\n",
+                "grade=DR_grade_International_Clinical_DR_Severity_Scale'?",
+            ),
+            ("Bild;Befund\na;0\n", "If they have other names, give --columns image=NAME,grade=NAME."),
+            ("ID,Left-Fundus,Right-Fundus\n0,a.jpg,b.jpg\n", "name several images each: write one row for each image."),
+            ("image,grade\nA,0\n", "There is a.jpg: if it is the same photograph, write that name."),
+            ("image,grade\n1,0\n", "There is 0001.jpg: if it is the same photograph, write that name."),
+            ("image,grade\n01-Feb,0\n", "made dates or numbers of the names: import them as text."),
+            ("image,grade\n1E+12,0\n", "made dates or numbers of the names: import them as text."),
+        ],
+    )
+    def test_what_to_do_is_said(self, content: str, said: str, photographs: Write):
+        """SUSTech-SYSU, ODIR, German headers, names in capitals, and what spreadsheets do to names."""
+        root = photographs("a.jpg", "0001.jpg")
+        assert said in self.wrong(text(root / "t.csv", content))
+
+    def test_broken_links(self, photographs: Write):
+        """As git-annex leaves them: an image is refused by its name, other files are counted."""
+        root = photographs("0/a.png")
+        (root / "0/b").symlink_to("nowhere")
+        assert load_manifest(root).found.left_out == {"a broken link": ["0/b"]}  # type: ignore[union-attr]
+        (root / "0/b.png").symlink_to("nowhere")
+        assert self.wrong(root).endswith(
+            "0/b.png: the image file is not in set. It is a link to a file that is not there."
+        )
+
+    def test_files_that_are_no_photographs(self, photographs: Write, drgate: Run):
+        """`drgate manifest` names them with what they are; they cannot be used."""
+        root = photographs("0/a.png", "1/b.png", "2/c.ppm")
+        text(root / "0/page.jpg", "404 not found")
+        text(root / "0/empty.jpg", "")
+        (root / "1/phone.jpg").write_bytes(b"\0\0\0\x18ftypheic" + bytes(40))
+        ended = drgate("manifest", root)
+        said = " ".join(ended.out.split())
+        assert ended.code == 1
+        for name, what in (("0/page", "text"), ("0/empty", "empty"), ("1/phone", "a HEIC picture or a film")):
+            assert f"{name}.jpg: no photograph by its content ({what}), in 1 of 6 rows." in said
+
+    def test_names_with_a_dot_before_them(self, photographs: Write, drgate: Run):
+        """`./a.jpg` is a.jpg, and is not said to be left out."""
+        root = photographs("a.jpg")
+        assert "Left out" not in drgate("manifest", text(root / "t.csv", "image,grade\n./a.jpg,0\n")).out
+
+    @pytest.mark.parametrize(
+        ("head", "said"),
+        [
+            (b"$FL2@(#) SPSS DATA FILE", "an SPSS file (save it as CSV)"),
+            (b"<stata_dta><header><release>118", "a Stata file (save it as CSV)"),
+            (b"\0" * 12 + b"\xc2\xea\x81\x60", "a SAS file (save it as CSV)"),
+            (b"RDX3\nX\n", "a file of R (save it with write.csv)"),
+            (b"MATLAB 5.0 MAT-file", "a MATLAB file (save it as CSV)"),
+            (
+                b"PK\x03\x04" + bytes(26) + b"mimetypeapplication/vnd.oasis.opendocument.spreadsheet",
+                "an OpenDocument file",
+            ),
+        ],
+        ids=str,
+    )
+    def test_files_of_other_programs_are_named(self, head: bytes, said: str, tmp_path: Path):
+        (tmp_path / "t.csv").write_bytes(head + bytes(64))
+        assert said in self.wrong(tmp_path / "t.csv")
