@@ -85,6 +85,15 @@ class TestExports:
         found = load_predictions(tmp_path / "t.csv")
         assert plan(load_checklist("smoke"), data=planned(found.table, "t.csv")).lines
 
+    def test_what_was_recognised_is_in_the_dry_run(self, tmp_path: Path, drgate: Run):
+        """Scale, columns that nothing uses and a label that seems binary are known before the look is taken."""
+        table = answers().assign(grade=lambda one: one["grade"] % 2, prob_2=0.25)
+        table[P] = np.log(table[P])
+        table.to_csv(tmp_path / "t.csv", index=False)
+        said = " ".join(drgate("evaluate", tmp_path / "t.csv", "--spec", "smoke", "--dry-run").out.split())
+        for part in ("p_0 to p_4 are logits", "are not used: prob_2", "Only grades 0 and 1 occur"):
+            assert part in said
+
     def test_a_submission_to_kaggle(self, tmp_path: Path):
         """`diagnosis` may be the model's answer; in the reference the same name is another thing."""
         path = text(tmp_path / "submission.csv", "id_code,diagnosis\na,0\nb,2\n")
@@ -177,9 +186,9 @@ class TestDataSets:
         (root / "0/b").symlink_to("nowhere")
         assert load_manifest(root).found.left_out == {"a broken link": ["0/b"]}  # type: ignore[union-attr]
         (root / "0/b.png").symlink_to("nowhere")
-        assert self.wrong(root).endswith(
-            "0/b.png: the image file is not in set. It is a link to a file that is not there."
-        )
+        said = self.wrong(root)
+        assert f"{root}/0/b.png: the image file is not in" in said
+        assert said.endswith("It is a link to a file that is not there.")
 
     def test_files_that_are_no_photographs(self, photographs: Write, drgate: Run):
         """`drgate manifest` names them with what they are; they cannot be used."""
