@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from drgate.checklist import load_checklist
 from drgate.columns import usual_names
@@ -19,6 +20,7 @@ from drgate.manifest import load_manifest
 from drgate.mapping import parse_mapping
 from drgate.plan import plan
 from drgate.predictions import PROBABILITIES, load_predictions, planned
+from drgate.preprocessing import field_of_view
 from tests.support.material import Ended
 
 Run = Callable[..., Ended]
@@ -225,3 +227,25 @@ class TestDataSets:
     def test_files_of_other_programs_are_named(self, head: bytes, said: str, tmp_path: Path):
         (tmp_path / "t.csv").write_bytes(head + bytes(64))
         assert said in self.wrong(tmp_path / "t.csv")
+
+
+def test_the_field_of_view_from_its_words_alone():
+    """N2: a script written from the description of `field_of_view_1` finds the same box."""
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        height, width = (int(side) for side in rng.integers(300, 1300, 2))
+        y, x = np.ogrid[:height, :width]
+        lit = (x - width / 2) ** 2 + (y - height / 2) ** 2 < (rng.uniform(0.2, 0.5) * max(height, width)) ** 2
+        pixels = (rng.integers(60, 255, (height, width, 3)) * lit[..., None] + rng.integers(0, 6)).clip(0, 255)
+        step = max(1, max(height, width) // 512)
+        corners = [[(top, left) for left in range(0, width, step)] for top in range(0, height, step)]
+        means = [[pixels[t : t + step, u : u + step].mean((0, 1)) for t, u in row] for row in corners]
+        brightness = np.floor(np.array(means) + 0.5).max(2)
+        above = brightness > max(8, 0.08 * np.quantile(brightness, 0.9))
+        box: list[int] = []
+        for axis, length in ((0, width), (1, height)):
+            counts = np.flatnonzero(above.mean(axis) >= 0.02)
+            few = len(counts) < above.shape[1 - axis] / 8
+            box += [0, length] if few else [counts[0] * step, min((counts[-1] + 1) * step, length)]
+        found = field_of_view(Image.fromarray(pixels.astype(np.uint8)))
+        assert found == (box[0], box[2], box[1], box[3]), seed
