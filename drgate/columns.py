@@ -47,7 +47,10 @@ _YES_NO: Final = {
     **dict.fromkeys(("true", "1", "yes", "1.0"), True),
     **dict.fromkeys(("false", "0", "no", "0.0"), False),
 }
-_EYES: Final = {**dict.fromkeys(("l", "left", "os"), "L"), **dict.fromkeys(("r", "right", "od"), "R")}
+_EYES: Final = {
+    **dict.fromkeys(("l", "left", "left eye", "le", "os", "oi", "og", "links", "gauche"), "L"),
+    **dict.fromkeys(("r", "right", "right eye", "re", "od", "rechts", "droit", "droite"), "R"),
+}
 _SPLITS: Final = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
@@ -55,7 +58,10 @@ _SPLITS: Final = {
 }
 _COMMA: Final = re.compile(r"[-+]?\d*,\d+([eE][-+]?\d+)?")
 _GRADE: Final = f"an ICDR grade, 0-4 or a name ({', '.join(GRADES)})"
-_OTHER_WORDS: Final = "; a file for --columns says what another word means (docs/tables.md)"
+_OTHER_WORDS: Final = (
+    "; if another word stands for a grade or for ungradable, give --columns FILE, a YAML file with a line such as   "
+    'grades: {"WORD": ungradable}   (docs/tables.md)'
+)
 ABSENT: Final = ("nan", "na", "n/a", "none", "null", "<na>")
 
 
@@ -101,7 +107,13 @@ class Columns:
             word = means.get(cell, cell)
             values.append(-1 if word == UNGRADABLE and cell in means else parse_grade(word))
         if None in values:
-            self.refuse(codes == values.index(None), f"{column} cannot be read; expected {_GRADE}{_OTHER_WORDS}")
+            wrong = np.isin(codes, [code for code, value in enumerate(values) if value is None])
+            severity = "; a number between grades is a severity: --columns severity=NAME" * (column == "predicted")
+            self.refuse(
+                wrong,
+                f"{column} cannot be read; expected {_GRADE}; {int(wrong.sum())} of {len(codes)} rows are so{severity}"
+                f"{_OTHER_WORDS}",
+            )
         return [None if code < 0 or values[code] == -1 else values[code] for code in codes.tolist()]
 
     def reference(self) -> tuple[list[int | None], list[bool | None] | None]:
@@ -149,7 +161,7 @@ class Columns:
 
     def eye(self) -> pd.Series[str]:
         """L or R; NA where the cell is empty or there is no such column."""
-        return self._text(self._chosen("eye", _EYES, "L or R"))
+        return self._text(self._chosen("eye", _EYES, "L or R (also left, right, OS, OD)"))
 
     def split(self) -> pd.Series[str]:
         """train, val or test; NA where the cell is empty or there is no such column."""
@@ -209,7 +221,8 @@ class Columns:
         if set(present) != set(PROBABILITIES):
             raise self.error(
                 f"{self.origin} has {len(present)} columns of probabilities; expected p_0 to p_4, one for each of the "
-                "five ICDR grades."
+                "five ICDR grades. If others have other names, say which is which: --columns "
+                "p_0=NAME,p_1=NAME and so on."
             )
         read = [self._numbers(name) for name in PROBABILITIES]
         values = np.stack([numbers for numbers, _ in read], axis=1)
@@ -321,7 +334,9 @@ class Columns:
                 if (note := "Numbers have decimal commas.") not in self.notes:
                     self.notes.append(note)
         wrong = given & ~np.array([_is_number(text) for text in texts], dtype=bool)
-        self.refuse(wrong | (given & ~signs & signs.any()), f"{column} cannot be read; expected a number")
+        self.refuse(
+            wrong | (given & ~signs & signs.any()), f"{column} cannot be read; expected a number or an empty cell"
+        )
         values[given] = texts[given].astype(np.float64)
         return values, bool(signs.any())
 
@@ -414,20 +429,20 @@ class Columns:
 
 
 _USUAL: Final[dict[str, str]] = {
-    "image": r"(file|image|img|photo|fundus)?(name|path|file|id|idcode)|img",
-    "grade": r"(true|gt|target|reference|ground)?(label|diagnosis|level|grade|class)s?|ytrue|true|truth|target|gt|"
-    r"groundtruth|(adjudicated)?drgrade|retinopathygrade|dricdr|finalicdr|icdr(grade|level)?",
+    "image": r"(file|image|img|photo|fundus|f)?(name|path|file|id|idcode)|img|image",
+    "grade": r"(true|gt|target|reference|ground|actual|orig)?(label|diagnosis|level|grade|class)s?|ytrue|true|truth|"
+    r"target|gt|groundtruth|actual|(adjudicated)?drgrade|retinopathygrade|dricdr|finalicdr|icdr(grade|level)?",
     "referable": r"rdr|isreferable|referabledr|adjudicatedreferable",
-    "predicted": r"y?pred(icted|iction|ictions)?(label|class|grade|idx)?s?|yhat|modelgrade|argmax",
+    "predicted": r"y?pred(icted|iction|ictions)?(label|class|grade|idx)?s?|yhat|modelgrade|argmax|top1",
     "patient": r"(patient|subject|case)(id|no|number|code)?|pid",
-    "eye": r"laterality|side|eyeside|exameye",
+    "eye": r"eye|laterality|side|eyeside|exameye",
     "p_referable": r"(p|prob|proba|probability|score)(of)?(r|rdr|refer|referable)(dr)?|(rdr|refer|referable)"
     r"(p|prob|proba|probability|score)",
 }
 """The letters of usual names of columns. Only these are ever shown: any other may name a patient."""
 _OF_CLASS: Final = re.compile(
-    r"(?:(?:y|pred|model)?(?:p|pr|prob|probs|proba|probability|score|scores|logit|logits|softmax|conf|confidence|output|"
-    r"class|grade|mc|c|pred|prediction)(?:class|grade|of|dr)*)?([0-4])"
+    r"(?:(?:y|pred|predicted|model)?(?:p|pr|prob|probs|proba|probability|score|scores|logit|logits|softmax|conf|confidence|output|"
+    r"class|grade|mc|c|x|pred|prediction)(?:class|grade|of|dr)*)?([0-4])"
 )
 _PREFIX: Final = re.compile(r"^(p|prob|proba|probability|score|logit|softmax|conf|confidence)[\s_.-]+", re.I)
 

@@ -27,7 +27,7 @@ from drgate.looks import Foreseen, Log
 from drgate.plan import plan
 from drgate.predictions import ANSWERS, OPEN, Predictions, make_predictions
 from drgate.sample import Sample
-from drgate.scale import GRADES, GROUPS, REFERABLE_CLASSES
+from drgate.scale import GRADES, GROUPS, REFERABLE_CLASSES, doubts
 
 TRIED: Final = 4
 """Images that a model grades, to show that it runs."""
@@ -50,6 +50,7 @@ class DryRun:
     a table's answers are. images, graded, without_output: counts. patients: None where they are not known.
     never, not_assessed: criteria that no model passes on this test set, and such that lack what they need.
     nothing_passes: why no criterion on images can pass; empty where one can. signed: whether a key was given.
+    notes: what was recognised in the files, and questions about the grades.
     """
 
     checklist: dict[str, Any]
@@ -70,6 +71,7 @@ class DryRun:
     not_assessed: tuple[Barred, ...]
     signed: bool
     folder: str
+    notes: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; model and test set as in an evaluation."""
@@ -137,7 +139,13 @@ def dry_run(
         not_assessed=not_assessed,
         signed=output.key is not None,
         folder=str(output.folder or ready.usual_folder),
+        notes=(*ready.predictions.notes, *_questions(ready.predictions)),
     )
+
+
+def _questions(predictions: Predictions) -> list[str]:
+    counts = _reference(predictions)
+    return [] if set(counts) == {*REFERABLE_CLASSES} else doubts(list(counts.values()))
 
 
 def _reference(predictions: Predictions) -> dict[str, int]:

@@ -46,6 +46,12 @@ def join_grades(predictions: Predictions, path: Path, columns: ColumnMap = PLAIN
             f"maps to {absent[0]}; give the name as it is written in the first line."
         )
     read = found.table.drop(columns="split", errors="ignore")
+    answer = next((one for one in ANSWERS if one in read.columns and one in columns.columns), None)
+    if answer is not None and "grade" not in read.columns:
+        raise PredictionsError(
+            f"{path} has no column grade, and its column {columns.columns[answer]!r} is {answer} by --columns, which "
+            "serves both files. Give that column the name grade in this file."
+        )
     needed = ("image",) if "referable" in read.columns else ("image", "grade")
     Columns(read, path, PredictionsError).require(*needed, expected=_with_proposal(read, needed))
     for column in ANSWERS:

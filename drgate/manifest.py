@@ -414,8 +414,9 @@ def _first(troubles: list[str]) -> str:
 def _image_column(columns: Columns, root: Path, files: bool, missing: set[int]) -> list[str]:
     paths: list[str] = []
     seen: dict[str, int] = {}
+    folder = columns.origin.is_dir()
     for i, given in enumerate(columns.table["image"]):
-        where = columns.where(i)
+        where = rows_named(columns.origin, columns.table, [i]) if folder else columns.where(i)
         if pd.isna(given) or not str(given).strip():
             raise ManifestError(f"{where}: the image is empty; expected a path relative to {root}.")
         image = str(given).strip().replace("\\", "/")
@@ -441,7 +442,8 @@ def _image_column(columns: Columns, root: Path, files: bool, missing: set[int]) 
         except (OSError, ValueError):  # a name that no file can have
             there = False
         if not there:
-            raise ManifestError(f"{where}: the image file is not in {root}.")
+            link = " It is a link to a file that is not there." if (root / normal).is_symlink() else ""
+            raise ManifestError(f"{where}: the image file is not in {root}.{link}")
         seen[normal] = i
         paths.append(normal)
     return paths

@@ -458,6 +458,8 @@ def load_predictions(
     provenance = read_provenance(path)
     rows = provenance.pop("rows", None)
     provenance.pop("as_baseline", None)
+    if not provenance:
+        _refuse_other_names(Columns(read.table, path, PredictionsError))
     predictions = _checked(read.table, path, provenance, operating_point, columns)
     predictions = replace(predictions, notes=(*read.notes, *predictions.notes), unused=read.unused)
     if provenance and rows != predictions.digest:
@@ -542,9 +544,9 @@ def _checked(
     stated: ColumnMap = PLAIN,
 ) -> Predictions:
     columns = Columns(table, origin, PredictionsError, stated)
-    if not provenance:
-        _refuse_other_names(columns)
-    columns.require("image", expected=_EXPECTED)
+    columns.require(
+        "image", expected=f"{_EXPECTED}. If they have other names, give --columns image=NAME,grade=NAME and so on"
+    )
     checked = pd.DataFrame(index=table.index)
     checked["image"] = columns.image()
     checked["patient"] = columns.patient()
@@ -589,13 +591,28 @@ def _refuse_other_names(columns: Columns) -> None:
     if wanted == PROBABILITIES and not columns.may_be_scores(found.values()):
         return
     if not {"image", "predicted", *PROBABILITIES} & found.keys():
+        if "image" not in table.columns and any(map(_is_a_cell, table.columns)):
+            raise PredictionsError(
+                f"{origin} has no header line: its first line is a row already. Put a line with the names of the "
+                f"columns above it. Expected {_EXPECTED}."
+            )
         return
     image = "" if "image" in (*table.columns, *found) else " It has no column image: add one with a name for each row."
+    if "grade" in found and not {*ANSWERS} & {*table.columns, *found}:
+        image += (
+            f" If {found['grade']} is what the model answered, give predicted={found['grade']} in place of "
+            f"grade={found['grade']}, and the reference with --grades FILE."
+        )
     raise PredictionsError(
         f"{origin} seems to have {_named(found)} under other names. If so, give --columns "
         f"{shlex.quote(','.join(f'{own}={theirs}' for own, theirs in found.items()))}; if not, remove or rename them."
         f"{image} Expected {_EXPECTED}."
     )
+
+
+def _is_a_cell(name: str) -> bool:
+    """Whether a header cell is a number with decimals or the name of an image's file."""
+    return re.fullmatch(r"[-+]?\d*[.,]\d+(e[-+]?\d+)?|.*\.(jpe?g|png|tiff?|bmp)", name, re.I) is not None
 
 
 def _named(found: Mapping[str, str]) -> str:
@@ -665,7 +682,7 @@ def _predicted(
     if not {*ANSWERS} & set(columns.table.columns):
         raise PredictionsError(
             f"{columns.origin} has neither p_0 to p_4 nor predicted nor p_referable; say which columns they are "
-            f"(--columns p_0=NAME,...), or add them. Expected {_EXPECTED}."
+            f"(--columns p_0=NAME,... or predicted=NAME), or add them. Expected {_EXPECTED}."
         )
     if _answers_with_severity(columns.table):
         return _at_severity(columns, probabilities, operating_point)

@@ -18,17 +18,20 @@ from typing import Any, Final
 import pandas as pd
 
 from drgate.columns import reference_of
-from drgate.errors import ExitCode, UsageError
-from drgate.files import refuse_existing, write_atomically
+from drgate.content import HEAD, named
+from drgate.errors import ExitCode, ManifestError, UsageError
+from drgate.files import read_beginning, refuse_existing, write_atomically
 from drgate.grouping import grouping
 from drgate.layouts.found import Found
-from drgate.layouts.holdings import holdings
+from drgate.layouts.holdings import PICTURE, holdings
 from drgate.layouts.tables import EYEPACS_NAME
 from drgate.manifest import COLUMNS, SPLITS, Manifest, load_manifest
 from drgate.mapping import PLAIN, ColumnMap
 from drgate.scale import GRADES
 
 _EXAMPLES: Final = 3
+_PLAIN: Final = (".ppm", ".pgm")
+"""Pictures that begin like text."""
 PICTURES: Final = "pictures"
 """The folder, beside a canonical table, with pictures that had no files."""
 
@@ -67,7 +70,7 @@ class Survey:
             "patients_named": grouping(table).named,
             "eyes": {eye: int(eyes.get(eye, 0)) for eye in ("L", "R")},
             "columns": self.found.columns,
-            "further_columns": [name for name in table.columns if name not in own],
+            "further_columns": [name for name in table.columns if name not in (*own, *self.found.columns)],
             "said": self.found.said,
             "left_out": {why: _listed(names) for why, names in self.left_out.items()},
             "not_listed": _listed(self.not_listed),
@@ -88,10 +91,11 @@ def survey(path: Path, *, columns: ColumnMap = PLAIN, images: Path | None = None
     left_out, not_listed = dict(found.left_out), []
     if (found.bucket or (manifest.origin.is_file() and found.root.is_dir())) and not found.inside:
         held = holdings(found.bucket or found.root)
-        named = {*found.table["image"]}
-        left_out, not_listed = held.left_out, [one for one in held.images if one not in named]
-        if held.dicom and not named & {*held.dicom}:
+        listed = {*found.table["image"], *manifest.table["image"]}
+        left_out, not_listed = held.left_out, [one for one in held.images if one not in listed]
+        if held.dicom and not listed & {*held.dicom}:
             left_out |= {"DICOM": held.dicom}
+    troubles += _no_pictures(manifest)
     splits = {"": _counts(manifest)}
     splits |= {name: _counts(manifest.select(name)) for name in SPLITS if (manifest.table["split"] == name).any()}
     known = grouping(manifest.table).codes
@@ -106,6 +110,21 @@ def survey(path: Path, *, columns: ColumnMap = PLAIN, images: Path | None = None
         [*manifest.contradictions(), *_same_eye(manifest), *manifest.leaks()],
         manifest.doubts(),
     )
+
+
+def _no_pictures(manifest: Manifest) -> list[str]:
+    """One sentence for each kind of file that has an image's name and begins like something else."""
+    kinds: defaultdict[str, list[str]] = defaultdict(list)
+    for image in manifest.table["image"]:
+        what = named(read_beginning(manifest.path(image), HEAD, "a photograph", ManifestError))
+        if PICTURE.fullmatch(what) or what == "a binary file" or PurePosixPath(image).suffix.lower() in _PLAIN:
+            continue
+        kinds[what or "text"].append(image)
+    return [
+        f"{', '.join(images[:_EXAMPLES])}{', ...' if images[_EXAMPLES:] else ''}: no photograph by its content "
+        f"({what}), in {len(images)} of {len(manifest)} rows. Add the photographs, or remove these rows."
+        for what, images in kinds.items()
+    ]
 
 
 def _counts(manifest: Manifest) -> dict[str, int]:

@@ -4,8 +4,9 @@
     read(path, what, error, columns=mapping).notes     # what was recognised and mapped, as sentences
 
 What a file is, its content says, not its name. Text is UTF-8, or UTF-16 with its mark, separated by commas, semicolons,
-tabs or bars. JSON is lines of objects, a list of objects, or columns and data as MLflow writes them. Columns without a
-name and saved indices are left out. No message repeats a cell or a column's name: both may name a patient.
+tabs or bars. JSON is lines of objects, a list of objects, columns as pandas writes them, or columns and data as MLflow
+does. Columns without a name and saved indices are left out. No message repeats a cell or a column's name: both may name
+a patient.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
 _SEPARATORS: Final = (",", ";", "\t", "|")
 _UTF_16: Final = (b"\xff\xfe", b"\xfe\xff")
-_NUMBERED: Final = re.compile(r"(Unnamed: ?\d+(_level_\d+)?|\.\.\.\d+)?")
+_NUMBERED: Final = re.compile(r"(Unnamed: ?\d+(\.\d+)*(_level_\d+)?|\.\.\.\d+)?")
 """Names that pandas and R give to a column without one."""
 _INDICES: Final = ("index", "level_0", "__index_level_0__", "rownames", "row_names")
 _WHOLE: Final = re.compile(r"\d+(\.0)?")
@@ -112,7 +113,10 @@ def _named_columns(
     kept = [names[i] for i in places]
     if (second := next((j for j, name in enumerate(kept) if name in kept[:j]), None)) is not None:
         first = kept.index(kept[second])
-        raise error(f"{path}: columns {places[first] + 1} and {places[second] + 1} have the same name; keep one.")
+        raise error(
+            f"{path}: columns {places[first] + 1} and {places[second] + 1} have the same name; keep one, and "
+            "one line of names above the rows."
+        )
     missing = [theirs for theirs in asked if theirs not in kept]
     if missing and not partly:
         raise error(
@@ -179,7 +183,7 @@ class _Limited:
         if width > limits.TABLE_COLUMNS:
             self.refuse(f"has more than {limits.TABLE_COLUMNS} columns")
         if not any(header):
-            self.refuse("is empty")
+            self.refuse("is empty" if not any(map(any, rows)) else "has no names of columns in its first line")
 
         def converted(batch: list[Sequence[Cell]]) -> pa.Table:
             columns = zip(*batch, strict=True)
@@ -190,11 +194,18 @@ class _Limited:
         count = trailing = 0
         for row in rows:
             count += 1
-            trailing = 0 if any(row) else trailing + 1
+            if not any(row):
+                trailing += 1
+            elif trailing:
+                raise self.error(
+                    f"{row_name(self.path, count - 2)}: the row is empty. The names of the columns belong into "
+                    "the first line, and no row may be empty."
+                )
             if len(row) != width:
                 if any(row[width:]):
                     raise self.error(
-                        f"{row_name(self.path, count - 1)}: there are {len(row)} cells under a header of {width}; put "
+                        f"{row_name(self.path, count - 1)}: there are {len(row)} cells under a header of {width}. "
+                        "Put the names of all columns into the first line, without other lines above or below, and "
                         "quotes around a cell that contains the separator."
                     )
                 row = [*row[:width], *[None] * (width - len(row))]
@@ -256,6 +267,8 @@ def _from_text(limited: _Limited, head: bytes, stated: str | None) -> pa.Table:
 def _separator(head: bytes, encoding: str, path: Path, error: type[DrgateError]) -> str:
     """The sign that cuts the first line into the most cells. Raises `error` where two do equally."""
     line = head.decode(encoding, errors="replace").partition("\n")[0].rstrip("\r")
+    if re.fullmatch(r'"?sep=.?"?', line.strip(), re.I):
+        raise error(f"{path}: its first line is a hint to Excel (sep=); remove that line.")
     cells = {}
     for sign in _SEPARATORS:
         with contextlib.suppress(csv.Error):
@@ -275,12 +288,14 @@ def _separator(head: bytes, encoding: str, path: Path, error: type[DrgateError])
 
 def _json_rows(path: Path, head: bytes, what: str, error: type[DrgateError]) -> Rows:
     """The rows of JSON lines, of a list of objects, or of an object with columns and data, the header first."""
-    first = head.removeprefix(b"\xef\xbb\xbf").lstrip().partition(b"\n")[0].strip()
+    first, _, rest = head.removeprefix(b"\xef\xbb\xbf").strip().partition(b"\n")
     with contextlib.suppress(ValueError):
         plain = json.loads(first)
-        if isinstance(plain, dict) and not {"columns", "data"} <= plain.keys():
+        flat = isinstance(plain, dict) and not any(isinstance(cell, list | dict) for cell in plain.values())
+        if isinstance(plain, dict) and (flat or rest) and not {"columns", "data"} <= plain.keys():
             return _of_objects(_json_lines(path, what, error), path, what, error)
     whole = parse_json(read_limited(path, limits.JSON_BYTES, what, error), str(path), what, error)
+    whole = _rows_of_columns(whole)
     if isinstance(whole, dict) and isinstance(whole.get("columns"), list) and isinstance(whole.get("data"), list):
         named = whole["columns"]
         if all(isinstance(row, list) and len(row) == len(named) for row in whole["data"]):
@@ -292,9 +307,23 @@ def _json_rows(path: Path, head: bytes, what: str, error: type[DrgateError]) -> 
     if isinstance(whole, dict) and whole:
         return _of_objects(iter([whole]), path, what, error)
     raise error(
-        f"{path} is JSON of another form than lines of objects, a list of objects, or columns and data (MLflow's "
-        f"evaluation table); expected {what}."
+        f"{path} is JSON of another form than lines of objects, a list of objects, columns, or columns and data "
+        f"(MLflow's evaluation table); expected {what}."
     )
+
+
+def _rows_of_columns(whole: Any) -> Any:
+    """What pandas writes by column (a list each, or an object by row), or as rows beside a schema, as rows."""
+    if not isinstance(whole, dict) or not whole or whole.keys() >= {"columns", "data"}:
+        return whole
+    if whole.keys() == {"schema", "data"}:
+        return whole["data"]
+    columns = list(whole.values())
+    if all(isinstance(one, dict) and one.keys() == columns[0].keys() for one in columns):
+        columns = [[one[row] for row in columns[0]] for one in columns]
+    if all(isinstance(one, list) and len(one) == len(columns[0]) for one in columns):
+        return {"columns": list(whole), "data": [list(row) for row in zip(*columns, strict=True)]}
+    return whole
 
 
 def _json_lines(path: Path, what: str, error: type[DrgateError]) -> Iterator[Any]:
@@ -351,7 +380,10 @@ def _text(value: object, path: Path, row: int, error: type[DrgateError]) -> Cell
             raise error(f"{row_name(path, row)}: a cell is longer than {limits.CELL} characters.")
         return value
     if isinstance(value, Mapping | list):
-        raise error(f"{row_name(path, row)}: a cell holds a list or an object; expected text or a number in each.")
+        raise error(
+            f"{row_name(path, row)}: a cell holds a list or an object; give each number a column of its own, such "
+            "as p_0 to p_4."
+        )
     if isinstance(value, bool):
         return str(value).lower()
     return repr(value) if isinstance(value, int | float) else str(value)

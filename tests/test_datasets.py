@@ -256,7 +256,7 @@ class TestPublicTables:
         [
             ("filename,label", "--columns image=filename,grade=label?"),
             ("Image_ID,DR_Level", "--columns image=Image_ID,grade=DR_Level?"),
-            ("path,dr grade", "--columns image=path,grade=dr grade?"),
+            ("path,dr grade", "--columns 'image=path,grade=dr grade'?"),
         ],
     )
     def test_a_mapping_is_proposed(self, header: str, proposed: str, tmp_path: Path):

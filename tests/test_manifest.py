@@ -169,7 +169,7 @@ class TestRefusals:
 
     def test_images_beside_grade_folders(self, photographs: Write):
         """Some images with a grade and some without are no sealed set: the latter would be lost silently."""
-        with pytest.raises(ManifestError, match=r"b\.png is not in a folder named after a grade"):
+        with pytest.raises(ManifestError, match=r"b\.png: not in a folder named after a grade"):
             load_manifest(photographs("0/a.png", "b.png"))
 
     def test_unknown_columns(self, write_csv: Write):

@@ -62,9 +62,8 @@ def lines(found: DryRun) -> Iterator[tuple[str, str]]:
     if found.answers:
         yield "Answers", f"{found.scale}; {words.counts(found.answers)}; without output {found.without_output}"
     split = f", split {data.split}" if data.split else ""
-    if not model.of_table:
-        for note in data.warnings:
-            yield "Note", note
+    for note in dict.fromkeys((*(() if model.of_table else data.warnings), *found.notes)):
+        yield "Note", note
     yield "Test set", f"{data.name}{split} ({_short(data.digest)})"
     yield "Columns", ", ".join(found.columns)
     refers = set(found.reference) == {*REFERABLE_CLASSES}

@@ -53,7 +53,7 @@ def from_folder(root: Path, held: Holdings, columns: ColumnMap) -> Found:
     ]
     if wrong:
         raise ManifestError(
-            f"{rows_named(root, table, wrong)} is not in a folder named after a grade (0-4 or a name such as Severe), "
+            f"{rows_named(root, table, wrong)}: not in a folder named after a grade (0-4 or a name such as Severe), "
             f"directly in the root or in train, val or test; {len(wrong)} of {len(table)} images are not. Expected "
             f"{EXPECTED}.{beside}"
         )

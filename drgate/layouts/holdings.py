@@ -28,7 +28,7 @@ IMAGE_SUFFIXES: Final = (
 )  # fmt: skip
 DICOM_SUFFIXES: Final = (".dcm", ".dicom")
 TABLE_SUFFIXES: Final = (".csv", ".tsv", ".txt", ".xlsx", ".jsonl", ".json", ".parquet", ".pq", ".npz", ".arrow")
-_PICTURE: Final = re.compile(r"an? (JPEG|PNG|TIFF|BMP|WebP|JPEG 2000|GIF) (photograph|picture)")
+PICTURE: Final = re.compile(r"an? (JPEG|PNG|TIFF|BMP|WebP|JPEG 2000|GIF) (photograph|picture)")
 _MASK: Final = re.compile(r"(^|[\W_])(masks?|segmentations?)($|[\W_])", re.I)
 _SYSTEM: Final = ("thumbs.db", "desktop.ini", "ehthumbs.db")
 _NO_SUFFIX: Final = "in a bucket, without the suffix of a picture"
@@ -91,8 +91,10 @@ def _by_name(name: str) -> str:
 
 def _by_content(path: Path, name: str) -> str:
     """As `_by_name`, by how the file begins."""
+    if path.is_symlink() and not path.exists():
+        return "a broken link"
     what = named(read_beginning(path, HEAD, "a photograph", ManifestError))
-    if _PICTURE.fullmatch(what):
+    if PICTURE.fullmatch(what):
         return "a mask" if _is_mask(name) else "image"
     if what == "a DICOM file":
         return "dicom"
@@ -121,23 +123,27 @@ class Names:
 
     def __init__(self, held: Holdings) -> None:
         self._by_stem: defaultdict[str, list[str]] = defaultdict(list)
+        self._near: dict[str, str] = {}
+        self._root = held.root.resolve().parts
         for name in (*held.images, *held.dicom):
-            self._by_stem[_stem(PurePosixPath(name).name)].append(name)
+            stem = _stem(PurePosixPath(name).name)
+            self._by_stem[stem].append(name)
+            self._near.setdefault(_loose(stem), name)
 
     def of(self, given: str, split: str | None) -> list[str]:
         """The files that a name of a table can mean: one, or none, or those that it does not tell apart.
 
         A file's name must be the given one, or the given one with a suffix of images added where it has none; case
-        matters but in suffixes. The folders that are given must be among the file's, in their order, whatever the case.
+        matters but in suffixes. The folders that are given must be among the file's, in their order, whatever the case;
+        where no file fits, the first of them may be the last folders of the root's own path.
         Of several files, those in just this folder count, then those in a folder named after the row's split.
         """
         *folders, name = PurePosixPath(given.lstrip("/")).parts
-        suffix = without_suffix(name)[1]
-        found = []
-        for one in self._by_stem.get(_stem(name), []):
-            path = PurePosixPath(one)
-            if (not suffix or without_suffix(path.name)[1] == suffix) and _within(folders, path.parts[:-1]):
-                found.append(one)
+        found = self._fitting(folders, name)
+        for shared in range(len(folders), 0, -1):
+            if not found and _plain(folders[:shared]) == _plain(self._root[-shared:]):
+                folders = folders[shared:]
+                found = self._fitting(folders, name)
         if len(found) > 1:
             just_here = [one for one in found if _plain(PurePosixPath(one).parts[:-1]) == _plain(folders)]
             found = just_here or found
@@ -145,14 +151,27 @@ class Names:
             found = [one for one in found if split in _splits_of(one)] or found
         return found
 
+    def _fitting(self, folders: list[str], name: str) -> list[str]:
+        suffix = without_suffix(name)[1]
+        paths = map(PurePosixPath, self._by_stem.get(_stem(name), []))
+        return [
+            path.as_posix()
+            for path in paths
+            if (not suffix or without_suffix(path.name)[1] == suffix) and _within(folders, path.parts[:-1])
+        ]
+
     def otherwise(self, given: str) -> str | None:
-        """A file of that name with another suffix."""
-        return next(iter(self._by_stem.get(_stem(PurePosixPath(given).name), [])), None)
+        """A file of that name in another folder, with another suffix, in other letters or with leading zeros."""
+        return self._near.get(_loose(_stem(PurePosixPath(given).name)))
 
 
 def _stem(name: str) -> str:
     """The name without suffix; accents as one character, which some file systems write as two."""
     return unicodedata.normalize("NFC", without_suffix(name)[0])
+
+
+def _loose(stem: str) -> str:
+    return stem.casefold().lstrip("0")
 
 
 def _plain(parts: object) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -32,6 +33,8 @@ UNGRADABLE: Final = ("ungradable", "ungradeable", "not gradable", "not gradeable
 _MEANS_UNGRADABLE: Final = {"5": "DDR and DeepDRiD", "-1": "some sets"}
 """Numbers in the place of a grade that say so in some sets, and where."""
 _SHOWN: Final = 3
+_SPREADSHEET: Final = re.compile(r"\d{1,2}-[A-Z][a-z]{2}|\d{4}-\d\d-\d\d( 00:00:00)?|\d(\.\d+)?E\+\d+")
+_BY_SPREADSHEET: Final = " A spreadsheet seems to have made dates or numbers of the names: import them as text."
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +75,8 @@ _KNOWN: Final = (
 _PROPOSED: Final = {
     "image": "id_code image_id image_name imagename imageid image_path img img_name img_path file file_name filename "
     "filepath file_path path name image_file photo id",
-    "grade": "diagnosis level label labels dr dr_grade drgrade dr_level dr_levels icdr dr_icdr final_icdr "
+    "grade": "dr_grade_international_clinical_dr_severity_scale "
+    "diagnosis level label labels dr dr_grade drgrade dr_level dr_levels icdr dr_icdr final_icdr "
     "retinopathy_grade adjudicated_dr_grade class dr_class severity patient_dr_level target",
 }
 """What people call these columns: proposed, never taken."""
@@ -268,20 +272,30 @@ def _remedy(table: pd.DataFrame, path: Path) -> str:
                 f" It has no header line: its first line {'names an image' if images else 'has a grade'} already. Say "
                 f"which cell is which by number: --columns image={image + 1},grade={grades[0] + 1}"
             )
-    proposed = _proposal(table)
-    return f" {proposed}" if proposed else ""
+    names = [
+        {
+            without_suffix(PurePosixPath(str(cell)).name)[0]
+            for cell in table.iloc[:1][name].dropna()
+            if without_suffix(str(cell))[1]
+        }
+        for name in table.columns
+    ]
+    if len(set[str]().union(*names)) > 1:
+        return " Its rows name several images each: write one row for each image."
+    return f" {_proposal(table) or 'If they have other names, give --columns image=NAME,grade=NAME.'}"
 
 
 def _proposal(table: pd.DataFrame) -> str:
     """A mapping to type, of columns that have usual names; empty where none has."""
     lower = {str(name).casefold().replace(" ", "_"): str(name) for name in reversed(table.columns)}
     near = {
-        own: next((lower[name] for name in names.split() if name in lower), None) for own, names in _PROPOSED.items()
+        own: next((lower[name] for name in (own, *names.split()) if name in lower), None)
+        for own, names in _PROPOSED.items()
     }
     near |= {own: own for own in near if own in table.columns}
     if near["image"] is None or not any(theirs not in (None, own) for own, theirs in near.items()):
         return ""
-    return f"Is it --columns {','.join(f'{own}={theirs}' for own, theirs in near.items() if theirs)}?"
+    return f"Is it --columns {shlex.quote(','.join(f'{own}={theirs}' for own, theirs in near.items() if theirs))}?"
 
 
 def _resolve(found: Found, path: Path) -> None:
@@ -324,6 +338,7 @@ def _resolve(found: Found, path: Path) -> None:
             f"{rows_named(path, table, missing)}: the image file is not in {root} or below it; {len(missing)} "
             f"of {len(table)} image files are missing."
             + (f" There is {near}: if it is the same photograph, write that name." if near else "")
+            + (_BY_SPREADSHEET if _SPREADSHEET.fullmatch(first) else "")
             + " Add them, name their folder with --images, or remove these rows."
         )
     if several:
