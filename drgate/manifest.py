@@ -15,7 +15,7 @@ import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 import numpy as np
@@ -27,7 +27,7 @@ from drgate.errors import ManifestError, brief
 from drgate.files import canonical_json, sha256_file
 from drgate.grouping import grouping
 from drgate.layouts.dicom import unpacked
-from drgate.layouts.folders import from_folder
+from drgate.layouts.folders import GRADE_FOLDERS, from_folder
 from drgate.layouts.found import Found
 from drgate.layouts.holdings import holdings
 from drgate.layouts.pictures import data_set_files, from_files, holds_pictures
@@ -201,7 +201,15 @@ class Manifest:
         """Questions about reference grades that are unlikely on the ICDR scale."""
         if "referable" in self.table.columns:
             return []
-        return doubts([int((self.table["grade"] == grade).sum()) for grade in range(5)])
+        asked = doubts([int((self.table["grade"] == grade).sum()) for grade in range(5)])
+        paths = [PurePosixPath(image) for image in self.table["image"]] if self._graded_by_folders else []
+        if paths and all(path.name.startswith(f"{path.parent.name}_") for path in paths):
+            asked.append("Each image's name begins with the name of its folder: are the folders grades, or patients?")
+        return asked
+
+    @property
+    def _graded_by_folders(self) -> bool:
+        return self.found is not None and self.found.layout in GRADE_FOLDERS
 
     def _identical(self) -> list[list[str]]:
         """The sets of byte-identical files."""
@@ -359,33 +367,35 @@ def _image_column(columns: Columns, root: Path, files: bool, missing: set[int]) 
     paths: list[str] = []
     seen: dict[str, int] = {}
     for i, given in enumerate(columns.table["image"]):
-        where = columns.where(i)
         if pd.isna(given) or not str(given).strip():
-            raise ManifestError(f"{where}: the image is empty; expected a path relative to {root}.")
+            raise ManifestError(f"{columns.where(i)}: the image is empty; expected a path relative to {root}.")
         image = str(given).strip().replace("\\", "/")
         if "://" in image:
             raise ManifestError(
-                f"{where}: the image is a web address; copy the images beside the manifest and give relative paths."
+                f"{columns.where(i)}: the image is a web address; copy the images beside the manifest and give "
+                "relative paths."
             )
         path = Path(image)
         if path.is_absolute():
             try:
                 path = path.relative_to(root.resolve())
             except ValueError:
-                raise ManifestError(f"{where}: the image is outside {root}; give a path relative to it.") from None
+                raise ManifestError(
+                    f"{columns.where(i)}: the image is outside {root}; give a path relative to it."
+                ) from None
         normal = os.path.normpath(path.as_posix()).replace(os.sep, "/")
         if normal.startswith(".."):
-            raise ManifestError(f"{where}: the image is outside {root}; give a path relative to it.")
+            raise ManifestError(f"{columns.where(i)}: the image is outside {root}; give a path relative to it.")
         if normal in seen:
             raise ManifestError(
-                f"{where}: the image is already in {columns.where(seen[normal])}; keep one row per image."
+                f"{columns.where(i)}: the image is already in {columns.where(seen[normal])}; keep one row per image."
             )
         try:
             there = not files or i in missing or (root / normal).is_file()
         except (OSError, ValueError):  # a name that no file can have
             there = False
         if not there:
-            raise ManifestError(f"{where}: the image file is not in {root}.")
+            raise ManifestError(f"{columns.where(i)}: the image file is not in {root}.")
         seen[normal] = i
         paths.append(normal)
     return paths

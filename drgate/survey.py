@@ -67,7 +67,7 @@ class Survey:
             "patients_named": grouping(table).named,
             "eyes": {eye: int(eyes.get(eye, 0)) for eye in ("L", "R")},
             "columns": self.found.columns,
-            "further_columns": [name for name in table.columns if name not in own],
+            "further_columns": [name for name in table.columns if name not in (*own, *self.found.columns)],
             "said": self.found.said,
             "left_out": {why: _listed(names) for why, names in self.left_out.items()},
             "not_listed": _listed(self.not_listed),
