@@ -472,7 +472,7 @@ class Patients(Typed):
 class TestSet(Typed):
     """The test set as it was given.
 
-    name: of the manifest's folder or file, never its path.
+    name: of the manifest's folder or file, never its path on a machine; in a bucket, its address.
     split: of the manifest; absent where the whole manifest was judged. manifest_digest: absent for a table from
     elsewhere. dealt_by_seed: the seed by which training dealt patients to splits. grades: the file that reference
     grades were joined from. operating_point: cut-offs that decide instead of the most probable grade.

@@ -12,6 +12,7 @@ import math
 import os
 import re
 import secrets
+import shutil
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -56,6 +57,12 @@ def write_atomically(path: Path, data: bytes) -> None:
     """Write `data` to `path` atomically: a reader never sees a part of it."""
     with replacing(path) as temporary:
         temporary.write_bytes(data)
+
+
+def remove(folder: Path, owner: int) -> None:
+    """Delete a private folder, in the process that made it."""
+    if os.getpid() == owner:  # a forked worker does not end the folder of all
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def sha256_file(path: Path) -> str:

@@ -66,6 +66,10 @@ TRACKED_FILES: Final = 1_000_000
 """Files in a commit."""
 FILES: Final = 5_000_000
 """Files in a folder, such as images, or below it."""
+BUCKET_OBJECTS: Final = 1_000_000
+"""Objects of a bucket below the folder that is named."""
+NAME_BYTES: Final = 200
+"""A part of an object's name: file systems allow 255 bytes, and an unfinished file has a longer name."""
 CERTIFICATE_FILES: Final = 100_000
 """Files below a folder of certificates; each is opened."""
 

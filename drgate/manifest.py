@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
@@ -21,16 +22,17 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 
+from drgate.buckets import Address, Bucket, fetch, is_folder, located
 from drgate.columns import REFER, Columns, graded_rows, reference_of, unexplained
 from drgate.columns import SPLITS as SPLITS
-from drgate.errors import ManifestError, brief
+from drgate.errors import DrgateError, ManifestError, brief
 from drgate.files import canonical_json, sha256_file
 from drgate.grouping import grouping
 from drgate.layouts.dicom import unpacked
 from drgate.layouts.folders import GRADE_FOLDERS, from_folder
 from drgate.layouts.found import Found
-from drgate.layouts.holdings import holdings
-from drgate.layouts.pictures import data_set_files, from_files, holds_pictures
+from drgate.layouts.holdings import DICOM_SUFFIXES, holdings, without_suffix
+from drgate.layouts.pictures import data_set_files, from_files, holds_pictures, may_hold_pictures
 from drgate.layouts.tables import by_number, from_table, rows_named
 from drgate.mapping import PLAIN, ColumnMap
 from drgate.scale import doubts
@@ -49,7 +51,7 @@ class Manifest:
         where that column is present), eye ("L", "R" or NA), gradable (bool; false explains why
         there is no grade), split ("train", "val", "test" or NA); referable (Int8) of a reference that says only
         whether to refer, which has no grades.
-    origin: the file or folder that it was read from, for messages.
+    origin: the file or folder that it was read from, for messages; an `Address` if that is in a bucket.
     dealt_by_seed: seed of `split_by_patient`, if it made the splits.
     found: what it was read as, and what was left out.
     """
@@ -66,8 +68,11 @@ class Manifest:
 
     @property
     def name(self) -> str:
-        """Name for reports: the folder's name if the file is its labels.csv, else the file's name."""
-        return self.root.resolve().name if self.origin.stem == "labels" else self.origin.name
+        """Name for reports: the folder's name if the file is its labels.csv, else the file's name; of a bucket, the
+        address of either.
+        """
+        named = self.origin.parent if self.origin.stem == "labels" else self.origin
+        return str(named) if isinstance(named, Address) else named.resolve().name
 
     @property
     def patients_known(self) -> bool:
@@ -232,7 +237,7 @@ def load_manifest(
     files: whether the image files of a table must exist; False where only rows are counted. A public table's names are
         then kept as they are.
     columns: which column is which, and what stands for a grade. images: the folder that a table's images are in; None:
-        the table's own.
+        the table's own. Both it and `path` may be in a bucket (gs://, s3://); what a table names is fetched then.
     troubles: gets a sentence for each kind of row that cannot be used, and those rows are left out; None raises it.
 
     A folder is read from its `labels.csv` (or `labels.parquet`, `metadata.csv`) where it has one, else as Hugging
@@ -242,9 +247,54 @@ def load_manifest(
     Raises ManifestError, naming file and row, for anything that is not a usable manifest: missing files (all counted),
     no images, a grade outside 0-4, a duplicate image, a patient given in some rows only.
     """
-    path = Path(path)
-    found = unpacked(_found(path, files, columns, images), _origin(path), files)
-    return _checked(found, path, files, troubles)
+    path, home = located(path), None if images is None else located(images)
+    own: list[str] | None = None if troubles is None else []
+    addresses: dict[str, str] = {}
+    source: Bucket | None = None
+    root: Path | Bucket | None = home
+    with _by_address(addresses):
+        if isinstance(home, Address) and is_folder(home, ManifestError):
+            root = Bucket(home, ManifestError)
+            addresses[str(root.folder)] = str(home)
+        if isinstance(path, Address):
+            if is_folder(path, ManifestError):
+                source = Bucket(path, ManifestError)
+                addresses[str(source.folder)] = str(path)
+                path = source.folder
+                source.bring(next(([name] for name in _TABLES if source.holds(name)), []))
+            else:
+                address, path = path, fetch(str(path), ManifestError)
+                addresses[str(path)] = str(address)
+                if root is None:
+                    root = Bucket(address.parent, ManifestError)
+                    addresses[str(root.folder)] = str(address.parent)
+        found = _found(path, files, columns, root, source)
+        if found.bucket is not None:
+            if own is not None or not found.missing:  # what can be refused is, before anything large is fetched
+                _checked(replace(found), path, False, None if own is None else [])
+            if files or any(without_suffix(str(image))[1] in DICOM_SUFFIXES for image in found.table["image"]):
+                found.bucket.bring(found.table["image"].drop(found.table.index[found.missing]).astype(str))
+        found = unpacked(found, _origin(path), files)
+        manifest = _checked(found, path, files, own)
+    found.said = [_named(line, addresses) for line in found.said]
+    if troubles is not None and own is not None:
+        troubles += [_named(line, addresses) for line in own]
+    return replace(manifest, origin=located(_named(str(manifest.origin), addresses)))
+
+
+@contextmanager
+def _by_address(addresses: Mapping[str, str]) -> Iterator[None]:
+    """Have an error name a file in a bucket as the caller does, and not its copy."""
+    try:
+        yield
+    except DrgateError as problem:
+        raise type(problem)(_named(str(problem), addresses)) from problem
+
+
+def _named(text: str, addresses: Mapping[str, str]) -> str:
+    for copy, address in addresses.items():
+        text = text.replace(copy, address)
+    return text
 
 
 def has_header(path: Path, columns: ColumnMap) -> bool:
@@ -252,18 +302,24 @@ def has_header(path: Path, columns: ColumnMap) -> bool:
     return not by_number(columns) and not holds_pictures(path)
 
 
-def _found(path: Path, files: bool, columns: ColumnMap, images: Path | None) -> Found:
+def _found(
+    path: Path, files: bool, columns: ColumnMap, root: Path | Bucket | None, source: Bucket | None = None
+) -> Found:
+    """root: the folder that a table's images are in. source: the bucket whose folder `path` is."""
     if path.is_dir():
+        root = root or source
         for name in _TABLES:
             if (path / name).is_file():
-                return _found(path / name, files, columns, images)
-        held = holdings(path)
+                return _found(path / name, files, columns, root)
+        held = holdings(source or path)
+        if source is not None:
+            source.bring(may_hold_pictures(held))
         if inside := data_set_files(path, held):
-            return from_files(inside, path, files, columns, images)
-        return from_folder(path, held, columns)
+            return from_files(inside, path, files, columns, root)
+        return replace(from_folder(path, held, columns), bucket=source)
     if holds_pictures(path):
-        return from_files([(path, None)], path, files, columns, images)
-    return from_table(path, files, columns, images)
+        return from_files([(path, None)], path, files, columns, root)
+    return from_table(path, files, columns, root)
 
 
 def images_digest(contents: Iterable[str]) -> str:

@@ -52,9 +52,21 @@ class Progress(NamedTuple):
 SILENT: Final = Progress(lambda total: None, lambda done: None)
 
 
+_bar: Any = None
+"""The bar on the terminal, which has one line for each work."""
+
+
 @contextmanager
 def progress(what: str, quiet: bool) -> Iterator[Progress]:
-    """A progress bar on standard error where that is a terminal."""
+    """A progress bar on standard error where that is a terminal; within another one's block, a line of that one."""
+    global _bar
+    if _bar is not None:
+        bar, task = _bar, _bar.add_task(what, total=None)
+        try:
+            yield Progress(lambda total: bar.update(task, total=total), lambda done: bar.advance(task, done))
+        finally:
+            bar.remove_task(task)
+        return
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
 
@@ -68,8 +80,12 @@ def progress(what: str, quiet: bool) -> Iterator[Progress]:
         transient=True,
     )
     with bar:
-        task = bar.add_task(what, total=None)
-        yield Progress(lambda total: bar.update(task, total=total), lambda done: bar.advance(task, done))
+        _bar = bar
+        try:
+            with progress(what, quiet) as callbacks:
+                yield callbacks
+        finally:
+            _bar = None
 
 
 def complain(name: str, message: str) -> None:

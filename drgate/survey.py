@@ -86,8 +86,8 @@ def survey(path: Path, *, columns: ColumnMap = PLAIN, images: Path | None = None
     found = manifest.found
     assert found is not None
     left_out, not_listed = dict(found.left_out), []
-    if manifest.origin.is_file() and found.root.is_dir() and not found.inside:
-        held = holdings(found.root)
+    if (found.bucket or (manifest.origin.is_file() and found.root.is_dir())) and not found.inside:
+        held = holdings(found.bucket or found.root)
         named = {*found.table["image"]}
         left_out, not_listed = held.left_out, [one for one in held.images if one not in named]
         if held.dicom and not named & {*held.dicom}:
@@ -152,6 +152,8 @@ def write_canonical(found: Survey, out: Path) -> None:
     if found.found.inside:
         below = PICTURES
         refuse_existing(out.parent / PICTURES, "choose another folder with --out")
+    elif found.found.bucket:
+        below = "."  # relative to the folder in the bucket, wherever the table is
     else:
         below = os.path.relpath(manifest.root.resolve(), out.parent.resolve()).replace(os.sep, "/")
         if below.startswith(".."):

@@ -87,7 +87,7 @@ class TestDependencies:
             owner[package][0].lower()
             for file, name in imports("drgate")
             if (package := name.partition(".")[0]) not in sys.stdlib_module_names
-            and package not in ("drgate", "thresholds", "openpyxl", "pydicom", "")
+            and package not in ("drgate", "thresholds", "openpyxl", "pydicom", "fsspec", "")
             and not file.startswith(("drgate/vision/", "drgate/export.py"))
         }
         assert found == distributions(PROJECT["project"]["dependencies"])

@@ -77,8 +77,8 @@ class TrainingConfig(BaseModel):
 
     dataset: str = Field(
         min_length=1,
-        description="Images and grades: a folder (labels.csv, split/grade/* or grade/*), a CSV or a Parquet file. "
-        "Without splits, the seed assigns patients to train, val and test.",
+        description="Images and grades: a folder (labels.csv, split/grade/* or grade/*), a CSV or a Parquet file; "
+        "local, gs:// or s3://. Without splits, the seed assigns patients to train, val and test.",
     )
     base: str = Field(
         "google/medsiglip-448",

@@ -16,6 +16,7 @@ from typing import Any, Final, Literal
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from drgate.buckets import fetch
 from drgate.errors import CheckpointError, TrainingError, UsageError
 from drgate.files import sha256_file
 from drgate.preprocessing import Preprocessing
@@ -26,7 +27,6 @@ from drgate.vision.checkpoint import Checkpoint, TrainingState, load_training_st
 from drgate.vision.network import GradingModel, add_lora, architecture, merge_lora
 from drgate.vision.older import load_any_checkpoint
 from trainer.config import TrainingConfig
-from trainer.fetch import fetch
 
 LAST: Final = "last.pth"
 PREVIOUS: Final = "previous.pth"
@@ -185,7 +185,7 @@ def find_origin(config: TrainingConfig, base: Base, preprocess: Preprocessing | 
     if named is None:
         return Origin("base")
     how: How = "init_from" if config.init_from else "resume_from_checkpoint"
-    file = fetch(named)
+    file = fetch(named, CheckpointError, hub=True)
     # An older file does not store its alpha: use the given one, else twice its rank.
     alpha = config.lora_alpha if "lora_alpha" in config.model_fields_set else None
     checkpoint = load_any_checkpoint(file, base, preprocess, alpha=alpha)

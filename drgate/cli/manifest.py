@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from drgate.buckets import located
 from drgate.cli.options import ColumnsOption, FormatOption, QuietOption
 from drgate.scale import GRADES
-from drgate.screen import Format, emit, tell
+from drgate.screen import Format, emit, progress, tell
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -18,23 +19,31 @@ if TYPE_CHECKING:
 
 HELP = """Show how a data set is understood: grades, splits, patients, eyes, columns, and what is left out and why.
 
-SOURCE is a table, a folder, or a file with pictures inside (docs/datasets.md). Exit code 0 all rows can be used, 1 some
-cannot or contradict each other, 2 the source could not be read.
+SOURCE is a table, a folder, or a file with pictures inside, also in a bucket (docs/datasets.md). Exit code 0 all rows
+can be used, 1 some cannot or contradict each other, 2 the source could not be read.
 
 \b
 Examples:
   drgate manifest mbrset/labels_mbrset.csv
   drgate manifest DDR/train.txt --columns image=1,grade=2
+  drgate manifest s3://bucket/eyepacs/labels.csv
   drgate manifest retinamnist_224.npz --out retinamnist/labels.csv
 """
 
 
 def command(
-    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="A table, a folder, or a file of pictures.")],
+    source: Annotated[
+        Path, typer.Argument(metavar="SOURCE", parser=located, help="A table, a folder, or a file of pictures.")
+    ],
     columns: ColumnsOption = None,
     images: Annotated[
         Path | None,
-        typer.Option("--images", metavar="FOLDER", help="Folder that a table's images are in. [that of the table]"),
+        typer.Option(
+            "--images",
+            metavar="FOLDER",
+            parser=located,
+            help="Folder that a table's images are in. [that of the table]",
+        ),
     ] = None,
     out: Annotated[
         Path | None,
@@ -49,7 +58,9 @@ def command(
 
     if out is not None:
         refuse_existing(out, "choose another name with --out")
-    found = survey(source, columns=PLAIN if columns is None else parse_mapping(columns), images=images)
+    mapping = PLAIN if columns is None else parse_mapping(columns)
+    with progress("Reading", quiet):
+        found = survey(source, columns=mapping, images=images)
     emit(found.to_json(), lambda console: render(found, console), format, quiet)
     if out is not None and found.troubles:
         tell("Nothing was written: some rows cannot be used.", quiet)

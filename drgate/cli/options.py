@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
+from drgate.buckets import located
 from drgate.errors import UsageError
 from drgate.files import read_beginning, read_json
 from drgate.mapping import column_map as column_map
@@ -32,7 +33,8 @@ DataOption = Annotated[
     typer.Option(
         "--data",
         metavar="MANIFEST",
-        help="Test set: a table of images and grades (CSV or Parquet), or a folder of images.",
+        parser=located,
+        help="Test set: a table of images and grades (CSV or Parquet), or a folder of images; also gs:// and s3://.",
     ),
 ]
 SplitOption = Annotated[

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from drgate.buckets import located
 from drgate.cli.options import (
     ChecklistOption,
     ColumnsOption,
@@ -53,6 +54,7 @@ def command(
         typer.Option(
             "--data",
             metavar="MANIFEST",
+            parser=located,
             help="Planned test set; only its counts of images and patients are used. [one like the tuning table]",
         ),
     ] = None,

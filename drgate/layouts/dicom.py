@@ -17,10 +17,10 @@ import pandas as pd
 from drgate import limits
 from drgate.content import HEAD, named
 from drgate.errors import ManifestError, install
-from drgate.files import read_beginning
+from drgate.files import read_beginning, remove
 from drgate.layouts.found import Found
 from drgate.layouts.holdings import DICOM_SUFFIXES, without_suffix
-from drgate.layouts.pictures import Unpacked, remove
+from drgate.layouts.pictures import Unpacked
 from drgate.layouts.tables import rows_named
 
 _PHOTOGRAPHS: Final = (

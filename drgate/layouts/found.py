@@ -7,15 +7,18 @@ from pathlib import Path
 
 import pandas as pd
 
+from drgate.buckets import Bucket
+
 
 @dataclass
 class Found:
     """The rows of a source, with drgate's own column names.
 
     layout: what it was recognised as. root: the folder that images are relative to. columns: the source's own name by
-    drgate's. left_out: files that are no images of this set, by the reason. inside: whether the pictures are in the
-    source and were unpacked into `root`. patients_of_header: whether patients are from DICOM headers. said: how
-    something was read, a sentence each. troubles: why rows cannot be used, a sentence each; missing: those rows.
+    drgate's. left_out: files that are no images of this set, by the reason. bucket: of images that are not files of
+    this machine; `root` has those that were fetched. inside: whether the pictures are in the source and were unpacked
+    into `root`. patients_of_header: whether patients are from DICOM headers. said: how something was read, a sentence
+    each. troubles: why rows cannot be used, a sentence each; missing: those rows.
     """
 
     layout: str
@@ -24,6 +27,7 @@ class Found:
     columns: dict[str, str] = field(default_factory=dict)
     left_out: dict[str, list[str]] = field(default_factory=dict)
     said: list[str] = field(default_factory=list)
+    bucket: Bucket | None = field(default=None, repr=False)
     inside: bool = False
     patients_of_header: bool = False
     troubles: list[str] = field(default_factory=list)

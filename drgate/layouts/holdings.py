@@ -11,10 +11,12 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Final
 
+from drgate.buckets import Bucket
 from drgate.columns import parse_split
 from drgate.content import HEAD, named
 from drgate.errors import ManifestError
@@ -29,6 +31,7 @@ TABLE_SUFFIXES: Final = (".csv", ".tsv", ".txt", ".xlsx", ".jsonl", ".json", ".p
 _PICTURE: Final = re.compile(r"an? (JPEG|PNG|TIFF|BMP|WebP|JPEG 2000|GIF) (photograph|picture)")
 _MASK: Final = re.compile(r"(^|[\W_])(masks?|segmentations?)($|[\W_])", re.I)
 _SYSTEM: Final = ("thumbs.db", "desktop.ini", "ehthumbs.db")
+_NO_SUFFIX: Final = "in a bucket, without the suffix of a picture"
 _SPLIT_WORD: Final = re.compile(r"(?<![a-z])(train(?:ing)?|val(?:id(?:ation)?)?|test(?:ing)?)(?![a-z])", re.I)
 
 
@@ -43,12 +46,21 @@ class Holdings:
     left_out: dict[str, list[str]]
 
 
-def holdings(root: Path) -> Holdings:
-    """Every file below a folder, each in one of the lists. Raises ManifestError for more files than can be."""
-    images, dicom, tables, left_out = [], [], [], defaultdict(list)
-    for path in files_below(root, ManifestError):
-        name = path.relative_to(root).as_posix()
-        why = _kind(path, name)
+def holdings(root: Path | Bucket) -> Holdings:
+    """Every file below a folder, each in one of the lists. Raises ManifestError for more files than can be.
+
+    What is in a bucket is known by its suffix alone: a file without one is left out, and nothing is fetched.
+    """
+    images, dicom, tables = [], [], []
+    left_out: defaultdict[str, list[str]] = defaultdict(list)
+    bucket, folder = (root, root.folder) if isinstance(root, Bucket) else (None, root)
+    if bucket is None:
+        names: Iterable[str] = (path.relative_to(folder).as_posix() for path in files_below(folder, ManifestError))
+    else:
+        names = bucket.objects
+        left_out |= {why: [*some] for why, some in bucket.left_out.items()}
+    for name in names:
+        why = _by_name(name) or (_by_content(folder / name, name) if bucket is None else _NO_SUFFIX)
         if why == "image":
             images.append(name)
         elif why == "dicom":
@@ -58,13 +70,14 @@ def holdings(root: Path) -> Holdings:
         else:
             left_out[why].append(name)
     return Holdings(
-        root, sorted(images), sorted(dicom), sorted(tables), {why: sorted(left_out[why]) for why in sorted(left_out)}
+        folder, sorted(images), sorted(dicom), sorted(tables), {why: sorted(left_out[why]) for why in sorted(left_out)}
     )
 
 
-def _kind(path: Path, name: str) -> str:
-    """image, dicom or table; else why it is left out."""
-    parts, suffix = PurePosixPath(name).parts, path.suffix.lower()
+def _by_name(name: str) -> str:
+    """image, dicom or table, or why it is left out; empty where the name does not say it."""
+    path = PurePosixPath(name)
+    parts, suffix = path.parts, path.suffix.lower()
     if path.name.lower() in _SYSTEM or "__MACOSX" in parts:
         return "a file of the system"
     if any(part.startswith(".") for part in parts):
@@ -73,8 +86,11 @@ def _kind(path: Path, name: str) -> str:
         return "a mask" if _is_mask(name) else "image"
     if suffix in DICOM_SUFFIXES:
         return "dicom"
-    if suffix in TABLE_SUFFIXES:
-        return "table"
+    return "table" if suffix in TABLE_SUFFIXES else ""
+
+
+def _by_content(path: Path, name: str) -> str:
+    """As `_by_name`, by how the file begins."""
     what = named(read_beginning(path, HEAD, "a photograph", ManifestError))
     if _PICTURE.fullmatch(what):
         return "a mask" if _is_mask(name) else "image"

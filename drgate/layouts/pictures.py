@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import tempfile
 import weakref
 import zipfile
@@ -24,10 +23,11 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from drgate import limits
+from drgate.buckets import Bucket
 from drgate.columns import parse_split
 from drgate.content import HEAD, named
 from drgate.errors import DrgateError, ManifestError
-from drgate.files import is_parquet, parse_json, read_json
+from drgate.files import is_parquet, parse_json, read_json, remove
 from drgate.layouts.found import Found
 from drgate.layouts.holdings import Holdings
 from drgate.layouts.tables import EXPECTED, from_rows
@@ -73,17 +73,18 @@ class Unpacked:
             path.write_bytes(data)
 
 
-def remove(folder: Path, owner: int) -> None:
-    """Delete the folder, in the process that made it."""
-    if os.getpid() == owner:  # a forked worker does not end the folder of all
-        shutil.rmtree(folder, ignore_errors=True)
-
-
 def holds_pictures(path: Path) -> bool:
     """Whether a file is one of those that are read here."""
     if path.suffix.lower() in (".npz", ".arrow"):
         return True
     return is_parquet(path) and picture_column(path, EXPECTED, ManifestError) is not None
+
+
+def may_hold_pictures(held: Holdings) -> list[str]:
+    """The files by which `data_set_files` knows a folder, and which it may then give."""
+    stated = [name for name in held.tables if PurePosixPath(name).name in ("dataset_dict.json", "state.json")]
+    suffixes = (".arrow",) if stated else () if held.images else (".parquet", ".pq")
+    return [*stated, *(name for name in held.tables if name.lower().endswith(suffixes))]
 
 
 def data_set_files(root: Path, held: Holdings) -> list[tuple[Path, str | None]]:
@@ -117,7 +118,7 @@ def _split_of(path: Path, root: Path) -> str | None:
 
 
 def from_files(
-    files: list[tuple[Path, str | None]], origin: Path, write: bool, columns: ColumnMap, root: Path | None
+    files: list[tuple[Path, str | None]], origin: Path, write: bool, columns: ColumnMap, root: Path | Bucket | None
 ) -> Found:
     """The rows of Parquet, Arrow or .npz files as one set. origin: what the caller named, for messages."""
     unpacked = Unpacked(write)

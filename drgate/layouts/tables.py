@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from drgate import limits
+from drgate.buckets import Bucket
 from drgate.columns import ABSENT, HEADERLESS, parse_split
 from drgate.errors import ManifestError, UsageError, brief
 from drgate.files import is_parquet, read_limited, row_name
@@ -77,10 +78,11 @@ _PROPOSED: Final = {
 """What people call these columns: proposed, never taken."""
 
 
-def from_table(path: Path, files: bool, columns: ColumnMap, root: Path | None) -> Found:
+def from_table(path: Path, files: bool, columns: ColumnMap, root: Path | Bucket | None) -> Found:
     """The rows of a table with drgate's column names, and with `files` the file of each.
 
-    root: the folder that images are relative to; None: the table's. Raises ManifestError and UsageError.
+    root: the folder that images are relative to, also in a bucket; None: the table's. Raises ManifestError and
+    UsageError.
     """
     if by_number(columns):
         return from_rows(_without_header(path, columns), path, files, columns, root)
@@ -92,9 +94,10 @@ def by_number(columns: ColumnMap) -> bool:
     return bool(columns.columns) and all(theirs.isdecimal() for theirs in columns.columns.values())
 
 
-def from_rows(table: pd.DataFrame, path: Path, files: bool, columns: ColumnMap, root: Path | None) -> Found:
+def from_rows(table: pd.DataFrame, path: Path, files: bool, columns: ColumnMap, root: Path | Bucket | None) -> Found:
     """As `from_table`, of rows that were read, with drgate's names where `columns` maps them."""
-    found = Found("drgate's own columns", path.parent if root is None else root, table)
+    bucket, folder = (root, root.folder) if isinstance(root, Bucket) else (None, root or path.parent)
+    found = Found("drgate's own columns", folder, table, bucket=bucket)
     if columns.columns:
         found.columns = dict(columns.columns)
         found.layout = "columns as stated"
@@ -286,7 +289,7 @@ def _proposal(table: pd.DataFrame) -> str:
 
 def _resolve(found: Found, path: Path) -> None:
     """Replace names of images by paths of files below the root; names without a file, or with several, are troubles."""
-    table, root = found.table, found.root
+    table, root, bucket = found.table, found.root, found.bucket
     splits = table["split"] if "split" in table.columns else pd.Series(None, table.index, dtype="object")
     names: Names | None = None
     images: list[object] = []
@@ -296,11 +299,14 @@ def _resolve(found: Found, path: Path) -> None:
     moved = 0
     for row, (given, split) in enumerate(zip(table["image"], splits, strict=True)):
         image = str(given).strip().replace("\\", "/")
-        if pd.isna(given) or not image or "://" in image or ".." in PurePosixPath(image).parts or _there(root, image):
-            images.append(given)  # as it is, or refused when its cell is checked
+        if pd.isna(given) or not image or "://" in image or ".." in PurePosixPath(image).parts:
+            images.append(given)  # refused when its cell is checked
+            continue
+        if bucket.holds(image) if bucket else _there(root, image):
+            images.append(given)
             continue
         if names is None:
-            held = holdings(root)
+            held = holdings(bucket or root)
             names = Names(held)
         where = names.of(image, None if pd.isna(split) else parse_split(str(split)))
         images.append(where[0] if where else given)
