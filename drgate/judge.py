@@ -407,7 +407,8 @@ def _opened(
             "with --grades FILE."
         )
     if contradictions := test_set.contradictions():
-        raise ManifestError(f"{test.data}: {contradictions[0]} Both cannot be true; keep one.")
+        more = f" ({len(contradictions) - 1} more: drgate manifest shows all.)" if contradictions[1:] else ""
+        raise ManifestError(f"{test.data}: {contradictions[0]} Both cannot be true; keep one.{more}")
     progress.started(trial or len(test_set))
     predictions = score(
         grader, test_set, workers=source.workers, advance=progress.advance, patient_key=test.patient_key, trial=trial

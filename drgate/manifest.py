@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
 import numpy as np
@@ -29,7 +29,7 @@ from drgate.errors import DrgateError, ManifestError, brief
 from drgate.files import canonical_json, sha256_file
 from drgate.grouping import grouping
 from drgate.layouts.dicom import unpacked
-from drgate.layouts.folders import from_folder
+from drgate.layouts.folders import GRADE_FOLDERS, from_folder
 from drgate.layouts.found import Found
 from drgate.layouts.holdings import DICOM_SUFFIXES, holdings, without_suffix
 from drgate.layouts.pictures import data_set_files, from_files, holds_pictures, may_hold_pictures
@@ -206,7 +206,15 @@ class Manifest:
         """Questions about reference grades that are unlikely on the ICDR scale."""
         if "referable" in self.table.columns:
             return []
-        return doubts([int((self.table["grade"] == grade).sum()) for grade in range(5)])
+        asked = doubts([int((self.table["grade"] == grade).sum()) for grade in range(5)])
+        paths = [PurePosixPath(image) for image in self.table["image"]] if self._graded_by_folders else []
+        if paths and all(path.name.startswith(f"{path.parent.name}_") for path in paths):
+            asked.append("Each image's name begins with the name of its folder: are the folders grades, or patients?")
+        return asked
+
+    @property
+    def _graded_by_folders(self) -> bool:
+        return self.found is not None and self.found.layout in GRADE_FOLDERS
 
     def _identical(self) -> list[list[str]]:
         """The sets of byte-identical files."""
@@ -414,36 +422,36 @@ def _first(troubles: list[str]) -> str:
 def _image_column(columns: Columns, root: Path, files: bool, missing: set[int]) -> list[str]:
     paths: list[str] = []
     seen: dict[str, int] = {}
-    folder = columns.origin.is_dir()
+
+    def where(row: int) -> str:
+        return rows_named(columns.origin, columns.table, [row]) if columns.origin.is_dir() else columns.where(row)
+
     for i, given in enumerate(columns.table["image"]):
-        where = rows_named(columns.origin, columns.table, [i]) if folder else columns.where(i)
         if pd.isna(given) or not str(given).strip():
-            raise ManifestError(f"{where}: the image is empty; expected a path relative to {root}.")
+            raise ManifestError(f"{where(i)}: the image is empty; expected a path relative to {root}.")
         image = str(given).strip().replace("\\", "/")
         if "://" in image:
             raise ManifestError(
-                f"{where}: the image is a web address; copy the images beside the manifest and give relative paths."
+                f"{where(i)}: the image is a web address; copy the images beside the manifest and give relative paths."
             )
         path = Path(image)
         if path.is_absolute():
             try:
                 path = path.relative_to(root.resolve())
             except ValueError:
-                raise ManifestError(f"{where}: the image is outside {root}; give a path relative to it.") from None
+                raise ManifestError(f"{where(i)}: the image is outside {root}; give a path relative to it.") from None
         normal = os.path.normpath(path.as_posix()).replace(os.sep, "/")
         if normal.startswith(".."):
-            raise ManifestError(f"{where}: the image is outside {root}; give a path relative to it.")
+            raise ManifestError(f"{where(i)}: the image is outside {root}; give a path relative to it.")
         if normal in seen:
-            raise ManifestError(
-                f"{where}: the image is already in {columns.where(seen[normal])}; keep one row per image."
-            )
+            raise ManifestError(f"{where(i)}: the image is already in {where(seen[normal])}; keep one row per image.")
         try:
             there = not files or i in missing or (root / normal).is_file()
         except (OSError, ValueError):  # a name that no file can have
             there = False
         if not there:
             link = " It is a link to a file that is not there." if (root / normal).is_symlink() else ""
-            raise ManifestError(f"{where}: the image file is not in {root}.{link}")
+            raise ManifestError(f"{where(i)}: the image file is not in {root}.{link}")
         seen[normal] = i
         paths.append(normal)
     return paths

@@ -76,14 +76,18 @@ def parse_mapping(text: str) -> ColumnMap:
     return _checked({"columns": {own.strip(): theirs.strip() for own, theirs in pairs}}, "--columns")
 
 
+def _names(table: object, origin: str) -> dict[str, str]:
+    """Names by name, in which whole numbers need no quotes."""
+    if not isinstance(table, dict) or not all(type(one) in (str, int) for pair in table.items() for one in pair):
+        raise UsageError(f"{origin} is not {_WHAT}: columns and grades are names by name.")
+    return {str(own): str(theirs) for own, theirs in table.items()}
+
+
 def _checked(plain: object, origin: str) -> ColumnMap:
     known = {"columns", "grades", "scores", "decimal", "separator"}
     if not isinstance(plain, dict) or not plain.keys() <= known:
         raise UsageError(f"{origin} is not {_WHAT}.")
-    columns, grades = plain.get("columns", {}), plain.get("grades", {})
-    for table in (columns, grades):
-        if not isinstance(table, dict) or not all(isinstance(one, str) for pair in table.items() for one in pair):
-            raise UsageError(f"{origin} is not {_WHAT}: columns and grades are names by name.")
+    columns, grades = _names(plain.get("columns", {}), origin), _names(plain.get("grades", {}), origin)
     theirs = list(columns.values())
     if twice := next((name for name in theirs if theirs.count(name) > 1), None):
         raise UsageError(f"{origin} maps the column {twice!r} twice; keep one.")

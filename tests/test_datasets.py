@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from drgate.errors import DrgateError
+from drgate.errors import DrgateError, ManifestError, UsageError
 from drgate.files import sha256_file
 from drgate.manifest import load_manifest, split_by_patient
 from drgate.mapping import ColumnMap, parse_mapping
@@ -777,3 +777,57 @@ def test_no_patient_is_in_any_message(fault: str, tmp_path: Path, drgate: Run):
         ended = drgate("manifest", path)
         assert MARK not in ended.out + ended.err
         assert "PNG" not in ended.out + ended.err
+
+
+class TestFoldersOfPatients:
+    """Folders 0 to 4 may be numbers of patients."""
+
+    @staticmethod
+    def photographs_of(root: Path, *patients: str) -> None:
+        for patient in patients:
+            for eye in ("l", "r"):
+                path = root / patient / f"{patient}_{eye}.png"
+                path.parent.mkdir(exist_ok=True)
+                path.write_bytes(picture(ord(eye) + int(patient)))
+
+    def test_another_grade_in_a_table(self, tmp_path: Path):
+        """A table in the folder that grades the same images otherwise is no coincidence: nothing is read."""
+        self.photographs_of(tmp_path, "1", "2")
+        rows = [f"{patient}/{patient}_{eye}.png,{grade}" for patient, grade in (("1", 3), ("2", 2)) for eye in "lr"]
+        (tmp_path / "grades.csv").write_text("\n".join(["image,grade", *rows]))
+        with pytest.raises(ManifestError, match=r"folders give 2 of 4 images other grades than .*grades\.csv"):
+            load_manifest(tmp_path)
+        assert list(load_manifest(tmp_path / "grades.csv").table["grade"]) == [3, 3, 2, 2]
+
+    def test_the_same_grades_in_a_table(self, tmp_path: Path):
+        self.photographs_of(tmp_path, "1", "2")
+        (tmp_path / "grades.csv").write_text("image,grade\n1/1_l.png,1\n2/2_r.png,2\n")
+        assert len(load_manifest(tmp_path)) == 4
+
+    def test_names_that_begin_with_their_folders(self, tmp_path: Path):
+        """Nothing contradicts it, so it is asked."""
+        self.photographs_of(tmp_path, "1", "2")
+        assert any("or patients?" in one for one in load_manifest(tmp_path).doubts())
+        (tmp_path / "2" / "other.png").write_bytes(picture(9))
+        assert not any("or patients?" in one for one in load_manifest(tmp_path).doubts())
+
+
+class TestMapped:
+    def test_eyepacs_names_keep_their_patients(self, tmp_path: Path):
+        """A mapping of columns loses no patients that the names have."""
+        for name in ("10_left", "10_right", "11_left"):
+            (tmp_path / f"{name}.png").write_bytes(picture(len(name)))
+        (tmp_path / "labels.csv").write_text("image,level\n10_left,0\n10_right,1\n11_left,0\n")
+        manifest = load_manifest(tmp_path, columns=parse_mapping("image=image,referable=level"))
+        assert manifest.table["patient"].tolist() == ["10", "10", "11"]
+        assert manifest.table["eye"].tolist() == ["L", "R", "L"]
+
+    def test_numbers_need_no_quotes(self, tmp_path: Path):
+        """DDR's file of columns as people write it."""
+        (tmp_path / "columns.yaml").write_text("columns: {image: 1, grade: 2}\ngrades: {5: ungradable}\n")
+        mapping = parse_mapping(str(tmp_path / "columns.yaml"))
+        assert mapping.columns == {"image": "1", "grade": "2"}
+        assert mapping.grades == {"5": "ungradable"}
+        (tmp_path / "columns.yaml").write_text("columns: {image: true}\n")
+        with pytest.raises(UsageError, match="names by name"):
+            parse_mapping(str(tmp_path / "columns.yaml"))

@@ -100,7 +100,8 @@ def render(found: Survey, console: Console) -> None:
         name = f"Split {split}" if split else "Images"
         paragraph(console, f"{name}: {sum(counts.values())}; {words.counts(_present(counts))}", hang=2)
     patients = "not known" if found.patients is None else str(found.patients)
-    paragraph(console, f"Patients: {patients}; left eyes {eyes['L']}, right eyes {eyes['R']}", hang=2)
+    sides = f"left eyes {eyes['L']}, right eyes {eyes['R']}" if any(eyes.values()) else "eyes not known"
+    paragraph(console, f"Patients: {patients}; {sides}", hang=2)
     if found.found.columns:
         taken = ", ".join(f"{own} is {theirs}" for own, theirs in found.found.columns.items())
         paragraph(console, f"Columns: {taken}", hang=2)

@@ -55,8 +55,10 @@ def unpacked(found: Found, origin: Path, files: bool) -> Found:
     ManifestError where some rows are DICOM and others are not, and without the extra `dicom`.
     """
     table = found.table
-    usable = [row for row in range(len(table)) if row not in {*found.missing}]
-    rows = [row for row in usable if _is_dicom(found.root, str(table["image"].iloc[row]))]
+    missing = {*found.missing}
+    usable = [row for row in range(len(table)) if row not in missing]
+    images = table["image"].tolist()  # a cell at a time, a table is slow
+    rows = [row for row in usable if _is_dicom(found.root, str(images[row]))]
     if not rows:
         return found
     if len(rows) < len(usable):
@@ -70,7 +72,7 @@ def unpacked(found: Found, origin: Path, files: bool) -> Found:
             f"{origin}: the images are DICOM, which needs the extra dicom. {install('dicom')}."
         ) from None
     pictures = Unpacked(files)
-    names, patients = list(table["image"]), ["unread"] * len(table)
+    names, patients = images, ["unread"] * len(table)
     eyes: list[str | None] = [None] * len(table)
     unusable: dict[str, list[int]] = {}
     try:
@@ -109,11 +111,11 @@ def unpacked(found: Found, origin: Path, files: bool) -> Found:
 
 
 def _is_dicom(root: Path, image: str) -> bool:
-    if without_suffix(image)[1] in DICOM_SUFFIXES:
-        return True
+    if suffix := without_suffix(image)[1]:
+        return suffix in DICOM_SUFFIXES
     path = root / image
     try:
-        there = not without_suffix(image)[1] and path.is_file()
+        there = path.is_file()
     except (OSError, ValueError):
         return False
     return there and named(read_beginning(path, HEAD, "a photograph", ManifestError)) == "a DICOM file"

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path, PurePosixPath
+from typing import Final
 
 import pandas as pd
 
-from drgate.columns import parse_split
-from drgate.errors import ManifestError
+from drgate.columns import Columns, parse_split
+from drgate.errors import DrgateError, ManifestError
 from drgate.layouts.found import Found
 from drgate.layouts.holdings import IMAGE_SUFFIXES, Holdings
-from drgate.layouts.tables import EXPECTED, UNGRADABLE, name_patients, rows_named, settle_grades
-from drgate.mapping import ColumnMap
+from drgate.layouts.tables import EXPECTED, UNGRADABLE, from_table, name_patients, rows_named, settle_grades
+from drgate.mapping import PLAIN, ColumnMap
 from drgate.scale import parse_grade
+
+GRADE_FOLDERS: Final = ("folders named after grades", "folders named after splits and grades")
+_TABLES: Final = 20
+"""Of a folder, that are compared with the names of its folders."""
 
 
 def from_folder(root: Path, held: Holdings, columns: ColumnMap) -> Found:
@@ -60,10 +66,33 @@ def from_folder(root: Path, held: Holdings, columns: ColumnMap) -> Found:
     table["grade"] = grades
     if any(splits):
         table["split"] = splits
-    found.layout = "folders named after splits and grades" if any(splits) else "folders named after grades"
+    found.layout = GRADE_FOLDERS[any(splits)]
     name_patients(table)
     settle_grades(found, root, columns.grades)
+    _refuse_other_grades(found, held)
     return found
+
+
+def _refuse_other_grades(found: Found, held: Holdings) -> None:
+    """Raise where a table in the folder grades the same images otherwise: folders 0 to 4 may be numbers of patients."""
+    by_image = dict(zip(found.table["image"], found.table["grade"], strict=True))
+    for name in held.tables[:_TABLES]:
+        path = found.root / name
+        try:
+            other = from_table(path, files=True, columns=PLAIN, root=None)
+            grades = Columns(other.table, path, ManifestError).grade()
+        except DrgateError:
+            continue
+        places = [
+            Path(os.path.relpath(other.root / str(image), found.root)).as_posix() for image in other.table["image"]
+        ]
+        pairs = [(by_image[place], grade) for place, grade in zip(places, grades, strict=True) if place in by_image]
+        differ = sum(grade is None or parse_grade(str(folder)) != grade for folder, grade in pairs)
+        if differ:
+            raise ManifestError(
+                f"{found.root}: the names of folders give {differ} of {len(pairs)} images other grades than {path}. "
+                "Give that table itself, or remove it if the folders are right."
+            )
 
 
 def _says(name: str, columns: ColumnMap) -> bool:

@@ -105,6 +105,9 @@ def from_rows(table: pd.DataFrame, path: Path, files: bool, columns: ColumnMap, 
     if columns.columns:
         found.columns = dict(columns.columns)
         found.layout = "columns as stated"
+        there = {*found.table.columns}
+        if "image" in there and not {"patient", "eye"} & there and not name_patients(found.table):
+            found.said.append("Patients and eyes were read from the names, which are all such as 10_left.")
     else:
         _recognise(found, path)
     if "image" not in found.table.columns:
