@@ -601,7 +601,9 @@ class TestDicom:
         written = (tmp_path / "out/labels.csv").read_text()
         assert "id-" not in written + ended.out + ended.err
         assert MARK not in written + ended.out + ended.err
-        assert load_manifest(tmp_path / "out").table["patient"].tolist() == ["1", "1", "2", "2"]
+        here = manifest.images_digest()[7:15]
+        patients = [f"{here}-{i}" for i in (1, 1, 2, 2)]  # a "1" would be the first patient of every other set
+        assert load_manifest(tmp_path / "out").table["patient"].tolist() == patients
 
     def test_a_table(self, tmp_path: Path):
         dicom(tmp_path / "a/1.1.dcm", 0)
