@@ -453,7 +453,8 @@ def usual_names(names: Sequence[str], wanted: Sequence[str]) -> dict[str, str]:
     >>> usual_names(["y_true", "prob_0", "prob_1", "prob_2", "prob_3", "prob_4"], ("grade", "p_0"))
     {'grade': 'y_true', 'p_0': 'prob_0', 'p_1': 'prob_1', 'p_2': 'prob_2', 'p_3': 'prob_3', 'p_4': 'prob_4'}
     """
-    there = [name for name in names if not re.search("[=,]", name)]
+    # Of other letters nothing would be left to compare, and a name in them would pass for a usual one.
+    there = [name for name in names if name.isascii() and not re.search("[=,]", name)]
     found: dict[str, str] = {}
     for own in wanted:
         if own in names or own in PROBABILITIES or own not in _USUAL:
@@ -479,6 +480,8 @@ def _is_own(name: str) -> bool:
 
 def _class_of(name: str) -> int | None:
     """The grade whose probability a column seems to hold, by its name."""
+    if not name.isascii():
+        return None
     if numbered := _OF_CLASS.fullmatch(re.sub("[^a-z0-9]", "", name.lower())):
         return int(numbered[1])
     return parse_grade(_PREFIX.sub("", name))

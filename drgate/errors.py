@@ -7,6 +7,8 @@ a traceback.
 from __future__ import annotations
 
 import reprlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import IntEnum
 from typing import ClassVar, Final
 
@@ -105,6 +107,19 @@ class NotCertified(DrgateError):
     def __init__(self, message: str, *, exit_code: int) -> None:
         super().__init__(message)
         self.exit_code = exit_code  # type: ignore[misc]
+
+
+@contextmanager
+def unchained() -> Iterator[None]:
+    """A DrgateError leaves the block without the exceptions before it: texts of libraries repeat cells and bytes.
+
+    `raise ... from None` hides them from a traceback and keeps them in `__context__`.
+    """
+    try:
+        yield
+    except DrgateError as problem:
+        problem.__cause__ = problem.__context__ = None
+        raise
 
 
 def install(extra: str) -> str:

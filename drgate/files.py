@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from drgate import limits
 from drgate.content import named
-from drgate.errors import DrgateError, UsageError, brief
+from drgate.errors import DrgateError, UsageError
 
 TIME_FORMAT: Final = "%Y-%m-%dT%H:%M:%SZ"
 _PARQUET: Final = (".parquet", ".pq")
@@ -153,7 +153,7 @@ def parse_json(data: bytes, origin: str, what: str, error: type[DrgateError]) ->
         found: dict[str, Any] = {}
         for key, value in pairs:
             if key in found:
-                raise error(f"{origin} has the key {brief(key)} twice in one object; expected {what}.")
+                raise error(f"{origin} has a key twice in one object; expected {what}.")
             found[key] = value
         return found
 
@@ -225,7 +225,7 @@ def plain_yaml(data: bytes, origin: str, what: str, error: type[DrgateError]) ->
             if event.value == "<<":
                 raise error(f"{origin} merges keys with <<; expected {what} without that.")
             if _OTHER_NUMBER.fullmatch(event.value):
-                raise error(f"{origin}: write the number {brief(event.value)} in decimal digits alone.")
+                raise error(f"{origin}, line {event.start_mark.line + 1}: write the number in decimal digits alone.")
         if getattr(event, "tag", None) is not None:
             raise error(f"{origin} uses a YAML tag; expected {what} without tags.")
         depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
@@ -242,9 +242,10 @@ def plain_yaml(data: bytes, origin: str, what: str, error: type[DrgateError]) ->
     except Exception as problem:  # of what is no YAML, ruamel.yaml raises more than its own errors
         refuse_content(data, origin, what, error)
         mark, said = getattr(problem, "problem_mark", None), getattr(problem, "problem", None)
-        reason = f"{said} (line {mark.line + 1}, column {mark.column + 1})" if mark and said else str(problem)
-        reason = " ".join(reason.split())
-        raise error(f"{origin} is not valid YAML: {reason}") from problem
+        where = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
+        # ruamel.yaml puts keys and values into quotes, characters too.
+        reason = re.sub(r"""(["']).{2,}\1.*""", "...", " ".join((said or "").split()), flags=re.S) or "it has no form"
+        raise error(f"{origin} is not valid YAML: {reason}{where}; expected {what}.") from None
     return _plain(value, origin, what, error)
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from drgate import tables
 from drgate.columns import REFER, Columns, graded_rows, unexplained, usual_names
-from drgate.errors import PredictionsError
+from drgate.errors import PredictionsError, unchained
 from drgate.files import row_name
 from drgate.mapping import PLAIN, ColumnMap
 from drgate.predictions import ANSWERS, Predictions, make_predictions, with_readers
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 _EXPECTED: Final = "a table with image and grade or referable (and gradable, patient, eye or further columns)"
 
 
+@unchained()
 def join_grades(predictions: Predictions, path: Path, columns: ColumnMap = PLAIN) -> Predictions:
     """The predictions with the grades in `path`, and with its other columns; readers are those of the file alone.
 

@@ -25,7 +25,7 @@ import pandas as pd
 from drgate.buckets import Address, Bucket, fetch, is_folder, located
 from drgate.columns import REFER, Columns, graded_rows, reference_of, unexplained
 from drgate.columns import SPLITS as SPLITS
-from drgate.errors import DrgateError, ManifestError, brief
+from drgate.errors import DrgateError, ManifestError, brief, unchained
 from drgate.files import canonical_json, sha256_file
 from drgate.grouping import grouping
 from drgate.layouts.dicom import unpacked
@@ -89,6 +89,14 @@ class Manifest:
         """The one split that all rows belong to; empty where they belong to several or to none."""
         names = self.table["split"].unique()
         return str(names[0]) if len(names) == 1 and not pd.isna(names[0]) else ""
+
+    def patients_to_write(self) -> pd.Series[str]:
+        """The patients as a file may hold them; those of DICOM headers as numbers that no other set has."""
+        patients = self.table["patient"]
+        if self.found is None or not self.found.patients_of_header:
+            return patients
+        here = self.images_digest().removeprefix("sha256:")[:8]
+        return pd.Series([f"{here}-{code + 1}" for code in pd.factorize(patients)[0]], patients.index, dtype="str")
 
     def path(self, image: str) -> Path:
         """Path of an image's file."""
@@ -224,6 +232,7 @@ class Manifest:
         return [images for images in groups.values() if len(images) > 1]
 
 
+@unchained()
 def load_manifest(
     path: Path | str,
     *,

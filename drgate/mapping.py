@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final, Literal, get_args
 
 from drgate import limits
-from drgate.errors import UsageError
+from drgate.errors import UsageError, unchained
 from drgate.files import plain_yaml, read_limited
 from drgate.scale import parse_grade
 
@@ -55,6 +55,7 @@ def column_map(columns: str | None, scores: str | None = None) -> ColumnMap:
     return replace(found, scores=stated)
 
 
+@unchained()
 def parse_mapping(text: str) -> ColumnMap:
     """The mapping `own=theirs,...`, or the one in a YAML file.
 
@@ -90,7 +91,8 @@ def _checked(plain: object, origin: str) -> ColumnMap:
     columns, grades = _names(plain.get("columns", {}), origin), _names(plain.get("grades", {}), origin)
     theirs = list(columns.values())
     if twice := next((name for name in theirs if theirs.count(name) > 1), None):
-        raise UsageError(f"{origin} maps the column {twice!r} twice; keep one.")
+        to = " and to ".join(own for own, their in columns.items() if their == twice)
+        raise UsageError(f"{origin} maps one column to {to}; keep one.")
     if plain.get("scores", "probabilities") not in ("probabilities", "percent", "logits"):
         raise UsageError(f"{origin}: scores is probabilities, percent or logits.")
     if plain.get("decimal", ".") not in (".", ","):

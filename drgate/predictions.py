@@ -29,7 +29,7 @@ from drgate import tables
 from drgate.answers import NEEDS_CUT_OFFS
 from drgate.columns import PROBABILITIES as PROBABILITIES
 from drgate.columns import READER, Columns, graded_rows, reader_columns, reference_of, unexplained, usual_names
-from drgate.errors import ManifestError, PredictionsError
+from drgate.errors import ManifestError, PredictionsError, unchained
 from drgate.files import canonical_json, digest_of, is_parquet, parse_json, replacing
 from drgate.grouping import Grouping, grouping
 from drgate.mapping import PLAIN, ColumnMap
@@ -435,6 +435,7 @@ def without_grades(table: pd.DataFrame, origin: str) -> str:
     )
 
 
+@unchained()
 def load_predictions(
     path: Path | str,
     operating_point: OperatingPoint | None = None,
@@ -503,6 +504,7 @@ def write_predictions(predictions: Predictions, path: Path) -> None:
         pq.write_table(arrow.replace_schema_metadata(metadata), temporary)
 
 
+@unchained()
 def read_provenance(path: Path) -> dict[str, Any]:
     """The table's record of its model and images, not yet checked.
 
@@ -665,8 +667,8 @@ def _referred(
     columns.refuse(
         other,
         lambda row: (
-            f"predicted_referable is {stated[row]}, but p_referable is {p[row]:.4g}, and from {cut:.4g} on it is to "
-            "refer; if another cut-off was used, give it with --operating-point"
+            f"predicted_referable is {stated[row]}, but p_referable is {'below' if stated[row] else 'not below'} "
+            f"{cut:.4g}, from which on it is to refer; if another cut-off was used, give it with --operating-point"
         ),
     )
     return p, _flags(given)

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from drgate import limits
-from drgate.errors import RecordError, brief
+from drgate.errors import RecordError, unchained
 from drgate.files import digest_of, parse_json, read_json, row_name
 from drgate.files import read_lines as read_whole_lines
 from drgate.stats.stability import StabilityWindow, is_best_so_far, stability_window
@@ -80,6 +80,7 @@ def training_evidence(
     return {"missing": missing}
 
 
+@unchained()
 def foreign_evidence(file: Path, *, window: int, selected: int | None = None) -> dict[str, Any]:
     """A history that drtrain did not record, as evidence that is not tied to any weights; `foreign` names the file.
 
@@ -103,8 +104,8 @@ def foreign_evidence(file: Path, *, window: int, selected: int | None = None) ->
     if max(accuracies) > (100 if percent else 1):
         worst = next(row for row in rows if row["val_accuracy"] > 1 and (not percent or row["val_accuracy"] > 100))
         raise RecordError(
-            f"{worst['where']}: val_accuracy is {worst['val_accuracy']:g}; expected fractions, or percent (above 1) "
-            "in every row."
+            f"{worst['where']}: val_accuracy is above {100 if percent else 1}; expected fractions, or percent (above "
+            "1) in every row."
         )
     chosen = other.pop("selected_epoch", None)
     if chosen is not None and selected is not None and chosen != selected:
@@ -209,7 +210,7 @@ def _json_history(file: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     for i, entry in enumerate(entries):
         where = f"{file}, evaluation {i + 1}"
         if not isinstance(entry, dict):
-            raise RecordError(f"{where} is {brief(entry)}; expected an object with epoch and val_accuracy.")
+            raise RecordError(f"{where} is no object; expected one with epoch and val_accuracy.")
         rows.append(_row(entry, where))
     if not rows:
         raise RecordError(f"{file} has no evaluation; expected {_EXPECTED}.")
@@ -220,11 +221,11 @@ def _json_history(file: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     if other.get("n_val") == 0:
         raise RecordError(f"{file}: n_val is 0; expected the number of validation images.")
     if plain.get("warm_start_inside") not in (None, False, True):
-        raise RecordError(f"{file}: warm_start_inside is {brief(plain['warm_start_inside'])}; expected true or false.")
+        raise RecordError(f"{file}: warm_start_inside is neither true nor false.")
     other["warm_start_inside"] = bool(plain.get("warm_start_inside"))
     if plain.get("spend") is not None:
         if not isinstance(plain["spend"], dict):
-            raise RecordError(f"{file}: spend is {brief(plain['spend'])}; expected an object with usd and earlier_usd.")
+            raise RecordError(f"{file}: spend is no object; expected one with usd and earlier_usd.")
         other["spend"] = _numbers(plain["spend"], _SPEND)
     return rows, other
 
@@ -318,7 +319,7 @@ def read_record(file: Path) -> dict[str, Any]:
                     table |= {"status": event["status"], "reason": event["reason"], "rule": event.get("rule")}
                     table["spend"] |= {"usd": event["usd"]}
     except (ValueError, KeyError, TypeError, AttributeError) as problem:
-        raise RecordError(f"{file} is not a record that drtrain wrote ({problem!r}).") from problem
+        raise RecordError(f"{file} is not a record that drtrain wrote ({type(problem).__name__}).") from problem
     return table
 
 
@@ -408,7 +409,7 @@ def _numbers(entry: dict[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
             continue
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 2**limits.INTEGER_BITS:
             raise RecordError(
-                f"The training record has {key} = {brief(value)}; expected a number that is not negative."
+                f"The training record has a {key} that cannot be read; expected a number that is not negative."
             )
         found[key] = int(value) if key in ("epoch", "earlier_attempts") else float(value)
     return found

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import pandas as pd
 
-from drgate.columns import reference_of
+from drgate.columns import READER, reference_of
 from drgate.content import HEAD, named
 from drgate.errors import ExitCode, ManifestError, UsageError
 from drgate.files import read_beginning, refuse_existing, write_atomically
@@ -32,6 +32,11 @@ from drgate.scale import GRADES
 _EXAMPLES: Final = 3
 _PLAIN: Final = (".ppm", ".pgm")
 """Pictures that begin like text."""
+_FURTHER: Final = (
+    "dme", "referable", "sha256", "severity", "source", "site", "centre", "center", "clinic", "country", "region",
+    "camera", "device", "sex", "gender", "age", "age_group", "ethnicity", "quality", "year",
+)  # fmt: skip
+"""Further columns by usual names, in lower case."""
 PICTURES: Final = "pictures"
 """The folder, beside a canonical table, with pictures that had no files."""
 
@@ -60,7 +65,9 @@ class Survey:
     def to_json(self) -> dict[str, Any]:
         table = self.manifest.table
         eyes = table["eye"].value_counts()
-        own = [name for name in table.columns if name in COLUMNS]
+        # A header may be a patient's row: other names than these are counted, not shown.
+        further = [name for name in table.columns if name not in (*COLUMNS, *self.found.columns)]
+        told = [name for name in further if name.casefold() in _FURTHER or READER.fullmatch(name)]
         return {
             "source": str(self.manifest.origin),
             "layout": self.found.layout,
@@ -70,7 +77,8 @@ class Survey:
             "patients_named": grouping(table).named,
             "eyes": {eye: int(eyes.get(eye, 0)) for eye in ("L", "R")},
             "columns": self.found.columns,
-            "further_columns": [name for name in table.columns if name not in (*own, *self.found.columns)],
+            "further_columns": told,
+            "other_columns": len(further) - len(told),
             "said": self.found.said,
             "left_out": {why: _listed(names) for why, names in self.left_out.items()},
             "not_listed": _listed(self.not_listed),
@@ -166,8 +174,8 @@ def write_canonical(found: Survey, out: Path) -> None:
         raise UsageError(f"--out is {out}; expected a name that ends in .csv.")
     refuse_existing(out, "choose another name with --out")
     table = manifest.table.drop(columns=[name for name in COLUMNS[1:] if _says_nothing(manifest, name)])
-    if found.found.patients_of_header:  # ids of the hospital stay in the headers
-        table["patient"] = (pd.factorize(table["patient"])[0] + 1).astype(str)
+    if "patient" in table.columns:
+        table["patient"] = manifest.patients_to_write()
     if found.found.inside:
         below = PICTURES
         refuse_existing(out.parent / PICTURES, "choose another folder with --out")

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
 
 from drgate import limits
 from drgate.content import HEAD
-from drgate.errors import DrgateError, install
+from drgate.errors import DrgateError, install, unchained
 from drgate.files import in_bytes, is_parquet, parse_json, read_beginning, read_limited, refuse_content, row_name
 from drgate.mapping import PLAIN, ColumnMap
 
@@ -62,6 +62,7 @@ def read_table(
     return read(path, what, error, columns=columns, no_nan=no_nan).table
 
 
+@unchained()
 def read(
     path: Path,
     what: str,

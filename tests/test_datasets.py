@@ -297,7 +297,7 @@ class TestPublicTables:
         root = photographs("a.jpg")
         table = text(root / "t.csv", "image,grade\na.jpg,R2\n")
         assert grades(table, columns=ColumnMap(grades={"R2": "severe_npdr"})) == {"a.jpg": 3}
-        assert "grades maps 'R2' to 'bad'" in refused(table, columns=ColumnMap(grades={"R2": "bad"}))
+        assert "a value of grades is none that is known" in refused(table, columns=ColumnMap(grades={"R2": "bad"}))
 
     def test_a_gap_in_the_grades_is_asked_about(self, photographs: Write):
         root = photographs(*(f"{i}.jpg" for i in range(3)))
@@ -601,7 +601,9 @@ class TestDicom:
         written = (tmp_path / "out/labels.csv").read_text()
         assert "id-" not in written + ended.out + ended.err
         assert MARK not in written + ended.out + ended.err
-        assert load_manifest(tmp_path / "out").table["patient"].tolist() == ["1", "1", "2", "2"]
+        here = manifest.images_digest()[7:15]
+        patients = [f"{here}-{i}" for i in (1, 1, 2, 2)]  # a "1" would be the first patient of every other set
+        assert load_manifest(tmp_path / "out").table["patient"].tolist() == patients
 
     def test_a_table(self, tmp_path: Path):
         dicom(tmp_path / "a/1.1.dcm", 0)
@@ -770,8 +772,7 @@ def test_no_patient_is_in_any_message(fault: str, tmp_path: Path, drgate: Run):
         path.write_text(path.read_text().format(fault))
         for command in (["manifest"], ["manifest", "--format", "json"], ["plan", "--data"]):
             ended = drgate(*command, path)
-            shown = (ended.out + ended.err).replace(f"Further columns: {MARK}", "").replace(f'"{MARK}"\n', "")
-            assert MARK not in shown, (name, command)
+            assert MARK not in ended.out + ended.err, (name, command)
     for values in ([0, 1], [0, 9]):
         path = hub(tmp_path / "p.parquet", (0, 1), patient=[MARK, MARK], grade=values)
         ended = drgate("manifest", path)

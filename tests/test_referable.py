@@ -138,7 +138,7 @@ class TestAnswers:
             ({"p_referable": "high"}, "line 2: p_referable cannot be read; expected a number"),
             (
                 {"p_referable": 0.7, "predicted_referable": 0},
-                "line 2: predicted_referable is 0, but p_referable is 0.7",
+                "line 2: predicted_referable is 0, but p_referable is not below 0.5",
             ),
             (
                 {"p_referable": 0.7, "predicted_referable": None},

@@ -248,7 +248,7 @@ class TestNames:
         ("text", "sentence"),
         [
             ("grade=a,grade=b", "maps two columns to grade"),
-            ("grade=a,image=a", "maps the column 'a' twice"),
+            ("grade=a,image=a", "maps one column to grade and to image"),
             ("grade", "is no mapping"),
         ],
     )

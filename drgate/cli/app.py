@@ -142,7 +142,8 @@ def run(app: typer.Typer, name: str, arguments: list[str] | None = None) -> None
             traceback.print_exc()
             complain(name, "this is a defect of the program; please report what is above.")
     except OSError as problem:
-        complain(name, f"{problem.filename or 'a file'}: {problem.strerror or problem}.")
+        # without a number, the text is a library's and may repeat what was read
+        complain(name, f"{problem.filename or 'a file'}: {problem.strerror or 'cannot be read or written'}.")
         code = ExitCode.REFUSED
     except MemoryError:
         complain(name, "there is not enough memory for this; use a smaller table or a machine with more memory.")

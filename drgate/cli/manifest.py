@@ -105,8 +105,8 @@ def render(found: Survey, console: Console) -> None:
     if found.found.columns:
         taken = ", ".join(f"{own} is {theirs}" for own, theirs in found.found.columns.items())
         paragraph(console, f"Columns: {taken}", hang=2)
-    if plain["further_columns"]:
-        paragraph(console, f"Further columns: {', '.join(plain['further_columns'])}", hang=2)
+    if further := [*plain["further_columns"], *([f"{others} others"] if (others := plain["other_columns"]) else [])]:
+        paragraph(console, f"Further columns: {', '.join(further)}", hang=2)
     for line in (*found.found.said, *plain["copies"]):
         paragraph(console, line, hang=2)
     left = {**plain["left_out"], "images that the table does not name": plain["not_listed"]}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Annotated
@@ -106,6 +107,8 @@ def command(
         started(len(manifest))
         predictions = score(loaded, manifest, workers=workers, advance=advance, patient_key=people)
     seconds = (monotonic() - began) / len(predictions)
+    # The manifest has the same order.
+    predictions = replace(predictions, table=predictions.table.assign(patient=manifest.patients_to_write()))
     write_predictions(predictions, out)
     private = None
     if later is not None:

@@ -102,6 +102,8 @@ def data_set_files(root: Path, held: Holdings) -> list[tuple[Path, str | None]]:
         files = [one.get("filename") if isinstance(one, dict) else None for one in entries or ()]
         if not files or not all(isinstance(one, str) and _SAFE.fullmatch(one) for one in files):
             raise ManifestError(f"{root / 'state.json'} names no files beside it; expected those of a data set.")
+        if not all((root / str(one)).is_file() for one in files):
+            raise ManifestError(f"{root / 'state.json'} names files that are not beside it; fetch the whole folder.")
         if isinstance(plain, dict) and plain.get("_indices_files"):
             raise ManifestError(f"{root} is a selection by indices; write it again with flatten_indices().")
         split = parse_split(str(plain.get("_split"))) if isinstance(plain, dict) else None

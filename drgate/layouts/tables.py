@@ -15,7 +15,7 @@ import pandas as pd
 from drgate import limits
 from drgate.buckets import Bucket
 from drgate.columns import ABSENT, HEADERLESS, parse_split
-from drgate.errors import ManifestError, UsageError, brief
+from drgate.errors import ManifestError, UsageError
 from drgate.files import is_parquet, read_limited, row_name
 from drgate.layouts.found import Found
 from drgate.layouts.holdings import Names, holdings, without_suffix
@@ -151,7 +151,7 @@ def settle_grades(found: Found, origin: Path, meaning: Mapping[str, str]) -> Non
         ungradable = re.sub("[-_]", " ", meant).casefold() in UNGRADABLE
         if text in meaning and not ungradable and parse_grade(meant) is None:
             raise UsageError(
-                f"--columns: grades maps {brief(text)} to {brief(meant)}; expected 0-4, one of {', '.join(GRADES)}, or "
+                f"--columns: a value of grades is none that is known; expected 0-4, one of {', '.join(GRADES)}, or "
                 "ungradable."
             )
         settled.append(None if ungradable or not meant else meant)

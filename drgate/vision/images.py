@@ -6,23 +6,28 @@ batch = np.stack([preprocess(read_image(path)) for path in paths])      # (n, 3,
 
 from __future__ import annotations
 
+import logging
 import stat
 import warnings
 from pathlib import Path
 from typing import Final
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
-from drgate.errors import ImageUnreadable
+from drgate.content import HEAD, named
+from drgate.errors import ImageUnreadable, unchained
 
 _FORMATS: Final = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "PPM", "JPEG2000", "GIF")
 """The accepted image formats. Pillow's other decoders are not used: one of them runs a PostScript interpreter."""
+
+logging.getLogger("PIL").setLevel(logging.INFO)  # at DEBUG it logs the values of EXIF tags
 
 MAX_BYTES: Final = 1 << 30
 """Of an image file: the largest that Pillow's limit of pixels lets through has 720 MB, in 16 bits and four channels."""
 
 
+@unchained()
 def read_image(path: Path, at_least: int | None = None) -> Image.Image:
     """The photograph as upright 8-bit RGB.
 
@@ -39,9 +44,9 @@ def read_image(path: Path, at_least: int | None = None) -> Image.Image:
     """
     try:
         if not stat.S_ISREG((about := path.stat()).st_mode):  # a pipe would be waited for without end
-            raise ValueError("it is not a file")
+            raise _Refused("it is not a file")
         if about.st_size > MAX_BYTES:  # some of Pillow's decoders read the whole file first
-            raise ValueError(f"it is larger than {MAX_BYTES >> 20} MB")
+            raise _Refused(f"it is larger than {MAX_BYTES >> 20} MB")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # damaged metadata is no reason to reject good pixels ...
             warnings.simplefilter("error", Image.DecompressionBombWarning)  # ... but a bomb is
@@ -57,19 +62,38 @@ def read_image(path: Path, at_least: int | None = None) -> Image.Image:
         ) from error
     except FileNotFoundError as error:
         raise ImageUnreadable(f"{path}: this image file does not exist.") from error
-    except Exception as error:  # on a damaged file Pillow's decoders raise nearly anything
-        raise ImageUnreadable(f"{path}: this file cannot be read as an image ({error}).") from error
+    except Exception as error:  # on a damaged file Pillow's decoders raise nearly anything, with bytes of the file
+        raise ImageUnreadable(f"{path}: this file cannot be read as an image ({_reason(error, path)}).") from None
+
+
+def _reason(error: Exception, path: Path) -> str:
+    """Why a file is no image, in words of this module alone."""
+    if isinstance(error, _Refused):
+        return str(error)
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    if isinstance(error, MemoryError):
+        return "there is not enough memory"
+    if not isinstance(error, UnidentifiedImageError):
+        return "it is damaged or cut off"
+    with path.open("rb") as handle:
+        what = named(handle.read(HEAD))
+    return f"it is {what}" if what and not what.endswith(("photograph", "picture")) else "it is damaged, or no image"
+
+
+class _Refused(ValueError):
+    """Its text is one of this module's."""
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "RGB":
         return image
     if image.mode == "F":
-        raise ValueError("floating-point pixels without a stated range; expected 8 or 16 bits")
+        raise _Refused("floating-point pixels without a stated range; expected 8 or 16 bits")
     if image.mode.startswith("I"):
         values = np.asarray(image)
         if values.min() < 0 or values.max() > 65535:
-            raise ValueError("pixel values outside 0-65535")
+            raise _Refused("pixel values outside 0-65535")
         eight = np.empty(values.shape, np.uint8)
         for row, into in zip(values, eight, strict=True):  # wide numbers for one row at a time
             into[:] = np.round(row / 257)
