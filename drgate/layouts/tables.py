@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Final
 
@@ -12,14 +12,14 @@ import numpy as np
 import pandas as pd
 
 from drgate import limits
+from drgate import tables as containers
 from drgate.columns import ABSENT, HEADERLESS, parse_split
 from drgate.errors import ManifestError, UsageError, brief
 from drgate.files import is_parquet, read_limited, row_name
-from drgate.layouts.found import Found
+from drgate.layouts.found import STATED, Found
 from drgate.layouts.holdings import Names, holdings, without_suffix
 from drgate.mapping import ColumnMap
 from drgate.scale import GRADES, parse_grade
-from drgate.tables import read_table
 
 EXPECTED: Final = (
     "a folder with labels.csv, split/grade/* or grade/* images (or images alone, without grades), or a table with the "
@@ -84,7 +84,11 @@ def from_table(path: Path, files: bool, columns: ColumnMap, root: Path | None) -
     """
     if by_number(columns):
         return from_rows(_without_header(path, columns), path, files, columns, root)
-    return from_rows(read_table(path, EXPECTED, ManifestError, columns=columns), path, files, columns, root)
+    read = containers.read(path, EXPECTED, ManifestError, columns=columns)
+    used = {own: theirs for own, theirs in columns.columns.items() if own not in read.unused}
+    found = from_rows(read.table, path, files, replace(columns, columns=used), root)
+    found.unused = read.unused
+    return found
 
 
 def by_number(columns: ColumnMap) -> bool:
@@ -97,12 +101,12 @@ def from_rows(table: pd.DataFrame, path: Path, files: bool, columns: ColumnMap, 
     found = Found("drgate's own columns", path.parent if root is None else root, table)
     if columns.columns:
         found.columns = dict(columns.columns)
-        found.layout = "columns as stated"
+        found.layout = STATED
     else:
         _recognise(found, path)
     if "image" not in found.table.columns:
-        raise ManifestError(f"{path} has no column image; expected {EXPECTED}.{_remedy(table, path)}")
-    if not {"grade", "referable"} & {*found.table.columns} and (proposed := _proposal(found.table)):
+        raise ManifestError(f"{path} has no column image; expected {EXPECTED}.{_remedy(table, path, columns.columns)}")
+    if not {"grade", "referable"} & {*found.table.columns} and (proposed := _proposal(found.table, found.columns)):
         found.said.append(f"No grades were read. {proposed}")
     if files:
         _resolve(found, path)
@@ -250,7 +254,7 @@ def _cells(line: str, separator: str | None) -> list[str]:
     return [cell.strip() for cell in (line.split() if sign is None or sign == " " else line.split(sign))]
 
 
-def _remedy(table: pd.DataFrame, path: Path) -> str:
+def _remedy(table: pd.DataFrame, path: Path, mapped: Mapping[str, str]) -> str:
     """What to type for a table whose columns have other names, or none; header cells are shown where they are usual
     names alone, because a first line may be a patient's row.
     """
@@ -265,17 +269,18 @@ def _remedy(table: pd.DataFrame, path: Path) -> str:
                 f" It has no header line: its first line {'names an image' if images else 'has a grade'} already. Say "
                 f"which cell is which by number: --columns image={image + 1},grade={grades[0] + 1}"
             )
-    proposed = _proposal(table)
+    proposed = _proposal(table, mapped)
     return f" {proposed}" if proposed else ""
 
 
-def _proposal(table: pd.DataFrame) -> str:
-    """A mapping to type, of columns that have usual names; empty where none has."""
+def _proposal(table: pd.DataFrame, mapped: Mapping[str, str]) -> str:
+    """A mapping to type, of columns that have usual names, and of those that are `mapped`; empty where none has."""
     lower = {str(name).casefold().replace(" ", "_"): str(name) for name in reversed(table.columns)}
     near = {
         own: next((lower[name] for name in names.split() if name in lower), None) for own, names in _PROPOSED.items()
     }
-    near |= {own: own for own in near if own in table.columns}
+    near |= {own: mapped.get(own, own) for own in near if own in table.columns}
+    near |= mapped
     if near["image"] is None or not any(theirs not in (None, own) for own, theirs in near.items()):
         return ""
     return f"Is it --columns {','.join(f'{own}={theirs}' for own, theirs in near.items() if theirs)}?"
