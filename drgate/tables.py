@@ -120,7 +120,8 @@ def _named_columns(table: pd.DataFrame, path: Path, what: str, error: type[Drgat
         taken = own[second]
         raise error(
             f"{path} has a column {taken} already, beside {brief(columns.columns[taken])}, which --columns maps to "
-            f"{taken}. Give the other one another name: --columns {taken}={columns.columns[taken]},other_{taken}={taken}."
+            f"{taken}. Give the other one another name: --columns "
+            f"{taken}={columns.columns[taken]},other_{taken}={taken}."
         )
     if len(places) < len(names):
         table = table.iloc[:, places]

@@ -28,6 +28,7 @@ from drgate.certificate.trust import Revocations, lapses, signer
 from drgate.errors import CertificateError, DrgateError, ExitCode, PredictionsError, UsageError, visible
 from drgate.evaluation import COMPANIONS, Evaluation, Role, TestSet, Verdict, plain_of
 from drgate.files import canonical_json, digest_of, read_limited, sha256_file
+from drgate.mapping import PLAIN, ColumnMap
 from drgate.screen import SILENT, Progress
 
 if TYPE_CHECKING:
@@ -84,13 +85,14 @@ class Rescoring:
     """How `verify` scores the model again.
 
     data: the manifest of the test set. base: location of a checkpoint's base model, if it has moved since training.
-    workers: processes that decode.
+    workers: processes that decode. columns: which column of the manifest is which.
     """
 
     data: Path
     base: str | None = None
     workers: int | None = None
     progress: Progress = SILENT
+    columns: ColumnMap = PLAIN
 
 
 RESCORED_WITHIN: Final = 1e-3
@@ -684,6 +686,7 @@ def _again(
         how.base,
         statement,
         None if prepared is None else prepared.recipe,
+        columns=how.columns,
     )
     if grader.tensor_digest != evaluation.model.tensor_digest:
         yield "problem", f"{source} has other tensors ({grader.tensor_digest}) than the model that was judged."

@@ -374,7 +374,7 @@ class TestEverywhere:
         assert told.code == 2
         assert "--columns" not in told.err
         assert "give the published table: predictions.parquet" in told.err
-        assert "No such option" in drgate(*given, "--columns", WORDS).err
+        assert "only used when the model is scored again" in drgate(*given, "--columns", WORDS).err
 
     def test_a_set_that_is_mapped_in_part(self, photographs: Any, drgate: Run):
         """The proposal has what was typed, and can be typed itself."""
@@ -390,12 +390,12 @@ class TestEverywhere:
         """Whoever adds a command that takes a table of somebody gives it the mapping."""
         source = Path(__file__).parent.parent / "drgate" / "cli"
         of_tables = re.compile(
-            r"load_manifest|load_predictions|load_planned|model_and_test_set|set_of\(|Test\(data|survey\("
+            r"load_(manifest|predictions|planned)|model_and_test_set|set_of\(|Test\(data|survey\(|Rescoring\("
         )
         reads = {one.stem for one in source.glob("*.py") if of_tables.search(one.read_text())}
         takes = {one.stem for one in source.glob("*.py") if "columns: ColumnsOption" in one.read_text()}
         assert reads == takes
-        assert reads == {"compare", "evaluate", "export", "init", "manifest", "plan", "score", "tune"}
+        assert reads == {"compare", "evaluate", "export", "init", "manifest", "plan", "score", "tune", "verify"}
 
     def test_a_mapping_as_it_is_recorded(self, tmp_path: Path):
         """Equal mappings have equal texts, which are read without the file."""
