@@ -186,7 +186,7 @@ def compare(
         outcome="non-inferior" if shown.shown else "inferior" if shown.inferior else "not shown",
         differences=differences.all(),
         discordant=_discordant(pair, *right),
-        notes=_notes(pair, silent, looks, lacking),
+        notes=(*_notes(pair, silent, looks, lacking), *dict.fromkeys((*first.notes, *second.notes))),
         rests_on=rests_on,
     )
 

@@ -119,6 +119,7 @@ def export(
         parent,
         agreed(None if certified is None else certified.recipe, source.preprocess, certificate.name),
         lora_alpha=source.lora_alpha,
+        columns=test.columns,
     )
     if not {*grader.files} <= {*parent.evaluation.model.files}:
         raise CertificateError(f"{source.path} was changed while it was read; export it again.")

@@ -13,6 +13,7 @@ import os
 import re
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -110,6 +111,9 @@ def parse_moment(text: str) -> datetime:
 def read_beginning(path: Path, length: int, what: str, error: type[DrgateError]) -> bytes:
     """The first `length` bytes of a file, fewer if it is shorter; an unreadable one raises `error`."""
     try:
+        mode = path.stat().st_mode
+        if (stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)) and not path.is_relative_to("/dev"):  # opening may never end
+            raise error(f"{path} is a pipe or a socket; expected {what} in a file.")
         with path.open("rb") as handle:
             return handle.read(length)
     except OSError as problem:

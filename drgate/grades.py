@@ -17,7 +17,7 @@ from drgate import tables
 from drgate.columns import REFER, Columns, graded_rows, unexplained, usual_names
 from drgate.errors import PredictionsError, unchained
 from drgate.files import row_name
-from drgate.mapping import PLAIN, ColumnMap
+from drgate.mapping import PLAIN, ColumnMap, for_several
 from drgate.predictions import ANSWERS, Predictions, make_predictions, with_readers
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ _EXPECTED: Final = "a table with image and grade or referable (and gradable, pat
 def join_grades(predictions: Predictions, path: Path, columns: ColumnMap = PLAIN) -> Predictions:
     """The predictions with the grades in `path`, and with its other columns; readers are those of the file alone.
 
-    columns: which column is which, in both files together.
+    columns: which column is which; `unused` then has those that neither file has.
 
     Raises PredictionsError, naming the image or row: the table has grades already, an image without a row, a row
     without an image, an image twice, no grade though gradable, a patient, eye or other cell that contradicts the
@@ -40,12 +40,7 @@ def join_grades(predictions: Predictions, path: Path, columns: ColumnMap = PLAIN
     ours = predictions.table
     if graded_rows(ours).any():
         raise PredictionsError(f"{predictions.origin} has grades already; leave --grades out.")
-    found = tables.read(path, _EXPECTED, PredictionsError, columns=columns, partly=True)
-    if absent := [own for own in found.unused if own in predictions.unused]:
-        raise PredictionsError(
-            f"Neither {predictions.origin} nor {path} has a column {columns.columns[absent[0]]!r}, which --columns "
-            f"maps to {absent[0]}; give the name as it is written in the first line."
-        )
+    found = tables.read(path, _EXPECTED, PredictionsError, columns=for_several(columns))
     read = found.table.drop(columns="split", errors="ignore")
     answer = next((one for one in ANSWERS if one in read.columns and one in columns.columns), None)
     if answer is not None and "grade" not in read.columns:
@@ -110,7 +105,8 @@ def join_grades(predictions: Predictions, path: Path, columns: ColumnMap = PLAIN
                 f"{row_of[image]}: the image has referable 0, but dme 1 in {predictions.origin}, which is referable; "
                 "correct one of them."
             )
-    return replace(predictions, table=joined, notes=(*predictions.notes, *found.notes, *made.notes))
+    absent = tuple(own for own in found.unused if own in predictions.unused)
+    return replace(predictions, table=joined, notes=(*predictions.notes, *found.notes, *made.notes), unused=absent)
 
 
 def _with_proposal(read: pd.DataFrame, needed: tuple[str, ...]) -> str:

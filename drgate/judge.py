@@ -78,7 +78,7 @@ from drgate.given import (
 from drgate.grades import join_grades
 from drgate.looks import Log, given_time
 from drgate.manifest import load_manifest
-from drgate.mapping import PLAIN, ColumnMap
+from drgate.mapping import PLAIN, ColumnMap, for_several, require_used
 from drgate.models import DESCRIPTION, find_model, refuse_no_base
 from drgate.operating_point import OperatingPoint, parse_operating_point
 from drgate.patients import PatientKey
@@ -301,6 +301,9 @@ def prepared(
     Raises DrgateError as `judge`.
     """
     of = at_once if problems is None else problems.of
+    if test.grades is not None or evidence.baseline is not None:
+        test = replace(test, columns=for_several(test.columns))
+    columns = test.columns
     readable = problems is None or source.python is not None or _tried(source, test, problems)
     stated = evidence.operating_point
     point, cut_offs = of(lambda: _operating_point(_cut_offs_of(source, stated) if readable else stated)) or (None, None)
@@ -308,11 +311,13 @@ def prepared(
         of(lambda: given_time(time))
     previous = of(lambda: _previous(evidence.previous))
     history = of(lambda: _foreign_history(evidence, checklist))
-    earlier = of(lambda: None if evidence.baseline is None else load_predictions(table_in(evidence.baseline)))
+    earlier = of(
+        lambda: None if evidence.baseline is None else load_predictions(table_in(evidence.baseline), columns=columns)
+    )
     of(lambda: _refuse_no_log(test.looks))
     of(lambda: _refuse_no_folder(output))
     if (grades := test.grades) is not None:
-        of(lambda: read(grades, "a table of reference grades", PredictionsError, columns=test.columns, partly=True))
+        of(lambda: read(grades, "a table of reference grades", PredictionsError, columns=for_several(columns)))
     opened = of(lambda: _opened(source, test, point, cut_offs, parent, progress, trial)) if readable else None
     if opened is None or (problems is not None and problems.found):
         return None
@@ -321,8 +326,15 @@ def prepared(
         return None
     ready = found if previous is None else replace(found, model=replace(found.model, previous=previous))
     of(lambda: require_evaluable(ready.predictions, checklist, ready.facts))
+    lacking = {str(source.path): ready.predictions.unused}
+    if test.grades is not None:
+        lacking[str(test.grades)] = ready.predictions.unused
     if earlier is not None:
         of(lambda: _refuse_other_baseline(ready.predictions, earlier, checklist))
+        lacking[str(evidence.baseline)] = earlier.unused
+        notes = tuple(one for one in earlier.notes if one not in ready.facts.warnings)
+        ready = replace(ready, facts=replace(ready.facts, warnings=(*ready.facts.warnings, *notes)))
+    of(lambda: require_used(columns, lacking))
     of(lambda: refuse_taken(output.folder or ready.usual_folder, ready.same(checklist), output))
     if problems is not None and problems.found:
         return None
@@ -378,7 +390,7 @@ def _opened(
                     f"{table} is read as a table of predictions, which needs no {option}; leave it out or give a model."
                 )
         with hashed(table, PredictionsError) as content:
-            predictions = load_predictions(table, point, columns=test.columns, partly=test.grades is not None)
+            predictions = load_predictions(table, point, columns=test.columns)
         signed, scoring = _scored(table, predictions, source.scorers)
         return _Opened(predictions, scoring, content, signed=signed)
     path = model_in(source.path)
@@ -399,6 +411,7 @@ def _opened(
         source.preprocess,
         lora_alpha=source.lora_alpha,
         python=source.python,
+        columns=test.columns,
     )
     _refuse_other_answers(path, grader.answer, point)
     if test_set.sealed:
@@ -413,7 +426,7 @@ def _opened(
     predictions = score(
         grader, test_set, workers=source.workers, advance=progress.advance, patient_key=test.patient_key, trial=trial
     )
-    return _Opened(predictions, Scoring("this run"), grader=grader)
+    return _Opened(replace(predictions, unused=test_set.unused), Scoring("this run"), grader=grader)
 
 
 def _ready(

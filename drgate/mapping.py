@@ -8,18 +8,20 @@ The same mapping serves predictions, manifests and files of grades. What was map
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Literal, get_args
 
 from drgate import limits
-from drgate.errors import UsageError, unchained
+from drgate.errors import UsageError, brief, unchained
 from drgate.files import plain_yaml, read_limited
 from drgate.scale import parse_grade
 
 Scores = Literal["probabilities", "percent", "logits"]
 
+_KEYS: Final = ("columns", "grades", "scores", "decimal", "separator")
 _WHAT: Final = "a mapping of columns: columns, grades, scores, decimal, separator (docs/tables.md)"
 
 
@@ -27,7 +29,8 @@ _WHAT: Final = "a mapping of columns: columns, grades, scores, decimal, separato
 class ColumnMap:
     """columns: name in the table by drgate's own name. grades: what a cell of grades means, by its text: a grade
     (0-4 or a name), or "ungradable". scores: what the five columns of scores are; None recognises it. decimal: the sign
-    in numbers; separator: between the cells of a text; None recognises it.
+    in numbers; separator: between the cells of a text; None recognises it. shared: several tables are read with it, and
+    each may lack a column that is mapped, if another has it (`require_used`).
     """
 
     columns: Mapping[str, str] = field(default_factory=dict)
@@ -35,6 +38,7 @@ class ColumnMap:
     scores: Scores | None = None
     decimal: Literal[".", ","] | None = None
     separator: str | None = None
+    shared: bool = False
 
 
 PLAIN: Final = ColumnMap()
@@ -55,12 +59,42 @@ def column_map(columns: str | None, scores: str | None = None) -> ColumnMap:
     return replace(found, scores=stated)
 
 
+def recorded(columns: ColumnMap) -> str:
+    """A mapping as text that `parse_mapping` reads: equal mappings have equal texts, and no file is needed."""
+    stated = {name: getattr(columns, name) for name in _KEYS}
+    return json.dumps({name: value for name, value in stated.items() if value}, sort_keys=True)
+
+
+def for_several(columns: ColumnMap) -> ColumnMap:
+    """The mapping for several tables, each of which may lack a column that another has."""
+    return replace(columns, shared=True) if columns != PLAIN else PLAIN
+
+
+def require_used(columns: ColumnMap, unused: Mapping[str, Collection[str]]) -> None:
+    """Raise UsageError for a column that is mapped and in none of the tables. unused: those that each table lacks."""
+    for own, theirs in columns.columns.items():
+        if all(own in lacking for lacking in unused.values()):
+            raise UsageError(
+                f"Neither {' nor '.join(unused)} has a column {brief(theirs)}, which --columns maps to {own}; give the "
+                "name as it is written in the first line."
+            )
+
+
 @unchained()
 def parse_mapping(text: str) -> ColumnMap:
     """The mapping `own=theirs,...`, or the one in a YAML file.
 
+    The second form may also be given as text that begins with a brace, as `recorded` writes it.
+
     Raises UsageError for another form, unknown keys, and two mappings to or from one column.
     """
+    if len(text) > limits.YAML_BYTES or not text.isprintable():
+        raise UsageError(
+            f"--columns is longer than {limits.YAML_BYTES >> 10} KB or has characters that do not print; expected "
+            "own=theirs, such as grade=diagnosis,image=id_code, or a YAML file."
+        )
+    if text.startswith("{"):
+        return _checked(plain_yaml(text.encode(), "--columns", _WHAT, UsageError), "--columns")
     path = Path(text)
     if "=" not in text and path.suffix.lower() in (".yaml", ".yml"):
         return _checked(
@@ -69,11 +103,11 @@ def parse_mapping(text: str) -> ColumnMap:
     pairs = [one.split("=", 1) for one in text.split(",")]
     if any(len(pair) != 2 or not all(part.strip() for part in pair) for pair in pairs):
         raise UsageError(
-            f"--columns {text!r} is no mapping; expected own=theirs, such as grade=diagnosis,image=id_code."
+            f"--columns {brief(text)} is no mapping; expected own=theirs, such as grade=diagnosis,image=id_code."
         )
     names = [own.strip() for own, _ in pairs]
     if twice := next((name for name in names if names.count(name) > 1), None):
-        raise UsageError(f"--columns maps two columns to {twice}; keep one.")
+        raise UsageError(f"--columns maps two columns to {brief(twice)}; keep one.")
     return _checked({"columns": {own.strip(): theirs.strip() for own, theirs in pairs}}, "--columns")
 
 
@@ -85,8 +119,7 @@ def _names(table: object, origin: str) -> dict[str, str]:
 
 
 def _checked(plain: object, origin: str) -> ColumnMap:
-    known = {"columns", "grades", "scores", "decimal", "separator"}
-    if not isinstance(plain, dict) or not plain.keys() <= known:
+    if not isinstance(plain, dict) or not plain.keys() <= {*_KEYS}:
         raise UsageError(f"{origin} is not {_WHAT}.")
     columns, grades = _names(plain.get("columns", {}), origin), _names(plain.get("grades", {}), origin)
     theirs = list(columns.values())

@@ -199,6 +199,7 @@ def plan(
         else:
             lines.append(planner.gap(criterion) if criterion.id.of else planner.line(criterion))
     collection, notes = _collection(lines, prevalence)
+    notes = [*notes, *(() if data is None else data.notes)]
     required = [line for line in lines if line.required]
     here = [line.here.power for line in required if line.here is not None and line.here.power is not None]
     shown = (
@@ -230,7 +231,11 @@ def plan(
         data={}
         if data is None or sample is None
         else {"origin": data.origin, **data.provenance.get("planned", {}), **sample.counts()},
-        notes=(*_nothing_passes(checklist, sample), *_assumptions(checklist, level, looks, lines, sample), *notes),
+        notes=(
+            *_nothing_passes(checklist, sample),
+            *_assumptions(checklist, level, looks, lines, sample),
+            *notes,
+        ),
     )
 
 
@@ -613,22 +618,23 @@ def load_planned(path: Path, *, split: str = "test", columns: ColumnMap = PLAIN)
     grades and the columns that a checklist slices by matter: every graded image counts as correctly predicted. The
     image files of a table need not exist.
     """
-    table, about = _rows(path, split, columns)
-    return planned(table, str(path), about)
+    table, about, notes = _rows(path, split, columns)
+    return dataclasses.replace(planned(table, str(path), about), notes=notes)
 
 
-def _rows(path: Path, split: str, columns: ColumnMap) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """The rows to plan with, and their split and numbers of rows where there are splits."""
+def _rows(path: Path, split: str, columns: ColumnMap) -> tuple[pd.DataFrame, dict[str, Any], tuple[str, ...]]:
+    """The rows to plan with; their split and numbers of rows where there are splits; and how they were read."""
     if path.is_file() and has_header(path, columns):
         names = read_table(path, "a test set", ManifestError, columns=columns).columns
         if {*COLUMNS_OF_A_MODEL} & {*names}:
-            return load_predictions(path, columns=columns).table, {}
+            predictions = load_predictions(path, columns=columns)
+            return predictions.table, {}, predictions.notes
     manifest = load_manifest(path, files=False, columns=columns)
     if not manifest.table["split"].notna().any():
-        return manifest.table, manifest.named_by()
+        return manifest.table, manifest.named_by(), (*manifest.mapped(),)
     chosen = manifest.select(split)
     rows = {"split": len(chosen), "all": len(manifest)}
-    return chosen.table, {"planned": {"split": split, "rows": rows}, **chosen.named_by()}
+    return chosen.table, {"planned": {"split": split, "rows": rows}, **chosen.named_by()}, (*manifest.mapped(),)
 
 
 def _pairs(text: str, option: str, example: str) -> dict[str, float]:

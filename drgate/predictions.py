@@ -441,12 +441,11 @@ def load_predictions(
     operating_point: OperatingPoint | None = None,
     *,
     columns: ColumnMap = PLAIN,
-    partly: bool = False,
 ) -> Predictions:
     """Read a table of predictions from any container of `drgate.tables` and check every cell.
 
-    columns: which of its columns is which, and what its cells mean. partly: columns that are mapped may be absent,
-        because they are in another file.
+    columns: which of its columns is which, and what its cells mean. A table that `score` wrote has no other names: a
+        mapping that is shared is not applied to it, any other is refused.
     operating_point: `predicted` may be what its cut-offs give, in the whole table. The table comes back as it was
         written; `at` applies the cut-offs.
 
@@ -455,14 +454,26 @@ def load_predictions(
     neither the most probable grade (of equal ones the lower, where `score` wrote the table) nor the operating point's.
     """
     path = Path(path)
-    read = tables.read(path, _EXPECTED, PredictionsError, columns=columns, no_nan=SIGNED, partly=partly)
+    given = columns
+    if columns != PLAIN and read_provenance(path):
+        if not columns.shared:
+            raise PredictionsError(
+                f"{path} was written by drgate score, so its columns and scores are known; leave --columns and "
+                "--scores out."
+            )
+        columns = PLAIN
+    read = tables.read(path, _EXPECTED, PredictionsError, columns=columns, no_nan=SIGNED)
     provenance = read_provenance(path)
     rows = provenance.pop("rows", None)
     provenance.pop("as_baseline", None)
     if not provenance:
         _refuse_other_names(Columns(read.table, path, PredictionsError))
     predictions = _checked(read.table, path, provenance, operating_point, columns)
-    predictions = replace(predictions, notes=(*read.notes, *predictions.notes), unused=read.unused)
+    predictions = replace(
+        predictions,
+        notes=(*read.notes, *predictions.notes),
+        unused=read.unused if columns is given else (*given.columns,),
+    )
     if provenance and rows != predictions.digest:
         raise PredictionsError(
             f"{path} was changed after the model was scored; score the model again, or give a CSV, which is evaluated "

@@ -15,8 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
-import pandas as pd
-
 from drgate.columns import READER, reference_of
 from drgate.content import HEAD, named
 from drgate.errors import ExitCode, ManifestError, UsageError

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
 
 from drgate import limits
 from drgate.content import HEAD
-from drgate.errors import DrgateError, install, unchained
+from drgate.errors import DrgateError, brief, install, unchained
 from drgate.files import in_bytes, is_parquet, parse_json, read_beginning, read_limited, refuse_content, row_name
 from drgate.mapping import PLAIN, ColumnMap
 
@@ -45,7 +45,7 @@ Rows = Iterator[Sequence[Cell]]
 
 
 class Reading(NamedTuple):
-    """A table as it was read. unused: mappings of columns that are not there, where that is allowed.
+    """A table as it was read. unused: mappings of columns that are not there, where they are shared.
 
     notes: what was mapped, as sentences for the report.
     """
@@ -70,12 +70,10 @@ def read(
     *,
     columns: ColumnMap = PLAIN,
     no_nan: Sequence[str] = (),
-    partly: bool = False,
 ) -> Reading:
     """A table, with drgate's own names where `columns` maps them. Cells are text (NA where empty), typed in Parquet.
 
-    no_nan: columns in which a NaN of Parquet, which pandas shows like an empty cell, is refused. partly: columns that
-    are mapped may be absent, because they are in another file.
+    no_nan: columns in which a NaN of Parquet, which pandas shows like an empty cell, is refused.
 
     Column names are stripped. Columns without a name and saved indices are left out. Row i is line i + 2 of a CSV.
     Raises `error` for what cannot be read and for a mapping that does not fit.
@@ -99,12 +97,10 @@ def read(
         else:
             arrow = _from_text(limited, head, columns.separator)
         table = arrow.to_pandas()
-    return _named_columns(table, path, what, error, columns, partly)
+    return _named_columns(table, path, what, error, columns)
 
 
-def _named_columns(
-    table: pd.DataFrame, path: Path, what: str, error: type[DrgateError], columns: ColumnMap, partly: bool
-) -> Reading:
+def _named_columns(table: pd.DataFrame, path: Path, what: str, error: type[DrgateError], columns: ColumnMap) -> Reading:
     """The table with drgate's own names, without saved indices."""
     import pandas as pd
 
@@ -119,17 +115,18 @@ def _named_columns(
             "one line of names above the rows."
         )
     missing = [theirs for theirs in asked if theirs not in kept]
-    if missing and not partly:
+    if missing and not columns.shared:
         raise error(
-            f"{path} has no column {missing[0]!r}, which --columns maps to {asked[missing[0]]}; give the name in the "
-            "first line of the file, as it is written there."
+            f"{path} has no column {brief(missing[0])}, which --columns maps to {asked[missing[0]]}; give the name in "
+            "the first line of the file, as it is written there."
         )
     own = [asked.get(name, name) for name in kept]
     if (second := next((j for j, name in enumerate(own) if name in own[:j]), None)) is not None:
         taken = own[second]
         raise error(
-            f"{path} has a column {taken} already, beside {columns.columns[taken]!r}, which --columns maps to {taken}. "
-            f"Give the other one another name: --columns {taken}={columns.columns[taken]},other_{taken}={taken}."
+            f"{path} has a column {taken} already, beside {brief(columns.columns[taken])}, which --columns maps to "
+            f"{taken}. Give the other one another name: --columns "
+            f"{taken}={columns.columns[taken]},other_{taken}={taken}."
         )
     if len(places) < len(names):
         table = table.iloc[:, places]
@@ -137,8 +134,10 @@ def _named_columns(
     if table.empty:
         raise error(f"{path} has no rows; expected {what}.")
     mapped = [f"{asked[name]} is {name}" for name in kept if name in asked and asked[name] != name]
-    notes = (f"Columns were mapped in {path.name}: {', '.join(mapped)}.",) if mapped else ()
-    return Reading(table, tuple(asked[name] for name in missing), notes)
+    notes = [f"Columns were mapped in {path.name}: {', '.join(mapped)}."] if mapped else []
+    if columns.grades and "grade" in own:
+        notes.append(f"Words for grades were mapped in {path.name}: {len(columns.grades)}.")
+    return Reading(table, tuple(asked[name] for name in missing), tuple(notes))
 
 
 def _is_index(name: str, cells: pd.Series[Any]) -> bool:

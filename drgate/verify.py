@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -24,9 +25,10 @@ from drgate.certificate.keys import PublicKey
 from drgate.certificate.scored import ENDING, SignedTable, read_scored
 from drgate.certificate.statement import Certificate, Statement, read_certificate, reference
 from drgate.certificate.trust import Revocations, lapses, signer
-from drgate.errors import CertificateError, DrgateError, ExitCode, UsageError, visible
+from drgate.errors import CertificateError, DrgateError, ExitCode, PredictionsError, UsageError, visible
 from drgate.evaluation import COMPANIONS, Evaluation, Role, TestSet, Verdict, plain_of
 from drgate.files import canonical_json, digest_of, read_limited, sha256_file
+from drgate.mapping import PLAIN, ColumnMap
 from drgate.screen import SILENT, Progress
 
 if TYPE_CHECKING:
@@ -83,13 +85,14 @@ class Rescoring:
     """How `verify` scores the model again.
 
     data: the manifest of the test set. base: location of a checkpoint's base model, if it has moved since training.
-    workers: processes that decode.
+    workers: processes that decode. columns: which column of the manifest is which.
     """
 
     data: Path
     base: str | None = None
     workers: int | None = None
     progress: Progress = SILENT
+    columns: ColumnMap = PLAIN
 
 
 RESCORED_WITHIN: Final = 1e-3
@@ -442,7 +445,7 @@ def _numbers(evaluation: Evaluation, path: Path, given: Path | None, baseline: P
     if given is None and not beside:
         return _Numbers((("unchecked", "The predictions were not given: the numbers were not recomputed."),))
     from drgate.checklist import parse_checklist
-    from drgate.predictions import alongside, load_predictions, published
+    from drgate.predictions import alongside, published
 
     point = _cut_offs(evaluation)
     try:
@@ -456,13 +459,13 @@ def _numbers(evaluation: Evaluation, path: Path, given: Path | None, baseline: P
             return _Numbers((("unchecked", place),))
         own = found
     else:
-        own, place = load_predictions(given, point), str(given)
+        own, place = _unmapped(given, point), str(given)
     table = _as_evaluated(own, evaluation, checklist, point)
     if table.digest != evaluation.predictions_digest:
         what = f"{place} does not hold the predictions that were evaluated: its digest is {table.digest}."
         return _Numbers((("problem", what),))
     origin = list(_origin(evaluation, own, point))
-    rival = published(alongside(own, load_predictions(baseline))) if baseline else None
+    rival = published(alongside(own, _unmapped(baseline))) if baseline else None
     recomputation = list(_recomputation(evaluation, table, checklist, rival))
     findings: list[Finding] = [
         ("checked", f"{place} holds the predictions that were evaluated."),
@@ -486,6 +489,24 @@ def _cut_offs(evaluation: Evaluation) -> OperatingPoint | None:
     if recorded is None:
         return None
     return parse_operating_point(plain_of(recorded), "the operating point in the certificate")
+
+
+def _unmapped(path: Path, point: OperatingPoint | None = None) -> Predictions:
+    """The predictions in a table with drgate's own names: a verifier states no mapping, or two would verify two things.
+
+    Raises PredictionsError; what proposes a mapping names the published table instead.
+    """
+    from drgate.predictions import load_predictions
+
+    try:
+        return load_predictions(path, point)
+    except PredictionsError as problem:
+        if not re.search("--(columns|scores)", str(problem)):
+            raise
+        raise PredictionsError(
+            f"{path} has not drgate's own columns and probabilities, and nothing is mapped to verify; give the "
+            "published table: predictions.parquet in the folder of its evaluation."
+        ) from None
 
 
 def predictions_of(evaluation: Evaluation, path: Path) -> Predictions:
@@ -665,6 +686,7 @@ def _again(
         how.base,
         statement,
         None if prepared is None else prepared.recipe,
+        columns=how.columns,
     )
     if grader.tensor_digest != evaluation.model.tensor_digest:
         yield "problem", f"{source} has other tensors ({grader.tensor_digest}) than the model that was judged."

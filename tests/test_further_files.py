@@ -17,7 +17,7 @@ from drgate.columns import usual_names
 from drgate.errors import ManifestError, PredictionsError
 from drgate.grades import join_grades
 from drgate.manifest import load_manifest
-from drgate.mapping import parse_mapping
+from drgate.mapping import for_several, parse_mapping
 from drgate.plan import plan
 from drgate.predictions import PROBABILITIES, load_predictions, planned
 from drgate.preprocessing import field_of_view
@@ -101,9 +101,9 @@ class TestExports:
         path = text(tmp_path / "submission.csv", "id_code,diagnosis\na,0\nb,2\n")
         assert "give predicted=diagnosis in place of grade=diagnosis" in refused(path)
         stated = parse_mapping("image=id_code,predicted=diagnosis")
-        bare = load_predictions(path, columns=stated, partly=True)
+        bare = load_predictions(path, columns=for_several(stated))
         with pytest.raises(PredictionsError, match="Give that column the name grade in this file"):
-            join_grades(bare, path, stated)
+            join_grades(bare, path, for_several(stated))
 
     @pytest.mark.parametrize(
         ("content", "said"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import traceback
 import zipfile
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from drgate.columns import usual_names
 from drgate.errors import DrgateError, PredictionsError, UsageError
 from drgate.grades import join_grades
 from drgate.looks import Log
-from drgate.mapping import PLAIN, ColumnMap, column_map
+from drgate.mapping import PLAIN, ColumnMap, column_map, for_several, parse_mapping, recorded
 from drgate.predictions import load_predictions
 from drgate.tables import read_table
 from tests.support.material import Ended
@@ -269,25 +270,188 @@ class TestNames:
         assert found["grade"].fillna(4).tolist() == table["grade"].tolist()
         assert (found["gradable"] == (table["grade"] != 4)).all()
 
-    def test_one_mapping_serves_answers_and_grades(self, tmp_path: Path):
+    def test_one_mapping_serves_answers_and_grades(self, tmp_path: Path, drgate: Run, monkeypatch: Any):
         """Each file has a part of the columns; one that neither has is refused."""
+        monkeypatch.chdir(tmp_path)
         table = answers()
         ours = write(tmp_path / "p.csv", table.drop(columns="grade").rename(columns={"image": "name"}))
         theirs = write(tmp_path / "g.csv", table[["image", "grade"]].rename(columns={"image": "name", "grade": "dx"}))
-        for text, works in (("image=name,grade=dx", True), ("image=name,grade=dx,camera=lens", False)):
-            stated = column_map(text)
-            bare = load_predictions(ours, columns=stated, partly=True)
-            if works:
-                assert join_grades(bare, theirs, stated).table["grade"].tolist() == table["grade"].tolist()
-            else:
-                with pytest.raises(PredictionsError, match=r"Neither .* has a column 'lens'"):
-                    join_grades(bare, theirs, stated)
+        stated = column_map("image=name,grade=dx")
+        bare = load_predictions(ours, columns=for_several(stated))
+        assert join_grades(bare, theirs, stated).table["grade"].tolist() == table["grade"].tolist()
+        text = "image=name,grade=dx,camera=lens"
+        ended = drgate("evaluate", ours, "--grades", theirs, "--columns", text, "--spec", "smoke", "--quiet")
+        assert ended.code == 2
+        assert f"Neither {ours} nor {theirs} has a column 'lens'" in ended.err
 
     def test_what_looks_like_probabilities_and_is_not_used_is_named(self, tmp_path: Path):
         """By its name if that is a usual one, else by its number."""
         table = answers().assign(**{"prob_2": 0.25, MARK: 0.5, "camera": "x", "age": 71})
         found = load_predictions(write(tmp_path / "t.csv", table))
         assert found.notes == ("These columns look like probabilities and are not used: prob_2, column 11.",)
+
+
+THEIRS = {"image": "name", "patient": "who", "eye": "side_of", "grade": "dx"} | {p: f"net_{p}" for p in P}
+WORDS = ",".join(f"{own}={theirs}" for own, theirs in THEIRS.items())
+
+
+def named(path: Path, table: pd.DataFrame) -> Path:
+    return write(path, table.rename(columns=THEIRS))
+
+
+class TestEverywhere:
+    """Each command that reads somebody's table takes the mapping, for all of its tables together."""
+
+    def test_evaluate_with_a_baseline(self, tmp_path: Path, drgate: Run, monkeypatch: Any):
+        """One mapping for both; drgate's own table beside it needs none. Both are recorded, and verified."""
+        monkeypatch.chdir(tmp_path)
+        ours, theirs = named(Path("new.csv"), answers()), named(Path("old.csv"), answers())
+        ended = drgate("evaluate", ours, "--baseline", theirs, "--columns", WORDS, "--spec", "smoke", "--out", "a")
+        assert ended.code in (0, 3), ended.err
+        warnings = json.loads(Path("a/evaluation.json").read_text())["data"]["warnings"]
+        mapped = [one[:30] for one in warnings if one.startswith("Columns")]
+        assert mapped == ["Columns were mapped in new.csv", "Columns were mapped in old.csv"]
+        for page in ("report.html", "report.md"):
+            assert "Columns were mapped in new.csv" in Path("a", page).read_text()
+        assert "Columns were mapped in new.csv" in ended.out
+        given = ["evaluate", ours, "--baseline", "a/predictions.parquet", "--columns", WORDS, "--spec", "smoke"]
+        assert drgate(*given, "--out", "b").code in (0, 3)
+        refused = drgate(*given[:-3], f"{WORDS},camera=lens", "--spec", "smoke", "--out", "c")
+        assert refused.code == 2
+        assert "Neither new.csv nor a/predictions.parquet has a column 'lens'" in refused.err
+        assert not Path("c").exists()
+
+    def test_compare(self, tmp_path: Path, drgate: Run, monkeypatch: Any):
+        """One table is mapped, the other has drgate's names."""
+        monkeypatch.chdir(tmp_path)
+        ours, theirs = named(Path("new.csv"), answers()), write(Path("old.csv"), answers())
+        ended = drgate("compare", ours, theirs, "--columns", WORDS, "--spec", "smoke", "--format", "json")
+        assert ended.code in (0, 3), ended.err
+        assert any(one.startswith("Columns were mapped in new.csv") for one in json.loads(ended.out)["notes"])
+
+    def test_plan(self, tmp_path: Path, drgate: Run):
+        """Of predictions as of a manifest, with logits that are stated."""
+        table = answers()
+        table[P] = (table[P] * 7 + 1).round(3)
+        path = named(tmp_path / "t.csv", table)
+        assert "--scores" in drgate("plan", "smoke", "--data", path, "--columns", WORDS).err
+        ended = drgate("plan", "smoke", "--data", path, "--columns", WORDS, "--scores", "logits", "--format", "json")
+        assert ended.code in (0, 1), ended.err
+        notes = json.loads(ended.out)["notes"]
+        assert any(one.startswith("Columns were mapped in t.csv") for one in notes)
+        assert "The columns p_0 to p_4 are logits; their softmax was taken." in notes
+
+    def test_tune_with_the_planned_set(self, tmp_path: Path, drgate: Run):
+        """The planned set has a part of the columns."""
+        tuning = named(tmp_path / "t.csv", answers(400))
+        planned = named(tmp_path / "labels.csv", answers(400, 1)[["image", "patient", "grade"]])
+        ended = drgate(
+            "tune", tuning, "--data", planned, "--columns", WORDS, "--spec", "smoke", "--out", tmp_path / "o"
+        )
+        assert ended.code in (0, 1), ended.err
+        bare = drgate("tune", tuning, "--data", planned, "--columns", f"{WORDS},x=y", "--out", tmp_path / "o2")
+        assert bare.code == 2
+        assert f"Neither {tuning} nor {planned} has a column 'y'" in bare.err
+
+    def test_what_drgate_score_wrote_is_not_mapped(self, tmp_path: Path, drgate: Run, monkeypatch: Any):
+        """Its columns are known, and its rows are those that were scored."""
+        from drgate.predictions import make_predictions, write_predictions
+
+        monkeypatch.chdir(tmp_path)
+        write_predictions(make_predictions(answers(), "t", {"model": {"name": "m"}}), Path("t.parquet"))
+        ended = drgate("evaluate", "t.parquet", "--columns", "grade=eye", "--spec", "smoke")
+        assert ended.code == 2
+        assert "t.parquet was written by drgate score" in ended.err
+
+    def test_nothing_is_mapped_to_verify(self, tmp_path: Path, drgate: Run, monkeypatch: Any):
+        """The published table has drgate's names; the caller's own is not proposed an option that verify lacks."""
+        monkeypatch.chdir(tmp_path)
+        ours = named(Path("new.csv"), answers())
+        drgate("evaluate", ours, "--columns", WORDS, "--spec", "smoke", "--out", "a", "--quiet")
+        given = ["verify", "a/statement.json"]
+        assert "predictions that were evaluated" in drgate(*given, "--predictions", "a/predictions.parquet").out
+        told = drgate(*given, "--predictions", ours)
+        assert told.code == 2
+        assert "--columns" not in told.err
+        assert "give the published table: predictions.parquet" in told.err
+        assert "only used when the model is scored again" in drgate(*given, "--columns", WORDS).err
+
+    def test_a_set_that_is_mapped_in_part(self, photographs: Any, drgate: Run):
+        """The proposal has what was typed, and can be typed itself."""
+        folder = photographs("a.png", "b.png")
+        path = folder / "t.csv"
+        path.write_text("id_code,dx\na.png,0\nb.png,1\n")
+        ended = drgate("manifest", path, "--columns", "grade=dx")
+        assert ended.code == 2
+        assert "Is it --columns image=id_code,grade=dx?" in ended.err
+        assert drgate("manifest", path, "--columns", "image=id_code,grade=dx").code == 0
+
+    def test_every_command_with_a_table_has_the_option(self):
+        """Whoever adds a command that takes a table of somebody gives it the mapping."""
+        source = Path(__file__).parent.parent / "drgate" / "cli"
+        of_tables = re.compile(
+            r"load_(manifest|predictions|planned)|model_and_test_set|set_of\(|Test\(data|survey\(|Rescoring\("
+        )
+        reads = {one.stem for one in source.glob("*.py") if of_tables.search(one.read_text())}
+        takes = {one.stem for one in source.glob("*.py") if "columns: ColumnsOption" in one.read_text()}
+        assert reads == takes
+        assert reads == {"compare", "evaluate", "export", "init", "manifest", "plan", "score", "tune", "verify"}
+
+    def test_a_mapping_as_it_is_recorded(self, tmp_path: Path):
+        """Equal mappings have equal texts, which are read without the file."""
+        (tmp_path / "map.yaml").write_text("grades: {'5': ungradable}\ncolumns: {grade: 'dx, final', image: name}\n")
+        found = parse_mapping(str(tmp_path / "map.yaml"))
+        assert parse_mapping(recorded(found)) == found
+        assert recorded(parse_mapping("a=b,c=d")) == recorded(parse_mapping("c=d,a=b"))
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            *(
+                "",
+                " ",
+                "=",
+                "grade=",
+                "=dx",
+                ",",
+                "grade=dx,",
+                "grade=d\0x",
+                "grade=\x1b[31m",
+                "grade=" + "x" * (1 << 20),
+            ),
+            *("{", "{}x", "[]", '{"column": {}}', '{"columns": []}', '{"columns": {"grade": 1}}', "nothere.yaml"),
+        ],
+        ids=range(17),
+    )
+    def test_a_mapping_that_is_none(self, text: str):
+        """One short sentence."""
+        with pytest.raises(UsageError) as caught:
+            column_map(text)
+        assert len(str(caught.value)) < 400
+        assert str(caught.value).isprintable()
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "columns: {grade: dx}\nsource: x\n",
+            "columns: &a {grade: dx}\ngrades: *a\n",
+            "columns: [grade, dx]\n",
+            "columns: {grade: [dx]}\n",
+            "grades: {dx: 7}\n",
+            "separator: ab\n",
+            "scores: [logits]\n",
+            "decimal: {}\n",
+            "a: !!python/object/apply:os.system [ls]\n",
+            "columns: {grade: dx, grade: dy}\n",
+            "columns: {a: " + "x" * (64 << 10) + "}\n",
+            "",
+        ],
+    )
+    def test_a_file_that_is_none(self, text: str, tmp_path: Path):
+        (tmp_path / "map.yaml").write_text(text)
+        with pytest.raises(UsageError) as caught:
+            column_map(str(tmp_path / "map.yaml"))
+        assert len(str(caught.value)) < 600
 
 
 class TestScales:

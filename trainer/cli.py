@@ -79,6 +79,7 @@ def _refuse_early(parameters: TrainingConfig) -> None:
     """Raise DrgateError for what can be seen in a moment, before torch is imported, which takes seconds."""
     from drgate.checklist import load_checklist
     from drgate.manifest import load_manifest
+    from drgate.mapping import column_map
     from drgate.models import find_model, refuse_no_base
 
     load_checklist(parameters.spec)
@@ -86,7 +87,7 @@ def _refuse_early(parameters: TrainingConfig) -> None:
     for source in (parameters.init_from, parameters.resume_from_checkpoint):
         if source is not None and "://" not in source and not Path(source).is_dir():
             find_model(Path(source))
-    load_manifest(parameters.dataset, files=False)
+    load_manifest(parameters.dataset, files=False, columns=column_map(parameters.columns))
 
 
 def _dry_run(parameters: TrainingConfig, again: str | None, runs: Path | None, format: Format, quiet: bool) -> int:

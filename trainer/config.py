@@ -80,6 +80,12 @@ class TrainingConfig(BaseModel):
         description="Images and grades: a folder (labels.csv, split/grade/* or grade/*), a CSV or a Parquet file; "
         "local, gs:// or s3://. Without splits, the seed assigns patients to train, val and test.",
     )
+    columns: str | None = Field(
+        None,
+        min_length=1,
+        description="Which column of the data set's table is which, such as grade=diagnosis,image=id_code, or a YAML "
+        "file (docs/tables.md).",
+    )
     base: str = Field(
         "google/medsiglip-448",
         description="Vision tower to start from: embedded, a local folder, or a Hugging Face id.",

@@ -80,8 +80,8 @@ class ImageSet:
         return {grade: int((self.grades == index).sum()) for index, grade in enumerate(GRADES)}
 
 
-def load_splits(dataset: str, *, seed: int) -> Splits:
-    """The training and validation rows of a data set, split by patient where it has no splits.
+def load_splits(dataset: str, *, seed: int, columns: str | None = None) -> Splits:
+    """The training and validation rows of a data set, split by patient where it has no splits. columns: as `--columns`.
 
     Raises:
         ManifestError: the data set is not usable.
@@ -89,14 +89,15 @@ def load_splits(dataset: str, *, seed: int) -> Splits:
             training image.
     """
     from drgate.manifest import load_manifest, split_by_patient
+    from drgate.mapping import column_map
 
-    manifest = load_manifest(dataset)
+    manifest = load_manifest(dataset, columns=column_map(columns))
     if manifest.table["grade"].isna().all():
         raise TrainingError(
             f"{manifest.origin} has no grades, so a model cannot be trained on it. Give a graded data set."
         )
     dataset_digest = manifest.digest()
-    notes = [*manifest.doubts(), *manifest.leftovers()]
+    notes = [*manifest.doubts(), *manifest.leftovers(), *manifest.mapped()]
     if manifest.table["split"].isna().all():
         manifest = split_by_patient(manifest, seed=seed)
         notes.append(f"{dataset} has no splits: seed {seed} assigned the patients to train, val and test.")

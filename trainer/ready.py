@@ -19,6 +19,7 @@ import torch
 
 from drgate.checklist import Checklist, load_checklist
 from drgate.errors import TrainingError, UsageError
+from drgate.mapping import column_map, recorded
 from drgate.patients import PatientKey, load_patient_key
 from drgate.preprocessing import FUNDUS_SQUARE, Preprocessing, parse_preprocessing
 from drgate.record import FILE, read_record
@@ -110,7 +111,9 @@ def resolved(config: TrainingConfig, group: Processes) -> TrainingConfig:
             "--distributed fsdp cannot be combined with --freeze_backbone_epochs or with --precision fp16."
         )
     folder = config.output_dir or f"runs/{config.experiment_name}"
-    return config.model_copy(update={"output_dir": folder, "precision": precision})
+    # What a file said is kept, not its name: another run is like this one by it, and it is resumed by it.
+    columns = None if config.columns is None else recorded(column_map(config.columns))
+    return config.model_copy(update={"output_dir": folder, "precision": precision, "columns": columns})
 
 
 def prepare(
@@ -141,7 +144,7 @@ def prepare(
     checklist = load_checklist(config.spec)
     located = config.patient_key or os.environ.get("DRGATE_PATIENT_KEY")
     key = load_patient_key(Path(located)) if located else None
-    splits = load_splits(config.dataset, seed=config.seed)
+    splits = load_splits(config.dataset, seed=config.seed, columns=config.columns)
     base = resolve_base(config.base)
     table = before = read_record(folder / FILE) if resume else None
     state = resumed(folder) if resume else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -88,6 +89,7 @@ def command(
     from drgate.files import refuse_existing, write_atomically
     from drgate.given import model_in, source_in
     from drgate.looks import Log
+    from drgate.mapping import for_several, require_used
     from drgate.predictions import load_predictions
     from drgate.report import compare as compare_page
     from drgate.score import model_and_test_set, score
@@ -99,7 +101,7 @@ def command(
         if out.suffix.lower() not in (".md", ".json"):
             raise UsageError(f"--out is {out}; expected a name that ends in .md (report) or .json (numbers).")
         refuse_existing(out, "choose another name with --out")
-    mapping = column_map(columns, scores)
+    mapping = for_several(column_map(columns, scores))
     checklist, key, stated = load_checklist(spec), patient_key(patients), preprocessing(preprocess)
     sources = [source_in(path) for path in (first, second)]
     if data is None and None in sources:
@@ -115,9 +117,11 @@ def command(
         model, manifest = model_and_test_set(model_in(path), data, split, base, preprocess=stated, columns=mapping)
         with progress(f"Scoring {path.name}", quiet) as (started, advance):
             started(len(manifest))
-            return score(model, manifest, workers=workers, advance=advance, patient_key=key)
+            scored = score(model, manifest, workers=workers, advance=advance, patient_key=key)
+        return replace(scored, unused=manifest.unused, notes=(*manifest.mapped(), *scored.notes))
 
     new, old = (answers(path, table) for path, table in zip((first, second), sources, strict=True))
+    require_used(mapping, {str(first): new.unused, str(second): old.unused})
     comparison = compare(
         new,
         old,

@@ -11,6 +11,7 @@ import typer
 from drgate.cli.options import (
     BaseOption,
     ChecklistOption,
+    ColumnsOption,
     DataOption,
     FormatOption,
     KeyOption,
@@ -23,6 +24,7 @@ from drgate.cli.options import (
     SignCommandOption,
     SplitOption,
     WorkersOption,
+    column_map,
     preprocessing,
     signing_key,
 )
@@ -55,6 +57,7 @@ def command(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder to create for the bundle.")],
     data: DataOption = None,
     split: SplitOption = "test",
+    columns: ColumnsOption = None,
     spec: ChecklistOption = "medical-grade",
     base: BaseOption = None,
     preprocess: PreprocessOption = None,
@@ -108,7 +111,8 @@ def command(
     find_model(model)
     if base is not None:
         refuse_no_base(base)
-    load_manifest(data, files=False)
+    test = Test(data, split, columns=column_map(columns))
+    load_manifest(data, files=False, columns=test.columns)
     from drgate.export import export
 
     with progress("Scoring the exported model", quiet) as scoring:
@@ -117,7 +121,7 @@ def command(
             certificate,
             checklist,
             out,
-            test=Test(data, split),
+            test=test,
             trust=Trust(
                 trusted,
                 None if revoked is None else load_revocations(revoked),

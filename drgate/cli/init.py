@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from drgate.cli.options import FormatOption, QuietOption, SplitOption
+from drgate.cli.options import ColumnsOption, FormatOption, QuietOption, SplitOption, column_map
 from drgate.screen import Format, emit, tell
 
 HELP = """Make this repository ready for the gate: policy, checklist, keys, folders, workflow, and lines for Git.
@@ -40,6 +40,7 @@ def command(
         Path | None, typer.Option("--data", metavar="MANIFEST", help="Test set on which every model must pass.")
     ] = None,
     split: SplitOption = "test",
+    columns: ColumnsOption = None,
     report: Annotated[
         Path | None,
         typer.Option("--report", metavar="FOLDER", help="Evaluation whose test set it is, instead of --data."),
@@ -77,7 +78,10 @@ def command(
         if not (role and equals and path):
             raise UsageError(f"--trusted-key is {text!r}; expected ROLE=PUB, such as clinical=keys/clinical.pub.")
         keys.append((role, Path(path)))
-    test_set = known_set(report) if report is not None else set_of(data, split) if keys and data is not None else None
+    mapping = column_map(columns)
+    test_set = (
+        known_set(report) if report is not None else set_of(data, split, mapping) if keys and data is not None else None
+    )
     done = adopt(
         Path(),
         keys=keys,
@@ -91,6 +95,7 @@ def command(
     private = keys[0][1].with_suffix(".pem")
     words = ["drgate", "evaluate", "MODEL", "--data", str(data or "TEST_SET")]
     words += ["--split", split] if split != "test" else []
+    words += ["--columns", columns] if columns is not None else []
     words += ["--spec", done.spec, *(["--looks", done.looks] if done.looks else [])]
     words += ["--key", str(private if private.is_file() else "KEY"), "--out", "reports/first"]
     following = shlex.join(words)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from drgate.buckets import located
-from drgate.cli.options import ColumnsOption, FormatOption, QuietOption
+from drgate.cli.options import ColumnsOption, FormatOption, QuietOption, column_map
 from drgate.scale import GRADES
 from drgate.screen import Format, emit, progress, tell
 
@@ -53,14 +53,12 @@ def command(
     quiet: QuietOption = False,
 ) -> int:
     from drgate.files import refuse_existing
-    from drgate.mapping import PLAIN, parse_mapping
     from drgate.survey import survey, write_canonical
 
     if out is not None:
         refuse_existing(out, "choose another name with --out")
-    mapping = PLAIN if columns is None else parse_mapping(columns)
     with progress("Reading", quiet):
-        found = survey(source, columns=mapping, images=images)
+        found = survey(source, columns=column_map(columns), images=images)
     emit(found.to_json(), lambda console: render(found, console), format, quiet)
     if out is not None and found.troubles:
         tell("Nothing was written: some rows cannot be used.", quiet)

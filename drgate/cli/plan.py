@@ -7,7 +7,15 @@ from typing import Annotated
 
 import typer
 
-from drgate.cli.options import ColumnsOption, DataOption, FormatOption, QuietOption, SplitOption, column_map
+from drgate.cli.options import (
+    ColumnsOption,
+    DataOption,
+    FormatOption,
+    QuietOption,
+    ScoresOption,
+    SplitOption,
+    column_map,
+)
 from drgate.screen import Format, emit, tell
 
 HELP = """Plan a test set: how many patients of each grade a checklist needs, and with what power.
@@ -55,6 +63,7 @@ def command(
     data: DataOption = None,
     split: SplitOption = "test",
     columns: ColumnsOption = None,
+    scores: ScoresOption = None,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FILE", help="Also write an HTML page with power curves.")
     ] = None,
@@ -81,7 +90,8 @@ def command(
     )
     test_set = None
     if data is not None:
-        test_set = load_planned(table_in(data) if folder_in(data) else data, split=split, columns=column_map(columns))
+        mapping = column_map(columns, scores)
+        test_set = load_planned(table_in(data) if folder_in(data) else data, split=split, columns=mapping)
     found = plan(
         asked,
         prevalence=None if prevalence is None else parse_prevalence(prevalence),

@@ -11,6 +11,7 @@ import typer
 
 from drgate.cli.options import (
     BaseOption,
+    ColumnsOption,
     DataOption,
     FormatOption,
     GraderOption,
@@ -22,6 +23,7 @@ from drgate.cli.options import (
     SignCommandOption,
     SplitOption,
     WorkersOption,
+    column_map,
     key_for_later,
     patient_key,
     preprocessing,
@@ -59,6 +61,7 @@ def command(
     out: Annotated[Path, typer.Option("--out", metavar="PREDICTIONS", help="File to write: .parquet, or .csv.")],
     data: DataOption = None,
     split: SplitOption = "test",
+    columns: ColumnsOption = None,
     base: BaseOption = None,
     preprocess: PreprocessOption = None,
     lora_alpha: LoraAlphaOption = None,
@@ -98,9 +101,16 @@ def command(
         refuse_existing(file, "choose another name with --out")
     opening = signing_key if grader is None else key_for_later
     later = opening(key, sign_command, public_key)
-    people = patient_key(patients)
+    people, mapping = patient_key(patients), column_map(columns)
     loaded, manifest = model_and_test_set(
-        model_in(source), data, split, base, preprocess=preprocessing(preprocess), lora_alpha=lora_alpha, python=grader
+        model_in(source),
+        data,
+        split,
+        base,
+        preprocess=preprocessing(preprocess),
+        lora_alpha=lora_alpha,
+        python=grader,
+        columns=mapping,
     )
     began = monotonic()
     with progress("Scoring", quiet) as (started, advance):

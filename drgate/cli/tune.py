@@ -72,6 +72,7 @@ def command(
     from drgate.given import table_in
     from drgate.looks import Log
     from drgate.manifest import load_manifest
+    from drgate.mapping import for_several, require_used
     from drgate.operating_point import write_operating_point
     from drgate.predictions import load_predictions
     from drgate.report import words
@@ -79,10 +80,14 @@ def command(
 
     refuse_existing(out, "an operating point is not overwritten; choose another name with --out")
     mapping = column_map(columns, scores)
-    test = None if data is None else load_manifest(data, files=False)
+    if data is not None:
+        mapping = for_several(mapping)
+    test = None if data is None else load_manifest(data, files=False, columns=mapping)
+    lacking, mapped = ({}, []) if test is None else ({str(data): test.unused}, test.mapped())
     if test is not None and test.table["split"].notna().any():
         test = test.select(split)
     tuning, checklist = load_predictions(table_in(predictions), columns=mapping), load_checklist(spec)
+    require_used(mapping, {str(predictions): tuning.unused, **lacking})
     found = tune(tuning, checklist, test=test, log=Log(looks, key=patient_key(patients)))
     if isinstance(found, Infeasible):
         emit(
@@ -96,6 +101,8 @@ def command(
     summary |= {"on": found.on, "cut_offs": list(found.cut_offs)}
     promise, changed = found.promise, effects(tuning, found, checklist)
     write_operating_point(found, out)
+    for note in (*tuning.notes, *mapped):
+        tell(note, quiet)
 
     def human(console: Console) -> None:
         cuts = words.cut_offs(found.on, found.cut_offs)

@@ -9,12 +9,14 @@ import typer
 
 from drgate.cli.options import (
     BaseOption,
+    ColumnsOption,
     DataOption,
     FormatOption,
     QuietOption,
     RevokedOption,
     ScorerKeyOption,
     WorkersOption,
+    column_map,
 )
 from drgate.screen import Format, emit, progress
 
@@ -97,6 +99,7 @@ def command(
         ),
     ] = False,
     data: DataOption = None,
+    columns: ColumnsOption = None,
     base: BaseOption = None,
     workers: WorkersOption = None,
     format: FormatOption = Format.human,
@@ -110,9 +113,10 @@ def command(
 
     if deep and data is None:
         raise UsageError("--deep scores the model again, which needs the images; give them with --data MANIFEST.")
-    if not deep and (data is not None or base is not None):
+    mapping = column_map(columns)
+    if not deep and (data is not None or base is not None or columns is not None):
         raise UsageError(
-            "--data and --base are only used when the model is scored again; add --deep, or leave them out."
+            "--data, --base and --columns are only used when the model is scored again; add --deep, or leave them out."
         )
 
     def verified(rescoring: Rescoring | None = None) -> Verification:
@@ -139,7 +143,7 @@ def command(
         result = verified()
     else:
         with progress("Scoring again", quiet) as scoring:
-            result = verified(Rescoring(data, base, workers, scoring))
+            result = verified(Rescoring(data, base, workers, scoring, mapping))
     emit(result.to_json(), lambda console: show(result, console), format, quiet)
     return result.exit_code
 

@@ -23,6 +23,7 @@ from drgate.files import read_limited
 from drgate.gate.placing import placed, refuse_links, same_as
 from drgate.gate.policy import FILE, PYPROJECT, find_policy, folder_of, gating_checklist, parse_policy
 from drgate.gate.repository import Repository, open_repository
+from drgate.mapping import PLAIN, ColumnMap
 
 KEPT_OUT: Final = ("*.pem", "*.key", "names.csv", ".looks.lock", "/reports/")
 """Lines of .gitignore: private keys, patient keys, what leads from published names back, and evaluations' folders."""
@@ -224,11 +225,11 @@ def known_set(report: Path) -> KnownSet:
     return KnownSet(data.name, data.manifest_digest)
 
 
-def set_of(data: Path, split: str) -> KnownSet:
+def set_of(data: Path, split: str, columns: ColumnMap = PLAIN) -> KnownSet:
     """The test set in a manifest: of its images in a split, or all images if it has no splits."""
     from drgate.manifest import load_manifest
 
-    manifest = load_manifest(data)
+    manifest = load_manifest(data, columns=columns)
     if not manifest.table["split"].isna().all():
         manifest = manifest.select(split)
     return KnownSet(manifest.name, manifest.digest())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Final
 
@@ -13,15 +13,15 @@ import numpy as np
 import pandas as pd
 
 from drgate import limits
+from drgate import tables as containers
 from drgate.buckets import Bucket
 from drgate.columns import ABSENT, HEADERLESS, parse_split
 from drgate.errors import ManifestError, UsageError
 from drgate.files import is_parquet, read_limited, row_name
-from drgate.layouts.found import Found
+from drgate.layouts.found import STATED, Found
 from drgate.layouts.holdings import Names, holdings, without_suffix
 from drgate.mapping import ColumnMap
 from drgate.scale import GRADES, parse_grade
-from drgate.tables import read_table
 
 EXPECTED: Final = (
     "a folder with labels.csv, split/grade/* or grade/* images (or images alone, without grades), or a table with the "
@@ -90,7 +90,11 @@ def from_table(path: Path, files: bool, columns: ColumnMap, root: Path | Bucket 
     """
     if by_number(columns):
         return from_rows(_without_header(path, columns), path, files, columns, root)
-    return from_rows(read_table(path, EXPECTED, ManifestError, columns=columns), path, files, columns, root)
+    read = containers.read(path, EXPECTED, ManifestError, columns=columns)
+    used = {own: theirs for own, theirs in columns.columns.items() if own not in read.unused}
+    found = from_rows(read.table, path, files, replace(columns, columns=used), root)
+    found.unused = read.unused
+    return found
 
 
 def by_number(columns: ColumnMap) -> bool:
@@ -104,15 +108,15 @@ def from_rows(table: pd.DataFrame, path: Path, files: bool, columns: ColumnMap, 
     found = Found("drgate's own columns", folder, table, bucket=bucket)
     if columns.columns:
         found.columns = dict(columns.columns)
-        found.layout = "columns as stated"
+        found.layout = STATED
         there = {*found.table.columns}
         if "image" in there and not {"patient", "eye"} & there and not name_patients(found.table):
             found.said.append("Patients and eyes were read from the names, which are all such as 10_left.")
     else:
         _recognise(found, path)
     if "image" not in found.table.columns:
-        raise ManifestError(f"{path} has no column image; expected {EXPECTED}.{_remedy(table, path)}")
-    if not {"grade", "referable"} & {*found.table.columns} and (proposed := _proposal(found.table)):
+        raise ManifestError(f"{path} has no column image; expected {EXPECTED}.{_remedy(table, path, columns.columns)}")
+    if not {"grade", "referable"} & {*found.table.columns} and (proposed := _proposal(found.table, found.columns)):
         found.said.append(f"No grades were read. {proposed}")
     if files:
         _resolve(found, path)
@@ -260,7 +264,7 @@ def _cells(line: str, separator: str | None) -> list[str]:
     return [cell.strip() for cell in (line.split() if sign is None or sign == " " else line.split(sign))]
 
 
-def _remedy(table: pd.DataFrame, path: Path) -> str:
+def _remedy(table: pd.DataFrame, path: Path, mapped: Mapping[str, str]) -> str:
     """What to type for a table whose columns have other names, or none; header cells are shown where they are usual
     names alone, because a first line may be a patient's row.
     """
@@ -285,17 +289,18 @@ def _remedy(table: pd.DataFrame, path: Path) -> str:
     ]
     if len(set[str]().union(*names)) > 1:
         return " Its rows name several images each: write one row for each image."
-    return f" {_proposal(table) or 'If they have other names, give --columns image=NAME,grade=NAME.'}"
+    return f" {_proposal(table, mapped) or 'If they have other names, give --columns image=NAME,grade=NAME.'}"
 
 
-def _proposal(table: pd.DataFrame) -> str:
-    """A mapping to type, of columns that have usual names; empty where none has."""
+def _proposal(table: pd.DataFrame, mapped: Mapping[str, str]) -> str:
+    """A mapping to type, of columns that have usual names, and of those that are `mapped`; empty where none has."""
     lower = {str(name).casefold().replace(" ", "_"): str(name) for name in reversed(table.columns)}
     near = {
         own: next((lower[name] for name in (own, *names.split()) if name in lower), None)
         for own, names in _PROPOSED.items()
     }
-    near |= {own: own for own in near if own in table.columns}
+    near |= {own: mapped.get(own, own) for own in near if own in table.columns}
+    near |= mapped
     if near["image"] is None or not any(theirs not in (None, own) for own, theirs in near.items()):
         return ""
     return f"Is it --columns {shlex.quote(','.join(f'{own}={theirs}' for own, theirs in near.items() if theirs))}?"

@@ -387,3 +387,40 @@ class TestFromACheckpoint:
         save_checkpoint(tmp_path / "other.pth", tiny.checkpoint_of(tiny.random_model(other), other))
         with pytest.raises(UsageError, match="another architecture"):
             train(config(init_from=str(tmp_path / "other.pth"), lora_r=4, lora_alpha=8), quiet=True)
+
+
+class TestColumns:
+    """A data set whose columns have other names."""
+
+    @pytest.fixture
+    def renamed(self, tmp_path: Path) -> tuple[Path, Path]:
+        """The set, and the file that says which column is which."""
+        folder = tiny.write_eyes(tmp_path / "d")
+        labels = folder / "labels.csv"
+        labels.write_text(labels.read_text().replace("image,grade,", "name,dx,", 1))
+        (tmp_path / "map.yaml").write_text("columns: {image: name, grade: dx}\n")
+        return folder, tmp_path / "map.yaml"
+
+    def test_are_recorded_and_resumed_without_their_file(self, config, renamed, tmp_path):
+        """The run states what the file said; a run of other columns is another one."""
+        folder, stated = renamed
+        short = config(dataset=str(folder), columns=str(stated), num_epochs=1)
+        record = train(short, quiet=True)
+        assert record["parameters"]["columns"] == '{"columns": {"grade": "dx", "image": "name"}}'
+        with pytest.raises(UsageError, match="This attempt was made before"):
+            train(config("b", dataset=str(folder), columns="image=name,grade=dx", num_epochs=1), quiet=True)
+        stated.unlink()
+        given = ["--output_dir", str(tmp_path / "runs" / "a"), "--resume", "--num_epochs", "2", "--quiet"]
+        with pytest.raises(SystemExit) as stop:
+            main([*given, "--columns", "image=name,grade=dx,eye=patient,patient=eye"])
+        assert stop.value.code == 2
+        with pytest.raises(SystemExit) as stop:
+            main(given)
+        assert stop.value.code == 0
+
+    def test_that_are_not_there(self, config, renamed):
+        """Refused by the name that was typed, before anything is written."""
+        asked = config(dataset=str(renamed[0]), columns="image=name,grade=diagnosis")
+        with pytest.raises(DrgateError, match="has no column 'diagnosis', which --columns maps to grade"):
+            train(asked, quiet=True)
+        assert not Path(str(asked.output_dir)).exists()
