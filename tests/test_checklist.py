@@ -454,7 +454,7 @@ YAML = {
     "very deep": (b"[" * 50_000, "is nested more than 50 deep"),
     "very large": (b"#" * 100_000, "is larger than 64 KB"),
     "a Python object": (b"!!python/object/apply:os.system [echo]", "uses a YAML tag"),
-    "a hexadecimal version": (b"name: a\nversion: 0x1F\n", "write the number '0x1F' in decimal digits"),
+    "a hexadecimal version": (b"name: a\nversion: 0x1F\n", "line 2: write the number in decimal digits"),
     "an octal version": (b"name: a\nversion: 0o17\n", "in decimal digits"),
     "a version with underscores": (b"name: a\nversion: 1_000\n", "in decimal digits"),
     "a version of 5,000 digits": (b"name: a\nversion: " + b"9" * 5000, "is not valid YAML"),

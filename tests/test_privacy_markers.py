@@ -70,6 +70,8 @@ def content(path: Path) -> bytes:
     if path.suffix == ".parquet":
         table = pq.read_table(path)
         data += repr(table.to_pydict()).encode() + repr(table.schema.metadata).encode()
+    if b'"dsseEnvelope"' in data:
+        data += base64.b64decode(json.loads(data)["dsseEnvelope"]["payload"])
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             data += b"".join(name.encode() + archive.read(name) for name in archive.namelist())
@@ -106,14 +108,14 @@ def said_by(call: Callable[[], Any], log: pytest.LogCaptureFixture) -> str:
 # -- tables ------------------------------------------------------------------------------------------------------------
 
 
-def sound() -> Table:
+def sound(count: int = ROWS) -> Table:
     """A header and rows; the marker in every patient, in two further columns and in their headers."""
     rows = [[*OWN, *(f"{who} grade" for who in PATIENTS), PATIENTS[0], f"{PATIENTS[1]}_0"]]
-    for i in range(ROWS):
+    for i in range(count):
         shares = ["0.6" if j == i % 5 else "0.1" for j in range(5)]
         patient = f"{PATIENTS[i % 4 // 2]} {i // 2}"
         own = [f"{PHOTO}{i:02d}.png", patient, "LR"[i % 2], str(i % 5), "true", *shares, str(i % 5), "0"]
-        rows.append([*own, *(f"{who} {i}" for who in PATIENTS), "0.25", f"0.{i:02d}1"])
+        rows.append([*own, *(f"{who} {i}" for who in PATIENTS), "0.25", f"0.{i:03d}1"])
     return rows
 
 
@@ -496,17 +498,17 @@ def test_no_command_on_tables_publishes_it(key: Path, drgate: Run, tmp_path: Pat
         ("evaluate", bare, "--grades", grades, "--spec", "smoke", "--out", "d"),
         ("evaluate", other, "--spec", "smoke", "--dry-run", "--format", "json"),
         ("evaluate", other, "--spec", "smoke", "--dry-run"),
-        *(("report", "a", "--format", form) for form in ("markdown", "junit", "html", "terminal")),
+        ("report", "a"),
         ("compare", other, again, "--format", "json"),
         ("compare", other, again),
-        ("tune", again, "--out", "tuned.json", "--spec", "smoke"),
+        ("tune", as_csv(sound(200), tmp_path / "many"), "--out", "tuned.json", "--spec", "smoke"),
         ("plan", "smoke", "--data", again, "--format", "json"),
-        ("verify", "a", "--trusted-key", key / "clinical.pub", "--predictions", "a/predictions.parquet"),
-        ("history", tmp_path / "a", "--trusted-key", key / "clinical.pub"),
+        ("verify", "a", "--key", key / "clinical.pub", "--predictions", "a/predictions.parquet"),
+        ("history", tmp_path / "a", "--key", key / "clinical.pub", "--out", "b/history.html"),
     ]
     for words in commands:
         ended = drgate(*words)
-        assert "defect" not in ended.err, (words, ended.err)
+        assert not {"defect", "--help."} & set(ended.err.split()), (words, ended.err)
         assert not found(ended.out + ended.err), words
         if words[:1] in (("evaluate",), ("report",), ("verify",)):
             assert ended.code in (0, 1, 3), (words, ended.err)
@@ -543,12 +545,12 @@ def test_no_command_on_a_model_publishes_it(
         ("evaluate", path, *shared, "--spec", "smoke", "--out", "a", "--format", "json"),
         ("score", path, *shared, "--out", "scored.parquet"),
         ("export", path, "--certificate", "a/certificate.json", "--out", "bundle"),
-        ("verify", "a", "--trusted-key", key / "clinical.pub", "--model", path),
-        ("preprocess", path.parent, tmp_path / f"{PHOTO}01.png", "--out", "seen.png"),
+        ("verify", "a", "--key", key / "clinical.pub", "--model", path),
+        ("preprocess", tmp_path / f"{PHOTO}01.png", "--preprocess", path, "--out", "seen.png"),
     ):
         ended = drgate(*words)
         assert not found(ended.out + ended.err), words
-        assert "defect" not in ended.err, ended.err
+        assert not {"defect", "--help."} & set(ended.err.split()), ended.err
     for one in (*written(tmp_path / "a"), tmp_path / "scored.scored.json"):
         assert not found(content(one), (*CORES, PHOTO)), one
     dicoms = dicom(tmp_path / "dicom", photographs)

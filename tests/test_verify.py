@@ -125,7 +125,7 @@ class TestNeverAccepted:
         [
             ("empty", "is empty; expected certificate.json"),
             ("truncated", "is not valid JSON"),
-            ("duplicate_key", "has the key 'mediaType' twice"),
+            ("duplicate_key", "has a key twice"),
             ("white_space", "differs from the original"),
             ("unsigned_field", "not in its canonical form"),
             ("unknown_algorithm", "not an ECDSA P-256 signature"),

@@ -41,7 +41,8 @@ class ScoredImages(Typed):
     """The images that were scored.
 
     digest, images_digest, split, dealt_by_seed: as in `drgate.evaluation.TestSet`. columns: digests of the reference
-    columns, by name (`reference_digests`); without grade, the set was sealed.
+    columns, by name (`reference_digests`; a further column by the beginning of its name's SHA-256, because headers may
+    name a patient); without grade, the set was sealed.
     """
 
     name: str
@@ -121,12 +122,20 @@ class SignedTable:
             yield "lacks a warning that its scorer gave"
         columns, before = now.manifest.columns, signed.manifest.columns
         # A published table lacks columns that its checklist does not use, never these. A sealed one gets some later.
-        kept = before.keys() & {"patient", "eye", "grade", "referable", "gradable", "dme", *table.columns}
+        kept = before.keys() & {
+            "patient",
+            "eye",
+            "grade",
+            "referable",
+            "gradable",
+            "dme",
+            *map(_signed_name, table.columns),
+        }
         graded_before, graded = (bool({"grade", "referable"} & known.keys()) for known in (before, columns))
         added = columns.keys() - before.keys() if graded_before else set()
         for column in sorted(kept | added):
             if columns.get(column) != before.get(column):
-                yield f"has another column {column}"
+                yield f"has another column {column}" if column == _signed_name(column) else "has another further column"
         if not graded_before and graded and "grades" not in predictions.provenance:
             yield "has grades from no named file; join them with --grades FILE"
 
@@ -209,16 +218,27 @@ def _statement(rows: str, content: Scored) -> bytes:
     )
 
 
+def _signed_name(column: str) -> str:
+    """How a column is named in what is published: drgate's own and readers as they are."""
+    from drgate.columns import READER  # pandas
+    from drgate.predictions import OPEN
+
+    if column in OPEN or READER.fullmatch(column):
+        return column
+    return f"sha256:{hashlib.sha256(column.encode()).hexdigest()[:16]}"
+
+
 def _of(predictions: Predictions, time: str) -> tuple[str, Scored]:
     """The answers digest and the statement that follow from a table with its record."""
     from drgate.predictions import answers_digest, reference_digests  # pandas
 
     record, table = predictions.provenance, predictions.table
-    columns = reference_digests(table)
+    digests = reference_digests(table)
+    columns = {_signed_name(name): digest for name, digest in digests.items()}
     if (
         not {"grade", "referable"} & columns.keys() or "grades" in record
     ):  # sealed when it was scored: grades may bring what was empty
-        whole = {name for name in columns if table[name].notna().all()}
+        whole = {_signed_name(name) for name in digests if table[name].notna().all()}
         columns = {name: digest for name, digest in columns.items() if name in whole - {"gradable"}}
     try:
         model, manifest = record["model"], record["manifest"]

@@ -177,8 +177,8 @@ class TestWhatMayNot:
             (lambda table: table.assign(gradable=table["camera"] == "A"), "has another column gradable"),
             (lambda table: table.assign(patient=[f"p{i}" for i in range(len(table))]), "has another column patient"),
             (lambda table: table.assign(patient=None), "has another column patient"),
-            (lambda table: table.assign(camera="A"), "has another column camera"),
-            (lambda table: table.assign(site="A"), "has another column site"),
+            (lambda table: table.assign(camera="A"), "has another further column"),
+            (lambda table: table.assign(site="A"), "has another further column"),
             (lambda table: table.assign(eye="L"), "has another column eye"),
             (lambda table: table.assign(dme=pd.array([0] * len(table), dtype="Int8")), "has another column dme"),
         ],
@@ -200,7 +200,7 @@ class TestWhatMayNot:
         signed = sign_scored(sealed, keys["scorer"], TIME)
         found = joined(sealed, graded, tmp_path)
         cameras = found.table["camera"].where(found.table.index > 0)
-        assert wrong(signed, replace(found, table=found.table.assign(camera=cameras))) == ["has another column camera"]
+        assert wrong(signed, replace(found, table=found.table.assign(camera=cameras))) == ["has another further column"]
 
     def test_a_grade_among_equal_probabilities(self, graded, keys, tmp_path):
         """A model that says nothing would be right everywhere, if who hands its table on could choose."""
