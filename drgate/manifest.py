@@ -24,14 +24,14 @@ import pandas as pd
 from drgate.columns import REFER, Columns, graded_rows, reference_of, unexplained
 from drgate.columns import SPLITS as SPLITS
 from drgate.errors import ManifestError, brief
-from drgate.files import canonical_json, sha256_file
+from drgate.files import canonical_json, refuse_pipe, sha256_file
 from drgate.grouping import grouping
 from drgate.layouts.dicom import unpacked
 from drgate.layouts.folders import from_folder
 from drgate.layouts.found import STATED, Found
 from drgate.layouts.holdings import holdings
 from drgate.layouts.pictures import data_set_files, from_files, holds_pictures
-from drgate.layouts.tables import by_number, from_table, rows_named
+from drgate.layouts.tables import EXPECTED, by_number, from_table, rows_named
 from drgate.mapping import PLAIN, ColumnMap
 from drgate.scale import doubts
 
@@ -247,6 +247,7 @@ def load_manifest(
     no images, a grade outside 0-4, a duplicate image, a patient given in some rows only.
     """
     path = Path(path)
+    refuse_pipe(path, EXPECTED, ManifestError)
     found = unpacked(_found(path, files, columns, images), _origin(path), files)
     return _checked(found, path, files, troubles)
 
