@@ -453,6 +453,21 @@ class TestEverywhere:
             column_map(str(tmp_path / "map.yaml"))
         assert len(str(caught.value)) < 600
 
+    def test_that_stands_on_each_page_one(self, tmp_path: Path, drgate: Run, monkeypatch: Any):
+        """In the terminal, HTML, Markdown and JSON."""
+        monkeypatch.chdir(tmp_path)
+        path = write(Path("t.csv"), answers().assign(prob_2=0.25))
+        ended = drgate("evaluate", path, "--spec", "smoke", "--out", "out")
+        said = "These columns look like probabilities and are not used: prob_2."
+        first = json.loads(Path("out/evaluation.json").read_text())["page_one"]
+        pages = [
+            ended.out,
+            " ".join(map(str, first)),
+            *(Path("out", f"report.{kind}").read_text() for kind in ("html", "md")),
+        ]
+        for page in pages:
+            assert said in " ".join(page.replace("\\", "").split())
+
 
 class TestScales:
     """P4: what the numbers are is recognised and said, or asked for."""
