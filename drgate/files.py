@@ -108,12 +108,18 @@ def parse_moment(text: str) -> datetime:
     return moment
 
 
+def refuse_pipe(path: Path, what: str, error: type[DrgateError]) -> None:
+    """Raise `error` for a pipe or a socket, which never ends for a reader; those that a shell makes are read."""
+    with contextlib.suppress(OSError, ValueError):
+        mode = path.stat().st_mode
+        if (stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)) and not path.is_relative_to("/dev"):
+            raise error(f"{path} is a pipe or a socket; expected {what} in a file.")
+
+
 def read_beginning(path: Path, length: int, what: str, error: type[DrgateError]) -> bytes:
     """The first `length` bytes of a file, fewer if it is shorter; an unreadable one raises `error`."""
     try:
-        mode = path.stat().st_mode
-        if (stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)) and not path.is_relative_to("/dev"):  # opening may never end
-            raise error(f"{path} is a pipe or a socket; expected {what} in a file.")
+        refuse_pipe(path, what, error)
         with path.open("rb") as handle:
             return handle.read(length)
     except OSError as problem:

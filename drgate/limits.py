@@ -55,6 +55,10 @@ BATCH: Final = 1 << 20
 ARCHIVE_BYTES: Final = 256 << 20
 """All parts of a zip file (Excel, NumPy) together, after decompression."""
 ARCHIVE_PARTS: Final = 10_000
+ARCHIVE_TAGS: Final = 2_000_000
+"""Beginnings of XML elements in an Excel file: about a million cells, which take some seconds."""
+EXCEL_ROWS: Final = 1 << 20
+"""What Excel itself can write."""
 PARQUET_FOOTER: Final = 16 << 20
 PARQUET_FIXED: Final = 64
 """Bytes of a value in a Parquet column of values of equal length, such as decimal numbers."""

@@ -26,14 +26,14 @@ from drgate.buckets import Address, Bucket, fetch, is_folder, located
 from drgate.columns import REFER, Columns, graded_rows, reference_of, unexplained
 from drgate.columns import SPLITS as SPLITS
 from drgate.errors import DrgateError, ManifestError, brief, unchained
-from drgate.files import canonical_json, sha256_file
+from drgate.files import canonical_json, refuse_pipe, sha256_file
 from drgate.grouping import grouping
 from drgate.layouts.dicom import unpacked
 from drgate.layouts.folders import GRADE_FOLDERS, from_folder
 from drgate.layouts.found import STATED, Found
 from drgate.layouts.holdings import DICOM_SUFFIXES, holdings, without_suffix
 from drgate.layouts.pictures import data_set_files, from_files, holds_pictures, may_hold_pictures
-from drgate.layouts.tables import by_number, from_table, rows_named
+from drgate.layouts.tables import EXPECTED, by_number, from_table, rows_named
 from drgate.mapping import PLAIN, ColumnMap
 from drgate.scale import doubts
 
@@ -289,6 +289,7 @@ def load_manifest(
                 if root is None:
                     root = Bucket(address.parent, ManifestError)
                     addresses[str(root.folder)] = str(address.parent)
+        refuse_pipe(path, EXPECTED, ManifestError)
         found = _found(path, files, columns, root, source)
         if found.bucket is not None:
             if own is not None or not found.missing:  # what can be refused is, before anything large is fetched

@@ -289,7 +289,7 @@ def _separator(head: bytes, encoding: str, path: Path, error: type[DrgateError])
 def _json_rows(path: Path, head: bytes, what: str, error: type[DrgateError]) -> Rows:
     """The rows of JSON lines, of a list of objects, or of an object with columns and data, the header first."""
     first, _, rest = head.removeprefix(b"\xef\xbb\xbf").strip().partition(b"\n")
-    with contextlib.suppress(ValueError):
+    with contextlib.suppress(ValueError, RecursionError):  # of the latter, the whole is refused below
         plain = json.loads(first)
         flat = isinstance(plain, dict) and not any(isinstance(cell, list | dict) for cell in plain.values())
         if isinstance(plain, dict) and (flat or rest) and not {"columns", "data"} <= plain.keys():
@@ -422,6 +422,8 @@ def _excel_rows(path: Path, what: str, error: type[DrgateError]) -> Rows:
 def _excel_cells(sheet: Any, path: Path, error: type[DrgateError]) -> Rows:
     total = 0
     for i, row in enumerate(sheet.iter_rows(values_only=True)):
+        if i >= limits.EXCEL_ROWS:  # a row may claim any number, and those before it are empty
+            raise error(f"{path} has more than {limits.EXCEL_ROWS} rows; save it as CSV.")
         if len(row) > limits.TABLE_COLUMNS:
             raise error(f"{path}, row {i + 1} has more than {limits.TABLE_COLUMNS} cells; remove those that are empty.")
         cells = [_text(value, path, i - 1, error) for value in row]
@@ -445,7 +447,7 @@ def _refuse_bombs(path: Path, what: str, error: type[DrgateError]) -> None:
     """Raise `error` where a workbook's parts are too large together, or may define XML entities."""
     try:
         with zipfile.ZipFile(path) as archive:
-            parts = archive.infolist()
+            parts, tags = archive.infolist(), 0
             if sum(part.file_size for part in parts) > limits.ARCHIVE_BYTES or len(parts) > limits.ARCHIVE_PARTS:
                 raise error(
                     f"{path} holds more than {in_bytes(limits.ARCHIVE_BYTES)} after decompression, or more than "
@@ -454,6 +456,12 @@ def _refuse_bombs(path: Path, what: str, error: type[DrgateError]) -> None:
             for part in parts:
                 if part.filename.lower().endswith((".xml", ".rels", ".vml")):
                     data = archive.read(part)
+                    tags += data.count(b"<") - data.count(b"</")
+                    if tags > limits.ARCHIVE_TAGS:
+                        raise error(
+                            f"{path} has more than {limits.ARCHIVE_TAGS} XML elements, about a million cells; save "
+                            "it as CSV."
+                        )
                     # In an encoding that is no superset of ASCII, a definition could not be seen.
                     plain = data.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (b"<", b"") and b"\0" not in data
                     if not plain or re.search(rb"<!(DOCTYPE|ENTITY)", data, re.I):

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+import zipfile
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -224,6 +227,61 @@ def long_text_repeated(path: Path) -> None:
     parquet(path, {"image": pa.array([f"{i}.png" for i in range(rows)]), "grade": pa.array([0] * rows), "note": text})
 
 
+def nulls(path: Path, size: int = 1 << 30, start: bytes = b"") -> None:
+    """Bytes that are zero after the start, and take no room on the disk."""
+    path.write_bytes(start)
+    with path.open("rb+") as handle:
+        handle.truncate(size)
+
+
+def workbook(path: Path, sheet: Iterable[bytes], strings: Iterable[bytes] = ()) -> None:
+    """An Excel file of one sheet, given as the inside of its XML; written in parts, because it may be large."""
+    main, office = (
+        f"http://schemas.openxmlformats.org/{one}" for one in ("spreadsheetml/2006/main", "officeDocument/2006")
+    )
+    package = "http://schemas.openxmlformats.org/package/2006"
+    kind = "application/vnd.openxmlformats-officedocument.spreadsheetml"
+    parts = {"workbook": "sheet.main", "sheet": "worksheet", "strings": "sharedStrings"}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        types = "".join(
+            f'<Override PartName="/xl/{one}.xml" ContentType="{kind}.{is_}+xml"/>' for one, is_ in parts.items()
+        )
+        archive.writestr("[Content_Types].xml", f'<Types xmlns="{package}/content-types">{types}</Types>')
+        for place, links in {
+            "_rels/.rels": {"officeDocument": "xl/workbook.xml"},
+            "xl/_rels/workbook.xml.rels": {"worksheet": "sheet.xml", "sharedStrings": "strings.xml"},
+        }.items():
+            each = "".join(
+                f'<Relationship Id="{to}" Type="{office}/relationships/{to}" Target="{at}"/>'
+                for to, at in links.items()
+            )
+            archive.writestr(place, f'<Relationships xmlns="{package}/relationships">{each}</Relationships>')
+        book = '<sheets><sheet name="s" sheetId="1" r:id="worksheet"/></sheets>'
+        archive.writestr(
+            "xl/workbook.xml", f'<workbook xmlns="{main}" xmlns:r="{office}/relationships">{book}</workbook>'
+        )
+        for name, tag, inside in (("sheet", "worksheet", sheet), ("strings", "sst", strings)):
+            with archive.open(f"xl/{name}.xml", "w") as handle:
+                handle.write(f'<{tag} xmlns="{main}">'.encode())
+                for part in inside:
+                    handle.write(part)
+                handle.write(f"</{tag}>".encode())
+
+
+def cells(*rows: tuple[str, int]) -> bytes:
+    """A sheet with one text each at such a column and row."""
+    texts = (f'<row r="{n}"><c r="{at}{n}" t="inlineStr"><is><t>image</t></is></c></row>' for at, n in rows)
+    return f'<dimension ref="A1:XFD1048576"/><sheetData>{"".join(texts)}</sheetData>'.encode()
+
+
+def listening(path: Path) -> None:
+    """A socket, with a name that its kind allows however long the folder's is."""
+    here = os.open(path.parent, os.O_RDONLY)
+    with socket.socket(socket.AF_UNIX) as one:
+        one.bind(f"/proc/self/fd/{here}/{path.name}")
+    os.close(here)
+
+
 HOSTILE: dict[str, tuple[str, Callable[[Path], Any], str]] = {
     "Parquet: a run of 20 million rows": (
         "p.parquet",
@@ -295,6 +353,74 @@ HOSTILE: dict[str, tuple[str, Callable[[Path], Any], str]] = {
         lambda path: path.write_bytes(HEAD + b"a,0,0,9\n"),
         "line 2: there are 4 cells under a header of 3",
     ),
+    "CSV: a cell of 300 MB": (
+        "t.csv",
+        lambda path: nulls(path, 300 << 20, HEAD + b"x" * NAMED_BY),
+        "line 2: the row is longer than 1048576 characters",
+    ),
+    "CSV: a gigabyte of nulls": ("t.csv", nulls, "is a binary file"),
+    "JSON: a gigabyte of nulls": ("t.json", nulls, "is a binary file"),
+    "Excel: a gigabyte of nulls": ("t.xlsx", nulls, "is a binary file"),
+    "JSON: lists 100,000 deep": (
+        "t.json",
+        lambda path: path.write_bytes(b"[" * 100_000 + b"]" * 100_000),
+        "is not valid JSON",
+    ),
+    "JSON: a cell 100,000 deep": (
+        "t.json",
+        lambda path: path.write_bytes(b'{"columns": ["image"], "data": %s1%s}' % (b"[" * 100_000, b"]" * 100_000)),
+        "is not valid JSON",
+    ),
+    "JSON lines: a line 100,000 deep": (
+        "t.jsonl",
+        lambda path: path.write_bytes(b'{"image": "a"}\n{"image": %s1%s}\n' % (b"[" * 100_000, b"]" * 100_000)),
+        "line 2 is not one JSON object",
+    ),
+    "JSON lines: a line of 900 MB": (
+        "t.jsonl",
+        lambda path: nulls(path, 900 << 20, b'{"image": "a"}\n{"image": "' + b"x" * NAMED_BY),
+        "line 2: the row is longer than 1048576 bytes",
+    ),
+    "JSON lines: a line of 2 GB": (
+        "t.jsonl",
+        lambda path: nulls(path, 2 << 30, b'{"image": "a"}\n{"image": "' + b"x" * NAMED_BY),
+        "is larger than 1 GB",
+    ),
+    "Excel: ten million empty cells": (
+        "t.xlsx",
+        lambda path: workbook(
+            path, [b"<sheetData>", *[b"<row>" + b"<c/>" * 1000 + b"</row>"] * 10_000, b"</sheetData>"]
+        ),
+        "has more than 2000000 XML elements",
+    ),
+    "Excel: ten million texts": (
+        "t.xlsx",
+        lambda path: workbook(path, [cells(("A", 1))], [b"<si/>" * 100_000] * 100),
+        "has more than 2000000 XML elements",
+    ),
+    "Excel: one text of 300 MB": (
+        "t.xlsx",
+        lambda path: workbook(path, [cells(("A", 1))], [b"<si><t>", *[b"x" * (1 << 20)] * 300, b"</t></si>"]),
+        "holds more than 256 MB after decompression",
+    ),
+    "Excel: a size of all cells": (
+        "t.xlsx",
+        lambda path: workbook(path, [cells(("A", 1))]),
+        "has no rows",
+    ),
+    "Excel: a cell in the last corner": (
+        "t.xlsx",
+        lambda path: workbook(path, [cells(("A", 1), ("XFD", 1 << 20))]),
+        "row 1048576 has more than 1000 cells",
+    ),
+    "Excel: row two billion": (
+        "t.xlsx",
+        lambda path: workbook(path, [cells(("A", 1), ("A", 2_000_000_000))]),
+        "has more than 1048576 rows",
+    ),
+    "a pipe": ("t.csv", os.mkfifo, "is a pipe or a socket"),
+    "a pipe named Parquet": ("t.parquet", os.mkfifo, "is a pipe or a socket"),
+    "a socket": ("t.csv", listening, "is a pipe or a socket"),
 }
 
 HISTORIES: dict[str, tuple[bytes, str]] = {
@@ -314,7 +440,7 @@ HISTORIES: dict[str, tuple[bytes, str]] = {
 
 @pytest.fixture(scope="module")
 def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, str]]:
-    """What drgate says to each, one after another in one process with little memory."""
+    """What drgate says to each, one after another in two processes with little memory: tables, and the others."""
     commands: dict[str, list[str]] = {}
     good = tmp_path_factory.mktemp("good") / "good.csv"
     good.write_bytes(HEAD + b"a.png,0,0\n")
@@ -340,16 +466,23 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, st
     checklist = tmp_path_factory.mktemp("checklist") / "mine.yaml"
     checklist.write_bytes(b"a: [" + b"1, " * 300_000 + b"1]\n")
     commands["a checklist of 0.9 MB"] = ["spec", "show", str(checklist)]
+    tables = [one for one in commands if one.removesuffix(" (plan)") in HOSTILE]
+    others = [one for one in commands if one not in tables]
+    return {name: said for names in (tables, others) for name, said in _told(names, commands).items()}
+
+
+def _told(names: list[str], commands: dict[str, list[str]]) -> dict[str, tuple[int, str]]:
     ended = subprocess.run(
         [sys.executable, "-c", CHILD],
-        input=json.dumps(list(commands.values())),
+        input=json.dumps([commands[name] for name in names]),
         capture_output=True,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "ARROW_DEFAULT_MEMORY_POOL": "system"},
         check=False,
+        timeout=600,  # where a pipe is waited for
     )
     assert ended.returncode == 0, ended.stderr[-2000:]
-    return dict(zip(commands, json.loads(ended.stdout.splitlines()[-1]), strict=True))
+    return dict(zip(names, json.loads(ended.stdout.splitlines()[-1]), strict=True))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc says how much memory the program takes")
@@ -357,6 +490,8 @@ class TestHostile:
     @pytest.mark.parametrize("name", [*HOSTILE, *HISTORIES], ids=str)
     def test_ends_in_one_sentence(self, name: str, answers: dict[str, tuple[int, str]]):
         """Exit code 2 and one line of what is wrong, in a process with a gigabyte to spare."""
+        if name.startswith("Excel") and importlib.util.find_spec("openpyxl") is None:
+            pytest.skip("the extra xlsx is not installed")
         sentence = HOSTILE[name][2] if name in HOSTILE else HISTORIES[name][1]
         others = [f"{name} (plan)"] if name in HOSTILE else []
         for asked in (name, *others):

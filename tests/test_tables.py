@@ -453,6 +453,21 @@ class TestEverywhere:
             column_map(str(tmp_path / "map.yaml"))
         assert len(str(caught.value)) < 600
 
+    def test_that_stands_on_each_page_one(self, tmp_path: Path, drgate: Run, monkeypatch: Any):
+        """In the terminal, HTML, Markdown and JSON."""
+        monkeypatch.chdir(tmp_path)
+        path = write(Path("t.csv"), answers().assign(prob_2=0.25))
+        ended = drgate("evaluate", path, "--spec", "smoke", "--out", "out")
+        said = "These columns look like probabilities and are not used: prob_2."
+        first = json.loads(Path("out/evaluation.json").read_text())["page_one"]
+        pages = [
+            ended.out,
+            " ".join(map(str, first)),
+            *(Path("out", f"report.{kind}").read_text() for kind in ("html", "md")),
+        ]
+        for page in pages:
+            assert said in " ".join(page.replace("\\", "").split())
+
 
 class TestScales:
     """P4: what the numbers are is recognised and said, or asked for."""
@@ -577,6 +592,51 @@ class TestExports:
         assert {look.line for look in looks} == {looks[0].line}
         again, _ = log.look(load_predictions(tmp_path / "tables" / "plain.csv"), "t", checklist, model=None)
         assert again.tables == len(numbers) == 6
+
+    def test_of_every_kind_are_one_look_of_evaluate(self, tmp_path: Path, drgate: Run, monkeypatch: Any):
+        """Containers, scales, digits, rows in another order, other names; another answer is another look.
+
+        Neither an index nor a column without a name is in what is published, or a slice, and each is verified.
+        """
+        monkeypatch.chdir(tmp_path)
+        table = answers()
+        percent = table.assign(**{p: table[p] * 100 for p in P})
+        signs = table.assign(**{p: (table[p] * 100).map("{:.3f} %".format) for p in P})
+        (tmp_path / "exports").mkdir()
+        made: dict[str, Any] = {f"exports/{path.name}": None for path in exports(tmp_path / "exports")}
+        made |= {f"{kind}/{name}": save for kind, (name, save) in CONTAINERS.items()}
+        made |= {
+            "percent.csv": lambda path, _: percent.to_csv(path, index=False),
+            "signs.csv": lambda path, _: signs.to_csv(path, index=False),
+            "three.csv": lambda path, t: t.round(3).to_csv(path, index=False),
+            "logits.csv": lambda path, t: t.assign(**{p: np.log(t[p]) for p in P}).to_csv(path, index=False),
+            "shuffled.csv": lambda path, t: t.sample(frac=1, random_state=1).to_csv(path, index=False),
+            "named.csv": lambda path, t: named(path, t),
+            "nameless.csv": lambda path, t: t.assign(**{"": range(7, 67)}).to_csv(path, index=False),
+        }
+        looks = {}
+        for i, (name, save) in enumerate(made.items()):
+            path = Path(name)
+            path.parent.mkdir(exist_ok=True)
+            if save is not None:
+                save(path, table)
+            said = ["--columns", WORDS] if name == "named.csv" else []
+            out = Path("out") / str(i)
+            ended = drgate(
+                "evaluate", path, *said, "--spec", "smoke", "--looks", "looks.jsonl", "--out", out, "--quiet"
+            )
+            assert ended.code in (0, 3), (name, ended.err)
+            found = json.loads((out / "evaluation.json").read_text())
+            looks[name] = found["look"]["number"]
+            published = {*pd.read_parquet(out / "predictions.parquet").columns}
+            assert published <= {"image", "patient", "eye", "grade", "gradable", "predicted", *P}, name
+        assert set(looks.values()) == {1}, looks
+        changed = table.copy()
+        changed.loc[5, P] = [0, 0, 0, 0, 1] if changed.loc[5, "p_4"] < 0.5 else [1, 0, 0, 0, 0]
+        other = write(Path("changed.csv"), changed)
+        drgate("evaluate", other, "--spec", "smoke", "--looks", "looks.jsonl", "--out", "out/changed", "--quiet")
+        assert json.loads(Path("out/changed/evaluation.json").read_text())["look"]["number"] == 2
+        assert "came out the same" in " ".join(drgate("verify", "out/1").out.split())
 
     def test_their_number_stands_on_page_one(self, tmp_path: Path, drgate: Run, monkeypatch: Any):
         monkeypatch.chdir(tmp_path)
