@@ -188,6 +188,10 @@ class Manifest:
             return [f"{copies} {are} (byte-identical)."]
         return []
 
+    def mapped(self) -> list[str]:
+        """What --columns mapped in it, a sentence each, for the report."""
+        return [] if self.found is None else self.found.mapped
+
     def leftovers(self) -> list[str]:
         """One sentence if files of its folder are no images of the set, by reason, without their names."""
         kinds = {} if self.found is None else self.found.left_out

@@ -574,6 +574,11 @@ def _checked(
         checked[column] = columns.further(column)
     if not provenance and (idle := columns.like_probabilities(others)):
         columns.notes.append(f"These columns look like probabilities and are not used: {', '.join(idle)}.")
+    if not provenance and checked["patient"].isna().all() and (found := usual_names(list(table.columns), ("patient",))):
+        columns.notes.append(
+            f"The column {found['patient']} is not used. If it names the patients, give --columns "
+            f"{shlex.quote('patient=' + found['patient'])}."
+        )
     return Predictions(
         checked.sort_values("image", ignore_index=True), str(origin), provenance, notes=tuple(columns.notes)
     )

@@ -367,6 +367,7 @@ def _provenance(grader: Grader, answer: Answer, manifest: Manifest, key: Patient
         "warnings": [
             *manifest.copies(),
             *manifest.leftovers(),
+            *manifest.mapped(),
             *grader.notes,
             *(
                 [

@@ -15,7 +15,8 @@ class Found:
     layout: what it was recognised as. root: the folder that images are relative to. columns: the source's own name by
     drgate's. left_out: files that are no images of this set, by the reason. inside: whether the pictures are in the
     source and were unpacked into `root`. patients_of_header: whether patients are from DICOM headers. said: how
-    something was read, a sentence each. troubles: why rows cannot be used, a sentence each; missing: those rows.
+    something was read, a sentence each; mapped: what was mapped as stated, for the report. troubles: why rows cannot
+    be used, a sentence each; missing: those rows.
     """
 
     layout: str
@@ -24,6 +25,7 @@ class Found:
     columns: dict[str, str] = field(default_factory=dict)
     left_out: dict[str, list[str]] = field(default_factory=dict)
     said: list[str] = field(default_factory=list)
+    mapped: list[str] = field(default_factory=list)
     inside: bool = False
     patients_of_header: bool = False
     troubles: list[str] = field(default_factory=list)
