@@ -677,6 +677,12 @@ def _predicted(
     answered = ~np.isnan(probabilities[:, 0])
     best = np.where(answered, np.nan_to_num(probabilities, nan=-1.0).argmax(1), -1)
     if "predicted" not in columns.table.columns:
+        most_probable = probabilities.max(axis=1, keepdims=True) == probabilities
+        if not scored and (equal := int((most_probable.sum(axis=1) > 1).sum())):
+            columns.notes.append(
+                f"In {equal} row{'s' if equal > 1 else ''} several grades are equally probable, and the lowest was "
+                "taken. Where rounding made them so, give more digits, or the column predicted."
+            )
         return [int(grade) if grade >= 0 else None for grade in best]
     given = columns.grade("predicted")
     stated = np.array([-1 if grade is None else grade for grade in given], dtype=np.int64)

@@ -147,6 +147,19 @@ class TestScales:
         with pytest.raises(PredictionsError, match="State what they are"):
             load_predictions(write(tmp_path / "preds.csv", table))
 
+    def test_grades_that_are_equally_probable_by_rounding_are_counted(self, tmp_path: Path) -> None:
+        """Two digits can decide another grade than all digits; the report says in how many rows they may have."""
+        p = np.array([[0.3334, 0.3336, 0.3330, 0, 0], [0.1, 0.2, 0.7, 0, 0]])
+        table = graded([1, 2], **dict(zip(P, p.T, strict=True)))
+        exact = load_predictions(write(tmp_path / "preds.csv", table))
+        assert (exact.table["predicted"].tolist(), exact.notes) == ([1, 2], ())
+        rounded = load_predictions(write(tmp_path / "two.csv", table.round(2)))
+        assert rounded.table["predicted"].tolist() == [0, 2]
+        assert any(note.startswith("In 1 row several grades are equally probable") for note in rounded.notes)
+        decided = load_predictions(write(tmp_path / "decided.csv", table.round(2).assign(predicted=[1, 2])))
+        assert decided.table["predicted"].tolist() == [1, 2]
+        assert not any("equally probable" in note for note in decided.notes)
+
     @pytest.mark.parametrize("shift", [0.0, 3.0])
     def test_logits_are_read_whether_their_sums_are_0_or_not(self, tmp_path: Path, shift: float) -> None:
         """Centred logits, which all sum to 0, are logits."""
