@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 
 from drgate.errors import DrgateError
 from drgate.files import row_name
-from drgate.mapping import PLAIN, UNGRADABLE, ColumnMap, Scores
+from drgate.mapping import PLAIN, UNGRADABLE, ColumnMap, Scores, grades_note
 from drgate.scale import GRADES, GROUPS, STANDS_FOR, parse_grade
 
 _Value = TypeVar("_Value")
@@ -34,6 +35,8 @@ SPLITS: Final = ("train", "val", "test")
 READER: Final = re.compile("reader_[1-9][0-9]{0,3}")
 """A column with the grades of one human reader."""
 SUM_TOLERANCE: Final = 1e-3
+_EXACT: Final = 1 + 1e-9
+"""A limit times this holds for what is written exactly at it, however its sum is rounded."""
 HEADERLESS: Final = "headerless"
 """Attribute (1) of a table whose first row is the first line of its file."""
 LEAST_DIGITS: Final = 2
@@ -114,7 +117,14 @@ class Columns:
                 f"{column} cannot be read; expected {_GRADE}; {int(wrong.sum())} of {len(codes)} rows are so{severity}"
                 f"{_OTHER_WORDS}",
             )
+        if means:
+            self.notes.extend(grades_note(column, self.origin.name, means, Counter(self._words(column))))
         return [None if code < 0 or values[code] == -1 else values[code] for code in codes.tolist()]
+
+    def _words(self, column: str) -> pd.Series[str]:
+        """The cells of a column of grades as a mapping has them; "" where one is empty, but NA in an empty column."""
+        words = self.table[column].map(_plain, na_action="ignore")
+        return words if words.isna().all() else words.fillna("")
 
     def reference(self) -> tuple[list[int | None], list[bool | None] | None]:
         """The reference grades; and whether it would refer, of a reference that says only that (else None).
@@ -152,7 +162,7 @@ class Columns:
         words = [cell.strip() for cell, word in self.stated.grades.items() if word == UNGRADABLE]
         if not words or "grade" not in self.table.columns:
             return given
-        lost = self.table["grade"].map(_plain, na_action="ignore").isin(words)
+        lost = self._words("grade").isin(words)
         return [one and not other for one, other in zip(given, lost, strict=True)]
 
     def dme(self) -> list[bool | None]:
@@ -261,7 +271,7 @@ class Columns:
         what = "per cent from 0 to 100" if scale == "percent" else "a fraction from 0 to 1"
         refuse(outside, f"one of p_0 to p_4 is outside; expected {what}, or state what they are (--scores)")
         sums = values.sum(axis=1)
-        off = np.abs(sums - whole) > SUM_TOLERANCE * whole
+        off = np.abs(sums - whole) > SUM_TOLERANCE * whole * _EXACT
         if off.any():
             allowed = self._rounding(whole)
             refuse(
@@ -289,7 +299,10 @@ class Columns:
         percent = ~negative & (most > 1) & (most <= 100) & (np.abs(sums - 100) <= self._rounding(100.0, sums))
         if 2 * percent.sum() >= len(values):
             return "percent"
-        if 2 * negative.sum() >= len(values) and not shares.any() and not percent.any():
+        # Equal sums other than 0 are no chance: such numbers were made of probabilities, even where one is below 0.
+        alike = len(values) > 1 and np.ptp(sums) <= 2 * SUM_TOLERANCE * np.abs(sums).max()
+        made = alike and np.abs(sums).min() > SUM_TOLERANCE
+        if 2 * negative.sum() >= len(values) and not shares.any() and not percent.any() and not made:
             return "logits"
         raise self.error(
             f"{self.origin}: p_0 to p_4 are neither probabilities, which sum to 1, nor per cent. State what they are "
@@ -301,7 +314,7 @@ class Columns:
 
         sums: where none is further away than that tolerance, the digits are not looked at.
         """
-        least = SUM_TOLERANCE * whole
+        least = SUM_TOLERANCE * whole * _EXACT
         if sums is not None and (np.abs(sums - whole) <= least).all():
             return least
         digits, enough = 0, 4 if whole == 1 else 2
@@ -312,7 +325,7 @@ class Columns:
                     return least
         if digits < (LEAST_DIGITS if whole == 1 else LEAST_DIGITS - 2):
             return least
-        return max(least, len(PROBABILITIES) * 0.5 * 10.0**-digits * (1 + 1e-9))
+        return max(least, len(PROBABILITIES) * 0.5 * 10.0**-digits * _EXACT)
 
     def _numbers(self, column: str) -> tuple[Numbers, bool]:
         """(n,) numbers, NaN where the cell is empty; and whether the cells have signs of per cent."""

@@ -56,7 +56,7 @@ def join_grades(predictions: Predictions, path: Path, columns: ColumnMap = PLAIN
     if "source" in ours.columns and "source" not in read.columns:  # patients are named with it as a prefix
         read["source"] = read["image"].map(ours.set_index("image")["source"])
     # Checked like predictions, which have the same columns.
-    made = make_predictions(read.assign(predicted="0"), str(path), {}, columns)
+    made = make_predictions(read.assign(predicted=None), str(path), {}, columns)
     theirs = made.table
     row_of = {name: row_name(path, i) for i, name in enumerate(read["image"].astype("str"))}
     missing = sorted(set(ours["image"]) - set(theirs["image"]))

@@ -30,7 +30,7 @@ from drgate.files import canonical_json, refuse_pipe, sha256_file
 from drgate.grouping import grouping
 from drgate.layouts.dicom import unpacked
 from drgate.layouts.folders import GRADE_FOLDERS, from_folder
-from drgate.layouts.found import STATED, Found
+from drgate.layouts.found import Found
 from drgate.layouts.holdings import DICOM_SUFFIXES, holdings, without_suffix
 from drgate.layouts.pictures import data_set_files, from_files, holds_pictures, may_hold_pictures
 from drgate.layouts.tables import EXPECTED, by_number, from_table, rows_named
@@ -201,6 +201,10 @@ class Manifest:
             return [f"{copies} {are} (byte-identical)."]
         return []
 
+    def mapped(self) -> list[str]:
+        """What --columns mapped in it, a sentence each, for the report."""
+        return [] if self.found is None else self.found.mapped
+
     def leftovers(self) -> list[str]:
         """One sentence if files of its folder are no images of the set, by reason, without their names."""
         kinds = {} if self.found is None else self.found.left_out
@@ -209,13 +213,6 @@ class Manifest:
             return []
         parts = ", ".join(f"{len(names)} {why.removeprefix('a ').removeprefix('an ')}" for why, names in kinds.items())
         return [f"Files of the folder that were left out: {parts}."]
-
-    def mapped(self) -> list[str]:
-        """One sentence if --columns said which column is which: recorded with what is made of the set."""
-        if self.found is None or self.found.layout != STATED or not self.found.columns:
-            return []
-        pairs = ", ".join(f"{own} is {theirs}" for own, theirs in self.found.columns.items())
-        return [f"Columns were mapped in {self.origin.name}: {pairs}."]
 
     @property
     def unused(self) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ The same mapping serves predictions, manifests and files of grades. What was map
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -46,6 +47,29 @@ PLAIN: Final = ColumnMap()
 
 UNGRADABLE: Final = "ungradable"
 """What a cell of grades may mean instead of a grade."""
+
+
+def columns_note(origin: str, columns: Mapping[str, str]) -> list[str]:
+    """What columns were taken for, as one sentence for the report; none where each keeps its name."""
+    parts = [f"{own} is {theirs}" for own, theirs in columns.items() if own != theirs]
+    return [f"Columns were mapped in {origin}: {', '.join(parts)}."] if parts else []
+
+
+def grades_note(column: str, origin: str, meaning: Mapping[str, str], rows: Mapping[str, int]) -> list[str]:
+    """What cells of a column of grades were taken for, as one sentence for the report; none where no cell is mapped.
+
+    rows: how many rows have each cell of `meaning`. A cell is shown where it is a number, a usual name of a grade, or
+    empty: any other word may be a name.
+    """
+    parts = []
+    for cell, word in meaning.items():
+        if count := rows.get(cell, 0):
+            shown = "another word" if cell else "an empty cell"
+            if parse_grade(cell) is not None or re.fullmatch(r"-?\d{1,2}", cell):
+                shown = cell
+            grade = parse_grade(word)
+            parts.append(f"{shown} is {UNGRADABLE if grade is None else grade} ({count} row{'s' if count > 1 else ''})")
+    return [f"Cells of {column} were mapped in {origin}: {', '.join(parts)}."] if parts else []
 
 
 def column_map(columns: str | None, scores: str | None = None) -> ColumnMap:
@@ -132,6 +156,10 @@ def _checked(plain: object, origin: str) -> ColumnMap:
         raise UsageError(f"{origin}: decimal is . or a comma.")
     if any(one != UNGRADABLE and parse_grade(one) is None for one in grades.values()):
         raise UsageError(f"{origin}: a value of grades is a grade (0-4 or a name) or {UNGRADABLE}.")
+    if grades.get("", UNGRADABLE) != UNGRADABLE:
+        raise UsageError(
+            f"{origin}: an empty cell can only mean {UNGRADABLE}; if it means a grade, write that into it."
+        )
     if "separator" in plain and not (isinstance(plain["separator"], str) and len(plain["separator"]) == 1):
         raise UsageError(f"{origin}: separator is one character.")
     return ColumnMap(columns, grades, plain.get("scores"), plain.get("decimal"), plain.get("separator"))

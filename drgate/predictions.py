@@ -589,6 +589,11 @@ def _checked(
         checked[column] = columns.further(column)
     if not provenance and (idle := columns.like_probabilities(others)):
         columns.notes.append(f"These columns look like probabilities and are not used: {', '.join(idle)}.")
+    if not provenance and checked["patient"].isna().all() and (found := usual_names(list(table.columns), ("patient",))):
+        columns.notes.append(
+            f"The column {found['patient']} is not used. If it names the patients, give --columns "
+            f"{shlex.quote('patient=' + found['patient'])}."
+        )
     return Predictions(
         checked.sort_values("image", ignore_index=True), str(origin), provenance, notes=tuple(columns.notes)
     )
@@ -702,6 +707,12 @@ def _predicted(
     answered = ~np.isnan(probabilities[:, 0])
     best = np.where(answered, np.nan_to_num(probabilities, nan=-1.0).argmax(1), -1)
     if "predicted" not in columns.table.columns:
+        most_probable = probabilities.max(axis=1, keepdims=True) == probabilities
+        if not scored and (equal := int((most_probable.sum(axis=1) > 1).sum())):
+            columns.notes.append(
+                f"In {equal} row{'s' if equal > 1 else ''} several grades are equally probable, and the lowest was "
+                "taken. Where rounding made them so, give more digits, or the column predicted."
+            )
         return [int(grade) if grade >= 0 else None for grade in best]
     given = columns.grade("predicted")
     stated = np.array([-1 if grade is None else grade for grade in given], dtype=np.int64)

@@ -27,7 +27,7 @@ from drgate import limits
 from drgate.content import HEAD
 from drgate.errors import DrgateError, brief, install, unchained
 from drgate.files import in_bytes, is_parquet, parse_json, read_beginning, read_limited, refuse_content, row_name
-from drgate.mapping import PLAIN, ColumnMap
+from drgate.mapping import PLAIN, ColumnMap, columns_note
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -133,10 +133,7 @@ def _named_columns(table: pd.DataFrame, path: Path, what: str, error: type[Drgat
     table.columns = pd.Index(own)
     if table.empty:
         raise error(f"{path} has no rows; expected {what}.")
-    mapped = [f"{asked[name]} is {name}" for name in kept if name in asked and asked[name] != name]
-    notes = [f"Columns were mapped in {path.name}: {', '.join(mapped)}."] if mapped else []
-    if columns.grades and "grade" in own:
-        notes.append(f"Words for grades were mapped in {path.name}: {len(columns.grades)}.")
+    notes = columns_note(path.name, {asked[name]: name for name in kept if name in asked})
     return Reading(table, tuple(asked[name] for name in missing), tuple(notes))
 
 

@@ -21,8 +21,8 @@ class Found:
     columns: the source's own name by drgate's. unused: mappings of columns that it lacks. left_out: files that are no
     images of this set, by the reason. bucket: of images that are not files of this machine; `root` has those that were
     fetched. inside: whether the pictures are in the source and were unpacked into `root`. patients_of_header: whether
-    patients are from DICOM headers. said: how something was read, a sentence each. troubles: why rows cannot be used, a
-    sentence each; missing: those rows.
+    patients are from DICOM headers. said: how something was read, a sentence each; mapped: what was mapped as
+    stated, for the report. troubles: why rows cannot be used, a sentence each; missing: those rows.
     """
 
     layout: str
@@ -33,6 +33,7 @@ class Found:
     left_out: dict[str, list[str]] = field(default_factory=dict)
     said: list[str] = field(default_factory=list)
     bucket: Bucket | None = field(default=None, repr=False)
+    mapped: list[str] = field(default_factory=list)
     inside: bool = False
     patients_of_header: bool = False
     troubles: list[str] = field(default_factory=list)

@@ -148,7 +148,7 @@ class Names:
             just_here = [one for one in found if _plain(PurePosixPath(one).parts[:-1]) == _plain(folders)]
             found = just_here or found
         if len(found) > 1 and split is not None:
-            found = [one for one in found if split in _splits_of(one)] or found
+            found = [one for one in found if split in splits_of(one)] or found
         return found
 
     def _fitting(self, folders: list[str], name: str) -> list[str]:
@@ -184,6 +184,6 @@ def _within(given: list[str], folders: tuple[str, ...]) -> bool:
     return all(part in rest for part in _plain(given))
 
 
-def _splits_of(path: str) -> set[str | None]:
+def splits_of(path: str) -> set[str | None]:
     """The splits that the folders of a path name: `a. Training Set/x.jpg`."""
     return {parse_split(word) for part in PurePosixPath(path).parts[:-1] for word in _SPLIT_WORD.findall(part)}

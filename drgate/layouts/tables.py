@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
@@ -19,8 +20,8 @@ from drgate.columns import ABSENT, HEADERLESS, parse_split
 from drgate.errors import ManifestError, UsageError
 from drgate.files import is_parquet, read_limited, row_name
 from drgate.layouts.found import STATED, Found
-from drgate.layouts.holdings import Names, holdings, without_suffix
-from drgate.mapping import ColumnMap
+from drgate.layouts.holdings import Names, holdings, splits_of, without_suffix
+from drgate.mapping import ColumnMap, columns_note, grades_note
 from drgate.scale import GRADES, parse_grade
 
 EXPECTED: Final = (
@@ -112,6 +113,7 @@ def from_rows(table: pd.DataFrame, path: Path, files: bool, columns: ColumnMap, 
         there = {*found.table.columns}
         if "image" in there and not {"patient", "eye"} & there and not name_patients(found.table):
             found.said.append("Patients and eyes were read from the names, which are all such as 10_left.")
+        found.mapped += columns_note(path.name, columns.columns)
     else:
         _recognise(found, path)
     if "image" not in found.table.columns:
@@ -146,11 +148,13 @@ def settle_grades(found: Found, origin: Path, meaning: Mapping[str, str]) -> Non
     if "grade" not in table.columns:
         return
     codes, distinct = pd.factorize(table["grade"].astype("str").where(table["grade"].notna(), ""))
+    cells: Counter[str] = Counter()
     settled: list[str | None] = []
     none: list[bool] = []
     for at, one in enumerate(distinct):
         text = re.sub(r"^(-?\d+)\.0+$", r"\1", str(one).strip())
         text = "" if text.casefold() in ABSENT else text
+        cells[text] += int((codes == at).sum())
         meant = meaning.get(text, text)
         ungradable = re.sub("[-_]", " ", meant).casefold() in UNGRADABLE
         if text in meaning and not ungradable and parse_grade(meant) is None:
@@ -169,6 +173,9 @@ def settle_grades(found: Found, origin: Path, meaning: Mapping[str, str]) -> Non
             )
             found.missing += rows
             settled[-1] = None
+    mapped = grades_note("grade", origin.name, meaning, cells)
+    found.mapped += mapped
+    found.said += mapped
     table = table.assign(grade=pd.Series([settled[code] for code in codes], index=table.index, dtype="str"))
     if any(none):
         marked = pd.Series([none[code] for code in codes], index=table.index)
@@ -195,7 +202,8 @@ def _recognise(found: Found, path: Path) -> None:
     for column, cells in known.cells.items():
         if column in found.table.columns:
             found.table[column] = _translated(found.table[column], cells)
-    if known.name == "EyePACS" and (other := name_patients(found.table)):
+    own_patients = "patient" in found.table.columns and found.table["patient"].notna().any()
+    if known.name == "EyePACS" and (other := name_patients(found.table)) and not own_patients:
         raise ManifestError(
             f"{rows_named(path, found.table, other)}: the image is not an EyePACS name such as 10_left, in "
             f"{len(other)} of {len(table)} rows. If no name says the patient, give --columns image=image,grade=level."
@@ -228,12 +236,13 @@ def _one_eye_a_row(found: Found, path: Path) -> None:
 
 
 def name_patients(table: pd.DataFrame) -> list[int]:
-    """Add patient and eye from EyePACS names if all images have one; else the rows of other names."""
+    """Add patient and eye, where the table has none, from EyePACS names if all images have one; else the other rows."""
     found = [EYEPACS_NAME.fullmatch(without_suffix(PurePosixPath(str(one)).name)[0]) for one in table["image"]]
     if other := [row for row, name in enumerate(found) if name is None]:
         return other
-    table["patient"] = [name["patient"] for name in found if name]
-    table["eye"] = [name["eye"] for name in found if name]
+    for column in ("patient", "eye"):
+        if column not in table.columns or table[column].isna().all():
+            table[column] = [name[column] for name in found if name]
     return []
 
 
@@ -312,6 +321,8 @@ def _resolve(found: Found, path: Path) -> None:
     splits = table["split"] if "split" in table.columns else pd.Series(None, table.index, dtype="object")
     names: Names | None = None
     images: list[object] = []
+    elsewhere: dict[int, str] = {}  # rows whose only file is in the folder of another split
+    at_home: set[str] = set()  # splits with rows whose files are in folders of their name
     missing: list[int] = []
     several: list[int] = []
     example: list[str] = []
@@ -327,8 +338,14 @@ def _resolve(found: Found, path: Path) -> None:
         if names is None:
             held = holdings(bucket or root)
             names = Names(held)
-        where = names.of(image, None if pd.isna(split) else parse_split(str(split)))
+        own = None if pd.isna(split) else parse_split(str(split))
+        where = names.of(image, own)
         images.append(where[0] if where else given)
+        if own and len(where) == 1 and (of := splits_of(where[0])):
+            if own in of:
+                at_home.add(own)
+            else:
+                elsewhere[row] = own
         if not where:
             missing.append(row)
         elif len(where) > 1:
@@ -336,6 +353,12 @@ def _resolve(found: Found, path: Path) -> None:
             example = example or where
         else:
             moved += 1
+    for row in sorted(elsewhere):
+        if elsewhere[row] in at_home:  # the names begin anew in each split, and this one's file is missing
+            images[row] = table["image"].iloc[row]
+            missing.append(row)
+            moved -= 1
+    missing.sort()
     found.table = table.assign(image=pd.Series(images, table.index, dtype="object"))
     if moved:
         found.said.append(f"{moved} of {len(table)} names were completed with a folder or a suffix.")
