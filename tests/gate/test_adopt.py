@@ -35,10 +35,10 @@ def commands() -> list[str]:
     return block.splitlines()
 
 
-def write_images(folder: Path, patients: int = 40) -> None:
+def write_images(folder: Path, patients: int = 40, seed: int = 7) -> None:
     """Grey images, one a patient, each grade the brighter the worse."""
     (folder / "images").mkdir(parents=True)
-    rng = np.random.default_rng(7)
+    rng = np.random.default_rng(seed)
     lines = ["image,grade,patient"]
     for i in range(5 * patients):
         pixels = LEVELS[i % 5] + rng.integers(-9, 10, (28, 28, 3))
@@ -149,6 +149,63 @@ class TestFiveCommands:
         shell, _ = adopted
         assert "Staged: nothing new; all is there." in shell.type(commands()[3])
         assert git_in(shell.folder, "status", "--porcelain") == ""
+
+
+class TestTheNextModels:
+    """Two models on one test set, and a third one on a fresh set, on a real remote."""
+
+    def test_get_in_by_what_is_printed(self, tmp_path):
+        """`--looks 2` from the start; then the used-up set is replaced under a waiver."""
+        shell = cloned(tmp_path / "here")
+        write_images(shell.folder / "testset", 60)  # half the level takes more patients
+        with (shell.folder / ".git/info/exclude").open("a") as handle:
+            handle.write("/testset\n/fresh\n/model*/\n")
+        for i in (1, 2, 3):
+            (shell.folder / f"model{i}").mkdir()
+            write_model(shell.folder / f"model{i}/dr.onnx", shift=i / 8)
+        typed = commands()
+        shell.type(typed[0])
+        said = shell.type(f"{typed[1]} --looks 2")
+        assert "keys/clinical.pub" in said, "what is staged is named"
+        assert "allows 2 looks" in said
+        chosen = "--spec checklists/screening-referable-2-looks.yaml"
+        assert chosen in said
+        evaluate = f"drgate evaluate model1/dr.onnx --data testset {chosen} --looks looks/testset.jsonl"
+        evaluate += " --key keys/clinical.pem --out reports/1"
+
+        shell.type(evaluate)
+        assert "looks/testset.jsonl" in shell.type(next_of(shell.said)), "written by `evaluate`, and staged now"
+        shell.type(next_of(shell.said))
+        assert "The gate is open" in shell.said
+
+        # By the same name, as most are called; each on a branch of its own.
+        shell.type(evaluate.replace("model1", "model2").replace("reports/1", "reports/2"))
+        shell.type(next_of(shell.said))
+        assert "Replaced: models/dr.onnx" in shell.said
+        shell.type(next_of(shell.said))
+        assert "The gate is open" in shell.said
+        shell.type("git switch -q main && git merge -q - && git push -q")
+
+        # A third is barred, and told how to go on.
+        shell.type(evaluate.replace("model1", "model3").replace("reports/1", "reports/3"), code=3)
+        shell.type("drgate submit reports/3 --model model3/dr.onnx", code=3)
+        assert "drgate init --data FRESH_TEST_SET --replaces testset" in shell.said
+        shell.type("git checkout -q looks")
+        write_images(shell.folder / "fresh", 60, seed=8)
+        replaced = shell.type("drgate init --data fresh --replaces testset")
+        waiver, evaluate, submit = (line[6:] for line in replaced.splitlines() if line.startswith("Next: "))
+        assert "--base-ref origin/main --role clinical --key keys/clinical.pem" in waiver
+        shell.type(waiver.replace("YYYY-MM-DD", "2099-01-01").replace("...", "Both looks at it were taken."))
+        shell.type(evaluate.replace("MODEL", "model3/dr.onnx").replace("NAME", "fresh"))
+        shell.type(submit.replace("MODEL", "model3/dr.onnx").replace("NAME", "fresh"))
+        assert "The gate is open for what is staged" in shell.said
+        shell.type(next_of(shell.said))
+        assert "The gate is open: 1 model, 1 waived" in shell.said
+
+
+def next_of(said: str) -> str:
+    """The command that was printed last as the next one."""
+    return [line for line in said.splitlines() if line.startswith("Next: ")][-1].removeprefix("Next: ")
 
 
 # -- submit, on a repository that is guarded already -------------------------------------------------------------------
