@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import pytest
 from PIL import Image
 
 from drgate.certificate.keys import generate_key
+from drgate.checklist import parse_yaml, read_checklist
 from drgate.errors import DrgateError, NotCertified
 from drgate.gate.gate import gate
 from drgate.gate.submit import Submitted, submit
@@ -365,6 +367,54 @@ class TestInit:
         repository.git("commit", "--quiet", "-m", "with a model")
         assert gate(empty, base_ref="HEAD", now=NOW).exit_code == 0
 
+    def test_evaluate_names_the_test_set_that_is_to_be_stated(self, empty, drgate, monkeypatch):
+        """The command that it prints works: `--test-set` where the policy states none."""
+        write_images(empty / "labels set")
+        write_model(empty / "dr.onnx")
+        monkeypatch.setenv("DRGATE_KEY_PASSPHRASE", "a phrase")
+        assert "--data TEST_SET --spec CHECKLIST --models PATTERN" in drgate("keygen", "--out", "keys/own").err
+        key = ("--trusted-key", "clinical=keys/own.pub", "--models", "*.onnx", "--spec", "screening-referable")
+        assert drgate("init", *key).code == 0
+        spec = ("--spec", "checklists/screening-referable.yaml", "--key", "keys/own.pem", "--out", "reports/1")
+        said = drgate("evaluate", "dr.onnx", "--data", "labels set", *spec).err
+        following = shlex.split(next_of(said))
+        assert following[-2:] == ["--test-set", "labels-set"]
+        assert drgate(*following[1:]).code == 0
+
+    def test_says_how_many_models_one_test_set_may_judge(self, empty, drgate):
+        """With the checklist's own looks, and with others, which are a checklist of another name."""
+        assert "allows 1 look: one model is judged" in drgate("init", *self.KEY).err
+        ended = drgate("init", *self.KEY, "--looks", "3", "--force")
+        assert "medical-grade-3-looks.yaml allows 3 looks" in ended.err
+        written = parse_yaml((empty / "checklists/medical-grade-3-looks.yaml").read_bytes(), "it")
+        assert (written.name, written.looks) == ("medical-grade-3-looks", 3)
+        assert written.content() == read_checklist("medical-grade").content() | {"name": written.name, "looks": 3}
+
+    def test_replaces_a_test_set_and_nothing_else(self, empty, drgate):
+        """The rest of a policy stays as somebody wrote it."""
+        write_images(empty / "first")
+        write_images(empty / "second", seed=8)
+        assert drgate("init", *self.KEY, "--data", "first").code == 0
+        policy = (empty / "drgate.toml").read_text()
+        written = policy.replace("[gate]", "[gate]\nmax_age_days = 30 # strict") + "# the end\n"
+        (empty / "drgate.toml").write_text(written)
+        changed = ("init", "--data", "second", "--replaces", "first")
+        assert "differs from what is staged" in drgate(*changed).err
+        git_in(empty, "add", "drgate.toml")
+        ended = drgate(*changed)
+        assert ended.code == 0, ended
+        after = (empty / "drgate.toml").read_text()
+        lines = [line.replace("first", "second") for line in written.splitlines() if "manifest_digest" not in line]
+        assert [line for line in after.splitlines() if "manifest_digest" not in line] == [
+            line for line in lines if "manifest_digest" not in line
+        ]
+        assert git_in(empty, "show", ":drgate.toml") == after
+        assert "states no test set 'first'; it states second" in drgate(*changed).err
+        assert "has the very images" in drgate("init", "--data", "second", "--replaces", "second").err
+        for more in (("--looks", "2"), self.KEY, ("--force",)):
+            assert "changes the test set alone" in drgate(*changed, *more).err
+        assert "needs the test set" in drgate("init", "--replaces", "second").err
+
     def test_again_and_with_force(self, empty, drgate):
         """The same again is nothing to do; another policy is not replaced without a word."""
         assert drgate("init", *self.KEY).code == 0
@@ -376,6 +426,8 @@ class TestInit:
         assert (
             "drgate.toml is a policy already and differs from what would be written; nothing was written" in other.err
         )
+        assert 'It differs in models (there ["models/*.pth"], now ["models/*.onnx"]).' in other.err
+        assert "give the same command with --force" in other.err
         assert git_in(empty, "ls-files", "--stage") == before
         assert drgate("init", *self.KEY, "--models", "models/*.onnx", "--force").code == 0
         assert "models/*.onnx" in (empty / "drgate.toml").read_text()
