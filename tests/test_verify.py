@@ -124,7 +124,7 @@ class TestNeverAccepted:
         ("name", "says"),
         [
             ("empty", "is empty; expected certificate.json"),
-            ("truncated", "is not valid JSON"),
+            ("truncated", "is cut off or damaged"),
             ("duplicate_key", "has the key 'mediaType' twice"),
             ("white_space", "differs from the original"),
             ("unsigned_field", "not in its canonical form"),

@@ -368,7 +368,14 @@ class _Assessor:
             elif criterion.status == "PASS" and (eased := self.waivers.eases(self.rules, criterion.id)):
                 status, reason = "WAIVED", f"{reason} Passes only under a waived rule. {eased}"
             yield self._finding(
-                criterion.id, status, reason, id=id, required=criterion.required, now=now, allowed=allowed
+                criterion.id,
+                status,
+                reason,
+                id=id,
+                required=criterion.required,
+                now=now,
+                allowed=allowed,
+                title=criterion.id.label,
             )
         required = {one.status for one in evaluation.criteria if one.required}
         # Range and cost are judged by their value and can PASS under a checklist that decides on estimates.
