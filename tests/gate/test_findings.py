@@ -27,9 +27,9 @@ def test_a_criterion_is_named_in_words_and_by_its_id(repository):
     """A clinician reads what it is; a waiver needs the id."""
     repository.add_model("dr.pth", b"worse", table=answers(2, right=0.4))
     report = answer(repository)
-    console = Console(file=StringIO(), width=200)
-    drawn.render(report, console)
-    for text in (console.file.getvalue(), drawn.markdown(report)):
+    screen = StringIO()
+    drawn.render(report, Console(file=screen, width=200))
+    for text in (screen.getvalue(), drawn.markdown(report)):
         assert "Sensitivity, PDR (sensitivity:pdr" in text.replace("\\", "")
     repository.write("models/notes.txt", "no model")
     assert "file without a rule" in drawn.markdown(answer(repository))
