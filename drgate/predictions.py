@@ -468,18 +468,32 @@ def load_predictions(
     provenance.pop("as_baseline", None)
     if not provenance:
         _refuse_other_names(Columns(read.table, path, PredictionsError))
-    predictions = _checked(read.table, path, provenance, operating_point, columns)
+    changed = (
+        f"{path} was changed after the model was scored: get the original file, or score the model again. (As a CSV it "
+        "is evaluated without a model.)"
+    )
+    try:
+        predictions = _checked(read.table, path, provenance, operating_point, columns)
+    except PredictionsError as problem:  # of a changed table, what its cells say is not the point
+        if rows is not None and _rows_digest(read.table) != rows:
+            raise PredictionsError(changed) from problem
+        raise
     predictions = replace(
         predictions,
         notes=(*read.notes, *predictions.notes),
         unused=read.unused if columns is given else (*given.columns,),
     )
     if provenance and rows != predictions.digest:
-        raise PredictionsError(
-            f"{path} was changed after the model was scored; score the model again, or give a CSV, which is evaluated "
-            "without a model."
-        )
+        raise PredictionsError(changed)
     return predictions
+
+
+def _rows_digest(table: pd.DataFrame) -> str:
+    """The digest of rows as they were read; "" where a cell is none that drgate writes."""
+    try:
+        return Predictions(table, "").digest
+    except (TypeError, ValueError, OverflowError):
+        return ""
 
 
 def make_predictions(

@@ -195,7 +195,7 @@ class _Limited:
                 trailing += 1
             elif trailing:
                 raise self.error(
-                    f"{row_name(self.path, count - 2)}: the row is empty. The names of the columns belong into "
+                    f"{row_name(self.path, count - 2)}: the row is empty. The names of the columns belong in "
                     "the first line, and no row may be empty."
                 )
             if len(row) != width:

@@ -85,6 +85,7 @@ ALLOWED = {
     ("drgate/demo/story.py", "open"): "appends",
     ("drgate/demo/story.py", "subprocess.run"): "drgate's own commands",
     ("drgate/demo/synthetic.py", "open"): "writes",
+    ("drgate/vision/images.py", "open"): "the first bytes alone",
     ("drgate/export.py", "iterdir"): "the folder that judge just wrote",
     ("drgate/export.py", "open"): "copies files that were read with a limit just before",
     ("drgate/export.py", "read_bytes"): "the file that the exporter just wrote",
@@ -433,7 +434,7 @@ HISTORIES: dict[str, tuple[bytes, str]] = {
     "JSON: half of a surrogate pair": (b'{"history": "\\ud800"}', "is not valid JSON"),
     "JSON: an entry that is everything": (
         b'{"selected_epoch": 1, "history": ["' + b"x" * 1_000_000 + b'"]}',
-        "expected an object with epoch",
+        "expected one with epoch",
     ),
 }
 
@@ -612,14 +613,17 @@ class TestCsv:
         assert table.isna().to_numpy().tolist() == [[False] * 3, [False, True, True]]
 
     def test_what_spreadsheets_leave_at_the_end_is_not_read(self, tmp_path: Path):
-        """Empty lines and empty columns without a name; in the middle an empty row is one."""
+        """Empty lines and empty columns without a name; in the middle an empty row is refused."""
         path = tmp_path / "t.csv"
-        plain = "image,grade\na.png,0\n\nb.png,1\n"
+        plain = "image,grade\na.png,0\nb.png,1\n"
         for text in (plain + "\n\n", plain.replace("\n", ",,,\n") + ",,,,\n", plain):
             path.write_text(text)
             table = read_table(path, "a table", PredictionsError)
             assert list(table.columns) == ["image", "grade"]
-            assert table["image"].fillna("").tolist() == ["a.png", "", "b.png"]
+            assert table["image"].tolist() == ["a.png", "b.png"]
+        path.write_text(plain.replace("0\n", "0\n\n"))
+        with pytest.raises(PredictionsError, match="line 3: the row is empty"):
+            read_table(path, "a table", PredictionsError)
 
     @pytest.mark.parametrize(
         ("name", "head", "sentence"),

@@ -468,7 +468,7 @@ class TestVerdict:
         found = evaluate(predictions(table), REFERRAL)
         assert counted(found, "reference_ungradable") == (2, 200)
         assert (found.counts.images, sum(found.counts.by_grade)) == (198, 198)
-        with pytest.raises(PredictionsError, match="2 of the images have no reference grade"):
+        with pytest.raises(PredictionsError, match="2 of 200 images have no reference grade"):
             evaluate(predictions(table.assign(gradable=True)), REFERRAL)
 
     def test_what_contradicts_its_scale_is_no_evaluation(self):

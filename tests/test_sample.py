@@ -131,7 +131,7 @@ class TestOneTable:
         ("grades", "sentence"),
         [
             ([None] * 7, "has no reference grades in a column grade; say which column has them"),
-            ([0, 1, None, 3, 4, 0, 1], "1 of the images have no reference grade"),
+            ([0, 1, None, 3, 4, 0, 1], "1 of 7 images have no reference grade"),
         ],
     )
     def test_needs_reference_grades(self, grades: list[int | None], sentence: str):

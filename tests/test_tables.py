@@ -248,7 +248,7 @@ class TestNames:
     @pytest.mark.parametrize(
         ("text", "sentence"),
         [
-            ("grade=a,grade=b", "maps two columns to grade"),
+            ("grade=a,grade=b", "maps two columns to 'grade'"),
             ("grade=a,image=a", "maps one column to grade and to image"),
             ("grade", "is no mapping"),
         ],
@@ -419,7 +419,7 @@ class TestEverywhere:
                 "grade=\x1b[31m",
                 "grade=" + "x" * (1 << 20),
             ),
-            *("{", "{}x", "[]", '{"column": {}}', '{"columns": []}', '{"columns": {"grade": 1}}', "nothere.yaml"),
+            *("{", "{}x", "[]", '{"column": {}}', '{"columns": []}', '{"columns": {"grade": 1.5}}', "nothere.yaml"),
         ],
         ids=range(17),
     )

@@ -124,8 +124,8 @@ class TestNeverAccepted:
         ("name", "says"),
         [
             ("empty", "is empty; expected certificate.json"),
-            ("truncated", "is not valid JSON"),
             ("duplicate_key", "has a key twice"),
+            ("truncated", "is cut off or damaged"),
             ("white_space", "differs from the original"),
             ("unsigned_field", "not in its canonical form"),
             ("unknown_algorithm", "not an ECDSA P-256 signature"),

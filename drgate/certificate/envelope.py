@@ -11,6 +11,8 @@ References: DSSE protocol v1; Sigstore bundle format v0.3.
 from __future__ import annotations
 
 import base64
+import binascii
+import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -25,6 +27,7 @@ MAX_BYTES: Final = limits.CERTIFICATE_BYTES
 STATEMENT_TYPE: Final = "https://in-toto.io/Statement/v1"
 PAYLOAD_TYPE: Final = "application/vnd.in-toto+json"
 BUNDLE_TYPE: Final = "application/vnd.dev.sigstore.bundle.v0.3+json"
+BEGINS: Final = b'{"dsseEnvelope":'
 _HEX_SHA256: Final = re.compile(r"[0-9a-f]{64}")
 
 
@@ -85,7 +88,12 @@ def parse_envelope(data: bytes, origin: str, kind: str, expected: str) -> Envelo
     """
     if len(data) > MAX_BYTES:
         raise CertificateError(f"{origin} is larger than {MAX_BYTES >> 20} MB; expected {expected}.")
-    bundle = parse_json(data, origin, expected, CertificateError)
+    try:
+        bundle = parse_json(data, origin, expected, CertificateError)
+    except CertificateError as problem:
+        if isinstance(problem.__cause__, UnicodeDecodeError | json.JSONDecodeError) and data.startswith(BEGINS):
+            raise CertificateError(f"{origin} is cut off or damaged. Get the original file.") from problem
+        raise
     if not isinstance(bundle, dict) or "dsseEnvelope" not in bundle:
         what = "an evaluation" if isinstance(bundle, dict) and "verdict" in bundle else "another kind of file"
         raise CertificateError(f"{origin} is {what}, not {kind}; expected {expected}.")
@@ -95,6 +103,8 @@ def parse_envelope(data: bytes, origin: str, kind: str, expected: str) -> Envelo
         payload = base64.b64decode(inner["payload"], validate=True)
         signed = base64.b64decode(inner["signatures"][0]["sig"], validate=True)
         known = _HEX_SHA256.fullmatch(key_id) is not None
+    except binascii.Error as problem:
+        raise CertificateError(f"{origin} is damaged: it is not in base64. Get the original file.") from problem
     except (KeyError, IndexError, TypeError, AttributeError, ValueError) as problem:
         raise CertificateError(f"{origin} is not a Sigstore bundle v0.3; expected {expected}.") from problem
     if not known:

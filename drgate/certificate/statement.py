@@ -15,13 +15,14 @@ format v0.3.
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from drgate.certificate.envelope import MAX_BYTES, STATEMENT_TYPE, Envelope, parse_envelope
+from drgate.certificate.envelope import BEGINS, MAX_BYTES, STATEMENT_TYPE, Envelope, parse_envelope
 from drgate.errors import CertificateError, DrgateError
 from drgate.evaluation import CriterionResult, Estimate, Evaluation, Lineage, Outcome, Reference, plain_of
 from drgate.files import TIME_FORMAT, canonical_json, parse_json, parse_moment, read_limited, refuse_content
@@ -43,7 +44,7 @@ NOT_EVIDENCE_FOR: Final = (
     "Agreement with a better reference standard than the grades of this test set.",
 )
 STATEMENT_BEGINS: Final = b'{"_type":'
-CERTIFICATE_BEGINS: Final = b'{"dsseEnvelope":'
+CERTIFICATE_BEGINS: Final = BEGINS
 """How the one form of a statement and that of a certificate begin."""
 Result = Literal["PASSED", "WARNED", "FAILED"]
 
@@ -263,7 +264,14 @@ def parse_certificate(data: bytes, origin: str) -> Certificate:
     unsigned fields, another key hint, several signatures; and for what `parse_statement` refuses.
     """
     envelope = parse_envelope(data, origin, "a certificate", _EXPECTED)
-    statement = parse_statement(envelope.payload, f"The statement in {origin}")
+    try:
+        statement = parse_statement(envelope.payload, f"The statement in {origin}")
+    except CertificateError as problem:
+        if isinstance(problem.__cause__, UnicodeDecodeError | json.JSONDecodeError):  # drgate signs no such thing
+            raise CertificateError(
+                f"{origin} was changed since it was signed: what it says is no longer JSON. Get the original file."
+            ) from problem
+        raise
     return Certificate(statement, envelope.key_id, envelope.signature)
 
 

@@ -220,7 +220,12 @@ def command(
     if judgement.signed and evaluation.verdict == "PASS" and Path("drgate.toml").is_file():
         import shlex
 
-        tell(f"Next: {shlex.join(('drgate', 'submit', str(judgement.folder), '--model', str(source)))}", quiet)
+        from drgate.gate.adopt import KnownSet
+
+        words = ["drgate", "submit", str(judgement.folder), "--model", str(source)]
+        if b"test_sets" not in Path("drgate.toml").read_bytes():  # this one is to be stated
+            words += ["--test-set", KnownSet(evaluation.data.name, "").plain]
+        tell(f"Next: {shlex.join(words)}", quiet)
     return evaluation.exit_code
 
 

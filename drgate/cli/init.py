@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from drgate.cli.options import ColumnsOption, FormatOption, QuietOption, SplitOption, column_map
 from drgate.screen import Format, emit, tell
+
+if TYPE_CHECKING:
+    from drgate.gate.adopt import KnownSet
 
 HELP = """Make this repository ready for the gate: policy, checklist, keys, folders, workflow, and lines for Git.
 
@@ -17,9 +20,13 @@ Everything is written and staged, or nothing. Files that are there already and d
 .gitattributes and .gitignore get the lines that they lack. Until a test set is stated (--data, --report, or later
 drgate submit --test-set), the gate is closed. See docs/gate.md.
 
+A checklist limits how many models one test set may judge; --looks N changes that before the first look. When a test set
+is used up, --replaces states a fresh one in its place, which the required roles must then waive.
+
 \b
 Examples:
-  drgate init --github --trusted-key clinical=keys/clinical.pub --data labels.csv
+  drgate init --github --trusted-key clinical=keys/clinical.pub --data labels.csv --looks 3
+  drgate init --data fresh.csv --replaces labels
   drgate init --gitlab --trusted-key clinical=clinical.pub --report reports/first --models 'models/*.onnx'
 """
 
@@ -44,6 +51,23 @@ def command(
     report: Annotated[
         Path | None,
         typer.Option("--report", metavar="FOLDER", help="Evaluation whose test set it is, instead of --data."),
+    ] = None,
+    looks: Annotated[
+        int | None,
+        typer.Option(
+            "--looks",
+            metavar="N",
+            min=1,
+            help="How many models one test set may judge: writes the checklist with N looks, under another name.",
+        ),
+    ] = None,
+    replaces: Annotated[
+        str | None,
+        typer.Option(
+            "--replaces",
+            metavar="NAME",
+            help="Only state this test set in place of the policy's test set NAME, which is used up.",
+        ),
     ] = None,
     models: Annotated[
         list[str] | None,
@@ -72,13 +96,20 @@ def command(
         raise UsageError("--github and --gitlab were both given; give one of them.")
     if drgate is not None and not (github or gitlab):
         raise UsageError("--drgate is for a workflow; give --github or --gitlab too.")
+    mapping = column_map(columns)
+    if replaces is not None:
+        if trusted_key or models or looks or github or gitlab or force:
+            raise UsageError("--replaces changes the test set alone; give --data or --report with it, and no more.")
+        if data is None and report is None:
+            raise UsageError("--replaces needs the test set that takes the place: --data MANIFEST or --report FOLDER.")
+        fresh = known_set(report) if report is not None else set_of(data or Path(), split, mapping)
+        return _exchange(replaces, fresh, report, _of(data, split, columns), format, quiet)
     keys = []
     for text in trusted_key or ():
         role, equals, path = text.partition("=")
         if not (role and equals and path):
             raise UsageError(f"--trusted-key is {text!r}; expected ROLE=PUB, such as clinical=keys/clinical.pub.")
         keys.append((role, Path(path)))
-    mapping = column_map(columns)
     test_set = (
         known_set(report) if report is not None else set_of(data, split, mapping) if keys and data is not None else None
     )
@@ -88,16 +119,14 @@ def command(
         spec=spec,
         models=models or ["models/*.pth"],
         test_set=test_set,
+        looks=looks,
         forge="github" if github else "gitlab" if gitlab else None,
         source=drgate,
         force=force,
     )
-    private = keys[0][1].with_suffix(".pem")
-    words = ["drgate", "evaluate", "MODEL", "--data", str(data or "TEST_SET")]
-    words += ["--split", split] if split != "test" else []
-    words += ["--columns", columns] if columns is not None else []
+    words = ["drgate", "evaluate", "MODEL", *_of(data, split, columns)]
     words += ["--spec", done.spec, *(["--looks", done.looks] if done.looks else [])]
-    words += ["--key", str(private if private.is_file() else "KEY"), "--out", "reports/first"]
+    words += ["--key", _private(keys[0][1]), "--out", "reports/first"]
     following = shlex.join(words)
     emit(
         {"written": list(done.written), "notes": list(done.notes), "next": following},
@@ -107,6 +136,17 @@ def command(
     )
     for note in done.notes:
         tell(note, quiet)
+    if done.allowed == 1:
+        said = (
+            f"{done.spec} allows 1 look: one model is judged on a test set, and the next needs a fresh one. If several "
+            "models are to be judged on it, say so before the first: --looks N (docs/gate.md)."
+        )
+    else:
+        said = (
+            f"{done.spec} allows {done.allowed} looks: as many models are judged on a test set, each at the level "
+            f"divided by {done.allowed}, which takes more patients. A further one needs a fresh test set."
+        )
+    tell(said, quiet)
     if done.workflow is None:
         tell("No workflow was written; --github or --gitlab writes one.", quiet)
     if done.looks is None:
@@ -115,3 +155,43 @@ def command(
         )
     tell(f"Next: {following}", quiet)
     return 0
+
+
+def _of(data: Path | None, split: str, columns: str | None) -> list[str]:
+    words = ["--data", str(data or "TEST_SET"), *(["--split", split] if split != "test" else [])]
+    return [*words, *(["--columns", columns] if columns is not None else [])]
+
+
+def _exchange(old: str, fresh: KnownSet, report: Path | None, data: list[str], format: Format, quiet: bool) -> int:
+    """State a fresh test set in place of `old`; says how to waive that, and what comes then."""
+    from drgate.gate.adopt import exchange
+
+    done = exchange(Path(), old, fresh)
+    waivers = [
+        shlex.join(
+            ["drgate", "waive", done.waiver, "--base-ref", done.base, "--role", role, "--key", _private(Path(key))]
+        )
+        + " --expires YYYY-MM-DD --reason '...'"
+        for role, key in done.roles
+    ]
+    evaluate = ["drgate", "evaluate", "MODEL", *data, "--spec", done.spec, "--looks", done.looks]
+    evaluate += ["--key", _private(Path(done.roles[0][1])), "--out", "reports/NAME"]
+    submit = ["drgate", "submit", "reports/NAME" if report is None else str(report), "--model", "MODEL"]
+    following = [" && ".join([*waivers, "git add waivers"])] if done.base else []
+    following += [*([shlex.join(evaluate)] if report is None else []), shlex.join(submit)]
+    said = f"The policy, staged, states the test set {fresh.plain} ({fresh.digest}) in place of {old}."
+    emit({"waiver": done.waiver, "next": following}, lambda _: tell(said, quiet), format, quiet)
+    tell(
+        f"Nothing shows that it is as good as {old}, so the gate takes this for a weaker rule ({done.waiver}) that the "
+        "required roles must waive. Every model that stays in the repository must pass on it too; git rm the others.",
+        quiet,
+    )
+    for line in following:
+        tell(f"Next: {line}", quiet)
+    return 0
+
+
+def _private(public: Path) -> str:
+    """The private key beside a public one, where it is there."""
+    private = public.with_suffix(".pem")
+    return str(private if private.is_file() else "KEY")

@@ -59,7 +59,12 @@ def command(
     summary = {"private": str(private), "public": str(public), "keyid": load_public_key(public).id}
     done = f"{private} signs; keep it secret. {public} verifies; share it. Key id {summary['keyid'][:16]}."
     emit(summary, lambda _: tell(done, quiet), format, quiet)
-    tell(f"To gate a repository by this key: drgate init --github --trusted-key {out.name}={public}", quiet)
+    tell(
+        f"To gate a repository by this key: drgate init --github --trusted-key {out.name}={public} --data TEST_SET "
+        "--spec CHECKLIST --models PATTERN (or --gitlab; drgate spec list names checklists; models/*.pth if not given; "
+        "without a test set yet, leave out --data)",
+        quiet,
+    )
     return 0
 
 

@@ -76,12 +76,13 @@ def command(
 def _next(done: Submitted) -> str:
     name = PurePosixPath(done.model).stem
     first = not done.base or (done.base == "HEAD" and done.remote)  # the remote has no branch yet
-    text = f"Adopt the gate, with {name}" if done.adopts else f"Model {name}"
+    own = f"{name}-{done.statement[7:15]}"  # the next model may have the same name
+    text = f"Adopt the gate, with {name}" if done.adopts else f"Model {own}"
     words = [f"git commit -m {shlex.quote(text)}"]
     base = done.base.removeprefix("origin/") if done.base.startswith("origin/") else ""
     target = f"origin/{done.branch}" if first else done.base
     if base and done.branch in (base, "", "main", "master"):
-        words.insert(0, f"git switch -c {shlex.quote(f'model-{name}')}")
+        words.insert(0, f"git switch -c {shlex.quote(f'model-{own}')}")
     if done.remote:
         words.append("git push -u origin HEAD")
         if first or not done.adopts:

@@ -18,10 +18,18 @@ from drgate import limits
 from drgate.certificate.keys import MAX_KEY_BYTES, PublicKey, parse_public_key
 from drgate.certificate.trust import refuse_shared_keys
 from drgate.checklist import parse_yaml, read_checklist, shipped
-from drgate.errors import ChecklistError, UsageError, visible
-from drgate.files import read_limited
+from drgate.errors import ChecklistError, PolicyError, UsageError, visible
+from drgate.files import parse_toml, read_limited
 from drgate.gate.placing import placed, refuse_links, same_as
-from drgate.gate.policy import FILE, PYPROJECT, find_policy, folder_of, gating_checklist, parse_policy
+from drgate.gate.policy import (
+    FILE,
+    PYPROJECT,
+    GatedTestSet,
+    find_policy,
+    folder_of,
+    gating_checklist,
+    parse_policy,
+)
 from drgate.gate.repository import Repository, open_repository
 from drgate.mapping import PLAIN, ColumnMap
 
@@ -49,11 +57,14 @@ class KnownSet:
 
 @dataclass(frozen=True, slots=True)
 class Adopted:
-    """What `adopt` did. written: paths that are new or changed. looks: of the test set; None where none is stated."""
+    """What `adopt` did. written: paths that are new or changed; with them the keys are staged. allowed: how many models
+    one test set may judge, by the checklist. looks: the chain of the test set; None where none is stated.
+    """
 
     root: Path
     written: tuple[str, ...]
     spec: str
+    allowed: int
     looks: str | None
     keys: tuple[tuple[str, str], ...]
     workflow: str | None
@@ -67,14 +78,16 @@ def adopt(
     spec: str,
     models: Sequence[str],
     test_set: KnownSet | None = None,
+    looks: int | None = None,
     forge: Forge | None = None,
     source: str | None = None,
     force: bool = False,
 ) -> Adopted:
     """Write and stage what the repository around `folder` needs for the gate; all of it, or nothing.
 
-    keys: role and public key file. spec: a checklist that ships, or a file. models: patterns. source:
-    REPOSITORY@COMMIT of drgate on the forge. force: replace files that differ.
+    keys: role and public key file. spec: a checklist that ships, or a file. models: patterns. looks: how many models
+    one test set may judge, if not what the checklist says. source: REPOSITORY@COMMIT of drgate on the forge. force:
+    replace files that differ.
 
     Raises DrgateError where something is missing or invalid, and for files that are there already and differ.
     """
@@ -89,7 +102,7 @@ def adopt(
             raise UsageError(f"{PYPROJECT} holds a policy already; change that one, or remove its [tool.drgate.gate].")
         files: dict[str, bytes] = {}
         named = _keys(repository, keys, files)
-        checklist = _checklist(repository, spec, files)
+        checklist, allowed = _checklist(repository, spec, looks, files)
         files[FILE] = _policy(models, checklist, named, test_set)
         parse_policy(_policy(models, checklist, named, test_set or KnownSet("none", f"sha256:{'0' * 64}")), FILE)
         folders = [name for name in (folder_of(pattern) for pattern in models) if name]
@@ -108,15 +121,106 @@ def adopt(
         if differ and not force:
             what = f"{existing} is a policy already" if existing in differ else f"{differ[0]} is there already"
             others = f" ({', '.join(differ[1:])} too)" if differ[1:] else ""
+            keys_that_differ = _differing(repository.root / FILE, files[FILE]) if FILE in differ else ""
             raise UsageError(
-                f"{visible(what)} and differs from what would be written{visible(others)}; nothing was written. Change "
-                "it by hand, or replace it with --force."
+                f"{visible(what)} and differs from what would be written{visible(others)}; nothing was written."
+                f"{visible(keys_that_differ)} Change it by hand, or give the same command with --force, which replaces "
+                "it whole. On a branch that the gate guards, each rule that becomes weaker needs a waiver."
             )
+        new = [path for path in files if path in changed or not tree.has(path)]
         with placed(repository, files):
             pass
-        looks = None if test_set is None else f"looks/{test_set.plain}.jsonl"
+        chain = None if test_set is None else f"looks/{test_set.plain}.jsonl"
         workflow = next((path for path in files if path.endswith("drgate-gate.yml")), None)
-        return Adopted(repository.root, tuple(changed), checklist, looks, tuple(named), workflow, tuple(notes))
+        return Adopted(repository.root, tuple(new), checklist, allowed, chain, tuple(named), workflow, tuple(notes))
+
+
+def _differing(file: Path, wanted: bytes) -> str:
+    """A sentence about the keys of a policy that another one would have otherwise; "" where it cannot be read."""
+    try:
+        held = parse_toml(read_limited(file, limits.TOML_BYTES, "a policy", PolicyError), FILE, "a policy", PolicyError)
+    except PolicyError:
+        return ""
+    has, new = held.get("gate"), parse_toml(wanted, FILE, "a policy", PolicyError)["gate"]
+    if not isinstance(has, dict):
+        return ""
+    keys = [key for key in dict.fromkeys([*has, *new]) if has.get(key) != new.get(key)]
+    shown = [
+        f"{key} (there {json.dumps(has[key])}, now {json.dumps(new[key])})"
+        if key in has and key in new and key != "test_sets"
+        else key
+        for key in keys
+    ]
+    return f" It differs in {', '.join(shown)}." if shown else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Exchanged:
+    """A test set that took the place of another. roles: that must waive it, each with the path of a public key.
+
+    base: the branch to compare with; "" where there is no commit yet, and nothing to waive.
+    """
+
+    spec: str
+    looks: str
+    waiver: str
+    roles: tuple[tuple[str, str], ...]
+    base: str
+
+
+def exchange(folder: Path, old: str, new: KnownSet) -> Exchanged:
+    """State `new` in place of the test set `old` in the policy of the repository around `folder`, and stage it.
+
+    The gate takes that for a weaker rule, because nothing shows that the new set is as good as the old one.
+
+    Raises DrgateError where there is no such test set, and where something else of the policy would change.
+    """
+    with open_repository(folder) as repository:
+        tree = repository.staged()
+        path = find_policy(tree, None)
+        if path is None:
+            raise PolicyError(f"There is no policy in {tree.name}; write one with drgate init, without --replaces.")
+        data = tree.read(path, limit=limits.TOML_BYTES, what="a policy")
+        policy = parse_policy(data, path, tree.name)
+        names = [one.name for one in policy.test_sets]
+        if old not in names:
+            raise UsageError(f"{path} states no test set {old!r}; it states {', '.join(names)}.")
+        if same := next((one.name for one in policy.test_sets if one.manifest_digest == new.digest), None):
+            raise UsageError(f"{new.name} has the very images and labels of the test set {same} that {path} states.")
+        if repository.unstaged([path], []):
+            raise UsageError(f"{path} differs from what is staged; git add or restore it first.")
+        wanted = [
+            GatedTestSet(name=new.plain, manifest_digest=new.digest, looks=f"looks/{new.plain}.jsonl")
+            if one.name == old
+            else one
+            for one in policy.test_sets
+        ]
+        text = _exchanged(data.decode(), old, new).encode()
+        try:
+            sound = parse_policy(text, path) == policy.model_copy(update={"test_sets": wanted})
+        except PolicyError as problem:
+            raise PolicyError(f"{problem} Rename the new test set, or state it by hand.") from problem
+        if not sound:
+            lines = " ".join(stated(new).split("\n")[2:]).strip()
+            raise PolicyError(f"{path} is written so that its test set {old} cannot be replaced here; state: {lines}")
+        with placed(repository, {path: text}):
+            pass
+        roles = tuple((role, policy.trusted_keys[role][0]) for role in policy.required_roles[: policy.signers])
+        base, _, _ = repository.target()
+        return Exchanged(policy.spec, f"looks/{new.plain}.jsonl", f"policy:test_sets.{old}", roles, base)
+
+
+def _exchanged(text: str, old: str, new: KnownSet) -> str:
+    """The text of a policy, with one test set in place of another; the rest stays as it was written."""
+    tables = re.split(r"(?m)^(?=\[)", text)
+    for i, table in enumerate(tables):
+        head, *lines = table.splitlines(keepends=True) or [""]
+        if head.strip().endswith("gate.test_sets]]") and re.search(
+            rf"""(?m)^\s*name\s*=\s*["']{re.escape(old)}["']""", table
+        ):
+            kept = [line for line in lines if not re.match(r"\s*(name|manifest_digest|looks|manifest)\s*=", line)]
+            tables[i] = "".join([head, *stated(new).splitlines(keepends=True)[2:], *kept])
+    return "".join(tables)
 
 
 def stated(test_set: KnownSet) -> str:
@@ -161,8 +265,11 @@ def _keys(repository: Repository, keys: Iterable[tuple[str, Path]], files: dict[
     return found
 
 
-def _checklist(repository: Repository, spec: str, files: dict[str, bytes]) -> str:
-    """The path of the checklist from the root; one that ships, or from elsewhere, is copied into checklists/."""
+def _checklist(repository: Repository, spec: str, looks: int | None, files: dict[str, bytes]) -> tuple[str, int]:
+    """The path of the checklist from the root, and its looks; one that ships, or from elsewhere, goes into checklists/.
+
+    looks: as in `adopt`; with another number it is another checklist, so that its name says so.
+    """
     if spec in shipped():
         with resources.as_file(resources.files("thresholds") / f"{spec}.yaml") as file:
             data = read_limited(file, limits.YAML_BYTES, "a checklist", ChecklistError)
@@ -173,10 +280,18 @@ def _checklist(repository: Repository, spec: str, files: dict[str, bytes]) -> st
         read_checklist(spec)  # says what a name was meant to be
         data = read_limited(Path(spec), limits.YAML_BYTES, "a checklist", ChecklistError)
         path = repository.path_of(Path(spec)) or f"checklists/{Path(spec).name}"
-    parse_yaml(data, spec)
+    checklist = parse_yaml(data, spec)
+    if looks not in (None, checklist.looks):
+        name = f"{checklist.name}-{looks}-look{'' if looks == 1 else 's'}"
+        data, named = re.subn(rb"(?m)^name:.*$", f"name: {name}".encode(), data)
+        data, declared = re.subn(rb"(?m)^looks:.*$", f"looks: {looks}".encode(), data)
+        path = f"checklists/{name}.yaml"
+        checklist = parse_yaml(data, path)
+        if (named, declared, checklist.name, checklist.looks) != (1, 1, name, looks):
+            raise UsageError(f"{spec} is written so that --looks cannot change it; write looks: {looks} in it by hand.")
     gating_checklist(data, path)
     files[path] = data
-    return path
+    return path, checklist.looks
 
 
 def _with_lines(file: Path, lines: Iterable[str]) -> bytes:

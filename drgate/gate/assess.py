@@ -21,7 +21,7 @@ from drgate.gate.change import Change, Files, ModelFile
 from drgate.gate.checkout import exchanged
 from drgate.gate.evidence import Evidence, Found
 from drgate.gate.findings import Finding, Status, worst
-from drgate.gate.policy import GatedTestSet, Policy, Rules, each_slice, every_criterion
+from drgate.gate.policy import GatedTestSet, Policy, Rules, each_slice, every_criterion, how_to_replace
 from drgate.gate.repository import of_dvc_2
 from drgate.gate.sniff import loads_alone, names_model, plain_name
 from drgate.gate.waiver import Waivers
@@ -195,11 +195,14 @@ class _Assessor:
         exported = " (or use the one that drgate export wrote)" if self.model.path.endswith(".onnx") else ""
         reason += f" Create one{exported} and commit it with the chain of looks: {shlex.join(words)}"
         looks = [one for one in self.evidence.chains.lines.get(self.test_set.name, []) if one["kind"] == "look"]
-        if looks and len(looks) >= self.rules.checklist.looks:
-            allowed = self.rules.checklist.looks
+        lost = bool(certificates.invalid or certificates.findings) or not self.files.is_changed(self.model, ())
+        allowed = self.rules.checklist.looks
+        if len(looks) >= allowed and not lost:  # whether this model took one of them, its file does not say
+            taken = "the 1 look" if allowed == 1 else f"the {allowed} looks"
             reason += (
-                f" The checklist allows {allowed} look{'' if allowed == 1 else 's'} at a test set, and the chain has "
-                f"{len(looks)}: another model needs a fresh test set."
+                f" Unless this model took one of them, it cannot pass there: {taken} at {self.test_set.name} that "
+                "the checklist allows are taken. State a fresh test set in its place, which the required roles must "
+                f"waive: {how_to_replace(self.test_set.name)}"
             )
         return self._finding("certificate", "NOT_ASSESSED", reason)
 
@@ -365,7 +368,14 @@ class _Assessor:
             elif criterion.status == "PASS" and (eased := self.waivers.eases(self.rules, criterion.id)):
                 status, reason = "WAIVED", f"{reason} Passes only under a waived rule. {eased}"
             yield self._finding(
-                criterion.id, status, reason, id=id, required=criterion.required, now=now, allowed=allowed
+                criterion.id,
+                status,
+                reason,
+                id=id,
+                required=criterion.required,
+                now=now,
+                allowed=allowed,
+                title=criterion.id.label,
             )
         required = {one.status for one in evaluation.criteria if one.required}
         # Range and cost are judged by their value and can PASS under a checklist that decides on estimates.

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import hashlib
-import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Final, TypeVar
 
 from drgate import limits
-from drgate.certificate import trust
 from drgate.certificate.chain import read_chain
-from drgate.certificate.envelope import MAX_BYTES
+from drgate.certificate.envelope import MAX_BYTES, Envelope, parse_envelope
 from drgate.certificate.scored import SignedTable, is_scored, parse_scored
 from drgate.certificate.statement import (
     CERTIFICATE_BEGINS,
@@ -34,7 +31,6 @@ from drgate.line_ends import read_as_written
 
 TABLES: Final = (".parquet", ".pq")
 _T = TypeVar("_T")
-_PAYLOAD: Final = re.compile(rb'"payload":"([A-Za-z0-9+/=]*)"')
 
 
 class Chains:
@@ -93,8 +89,8 @@ class Certificates:
     """The certificates of the change that name a guarded file, and the tables beside them.
 
     wanted: SHA-256 or MD5 of the guarded files. found: certificates and statements. tables: files with predictions.
-    invalid: why other files are no certificates, in sentences. A certificate that names a trusted key without its
-    signature is reported in findings; it says nothing against genuine ones.
+    invalid: why other files are no certificates, in sentences. Any certificate that names a trusted key without its
+    signature is reported in findings, whatever it says; it says nothing against genuine ones.
     """
 
     def __init__(self, change: Change, rules: Rules, wanted: Iterable[str]) -> None:
@@ -106,7 +102,7 @@ class Certificates:
         self._by_digest: dict[str, list[Entry]] = {}
         self._others: set[str] = set()
         self._left = limits.JUDGED_CERTIFICATES
-        keys = [key for keys in rules.trusted.values() for key in keys]
+        self._keys = [key for keys in rules.trusted.values() for key in keys]
         needles = [digest.encode() for digest in {*wanted}]
         for entry in change.head.below(rules.policy.certificates):
             if entry.path.endswith((*TABLES, *(suffix + DVC for suffix in TABLES))):
@@ -117,15 +113,7 @@ class Certificates:
             except DrgateError as problem:
                 self.invalid.append(str(problem))
                 continue
-            read = found and found.read
-            named = [key for key in keys if isinstance(read, Certificate) and key.id == read.key_id]
-            if found and isinstance(read, Certificate) and named and trust.signer(read, named) is None:
-                reason = (
-                    f"{found.path} names the key {read.key_id}, but that key did not sign it: it is forged or damaged. "
-                    "Remove it."
-                )
-                self.findings.append(Finding(RULES, f"certificate:{found.path}", "tampering", "REFUSED", reason))
-            elif found:
+            if found:
                 self.found.append(found)
             if self._left < 0 or len(self.found) > limits.JUDGED_FOUND:
                 raise RepositoryError(
@@ -147,9 +135,18 @@ class Certificates:
         ):
             return _parsed(entry.path, data)
         statement = data if data.startswith(STATEMENT_BEGINS) else b""
-        if data.startswith(CERTIFICATE_BEGINS) and (inside := _PAYLOAD.search(data)):
-            with contextlib.suppress(ValueError):
-                statement = base64.b64decode(inside[1])
+        if data.startswith(CERTIFICATE_BEGINS):
+            envelope = read_as_written(_envelope, data, entry.path)
+            named = [key for key in self._keys if key.id == envelope.key_id]
+            # Before its contents, which mean nothing then. A signed table is judged with what refers to it.
+            if named and not is_scored(envelope.payload) and envelope.signer(named) is None:
+                reason = (
+                    f"{entry.path} names the key {envelope.key_id}, but is not what that key signed: it was changed "
+                    "since, or is forged. Get the original file, or remove it."
+                )
+                self.findings.append(Finding(RULES, f"certificate:{entry.path}", "tampering", "REFUSED", reason))
+                return None
+            statement = envelope.payload
         if not statement:  # other JSON, such as evaluation.json: read once, under however many names
             self._others.add(entry.oid)
             return None
@@ -179,6 +176,10 @@ class Certificates:
 
     def _data(self, entry: Entry) -> bytes:
         return self._change.head.read(entry.path, limit=MAX_BYTES, what="a certificate")
+
+
+def _envelope(data: bytes, origin: str) -> Envelope:
+    return parse_envelope(data, origin, "a certificate", "certificate.json as drgate wrote it")
 
 
 def _parsed(path: str, data: bytes) -> Found:

@@ -40,7 +40,8 @@ class Finding:
     OBSERVED (decided on estimates); FAIL; INSUFFICIENT; NOT_ASSESSED (evidence is missing); REFUSED (something is not
     what it claims to be).
     required: whether the finding can close the gate. allowed: the policy lets it through although it does not pass
-    (its key `allow`). was, now: the digests that a waiver must name; both "" where no waiver is possible.
+    (its key `allow`). title: of a criterion, in words. was, now: the digests that a waiver must name; both "" where no
+    waiver is possible.
     """
 
     group: str
@@ -52,6 +53,7 @@ class Finding:
     was: str = ""
     now: str = ""
     allowed: bool = False
+    title: str = ""
 
     @property
     def waivable(self) -> bool:
@@ -71,6 +73,7 @@ class Finding:
             id=visible(self.id),
             check=visible(self.check),
             reason=visible(self.reason),
+            title=visible(self.title),
         )
 
     def to_json(self) -> dict[str, Any]:

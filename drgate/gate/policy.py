@@ -238,6 +238,11 @@ def parse_policy(data: bytes, path: str, where: str = "") -> Policy:
         raise PolicyError(visible(f"{origin}: {place + ': ' if place else ''}{message}.")) from problem
 
 
+def how_to_replace(test_set: str, given: str = "--data FRESH_TEST_SET") -> str:
+    """The command that states another test set in place of this one."""
+    return f"drgate init {given} --replaces {test_set}"
+
+
 def load_rules(tree: Tree, policy: Policy) -> Rules:
     """The policy with its checklist, keys, revocations and labels, read from the same tree.
 

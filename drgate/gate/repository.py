@@ -372,6 +372,15 @@ class Repository:
         """Whether the clone has a remote of this name."""
         return name in _run(self.root, "remote").stdout.decode(errors="replace").split()
 
+    def target(self) -> tuple[str, str, bool]:
+        """The branch to merge into ("" before the first commit), the checked out one, and whether there is a remote."""
+        branch, remote = self.branch(), self.has_remote("origin")
+        for name in ("origin/HEAD", "origin/main", "origin/master", "HEAD"):
+            with contextlib.suppress(RepositoryError):
+                self.resolve(name)
+                return name, branch, remote
+        return "", branch, remote
+
     def contains(self, oid: str) -> bool:
         """Whether HEAD descends from a commit, as far as this clone knows."""
         return _run(self.root, "merge-base", "--is-ancestor", oid, "HEAD").returncode == 0

@@ -8,6 +8,7 @@ Whether it would is the gate's own answer, on the staged files with these added 
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -25,7 +26,16 @@ from drgate.gate.adopt import KnownSet, stated
 from drgate.gate.findings import ADOPTION, GateReport
 from drgate.gate.gate import gate
 from drgate.gate.placing import placed, reading, refuse_links, same_as
-from drgate.gate.policy import FILE, GatedTestSet, Policy, find_policy, folder_of, load_rules, parse_policy
+from drgate.gate.policy import (
+    FILE,
+    GatedTestSet,
+    Policy,
+    find_policy,
+    folder_of,
+    how_to_replace,
+    load_rules,
+    parse_policy,
+)
 from drgate.gate.repository import DVC, Content, Entry, Repository, Tree, open_repository
 from drgate.given import PREDICTIONS, folder_in
 from drgate.line_ends import read_as_written
@@ -36,15 +46,17 @@ _POLICY = "a policy; write one with drgate init"
 
 @dataclass(frozen=True, slots=True)
 class Submitted:
-    """What `submit` did. written: new or changed paths, staged. replaced: those that were there with other contents.
+    """What `submit` did. written: paths that are staged and were not. replaced: those that were there otherwise.
 
-    model: its path from the root. base: the branch that the gate compared with; "" where there is none yet. adopts:
-    whether the base branch has no policy, so that the first merge is past the gate. branch: the checked out one.
+    model: its path from the root. statement: digest of what was certified. base: the branch that the gate compared
+    with; "" where there is none yet. adopts: whether the base branch has no policy, so that the first merge is past the
+    gate. branch: the checked out one.
     """
 
     written: tuple[str, ...]
     replaced: tuple[str, ...]
     model: str
+    statement: str
     headline: str
     base: str
     adopts: bool
@@ -106,17 +118,21 @@ def submit(
         files[gated.looks] = _chain(repository.root / gated.looks, looks, evaluation, gated)
         for name in files:
             refuse_links(repository, name)
-        written = tuple(name for name, content in files.items() if not same_as(repository.root / name, content))
-        replaced = tuple(one for one in written if (repository.root / one).exists())
+        other = [name for name, content in files.items() if not same_as(repository.root / name, content)]
+        replaced = tuple(one for one in other if (repository.root / one).exists())
+        unstaged = {*other, *repository.unstaged([*files], []), *(name for name in files if not tree.has(name))}
+        written = tuple(name for name in files if name in unstaged)
         _refuse_dirty(repository, tree, replaced, policy)
-        base, branch, remote = _base(repository, base_ref)
+        base, branch, remote = repository.target()
+        base = base_ref or base
         with placed(repository, files) as index, reading(index):
             answer = gate(folder, base_ref=base or repository.empty_commit(), now=now or datetime.now(UTC))
-            _refuse_closed(answer, evaluation, place, report)
+            _refuse_closed(answer, evaluation, gated, place, report)
         return Submitted(
             written,
             tuple(one for one in replaced if one != gated.looks),
             path,
+            statement.digest,
             evaluation.headline,
             base,
             answer.adopts,
@@ -174,10 +190,11 @@ def _gated(policy: Policy, evaluation: Evaluation, report: Path) -> GatedTestSet
     for one in policy.test_sets:
         if one.manifest_digest == evaluation.data.manifest_digest:
             return one
+    replace = how_to_replace(policy.test_sets[0].name, f"--report {shlex.quote(str(report))}")
     raise UsageError(
         f"{report} is of the test set {evaluation.data.name} ({evaluation.data.manifest_digest}), and the policy asks "
-        f"for {', '.join(one.name for one in policy.test_sets)}. Evaluate on that one, or add this one to "
-        "[[gate.test_sets]]."
+        f"for {', '.join(one.name for one in policy.test_sets)}. Evaluate on that one. If this one takes the place of "
+        f"one that is used up: {replace}. If models must pass on both, add it to [[gate.test_sets]]."
     )
 
 
@@ -297,27 +314,18 @@ def _refuse_dirty(repository: Repository, tree: Tree, replaced: Sequence[str], p
         )
 
 
-def _base(repository: Repository, given: str | None) -> tuple[str, str, bool]:
-    """The branch to compare with ("" before the first commit), the checked out one, and whether there is a remote."""
-    branch, remote = repository.branch(), repository.has_remote("origin")
-    if given is not None:
-        return given, branch, remote
-    for name in ("origin/HEAD", "origin/main", "origin/master", "HEAD"):
-        try:
-            repository.resolve(name)
-        except RepositoryError:
-            continue
-        return name, branch, remote
-    return "", branch, remote
-
-
-def _refuse_closed(answer: GateReport, evaluation: Evaluation, place: str, report: Path) -> None:
+def _refuse_closed(answer: GateReport, evaluation: Evaluation, gated: GatedTestSet, place: str, report: Path) -> None:
     closing = [one for one in answer.findings if one.closes and one.id != ADOPTION]
     if not closing:
         return
     sentences = [f"{one.group}, {one.check}: {one.reason}".replace(f"{place}/", f"{report}/") for one in closing]
     more = f" And {len(closing) - 3} more." if len(closing) > 3 else ""
     message = f"The gate would stay closed, so nothing was put there. {' '.join(sentences[:3])}{more}"
+    if evaluation.look.used_up:
+        message += (
+            f" No further model can pass on {gated.name}. State a fresh one in its place, which the required roles "
+            f"must waive: {how_to_replace(gated.name)}"
+        )
     own = {one.id for one in closing if one.id.startswith(("criterion:", "verdict:"))}
     if own and evaluation.exit_code:
         raise NotCertified(f"{evaluation.headline} {message}", exit_code=evaluation.exit_code)

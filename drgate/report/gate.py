@@ -63,11 +63,11 @@ def render(report: GateReport, console: Console) -> None:
         for finding in findings:
             if finding.status == "PASS":
                 continue
-            line = Text(f"  {_mark(finding)} {finding.check}{_weight(finding)}: ", style=_SHOWN[finding.status][2])
+            line = Text(f"  {_mark(finding)} {_what(finding)}{_weight(finding)}: ", style=_SHOWN[finding.status][2])
             console.print(line.append(finding.reason, style="default"), soft_wrap=True)
-        passed = [finding.check for finding in findings if finding.status == "PASS"]
+        passed = [finding.title or _what(finding) for finding in findings if finding.status == "PASS"]
         if passed:
-            console.print(Text(f"  ✓ {', '.join(passed)}", style="green"), soft_wrap=True)
+            console.print(Text(f"  ✓ {'; '.join(passed)}", style="green"), soft_wrap=True)
     for note in report.notes:
         console.print(Text(f"\nNote: {note}", style="dim"), soft_wrap=True)
     if advice := how_to_waive(report):
@@ -152,7 +152,7 @@ def workflow_commands(report: GateReport) -> Iterator[str]:
         # The last annotation that GitHub shows says how many more there are.
         shown = findings if len(findings) <= SHOWN_ANNOTATIONS else findings[: SHOWN_ANNOTATIONS - 1]
         for finding in shown:
-            title = f"{finding.group}: {finding.check}"
+            title = f"{finding.group}: {_what(finding)}"
             yield f"::{kind} title={_property(title)}::{_data(f'{_outcome(finding)}. {finding.reason}')}"
         if len(shown) < len(findings):
             yield f"::{kind} title=drgate gate::{len(findings) - len(shown)} more, in the step's summary."
@@ -199,6 +199,26 @@ def _mark(finding: Finding) -> str:
     return f"{_SHOWN[finding.status][0]} {_outcome(finding)}:"
 
 
+def _what(finding: Finding) -> str:
+    """What was checked, in words; with the id of a criterion, which checklists and waivers name."""
+    if finding.title:
+        return f"{finding.title} ({finding.check})"
+    word, on, test_set = finding.check.partition(" on ")
+    return f"{_WORDS.get(word, word)}{on}{test_set}"
+
+
+_WORDS: Final = {
+    "unguarded": "file without a rule",
+    "identity": "which file it is",
+    "tampering": "changed since it was signed",
+    "predictions": "numbers recomputed from the predictions",
+    "scored": "who ran the model",
+    "parent": "model that it was exported from",
+    "folder": "place of the file",
+}
+"""Checks whose names say little to somebody who does not know the policy."""
+
+
 def _weight(finding: Finding) -> str:
     if finding.allowed:
         return " (allowed by the policy)"
@@ -210,7 +230,7 @@ def _grid(findings: list[Finding], longest: int = 2000) -> str:
     for finding in findings:
         reason = finding.reason if len(finding.reason) <= longest else f"{finding.reason[:longest]}…"
         outcome = f"{_SHOWN[finding.status][0]} {_outcome(finding)}{_weight(finding)}"
-        rows.append([outcome, finding.group, finding.check, reason])
+        rows.append([outcome, finding.group, _what(finding), reason])
     return grid(["Outcome", "Where", "What", "Why"], rows)
 
 

@@ -354,7 +354,7 @@ def summary(evaluation: Evaluation) -> list[tuple[str, str]]:
     grades are not by the highest probability."""
     model, counts = evaluation.model, evaluation.counts
     patients = "number of patients unknown" if counts.patients is None else f"of {_many(counts.patients, 'patient')}"
-    files = [f"file {_short(file.sha256)}" for file in model.files[:1]]
+    files = [*_whole(evaluation), *(f"file {_short(file.sha256)}" for file in model.files[:1])]
     return [
         (visible(model.kind).capitalize(), ", ".join([subject_name(evaluation), *files])),
         ("Test set", f"{test_set_name(evaluation)}, {_contents(evaluation.data)}"),
@@ -365,11 +365,17 @@ def summary(evaluation: Evaluation) -> list[tuple[str, str]]:
     ]
 
 
+def _whole(evaluation: Evaluation) -> list[str]:
+    """The digest by which a model is told apart: its first file can be that of another model, with other weights."""
+    digest = evaluation.model.tensor_digest
+    return [f"model {_short(digest)}"] if digest else []
+
+
 def judged(evaluation: Evaluation) -> list[tuple[str, str]]:
     """What was judged, on what, by whom it was graded: label and text, for page one."""
     data, model, look, counts = evaluation.data, evaluation.model, evaluation.look, evaluation.counts
     content, subject = evaluation.spec.content, subject_name(evaluation)
-    named = [f"{visible(model.kind)} {subject}"]
+    named = [f"{visible(model.kind)} {subject}", *_whole(evaluation)]
     files = [(visible(file.name), _short(file.sha256)) for file in model.files]
     named += [f"file {digest}" if name == subject else f"file {name}: {digest}" for name, digest in files]
     images = [f"{counts.images} graded"]

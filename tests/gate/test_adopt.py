@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import pytest
 from PIL import Image
 
 from drgate.certificate.keys import generate_key
+from drgate.checklist import parse_yaml, read_checklist
 from drgate.errors import DrgateError, NotCertified
 from drgate.gate.gate import gate
 from drgate.gate.submit import Submitted, submit
@@ -35,10 +37,10 @@ def commands() -> list[str]:
     return block.splitlines()
 
 
-def write_images(folder: Path, patients: int = 40) -> None:
+def write_images(folder: Path, patients: int = 40, seed: int = 7) -> None:
     """Grey images, one a patient, each grade the brighter the worse."""
     (folder / "images").mkdir(parents=True)
-    rng = np.random.default_rng(7)
+    rng = np.random.default_rng(seed)
     lines = ["image,grade,patient"]
     for i in range(5 * patients):
         pixels = LEVELS[i % 5] + rng.integers(-9, 10, (28, 28, 3))
@@ -149,6 +151,63 @@ class TestFiveCommands:
         shell, _ = adopted
         assert "Staged: nothing new; all is there." in shell.type(commands()[3])
         assert git_in(shell.folder, "status", "--porcelain") == ""
+
+
+class TestTheNextModels:
+    """Two models on one test set, and a third one on a fresh set, on a real remote."""
+
+    def test_get_in_by_what_is_printed(self, tmp_path):
+        """`--looks 2` from the start; then the used-up set is replaced under a waiver."""
+        shell = cloned(tmp_path / "here")
+        write_images(shell.folder / "testset", 60)  # half the level takes more patients
+        with (shell.folder / ".git/info/exclude").open("a") as handle:
+            handle.write("/testset\n/fresh\n/model*/\n")
+        for i in (1, 2, 3):
+            (shell.folder / f"model{i}").mkdir()
+            write_model(shell.folder / f"model{i}/dr.onnx", shift=i / 8)
+        typed = commands()
+        shell.type(typed[0])
+        said = shell.type(f"{typed[1]} --looks 2")
+        assert "keys/clinical.pub" in said, "what is staged is named"
+        assert "allows 2 looks" in said
+        chosen = "--spec checklists/screening-referable-2-looks.yaml"
+        assert chosen in said
+        evaluate = f"drgate evaluate model1/dr.onnx --data testset {chosen} --looks looks/testset.jsonl"
+        evaluate += " --key keys/clinical.pem --out reports/1"
+
+        shell.type(evaluate)
+        assert "looks/testset.jsonl" in shell.type(next_of(shell.said)), "written by `evaluate`, and staged now"
+        shell.type(next_of(shell.said))
+        assert "The gate is open" in shell.said
+
+        # By the same name, as most are called; each on a branch of its own.
+        shell.type(evaluate.replace("model1", "model2").replace("reports/1", "reports/2"))
+        shell.type(next_of(shell.said))
+        assert "Replaced: models/dr.onnx" in shell.said
+        shell.type(next_of(shell.said))
+        assert "The gate is open" in shell.said
+        shell.type("git switch -q main && git merge -q - && git push -q")
+
+        # A third is barred, and told how to go on.
+        shell.type(evaluate.replace("model1", "model3").replace("reports/1", "reports/3"), code=3)
+        shell.type("drgate submit reports/3 --model model3/dr.onnx", code=3)
+        assert "drgate init --data FRESH_TEST_SET --replaces testset" in shell.said
+        shell.type("git checkout -q looks")
+        write_images(shell.folder / "fresh", 60, seed=8)
+        replaced = shell.type("drgate init --data fresh --replaces testset")
+        waiver, evaluate, submit = (line[6:] for line in replaced.splitlines() if line.startswith("Next: "))
+        assert "--base-ref origin/main --role clinical --key keys/clinical.pem" in waiver
+        shell.type(waiver.replace("YYYY-MM-DD", "2099-01-01").replace("...", "Both looks at it were taken."))
+        shell.type(evaluate.replace("MODEL", "model3/dr.onnx").replace("NAME", "fresh"))
+        shell.type(submit.replace("MODEL", "model3/dr.onnx").replace("NAME", "fresh"))
+        assert "The gate is open for what is staged" in shell.said
+        shell.type(next_of(shell.said))
+        assert "The gate is open: 1 model, 1 waived" in shell.said
+
+
+def next_of(said: str) -> str:
+    """The command that was printed last as the next one."""
+    return [line for line in said.splitlines() if line.startswith("Next: ")][-1].removeprefix("Next: ")
 
 
 # -- submit, on a repository that is guarded already -------------------------------------------------------------------
@@ -308,6 +367,54 @@ class TestInit:
         repository.git("commit", "--quiet", "-m", "with a model")
         assert gate(empty, base_ref="HEAD", now=NOW).exit_code == 0
 
+    def test_evaluate_names_the_test_set_that_is_to_be_stated(self, empty, drgate, monkeypatch):
+        """The command that it prints works: `--test-set` where the policy states none."""
+        write_images(empty / "labels set")
+        write_model(empty / "dr.onnx")
+        monkeypatch.setenv("DRGATE_KEY_PASSPHRASE", "a phrase")
+        assert "--data TEST_SET --spec CHECKLIST --models PATTERN" in drgate("keygen", "--out", "keys/own").err
+        key = ("--trusted-key", "clinical=keys/own.pub", "--models", "*.onnx", "--spec", "screening-referable")
+        assert drgate("init", *key).code == 0
+        spec = ("--spec", "checklists/screening-referable.yaml", "--key", "keys/own.pem", "--out", "reports/1")
+        said = drgate("evaluate", "dr.onnx", "--data", "labels set", *spec).err
+        following = shlex.split(next_of(said))
+        assert following[-2:] == ["--test-set", "labels-set"]
+        assert drgate(*following[1:]).code == 0
+
+    def test_says_how_many_models_one_test_set_may_judge(self, empty, drgate):
+        """With the checklist's own looks, and with others, which are a checklist of another name."""
+        assert "allows 1 look: one model is judged" in drgate("init", *self.KEY).err
+        ended = drgate("init", *self.KEY, "--looks", "3", "--force")
+        assert "medical-grade-3-looks.yaml allows 3 looks" in ended.err
+        written = parse_yaml((empty / "checklists/medical-grade-3-looks.yaml").read_bytes(), "it")
+        assert (written.name, written.looks) == ("medical-grade-3-looks", 3)
+        assert written.content() == read_checklist("medical-grade").content() | {"name": written.name, "looks": 3}
+
+    def test_replaces_a_test_set_and_nothing_else(self, empty, drgate):
+        """The rest of a policy stays as somebody wrote it."""
+        write_images(empty / "first")
+        write_images(empty / "second", seed=8)
+        assert drgate("init", *self.KEY, "--data", "first").code == 0
+        policy = (empty / "drgate.toml").read_text()
+        written = policy.replace("[gate]", "[gate]\nmax_age_days = 30 # strict") + "# the end\n"
+        (empty / "drgate.toml").write_text(written)
+        changed = ("init", "--data", "second", "--replaces", "first")
+        assert "differs from what is staged" in drgate(*changed).err
+        git_in(empty, "add", "drgate.toml")
+        ended = drgate(*changed)
+        assert ended.code == 0, ended
+        after = (empty / "drgate.toml").read_text()
+        lines = [line.replace("first", "second") for line in written.splitlines() if "manifest_digest" not in line]
+        assert [line for line in after.splitlines() if "manifest_digest" not in line] == [
+            line for line in lines if "manifest_digest" not in line
+        ]
+        assert git_in(empty, "show", ":drgate.toml") == after
+        assert "states no test set 'first'; it states second" in drgate(*changed).err
+        assert "has the very images" in drgate("init", "--data", "second", "--replaces", "second").err
+        for more in (("--looks", "2"), self.KEY, ("--force",)):
+            assert "changes the test set alone" in drgate(*changed, *more).err
+        assert "needs the test set" in drgate("init", "--replaces", "second").err
+
     def test_again_and_with_force(self, empty, drgate):
         """The same again is nothing to do; another policy is not replaced without a word."""
         assert drgate("init", *self.KEY).code == 0
@@ -319,6 +426,8 @@ class TestInit:
         assert (
             "drgate.toml is a policy already and differs from what would be written; nothing was written" in other.err
         )
+        assert 'It differs in models (there ["models/*.pth"], now ["models/*.onnx"]).' in other.err
+        assert "give the same command with --force" in other.err
         assert git_in(empty, "ls-files", "--stage") == before
         assert drgate("init", *self.KEY, "--models", "models/*.onnx", "--force").code == 0
         assert "models/*.onnx" in (empty / "drgate.toml").read_text()

@@ -94,7 +94,7 @@ class TestWhatDoesNotCount:
         self.replace_certificate(repository, self.recertified(repository, "forger"))
         report = answer(repository)
         assert report.exit_code == 2
-        assert "forged or damaged. Remove it" in of(report, "tampering").reason
+        assert "was changed since, or is forged" in of(report, "tampering").reason
         assert of(report, "certificate").status == "NOT_ASSESSED"
 
     def test_of_a_table_of_predictions(self, repository):

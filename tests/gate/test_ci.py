@@ -95,9 +95,22 @@ class TestFilesForCi:
         assert f"junit={tmp_path}/drgate-gate.xml\ncomment={tmp_path}/drgate-gate.md\n" in output.read_text()
         for name, expression in (("junit", "steps.gate.outputs.junit"), ("comment", "steps.gate.outputs.comment")):
             assert expression in action["outputs"][name]["value"]
-        (text,) = re.findall(r"```yaml\nname: gate\n.*?```", (self.ROOT / "docs/gate.md").read_text(), re.DOTALL)
-        paths = YAML(typ="safe", pure=True).load(text[7:-3])["jobs"]["gate"]["steps"][-1]["with"]["path"].split()
-        assert all(not path.startswith("drgate") for path in paths)
+        written, further = re.findall(r"```yaml\n(.*?)```", self.section("GitHub"), re.DOTALL)[:2]
+        job = YAML(typ="safe", pure=True).load(written + further)["jobs"]["gate"]
+        assert all(not path.startswith("drgate") for path in job["steps"][-1]["with"]["path"].split())
+
+    def section(self, name: str) -> str:
+        """A section of the documentation of the gate."""
+        return re.split(r"\n## ", (self.ROOT / "docs/gate.md").read_text().partition(f"\n## {name}\n")[2])[0]
+
+    @pytest.mark.parametrize(("name", "forge"), [("GitHub", "github"), ("GitLab", "gitlab")])
+    def test_the_documentation_shows_what_init_writes(self, name, forge):
+        """To the letter; and names the check that a branch must require."""
+        text = (self.ROOT / f"drgate/gate/workflows/{forge}.yml").read_text()
+        assert f"```yaml\n{text}```" in self.section(name)
+        if forge == "github":
+            job = YAML(typ="safe", pure=True).load(text)["jobs"]["gate"]
+            assert f"must require is called `{job['name']}`" in self.section(name)
 
     @pytest.mark.parametrize("kind", ["file", "link", "folder"])
     def test_gitlab_removes_what_is_in_the_place_of_a_report(self, tmp_path, kind):

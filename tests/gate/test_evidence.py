@@ -7,6 +7,8 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from drgate.certificate.chain import chain_line
@@ -135,6 +137,76 @@ class TestPredictions:
         table.unlink()
         table.symlink_to(outside)
         assert gate(repository.root, base_ref="main", now=NOW).exit_code == 3
+
+    @pytest.mark.parametrize("column", ["p_1", "grade", "image"])
+    def test_one_changed_cell(self, repository, table, column):
+        """Is a changed file, not a table whose numbers need more digits."""
+        whole = pq.read_table(table)
+        values = whole.column(column).to_pylist()
+        values[7] = {"p_1": 0.9, "grade": 9, "image": values[8]}[column]
+        at = whole.column_names.index(column)
+        pq.write_table(whole.set_column(at, whole.field(column), pa.array(values, whole.field(column).type)), table)
+        finding = of(answer(repository), "predictions")
+        assert finding.status == "REFUSED"
+        assert "predictions.parquet was changed after the model was scored: get the original file" in finding.reason
+        assert "--scores" not in finding.reason
+
+
+class TestDamagedCertificates:
+    """Are named, with what happened to them; and nobody is sent to find other images."""
+
+    @pytest.fixture
+    def certificate(self, repository: Repository) -> Path:
+        (path,) = (repository.root / "certificates").rglob("clinical.certificate.json")
+        return path
+
+    @pytest.mark.parametrize("of_all", [0.3, 0.99])
+    def test_cut_off(self, repository, certificate, of_all):
+        """A certificate of which the end is missing."""
+        data = certificate.read_bytes()
+        certificate.write_bytes(data[: int(len(data) * of_all)])
+        reason = of(answer(repository), "certificate").reason
+        assert f"{certificate.name} is cut off or damaged. Get the original file." in reason
+
+    def test_no_base64(self, repository, certificate):
+        """A character that stands for nothing."""
+        data = certificate.read_bytes()
+        certificate.write_bytes(data[:2000] + b"!" + data[2001:])
+        assert "is damaged: it is not in base64" in of(answer(repository), "certificate").reason
+
+    def test_one_other_character_anywhere(self, repository, certificate):
+        """Also where the model's digest is, or where what is left is no JSON."""
+        data = certificate.read_bytes()
+        begin = data.index(b'"payload":"') + len(b'"payload":"')
+        for at in range(begin, begin + 700, 13):
+            other = b"B" if data[at : at + 1] == b"A" else b"A"
+            certificate.write_bytes(data[:at] + other + data[at + 1 :])
+            finding = of(answer(repository), "tampering")
+            assert finding.status == "REFUSED"
+            assert "is not what that key signed: it was changed since, or is forged" in finding.reason
+
+    @pytest.mark.parametrize("how", ["gone", "cut", "line ends"])
+    def test_with_all_looks_taken(self, repository, certificate, how):
+        """The same model needs no fresh test set: its look is taken."""
+        self.take_all_looks(repository)
+        data = certificate.read_bytes()
+        left = {"gone": b"", "cut": data[:900], "line ends": data + b"\r\n"}[how]
+        certificate.write_bytes(left) if left else certificate.unlink()
+        reason = of(answer(repository), "certificate").reason
+        assert "No certificate in certificates counts" in reason
+        assert "test set in its place" not in reason
+
+    def test_another_model_is_told_how_to_go_on(self, repository):
+        """It cannot pass where all looks are taken."""
+        self.take_all_looks(repository)
+        repository.write("models/dr.pth", b"a further model")
+        reason = of(answer(repository), "certificate").reason
+        assert "Unless this model took one of them, it cannot pass there: the 5 looks at site-a" in reason
+        assert reason.endswith("drgate init --data FRESH_TEST_SET --replaces site-a")
+
+    def take_all_looks(self, repository: Repository) -> None:
+        for i in range(4):
+            repository.judge({"dr.pth": b"another model %d" % i})
 
 
 class TestLooks:

@@ -6,9 +6,11 @@ import json
 import os
 import re
 import xml.etree.ElementTree as ET
+from io import StringIO
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from drgate.gate.findings import RULES, Finding, GateReport
 from drgate.report import gate as drawn
@@ -19,6 +21,18 @@ from tests.support.repositories import (
     answers,
     said,
 )
+
+
+def test_a_criterion_is_named_in_words_and_by_its_id(repository):
+    """A clinician reads what it is; a waiver needs the id."""
+    repository.add_model("dr.pth", b"worse", table=answers(2, right=0.4))
+    report = answer(repository)
+    screen = StringIO()
+    drawn.render(report, Console(file=screen, width=200))
+    for text in (screen.getvalue(), drawn.markdown(report)):
+        assert "Sensitivity, PDR (sensitivity:pdr" in text.replace("\\", "")
+    repository.write("models/notes.txt", "no model")
+    assert "file without a rule" in drawn.markdown(answer(repository))
 
 
 class TestHostileNames:

@@ -286,7 +286,11 @@ class TestWords:
             assert "images and grades sha256:abab" in facts["Test set"]
             assert "cdcd" not in str(facts)
             assert str(facts).count("sha256:1212") == 1
-        assert dict(words.judged(judged))["Model"] == "checkpoint weak.csv; file sha256:121212121212…"
+            assert str(facts).count("model sha256:efef") == 1, "the same file can be that of another model"
+        assert (
+            dict(words.judged(judged))["Model"]
+            == "checkpoint weak.csv; model sha256:efefefefefef…; file sha256:121212121212…"
+        )
         assert "cdcd" in str(words.settings(judged))
 
     @pytest.mark.parametrize("name", FORMATS)
