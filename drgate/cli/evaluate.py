@@ -220,10 +220,14 @@ def command(
     if judgement.signed and evaluation.verdict == "PASS" and Path("drgate.toml").is_file():
         import shlex
 
+        from drgate import limits
+        from drgate.errors import PolicyError
+        from drgate.files import read_limited
         from drgate.gate.adopt import KnownSet
 
         words = ["drgate", "submit", str(judgement.folder), "--model", str(source)]
-        if b"test_sets" not in Path("drgate.toml").read_bytes():  # this one is to be stated
+        policy = read_limited(Path("drgate.toml"), limits.TOML_BYTES, "a policy", PolicyError)
+        if b"test_sets" not in policy:  # this one is to be stated
             words += ["--test-set", KnownSet(evaluation.data.name, "").plain]
         tell(f"Next: {shlex.join(words)}", quiet)
     return evaluation.exit_code
