@@ -14,6 +14,7 @@ import os
 import platform
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from drgate.patients import PatientKey
     from drgate.preprocessing import Preprocessing
     from drgate.vision.grader import Grader
+    from drgate.vision.prepared import Prepared
 
 BATCH: Final = 32
 RAW_BATCH: Final = 8
@@ -203,10 +205,11 @@ def _share(
 
     preprocess = grader.preprocessing
     batch_size = RAW_BATCH if preprocess is None else min(BATCH, max(1, BATCH_PIXELS // preprocess.size**2))
-    trained_on = set() if grader.fingerprint is None else {row.tobytes() for row in grader.fingerprint.images}
+    trained_on = _trained_on(grader)
+    contents = manifest.content_digests()
     images = [str(image) for image in manifest.table["image"].iloc[positions]]
     prepared = in_processes(
-        partial(_prepare, preprocess=preprocess, hashed=bool(trained_on)),
+        partial(_prepare, preprocess=preprocess, hashes=tuple(trained_on)),
         [manifest.path(image) for image in images],
         workers=usable_cores() if workers is None else workers,
         chunk=max(1, CHUNK * batch_size // BATCH),
@@ -214,17 +217,24 @@ def _share(
     found = _Scored(np.full((len(images), grader.answer.width), np.nan), {}, [])
     with _ended(grader):
         for start, batch in _batches(prepared, batch_size):
-            readable = [i for i, item in enumerate(batch) if not isinstance(item.pixels, str)]
+            readable = [i for i, item in enumerate(batch) if not isinstance(item, str)]
             if readable:
-                pixels = [batch[i].pixels for i in readable]
+                pixels = [item.pixels for item in batch if not isinstance(item, str)]
                 found.outputs[[start + i for i in readable]] = grader.outputs(
                     pixels if preprocess is None else np.stack(pixels)
                 )
             for i, item in enumerate(batch):
-                if isinstance(item.pixels, str):
-                    found.refused[images[start + i]] = item.pixels
-                elif item.hash in trained_on:
-                    found.known.append(images[start + i])
+                image = images[start + i]
+                if isinstance(item, str):
+                    found.refused[image] = item
+                    continue
+                if item.digest != contents[image]:
+                    raise ManifestError(
+                        f"{manifest.origin}: {manifest.path(image)} changed after its SHA-256 was taken; start again "
+                        "when nothing writes to the data set."
+                    )
+                if any(item.hashes[name] in known for name, known in trained_on.items()):
+                    found.known.append(image)
             advance(len(batch))
     return found
 
@@ -263,30 +273,29 @@ def _rows(manifest: Manifest) -> pd.DataFrame:
     return rows
 
 
-class _Prepared(NamedTuple):
-    pixels: Any  # the network's input, or the reason why there is none
-    hash: bytes = b""
+def _trained_on(grader: Grader) -> dict[str, set[bytes]]:
+    """By version of the perceptual hash, those of the training images that the grader's fingerprint has."""
+    from drgate.vision.fingerprint import OLDER_HASH
+    from drgate.vision.perceptual import HASH
+
+    if grader.fingerprint is None:
+        return {}
+    found = {HASH: grader.fingerprint.images, OLDER_HASH: grader.fingerprint.older}
+    return {name: {row.tobytes() for row in rows} for name, rows in found.items() if len(rows)}
 
 
-def _prepare(path: Path, preprocess: Preprocessing | None, hashed: bool) -> _Prepared:
-    from drgate.preprocessing import PreprocessingError
-    from drgate.vision.fingerprint import image_hash
-    from drgate.vision.images import read_image
+def _prepare(path: Path, preprocess: Preprocessing | None, hashes: tuple[str, ...]) -> Prepared | str:
+    """The network's input as pixels of it, or the reason why there is none."""
+    from drgate.vision.prepared import prepare_image
 
     try:
-        if preprocess is None:
-            return _Prepared(np.asarray(read_image(path)))
-        pixels = preprocess(image := read_image(path, preprocess.decoded_at))
-        if hashed and preprocess.decoded_at is not None:
-            image = read_image(path)  # the hash is of the whole image, however it is prepared
+        found = prepare_image(path, preprocess, hashes)
     except ImageUnreadable as problem:
-        return _Prepared(str(problem))
-    except PreprocessingError as problem:
-        return _Prepared(f"{path}: {problem}")
-    return _Prepared(pixels, image_hash(image) if hashed else b"")
+        return str(problem)
+    return found if preprocess is None else replace(found, pixels=preprocess.scaled(found.pixels))
 
 
-def _batches(prepared: Iterator[_Prepared], size: int) -> Iterator[tuple[int, list[_Prepared]]]:
+def _batches(prepared: Iterator[Prepared | str], size: int) -> Iterator[tuple[int, list[Prepared | str]]]:
     start = 0
     while batch := list(islice(prepared, size)):
         yield start, batch

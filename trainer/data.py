@@ -21,18 +21,17 @@ from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final
 
-import imagehash
 import numpy as np
 import PIL
 from numpy.typing import NDArray
 
-from drgate.errors import ImageUnreadable, TrainingError
+from drgate.errors import TrainingError
 from drgate.files import canonical_json, replacing
-from drgate.preprocessing import Preprocessing, PreprocessingError
+from drgate.preprocessing import Preprocessing
 from drgate.scale import GRADES, TITLES
 from drgate.vision.decoding import in_processes
-from drgate.vision.fingerprint import image_hash
-from drgate.vision.images import read_image
+from drgate.vision.perceptual import HASH
+from drgate.vision.prepared import prepare_image
 
 if TYPE_CHECKING:
     from drgate.manifest import Manifest
@@ -68,7 +67,7 @@ class ImageSet:
     grades: NDArray[np.int64] = field(repr=False)
     """(n,), 0-4"""
     hashes: list[bytes] = field(repr=False)
-    """`drgate.vision.fingerprint.image_hash` of each."""
+    """`drgate.vision.perceptual.perceptual_hash` of each."""
     preprocess: Preprocessing
     """How the pixels were prepared, and how they become network input."""
 
@@ -178,6 +177,7 @@ def read_images(
         DrgateError: a worker process was killed.
     """
     paths = [manifest.path(image) for image in manifest.table["image"]]
+    contents = list(manifest.content_digests().values())
     shape = (len(paths), preprocess.size, preprocess.size, 3)
     ready = 0
 
@@ -185,7 +185,12 @@ def read_images(
         nonlocal ready
         prepare = partial(prepare_image, preprocess=preprocess)
         for index, image in enumerate(in_processes(prepare, paths, workers=workers)):
-            yield image
+            if image.digest != contents[index]:
+                raise TrainingError(
+                    f"{paths[index]} changed after its SHA-256 was taken; start again when nothing writes to the data"
+                    " set."
+                )
+            yield image.pixels, image.hashes[HASH]
             if index >= ready:  # counted once, also if the cache failed half-way
                 ready = index + 1
                 advance(1)
@@ -265,7 +270,7 @@ class _Stored:
             {
                 "format": "drgate images 1",
                 "preprocessing": preprocess.digest,
-                "libraries": {"pillow": PIL.__version__, "imagehash": imagehash.__version__},
+                "libraries": {"pillow": PIL.__version__, "hash": HASH},
                 "images": len(contents),
                 "contents": hashlib.sha256("\n".join(contents).encode()).hexdigest(),
             }
@@ -322,13 +327,3 @@ class _Stored:
             with contextlib.suppress(OSError):
                 if time.time() - left.stat().st_mtime > _ABANDONED:
                     left.unlink()
-
-
-def prepare_image(path: Path, preprocess: Preprocessing) -> tuple[NDArray[Any], bytes]:
-    """Pixels (size, size, 3) and perceptual hash of one file; the hash is of the whole image in any case."""
-    image = read_image(path, preprocess.decoded_at)
-    try:
-        pixels = preprocess.pixels(image)
-    except PreprocessingError as problem:
-        raise ImageUnreadable(f"{path}: {problem}") from problem
-    return pixels, image_hash(image if preprocess.decoded_at is None else read_image(path))

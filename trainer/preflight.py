@@ -21,9 +21,10 @@ import torch
 from drgate.errors import DrgateError
 from drgate.plan import plan
 from drgate.predictions import planned
+from drgate.vision.prepared import prepare_image
 from trainer.attempts.circles import CircleReport
 from trainer.config import FALLING, ONLY_WITH, TrainingConfig
-from trainer.data import ImageSet, prepare_image
+from trainer.data import ImageSet
 from trainer.engine import Engine
 from trainer.ready import Ready
 from trainer.schedule import rate
@@ -226,7 +227,7 @@ def _measure(ready: Ready) -> Measured:
     began = time.monotonic()
     prepared = [prepare_image(ready.splits.train.path(image), ready.preprocess) for image in few]
     decoding = (time.monotonic() - began) / len(prepared)
-    pixels = np.stack([image for image, _ in prepared])
+    pixels = np.stack([image.pixels for image in prepared])
     grades = ready.splits.train.table["grade"].to_numpy(dtype=np.int64)[: len(pixels)]
     images = ImageSet(pixels, grades, [], ready.preprocess)
     torch.manual_seed(config.seed)

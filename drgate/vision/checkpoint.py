@@ -32,7 +32,7 @@ from drgate.patients import PATIENT_BYTES
 from drgate.preprocessing import Preprocessing
 from drgate.scale import GRADES
 from drgate.vision.base import MEDSIGLIP, Base, few, resolve_base, update_digest
-from drgate.vision.fingerprint import IMAGE_BYTES, Fingerprint
+from drgate.vision.fingerprint import IMAGE_BYTES, OLDER_HASH, Fingerprint
 from drgate.vision.network import (
     LORA_EXCLUDES,
     LORA_TARGETS,
@@ -46,6 +46,7 @@ from drgate.vision.network import (
     tower_tensors,
     vision_config,
 )
+from drgate.vision.perceptual import HASH
 from drgate.vision.pickles import rehearse
 from drgate.vision.stated import own_preprocessing, refuse_other_input
 
@@ -311,8 +312,9 @@ def save_checkpoint(
         "fingerprint": None
         if fingerprint is None
         else {
-            "image_hash": "phash-256",
+            "image_hash": HASH,
             "images": torch.from_numpy(fingerprint.images.copy()),
+            "older_images": torch.from_numpy(fingerprint.older.copy()),
             "patient_hash": PATIENT_HASH,
             "patients": {key: torch.from_numpy(rows.copy()) for key, rows in fingerprint.patients.items()},
             "whole": fingerprint.whole,
@@ -626,7 +628,7 @@ def _fingerprint(payload: dict[str, Any] | None) -> Fingerprint | None:
     kind = payload["patient_hash"]
     # Earlier versions hashed patients with a salt beside the hashes: these cannot be compared with a patient key.
     salted = isinstance(kind, dict) and kind.get("name") == "scrypt"
-    if payload["image_hash"] != "phash-256" or not (salted or kind == PATIENT_HASH):
+    if payload["image_hash"] not in (HASH, OLDER_HASH) or not (salted or kind == PATIENT_HASH):
         raise CheckpointError("the training fingerprint is of a kind that this version of drgate does not know.")
 
     def rows(tensor: Tensor, size: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
@@ -635,9 +637,12 @@ def _fingerprint(payload: dict[str, Any] | None) -> Fingerprint | None:
         return tensor.numpy()
 
     images = rows(payload["images"], IMAGE_BYTES)
+    older = rows(payload["older_images"], IMAGE_BYTES) if payload["image_hash"] == HASH else images
+    if payload["image_hash"] == OLDER_HASH:
+        images = images[:0]
     if salted:
-        return Fingerprint(images, {}, whole=False)
+        return Fingerprint(images, {}, whole=False, older=older)
     patients, whole = payload["patients"], payload["whole"]
     if type(whole) is not bool or not all(re.fullmatch("[0-9a-f]{8}", key) for key in patients):
         raise CheckpointError("the training fingerprint is garbled.")
-    return Fingerprint(images, {key: rows(table, PATIENT_BYTES) for key, table in patients.items()}, whole)
+    return Fingerprint(images, {key: rows(table, PATIENT_BYTES) for key, table in patients.items()}, whole, older)

@@ -1,6 +1,7 @@
 """The training fingerprint: recognises an image or patient of the training set and reveals neither.
 
-A 256-bit perceptual hash per image finds copies of it in a later test set. A hash per patient under a patient key
+A 256-bit perceptual hash per image (`drgate.vision.perceptual`) finds copies of it in a later test set. A hash per
+patient under a patient key
 (`drgate.patients`) answers "was this patient in training?" for whoever has that key, and nothing for anybody else.
 Without a key no patient is in it.
 
@@ -14,10 +15,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
-from imagehash import phash
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 IMAGE_BYTES = 32
+OLDER_HASH: Final = "phash-256"
+"""What fingerprints call `image_hash`."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,12 +36,15 @@ class Fingerprint:
     """Hashes of a training set, and of the training sets of the models before it."""
 
     images: NDArray[np.uint8] = field(repr=False)
-    """(images, 32): `image_hash` of each, sorted, so that the order reveals nothing."""
+    """(images, 32): `perceptual_hash` of each, sorted, so that the order reveals nothing."""
     patients: Mapping[str, NDArray[np.uint8]] = field(repr=False)
     """By the id of a patient key: (patients, 16), the keyed hash of each patient, sorted. There are several keys if the
     models before it were trained with others."""
     whole: bool
     """Whether the patients of every training set are in it."""
+    older: NDArray[np.uint8] = field(default_factory=lambda: np.empty((0, IMAGE_BYTES), np.uint8), repr=False)
+    """(images, 32): `image_hash` of the images that earlier versions of drgate trained on. Hashes of the two versions
+    cannot be compared: of the same photograph they differ in half of the bits."""
 
     @classmethod
     def build(
@@ -49,7 +54,7 @@ class Fingerprint:
         key: PatientKey | None,
         ancestors: Sequence[Fingerprint] = (),
     ) -> Fingerprint:
-        """From the `image_hash` of each training image and the table that names the patients.
+        """From the `perceptual_hash` of each training image and the table that names the patients.
 
         ancestors: fingerprints of the models that training continued from; the new one includes them.
         """
@@ -64,6 +69,7 @@ class Fingerprint:
             _rows({*hashes}.union(*(_each(ancestor.images) for ancestor in ancestors)), IMAGE_BYTES),
             {name: _rows(known[name], PATIENT_BYTES) for name in sorted(known)},
             bool(named) and all(ancestor.whole for ancestor in ancestors),
+            _rows(set[bytes]().union(*(_each(ancestor.older) for ancestor in ancestors)), IMAGE_BYTES),
         )
 
     def shared_patients(self, table: pd.DataFrame, key: PatientKey | None) -> int:
@@ -82,10 +88,11 @@ class Fingerprint:
 
 
 def image_hash(image: Image.Image) -> bytes:
-    """256-bit DCT perceptual hash of an RGB image as 32 bytes (ImageHash.phash with 16 x 16 bits).
-
-    A mirrored or rotated copy has a different hash.
+    """Version 1 of the perceptual hash, for older fingerprints: 32 bytes of an RGB image (ImageHash.phash with 16 x 16
+    bits). A mirrored or rotated copy has a different hash.
     """
+    from imagehash import phash
+
     return np.packbits(phash(image, hash_size=16).hash).tobytes()
 
 

@@ -6,6 +6,7 @@ batch = np.stack([preprocess(read_image(path)) for path in paths])      # (n, 3,
 
 from __future__ import annotations
 
+import io
 import logging
 import stat
 import warnings
@@ -42,31 +43,48 @@ def read_image(path: Path, at_least: int | None = None) -> Image.Image:
         ImageUnreadable: no such file, not an image, truncated, floating-point pixels, or more pixels than Pillow's
             limit against decompression bombs.
     """
+    return decode_image(read_bytes(path), path, at_least)
+
+
+def read_bytes(path: Path) -> bytes:
+    """The bytes of an image file, read once: what is hashed is what `decode_image` decodes.
+
+    Raises ImageUnreadable: no such file, not a file, or larger than `MAX_BYTES`.
+    """
     try:
         if not stat.S_ISREG((about := path.stat()).st_mode):  # a pipe would be waited for without end
             raise _Refused("it is not a file")
-        if about.st_size > MAX_BYTES:  # some of Pillow's decoders read the whole file first
+        if about.st_size > MAX_BYTES:
             raise _Refused(f"it is larger than {MAX_BYTES >> 20} MB")
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise ImageUnreadable(f"{path}: this image file does not exist.") from error
+    except (OSError, ValueError) as error:
+        raise ImageUnreadable(f"{path}: this file cannot be read as an image ({_reason(error, b'')}).") from None
+
+
+def decode_image(data: bytes, path: Path, at_least: int | None = None) -> Image.Image:
+    """`read_image` of a file's bytes; path names it in messages."""
+    try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # damaged metadata is no reason to reject good pixels ...
             warnings.simplefilter("error", Image.DecompressionBombWarning)  # ... but a bomb is
-            with Image.open(path, formats=_FORMATS) as image:
+            with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
                 if at_least is not None:
                     image.draft(None, (at_least, at_least))
                 image.load()
-                return _as_rgb(ImageOps.exif_transpose(image))
+                ImageOps.exif_transpose(image, in_place=True)
+                return _as_rgb(image)
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         limit = (Image.MAX_IMAGE_PIXELS or 0) // 1_000_000
         raise ImageUnreadable(
             f"{path}: the image has more than {limit} million pixels, more than any fundus camera; it was not decoded."
         ) from error
-    except FileNotFoundError as error:
-        raise ImageUnreadable(f"{path}: this image file does not exist.") from error
     except Exception as error:  # on a damaged file Pillow's decoders raise nearly anything, with bytes of the file
-        raise ImageUnreadable(f"{path}: this file cannot be read as an image ({_reason(error, path)}).") from None
+        raise ImageUnreadable(f"{path}: this file cannot be read as an image ({_reason(error, data)}).") from None
 
 
-def _reason(error: Exception, path: Path) -> str:
+def _reason(error: Exception, data: bytes) -> str:
     """Why a file is no image, in words of this module alone."""
     if isinstance(error, _Refused):
         return str(error)
@@ -76,8 +94,7 @@ def _reason(error: Exception, path: Path) -> str:
         return "there is not enough memory"
     if not isinstance(error, UnidentifiedImageError):
         return "it is damaged or cut off"
-    with path.open("rb") as handle:
-        what = named(handle.read(HEAD))
+    what = named(data[:HEAD])
     return f"it is {what}" if what and not what.endswith(("photograph", "picture")) else "it is damaged, or no image"
 
 

@@ -16,7 +16,7 @@ import pytest
 
 from drgate.errors import ImageUnreadable, TrainingError
 from drgate.manifest import Manifest, load_manifest
-from drgate.preprocessing import FUNDUS_SQUARE, parse_preprocessing
+from drgate.preprocessing import FUNDUS_SQUARE, Preprocessing, parse_preprocessing
 from tests.support.material import photograph
 from trainer.data import ImageSet, cache_folder, read_images
 
@@ -40,15 +40,15 @@ def cache(tmp_path: Path) -> Path:
 @pytest.fixture
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The files that were decoded since."""
-    from drgate.vision import images
+    from drgate.vision.prepared import Prepared, prepare_image
 
     seen: list[Path] = []
 
-    def read(path: Path, at_least: int | None = None) -> object:
+    def prepare(path: Path, preprocess: Preprocessing) -> Prepared:
         seen.append(path)
-        return images.read_image(path, at_least)
+        return prepare_image(path, preprocess)
 
-    monkeypatch.setattr("trainer.data.read_image", read)
+    monkeypatch.setattr("trainer.data.prepare_image", prepare)
     return seen
 
 
@@ -238,7 +238,7 @@ FILL = """
 import sys
 from pathlib import Path
 from drgate.manifest import load_manifest
-from drgate.preprocessing import FUNDUS_SQUARE, parse_preprocessing
+from drgate.preprocessing import FUNDUS_SQUARE, Preprocessing, parse_preprocessing
 from trainer.data import read_images
 
 print("ready", flush=True)

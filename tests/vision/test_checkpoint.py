@@ -332,7 +332,14 @@ class TestFingerprint:
         }
         loaded = load_checkpoint(rewritten(tmp_path / "m.pth", fingerprint=salted)).fingerprint
         assert loaded is not None
-        assert (len(loaded.images), loaded.patients) == (3, {})
+        assert (len(loaded.images), len(loaded.older), loaded.patients) == (0, 3, {})
+        child = Fingerprint.build([bytes(32)], people("1"), None, [loaded])
+        save_checkpoint(
+            tmp_path / "c.pth", replace(tiny.checkpoint_of(tiny.random_model(base), base), fingerprint=child)
+        )
+        again = load_checkpoint(tmp_path / "c.pth").fingerprint
+        assert again is not None
+        assert (again.images.tolist(), again.older.tolist()) == ([[0] * 32], loaded.older.tolist())
         assert loaded.unchecked(KEY)
 
     def test_that_is_garbled_is_refused(self, base, tmp_path):

@@ -188,3 +188,89 @@ def test_worker_processes_start_without_torch():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path.cwd())
     assert done.stdout.strip() == "set()"
+
+
+class TestFundusSquare2:
+    """`fundus-square-2`, against its text written again."""
+
+    @staticmethod
+    def written_again(path: Path, size: int) -> np.ndarray:
+        """By the text, with blocks averaged one by one; of Pillow only decoding and its bicubic filter."""
+        with Image.open(path) as image:
+            if image.format == "JPEG":
+                scale = max([s for s in (1, 2, 4, 8) if min(image.size) // s >= 2 * size] or [1])
+                image.draft(None, (image.width // scale, image.height // scale))
+            upright = {6: Image.Transpose.ROTATE_270, 3: Image.Transpose.ROTATE_180}.get(image.getexif().get(0x0112))
+            image = image.transpose(upright) if upright is not None else image
+            pixels = np.asarray(image.convert("RGB"))
+
+        def averaged(values: np.ndarray, down: int, across: int) -> np.ndarray:
+            rows = [np.arange(at, min(at + down, len(values))) for at in range(0, len(values), down)]
+            columns = [np.arange(at, min(at + across, values.shape[1])) for at in range(0, values.shape[1], across)]
+            blocks = [[values[np.ix_(y, x)].reshape(-1, 3) for x in columns] for y in rows]
+            found = [
+                [(b.sum(axis=0, dtype=np.int64) + len(b) // 2) * (2**24 // len(b)) >> 24 for b in row] for row in blocks
+            ]
+            return np.array(found, dtype=np.uint8)
+
+        height, width = pixels.shape[:2]
+        block = max(1, max(width, height) // 256)
+        bright = averaged(pixels, block, block).max(axis=2)
+        lit = bright > max(8, 0.12 * np.quantile(bright, 0.9))
+        across, down = (np.flatnonzero(lit.mean(axis=axis) >= 0.04) for axis in (0, 1))
+        if len(across) >= lit.shape[1] / 8 and len(down) >= lit.shape[0] / 8:
+            pixels = pixels[down[0] * block : (down[-1] + 1) * block, across[0] * block : (across[-1] + 1) * block]
+        height, width = pixels.shape[:2]
+        new = [max(1, int(np.floor(size * side / max(width, height) + 0.5))) for side in (width, height)]
+        by = [max(1, int(side / to / 1.2)) for side, to in zip((width, height), new, strict=True)]
+        small = Image.fromarray(averaged(pixels, by[1], by[0]))
+        box = (0, 0, width / by[0], height / by[1])
+        inner = np.asarray(small.resize(tuple(new), Image.Resampling.BICUBIC, box=box))
+        canvas = np.zeros((size, size, 3), np.uint8)
+        left, top = ((size - side) // 2 for side in new)
+        canvas[top : top + new[1], left : left + new[0]] = inner
+        return canvas
+
+    @pytest.mark.parametrize(
+        ("name", "shape", "size"),
+        [
+            ("a.jpg", (640, 480), 112),
+            ("a.jpg", (641, 477), 32),
+            ("a.png", (640, 480), 112),
+            ("turned.jpg", (901, 620), 64),
+            ("grey.jpg", (700, 500), 64),
+            ("cmyk.jpg", (700, 500), 64),
+            ("tiny.png", (40, 31), 64),
+            ("tiny.jpg", (2, 1), 64),
+            ("wide.png", (1200, 16), 64),
+        ],
+    )
+    def test_is_what_its_text_says(self, tmp_path, name, shape, size):
+        """Somebody else who writes it by its text gets the same pixels, of every kind of file."""
+        image = fundus(*shape, radius=int(min(shape) * 0.45), centre=(shape[0] // 2 - 3, shape[1] // 2))
+        image = image.convert({"grey": "L", "cmyk": "CMYK"}.get(name[:4], "RGB"))
+        exif = Image.Exif()
+        if name == "turned.jpg":
+            exif[0x0112] = 6
+        image.save(path := tmp_path / name, exif=exif)
+        prepare = parse_preprocessing(f"fundus-square-2@{size}")
+        actual = prepare.pixels(read_image(path, prepare.decoded_at))
+        assert actual.dtype == np.uint8
+        np.testing.assert_array_equal(actual, self.written_again(path, size))
+
+    def test_sixteen_bits_are_the_eight_of_their_range(self, tmp_path):
+        """A deep PNG is prepared like its 8-bit copy."""
+        grey = np.asarray(fundus().convert("L"))
+        Image.fromarray(grey.astype(np.uint16) * 257).save(tmp_path / "deep.png")
+        Image.fromarray(grey).save(tmp_path / "plain.png")
+        prepare = parse_preprocessing("fundus-square-2@64").pixels
+        deep, plain = (prepare(read_image(tmp_path / name)) for name in ("deep.png", "plain.png"))
+        np.testing.assert_array_equal(deep, plain)
+
+    def test_is_nearly_the_first_version(self, tmp_path):
+        """Of a large photograph the pixels are those of `fundus-square-1` within a few grey levels."""
+        image = fundus(1600, 1200, radius=560, centre=(800, 600)).filter(ImageFilter.GaussianBlur(3))
+        image.save(path := tmp_path / "a.jpg", quality=95)
+        second, first = (parse_preprocessing(f"{name}@224") for name in ("fundus-square-2", FUNDUS_SQUARE))
+        pixels = second.pixels(read_image(path, second.decoded_at)).astype(int)
+        assert np.abs(pixels - first.pixels(read_image(path))).mean() < 4

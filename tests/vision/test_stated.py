@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,11 +19,14 @@ from drgate.evaluation import Prepared, plain_of, read_as
 from drgate.preprocessing import FORMAT, parse_preprocessing, read_preprocessing
 from drgate.score import _prepare
 from drgate.vision.checkpoint import save_checkpoint
+from drgate.vision.fingerprint import OLDER_HASH, image_hash
 from drgate.vision.graders import load_grader
+from drgate.vision.images import read_image
+from drgate.vision.perceptual import HASH
+from drgate.vision.prepared import prepare_image
 from drgate.vision.stated import load_preprocessing
 from tests.support import tiny
 from tests.support.material import Ended
-from trainer.data import prepare_image
 
 OWN = parse_preprocessing(f"fundus-square-1@{tiny.SIZE}")
 SHORT = f"format: {FORMAT}\nshape: stretch\nresample: {{by: pillow, filter: bicubic}}\n"
@@ -162,18 +166,29 @@ class TestRecorded:
                 read({**plain_of(right), **change})
 
 
-def test_a_scaled_decoding_changes_pixels_and_not_the_hash(tmp_path: Path):
-    """Training and scoring compare images by the hash of the whole photograph, however it is decoded for the model."""
-    tiny.eye(2, 0, size=1200).save(path := tmp_path / "large.jpg")
+def test_a_scaled_decoding_hardly_changes_the_hash(tmp_path: Path):
+    """A photograph is known again, whatever scale it was decoded at for the models; scoring and training agree."""
+    noise = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+    Image.fromarray(noise).resize((1200, 1200), Image.Resampling.BICUBIC).save(path := tmp_path / "large.jpg")
     full = parse_preprocessing("siglip@112")
     scaled = read_preprocessing({**full.content(), "decode": "scaled"}, "it")
-    (pixels, hashed), (own, expected) = (prepare_image(path, preprocess) for preprocess in (scaled, full))
-    assert not np.array_equal(pixels, own)
-    assert np.abs(pixels.astype(int) - own).mean() < 3
-    assert hashed == expected
-    found = _prepare(path, scaled, hashed=True)
-    assert np.array_equal(found.pixels, scaled.scaled(pixels))
-    assert found.hash == expected
+    one, other = (prepare_image(path, preprocess) for preprocess in (scaled, full))
+    assert not np.array_equal(one.pixels, other.pixels)
+    assert np.abs(one.pixels.astype(int) - other.pixels).mean() < 3
+    assert one.digest == other.digest == hashlib.sha256(path.read_bytes()).hexdigest()
+    bits = (np.frombuffer(found.hashes[HASH], np.uint8) for found in (one, other))
+    assert np.bitwise_count(np.bitwise_xor(*bits)).sum() <= 8
+    found = _prepare(path, scaled, (HASH,))
+    assert not isinstance(found, str)
+    assert np.array_equal(found.pixels, scaled.scaled(one.pixels))
+    assert found.hashes == one.hashes
+
+
+def test_the_older_hash_is_of_the_whole_photograph(tmp_path: Path):
+    """A model with an older fingerprint is checked by the older hash, which is not taken from a scaled decoding."""
+    tiny.eye(2, 0, size=1200).save(path := tmp_path / "large.jpg")
+    scaled = parse_preprocessing("fundus-square-2@112")
+    assert prepare_image(path, scaled, (OLDER_HASH,)).hashes == {OLDER_HASH: image_hash(read_image(path))}
 
 
 class TestSheet:

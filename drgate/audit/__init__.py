@@ -1,0 +1,1 @@
+"""Is the evidence clean? One module a question; each gives a `Check` (`drgate.audit.result`)."""
