@@ -16,7 +16,6 @@ from __future__ import annotations
 import base64
 import contextlib
 import hashlib
-import logging
 import os
 import posixpath
 import re
@@ -24,7 +23,6 @@ import shutil
 import tempfile
 import threading
 import time
-import warnings
 import weakref
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
@@ -36,9 +34,10 @@ from typing import Any, Final, NamedTuple
 from drgate import limits
 from drgate.errors import DrgateError, install
 from drgate.files import canonical_json, remove, replacing
-from drgate.screen import progress
+from drgate.screen import progress, silenced
 
 _EXTRAS: Final = {"gs": "gcs", "s3": "s3", "hf": "models"}
+_LIBRARIES: Final = ("gcsfs", "s3fs", "fsspec", "asyncio", "google", "botocore", "aiobotocore", "aiohttp")
 _LOGIN: Final = {
     "gs": "log in with gcloud auth application-default login, or set GOOGLE_APPLICATION_CREDENTIALS",
     "s3": "set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
@@ -344,7 +343,7 @@ def _cache(error: type[DrgateError]) -> Path:
 def _telling(uri: str, scheme: str, error: type[DrgateError]) -> Iterator[None]:
     """Raise what the libraries raise as one sentence, without their logs and warnings."""
     try:
-        with _silent():
+        with silenced(*_LIBRARIES):
             yield
     except DrgateError:
         raise
@@ -365,20 +364,3 @@ def _reason(problem: Exception, scheme: str) -> str:
     if isinstance(problem, PermissionError) or code in (401, 403) or re.search("forbidden|credentials", text, re.I):
         return f"you have no access to it ({text}); {_LOGIN[scheme]}"
     return f"{type(problem).__name__}: {text}"
-
-
-@contextlib.contextmanager
-def _silent() -> Iterator[None]:
-    """Silence the libraries' logs and warnings; the final error is one sentence."""
-    names = ("gcsfs", "s3fs", "fsspec", "asyncio", "google", "botocore", "aiobotocore", "aiohttp")
-    loggers = [logging.getLogger(name) for name in names]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL + 1)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

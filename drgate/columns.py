@@ -129,8 +129,8 @@ class Columns:
     def reference(self) -> tuple[list[int | None], list[bool | None] | None]:
         """The reference grades; and whether it would refer, of a reference that says only that (else None).
 
-        Raises where `referable` contradicts the grade or the macular oedema of its row, and where it stands in the
-        place of a grade in some rows only: a set has one kind of reference.
+        Raises where `referable` contradicts the grade or the macular oedema of its row, and where it replaces a
+        grade in some rows only: a set has one kind of reference.
         """
         grades, refers = self.grade(), self.flag("referable")
         if "referable" not in self.table.columns or all(one is None for one in refers):

@@ -14,8 +14,7 @@ import contextlib
 import json
 import logging
 import tempfile
-import warnings
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -36,7 +35,7 @@ from drgate.models import DESCRIPTION, FORMAT, find_model
 from drgate.preprocessing import Preprocessing, PreprocessingError
 from drgate.scale import GRADES
 from drgate.score import model_and_test_set
-from drgate.screen import SILENT, Progress
+from drgate.screen import SILENT, Progress, silenced
 from drgate.verify import Given, Trust, verify
 from drgate.vision.grader import Exportable, Grader
 from drgate.vision.images import read_image
@@ -223,7 +222,7 @@ def write_onnx(model: torch.nn.Module, size: int, path: Path) -> None:
     # A batch of one would be taken for a constant.
     example = torch.zeros(2, 3, size, size)
     try:
-        with _quiet_exporter():
+        with silenced("torch.onnx", "onnxscript", level=logging.ERROR):  # it warns of its own future
             torch.onnx.export(
                 model,
                 (example,),
@@ -242,22 +241,6 @@ def write_onnx(model: torch.nn.Module, size: int, path: Path) -> None:
     written = parse_onnx(path, path.read_bytes())
     without_traces(written)
     write_atomically(path, written.SerializeToString(deterministic=True))
-
-
-@contextlib.contextmanager
-def _quiet_exporter() -> Iterator[None]:
-    """The exporter warns of its own future and logs what it skips; neither is the user's business."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
 
 
 def compare(grader: Grader, exported: OnnxGrader, images: NDArray[np.float32]) -> float:

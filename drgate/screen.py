@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
@@ -14,6 +16,21 @@ from drgate.errors import visible
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+
+@contextmanager
+def silenced(*names: str, level: int = logging.CRITICAL + 1) -> Iterator[None]:
+    """Without warnings, and without what the loggers of these libraries say below `level`."""
+    before = {name: logging.getLogger(name).level for name in names}
+    for name in names:
+        logging.getLogger(name).setLevel(level)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for name in names:
+            logging.getLogger(name).setLevel(before[name])
 
 
 class Format(StrEnum):

@@ -5,9 +5,7 @@ A photograph is unpacked as `drgate.layouts.pictures` says: the encoded frame as
 
 from __future__ import annotations
 
-import logging
 import os
-import warnings
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -22,6 +20,7 @@ from drgate.layouts.found import Found
 from drgate.layouts.holdings import DICOM_SUFFIXES, without_suffix
 from drgate.layouts.pictures import Unpacked
 from drgate.layouts.tables import rows_named
+from drgate.screen import silenced
 
 _PHOTOGRAPHS: Final = (
     "1.2.840.10008.5.1.4.1.1.77.1.5.1",  # ophthalmic photography, 8 bits
@@ -123,19 +122,13 @@ def _is_dicom(root: Path, image: str) -> bool:
 
 def _read(path: Path) -> _Photograph:
     """Raises _Unusable. What pydicom says, which repeats values of the header, is not passed on."""
-    log = logging.getLogger("pydicom")
-    level = log.level
-    log.setLevel(logging.CRITICAL + 1)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with silenced("pydicom"):
             return _photograph(path)
     except _Unusable:
         raise
     except Exception:  # on a damaged file pydicom raises nearly anything
         raise _Unusable("it cannot be read as DICOM") from None
-    finally:
-        log.setLevel(level)
 
 
 def _photograph(path: Path) -> _Photograph:

@@ -1,4 +1,4 @@
-"""Whether a model's classes are in another order than the one given: answers that a permutation of its classes mends.
+"""Whether a model's classes are in another order than the one given: a permutation corrects its answers.
 
     found = reordered(reference, answers, weights, classes=5)
     found.order                      # (1, 2, 0, 4, 3): the first class seems to hold grade 1, the second grade 2, ...
