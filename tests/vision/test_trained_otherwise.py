@@ -130,7 +130,7 @@ class TestJudged:
         common = ("score", trained.file, "--data", trained.data, "--split", "val", "--base", trained.base.folder)
         out = tmp_path / "p.parquet"
         for stated, words in (
-            ((), "does not record the preprocessing. State it with --preprocess: one of fundus-square-1, siglip, "),
+            ((), "does not record the preprocessing. State it with --preprocess: one of fundus-square-1, "),
             (("--preprocess", "imagenet"), "There is no preprocessing 'imagenet'; expected one of fundus-square-1, "),
             (
                 ("--preprocess", "imagenet-stretch"),

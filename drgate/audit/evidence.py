@@ -1,0 +1,164 @@
+"""What an audit looks at: the photographs of the test set and of training, and what the model says of its training.
+
+    test = photographs(load_manifest("data").select("test"), workers=2)
+    evidence = Evidence(test, photographs(load_manifest("data").select("train"), workers=2))
+
+Each file is read and decoded once, in worker processes; what is kept of it is a few hundred bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from PIL import Image
+
+from drgate.audit.gradability import measures
+from drgate.audit.properties import properties
+from drgate.errors import ImageUnreadable, ManifestError
+from drgate.preprocessing import parse_preprocessing, reduced_copy
+from drgate.vision.decoding import in_processes, usable_cores
+from drgate.vision.images import decode_image, read_bytes
+from drgate.vision.perceptual import hash_of_reduced
+
+if TYPE_CHECKING:
+    from drgate.manifest import Manifest
+    from drgate.patients import PatientKey
+    from drgate.predictions import Predictions
+    from drgate.vision.fingerprint import Fingerprint
+
+DECODED_AT: Final = parse_preprocessing("fundus-square-2@448").decoded_at
+"""The size at which an audit decodes, whatever the model sees, so that its figures do not depend on a model."""
+IMAGE_BYTES: Final = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """What is kept of one photograph."""
+
+    digest: str
+    """SHA-256 (hex) of the file's bytes."""
+    hashed: bytes
+    """`drgate.vision.perceptual.perceptual_hash`: 32 bytes."""
+    properties: dict[str, float | str]
+    """`drgate.audit.properties.properties`."""
+    measures: dict[str, float]
+    """`drgate.audit.gradability.measures`."""
+
+
+def examined(data: bytes, image: Image.Image, reduced: tuple[Image.Image, tuple[int, int, int, int]]) -> Examined:
+    """Of a photograph that was decoded already. data: the file's bytes. reduced: `reduced_copy(image)`."""
+    return Examined(
+        hashlib.sha256(data).hexdigest(),
+        hash_of_reduced(*reduced),
+        properties(data, image),
+        measures(image, *reduced),
+    )
+
+
+def examine(path: Path) -> Examined | str:
+    """One file; a sentence where it is no readable photograph."""
+    try:
+        data = read_bytes(path)
+        image = decode_image(data, path, DECODED_AT)
+    except ImageUnreadable as problem:
+        return str(problem)
+    return examined(data, image, reduced_copy(image))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Photographs:
+    """One side of a comparison, of one manifest or of several.
+
+    table: the manifests' rows, with `set` (int), which manifest a row is of; paths, seen: of each row. `seen` is None
+    where no file was read, and a sentence where one is not readable.
+    """
+
+    table: pd.DataFrame = field(repr=False)
+    paths: tuple[Path, ...] = field(repr=False)
+    contents: tuple[str, ...] = field(repr=False)
+    """SHA-256 (hex) of each file; empty where files were not read."""
+    seen: tuple[Examined | str | None, ...] = field(repr=False)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    @property
+    def names(self) -> list[str]:
+        """As published: the first 16 hex digits of the content's digest, `row-N` without one."""
+        return [content[:16] or f"row-{row + 1}" for row, content in enumerate(self.contents)]
+
+    @property
+    def readable(self) -> NDArray[np.int64]:
+        """Positions of the photographs that were examined."""
+        return np.asarray([i for i, one in enumerate(self.seen) if isinstance(one, Examined)], dtype=np.int64)
+
+    @property
+    def hashes(self) -> NDArray[np.uint8]:
+        """(len(readable), 32), in the order of `readable`."""
+        together = b"".join(one.hashed for one in self.seen if isinstance(one, Examined))
+        return np.frombuffer(together, dtype=np.uint8).reshape(-1, IMAGE_BYTES)
+
+    def picture(self, row: int) -> Image.Image:
+        """The upright RGB photograph, as it was examined. Raises ManifestError where its file has changed since."""
+        data = read_bytes(self.paths[row])
+        if hashlib.sha256(data).hexdigest() != self.contents[row]:
+            raise ManifestError(
+                f"{self.paths[row]} changed while it was audited; start again when nothing writes to the data set."
+            )
+        return decode_image(data, self.paths[row], DECODED_AT)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Evidence:
+    """All that is at hand.
+
+    train: every photograph of training at hand (train and validation); None without any. fingerprint: of the model.
+    unknown_data: why the fingerprint may not cover all training images; empty if it does. model: whether there is one.
+    pretraining: what the base's makers declare. key: compares patients by their keyed hashes. predictions: of the test
+    set, with its grades; only after a look. mix: the checklist's deployment mix, a share for each grade.
+    """
+
+    test: Photographs
+    train: Photographs | None = None
+    model: bool = False
+    fingerprint: Fingerprint | None = None
+    unknown_data: str = ""
+    pretraining: str = ""
+    key: PatientKey | None = None
+    predictions: Predictions | None = None
+    mix: Sequence[float] | None = None
+
+
+def photographs(
+    *manifests: Manifest,
+    workers: int | None = None,
+    files: bool = True,
+    advance: Callable[[int], Any] = lambda images: None,
+) -> Photographs:
+    """Examine each file of the manifests once. files: False reads no picture, only rows and, where there are files,
+    their digests. advance: called with the number of images that were examined.
+
+    Raises ManifestError where a file changes between its digest and its examination.
+    """
+    tables, paths, contents = [], [], []
+    for number, manifest in enumerate(manifests):
+        tables.append(manifest.table.assign(set=number))
+        paths += [manifest.path(image) for image in manifest.table["image"]]
+        contents += list(manifest.content_digests().values())
+    seen: list[Examined | str | None] = [None] * len(paths)
+    if files:
+        for row, one in enumerate(in_processes(examine, paths, workers=usable_cores() if workers is None else workers)):
+            if isinstance(one, Examined) and one.digest != contents[row]:
+                raise ManifestError(
+                    f"{paths[row]} changed while it was audited; start again when nothing writes to the data set."
+                )
+            seen[row] = one
+            advance(1)
+    return Photographs(pd.concat(tables, ignore_index=True), tuple(paths), tuple(contents), tuple(seen))
