@@ -12,7 +12,6 @@ first; a table of predictions is used as it is, or with reference grades from a 
 from __future__ import annotations
 
 import contextlib
-import csv
 import hashlib
 import json
 import os
@@ -56,12 +55,15 @@ from drgate.evaluation import (
     read_as,
 )
 from drgate.files import (
+    as_csv,
     hashed,
+    ignored_in,
     parse_json,
     read_json,
     read_limited,
     sha256_file,
     write_atomically,
+    write_private,
 )
 from drgate.given import NAMES as NAMES
 from drgate.given import (
@@ -277,7 +279,8 @@ def judge(
         _write(fresh, evaluation, public, key)
         if ready.signed is not None:
             ready.signed.write(beside(fresh / PREDICTIONS))
-        _write_names(fresh, _own_names(ready.predictions, public), folder)
+        if names := _own_names(ready.predictions, public):
+            write_private(fresh, NAMES, as_csv([_NAMES_HEADER, *names]), ignored=ignored_in(folder))
     return Judgement(evaluation, public, folder, key is not None, chain, ready.earlier)
 
 
@@ -871,27 +874,6 @@ def _own_names(predictions: Predictions, public: Predictions) -> list[tuple[str,
     )
     rows = list(zip(*(column for pair in pairs for column in pair), strict=True))
     return [] if all(image == name and patient == who for image, name, patient, who in rows) else rows
-
-
-def _write_names(folder: Path, rows: Sequence[tuple[str, str, str, str]], before: Path) -> None:
-    """Write `names.csv`, readable by its owner alone from the start, and keep it out of Git; nothing without rows.
-
-    before: the folder that is replaced, whose further lines of .gitignore stay.
-    """
-    if not rows:
-        return
-    ignored = before / ".gitignore"
-    held = (
-        read_limited(ignored, limits.LIST_BYTES, "Git's list of ignored files", UsageError)
-        if ignored.is_file()
-        else b""
-    )
-    lines = held.decode("utf-8", "surrogateescape").splitlines()
-    lines = [*(line for line in lines if line != NAMES), NAMES, ""]
-    write_atomically(folder / ".gitignore", "\n".join(lines).encode("utf-8", "surrogateescape"))
-    descriptor = os.open(folder / NAMES, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w", newline="", encoding="utf-8") as handle:
-        csv.writer(handle).writerows([_NAMES_HEADER, *rows])
 
 
 def refuse_taken(folder: Path, same: tuple[str | None, ...], output: Output) -> bool:

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from drgate import __version__
 from drgate.errors import ImageUnreadable, ManifestError, PredictionsError, UsageError
 from drgate.evaluation import plain_of
-from drgate.manifest import Manifest, load_manifest, split_by_patient
+from drgate.manifest import Manifest, dealt_by, load_manifest, split_by_patient
 from drgate.mapping import PLAIN, ColumnMap
 from drgate.models import find_model, refuse_no_base
 from drgate.predictions import ANSWERS, Predictions, make_predictions
@@ -155,9 +155,7 @@ def _dealt_by(grader: Grader, manifest: Manifest, parent: Statement | None) -> i
     """The seed with which training split this same manifest, if it did."""
     if parent is not None:
         return parent.evaluation.data.dealt_by_seed
-    record = grader.record or {}
-    seed: int | None = record.get("dealt_by_seed") if record.get("dataset_digest") == manifest.digest() else None
-    return seed
+    return dealt_by(grader.record, manifest)
 
 
 def _all_shares(grader: Grader, manifest: Manifest, workers: int | None, advance: Callable[[int], Any]) -> _Scored:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 DECODED_AT: Final = parse_preprocessing("fundus-square-2@448").decoded_at
 """The size at which an audit decodes, whatever the model sees, so that its figures do not depend on a model."""
 IMAGE_BYTES: Final = 32
+_SHA256: Final = "[0-9a-f]{64}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +152,7 @@ def photographs(
     for number, manifest in enumerate(manifests):
         tables.append(manifest.table.assign(set=number))
         paths += [manifest.path(image) for image in manifest.table["image"]]
-        contents += list(manifest.content_digests().values())
+        contents += _contents(manifest, files)
     seen: list[Examined | str | None] = [None] * len(paths)
     if files:
         for row, one in enumerate(in_processes(examine, paths, workers=usable_cores() if workers is None else workers)):
@@ -162,3 +163,16 @@ def photographs(
             seen[row] = one
             advance(1)
     return Photographs(pd.concat(tables, ignore_index=True), tuple(paths), tuple(contents), tuple(seen))
+
+
+def _contents(manifest: Manifest, files: bool) -> list[str]:
+    """The SHA-256 (hex) of each file; without the file, the one that the manifest states, else nothing."""
+    if files:
+        return list(manifest.content_digests().values())
+    there = [manifest.path(image).is_file() for image in manifest.table["image"]]
+    found = replace(manifest, table=manifest.table[there]).content_digests()
+    stated = [""] * len(manifest)
+    if "sha256" in manifest.table.columns:
+        cells = manifest.table["sha256"].fillna("").str.strip().str.lower()
+        stated = cells.where(cells.str.fullmatch(_SHA256), "").tolist()
+    return [found.get(image, content) for image, content in zip(manifest.table["image"], stated, strict=True)]

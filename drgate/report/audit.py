@@ -1,0 +1,190 @@
+"""An audit for people: at a terminal with their own names, and as a page that works offline.
+
+page = html(audit)
+terminal(audit, console, names)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final, NamedTuple
+
+from rich.console import Console
+
+from drgate.audit.result import DECIDE, Audit, Check, CheckId, Finding, OwnNames
+from drgate.report import kit
+
+_NO_NAMES: Final = OwnNames({}, {})
+_AT_TERMINAL: Final = 10
+"""Findings of one check at a terminal."""
+
+
+class _About(NamedTuple):
+    """title: of the check. question: what it asks. value: what the number of a finding is, empty where it has none."""
+
+    title: str
+    question: str
+    value: str = ""
+
+
+ABOUT: Final[Mapping[CheckId, _About]] = {
+    "lineage": _About("Lineage", "Is it known what the model was trained on?"),
+    "patients": _About("Patients", "Is a patient of the test set in training?"),
+    "eyes": _About("Eyes", "Is an eye of the test set in training?"),
+    "files": _About("Files", "Is a file of the test set in training, byte for byte?"),
+    "pixels": _About("Pixels", "Are the pixels of a test photograph in training, in another file?"),
+    "near_duplicates": _About(
+        "Near duplicates", "Is a test photograph in training, turned, cropped or recoloured?", "likeness"
+    ),
+    "label_conflicts": _About("Label conflicts", "Does one picture have two grades?"),
+    "fellow_eyes": _About("Fellow eyes", "Are the two eyes of a patient graded far apart?"),
+    "mislabelled": _About("Unlikely labels", "Which grades are unlikely by the model's answers?"),
+    "readers": _About("Readers", "Do the readers agree?", "kappa"),
+    "shortcuts": _About("Shortcuts", "Can the grade be told from what a clinician would not look at?", "AUC"),
+    "quality": _About("Quality", "Which photographs cannot be graded?"),
+    "case_mix": _About("Case mix", "Which cases are few or absent?"),
+}
+_TURNED: Final = {
+    "same": "",
+    "rot90": "turned by 90°",
+    "rot180": "turned by 180°",
+    "rot270": "turned by 270°",
+    "mirror": "mirrored",
+    "mirror_rot90": "mirrored and turned by 90°",
+    "mirror_rot180": "mirrored and turned by 180°",
+    "mirror_rot270": "mirrored and turned by 270°",
+}
+
+
+class _Group(NamedTuple):
+    """Checks with one kind of answer. style: at a terminal. tone: of the page."""
+
+    title: str
+    style: str
+    tone: str
+    checks: tuple[Check, ...]
+
+
+def groups(audit: Audit) -> list[_Group]:
+    """The checks by their answers, what was found first; none is empty."""
+
+    def of(status: str, decides: bool) -> tuple[Check, ...]:
+        return tuple(one for one in audit.checks if one.status == status and (one.id in DECIDE) == decides)
+
+    every = (
+        _Group("Found", "bold red", "FAIL", of("found", True)),
+        _Group("Suspected", "yellow", "INSUFFICIENT", of("suspected", True)),
+        _Group("Not assessed", "", "NOT_ASSESSED", of("not_assessed", True)),
+        _Group("To look at", "", "OBSERVED", of("found", False) + of("suspected", False)),
+        _Group("Also not assessed", "dim", "NOT_ASSESSED", of("not_assessed", False)),
+        _Group("Clean", "green", "PASS", of("clean", True) + of("clean", False)),
+    )
+    return [one for one in every if one.checks]
+
+
+def headline(audit: Audit) -> str:
+    """The answer in one sentence."""
+    by_status = {
+        status: [one for one in audit.deciding if one.status == status]
+        for status in ("found", "suspected", "not_assessed")
+    }
+    found, suspected, unknown = by_status.values()
+    if found:
+        return f"The evidence is not clean: {_titles(found)}."
+    parts = []
+    if suspected:
+        parts.append(f"suspected: {_titles(suspected)}")
+    if unknown:
+        parts.append(f"not assessed: {_titles(unknown)}")
+    if audit.unreadable:
+        parts.append(f"{_number(audit.unreadable, 'photograph')} cannot be read")
+    if parts:
+        return f"Nothing was found, but the evidence is not shown to be clean ({'; '.join(parts)})."
+    return "The evidence is clean, as far as these checks can tell."
+
+
+def facts(audit: Audit) -> list[tuple[str, str]]:
+    """What was compared: label and text."""
+    settings = audit.settings
+    test, train, model = (settings.get(name) for name in ("test", "train", "checkpoint"))
+    pairs = []
+    if test:
+        split = f", split {test['split']}" if test["split"] else ""
+        pairs.append(("Test set", f"{test['name']}{split}: {_side(test)}"))
+    if train:
+        sets = ", ".join(one["name"] for one in train["sets"])
+        pairs.append(("Training", f"{sets}: {_side(train)}"))
+    else:
+        pairs.append(("Training", "no photographs at hand"))
+    if model:
+        known = "with a fingerprint of its training images" if model["fingerprint"] else "without a fingerprint"
+        pairs.append(("Model", known))
+    if settings.get("predictions"):
+        pairs.append(("Predictions", str(settings["predictions"])))
+    if settings.get("images_read") is False:
+        pairs.append(("Images", "not opened (--no-images)"))
+    return pairs
+
+
+def _side(side: Mapping[str, int]) -> str:
+    lost = f", of which {side['unreadable']} cannot be read" if side["unreadable"] else ""
+    return f"{_number(side['images'], 'photograph')}{lost}"
+
+
+def answer(check: Check) -> str:
+    """What a check says, without its findings."""
+    compared = ", ".join(f"{name.replace('_', ' ')} {number:,}" for name, number in check.compared.items())
+    numbers = ", ".join(f"{name.replace('_', ' ')} {number:g}" for name, number in check.numbers.items())
+    parts = [_number(check.count, "finding") + "." if check.count else "", check.reason]
+    parts += [f"Compared: {compared}." if compared else "", f"Numbers: {numbers}." if numbers else ""]
+    return " ".join(part for part in parts if part)
+
+
+def sentence(check: CheckId, finding: Finding, names: OwnNames = _NO_NAMES) -> str:
+    """One finding in words."""
+    images = [names.test.get(one, one) for one in (finding.test, finding.other) if one is not None]
+    if finding.test == finding.other:
+        images = images[:1]
+    if finding.train is not None:
+        images.append(f"training {names.train.get(finding.train, finding.train)}")
+    parts = [" and ".join(images)] if images else []
+    said = [] if finding.what is None else [finding.what]
+    if finding.orientation is not None and _TURNED[finding.orientation]:
+        said.append(_TURNED[finding.orientation])
+    if finding.distance is not None:
+        said.append(f"{finding.distance} of 256 bits apart")
+    if finding.value is not None:
+        interval = "" if finding.low is None or finding.high is None else f" ({finding.low:g} to {finding.high:g})"
+        said.append(f"{ABOUT[check].value} {finding.value:g}{interval}".strip())
+    return ": ".join([*parts, ", ".join(said)] if said else parts)
+
+
+def terminal(audit: Audit, console: Console, names: OwnNames = _NO_NAMES) -> None:
+    """Write the audit to a console."""
+    style = {0: "bold green", 1: "bold red"}.get(audit.exit_code, "bold yellow")
+    kit.paragraph(console, headline(audit), style)
+    for label, text in facts(audit):
+        kit.paragraph(console, f"{label}: {text}", "dim", hang=2)
+    for group in groups(audit):
+        console.print()
+        kit.paragraph(console, group.title, group.style or "bold")
+        for check in group.checks:
+            about = ABOUT[check.id]
+            text = f"{about.title}: {about.question} {answer(check)}"
+            kit.paragraph(console, text, hang=2, style="bold", styled=len(about.title) + 1)
+            for finding in check.findings[:_AT_TERMINAL]:
+                kit.paragraph(console, f"- {sentence(check.id, finding, names)}", hang=2)
+            if (more := check.count - min(len(check.findings), _AT_TERMINAL)) > 0 and check.findings:
+                kit.paragraph(console, f"- and {more} more", hang=2)
+
+
+def html(audit: Audit) -> str:
+    return ""
+
+
+def _titles(checks: Sequence[Check]) -> str:
+    return ", ".join(ABOUT[one.id].title.lower() for one in checks)
+
+
+def _number(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
