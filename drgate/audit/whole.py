@@ -15,10 +15,16 @@ import PIL
 import scipy
 
 from drgate import __version__
+from drgate.audit import fellow_eyes, label_conflicts, mislabelled, readers
 from drgate.audit.evidence import Evidence
 from drgate.audit.result import CHECKS, Audit, Check, CheckId
 
-QUESTIONS: Final[dict[CheckId, Callable[[Evidence], Check]]] = {}
+QUESTIONS: Final[dict[CheckId, Callable[[Evidence], Check]]] = {
+    "label_conflicts": label_conflicts.check,
+    "fellow_eyes": fellow_eyes.check,
+    "mislabelled": mislabelled.check,
+    "readers": readers.check,
+}
 """What answers each question. The key is the check's id."""
 
 
