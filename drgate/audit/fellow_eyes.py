@@ -1,4 +1,4 @@
-"""Are the two eyes of a patient graded far apart? They rarely are; so one of the grades, or the patient, may be wrong."""
+"""Are the two eyes of a patient graded far apart? They rarely are, so a grade or the patient may be wrong."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Is one picture under two grades? Equal files, equal names of an EyePACS eye, and pictures that register.
+"""Is one picture under two grades? Equal files, equal names of an EyePACS eye, and photographs that register.
 
 A test photograph is compared with all others and with training; training photographs with each other by their bytes
 and names alone.
@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import PurePosixPath
-from typing import Final, get_args
+from typing import Any, Final, get_args
 
 import numpy as np
 import pandas as pd
@@ -29,44 +30,53 @@ MOST_EACH: Final = 3
 """Nearest photographs with another grade that are compared by pixels, for each test photograph."""
 _KEPT: Final = 256
 """Pictures held at once, of 128 pixels each."""
-_NAMES: Final = get_args(Orientation)
+_SIDES: Final = ("test", "train")
+_ORIENTATIONS: Final = get_args(Orientation)
 
 
 def check(evidence: Evidence) -> Check:
     sides = [evidence.test] if evidence.train is None else [evidence.test, evidence.train]
     rows = pd.concat([_graded(side, number) for number, side in enumerate(sides)], ignore_index=True)
-    compared = {
-        name: int((rows["side"] == number).sum()) for number, name in enumerate(("test", "train")[: len(sides)])
-    }
-    findings = [
+    compared = {_SIDES[number]: int((rows["side"] == number).sum()) for number in range(len(sides))}
+    pixels = list(_by_pixels(sides, rows))
+    found = [
         *_by("content", "the same file", rows[rows["content"] != ""]),
-        *_by("eye", "one eye by its name", rows[rows["eye"].notna()]),
-        *_by_pixels(sides, rows),
+        *_by("named", "one eye by its name", rows[rows["named"].notna()]),
+        *(finding for finding, declared in pixels if not declared),
     ]
-    numbers = {"within": WITHIN, "same_from": SAME}
-    reason = "" if findings else _unseen(evidence.test, compared["test"])
-    if reason:
+    declared = [finding for finding, declared in pixels if declared]
+    reason = _unseen(evidence.test, rows)
+    if reason and not found and not declared:
         return Check("label_conflicts", "not_assessed", compared=compared, reason=reason)
-    return Check.of("label_conflicts", findings, compared=compared, numbers=numbers)
+    if declared and not found:
+        reason = "The set names each two of these as one eye: they are one picture, or photographs of two visits."
+    return Check.of(
+        "label_conflicts",
+        [*found, *declared],
+        status="found" if found else "suspected" if declared else "clean",
+        compared=compared,
+        reason=reason,
+        numbers={"within": WITHIN, "same_from": SAME},
+    )
 
 
-def _unseen(test: Photographs, graded: int) -> str:
+def _unseen(test: Photographs, rows: pd.DataFrame) -> str:
     """Why conflicts may have been missed; empty if nothing was."""
-    if not graded:
+    graded = rows["row"][rows["side"] == 0]
+    if graded.empty:
         return "The test set has no reference grades."
     if not any(test.contents):
         return "No photographs are at hand; give the folder of the test set."
-    if missing := len(test) - len(test.readable):
-        return f"{missing} of {len(test)} photographs could not be read, or were not: they are not compared by pixels."
+    if missing := int((~graded.isin(test.readable)).sum()):
+        return f"{missing} of {len(graded)} graded photographs were not read, or cannot be."
     return ""
 
 
 def _graded(side: Photographs, number: int) -> pd.DataFrame:
-    """Rows with a reference. grade: NA where it says only whether to refer; eye: of EyePACS names, with the patient."""
+    """Rows with a reference. grade: NaN where it says only whether to refer. named: patient and EyePACS name."""
     table = side.table
     reference = reference_of(table)
-    stems = table["image"].map(lambda image: PurePosixPath(image).stem)
-    eyes = table["patient"].fillna("") + "\0" + stems
+    stems = table["image"].map(lambda image: PurePosixPath(image).stem).astype("str")
     oedema = pd.to_numeric(table["dme"], errors="coerce") == 1 if "dme" in table.columns else False
     found = pd.DataFrame(
         {
@@ -76,18 +86,18 @@ def _graded(side: Photographs, number: int) -> pd.DataFrame:
             "content": side.contents,
             "grade": table["grade"].to_numpy(dtype=np.float64, na_value=np.nan),
             "refer": (reference >= 2).fillna(False).to_numpy(dtype=bool) | np.asarray(oedema),
-            "patient": table["patient"],
-            "eye": eyes.where(stems.str.fullmatch(EYEPACS_NAME.pattern)),
+            "patient": table["patient"].to_numpy(dtype=object, na_value=""),
+            "eye": table["eye"].to_numpy(dtype=object, na_value=""),
+            "named": (table["patient"].fillna("") + "\0" + stems).where(stems.str.fullmatch(EYEPACS_NAME.pattern)),
         }
     )
     return found[reference.notna().to_numpy()]
 
 
-def _differ(one: pd.Series, other: pd.Series) -> bool:
+def _differ(one: pd.Series[Any], other: pd.Series[Any]) -> bool:
     """Where either says only whether to refer, that is what is compared."""
-    if np.isnan(one["grade"]) or np.isnan(other["grade"]):
-        return bool(one["refer"] != other["refer"])
-    return bool(one["grade"] != other["grade"])
+    key = "refer" if np.isnan(one["grade"]) or np.isnan(other["grade"]) else "grade"
+    return bool(one[key] != other[key])
 
 
 def _by(key: str, what: str, rows: pd.DataFrame) -> Iterator[Finding]:
@@ -98,42 +108,43 @@ def _by(key: str, what: str, rows: pd.DataFrame) -> Iterator[Finding]:
         yield from (_finding(what, first, other) for other in others if _differ(first, other))
 
 
-def _by_pixels(sides: list[Photographs], rows: pd.DataFrame) -> Iterator[Finding]:
-    """Other files that show the same pixels, of which one is in the test set."""
-    place = {(number, row): i for number, side in enumerate(sides) for i, row in enumerate(side.readable.tolist())}
+def _by_pixels(sides: Sequence[Photographs], rows: pd.DataFrame) -> Iterator[tuple[Finding, bool]]:
+    """Other files that show the same eye, of which one is in the test set; whether the set names them as one eye."""
     rows = rows.drop_duplicates(["content", "grade", "refer"])
-    rows = rows[[at in place for at in zip(rows["side"], rows["row"], strict=True)]].reset_index(drop=True)
-    at = [place[one] for one in zip(rows["side"], rows["row"], strict=True)]
-    hashes = [side.hashes for side in sides]
-    every = np.array([hashes[side][i] for side, i in zip(rows["side"], at, strict=True)], dtype=np.uint8).reshape(
-        -1, 32
-    )
-    found = near(every[rows["side"] == 0], every, WITHIN)
+    read, hashes = [], []
+    for number, side in enumerate(sides):
+        here = rows[(rows["side"] == number) & rows["row"].isin(side.readable)]
+        read.append(here)
+        hashes.append(side.hashes[np.searchsorted(side.readable, here["row"])])
+    rows = pd.concat(read, ignore_index=True)
 
     @functools.lru_cache(_KEPT)
     def shown(number: int) -> Image.Image:
         return picture(sides[rows["side"][number]].picture(rows["row"][number]))
 
     many = Counter[int]()
+    found = near(hashes[0], np.concatenate(hashes), WITHIN)
     for distance, first, second, orientation in zip(*(each.tolist() for each in found), strict=True):
+        if first >= second or many[first] >= MOST_EACH:
+            continue
         one, other = rows.loc[first], rows.loc[second]
-        if first >= second or one["content"] == other["content"] or not _differ(one, other) or many[first] >= MOST_EACH:
+        if one["content"] == other["content"] or not _differ(one, other):
             continue
         many[first] += 1
         alike = likeness(shown(second), turned(shown(first), orientation))
         if alike >= SAME:
-            more = {"distance": distance, "orientation": _NAMES[orientation], "value": round(alike, 3)}
-            yield _finding("the same pixels", one, other, **more)
+            finding = _finding("the same eye by its pixels", one, other)
+            declared = all(one[key] and one[key] == other[key] for key in ("patient", "eye"))
+            more = {"distance": distance, "orientation": _ORIENTATIONS[orientation], "value": round(alike, 3)}
+            yield replace(finding, **more), declared
 
 
-def _finding(what: str, one: pd.Series, other: pd.Series, **more: object) -> Finding:
+def _finding(what: str, one: pd.Series[Any], other: pd.Series[Any]) -> Finding:
     """one: of the test set where either is."""
+    said = f"graded {one['grade']:.0f} and {other['grade']:.0f}"
     if np.isnan(one["grade"]) or np.isnan(other["grade"]):
         said = "referable and not referable"
-    else:
-        said = f"graded {one['grade']:.0f} and {other['grade']:.0f}"
-    if not pd.isna(one["patient"]) and not pd.isna(other["patient"]) and one["patient"] != other["patient"]:
+    if one["patient"] and other["patient"] and one["patient"] != other["patient"]:
         said += ", of 2 patients"
-    places = {("test", "train")[one["side"]]: one["name"]}
-    places["other" if one["side"] == other["side"] else "train"] = other["name"]
-    return Finding(**places, what=f"{what}, {said}", **more)
+    places = {_SIDES[one["side"]]: one["name"], "other" if one["side"] == other["side"] else "train": other["name"]}
+    return Finding(**places, what=f"{what}, {said}")

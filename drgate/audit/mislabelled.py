@@ -11,6 +11,7 @@ from typing import Final
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from drgate.audit.evidence import Evidence
 from drgate.audit.result import Check, Finding
@@ -29,7 +30,7 @@ def check(evidence: Evidence) -> Check:
         return _unknown("The model or the reference says only whether to refer; this needs all five grades of both.")
     if predictions.no_probabilities:
         return _unknown(f"This needs probabilities: {NO_PROBABILITIES[predictions.no_probabilities]}")
-    usable = predictions.table["grade"].notna() & ~np.isnan(predictions.probabilities()).any(axis=1)
+    usable = predictions.table["grade"].notna().to_numpy() & ~np.isnan(predictions.probabilities()).any(axis=1)
     if not usable.any():
         return _unknown("No image has both a reference grade and the five probabilities.")
     rows = np.flatnonzero(usable)
@@ -54,7 +55,7 @@ def check(evidence: Evidence) -> Check:
     )
 
 
-def _likely(predictions: Predictions, rows: np.ndarray, graded: np.ndarray) -> np.ndarray:
+def _likely(predictions: Predictions, rows: NDArray[np.int64], graded: NDArray[np.int64]) -> NDArray[np.float64]:
     """(n, 5) probabilities of the grade of each row, by the model and by the highest grade of the other eye."""
     likely = predictions.probabilities()[rows]
     codes = predictions.patients.codes

@@ -17,7 +17,7 @@ from drgate.grouping import grouping
 from drgate.stats import agreement
 
 LEAST: Final = 0.6
-"""Quadratic kappa that a reader's interval must reach; from .61 on agreement is called substantial (Landis and Koch 1977,
+"""Quadratic kappa that an interval must reach. From .61 on, agreement is called substantial (Landis and Koch 1977,
 Biometrics 33:159)."""
 MOST: Final = 20
 """Readers that are compared, each with each."""
