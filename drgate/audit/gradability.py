@@ -108,4 +108,4 @@ def score(measures: Mapping[str, float], rule: Rule = RULE) -> float:
     brightness or burnt is why. The smaller one of contrast and focus, each over its limit."""
     if gradable({**measures, "contrast": MOST["contrast"], "focus": MOST["focus"]}, rule):
         return 0.0
-    return min(measures[name] / max(getattr(rule, name), 1e-9) for name in ("contrast", "focus"))
+    return min(measures["contrast"] / max(rule.contrast, 1e-9), measures["focus"] / max(rule.focus, 1e-9))

@@ -15,10 +15,14 @@ import PIL
 import scipy
 
 from drgate import __version__
+from drgate.audit import case_mix, quality
 from drgate.audit.evidence import Evidence
 from drgate.audit.result import CHECKS, Audit, Check, CheckId
 
-QUESTIONS: Final[dict[CheckId, Callable[[Evidence], Check]]] = {}
+QUESTIONS: Final[dict[CheckId, Callable[[Evidence], Check]]] = {
+    "quality": quality.check,
+    "case_mix": case_mix.check,
+}
 """What answers each question. The key is the check's id."""
 
 
