@@ -6,13 +6,14 @@ terminal(audit, console, names)
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from rich.console import Console
 
-from drgate.audit.result import DECIDE, Audit, Check, CheckId, Finding, OwnNames
+from drgate.audit.result import CHECKS, DECIDE, Audit, Check, CheckId, Finding, OwnNames
 from drgate.report import kit
+from drgate.report.kit import Figure
 
 _NO_NAMES: Final = OwnNames({}, {})
 _AT_TERMINAL: Final = 10
@@ -36,9 +37,9 @@ ABOUT: Final[Mapping[CheckId, _About]] = {
     "near_duplicates": _About(
         "Near duplicates", "Is a test photograph in training, turned, cropped or recoloured?", "likeness"
     ),
-    "label_conflicts": _About("Label conflicts", "Does one picture have two grades?"),
+    "label_conflicts": _About("Label conflicts", "Does one picture have two grades?", "likeness"),
     "fellow_eyes": _About("Fellow eyes", "Are the two eyes of a patient graded far apart?"),
-    "mislabelled": _About("Unlikely labels", "Which grades are unlikely by the model's answers?"),
+    "mislabelled": _About("Unlikely labels", "Which grades are unlikely by the model's answers?", "probability"),
     "readers": _About("Readers", "Do the readers agree?", "kappa"),
     "shortcuts": _About("Shortcuts", "Can the grade be told from what a clinician would not look at?", "AUC"),
     "quality": _About("Quality", "Which photographs cannot be graded?"),
@@ -179,7 +180,103 @@ def terminal(audit: Audit, console: Console, names: OwnNames = _NO_NAMES) -> Non
 
 
 def html(audit: Audit) -> str:
-    return ""
+    """The whole page, with published names: a line for each check, then what each found."""
+    return kit.page(
+        "audit.html",
+        _figures(audit),
+        audit=audit,
+        headline=headline(audit),
+        facts=facts(audit),
+        tone={0: "PASS", 1: "FAIL"}.get(audit.exit_code, "INSUFFICIENT"),
+        groups=groups(audit),
+        about=ABOUT,
+        answer=answer,
+        table=findings_table,
+        informs=", ".join(ABOUT[name].title.lower() for name in CHECKS if name not in DECIDE),
+    )
+
+
+class Column(NamedTuple):
+    """One column of a table of findings. number: whether its cells are."""
+
+    title: str
+    cells: tuple[str, ...]
+    number: bool = False
+
+
+def findings_table(check: Check) -> list[Column]:
+    """The findings of a check, without the columns that no finding fills."""
+
+    def column(title: str, cell: Callable[[Finding], object], number: bool = False) -> Column:
+        cells = tuple("" if (value := cell(one)) is None else str(value) for one in check.findings)
+        return Column(title, cells, number)
+
+    value = ABOUT[check.id].value or "Value"
+    columns = [
+        column("What", lambda one: one.what),
+        column("Test set", lambda one: one.test),
+        column("Also in the test set", lambda one: one.other),
+        column("Training", lambda one: one.train),
+        column("Turned", lambda one: one.orientation and _TURNED[one.orientation]),
+        column("Bits of 256", lambda one: one.distance, number=True),
+        column(f"{value[0].upper()}{value[1:]}", lambda one: None if one.value is None else f"{one.value:g}", True),
+        column("From", lambda one: None if one.low is None else f"{one.low:g}", number=True),
+        column("To", lambda one: None if one.high is None else f"{one.high:g}", number=True),
+    ]
+    return [one for one in columns if any(one.cells)]
+
+
+def _figures(audit: Audit) -> list[Figure]:
+    """What is easier to see than to read: intervals of what was measured, and distances of copies."""
+    made = []
+    for check in audit.checks:
+        measured = [one for one in check.findings if one.value is not None and one.low is not None and one.what]
+        if measured:
+            made.append(_intervals(check, measured))
+        near = [one for one in check.findings if one.distance is not None and one.value is not None]
+        if near:
+            made.append(_distances(check, near))
+    return made
+
+
+def _intervals(check: Check, findings: Sequence[Finding]) -> Figure:
+    about = ABOUT[check.id]
+    shown = list(reversed(findings))
+    values = [(one.value or 0.0, one.low, one.high) for one in shown]
+    marks = kit.points(
+        [value for value, _, _ in values],
+        [kit.wrapped(one.what or "", 2) for one in shown],
+        kit.BLUE,
+        error_x=kit.whiskers(values, kit.BLUE, 1.0),
+        hovertemplate="%{x:.3f}<extra></extra>",
+    )
+    layout = kit.layout(
+        110 + 34 * len(shown),
+        xaxis=kit.axis(about.value),
+        yaxis=kit.axis(),
+        showlegend=False,
+        shapes=[kit.dotted(yref="paper", y0=0, y1=1, x0=0.5, x1=0.5)] if about.value == "AUC" else [],
+    )
+    caption = f"{about.title}: {about.value} with its interval." + (" Dotted: chance." if about.value == "AUC" else "")
+    return Figure(f"figure-{check.id}", f"{caption} The table has the same numbers.", caption, [marks], layout)
+
+
+def _distances(check: Check, findings: Sequence[Finding]) -> Figure:
+    about = ABOUT[check.id]
+    marks = kit.points(
+        [one.distance for one in findings],
+        [one.value for one in findings],
+        kit.COLOURS["FAIL"],
+        hovertemplate="%{x} bits, likeness %{y:.3f}<extra></extra>",
+    )
+    layout = kit.layout(
+        320,
+        xaxis=kit.axis("distance of the hashes, bits of 256", rangemode="tozero"),
+        yaxis=kit.axis("likeness of the pixels", range=[0, 1.02]),
+        showlegend=False,
+    )
+    caption = f"{about.title}: how near the hashes of each pair are, and how alike its pixels."
+    return Figure(f"figure-{check.id}", f"{caption} The table has the same numbers.", caption, [marks], layout)
 
 
 def _titles(checks: Sequence[Check]) -> str:
