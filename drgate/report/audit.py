@@ -6,11 +6,13 @@ terminal(audit, console, names)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import base64
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from rich.console import Console
 
+from drgate.audit.pictures import Pair
 from drgate.audit.result import CHECKS, DECIDE, Audit, Check, CheckId, Finding, OwnNames
 from drgate.report import kit
 from drgate.report.kit import Figure
@@ -21,29 +23,51 @@ _AT_TERMINAL: Final = 10
 
 
 class _About(NamedTuple):
-    """title: of the check. question: what it asks. value: what the number of a finding is, empty where it has none."""
+    """title: of the check. question: what it asks. clean: the answer where nothing was found. value: what the number of
+    a finding is, empty where it has none."""
 
     title: str
     question: str
+    clean: str
     value: str = ""
 
 
 ABOUT: Final[Mapping[CheckId, _About]] = {
-    "lineage": _About("Lineage", "Is it known what the model was trained on?"),
-    "patients": _About("Patients", "Is a patient of the test set in training?"),
-    "eyes": _About("Eyes", "Is an eye of the test set in training?"),
-    "files": _About("Files", "Is a file of the test set in training, byte for byte?"),
-    "pixels": _About("Pixels", "Are the pixels of a test photograph in training, in another file?"),
-    "near_duplicates": _About(
-        "Near duplicates", "Is a test photograph in training, turned, cropped or recoloured?", "likeness"
+    "lineage": _About(
+        "Lineage",
+        "Is it known what the model was trained on?",
+        "the fingerprint covers the training images of the model and of the models before it.",
     ),
-    "label_conflicts": _About("Label conflicts", "Does one picture have two grades?", "likeness"),
-    "fellow_eyes": _About("Fellow eyes", "Are the two eyes of a patient graded far apart?"),
-    "mislabelled": _About("Unlikely labels", "Which grades are unlikely by the model's answers?", "probability"),
-    "readers": _About("Readers", "Do the readers agree?", "kappa"),
-    "shortcuts": _About("Shortcuts", "Can the grade be told from what a clinician would not look at?", "AUC"),
-    "quality": _About("Quality", "Which photographs cannot be graded?"),
-    "case_mix": _About("Case mix", "Which cases are few or absent?"),
+    "patients": _About("Patients", "Is a patient of the test set in training?", "no patient is in both."),
+    "eyes": _About("Eyes", "Is an eye of the test set in training?", "no eye is in both."),
+    "files": _About("Files", "Is a file of the test set in training, byte for byte?", "no file is in both."),
+    "pixels": _About(
+        "Pixels", "Are the pixels of a test photograph in training, in another file?", "no photograph is in both."
+    ),
+    "near_duplicates": _About(
+        "Near duplicates",
+        "Is a test photograph in training, turned, cropped or recoloured?",
+        "no photograph is in both.",
+        "likeness",
+    ),
+    "label_conflicts": _About(
+        "Label conflicts", "Does one picture have two grades?", "no picture has two grades.", "likeness"
+    ),
+    "fellow_eyes": _About(
+        "Fellow eyes", "Are the two eyes of a patient graded far apart?", "no two eyes are far apart."
+    ),
+    "mislabelled": _About(
+        "Unlikely labels", "Which grades are unlikely by the model's answers?", "no grade is unlikely.", "probability"
+    ),
+    "readers": _About("Readers", "Do the readers agree?", "the readers agree.", "kappa"),
+    "shortcuts": _About(
+        "Shortcuts",
+        "Can the grade be told from what a clinician would not look at?",
+        "no property tells the grade.",
+        "AUC",
+    ),
+    "quality": _About("Quality", "Which photographs cannot be graded?", "all can be graded by the rule."),
+    "case_mix": _About("Case mix", "Which cases are few or absent?", "no case is too few."),
 }
 _TURNED: Final = {
     "same": "",
@@ -51,9 +75,9 @@ _TURNED: Final = {
     "rot180": "turned by 180°",
     "rot270": "turned by 270°",
     "mirror": "mirrored",
-    "mirror_rot90": "mirrored and turned by 90°",
-    "mirror_rot180": "mirrored and turned by 180°",
-    "mirror_rot270": "mirrored and turned by 270°",
+    "mirror_rot90": "mirrored, turned by 90°",
+    "mirror_rot180": "mirrored, turned by 180°",
+    "mirror_rot270": "mirrored, turned by 270°",
 }
 
 
@@ -69,8 +93,10 @@ class _Group(NamedTuple):
 def groups(audit: Audit) -> list[_Group]:
     """The checks by their answers, what was found first; none is empty."""
 
+    deciding = audit.deciding
+
     def of(status: str, decides: bool) -> tuple[Check, ...]:
-        return tuple(one for one in audit.checks if one.status == status and (one.id in DECIDE) == decides)
+        return tuple(one for one in audit.checks if one.status == status and (one in deciding) == decides)
 
     every = (
         _Group("Found", "bold red", "FAIL", of("found", True)),
@@ -134,11 +160,27 @@ def _side(side: Mapping[str, int]) -> str:
 
 def answer(check: Check) -> str:
     """What a check says, without its findings."""
-    compared = ", ".join(f"{name.replace('_', ' ')} {number:,}" for name, number in check.compared.items())
-    numbers = ", ".join(f"{name.replace('_', ' ')} {number:g}" for name, number in check.numbers.items())
-    parts = [_number(check.count, "finding") + "." if check.count else "", check.reason]
-    parts += [f"Compared: {compared}." if compared else "", f"Numbers: {numbers}." if numbers else ""]
+    parts = [check.reason]
+    if check.status == "clean":
+        about = ABOUT[check.id].clean
+        parts = [f"{about[0].upper()}{about[1:]}", check.reason]
+    elif check.count:
+        parts = [_number(check.count, "finding") + ".", check.reason]
+    parts += [f"{title}: {_listed(values)}." for title, values in _figures_of(check) if values]
     return " ".join(part for part in parts if part)
+
+
+def _figures_of(check: Check) -> Iterator[tuple[str, Mapping[str, float]]]:
+    yield "Compared", check.compared
+    yield "Numbers", check.numbers
+
+
+def _listed(values: Mapping[str, float]) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {_plain(value)}" for name, value in values.items())
+
+
+def _plain(value: float) -> str:
+    return f"{value:,.0f}" if value == int(value) else f"{value:.4g}"
 
 
 def sentence(check: CheckId, finding: Finding, names: OwnNames = _NO_NAMES) -> str:
@@ -172,6 +214,8 @@ def terminal(audit: Audit, console: Console, names: OwnNames = _NO_NAMES) -> Non
         for check in group.checks:
             about = ABOUT[check.id]
             text = f"{about.title}: {about.question} {answer(check)}"
+            if check.status == "clean":
+                text = f"{about.title}: {about.clean} ({_listed(check.compared)})"
             kit.paragraph(console, text, hang=2, style="bold", styled=len(about.title) + 1)
             for finding in check.findings[:_AT_TERMINAL]:
                 kit.paragraph(console, f"- {sentence(check.id, finding, names)}", hang=2)
@@ -194,6 +238,26 @@ def html(audit: Audit) -> str:
         table=findings_table,
         informs=", ".join(ABOUT[name].title.lower() for name in CHECKS if name not in DECIDE),
     )
+
+
+def pictures(audit: Audit, pairs: Sequence[Pair], names: OwnNames) -> str:
+    """A page of the pairs that were found, with the caller's own names: not to be published."""
+
+    def source(jpeg: bytes | None) -> str:
+        return "" if jpeg is None else f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
+
+    by_check = [
+        (
+            ABOUT[check.id].title,
+            [
+                (sentence(check.id, one.finding, names), source(one.test), source(one.other))
+                for one in pairs
+                if one.check == check.id
+            ],
+        )
+        for check in audit.checks
+    ]
+    return kit.page("pictures.html", [], headline=headline(audit), checks=[one for one in by_check if one[1]])
 
 
 class Column(NamedTuple):
