@@ -7,7 +7,7 @@ terminal(audit, console, names)
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from rich.console import Console
@@ -19,7 +19,7 @@ from drgate.report.kit import Figure
 
 _NO_NAMES: Final = OwnNames({}, {})
 _AT_TERMINAL: Final = 10
-"""Findings of one check at a terminal."""
+"""Findings of one check at a terminal, and numbers of it; of more, none is shown."""
 
 
 class _About(NamedTuple):
@@ -79,6 +79,9 @@ _TURNED: Final = {
     "mirror_rot180": "mirrored, turned by 180°",
     "mirror_rot270": "mirrored, turned by 270°",
 }
+
+
+_ANSWERS: Final = {"found": "Found", "suspected": "Suspected", "not_assessed": "Not assessed", "clean": "Clean"}
 
 
 class _Group(NamedTuple):
@@ -159,23 +162,19 @@ def _side(side: Mapping[str, int]) -> str:
 
 
 def answer(check: Check) -> str:
-    """What a check says, without its findings."""
+    """What a check says in a line or two, without its findings and its further numbers."""
     parts = [check.reason]
     if check.status == "clean":
         about = ABOUT[check.id].clean
         parts = [f"{about[0].upper()}{about[1:]}", check.reason]
     elif check.count:
         parts = [_number(check.count, "finding") + ".", check.reason]
-    parts += [f"{title}: {_listed(values)}." for title, values in _figures_of(check) if values]
+    parts.append(f"Compared: {listed(check.compared)}." if check.compared else "")
     return " ".join(part for part in parts if part)
 
 
-def _figures_of(check: Check) -> Iterator[tuple[str, Mapping[str, float]]]:
-    yield "Compared", check.compared
-    yield "Numbers", check.numbers
-
-
-def _listed(values: Mapping[str, float]) -> str:
+def listed(values: Mapping[str, float]) -> str:
+    """Numbers with their names."""
     return ", ".join(f"{name.replace('_', ' ')} {_plain(value)}" for name, value in values.items())
 
 
@@ -184,10 +183,10 @@ def _plain(value: float) -> str:
 
 
 def sentence(check: CheckId, finding: Finding, names: OwnNames = _NO_NAMES) -> str:
-    """One finding in words."""
-    images = [names.test.get(one, one) for one in (finding.test, finding.other) if one is not None]
-    if finding.test == finding.other:
-        images = images[:1]
+    """One finding in words. `other` is in the set that the first is in: of a pair inside training, in training."""
+    inside = names.train if finding.test is None else names.test
+    both = dict.fromkeys(one for one in (finding.test, finding.other) if one is not None)
+    images = [inside.get(one, one) for one in both if one != finding.train or finding.test is not None]
     if finding.train is not None:
         images.append(f"training {names.train.get(finding.train, finding.train)}")
     parts = [" and ".join(images)] if images else []
@@ -215,8 +214,10 @@ def terminal(audit: Audit, console: Console, names: OwnNames = _NO_NAMES) -> Non
             about = ABOUT[check.id]
             text = f"{about.title}: {about.question} {answer(check)}"
             if check.status == "clean":
-                text = f"{about.title}: {about.clean} ({_listed(check.compared)})"
+                text = f"{about.title}: {about.clean} ({listed(check.compared)})"
             kit.paragraph(console, text, hang=2, style="bold", styled=len(about.title) + 1)
+            if 0 < len(check.numbers) <= _AT_TERMINAL and check.status != "clean":
+                kit.paragraph(console, f"Numbers: {listed(check.numbers)}.", "dim", hang=2)
             for finding in check.findings[:_AT_TERMINAL]:
                 kit.paragraph(console, f"- {sentence(check.id, finding, names)}", hang=2)
             if (more := check.count - min(len(check.findings), _AT_TERMINAL)) > 0 and check.findings:
@@ -235,6 +236,8 @@ def html(audit: Audit) -> str:
         groups=groups(audit),
         about=ABOUT,
         answer=answer,
+        answers=_ANSWERS,
+        number=_plain,
         table=findings_table,
         informs=", ".join(ABOUT[name].title.lower() for name in CHECKS if name not in DECIDE),
     )
@@ -294,13 +297,23 @@ def _figures(audit: Audit) -> list[Figure]:
     """What is easier to see than to read: intervals of what was measured, and distances of copies."""
     made = []
     for check in audit.checks:
-        measured = [one for one in check.findings if one.value is not None and one.low is not None and one.what]
+        measured = [one for one in check.findings if one.low is not None and one.what] + _further(check)
         if measured:
             made.append(_intervals(check, measured))
         near = [one for one in check.findings if one.distance is not None and one.value is not None]
-        if near:
+        if check.id == "near_duplicates" and near:
             made.append(_distances(check, near))
     return made
+
+
+def _further(check: Check) -> list[Finding]:
+    """Numbers with an interval that are no findings: NAME, with "NAME, low" and "NAME, high"."""
+    known, numbers = {one.what for one in check.findings}, check.numbers
+    return [
+        Finding(what=name, value=value, low=numbers[f"{name}, low"], high=numbers[f"{name}, high"])
+        for name, value in numbers.items()
+        if name not in known and {f"{name}, low", f"{name}, high"} <= numbers.keys()
+    ]
 
 
 def _intervals(check: Check, findings: Sequence[Finding]) -> Figure:
