@@ -95,7 +95,6 @@ ALLOWED = {
     ("drgate/gate/repository.py", "read_bytes"): "its size was compared just before",
     ("drgate/gate/repository.py", "subprocess.run"): "git's lists, counted in _lines",
     ("drgate/gate/submit.py", "glob"): "chains of looks of this user",
-    ("drgate/judge.py", "os.open"): "creates the list of names",
     ("drgate/judge.py", "iterdir"): "names in the folder of an evaluation, to tell whether it is in use",
     ("drgate/layouts/pictures.py", "open"): "members of an archive, whose sizes were summed just before",
     ("drgate/layouts/pictures.py", "read_parquet"): "drgate.parquet's own",

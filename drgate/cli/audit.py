@@ -29,7 +29,9 @@ if TYPE_CHECKING:
     from drgate.audit.result import Audit
 
 _SHOWN: Final = 5
-_OURS: Final = ("audit.json", "audit.html", "names.csv", "to_read.csv", "pictures.html", ".gitignore")
+PUBLIC: Final = ("audit.json", "audit.html")
+PRIVATE: Final = ("names.csv", "to_read.csv", "pictures.html")
+"""What --out writes; the second are for the caller alone."""
 
 HELP = """Is the evidence clean? Leaks, labels, shortcuts, quality and case mix of a test set.
 
@@ -150,20 +152,28 @@ def _refuse_taken(out: Path) -> None:
     from drgate.errors import UsageError
     from drgate.files import entries
 
-    if out.exists() and (not out.is_dir() or any(one.name not in _OURS for one in entries(out, UsageError))):
+    if out.exists() and (
+        not out.is_dir() or any(one.name not in (*PUBLIC, *PRIVATE, ".gitignore") for one in entries(out, UsageError))
+    ):
         raise UsageError(f"{out} holds something else; give another folder with --out.")
 
 
 def _write(out: Path, found: Audit, collected: Collected, pictures: bool) -> None:
-    """Write the folder's files; those of an earlier audit there go."""
-    from drgate.files import as_csv, canonical_json, write_atomically, write_private
+    """Write the folder's files, once all are made; those of an earlier audit there go."""
+    from drgate.audit.pictures import pairs
+    from drgate.files import as_csv, canonical_json, ignored_in, write_atomically, write_private
     from drgate.report import audit as page
 
-    for name in _OURS:
-        (out / name).unlink(missing_ok=True)
-    out.mkdir(parents=True, exist_ok=True)
-    write_atomically(out / "audit.json", canonical_json(found.to_json()))
-    write_atomically(out / "audit.html", page.html(found).encode())
     own = collected.own_names
     rows = [("test", *pair) for pair in own.test.items()] + [("train", *pair) for pair in own.train.items()]
-    write_private(out, "names.csv", as_csv([("set", "image", "own_image"), *rows]))
+    public = {"audit.json": canonical_json(found.to_json()), "audit.html": page.html(found).encode()}
+    private = {"names.csv": as_csv([("set", "image", "own_image"), *rows])}
+    if pictures:
+        private["pictures.html"] = page.pictures(found, pairs(found, collected.evidence), own).encode()
+    out.mkdir(parents=True, exist_ok=True)
+    for name in (*PUBLIC, *PRIVATE):
+        (out / name).unlink(missing_ok=True)
+    for name, data in private.items():
+        write_private(out, name, data, ignored=ignored_in(out))
+    for name, data in public.items():
+        write_atomically(out / name, data)

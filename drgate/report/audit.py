@@ -6,43 +6,68 @@ terminal(audit, console, names)
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import base64
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from rich.console import Console
 
-from drgate.audit.result import DECIDE, Audit, Check, CheckId, Finding, OwnNames
+from drgate.audit.pictures import Pair
+from drgate.audit.result import CHECKS, DECIDE, Audit, Check, CheckId, Finding, OwnNames
 from drgate.report import kit
+from drgate.report.kit import Figure
 
 _NO_NAMES: Final = OwnNames({}, {})
 _AT_TERMINAL: Final = 10
-"""Findings of one check at a terminal."""
+"""Findings of one check at a terminal, and numbers of it; of more, none is shown."""
 
 
 class _About(NamedTuple):
-    """title: of the check. question: what it asks. value: what the number of a finding is, empty where it has none."""
+    """title: of the check. question: what it asks. clean: the answer where nothing was found. value: what the number of
+    a finding is, empty where it has none."""
 
     title: str
     question: str
+    clean: str
     value: str = ""
 
 
 ABOUT: Final[Mapping[CheckId, _About]] = {
-    "lineage": _About("Lineage", "Is it known what the model was trained on?"),
-    "patients": _About("Patients", "Is a patient of the test set in training?"),
-    "eyes": _About("Eyes", "Is an eye of the test set in training?"),
-    "files": _About("Files", "Is a file of the test set in training, byte for byte?"),
-    "pixels": _About("Pixels", "Are the pixels of a test photograph in training, in another file?"),
-    "near_duplicates": _About(
-        "Near duplicates", "Is a test photograph in training, turned, cropped or recoloured?", "likeness"
+    "lineage": _About(
+        "Lineage",
+        "Is it known what the model was trained on?",
+        "the fingerprint covers the training images of the model and of the models before it.",
     ),
-    "label_conflicts": _About("Label conflicts", "Does one picture have two grades?"),
-    "fellow_eyes": _About("Fellow eyes", "Are the two eyes of a patient graded far apart?"),
-    "mislabelled": _About("Unlikely labels", "Which grades are unlikely by the model's answers?"),
-    "readers": _About("Readers", "Do the readers agree?", "kappa"),
-    "shortcuts": _About("Shortcuts", "Can the grade be told from what a clinician would not look at?", "AUC"),
-    "quality": _About("Quality", "Which photographs cannot be graded?"),
-    "case_mix": _About("Case mix", "Which cases are few or absent?"),
+    "patients": _About("Patients", "Is a patient of the test set in training?", "no patient is in both."),
+    "eyes": _About("Eyes", "Is an eye of the test set in training?", "no eye is in both."),
+    "files": _About("Files", "Is a file of the test set in training, byte for byte?", "no file is in both."),
+    "pixels": _About(
+        "Pixels", "Are the pixels of a test photograph in training, in another file?", "no photograph is in both."
+    ),
+    "near_duplicates": _About(
+        "Near duplicates",
+        "Is a test photograph in training, turned, cropped or recoloured?",
+        "no photograph is in both.",
+        "likeness",
+    ),
+    "label_conflicts": _About(
+        "Label conflicts", "Does one picture have two grades?", "no picture has two grades.", "likeness"
+    ),
+    "fellow_eyes": _About(
+        "Fellow eyes", "Are the two eyes of a patient graded far apart?", "no two eyes are far apart."
+    ),
+    "mislabelled": _About(
+        "Unlikely labels", "Which grades are unlikely by the model's answers?", "no grade is unlikely.", "probability"
+    ),
+    "readers": _About("Readers", "Do the readers agree?", "the readers agree.", "kappa"),
+    "shortcuts": _About(
+        "Shortcuts",
+        "Can the grade be told from what a clinician would not look at?",
+        "no property tells the grade.",
+        "AUC",
+    ),
+    "quality": _About("Quality", "Which photographs cannot be graded?", "all can be graded by the rule."),
+    "case_mix": _About("Case mix", "Which cases are few or absent?", "no case is too few."),
 }
 _TURNED: Final = {
     "same": "",
@@ -50,10 +75,13 @@ _TURNED: Final = {
     "rot180": "turned by 180°",
     "rot270": "turned by 270°",
     "mirror": "mirrored",
-    "mirror_rot90": "mirrored and turned by 90°",
-    "mirror_rot180": "mirrored and turned by 180°",
-    "mirror_rot270": "mirrored and turned by 270°",
+    "mirror_rot90": "mirrored, turned by 90°",
+    "mirror_rot180": "mirrored, turned by 180°",
+    "mirror_rot270": "mirrored, turned by 270°",
 }
+
+
+_ANSWERS: Final = {"found": "Found", "suspected": "Suspected", "not_assessed": "Not assessed", "clean": "Clean"}
 
 
 class _Group(NamedTuple):
@@ -68,8 +96,10 @@ class _Group(NamedTuple):
 def groups(audit: Audit) -> list[_Group]:
     """The checks by their answers, what was found first; none is empty."""
 
+    deciding = audit.deciding
+
     def of(status: str, decides: bool) -> tuple[Check, ...]:
-        return tuple(one for one in audit.checks if one.status == status and (one.id in DECIDE) == decides)
+        return tuple(one for one in audit.checks if one.status == status and (one in deciding) == decides)
 
     every = (
         _Group("Found", "bold red", "FAIL", of("found", True)),
@@ -132,19 +162,31 @@ def _side(side: Mapping[str, int]) -> str:
 
 
 def answer(check: Check) -> str:
-    """What a check says, without its findings."""
-    compared = ", ".join(f"{name.replace('_', ' ')} {number:,}" for name, number in check.compared.items())
-    numbers = ", ".join(f"{name.replace('_', ' ')} {number:g}" for name, number in check.numbers.items())
-    parts = [_number(check.count, "finding") + "." if check.count else "", check.reason]
-    parts += [f"Compared: {compared}." if compared else "", f"Numbers: {numbers}." if numbers else ""]
+    """What a check says in a line or two, without its findings and its further numbers."""
+    parts = [check.reason]
+    if check.status == "clean":
+        about = ABOUT[check.id].clean
+        parts = [f"{about[0].upper()}{about[1:]}", check.reason]
+    elif check.count:
+        parts = [_number(check.count, "finding") + ".", check.reason]
+    parts.append(f"Compared: {listed(check.compared)}." if check.compared else "")
     return " ".join(part for part in parts if part)
 
 
+def listed(values: Mapping[str, float]) -> str:
+    """Numbers with their names."""
+    return ", ".join(f"{name.replace('_', ' ')} {_plain(value)}" for name, value in values.items())
+
+
+def _plain(value: float) -> str:
+    return f"{value:,.0f}" if value == int(value) else f"{value:.4g}"
+
+
 def sentence(check: CheckId, finding: Finding, names: OwnNames = _NO_NAMES) -> str:
-    """One finding in words."""
-    images = [names.test.get(one, one) for one in (finding.test, finding.other) if one is not None]
-    if finding.test == finding.other:
-        images = images[:1]
+    """One finding in words. `other` is in the set that the first is in: of a pair inside training, in training."""
+    inside = names.train if finding.test is None else names.test
+    both = dict.fromkeys(one for one in (finding.test, finding.other) if one is not None)
+    images = [inside.get(one, one) for one in both if one != finding.train or finding.test is not None]
     if finding.train is not None:
         images.append(f"training {names.train.get(finding.train, finding.train)}")
     parts = [" and ".join(images)] if images else []
@@ -171,7 +213,11 @@ def terminal(audit: Audit, console: Console, names: OwnNames = _NO_NAMES) -> Non
         for check in group.checks:
             about = ABOUT[check.id]
             text = f"{about.title}: {about.question} {answer(check)}"
+            if check.status == "clean":
+                text = f"{about.title}: {about.clean} ({listed(check.compared)})"
             kit.paragraph(console, text, hang=2, style="bold", styled=len(about.title) + 1)
+            if 0 < len(check.numbers) <= _AT_TERMINAL and check.status != "clean":
+                kit.paragraph(console, f"Numbers: {listed(check.numbers)}.", "dim", hang=2)
             for finding in check.findings[:_AT_TERMINAL]:
                 kit.paragraph(console, f"- {sentence(check.id, finding, names)}", hang=2)
             if (more := check.count - min(len(check.findings), _AT_TERMINAL)) > 0 and check.findings:
@@ -179,7 +225,135 @@ def terminal(audit: Audit, console: Console, names: OwnNames = _NO_NAMES) -> Non
 
 
 def html(audit: Audit) -> str:
-    return ""
+    """The whole page, with published names: a line for each check, then what each found."""
+    return kit.page(
+        "audit.html",
+        _figures(audit),
+        audit=audit,
+        headline=headline(audit),
+        facts=facts(audit),
+        tone={0: "PASS", 1: "FAIL"}.get(audit.exit_code, "INSUFFICIENT"),
+        groups=groups(audit),
+        about=ABOUT,
+        answer=answer,
+        answers=_ANSWERS,
+        number=_plain,
+        table=findings_table,
+        informs=", ".join(ABOUT[name].title.lower() for name in CHECKS if name not in DECIDE),
+    )
+
+
+def pictures(audit: Audit, pairs: Sequence[Pair], names: OwnNames) -> str:
+    """A page of the pairs that were found, with the caller's own names: not to be published."""
+
+    def source(jpeg: bytes | None) -> str:
+        return "" if jpeg is None else f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
+
+    by_check = [
+        (
+            ABOUT[check.id].title,
+            [
+                (sentence(check.id, one.finding, names), source(one.test), source(one.other))
+                for one in pairs
+                if one.check == check.id
+            ],
+        )
+        for check in audit.checks
+    ]
+    return kit.page("pictures.html", [], headline=headline(audit), checks=[one for one in by_check if one[1]])
+
+
+class Column(NamedTuple):
+    """One column of a table of findings. number: whether its cells are."""
+
+    title: str
+    cells: tuple[str, ...]
+    number: bool = False
+
+
+def findings_table(check: Check) -> list[Column]:
+    """The findings of a check, without the columns that no finding fills."""
+
+    def column(title: str, cell: Callable[[Finding], object], number: bool = False) -> Column:
+        cells = tuple("" if (value := cell(one)) is None else str(value) for one in check.findings)
+        return Column(title, cells, number)
+
+    value = ABOUT[check.id].value or "Value"
+    columns = [
+        column("What", lambda one: one.what),
+        column("Test set", lambda one: one.test),
+        column("Also in the test set", lambda one: one.other),
+        column("Training", lambda one: one.train),
+        column("Turned", lambda one: one.orientation and _TURNED[one.orientation]),
+        column("Bits of 256", lambda one: one.distance, number=True),
+        column(f"{value[0].upper()}{value[1:]}", lambda one: None if one.value is None else f"{one.value:g}", True),
+        column("From", lambda one: None if one.low is None else f"{one.low:g}", number=True),
+        column("To", lambda one: None if one.high is None else f"{one.high:g}", number=True),
+    ]
+    return [one for one in columns if any(one.cells)]
+
+
+def _figures(audit: Audit) -> list[Figure]:
+    """What is easier to see than to read: intervals of what was measured, and distances of copies."""
+    made = []
+    for check in audit.checks:
+        measured = [one for one in check.findings if one.low is not None and one.what] + _further(check)
+        if measured:
+            made.append(_intervals(check, measured))
+        near = [one for one in check.findings if one.distance is not None and one.value is not None]
+        if check.id == "near_duplicates" and near:
+            made.append(_distances(check, near))
+    return made
+
+
+def _further(check: Check) -> list[Finding]:
+    """Numbers with an interval that are no findings: NAME, with "NAME, low" and "NAME, high"."""
+    known, numbers = {one.what for one in check.findings}, check.numbers
+    return [
+        Finding(what=name, value=value, low=numbers[f"{name}, low"], high=numbers[f"{name}, high"])
+        for name, value in numbers.items()
+        if name not in known and {f"{name}, low", f"{name}, high"} <= numbers.keys()
+    ]
+
+
+def _intervals(check: Check, findings: Sequence[Finding]) -> Figure:
+    about = ABOUT[check.id]
+    shown = list(reversed(findings))
+    values = [(one.value or 0.0, one.low, one.high) for one in shown]
+    marks = kit.points(
+        [value for value, _, _ in values],
+        [kit.wrapped(one.what or "", 2) for one in shown],
+        kit.BLUE,
+        error_x=kit.whiskers(values, kit.BLUE, 1.0),
+        hovertemplate="%{x:.3f}<extra></extra>",
+    )
+    layout = kit.layout(
+        110 + 34 * len(shown),
+        xaxis=kit.axis(about.value),
+        yaxis=kit.axis(),
+        showlegend=False,
+        shapes=[kit.dotted(yref="paper", y0=0, y1=1, x0=0.5, x1=0.5)] if about.value == "AUC" else [],
+    )
+    caption = f"{about.title}: {about.value} with its interval." + (" Dotted: chance." if about.value == "AUC" else "")
+    return Figure(f"figure-{check.id}", f"{caption} The table has the same numbers.", caption, [marks], layout)
+
+
+def _distances(check: Check, findings: Sequence[Finding]) -> Figure:
+    about = ABOUT[check.id]
+    marks = kit.points(
+        [one.distance for one in findings],
+        [one.value for one in findings],
+        kit.COLOURS["FAIL"],
+        hovertemplate="%{x} bits, likeness %{y:.3f}<extra></extra>",
+    )
+    layout = kit.layout(
+        320,
+        xaxis=kit.axis("distance of the hashes, bits of 256", rangemode="tozero"),
+        yaxis=kit.axis("likeness of the pixels", range=[0, 1.02]),
+        showlegend=False,
+    )
+    caption = f"{about.title}: how near the hashes of each pair are, and how alike its pixels."
+    return Figure(f"figure-{check.id}", f"{caption} The table has the same numbers.", caption, [marks], layout)
 
 
 def _titles(checks: Sequence[Check]) -> str:
