@@ -101,6 +101,16 @@ class TrainingError(DrgateError):
     """A training run cannot start or continue."""
 
 
+class LeakFound(DrgateError):
+    """Test images or patients were in training (exit code 1). found: the audit that shows it."""
+
+    exit_code: ClassVar[int] = ExitCode.FAILED
+
+    def __init__(self, message: str, found: object) -> None:
+        super().__init__(message)
+        self.found = found
+
+
 class NotCertified(DrgateError):
     """The certificate's verdict is not PASS. The exit code is that of the verdict (1 or 3)."""
 

@@ -10,13 +10,14 @@ while it is turned upright or cropped) and what it becomes.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from drgate.errors import ImageUnreadable
 from drgate.preprocessing import Preprocessing, PreprocessingError, reduced_copy
@@ -35,9 +36,16 @@ class Prepared:
     """SHA-256 (hex) of the very bytes that were decoded."""
     hashes: dict[str, bytes]
     """By the name of its version, the perceptual hash."""
+    also: Any = None
+    """What `also` gave."""
 
 
-def prepare_image(path: Path, preprocess: Preprocessing | None, hashes: Sequence[str] = (HASH,)) -> Prepared:
+def prepare_image(
+    path: Path,
+    preprocess: Preprocessing | None,
+    hashes: Sequence[str] = (HASH,),
+    also: Callable[[bytes, Image.Image, Any], Any] | None = None,
+) -> Prepared:
     """Pixels, digest and hashes of one file. preprocess: None leaves the upright RGB photograph as it is.
 
     hashes: the versions that are wanted. The older one is of the photograph decoded in full, which takes a second
@@ -51,11 +59,12 @@ def prepare_image(path: Path, preprocess: Preprocessing | None, hashes: Sequence
     found = {}
     if OLDER_HASH in hashes:
         found[OLDER_HASH] = image_hash(image if scale is None else decode_image(data, path))
-    reduced = reduced_copy(image) if HASH in hashes else None
-    if reduced is not None:
+    reduced = reduced_copy(image) if HASH in hashes or also is not None else None
+    if reduced is not None and HASH in hashes:
         found[HASH] = hash_of_reduced(*reduced)
+    answer = None if also is None else also(data, image, reduced)
     try:
         pixels = np.asarray(image) if preprocess is None else preprocess.pixels(image, reduced)
     except PreprocessingError as problem:
         raise ImageUnreadable(f"{path}: {problem}") from problem
-    return Prepared(pixels, hashlib.sha256(data).hexdigest(), found)
+    return Prepared(pixels, hashlib.sha256(data).hexdigest(), found, answer)
