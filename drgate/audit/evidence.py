@@ -105,14 +105,15 @@ class Photographs:
         together = b"".join(one.hashed for one in self.seen if isinstance(one, Examined))
         return np.frombuffer(together, dtype=np.uint8).reshape(-1, IMAGE_BYTES)
 
-    def picture(self, row: int) -> Image.Image:
-        """The upright RGB photograph, as it was examined. Raises ManifestError where its file has changed since."""
+    def picture(self, row: int, at_least: int | None = DECODED_AT) -> Image.Image:
+        """The upright RGB photograph, as it was examined, or (None) in full. Raises ManifestError where its file has
+        changed since."""
         data = read_bytes(self.paths[row])
         if hashlib.sha256(data).hexdigest() != self.contents[row]:
             raise ManifestError(
                 f"{self.paths[row]} changed while it was audited; start again when nothing writes to the data set."
             )
-        return decode_image(data, self.paths[row], DECODED_AT)
+        return decode_image(data, self.paths[row], at_least)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -15,10 +15,17 @@ import PIL
 import scipy
 
 from drgate import __version__
+from drgate.audit import files, lineage, patients
 from drgate.audit.evidence import Evidence
 from drgate.audit.result import CHECKS, Audit, Check, CheckId
 
-QUESTIONS: Final[dict[CheckId, Callable[[Evidence], Check]]] = {}
+QUESTIONS: Final[dict[CheckId, Callable[[Evidence], Check]]] = {
+    "lineage": lineage.check,
+    "patients": patients.check,
+    "eyes": patients.check_eyes,
+    "files": files.check,
+    "pixels": files.check_pixels,
+}
 """What answers each question. The key is the check's id."""
 
 
