@@ -214,7 +214,7 @@ def summary_of(audit: Audit, copies: Sequence[Sequence[str]] = (), *, given: boo
         # Where not all of them are written down, nothing could be left out whole.
         if one.id in LEAKS and one.status == "suspected" and one.count == len(one.findings):
             suspects |= dict.fromkeys(finding.test for finding in one.findings if finding.test)
-    return Summary(audit.digest, checks, given, tuple(suspects), tuple(map(tuple, sorted(copies))))
+    return Summary(audit.digest, checks, given, tuple(suspects), tuple(sorted(map(tuple, copies))))
 
 
 def recorded(predictions: Predictions) -> Found | None:

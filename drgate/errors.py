@@ -10,7 +10,7 @@ import reprlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import IntEnum
-from typing import ClassVar, Final
+from typing import Any, ClassVar, Final
 
 from drgate import limits
 
@@ -106,7 +106,7 @@ class LeakFound(DrgateError):
 
     exit_code: ClassVar[int] = ExitCode.FAILED
 
-    def __init__(self, message: str, found: object) -> None:
+    def __init__(self, message: str, found: Any) -> None:
         super().__init__(message)
         self.found = found
 

@@ -471,7 +471,6 @@ def _opened(
             grader, test_set, workers=source.workers, advance=progress.advance, against=against, trial=trial
         )
     except LeakFound as leak:
-        assert isinstance(leak.found, Found), "scoring audits"
         predictions = unanswered(grader, test_set, leak.found)
     found = audited.recorded(predictions)
     return _Opened(replace(predictions, unused=test_set.unused), Scoring("this run"), grader=grader, audit=found)

@@ -437,7 +437,7 @@ def settings(evaluation: Evaluation) -> list[tuple[str, list[tuple[str, str]]]]:
     if point := plain["data"].get("operating_point"):  # the rest of it is a list of tuning images
         plain["data"]["operating_point"] = {key: point[key] for key in ("cut_offs", "digest")}
     content = {key: value for key, value in evaluation.spec.content.items() if key != "criteria"}
-    shown = {"warnings", "leakage", "by_grade", "slices", "in_no_slice", "overlapping", "regraded", "favouring"}
+    shown = {"warnings", "by_grade", "slices", "in_no_slice", "overlapping", "regraded", "favouring"}
     shown.add("history")
     found = {"predictions_digest": evaluation.predictions_digest, "bootstrap_seed": evaluation.bootstrap_seed}
     sections: list[tuple[str, Mapping[str, Any]]] = [
@@ -677,6 +677,8 @@ def _many(number: int, what: str) -> str:
 
 
 def _look(look: Look) -> str:
+    if not look.number:
+        return "none was taken, because the audit found a leak"
     return f"{look.number}{'; only' if look.used_up else ' of'} {look.allowed} allowed"
 
 
