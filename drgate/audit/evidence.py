@@ -22,10 +22,10 @@ from PIL import Image
 from drgate.audit.gradability import measures
 from drgate.audit.properties import properties
 from drgate.errors import ImageUnreadable, ManifestError
-from drgate.preprocessing import parse_preprocessing, reduced_copy
+from drgate.preprocessing import reduced_copy
 from drgate.vision.decoding import in_processes, usable_cores
-from drgate.vision.images import decode_image, read_bytes
-from drgate.vision.perceptual import hash_of_reduced
+from drgate.vision.images import bytes_of, decode_image
+from drgate.vision.perceptual import HASHED_AT, hash_of_reduced
 
 if TYPE_CHECKING:
     from drgate.manifest import Manifest
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from drgate.predictions import Predictions
     from drgate.vision.fingerprint import Fingerprint
 
-DECODED_AT: Final = parse_preprocessing("fundus-square-2@448").decoded_at
-"""The size at which an audit decodes, whatever the model sees, so that its figures do not depend on a model."""
 IMAGE_BYTES: Final = 32
 
 
@@ -65,8 +63,8 @@ def examined(data: bytes, image: Image.Image, reduced: tuple[Image.Image, tuple[
 def examine(path: Path) -> Examined | str:
     """One file; a sentence where it is no readable photograph."""
     try:
-        data = read_bytes(path)
-        image = decode_image(data, path, DECODED_AT)
+        data = bytes_of(path)
+        image = decode_image(data, path, HASHED_AT)
     except ImageUnreadable as problem:
         return str(problem)
     return examined(data, image, reduced_copy(image))
@@ -105,10 +103,10 @@ class Photographs:
         together = b"".join(one.hashed for one in self.seen if isinstance(one, Examined))
         return np.frombuffer(together, dtype=np.uint8).reshape(-1, IMAGE_BYTES)
 
-    def picture(self, row: int, at_least: int | None = DECODED_AT) -> Image.Image:
+    def picture(self, row: int, at_least: int | None = HASHED_AT) -> Image.Image:
         """The upright RGB photograph, as it was examined, or (None) in full. Raises ManifestError where its file has
         changed since."""
-        data = read_bytes(self.paths[row])
+        data = bytes_of(self.paths[row])
         if hashlib.sha256(data).hexdigest() != self.contents[row]:
             raise ManifestError(
                 f"{self.paths[row]} changed while it was audited; start again when nothing writes to the data set."

@@ -10,6 +10,7 @@ import io
 import logging
 import stat
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -43,10 +44,10 @@ def read_image(path: Path, at_least: int | None = None) -> Image.Image:
         ImageUnreadable: no such file, not an image, truncated, floating-point pixels, or more pixels than Pillow's
             limit against decompression bombs.
     """
-    return decode_image(read_bytes(path), path, at_least)
+    return decode_image(bytes_of(path), path, at_least)
 
 
-def read_bytes(path: Path) -> bytes:
+def bytes_of(path: Path) -> bytes:
     """The bytes of an image file, read once: what is hashed is what `decode_image` decodes.
 
     Raises ImageUnreadable: no such file, not a file, or larger than `MAX_BYTES`.
@@ -65,16 +66,30 @@ def read_bytes(path: Path) -> bytes:
 
 def decode_image(data: bytes, path: Path, at_least: int | None = None) -> Image.Image:
     """`read_image` of a file's bytes; path names it in messages."""
+    return as_rgb(decode_images(data, path, (at_least,))[0])
+
+
+def decode_images(data: bytes, path: Path, scales: Sequence[int | None]) -> list[Image.Image]:
+    """The same for each of some `at_least`; a photograph of one channel stays one (mode "L"), a third of the work.
+
+    Where two of them give the same decoding, it is one image, decoded once.
+    """
+    found: dict[tuple[int, int], Image.Image] = {}
+    sizes = []
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # damaged metadata is no reason to reject good pixels ...
             warnings.simplefilter("error", Image.DecompressionBombWarning)  # ... but a bomb is
-            with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-                if at_least is not None:
-                    image.draft(None, (at_least, at_least))
-                image.load()
-                ImageOps.exif_transpose(image, in_place=True)
-                return _as_rgb(image)
+            for at_least in scales:
+                with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+                    if at_least is not None:
+                        image.draft(None, (at_least, at_least))
+                    sizes.append(size := image.size)
+                    if size not in found:
+                        image.load()
+                        ImageOps.exif_transpose(image, in_place=True)
+                        found[size] = _in_8_bits(image)
+        return [found[size] for size in sizes]
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         limit = (Image.MAX_IMAGE_PIXELS or 0) // 1_000_000
         raise ImageUnreadable(
@@ -102,9 +117,13 @@ class _Refused(ValueError):
     """Its text is one of this module's."""
 
 
-def _as_rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "RGB":
-        return image
+def as_rgb(image: Image.Image) -> Image.Image:
+    """In three channels; the image itself where it has them."""
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _in_8_bits(image: Image.Image) -> Image.Image:
+    """RGB, or L where there is one channel."""
     if image.mode == "F":
         raise _Refused("floating-point pixels without a stated range; expected 8 or 16 bits")
     if image.mode.startswith("I"):
@@ -114,8 +133,8 @@ def _as_rgb(image: Image.Image) -> Image.Image:
         eight = np.empty(values.shape, np.uint8)
         for row, into in zip(values, eight, strict=True):  # wide numbers for one row at a time
             into[:] = np.round(row / 257)
-        return Image.fromarray(eight).convert("RGB")
+        return Image.fromarray(eight)
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, (0, 0, 0, 255)), rgba).convert("RGB")
-    return image.convert("RGB")
+    return image if image.mode == "L" else as_rgb(image)

@@ -1,6 +1,6 @@
 """The perceptual hash, version 2: 256 bits of a photograph's field of view that a copy of it nearly shares.
 
-    hashed = perceptual_hash(read_image(path))                  # 32 bytes
+    hashed = perceptual_hash(read_image(path, HASHED_AT))       # 32 bytes
     turned = orientations(np.frombuffer(hashed, np.uint8))      # (8, 32): of the photograph in all eight orientations
 
 Re-encoding, resizing, cropping to the field of view, brightness and equalised contrast change few bits. Two eyes differ
@@ -8,8 +8,9 @@ in half of them. A hash nominates a pair to be compared; it proves nothing. Vers
 
 The definition, so that somebody else can write it:
 
-1. The upright 8-bit RGB photograph, decoded in full or as a preprocessing decodes it, becomes the reduced copy and its
-   field of view as `field_of_view_2` says (`drgate.preprocessing`).
+1. The upright 8-bit RGB photograph, a JPEG decoded at the smallest of 1, 1/2, 1/4 and 1/8 of its size at which no side
+   is shorter than 896 pixels, becomes the reduced copy and its field of view as `field_of_view_2` says
+   (`drgate.preprocessing`). So the hash does not depend on what a model sees.
 2. The reduced copy becomes grey, (19595 R + 38470 G + 7471 B + 32768) // 65536, and its field of view 64 x 64 pixels by
    Pillow's bilinear `resize` with that box, however wide or high it is.
 3. Inside is what has its centre less than .95 * 32 pixels from the picture's; everything else counts as absent. From
@@ -35,6 +36,8 @@ from drgate.preprocessing import reduced_copy
 
 HASH: Final = "drgate-256-v2"
 """What a fingerprint calls this version."""
+HASHED_AT: Final = 896
+"""The size at which a JPEG is decoded for its hash and for an audit, whatever the model sees."""
 BITS: Final = 256
 
 _SIDE: Final = 64
@@ -46,7 +49,7 @@ _COSINES: Final = np.cos(np.pi / _SIDE * np.outer(np.arange(1, _KEPT + 1), _CENT
 
 
 def perceptual_hash(image: Image.Image) -> bytes:
-    """The 256-bit hash of an upright RGB photograph, as 32 bytes."""
+    """The 256-bit hash of an upright RGB or grey photograph that was decoded at `HASHED_AT`, as 32 bytes."""
     return hash_of_reduced(*reduced_copy(image))
 
 

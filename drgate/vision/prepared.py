@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from drgate.errors import ImageUnreadable
-from drgate.preprocessing import Preprocessing, PreprocessingError, reduced_copy
+from drgate.preprocessing import Preprocessing, PreprocessingError, Reduced, reduced_copy
 from drgate.vision.fingerprint import OLDER_HASH, image_hash
-from drgate.vision.images import decode_image, read_bytes
-from drgate.vision.perceptual import HASH, hash_of_reduced
+from drgate.vision.images import as_rgb, bytes_of, decode_images
+from drgate.vision.perceptual import HASH, HASHED_AT, hash_of_reduced
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,27 +44,37 @@ def prepare_image(
     path: Path,
     preprocess: Preprocessing | None,
     hashes: Sequence[str] = (HASH,),
-    also: Callable[[bytes, Image.Image, Any], Any] | None = None,
+    also: Callable[[bytes, Image.Image, Reduced], Any] | None = None,
 ) -> Prepared:
     """Pixels, digest and hashes of one file. preprocess: None leaves the upright RGB photograph as it is.
 
-    hashes: the versions that are wanted. The older one is of the photograph decoded in full, which takes a second
-    decoding where the preprocessing decodes at a part of the size.
+    hashes: the versions that are wanted. Version 2 is of the photograph decoded at `HASHED_AT`, the older one of the
+    photograph decoded in full, whatever the preprocessing, which takes a second decoding where it decodes otherwise.
+    also: called with the file's bytes, the upright RGB photograph decoded at `HASHED_AT` and its `reduced_copy`
+    (`drgate.audit.evidence.examined`), to look at a photograph in the same pass.
 
     Raises ImageUnreadable.
     """
-    data = read_bytes(path)
-    scale = None if preprocess is None else preprocess.decoded_at
-    image = decode_image(data, path, scale)
-    found = {}
+    data = bytes_of(path)
+    scales = [None if preprocess is None else preprocess.decoded_at]
+    if looked := HASH in hashes or also is not None:
+        scales.append(HASHED_AT)
     if OLDER_HASH in hashes:
-        found[OLDER_HASH] = image_hash(image if scale is None else decode_image(data, path))
-    reduced = reduced_copy(image) if HASH in hashes or also is not None else None
-    if reduced is not None and HASH in hashes:
-        found[HASH] = hash_of_reduced(*reduced)
-    answer = None if also is None else also(data, image, reduced)
+        scales.append(None)
+    image, *others = decode_images(data, path, scales)
+    found, answer, reduced = {}, None, None
+    if OLDER_HASH in hashes:
+        found[OLDER_HASH] = image_hash(as_rgb(others[-1]))
+    if looked:
+        reduced = reduced_copy(others[0])
+        if HASH in hashes:
+            found[HASH] = hash_of_reduced(*reduced)
+        if also is not None:
+            answer = also(data, as_rgb(others[0]), (as_rgb(reduced[0]), reduced[1]))
+        if others[0] is not image:
+            reduced = None
     try:
-        pixels = np.asarray(image) if preprocess is None else preprocess.pixels(image, reduced)
+        pixels = np.asarray(as_rgb(image)) if preprocess is None else preprocess.pixels(image, reduced)
     except PreprocessingError as problem:
         raise ImageUnreadable(f"{path}: {problem}") from problem
     return Prepared(pixels, hashlib.sha256(data).hexdigest(), found, answer)
