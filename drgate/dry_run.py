@@ -169,7 +169,7 @@ def _columns(table: pd.DataFrame, checklist: Checklist) -> tuple[str, ...]:
 
 def _nothing_passes(ready: Ready, checklist: Checklist, look: Foreseen) -> str:
     """Why nothing can pass on this test set, and what to do; empty where something can."""
-    if why := barred(Look(look.number, look.allowed, ""), ready.facts, checklist):
+    if why := barred(Look(look.number, look.allowed, ""), ready.facts):
         return why
     lacking = Sample.of(ready.predictions, checklist, data=ready.facts).no_patients
     return str(lacking) if lacking is not None and checklist.evidence.decide_on == "bound" else ""

@@ -362,6 +362,34 @@ def published(predictions: Predictions, checklist: Checklist | None = None) -> P
     return found
 
 
+def without_answers(predictions: Predictions) -> Predictions:
+    """The same images and grades without what the model answered."""
+    bare = predictions.table.drop(columns=["severity", *_REFERS], errors="ignore")
+    bare = bare.assign(predicted=pd.array([None] * len(bare), dtype="Int8"), **dict.fromkeys(PROBABILITIES, np.nan))
+    columns = [one for one in predictions.table.columns if one in bare.columns]
+    return replace(predictions, table=bare[columns], at_cut_offs=True)
+
+
+def with_copies_merged(predictions: Predictions, copies: Sequence[Sequence[str]]) -> Predictions:
+    """The predictions with the patients of images that show the same picture as one; see `evaluation.Audit.copies`.
+
+    Where patients are unknown nothing changes.
+    """
+    if not copies or not predictions.patients_known:
+        return predictions
+    place = {name: row for row, name in enumerate(published_names(predictions.table))}
+    owners = [str(one) for one in predictions.grouped["patient"]]
+    first: dict[str, str] = {}
+    for group in copies:
+        several = {first.get(owners[place[one]], owners[place[one]]) for one in group if one in place}
+        into = min(several, default="")
+        first |= {owner: into for owner in {*owners} if first.get(owner, owner) in several}
+    merged = [first.get(owner, owner) for owner in owners]
+    found = replace(predictions, table=predictions.table.assign(patient=pd.array(merged, dtype="str")))
+    found.__dict__["patients"] = Grouping("all", pd.factorize(found.table["patient"])[0].astype(np.int64))
+    return found
+
+
 def with_readers(predictions: Predictions, readers: Sequence[str]) -> Predictions:
     """The predictions without the columns of all other readers."""
     others = [column for column in reader_columns(predictions.table) if column not in readers]

@@ -87,8 +87,8 @@ class Line:
     decisive: which of value, low and high the rule is about, "both" limits where it has two ends; decides: the same in
         words, "lower limit 83.7 %".
     rule: "at least 95 %", "between 0.8 and 1.25"; short_rule: "≥ 95 %"; basis: "on the lower limit", "on the estimate".
-    added: "safety" for a criterion that the owner's checklist did not have.
-    advice: "required", "advisory" or "advisory, added for safety".
+    added: "safety" or "audit" for a criterion that the owner's checklist did not have.
+    advice: "required", "advisory" or "advisory, added for safety", "required, added for the audit".
     would_pass: it meets the rule, and nothing can pass on this test set (`barred`).
     all_comers: the same with images without output as the worst case, "of all 200: 181 (90.5 %), lower limit 85.6 %",
         or the share that an index leaves out; empty where nothing is left out.
@@ -437,7 +437,7 @@ def settings(evaluation: Evaluation) -> list[tuple[str, list[tuple[str, str]]]]:
     if point := plain["data"].get("operating_point"):  # the rest of it is a list of tuning images
         plain["data"]["operating_point"] = {key: point[key] for key in ("cut_offs", "digest")}
     content = {key: value for key, value in evaluation.spec.content.items() if key != "criteria"}
-    shown = {"warnings", "leakage", "by_grade", "slices", "in_no_slice", "overlapping", "regraded", "favouring"}
+    shown = {"warnings", "by_grade", "slices", "in_no_slice", "overlapping", "regraded", "favouring"}
     shown.add("history")
     found = {"predictions_digest": evaluation.predictions_digest, "bootstrap_seed": evaluation.bootstrap_seed}
     sections: list[tuple[str, Mapping[str, Any]]] = [
@@ -518,11 +518,14 @@ def _line(criterion: CriterionResult, level: float, unit: str, allowance: float)
         required=criterion.required,
         added=visible(criterion.added),
         advice=("required" if criterion.required else "advisory")
-        + (f", added for {visible(criterion.added)}" if criterion.added else ""),
+        + (f", added for {_FOR.get(criterion.added, visible(criterion.added))}" if criterion.added else ""),
         reason=reason[:1].upper() + reason[1:],
         would_pass=criterion.would_pass,
         all_comers=_all_comers(criterion, allowance),
     )
+
+
+_FOR: Final = {"audit": "the audit"}
 
 
 def _leaves_out(criterion: CriterionResult) -> bool:
@@ -623,6 +626,8 @@ def amount(value: float, kind: str, against: float | None, *, signed: bool = Fal
         return f"{sign}{_digits(100 * value, 1, None if against is None else 100 * against)}{_SPACE}points"
     if kind == "amount":
         return f"{_digits(value, 2, against)}{_SPACE}USD"
+    if kind == "count":
+        return f"{value:.0f}"
     if kind == "index":  # no end of those that may exceed it, such as a calibration slope
         return _within(value, 3, against, 1.0) if value <= 1 else _digits(value, 3, against)
     return percent(value, against=against)
@@ -633,7 +638,7 @@ def _threshold(value: float, kind: str, *, signed: bool) -> str:
         return f"{100 * value:.10g}{_SPACE}points".replace("-", "−")
     if kind == "amount":
         return f"{value:g}{_SPACE}USD"
-    return f"{value:g}".replace("-", "−") if kind == "index" else plain_percent(value)
+    return f"{value:g}".replace("-", "−") if kind in ("index", "count") else plain_percent(value)
 
 
 def _range(low: float, high: float, kind: str, against: float | None, *, signed: bool) -> str:
@@ -656,6 +661,8 @@ def _counts(estimate: Metric, unit: str) -> str:
         return f"{estimate.k} of {estimate.n}"
     if estimate.kind == "proportion":  # at another mix of grades it is a weighted mean: no count of anything
         return ""
+    if estimate.kind == "count":
+        return f"{estimate.value:.0f} in {estimate.n}"
     return _many(estimate.n, {"range": "evaluation", "amount": "attempt"}.get(estimate.kind, unit))
 
 
@@ -670,6 +677,8 @@ def _many(number: int, what: str) -> str:
 
 
 def _look(look: Look) -> str:
+    if not look.number:
+        return "none was taken, because the audit found a leak"
     return f"{look.number}{'; only' if look.used_up else ' of'} {look.allowed} allowed"
 
 
