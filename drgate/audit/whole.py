@@ -15,10 +15,13 @@ import PIL
 import scipy
 
 from drgate import __version__
+from drgate.audit import shortcuts
 from drgate.audit.evidence import Evidence
 from drgate.audit.result import CHECKS, Audit, Check, CheckId
 
-QUESTIONS: Final[dict[CheckId, Callable[[Evidence], Check]]] = {}
+QUESTIONS: Final[dict[CheckId, Callable[[Evidence], Check]]] = {
+    "shortcuts": shortcuts.check,
+}
 """What answers each question. The key is the check's id."""
 
 
