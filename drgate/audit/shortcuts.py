@@ -50,6 +50,7 @@ _BINS: Final = 10
 _CATEGORIES: Final = 20
 _PENALTY: Final = 5.0
 _FURTHEST: Final = 5.0
+_LONGEST: Final = 64
 
 Column = NDArray[Any]
 """A property of each photograph: numbers, NaN where it is absent, or texts, "" where it is absent."""
@@ -188,7 +189,7 @@ def _columns(table: pd.DataFrame, seen: list[Examined | str | None]) -> dict[str
     place = {"".join(part): at for at, part in enumerate(sorted(parts))}
     found: dict[str, Column] = {
         _ORDER: np.array([place["".join(part)] for part in parts], dtype=np.float64),
-        _FORM: np.array([re.sub(r"[^\W\d_]+", "a", re.sub(r"\d+", "9", stem)) for stem in stems], dtype=str),
+        _FORM: np.array([re.sub(r"[^\W\d_]+", "a", re.sub(r"\d+", "9", stem))[:_LONGEST] for stem in stems], dtype=str),
     }
     for name in _PLACES:
         if (column := name.removeprefix("column ")) in table.columns:
