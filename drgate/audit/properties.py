@@ -39,6 +39,7 @@ _SHORTER: Final = 512
 _WINDOW: Final = 128
 _DARK: Final = 16
 _BRIGHT: Final = 250
+_LEAST: Final = 0.1
 _MAKE, _MODEL, _SOFTWARE = 271, 272, 305
 _LUMINANCE: Final = 3688
 """Sum of the luminance table that libjpeg scales; quality 50 is this table."""
@@ -52,8 +53,9 @@ def properties(data: bytes, image: Image.Image) -> dict[str, float | str]:
     jpeg_quality: 1 to 100, estimated from the luminance table. width, height: as stored. camera, software: the first 64
     characters of what EXIF says. red, green, blue: mean, 0 to 255, of what is not black. contrast: standard deviation
     of its green. sharpness: mean absolute Laplacian of the green channel in the middle, at 512 pixels on the shorter
-    side; detail: the same of the pixels as decoded. border: black share. clipped: share of what is not black that has a
-    channel of 250 or more. corner: mean of the brightest corner.
+    side. detail: that of the pixels as decoded, over that of blocks of 4 x 4; of all that was tried, sharpening raises
+    it most. border: black share. clipped: share of what is not black that has a channel of 250 or more. corner: mean of
+    the brightest corner.
     """
     return {**_of_file(data), **_of_pixels(image)}
 
@@ -98,6 +100,7 @@ def _of_pixels(image: Image.Image) -> dict[str, float | str]:
         lit = ~lit
     red, green, blue = (plane[lit] for plane in planes)
     shorter = min(image.size)
+    finest = _middle(image, min(shorter, 2 * _WINDOW))
     fixed = _middle(image, shorter * _WINDOW // _SHORTER).resize((_WINDOW, _WINDOW), Image.Resampling.BOX)
     return {
         "red": float(red.mean()),
@@ -105,7 +108,7 @@ def _of_pixels(image: Image.Image) -> dict[str, float | str]:
         "blue": float(blue.mean()),
         "contrast": float(green.std()),
         "sharpness": _roughness(fixed),
-        "detail": _roughness(_middle(image, min(shorter, _WINDOW))),
+        "detail": _roughness(finest) / max(_roughness(finest.reduce(4)), _LEAST),
         "border": float((brightest <= _DARK).mean()),
         "clipped": float((brightest[lit] >= _BRIGHT).mean()),
         "corner": float(max(brightest[rows, columns].mean() for rows in _ENDS for columns in _ENDS)),
@@ -114,7 +117,7 @@ def _of_pixels(image: Image.Image) -> dict[str, float | str]:
 
 def _middle(image: Image.Image, side: int) -> Image.Image:
     """The green channel of a square in the middle, black beyond the edges."""
-    side = max(side, 3)
+    side = max(side, 12)
     left, top = (image.width - side) // 2, (image.height - side) // 2
     return image.crop((left, top, left + side, top + side)).getchannel("G")
 

@@ -15,7 +15,18 @@ import PIL
 import scipy
 
 from drgate import __version__
-from drgate.audit import case_mix, fellow_eyes, files, label_conflicts, lineage, mislabelled, patients, quality, readers
+from drgate.audit import (
+    case_mix,
+    fellow_eyes,
+    files,
+    label_conflicts,
+    lineage,
+    mislabelled,
+    patients,
+    quality,
+    readers,
+    shortcuts,
+)
 from drgate.audit.evidence import Evidence
 from drgate.audit.result import CHECKS, Audit, Check, CheckId
 
@@ -29,6 +40,7 @@ QUESTIONS: Final[dict[CheckId, Callable[[Evidence], Check]]] = {
     "fellow_eyes": fellow_eyes.check,
     "mislabelled": mislabelled.check,
     "readers": readers.check,
+    "shortcuts": shortcuts.check,
     "quality": quality.check,
     "case_mix": case_mix.check,
 }
