@@ -61,7 +61,8 @@ def check(evidence: Evidence) -> Check:
         short = next((limit for limit in LIMITS if n < fewest(limit)), None)
         if short is None:
             return
-        what = f"{name}: {n} {unit}; {fewest(short)} without an error are needed to show {short:.0%}"
+        units = unit.removesuffix("s") if n == 1 else unit
+        what = f"{name}: {n} {units}; {fewest(short)} without an error are needed to show {short:.0%}"
         into = lacking if short == LIMITS[0] else few
         into.append(Finding(what=what if n else f"{name}: absent", value=float(n)))
 
