@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from drgate.audit.evidence import Evidence
 from drgate.audit.result import Check, Finding
 from drgate.columns import reader_columns
-from drgate.contrast import FEWEST_ALIKE, MADE_BY_OTHERS
+from drgate.contrast import FEWEST_ALIKE, MADE_BY_OTHERS, median_grades
 from drgate.grouping import grouping
 from drgate.stats import agreement
 
@@ -38,7 +38,7 @@ def check(evidence: Evidence) -> Check:
     asked = {}
     if len(names) >= MADE_BY_OTHERS:
         for i, name in enumerate(names):
-            asked[f"{name} and the median of the others"] = grades[:, i], _median(np.delete(grades, i, axis=1))
+            asked[f"{name} and the median of the others"] = grades[:, i], median_grades(np.delete(grades, i, axis=1))
     for i, j in itertools.combinations(range(len(names)), 2):
         asked[f"{names[i]} and {names[j]}"] = grades[:, i], grades[:, j]
     findings, low, alike = [], 0, 0
@@ -64,13 +64,6 @@ def check(evidence: Evidence) -> Check:
         reason=" ".join(filter(None, reasons)),
         numbers={"least": LEAST},
     )
-
-
-def _median(grades: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(n,) of the readers who graded a row, two at least; of an even number the lower one; NaN of fewer."""
-    given = (~np.isnan(grades)).sum(axis=1)
-    middle = np.sort(grades, axis=1)[np.arange(len(grades)), np.maximum(given - 1, 0) // 2]
-    return np.asarray(np.where(given >= MADE_BY_OTHERS - 1, middle, np.nan))
 
 
 def _agreement(
