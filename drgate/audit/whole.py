@@ -15,7 +15,7 @@ import PIL
 import scipy
 
 from drgate import __version__
-from drgate.audit import files, lineage, patients
+from drgate.audit import files, lineage, near_duplicates, patients
 from drgate.audit.evidence import Evidence
 from drgate.audit.result import CHECKS, Audit, Check, CheckId
 
@@ -25,6 +25,7 @@ QUESTIONS: Final[dict[CheckId, Callable[[Evidence], Check]]] = {
     "eyes": patients.check_eyes,
     "files": files.check,
     "pixels": files.check_pixels,
+    "near_duplicates": near_duplicates.check,
 }
 """What answers each question. The key is the check's id."""
 
