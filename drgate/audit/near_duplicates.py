@@ -200,7 +200,7 @@ def _by_hashes(test: Photographs, train: NDArray[np.uint8]) -> tuple[list[Findin
         else:
             unclear += 1
     images = "1 test photograph has" if unclear == 1 else f"{unclear} test photographs have"
-    why = f"{images} a hash near one of the fingerprint, as among so many pairs chance gives too."
+    why = f"{images} a hash near one of the fingerprint, no nearer than chance may bring among so many pairs."
     return found, suspected, why if unclear else ""
 
 
