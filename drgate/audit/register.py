@@ -47,10 +47,19 @@ def turned(image: Image.Image, orientation: int) -> Image.Image:
 
 def likeness(one: Image.Image, other: Image.Image) -> float:
     """The largest correlation, -1 to 1, of two pictures over scales from 1/1.4 to 1.4 and all shifts at which at least
-    .35 of the smaller field of view is shared. Every second of 23 scales is tried on small copies, and the best of them
-    with its two neighbours in full."""
+    .35 of the smaller field of view is shared. Pictures of another shape that do not register as they are, are compared
+    once more with the other stretched to the shape of the one, for a copy may have been made square."""
+    best = _likeness(one, other)
+    shapes = one.width * other.height, one.height * other.width
+    if best < SAME and max(shapes) > 1.03 * min(shapes):
+        best = max(best, _likeness(one, other.resize(one.size, Image.Resampling.BILINEAR)))
+    return best
+
+
+def _likeness(one: Image.Image, other: Image.Image) -> float:
+    """Every second of 23 scales is tried on small copies, and the best of them with its two neighbours in full."""
     best = 2 * int(np.argmax(_by_scale(one, other, _SCALES[::2], *_COARSE)))
-    return float(max(_by_scale(one, other, _SCALES[max(0, best - 1) : best + 2], *_FINE)))
+    return max(_by_scale(one, other, _SCALES[max(0, best - 1) : best + 2], *_FINE))
 
 
 def _by_scale(

@@ -15,7 +15,7 @@ import PIL
 import scipy
 
 from drgate import __version__
-from drgate.audit import (
+from drgate.audit import files, lineage, near_duplicates, patients
     case_mix,
     fellow_eyes,
     files,
@@ -27,6 +27,7 @@ from drgate.audit import (
     readers,
     shortcuts,
 )
+from drgate.audit import files, lineage, near_duplicates, patients
 from drgate.audit.evidence import Evidence
 from drgate.audit.result import CHECKS, Audit, Check, CheckId
 
@@ -36,6 +37,7 @@ QUESTIONS: Final[dict[CheckId, Callable[[Evidence], Check]]] = {
     "eyes": patients.check_eyes,
     "files": files.check,
     "pixels": files.check_pixels,
+    "near_duplicates": near_duplicates.check,
     "label_conflicts": label_conflicts.check,
     "fellow_eyes": fellow_eyes.check,
     "mislabelled": mislabelled.check,
