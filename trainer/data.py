@@ -3,44 +3,37 @@
 Each image is decoded and prepared once, before augmentation. With a cache, later runs and other processes of the same
 run read the prepared images. Workers import this module, so it imports nothing heavy.
 
-    cache = cache_folder(None)
+    cache = cache_folder(None)                              # drgate.vision.cache
     training = read_images(splits.train, preprocess, workers=2, cache=cache, folder=run_folder)
 """
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import math
-import os
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-import PIL
 from numpy.typing import NDArray
 
+from drgate.audit.evidence import KEPT_AT, examined, examined_by
 from drgate.errors import TrainingError
-from drgate.files import canonical_json, replacing
 from drgate.preprocessing import Preprocessing
 from drgate.scale import GRADES, TITLES
+from drgate.vision.cache import Records, SetFile, pixel_type, reserve
 from drgate.vision.decoding import in_processes
 from drgate.vision.perceptual import HASH
-from drgate.vision.prepared import prepare_image
+from drgate.vision.prepared import Prepared, prepare_image
 
 if TYPE_CHECKING:
     from drgate.manifest import Manifest
 
 _IN_MEMORY: Final = 8 << 30
 """Prepared images up to this many bytes are kept in memory, more in an unnamed file in the run's folder."""
-
-_ABANDONED: Final = 3600
-"""Seconds without a write after which an unfinished file in the cache is removed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,24 +126,6 @@ def _graded(manifest: Manifest, split: str, notes: list[str]) -> Manifest:
     return replace(rows, table=rows.table[usable].reset_index(drop=True))
 
 
-def cache_folder(setting: str | None) -> Path | None:
-    """Folder of prepared images: the setting, else $DRGATE_CACHE, else drgate/images in the user's cache folder
-    ($XDG_CACHE_HOME or ~/.cache).
-
-    None for the setting (or variable) `none`, and if the user has no home folder. The folder holds photographs of
-    patients: protect and delete it like the data set. It takes about 0.6 MB per image of 448 pixels, and can be deleted
-    at any time when nothing is running.
-    """
-    setting = setting or os.environ.get("DRGATE_CACHE")
-    if setting:
-        return None if setting.lower() == "none" else Path(setting)
-    given = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    try:  # the XDG specification ignores a relative path
-        return (given if given.is_absolute() else Path.home() / ".cache") / "drgate" / "images"
-    except RuntimeError:
-        return None
-
-
 def read_images(
     manifest: Manifest,
     preprocess: Preprocessing,
@@ -163,7 +138,8 @@ def read_images(
 ) -> ImageSet:
     """Prepared images and hashes of a manifest: from the cache, else decoded and stored in the cache.
 
-    cache: folder of `cache_folder`, accessible only to its owner; its pixels are read-only and stay on disk.
+    cache: folder of `drgate.vision.cache.cache_folder`, accessible only to its owner; its pixels are read-only and stay
+    on disk. What an audit asks of a photograph is answered in the same pass, and kept there.
     folder: without a cache, images that do not fit in memory are stored here while this process runs. advance: called
     with the number of images that became ready. note: called with a sentence if the cache is damaged or cannot be
     written.
@@ -180,48 +156,68 @@ def read_images(
     contents = list(manifest.content_digests().values())
     shape = (len(paths), preprocess.size, preprocess.size, 3)
     ready = 0
+    stored = None if cache is None else SetFile.of(contents, preprocess, cache)
+    records = None if cache is None else Records(cache, examined_by(), note)
 
     def prepared() -> Iterator[tuple[NDArray[Any], bytes]]:
         nonlocal ready
-        prepare = partial(prepare_image, preprocess=preprocess)
-        for index, image in enumerate(in_processes(prepare, paths, workers=workers)):
-            if image.digest != contents[index]:
-                raise TrainingError(
-                    f"{paths[index]} changed after its SHA-256 was taken; start again when nothing writes to the data"
-                    " set."
-                )
-            yield image.pixels, image.hashes[HASH]
+        kept = {} if stored is None else stored.others()
+        kept = {content: (file, at) for content, (file, at) in kept.items() if file.whole(at)}
+        new = [index for index, content in enumerate(contents) if content not in kept]
+        known = {} if records is None else records.read([contents[index] for index in new])
+        looked = [(paths[index], records is not None and contents[index] not in known) for index in new]
+        decoded = in_processes(partial(_prepare, preprocess=preprocess), looked, workers=workers)
+        fresh: dict[str, Any] = {}
+        for index, content in enumerate(contents):
+            if content in kept:
+                file, at = kept[content]
+                yield file.pixels[at], file.hashes[at]
+            else:
+                image = next(decoded)
+                if image.digest != content:
+                    raise TrainingError(
+                        f"{paths[index]} changed after its SHA-256 was taken; start again when nothing writes to the"
+                        " data set."
+                    )
+                if image.also is not None:
+                    fresh[content] = image.also.record()
+                yield image.pixels, image.hashes[HASH]
             if index >= ready:  # counted once, also if the cache failed half-way
                 ready = index + 1
                 advance(1)
+            if records is not None and (len(fresh) >= KEPT_AT or (fresh and index == len(contents) - 1)):
+                records.write(fresh)
+                fresh.clear()
 
     found = None
-    if cache is not None:
-        stored = _Stored.of(manifest, preprocess, cache)
+    if stored is not None:
         found = stored.read(note)
         if found is None:
             try:
                 stored.write(prepared())
                 found = stored.read(note)
             except OSError as error:
+                records = None
                 note(
                     f"The image cache {cache} cannot be written ({error.strerror or error}), so every run decodes the"
                     " images. Set DRGATE_CACHE to another folder, or to `none`."
                 )
         else:
             advance(len(paths))
-    if found is None:
-        pixels, hashes = _empty(shape, _dtype(preprocess), folder), []
-        for index, (image, hashed) in enumerate(prepared()):
-            pixels[index] = image
-            hashes.append(hashed)
-        found = pixels, hashes
-    return ImageSet(found[0], manifest.table["grade"].to_numpy(dtype=np.int64), found[1], preprocess)
+    grades = manifest.table["grade"].to_numpy(dtype=np.int64)
+    if found is not None:
+        return ImageSet(found.pixels, grades, found.hashes, preprocess)
+    pixels, hashes = _empty(shape, pixel_type(preprocess), folder), []
+    for index, (image, hashed) in enumerate(prepared()):
+        pixels[index] = image
+        hashes.append(hashed)
+    return ImageSet(pixels, grades, hashes, preprocess)
 
 
-def _dtype(preprocess: Preprocessing) -> np.dtype[Any]:
-    """Of prepared pixels."""
-    return np.dtype(np.uint8 if preprocess.whole_levels else np.float32)
+def _prepare(item: tuple[Path, bool], preprocess: Preprocessing) -> Prepared:
+    """One file; with whether it is examined for an audit as well, which is decoded once then."""
+    path, look = item
+    return prepare_image(path, preprocess, also=examined if look else None)
 
 
 def _empty(shape: tuple[int, ...], dtype: np.dtype[Any], folder: Path) -> NDArray[Any]:
@@ -232,98 +228,10 @@ def _empty(shape: tuple[int, ...], dtype: np.dtype[Any], folder: Path) -> NDArra
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as file:
-            _reserve(file, size)
+            reserve(file, size)
             return np.memmap(file, dtype, mode="r+", shape=shape)
     except OSError as error:
         raise TrainingError(
             f"The prepared images take {size / 2**30:.1f} GB, for which {folder} has no room"
             f" ({error.strerror or error}). Choose an --output_dir on a larger disk."
         ) from error
-
-
-def _reserve(file: IO[bytes], size: int) -> None:
-    """Give a new file its size, so that a full disk is noticed now and not at a later write."""
-    if hasattr(os, "posix_fallocate"):
-        os.posix_fallocate(file.fileno(), 0, size)
-    else:
-        file.truncate(size)
-
-
-@dataclass(frozen=True, slots=True)
-class _Stored:
-    """One set of prepared images in the cache: a header, their hashes, a checksum of both, their pixels.
-
-    The file's name follows from the header, and the header from everything that decides the pixels: preprocessing,
-    versions of the libraries that decode and hash, and the contents of the image files in order. So a file is never
-    outdated.
-    """
-
-    path: Path
-    header: bytes
-    shape: tuple[int, int, int, int]
-    dtype: np.dtype[Any]
-
-    @classmethod
-    def of(cls, manifest: Manifest, preprocess: Preprocessing, folder: Path) -> _Stored:
-        contents = list(manifest.content_digests().values())
-        header = canonical_json(
-            {
-                "format": "drgate images 1",
-                "preprocessing": preprocess.digest,
-                "libraries": {"pillow": PIL.__version__, "hash": HASH},
-                "images": len(contents),
-                "contents": hashlib.sha256("\n".join(contents).encode()).hexdigest(),
-            }
-        )
-        name = f"{hashlib.sha256(header).hexdigest()[:32]}.images"
-        shape = (len(contents), preprocess.size, preprocess.size, 3)
-        return cls(folder / name, header + b"\n", shape, _dtype(preprocess))
-
-    @property
-    def length(self) -> int:
-        """Of the pixels."""
-        return math.prod(self.shape) * self.dtype.itemsize
-
-    def read(self, note: Callable[[str], Any]) -> tuple[NDArray[Any], list[bytes]] | None:
-        """Pixels and hashes; None without a complete file. Of the pixels only the number is checked."""
-        length = len(self.header) + 32 * self.shape[0] + 32
-        try:
-            with self.path.open("rb") as file:
-                front = file.read(length)
-                whole = os.fstat(file.fileno()).st_size == length + self.length
-                if not whole or front != self._front(front[len(self.header) : -32]):
-                    note(f"{self.path} in the image cache is damaged, so its images are decoded again.")
-                    return None
-                pixels = np.memmap(file, self.dtype, mode="r", offset=length, shape=self.shape)
-        except OSError:  # missing or not readable; if it cannot be written either, a note follows
-            return None
-        hashes = front[len(self.header) : -32]
-        return pixels, [hashes[start : start + 32] for start in range(0, len(hashes), 32)]
-
-    def write(self, images: Iterator[tuple[NDArray[Any], bytes]]) -> None:
-        """Decode into a temporary file, which is renamed when it is complete.
-
-        Raises OSError if the folder cannot be written or the disk is full.
-        """
-        self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._sweep()
-        hashes = []
-        with replacing(self.path) as temporary, temporary.open("wb") as file:
-            start = len(self.header) + 32 * self.shape[0] + 32
-            _reserve(file, start + self.length)
-            file.seek(start)
-            for pixels, hashed in images:
-                file.write(pixels.tobytes())
-                hashes.append(hashed)
-            file.seek(0)
-            file.write(self._front(b"".join(hashes)))
-
-    def _front(self, hashes: bytes) -> bytes:
-        return self.header + hashes + hashlib.sha256(self.header + hashes).digest()
-
-    def _sweep(self) -> None:
-        """Remove files of processes that were killed while they wrote; a running one writes all the time."""
-        for left in self.path.parent.glob(".*.images.*.tmp"):
-            with contextlib.suppress(OSError):
-                if time.time() - left.stat().st_mtime > _ABANDONED:
-                    left.unlink()

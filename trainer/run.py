@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from drgate.errors import CheckpointError, DrgateError, TrainingError, UsageError
 from drgate.scale import GRADES
 from drgate.screen import progress, tell
+from drgate.vision.cache import cache_folder
 from drgate.vision.checkpoint import (
     BaseReference,
     Checkpoint,
@@ -44,7 +45,7 @@ from drgate.vision.processes import Processes, processes
 from trainer.attempts.ledger import this_process
 from trainer.checklist import checklist_state
 from trainer.config import FALLING, TrainingConfig
-from trainer.data import ImageSet, cache_folder, read_images
+from trainer.data import ImageSet, read_images
 from trainer.engine import Engine
 from trainer.origin import BEST, LAST, PREVIOUS
 from trainer.preflight import findings

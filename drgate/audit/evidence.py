@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -24,11 +23,14 @@ from drgate.audit.properties import properties
 from drgate.audit.views import VIEWS, views
 from drgate.errors import ImageUnreadable, ManifestError
 from drgate.preprocessing import reduced_copy
+from drgate.vision.cache import Records, software
 from drgate.vision.decoding import in_processes, usable_cores
 from drgate.vision.images import bytes_of, decode_image
 from drgate.vision.perceptual import HASHED_AT, hash_of_reduced
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from drgate.manifest import Manifest
     from drgate.patients import PatientKey
     from drgate.predictions import Predictions
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
 
 IMAGE_BYTES: Final = 32
 _SHA256: Final = "[0-9a-f]{64}"
+KEPT_AT: Final = 256
+"""Photographs after which what was seen of them is written to the cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +57,16 @@ class Examined:
     views: bytes = b""
     """`drgate.audit.views.views`: further hashes."""
 
+    def record(self) -> list[Any]:
+        """As JSON, without the digest, for a cache of this `examined_by`."""
+        return [self.hashed.hex(), self.properties, self.measures, self.views.hex()]
+
+    @classmethod
+    def of(cls, digest: str, record: list[Any]) -> Examined:
+        """What `record` was made of."""
+        hashed, properties, measures, views = record
+        return cls(digest, bytes.fromhex(hashed), properties, measures, bytes.fromhex(views))
+
 
 def examined(data: bytes, image: Image.Image, reduced: tuple[Image.Image, tuple[int, int, int, int]]) -> Examined:
     """Of a photograph that was decoded already. data: the file's bytes. reduced: `reduced_copy(image)`."""
@@ -63,6 +77,11 @@ def examined(data: bytes, image: Image.Image, reduced: tuple[Image.Image, tuple[
         measures(image, *reduced),
         views(*reduced),
     )
+
+
+def examined_by() -> dict[str, str]:
+    """All that decides an `Examined` but the photograph."""
+    return software(properties, measures, examined)
 
 
 def examine(path: Path) -> Examined | str:
@@ -156,13 +175,19 @@ def photographs(
     *manifests: Manifest,
     workers: int | None = None,
     files: bool = True,
+    cache: Path | None = None,
     advance: Callable[[int], Any] = lambda images: None,
+    note: Callable[[str], Any] = lambda sentence: None,
 ) -> Photographs:
     """Examine each file of the manifests once. files: False reads no picture, only rows and, where there are files,
-    their digests. advance: called with the number of images that were examined.
+    their digests. cache: the folder (`drgate.vision.cache.cache_folder`) where what was seen of a content is looked up,
+    and kept; None for a verdict, which looks at the bytes that it scores. advance: called with the number of images
+    that were examined. note: called with a sentence where the cache cannot be used.
 
     Raises ManifestError where a file changes between its digest and its examination.
     """
+    import pandas as pd
+
     tables, paths, contents = [], [], []
     for number, manifest in enumerate(manifests):
         tables.append(manifest.table.assign(set=number))
@@ -170,13 +195,28 @@ def photographs(
         contents += _contents(manifest, files)
     seen: list[Examined | str | None] = [None] * len(paths)
     if files:
-        for row, one in enumerate(in_processes(examine, paths, workers=usable_cores() if workers is None else workers)):
-            if isinstance(one, Examined) and one.digest != contents[row]:
-                raise ManifestError(
-                    f"{paths[row]} changed while it was audited; start again when nothing writes to the data set."
-                )
+        records = None if cache is None else Records(cache, examined_by(), note)
+        if records is not None:
+            kept = records.read(contents)
+            seen = [Examined.of(content, kept[content]) if content in kept else None for content in contents]
+        advance(len(paths) - seen.count(None))
+        rows = [row for row, one in enumerate(seen) if one is None]
+        fresh: dict[str, Any] = {}
+        examining = in_processes(
+            examine, [paths[row] for row in rows], workers=usable_cores() if workers is None else workers
+        )
+        for done, (row, one) in enumerate(zip(rows, examining, strict=True), start=1):
+            if isinstance(one, Examined):
+                if one.digest != contents[row]:
+                    raise ManifestError(
+                        f"{paths[row]} changed while it was audited; start again when nothing writes to the data set."
+                    )
+                fresh[one.digest] = one.record()
             seen[row] = one
             advance(1)
+            if records is not None and (len(fresh) >= KEPT_AT or done == len(rows)):
+                records.write(fresh)
+                fresh.clear()
     return Photographs(pd.concat(tables, ignore_index=True), tuple(paths), tuple(contents), tuple(seen))
 
 

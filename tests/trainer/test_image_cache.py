@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,8 +18,9 @@ import pytest
 from drgate.errors import ImageUnreadable, TrainingError
 from drgate.manifest import Manifest, load_manifest
 from drgate.preprocessing import FUNDUS_SQUARE, Preprocessing, parse_preprocessing
+from drgate.vision.cache import MOST_BYTES, cache_folder
 from tests.support.material import photograph
-from trainer.data import ImageSet, cache_folder, read_images
+from trainer.data import ImageSet, read_images
 
 SIZE = 32
 IMAGES = 6
@@ -44,9 +46,9 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
     seen: list[Path] = []
 
-    def prepare(path: Path, preprocess: Preprocessing) -> Prepared:
+    def prepare(path: Path, preprocess: Preprocessing, **other: Any) -> Prepared:
         seen.append(path)
-        return prepare_image(path, preprocess)
+        return prepare_image(path, preprocess, **other)
 
     monkeypatch.setattr("trainer.data.prepare_image", prepare)
     return seen
@@ -86,6 +88,11 @@ def same(actual: ImageSet, expected: ImageSet) -> bool:
     )
 
 
+def sets(cache: Path) -> list[Path]:
+    """The files of pixels, finished or not."""
+    return sorted(cache.glob("*.images*"))
+
+
 @contextmanager
 def files_up_to(size: int) -> Iterator[None]:
     """No file of this process can grow beyond `size` bytes, as on a full disk."""
@@ -104,7 +111,7 @@ class TestSecondRun:
         del decoded[:]
         first = read(data)
         assert len(decoded) == IMAGES
-        assert len(list(cache.iterdir())) == 1
+        assert len(sets(cache)) == 1
         del decoded[:]
         second = read(data)
         assert decoded == []
@@ -126,24 +133,40 @@ class TestSecondRun:
         assert same(read(tmp_path / "elsewhere"), before)
         assert decoded == []
 
-    @pytest.mark.parametrize("what", ["content", "preprocessing", "pillow", "order", "one image less"])
+    @pytest.mark.parametrize("what", ["content", "preprocessing", "pillow", "libjpeg", "code", "order", "a subset"])
     def test_decodes_what_is_different(self, what, data, read, decoded, monkeypatch):
-        """Another file, another preprocessing, another decoder, another selection: made anew, beside the old."""
+        """Another file alone; all for another preprocessing, decoder or drgate; none for another selection."""
         read(data)
         del decoded[:]
         if what == "content":
             photograph(data / "0" / "0.png", seed=99, size=80)
         elif what == "pillow":
             monkeypatch.setattr("PIL.__version__", "99.0")
+        elif what == "libjpeg":
+            monkeypatch.setattr("PIL.features.version", lambda name: "99.0")
+        elif what == "code":
+            monkeypatch.setattr("drgate.vision.cache.sha256_file", lambda path: "0" * 64)
         elif what == "order":
             (data / "0" / "0.png").rename(data / "0" / "z.png")
-        elif what == "one image less":
+        else:
             (data / "0" / "5.png").unlink()
         prepare = {"prepare": "medsiglip-tf@64"} if what == "preprocessing" else {}
         images = read(data, **prepare)
-        assert len(decoded) == len(images)
+        assert len(decoded) == {"content": 1, "order": 0, "a subset": 0}.get(what, len(images))
         assert images.pixels.dtype == (np.float32 if prepare else np.uint8), "what is not rounded stays so"
         assert same(images, read(data, cache=None, **prepare))
+
+    def test_takes_no_damaged_photograph_from_another_selection(self, data, cache, read, decoded):
+        """It is decoded; the others of that file are copied."""
+        read(data)
+        (file,) = sets(cache)
+        content = bytearray(file.read_bytes())
+        content[-1] ^= 1
+        file.write_bytes(content)
+        del decoded[:]
+        (data / "0" / "0.png").unlink()
+        assert same(read(data), read(data, cache=None))
+        assert len(decoded) == 1 + (IMAGES - 1)
 
     def test_is_for_its_owner_alone(self, data, cache, read):
         """These are pictures of patients: a folder that is made here is open to nobody else."""
@@ -159,11 +182,11 @@ class TestSecondRun:
 
 
 class TestDamage:
-    @pytest.mark.parametrize("what", ["truncated", "longer", "header", "hash", "checksum", "empty", "text"])
+    @pytest.mark.parametrize("what", ["truncated", "longer", "header", "hash", "checksum", "pixel", "empty", "text"])
     def test_is_passed_over_and_mended(self, what, data, cache, read, decoded):
         """With one sentence that names the file; the next run finds it whole."""
         expected = read(data)
-        (file,) = cache.iterdir()
+        (file,) = sets(cache)
         content = bytearray(file.read_bytes())
         pixels = IMAGES * SIZE * SIZE * 3
         if what == "truncated":
@@ -176,6 +199,8 @@ class TestDamage:
             content[-pixels - 32 - 7] ^= 1
         elif what == "checksum":
             content[-pixels - 1] ^= 1
+        elif what == "pixel":
+            content[-1] ^= 1
         else:
             content[:] = b"" if what == "empty" else b"not an image cache\n"
         file.unlink()  # whoever has the old one mapped keeps it
@@ -183,7 +208,7 @@ class TestDamage:
         del decoded[:]
         notes: list[str] = []
         assert same(read(data, notes=notes), expected)
-        assert len(decoded) == IMAGES
+        assert len(decoded) == (1 if what == "pixel" else IMAGES), "of a damaged pixel, only its photograph"
         assert notes == [f"{file} in the image cache is damaged, so its images are decoded again."]
         assert same(read(data), expected)
 
@@ -192,7 +217,33 @@ class TestDamage:
         (data / "3" / "3.png").write_bytes(b"no image")
         with pytest.raises(ImageUnreadable, match=r"3\.png"):
             read(data)
-        assert list(cache.iterdir()) == []
+        assert sets(cache) == []
+
+
+class TestLimit:
+    def test_the_longest_unused_goes(self, data, cache, read, monkeypatch):
+        """All files together keep to the limit; what was used within a day stays, whatever its size."""
+        assert MOST_BYTES == 100 << 30
+        of = {}
+        for seed in (1, 2, 3):  # three lists, the second used last
+            photograph(data / "0" / "0.png", seed=seed, size=80)
+            before = set(sets(cache))
+            read(data)
+            (of[seed],) = set(sets(cache)) - before
+        for seed, days in ((1, 3), (2, 4), (3, 5)):
+            os.utime(of[seed], (time.time() - 86400 * days,) * 2)
+        photograph(data / "0" / "0.png", seed=2, size=80)
+        read(data)
+        monkeypatch.setattr("drgate.vision.cache.MOST_BYTES", 3 * of[1].stat().st_size)
+        photograph(data / "0" / "0.png", seed=4, size=80)
+        read(data)
+        assert of[3] not in sets(cache), "read last, but longest ago"
+        assert {of[1], of[2]} < set(sets(cache))
+        monkeypatch.setattr("drgate.vision.cache.MOST_BYTES", 0)
+        photograph(data / "0" / "0.png", seed=5, size=80)
+        read(data)
+        assert of[1] not in sets(cache)
+        assert len(sets(cache)) == 3, "the three of today"
 
 
 class TestNoRoom:
@@ -207,17 +258,17 @@ class TestNoRoom:
         assert "DRGATE_CACHE" in note
         assert not isinstance(images.pixels, np.memmap)
         assert same(images, read(data, cache=None))
-        assert list(cache.iterdir()) == []
+        assert sets(cache) == []
 
     def test_a_disk_that_fills_up_meanwhile(self, data, cache, read, monkeypatch):
         """Where room cannot be reserved, a write fails: what was decoded is decoded again, counted once."""
-        monkeypatch.setattr("trainer.data._reserve", lambda file, size: None)
+        monkeypatch.setattr("drgate.vision.cache.reserve", lambda file, size: None)
         notes: list[str] = []
         with files_up_to(SIZE * SIZE * 3 * 4):
             images = read(data, notes=notes)
         assert len(notes) == 1
         assert same(images, read(data, cache=None))
-        assert list(cache.iterdir()) == []
+        assert sets(cache) == []
 
     def test_a_folder_that_is_none(self, data, read, tmp_path):
         """A file lies where the folder should be."""
@@ -293,7 +344,7 @@ class TestProcesses:
         expected = ["one"] * IMAGES + [str(read(data, cache=None).pixels.sum())]
         for output in outputs:
             assert output in (expected, ["one", expected[-1]])  # the second may find what the first has finished
-        assert [file.suffix for file in cache.iterdir()] == [".images"]
+        assert [file.suffix for file in sets(cache)] == [".images"]
         read(data)
 
     def test_one_that_is_killed_leaves_no_file_by_the_name(self, data, cache, read, filling, decoded):
@@ -307,7 +358,7 @@ class TestProcesses:
         process.kill()
         process.wait()
         assert len(left) == 1
-        assert list(cache.iterdir()) == left
+        assert sets(cache) == left
         read(data)
         assert len(decoded) == IMAGES
         assert left[0].exists(), "another process might still be writing it"
@@ -316,7 +367,7 @@ class TestProcesses:
         photograph(data / "0" / "0.png", seed=99, size=80)
         read(data)
         assert not left[0].exists()
-        assert len(list(cache.iterdir())) == 2
+        assert len(sets(cache)) == 2
 
 
 class TestFolder:
