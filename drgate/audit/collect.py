@@ -75,8 +75,7 @@ class Collected:
     @property
     def own_names(self) -> OwnNames:
         """For the terminal and for files that stay with the caller."""
-        train = self.evidence.train
-        return OwnNames(_own(self.evidence.test), {} if train is None else _own(train))
+        return own_names(self.evidence.test, self.evidence.train)
 
 
 def collect(
@@ -217,6 +216,11 @@ def _of_test_set(predictions: Predictions, test: Manifest, images: bool) -> Pred
     else:
         kept = kept.assign(**{name: reference[name] for name in _REFERENCE if name in reference.columns})
     return replace(predictions, table=kept)
+
+
+def own_names(test: Photographs, train: Photographs | None) -> OwnNames:
+    """The caller's names of both sides."""
+    return OwnNames(_own(test), {} if train is None else _own(train))
 
 
 def _own(side: Photographs) -> dict[str, str]:
