@@ -20,7 +20,7 @@ import pandas as pd
 from drgate.audit.evidence import Evidence, Photographs, photographs
 from drgate.audit.result import OwnNames
 from drgate.columns import graded_rows, reference_of
-from drgate.compare import look_of
+from drgate.compare import look_of, refuse_look
 from drgate.errors import ManifestError, PredictionsError, UsageError
 from drgate.given import model_in, table_in
 from drgate.looks import USUAL, Log
@@ -106,6 +106,7 @@ def collect(
     trained = [*([] if rest is None else [rest]), *(_trained_on(one) for one in given[1:])]
     if table is not None:
         table = _of_test_set(table, test, asked.images)
+        refuse_look(table, checklist, asked.log)
     started(len(test) + sum(map(len, trained)))
     examined = partial(photographs, workers=workers, files=asked.images, advance=advance)
     seen = examined(test)

@@ -76,7 +76,7 @@ ABOUT: Final[Mapping[CheckId, _About]] = {
         "score",
         "share of the photographs refused",
     ),
-    "case_mix": _About("Case mix", "Which cases are few or absent?", "no group is absent or much too few.", "number"),
+    "case_mix": _About("Case mix", "Which cases are few or absent?", "no group is absent or much too few."),
 }
 _GRADES: Final = dict(zip(GRADES, TITLES, strict=True))
 _TURNED: Final = {
@@ -205,9 +205,9 @@ def sentence(check: CheckId, finding: Finding, names: OwnNames = _NO_NAMES) -> s
         said.append(_TURNED[finding.orientation])
     if finding.distance is not None:
         said.append(f"{finding.distance} of 256 bits apart")
-    if finding.value is not None:
+    if finding.value is not None and ABOUT[check].value:
         interval = "" if finding.low is None or finding.high is None else f" ({finding.low:g} to {finding.high:g})"
-        said.append(f"{ABOUT[check].value} {finding.value:g}{interval}".strip())
+        said.append(f"{ABOUT[check].value} {finding.value:g}{interval}")
     return ": ".join([*parts, ", ".join(said)] if said else parts)
 
 
@@ -224,9 +224,12 @@ def terminal(audit: Audit, console: Console, names: OwnNames = _NO_NAMES) -> Non
             about = ABOUT[check.id]
             text = f"{about.title}: {about.question} {answer(check)}"
             if check.status == "clean":
-                text = f"{about.title}: {about.clean} ({listed(check.compared)})"
+                count = f"; {check.count:,} listed in audit.json" if check.count else ""
+                text = f"{about.title}: {about.clean} ({listed(check.compared)}{count})"
             kit.paragraph(console, text, hang=2, style="bold", styled=len(about.title) + 1)
-            if 0 < len(check.numbers) <= _AT_TERMINAL and check.status != "clean":
+            if check.status == "clean":
+                continue
+            if 0 < len(check.numbers) <= _AT_TERMINAL:
                 kit.paragraph(console, f"Numbers: {listed(check.numbers)}.", "dim", hang=2)
             for finding in check.findings[:_AT_TERMINAL]:
                 kit.paragraph(console, f"- {sentence(check.id, finding, names)}", hang=2)
@@ -302,7 +305,7 @@ def findings_table(check: Check) -> list[Column]:
         cells = tuple("" if (value := cell(one)) is None else str(value) for one in check.findings)
         return Column(title, cells, number)
 
-    value = ABOUT[check.id].value or "Value"
+    value = ABOUT[check.id].value
     columns = [
         column("What", lambda one: one.what),
         column("Test set", lambda one: one.test),
@@ -310,11 +313,11 @@ def findings_table(check: Check) -> list[Column]:
         column("Training", lambda one: one.train),
         column("Turned", lambda one: one.orientation and _TURNED[one.orientation]),
         column("Bits of 256", lambda one: one.distance, number=True),
-        column(f"{value[0].upper()}{value[1:]}", lambda one: None if one.value is None else f"{one.value:g}", True),
+        column(f"{value[:1].upper()}{value[1:]}", lambda one: None if one.value is None else f"{one.value:g}", True),
         column("From", lambda one: None if one.low is None else f"{one.low:g}", number=True),
         column("To", lambda one: None if one.high is None else f"{one.high:g}", number=True),
     ]
-    return [one for one in columns if any(one.cells)]
+    return [one for one in columns if one.title and any(one.cells)]
 
 
 def _figures(audit: Audit) -> list[Figure]:
