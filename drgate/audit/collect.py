@@ -20,7 +20,7 @@ import pandas as pd
 from drgate.audit.evidence import Evidence, Photographs, photographs
 from drgate.audit.result import OwnNames
 from drgate.columns import graded_rows, reference_of
-from drgate.compare import look_of
+from drgate.compare import look_of, refuse_look
 from drgate.errors import ManifestError, PredictionsError, UsageError
 from drgate.given import model_in, table_in
 from drgate.looks import USUAL, Log
@@ -75,8 +75,7 @@ class Collected:
     @property
     def own_names(self) -> OwnNames:
         """For the terminal and for files that stay with the caller."""
-        train = self.evidence.train
-        return OwnNames(_own(self.evidence.test), {} if train is None else _own(train))
+        return own_names(self.evidence.test, self.evidence.train)
 
 
 def collect(
@@ -107,6 +106,7 @@ def collect(
     trained = [*([] if rest is None else [rest]), *(_trained_on(one) for one in given[1:])]
     if table is not None:
         table = _of_test_set(table, test, asked.images)
+        refuse_look(table, checklist, asked.log)
     started(len(test) + sum(map(len, trained)))
     examined = partial(photographs, workers=workers, files=asked.images, advance=advance)
     seen = examined(test)
@@ -217,6 +217,11 @@ def _of_test_set(predictions: Predictions, test: Manifest, images: bool) -> Pred
     else:
         kept = kept.assign(**{name: reference[name] for name in _REFERENCE if name in reference.columns})
     return replace(predictions, table=kept)
+
+
+def own_names(test: Photographs, train: Photographs | None) -> OwnNames:
+    """The caller's names of both sides."""
+    return OwnNames(_own(test), {} if train is None else _own(train))
 
 
 def _own(side: Photographs) -> dict[str, str]:

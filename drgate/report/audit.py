@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from rich.console import Console
 
@@ -16,6 +16,7 @@ from drgate.audit.pictures import Pair
 from drgate.audit.result import CHECKS, DECIDE, Audit, Check, CheckId, Finding, OwnNames
 from drgate.report import kit
 from drgate.report.kit import Figure
+from drgate.scale import GRADES, TITLES
 
 _NO_NAMES: Final = OwnNames({}, {})
 _AT_TERMINAL: Final = 10
@@ -24,12 +25,14 @@ _AT_TERMINAL: Final = 10
 
 class _About(NamedTuple):
     """title: of the check. question: what it asks. clean: the answer where nothing was found. value: what the number of
-    a finding is, empty where it has none."""
+    a finding is, empty where it has none. measured: likewise, of what the figure shows, where that is something else.
+    """
 
     title: str
     question: str
     clean: str
     value: str = ""
+    measured: str = ""
 
 
 ABOUT: Final[Mapping[CheckId, _About]] = {
@@ -66,9 +69,16 @@ ABOUT: Final[Mapping[CheckId, _About]] = {
         "no property tells the grade.",
         "AUC",
     ),
-    "quality": _About("Quality", "Which photographs cannot be graded?", "all can be graded by the rule."),
-    "case_mix": _About("Case mix", "Which cases are few or absent?", "no case is too few."),
+    "quality": _About(
+        "Quality",
+        "Which photographs cannot be graded?",
+        "few photographs are refused by the quality rule, of each grade alike.",
+        "score",
+        "share of the photographs refused",
+    ),
+    "case_mix": _About("Case mix", "Which cases are few or absent?", "no group is absent or much too few."),
 }
+_GRADES: Final = dict(zip(GRADES, TITLES, strict=True))
 _TURNED: Final = {
     "same": "",
     "rot90": "turned by 90°",
@@ -167,8 +177,8 @@ def answer(check: Check) -> str:
     if check.status == "clean":
         about = ABOUT[check.id].clean
         parts = [f"{about[0].upper()}{about[1:]}", check.reason]
-    elif check.count:
-        parts = [_number(check.count, "finding") + ".", check.reason]
+    if check.count:
+        parts.insert(0, _number(check.count, "finding") + ".")
     parts.append(f"Compared: {listed(check.compared)}." if check.compared else "")
     return " ".join(part for part in parts if part)
 
@@ -195,9 +205,9 @@ def sentence(check: CheckId, finding: Finding, names: OwnNames = _NO_NAMES) -> s
         said.append(_TURNED[finding.orientation])
     if finding.distance is not None:
         said.append(f"{finding.distance} of 256 bits apart")
-    if finding.value is not None:
+    if finding.value is not None and ABOUT[check].value:
         interval = "" if finding.low is None or finding.high is None else f" ({finding.low:g} to {finding.high:g})"
-        said.append(f"{ABOUT[check].value} {finding.value:g}{interval}".strip())
+        said.append(f"{ABOUT[check].value} {finding.value:g}{interval}")
     return ": ".join([*parts, ", ".join(said)] if said else parts)
 
 
@@ -214,14 +224,30 @@ def terminal(audit: Audit, console: Console, names: OwnNames = _NO_NAMES) -> Non
             about = ABOUT[check.id]
             text = f"{about.title}: {about.question} {answer(check)}"
             if check.status == "clean":
-                text = f"{about.title}: {about.clean} ({listed(check.compared)})"
+                count = f"; {check.count:,} listed in audit.json" if check.count else ""
+                text = f"{about.title}: {about.clean} ({listed(check.compared)}{count})"
             kit.paragraph(console, text, hang=2, style="bold", styled=len(about.title) + 1)
-            if 0 < len(check.numbers) <= _AT_TERMINAL and check.status != "clean":
+            if check.status == "clean":
+                continue
+            if 0 < len(check.numbers) <= _AT_TERMINAL:
                 kit.paragraph(console, f"Numbers: {listed(check.numbers)}.", "dim", hang=2)
             for finding in check.findings[:_AT_TERMINAL]:
                 kit.paragraph(console, f"- {sentence(check.id, finding, names)}", hang=2)
             if (more := check.count - min(len(check.findings), _AT_TERMINAL)) > 0 and check.findings:
                 kit.paragraph(console, f"- and {more} more", hang=2)
+
+
+def lines(audit: Audit, names: OwnNames = _NO_NAMES) -> list[str]:
+    """The audit in a few sentences: what was found with an example, what is not assessed and why, what is clean."""
+    said = []
+    for group in groups(audit):
+        if group.title == "Clean":
+            said.append(f"Clean: {_titles(group.checks)}.")
+            continue
+        for check in group.checks:
+            example = f" Such as {sentence(check.id, check.findings[0], names)}." if check.findings else ""
+            said.append(f"{group.title}: {ABOUT[check.id].title.lower()}. {answer(check)}{example}")
+    return said
 
 
 def html(audit: Audit) -> str:
@@ -238,6 +264,7 @@ def html(audit: Audit) -> str:
         answer=answer,
         answers=_ANSWERS,
         number=_plain,
+        words=_words,
         table=findings_table,
         informs=", ".join(ABOUT[name].title.lower() for name in CHECKS if name not in DECIDE),
     )
@@ -278,7 +305,7 @@ def findings_table(check: Check) -> list[Column]:
         cells = tuple("" if (value := cell(one)) is None else str(value) for one in check.findings)
         return Column(title, cells, number)
 
-    value = ABOUT[check.id].value or "Value"
+    value = ABOUT[check.id].value
     columns = [
         column("What", lambda one: one.what),
         column("Test set", lambda one: one.test),
@@ -286,34 +313,78 @@ def findings_table(check: Check) -> list[Column]:
         column("Training", lambda one: one.train),
         column("Turned", lambda one: one.orientation and _TURNED[one.orientation]),
         column("Bits of 256", lambda one: one.distance, number=True),
-        column(f"{value[0].upper()}{value[1:]}", lambda one: None if one.value is None else f"{one.value:g}", True),
+        column(f"{value[:1].upper()}{value[1:]}", lambda one: None if one.value is None else f"{one.value:g}", True),
         column("From", lambda one: None if one.low is None else f"{one.low:g}", number=True),
         column("To", lambda one: None if one.high is None else f"{one.high:g}", number=True),
     ]
-    return [one for one in columns if any(one.cells)]
+    return [one for one in columns if one.title and any(one.cells)]
 
 
 def _figures(audit: Audit) -> list[Figure]:
-    """What is easier to see than to read: intervals of what was measured, and distances of copies."""
+    """What is easier to see than to read: shares of the grades, intervals of what was measured, distances of copies."""
     made = []
     for check in audit.checks:
-        measured = [one for one in check.findings if one.low is not None and one.what] + _further(check)
-        if measured:
-            made.append(_intervals(check, measured))
         near = [one for one in check.findings if one.distance is not None and one.value is not None]
-        if check.id == "near_duplicates" and near:
+        if check.id == "case_mix":
+            made += _grades(check)
+        elif measured := [one for one in check.findings if one.low is not None and one.what] + _further(check):
+            made.append(_intervals(check, measured))
+        elif check.id == "near_duplicates" and near:
             made.append(_distances(check, near))
     return made
 
 
 def _further(check: Check) -> list[Finding]:
-    """Numbers with an interval that are no findings: NAME, with "NAME, low" and "NAME, high"."""
-    known, numbers = {one.what for one in check.findings}, check.numbers
-    return [
-        Finding(what=name, value=value, low=numbers[f"{name}, low"], high=numbers[f"{name}, high"])
-        for name, value in numbers.items()
-        if name not in known and {f"{name}, low", f"{name}, high"} <= numbers.keys()
-    ]
+    """Numbers with an interval that are no findings."""
+    known = {one.what for one in check.findings}
+    found = []
+    for name, value in check.numbers.items():
+        low, high = _interval(check, name)
+        if low is not None and name not in known:
+            found.append(Finding(what=_words(name), value=value, low=low, high=high))
+    return found
+
+
+def _interval(check: Check, name: str) -> tuple[float | None, float | None]:
+    """The ends of the interval of one of a check's numbers."""
+    for between in ("_", ": "):
+        ends = (check.numbers.get(f"{name}{between}{end}") for end in ("low", "high"))
+        if None not in (both := tuple(ends)):
+            return both[0], both[1]
+    return None, None
+
+
+def _words(name: str) -> str:
+    """The name of a number in words: `refused:severe_npdr` is "refused, Severe NPDR"."""
+    parts = [_GRADES.get(part.strip(), part.strip().replace("_", " ")) for part in name.split(":")]
+    return ", ".join(parts)
+
+
+def _grades(check: Check) -> list[Figure]:
+    """Shares of the grades in the test set, beside training and deployment where these are known."""
+    graded = [grade for grade in GRADES if f"share:{grade}" in check.numbers]
+    if not graded:
+        return []
+    data = []
+    for key, name, colour in (
+        ("share", "test set", kit.BLUE),
+        ("train", "training", "#9aa7b3"),
+        ("deployment", "deployment", kit.INK),
+    ):
+        shares = [100 * check.numbers.get(f"{key}:{grade}", 0.0) for grade in graded]
+        if not any(f"{key}:{grade}" in check.numbers for grade in graded):
+            continue
+        bars = {"type": "bar", "name": name, "x": [_GRADES[grade] for grade in graded], "y": shares}
+        more: dict[str, Any] = {"marker": {"color": colour}, "hovertemplate": "%{y:.1f} %<extra></extra>"}
+        if key == "share":
+            values = [(check.numbers[f"share:{grade}"], *_interval(check, f"share:{grade}")) for grade in graded]
+            more["error_y"] = kit.whiskers(values, kit.INK)
+        data.append(bars | more)
+    layout = kit.layout(
+        320, barmode="group", xaxis=kit.axis(), yaxis=kit.axis(ticksuffix=" %", rangemode="tozero"), showlegend=True
+    )
+    caption = "Share of each grade, with the interval of the test set."
+    return [Figure(f"figure-{check.id}", f"{caption} The numbers below are the same.", caption, data, layout)]
 
 
 def _intervals(check: Check, findings: Sequence[Finding]) -> Figure:
@@ -329,12 +400,14 @@ def _intervals(check: Check, findings: Sequence[Finding]) -> Figure:
     )
     layout = kit.layout(
         110 + 34 * len(shown),
-        xaxis=kit.axis(about.value),
+        xaxis=kit.axis(about.measured or about.value),
         yaxis=kit.axis(),
         showlegend=False,
         shapes=[kit.dotted(yref="paper", y0=0, y1=1, x0=0.5, x1=0.5)] if about.value == "AUC" else [],
     )
-    caption = f"{about.title}: {about.value} with its interval." + (" Dotted: chance." if about.value == "AUC" else "")
+    caption = f"{about.title}: {about.measured or about.value} with its interval." + (
+        " Dotted: chance." if about.value == "AUC" else ""
+    )
     return Figure(f"figure-{check.id}", f"{caption} The table has the same numbers.", caption, [marks], layout)
 
 
