@@ -294,7 +294,6 @@ def judge(
                 checklist,
                 model=ready.judged,
                 chosen_on=facts.selected_here,
-                published_digest=public.digest,
             )
         evaluation = evaluate(
             public, checklist, model=model, data=facts, training=ready.training, look=look, baseline=ready.earlier
@@ -536,7 +535,8 @@ def _ready(
     facts = replace(facts, patients=patients_of(predictions))
     named = path.resolve().name if grader is not None and path.is_dir() else ""
     copies = () if facts.audit is None else facts.audit.copies
-    public = published(with_copies_merged(predictions, copies), checklist)
+    predictions = with_copies_merged(predictions, copies)
+    public = published(predictions, checklist)
     return Ready(predictions, public, model, facts, training, grader, opened.signed, named=named, audit=opened.audit)
 
 

@@ -204,11 +204,9 @@ class Log:
         model: str | None,
         chosen_on: bool = False,
         comparing: bool = False,
-        published_digest: str | None = None,
     ) -> tuple[Look, Path]:
         """The look that these predictions take at the test set `name`, with published names, and the chain of it.
 
-        published_digest: of the rows that are judged, where copies in the test set merged their patients.
         That is another file than `chain` where the same look was taken before. The caller's own table and its published
         form take the same look. Raises what `take_look` raises.
         """
@@ -219,7 +217,7 @@ class Log:
             path,
             seen,
             model=model,
-            predictions=published_digest or published(predictions, checklist).digest,
+            predictions=published(predictions, checklist).digest,
             numbers=answers_digest(predictions.table) if model is None else "",
             checklist=checklist,
             others=others,

@@ -159,8 +159,10 @@ def of_audit(audit: Audit | None) -> list[str]:
             lines.append(f"Audit: {titles[one.id]}: {one.count} {word}{compared}. {one.reason}".rstrip())
     if clean := [titles[one.id] for one in audit.checks if one.status == "clean"]:
         lines.append(f"Audit, nothing found: {'; '.join(clean)}.")
-    for one in (check for check in audit.checks if check.status == "not_assessed"):
-        lines.append(f"Audit, not checked: {titles[one.id]}: {one.reason}")
+    missing = [one for one in audit.checks if one.status == "not_assessed"]
+    for reason in dict.fromkeys(one.reason for one in missing):
+        named = "; ".join(titles[one.id] for one in missing if one.reason == reason)
+        lines.append(f"Audit, not checked: {named}. {reason}".rstrip())
     if audit.copies:
         extra = sum(len(group) - 1 for group in audit.copies)
         lines.append(

@@ -373,21 +373,19 @@ def without_answers(predictions: Predictions) -> Predictions:
 def with_copies_merged(predictions: Predictions, copies: Sequence[Sequence[str]]) -> Predictions:
     """The predictions with the patients of images that show the same picture as one; see `evaluation.Audit.copies`.
 
-    Where patients are unknown nothing changes.
+    The column patient stays as it is. Where patients are unknown nothing changes.
     """
-    if not copies or not predictions.patients_known:
+    found = predictions.patients
+    if not copies or found.codes is None:
         return predictions
     place = {name: row for row, name in enumerate(published_names(predictions.table))}
-    owners = [str(one) for one in predictions.grouped["patient"]]
-    first: dict[str, str] = {}
+    codes = found.codes.copy()
     for group in copies:
-        several = {first.get(owners[place[one]], owners[place[one]]) for one in group if one in place}
-        into = min(several, default="")
-        first |= {owner: into for owner in {*owners} if first.get(owner, owner) in several}
-    merged = [first.get(owner, owner) for owner in owners]
-    found = replace(predictions, table=predictions.table.assign(patient=pd.array(merged, dtype="str")))
-    found.__dict__["patients"] = Grouping("all", pd.factorize(found.table["patient"])[0].astype(np.int64))
-    return found
+        several = np.isin(codes, codes[[place[one] for one in group if one in place]])
+        codes[several] = codes[several].min(initial=len(codes))
+    merged = replace(predictions)
+    merged.__dict__["patients"] = replace(found, codes=pd.factorize(codes)[0].astype(np.int64))
+    return merged
 
 
 def with_readers(predictions: Predictions, readers: Sequence[str]) -> Predictions:

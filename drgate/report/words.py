@@ -30,7 +30,7 @@ from drgate.evaluation import (
     Status,
     TestSet,
 )
-from drgate.metrics import MetricId, parse_id
+from drgate.metrics import AUDITED, MetricId, parse_id
 from drgate.scale import GRADES, REFERABLE_CLASSES, SCALE_TITLES, TITLES, Kind, On
 
 SYMBOLS: Final[dict[Status, str]] = {
@@ -224,13 +224,46 @@ def chance(evaluation: Evaluation) -> str:
 
 
 def under_headline(evaluation: Evaluation) -> list[str]:
-    """What stands first under the headline: another order of the classes that would agree far better, how little an
-    OBSERVED shows, why nothing can pass, what is not met."""
+    """What stands first under the headline: what the audit found, another order of the classes that would agree far
+    better, how little an OBSERVED shows, why nothing can pass, what is not met."""
     observed = ""
     if evaluation.verdict == "OBSERVED":
         observed = chance(evaluation) or "How often a model just outside the rules meets them by chance is not known."
     order = visible(evaluation.reordered or "")
-    return [text for text in (order, observed, barred(evaluation), cause(evaluation)) if text]
+    return [text for text in (audited(evaluation), order, observed, barred(evaluation), cause(evaluation)) if text]
+
+
+def audited(evaluation: Evaluation) -> str:
+    """What the audit of the test set found, in one paragraph; empty without one, which page one says."""
+    audit = evaluation.data.audit
+    if audit is None:
+        return ""
+    parts = []
+    for status, words in (("found", "found"), ("suspected", "suspected"), ("clean", "nothing found in")):
+        counted = status != "clean"
+        named = [
+            AUDITED[one.id].lower() + (f" ({one.count})" if counted else "")
+            for one in audit.checks
+            if one.id in AUDITED and one.status == status
+        ]
+        parts += [f"{words}: {', '.join(named)}"] if named else []
+    missing = [AUDITED[one.id].lower() for one in audit.checks if one.id in AUDITED and one.status == "not_assessed"]
+    parts += [f"not checked: {', '.join(missing)}"] if missing else []
+    text = f"Audit{' (given, not made in this run)' if audit.given else ''}. {'. '.join(map(_capitalised, parts))}."
+    return f"{text} No answer was judged, because the model knows these images." if evaluation.leaks else text
+
+
+def _capitalised(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def tags(evaluation: Evaluation) -> list[tuple[str, str]]:
+    """What the tags of criteria mean, of those that are there."""
+    meant = {
+        "safety": "a criterion added for patient safety",
+        "audit": "a check of the audit that found something and that the checklist does not list",
+    }
+    return [(tag, text) for tag, text in meant.items() if any(one.added == tag for one in evaluation.criteria)]
 
 
 def verdict_word(evaluation: Evaluation) -> str:
@@ -328,9 +361,12 @@ def _allowance(evaluation: Evaluation) -> float:
 def unmet(evaluation: Evaluation) -> list[Line]:
     """The criteria that are not met, required ones first: those whose reasons a reader wants.
 
-    Those that only the test set keeps from passing are left out: `barred` says why, once for all of them.
+    Those that only the test set keeps from passing are left out: `barred` says why, once for all of them. So are those
+    that no answer was judged by, where the audit found a leak.
     """
     found = [line for line in lines(evaluation) if line.status not in ("PASS", "OBSERVED") and not line.would_pass]
+    if evaluation.leaks:
+        found = [line for line in found if parse_id(line.id).metric == "audit"]
     return sorted(found, key=lambda line: not line.required)
 
 
@@ -381,7 +417,9 @@ def judged(evaluation: Evaluation) -> list[tuple[str, str]]:
     images = [f"{counts.images} graded"]
     if counts.unit != "image":
         images += [f"judged by {counts.unit}, {counts.units} in all"]
-    if refused := sum(evaluation.no_output):
+    if evaluation.leaks:
+        images += ["no answer was judged"]
+    elif refused := sum(evaluation.no_output):
         images += [f"{refused} without an answer from the model"]
     if counts.reference_ungradable:
         images += [f"{counts.reference_ungradable} more that the reference could not grade, outside every count"]

@@ -132,7 +132,7 @@ def tiny_base(folder: Path, **changes: Any) -> Base:
     return resolve_base(str(write_base(folder, **changes)))
 
 
-def eye(grade: int, seed: int, size: int = 56) -> Image.Image:
+def eye(grade: int, seed: int, size: int = 112) -> Image.Image:
     """A disc that is the redder the worse its grade, something that two epochs learn; with vessels of its own."""
     generator = np.random.default_rng([grade, seed])
     image = Image.new("RGB", (size, size))
