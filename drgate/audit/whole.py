@@ -15,19 +15,19 @@ import PIL
 import scipy
 
 from drgate import __version__
-from drgate.audit import files, lineage, near_duplicates, patients
+from drgate.audit import (
     case_mix,
     fellow_eyes,
     files,
     label_conflicts,
     lineage,
     mislabelled,
+    near_duplicates,
     patients,
     quality,
     readers,
     shortcuts,
 )
-from drgate.audit import files, lineage, near_duplicates, patients
 from drgate.audit.evidence import Evidence
 from drgate.audit.result import CHECKS, Audit, Check, CheckId
 
