@@ -188,13 +188,10 @@ def _short(found: Audit, why: str, asked: frozenset[CheckId]) -> Audit:
 def _copies(test: Photographs) -> list[list[str]]:
     """Published names of images of the test set that show the same picture, a list for each picture."""
     from drgate.audit.near_duplicates import groups
-    from drgate.audit.register import picture
 
-    rows, names = test.readable.tolist(), _names(test)
-    owners = groups(test.hashes, lambda i: picture(test.picture(rows[i]))).tolist() if rows else []
     together: dict[int, list[str]] = {}
-    for place, owner in enumerate(owners):
-        together.setdefault(owner, []).append(names[rows[place]])
+    for name, owner in zip(_names(test), groups(test).tolist(), strict=True):
+        together.setdefault(owner, []).append(name)
     return [sorted(group) for group in together.values() if len(group) > 1]
 
 

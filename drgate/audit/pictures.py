@@ -12,7 +12,7 @@ from typing import Final, get_args
 
 from PIL import Image
 
-from drgate.audit.evidence import Evidence, Photographs
+from drgate.audit.evidence import Evidence, Photographs, picture_of
 from drgate.audit.register import turned
 from drgate.audit.result import Audit, CheckId, Finding, Orientation
 
@@ -61,7 +61,7 @@ def _rows(side: Photographs) -> dict[str | None, int]:
 
 
 def _drawn(side: Photographs, row: int, turn: int) -> bytes:
-    image = turned(side.picture(row), turn)
+    image = turned(picture_of(side.file(row)), turn)
     image.thumbnail((SIDE, SIDE), Image.Resampling.BICUBIC)
     data = io.BytesIO()
     image.save(data, "JPEG", quality=85)

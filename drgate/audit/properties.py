@@ -1,6 +1,6 @@
 """What a clinician would not look at: properties of a photograph's file (acquisition) and of its pixels (content).
 
-    properties(data, decode_image(data, path, DECODED_AT))      # {"bytes": 211034.0, "format": "JPEG", "red": ...}
+    properties(data, decode_image(data, path, HASHED_AT))      # {"bytes": 211034.0, "format": "JPEG", "red": ...}
 
 They are cheap: the pixels are sampled, not averaged, and of the file only its header is read again.
 """

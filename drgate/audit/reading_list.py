@@ -29,7 +29,7 @@ from drgate.columns import graded_rows
 from drgate.errors import ManifestError, UsageError
 from drgate.files import read_limited, refuse_existing, write_atomically
 from drgate.manifest import Manifest, load_manifest
-from drgate.vision.images import read_bytes
+from drgate.vision.images import bytes_of
 
 LIST: Final = "to_read.csv"
 FOLDER: Final = "to_read"
@@ -74,7 +74,7 @@ def write_reading(wanted: pd.DataFrame, photographs: Photographs, out: Path) -> 
     try:
         for shown in wanted["image"]:
             path, content = files[shown[:_KEY]]
-            data = read_bytes(path)
+            data = bytes_of(path)
             if hashlib.sha256(data).hexdigest() != content:
                 raise ManifestError(f"{path} changed after it was audited; audit again when nothing writes to the set.")
             (unfinished / shown).write_bytes(data)

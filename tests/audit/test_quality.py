@@ -14,12 +14,13 @@ from PIL import Image, ImageEnhance, ImageFilter
 from scipy.stats import binomtest
 from sklearn.metrics import roc_auc_score
 
-from drgate.audit.evidence import DECODED_AT, Evidence
+from drgate.audit.evidence import Evidence
 from drgate.audit.gradability import MOST, RULE, Rule, gradable, measures, score
 from drgate.audit.quality import check
 from drgate.demo.synthetic import CAMERAS, draw_patient, render
 from drgate.preprocessing import reduced_copy
 from drgate.vision.images import read_image
+from drgate.vision.perceptual import HASHED_AT
 from tests.support.examined import GOOD, side
 
 
@@ -209,7 +210,7 @@ def test_real_photographs(real_data):
     rated = labels[labels["quality"].notna() & (labels["split"] == "test")]
 
     def refused(rows):
-        return np.array([gradable(of(read_image(folder / image, DECODED_AT))) != "" for image in rows["image"]])
+        return np.array([gradable(of(read_image(folder / image, HASHED_AT))) != "" for image in rows["image"]])
 
     assert refused(severe).mean() <= 0.05
     no = refused(rated)

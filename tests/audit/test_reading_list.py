@@ -1,7 +1,6 @@
 """Reading again, masked: what readers see, what their answers change, and that the looks at the set go on counting."""
 
 import json
-import os
 import subprocess
 from dataclasses import replace
 
@@ -69,7 +68,9 @@ class TestList:
     def test_what_cannot_be_read_or_has_no_grade_is_no_other(self, test):
         """The others are photographs at hand whose grades are in question as well."""
         table = test.table.assign(grade=test.table["grade"].mask(test.table["grade"] == 0))
-        contents = tuple("" if path.name == "mary-2.PNG" else one for path, one in zip(test.paths, test.contents))
+        contents = tuple(
+            "" if path.name == "mary-2.PNG" else one for path, one in zip(test.paths, test.contents, strict=True)
+        )
         bare = replace(test, table=table, contents=contents)
         shown = reading_list([accused(bare, 5, 3, 4)], bare, 1)["own_image"]
         assert set(shown) == {f"{grade}/mary-{i}.PNG" for i, grade in ((5, 4), (3, 2), (4, 3), (7, 1), (8, 2))}
@@ -102,7 +103,7 @@ class TestWritten:
         Image.new("RGB", (48, 48)).save(test.paths[0])
         with pytest.raises(ManifestError, match="changed after it was audited"):
             write_reading(reading_list([accused(test, *range(10))], test, 1), test, tmp_path / "out")
-        assert os.listdir(tmp_path / "out") == []
+        assert list((tmp_path / "out").iterdir()) == []
 
 
 @pytest.fixture

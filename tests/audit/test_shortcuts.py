@@ -16,7 +16,7 @@ from drgate.audit.properties import properties
 from drgate.audit.shortcuts import NAMED_ABOVE, _area, _fitted, _Question, check
 from drgate.evaluation import plain_of
 from drgate.predictions import load_predictions
-from drgate.vision.images import decode_image, read_bytes
+from drgate.vision.images import bytes_of, decode_image
 
 
 def evidence(grades, columns=None, images=None, patients=None, predictions=None, seen=True, **given):
@@ -247,7 +247,7 @@ def test_sharpened_photographs(real_data):
     natural, sharpened = [], []
     for image, grade in zip(labels["image"], labels["grade"], strict=True):
         path = real_data / "eyepacs-256" / image
-        data = read_bytes(path)
+        data = bytes_of(path)
         photograph = decode_image(data, path)
         natural.append(properties(data, photograph))
         if grade >= 3:
