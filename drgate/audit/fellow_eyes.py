@@ -30,7 +30,7 @@ def check(evidence: Evidence) -> Check:
             side[side["eye"] == eye].drop_duplicates("code").set_index("code")
             for side, eye in ((lowest, low_eye), (highest, high_eye))
         )
-        both = low.join(high, rsuffix="_high", how="inner")
+        both = low.join(high.add_suffix("_high"), how="inner")
         pairs.append(both.assign(apart=both["grade_high"] - both["grade"]))
     both = pd.concat(pairs)
     patients = int(both.index.nunique())

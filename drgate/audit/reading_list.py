@@ -11,7 +11,6 @@ prediction, no reason. A grade changes only where more than half of the readers 
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import tempfile
 from collections import Counter
@@ -29,7 +28,7 @@ from drgate.columns import graded_rows
 from drgate.errors import ManifestError, UsageError
 from drgate.files import read_limited, refuse_existing, write_atomically
 from drgate.manifest import Manifest, load_manifest
-from drgate.vision.images import bytes_of
+from drgate.vision.images import MAX_BYTES
 
 LIST: Final = "to_read.csv"
 FOLDER: Final = "to_read"
@@ -74,14 +73,13 @@ def write_reading(wanted: pd.DataFrame, photographs: Photographs, out: Path) -> 
     try:
         for shown in wanted["image"]:
             path, content = files[shown[:_KEY]]
-            data = bytes_of(path)
+            data = read_limited(path, MAX_BYTES, "a photograph", ManifestError)
             if hashlib.sha256(data).hexdigest() != content:
                 raise ManifestError(f"{path} changed after it was audited; audit again when nothing writes to the set.")
             (unfinished / shown).write_bytes(data)
         _keep_out_of_git(out / ".gitignore")
-        descriptor = os.open(out / LIST, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w", newline="", encoding="utf-8") as handle:
-            wanted.to_csv(handle, index=False, lineterminator="\n")
+        (out / LIST).touch(mode=0o600, exist_ok=False)
+        (out / LIST).write_text(wanted.to_csv(index=False, lineterminator="\n"), encoding="utf-8")
         unfinished.replace(out / FOLDER)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -99,12 +97,12 @@ def _keep_out_of_git(ignored: Path) -> None:
 @dataclass(frozen=True, slots=True)
 class ReadAgain:
     """manifest: the new version of the set. confirmed, changed: images on which more than half of the readers agree;
-    open: those on which they do not, which keep their grade."""
+    undecided: those on which they do not, which keep their grade."""
 
     manifest: Manifest = field(repr=False)
     confirmed: int
     changed: int
-    open: int
+    undecided: int
 
 
 def read_again(manifest: Manifest, answers: Sequence[Path]) -> ReadAgain:
@@ -146,7 +144,7 @@ def read_again(manifest: Manifest, answers: Sequence[Path]) -> ReadAgain:
     )
     n = names[differs].nunique()
     return ReadAgain(
-        replace(manifest, table=changed), confirmed=len(agreed) - n, changed=n, open=len(given) - len(agreed)
+        replace(manifest, table=changed), confirmed=len(agreed) - n, changed=n, undecided=len(given) - len(agreed)
     )
 
 

@@ -372,12 +372,7 @@ class TestReaders:
         """One reader, none, too many, or two who share no image."""
         one = dict.fromkeys(("reader_2", "reader_3", "reader_4"))
         more = {f"reader_{k}": [0] * 200 for k in range(5, 25)}
-        apart = {
-            "reader_1": [0, 1] * 50 + [None] * 100,
-            "reader_2": [None] * 100 + [0, 1] * 50,
-            "reader_3": None,
-            "reader_4": None,
-        }
+        apart = {**one, "reader_1": [0, 1] * 50 + [None] * 100, "reader_2": [None] * 100 + [0, 1] * 50}
         for columns in (one, dict.fromkeys([*one, "reader_1"]), more, apart):
             assert readers.check(Evidence(self.table(**columns))).status == "not_assessed"
         assert readers.check(Evidence(rows_of(("a", "L", 0)))).status == "not_assessed"
