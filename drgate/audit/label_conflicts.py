@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from drgate.audit.evidence import Evidence, Photographs
+from drgate.audit.evidence import Evidence, Photographs, picture_of
 from drgate.audit.register import SAME, likeness, picture, turned
 from drgate.audit.result import Check, Finding, Orientation
 from drgate.audit.search import near
@@ -120,7 +120,7 @@ def _by_pixels(sides: Sequence[Photographs], rows: pd.DataFrame) -> Iterator[tup
 
     @functools.lru_cache(_KEPT)
     def shown(number: int) -> Image.Image:
-        return picture(sides[rows["side"][number]].picture(rows["row"][number]))
+        return picture(picture_of(sides[rows["side"][number]].file(rows["row"][number])))
 
     many = Counter[int]()
     found = near(hashes[0], np.concatenate(hashes), WITHIN)
