@@ -49,15 +49,15 @@ def check_pixels(evidence: Evidence) -> Check:
         if unread := len(side) - len(side.readable):
             photographs = "photograph" if unread == 1 else "photographs"
             missing = missing or f"{unread} {photographs} of the {name} set could not be read and not be compared."
-    found = near(test.hashes, train.hashes, NEAR)
+    found = near(test.hashes, train.hashes, NEAR, each=AT_MOST + 1, upright=True)
     pairs = [
         (distance, int(test.readable[first]), int(train.readable[second]))
-        for distance, first, second, turn in zip(*(each.tolist() for each in found), strict=True)
-        if turn == 0
+        for distance, first, second in zip(*(each.tolist() for each in found[:3]), strict=True)
     ]
     pairs = [one for one in pairs if test.contents[one[1]] != train.contents[one[2]]]
+    names = test.names, train.names
     findings = [
-        Finding(test=test.names[first], train=train.names[second], distance=distance)
+        Finding(test=names[0][first], train=names[1][second], distance=distance)
         for distance, first, second in pairs[:AT_MOST]
         if _equal(test, first, train, second)
     ]
