@@ -6,6 +6,7 @@ import importlib
 import sys
 
 NAMES = {
+    "audit": "near-duplicates among 1,000 to 100,000 photographs: at most 60 s and 2 GB; the cost of examining",
     "bootstrap": "bootstrap intervals of 33 metrics, compared with scikit-learn, SciPy and confidenceinterval",
     "brier-error": "simulation: how often the true Brier score exceeds its upper limit",
     "evaluate-large": "drgate evaluate on a million images: at most 45 s and 1.5 GB",

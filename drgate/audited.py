@@ -188,13 +188,11 @@ def _short(found: Audit, why: str, asked: frozenset[CheckId]) -> Audit:
 def _copies(test: Photographs) -> list[list[str]]:
     """Published names of images of the test set that show the same picture, a list for each picture."""
     from drgate.audit.near_duplicates import groups
-    from drgate.audit.register import picture
 
-    rows, names = test.readable.tolist(), _names(test)
-    owners = groups(test.hashes, lambda i: picture(test.picture(rows[i]))).tolist() if rows else []
+    names = _names(test)
     together: dict[int, list[str]] = {}
-    for place, owner in enumerate(owners):
-        together.setdefault(owner, []).append(names[rows[place]])
+    for row, owner in enumerate(groups(test).tolist()):
+        together.setdefault(owner, []).append(names[row])
     return [sorted(group) for group in together.values() if len(group) > 1]
 
 

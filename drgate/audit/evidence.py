@@ -21,6 +21,7 @@ from PIL import Image
 
 from drgate.audit.gradability import measures
 from drgate.audit.properties import properties
+from drgate.audit.views import VIEWS, views
 from drgate.errors import ImageUnreadable, ManifestError
 from drgate.preprocessing import reduced_copy
 from drgate.vision.decoding import in_processes, usable_cores
@@ -48,6 +49,8 @@ class Examined:
     """`drgate.audit.properties.properties`."""
     measures: dict[str, float]
     """`drgate.audit.gradability.measures`."""
+    views: bytes = b""
+    """`drgate.audit.views.views`: further hashes."""
 
 
 def examined(data: bytes, image: Image.Image, reduced: tuple[Image.Image, tuple[int, int, int, int]]) -> Examined:
@@ -57,6 +60,7 @@ def examined(data: bytes, image: Image.Image, reduced: tuple[Image.Image, tuple[
         hash_of_reduced(*reduced),
         properties(data, image),
         measures(image, *reduced),
+        views(*reduced),
     )
 
 
@@ -103,15 +107,27 @@ class Photographs:
         together = b"".join(one.hashed for one in self.seen if isinstance(one, Examined))
         return np.frombuffer(together, dtype=np.uint8).reshape(-1, IMAGE_BYTES)
 
-    def picture(self, row: int, at_least: int | None = HASHED_AT) -> Image.Image:
-        """The upright RGB photograph, as it was examined, or (None) in full. Raises ManifestError where its file has
-        changed since."""
-        data = bytes_of(self.paths[row])
-        if hashlib.sha256(data).hexdigest() != self.contents[row]:
-            raise ManifestError(
-                f"{self.paths[row]} changed while it was audited; start again when nothing writes to the data set."
-            )
-        return decode_image(data, self.paths[row], at_least)
+    @property
+    def views(self) -> NDArray[np.uint8]:
+        """(len(readable), VIEWS, 32), in the order of `readable`."""
+        together = b"".join(one.views for one in self.seen if isinstance(one, Examined))
+        return np.frombuffer(together, dtype=np.uint8).reshape(-1, VIEWS, IMAGE_BYTES)
+
+    def file(self, row: int) -> tuple[Path, str]:
+        """What `picture_of` reads."""
+        return self.paths[row], self.contents[row]
+
+
+def picture_of(file: tuple[Path, str], at_least: int | None = HASHED_AT) -> Image.Image:
+    """The upright RGB photograph, as it was examined, or (None) in full. file: path and SHA-256 (hex).
+
+    Raises ManifestError where the file has changed.
+    """
+    path, content = file
+    data = bytes_of(path)
+    if hashlib.sha256(data).hexdigest() != content:
+        raise ManifestError(f"{path} changed while it was audited; start again when nothing writes to the data set.")
+    return decode_image(data, path, at_least)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

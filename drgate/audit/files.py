@@ -10,7 +10,7 @@ from typing import Final
 
 import numpy as np
 
-from drgate.audit.evidence import Evidence, Photographs
+from drgate.audit.evidence import Evidence, Photographs, picture_of
 from drgate.audit.lineage import beyond, covered
 from drgate.audit.result import Check, CheckId, Finding
 from drgate.audit.search import near
@@ -67,7 +67,7 @@ def check_pixels(evidence: Evidence) -> Check:
 
 
 def _equal(test: Photographs, first: int, train: Photographs, second: int) -> bool:
-    one, other = test.picture(first, None), train.picture(second, None)
+    one, other = picture_of(test.file(first), None), picture_of(train.file(second), None)
     return one.size == other.size and bool(np.array_equal(np.asarray(one), np.asarray(other)))
 
 

@@ -15,7 +15,7 @@ import PIL
 import scipy
 
 from drgate import __version__
-from drgate.audit import fellow_eyes, files, label_conflicts, lineage, mislabelled, patients, readers
+from drgate.audit import fellow_eyes, files, label_conflicts, lineage, mislabelled, near_duplicates, patients, readers
 from drgate.audit.evidence import Evidence
 from drgate.audit.result import CHECKS, Audit, Check, CheckId
 
@@ -25,6 +25,7 @@ QUESTIONS: Final[dict[CheckId, Callable[[Evidence], Check]]] = {
     "eyes": patients.check_eyes,
     "files": files.check,
     "pixels": files.check_pixels,
+    "near_duplicates": near_duplicates.check,
     "label_conflicts": label_conflicts.check,
     "fellow_eyes": fellow_eyes.check,
     "mislabelled": mislabelled.check,
