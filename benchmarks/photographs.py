@@ -6,8 +6,9 @@ Takes the photographs of FOLDER/eyepacs-full (default: ../shared/data) and a col
 that it makes. In one process, in turn for each photograph, the least of N times: libjpeg in full, libjpeg at the
 smallest scale of at least twice 448 pixels, before (`fundus-square-1` and the older hash), after (`fundus-square-2` and
 hash version 2), both with the reading of the bytes and their SHA-256. Then all of FOLDER/eyepacs-1024 is prepared and
-hashed by two worker processes, before and after; no model grades them. Prints the peak memory of all of it, and fails
-where "after" takes more than twice the scaled decoding of the colour photographs.
+hashed by two worker processes, before and after; no model grades them. Prints the most memory that a worker had with
+the colour photographs and with the largest ones that are read, plain and progressive. Fails where "after" takes more
+than twice the scaled decoding, or a worker more than `MEMORY`.
 """
 
 from __future__ import annotations
@@ -26,13 +27,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from drgate.preprocessing import FUNDUS_SQUARE, FUNDUS_SQUARE_2, parse_preprocessing
-from drgate.vision.decoding import in_processes
+from drgate.preprocessing import FUNDUS_SQUARE, FUNDUS_SQUARE_2, Preprocessing, parse_preprocessing
+from drgate.vision.decoding import FEW, in_processes
 from drgate.vision.fingerprint import OLDER_HASH
 from drgate.vision.perceptual import HASH
 from drgate.vision.prepared import prepare_image
 
 SIZE, COLOUR, LIMIT = 448, (4752, 3168), 2.0
+LARGEST, MEMORY = (10_900, 8_200), 1 << 30
 BEFORE = (parse_preprocessing(f"{FUNDUS_SQUARE}@{SIZE}"), (OLDER_HASH,))
 AFTER = (parse_preprocessing(f"{FUNDUS_SQUARE_2}@{SIZE}"), (HASH,))
 
@@ -75,6 +77,18 @@ def measured(paths: Sequence[Path], repeats: int) -> dict[str, float]:
     return {name: statistics.median(found) for name, found in least.items()}
 
 
+def most_memory(path: Path, way: tuple[Preprocessing, Sequence[str]]) -> int:
+    """Bytes that this process had at most, after this photograph."""
+    prepare_image(path, *way)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def in_a_worker(paths: Sequence[Path], way: tuple[Preprocessing, Sequence[str]]) -> int:
+    """The same of one worker process for all of these."""
+    many = [paths[at % len(paths)] for at in range(FEW + 1)]
+    return max(in_processes(partial(most_memory, way=way), many, workers=1))
+
+
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks photographs")
     parser.add_argument("--data", type=Path, default=Path(__file__).resolve().parents[2] / "shared" / "data")
@@ -86,18 +100,28 @@ def main(arguments: Sequence[str]) -> int:
     with tempfile.TemporaryDirectory() as folder:
         colour = [colour_copy(path, Path(folder) / f"{number}.jpg") for number, path in enumerate(as_found)]
         sets = {"as found (grey)": as_found, f"colour, {COLOUR[0]} x {COLOUR[1]}": colour}
+        worst = 0.0
         for title, paths in sets.items():
             found = measured(paths, given.repeats)
+            worst = max(worst, found["after"] / found["libjpeg, scaled"])
             print(f"{title}: {len(paths)} photographs")
             for name, took in found.items():
                 ratio = took / found["libjpeg, scaled"]
                 print(f"  {name:<16} {took:7.1f} ms  {1000 / took:6.1f} a second and core  {ratio:5.2f} x scaled")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** (30 if sys.platform == "darwin" else 20)
-    print(f"peak memory of this process: {peak:.2f} GB")
+        for progressive in (False, True):
+            largest = Path(folder) / f"largest-{progressive}.jpg"
+            Image.open(colour[0]).resize(LARGEST).save(largest, quality=85, progressive=progressive)
+            sets[f"largest ({LARGEST[0]} x {LARGEST[1]}){', progressive' * progressive}"] = [largest]
+        most = 0
+        print("memory of a worker at most, before and after:")
+        for title, paths in sets.items():
+            before, after = (in_a_worker(paths, way) for way in (BEFORE, AFTER))
+            most = max(most, after)
+            print(f"  {title:<36} {before >> 20:5} MB {after >> 20:5} MB")
     smaller = sorted((given.data / "eyepacs-1024" / "images").glob("*.jpeg"))
     for name, way in (("before", BEFORE), ("after", AFTER)):
         began = time.perf_counter()
         for _ in in_processes(partial(prepare_image, preprocess=way[0], hashes=way[1]), smaller, workers=2):
             pass
         print(f"eyepacs-1024, {name}: {len(smaller)} photographs in {time.perf_counter() - began:.1f} s, two workers")
-    return int(ratio > LIMIT)
+    return int(worst > LIMIT or most > MEMORY)

@@ -1,4 +1,4 @@
-"""The audit before the verdict: a leak is found, named everywhere, and takes no look; what is only suspected is said."""
+"""The audit before the verdict: a leak is found, named everywhere, and takes no look; a suspicion is said."""
 
 from __future__ import annotations
 

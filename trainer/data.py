@@ -149,6 +149,7 @@ def read_images(
 
     Raises:
         ImageUnreadable: naming the first file that does not decode.
+        ManifestError: a file changed after its SHA-256 was taken.
         TrainingError: the images fit neither in memory nor in `folder`.
         DrgateError: a worker process was killed.
     """
@@ -165,7 +166,7 @@ def read_images(
         kept = {content: (file, at) for content, (file, at) in kept.items() if file.whole(at)}
         new = [index for index, content in enumerate(contents) if content not in kept]
         known = {} if records is None else records.read([contents[index] for index in new])
-        looked = [(paths[index], records is not None and contents[index] not in known) for index in new]
+        looked = [(paths[at], contents[at], records is not None and contents[at] not in known) for at in new]
         decoded = in_processes(partial(_prepare, preprocess=preprocess), looked, workers=workers)
         fresh: dict[str, Any] = {}
         for index, content in enumerate(contents):
@@ -174,11 +175,6 @@ def read_images(
                 yield file.pixels[at], file.hashes[at]
             else:
                 image = next(decoded)
-                if image.digest != content:
-                    raise TrainingError(
-                        f"{paths[index]} changed after its SHA-256 was taken; start again when nothing writes to the"
-                        " data set."
-                    )
                 if image.also is not None:
                     fresh[content] = image.also.record()
                 yield image.pixels, image.hashes[HASH]
@@ -214,10 +210,10 @@ def read_images(
     return ImageSet(pixels, grades, hashes, preprocess)
 
 
-def _prepare(item: tuple[Path, bool], preprocess: Preprocessing) -> Prepared:
-    """One file; with whether it is examined for an audit as well, which is decoded once then."""
-    path, look = item
-    return prepare_image(path, preprocess, also=examined if look else None)
+def _prepare(item: tuple[Path, str, bool], preprocess: Preprocessing) -> Prepared:
+    """One file and its content; with whether it is examined for an audit as well, from the same decoding."""
+    path, content, look = item
+    return prepare_image(path, preprocess, also=examined if look else None, content=content)
 
 
 def _empty(shape: tuple[int, ...], dtype: np.dtype[Any], folder: Path) -> NDArray[Any]:

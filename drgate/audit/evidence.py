@@ -21,12 +21,13 @@ from PIL import Image
 from drgate.audit.gradability import measures
 from drgate.audit.properties import properties
 from drgate.audit.views import VIEWS, views
-from drgate.errors import ImageUnreadable, ManifestError
+from drgate.errors import ImageUnreadable
 from drgate.preprocessing import reduced_copy
 from drgate.vision.cache import Records, software
 from drgate.vision.decoding import in_processes, usable_cores
-from drgate.vision.images import bytes_of, decode_image
+from drgate.vision.images import decode_image
 from drgate.vision.perceptual import HASHED_AT, hash_of_reduced
+from drgate.vision.prepared import content_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -84,10 +85,14 @@ def examined_by() -> dict[str, str]:
     return software(properties, measures, examined)
 
 
-def examine(path: Path) -> Examined | str:
-    """One file; a sentence where it is no readable photograph."""
+def examine(of: tuple[Path, str]) -> Examined | str:
+    """One file that had this SHA-256 (hex); a sentence where it is no readable photograph.
+
+    Raises ManifestError where it has changed since.
+    """
+    path, content = of
     try:
-        data = bytes_of(path)
+        data, _ = content_of(path, content)
         image = decode_image(data, path, HASHED_AT)
     except ImageUnreadable as problem:
         return str(problem)
@@ -144,9 +149,7 @@ def picture_of(file: tuple[Path, str], at_least: int | None = HASHED_AT) -> Imag
     Raises ManifestError where the file has changed.
     """
     path, content = file
-    data = bytes_of(path)
-    if hashlib.sha256(data).hexdigest() != content:
-        raise ManifestError(f"{path} changed while it was audited; start again when nothing writes to the data set.")
+    data, _ = content_of(path, content)
     return decode_image(data, path, at_least)
 
 
@@ -203,14 +206,12 @@ def photographs(
         rows = [row for row, one in enumerate(seen) if one is None]
         fresh: dict[str, Any] = {}
         examining = in_processes(
-            examine, [paths[row] for row in rows], workers=usable_cores() if workers is None else workers
+            examine,
+            [(paths[row], contents[row]) for row in rows],
+            workers=usable_cores() if workers is None else workers,
         )
         for done, (row, one) in enumerate(zip(rows, examining, strict=True), start=1):
             if isinstance(one, Examined):
-                if one.digest != contents[row]:
-                    raise ManifestError(
-                        f"{paths[row]} changed while it was audited; start again when nothing writes to the data set."
-                    )
                 fresh[one.digest] = one.record()
             seen[row] = one
             advance(1)

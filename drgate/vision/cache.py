@@ -94,42 +94,44 @@ class Records:
 
     def read(self, contents: Sequence[str]) -> dict[str, Any]:
         """By content (SHA-256, hex), the values that are kept of these."""
-        found = {}
-        with self._rows() as rows:
+        found: dict[str, Any] = {}
+
+        def look(rows: sqlite3.Connection) -> None:
             for content in contents:
                 query = "SELECT value, sum FROM record WHERE version = ? AND content = ?"
                 for value, checked in rows.execute(query, (self._version, content)):
                     if self._sum(content, value) != checked:
                         raise sqlite3.DatabaseError
                     found[content] = json.loads(value)
+
+        self._try(look)
         return found
 
     def write(self, values: Mapping[str, Any]) -> None:
         """Keep the value of each content."""
         texts = [(content, json.dumps(value)) for content, value in values.items()]
-        with self._rows() as rows:
-            rows.executemany(
-                "INSERT OR REPLACE INTO record VALUES (?, ?, ?, ?)",
-                [(self._version, content, text, self._sum(content, text)) for content, text in texts],
-            )
+        lines = [(self._version, content, text, self._sum(content, text)) for content, text in texts]
+
+        def keep(rows: sqlite3.Connection) -> None:
+            rows.executemany("INSERT OR REPLACE INTO record VALUES (?, ?, ?, ?)", lines)
             rows.execute("DELETE FROM record WHERE rowid <= (SELECT max(rowid) FROM record) - ?", (MOST_RECORDS,))
+
+        self._try(keep)
 
     def _sum(self, content: str, text: str) -> str:
         return hashlib.sha256(f"{self._version}\n{content}\n{text}".encode()).hexdigest()[:16]
 
-    @contextlib.contextmanager
-    def _rows(self) -> Iterator[sqlite3.Connection]:
+    def _try(self, action: Callable[[sqlite3.Connection], None]) -> None:
         """One transaction; its failure is a note."""
         try:
             _make(self._path.parent)
             os.close(os.open(self._path, os.O_CREAT | os.O_RDWR, 0o600))
-            connection = sqlite3.connect(self._path, timeout=30)
-            with contextlib.closing(connection), connection:
-                connection.execute(
+            with contextlib.closing(sqlite3.connect(self._path, timeout=30)) as rows, rows:
+                rows.execute(
                     "CREATE TABLE IF NOT EXISTS record"
                     " (version TEXT, content TEXT, value TEXT, sum TEXT, PRIMARY KEY (version, content))"
                 )
-                yield connection
+                action(rows)
         except (OSError, sqlite3.OperationalError) as error:  # no folder, no room, locked for long
             reason = error.strerror if isinstance(error, OSError) else None
             self._say(f"The image cache {self._path.parent} cannot be used ({reason or error}).")

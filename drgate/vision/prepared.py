@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from drgate.errors import ImageUnreadable
+from drgate.errors import ImageUnreadable, ManifestError
 from drgate.preprocessing import Preprocessing, PreprocessingError, Reduced, reduced_copy
 from drgate.vision.fingerprint import OLDER_HASH, image_hash
 from drgate.vision.images import as_rgb, bytes_of, decode_images
@@ -45,17 +45,19 @@ def prepare_image(
     preprocess: Preprocessing | None,
     hashes: Sequence[str] = (HASH,),
     also: Callable[[bytes, Image.Image, Reduced], Any] | None = None,
+    *,
+    content: str | None = None,
 ) -> Prepared:
     """Pixels, digest and hashes of one file. preprocess: None leaves the upright RGB photograph as it is.
 
     hashes: the versions that are wanted. Version 2 is of the photograph decoded at `HASHED_AT`, the older one of the
     photograph decoded in full, whatever the preprocessing, which takes a second decoding where it decodes otherwise.
     also: called with the file's bytes, the upright RGB photograph decoded at `HASHED_AT` and its `reduced_copy`
-    (`drgate.audit.evidence.examined`), to look at a photograph in the same pass.
+    (`drgate.audit.evidence.examined`), to look at a photograph in the same pass. content: see `content_of`.
 
-    Raises ImageUnreadable.
+    Raises ImageUnreadable; ManifestError where the file is no longer what `content` says.
     """
-    data = bytes_of(path)
+    data, digest = content_of(path, content)
     scales = [None if preprocess is None else preprocess.decoded_at]
     if looked := HASH in hashes or also is not None:
         scales.append(HASHED_AT)
@@ -77,4 +79,28 @@ def prepare_image(
         pixels = np.asarray(as_rgb(image)) if preprocess is None else preprocess.pixels(image, reduced)
     except PreprocessingError as problem:
         raise ImageUnreadable(f"{path}: {problem}") from problem
-    return Prepared(pixels, hashlib.sha256(data).hexdigest(), found, answer)
+    return Prepared(pixels, digest, found, answer)
+
+
+def content_of(path: Path, content: str | None) -> tuple[bytes, str]:
+    """The bytes of an image file, read once, and their SHA-256 (hex). content: the SHA-256 that was taken of the file
+    before; another file in its place is no photograph of this set, also where it cannot be read.
+
+    Raises ImageUnreadable; ManifestError where the file has changed.
+    """
+    try:
+        data = bytes_of(path)
+    except ImageUnreadable:
+        if content is not None and not path.exists():
+            raise _changed(path) from None
+        raise
+    digest = hashlib.sha256(data).hexdigest()
+    if content not in (None, digest):
+        raise _changed(path)
+    return data, digest
+
+
+def _changed(path: Path) -> ManifestError:
+    return ManifestError(
+        f"{path} changed after its SHA-256 was taken; start again when nothing writes to the data set."
+    )
