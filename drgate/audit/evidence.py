@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 DECODED_AT: Final = parse_preprocessing("fundus-square-2@448").decoded_at
 """The size at which an audit decodes, whatever the model sees, so that its figures do not depend on a model."""
 IMAGE_BYTES: Final = 32
-_SHA256: Final = "[0-9a-f]{64}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,5 +173,5 @@ def _contents(manifest: Manifest, files: bool) -> list[str]:
     stated = [""] * len(manifest)
     if "sha256" in manifest.table.columns:
         cells = manifest.table["sha256"].fillna("").str.strip().str.lower()
-        stated = cells.where(cells.str.fullmatch(_SHA256), "").tolist()
+        stated = cells.where(cells.str.fullmatch("[0-9a-f]{64}"), "").tolist()
     return [found.get(image, content) for image, content in zip(manifest.table["image"], stated, strict=True)]
