@@ -151,7 +151,7 @@ class TestALeak:
 
     def test_is_found_from_the_fingerprint_alone(self, drgate: Run, place: Path, here: Path):
         """No training data at hand: the patient key is enough."""
-        rewritten(here / "data", lambda labels: shared_patient(labels)[lambda found: found["split"] == "test"])
+        rewritten(here / "data", lambda labels: shared_patient(labels).query("split == 'test'"))
         ended = evaluated(drgate, place, "--patient-key", place / "patients.key")
         assert ended.code == 1, ended.err
         found, _ = read_evaluation(Path("out"))
