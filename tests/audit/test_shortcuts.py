@@ -11,6 +11,7 @@ import pytest
 from PIL import ImageFilter
 from sklearn.linear_model import LogisticRegression
 
+from drgate.audit import shortcuts
 from drgate.audit.evidence import Evidence, Examined, Photographs
 from drgate.audit.properties import properties
 from drgate.audit.shortcuts import NAMED_ABOVE, _area, _fitted, _Question, check
@@ -204,6 +205,15 @@ def test_the_same_inputs_give_the_same_bytes():
     assert "secret" not in text
 
 
+def test_a_large_set(monkeypatch):
+    """Of a set with more photographs than are used, whole patients are taken."""
+    monkeypatch.setattr(shortcuts, "MOST", 301)
+    _, grades, value = drawn()
+    found = check(evidence(grades, red=(value + 3 * (grades >= 2)).tolist()))
+    assert (found.compared["test"], found.compared["patients"]) == (300, 150)
+    assert "Referable DR by red" in named(found)
+
+
 def test_the_regression():
     """The weights are those of scikit-learn, where a column separates the classes too."""
     random = np.random.default_rng(0)
@@ -211,7 +221,8 @@ def test_the_regression():
     positive = design[:, 0] + random.normal(size=300) > 1
     for x in (design, np.column_stack([design, positive])):
         other = LogisticRegression(C=0.2, tol=1e-10, max_iter=2000).fit(x, positive)
-        assert _fitted(x, positive) == pytest.approx(np.r_[other.intercept_, other.coef_[0]], abs=1e-3)
+        weights = _fitted(x, positive, np.zeros(x.shape[1] + 1))
+        assert weights == pytest.approx(np.r_[other.intercept_, other.coef_[0]], abs=1e-3)
 
 
 def test_wrong_alarms():
