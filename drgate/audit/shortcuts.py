@@ -80,7 +80,7 @@ def check(evidence: Evidence) -> Check:
     patients = grouping(test.table.iloc[rows]).codes
     owner = np.arange(len(rows)) if patients is None else patients
     names = np.asarray(test.names, dtype=object)[rows]
-    keys = np.array([hashlib.sha256(name.encode()).hexdigest() for name in names], dtype="U64")
+    keys = np.array([hashlib.sha256(name.encode()).hexdigest()[:16] for name in names], dtype="U16")
     kept = _first(owner, keys)
     rows, owner, keys = rows[kept], np.unique(owner[kept], return_inverse=True)[1], keys[kept]
     table = test.table.iloc[rows].reset_index(drop=True)
@@ -131,7 +131,7 @@ def check(evidence: Evidence) -> Check:
 
 def _first(owner: NDArray[np.int64], keys: NDArray[np.str_]) -> NDArray[np.int64]:
     """Positions of the photographs of whole patients, at most `MOST`, by the order of the digests of their names."""
-    key = pd.Series(keys).groupby(owner).transform("min").to_numpy(dtype="U64")
+    key = pd.Series(keys).groupby(owner).transform("min").to_numpy(dtype="U16")
     order = np.lexsort((owner, key))
     whole = np.searchsorted(key[order], key[order][MOST]) if len(order) > MOST else len(order)
     return np.sort(order[:whole])
