@@ -158,6 +158,24 @@ def test_wrong_answers_of_a_model(tmp_path):
     assert found.numbers["Wrong answer by red, within a grade"] < 0.65
 
 
+def test_only_whether_to_refer(tmp_path):
+    """Where reference and model say only whether to refer, this alone is predicted, and so are its wrong answers."""
+    random, grades, value = drawn(seed=4)
+    refer = (grades >= 2).astype(int)
+    wrong = value + 0.3 * random.normal(size=len(value)) < -0.8
+    table = tmp_path / "predictions.csv"
+    rows = {"image": [f"{i:05}.jpg" for i in range(len(refer))], "patient": [f"p{i // 2}" for i in range(len(refer))]}
+    pd.DataFrame({**rows, "referable": refer, "predicted_referable": refer ^ wrong}).to_csv(table, index=False)
+    nothing = [None] * len(refer)
+    columns = {"referable": pd.array(refer, dtype="Int8")}
+    given = {"green": (80 + 10 * value).tolist(), "bytes": random.normal(size=len(refer)).tolist()}
+    found = check(evidence(nothing, columns=columns, predictions=load_predictions(table), **given))
+    assert "Wrong answer by green, within a grade" in named(found)
+    targets = {name.partition(" by ")[0] for name in found.numbers if " by " in name}
+    assert targets == {"Referable DR", "Wrong answer"}
+    assert not {"PDR", "Vision-threatening DR"} & set(found.compared)
+
+
 def test_too_few():
     """With too few patients of a grade its area is not given; with too few of any, the check is not assessed, with
     the counts."""
