@@ -313,7 +313,7 @@ class TestMislabelled:
 def ranking(predictions, n):
     """All rows in the order of suspicion: a test may look beyond those that are accused."""
     graded = predictions.table["grade"].to_numpy(dtype=int)
-    likely = mislabelled._likely(predictions, np.arange(n), graded)
+    likely = mislabelled.likely_grades(predictions, np.arange(n), graded)
     return np.argsort(likely[np.arange(n), graded], kind="stable")
 
 
