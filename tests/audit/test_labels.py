@@ -15,6 +15,7 @@ from drgate.demo.synthetic import draw_patient, render
 from drgate.evaluation import plain_of
 from drgate.manifest import load_manifest
 from drgate.predictions import PROBABILITIES, load_predictions, make_predictions
+from drgate.stats import agreement
 
 CHANGES = {
     "mirrored": ImageOps.mirror,
@@ -313,7 +314,7 @@ class TestMislabelled:
 def ranking(predictions, n):
     """All rows in the order of suspicion: a test may look beyond those that are accused."""
     graded = predictions.table["grade"].to_numpy(dtype=int)
-    likely = mislabelled._likely(predictions, np.arange(n), graded)
+    likely = mislabelled.likely_grades(predictions, np.arange(n), graded)
     return np.argsort(likely[np.arange(n), graded], kind="stable")
 
 
@@ -345,6 +346,12 @@ class TestReaders:
             kappa = found[f"{one} and {other}"]
             assert kappa.value == pytest.approx(expected, abs=1e-4)
             assert kappa.low < kappa.value < kappa.high
+            each = [
+                np.histogram2d(rows[one], rows[other], bins=5, range=[(0, 5), (0, 5)])[0]
+                for _, rows in both.groupby(test.table["patient"])
+            ]
+            limits = agreement.limits(np.stack(each), np.ones(len(each)), "quadratic", level=0.95)
+            assert (kappa.low, kappa.high) == pytest.approx(limits, abs=1e-4)
         rest = test.table.loc[:, ["reader_1", "reader_2", "reader_4"]].astype(int).median(axis=1).astype(int)
         theirs = test.table.loc[50:, "reader_3"].astype(int)
         expected = cohen_kappa_score(theirs, rest[50:], weights="quadratic", labels=range(5))
