@@ -15,6 +15,7 @@ NAMES = {
     "order-error": "simulation: how often a right order of classes is accused, and a wrong one named",
     "paired-error": "simulation: how often a worse model is declared non-inferior by drgate compare",
     "photographs": "photographs of full size decoded, prepared and hashed: at most twice libjpeg's scaled decoding",
+    "quality": "the quality rule against EyeQ's grades: its limits chosen again, its ranking, what it refuses",
     "sites-error": "simulation: how often a criterion on the interval for a new site would pass wrongly",
     "standardized-error": "simulation: how often a model at the threshold passes at a deployment mix",
     "train": "time of a training step, compared with a plain PyTorch + peft loop on the same images",

@@ -139,7 +139,8 @@ class Criterion(_Frozen):
         "the word each means all five grades, or every value of the column; a likelihood ratio is NOT_ASSESSED where "
         "sensitivity or specificity is 0 or 100 %, such as without a false positive; gap:metric:target@column is the "
         "largest difference between the values of a column; noninferior:metric:target~baseline (or ~readers) is the "
-        "difference from another model or from human readers, with a margin",
+        "difference from another model or from human readers, with a margin; audit:patients and the like, at_most: 0, "
+        "are checks of the audit, and what one finds fails the verdict, required or not",
         json_schema_extra={"pattern": _ids(about for about in METRICS.values() if not about.not_asked)},
     )
     at_least: float | None = Field(default=None, description="passes at this value and above; a fraction: 0.90, not 90")
@@ -269,7 +270,10 @@ class Criterion(_Frozen):
     def _threshold_is_possible(self, value: float) -> None:
         about = self.id.about
         (low, high), (least, greatest) = about.limits, about.values
-        if high == math.inf and value <= 0:
+        if about.kind == "count":
+            if self.at_most != 0:
+                raise ValueError(f"{self.id!r}: an audit finds nothing or fails; give at_most: 0")
+        elif high == math.inf and value <= 0:
             raise ValueError(f"{self.id!r}: give a positive {about.kind.replace('index', 'number')}, not {value:g}")
         elif not low <= value <= high:
             raise ValueError(f"{self.id!r}: {not_a_fraction(value)}")
@@ -373,15 +377,6 @@ class Declared(_Frozen):
         return self
 
 
-class Audit(_Frozen):
-    """Whether an audit for leakage between training and test images is required."""
-
-    required: bool = Field(
-        default=False,
-        description="true: no model passes without an audit that found no leak (no command writes one yet)",
-    )
-
-
 def fact(key: str) -> str:
     """The name of a fact that a checklist states, such as `IntendedUse.images_an_eye`, in words."""
     return _FACTS.get(key) or key.replace("_", " ")
@@ -459,7 +454,6 @@ class Checklist(_Frozen):
     intended_use: IntendedUse = Field(default=IntendedUse(), description="for whom and how the model is used")
     reference: Reference = Field(default=Reference(), description="how the reference grades were made")
     test_set: TestSet = Field(default=TestSet(), description="the kind of test set")
-    audit: Audit = Field(default=Audit(), description="audit for leakage between training and test images")
     deployment: (
         Annotated[
             dict[str, Annotated[float, Field(ge=0, le=1)]],

@@ -169,7 +169,7 @@ def compare(
         pair = Pair.of(first, second, images_a_patient=declared)
     except PredictionsError as problem:
         raise PredictionsError(f"{first.origin} and {second.origin} cannot be compared: {problem}") from problem
-    looks = [_look(table, checklist, log) for table in (first, second)]  # before the numbers are known to anybody
+    looks = [look_of(table, checklist, log) for table in (first, second)]  # before the numbers are known to anybody
     differences = _Differences(pair, level, resamples, bootstrap.seed_from(pair.counted_digest))
     rests_on = REFERRED if pair.lacks(ACCURACY) else ACCURACY
     right = pair.rightly_referred if rests_on == REFERRED else pair.right
@@ -191,20 +191,28 @@ def compare(
     )
 
 
-def _look(predictions: Predictions, checklist: Checklist, log: Log) -> Look:
-    """The look of one table, by what it says of its model and test set."""
+def look_of(predictions: Predictions, checklist: Checklist, log: Log) -> Look:
+    """The look that a table takes, by what it says of its model and test set; where the same answers were looked at
+    before, that one. Raises UsageError where it cannot be logged."""
+    name, about = _seen(predictions)
+    return log.look(predictions, name, checklist, comparing=True, **about)[0]
+
+
+def refuse_look(predictions: Predictions, checklist: Checklist, log: Log) -> None:
+    """Raise what `look_of` would raise; nothing is logged."""
+    name, about = _seen(predictions)
+    log.foreseen(predictions, name, checklist, **about)
+
+
+def _seen(predictions: Predictions) -> tuple[str, dict[str, Any]]:
     parts = (predictions.provenance.get(part, {}) for part in ("model", "manifest"))
     model, manifest = (part if isinstance(part, dict) else {} for part in parts)
     tensors = model.get("tensor_digest")
-    look, _ = log.look(
-        predictions,
-        str(manifest.get("name") or Path(predictions.origin).name),
-        checklist,
-        model=tensors if isinstance(tensors, str) else None,
-        chosen_on=manifest.get("split") == "val",
-        comparing=True,
-    )
-    return look
+    name = str(manifest.get("name") or Path(predictions.origin).name)
+    return name, {
+        "model": tensors if isinstance(tensors, str) else None,
+        "chosen_on": manifest.get("split") == "val",
+    }
 
 
 def accuracy_difference(

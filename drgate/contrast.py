@@ -305,24 +305,31 @@ class _Paired:
         return self.pair.difference(self.first, self.second, self.counted, level=level)
 
 
+def median_grades(grades: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The median grade (n,) of the readers (n, k) who have graded an image, NaN who has not; NaN of fewer than three.
+
+    Of an even number the last one is left out, because their median would be the higher or the lower of two.
+    """
+    graded = ~np.isnan(grades)
+    given = graded.sum(axis=1)
+    last = graded & (given % 2 == 0)[:, None] & (np.cumsum(graded, axis=1) == given[:, None])
+    ordered = np.sort(np.where(last, np.nan, grades), axis=1)
+    middle = ordered[np.arange(len(grades)), np.maximum(given - 1, 0) // 2]
+    return np.asarray(np.where(given >= MADE_BY_OTHERS - 1, middle, np.nan))
+
+
 def _graded_by(table: pd.DataFrame, name: str, readers: Sequence[str], unit: str) -> pd.DataFrame:
     """The rows that a reader has graded, whole eyes or patients where these are judged.
 
     readers: those whose grades make the reference in place of the table's, without this one; none: the table's stays.
-    The reference is the median of the others who have graded an image, three at least; of an even number the last one
-    is left out, because the median of an even number would be the higher or the lower of two.
+    The reference is `median_grades` of the others.
     """
     usable = table["grade"].notna() & table[name].notna()
     if readers:
         others = table[[one for one in readers if one != name]].to_numpy(dtype=np.float64, na_value=np.nan)
-        graded = ~np.isnan(others)
-        given = graded.sum(axis=1)
-        others[graded & (given % 2 == 0)[:, None] & (np.cumsum(graded, axis=1) == given[:, None])] = np.nan
-        given -= given % 2 == 0
-        middle = np.sort(others, axis=1)[np.arange(len(table)), np.maximum(given, 0) // 2]
-        usable &= given >= MADE_BY_OTHERS - 1
-        median = pd.array(np.where(given >= MADE_BY_OTHERS - 1, middle, np.nan), dtype="Float64").astype("Int8")
-        table = table.assign(grade=pd.Series(median, index=table.index))
+        median = median_grades(others)
+        usable &= ~np.isnan(median)
+        table = table.assign(grade=pd.Series(pd.array(median, dtype="Float64").astype("Int8"), index=table.index))
     if unit != "image":
         who = table[["patient", "eye"][: 2 if unit == "eye" else 1]].astype("str").agg("\0".join, axis=1)
         usable &= ~who.isin(who[~usable])

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
-from typing import Final
+from typing import Final, Literal
 
 from drgate import contrast
 from drgate.checklist import RULE_WORDS, Checklist, Criterion, level_words, percent_words
 from drgate.evaluation import (
+    BY_VALUE,
+    Audit,
+    Checked,
     CriterionResult,
     Estimate,
     GateError,
@@ -21,6 +25,7 @@ from drgate.evaluation import (
     Training,
 )
 from drgate.measure import Metrics
+from drgate.metrics import AUDITED, MetricId
 from drgate.stats import power
 from drgate.stats.error_rates import BY_INTERVAL, FOUND, NO_CHANCE, SIMULATED_LEVEL
 
@@ -47,7 +52,7 @@ def decide(
     looks_left: whether the test set may be used again, so that added patients can help.
     """
     all_comers = metrics.all_comers(criterion, metric)
-    decided_on = "point" if criterion.id.about.kind in ("range", "amount") else metrics.checklist.evidence.decide_on
+    decided_on = "point" if criterion.id.about.kind in BY_VALUE else metrics.checklist.evidence.decide_on
     shown = True  # of a range or an amount, the estimate is all there is
     status: Status
     if isinstance(metric, NotEstimable):
@@ -482,14 +487,77 @@ def _rule(criterion: Criterion) -> str:
     return f"{words} {number}"
 
 
-def barred(look: Look, data: TestSet, checklist: Checklist) -> str:
+NO_AUDIT: Final = "no audit was made. Evaluate the model itself, or give an audit with --audit (drgate audit)."
+NOT_JUDGED: Final = "not judged: the audit found a leak."
+"""Why nothing but the audit is decided, where test images or patients were in training."""
+
+
+def audited(criterion: Criterion, audit: Audit | None) -> CriterionResult:
+    """A criterion on a check of the audit. What it found fails the verdict, whatever the checklist requires.
+
+    Suspected is not assessed: hashes alone prove nothing.
+    """
+    found = None if audit is None else audit.check(criterion.id.target)
+    estimate: Metric = NotEstimable(NO_AUDIT if audit is None else "the audit does not make this check.")
+    status: Status = "NOT_ASSESSED"
+    if found is not None and found.status in ("found", "clean"):
+        compared = found.compared.get("test", max(found.compared.values(), default=0))
+        estimate = Estimate(kind="count", value=float(found.count), n=compared)
+        status = "FAIL" if found.status == "found" else "PASS"
+    elif found is not None:
+        suspected = f"{found.count} suspected, which proves nothing. " if found.status == "suspected" else ""
+        estimate = NotEstimable(f"{suspected}{found.reason}")
+    reason = f"Not assessed: {estimate.reason}" if isinstance(estimate, NotEstimable) else _compared(estimate, found)
+    return CriterionResult(
+        id=criterion.id,
+        status=status,
+        comparator=criterion.comparator,
+        threshold=criterion.threshold,
+        decided_on="point",
+        required=criterion.required or status == "FAIL",
+        added=criterion.added,
+        estimate=estimate,
+        reason=reason,
+        shown=True if status == "FAIL" else None,
+    )
+
+
+def _compared(estimate: Estimate, found: Checked | None) -> str:
+    assert found is not None, "it was assessed"
+    sides = ", ".join(f"{number} {name.replace('_', ' ')}" for name, number in found.compared.items())
+    return f"{estimate.value:.0f} found{f' (compared: {sides})' if sides else ''}. {found.reason}".rstrip()
+
+
+def unlisted(audit: Audit | None, criteria: Sequence[Criterion]) -> list[CriterionResult]:
+    """Checks that found something and that the checklist does not list, each as a required criterion."""
+    listed = {criterion.id.target for criterion in criteria if criterion.id.metric == "audit"}
+    extra = [MetricId("audit", one) for one in AUDITED if one not in listed]
+    found = (audited(Criterion(id=name, at_most=0.0), audit) for name in extra)
+    return [replace(one, added="audit") for one in found if one.status == "FAIL"]
+
+
+def not_judged(criterion: Criterion, decided_on: Literal["bound", "point"]) -> CriterionResult:
+    """A criterion where the audit found a leak: no answer was set beside a grade."""
+    return CriterionResult(
+        id=criterion.id,
+        status="NOT_ASSESSED",
+        comparator=criterion.comparator,
+        threshold=criterion.threshold,
+        decided_on="point" if criterion.id.about.kind in BY_VALUE else decided_on,
+        required=criterion.required,
+        added=criterion.added,
+        estimate=NotEstimable(NOT_JUDGED),
+        reason=f"Not assessed: {NOT_JUDGED}",
+        ceiling=criterion.ceiling,
+    )
+
+
+def barred(look: Look, data: TestSet) -> str:
     """Why no criterion can pass on this test set; empty where one can."""
     if look.used_up:
         return f"This is look {look.number} at a test set that allows {look.allowed}. Use a fresh test set."
     if data.selected_here:
         return "The model was selected on these images. Use the test split."
-    if checklist.audit.required and data.audit is None:
-        return "The checklist requires an audit of the training images against the test images, and none was given."
     return ""
 
 

@@ -16,6 +16,7 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 
+from drgate.audited import READ_AT_MOST
 from drgate.checklist import Checklist
 from drgate.columns import PROBABILITIES, graded_rows, reader_columns, reference_of, unexplained
 from drgate.decide import barred
@@ -24,11 +25,15 @@ from drgate.evaluation import Look, Model, TestSet, plain_of
 from drgate.given import Problems
 from drgate.judge import Evidence, Output, Ready, Source, Test, prepared
 from drgate.looks import Foreseen, Log
+from drgate.page_one import of_audit
 from drgate.plan import plan
 from drgate.predictions import ANSWERS, OPEN, Predictions, make_predictions
 from drgate.sample import Sample
 from drgate.scale import GRADES, GROUPS, REFERABLE_CLASSES, doubts
 
+WHILE_SCORING: Final = (
+    f"While scoring, up to {READ_AT_MOST} training photographs are read and compared by their pixels too."
+)
 TRIED: Final = 4
 """Images that a model grades, to show that it runs."""
 
@@ -50,6 +55,7 @@ class DryRun:
     a table's answers are. images, graded, without_output: counts. patients: None where they are not known.
     never, not_assessed: criteria that no model passes on this test set, and such that lack what they need.
     nothing_passes: why no criterion on images can pass; empty where one can. signed: whether a key was given.
+    audit: what tables and fingerprint show of it now, and what is compared while a model scores, as sentences.
     notes: what was recognised in the files, and questions about the grades.
     """
 
@@ -72,6 +78,7 @@ class DryRun:
     signed: bool
     folder: str
     notes: tuple[str, ...]
+    audit: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; model and test set as in an evaluation."""
@@ -140,7 +147,14 @@ def dry_run(
         signed=output.key is not None,
         folder=str(output.folder or ready.usual_folder),
         notes=(*ready.predictions.notes, *_questions(ready.predictions)),
+        audit=tuple(_audit(ready)),
     )
+
+
+def _audit(ready: Ready) -> list[str]:
+    """The audit as it is now: of a model, no picture was compared."""
+    said = of_audit(ready.facts.audit)
+    return said if ready.grader is None or ready.leak else [*said, WHILE_SCORING]
 
 
 def _questions(predictions: Predictions) -> list[str]:
@@ -169,7 +183,9 @@ def _columns(table: pd.DataFrame, checklist: Checklist) -> tuple[str, ...]:
 
 def _nothing_passes(ready: Ready, checklist: Checklist, look: Foreseen) -> str:
     """Why nothing can pass on this test set, and what to do; empty where something can."""
-    if why := barred(Look(look.number, look.allowed, ""), ready.facts, checklist):
+    if ready.leak:
+        return "The audit found a leak: no answer would be judged, the verdict would be FAIL, and no look be taken."
+    if why := barred(Look(look.number, look.allowed, ""), ready.facts):
         return why
     lacking = Sample.of(ready.predictions, checklist, data=ready.facts).no_patients
     return str(lacking) if lacking is not None and checklist.evidence.decide_on == "bound" else ""
@@ -220,6 +236,7 @@ def _out_of_reach(ready: Ready, checklist: Checklist, look: Foreseen) -> tuple[t
     for one in best.criteria:
         # Right answers are without probabilities: of what needs them, only that they are not there is known.
         unseen = one.id.about.from_probabilities and "without probabilities" not in _scale(ready)
+        unseen |= one.id.metric == "audit" and ready.grader is not None and not ready.leak  # seen while scoring
         if one.status == "NOT_ASSESSED" and not unseen and one.id not in never:
             lacking.append(Barred(one.id, one.required, one.reason.removeprefix("Not assessed: ")))
         elif one.id.about.of_the_run and not one.id.of and not one.id.needs_baseline and one.status == "FAIL":

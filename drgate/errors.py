@@ -10,7 +10,7 @@ import reprlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import IntEnum
-from typing import ClassVar, Final
+from typing import Any, ClassVar, Final
 
 from drgate import limits
 
@@ -99,6 +99,16 @@ class CertificateError(DrgateError):
 
 class TrainingError(DrgateError):
     """A training run cannot start or continue."""
+
+
+class LeakFound(DrgateError):
+    """Test images or patients were in training (exit code 1). found: the audit that shows it."""
+
+    exit_code: ClassVar[int] = ExitCode.FAILED
+
+    def __init__(self, message: str, found: Any) -> None:
+        super().__init__(message)
+        self.found = found
 
 
 class NotCertified(DrgateError):

@@ -23,9 +23,11 @@ from drgate.checklist import Checklist, Criterion
 from drgate.class_order import grade_mix, reordered
 from drgate.compare import accuracy_difference
 from drgate.contrast import Beside, too_small
-from drgate.decide import barred, cannot_pass, decide, gate_error
+from drgate.decide import audited, barred, cannot_pass, decide, gate_error, not_judged, unlisted
 from drgate.elsewhere import by_prevalence, net_benefit, sites
+from drgate.errors import PredictionsError
 from drgate.evaluation import (
+    Audit,
     Baseline,
     Bin,
     Counts,
@@ -40,13 +42,14 @@ from drgate.evaluation import (
     Stability,
     TestSet,
     Training,
+    Without,
     read_as,
     verdict_of,
 )
 from drgate.measure import Metrics
 from drgate.metrics import NAMES, MetricId, grades_of
-from drgate.page_one import flagged_images, page_one
-from drgate.predictions import Predictions, published
+from drgate.page_one import flagged_images, of_leak, page_one, without_them
+from drgate.predictions import Predictions, published, without_answers
 from drgate.sample import Sample, patients_of, unit_lacks
 from drgate.scale import TITLES
 from drgate.stats import bootstrap, stability
@@ -71,7 +74,8 @@ def evaluate(
     model, data: descriptions of the model and the test set; copied to the evaluation. Of a test set the digest, by
         which a checklist declares it, and how patients were named are filled in where they are not given.
     training: the run's record, if there is one; its `stability` and `baseline` are filled in here.
-    look: beyond the allowed number of looks nothing can pass.
+    look: beyond the allowed number of looks nothing can pass. Where the audit in `data` found a leak there is none, and
+        no answer is used: only the audit is decided.
     baseline: the best earlier run's predictions on the same images.
 
     Raises PredictionsError without reference grades or without a column that the checklist slices by.
@@ -83,7 +87,10 @@ def evaluate(
         data = dataclasses.replace(data, images_digest=predictions.images_digest)
     if data.patients is None:
         data = dataclasses.replace(data, patients=patients_of(predictions))
-    look = look or Look(1, checklist.looks, "")
+    leak = data.audit is not None and bool(data.audit.leaks)
+    look = look or Look(0 if leak else 1, checklist.looks, "")
+    if leak:
+        predictions = without_answers(predictions)
     # alpha/K: every look is tested at its share of alpha
     level = 1 - (1 - checklist.evidence.level) / max(checklist.looks, look.allowed)
     sample = Sample.of(predictions, checklist, data=data)
@@ -91,6 +98,15 @@ def evaluate(
     metrics = Metrics(sample, checklist, level, seed)
     training = training or Training()
     training = dataclasses.replace(training, stability=_window(training, checklist))
+    software = {
+        "drgate": __version__,
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "scipy": scipy.__version__,
+        "pandas": pd.__version__,
+    }
+    if leak:
+        return _not_judged(predictions, checklist, sample, model, data, training, look, seed, software)
     if baseline is not None:
         training = dataclasses.replace(training, baseline=Baseline(published(baseline).digest))
 
@@ -113,14 +129,19 @@ def evaluate(
     beside = {one.id: compared.noninferior(one.id) for one in criteria if one.id.against}
     results = []
     for criterion in criteria:
+        if criterion.id.metric == "audit":
+            results.append(audited(criterion, data.audit))
+            continue
         metric = beside[criterion.id][0] if criterion.id in beside else found.get(criterion.id)
         if metric is None or criterion.policy != criterion.id.default_policy:
             metric = metrics.estimate(criterion.id, criterion.policy)
         metric = _enough(metric, criterion, metrics)
         results.append(decide(criterion, metric, metrics, training, looks_left=look.number < look.allowed))
-    why = barred(look, data, checklist)
+    results += unlisted(data.audit, criteria)
+    why = barred(look, data)
     if why:
-        results = [cannot_pass(result) for result in results]
+        results = [result if result.id.metric == "audit" else cannot_pass(result) for result in results]
+    suspected = _without_suspects(predictions, checklist, model, data, training, look, baseline)
     flagged = flagged_images(predictions)
     matrix, no_output = sample.confusion()
     return Evaluation(
@@ -151,14 +172,9 @@ def evaluate(
                 compared.of_readers(),
             ),
             *grade_mix(predictions, checklist),
+            *without_them(suspected),
         ),
-        software={
-            "drgate": __version__,
-            "python": platform.python_version(),
-            "numpy": np.__version__,
-            "scipy": scipy.__version__,
-            "pandas": pd.__version__,
-        },
+        software=software,
         barred=why or None,
         reordered=reordered(predictions, model),
         three_ways=metrics.three_ways(),
@@ -175,7 +191,93 @@ def evaluate(
         by_prevalence=by_prevalence(metrics, found),
         net_benefit=net_benefit(metrics, found),
         sites=sites(predictions, metrics, data),
+        without_suspects=suspected,
     )
+
+
+def _not_judged(
+    predictions: Predictions,
+    checklist: Checklist,
+    sample: Sample,
+    model: Model,
+    data: TestSet,
+    training: Training,
+    look: Look,
+    seed: int,
+    software: dict[str, str],
+) -> Evaluation:
+    """What is left to say where test images or patients were in training: the audit's criteria alone are decided."""
+    criteria = checklist.each_criterion(sample.slice_names)
+    basis = checklist.evidence.decide_on
+    results = [
+        audited(one, data.audit) if one.id.metric == "audit" else not_judged(one, basis) for one in criteria
+    ] + unlisted(data.audit, criteria)
+    matrix, no_output = sample.confusion()
+    return Evaluation(
+        verdict=verdict_of(results, observed=basis == "point"),
+        criteria=tuple(results),
+        metrics={},
+        confusion_matrix=matrix,
+        no_output=no_output,
+        spec=HeldAgainst(checklist.name, checklist.version, checklist.digest, checklist.content()),
+        data=data,
+        counts=read_as(Counts, sample.counts(), "The counts", expected="counts"),
+        predictions_digest=predictions.digest,
+        bootstrap_seed=f"{seed:016x}",
+        model=model,
+        training=training,
+        look=look,
+        flagged=(),
+        page_one=of_leak(sample, checklist, data),
+        software=software,
+    )
+
+
+def _without_suspects(
+    predictions: Predictions,
+    checklist: Checklist,
+    model: Model,
+    data: TestSet,
+    training: Training,
+    look: Look,
+    baseline: Predictions | None,
+) -> Without | None:
+    """The verdict without the patients of images that may be copies of training images; None where there are none."""
+    if data.audit is None or not data.audit.suspects:
+        return None
+    suspects, table = {*data.audit.suspects}, predictions.grouped
+    suspected = np.isin([key or "" for key in predictions.content_keys], [one[:16] for one in suspects])
+    suspected |= table["image"].isin(suspects).to_numpy(dtype=bool)
+    patients = table["patient"][suspected].dropna()
+    gone = suspected | table["patient"].isin(patients).to_numpy(dtype=bool)
+    kept = predictions.table[~gone].reset_index(drop=True)
+    left = int(gone.sum()), patients.nunique() or None
+    try:
+        other = evaluate(
+            dataclasses.replace(predictions, table=kept),
+            checklist,
+            model=model,
+            data=dataclasses.replace(data, audit=_unsuspected(data.audit)),
+            training=training,
+            look=look,
+            baseline=None
+            if baseline is None
+            else dataclasses.replace(
+                baseline, table=baseline.table[baseline.table["image"].isin(kept["image"])].reset_index(drop=True)
+            ),
+        )
+    except PredictionsError as problem:  # nothing that can be counted is left
+        return Without(*left, reason=str(problem))
+    return Without(*left, verdict=other.verdict, criteria={one.id: one.status for one in other.criteria})
+
+
+def _unsuspected(audit: Audit) -> Audit:
+    """The same audit of the set without what it suspects: what remains has nothing near it in training."""
+    checks = tuple(
+        dataclasses.replace(one, status="not_assessed", count=0) if one.status == "suspected" else one
+        for one in audit.checks
+    )
+    return dataclasses.replace(audit, checks=checks, suspects=())
 
 
 def lines(predictions: Predictions, checklist: Checklist) -> tuple[CriterionResult, ...]:

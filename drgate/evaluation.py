@@ -25,7 +25,7 @@ from pydantic import (
 
 from drgate.errors import ANSWERS, DrgateError, ExitCode
 from drgate.files import canonical_json, parse_moment
-from drgate.metrics import MetricId
+from drgate.metrics import LEAKS, MetricId
 from drgate.scale import SCALE_TITLES, Kind, On, Scale
 
 if TYPE_CHECKING:
@@ -34,9 +34,11 @@ if TYPE_CHECKING:
 Status = Literal["PASS", "OBSERVED", "FAIL", "INSUFFICIENT", "NOT_ASSESSED"]
 Verdict = Literal["PASS", "OBSERVED", "FAIL", "INSUFFICIENT"]
 
+BY_VALUE: Final = ("range", "amount", "count")
+"""Kinds of metrics that have no interval: the value decides."""
+
 FORMAT: Final = "drgate evaluation 3"
 MAX_VALID_DAYS: Final = 3650
-NOT_CHECKED: Final = "Leakage between training and test data: not checked."
 
 
 def _moment(text: str) -> str:
@@ -141,8 +143,8 @@ class Estimate(Typed):
     """One measured quantity with its interval.
 
     kind: "proportion" (k of n, in [0, 1]), "index" (kappa, AUC), "difference" (of proportions, in [-1, 1]), "range" (of
-        accuracies, in [0, 1]) or "amount" (USD).
-    k, n: counts of a proportion; n alone counts the images behind an index.
+        accuracies, in [0, 1]), "amount" (USD) or "count" (what an audit found).
+    k, n: counts of a proportion; n alone counts the images behind an index, or what an audit compared of the test set.
     value: k/n for a proportion.
     low, high: the interval that decides, at two-sided `level`; absent where a quantity has none (a cost).
     method: what made the interval, e.g. "clopper-pearson", "patient bootstrap, percentile".
@@ -153,7 +155,7 @@ class Estimate(Typed):
     expected: what a perfectly calibrated model would show here (of a calibration error).
     """
 
-    kind: Literal["proportion", "index", "difference", "range", "amount"]
+    kind: Literal["proportion", "index", "difference", "range", "amount", "count"]
     value: float
     k: _Count | None = None
     n: _Count | None = None
@@ -199,7 +201,8 @@ class CriterionResult(Typed):
     threshold: in the units of the estimate; of a rule with two ends the lower, and `ceiling` the upper one.
     decided_on: "bound" (a limit of the interval) or "point" (the estimate).
     required: whether the verdict rests on it; the others are advisory.
-    added: "safety" for criteria that the owner's checklist did not have; empty otherwise.
+    added: "safety" for criteria that the owner's checklist did not have; "audit" for a check that the checklist does
+        not list and that found something; empty otherwise.
     reason: a sentence for a clinician.
     shown: of a FAIL, whether the whole interval misses the rule; absent for every other status.
     all_comers: where images without output are left out of the estimate: the same proportion with these as the worst
@@ -445,11 +448,51 @@ class CutOffs(Typed):
     digest: str
 
 
+_Found = Literal["clean", "suspected", "found", "not_assessed"]
+_STATUS: Final[dict[_Found, Status]] = {
+    "clean": "PASS",
+    "suspected": "NOT_ASSESSED",
+    "found": "FAIL",
+    "not_assessed": "NOT_ASSESSED",
+}
+"""Of the criterion on a check."""
+_Names = tuple[Annotated[str, Field(pattern=r"^([0-9a-f]{16}(-[0-9]+)?|row-[0-9]+)$")], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Checked(Typed):
+    """One check of an audit in short: see `drgate.audit.result.Check`."""
+
+    id: Annotated[str, Field(pattern="^[a-z_]{1,40}$")]
+    status: _Found
+    count: _Count = 0
+    compared: dict[str, _Count] = field(default_factory=dict)
+    reason: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class Audit(Typed):
-    """The audit of the test set, by its digest."""
+    """The audit of the test set, by the digest of the whole (`audit.json`), and what each check found.
 
-    digest: str
+    given: it was handed in, not made in the run that scored. suspects: published names of test images that may be in
+    training, which hashes alone do not show. copies: published names of images that show the same picture: their
+    patients count as one.
+    """
+
+    digest: Annotated[str, Field(pattern="^sha256:[0-9a-f]{64}$")]
+    checks: tuple[Checked, ...]
+    given: bool = False
+    suspects: _Names = ()
+    copies: tuple[_Names, ...] = ()
+
+    def check(self, name: str) -> Checked | None:
+        """None where it was not made."""
+        return next((one for one in self.checks if one.id == name), None)
+
+    @property
+    def leaks(self) -> tuple[Checked, ...]:
+        """The checks that found a leak: then no answer is judged."""
+        return tuple(one for one in self.checks if one.id in LEAKS and one.status == "found")
 
 
 @dataclass(frozen=True, slots=True)
@@ -476,7 +519,7 @@ class TestSet(Typed):
     split: of the manifest; absent where the whole manifest was judged. manifest_digest: absent for a table from
     elsewhere. dealt_by_seed: the seed by which training dealt patients to splits. grades: the file that reference
     grades were joined from. operating_point: cut-offs that decide instead of the most probable grade.
-    selected_here: the model was chosen on these images. warnings, leakage: sentences for page one.
+    selected_here: the model was chosen on these images. warnings: sentences for page one.
     patients: how they were named. readers: columns of readers, of the manifest or of the file of grades.
     """
 
@@ -492,7 +535,6 @@ class TestSet(Typed):
     audit: Audit | None = None
     selected_here: bool = False
     warnings: tuple[str, ...] = ()
-    leakage: str = NOT_CHECKED
     patients: Patients | None = None
     readers: _Readers = ()
 
@@ -646,14 +688,15 @@ class Favour(Typed):
 class Look(Typed):
     """The place of one model among all looks at its test images.
 
-    number: from 1. allowed: how many looks were declared before the first. time: ISO 8601 in UTC; empty without a look.
+    number: from 1; 0 where none was taken, because an audit found a leak. allowed: how many looks were declared before
+    the first. time: ISO 8601 in UTC; of number 0 when the leak was found; empty for an evaluation in memory.
     line: `sha256:...` of its line in the chain, by which a certificate is bound to it.
     regraded: the first of `regraded_count`. unlinked: other test sets in the log whose patients could not be compared
     with these. patient_key: id of the key by which they could be; empty without one. tables: how many tables that
     differ in their numbers alone were seen under it.
     """
 
-    number: _Number
+    number: _Count
     allowed: _Number
     time: Moment | Literal[""]
     line: str | None = None
@@ -864,6 +907,21 @@ class Sites(Typed):
 
 
 @dataclass(frozen=True, slots=True)
+class Without(Typed):
+    """The verdict without the patients of images that an audit suspects to be copies of training images.
+
+    images, patients: how many are left out; patients absent where they are unknown (then the images alone are).
+    criteria: the status of each. reason: why there is no verdict.
+    """
+
+    images: _Count
+    patients: _Count | None = None
+    verdict: Verdict | None = None
+    criteria: dict[MetricId, Status] = field(default_factory=dict)
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Evaluation(Typed):
     """Everything that was found about one set of predictions, held against one checklist.
 
@@ -889,6 +947,11 @@ class Evaluation(Typed):
     reliability: by endpoint, bins of the predicted probability with what was observed.
     by_prevalence: by endpoint, predictive values over prevalence. net_benefit: absent without a deployment mix. sites:
         absent where the checklist names no column of sites. All three are shown only.
+    without_suspects: the verdict without the patients whose images may be copies of training images; absent without
+        such.
+
+    Where the audit found a leak, no answer is used and no look is taken: only its criteria are decided, and there are
+    no metrics.
     """
 
     verdict: Verdict
@@ -919,6 +982,7 @@ class Evaluation(Typed):
     by_prevalence: dict[str, tuple[Predictive, ...]] = field(default_factory=dict)
     net_benefit: NetBenefit | NotEstimable | None = None
     sites: Sites | None = None
+    without_suspects: Without | None = None
 
     @property
     def exit_code(self) -> int:
@@ -930,6 +994,11 @@ class Evaluation(Typed):
     def warnings(self) -> tuple[CriterionResult, ...]:
         """Advisory criteria that are not met: a PASS with these is a PASS with warnings."""
         return tuple(c for c in self.criteria if not c.required and c.status in ("FAIL", "INSUFFICIENT"))
+
+    @property
+    def leaks(self) -> tuple[Checked, ...]:
+        """The checks of the audit that found test images or patients in training; empty where none did."""
+        return () if self.data.audit is None else self.data.audit.leaks
 
     @property
     def observed_only(self) -> bool:
@@ -990,13 +1059,22 @@ class Evaluation(Typed):
         for one in self.criteria:
             if one.status == "OBSERVED" and not self.observed_only:
                 return f"{one.id} is OBSERVED, but the checklist decides on the limits of intervals"
-            by_value = one.id.about.kind in ("range", "amount")
+            by_value = one.id.about.kind in BY_VALUE
             if one.status == "PASS" and self.observed_only and not by_value:
                 return f"{one.id} is PASS, but the checklist decides on estimates, which show nothing"
             if (one.shown is None) == (one.status == "FAIL"):
                 return f"{one.id} is {one.status}; shown is given for FAIL, and only for FAIL"
             if one.would_pass and not (one.status == "INSUFFICIENT" and self.barred):
                 return f"{one.id} would pass, but is {one.status}, or nothing keeps it from passing (barred)"
+        if bool(self.leaks) == bool(self.look.number) or (self.leaks and self.metrics):
+            return "a look is taken where the audit found no leak, and only there, and there are no metrics without one"
+        for one in self.criteria:
+            checked = self.data.audit and self.data.audit.check(one.id.target)
+            if one.id.metric == "audit" and one.status != _STATUS[checked.status if checked else "not_assessed"]:
+                return f"{one.id} is {one.status}, which is not what its audit found"
+        decided = {one.id.target for one in self.criteria if one.id.metric == "audit"}
+        if {one.id for one in self.leaks} - decided:
+            return "its audit found what no criterion is about"
         roles = [file.role for file in self.model.files] or ["table"]  # a table in memory has no file
         if roles[0] != ("table" if self.model.of_table else "model") or {"model", "table"} & {*roles[1:]}:
             return "its model is not one file in the role model, named first (of a table: the table alone)"

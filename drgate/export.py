@@ -110,7 +110,7 @@ def export(
     refuse_existing(refused, "move it away, or give another folder with --out")
     parent, trusted = _admitted(source.path, certificate, checklist, trust, allow_unsigned, allow)
     certified = parent.evaluation.model.preprocessing
-    grader, test_set = model_and_test_set(
+    grader, test_set, _ = model_and_test_set(
         source.path,
         test.data,
         test.split,

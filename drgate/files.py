@@ -14,7 +14,7 @@ import re
 import secrets
 import shutil
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -58,6 +58,33 @@ def write_atomically(path: Path, data: bytes) -> None:
     """Write `data` to `path` atomically: a reader never sees a part of it."""
     with replacing(path) as temporary:
         temporary.write_bytes(data)
+
+
+def write_private(folder: Path, name: str, data: bytes, *, ignored: bytes = b"") -> None:
+    """Write a new file that its owner alone can read from the start, and that Git leaves out.
+
+    ignored: the lines that the folder's .gitignore already has.
+    """
+    lines = [line for line in ignored.decode("utf-8", "surrogateescape").splitlines() if line != name]
+    write_atomically(folder / ".gitignore", "\n".join([*lines, name, ""]).encode("utf-8", "surrogateescape"))
+    descriptor = os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "wb") as handle:
+        handle.write(data)
+
+
+def ignored_in(folder: Path) -> bytes:
+    """The content of a folder's .gitignore; empty without one."""
+    path = folder / ".gitignore"
+    if not path.is_file():
+        return b""
+    return read_limited(path, limits.LIST_BYTES, "Git's list of ignored files", UsageError)
+
+
+def as_csv(rows: Iterable[Sequence[object]]) -> bytes:
+    """Rows as a CSV file in UTF-8."""
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows(rows)
+    return text.getvalue().encode()
 
 
 def remove(folder: Path, owner: int) -> None:

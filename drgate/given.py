@@ -32,6 +32,7 @@ WRITTEN: Final = (
     "certificate.json",
     PREDICTIONS,
     "predictions.scored.json",
+    "audit.json",
     "report.html",
     "report.md",
     "junit.xml",

@@ -12,7 +12,6 @@ first; a table of predictions is used as it is, or with reference grades from a 
 from __future__ import annotations
 
 import contextlib
-import csv
 import hashlib
 import json
 import os
@@ -24,8 +23,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
 
 import pandas as pd
 
-from drgate import limits
+from drgate import audited, limits
 from drgate.answers import NEEDS_CUT_OFFS, Answer
+from drgate.audited import AUDIT, Against, Found
 from drgate.certificate.scored import SignedTable, beside, read_scored
 from drgate.certificate.sign import certify
 from drgate.certificate.statement import (
@@ -39,13 +39,14 @@ from drgate.certificate.statement import (
 from drgate.certificate.trust import signer
 from drgate.checklist import Checklist, parse_checklist
 from drgate.columns import graded_rows, reader_columns
-from drgate.errors import CertificateError, DrgateError, ManifestError, PredictionsError, UsageError
+from drgate.errors import CertificateError, DrgateError, LeakFound, ManifestError, PredictionsError, UsageError
 from drgate.evaluate import evaluate, require_evaluable
 from drgate.evaluation import (
     CUT_OFFS,
     CutOffs,
     Evaluation,
     File,
+    Look,
     Model,
     Reference,
     Scoring,
@@ -56,12 +57,15 @@ from drgate.evaluation import (
     read_as,
 )
 from drgate.files import (
+    as_csv,
     hashed,
+    ignored_in,
     parse_json,
     read_json,
     read_limited,
     sha256_file,
     write_atomically,
+    write_private,
 )
 from drgate.given import NAMES as NAMES
 from drgate.given import (
@@ -76,7 +80,7 @@ from drgate.given import (
     table_in,
 )
 from drgate.grades import join_grades
-from drgate.looks import Log, given_time
+from drgate.looks import Log, current_time, given_time
 from drgate.manifest import load_manifest
 from drgate.mapping import PLAIN, ColumnMap, for_several, require_used
 from drgate.models import DESCRIPTION, find_model, refuse_no_base
@@ -92,14 +96,17 @@ from drgate.predictions import (
     other_cut_offs,
     published,
     published_names,
+    with_copies_merged,
     with_readers,
+    without_answers,
     without_grades,
     write_predictions,
 )
 from drgate.record import FILE as RECORD
 from drgate.record import FOREIGN, foreign_evidence, training_evidence
 from drgate.sample import Pair, patients_of
-from drgate.score import model_and_test_set, score
+from drgate.scale import GRADES
+from drgate.score import model_and_test_set, score, unanswered
 from drgate.screen import SILENT, Progress
 from drgate.tables import read, read_table
 
@@ -112,7 +119,6 @@ _T = TypeVar("_T")
 _NAMES_HEADER: Final = ("image", "own_image", "patient", "own_patient")
 _LONGEST_NAME: Final = 255
 """Of a test set: its folder's or file's."""
-LEAKAGE_BEYOND: Final = "Leakage beyond that: not checked."
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +145,9 @@ class Source:
 class Test:
     """The test set.
 
-    data, split: the manifest that a model is scored on. grades: reference grades for a table that was scored without.
+    data, split: the manifest that a model is scored on. train: further manifests of its training data, to compare with.
+    audit: of a table, the folder or file of an audit of its images. grades: reference grades for a table that was
+    scored without.
     looks, time, patient_key: of the look; see `drgate.looks.Log`. The key also compares patients with those that a
     model, or cut-offs, came from. columns: which column is which, in the table (or manifest) and the file of grades.
     """
@@ -153,6 +161,8 @@ class Test:
     time: str | None = None
     patient_key: PatientKey | None = None
     columns: ColumnMap = PLAIN
+    train: Sequence[Path] = ()
+    audit: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +198,8 @@ class Judgement:
     """What was found, and the folder that holds all of it.
 
     predictions: as they are published; `own_names` leads back from their images. baseline: likewise.
-    looks: the chain that the look is logged in; None for a variant of a certified model, which takes none.
+    looks: the chain that the look is logged in; None for a variant of a certified model and where the audit found a
+    leak, which take none.
     """
 
     evaluation: Evaluation
@@ -204,7 +215,8 @@ class Ready:
     """Everything that a judgement needs, checked: what is left is the look, and the numbers.
 
     predictions: with the caller's own names. grader: of a model. signed: what the table's scorer signed. earlier: the
-    baseline, as it is published. named: the folder that the model was given as; empty where it was a file.
+    baseline, as it is published. named: the folder that the model was given as; empty where it was a file. audit: of
+    the test set.
     """
 
     predictions: Predictions = field(repr=False)
@@ -216,6 +228,12 @@ class Ready:
     signed: SignedTable | None = field(default=None, repr=False)
     earlier: Predictions | None = field(default=None, repr=False)
     named: str = ""
+    audit: Found | None = None
+
+    @property
+    def leak(self) -> bool:
+        """Whether its audit found test images or patients in training: then no answer is judged."""
+        return self.facts.audit is not None and bool(self.facts.audit.leaks)
 
     @property
     def usual_folder(self) -> Path:
@@ -266,18 +284,27 @@ def judge(
         if parent is not None:
             model, facts = _inherited(parent, model, facts)
             look, chain = parent.evaluation.look, None
+        elif ready.leak:
+            look, chain = Look(0, checklist.looks, test.time or current_time()), None
         else:
             # Before the numbers are known to anybody: a look that was taken counts, whatever becomes of it.
             look, chain = Log(test.looks, test.time, test.patient_key).look(
-                ready.predictions, facts.name, checklist, model=ready.judged, chosen_on=facts.selected_here
+                ready.predictions,
+                facts.name,
+                checklist,
+                model=ready.judged,
+                chosen_on=facts.selected_here,
             )
         evaluation = evaluate(
             public, checklist, model=model, data=facts, training=ready.training, look=look, baseline=ready.earlier
         )
         _write(fresh, evaluation, public, key)
-        if ready.signed is not None:
+        if ready.audit is not None:
+            write_atomically(fresh / AUDIT, ready.audit.to_bytes())
+        if ready.signed is not None and not ready.leak:
             ready.signed.write(beside(fresh / PREDICTIONS))
-        _write_names(fresh, _own_names(ready.predictions, public), folder)
+        if names := _own_names(ready.predictions, public):
+            write_private(fresh, NAMES, as_csv([_NAMES_HEADER, *names]), ignored=ignored_in(folder))
     return Judgement(evaluation, public, folder, key is not None, chain, ready.earlier)
 
 
@@ -318,7 +345,9 @@ def prepared(
     of(lambda: _refuse_no_folder(output))
     if (grades := test.grades) is not None:
         of(lambda: read(grades, "a table of reference grades", PredictionsError, columns=for_several(columns)))
-    opened = of(lambda: _opened(source, test, point, cut_offs, parent, progress, trial)) if readable else None
+    opened = (
+        of(lambda: _opened(source, checklist, test, point, cut_offs, parent, progress, trial)) if readable else None
+    )
     if opened is None or (problems is not None and problems.found):
         return None
     found = of(lambda: _ready(source, opened, checklist, test, evidence, point, cut_offs, parent, history))
@@ -351,6 +380,7 @@ class _Opened:
     """SHA-256 of a table's file."""
     grader: Grader | None = None
     signed: SignedTable | None = None
+    audit: Found | None = None
 
 
 def _tried(source: Source, test: Test, problems: Problems) -> bool:
@@ -374,6 +404,7 @@ def _previous(path: Path | None) -> Reference | None:
 
 def _opened(
     source: Source,
+    checklist: Checklist,
     test: Test,
     point: OperatingPoint | None,
     cut_offs: Subject | None,
@@ -384,7 +415,12 @@ def _opened(
     """The table, or the model's answers."""
     table = None if source.python is not None else source_in(source.path)
     if table is not None:
-        for given, option in ((test.data, "--data"), (source.preprocess, "--preprocess"), (source.base, "--base")):
+        for given, option in (
+            (test.data, "--data"),
+            (source.preprocess, "--preprocess"),
+            (source.base, "--base"),
+            (test.train or None, "--train"),
+        ):
             if given is not None:
                 raise UsageError(
                     f"{table} is read as a table of predictions, which needs no {option}; leave it out or give a model."
@@ -392,17 +428,22 @@ def _opened(
         with hashed(table, PredictionsError) as content:
             predictions = load_predictions(table, point, columns=test.columns)
         signed, scoring = _scored(table, predictions, source.scorers)
-        return _Opened(predictions, scoring, content, signed=signed)
+        found = audited.recorded(predictions)
+        if test.audit is not None and not (found and found.summary.leaks):
+            found = audited.given(test.audit, predictions)
+        return _Opened(predictions, scoring, content, signed=signed, audit=found)
     path = model_in(source.path)
     if source.scorers:
         raise UsageError(f"{path} is a model, which is scored here; leave --scorer-key out.")
     _refuse_other_cut_offs(path, cut_offs)
+    if test.audit is not None:
+        raise UsageError(f"{path} is a model, whose test set is audited while it is scored; leave --audit out.")
     if test.grades is not None:
         raise UsageError(
             "--grades joins grades to a table of predictions: score the model first (drgate score MODEL --data "
             "MANIFEST --out PREDICTIONS), then evaluate PREDICTIONS."
         )
-    grader, test_set = model_and_test_set(
+    grader, test_set, training = model_and_test_set(
         path,
         test.data,
         test.split,
@@ -412,6 +453,7 @@ def _opened(
         lora_alpha=source.lora_alpha,
         python=source.python,
         columns=test.columns,
+        train=test.train,
     )
     _refuse_other_answers(path, grader.answer, point)
     if test_set.sealed:
@@ -423,10 +465,17 @@ def _opened(
         more = f" ({len(contradictions) - 1} more: drgate manifest shows all.)" if contradictions[1:] else ""
         raise ManifestError(f"{test.data}: {contradictions[0]} Both cannot be true; keep one.{more}")
     progress.started(trial or len(test_set))
-    predictions = score(
-        grader, test_set, workers=source.workers, advance=progress.advance, patient_key=test.patient_key, trial=trial
-    )
-    return _Opened(replace(predictions, unused=test_set.unused), Scoring("this run"), grader=grader)
+    mix = None if checklist.deployment is None else [checklist.deployment[grade] for grade in GRADES]
+    # What was exported from a certified model has its audit.
+    against = Against(training, test.patient_key, mix) if parent is None else None
+    try:
+        predictions = score(
+            grader, test_set, workers=source.workers, advance=progress.advance, against=against, trial=trial
+        )
+    except LeakFound as leak:
+        predictions = unanswered(grader, test_set, leak.found)
+    found = audited.recorded(predictions)
+    return _Opened(replace(predictions, unused=test_set.unused), Scoring("this run"), grader=grader, audit=found)
 
 
 def _ready(
@@ -451,6 +500,11 @@ def _ready(
     _refuse_contradictions(predictions)
     model, facts = _known(predictions, path, scoring, opened.content)
     facts = replace(facts, warnings=(*facts.warnings, *predictions.notes))
+    if opened.audit is not None:
+        facts = replace(facts, audit=opened.audit.summary)
+    elif parent is not None:
+        facts = replace(facts, audit=parent.evaluation.data.audit)
+    leak = facts.audit is not None and bool(facts.audit.leaks)
     if cut_offs is not None and not model.of_table:
         if any(file.name == cut_offs.name and file != cut_offs for file in model.files):
             raise UsageError(f"--operating-point and a file of the model are both called {cut_offs.name}; rename one.")
@@ -465,9 +519,11 @@ def _ready(
         opened.signed if scoring.by == "signed" and grades is None else None,
         known=grades is not None or scoring.by != "elsewhere",
     )
+    if leak:
+        predictions = without_answers(predictions)
     if point is not None:
         unchecked = point.refuse_overlap(predictions, test.patient_key)
-        predictions = predictions.at(point)
+        predictions = predictions if leak else predictions.at(point)
         facts = replace(facts, operating_point=_read(CutOffs, point.content(), "The operating point"))
         if unchecked:
             facts = _warned(facts, unchecked)
@@ -478,9 +534,10 @@ def _ready(
         facts = replace(facts, selected_here=True)
     facts = replace(facts, patients=patients_of(predictions))
     named = path.resolve().name if grader is not None and path.is_dir() else ""
-    return Ready(
-        predictions, published(predictions, checklist), model, facts, training, grader, opened.signed, named=named
-    )
+    copies = () if facts.audit is None else facts.audit.copies
+    predictions = with_copies_merged(predictions, copies)
+    public = published(predictions, checklist)
+    return Ready(predictions, public, model, facts, training, grader, opened.signed, named=named, audit=opened.audit)
 
 
 def shown_with(judgement: Judgement, interval: str) -> Evaluation:
@@ -586,7 +643,6 @@ def _known(predictions: Predictions, source: Path, scoring: Scoring, sha256: str
             "images_digest": manifest["images_digest"],
             "dealt_by_seed": seed,
             "warnings": warnings,
-            "leakage": " ".join([*provenance.get("leakage", []), LEAKAGE_BEYOND]),
             "grades": provenance.get("grades"),
         }
     except KeyError as problem:
@@ -835,12 +891,12 @@ def _training(
 
 
 def _inherited(parent: Statement, model: Model, facts: TestSet) -> tuple[Model, TestSet]:
-    """With the certificate that stability, cost, look and leakage come from; it must be on the same test set."""
+    """With the certificate that stability, cost, look and audit come from; it must be on the same test set."""
     before = parent.evaluation.data
     if before.manifest_digest != facts.manifest_digest:
         raise UsageError("The certificate is on another test set; give the one that it was made on with --data.")
     warnings = tuple(dict.fromkeys([*facts.warnings, *before.warnings]))
-    return replace(model, parent=reference(parent)), replace(facts, leakage=before.leakage, warnings=warnings)
+    return replace(model, parent=reference(parent)), replace(facts, warnings=warnings)
 
 
 def _write(folder: Path, evaluation: Evaluation, predictions: Predictions, key: SigningKey | None) -> None:
@@ -871,27 +927,6 @@ def _own_names(predictions: Predictions, public: Predictions) -> list[tuple[str,
     )
     rows = list(zip(*(column for pair in pairs for column in pair), strict=True))
     return [] if all(image == name and patient == who for image, name, patient, who in rows) else rows
-
-
-def _write_names(folder: Path, rows: Sequence[tuple[str, str, str, str]], before: Path) -> None:
-    """Write `names.csv`, readable by its owner alone from the start, and keep it out of Git; nothing without rows.
-
-    before: the folder that is replaced, whose further lines of .gitignore stay.
-    """
-    if not rows:
-        return
-    ignored = before / ".gitignore"
-    held = (
-        read_limited(ignored, limits.LIST_BYTES, "Git's list of ignored files", UsageError)
-        if ignored.is_file()
-        else b""
-    )
-    lines = held.decode("utf-8", "surrogateescape").splitlines()
-    lines = [*(line for line in lines if line != NAMES), NAMES, ""]
-    write_atomically(folder / ".gitignore", "\n".join(lines).encode("utf-8", "surrogateescape"))
-    descriptor = os.open(folder / NAMES, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w", newline="", encoding="utf-8") as handle:
-        csv.writer(handle).writerows([_NAMES_HEADER, *rows])
 
 
 def refuse_taken(folder: Path, same: tuple[str | None, ...], output: Output) -> bool:

@@ -367,6 +367,12 @@ def split_by_patient(
     return replace(manifest, table=manifest.table.assign(split=owner.map(place).astype("str")), dealt_by_seed=seed)
 
 
+def dealt_by(record: Mapping[str, Any] | None, manifest: Manifest) -> int | None:
+    """The seed with which training, by its record, split this same manifest; None if it did not."""
+    seed: int | None = record.get("dealt_by_seed") if record else None
+    return seed if record and seed is not None and record.get("dataset_digest") == manifest.digest() else None
+
+
 def _plain(value: object) -> str | int | float | bool:
     """A cell as a plain JSON value (NumPy scalars become Python's)."""
     item = value.item() if hasattr(value, "item") else value

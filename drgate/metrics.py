@@ -45,6 +45,17 @@ NAMES: Final = {**dict(zip(GRADES, TITLES, strict=True)), **GROUP_TITLES}
 
 BELOW_REFERABLE: Final = "vision_threatening_below_referable"
 RIGHT_EYE: Final = "right_eye_sensitivity"
+AUDITED: Final = {
+    "patients": "Patients who are in training too",
+    "eyes": "Eyes that are in training too",
+    "files": "Files that are in training too",
+    "pixels": "Equal pixels in training",
+    "near_duplicates": "Near-duplicates in training",
+    "label_conflicts": "One picture under two grades",
+}
+"""The checks of an audit (`drgate.audit`) that a criterion can be about, with what each counts."""
+LEAKS: Final = tuple(name for name in AUDITED if name != "label_conflicts")
+"""Those that find a leak between training and test images."""
 _EVERY: Final = (*GRADES, *GROUPS)
 _WITHOUT_LIMIT: Final = (-math.inf, math.inf)
 _PARTS: Final = ("metric", "target", "column", "value", "deployed", "of", "against")
@@ -57,7 +68,7 @@ class Definition:
     title: for reports. titles: of targets that have their own.
     targets: the grades and groups that it is measured for; "" for all grades together.
     kind: "proportion" (of images, in [0, 1]), "index" (a plain number), "difference" (of proportions), "range" (of
-        accuracies), "amount" (USD).
+        accuracies), "amount" (USD), "count" (of findings).
     better: "higher", "lower", or "between" where the best value is inside.
     values: lowest and highest value. limits: lowest and highest threshold. perfect: the best value, where better is
         "between".
@@ -70,7 +81,7 @@ class Definition:
         "score", "calibration": the probabilities; how(given, outcome, patients, level=..., images_a_patient=...)
         "expected_error": the probabilities; how(given, outcome, seed=...); it has no interval
         "groups": the share named in the id, in each group of a column
-        "run": the training run, another model or readers: no slices, no deployment mix, not the images alone
+        "run": the training run, another model, readers or an audit: no slices, no deployment mix, not the images alone
     compares: names of the metrics that it compares, where the id names one of them.
     counted: the denominator of a share, by reference grade ("with" or "without" the target) or by predicted grade
         ("predicted", "predicted_other"); "all" where there is no grade.
@@ -87,7 +98,7 @@ class Definition:
     title: str
     targets: tuple[str, ...] = ("",)
     titles: Mapping[str, str] = field(default_factory=dict)
-    kind: Literal["proportion", "index", "difference", "range", "amount"] = "proportion"
+    kind: Literal["proportion", "index", "difference", "range", "amount", "count"] = "proportion"
     better: Literal["higher", "lower", "between"] = "higher"
     values: tuple[float, float] = (0.0, 1.0)
     limits: tuple[float, float] = (0.0, 1.0)
@@ -117,7 +128,7 @@ class Definition:
 
     @property
     def of_the_run(self) -> bool:
-        """Whether it is about the training run, another model or readers."""
+        """Whether it is about the training run, another model, readers or an audit."""
         return self.by == "run"
 
     @property
@@ -627,6 +638,18 @@ METRICS: Final[dict[str, Definition]] = {
             better="lower",
             values=(0.0, math.inf),
             limits=(0.0, math.inf),
+            by="run",
+            policies=False,
+        ),
+        Definition(
+            name="audit",
+            title="Audit",
+            targets=(*AUDITED,),
+            titles=AUDITED,
+            kind="count",
+            better="lower",
+            values=(0.0, math.inf),
+            limits=(0.0, 0.0),
             by="run",
             policies=False,
         ),

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from drgate.checklist import Checklist, fact, percent_words
-from drgate.evaluation import CriterionResult, Estimate, Flagged, Look, Metric, TestSet, Training
-from drgate.metrics import BELOW_REFERABLE, RIGHT_EYE, MetricId
+from drgate.evaluation import Audit, CriterionResult, Estimate, Flagged, Look, Metric, TestSet, Training, Without
+from drgate.metrics import AUDITED, BELOW_REFERABLE, RIGHT_EYE, MetricId
 from drgate.predictions import NO_PROBABILITIES, Predictions, as_grades
 from drgate.sample import Sample
 from drgate.scale import GROUPS
@@ -44,6 +44,7 @@ def page_one(
         lines.append("This checklist only tests a pipeline. Its verdict certifies nothing.")
     if checklist.evidence.decide_on == "point":
         lines.append("Decided on point estimates. They describe these images and show nothing for future patients.")
+    lines += of_audit(data.audit)
     lines += _only_whether_to_refer(sample)
     lines += _patients(sample, checklist, data)
     if flagged:
@@ -86,7 +87,7 @@ def page_one(
         )
     if data.grades:
         lines.append(f"Reference grades were added from {data.grades.name} (SHA-256 {data.grades.sha256[:16]}...).")
-    lines += [*data.warnings, data.leakage]
+    lines += data.warnings
     lines.append(
         "Referable: what the reference says in the column referable; nothing shows by which rule."
         if sample.reference_scale == "referable"
@@ -124,6 +125,60 @@ def page_one(
         if missing:
             lines.append(f"The checklist does not state ({of}): {', '.join(missing)}.")
     return tuple(lines)
+
+
+def of_leak(sample: Sample, checklist: Checklist, data: TestSet) -> tuple[str, ...]:
+    """The notes where the audit found a leak, in place of `page_one`."""
+    return (
+        *(
+            ["This checklist only tests a pipeline. Its verdict certifies nothing."]
+            if checklist.purpose == "pipeline"
+            else []
+        ),
+        "The audit found test images or patients in training. Figures on them would show what the model remembers, so "
+        "no answer was set beside a grade, and no look was taken. Take a test set that shares nothing with training.",
+        *of_audit(data.audit),
+        *_patients(sample, checklist, data),
+        *data.warnings,
+    )
+
+
+def of_audit(audit: Audit | None) -> list[str]:
+    """What was checked, what was found, and what was not checked and why."""
+    if audit is None:
+        return [
+            "No audit was made: nothing shows that no test image and no test patient was in training. Evaluate the "
+            "model itself, or give an audit with --audit (drgate audit)."
+        ]
+    lines = ["The audit was given, not made in this run."] if audit.given else []
+    titles = {one.id: AUDITED.get(one.id, one.id.replace("_", " ").capitalize()) for one in audit.checks}
+    for status, word in (("found", "found"), ("suspected", "suspected, not shown")):
+        for one in (check for check in audit.checks if check.status == status):
+            sides = ", ".join(f"{number} {name.replace('_', ' ')}" for name, number in one.compared.items())
+            compared = f" (compared: {sides})" if sides else ""
+            lines.append(f"Audit: {titles[one.id]}: {one.count} {word}{compared}. {one.reason}".rstrip())
+    if clean := [titles[one.id] for one in audit.checks if one.status == "clean"]:
+        lines.append(f"Audit, nothing found: {'; '.join(clean)}.")
+    missing = [one for one in audit.checks if one.status == "not_assessed"]
+    for reason in dict.fromkeys(one.reason for one in missing):
+        named = "; ".join(titles[one.id] for one in missing if one.reason == reason)
+        lines.append(f"Audit, not checked: {named}. {reason}".rstrip())
+    if audit.copies:
+        extra = sum(len(group) - 1 for group in audit.copies)
+        lines.append(
+            f"{_count(extra, 'image')} of the test set {'shows' if extra == 1 else 'show'} the same picture as another "
+            "one. Their patients count as one."
+        )
+    return lines
+
+
+def without_them(found: Without | None) -> list[str]:
+    """The verdict without what hashes alone suspect."""
+    if found is None:
+        return []
+    who = _count(found.images, "image") if found.patients is None else _count(found.patients, "patient")
+    verdict = f"the verdict is {found.verdict}" if found.verdict else f"there is no verdict: {found.reason}"
+    return [f"Without the {who} whose images may be in training, {verdict}{'' if found.reason else '.'}"]
 
 
 def _only_whether_to_refer(sample: Sample) -> list[str]:

@@ -658,7 +658,7 @@ def _not_planned(criterion: Criterion) -> str:
     """Why a criterion has no number of cases; empty where it has one."""
     about = criterion.id.about
     if about.of_the_run:
-        return "about the training run, another model or readers, not the test images alone"
+        return "about the training run, another model, readers or an audit, not the test images alone"
     if not about.is_expected and about.by != "groups":
         return "neither a proportion of images nor a kappa"
     return "at the deployment mix, which depends on the rates of all grades" if criterion.id.deployed else ""

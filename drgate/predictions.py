@@ -362,6 +362,32 @@ def published(predictions: Predictions, checklist: Checklist | None = None) -> P
     return found
 
 
+def without_answers(predictions: Predictions) -> Predictions:
+    """The same images and grades without what the model answered."""
+    bare = predictions.table.drop(columns=["severity", *_REFERS], errors="ignore")
+    bare = bare.assign(predicted=pd.array([None] * len(bare), dtype="Int8"), **dict.fromkeys(PROBABILITIES, np.nan))
+    columns = [one for one in predictions.table.columns if one in bare.columns]
+    return replace(predictions, table=bare[columns], at_cut_offs=True)
+
+
+def with_copies_merged(predictions: Predictions, copies: Sequence[Sequence[str]]) -> Predictions:
+    """The predictions with the patients of images that show the same picture as one; see `evaluation.Audit.copies`.
+
+    The column patient stays as it is. Where patients are unknown nothing changes.
+    """
+    found = predictions.patients
+    if not copies or found.codes is None:
+        return predictions
+    place = {name: row for row, name in enumerate(published_names(predictions.table))}
+    codes = found.codes.copy()
+    for group in copies:
+        several = np.isin(codes, codes[[place[one] for one in group if one in place]])
+        codes[several] = codes[several].min(initial=len(codes))
+    merged = replace(predictions)
+    merged.__dict__["patients"] = replace(found, codes=pd.factorize(codes)[0].astype(np.int64))
+    return merged
+
+
 def with_readers(predictions: Predictions, readers: Sequence[str]) -> Predictions:
     """The predictions without the columns of all other readers."""
     others = [column for column in reader_columns(predictions.table) if column not in readers]

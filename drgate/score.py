@@ -13,7 +13,7 @@ import importlib
 import os
 import platform
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -26,17 +26,19 @@ import PIL
 from numpy.typing import NDArray
 
 from drgate import __version__
-from drgate.errors import ImageUnreadable, ManifestError, PredictionsError, UsageError
+from drgate.audited import ALONE, Against, Found, after, before, training_rows
+from drgate.errors import ImageUnreadable, LeakFound, ManifestError, PredictionsError, UsageError
 from drgate.evaluation import plain_of
-from drgate.manifest import Manifest, load_manifest, split_by_patient
+from drgate.manifest import Manifest, dealt_by, load_manifest, split_by_patient
 from drgate.mapping import PLAIN, ColumnMap
+from drgate.metrics import AUDITED
 from drgate.models import find_model, refuse_no_base
-from drgate.predictions import ANSWERS, Predictions, make_predictions
+from drgate.predictions import ANSWERS, Predictions, make_predictions, without_answers
 
 if TYPE_CHECKING:
     from drgate.answers import Answer
+    from drgate.audit.evidence import Examined
     from drgate.certificate.statement import Statement
-    from drgate.patients import PatientKey
     from drgate.preprocessing import Preprocessing
     from drgate.vision.grader import Grader
     from drgate.vision.prepared import Prepared
@@ -58,10 +60,10 @@ def score(
     *,
     workers: int | None = None,
     advance: Callable[[int], Any] = lambda images: None,
-    patient_key: PatientKey | None = None,
+    against: Against | None = ALONE,
     trial: int | None = None,
 ) -> Predictions:
-    """Grade every image of a manifest.
+    """Grade every image of a manifest, and audit it in the same pass.
 
     An image that cannot be read, or for which the model gives no finite numbers, becomes a row without probabilities
     and a `NoOutputWarning`; the checklist defines how such images count.
@@ -70,32 +72,31 @@ def score(
     (SystemExit).
 
     workers: processes that decode (default: one per core; 0: decode in this process). advance: called after each batch
-    with its number of images. patient_key: by which patients are compared with those of the training set. trial: grade
-    only so many images, spread over the set; the others have no output.
+    with its number of images. against: what the set is compared with; None makes no audit. trial: grade only so many
+    images, spread over the set; the others have no output, and no picture is compared.
 
-    Raises ManifestError when the model's fingerprint shows that a patient or an image was in its training set, or a
-    file's SHA-256 differs from the manifest's; PredictionsError when another column cannot be read or no image could be
-    graded.
+    Raises LeakFound where the audit shows that a patient or an image was in training, before scoring where tables and
+    fingerprint show it (see `unanswered`); ManifestError where a file's SHA-256 differs from the manifest's;
+    PredictionsError when another column cannot be read or no image could be graded.
     """
-    _refuse_training_patients(grader, manifest, patient_key)
     table = manifest.table
     rows = _rows(manifest)
+    audit = None if against is None else before(grader, manifest, against)
+    _refuse_leak(audit, manifest)
     tried = np.arange(len(manifest))
     if trial is None:
         found = _all_shares(grader, manifest, workers, advance)
     else:
         tried = np.unique(np.linspace(0, len(manifest) - 1, trial).astype(np.int64))
-        found = _Scored(np.full((len(manifest), grader.answer.width), np.nan), {}, [])
+        found = _Scored(np.full((len(manifest), grader.answer.width), np.nan), {}, {})
         share = _share(grader, manifest, tried, 0, advance)
         found.outputs[tried] = share.outputs
         found.refused.update(share.refused)
-        found.known.extend(share.known)
-    refused, known = found.refused, found.known
-    if known:
-        raise ManifestError(
-            f"{manifest.origin}: {len(known)} images of this set were in the model's training set "
-            f"({_few(known)}: equal perceptual hash); use other images."
-        )
+    refused = found.refused
+    if against is not None and trial is None:
+        seen = [found.seen.get(image, refused.get(image, "")) for image in table["image"]]
+        audit = after(grader, manifest, against, seen, workers=workers)
+        _refuse_leak(audit, manifest)
     silent = np.asarray(~np.isfinite(found.outputs).all(axis=1))
     if silent[tried].all():
         reason = next(iter(refused.values()), "the model gave no finite numbers.")
@@ -105,7 +106,33 @@ def score(
         reason = refused.get(image, f"the model gave no finite numbers for {image}.")
         warnings.warn(f"No output: {reason}", NoOutputWarning, stacklevel=2)
     scored = rows.assign(**answer.columns(found.outputs))
-    return make_predictions(scored, str(manifest.origin), _provenance(grader, answer, manifest, patient_key))
+    return make_predictions(scored, str(manifest.origin), _provenance(grader, answer, manifest, audit))
+
+
+def unanswered(grader: Grader, manifest: Manifest, found: Found) -> Predictions:
+    """The table of a set on which the model may not be judged: its rows, and no answer to any."""
+    rows = _rows(manifest).assign(predicted=None)
+    record = _provenance(grader, grader.answer, manifest, found)
+    return without_answers(make_predictions(rows, str(manifest.origin), record))
+
+
+def _refuse_leak(found: Found | None, manifest: Manifest) -> None:
+    """Raise LeakFound where an audit found a leak."""
+    if found is None or not (leaks := found.summary.leaks):
+        return
+    shown = "; ".join(f"{AUDITED[one.id].lower()}: {one.count}" for one in leaks)
+    raise LeakFound(
+        f"{manifest.origin}: the audit found a leak ({shown}). The model knows these images or patients; use others.",
+        found,
+    )
+
+
+class ToScore(NamedTuple):
+    """A model, the images to score with it, and the training data at hand."""
+
+    grader: Grader
+    test_set: Manifest
+    training: tuple[Manifest, ...]
 
 
 def model_and_test_set(
@@ -119,15 +146,16 @@ def model_and_test_set(
     lora_alpha: float | None = None,
     python: str | None = None,
     columns: ColumnMap = PLAIN,
-) -> tuple[Grader, Manifest]:
+    train: Sequence[Path] = (),
+) -> ToScore:
     """The model, and the images to score with it. preprocess, lora_alpha, python: see `load_grader`.
-    columns: which column of the manifest is which.
+    columns: which column of the manifests is which. train: further manifests of training data, of which the splits
+    train and val count, or all where there are none; the other splits of the test set's own manifest count too.
 
     These are the images of one split. If the manifest has no splits but training split this manifest itself, as the
     model's record or its parent's certificate states, they are the images of that split; otherwise all images.
 
-    Raises DrgateError for a file that is not a model, a missing or unusable manifest, and patients or byte-identical
-    files that the split shares with another split.
+    Raises DrgateError for a file that is not a model and a missing or unusable manifest.
     """
     if data is None:
         raise UsageError(f"{source} is a model and needs images; give them with --data MANIFEST.")
@@ -138,26 +166,25 @@ def model_and_test_set(
     if base is not None:
         refuse_no_base(base)
     manifest = load_manifest(data, columns=columns)
+    given = tuple(training_rows(load_manifest(one, columns=columns)) for one in train)
     from drgate.vision.graders import load_grader
 
     grader = load_grader(source, base, preprocess, lora_alpha=lora_alpha, python=python)
     if manifest.table["split"].isna().all():
         seed = _dealt_by(grader, manifest, parent)
         if seed is None:
-            return grader, manifest
+            return ToScore(grader, manifest, given)
         manifest = split_by_patient(manifest, seed=seed)
-    if leaks := manifest.leaks(split):
-        raise ManifestError(leaks[0])
-    return grader, manifest.select(split)
+    others = manifest.table["split"].notna() & (manifest.table["split"] != split)
+    rest = (replace(manifest, table=manifest.table[others].reset_index(drop=True)),) if others.any() else ()
+    return ToScore(grader, manifest.select(split), (*rest, *given))
 
 
 def _dealt_by(grader: Grader, manifest: Manifest, parent: Statement | None) -> int | None:
     """The seed with which training split this same manifest, if it did."""
     if parent is not None:
         return parent.evaluation.data.dealt_by_seed
-    record = grader.record or {}
-    seed: int | None = record.get("dealt_by_seed") if record.get("dataset_digest") == manifest.digest() else None
-    return seed
+    return dealt_by(grader.record, manifest)
 
 
 def _all_shares(grader: Grader, manifest: Manifest, workers: int | None, advance: Callable[[int], Any]) -> _Scored:
@@ -179,18 +206,18 @@ def _all_shares(grader: Grader, manifest: Manifest, workers: int | None, advance
         raise PredictionsError(
             f"{manifest.origin}: the processes did not score every image exactly once; score again in one process."
         )
-    whole = _Scored(np.empty((n, grader.answer.width)), {}, [])
+    whole = _Scored(np.empty((n, grader.answer.width)), {}, {})
     for positions, share in shares:
         whole.outputs[positions] = share.outputs
         whole.refused.update(share.refused)
-        whole.known.extend(share.known)
+        whole.seen.update(share.seen)
     return whole
 
 
 class _Scored(NamedTuple):
     outputs: NDArray[np.float64]  # (n, k), the model's; NaN where there are none
     refused: dict[str, str]  # image -> why it has no output
-    known: list[str]  # images that were in the training set
+    seen: dict[str, Examined]  # image -> what the audit keeps of it
 
 
 def _share(
@@ -205,16 +232,15 @@ def _share(
 
     preprocess = grader.preprocessing
     batch_size = RAW_BATCH if preprocess is None else min(BATCH, max(1, BATCH_PIXELS // preprocess.size**2))
-    trained_on = _trained_on(grader)
     contents = manifest.content_digests()
     images = [str(image) for image in manifest.table["image"].iloc[positions]]
     prepared = in_processes(
-        partial(_prepare, preprocess=preprocess, hashes=tuple(trained_on)),
-        [manifest.path(image) for image in images],
+        partial(_prepare, preprocess=preprocess),
+        [(manifest.path(image), contents[image]) for image in images],
         workers=usable_cores() if workers is None else workers,
         chunk=max(1, CHUNK * batch_size // BATCH),
     )
-    found = _Scored(np.full((len(images), grader.answer.width), np.nan), {}, [])
+    found = _Scored(np.full((len(images), grader.answer.width), np.nan), {}, {})
     with _ended(grader):
         for start, batch in _batches(prepared, batch_size):
             readable = [i for i, item in enumerate(batch) if not isinstance(item, str)]
@@ -228,13 +254,7 @@ def _share(
                 if isinstance(item, str):
                     found.refused[image] = item
                     continue
-                if item.digest != contents[image]:
-                    raise ManifestError(
-                        f"{manifest.origin}: {manifest.path(image)} changed after its SHA-256 was taken; start again "
-                        "when nothing writes to the data set."
-                    )
-                if any(item.hashes[name] in known for name, known in trained_on.items()):
-                    found.known.append(image)
+                found.seen[image] = item.also
             advance(len(batch))
     return found
 
@@ -273,23 +293,16 @@ def _rows(manifest: Manifest) -> pd.DataFrame:
     return rows
 
 
-def _trained_on(grader: Grader) -> dict[str, set[bytes]]:
-    """By version of the perceptual hash, those of the training images that the grader's fingerprint has."""
-    from drgate.vision.fingerprint import OLDER_HASH
-    from drgate.vision.perceptual import HASH
+def _prepare(file: tuple[Path, str], preprocess: Preprocessing | None) -> Prepared | str:
+    """The network's input as pixels of it, and what the audit keeps of the photograph; or why there is neither.
 
-    if grader.fingerprint is None:
-        return {}
-    found = {HASH: grader.fingerprint.images, OLDER_HASH: grader.fingerprint.older}
-    return {name: {row.tobytes() for row in rows} for name, rows in found.items() if len(rows)}
-
-
-def _prepare(path: Path, preprocess: Preprocessing | None, hashes: tuple[str, ...]) -> Prepared | str:
-    """The network's input as pixels of it, or the reason why there is none."""
+    file: path and SHA-256 (hex). Raises ManifestError where the file has changed.
+    """
+    from drgate.audit.evidence import examined
     from drgate.vision.prepared import prepare_image
 
     try:
-        found = prepare_image(path, preprocess, hashes)
+        found = prepare_image(file[0], preprocess, (), examined, content=file[1])
     except ImageUnreadable as problem:
         return str(problem)
     return found if preprocess is None else replace(found, pixels=preprocess.scaled(found.pixels))
@@ -300,33 +313,6 @@ def _batches(prepared: Iterator[Prepared | str], size: int) -> Iterator[tuple[in
     while batch := list(islice(prepared, size)):
         yield start, batch
         start += len(batch)
-
-
-def _refuse_training_patients(grader: Grader, manifest: Manifest, key: PatientKey | None) -> None:
-    if grader.fingerprint is not None and (shared := grader.fingerprint.shared_patients(manifest.table, key)):
-        raise ManifestError(
-            f"{manifest.origin}: {shared} patient{'' if shared == 1 else 's'} of this set "
-            f"{'was' if shared == 1 else 'were'} in the model's training set; use other patients."
-        )
-
-
-def _few(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-
-
-def _leakage(grader: Grader, manifest: Manifest, key: PatientKey | None) -> list[str]:
-    """The checks for leakage that found none, and what they could not compare; scoring stops where one finds any."""
-    checked = []
-    if manifest.split_of:
-        checked.append("The manifest's splits share no patient and no byte-identical file.")
-    if grader.fingerprint is not None:
-        unchecked = grader.fingerprint.unchecked(key) if manifest.patients_known else "the test set names none"
-        who = "No image" if unchecked else "No patient and no image"
-        whole = "the training sets in the model's fingerprint" if grader.unknown_data else "the model's training set"
-        checked.append(f"{who} of {whole} is in the test set (images by equal perceptual hash).")
-        if unchecked:
-            checked.append(f"Patients were not compared with the training patients: {unchecked}.")
-    return checked
 
 
 def _versions(grader: Grader) -> dict[str, str]:
@@ -342,7 +328,7 @@ def _versions(grader: Grader) -> dict[str, str]:
     return found
 
 
-def _provenance(grader: Grader, answer: Answer, manifest: Manifest, key: PatientKey | None) -> dict[str, Any]:
+def _provenance(grader: Grader, answer: Answer, manifest: Manifest, audit: Found | None) -> dict[str, Any]:
     preprocess = grader.preprocessing
     sources = manifest.table.get("source", pd.Series()).nunique()  # counted: they may be hospitals, and are published
     return {
@@ -372,7 +358,7 @@ def _provenance(grader: Grader, answer: Answer, manifest: Manifest, key: Patient
             "content": preprocess.content(),
             "pillow": PIL.__version__,
         },
-        "leakage": _leakage(grader, manifest, key),
+        **({} if audit is None else audit.record()),
         "warnings": [
             *manifest.copies(),
             *manifest.leftovers(),

@@ -11,6 +11,7 @@ import os
 import shutil
 import tempfile
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
@@ -88,10 +89,16 @@ class Survey:
         }
 
 
-def survey(path: Path, *, columns: ColumnMap = PLAIN, images: Path | None = None) -> Survey:
-    """Read a data set and all its files. Raises ManifestError where no row can be used."""
+def survey(
+    path: Path,
+    *,
+    columns: ColumnMap = PLAIN,
+    images: Path | None = None,
+    regraded: Callable[[Manifest], Manifest] = lambda manifest: manifest,
+) -> Survey:
+    """Read a data set and all its files. regraded: its new version. Raises ManifestError where no row can be used."""
     troubles: list[str] = []
-    manifest = load_manifest(path, columns=columns, images=images, troubles=troubles)
+    manifest = regraded(load_manifest(path, columns=columns, images=images, troubles=troubles))
     found = manifest.found
     assert found is not None
     left_out, not_listed = dict(found.left_out), []

@@ -186,6 +186,7 @@ def verify(
         *_files(statement, given.models),
         *_checklist(evaluation, given.checklist),
         *_look(evaluation, given.looks, numbers.table),
+        *_audit(evaluation, folders, numbers.table),
         *_earlier(evaluation, given.parent, trust.revocations),
         *numbers.findings,
         *scoring,
@@ -386,6 +387,9 @@ def _checklist(evaluation: Evaluation, checklist: Checklist | None) -> Iterator[
 def _look(evaluation: Evaluation, chain: Path | None, table: Predictions | None) -> Iterator[Finding]:
     """Whether the chain of looks has the line that the statement names, and the line says the same."""
     look = evaluation.look
+    if evaluation.leaks:
+        yield "checked", "It took no look: its audit found a leak."
+        return
     if chain is None:
         yield "unchecked", f"--looks was not given: that this was look {look.number} is not confirmed."
         return
@@ -408,6 +412,33 @@ def _look(evaluation: Evaluation, chain: Path | None, table: Predictions | None)
         yield "checked", f"{chain} logs it: look {look.number} of {look.allowed}, {look.time}."
     if later:
         yield "unchecked", f"{chain} logs a later look of this model, {later[-1].get('time')}; ask for its certificate."
+
+
+def _audit(evaluation: Evaluation, folders: Sequence[Path], table: Predictions | None) -> Iterator[Finding]:
+    """Whether the audit beside the certificate, and the one in the table's record, are those that it names."""
+    summary = evaluation.data.audit
+    if summary is None:
+        return
+    from drgate.audit.result import Audit
+    from drgate.audited import AUDIT, recorded, summary_of
+
+    beside = next((path for folder in folders if (path := folder / AUDIT).is_file()), None)
+    whole = None
+    if beside is not None:
+        data = read_limited(beside, limits.JSON_BYTES, "an audit that drgate wrote", UsageError)
+        try:
+            whole = Audit.from_json(json.loads(data), str(beside), CertificateError)
+        except (DrgateError, ValueError, RecursionError) as problem:
+            yield "problem", f"{beside} is not the audit that it names: {problem}"
+            return
+    elif table is not None and not summary.given and (found := recorded(table)):
+        whole = found.audit
+    if whole is None:
+        yield "unchecked", f"The audit {summary.digest} was not given ({AUDIT}): its findings were not compared."
+    elif whole.digest != summary.digest or summary_of(whole, summary.copies, given=summary.given) != summary:
+        yield "problem", f"{beside or 'The record of the predictions'} holds another audit than the one that it names."
+    else:
+        yield "checked", f"{beside or 'The record of the predictions'} holds the audit that it names."
 
 
 def _earlier(evaluation: Evaluation, given: Path | None, revocations: Revocations | None) -> Iterator[Finding]:
@@ -470,7 +501,7 @@ def _numbers(evaluation: Evaluation, path: Path, given: Path | None, baseline: P
     findings: list[Finding] = [
         ("checked", f"{place} holds the predictions that were evaluated."),
         *origin,
-        ("unchecked", "Not checked: the training record, and the statements about leakage and data."),
+        ("unchecked", "Not checked: the training record, what the audit compared, and the statements about data."),
         *recomputation,
     ]
     return _Numbers(
@@ -486,7 +517,7 @@ def _cut_offs(evaluation: Evaluation) -> OperatingPoint | None:
     from drgate.operating_point import parse_operating_point
 
     recorded = evaluation.data.operating_point
-    if recorded is None:
+    if recorded is None or evaluation.leaks:  # then there are no answers to cut
         return None
     return parse_operating_point(plain_of(recorded), "the operating point in the certificate")
 
@@ -523,10 +554,12 @@ def _as_evaluated(
     table: Predictions, evaluation: Evaluation, checklist: Checklist, point: OperatingPoint | None
 ) -> Predictions:
     """The table as an evaluation counts it, be it published or the caller's own: at the cut-offs, then published."""
-    from drgate.predictions import published, with_readers
+    from drgate.predictions import published, with_copies_merged, with_readers, without_answers
 
     table = with_readers(table, evaluation.data.readers)
-    return published(table if point is None else table.at(point), checklist)
+    table = without_answers(table) if evaluation.leaks else table if point is None else table.at(point)
+    audit = evaluation.data.audit
+    return published(with_copies_merged(table, () if audit is None else audit.copies), checklist)
 
 
 def _found(
@@ -671,6 +704,9 @@ def _again(
             "A grader in Python gave these answers, and verify runs nobody's code. Evaluate it again with drgate "
             "evaluate --grader, and compare the two certificates."
         )
+    if evaluation.leaks:
+        yield "unchecked", "The model was not scored again: its audit found a leak, so no answer was judged."
+        return
     name = evaluation.model.files[0].name
     candidates = [*(path for path in _located(statement, models) if path.name == name), *models]
     source = next(iter(candidates), None)
@@ -679,7 +715,7 @@ def _again(
     if table is None:
         raise UsageError("What is scored again is compared with the predictions; give them with --predictions.")
     prepared = evaluation.model.preprocessing
-    grader, test_set = model_and_test_set(
+    grader, test_set, _ = model_and_test_set(
         source,
         how.data,
         evaluation.data.split or "test",
@@ -692,7 +728,7 @@ def _again(
         yield "problem", f"{source} has other tensors ({grader.tensor_digest}) than the model that was judged."
         return
     how.progress.started(len(test_set))
-    scored = score(grader, test_set, workers=how.workers, advance=how.progress.advance)
+    scored = score(grader, test_set, workers=how.workers, advance=how.progress.advance, against=None)
     if (digest := scored.provenance["manifest"]["digest"]) != evaluation.data.manifest_digest:
         yield "problem", f"{how.data} is not the test set that it was judged on: its digest is {digest}."
         return

@@ -105,6 +105,7 @@ def _dry_run(parameters: TrainingConfig, again: str | None, runs: Path | None, f
 
     if _first():
         emit(report.to_json(), human, format, quiet)
+    report.refuse_leak()
     refuse_circles(report.circles, again, quiet=True)
     return 0
 

@@ -1,4 +1,4 @@
-"""`drtrain --dry_run`: settings without effect, time and cost, criteria that cannot pass, earlier attempts.
+"""`drtrain --dry_run`: settings without effect, time and cost, criteria that cannot pass, leaks, earlier attempts.
 
     report = preflight(ready)
     findings(ready)                             # settings that have no effect in this run, in sentences
@@ -13,14 +13,22 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
 import torch
 
-from drgate.errors import DrgateError
+from drgate.audit.collect import own_names
+from drgate.audit.evidence import Evidence, photographs
+from drgate.audit.result import LEAKS, Audit, CheckId, OwnNames
+from drgate.audit.whole import audit
+from drgate.errors import DrgateError, TrainingError
 from drgate.plan import plan
 from drgate.predictions import planned
+from drgate.report import audit as audit_page
+from drgate.scale import GRADES
+from drgate.vision.cache import cache_folder
 from drgate.vision.prepared import prepare_image
 from trainer.attempts.circles import CircleReport
 from trainer.config import FALLING, ONLY_WITH, TrainingConfig
@@ -32,6 +40,12 @@ from trainer.watch import EVALUATIONS_AFTER_BEST, duration, parse_decision
 
 MEASURED_STEPS: Final = 3
 """Forward and backward passes that are timed, after one that is not."""
+
+AUDITED: Final = 2_000
+"""Photographs that an audit reads, a few minutes on two cores; of a larger data set, only the rows are compared."""
+
+_ACROSS: Final[frozenset[CheckId]] = frozenset({*LEAKS, "label_conflicts"}) - {"lineage"}
+_OF_TRAINING: Final[frozenset[CheckId]] = frozenset({"fellow_eyes", "shortcuts", "quality", "case_mix"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +68,8 @@ class Measured:
 class Preflight:
     """What is known about a run before it starts.
 
-    never: required criteria that no model can pass on the test split. unplanned: why that is unknown.
+    never: required criteria that no model can pass on the test split. unplanned: why that is unknown. audits: of the
+    other splits against training, and of the training split. names: the caller's own, in both.
     """
 
     parameters: Mapping[str, Any]
@@ -66,6 +81,20 @@ class Preflight:
     circles: CircleReport
     steps_per_epoch: int
     global_batch: int
+    audits: tuple[Audit, ...]
+    names: OwnNames
+    audited: str
+    """Why photographs were not compared; empty where they were."""
+
+    def refuse_leak(self) -> None:
+        """Raise TrainingError where validation or test and training share what they must not."""
+        found = [one for every in self.audits for one in every.checks if one.id in LEAKS and one.status == "found"]
+        if found:
+            names = ", ".join(f"{audit_page.ABOUT[one.id].title.lower()} {one.count}" for one in found)
+            raise TrainingError(
+                f"Photographs of the other splits are in training ({names}). Put each patient, with all copies, into "
+                "one split."
+            )
 
     def sentences(self) -> list[str]:
         """The report for a person."""
@@ -89,6 +118,10 @@ class Preflight:
             power = self.power
             chance = "" if power is None else f", and a model as good as expected passes with probability {power:.0%}"
             lines.append(f"The test split is large enough for every required criterion{chance}.")
+        for every, what in zip(self.audits, ("Other splits against training", "The training split"), strict=False):
+            lines += [f"{what}. {line}" for line in audit_page.lines(every, self.names)]
+        if self.audited:
+            lines.append(self.audited)
         likenesses = (*self.circles.identical, *self.circles.retraced) or self.circles.nearest
         lines += [likeness.sentence for likeness in likenesses] or ["No earlier attempt is known."]
         return lines
@@ -103,6 +136,7 @@ class Preflight:
             "measured": {name: getattr(cost, name) for name in cost.__slots__},
             "plan": {"never": list(self.never), "power": self.power, "unplanned": self.unplanned},
             "circles": self.circles.to_json(),
+            "audits": [every.to_json() for every in self.audits],
         }
 
 
@@ -114,6 +148,7 @@ def preflight(ready: Ready) -> Preflight:
     never, power, unplanned = _planned(ready)
     measured = _measure(ready)
     found = findings(ready)
+    audits, names, audited = _audited(ready) if ready.group.first else ((), OwnNames({}, {}), "")
     budget, usd = ready.config.budget_usd, measured.usd
     if budget is not None and usd is not None and usd > budget:
         found += (f"budget_usd {budget:g} ends the run before its last epoch: the whole run costs {usd:.2f}.",)
@@ -127,6 +162,9 @@ def preflight(ready: Ready) -> Preflight:
         circles=ready.circles,
         steps_per_epoch=ready.steps_per_epoch,
         global_batch=ready.global_batch,
+        audits=audits,
+        names=names,
+        audited=audited,
     )
 
 
@@ -270,6 +308,27 @@ def _measure(ready: Ready) -> Measured:
         device=torch.cuda.get_device_name(group.device) if cuda else f"{torch.get_num_threads()} CPU threads",
         usd=None if config.usd_per_hour is None else round(seconds / 3600 * config.usd_per_hour, 4),
     )
+
+
+def _audited(ready: Ready) -> tuple[tuple[Audit, ...], OwnNames, str]:
+    """Validation and test against training, and training itself. Reads each photograph once, up to `AUDITED`."""
+    splits = ready.splits
+    others = [splits.val] if splits.test is None else [splits.val, splits.test]
+    images = len(splits.train) + sum(map(len, others))
+    few = images <= AUDITED
+    cache = cache_folder(ready.config.cache_dir)
+    look = partial(photographs, workers=ready.config.num_workers, files=few, cache=cache)
+    seen, train = look(*others), look(splits.train)
+    shares = ready.checklist.deployment
+    mix = None if shares is None else [shares[grade] for grade in GRADES]
+    audits = (
+        audit(Evidence(seen, train), only=_ACROSS),
+        audit(Evidence(train, mix=mix), only=_OF_TRAINING),
+    )
+    why = (
+        f"Photographs were not audited: of {images:,}, more than {AUDITED:,}. Run drgate audit {ready.config.dataset}."
+    )
+    return audits, own_names(seen, train), "" if few else why
 
 
 def _peak() -> int:

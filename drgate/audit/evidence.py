@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,6 +20,7 @@ from PIL import Image
 
 from drgate.audit.gradability import measures
 from drgate.audit.properties import properties
+from drgate.audit.views import VIEWS, views
 from drgate.errors import ImageUnreadable
 from drgate.preprocessing import reduced_copy
 from drgate.vision.cache import Records, software
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from drgate.vision.fingerprint import Fingerprint
 
 IMAGE_BYTES: Final = 32
+_SHA256: Final = "[0-9a-f]{64}"
 KEPT_AT: Final = 256
 """Photographs after which what was seen of them is written to the cache."""
 
@@ -53,15 +55,18 @@ class Examined:
     """`drgate.audit.properties.properties`."""
     measures: dict[str, float]
     """`drgate.audit.gradability.measures`."""
+    views: bytes = b""
+    """`drgate.audit.views.views`: further hashes."""
 
     def record(self) -> list[Any]:
         """As JSON, without the digest, for a cache of this `examined_by`."""
-        return [self.hashed.hex(), self.properties, self.measures]
+        return [self.hashed.hex(), self.properties, self.measures, self.views.hex()]
 
     @classmethod
     def of(cls, digest: str, record: list[Any]) -> Examined:
         """What `record` was made of."""
-        return cls(digest, bytes.fromhex(record[0]), *record[1:])
+        hashed, properties, measures, views = record
+        return cls(digest, bytes.fromhex(hashed), properties, measures, bytes.fromhex(views))
 
 
 def examined(data: bytes, image: Image.Image, reduced: tuple[Image.Image, tuple[int, int, int, int]]) -> Examined:
@@ -71,12 +76,13 @@ def examined(data: bytes, image: Image.Image, reduced: tuple[Image.Image, tuple[
         hash_of_reduced(*reduced),
         properties(data, image),
         measures(image, *reduced),
+        views(*reduced),
     )
 
 
 def examined_by() -> dict[str, str]:
     """All that decides an `Examined` but the photograph."""
-    return software(properties, measures, examined)
+    return software(properties, measures, views, examined)
 
 
 def examine(of: tuple[Path, str]) -> Examined | str:
@@ -126,10 +132,24 @@ class Photographs:
         together = b"".join(one.hashed for one in self.seen if isinstance(one, Examined))
         return np.frombuffer(together, dtype=np.uint8).reshape(-1, IMAGE_BYTES)
 
-    def picture(self, row: int) -> Image.Image:
-        """The upright RGB photograph, as it was examined. Raises ManifestError where its file has changed since."""
-        data, _ = content_of(self.paths[row], self.contents[row])
-        return decode_image(data, self.paths[row], HASHED_AT)
+    @property
+    def views(self) -> NDArray[np.uint8]:
+        """(len(readable), VIEWS, 32), in the order of `readable`."""
+        together = b"".join(one.views for one in self.seen if isinstance(one, Examined))
+        return np.frombuffer(together, dtype=np.uint8).reshape(-1, VIEWS, IMAGE_BYTES)
+
+    def file(self, row: int) -> tuple[Path, str]:
+        """What `picture_of` reads."""
+        return self.paths[row], self.contents[row]
+
+
+def picture_of(file: tuple[Path, str], at_least: int | None = HASHED_AT) -> Image.Image:
+    """The upright RGB photograph, as it was examined, or (None) in full. file: path and SHA-256 (hex).
+
+    Raises ManifestError where the file has changed.
+    """
+    path, content = file
+    return decode_image(content_of(path, content)[0], path, at_least)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -174,7 +194,7 @@ def photographs(
     for number, manifest in enumerate(manifests):
         tables.append(manifest.table.assign(set=number))
         paths += [manifest.path(image) for image in manifest.table["image"]]
-        contents += list(manifest.content_digests().values())
+        contents += _contents(manifest, files)
     seen: list[Examined | str | None] = [None] * len(paths)
     if files:
         records = None if cache is None else Records(cache, examined_by(), note)
@@ -198,3 +218,16 @@ def photographs(
                 records.write(fresh)
                 fresh.clear()
     return Photographs(pd.concat(tables, ignore_index=True), tuple(paths), tuple(contents), tuple(seen))
+
+
+def _contents(manifest: Manifest, files: bool) -> list[str]:
+    """The SHA-256 (hex) of each file; without the file, the one that the manifest states, else nothing."""
+    if files:
+        return list(manifest.content_digests().values())
+    there = [manifest.path(image).is_file() for image in manifest.table["image"]]
+    found = replace(manifest, table=manifest.table[there]).content_digests()
+    stated = [""] * len(manifest)
+    if "sha256" in manifest.table.columns:
+        cells = manifest.table["sha256"].fillna("").str.strip().str.lower()
+        stated = cells.where(cells.str.fullmatch(_SHA256), "").tolist()
+    return [found.get(image, content) for image, content in zip(manifest.table["image"], stated, strict=True)]

@@ -1,98 +1,260 @@
-"""Are photographs of the test set, turned, cropped or changed in colour, in the training set too?
+"""Are photographs of the test set, turned, cut or changed in colour, in the training set too?
 
-A hash nominates; only pixels that register are a finding. Without the training pixels a near hash is "suspected" where
-few would be near by chance, else not assessed.
+Hashes nominate pairs, and pixels that register are the finding (`drgate.audit.register`). For the images that only a
+fingerprint shows, a hash that is nearer than chance explains is a finding or a suspicion.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from functools import lru_cache
+from pathlib import Path
 from typing import Final, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from drgate.audit.register import SAME, likeness, turned
+from drgate.audit.evidence import Evidence, Photographs, picture_of
+from drgate.audit.lineage import beyond
+from drgate.audit.register import SAME, likeness, picture, turned
 from drgate.audit.result import Check, Finding, Orientation
 from drgate.audit.search import Near, expected_false, near
+from drgate.audit.views import FEW, VIEWS
+from drgate.vision.decoding import in_processes, usable_cores
 
-NOMINATED: Final = 80
-MOST_EACH: Final = 3
-"""Nominated training photographs that are compared by pixels, for each test photograph."""
-AT_MOST: Final = 0.01
-"""Expected false accusations by hashes alone."""
-_NAMES: Final = get_args(Orientation)
+NOMINATED: Final = 72
+NOMINATED_CUT: Final = 60
+"""Bits of 256 up to which a pair is compared by pixels: of photographs as they are, and with one cut or equalised."""
+EACH: Final = 8
+"""Pairs that are compared by pixels, the nearest first, for each test photograph."""
+PAIRS: Final = 4000
+"""And in all."""
+COMPARISONS: Final = 10**10
+"""Pairs of hashes that are compared; all views of both, fewer or none as this allows."""
 
-Pictures = Callable[[int], Image.Image]
-"""The `picture` of the photograph at a position."""
-
-
-def by_pixels(
-    test: NDArray[np.uint8],
-    train: NDArray[np.uint8],
-    names: tuple[Sequence[str], Sequence[str]],
-    pictures: tuple[Pictures, Pictures],
-    advance: Callable[[int], object] = lambda done: None,
-) -> Check:
-    """test, train: (n, 32) hashes; names: published names of both; pictures: of both, read when a pair is compared."""
-    nominated = _first(near(test, train, NOMINATED), MOST_EACH)
-    findings = []
-    for distance, first, second, orientation in zip(*(each.tolist() for each in nominated), strict=True):
-        alike = likeness(pictures[1](second), turned(pictures[0](first), orientation))
-        advance(1)
-        if alike >= SAME:
-            findings.append(
-                Finding(
-                    test=names[0][first],
-                    train=names[1][second],
-                    distance=distance,
-                    orientation=_NAMES[orientation],
-                    value=round(alike, 3),
-                )
-            )
-    compared = {"test": len(test), "train": len(train), "nominated": len(nominated.distance)}
-    return Check.of("near_duplicates", findings, compared=compared, numbers={"same_from": SAME})
+ACCUSED: Final = 32
+"""Bits up to which a hash alone is a finding. The two eyes of a patient, mirrored, are at 38 or more."""
+FOUND: Final = 0.01
+SUSPECTED: Final = 0.1
+"""Largest expected number of pairs that are as near by chance."""
+NEAR: Final = 48
+"""Bits within which there is no hash of training, where hashes alone find nothing."""
+_ORIENTATIONS: Final = get_args(Orientation)
+_LIMITS: Final = "A copy that was cut by more than a fifth, or cut unevenly by more than a tenth, can be missed."
 
 
-def by_hashes(test: NDArray[np.uint8], train: NDArray[np.uint8], names: Sequence[str]) -> Check:
-    """From a fingerprint alone, whose images have no names. Not assessed, with what was near, unless the expected
-    number of false accusations for this many pairs is at most .01."""
-    pairs = len(test) * len(train)
-    found = _first(near(test, train, NOMINATED), 1)
-    kept = [i for i, distance in enumerate(found.distance.tolist()) if expected_false(distance, pairs) <= AT_MOST]
-    findings = [
-        Finding(
-            test=names[found.first[i]], distance=int(found.distance[i]), orientation=_NAMES[int(found.orientation[i])]
+def check(evidence: Evidence) -> Check:
+    """Copies among the training photographs at hand by pixels, and among the rest of the fingerprint by hashes."""
+    test, train = evidence.test, evidence.train
+    found: list[Finding] = []
+    suspected: list[Finding] = []
+    missing = beyond(evidence) or _unread(test, "test")
+    compared = {"test": len(test.readable)}
+    numbers = {"same_from": SAME}
+    if train is not None:
+        nominated = nominate(test, train)
+        found += _confirmed(test, train, nominated)
+        compared |= {"train": len(train.readable), "nominated": len(nominated.distance)}
+        numbers["views"] = float(_views(len(test), len(train)) or 0)
+        missing = missing or _unread(train, "training") or too_many(len(test), len(train))
+        if len(nominated.distance) == PAIRS:
+            missing = missing or f"The {PAIRS} nearest pairs were compared by pixels, and further ones were not."
+    if evidence.fingerprint is not None:
+        rest = _rest(evidence)
+        by_hash, maybe, unclear = _by_hashes(test, rest)
+        found += by_hash
+        suspected += maybe
+        compared["fingerprint"] = len(rest)
+        missing = missing or unclear or _older(evidence)
+    if found or suspected:
+        by_hash = [one for one in (*found, *suspected) if one.train is None]
+        reason = f"{len(by_hash)} by hashes alone, for a fingerprint has no pixels." if by_hash else ""
+        return Check.of(
+            "near_duplicates",
+            found + suspected,
+            status="found" if found else "suspected",
+            reason=reason,
+            compared=compared,
+            numbers=numbers,
         )
-        for i in kept
-    ]
-    compared = {"test": len(test), "train": len(train), "near": len(found.distance)}
-    if findings:
-        reason = "The fingerprint has no pixels, so hashes alone show that these may be copies."
-        return Check.of("near_duplicates", findings, status="suspected", reason=reason, compared=compared)
-    reason = "The fingerprint has no pixels. Hashes alone find no copy that was cropped, and confirm none."
-    return Check("near_duplicates", "not_assessed", compared=compared, reason=reason)
+    return Check(
+        "near_duplicates",
+        "not_assessed" if missing else "clean",
+        compared=compared,
+        reason=missing or _LIMITS,
+        numbers=numbers,
+    )
 
 
-def groups(hashes: NDArray[np.uint8], pictures: Pictures) -> NDArray[np.int64]:
-    """(n,) numbers, equal for photographs of one set that register, directly or by others: they count as one patient.
+def groups(photographs: Photographs) -> NDArray[np.int64]:
+    """(len(photographs),) numbers, equal for photographs of one set that are the same file or register, directly or by
+    others: they count as one patient. The number is the position of the first of them.
 
-    The number is the position of the first of them.
+    Above `COMPARISONS` pairs only files are compared (`too_many`).
     """
-    owner = np.arange(len(hashes))
-    found = near(hashes, hashes, NOMINATED)
-    for first, second, orientation in zip(*(each.tolist() for each in found[1:]), strict=True):
+    owner = np.arange(len(photographs))
+    firsts: dict[str, int] = {}
+    for row, content in enumerate(photographs.contents):
+        if content:
+            owner[row] = firsts.setdefault(content, row)
+    pairs = nominate(photographs, photographs)
+    same = np.flatnonzero(np.asarray(_likenesses(photographs, photographs, pairs)) >= SAME)
+    for first, second in photographs.readable[np.stack([pairs.first, pairs.second])[:, same]].T:
         one, two = sorted((int(owner[first]), int(owner[second])))
-        if first < second and one != two and likeness(pictures(second), turned(pictures(first), orientation)) >= SAME:
-            owner[owner == two] = one
+        owner[owner == two] = one
     return owner
 
 
-def _first(found: Near, most: int) -> Near:
-    """The nearest `most` pairs of each first."""
-    order = np.lexsort((found.second, found.distance, found.first))
-    first = found.first[order]
-    starts = np.flatnonzero(np.r_[True, first[1:] != first[:-1]]) if len(first) else np.empty(0, dtype=np.int64)
-    rank = np.arange(len(first)) - np.repeat(starts, np.diff(np.r_[starts, len(first)]))
-    return Near(*(each[order][rank < most] for each in found))
+def too_many(test: int, train: int) -> str:
+    """Why the photographs of two sets of this size are not compared; empty where they are."""
+    if _views(test, train) is not None:
+        return ""
+    return f"{test} and {train} photographs are more than {COMPARISONS} pairs; give fewer at a time."
+
+
+def nominate(test: Photographs, train: Photographs) -> Near:
+    """The pairs that are to be compared by pixels, as positions in `readable`; files that are equal are left out, and
+    of one set each pair is there once."""
+    count = _views(len(test), len(train))
+    if count is None:
+        return Near(*(np.empty(0, dtype=np.int64) for _ in range(4)))
+    each = EACH + (test is train)  # of one set each photograph is its own nearest
+    found = [near(test.hashes, train.hashes, NOMINATED, each=each)]
+    if count:
+        cut = near(test.views[:, :count].reshape(-1, 32), train.hashes, NOMINATED_CUT, each=each)
+        found.append(cut._replace(first=cut.first // count))
+        if test is not train:
+            cut = near(test.hashes, train.views[:, :count].reshape(-1, 32), NOMINATED_CUT, each=each)
+            found.append(cut._replace(second=cut.second // count))
+    pairs = _ordered(Near(*map(np.concatenate, zip(*found, strict=True))))
+    one, other = test.readable[pairs.first], train.readable[pairs.second]
+    pairs = _kept(pairs, np.asarray(test.contents)[one] != np.asarray(train.contents)[other])
+    low, high = (pairs.first, pairs.second) if test is not train else np.sort([pairs.first, pairs.second], axis=0)
+    pairs = _kept(pairs, np.sort(np.unique([low, high], axis=1, return_index=True)[1]))
+    return _kept(pairs, np.flatnonzero(_rank(pairs.first) < EACH)[:PAIRS])
+
+
+def _confirmed(test: Photographs, train: Photographs, nominated: Near) -> list[Finding]:
+    """A finding for each nominated pair that registers."""
+    firsts, seconds = _names(test), _names(train)
+    return [
+        Finding(
+            test=firsts[nominated.first[i]],
+            train=seconds[nominated.second[i]],
+            distance=int(nominated.distance[i]),
+            orientation=_ORIENTATIONS[nominated.orientation[i]],
+            value=round(alike, 3),
+        )
+        for i, alike in enumerate(_likenesses(test, train, nominated))
+        if alike >= SAME
+    ]
+
+
+def _likenesses(test: Photographs, train: Photographs, pairs: Near) -> list[float]:
+    """Of each pair, in worker processes."""
+    order = np.argsort(pairs.first, kind="stable")  # so that a photograph is decoded once for all of its pairs
+    jobs = [
+        (
+            test.file(test.readable[pairs.first[i]]),
+            train.file(train.readable[pairs.second[i]]),
+            int(pairs.orientation[i]),
+        )
+        for i in order
+    ]
+    found = np.empty(len(jobs))
+    found[order] = list(in_processes(_likeness, jobs, workers=usable_cores()))
+    return list(found.tolist())
+
+
+def _likeness(job: tuple[tuple[Path, str], tuple[Path, str], int]) -> float:
+    first, second, orientation = job
+    return likeness(_picture(second), turned(_picture(first), orientation))
+
+
+@lru_cache(maxsize=64)
+def _picture(file: tuple[Path, str]) -> Image.Image:
+    return picture(picture_of(file))
+
+
+def _by_hashes(test: Photographs, train: NDArray[np.uint8]) -> tuple[list[Finding], list[Finding], str]:
+    """Found, suspected, and why nothing can be said of further near hashes; train: (n, 32) of a fingerprint."""
+    count = _views(len(test), len(train))
+    if count is None:
+        return [], [], too_many(len(test), len(train))
+    every = np.concatenate([test.hashes[:, None], test.views[:, :count]], axis=1)
+    # Pictures without content have few or many bits, and are near one another.
+    ones = np.bitwise_count(every).sum(axis=-1).ravel()
+    plain = np.flatnonzero((ones > 96) & (ones < 160))
+    nearest = near(every.reshape(-1, 32)[plain], train, NEAR, each=1)
+    nearest = nearest._replace(first=plain[nearest.first] // (count + 1))
+    nearest = _kept(nearest, np.flatnonzero(_rank(nearest.first) == 0))
+    names = _names(test)
+    found, suspected, unclear = [], [], 0
+    for distance, row, _, orientation in zip(*(values.tolist() for values in nearest), strict=True):
+        one = Finding(test=names[row], distance=distance, orientation=_ORIENTATIONS[orientation])
+        by_chance = expected_false(distance, len(every) * (count + 1) * len(train))
+        if by_chance <= FOUND and distance <= ACCUSED:
+            found.append(one)
+        elif by_chance <= SUSPECTED:
+            suspected.append(one)
+        else:
+            unclear += 1
+    images = "1 test photograph has" if unclear == 1 else f"{unclear} test photographs have"
+    why = f"{images} a hash near one of the fingerprint, no nearer than chance may bring among so many pairs."
+    return found, suspected, why if unclear else ""
+
+
+def _rest(evidence: Evidence) -> NDArray[np.uint8]:
+    """The hashes of the fingerprint that are not those of training photographs at hand: (n, 32)."""
+    assert evidence.fingerprint is not None
+    images = evidence.fingerprint.images
+    known = set() if evidence.train is None else {*map(bytes, evidence.train.hashes)}
+    return images[[bytes(one) not in known for one in images]]
+
+
+def _older(evidence: Evidence) -> str:
+    """Why images of earlier versions of drgate were not compared; empty where there are none."""
+    if evidence.fingerprint is None or not (many := len(evidence.fingerprint.older)):
+        return ""
+    return (
+        f"Of {many} training images the fingerprint has hashes of an earlier version of drgate. Scoring looks for "
+        "equal ones; copies that were changed cannot be found by them."
+    )
+
+
+def _names(side: Photographs) -> list[str]:
+    """As published, in the order of `readable`."""
+    names = side.names
+    return [names[row] for row in side.readable]
+
+
+def _unread(side: Photographs, name: str) -> str:
+    """Why some photographs were not compared; empty where all were."""
+    if not (unread := len(side) - len(side.readable)):
+        return ""
+    return f"{unread} {'photograph' if unread == 1 else 'photographs'} of the {name} set could not be read."
+
+
+def _views(test: int, train: int) -> int | None:
+    """How many further views of each photograph are compared; None where not even the photographs are."""
+    for count in (VIEWS, FEW, 0):
+        if test * train * (1 + 2 * count) <= COMPARISONS:
+            return count
+    return None
+
+
+def _ordered(pairs: Near) -> Near:
+    return _kept(pairs, np.lexsort((pairs.second, pairs.first, pairs.distance)))
+
+
+def _kept(pairs: Near, which: NDArray[np.bool_] | NDArray[np.int64]) -> Near:
+    return Near(*(values[which] for values in pairs))
+
+
+def _rank(first: NDArray[np.int64]) -> NDArray[np.int64]:
+    """How many before it have the same value."""
+    order = np.argsort(first, kind="stable")
+    ordered = first[order]
+    rank = np.empty(len(first), dtype=np.int64)
+    rank[order] = np.arange(len(first)) - np.searchsorted(ordered, ordered)
+    return rank

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Final, Literal, get_args
+from typing import Annotated, Any, Final, Literal, NamedTuple, get_args
 
 from pydantic import Field
 
-from drgate.errors import DrgateError
+from drgate.errors import DrgateError, ExitCode
 from drgate.evaluation import Typed, plain_of, read_as
 from drgate.files import digest_of
 
@@ -40,11 +40,21 @@ CheckId = Literal[
 ]
 CHECKS: Final[tuple[CheckId, ...]] = get_args(CheckId)
 """In the order of the page."""
+LEAKS: Final[tuple[CheckId, ...]] = ("lineage", "patients", "eyes", "files", "pixels", "near_duplicates")
+DECIDE: Final[tuple[CheckId, ...]] = (*LEAKS, "label_conflicts")
+"""What decides the exit code. The other checks inform: honest sets differ in what they find."""
 Status = Literal["clean", "suspected", "found", "not_assessed"]
 Orientation = Literal["same", "rot90", "rot180", "rot270", "mirror", "mirror_rot90", "mirror_rot180", "mirror_rot270"]
 """How the second photograph is turned to lie on the first: mirrored left to right first, then turned anticlockwise."""
 
 _Count = Annotated[int, Field(ge=0)]
+
+
+class OwnNames(NamedTuple):
+    """The caller's own name of each photograph, by published name."""
+
+    test: Mapping[str, str]
+    train: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +111,27 @@ class Audit(Typed):
         if found is None:
             raise KeyError(name)
         return found
+
+    @property
+    def deciding(self) -> tuple[Check, ...]:
+        """The checks that decide the exit code: those of `DECIDE`, lineage only where a model was given."""
+        no_model = self.settings.get("checkpoint") is None
+        return tuple(one for one in self.checks if one.id in DECIDE and not (one.id == "lineage" and no_model))
+
+    @property
+    def unreadable(self) -> int:
+        """Photographs that could not be read, so that nothing was compared with them."""
+        sides = (self.settings.get(name) or {} for name in ("test", "train"))
+        return sum(int(side.get("unreadable", 0)) for side in sides)
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """FAILED where a deciding check found something; NOT_SHOWN where one is suspected or not assessed, or where
+        a photograph could not be read; else PASSED."""
+        statuses = {one.status for one in self.deciding}
+        if "found" in statuses:
+            return ExitCode.FAILED
+        return ExitCode.PASSED if statuses == {"clean"} and not self.unreadable else ExitCode.NOT_SHOWN
 
     @property
     def digest(self) -> str:

@@ -15,10 +15,37 @@ import PIL
 import scipy
 
 from drgate import __version__
+from drgate.audit import (
+    case_mix,
+    fellow_eyes,
+    files,
+    label_conflicts,
+    lineage,
+    mislabelled,
+    near_duplicates,
+    patients,
+    quality,
+    readers,
+    shortcuts,
+)
 from drgate.audit.evidence import Evidence
 from drgate.audit.result import CHECKS, Audit, Check, CheckId
 
-QUESTIONS: Final[dict[CheckId, Callable[[Evidence], Check]]] = {}
+QUESTIONS: Final[dict[CheckId, Callable[[Evidence], Check]]] = {
+    "lineage": lineage.check,
+    "patients": patients.check,
+    "eyes": patients.check_eyes,
+    "files": files.check,
+    "pixels": files.check_pixels,
+    "near_duplicates": near_duplicates.check,
+    "label_conflicts": label_conflicts.check,
+    "fellow_eyes": fellow_eyes.check,
+    "mislabelled": mislabelled.check,
+    "readers": readers.check,
+    "shortcuts": shortcuts.check,
+    "quality": quality.check,
+    "case_mix": case_mix.check,
+}
 """What answers each question. The key is the check's id."""
 
 

@@ -266,5 +266,5 @@ def _of(predictions: Predictions, time: str) -> tuple[str, Scored]:
 
 
 _MANIFEST: Final = ("name", "digest", "split", "images_digest", "dealt_by_seed")
-_RECORD: Final = ("model", "manifest", "preprocessing", "leakage")
+_RECORD: Final = ("model", "manifest", "preprocessing", "audit", "copies")
 """Parts of a table's record that never change once it is scored."""

@@ -32,6 +32,7 @@ COMMANDS: Final = {
     "demo": "Run all steps once, from training to export, on synthetic photographs.",
     "plan": "Plan a test set: how many patients of each grade a checklist needs.",
     "manifest": "Show how a data set is understood, and write it in drgate's own form.",
+    "audit": "Is the evidence clean? Leaks, labels, shortcuts, quality and case mix of a test set.",
     "evaluate": "Judge a model, or a table of predictions, by a checklist.",
     "score": "Score images with a model; reference grades are not needed.",
     "preprocess": "Show what a model sees of a photograph.",

@@ -83,6 +83,7 @@ def command(
     format: FormatOption = Format.human,
     quiet: QuietOption = False,
 ) -> int:
+    from drgate.audited import Against
     from drgate.checklist import load_checklist
     from drgate.compare import compare
     from drgate.errors import UsageError
@@ -114,10 +115,12 @@ def command(
         if table is not None:
             return load_predictions(table, columns=mapping)
         assert data is not None, "it was asked for"
-        model, manifest = model_and_test_set(model_in(path), data, split, base, preprocess=stated, columns=mapping)
+        model, manifest, training = model_and_test_set(
+            model_in(path), data, split, base, preprocess=stated, columns=mapping
+        )
         with progress(f"Scoring {path.name}", quiet) as (started, advance):
             started(len(manifest))
-            scored = score(model, manifest, workers=workers, advance=advance, patient_key=key)
+            scored = score(model, manifest, workers=workers, advance=advance, against=Against(training, key))
         return replace(scored, unused=manifest.unused, notes=(*manifest.mapped(), *scored.notes))
 
     new, old = (answers(path, table) for path, table in zip((first, second), sources, strict=True))

@@ -64,6 +64,8 @@ def lines(found: DryRun) -> Iterator[tuple[str, str]]:
     split = f", split {data.split}" if data.split else ""
     for note in dict.fromkeys((*(() if model.of_table else data.warnings), *found.notes)):
         yield "Note", note
+    for sentence in found.audit:
+        yield "Audit", sentence.removeprefix("Audit: ").removeprefix("Audit, ")
     yield "Test set", f"{data.name}{split} ({_short(data.digest)})"
     yield "Columns", ", ".join(found.columns)
     refers = set(found.reference) == {*REFERABLE_CLASSES}

@@ -28,6 +28,7 @@ from drgate.cli.options import (
     ScoresOption,
     SignCommandOption,
     SplitOption,
+    TrainOption,
     WorkersOption,
     column_map,
     key_for_later,
@@ -89,6 +90,15 @@ def command(
     ],
     data: DataOption = None,
     split: SplitOption = "test",
+    train: TrainOption = None,
+    audit: Annotated[
+        Path | None,
+        typer.Option(
+            "--audit",
+            metavar="DIR|FILE",
+            help="For a table of predictions: what drgate audit --out wrote of its images.",
+        ),
+    ] = None,
     spec: ChecklistOption = "medical-grade",
     baseline: Annotated[
         Path | None,
@@ -187,6 +197,7 @@ def command(
     asked = Source(source, base, workers, scorers, stated, lora_alpha, grader)
     mapping = of(lambda: column_map(columns, scores))
     test = Test(data, split, grades, looks, time, of(lambda: patient_key(patients)))
+    test = replace(test, train=train or (), audit=audit)
     if mapping is not None:
         test = replace(test, columns=mapping)
     evidence = Evidence(record, selected_epoch, baseline, previous, operating_point)
@@ -208,7 +219,10 @@ def command(
     allowed = f"{'; only' if look.used_up else ' of'} {look.allowed} allowed"
     elsewhere = looks is not None and judgement.looks is not None and judgement.looks.resolve() != looks.resolve()
     copy = f", where it was taken before. It is not in {looks}: copy the file if you need it there" if elsewhere else ""
-    tell(f"Look {look.number}{allowed} at these images, logged in {judgement.looks}{copy}.", quiet)
+    if evaluation.leaks:
+        tell("No look was taken: the audit found a leak, so no answer was set beside a grade.", quiet)
+    else:
+        tell(f"Look {look.number}{allowed} at these images, logged in {judgement.looks}{copy}.", quiet)
     signature = "signed" if judgement.signed else "not signed (no --key): export and gate do not accept it"
     if evaluation.model.scoring and evaluation.model.scoring.by == "elsewhere":
         tell(

@@ -15,6 +15,7 @@ from drgate.screen import Format, emit, progress, tell
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from drgate.manifest import Manifest
     from drgate.survey import Survey
 
 HELP = """Show how a data set is understood: grades, splits, patients, eyes, columns, and what is left out and why.
@@ -28,6 +29,7 @@ Examples:
   drgate manifest DDR/train.txt --columns image=1,grade=2
   drgate manifest s3://bucket/eyepacs/labels.csv
   drgate manifest retinamnist_224.npz --out retinamnist/labels.csv
+  drgate manifest eyes --readings first.csv --readings second.csv --out eyes/labels-2.csv
 """
 
 
@@ -45,6 +47,15 @@ def command(
             help="Folder that a table's images are in. [that of the table]",
         ),
     ] = None,
+    readings: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--readings",
+            metavar="FILE",
+            help="A reader's grades of the photographs in to_read (docs/audit.md), once for each reader. A grade "
+            "changes where more than half of the readers give the same other one.",
+        ),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option("--out", metavar="FILE", help="Write the rows with drgate's own columns, as a CSV file."),
@@ -57,9 +68,23 @@ def command(
 
     if out is not None:
         refuse_existing(out, "choose another name with --out")
+    said = ""
+
+    def regraded(manifest: Manifest) -> Manifest:
+        nonlocal said
+        if not readings:
+            return manifest
+        from drgate.audit.reading_list import read_again
+
+        again = read_again(manifest, readings)
+        said = f"Read again: {again.changed} changed, {again.confirmed} confirmed, {again.undecided} kept without agreement."
+        return again.manifest
+
     with progress("Reading", quiet):
-        found = survey(source, columns=column_map(columns), images=images)
+        found = survey(source, columns=column_map(columns), images=images, regraded=regraded)
     emit(found.to_json(), lambda console: render(found, console), format, quiet)
+    if said:
+        tell(said, quiet)
     if out is not None and found.troubles:
         tell("Nothing was written: some rows cannot be used.", quiet)
     elif out is not None:

@@ -37,6 +37,16 @@ DataOption = Annotated[
         help="Test set: a table of images and grades (CSV or Parquet), or a folder of images; also gs:// and s3://.",
     ),
 ]
+TrainOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--train",
+        metavar="MANIFEST",
+        parser=located,
+        help="Training data of the model, to compare the test set with; may be given several times. The other splits "
+        "of --data are compared anyway.",
+    ),
+]
 SplitOption = Annotated[
     str, typer.Option("--split", help="Split of the test set to use; all images if it has no splits.")
 ]

@@ -22,6 +22,7 @@ from drgate.cli.options import (
     QuietOption,
     SignCommandOption,
     SplitOption,
+    TrainOption,
     WorkersOption,
     column_map,
     key_for_later,
@@ -45,6 +46,9 @@ judge it with: drgate evaluate PREDICTIONS --grades FILE --record RUN_DIR
 
 Parquet records the model. A CSV (--out NAME.csv) has the same rows, but names no model: judged, it certifies a table.
 
+The set is audited in the same pass: against its own other splits, further training data (--train) and the model's
+fingerprint. Where test images or patients were in training, nothing is written (exit code 1).
+
 With --key, TABLE.scored.json is written beside the table. It is the signed statement that this model gave these answers
 for these images. Whoever evaluates the table and trusts the key (--scorer-key) then certifies the model. Without it,
 the certificate says that the images were scored elsewhere, and neither export nor the gate accepts it.
@@ -61,6 +65,7 @@ def command(
     out: Annotated[Path, typer.Option("--out", metavar="PREDICTIONS", help="File to write: .parquet, or .csv.")],
     data: DataOption = None,
     split: SplitOption = "test",
+    train: TrainOption = None,
     columns: ColumnsOption = None,
     base: BaseOption = None,
     preprocess: PreprocessOption = None,
@@ -83,6 +88,7 @@ def command(
     format: FormatOption = Format.human,
     quiet: QuietOption = False,
 ) -> int:
+    from drgate.audited import Against
     from drgate.certificate.scored import beside, sign_scored
     from drgate.errors import CertificateError, UsageError
     from drgate.files import refuse_existing
@@ -102,7 +108,7 @@ def command(
     opening = signing_key if grader is None else key_for_later
     later = opening(key, sign_command, public_key)
     people, mapping = patient_key(patients), column_map(columns)
-    loaded, manifest = model_and_test_set(
+    loaded, manifest, training = model_and_test_set(
         model_in(source),
         data,
         split,
@@ -111,11 +117,12 @@ def command(
         lora_alpha=lora_alpha,
         python=grader,
         columns=mapping,
+        train=train or (),
     )
     began = monotonic()
     with progress("Scoring", quiet) as (started, advance):
         started(len(manifest))
-        predictions = score(loaded, manifest, workers=workers, advance=advance, patient_key=people)
+        predictions = score(loaded, manifest, workers=workers, advance=advance, against=Against(training, people))
     seconds = (monotonic() - began) / len(predictions)
     # The manifest has the same order.
     predictions = replace(predictions, table=predictions.table.assign(patient=manifest.patients_to_write()))

@@ -309,6 +309,8 @@ class _Assessor:
 
     def _look(self, statement: Statement) -> Finding:
         chain, look = self.test_set.looks, statement.evaluation.look
+        if statement.evaluation.leaks:
+            return self._finding("look", "NOT_ASSESSED", "No look was taken, because the audit found a leak.")
         entry, different, later = logged_look(
             statement.evaluation, self.evidence.chains.lines.get(self.test_set.name, [])
         )
@@ -339,7 +341,8 @@ class _Assessor:
             return self._finding(check, "NOT_ASSESSED", reason)
         parent = group[0].statement
         own, theirs = (
-            (replace(one.evaluation.training, baseline=None), one.evaluation.look) for one in (statement, parent)
+            (replace(one.evaluation.training, baseline=None), one.evaluation.look, one.evaluation.data.audit)
+            for one in (statement, parent)
         )
         if reference(parent) != recorded or own != theirs:
             return self._finding(check, "REFUSED", f"It claims values from {group[0].path} that are not in it.")

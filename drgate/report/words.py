@@ -30,7 +30,7 @@ from drgate.evaluation import (
     Status,
     TestSet,
 )
-from drgate.metrics import MetricId, parse_id
+from drgate.metrics import AUDITED, MetricId, parse_id
 from drgate.scale import GRADES, REFERABLE_CLASSES, SCALE_TITLES, TITLES, Kind, On
 
 SYMBOLS: Final[dict[Status, str]] = {
@@ -87,8 +87,8 @@ class Line:
     decisive: which of value, low and high the rule is about, "both" limits where it has two ends; decides: the same in
         words, "lower limit 83.7 %".
     rule: "at least 95 %", "between 0.8 and 1.25"; short_rule: "≥ 95 %"; basis: "on the lower limit", "on the estimate".
-    added: "safety" for a criterion that the owner's checklist did not have.
-    advice: "required", "advisory" or "advisory, added for safety".
+    added: "safety" or "audit" for a criterion that the owner's checklist did not have.
+    advice: "required", "advisory" or "advisory, added for safety", "required, added for the audit".
     would_pass: it meets the rule, and nothing can pass on this test set (`barred`).
     all_comers: the same with images without output as the worst case, "of all 200: 181 (90.5 %), lower limit 85.6 %",
         or the share that an index leaves out; empty where nothing is left out.
@@ -224,13 +224,46 @@ def chance(evaluation: Evaluation) -> str:
 
 
 def under_headline(evaluation: Evaluation) -> list[str]:
-    """What stands first under the headline: another order of the classes that would agree far better, how little an
-    OBSERVED shows, why nothing can pass, what is not met."""
+    """What stands first under the headline: what the audit found, another order of the classes that would agree far
+    better, how little an OBSERVED shows, why nothing can pass, what is not met."""
     observed = ""
     if evaluation.verdict == "OBSERVED":
         observed = chance(evaluation) or "How often a model just outside the rules meets them by chance is not known."
     order = visible(evaluation.reordered or "")
-    return [text for text in (order, observed, barred(evaluation), cause(evaluation)) if text]
+    return [text for text in (audited(evaluation), order, observed, barred(evaluation), cause(evaluation)) if text]
+
+
+def audited(evaluation: Evaluation) -> str:
+    """What the audit of the test set found, in one paragraph; empty without one, which page one says."""
+    audit = evaluation.data.audit
+    if audit is None:
+        return ""
+    parts = []
+    for status, words in (("found", "found"), ("suspected", "suspected"), ("clean", "nothing found in")):
+        counted = status != "clean"
+        named = [
+            AUDITED[one.id].lower() + (f" ({one.count})" if counted else "")
+            for one in audit.checks
+            if one.id in AUDITED and one.status == status
+        ]
+        parts += [f"{words}: {', '.join(named)}"] if named else []
+    missing = [AUDITED[one.id].lower() for one in audit.checks if one.id in AUDITED and one.status == "not_assessed"]
+    parts += [f"not checked: {', '.join(missing)}"] if missing else []
+    text = f"Audit{' (given, not made in this run)' if audit.given else ''}. {'. '.join(map(_capitalised, parts))}."
+    return f"{text} No answer was judged, because the model knows these images." if evaluation.leaks else text
+
+
+def _capitalised(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def tags(evaluation: Evaluation) -> list[tuple[str, str]]:
+    """What the tags of criteria mean, of those that are there."""
+    meant = {
+        "safety": "a criterion added for patient safety",
+        "audit": "a check of the audit that found something and that the checklist does not list",
+    }
+    return [(tag, text) for tag, text in meant.items() if any(one.added == tag for one in evaluation.criteria)]
 
 
 def verdict_word(evaluation: Evaluation) -> str:
@@ -328,9 +361,12 @@ def _allowance(evaluation: Evaluation) -> float:
 def unmet(evaluation: Evaluation) -> list[Line]:
     """The criteria that are not met, required ones first: those whose reasons a reader wants.
 
-    Those that only the test set keeps from passing are left out: `barred` says why, once for all of them.
+    Those that only the test set keeps from passing are left out: `barred` says why, once for all of them. So are those
+    that no answer was judged by, where the audit found a leak.
     """
     found = [line for line in lines(evaluation) if line.status not in ("PASS", "OBSERVED") and not line.would_pass]
+    if evaluation.leaks:
+        found = [line for line in found if parse_id(line.id).metric == "audit"]
     return sorted(found, key=lambda line: not line.required)
 
 
@@ -381,7 +417,9 @@ def judged(evaluation: Evaluation) -> list[tuple[str, str]]:
     images = [f"{counts.images} graded"]
     if counts.unit != "image":
         images += [f"judged by {counts.unit}, {counts.units} in all"]
-    if refused := sum(evaluation.no_output):
+    if evaluation.leaks:
+        images += ["no answer was judged"]
+    elif refused := sum(evaluation.no_output):
         images += [f"{refused} without an answer from the model"]
     if counts.reference_ungradable:
         images += [f"{counts.reference_ungradable} more that the reference could not grade, outside every count"]
@@ -437,7 +475,7 @@ def settings(evaluation: Evaluation) -> list[tuple[str, list[tuple[str, str]]]]:
     if point := plain["data"].get("operating_point"):  # the rest of it is a list of tuning images
         plain["data"]["operating_point"] = {key: point[key] for key in ("cut_offs", "digest")}
     content = {key: value for key, value in evaluation.spec.content.items() if key != "criteria"}
-    shown = {"warnings", "leakage", "by_grade", "slices", "in_no_slice", "overlapping", "regraded", "favouring"}
+    shown = {"warnings", "by_grade", "slices", "in_no_slice", "overlapping", "regraded", "favouring"}
     shown.add("history")
     found = {"predictions_digest": evaluation.predictions_digest, "bootstrap_seed": evaluation.bootstrap_seed}
     sections: list[tuple[str, Mapping[str, Any]]] = [
@@ -518,11 +556,14 @@ def _line(criterion: CriterionResult, level: float, unit: str, allowance: float)
         required=criterion.required,
         added=visible(criterion.added),
         advice=("required" if criterion.required else "advisory")
-        + (f", added for {visible(criterion.added)}" if criterion.added else ""),
+        + (f", added for {_FOR.get(criterion.added, visible(criterion.added))}" if criterion.added else ""),
         reason=reason[:1].upper() + reason[1:],
         would_pass=criterion.would_pass,
         all_comers=_all_comers(criterion, allowance),
     )
+
+
+_FOR: Final = {"audit": "the audit"}
 
 
 def _leaves_out(criterion: CriterionResult) -> bool:
@@ -623,6 +664,8 @@ def amount(value: float, kind: str, against: float | None, *, signed: bool = Fal
         return f"{sign}{_digits(100 * value, 1, None if against is None else 100 * against)}{_SPACE}points"
     if kind == "amount":
         return f"{_digits(value, 2, against)}{_SPACE}USD"
+    if kind == "count":
+        return f"{value:.0f}"
     if kind == "index":  # no end of those that may exceed it, such as a calibration slope
         return _within(value, 3, against, 1.0) if value <= 1 else _digits(value, 3, against)
     return percent(value, against=against)
@@ -633,7 +676,7 @@ def _threshold(value: float, kind: str, *, signed: bool) -> str:
         return f"{100 * value:.10g}{_SPACE}points".replace("-", "−")
     if kind == "amount":
         return f"{value:g}{_SPACE}USD"
-    return f"{value:g}".replace("-", "−") if kind == "index" else plain_percent(value)
+    return f"{value:g}".replace("-", "−") if kind in ("index", "count") else plain_percent(value)
 
 
 def _range(low: float, high: float, kind: str, against: float | None, *, signed: bool) -> str:
@@ -656,6 +699,8 @@ def _counts(estimate: Metric, unit: str) -> str:
         return f"{estimate.k} of {estimate.n}"
     if estimate.kind == "proportion":  # at another mix of grades it is a weighted mean: no count of anything
         return ""
+    if estimate.kind == "count":
+        return f"{estimate.value:.0f} in {estimate.n}"
     return _many(estimate.n, {"range": "evaluation", "amount": "attempt"}.get(estimate.kind, unit))
 
 
@@ -670,6 +715,8 @@ def _many(number: int, what: str) -> str:
 
 
 def _look(look: Look) -> str:
+    if not look.number:
+        return "none was taken, because the audit found a leak"
     return f"{look.number}{'; only' if look.used_up else ' of'} {look.allowed} allowed"
 
 

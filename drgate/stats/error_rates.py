@@ -47,5 +47,6 @@ BY_INTERVAL: Final = ("rates", "equal_grades", "deployment", "groups")
 NO_CHANCE: Final = {
     "stability": "It describes one training run; the images of the test set have no part in it.",
     "cost": "It is a sum, and not an estimate.",
+    "audit": "It counts what was found in these images, and is not an estimate.",
 }
 """Metrics of which no sample of patients is drawn, by name."""

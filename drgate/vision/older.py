@@ -154,6 +154,20 @@ def load_any_checkpoint(
         raise CheckpointError(f"{path}: {error}") from error
 
 
+def load_own_checkpoint(path: Path) -> Checkpoint | None:
+    """A checkpoint of drtrain, without what lies beside it; None for weights from elsewhere. Runs no code.
+
+    Raises CheckpointError as `load_checkpoint`.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path} does not exist; expected a checkpoint (*.pth).")
+    with private_copy(path, "model") as (copy, file):
+        payload = _read(path, copy)
+    if not isinstance(payload, dict) or payload.get("format") != FORMAT:
+        return None
+    return replace(parse_checkpoint(path, payload), file=file)
+
+
 @dataclass(frozen=True, slots=True)
 class _Source:
     """A file of weights that was read, and what describes it."""

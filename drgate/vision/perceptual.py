@@ -26,6 +26,7 @@ is the exception.)
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -45,6 +46,7 @@ _AROUND: Final = 4
 _KEPT: Final = 16
 _CENTRES: Final = np.arange(_SIDE) + 0.5
 _INSIDE: Final = np.hypot(*np.meshgrid(_CENTRES - _SIDE / 2, _CENTRES - _SIDE / 2)) < 0.95 * _SIDE / 2
+_NEARBY: Final = (abs(np.subtract.outer(np.arange(_SIDE), np.arange(_SIDE))) <= _AROUND).astype(np.float64)
 _COSINES: Final = np.cos(np.pi / _SIDE * np.outer(np.arange(1, _KEPT + 1), _CENTRES))
 
 
@@ -55,9 +57,17 @@ def perceptual_hash(image: Image.Image) -> bytes:
 
 def hash_of_reduced(copy: Image.Image, box: tuple[int, int, int, int]) -> bytes:
     """The same from the reduced copy and the box of its field of view, where `reduced_copy` was called already."""
-    grey = np.asarray(copy.convert("L").resize((_SIDE, _SIDE), Image.Resampling.BILINEAR, box=box)) * _INSIDE
+    return hashes_of_boxes(copy, [box])
+
+
+def hashes_of_boxes(copy: Image.Image, boxes: Sequence[tuple[float, float, float, float]]) -> bytes:
+    """The hashes, one after the other, that a photograph would have if each box of its reduced copy were its field of
+    view."""
+    grey = copy.convert("L")
+    small = [np.asarray(grey.resize((_SIDE, _SIDE), Image.Resampling.BILINEAR, box=box)) for box in boxes]
+    light = np.stack(small) * _INSIDE
     # Whole numbers until the first division, so that a picture of one colour is exactly 0.
-    difference = np.where(_INSIDE, grey - _around(grey) / _COUNT, 0)
+    difference = np.where(_INSIDE, light - _around(light) / _COUNT, 0)
     normal = difference / np.sqrt(4 + _around(difference**2) / _COUNT)
     bits = _COSINES @ normal.clip(-1, 1) @ _COSINES.T > 0
     return np.packbits(bits).tobytes()
@@ -78,11 +88,9 @@ def orientations(hashes: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.packbits(together.reshape(*together.shape[:-2], BITS), axis=-1)
 
 
-def _around(values: NDArray[Any]) -> NDArray[Any]:
-    """Sums over the 9 x 9 pixels around each; outside the picture is 0."""
-    wide = np.pad(values, ((_AROUND + 1, _AROUND),) * 2).cumsum(axis=0).cumsum(axis=1)
-    step = 2 * _AROUND + 1
-    return np.asarray(wide[step:, step:] - wide[:-step, step:] - wide[step:, :-step] + wide[:-step, :-step])
+def _around(values: NDArray[Any]) -> NDArray[np.float64]:
+    """Sums over the 9 x 9 pixels around each; outside the picture is 0. Sums of whole numbers are exact."""
+    return np.asarray(_NEARBY @ values @ _NEARBY)
 
 
-_COUNT: Final = _around(_INSIDE.astype(np.int64)).clip(1)
+_COUNT: Final = _around(_INSIDE).clip(1)

@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from drgate.answers import Answer
-from drgate.audit.evidence import Examined, examine, photographs
+from drgate.audit.evidence import Examined, examine, photographs, picture_of
 from drgate.errors import ManifestError
 from drgate.manifest import Manifest, load_manifest
 from drgate.preprocessing import parse_preprocessing
@@ -113,12 +113,12 @@ class Grader:
 READ: dict[str, Callable[[Manifest, Path], object]] = {
     "audit": lambda rows, folder: photographs(rows, workers=0),
     "audit with a cache": lambda rows, folder: photographs(rows, workers=0, cache=folder / "cache"),
-    "scoring": lambda rows, folder: score(Grader(), rows, workers=0),  # type: ignore[arg-type]
+    "scoring": lambda rows, folder: score(Grader(), rows, workers=0, against=None),  # type: ignore[arg-type]
     "training": lambda rows, folder: read_images(rows, PREPROCESS, workers=0, folder=folder),
     "training with a cache": lambda rows, folder: read_images(
         rows, PREPROCESS, workers=0, folder=folder, cache=folder / "cache"
     ),
-    "a pair as pictures": lambda rows, folder: photographs(rows, workers=0, files=False).picture(3),
+    "a pair as pictures": lambda rows, folder: picture_of(photographs(rows, workers=0, files=False).file(3)),
 }
 
 

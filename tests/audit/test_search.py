@@ -40,3 +40,33 @@ def test_expected_false_accusations():
 def test_nothing_to_compare():
     """An empty set gives no pair."""
     assert len(near(np.empty((0, 32), np.uint8), np.zeros((3, 32), np.uint8), 256).distance) == 0
+
+
+def test_the_nearest_of_each():
+    """At most so many of each, the nearest; of equals those that come first; the same as sorting all."""
+    random = np.random.default_rng(3)
+    first, second = (random.integers(0, 256, (n, 32), dtype=np.uint8) for n in (40, 5000))
+    bits = np.bitwise_count(orientations(first)[:, :, None] ^ second).sum(axis=-1).min(axis=1)
+    found = near(first, second, 110, each=3)
+    expected = {(int(row), int(column)) for row in range(40) for column in np.argsort(bits[row], kind="stable")[:3]}
+    assert set(zip(found.first.tolist(), found.second.tolist(), strict=True)) == expected
+
+
+def test_upright_alone():
+    """As it is, a copy is near and a mirrored copy is not, up to the largest distance."""
+    hashes = np.random.default_rng(4).integers(0, 256, (6, 32), dtype=np.uint8)
+    together = np.concatenate([hashes, orientations(hashes)[:, 4], ~hashes])
+    found = near(hashes, together, 256, upright=True)
+    bits = np.bitwise_count(hashes[:, None] ^ together).sum(axis=-1)
+    assert len(found.distance) == bits.size
+    assert (bits[found.first, found.second] == found.distance).all()
+    assert not found.orientation.any()
+
+
+def test_the_most_different_hashes_are_not_near():
+    """All 256 bits differ, which 8 bits cannot count: such a pair is far in this orientation."""
+    hashes = np.random.default_rng(5).integers(0, 256, (20, 32), dtype=np.uint8)
+    bits = np.bitwise_count(orientations(hashes)[:, :, None] ^ ~hashes).sum(axis=-1).min(axis=1)
+    found = near(hashes, ~hashes, 192)
+    assert len(found.distance) == bits.size
+    assert (bits[found.first, found.second] == found.distance).all()

@@ -188,7 +188,7 @@ class TestStatement:
             data=replace(
                 base.data,
                 operating_point=CutOffs("", "probabilities", (0.5, 0.5, 0.5, 0.5), {}, {}, {}, digests[0]),
-                audit=Audit(digests[1]),
+                audit=Audit(digests[1], ()),
                 grades=File("kept.csv", "7" * 64),
             ),
             look=replace(base.look, line=digests[2]),

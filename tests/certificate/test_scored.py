@@ -237,9 +237,11 @@ class TestWhatMayNot:
         with pytest.raises(CertificateError, match="expected a record that drgate score wrote"):
             wrong(signed, replace(graded, provenance=record))
 
-    def test_leakage_that_was_checked(self, graded, keys):
+    @pytest.mark.parametrize("part", ["audit", "copies"])
+    def test_the_audit_of_its_images(self, graded, keys, part):
+        """Nobody can take what the scorer's audit found out of the table, or put a clean one in."""
         signed = sign_scored(graded, keys["scorer"], TIME)
-        record = {**graded.provenance, "leakage": ["No patient is in the training set."]}
+        record = {**graded.provenance, part: {"checks": []}}
         assert "has another record of how it was scored" in wrong(signed, replace(graded, provenance=record))
 
     def test_warnings_of_the_scorer(self, graded, keys):

@@ -107,7 +107,7 @@ def complete(predictions: Predictions) -> Predictions:
     model = {**record["model"], "scored_with": {"drgate": "0.1.0"}, "providers": ["cpu"]}
     own = parse_preprocessing("fundus-square-1")
     prepared = {"name": own.name, "digest": own.digest, "content": own.content(), "pillow": "11.0"}
-    return replace(predictions, provenance={**record, "model": model, "preprocessing": prepared, "leakage": []})
+    return replace(predictions, provenance={**record, "model": model, "preprocessing": prepared})
 
 
 def git_in(root: Path, *arguments: str) -> str:

@@ -132,12 +132,17 @@ def tiny_base(folder: Path, **changes: Any) -> Base:
     return resolve_base(str(write_base(folder, **changes)))
 
 
-def eye(grade: int, seed: int, size: int = 56) -> Image.Image:
-    """A disc that is the redder the worse its grade: something that two epochs learn."""
+def eye(grade: int, seed: int, size: int = 112) -> Image.Image:
+    """A disc that is the redder the worse its grade, something that two epochs learn; with vessels of its own."""
     generator = np.random.default_rng([grade, seed])
     image = Image.new("RGB", (size, size))
     green = 200 - 45 * grade + int(generator.integers(-4, 5))
-    ImageDraw.Draw(image).ellipse((3, 3, size - 4, size - 4), fill=(200, green, 60))
+    draw = ImageDraw.Draw(image)
+    draw.ellipse((3, 3, size - 4, size - 4), fill=(200, green, 60))
+    for x, y in generator.integers(size // 5, 4 * size // 5, (9, 2)).tolist():
+        turn = float(generator.random() * 2 * np.pi)
+        across = (size / 5 * np.cos(turn), size / 5 * np.sin(turn))
+        draw.line((x - across[0], y - across[1], x + across[0], y + across[1]), (150, green - 15, 45), size // 28)
     noise = generator.integers(0, 12, (size, size, 3), dtype=np.uint8)
     return Image.fromarray(np.asarray(image) // 2 + 60 + noise)
 

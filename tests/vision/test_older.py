@@ -14,9 +14,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from drgate.audit.result import Audit
+from drgate.audited import Against
 from drgate.checklist import parse_checklist
 from drgate.errors import CheckpointError, UsageError
 from drgate.manifest import load_manifest
+from drgate.metrics import LEAKS
 from drgate.preprocessing import FUNDUS_SQUARE, parse_preprocessing
 from drgate.record import training_evidence
 from drgate.score import score
@@ -417,25 +420,25 @@ class TestJudged:
             expected = reference_logits(base, state_dict(base), images())
         np.testing.assert_allclose(load_grader(out / "model.onnx").outputs(images().numpy()), expected, atol=1e-4)
 
-    def test_leakage_is_claimed_of_what_the_fingerprint_tells_of(self, base, tmp_path):
-        """A child that knows its own images, of a parent that knows none: page one says which half was checked."""
+    def test_the_audit_claims_what_the_fingerprint_tells_of(self, base, tmp_path):
+        """A child that knows its own images, of a parent that knows none: nothing is called clean."""
         origin = {"training_sets": "unknown", "why": "older.pth tells nothing.", "pretraining": "unknown"}
         child = tiny.checkpoint_of(tiny.random_model(base), base, record={"lineage": origin})
         save_checkpoint(tmp_path / "child.pth", child)
         eyes = load_manifest(tiny.write_eyes(tmp_path / "eyes", train=1, val=1, test=1)).select("test")
         provenance = score(load_grader(tmp_path / "child.pth"), eyes, workers=0).provenance
-        assert any("the training sets in the model's fingerprint" in line for line in provenance["leakage"])
+        checks = Audit.from_json(provenance["audit"]).checks
+        assert not [one.id for one in checks if one.id in LEAKS and one.status == "clean"]
+        assert "older.pth tells nothing." in Audit.from_json(provenance["audit"]).check("patients").reason
         assert any("Training data not fully known: older.pth tells nothing." in line for line in provenance["warnings"])
         save_checkpoint(tmp_path / "known.pth", replace(child, record={"lineage": lineage(base, None)}))
         provenance = score(load_grader(tmp_path / "known.pth"), eyes, workers=0).provenance
         assert not any("Lineage" in line for line in provenance["warnings"])
-        assert any("No image of the model's training set is in the test set" in line for line in provenance["leakage"])
-        no_key = "Patients were not compared with the training patients: no patient key (--patient-key) was given."
-        assert no_key in provenance["leakage"]
-        keyed = score(load_grader(tmp_path / "known.pth"), eyes, workers=0, patient_key=tiny.PATIENT_KEY)
-        assert any(
-            "No patient and no image of the model's training set" in line for line in keyed.provenance["leakage"]
-        )
+        patients = Audit.from_json(provenance["audit"]).check("patients")
+        assert patients.status == "not_assessed"
+        assert "no patient key (--patient-key) was given" in patients.reason
+        keyed = score(load_grader(tmp_path / "known.pth"), eyes, workers=0, against=Against(key=tiny.PATIENT_KEY))
+        assert Audit.from_json(keyed.provenance["audit"]).check("patients").status == "clean"
 
 
 class TestTrained:

@@ -68,10 +68,11 @@ def render(evaluation: Evaluation, *, certificate: str | None = None) -> str:
     parts += _flagged(evaluation)
     parts += ["## What was judged", bullets(f"{label}: {escape(text)}" for label, text in words.judged(evaluation))]
     parts += ["## What this does not show", bullets(map(escape, NOT_EVIDENCE_FOR)), NOT_A_MEDICAL_DEVICE]
-    parts += ["## Confusion matrix", "Rows: the reference. Columns: the model's answer.", _matrix(evaluation)]
+    if evaluation.metrics:
+        parts += ["## Confusion matrix", "Rows: the reference. Columns: the model's answer.", _matrix(evaluation)]
     for section in sections(evaluation):
         parts += _section(section)
-    parts += ["## All metrics", _metrics(evaluation)]
+    parts += ["## All metrics", _metrics(evaluation)] if evaluation.metrics else []
     parts += ["## Settings and digests"]
     for title, pairs in words.settings(evaluation):
         parts += [f"### {title}", bullets(f"{escape(label)}: {code(text)}" for label, text in pairs)]

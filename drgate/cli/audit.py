@@ -1,0 +1,179 @@
+"""`drgate audit`: is the evidence clean?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from drgate.buckets import located
+from drgate.cli.options import (
+    ChecklistOption,
+    ColumnsOption,
+    FormatOption,
+    LooksOption,
+    LookTimeOption,
+    PatientKeyOption,
+    QuietOption,
+    ScoresOption,
+    SplitOption,
+    WorkersOption,
+    column_map,
+    patient_key,
+)
+from drgate.screen import Format, emit, progress, tell
+
+if TYPE_CHECKING:
+    from drgate.audit.collect import Collected
+    from drgate.audit.result import Audit
+
+_SHOWN: Final = 5
+PUBLIC: Final = ("audit.json", "audit.html")
+PRIVATE: Final = ("names.csv", "to_read.csv", "pictures.html")
+"""What --out writes; the second are for the caller alone."""
+
+HELP = """Is the evidence clean? Leaks, labels, shortcuts, quality and case mix of a test set.
+
+TEST is compared with training data: its own other splits, the TRAIN manifests (their splits train and val, or all),
+and what a model's fingerprint keeps (--checkpoint). Asked is whether a patient, an eye, a file or a photograph of the
+test set was in training, also turned, cropped or recoloured; whether one picture has two grades; and, to look at, what
+the grades depend on, which photographs cannot be graded, and which cases are few.
+
+Exit code 0 clean, 1 found, 2 the command could not do its work, 3 nothing found, but something is suspected or could
+not be checked. Leaks (lineage, patients, eyes, files, pixels, near duplicates) and label conflicts decide it. The other
+checks (fellow eyes, mislabelled, readers, shortcuts, quality, case mix) only inform.
+
+With --predictions the answers are set beside the grades of the test set. That is a look, and it is logged first.
+
+--out writes audit.json and audit.html, which name an image by the first 16 hex digits of its SHA-256, and names.csv,
+which leads back to your names: do not publish names.csv, nor pictures.html (--pictures). The folder's .gitignore lists
+them.
+
+\b
+Examples:
+  drgate audit data
+  drgate audit hospital/labels.csv eyepacs --out reports/audit
+  drgate audit hospital/labels.csv --checkpoint best_model.pth --patient-key keys/patients.key
+  drgate audit data --predictions predictions.parquet --out reports/audit --pictures
+"""
+
+
+def command(
+    test: Annotated[
+        Path,
+        typer.Argument(
+            metavar="TEST", parser=located, help="The test set: a manifest; its other splits count as training."
+        ),
+    ],
+    train: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[TRAIN ...]", parser=located, help="Further training data: manifests."),
+    ] = None,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(
+            "--checkpoint",
+            metavar="CKPT",
+            help="The model: what its fingerprint keeps of its training data counts too. The network is not built.",
+        ),
+    ] = None,
+    predictions: Annotated[
+        Path | None,
+        typer.Option(
+            "--predictions", metavar="TABLE", help="The model's answers on the test set, to find unlikely grades."
+        ),
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Folder to write.")] = None,
+    split: SplitOption = "test",
+    columns: ColumnsOption = None,
+    scores: ScoresOption = None,
+    spec: ChecklistOption = "medical-grade",
+    no_images: Annotated[
+        bool,
+        typer.Option(
+            "--no-images", help="Open no image: only what the tables say is compared, and the rest is not assessed."
+        ),
+    ] = False,
+    pictures: Annotated[
+        bool,
+        typer.Option("--pictures", help="With --out: also write pictures.html, the pairs that were found as pictures."),
+    ] = False,
+    patients: PatientKeyOption = None,
+    looks: LooksOption = None,
+    time: LookTimeOption = None,
+    workers: WorkersOption = None,
+    format: FormatOption = Format.human,
+    quiet: QuietOption = False,
+) -> int:
+    from drgate.audit.collect import Asked, collect
+    from drgate.audit.whole import QUESTIONS, audit
+    from drgate.checklist import load_checklist
+    from drgate.errors import UsageError
+    from drgate.looks import Log, given_time
+    from drgate.report import audit as page
+
+    if pictures and (out is None or no_images):
+        raise UsageError(
+            "--pictures writes into the folder of --out, from the images; give --out DIR, and no --no-images."
+        )
+    if predictions is None and (looks or time):
+        raise UsageError("--looks and --time belong to --predictions: nothing else takes a look. Leave them out.")
+    if time is not None:
+        given_time(time)
+    if out is not None:
+        _refuse_taken(out)
+    checklist, log = load_checklist(spec), Log(looks, time, patient_key(patients))
+    asked = Asked(
+        test, tuple(train or ()), split, checkpoint, predictions, not no_images, column_map(columns, scores), log
+    )
+    with progress("Reading photographs", quiet) as (started, advance):
+        collected = collect(asked, checklist, workers=workers, started=started, advance=advance)
+    with progress("Auditing", quiet) as (started, advance):
+        started(len(QUESTIONS))
+        found = audit(collected.evidence, collected.settings, advance=lambda name: advance(1))
+    names = collected.own_names
+    if out is not None:
+        _write(out, found, collected, pictures)
+    emit(found.to_json(), lambda console: page.terminal(found, console, names), format, quiet)
+    for sentence in collected.unreadable[:_SHOWN]:
+        tell(sentence, quiet)
+    if (more := len(collected.unreadable) - _SHOWN) > 0:
+        tell(f"{more} more photographs cannot be read.", quiet)
+    if (look := collected.look) is not None:
+        tell(f"Look {look.number} of {look.allowed} allowed at these images.", quiet)
+    if out is not None:
+        tell(f"Audit: {out / 'audit.html'}; {found.digest}.", quiet)
+    return found.exit_code
+
+
+def _refuse_taken(out: Path) -> None:
+    """Raise UsageError where the folder holds anything that is no audit's."""
+    from drgate.errors import UsageError
+    from drgate.files import entries
+
+    if out.exists() and (
+        not out.is_dir() or any(one.name not in (*PUBLIC, *PRIVATE, ".gitignore") for one in entries(out, UsageError))
+    ):
+        raise UsageError(f"{out} holds something else; give another folder with --out.")
+
+
+def _write(out: Path, found: Audit, collected: Collected, pictures: bool) -> None:
+    """Write the folder's files, once all are made; those of an earlier audit there go."""
+    from drgate.audit.pictures import pairs
+    from drgate.files import as_csv, canonical_json, ignored_in, write_atomically, write_private
+    from drgate.report import audit as page
+
+    own = collected.own_names
+    rows = [("test", *pair) for pair in own.test.items()] + [("train", *pair) for pair in own.train.items()]
+    public = {"audit.json": canonical_json(found.to_json()), "audit.html": page.html(found).encode()}
+    private = {"names.csv": as_csv([("set", "image", "own_image"), *rows])}
+    if pictures:
+        private["pictures.html"] = page.pictures(found, pairs(found, collected.evidence), own).encode()
+    out.mkdir(parents=True, exist_ok=True)
+    for name in (*PUBLIC, *PRIVATE):
+        (out / name).unlink(missing_ok=True)
+    for name, data in private.items():
+        write_private(out, name, data, ignored=ignored_in(out))
+    for name, data in public.items():
+        write_atomically(out / name, data)
