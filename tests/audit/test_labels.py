@@ -88,6 +88,16 @@ class TestConflicts:
                 assert one.value >= 0.6
                 assert one.what.startswith("the same eye by its pixels, graded ")
 
+    def test_a_near_hash_alone_accuses_nobody(self, set_of, monkeypatch):
+        """Other eyes with other grades do not register, however near their hashes are taken to be."""
+        monkeypatch.setattr(label_conflicts, "WITHIN", 256)
+        compared = []
+        register = label_conflicts.likeness
+        monkeypatch.setattr(label_conflicts, "likeness", lambda *pair: compared.append(1) or register(*pair))
+        shown = set_of([(source, name, i % 5) for i, (source, name, _) in enumerate(SOME)])
+        assert label_conflicts.check(Evidence(shown)).status == "clean"
+        assert len(compared) == 3 + 3 + 3 + 2 + 1  # at most the three nearest of each, each pair once
+
     def test_between_test_and_training(self, set_of):
         """The test photograph and the training photograph are named apart; two of training are compared by bytes."""
         train = [("0_left.jpeg", "x.jpeg", 2), ("1_left.jpeg", "y.jpeg", 1), ("1_left.jpeg", "z.jpeg", 0)]
