@@ -11,6 +11,7 @@ from sklearn.metrics import cohen_kappa_score
 
 from drgate.audit import fellow_eyes, label_conflicts, mislabelled, readers
 from drgate.audit.evidence import Evidence, Photographs, photographs
+from drgate.audit.register import likeness
 from drgate.demo.synthetic import draw_patient, render
 from drgate.evaluation import plain_of
 from drgate.manifest import load_manifest
@@ -92,8 +93,12 @@ class TestConflicts:
         """Other eyes with other grades do not register, however near their hashes are taken to be."""
         monkeypatch.setattr(label_conflicts, "WITHIN", 256)
         compared = []
-        register = label_conflicts.likeness
-        monkeypatch.setattr(label_conflicts, "likeness", lambda *pair: compared.append(1) or register(*pair))
+
+        def counted(one, other):
+            compared.append(likeness(one, other))
+            return compared[-1]
+
+        monkeypatch.setattr(label_conflicts, "likeness", counted)
         shown = set_of([(source, name, i % 5) for i, (source, name, _) in enumerate(SOME)])
         assert label_conflicts.check(Evidence(shown)).status == "clean"
         assert len(compared) == 3 + 3 + 3 + 2 + 1  # at most the three nearest of each, each pair once
