@@ -11,6 +11,7 @@ from sklearn.metrics import cohen_kappa_score
 
 from drgate.audit import fellow_eyes, label_conflicts, mislabelled, readers
 from drgate.audit.evidence import Evidence, Photographs, photographs
+from drgate.audit.register import likeness
 from drgate.demo.synthetic import draw_patient, render
 from drgate.evaluation import plain_of
 from drgate.manifest import load_manifest
@@ -87,6 +88,20 @@ class TestConflicts:
                 assert one.distance <= label_conflicts.WITHIN
                 assert one.value >= 0.6
                 assert one.what.startswith("the same eye by its pixels, graded ")
+
+    def test_a_near_hash_alone_accuses_nobody(self, set_of, monkeypatch):
+        """Other eyes with other grades do not register, however near their hashes are taken to be."""
+        monkeypatch.setattr(label_conflicts, "WITHIN", 256)
+        compared = []
+
+        def counted(one, other):
+            compared.append(likeness(one, other))
+            return compared[-1]
+
+        monkeypatch.setattr(label_conflicts, "likeness", counted)
+        shown = set_of([(source, name, i % 5) for i, (source, name, _) in enumerate(SOME)])
+        assert label_conflicts.check(Evidence(shown)).status == "clean"
+        assert len(compared) == 3 + 3 + 3 + 2 + 1  # at most the three nearest of each, each pair once
 
     def test_between_test_and_training(self, set_of):
         """The test photograph and the training photograph are named apart; two of training are compared by bytes."""
