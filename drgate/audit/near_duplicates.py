@@ -45,7 +45,7 @@ def check(evidence: Evidence) -> Check:
     test, train = evidence.test, evidence.train
     found: list[Finding] = []
     suspected: list[Finding] = []
-    missing = beyond(evidence) or _unread(test, "test")
+    missing = beyond(evidence) or test.unread("test")
     compared = {"test": len(test.readable)}
     numbers = {"same_from": SAME}
     if train is not None:
@@ -53,7 +53,7 @@ def check(evidence: Evidence) -> Check:
         found += _confirmed(test, train, nominated)
         compared |= {"train": len(train.readable), "nominated": len(nominated.distance)}
         numbers |= dict(zip(("views", "within", "within_views"), map(float, _depth(test, train)), strict=True))
-        missing = missing or _unread(train, "training") or too_many(len(test.readable), len(train.readable))
+        missing = missing or train.unread("training") or too_many(len(test.readable), len(train.readable))
         if len(nominated.distance) == PAIRS:
             missing = missing or f"The {PAIRS} nearest pairs were compared by pixels, and further ones were not."
     if evidence.fingerprint is not None:
@@ -225,13 +225,6 @@ def _names(side: Photographs) -> list[str]:
     """As published, in the order of `readable`."""
     names = side.names
     return [names[row] for row in side.readable]
-
-
-def _unread(side: Photographs, name: str) -> str:
-    """Why some photographs were not compared; empty where all were."""
-    if not (unread := len(side) - len(side.readable)):
-        return ""
-    return f"{unread} {'photograph' if unread == 1 else 'photographs'} of the {name} set could not be read."
 
 
 def _views(test: int, train: int) -> int:
