@@ -125,6 +125,12 @@ class Photographs:
         """Positions of the photographs that were examined."""
         return np.asarray([i for i, one in enumerate(self.seen) if isinstance(one, Examined)], dtype=np.int64)
 
+    def unread(self, name: str) -> str:
+        """How many of the `name` set have no pixels to compare, as a sentence; empty where all were examined."""
+        if not (many := len(self) - len(self.readable)):
+            return ""
+        return f"{many} {'photograph' if many == 1 else 'photographs'} of the {name} set could not be or were not read."
+
     @property
     def hashes(self) -> NDArray[np.uint8]:
         """(len(readable), 32), in the order of `readable`."""

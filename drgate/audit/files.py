@@ -45,10 +45,7 @@ def check_pixels(evidence: Evidence) -> Check:
     missing = _missing(evidence)
     if train is None:
         return _answer("pixels", evidence, [], missing, {})
-    for side, name in ((test, "test"), (train, "training")):
-        if unread := len(side) - len(side.readable):
-            photographs = "photograph" if unread == 1 else "photographs"
-            missing = missing or f"{unread} {photographs} of the {name} set could not be read and not be compared."
+    missing = missing or test.unread("test") or train.unread("training")
     if many := too_many(len(test.readable), len(train.readable)):
         return _answer("pixels", evidence, [], many, {})
     found = near(test.hashes, train.hashes, NEAR, each=AT_MOST + 1, upright=True)

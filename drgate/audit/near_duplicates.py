@@ -18,13 +18,14 @@ from drgate.audit.evidence import Evidence, Photographs, picture_of
 from drgate.audit.lineage import beyond
 from drgate.audit.register import SAME, likeness, picture, turned
 from drgate.audit.result import Check, Finding, Orientation
-from drgate.audit.search import Near, expected_false, near, too_many
+from drgate.audit.search import Near, expected_false, furthest, near, too_many
 from drgate.audit.views import FEW, VIEWS
 from drgate.vision.decoding import in_processes, usable_cores
 
 NOMINATED: Final = 72
 NOMINATED_CUT: Final = 68
-"""Bits of 256 up to which a pair is compared by pixels: of photographs as they are, and with one cut or equalised."""
+"""Bits of 256 up to which a pair is compared by pixels: of photographs as they are, and with one cut or equalised.
+Fewer where half of `PAIRS` could be as near by chance."""
 EACH: Final = 8
 """Pairs that are compared by pixels, the nearest first, for each test photograph."""
 PAIRS: Final = 4000
@@ -44,15 +45,15 @@ def check(evidence: Evidence) -> Check:
     test, train = evidence.test, evidence.train
     found: list[Finding] = []
     suspected: list[Finding] = []
-    missing = beyond(evidence) or _unread(test, "test")
+    missing = beyond(evidence) or test.unread("test")
     compared = {"test": len(test.readable)}
     numbers = {"same_from": SAME}
     if train is not None:
         nominated = nominate(test, train)
         found += _confirmed(test, train, nominated)
         compared |= {"train": len(train.readable), "nominated": len(nominated.distance)}
-        numbers["views"] = float(_views(len(test), len(train)) or 0)
-        missing = missing or _unread(train, "training") or too_many(len(test), len(train))
+        numbers |= dict(zip(("views", "within", "within_views"), map(float, _depth(test, train)), strict=True))
+        missing = missing or train.unread("training") or too_many(len(test.readable), len(train.readable))
         if len(nominated.distance) == PAIRS:
             missing = missing or f"The {PAIRS} nearest pairs were compared by pixels, and further ones were not."
     if evidence.fingerprint is not None:
@@ -104,17 +105,17 @@ def groups(photographs: Photographs) -> NDArray[np.int64]:
 def nominate(test: Photographs, train: Photographs) -> Near:
     """The pairs that are to be compared by pixels, as positions in `readable`; files that are equal are left out, and
     of one set each pair is there once."""
-    count = _views(len(test), len(train))
-    if count is None:
+    if too_many(len(test.readable), len(train.readable)):
         return Near(*(np.empty(0, dtype=np.int64) for _ in range(4)))
+    views, within, within_views = _depth(test, train)
     each = EACH + (test is train)  # of one set each photograph is its own nearest
-    found = [near(test.hashes, train.hashes, NOMINATED, each=each)]
-    if count:
-        cut = near(test.views[:, :count].reshape(-1, 32), train.hashes, NOMINATED_CUT, each=each)
-        found.append(cut._replace(first=cut.first // count))
+    found = [near(test.hashes, train.hashes, within, each=each)]
+    if views:
+        cut = near(test.views[:, :views].reshape(-1, 32), train.hashes, within_views, each=each)
+        found.append(cut._replace(first=cut.first // views))
         if test is not train:
-            cut = near(test.hashes, train.views[:, :count].reshape(-1, 32), NOMINATED_CUT, each=each)
-            found.append(cut._replace(second=cut.second // count))
+            cut = near(test.hashes, train.views[:, :views].reshape(-1, 32), within_views, each=each)
+            found.append(cut._replace(second=cut.second // views))
     pairs = _ordered(Near(*map(np.concatenate, zip(*found, strict=True))))
     one, other = test.readable[pairs.first], train.readable[pairs.second]
     pairs = _kept(pairs, np.asarray(test.contents)[one] != np.asarray(train.contents)[other])
@@ -170,13 +171,13 @@ def _by_hashes(test: Photographs, train: NDArray[np.uint8]) -> tuple[list[Findin
 
     One finding for each test photograph. Half of the expected number is for photographs as they are, half for views.
     """
-    count = _views(len(test), len(train))
-    if count is None:
-        return [], [], too_many(len(test), len(train))
+    if many := too_many(len(test.hashes), len(train)):
+        return [], [], many
+    views = _views(len(test.hashes), len(train))
     pairs = len(test.hashes) * len(train)
     near_ones = [
         (expected_false(distance, 2 * each * pairs), distance, row, orientation)
-        for hashes, each in ((test.hashes, 1), (test.views[:, :count].reshape(-1, 32), count))
+        for hashes, each in ((test.hashes, 1), (test.views[:, :views].reshape(-1, 32), views))
         for distance, row, orientation in _near_training(hashes, train, each)
     ]
     names = _names(test)
@@ -226,16 +227,21 @@ def _names(side: Photographs) -> list[str]:
     return [names[row] for row in side.readable]
 
 
-def _unread(side: Photographs, name: str) -> str:
-    """Why some photographs were not compared; empty where all were."""
-    if not (unread := len(side) - len(side.readable)):
-        return ""
-    return f"{unread} {'photograph' if unread == 1 else 'photographs'} of the {name} set could not be read."
+def _views(test: int, train: int) -> int:
+    """How many further views of each photograph are compared."""
+    return next((count for count in (VIEWS, FEW) if not too_many(test * (1 + 2 * count), train)), 0)
 
 
-def _views(test: int, train: int) -> int | None:
-    """How many further views of each photograph are compared; None where not even the photographs are."""
-    return next((count for count in (VIEWS, FEW, 0) if not too_many(test * (1 + 2 * count), train)), None)
+def _depth(test: Photographs, train: Photographs) -> tuple[int, int, int]:
+    """How many views are compared, and the bits within which photographs and views are nominated."""
+    first, second = len(test.readable), len(train.readable)
+    views = _views(first, second)
+    pairs = first * second
+    return (
+        views,
+        furthest(NOMINATED, pairs, PAIRS / 2),
+        furthest(NOMINATED_CUT, 2 * views * pairs, PAIRS / 2),
+    )
 
 
 def _ordered(pairs: Near) -> Near:

@@ -105,6 +105,11 @@ def expected_false(distance: int, pairs: int) -> float:
     return float(pairs * rate * 2.0 ** (-max(0, lowest - distance) / _HALVED))
 
 
+def furthest(most: int, pairs: int, number: float) -> int:
+    """The largest distance up to `most` within which at most `number` of the pairs are expected by chance; else 0."""
+    return next((distance for distance in range(most, 0, -1) if expected_false(distance, pairs) <= number), 0)
+
+
 def _near_rows(
     rows: NDArray[np.uint64], columns: NDArray[np.uint64], within: int, each: int | None, upright: bool
 ) -> NDArray[np.int64]:

@@ -117,7 +117,7 @@ def test_equal_files_are_another_question(test_set, tmp_path):
 @pytest.mark.parametrize(("module", "limit"), [(near_duplicates, "PAIRS"), (search, "COMPARISONS")])
 def test_what_was_not_compared_is_said(test_set, tmp_path, monkeypatch, module, limit):
     """At most so many pairs of hashes, and of pictures, are compared; with more, none found is not clean."""
-    monkeypatch.setattr(near_duplicates, "NOMINATED", 128)
+    monkeypatch.setattr(near_duplicates, "furthest", lambda most, pairs, number: 128)
     monkeypatch.setattr(module, limit, 1)
     found = check(Evidence(test_set, side(tmp_path / "train", EYES[6:])))
     assert found.status == "not_assessed"

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from drgate.audit.search import expected_false, near
+from drgate.audit.search import expected_false, furthest, near
 from drgate.vision.perceptual import orientations
 
 
@@ -70,3 +70,11 @@ def test_the_most_different_hashes_are_not_near():
     found = near(hashes, ~hashes, 192)
     assert len(found.distance) == bits.size
     assert (bits[found.first, found.second] == found.distance).all()
+
+
+def test_furthest():
+    """Among more pairs, fewer bits are near enough to be worth a look; among very many only equal hashes are."""
+    found = [furthest(72, 10**power, 2000) for power in range(3, 14)]
+    assert found == sorted(found, reverse=True)
+    assert (found[0], furthest(72, 10**18, 2000)) == (72, 0)
+    assert expected_false(found[6], 10**9) <= 2000 < expected_false(found[6] + 1, 10**9)
