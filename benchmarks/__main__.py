@@ -6,12 +6,14 @@ import importlib
 import sys
 
 NAMES = {
+    "audit": "near-duplicates among 1,000 to 100,000 photographs: at most 60 s and 2 GB; the cost of examining",
     "bootstrap": "bootstrap intervals of 33 metrics, compared with scikit-learn, SciPy and confidenceinterval",
     "brier-error": "simulation: how often the true Brier score exceeds its upper limit",
     "evaluate-large": "drgate evaluate on a million images: at most 45 s and 1.5 GB",
     "gate": "drgate gate on a repository: at most 1 s, or 3 s with all numbers recomputed",
     "gate-error": "simulation: how often a model at the threshold passes, for every kind of criterion",
     "kills": "a run that is killed at 25 random moments and resumed, compared with an undisturbed run",
+    "labels": "labels flipped on purpose: how many of the first accused are these, against chance",
     "order-error": "simulation: how often a right order of classes is accused, and a wrong one named",
     "paired-error": "simulation: how often a worse model is declared non-inferior by drgate compare",
     "photographs": "photographs of full size decoded, prepared and hashed: at most twice libjpeg's scaled decoding",

@@ -31,7 +31,7 @@ from drgate.checklist import (
 )
 from drgate.checklist_diff import Change, diff
 from drgate.errors import ChecklistError
-from drgate.metrics import METRICS, parse_id
+from drgate.metrics import AUDITED, METRICS, parse_id
 from drgate.scale import GRADES
 from drgate.stats import confusion
 from tests.support.material import Ended
@@ -67,6 +67,7 @@ class TestShipped:
             ("no_output:severe_npdr", "<=", 0.05, False),
             ("no_output:pdr", "<=", 0.05, False),
             ("reference_ungradable", "<=", 0.10, False),
+            *((f"audit:{check}", "<=", 0, False) for check in AUDITED),
         ]
 
     def test_safe_requires_the_safety_lines(self):
@@ -222,7 +223,6 @@ def checklists(draw: st.DrawFn) -> dict[str, Any]:
         "looks": draw(st.integers(1, 3)),
         "planning": {"power": draw(fraction)},
         "intended_use": {"role": draw(st.sampled_from(["assist", "autonomous"]))},
-        "audit": {"required": draw(st.booleans())},
         "deployment": draw(st.sampled_from([None, dict(MIX)])),
         "slices": draw(st.permutations([camera, {"by": "site"}])),
         "expect": draw(st.dictionaries(st.sampled_from(["pdr", "specificity:each"]), fraction)),
@@ -710,7 +710,6 @@ class TestDiff:
             ("evidence.interval", "clopper-pearson", "wilson", "weaker", "different"),
             # More models may try; but fewer looks leave each a larger share of the level.
             ("looks", 1, 3, "weaker", "different"),
-            ("audit.required", True, False, "weaker", "stronger"),
             ("all_comers_allowance", 0.05, 0.1, "weaker", "stronger"),
             ("valid_days", 90, None, "weaker", "stronger"),
             ("valid_days", 90, 365, "weaker", "stronger"),
@@ -871,7 +870,7 @@ def test_the_example_of_the_documentation_is_a_checklist():
     plain = YamlReader(typ="safe", pure=True).load(text)
     jsonschema.validate(plain, schema())
     assert set(plain) == set(Checklist.model_fields)
-    for key in ("evidence", "bootstrap", "intended_use", "reference", "test_set", "audit", "planning"):
+    for key in ("evidence", "bootstrap", "intended_use", "reference", "test_set", "planning"):
         assert set(plain[key]) == set(checklist.content()[key]), key
     criteria = {key for line in plain["criteria"] for key in line}
     assert criteria == set(schema()["$defs"]["Criterion"]["properties"])

@@ -216,23 +216,6 @@ class TestBadInput:
         (tmp_path / "mine.yaml").write_text("name: a\nversion: 1\ncriterias: []\n")
         assert "did you mean 'criteria'?" in refused("spec", "check", tmp_path / "mine.yaml")
 
-    def test_leak_between_splits(self, refused: Refused, checkpoint: Path, photographs: Callable[..., Path]):
-        folder = photographs("a.png", "b.png")
-        (folder / "labels.csv").write_text("image,grade,patient,split\na.png,0,1,train\nb.png,0,1,test\n")
-        assert "in more than one split" in refused("evaluate", checkpoint, "--data", folder)
-
-    def test_training_patient_in_the_test_set(
-        self, refused: Refused, checkpoint: Path, photographs: Callable[..., Path], tmp_path: Path
-    ):
-        """Patient 10 was in the training set of this checkpoint, as its fingerprint tells; the message names nobody."""
-        from tests.support import tiny
-
-        folder = photographs("a.png", "b.png")
-        (folder / "labels.csv").write_text("image,grade,patient\na.png,0,10\nb.png,1,77\n")
-        key = tiny.patient_key_file(tmp_path / "patients.key")
-        said = refused("evaluate", checkpoint, "--data", folder, "--patient-key", key)
-        assert "1 patient of this set was in the model's training set; use other patients." in said
-
     def test_control_characters_do_not_reach_the_terminal(self, refused: Refused, tmp_path: Path):
         table = tmp_path / "predictions.csv"
         table.write_text('image,grade,predicted\n"a\x1b[31m",9,0\n')

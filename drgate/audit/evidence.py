@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from drgate.vision.fingerprint import Fingerprint
 
 IMAGE_BYTES: Final = 32
-_SHA256: Final = "[0-9a-f]{64}"
 KEPT_AT: Final = 256
 """Photographs after which what was seen of them is written to the cache."""
 
@@ -229,5 +228,5 @@ def _contents(manifest: Manifest, files: bool) -> list[str]:
     stated = [""] * len(manifest)
     if "sha256" in manifest.table.columns:
         cells = manifest.table["sha256"].fillna("").str.strip().str.lower()
-        stated = cells.where(cells.str.fullmatch(_SHA256), "").tolist()
+        stated = cells.where(cells.str.fullmatch("[0-9a-f]{64}"), "").tolist()
     return [found.get(image, content) for image, content in zip(manifest.table["image"], stated, strict=True)]

@@ -1,21 +1,23 @@
 """Whether a photograph can be graded: six measures, and six limits that somebody else can write again.
 
     found = measures(image, *reduced_copy(image))       # drgate.preprocessing
-    gradable(found)                                     # "" or "focus 0.94, below 1.3"
+    gradable(found)                                     # "" or "focus 0.94, below 1.4"
     Rule.from_json(json.loads(text))                    # other limits: {"format": "drgate quality 1", "size": 160, ...}
 
 Needs NumPy and Pillow alone and imports nothing of drgate, as drgate/preprocessing.py, of which it takes the reduced
-copy (256 to 511 blocks along the longest side) and the box of the field of view in it.
+copy (256 to 511 blocks along the longest side) and the box of the field of view in it. The box is resized by Pillow's
+`BOX` filter so that its longer side m is 160 blocks, the shorter one rounded; a smaller box is left as it is. So an eye
+has nearly the same measures at any size.
 
-Of the box of w x h blocks, only blocks (x, y) count whose centre is within .45 times the longer side m of the box's
-centre: (2 x - w + 1)^2 + (2 y - h + 1)^2 <= .81 m^2. A block's brightness is the largest of its three channels.
+Of the w x h blocks, only those (x, y) count whose centre is within .45 m of the middle:
+(2 x - w + 1)^2 + (2 y - h + 1)^2 <= .81 m^2. A block's brightness is the largest of its three channels.
 
 size        the shorter side of the box, in pixels of the photograph as it was decoded
 field       share of the blocks with a brightness of at least 24
 brightness  mean brightness, 0 to 255
 burnt       share of the blocks with a green of at least 240
-contrast    root mean square of max(0, M - green), where M is the mean green of the 17 x 17 blocks around each block,
-            rounded as Pillow's `BoxBlur(8)` of the box does, which repeats the outermost blocks
+contrast    root mean square of max(0, M - green), where M is the mean green of the 11 x 11 blocks around each block,
+            rounded as Pillow's `BoxBlur(5)` does, which repeats the outermost blocks
 focus       the same with the 5 x 5 blocks around it
 
 Vessels and lesions are darker than what is around them; of a photograph out of focus, or behind a cloudy lens, the
@@ -36,6 +38,8 @@ from PIL import Image, ImageChops, ImageFilter
 FORMAT: Final = "drgate quality 1"
 MOST: Final = {"size": 10_000.0, "field": 1.0, "brightness": 255.0, "burnt": 1.0, "contrast": 255.0, "focus": 255.0}
 """The largest limit that a rule can have, by measure, in the order in which a reason is looked for."""
+LONGER: Final = 160
+"""Blocks along the longer side of the field of view, at most."""
 _SQUARES: Final = np.arange(256) ** 2
 
 
@@ -65,32 +69,35 @@ class Rule:
         return cls(**{name: float(plain[name]) for name in MOST})
 
 
-RULE: Final = Rule(size=160, field=0.72, brightness=33, burnt=0.17, contrast=1.9, focus=1.3)
+RULE: Final = Rule(size=160, field=0.73, brightness=33, burnt=0.17, contrast=1.7, focus=1.4)
 """Of drgate; each limit has two digits."""
 
 
 def measures(image: Image.Image, copy: Image.Image, box: tuple[int, int, int, int]) -> dict[str, float]:
     """By name. image: as decoded, upright RGB. copy, box: `drgate.preprocessing.reduced_copy` of it."""
-    field = copy.crop(box)
-    width, height = field.size
+    across, down = box[2] - box[0], box[3] - box[1]
+    scale = min(1.0, LONGER / max(across, down))
+    width, height = (max(1, round(side * scale)) for side in (across, down))
+    field = copy.resize((width, height), Image.Resampling.BOX, box)
     x, y = np.arange(width), np.arange(height)[:, None]
     inside = Image.fromarray((2 * x - width + 1) ** 2 + (2 * y - height + 1) ** 2 <= 0.81 * max(width, height) ** 2)
     red, green, blue = field.split()
     brightness, greens, contrast, focus = (
-        np.asarray(one.histogram(inside)) / max(1, inside.histogram()[255])
+        np.asarray(one.histogram(inside))
         for one in (
             ImageChops.lighter(ImageChops.lighter(red, green), blue),
             green,
-            *(ImageChops.subtract(green.filter(ImageFilter.BoxBlur(radius)), green) for radius in (8, 2)),
+            *(ImageChops.subtract(green.filter(ImageFilter.BoxBlur(radius)), green) for radius in (5, 2)),
         )
     )
+    blocks = int(greens.sum())
     return {
-        "size": float(round(min(width * image.width / copy.width, height * image.height / copy.height))),
-        "field": float(brightness[24:].sum()),
-        "brightness": float(brightness @ np.arange(256)),
-        "burnt": float(greens[240:].sum()),
-        "contrast": math.sqrt(float(contrast @ _SQUARES)),
-        "focus": math.sqrt(float(focus @ _SQUARES)),
+        "size": float(round(min(across * image.width / copy.width, down * image.height / copy.height))),
+        "field": int(brightness[24:].sum()) / blocks,
+        "brightness": int(brightness @ np.arange(256)) / blocks,
+        "burnt": int(greens[240:].sum()) / blocks,
+        "contrast": math.sqrt(int(contrast @ _SQUARES) / blocks),
+        "focus": math.sqrt(int(focus @ _SQUARES) / blocks),
     }
 
 

@@ -18,27 +18,23 @@ from drgate.audit.evidence import Evidence, Photographs, picture_of
 from drgate.audit.lineage import beyond
 from drgate.audit.register import SAME, likeness, picture, turned
 from drgate.audit.result import Check, Finding, Orientation
-from drgate.audit.search import Near, expected_false, near
+from drgate.audit.search import Near, expected_false, near, too_many
 from drgate.audit.views import FEW, VIEWS
 from drgate.vision.decoding import in_processes, usable_cores
 
 NOMINATED: Final = 72
-NOMINATED_CUT: Final = 60
+NOMINATED_CUT: Final = 68
 """Bits of 256 up to which a pair is compared by pixels: of photographs as they are, and with one cut or equalised."""
 EACH: Final = 8
 """Pairs that are compared by pixels, the nearest first, for each test photograph."""
 PAIRS: Final = 4000
 """And in all."""
-COMPARISONS: Final = 10**10
-"""Pairs of hashes that are compared; all views of both, fewer or none as this allows."""
 
-ACCUSED: Final = 32
-"""Bits up to which a hash alone is a finding. The two eyes of a patient, mirrored, are at 38 or more."""
 FOUND: Final = 0.01
 SUSPECTED: Final = 0.1
 """Largest expected number of pairs that are as near by chance."""
 NEAR: Final = 48
-"""Bits within which there is no hash of training, where hashes alone find nothing."""
+"""Bits up to which a hash of training is near, where hashes alone must do. Two eyes of a patient are at 62 or more."""
 _ORIENTATIONS: Final = get_args(Orientation)
 _LIMITS: Final = "A copy that was cut by more than a fifth, or cut unevenly by more than a tenth, can be missed."
 
@@ -90,7 +86,7 @@ def groups(photographs: Photographs) -> NDArray[np.int64]:
     """(len(photographs),) numbers, equal for photographs of one set that are the same file or register, directly or by
     others: they count as one patient. The number is the position of the first of them.
 
-    Above `COMPARISONS` pairs only files are compared (`too_many`).
+    Of more photographs than `drgate.audit.search.too_many` allows only files are compared.
     """
     owner = np.arange(len(photographs))
     firsts: dict[str, int] = {}
@@ -103,13 +99,6 @@ def groups(photographs: Photographs) -> NDArray[np.int64]:
         one, two = sorted((int(owner[first]), int(owner[second])))
         owner[owner == two] = one
     return owner
-
-
-def too_many(test: int, train: int) -> str:
-    """Why the photographs of two sets of this size are not compared; empty where they are."""
-    if _views(test, train) is not None:
-        return ""
-    return f"{test} and {train} photographs are more than {COMPARISONS} pairs; give fewer at a time."
 
 
 def nominate(test: Photographs, train: Photographs) -> Near:
@@ -177,31 +166,40 @@ def _picture(file: tuple[Path, str]) -> Image.Image:
 
 
 def _by_hashes(test: Photographs, train: NDArray[np.uint8]) -> tuple[list[Finding], list[Finding], str]:
-    """Found, suspected, and why nothing can be said of further near hashes; train: (n, 32) of a fingerprint."""
+    """Found, suspected, and why nothing can be said of further near hashes; train: (n, 32) of a fingerprint.
+
+    One finding for each test photograph. Half of the expected number is for photographs as they are, half for views.
+    """
     count = _views(len(test), len(train))
     if count is None:
         return [], [], too_many(len(test), len(train))
-    every = np.concatenate([test.hashes[:, None], test.views[:, :count]], axis=1)
-    # Pictures without content have few or many bits, and are near one another.
-    ones = np.bitwise_count(every).sum(axis=-1).ravel()
-    plain = np.flatnonzero((ones > 96) & (ones < 160))
-    nearest = near(every.reshape(-1, 32)[plain], train, NEAR, each=1)
-    nearest = nearest._replace(first=plain[nearest.first] // (count + 1))
-    nearest = _kept(nearest, np.flatnonzero(_rank(nearest.first) == 0))
+    pairs = len(test.hashes) * len(train)
+    near_ones = [
+        (expected_false(distance, 2 * each * pairs), distance, row, orientation)
+        for hashes, each in ((test.hashes, 1), (test.views[:, :count].reshape(-1, 32), count))
+        for distance, row, orientation in _near_training(hashes, train, each)
+    ]
     names = _names(test)
-    found, suspected, unclear = [], [], 0
-    for distance, row, _, orientation in zip(*(values.tolist() for values in nearest), strict=True):
+    least: dict[int, tuple[float, Finding]] = {}
+    for by_chance, distance, row, orientation in sorted(near_ones):
         one = Finding(test=names[row], distance=distance, orientation=_ORIENTATIONS[orientation])
-        by_chance = expected_false(distance, len(every) * (count + 1) * len(train))
-        if by_chance <= FOUND and distance <= ACCUSED:
-            found.append(one)
-        elif by_chance <= SUSPECTED:
-            suspected.append(one)
-        else:
-            unclear += 1
+        least.setdefault(row, (by_chance, one))
+    found = [one for by_chance, one in least.values() if by_chance <= FOUND]
+    suspected = [one for by_chance, one in least.values() if FOUND < by_chance <= SUSPECTED]
+    unclear = len(least) - len(found) - len(suspected)
     images = "1 test photograph has" if unclear == 1 else f"{unclear} test photographs have"
     why = f"{images} a hash near one of the fingerprint, no nearer than chance may bring among so many pairs."
     return found, suspected, why if unclear else ""
+
+
+def _near_training(hashes: NDArray[np.uint8], train: NDArray[np.uint8], each: int) -> list[tuple[int, int, int]]:
+    """Distance, photograph and orientation of the hashes, `each` of a photograph, that are near one of training."""
+    # Pictures without content have few or many bits, and are near one another.
+    ones = np.bitwise_count(hashes).sum(axis=-1)
+    plain = np.flatnonzero((ones > 96) & (ones < 160))
+    found = near(hashes[plain], train, NEAR, each=1)
+    photographs = plain[found.first] // max(1, each)
+    return list(zip(found.distance.tolist(), photographs.tolist(), found.orientation.tolist(), strict=True))
 
 
 def _rest(evidence: Evidence) -> NDArray[np.uint8]:
@@ -237,10 +235,7 @@ def _unread(side: Photographs, name: str) -> str:
 
 def _views(test: int, train: int) -> int | None:
     """How many further views of each photograph are compared; None where not even the photographs are."""
-    for count in (VIEWS, FEW, 0):
-        if test * train * (1 + 2 * count) <= COMPARISONS:
-            return count
-    return None
+    return next((count for count in (VIEWS, FEW, 0) if not too_many(test * (1 + 2 * count), train)), None)
 
 
 def _ordered(pairs: Near) -> Near:

@@ -20,7 +20,7 @@ from drgate.vision.perceptual import orientations
 
 _ROWS: Final = 16
 _COLUMNS: Final = 4096
-"""Of one block, which stays in a core's cache: .5 MB of differing bits and .4 MB of counts."""
+"""Of one block, which stays in a core's cache: .5 MB of bits and .3 MB of counts."""
 _ODD: Final = np.arange(1, 17) % 2
 _GROUP: Final = (2 * np.add.outer(_ODD, np.zeros(16, dtype=np.int64)) + _ODD).ravel()
 _ORDER: Final = np.argsort(_GROUP, kind="stable")
@@ -28,6 +28,8 @@ _ORDER: Final = np.argsort(_GROUP, kind="stable")
 _LARGEST: Final = 192
 """The nearest of four orientations is never further, so that a distance fits 8 bits."""
 
+COMPARISONS: Final = 10**10
+"""Pairs of hashes that a question compares at most: 100 seconds of a core."""
 RATES: Final = ((56, 2.5e-6), (60, 4.9e-6), (64, 1.5e-5), (68, 3.5e-5), (72, 1.1e-4), (76, 2.8e-4), (80, 8.3e-4))
 """Distance, and the largest share of pairs of two patients that is as near, in any orientation: upper 97.5 % limits of
 Poisson counts, rounded up, over the 1,494,720 pairs of test patients of an EyePACS set (0, 2, 12, 38, 134, 377 and 1169
@@ -82,6 +84,15 @@ def near(
     return Near(distance, one, other, orientation)
 
 
+def too_many(first: int, second: int) -> str:
+    """Why so many hashes are not compared with so many others; empty where they are."""
+    if first * second <= COMPARISONS:
+        return ""
+    return (
+        f"{first} and {second} hashes are more than {COMPARISONS} pairs, which are not compared; give fewer at a time."
+    )
+
+
 def expected_false(distance: int, pairs: int) -> float:
     """The largest expected number of pairs of two patients, of so many compared, that are as near by chance."""
     lowest, rate = RATES[0]
@@ -99,12 +110,20 @@ def _near_rows(
 ) -> NDArray[np.int64]:
     """Distance, row and column of the near pairs of a few rows: (3, pairs). rows: (quarters, 4, n)."""
     found = [np.empty((3, 0), dtype=np.int64)]
+    differing = np.empty((rows.shape[-1], _COLUMNS), dtype=np.uint64)
+    counts = np.empty((4, *differing.shape), dtype=np.uint8)
     for left in range(0, columns.shape[1], _COLUMNS):
         part = columns[:, left : left + _COLUMNS]
-        differing = [np.bitwise_count(quarter[..., None] ^ part[:, None]) for quarter in rows]
-        nearest = differing[0].sum(axis=0) if upright else np.minimum(*map(_nearest_flip, differing))
-        row, column = np.nonzero(nearest <= within)
-        found.append(np.stack([nearest[row, column].astype(np.int64), row, column + left]))
+        width = part.shape[1]
+        distances = []
+        for quarter in rows:
+            for row, column, count in zip(quarter, part, counts[..., :width], strict=True):
+                np.bitwise_xor(row[:, None], column, out=differing[:, :width])
+                np.bitwise_count(differing[:, :width], out=count)
+            distances.append(_nearest_flip(counts[..., :width]) if not upright else counts[..., :width].sum(axis=0))
+        nearest = distances[0] if upright else np.minimum(*distances)
+        one, other = np.nonzero(nearest <= within)
+        found.append(np.stack([nearest[one, other].astype(np.int64), one, other + left]))
     together = np.concatenate(found, axis=1)
     if each is None:
         return together
@@ -113,10 +132,10 @@ def _near_rows(
     return together[:, np.arange(len(row)) - np.searchsorted(row, row) < each]
 
 
-def _nearest_flip(differing: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def _nearest_flip(counts: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """The least distance of a pair as it is, mirrored, upside down and turned by 180 degrees, from the differing bits
     of its four groups. A flip changes the sign of two groups, of which 64 bits less the differing ones differ then."""
-    even, across, down, both = differing
+    even, across, down, both = counts
     one = across + down  # as it is; turned by 180 degrees both are reversed
     one = np.minimum(one, 128 - one) + even + both
     other = across + (64 - down)  # upside down; mirrored both are reversed

@@ -24,9 +24,9 @@ _CUTS: Final = (
 )
 """What is left of the width and height of the field of view, and where: 0 at the left or top, 1 at the other side."""
 VIEWS: Final = 1 + len(_CUTS)
-FEW: Final = 4
-"""The first of them, which are compared where all would be too many: equalised, nine and eight tenths around the
-centre, and without a tenth at top and bottom."""
+FEW: Final = 3
+"""The first of them, which are compared where all would be too many: equalised, and nine and eight tenths around the
+centre."""
 
 
 def views(copy: Image.Image, box: tuple[int, int, int, int]) -> bytes:
