@@ -97,6 +97,16 @@ class TestFound:
         assert {one.id: one.status for one in found.deciding} == dict.fromkeys(DECIDE[1:], "clean")
         assert ended.code == 0
 
+    def test_a_second_audit_decodes_nothing_and_says_the_same(
+        self, drgate: Drgate, fundi: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        """What was seen of each photograph lies in the cache; the bytes of the audit are those without one."""
+        plain = drgate("audit", fundi, "--format", "json").out
+        monkeypatch.setenv("DRGATE_CACHE", str(tmp_path / "cache"))
+        assert drgate("audit", fundi, "--format", "json").out == plain
+        monkeypatch.setattr("drgate.audit.evidence.examine", lambda of: pytest.fail("examined again"))
+        assert drgate("audit", fundi, "--format", "json").out == plain
+
     @pytest.mark.parametrize("kind", ["patients", "eyes", "files", "pixels", "near_duplicates", "label_conflicts"])
     def test_each_leak_is_found_and_named(self, drgate: Drgate, copied: Set, kind: str):
         """Exit code 1; the finding has the test photograph's published name, the terminal the caller's own."""

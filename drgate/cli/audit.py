@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -112,6 +113,7 @@ def command(
     from drgate.errors import UsageError
     from drgate.looks import Log, given_time
     from drgate.report import audit as page
+    from drgate.vision.cache import cache_folder
 
     if pictures and (out is None or no_images):
         raise UsageError(
@@ -128,7 +130,15 @@ def command(
         test, tuple(train or ()), split, checkpoint, predictions, not no_images, column_map(columns, scores), log
     )
     with progress("Reading photographs", quiet) as (started, advance):
-        collected = collect(asked, checklist, workers=workers, started=started, advance=advance)
+        collected = collect(
+            asked,
+            checklist,
+            workers=workers,
+            started=started,
+            advance=advance,
+            cache=cache_folder(None),
+            note=partial(tell, quiet=quiet),
+        )
     with progress("Auditing", quiet) as (started, advance):
         started(len(QUESTIONS))
         found = audit(collected.evidence, collected.settings, advance=lambda name: advance(1))

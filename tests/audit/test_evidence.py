@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from drgate.answers import Answer
 from drgate.audit.evidence import Examined, examine, photographs, picture_of
 from drgate.errors import ManifestError
+from drgate.evaluation import Subject
 from drgate.manifest import Manifest, load_manifest
 from drgate.preprocessing import parse_preprocessing
 from drgate.score import score
@@ -104,10 +105,26 @@ class Grader:
 
     answer = Answer("regression", ())
     preprocessing = PREPROCESS
-    fingerprint = None
+    files = (Subject("model.bin", "0" * 64, 1, "model"),)
+    tensor_digest = f"sha256:{'1' * 64}"
+    description: ClassVar[dict[str, Any]] = {"kind": "onnx"}
+    providers = ("cpu",)
+    fingerprint = record = None
+    unknown_data = ""
+    notes = ()
 
     def outputs(self, batch: NDArray[Any]) -> NDArray[Any]:
         return np.ones((len(batch), 1))
+
+
+def test_a_verdict_reads_no_cache(eyes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """What is scored and audited is decoded from the bytes that are hashed, not looked up in what a run left behind."""
+    monkeypatch.setenv("DRGATE_CACHE", str(tmp_path / "cache"))
+    rows = load_manifest(eyes)
+    read_images(rows, PREPROCESS, workers=0, folder=tmp_path, cache=tmp_path / "cache")
+    for name in ("Records.read", "SetFile.read", "SetFile.others"):
+        monkeypatch.setattr(f"drgate.vision.cache.{name}", lambda *given: pytest.fail("the cache was read"))
+    assert len(score(Grader(), rows, workers=0)) == len(rows)  # type: ignore[arg-type]
 
 
 READ: dict[str, Callable[[Manifest, Path], object]] = {
