@@ -83,10 +83,13 @@ def collect(
     checklist: Checklist,
     *,
     workers: int | None = None,
+    cache: Path | None = None,
     started: Callable[[int], Any] = lambda total: None,
     advance: Callable[[int], Any] = lambda images: None,
+    note: Callable[[str], Any] = lambda sentence: None,
 ) -> Collected:
-    """Read all that is asked for. started, advance: called with the number of photographs, and of those examined.
+    """Read all that is asked for. cache, note: of `photographs`. started, advance: called with the number of
+    photographs, and of those examined.
 
     Raises DrgateError for whatever cannot be audited, with no look taken.
     """
@@ -108,7 +111,7 @@ def collect(
         table = _of_test_set(table, test, asked.images)
         refuse_look(table, checklist, asked.log)
     started(len(test) + sum(map(len, trained)))
-    examined = partial(photographs, workers=workers, files=asked.images, advance=advance)
+    examined = partial(photographs, workers=workers, files=asked.images, cache=cache, advance=advance, note=note)
     seen = examined(test)
     train = examined(*trained) if trained else None
     mix = None if checklist.deployment is None else [checklist.deployment[grade] for grade in GRADES]
