@@ -13,6 +13,7 @@ NAMES = {
     "gate": "drgate gate on a repository: at most 1 s, or 3 s with all numbers recomputed",
     "gate-error": "simulation: how often a model at the threshold passes, for every kind of criterion",
     "kills": "a run that is killed at 25 random moments and resumed, compared with an undisturbed run",
+    "labels": "labels flipped on purpose: how many of the first accused are these, against chance",
     "order-error": "simulation: how often a right order of classes is accused, and a wrong one named",
     "paired-error": "simulation: how often a worse model is declared non-inferior by drgate compare",
     "photographs": "photographs of full size decoded, prepared and hashed: at most twice libjpeg's scaled decoding",

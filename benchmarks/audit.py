@@ -23,7 +23,8 @@ import numpy as np
 import pandas as pd
 
 from drgate.audit.evidence import Examined, Photographs, examined
-from drgate.audit.near_duplicates import nominate, too_many
+from drgate.audit.near_duplicates import nominate
+from drgate.audit.search import too_many
 from drgate.audit.views import VIEWS
 from drgate.preprocessing import parse_preprocessing, reduced_copy
 from drgate.vision.decoding import usable_cores
@@ -56,10 +57,10 @@ def searched(count: int) -> bool:
     if why := too_many(len(test), len(train)):
         print(f"{len(test):>7} x {len(train):<9} {why}")
         return True
-    began = time.perf_counter()
+    began, busy = time.perf_counter(), time.process_time()
     nominate(test, train)
-    took = time.perf_counter() - began
-    print(f"{len(test):>7} x {len(train):<9} {took:6.1f} s  {peak():5.2f} GB")
+    took, busy = time.perf_counter() - began, time.process_time() - busy
+    print(f"{len(test):>7} x {len(train):<9} {took:6.1f} s, {busy:6.1f} s of processors, {peak():5.2f} GB", flush=True)
     return count != LIMITED or (took <= SECONDS and peak() <= GIGABYTES)
 
 

@@ -236,7 +236,7 @@ def _share(
     images = [str(image) for image in manifest.table["image"].iloc[positions]]
     prepared = in_processes(
         partial(_prepare, preprocess=preprocess),
-        [manifest.path(image) for image in images],
+        [(manifest.path(image), contents[image]) for image in images],
         workers=usable_cores() if workers is None else workers,
         chunk=max(1, CHUNK * batch_size // BATCH),
     )
@@ -254,11 +254,6 @@ def _share(
                 if isinstance(item, str):
                     found.refused[image] = item
                     continue
-                if item.digest != contents[image]:
-                    raise ManifestError(
-                        f"{manifest.origin}: {manifest.path(image)} changed after its SHA-256 was taken; start again "
-                        "when nothing writes to the data set."
-                    )
                 found.seen[image] = item.also
             advance(len(batch))
     return found
@@ -298,13 +293,16 @@ def _rows(manifest: Manifest) -> pd.DataFrame:
     return rows
 
 
-def _prepare(path: Path, preprocess: Preprocessing | None) -> Prepared | str:
-    """The network's input as pixels of it, and what the audit keeps of the photograph; or why there is neither."""
+def _prepare(file: tuple[Path, str], preprocess: Preprocessing | None) -> Prepared | str:
+    """The network's input as pixels of it, and what the audit keeps of the photograph; or why there is neither.
+
+    file: path and SHA-256 (hex). Raises ManifestError where the file has changed.
+    """
     from drgate.audit.evidence import examined
     from drgate.vision.prepared import prepare_image
 
     try:
-        found = prepare_image(path, preprocess, (), examined)
+        found = prepare_image(file[0], preprocess, (), examined, content=file[1])
     except ImageUnreadable as problem:
         return str(problem)
     return found if preprocess is None else replace(found, pixels=preprocess.scaled(found.pixels))

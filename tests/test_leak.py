@@ -16,7 +16,7 @@ from PIL import Image
 
 from drgate.audit.result import Audit as Whole
 from drgate.audited import Against, summary_of
-from drgate.certificate.keys import generate_key
+from drgate.certificate.keys import generate_key, load_public_key
 from drgate.checklist import parse_yaml
 from drgate.evaluate import evaluate
 from drgate.evaluation import Audit, Checked, Evaluation, TestSet
@@ -120,7 +120,7 @@ class TestALeak:
             assert title in text, name
         table = load_predictions(here / "out/predictions.parquet")
         assert not table.answered.any()
-        again = verify(here / "out/certificate.json", keys=[place / "key.pub"])
+        again = verify(here / "out/certificate.json", trusted=[load_public_key(place / "key.pub")])
         assert again.exit_code == 1, again.problems
         assert again.recomputed
         assert "It took no look: its audit found a leak." in again.checked
@@ -145,7 +145,7 @@ class TestALeak:
         plain = json.loads((here / "out/audit.json").read_text())
         plain["checks"] = [{**one, "status": "clean", "count": 0, "findings": []} for one in plain["checks"]]
         (here / "out/audit.json").write_bytes(canonical_json(plain))
-        found = verify(here / "out/certificate.json", keys=[place / "key.pub"])
+        found = verify(here / "out/certificate.json", trusted=[load_public_key(place / "key.pub")])
         assert any("holds another audit than the one that it names" in one for one in found.problems)
         assert found.exit_code == 2
 
@@ -210,7 +210,7 @@ class TestNoLeak:
         assert {status[one] for one in ("patients", "eyes", "files", "pixels", "label_conflicts")} == {"clean"}
         assert {str(one.id) for one in found.criteria if one.status == "PASS"} >= {"audit:patients", "audit:files"}
         assert any(line.startswith("Audit, nothing found: ") for line in found.page_one)
-        said = verify(here / "out/certificate.json", keys=[place / "key.pub"])
+        said = verify(here / "out/certificate.json", trusted=[load_public_key(place / "key.pub")])
         assert said.problems == ()
         assert any("audit.json holds the audit that it names" in line for line in said.checked)
 
@@ -338,7 +338,7 @@ class TestCopies:
         assert found.counts.patients == 14
         assert found.counts.images == 15
         assert any("shows the same picture as another one" in line for line in found.page_one)
-        said = verify(Path("out/certificate.json"), keys=[place / "key.pub"])
+        said = verify(Path("out/certificate.json"), trusted=[load_public_key(place / "key.pub")])
         assert (said.problems, said.recomputed) == ((), True)
 
     def test_merge_whole_patients(self):

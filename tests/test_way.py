@@ -25,6 +25,7 @@ from drgate.errors import (
     CertificateError,
     CheckpointError,
     DrgateError,
+    LeakFound,
     ManifestError,
     NotCertified,
     RecordError,
@@ -149,7 +150,7 @@ class TestScoring:
         for i, image in enumerate(sorted((place / "data" / "images").glob("train-0-*"))):
             (folder / "0").mkdir(parents=True, exist_ok=True)
             shutil.copy(image, folder / "0" / f"{i}.png")
-        with pytest.raises(ManifestError, match="in the model's training set"):
+        with pytest.raises(LeakFound, match="near-duplicates in training: 8"):
             score(load_grader(place / "run" / "best_model.pth"), load_manifest(folder), workers=0)
 
     def test_what_is_published_names_no_image_and_no_patient(self, place: Path, tmp_path: Path):
@@ -195,8 +196,9 @@ class TestJudging:
         assert evaluation.training.spend is not None
         assert (evaluation.training.spend.usd or 0) > 0
         assert (evaluation.model.tensor_digest or "").startswith("sha256:")
-        assert any("Leakage beyond that: not checked." in line for line in evaluation.page_one)
-        assert any("No image of the model's training set is in the test set" in line for line in evaluation.page_one)
+        clean = next(line for line in evaluation.page_one if line.startswith("Audit, nothing found: "))
+        assert "Near-duplicates in training" in clean
+        assert "Patients who are in training too" in clean
 
     def test_same_look_same_bytes(self, place: Path, key: PrivateKey, certified: Judgement):
         """Judging the same model on the same images again gives the same certificate, byte for byte."""
@@ -467,6 +469,7 @@ class TestExport:
         assert (result.exit_code, result.problems) == (0, ())
         evaluation = read.statement.evaluation
         assert evaluation.look == certified.evaluation.look
+        assert evaluation.data.audit == certified.evaluation.data.audit
         assert evaluation.training.stability == certified.evaluation.training.stability
         assert evaluation.model.parent is not None
         assert evaluation.model.parent.tensor_digest == certified.evaluation.model.tensor_digest

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -27,6 +28,7 @@ from drgate.plan import plan
 from drgate.predictions import planned
 from drgate.report import audit as audit_page
 from drgate.scale import GRADES
+from drgate.vision.cache import cache_folder
 from drgate.vision.prepared import prepare_image
 from trainer.attempts.circles import CircleReport
 from trainer.config import FALLING, ONLY_WITH, TrainingConfig
@@ -314,7 +316,9 @@ def _audited(ready: Ready) -> tuple[tuple[Audit, ...], OwnNames, str]:
     others = [splits.val] if splits.test is None else [splits.val, splits.test]
     images = len(splits.train) + sum(map(len, others))
     few = images <= AUDITED
-    seen, train = (photographs(*some, workers=ready.config.num_workers, files=few) for some in (others, [splits.train]))
+    cache = cache_folder(ready.config.cache_dir)
+    look = partial(photographs, workers=ready.config.num_workers, files=few, cache=cache)
+    seen, train = look(*others), look(splits.train)
     shares = ready.checklist.deployment
     mix = None if shares is None else [shares[grade] for grade in GRADES]
     audits = (

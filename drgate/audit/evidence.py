@@ -81,7 +81,7 @@ def examined(data: bytes, image: Image.Image, reduced: tuple[Image.Image, tuple[
 
 def examined_by() -> dict[str, str]:
     """All that decides an `Examined` but the photograph."""
-    return software(properties, measures, examined)
+    return software(properties, measures, views, examined)
 
 
 def examine(of: tuple[Path, str]) -> Examined | str:
@@ -148,8 +148,7 @@ def picture_of(file: tuple[Path, str], at_least: int | None = HASHED_AT) -> Imag
     Raises ManifestError where the file has changed.
     """
     path, content = file
-    data, _ = content_of(path, content)
-    return decode_image(data, path, at_least)
+    return decode_image(content_of(path, content)[0], path, at_least)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

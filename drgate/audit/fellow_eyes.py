@@ -23,7 +23,7 @@ def check(evidence: Evidence) -> Check:
     codes = grouping(test.table).codes
     table = test.table.assign(name=test.names, code=-1 if codes is None else codes)
     graded = table[(table["code"] >= 0) & table["eye"].notna() & table["grade"].notna()]
-    lowest, highest = (graded.sort_values(["grade", "name"], ascending=up) for up in (True, False))
+    lowest, highest = (graded.sort_values("grade", ascending=up, kind="stable") for up in (True, False))
     pairs = []
     for low_eye, high_eye in (("L", "R"), ("R", "L")):
         low, high = (

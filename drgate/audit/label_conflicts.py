@@ -10,7 +10,6 @@ import functools
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from pathlib import PurePosixPath
 from typing import Any, Final, get_args
 
 import numpy as np
@@ -76,7 +75,7 @@ def _graded(side: Photographs, number: int) -> pd.DataFrame:
     """Rows with a reference. grade: NaN where it says only whether to refer. named: patient and EyePACS name."""
     table = side.table
     reference = reference_of(table)
-    stems = table["image"].map(lambda image: PurePosixPath(image).stem).astype("str")
+    stems = table["image"].str.replace(r"^.*/|\.[^./]*$", "", regex=True)
     oedema = pd.to_numeric(table["dme"], errors="coerce") == 1 if "dme" in table.columns else False
     found = pd.DataFrame(
         {
@@ -110,6 +109,8 @@ def _by(key: str, what: str, rows: pd.DataFrame) -> Iterator[Finding]:
 
 def _by_pixels(sides: Sequence[Photographs], rows: pd.DataFrame) -> Iterator[tuple[Finding, bool]]:
     """Other files that show the same eye, of which one is in the test set; whether the set names them as one eye."""
+    if not len(sides[0].readable):
+        return
     rows = rows.drop_duplicates(["content", "grade", "refer"])
     read, hashes = [], []
     for number, side in enumerate(sides):

@@ -35,7 +35,7 @@ def check(evidence: Evidence) -> Check:
         return _unknown("No image has both a reference grade and the five probabilities.")
     rows = np.flatnonzero(usable)
     graded = predictions.table["grade"].to_numpy(dtype=np.int64, na_value=-1)[rows]
-    likely = _likely(predictions, rows, graded)
+    likely = likely_grades(predictions, rows, graded)
     own = np.round(likely[np.arange(len(rows)), graded], 6)
     ours = dict(zip(evidence.test.table["image"], evidence.test.names, strict=True))
     named = zip(predictions.table["image"], published_names(predictions.table), strict=True)
@@ -55,7 +55,7 @@ def check(evidence: Evidence) -> Check:
     )
 
 
-def _likely(predictions: Predictions, rows: NDArray[np.int64], graded: NDArray[np.int64]) -> NDArray[np.float64]:
+def likely_grades(predictions: Predictions, rows: NDArray[np.int64], graded: NDArray[np.int64]) -> NDArray[np.float64]:
     """(n, 5) probabilities of the grade of each row, by the model and by the highest grade of the other eye."""
     likely = predictions.probabilities()[rows]
     codes = predictions.patients.codes

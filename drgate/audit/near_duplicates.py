@@ -18,19 +18,17 @@ from drgate.audit.evidence import Evidence, Photographs, picture_of
 from drgate.audit.lineage import beyond
 from drgate.audit.register import SAME, likeness, picture, turned
 from drgate.audit.result import Check, Finding, Orientation
-from drgate.audit.search import Near, expected_false, near
+from drgate.audit.search import Near, expected_false, near, too_many
 from drgate.audit.views import FEW, VIEWS
 from drgate.vision.decoding import in_processes, usable_cores
 
 NOMINATED: Final = 72
-NOMINATED_CUT: Final = 60
+NOMINATED_CUT: Final = 68
 """Bits of 256 up to which a pair is compared by pixels: of photographs as they are, and with one cut or equalised."""
 EACH: Final = 8
 """Pairs that are compared by pixels, the nearest first, for each test photograph."""
 PAIRS: Final = 4000
 """And in all."""
-COMPARISONS: Final = 10**10
-"""Pairs of hashes that are compared; all views of both, fewer or none as this allows."""
 
 FOUND: Final = 0.01
 SUSPECTED: Final = 0.1
@@ -88,7 +86,7 @@ def groups(photographs: Photographs) -> NDArray[np.int64]:
     """(len(photographs),) numbers, equal for photographs of one set that are the same file or register, directly or by
     others: they count as one patient. The number is the position of the first of them.
 
-    Above `COMPARISONS` pairs only files are compared (`too_many`).
+    Of more photographs than `drgate.audit.search.too_many` allows only files are compared.
     """
     owner = np.arange(len(photographs))
     firsts: dict[str, int] = {}
@@ -101,13 +99,6 @@ def groups(photographs: Photographs) -> NDArray[np.int64]:
         one, two = sorted((int(owner[first]), int(owner[second])))
         owner[owner == two] = one
     return owner
-
-
-def too_many(test: int, train: int) -> str:
-    """Why the photographs of two sets of this size are not compared; empty where they are."""
-    if _views(test, train) is not None:
-        return ""
-    return f"{test} and {train} photographs are more than {COMPARISONS} pairs; give fewer at a time."
 
 
 def nominate(test: Photographs, train: Photographs) -> Near:
@@ -244,10 +235,7 @@ def _unread(side: Photographs, name: str) -> str:
 
 def _views(test: int, train: int) -> int | None:
     """How many further views of each photograph are compared; None where not even the photographs are."""
-    for count in (VIEWS, FEW, 0):
-        if test * train * (1 + 2 * count) <= COMPARISONS:
-            return count
-    return None
+    return next((count for count in (VIEWS, FEW, 0) if not too_many(test * (1 + 2 * count), train)), None)
 
 
 def _ordered(pairs: Near) -> Near:

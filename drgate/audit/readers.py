@@ -6,7 +6,6 @@ import itertools
 from typing import Final
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from drgate.audit.evidence import Evidence
@@ -15,6 +14,7 @@ from drgate.columns import reader_columns
 from drgate.contrast import FEWEST_ALIKE, MADE_BY_OTHERS, median_grades
 from drgate.grouping import grouping
 from drgate.stats import agreement
+from drgate.stats.bootstrap import distinct_patients
 
 LEAST: Final = 0.6
 """Quadratic kappa that an interval must reach. From .61 on, agreement is called substantial (Landis and Koch 1977,
@@ -76,10 +76,8 @@ def _agreement(
         return None
     limits: tuple[float, float] | tuple[None, None] = (None, None)
     if patients is not None:
-        owner = pd.factorize(patients)[0]
-        tables = np.zeros((int(owner.max()) + 1, 25), dtype=np.int64)
-        np.add.at(tables, (owner, cells), 1)
-        patterns, counts = np.unique(tables, axis=0, return_counts=True)
-        low, high = agreement.limits(patterns.reshape(-1, 5, 5), counts, "quadratic", level=LEVEL)
+        each = distinct_patients(cells, patients, 25)
+        tables = np.bincount(each.patients * 25 + each.codes, minlength=25 * len(each.times)).reshape(-1, 5, 5)
+        low, high = agreement.limits(tables, each.times, "quadratic", level=LEVEL)
         limits = round(low, 4), round(high, 4)
     return Finding(what=what, value=round(float(value), 4), low=limits[0], high=limits[1])

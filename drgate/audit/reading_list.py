@@ -1,6 +1,6 @@
 """Reading again, masked: which photographs readers see, and what their answers change.
 
-    wanted = reading_list([found.check("mislabelled")], test, seed)
+    wanted = reading_list([found.check("mislabelled")], test, seed_from(found.digest))
     write_reading(wanted, test, Path("out"))            # out/to_read/<published name>.jpeg, out/to_read.csv
     again = read_again(load_manifest("data"), [Path("reader-1.csv"), Path("reader-2.csv")])
 

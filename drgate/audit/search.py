@@ -28,6 +28,8 @@ _ORDER: Final = np.argsort(_GROUP, kind="stable")
 _LARGEST: Final = 192
 """The nearest of four orientations is never further, so that a distance fits 8 bits."""
 
+COMPARISONS: Final = 10**10
+"""Pairs of hashes that a question compares at most: 100 seconds of a core."""
 RATES: Final = ((56, 2.5e-6), (60, 4.9e-6), (64, 1.5e-5), (68, 3.5e-5), (72, 1.1e-4), (76, 2.8e-4), (80, 8.3e-4))
 """Distance, and the largest share of pairs of two patients that is as near, in any orientation: upper 97.5 % limits of
 Poisson counts, rounded up, over the 1,494,720 pairs of test patients of an EyePACS set (0, 2, 12, 38, 134, 377 and 1169
@@ -80,6 +82,15 @@ def near(
         bits = np.bitwise_count(turned[one[some]] ^ second[other[some], None]).sum(axis=-1)
         orientation[some] = bits.argmin(axis=-1)
     return Near(distance, one, other, orientation)
+
+
+def too_many(first: int, second: int) -> str:
+    """Why so many hashes are not compared with so many others; empty where they are."""
+    if first * second <= COMPARISONS:
+        return ""
+    return (
+        f"{first} and {second} hashes are more than {COMPARISONS} pairs, which are not compared; give fewer at a time."
+    )
 
 
 def expected_false(distance: int, pairs: int) -> float:

@@ -36,6 +36,8 @@ LEVEL: Final = 0.95
 """Of all intervals of one audit together."""
 FEWEST: Final = 10
 """Patients with and without a target; photographs of a text that is a category of its own."""
+MOST: Final = 20_000
+"""Photographs that are used, of a larger set: the time grows with them, and the intervals are narrow by then."""
 
 _TARGETS: Final = {
     GROUP_TITLES["referable"]: GROUPS["referable"],
@@ -50,6 +52,7 @@ _BINS: Final = 10
 _CATEGORIES: Final = 20
 _PENALTY: Final = 5.0
 _FURTHEST: Final = 5.0
+_NEAR: Final = 1e-7
 _LONGEST: Final = 64
 
 Column = NDArray[Any]
@@ -74,12 +77,14 @@ def check(evidence: Evidence) -> Check:
     test = evidence.test
     graded = reference_of(test.table).notna().to_numpy(dtype=bool)
     rows = test.readable[graded[test.readable]] if len(test.readable) else np.flatnonzero(graded)
-    table = test.table.iloc[rows].reset_index(drop=True)
-    columns = _columns(table, [test.seen[row] for row in rows.tolist()])
-    patients = grouping(table).codes
+    patients = grouping(test.table.iloc[rows]).codes
     owner = np.arange(len(rows)) if patients is None else patients
     names = np.asarray(test.names, dtype=object)[rows]
-    keys = np.array([hashlib.sha256(name.encode()).hexdigest() for name in names], dtype=str)
+    keys = np.array([hashlib.sha256(name.encode()).hexdigest()[:16] for name in names], dtype="U16")
+    kept = _first(owner, keys)
+    rows, owner, keys = rows[kept], np.unique(owner[kept], return_inverse=True)[1], keys[kept]
+    table = test.table.iloc[rows].reset_index(drop=True)
+    columns = _columns(table, [test.seen[row] for row in rows.tolist()])
     compared = {"test": len(rows)} | ({} if patients is None else {"patients": len(set(owner.tolist()))})
 
     everywhere = np.zeros(len(rows), dtype=np.int64)
@@ -122,6 +127,14 @@ def check(evidence: Evidence) -> Check:
         reason = "No photograph was read, so only names and columns of the manifest were tried."
         return Check.of("shortcuts", findings, status="not_assessed", reason=reason, **rest)
     return Check.of("shortcuts", findings, **rest)
+
+
+def _first(owner: NDArray[np.int64], keys: NDArray[np.str_]) -> NDArray[np.int64]:
+    """Positions of the photographs of whole patients, at most `MOST`, by the order of the digests of their names."""
+    key = pd.Series(keys).groupby(owner).transform("min").to_numpy(dtype="U16")
+    order = np.lexsort((owner, key))
+    whole = np.searchsorted(key[order], key[order][MOST]) if len(order) > MOST else len(order)
+    return np.sort(order[:whole])
 
 
 # -- what is predicted -------------------------------------------------------------------------------------------------
@@ -267,32 +280,34 @@ def _out_of_fold(
 ) -> NDArray[np.float64]:
     """Of each photograph, how much more likely than its share a regression on the other folds takes it to be."""
     scores = np.zeros(len(positive))
+    weights = np.zeros(design.shape[1] + 1)
     for fold in range(_FOLDS):
         rest, here = folds != fold, folds == fold
         if here.any() and positive[rest].any() and not positive[rest].all():
-            weights = _fitted(design[rest], positive[rest])
+            weights = _fitted(design[rest], positive[rest], weights)  # from the last fold's, which are near
             scores[here] = weights[0] + design[here] @ weights[1:] - logit(positive[rest].mean())
     return scores.round(6)
 
 
-def _fitted(design: NDArray[np.float64], positive: NDArray[np.bool_]) -> NDArray[np.float64]:
+def _fitted(
+    design: NDArray[np.float64], positive: NDArray[np.bool_], start: NDArray[np.float64]
+) -> NDArray[np.float64]:
     """Intercept and weights of a logistic regression with a ridge penalty, by Newton's method."""
     x = np.column_stack([np.ones(len(design)), design])
     penalty = np.r_[1e-6, np.full(design.shape[1], _PENALTY)]
-    weights = np.zeros(x.shape[1])
+    target = x[positive].sum(axis=0)
 
     def loss(at: NDArray[np.float64]) -> float:
-        linear = x @ at
-        return float(np.logaddexp(0, linear).sum() - linear[positive].sum() + (penalty * at**2).sum() / 2)
+        return float(np.logaddexp(0, x @ at).sum() - target @ at + (penalty * at**2).sum() / 2)
 
+    weights, now = start, loss(start)
     for _ in range(50):
         likely = expit(x @ weights)
         curvature = (x * (likely * (1 - likely))[:, None]).T @ x + np.diag(penalty)
-        step = np.linalg.solve(curvature, x.T @ (likely - positive) + penalty * weights)
-        now = loss(weights)
-        while loss(weights - step) > now and np.abs(step).max() > 1e-9:
+        step = np.linalg.solve(curvature, x.T @ likely - target + penalty * weights)
+        while (then := loss(weights - step)) > now and np.abs(step).max() > _NEAR:
             step = step / 2
-        weights = weights - step
-        if np.abs(step).max() < 1e-9:
+        weights, now = weights - step, then
+        if np.abs(step).max() < _NEAR:
             break
     return weights

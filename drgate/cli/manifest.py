@@ -77,10 +77,7 @@ def command(
         from drgate.audit.reading_list import read_again
 
         again = read_again(manifest, readings)
-        said = (
-            f"Read again: {again.changed} changed, {again.confirmed} confirmed, {again.undecided} kept without "
-            "agreement."
-        )
+        said = f"Read again: {again.changed} changed, {again.confirmed} confirmed, {again.undecided} without agreement."
         return again.manifest
 
     with progress("Reading", quiet):

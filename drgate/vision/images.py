@@ -135,6 +135,6 @@ def _in_8_bits(image: Image.Image) -> Image.Image:
             into[:] = np.round(row / 257)
         return Image.fromarray(eight)
     if image.has_transparency_data:
-        rgba = image.convert("RGBA")
+        rgba = image if image.mode == "RGBA" else image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, (0, 0, 0, 255)), rgba).convert("RGB")
     return image if image.mode == "L" else as_rgb(image)

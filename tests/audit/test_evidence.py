@@ -113,7 +113,7 @@ class Grader:
 READ: dict[str, Callable[[Manifest, Path], object]] = {
     "audit": lambda rows, folder: photographs(rows, workers=0),
     "audit with a cache": lambda rows, folder: photographs(rows, workers=0, cache=folder / "cache"),
-    "scoring": lambda rows, folder: score(Grader(), rows, workers=0),  # type: ignore[arg-type]
+    "scoring": lambda rows, folder: score(Grader(), rows, workers=0, against=None),  # type: ignore[arg-type]
     "training": lambda rows, folder: read_images(rows, PREPROCESS, workers=0, folder=folder),
     "training with a cache": lambda rows, folder: read_images(
         rows, PREPROCESS, workers=0, folder=folder, cache=folder / "cache"

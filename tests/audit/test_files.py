@@ -5,7 +5,7 @@ import io
 import pytest
 from PIL import Image
 
-from drgate.audit import files
+from drgate.audit import files, search
 from drgate.audit.evidence import Evidence, photographs
 from drgate.demo.synthetic import draw_patient, render
 from drgate.manifest import load_manifest
@@ -67,11 +67,12 @@ def test_equal_pixels_are_found(eyes, tmp_path):
 
 def test_what_was_not_compared_is_said(eyes, tmp_path, monkeypatch):
     """No more pairs than stated are decoded in full, and then nothing is clean."""
-    monkeypatch.setattr(files, "AT_MOST", 0)
     test, train = side(tmp_path / "te", {"a.jpg": eyes[0]}), side(tmp_path / "tr", {"x.png": as_png(eyes[0])})
-    found = files.check_pixels(Evidence(test, train))
-    assert found.status == "not_assessed"
-    assert "1 more pair" in found.reason
+    for module, limit, reason in ((files, "AT_MOST", "1 more pair"), (search, "COMPARISONS", "more than 0 pairs")):
+        monkeypatch.setattr(module, limit, 0)
+        found = files.check_pixels(Evidence(test, train))
+        assert found.status == "not_assessed"
+        assert reason in found.reason
 
 
 def test_a_damaged_file_is_not_cleared(eyes, tmp_path):

@@ -11,10 +11,12 @@ from sklearn.metrics import cohen_kappa_score
 
 from drgate.audit import fellow_eyes, label_conflicts, mislabelled, readers
 from drgate.audit.evidence import Evidence, Photographs, photographs
+from drgate.audit.register import likeness
 from drgate.demo.synthetic import draw_patient, render
 from drgate.evaluation import plain_of
 from drgate.manifest import load_manifest
 from drgate.predictions import PROBABILITIES, load_predictions, make_predictions
+from drgate.stats import agreement
 
 CHANGES = {
     "mirrored": ImageOps.mirror,
@@ -86,6 +88,20 @@ class TestConflicts:
                 assert one.distance <= label_conflicts.WITHIN
                 assert one.value >= 0.6
                 assert one.what.startswith("the same eye by its pixels, graded ")
+
+    def test_a_near_hash_alone_accuses_nobody(self, set_of, monkeypatch):
+        """Other eyes with other grades do not register, however near their hashes are taken to be."""
+        monkeypatch.setattr(label_conflicts, "WITHIN", 256)
+        compared = []
+
+        def counted(one, other):
+            compared.append(likeness(one, other))
+            return compared[-1]
+
+        monkeypatch.setattr(label_conflicts, "likeness", counted)
+        shown = set_of([(source, name, i % 5) for i, (source, name, _) in enumerate(SOME)])
+        assert label_conflicts.check(Evidence(shown)).status == "clean"
+        assert len(compared) == 3 + 3 + 3 + 2 + 1  # at most the three nearest of each, each pair once
 
     def test_between_test_and_training(self, set_of):
         """The test photograph and the training photograph are named apart; two of training are compared by bytes."""
@@ -313,7 +329,7 @@ class TestMislabelled:
 def ranking(predictions, n):
     """All rows in the order of suspicion: a test may look beyond those that are accused."""
     graded = predictions.table["grade"].to_numpy(dtype=int)
-    likely = mislabelled._likely(predictions, np.arange(n), graded)
+    likely = mislabelled.likely_grades(predictions, np.arange(n), graded)
     return np.argsort(likely[np.arange(n), graded], kind="stable")
 
 
@@ -345,6 +361,12 @@ class TestReaders:
             kappa = found[f"{one} and {other}"]
             assert kappa.value == pytest.approx(expected, abs=1e-4)
             assert kappa.low < kappa.value < kappa.high
+            each = [
+                np.histogram2d(rows[one], rows[other], bins=5, range=[(0, 5), (0, 5)])[0]
+                for _, rows in both.groupby(test.table["patient"])
+            ]
+            limits = agreement.limits(np.stack(each), np.ones(len(each)), "quadratic", level=0.95)
+            assert (kappa.low, kappa.high) == pytest.approx(limits, abs=1e-4)
         rest = test.table.loc[:, ["reader_1", "reader_2", "reader_4"]].astype(int).median(axis=1).astype(int)
         theirs = test.table.loc[50:, "reader_3"].astype(int)
         expected = cohen_kappa_score(theirs, rest[50:], weights="quadratic", labels=range(5))

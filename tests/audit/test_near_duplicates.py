@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from PIL import Image, ImageEnhance, ImageOps
 
-from drgate.audit import near_duplicates
+from drgate.audit import near_duplicates, search
 from drgate.audit.evidence import Evidence, photographs
 from drgate.audit.near_duplicates import check, groups
 from drgate.audit.register import likeness, picture, turned
@@ -114,11 +114,11 @@ def test_equal_files_are_another_question(test_set, tmp_path):
     assert check(Evidence(test_set, side(tmp_path / "train", EYES[:2]))).status == "clean"
 
 
-@pytest.mark.parametrize("limit", ["PAIRS", "COMPARISONS"])
-def test_what_was_not_compared_is_said(test_set, tmp_path, monkeypatch, limit):
+@pytest.mark.parametrize(("module", "limit"), [(near_duplicates, "PAIRS"), (search, "COMPARISONS")])
+def test_what_was_not_compared_is_said(test_set, tmp_path, monkeypatch, module, limit):
     """At most so many pairs of hashes, and of pictures, are compared; with more, none found is not clean."""
     monkeypatch.setattr(near_duplicates, "NOMINATED", 128)
-    monkeypatch.setattr(near_duplicates, limit, 1)
+    monkeypatch.setattr(module, limit, 1)
     found = check(Evidence(test_set, side(tmp_path / "train", EYES[6:])))
     assert found.status == "not_assessed"
     assert found.reason

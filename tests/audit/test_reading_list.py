@@ -170,7 +170,7 @@ class TestReadAgain:
         given = [text for path in readings for text in ("--readings", path)]
         ended = drgate("manifest", data, *given, "--out", data / "labels.csv")
         assert ended.code == 0
-        assert "Read again: 1 changed, 1 confirmed, 0 kept without agreement." in ended.err
+        assert "Read again: 1 changed, 1 confirmed, 0 without agreement." in ended.err
         assert f"Digest: {load_manifest(data).digest()}" in ended.out
         looks = []
         for manifest in (first, load_manifest(data)):

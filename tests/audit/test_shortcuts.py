@@ -11,6 +11,7 @@ import pytest
 from PIL import ImageFilter
 from sklearn.linear_model import LogisticRegression
 
+from drgate.audit import shortcuts
 from drgate.audit.evidence import Evidence, Examined, Photographs
 from drgate.audit.properties import properties
 from drgate.audit.shortcuts import NAMED_ABOVE, _area, _fitted, _Question, check
@@ -157,6 +158,24 @@ def test_wrong_answers_of_a_model(tmp_path):
     assert found.numbers["Wrong answer by red, within a grade"] < 0.65
 
 
+def test_only_whether_to_refer(tmp_path):
+    """Where reference and model say only whether to refer, this alone is predicted, and so are its wrong answers."""
+    random, grades, value = drawn(seed=4)
+    refer = (grades >= 2).astype(int)
+    wrong = value + 0.3 * random.normal(size=len(value)) < -0.8
+    table = tmp_path / "predictions.csv"
+    rows = {"image": [f"{i:05}.jpg" for i in range(len(refer))], "patient": [f"p{i // 2}" for i in range(len(refer))]}
+    pd.DataFrame({**rows, "referable": refer, "predicted_referable": refer ^ wrong}).to_csv(table, index=False)
+    nothing = [None] * len(refer)
+    columns = {"referable": pd.array(refer, dtype="Int8")}
+    given = {"green": (80 + 10 * value).tolist(), "bytes": random.normal(size=len(refer)).tolist()}
+    found = check(evidence(nothing, columns=columns, predictions=load_predictions(table), **given))
+    assert "Wrong answer by green, within a grade" in named(found)
+    targets = {name.partition(" by ")[0] for name in found.numbers if " by " in name}
+    assert targets == {"Referable DR", "Wrong answer"}
+    assert not {"PDR", "Vision-threatening DR"} & set(found.compared)
+
+
 def test_too_few():
     """With too few patients of a grade its area is not given; with too few of any, the check is not assessed, with
     the counts."""
@@ -204,6 +223,15 @@ def test_the_same_inputs_give_the_same_bytes():
     assert "secret" not in text
 
 
+def test_a_large_set(monkeypatch):
+    """Of a set with more photographs than are used, whole patients are taken."""
+    monkeypatch.setattr(shortcuts, "MOST", 301)
+    _, grades, value = drawn()
+    found = check(evidence(grades, red=(value + 3 * (grades >= 2)).tolist()))
+    assert (found.compared["test"], found.compared["patients"]) == (300, 150)
+    assert "Referable DR by red" in named(found)
+
+
 def test_the_regression():
     """The weights are those of scikit-learn, where a column separates the classes too."""
     random = np.random.default_rng(0)
@@ -211,7 +239,8 @@ def test_the_regression():
     positive = design[:, 0] + random.normal(size=300) > 1
     for x in (design, np.column_stack([design, positive])):
         other = LogisticRegression(C=0.2, tol=1e-10, max_iter=2000).fit(x, positive)
-        assert _fitted(x, positive) == pytest.approx(np.r_[other.intercept_, other.coef_[0]], abs=1e-3)
+        weights = _fitted(x, positive, np.zeros(x.shape[1] + 1))
+        assert weights == pytest.approx(np.r_[other.intercept_, other.coef_[0]], abs=1e-3)
 
 
 def test_wrong_alarms():
