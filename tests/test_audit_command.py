@@ -372,6 +372,24 @@ class TestFolder:
         assert refused.code == 2
         assert "--out" in refused.err
 
+    def test_photographs_in_doubt_are_handed_to_readers_once(self, drgate: Drgate, copied: Set, tmp_path: Path):
+        """Among as many others, under names that say nothing; a list that readers may work from is not replaced."""
+        first = copied.test.iloc[0]
+        grade = "0" if first["grade"] != "0" else "4"
+        shutil.copy(copied.folder / first["image"], copied.add("images/copy.jpg", grade=grade, split="test"))
+        out = tmp_path / "out"
+        assert drgate("audit", copied.write(), "--out", out, "--to-read").code == 1
+        shown = {path.name for path in (out / "to_read").iterdir()}
+        assert f"{copied.published(first['image'])}.jpg" in shown
+        assert len(shown) >= 2
+        assert all(re.fullmatch(r"[0-9a-f]{16}\.jpg", name) for name in shown)
+        assert "to_read/" in (out / ".gitignore").read_text().splitlines()
+        refused = drgate("audit", copied.folder, "--out", out, "--to-read")
+        assert refused.code == 2
+        assert "readers may work from it" in refused.err
+        assert drgate("audit", copied.folder, "--out", out).code == 1
+        assert (out / "to_read.csv").exists()
+
     def test_a_folder_that_holds_something_else_is_left_alone(self, drgate: Drgate, leaky: Path, tmp_path: Path):
         """Before anything is read; an earlier audit is replaced, and lines of its .gitignore stay."""
         out = tmp_path / "out"

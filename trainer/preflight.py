@@ -312,7 +312,7 @@ def _measure(ready: Ready) -> Measured:
 
 def _audited(ready: Ready) -> tuple[tuple[Audit, ...], OwnNames, str]:
     """Validation and test against training, and training itself. Reads each photograph once, up to `AUDITED`."""
-    splits = ready.splits
+    config, splits = ready.config, ready.splits
     others = [splits.val] if splits.test is None else [splits.val, splits.test]
     images = len(splits.train) + sum(map(len, others))
     few = images <= AUDITED
@@ -325,9 +325,7 @@ def _audited(ready: Ready) -> tuple[tuple[Audit, ...], OwnNames, str]:
         audit(Evidence(seen, train), only=_ACROSS),
         audit(Evidence(train, mix=mix), only=_OF_TRAINING),
     )
-    why = (
-        f"Photographs were not audited: of {images:,}, more than {AUDITED:,}. Run drgate audit {ready.config.dataset}."
-    )
+    why = f"Photographs were not audited: of {images:,}, more than {AUDITED:,}. Run drgate audit {config.dataset}."
     return audits, own_names(seen, train), "" if few else why
 
 

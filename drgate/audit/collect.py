@@ -83,13 +83,13 @@ def collect(
     checklist: Checklist,
     *,
     workers: int | None = None,
+    cache: Path | None = None,
     started: Callable[[int], Any] = lambda total: None,
     advance: Callable[[int], Any] = lambda images: None,
-    cache: Path | None = None,
     note: Callable[[str], Any] = lambda sentence: None,
 ) -> Collected:
-    """Read all that is asked for. started, advance: called with the number of photographs, and of those examined.
-    cache, note: as of `photographs`.
+    """Read all that is asked for. cache, note: of `photographs`. started, advance: called with the number of
+    photographs, and of those examined.
 
     Raises DrgateError for whatever cannot be audited, with no look taken.
     """

@@ -31,8 +31,13 @@ if TYPE_CHECKING:
 
 _SHOWN: Final = 5
 PUBLIC: Final = ("audit.json", "audit.html")
-PRIVATE: Final = ("names.csv", "to_read.csv", "pictures.html")
-"""What --out writes; the second are for the caller alone."""
+PRIVATE: Final = ("names.csv", "pictures.html")
+READING: Final = ("to_read.csv", "to_read")
+"""What --out writes; the second and third are for the caller alone."""
+DOUBTED: Final = ("label_conflicts", "fellow_eyes", "mislabelled")
+"""Checks whose photographs are read again."""
+_SEED: Final = 0
+"""Of the photographs that are read beside those, and of the order."""
 
 HELP = """Is the evidence clean? Leaks, labels, shortcuts, quality and case mix of a test set.
 
@@ -48,8 +53,8 @@ checks (fellow eyes, mislabelled, readers, shortcuts, quality, case mix) only in
 With --predictions the answers are set beside the grades of the test set. That is a look, and it is logged first.
 
 --out writes audit.json and audit.html, which name an image by the first 16 hex digits of its SHA-256, and names.csv,
-which leads back to your names: do not publish names.csv, nor pictures.html (--pictures). The folder's .gitignore lists
-them.
+which leads back to your names. Do not publish names.csv, pictures.html (--pictures) or to_read (--to-read); the
+folder's .gitignore lists them. What was seen of a photograph is kept in DRGATE_CACHE, so that a second audit is quick.
 
 \b
 Examples:
@@ -100,6 +105,14 @@ def command(
         bool,
         typer.Option("--pictures", help="With --out: also write pictures.html, the pairs that were found as pictures."),
     ] = False,
+    to_read: Annotated[
+        bool,
+        typer.Option(
+            "--to-read",
+            help="With --out: also write the photographs whose grade is in doubt, among as many others, for readers "
+            "who see no grade.",
+        ),
+    ] = False,
     patients: PatientKeyOption = None,
     looks: LooksOption = None,
     time: LookTimeOption = None,
@@ -115,16 +128,15 @@ def command(
     from drgate.report import audit as page
     from drgate.vision.cache import cache_folder
 
-    if pictures and (out is None or no_images):
-        raise UsageError(
-            "--pictures writes into the folder of --out, from the images; give --out DIR, and no --no-images."
-        )
+    for wanted, name in ((pictures, "--pictures"), (to_read, "--to-read")):
+        if wanted and (out is None or no_images):
+            raise UsageError(f"{name} puts photographs into the folder of --out: give --out DIR, without --no-images.")
     if predictions is None and (looks or time):
         raise UsageError("--looks and --time belong to --predictions: nothing else takes a look. Leave them out.")
     if time is not None:
         given_time(time)
     if out is not None:
-        _refuse_taken(out)
+        _refuse_taken(out, to_read)
     checklist, log = load_checklist(spec), Log(looks, time, patient_key(patients))
     asked = Asked(
         test, tuple(train or ()), split, checkpoint, predictions, not no_images, column_map(columns, scores), log
@@ -144,7 +156,7 @@ def command(
         found = audit(collected.evidence, collected.settings, advance=lambda name: advance(1))
     names = collected.own_names
     if out is not None:
-        _write(out, found, collected, pictures)
+        _write(out, found, collected, pictures, to_read)
     emit(found.to_json(), lambda console: page.terminal(found, console, names), format, quiet)
     for sentence in collected.unreadable[:_SHOWN]:
         tell(sentence, quiet)
@@ -157,20 +169,24 @@ def command(
     return found.exit_code
 
 
-def _refuse_taken(out: Path) -> None:
-    """Raise UsageError where the folder holds anything that is no audit's."""
+def _refuse_taken(out: Path, to_read: bool) -> None:
+    """Raise UsageError where the folder holds anything that is no audit's, or a list that readers may work from."""
     from drgate.errors import UsageError
-    from drgate.files import entries
+    from drgate.files import entries, refuse_existing
 
     if out.exists() and (
-        not out.is_dir() or any(one.name not in (*PUBLIC, *PRIVATE, ".gitignore") for one in entries(out, UsageError))
+        not out.is_dir()
+        or any(one.name not in (*PUBLIC, *PRIVATE, *READING, ".gitignore") for one in entries(out, UsageError))
     ):
         raise UsageError(f"{out} holds something else; give another folder with --out.")
+    for name in READING if to_read else ():
+        refuse_existing(out / name, "readers may work from it; choose another folder with --out")
 
 
-def _write(out: Path, found: Audit, collected: Collected, pictures: bool) -> None:
+def _write(out: Path, found: Audit, collected: Collected, pictures: bool, to_read: bool) -> None:
     """Write the folder's files, once all are made; those of an earlier audit there go."""
     from drgate.audit.pictures import pairs
+    from drgate.audit.reading_list import reading_list, write_reading
     from drgate.files import as_csv, canonical_json, ignored_in, write_atomically, write_private
     from drgate.report import audit as page
 
@@ -181,6 +197,9 @@ def _write(out: Path, found: Audit, collected: Collected, pictures: bool) -> Non
     if pictures:
         private["pictures.html"] = page.pictures(found, pairs(found, collected.evidence), own).encode()
     out.mkdir(parents=True, exist_ok=True)
+    if to_read:
+        test = collected.evidence.test
+        write_reading(reading_list([one for one in found.checks if one.id in DOUBTED], test, _SEED), test, out)
     for name in (*PUBLIC, *PRIVATE):
         (out / name).unlink(missing_ok=True)
     for name, data in private.items():

@@ -309,7 +309,7 @@ def findings_table(check: Check) -> list[Column]:
     columns = [
         column("What", lambda one: one.what),
         column("Test set", lambda one: one.test),
-        column("Also in the test set", lambda one: one.other),
+        column("Other, in the same set", lambda one: one.other),
         column("Training", lambda one: one.train),
         column("Turned", lambda one: one.orientation and _TURNED[one.orientation]),
         column("Bits of 256", lambda one: one.distance, number=True),
@@ -417,6 +417,7 @@ def _distances(check: Check, findings: Sequence[Finding]) -> Figure:
         [one.distance for one in findings],
         [one.value for one in findings],
         kit.COLOURS["FAIL"],
+        cliponaxis=False,
         hovertemplate="%{x} bits, likeness %{y:.3f}<extra></extra>",
     )
     layout = kit.layout(

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image, ImageOps
 
 from drgate.errors import TrainingError, UsageError
 from drgate.record import read_record, training_evidence
@@ -125,6 +126,29 @@ class TestDryRun:
             "No earlier attempt is known.",
         ):
             assert words in out
+
+    def test_the_splits_are_audited(self, config, capfd):
+        """Validation and test against training, and training itself, in sentences with the caller's names."""
+        assert self.run(config(), "--dry_run") == 0
+        out = capfd.readouterr().out
+        assert "Other splits against training. Clean: patients, eyes, files, pixels, near duplicates" in out
+        assert "The training split." in out
+
+    def test_a_copy_in_training_is_a_leak(self, config, tmp_path, capfd, monkeypatch):
+        """A validation photograph, mirrored, of somebody else: named, and exit code 2; of a set that is too large to
+        read, it says that photographs were not audited."""
+        data = tiny.write_eyes(tmp_path / "d", extra="images/copy.png,0,patient-x,L,true,train\n")
+        ImageOps.mirror(Image.open(data / "images" / "val-0-0.png")).save(data / "images" / "copy.png")
+        leaky = config(dataset=str(data))
+        assert self.run(leaky, "--dry_run", "--format", "json") == 2
+        told = capfd.readouterr()
+        assert "in training (near duplicates 1)" in told.err
+        audits = json.loads(told.out)["audits"]
+        check = next(one for one in audits[0]["checks"] if one["id"] == "near_duplicates")
+        assert check["status"] == "found"
+        monkeypatch.setattr("trainer.preflight.AUDITED", 10)
+        assert self.run(leaky, "--dry_run") == 0
+        assert "Photographs were not audited: of 61, more than 10" in capfd.readouterr().out
 
     def test_what_was_tried_is_refused(self, config, tmp_path, capfd):
         """An identical attempt: exit code 2, and --again is named."""
