@@ -82,6 +82,10 @@ def score(
     table = manifest.table
     rows = _rows(manifest)
     audit = None if against is None else before(grader, manifest, against)
+    if audit is not None and audit.summary.leaks:
+        _end(grader)
+        if int(os.environ.get("RANK", "0")) and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise SystemExit(0)  # the first process says it
     _refuse_leak(audit, manifest)
     tried = np.arange(len(manifest))
     if trial is None:
@@ -257,6 +261,13 @@ def _share(
                 found.seen[image] = item.also
             advance(len(batch))
     return found
+
+
+def _end(grader: Grader) -> None:
+    from drgate.vision.python_grader import PythonGrader
+
+    if isinstance(grader, PythonGrader):
+        grader.end()
 
 
 @contextlib.contextmanager

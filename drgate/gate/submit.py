@@ -280,8 +280,9 @@ def _is(content: Content, subject: Subject) -> bool:
 def _chain(own: Path, given: Path | None, evaluation: Evaluation, gated: GatedTestSet) -> bytes:
     """The chain of looks that is to be committed: the policy's own, or the longer one that goes on from it."""
     if evaluation.leaks:
-        raise UsageError(
-            "The audit of this evaluation found a leak, and no look was taken: there is nothing to submit."
+        raise NotCertified(
+            f"{evaluation.headline} Its audit found a leak, so there is no look to submit; take other images.",
+            exit_code=evaluation.exit_code,
         )
     line = evaluation.look.line or ""
     data = b""

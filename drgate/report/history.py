@@ -50,6 +50,8 @@ def signed(record: Record, *, verified: bool) -> str:
 
 def look(record: Record) -> str:
     """Which of how many looks."""
+    if not record.look:
+        return "none"
     if record.look <= record.allowed:
         return f"{record.look} of {record.allowed}"
     return f"{record.look}; only {record.allowed} allowed"
