@@ -47,12 +47,14 @@ class Against:
     """What a test set is compared with, besides the model's fingerprint.
 
     training: the training data at hand, such as the other splits of the same manifest. key: compares patients with
-    those of the fingerprint. mix: the checklist's deployment mix, a share for each grade.
+    those of the fingerprint. mix: the checklist's deployment mix, a share for each grade. declared: the caller gives
+    training data, which of a model without a fingerprint is taken for all of it.
     """
 
     training: tuple[Manifest, ...] = ()
     key: PatientKey | None = None
     mix: Sequence[float] | None = None
+    declared: bool = False
 
 
 ALONE: Final = Against()
@@ -153,6 +155,7 @@ def _asked(
         model=True,
         fingerprint=grader.fingerprint,
         unknown_data=grader.unknown_data,
+        declared=against.declared,
         pretraining=str(base.get("pretraining", "")) if isinstance(base, dict) else "",
         key=against.key,
         mix=against.mix,
@@ -166,6 +169,7 @@ def _asked(
         },
         "train": [{"images": len(one), "digest": one.digest()} for one in against.training],
         "checkpoint": {"tensor_digest": grader.tensor_digest, "fingerprint": grader.fingerprint is not None},
+        "training_declared": against.declared,
         "patient_key": None if against.key is None else against.key.id,
         "made_while": "scoring",
     }

@@ -467,7 +467,7 @@ def _opened(
     progress.started(trial or len(test_set))
     mix = None if checklist.deployment is None else [checklist.deployment[grade] for grade in GRADES]
     # What was exported from a certified model has its audit.
-    against = Against(training, test.patient_key, mix) if parent is None else None
+    against = Against(training, test.patient_key, mix, declared=bool(test.train)) if parent is None else None
     try:
         predictions = score(
             grader, test_set, workers=source.workers, advance=progress.advance, against=against, trial=trial

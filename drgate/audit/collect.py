@@ -124,6 +124,7 @@ def collect(
         if model is None
         else {"tensor_digest": checkpoint and checkpoint.tensor_digest, "fingerprint": _has_fingerprint(checkpoint)},
         "predictions": None if table is None else table.digest,
+        "training_declared": bool(asked.train),
         "patient_key": asked.log.key and asked.log.key.id,
         "images_read": asked.images,
         "deployment": mix,
@@ -138,6 +139,7 @@ def collect(
         else "It has no record of how it was trained."
         if checkpoint is None
         else checkpoint.unknown_data,
+        declared=bool(asked.train),
         pretraining="" if checkpoint is None else checkpoint.base.pretraining,
         key=asked.log.key,
         mix=mix,

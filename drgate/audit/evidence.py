@@ -163,8 +163,9 @@ class Evidence:
 
     train: every photograph of training at hand (train and validation); None without any. fingerprint: of the model.
     unknown_data: why the fingerprint may not cover all training images; empty if it does. model: whether there is one.
-    pretraining: what the base's makers declare. key: compares patients by their keyed hashes. predictions: of the test
-    set, with its grades; only after a look. mix: the checklist's deployment mix, a share for each grade.
+    declared: the caller states that `train` is all that a model without a fingerprint was trained on. pretraining: what
+    the base's makers declare. key: compares patients by their keyed hashes. predictions: of the test set, with its
+    grades; only after a look. mix: the checklist's deployment mix, a share for each grade.
     """
 
     test: Photographs
@@ -172,6 +173,7 @@ class Evidence:
     model: bool = False
     fingerprint: Fingerprint | None = None
     unknown_data: str = ""
+    declared: bool = False
     pretraining: str = ""
     key: PatientKey | None = None
     predictions: Predictions | None = None

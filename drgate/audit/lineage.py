@@ -13,6 +13,11 @@ _NO_FINGERPRINT = (
     "that it was trained on. drtrain writes one into each checkpoint."
 )
 
+_DECLARED = (
+    "The model has no fingerprint of its training images. The training data that was given is taken for all of it; "
+    "nothing shows that the model was trained on no other."
+)
+
 
 def check(evidence: Evidence) -> Check:
     """Clean where the fingerprint covers the training images of the model and of all models before it. The pretraining
@@ -23,7 +28,8 @@ def check(evidence: Evidence) -> Check:
     fingerprint = evidence.fingerprint
     compared = {} if fingerprint is None else {"train": len(fingerprint.images) + len(fingerprint.older)}
     if missing := evidence.unknown_data or (_NO_FINGERPRINT if fingerprint is None else ""):
-        reason = f"{missing} {_pretraining(evidence)}"
+        stated = _DECLARED if _only_declared(evidence) else missing
+        reason = f"{stated} {_pretraining(evidence)}"
         return Check("lineage", "not_assessed", compared=compared, reason=reason)
     return Check("lineage", "clean", compared=compared, reason=_pretraining(evidence))
 
@@ -31,11 +37,18 @@ def check(evidence: Evidence) -> Check:
 def beyond(evidence: Evidence) -> str:
     """Why the model may have seen images that neither the training photographs at hand nor its fingerprint show, or why
     there is nothing to compare with; empty where all is shown."""
+    if _only_declared(evidence):
+        return ""
     if evidence.model:
         return evidence.unknown_data or (_NO_FINGERPRINT if evidence.fingerprint is None else "")
     return (
         "" if evidence.train is not None else "There is nothing to compare with; give the training set or --checkpoint."
     )
+
+
+def _only_declared(evidence: Evidence) -> bool:
+    """Whether what the caller gives as training data is all that is known of it."""
+    return evidence.declared and evidence.fingerprint is None and evidence.train is not None
 
 
 def covered(evidence: Evidence) -> bool:

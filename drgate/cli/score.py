@@ -122,7 +122,9 @@ def command(
     began = monotonic()
     with progress("Scoring", quiet) as (started, advance):
         started(len(manifest))
-        predictions = score(loaded, manifest, workers=workers, advance=advance, against=Against(training, people))
+        predictions = score(
+            loaded, manifest, workers=workers, advance=advance, against=Against(training, people, declared=bool(train))
+        )
     seconds = (monotonic() - began) / len(predictions)
     # The manifest has the same order.
     predictions = replace(predictions, table=predictions.table.assign(patient=manifest.patients_to_write()))

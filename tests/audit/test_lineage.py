@@ -20,6 +20,7 @@ FINGERPRINT = Fingerprint(np.zeros((3, 32), np.uint8), {}, False)
         ({}, "give --checkpoint"),
         ({"model": True}, "no fingerprint"),
         ({"model": True, "train": TEST}, "no fingerprint"),
+        ({"model": True, "train": TEST, "declared": True}, "nothing shows that the model was trained on no other"),
         (
             {"model": True, "fingerprint": FINGERPRINT, "unknown_data": "Its parent is unknown."},
             "Its parent is unknown.",

@@ -135,6 +135,16 @@ def test_unknown_ancestors_are_not_cleared():
     assert (found.status, found.reason) == ("not_assessed", "Its parent is unknown.")
 
 
+def test_training_data_that_is_given_is_taken_for_all_of_a_model_without_a_fingerprint():
+    """A model of another origin can be cleared of what its owner says it was trained on; never where its own record
+    says that there is more, and never by the other splits of the test set's own manifest alone."""
+    test, train = side([("bob", "R")], "te"), side([("ann", "L")], "tr")
+    assert patients.check(Evidence(test, train, model=True, declared=True)).status == "clean"
+    assert patients.check(Evidence(test, train, model=True)).status == "not_assessed"
+    known = {"fingerprint": fingerprint(train), "unknown_data": "Its parent is unknown."}
+    assert patients.check(Evidence(test, train, model=True, declared=True, **known)).status == "not_assessed"
+
+
 def test_order_of_findings_is_that_of_the_test_set():
     """Ten shared patients are ten findings in the order of the images, with the first image of each."""
     order = np.random.default_rng(1).permutation(10).repeat(2)
