@@ -48,9 +48,9 @@ HELP = """Judge a model, or a table of predictions, by a checklist.
 Writes a folder with the report (report.html, report.md, junit.xml), the results (evaluation.json, statement.json), the
 predictions (predictions.parquet, predictions.scored.json if their scorer signed them), the audit of the test set
 (audit.json) and, with --key, the signed certificate (certificate.json). These files name an image by the first 16 hex
-digits of its SHA-256 (row-N where the table has none) and number the patients; names.csv leads back to your names, so do
-not publish it (the folder's .gitignore lists it). Exit code 0 PASS, 1 FAIL, 2 could not be judged, 3 INSUFFICIENT or OBSERVED. OBSERVED with a
-checklist that only tries a pipeline, such as smoke, is 0.
+digits of its SHA-256 (row-N where the table has none) and number the patients; names.csv leads back to your names, so
+do not publish it (the folder's .gitignore lists it). Exit code 0 PASS, 1 FAIL, 2 could not be judged, 3 INSUFFICIENT or
+OBSERVED. OBSERVED with a checklist that only tries a pipeline, such as smoke, is 0.
 
 While a model scores, its test set is audited: against its own other splits, further training data (--train) and the
 model's fingerprint. A leak is FAIL: no answer is judged, and no look is taken.
