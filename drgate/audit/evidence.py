@@ -38,6 +38,9 @@ if TYPE_CHECKING:
     from drgate.vision.fingerprint import Fingerprint
 
 IMAGE_BYTES: Final = 32
+SMALLEST: Final = 90
+"""Pixels of a field of view's shorter side. Of 700 EyePACS photographs of as many patients, at 96 pixels the most
+alike pair had a correlation of .50, at 64 pixels .72, at 48 pixels .75; from .60 on two photographs are called one."""
 KEPT_AT: Final = 256
 """Photographs after which what was seen of them is written to the cache."""
 
@@ -130,6 +133,21 @@ class Photographs:
         if not (many := len(self) - len(self.readable)):
             return ""
         return f"{many} {'photograph' if many == 1 else 'photographs'} of the {name} set could not be or were not read."
+
+    @property
+    def small(self) -> NDArray[np.bool_]:
+        """Of each of `readable`, whether its field of view has too few pixels to tell two eyes apart."""
+        sizes = [one.measures["size"] for one in self.seen if isinstance(one, Examined)]
+        return np.asarray(sizes, dtype=np.float64) < SMALLEST
+
+    def too_small(self, name: str) -> str:
+        """How many of the `name` set are too small to be compared by pixels, as a sentence; empty where none is."""
+        if not (many := int(self.small.sum())):
+            return ""
+        return (
+            f"{many} {'photograph' if many == 1 else 'photographs'} of the {name} set show the retina on fewer than "
+            f"{SMALLEST} pixels, too few to tell two eyes apart."
+        )
 
     @property
     def hashes(self) -> NDArray[np.uint8]:

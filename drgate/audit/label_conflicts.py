@@ -114,7 +114,7 @@ def _by_pixels(sides: Sequence[Photographs], rows: pd.DataFrame) -> Iterator[tup
     rows = rows.drop_duplicates(["content", "grade", "refer"])
     read, hashes = [], []
     for number, side in enumerate(sides):
-        here = rows[(rows["side"] == number) & rows["row"].isin(side.readable)]
+        here = rows[(rows["side"] == number) & rows["row"].isin(side.readable[~side.small])]
         read.append(here)
         hashes.append(side.hashes[np.searchsorted(side.readable, here["row"])])
     rows = pd.concat(read, ignore_index=True)

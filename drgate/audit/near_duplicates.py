@@ -45,7 +45,7 @@ def check(evidence: Evidence) -> Check:
     test, train = evidence.test, evidence.train
     found: list[Finding] = []
     suspected: list[Finding] = []
-    missing = beyond(evidence) or test.unread("test")
+    missing = beyond(evidence) or test.unread("test") or test.too_small("test")
     compared = {"test": len(test.readable)}
     numbers = {"same_from": SAME}
     if train is not None:
@@ -53,7 +53,8 @@ def check(evidence: Evidence) -> Check:
         found += _confirmed(test, train, nominated)
         compared |= {"train": len(train.readable), "nominated": len(nominated.distance)}
         numbers |= dict(zip(("views", "within", "within_views"), map(float, _depth(test, train)), strict=True))
-        missing = missing or train.unread("training") or too_many(len(test.readable), len(train.readable))
+        missing = missing or train.unread("training") or train.too_small("training")
+        missing = missing or too_many(len(test.readable), len(train.readable))
         if len(nominated.distance) == PAIRS:
             missing = missing or f"The {PAIRS} nearest pairs were compared by pixels, and further ones were not."
     if evidence.fingerprint is not None:
@@ -119,6 +120,7 @@ def nominate(test: Photographs, train: Photographs) -> Near:
     pairs = _ordered(Near(*map(np.concatenate, zip(*found, strict=True))))
     one, other = test.readable[pairs.first], train.readable[pairs.second]
     pairs = _kept(pairs, np.asarray(test.contents)[one] != np.asarray(train.contents)[other])
+    pairs = _kept(pairs, ~(test.small[pairs.first] | train.small[pairs.second]))
     low, high = (pairs.first, pairs.second) if test is not train else np.sort([pairs.first, pairs.second], axis=0)
     pairs = _kept(pairs, np.sort(np.unique([low, high], axis=1, return_index=True)[1]))
     return _kept(pairs, np.flatnonzero(_rank(pairs.first) < EACH)[:PAIRS])

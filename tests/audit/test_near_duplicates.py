@@ -200,3 +200,13 @@ def test_real_eyes(real_data, orientation):
     one, other = (picture(read_image(real_data / "eyepacs-256" / image)) for image in pair)
     assert likeness(turned(one, orientation), turned(one, orientation)) == pytest.approx(1, abs=0.01)
     assert likeness(turned(one, orientation), turned(other, orientation)) < 0.6
+
+
+def test_very_small_pictures_are_not_compared(tmp_path):
+    """On few pixels two eyes look alike: such photographs accuse nobody, and the check says that it cannot tell."""
+    small = [image.resize((64, 64)) for image in EYES]
+    test, train = side(tmp_path / "test", small[:4]), side(tmp_path / "train", small[4:])
+    found = check(Evidence(test, train))
+    assert (found.status, found.count) == ("not_assessed", 0)
+    assert found.reason.startswith("4 photographs of the test set show the retina on fewer than 90 pixels")
+    assert groups(test).tolist() == [0, 1, 2, 3]
