@@ -253,6 +253,7 @@ def _described(manifest: Manifest, seen: Photographs, images: bool) -> dict[str,
         "images": len(manifest),
         "unreadable": _unreadable(seen),
         "digest": manifest.digest() if images else None,
+        "images_digest": manifest.images_digest() if images else None,
     }
 
 
