@@ -299,7 +299,6 @@ class TestOfATable:
         assert self.run(drgate, place, "--audit", "table.csv").code == 2
         assert not Path("out").exists()
 
-
     def test_what_drgate_audit_wrote_is_taken(self, drgate: Run, place: Path, here: Path):
         """A table from elsewhere and the folder of --out, as the docs say."""
         table_of(place)[0].to_csv("table.csv", index=False)
