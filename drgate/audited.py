@@ -21,7 +21,7 @@ from drgate.evaluation import Audit as Summary
 from drgate.evaluation import Checked, read_as
 from drgate.files import canonical_json, read_json
 from drgate.manifest import Manifest, images_digest
-from drgate.metrics import LEAKS
+from drgate.metrics import AUDITED, LEAKS
 
 if TYPE_CHECKING:
     from drgate.audit.evidence import Evidence, Examined, Photographs
@@ -234,6 +234,11 @@ def recorded(predictions: Predictions) -> Found | None:
     return Found(whole, summary_of(whole, checked.copies))
 
 
+def proven(found: Found) -> bool:
+    """Whether an audit found what no other audit of the same images can take back."""
+    return any(one.id in AUDITED and one.status == "found" for one in found.summary.checks)
+
+
 def given(path: Path, predictions: Predictions) -> Found:
     """The audit in a file, or in the folder that `drgate audit --out` wrote.
 
@@ -257,7 +262,29 @@ def given(path: Path, predictions: Predictions) -> Found:
             "leave --audit out."
         )
     own_audit = recorded(predictions)
+    _refuse_other_model(file, whole, predictions, own_audit)
     return Found(whole, summary_of(whole, () if own_audit is None else own_audit.summary.copies, given=True))
+
+
+def _refuse_other_model(file: Path, whole: Audit, predictions: Predictions, own: Found | None) -> None:
+    """Raise UsageError where an audit is of another model than the one whose answers the table holds, or was made
+    without a model whose fingerprint shows what it was trained on."""
+    described = predictions.provenance.get("model")
+    tensors = described.get("tensor_digest") if isinstance(described, Mapping) else None
+    if tensors is None:
+        return
+    checkpoint = whole.settings.get("checkpoint")
+    audited = checkpoint.get("tensor_digest") if isinstance(checkpoint, Mapping) else None
+    recorded_of = None if own is None else own.audit.settings.get("checkpoint")
+    fingerprint = isinstance(recorded_of, Mapping) and bool(recorded_of.get("fingerprint"))
+    if audited is None and not fingerprint:
+        return
+    if audited != tensors:
+        how = "without a model" if audited is None else "of another model"
+        raise UsageError(
+            f"{file} is an audit made {how}, so it does not show what the model of {predictions.origin} was trained "
+            "on; audit with this model (drgate audit --checkpoint MODEL), or leave --audit out."
+        )
 
 
 def _contents(predictions: Predictions) -> str:

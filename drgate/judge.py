@@ -429,7 +429,7 @@ def _opened(
             predictions = load_predictions(table, point, columns=test.columns)
         signed, scoring = _scored(table, predictions, source.scorers)
         found = audited.recorded(predictions)
-        if test.audit is not None and not (found and found.summary.leaks):
+        if test.audit is not None and not (found and audited.proven(found)):
             found = audited.given(test.audit, predictions)
         return _Opened(predictions, scoring, content, signed=signed, audit=found)
     path = model_in(source.path)

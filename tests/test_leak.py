@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from drgate.audit.result import Audit as Whole
-from drgate.audited import Against, summary_of
+from drgate.audited import Against, recorded, summary_of
 from drgate.certificate.keys import generate_key, load_public_key
 from drgate.checklist import parse_yaml
 from drgate.evaluate import evaluate
@@ -298,6 +298,43 @@ class TestOfATable:
         assert (ended.code, "does not say which files its images are" in ended.err) == (2, True)
         assert self.run(drgate, place, "--audit", "table.csv").code == 2
         assert not Path("out").exists()
+
+    def test_what_drgate_audit_wrote_is_taken(self, drgate: Run, place: Path, here: Path):
+        """A table from elsewhere and the folder of --out, as the docs say."""
+        table_of(place)[0].to_csv("table.csv", index=False)
+        assert drgate("audit", place / "data", "--out", "audit", "--workers", "0").code == 0
+        ended = self.run(drgate, place, "--audit", "audit")
+        assert Path("out").exists(), ended.err
+        assert read_evaluation(Path("out"))[0].data.audit.given
+
+    def test_an_audit_of_another_model_is_refused(self, drgate: Run, place: Path, here: Path):
+        """A table of a model takes an audit of this model; without one, only where the model has no fingerprint."""
+        words = ("score", place / "model.pth", "--data", "data", "--workers", "0", "--out", "p.parquet")
+        assert drgate(*words).code == 0
+        own = recorded(load_predictions(Path("p.parquet"))).audit
+        for checkpoint, why in (({"tensor_digest": DIGEST}, "of another model"), (None, "without a model")):
+            other = replace(own, settings={**own.settings, "checkpoint": checkpoint})
+            Path("audit.json").write_bytes(canonical_json(other.to_json()))
+            ended = drgate("evaluate", "p.parquet", "--spec", place / "own.yaml", "--out", "out", "--audit", ".")
+            assert (ended.code, f"is an audit made {why}" in ended.err) == (2, True), ended.err
+        Path("audit.json").write_bytes(canonical_json(own.to_json()))
+        drgate("evaluate", "p.parquet", "--spec", place / "own.yaml", "--out", "out", "--audit", ".")
+        assert read_evaluation(Path("out"))[0].data.audit.given
+
+    def test_what_scoring_found_is_not_taken_back(self, drgate: Run, place: Path, here: Path):
+        """One picture under two grades, and an audit without images given for it: the conflict stays."""
+        labels = pd.read_csv(here / "data/labels.csv")
+        test = labels["image"][labels["split"] == "test"]
+        Image.open(here / "data" / test.iloc[0]).save(here / "data" / test.iloc[-1], compress_level=1)
+        words = ("score", place / "model.pth", "--data", "data", "--workers", "0", "--out", "p.parquet")
+        assert drgate(*words).code == 0
+        own = recorded(load_predictions(Path("p.parquet"))).audit
+        assert own.check("label_conflicts").status == "found"
+        checks = [replace(one, status="clean", count=0, findings=()) for one in own.checks]
+        Path("audit.json").write_bytes(canonical_json(replace(own, checks=tuple(checks)).to_json()))
+        drgate("evaluate", "p.parquet", "--spec", place / "own.yaml", "--out", "out", "--audit", ".")
+        found, _ = read_evaluation(Path("out"))
+        assert (found.verdict, found.data.audit.given) == ("FAIL", False)
 
 
 class TestSuspected:

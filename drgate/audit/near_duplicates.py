@@ -30,6 +30,8 @@ EACH: Final = 8
 """Pairs that are compared by pixels, the nearest first, for each test photograph."""
 PAIRS: Final = 4000
 """And in all."""
+_AT_ONCE: Final = 500
+"""Pairs inside one set after which those that are joined are no longer compared."""
 
 FOUND: Final = 0.01
 SUSPECTED: Final = 0.1
@@ -37,7 +39,10 @@ SUSPECTED: Final = 0.1
 NEAR: Final = 48
 """Bits up to which a hash of training is near, where hashes alone must do. Two eyes of a patient are at 62 or more."""
 _ORIENTATIONS: Final = get_args(Orientation)
-_LIMITS: Final = "A copy that was cut by more than a fifth, or cut unevenly by more than a tenth, can be missed."
+_LIMITS: Final = (
+    "A copy can be missed that was cut by more than a fifth, or unevenly by more than a tenth, turned by other than "
+    "right angles, inverted, or framed or written on in a bright colour."
+)
 
 
 def check(evidence: Evidence) -> Check:
@@ -88,24 +93,33 @@ def groups(photographs: Photographs) -> NDArray[np.int64]:
     """(len(photographs),) numbers, equal for photographs of one set that are the same file or register, directly or by
     others: they count as one patient. The number is the position of the first of them.
 
-    Of more photographs than `drgate.audit.search.too_many` allows only files are compared.
+    Of more photographs than `drgate.audit.search.too_many` allows only files are compared. Where more than `PAIRS` are
+    to be compared, as in a set of turned copies, the further ones count as one picture within `NEAR` bits: too few
+    patients make bounds wide, too many make them narrow.
     """
     owner = np.arange(len(photographs))
     firsts: dict[str, int] = {}
     for row, content in enumerate(photographs.contents):
         if content:
             owner[row] = firsts.setdefault(content, row)
-    pairs = nominate(photographs, photographs)
-    same = np.flatnonzero(np.asarray(_likenesses(photographs, photographs, pairs)) >= SAME)
-    for first, second in photographs.readable[np.stack([pairs.first, pairs.second])[:, same]].T:
-        one, two = sorted((int(owner[first]), int(owner[second])))
-        owner[owner == two] = one
+    pairs = nominate(photographs, photographs, most=None)
+    rows = photographs.readable[np.stack([pairs.first, pairs.second])]
+    left = PAIRS
+    for start in range(0, len(pairs.distance), _AT_ONCE):
+        some = np.arange(start, min(start + _AT_ONCE, len(pairs.distance)))
+        some = some[owner[rows[0, some]] != owner[rows[1, some]]]
+        near_ones = some[left:]
+        some, left = some[:left], max(0, left - len(some))
+        alike = np.asarray(_likenesses(photographs, photographs, _kept(pairs, some))) >= SAME
+        for pair in (*some[alike], *near_ones[pairs.distance[near_ones] <= NEAR]):
+            one, two = sorted(owner[rows[:, pair]].tolist())
+            owner[owner == two] = one
     return owner
 
 
-def nominate(test: Photographs, train: Photographs) -> Near:
-    """The pairs that are to be compared by pixels, as positions in `readable`; files that are equal are left out, and
-    of one set each pair is there once."""
+def nominate(test: Photographs, train: Photographs, *, most: int | None = PAIRS) -> Near:
+    """The pairs that are to be compared by pixels, as positions in `readable`, the nearest first and `most` at most;
+    files that are equal are left out, and of one set each pair is there once."""
     if too_many(len(test.readable), len(train.readable)):
         return Near(*(np.empty(0, dtype=np.int64) for _ in range(4)))
     views, within, within_views = _depth(test, train)
@@ -123,7 +137,7 @@ def nominate(test: Photographs, train: Photographs) -> Near:
     pairs = _kept(pairs, ~(test.small[pairs.first] | train.small[pairs.second]))
     low, high = (pairs.first, pairs.second) if test is not train else np.sort([pairs.first, pairs.second], axis=0)
     pairs = _kept(pairs, np.sort(np.unique([low, high], axis=1, return_index=True)[1]))
-    return _kept(pairs, np.flatnonzero(_rank(pairs.first) < EACH)[:PAIRS])
+    return _kept(pairs, np.flatnonzero(_rank(pairs.first) < EACH)[:most])
 
 
 def _confirmed(test: Photographs, train: Photographs, nominated: Near) -> list[Finding]:

@@ -6,6 +6,8 @@ images; patients stay unnamed.
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -23,6 +25,12 @@ _NO_SOURCE: Final = (
     "Equal names are taken as one patient. Where data sets number their patients each on their own, give each a column "
     "source."
 )
+_SPELLED: Final = (
+    "These patients have a name that one of training has in another spelling (case, punctuation, zeros in front, or a "
+    "source that is written otherwise or left out). If they are the same, write them in one way; if not, give other "
+    "names."
+)
+_PARTS: Final = re.compile(r"[0-9]+|[^\W\d_]+")
 _ONE_SOURCE: Final = (
     "Only one of the two sets has a column source, so their patients cannot be compared by name; give it to both."
 )
@@ -38,6 +46,10 @@ def check(evidence: Evidence) -> Check:
         Finding(test=named.names[0][row], train=named.names[1][train_row[code]] if code in train_row else None)
         for code, row in sorted(firsts.items(), key=lambda one: one[1])
     ]
+    if not findings and (alike := _spelled(evidence, named)):
+        maybe = [Finding(test=named.names[0][row], train=named.names[1][other]) for row, other in alike]
+        compared = _compared(evidence, named)
+        return Check.of("patients", maybe, status="suspected", compared=compared, reason=_SPELLED)
     return _answer("patients", evidence, named, findings, len(rows), _missing(evidence))
 
 
@@ -58,6 +70,8 @@ def check_eyes(evidence: Evidence) -> Check:
             if eye not in seen:
                 seen.add(eye)
                 findings.append(Finding(test=named.names[0][row], train=named.names[1][there[eye]]))
+    if not findings and not missing and _spelled(evidence, named):
+        missing = "Patients may be in both, by names in another spelling; write each patient in one way."
     if unnamed and not missing:
         missing = "Patients are in both, and for some of their images it is not known which eye they show."
     return _answer("eyes", evidence, named, findings, images, missing)
@@ -131,16 +145,60 @@ def _missing(evidence: Evidence) -> str:
 def _answer(
     name: CheckId, evidence: Evidence, named: _Named, findings: list[Finding], images: int, missing: str
 ) -> Check:
-    compared = {"test": len(np.unique(named.test[named.test >= 0]))}
-    if evidence.train is not None:
-        compared["train"] = len(np.unique(named.train[named.train >= 0]))
-    if evidence.fingerprint is not None and evidence.key is not None:
-        compared["fingerprint"] = len(evidence.fingerprint.patients.get(evidence.key.id, ()))
+    compared = _compared(evidence, named)
     numbers = {"images": float(images)}
     if findings:
         reason = _NO_SOURCE if any(one.train for one in findings) and not _has_source(evidence.test) else ""
         return Check.of(name, findings, compared=compared, reason=reason, numbers=numbers)
     return Check(name, "not_assessed" if missing else "clean", compared=compared, reason=missing)
+
+
+def _compared(evidence: Evidence, named: _Named) -> dict[str, int]:
+    compared = {"test": len(np.unique(named.test[named.test >= 0]))}
+    if evidence.train is not None:
+        compared["train"] = len(np.unique(named.train[named.train >= 0]))
+    if evidence.fingerprint is not None and evidence.key is not None:
+        compared["fingerprint"] = len(evidence.fingerprint.patients.get(evidence.key.id, ()))
+    return compared
+
+
+def _spelled(evidence: Evidence, named: _Named) -> list[tuple[int, int]]:
+    """The first row of each patient of the test set whose name is, in another spelling alone, that of a patient of
+    training, with the first row of that one."""
+    if evidence.train is None or _has_source(evidence.test) != _has_source(evidence.train):
+        return []
+    there: dict[tuple[str, str], int] = {}
+    for key, row in _spellings(evidence.train):
+        there.setdefault(key, row)
+        there.setdefault(("*", key[1]), row)
+    found: dict[int, tuple[int, int]] = {}
+    same = named.in_training
+    for key, row in _spellings(evidence.test):
+        if same[row]:
+            continue
+        # Without a source it may be any; with one, only the same or none.
+        other = there.get(("*" if not key[0] else key[0], key[1]), there.get(("", key[1])))
+        if other is not None:
+            found.setdefault(int(named.test[row]), (row, other))
+    return list(found.values())
+
+
+def _spellings(side: Photographs) -> list[tuple[tuple[str, str], int]]:
+    """The source and the name of each patient in one spelling, with its first row."""
+    table = side.table
+    sources = table["source"].fillna("").astype(str) if "source" in table.columns else pd.Series("", table.index)
+    pairs = pd.DataFrame({"source": sources.to_numpy(), "patient": table["patient"].to_numpy()})
+    pairs = pairs[pairs["patient"].notna().to_numpy()].drop_duplicates()
+    return [
+        ((_spelling(source), _spelling(patient.removeprefix(f"{source}:"))), int(row))
+        for row, source, patient in pairs.itertuples()
+    ]
+
+
+def _spelling(text: str) -> str:
+    """Without case, punctuation and zeros in front of numbers: `P-007` and `p7` are the same, `1-23` and `12-3` not."""
+    parts = _PARTS.findall(unicodedata.normalize("NFKC", text).casefold())
+    return " ".join((part.lstrip("0") or "0") if part.isdigit() else part for part in parts)
 
 
 def _all_named(side: Photographs) -> bool:

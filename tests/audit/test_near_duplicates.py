@@ -192,6 +192,16 @@ def test_copies_inside_the_test_set(tmp_path):
     assert groups(some).tolist() == [0, 1, 2, 3, 1, 1, 2]
 
 
+@pytest.mark.parametrize("pairs", [2, 6])
+def test_many_copies_inside_the_test_set(tmp_path, monkeypatch, pairs):
+    """Turned copies of all: more pairs than are compared by pixels, and still no patients of their own."""
+    monkeypatch.setattr(near_duplicates, "PAIRS", pairs)
+    monkeypatch.setattr(near_duplicates, "_AT_ONCE", 4)
+    turns = [turned(EYES[i], orientation) for orientation in range(8) for i in range(3)]
+    found = groups(side(tmp_path / "te", turns))
+    assert found.tolist() == [0, 1, 2] * 8
+
+
 @pytest.mark.parametrize("orientation", range(8))
 def test_real_eyes(real_data, orientation):
     """A real photograph registers with its copy in every orientation, and not with the patient's other eye."""

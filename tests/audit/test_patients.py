@@ -55,6 +55,33 @@ def test_an_eye_that_is_not_named_is_not_cleared():
         assert statuses(Evidence(test, train)) == ("found", "not_assessed")
 
 
+@pytest.mark.parametrize("other", ["p007", "P7", "P-007", "P 007", "p_7", "\uff30007"])
+def test_another_spelling_is_suspected(other):
+    """Two lists often write one patient in two ways. Not found, for they may be two; and not clean."""
+    test, train = side([("P007", "R"), ("P8", "R")], "te"), side([("x", "L"), (other, "L")], "tr")
+    found = patients.check(Evidence(test, train))
+    assert (found.status, found.count) == ("suspected", 1)
+    assert (found.findings[0].test, found.findings[0].train) == (test.names[0], train.names[1])
+    assert "spelling" in found.reason
+    assert patients.check_eyes(Evidence(test, train)).status == "not_assessed"
+
+
+@pytest.mark.parametrize(("one", "other"), [("1-23", "12-3"), ("10", "100"), ("a1b", "ab1"), ("P70", "P7")])
+def test_other_numbers_are_other_patients(one, other):
+    assert statuses(Evidence(side([(one, "R")], "te"), side([(other, "L")], "tr"))) == ("clean", "clean")
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "status"),
+    [("Messidor", "messidor", "suspected"), ("messidor", "", "suspected"), ("", "b", "suspected"), ("a", "b", "clean")],
+)
+def test_a_source_in_another_spelling(ours, theirs, status):
+    """The same number in two data sets is two patients; where a row lacks its source, it may be either."""
+    one = side([(f"{ours}:7", "R"), ("z:1", "R")], "te", source=[ours, "z"])
+    other = side([(f"{theirs}:7", "L"), ("y:2", "L")], "tr", source=[theirs, "y"])
+    assert patients.check(Evidence(one, other)).status == status
+
+
 def test_two_ids_of_one_patient():
     """Ids that differ in nothing but the eye are one patient, across the two sets as well."""
     test, train = side([("7_left", "L"), ("8_left", "L")], "te"), side([("7_right", "R"), ("9_left", "L")], "tr")
