@@ -196,6 +196,15 @@ class TestNotAssessed:
         assert found.check("near_duplicates").status == "not_assessed"
         assert "1 cannot be read" in ended.out
 
+    def test_names_of_unreadable_photographs_stay_text_at_the_terminal(self, drgate: Drgate, copied: Set):
+        """A line break or a colour code in a file's name is shown, not obeyed; the sixth of them is counted."""
+        for number in range(6):
+            copied.add(f"images/a\n\x1b[31m{number}.jpg", split="test").write_bytes(b"junk" * number)
+        ended = drgate("audit", copied.write())
+        assert "\x1b" not in ended.err + ended.out
+        assert r"a\n\x1b[31m0.jpg" in ended.err
+        assert "1 more photograph cannot be read." in ended.err
+
     def test_a_set_without_patients(self, drgate: Drgate, copied: Set):
         """Patients are not assessed, for a set that names none."""
         copied.table = copied.table.drop(columns=["patient"])

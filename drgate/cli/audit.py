@@ -161,7 +161,7 @@ def command(
     for sentence in collected.unreadable[:_SHOWN]:
         tell(sentence, quiet)
     if (more := len(collected.unreadable) - _SHOWN) > 0:
-        tell(f"{more} more photographs cannot be read.", quiet)
+        tell(f"{more} more {'photograph' if more == 1 else 'photographs'} cannot be read.", quiet)
     if (look := collected.look) is not None:
         tell(f"Look {look.number} of {look.allowed} allowed at these images.", quiet)
     if out is not None:
