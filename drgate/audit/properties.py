@@ -51,11 +51,11 @@ def properties(data: bytes, image: Image.Image) -> dict[str, float | str]:
     data: the file's bytes. image: as decoded from them, upright RGB, perhaps at a part of its size.
 
     jpeg_quality: 1 to 100, estimated from the luminance table. width, height: as stored. camera, software: digests of
-    what EXIF says, for a cache keeps these values, and a person's name may be there. red, green, blue: mean, 0 to 255, of what is not black. contrast: standard deviation
-    of its green. sharpness: mean absolute Laplacian of the green channel in the middle, at 512 pixels on the shorter
-    side. detail: that of the pixels as decoded, over that of blocks of 4 x 4; of all that was tried, sharpening raises
-    it most. border: black share. clipped: share of what is not black that has a channel of 250 or more. corner: mean of
-    the brightest corner.
+    what EXIF says, for a cache keeps these values, and a person's name may be there. red, green, blue: mean, 0 to 255,
+    of what is not black. contrast: standard deviation of its green. sharpness: mean absolute Laplacian of the green
+    channel in the middle, at 512 pixels on the shorter side. detail: that of the pixels as decoded, over that of blocks
+    of 4 x 4; of all that was tried, sharpening raises it most. border: black share. clipped: share of what is not black
+    that has a channel of 250 or more. corner: mean of the brightest corner.
     """
     return {**_of_file(data), **_of_pixels(image)}
 

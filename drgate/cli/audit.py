@@ -170,13 +170,15 @@ def command(
 
 
 def _refuse_taken(out: Path, to_read: bool) -> None:
-    """Raise UsageError where the folder holds anything that is no audit's, or a list that readers may work from."""
+    """Raise UsageError where nothing can be written into the folder, where it holds anything that is no audit's, or a
+    list that readers may work from."""
     from drgate.errors import UsageError
-    from drgate.files import entries, refuse_existing
+    from drgate.files import entries, refuse_existing, refuse_no_place
 
-    if out.exists() and (
-        not out.is_dir()
-        or any(one.name not in (*PUBLIC, *PRIVATE, *READING, ".gitignore") for one in entries(out, UsageError))
+    refuse_no_place(out, "--out")
+    ours = {*PUBLIC, *PRIVATE, *READING, ".gitignore"}
+    if out.is_file() or any(
+        one.name not in ours or (one.is_dir() and one.name not in READING) for one in entries(out, UsageError)
     ):
         raise UsageError(f"{out} holds something else; give another folder with --out.")
     for name in READING if to_read else ():
