@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 import shutil
 import stat
@@ -436,7 +437,7 @@ class TestFolder:
         """Refused before photographs are read and before a look is taken."""
         (tmp_path / "file").write_text("")
         monkeypatch.setattr("drgate.audit.collect.photographs", lambda *_, **__: pytest.fail("photographs were read"))
-        monkeypatch.setattr("os.access", lambda path, mode: Path(path) != tmp_path / "closed")
+        monkeypatch.setattr("os.access", lambda at, mode: mode != os.W_OK or Path(at) != tmp_path / "closed")
         (tmp_path / "closed").mkdir()
         for out in (tmp_path / "file" / "out", tmp_path / "closed", tmp_path / "closed" / "out"):
             ended = drgate("audit", leaky, "--out", out)
