@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from drgate.audit.result import CHECKS, Audit, Check, CheckId
-from drgate.errors import ManifestError, PredictionsError, UsageError
+from drgate.errors import PredictionsError, UsageError
 from drgate.evaluation import Audit as Summary
 from drgate.evaluation import Checked, read_as
 from drgate.files import canonical_json, read_json
@@ -75,22 +75,6 @@ class Found:
     def to_bytes(self) -> bytes:
         """`audit.json`."""
         return canonical_json(self.audit.to_json())
-
-
-def training_rows(manifest: Manifest) -> Manifest:
-    """The rows of a manifest that is given as training data: its splits train and val, all where it has no splits.
-
-    Raises ManifestError where all are of the split test.
-    """
-    splits = manifest.table["split"]
-    if splits.isna().all():
-        return manifest
-    if not (kept := splits.isin(("train", "val"))).any():
-        raise ManifestError(
-            f"{manifest.origin} is given as training data, but all its images are of the split test; give the data "
-            "that the model was trained on."
-        )
-    return replace(manifest, table=manifest.table[kept].reset_index(drop=True))
 
 
 def before(grader: Grader, test_set: Manifest, against: Against) -> Found:

@@ -366,6 +366,16 @@ def row_name(path: Path | str, index: int) -> str:
     return f"{path}, {'row' if suffix == '.xlsx' else 'line'} {index + 2}"
 
 
+def refuse_no_place(path: Path | None, option: str) -> None:
+    """Raise UsageError where a file or folder is to be made, and nothing can be written above it, or into the folder
+    that it is."""
+    if path is None or path.is_file():
+        return
+    place = next(one for one in (path, *path.absolute().parents) if one.exists())
+    if not (place.is_dir() and os.access(place, os.W_OK)):
+        raise UsageError(f"{option} is {path}, but nothing can be written in {place}; choose another place.")
+
+
 def refuse_existing(path: Path, remedy: str) -> None:
     """Raise UsageError if `path` exists, so that nothing is overwritten silently. remedy: what the user can do."""
     if path.exists():

@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -63,6 +62,7 @@ from drgate.files import (
     parse_json,
     read_json,
     read_limited,
+    refuse_no_place,
     sha256_file,
     write_atomically,
     write_private,
@@ -826,21 +826,14 @@ def _refuse_no_log(looks: Path | None) -> None:
     """Raise UsageError where the look cannot be logged."""
     if looks is not None and looks.is_dir():
         raise UsageError(f"--looks is {looks}, a folder; give a file, such as {looks / 'looks.jsonl'}.")
-    _refuse_no_place(looks, "--looks")
+    refuse_no_place(looks, "--looks")
 
 
 def _refuse_no_folder(output: Output) -> None:
     """Raise UsageError where the folder holds what is no evaluation, or cannot be made."""
-    _refuse_no_place(output.folder, "--out")
+    refuse_no_place(output.folder, "--out")
     if output.folder is not None and output.folder.exists() and not (output.folder / "evaluation.json").is_file():
         refuse_taken(output.folder, (), output)
-
-
-def _refuse_no_place(path: Path | None, option: str) -> None:
-    """Raise UsageError where a file or folder is to be made, and nothing can be written above it."""
-    above = None if path is None or path.exists() else next(one for one in path.absolute().parents if one.exists())
-    if above is not None and not (above.is_dir() and os.access(above, os.W_OK)):
-        raise UsageError(f"{option} is {path}, but nothing can be written in {above}; choose another place.")
 
 
 def _foreign_history(evidence: Evidence, checklist: Checklist) -> dict[str, Any] | None:

@@ -347,6 +347,22 @@ def images_digest(contents: Iterable[str]) -> str:
     return f"sha256:{state.hexdigest()}"
 
 
+def training_rows(manifest: Manifest) -> Manifest:
+    """The rows of a manifest that is given as training data: its splits train and val, all where it has no splits.
+
+    Raises ManifestError where all are of the split test.
+    """
+    splits = manifest.table["split"]
+    if splits.isna().all():
+        return manifest
+    if not (kept := splits.isin(("train", "val"))).any():
+        raise ManifestError(
+            f"{manifest.origin} is given as training data, but all its images are of the split test; give the data "
+            "that the model was trained on."
+        )
+    return replace(manifest, table=manifest.table[kept].reset_index(drop=True))
+
+
 def split_by_patient(
     manifest: Manifest, *, seed: int = 0, shares: tuple[float, float, float] = (0.7, 0.15, 0.15)
 ) -> Manifest:

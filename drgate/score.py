@@ -26,10 +26,10 @@ import PIL
 from numpy.typing import NDArray
 
 from drgate import __version__
-from drgate.audited import ALONE, Against, Found, after, before, training_rows
+from drgate.audited import ALONE, Against, Found, after, before
 from drgate.errors import ImageUnreadable, LeakFound, ManifestError, PredictionsError, UsageError
 from drgate.evaluation import plain_of
-from drgate.manifest import Manifest, dealt_by, load_manifest, split_by_patient
+from drgate.manifest import Manifest, dealt_by, load_manifest, split_by_patient, training_rows
 from drgate.mapping import PLAIN, ColumnMap
 from drgate.metrics import AUDITED
 from drgate.models import find_model, refuse_no_base

@@ -47,9 +47,9 @@ def emit(plain: Any, human: Callable[[Console], None], format: Format, quiet: bo
 
 
 def tell(sentence: str, quiet: bool) -> None:
-    """Print one line of progress on standard error, unless quiet."""
+    """Print one line of progress on standard error, with control characters escaped, unless quiet."""
     if not quiet:
-        console(sys.stderr).print(sentence, markup=False, highlight=False, soft_wrap=True)
+        console(sys.stderr).print(visible(sentence), markup=False, highlight=False, soft_wrap=True)
 
 
 def console(stream: Any) -> Console:

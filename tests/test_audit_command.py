@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 import shutil
 import stat
@@ -107,6 +108,14 @@ class TestFound:
         monkeypatch.setattr("drgate.audit.evidence.examine", lambda of: pytest.fail("examined again"))
         assert drgate("audit", fundi, "--format", "json").out == plain
 
+    def test_a_cache_that_cannot_be_used_is_said_once(
+        self, drgate: Drgate, copied: Set, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        """Test set and training share it."""
+        (tmp_path / "taken").write_text("")
+        monkeypatch.setenv("DRGATE_CACHE", str(tmp_path / "taken"))
+        assert drgate("audit", copied.folder).err.count("cannot be used") == 1
+
     @pytest.mark.parametrize("kind", ["patients", "eyes", "files", "pixels", "near_duplicates", "label_conflicts"])
     def test_each_leak_is_found_and_named(self, drgate: Drgate, copied: Set, kind: str):
         """Exit code 1; the finding has the test photograph's published name, the terminal the caller's own."""
@@ -195,6 +204,15 @@ class TestNotAssessed:
         assert found.settings["test"]["unreadable"] == found.unreadable == 1
         assert found.check("near_duplicates").status == "not_assessed"
         assert "1 cannot be read" in ended.out
+
+    def test_names_of_unreadable_photographs_stay_text_at_the_terminal(self, drgate: Drgate, copied: Set):
+        """A line break or a colour code in a file's name is shown, not obeyed; the sixth of them is counted."""
+        for number in range(6):
+            copied.add(f"images/a\n\x1b[31m{number}.jpg", split="test").write_bytes(b"junk" * number)
+        ended = drgate("audit", copied.write())
+        assert "\x1b" not in ended.err + ended.out
+        assert r"a\n\x1b[31m0.jpg" in ended.err
+        assert "1 more photograph cannot be read." in ended.err
 
     def test_a_set_without_patients(self, drgate: Drgate, copied: Set):
         """Patients are not assessed, for a set that names none."""
@@ -403,6 +421,28 @@ class TestFolder:
         for _ in range(2):
             assert drgate("audit", leaky, "--out", out).code == 1
         assert (out / ".gitignore").read_text() == "mine.txt\nnames.csv\n"
+
+    @pytest.mark.parametrize("name", ["names.csv", "audit.json", ".gitignore"])
+    def test_a_folder_where_a_file_is_to_be_written(self, drgate: Drgate, leaky: Path, tmp_path: Path, name: str):
+        """Refused before anything is read, with what to do, and left alone."""
+        (tmp_path / "out" / name).mkdir(parents=True)
+        ended = drgate("audit", leaky, "--out", tmp_path / "out")
+        assert ended.code == 2
+        assert "give another folder with --out" in ended.err
+        assert [path.name for path in (tmp_path / "out").iterdir()] == [name]
+
+    def test_where_nothing_can_be_written(
+        self, drgate: Drgate, leaky: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        """Refused before photographs are read and before a look is taken."""
+        (tmp_path / "file").write_text("")
+        monkeypatch.setattr("drgate.audit.collect.photographs", lambda *_, **__: pytest.fail("photographs were read"))
+        monkeypatch.setattr("os.access", lambda at, mode: mode != os.W_OK or Path(at) != tmp_path / "closed")
+        (tmp_path / "closed").mkdir()
+        for out in (tmp_path / "file" / "out", tmp_path / "closed", tmp_path / "closed" / "out"):
+            ended = drgate("audit", leaky, "--out", out)
+            assert ended.code == 2
+            assert "nothing can be written in" in ended.err
 
     def test_hostile_names_stay_text(self, drgate: Drgate, copied: Set, tmp_path: Path):
         """Of an image, a patient, a camera and the folder: escaped in both pages."""

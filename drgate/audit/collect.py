@@ -21,10 +21,10 @@ from drgate.audit.evidence import Evidence, Photographs, photographs
 from drgate.audit.result import OwnNames
 from drgate.columns import graded_rows, reference_of
 from drgate.compare import look_of, refuse_look
-from drgate.errors import ManifestError, PredictionsError, UsageError
+from drgate.errors import PredictionsError, UsageError
 from drgate.given import model_in, table_in
 from drgate.looks import USUAL, Log
-from drgate.manifest import Manifest, dealt_by, load_manifest, split_by_patient
+from drgate.manifest import Manifest, dealt_by, load_manifest, split_by_patient, training_rows
 from drgate.mapping import PLAIN, ColumnMap, for_several, require_used
 from drgate.models import find_model
 from drgate.predictions import Predictions, content_keys, load_predictions
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
     from drgate.evaluation import Look
     from drgate.vision.checkpoint import Checkpoint
 
-_TRAINED_ON: Final = ("train", "val")
-"""The splits that a model has seen: to learn from, or to be selected on."""
 _REFERENCE: Final = ("grade", "referable", "gradable", "patient", "eye")
 
 
@@ -106,12 +104,19 @@ def collect(
 
         checkpoint = load_own_checkpoint(model.file)
     test, rest = _sides(given[0], asked, checkpoint)
-    trained = [*([] if rest is None else [rest]), *(_trained_on(one) for one in given[1:])]
+    trained = [*([] if rest is None else [rest]), *(training_rows(one) for one in given[1:])]
     if table is not None:
         table = _of_test_set(table, test, asked.images)
         refuse_look(table, checklist, asked.log)
     started(len(test) + sum(map(len, trained)))
-    examined = partial(photographs, workers=workers, files=asked.images, cache=cache, advance=advance, note=note)
+    said: set[str] = set()
+
+    def once(sentence: str) -> None:  # both sides have the same cache
+        if sentence not in said:
+            said.add(sentence)
+            note(sentence)
+
+    examined = partial(photographs, workers=workers, files=asked.images, cache=cache, advance=advance, note=once)
     seen = examined(test)
     train = examined(*trained) if trained else None
     mix = None if checklist.deployment is None else [checklist.deployment[grade] for grade in GRADES]
@@ -164,19 +169,6 @@ def _sides(manifest: Manifest, asked: Asked, checkpoint: Checkpoint | None) -> t
     if not others.any():
         return test, None
     return test, replace(manifest, table=manifest.table[others].reset_index(drop=True))
-
-
-def _trained_on(manifest: Manifest) -> Manifest:
-    """Its splits train and val; all of it where it has no splits."""
-    splits = manifest.table["split"]
-    if splits.isna().all():
-        return manifest
-    if not (kept := splits.isin(_TRAINED_ON)).any():
-        raise ManifestError(
-            f"{manifest.origin} is given as training data, but all its images are of the split test; give the data "
-            "that the model was trained on."
-        )
-    return replace(manifest, table=manifest.table[kept].reset_index(drop=True))
 
 
 def _of_test_set(predictions: Predictions, test: Manifest, images: bool) -> Predictions:

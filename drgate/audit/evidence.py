@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from drgate.audit.gradability import measures
-from drgate.audit.properties import properties
+from drgate.audit.gradability import MOST, measures
+from drgate.audit.properties import ACQUISITION, CONTENT, properties
 from drgate.audit.views import VIEWS, views
 from drgate.errors import ImageUnreadable
 from drgate.preprocessing import reduced_copy
@@ -65,10 +65,21 @@ class Examined:
         return [self.hashed.hex(), self.properties, self.measures, self.views.hex()]
 
     @classmethod
-    def of(cls, digest: str, record: list[Any]) -> Examined:
-        """What `record` was made of."""
-        hashed, properties, measures, views = record
-        return cls(digest, bytes.fromhex(hashed), properties, measures, bytes.fromhex(views))
+    def of(cls, digest: str, record: Any) -> Examined | None:
+        """What `record` was made of; None for a value that nothing here wrote."""
+        try:
+            hashed, properties, measures, views = record
+            found = cls(digest, bytes.fromhex(hashed), dict(properties), dict(measures), bytes.fromhex(views))
+        except (TypeError, ValueError):
+            return None
+        whole = (
+            (len(found.hashed), len(found.views)) == (IMAGE_BYTES, VIEWS * IMAGE_BYTES)
+            and set(found.properties) <= {*ACQUISITION, *CONTENT}
+            and set(found.measures) == set(MOST)
+            and all(type(value) in (int, float, str) for value in found.properties.values())
+            and all(type(value) in (int, float) for value in found.measures.values())
+        )
+        return found if whole else None
 
 
 def examined(data: bytes, image: Image.Image, reduced: tuple[Image.Image, tuple[int, int, int, int]]) -> Examined:
@@ -225,7 +236,7 @@ def photographs(
         records = None if cache is None else Records(cache, examined_by(), note)
         if records is not None:
             kept = records.read(contents)
-            seen = [Examined.of(content, kept[content]) if content in kept else None for content in contents]
+            seen = [Examined.of(content, kept.get(content)) for content in contents]
         advance(len(paths) - seen.count(None))
         rows = [row for row, one in enumerate(seen) if one is None]
         fresh: dict[str, Any] = {}

@@ -29,7 +29,7 @@ ACQUISITION: Final = (
     "exif",
     "colour_profile",
 )
-"""Of the file. Text values are categories for comparing photographs; nothing publishes them."""
+"""Of the file. Text values are categories for comparing photographs; what EXIF says is only there as a digest."""
 CONTENT: Final = ("red", "green", "blue", "contrast", "sharpness", "detail", "border", "clipped", "corner")
 """Of the pixels."""
 
@@ -50,12 +50,12 @@ def properties(data: bytes, image: Image.Image) -> dict[str, float | str]:
 
     data: the file's bytes. image: as decoded from them, upright RGB, perhaps at a part of its size.
 
-    jpeg_quality: 1 to 100, estimated from the luminance table. width, height: as stored. camera, software: the first 64
-    characters of what EXIF says. red, green, blue: mean, 0 to 255, of what is not black. contrast: standard deviation
-    of its green. sharpness: mean absolute Laplacian of the green channel in the middle, at 512 pixels on the shorter
-    side. detail: that of the pixels as decoded, over that of blocks of 4 x 4; of all that was tried, sharpening raises
-    it most. border: black share. clipped: share of what is not black that has a channel of 250 or more. corner: mean of
-    the brightest corner.
+    jpeg_quality: 1 to 100, estimated from the luminance table. width, height: as stored. camera, software: digests of
+    what EXIF says, for a cache keeps these values, and a person's name may be there. red, green, blue: mean, 0 to 255,
+    of what is not black. contrast: standard deviation of its green. sharpness: mean absolute Laplacian of the green
+    channel in the middle, at 512 pixels on the shorter side. detail: that of the pixels as decoded, over that of blocks
+    of 4 x 4; of all that was tried, sharpening raises it most. border: black share. clipped: share of what is not black
+    that has a channel of 250 or more. corner: mean of the brightest corner.
     """
     return {**_of_file(data), **_of_pixels(image)}
 
@@ -85,7 +85,7 @@ def _of_file(data: bytes) -> dict[str, float | str]:
             named = {"camera": (_MAKE, _MODEL), "software": (_SOFTWARE,)}
             for name, tags in named.items():
                 if text := " ".join(str(exif[tag]).strip("\0 ") for tag in tags if tag in exif)[:64].strip():
-                    found[name] = text
+                    found[name] = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
             found["exif"] = "yes" if exif else "no"
             found["colour_profile"] = "yes" if header.info.get("icc_profile") else "no"
             return found

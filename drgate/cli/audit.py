@@ -161,7 +161,7 @@ def command(
     for sentence in collected.unreadable[:_SHOWN]:
         tell(sentence, quiet)
     if (more := len(collected.unreadable) - _SHOWN) > 0:
-        tell(f"{more} more photographs cannot be read.", quiet)
+        tell(f"{more} more {'photograph' if more == 1 else 'photographs'} cannot be read.", quiet)
     if (look := collected.look) is not None:
         tell(f"Look {look.number} of {look.allowed} allowed at these images.", quiet)
     if out is not None:
@@ -170,13 +170,15 @@ def command(
 
 
 def _refuse_taken(out: Path, to_read: bool) -> None:
-    """Raise UsageError where the folder holds anything that is no audit's, or a list that readers may work from."""
+    """Raise UsageError where nothing can be written into the folder, where it holds anything that is no audit's, or a
+    list that readers may work from."""
     from drgate.errors import UsageError
-    from drgate.files import entries, refuse_existing
+    from drgate.files import entries, refuse_existing, refuse_no_place
 
-    if out.exists() and (
-        not out.is_dir()
-        or any(one.name not in (*PUBLIC, *PRIVATE, *READING, ".gitignore") for one in entries(out, UsageError))
+    refuse_no_place(out, "--out")
+    ours = {*PUBLIC, *PRIVATE, *READING, ".gitignore"}
+    if out.is_file() or any(
+        one.name not in ours or (one.is_dir() and one.name not in READING) for one in entries(out, UsageError)
     ):
         raise UsageError(f"{out} holds something else; give another folder with --out.")
     for name in READING if to_read else ():

@@ -102,7 +102,10 @@ class Records:
                 for value, checked in rows.execute(query, (self._version, content)):
                     if self._sum(content, value) != checked:
                         raise sqlite3.DatabaseError
-                    found[content] = json.loads(value)
+                    try:
+                        found[content] = json.loads(value)
+                    except (TypeError, ValueError, RecursionError) as error:
+                        raise sqlite3.DatabaseError from error
 
         self._try(look)
         return found

@@ -12,12 +12,13 @@ import pytest
 from numpy.typing import NDArray
 
 from drgate.answers import Answer
-from drgate.audit.evidence import Examined, examine, photographs, picture_of
+from drgate.audit.evidence import Examined, examine, examined_by, photographs, picture_of
 from drgate.errors import ManifestError
 from drgate.evaluation import Subject
 from drgate.manifest import Manifest, load_manifest
 from drgate.preprocessing import parse_preprocessing
 from drgate.score import score
+from drgate.vision.cache import Records
 from drgate.vision.images import read_image
 from drgate.vision.perceptual import HASHED_AT, perceptual_hash
 from drgate.vision.prepared import prepare_image
@@ -80,6 +81,17 @@ class TestCache:
             assert said == f"{file}: this file cannot be read as an image (it is damaged, or no image)."
         assert looked.count("test-1-0.png") == 2
         assert len(looked) == 11
+
+    @pytest.mark.parametrize("written", [None, [], [1, 2, 3, 4], ["zz", {}, {}, ""], ["00", {}, {}, "00"], {"a": 1}])
+    def test_a_record_that_nothing_here_wrote_is_none(
+        self, eyes: Path, tmp_path: Path, looked: list[str], written: object
+    ):
+        """Whatever lies in the cache, the photograph is looked at again."""
+        contents = list(load_manifest(eyes).content_digests().values())
+        Records(tmp_path / "cache", examined_by()).write(dict.fromkeys(contents, written))
+        found = photographs(load_manifest(eyes), workers=0, cache=tmp_path / "cache")
+        assert len(looked) == 10
+        assert found.seen == photographs(load_manifest(eyes), workers=0).seen
 
     def test_what_is_seen_is_plain(self, eyes: Path):
         """As JSON and back it is the same, so that an audit from the cache has the same bytes."""
