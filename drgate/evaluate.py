@@ -266,8 +266,8 @@ def _without_suspects(
                 baseline, table=baseline.table[baseline.table["image"].isin(kept["image"])].reset_index(drop=True)
             ),
         )
-    except PredictionsError as problem:  # nothing that can be counted is left
-        return Without(*left, reason=str(problem))
+    except PredictionsError:  # nothing that can be counted is left; the message would name a file of this machine
+        return Without(*left, reason="what is left cannot be judged.")
     return Without(*left, verdict=other.verdict, criteria={one.id: one.status for one in other.criteria})
 
 

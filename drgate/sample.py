@@ -717,10 +717,15 @@ def declaration(
             "Name them in a column patient from the first look on, or let the owner of the test set declare in the "
             f"checklist: declared: [{{manifest: {digest}, images_a_patient_at_most: N}}].",
         )
-    if found.most > declared:
+    audit = data and data.audit
+    copies = max(map(len, audit.copies), default=1) if audit else 1
+    if (most := max(found.most, copies)) > declared:
+        shown = f"patients, names or eyes show {most} of one"
+        if copies > found.most:
+            shown = f"{most} images of the test set show the same picture"
         return None, NoPatients(
             f"the checklist declares at most {declared} image{'' if declared == 1 else 's'} of one patient, but "
-            f"patients, names or eyes show {found.most} of one, so nothing is declared"
+            f"{shown}, so nothing is declared"
         )
     return declared, None
 

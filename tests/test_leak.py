@@ -357,6 +357,19 @@ class TestSuspected:
         assert any(line.startswith("Without the 1 patient whose images may be in training") for line in found.page_one)
         assert verify(Path("out/statement.json")).recomputed
 
+    def test_where_nothing_is_left_it_is_said(self, drgate: Run, place: Path, here: Path):
+        """All patients are suspected: no verdict without them, no path of this machine, and verify recomputes it."""
+        own = whole(place, near_duplicates="suspected")
+        rows, _ = table_of(place)
+        findings = tuple(replace(own.checks[-1].findings[0], test=content[:16]) for content in rows["sha256"])
+        last = replace(own.checks[-1], findings=findings, count=len(findings))
+        TestOfATable().written(place, replace(own, checks=(*own.checks[:-1], last)))
+        drgate("evaluate", "table.csv", "--spec", place / "own.yaml", "--out", "out", "--audit", ".")
+        found, _ = read_evaluation(Path("out"))
+        assert found.without_suspects.images == len(rows)
+        assert any(line.endswith("there is no verdict: what is left cannot be judged.") for line in found.page_one)
+        assert verify(Path("out/statement.json")).problems == ()
+
     def test_too_many_to_write_down_are_not_left_out(self, place: Path):
         """Only the first findings are in an audit: half of the suspects would be no answer."""
         audit = whole(place, near_duplicates="suspected")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,7 +16,7 @@ from drgate.checklist import Checklist, parse_checklist
 from drgate.compare import Comparison, Difference
 from drgate.errors import PredictionsError
 from drgate.evaluate import evaluate
-from drgate.evaluation import Estimate, Evaluation, Metric, NotEstimable
+from drgate.evaluation import Audit, Estimate, Evaluation, Metric, NotEstimable, TestSet
 from drgate.manifest import load_manifest
 from drgate.operating_point import OperatingPoint
 from drgate.predictions import Predictions, make_predictions
@@ -191,6 +192,15 @@ class TestUnknownPatients:
             "the checklist declares at most 1 image of one patient, but patients, names or eyes show 2 of one, so "
             "nothing is declared."
         )
+
+    def test_a_declaration_that_pictures_contradict_is_void(self):
+        """The audit found that three images show one picture: they are not of three patients, nor of two and one."""
+        audit = Audit(f"sha256:{'5' * 64}", (), copies=(("a" * 16, "b" * 16, "c" * 16),))
+        data = replace(TestSet("t", audit=audit), images_digest=self.BARE.images_digest)
+        assert declaration(self.BARE, declaring(checklist_of(), self.BARE, 3), data) == (3, None)
+        declared, unknown = declaration(self.BARE, declaring(checklist_of(), self.BARE, 2), data)
+        assert declared is None
+        assert "3 images of the test set show the same picture, so nothing is declared" in str(unknown)
 
     def test_fixed_class_totals_need_patients(self):
         with pytest.raises(

@@ -102,7 +102,7 @@ def groups(photographs: Photographs) -> NDArray[np.int64]:
     for row, content in enumerate(photographs.contents):
         if content:
             owner[row] = firsts.setdefault(content, row)
-    pairs = nominate(photographs, photographs, most=None)
+    pairs = nominate(photographs, photographs, limited=False)
     rows = photographs.readable[np.stack([pairs.first, pairs.second])]
     left = PAIRS
     for start in range(0, len(pairs.distance), _AT_ONCE):
@@ -117,9 +117,9 @@ def groups(photographs: Photographs) -> NDArray[np.int64]:
     return owner
 
 
-def nominate(test: Photographs, train: Photographs, *, most: int | None = PAIRS) -> Near:
-    """The pairs that are to be compared by pixels, as positions in `readable`, the nearest first and `most` at most;
-    files that are equal are left out, and of one set each pair is there once."""
+def nominate(test: Photographs, train: Photographs, *, limited: bool = True) -> Near:
+    """The pairs that are to be compared by pixels, as positions in `readable`, the nearest first; files that are equal
+    are left out, and of one set each pair is there once. limited: `PAIRS` at most."""
     if too_many(len(test.readable), len(train.readable)):
         return Near(*(np.empty(0, dtype=np.int64) for _ in range(4)))
     views, within, within_views = _depth(test, train)
@@ -137,7 +137,7 @@ def nominate(test: Photographs, train: Photographs, *, most: int | None = PAIRS)
     pairs = _kept(pairs, ~(test.small[pairs.first] | train.small[pairs.second]))
     low, high = (pairs.first, pairs.second) if test is not train else np.sort([pairs.first, pairs.second], axis=0)
     pairs = _kept(pairs, np.sort(np.unique([low, high], axis=1, return_index=True)[1]))
-    return _kept(pairs, np.flatnonzero(_rank(pairs.first) < EACH)[:most])
+    return _kept(pairs, np.flatnonzero(_rank(pairs.first) < EACH)[: PAIRS if limited else None])
 
 
 def _confirmed(test: Photographs, train: Photographs, nominated: Near) -> list[Finding]:
