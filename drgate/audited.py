@@ -239,8 +239,11 @@ def given(path: Path, predictions: Predictions) -> Found:
             f"--audit {path}: {predictions.origin} does not say which files its images are; give a table with the "
             "column sha256, or one that drgate score wrote."
         )
-    same = [name for name in ("images_digest", "digest") if name in audited and audited[name] == own.get(name)]
-    if not same:
+    if not (audited.get("images_digest") or audited.get("digest")):
+        raise UsageError(
+            f"{file} does not say which files its images are; audit again with the files, or with a column sha256."
+        )
+    if not any(audited.get(name) and audited[name] == own.get(name) for name in ("images_digest", "digest")):
         raise UsageError(
             f"{file} is an audit of other images than those of {predictions.origin}; audit these (drgate audit), or "
             "leave --audit out."

@@ -278,6 +278,20 @@ class TestOfATable:
         assert {one.status for one in found.criteria if one.id.target in LEAKS} == {"PASS"}
         assert verify(Path("out/statement.json")).problems == ()
 
+    def test_what_the_command_wrote_is_taken(self, drgate: Run, place: Path, here: Path):
+        """Of the same files; not one that knows no file, as it might be of any set."""
+        rows, _ = table_of(place)
+        rows.to_csv("table.csv", index=False)
+        rows.drop(columns="sha256").assign(image="none/" + rows["image"]).to_csv("rows.csv", index=False)
+        rows.assign(image="none/" + rows["image"]).to_csv("named.csv", index=False)
+        for test, out in ((place / "data", "with"), ("rows.csv", "without"), ("named.csv", "named")):
+            drgate("audit", test, *([] if out == "with" else ["--no-images"]), "--out", out)
+        ended = self.run(drgate, place, "--audit", "without")
+        assert (ended.code, "does not say which files its images are" in ended.err) == (2, True)
+        for given in ("with", "named"):
+            self.run(drgate, place, "--audit", given, "--force")
+            assert read_evaluation(Path("out"))[0].data.audit.given
+
     def test_a_leak_in_it_is_a_leak(self, drgate: Run, place: Path, here: Path):
         """The answers are dropped and no look is taken."""
         self.written(place, whole(place, near_duplicates="found"))

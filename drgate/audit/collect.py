@@ -24,7 +24,7 @@ from drgate.compare import look_of, refuse_look
 from drgate.errors import PredictionsError, UsageError
 from drgate.given import model_in, table_in
 from drgate.looks import USUAL, Log
-from drgate.manifest import Manifest, dealt_by, load_manifest, split_by_patient, training_rows
+from drgate.manifest import Manifest, dealt_by, images_digest, load_manifest, split_by_patient, training_rows
 from drgate.mapping import PLAIN, ColumnMap, for_several, require_used
 from drgate.models import find_model
 from drgate.predictions import Predictions, content_keys, load_predictions
@@ -245,7 +245,7 @@ def _described(manifest: Manifest, seen: Photographs, images: bool) -> dict[str,
         "images": len(manifest),
         "unreadable": _unreadable(seen),
         "digest": manifest.digest() if images else None,
-        "images_digest": manifest.images_digest() if images else None,
+        "images_digest": images_digest(seen.contents) if all(seen.contents) else None,
     }
 
 
