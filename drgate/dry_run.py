@@ -80,11 +80,16 @@ class DryRun:
     notes: tuple[str, ...]
     audit: tuple[str, ...] = ()
 
+    @property
+    def leak(self) -> bool:
+        """Whether tables and fingerprint show a leak: the verdict would be FAIL, without a look."""
+        return bool(self.test_set.audit and self.test_set.audit.leaks)
+
     def to_json(self) -> dict[str, Any]:
         """Plain values; model and test set as in an evaluation."""
         plain = {part.name: getattr(self, part.name) for part in fields(self)}
         return {
-            "status": "can run",
+            "status": "leak" if self.leak else "can run",
             **plain,
             "model": plain_of(self.model),
             "test_set": plain_of(self.test_set),

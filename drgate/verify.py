@@ -239,11 +239,11 @@ def _standing(read: Certificate | Statement, trust: Trust) -> Iterator[Finding]:
     taken, until = statement.time, statement.expires
     if not problems and (until or max_age_days is not None):
         holds = f"it is valid until {until:%Y-%m-%d}" if until else f"at most {max_age_days} days are allowed"
-        yield "checked", f"Its look was taken on {taken:%Y-%m-%d}; {holds}."
+        yield "checked", f"{_dated(statement)} on {taken:%Y-%m-%d}; {holds}."
     elif not problems:
         yield (
             "unchecked",
-            f"Its look was taken on {taken:%Y-%m-%d}: it has no expiry date, and --max-age-days was not given.",
+            f"{_dated(statement)} on {taken:%Y-%m-%d}: it has no expiry date, and --max-age-days was not given.",
         )
     if revocations is None:
         yield "unchecked", "No revocation list was given (--revoked)."
@@ -251,6 +251,10 @@ def _standing(read: Certificate | Statement, trust: Trust) -> Iterator[Finding]:
         yield from (("problem", sentence) for sentence in revoked)
     else:
         yield "checked", "Neither the statement nor the key is revoked."
+
+
+def _dated(statement: Statement) -> str:
+    return "Its leak was found" if statement.evaluation.leaks else "Its look was taken"
 
 
 def _files(statement: Statement, given: Sequence[Path]) -> Iterator[Finding]:

@@ -196,7 +196,11 @@ class TestALeak:
         """Before anything is signed or logged."""
         rewritten(here / "data", shared_patient)
         ended = drgate("evaluate", place / "model.pth", "--data", "data", "--workers", "0", "--dry-run")
-        assert "The audit found a leak: no answer would be judged" in " ".join(ended.out.split())
+        assert ended.code == 1
+        said = " ".join(ended.out.split())
+        assert said.startswith("The evaluation would end with FAIL: its audit finds a leak.")
+        assert "The audit found a leak: no answer would be judged" in said
+        assert "was trained on further images" not in said  # nothing was read that could tell
         assert not list(here.rglob("looks/*"))
 
 

@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 
 from drgate.audit.evidence import Evidence, Photographs, picture_of
-from drgate.audit.lineage import beyond, covered
+from drgate.audit.lineage import beyond, covered, unread
 from drgate.audit.result import Check, CheckId, Finding
 from drgate.audit.search import near, too_many
 
@@ -74,6 +74,8 @@ def _missing(evidence: Evidence) -> str:
     if evidence.train is None:
         return beyond(evidence) or "A fingerprint has hashes of pictures, not of files; give the training set."
     if unknown := beyond(evidence):
+        return unknown
+    if unknown := unread(evidence):
         return unknown
     if not covered(evidence):
         return "The model was trained on further images, as its fingerprint shows; give all of them as training set."

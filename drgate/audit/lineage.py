@@ -51,6 +51,14 @@ def _only_declared(evidence: Evidence) -> bool:
     return evidence.declared and evidence.fingerprint is None and evidence.train is not None
 
 
+def unread(evidence: Evidence) -> str:
+    """Why it is not known whether the training photographs at hand are those of the fingerprint: none was read; empty
+    where it is known."""
+    if evidence.fingerprint is None or evidence.train is None or len(evidence.train.readable):
+        return ""
+    return "No training photograph was read, so it is not known whether they are all that the model was trained on."
+
+
 def covered(evidence: Evidence) -> bool:
     """Whether every image of the fingerprint is among the training photographs at hand, by equal hash; True without a
     fingerprint."""

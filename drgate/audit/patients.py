@@ -17,7 +17,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from drgate.audit.evidence import Evidence, Photographs
-from drgate.audit.lineage import beyond, covered
+from drgate.audit.lineage import beyond, covered, unread
 from drgate.audit.result import Check, CheckId, Finding
 from drgate.grouping import grouping
 
@@ -138,7 +138,8 @@ def _missing(evidence: Evidence) -> str:
         return _ONE_SOURCE
     if evidence.fingerprint is not None and not covered(evidence):
         unchecked = evidence.fingerprint.unchecked(evidence.key)
-        return unchecked and f"Patients of the model's fingerprint were not compared: {unchecked}."
+        compared = f"Patients of the model's fingerprint were not compared: {unchecked}."
+        return unchecked and (unread(evidence) or compared)
     return ""
 
 

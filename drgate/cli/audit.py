@@ -50,7 +50,8 @@ Exit code 0 clean, 1 found, 2 the command could not do its work, 3 nothing found
 not be checked. Leaks (lineage, patients, eyes, files, pixels, near duplicates) and label conflicts decide it. The other
 checks (fellow eyes, mislabelled, readers, shortcuts, quality, case mix) only inform.
 
-With --predictions the answers are set beside the grades of the test set. That is a look, and it is logged first.
+With --predictions the answers are set beside the grades of the test set. That is a look, and it is logged first. Where
+one look is allowed, no other model can pass on this set afterwards; so look for wrong labels with --split val.
 
 --out writes audit.json and audit.html, which name an image by the first 16 hex digits of its SHA-256, and names.csv,
 which leads back to your names. Do not publish names.csv, pictures.html (--pictures) or to_read (--to-read); the

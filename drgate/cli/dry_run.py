@@ -23,7 +23,8 @@ _PATIENTS: Final = {
 
 def terminal(found: DryRun, console: Console) -> None:
     """Write it to the console."""
-    paragraph(console, "The evaluation can run. This is a dry run: no look was taken and nothing was written.", "bold")
+    would = "The evaluation would end with FAIL: its audit finds a leak." if found.leak else "The evaluation can run."
+    paragraph(console, f"{would} This is a dry run: no look was taken and nothing was written.", "bold")
     for label, text in lines(found):
         paragraph(console, f"{label}: {text}", hang=2)
     if found.nothing_passes:

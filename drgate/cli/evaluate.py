@@ -66,8 +66,8 @@ score --key), give the scorer's public key with --scorer-key. Otherwise the cert
 elsewhere, and neither export nor the gate accepts it. Cut-offs (--operating-point) become a file of the model: keep
 them beside it.
 
---dry-run reads and checks everything without a look, and names all that is wrong: exit code 0 the evaluation can run, 2
-it would be refused. Of a model it grades four images.
+--dry-run reads and checks everything without a look, and names all that is wrong: exit code 0 the evaluation can run, 1
+tables or fingerprint show a leak, 2 it would be refused. Of a model it grades four images.
 
 \b
 Examples:
@@ -275,7 +275,7 @@ def _dry_run(
     )
     if found is not None and not problems.found:
         emit(found.to_json(), lambda console: page.terminal(found, console), format, quiet)
-        return ExitCode.PASSED
+        return ExitCode.FAILED if found.leak else ExitCode.PASSED
     if format is Format.json:
         emit({"status": "refused", "problems": list(map(str, problems.found))}, lambda _: None, format)
     for problem in problems.found:
