@@ -11,7 +11,7 @@ import pandas as pd
 from drgate.audit.evidence import Evidence, Examined, Photographs
 from drgate.audit.gradability import gradable
 from drgate.audit.result import Check, Finding, Status
-from drgate.audit.strata import LEVEL, Flags, owners, rounded, share, strata
+from drgate.audit.strata import LEVEL, TITLE_OF, Flags, owners, rounded, share, strata
 from drgate.scale import GRADES
 from drgate.stats.power import smallest_without_miss
 
@@ -77,7 +77,7 @@ def check(evidence: Evidence) -> Check:
             numbers[f"deployment:{name}"] = round(float(evidence.mix[grade]), 6)
         if of_training.any() and name in trained:
             numbers[f"train:{name}"] = round(float(trained[name].sum() / of_training.sum()), 6)
-        count(name, rows)
+        count(TITLE_OF[name], rows)
     for eye, word in _EYES.items():
         rows = (table["eye"] == eye).to_numpy(dtype=bool, na_value=False)
         numbers[f"eyes:{word}"] = float(rows.sum())

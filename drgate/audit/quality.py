@@ -14,7 +14,7 @@ import numpy as np
 from drgate.audit.evidence import Evidence, Examined
 from drgate.audit.gradability import gradable, score
 from drgate.audit.result import Check, Finding, Status
-from drgate.audit.strata import LEVEL, Flags, owners, rounded, share, strata
+from drgate.audit.strata import LEVEL, TITLE_OF, Flags, owners, rounded, share, strata
 from drgate.stats.ranking import auc_clustered
 
 MOST: Final = 0.10
@@ -54,7 +54,7 @@ def check(evidence: Evidence) -> Check:
         own, others = (share(refused, some & seen, patients, APART) for some in (rows, ~rows))
         if own and others and (own.low > others.high or others.low > own.high):
             often = "more" if own.low > others.high else "less"
-            reasons.append(f"Photographs of the grade {name} are refused {often} often than the others.")
+            reasons.append(f"Photographs of the grade {TITLE_OF[name]} are refused {often} often than the others.")
 
     marked = ~test.table["gradable"].to_numpy(dtype=bool)
     if (marked & seen).any():
