@@ -49,6 +49,8 @@ def check(evidence: Evidence) -> Check:
         return Check("label_conflicts", "not_assessed", compared=compared, reason=reason)
     if declared and not found:
         reason = "The set names each two of these as one eye: they are one picture, or photographs of two visits."
+    if not found and not declared and evidence.train is not None:
+        reason = "Training photographs are compared with each other by bytes and names alone."
     return Check.of(
         "label_conflicts",
         [*found, *declared],
