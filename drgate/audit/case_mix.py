@@ -46,7 +46,7 @@ def check(evidence: Evidence) -> Check:
     grades = strata(table)
     graded = np.any([*grades.values()], axis=0)
     if not graded.any():
-        reason = "The test set has no reference grades; give them with --grades."
+        reason = f"No image of the {evidence.sides[0]} has a reference grade; give them with --grades."
         return Check("case_mix", "not_assessed", compared=compared, reason=reason)
 
     def many(rows: Flags) -> int:
@@ -84,7 +84,7 @@ def check(evidence: Evidence) -> Check:
         if not rows.any() and table["eye"].notna().any():
             lacking.append(Finding(what=f"{word} eyes: absent", value=0.0))
     for column in GROUPED_BY:
-        _subgroups(column, table, train, graded, count, lacking)
+        _subgroups(column, table, train, graded, count, lacking, evidence.sides[0])
     for side, name in ((test, "refused"), (train, "train_refused")):
         if (no := _refused(side)) is not None:
             numbers[name] = no
@@ -96,14 +96,20 @@ def check(evidence: Evidence) -> Check:
 
 
 def _subgroups(
-    column: str, table: pd.DataFrame, train: Photographs | None, graded: Flags, count: Any, lacking: list[Finding]
+    column: str,
+    table: pd.DataFrame,
+    train: Photographs | None,
+    graded: Flags,
+    count: Any,
+    lacking: list[Finding],
+    side: str,
 ) -> None:
     """Counts each group of a column, of the test set and of training, under a name that tells nothing of its cells."""
     here, there = (_cells(one, column) for one in (table, None if train is None else train.table))
     if here is None and there is None:
         return
     if here is None or not here[graded].notna().any():
-        lacking.append(Finding(what=f"{column}: not given for the test set"))
+        lacking.append(Finding(what=f"{column}: not given for the {side}"))
         return
     if blank := int(here[graded].isna().sum()):
         lacking.append(Finding(what=f"{column}: not given for {blank} images", value=float(blank)))

@@ -30,7 +30,7 @@ def check(evidence: Evidence) -> Check:
     seen = np.array([one is not None for one in test.seen], dtype=bool)
     compared = {"test": len(test), "examined": int(seen.sum())}
     if not seen.any():
-        reason = "No photograph was read; give the test set with its images."
+        reason = f"No photograph was read; give the {evidence.sides[0]} with its images."
         return Check("quality", "not_assessed", compared=compared, reason=reason)
     why = [
         gradable(one.measures) if isinstance(one, Examined) else "cannot be read" if one else "" for one in test.seen

@@ -15,11 +15,9 @@ from drgate.scale import GRADES, REFERABLE_CLASSES, SCALE_TITLES, STANDS_FOR, Sc
 from drgate.stats import cluster
 
 LEVEL: Final = 0.95
-TITLE_OF: Final = {
-    name: title
-    for scale, names in (("grades", GRADES), ("referable", REFERABLE_CLASSES))
-    for name, title in zip(names, SCALE_TITLES[scale], strict=True)
-}
+TITLE_OF: Final = dict(
+    zip((*GRADES, *REFERABLE_CLASSES), (*SCALE_TITLES["grades"], *SCALE_TITLES["referable"]), strict=True)
+)
 """The title of each stratum for people."""
 Flags = NDArray[np.bool_]
 

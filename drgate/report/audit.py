@@ -20,6 +20,7 @@ from drgate.report.kit import Figure
 from drgate.scale import GRADES, TITLES
 
 _NO_NAMES: Final = OwnNames({}, {})
+_AS_THEY_ARE: Final[Mapping[str, str]] = {}
 _AT_TERMINAL: Final = 10
 """Findings of one check at a terminal."""
 
@@ -208,15 +209,17 @@ def _side(side: Mapping[str, int]) -> str:
     return f"{_number(side['images'], 'photograph')}{lost}"
 
 
-def answer(check: Check) -> str:
-    """What a check says in a line or two, without its findings and its further numbers."""
+def answer(check: Check, called: Mapping[str, str] = _AS_THEY_ARE) -> str:
+    """What a check says in a line or two, without its findings and its further numbers. called: what stands for the
+    names of what was compared."""
     parts = [check.reason]
     if check.status == "clean":
         about = ABOUT[check.id].clean
         parts = [f"{about[0].upper()}{about[1:]}", check.reason]
     if check.count:
         parts.insert(0, _number(check.count, "finding") + ".")
-    parts.append(f"Compared: {listed(check.compared)}." if check.compared else "")
+    compared = {called.get(name, name): n for name, n in check.compared.items()}
+    parts.append(f"Compared: {listed(compared)}." if compared else "")
     return " ".join(part for part in parts if part)
 
 
@@ -271,8 +274,9 @@ def terminal(audit: Audit, console: Console, names: OwnNames = _NO_NAMES) -> Non
                 kit.paragraph(console, f"- and {more} more", hang=2)
 
 
-def lines(audit: Audit, names: OwnNames = _NO_NAMES) -> list[str]:
-    """The audit in a few sentences: what was found with an example, what is not assessed and why, what is clean."""
+def lines(audit: Audit, names: OwnNames = _NO_NAMES, called: Mapping[str, str] = _AS_THEY_ARE) -> list[str]:
+    """The audit in a few sentences: what was found with an example, what is not assessed and why, what is clean.
+    called: of `answer`."""
     said = []
     for group in groups(audit):
         if group.title == "Clean":
@@ -280,7 +284,7 @@ def lines(audit: Audit, names: OwnNames = _NO_NAMES) -> list[str]:
             continue
         for check in group.checks:
             example = f" Such as {sentence(check.id, check.findings[0], names)}." if check.findings else ""
-            said.append(f"{group.title}: {ABOUT[check.id].title.lower()}. {answer(check)}{example}")
+            said.append(f"{group.title}: {ABOUT[check.id].title.lower()}. {answer(check, called)}{example}")
     return said
 
 
