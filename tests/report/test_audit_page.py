@@ -69,6 +69,9 @@ def test_it_works_offline_in_a_browser(browser: Any, tmp_path: Path, width: int)
     assert problems == []
     assert opened.evaluate("window.hacked") is None
     assert opened.evaluate("document.documentElement.scrollWidth") <= width
+    boxes = opened.eval_on_selector_all(".scroll", "boxes => boxes.map(box => [box.scrollWidth, box.clientWidth])")
+    assert boxes, "tables of findings"
+    assert all(inner <= outer for inner, outer in boxes), "every column is seen without scrolling"
     rows = opened.eval_on_selector_all(
         ".checks tbody tr", "rows => rows.map(row => [...row.cells].map(cell => cell.innerText))"
     )
