@@ -97,6 +97,7 @@ class TestFound:
         assert [one.id for one in found.checks] == list(CHECKS)
         assert {one.id: one.status for one in found.deciding} == dict.fromkeys(DECIDE[1:], "clean")
         assert ended.code == 0
+        assert found.check("label_conflicts").reason.startswith("Training photographs are compared with each other by")
 
     def test_a_second_audit_decodes_nothing_and_says_the_same(
         self, drgate: Drgate, fundi: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -164,6 +165,36 @@ class TestFound:
             ended = drgate("audit", copied.folder, other, "--format", "json")
             assert (audited(ended).check("files").status == "found") == (code == 1)
             assert ended.code in (code, 3)
+
+    def test_what_is_in_neither_side_is_counted(self, drgate: Drgate, copied: Set, tmp_path: Path):
+        """The split test of training data, and images without a split in a set that has splits."""
+        other = tmp_path / "other"
+        other.mkdir()
+        for number, image in enumerate(copied.table["image"].iloc[:4]):
+            shutil.copy(copied.folder / image, other / f"{number}.jpg")
+        (other / "labels.csv").write_text("image,grade,split\n0.jpg,0,train\n1.jpg,0,test\n2.jpg,0,test\n3.jpg,0,\n")
+        whole = len(copied.test)
+        copied.table.loc[copied.table.index[copied.table["split"] == "test"][0], "split"] = ""
+        found = audited(drgate("audit", copied.write(), other, "--no-images", "--format", "json"))
+        split, unsplit = (
+            "of its split test, which is not training data",
+            "without a split, though others have one",
+        )
+        assert found.settings["left_out"] == [
+            {"name": "data", "images": 1, "why": unsplit},
+            {"name": "other", "images": 2, "why": split},
+            {"name": "other", "images": 1, "why": unsplit},
+        ]
+        assert found.settings["test"]["images"] == whole - 1
+        told = " ".join(drgate("audit", copied.folder, other, "--no-images").out.split())
+        assert f"Left out: data: 1 photograph {unsplit}; other: 2 photographs {split};" in told
+
+    def test_without_splits_nothing_is_left_out(self, drgate: Drgate, copied: Set, fundi: Path):
+        """All of such a set is used."""
+        copied.table = copied.table.drop(columns="split")
+        found = audited(drgate("audit", fundi, copied.write(), "--no-images", "--format", "json"))
+        assert found.settings["left_out"] == []
+        assert "Left out" not in drgate("audit", fundi, copied.folder, "--no-images").out
 
     def test_what_only_informs_never_changes_the_exit_code(self):
         """Shortcuts, quality, case mix and the like: found or not assessed, the code is that of the leak checks."""
@@ -396,10 +427,12 @@ class TestFolder:
         grade = "0" if first["grade"] != "0" else "4"
         shutil.copy(copied.folder / first["image"], copied.add("images/copy.jpg", grade=grade, split="test"))
         out = tmp_path / "out"
-        assert drgate("audit", copied.write(), "--out", out, "--to-read").code == 1
+        ended = drgate("audit", copied.write(), "--out", out, "--to-read")
+        assert ended.code == 1
         shown = {path.name for path in (out / "to_read").iterdir()}
         assert f"{copied.published(first['image'])}.jpg" in shown
         assert len(shown) >= 2
+        assert f"To read again: {len(shown)} photographs in {out / 'to_read'}" in " ".join(ended.err.split())
         assert all(re.fullmatch(r"[0-9a-f]{16}\.jpg", name) for name in shown)
         assert "to_read/" in (out / ".gitignore").read_text().splitlines()
         refused = drgate("audit", copied.folder, "--out", out, "--to-read")
@@ -407,6 +440,13 @@ class TestFolder:
         assert "readers may work from it" in refused.err
         assert drgate("audit", copied.folder, "--out", out).code == 1
         assert (out / "to_read.csv").exists()
+
+    def test_where_no_grade_is_in_doubt_there_is_nothing_to_read(self, drgate: Drgate, fundi: Path, tmp_path: Path):
+        """It says so, and no empty folder is written."""
+        ended = drgate("audit", fundi, "--out", tmp_path / "out", "--to-read")
+        assert ended.code == 0
+        assert "To read again: nothing" in ended.err
+        assert not any("to_read" in path.name for path in (tmp_path / "out").iterdir())
 
     def test_a_folder_that_holds_something_else_is_left_alone(self, drgate: Drgate, leaky: Path, tmp_path: Path):
         """Before anything is read; an earlier audit is replaced, and lines of its .gitignore stay."""
@@ -491,7 +531,7 @@ def test_the_defects_of_a_real_set_are_both_named_and_nothing_else(drgate: Drgat
     training."""
     ended = drgate("audit", real_data / "eyepacs-full")
     assert ended.code == 1
-    assert ended.out.startswith("The evidence is not clean: label conflicts.\n")
+    assert ended.out.startswith("The evidence is not clean: label conflicts.")
     found = ended.out.partition("\nFound\n")[2].partition("\n\n")[0]
     lines = re.findall(r"^- .*(?:\n  .*)*", found, re.M)
     assert len(lines) == 2

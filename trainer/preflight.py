@@ -12,7 +12,7 @@ import resource
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final
 
@@ -46,6 +46,9 @@ AUDITED: Final = 2_000
 
 _ACROSS: Final[frozenset[CheckId]] = frozenset({*LEAKS, "label_conflicts"}) - {"lineage"}
 _OF_TRAINING: Final[frozenset[CheckId]] = frozenset({"fellow_eyes", "shortcuts", "quality", "case_mix"})
+_OF_PHOTOGRAPHS: Final[frozenset[CheckId]] = frozenset(
+    {"files", "pixels", "near_duplicates", "label_conflicts", "shortcuts", "quality"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +88,8 @@ class Preflight:
     names: OwnNames
     audited: str
     """Why photographs were not compared; empty where they were."""
+    others: str
+    """What was compared with training: "validation and test", or "validation" alone."""
 
     def refuse_leak(self) -> None:
         """Raise TrainingError where validation or test and training share what they must not."""
@@ -118,10 +123,18 @@ class Preflight:
             power = self.power
             chance = "" if power is None else f", and a model as good as expected passes with probability {power:.0%}"
             lines.append(f"The test split is large enough for every required criterion{chance}.")
-        for every, what in zip(self.audits, ("Other splits against training", "The training split"), strict=False):
-            lines += [f"{what}. {line}" for line in audit_page.lines(every, self.names)]
-        if self.audited:
-            lines.append(self.audited)
+        lines += [self.audited] if self.audited else []
+        others = self.others[:1].upper() + self.others[1:]
+        for every, what, called in zip(
+            self.audits,
+            (f"{others} against training", "The training split"),
+            ({"test": self.others, "train": "training"}, {"test": "training"}),
+            strict=False,
+        ):
+            if self.audited:  # said once, for all of them
+                known = (one for one in every.checks if one.status != "not_assessed" or one.id not in _OF_PHOTOGRAPHS)
+                every = replace(every, checks=tuple(known))
+            lines += [f"{what}. {line}" for line in audit_page.lines(every, self.names, called)]
         likenesses = (*self.circles.identical, *self.circles.retraced) or self.circles.nearest
         lines += [likeness.sentence for likeness in likenesses] or ["No earlier attempt is known."]
         return lines
@@ -165,6 +178,7 @@ def preflight(ready: Ready) -> Preflight:
         audits=audits,
         names=names,
         audited=audited,
+        others=_others(ready),
     )
 
 
@@ -321,12 +335,18 @@ def _audited(ready: Ready) -> tuple[tuple[Audit, ...], OwnNames, str]:
     seen, train = look(*others), look(splits.train)
     shares = ready.checklist.deployment
     mix = None if shares is None else [shares[grade] for grade in GRADES]
+    sides = f"{_others(ready)} split{'' if splits.test is None else 's'}"
     audits = (
-        audit(Evidence(seen, train), only=_ACROSS),
-        audit(Evidence(train, mix=mix), only=_OF_TRAINING),
+        audit(Evidence(seen, train, sides=(sides, "training split")), only=_ACROSS),
+        audit(Evidence(train, mix=mix, sides=("training split", "")), only=_OF_TRAINING),
     )
-    why = f"Photographs were not audited: of {images:,}, more than {AUDITED:,}. Run drgate audit {config.dataset}."
+    many = f"there are {images:,}, more than {AUDITED:,}"
+    why = f"Photographs were not audited: {many}. Run drgate audit {config.dataset}."
     return audits, own_names(seen, train), "" if few else why
+
+
+def _others(ready: Ready) -> str:
+    return "validation" if ready.splits.test is None else "validation and test"
 
 
 def _peak() -> int:

@@ -11,7 +11,7 @@ import pandas as pd
 from drgate.audit.evidence import Evidence, Examined, Photographs
 from drgate.audit.gradability import gradable
 from drgate.audit.result import Check, Finding, Status
-from drgate.audit.strata import LEVEL, Flags, owners, rounded, share, strata
+from drgate.audit.strata import LEVEL, TITLE_OF, Flags, owners, rounded, share, strata
 from drgate.scale import GRADES
 from drgate.stats.power import smallest_without_miss
 
@@ -46,7 +46,7 @@ def check(evidence: Evidence) -> Check:
     grades = strata(table)
     graded = np.any([*grades.values()], axis=0)
     if not graded.any():
-        reason = "The test set has no reference grades; give them with --grades."
+        reason = f"No image of the {evidence.sides[0]} has a reference grade; give them with --grades."
         return Check("case_mix", "not_assessed", compared=compared, reason=reason)
 
     def many(rows: Flags) -> int:
@@ -77,14 +77,14 @@ def check(evidence: Evidence) -> Check:
             numbers[f"deployment:{name}"] = round(float(evidence.mix[grade]), 6)
         if of_training.any() and name in trained:
             numbers[f"train:{name}"] = round(float(trained[name].sum() / of_training.sum()), 6)
-        count(name, rows)
+        count(TITLE_OF[name], rows)
     for eye, word in _EYES.items():
         rows = (table["eye"] == eye).to_numpy(dtype=bool, na_value=False)
         numbers[f"eyes:{word}"] = float(rows.sum())
         if not rows.any() and table["eye"].notna().any():
             lacking.append(Finding(what=f"{word} eyes: absent", value=0.0))
     for column in GROUPED_BY:
-        _subgroups(column, table, train, graded, count, lacking)
+        _subgroups(column, table, train, graded, count, lacking, evidence.sides[0])
     for side, name in ((test, "refused"), (train, "train_refused")):
         if (no := _refused(side)) is not None:
             numbers[name] = no
@@ -96,14 +96,20 @@ def check(evidence: Evidence) -> Check:
 
 
 def _subgroups(
-    column: str, table: pd.DataFrame, train: Photographs | None, graded: Flags, count: Any, lacking: list[Finding]
+    column: str,
+    table: pd.DataFrame,
+    train: Photographs | None,
+    graded: Flags,
+    count: Any,
+    lacking: list[Finding],
+    side: str,
 ) -> None:
     """Counts each group of a column, of the test set and of training, under a name that tells nothing of its cells."""
     here, there = (_cells(one, column) for one in (table, None if train is None else train.table))
     if here is None and there is None:
         return
     if here is None or not here[graded].notna().any():
-        lacking.append(Finding(what=f"{column}: not given for the test set"))
+        lacking.append(Finding(what=f"{column}: not given for the {side}"))
         return
     if blank := int(here[graded].isna().sum()):
         lacking.append(Finding(what=f"{column}: not given for {blank} images", value=float(blank)))

@@ -129,6 +129,7 @@ def collect(
         if model is None
         else {"tensor_digest": checkpoint and checkpoint.tensor_digest, "fingerprint": _has_fingerprint(checkpoint)},
         "predictions": None if table is None else table.digest,
+        "left_out": _left_out(given, test, rest, trained),
         "training_declared": bool(asked.train),
         "patient_key": asked.log.key and asked.log.key.id,
         "images_read": asked.images,
@@ -169,6 +170,25 @@ def _sides(manifest: Manifest, asked: Asked, checkpoint: Checkpoint | None) -> t
     if not others.any():
         return test, None
     return test, replace(manifest, table=manifest.table[others].reset_index(drop=True))
+
+
+def _left_out(
+    given: list[Manifest], test: Manifest, rest: Manifest | None, trained: list[Manifest]
+) -> list[dict[str, Any]]:
+    """How many images of each manifest are in neither side, and why: that of the test set first, then each of training.
+
+    Only what has splits leaves images out, so that the others are of the split test, or of none.
+    """
+    found = []
+    sides = [len(test) + (0 if rest is None else len(rest)), *map(len, trained[len(trained) - len(given) + 1 :])]
+    for manifest, used in zip(given, sides, strict=True):
+        unsplit = int(manifest.table["split"].isna().sum()) if used < len(manifest) else 0
+        whys = {
+            "of its split test, which is not training data": len(manifest) - used - unsplit,
+            "without a split, though others have one": unsplit,
+        }
+        found += [{"name": manifest.name, "images": n, "why": why} for why, n in whys.items() if n]
+    return found
 
 
 def _of_test_set(predictions: Predictions, test: Manifest, images: bool) -> Predictions:

@@ -139,11 +139,13 @@ class Photographs:
         """Positions of the photographs that were examined."""
         return np.asarray([i for i, one in enumerate(self.seen) if isinstance(one, Examined)], dtype=np.int64)
 
-    def unread(self, name: str) -> str:
-        """How many of the `name` set have no pixels to compare, as a sentence; empty where all were examined."""
-        if not (many := len(self) - len(self.readable)):
-            return ""
-        return f"{many} {'photograph' if many == 1 else 'photographs'} of the {name} set could not be or were not read."
+    def unread(self, side: str) -> str:
+        """How many of the side have no pixels to compare, as a sentence; empty where all were examined."""
+        if many := sum(one is None for one in self.seen):
+            return f"Of the {side}, {many} {'photograph was' if many == 1 else 'photographs were'} not opened."
+        if many := len(self) - len(self.readable):
+            return f"{many} {'photograph' if many == 1 else 'photographs'} of the {side} cannot be read."
+        return ""
 
     @property
     def small(self) -> NDArray[np.bool_]:
@@ -151,12 +153,12 @@ class Photographs:
         sizes = [one.measures["size"] for one in self.seen if isinstance(one, Examined)]
         return np.asarray(sizes, dtype=np.float64) < SMALLEST
 
-    def too_small(self, name: str) -> str:
-        """How many of the `name` set are too small to be compared by pixels, as a sentence; empty where none is."""
+    def too_small(self, side: str) -> str:
+        """How many of the side are too small to be compared by pixels, as a sentence; empty where none is."""
         if not (many := int(self.small.sum())):
             return ""
         return (
-            f"{many} {'photograph' if many == 1 else 'photographs'} of the {name} set show the retina on fewer than "
+            f"{many} {'photograph' if many == 1 else 'photographs'} of the {side} show the retina on fewer than "
             f"{SMALLEST} pixels, too few to tell two eyes apart."
         )
 
@@ -194,7 +196,8 @@ class Evidence:
     unknown_data: why the fingerprint may not cover all training images; empty if it does. model: whether there is one.
     declared: the caller states that `train` is all that a model without a fingerprint was trained on. pretraining: what
     the base's makers declare. key: compares patients by their keyed hashes. predictions: of the test set, with its
-    grades; only after a look. mix: the checklist's deployment mix, a share for each grade.
+    grades; only after a look. mix: the checklist's deployment mix, a share for each grade. sides: what the reasons call
+    `test` and `train`.
     """
 
     test: Photographs
@@ -207,6 +210,7 @@ class Evidence:
     key: PatientKey | None = None
     predictions: Predictions | None = None
     mix: Sequence[float] | None = None
+    sides: tuple[str, str] = ("test set", "training set")
 
 
 def photographs(

@@ -45,7 +45,7 @@ def check_pixels(evidence: Evidence) -> Check:
     missing = _missing(evidence)
     if train is None:
         return _answer("pixels", evidence, [], missing, {})
-    missing = missing or test.unread("test") or train.unread("training")
+    missing = missing or test.unread(evidence.sides[0]) or train.unread(evidence.sides[1])
     if many := too_many(len(test.readable), len(train.readable)):
         return _answer("pixels", evidence, [], many, {})
     found = near(test.hashes, train.hashes, NEAR, each=AT_MOST + 1, upright=True)

@@ -44,11 +44,13 @@ def check(evidence: Evidence) -> Check:
         *(finding for finding, declared in pixels if not declared),
     ]
     declared = [finding for finding, declared in pixels if declared]
-    reason = _unseen(evidence.test, rows)
+    reason = _unseen(evidence, rows)
     if reason and not found and not declared:
         return Check("label_conflicts", "not_assessed", compared=compared, reason=reason)
     if declared and not found:
         reason = "The set names each two of these as one eye: they are one picture, or photographs of two visits."
+    if not found and not declared and evidence.train is not None:
+        reason = "Training photographs are compared with each other by bytes and names alone."
     return Check.of(
         "label_conflicts",
         [*found, *declared],
@@ -59,13 +61,14 @@ def check(evidence: Evidence) -> Check:
     )
 
 
-def _unseen(test: Photographs, rows: pd.DataFrame) -> str:
+def _unseen(evidence: Evidence, rows: pd.DataFrame) -> str:
     """Why conflicts may have been missed; empty if nothing was."""
+    test, side = evidence.test, evidence.sides[0]
     graded = rows["row"][rows["side"] == 0]
     if graded.empty:
-        return "The test set has no reference grades."
+        return f"No image of the {side} has a reference grade."
     if not any(test.contents):
-        return "No photographs are at hand; give the folder of the test set."
+        return f"No photographs are at hand; give the folder of the {side}."
     if missing := int((~graded.isin(test.readable)).sum()):
         return f"{missing} of {len(graded)} graded photographs were not read, or cannot be."
     return ""

@@ -50,7 +50,7 @@ def check(evidence: Evidence) -> Check:
     test, train = evidence.test, evidence.train
     found: list[Finding] = []
     suspected: list[Finding] = []
-    missing = beyond(evidence) or test.unread("test") or test.too_small("test")
+    missing = beyond(evidence) or test.unread(evidence.sides[0]) or test.too_small(evidence.sides[0])
     compared = {"test": len(test.readable)}
     numbers = {"same_from": SAME}
     if train is not None:
@@ -58,7 +58,7 @@ def check(evidence: Evidence) -> Check:
         found += _confirmed(test, train, nominated)
         compared |= {"train": len(train.readable), "nominated": len(nominated.distance)}
         numbers |= dict(zip(("views", "within", "within_views"), map(float, _depth(test, train)), strict=True))
-        missing = missing or train.unread("training") or train.too_small("training")
+        missing = missing or train.unread(evidence.sides[1]) or train.too_small(evidence.sides[1])
         missing = missing or too_many(len(test.readable), len(train.readable))
         if len(nominated.distance) == PAIRS:
             missing = missing or f"The {PAIRS} nearest pairs were compared by pixels, and further ones were not."

@@ -21,6 +21,7 @@ from drgate.audit.lineage import beyond, covered, unread
 from drgate.audit.result import Check, CheckId, Finding
 from drgate.grouping import grouping
 
+_UNNAMED: Final = "Not every image of the {} names its patient; give a column patient."
 _NO_SOURCE: Final = (
     "Equal names are taken as one patient. Where data sets number their patients each on their own, give each a column "
     "source."
@@ -129,11 +130,11 @@ def _in_fingerprint(evidence: Evidence) -> NDArray[np.bool_]:
 def _missing(evidence: Evidence) -> str:
     """Why not every patient of training was compared with every patient of the test set; empty where all were."""
     if not _all_named(evidence.test):
-        return "The test set does not name the patient of each image; give it a column patient."
+        return _UNNAMED.format(evidence.sides[0])
     if unknown := beyond(evidence):
         return unknown
     if evidence.train is not None and not _all_named(evidence.train):
-        return "The training set does not name the patient of each image; give it a column patient."
+        return _UNNAMED.format(evidence.sides[1])
     if evidence.train is not None and _has_source(evidence.test) != _has_source(evidence.train):
         return _ONE_SOURCE
     if evidence.fingerprint is not None and not covered(evidence):

@@ -14,7 +14,7 @@ import numpy as np
 from drgate.audit.evidence import Evidence, Examined
 from drgate.audit.gradability import gradable, score
 from drgate.audit.result import Check, Finding, Status
-from drgate.audit.strata import LEVEL, Flags, owners, rounded, share, strata
+from drgate.audit.strata import LEVEL, TITLE_OF, Flags, owners, rounded, share, strata
 from drgate.stats.ranking import auc_clustered
 
 MOST: Final = 0.10
@@ -30,7 +30,7 @@ def check(evidence: Evidence) -> Check:
     seen = np.array([one is not None for one in test.seen], dtype=bool)
     compared = {"test": len(test), "examined": int(seen.sum())}
     if not seen.any():
-        reason = "No photograph was read; give the test set with its images."
+        reason = f"No photograph was read; give the {evidence.sides[0]} with its images."
         return Check("quality", "not_assessed", compared=compared, reason=reason)
     why = [
         gradable(one.measures) if isinstance(one, Examined) else "cannot be read" if one else "" for one in test.seen
@@ -54,7 +54,7 @@ def check(evidence: Evidence) -> Check:
         own, others = (share(refused, some & seen, patients, APART) for some in (rows, ~rows))
         if own and others and (own.low > others.high or others.low > own.high):
             often = "more" if own.low > others.high else "less"
-            reasons.append(f"Photographs of the grade {name} are refused {often} often than the others.")
+            reasons.append(f"Photographs of the grade {TITLE_OF[name]} are refused {often} often than the others.")
 
     marked = ~test.table["gradable"].to_numpy(dtype=bool)
     if (marked & seen).any():

@@ -11,10 +11,14 @@ from numpy.typing import NDArray
 
 from drgate.columns import reference_of
 from drgate.grouping import grouping
-from drgate.scale import GRADES, REFERABLE_CLASSES, STANDS_FOR, Scale
+from drgate.scale import GRADES, REFERABLE_CLASSES, SCALE_TITLES, STANDS_FOR, Scale
 from drgate.stats import cluster
 
 LEVEL: Final = 0.95
+TITLE_OF: Final = dict(
+    zip((*GRADES, *REFERABLE_CLASSES), (*SCALE_TITLES["grades"], *SCALE_TITLES["referable"]), strict=True)
+)
+"""The title of each stratum for people."""
 Flags = NDArray[np.bool_]
 
 

@@ -156,8 +156,9 @@ def command(
         started(len(QUESTIONS))
         found = audit(collected.evidence, collected.settings, advance=lambda name: advance(1))
     names = collected.own_names
+    doubted = None
     if out is not None:
-        _write(out, found, collected, pictures, to_read)
+        doubted = _write(out, found, collected, pictures, to_read)
     emit(found.to_json(), lambda console: page.terminal(found, console, names), format, quiet)
     for sentence in collected.unreadable[:_SHOWN]:
         tell(sentence, quiet)
@@ -167,6 +168,14 @@ def command(
         tell(f"Look {look.number} of {look.allowed} allowed at these images.", quiet)
     if out is not None:
         tell(f"Audit: {out / 'audit.html'}; {found.digest}.", quiet)
+        if doubted:
+            tell(
+                f"To read again: {doubted} photographs in {out / READING[1]}, for readers; {out / READING[0]} leads "
+                "back to your names and is not for them.",
+                quiet,
+            )
+        elif doubted is not None:
+            tell("To read again: nothing, for no grade of the test set is in doubt.", quiet)
     return found.exit_code
 
 
@@ -186,8 +195,9 @@ def _refuse_taken(out: Path, to_read: bool) -> None:
         refuse_existing(out / name, "readers may work from it; choose another folder with --out")
 
 
-def _write(out: Path, found: Audit, collected: Collected, pictures: bool, to_read: bool) -> None:
-    """Write the folder's files, once all are made; those of an earlier audit there go."""
+def _write(out: Path, found: Audit, collected: Collected, pictures: bool, to_read: bool) -> int | None:
+    """Write the folder's files, once all are made; those of an earlier audit there go. Returns how many photographs
+    are to be read again; None where that is not asked."""
     from drgate.audit.pictures import pairs
     from drgate.audit.reading_list import reading_list, write_reading
     from drgate.files import as_csv, canonical_json, ignored_in, write_atomically, write_private
@@ -200,12 +210,17 @@ def _write(out: Path, found: Audit, collected: Collected, pictures: bool, to_rea
     if pictures:
         private["pictures.html"] = page.pictures(found, pairs(found, collected.evidence), own).encode()
     out.mkdir(parents=True, exist_ok=True)
+    doubted = None
     if to_read:
         test = collected.evidence.test
-        write_reading(reading_list([one for one in found.checks if one.id in DOUBTED], test, _SEED), test, out)
+        wanted = reading_list([one for one in found.checks if one.id in DOUBTED], test, _SEED)
+        doubted = len(wanted)
+        if doubted:
+            write_reading(wanted, test, out)
     for name in (*PUBLIC, *PRIVATE):
         (out / name).unlink(missing_ok=True)
     for name, data in private.items():
         write_private(out, name, data, ignored=ignored_in(out))
     for name, data in public.items():
         write_atomically(out / name, data)
+    return doubted

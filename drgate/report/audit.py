@@ -14,13 +14,15 @@ from rich.console import Console
 
 from drgate.audit.pictures import Pair
 from drgate.audit.result import CHECKS, DECIDE, Audit, Check, CheckId, Finding, OwnNames
+from drgate.evaluation import Status
 from drgate.report import kit
 from drgate.report.kit import Figure
 from drgate.scale import GRADES, TITLES
 
 _NO_NAMES: Final = OwnNames({}, {})
+_AS_THEY_ARE: Final[Mapping[str, str]] = {}
 _AT_TERMINAL: Final = 10
-"""Findings of one check at a terminal, and numbers of it; of more, none is shown."""
+"""Findings of one check at a terminal."""
 
 
 class _About(NamedTuple):
@@ -79,6 +81,23 @@ ABOUT: Final[Mapping[CheckId, _About]] = {
     "case_mix": _About("Case mix", "Which cases are few or absent?", "no group is absent or much too few."),
 }
 _GRADES: Final = dict(zip(GRADES, TITLES, strict=True))
+_NUMBERS: Final = {
+    "same_from": "Likeness of the pixels from which two photographs are one",
+    "views": "Cut and equalised hashes of each photograph, compared too",
+    "within": "Bits of 256 up to which a pair is compared by its pixels",
+    "within_views": "The same, of a cut or equalised hash",
+    "copies_in_test": "Further copies of files inside the test set",
+    "share": "Share of the patients",
+    "low": "Lower 95 % limit of the share",
+    "high": "Upper 95 % limit of the share",
+    "expected_share": "Share in another set, for comparison",
+    "below": "Probability of the grade below which it is named",
+    "least": "Kappa below which two readers are named",
+    "named_above": "AUC above which a property is named, by the lower limit",
+    "level": "Level of each interval, so that all hold together",
+    "images": "Images of patients who are in both",
+}
+"""What the numbers of the checks are, where the name does not say it."""
 _TURNED: Final = {
     "same": "",
     "rot90": "turned by 90°",
@@ -129,8 +148,10 @@ def headline(audit: Audit) -> str:
         for status in ("found", "suspected", "not_assessed")
     }
     found, suspected, unknown = by_status.values()
+    look = _to_look_at(audit)
+    further = f" To look at: {_titles(look)}." if look else ""
     if found:
-        return f"The evidence is not clean: {_titles(found)}."
+        return f"The evidence is not clean: {_titles(found)}.{further}"
     parts = []
     if suspected:
         parts.append(f"suspected: {_titles(suspected)}")
@@ -139,8 +160,22 @@ def headline(audit: Audit) -> str:
     if audit.unreadable:
         parts.append(f"{_number(audit.unreadable, 'photograph')} cannot be read")
     if parts:
-        return f"Nothing was found, but the evidence is not shown to be clean ({'; '.join(parts)})."
+        nothing = "No leak and no label conflict was found"
+        return f"{nothing}, but the evidence is not shown to be clean ({'; '.join(parts)}).{further}"
+    if look:
+        return f"No leak and no label conflict was found.{further}"
     return "The evidence is clean, as far as these checks can tell."
+
+
+def _to_look_at(audit: Audit) -> tuple[Check, ...]:
+    return next((one.checks for one in groups(audit) if one.title == "To look at"), ())
+
+
+def _tone(audit: Audit) -> Status:
+    """Of the headline: green only where there is nothing to look at either."""
+    if audit.exit_code:
+        return "FAIL" if audit.exit_code == 1 else "INSUFFICIENT"
+    return "OBSERVED" if _to_look_at(audit) else "PASS"
 
 
 def facts(audit: Audit) -> list[tuple[str, str]]:
@@ -156,6 +191,9 @@ def facts(audit: Audit) -> list[tuple[str, str]]:
         pairs.append(("Training", f"{sets}: {_side(train)}"))
     else:
         pairs.append(("Training", "no photographs at hand"))
+    if left := settings.get("left_out"):
+        each = (f"{one['name']}: {_number(one['images'], 'photograph')} {one['why']}" for one in left)
+        pairs.append(("Left out", "; ".join(each)))
     if model:
         known = "with a fingerprint of its training images" if model["fingerprint"] else "without a fingerprint"
         pairs.append(("Model", known))
@@ -171,15 +209,17 @@ def _side(side: Mapping[str, int]) -> str:
     return f"{_number(side['images'], 'photograph')}{lost}"
 
 
-def answer(check: Check) -> str:
-    """What a check says in a line or two, without its findings and its further numbers."""
+def answer(check: Check, called: Mapping[str, str] = _AS_THEY_ARE) -> str:
+    """What a check says in a line or two, without its findings and its further numbers. called: what stands for the
+    names of what was compared."""
     parts = [check.reason]
     if check.status == "clean":
         about = ABOUT[check.id].clean
         parts = [f"{about[0].upper()}{about[1:]}", check.reason]
     if check.count:
         parts.insert(0, _number(check.count, "finding") + ".")
-    parts.append(f"Compared: {listed(check.compared)}." if check.compared else "")
+    compared = {called.get(name, name): n for name, n in check.compared.items()}
+    parts.append(f"Compared: {listed(compared)}." if compared else "")
     return " ".join(part for part in parts if part)
 
 
@@ -213,8 +253,7 @@ def sentence(check: CheckId, finding: Finding, names: OwnNames = _NO_NAMES) -> s
 
 def terminal(audit: Audit, console: Console, names: OwnNames = _NO_NAMES) -> None:
     """Write the audit to a console."""
-    style = {0: "bold green", 1: "bold red"}.get(audit.exit_code, "bold yellow")
-    kit.paragraph(console, headline(audit), style)
+    kit.paragraph(console, headline(audit), f"bold {kit.STYLES[_tone(audit)]}")
     for label, text in facts(audit):
         kit.paragraph(console, f"{label}: {text}", "dim", hang=2)
     for group in groups(audit):
@@ -225,20 +264,19 @@ def terminal(audit: Audit, console: Console, names: OwnNames = _NO_NAMES) -> Non
             text = f"{about.title}: {about.question} {answer(check)}"
             if check.status == "clean":
                 count = f"; {check.count:,} listed in audit.json" if check.count else ""
-                text = f"{about.title}: {about.clean} ({listed(check.compared)}{count})"
+                text = f"{about.title}: {about.clean} {check.reason}".rstrip() + f" ({listed(check.compared)}{count})"
             kit.paragraph(console, text, hang=2, style="bold", styled=len(about.title) + 1)
             if check.status == "clean":
                 continue
-            if 0 < len(check.numbers) <= _AT_TERMINAL:
-                kit.paragraph(console, f"Numbers: {listed(check.numbers)}.", "dim", hang=2)
             for finding in check.findings[:_AT_TERMINAL]:
                 kit.paragraph(console, f"- {sentence(check.id, finding, names)}", hang=2)
             if (more := check.count - min(len(check.findings), _AT_TERMINAL)) > 0 and check.findings:
                 kit.paragraph(console, f"- and {more} more", hang=2)
 
 
-def lines(audit: Audit, names: OwnNames = _NO_NAMES) -> list[str]:
-    """The audit in a few sentences: what was found with an example, what is not assessed and why, what is clean."""
+def lines(audit: Audit, names: OwnNames = _NO_NAMES, called: Mapping[str, str] = _AS_THEY_ARE) -> list[str]:
+    """The audit in a few sentences: what was found with an example, what is not assessed and why, what is clean.
+    called: of `answer`."""
     said = []
     for group in groups(audit):
         if group.title == "Clean":
@@ -246,7 +284,7 @@ def lines(audit: Audit, names: OwnNames = _NO_NAMES) -> list[str]:
             continue
         for check in group.checks:
             example = f" Such as {sentence(check.id, check.findings[0], names)}." if check.findings else ""
-            said.append(f"{group.title}: {ABOUT[check.id].title.lower()}. {answer(check)}{example}")
+            said.append(f"{group.title}: {ABOUT[check.id].title.lower()}. {answer(check, called)}{example}")
     return said
 
 
@@ -258,7 +296,7 @@ def html(audit: Audit) -> str:
         audit=audit,
         headline=headline(audit),
         facts=facts(audit),
-        tone={0: "PASS", 1: "FAIL"}.get(audit.exit_code, "INSUFFICIENT"),
+        tone=_tone(audit),
         groups=groups(audit),
         about=ABOUT,
         answer=answer,
@@ -356,6 +394,8 @@ def _interval(check: Check, name: str) -> tuple[float | None, float | None]:
 
 def _words(name: str) -> str:
     """The name of a number in words: `refused:severe_npdr` is "refused, Severe NPDR"."""
+    if name in _NUMBERS:
+        return _NUMBERS[name]
     parts = [_GRADES.get(part.strip(), part.strip().replace("_", " ")) for part in name.split(":")]
     return ", ".join(parts)
 

@@ -38,10 +38,10 @@ def test_too_few_to_show_anything():
     assert ends[2] < 0.95 <= ends[3]
     few = check(Evidence(side(patients(ENOUGH[:-80] + [4] * 35))))
     assert few.status == "suspected"
-    assert said(few) == ["pdr: 35 patients; 36 without an error are needed to show 90%"]
+    assert said(few) == ["PDR: 35 patients; 36 without an error are needed to show 90%"]
     more = check(Evidence(side(patients(ENOUGH[:-80] + [4] * 36))))
     assert more.status == "clean"
-    assert said(more) == ["pdr: 36 patients; 72 without an error are needed to show 95%"]
+    assert said(more) == ["PDR: 36 patients; 72 without an error are needed to show 95%"]
     assert check(Evidence(side(patients(ENOUGH[:-80] + [4] * 72)))).count == 0
 
 
@@ -50,7 +50,7 @@ def test_two_images_of_one_patient():
     rows = patients(ENOUGH[:-80])
     found = check(Evidence(side(rows + [{"grade": 4, "patient": f"q{i // 2}"} for i in range(60)])))
     assert found.numbers["patients:pdr"] == 30
-    assert said(found)[0].startswith("pdr: 30 patients")
+    assert said(found)[0].startswith("PDR: 30 patients")
     alone = binomtest(60, 380).proportion_ci(0.95)
     assert found.numbers["share:pdr_high"] - found.numbers["share:pdr_low"] > alone.high - alone.low
 
@@ -113,7 +113,7 @@ def test_other_columns_are_not_read():
 def test_unknown_patients():
     """Without patients, images are counted, and no share is known for sure."""
     found = check(Evidence(side([{"grade": grade} for grade in ENOUGH[:-60]])))
-    assert said(found) == ["pdr: 20 images; 36 without an error are needed to show 90%"]
+    assert said(found) == ["PDR: 20 images; 36 without an error are needed to show 90%"]
     assert "patients" not in found.compared
     assert (found.numbers["share:pdr_low"], found.numbers["share:pdr_high"]) == (0, 1)
 
@@ -123,7 +123,7 @@ def test_a_reference_that_says_only_whether_to_refer():
     rows = [{"referable": int(i < 20), "patient": f"p{i}"} for i in range(120)]
     found = check(Evidence(side(rows), mix=(0.7, 0.1, 0.15, 0.03, 0.02)))
     assert found.numbers["patients:not_referable"] == 100
-    assert said(found) == ["referable: 20 patients; 36 without an error are needed to show 90%"]
+    assert said(found) == ["Referable: 20 patients; 36 without an error are needed to show 90%"]
     assert not [name for name in found.numbers if name.startswith("deployment")]
 
 

@@ -166,7 +166,7 @@ class TestConflicts:
             reasons.append(check.reason)
         assert reasons == [
             "2 of 2 graded photographs were not read, or cannot be.",
-            "The test set has no reference grades.",
+            "No image of the test set has a reference grade.",
             "1 of 2 graded photographs were not read, or cannot be.",
             "No photographs are at hand; give the folder of the test set.",
         ]

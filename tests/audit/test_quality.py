@@ -185,7 +185,7 @@ class TestCheck:
         """A grade whose photographs are refused far more often is named, with its share and interval."""
         found = check(Evidence(side(patients([4] * 8 + [0] * 200), [BLURRED] * 8 + [GOOD] * 200)))
         assert found.status == "suspected"
-        assert "grade pdr are refused more often" in found.reason
+        assert "grade PDR are refused more often" in found.reason
         assert found.numbers["refused:pdr"] == 1
         assert found.numbers["refused:pdr_low"] == pytest.approx(0.025 ** (1 / 8), abs=1e-6)
 

@@ -69,6 +69,9 @@ def test_it_works_offline_in_a_browser(browser: Any, tmp_path: Path, width: int)
     assert problems == []
     assert opened.evaluate("window.hacked") is None
     assert opened.evaluate("document.documentElement.scrollWidth") <= width
+    boxes = opened.eval_on_selector_all(".scroll", "boxes => boxes.map(box => [box.scrollWidth, box.clientWidth])")
+    assert boxes, "tables of findings"
+    assert all(inner <= outer for inner, outer in boxes), "every column is seen without scrolling"
     rows = opened.eval_on_selector_all(
         ".checks tbody tr", "rows => rows.map(row => [...row.cells].map(cell => cell.innerText))"
     )
@@ -105,12 +108,34 @@ def test_what_was_found_comes_first():
 
 
 def test_one_headline_for_each_exit_code():
-    """Not clean, not shown to be clean, clean."""
+    """Not clean, not shown to be clean, nothing found; what else is to be looked at stands beside each, and only
+    where there is nothing is the evidence called clean."""
     clean = tuple(Check(name, "clean") for name in CHECKS)
     assert page.headline(Audit({}, {}, clean)) == "The evidence is clean, as far as these checks can tell."
     missing = Audit({"test": {"unreadable": 2}}, {}, clean)
     assert "(2 photographs cannot be read)" in page.headline(missing)
-    assert page.headline(found()) == "The evidence is not clean: near duplicates, label conflicts."
+    first = "The evidence is not clean: near duplicates, label conflicts."
+    assert page.headline(found()) == f"{first} To look at: shortcuts."
+    look = tuple(Check(name, "suspected" if name in ("shortcuts", "quality") else "clean") for name in CHECKS)
+    audit = Audit({}, {}, look)
+    said = "No leak and no label conflict was found. To look at: shortcuts, quality."
+    assert (page.headline(audit), audit.exit_code) == (said, 0)
+    assert '<div class="verdict OBSERVED">' in page.html(audit)
+    assert '<div class="verdict PASS">' in page.html(Audit({}, {}, clean))
+    page.terminal(audit, Console(file=(file := io.StringIO()), width=100))
+    assert file.getvalue().splitlines()[0] == said
+    assert f"<h1>{said}</h1>" in page.html(audit)
+
+
+def test_numbers_of_the_method_are_on_the_page_in_words():
+    """Nobody reads "within 72" at a terminal; the page says what it is."""
+    numbers = {"same_from": 0.6, "views": 13.0, "within": 72.0, "within_views": 68.0}
+    audit = Audit({}, {}, (Check.of("near_duplicates", [Finding(test="a", train="b")], numbers=numbers),))
+    page.terminal(audit, Console(file=(file := io.StringIO()), width=100))
+    assert "72" not in file.getvalue()
+    text = page.html(audit)
+    assert "<dt>Bits of 256 up to which a pair is compared by its pixels</dt><dd>72</dd>" in text
+    assert "within" not in re.sub(r"<style>.*?</style>|<script.*?</script>", "", text, flags=re.S)
 
 
 def test_pictures_are_pictures():

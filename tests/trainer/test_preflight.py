@@ -131,7 +131,7 @@ class TestDryRun:
         """Validation and test against training, and training itself, in sentences with the caller's names."""
         assert self.run(config(), "--dry_run") == 0
         out = capfd.readouterr().out
-        assert "Other splits against training. Clean: patients, eyes, files, pixels, near duplicates" in out
+        assert "Validation and test against training. Clean: patients, eyes, files, pixels, near duplicates" in out
         assert "The training split." in out
 
     def test_a_copy_in_training_is_a_leak(self, config, tmp_path, capfd, monkeypatch):
@@ -148,7 +148,23 @@ class TestDryRun:
         assert check["status"] == "found"
         monkeypatch.setattr("trainer.preflight.AUDITED", 10)
         assert self.run(leaky, "--dry_run") == 0
-        assert "Photographs were not audited: of 61, more than 10" in capfd.readouterr().out
+        lines = capfd.readouterr().out.splitlines()
+        about = [line for line in lines if "audited" in line or line.startswith(("Validation", "The training split."))]
+        assert about[0].startswith("Photographs were not audited: there are 61, more than 10. Run drgate audit")
+        assert about[1] == "Validation and test against training. Clean: patients, eyes, files."
+        text = "\n".join(lines)
+        for words in ("not opened", "No photograph was read", "test set"):  # what follows from the first sentence
+            assert words not in text
+
+    def test_sides_are_called_what_they_are(self, config, tmp_path, capfd):
+        """A photograph of training or of validation that cannot be compared is not one "of the test set"."""
+        data = tiny.write_eyes(tmp_path / "d", extra="images/small.png,0,patient-x,L,true,val\n")
+        Image.open(data / "images" / "val-0-0.png").resize((24, 24)).save(data / "images" / "small.png")
+        self.run(config(dataset=str(data)), "--dry_run")
+        out = " ".join(capfd.readouterr().out.split())
+        assert "1 photograph of the validation and test splits show" in out
+        assert "Compared: validation and test " in out
+        assert "the test set" not in out
 
     def test_what_was_tried_is_refused(self, config, tmp_path, capfd):
         """An identical attempt: exit code 2, and --again is named."""
