@@ -413,6 +413,8 @@ class TestGateError:
                 lines.append({"id": name, "at_least": range_of[about.name][0], "at_most": range_of[about.name][1]})
             elif about.name == "baseline":
                 lines.append({"id": name, "margin": 0.02})
+            elif about.name == "audit":
+                lines.append({"id": name, "at_most": 0})
             elif not about.not_asked:
                 lines.append({"id": name, "below" if about.better == "lower" else "above": 0.5})
         lines.append({"id": "ppv:pdr", "at": "deployment", "at_least": 0.5})
@@ -420,7 +422,7 @@ class TestGateError:
         assert {error.id for error in found.gate_error} == {criterion.id for criterion in found.criteria}
         for error in found.gate_error:
             if error.method == "none":
-                assert error.id in ("stability", "cost")
+                assert error.id in ("stability", "cost", "audit:label_conflicts")
                 assert error.why
             else:
                 assert error.passes is not None

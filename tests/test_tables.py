@@ -390,12 +390,23 @@ class TestEverywhere:
         """Whoever adds a command that takes a table of somebody gives it the mapping."""
         source = Path(__file__).parent.parent / "drgate" / "cli"
         of_tables = re.compile(
-            r"load_(manifest|predictions|planned)|model_and_test_set|set_of\(|Test\(data|survey\(|Rescoring\("
+            r"load_(manifest|predictions|planned)|model_and_test_set|set_of\(|Test\(data|survey\(|Rescoring\(|Asked\("
         )
         reads = {one.stem for one in source.glob("*.py") if of_tables.search(one.read_text())}
         takes = {one.stem for one in source.glob("*.py") if "columns: ColumnsOption" in one.read_text()}
         assert reads == takes
-        assert reads == {"compare", "evaluate", "export", "init", "manifest", "plan", "score", "tune", "verify"}
+        assert reads == {
+            "audit",
+            "compare",
+            "evaluate",
+            "export",
+            "init",
+            "manifest",
+            "plan",
+            "score",
+            "tune",
+            "verify",
+        }
 
     def test_a_mapping_as_it_is_recorded(self, tmp_path: Path):
         """Equal mappings have equal texts, which are read without the file."""
