@@ -28,7 +28,7 @@ from drgate.audit.search import too_many
 from drgate.audit.views import VIEWS
 from drgate.preprocessing import parse_preprocessing, reduced_copy
 from drgate.vision.decoding import usable_cores
-from drgate.vision.images import decode_image, read_bytes
+from drgate.vision.images import bytes_of, decode_image
 
 SECONDS, GIGABYTES, LIMITED = 60.0, 2.0, 100_000
 PREPROCESS = parse_preprocessing("fundus-square-2@448")
@@ -69,7 +69,7 @@ def beside_scoring(paths: Sequence[Path]) -> None:
     spent = {"read, decoded, prepared": 0.0, "examined": 0.0}
     for path in paths:
         began = time.perf_counter()
-        data = read_bytes(path)
+        data = bytes_of(path)
         image = decode_image(data, path, PREPROCESS.decoded_at)
         reduced = reduced_copy(image)
         PREPROCESS.scaled(PREPROCESS.pixels(image, reduced))

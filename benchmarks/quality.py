@@ -28,20 +28,20 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from drgate.audit.evidence import DECODED_AT
 from drgate.audit.gradability import MOST, RULE, Rule, gradable, measures, score
 from drgate.preprocessing import reduced_copy
 from drgate.stats.proportion import exact_bounds
 from drgate.stats.ranking import auc_clustered
 from drgate.vision.decoding import in_processes
 from drgate.vision.images import read_image
+from drgate.vision.perceptual import HASHED_AT
 
 LEVEL, FOLDS, REFUSED = 0.95, 5, 0.05
 NATURAL, EQUALISED = "eyepacs-1024", "eyepacs-256"
 
 
 def measured(path: Path) -> dict[str, float]:
-    image = read_image(path, DECODED_AT)
+    image = read_image(path, HASHED_AT)
     return measures(image, *reduced_copy(image))
 
 

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import tomllib
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,12 @@ def test_every_benchmark_that_is_named_is_there():
         for command, kind in named.findall(text):
             assert command in NAMES, (name, command)
             assert not kind or kind in KINDS, (name, kind)
+
+
+@pytest.mark.parametrize("name", sorted(NAMES))
+def test_every_benchmark_can_be_loaded(name: str):
+    """A benchmark runs for minutes and is seldom run: what it imports is checked here."""
+    assert callable(import_module(f"benchmarks.{name.replace('-', '_')}").main)
 
 
 class TestInstallLines:
