@@ -39,7 +39,9 @@ def random_photographs(count: int, seed: int) -> Photographs:
     data = np.random.default_rng(seed).bytes(count * (1 + VIEWS) * 32)
     step = (1 + VIEWS) * 32
     seen = tuple(
-        Examined(f"{seed}-{i}", data[i * step : i * step + 32], {}, {}, data[i * step + 32 : (i + 1) * step])
+        Examined(
+            f"{seed}-{i}", data[i * step : i * step + 32], {}, {"size": 448.0}, data[i * step + 32 : (i + 1) * step]
+        )
         for i in range(count)
     )
     contents = tuple(one.digest for one in seen)
