@@ -65,11 +65,16 @@ def write_private(folder: Path, name: str, data: bytes, *, ignored: bytes = b"")
 
     ignored: the lines that the folder's .gitignore already has.
     """
-    lines = [line for line in ignored.decode("utf-8", "surrogateescape").splitlines() if line != name]
-    write_atomically(folder / ".gitignore", "\n".join([*lines, name, ""]).encode("utf-8", "surrogateescape"))
+    keep_out_of_git(folder, name, ignored=ignored)
     descriptor = os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "wb") as handle:
         handle.write(data)
+
+
+def keep_out_of_git(folder: Path, *names: str, ignored: bytes) -> None:
+    """Write the folder's .gitignore: the lines that it already has (`ignored`), then these names."""
+    lines = [line for line in ignored.decode("utf-8", "surrogateescape").splitlines() if line not in names]
+    write_atomically(folder / ".gitignore", "\n".join([*lines, *names, ""]).encode("utf-8", "surrogateescape"))
 
 
 def ignored_in(folder: Path) -> bytes:

@@ -21,12 +21,11 @@ from typing import Final
 
 import pandas as pd
 
-from drgate import limits
 from drgate.audit.evidence import Photographs
 from drgate.audit.result import Check
 from drgate.columns import graded_rows
-from drgate.errors import ManifestError, UsageError
-from drgate.files import read_limited, refuse_existing, write_atomically
+from drgate.errors import ManifestError
+from drgate.files import ignored_in, keep_out_of_git, read_limited, refuse_existing
 from drgate.manifest import Manifest, load_manifest
 from drgate.vision.images import MAX_BYTES
 
@@ -77,21 +76,12 @@ def write_reading(wanted: pd.DataFrame, photographs: Photographs, out: Path) -> 
             if hashlib.sha256(data).hexdigest() != content:
                 raise ManifestError(f"{path} changed after it was audited; audit again when nothing writes to the set.")
             (unfinished / shown).write_bytes(data)
-        _keep_out_of_git(out / ".gitignore")
+        keep_out_of_git(out, LIST, f"{FOLDER}/", ignored=ignored_in(out))
         (out / LIST).touch(mode=0o600, exist_ok=False)
         (out / LIST).write_text(wanted.to_csv(index=False, lineterminator="\n"), encoding="utf-8")
         unfinished.replace(out / FOLDER)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
-
-
-def _keep_out_of_git(ignored: Path) -> None:
-    held = b""
-    if ignored.is_file():
-        held = read_limited(ignored, limits.LIST_BYTES, "Git's list of ignored files", UsageError)
-    ours = (LIST, f"{FOLDER}/")
-    lines = [line for line in held.decode("utf-8", "surrogateescape").splitlines() if line not in ours]
-    write_atomically(ignored, "\n".join([*lines, *ours, ""]).encode("utf-8", "surrogateescape"))
 
 
 @dataclass(frozen=True, slots=True)

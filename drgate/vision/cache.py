@@ -139,7 +139,7 @@ class Records:
             reason = error.strerror if isinstance(error, OSError) else None
             self._say(f"The image cache {self._path.parent} cannot be used ({reason or error}).")
         except sqlite3.DatabaseError:  # not a database, or values that nobody wrote
-            self._say(f"{self._path} in the image cache is damaged; it starts anew.")
+            self._say(f"{self._path} in the image cache is damaged; it is removed and filled again.")
             for path in (self._path, self._path.with_name(f"{self._path.name}-journal")):
                 with contextlib.suppress(OSError):
                     path.unlink()

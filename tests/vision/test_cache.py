@@ -61,7 +61,7 @@ class TestRecords:
         found = records.read(CONTENTS)
         assert found.items() <= VALUES.items()
         assert len(found) < len(VALUES)
-        assert told == [f"{file} in the image cache is damaged; it starts anew."]
+        assert told == [f"{file} in the image cache is damaged; it is removed and filled again."]
         records.write(VALUES)
         assert records.read(CONTENTS) == VALUES
         assert len(told) == 1
