@@ -4,8 +4,9 @@
                     Path("bundle"), test=Test(Path("eyepacs")), trust=Trust([key]))
 
 The bundle: model.onnx (weights beside it where they are large), preprocess.json, labels.json (the class of each
-output), model.yaml where more is to be said, MODEL_CARD.md, and all that `drgate evaluate` writes, for the ONNX file: a
-certificate is of the bytes that will run. An ONNX file is copied as it is.
+output), model.yaml where more is to be said, MODEL_CARD.md, what it runs with without drgate (preprocessing.py,
+infer.py, vectors/, SHA256SUMS), and all that `drgate evaluate` writes, for the ONNX file: a certificate is of the bytes
+that will run. An ONNX file is copied as it is.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import torch
 from numpy.typing import NDArray
 
 from drgate.answers import Answer
+from drgate.bundle import SUMS, VECTORS, write_programs, write_sums, write_vectors
 from drgate.certificate.statement import Statement, read_certificate
 from drgate.checklist import Checklist
 from drgate.errors import CertificateError, CheckpointError, ExitCode, ImageUnreadable, NotCertified
@@ -140,6 +142,7 @@ def export(
         _write_companions(fresh, grader, recipe, answer, cut_offs=point is not None)
         if point is not None:  # before judging, because the file that runs grades by it
             write_atomically(fresh / CUT_OFFS, canonical_json(plain_of(point)))
+        write_programs(fresh)
         exported = OnnxGrader(fresh / MODEL)
         difference = compare(grader, exported, _sample(test_set, recipe))
         judgement = judge(
@@ -158,6 +161,8 @@ def export(
             if file.name not in (NAMES, ".gitignore"):  # a bundle goes where the caller's names of images must not
                 file.rename(fresh / file.name)
         write_atomically(fresh / CARD, _model_card(judgement.evaluation, exported).encode())
+        write_vectors(fresh, exported)
+        write_sums(fresh)
         fresh.rename(out)
     return Bundle(judgement, out, sum(BATCHES), difference, exported=True)
 
@@ -285,7 +290,7 @@ def _copy_onnx(grader: OnnxGrader, path: Path, folder: Path) -> None:
     Raises CheckpointError for data with the name of another file of the bundle.
     """
     path = find_model(path).file
-    taken = {name.casefold() for name in (MODEL, CARD, *COMPANIONS, *WRITTEN)}
+    taken = {name.casefold() for name in (MODEL, CARD, SUMS, VECTORS, *COMPANIONS, *WRITTEN)}
     for file in grader.files:
         if file.role not in ("model", "data"):
             continue

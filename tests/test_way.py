@@ -445,8 +445,26 @@ class TestExport:
             "report.html",
             "report.md",
             "junit.xml",
+            "preprocessing.py",
+            "infer.py",
+            "vectors",
+            "SHA256SUMS",
         }
         assert not (bundle / "names.csv").exists(), "the caller's own names of images stay at home"
+
+    def test_it_runs_without_drgate(self, bundle: Path, place: Path):
+        """`infer.py` in a process without drgate: the certified grade of every test image, and its probabilities."""
+        table = pd.read_parquet(bundle / "predictions.parquet").set_index("image")
+        images = [place / "data" / image for image in load_manifest(place / "data").select("test").table["image"]]
+        code, lines, errors = infer(bundle, images)
+        assert (code, errors, len(lines)) == (0, "", len(table))
+        for image in images:
+            row = table.loc[hashlib.sha256(image.read_bytes()).hexdigest()[:16]]
+            line = lines[str(image)]
+            assert int(line["grade"]) == row["predicted"]
+            assert [float(line[f"p_{k}"]) for k in range(5)] == pytest.approx([row[f"p_{k}"] for k in range(5)], abs=1e-5)
+        sums = subprocess.run(["sha256sum", "--check", "--strict", "--quiet", "SHA256SUMS"], cwd=bundle)
+        assert sums.returncode == 0
 
     def test_onnx_computes_what_the_checkpoint_does(self, bundle: Path, place: Path):
         """A free batch dimension: any batch gives each image's logits, within rounding of the unmerged network."""

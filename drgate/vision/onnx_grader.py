@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from drgate.answers import Answer
 from drgate.errors import CheckpointError, brief
-from drgate.evaluation import Role, Subject
+from drgate.evaluation import COMPANIONS, Role, Subject
 from drgate.files import digest_of, parse_json
 from drgate.models import DESCRIPTION, Description, answer_of, classes_of, parse_description, preprocessing_of
 from drgate.preprocessing import PRESETS, Preprocessing
@@ -184,6 +184,9 @@ def _beside(path: Path) -> _Beside:
         remedy = "Write it as docs/preprocessing.md says, or take the file away and state it with --preprocess."
         return own_preprocessing(parse_json(data, where, "a preprocessing", CheckpointError), where, remedy)
 
+    for name, role in COMPANIONS.items():
+        if role == "code":  # never run by drgate; what others run beside this model
+            read(name, role)
     data = read(DESCRIPTION, "config")
     own, says = prepared("preprocess.json"), "preprocess.json"
     listed, of_labels = read("labels.json", "labels"), path.with_name("labels.json")
