@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
+import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -43,6 +45,7 @@ from drgate.verify import Rescoring
 from drgate.vision.checkpoint import load_checkpoint
 from drgate.vision.graders import load_grader
 from drgate.vision.onnx_grader import OnnxGrader
+from tests.support.bundles import infer
 from tests.support.tiny import write_base, write_eyes
 from tests.support.verbs import exported as export
 from tests.support.verbs import judged as judge
@@ -459,10 +462,10 @@ class TestExport:
         code, lines, errors = infer(bundle, images)
         assert (code, errors, len(lines)) == (0, "", len(table))
         for image in images:
-            row = table.loc[hashlib.sha256(image.read_bytes()).hexdigest()[:16]]
-            line = lines[str(image)]
+            row, line = table.loc[hashlib.sha256(image.read_bytes()).hexdigest()[:16]], lines[str(image)]
             assert int(line["grade"]) == row["predicted"]
-            assert [float(line[f"p_{k}"]) for k in range(5)] == pytest.approx([row[f"p_{k}"] for k in range(5)], abs=1e-5)
+            expected = [row[f"p_{grade}"] for grade in range(5)]
+            assert [float(line[f"p_{grade}"]) for grade in range(5)] == pytest.approx(expected, abs=1e-5)
         sums = subprocess.run(["sha256sum", "--check", "--strict", "--quiet", "SHA256SUMS"], cwd=bundle)
         assert sums.returncode == 0
 

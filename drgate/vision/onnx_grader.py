@@ -184,13 +184,13 @@ def _beside(path: Path) -> _Beside:
         remedy = "Write it as docs/preprocessing.md says, or take the file away and state it with --preprocess."
         return own_preprocessing(parse_json(data, where, "a preprocessing", CheckpointError), where, remedy)
 
-    for name, role in COMPANIONS.items():
-        if role == "code":  # never run by drgate; what others run beside this model
-            read(name, role)
     data = read(DESCRIPTION, "config")
     own, says = prepared("preprocess.json"), "preprocess.json"
     listed, of_labels = read("labels.json", "labels"), path.with_name("labels.json")
     labels = None if listed is None else _labels(listed, of_labels)
+    for name, role in COMPANIONS.items():
+        if role == "code":  # never run by drgate; what others run beside this model
+            read(name, role)
     if data is None:
         return _Beside(None, labels, own, "" if own is None else says, tuple(files.values()), frozenset(files))
     origin = path.with_name(DESCRIPTION)
