@@ -78,7 +78,7 @@ class TestLayers:
 
 class TestDependencies:
     def test_the_light_core_is_what_it_imports(self):
-        """Each dependency is needed by a module, and outside `vision`, `export` and a bundle's program no module needs anything else.
+        """Each dependency is needed by a module; but for `vision`, `export` and a bundle's program none needs others.
 
         A kind of file that few have is an extra, which is imported when such a file is read.
         """

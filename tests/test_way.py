@@ -17,6 +17,7 @@ import onnxruntime
 import pandas as pd
 import pytest
 import torch
+from huggingface_hub import ModelCard
 
 from drgate.answers import softmax
 from drgate.certificate.keys import PrivateKey, generate_key, load_private_key
@@ -440,7 +441,7 @@ class TestExport:
             "model.onnx",
             "preprocess.json",
             "labels.json",
-            "MODEL_CARD.md",
+            "README.md",
             "certificate.json",
             "statement.json",
             "evaluation.json",
@@ -468,6 +469,20 @@ class TestExport:
             assert [float(line[f"p_{grade}"]) for grade in range(5)] == pytest.approx(expected, abs=1e-5)
         sums = subprocess.run(["sha256sum", "--check", "--strict", "--quiet", "SHA256SUMS"], cwd=bundle)
         assert sums.returncode == 0
+
+    def test_its_card_is_read_by_the_hub(self, bundle: Path):
+        """Hugging Face's own reader finds each result with its interval, and the digest of the certificate."""
+        evaluation = read_certificate(bundle / "certificate.json").statement.evaluation
+        read: Any = ModelCard((bundle / "README.md").read_text()).data
+        results = {result.metric_type: result for result in read.eval_results}
+        sensitivity = evaluation.metrics["sensitivity:referable"]
+        found = results["sensitivity:referable"]
+        assert (found.metric_value, found.metric_args["low"]) == (sensitivity.value, sensitivity.low)
+        assert found.dataset_revision == evaluation.data.digest
+        digest = hashlib.sha256((bundle / "certificate.json").read_bytes()).hexdigest()
+        statement = read_certificate(bundle / "certificate.json").statement.digest
+        expected = {"verdict": "PASS", "statement": statement, "certificate": f"sha256:{digest}"}
+        assert read.to_dict()["drgate"] == expected
 
     def test_onnx_computes_what_the_checkpoint_does(self, bundle: Path, place: Path):
         """A free batch dimension: any batch gives each image's logits, within rounding of the unmerged network."""

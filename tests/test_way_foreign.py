@@ -222,7 +222,7 @@ def test_five_probabilities_in_an_order_of_their_own(
     again = load_grader(found.folder)  # a bundle is read by its folder too
     assert again.tensor_digest == evaluation.model.tensor_digest
     assert stated_by(find_model(found.folder)) == again.preprocessing
-    card = (found.folder / "MODEL_CARD.md").read_text()
+    card = (found.folder / "README.md").read_text()
     assert "Output: `answer`, (batch, 5), probabilities, in the order of labels.json." in card
 
 
@@ -242,10 +242,10 @@ def test_a_fixed_batch_stays_fixed_and_is_said(
     path = write(tmp_path / "model", grading(place, [0, 1, 2, 3, 4], batch=1))
     found = exported(path, **certified(path))
     assert any("scored one by one" in line for line in found.judgement.evaluation.page_one)
-    assert "(1, 3, 28, 28)" in (found.folder / "MODEL_CARD.md").read_text()
+    assert "(1, 3, 28, 28)" in (found.folder / "README.md").read_text()
 
 
-@pytest.mark.parametrize("name", ["report.html", "Certificate.json", "MODEL_CARD.md", "model.onnx"])
+@pytest.mark.parametrize("name", ["report.html", "Certificate.json", "sha256sums", "infer.py", "model.onnx"])
 def test_weights_in_a_file_that_a_bundle_has_are_refused(
     name: str, place: Path, tmp_path: Path, certified: Callable[[Path], dict[str, Any]]
 ):
