@@ -245,7 +245,7 @@ def test_a_fixed_batch_stays_fixed_and_is_said(
     assert "(1, 3, 28, 28)" in (found.folder / "README.md").read_text()
 
 
-@pytest.mark.parametrize("name", ["report.html", "Certificate.json", "sha256sums", "infer.py", "model.onnx"])
+@pytest.mark.parametrize("name", ["report.html", "Certificate.json", "sha256sums", "model.onnx"])
 def test_weights_in_a_file_that_a_bundle_has_are_refused(
     name: str, place: Path, tmp_path: Path, certified: Callable[[Path], dict[str, Any]]
 ):

@@ -49,8 +49,8 @@ def model_card(evaluation: Evaluation, exported: OnnxGrader, folder: Path) -> st
             f"- Input: {markdown.code(face.input)}, {face.dtype} ({many}, {shape}); "
             f"preprocessing {markdown.code(preprocessing.name)} (preprocess.json, {preprocessing.size} pixels).",
             f"- Output: {markdown.code(face.output)}, ({many}, {answer.width}), {answer.kind}{order}.",
-            "- Use: `python infer.py IMAGE...`, with onnxruntime, NumPy and Pillow installed. A program of your own must "
-            "come to the pixels and outputs that vectors/vectors.json states.",
+            "- Use: `python infer.py IMAGE...`, with onnxruntime, NumPy and Pillow installed. A program of your own "
+            "must come to the pixels and outputs that vectors/vectors.json states.",
             f"- Exported from {markdown.code(parent.name)}, tensors `{parent.tensor_digest}`, certified by "
             f"statement `{parent.statement}`.",
             *(f"- SHA-256 of {key}.json: `{digest}`." for key, digest in signed.items()),
