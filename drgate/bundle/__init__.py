@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from drgate import preprocessing
-from drgate.files import write_atomically
+from drgate.files import sha256_file, write_atomically
 from drgate.vision.images import read_image
 
 if TYPE_CHECKING:
@@ -64,7 +64,5 @@ def write_sums(folder: Path) -> None:
     """Write SHA256SUMS over every other file of a folder; `sha256sum --check` reads it."""
     lines = []
     for file in sorted(path for path in folder.rglob("*") if path.is_file() and path.name != SUMS):
-        with file.open("rb") as content:
-            digest = hashlib.file_digest(content, "sha256").hexdigest()
-        lines.append(f"{digest}  {file.relative_to(folder).as_posix()}\n")
+        lines.append(f"{sha256_file(file)}  {file.relative_to(folder).as_posix()}\n")
     write_atomically(folder / SUMS, "".join(lines).encode())
