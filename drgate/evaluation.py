@@ -431,6 +431,8 @@ COMPANIONS: Final[dict[str, Role]] = {
     "preprocess.json": "preprocessing",
     "labels.json": "labels",
     CUT_OFFS: "cut_offs",
+    "preprocessing.py": "code",
+    "infer.py": "code",
 }
 """The files beside an ONNX model that decide its answers, by name; model.yaml can name more."""
 

@@ -4,8 +4,9 @@
                     Path("bundle"), test=Test(Path("eyepacs")), trust=Trust([key]))
 
 The bundle: model.onnx (weights beside it where they are large), preprocess.json, labels.json (the class of each
-output), model.yaml where more is to be said, MODEL_CARD.md, and all that `drgate evaluate` writes, for the ONNX file: a
-certificate is of the bytes that will run. An ONNX file is copied as it is.
+output), model.yaml where more is to be said, README.md (the card), what it runs with without drgate (preprocessing.py,
+infer.py, vectors/, SHA256SUMS), and all that `drgate evaluate` writes, for the ONNX file: a certificate is of the bytes
+that will run. An ONNX file is copied as it is.
 """
 
 from __future__ import annotations
@@ -24,10 +25,12 @@ import torch
 from numpy.typing import NDArray
 
 from drgate.answers import Answer
+from drgate.bundle import SUMS, VECTORS, write_programs, write_sums, write_vectors
+from drgate.bundle.card import model_card
 from drgate.certificate.statement import Statement, read_certificate
 from drgate.checklist import Checklist
 from drgate.errors import CertificateError, CheckpointError, ExitCode, ImageUnreadable, NotCertified
-from drgate.evaluation import COMPANIONS, CUT_OFFS, Evaluation, Verdict, plain_of
+from drgate.evaluation import COMPANIONS, CUT_OFFS, Verdict, plain_of
 from drgate.files import canonical_json, refuse_existing, write_atomically
 from drgate.given import NAMES, WRITTEN
 from drgate.judge import Evidence, Judgement, Output, Source, Test, judge
@@ -58,7 +61,7 @@ TOLERANCE: Final = 1e-3
 """Largest difference of outputs that is rounding, as a fraction of their largest magnitude."""
 
 MODEL: Final = "model.onnx"
-CARD: Final = "MODEL_CARD.md"
+CARD: Final = "README.md"
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +143,7 @@ def export(
         _write_companions(fresh, grader, recipe, answer, cut_offs=point is not None)
         if point is not None:  # before judging, because the file that runs grades by it
             write_atomically(fresh / CUT_OFFS, canonical_json(plain_of(point)))
+        write_programs(fresh)
         exported = OnnxGrader(fresh / MODEL)
         difference = compare(grader, exported, _sample(test_set, recipe))
         judgement = judge(
@@ -157,7 +161,9 @@ def export(
         for file in judgement.folder.iterdir():
             if file.name not in (NAMES, ".gitignore"):  # a bundle goes where the caller's names of images must not
                 file.rename(fresh / file.name)
-        write_atomically(fresh / CARD, _model_card(judgement.evaluation, exported).encode())
+        write_atomically(fresh / CARD, model_card(judgement.evaluation, exported, fresh).encode())
+        write_vectors(fresh, exported)
+        write_sums(fresh)
         fresh.rename(out)
     return Bundle(judgement, out, sum(BATCHES), difference, exported=True)
 
@@ -285,7 +291,7 @@ def _copy_onnx(grader: OnnxGrader, path: Path, folder: Path) -> None:
     Raises CheckpointError for data with the name of another file of the bundle.
     """
     path = find_model(path).file
-    taken = {name.casefold() for name in (MODEL, CARD, *COMPANIONS, *WRITTEN)}
+    taken = {name.casefold() for name in (MODEL, CARD, SUMS, VECTORS, *COMPANIONS, *WRITTEN)}
     for file in grader.files:
         if file.role not in ("model", "data"):
             continue
@@ -319,32 +325,3 @@ def _write_companions(folder: Path, grader: Grader, recipe: Preprocessing, answe
     }
     # JSON is YAML, and quotes whatever name the graph has.
     write_atomically(folder / DESCRIPTION, json.dumps(described, indent=2, ensure_ascii=False).encode() + b"\n")
-
-
-def _model_card(evaluation: Evaluation, exported: OnnxGrader) -> str:
-    from drgate.report.evaluation import markdown
-
-    parent = evaluation.model.parent
-    assert parent is not None, "an exported model has a parent"
-    preprocessing, answer, face = exported.preprocessing, exported.answer, exported.face
-    shape = ", ".join(str(length or preprocessing.size) for length in face.shape)
-    many = exported.batch or "batch"
-    does, scale = ("Says whether to refer for", "") if answer.referable_only else ("Grades", ", ICDR 0 to 4")
-    order = ", in the order of labels.json" if answer.classes else ""
-    return "\n".join(
-        [
-            "# Model card",
-            "",
-            f"{does} diabetic retinopathy on colour fundus photographs{scale}. **Not a medical device.**",
-            "",
-            f"- Input: {markdown.code(face.input)}, {face.dtype} ({many}, {shape}); "
-            f"preprocessing {markdown.code(preprocessing.name)} (preprocess.json, {preprocessing.size} pixels).",
-            f"- Output: {markdown.code(face.output)}, ({many}, {answer.width}), {answer.kind}{order}.",
-            f"- Exported from {markdown.code(parent.name)}, tensors `{parent.tensor_digest}`, certified by "
-            f"statement `{parent.statement}`.",
-            "- What it is certified for, and what that is no evidence for: report.html; certificate.json where signed.",
-            "",
-            *(f"- {markdown.escape(line)}" for line in evaluation.page_one),
-            "",
-        ]
-    )

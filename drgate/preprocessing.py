@@ -43,13 +43,16 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 
 FORMAT: Final = "drgate preprocessing 1"
 FUNDUS_SQUARE: Final = "fundus-square-1"
 """The preset of models that drtrain trains from their base model."""
 FUNDUS_SQUARE_2: Final = "fundus-square-2"
 """Like it, but made of a JPEG that is decoded at a part of its size; see the module's text."""
+
+FORMATS: Final = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "PPM", "JPEG2000", "GIF")
+"""The accepted image formats. Pillow's other decoders are not used: one of them runs a PostScript interpreter."""
 
 MAX_PIXELS: Final = 200_000_000
 """Of a padded or resized photograph: a strip of one pixel's height would fill any memory."""
@@ -424,6 +427,30 @@ def _padded(image: Image.Image) -> Image.Image:
 def _central(image: Image.Image, width: int, height: int) -> Image.Image:
     left, top = (image.width - width) // 2, (image.height - height) // 2
     return image.crop((left, top, left + width, top + height))
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """An opened photograph, decoded and turned as its EXIF says, in 8 bits: RGB, or L where it has one channel.
+
+    16-bit values are scaled by their full range (65535 -> 255), rounded half to even; CMYK and palettes are converted;
+    transparency becomes black. Raises PreprocessingError for other values.
+    """
+    image.load()
+    ImageOps.exif_transpose(image, in_place=True)
+    if image.mode == "F":
+        raise PreprocessingError("floating-point pixels without a stated range; expected 8 or 16 bits")
+    if image.mode.startswith("I"):
+        values = np.asarray(image)
+        if values.min() < 0 or values.max() > 65535:
+            raise PreprocessingError("pixel values outside 0-65535")
+        eight = np.empty(values.shape, np.uint8)
+        for row, into in zip(values, eight, strict=True):  # wide numbers for one row at a time
+            into[:] = np.round(row / 257)
+        return Image.fromarray(eight)
+    if image.has_transparency_data:
+        rgba = image if image.mode == "RGBA" else image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, (0, 0, 0, 255)), rgba).convert("RGB")
+    return image if image.mode in ("RGB", "L") else image.convert("RGB")
 
 
 # -- resampling --------------------------------------------------------------------------------------------------------

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
+import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -15,6 +17,7 @@ import onnxruntime
 import pandas as pd
 import pytest
 import torch
+from huggingface_hub import ModelCard
 
 from drgate.answers import softmax
 from drgate.certificate.keys import PrivateKey, generate_key, load_private_key
@@ -43,6 +46,7 @@ from drgate.verify import Rescoring
 from drgate.vision.checkpoint import load_checkpoint
 from drgate.vision.graders import load_grader
 from drgate.vision.onnx_grader import OnnxGrader
+from tests.support.bundles import infer
 from tests.support.tiny import write_base, write_eyes
 from tests.support.verbs import exported as export
 from tests.support.verbs import judged as judge
@@ -437,7 +441,7 @@ class TestExport:
             "model.onnx",
             "preprocess.json",
             "labels.json",
-            "MODEL_CARD.md",
+            "README.md",
             "certificate.json",
             "statement.json",
             "evaluation.json",
@@ -445,8 +449,40 @@ class TestExport:
             "report.html",
             "report.md",
             "junit.xml",
+            "preprocessing.py",
+            "infer.py",
+            "vectors",
+            "SHA256SUMS",
         }
         assert not (bundle / "names.csv").exists(), "the caller's own names of images stay at home"
+
+    def test_it_runs_without_drgate(self, bundle: Path, place: Path):
+        """`infer.py` in a process without drgate: the certified grade of every test image, and its probabilities."""
+        table = pd.read_parquet(bundle / "predictions.parquet").set_index("image")
+        images = [place / "data" / image for image in load_manifest(place / "data").select("test").table["image"]]
+        code, lines, errors = infer(bundle, images)
+        assert (code, errors, len(lines)) == (0, "", len(table))
+        for image in images:
+            row, line = table.loc[hashlib.sha256(image.read_bytes()).hexdigest()[:16]], lines[str(image)]
+            assert int(line["grade"]) == row["predicted"]
+            expected = [row[f"p_{grade}"] for grade in range(5)]
+            assert [float(line[f"p_{grade}"]) for grade in range(5)] == pytest.approx(expected, abs=1e-5)
+        sums = subprocess.run(["sha256sum", "--check", "--strict", "--quiet", "SHA256SUMS"], cwd=bundle)
+        assert sums.returncode == 0
+
+    def test_its_card_is_read_by_the_hub(self, bundle: Path):
+        """Hugging Face's own reader finds each result with its interval, and the digest of the certificate."""
+        evaluation = read_certificate(bundle / "certificate.json").statement.evaluation
+        read: Any = ModelCard((bundle / "README.md").read_text()).data
+        results = {result.metric_type: result for result in read.eval_results}
+        sensitivity = evaluation.metrics["sensitivity:referable"]
+        found = results["sensitivity:referable"]
+        assert (found.metric_value, found.metric_args["low"]) == (sensitivity.value, sensitivity.low)
+        assert found.dataset_revision == evaluation.data.digest
+        digest = hashlib.sha256((bundle / "certificate.json").read_bytes()).hexdigest()
+        statement = read_certificate(bundle / "certificate.json").statement.digest
+        expected = {"verdict": "PASS", "statement": statement, "certificate": f"sha256:{digest}"}
+        assert read.to_dict()["drgate"] == expected
 
     def test_onnx_computes_what_the_checkpoint_does(self, bundle: Path, place: Path):
         """A free batch dimension: any batch gives each image's logits, within rounding of the unmerged network."""

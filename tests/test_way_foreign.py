@@ -33,6 +33,7 @@ from drgate.preprocessing import parse_preprocessing
 from drgate.scale import GRADES, REFERABLE_CLASSES
 from drgate.vision.graders import load_grader, stated_by
 from tests.support import foreign, tiny
+from tests.support.bundles import infer
 from tests.support.foreign import network, node, write
 from tests.support.material import Ended
 from tests.support.verbs import exported, judged, verified
@@ -129,7 +130,7 @@ def test_from_a_foreign_file_to_a_certified_bundle(kind: str, place: Path, tmp_p
         first.confusion_matrix,
         first.no_output,
     )
-    assert {file.role for file in again.model.files} == {"model", "config", "preprocessing", "cut_offs"}
+    assert {file.role for file in again.model.files} == {"model", "config", "preprocessing", "cut_offs", "code"}
 
     # By hand, from the files of the bundle and the photographs alone.
     session = onnxruntime.InferenceSession(bundle / "model.onnx", providers=["CPUExecutionProvider"])
@@ -148,6 +149,11 @@ def test_from_a_foreign_file_to_a_certified_bundle(kind: str, place: Path, tmp_p
     names = [hashlib.sha256((place / "data" / image).read_bytes()).hexdigest()[:16] for image in data]
     assert table.loc[names, decided].tolist() == expected.tolist()
     assert table[answer].notna().all()
+    paths = [place / "data" / image for image in data]
+    code, lines, errors = infer(bundle, paths)
+    assert (code, errors) == (0, "")
+    decides = "grade" if kind == "regression" else "referable"
+    assert [int(lines[str(path)][decides]) for path in paths] == expected.tolist()
 
     moved = drgate("evaluate", bundle, *common, *spec, *looks, "--out", tmp_path / "again")
     assert moved.code == 0, moved.err
@@ -207,6 +213,8 @@ def test_five_probabilities_in_an_order_of_their_own(
         ("model.yaml", "config"),
         ("preprocess.json", "preprocessing"),
         ("labels.json", "labels"),
+        ("preprocessing.py", "code"),
+        ("infer.py", "code"),
     ]
     assert np.trace(evaluation.confusion_matrix) == 40
     checked = verified(found.folder / "certificate.json", models=[found.folder], trusted=asked["trusted"])
@@ -214,7 +222,7 @@ def test_five_probabilities_in_an_order_of_their_own(
     again = load_grader(found.folder)  # a bundle is read by its folder too
     assert again.tensor_digest == evaluation.model.tensor_digest
     assert stated_by(find_model(found.folder)) == again.preprocessing
-    card = (found.folder / "MODEL_CARD.md").read_text()
+    card = (found.folder / "README.md").read_text()
     assert "Output: `answer`, (batch, 5), probabilities, in the order of labels.json." in card
 
 
@@ -234,10 +242,10 @@ def test_a_fixed_batch_stays_fixed_and_is_said(
     path = write(tmp_path / "model", grading(place, [0, 1, 2, 3, 4], batch=1))
     found = exported(path, **certified(path))
     assert any("scored one by one" in line for line in found.judgement.evaluation.page_one)
-    assert "(1, 3, 28, 28)" in (found.folder / "MODEL_CARD.md").read_text()
+    assert "(1, 3, 28, 28)" in (found.folder / "README.md").read_text()
 
 
-@pytest.mark.parametrize("name", ["report.html", "Certificate.json", "MODEL_CARD.md", "model.onnx"])
+@pytest.mark.parametrize("name", ["report.html", "Certificate.json", "sha256sums", "model.onnx"])
 def test_weights_in_a_file_that_a_bundle_has_are_refused(
     name: str, place: Path, tmp_path: Path, certified: Callable[[Path], dict[str, Any]]
 ):

@@ -14,14 +14,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from drgate.content import HEAD, named
 from drgate.errors import ImageUnreadable, unchained
-
-_FORMATS: Final = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "PPM", "JPEG2000", "GIF")
-"""The accepted image formats. Pillow's other decoders are not used: one of them runs a PostScript interpreter."""
+from drgate.preprocessing import FORMATS, PreprocessingError, upright
 
 logging.getLogger("PIL").setLevel(logging.INFO)  # at DEBUG it logs the values of EXIF tags
 
@@ -81,14 +78,12 @@ def decode_images(data: bytes, path: Path, scales: Sequence[int | None]) -> list
             warnings.simplefilter("ignore")  # damaged metadata is no reason to reject good pixels ...
             warnings.simplefilter("error", Image.DecompressionBombWarning)  # ... but a bomb is
             for at_least in scales:
-                with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+                with Image.open(io.BytesIO(data), formats=FORMATS) as image:
                     if at_least is not None:
                         image.draft(None, (at_least, at_least))
                     sizes.append(size := image.size)
                     if size not in found:
-                        image.load()
-                        ImageOps.exif_transpose(image, in_place=True)
-                        found[size] = _in_8_bits(image)
+                        found[size] = upright(image)
         return [found[size] for size in sizes]
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         limit = (Image.MAX_IMAGE_PIXELS or 0) // 1_000_000
@@ -101,7 +96,7 @@ def decode_images(data: bytes, path: Path, scales: Sequence[int | None]) -> list
 
 def _reason(error: Exception, data: bytes) -> str:
     """Why a file is no image, in words of this module alone."""
-    if isinstance(error, _Refused):
+    if isinstance(error, _Refused | PreprocessingError):
         return str(error)
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
@@ -120,21 +115,3 @@ class _Refused(ValueError):
 def as_rgb(image: Image.Image) -> Image.Image:
     """In three channels; the image itself where it has them."""
     return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def _in_8_bits(image: Image.Image) -> Image.Image:
-    """RGB, or L where there is one channel."""
-    if image.mode == "F":
-        raise _Refused("floating-point pixels without a stated range; expected 8 or 16 bits")
-    if image.mode.startswith("I"):
-        values = np.asarray(image)
-        if values.min() < 0 or values.max() > 65535:
-            raise _Refused("pixel values outside 0-65535")
-        eight = np.empty(values.shape, np.uint8)
-        for row, into in zip(values, eight, strict=True):  # wide numbers for one row at a time
-            into[:] = np.round(row / 257)
-        return Image.fromarray(eight)
-    if image.has_transparency_data:
-        rgba = image if image.mode == "RGBA" else image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", rgba.size, (0, 0, 0, 255)), rgba).convert("RGB")
-    return image if image.mode == "L" else as_rgb(image)

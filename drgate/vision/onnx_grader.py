@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from drgate.answers import Answer
 from drgate.errors import CheckpointError, brief
-from drgate.evaluation import Role, Subject
+from drgate.evaluation import COMPANIONS, Role, Subject
 from drgate.files import digest_of, parse_json
 from drgate.models import DESCRIPTION, Description, answer_of, classes_of, parse_description, preprocessing_of
 from drgate.preprocessing import PRESETS, Preprocessing
@@ -188,6 +188,9 @@ def _beside(path: Path) -> _Beside:
     own, says = prepared("preprocess.json"), "preprocess.json"
     listed, of_labels = read("labels.json", "labels"), path.with_name("labels.json")
     labels = None if listed is None else _labels(listed, of_labels)
+    for name, role in COMPANIONS.items():
+        if role == "code":  # never run by drgate; what others run beside this model
+            read(name, role)
     if data is None:
         return _Beside(None, labels, own, "" if own is None else says, tuple(files.values()), frozenset(files))
     origin = path.with_name(DESCRIPTION)
