@@ -82,6 +82,7 @@ ALLOWED = {
     ("drgate/cli/app.py", "os.open"): "/dev/null",
     ("drgate/cli/checklist.py", "YAML"): "writes",
     ("drgate/cli/gate.py", "open"): "appends",
+    ("drgate/cli/predict.py", "open"): "writes",
     ("drgate/demo/story.py", "open"): "appends",
     ("drgate/demo/story.py", "subprocess.run"): "drgate's own commands",
     ("drgate/demo/synthetic.py", "open"): "writes",
