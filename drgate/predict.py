@@ -24,10 +24,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from drgate.answers import NEEDS_CUT_OFFS, Answer
-from drgate.audit.gradability import gradable, measures, score
+from drgate.audit.gradability import RULE, Rule, gradable, measures, score
 from drgate.certificate.statement import read_certificate
 from drgate.errors import CertificateError, DrgateError, ExitCode, ImageUnreadable, UsageError
-from drgate.evaluation import CUT_OFFS, Subject
+from drgate.evaluation import CUT_OFFS, Role, Subject
 from drgate.files import parse_json
 from drgate.given import TABLES, certificate_in
 from drgate.manifest import Manifest, load_manifest
@@ -47,6 +47,9 @@ if TYPE_CHECKING:
 
 FORMAT: Final = "drgate predict 1"
 
+QUALITY: Final = "quality.json"
+"""The rule of image quality in a bundle (`drgate.audit.gradability.Rule`): what it refuses gets no grade."""
+
 _LISTED: Final = (*TABLES, ".npz", ".arrow")
 """Suffixes of a list of photographs, or of a file with photographs inside; every other file is one photograph."""
 
@@ -56,12 +59,14 @@ class Deployed:
     """A model that grades, and what is known of it.
 
     statement, headline: of its certificate; empty where it has none that can be read. doubts: why it is not certified,
-    in sentences; empty for a certified model. cut_offs: by which it grades; None: the most probable grade.
+    in sentences; empty for a certified model. cut_offs: by which it grades; None: the most probable grade. rule: of the
+    bundle, by which photographs get no grade; None: all do, as when it was judged.
     """
 
     grader: OnnxGrader
     answer: Answer
     cut_offs: OperatingPoint | None
+    rule: Rule | None
     statement: str
     headline: str
     doubts: tuple[str, ...]
@@ -135,8 +140,10 @@ def load_bundle(folder: Path, trust: Trust, *, uncertified: bool = False) -> Dep
             f"{folder} is not certified: {doubts[0]} Nothing was graded; --uncertified does it all the same."
         )
     grader = OnnxGrader(folder / "model.onnx")
-    cut_offs, subject = _cut_offs(folder, grader)
-    loaded = {*grader.files, *([] if subject is None else [subject])}
+    points, of_points = _beside(folder, CUT_OFFS, "cut_offs")
+    cut_offs = None if points is None else parse_operating_point(points, str(folder / CUT_OFFS))
+    limits, of_limits = _beside(folder, QUALITY, "quality")
+    loaded = {*grader.files, *of_points, *of_limits}
     answer = grader.answer
     if read is not None:
         evaluation = read.statement.evaluation
@@ -153,7 +160,15 @@ def load_bundle(folder: Path, trust: Trust, *, uncertified: bool = False) -> Dep
     if cut_offs is not None and cut_offs.on != answer.cut_on:
         raise UsageError(f"{folder / CUT_OFFS} has cut-offs on {cut_offs.on}, its model answers with {answer.cut_on}.")
     statement, headline = ("", "") if read is None else (read.statement.digest, read.statement.headline)
-    return Deployed(grader, answer, cut_offs, statement, headline, doubts)
+    rule = None if limits is None else _rule(limits, folder / QUALITY)
+    return Deployed(grader, answer, cut_offs, rule, statement, headline, doubts)
+
+
+def _rule(plain: object, path: Path) -> Rule:
+    try:
+        return Rule.from_json(plain, str(path))
+    except ValueError as problem:
+        raise UsageError(str(problem)) from problem
 
 
 def _doubts(folder: Path, path: Path, read: Certificate | Statement, trust: Trust) -> Iterator[str]:
@@ -174,15 +189,14 @@ def _doubts(folder: Path, path: Path, read: Certificate | Statement, trust: Trus
         yield f"The checklist {evaluation.spec.name} is for trying a pipeline and certifies nothing."
 
 
-def _cut_offs(folder: Path, grader: OnnxGrader) -> tuple[OperatingPoint | None, Subject | None]:
-    """The cut-offs beside a bundle's model, and the file that they were read from; None where there is none."""
-    path = folder / CUT_OFFS
+def _beside(folder: Path, name: str, role: Role) -> tuple[Any, list[Subject]]:
+    """What a JSON file beside a bundle's model holds, and the file that was read; None where there is none."""
+    path = folder / name
     if not path.is_file():
-        return None, None
+        return None, []
     content = io.BytesIO()
-    subject = copy_and_hash(path, "cut_offs", content, limit=MAX_COMPANION_BYTES)
-    plain = parse_json(content.getvalue(), str(path), "an operating point", UsageError)
-    return parse_operating_point(plain, str(path)), subject
+    subject = copy_and_hash(path, role, content, limit=MAX_COMPANION_BYTES)
+    return parse_json(content.getvalue(), str(path), "a file that drgate export wrote", UsageError), [subject]
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,9 +261,12 @@ def graded(
             if isinstance(one, str):
                 yield Prediction(name, "unreadable", reason=one)
                 continue
-            quality = round(score(one.also), 4)
-            found = replace(next(answers), image=name, sha256=one.digest, quality=quality)
-            yield replace(found, reason=found.reason or gradable(one.also) or None)
+            rule = deployed.rule or RULE
+            answer, why = next(answers), gradable(one.also, rule)
+            if why and deployed.rule is not None:
+                answer = Prediction(name, "no_grade")
+            quality, reason = round(score(one.also, rule), 4), answer.reason or why or None
+            yield replace(answer, image=name, sha256=one.digest, quality=quality, reason=reason)
         advance(len(batch))
 
 

@@ -28,7 +28,7 @@ The certificate must be signed by a key that you trust (--trusted-key), say PASS
 loaded. Else nothing is graded; --uncertified grades all the same, and says on each run what is wrong.
 
 A photograph that cannot be read, or for which the model gives no numbers, has no grade: refer it to a person. Quality
-below 1 means that the rule of image quality refuses the photograph, and why.
+below 1 means that the rule of image quality refuses the photograph; where the bundle has a rule, it gets no grade.
 
 Exit code 0 all photographs have a grade; 3 some have none; 2 the bundle was refused, or bad input.
 
