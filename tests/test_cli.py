@@ -85,6 +85,7 @@ class TestHelp:
             "preprocess",
             "verify",
             "export",
+            "predict",
             "gate",
             "waive",
             "history",

@@ -88,6 +88,7 @@ ALLOWED = {
     ("drgate/bundle/infer.py", "Image.open"): "checks the size in the header first",
     ("drgate/bundle/infer.py", "json.loads"): "files of the bundle that it is part of",
     ("drgate/bundle/infer.py", "read_text"): "files of the bundle that it is part of",
+    ("drgate/cli/predict.py", "open"): "writes",
     ("drgate/demo/story.py", "open"): "appends",
     ("drgate/demo/story.py", "subprocess.run"): "drgate's own commands",
     ("drgate/demo/synthetic.py", "open"): "writes",

@@ -154,6 +154,9 @@ def test_from_a_foreign_file_to_a_certified_bundle(kind: str, place: Path, tmp_p
     assert (code, errors) == (0, "")
     decides = "grade" if kind == "regression" else "referable"
     assert [int(lines[str(path)][decides]) for path in paths] == expected.tolist()
+    done("predict", bundle, place / "data", "--trusted-key", place / "key.pub", "--out", tmp_path / "grades.csv")
+    rows = pd.read_csv(tmp_path / "grades.csv").set_index("image").loc[data]
+    assert rows["grade" if kind == "regression" else "referable"].astype(int).tolist() == expected.tolist()
 
     moved = drgate("evaluate", bundle, *common, *spec, *looks, "--out", tmp_path / "again")
     assert moved.code == 0, moved.err

@@ -46,6 +46,7 @@ COMMANDS: Final = {
     "waive": "Sign that findings of the gate are waived until a given day.",
     "history": "Which model passed which checklist, when, and who signed?",
     "export": "Export a certified checkpoint as an ONNX bundle.",
+    "predict": "Grade photographs with a certified bundle.",
     "report": "Create the report of an evaluation again (terminal, HTML, Markdown, JUnit).",
     "keygen": "Create a signing key, or a key that recognises patients.",
     "spec": "List, show, check and compare checklists. A checklist is the list of criteria that a model must meet.",
