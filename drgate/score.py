@@ -274,8 +274,9 @@ def _filled(grader: Grader, batch_size: int) -> int:
     """
     from drgate.vision.python_grader import PythonGrader
 
-    decides = isinstance(grader, PythonGrader) or getattr(grader, "batch", 0)
-    return 0 if decides else batch_size
+    if isinstance(grader, PythonGrader) or getattr(grader, "batch", None):
+        return 0
+    return batch_size
 
 
 def _end(grader: Grader) -> None:

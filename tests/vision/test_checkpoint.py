@@ -28,6 +28,7 @@ from drgate.score import CPU_BATCH, score
 from drgate.vision.base import Base, resolve_base
 from drgate.vision.checkpoint import load_checkpoint, save_checkpoint
 from drgate.vision.fingerprint import Fingerprint, image_hash
+from drgate.vision.grader import Exportable
 from drgate.vision.graders import load_grader
 from tests.support import tiny
 
@@ -406,7 +407,12 @@ class TestGraders:
         eyes = load_manifest(tiny.write_eyes(tmp_path / "eyes", test=4)).select("test")
         grader, sizes = load_grader(tmp_path / "m.pth"), []
         given = grader.outputs
-        monkeypatch.setattr(grader, "outputs", lambda images: sizes.append(len(images)) or given(images))
+
+        def counted(images):
+            sizes.append(len(images))
+            return given(images)
+
+        monkeypatch.setattr(grader, "outputs", counted)
         whole, part = (
             score(grader, replace(eyes, table=eyes.table.iloc[:number]), workers=0, against=None).table
             for number in (len(eyes), count)
@@ -419,6 +425,7 @@ class TestGraders:
         """They would cost a third of the speed on a CPU; it is the network that is exported."""
         save_checkpoint(tmp_path / "m.pth", tiny.checkpoint_of(tiny.random_model(base), base))
         grader = load_grader(tmp_path / "m.pth")
+        assert isinstance(grader, Exportable)
         assert not any(".lora_" in name for name in grader.network().state_dict())
         with torch.inference_mode():
             exported = grader.network()(torch.from_numpy(batch())).numpy()
