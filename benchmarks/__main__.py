@@ -12,6 +12,7 @@ NAMES = {
     "evaluate-large": "drgate evaluate on a million images: at most 45 s and 1.5 GB",
     "gate": "drgate gate on a repository: at most 1 s, or 3 s with all numbers recomputed",
     "gate-error": "simulation: how often a model at the threshold passes, for every kind of criterion",
+    "inference": "images a second by torch and ONNX Runtime in each precision; scoring, compared with a bare loop",
     "kills": "a run that is killed at 25 random moments and resumed, compared with an undisturbed run",
     "labels": "labels flipped on purpose: how many of the first accused are these, against chance",
     "order-error": "simulation: how often a right order of classes is accused, and a wrong one named",

@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     from drgate.vision.prepared import Prepared
 
 BATCH: Final = 32
+CPU_BATCH: Final = 8
+"""A CPU gains nothing from more, and the last batch is filled up: at 6 s an image, one image would take minutes."""
 RAW_BATCH: Final = 8
 """Of photographs as decoded: each takes up to 40 MB, of a size that is not known before."""
 BATCH_PIXELS: Final = BATCH * 448**2
@@ -235,14 +237,16 @@ def _share(
     from drgate.vision.decoding import CHUNK, in_processes, usable_cores
 
     preprocess = grader.preprocessing
-    batch_size = RAW_BATCH if preprocess is None else min(BATCH, max(1, BATCH_PIXELS // preprocess.size**2))
+    most = RAW_BATCH if preprocess is None else min(BATCH, max(1, BATCH_PIXELS // preprocess.size**2))
+    batch_size = most if any("cuda" in provider.lower() for provider in grader.providers) else min(CPU_BATCH, most)
+    filled = _filled(grader, batch_size)
     contents = manifest.content_digests()
     images = [str(image) for image in manifest.table["image"].iloc[positions]]
     prepared = in_processes(
         partial(_prepare, preprocess=preprocess),
         [(manifest.path(image), contents[image]) for image in images],
         workers=usable_cores() if workers is None else workers,
-        chunk=max(1, CHUNK * batch_size // BATCH),
+        chunk=max(1, CHUNK * most // BATCH),
     )
     found = _Scored(np.full((len(images), grader.answer.width), np.nan), {}, {})
     with _ended(grader):
@@ -250,9 +254,9 @@ def _share(
             readable = [i for i, item in enumerate(batch) if not isinstance(item, str)]
             if readable:
                 pixels = [item.pixels for item in batch if not isinstance(item, str)]
-                found.outputs[[start + i for i in readable]] = grader.outputs(
-                    pixels if preprocess is None else np.stack(pixels)
-                )
+                pixels += pixels[-1:] * (filled - len(pixels))
+                given = pixels if preprocess is None else np.stack(pixels)
+                found.outputs[[start + i for i in readable]] = grader.outputs(given)[: len(readable)]
             for i, item in enumerate(batch):
                 image = images[start + i]
                 if isinstance(item, str):
@@ -261,6 +265,18 @@ def _share(
                 found.seen[image] = item.also
             advance(len(batch))
     return found
+
+
+def _filled(grader: Grader, batch_size: int) -> int:
+    """The number of images that every batch is filled up to; 0 where the grader decides.
+
+    Arithmetic rounds otherwise in a batch of another size: an image would get other bytes as the last one of a set.
+    """
+    from drgate.vision.python_grader import PythonGrader
+
+    if isinstance(grader, PythonGrader) or getattr(grader, "batch", None):
+        return 0
+    return batch_size
 
 
 def _end(grader: Grader) -> None:

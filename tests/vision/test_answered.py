@@ -19,7 +19,7 @@ from drgate.manifest import Manifest, load_manifest
 from drgate.operating_point import load_operating_point, make_operating_point, write_operating_point
 from drgate.predictions import Predictions, load_predictions
 from drgate.preprocessing import FUNDUS_SQUARE, Preprocessing, parse_preprocessing
-from drgate.score import score
+from drgate.score import CPU_BATCH, score
 from drgate.vision import graders
 from tests.support import tiny
 from tests.support.material import Ended
@@ -105,7 +105,7 @@ class TestScored:
 
         with pytest.warns(UserWarning, match="gave no finite numbers"):
             found = score(Grader(Answer("regression", ()), broken), of(eyes, "test"), workers=0)
-        assert int((~found.answered).sum()) == -(-len(found) // 32), "one in each batch"
+        assert int((~found.answered).sum()) == -(-len(found) // CPU_BATCH), "one in each batch"
 
     def test_probabilities_that_nobody_stated(self, eyes: Path):
         """The same table as from the logits, and the record says what was found."""

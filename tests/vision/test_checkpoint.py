@@ -20,12 +20,15 @@ from PIL import Image
 
 from drgate.errors import CheckpointError
 from drgate.evaluation import Subject
+from drgate.manifest import load_manifest
 from drgate.patients import PatientKey
 from drgate.preprocessing import FUNDUS_SQUARE, parse_preprocessing
 from drgate.scale import GRADES
+from drgate.score import CPU_BATCH, score
 from drgate.vision.base import Base, resolve_base
 from drgate.vision.checkpoint import load_checkpoint, save_checkpoint
 from drgate.vision.fingerprint import Fingerprint, image_hash
+from drgate.vision.grader import Exportable
 from drgate.vision.graders import load_grader
 from tests.support import tiny
 
@@ -396,6 +399,37 @@ class TestGraders:
         together = grader.outputs(batch(5))
         alone = np.concatenate([grader.outputs(image[None]) for image in batch(5)])
         np.testing.assert_allclose(together, alone, atol=1e-6)
+
+    @pytest.mark.parametrize("count", [1, 8, 11])
+    def test_a_set_of_any_size_gives_an_image_the_same_bytes(self, count, base, tmp_path, monkeypatch):
+        """Arithmetic rounds otherwise in a batch of another size; the last batch is filled up."""
+        save_checkpoint(tmp_path / "m.pth", tiny.checkpoint_of(tiny.random_model(base), base))
+        eyes = load_manifest(tiny.write_eyes(tmp_path / "eyes", test=4)).select("test")
+        grader, sizes = load_grader(tmp_path / "m.pth"), []
+        given = grader.outputs
+
+        def counted(images):
+            sizes.append(len(images))
+            return given(images)
+
+        monkeypatch.setattr(grader, "outputs", counted)
+        whole, part = (
+            score(grader, replace(eyes, table=eyes.table.iloc[:number]), workers=0, against=None).table
+            for number in (len(eyes), count)
+        )
+        assert len(part) == count < len(whole)
+        pd.testing.assert_frame_equal(part, whole.iloc[:count], check_exact=True)
+        assert set(sizes) == {CPU_BATCH}
+
+    def test_the_network_that_grades_has_no_adapters_beside_its_layers(self, base, tmp_path):
+        """They would cost a third of the speed on a CPU; it is the network that is exported."""
+        save_checkpoint(tmp_path / "m.pth", tiny.checkpoint_of(tiny.random_model(base), base))
+        grader = load_grader(tmp_path / "m.pth")
+        assert isinstance(grader, Exportable)
+        assert not any(".lora_" in name for name in grader.network().state_dict())
+        with torch.inference_mode():
+            exported = grader.network()(torch.from_numpy(batch())).numpy()
+        np.testing.assert_array_equal(grader.outputs(batch()), exported)
 
     def test_unknown_kind(self, tmp_path):
         """A file that is no model is named, with what was expected."""

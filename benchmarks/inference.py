@@ -1,0 +1,212 @@
+"""Images a second of one model in every form that can grade, and of drgate's scoring against a bare loop.
+
+    python -m benchmarks inference                       # a SigLIP tower of 22 M parameters with LoRA adapters
+    python -m benchmarks inference --size full --images 8 --rounds 1    # MedSigLIP-448's architecture
+
+One checkpoint with random weights, on synthetic photographs. In one process, in turn in each round, by batches of the
+size that scoring takes: torch with adapters beside their layers, merged, and compiled; ONNX Runtime with float32,
+float16 and int8 (static QDQ, calibrated on photographs of the training split). Prints the median of the rounds, the
+megabytes, and how many grades and how much of a probability differ from those of merged torch. Then all photographs are
+scored by `drgate.score`, decoding and audit included, in turn with a loop that only runs the network on images that
+were prepared before. Fails where scoring has less than `LEAST` of the loop's images a second.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from numpy.typing import NDArray
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
+from onnxruntime.transformers.float16 import convert_float_to_float16
+from scipy.special import softmax
+from transformers import SiglipVisionConfig, SiglipVisionModel
+
+from benchmarks.train import FULL
+from drgate.demo.synthetic import write_dataset
+from drgate.export import write_onnx
+from drgate.manifest import Manifest, load_manifest
+from drgate.preprocessing import FUNDUS_SQUARE_2, parse_preprocessing
+from drgate.score import CPU_BATCH, score
+from drgate.vision.base import resolve_base
+from drgate.vision.checkpoint import BaseReference, Checkpoint, LoraSettings, checkpoint_tensors, save_checkpoint
+from drgate.vision.checkpoint_grader import CheckpointGrader
+from drgate.vision.network import GradingModel, add_lora, architecture
+from drgate.vision.prepared import prepare_image
+
+SMALL = {
+    "hidden_size": 384,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 6,
+    "image_size": 224,
+    "patch_size": 16,
+}
+TINY = SMALL | {"hidden_size": 96, "intermediate_size": 384, "num_hidden_layers": 2, "num_attention_heads": 3}
+SIZES = {"tiny": TINY, "small": SMALL, "full": FULL}
+CALIBRATION, LEAST = 16, 0.95
+
+Pixels = NDArray[np.float32]
+Way = Callable[[Pixels], NDArray[Any]]
+
+
+def written(folder: Path, size: str) -> CheckpointGrader:
+    """A checkpoint of random weights, whose adapters and head depend on the image, as scoring loads it."""
+    torch.manual_seed(0)
+    config = SiglipVisionConfig(**SIZES[size])
+    SiglipVisionModel(config).save_pretrained(folder / "base")
+    base = resolve_base(str(folder / "base"))
+    model = GradingModel(add_lora(base.load(), r=16, alpha=32), config.hidden_size, 0.4)
+    with torch.no_grad():
+        for name, tensor in model.named_parameters():
+            if ".lora_B." in name:
+                tensor.normal_(std=0.02)
+            elif name.startswith("classifier") and tensor.ndim == 2:
+                tensor.normal_(std=2 / tensor.shape[1] ** 0.5)
+    tower, head = checkpoint_tensors(model)
+    recipe = parse_preprocessing(f"{FUNDUS_SQUARE_2}@{config.image_size}")
+    reference, shape, lora = BaseReference.of(base), architecture(base.config), LoraSettings(16, 32.0)
+    save_checkpoint(
+        folder / "model.pth", Checkpoint(reference, shape, lora, tower, head, 0.4, recipe, {}, 1, None, None)
+    )
+    return CheckpointGrader(folder / "model.pth", str(folder / "base"))
+
+
+def prepared(grader: CheckpointGrader, images: Manifest) -> Pixels:
+    recipe = grader.preprocessing
+    paths = (images.path(image) for image in images.table["image"])
+    return np.stack([recipe.scaled(prepare_image(path, recipe).pixels) for path in paths])
+
+
+class Calibration(CalibrationDataReader):
+    def __init__(self, images: Pixels) -> None:
+        self._left: Iterator[Pixels] = iter(np.split(images, range(CPU_BATCH, len(images), CPU_BATCH)))
+
+    def get_next(self) -> dict[str, Pixels] | None:
+        batch = next(self._left, None)
+        return None if batch is None else {"pixel_values": batch}
+
+
+def by_torch(network: torch.nn.Module | Any, device: torch.device) -> Way:
+    def way(batch: Pixels) -> NDArray[Any]:
+        with torch.inference_mode():
+            return network(torch.from_numpy(batch).to(device)).cpu().numpy()
+
+    return way
+
+
+def by_onnx(path: Path) -> Way:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level, options.intra_op_num_threads = 3, torch.get_num_threads()
+    wanted = ["CUDAExecutionProvider"] if torch.cuda.is_available() else []
+    session = onnxruntime.InferenceSession(str(path), options, providers=[*wanted, "CPUExecutionProvider"])
+    return lambda batch: session.run(None, {"pixel_values": batch})[0]
+
+
+def ways(grader: CheckpointGrader, folder: Path, calibration: Pixels, compiled: bool) -> dict[str, tuple[Way, float]]:
+    """By name, what grades a batch, and the megabytes of its weights."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    apart = grader.checkpoint.build(resolve_base(str(folder / "base"))).to(device)
+    merged = grader.network().to(device)
+    names = ("fp32", "fp16", "int8")
+    files = {name: folder / name / "model.onnx" for name in names}
+    for file in files.values():
+        file.parent.mkdir()
+    write_onnx(grader.network(), grader.preprocessing.size, files["fp32"])
+    half = convert_float_to_float16(onnx.load(files["fp32"]), keep_io_types=True)
+    onnx.save(half, files["fp16"], save_as_external_data=True, location="model.onnx.data")
+    graph = onnx.load(files["fp32"], load_external_data=False).graph
+    weights = {tensor.name for tensor in graph.initializer}
+    # attention's products of two activations: rounded to 8 bits they cost every grade
+    products = [node.name for node in graph.node if node.op_type == "MatMul" and not weights & {*node.input}]
+    quantize_static(
+        files["fp32"],
+        files["int8"],
+        Calibration(calibration),
+        quant_format=QuantFormat.QDQ,
+        op_types_to_quantize=["MatMul", "Gemm", "Conv"],
+        nodes_to_exclude=products,
+        per_channel=True,
+        use_external_data_format=True,
+    )
+    size = sum(tensor.numel() for tensor in merged.parameters()) * 4 / 1e6
+    found = {
+        "torch, merged": (by_torch(merged, device), size),
+        "torch, adapters apart": (by_torch(apart, device), size),
+        **({"torch, compiled": (by_torch(torch.compile(merged), device), size)} if compiled else {}),
+    }
+    for name, file in files.items():
+        size = sum(one.stat().st_size for one in file.parent.iterdir()) / 1e6
+        found[f"ONNX Runtime, {name}"] = (by_onnx(file), size)
+    return found
+
+
+def timed(work: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def main(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks inference", description=__doc__.split("\n")[0])
+    parser.add_argument("--size", choices=[*SIZES], default="small")
+    parser.add_argument("--images", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--workers", type=int, help="processes that decode, as of drgate evaluate")
+    parser.add_argument("--without_compiled", action="store_true", help="torch.compile takes a minute and a compiler")
+    options = parser.parse_args(arguments)
+    logging.getLogger().setLevel(logging.ERROR)  # onnxruntime advises its own preparation of a model
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        grader = written(folder, options.size)
+        patients = [max(1, -(-options.images // 10))] * 5
+        write_dataset(
+            folder / "data", seed=0, size=448, train_patients=[2] * 5, val_patients=[1] * 5, test_patients=patients
+        )
+        data = load_manifest(folder / "data")
+        train, test = (
+            replace(whole, table=whole.table.iloc[:count].reset_index(drop=True))
+            for whole, count in ((data.select("train"), CALIBRATION), (data.select("test"), options.images))
+        )
+        pixels = prepared(grader, test)
+        batches = np.split(pixels, range(CPU_BATCH, len(pixels), CPU_BATCH))
+        found = ways(grader, folder, prepared(grader, train), not options.without_compiled)
+        # the first pass of each is not counted: it compiles, allocates, and gives the answers that are compared
+        answers = {name: softmax(np.concatenate([*map(way, batches)]), axis=1) for name, (way, _) in found.items()}
+        times: dict[str, list[float]] = {name: [] for name in found}
+        for _ in range(options.rounds):
+            for name, (way, _) in found.items():
+                times[name].append(timed(lambda way=way: [*map(way, batches)]) / len(pixels))
+        expected = answers["torch, merged"]
+        print(f"{options.size}, {len(pixels)} images, {torch.get_num_threads()} threads, {grader.providers[0]}")
+        print("| | images a second | MB | same grade | largest difference of a probability |\n|---|---|---|---|---|")
+        for name, (_, size) in found.items():
+            same = int((answers[name].argmax(axis=1) == expected.argmax(axis=1)).sum())
+            difference = float(np.abs(answers[name] - expected).max())
+            print(f"| {name} | {1 / statistics.median(times[name]):.1f} | {size:.0f} | {same} | {difference:.2g} |")
+        shares = []
+        for _ in range(options.rounds):
+            bare = timed(lambda: [*map(found["torch, merged"][0], batches)])
+            shares.append(bare / timed(lambda: score(grader, test, workers=options.workers)))
+    share = statistics.median(shares)
+    print(
+        f"drgate.score has {share:.2f} of the images a second of a loop that only runs the network "
+        f"({min(shares):.2f} to {max(shares):.2f}; claimed: at least {LEAST})."
+    )
+    return 0 if share >= LEAST else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
