@@ -320,10 +320,37 @@ class Outcome(Typed):
 
 
 @dataclass(frozen=True, slots=True)
+class Flip(Typed):
+    """So many images had the grade `before` from the parent and have the grade `after` from the exported model."""
+
+    before: int
+    after: int
+    images: _Count
+
+
+@dataclass(frozen=True, slots=True)
+class Changes(Typed):
+    """What an export changed in the answers, paired by image with the parent's.
+
+    images: with an answer of both. flips: every change of grade, in order; of a model that only refers, grade 2 is
+    referable and 0 is not. largest: change of any probability (of a regression: of its number). difference: accuracy
+    of the exported model minus the parent's; margin: of `drgate.compare`; shown: whether it is shown to be
+    non-inferior.
+    """
+
+    images: _Count
+    flips: tuple[Flip, ...]
+    largest: float
+    difference: _Metric | None = None
+    margin: float | None = None
+    shown: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Reference(Typed):
     """An earlier certificate, by the digest of its statement, and what it found.
 
-    spec, test_set: digests. criteria: by id.
+    spec, test_set: digests. criteria: by id. changes: against the answers that it is of, where these were at hand.
     """
 
     statement: str
@@ -333,6 +360,7 @@ class Reference(Typed):
     criteria: dict[MetricId, Outcome]
     test_set: str | None = None
     tensor_digest: str | None = None
+    changes: Changes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -378,6 +406,23 @@ class Prepared(Typed):
         return read_preprocessing(self.content, "content")
 
 
+Precision = Literal["fp32", "bf16", "fp16", "int8"]
+"""In which numbers a network computes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parity(Typed):
+    """A precision held against fp32 on some images of the test set, without their grades, before the look.
+
+    images: compared. other_grades: images whose most probable class, or grade, is another. largest: change of any
+    output.
+    """
+
+    images: _Count
+    other_grades: _Count
+    largest: float
+
+
 @dataclass(frozen=True, slots=True)
 class Model(Typed):
     """What was judged.
@@ -389,7 +434,8 @@ class Model(Typed):
     tensor_digest: `sha256:...` over the tensors; absent for a table. files: the model's, first the only one in the role
     model (of a table: the table). scoring: who ran it; absent for a table whose model is not known.
     epoch: at which the weights were taken. fingerprint: whether it carries a fingerprint of its training images.
-    providers, scored_with: the devices and the software versions that computed the answers.
+    providers, scored_with: the devices and the software versions that computed the answers. precision, batch: in which
+    numbers, and how many images at a time. parity: against fp32, of a network that was scored in another precision.
     parent: the certificate of the model that this one was exported from. previous: one that it is compared with.
     """
 
@@ -408,6 +454,9 @@ class Model(Typed):
     fingerprint: bool | None = None
     providers: tuple[str, ...] | None = None
     scored_with: dict[str, str] | None = None
+    precision: Precision | None = None
+    batch: _Count | None = None
+    parity: Parity | None = None
     parent: Reference | None = None
     previous: Reference | None = None
     folder: Annotated[str, AfterValidator(_bare), Field(max_length=255)] | None = None
@@ -433,6 +482,9 @@ COMPANIONS: Final[dict[str, Role]] = {
     CUT_OFFS: "cut_offs",
     "preprocessing.py": "code",
     "infer.py": "code",
+    "gradability.py": "code",
+    "quality.json": "quality",
+    "config.pbtxt": "config",
 }
 """The files beside an ONNX model that decide its answers, by name; model.yaml can name more."""
 
