@@ -24,7 +24,7 @@ from drgate.errors import ANSWERS, PredictionsError
 from drgate.evaluation import Look, Metric, NotEstimable, plain_of
 from drgate.looks import USUAL, Log
 from drgate.metrics import METRICS, MetricId, NoOutputPolicy, grades_of
-from drgate.predictions import NO_PROBABILITIES, Predictions
+from drgate.predictions import NO_PROBABILITIES, Predictions, other_computing
 from drgate.sample import TANGO, NoPatients, Pair, declaration
 from drgate.scale import GROUPS, WITH_OEDEMA, Scale
 from drgate.stats import agreement, bootstrap, confusion, paired, ranking
@@ -186,7 +186,11 @@ def compare(
         outcome="non-inferior" if shown.shown else "inferior" if shown.inferior else "not shown",
         differences=differences.all(),
         discordant=_discordant(pair, *right),
-        notes=(*_notes(pair, silent, looks, lacking), *dict.fromkeys((*first.notes, *second.notes))),
+        notes=(
+            *_notes(pair, silent, looks, lacking),
+            *other_computing(first, second, ("Model A", "model B")),
+            *dict.fromkeys((*first.notes, *second.notes)),
+        ),
         rests_on=rests_on,
     )
 

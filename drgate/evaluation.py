@@ -346,11 +346,46 @@ class Changes(Typed):
     shown: bool | None = None
 
 
+Precision = Literal["fp32", "bf16", "fp16", "int8"]
+"""In which numbers a network computes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Computed(Typed):
+    """How answers were computed: on which devices, in which numbers, how many images at a time; absent: not known."""
+
+    providers: tuple[str, ...] | None = None
+    precision: Precision | None = None
+    batch: _Count | None = None
+
+    @property
+    def device(self) -> str | None:
+        """The first of the devices; torch and ONNX Runtime call a processor otherwise."""
+        first = (self.providers or (None,))[0]
+        return "cpu" if first == "CPUExecutionProvider" else first
+
+    def differs(self, other: Computed) -> bool:
+        """Whether two sets of answers were computed in another way; not where nothing is known of one of them."""
+        known = Computed() not in (self, other)
+        return known and any(getattr(self, part) != getattr(other, part) for part in ("device", "precision", "batch"))
+
+    def beside(self, other: Computed) -> tuple[str, str]:
+        """Both in words; the size of the batches only where it is another."""
+        shown = self.batch != other.batch
+        return self._words(batch=shown), other._words(batch=shown)
+
+    def _words(self, *, batch: bool) -> str:
+        many = f", {self.batch} at a time" if batch and self.batch else ""
+        device = (self.providers or ("a device that is not known",))[0]
+        return f"on {device} in {self.precision or 'a precision that is not known'}{many}"
+
+
 @dataclass(frozen=True, slots=True)
 class Reference(Typed):
     """An earlier certificate, by the digest of its statement, and what it found.
 
-    spec, test_set: digests. criteria: by id. changes: against the answers that it is of, where these were at hand.
+    spec, test_set: digests. criteria: by id. computed: how its answers were computed. changes: against the answers
+    that it is of, where these were at hand.
     """
 
     statement: str
@@ -360,6 +395,7 @@ class Reference(Typed):
     criteria: dict[MetricId, Outcome]
     test_set: str | None = None
     tensor_digest: str | None = None
+    computed: Computed | None = None
     changes: Changes | None = None
 
 
@@ -406,21 +442,17 @@ class Prepared(Typed):
         return read_preprocessing(self.content, "content")
 
 
-Precision = Literal["fp32", "bf16", "fp16", "int8"]
-"""In which numbers a network computes."""
-
-
 @dataclass(frozen=True, slots=True)
 class Parity(Typed):
     """A precision held against fp32 on some images of the test set, without their grades, before the look.
 
-    images: compared. other_grades: images whose most probable class, or grade, is another. largest: change of any
-    output.
+    images: compared. largest: change of any probability (of a regression: of its number). other_grades: images whose
+    most probable grade is another, or whether to refer; absent where only cut-offs give grades.
     """
 
     images: _Count
-    other_grades: _Count
     largest: float
+    other_grades: _Count | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -435,7 +467,8 @@ class Model(Typed):
     model (of a table: the table). scoring: who ran it; absent for a table whose model is not known.
     epoch: at which the weights were taken. fingerprint: whether it carries a fingerprint of its training images.
     providers, scored_with: the devices and the software versions that computed the answers. precision, batch: in which
-    numbers, and how many images at a time. parity: against fp32, of a network that was scored in another precision.
+    numbers, and how many images at a time (see `Computed`). parity: against fp32, of a network that was
+    scored in another precision.
     parent: the certificate of the model that this one was exported from. previous: one that it is compared with.
     """
 
@@ -465,6 +498,11 @@ class Model(Typed):
     def of_table(self) -> bool:
         """Whether it is a table of predictions, which certifies no model."""
         return self.kind == "predictions table"
+
+    @property
+    def computed(self) -> Computed:
+        """How its answers were computed."""
+        return Computed(self.providers, self.precision, self.batch)
 
     @property
     def title(self) -> str:

@@ -47,6 +47,7 @@ from drgate.evaluation import (
     File,
     Look,
     Model,
+    Precision,
     Reference,
     Scoring,
     Subject,
@@ -93,6 +94,7 @@ from drgate.predictions import (
     content_keys,
     load_predictions,
     needs_cut_offs,
+    other_computing,
     other_cut_offs,
     published,
     published_names,
@@ -127,7 +129,7 @@ class Source:
 
     base: location of a checkpoint's base model, if it has moved since training. preprocess, lora_alpha: of a model that
     does not state its own. python: a grader in Python that loads the model (`load_grader`). workers: processes that
-    decode.
+    decode. precision, batch: in which numbers a network of torch computes, and how many images at a time.
     scorers: keys of which one must have signed the table (`TABLE.scored.json`); without them a table that names a model
     is one that was scored elsewhere.
     """
@@ -139,6 +141,8 @@ class Source:
     preprocess: Preprocessing | None = None
     lora_alpha: float | None = None
     python: str | None = None
+    precision: Precision | None = None
+    batch: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -361,7 +365,8 @@ def prepared(
     if earlier is not None:
         of(lambda: _refuse_other_baseline(ready.predictions, earlier, checklist))
         lacking[str(evidence.baseline)] = earlier.unused
-        notes = tuple(one for one in earlier.notes if one not in ready.facts.warnings)
+        found_notes = (*earlier.notes, *other_computing(ready.predictions, earlier, ("The model", "the baseline")))
+        notes = tuple(one for one in found_notes if one not in ready.facts.warnings)
         ready = replace(ready, facts=replace(ready.facts, warnings=(*ready.facts.warnings, *notes)))
     of(lambda: require_used(columns, lacking))
     of(lambda: refuse_taken(output.folder or ready.usual_folder, ready.same(checklist), output))
@@ -420,6 +425,8 @@ def _opened(
             (source.preprocess, "--preprocess"),
             (source.base, "--base"),
             (test.train or None, "--train"),
+            (source.precision, "--precision"),
+            (source.batch, "--batch"),
         ):
             if given is not None:
                 raise UsageError(
@@ -454,6 +461,7 @@ def _opened(
         python=source.python,
         columns=test.columns,
         train=test.train,
+        precision=source.precision,
     )
     _refuse_other_answers(path, grader.answer, point)
     if test_set.sealed:
@@ -470,7 +478,13 @@ def _opened(
     against = Against(training, test.patient_key, mix, declared=bool(test.train)) if parent is None else None
     try:
         predictions = score(
-            grader, test_set, workers=source.workers, advance=progress.advance, against=against, trial=trial
+            grader,
+            test_set,
+            workers=source.workers,
+            advance=progress.advance,
+            against=against,
+            trial=trial,
+            batch=source.batch,
         )
     except LeakFound as leak:
         predictions = unanswered(grader, test_set, leak.found)

@@ -29,7 +29,8 @@ from drgate import tables
 from drgate.answers import NEEDS_CUT_OFFS
 from drgate.columns import PROBABILITIES as PROBABILITIES
 from drgate.columns import READER, Columns, graded_rows, reader_columns, reference_of, unexplained, usual_names
-from drgate.errors import ManifestError, PredictionsError, unchained
+from drgate.errors import DrgateError, ManifestError, PredictionsError, unchained
+from drgate.evaluation import Computed, read_as
 from drgate.files import canonical_json, digest_of, is_parquet, parse_json, replacing
 from drgate.grouping import Grouping, grouping
 from drgate.mapping import PLAIN, ColumnMap
@@ -318,6 +319,28 @@ def content_keys(table: pd.DataFrame) -> list[str | None]:
         content[:16] if isinstance(content, str) else name and name["key"]
         for content, name in zip(contents, named, strict=True)
     ]
+
+
+def computed_of(predictions: Predictions) -> Computed:
+    """How the answers were computed, as far as the table's record says."""
+    model = predictions.provenance.get("model")
+    known = {key: model.get(key) for key in ("providers", "precision", "batch")} if isinstance(model, dict) else {}
+    try:
+        return read_as(Computed, known, predictions.origin, expected="what drgate score wrote")
+    except DrgateError:
+        return Computed()
+
+
+def other_computing(one: Predictions, other: Predictions, who: tuple[str, str]) -> list[str]:
+    """A sentence where two tables were computed on other devices, in another precision or in batches of another size.
+
+    who: what the first and the second are called.
+    """
+    first, second = computed_of(one), computed_of(other)
+    if not first.differs(second):
+        return []
+    here, there = first.beside(second)
+    return [f"{who[0]} was scored {here}; {who[1]} {there}."]
 
 
 def published_names(table: pd.DataFrame) -> list[str]:

@@ -13,7 +13,7 @@ import importlib
 import os
 import platform
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -27,8 +27,8 @@ from numpy.typing import NDArray
 
 from drgate import __version__
 from drgate.audited import ALONE, Against, Found, after, before
-from drgate.errors import ImageUnreadable, LeakFound, ManifestError, PredictionsError, UsageError
-from drgate.evaluation import plain_of
+from drgate.errors import CheckpointError, ImageUnreadable, LeakFound, ManifestError, PredictionsError, UsageError
+from drgate.evaluation import Parity, Precision, plain_of
 from drgate.manifest import Manifest, dealt_by, load_manifest, split_by_patient, training_rows
 from drgate.mapping import PLAIN, ColumnMap
 from drgate.metrics import AUDITED
@@ -51,6 +51,14 @@ RAW_BATCH: Final = 8
 BATCH_PIXELS: Final = BATCH * 448**2
 """Of larger images, fewer are in a batch: a model file can ask for 4096 x 4096, of which 32 take 6 GB."""
 
+BATCH_AT_MOST: Final = 1024
+PIXELS_AT_MOST: Final = BATCH_AT_MOST * 1024**2
+"""Of a batch that is asked for: 13 GB as network input."""
+COMPARED: Final = 64
+"""Images on which another precision is held against fp32."""
+PARITY: Final = 0.05
+"""How much a probability may change in another precision; of a regression, this share of its largest number."""
+
 
 class NoOutputWarning(UserWarning):
     """An image has no output from the model; its row is in the table without probabilities."""
@@ -64,6 +72,7 @@ def score(
     advance: Callable[[int], Any] = lambda images: None,
     against: Against | None = ALONE,
     trial: int | None = None,
+    batch: int | None = None,
 ) -> Predictions:
     """Grade every image of a manifest, and audit it in the same pass.
 
@@ -79,8 +88,10 @@ def score(
 
     Raises LeakFound where the audit shows that a patient or an image was in training, before scoring where tables and
     fingerprint show it (see `unanswered`); ManifestError where a file's SHA-256 differs from the manifest's;
-    PredictionsError when another column cannot be read or no image could be graded.
+    PredictionsError when another column cannot be read or no image could be graded; CheckpointError where another
+    precision changes the answers; UsageError for a size of the batch that cannot be.
     """
+    size = _batch_size(grader, batch)
     table = manifest.table
     rows = _rows(manifest)
     audit = None if against is None else before(grader, manifest, against)
@@ -89,13 +100,14 @@ def score(
         if int(os.environ.get("RANK", "0")) and int(os.environ.get("WORLD_SIZE", "1")) > 1:
             raise SystemExit(0)  # the first process says it
     _refuse_leak(audit, manifest)
+    parity = _parity(grader, manifest, size)
     tried = np.arange(len(manifest))
     if trial is None:
-        found = _all_shares(grader, manifest, workers, advance)
+        found = _all_shares(grader, manifest, workers, advance, size)
     else:
         tried = np.unique(np.linspace(0, len(manifest) - 1, trial).astype(np.int64))
         found = _Scored(np.full((len(manifest), grader.answer.width), np.nan), {}, {})
-        share = _share(grader, manifest, tried, 0, advance)
+        share = _share(grader, manifest, tried, 0, advance, size)
         found.outputs[tried] = share.outputs
         found.refused.update(share.refused)
     refused = found.refused
@@ -112,7 +124,9 @@ def score(
         reason = refused.get(image, f"the model gave no finite numbers for {image}.")
         warnings.warn(f"No output: {reason}", NoOutputWarning, stacklevel=2)
     scored = rows.assign(**answer.columns(found.outputs))
-    return make_predictions(scored, str(manifest.origin), _provenance(grader, answer, manifest, audit))
+    record = _provenance(grader, answer, manifest, audit)
+    record["model"] |= {"batch": size} | ({} if parity is None else {"parity": plain_of(parity)})
+    return make_predictions(scored, str(manifest.origin), record)
 
 
 def unanswered(grader: Grader, manifest: Manifest, found: Found) -> Predictions:
@@ -153,8 +167,9 @@ def model_and_test_set(
     python: str | None = None,
     columns: ColumnMap = PLAIN,
     train: Sequence[Path] = (),
+    precision: Precision | None = None,
 ) -> ToScore:
-    """The model, and the images to score with it. preprocess, lora_alpha, python: see `load_grader`.
+    """The model, and the images to score with it. preprocess, lora_alpha, python, precision: see `load_grader`.
     columns: which column of the manifests is which. train: further manifests of training data, of which the splits
     train and val count, or all where there are none; the other splits of the test set's own manifest count too.
 
@@ -175,7 +190,7 @@ def model_and_test_set(
     given = tuple(training_rows(load_manifest(one, columns=columns)) for one in train)
     from drgate.vision.graders import load_grader
 
-    grader = load_grader(source, base, preprocess, lora_alpha=lora_alpha, python=python)
+    grader = load_grader(source, base, preprocess, lora_alpha=lora_alpha, python=python, precision=precision)
     if manifest.table["split"].isna().all():
         seed = _dealt_by(grader, manifest, parent)
         if seed is None:
@@ -193,16 +208,18 @@ def _dealt_by(grader: Grader, manifest: Manifest, parent: Statement | None) -> i
     return dealt_by(grader.record, manifest)
 
 
-def _all_shares(grader: Grader, manifest: Manifest, workers: int | None, advance: Callable[[int], Any]) -> _Scored:
+def _all_shares(
+    grader: Grader, manifest: Manifest, workers: int | None, advance: Callable[[int], Any], batch: int
+) -> _Scored:
     """All images, scored in this process or, under torchrun, divided among all processes."""
     n, size = len(manifest), int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
-        return _share(grader, manifest, np.arange(n), workers, advance)
+        return _share(grader, manifest, np.arange(n), workers, advance, batch)
     from drgate.vision.processes import processes
 
     with processes() as group:
         positions = np.arange(group.rank, n, group.size)
-        mine = _share(grader, manifest, positions, workers, lambda done: advance(done * group.size))
+        mine = _share(grader, manifest, positions, workers, lambda done: advance(done * group.size), batch)
         shares = group.gather((positions, mine))
     if not group.first:
         raise SystemExit(0)  # the first process continues with all shares
@@ -232,31 +249,26 @@ def _share(
     positions: NDArray[np.int64],
     workers: int | None,
     advance: Callable[[int], Any],
+    size: int,
 ) -> _Scored:
-    """Outputs for the images at these positions."""
+    """Outputs for the images at these positions, so many at a time."""
     from drgate.vision.decoding import CHUNK, in_processes, usable_cores
 
     preprocess = grader.preprocessing
-    most = RAW_BATCH if preprocess is None else min(BATCH, max(1, BATCH_PIXELS // preprocess.size**2))
-    batch_size = most if any("cuda" in provider.lower() for provider in grader.providers) else min(CPU_BATCH, most)
-    filled = _filled(grader, batch_size)
     contents = manifest.content_digests()
     images = [str(image) for image in manifest.table["image"].iloc[positions]]
     prepared = in_processes(
         partial(_prepare, preprocess=preprocess),
         [(manifest.path(image), contents[image]) for image in images],
         workers=usable_cores() if workers is None else workers,
-        chunk=max(1, CHUNK * most // BATCH),
+        chunk=max(1, CHUNK * _usual_batch(preprocess) // BATCH),
     )
     found = _Scored(np.full((len(images), grader.answer.width), np.nan), {}, {})
     with _ended(grader):
-        for start, batch in _batches(prepared, batch_size):
-            readable = [i for i, item in enumerate(batch) if not isinstance(item, str)]
+        for start, batch, answers in _one_ahead(grader, _batches(prepared, size), size):
+            readable = [start + i for i, item in enumerate(batch) if not isinstance(item, str)]
             if readable:
-                pixels = [item.pixels for item in batch if not isinstance(item, str)]
-                pixels += pixels[-1:] * (filled - len(pixels))
-                given = pixels if preprocess is None else np.stack(pixels)
-                found.outputs[[start + i for i in readable]] = grader.outputs(given)[: len(readable)]
+                found.outputs[readable] = answers()[: len(readable)]
             for i, item in enumerate(batch):
                 image = images[start + i]
                 if isinstance(item, str):
@@ -267,16 +279,128 @@ def _share(
     return found
 
 
-def _filled(grader: Grader, batch_size: int) -> int:
-    """The number of images that every batch is filled up to; 0 where the grader decides.
+_Outputs = Callable[[], NDArray[np.float32]]
+
+
+def _one_ahead(
+    grader: Grader, batches: Iterable[tuple[int, list[Prepared | str]]], size: int
+) -> Iterator[tuple[int, list[Prepared | str], _Outputs]]:
+    """Batches with what gives their outputs, each once the next one has begun: a GPU does not wait for photographs."""
+    waiting: tuple[int, list[Prepared | str], _Outputs] | None = None
+    for start, batch in batches:
+        begun = start, batch, _begun(grader, [one.pixels for one in batch if not isinstance(one, str)], size)
+        if waiting is not None:
+            yield waiting
+        waiting = begun
+    if waiting is not None:
+        yield waiting
+
+
+def _begun(grader: Grader, pixels: list[NDArray[Any]], size: int) -> _Outputs:
+    """What gives the outputs for images, which are filled up to a whole batch where the grader does not decide.
 
     Arithmetic rounds otherwise in a batch of another size: an image would get other bytes as the last one of a set.
     """
+    from drgate.vision.grader import Exportable
     from drgate.vision.python_grader import PythonGrader
 
-    if isinstance(grader, PythonGrader) or getattr(grader, "batch", None):
-        return 0
-    return batch_size
+    if not pixels:
+        return lambda: np.empty((0, grader.answer.width), np.float32)
+    if not (isinstance(grader, PythonGrader) or _fixed(grader)):
+        pixels = pixels + pixels[-1:] * (size - len(pixels))
+    if isinstance(grader, Exportable):
+        return grader.inference.begin(np.stack(pixels))
+    recipe = grader.preprocessing
+    found = grader.outputs(pixels if recipe is None else recipe.scaled(np.stack(pixels)))
+    return lambda: found
+
+
+def _usual_batch(preprocess: Preprocessing | None) -> int:
+    """Images at a time on a GPU."""
+    return RAW_BATCH if preprocess is None else min(BATCH, max(1, BATCH_PIXELS // preprocess.size**2))
+
+
+def _fixed(grader: Grader) -> int:
+    """How many images the file of a model takes at a time; 0: any number."""
+    return int(getattr(grader, "batch", 0))
+
+
+def _batch_size(grader: Grader, asked: int | None) -> int:
+    """Images at a time. Raises UsageError for a number that is out of range, or other than a file's own."""
+    recipe, fixed = grader.preprocessing, _fixed(grader)
+    if asked is None:
+        usual = _usual_batch(recipe)
+        cuda = any("cuda" in provider.lower() for provider in grader.providers)
+        return fixed or (usual if cuda else min(CPU_BATCH, usual))
+    if not 1 <= asked <= BATCH_AT_MOST:
+        raise UsageError(f"--batch is {asked}; expected a number from 1 to {BATCH_AT_MOST}.")
+    if fixed not in (0, asked):
+        raise UsageError(f"The model takes {fixed} images at a time, whatever is asked; leave --batch out.")
+    if recipe is not None and asked * recipe.size**2 > PIXELS_AT_MOST:
+        most = max(1, PIXELS_AT_MOST // recipe.size**2)
+        raise UsageError(f"--batch {asked} of {recipe.size} x {recipe.size} pixels is too large; {most} is the most.")
+    return asked
+
+
+def _parity(grader: Grader, manifest: Manifest, size: int) -> Parity | None:
+    """A network of torch in its precision held against fp32, without any reference grade; None where that is fp32.
+
+    Raises CheckpointError where an output is not finite, or changes by more than `PARITY`.
+    """
+    from drgate.vision.grader import Exportable
+
+    precision = grader.precision
+    if not isinstance(grader, Exportable) or precision == "fp32":
+        return None
+    pixels = _some(manifest, grader.preprocessing)
+    parts = [pixels[start : start + size] for start in range(0, len(pixels), size)]
+    filled = [np.stack(part + part[-1:] * (size - len(part))) for part in parts]
+    before, after = (
+        np.concatenate([network.begin(part)() for part in filled])[: len(pixels)]
+        for network in (grader.inference.in_fp32(), grader.inference)
+    )
+    finite = np.isfinite(before).all(axis=1)
+    of = f"{int(finite.sum())} images of {manifest.name}"
+    if not finite.any():
+        raise CheckpointError(f"The model gives no finite numbers for any of {len(pixels)} images, also in fp32.")
+    if lost := int((~np.isfinite(after[finite]).all(axis=1)).sum()):
+        raise CheckpointError(
+            f"In {precision} the model gives no finite numbers for {lost} of {of}. --precision fp32 works."
+        )
+    answer = grader.answer.recognised(before[finite])
+    one, other = (np.column_stack([*answer.columns(found[finite]).values()]) for found in (before, after))
+    largest = float(np.abs(one - other).max())
+    probabilities = answer.kind != "regression"
+    if largest > PARITY * (1.0 if probabilities else float(np.abs(one).max())):
+        what = "a probability changes" if probabilities else "its number changes"
+        raise CheckpointError(
+            f"In {precision}, {what} by up to {largest:.2g} against fp32, on {of}; expected {PARITY} at most"
+            f"{'' if probabilities else ' of the largest number'}. --precision fp32 works."
+        )
+    if not probabilities:
+        return Parity(int(finite.sum()), largest)
+    grades = (found.argmax(axis=1) if found.shape[1] > 1 else found[:, 0] >= 0.5 for found in (one, other))
+    return Parity(int(finite.sum()), largest, int(np.not_equal(*grades).sum()))
+
+
+def _some(manifest: Manifest, preprocess: Preprocessing | None) -> list[NDArray[Any]]:
+    """Pixels of `COMPARED` images that can be read, spread over the set, or of all; PredictionsError for none."""
+    first = np.unique(np.linspace(0, len(manifest) - 1, COMPARED).astype(np.int64))
+    contents, names = manifest.content_digests(), manifest.table["image"]
+    found: list[NDArray[Any]] = []
+    problem = ""
+    for at in [*first, *np.setdiff1d(np.arange(len(manifest)), first)]:
+        if len(found) == COMPARED:
+            break
+        image = str(names.iloc[at])
+        one = _prepare((manifest.path(image), contents[image]), preprocess)
+        if isinstance(one, str):
+            problem = problem or one
+        else:
+            found.append(one.pixels)
+    if not found:
+        raise PredictionsError(f"{manifest.origin}: no image could be graded. The first reason: {problem}")
+    return found
 
 
 def _end(grader: Grader) -> None:
@@ -321,7 +445,7 @@ def _rows(manifest: Manifest) -> pd.DataFrame:
 
 
 def _prepare(file: tuple[Path, str], preprocess: Preprocessing | None) -> Prepared | str:
-    """The network's input as pixels of it, and what the audit keeps of the photograph; or why there is neither.
+    """Pixels before channels and scale, and what the audit keeps of the photograph; or why there is neither.
 
     file: path and SHA-256 (hex). Raises ManifestError where the file has changed.
     """
@@ -329,10 +453,9 @@ def _prepare(file: tuple[Path, str], preprocess: Preprocessing | None) -> Prepar
     from drgate.vision.prepared import prepare_image
 
     try:
-        found = prepare_image(file[0], preprocess, (), examined, content=file[1])
+        return prepare_image(file[0], preprocess, (), examined, content=file[1])
     except ImageUnreadable as problem:
         return str(problem)
-    return found if preprocess is None else replace(found, pixels=preprocess.scaled(found.pixels))
 
 
 def _batches(prepared: Iterator[Prepared | str], size: int) -> Iterator[tuple[int, list[Prepared | str]]]:
@@ -368,6 +491,7 @@ def _provenance(grader: Grader, answer: Answer, manifest: Manifest, audit: Found
             **({"class_names": list(answer.classes)} if answer.classes else {}),
             **({"own_names": list(answer.own_names)} if answer.own_names else {}),
             "providers": grader.providers,
+            "precision": grader.precision,
             "scored_with": _versions(grader),
         },
         "manifest": {

@@ -699,7 +699,7 @@ def _again(
     import numpy as np
 
     from drgate.checklist import parse_checklist
-    from drgate.predictions import SIGNED, as_grades
+    from drgate.predictions import SIGNED, as_grades, other_computing
     from drgate.score import model_and_test_set, score
 
     evaluation = statement.evaluation
@@ -727,12 +727,15 @@ def _again(
         statement,
         None if prepared is None else prepared.recipe,
         columns=how.columns,
+        precision=evaluation.model.precision,
     )
     if grader.tensor_digest != evaluation.model.tensor_digest:
         yield "problem", f"{source} has other tensors ({grader.tensor_digest}) than the model that was judged."
         return
     how.progress.started(len(test_set))
-    scored = score(grader, test_set, workers=how.workers, advance=how.progress.advance, against=None)
+    scored = score(
+        grader, test_set, workers=how.workers, advance=how.progress.advance, against=None, batch=evaluation.model.batch
+    )
     if (digest := scored.provenance["manifest"]["digest"]) != evaluation.data.manifest_digest:
         yield "problem", f"{how.data} is not the test set that it was judged on: its digest is {digest}."
         return
@@ -748,15 +751,16 @@ def _again(
     # Relative for a severity, which has a scale of its own.
     scale = float(np.nanmax(np.abs(numbers[0]), initial=1.0))
     furthest = float(np.nanmax(np.abs(numbers[0] - numbers[1]), initial=0.0)) / scale
+    other = "".join(f" {one}" for one in other_computing(table, scored, ("It", "this time")))
     if different or furthest > RESCORED_WITHIN:
         yield (
             "problem",
             f"Scored again, {different} of {len(before)} images have another grade, and their numbers differ by "
-            f"up to {furthest:.2g}.",
+            f"up to {furthest:.2g}.{other}",
         )
     else:
         alike = "to the last bit" if not furthest else f"numbers within {furthest:.1g}"
-        yield "checked", f"The model was scored again: all {len(before)} images are graded the same, {alike}."
+        yield "checked", f"The model was scored again: all {len(before)} images are graded the same, {alike}.{other}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -543,6 +543,7 @@ class Referrer:
         self.tensor_digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
         self.description = {"kind": "onnx"}
         self.providers = ["cpu"]
+        self.precision = None
         self.record = self.fingerprint = None
         self.unknown_data = ""
         self.notes: list[str] = []

@@ -49,6 +49,7 @@ def model_card(evaluation: Evaluation, exported: OnnxGrader, folder: Path) -> st
             f"- Input: {markdown.code(face.input)}, {face.dtype} ({many}, {shape}); "
             f"preprocessing {markdown.code(preprocessing.name)} (preprocess.json, {preprocessing.size} pixels).",
             f"- Output: {markdown.code(face.output)}, ({many}, {answer.width}), {answer.kind}{order}.",
+            *(f"- {label}: {markdown.escape(text)}." for label, text in words.scored(evaluation.model)),
             "- Use: `python infer.py IMAGE...`, with onnxruntime, NumPy and Pillow installed. A program of your own "
             "must come to the pixels and outputs that vectors/vectors.json states.",
             f"- Exported from {markdown.code(parent.name)}, tensors `{parent.tensor_digest}`, certified by "

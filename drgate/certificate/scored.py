@@ -15,13 +15,13 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from pydantic import Field
 
 from drgate.certificate.envelope import MAX_BYTES, STATEMENT_TYPE, Envelope, parse_envelope, seal
 from drgate.errors import CertificateError
-from drgate.evaluation import Moment, Prepared, Subject, Typed, plain_of, read_as
+from drgate.evaluation import Moment, Precision, Prepared, Subject, Typed, plain_of, read_as
 from drgate.files import canonical_json, digest_of, parse_json, read_limited, write_atomically
 
 if TYPE_CHECKING:
@@ -59,7 +59,8 @@ class Scored(Typed):
 
     model: the files that answered, with their roles. preprocessing: absent where the model prepares
     photographs itself. cut_offs: SHA-256 of the one in the role cut_offs, if any.
-    device: as `Model.providers`. precision: of the computation. record: digest of the table's own record.
+    device: as `Model.providers`. precision: of the computation, where it is known. record: digest of the table's
+    own record.
     warnings: what the scorer says of the images and the model; others may be added to them later.
     """
 
@@ -67,10 +68,10 @@ class Scored(Typed):
     manifest: ScoredImages
     software: dict[str, str]
     device: tuple[str, ...]
-    precision: Literal["float32"]
     time: Moment
     record: _Digest
     warnings: tuple[str, ...]
+    precision: Precision | None = None
     preprocessing: Prepared | None = None
     cut_offs: _Hex | None = None
 
@@ -251,7 +252,7 @@ def _of(predictions: Predictions, time: str) -> tuple[str, Scored]:
             "preprocessing": record["preprocessing"],
             "software": model["scored_with"],
             "device": model["providers"],
-            "precision": "float32",
+            "precision": model.get("precision"),
             "time": time,
             "record": digest_of({name: record.get(name) for name in _RECORD}),
             "warnings": record.get("warnings", []),

@@ -184,6 +184,7 @@ def reference(statement: Statement) -> Reference:
         criteria={criterion.id: _outcome(criterion) for criterion in evaluation.criteria},
         test_set=evaluation.data.digest,
         tensor_digest=evaluation.model.tensor_digest,
+        computed=None if evaluation.model.of_table else evaluation.model.computed,
     )
 
 
@@ -191,13 +192,15 @@ def changes(evaluation: Evaluation) -> dict[str, Any] | None:
     """What changed against the certificate of the model that it was exported from, or that it was compared with.
 
     `criteria`: by id, `from` and `to`, absent where one of the two does not have the criterion; those that came out the
-    same are left out. None where no earlier certificate was given.
+    same are left out. `computed`: in words, where device, precision or batch are others. None where no earlier
+    certificate was given.
     """
     earlier = evaluation.model.parent or evaluation.model.previous
     if earlier is None:
         return None
     before = earlier.criteria
     after = {criterion.id: _outcome(criterion) for criterion in evaluation.criteria}
+    computed = evaluation.model.computed
     return {
         "against": earlier.statement,
         "name": earlier.name,
@@ -205,6 +208,11 @@ def changes(evaluation: Evaluation) -> dict[str, Any] | None:
         "verdict": {"from": earlier.verdict, "to": evaluation.verdict},
         "same_spec": earlier.spec == evaluation.spec.digest,
         "same_test_set": earlier.test_set == evaluation.data.digest,
+        **(
+            {"computed": dict(zip(("from", "to"), earlier.computed.beside(computed), strict=True))}
+            if earlier.computed is not None and earlier.computed.differs(computed)
+            else {}
+        ),
         "criteria": {
             name: {
                 **({"from": plain_of(before[name])} if name in before else {}),

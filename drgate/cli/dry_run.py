@@ -60,6 +60,7 @@ def lines(found: DryRun) -> Iterator[tuple[str, str]]:
         yield "Classes, in the order of the outputs", ", ".join(pairs)
     if model.preprocessing:
         yield "Preprocessing", f"{model.preprocessing.name} ({_short(model.preprocessing.digest)})"
+    yield from words.scored(model)
     if found.answers:
         yield "Answers", f"{found.scale}; {words.counts(found.answers)}; without output {found.without_output}"
     split = f", split {data.split}" if data.split else ""

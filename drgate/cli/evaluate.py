@@ -11,6 +11,7 @@ import typer
 
 from drgate.cli.options import (
     BaseOption,
+    BatchOption,
     ChecklistOption,
     ColumnsOption,
     DataOption,
@@ -21,6 +22,7 @@ from drgate.cli.options import (
     LookTimeOption,
     LoraAlphaOption,
     PatientKeyOption,
+    PrecisionOption,
     PreprocessOption,
     PublicKeyOption,
     QuietOption,
@@ -35,6 +37,7 @@ from drgate.cli.options import (
     patient_key,
     preprocessing,
     signing_key,
+    torch_precision,
 )
 from drgate.screen import Format, emit, progress, tell
 
@@ -65,6 +68,9 @@ A table names the model that scored it, but anybody could have written that. If 
 score --key), give the scorer's public key with --scorer-key. Otherwise the certificate says that the images were scored
 elsewhere, and neither export nor the gate accepts it. Cut-offs (--operating-point) become a file of the model: keep
 them beside it.
+
+In another precision than fp32 (--precision), a network of torch is first held against fp32 on 64 images, without their
+grades; where a probability changes by more than 0.05, it is refused before the look (exit code 2).
 
 --dry-run reads and checks everything without a look, and names all that is wrong: exit code 0 the evaluation can run, 1
 tables or fingerprint show a leak, 2 it would be refused. Of a model it grades four images.
@@ -117,6 +123,8 @@ def command(
     preprocess: PreprocessOption = None,
     lora_alpha: LoraAlphaOption = None,
     grader: GraderOption = None,
+    precision: PrecisionOption = None,
+    batch: BatchOption = None,
     record: Annotated[
         Path | None,
         typer.Option(
@@ -199,7 +207,7 @@ def command(
     checklist = of(lambda: load_checklist(spec))
     scorers = of(lambda: [load_public_key(path) for path in scorer_key or ()]) or []
     stated = of(lambda: preprocessing(preprocess))
-    asked = Source(source, base, workers, scorers, stated, lora_alpha, grader)
+    asked = Source(source, base, workers, scorers, stated, lora_alpha, grader, torch_precision(precision), batch)
     mapping = of(lambda: column_map(columns, scores))
     test = Test(data, split, grades, looks, time, of(lambda: patient_key(patients)))
     test = replace(test, train=train or (), audit=audit)

@@ -6,6 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Callable
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
@@ -19,8 +20,15 @@ from drgate.screen import Format
 
 if TYPE_CHECKING:
     from drgate.certificate.keys import SigningKey
+    from drgate.evaluation import Precision
     from drgate.patients import PatientKey
     from drgate.preprocessing import Preprocessing
+
+
+class TorchPrecision(StrEnum):
+    fp32 = "fp32"
+    bf16 = "bf16"
+    fp16 = "fp16"
 
 
 FormatOption = Annotated[
@@ -180,6 +188,32 @@ WorkersOption = Annotated[
         show_default=False,
     ),
 ]
+
+PrecisionOption = Annotated[
+    TorchPrecision | None,
+    typer.Option(
+        "--precision",
+        help="Numbers in which a network of torch computes; another than fp32 is first held against fp32 on 64 images. "
+        "An ONNX file has its own. [fp32]",
+        show_default=False,
+    ),
+]
+BatchOption = Annotated[
+    int | None,
+    typer.Option(
+        "--batch",
+        metavar="N",
+        min=1,
+        max=1024,
+        help="Images that are graded at a time. [32 on a GPU, 8 on a CPU, fewer of large ones]",
+        show_default=False,
+    ),
+]
+
+
+def torch_precision(given: TorchPrecision | None) -> Precision | None:
+    """What --precision states."""
+    return None if given is None else cast("Precision", given.value)
 
 
 def preprocessing(text: str | None) -> Preprocessing | None:

@@ -5,18 +5,20 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from drgate.cli.options import (
     BaseOption,
+    BatchOption,
     ColumnsOption,
     DataOption,
     FormatOption,
     GraderOption,
     LoraAlphaOption,
     PatientKeyOption,
+    PrecisionOption,
     PreprocessOption,
     PublicKeyOption,
     QuietOption,
@@ -29,11 +31,24 @@ from drgate.cli.options import (
     patient_key,
     preprocessing,
     signing_key,
+    torch_precision,
 )
 from drgate.screen import Format, emit, progress
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+_SHOWN: Final = (
+    "name",
+    "kind",
+    "tensor_digest",
+    "output",
+    "class_names",
+    "providers",
+    "precision",
+    "batch",
+    "parity",
+)
 
 HELP = """Score images with a model. Writes a table of predictions that records the digests of the model and the images.
 
@@ -43,6 +58,9 @@ an evaluation.
 Reference grades are not needed: a folder of images is enough. If the manifest has grades, drgate evaluate judges the
 table as it would judge the model, if it gets the run folder with --record. If somebody else holds the grades, they
 judge it with: drgate evaluate PREDICTIONS --grades FILE --record RUN_DIR
+
+In another precision than fp32 (--precision), a network of torch is first held against fp32 on 64 images, without their
+grades; where a probability changes by more than 0.05, nothing is scored (exit code 2).
 
 Parquet records the model. A CSV (--out NAME.csv) has the same rows, but names no model: judged, it certifies a table.
 
@@ -71,6 +89,8 @@ def command(
     preprocess: PreprocessOption = None,
     lora_alpha: LoraAlphaOption = None,
     grader: GraderOption = None,
+    precision: PrecisionOption = None,
+    batch: BatchOption = None,
     key: Annotated[
         str | None,
         typer.Option(
@@ -91,6 +111,7 @@ def command(
     from drgate.audited import Against
     from drgate.certificate.scored import beside, sign_scored
     from drgate.errors import CertificateError, UsageError
+    from drgate.evaluation import Model, read_as
     from drgate.files import refuse_existing
     from drgate.given import model_in
     from drgate.looks import current_time
@@ -118,12 +139,18 @@ def command(
         python=grader,
         columns=mapping,
         train=train or (),
+        precision=torch_precision(precision),
     )
     began = monotonic()
     with progress("Scoring", quiet) as (started, advance):
         started(len(manifest))
         predictions = score(
-            loaded, manifest, workers=workers, advance=advance, against=Against(training, people, declared=bool(train))
+            loaded,
+            manifest,
+            workers=workers,
+            advance=advance,
+            against=Against(training, people, declared=bool(train)),
+            batch=batch,
         )
     seconds = (monotonic() - began) / len(predictions)
     # The manifest has the same order.
@@ -137,6 +164,7 @@ def command(
         except CertificateError as problem:  # hours of scoring are not thrown away
             raise CertificateError(f"{problem} {out} is written without a signature.") from problem
     model, prepared = predictions.provenance["model"], predictions.provenance.get("preprocessing")
+    scored = words.scored(read_as(Model, {**model, "scoring": {"by": "this run"}}, str(out), expected="a record"))
     silent = int((~predictions.answered).sum())
     summary = {
         "predictions": str(out),
@@ -144,7 +172,7 @@ def command(
         "images": len(predictions),
         "no_output": silent,
         "answers": predictions.counts(),
-        "model": {name: model.get(name) for name in ("name", "kind", "tensor_digest", "output", "class_names")},
+        "model": {name: model.get(name) for name in _SHOWN},
         "preprocessing": None if prepared is None else {name: prepared[name] for name in ("name", "digest")},
         "seconds_an_image": round(seconds, 4),
     }
@@ -158,6 +186,7 @@ def command(
             "Preprocessing: the grader's own."
             if prepared is None
             else f"Preprocessing: {prepared['name']} ({prepared['digest'][:15]}).",
+            *(f"{label}: {text}." for label, text in scored),
             f"Answers: {words.counts(predictions.counts())}.",
             f"Written: {out}{'' if private is None else f', signed in {beside(out)}'}.",
         ]

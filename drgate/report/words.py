@@ -397,6 +397,7 @@ def summary(evaluation: Evaluation) -> list[tuple[str, str]]:
         ("Size", f"{_many(counts.images, 'image')}{', ' if counts.patients is None else ' '}{patients}"),
         ("Look", f"{_look(evaluation.look)}. A look is one model evaluated on these images."),
         *_classes(model),
+        *(scored(model) if model.precision not in (None, "fp32") else []),
         *_graded_by(evaluation.data),
     ]
 
@@ -430,6 +431,7 @@ def judged(evaluation: Evaluation) -> list[tuple[str, str]]:
         *([("Answers", _ANSWERS[model.output])] if model.output in _ANSWERS else []),
         ("Checklist", f"{checklist_name(evaluation)}, decided on {decided}; {_short(evaluation.spec.digest)}"),
         *([("Description", meaning)] if meaning else []),
+        *scored(model),
         *_graded_by(data),
         ("Test set", f"{test_set_name(evaluation)}; {_contents(data)}"),
         ("Images", "; ".join(images)),
@@ -766,6 +768,22 @@ def _classes(model: Model) -> list[tuple[str, str]]:
     titles = dict(zip(GRADES, TITLES, strict=True))
     pairs = zip(own, names, strict=False)
     return [("Classes", ", ".join(f"{visible(name)} = {titles.get(one, visible(one))}" for name, one in pairs))]
+
+
+def scored(model: Model) -> list[tuple[str, str]]:
+    """How it was scored: device, precision, batch, and what another precision than fp32 changed."""
+    if not model.providers:
+        return []
+    text = [visible(model.providers[0]), *([model.precision] if model.precision else [])]
+    text += [f"{model.batch} image{'' if model.batch == 1 else 's'} at a time"] if model.batch else []
+    if (parity := model.parity) is not None:
+        kind = "number" if model.output == "regression" else "probability"
+        other = "" if parity.other_grades is None else f", {parity.other_grades} with another grade"
+        text.append(
+            f"held against fp32 on {_many(parity.images, 'image')} before the look: a {kind} changes by up to "
+            f"{parity.largest:.2g}{other}"
+        )
+    return [("How it was scored", "; ".join(text))]
 
 
 def _graded_by(data: TestSet) -> list[tuple[str, str]]:

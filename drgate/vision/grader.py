@@ -9,11 +9,13 @@ from numpy.typing import NDArray
 
 from drgate.answers import Answer
 from drgate.errors import CheckpointError
-from drgate.evaluation import Subject
+from drgate.evaluation import Precision, Subject
 from drgate.preprocessing import Preprocessing
 from drgate.vision.fingerprint import Fingerprint
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import nn
 
 
@@ -43,6 +45,11 @@ class Grader(Protocol):
     @property
     def providers(self) -> list[str]:
         """The devices: `cuda:NAME` or `cpu`, or ONNX Runtime's execution providers in order."""
+        ...
+
+    @property
+    def precision(self) -> Precision | None:
+        """In which numbers it computes; None: not known."""
         ...
 
     @property
@@ -78,16 +85,33 @@ class Grader(Protocol):
         ...
 
 
+class Network(Protocol):
+    """A network that scales pixels itself, on its device: `drgate.vision.inference.Inference`."""
+
+    def begin(self, pixels: NDArray[Any]) -> Callable[[], NDArray[np.float32]]:
+        """Begin to grade pixels (n, size, size, 3); what it returns gives the outputs (n, k)."""
+        ...
+
+    def in_fp32(self) -> Network:
+        """The same in float32."""
+        ...
+
+
 @runtime_checkable
 class Exportable(Protocol):
     """A grader that is a network of torch."""
+
+    @property
+    def inference(self) -> Network:
+        """What computes its outputs."""
+        ...
 
     def network(self) -> nn.Module:
         """The network for export, on the CPU: images (n, 3, size, size) to outputs (n, k), its adapters merged."""
         ...
 
 
-def checked_outputs(values: Any, batch: NDArray[np.float32], answer: Answer) -> NDArray[np.float32]:
+def checked_outputs(values: Any, batch: NDArray[Any], answer: Answer) -> NDArray[np.float32]:
     """A model's output for a batch; a file can declare one shape and give another."""
     if not isinstance(values, np.ndarray) or values.shape != (len(batch), answer.width) or values.dtype != np.float32:
         raise CheckpointError(

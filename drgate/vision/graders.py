@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from drgate.errors import CheckpointError, UsageError
+from drgate.evaluation import Precision
 from drgate.files import read_json
 from drgate.models import Found, find_model, preprocessing_of
 from drgate.preprocessing import Preprocessing
@@ -26,12 +27,14 @@ def load_grader(
     *,
     lora_alpha: float | None = None,
     python: str | None = None,
+    precision: Precision | None = None,
 ) -> Grader:
     """The model at a path, whatever it is (`drgate.models.find_model`).
 
     base: location of a base model that the file does not contain (see `drgate.vision.base.resolve_base`).
     preprocess: of a model that does not state its own. lora_alpha: likewise. python: `FILE.py:load` or
-    `package.module:load`, a grader in Python that loads the file or folder.
+    `package.module:load`, a grader in Python that loads the file or folder. precision: of a network of torch, fp32 by
+    default; an ONNX file has its own.
 
     Raises:
         CheckpointError: the file is of another kind, damaged, or not a model that grades, or its preprocessing is not
@@ -41,6 +44,8 @@ def load_grader(
     if python is not None:
         if base is not None or lora_alpha is not None:
             raise UsageError("--grader loads the model by its own code; leave --base and --lora-alpha out.")
+        if precision is not None:
+            raise UsageError(f"--grader {python} computes in a precision of its own; leave --precision out.")
         from drgate.vision.python_grader import PythonGrader
 
         return PythonGrader(path, python, preprocess)
@@ -53,22 +58,34 @@ def load_grader(
         case "onnx" | "bundle":
             if base is not None:
                 raise CheckpointError(f"{path} is an ONNX model, which includes its base model; leave --base out.")
-            return OnnxGrader(found.file, preprocess)
+            grader = OnnxGrader(found.file, preprocess)
+            if precision not in (None, grader.precision):
+                raise UsageError(
+                    f"{found.file} is an ONNX model in {grader.precision}, which computes in nothing else; leave "
+                    f"--precision out, or give a file in {precision}."
+                )
+            return grader
         case "checkpoint" | "safetensors":
             from drgate.vision.checkpoint_grader import CheckpointGrader
 
-            return CheckpointGrader(found.file, base, preprocess, lora_alpha)
+            return CheckpointGrader(found.file, base, preprocess, lora_alpha, _of_torch(precision))
         case "hf":
             from drgate.vision.hf_grader import load_hugging_face
 
             if base is not None:
                 raise UsageError(f"{path} is a whole model, which includes its base model; leave --base out.")
-            return load_hugging_face(found, preprocess)
+            return load_hugging_face(found, preprocess, _of_torch(precision))
         case "peft":
             from drgate.vision.hf_grader import load_adapter
 
-            return load_adapter(found, base, preprocess)
+            return load_adapter(found, base, preprocess, _of_torch(precision))
     raise CheckpointError(f"{path} is not read yet")
+
+
+def _of_torch(precision: Precision | None) -> Precision:
+    if precision == "int8":
+        raise UsageError("torch computes in fp32, bf16 or fp16; for int8 write an ONNX file (drgate export).")
+    return precision or "fp32"
 
 
 def _of_transformers(found: Found) -> Found:

@@ -7,9 +7,7 @@ grader.network()                          # torch module: pixel_values (n, 3, si
 
 from __future__ import annotations
 
-import copy
 import hashlib
-import os
 import re
 import tempfile
 from collections.abc import Mapping
@@ -24,7 +22,7 @@ from torch import Tensor, nn
 
 from drgate.answers import Answer
 from drgate.errors import CheckpointError, UsageError
-from drgate.evaluation import Subject
+from drgate.evaluation import Precision, Subject
 from drgate.files import canonical_json, digest_of, parse_json
 from drgate.models import (
     DESCRIPTION,
@@ -40,7 +38,6 @@ from drgate.models import (
 from drgate.preprocessing import Preprocessing, PreprocessingError, of_transformers
 from drgate.scale import Kind, parse_class
 from drgate.vision.base import few, hub_folder, resolve_base, shown_id, update_digest
-from drgate.vision.grader import checked_outputs
 from drgate.vision.hf_files import (
     CONFIG,
     INDEX,
@@ -57,8 +54,8 @@ from drgate.vision.hf_files import (
     try_shapes,
     without_prefix,
 )
+from drgate.vision.inference import Inference
 from drgate.vision.network import GradingHead, GradingModel, architecture, empty_tower
-from drgate.vision.onnx_files import first_line
 from drgate.vision.peft_files import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
@@ -86,7 +83,7 @@ _FITS: Final[dict[Kind, tuple[str | None, ...]]] = {
 
 @dataclass(slots=True, eq=False)
 class HuggingFaceGrader:
-    """A network of transformers in float32, on the GPU if there is one, else on the CPU."""
+    """A network of transformers on the GPU if there is one, else on the CPU."""
 
     kind: str
     files: tuple[Subject, ...]
@@ -96,23 +93,18 @@ class HuggingFaceGrader:
     notes: list[str]
     facts: dict[str, Any]
     folder: Path
-    _network: nn.Module
+    inference: Inference
     record: None = None
     fingerprint: None = None
     unknown_data: str = "It has no record of how it was trained."
 
-    def __post_init__(self) -> None:
-        own = int(os.environ.get("LOCAL_RANK", "0"))  # under torchrun, one device per process
-        self._network.to(torch.device("cuda", own) if torch.cuda.is_available() else torch.device("cpu"))
-
     @property
-    def _device(self) -> torch.device:
-        return next(self._network.parameters()).device
+    def precision(self) -> Precision:
+        return self.inference.precision
 
     @property
     def providers(self) -> list[str]:
-        device = self._device
-        return [f"cuda:{torch.cuda.get_device_name(device)}" if device.type == "cuda" else "cpu"]
+        return self.inference.providers
 
     @property
     def description(self) -> dict[str, Any]:
@@ -126,19 +118,16 @@ class HuggingFaceGrader:
         return {"folder": name} if usual and bare else {}
 
     def outputs(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
-        try:
-            with torch.inference_mode():
-                outputs = self._network(torch.from_numpy(batch).to(self._device)).cpu().numpy()
-        except (RuntimeError, MemoryError) as error:  # torch reports missing memory as RuntimeError
-            raise CheckpointError(f"The model cannot grade {len(batch)} images here ({first_line(error)}).") from error
-        return checked_outputs(outputs, batch, self.answer)
+        return self.inference.outputs(batch)
 
     def network(self) -> nn.Module:
         """The network on the CPU, float32, in eval mode, adapters merged: pixel_values (n, 3, size, size) -> (n, k)."""
-        return self._network if self._device.type == "cpu" else copy.deepcopy(self._network).cpu()
+        return self.inference.network()
 
 
-def load_hugging_face(found: Found, preprocess: Preprocessing | None = None) -> HuggingFaceGrader:
+def load_hugging_face(
+    found: Found, preprocess: Preprocessing | None = None, precision: Precision = "fp32"
+) -> HuggingFaceGrader:
     """The image classifier in a folder with config.json, or in a file (*.safetensors, torch.save) beside it.
 
     Raises CheckpointError for anything but an image classifier of transformers that is whole, and whose preprocessing
@@ -176,10 +165,16 @@ def load_hugging_face(found: Found, preprocess: Preprocessing | None = None) -> 
         else []
     )
     files = (*weights.files, *beside.files)
-    return HuggingFaceGrader("hugging face", files, answer, prepared, digest, notes, {}, found.folder, Logits(network))
+    inference = Inference(Logits(network), answer, prepared, precision)
+    return HuggingFaceGrader("hugging face", files, answer, prepared, digest, notes, {}, found.folder, inference)
 
 
-def load_adapter(found: Found, base: str | None = None, preprocess: Preprocessing | None = None) -> HuggingFaceGrader:
+def load_adapter(
+    found: Found,
+    base: str | None = None,
+    preprocess: Preprocessing | None = None,
+    precision: Precision = "fp32",
+) -> HuggingFaceGrader:
     """The PEFT adapter in a folder, with its base model: of an image classifier, or of drgate's own network.
 
     base: a folder of an image classifier or a name on the hub, or a SigLIP vision tower (`base.resolve_base`); None
@@ -209,7 +204,7 @@ def load_adapter(found: Found, base: str | None = None, preprocess: Preprocessin
         private = Path(folder)
         (private / "base").mkdir()
         weights = read_weights(found.folder, private, name)
-        adapter = _Adapter(plain, settings, weights, beside, described, prepared, origin)
+        adapter = _Adapter(plain, settings, weights, beside, described, prepared, origin, precision)
         if any(_own_name(name).startswith("classifier.feature_norm.") for name in weights.tensors):
             return _on_tower(adapter, where, download=base is not None)
         return _on_classifier(adapter, where, private / "base", download=base is not None)
@@ -224,6 +219,7 @@ class _Adapter:
     described: Description | None
     prepared: Preprocessing
     origin: str
+    precision: Precision
 
     @property
     def files(self) -> tuple[Subject, ...]:
@@ -244,8 +240,9 @@ class _Adapter:
         digest = _digest(["peft", base["digest"], self.settings], answer, self.prepared, self.weights.tensors)
         lora = {"r": self.settings.get("r", 8), "alpha": float(self.settings.get("lora_alpha", 8))}
         facts = {"base": base, "lora": lora}
+        inference = Inference(network, answer, self.prepared, self.precision)
         folder = self.beside.folder
-        return HuggingFaceGrader("peft", self.files, answer, self.prepared, digest, notes, facts, folder, network)
+        return HuggingFaceGrader("peft", self.files, answer, self.prepared, digest, notes, facts, folder, inference)
 
 
 def _shown(base: str) -> str:

@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import re
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +28,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from drgate.errors import CheckpointError, brief
-from drgate.evaluation import COMPANIONS, Subject, Typed, read_as
+from drgate.evaluation import COMPANIONS, Precision, Subject, Typed, read_as
 from drgate.files import in_bytes, parse_json
 from drgate.vision.model_files import MAX_BYTES, copy_and_hash
 
@@ -210,6 +212,31 @@ def interface(path: Path, graph: Any, input: str | None = None, output: str | No
         (widths[1] if len(widths) == 2 else 1) if widths else 0,
         _ends_in(graph, outputs[0].name),
     )
+
+
+_QUANTIZED: Final = re.compile(r"(Dynamic)?(Quantize|Dequantize)Linear|QLinear\w+|\w+Integer|MatMulNBits")
+"""Operators between floats and 8 bits or fewer, and those that compute in them."""
+
+
+def precision_of(model: Any) -> Precision:
+    """In which numbers a ModelProto computes, by its operators and by what most bytes of its weights are."""
+    import onnx
+
+    kinds = onnx.TensorProto
+    names: dict[int, tuple[Precision, int]] = {
+        kinds.FLOAT: ("fp32", 4),
+        kinds.DOUBLE: ("fp32", 8),
+        kinds.FLOAT16: ("fp16", 2),
+        kinds.BFLOAT16: ("bf16", 2),
+    }
+    sizes: Counter[Precision] = Counter()
+    for message in messages(model):
+        if isinstance(message, onnx.NodeProto) and _QUANTIZED.fullmatch(message.op_type):
+            return "int8"
+        if isinstance(message, kinds) and message.data_type in names:
+            name, width = names[message.data_type]
+            sizes[name] += width * math.prod(message.dims)
+    return max(sizes, key=lambda name: sizes[name], default="fp32")
 
 
 def _names(values: Any) -> str:

@@ -29,6 +29,7 @@ from drgate.vision.onnx_files import (
     copy_model,
     first_line,
     interface,
+    precision_of,
     try_out,
 )
 from drgate.vision.stated import agreed, own_preprocessing
@@ -77,6 +78,7 @@ class OnnxGrader:
                 beside.preprocessing, preprocess, f"{path.name}'s {beside.says}" if beside.says else path.name
             )
             _refuse_other_input(path, face, self.preprocessing, beside.says)
+            self.precision = precision_of(model)
             copied = [file, *copy_data(path, Path(private), model, beside.names)]
             del model
             self.files = (*copied, *beside.files)

@@ -105,6 +105,7 @@ class PythonGrader:
         CheckpointError: the code fails, takes too long or too much memory, or gives something else than a grader.
     """
 
+    precision = None
     record = None
     fingerprint = None
     unknown_data = ""

@@ -121,6 +121,7 @@ class Grader:
     tensor_digest = f"sha256:{'1' * 64}"
     description: ClassVar[dict[str, Any]] = {"kind": "onnx"}
     providers = ("cpu",)
+    precision = None
     fingerprint = record = None
     unknown_data = ""
     notes = ()

@@ -104,7 +104,7 @@ def scored(table: pd.DataFrame, model: Model, test_set: str = TEST_SET) -> Predi
 def complete(predictions: Predictions) -> Predictions:
     """The same with all that `score` records and a signed table names."""
     record = predictions.provenance
-    model = {**record["model"], "scored_with": {"drgate": "0.1.0"}, "providers": ["cpu"]}
+    model = {**record["model"], "scored_with": {"drgate": "0.1.0"}, "providers": ["cpu"], "precision": "fp32"}
     own = parse_preprocessing("fundus-square-1")
     prepared = {"name": own.name, "digest": own.digest, "content": own.content(), "pillow": "11.0"}
     return replace(predictions, provenance={**record, "model": model, "preprocessing": prepared})

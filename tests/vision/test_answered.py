@@ -41,6 +41,7 @@ class Grader:
         self.tensor_digest = f"sha256:{'1' * 64}"
         self.description: dict[str, Any] = {"kind": "onnx"}
         self.providers = ["cpu"]
+        self.precision = None
         self.record = self.fingerprint = None
         self.unknown_data = ""
         self.notes: list[str] = []

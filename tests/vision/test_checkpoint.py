@@ -406,13 +406,14 @@ class TestGraders:
         save_checkpoint(tmp_path / "m.pth", tiny.checkpoint_of(tiny.random_model(base), base))
         eyes = load_manifest(tiny.write_eyes(tmp_path / "eyes", test=4)).select("test")
         grader, sizes = load_grader(tmp_path / "m.pth"), []
-        given = grader.outputs
+        assert isinstance(grader, Exportable)
+        given = grader.inference.begin
 
-        def counted(images):
-            sizes.append(len(images))
-            return given(images)
+        def counted(pixels):
+            sizes.append(len(pixels))
+            return given(pixels)
 
-        monkeypatch.setattr(grader, "outputs", counted)
+        monkeypatch.setattr(grader.inference, "begin", counted)
         whole, part = (
             score(grader, replace(eyes, table=eyes.table.iloc[:number]), workers=0, against=None).table
             for number in (len(eyes), count)

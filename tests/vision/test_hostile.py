@@ -429,7 +429,9 @@ def test_large_images_are_graded_a_few_at_a_time(tmp_path: Path):
             return grader.outputs(batch[:, :, : tiny.SIZE, : tiny.SIZE].copy())
 
     manifest = load_manifest(tmp_path / "eyes")
-    scored = score_module._all_shares(Large(), manifest, 0, lambda images: None)  # type: ignore[arg-type]
+    large: Any = Large()
+    size = score_module._batch_size(large, None)
+    scored = score_module._all_shares(large, manifest, 0, lambda images: None, size)
     assert set(taken) == {6}, "the last one filled up"
     assert len(taken) == -(-len(manifest) // 6)
     assert np.isfinite(scored.outputs).all()

@@ -133,6 +133,9 @@ def _changes(evaluation: Evaluation) -> Section | None:
         text.append("The earlier one was judged by another checklist, or by another version of this one.")
     if not found["same_test_set"]:
         text.append("The earlier one was judged on another test set: the numbers are of other images.")
+    if computed := found.get("computed"):
+        who = "parent" if evaluation.model.parent else "earlier one"
+        text.append(f"The {who} was scored {visible(computed['from'])}; this one {visible(computed['to'])}.")
     rows = ((title(name), _was(line.get("from")), _was(line.get("to"))) for name, line in found["criteria"].items())
     table = _listed("Criteria that changed", ("Criterion", "Earlier", "Now"), rows)
     if not table.rows:
