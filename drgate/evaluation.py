@@ -513,6 +513,9 @@ class Model(Typed):
 CUT_OFFS: Final = "operating_point.json"
 """Cut-offs in a bundle: whatever runs an ONNX model grades by the file of this name beside it."""
 
+QUALITY: Final = "quality.json"
+"""The rule of image quality in a bundle (`drgate.gradability.Rule`): what it refuses has no output from the model."""
+
 COMPANIONS: Final[dict[str, Role]] = {
     "model.yaml": "config",
     "preprocess.json": "preprocessing",
@@ -521,7 +524,7 @@ COMPANIONS: Final[dict[str, Role]] = {
     "preprocessing.py": "code",
     "infer.py": "code",
     "gradability.py": "code",
-    "quality.json": "quality",
+    QUALITY: "quality",
     "config.pbtxt": "config",
 }
 """The files beside an ONNX model that decide its answers, by name; model.yaml can name more."""

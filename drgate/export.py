@@ -30,9 +30,10 @@ from drgate.bundle.card import model_card
 from drgate.certificate.statement import Statement, read_certificate
 from drgate.checklist import Checklist
 from drgate.errors import CertificateError, CheckpointError, ExitCode, ImageUnreadable, NotCertified
-from drgate.evaluation import COMPANIONS, CUT_OFFS, Verdict, plain_of
+from drgate.evaluation import COMPANIONS, CUT_OFFS, QUALITY, Verdict, plain_of
 from drgate.files import canonical_json, refuse_existing, write_atomically
 from drgate.given import NAMES, WRITTEN
+from drgate.gradability import Rule
 from drgate.judge import Evidence, Judgement, Output, Source, Test, judge
 from drgate.models import DESCRIPTION, FORMAT, find_model
 from drgate.preprocessing import Preprocessing, PreprocessingError
@@ -91,12 +92,14 @@ def export(
     key: SigningKey | None = None,
     allow_unsigned: bool = False,
     allow: Collection[Allowed] = (),
+    quality: Rule | None = None,
     progress: Progress = SILENT,
 ) -> Bundle:
     """Export a model that its certificate lets through.
 
     test: the test set of the certificate. key: signs the bundle's certificate. allow: what is accepted besides PASS and
-    a model that scored in the same run or whose scorer's key is trusted (`Trust.scorers`).
+    a model that scored in the same run or whose scorer's key is trusted (`Trust.scorers`). quality: the rule by which
+    the bundle gives some photographs no grade, judged with it; None: that of an ONNX file beside it, if it has one.
 
     Raises NotCertified (exit code 1 or 3, as the verdict says; 3 without a trusted signature, and where it is not
     proved that this model gave the answers), CertificateError for a certificate that is not genuine, has expired, is
@@ -143,6 +146,9 @@ def export(
         _write_companions(fresh, grader, recipe, answer, cut_offs=point is not None)
         if point is not None:  # before judging, because the file that runs grades by it
             write_atomically(fresh / CUT_OFFS, canonical_json(plain_of(point)))
+        rule = grader.rule if quality is None and isinstance(grader, OnnxGrader) else quality
+        if rule is not None:
+            write_atomically(fresh / QUALITY, canonical_json(rule.to_json()))
         write_programs(fresh)
         exported = OnnxGrader(fresh / MODEL)
         difference = compare(grader, exported, _sample(test_set, recipe))

@@ -18,9 +18,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from drgate.audit.gradability import RULE
 from drgate.certificate.keys import generate_key, load_private_key, load_public_key
 from drgate.checklist import parse_checklist
+from drgate.gradability import RULE
 from drgate.manifest import load_manifest
 from drgate.operating_point import make_operating_point, write_operating_point
 from drgate.predict import Deployed, Photographs, graded, load_bundle
@@ -148,7 +148,8 @@ class TestGrades:
             assert ended.code == 0, ended.err
             assert "3 of 3 photographs have a grade." in ended.out
             assert drgate(*words, "--out", tmp_path / name).code == 2
-        assert [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()] == plain
+        lines = [json.loads(line) for line in (tmp_path / "a.jsonl").read_text().splitlines()]
+        assert lines == [one | {"certified": True} for one in plain]
         with (tmp_path / "a.csv").open(newline="") as file:
             rows = list(csv.DictReader(file))
         assert [[float(row[f"p_{k}"]) for k in range(5)] for row in rows] == [one["p"] for one in plain]
@@ -194,7 +195,7 @@ class TestGrades:
         assert ended.code == 3
         (one,) = answers(ended).values()
         assert (one["status"], one["grade"], one["p"], one["referable"]) == ("no_grade", None, None, None)
-        assert one["reason"] == "size 112, below 160"
+        assert one["reason"] == "image quality: size 112, below 160. Refer to a person."
 
     @pytest.mark.parametrize("kind", ["regression", "referable_logit"])
     def test_by_the_cut_offs_of_the_bundle(self, kind: str, place: Path, tmp_path: Path, drgate: Run):
@@ -316,16 +317,25 @@ class TestRefused:
         assert "model.onnx.data" in refused("predict", tmp_path / "bare", *images)
         assert "no model.onnx" in refused("predict", place / "data", *images)
 
-    def test_uncertified_says_so_on_every_run(self, place: Path, bundle: Path, drgate: Run):
-        """Graded all the same; on standard error, in the table and in the JSON it is not certified."""
+    def test_uncertified_says_so_on_every_run(self, place: Path, bundle: Path, tmp_path: Path, drgate: Run):
+        """Graded all the same; on standard error, above the table, in the JSON and in each row of a file it is not
+        certified."""
         self.wrong("changed weights", bundle, place)
         image = place / "data" / load_manifest(place / "data").table["image"][0]
         words = ("predict", bundle, image, "--trusted-key", place / "key.pub", "--uncertified")
         ended = drgate(*words)
         assert ended.code == 0
         assert "NOT CERTIFIED: " in ended.err
-        assert "NOT CERTIFIED: do not rely on these grades." in ended.out
+        assert ended.out.startswith("NOT CERTIFIED: ")
+        assert "is another file than the certified" in ended.out
+        assert "Do not rely on these grades." in ended.out
+        assert " meets " not in ended.out
         assert json.loads(drgate(*words, "--format", "json").out)["bundle"]["certified"] is False
+        for name in ("a.csv", "a.jsonl"):
+            assert drgate(*words, "--out", tmp_path / name).code == 0
+        with (tmp_path / "a.csv").open(newline="") as file:
+            assert [row["certified"] for row in csv.DictReader(file)] == ["false"]
+        assert json.loads((tmp_path / "a.jsonl").read_text())["certified"] is False
 
 
 def test_memory_does_not_depend_on_the_number_of_photographs(place: Path, tmp_path: Path):
@@ -334,7 +344,7 @@ def test_memory_does_not_depend_on_the_number_of_photographs(place: Path, tmp_pa
     photograph(tmp_path / "a.png", seed=1)
     peaks = []
     for number in (64, 64, 640):
-        photographs = Photographs([("a", tmp_path / "a.png")] * number, [])
+        photographs = Photographs([("a", tmp_path, "a.png")] * number)
         tracemalloc.start()
         assert sum(one.status == "graded" for one in graded(deployed, photographs, workers=0)) == number
         peaks.append(tracemalloc.get_traced_memory()[1])
