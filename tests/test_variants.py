@@ -175,9 +175,8 @@ def test_two_exports_are_the_same_bytes(place: Path, bundles: dict[str, Any], tm
         assert (again.folder / name).read_bytes() == (bundles["int8"].folder / name).read_bytes()
     for name in ("whole", "half"):
         (tmp_path / name).mkdir()
-    export_module.write_onnx(
-        load_grader(tmp_path / "model.pth").network(), tiny.SIZE, tmp_path / "whole" / "model.onnx"
-    )
+    grader: Any = load_grader(tmp_path / "model.pth")
+    export_module.write_onnx(grader.network(), tiny.SIZE, tmp_path / "whole" / "model.onnx")
     write_precision(tmp_path / "whole" / "model.onnx", "fp16", tmp_path / "half")
     for precision, folder in (("fp32", tmp_path / "whole"), ("fp16", tmp_path / "half"), ("int8", again.folder)):
         files = sorted(bundles[precision].folder.glob("model.onnx*"))
