@@ -12,8 +12,9 @@ Whoever compares two models on test images looks at both: a table that has no lo
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -21,10 +22,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drgate.errors import ANSWERS, PredictionsError
-from drgate.evaluation import Look, Metric, NotEstimable, plain_of
+from drgate.evaluation import Calibration, Changes, Flip, Look, Metric, NotEstimable, TestSet, plain_of
 from drgate.looks import USUAL, Log
 from drgate.metrics import METRICS, MetricId, NoOutputPolicy, grades_of
-from drgate.predictions import NO_PROBABILITIES, Predictions, other_computing
+from drgate.predictions import NO_PROBABILITIES, SIGNED, Predictions, as_grades, other_computing
 from drgate.sample import TANGO, NoPatients, Pair, declaration
 from drgate.scale import GROUPS, WITH_OEDEMA, Scale
 from drgate.stats import agreement, bootstrap, confusion, paired, ranking
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from drgate.checklist import Checklist
 
 RESAMPLES: Final = 10_000
+MARGIN: Final = 0.02
+"""Of non-inferiority in accuracy, unless another is given."""
 ACCURACY: Final = MetricId("accuracy")
 REFERRED: Final = MetricId("accuracy", "referable")
 """The share of images that a model refers, or does not refer, correctly; an image without output is neither."""
@@ -148,7 +151,7 @@ def compare(
     checklist: Checklist,
     *,
     log: Log = USUAL,
-    margin: float = 0.02,
+    margin: float = MARGIN,
     level: float = 0.95,
     resamples: int = RESAMPLES,
 ) -> Comparison:
@@ -217,6 +220,51 @@ def _seen(predictions: Predictions) -> tuple[str, dict[str, Any]]:
         "model": tensors if isinstance(tensors, str) else None,
         "chosen_on": manifest.get("split") == "val",
     }
+
+
+def changes_between(
+    before: Predictions,
+    checklist: Checklist,
+    after: Predictions,
+    data: TestSet,
+    *,
+    calibration: Calibration | None = None,
+    margin: float = MARGIN,
+    level: float = 0.95,
+) -> Changes:
+    """What an export changed, from the published tables of the model (before) and of the exported file. Takes no look.
+
+    The exported file is judged under its model's look, and this decides nothing.
+    """
+    one, two = (as_grades(table.table).set_index("image") for table in (before, after))
+    if (alone := one.index.symmetric_difference(two.index)).size:
+        raise PredictionsError(
+            f"{before.origin} was scored on other images than the exported model: {len(alone)} are in one table only."
+        )
+    two = two.loc[one.index]
+    grades = [table["predicted"].to_numpy(dtype=np.int64, na_value=-1) for table in (one, two)]
+    both = (grades[0] >= 0) & (grades[1] >= 0)
+    moved = Counter(
+        (int(old), int(new)) for old, new in zip(*(given[both] for given in grades), strict=True) if old != new
+    )
+    columns = [name for name in SIGNED if name in one and name in two]
+    numbers = [table[columns].to_numpy(dtype=np.float64) for table in (one, two)]
+    differences = np.abs(numbers[0] - numbers[1])
+    found = Changes(
+        images=int(both.sum()),
+        lost=int(((grades[0] >= 0) & (grades[1] < 0)).sum()),
+        flips=tuple(Flip(*pair, images) for pair, images in sorted(moved.items())),
+        largest=float(differences[np.isfinite(differences)].max(initial=0.0)),
+        calibration=calibration,
+    )
+    declared = declaration(after, checklist, data)[0]
+    try:
+        pair = Pair.of(after, before, images_a_patient=declared, name="the parent's table")
+    except PredictionsError as problem:
+        return replace(found, difference=NotEstimable(str(problem)))
+    right = pair.rightly_referred if pair.lacks(ACCURACY) else pair.right
+    shown = paired.noninferiority(pair.successes(*right), margin, level=level).shown
+    return replace(found, difference=pair.difference(*right, level=level), margin=margin, shown=shown)
 
 
 def accuracy_difference(

@@ -329,21 +329,32 @@ class Flip(Typed):
 
 
 @dataclass(frozen=True, slots=True)
+class Calibration(Typed):
+    """The photographs on which int8 was calibrated. digest: `sha256:...` over the set of their contents."""
+
+    images: _Number
+    digest: Annotated[str, Field(pattern="^sha256:[0-9a-f]{64}$")]
+
+
+@dataclass(frozen=True, slots=True)
 class Changes(Typed):
     """What an export changed in the answers, paired by image with the parent's.
 
-    images: with an answer of both. flips: every change of grade, in order; of a model that only refers, grade 2 is
-    referable and 0 is not. largest: change of any probability (of a regression: of its number). difference: accuracy
-    of the exported model minus the parent's; margin: of `drgate.compare`; shown: whether it is shown to be
-    non-inferior.
+    images: with an answer of both. lost: with an answer of the parent alone. flips: every change of grade, in order; of
+    a model that only refers, grade 2 is referable and 0 is not. largest: change of any probability (of a regression: of
+    its number). difference: accuracy of the exported model minus the parent's, where one of the two does not grade, the
+    share rightly referred; margin: of `drgate.compare`; shown: whether it is shown to be non-inferior. calibration: of
+    int8.
     """
 
     images: _Count
     flips: tuple[Flip, ...]
     largest: float
+    lost: _Count = 0
     difference: _Metric | None = None
     margin: float | None = None
     shown: bool | None = None
+    calibration: Calibration | None = None
 
 
 Precision = Literal["fp32", "bf16", "fp16", "int8"]

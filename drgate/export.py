@@ -6,7 +6,8 @@
 The bundle: model.onnx (weights beside it where they are large), preprocess.json, labels.json (the class of each
 output), model.yaml where more is to be said, README.md (the card), what it runs with without drgate (preprocessing.py,
 infer.py, vectors/, SHA256SUMS), and all that `drgate evaluate` writes, for the ONNX file: a certificate is of the bytes
-that will run. An ONNX file is copied as it is.
+that will run. An ONNX file is copied as it is, unless another precision is asked for. Each precision is a bundle of its
+own: what its rounding changed is paired with the answers of the model, and its own bounds decide.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import logging
 import tempfile
 from collections.abc import Collection
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -27,12 +29,14 @@ from numpy.typing import NDArray
 from drgate.answers import Answer
 from drgate.bundle import SUMS, VECTORS, write_programs, write_sums, write_vectors
 from drgate.bundle.card import model_card
+from drgate.calibration import Photographs, calibration
 from drgate.certificate.statement import Statement, read_certificate
 from drgate.checklist import Checklist
-from drgate.errors import CertificateError, CheckpointError, ExitCode, ImageUnreadable, NotCertified
-from drgate.evaluation import COMPANIONS, CUT_OFFS, QUALITY, Verdict, plain_of
+from drgate.compare import changes_between
+from drgate.errors import CertificateError, CheckpointError, ExitCode, ImageUnreadable, NotCertified, UsageError
+from drgate.evaluation import COMPANIONS, CUT_OFFS, QUALITY, Calibration, Verdict, plain_of
 from drgate.files import canonical_json, refuse_existing, write_atomically
-from drgate.given import NAMES, WRITTEN
+from drgate.given import NAMES, PREDICTIONS, WRITTEN
 from drgate.gradability import Rule
 from drgate.judge import Evidence, Judgement, Output, Source, Test, judge
 from drgate.models import DESCRIPTION, FORMAT, find_model
@@ -40,12 +44,13 @@ from drgate.preprocessing import Preprocessing, PreprocessingError
 from drgate.scale import GRADES
 from drgate.score import model_and_test_set
 from drgate.screen import SILENT, Progress, silenced
-from drgate.verify import Given, Trust, verify
+from drgate.verify import Given, Trust, published_table, verify
 from drgate.vision.grader import Exportable, Grader
 from drgate.vision.images import read_image
 from drgate.vision.model_files import copy_and_hash
 from drgate.vision.onnx_files import parse_onnx, without_traces
 from drgate.vision.onnx_grader import OnnxGrader
+from drgate.vision.precisions import MODEL, Smaller, refuse_other_numbers, seconds, write_precision
 from drgate.vision.stated import agreed
 
 if TYPE_CHECKING:
@@ -61,7 +66,9 @@ BATCHES: Final = (1, 2, 7)
 TOLERANCE: Final = 1e-3
 """Largest difference of outputs that is rounding, as a fraction of their largest magnitude."""
 
-MODEL: Final = "model.onnx"
+OPSET: Final = 20
+"""Of ONNX, in which networks are written."""
+
 CARD: Final = "README.md"
 
 
@@ -71,7 +78,7 @@ class Bundle:
 
     folder: the bundle, or, where the exported file did not pass, `<out>.refused` with the report that says why.
     compared: images whose outputs were compared; largest_difference: of any output among them. exported: whether it is
-    a bundle.
+    a bundle. seconds: for one batch here, of the network in fp32 and of the exported file, where that is not in fp32.
     """
 
     judgement: Judgement
@@ -79,6 +86,7 @@ class Bundle:
     compared: int
     largest_difference: float
     exported: bool
+    seconds: tuple[float, float] | None = None
 
 
 def export(
@@ -93,6 +101,8 @@ def export(
     allow_unsigned: bool = False,
     allow: Collection[Allowed] = (),
     quality: Rule | None = None,
+    precision: Literal["fp32"] | Smaller = "fp32",
+    calibrated_on: Photographs | None = None,
     progress: Progress = SILENT,
 ) -> Bundle:
     """Export a model that its certificate lets through.
@@ -100,12 +110,20 @@ def export(
     test: the test set of the certificate. key: signs the bundle's certificate. allow: what is accepted besides PASS and
     a model that scored in the same run or whose scorer's key is trusted (`Trust.scorers`). quality: the rule by which
     the bundle gives some photographs no grade, judged with it; None: that of an ONNX file beside it, if it has one.
+    precision: fp32 leaves an ONNX file as it is; the others need the model's published predictions beside its
+    certificate. calibrated_on: for int8.
 
     Raises NotCertified (exit code 1 or 3, as the verdict says; 3 without a trusted signature, and where it is not
     proved that this model gave the answers), CertificateError for a certificate that is not genuine, has expired, is
     revoked, or is of another model or checklist, CheckpointError for a grader in Python, and where the exported file
     does not compute what the model does. Nothing is written then.
     """
+    if (precision == "int8") != (calibrated_on is not None):
+        raise UsageError(
+            "int8 is calibrated on photographs; give them with --calibration MANIFEST[:SPLIT]."
+            if precision == "int8"
+            else f"--calibration belongs to --precision int8, not {precision}; leave it out."
+        )
     if source.python is not None:
         raise CheckpointError(
             f"{source.python} is a grader in Python, which cannot be exported; export its network to ONNX yourself, "
@@ -115,6 +133,13 @@ def export(
     refused = out.with_name(f"{out.name}.refused")
     refuse_existing(refused, "move it away, or give another folder with --out")
     parent, trusted = _admitted(source.path, certificate, checklist, trust, allow_unsigned, allow)
+    before = published_table(parent.evaluation, certificate)
+    if before is None and precision != "fp32":
+        raise UsageError(
+            f"What {precision} changes is compared with the answers of the model, and "
+            f"{certificate.with_name(PREDICTIONS)} does not hold those of the certificate; give --certificate as the "
+            "folder of the evaluation."
+        )
     certified = parent.evaluation.model.preprocessing
     grader, test_set, _ = model_and_test_set(
         source.path,
@@ -135,11 +160,23 @@ def export(
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as temporary:
         fresh = Path(temporary) / "bundle"
         fresh.mkdir()
+        whole = fresh if precision == "fp32" else Path(temporary) / "fp32"
+        whole.mkdir(exist_ok=True)
         if isinstance(grader, OnnxGrader):
-            _copy_onnx(grader, source.path, fresh)
+            _copy_onnx(grader, source.path, whole)
         else:
             assert isinstance(grader, Exportable), "every other grader is a network"
-            write_onnx(grader.network(), recipe.size, fresh / MODEL)
+            write_onnx(grader.network(), recipe.size, whole / MODEL)
+        face = grader.face if isinstance(grader, OnnxGrader) else None
+        taken, dtype = ("pixel_values", np.dtype(np.float32)) if face is None else (face.input, face.dtype)
+        used: Calibration | None = None
+        if precision != "fp32":
+            refuse_other_numbers(source.path, parse_onnx(whole / MODEL, (whole / MODEL).read_bytes()), precision)
+            batch, pixels = grader.batch if isinstance(grader, OnnxGrader) else 0, None
+            if calibrated_on is not None:
+                found = calibration(calibrated_on, test_set, recipe, columns=test.columns)
+                used, pixels = found.record, _batched(found.pixels.astype(dtype), batch)
+            write_precision(whole / MODEL, precision, fresh, pixels, input=taken, batch=batch)
         point = parent.evaluation.data.operating_point
         # Logits can have turned out to be probabilities when they were scored.
         answer = replace(grader.answer, kind=parent.evaluation.model.output or grader.answer.kind)
@@ -150,8 +187,9 @@ def export(
         if rule is not None:
             write_atomically(fresh / QUALITY, canonical_json(rule.to_json()))
         write_programs(fresh)
-        exported = OnnxGrader(fresh / MODEL)
-        difference = compare(grader, exported, _sample(test_set, recipe))
+        exported = _loaded(fresh, precision)
+        sample = _sample(test_set, recipe)
+        difference = compare(grader, exported, sample, strict=precision == "fp32")
         judgement = judge(
             Source(fresh / MODEL, workers=source.workers),
             checklist,
@@ -159,19 +197,24 @@ def export(
             evidence=Evidence(operating_point=None if point is None else fresh / CUT_OFFS),
             output=Output(Path(temporary) / "report", key if trusted else None),  # nothing is signed on a mere claim
             parent=parent,
+            changes=None if before is None else partial(changes_between, before, checklist, calibration=used),
             progress=progress,
         )
+        took = None
+        if precision != "fp32":
+            one = _batched(sample[: exported.batch or BATCHES[1]].astype(dtype), exported.batch)
+            took = seconds(whole / MODEL, taken, one), seconds(fresh / MODEL, taken, one)
         if judgement.evaluation.verdict not in _opening(allow):
             judgement.folder.rename(refused)
-            return Bundle(judgement, refused, sum(BATCHES), difference, exported=False)
+            return Bundle(judgement, refused, sum(BATCHES), difference, exported=False, seconds=took)
         for file in judgement.folder.iterdir():
             if file.name not in (NAMES, ".gitignore"):  # a bundle goes where the caller's names of images must not
                 file.rename(fresh / file.name)
-        write_atomically(fresh / CARD, model_card(judgement.evaluation, exported, fresh).encode())
+        write_atomically(fresh / CARD, model_card(judgement.evaluation, exported, fresh, precision).encode())
         write_vectors(fresh, exported)
         write_sums(fresh)
         fresh.rename(out)
-    return Bundle(judgement, out, sum(BATCHES), difference, exported=True)
+    return Bundle(judgement, out, sum(BATCHES), difference, exported=True, seconds=took)
 
 
 def _opening(allow: Collection[Allowed]) -> tuple[Verdict, ...]:
@@ -243,6 +286,7 @@ def write_onnx(model: torch.nn.Module, size: int, path: Path) -> None:
                 output_names=["logits"],
                 dynamic_shapes=({0: torch.export.Dim("batch")},),
                 dynamo=True,
+                opset_version=OPSET,
                 verbose=False,
             )
     except Exception as error:  # torch raises many kinds
@@ -255,10 +299,11 @@ def write_onnx(model: torch.nn.Module, size: int, path: Path) -> None:
     write_atomically(path, written.SerializeToString(deterministic=True))
 
 
-def compare(grader: Grader, exported: OnnxGrader, images: NDArray[np.float32]) -> float:
+def compare(grader: Grader, exported: OnnxGrader, images: NDArray[np.float32], *, strict: bool = True) -> float:
     """Largest difference of any output between a model and its ONNX file, over real images at several batch sizes.
 
-    Raises CheckpointError when it is more than rounding explains.
+    Raises CheckpointError where an output is not finite, and, if strict, when the difference is more than rounding of
+    fp32 explains; of another precision, judging decides.
     """
     largest = 0.0
     start = 0
@@ -266,14 +311,34 @@ def compare(grader: Grader, exported: OnnxGrader, images: NDArray[np.float32]) -
         batch = images[start : start + size]
         start += size
         expected = grader.outputs(batch)
-        difference = float(np.abs(expected - exported.outputs(batch)).max())
-        if not difference <= TOLERANCE * max(1.0, float(np.abs(expected).max())):
+        outputs = exported.outputs(batch)
+        if not np.isfinite(outputs).all():
+            raise CheckpointError("The ONNX file gives outputs that are not finite numbers; nothing was exported.")
+        difference = float(np.abs(expected - outputs).max())
+        if strict and not difference <= TOLERANCE * max(1.0, float(np.abs(expected).max())):
             raise CheckpointError(
                 f"The ONNX file's outputs differ from the model's by {difference:.2g} at a batch of {size}; nothing "
                 "was exported."
             )
         largest = max(largest, difference)
     return largest
+
+
+def _loaded(folder: Path, precision: str) -> OnnxGrader:
+    """The model in a new bundle. Raises CheckpointError where a network has no such precision."""
+    try:
+        return OnnxGrader(folder / MODEL)
+    except CheckpointError as problem:
+        if precision == "fp32":
+            raise
+        reason = str(problem).replace(str(folder / MODEL), "it")
+        raise CheckpointError(f"In {precision} this network does not run: {reason} Export it in fp32.") from problem
+
+
+def _batched(images: NDArray[Any], batch: int) -> NDArray[Any]:
+    """The images, the last repeated until they are a multiple of what the network takes at a time (0: any number)."""
+    short = -len(images) % batch if batch else 0
+    return np.concatenate([images, np.repeat(images[-1:], short, axis=0)]) if short else images
 
 
 def _sample(test_set: Manifest, preprocessing: Preprocessing) -> NDArray[np.float32]:

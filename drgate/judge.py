@@ -42,6 +42,7 @@ from drgate.errors import CertificateError, DrgateError, LeakFound, ManifestErro
 from drgate.evaluate import evaluate, require_evaluable
 from drgate.evaluation import (
     CUT_OFFS,
+    Changes,
     CutOffs,
     Evaluation,
     File,
@@ -271,11 +272,13 @@ def judge(
     evidence: Evidence = Evidence(),
     output: Output = Output(),
     parent: Statement | None = None,
+    changes: Callable[[Predictions, TestSet], Changes] | None = None,
     progress: Progress = SILENT,
 ) -> Judgement:
     """Score `source` if it is a model, evaluate, certify, and write the folder.
 
     parent: the certificate of the model that this one was exported from: look, stability and cost are the parent's.
+    changes: compares its answers, as they are published, with the parent's.
 
     Raises DrgateError for whatever cannot be judged, with nothing written and no look taken.
     """
@@ -287,6 +290,8 @@ def judge(
     with _replacing_folder(folder, ready.same(checklist), output) as fresh:
         if parent is not None:
             model, facts = _inherited(parent, model, facts)
+            if changes is not None and model.parent is not None:
+                model = replace(model, parent=replace(model.parent, changes=changes(public, facts)))
             look, chain = parent.evaluation.look, None
         elif ready.leak:
             look, chain = Look(0, checklist.looks, test.time or current_time()), None

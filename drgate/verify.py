@@ -14,7 +14,7 @@ import contextlib
 import json
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -26,8 +26,9 @@ from drgate.certificate.scored import ENDING, SignedTable, read_scored
 from drgate.certificate.statement import Certificate, Statement, read_certificate, reference
 from drgate.certificate.trust import Revocations, lapses, signer
 from drgate.errors import CertificateError, DrgateError, ExitCode, PredictionsError, UsageError, visible
-from drgate.evaluation import COMPANIONS, Evaluation, Role, TestSet, Verdict, plain_of
+from drgate.evaluation import COMPANIONS, Changes, Evaluation, Role, TestSet, Verdict, plain_of
 from drgate.files import canonical_json, digest_of, read_limited, sha256_file
+from drgate.given import PREDICTIONS
 from drgate.mapping import PLAIN, ColumnMap
 from drgate.screen import SILENT, Progress
 
@@ -187,7 +188,7 @@ def verify(
         *_checklist(evaluation, given.checklist),
         *_look(evaluation, given.looks, numbers.table),
         *_audit(evaluation, folders, numbers.table),
-        *_earlier(evaluation, given.parent, trust.revocations),
+        *_earlier(evaluation, given.parent, trust.revocations, numbers.table),
         *numbers.findings,
         *scoring,
         *(_again(statement, given.models, numbers.table, deep) if deep else ()),
@@ -445,22 +446,72 @@ def _audit(evaluation: Evaluation, folders: Sequence[Path], table: Predictions |
         yield "checked", f"{beside or 'The record of the predictions'} holds the audit that it names."
 
 
-def _earlier(evaluation: Evaluation, given: Path | None, revocations: Revocations | None) -> Iterator[Finding]:
+def _earlier(
+    evaluation: Evaluation, given: Path | None, revocations: Revocations | None, table: Predictions | None
+) -> Iterator[Finding]:
     """Whether the earlier certificate that the statement names is the one given, and says what is recorded of it."""
-    recorded = [earlier for earlier in (evaluation.model.parent, evaluation.model.previous) if earlier]
+    parent = evaluation.model.parent
+    recorded = [earlier for earlier in (parent and replace(parent, changes=None), evaluation.model.previous) if earlier]
     if given is None:
         if recorded:
-            yield "unchecked", f"The earlier certificate {recorded[0].statement} was not given (--parent)."
+            more = ": what the export changed was not compared" if parent and parent.changes else ""
+            yield "unchecked", f"The earlier certificate {recorded[0].statement} was not given (--parent){more}."
         return
     earlier = read_certificate(given)
     found = reference(earlier.statement)
-    exported = found == evaluation.model.parent  # what a model was only compared with takes nothing from it
+    exported = parent is not None and found == recorded[0]  # what a model was only compared with takes nothing from it
     if exported and revocations is not None and (revoked := revocations.against(earlier)):
         yield from (("problem", f"{given}, the earlier certificate: {sentence}") for sentence in revoked)
     elif found in recorded:
         yield "checked", f"{given} is the earlier certificate that it names, and agrees with what is recorded of it."
+        if exported and parent is not None and parent.changes is not None:
+            yield from _changed(evaluation, parent.changes, earlier.statement.evaluation, given, table)
     else:
         yield "problem", f"{given} is not an earlier certificate that it names ({found.statement})."
+
+
+def _changed(
+    evaluation: Evaluation, recorded: Changes, before: Evaluation, given: Path, table: Predictions | None
+) -> Iterator[Finding]:
+    """Whether what the export changed follows from both tables of predictions."""
+    theirs = published_table(before, given)
+    if table is None or theirs is None:
+        lacking = f"the predictions are not beside {given}" if theirs is None else "the predictions were not given"
+        yield "unchecked", f"What the export changed was not recomputed: {lacking}."
+        return
+    from drgate.checklist import parse_checklist
+    from drgate.compare import MARGIN, changes_between
+
+    checklist = parse_checklist(evaluation.spec.content, "the checklist in the certificate")
+    try:
+        again = changes_between(
+            theirs,
+            checklist,
+            table,
+            evaluation.data,
+            calibration=recorded.calibration,
+            margin=MARGIN if recorded.margin is None else recorded.margin,
+        )
+    except DrgateError as problem:
+        yield "problem", f"What the export changed cannot be computed: {problem}"
+        return
+    named, ours = (json.loads(canonical_json(plain_of(one))) for one in (recorded, again))
+    differences = list(_differences(named, ours, "changes", TOLERANCE))
+    yield from (("problem", f"Recomputed from both tables of predictions, {one}.") for one in differences[:5])
+    if not differences:
+        yield "checked", "What the export changed was recomputed from both tables of predictions and came out the same."
+
+
+def published_table(evaluation: Evaluation, certificate: Path) -> Predictions | None:
+    """The table that was evaluated, where it is beside its certificate under its usual name, else None."""
+    path = certificate.with_name(PREDICTIONS)
+    if not path.is_file():
+        return None
+    try:
+        found = predictions_of(evaluation, path)
+    except (DrgateError, OSError, ValueError):  # Arrow's errors are among the last
+        return None
+    return found if found.digest == evaluation.predictions_digest else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,7 +42,16 @@ enough evidence); 2 a file cannot be read, or the certificate is of another mode
 Example:
   drgate export best_model.pth --certificate reports/release-3 --data eyepacs \\
                 --key keys/clinical.pem --out bundle
+  drgate export best_model.pth --certificate reports/release-3 --data eyepacs \\
+                --key keys/clinical.pem --precision int8 --calibration eyepacs:train \\
+                --out bundle-int8
 """
+
+
+class ExportPrecision(StrEnum):
+    fp32 = "fp32"
+    fp16 = "fp16"
+    int8 = "int8"
 
 
 class Allow(StrEnum):
@@ -92,10 +101,28 @@ def command(
             "drgate is the rule of docs/audit.md; a file has other limits.",
         ),
     ] = None,
+    precision: Annotated[
+        ExportPrecision,
+        typer.Option(
+            "--precision",
+            help="Numbers that the ONNX file computes with. Each is judged on its own; docs/deployment.md says which "
+            "are worth it.",
+        ),
+    ] = ExportPrecision.fp32,
+    calibration: Annotated[
+        str | None,
+        typer.Option(
+            "--calibration",
+            metavar="MANIFEST[:SPLIT]",
+            help="For int8: photographs, none of the test set, that decide how numbers are rounded; 128 at most are "
+            "used. The split train, unless another is named.",
+        ),
+    ] = None,
     workers: WorkersOption = None,
     format: FormatOption = Format.human,
     quiet: QuietOption = False,
 ) -> int:
+    from drgate.calibration import Photographs
     from drgate.certificate.keys import load_public_key
     from drgate.certificate.statement import read_certificate
     from drgate.certificate.trust import load_revocations
@@ -111,6 +138,12 @@ def command(
 
     if data is None:
         raise UsageError("The exported model is judged again, which needs the test set; give it with --data MANIFEST.")
+    if (precision.value == "int8") != (calibration is not None):
+        raise UsageError(
+            "int8 is calibrated on photographs; give them with --calibration MANIFEST[:SPLIT]."
+            if calibration is None
+            else f"--calibration belongs to --precision int8, not {precision.value}; leave it out."
+        )
     signer = signing_key(key, sign_command, public_key)
     trusted = [load_public_key(path) for path in trusted_key or ()] + ([] if signer is None else [signer.public])
     # What can be refused in a moment is, before torch is imported, which takes seconds.
@@ -123,6 +156,9 @@ def command(
         refuse_no_base(base)
     test = Test(data, split, columns=column_map(columns))
     load_manifest(data, files=False, columns=test.columns)
+    photographs = None if calibration is None else Photographs.of(calibration, split)
+    if photographs is not None:
+        load_manifest(photographs.data, files=False, columns=test.columns)
     from drgate.export import export
 
     with progress("Scoring the exported model", quiet) as scoring:
@@ -141,6 +177,8 @@ def command(
             allow_unsigned=allow_unsigned,
             allow=[one.value for one in allow or ()],
             quality=rule,
+            precision=precision.value,
+            calibrated_on=photographs,
             progress=scoring,
         )
     evaluation = bundle.judgement.evaluation
@@ -154,4 +192,6 @@ def command(
         ),
         quiet,
     )
+    if bundle.seconds and (slower := bundle.seconds[1] / bundle.seconds[0]) > 1:
+        tell(f"On this machine {precision.value} takes {slower:.1f} times as long as fp32.", quiet)
     return 0 if bundle.exported else evaluation.exit_code

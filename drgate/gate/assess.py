@@ -344,7 +344,7 @@ class _Assessor:
             (replace(one.evaluation.training, baseline=None), one.evaluation.look, one.evaluation.data.audit)
             for one in (statement, parent)
         )
-        if reference(parent) != recorded or own != theirs:
+        if reference(parent) != replace(recorded, changes=None) or own != theirs:
             return self._finding(check, "REFUSED", f"It claims values from {group[0].path} that are not in it.")
         roles = trust.roles(parent, _signed(group), self.rules.trusted, self.rules.revocations)
         if not policy.is_met_by(roles) or self.rules.revocations.against(parent):

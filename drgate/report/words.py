@@ -224,13 +224,60 @@ def chance(evaluation: Evaluation) -> str:
 
 
 def under_headline(evaluation: Evaluation) -> list[str]:
-    """What stands first under the headline: what the audit found, another order of the classes that would agree far
-    better, how little an OBSERVED shows, why nothing can pass, what is not met."""
+    """What stands first under the headline: what an export lost, what the audit found, another order of the classes
+    that would agree far better, how little an OBSERVED shows, why nothing can pass, what is not met."""
     observed = ""
     if evaluation.verdict == "OBSERVED":
         observed = chance(evaluation) or "How often a model just outside the rules meets them by chance is not known."
     order = visible(evaluation.reordered or "")
-    return [text for text in (audited(evaluation), order, observed, barred(evaluation), cause(evaluation)) if text]
+    texts = (lost(evaluation), audited(evaluation), order, observed, barred(evaluation), cause(evaluation))
+    return [text for text in texts if text]
+
+
+def lost(evaluation: Evaluation) -> str:
+    """Which criteria the model met that this one was exported from, and the exported file does not; empty without."""
+    parent, met = evaluation.model.parent, ("PASS", "OBSERVED")
+    if parent is None:
+        return ""
+    names = [
+        title(one.id)
+        for one in evaluation.criteria
+        if one.id in parent.criteria and parent.criteria[one.id].status in met and one.status not in met
+    ]
+    return f"Lost in the export: {'; '.join(names)}. {visible(parent.name)} met this." if names else ""
+
+
+def exported(evaluation: Evaluation) -> list[str]:
+    """What an export changed in the answers, in sentences; empty where it was not compared."""
+    found = evaluation.model.parent and evaluation.model.parent.changes
+    if not found:
+        return []
+    flips = sum(flip.images for flip in found.flips)
+    worse = sum(flip.images for flip in found.flips if flip.after > flip.before)
+    what = "answer" if evaluation.counts.answer_scale == "referable" else "grade"
+    lines = [
+        f"Of {found.images} images, {flips or 'none'} {'has' if flips == 1 else 'have'} another {what} than from the "
+        "model that it was exported from" + (f": {worse} a worse one, {flips - worse} a better one." if flips else ".")
+    ]
+    if found.lost:
+        lines.append(f"Without an answer, though that model gave one: {found.lost}.")
+    lines.append(f"The largest change of a number in the answers is {found.largest:.2g}.")
+    difference = found.difference
+    if isinstance(difference, NotEstimable):
+        lines.append(f"The difference in accuracy is not estimable: {visible(difference.reason)}")
+    elif difference is not None and found.margin is not None:
+        ends = ""
+        if difference.low is not None and difference.high is not None:
+            ends = f" (interval {100 * difference.low:+.1f} to {100 * difference.high:+.1f})"
+        lines.append(
+            f"Accuracy changes by {100 * difference.value:+.1f} points{ends}. That it falls by less than "
+            f"{100 * found.margin:g} points is {'shown' if found.shown else 'not shown'}; this decides nothing, its "
+            "own criteria do."
+        )
+    if found.calibration:
+        digest = found.calibration.digest[:19]
+        lines.append(f"Calibrated on {found.calibration.images} photographs, none of the test set ({digest}...).")
+    return lines
 
 
 def audited(evaluation: Evaluation) -> str:

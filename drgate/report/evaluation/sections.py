@@ -31,6 +31,7 @@ from drgate.evaluation import (
 from drgate.metrics import KEY_METRICS, METRICS, RIGHT_EYE, MetricId, parse_id
 from drgate.report.words import (
     OUTCOMES,
+    exported,
     level_of,
     lines,
     metric_line,
@@ -42,7 +43,7 @@ from drgate.report.words import (
     unit_of,
     visible,
 )
-from drgate.scale import GRADES, GROUP_TITLES, TITLES, WITH_OEDEMA
+from drgate.scale import GRADES, GROUP_TITLES, STANDS_FOR, TITLES, WITH_OEDEMA
 
 USED: Final = "●"
 """Marks what a criterion uses."""
@@ -101,6 +102,7 @@ def sections(evaluation: Evaluation) -> list[Section]:
     """Those that this evaluation fills, in the order in which they are read."""
     made: Sequence[Callable[[Evaluation], Section | None]] = (
         _changes,
+        _exported,
         _screened,
         _three_ways,
         _slices,
@@ -141,6 +143,26 @@ def _changes(evaluation: Evaluation) -> Section | None:
     if not table.rows:
         text.append("Every criterion came out the same.")
     return Section("changes", "What changed", tuple(text), (table,) if table.rows else ())
+
+
+def _exported(evaluation: Evaluation) -> Section | None:
+    """What an export changed in the answers."""
+    found = evaluation.model.parent and evaluation.model.parent.changes
+    if not found:
+        return None
+    names = dict(zip(STANDS_FOR[evaluation.counts.answer_scale], rows_and_columns(evaluation)[1], strict=True))
+    rows = (
+        (
+            names.get(flip.before, flip.before),
+            names.get(flip.after, flip.after),
+            "worse" if flip.after > flip.before else "better",
+            flip.images,
+        )
+        for flip in found.flips
+    )
+    table = _listed("Images with another answer", ("Before the export", "Now", "Direction", "Images"), rows)
+    text = tuple(exported(evaluation))
+    return Section("exported", "What the export changed", text, (table,) if table.rows else ())
 
 
 def _was(line: Mapping[str, Any] | None) -> str:

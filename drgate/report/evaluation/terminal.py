@@ -60,6 +60,10 @@ def render(evaluation: Evaluation, console: Console, names: Mapping[str, str] = 
             hang=2,
             styled=len(head),
         )
+    if changed := words.exported(evaluation):
+        console.print(Text("\nWhat the export changed", style="bold"))
+        for sentence in changed:
+            paragraph(console, f"- {sentence}", "", hang=2)
     _compared(console, evaluation)
     _flagged(console, evaluation, names if console.is_terminal else {})
     if evaluation.page_one:

@@ -1,0 +1,112 @@
+"""The photographs on which an export to int8 is calibrated: none of the test set.
+
+given = Photographs.of("eyepacs:val", "test")
+calibrated = calibration(given, test_set, recipe)
+calibrated.pixels, calibrated.record
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from drgate.errors import ImageUnreadable, ManifestError, UsageError
+from drgate.evaluation import Calibration
+from drgate.manifest import SPLITS, Manifest, images_digest, load_manifest, split_by_patient
+from drgate.mapping import PLAIN, ColumnMap
+from drgate.preprocessing import PreprocessingError
+
+if TYPE_CHECKING:
+    from drgate.preprocessing import Preprocessing
+
+IMAGES: Final = 128
+"""Photographs that calibrate at most, spread over those that are given."""
+
+
+@dataclass(frozen=True, slots=True)
+class Photographs:
+    """MANIFEST[:SPLIT]: of a manifest with splits, those of one of them. split: None where it was not named."""
+
+    data: Path
+    split: str | None = None
+
+    @classmethod
+    def of(cls, text: str, judged: str) -> Photographs:
+        """What `--calibration` names. judged: the split that the model is judged on.
+
+        Raises UsageError for a split that may not be seen, or is none.
+        """
+        data, colon, split = text.rpartition(":")
+        if not colon or not data or "/" in split or Path(text).exists():
+            return cls(Path(text))
+        if split in ("test", judged):
+            raise UsageError(
+                f"--calibration {text}: the split {split} is to judge by, and calibration may not see it; name the "
+                "split train, or other data."
+            )
+        if split not in SPLITS:
+            raise UsageError(
+                f"--calibration {text}: {split!r} is no split; expected train or val, such as {data}:train."
+            )
+        return cls(Path(data), split)
+
+
+class Calibrated(NamedTuple):
+    """pixels: (n, ...) as the network takes them; record: which photographs they are."""
+
+    pixels: NDArray[np.float32]
+    record: Calibration
+
+
+def calibration(
+    given: Photographs, test_set: Manifest, recipe: Preprocessing, *, columns: ColumnMap = PLAIN
+) -> Calibrated:
+    """Photographs of the split `train` unless another is named (all, where there are no splits), as a model sees them.
+
+    test_set: what the model is judged on. Raises ManifestError where an image or a named patient of it is among those
+    that are given, and where none can be read; and as `load_manifest`.
+    """
+    manifest = _selected(given, test_set, load_manifest(given.data, columns=columns))
+    both = [
+        {"image": {*one.content_digests().values()}, "patient": {*one.table["patient"].dropna()}}
+        for one in (manifest, test_set)
+    ]
+    for what in both[0]:
+        if many := len(both[0][what] & both[1][what]):
+            raise ManifestError(
+                f"--calibration {given.data} holds {many} {what}{'' if many == 1 else 's'} of the test set "
+                f"{test_set.origin}, which calibration may not see; take them out, or give other photographs."
+            )
+    chosen = np.unique(np.linspace(0, len(manifest) - 1, min(IMAGES, len(manifest))).astype(np.int64))
+    names = [str(name) for name in manifest.table["image"].iloc[chosen]]
+    from drgate.vision.images import read_image
+
+    pixels = []
+    contents = []
+    for name in names:
+        with contextlib.suppress(ImageUnreadable, PreprocessingError):  # the others calibrate
+            pixels.append(recipe(read_image(manifest.path(name), recipe.decoded_at)))
+            contents.append(manifest.content_digests()[name])
+    if not pixels:
+        raise ManifestError(f"--calibration {given.data}: no photograph could be read; give others.")
+    return Calibrated(np.stack(pixels), Calibration(len(pixels), images_digest(contents)))
+
+
+def _selected(given: Photographs, test_set: Manifest, manifest: Manifest) -> Manifest:
+    split = given.split or "train"
+    if manifest.table["split"].isna().all():
+        if test_set.dealt_by_seed is None or test_set.root != manifest.root:
+            if given.split is None:
+                return manifest
+            raise ManifestError(f"--calibration {given.data} has no splits; leave :{split} out.")
+        manifest = split_by_patient(manifest, seed=test_set.dealt_by_seed)  # as training dealt this very set
+    if not (manifest.table["split"] == split).any():
+        raise ManifestError(
+            f"--calibration {given.data} has no images in the split {split}; name another, such as {given.data}:val."
+        )
+    return manifest.select(split)
