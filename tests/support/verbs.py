@@ -40,10 +40,11 @@ def exported(
     checklist: Checklist,
     out: Path,
     trusted: Sequence[PublicKey] = (),
+    precision: str = "fp32",
     **asked: Any,
 ) -> Any:
     from drgate.export import export  # torch
 
     trust = _taken(Trust, asked, keys=trusted)  # first: scorers are of the certificate's table
     source, test = _taken(Source, asked, path=path), _taken(Test, asked)
-    return export(source, certificate, checklist, out, test=test, trust=trust, **asked)
+    return export(source, certificate, checklist, out, test=test, trust=trust, precision=precision, **asked)
