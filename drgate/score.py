@@ -262,6 +262,7 @@ def _share(
         [(manifest.path(image), contents[image]) for image in images],
         workers=usable_cores() if workers is None else workers,
         chunk=max(1, CHUNK * _usual_batch(preprocess) // BATCH),
+        yielding=not _on_cuda(grader),
     )
     found = _Scored(np.full((len(images), grader.answer.width), np.nan), {}, {})
     with _ended(grader):
@@ -320,6 +321,10 @@ def _usual_batch(preprocess: Preprocessing | None) -> int:
     return RAW_BATCH if preprocess is None else min(BATCH, max(1, BATCH_PIXELS // preprocess.size**2))
 
 
+def _on_cuda(grader: Grader) -> bool:
+    return any("cuda" in provider.lower() for provider in grader.providers)
+
+
 def _fixed(grader: Grader) -> int:
     """How many images the file of a model takes at a time; 0: any number."""
     return int(getattr(grader, "batch", 0))
@@ -330,8 +335,7 @@ def _batch_size(grader: Grader, asked: int | None) -> int:
     recipe, fixed = grader.preprocessing, _fixed(grader)
     if asked is None:
         usual = _usual_batch(recipe)
-        cuda = any("cuda" in provider.lower() for provider in grader.providers)
-        return fixed or (usual if cuda else min(CPU_BATCH, usual))
+        return fixed or (usual if _on_cuda(grader) else min(CPU_BATCH, usual))
     if not 1 <= asked <= BATCH_AT_MOST:
         raise UsageError(f"--batch is {asked}; expected a number from 1 to {BATCH_AT_MOST}.")
     if fixed not in (0, asked):
