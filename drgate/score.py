@@ -51,6 +51,8 @@ RAW_BATCH: Final = 8
 BATCH_PIXELS: Final = BATCH * 448**2
 """Of larger images, fewer are in a batch: a model file can ask for 4096 x 4096, of which 32 take 6 GB."""
 
+WORTH_A_WORKER: Final = 64
+"""Images for each worker, or it is not started: to start takes a core as long as to prepare these."""
 BATCH_AT_MOST: Final = 1024
 PIXELS_AT_MOST: Final = BATCH_AT_MOST * 1024**2
 """Of a batch that is asked for: 13 GB as network input."""
@@ -82,9 +84,12 @@ def score(
     Under torchrun every process scores its share; the first continues with all of them, the others end here
     (SystemExit).
 
-    workers: processes that decode (default: one per core; 0: decode in this process). advance: called after each batch
-    with its number of images. against: what the set is compared with; None makes no audit. trial: grade only so many
-    images, spread over the set; the others have no output, and no picture is compared.
+    workers: processes that decode (default: one per core, fewer for few images; 0: decode in this process). advance:
+    called after each batch with its number of images. against: what the set is compared with; None makes no audit.
+    trial: grade only so many images, spread over the set; the others have no output, and no picture is compared.
+    batch: images that are graded at a time (default: `BATCH` on a GPU, `CPU_BATCH` on a CPU, fewer of large ones).
+
+    A network of torch in another precision than fp32 is first held against fp32 on some of the images.
 
     Raises LeakFound where the audit shows that a patient or an image was in training, before scoring where tables and
     fingerprint show it (see `unanswered`); ManifestError where a file's SHA-256 differs from the manifest's;
@@ -260,7 +265,7 @@ def _share(
     prepared = in_processes(
         partial(_prepare, preprocess=preprocess),
         [(manifest.path(image), contents[image]) for image in images],
-        workers=usable_cores() if workers is None else workers,
+        workers=min(usable_cores(), max(1, len(images) // WORTH_A_WORKER)) if workers is None else workers,
         chunk=max(1, CHUNK * _usual_batch(preprocess) // BATCH),
         yielding=not _on_cuda(grader),
     )

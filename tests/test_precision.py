@@ -186,7 +186,12 @@ class TestBatch:
         grader, sizes = load_grader(models / "plain.pth"), []
         assert isinstance(grader, CheckpointGrader)
         begin = grader.inference.begin
-        monkeypatch.setattr(grader.inference, "begin", lambda pixels: (sizes.append(len(pixels)), begin(pixels))[1])
+
+        def counted(pixels: Any) -> Any:
+            sizes.append(len(pixels))
+            return begin(pixels)
+
+        monkeypatch.setattr(grader.inference, "begin", counted)
         found = score(grader, locked(eyes), workers=0, against=None, batch=7)
         assert found.provenance["model"]["batch"] == 7
         assert sizes == [7, 7, 7]

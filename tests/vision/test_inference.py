@@ -18,7 +18,6 @@ from onnxruntime.transformers.float16 import convert_float_to_float16
 from drgate.answers import Answer
 from drgate.errors import CheckpointError, UsageError
 from drgate.preprocessing import FUNDUS_SQUARE, parse_preprocessing, read_preprocessing
-from drgate.vision import inference as module
 from drgate.vision.checkpoint import save_checkpoint
 from drgate.vision.checkpoint_grader import CheckpointGrader
 from drgate.vision.graders import load_grader
@@ -186,10 +185,15 @@ def test_on_cuda_copies_run_beside_the_network(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: current)
     monkeypatch.setattr(torch.cuda, "stream", stream)
     monkeypatch.setattr(torch.cuda, "Event", lambda: event)
-    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: (said.append(f"pinned {self.dtype}"), self)[1])
+
+    def pinned(self: torch.Tensor) -> torch.Tensor:
+        said.append(f"pinned {self.dtype}")
+        return self
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pinned)
     monkeypatch.setattr(torch.Tensor, "record_stream", lambda self, stream: said.append("kept"))
     empty = torch.empty
-    monkeypatch.setattr(module.torch, "empty", lambda *given, pin_memory=False, **more: empty(*given, **more))
+    monkeypatch.setattr(torch, "empty", lambda *given, pin_memory=False, **more: empty(*given, **more))
 
     class Mean(torch.nn.Module):
         def forward(self, images: torch.Tensor) -> torch.Tensor:
