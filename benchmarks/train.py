@@ -184,9 +184,8 @@ def _bare(model: GradingModel, images: ImageSet, parts: list[np.ndarray], config
     return step
 
 
-def _share_of_the_matrix_rate(device: torch.device, precision: str, images: int, seconds: float) -> None:
-    """Arithmetic rate of a LoRA step (twice the forward pass), compared with that of a large matrix product."""
-    kind = torch.bfloat16 if precision == "bf16" else torch.float32
+def matrix_rate(device: torch.device, kind: torch.dtype) -> tuple[float, int]:
+    """FLOP/s that a large product of two square matrices reaches here, and their size."""
     n = 8192 if device.type == "cuda" else 2048
     one = torch.randn(n, n, device=device, dtype=kind)
     best = float("inf")
@@ -196,11 +195,20 @@ def _share_of_the_matrix_rate(device: torch.device, precision: str, images: int,
         if device.type == "cuda":
             torch.cuda.synchronize()
         best = min(best, time.perf_counter() - began)
-    rate = 2 * n**3 / best
-    tokens = (FULL["image_size"] // FULL["patch_size"]) ** 2
-    d, m, layers = FULL["hidden_size"], FULL["intermediate_size"], FULL["num_hidden_layers"]
-    forward = layers * (2 * tokens * (4 * d * d + 2 * d * m) + 4 * tokens * tokens * d)
-    reached = 2 * forward * images / seconds
+    return 2 * n**3 / best, n
+
+
+def forward_flops(tower: dict[str, int]) -> int:
+    """FLOPs of an image through the layers of a vision tower, which do nearly all of its arithmetic."""
+    tokens = (tower["image_size"] // tower["patch_size"]) ** 2
+    d, m, layers = tower["hidden_size"], tower["intermediate_size"], tower["num_hidden_layers"]
+    return layers * (2 * tokens * (4 * d * d + 2 * d * m) + 4 * tokens * tokens * d)
+
+
+def _share_of_the_matrix_rate(device: torch.device, precision: str, images: int, seconds: float) -> None:
+    """Arithmetic rate of a LoRA step (twice the forward pass), compared with that of a large matrix product."""
+    rate, n = matrix_rate(device, torch.bfloat16 if precision == "bf16" else torch.float32)
+    reached = 2 * forward_flops(FULL) * images / seconds
     print(
         f"{reached / 1e12:.2f} of {rate / 1e12:.2f} TFLOP/s that a {n} x {n} product reaches here: "
         f"{100 * reached / rate:.0f} % (forward and the gradients of activations counted)."

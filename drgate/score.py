@@ -52,6 +52,8 @@ RAW_BATCH: Final = 8
 BATCH_PIXELS: Final = BATCH * 448**2
 """Of larger images, fewer are in a batch: a model file can ask for 4096 x 4096, of which 32 take 6 GB."""
 
+WORTH_A_WORKER: Final = 64
+"""Images for each worker, or it is not started: to start takes a core as long as to prepare these."""
 BATCH_AT_MOST: Final = 1024
 PIXELS_AT_MOST: Final = BATCH_AT_MOST * 1024**2
 """Of a batch that is asked for: 13 GB as network input."""
@@ -84,9 +86,12 @@ def score(
     Under torchrun every process scores its share; the first continues with all of them, the others end here
     (SystemExit).
 
-    workers: processes that decode (default: one per core; 0: decode in this process). advance: called after each batch
-    with its number of images. against: what the set is compared with; None makes no audit. trial: grade only so many
-    images, spread over the set; the others have no output, and no picture is compared.
+    workers: processes that decode (default: one per core, fewer for few images; 0: decode in this process). advance:
+    called after each batch with its number of images. against: what the set is compared with; None makes no audit.
+    trial: grade only so many images, spread over the set; the others have no output, and no picture is compared.
+    batch: images that are graded at a time (default: `BATCH` on a GPU, `CPU_BATCH` on a CPU, fewer of large ones).
+
+    A network of torch in another precision than fp32 is first held against fp32 on some of the images.
 
     Raises LeakFound where the audit shows that a patient or an image was in training, before scoring where tables and
     fingerprint show it (see `unanswered`); ManifestError where a file's SHA-256 differs from the manifest's;
@@ -280,8 +285,9 @@ def _share(
     prepared = in_processes(
         partial(_prepare, preprocess=preprocess),
         [(manifest.path(image), contents[image]) for image in images],
-        workers=usable_cores() if workers is None else workers,
+        workers=min(usable_cores(), max(1, len(images) // WORTH_A_WORKER)) if workers is None else workers,
         chunk=max(1, CHUNK * _usual_batch(preprocess) // BATCH),
+        yielding=not _on_cuda(grader),
     )
     found = _Scored(np.full((len(images), grader.answer.width), np.nan), {}, {})
     with _ended(grader):
@@ -340,6 +346,10 @@ def _usual_batch(preprocess: Preprocessing | None) -> int:
     return RAW_BATCH if preprocess is None else min(BATCH, max(1, BATCH_PIXELS // preprocess.size**2))
 
 
+def _on_cuda(grader: Grader) -> bool:
+    return any("cuda" in provider.lower() for provider in grader.providers)
+
+
 def _fixed(grader: Grader) -> int:
     """How many images the file of a model takes at a time; 0: any number."""
     return int(getattr(grader, "batch", 0))
@@ -350,8 +360,7 @@ def _batch_size(grader: Grader, asked: int | None) -> int:
     recipe, fixed = grader.preprocessing, _fixed(grader)
     if asked is None:
         usual = _usual_batch(recipe)
-        cuda = any("cuda" in provider.lower() for provider in grader.providers)
-        return fixed or (usual if cuda else min(CPU_BATCH, usual))
+        return fixed or (usual if _on_cuda(grader) else min(CPU_BATCH, usual))
     if not 1 <= asked <= BATCH_AT_MOST:
         raise UsageError(f"--batch is {asked}; expected a number from 1 to {BATCH_AT_MOST}.")
     if fixed not in (0, asked):

@@ -24,7 +24,7 @@ from typing import Any, Final, Literal
 
 from drgate.certificate.envelope import BEGINS, MAX_BYTES, STATEMENT_TYPE, Envelope, parse_envelope
 from drgate.errors import CertificateError, DrgateError
-from drgate.evaluation import CriterionResult, Estimate, Evaluation, Lineage, Outcome, Reference, plain_of
+from drgate.evaluation import Computed, CriterionResult, Estimate, Evaluation, Lineage, Outcome, Reference, plain_of
 from drgate.files import TIME_FORMAT, canonical_json, parse_json, parse_moment, read_limited, refuse_content
 from drgate.line_ends import read_as_written
 
@@ -184,7 +184,7 @@ def reference(statement: Statement) -> Reference:
         criteria={criterion.id: _outcome(criterion) for criterion in evaluation.criteria},
         test_set=evaluation.data.digest,
         tensor_digest=evaluation.model.tensor_digest,
-        computed=None if evaluation.model.of_table else evaluation.model.computed,
+        computed=None if evaluation.model.computed == Computed() else evaluation.model.computed,
     )
 
 

@@ -214,7 +214,7 @@ BatchOption = Annotated[
 
 def torch_precision(given: TorchPrecision | None) -> Precision | None:
     """What --precision states."""
-    return None if given is None else cast("Precision", given.value)
+    return None if given is None else given.value
 
 
 def preprocessing(text: str | None) -> Preprocessing | None:

@@ -27,6 +27,9 @@ Result = TypeVar("Result")
 CHUNK: Final = 8
 """Number of items that a worker takes at a time."""
 
+NICE: Final = 10
+"""How much less urgent workers are than a network on the same cores."""
+
 FEW: Final = 16
 """Up to this many items are processed without starting a worker."""
 
@@ -37,13 +40,18 @@ def usable_cores() -> int:
 
 
 def in_processes(
-    function: Callable[[Item], Result], items: Sequence[Item], *, workers: int, chunk: int = CHUNK
+    function: Callable[[Item], Result],
+    items: Sequence[Item],
+    *,
+    workers: int,
+    chunk: int = CHUNK,
+    yielding: bool = False,
 ) -> Iterator[Result]:
     """`map(function, items)`, computed by worker processes; at most four chunks per worker wait in memory.
 
     function and items must be picklable. workers: 0 computes in this process. chunk: items that a worker takes at a
-    time, fewer where results are large; of smaller chunks fewer wait too. The first exception ends
-    the iteration.
+    time, fewer where results are large; of smaller chunks fewer wait too. yielding: workers leave the cores to this
+    process, which computes on them. The first exception ends the iteration.
 
     Raises DrgateError if a worker is killed.
     """
@@ -53,7 +61,7 @@ def in_processes(
     method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
     waiting: deque[Future[list[Result]]] = deque()
     with ProcessPoolExecutor(
-        workers, mp_context=multiprocessing.get_context(method), initializer=_follow_the_parent
+        workers, mp_context=multiprocessing.get_context(method), initializer=_follow_the_parent, initargs=(yielding,)
     ) as pool:
         try:
             for start in range(0, len(items), chunk):
@@ -74,8 +82,10 @@ def _each(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Res
     return [function(item) for item in items]
 
 
-def _follow_the_parent() -> None:
+def _follow_the_parent(yielding: bool) -> None:
     """In a worker: leave Ctrl-C to the parent process, and end when the parent ends."""
+    if yielding and hasattr(os, "nice"):
+        os.nice(NICE)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     if parent is not None:
