@@ -10,6 +10,7 @@ NAMES = {
     "bootstrap": "bootstrap intervals of 33 metrics, compared with scikit-learn, SciPy and confidenceinterval",
     "brier-error": "simulation: how often the true Brier score exceeds its upper limit",
     "evaluate-large": "drgate evaluate on a million images: at most 45 s and 1.5 GB",
+    "export": "full-size export twice: at most 180 s and 12 GB, outputs of torch within 1e-4, the same bytes",
     "gate": "drgate gate on a repository: at most 1 s, or 3 s with all numbers recomputed",
     "gate-error": "simulation: how often a model at the threshold passes, for every kind of criterion",
     "inference": "images a second by torch and ONNX Runtime in each precision; scoring, compared with a bare loop",
